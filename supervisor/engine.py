@@ -1,0 +1,77 @@
+"""The one way in: the protocol through which everything above reaches jobs and workers.
+
+Runs in: supervisor. `Supervisor` implements it on this machine; nothing above it may assume one machine or one process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+from killable.supervisor.job import Event, JobRecord, JobType, PoolRecord, Submission, WorkerRecord
+
+
+class Engine(Protocol):
+    """Every call answers at once or says for how long it may wait; all raise `Refused` with a code."""
+
+    instance_id: str
+    started_at: str
+
+    async def submit(self, submission: Submission) -> JobRecord:
+        """Queue or start a job. Raise Refused: unknown_job_type, limit_over_cap, queue_full, draining."""
+        ...
+
+    async def get(self, job_id: str) -> JobRecord:
+        """Raise Refused: unknown_job."""
+        ...
+
+    async def list(
+        self, *, state: str | None = None, type: str | None = None, tag: tuple[str, str] | None = None,
+        limit: int = 50, cursor: str | None = None,
+    ) -> tuple[Sequence[JobRecord], str | None]:  # fmt: skip
+        """Return the newest first and the next cursor. `state` may be `active`."""
+        ...
+
+    def events(self, job_id: str, after: int = -1) -> AsyncIterator[Sequence[Event]]:
+        """Yield what is ready, in batches, from the event after `after` to the terminal one. Raise Refused: unknown_job.
+
+        A batch is never empty. A slow reader costs nothing but its own lag: the log holds every event, bounded by
+        the job's `output_bytes`.
+        """
+        ...
+
+    async def wait(self, job_id: str, timeout_s: float | None = None) -> JobRecord:
+        """Return the record when the job has ended, or as it stands after `timeout_s`. Raise Refused: unknown_job."""
+        ...
+
+    async def cancel(
+        self, job_id: str, *, by: str = "user", reason: str = "", grace_s: float | None = None, wait_s: float = 10.0
+    ) -> JobRecord:
+        """Stop a job and wait, at most `wait_s`, until its tree is gone; harmless to repeat.
+
+        Returns the record: `cancelled`, or still `stopping`. An accepted cancel goes on when its caller leaves. A smaller
+        `grace_s` shortens, a larger one is ignored. Raise Refused: unknown_job, already_ended (fact `record`).
+        """
+        ...
+
+    async def workers(self) -> Sequence[WorkerRecord]: ...
+
+    async def kill_worker(self, worker_id: str, *, reason: str = "", wait_s: float = 10.0) -> WorkerRecord:
+        """Kill one worker, its job (if any) being cancelled by the operator. Raise Refused: unknown_worker."""
+        ...
+
+    async def job_types(self) -> Sequence[JobType]: ...
+
+    async def pools(self) -> Sequence[PoolRecord]: ...
+
+    async def ready(self) -> tuple[bool, list[str]]:
+        """Return whether any job can start, and everything that is degraded, in words."""
+        ...
+
+    async def watch(self, job_id: str) -> None:
+        """Count one more reader of the job's stream (`stop_when_client_leaves`)."""
+        ...
+
+    async def unwatch(self, job_id: str) -> None:
+        """Count one reader less; the last one leaving cancels a job that asked for it."""
+        ...

@@ -1,0 +1,263 @@
+"""The vocabulary of the supervisor: limits, submissions, verdicts, certificates, records.
+
+Runs in: supervisor. Pure: values only.
+
+Every record round-trips through its JSON form, so a journal or another machine can hold it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, NewType
+
+JobId = NewType("JobId", str)
+WorkerId = NewType("WorkerId", str)
+
+ACTIVE_STATES = ("queued", "running", "stopping")
+TERMINAL_STATES = ("completed", "failed", "cancelled", "timed_out")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Limits of one job, seconds and bytes; None means: no such limit."""
+
+    queue_s: float | None = 300.0
+    start_s: float | None = 60.0
+    run_s: float | None = 600.0
+    grace_s: float = 5.0
+    ack_s: float | None = 0.5
+    memory_bytes: int | None = 2 << 30
+    output_bytes: int = 64 << 20
+
+    def over(self, changes: dict[str, Any]) -> Limits:
+        """Return these limits with some replaced."""
+        return replace(self, **changes)
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+LIMIT_NAMES = tuple(f.name for f in fields(Limits))
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What a caller asks for; the input is already encoded in the pool's codec and already checked."""
+
+    type: str
+    input: bytes
+    limits: dict[str, Any] = field(default_factory=dict)
+    priority: int = 0
+    tags: dict[str, str] = field(default_factory=dict)
+    tenant: str = "default"
+    stop_when_client_leaves: bool = False
+    markers: bool = False
+    """The seed's spelling was used: streams of this job end with a marker line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Why an attempt is to end, decided once: the first cause wins."""
+
+    code: str
+    by: str = ""
+    """user · client_gone · operator · shutdown, for a cancel; `supervisor` for a limit."""
+    reason: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ExitStatus:
+    """How a process ended, from waitid(2): an exit code or a signal, never both; neither when nobody knows."""
+
+    exit_code: int | None = None
+    signal: int | None = None
+    core_dumped: bool = False
+
+    @property
+    def known(self) -> bool:
+        return self.exit_code is not None or self.signal is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """The timed record of an attempt's end. Phases in ms since `requested`; None: did not happen.
+
+    Phases that happened never decrease in the order in which they stand here. Without a request (the job ended by itself)
+    `requested` is None and the phases count from the exit that was seen first.
+    """
+
+    requested: float | None = None
+    term_sent: float | None = None
+    delivered: float | None = None
+    acknowledged: float | None = None
+    kill_sent: float | None = None
+    exited: float | None = None
+    reaped: float | None = None
+    tree_empty: float | None = None
+    slot_ready: float | None = None
+    early_kill: str | None = None
+    """Why SIGKILL came before the grace was over."""
+    cause: str = ""
+    by: str = ""
+    reason: str = ""
+    grace_s: float | None = None
+    """The grace in force (a later request may have shortened it)."""
+    last_signal: str | None = None
+    """The last signal that we sent."""
+    exit_code: int | None = None
+    exit_signal: str | None = None
+    proof: str = ""
+    """`cgroup+descendants` or `descendants`; empty while the tree is not proven empty."""
+    processes_swept: int = 0
+    """Processes below the worker that were still there when it had ended."""
+    max_rss_bytes: int | None = None
+    user_s: float | None = None
+    system_s: float | None = None
+    stack: str | None = None
+    """The stack at the signal, most recent call first."""
+    tokens: int = 0
+    last_sequence: int | None = None
+    """Id of the last event before the terminal one."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the members that are known; a phase that did not happen is absent, never 0."""
+        return {name: value for name, value in asdict(self).items() if value is not None and value != ""}
+
+    @classmethod
+    def from_json(cls, members: dict[str, Any]) -> Certificate:
+        known = {f.name for f in fields(cls)}
+        return cls(**{name: value for name, value in members.items() if name in known})
+
+
+PHASES = ("term_sent", "delivered", "acknowledged", "kill_sent", "exited", "reaped", "tree_empty", "slot_ready")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of an attempt: the state and, unless completed, the error."""
+
+    state: str
+    code: str | None = None
+    message: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def error_json(self, retryable: bool) -> dict[str, Any] | None:
+        if self.code is None:
+            return None
+        return {"code": self.code, "message": self.message, "retryable": retryable, **self.facts}
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecord:
+    """One job as everyone outside sees it (HTTP.md, the record). Times are RFC 3339 UTC."""
+
+    job_id: str
+    type: str
+    state: str
+    created_at: str
+    started_at: str | None
+    ended_at: str | None
+    limits: dict[str, Any]
+    tags: dict[str, str]
+    tenant: str
+    priority: int
+    queue: dict[str, Any] | None
+    attempt: int
+    attempts: int
+    worker_id: str | None
+    pid: int | None
+    """For people and logs; nothing is ever signalled by it."""
+    tokens: int
+    result: bytes | None
+    """In the pool's codec: JSON text where the codec is `json`."""
+    partial: bytes | None
+    error: dict[str, Any] | None
+    certificate: dict[str, Any] | None
+    instance_id: str
+    events: int
+    """Number of events so far; the last one's id is one less."""
+    markers: bool = False
+    progress: dict[str, Any] | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.state in TERMINAL_STATES
+
+
+@dataclass(frozen=True, slots=True)
+class JobType:
+    """A registered function, as its zygote reported it, with the limits in force for it."""
+
+    name: str
+    description: str
+    input_schema: dict[str, Any]
+    pool: str
+    codec: str
+    limits: Limits
+    caps: dict[str, float]
+    streams: bool = False
+    available: bool = True
+    unavailable_reason: str = ""
+    operations: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRecord:
+    """One worker process as everyone outside sees it."""
+
+    worker_id: str
+    pool: str
+    pid: int | None
+    state: str
+    """spawning · idle · busy · stopping · quarantined"""
+    job_id: str | None
+    type: str | None
+    attempt: int | None
+    age_s: float
+    jobs: int
+    """Attempts that it has been given."""
+    start_method: str
+    proof: str
+    cpu: float | None = None
+    """Share of one core over its life, 1.0 is one core."""
+    rss_bytes: int | None = None
+    uss_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PoolRecord:
+    """One pool's condition."""
+
+    name: str
+    state: str
+    """starting · ready · broken · restarting"""
+    start_method: str
+    workers_max: int
+    spares: int
+    idle: int
+    busy: int
+    quarantined: int
+    zygote_pid: int | None
+    zygote_restarts: int
+    proof: str
+    detail: str = ""
+    """Why it is broken (the traceback) or what it does instead of forking."""
+
+
+class Event(tuple[int, str, bytes]):
+    """One event of a job: (id, name, data), data being one line of JSON. A bare tuple: there are millions."""
+
+    __slots__ = ()
+
+    @property
+    def id(self) -> int:
+        return self[0]
+
+    @property
+    def name(self) -> str:
+        return self[1]
+
+    @property
+    def data(self) -> bytes:
+        return self[2]

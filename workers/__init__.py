@@ -1,0 +1,1 @@
+"""What runs inside the processes that get killed. Standard library only; never imports the supervisor."""

@@ -1,0 +1,195 @@
+"""The typed errors and their codes: one table, shared by worker, supervisor, HTTP, client and command.
+
+Runs in: any (standard library only, so that a client machine needs no supervisor).
+
+Cause and mechanism are separate: `code` says why a job ended, the facts (`exit_code`, `signal`, ...) say how.
+Nothing in this project decides by matching a message text.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class CodeRow:
+    """What one code means everywhere: the state of a job that has it, HTTP status, command exit code."""
+
+    state: str | None
+    """Terminal state of a job with this code; None for a refusal, which never becomes a job."""
+    status: int
+    """HTTP status (RFC 9110) where the code answers a request."""
+    exit_code: int
+    """Exit code of the `killable` command."""
+    retryable: bool
+    title: str
+
+
+def _ending(state: str, status: int, exit_code: int, title: str, retryable: bool = False) -> CodeRow:
+    return CodeRow(state, status, exit_code, retryable, title)
+
+
+def _refusal(status: int, exit_code: int, title: str, retryable: bool = False) -> CodeRow:
+    return CodeRow(None, status, exit_code, retryable, title)
+
+
+CODES: dict[str, CodeRow] = {
+    # endings of a job
+    "cancelled": _ending("cancelled", 409, 3, "The job was cancelled"),
+    "timeout.queue": _ending("timed_out", 504, 124, "The job waited too long in the queue", True),
+    "timeout.start": _ending("timed_out", 504, 124, "The job did not start in time", True),
+    "timeout.first_token": _ending("timed_out", 504, 124, "The job's first token did not come in time"),
+    "timeout.idle": _ending("timed_out", 504, 124, "The job stopped producing tokens"),
+    "timeout.operation": _ending("timed_out", 504, 124, "An operation of the job took too long"),
+    "timeout.run": _ending("timed_out", 504, 124, "The job ran too long"),
+    "limit.cpu": _ending("failed", 500, 1, "The job used up its processor time"),
+    "limit.memory": _ending("failed", 500, 1, "The job reached its memory limit"),
+    "limit.output": _ending("failed", 500, 1, "The job's output reached its limit"),
+    "limit.processes": _ending("failed", 500, 1, "The job reached its limit of processes"),
+    "limit.files": _ending("failed", 500, 1, "The job reached its limit of open files"),
+    "exception": _ending("failed", 500, 1, "The job raised an exception"),
+    "exit": _ending("failed", 500, 1, "The job ended its own process"),
+    "crash": _ending("failed", 500, 1, "The job's process crashed"),
+    "killed_externally": _ending("failed", 503, 1, "The job's process was killed by someone else", True),
+    "protocol": _ending("failed", 500, 1, "The job's process broke the protocol"),
+    "result.unserializable": _ending("failed", 500, 1, "The job's value could not be sent"),
+    "spawn": _ending("failed", 503, 1, "The job's process could not be started", True),
+    "worker_lost": _ending("failed", 503, 1, "The job's process was lost", True),
+    "supervisor_lost": _ending("failed", 503, 1, "The supervisor of the job was lost", True),
+    "node_lost": _ending("failed", 503, 1, "The machine of the job was lost", True),
+    "unkillable": _ending("failed", 500, 1, "The job's process is still there after SIGKILL"),
+    # refusals at submission
+    "queue_full": _refusal(429, 75, "The queue is full", True),
+    "invalid": _refusal(422, 65, "The request is not valid"),
+    "limit_over_cap": _refusal(422, 65, "A limit is over its cap"),
+    "unknown_job_type": _refusal(404, 4, "There is no such job type"),
+    "draining": _refusal(503, 75, "The server takes no new jobs", True),
+    "too_large": _refusal(413, 65, "The request is too large"),
+    "unauthorized": _refusal(401, 77, "A valid API key is needed"),
+    "forbidden": _refusal(403, 77, "This is not allowed"),
+    "idempotency_conflict": _refusal(422, 65, "The idempotency key was used for another request"),
+    # on an existing job or worker
+    "already_ended": _refusal(409, 1, "The job has already ended"),
+    "no_result": _refusal(409, 1, "The job has no result"),
+    "unknown_job": _refusal(404, 4, "There is no such job"),
+    "unknown_worker": _refusal(404, 4, "There is no such worker"),
+    # of a request
+    "malformed": _refusal(400, 65, "The request cannot be read"),
+    "not_found": _refusal(404, 4, "There is nothing at this address"),
+    "unsupported_media_type": _refusal(415, 65, "The content type is not supported"),
+    "method_not_allowed": _refusal(405, 65, "The method is not allowed here"),
+    "misdirected": _refusal(421, 65, "The request names a host that this server is not"),
+    "internal": _refusal(500, 1, "The server met a fault of its own"),
+}
+
+
+class KillableError(Exception):
+    """Base of everything that this library raises on purpose.
+
+    `code` is stable, lower-case and dotted; `facts` are the typed details. Plain class with `__reduce__`:
+    slots together with TimeoutError are a layout conflict, and default pickling loses keyword arguments.
+    """
+
+    code: str = "internal"
+
+    def __init__(self, message: str = "", *, code: str | None = None, **facts: Any) -> None:
+        super().__init__(message or CODES[code or self.code].title)
+        if code is not None:
+            self.code = code
+        self.facts = facts
+
+    @property
+    def message(self) -> str:
+        return str(self.args[0])
+
+    @property
+    def retryable(self) -> bool:
+        return CODES[self.code].retryable
+
+    def __str__(self) -> str:
+        # OSError's own __str__ (JobTimedOut is a TimeoutError) would ignore a single argument only by luck.
+        return self.message
+
+    def __getattr__(self, name: str) -> Any:
+        facts = self.__dict__.get("facts", {})
+        if name in facts:
+            return facts[name]
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.message, self.code, self.facts)
+
+
+def _rebuild(cls: type[KillableError], message: str, code: str, facts: dict[str, Any]) -> KillableError:
+    return cls(message, code=code, **facts)
+
+
+class Refused(KillableError):
+    """A request that was not taken; nothing was started and nothing changed."""
+
+    code = "invalid"
+
+
+class JobError(KillableError):
+    """How a job ended that did not complete; base of the four below.
+
+    Facts that are always there: `job_id`, `certificate` (a mapping or None), `partial`.
+    """
+
+    code = "exception"
+
+
+class JobCancelled(JobError, concurrent.futures.CancelledError):
+    """The job was cancelled: `by` is user, client_gone, operator or shutdown."""
+
+    code = "cancelled"
+
+
+class JobTimedOut(JobError, TimeoutError):
+    """A deadline of the job passed; `code` names which."""
+
+    code = "timeout.run"
+
+
+class JobFailed(JobError):
+    """The job failed by its own doing: an exception, an exit, a limit."""
+
+    code = "exception"
+
+
+class WorkerCrashed(JobError, BrokenProcessPool):
+    """The job's process died or was lost; a BrokenProcessPool for code that expects one."""
+
+    code = "crash"
+
+
+_CRASHES = frozenset(
+    {
+        "crash",
+        "exit",
+        "killed_externally",
+        "protocol",
+        "spawn",
+        "worker_lost",
+        "supervisor_lost",
+        "node_lost",
+        "unkillable",
+    }
+)
+
+
+def error_class(code: str) -> type[KillableError]:
+    """Return the class that stands for a code; an unknown code of a newer server is a JobFailed."""
+    row = CODES.get(code)
+    if row is None:
+        return JobFailed
+    if row.state is None:
+        return Refused
+    if row.state == "cancelled":
+        return JobCancelled
+    if row.state == "timed_out":
+        return JobTimedOut
+    return WorkerCrashed if code in _CRASHES else JobFailed

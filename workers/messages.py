@@ -1,0 +1,132 @@
+"""What worker and supervisor say to each other: the kinds of frames and their payloads.
+
+Runs in: any.
+
+    supervisor ── orders pipe ──► worker    RUN, STOP
+    supervisor ◄─ frames pipe ─── worker    READY … one closing frame per attempt, then IDLE from a worker that can go on
+    supervisor ◄─ bells pipe ──── worker    one byte each: a signal was delivered, acknowledged, or swallowed
+
+Payloads are one line of JSON, except RUN's input and RESULT's value, which are in the pool's codec.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import asdict, dataclass, field
+from enum import IntEnum
+from typing import Any
+
+
+class Kind(IntEnum):
+    """Kinds of frames. The numbers are the wire's: they only grow."""
+
+    # worker → supervisor
+    READY = 1
+    """The handler stands, the preloads ran: this worker may be given a job and signalled."""
+    ENTERED = 2
+    """The job function is about to be entered."""
+    TOKEN = 3
+    PROGRESS = 4
+    CHECKPOINT = 5
+    RESULT = 8
+    """Closing: the job function returned; the payload is the value."""
+    RAISED = 9
+    """Closing: it ended in another way; the payload is a `Raised`."""
+    IDLE = 10
+    """After a closing frame: this worker can take another job (`Idle`)."""
+    BROKEN = 11
+    """Instead of READY: a preload failed; the payload has the traceback."""
+    # supervisor → worker
+    RUN = 32
+    STOP = 33
+
+
+CLOSING = frozenset({Kind.RESULT, Kind.RAISED})
+
+BELL_ACKNOWLEDGED = 0xA6
+"""The Python handler ran and the order named the attempt on its stack. Above 64, so it is no signal number."""
+BELL_SWALLOWED = 0xA7
+"""`sys.unraisablehook` saw `Stopping` swallowed (a __del__, a C callback): it has to be raised again."""
+
+
+def dump_json(value: Any) -> bytes:
+    """Encode as one line of UTF-8 JSON; raise ValueError on NaN and infinities, TypeError on what is not JSON."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode("utf-8", "surrogatepass")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The order to run one attempt. `input` is in the pool's codec."""
+
+    job_id: str
+    type: str
+    attempt: int
+    """Counts the runs of this job from 1; the frame header has the fence."""
+    input: bytes
+    limits: dict[str, Any] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+
+    def encode(self) -> bytes:
+        head = dump_json(
+            {"job_id": self.job_id, "type": self.type, "attempt": self.attempt, "limits": self.limits, "tags": self.tags}
+        )
+        return struct.pack("<I", len(head)) + head + self.input
+
+    @classmethod
+    def decode(cls, payload: bytes) -> Run:
+        (length,) = struct.unpack_from("<I", payload)
+        head = json.loads(payload[4 : 4 + length])
+        return cls(input=payload[4 + length :], **head)
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """The order to end the attempt that the frame's fence names."""
+
+    cause: str
+    """An error code: `cancelled`, `timeout.run`, ..."""
+    by: str
+    grace_s: float
+    reason: str = ""
+
+    def encode(self) -> bytes:
+        return dump_json(asdict(self))
+
+    @classmethod
+    def decode(cls, payload: bytes) -> Stop:
+        return cls(**json.loads(payload))
+
+
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """How a job function ended that did not return."""
+
+    cause: str
+    """`exception` · `memory` · `files` · `exit` · `stopped` · `unserializable` · `payload` · `assignment`."""
+    type: str = ""
+    message: str = ""
+    traceback: str = ""
+    exit_code: int | None = None
+
+    def encode(self) -> bytes:
+        return dump_json(asdict(self))
+
+    @classmethod
+    def decode(cls, payload: bytes) -> Raised:
+        return cls(**json.loads(payload))
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """A worker's word after an attempt: may it be given another one, and if not, what had changed."""
+
+    reusable: bool
+    why: str = ""
+
+    def encode(self) -> bytes:
+        return dump_json(asdict(self))
+
+    @classmethod
+    def decode(cls, payload: bytes) -> Idle:
+        return cls(**json.loads(payload))

@@ -51,8 +51,12 @@ BELL_SWALLOWED = 0xA7
 
 
 def dump_json(value: Any) -> bytes:
-    """Encode as one line of UTF-8 JSON; raise ValueError on NaN and infinities, TypeError on what is not JSON."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode("utf-8", "surrogatepass")
+    """Encode as one line of ASCII JSON; raise ValueError on NaN and infinities, TypeError on what is not JSON.
+
+    ASCII, because lone surrogates have no UTF-8, and U+0085, U+2028 and U+2029 are line ends to the many SSE clients
+    that split with `str.splitlines`.
+    """
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
 @dataclass(frozen=True, slots=True)

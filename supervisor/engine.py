@@ -64,7 +64,7 @@ class Engine(Protocol):
 
     async def pools(self) -> Sequence[PoolRecord]: ...
 
-    async def ready(self) -> tuple[bool, list[str]]:
+    async def ready(self) -> tuple[bool, Sequence[str]]:
         """Return whether any job can start, and everything that is degraded, in words."""
         ...
 

@@ -1,0 +1,141 @@
+"""How the command ends: an error becomes an exit code and words on stderr, or one JSON document on stdout.
+
+Runs in: any machine.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from enum import IntEnum
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from killable.workers.errors import CODES, JobError, KillableError
+
+
+class Exit(IntEnum):
+    """Exit codes: sysexits(3) where it has one, timeout(1)'s 124, a shell's 130."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    CANCELLED = 3
+    UNKNOWN = 4
+    REFUSED = 65
+    UNREACHABLE = 69
+    OS = 71
+    NOT_NOW = 75
+    UNAUTHORIZED = 77
+    CONFIGURATION = 78
+    TIMED_OUT = 124
+    INTERRUPTED = 128 + signal.SIGINT
+
+
+_HINTS = {
+    "timeout.run": "more time: submit --run-s 10m, or run_s in the job's decorator or killable.toml",
+    "timeout.queue": "all workers were busy: more of them (pools.NAME.workers), or submit --queue-s",
+    "timeout.start": "the worker was not ready in time: look at `killable inspect`, or raise submit --start-s",
+    "limit.memory": "more memory: submit --memory-bytes 4GiB",
+    "limit.output": "more output: submit --output-bytes 256MiB",
+    "limit_over_cap": "caps are the operator's: [caps] and [jobs.NAME.caps] in killable.toml",
+    "queue_full": "try again in a moment, or raise server.queue_jobs_max",
+    "draining": "the server starts or stops: try again in a moment",
+    "unknown_job": "killable ps -a shows the jobs that the server still knows",
+    "spawn": "killable doctor looks at this machine; the server's own output has more",
+    "unkillable": "a process in uninterruptible sleep (state D): a hung disk or network file system is the usual cause",
+    "unauthorized": "the key comes from the environment: KILLABLE_API_KEY",
+}
+
+_EARLY = "native code did not hear SIGTERM; ack_s is how long it is waited for (submit --ack-s, the decorator, killable.toml)"
+
+
+def exit_code(error: KillableError) -> int:
+    """Return the exit code of an error; 1 for a code that is not known here."""
+    # Of the class, not of the instance: there `exit_code` may be a fact, the job's own.
+    own = getattr(type(error), "exit_code", None)
+    if own is not None:
+        return int(own)
+    return CODES[error.code].exit_code if error.code in CODES else Exit.FAILED
+
+
+@contextmanager
+def reporting(as_json: bool) -> Iterator[None]:
+    """Report every error of the body and leave with its exit code; an interrupt is 130."""
+    try:
+        yield
+    except KillableError as error:
+        report(error, as_json)
+        raise typer.Exit(exit_code(error)) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(Exit.INTERRUPTED) from None
+
+
+def report(error: KillableError, as_json: bool) -> None:
+    """Print an error: one JSON document on stdout, or words on stderr."""
+    if as_json:
+        print_json({"error": error_members(error)})
+        return
+    stderr = stderr_console()
+    label = "" if error.code in ("configuration", "unreachable", "not_ended") else f"{error.code}: "
+    style = "bold yellow" if error.code == "cancelled" else "bold red"
+    stderr.print(Text.assemble(("killable: ", "bold"), (label, style), error.message))
+    for line in _details(error):
+        stderr.print(Text(line, "dim"))
+    hint = _hint(error)
+    if hint:
+        stderr.print(Text.assemble(("hint: ", "bold cyan"), hint))
+
+
+def error_members(error: KillableError) -> dict[str, Any]:
+    """Return an error as JSON has it everywhere else, in a record and in a problem."""
+    retryable = CODES[error.code].retryable if error.code in CODES else bool(error.facts.get("retryable"))
+    return {"code": error.code, "message": error.message, "retryable": retryable, **error.facts}
+
+
+def print_json(document: Any, *, one_line: bool = False) -> None:
+    """Print one document on stdout, in ASCII: a token may hold a lone surrogate, which no encoding can write."""
+    text = json.dumps(document, default=str) if one_line else json.dumps(document, default=str, indent=2)
+    typer.echo(text)
+
+
+def stderr_console() -> Console:
+    return Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def stdout_console() -> Console:
+    """Return a console for tables: in a pipe wide enough that nothing is cut."""
+    console = Console(highlight=False, markup=False, emoji=False)
+    return console if console.is_terminal else Console(highlight=False, markup=False, emoji=False, width=1000)
+
+
+def _details(error: KillableError) -> Iterator[str]:
+    faults = error.facts.get("faults")
+    if error.code == "invalid" and isinstance(faults, list):
+        for fault in faults:
+            yield f"  {fault.get('pointer') or fault.get('in') or 'input'} {fault.get('message', '')}"
+    for name in ("traceback", "detail"):
+        if error.facts.get(name):
+            yield from str(error.facts[name]).rstrip().splitlines()
+    stack = _certificate(error).get("stack")
+    if stack:
+        yield "stack at the signal, most recent call first:"
+        yield from str(stack).rstrip().splitlines()
+
+
+def _hint(error: KillableError) -> str:
+    if _certificate(error).get("early_kill"):
+        return _EARLY
+    if error.code == "invalid" and isinstance(error, JobError):
+        return ""
+    return _HINTS.get(error.code, "")
+
+
+def _certificate(error: KillableError) -> Mapping[str, Any]:
+    certificate = error.facts.get("certificate")
+    return certificate if isinstance(certificate, Mapping) else {}

@@ -1,0 +1,57 @@
+"""Options that several verbs share, and how their values are read.
+
+Runs in: any machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from killable.api.client import Client
+from killable.workers.units import parse_bytes, parse_seconds
+
+NO_LIMIT = "none"
+
+
+def seconds(text: str) -> float:
+    """Read `2s`, `1h30m`, `250ms` or a number of seconds."""
+    return _read(parse_seconds, text)
+
+
+def _read(parse: Callable[[object], float], text: str) -> float:
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+class Limit:
+    """Reads one limit: seconds or bytes by its name, `none` for no such limit."""
+
+    def __init__(self, name: str) -> None:
+        self._parse = parse_bytes if name.endswith("_bytes") else parse_seconds
+        self.__name__ = "BYTES" if name.endswith("_bytes") else "SECONDS"
+
+    def __call__(self, text: str) -> str | float:
+        # Typer drops an option whose value is None: the word travels on, `limits_of` makes null of it.
+        return NO_LIMIT if text == NO_LIMIT else _read(self._parse, text)
+
+
+def limits_of(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the limits that were given, as the server takes them."""
+    return {name: None if value == NO_LIMIT else value for name, value in options.items() if value is not None}
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON: one document, or one line per event.")]
+Url = Annotated[
+    str,
+    typer.Option("--url", envvar="KILLABLE_URL", metavar="URL", help="The server: http://HOST:PORT, or unix:PATH."),
+]
+Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; kept in the certificate.")]
+
+
+def open_client(url: str) -> Client:
+    return Client(url)

@@ -1,0 +1,138 @@
+"""Every error answer: RFC 9457 problem details made from codes, refusals and the frameworks' own exceptions.
+
+Runs in: api.
+
+No answer holds a traceback, and none repeats what the client sent: names of members only, and those cut.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from killable.api.schemas import record_json
+from killable.supervisor.job import JobRecord
+from killable.workers.errors import CODES, Refused
+from killable.workers.messages import dump_json
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Match
+
+PROBLEM_TYPE = "application/problem+json"
+TOKEN_CHARS_MAX = 100
+"""Of one member's name in a pointer: enough for a person to find it, too little to send an input back."""
+RETRY_AFTER_S = {429: 1, 503: 5}
+"""Where the refusal does not say: a queue moves within a second, a start or a drain takes longer."""
+
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+_CODE_OF_STATUS = {
+    400: "malformed",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "too_large",
+    415: "unsupported_media_type",
+}
+_REWORDED = {
+    "extra_forbidden": "is not known here",
+    "missing": "is required",
+    "model_attributes_type": "must be an object",
+    "dict_type": "must be an object",
+}
+
+
+def problem(
+    code: str, detail: str = "", *, members: Mapping[str, Any] | None = None, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Return the answer for a code; `members` are the facts, which never replace a standard member."""
+    row = CODES[code]
+    standard = {
+        "type": f"urn:killable:problem:{code}",
+        "title": row.title,
+        "status": row.status,
+        "detail": detail or row.title,
+        "code": code,
+        "retryable": row.retryable,
+    }
+    body = standard | dict(members or {}) | standard
+    all_headers = dict(headers or {})
+    if row.status in RETRY_AFTER_S:
+        wait_s = body.get("retry_after_s", RETRY_AFTER_S[row.status])
+        all_headers["Retry-After"] = str(math.ceil(wait_s))
+    return Response(dump_json(body), row.status, all_headers, media_type=PROBLEM_TYPE)
+
+
+def pointer(path: Iterable[str | int]) -> str:
+    """Return the JSON pointer (RFC 6901) of a path, each step cut to TOKEN_CHARS_MAX."""
+    return "".join("/" + _cut(str(step)).replace("~", "~0").replace("/", "~1") for step in path)
+
+
+def fault(where: str, path: Iterable[str | int], message: str) -> dict[str, str]:
+    """Return one fault: `where` is body, query, path or header; the pointer is relative to that."""
+    return {"in": where, "pointer": pointer(path), "message": message}
+
+
+def invalid(faults: Sequence[dict[str, str]], more: bool = False) -> Refused:
+    """Return the refusal of a request with these faults; `more`: there are others, left out."""
+    first = faults[0]
+    name = f"{first['in']} {first['pointer']}".rstrip()
+    count = f"{len(faults)}{' or more' if more else ''} faults, the first: " if len(faults) > 1 else ""
+    return Refused(f"{count}{name}: {first['message']}", code="invalid", faults=list(faults))
+
+
+def install_problems(app: FastAPI) -> None:
+    """Make every exception of this app's routes a problem."""
+    app.exception_handler(Refused)(_refused)
+    app.exception_handler(HTTPException)(_http_exception)
+    app.exception_handler(RequestValidationError)(_request_invalid)
+    app.exception_handler(Exception)(_unexpected)
+
+
+async def _refused(request: Request, error: Refused) -> Response:
+    members = dict(error.facts)
+    record = members.pop("record", None)
+    if isinstance(record, JobRecord):
+        members["job"] = record_json(record, request.app.state.settings.result_inline_bytes_max)
+    return problem(error.code, error.message, members=members)
+
+
+async def _http_exception(request: Request, error: HTTPException) -> Response:
+    code = _CODE_OF_STATUS.get(error.status_code, "malformed" if error.status_code < 500 else "internal")
+    if code == "method_not_allowed":
+        return problem(code, headers={"Allow": ", ".join(_allowed(request))})
+    return problem(code, {"malformed": "The body cannot be read as JSON", "too_large": error.detail}.get(code, ""))
+
+
+def _allowed(request: Request) -> list[str]:
+    """Return the methods of all routes at this path; Starlette's own header has those of the first route only."""
+    routes = request.app.router.routes
+    scopes = ((method, dict(request.scope) | {"method": method}) for method in _METHODS)
+    return [method for method, scope in scopes if any(route.matches(scope)[0] is Match.FULL for route in routes)]
+
+
+async def _request_invalid(request: Request, error: RequestValidationError) -> Response:
+    faults = []
+    for item in error.errors():
+        where, *path = item["loc"]
+        if item["type"] == "json_invalid":
+            return problem("malformed", f"The body is not JSON: {item['ctx']['error']} (character {path[0]})")
+        if where == "body" and not path:
+            return problem("malformed", "The body is empty")
+        if where == "body":
+            del path[0]  # pydantic's name of the spelling, which is no member
+        if path and path[-1] == "[key]":
+            del path[-1]  # the fault is in the member's own name
+        faults.append(fault(str(where), path, _REWORDED.get(item["type"]) or _cut(item["msg"], 300)))
+    return await _refused(request, invalid(faults))
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    # Starlette raises it again after this answer, and the server logs it with its traceback.
+    return problem("internal", "The fault is in the server's log")
+
+
+def _cut(text: str, chars_max: int = TOKEN_CHARS_MAX) -> str:
+    return text if len(text) <= chars_max else text[: chars_max - 1] + "…"

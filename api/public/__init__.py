@@ -1,0 +1,73 @@
+"""The names a user imports from `killable`, each loaded on its first use (PEP 562).
+
+Runs in: any. Importing this loads nothing else: a worker gets no supervisor, a client machine no server.
+"""
+
+TYPE_CHECKING = False  # type checkers take any name TYPE_CHECKING for true; `typing` itself would be one import more
+if TYPE_CHECKING:
+    from typing import Any
+
+    from killable.api.client import Client
+    from killable.workers.context import Context, Stopping
+    from killable.workers.errors import (
+        JobCancelled,
+        JobError,
+        JobFailed,
+        JobTimedOut,
+        KillableError,
+        Refused,
+        WorkerCrashed,
+    )
+    from killable.workers.jobs import job, preload
+
+    __version__: str
+
+__all__ = [
+    "Client",
+    "Context",
+    "JobCancelled",
+    "JobError",
+    "JobFailed",
+    "JobTimedOut",
+    "KillableError",
+    "Refused",
+    "Stopping",
+    "WorkerCrashed",
+    "__version__",
+    "job",
+    "preload",
+]
+
+_HOMES = {
+    "Client": "killable.api.client",
+    "Context": "killable.workers.context",
+    "JobCancelled": "killable.workers.errors",
+    "JobError": "killable.workers.errors",
+    "JobFailed": "killable.workers.errors",
+    "JobTimedOut": "killable.workers.errors",
+    "KillableError": "killable.workers.errors",
+    "Refused": "killable.workers.errors",
+    "Stopping": "killable.workers.context",
+    "WorkerCrashed": "killable.workers.errors",
+    "job": "killable.workers.jobs",
+    "preload": "killable.workers.jobs",
+}
+
+
+def __getattr__(name: str) -> "Any":
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: Any = version("killable")
+    elif name in _HOMES:
+        from importlib import import_module
+
+        value = getattr(import_module(_HOMES[name]), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value  # found without this function from now on
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

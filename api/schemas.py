@@ -1,0 +1,262 @@
+"""What goes over the wire: requests, which are checked, and answers, which are documented.
+
+Runs in: api.
+
+Unknown members of a request are refused, never ignored: a misspelt limit is a limit that does not hold.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from killable.supervisor.job import JobRecord
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+
+WAIT_S_MAX = 60.0
+"""The longest that a request is held: below the timeout of usual clients and proxies."""
+Seconds = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
+Grace = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
+Bytes = Annotated[int, Field(gt=0, le=2**62)]
+State = Literal["queued", "running", "stopping", "completed", "failed", "cancelled", "timed_out"]
+Tags = Annotated[
+    dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_./-]{1,64}$")], Annotated[str, Field(max_length=256)]],
+    Field(max_length=32),
+]
+
+
+class Request(BaseModel):
+    """A request's body: JSON types as they are, nothing converted, nothing unknown."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class LimitsRequest(Request):
+    """Limits of one job, over those of its type; null means: no such limit."""
+
+    queue_s: Seconds | None = None
+    start_s: Seconds | None = None
+    run_s: Seconds | None = None
+    grace_s: Grace = 5.0
+    ack_s: Grace | None = None
+    memory_bytes: Bytes | None = None
+    output_bytes: Bytes = 64 << 20
+
+
+class _Job(Request):
+    limits: LimitsRequest = LimitsRequest()
+    priority: int = Field(default=0, ge=-1000, le=1000)
+    tags: Tags = {}
+    stop_when_client_leaves: bool = False
+
+    def limits_given(self) -> dict[str, Any]:
+        """Return the limits that the request names; the others are the type's."""
+        return self.limits.model_dump(exclude_unset=True)
+
+
+class JobRequest(_Job):
+    """A job: its type, its input, its limits."""
+
+    type: str = Field(max_length=64)
+    input: dict[str, Any] = {}
+
+
+class OperationRequest(_Job):
+    """A job in the seed's spelling: every other member is input, and its stream ends with a marker line."""
+
+    model_config = ConfigDict(extra="allow")
+
+    operation: str = Field(max_length=64)
+
+    @property
+    def input(self) -> dict[str, Any]:
+        return self.model_extra or {}
+
+
+def _spelling(body: Any) -> str:
+    return "operation" if isinstance(body, Mapping) and "operation" in body else "type"
+
+
+AnyJobRequest = Annotated[
+    Annotated[JobRequest, Tag("type")] | Annotated[OperationRequest, Tag("operation")], Discriminator(_spelling)
+]
+
+
+class Query(BaseModel):
+    """A request's query parameters."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ListQuery(Query):
+    state: State | Literal["active"] | None = None
+    type: str | None = None
+    tag: str | None = Field(None, pattern="^[^:]+:", description="`key:value`")
+    limit: int = Field(50, ge=1, le=200)
+    cursor: str | None = None
+
+
+class StreamQuery(Query):
+    after: int = Field(-1, ge=-1, description="Id of the last event seen; the header Last-Event-ID wins over it")
+    markers: bool | None = Field(None, description="End with `[DONE]`, `[CANCELLED]` or `[ERROR] message`")
+
+
+class ResultQuery(Query):
+    wait_s: float = Field(0, ge=0, allow_inf_nan=False, description="How long to wait for the end, at most 60")
+    partial: bool = Field(False, description="The value that the job returned in its grace")
+
+
+class CancelQuery(Query):
+    grace_s: Grace | None = Field(None, description="Shortens the grace; a larger one is ignored")
+    reason: str = Field("", max_length=1000)
+
+
+class KillQuery(Query):
+    reason: str = Field("", max_length=1000)
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details; the facts stand beside these members."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(examples=["urn:killable:problem:unknown_job"])
+    title: str
+    status: int
+    detail: str
+    code: str
+    retryable: bool
+
+
+class Queue(BaseModel):
+    position: int | None
+    estimated_wait_s: float | None
+
+
+class ShortJob(BaseModel):
+    """A job in a list."""
+
+    job_id: str
+    type: str
+    state: State
+    created_at: str
+    started_at: str | None
+    ended_at: str | None
+    tags: dict[str, str]
+    attempt: int
+    worker_id: str | None
+    tokens: int
+    error: dict[str, Any] | None
+
+
+class Job(ShortJob):
+    """The record. A `result` or `partial` over `result_inline_bytes_max` is `{"$ref": address}`."""
+
+    limits: dict[str, Any]
+    tenant: str
+    queue: Queue | None
+    attempts: int
+    result: Any
+    partial: Any
+    certificate: dict[str, Any] | None
+    instance_id: str
+
+
+class AcceptedJob(Job):
+    stream_url: str
+    sse_url: str
+
+
+class JobList(BaseModel):
+    jobs: list[ShortJob]
+    next_cursor: str | None
+
+
+class CancelAnswer(BaseModel):
+    job_id: str
+    status: Literal["cancelled", "stopping"]
+    certificate: dict[str, Any] | None
+
+
+class JobType(BaseModel):
+    name: str
+    description: str
+    input_schema: dict[str, Any]
+    pool: str
+    codec: str
+    limits: dict[str, Any]
+    caps: dict[str, float]
+    streams: bool
+    available: bool
+    unavailable_reason: str
+    operations: list[str]
+
+
+class JobTypeList(BaseModel):
+    job_types: list[JobType]
+
+
+class Worker(BaseModel):
+    worker_id: str
+    pool: str
+    pid: int | None
+    state: str = Field(description="spawning · idle · busy · stopping · quarantined")
+    job_id: str | None
+    type: str | None
+    attempt: int | None
+    age_s: float
+    jobs: int
+    start_method: str
+    proof: str
+    cpu: float | None
+    rss_bytes: int | None
+    uss_bytes: int | None
+
+
+class WorkerList(BaseModel):
+    workers: list[Worker]
+
+
+class Health(BaseModel):
+    status: Literal["healthy"]
+
+
+class Readiness(BaseModel):
+    status: Literal["ok", "degraded"]
+    degraded: list[str]
+
+
+class Info(BaseModel):
+    version: str
+    instance_id: str
+    started_at: str
+    features: list[str]
+
+
+def record_json(record: JobRecord, result_inline_bytes_max: int) -> dict[str, Any]:
+    """Return the record's members; the input is not among them."""
+    address = f"/v1/jobs/{record.job_id}/result"
+    return short_record_json(record) | {
+        "error": record.error,
+        "limits": record.limits,
+        "tenant": record.tenant,
+        "queue": record.queue,
+        "attempts": record.attempts,
+        "result": _value(record.result, address, result_inline_bytes_max),
+        "partial": _value(record.partial, address + "?partial=true", result_inline_bytes_max),
+        "certificate": record.certificate,
+        "instance_id": record.instance_id,
+    }
+
+
+def short_record_json(record: JobRecord) -> dict[str, Any]:
+    """Return a list's members: of the error what fits a line, not its traceback."""
+    error = record.error and {name: record.error.get(name) for name in ("code", "message", "retryable")}
+    return {name: getattr(record, name) for name in ShortJob.model_fields} | {"error": error}
+
+
+def _value(payload: bytes | None, address: str, inline_bytes_max: int) -> Any:
+    if payload is None:
+        return None
+    return json.loads(payload) if len(payload) <= inline_bytes_max else {"$ref": address}

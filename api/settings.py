@@ -1,0 +1,27 @@
+"""What the HTTP server is told at its start: values only, already checked.
+
+Runs in: api.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class HttpSettings:
+    """`[server]` of `killable.toml`, without what the supervisor takes from it."""
+
+    host: str = "127.0.0.1"
+    port: int = 7833
+    allowed_hosts: tuple[str, ...] = ()
+    """Names, beyond loopback and `host`, under which clients may reach this server."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins (`https://app.example`) whose pages may call this server."""
+    body_bytes_max: int = 16 << 20
+    result_inline_bytes_max: int = 64 << 10
+    """A longer result stands in a record as a reference to its own address."""
+    ping_s: float = 10.0
+    """Comment pings on a stream: below the idle timeouts of usual proxies (30 s and more)."""
+    send_timeout_s: float = 30.0
+    """A stream's reader that takes nothing for so long is cut off."""

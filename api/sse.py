@@ -1,0 +1,143 @@
+"""A job's events as server-sent events (WHATWG HTML, section 9.2), at the pace of one reader.
+
+Runs in: api.
+
+    engine.events ──batches──► _chunks ──bytes, some events each──► sse-starlette (pings, disconnect) ──► server
+
+Batches go out as they come, joined: one write for what is ready together, no timer, no await per token. Event data are
+JSON already and are passed on as they are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import anyio
+from killable.api.settings import HttpSettings
+from killable.supervisor.engine import Engine
+from killable.supervisor.job import TERMINAL_STATES, Event, JobRecord
+from killable.workers.errors import Refused
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+log = logging.getLogger(__name__)
+
+EVENTS_PER_WRITE = 1024
+"""A late reader's backlog can be a million events: joined in parts of about 0.5 ms, the loop turns in between."""
+RETRY = b"retry: 1000\n\n"
+
+
+class _Names(dict[str, bytes]):
+    """Event names as bytes, made once."""
+
+    def __missing__(self, name: str) -> bytes:
+        self[name] = encoded = name.encode()
+        return encoded
+
+
+_names = _Names()
+
+
+class _ReaderStalled(Exception):
+    """The reader took nothing for the whole send timeout."""
+
+
+def encode(events: Sequence[Event]) -> bytes:
+    """Return events as they stand on the wire, in one piece."""
+    return b"".join([b"id: %d\nevent: %b\ndata: %b\n\n" % (id, _names[name], data) for id, name, data in events])
+
+
+def marker(state: str, error: dict[str, Any] | None) -> bytes:
+    """Return the seed's last line for a recorded outcome."""
+    if state == "completed":
+        return b"data: [DONE]\n\n"
+    if state == "cancelled":
+        return b"data: [CANCELLED]\n\n"
+    code, message = (error or {}).get("code", state), (error or {}).get("message", "")
+    text = f"{code}: {message}" if state == "timed_out" else message or code
+    # One line whatever the message has; a lone surrogate has no UTF-8.
+    return b"data: [ERROR] %b\n\n" % " ".join(text.split()).encode("utf-8", "backslashreplace")
+
+
+def open_stream(
+    engine: Engine, settings: HttpSettings, record: JobRecord, *, after: int, markers: bool | None
+) -> Response:
+    """Return the stream of a job from the event after `after`; 204 when its reader has seen the terminal event.
+
+    `markers` None: as the job was submitted. 204 is what stops an EventSource from connecting again.
+    """
+    markers = record.markers if markers is None else markers
+    after = min(after, record.events - 1)  # an id that was never given out cannot have been seen
+    if not record.ended or after < record.events - 1:
+        return EventStream(engine, settings, record.job_id, after, markers)
+    if not markers:
+        return Response(status_code=204, headers={"Cache-Control": "no-store"})
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return Response(RETRY + marker(record.state, record.error), headers=headers, media_type="text/event-stream")
+
+
+class EventStream(EventSourceResponse):
+    """One reader of one job, counted by the engine while it is there (`stop_when_client_leaves`)."""
+
+    def __init__(self, engine: Engine, settings: HttpSettings, job_id: str, after: int, markers: bool) -> None:
+        self._engine = engine
+        self._job_id = job_id
+        self._after = after
+        self._markers = markers
+        self._stall_s = settings.send_timeout_s
+        super().__init__(
+            self._chunks(), sep="\n", ping=settings.ping_s, ping_message_factory=lambda: ServerSentEvent(comment="ping")
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_in_time(message: Message) -> None:
+            # All messages, the closing one too; sse-starlette's own send_timeout leaves that one out.
+            try:
+                async with asyncio.timeout(self._stall_s):
+                    await send(message)
+            except TimeoutError as error:
+                raise _ReaderStalled from error
+
+        await self._engine.watch(self._job_id)
+        try:
+            await super().__call__(scope, receive, send_in_time)
+        except* _ReaderStalled:
+            # Returning without the closing message makes the server close the connection.
+            log.warning("cut off a reader of %s that took nothing for %s s", self._job_id, self._stall_s)
+        finally:
+            with anyio.CancelScope(shield=True):  # the server cancels what is left when it stops
+                await self._engine.unwatch(self._job_id)
+
+    async def _chunks(self) -> AsyncIterator[bytes]:
+        yield RETRY
+        batches = self._engine.events(self._job_id, self._after)
+        try:
+            async for batch in batches:
+                for start in range(0, len(batch), EVENTS_PER_WRITE):
+                    if start:
+                        await asyncio.sleep(0)
+                    yield self._encode(batch[start : start + EVENTS_PER_WRITE])
+        except Refused:
+            log.info("%s was dropped while it was read", self._job_id)  # the reader sees an end without terminal event
+        finally:
+            if hasattr(batches, "aclose"):  # a send that failed leaves it unfinished
+                await batches.aclose()
+
+    def _encode(self, events: Sequence[Event]) -> bytes:
+        _, name, data = events[-1]
+        if self._markers and name in TERMINAL_STATES:
+            return encode(events) + marker(name, json.loads(data).get("error"))
+        return encode(events)
+
+    @staticmethod
+    async def _listen_for_exit_signal() -> None:
+        """Never end a stream because a server was told to stop: the end of the job does, with its terminal event.
+
+        sse-starlette's own reads flags that all servers of the process share, in a task that outlives the stream.
+        """
+        await anyio.sleep_forever()

@@ -1,0 +1,412 @@
+"""One run of a job on a worker: its deadlines, its escalation, and the stamps of its certificate.
+
+Runs in: supervisor. Policy is decided elsewhere (`escalation`, `exits`); here time and reports meet. Whoever asked for the stop may
+go away: the attempt owns what it started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
+
+from killable.supervisor import escalation, exits
+from killable.supervisor.clock import Clock
+from killable.supervisor.escalation import Action, Escalation, Rules
+from killable.supervisor.eventlog import Batch
+from killable.supervisor.exits import Evidence, signal_name
+from killable.supervisor.job import PHASES, Certificate, ExitStatus, Outcome, Verdict
+from killable.supervisor.lifecycle import Cause
+from killable.supervisor.outputlines import OutputLines
+from killable.supervisor.registry import Entry
+from killable.supervisor.seam import Gone
+from killable.workers.frames import Frame, encode
+from killable.workers.messages import BELL_ACKNOWLEDGED, BELL_SWALLOWED, Idle, Kind, Raised, Run, Stop
+
+if TYPE_CHECKING:
+    from killable.supervisor.worker import Worker
+
+LEAVE_S = 1.0
+"""After its closing frame a worker that takes no other job ends by itself within a millisecond; then it is killed."""
+
+_SIGTERM = 15
+_TOKEN = int(Kind.TOKEN)
+_EVENTS = {Kind.PROGRESS: "progress", Kind.CHECKPOINT: "checkpoint"}
+
+
+class AttemptOwner(Protocol):
+    """The service, as an attempt sees it: the only one that stores states."""
+
+    def transition(self, entry: Entry, cause: Cause) -> None: ...
+    def on_entered(self, attempt: Attempt) -> None: ...
+    def on_ended(self, attempt: Attempt, outcome: Outcome) -> None: ...
+
+
+class Attempt:
+    """From the order to run until nothing of it is left."""
+
+    def __init__(
+        self, entry: Entry, worker: Worker, fence: int, *, clock: Clock, owner: AttemptOwner, rules: Rules
+    ) -> None:
+        self.entry = entry
+        self.worker = worker
+        self.fence = fence
+        self._clock = clock
+        self._owner = owner
+        self._rules = rules
+        self._sequence = 0
+        self._lines = OutputLines()
+        self._stamps: dict[str, float] = {}
+        self._escalation: Escalation | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._deadline: tuple[float, Verdict] | None = None
+        self._leave_at: float | None = None
+        self._give_up_at: float | None = None
+        self._entered = False
+        self._over = False
+        self._closing: bytes | Raised | None = None
+        self._protocol_error = ""
+        self._last_signal: str | None = None
+        self._early_kill: str | None = None
+        self._stack: str | None = None
+        self.certificate = Certificate()
+
+    def begin(self) -> None:
+        """Give the worker its order; from here on `start_s` runs."""
+        entry, process = self.entry, self.worker.process
+        process.hold(self.fence)
+        run = Run(
+            job_id=entry.id,
+            type=entry.type.name,
+            attempt=entry.attempts,
+            input=entry.submission.input,
+            limits=entry.limits.as_json(),
+            tags=entry.submission.tags,
+        )
+        process.send(encode(Kind.RUN, self.fence, 0, run.encode()))
+        self._set_deadline("start_s", entry.limits.start_s, "timeout.start")
+
+    # ── stopping ──
+
+    def stop(self, verdict: Verdict, grace_s: float | None = None) -> None:
+        """Begin to end the attempt, or only hurry what already ends it. The first verdict stays."""
+        now = self._clock.now()
+        entry = self.entry
+        if entry.verdict is None and (self._closing is not None or "exited" in self._stamps):
+            return  # the job is over by its own doing; its process is being swept
+        if self._escalation is not None:
+            if grace_s is not None:
+                self._do(escalation.shorten(self._escalation, now, grace_s))
+            return
+        entry.verdict = verdict
+        self._stamps.setdefault("requested", now)
+        grace = entry.limits.grace_s if grace_s is None else min(grace_s, entry.limits.grace_s)
+        self._rules = replace(self._rules, grace_s=grace)
+        self._deadline = None
+        if grace > 0:
+            self._owner.transition(entry, Cause.STOP_ASKED)
+        self._do(escalation.begin(self._rules, now))
+
+    @property
+    def grace_s(self) -> float | None:
+        """The grace in force, in seconds; None while nothing ends the attempt."""
+        if self._escalation is None:
+            return None
+        return max(0.0, round(self._escalation.grace_ends - self._stamps["requested"], 6))
+
+    def _do(self, move: escalation.Move) -> None:
+        self._escalation, actions = move
+        self._early_kill = self._escalation.early_kill
+        for action in actions:
+            self._act(action)
+        self._arm()
+
+    def _act(self, action: Action) -> None:
+        process = self.worker.process
+        match action:
+            case Action.TERMINATE:
+                self._order_stop()
+                self._stamp("term_sent")
+                self._last_signal = "SIGTERM"
+                self.worker.signalled = True
+                process.terminate(self.fence)
+            case Action.RING:
+                process.terminate(self.fence)
+            case Action.DUMP:
+                process.dump(self.fence)
+            case Action.KILL:
+                self._kill()
+            case Action.QUARANTINE:
+                self._give_up()
+
+    def _order_stop(self) -> None:
+        verdict = self.entry.verdict
+        assert verdict is not None
+        stop = Stop(cause=verdict.code, by=verdict.by, grace_s=self._rules.grace_s, reason=verdict.reason)
+        self.worker.process.send(encode(Kind.STOP, self.fence, 0, stop.encode()))
+
+    def _kill(self) -> None:
+        self._stamp("kill_sent")
+        self._last_signal = "SIGKILL"
+        self.worker.signalled = True
+        self.worker.process.kill()
+        self._owner.transition(self.entry, Cause.KILL_DUE)
+
+    def _give_up(self) -> None:
+        """It is still there after SIGKILL: say so, and let the others go on."""
+        facts = {"message": f"still there {self._rules.unkillable_s:g} s after SIGKILL: its slot is quarantined"}
+        self.entry.verdict = Verdict("unkillable", by="supervisor", facts=facts)
+        self.worker.quarantine()
+        self._finish(None)
+
+    # ── what the worker says ──
+
+    def on_frames(self, frames: list[Frame]) -> None:
+        """Take what came in one read: tokens first and fast, everything else one by one."""
+        tokens: Batch = []
+        size = 0
+        for kind, fence, sequence, payload in frames:
+            if fence != self.fence:
+                continue  # a late frame of an earlier attempt
+            if sequence != self._sequence:
+                self._break(f"frame {sequence} came where {self._sequence} was expected")
+                break
+            self._sequence += 1
+            if kind == _TOKEN:
+                if b"\n" in payload or b"\r" in payload:
+                    self._break("a token has a line end")
+                    break
+                tokens.append(("token", payload))
+                size += len(payload)
+                continue
+            if tokens:
+                self._append_tokens(tokens, size)
+                tokens, size = [], 0
+            self._on_message(kind, payload)
+        if tokens:
+            self._append_tokens(tokens, size)
+        self.entry.wake()
+
+    def _append_tokens(self, tokens: Batch, size: int) -> None:
+        if not self.entry.log.append_tokens(tokens, size):
+            self._stop_for_output()
+
+    def _on_message(self, kind: int, payload: bytes) -> None:
+        try:
+            match kind:
+                case Kind.ENTERED:
+                    self._on_entered()
+                case Kind.RESULT:
+                    self._on_closing(payload)
+                case Kind.RAISED:
+                    self._on_closing(Raised.decode(payload))
+                case Kind.IDLE:
+                    self._on_idle(Idle.decode(payload))
+                case Kind.PROGRESS | Kind.CHECKPOINT:
+                    self.entry.note(_EVENTS[Kind(kind)], payload)
+                case _:
+                    self._break(f"a frame of unknown kind {kind}")
+        except (ValueError, TypeError) as error:
+            self._break(f"a {Kind(kind).name} frame that cannot be read: {error}")
+
+    def _on_entered(self) -> None:
+        self._entered = True
+        self._owner.transition(self.entry, Cause.ENTERED)
+        self._owner.on_entered(self)
+        if self._escalation is None:
+            self._set_deadline("run_s", self.entry.limits.run_s, "timeout.run")
+
+    def _on_closing(self, closing: bytes | Raised) -> None:
+        if self._closing is not None:
+            self._break("a second closing frame")
+            return
+        self._closing = closing
+        self._deadline = None
+        self._owner.transition(self.entry, Cause.CLOSED)
+
+    def _on_idle(self, idle: Idle) -> None:
+        """The worker's last word on this attempt: either it is free, or it ends now."""
+        self.worker.process.read_ready()  # output that was written before this frame
+        if idle.reusable and not self.worker.signalled and self._closing is not None:
+            now = self._clock.now()
+            self._stamps.update(tree_empty=now)
+            self.certificate = Certificate(proof="descendants")  # it has no child, and it is their subreaper
+            self._finish(ExitStatus())
+            return
+        self.worker.retire(idle.why)
+        self._leave_at = self._clock.now() + LEAVE_S
+        self._arm()
+
+    def _break(self, why: str) -> None:
+        """The worker's words make no sense any more: nothing that follows is believed."""
+        if not self._protocol_error:
+            self._protocol_error = why
+            self._closing = None
+            self.stop(Verdict("protocol", by="supervisor", facts={"message": why}), grace_s=0)
+
+    on_protocol_error = _break
+
+    def on_output(self, data: bytes) -> None:
+        for line in self._lines.feed(data):
+            self._log(line)
+        self.entry.wake()
+
+    def _log(self, line: bytes) -> None:
+        if not self.entry.log.append("log", line):
+            self._stop_for_output()
+
+    def _stop_for_output(self) -> None:
+        if self.entry.verdict is not None:
+            return
+        facts = {"message": f"output_bytes of {self.entry.limits.output_bytes} was reached; what came before is kept"}
+        verdict = Verdict("limit.output", by="supervisor", facts=facts)
+        if self._closing is not None or "exited" in self._stamps:
+            self.entry.verdict = verdict  # found while the rest is read
+        else:
+            self.stop(verdict)
+
+    def on_bells(self, bells: bytes) -> None:
+        if self._escalation is None:
+            return
+        now = self._clock.now()
+        for bell in bells:
+            if "kill_sent" in self._stamps:
+                return  # too late to have mattered
+            if bell == _SIGTERM:
+                self._stamp("delivered")
+                self._do(escalation.delivered(self._escalation, now, self.worker.process.cpu_s() or 0.0))
+            elif bell == BELL_ACKNOWLEDGED:
+                self._stamp("delivered")
+                self._stamp("acknowledged")
+                self._do(escalation.acknowledged(self._escalation, now))
+            elif bell == BELL_SWALLOWED:
+                self._do(escalation.swallowed(self._escalation, now))
+
+    def on_exited(self) -> None:
+        self._stamp("exited")
+        self._stack = self.worker.process.stack()
+        self._deadline = None
+        self._leave_at = None
+        self._give_up_at = self._clock.now() + self._rules.unkillable_s
+        self._escalation = None if self._escalation is None else escalation.exited(self._escalation)
+        self._owner.transition(self.entry, Cause.EXITED)
+        self._arm()
+
+    def on_gone(self, gone: Gone) -> None:
+        """The tree is empty and the pipes are read to the end: classify."""
+        ending = gone.ending
+        status = ExitStatus()
+        if ending is not None:
+            status = ExitStatus(ending.exit_code, ending.signal, ending.core_dumped)
+            self._stamps["reaped"] = ending.reaped_at
+            # The zygote may reap before we see the exit that it reaped.
+            self._stamps["exited"] = min(self._stamps.get("exited", ending.reaped_at), ending.reaped_at)
+        self._stamps["tree_empty"] = self._clock.now()
+        self.certificate = Certificate(
+            proof=gone.proof,
+            processes_swept=gone.swept,
+            exit_code=status.exit_code,
+            exit_signal=None if status.signal is None else signal_name(status.signal),
+            max_rss_bytes=None if ending is None else ending.max_rss_bytes,
+            user_s=None if ending is None else ending.user_s,
+            system_s=None if ending is None else ending.system_s,
+        )
+        evidence = Evidence(
+            entered=self._entered,
+            torn_bytes=gone.torn_bytes,
+            protocol_error=self._protocol_error,
+            zygote_lost=gone.zygote_lost,
+        )
+        self._finish(status, evidence)
+
+    # ── the end ──
+
+    def _finish(self, status: ExitStatus | None, evidence: Evidence | None = None) -> None:
+        if self._over:
+            return  # quarantined before, and gone after all
+        self._over = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for line in self._lines.rest():
+            self._log(line)
+        entry = self.entry
+        outcome = exits.classify(entry.verdict, self._closing, status or ExitStatus(), evidence or Evidence())
+        if isinstance(self._closing, bytes):
+            if outcome.state == "completed":
+                entry.result = self._closing
+            else:
+                entry.partial = self._closing
+        self.certificate = self._certify()
+        self._owner.on_ended(self, outcome)
+
+    def _certify(self) -> Certificate:
+        verdict = self.entry.verdict
+        start = self._stamps.get("requested", min(self._stamps.values(), default=0.0))
+        phases = {
+            phase: round((self._stamps[phase] - start) * 1000, 3) for phase in PHASES if phase in self._stamps
+        }
+        return replace(
+            self.certificate,
+            requested=0.0 if "requested" in self._stamps else None,
+            **phases,
+            early_kill=self._early_kill,
+            cause=verdict.code if verdict else "",
+            by=verdict.by if verdict else "",
+            reason=verdict.reason if verdict else "",
+            grace_s=self.grace_s,
+            last_signal=self._last_signal,
+            stack=self._stack,
+            tokens=self.entry.log.tokens,
+            last_sequence=len(self.entry.log) - 1 if len(self.entry.log) else None,
+        )
+
+    def slot_ready_ms(self, now: float) -> float:
+        """Return how long after the request (or the exit) the next worker of the slot was warm, in ms."""
+        start = self._stamps.get("requested", min(self._stamps.values(), default=now))
+        return round((now - start) * 1000, 3)
+
+    # ── time ──
+
+    def _set_deadline(self, limit: str, seconds: float | None, code: str) -> None:
+        self._deadline = None
+        if seconds is not None:
+            facts = {"limit": limit, "limit_s": seconds, "message": f"{limit} of {seconds:g} s is over"}
+            self._deadline = self._clock.now() + seconds, Verdict(code, by="supervisor", facts=facts)
+        self._arm()
+
+    def _arm(self) -> None:
+        """One timer, for whatever comes first."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._over:
+            return
+        moments = [self._leave_at, self._give_up_at]
+        if self._deadline is not None:
+            moments.append(self._deadline[0])
+        if self._escalation is not None and self._escalation.wake_at != float("inf"):
+            moments.append(self._escalation.wake_at)
+        due = [moment for moment in moments if moment is not None]
+        if due:
+            self._timer = self._clock.call_at(min(due), self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        now = self._clock.now()
+        if self._deadline is not None and now >= self._deadline[0]:
+            self.stop(self._deadline[1])
+        elif self._give_up_at is not None and now >= self._give_up_at:
+            self._give_up()
+        elif self._leave_at is not None and now >= self._leave_at:
+            self._leave_at = None
+            self._give_up_at = now + self._rules.unkillable_s
+            self.worker.process.kill()
+            self._arm()
+        elif self._escalation is not None:
+            cpu_s = self.worker.process.cpu_s() if self._escalation.wants_cpu else None
+            self._do(escalation.tick(self._escalation, now, cpu_s))
+        else:
+            self._arm()
+
+    def _stamp(self, phase: str) -> None:
+        self._stamps.setdefault(phase, self._clock.now())

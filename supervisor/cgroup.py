@@ -1,0 +1,166 @@
+"""A cgroup v2 directory per worker: kill a tree in one write, see that it is empty (cgroups(7), cgroup-v2.rst).
+
+Runs in: supervisor. Part of the seam. `cgroup.kill` and `cgroup.events` need no controller, only a writable cgroup2 directory.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+
+@dataclass(frozen=True, slots=True)
+class CgroupRoot:
+    """The supervisor's own directory: `killable-<boot id>-<pid>-<start time>-<instance>`."""
+
+    path: Path
+
+    def create(self, worker_id: str) -> Cgroup:
+        """Make a worker's group. Raise OSError."""
+        path = self.path / worker_id
+        path.mkdir()
+        return Cgroup(path, os.open(path / "cgroup.kill", os.O_WRONLY | os.O_CLOEXEC))
+
+    def remove(self) -> None:
+        """Remove the directory, if all workers' groups are gone."""
+        try:
+            self.path.rmdir()
+        except OSError:
+            pass  # a quarantined worker still stands in it: the next start sweeps it
+
+
+class Cgroup:
+    """One worker's group."""
+
+    def __init__(self, path: Path, kill_descriptor: int) -> None:
+        self._path = path
+        self._kill = kill_descriptor
+
+    def open_procs(self) -> int:
+        """Return a descriptor through which a process moves itself in; the caller's to close."""
+        return os.open(self._path / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+
+    def kill(self) -> None:
+        """SIGKILL every process in the group."""
+        try:
+            os.write(self._kill, b"1")
+        except OSError:
+            pass  # removed already: it was empty
+
+    def is_empty(self) -> bool:
+        """Tell whether no process is left in it; zombies do not count."""
+        try:
+            return b"populated 0" in (self._path / "cgroup.events").read_bytes()
+        except FileNotFoundError:
+            return True
+
+    def remove(self) -> None:
+        """Close and remove; also the groups that the job made below it."""
+        if self._kill >= 0:
+            os.close(self._kill)
+            self._kill = -1
+        for folder, _, _ in os.walk(self._path, topdown=False):
+            try:
+                os.rmdir(folder)
+            except OSError:
+                pass  # still populated (unkillable), or gone
+
+
+def find_root(instance: str) -> CgroupRoot | None:
+    """Make the supervisor's directory below its own group, or return None where that is not possible."""
+    own = own_directory()
+    if own is None or not os.access(own / "cgroup.procs", os.W_OK):
+        return None
+    path = own / f"{_owner_name(os.getpid())}-{instance}"
+    try:
+        path.mkdir()
+    except OSError:
+        return None
+    if not (path / "cgroup.kill").exists():  # Linux before 5.14
+        path.rmdir()
+        return None
+    return CgroupRoot(path)
+
+
+def own_directory() -> Path | None:
+    """Return the cgroup2 directory of this process: mount point from mountinfo (proc(5)) and path from /proc/self/cgroup."""
+    mount = cgroup2_mount()
+    if mount is None:
+        return None
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        hierarchy, _, path = line.split(":", 2)
+        if hierarchy == "0":
+            directory = mount / path.lstrip("/")
+            return directory if directory.is_dir() else None
+    return None
+
+
+def cgroup2_mount() -> Path | None:
+    """Return where cgroup2 is mounted."""
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields, _, rest = line.partition(" - ")
+        if rest.split()[0] == "cgroup2":
+            return Path(fields.split()[4].encode().decode("unicode_escape"))
+    return None
+
+
+def sweep_leftovers() -> list[str]:
+    """Kill and remove the groups of supervisors that are gone; return their names."""
+    own = own_directory()
+    if own is None:
+        return []
+    swept = []
+    for directory in _leftovers(own):
+        for path in (directory, *(child for child in directory.iterdir() if child.is_dir())):
+            try:
+                (path / "cgroup.kill").write_bytes(b"1")
+            except OSError:
+                continue
+        swept.append(directory.name)
+        for folder, _, _ in os.walk(directory, topdown=False):
+            _rmdir_when_empty(Path(folder))
+    return swept
+
+
+def _leftovers(own: Path) -> Iterator[Path]:
+    boot = _boot_id()
+    for directory in own.glob("killable-*"):
+        parts = directory.name.split("-")
+        if len(parts) < 4 or not parts[2].isdigit() or not directory.is_dir():
+            continue
+        pid = int(parts[2])
+        if parts[1] != boot or f"killable-{boot}-{pid}-{_start_time(pid)}" != "-".join(parts[:4]):
+            yield directory
+
+
+def _rmdir_when_empty(directory: Path) -> None:
+    """Remove a group whose processes were just killed: they take a moment to go, and nobody waits for them elsewhere."""
+    deadline = time.monotonic() + 1.0
+    while time.monotonic() < deadline:
+        try:
+            directory.rmdir()
+            return
+        except FileNotFoundError:
+            return
+        except OSError:
+            os.sched_yield()
+
+
+def _owner_name(pid: int) -> str:
+    return f"killable-{_boot_id()}-{pid}-{_start_time(pid)}"
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", "")
+
+
+def _start_time(pid: int) -> int | None:
+    try:
+        return int(psutil.Process(pid).create_time() * 100)
+    except psutil.Error:
+        return None

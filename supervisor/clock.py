@@ -1,0 +1,45 @@
+"""The only place that reads a clock: monotonic for durations, wall for display, processor time of a worker.
+
+Runs in: supervisor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+
+class Clock:
+    """Time as the event loop sees it; on a virtual loop it is virtual."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def now(self) -> float:
+        """Return CLOCK_MONOTONIC seconds: the workers' processes share it."""
+        return self._loop.time()
+
+    def call_at(self, when: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
+        return self._loop.call_at(when, callback)
+
+    def call_soon(self, callback: Callable[[], None]) -> asyncio.Handle:
+        return self._loop.call_soon(callback)
+
+    @staticmethod
+    def wall() -> str:
+        """Return the time of day, RFC 3339 in UTC with milliseconds."""
+        return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def process_cpu_s(pid: int) -> float | None:
+    """Return the processor seconds of the whole process, helper threads of native code included; None when it is gone.
+
+    The clock of another process (clock_getcpuclockid(3)): 1 µs, where /proc/PID/schedstat knows the main thread alone.
+    The caller checks its pidfd afterwards, which says whether the number still was that process.
+    """
+    try:
+        return time.clock_gettime((~pid << 3) | 2)
+    except OSError:
+        return None

@@ -1,0 +1,173 @@
+"""The plan that ends an attempt: SIGTERM → acknowledged grace → SIGKILL, as states with deadlines.
+
+Runs in: supervisor. Pure: every function takes `now` and returns the next state and what is to be done.
+
+    ASKED ──delivered──► DELIVERED ──acknowledged──► ACKNOWLEDGED
+      │  grace over          │ stuck, or grace over      │ grace over
+      ▼                      ▼                           ▼
+    DUMPING ──5 ms──────► KILLED ◄───────────────────────┘ ──unkillable_s──► UNKILLABLE
+
+Stuck: delivered but not acknowledged while both `ack_s` of time and `ack_cpu_s` of the whole process's processor time have passed since
+the delivery. A worker that used no processor time is starved, throttled or waiting, and keeps its grace.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum
+
+DUMP_S = 0.005
+"""For faulthandler to write the stacks of a process that is about to be killed."""
+LOOK_AGAIN_S = 0.010
+"""The shortest time between two looks at the processor time."""
+RING_AGAIN_S = 0.005
+"""After a swallowed `Stopping`: sooner, the next one would land inside the hook that reported it, and be lost again."""
+
+
+class Phase(Enum):
+    ASKED = "asked"
+    DELIVERED = "delivered"
+    ACKNOWLEDGED = "acknowledged"
+    DUMPING = "dumping"
+    KILLED = "killed"
+    UNKILLABLE = "unkillable"
+
+
+class Action(Enum):
+    TERMINATE = "order, SIGCONT if stopped, SIGTERM"
+    RING = "SIGTERM again"
+    DUMP = "the dump signal"
+    KILL = "SIGKILL to the whole tree"
+    QUARANTINE = "give up on the slot"
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What is in force for one attempt, in seconds."""
+
+    grace_s: float
+    ack_s: float | None
+    ack_cpu_s: float
+    unkillable_s: float
+    cores: int = 1
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether a worker that cannot hear is killed before its grace is over."""
+        return self.ack_s is not None and self.ack_s < self.grace_s
+
+
+@dataclass(frozen=True, slots=True)
+class Escalation:
+    phase: Phase
+    rules: Rules
+    grace_ends: float
+    wake_at: float
+    """When `tick` is to be called next."""
+    delivered_at: float = 0.0
+    cpu_at_delivery: float = 0.0
+    early_kill: str | None = None
+    ring_at: float | None = None
+
+    @property
+    def wants_cpu(self) -> bool:
+        """Whether `tick` needs the worker's processor time."""
+        return self.phase is Phase.DELIVERED and self.rules.adaptive
+
+
+Move = tuple[Escalation, tuple[Action, ...]]
+
+
+def begin(rules: Rules, now: float) -> Move:
+    """Start: with a grace the worker is asked, without it is killed at once."""
+    if rules.grace_s <= 0:
+        killed = Escalation(Phase.KILLED, rules, grace_ends=now, wake_at=now + rules.unkillable_s)
+        return killed, (Action.KILL,)
+    ends = now + rules.grace_s
+    return Escalation(Phase.ASKED, rules, grace_ends=ends, wake_at=ends), (Action.TERMINATE,)
+
+
+def delivered(state: Escalation, now: float, cpu_s: float) -> Move:
+    """The signal reached the process: C code may still keep Python from hearing it. Later bytes change nothing."""
+    if state.phase is not Phase.ASKED:
+        return state, ()
+    wake_at = state.grace_ends
+    if state.rules.adaptive and state.rules.ack_s is not None:
+        wake_at = min(wake_at, now + state.rules.ack_s)
+    return replace(state, phase=Phase.DELIVERED, delivered_at=now, cpu_at_delivery=cpu_s, wake_at=wake_at), ()
+
+
+def acknowledged(state: Escalation, now: float) -> Move:
+    """Python's handler ran: the job has its whole grace to clean up."""
+    if state.phase not in (Phase.ASKED, Phase.DELIVERED):
+        return state, ()
+    return replace(state, phase=Phase.ACKNOWLEDGED, wake_at=state.grace_ends), ()
+
+
+def swallowed(state: Escalation, now: float) -> Move:
+    """The raised `Stopping` was lost in a callback: ring again, not at once."""
+    if state.phase is not Phase.ACKNOWLEDGED:
+        return state, ()
+    ring_at = now + RING_AGAIN_S
+    return replace(state, ring_at=ring_at, wake_at=min(ring_at, state.grace_ends)), ()
+
+
+def shorten(state: Escalation, now: float, grace_s: float) -> Move:
+    """A caller asks for less grace; more is ignored. 0 kills at once."""
+    ends = now + grace_s
+    if ends >= state.grace_ends or state.phase in (Phase.KILLED, Phase.UNKILLABLE):
+        return state, ()
+    shorter = replace(state, grace_ends=ends, wake_at=min(state.wake_at, ends))
+    return _kill(shorter, now) if grace_s <= 0 else (shorter, ())
+
+
+def exited(state: Escalation) -> Escalation:
+    """The process is gone: nothing is due any more but the proof that its tree is."""
+    return replace(state, wake_at=float("inf"))
+
+
+def tick(state: Escalation, now: float, cpu_s: float | None = None) -> Move:
+    """The time `wake_at` has come (or is near): decide what is due."""
+    if now < state.wake_at:
+        return state, ()
+    match state.phase:
+        case Phase.ACKNOWLEDGED if state.ring_at is not None and now < state.grace_ends:
+            return replace(state, ring_at=None, wake_at=state.grace_ends), (Action.RING,)
+        case Phase.ACKNOWLEDGED:
+            return _kill(state, now)
+        case Phase.ASKED:
+            return _dump(state, now)
+        case Phase.DELIVERED:
+            if now >= state.grace_ends:
+                return _dump(state, now)
+            return _look_at_cpu(state, now, cpu_s)
+        case Phase.DUMPING:
+            return _kill(state, now)
+        case Phase.KILLED:
+            return replace(state, phase=Phase.UNKILLABLE, wake_at=float("inf")), (Action.QUARANTINE,)
+        case Phase.UNKILLABLE:
+            return state, ()
+
+
+def _look_at_cpu(state: Escalation, now: float, cpu_s: float | None) -> Move:
+    if cpu_s is None:  # gone or unreadable: its exit will be seen, or the grace ends
+        return replace(state, wake_at=min(state.grace_ends, now + LOOK_AGAIN_S)), ()
+    used = cpu_s - state.cpu_at_delivery
+    missing = state.rules.ack_cpu_s - used
+    if missing > 0:
+        again = max(LOOK_AGAIN_S, missing / max(1, state.rules.cores))
+        return replace(state, wake_at=min(state.grace_ends, now + again)), ()
+    waited = now - state.delivered_at
+    why = (
+        f"not acknowledged for {waited:.3f} s and {used:.3f} s of processor time since the signal was delivered "
+        f"(ack_s {state.rules.ack_s:g}): native code that cannot hear; raise ack_s to wait longer"
+    )
+    return _dump(replace(state, early_kill=why), now)
+
+
+def _dump(state: Escalation, now: float) -> Move:
+    return replace(state, phase=Phase.DUMPING, wake_at=now + DUMP_S), (Action.DUMP,)
+
+
+def _kill(state: Escalation, now: float) -> Move:
+    return replace(state, phase=Phase.KILLED, wake_at=now + state.rules.unkillable_s), (Action.KILL,)

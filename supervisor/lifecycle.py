@@ -1,0 +1,166 @@
+"""The states of a job and the one table that says which cause leads from which to which.
+
+Runs in: supervisor. Pure. Only the service stores the next state. The table is total: a pair that is not there is a bug and
+raises. A terminal state never changes.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from killable.workers.errors import CODES
+
+
+class State(Enum):
+    QUEUED = "queued"
+    STARTING = "starting"
+    """Assigned to a worker; the job function is not entered yet."""
+    RUNNING = "running"
+    PAUSED = "paused"
+    TERMINATING = "terminating"
+    """SIGTERM sent; the grace runs."""
+    KILLING = "killing"
+    """SIGKILL sent."""
+    SWEEPING = "sweeping"
+    """The outcome is decided or the process is gone; its tree is not proven empty yet."""
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    TIMED_OUT = "timed_out"
+
+
+class Cause(Enum):
+    ASSIGNED = "assigned"
+    ENTERED = "entered"
+    STOP_ASKED = "stop asked"
+    """A cancel, a deadline or a limit: an escalation begins with SIGTERM."""
+    KILL_DUE = "kill due"
+    CLOSED = "closing frame"
+    """The job function is over by its own doing; its process or tree is not yet."""
+    EXITED = "exited"
+    DECIDED_COMPLETED = "decided: completed"
+    DECIDED_FAILED = "decided: failed"
+    DECIDED_CANCELLED = "decided: cancelled"
+    DECIDED_TIMED_OUT = "decided: timed out"
+    REQUEUED = "requeued"
+    """An eviction, a lost node, a retry: the attempt ends, the job goes on. Used by no one yet."""
+    PAUSE = "pause"
+    RESUME = "resume"
+
+
+TERMINAL = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED, State.TIMED_OUT})
+
+DECIDED = {
+    "completed": Cause.DECIDED_COMPLETED,
+    "failed": Cause.DECIDED_FAILED,
+    "cancelled": Cause.DECIDED_CANCELLED,
+    "timed_out": Cause.DECIDED_TIMED_OUT,
+}
+
+_ENDINGS = {
+    Cause.DECIDED_FAILED: State.FAILED,
+    Cause.DECIDED_CANCELLED: State.CANCELLED,
+    Cause.DECIDED_TIMED_OUT: State.TIMED_OUT,
+}
+_ALL_ENDINGS = {Cause.DECIDED_COMPLETED: State.COMPLETED, **_ENDINGS}
+
+TABLE: dict[State, dict[Cause, State]] = {
+    State.QUEUED: {Cause.ASSIGNED: State.STARTING, **_ENDINGS},
+    State.STARTING: {
+        Cause.ENTERED: State.RUNNING,
+        Cause.STOP_ASKED: State.TERMINATING,
+        Cause.KILL_DUE: State.KILLING,
+        Cause.CLOSED: State.SWEEPING,
+        Cause.EXITED: State.SWEEPING,
+        Cause.REQUEUED: State.QUEUED,
+    },
+    State.RUNNING: {
+        Cause.STOP_ASKED: State.TERMINATING,
+        Cause.KILL_DUE: State.KILLING,
+        Cause.CLOSED: State.SWEEPING,
+        Cause.EXITED: State.SWEEPING,
+        Cause.REQUEUED: State.QUEUED,
+        Cause.PAUSE: State.PAUSED,
+    },
+    State.PAUSED: {
+        Cause.STOP_ASKED: State.TERMINATING,
+        Cause.KILL_DUE: State.KILLING,
+        Cause.EXITED: State.SWEEPING,
+        Cause.REQUEUED: State.QUEUED,
+        Cause.RESUME: State.RUNNING,
+    },
+    State.TERMINATING: {
+        # The order and the entry may cross on their way; the closing frame may come in the grace.
+        Cause.ENTERED: State.TERMINATING,
+        Cause.CLOSED: State.TERMINATING,
+        Cause.STOP_ASKED: State.TERMINATING,
+        Cause.KILL_DUE: State.KILLING,
+        Cause.EXITED: State.SWEEPING,
+        Cause.REQUEUED: State.QUEUED,
+    },
+    State.KILLING: {
+        Cause.ENTERED: State.KILLING,
+        Cause.CLOSED: State.KILLING,
+        Cause.EXITED: State.SWEEPING,
+        Cause.REQUEUED: State.QUEUED,
+        Cause.DECIDED_FAILED: State.FAILED,  # unkillable: it never exits
+        Cause.DECIDED_CANCELLED: State.CANCELLED,
+        Cause.DECIDED_TIMED_OUT: State.TIMED_OUT,
+    },
+    State.SWEEPING: {
+        Cause.ENTERED: State.SWEEPING,  # what was still in the pipe
+        Cause.CLOSED: State.SWEEPING,
+        Cause.STOP_ASKED: State.SWEEPING,  # the outcome is decided: only the process is ended
+        Cause.KILL_DUE: State.SWEEPING,
+        Cause.EXITED: State.SWEEPING,
+        Cause.REQUEUED: State.QUEUED,
+        **_ALL_ENDINGS,
+    },
+    State.COMPLETED: {},
+    State.FAILED: {},
+    State.CANCELLED: {},
+    State.TIMED_OUT: {},
+}
+
+PUBLIC: dict[State, str] = {
+    State.QUEUED: "queued",
+    State.STARTING: "running",
+    State.RUNNING: "running",
+    State.PAUSED: "running",
+    State.TERMINATING: "stopping",
+    State.KILLING: "stopping",
+    State.SWEEPING: "running",
+    State.COMPLETED: "completed",
+    State.FAILED: "failed",
+    State.CANCELLED: "cancelled",
+    State.TIMED_OUT: "timed_out",
+}
+"""SWEEPING is `running` or, with a verdict, `stopping`: see `public`."""
+
+
+class IllegalTransition(Exception):
+    """A cause that cannot come in this state: a bug of ours, never of a job."""
+
+
+def step(state: State, cause: Cause) -> State:
+    """Return the next state. Raise IllegalTransition."""
+    try:
+        return TABLE[state][cause]
+    except KeyError:
+        raise IllegalTransition(f"{cause.value!r} cannot come in state {state.value!r}") from None
+
+
+def public(state: State, *, stop_asked: bool) -> str:
+    """Return the state as the outside sees it."""
+    if state is State.SWEEPING and stop_asked:
+        return "stopping"
+    return PUBLIC[state]
+
+
+def terminal_state_of(code: str | None) -> str:
+    """Return the terminal state that belongs to an error code; no code is `completed`."""
+    if code is None:
+        return "completed"
+    state = CODES[code].state
+    assert state is not None, code
+    return state

@@ -1,0 +1,252 @@
+"""A zygote, its spare workers and its busy workers: kept warm, kept within the limit, started again when lost.
+
+Runs in: supervisor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from killable.supervisor import scheduler
+from killable.supervisor.clock import Clock
+from killable.supervisor.job import PoolRecord, WorkerId
+from killable.supervisor.scheduler import Occupancy
+from killable.supervisor.seam import Spawner, SpawnerFactory
+from killable.supervisor.settings import PoolSpec
+from killable.supervisor.worker import Stage, Worker
+from killable.workers.control import Ending
+
+FAILURES_MAX = 3
+"""Workers in a row that were never ready: then the pool is broken, and only tries again now and then."""
+BACKOFF_S = 0.05
+BACKOFF_S_MAX = 5.0
+
+logger = logging.getLogger("killable.pool")
+
+
+class PoolOwner(Protocol):
+    """The service, as a pool sees it."""
+
+    def on_types(self, pool: Pool, reported: list[dict[str, Any]]) -> None: ...
+    def on_worker_available(self, pool: Pool) -> None: ...
+    def on_pool_broken(self, pool: Pool, errno: int | None) -> None: ...
+    def queued(self, pool: Pool) -> int: ...
+    def next_worker_id(self) -> WorkerId: ...
+
+
+class Pool:
+    """`state`: starting, ready, restarting or broken."""
+
+    def __init__(self, spec: PoolSpec, clock: Clock, open_spawner: SpawnerFactory, owner: PoolOwner) -> None:
+        self.spec = spec
+        self.state = "starting"
+        self.detail = ""
+        self.start_method: str = spec.start_method
+        self.zygote_restarts = 0
+        self.workers: dict[WorkerId, Worker] = {}
+        self._idle: list[Worker] = []
+        self._clock = clock
+        self._owner = owner
+        self._spawner: Spawner = open_spawner(spec, self)
+        self._reported: list[dict[str, Any]] = []
+        self._decided = asyncio.Event()
+        self._failures = 0
+        self._preloaded = False
+        self._closing = False
+        self._retry: asyncio.TimerHandle | None = None
+        self._ready_waiters: list[Callable[[], None]] = []
+        self._fill_scheduled = False
+        self.startup_error: Exception | None = None
+        """Why the supervisor cannot start with this pool."""
+
+    def start(self) -> None:
+        """Start the zygote. `wait_started` tells when it is ready or broken."""
+        try:
+            self._spawner.start(self.start_method)
+        except OSError as error:
+            self._break(f"the guard cannot be started: {error}", error.errno)
+
+    async def wait_started(self) -> None:
+        await self._decided.wait()
+
+    async def close(self) -> None:
+        self._closing = True
+        if self._retry is not None:
+            self._retry.cancel()
+        await self._spawner.close()
+
+    # ── workers ──
+
+    def occupancy(self) -> Occupancy:
+        stages = [worker.stage for worker in self.workers.values()]
+        return Occupancy(
+            workers_max=self.spec.workers,
+            spares=self.spec.spares,
+            idle=len(self._idle),
+            spawning=stages.count(Stage.SPAWNING),
+            busy=stages.count(Stage.BUSY),
+            quarantined=stages.count(Stage.QUARANTINED),
+            queued=self._owner.queued(self),
+        )
+
+    def take(self) -> Worker | None:
+        """Return a warm worker whose slot is free; the caller gives it an attempt."""
+        if not self._idle or not scheduler.may_assign(self.occupancy()):
+            return None
+        return self._idle.pop()  # the one that was busy last: its memory is the warmest
+
+    def fill(self) -> None:
+        """Fork what is missing and let go what is too many."""
+        if self._closing or not self._preloaded or self._retry is not None:
+            return
+        occupancy = self.occupancy()
+        for _ in range(scheduler.retires_wanted(occupancy)):
+            self._idle.pop(0).retire("the pool has enough idle workers")
+        for _ in range(scheduler.forks_wanted(occupancy)):
+            if not self._fork():
+                return
+
+    def fill_soon(self) -> None:
+        """Fill after what is going on now: a job's start does not wait for the fork of the next spare."""
+        if not self._fill_scheduled and not self._closing:
+            self._fill_scheduled = True
+            self._clock.call_soon(self._fill_now)
+
+    def _fill_now(self) -> None:
+        self._fill_scheduled = False
+        self.fill()
+
+    def kill_idle(self, worker: Worker) -> None:
+        """End a worker that holds no attempt; another takes its place."""
+        if worker in self._idle:
+            self._idle.remove(worker)
+        worker.kill()
+
+    def when_warm(self, callback: Callable[[], None]) -> None:
+        """Call back when a worker is idle: at once, or with the next one that gets ready."""
+        if self._idle:
+            callback()
+        else:
+            self._ready_waiters.append(callback)
+
+    def _fork(self) -> bool:
+        worker_id = self._owner.next_worker_id()
+        worker = Worker(
+            worker_id, self, pool=self.spec.name, start_method=self.start_method, born=self._clock.now()
+        )
+        try:
+            worker.process = self._spawner.fork(worker_id, worker)
+        except OSError as error:
+            self._note_failure(f"a worker cannot be started: {error}", error.errno)
+            return False
+        self.workers[worker_id] = worker
+        return True
+
+    def on_worker_ready(self, worker: Worker) -> None:
+        self._failures = 0
+        if self.state == "broken":
+            self.state, self.detail = "ready", ""
+        self._add_idle(worker)
+
+    def on_worker_free(self, worker: Worker) -> None:
+        self._add_idle(worker)
+
+    def _add_idle(self, worker: Worker) -> None:
+        self._idle.append(worker)
+        waiters, self._ready_waiters = self._ready_waiters, []
+        for callback in waiters:
+            callback()
+        self._owner.on_worker_available(self)
+
+    def on_worker_failed(self, worker: Worker, why: str, errno: int | None) -> None:
+        if not self._closing and self._preloaded:
+            self._note_failure(why, errno)
+
+    def on_worker_gone(self, worker: Worker) -> None:
+        self.workers.pop(worker.id, None)
+        if worker in self._idle:
+            self._idle.remove(worker)
+        self._owner.on_worker_available(self)  # its slot is free
+
+    def on_worker_quarantined(self, worker: Worker) -> None:
+        logger.error("slot quarantined: %r is still there after SIGKILL", worker)
+
+    def _note_failure(self, why: str, errno: int | None) -> None:
+        self._failures += 1
+        logger.warning("pool %s: %s", self.spec.name, why)
+        if self._failures >= FAILURES_MAX:
+            self._break(why, errno)
+        if self._retry is None:
+            delay = min(BACKOFF_S * 2 ** (self._failures - 1), BACKOFF_S_MAX)
+            self._retry = self._clock.call_at(self._clock.now() + delay, self._try_again)
+
+    def _try_again(self) -> None:
+        self._retry = None
+        if self._preloaded:
+            self.fill()
+        else:
+            self.start()
+
+    def _break(self, why: str, errno: int | None = None) -> None:
+        self.state, self.detail = "broken", why
+        self._decided.set()
+        self._owner.on_pool_broken(self, errno)
+
+    # ── the zygote ──
+
+    def on_type(self, reported: dict[str, Any]) -> None:
+        self._reported.append(reported)
+
+    def on_preloaded(self, threads: int) -> None:
+        reported, self._reported = self._reported, []
+        if threads > 1 and self.start_method == "fork":
+            # A fork copies one thread and every lock: not from here. Exec'd workers preload for themselves.
+            self.start_method = "spawn"
+            self.detail = f"its preload left {threads} threads, so workers are exec'd (start_method spawn), not forked"
+            logger.warning("pool %s: %s", self.spec.name, self.detail)
+            self._spawner.stop_zygote()
+            return
+        self._preloaded = True
+        self.state = "ready"
+        self._owner.on_types(self, reported)
+        self._decided.set()
+        self.fill()
+
+    def on_preload_failed(self, traceback: str) -> None:
+        self._break(traceback)
+
+    def on_zygote_lost(self, ending: Ending | None) -> None:
+        if self._closing or (self.state == "broken" and not self._preloaded):
+            return
+        if self._preloaded:
+            self.zygote_restarts += 1
+            self.state = "restarting"
+            self._failures += 1
+            logger.error("pool %s: its zygote is gone (%s); starting another", self.spec.name, ending)
+        self._preloaded = False
+        if self._failures > 1:
+            delay = min(BACKOFF_S * 2 ** (self._failures - 1), BACKOFF_S_MAX)
+            if self._retry is None:
+                self._retry = self._clock.call_at(self._clock.now() + delay, self._try_again)
+        else:
+            self.start()
+
+    def record(self) -> PoolRecord:
+        occupancy = self.occupancy()
+        return PoolRecord(
+            name=self.spec.name,
+            state=self.state,
+            start_method=self.start_method,
+            workers_max=self.spec.workers,
+            spares=self.spec.spares,
+            idle=occupancy.idle,
+            busy=occupancy.busy,
+            quarantined=occupancy.quarantined,
+            zygote_pid=self._spawner.zygote_pid,
+            zygote_restarts=self.zygote_restarts,
+            proof=self._spawner.proof,
+            detail=self.detail,
+        )

@@ -1,0 +1,257 @@
+"""A worker's process, seen from above: pipes, pidfd, signals, proof.
+
+Runs in: supervisor. Part of the seam: with `spawner` and `cgroup` the only files that touch pids and signals. Every signal goes through the
+pidfd that was opened at the fork, so it can never hit a stranger.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import shutil
+import signal
+from dataclasses import dataclass
+
+import psutil
+
+from killable.supervisor.cgroup import Cgroup
+from killable.supervisor.channel import Reader, Writer
+from killable.supervisor.clock import process_cpu_s
+from killable.supervisor.seam import FenceError, Gone, ProcessListener, Usage
+from killable.workers.control import Ending
+from killable.workers.frames import Decoder, FrameError
+from killable.workers.harness import DUMP_SIGNAL
+
+STACK_BYTES_MAX = 64 << 10
+_LOOK_AGAIN_S = 0.001
+"""Between two looks at a group that is still populated when its leader is reaped: something moved into it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pipes:
+    """The supervisor's ends, and the worker's, which are closed once they are sent."""
+
+    ours: tuple[int, int, int, int, int]
+    theirs: tuple[int, ...]
+
+
+def open_pipes() -> Pipes:
+    """Open orders, frames, output and bells, and the stack's memory file. Raise OSError, leaving nothing open."""
+    opened: list[int] = []
+    try:
+        for _ in range(4):
+            opened.extend(os.pipe2(os.O_CLOEXEC))
+        opened.append(os.memfd_create("killable-stack", os.MFD_CLOEXEC))
+    except OSError:
+        for descriptor in opened:
+            os.close(descriptor)
+        raise
+    orders_r, orders_w, frames_r, frames_w, output_r, output_w, bells_r, bells_w, stack = opened
+    return Pipes((orders_w, frames_r, output_r, bells_r, stack), (orders_r, frames_w, output_w, bells_w, stack))
+
+
+class WorkerProcess:
+    """Implements `seam.Process`; owns its descriptors and its cgroup until it is gone."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        listener: ProcessListener,
+        ours: tuple[int, int, int, int, int],
+        cgroup: Cgroup | None,
+        tmp: str,
+    ) -> None:
+        orders, frames, output, bells, self._stack = ours
+        self._loop = loop
+        self._listener = listener
+        self._cgroup = cgroup
+        self._tmp = tmp
+        self._decoder = Decoder()
+        self._orders = Writer(loop, orders)
+        self._frames = Reader(loop, frames, self._on_frame_bytes)
+        self._output = Reader(loop, output, listener.on_output)
+        self._bells = Reader(loop, bells, listener.on_bells)
+        self._pidfd = -1
+        self._fence: int | None = None
+        self._kill_wanted = False
+        self._broken = False
+        self._closed = False
+        self.pid: int | None = None
+        self.proof = "descendants" if cgroup is None else "cgroup+descendants"
+
+    # ── what the spawner tells ──
+
+    def forked(self, pid: int, pidfd: int) -> None:
+        """The zygote has forked it; the pidfd is ours from here."""
+        self.pid, self._pidfd = pid, pidfd
+        self._loop.add_reader(pidfd, self._on_pidfd)
+        if self._kill_wanted:
+            self.kill()
+        self._listener.on_forked(pid)
+
+    def fork_failed(self, errno: int, why: str) -> None:
+        self._close()
+        self._listener.on_fork_failed(errno, why)
+
+    def swept(self, ending: Ending | None, swept: int, *, zygote_lost: bool = False) -> None:
+        """It is reaped and nothing below it is left; when its group is empty too, it is gone."""
+        if self._closed:
+            return
+        populated = self._cgroup is not None and not self._cgroup.is_empty()
+        if populated or not self._has_exited():
+            self.kill()
+            self._loop.call_later(_LOOK_AGAIN_S, lambda: self.swept(ending, swept, zygote_lost=zygote_lost))
+            return
+        self._on_pidfd()  # its exit may be on the way still
+        self.read_ready()
+        torn = self._decoder.torn
+        self._close()
+        self._listener.on_gone(Gone(ending, swept, self.proof, zygote_lost, torn))
+
+    def without_cgroup(self) -> None:
+        """The worker could not move into its group: only the descendants prove that it is gone."""
+        if self._cgroup is not None:
+            self._cgroup.remove()
+            self._cgroup = None
+        self.proof = "descendants"
+
+    # ── what the worker's owner asks for ──
+
+    def hold(self, fence: int | None) -> None:
+        self._fence = fence
+
+    def send(self, order: bytes) -> None:
+        self._orders.write(order)
+
+    def terminate(self, fence: int) -> None:
+        self._check(fence)
+        if self._is_stopped():
+            self._signal(signal.SIGCONT)
+        self._signal(signal.SIGTERM)
+
+    def dump(self, fence: int) -> None:
+        self._check(fence)
+        self._signal(DUMP_SIGNAL)
+
+    def kill(self) -> None:
+        if self._pidfd < 0:
+            self._kill_wanted = True  # the fork is still on its way
+            return
+        self._signal(signal.SIGKILL)
+        if self._cgroup is not None:
+            self._cgroup.kill()
+
+    def retire(self) -> None:
+        self._orders.close()
+
+    def read_ready(self) -> None:
+        self._bells.drain()
+        self._output.drain()
+        self._frames.drain()
+
+    def cpu_s(self) -> float | None:
+        used = None if self.pid is None else process_cpu_s(self.pid)
+        return used if self._alive() else None
+
+    def stack(self) -> str | None:
+        if self._stack < 0:
+            return None
+        text = os.pread(self._stack, STACK_BYTES_MAX, 0).decode("utf-8", "replace")
+        return text or None
+
+    def usage(self) -> Usage:
+        if self.pid is None:
+            return Usage(None, None, None)
+        try:
+            process = psutil.Process(self.pid)
+            with process.oneshot():
+                memory = process.memory_full_info()
+                times = process.cpu_times()
+                age = self._loop.time() - (process.create_time() - psutil.boot_time())
+        except psutil.Error:
+            return Usage(None, None, None)
+        if not self._alive():
+            return Usage(None, None, None)
+        share = (times.user + times.system) / age if age > 0 else None
+        return Usage(None if share is None else round(share, 3), memory.rss, memory.uss)
+
+    def abandon(self) -> None:
+        self._close()
+
+    # ── inside ──
+
+    def _check(self, fence: int) -> None:
+        if self._fence != fence:
+            raise FenceError(f"pid {self.pid} holds attempt {self._fence}, not {fence}: no signal is sent")
+
+    def _signal(self, number: int) -> None:
+        if self._pidfd < 0:
+            return
+        try:
+            signal.pidfd_send_signal(self._pidfd, number)
+        except ProcessLookupError:
+            pass  # reaped already
+
+    def _alive(self) -> bool:
+        """Whether the pid still names our process, a zombie included: then what was just read by it was ours."""
+        if self._pidfd < 0:
+            return False
+        try:
+            signal.pidfd_send_signal(self._pidfd, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def _has_exited(self) -> bool:
+        """Whether it has ended; with its guard lost it may be dying still, and nobody else would say so."""
+        if self._pidfd < 0:
+            return True
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def _is_stopped(self) -> bool:
+        try:
+            with open(f"/proc/{self.pid}/stat", "rb", buffering=0) as file:
+                stat = file.read()
+        except OSError:
+            return False
+        return self._alive() and stat[stat.rindex(b")") + 2 : stat.rindex(b")") + 3] in (b"T", b"t")
+
+    def _on_frame_bytes(self, data: bytes) -> None:
+        if self._broken:
+            return  # what follows garbage is garbage
+        try:
+            frames = self._decoder.feed(data)
+        except FrameError as error:
+            self._broken = True
+            self._listener.on_protocol_error(str(error))
+            return
+        if frames:
+            self._listener.on_frames(frames)
+
+    def _on_pidfd(self) -> None:
+        if self._pidfd < 0 or not self._loop.remove_reader(self._pidfd):
+            return
+        self._bells.drain()  # a delivery that was seen after the exit would stand behind it
+        self._listener.on_exited()
+
+    def _close(self) -> None:
+        self._closed = True
+        self._orders.close()
+        for reader in (self._frames, self._output, self._bells):
+            reader.close()
+        if self._pidfd >= 0:
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+        if self._stack >= 0:
+            os.close(self._stack)
+            self._stack = -1
+        if os.path.isdir(self._tmp):
+            # In a thread: a job may leave a million files, and the kill path of the others never waits.
+            self._loop.run_in_executor(None, lambda: shutil.rmtree(self._tmp, ignore_errors=True))
+        if self._cgroup is not None:
+            self._cgroup.remove()
+            self._cgroup = None

@@ -1,0 +1,191 @@
+"""All jobs that the server knows: live ones, and ended ones until a bound of retention is met.
+
+Runs in: supervisor. Does no I/O; `Entry` is one job's mutable state, written by the service and its attempt only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from killable.supervisor.eventlog import EventLog
+from killable.supervisor.job import JobRecord, JobType, Limits, Outcome, Submission, Verdict
+from killable.supervisor.lifecycle import TERMINAL, State, public
+from killable.workers.errors import CODES, Refused
+
+if TYPE_CHECKING:
+    from killable.supervisor.attempt import Attempt
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One job."""
+
+    id: str
+    number: int
+    """Order of submission."""
+    type: JobType
+    submission: Submission
+    limits: Limits
+    log: EventLog
+    created_at: str
+    created: float
+    """Monotonic seconds, like every other time without `_at`."""
+    state: State = State.QUEUED
+    started_at: str | None = None
+    started: float | None = None
+    ended_at: str | None = None
+    ended: float | None = None
+    attempt: Attempt | None = None
+    attempts: int = 0
+    verdict: Verdict | None = None
+    outcome: Outcome | None = None
+    result: bytes | None = None
+    partial: bytes | None = None
+    progress: dict[str, Any] | None = None
+    certificate: dict[str, Any] | None = None
+    worker_id: str | None = None
+    pid: int | None = None
+    readers: int = 0
+    queue_timer: asyncio.TimerHandle | None = None
+    waiters: list[asyncio.Future[None]] = field(default_factory=list)
+
+    @property
+    def is_over(self) -> bool:
+        return self.state in TERMINAL
+
+    @property
+    def public_state(self) -> str:
+        return public(self.state, stop_asked=self.verdict is not None)
+
+    @property
+    def kept_bytes(self) -> int:
+        return self.log.bytes + len(self.result or b"") + len(self.partial or b"")
+
+    def note(self, name: str, data: bytes) -> None:
+        """Add a progress or checkpoint event and remember the last of each. Raise ValueError on what is not JSON."""
+        value = json.loads(data)
+        if name == "progress":
+            self.progress = value
+        else:
+            self.partial = data
+        self.log.append(name, data)
+
+    def forget_input(self) -> None:
+        """An ended job is not run again: its input need not be kept with it."""
+        self.submission = replace(self.submission, input=b"")
+
+    def wake(self) -> None:
+        """Something changed: let those who wait look again."""
+        if self.waiters:
+            waiters, self.waiters = self.waiters, []
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+    async def changed(self) -> None:
+        """Wait until something changes."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.waiters.append(waiter)
+        try:
+            await waiter
+        finally:
+            if waiter in self.waiters:
+                self.waiters.remove(waiter)
+
+    def record(self, instance_id: str, queue: dict[str, Any] | None = None) -> JobRecord:
+        error = None
+        if self.outcome is not None and self.outcome.code is not None:
+            error = self.outcome.error_json(CODES[self.outcome.code].retryable)
+        return JobRecord(
+            job_id=self.id,
+            type=self.type.name,
+            state=self.public_state,
+            created_at=self.created_at,
+            started_at=self.started_at,
+            ended_at=self.ended_at,
+            limits=self.limits.as_json(),
+            tags=self.submission.tags,
+            tenant=self.submission.tenant,
+            priority=self.submission.priority,
+            queue=queue,
+            attempt=max(1, self.attempts),
+            attempts=self.attempts,
+            worker_id=self.worker_id,
+            pid=self.pid,
+            tokens=self.log.tokens,
+            result=self.result,
+            partial=self.partial,
+            error=error,
+            certificate=self.certificate,
+            instance_id=instance_id,
+            events=len(self.log),
+            markers=self.submission.markers,
+            progress=self.progress,
+        )
+
+
+class Registry:
+    """Jobs by id, in order of submission. Live jobs are never dropped."""
+
+    def __init__(self, *, keep_jobs: int, keep_bytes: int, keep_s: float) -> None:
+        self._keep_jobs = keep_jobs
+        self._keep_bytes = keep_bytes
+        self._keep_s = keep_s
+        self._entries: dict[str, Entry] = {}
+        self._ended: dict[str, Entry] = {}
+        """In the order in which they ended."""
+        self._ended_bytes = 0
+        self._numbers = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def next_number(self) -> int:
+        self._numbers += 1
+        return self._numbers
+
+    def add(self, entry: Entry) -> None:
+        self._entries[entry.id] = entry
+
+    def get(self, job_id: str) -> Entry:
+        """Raise Refused: unknown_job."""
+        try:
+            return self._entries[job_id]
+        except KeyError:
+            raise Refused(
+                f"there is no job {job_id}: it never was, or it ended and is no longer kept",
+                code="unknown_job",
+                job_id=job_id,
+            ) from None
+
+    def active(self) -> list[Entry]:
+        return [entry for entry in self._entries.values() if not entry.is_over]
+
+    def note_end(self, entry: Entry, now: float) -> None:
+        """A job has ended: from here on it may be dropped."""
+        self._ended[entry.id] = entry
+        self._ended_bytes += entry.kept_bytes
+        self.expire(now)
+
+    def expire(self, now: float) -> None:
+        """Drop ended jobs, the longest ended first, until every bound holds."""
+        while self._ended:
+            job_id, entry = next(iter(self._ended.items()))
+            assert entry.ended is not None
+            full = len(self._ended) > self._keep_jobs or self._ended_bytes > self._keep_bytes
+            if not full and now - entry.ended < self._keep_s:
+                return
+            if full and len(self._ended) == 1:
+                return  # the newest stays readable, however large it is
+            del self._ended[job_id], self._entries[job_id]
+            self._ended_bytes -= entry.kept_bytes
+
+    def newest_first(self, before: int | None) -> Iterator[Entry]:
+        """Yield jobs with a number below `before`; a job that comes or goes meanwhile shifts no one else."""
+        for entry in reversed(list(self._entries.values())):
+            if before is None or entry.number < before:
+                yield entry

@@ -1,0 +1,147 @@
+"""The edge between deciding and the operating system: what a process and a spawner can do, and what they report.
+
+Runs in: supervisor. `process` and `spawner` are the real side; the tests have a second one, on virtual time. All calls return at once; everything
+that happens later comes back through the two listener protocols, in the event loop's thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from killable.supervisor.settings import PoolSpec
+from killable.workers.control import Ending
+from killable.workers.frames import Frame
+
+
+class FenceError(Exception):
+    """A signal was refused: the worker does not hold that attempt (any more)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """A worker is reaped, its whole tree is gone, and its pipes are read to the end."""
+
+    ending: Ending | None
+    """None: nobody could tell how it ended."""
+    swept: int
+    proof: str
+    zygote_lost: bool = False
+    torn_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    cpu: float | None
+    """Share of one core over the process's life."""
+    rss_bytes: int | None
+    uss_bytes: int | None
+
+
+class ProcessListener(Protocol):
+    """Who is told what happens to a process; each call is short and raises nothing."""
+
+    def on_forked(self, pid: int) -> None: ...
+    def on_fork_failed(self, errno: int, why: str) -> None: ...
+    def on_frames(self, frames: list[Frame]) -> None: ...
+    def on_output(self, data: bytes) -> None: ...
+    def on_bells(self, bells: bytes) -> None: ...
+    def on_protocol_error(self, why: str) -> None: ...
+    def on_exited(self) -> None:
+        """It has ended; it is still a zombie, and its tree may live."""
+        ...
+
+    def on_gone(self, gone: Gone) -> None:
+        """The last call: nothing comes after it."""
+        ...
+
+
+class Process(Protocol):
+    """One worker's process. Signals name the fence of the attempt that they are meant for."""
+
+    pid: int | None
+    proof: str
+
+    def hold(self, fence: int | None) -> None:
+        """From here on only signals for this attempt pass; None: the worker is idle and is not signalled."""
+        ...
+
+    def send(self, order: bytes) -> None:
+        """Write an order, never blocking: what the pipe does not take is written when it does."""
+        ...
+
+    def terminate(self, fence: int) -> None:
+        """Ring: SIGCONT if it is stopped, then SIGTERM. Raise FenceError."""
+        ...
+
+    def dump(self, fence: int) -> None:
+        """Make faulthandler write the stacks of a process that is about to be killed. Raise FenceError."""
+        ...
+
+    def kill(self) -> None:
+        """SIGKILL the whole tree. Not fenced: whoever ends a worker ends it whatever it holds."""
+        ...
+
+    def retire(self) -> None:
+        """Close the orders: an idle worker then ends by itself."""
+        ...
+
+    def read_ready(self) -> None:
+        """Read what is in the pipes now and report it."""
+        ...
+
+    def cpu_s(self) -> float | None:
+        """Return the processor seconds of the whole process; None when it is gone."""
+        ...
+
+    def stack(self) -> str | None:
+        """Return what was written to the stack's memory file."""
+        ...
+
+    def usage(self) -> Usage: ...
+
+    def without_cgroup(self) -> None:
+        """The worker could not move into its group: from here on only the descendants prove that it is gone."""
+        ...
+
+    def abandon(self) -> None:
+        """Close every descriptor of a process that never went (unkillable); nothing is reported any more."""
+        ...
+
+
+class SpawnerListener(Protocol):
+    """Who is told what happens to a pool's zygote."""
+
+    def on_type(self, reported: dict[str, Any]) -> None: ...
+    def on_preloaded(self, threads: int) -> None: ...
+    def on_preload_failed(self, traceback: str) -> None: ...
+    def on_zygote_lost(self, ending: Ending | None) -> None:
+        """The zygote is gone, and so is everything that it had started."""
+        ...
+
+
+class Spawner(Protocol):
+    """A pool's guard and zygote."""
+
+    zygote_pid: int | None
+    proof: str
+
+    def start(self, start_method: str) -> None:
+        """Start the guard, if need be, and a zygote. Raise OSError."""
+        ...
+
+    def stop_zygote(self) -> None:
+        """Let the zygote go; `on_zygote_lost` follows when the last of it is gone."""
+        ...
+
+    def fork(self, worker_id: str, listener: ProcessListener) -> Process:
+        """Ask for a worker; `on_forked` or `on_fork_failed` follows. Raise OSError (descriptors, cgroup)."""
+        ...
+
+    async def close(self) -> None:
+        """End the guard and with it everything below; return when it is gone."""
+        ...
+
+
+SpawnerFactory = Callable[[PoolSpec, SpawnerListener], Spawner]

@@ -1,0 +1,60 @@
+"""What one supervisor holds of the machine besides its pools: its cgroup directory and its folder for temporary files.
+
+Runs in: supervisor. Part of the seam.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+
+from killable.supervisor import cgroup
+from killable.supervisor.cgroup import CgroupRoot
+from killable.supervisor.seam import SpawnerListener
+from killable.supervisor.settings import PoolSpec, Settings
+from killable.supervisor.spawner import PoolSpawner
+
+logger = logging.getLogger("killable.system")
+
+
+@dataclass(slots=True)
+class System:
+    """Made at the start, given back at the end."""
+
+    loop: asyncio.AbstractEventLoop
+    instance_id: str
+    cgroups: CgroupRoot | None
+    tmp: str
+
+    @classmethod
+    def open(cls, loop: asyncio.AbstractEventLoop, settings: Settings, instance_id: str) -> System:
+        """Choose the proof that the machine allows, and make the folders. Raise OSError."""
+        _require_pidfd()
+        for name in cgroup.sweep_leftovers():
+            logger.warning("swept the processes that a dead supervisor had left in %s", name)
+        cgroups = None if settings.proof == "descendants" else cgroup.find_root(instance_id[:8])
+        if settings.proof == "cgroup+descendants" and cgroups is None:
+            raise OSError(0, "KILLABLE_PROOF asks for a cgroup, and no writable cgroup2 directory was found")
+        return cls(loop, instance_id, cgroups, tempfile.mkdtemp(prefix="killable-"))
+
+    def open_spawner(self, spec: PoolSpec, listener: SpawnerListener) -> PoolSpawner:
+        return PoolSpawner(
+            self.loop, spec, listener, cgroups=self.cgroups, tmp=self.tmp, instance_id=self.instance_id
+        )
+
+    async def close(self) -> None:
+        if self.cgroups is not None:
+            self.cgroups.remove()
+        await self.loop.run_in_executor(None, lambda: shutil.rmtree(self.tmp, ignore_errors=True))
+
+
+def _require_pidfd() -> None:
+    """Refuse to run where pidfd_open(2) is not allowed (seccomp): there is no falling back to bare pids."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except OSError as error:
+        raise OSError(error.errno or 0, f"pidfd_open is not possible here: {error.strerror}") from error

@@ -1,0 +1,51 @@
+"""The data of a job's first and last event: decided once, from what is recorded.
+
+Runs in: supervisor. Pure.
+"""
+
+from __future__ import annotations
+
+from killable.supervisor.registry import Entry
+from killable.workers.errors import CODES
+from killable.workers.messages import dump_json
+
+RESULT_INLINE_BYTES_MAX = 64 << 10
+"""A larger value is named by its address: an event has to fit into every client's line buffer."""
+
+
+def started_data(entry: Entry) -> bytes:
+    return dump_json(
+        {
+            "job_id": entry.id,
+            "type": entry.type.name,
+            "attempt": entry.attempts,
+            "worker_id": entry.worker_id,
+            "pid": entry.pid,
+            "started_at": entry.started_at,
+        }
+    )
+
+
+def terminal_data(entry: Entry) -> bytes:
+    """Return the terminal event's data. Values are spliced in as the JSON that they already are."""
+    outcome = entry.outcome
+    assert outcome is not None
+    error = None if outcome.code is None else outcome.error_json(CODES[outcome.code].retryable)
+    members = {
+        "job_id": dump_json(entry.id),
+        "state": dump_json(outcome.state),
+        "result": _value(entry, entry.result, "result"),
+        "partial": _value(entry, entry.partial, "partial"),
+        "error": dump_json(error),
+        "certificate": dump_json(entry.certificate),
+        "tokens": dump_json(entry.log.tokens),
+    }
+    return b"{" + b",".join(b'"%s":%s' % (name.encode(), value) for name, value in members.items()) + b"}"
+
+
+def _value(entry: Entry, value: bytes | None, name: str) -> bytes:
+    if value is None:
+        return b"null"
+    if entry.type.codec != "json" or len(value) > RESULT_INLINE_BYTES_MAX:
+        return dump_json({"$ref": f"/v1/jobs/{entry.id}/{name}"})
+    return value

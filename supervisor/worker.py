@@ -1,0 +1,195 @@
+"""One worker as the supervisor sees it: warm, busy with one attempt, on its way out.
+
+Runs in: supervisor. Hears its process (`seam.ProcessListener`) and passes on: to its attempt what belongs to a job, to its pool what
+belongs to the worker.
+"""
+
+from __future__ import annotations
+
+import json
+from enum import Enum
+from typing import TYPE_CHECKING, Protocol
+
+from killable.supervisor.job import WorkerId, WorkerRecord
+from killable.supervisor.seam import Gone, Process, Usage
+from killable.workers.frames import Frame
+from killable.workers.messages import Kind
+
+if TYPE_CHECKING:
+    from killable.supervisor.attempt import Attempt
+
+
+SAID_BYTES_MAX = 4096
+"""What is kept of a worker's output before it is ready: why it never was."""
+
+
+class Stage(Enum):
+    SPAWNING = "spawning"
+    IDLE = "idle"
+    BUSY = "busy"
+    """With an attempt, or ending one: its slot is taken until its tree is empty."""
+    LEAVING = "leaving"
+    """Retired or failed without an attempt."""
+    QUARANTINED = "quarantined"
+    GONE = "gone"
+
+
+class WorkerOwner(Protocol):
+    """The pool, as a worker sees it."""
+
+    def on_worker_ready(self, worker: Worker) -> None: ...
+    def on_worker_failed(self, worker: Worker, why: str, errno: int | None) -> None:
+        """It died, or said that it is broken, before it was ready."""
+        ...
+
+    def on_worker_free(self, worker: Worker) -> None:
+        """Its attempt is over and it can take another."""
+        ...
+
+    def on_worker_gone(self, worker: Worker) -> None: ...
+    def on_worker_quarantined(self, worker: Worker) -> None: ...
+
+
+class Worker:
+    """Never given another attempt once it was signalled."""
+
+    process: Process
+
+    def __init__(self, worker_id: WorkerId, owner: WorkerOwner, *, pool: str, start_method: str, born: float) -> None:
+        self.id = worker_id
+        self.stage = Stage.SPAWNING
+        self.attempt: Attempt | None = None
+        self.signalled = False
+        self.served = 0
+        self.why_retired = ""
+        self._owner = owner
+        self._pool = pool
+        self._start_method = start_method
+        self._born = born
+        self._broken = ""
+        self._said = b""
+
+    def take(self, attempt: Attempt) -> None:
+        """Hold this attempt; only an idle worker may."""
+        assert self.stage is Stage.IDLE and not self.signalled, self
+        self.stage = Stage.BUSY
+        self.attempt = attempt
+        self.served += 1
+
+    def release(self) -> None:
+        """The attempt is over and nothing of it is left: idle again."""
+        self.attempt = None
+        self.process.hold(None)
+        self.stage = Stage.IDLE
+        self._owner.on_worker_free(self)
+
+    def retire(self, why: str) -> None:
+        """Let it end by itself; it is busy until its attempt is proven gone."""
+        self.why_retired = why
+        if self.stage is not Stage.BUSY:
+            self.stage = Stage.LEAVING
+        self.process.retire()
+
+    def kill(self) -> None:
+        """End a worker that holds no attempt."""
+        self.signalled = True
+        self.stage = Stage.LEAVING
+        self.process.kill()
+
+    def quarantine(self) -> None:
+        self.stage = Stage.QUARANTINED
+        self._owner.on_worker_quarantined(self)
+
+    # ── what its process reports ──
+
+    def on_forked(self, pid: int) -> None:
+        pass
+
+    def on_fork_failed(self, errno: int, why: str) -> None:
+        self.stage = Stage.GONE
+        self._owner.on_worker_failed(self, f"fork failed: {why}", errno)
+        self._owner.on_worker_gone(self)
+
+    def on_frames(self, frames: list[Frame]) -> None:
+        if self.attempt is not None:
+            self.attempt.on_frames(frames)
+            return
+        for frame in frames:
+            if self.stage is not Stage.SPAWNING:
+                continue  # a late word of an attempt that is over
+            if frame.kind == Kind.READY:
+                if json.loads(frame.payload)["cgroup_errno"]:
+                    self.process.without_cgroup()
+                self.stage = Stage.IDLE
+                self._owner.on_worker_ready(self)
+            elif frame.kind == Kind.BROKEN:
+                self._broken = json.loads(frame.payload)["traceback"]
+
+    def on_output(self, data: bytes) -> None:
+        if self.attempt is not None:
+            self.attempt.on_output(data)
+        elif self.stage is Stage.SPAWNING:
+            self._said = (self._said + data)[-SAID_BYTES_MAX:]
+
+    def on_bells(self, bells: bytes) -> None:
+        if self.attempt is not None:
+            self.attempt.on_bells(bells)
+
+    def on_protocol_error(self, why: str) -> None:
+        if self.attempt is not None:
+            self.attempt.on_protocol_error(why)
+        elif self.stage is not Stage.GONE:
+            self.kill()
+
+    def on_exited(self) -> None:
+        if self.attempt is not None:
+            self.attempt.on_exited()
+        elif self.stage is Stage.IDLE:
+            self.stage = Stage.LEAVING  # no job must be given to it any more
+
+    def on_gone(self, gone: Gone) -> None:
+        spawning = self.stage is Stage.SPAWNING
+        self.stage = Stage.GONE
+        attempt, self.attempt = self.attempt, None
+        if attempt is not None:
+            attempt.on_gone(gone)
+        if spawning:
+            said = self._said.decode("utf-8", "replace")
+            self._owner.on_worker_failed(self, self._broken or f"{_how_it_ended(gone)}\n{said}".rstrip(), None)
+        self._owner.on_worker_gone(self)
+
+    def record(self, now: float, usage: Usage) -> WorkerRecord:
+        attempt = self.attempt
+        state = self.stage.value
+        if attempt is not None and attempt.entry.public_state == "stopping":
+            state = "stopping"
+        return WorkerRecord(
+            worker_id=self.id,
+            pool=self._pool,
+            pid=self.process.pid,
+            state=state,
+            job_id=attempt.entry.id if attempt else None,
+            type=attempt.entry.type.name if attempt else None,
+            attempt=attempt.entry.attempts if attempt else None,
+            age_s=round(now - self._born, 3),
+            jobs=self.served,
+            start_method=self._start_method,
+            proof=self.process.proof,
+            cpu=usage.cpu,
+            rss_bytes=usage.rss_bytes,
+            uss_bytes=usage.uss_bytes,
+        )
+
+    def __repr__(self) -> str:
+        job = f" job={self.attempt.entry.id} attempt={self.attempt.entry.attempts}" if self.attempt else ""
+        return f"<Worker {self.id} {self.stage.value}{job} pid={self.process.pid}>"
+
+
+def _how_it_ended(gone: Gone) -> str:
+    if gone.zygote_lost:
+        return "the zygote died before the worker was ready"
+    if gone.ending is None:
+        return "the worker ended before it was ready, and nobody knows how"
+    if gone.ending.signal is not None:
+        return f"the worker was killed by signal {gone.ending.signal} before it was ready"
+    return f"the worker ended with exit code {gone.ending.exit_code} before it was ready"

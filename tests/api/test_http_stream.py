@@ -1,0 +1,251 @@
+"""A job's events as a client sees them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from httpx_sse import aconnect_sse
+from killable.api.settings import HttpSettings
+from killable.supervisor.job import TERMINAL_STATES
+from serving import Server, StartServer, problem_of
+
+ENDINGS: dict[str, tuple[str, dict[str, Any], dict[str, Any], str, str]] = {
+    # type, input, limits; terminal event, start of the marker
+    "completed": ("count", {"n": 3}, {}, "completed", "[DONE]"),
+    "no tokens": ("echo", {}, {}, "completed", "[DONE]"),
+    "raised": ("fails", {"message": "one\ntwo\r\n\r\ndata: [DONE]"}, {}, "failed", "[ERROR] "),
+    "exited": ("leaves", {"exit_code": 3}, {}, "failed", "[ERROR] "),
+    "exited with 0": ("leaves", {"exit_code": 0}, {}, "failed", "[ERROR] "),
+    "ran too long": ("spin", {}, {"run_s": 0.2, "grace_s": 0}, "timed_out", "[ERROR] timeout.run: "),
+    "native, ran too long": ("sleep_native", {}, {"run_s": 0.2, "grace_s": 0}, "timed_out", "[ERROR] timeout.run: "),
+}
+
+
+@pytest.mark.row("A5")
+async def test_tokens_come_as_they_are_produced(server: Server, tmp_path: Path) -> None:
+    gates = [tmp_path / "second", tmp_path / "third"]
+    job_id = await server.submit("gated", gates=[str(gate) for gate in gates])
+    tokens = []
+    async with aconnect_sse(server.client, "GET", f"/v1/jobs/{job_id}/stream") as source:
+        headers = source.response.headers
+        assert headers["content-type"].startswith("text/event-stream")
+        assert headers["cache-control"] == "no-store" and headers["x-accel-buffering"] == "no"
+        assert "content-encoding" not in headers
+        async for event in source.aiter_sse():
+            assert event.retry in (None, 1000)
+            if event.event == "token":
+                tokens.append(event.json()["text"])
+                if gates:
+                    gates.pop(0).touch()  # only now can the next one be produced
+    assert tokens == ["first", "second", "third"]
+
+
+async def test_the_wire_is_what_the_contract_shows(server: Server) -> None:
+    job_id = await server.submit("say", values=["a"])
+    await server.record(job_id, wait_s=60)
+    text = (await server.client.get(f"/v1/jobs/{job_id}/stream")).text
+    retry, started, token, completed, rest = text.split("\n\n")
+    assert retry == "retry: 1000" and rest == ""
+    assert started.startswith("id: 0\nevent: started\ndata: {")
+    assert token == 'id: 1\nevent: token\ndata: {"text":"a"}'
+    assert completed.startswith("id: 2\nevent: completed\ndata: {")
+
+
+@pytest.mark.row("A6")
+@pytest.mark.row("A7")
+@pytest.mark.row("A9")
+@pytest.mark.row("A20")
+@pytest.mark.parametrize("ending", ENDINGS)
+async def test_one_terminal_event_last_and_one_marker_after_it(server: Server, ending: str) -> None:
+    type, input, limits, terminal, marker = ENDINGS[ending]
+    job_id = await server.submit(type, members={"limits": limits}, **input)
+    seen = await server.read(job_id, markers="true")
+    *events, last, unnamed = seen.events
+    assert (last.event, unnamed.event) == (terminal, "message")
+    assert not TERMINAL_STATES & {event.event for event in events} and events[0].event == "started"
+    assert seen.ids == list(range(len(seen.events) - 1))
+    assert unnamed.data.startswith(marker) and "\n" not in unnamed.data and unnamed.id == last.id
+    assert seen.end["state"] == terminal and seen.end["job_id"] == job_id
+    record = await server.record(job_id)
+    assert record["state"] == terminal and record["error"] == seen.end["error"]
+    assert record["certificate"] == seen.end["certificate"]
+    assert (await server.read(job_id)).markers == []
+
+
+@pytest.mark.row("A8")
+async def test_a_cancelled_job_says_so(server: Server) -> None:
+    job_id = await server.submit("slow_clean", gate="/", members={"limits": {"grace_s": 10}})
+    reading = asyncio.create_task(server.read(job_id, markers="true"))
+    await server.read(job_id, until="token")
+    assert (await server.client.delete(f"/v1/jobs/{job_id}")).status_code == 200
+    seen = await reading
+    assert seen.names == ["started", "token", "cancelled", "message"] and seen.markers == ["[CANCELLED]"]
+    assert seen.end["partial"] == "cleaned" and seen.end["error"]["code"] == "cancelled"
+
+
+@pytest.mark.row("A18")
+async def test_an_unknown_job_has_no_stream(server: Server) -> None:
+    problem_of(await server.client.get("/v1/jobs/job-0/stream"), 404, "unknown_job")
+
+
+@pytest.mark.row("A20")
+async def test_all_that_a_job_can_say(server: Server) -> None:
+    seen = await server.read(await server.submit("reports"))
+    assert seen.names == ["started", "progress", "checkpoint", "token", "completed"]
+    assert [event.json() for event in seen.events][3] == {"value": {"half": 0.5}}
+    assert all(event.json() for event in seen.events)
+
+
+@pytest.mark.row("A22")
+async def test_pings_keep_an_idle_stream_and_mean_nothing(start_server: StartServer, tmp_path: Path) -> None:
+    async with start_server(http=HttpSettings(ping_s=0.05)) as server:
+        gate = tmp_path / "gate"
+        job_id = await server.submit("gated", gates=[str(gate)])
+        text = ""
+        async with server.client.stream("GET", f"/v1/jobs/{job_id}/stream?markers=true") as answer:
+            async for part in answer.aiter_text():
+                text += part
+                if text.count(": ping\n\n") == 3:
+                    assert "[DONE]" not in text and "event: completed" not in text
+                    gate.touch()
+        assert text.endswith("data: [DONE]\n\n")
+
+
+@pytest.mark.row("A23")
+async def test_a_reader_resumes_exactly_where_it_was(server: Server) -> None:
+    job_id = await server.submit("count", n=20)
+    await server.record(job_id, wait_s=60)
+    whole = await server.read(job_id)
+    for last in (0, 7, 20):
+        again = await server.read(job_id, headers={"last-event-id": str(last)})
+        assert again.events == whole.events[last + 1 :]
+        assert (await server.read(job_id, after=last)).events == again.events
+    both = await server.read(job_id, headers={"last-event-id": "19"}, after=3)
+    assert both.ids == [20, 21]  # the header wins: EventSource reconnects to the same URL
+
+
+@pytest.mark.row("A23")
+async def test_after_the_terminal_event_nothing_is_left_to_say(server: Server) -> None:
+    job_id = await server.submit("count", n=1)
+    last = (await server.read(job_id)).ids[-1]
+    for seen in (last, last + 1000):
+        headers = {"last-event-id": str(seen)}
+        answer = await server.client.get(f"/v1/jobs/{job_id}/stream", headers=headers)
+        assert (answer.status_code, answer.content) == (204, b"")
+        answer = await server.client.get(f"/v1/jobs/{job_id}/stream?markers=true", headers=headers)
+        assert answer.text == "retry: 1000\n\ndata: [DONE]\n\n"
+        assert answer.headers["cache-control"] == "no-store" and answer.headers["x-accel-buffering"] == "no"
+
+
+@pytest.mark.row("A23")
+async def test_a_reader_resumes_in_the_middle_of_a_running_job(server: Server, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    job_id = await server.submit("gated", gates=[str(gate)])
+    seen = await server.read(job_id, until="token")
+    gate.touch()
+    rest = await server.read(job_id, headers={"last-event-id": seen.events[-1].id})
+    assert seen.ids + rest.ids == list(range(4)) and seen.tokens + rest.tokens == ["first", "gate"]
+
+
+@pytest.mark.parametrize("value", ["x", "-2", "1.5", "¹"])
+async def test_an_event_id_that_is_none(server: Server, value: str) -> None:
+    job_id = await server.submit("echo")
+    headers = {"last-event-id": value.encode()}
+    problem_of(await server.client.get(f"/v1/jobs/{job_id}/stream", headers=headers), 422, "invalid")
+    problem_of(await server.client.get(f"/v1/jobs/{job_id}/stream?after={value}"), 422, "invalid")
+    problem_of(await server.client.get(f"/v1/jobs/{job_id}/stream?since=1"), 422, "invalid")
+
+
+@pytest.mark.row("B18")
+async def test_no_event_of_one_job_is_seen_in_another(start_server: StartServer) -> None:
+    async with start_server(workers=3) as server:
+        ids = [await server.submit("say", values=[f"job {number}"] * 200) for number in range(6)]
+        for number, seen in enumerate(await asyncio.gather(*(server.read(job_id) for job_id in ids))):
+            assert seen.tokens == [f"job {number}"] * 200 and seen.end["job_id"] == ids[number]
+
+
+@pytest.mark.row("F6")
+@pytest.mark.row("E12")
+async def test_nothing_that_a_job_says_is_taken_for_a_marker(server: Server) -> None:
+    texts = ["[DONE]", "\n\ndata: [DONE]\n\n", "\r\revent: completed\r", "\x85\u2028id: 9", "", "\x00", "\ud800"]
+    job_id = await server.submit("say", values=texts)
+    seen = await server.read(job_id, markers="true")
+    assert seen.tokens == texts and seen.markers == ["[DONE]"] and seen.ids == list(range(len(texts) + 2))
+
+
+@pytest.mark.row("F6")
+@pytest.mark.row("F7")
+async def test_what_a_job_prints_is_a_log_and_ends_nothing(server: Server) -> None:
+    lines = ["data: [DONE]", "event: completed", "", "id: 7"]
+    seen = await server.read(await server.submit("talks", lines=lines), markers="true")
+    logged = "".join(json.dumps(event.json()) for event in seen.events if event.event == "log")
+    assert logged.count("data: [DONE]") == 3
+    assert seen.tokens == ["said"] and seen.markers == ["[DONE]"] and seen.end["state"] == "completed"
+
+
+async def test_many_readers_see_the_same(server: Server) -> None:
+    job_id = await server.submit("count", n=500)
+    first, *others = await asyncio.gather(*(server.read(job_id) for _ in range(8)))
+    assert len(first.tokens) == 500 and all(other.events == first.events for other in others)
+
+
+async def test_a_late_reader_gets_a_long_backlog_whole(server: Server) -> None:
+    job_id = await server.submit("count", n=20_000)
+    assert (await server.record(job_id, wait_s=60))["tokens"] == 20_000
+    seen = await server.read(job_id)
+    assert seen.tokens == [f" {number}" for number in range(20_000)] and seen.ids == list(range(20_002))
+
+
+@pytest.mark.row("D11")
+async def test_a_job_that_asked_for_it_stops_when_its_last_reader_leaves(server: Server) -> None:
+    job_id = await server.submit("slow_clean", gate="/", members={"stop_when_client_leaves": True})
+    request = f"GET /v1/jobs/{job_id}/stream HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    first = await server.raw(request)
+    second = await server.raw(request)
+    for reader, _ in (first, second):
+        await reader.readuntil(b"event: token")
+    first[1].close()
+    await first[1].wait_closed()
+    assert (await server.record(job_id))["state"] == "running"
+    second[1].transport.abort()  # gone without a word: RST
+    record = await server.record(job_id, wait_s=60)
+    assert record["state"] == "cancelled" and record["error"]["by"] == "client_gone"
+
+
+@pytest.mark.row("D11")
+async def test_a_job_that_did_not_ask_for_it_goes_on(server: Server, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    job_id = await server.submit("gated", gates=[str(gate)])
+    await server.read(job_id, until="token")
+    gate.touch()
+    assert (await server.record(job_id, wait_s=60))["state"] == "completed"
+
+
+@pytest.mark.row("B19")
+async def test_a_reader_that_does_not_read_is_cut_off_and_slows_nobody(start_server: StartServer) -> None:
+    async with start_server(http=HttpSettings(send_timeout_s=0.3)) as server:
+        members = {"stop_when_client_leaves": True, "limits": {"output_bytes": 1 << 30}}
+        job_id = await server.submit("flood", n=100_000, chars=1000, members=members)
+        request = f"GET /v1/jobs/{job_id}/stream HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+        _, writer = await server.raw(request)
+        other = await server.submit("count", n=1000)
+        assert len((await server.read(other)).tokens) == 1000
+        record = await server.record(job_id, wait_s=60)
+        # Cut off, the reader counts as gone; or the job was quicker and ended.
+        assert record["state"] == "completed" or record["error"]["by"] == "client_gone"
+        writer.close()
+
+
+async def test_streams_do_not_end_because_another_server_of_the_process_was_told_to(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sse_starlette.sse import AppStatus
+
+    monkeypatch.setattr(AppStatus, "should_exit", True)
+    seen = await server.read(await server.submit("count", n=100))
+    assert len(seen.tokens) == 100 and seen.end["state"] == "completed"
+    assert not [task for task in asyncio.all_tasks() if "sse_starlette" in repr(task)]

@@ -1,0 +1,183 @@
+"""Submitting over HTTP: both spellings, and every refusal."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from serving import Server, StartServer, problem_of
+
+JSON = {"content-type": "application/json"}
+
+
+def pointers(problem: dict[str, Any]) -> set[str]:
+    return {item["pointer"] for item in problem["faults"]}
+
+
+@pytest.mark.row("A1")
+@pytest.mark.row("A3")
+async def test_post_answers_with_id_and_relative_stream_address(server: Server) -> None:
+    answer = await server.client.post("/v1/jobs", json={"type": "echo", "input": {"text": "hello"}})
+    assert answer.status_code == 202
+    body = answer.json()
+    assert re.fullmatch(r"job-[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", body["job_id"])
+    assert body["sse_url"] == body["stream_url"] == f"/v1/jobs/{body['job_id']}/stream"
+    assert answer.headers["location"] == f"/v1/jobs/{body['job_id']}"
+    assert body["state"] in ("queued", "running", "completed")
+    assert "input" not in body
+    seen = await server.read(body["job_id"])
+    assert seen.end["result"] == {"text": "hello", "number": 0, "mode": "plain"}
+
+
+@pytest.mark.row("A2")
+async def test_the_seeds_spelling_names_an_operation_and_passes_the_rest_as_input(server: Server) -> None:
+    body = {"operation": "infer", "model": "m", "prompt": "p", "n": 2, "tags": {"team": "search"}}
+    answer = await server.client.post("/v1/jobs", json=body)
+    assert answer.status_code == 202
+    assert answer.json()["type"] == "count" and answer.json()["tags"] == {"team": "search"}
+    seen = await server.read(answer.json()["job_id"])
+    assert seen.tokens == [" 0", " 1"] and seen.markers == ["[DONE]"]
+    by_name = await server.client.post("/v1/jobs", json={"operation": "echo", "text": "t"})
+    assert by_name.status_code == 202
+    problem_of(await server.client.post("/v1/jobs", json={"operation": "fly", "n": 2}), 404, "unknown_job_type")
+
+
+@pytest.mark.row("A3")
+async def test_a_clients_own_id_is_refused(server: Server) -> None:
+    body = {"type": "echo", "input": {}, "job_id": "mine"}
+    assert pointers(problem_of(await server.client.post("/v1/jobs", json=body), 422, "invalid")) == {"/job_id"}
+    seed = {"operation": "echo", "job_id": "mine"}
+    assert pointers(problem_of(await server.client.post("/v1/jobs", json=seed), 422, "invalid")) == {"/job_id"}
+
+
+async def test_unknown_type(server: Server) -> None:
+    problem = problem_of(
+        await server.client.post("/v1/jobs", json={"type": "nope", "input": {}}), 404, "unknown_job_type"
+    )
+    assert "echo" in problem["known"]
+
+
+@pytest.mark.row("A4")
+async def test_all_faults_of_an_input_are_listed_and_none_is_echoed(server: Server) -> None:
+    secret = "s3cret" * 50
+    body = {"type": "echo", "input": {"text": 5, "number": secret, "mode": secret, "extra/~": secret}}
+    answer = await server.client.post("/v1/jobs", json=body)
+    problem = problem_of(answer, 422, "invalid")
+    assert pointers(problem) == {"/input/text", "/input/number", "/input/mode", "/input/extra~1~0"}
+    assert "s3cret" not in answer.text and all(item["message"] for item in problem["faults"])
+    missing = problem_of(await server.client.post("/v1/jobs", json={"type": "count", "input": {}}), 422, "invalid")
+    assert pointers(missing) == {"/input/n"}
+
+
+@pytest.mark.row("A4")
+async def test_all_faults_of_a_request_are_listed_and_none_is_echoed(server: Server) -> None:
+    body = {
+        "type": "echo",
+        "input": [],
+        "limits": {"run_s": "s3cret", "grace_s": -1, "memory_bytes": 1.5, "speed": 1},
+        "priority": "s3cret",
+        "tags": {"a": 1, "b c": "x"},
+        "stop_when_client_leaves": "s3cret",
+        "retry": {},
+        "$blob": "x",
+    }
+    answer = await server.client.post("/v1/jobs", json=body)
+    assert pointers(problem_of(answer, 422, "invalid")) == {
+        *("/input", "/limits/run_s", "/limits/grace_s", "/limits/memory_bytes", "/limits/speed", "/priority"),
+        *("/tags/a", "/tags/b c", "/stop_when_client_leaves", "/retry", "/$blob"),
+    }
+    assert "s3cret" not in answer.text
+
+
+@pytest.mark.parametrize("body", ["[]", '"text"', "5", "null", "{}", '{"operation": 5}', '{"type": null}'])
+async def test_json_that_is_no_job(server: Server, body: str) -> None:
+    answer = await server.client.post("/v1/jobs", content=body, headers=JSON)
+    if body == "null":  # to FastAPI no body at all
+        problem_of(answer, 400, "malformed")
+    else:
+        assert problem_of(answer, 422, "invalid")["faults"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"", b"{", b'{"type": "echo"} trailing', b"{'type': 'echo'}", b"\xff\xfe\xfd", b"[" * 100_000),
+        b'{"type": "echo", "input": {"number": ' + b"1" * 5000 + b"}}",
+    ],
+)
+async def test_what_is_not_json(server: Server, body: bytes) -> None:
+    problem = problem_of(await server.client.post("/v1/jobs", content=body, headers=JSON), 400, "malformed")
+    assert not problem["retryable"]
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+async def test_numbers_that_are_not_finite(server: Server, number: str) -> None:
+    body = f'{{"type": "napper", "input": {{"seconds": {number}}}}}'
+    answer = await server.client.post("/v1/jobs", content=body, headers=JSON)
+    assert pointers(problem_of(answer, 422, "invalid")) == {"/input"}
+
+
+async def test_an_input_nested_too_deeply(server: Server) -> None:
+    body = '{"type": "echo", "input": {"text": %s}}' % ("[" * 900 + "]" * 900)
+    answer = await server.client.post("/v1/jobs", content=body, headers=JSON)
+    assert answer.json()["code"] in ("invalid", "malformed") and answer.status_code in (400, 422)
+
+
+async def test_lone_surrogates_pass_as_json_escapes(server: Server) -> None:
+    body = b'{"type": "echo", "input": {"text": "\\ud800"}}'
+    answer = await server.client.post("/v1/jobs", content=body, headers=JSON)
+    assert answer.status_code == 202
+    result = await server.client.get(f"/v1/jobs/{answer.json()['job_id']}/result", params={"wait_s": 60})
+    assert b'"\\ud800"' in result.content
+
+
+async def test_a_limit_over_its_cap_names_the_cap(server: Server) -> None:
+    body = {"type": "echo", "input": {}, "limits": {"run_s": 1e8}}
+    problem = problem_of(await server.client.post("/v1/jobs", json=body), 422, "limit_over_cap")
+    assert "run_s" in str(problem)
+
+
+@pytest.mark.row("A28")
+@pytest.mark.row("B11")
+async def test_a_full_queue_by_number(start_server: StartServer) -> None:
+    async with start_server(workers=1, queue_jobs_max=1) as server:
+        running = await server.submit("spin")
+        await server.read(running, until="started")
+        await server.submit("echo")
+        answer = await server.client.post("/v1/jobs", json={"type": "echo", "input": {}})
+        assert problem_of(answer, 429, "queue_full")["retryable"]
+        assert int(answer.headers["retry-after"]) >= 1
+        assert (await server.client.delete(f"/v1/jobs/{running}?grace_s=0")).status_code == 200
+
+
+@pytest.mark.row("A28")
+async def test_a_full_queue_by_bytes(start_server: StartServer) -> None:
+    async with start_server(workers=1, queue_bytes_max=1000) as server:
+        running = await server.submit("spin")
+        await server.read(running, until="started")
+        answer = await server.client.post("/v1/jobs", json={"type": "echo", "input": {"text": "x" * 2000}})
+        problem_of(answer, 429, "queue_full")
+        assert "retry-after" in answer.headers
+        await server.submit("echo", text="small")
+
+
+@pytest.mark.row("B20")
+@pytest.mark.row("C10")
+async def test_a_job_that_nobody_reads_is_neither_lost_nor_immortal(server: Server) -> None:
+    unread = await server.submit("count", n=3)
+    result = await server.client.get(f"/v1/jobs/{unread}/result", params={"wait_s": 60})
+    assert (result.status_code, result.json()) == (200, {"tokens": 3})
+    assert (await server.read(unread)).tokens == [" 0", " 1", " 2"]
+    endless = await server.submit("spin", members={"limits": {"run_s": 0.2, "grace_s": 0}})
+    assert (await server.record(endless, wait_s=60))["error"]["code"] == "timeout.run"
+
+
+async def test_a_large_input_is_checked_and_arrives_whole(server: Server) -> None:
+    text = "ä\u2028" * 200_000
+    job_id = await server.submit("echo", text=text)
+    result = await server.client.get(f"/v1/jobs/{job_id}/result", params={"wait_s": 60})
+    assert result.json()["text"] == text
+    wrong = {"type": "say", "input": {"values": [5] * 50_000}}
+    answer = await server.client.post("/v1/jobs", json=wrong)
+    assert len(problem_of(answer, 422, "invalid")["faults"]) == 100

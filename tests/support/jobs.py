@@ -1,0 +1,132 @@
+"""Small, well-behaved job types for tests: each does one thing that a test wants to see from outside.
+
+Runs in: worker. Where a job waits for its test, it waits for a file: tests open gates, they never sleep.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from killable import Context, Stopping, job
+
+
+def wait_for(gate: str) -> None:
+    while not Path(gate).exists():
+        time.sleep(0.005)
+
+
+@job
+def echo(text: str = "", number: int = 0, mode: Literal["plain", "loud"] = "plain") -> dict[str, Any]:
+    """Return the input."""
+    return {"text": text, "number": number, "mode": mode}
+
+
+@job(operations=("infer",))
+def count(n: int, prompt: str = "", model: str = "") -> Iterator[str]:
+    """Yield n tokens and return their number."""
+    for number in range(n):
+        yield f" {number}"
+    return {"tokens": n}
+
+
+@job
+def say(values: list[str]) -> Iterator[str]:
+    """Yield these texts."""
+    yield from values
+
+
+@job
+def gated(gates: list[str]) -> Iterator[str]:
+    """Yield a token, then one more as each gate opens."""
+    yield "first"
+    for gate in gates:
+        wait_for(gate)
+        yield Path(gate).name
+
+
+@job
+def spin() -> None:
+    """Compute for ever in Python."""
+    while True:
+        pass
+
+
+@job
+def sleep_native() -> int:
+    """Compute for ever in one C call that holds the GIL."""
+    return sum(range(10**18))
+
+
+@job
+def napper(seconds: float, ctx: Context) -> str:
+    """Wait without computing."""
+    ctx.sleep(seconds)
+    return "rested"
+
+
+@job
+def fails(message: str = "no luck") -> None:
+    """Raise ValueError."""
+    raise ValueError(message)
+
+
+@job
+def leaves(exit_code: int) -> None:
+    """End the process."""
+    os._exit(exit_code)
+
+
+@job(grace_s=30)
+def slow_clean(gate: str, value_chars: int = 0) -> Iterator[str]:
+    """Yield one token, compute until stopped, then clean up until the gate opens; return from the clean-up."""
+    yield "working"
+    try:
+        while True:
+            pass
+    except Stopping:
+        wait_for(gate)
+        return "c" * value_chars or "cleaned"
+
+
+@job
+def talks(lines: list[str]) -> Iterator[str]:
+    """Print lines to stdout, to file descriptor 1 and to stderr, then yield one token."""
+    for line in lines:
+        print(line, flush=True)
+        os.write(1, f"{line}\n".encode())
+        print(line, file=sys.stderr, flush=True)
+    yield "said"
+
+
+@job
+def reports(ctx: Context) -> str:
+    """Use everything that a job can say beside tokens."""
+    ctx.progress(1, 2, "steps")
+    ctx.checkpoint({"step": 1})
+    ctx.emit({"half": 0.5})
+    return "done"
+
+
+@job
+def raw(size: int) -> bytes:
+    """Return bytes."""
+    return bytes(index % 256 for index in range(size))
+
+
+@job
+def big(chars: int) -> str:
+    """Return a long text."""
+    return "x" * chars
+
+
+@job
+def flood(n: int, chars: int) -> Iterator[str]:
+    """Yield n tokens of that length."""
+    text = "y" * chars
+    for _ in range(n):
+        yield text

@@ -1,0 +1,154 @@
+"""One run of one job function inside the worker: bind, call or drive, and say how it ended.
+
+Runs in: worker.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+import traceback
+from collections.abc import Generator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from killable.workers import confine
+from killable.workers.channel import Channel
+from killable.workers.codec import Codec, Unserializable
+from killable.workers.context import Context, Stopping
+from killable.workers.exitcodes import ExitCode
+from killable.workers.jobs import InputError, Job
+from killable.workers.messages import Kind, Raised, Run
+
+if TYPE_CHECKING:
+    from killable.workers.doorbell import Doorbell
+
+Closing = tuple[Kind, bytes]
+
+_TRACEBACK_BYTES_MAX = 64 << 10
+
+
+class Attempt:
+    """An order to run, and the exit code that the process is to end with after it."""
+
+    def __init__(self, run: Run, registered: Mapping[str, Job], codec: Codec, channel: Channel, tmp: str) -> None:
+        self._run = run
+        self._registered = registered
+        self._codec = codec
+        self._channel = channel
+        self._tmp = tmp
+        self.exit_code: int = ExitCode.RETIRED
+
+    def outcome(self, doorbell: Doorbell) -> Closing:
+        """Run the job and return the closing frame. The doorbell expects this attempt already."""
+        closing: Closing | None = None
+        try:
+            closing = self._outcome(doorbell)
+            doorbell.forget()
+        except Stopping:
+            # It is raised once, so from here on nothing is. Between two lines of ours it may come after the job had returned.
+            doorbell.forget()
+            if closing is None:
+                self.exit_code = ExitCode.TERMINATED
+                closing = _closing(Raised("stopped"))
+        return closing
+
+    def _outcome(self, doorbell: Doorbell) -> Closing:
+        run = self._run
+        job = self._registered.get(run.type)
+        if job is None:
+            self.exit_code = ExitCode.BAD_ASSIGNMENT
+            return _closing(Raised("assignment", message=f"this pool has no job type {run.type!r}"))
+        try:
+            doorbell.answer()  # a stop that came right behind the order, its bell before anyone listened
+            confine.limit_memory(run.limits.get("memory_bytes"))
+            context = Context(
+                self._channel,
+                job_id=run.job_id,
+                attempt=run.attempt,
+                tags=run.tags,
+                limits=run.limits,
+                tmp=self._tmp,
+                doorbell=doorbell,
+            )
+            arguments = job.bind(self._codec.decode_input(run.input), context)
+            self._channel.send(Kind.ENTERED, b"{}")
+            if job.streams:
+                value = self._drive(job.function(**arguments))
+            else:
+                value = job.function(**arguments)
+            return Kind.RESULT, self._codec.encode_value(value)
+        except Stopping:
+            raise
+        except BaseException as error:
+            return _closing(self._explain(error))
+
+    def _drive(self, generator: Generator[Any, Any, Any]) -> Any:
+        """Send each yield and return the generator's value; `Stopping` that comes between two yields goes in by throw()."""
+        stopping: Stopping | None = None
+        token = self._channel.token
+        while True:
+            try:
+                if stopping is None:
+                    value = next(generator)
+                else:
+                    thrown, stopping = stopping, None
+                    value = generator.throw(thrown)
+                token(value)
+            except StopIteration as end:
+                return end.value
+            except Stopping as raised:
+                if generator.gi_frame is None:
+                    raise  # the generator has ended with it
+                stopping = raised
+
+    def _explain(self, error: BaseException) -> Raised:
+        """Return what happened in the job's own terms."""
+        if isinstance(error, InputError):
+            self.exit_code = ExitCode.BAD_PAYLOAD
+            return Raised("payload", type(error).__name__, str(error))
+        if isinstance(error, Unserializable):
+            return Raised("unserializable", error.type_name, str(error))
+        if isinstance(error, SystemExit):
+            self.exit_code = _system_exit_code(error)
+            return Raised("exit", exit_code=self.exit_code)
+        confine.limit_memory(None)  # to tell what happened takes some
+        cause = "exception"
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+            cause = "memory"
+        return Raised(cause, _qualified_name(type(error)), _message(error), self._traceback(error))
+
+    def _traceback(self, error: BaseException) -> str:
+        """Format the job's part of the traceback: our own frames say nothing to its author."""
+        frames = error.__traceback__
+        while frames is not None and frames.tb_frame.f_globals.get("__name__") == __name__:
+            frames = frames.tb_next
+        try:
+            text = "".join(traceback.format_exception(type(error), error, frames))
+        except Exception as broken:  # a hostile __str__ or __repr__
+            text = f"{_qualified_name(type(error))}: <its traceback raised {type(broken).__name__}>\n"
+        return text[-_TRACEBACK_BYTES_MAX:]
+
+
+def _closing(raised: Raised) -> Closing:
+    return Kind.RAISED, raised.encode()
+
+
+def _system_exit_code(error: SystemExit) -> int:
+    """As the interpreter does it: None is 0, a number is itself, anything else is printed and 1."""
+    if error.code is None:
+        return 0
+    if isinstance(error.code, int):
+        return error.code & 0xFF
+    print(error.code, file=sys.stderr)
+    return 1
+
+
+def _qualified_name(cls: type) -> str:
+    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)[:4096]
+    except Exception as broken:
+        return f"<its __str__ raised {type(broken).__name__}>"

@@ -1,0 +1,6 @@
+"""Job types that come with killable: real work, and examples to copy. They import nothing of killable but `killable`.
+
+Runs in: zygote, worker.
+
+Copy them under other names: a `tokenize.py` that is first on sys.path hides the standard library's.
+"""

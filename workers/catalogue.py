@@ -1,0 +1,88 @@
+"""Import a pool's modules and list the job types that they register.
+
+Runs in: zygote (start method fork) | a child of it that only looks (start method spawn) | worker (start method spawn).
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from killable.workers import jobs
+from killable.workers.control import Configure
+
+
+class SurveyFailed(Exception):
+    """The modules do not import; `traceback` is theirs."""
+
+    def __init__(self, traceback_text: str) -> None:
+        super().__init__(traceback_text)
+        self.traceback = traceback_text
+
+
+def load(configure: Configure, *, run_preloads: bool) -> list[dict[str, Any]]:
+    """Import the modules, run the preloads that are made before a fork, and return the catalogue."""
+    if configure.folder and configure.folder not in sys.path:
+        sys.path.insert(0, configure.folder)
+    for name in configure.modules:
+        import_module(name, Path(configure.folder or "."))
+    if run_preloads:
+        jobs.run_preloads(each_worker=False)
+    return jobs.catalogue()
+
+
+def import_module(name: str, folder: Path) -> ModuleType:
+    """Import a module by its dotted name, or a file by its path (relative to `folder`)."""
+    if not name.endswith(".py"):
+        return importlib.import_module(name)
+    path = (folder / name).resolve()
+    if path.stem in sys.modules:
+        return sys.modules[path.stem]
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise ModuleNotFoundError(f"no job module at {path}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # before it runs, as the import system does: pickles and dataclasses look there
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))
+    spec.loader.exec_module(module)
+    return module
+
+
+def survey_in_child(configure: Configure) -> list[dict[str, Any]]:
+    """Return the catalogue without importing anything here: a spawn pool's imports may start threads.
+
+    Raise SurveyFailed.
+    """
+    readable, writable = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(readable)
+            answer: dict[str, Any] = {"types": [], "failed": ""}
+            try:
+                answer["types"] = load(configure, run_preloads=False)
+            except BaseException:
+                answer["failed"] = traceback.format_exc()
+            with open(writable, "w") as file:
+                json.dump(answer, file)
+        finally:
+            os._exit(0)
+    os.close(writable)
+    with open(readable) as file:
+        text = file.read()
+    _, status = os.waitpid(pid, 0)
+    if not text:
+        raise SurveyFailed(f"importing {', '.join(configure.modules)} ended the process: wait status {status}")
+    answer = json.loads(text)
+    if answer["failed"]:
+        raise SurveyFailed(answer["failed"])
+    types: list[dict[str, Any]] = answer["types"]
+    return types

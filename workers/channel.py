@@ -1,0 +1,88 @@
+"""A worker's writing end: frames in order, whole, from any thread.
+
+Runs in: worker.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from killable.workers.codec import Codec
+from killable.workers.frames import encode
+from killable.workers.messages import Kind, dump_json
+
+_TOKEN = int(Kind.TOKEN)
+
+
+class Channel:
+    """The frames pipe during one attempt. A write blocks while the pipe is full, and stays killable.
+
+    `busy` is true while the main thread is inside a write: `Stopping` is never raised there, or half a frame would be left.
+    `answer` is called after such a write when a bell rang in it.
+    """
+
+    def __init__(self, descriptor: int, codec: Codec, answer: Callable[[], None]) -> None:
+        self._descriptor = descriptor
+        self._encode_token = codec.encode_token
+        self._encode_value = codec.encode_value
+        self._answer = answer
+        self._lock = threading.Lock()
+        self._main = threading.get_ident()
+        self._fence = 0
+        self._sequence = 0
+        self._open = False
+        self.busy = False
+        self.rang = False
+
+    def begin(self, fence: int) -> None:
+        """Start the frames of an attempt; those of an earlier one are refused from here on."""
+        self._fence, self._sequence, self._open = fence, 0, True
+
+    def token(self, value: Any) -> None:
+        """Send what the job yielded or emitted, at once. Raise Unserializable; RuntimeError when the job has ended."""
+        self.send(_TOKEN, self._encode_token(value))
+
+    def progress(self, members: dict[str, Any]) -> None:
+        self.send(Kind.PROGRESS, dump_json(members))
+
+    def checkpoint(self, value: Any) -> None:
+        self.send(Kind.CHECKPOINT, self._encode_value(value))
+
+    def send(self, kind: int, payload: bytes) -> None:
+        """Write one frame, whole."""
+        if threading.get_ident() != self._main:
+            with self._lock:
+                self._write(kind, payload)
+            return
+        self.busy = True
+        try:
+            with self._lock:
+                self._write(kind, payload)
+        finally:
+            self.busy = False
+        if self.rang:
+            self._answer()
+
+    def close(self, closing: list[tuple[int, bytes]]) -> None:
+        """Write the closing frames in one piece and refuse everything after them."""
+        with self._lock:
+            self._open = False
+            frames = [
+                encode(kind, self._fence, self._sequence + number, payload)
+                for number, (kind, payload) in enumerate(closing)
+            ]
+            self._write_all(b"".join(frames))
+
+    def _write(self, kind: int, payload: bytes) -> None:
+        if not self._open:
+            raise RuntimeError("the job has ended: nothing can be emitted any more")
+        self._write_all(encode(kind, self._fence, self._sequence, payload))
+        self._sequence += 1
+
+    def _write_all(self, data: bytes) -> None:
+        written = os.write(self._descriptor, data)
+        while written < len(data):
+            written += os.write(self._descriptor, memoryview(data)[written:])

@@ -1,0 +1,135 @@
+"""What a fresh child does to itself before anything of the user's runs in it.
+
+Runs in: guard | zygote | worker, each right after its fork. Any failure ends the process: nothing half confined goes on.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import sys
+from collections.abc import Iterable
+
+# linux/prctl.h
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+PR_SET_NO_NEW_PRIVS = 38
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def prctl(option: int, argument: int) -> None:
+    """Call prctl(2). Raise OSError."""
+    if _libc.prctl(option, ctypes.c_ulong(argument), 0, 0, 0) != 0:
+        errno = ctypes.get_errno()
+        raise OSError(errno, f"prctl({option}, {argument}): {os.strerror(errno)}")
+
+
+def reset_signals() -> None:
+    """Every disposition to its default and an empty mask: a host may have passed both on (signal(7), exec and fork).
+
+    But SIGPIPE and SIGXFSZ stay ignored as in every Python program, whose sockets and files raise
+    BrokenPipeError and OSError instead; `subprocess` gives its children the defaults again.
+    """
+    signal.set_wakeup_fd(-1)
+    for number in signal.valid_signals():
+        if number not in (signal.SIGKILL, signal.SIGSTOP):
+            signal.signal(number, signal.SIG_IGN if number in (signal.SIGPIPE, signal.SIGXFSZ) else signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def adopt_orphans() -> None:
+    """Become a subreaper: orphans below this process become its children, not init's."""
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with(parent: int) -> None:
+    """Be SIGKILLed when the parent ends; raise ProcessLookupError when it already has.
+
+    PDEATHSIG is cleared by fork and by setuid, so each child sets its own; a parent that died before
+    the call sends nothing, hence the second look.
+    """
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        raise ProcessLookupError(f"the parent {parent} is gone")
+
+
+def forbid_new_privileges() -> None:
+    """No set-user-ID program can raise this tree above what may be signalled (PR_SET_NO_NEW_PRIVS)."""
+    prctl(PR_SET_NO_NEW_PRIVS, 1)
+
+
+def join_cgroup(procs: int) -> int:
+    """Move this process into the group of a cgroup.procs descriptor and close it; return 0 or the errno."""
+    try:
+        os.write(procs, b"0")
+    except OSError as error:
+        return error.errno or -1
+    finally:
+        os.close(procs)
+    return 0
+
+
+def take_standard_streams(output: int | None) -> None:
+    """Stdin from /dev/null; stdout and stderr into `output` (unchanged when None)."""
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    if output is not None:
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        os.close(output)
+
+
+def close_descriptors_except(kept: Iterable[int]) -> None:
+    """Close everything above stderr but `kept` (close_range(2) through os.closerange)."""
+    low = 3
+    for descriptor in sorted(kept):
+        os.closerange(low, descriptor)
+        low = descriptor + 1
+    os.closerange(low, resource.getrlimit(resource.RLIMIT_NOFILE)[1] if low < 1 << 20 else low)
+
+
+def set_process_limits(nice: int) -> None:
+    """Umask 022, nice level, and no core dumps: RLIMIT_CORE 1 also stops those that go through a pipe (core(5))."""
+    os.umask(0o022)
+    if nice:
+        os.nice(nice)
+    resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
+
+
+def limit_memory(growth_bytes: int | None) -> None:
+    """Let private writable memory grow by this much from here on (RLIMIT_DATA, setrlimit(2)); None lifts the limit.
+
+    Not RLIMIT_AS: a mapped model file and a thread's reserved stack are address space, not memory.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    soft = hard if growth_bytes is None else _data_bytes() + growth_bytes
+    if hard != resource.RLIM_INFINITY:
+        soft = min(soft, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def _data_bytes() -> int:
+    with open("/proc/self/statm", "rb", buffering=0) as file:
+        return int(file.read().split()[5]) * resource.getpagesize()
+
+
+def reseed() -> None:
+    """Give forked workers different random numbers; `random` itself reseeds after a fork already."""
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()
+
+
+def worker(parent: int, *, output: int, nice: int) -> None:
+    """Confine a forked worker. Raise OSError."""
+    os.setsid()
+    reset_signals()
+    adopt_orphans()
+    die_with(parent)
+    forbid_new_privileges()
+    take_standard_streams(output)
+    set_process_limits(nice)

@@ -1,0 +1,162 @@
+"""What supervisor, guard and zygote say to each other: one dataclass per message.
+
+Runs in: supervisor | guard | zygote.
+
+    supervisor → guard     StartZygote (+ its socket)
+    guard → supervisor     ZygoteStarted (+ its pidfd), OrphanReaped, ZygoteGone
+    supervisor → zygote    Configure, Fork (+ the worker's descriptors)
+    zygote → supervisor    TypeReported …, Preloaded | PreloadFailed; Forked (+ pidfd) | ForkFailed; Exited
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a process ended and what it had used (wait4(2), getrusage(2))."""
+
+    exit_code: int | None
+    signal: int | None
+    core_dumped: bool
+    max_rss_bytes: int
+    user_s: float
+    system_s: float
+    reaped_at: float
+    """CLOCK_MONOTONIC seconds, which all processes of a machine share."""
+
+    @classmethod
+    def from_wait(cls, status: int, usage: Any, reaped_at: float) -> Ending:
+        signalled = os.WIFSIGNALED(status)
+        return cls(
+            exit_code=None if signalled else os.waitstatus_to_exitcode(status),
+            signal=os.WTERMSIG(status) if signalled else None,
+            core_dumped=os.WCOREDUMP(status),
+            max_rss_bytes=usage.ru_maxrss * 1024,
+            user_s=round(usage.ru_utime, 6),
+            system_s=round(usage.ru_stime, 6),
+            reaped_at=reaped_at,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StartZygote:
+    """Fork a zygote around the socket that comes along. Any earlier zygote is dead or dies now."""
+
+
+@dataclass(frozen=True, slots=True)
+class ZygoteStarted:
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class OrphanReaped:
+    """A process that a dead zygote had left was swept: its true status, for the worker that it may have been."""
+
+    pid: int
+    ending: Ending
+
+
+@dataclass(frozen=True, slots=True)
+class ZygoteGone:
+    """The zygote died, and nothing of what it had started is left."""
+
+    ending: Ending
+    swept: int
+
+
+@dataclass(frozen=True, slots=True)
+class Configure:
+    """What a zygote prepares before its first fork."""
+
+    pool: str
+    modules: list[str]
+    folder: str
+    start_method: str
+    codec: str
+    jobs_per_worker_max: int
+    nice: int
+    tmp: str
+    """Folder in which attempts make their private temporary directories."""
+
+
+@dataclass(frozen=True, slots=True)
+class TypeReported:
+    """One registered job type (see `jobs.catalogue`)."""
+
+    type: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Preloaded:
+    """The modules are imported and the preloads done; `threads` over 1 means that this zygote must not fork."""
+
+    threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class PreloadFailed:
+    traceback: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """Fork a worker; its descriptors come along: orders, frames, output, bells, stack and, if `cgroup`, cgroup.procs."""
+
+    worker_id: str
+    cgroup: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Forked:
+    worker_id: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class ForkFailed:
+    worker_id: str
+    errno: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """A worker is reaped, and nothing that it had started is left below the zygote."""
+
+    worker_id: str
+    ending: Ending
+    swept: int
+
+
+Message = (
+    StartZygote
+    | ZygoteStarted
+    | OrphanReaped
+    | ZygoteGone
+    | Configure
+    | TypeReported
+    | Preloaded
+    | PreloadFailed
+    | Fork
+    | Forked
+    | ForkFailed
+    | Exited
+)
+
+_TYPES: dict[str, type[Any]] = {cls.__name__: cls for cls in Message.__args__}
+
+
+def to_wire(message: Message) -> dict[str, Any]:
+    return {"op": type(message).__name__, **asdict(message)}
+
+
+def from_wire(members: dict[str, Any]) -> Message:
+    """Raise KeyError or TypeError on a message of another version."""
+    cls = _TYPES[members.pop("op")]
+    if "ending" in members:
+        members["ending"] = Ending(**members["ending"])
+    return cls(**members)  # type: ignore[no-any-return]

@@ -1,0 +1,129 @@
+"""SIGTERM as a doorbell: the order is in the pipe, and only one that names the attempt on the stack is heard.
+
+Runs in: worker. `Stopping` is raised once, in the main thread, only while the job is on the stack, and never inside a frame
+write. Whether anyone heard the bell is told by bytes: the C-level handler writes the signal's number at delivery, even while
+C code holds the GIL (signal.set_wakeup_fd); this module writes BELL_ACKNOWLEDGED when Python runs again.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from killable.workers.context import Stopping
+from killable.workers.messages import BELL_ACKNOWLEDGED, BELL_SWALLOWED, Stop
+
+if TYPE_CHECKING:
+    from killable.workers.channel import Channel
+
+
+class Doorbell:
+    """The SIGTERM handler's state for the attempt on the stack."""
+
+    channel: Channel
+    def __init__(self, bells: int, stack: int, read_stop: Callable[[int], bytes | None]) -> None:
+        self._bells = bells
+        self._stack = stack
+        self._read_stop = read_stop
+        self._fence: int | None = None
+        self._reading = False
+        self._rang_while_reading = False
+        self._raised = False
+        self.stopping: Stopping | None = None
+
+    def hang(self) -> None:
+        """Install the handler, the wakeup descriptor and the hook for swallowed exceptions; main thread only."""
+        os.set_blocking(self._bells, False)
+        signal.set_wakeup_fd(self._bells, warn_on_full_buffer=False)
+        signal.signal(signal.SIGTERM, self._on_term)
+        self._next_hook = sys.unraisablehook
+        sys.unraisablehook = self._on_unraisable
+
+    def expect(self, fence: int) -> None:
+        """From here on the handler may raise: the caller is inside a try."""
+        self.stopping = None
+        self._raised = False
+        self._fence = fence
+
+    def forget(self) -> None:
+        """From here on the handler does nothing."""
+        self._fence = None
+
+    def answer(self) -> None:
+        """Look for an order in the pipe and obey it: raise `Stopping`. Called by the handler and after a frame write."""
+        self._ring(sys._getframe(1))
+
+    def _on_term(self, _signum: int, frame: FrameType | None) -> None:
+        self._ring(frame)
+
+    def _ring(self, frame: FrameType | None) -> None:
+        if self._fence is None or self._raised:
+            return
+        if self.channel.busy:
+            self.channel.rang = True  # the write comes first; it calls answer()
+            return
+        if self._reading:
+            self._rang_while_reading = True
+            return
+        self.channel.rang = False
+        if self.stopping is None:
+            stop = self._hear()
+            if stop is None:
+                return
+            self.stopping = Stopping(
+                stop.cause,
+                by=stop.by,
+                grace_s=stop.grace_s,
+                deadline=time.monotonic() + stop.grace_s,
+                reason=stop.reason,
+            )
+            write_stack(self._stack, frame)
+            self._tell(BELL_ACKNOWLEDGED)
+        self._raised = True
+        raise self.stopping
+
+    def _hear(self) -> Stop | None:
+        """Read the pipe until no bell rings any more while it is read."""
+        fence = self._fence
+        assert fence is not None
+        self._reading = True
+        payload = None
+        while payload is None:
+            self._rang_while_reading = False
+            payload = self._read_stop(fence)
+            if not self._rang_while_reading:
+                break
+        self._reading = False
+        return None if payload is None else Stop.decode(payload)
+
+    def _on_unraisable(self, unraisable: Any) -> None:
+        if unraisable.exc_value is not None and unraisable.exc_value is self.stopping:
+            # A __del__, a gc or C callback swallowed it. Raising here would be swallowed again: ask for another bell.
+            self._raised = False
+            self._tell(BELL_SWALLOWED)
+        else:
+            self._next_hook(unraisable)
+
+    def _tell(self, bell: int) -> None:
+        try:
+            os.write(self._bells, bytes([bell]))
+        except OSError:
+            pass  # full of signals' bytes, or closed by the job: the supervisor then counts on time alone
+
+
+def write_stack(descriptor: int, frame: FrameType | None) -> None:
+    """Write a stack, most recent call first, in faulthandler's form; without source lines: no file is read here."""
+    lines = ["Stack at the signal (most recent call first):"]
+    while frame is not None:
+        code = frame.f_code
+        lines.append(f'  File "{code.co_filename}", line {frame.f_lineno} in {code.co_name}')
+        frame = frame.f_back
+    try:
+        os.write(descriptor, ("\n".join(lines) + "\n").encode("utf-8", "backslashreplace"))
+    except OSError:
+        pass  # the job closed it

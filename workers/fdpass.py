@@ -1,0 +1,52 @@
+"""One message with its descriptors over a SOCK_SEQPACKET socket (unix(7), SCM_RIGHTS).
+
+Runs in: supervisor | guard | zygote.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+MESSAGE_BYTES_MAX = 160 << 10
+"""Below the kernel's default send buffer (net.core.wmem_default, 208 KiB), so that one message always fits."""
+
+DESCRIPTORS_MAX = 16
+
+
+class MessageError(Exception):
+    """A message that is too large, truncated, or not JSON."""
+
+
+def open_pair() -> tuple[socket.socket, socket.socket]:
+    """Return two connected sockets that keep message boundaries; both close on exec."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+def send(sock: socket.socket, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
+    """Send one message; the caller keeps its descriptors. Raise MessageError, BlockingIOError, OSError."""
+    payload = json.dumps(message, separators=(",", ":")).encode("ascii")
+    if len(payload) > MESSAGE_BYTES_MAX:
+        raise MessageError(f"a control message of {len(payload)} bytes is over {MESSAGE_BYTES_MAX}")
+    socket.send_fds(sock, [payload], list(descriptors))
+
+
+def receive(sock: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
+    """Return the next message and its descriptors (now the caller's), or None at end-of-file.
+
+    Raise BlockingIOError when nothing is there, MessageError on a message that cannot be read.
+    """
+    payload, descriptors, flags, _ = socket.recv_fds(
+        sock, MESSAGE_BYTES_MAX + 1, DESCRIPTORS_MAX, socket.MSG_CMSG_CLOEXEC
+    )
+    if not payload:
+        return None
+    if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+        raise MessageError("a control message was truncated")
+    try:
+        message = json.loads(payload)
+    except ValueError as error:
+        raise MessageError("a control message is not JSON") from error
+    return message, descriptors

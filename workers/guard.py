@@ -1,0 +1,123 @@
+"""Owns the zygote and outlives nobody: when the owner is gone, everything below is killed until nothing is left.
+
+Runs in: guard. Exec'd without site-packages, in a session of its own, single-threaded, a subreaper: it sees every orphan
+and imports nothing of the user's, so nothing of the user's can hang or crash it.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+from killable.workers import confine, control, fdpass, offspring
+from killable.workers.exitcodes import ExitCode
+
+
+def main(socket_fd: int, owner: int, packages: dict[str, str]) -> int:
+    """Serve until the owner is gone. `owner` is the pid of the process that started this one."""
+    confine.reset_signals()
+    confine.adopt_orphans()
+    try:
+        owner_pidfd = os.pidfd_open(owner)
+    except ProcessLookupError:
+        return ExitCode.PIPE_GONE
+    if os.getppid() != owner:
+        return ExitCode.PIPE_GONE  # it died between the fork and our pidfd, which may be a stranger's
+    sock = socket.socket(fileno=socket_fd)
+    zygote_start = Guard(sock, owner_pidfd).serve()
+    if zygote_start is not None:
+        # In a fresh fork, with the guard's stack unwound: this process is the zygote now.
+        from killable.workers import zygote
+
+        return zygote.main(zygote_start, packages)
+    return ExitCode.RETIRED
+
+
+class Guard:
+    """One zygote at most, and whatever a dead one has left."""
+
+    def __init__(self, sock: socket.socket, owner_pidfd: int) -> None:
+        self._sock = sock
+        self._owner_pidfd = owner_pidfd
+        self._zygote: int | None = None
+        self._dead_zygote: control.Ending | None = None
+        self._swept = 0
+        self._wakeups = offspring.watch_children()
+
+    def serve(self) -> socket.socket | None:
+        """Return None when the owner is gone and all is dead, or, in a forked child, the zygote's socket."""
+        poll = select.poll()
+        for descriptor in (self._sock.fileno(), self._owner_pidfd, self._wakeups):
+            poll.register(descriptor, select.POLLIN)
+        while True:
+            ready = {descriptor for descriptor, _ in poll.poll()}
+            if self._wakeups in ready:
+                offspring.drain_wakeups(self._wakeups)
+                self._settle()
+            if self._owner_pidfd in ready:
+                break
+            if self._sock.fileno() in ready:
+                received = fdpass.receive(self._sock)
+                if received is None:
+                    break
+                message, descriptors = received
+                assert control.from_wire(message) == control.StartZygote()
+                zygote_end = self._start_zygote(descriptors[0])
+                if zygote_end is not None:
+                    return zygote_end
+        self._end_everything()
+        return None
+
+    def _start_zygote(self, descriptor: int) -> socket.socket | None:
+        parent = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            confine.reset_signals()
+            os.setsid()
+            confine.adopt_orphans()
+            confine.die_with(parent)
+            self._sock.detach()  # or the object's finalizer would close whatever has its number by then
+            confine.close_descriptors_except([descriptor])
+            return socket.socket(fileno=descriptor)
+        os.close(descriptor)
+        self._zygote = pid
+        pidfd = os.pidfd_open(pid)
+        self._tell(control.ZygoteStarted(pid), [pidfd])
+        os.close(pidfd)
+        return None
+
+    def _settle(self) -> None:
+        """Note a dead zygote, then sweep what it left; say so when the last of it is gone."""
+        if self._zygote is not None and offspring.is_zombie(self._zygote):
+            offspring.kill_group(self._zygote)
+            _, status, usage = os.wait4(self._zygote, 0)
+            self._dead_zygote = control.Ending.from_wait(status, usage, time.monotonic())
+            self._zygote = None
+        dying = offspring.kill_strangers({self._zygote}, self._note_orphan)
+        if self._dead_zygote is not None and not dying:
+            self._tell(control.ZygoteGone(self._dead_zygote, self._swept))
+            self._dead_zygote, self._swept = None, 0
+
+    def _note_orphan(self, pid: int, status: int, usage: Any) -> None:
+        self._swept += 1
+        self._tell(control.OrphanReaped(pid, control.Ending.from_wait(status, usage, time.monotonic())))
+
+    def _tell(self, message: control.Message, descriptors: list[int] | None = None) -> None:
+        try:
+            fdpass.send(self._sock, control.to_wire(message), descriptors or [])
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # the owner is going; the next poll says so
+
+    def _end_everything(self) -> None:
+        """Kill the zygote first, so that nothing new is forked; then its orphans, wave after wave, until no child is left."""
+        if self._zygote is not None:
+            os.kill(self._zygote, signal.SIGKILL)  # our unreaped child: the number is pinned
+        forget: Callable[[int, int, object], None] = lambda pid, status, usage: None  # noqa: E731
+        while offspring.kill_strangers((), forget):
+            select.select([self._wakeups], [], [], 0.05)
+            offspring.drain_wakeups(self._wakeups)

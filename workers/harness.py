@@ -1,0 +1,155 @@
+"""A worker's life: ready, one attempt after another, gone.
+
+Runs in: worker. The supervisor's words come through the orders pipe; a signal is only a doorbell that says: read it now.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import select
+import signal
+import sys
+from typing import NamedTuple, NoReturn
+
+from killable.workers import jobs
+from killable.workers.attempt import Attempt
+from killable.workers.channel import Channel
+from killable.workers.codec import CODECS
+from killable.workers.control import Configure
+from killable.workers.doorbell import Doorbell
+from killable.workers.exitcodes import ExitCode
+from killable.workers.frames import Decoder, Frame, FrameError, encode
+from killable.workers.messages import Idle, Kind, Run, dump_json
+from killable.workers.reuse import Baseline
+
+DUMP_SIGNAL = signal.SIGRTMIN + 6
+"""Makes faulthandler write the stacks of all threads; sent only right before SIGKILL, never to a process that is to live."""
+
+
+class Pipes(NamedTuple):
+    """A worker's descriptors: orders in, frames out, bells out, the stack's memory file."""
+
+    orders: int
+    frames: int
+    bells: int
+    stack: int
+
+
+def run_worker(pipes: Pipes, configure: Configure, tmp: str, cgroup_errno: int) -> NoReturn:
+    """Be a worker until the orders end; never returns. `tmp` is where this worker's attempts make their directories."""
+    code: int = ExitCode.HARNESS_BUG
+    try:
+        code = _serve(pipes, configure, tmp, cgroup_errno)
+    except BrokenPipeError:
+        code = ExitCode.PIPE_GONE
+    except FrameError:
+        code = ExitCode.PROTOCOL
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        _flush()
+        os._exit(code)  # no finalizers of the zygote's, no waiting for threads
+
+
+def report_broken(pipes: Pipes, traceback_text: str) -> None:
+    """Tell the supervisor that this worker cannot be made ready."""
+    os.write(pipes.frames, encode(Kind.BROKEN, 0, 0, dump_json({"traceback": traceback_text[-60_000:]})))
+
+
+def _serve(pipes: Pipes, configure: Configure, tmp: str, cgroup_errno: int) -> int:
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        jobs.run_preloads(each_worker=True)
+    except BaseException as error:
+        import traceback
+
+        report_broken(pipes, "".join(traceback.format_exception(error)))
+        return ExitCode.NOT_IMPORTABLE
+    worker = Worker(pipes, configure, tmp)
+    ready = {"pid": os.getpid(), "parent": os.getppid(), "cgroup_errno": cgroup_errno}
+    os.write(pipes.frames, encode(Kind.READY, 0, 0, dump_json(ready)))
+    return worker.serve()
+
+
+class Worker:
+    """Waits for orders, runs attempts, and tells after each whether it can go on."""
+
+    def __init__(self, pipes: Pipes, configure: Configure, tmp: str) -> None:
+        self._pipes = pipes
+        self._jobs_max = configure.jobs_per_worker_max
+        self._tmp = tmp
+        self._codec = CODECS[configure.codec]
+        self._decoder = Decoder()
+        self._waiting: list[Frame] = []
+        self._doorbell = Doorbell(pipes.bells, pipes.stack, self._read_orders)
+        self._channel = Channel(pipes.frames, self._codec, self._doorbell.answer)
+        self._doorbell.channel = self._channel
+        self._registered = jobs.registered()
+        os.set_blocking(pipes.orders, False)
+        faulthandler.register(DUMP_SIGNAL, file=pipes.stack, all_threads=True, chain=False)
+        self._doorbell.hang()
+        self._baseline = Baseline.take()
+
+    def serve(self) -> int:
+        """Return this process's exit code."""
+        served = 0
+        while True:
+            order = self._next_order()
+            if order is None:
+                return ExitCode.RETIRED
+            if order.kind != Kind.RUN:
+                continue  # a stop for an attempt that is over
+            served += 1
+            try:
+                run = Run.decode(order.payload)
+            except (ValueError, TypeError):
+                return ExitCode.BAD_ASSIGNMENT
+            attempt = Attempt(run, self._registered, self._codec, self._channel, self._tmp)
+            self._channel.begin(order.fence)
+            self._doorbell.expect(order.fence)
+            closing = attempt.outcome(self._doorbell)
+            _flush()
+            last = served == self._jobs_max
+            change = "its share of jobs is done" if last else self._baseline.changed()
+            idle = Idle(reusable=not change, why=change)
+            self._channel.close([closing, (Kind.IDLE, idle.encode())])
+            if change:
+                return attempt.exit_code
+
+    def _next_order(self) -> Frame | None:
+        """Wait for the next order; None when the supervisor has closed the pipe."""
+        poll = select.poll()
+        poll.register(self._pipes.orders, select.POLLIN)
+        while not self._waiting:
+            poll.poll()
+            if not self._read_more():
+                return None
+        return self._waiting.pop(0)
+
+    def _read_more(self) -> bool:
+        try:
+            chunk = os.read(self._pipes.orders, 1 << 16)
+        except BlockingIOError:
+            return True
+        self._waiting.extend(self._decoder.feed(chunk))
+        return bool(chunk)
+
+    def _read_orders(self, fence: int) -> bytes | None:
+        """Return the payload of a stop order for this attempt, if it is there."""
+        self._read_more()  # one read: the order is written before the bell is rung, and a pipe holds no more
+        for frame in self._waiting:
+            if frame.kind == Kind.STOP and frame.fence == fence:
+                return frame.payload
+        return None
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            pass  # the job closed or replaced it
+
+

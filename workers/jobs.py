@@ -1,0 +1,278 @@
+"""The author's API: `@job` registers a function as a job type, `@preload` makes what jobs share.
+
+Runs in: any (declaring) | zygote (the catalogue) | worker (binding inputs).
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar, overload
+
+from killable.workers import preloads
+from killable.workers.codec import CODECS
+from killable.workers.declaration import (
+    DeclarationError,
+    Function,
+    check_function,
+    check_requires,
+    missing,
+    place_of,
+    read_parameters,
+)
+from killable.workers.preloads import preload, run_preloads
+from killable.workers.schema import input_shape
+from killable.workers.shapes import Fault, Shape
+from killable.workers.units import parse_bytes, parse_seconds
+
+__all__ = [
+    "LIMITS",
+    "DeclarationError",
+    "InputError",
+    "Job",
+    "catalogue",
+    "clear",
+    "job",
+    "preload",
+    "registered",
+    "run_preloads",
+]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class LimitKind(NamedTuple):
+    """How a limit is written, and whether None ("no such limit") is allowed."""
+
+    parse: Callable[[object], float]
+    may_be_none: bool = True
+
+
+LIMITS: dict[str, LimitKind] = {
+    "queue_s": LimitKind(parse_seconds),
+    "start_s": LimitKind(parse_seconds),
+    "run_s": LimitKind(parse_seconds),
+    "grace_s": LimitKind(parse_seconds, may_be_none=False),
+    "ack_s": LimitKind(parse_seconds),
+    "memory_bytes": LimitKind(parse_bytes),
+    "output_bytes": LimitKind(parse_bytes, may_be_none=False),
+}
+"""The limits that a decorator may name; what each is for stands in ENDINGS, the defaults in the supervisor."""
+
+EXTRA_INPUT = ("forbid", "ignore")
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+
+
+class InputError(ValueError):
+    """An input that does not fit its job's parameters; `facts` has one `{pointer, message}` per fault."""
+
+    def __init__(self, job: str, facts: list[dict[str, str]]) -> None:
+        super().__init__(job, facts)  # both, for pickle and copy
+        self.job = job
+        self.facts = facts
+
+    def __str__(self) -> str:
+        faults = "; ".join(f"{fact['pointer'] or 'it'} {fact['message']}" for fact in self.facts)
+        return f"the input of {self.job!r} does not fit: {faults}"
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Job:
+    """A registered job type."""
+
+    name: str
+    function: Function
+    description: str
+    """The first line of the docstring."""
+    input: Shape
+    limits: dict[str, float | None] = field(default_factory=dict)
+    """The type's own: seconds and bytes; None is no such limit, absent is the server's default."""
+    operations: tuple[str, ...] = ()
+    codec: str = "json"
+    extra_input: str = "forbid"
+    requires: dict[str, str] = field(default_factory=dict)
+    """Import name -> install line."""
+    context_parameter: str | None = None
+    streams: bool = False
+    """A generator function: its yields are the tokens, its return value is the result."""
+
+    def bind(self, input: Mapping[str, Any], context: Any) -> dict[str, Any]:
+        """Return the keyword arguments to call the function with, converted to what its annotations say.
+
+        Members that were not given are left out: the function has their defaults. Raise InputError with every fault.
+        """
+        faults: list[Fault] = []
+        arguments = self.input.convert(input, "", faults)
+        if faults:
+            raise InputError(self.name, [fault._asdict() for fault in faults])
+        bound: dict[str, Any] = arguments
+        if self.context_parameter is not None:
+            bound[self.context_parameter] = context
+        return bound
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the supervisor is told about this type, ready for JSON."""
+        unavailable_reason = missing(self.requires)
+        return {
+            "name": self.name,
+            "description": self.description,
+            "input_schema": self.input.schema,
+            "codec": self.codec,
+            "limits": dict(self.limits),
+            "operations": list(self.operations),
+            "streams": self.streams,
+            "available": not unavailable_reason,
+            "unavailable_reason": unavailable_reason,
+        }
+
+    def __repr__(self) -> str:
+        return f"<Job {self.name} {place_of(self.function)}>"
+
+
+_jobs: dict[str, Job] = {}
+_executions: dict[str, object] = {}
+"""Name of a job -> the execution of the module that declared it: a reload is another one, a second function is not."""
+
+
+@overload
+def job(function: F, /) -> F: ...
+
+
+@overload
+def job(
+    name: str | None = None,
+    *,
+    operations: Sequence[str] = (),
+    codec: str = "json",
+    extra_input: str = "forbid",
+    requires: Mapping[str, str] | None = None,
+    **limits: float | str | None,
+) -> Callable[[F], F]: ...
+
+
+def job(
+    name: Any = None,
+    *,
+    operations: Sequence[str] = (),
+    codec: str = "json",
+    extra_input: str = "forbid",
+    requires: Mapping[str, str] | None = None,
+    **limits: float | str | None,
+) -> Any:
+    """Register a function as a job type, and return it unchanged.
+
+    `name` is the function's own by default. Its parameters are the input's members; the one that is annotated `Context`
+    is not. `extra_input="ignore"` drops unknown members instead of refusing them. `requires` maps import names to
+    install lines: where one is missing, the type is listed as unavailable. `limits` are the type's defaults (LIMITS has
+    the names): seconds also as "5m", bytes also as "1GiB", None for no such limit.
+
+    Raise DeclarationError for what cannot be a job, naming function and cause.
+    """
+    declare = functools.partial(
+        _declare, operations=operations, codec=codec, extra_input=extra_input, requires=requires, limits=limits
+    )
+    if name is None or isinstance(name, str):
+        return functools.partial(declare, name=name)
+    return declare(name, name=None)
+
+
+def registered() -> dict[str, Job]:
+    """Return the job types that have been declared in this process, by name."""
+    return dict(_jobs)
+
+
+def catalogue() -> list[dict[str, Any]]:
+    """Return what the supervisor is told about each job type, in the order of declaration, ready for JSON.
+
+    Looks now for what each requires.
+    """
+    return [declared.describe() for declared in _jobs.values()]
+
+
+def clear() -> None:
+    """Forget all job types and preloads (for tests)."""
+    _jobs.clear()
+    _executions.clear()
+    preloads.clear()
+
+
+def _declare(
+    function: F,
+    *,
+    name: str | None,
+    operations: Sequence[str],
+    codec: str,
+    extra_input: str,
+    requires: Mapping[str, str] | None,
+    limits: Mapping[str, object],
+) -> F:
+    check_function("job", function)
+    name = function.__name__ if name is None else name
+    if not _NAME.fullmatch(name):
+        raise _refusal(function, f"{name!r} is no name for a job type ({_NAME.pattern}); give @job another")
+    if codec not in CODECS:
+        raise _refusal(function, f"codec is {' or '.join(CODECS)}, not {codec!r}")
+    if extra_input not in EXTRA_INPUT:
+        raise _refusal(function, f"extra_input is {' or '.join(EXTRA_INPUT)}, not {extra_input!r}")
+    if not isinstance(operations, (tuple, list)) or not all(isinstance(operation, str) for operation in operations):
+        raise _refusal(function, f"operations is a tuple of names, not {operations!r}")
+    members, context_parameter = read_parameters(function, typed=codec == "json")
+    declared = Job(
+        name=name,
+        function=function,
+        description=(inspect.getdoc(function) or "").partition("\n")[0],
+        input=input_shape(members, extra=extra_input),
+        limits={limit: _parse_limit(function, limit, value) for limit, value in limits.items()},
+        operations=tuple(operations),
+        codec=codec,
+        extra_input=extra_input,
+        requires=check_requires("job", function, requires),
+        context_parameter=context_parameter,
+        streams=inspect.isgeneratorfunction(inspect.unwrap(function)),
+    )
+    _register(declared)
+    return function
+
+
+def _parse_limit(function: Function, name: str, value: object) -> float | None:
+    kind = LIMITS.get(name)
+    if kind is None:
+        raise _refusal(function, f"there is no limit {name!r} (there are {', '.join(LIMITS)})")
+    if value is None and kind.may_be_none:
+        return None
+    try:
+        return kind.parse(value)
+    except ValueError as error:
+        raise _refusal(function, f"{name}: {error}") from error
+
+
+def _register(declared: Job) -> None:
+    function: Any = inspect.unwrap(declared.function)
+    execution = _execution_of(function)
+    other = _jobs.get(declared.name)
+    if other is not None:
+        there: Any = inspect.unwrap(other.function)
+        same_name = (function.__module__, function.__qualname__) == (there.__module__, there.__qualname__)
+        again = function is there or (same_name and execution is not _executions[declared.name])
+        if not again:
+            raise DeclarationError(
+                f"two job types are named {declared.name!r}: {place_of(there)} and {place_of(function)};"
+                ' give one another name, as in @job("another-name")'
+            )
+    _jobs[declared.name] = declared
+    _executions[declared.name] = execution
+
+
+def _execution_of(function: Any) -> object:
+    """Return what stands for one execution of a function's module."""
+    namespace = function.__globals__
+    if "__file__" not in namespace:
+        return object()  # a prompt or a notebook, where a cell is run again and again
+    return namespace.get("__spec__")  # the import system makes a new one for each reload; a script has None, and one
+
+
+def _refusal(function: Function, why: str) -> DeclarationError:
+    return DeclarationError(f"@job {place_of(function)}: {why}")

@@ -1,0 +1,65 @@
+"""Start method `spawn`: a worker that is exec'd afresh instead of running on in the zygote's memory.
+
+Runs in: worker. For code that cannot be forked: an engine with threads, CUDA.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import site
+import sys
+import traceback
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NoReturn
+
+from killable.workers import catalogue, confine
+from killable.workers.control import Configure
+from killable.workers.exitcodes import ExitCode
+from killable.workers.harness import Pipes, report_broken, run_worker
+
+_FIRST_DESCRIPTOR = 3
+
+
+def exec_worker(
+    pipes: Pipes, configure: Configure, packages: dict[str, str], tmp: str, cgroup_errno: int
+) -> NoReturn:
+    """Replace this confined fork by a fresh interpreter; session, subreaper, limits and PDEATHSIG survive execve(2)."""
+    try:
+        for number, descriptor in enumerate(_out_of_the_way(pipes), _FIRST_DESCRIPTOR):
+            os.dup2(descriptor, number, inheritable=True)
+        confine.close_descriptors_except(range(_FIRST_DESCRIPTOR, _FIRST_DESCRIPTOR + 4))
+        arguments = {
+            "packages": packages,
+            "configure": asdict(configure),
+            "tmp": tmp,
+            "cgroup_errno": cgroup_errno,
+        }
+        boot = Path(packages["killable.workers"]) / "boot.py"
+        os.execv(sys.executable, [sys.executable, "-S", "-P", str(boot), "worker", json.dumps(arguments)])
+    except BaseException as error:
+        os.write(2, f"killable: cannot exec a worker: {error}\n".encode())
+        os._exit(ExitCode.OS_ERROR)
+
+
+def _out_of_the_way(pipes: Pipes) -> list[int]:
+    """Return copies above the numbers that are wanted, so that no dup2 closes one that is still needed."""
+    import fcntl
+
+    return [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 64) for descriptor in pipes]
+
+
+def main(packages: dict[str, str], configure: dict[str, Any], tmp: str, cgroup_errno: int) -> NoReturn:
+    """Import, preload and run; never returns."""
+    pipes = Pipes(*range(_FIRST_DESCRIPTOR, _FIRST_DESCRIPTOR + 4))
+    for descriptor in pipes:
+        os.set_inheritable(descriptor, False)
+    site.main()
+    settings = Configure(**configure)
+    try:
+        catalogue.load(settings, run_preloads=True)
+    except BaseException:
+        report_broken(pipes, traceback.format_exc())
+        os._exit(ExitCode.NOT_IMPORTABLE)
+    run_worker(pipes, settings, tmp, cgroup_errno)

@@ -1,0 +1,83 @@
+"""Seconds and bytes as people write them: "5m", "1h30m", "250ms"; "1GiB", "64KiB", "10MB".
+
+Runs in: any.
+
+The decorators, the configuration file and the command take the same spellings.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+_SECONDS_PER_UNIT = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_BYTES_PER_UNIT = {
+    "": 1,
+    "b": 1,
+    "kb": 1000,
+    "mb": 1000**2,
+    "gb": 1000**3,
+    "tb": 1000**4,
+    "kib": 1 << 10,
+    "mib": 1 << 20,
+    "gib": 1 << 30,
+    "tib": 1 << 40,
+}
+
+# Fifteen digits: what a float holds exactly, and nothing overflows.
+_NUMBER = r"[0-9]{1,15}(?:\.[0-9]{1,15})?"
+_PLAIN = re.compile(_NUMBER)
+_PART = re.compile(rf"({_NUMBER})(ms|s|m|h|d)")
+_DURATION = re.compile(rf"(?:{_NUMBER}(?:ms|s|m|h|d))+")
+_SIZE = re.compile(rf"({_NUMBER}) ?([A-Za-z]*)")
+
+
+def parse_seconds(value: object) -> float:
+    """Return seconds from a number of them, or from text such as "90", "5m", "1h30m" or "250ms".
+
+    Raise ValueError for anything else, for negative numbers, for NaN and infinities.
+    """
+    if isinstance(value, str):
+        text = value.strip()
+        if _PLAIN.fullmatch(text):
+            return float(text)
+        if _DURATION.fullmatch(text):
+            return sum(float(number) * _SECONDS_PER_UNIT[unit] for number, unit in _PART.findall(text))
+    elif _is_amount(value):
+        return float(value)  # type: ignore[arg-type]  # _is_amount: an int or a float
+    raise ValueError(
+        f'expected seconds, not negative: a number, or text like "250ms", "90s", "5m", "1h30m"; got {_shown(value)}'
+    )
+
+
+def parse_bytes(value: object) -> int:
+    """Return bytes from a whole number of them, or from text such as "1GiB", "64KiB", "10MB" or "4096".
+
+    KiB, MiB, GiB and TiB count by 1024, kB, MB, GB and TB by 1000; letters may be of either case; parts of a byte are
+    cut off. Raise ValueError for anything else and for negative numbers.
+    """
+    if isinstance(value, str):
+        match = _SIZE.fullmatch(value.strip())
+        if match is not None and match[2].lower() in _BYTES_PER_UNIT:
+            number = float(match[1]) if "." in match[1] else int(match[1])
+            return int(number * _BYTES_PER_UNIT[match[2].lower()])
+    elif _is_amount(value) and isinstance(value, int):
+        return value
+    raise ValueError(
+        f'expected bytes, not negative: a whole number, or text like "1GiB", "64KiB", "10MB"; got {_shown(value)}'
+    )
+
+
+def _is_amount(value: object) -> bool:
+    """Is this a number that is finite and not negative? True and False are no numbers here."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        return math.isfinite(value) and value >= 0
+    except OverflowError:  # an int that no float can hold
+        return False
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

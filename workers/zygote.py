@@ -1,0 +1,193 @@
+"""The process of a pool that has imported the code and loaded the models: preload, fork, sweep, reap, report.
+
+Runs in: zygote. Single-threaded: a fork copies only the calling thread, so a lock that another one holds would stay locked in
+every worker. With more than one thread after preload it refuses to fork, and says so.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import signal
+import site
+import socket
+import sys
+import time
+import traceback
+from dataclasses import dataclass
+from typing import Any
+
+from killable.workers import catalogue, confine, control, fdpass, offspring, spawned
+from killable.workers.exitcodes import ExitCode
+from killable.workers.harness import Pipes, run_worker
+
+
+@dataclass(slots=True)
+class _Child:
+    worker_id: str
+    swept: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStart:
+    """What a fresh fork knows: found in the child only."""
+
+    parent: int
+    pipes: Pipes
+    output: int
+    cgroup_procs: int | None
+    tmp: str
+
+
+def main(sock: socket.socket, packages: dict[str, str]) -> int:
+    """Serve until the supervisor closes the socket. Returns in a forked worker too, when that is done."""
+    site.main()  # the guard runs without it
+    configure = _receive_configure(sock)
+    if configure is None:
+        return ExitCode.RETIRED
+    zygote = Zygote(sock, configure, packages)
+    if not zygote.preload():
+        return ExitCode.NOT_IMPORTABLE
+    start = zygote.serve()
+    if start is None:
+        return ExitCode.RETIRED
+    # In a fresh fork, with the zygote's stack unwound and its objects gone: this process is a worker now.
+    del zygote
+    return _become_worker(start, configure, packages)
+
+
+def _receive_configure(sock: socket.socket) -> control.Configure | None:
+    received = fdpass.receive(sock)
+    if received is None:
+        return None
+    message = control.from_wire(received[0])
+    assert isinstance(message, control.Configure), message
+    return message
+
+
+def _become_worker(start: WorkerStart, configure: control.Configure, packages: dict[str, str]) -> int:
+    try:
+        confine.worker(start.parent, output=start.output, nice=configure.nice)
+    except OSError as error:
+        print(f"killable: cannot confine the worker: {error}", file=sys.stderr, flush=True)
+        os._exit(ExitCode.OS_ERROR)
+    cgroup_errno = 0 if start.cgroup_procs is None else confine.join_cgroup(start.cgroup_procs)
+    if configure.start_method == "spawn":
+        spawned.exec_worker(start.pipes, configure, packages, start.tmp, cgroup_errno)
+    confine.reseed()
+    run_worker(start.pipes, configure, start.tmp, cgroup_errno)
+
+
+class Zygote:
+    """Its children are the workers that it forked and what dead workers left behind."""
+
+    def __init__(self, sock: socket.socket, configure: control.Configure, packages: dict[str, str]) -> None:
+        self._sock = sock
+        self._configure = configure
+        self._packages = packages
+        self._children: dict[int, _Child] = {}
+        self._wakeups = -1
+        self._threads = 1
+
+    def preload(self) -> bool:
+        """Import the modules and run the preloads (start method fork), report the job types; return whether it worked."""
+        try:
+            if self._configure.start_method == "spawn":
+                types = catalogue.survey_in_child(self._configure)
+            else:
+                types = catalogue.load(self._configure, run_preloads=True)
+        except BaseException as error:
+            # The user's import may raise anything, SystemExit too: it becomes the pool's fault, with its traceback.
+            text = error.traceback if isinstance(error, catalogue.SurveyFailed) else traceback.format_exc()
+            self._tell(control.PreloadFailed(text[-60_000:]))
+            return False
+        for reported in types:
+            self._tell(control.TypeReported(reported))
+        self._threads = len(os.listdir("/proc/self/task"))
+        # Signals and descriptors that the user's imports touched are ours again.
+        confine.reset_signals()
+        self._wakeups = offspring.watch_children()
+        gc.collect()
+        gc.freeze()  # the collector must not write into pages that workers share (gc.freeze in the documentation)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._tell(control.Preloaded(self._threads))
+        return True
+
+    def serve(self) -> WorkerStart | None:
+        """Return None when the supervisor has closed the socket and all is swept, or a start in a forked child."""
+        poll = select.poll()
+        for descriptor in (self._sock.fileno(), self._wakeups):
+            poll.register(descriptor, select.POLLIN)
+        while True:
+            ready = {descriptor for descriptor, _ in poll.poll()}
+            if self._wakeups in ready:
+                offspring.drain_wakeups(self._wakeups)
+                self._settle()
+            if self._sock.fileno() in ready:
+                received = fdpass.receive(self._sock)
+                if received is None:
+                    return None  # the guard sweeps what is left: it is the subreaper above
+                message, descriptors = received
+                order = control.from_wire(message)
+                assert isinstance(order, control.Fork), order
+                start = self._fork(order, descriptors)
+                if start is not None:
+                    return start
+
+    def _fork(self, order: control.Fork, descriptors: list[int]) -> WorkerStart | None:
+        parent = os.getpid()
+        try:
+            if self._threads > 1 and self._configure.start_method == "fork":
+                raise OSError(0, f"a zygote with {self._threads} threads does not fork")
+            pid = os.fork()
+        except OSError as error:
+            self._tell(control.ForkFailed(order.worker_id, error.errno or 0, error.strerror or str(error)))
+            for descriptor in descriptors:
+                os.close(descriptor)
+            return None
+        if pid == 0:
+            return self._in_child(parent, descriptors, order)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        self._children[pid] = _Child(order.worker_id)
+        pidfd = os.pidfd_open(pid)  # cannot hit another process: our child is not reaped before we do it
+        self._tell(control.Forked(order.worker_id, pid), [pidfd])
+        os.close(pidfd)
+        return None
+
+    def _in_child(self, parent: int, descriptors: list[int], order: control.Fork) -> WorkerStart:
+        orders, frames, output, bells, stack, *procs = descriptors
+        signal.set_wakeup_fd(-1)  # before the pipe below is closed and its number given to someone else
+        os.close(self._wakeups)
+        os.close(self._sock.detach())
+        pipes = Pipes(orders, frames, bells, stack)
+        tmp = os.path.join(self._configure.tmp, order.worker_id)
+        return WorkerStart(parent, pipes, output, procs[0] if order.cgroup else None, tmp)
+
+    def _settle(self) -> None:
+        """Sweep before reap: while a dead leader is a zombie its pid is pinned, so its group can be killed safely."""
+        dead = [pid for pid in self._children if offspring.is_zombie(pid)]
+        for pid in dead:
+            offspring.kill_group(pid)
+        first = self._children[dead[0]] if dead else None
+
+        def note(_pid: int, _status: int, _usage: object) -> None:
+            if first is not None:
+                first.swept += 1
+
+        if offspring.kill_strangers(self._children, note):
+            return  # wait for SIGCHLD: the leaders are reaped when nothing of theirs is left
+        for pid in dead:
+            _, status, usage = os.wait4(pid, 0)
+            child = self._children.pop(pid)
+            ending = control.Ending.from_wait(status, usage, time.monotonic())
+            self._tell(control.Exited(child.worker_id, ending, child.swept))
+
+    def _tell(self, message: control.Message, descriptors: list[int] | None = None) -> None:
+        wire: dict[str, Any] = control.to_wire(message)
+        try:
+            fdpass.send(self._sock, wire, descriptors or [])
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # the supervisor is gone: the next read says so

@@ -1,7 +1,7 @@
 """One run of a job on a worker: its deadlines, its escalation, and the stamps of its certificate.
 
-Runs in: supervisor. Policy is decided elsewhere (`escalation`, `exits`); here time and reports meet. Whoever asked for the stop may
-go away: the attempt owns what it started.
+Runs in: supervisor. Policy is decided elsewhere (`escalation`, `exits`); here time and reports meet. Whoever asked
+for the stop may go away: the attempt owns what it started.
 """
 
 from __future__ import annotations
@@ -342,9 +342,7 @@ class Attempt:
     def _certify(self) -> Certificate:
         verdict = self.entry.verdict
         start = self._stamps.get("requested", min(self._stamps.values(), default=0.0))
-        phases = {
-            phase: round((self._stamps[phase] - start) * 1000, 3) for phase in PHASES if phase in self._stamps
-        }
+        phases = {phase: round((self._stamps[phase] - start) * 1000, 3) for phase in PHASES if phase in self._stamps}
         return replace(
             self.certificate,
             requested=0.0 if "requested" in self._stamps else None,

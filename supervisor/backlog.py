@@ -39,7 +39,9 @@ class _Waiting:
 
 
 class Backlog:
-    """Jobs that wait for a worker. A job of each tenant takes its turn per round (fair queuing), within one priority."""
+    """Jobs that wait for a worker. A job of each tenant takes its turn per round (fair queuing), within one
+    priority.
+    """
 
     def __init__(self, jobs_max: int, bytes_max: int) -> None:
         self._jobs_max = jobs_max

@@ -1,6 +1,7 @@
 """A cgroup v2 directory per worker: kill a tree in one write, see that it is empty (cgroups(7), cgroup-v2.rst).
 
-Runs in: supervisor. Part of the seam. `cgroup.kill` and `cgroup.events` need no controller, only a writable cgroup2 directory.
+Runs in: supervisor. Part of the seam. `cgroup.kill` and `cgroup.events` need no controller, only a writable cgroup2
+directory.
 """
 
 from __future__ import annotations
@@ -88,7 +89,9 @@ def find_root(instance: str) -> CgroupRoot | None:
 
 
 def own_directory() -> Path | None:
-    """Return the cgroup2 directory of this process: mount point from mountinfo (proc(5)) and path from /proc/self/cgroup."""
+    """Return the cgroup2 directory of this process: mount point from mountinfo (proc(5)) and path from
+    /proc/self/cgroup.
+    """
     mount = cgroup2_mount()
     if mount is None:
         return None
@@ -139,7 +142,9 @@ def _leftovers(own: Path) -> Iterator[Path]:
 
 
 def _rmdir_when_empty(directory: Path) -> None:
-    """Remove a group whose processes were just killed: they take a moment to go, and nobody waits for them elsewhere."""
+    """Remove a group whose processes were just killed: they take a moment to go, and nobody waits for them
+    elsewhere.
+    """
     deadline = time.monotonic() + 1.0
     while time.monotonic() < deadline:
         try:

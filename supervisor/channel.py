@@ -10,7 +10,9 @@ import os
 from collections.abc import Callable
 
 READ_BYTES = 8192
-"""Per pipe and turn of the loop: with eight flooding workers on two cores a kill was 22 ms late (p99) at 8 KiB, 42 ms at 64 KiB."""
+"""Per pipe and turn of the loop: with eight flooding workers on two cores a kill was 22 ms late (p99) at 8 KiB, 42
+ms at 64 KiB.
+"""
 
 
 class Reader:
@@ -34,7 +36,9 @@ class Reader:
             self._loop.remove_reader(self._descriptor)  # end-of-file stays readable
 
     def drain(self, bytes_max: int = 1 << 20) -> None:
-        """Read all that is there now: to end-of-file or EAGAIN (the pipe's own capacity bounds it), at most `bytes_max`."""
+        """Read all that is there now: to end-of-file or EAGAIN (the pipe's own capacity bounds it), at most
+        `bytes_max`.
+        """
         while self._descriptor >= 0 and bytes_max > 0:
             try:
                 data = os.read(self._descriptor, 1 << 16)

@@ -33,7 +33,8 @@ class Engine(Protocol):
         ...
 
     def events(self, job_id: str, after: int = -1) -> AsyncIterator[Sequence[Event]]:
-        """Yield what is ready, in batches, from the event after `after` to the terminal one. Raise Refused: unknown_job.
+        """Yield what is ready, in batches, from the event after `after` to the terminal one. Raise Refused:
+        unknown_job.
 
         A batch is never empty. A slow reader costs nothing but its own lag: the log holds every event, bounded by
         the job's `output_bytes`.
@@ -49,8 +50,8 @@ class Engine(Protocol):
     ) -> JobRecord:
         """Stop a job and wait, at most `wait_s`, until its tree is gone; harmless to repeat.
 
-        Returns the record: `cancelled`, or still `stopping`. An accepted cancel goes on when its caller leaves. A smaller
-        `grace_s` shortens, a larger one is ignored. Raise Refused: unknown_job, already_ended (fact `record`).
+        Returns the record: `cancelled`, or still `stopping`. An accepted cancel goes on when its caller leaves. A
+        smaller `grace_s` shortens, a larger one is ignored. Raise Refused: unknown_job, already_ended (fact `record`).
         """
         ...
 

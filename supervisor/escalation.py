@@ -7,8 +7,9 @@ Runs in: supervisor. Pure: every function takes `now` and returns the next state
       ▼                      ▼                           ▼
     DUMPING ──5 ms──────► KILLED ◄───────────────────────┘ ──unkillable_s──► UNKILLABLE
 
-Stuck: delivered but not acknowledged while both `ack_s` of time and `ack_cpu_s` of the whole process's processor time have passed since
-the delivery. A worker that used no processor time is starved, throttled or waiting, and keeps its grace.
+Stuck: delivered but not acknowledged while both `ack_s` of time and `ack_cpu_s` of the whole process's processor
+time have passed since the delivery. A worker that used no processor time is starved, throttled or waiting, and keeps
+its grace.
 """
 
 from __future__ import annotations

@@ -48,7 +48,9 @@ class EventLog:
     def append_tokens(self, batch: Batch, size: int) -> bool:
         """Add tokens that arrived together (`size`: the sum of their data's lengths); the fast path of `append`."""
         if self.overflowed or self.output_bytes + size > self.output_bytes_max:
-            return all([self.append(name, data) for name, data in batch])
+            for name, data in batch:
+                self.append(name, data)
+            return False
         self.output_bytes += size
         self.bytes += size
         self.tokens += len(batch)

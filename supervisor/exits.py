@@ -1,7 +1,7 @@
 """The one place that turns a verdict, a last frame and an exit status into an outcome. Total.
 
-Runs in: supervisor. Pure. First cause wins: what we decided, then what the worker said last, then how its process ended. Unknown is
-a value: no exit code is invented, and our own SIGKILL is never called an out-of-memory.
+Runs in: supervisor. Pure. First cause wins: what we decided, then what the worker said last, then how its process
+ended. Unknown is a value: no exit code is invented, and our own SIGKILL is never called an out-of-memory.
 """
 
 from __future__ import annotations
@@ -128,7 +128,9 @@ def _from_status(status: ExitStatus, evidence: Evidence) -> Outcome:
     if not evidence.entered:
         return _before_entry(code)
     if evidence.torn_bytes and code == 0:
-        return _failed("protocol", f"{evidence.torn_bytes} bytes of an unfinished frame, then exit code 0", {"exit_code": 0})
+        return _failed(
+            "protocol", f"{evidence.torn_bytes} bytes of an unfinished frame, then exit code 0", {"exit_code": 0}
+        )
     return _exit(code)
 
 

@@ -83,8 +83,8 @@ class ExitStatus:
 class Certificate:
     """The timed record of an attempt's end. Phases in ms since `requested`; None: did not happen.
 
-    Phases that happened never decrease in the order in which they stand here. Without a request (the job ended by itself)
-    `requested` is None and the phases count from the exit that was seen first.
+    Phases that happened never decrease in the order in which they stand here. Without a request (the job ended by
+    itself) `requested` is None and the phases count from the exit that was seen first.
     """
 
     requested: float | None = None

@@ -1,6 +1,7 @@
 """Which limits are in force for a type, and for one job of it.
 
-Runs in: supervisor. Pure. Defaults ← `[limits]` ← the decorator ← `[jobs.NAME.limits]` ← the submission; the lower of both caps holds.
+Runs in: supervisor. Pure. Defaults ← `[limits]` ← the decorator ← `[jobs.NAME.limits]` ← the submission; the lower
+of both caps holds.
 """
 
 from __future__ import annotations

@@ -134,9 +134,7 @@ class Pool:
 
     def _fork(self) -> bool:
         worker_id = self._owner.next_worker_id()
-        worker = Worker(
-            worker_id, self, pool=self.spec.name, start_method=self.start_method, born=self._clock.now()
-        )
+        worker = Worker(worker_id, self, pool=self.spec.name, start_method=self.start_method, born=self._clock.now())
         try:
             worker.process = self._spawner.fork(worker_id, worker)
         except OSError as error:

@@ -1,7 +1,7 @@
 """A worker's process, seen from above: pipes, pidfd, signals, proof.
 
-Runs in: supervisor. Part of the seam: with `spawner` and `cgroup` the only files that touch pids and signals. Every signal goes through the
-pidfd that was opened at the fork, so it can never hit a stranger.
+Runs in: supervisor. Part of the seam: with `spawner` and `cgroup` the only files that touch pids and signals. Every
+signal goes through the pidfd that was opened at the fork, so it can never hit a stranger.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import shutil
 import signal
 from dataclasses import dataclass
 
+import killable.workers
 import psutil
-
+from killable.supervisor import stack
 from killable.supervisor.cgroup import Cgroup
 from killable.supervisor.channel import Reader, Writer
 from killable.supervisor.clock import process_cpu_s
@@ -23,6 +24,7 @@ from killable.workers.control import Ending
 from killable.workers.frames import Decoder, FrameError
 from killable.workers.harness import DUMP_SIGNAL
 
+OUR_FOLDER = os.path.dirname(killable.workers.__file__)
 STACK_BYTES_MAX = 64 << 10
 _LOOK_AGAIN_S = 0.001
 """Between two looks at a group that is still populated when its leader is reaped: something moved into it."""
@@ -158,7 +160,7 @@ class WorkerProcess:
         if self._stack < 0:
             return None
         text = os.pread(self._stack, STACK_BYTES_MAX, 0).decode("utf-8", "replace")
-        return text or None
+        return stack.trim(text, OUR_FOLDER) if text else None
 
     def usage(self) -> Usage:
         if self.pid is None:

@@ -1,7 +1,8 @@
 """The edge between deciding and the operating system: what a process and a spawner can do, and what they report.
 
-Runs in: supervisor. `process` and `spawner` are the real side; the tests have a second one, on virtual time. All calls return at once; everything
-that happens later comes back through the two listener protocols, in the event loop's thread.
+Runs in: supervisor. `process` and `spawner` are the real side; the tests have a second one, on virtual time. All
+calls return at once; everything that happens later comes back through the two listener protocols, in the event
+loop's thread.
 """
 
 from __future__ import annotations

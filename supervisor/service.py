@@ -18,7 +18,17 @@ from killable.supervisor.backlog import Backlog, Full
 from killable.supervisor.clock import Clock
 from killable.supervisor.escalation import Rules
 from killable.supervisor.eventlog import EventLog
-from killable.supervisor.job import Event, JobRecord, JobType, Outcome, PoolRecord, Submission, Verdict, WorkerId, WorkerRecord
+from killable.supervisor.job import (
+    Event,
+    JobRecord,
+    JobType,
+    Outcome,
+    PoolRecord,
+    Submission,
+    Verdict,
+    WorkerId,
+    WorkerRecord,
+)
 from killable.supervisor.lifecycle import DECIDED, Cause, State
 from killable.supervisor.pool import Pool
 from killable.supervisor.registry import Entry, Registry
@@ -45,7 +55,9 @@ class DuplicateType(KillableError):
 class Supervisor:
     """One per process; everything runs in the event loop in which `start` was awaited."""
 
-    def __init__(self, settings: Settings, *, open_spawner: SpawnerFactory | None = None, clock: Clock | None = None) -> None:
+    def __init__(
+        self, settings: Settings, *, open_spawner: SpawnerFactory | None = None, clock: Clock | None = None
+    ) -> None:
         self.settings = settings
         self.instance_id = uuid.uuid4().hex
         self.started_at = ""
@@ -55,9 +67,7 @@ class Supervisor:
         self._pools: dict[str, Pool] = {}
         self._types: dict[str, JobType] = {}
         self._backlog = Backlog(settings.queue_jobs_max, settings.queue_bytes_max)
-        self._registry = Registry(
-            keep_jobs=settings.keep_jobs, keep_bytes=settings.keep_bytes, keep_s=settings.keep_s
-        )
+        self._registry = Registry(keep_jobs=settings.keep_jobs, keep_bytes=settings.keep_bytes, keep_s=settings.keep_s)
         self._durations: dict[str, deque[float]] = {}
         self._fences = 0
         self._worker_numbers = 0
@@ -213,7 +223,9 @@ class Supervisor:
             return  # ended and dropped meanwhile
         entry.readers -= 1
         if entry.readers == 0 and entry.submission.stop_when_client_leaves and not entry.is_over:
-            self._stop(entry, Verdict("cancelled", by="client_gone", reason="the last reader of the stream has left"), None)
+            self._stop(
+                entry, Verdict("cancelled", by="client_gone", reason="the last reader of the stream has left"), None
+            )
 
     # ── Engine: workers, types, pools ──
 

@@ -1,7 +1,7 @@
 """A pool's guard and zygote, seen from above: start them, ask for forks, hear what became of them.
 
-Runs in: supervisor. Part of the seam. The host process is left alone: the guard is started by `subprocess` (never a fork of the host), and
-no signal handler, subreaper or waitpid(-1) is set up here.
+Runs in: supervisor. Part of the seam. The host process is left alone: the guard is started by `subprocess` (never a
+fork of the host), and no signal handler, subreaper or waitpid(-1) is set up here.
 """
 
 from __future__ import annotations
@@ -185,7 +185,9 @@ class PoolSpawner:
                 raise AssertionError(message)
 
     def _on_guard_exit(self) -> None:
-        """The guard is gone: at a close, or because someone killed it; then PDEATHSIG and the cgroups end what was below it."""
+        """The guard is gone: at a close, or because someone killed it; then PDEATHSIG and the cgroups end what was
+        below it.
+        """
         assert self._guard is not None
         self._loop.remove_reader(self._guard_pidfd)
         os.close(self._guard_pidfd)
@@ -227,7 +229,9 @@ class PoolSpawner:
         self._forget_zygote_socket()
 
     def _lose_zygote(self, ending: Ending | None) -> None:
-        """Everything that the zygote had started is gone; its workers' true statuses came through the guard, if at all."""
+        """Everything that the zygote had started is gone; its workers' true statuses came through the guard, if at
+        all.
+        """
         self.zygote_pid = None
         orphans, self._orphans = self._orphans, {}
         processes, self._processes = self._processes, {}

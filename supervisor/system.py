@@ -42,9 +42,7 @@ class System:
         return cls(loop, instance_id, cgroups, tempfile.mkdtemp(prefix="killable-"))
 
     def open_spawner(self, spec: PoolSpec, listener: SpawnerListener) -> PoolSpawner:
-        return PoolSpawner(
-            self.loop, spec, listener, cgroups=self.cgroups, tmp=self.tmp, instance_id=self.instance_id
-        )
+        return PoolSpawner(self.loop, spec, listener, cgroups=self.cgroups, tmp=self.tmp, instance_id=self.instance_id)
 
     async def close(self) -> None:
         if self.cgroups is not None:

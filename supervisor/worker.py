@@ -1,7 +1,7 @@
 """One worker as the supervisor sees it: warm, busy with one attempt, on its way out.
 
-Runs in: supervisor. Hears its process (`seam.ProcessListener`) and passes on: to its attempt what belongs to a job, to its pool what
-belongs to the worker.
+Runs in: supervisor. Hears its process (`seam.ProcessListener`) and passes on: to its attempt what belongs to a job,
+to its pool what belongs to the worker.
 """
 
 from __future__ import annotations

@@ -45,7 +45,8 @@ class Attempt:
             closing = self._outcome(doorbell)
             doorbell.forget()
         except Stopping:
-            # It is raised once, so from here on nothing is. Between two lines of ours it may come after the job had returned.
+            # It is raised once, so from here on nothing is. Between two lines of ours it may come after the job had
+            # returned.
             doorbell.forget()
             if closing is None:
                 self.exit_code = ExitCode.TERMINATED
@@ -83,7 +84,9 @@ class Attempt:
             return _closing(self._explain(error))
 
     def _drive(self, generator: Generator[Any, Any, Any]) -> Any:
-        """Send each yield and return the generator's value; `Stopping` that comes between two yields goes in by throw()."""
+        """Send each yield and return the generator's value; `Stopping` that comes between two yields goes in by
+        throw().
+        """
         stopping: Stopping | None = None
         token = self._channel.token
         while True:

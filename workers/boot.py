@@ -1,7 +1,7 @@
 """Start a process of ours from a path: no installation, no site-packages, any interpreter ≥ 3.11.
 
-Runs in: guard | worker (start method spawn), as `python -S -P boot.py ROLE JSON`. The package need not be installed in that
-interpreter: its two folders come with the arguments.
+Runs in: guard | worker (start method spawn), as `python -S -P boot.py ROLE JSON`. The package need not be installed
+in that interpreter: its two folders come with the arguments.
 """
 
 from __future__ import annotations

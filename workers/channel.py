@@ -20,8 +20,8 @@ _TOKEN = int(Kind.TOKEN)
 class Channel:
     """The frames pipe during one attempt. A write blocks while the pipe is full, and stays killable.
 
-    `busy` is true while the main thread is inside a write: `Stopping` is never raised there, or half a frame would be left.
-    `answer` is called after such a write when a bell rang in it.
+    `busy` is true while the main thread is inside a write: `Stopping` is never raised there, or half a frame would
+    be left. `answer` is called after such a write when a bell rang in it.
     """
 
     def __init__(self, descriptor: int, codec: Codec, answer: Callable[[], None]) -> None:

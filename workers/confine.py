@@ -1,6 +1,7 @@
 """What a fresh child does to itself before anything of the user's runs in it.
 
-Runs in: guard | zygote | worker, each right after its fork. Any failure ends the process: nothing half confined goes on.
+Runs in: guard | zygote | worker, each right after its fork. Any failure ends the process: nothing half confined goes
+on.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ Runs in: supervisor | guard | zygote.
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 
@@ -104,7 +104,9 @@ class PreloadFailed:
 
 @dataclass(frozen=True, slots=True)
 class Fork:
-    """Fork a worker; its descriptors come along: orders, frames, output, bells, stack and, if `cgroup`, cgroup.procs."""
+    """Fork a worker; its descriptors come along: orders, frames, output, bells, stack and, if `cgroup`,
+    cgroup.procs.
+    """
 
     worker_id: str
     cgroup: bool

@@ -1,8 +1,9 @@
 """SIGTERM as a doorbell: the order is in the pipe, and only one that names the attempt on the stack is heard.
 
-Runs in: worker. `Stopping` is raised once, in the main thread, only while the job is on the stack, and never inside a frame
-write. Whether anyone heard the bell is told by bytes: the C-level handler writes the signal's number at delivery, even while
-C code holds the GIL (signal.set_wakeup_fd); this module writes BELL_ACKNOWLEDGED when Python runs again.
+Runs in: worker. `Stopping` is raised once, in the main thread, only while the job is on the stack, and never inside
+a frame write. Whether anyone heard the bell is told by bytes: the C-level handler writes the signal's number at
+delivery, even while C code holds the GIL (signal.set_wakeup_fd); this module writes BELL_ACKNOWLEDGED when Python
+runs again.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ class Doorbell:
     """The SIGTERM handler's state for the attempt on the stack."""
 
     channel: Channel
+
     def __init__(self, bells: int, stack: int, read_stop: Callable[[int], bytes | None]) -> None:
         self._bells = bells
         self._stack = stack
@@ -55,7 +57,9 @@ class Doorbell:
         self._fence = None
 
     def answer(self) -> None:
-        """Look for an order in the pipe and obey it: raise `Stopping`. Called by the handler and after a frame write."""
+        """Look for an order in the pipe and obey it: raise `Stopping`. Called by the handler and after a frame
+        write.
+        """
         self._ring(sys._getframe(1))
 
     def _on_term(self, _signum: int, frame: FrameType | None) -> None:

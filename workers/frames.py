@@ -5,8 +5,8 @@ Runs in: any.
     length u32 | crc32 u32 | fence u32 | sequence u32 | kind u8 | payload (length bytes)      (little-endian)
 
 `fence` is the number of the attempt, unique within a supervisor, so a late frame of an earlier attempt is
-recognised. `sequence` counts the frames of an attempt from 0; a gap is a protocol error. The checksum starts from a value
-made of fence, sequence and kind: one crc32 call covers the payload and the header.
+recognised. `sequence` counts the frames of an attempt from 0; a gap is a protocol error. The checksum starts from a
+value made of fence, sequence and kind: one crc32 call covers the payload and the header.
 """
 
 from __future__ import annotations

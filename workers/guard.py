@@ -1,7 +1,7 @@
 """Owns the zygote and outlives nobody: when the owner is gone, everything below is killed until nothing is left.
 
-Runs in: guard. Exec'd without site-packages, in a session of its own, single-threaded, a subreaper: it sees every orphan
-and imports nothing of the user's, so nothing of the user's can hang or crash it.
+Runs in: guard. Exec'd without site-packages, in a session of its own, single-threaded, a subreaper: it sees every
+orphan and imports nothing of the user's, so nothing of the user's can hang or crash it.
 """
 
 from __future__ import annotations
@@ -114,7 +114,9 @@ class Guard:
             pass  # the owner is going; the next poll says so
 
     def _end_everything(self) -> None:
-        """Kill the zygote first, so that nothing new is forked; then its orphans, wave after wave, until no child is left."""
+        """Kill the zygote first, so that nothing new is forked; then its orphans, wave after wave, until no child is
+        left.
+        """
         if self._zygote is not None:
             os.kill(self._zygote, signal.SIGKILL)  # our unreaped child: the number is pinned
         forget: Callable[[int, int, object], None] = lambda pid, status, usage: None  # noqa: E731

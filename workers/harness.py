@@ -1,6 +1,7 @@
 """A worker's life: ready, one attempt after another, gone.
 
-Runs in: worker. The supervisor's words come through the orders pipe; a signal is only a doorbell that says: read it now.
+Runs in: worker. The supervisor's words come through the orders pipe; a signal is only a doorbell that says: read it
+now.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from killable.workers.messages import Idle, Kind, Run, dump_json
 from killable.workers.reuse import Baseline
 
 DUMP_SIGNAL = signal.SIGRTMIN + 6
-"""Makes faulthandler write the stacks of all threads; sent only right before SIGKILL, never to a process that is to live."""
+"""Makes faulthandler write the stacks of all threads; sent only right before SIGKILL, never to a process that is to
+live.
+"""
 
 
 class Pipes(NamedTuple):
@@ -151,5 +154,3 @@ def _flush() -> None:
             stream.flush()
         except (OSError, ValueError, AttributeError):
             pass  # the job closed or replaced it
-
-

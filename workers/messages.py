@@ -3,8 +3,8 @@
 Runs in: any.
 
     supervisor ── orders pipe ──► worker    RUN, STOP
-    supervisor ◄─ frames pipe ─── worker    READY … one closing frame per attempt, then IDLE from a worker that can go on
-    supervisor ◄─ bells pipe ──── worker    one byte each: a signal was delivered, acknowledged, or swallowed
+    supervisor ◄─ frames pipe ─── worker    READY … one closing frame per attempt, then IDLE from a worker that can
+    go on supervisor ◄─ bells pipe ──── worker    one byte each: a signal was delivered, acknowledged, or swallowed
 
 Payloads are one line of JSON, except RUN's input and RESULT's value, which are in the pool's codec.
 """
@@ -73,7 +73,13 @@ class Run:
 
     def encode(self) -> bytes:
         head = dump_json(
-            {"job_id": self.job_id, "type": self.type, "attempt": self.attempt, "limits": self.limits, "tags": self.tags}
+            {
+                "job_id": self.job_id,
+                "type": self.type,
+                "attempt": self.attempt,
+                "limits": self.limits,
+                "tags": self.tags,
+            }
         )
         return struct.pack("<I", len(head)) + head + self.input
 

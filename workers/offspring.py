@@ -2,9 +2,9 @@
 
 Runs in: guard | zygote.
 
-Both are subreapers (PR_SET_CHILD_SUBREAPER, prctl(2)): what a dead worker leaves, setsid and double fork included, becomes
-their child before the worker is seen as a zombie (exit_notify in the kernel reparents first). A child that they did not fork themselves
-therefore comes from a dead attempt, and is killed.
+Both are subreapers (PR_SET_CHILD_SUBREAPER, prctl(2)): what a dead worker leaves, setsid and double fork included,
+becomes their child before the worker is seen as a zombie (exit_notify in the kernel reparents first). A child that
+they did not fork themselves therefore comes from a dead attempt, and is killed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """May this process take another job? What a job must leave as it found it (about 10 µs to check).
 
-Runs in: worker. Threads, children, signal dispositions, wakeup descriptor, mask, timers, working directory, umask. Everything else
-(environment, rlimits, affinity, locale, sys.path, random state, descriptors) is declared not restored.
+Runs in: worker. Threads, children, signal dispositions, wakeup descriptor, mask, timers, working directory, umask.
+Everything else (environment, rlimits, affinity, locale, sys.path, random state, descriptors) is declared not restored.
 """
 
 from __future__ import annotations

@@ -22,9 +22,7 @@ from killable.workers.harness import Pipes, report_broken, run_worker
 _FIRST_DESCRIPTOR = 3
 
 
-def exec_worker(
-    pipes: Pipes, configure: Configure, packages: dict[str, str], tmp: str, cgroup_errno: int
-) -> NoReturn:
+def exec_worker(pipes: Pipes, configure: Configure, packages: dict[str, str], tmp: str, cgroup_errno: int) -> NoReturn:
     """Replace this confined fork by a fresh interpreter; session, subreaper, limits and PDEATHSIG survive execve(2)."""
     try:
         for number, descriptor in enumerate(_out_of_the_way(pipes), _FIRST_DESCRIPTOR):

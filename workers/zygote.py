@@ -1,7 +1,7 @@
 """The process of a pool that has imported the code and loaded the models: preload, fork, sweep, reap, report.
 
-Runs in: zygote. Single-threaded: a fork copies only the calling thread, so a lock that another one holds would stay locked in
-every worker. With more than one thread after preload it refuses to fork, and says so.
+Runs in: zygote. Single-threaded: a fork copies only the calling thread, so a lock that another one holds would stay
+locked in every worker. With more than one thread after preload it refuses to fork, and says so.
 """
 
 from __future__ import annotations
@@ -91,7 +91,9 @@ class Zygote:
         self._threads = 1
 
     def preload(self) -> bool:
-        """Import the modules and run the preloads (start method fork), report the job types; return whether it worked."""
+        """Import the modules and run the preloads (start method fork), report the job types; return whether it
+        worked.
+        """
         try:
             if self._configure.start_method == "spawn":
                 types = catalogue.survey_in_child(self._configure)

@@ -13,10 +13,9 @@ from enum import IntEnum
 from typing import Any
 
 import typer
+from killable.workers.errors import CODES, JobError, KillableError
 from rich.console import Console
 from rich.text import Text
-
-from killable.workers.errors import CODES, JobError, KillableError
 
 
 class Exit(IntEnum):

@@ -2,8 +2,8 @@
 
 Runs in: worker (a fork pool); the vocabulary is loaded in the zygote, and the workers share its memory.
 
-With `chunk=0` the whole text goes through one native call that holds the GIL and hears no signal: 4.7 million characters
-take 4.5 s and 800 MB. Nothing inside that process can end it, which is what the pool is for.
+With `chunk=0` the whole text goes through one native call that holds the GIL and hears no signal: 4.7 million
+characters take 4.5 s and 800 MB. Nothing inside that process can end it, which is what the pool is for.
 """
 
 from __future__ import annotations

@@ -1,0 +1,130 @@
+"""A job's events onto the terminal: text as it comes, then how the job ended.
+
+Runs in: any machine.
+
+    tokens ──► stdout        log lines, the ending ──► stderr        with --json: every event ──► stdout, one line each
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import typer
+from rich.text import Text
+
+from killable.api.cli import render
+from killable.api.cli.exits import Exit, exit_code, print_json, report, stderr_console
+from killable.api.client import Event, Job, token_of
+from killable.api.transport import job_error
+from killable.workers.errors import KillableError
+
+
+class Follower:
+    """Prints one job's events; can go on where it was interrupted."""
+
+    def __init__(self, job: Job, *, as_json: bool = False, all_events: bool = False, after: int | None = None) -> None:
+        self.job = job
+        self.terminal: Event | None = None
+        self._as_json = as_json
+        self._all_events = all_events
+        self._last = after
+        self._tokens = 0
+        self._at_line_start = True
+
+    def follow(self) -> None:
+        """Print what comes until the terminal event. May be called again after an interrupt."""
+        for event in self.job.events(after=self._last):
+            self._last = event.id
+            if event.is_terminal:
+                self.terminal = event
+            self._print(event)
+
+    def finish(self) -> int:
+        """Print how the job ended, the last line being state, tokens and time; return the exit code."""
+        if self.terminal is None:
+            return Exit.OK  # `--after` the terminal event: there was nothing more to say
+        ending = self.terminal.data
+        error = None if self.terminal.name == "completed" else job_error(ending)
+        if not self._as_json:
+            if error is None and not self._tokens and not self._all_events:
+                self._print_result(ending)
+            self._end_line()
+            if error is not None:
+                self._explain(error, ending)
+            stderr_console().print(self._last_line(ending))
+        return Exit.OK if error is None else exit_code(error)
+
+    def _print(self, event: Event) -> None:
+        if self._as_json:
+            print_json({"id": event.id, "event": event.name, "data": event.data}, one_line=True)
+        elif self._all_events:
+            typer.echo(f"{event.id}\t{event.name}\t{json.dumps(event.data)}")
+        elif event.name == "token":
+            self._tokens += 1
+            self._write(token_of(event.data))
+        elif event.name == "log":
+            self._end_line()
+            stderr_console().print(Text(str(event.data.get("text", "")), "dim"))
+
+    def _write(self, token: Any) -> None:
+        if isinstance(token, bytes):
+            sys.stdout.flush()
+            sys.stdout.buffer.write(token)
+            sys.stdout.buffer.flush()
+            self._at_line_start = token.endswith(b"\n")
+            return
+        text = token if isinstance(token, str) else json.dumps(token) + "\n"
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        if text:
+            self._at_line_start = text.endswith("\n")
+
+    def _end_line(self) -> None:
+        """Put what follows on a line of its own; a pipe gets the job's bytes and nothing else."""
+        if not self._at_line_start and sys.stdout.isatty():
+            typer.echo()
+            self._at_line_start = True
+
+    def _print_result(self, ending: Mapping[str, Any]) -> None:
+        """A job that streamed nothing has its result to show."""
+        result = ending.get("result")
+        if isinstance(result, dict) and set(result) == {"$ref"}:
+            result = self.job.result(wait_s=0)
+        elif isinstance(result, dict) and set(result) == {"base64"}:
+            result = base64.b64decode(result["base64"])
+        print_value(result)
+
+    def _explain(self, error: KillableError, ending: Mapping[str, Any]) -> None:
+        if error.code != "cancelled":
+            report(error, as_json=False)
+            return
+        certificate = ending.get("certificate") or {}
+        reason = f": {render.plain(certificate['reason'])}" if certificate.get("reason") else ""
+        stderr_console().print(f"{render.short(self.job.id)}  {render.ended_by(ending)}{reason}")
+        stderr_console().print(render.death(certificate))
+
+    def _last_line(self, ending: Mapping[str, Any]) -> Text:
+        try:
+            lasted = render.lasted_s(self.job.record())
+        except KillableError:
+            lasted = None  # dropped already, or the server is going: the ending itself is known
+        parts = [render.state(self.terminal.name if self.terminal else "")]
+        parts.append(Text(render.counted(int(ending.get("tokens") or 0), "token")))
+        parts += [Text(render.duration(lasted))] if lasted is not None else []
+        return Text("  ").join(parts)
+
+
+def print_value(value: Any) -> None:
+    """Print a job's result on stdout: text and bytes as they are, other values as JSON, None not at all."""
+    if isinstance(value, bytes):
+        sys.stdout.flush()
+        sys.stdout.buffer.write(value)
+        sys.stdout.buffer.flush()
+    elif isinstance(value, str):
+        typer.echo(value)
+    elif value is not None:
+        typer.echo(json.dumps(value, indent=2))

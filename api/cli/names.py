@@ -1,0 +1,64 @@
+"""Jobs and workers by the names that people type: a full id, or a unique prefix with or without its `job-`.
+
+Runs in: any machine.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from killable.api.cli.exits import Exit
+from killable.api.client import Client, Job
+from killable.workers.errors import KillableError, Refused
+
+PREFIX = "job-"
+_FULL = re.compile(r"job-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_SHOWN_MAX = 5
+
+
+class Ambiguous(KillableError):
+    """A prefix that several ids have. Fact: `matches`."""
+
+    code = "ambiguous"
+    exit_code = Exit.USAGE
+
+    @property
+    def retryable(self) -> bool:
+        return False
+
+
+def find_job(client: Client, name: str) -> Job:
+    """Return the one job of that id or prefix. Raise Refused `unknown_job`, or Ambiguous."""
+    if _FULL.fullmatch(name):
+        return client.job(name)
+    ids = (record["job_id"] for record in client.jobs())
+    matches = matching(name, ids)
+    if not matches:
+        raise Refused(f"there is no job {name}", code="unknown_job", job_id=name)
+    return client.job(_only(name, matches))
+
+
+def find_worker(client: Client, name: str) -> dict[str, Any] | None:
+    """Return the one worker of that id or prefix, or None. Raise Ambiguous."""
+    workers = {worker["worker_id"]: worker for worker in client.workers()}
+    if name in workers:
+        return workers[name]
+    matches = [id for id in workers if name and id.startswith(name)]
+    return workers[_only(name, matches)] if matches else None
+
+
+def matching(name: str, ids: Iterable[str]) -> list[str]:
+    """Return the ids that begin with a name, in their order; an empty name is nobody's."""
+    digits = name.removeprefix(PREFIX)
+    if not digits:
+        return []
+    return [id for id in ids if id == name or id.removeprefix(PREFIX).startswith(digits)]
+
+
+def _only(name: str, matches: list[str]) -> str:
+    if len(matches) > 1:
+        shown = ", ".join(matches[:_SHOWN_MAX]) + (", ..." if len(matches) > _SHOWN_MAX else "")
+        raise Ambiguous(f"{name} is the beginning of {len(matches)} ids: {shown}", code=Ambiguous.code, matches=matches)
+    return matches[0]

@@ -1,0 +1,138 @@
+"""`killable submit`, `stream`, `result`: start a job, read along, fetch what it returned.
+
+Runs in: any machine.
+"""
+
+from __future__ import annotations
+
+import base64
+import signal
+from typing import Annotated, Any
+
+import typer
+
+from killable.api.cli import exits, render
+from killable.api.cli.arguments import read_input, read_tags
+from killable.api.cli.follow import Follower, print_value
+from killable.api.cli.names import find_job
+from killable.api.cli.options import Json, Limit, Url, limits_of, open_client, seconds
+from killable.api.client import Client, Job
+from killable.api.transport import DEFAULT_URL
+from killable.workers.errors import KillableError
+
+JobName = Annotated[str, typer.Argument(metavar="JOB", help="Its id, or a unique prefix of it.", show_default=False)]
+
+
+def _limit(name: str, help: str) -> Any:
+    option = f"--{name.replace('_', '-')}"
+    return typer.Option(option, parser=Limit(name), help=help, rich_help_panel="Limits", show_default=False)
+
+
+def submit(
+    type: Annotated[str, typer.Argument(metavar="TYPE", help="A job type of the server.", show_default=False)],
+    pairs: Annotated[
+        list[str] | None,
+        typer.Option("-i", metavar="NAME=VALUE", help="A member of the input; NAME=@FILE reads it from a file."),
+    ] = None,
+    document: Annotated[
+        str | None, typer.Option("--input", metavar="JSON", help="The whole input: JSON, @FILE, or - for stdin.")
+    ] = None,
+    detach: Annotated[bool, typer.Option("-d", "--detach", help="Print the job's id and leave; the job goes on.")] = False,
+    tags: Annotated[list[str] | None, typer.Option("--tag", metavar="KEY=VALUE", help="May be repeated.")] = None,
+    priority: Annotated[int, typer.Option("--priority", help="Higher ones start earlier.")] = 0,
+    run_s: Annotated[Any, _limit("run_s", "How long it may run: 60, 5m, none.")] = None,
+    grace_s: Annotated[Any, _limit("grace_s", "How long it may clean up when it is stopped.")] = None,
+    queue_s: Annotated[Any, _limit("queue_s", "How long it may wait in the queue.")] = None,
+    start_s: Annotated[Any, _limit("start_s", "How long its worker may take to start it.")] = None,
+    ack_s: Annotated[Any, _limit("ack_s", "How long native code is waited for when it is stopped.")] = None,
+    memory_bytes: Annotated[Any, _limit("memory_bytes", "How much memory it may take: 2GiB.")] = None,
+    output_bytes: Annotated[Any, _limit("output_bytes", "How much it may stream and print.")] = None,
+    as_json: Json = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Start a job and stream what it says. Ctrl-C cancels it and waits until it is dead.
+
+    Tokens go to stdout, everything else to stderr; a job that streams nothing has its result printed.
+    """
+    limits = limits_of(
+        {
+            "run_s": run_s,
+            "grace_s": grace_s,
+            "queue_s": queue_s,
+            "start_s": start_s,
+            "ack_s": ack_s,
+            "memory_bytes": memory_bytes,
+            "output_bytes": output_bytes,
+        }
+    )
+    with exits.reporting(as_json), open_client(url) as client:
+        given = read_input(client, type, pairs or [], document)
+        job = _start(client, type, given, limits=limits, tags=read_tags(tags or []), priority=priority)
+        if detach:
+            exits.print_json(job.accepted) if as_json else typer.echo(job.id)
+            return
+        raise typer.Exit(_follow_or_cancel(job, as_json))
+
+
+def stream(
+    name: JobName,
+    after: Annotated[int | None, typer.Option("--after", metavar="N", help="Only what came after event N.")] = None,
+    events: Annotated[bool, typer.Option("--events", help="Every event, one per line: id, name, data.")] = False,
+    as_json: Json = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Stream a job from its first token, also when it has ended. Ctrl-C leaves it running."""
+    with exits.reporting(as_json), open_client(url) as client:
+        follower = Follower(find_job(client, name), as_json=as_json, all_events=events, after=after)
+        follower.follow()
+        raise typer.Exit(follower.finish())
+
+
+def result(
+    name: JobName,
+    wait: Annotated[
+        float, typer.Option("--wait", parser=seconds, metavar="SECONDS", help="How long to wait for its end: 30s, 5m.")
+    ] = 0.0,
+    as_json: Json = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Print what a job returned. A job that did not complete has an exit code instead: 1, 3, 124; still going is 75."""
+    with exits.reporting(as_json), open_client(url) as client:
+        value = find_job(client, name).result(wait_s=wait)
+        if not as_json:
+            print_value(value)
+        elif isinstance(value, bytes):
+            exits.print_json({"base64": base64.b64encode(value).decode()})
+        else:
+            exits.print_json(value)
+
+
+def _start(client: Client, type: str, given: dict[str, Any], **options: Any) -> Job:
+    try:
+        return client.submit(type, given, **options)
+    except KeyboardInterrupt:
+        exits.stderr_console().print("interrupted before the server answered; the job may have been started: killable ps")
+        raise
+
+
+def _follow_or_cancel(job: Job, as_json: bool) -> int:
+    """Follow a job to its end; an interrupt cancels it and goes on following: its last words, its certificate."""
+    # A shell's `timeout` or a supervisor of ours ends us by SIGTERM: the job must not be left behind then, either.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    stderr = exits.stderr_console()
+    follower = Follower(job, as_json=as_json)
+    if not as_json:
+        stderr.print(job.id, style="dim")
+    try:
+        follower.follow()
+    except KeyboardInterrupt:
+        try:
+            stderr.print(f"\ncancelling {render.short(job.id)}; Ctrl-C again leaves before it is dead")
+            job.cancel(reason="Ctrl-C", wait_s=0)
+            follower.follow()
+        except (KeyboardInterrupt, KillableError) as error:
+            if isinstance(error, KillableError):
+                exits.report(error, as_json)
+            stderr.print(f"no certificate came; how it went on: killable inspect {render.short(job.id)}")
+            return exits.Exit.INTERRUPTED
+    return follower.finish()

@@ -20,6 +20,7 @@ Seconds = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
 Grace = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(gt=0, le=2**62)]
 State = Literal["queued", "running", "stopping", "completed", "failed", "cancelled", "timed_out"]
+StateFilter = Literal["active", "queued", "running", "stopping", "completed", "failed", "cancelled", "timed_out"]
 Tags = Annotated[
     dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_./-]{1,64}$")], Annotated[str, Field(max_length=256)]],
     Field(max_length=32),
@@ -90,7 +91,7 @@ class Query(BaseModel):
 
 
 class ListQuery(Query):
-    state: State | Literal["active"] | None = None
+    state: StateFilter | None = None
     type: str | None = None
     tag: str | None = Field(None, pattern="^[^:]+:", description="`key:value`")
     limit: int = Field(50, ge=1, le=200)

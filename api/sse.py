@@ -29,7 +29,9 @@ log = logging.getLogger(__name__)
 
 EVENTS_PER_WRITE = 1024
 """A late reader's backlog can be a million events: joined in parts of about 0.5 ms, the loop turns in between."""
-RETRY = b"retry: 1000\n\n"
+RETRY = b"retry: 1000\n"
+"""Stands in the first event: on its own some clients (httpx-sse) take it for an event without data."""
+PING = ServerSentEvent(comment="ping", sep="\n")
 
 
 class _Names(dict[str, bytes]):
@@ -90,9 +92,7 @@ class EventStream(EventSourceResponse):
         self._after = after
         self._markers = markers
         self._stall_s = settings.send_timeout_s
-        super().__init__(
-            self._chunks(), sep="\n", ping=settings.ping_s, ping_message_factory=lambda: ServerSentEvent(comment="ping")
-        )
+        super().__init__(self._chunks(), ping=settings.ping_s, ping_message_factory=lambda: PING)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_in_time(message: Message) -> None:
@@ -114,14 +114,15 @@ class EventStream(EventSourceResponse):
                 await self._engine.unwatch(self._job_id)
 
     async def _chunks(self) -> AsyncIterator[bytes]:
-        yield RETRY
         batches = self._engine.events(self._job_id, self._after)
+        first = RETRY
         try:
             async for batch in batches:
                 for start in range(0, len(batch), EVENTS_PER_WRITE):
                     if start:
                         await asyncio.sleep(0)
-                    yield self._encode(batch[start : start + EVENTS_PER_WRITE])
+                    yield first + self._encode(batch[start : start + EVENTS_PER_WRITE])
+                    first = b""
         except Refused:
             log.info("%s was dropped while it was read", self._job_id)  # the reader sees an end without terminal event
         finally:

@@ -24,9 +24,6 @@ class Clock:
     def call_at(self, when: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
         return self._loop.call_at(when, callback)
 
-    def call_soon(self, callback: Callable[[], None]) -> asyncio.Handle:
-        return self._loop.call_soon(callback)
-
     @staticmethod
     def wall() -> str:
         """Return the time of day, RFC 3339 in UTC with milliseconds."""

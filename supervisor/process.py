@@ -21,8 +21,8 @@ from killable.supervisor.channel import Reader, Writer
 from killable.supervisor.clock import process_cpu_s
 from killable.supervisor.seam import FenceError, Gone, ProcessListener, Usage
 from killable.workers.control import Ending
+from killable.workers.doorbell import DUMP_SIGNAL
 from killable.workers.frames import Decoder, FrameError
-from killable.workers.harness import DUMP_SIGNAL
 
 OUR_FOLDER = os.path.dirname(killable.workers.__file__)
 STACK_BYTES_MAX = 64 << 10

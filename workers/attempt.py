@@ -30,12 +30,16 @@ _TRACEBACK_BYTES_MAX = 64 << 10
 class Attempt:
     """An order to run, and the exit code that the process is to end with after it."""
 
-    def __init__(self, run: Run, registered: Mapping[str, Job], codec: Codec, channel: Channel, tmp: str) -> None:
+    def __init__(
+        self, run: Run, registered: Mapping[str, Job], codec: Codec, channel: Channel, tmp: str, data_bytes: int
+    ) -> None:
+        """`data_bytes` is the worker's private memory before the job: `memory_bytes` limits the growth over it."""
         self._run = run
         self._registered = registered
         self._codec = codec
         self._channel = channel
         self._tmp = tmp
+        self._data_bytes = data_bytes
         self.exit_code: int = ExitCode.RETIRED
 
     def outcome(self, doorbell: Doorbell) -> Closing:
@@ -61,7 +65,7 @@ class Attempt:
             return _closing(Raised("assignment", message=f"this pool has no job type {run.type!r}"))
         try:
             doorbell.answer()  # a stop that came right behind the order, its bell before anyone listened
-            confine.limit_memory(run.limits.get("memory_bytes"))
+            confine.limit_memory(run.limits.get("memory_bytes"), self._data_bytes)
             context = Context(
                 self._channel,
                 job_id=run.job_id,

@@ -9,25 +9,21 @@ from __future__ import annotations
 import faulthandler
 import os
 import select
-import signal
 import sys
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn, TextIO
 
 from killable.workers import jobs
 from killable.workers.attempt import Attempt
 from killable.workers.channel import Channel
 from killable.workers.codec import CODECS
+from killable.workers.confine import data_bytes
 from killable.workers.control import Configure
-from killable.workers.doorbell import Doorbell
+from killable.workers.doorbell import DUMP_SIGNAL, Doorbell
 from killable.workers.exitcodes import ExitCode
 from killable.workers.frames import Decoder, Frame, FrameError, encode
 from killable.workers.messages import Idle, Kind, Run, dump_json
+from killable.workers.rehearsal import rehearse
 from killable.workers.reuse import Baseline
-
-DUMP_SIGNAL = signal.SIGRTMIN + 6
-"""Makes faulthandler write the stacks of all threads; sent only right before SIGKILL, never to a process that is to
-live.
-"""
 
 
 class Pipes(NamedTuple):
@@ -61,8 +57,7 @@ def report_broken(pipes: Pipes, traceback_text: str) -> None:
 
 
 def _serve(pipes: Pipes, configure: Configure, tmp: str, cgroup_errno: int) -> int:
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
+    sys.stdout, sys.stderr = _open_stream(1), _open_stream(2)
     try:
         jobs.run_preloads(each_worker=True)
     except BaseException as error:
@@ -71,6 +66,7 @@ def _serve(pipes: Pipes, configure: Configure, tmp: str, cgroup_errno: int) -> i
         report_broken(pipes, "".join(traceback.format_exception(error)))
         return ExitCode.NOT_IMPORTABLE
     worker = Worker(pipes, configure, tmp)
+    rehearse(tmp)
     ready = {"pid": os.getpid(), "parent": os.getppid(), "cgroup_errno": cgroup_errno}
     os.write(pipes.frames, encode(Kind.READY, 0, 0, dump_json(ready)))
     return worker.serve()
@@ -94,6 +90,7 @@ class Worker:
         faulthandler.register(DUMP_SIGNAL, file=pipes.stack, all_threads=True, chain=False)
         self._doorbell.hang()
         self._baseline = Baseline.take()
+        self._data_bytes = data_bytes()
 
     def serve(self) -> int:
         """Return this process's exit code."""
@@ -109,7 +106,7 @@ class Worker:
                 run = Run.decode(order.payload)
             except (ValueError, TypeError):
                 return ExitCode.BAD_ASSIGNMENT
-            attempt = Attempt(run, self._registered, self._codec, self._channel, self._tmp)
+            attempt = Attempt(run, self._registered, self._codec, self._channel, self._tmp, self._data_bytes)
             self._channel.begin(order.fence)
             self._doorbell.expect(order.fence)
             closing = attempt.outcome(self._doorbell)
@@ -120,6 +117,7 @@ class Worker:
             self._channel.close([closing, (Kind.IDLE, idle.encode())])
             if change:
                 return attempt.exit_code
+            self._data_bytes = data_bytes()
 
     def _next_order(self) -> Frame | None:
         """Wait for the next order; None when the supervisor has closed the pipe."""
@@ -146,6 +144,11 @@ class Worker:
             if frame.kind == Kind.STOP and frame.fence == fence:
                 return frame.payload
         return None
+
+
+def _open_stream(descriptor: int) -> TextIO:
+    """Open stdout or stderr anew: the zygote's object may believe that it writes to a file, which is now a pipe."""
+    return open(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
 
 
 def _flush() -> None:

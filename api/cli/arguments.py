@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import typer
-
 from killable.api.client import Client
 from killable.workers.errors import Refused
 
@@ -101,21 +100,21 @@ def parse_value(text: str, kinds: set[str]) -> Any:
         return None
     if "boolean" in kinds and text in ("true", "false"):
         return text == "true"
-    for kind, read in (("integer", int), ("number", float)):
+    for kind in ("integer", "number"):
         if kind in kinds:
             try:
-                value = read(text)
+                number = int(text) if kind == "integer" else float(text)
             except ValueError:
                 continue
-            if math.isfinite(value):
-                return value
+            if math.isfinite(number):
+                return number
     if kinds & {"array", "object"}:
         try:
-            value = json.loads(text)
+            parsed = json.loads(text)
         except ValueError:
-            value = None
-        if value is not None and _TYPE_NAMES.get(type(value)) in kinds:
-            return value
+            parsed = None
+        if parsed is not None and _TYPE_NAMES[type(parsed)] in kinds:
+            return parsed
     shown = text if len(text) <= 40 else text[:37] + "..."
     raise ValueError(f"must be {' or '.join(_WORDS[kind] for kind in sorted(kinds))}, not {json.dumps(shown)}")
 

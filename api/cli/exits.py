@@ -51,7 +51,7 @@ _HINTS = {
     "unauthorized": "the key comes from the environment: KILLABLE_API_KEY",
 }
 
-_EARLY = "native code did not hear SIGTERM; ack_s is how long it is waited for (submit --ack-s, the decorator, killable.toml)"
+_EARLY = "native code did not hear SIGTERM; how long it is waited for is ack_s: submit --ack-s, the decorator, [limits]"
 
 
 def exit_code(error: KillableError) -> int:

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
-from rich.text import Text
-
 from killable.api.cli import exits, render
 from killable.api.cli.arguments import tag_filter
 from killable.api.cli.names import find_job
@@ -21,6 +19,7 @@ from killable.api.cli.options import Json, Reason, Url, open_client, seconds
 from killable.api.client import Client, Ending, Job
 from killable.api.transport import DEFAULT_URL
 from killable.workers.errors import Refused
+from rich.text import Text
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,8 @@ class _Kill:
 
 def kill(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[JOB]...", help="Ids, or unique prefixes of them.", show_default=False)
+        list[str] | None,
+        typer.Argument(metavar="JOB", help="Ids, or unique prefixes of them.", show_default=False),
     ] = None,
     grace: Annotated[
         float | None,
@@ -48,7 +48,9 @@ def kill(
     now: Annotated[bool, typer.Option("--now", help="No grace: SIGKILL at once.")] = False,
     reason: Reason = "",
     type: Annotated[str | None, typer.Option("--type", help="All active jobs of this type.")] = None,
-    tag: Annotated[str | None, typer.Option("--tag", metavar="KEY=VALUE", help="All active jobs with this tag.")] = None,
+    tag: Annotated[
+        str | None, typer.Option("--tag", metavar="KEY=VALUE", help="All active jobs with this tag.")
+    ] = None,
     all_jobs: Annotated[bool, typer.Option("--all", help="All active jobs.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be killed.")] = False,
     as_json: Json = False,
@@ -66,7 +68,10 @@ def kill(
     grace_s = 0.0 if now else grace
     with exits.reporting(as_json), open_client(url) as client:
         if by_filter:
-            found = [(r["job_id"], client.job(r["job_id"])) for r in client.jobs(state="active", type=type, tag=tag_filter(tag))]
+            found = [
+                (r["job_id"], client.job(r["job_id"]))
+                for r in client.jobs(state="active", type=type, tag=tag_filter(tag))
+            ]
             jobs: list[tuple[str, Job | None]] = list(found)
         else:
             jobs = [(name, _find(client, name)) for name in dict.fromkeys(names or [])]
@@ -123,7 +128,9 @@ def _print_line(done: _Kill) -> None:
         exits.stderr_console().print(Text.assemble(f"{done.name}  ", ("unknown", "red"), "  there is no such job"))
         return
     name = render.short(done.ending.job_id)
-    how = render.ended_by({"state": done.ending.state, "certificate": done.ending.certificate, "error": done.ending.error})
+    how = render.ended_by(
+        {"state": done.ending.state, "certificate": done.ending.certificate, "error": done.ending.error}
+    )
     death = "had ended already" if done.ending.had_ended else render.death(done.ending.certificate)
     exits.stdout_console().print(f"{name}  {how}  {death}", soft_wrap=True)
 

@@ -32,7 +32,7 @@ class Limit:
 
     def __init__(self, name: str) -> None:
         self._parse = parse_bytes if name.endswith("_bytes") else parse_seconds
-        self.__name__ = "BYTES" if name.endswith("_bytes") else "SECONDS"
+        self.__name__ = name  # Typer asks a parser for it
 
     def __call__(self, text: str) -> str | float:
         # Typer drops an option whose value is None: the word travels on, `limits_of` makes null of it.

@@ -9,7 +9,6 @@ from itertools import islice
 from typing import Annotated, Any
 
 import typer
-
 from killable.api.cli import exits, render
 from killable.api.cli.arguments import tag_filter
 from killable.api.cli.names import find_job, find_worker

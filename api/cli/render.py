@@ -42,7 +42,6 @@ _PHASE_WORDS = {
     "tree_empty": "tree empty",
     "slot_ready": "slot ready",
 }
-# The other terminal states, when a job that was to be cancelled had ended in one of them.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -117,7 +116,7 @@ def lasted_s(record: Mapping[str, Any]) -> float | None:
 
 
 def death(certificate: Mapping[str, Any] | None) -> str:
-    """Return a certificate in one line: `dead after 1.3 ms (SIGTERM acknowledged 0.4 ms, tree empty 1.3 ms, 1 process)`."""
+    """Return `dead after 1.3 ms (SIGTERM acknowledged 0.4 ms, tree empty 1.3 ms, 1 process)`, or what else is known."""
     if not certificate or not any(phase in certificate for phase in PHASES):
         return "dead (it had no process)"
     parts = []

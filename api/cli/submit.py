@@ -10,7 +10,6 @@ import signal
 from typing import Annotated, Any
 
 import typer
-
 from killable.api.cli import exits, render
 from killable.api.cli.arguments import read_input, read_tags
 from killable.api.cli.follow import Follower, print_value
@@ -25,7 +24,10 @@ JobName = Annotated[str, typer.Argument(metavar="JOB", help="Its id, or a unique
 
 def _limit(name: str, help: str) -> Any:
     option = f"--{name.replace('_', '-')}"
-    return typer.Option(option, parser=Limit(name), help=help, rich_help_panel="Limits", show_default=False)
+    metavar = "BYTES" if name.endswith("_bytes") else "SECONDS"
+    return typer.Option(
+        option, parser=Limit(name), metavar=metavar, help=help, rich_help_panel="Limits", show_default=False
+    )
 
 
 def submit(
@@ -37,7 +39,9 @@ def submit(
     document: Annotated[
         str | None, typer.Option("--input", metavar="JSON", help="The whole input: JSON, @FILE, or - for stdin.")
     ] = None,
-    detach: Annotated[bool, typer.Option("-d", "--detach", help="Print the job's id and leave; the job goes on.")] = False,
+    detach: Annotated[
+        bool, typer.Option("-d", "--detach", help="Print the job's id and leave; the job goes on.")
+    ] = False,
     tags: Annotated[list[str] | None, typer.Option("--tag", metavar="KEY=VALUE", help="May be repeated.")] = None,
     priority: Annotated[int, typer.Option("--priority", help="Higher ones start earlier.")] = 0,
     run_s: Annotated[Any, _limit("run_s", "How long it may run: 60, 5m, none.")] = None,
@@ -111,7 +115,9 @@ def _start(client: Client, type: str, given: dict[str, Any], **options: Any) -> 
     try:
         return client.submit(type, given, **options)
     except KeyboardInterrupt:
-        exits.stderr_console().print("interrupted before the server answered; the job may have been started: killable ps")
+        exits.stderr_console().print(
+            "interrupted before the server answered; the job may have been started: killable ps"
+        )
         raise
 
 

@@ -139,12 +139,12 @@ def model_file() -> dict[str, Any]:
     return {"file": path.name, "bytes": path.stat().st_size, "sha256": digest}
 
 
-def check_processor() -> None:
+def check_processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
     """Raise RuntimeError where the engine's build would end in SIGILL: on x86 it needs AVX2 and FMA."""
     if platform.machine() != "x86_64":
         return
-    flags = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")), "")
+    flags = next((line for line in cpuinfo.read_text().splitlines() if line.startswith("flags")), "")
     lacking = {"avx2", "fma"}.difference(flags.split())
     if lacking:
-        names = " and ".join(sorted(lacking)).upper()
+        names = " and ".join(name.upper() for name in sorted(lacking))
         raise RuntimeError(f"this processor has no {names}, which the build of llama.cpp in xllamacpp needs")

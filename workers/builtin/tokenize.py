@@ -27,9 +27,9 @@ REQUIRES = {
 }
 
 CORPUS_CHARS = 4_700_000
-"""Enough for seconds in one call, and the same for every Python that has so many."""
+"""Seconds in one call."""
 TOKENS_PER_PIECE = 1000
-"""A piece of some 6 kB: few frames, and a consumer that sees them come."""
+"""A piece of some 5 kB: few frames, and a reader sees them come."""
 
 
 @preload(requires=REQUIRES)
@@ -77,7 +77,7 @@ def lines(tokens: list[str]) -> Iterator[str]:
 
 
 def corpus_text() -> str:
-    """Return up to CORPUS_CHARS characters that every Python has with it: English prose, then Python sources."""
+    """Return CORPUS_CHARS characters that come with every Python: English prose, then Python sources."""
     from pydoc_data.topics import topics
 
     parts = list(topics.values())

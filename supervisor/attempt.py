@@ -14,12 +14,13 @@ from killable.supervisor import escalation, exits
 from killable.supervisor.clock import Clock
 from killable.supervisor.escalation import Action, Escalation, Rules
 from killable.supervisor.eventlog import Batch
-from killable.supervisor.exits import Evidence, signal_name
-from killable.supervisor.job import PHASES, Certificate, ExitStatus, Outcome, Verdict
+from killable.supervisor.exits import Evidence
+from killable.supervisor.job import Certificate, ExitStatus, Outcome, Verdict
 from killable.supervisor.lifecycle import Cause
 from killable.supervisor.outputlines import OutputLines
 from killable.supervisor.registry import Entry
 from killable.supervisor.seam import Gone
+from killable.supervisor.stamps import Stamps
 from killable.workers.frames import Frame, encode
 from killable.workers.messages import BELL_ACKNOWLEDGED, BELL_SWALLOWED, Idle, Kind, Raised, Run, Stop
 
@@ -56,7 +57,7 @@ class Attempt:
         self._rules = rules
         self._sequence = 0
         self._lines = OutputLines()
-        self._stamps: dict[str, float] = {}
+        self._stamps = Stamps()
         self._escalation: Escalation | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._deadline: tuple[float, Verdict] | None = None
@@ -67,7 +68,7 @@ class Attempt:
         self._closing: bytes | Raised | None = None
         self._protocol_error = ""
         self._last_signal: str | None = None
-        self._early_kill: str | None = None
+        self._requested = 0.0
         self._stack: str | None = None
         self.certificate = Certificate()
 
@@ -99,7 +100,8 @@ class Attempt:
                 self._do(escalation.shorten(self._escalation, now, grace_s))
             return
         entry.verdict = verdict
-        self._stamps.setdefault("requested", now)
+        self._stamps.note("requested", now)
+        self._requested = now
         grace = entry.limits.grace_s if grace_s is None else min(grace_s, entry.limits.grace_s)
         self._rules = replace(self._rules, grace_s=grace)
         self._deadline = None
@@ -112,11 +114,10 @@ class Attempt:
         """The grace in force, in seconds; None while nothing ends the attempt."""
         if self._escalation is None:
             return None
-        return max(0.0, round(self._escalation.grace_ends - self._stamps["requested"], 6))
+        return max(0.0, round(self._escalation.grace_ends - self._requested, 6))
 
     def _do(self, move: escalation.Move) -> None:
         self._escalation, actions = move
-        self._early_kill = self._escalation.early_kill
         for action in actions:
             self._act(action)
         self._arm()
@@ -228,9 +229,7 @@ class Attempt:
         """The worker's last word on this attempt: either it is free, or it ends now."""
         self.worker.process.read_ready()  # output that was written before this frame
         if idle.reusable and not self.worker.signalled and self._closing is not None:
-            now = self._clock.now()
-            self._stamps.update(tree_empty=now)
-            self.certificate = Certificate(proof="descendants")  # it has no child, and it is their subreaper
+            self._stamps.note_kept(self._clock.now())
             self._finish(ExitStatus())
             return
         self.worker.retire(idle.why)
@@ -295,22 +294,8 @@ class Attempt:
     def on_gone(self, gone: Gone) -> None:
         """The tree is empty and the pipes are read to the end: classify."""
         ending = gone.ending
-        status = ExitStatus()
-        if ending is not None:
-            status = ExitStatus(ending.exit_code, ending.signal, ending.core_dumped)
-            self._stamps["reaped"] = ending.reaped_at
-            # The zygote may reap before we see the exit that it reaped.
-            self._stamps["exited"] = min(self._stamps.get("exited", ending.reaped_at), ending.reaped_at)
-        self._stamps["tree_empty"] = self._clock.now()
-        self.certificate = Certificate(
-            proof=gone.proof,
-            processes_swept=gone.swept,
-            exit_code=status.exit_code,
-            exit_signal=None if status.signal is None else signal_name(status.signal),
-            max_rss_bytes=None if ending is None else ending.max_rss_bytes,
-            user_s=None if ending is None else ending.user_s,
-            system_s=None if ending is None else ending.system_s,
-        )
+        status = ExitStatus() if ending is None else ExitStatus(ending.exit_code, ending.signal, ending.core_dumped)
+        self._stamps.note_gone(gone, status, self._clock.now())
         evidence = Evidence(
             entered=self._entered,
             torn_bytes=gone.torn_bytes,
@@ -341,13 +326,8 @@ class Attempt:
 
     def _certify(self) -> Certificate:
         verdict = self.entry.verdict
-        start = self._stamps.get("requested", min(self._stamps.values(), default=0.0))
-        phases = {phase: round((self._stamps[phase] - start) * 1000, 3) for phase in PHASES if phase in self._stamps}
-        return replace(
-            self.certificate,
-            requested=0.0 if "requested" in self._stamps else None,
-            **phases,
-            early_kill=self._early_kill,
+        return self._stamps.certificate(
+            early_kill=None if self._escalation is None else self._escalation.early_kill,
             cause=verdict.code if verdict else "",
             by=verdict.by if verdict else "",
             reason=verdict.reason if verdict else "",
@@ -360,8 +340,7 @@ class Attempt:
 
     def slot_ready_ms(self, now: float) -> float:
         """Return how long after the request (or the exit) the next worker of the slot was warm, in ms."""
-        start = self._stamps.get("requested", min(self._stamps.values(), default=now))
-        return round((now - start) * 1000, 3)
+        return self._stamps.since_start_ms(now)
 
     # ── time ──
 
@@ -407,4 +386,4 @@ class Attempt:
             self._arm()
 
     def _stamp(self, phase: str) -> None:
-        self._stamps.setdefault(phase, self._clock.now())
+        self._stamps.note(phase, self._clock.now())

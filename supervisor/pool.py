@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from killable.supervisor import scheduler
@@ -32,7 +32,7 @@ logger = logging.getLogger("killable.pool")
 class PoolOwner(Protocol):
     """The service, as a pool sees it."""
 
-    def on_types(self, pool: Pool, reported: list[dict[str, Any]]) -> None: ...
+    def on_types(self, pool: Pool, reported: Sequence[dict[str, Any]]) -> None: ...
     def on_worker_available(self, pool: Pool) -> None: ...
     def on_pool_broken(self, pool: Pool, errno: int | None) -> None: ...
     def queued(self, pool: Pool) -> int: ...

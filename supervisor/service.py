@@ -29,6 +29,7 @@ from killable.supervisor.job import (
     WorkerId,
     WorkerRecord,
 )
+from killable.supervisor.jobtypes import DuplicateType, JobTypes
 from killable.supervisor.lifecycle import DECIDED, Cause, State
 from killable.supervisor.pool import Pool
 from killable.supervisor.registry import Entry, Registry
@@ -36,7 +37,7 @@ from killable.supervisor.seam import SpawnerFactory
 from killable.supervisor.settings import Settings, usable_cores
 from killable.supervisor.system import System
 from killable.supervisor.worker import Stage, Worker
-from killable.workers.errors import CODES, KillableError, Refused
+from killable.workers.errors import CODES, Refused
 
 EVENTS_PER_BATCH = 4096
 """What one turn of a reader takes: enough to be cheap, short enough for the others."""
@@ -44,12 +45,6 @@ DURATIONS_KEPT = 64
 """Latest run times per pool, for the estimate of a wait."""
 
 logger = logging.getLogger("killable.jobs")
-
-
-class DuplicateType(KillableError):
-    """Two pools register a job type of one name: nobody could say which one HTTP means."""
-
-    code = "invalid"
 
 
 class Supervisor:
@@ -65,7 +60,7 @@ class Supervisor:
         self._given_clock = clock
         self._system: System | None = None
         self._pools: dict[str, Pool] = {}
-        self._types: dict[str, JobType] = {}
+        self._types = JobTypes(settings)
         self._backlog = Backlog(settings.queue_jobs_max, settings.queue_bytes_max)
         self._registry = Registry(keep_jobs=settings.keep_jobs, keep_bytes=settings.keep_bytes, keep_s=settings.keep_s)
         self._durations: dict[str, deque[float]] = {}
@@ -117,9 +112,8 @@ class Supervisor:
     async def submit(self, submission: Submission) -> JobRecord:
         if self._draining:
             raise Refused("the server is shutting down and takes no new jobs", code="draining", retry_after_s=5)
-        job_type = self._types.get(submission.type)
-        if job_type is None:
-            raise self._unknown_type(submission.type)
+        broken = (pool.spec.name for pool in self._pools.values() if pool.state == "broken")
+        job_type = self._types.get(submission.type, broken)
         in_force = limits.limits_of_job(job_type.limits, job_type.caps, submission.limits)
         size = len(submission.input)
         self._registry.expire(self._clock.now())
@@ -248,7 +242,7 @@ class Supervisor:
         raise Refused(f"there is no worker {worker_id}", code="unknown_worker", worker_id=worker_id)
 
     async def job_types(self) -> Sequence[JobType]:
-        return sorted(self._types.values(), key=lambda job_type: job_type.name)
+        return self._types.all()
 
     async def pools(self) -> Sequence[PoolRecord]:
         return [pool.record() for pool in self._pools.values()]
@@ -384,33 +378,11 @@ class Supervisor:
 
     # ── pools, inside ──
 
-    def on_types(self, pool: Pool, reported: list[dict[str, Any]]) -> None:
-        for name in [name for name, job_type in self._types.items() if job_type.pool == pool.spec.name]:
-            del self._types[name]  # a zygote that came back may register others
-        for each in reported:
-            name = each["name"]
-            if name in self._types:
-                pool.startup_error = DuplicateType(
-                    f"two pools have a job type {name!r}: {self._types[name].pool} and {pool.spec.name}", name=name
-                )
-                continue
-            self._types[name] = self._job_type(pool, each)
-
-    def _job_type(self, pool: Pool, reported: dict[str, Any]) -> JobType:
-        name = reported["name"]
-        return JobType(
-            name=name,
-            description=reported["description"],
-            input_schema=reported["input_schema"],
-            pool=pool.spec.name,
-            codec=pool.spec.codec,
-            limits=limits.limits_of_type(self.settings, name, reported["limits"]),
-            caps=limits.caps_of_type(self.settings, name),
-            streams=reported["streams"],
-            available=reported["available"],
-            unavailable_reason=reported["unavailable_reason"] or "",
-            operations=tuple(reported["operations"]),
-        )
+    def on_types(self, pool: Pool, reported: Sequence[dict[str, Any]]) -> None:
+        try:
+            self._types.replace(pool.spec, reported)
+        except DuplicateType as error:
+            pool.startup_error = error
 
     def on_worker_available(self, pool: Pool) -> None:
         if not self._closed:
@@ -446,14 +418,6 @@ class Supervisor:
         if not durations:
             return None
         return round((ahead + 1) * sum(durations) / len(durations) / pool.spec.workers, 3)
-
-    def _unknown_type(self, name: str) -> Refused:
-        broken = [pool.spec.name for pool in self._pools.values() if pool.state == "broken"]
-        hint = f"; broken pools: {', '.join(broken)}" if broken else ""
-        known = ", ".join(sorted(self._types)) or "none"
-        return Refused(
-            f"there is no job type of that name; there are: {known}{hint}", code="unknown_job_type", broken_pools=broken
-        )
 
 
 def _spawn_verdict(pool: Pool, errno: int | None = None) -> Verdict:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import errno
 import sys
 import traceback
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
+from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
 from killable.workers import confine
@@ -87,7 +88,7 @@ class Attempt:
         except BaseException as error:
             return _closing(self._explain(error))
 
-    def _drive(self, generator: Generator[Any, Any, Any]) -> Any:
+    def _drive(self, generator: GeneratorType[Any, Any, Any]) -> Any:
         """Send each yield and return the generator's value; `Stopping` that comes between two yields goes in by
         throw().
         """

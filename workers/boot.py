@@ -20,7 +20,7 @@ def load_package(name: str, folder: str) -> None:
     spec = ModuleSpec(name, SourceFileLoader(name, path), origin=path, is_package=True)
     spec.submodule_search_locations = [folder]
     spec.has_location = True
-    module = importlib._bootstrap.module_from_spec(spec)  # type: ignore[attr-defined]
+    module = importlib._bootstrap.module_from_spec(spec)
     sys.modules[name] = module
     assert spec.loader is not None
     spec.loader.exec_module(module)

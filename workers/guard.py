@@ -98,7 +98,7 @@ class Guard:
             _, status, usage = os.wait4(self._zygote, 0)
             self._dead_zygote = control.Ending.from_wait(status, usage, time.monotonic())
             self._zygote = None
-        dying = offspring.kill_strangers({self._zygote}, self._note_orphan)
+        dying = offspring.kill_strangers(() if self._zygote is None else (self._zygote,), self._note_orphan)
         if self._dead_zygote is not None and not dying:
             self._tell(control.ZygoteGone(self._dead_zygote, self._swept))
             self._dead_zygote, self._swept = None, 0

@@ -8,6 +8,7 @@ Schemas are JSON Schema, draft 2020-12. Every fault of an input is found, not on
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import NoneType
@@ -205,7 +206,10 @@ def _is_integer(value: Any) -> bool:
 
 
 def _is_finite(value: Any) -> bool:
-    return _is_number(value) and abs(value) < 1 << 1023  # false for NaN, and for an int that no float holds
+    try:
+        return _is_number(value) and math.isfinite(value)
+    except OverflowError:  # an int that no float can hold
+        return False
 
 
 ANYTHING = Shape({}, lambda value, pointer, faults: value)

@@ -59,7 +59,7 @@ def doctor(as_json: Json = False) -> None:
         if as_json:
             exits.print_json({"ok": not failed, "checks": [asdict(check) for check in checks]})
         else:
-            exits.stdout_console().print(_table(checks))
+            exits.print_table(_table(checks))
             stderr = exits.stderr_console()
             warned = sum(check.status == "warn" for check in checks)
             verdict = "`killable serve` cannot run here" if failed else "`killable serve` can run here"

@@ -5,6 +5,7 @@ Runs in: any machine.
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 from collections.abc import Iterator, Mapping
@@ -13,8 +14,9 @@ from enum import IntEnum
 from typing import Any
 
 import typer
+from killable.api.cli import render
 from killable.workers.errors import CODES, JobError, KillableError
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.text import Text
 
 
@@ -54,6 +56,10 @@ _HINTS = {
 _EARLY = "native code did not hear SIGTERM; how long it is waited for is ack_s: submit --ack-s, the decorator, [limits]"
 
 
+WIDE = 1000
+"""Columns of a table in a pipe."""
+
+
 def exit_code(error: KillableError) -> int:
     """Return the exit code of an error; 1 for a code that is not known here."""
     # Of the class, not of the instance: there `exit_code` may be a fact, the job's own.
@@ -81,9 +87,7 @@ def report(error: KillableError, as_json: bool) -> None:
         print_json({"error": error_members(error)})
         return
     stderr = stderr_console()
-    label = "" if error.code in ("configuration", "unreachable", "not_ended") else f"{error.code}: "
-    style = "bold yellow" if error.code == "cancelled" else "bold red"
-    stderr.print(Text.assemble(("killable: ", "bold"), (label, style), error.message))
+    stderr.print(Text.assemble(("killable: ", "bold"), _headline(error)))
     for line in _details(error):
         stderr.print(Text(line, "dim"))
     hint = _hint(error)
@@ -93,7 +97,10 @@ def report(error: KillableError, as_json: bool) -> None:
 
 def error_members(error: KillableError) -> dict[str, Any]:
     """Return an error as JSON has it everywhere else, in a record and in a problem."""
-    retryable = CODES[error.code].retryable if error.code in CODES else bool(error.facts.get("retryable"))
+    try:
+        retryable = error.retryable
+    except KeyError:  # a code of a newer server
+        retryable = False
     return {"code": error.code, "message": error.message, "retryable": retryable, **error.facts}
 
 
@@ -107,24 +114,41 @@ def stderr_console() -> Console:
     return Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
-def stdout_console() -> Console:
-    """Return a console for tables: in a pipe wide enough that nothing is cut."""
+def print_table(table: RenderableType) -> None:
+    """Print on stdout. In a pipe nothing is cut, and no line ends with spaces."""
     console = Console(highlight=False, markup=False, emoji=False)
-    return console if console.is_terminal else Console(highlight=False, markup=False, emoji=False, width=1000)
+    if console.is_terminal:
+        console.print(table)
+        return
+    text = io.StringIO()
+    Console(highlight=False, markup=False, emoji=False, width=WIDE, file=text).print(table)
+    for line in text.getvalue().splitlines():
+        typer.echo(line.rstrip())
+
+
+def _headline(error: KillableError) -> Text:
+    if error.code == "cancelled":
+        by, reason = error.facts.get("by"), error.facts.get("reason")
+        words = f"cancelled{f' by {by}' if by else ''}{f': {reason}' if reason else ''}"
+        return Text(render.plain(words), "bold yellow")
+    if error.code not in CODES:  # of the command's own: a code would say nothing that the message does not
+        return Text(error.message)
+    return Text.assemble((f"{error.code}: ", "bold red"), error.message)
 
 
 def _details(error: KillableError) -> Iterator[str]:
+    """Yield what is known beyond the message: further faults, the traceback, how the process died, where it stood."""
     faults = error.facts.get("faults")
-    if error.code == "invalid" and isinstance(faults, list):
+    if error.code == "invalid" and isinstance(faults, list) and len(faults) > 1:
         for fault in faults:
             yield f"  {fault.get('pointer') or fault.get('in') or 'input'} {fault.get('message', '')}"
-    for name in ("traceback", "detail"):
-        if error.facts.get(name):
-            yield from str(error.facts[name]).rstrip().splitlines()
-    stack = _certificate(error).get("stack")
-    if stack:
-        yield "stack at the signal, most recent call first:"
-        yield from str(stack).rstrip().splitlines()
+    if error.facts.get("traceback"):
+        yield from str(error.facts["traceback"]).rstrip().splitlines()
+    certificate = _certificate(error)
+    if "requested" in certificate:
+        yield render.death(certificate)
+    if certificate.get("stack"):
+        yield from str(certificate["stack"]).rstrip().splitlines()
 
 
 def _hint(error: KillableError) -> str:

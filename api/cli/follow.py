@@ -53,7 +53,7 @@ class Follower:
                 self._print_result(ending)
             self._end_line()
             if error is not None:
-                self._explain(error, ending)
+                report(error, as_json=False)
             stderr_console().print(self._last_line(ending))
         return Exit.OK if error is None else exit_code(error)
 
@@ -96,15 +96,6 @@ class Follower:
         elif isinstance(result, dict) and set(result) == {"base64"}:
             result = base64.b64decode(result["base64"])
         print_value(result)
-
-    def _explain(self, error: KillableError, ending: Mapping[str, Any]) -> None:
-        if error.code != "cancelled":
-            report(error, as_json=False)
-            return
-        certificate = ending.get("certificate") or {}
-        reason = f": {render.plain(certificate['reason'])}" if certificate.get("reason") else ""
-        stderr_console().print(f"{render.short(self.job.id)}  {render.ended_by(ending)}{reason}")
-        stderr_console().print(render.death(certificate))
 
     def _last_line(self, ending: Mapping[str, Any]) -> Text:
         try:

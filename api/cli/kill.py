@@ -132,7 +132,7 @@ def _print_line(done: _Kill) -> None:
         {"state": done.ending.state, "certificate": done.ending.certificate, "error": done.ending.error}
     )
     death = "had ended already" if done.ending.had_ended else render.death(done.ending.certificate)
-    exits.stdout_console().print(f"{name}  {how}  {death}", soft_wrap=True)
+    typer.echo(f"{name}  {how}  {death}")
 
 
 def _members(done: _Kill) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from killable.api.cli.names import find_job, find_worker
 from killable.api.cli.options import Json, Url, open_client
 from killable.api.transport import DEFAULT_URL
 from killable.workers.errors import Refused
+from rich.text import Text
 
 _RECORD_ORDER = (
     "job_id", "type", "state", "created_at", "started_at", "ended_at", "queue", "worker_id", "pid", "attempt", "tokens",
@@ -46,7 +47,7 @@ def ps(
             holders = {worker["job_id"]: worker for worker in workers if worker.get("job_id")}
             exits.print_json({"jobs": [job | {"worker": holders.get(job["job_id"])} for job in jobs]})
         elif jobs:
-            exits.stdout_console().print(render.jobs_table(jobs, workers, wide=full))
+            exits.print_table(render.jobs_table(jobs, workers, wide=full))
         else:
             hint = "" if all_jobs or state else "; killable ps -a lists ended ones"
             exits.stderr_console().print(f"no {'' if all_jobs else f'{wanted} '}jobs{hint}")
@@ -67,7 +68,7 @@ def inspect(
             worker = find_worker(client, name) if refusal.code == "unknown_job" else None
             if worker is None:
                 raise
-            exits.print_json(worker) if as_json else exits.stdout_console().print(render.facts_table(worker))
+            exits.print_json(worker) if as_json else exits.print_table(render.facts_table(worker))
             return
         if as_json:
             exits.print_json(record)
@@ -76,12 +77,11 @@ def inspect(
 
 
 def _print_record(record: dict[str, Any]) -> None:
-    console = exits.stdout_console()
     names = [name for name in (*_RECORD_ORDER, *record) if name in record and name not in _OWN_TABLES]
-    console.print(render.facts_table({name: record[name] for name in dict.fromkeys(names)}))
+    exits.print_table(render.facts_table({name: record[name] for name in dict.fromkeys(names)}))
     for name in ("error", "certificate"):
         members = record.get(name)
         if members:
-            console.print(f"\n{name}", style="bold")
+            exits.print_table(Text(f"\n{name}", "bold"))
             table = render.certificate_table(members) if name == "certificate" else render.facts_table(members)
-            console.print(table)
+            exits.print_table(table)

@@ -64,6 +64,14 @@ def duration(seconds: float | None) -> str:
     return f"{whole // 86400}d{whole % 86400 // 3600:02}h"
 
 
+def setting(seconds: float) -> str:
+    """Return a time as people set it: 0.5 s, 5 s, 10m, 2h."""
+    for unit, unit_s in (("h", 3600), ("m", 60)):
+        if seconds >= unit_s and seconds % unit_s == 0:
+            return f"{seconds / unit_s:g}{unit}"
+    return duration(seconds) if seconds % 1 and seconds > 10 else f"{seconds:.3g} s"
+
+
 def milliseconds(ms: float) -> str:
     return duration(ms / 1000)
 
@@ -192,7 +200,9 @@ def _short_value(name: str, value: Any) -> str:
     if name.endswith("_bytes") and isinstance(value, int):
         return size(value)
     if name.endswith("_s") and isinstance(value, (int, float)):
-        return duration(float(value)) if value else "0 s"
+        return setting(float(value))
+    if name == "cpu":
+        return f"{value:.0%}"
     if isinstance(value, float):
         return f"{value:.3g}"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

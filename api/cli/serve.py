@@ -163,11 +163,12 @@ async def _end_jobs(supervisor: Supervisor, stop: _Stop) -> None:
     stderr = exits.stderr_console()
     number = sum([1 async for _ in _active(supervisor)])
     if number:
-        stderr.print(f"\n{render.counted(number, 'job')} end with their grace; Ctrl-C again kills them")
+        verb, whom = ("ends with its grace", "it") if number == 1 else ("end with their grace", "them")
+        stderr.print(f"{render.counted(number, 'job')} {verb}; Ctrl-C again kills {whom}")
     closing = asyncio.create_task(supervisor.close())
     await _first_of(closing, stop.asked_again)
     if not closing.done():
-        stderr.print("\nkilling what is left")
+        stderr.print("killing what is left")
         async for job_id in _active(supervisor):
             with contextlib.suppress(Refused):  # it ended this moment
                 await supervisor.cancel(job_id, by="shutdown", grace_s=0, wait_s=0)

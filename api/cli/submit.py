@@ -133,7 +133,9 @@ def _follow_or_cancel(job: Job, as_json: bool) -> int:
         follower.follow()
     except KeyboardInterrupt:
         try:
-            stderr.print(f"\ncancelling {render.short(job.id)}; Ctrl-C again leaves before it is dead")
+            if stderr.is_terminal:
+                stderr.print()  # the terminal has written ^C
+            stderr.print(f"cancelling {render.short(job.id)}; Ctrl-C again leaves before it is dead")
             job.cancel(reason="Ctrl-C", wait_s=0)
             follower.follow()
         except (KeyboardInterrupt, KillableError) as error:

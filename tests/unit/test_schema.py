@@ -185,6 +185,7 @@ def test_schema(annotation: Any, schema: dict[str, Any]) -> None:
     [
         (int, 3.0, 3),
         (float, 3, 3.0),
+        (float, sys.float_info.max, sys.float_info.max),
         (Color, "red", Color.RED),
         (Level, 2, Level.HIGH),
         (list[Color], ["blue"], [Color.BLUE]),

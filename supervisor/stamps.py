@@ -1,0 +1,63 @@
+"""When each phase of an ending happened, and the certificate that is made of it.
+
+Runs in: supervisor. Pure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from killable.supervisor.exits import signal_name
+from killable.supervisor.job import PHASES, Certificate, ExitStatus
+from killable.supervisor.seam import Gone
+
+
+class Stamps:
+    """Monotonic seconds by phase; the first stamp of a phase stays."""
+
+    def __init__(self) -> None:
+        self._times: dict[str, float] = {}
+        self._proof = Certificate()
+
+    def __contains__(self, phase: str) -> bool:
+        return phase in self._times
+
+    def note(self, phase: str, now: float) -> None:
+        self._times.setdefault(phase, now)
+
+    def note_gone(self, gone: Gone, status: ExitStatus, now: float) -> None:
+        """The tree is empty: keep what the kernel told of the process."""
+        ending = gone.ending
+        if ending is not None:
+            self._times["reaped"] = ending.reaped_at
+            # The zygote may reap before we see the exit that it reaped.
+            self._times["exited"] = min(self._times.get("exited", ending.reaped_at), ending.reaped_at)
+        self._times["tree_empty"] = now
+        self._proof = Certificate(
+            proof=gone.proof,
+            processes_swept=gone.swept,
+            exit_code=status.exit_code,
+            exit_signal=None if status.signal is None else signal_name(status.signal),
+            max_rss_bytes=None if ending is None else ending.max_rss_bytes,
+            user_s=None if ending is None else ending.user_s,
+            system_s=None if ending is None else ending.system_s,
+        )
+
+    def note_kept(self, now: float) -> None:
+        """The worker lives on without a child: it is the subreaper of all that the job had started."""
+        self._times["tree_empty"] = now
+        self._proof = Certificate(proof="descendants")
+
+    def since_start_ms(self, moment: float) -> float:
+        """Return how long after the request, or after the first phase of an ending nobody asked for."""
+        start = self._times.get("requested", min(self._times.values(), default=moment))
+        return round((moment - start) * 1000, 3)
+
+    def certificate(self, **facts: Any) -> Certificate:
+        """Return the certificate with these facts and with the phases that happened."""
+        phases: dict[str, Any] = {
+            phase: self.since_start_ms(self._times[phase]) for phase in PHASES if phase in self._times
+        }
+        requested = 0.0 if "requested" in self._times else None
+        return replace(self._proof, requested=requested, **phases, **facts)

@@ -1,0 +1,103 @@
+"""What /proc says about processes: the tests' own eyes, which share no code with what they look at."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+from typing import NamedTuple
+
+MARK = "TESTS_OF_KILLABLE"
+"""Environment variable of everything that this test run starts: whatever loses its parent is still known by it."""
+
+os.environ.setdefault(MARK, uuid.uuid4().hex)
+
+
+class Seen(NamedTuple):
+    """A process at the moment of the look."""
+
+    pid: int
+    name: str
+    """The kernel's short name (comm), which a fork inherits."""
+    state: str
+    """R running, S sleeping, D uninterruptible, T stopped, t traced, Z zombie."""
+    parent: int
+    session: int
+    started: int
+    """In clock ticks since boot: with the pid it names one process."""
+
+
+def look(pid: int) -> Seen | None:
+    """Return a process, a zombie included, or None when there is none of that number."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    name = stat[stat.index("(") + 1 : stat.rindex(")")]
+    fields = stat[stat.rindex(")") + 2 :].split()
+    return Seen(pid, name, fields[0], int(fields[1]), int(fields[3]), int(fields[19]))
+
+
+def everyone() -> list[Seen]:
+    """Return all processes of the machine."""
+    pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    return [seen for seen in map(look, pids) if seen is not None]
+
+
+def named(name: str) -> list[Seen]:
+    """Return all processes of that short name."""
+    return [seen for seen in everyone() if seen.name == name]
+
+
+def descendants(pid: int) -> list[Seen]:
+    """Return everything below a process, by the chain of parents."""
+    children: dict[int, list[Seen]] = {}
+    for seen in everyone():
+        children.setdefault(seen.parent, []).append(seen)
+    found: list[Seen] = []
+    below = list(children.get(pid, ()))
+    while below:
+        seen = below.pop()
+        found.append(seen)
+        below += children.get(seen.pid, ())
+    return found
+
+
+def marked(name: str, value: str) -> list[Seen]:
+    """Return all processes that were exec'd with this variable in their environment, and the forks of those."""
+    wanted = f"{name}={value}".encode()
+    found = []
+    for seen in everyone():
+        try:
+            environment = Path(f"/proc/{seen.pid}/environ").read_bytes()
+        except OSError:  # gone, a zombie, or another user's
+            continue
+        if wanted in environment.split(b"\0"):
+            found.append(seen)
+    return found
+
+
+def ours() -> list[Seen]:
+    """Return everything that this test run has started and that is still there, orphans and zombies included."""
+    here = os.getpid()
+    found = {seen.pid: seen for seen in descendants(here) + marked(MARK, os.environ[MARK])}
+    found.pop(here, None)
+    return list(found.values())
+
+
+def cgroups_of(pid: int) -> list[Path]:
+    """Return the cgroup2 directories that a supervisor in this process has made."""
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields, _, rest = line.partition(" - ")
+        if rest.split()[0] == "cgroup2":
+            return sorted(Path(fields.split()[4]).rglob(f"killable-*-{pid}-*"))
+    return []
+
+
+def stat_field(pid: int, name: str) -> str:
+    """Return one field of /proc/PID/status (proc(5)), such as `SigBlk` or `NoNewPrivs`."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        key, _, value = line.partition(":")
+        if key == name:
+            return value.strip()
+    raise KeyError(name)

@@ -1,0 +1,81 @@
+"""Wait for a condition, never for a time: poll with a deadline, and report the last state seen when it passes.
+
+The only place of the tests that lets time go by. A condition returns something true when it is met; what it
+returned last is what a failure reports, so a condition that is not met returns `Pending(what it saw)`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sized
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+S = TypeVar("S", bound=Sized)
+
+POLL_S = 0.002
+"""Short against everything that is waited for, long enough to leave the processor to it."""
+TIMEOUT_S = 15.0
+"""Not a bound that a test is about: a condition that is not met by then never will be."""
+
+
+class Pending:
+    """A state that does not meet the condition yet: false, and shown in the failure."""
+
+    def __init__(self, state: object) -> None:
+        self.state = state
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __repr__(self) -> str:
+        return repr(self.state)
+
+
+def until(condition: Callable[[], T | Pending], what: str, timeout_s: float = TIMEOUT_S) -> T:
+    """Return the condition's first true value. Raise AssertionError with the last state seen.
+
+    Blocks: the event loop does not turn meanwhile.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        seen = condition()
+        if seen:
+            return seen  # type: ignore[return-value]  # a Pending is false
+        if time.monotonic() >= deadline:
+            raise AssertionError(_failure(what, timeout_s, seen))
+        time.sleep(POLL_S)
+
+
+async def until_async(
+    condition: Callable[[], T | Pending | Awaitable[T | Pending]], what: str, timeout_s: float = TIMEOUT_S
+) -> T:
+    """Return the condition's first true value, while the event loop turns. The condition may be a coroutine function.
+
+    Raise AssertionError with the last state seen.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        seen: Any = condition()
+        if asyncio.iscoroutine(seen):
+            seen = await seen
+        if seen:
+            return seen  # type: ignore[no-any-return]
+        if time.monotonic() >= deadline:
+            raise AssertionError(_failure(what, timeout_s, seen))
+        await asyncio.sleep(POLL_S)
+
+
+def until_empty(read: Callable[[], Sized], what: str, timeout_s: float = TIMEOUT_S) -> None:
+    """Wait until what `read` returns is empty; report what was left."""
+    until(lambda: Pending(left) if len(left := read()) else True, what, timeout_s)
+
+
+async def until_empty_async(read: Callable[[], Sized], what: str, timeout_s: float = TIMEOUT_S) -> None:
+    """Wait until what `read` returns is empty, while the event loop turns; report what was left."""
+    await until_async(lambda: Pending(left) if len(left := read()) else True, what, timeout_s)
+
+
+def _failure(what: str, timeout_s: float, seen: object) -> str:
+    return f"{what}: not within {timeout_s:g} s; last seen: {seen!r}"

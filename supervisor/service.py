@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -32,17 +31,17 @@ from killable.supervisor.job import (
 from killable.supervisor.jobtypes import DuplicateType, JobTypes
 from killable.supervisor.lifecycle import DECIDED, Cause, State
 from killable.supervisor.pool import Pool
+from killable.supervisor.readiness import readiness
 from killable.supervisor.registry import Entry, Registry
 from killable.supervisor.seam import SpawnerFactory
 from killable.supervisor.settings import Settings, usable_cores
 from killable.supervisor.system import System
+from killable.supervisor.waits import RunTimes
 from killable.supervisor.worker import Stage, Worker
 from killable.workers.errors import CODES, Refused
 
 EVENTS_PER_BATCH = 4096
 """What one turn of a reader takes: enough to be cheap, short enough for the others."""
-DURATIONS_KEPT = 64
-"""Latest run times per pool, for the estimate of a wait."""
 
 logger = logging.getLogger("killable.jobs")
 
@@ -63,7 +62,7 @@ class Supervisor:
         self._types = JobTypes(settings)
         self._backlog = Backlog(settings.queue_jobs_max, settings.queue_bytes_max)
         self._registry = Registry(keep_jobs=settings.keep_jobs, keep_bytes=settings.keep_bytes, keep_s=settings.keep_s)
-        self._durations: dict[str, deque[float]] = {}
+        self._run_times: dict[str, RunTimes] = {}
         self._fences = 0
         self._worker_numbers = 0
         self._draining = False
@@ -80,7 +79,7 @@ class Supervisor:
             open_spawner = self._system.open_spawner
         for spec in self.settings.pools:
             self._pools[spec.name] = Pool(spec, self._clock, open_spawner, self)
-            self._durations[spec.name] = deque(maxlen=DURATIONS_KEPT)
+            self._run_times[spec.name] = RunTimes(spec.workers)
         for pool in self._pools.values():
             pool.start()
         for pool in self._pools.values():
@@ -126,7 +125,7 @@ class Supervisor:
                 code="queue_full",
                 bound=full.bound,
                 limit=full.limit,
-                retry_after_s=max(1, round(self._estimate_wait_s(pool, self._backlog.depth(pool.spec.name)) or 1)),
+                retry_after_s=max(1, round(self._run_times[job_type.pool].estimate_wait_s(len(self._backlog)) or 1)),
             ) from full
         entry = Entry(
             id=f"job-{uuid.uuid4()}",
@@ -248,22 +247,12 @@ class Supervisor:
         return [pool.record() for pool in self._pools.values()]
 
     async def ready(self) -> tuple[bool, Sequence[str]]:
-        degraded = []
-        able = False
-        for pool in self._pools.values():
-            record = pool.record()
-            if record.state != "ready":
-                degraded.append(f"pool {record.name} is {record.state}")
-            if record.quarantined:
-                degraded.append(f"pool {record.name}: {record.quarantined} slot(s) quarantined")
-            able = able or (record.state == "ready" and record.quarantined < record.workers_max)
+        queue_full = ""
         try:
             self._backlog.check(0)
         except Full as full:
-            degraded.append(f"the queue is full: {full}")
-        if self._draining:
-            degraded.append("draining")
-        return able and not self._draining, degraded
+            queue_full = str(full)
+        return readiness(await self.pools(), queue_full=queue_full, draining=self._draining)
 
     # ── jobs, inside ──
 
@@ -345,7 +334,7 @@ class Supervisor:
             worker.release()
         pool.when_warm(lambda: self._note_slot_ready(attempt))
         if entry.started is not None:
-            self._durations[pool.spec.name].append(self._clock.now() - entry.started)
+            self._run_times[pool.spec.name].note(self._clock.now() - entry.started)
         self._end(entry, outcome)
 
     def _note_slot_ready(self, attempt: Attempt) -> None:
@@ -405,19 +394,12 @@ class Supervisor:
         queue = None
         if entry.state is State.QUEUED:
             position = self._backlog.position(entry.id)
-            pool = self._pools[entry.type.pool]
-            queue = {"position": position, "estimated_wait_s": self._estimate_wait_s(pool, position or 0)}
+            wait_s = self._run_times[entry.type.pool].estimate_wait_s(position or 0)
+            queue = {"position": position, "estimated_wait_s": wait_s}
         return entry.record(self.instance_id, queue)
 
     def _worker_record(self, worker: Worker) -> WorkerRecord:
         return worker.record(self._clock.now(), worker.process.usage())
-
-    def _estimate_wait_s(self, pool: Pool, ahead: int) -> float | None:
-        """Return a wait guessed from the latest run times; None while there are none."""
-        durations = self._durations[pool.spec.name]
-        if not durations:
-            return None
-        return round((ahead + 1) * sum(durations) / len(durations) / pool.spec.workers, 3)
 
 
 def _spawn_verdict(pool: Pool, errno: int | None = None) -> Verdict:

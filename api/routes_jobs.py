@@ -23,6 +23,11 @@ from killable.workers.errors import Refused
 from starlette.requests import Request
 from starlette.responses import Response
 
+VALUE = {
+    "description": "The value as JSON; bytes as they are",
+    "content": {"application/json": {}, "application/octet-stream": {}},
+}
+
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], default_response_class=Json)
 
 
@@ -134,10 +139,7 @@ async def stream_job(
     response_class=Response,
     responses=documented(
         {
-            200: {
-                "description": "The value that the job returned; bytes as they are",
-                "content": {"application/json": {}, "application/octet-stream": {}},
-            },
+            200: VALUE,
             202: {"model": schemas.Job, "description": "Not ended yet"},
         },
         "unknown_job",
@@ -152,11 +154,20 @@ async def get_result(
     record = await engine.wait(job_id, timeout_s=min(query.wait_s, schemas.WAIT_S_MAX))
     if not record.ended:
         return Json(record_json(record, settings.result_inline_bytes_max), 202)
-    if query.partial and record.partial is not None:
-        return _value_answer(record.partial)
-    if record.state != "completed" or query.partial:
-        raise Refused(f"The job ended {record.state}, without this value", code="no_result", record=record)
+    if record.state != "completed":
+        raise Refused(f"The job ended {record.state}", code="no_result", record=record)
     return _value_answer(b"null" if record.result is None else record.result)
+
+
+@router.get(
+    "/{job_id}/partial", response_class=Response, responses=documented({200: VALUE}, "unknown_job", "no_result")
+)
+async def get_partial(job_id: str, engine: EngineOf) -> Response:
+    """Return the job's last checkpoint, or what it returned in its grace."""
+    record = await engine.get(job_id)
+    if record.partial is None:
+        raise Refused("The job has no checkpoint", code="no_result", record=record)
+    return _value_answer(record.partial)
 
 
 def _value_answer(payload: bytes) -> Response:

@@ -95,7 +95,7 @@ class ListQuery(Query):
     type: str | None = None
     tag: str | None = Field(None, pattern="^[^:]+:", description="`key:value`")
     limit: int = Field(50, ge=1, le=200)
-    cursor: str | None = None
+    cursor: str | None = Field(None, pattern="^[A-Za-z0-9_-]{1,64}$", description="`next_cursor` of the page before")
 
 
 class StreamQuery(Query):
@@ -105,7 +105,6 @@ class StreamQuery(Query):
 
 class ResultQuery(Query):
     wait_s: float = Field(0, ge=0, allow_inf_nan=False, description="How long to wait for the end, at most 60")
-    partial: bool = Field(False, description="The value that the job returned in its grace")
 
 
 class CancelQuery(Query):
@@ -237,15 +236,15 @@ class Info(BaseModel):
 
 def record_json(record: JobRecord, result_inline_bytes_max: int) -> dict[str, Any]:
     """Return the record's members; the input is not among them."""
-    address = f"/v1/jobs/{record.job_id}/result"
+    address = f"/v1/jobs/{record.job_id}"
     return short_record_json(record) | {
         "error": record.error,
         "limits": record.limits,
         "tenant": record.tenant,
         "queue": record.queue,
         "attempts": record.attempts,
-        "result": _value(record.result, address, result_inline_bytes_max),
-        "partial": _value(record.partial, address + "?partial=true", result_inline_bytes_max),
+        "result": _value(record.result, address + "/result", result_inline_bytes_max),
+        "partial": _value(record.partial, address + "/partial", result_inline_bytes_max),
         "certificate": record.certificate,
         "instance_id": record.instance_id,
     }

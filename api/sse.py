@@ -119,10 +119,11 @@ class EventStream(EventSourceResponse):
         try:
             async for batch in batches:
                 for start in range(0, len(batch), EVENTS_PER_WRITE):
-                    if start:
-                        await asyncio.sleep(0)
-                    yield first + self._encode(batch[start : start + EVENTS_PER_WRITE])
+                    part = batch[start : start + EVENTS_PER_WRITE]
+                    yield first + self._encode(part)
                     first = b""
+                    if len(part) == EVENTS_PER_WRITE:
+                        await asyncio.sleep(0)  # neither a backlog nor a socket that takes all of it waits by itself
         except Refused:
             log.info("%s was dropped while it was read", self._job_id)  # the reader sees an end without terminal event
         finally:

@@ -242,7 +242,6 @@ def _settings(tables: FileTable, folder: str, proof: Any) -> Settings:
     return Settings(
         pools=tuple(_pool(name, table, folder) for name, table in tables.pools.items()),
         limits=Limits().over(lowered | limits),
-        limits_given=frozenset(limits),
         caps=caps,
         jobs={n: JobSettings(job.limits.given(), _caps({}, job.caps)) for n, job in tables.jobs.items()},
         proof=proof,

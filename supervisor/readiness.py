@@ -13,7 +13,8 @@ from killable.supervisor.job import PoolRecord
 def readiness(pools: Iterable[PoolRecord], *, queue_full: str, draining: bool) -> tuple[bool, list[str]]:
     """Return whether some pool can start a job, and everything that is not as it should be, in words.
 
-    Not ready only when nothing can start: an unready server is cut off, and with it the cancels and streams that it holds.
+    Not ready only when nothing can start: an unready server is cut off, and with it the cancels and streams that it
+    holds.
     """
     degraded: list[str] = []
     able = False

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -184,8 +183,24 @@ class Registry:
             del self._ended[job_id], self._entries[job_id]
             self._ended_bytes -= entry.kept_bytes
 
-    def newest_first(self, before: int | None) -> Iterator[Entry]:
-        """Yield jobs with a number below `before`; a job that comes or goes meanwhile shifts no one else."""
-        for entry in reversed(list(self._entries.values())):
-            if before is None or entry.number < before:
-                yield entry
+    def page(
+        self, *, state: str | None, type: str | None, tag: tuple[str, str] | None, limit: int, before: int | None
+    ) -> tuple[list[Entry], int | None]:
+        """Return the newest jobs below the number `before`, and the number below which the next page begins.
+
+        Stable: a job that comes or goes meanwhile shifts no one else. `state` is a public one, or `active`.
+        """
+        found: list[Entry] = []
+        for entry in reversed(self._entries.values()):
+            if before is not None and entry.number >= before:
+                continue
+            if state == "active" and entry.is_over:
+                continue
+            if state not in (None, "active", entry.public_state) or type not in (None, entry.type.name):
+                continue
+            if tag is not None and entry.submission.tags.get(tag[0]) != tag[1]:
+                continue
+            if len(found) == limit:
+                return found, found[-1].number
+            found.append(entry)
+        return found, None

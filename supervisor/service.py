@@ -66,7 +66,7 @@ class Supervisor:
         self._fences = 0
         self._worker_numbers = 0
         self._draining = False
-        self._closed = False
+        self._closed = asyncio.Event()
         self._cores = usable_cores()
 
     async def start(self) -> None:
@@ -89,22 +89,26 @@ class Supervisor:
                 raise pool.startup_error
 
     async def close(self, grace_s: float | None = None) -> None:
-        """Cancel what runs, each job with its own grace or this one, and return when nothing is left. Idempotent."""
-        self._draining = True
-        if self._closed:
-            return
-        self._closed = True
+        """Cancel what runs, each job with its own grace or this one, and return when nothing is left.
+
+        May be called again, also meanwhile: a smaller `grace_s` then hurries what still runs.
+        """
+        first, self._draining = not self._draining, True
         verdict = Verdict("cancelled", by="shutdown", reason="the server is shutting down")
         active = self._registry.active()
         for entry in active:
             self._stop(entry, verdict, grace_s)
+        if not first:
+            await self._closed.wait()
+            return
         for entry in active:
-            while not entry.is_over:
-                await entry.changed()
-        for pool in self._pools.values():
-            await pool.close()
+            await self._until(entry, None)
+        async with asyncio.TaskGroup() as closing:
+            for pool in self._pools.values():
+                closing.create_task(pool.close())
         if self._system is not None:
             await self._system.close()
+        self._closed.set()
 
     # ── Engine: jobs ──
 
@@ -165,18 +169,9 @@ class Supervisor:
     ) -> tuple[Sequence[JobRecord], str | None]:  # fmt: skip
         if cursor is not None and not cursor.isdigit():
             raise Refused("this cursor is none of ours", code="invalid", parameter="cursor")
-        found: list[Entry] = []
-        for entry in self._registry.newest_first(None if cursor is None else int(cursor)):
-            if state == "active" and entry.is_over:
-                continue
-            if state not in (None, "active", entry.public_state) or type not in (None, entry.type.name):
-                continue
-            if tag is not None and entry.submission.tags.get(tag[0]) != tag[1]:
-                continue
-            if len(found) == limit:
-                return [self._record(each) for each in found], str(found[-1].number)
-            found.append(entry)
-        return [self._record(each) for each in found], None
+        before = None if cursor is None else int(cursor)
+        page, following = self._registry.page(state=state, type=type, tag=tag, limit=limit, before=before)
+        return [self._record(entry) for entry in page], None if following is None else str(following)
 
     async def events(self, job_id: str, after: int = -1) -> AsyncIterator[Sequence[Event]]:
         entry = self._registry.get(job_id)
@@ -374,7 +369,7 @@ class Supervisor:
             pool.startup_error = error
 
     def on_worker_available(self, pool: Pool) -> None:
-        if not self._closed:
+        if not self._draining:
             self._dispatch(pool)
 
     def on_pool_broken(self, pool: Pool, errno: int | None) -> None:

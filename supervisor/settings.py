@@ -59,8 +59,6 @@ class Settings:
     pools: tuple[PoolSpec, ...]
     limits: Limits = field(default_factory=Limits)
     """Defaults of all types."""
-    limits_given: frozenset[str] = frozenset()
-    """Names of the limits that the operator wrote: these win over a decorator's."""
     caps: Mapping[str, float] = field(default_factory=lambda: {"run_s": 3600.0, "grace_s": 60.0})
     jobs: Mapping[str, JobSettings] = field(default_factory=dict)
     queue_jobs_max: int = 1000

@@ -33,6 +33,10 @@ class Seen:
         return [event.event for event in self.events]
 
     @property
+    def wire(self) -> list[tuple[str, str, str]]:
+        return [(event.id, event.event, event.data) for event in self.events]
+
+    @property
     def tokens(self) -> list[str]:
         return [event.json()["text"] for event in self.events if event.event == "token"]
 
@@ -72,7 +76,7 @@ class Server:
         url = f"/v1/jobs/{job_id}/stream"
         async with aconnect_sse(self.client, "GET", url, params=params, headers=dict(headers or {})) as source:
             async for event in source.aiter_sse():
-                seen.events.append(ServerSentEvent(event.event, event.data, event.id))  # without the first one's retry
+                seen.events.append(event)
                 if event.event == until:
                     break
         return seen
@@ -95,15 +99,17 @@ class Server:
 
 class StartServer(Protocol):
     def __call__(
-        self, *, http: HttpSettings = ..., workers: int = ..., **settings: Any
+        self, *, http: HttpSettings = ..., workers: int = ..., more: tuple[PoolSpec, ...] = ..., **settings: Any
     ) -> AbstractAsyncContextManager[Server]: ...
 
 
 @asynccontextmanager
-async def serve(*, http: HttpSettings | None = None, workers: int = 2, **settings: Any) -> AsyncIterator[Server]:
+async def serve(
+    *, http: HttpSettings | None = None, workers: int = 2, more: tuple[PoolSpec, ...] = (), **settings: Any
+) -> AsyncIterator[Server]:
     """Run supervisor and HTTP server; end the jobs first, so that every stream ends with its terminal event."""
     pool = PoolSpec(name="tests", modules=(str(JOBS),), workers=workers, spares=1)
-    supervisor = Supervisor(Settings(pools=(pool,), **settings))
+    supervisor = Supervisor(Settings(pools=(pool, *more), **settings))
     await supervisor.start()
     try:
         app = create_app(supervisor, http)

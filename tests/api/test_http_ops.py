@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
+from killable.supervisor.settings import PoolSpec
 from serving import Server, StartServer, problem_of
 
 
@@ -32,6 +34,29 @@ async def test_readiness(server: Server) -> None:
     answer = await server.client.post("/v1/jobs", json={"type": "echo"})
     problem_of(answer, 503, "draining")
     assert int(answer.headers["retry-after"]) >= 1
+
+
+async def test_a_module_that_does_not_import_breaks_its_own_pool_only(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    module = tmp_path / "broken_jobs.py"
+    module.write_text("import no_such_module_anywhere\n")
+    async with start_server(more=(PoolSpec(name="broken", modules=(str(module),)),)) as server:
+        answer = await server.client.get("/readyz")
+        assert answer.status_code == 200 and answer.json()["status"] == "degraded"
+        (cause,) = answer.json()["degraded"]
+        assert "broken" in cause and "no_such_module_anywhere" in cause
+        assert (await server.record(await server.submit("echo"), wait_s=60))["state"] == "completed"
+
+
+async def test_a_type_whose_package_is_missing_says_how_to_get_it(server: Server) -> None:
+    types = {item["name"]: item for item in (await server.client.get("/v1/job-types")).json()["job_types"]}
+    assert not types["unavailable"]["available"]
+    assert "pip install no-such-package" in types["unavailable"]["unavailable_reason"]
+    answer = await server.client.post("/v1/jobs", json={"type": "unavailable"})
+    record = await server.record(answer.json()["job_id"], wait_s=60)
+    assert record["error"]["code"] == "spawn" and "pip install no-such-package" in record["error"]["message"]
+    assert (await server.client.get("/readyz")).json()["status"] == "ok"
 
 
 async def test_info(server: Server) -> None:

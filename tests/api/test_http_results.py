@@ -24,6 +24,16 @@ RECORD = {
 }
 
 
+async def test_a_checkpoint_can_be_fetched(server: Server) -> None:
+    job_id = await server.submit("reports")
+    record = await server.record(job_id, wait_s=60)
+    assert record["partial"] == (await server.client.get(f"/v1/jobs/{job_id}/partial")).json() == {"step": 1}
+    plain = await server.submit("echo")
+    await server.record(plain, wait_s=60)
+    problem_of(await server.client.get(f"/v1/jobs/{plain}/partial"), 409, "no_result")
+    problem_of(await server.client.get("/v1/jobs/job-0/partial"), 404, "unknown_job")
+
+
 @pytest.mark.row("A15")
 @pytest.mark.row("B1")
 async def test_the_record_from_running_to_the_end(server: Server) -> None:
@@ -72,6 +82,7 @@ async def test_a_long_result_stands_in_the_record_as_its_address(start_server: S
         await server.read(partial, until="token")
         await server.client.delete(f"/v1/jobs/{partial}")
         address = (await server.record(partial))["partial"]["$ref"]
+        assert address == f"/v1/jobs/{partial}/partial"
         assert (await server.client.get(address)).json() == "c" * 200
 
 
@@ -130,5 +141,6 @@ async def test_a_list_that_cannot_be_meant(server: Server, query: str) -> None:
     ]
 
 
-async def test_a_cursor_that_is_none_of_ours(server: Server) -> None:
-    problem_of(await server.client.get("/v1/jobs?cursor=nonsense"), 422, "invalid")
+@pytest.mark.parametrize("cursor", ["nonsense", "", "²", "-1", "1" * 5000])
+async def test_a_cursor_that_is_none_of_ours(server: Server, cursor: str) -> None:
+    problem_of(await server.client.get("/v1/jobs", params={"cursor": cursor}), 422, "invalid")

@@ -130,3 +130,8 @@ def flood(n: int, chars: int) -> Iterator[str]:
     text = "y" * chars
     for _ in range(n):
         yield text
+
+
+@job(requires={"no_such_package": "pip install no-such-package"})
+def unavailable() -> None:
+    """Need what is not installed."""

@@ -86,11 +86,12 @@ def ours() -> list[Seen]:
 
 
 def cgroups_of(pid: int) -> list[Path]:
-    """Return the cgroup2 directories that a supervisor in this process has made."""
+    """Return the cgroup2 directories that a supervisor in this process has made below its own group."""
+    own = [line.split(":", 2)[2] for line in Path("/proc/self/cgroup").read_text().splitlines() if line[:2] == "0:"]
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         fields, _, rest = line.partition(" - ")
-        if rest.split()[0] == "cgroup2":
-            return sorted(Path(fields.split()[4]).rglob(f"killable-*-{pid}-*"))
+        if own and rest.split()[0] == "cgroup2":
+            return sorted(Path(fields.split()[4] + own[0]).glob(f"killable-*-{pid}-*"))
     return []
 
 

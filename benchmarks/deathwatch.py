@@ -1,0 +1,107 @@
+"""Stamp the moment at which a process is dead, in a process of its own: no event loop and no GIL delays it.
+
+Runs in: the benchmark (DeathWatch) | its watching child (`python -S deathwatch.py DESCRIPTOR`).
+
+    benchmark ──pidfd, key──► child: poll(pidfds) ──key, CLOCK_MONOTONIC──► benchmark
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import struct
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+ANSWER_S = 20.0
+"""Longest wait for a death that was caused already: then the benchmark fails."""
+_KEY = struct.Struct("<Q")
+_REPORT = struct.Struct("<QQ")
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """A process whose death will be stamped; `pidfd` is the benchmark's own, opened while it lived."""
+
+    key: int
+    pidfd: int
+
+
+class DeathWatch:
+    """The watching child, seen from the benchmark; a context manager."""
+
+    def __init__(self) -> None:
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket.settimeout(ANSWER_S)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-S", __file__, str(theirs.fileno())], pass_fds=[theirs.fileno()]
+            )
+        self._keys = 0
+        self._dead: dict[int, float] = {}
+
+    def watch(self, pid: int) -> Watched:
+        """Open a pidfd and return when the child polls it. Raise ProcessLookupError."""
+        self._keys += 1
+        watched = Watched(self._keys, os.pidfd_open(pid))
+        socket.send_fds(self._socket, [_KEY.pack(watched.key)], [watched.pidfd])
+        while self._receive() != (watched.key, 0):
+            pass
+        return watched
+
+    def died_at(self, watched: Watched) -> float:
+        """Wait for a death and return its monotonic time in seconds. Blocks; raise TimeoutError."""
+        while watched.key not in self._dead:
+            self._receive()
+        os.close(watched.pidfd)
+        return self._dead.pop(watched.key)
+
+    def close(self) -> None:
+        self._socket.close()
+        self._process.wait()
+
+    def _receive(self) -> tuple[int, int]:
+        key, at_ns = _REPORT.unpack(self._socket.recv(_REPORT.size))
+        if at_ns:
+            self._dead[key] = at_ns / 1e9
+        return key, at_ns
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def main(sock: socket.socket) -> None:
+    """Poll, stamp, report, until the benchmark closes its end."""
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    keys: dict[int, int] = {}
+    while True:
+        ready = poll.poll()
+        now_ns = time.monotonic_ns()
+        for descriptor, _ in ready:
+            if descriptor in keys:
+                poll.unregister(descriptor)
+                os.close(descriptor)
+                sock.send(_REPORT.pack(keys.pop(descriptor), now_ns))
+            else:
+                message, descriptors, _, _ = socket.recv_fds(sock, _KEY.size, 1)
+                if not message:
+                    return
+                (key,) = _KEY.unpack(message)
+                keys[descriptors[0]] = key
+                poll.register(descriptors[0], select.POLLIN)
+                sock.send(_REPORT.pack(key, 0))
+
+
+if __name__ == "__main__":
+    main(socket.socket(fileno=int(sys.argv[1])))

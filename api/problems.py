@@ -57,7 +57,7 @@ def problem(
         "code": code,
         "retryable": row.retryable,
     }
-    body = standard | dict(members or {}) | standard
+    body: dict[str, Any] = standard | dict(members or {}) | standard
     all_headers = dict(headers or {})
     if row.status in RETRY_AFTER_S:
         wait_s = body.get("retry_after_s", RETRY_AFTER_S[row.status])

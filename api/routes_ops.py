@@ -78,7 +78,8 @@ async def ready(engine: EngineOf) -> Response:
     """Tell whether any job can start, and everything that is degraded."""
     can_start, degraded = await engine.ready()
     if can_start:
-        return Json({"status": "degraded" if degraded else "ok", "degraded": degraded})
+        pools = [{"name": pool.name, "state": pool.state, "detail": pool.detail} for pool in await engine.pools()]
+        return Json({"status": "degraded" if degraded else "ok", "degraded": degraded, "pools": pools})
     return problem("draining", "; ".join(degraded), members={"degraded": degraded})
 
 

@@ -222,9 +222,16 @@ class Health(BaseModel):
     status: Literal["healthy"]
 
 
+class Pool(BaseModel):
+    name: str
+    state: str = Field(description="starting · ready · broken · restarting")
+    detail: str = Field(description="Why it is broken, with the traceback; or what it does instead of forking")
+
+
 class Readiness(BaseModel):
     status: Literal["ok", "degraded"]
     degraded: list[str]
+    pools: list[Pool]
 
 
 class Info(BaseModel):

@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from enum import Enum
 from typing import Any, Protocol
 
 from killable.supervisor import scheduler
 from killable.supervisor.clock import Clock
 from killable.supervisor.job import PoolRecord, WorkerId
 from killable.supervisor.scheduler import Occupancy
-from killable.supervisor.seam import Spawner, SpawnerFactory
+from killable.supervisor.seam import Spawner, SpawnerFactory, ZygoteLost
 from killable.supervisor.settings import PoolSpec
 from killable.supervisor.worker import Stage, Worker
 from killable.workers.control import Ending
@@ -27,6 +28,18 @@ BACKOFF_S = 0.05
 BACKOFF_S_MAX = 5.0
 
 logger = logging.getLogger("killable.pool")
+
+
+class Zygote(Enum):
+    """Where the pool's zygote stands."""
+
+    NONE = "none"
+    PRELOADING = "preloading"
+    READY = "ready"
+    LEAVING = "leaving"
+    """Told to go, to be replaced by one with another start method."""
+    FAILED = "failed"
+    """Its modules do not import."""
 
 
 class PoolOwner(Protocol):
@@ -56,7 +69,7 @@ class Pool:
         self._reported: list[dict[str, Any]] = []
         self._decided = asyncio.Event()
         self._failures = 0
-        self._preloaded = False
+        self._zygote = Zygote.NONE
         self._closing = False
         self._retry: asyncio.TimerHandle | None = None
         self._ready_waiters: list[Callable[[], None]] = []
@@ -70,6 +83,8 @@ class Pool:
             self._spawner.start(self.start_method)
         except OSError as error:
             self._break(f"the guard cannot be started: {error}", error.errno)
+        else:
+            self._zygote = Zygote.PRELOADING
 
     async def wait_started(self) -> None:
         await self._decided.wait()
@@ -102,7 +117,7 @@ class Pool:
 
     def fill(self) -> None:
         """Fork what is missing and let go what is too many."""
-        if self._closing or not self._preloaded or self._retry is not None:
+        if self._closing or self._zygote is not Zygote.READY or self._retry is not None:
             return
         occupancy = self.occupancy()
         for _ in range(scheduler.retires_wanted(occupancy)):
@@ -141,6 +156,8 @@ class Pool:
         worker = Worker(worker_id, self, pool=self.spec.name, start_method=self.start_method, born=self._clock.now())
         try:
             worker.process = self._spawner.fork(worker_id, worker)
+        except ZygoteLost:
+            return False  # `on_zygote_lost` follows
         except OSError as error:
             self._note_failure(f"a worker cannot be started: {error}", error.errno)
             return False
@@ -164,7 +181,7 @@ class Pool:
         self._owner.on_worker_available(self)
 
     def on_worker_failed(self, worker: Worker, why: str, errno: int | None) -> None:
-        if not self._closing and self._preloaded:
+        if not self._closing and self._zygote is Zygote.READY:
             self._note_failure(why, errno)
 
     def on_worker_gone(self, worker: Worker) -> None:
@@ -181,16 +198,19 @@ class Pool:
         logger.warning("pool %s: %s", self.spec.name, why)
         if self._failures >= FAILURES_MAX:
             self._break(why, errno)
+        self._try_again_later()
+
+    def _try_again_later(self) -> None:
         if self._retry is None:
             delay = min(BACKOFF_S * 2 ** (self._failures - 1), BACKOFF_S_MAX)
             self._retry = self._clock.call_at(self._clock.now() + delay, self._try_again)
 
     def _try_again(self) -> None:
         self._retry = None
-        if self._preloaded:
-            self.fill()
-        else:
+        if self._zygote is Zygote.NONE:
             self.start()
+        else:
+            self.fill()
 
     def _break(self, why: str, errno: int | None = None) -> None:
         self.state, self.detail = "broken", why
@@ -209,32 +229,40 @@ class Pool:
             self.start_method = "spawn"
             self.detail = f"its preload left {threads} threads, so workers are exec'd (start_method spawn), not forked"
             logger.warning("pool %s: %s", self.spec.name, self.detail)
+            self._zygote = Zygote.LEAVING
             self._spawner.stop_zygote()
             return
-        self._preloaded = True
+        self._zygote = Zygote.READY
         self.state = "ready"
         self._owner.on_types(self, reported)
         self._decided.set()
         self.fill()
 
     def on_preload_failed(self, traceback: str) -> None:
+        """Its modules do not import: no other zygote would do better."""
+        self._zygote = Zygote.FAILED
         self._break(traceback)
 
     def on_zygote_lost(self, ending: Ending | None) -> None:
-        if self._closing or (self.state == "broken" and not self._preloaded):
+        was, self._zygote = self._zygote, Zygote.NONE
+        self._reported.clear()
+        if self._closing or was is Zygote.FAILED:
             return
-        if self._preloaded:
-            self.zygote_restarts += 1
-            self.state = "restarting"
-            self._failures += 1
-            logger.error("pool %s: its zygote is gone (%s); starting another", self.spec.name, ending)
-        self._preloaded = False
-        if self._failures > 1:
-            delay = min(BACKOFF_S * 2 ** (self._failures - 1), BACKOFF_S_MAX)
-            if self._retry is None:
-                self._retry = self._clock.call_at(self._clock.now() + delay, self._try_again)
-        else:
+        if was is Zygote.LEAVING:
             self.start()
+            return
+        self._failures += 1
+        self.zygote_restarts += 1
+        how = "nobody knows how" if ending is None else f"exit code {ending.exit_code}, signal {ending.signal}"
+        logger.error("pool %s: its zygote is gone (%s); starting another", self.spec.name, how)
+        if was is Zygote.PRELOADING and self._failures >= FAILURES_MAX:
+            self._break(f"the zygote died while it was preloading, {self._failures} times: {how}")
+        else:
+            self.state = "restarting"
+        if self._failures == 1:
+            self.start()
+        else:
+            self._try_again_later()
 
     def record(self) -> PoolRecord:
         occupancy = self.occupancy()

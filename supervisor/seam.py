@@ -20,6 +20,10 @@ class FenceError(Exception):
     """A signal was refused: the worker does not hold that attempt (any more)."""
 
 
+class ZygoteLost(Exception):
+    """There is no zygote to fork from; `on_zygote_lost` tells when what it had started is gone too."""
+
+
 @dataclass(frozen=True, slots=True)
 class Gone:
     """A worker is reaped, its whole tree is gone, and its pipes are read to the end."""
@@ -137,7 +141,7 @@ class Spawner(Protocol):
         ...
 
     def fork(self, worker_id: str, listener: ProcessListener) -> Process:
-        """Ask for a worker; `on_forked` or `on_fork_failed` follows. Raise OSError (descriptors, cgroup)."""
+        """Ask for a worker; `on_forked` or `on_fork_failed` follows. Raise ZygoteLost; OSError (descriptors, cgroup)."""
         ...
 
     async def close(self) -> None:

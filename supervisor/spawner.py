@@ -19,7 +19,7 @@ import killable
 import killable.workers
 from killable.supervisor.cgroup import CgroupRoot
 from killable.supervisor.process import WorkerProcess, open_pipes
-from killable.supervisor.seam import ProcessListener, SpawnerListener
+from killable.supervisor.seam import ProcessListener, SpawnerListener, ZygoteLost
 from killable.supervisor.settings import PoolSpec
 from killable.workers import control, fdpass
 from killable.workers.control import Ending
@@ -104,7 +104,7 @@ class PoolSpawner:
 
     def fork(self, worker_id: str, listener: ProcessListener) -> WorkerProcess:
         if self._zygote_socket is None:
-            raise OSError(0, "the zygote is gone")
+            raise ZygoteLost
         pipes = open_pipes()
         cgroup = None
         sent = list(pipes.theirs)
@@ -116,11 +116,13 @@ class PoolSpawner:
                 closing.append(sent[-1])
             order = control.Fork(worker_id, cgroup=cgroup is not None)
             fdpass.send(self._zygote_socket, control.to_wire(order), sent)
-        except OSError:
+        except OSError as error:
             for descriptor in pipes.ours:
                 os.close(descriptor)
             if cgroup is not None:
                 cgroup.remove()
+            if isinstance(error, (BrokenPipeError, ConnectionResetError)):
+                raise ZygoteLost from error
             raise
         finally:
             for descriptor in closing:

@@ -27,7 +27,12 @@ async def test_health_answers_while_every_worker_is_busy(server: Server) -> None
 
 async def test_readiness(server: Server) -> None:
     answer = await server.client.get("/readyz")
-    assert answer.status_code == 200 and answer.json() == {"status": "ok", "degraded": []}
+    assert answer.status_code == 200
+    assert answer.json() == {
+        "status": "ok",
+        "degraded": [],
+        "pools": [{"name": "tests", "state": "ready", "detail": ""}],
+    }
     await server.supervisor.close()
     problem = problem_of(await server.client.get("/readyz"), 503, "draining")
     assert problem["retryable"] and problem["degraded"]
@@ -44,8 +49,10 @@ async def test_a_module_that_does_not_import_breaks_its_own_pool_only(
     async with start_server(more=(PoolSpec(name="broken", modules=(str(module),)),)) as server:
         answer = await server.client.get("/readyz")
         assert answer.status_code == 200 and answer.json()["status"] == "degraded"
-        (cause,) = answer.json()["degraded"]
-        assert "broken" in cause and "no_such_module_anywhere" in cause
+        assert len(answer.json()["degraded"]) == 1 and "broken" in answer.json()["degraded"][0]
+        pools = {pool["name"]: pool for pool in answer.json()["pools"]}
+        assert pools["broken"]["state"] == "broken" and pools["tests"]["state"] == "ready"
+        assert "Traceback" in pools["broken"]["detail"] and "no_such_module_anywhere" in pools["broken"]["detail"]
         assert (await server.record(await server.submit("echo"), wait_s=60))["state"] == "completed"
 
 

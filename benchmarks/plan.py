@@ -1,0 +1,39 @@
+"""How much is measured in one run.
+
+Runs in: the benchmark. Pure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Trials of one pass; medians are taken over all passes, so that a noisy moment spoils one pass, not one figure."""
+
+    passes: int = 3
+    kills: int = 15
+    """Per workload: with grace 0, and as many raw kills between them."""
+    graces: int = 3
+    """Per workload, with the default grace: half a second each, five for a job that ignores SIGTERM."""
+    deletes: int = 40
+    crowds: int = 2
+    quotas: int = 1
+    ordinary_cancels: int = 667
+    first_lines: int = 200
+    flooded_cancels: int = 70
+    streams: int = 2
+    stream_tokens: int = 1_000_000
+    never_s: float = 10.0
+    """After which a polite cancel is called never; once, not per pass."""
+
+    def repeated(self, passes: int) -> Plan:
+        return replace(self, passes=passes)
+
+
+FULL = Plan()
+QUICK = Plan(
+    passes=1, kills=5, graces=1, deletes=10, crowds=1, ordinary_cancels=100, first_lines=50, flooded_cancels=20,
+    streams=1, stream_tokens=200_000, never_s=2.0,
+)  # fmt: skip

@@ -13,7 +13,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from killable.api.schemas import record_json
+from killable.api.records import record_json
 from killable.supervisor.job import JobRecord
 from killable.workers.errors import CODES, Refused
 from killable.workers.messages import dump_json

@@ -15,7 +15,7 @@ from killable.api import schemas
 from killable.api.answers import CANCEL_WAIT_S, NO_BODY, EngineOf, Json, PreferWait, SettingsOf, documented
 from killable.api.inputs import InputCheck
 from killable.api.problems import fault, invalid
-from killable.api.schemas import record_json, short_record_json
+from killable.api.records import record_json, short_record_json
 from killable.api.sse import open_stream
 from killable.supervisor.engine import Engine
 from killable.supervisor.job import JobRecord, JobType, Submission

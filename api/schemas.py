@@ -7,11 +7,9 @@ Unknown members of a request are refused, never ignored: a misspelt limit is a l
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from killable.supervisor.job import JobRecord
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 WAIT_S_MAX = 60.0
@@ -239,31 +237,3 @@ class Info(BaseModel):
     instance_id: str
     started_at: str
     features: list[str]
-
-
-def record_json(record: JobRecord, result_inline_bytes_max: int) -> dict[str, Any]:
-    """Return the record's members; the input is not among them."""
-    address = f"/v1/jobs/{record.job_id}"
-    return short_record_json(record) | {
-        "error": record.error,
-        "limits": record.limits,
-        "tenant": record.tenant,
-        "queue": record.queue,
-        "attempts": record.attempts,
-        "result": _value(record.result, address + "/result", result_inline_bytes_max),
-        "partial": _value(record.partial, address + "/partial", result_inline_bytes_max),
-        "certificate": record.certificate,
-        "instance_id": record.instance_id,
-    }
-
-
-def short_record_json(record: JobRecord) -> dict[str, Any]:
-    """Return a list's members: of the error what fits a line, not its traceback."""
-    error = record.error and {name: record.error.get(name) for name in ("code", "message", "retryable")}
-    return {name: getattr(record, name) for name in ShortJob.model_fields} | {"error": error}
-
-
-def _value(payload: bytes | None, address: str, inline_bytes_max: int) -> Any:
-    if payload is None:
-        return None
-    return json.loads(payload) if len(payload) <= inline_bytes_max else {"$ref": address}

@@ -60,10 +60,11 @@ async def _end_one(
 ) -> None:
     """Start a job, let a client follow its stream, cancel it, and note when each party knew of its end."""
     await testbed.warm(supervisor)
-    job_id = (await testbed.start(supervisor, workload)).job_id
+    record = await testbed.start(supervisor, workload)
+    job_id = record.job_id
     await visitor.follow(job_id)
     await asyncio.sleep(SETTLE_S)
-    watched = watch.watch(testbed.pid_of(await supervisor.get(job_id)))
+    watched = watch.watch(await testbed.pid_of(supervisor, record))
     asked_at = time.monotonic()
     record = await supervisor.cancel(job_id, grace_s=grace_s)
     certified_at = time.monotonic()

@@ -106,7 +106,7 @@ async def _cancel(supervisor: Supervisor, watch: DeathWatch) -> tuple[float, flo
     await testbed.warm(supervisor)
     record = await testbed.start(supervisor, VICTIM)
     await asyncio.sleep(SETTLE_S)
-    watched = watch.watch(testbed.pid_of(record))
+    watched = watch.watch(await testbed.pid_of(supervisor, record))
     asked_at = time.monotonic()
     await supervisor.cancel(record.job_id, grace_s=0)
     certified_at = time.monotonic()

@@ -87,6 +87,11 @@ async def warm(supervisor: Supervisor) -> None:
     await asyncio.sleep(QUIET_S)
 
 
-def pid_of(record: JobRecord) -> int:
-    assert record.pid is not None, record
-    return record.pid
+async def pid_of(supervisor: Supervisor, record: JobRecord) -> int:
+    """Return the pid of the worker that holds a running job, once the supervisor has been told it."""
+    async with asyncio.timeout(10):
+        while True:
+            for worker in await supervisor.workers():
+                if worker.job_id == record.job_id and worker.pid is not None:
+                    return worker.pid
+            await asyncio.sleep(0.001)

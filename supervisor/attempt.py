@@ -338,6 +338,10 @@ class Attempt:
             last_sequence=len(self.entry.log) - 1 if len(self.entry.log) else None,
         )
 
+    def certificate_so_far(self) -> Certificate:
+        """Return what has happened yet; a phase that is missing may still come."""
+        return self._certify()
+
     def slot_ready_ms(self, now: float) -> float:
         """Return how long after the request (or the exit) the next worker of the slot was warm, in ms."""
         return self._stamps.since_start_ms(now)

@@ -119,12 +119,17 @@ class Entry:
             result=self.result,
             partial=self.partial,
             error=error,
-            certificate=self.certificate,
+            certificate=self._certificate(),
             instance_id=instance_id,
             events=len(self.log),
             markers=self.submission.markers,
             progress=self.progress,
         )
+
+    def _certificate(self) -> dict[str, Any] | None:
+        if self.certificate is None and self.attempt is not None and self.verdict is not None:
+            return self.attempt.certificate_so_far().as_json()
+        return self.certificate
 
 
 class Registry:

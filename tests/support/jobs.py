@@ -125,11 +125,12 @@ def big(chars: int) -> str:
 
 
 @job
-def flood(n: int, chars: int) -> Iterator[str]:
-    """Yield n tokens of that length."""
+def flood(n: int, chars: int, gate: str = "/") -> Iterator[str]:
+    """Yield n tokens of that length, then wait for the gate."""
     text = "y" * chars
     for _ in range(n):
         yield text
+    wait_for(gate)
 
 
 @job(requires={"no_such_package": "pip install no-such-package"})

@@ -63,11 +63,17 @@ def tokenize(
     total = 0
     step = chunk or max(1, len(source))
     for start in range(0, len(source), step):
-        tokens = tokenizer().encode(source[start : start + step], add_special_tokens=False).tokens
+        tokens = encode(source[start : start + step])
         total += len(tokens)
         ctx.progress(min(start + step, len(source)), len(source), "chars")
         yield from lines(tokens)
     return {"tokens": total, "chars": len(source)}
+
+
+def encode(text: str) -> list[str]:
+    """Return the tokens of a text: one native call. A function of its own, so that a stack names it."""
+    encoded: list[str] = tokenizer().encode(text, add_special_tokens=False).tokens
+    return encoded
 
 
 def lines(tokens: list[str]) -> Iterator[str]:

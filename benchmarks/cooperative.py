@@ -24,6 +24,7 @@ from typing import Literal, get_args
 import encoding
 import workloads
 from killable.supervisor.clock import process_cpu_s
+from killable.workers import confine
 
 Mechanism = Literal["asyncio task", "thread"]
 MECHANISMS: tuple[Mechanism, ...] = get_args(Mechanism)
@@ -126,6 +127,7 @@ def _be_thread(workload: str) -> None:
 
 
 def main(mechanism: str, workload: str) -> None:
+    confine.die_with(os.getppid())
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if workload == "encode":
         encoding.corpus()

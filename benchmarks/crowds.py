@@ -31,8 +31,6 @@ ORDINARY_GRACE_S = 2.0
 ORDINARY_DELAY_S_MAX = 0.010
 """The cancel comes at any moment of the work: between 0 and this after the first token."""
 
-PER_CORE_DEAD = "native call, grace 5 s, one job per core → dead, ms"
-CROWD_DEAD = "16 native jobs, grace 5 s → last one dead, ms"
 HELPERS_DEAD = "native call with helper threads, grace 5 s → dead, ms"
 IGNORING_DEAD = "16 SIGTERM-ignoring jobs, grace 1 s → last one dead, ms"
 QUOTA_JOBS = "16 Python jobs in a 5 % quota: jobs"
@@ -43,21 +41,37 @@ ORDINARY_JOBS = "cancels of ordinary Python code: jobs"
 ORDINARY_CLEANED = "cancels of ordinary Python code: finally ran"
 
 
+def per_core_dead(workload: str) -> str:
+    """Return the name of: cancelled with the default grace, one job per core, until each was dead."""
+    return f"{workload}, grace 5 s, one job per core → dead, ms"
+
+
+def crowd_dead(workload: str) -> str:
+    """Return the name of: 16 of them cancelled with the default grace, until the last one was dead."""
+    return f"16 × {workload}, grace 5 s → last one dead, ms"
+
+
 async def measure(plan: Plan, results: Samples, watch: DeathWatch) -> None:
-    native = "encode" if encoding.IS_INSTALLED else "native_loop"
-    module = "encoding" if encoding.IS_INSTALLED else "workloads"
-    async with testbed.supervising(testbed.pool(module, workers=CROWD)) as supervisor:
-        for _ in range(plan.crowds):
-            results.add(PER_CORE_DEAD, *await _end_together(supervisor, watch, native, usable_cores()))
-            results.add(CROWD_DEAD, max(await _end_together(supervisor, watch, native, CROWD)))
     async with testbed.supervising(testbed.pool("workloads", workers=CROWD)) as supervisor:
+        await _end_native_jobs(supervisor, watch, "native_loop", plan, results)
         for _ in range(plan.crowds):
             results.add(HELPERS_DEAD, *await _end_together(supervisor, watch, "helper_threads", 1))
             dead_ms = await _end_together(supervisor, watch, "ignores_sigterm", CROWD, grace_s=1.0)
             results.add(IGNORING_DEAD, max(dead_ms))
+    if encoding.IS_INSTALLED:
+        async with testbed.supervising(testbed.pool("encoding", workers=CROWD)) as supervisor:
+            await _end_native_jobs(supervisor, watch, "encode", plan, results)
     for _ in range(plan.quotas):
         await _clean_up_in_quota(results)
     await _clean_up_ordinary_code(plan.ordinary_cancels, results)
+
+
+async def _end_native_jobs(
+    supervisor: Supervisor, watch: DeathWatch, workload: str, plan: Plan, results: Samples
+) -> None:
+    for _ in range(plan.crowds):
+        results.add(per_core_dead(workload), *await _end_together(supervisor, watch, workload, usable_cores()))
+        results.add(crowd_dead(workload), max(await _end_together(supervisor, watch, workload, CROWD)))
 
 
 async def _end_together(

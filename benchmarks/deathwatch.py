@@ -94,7 +94,10 @@ def main(sock: socket.socket) -> None:
                 os.close(descriptor)
                 sock.send(_REPORT.pack(keys.pop(descriptor), now_ns))
             else:
-                message, descriptors, _, _ = socket.recv_fds(sock, _KEY.size, 1)
+                try:
+                    message, descriptors, _, _ = socket.recv_fds(sock, _KEY.size, 1)
+                except ConnectionResetError:  # it left without reading a report
+                    return
                 if not message:
                     return
                 (key,) = _KEY.unpack(message)

@@ -31,9 +31,7 @@ async def measure(plan: Plan, results: Samples, watch: DeathWatch) -> None:
         await _measure_module("encoding", ["encode"], plan, results, watch)
 
 
-async def _measure_module(
-    module: str, workloads: list[str], plan: Plan, results: Samples, watch: DeathWatch
-) -> None:
+async def _measure_module(module: str, workloads: list[str], plan: Plan, results: Samples, watch: DeathWatch) -> None:
     async with AsyncExitStack() as stack:
         supervisor = await stack.enter_async_context(testbed.supervising(testbed.pool(module, workers=2)))
         port = await stack.enter_async_context(testbed.serving(supervisor))

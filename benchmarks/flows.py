@@ -22,7 +22,7 @@ IDLE_CANCEL = "cancel → certificate, nothing else runs, ms"
 FLOODED_CANCEL = "cancel → certificate, another job floods, ms"
 FLOODED_DEAD = "cancel → dead, another job floods, ms"
 TOKENS_PER_S = "one job, one emit per token → reader, tokens/s"
-USS_MIB = "private memory of a fork worker, 200 MB preloaded, MiB"
+PRIVATE_MB = "private memory of a fork worker, 200 MB preloaded, MB"
 
 VICTIM = "python_loop"
 SETTLE_S = 0.02
@@ -119,4 +119,4 @@ async def _private_memory(results: Samples) -> None:
         record = await testbed.start(supervisor, "holds")
         for worker in await supervisor.workers():
             if worker.job_id == record.job_id and worker.uss_bytes is not None:
-                results.add(USS_MIB, worker.uss_bytes / (1 << 20))
+                results.add(PRIVATE_MB, worker.uss_bytes / 1e6)

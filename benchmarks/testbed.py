@@ -19,6 +19,8 @@ from killable.supervisor.settings import PoolSpec, Settings
 from killable.workers.messages import dump_json
 
 HERE = Path(__file__).parent
+WAIT_S = 30.0
+"""For anything that takes milliseconds: then the benchmark fails."""
 QUIET_S = 0.005
 """After the last fork of a spare: its copied pages, its rehearsal."""
 
@@ -51,7 +53,7 @@ async def serving(supervisor: Supervisor) -> AsyncIterator[int]:
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WAIT_S):
             while not server.started:
                 await asyncio.sleep(0.001)
         yield server.servers[0].sockets[0].getsockname()[1]
@@ -81,15 +83,16 @@ async def first_token(supervisor: Supervisor, job_id: str) -> None:
 
 
 async def warm(supervisor: Supervisor) -> None:
-    """Return when every pool has an idle worker and nothing is being forked."""
-    while any(not record.idle for record in await supervisor.pools()):
-        await asyncio.sleep(0.001)
+    """Return when every pool has an idle worker."""
+    async with asyncio.timeout(WAIT_S):
+        while any(not record.idle for record in await supervisor.pools()):
+            await asyncio.sleep(0.001)
     await asyncio.sleep(QUIET_S)
 
 
 async def pid_of(supervisor: Supervisor, record: JobRecord) -> int:
     """Return the pid of the worker that holds a running job, once the supervisor has been told it."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT_S):
         while True:
             for worker in await supervisor.workers():
                 if worker.job_id == record.job_id and worker.pid is not None:

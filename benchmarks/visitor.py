@@ -1,4 +1,4 @@
-"""A client on the other side of HTTP, in a process of its own: reads a stream, or deletes a job, and stamps what it sees.
+"""A client on the other side of HTTP, in a process of its own: reads a stream, or deletes a job, and stamps it.
 
 Runs in: the benchmark (Visitor) | its child (`python visitor.py URL`), through killable's own Python client.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -14,6 +15,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import killable
+from killable.workers import confine
 
 ANSWER_S = 60.0
 
@@ -71,6 +73,7 @@ async def visiting(port: int) -> AsyncIterator[Visitor]:
 
 
 def main(url: str) -> None:
+    confine.die_with(os.getppid())
     with killable.Client(url) as client:
         client.types()
         _say({"ready": True})

@@ -56,6 +56,8 @@ class Attempt:
         self._owner = owner
         self._rules = rules
         self._sequence = 0
+        self._one_line = entry.type.codec == "json"
+        """Tokens go into event streams as they are: a line end in one would forge an event."""
         self._lines = OutputLines()
         self._stamps = Stamps()
         self._escalation: Escalation | None = None
@@ -68,7 +70,6 @@ class Attempt:
         self._closing: bytes | Raised | None = None
         self._protocol_error = ""
         self._last_signal: str | None = None
-        self._requested = 0.0
         self._stack: str | None = None
         self.certificate = Certificate()
 
@@ -101,7 +102,6 @@ class Attempt:
             return
         entry.verdict = verdict
         self._stamps.note("requested", now)
-        self._requested = now
         grace = entry.limits.grace_s if grace_s is None else min(grace_s, entry.limits.grace_s)
         self._rules = replace(self._rules, grace_s=grace)
         self._deadline = None
@@ -112,9 +112,7 @@ class Attempt:
     @property
     def grace_s(self) -> float | None:
         """The grace in force, in seconds; None while nothing ends the attempt."""
-        if self._escalation is None:
-            return None
-        return max(0.0, round(self._escalation.grace_ends - self._requested, 6))
+        return None if self._escalation is None else self._escalation.rules.grace_s
 
     def _do(self, move: escalation.Move) -> None:
         self._escalation, actions = move
@@ -174,7 +172,7 @@ class Attempt:
                 break
             self._sequence += 1
             if kind == _TOKEN:
-                if b"\n" in payload or b"\r" in payload:
+                if self._one_line and (b"\n" in payload or b"\r" in payload):
                     self._break("a token has a line end")
                     break
                 tokens.append(("token", payload))

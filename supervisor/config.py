@@ -182,7 +182,9 @@ def _contradictions(tables: FileTable, folder: str) -> list[Fault]:
     caps = _caps(DEFAULT_CAPS, tables.caps)
     faults += _over_caps("limits", tables.limits.given(), caps)
     for name, job in tables.jobs.items():
-        faults += _over_caps(f"jobs.{name}.limits", job.limits.given(), _caps(caps, job.caps))
+        own = _caps({}, job.caps)
+        lower = caps | {limit: min(cap, caps.get(limit, cap)) for limit, cap in own.items()}
+        faults += _over_caps(f"jobs.{name}.limits", job.limits.given(), lower)
     return faults
 
 

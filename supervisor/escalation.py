@@ -118,7 +118,8 @@ def shorten(state: Escalation, now: float, grace_s: float) -> Move:
     ends = now + grace_s
     if ends >= state.grace_ends or state.phase in (Phase.KILLED, Phase.UNKILLABLE):
         return state, ()
-    shorter = replace(state, grace_ends=ends, wake_at=min(state.wake_at, ends))
+    rules = replace(state.rules, grace_s=grace_s)
+    shorter = replace(state, rules=rules, grace_ends=ends, wake_at=min(state.wake_at, ends))
     return _kill(shorter, now) if grace_s <= 0 else (shorter, ())
 
 

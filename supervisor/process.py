@@ -118,6 +118,12 @@ class WorkerProcess:
             self._cgroup = None
         self.proof = "descendants"
 
+    def doubt_descendants(self) -> None:
+        """Its guard is gone: what it had started went to init, and is found by its group or its environment, if at
+        all.
+        """
+        self.proof = "" if self._cgroup is None else "cgroup"
+
     # ── what the worker's owner asks for ──
 
     def hold(self, fence: int | None) -> None:
@@ -228,6 +234,8 @@ class WorkerProcess:
             frames = self._decoder.feed(data)
         except FrameError as error:
             self._broken = True
+            if error.frames:
+                self._listener.on_frames(error.frames)
             self._listener.on_protocol_error(str(error))
             return
         if frames:

@@ -66,10 +66,11 @@ class Entry:
 
     def note(self, name: str, data: bytes) -> None:
         """Add a progress or checkpoint event and remember the last of each. Raise ValueError on what is not JSON."""
-        value = json.loads(data)
         if name == "progress":
-            self.progress = value
+            self.progress = json.loads(data)
         else:
+            if self.type.codec == "json":
+                json.loads(data)
             self.partial = data
         self.log.append(name, data)
 

@@ -141,7 +141,9 @@ class Spawner(Protocol):
         ...
 
     def fork(self, worker_id: str, listener: ProcessListener) -> Process:
-        """Ask for a worker; `on_forked` or `on_fork_failed` follows. Raise ZygoteLost; OSError (descriptors, cgroup)."""
+        """Ask for a worker; `on_forked` or `on_fork_failed` follows. Raise ZygoteLost; OSError (descriptors,
+        cgroup).
+        """
         ...
 
     async def close(self) -> None:

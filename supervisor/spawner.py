@@ -17,6 +17,7 @@ from pathlib import Path
 
 import killable
 import killable.workers
+from killable.supervisor import leftovers
 from killable.supervisor.cgroup import CgroupRoot
 from killable.supervisor.process import WorkerProcess, open_pipes
 from killable.supervisor.seam import ProcessListener, SpawnerListener, ZygoteLost
@@ -34,6 +35,7 @@ THREAD_LIMITS = {
 }
 """Set before any preload, unless the pool or the environment says otherwise: a zygote with threads cannot fork."""
 
+_LOOK_AGAIN_S = 0.001
 GUARD_EXIT_S = 10.0
 """How long the guard may take to kill everything below it before it is killed itself."""
 
@@ -64,14 +66,15 @@ class PoolSpawner:
         self._listener = listener
         self._cgroups = cgroups
         self._tmp = tmp
-        self._instance_id = instance_id
+        self._cookie = f"{instance_id}/{spec.name}"
         self._guard: subprocess.Popen[bytes] | None = None
         self._guard_pidfd = -1
         self._guard_socket: socket.socket | None = None
         self._zygote_socket: socket.socket | None = None
         self._processes: dict[str, WorkerProcess] = {}
         self._orphans: dict[int, Ending] = {}
-        self._guard_gone: asyncio.Event = asyncio.Event()
+        self._guard_gone = asyncio.Event()
+        self._guard_gone.set()  # there is none yet
         self._closing = False
         self.zygote_pid: int | None = None
         self.proof = "descendants" if cgroups is None else "cgroup+descendants"
@@ -133,15 +136,14 @@ class PoolSpawner:
 
     async def close(self) -> None:
         self._closing = True
-        if self._guard is None:
-            return
         self._forget_zygote_socket()
         self._forget_guard_socket()  # end-of-file: the guard kills everything below it, then exits
         try:
             async with asyncio.timeout(GUARD_EXIT_S):
                 await self._guard_gone.wait()
         except TimeoutError:
-            self._guard.kill()
+            if self._guard is not None:
+                self._guard.kill()
             await self._guard_gone.wait()
 
     # ── the guard ──
@@ -152,7 +154,7 @@ class PoolSpawner:
         arguments = {"packages": packages, "socket_fd": theirs.fileno(), "owner": os.getpid()}
         boot = str(Path(packages["killable.workers"]) / "boot.py")
         python = self._spec.python or sys.executable
-        environment = {**THREAD_LIMITS, **os.environ, **self._spec.env, "KILLABLE_INSTANCE": self._instance_id}
+        environment = {**THREAD_LIMITS, **os.environ, **self._spec.env, leftovers.COOKIE: self._cookie}
         with theirs:
             self._guard = subprocess.Popen(
                 [python, "-S", "-P", boot, "guard", json.dumps(arguments)],
@@ -199,8 +201,16 @@ class PoolSpawner:
         self._read_zygote_to_the_end()
         for process in self._processes.values():
             process.kill()
+            process.doubt_descendants()
+        self._sweep_without_guard(self._loop.time() + GUARD_EXIT_S)
+
+    def _sweep_without_guard(self, give_up_at: float) -> None:
+        """Kill what carries our cookie until nothing does: without the guard no one else is its subreaper."""
+        if leftovers.kill_by_cookie(self._cookie) and self._loop.time() < give_up_at:
+            self._loop.call_later(_LOOK_AGAIN_S, self._sweep_without_guard, give_up_at)
+            return
+        self._guard_gone.set()  # before the pool hears of it and starts another
         self._lose_zygote(None)
-        self._guard_gone.set()
 
     # ── the zygote ──
 

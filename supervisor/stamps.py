@@ -12,6 +12,8 @@ from killable.supervisor.exits import signal_name
 from killable.supervisor.job import PHASES, Certificate, ExitStatus
 from killable.supervisor.seam import Gone
 
+_ASKED = ("requested", "term_sent", "delivered", "acknowledged", "kill_sent")
+
 
 class Stamps:
     """Monotonic seconds by phase; the first stamp of a phase stays."""
@@ -30,9 +32,12 @@ class Stamps:
         """The tree is empty: keep what the kernel told of the process."""
         ending = gone.ending
         if ending is not None:
-            self._times["reaped"] = ending.reaped_at
-            # The zygote may reap before we see the exit that it reaped.
-            self._times["exited"] = min(self._times.get("exited", ending.reaped_at), ending.reaped_at)
+            # The zygote may reap before we see the exit that it reaped; and a stop that was asked for when the
+            # process had just ended by itself cannot have been asked for after it.
+            asked = max((self._times[phase] for phase in _ASKED if phase in self._times), default=ending.reaped_at)
+            reaped = max(asked, ending.reaped_at)
+            self._times["exited"] = max(asked, min(self._times.get("exited", reaped), reaped))
+            self._times["reaped"] = reaped
         self._times["tree_empty"] = now
         self._proof = Certificate(
             proof=gone.proof,

@@ -119,6 +119,11 @@ def data_bytes() -> int:
         return int(file.read().split()[5]) * resource.getpagesize()
 
 
+def flush_c_streams() -> None:
+    """Write out what C code has printed: its stdout is buffered on a pipe, and _exit(2) does not write it."""
+    _libc.fflush(None)
+
+
 def reseed() -> None:
     """Give forked workers different random numbers; `random` itself reseeds after a fork already."""
     numpy_random = sys.modules.get("numpy.random")

@@ -101,15 +101,15 @@ class Doorbell:
         """Read the pipe until no bell rings any more while it is read."""
         fence = self._fence
         assert fence is not None
-        self._reading = True
-        payload = None
-        while payload is None:
+        while True:
             self._rang_while_reading = False
+            self._reading = True
             payload = self._read_stop(fence)
+            self._reading = False  # before the look below: a bell between the two is answered by its own handler
+            if payload is not None:
+                return Stop.decode(payload)
             if not self._rang_while_reading:
-                break
-        self._reading = False
-        return None if payload is None else Stop.decode(payload)
+                return None
 
     def _on_unraisable(self, unraisable: Any) -> None:
         if unraisable.exc_value is not None and unraisable.exc_value is self.stopping:

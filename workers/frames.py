@@ -32,7 +32,14 @@ class Frame(NamedTuple):
 
 
 class FrameError(Exception):
-    """The bytes are not frames of ours: a length over the bound, a wrong checksum."""
+    """The bytes are not frames of ours: a length over the bound, a wrong checksum.
+
+    `frames` are the good ones that stood before them in the same chunk.
+    """
+
+    def __init__(self, message: str, frames: list[Frame] | None = None) -> None:
+        super().__init__(message)
+        self.frames = frames or []
 
 
 def encode(kind: int, fence: int, sequence: int, payload: bytes) -> bytes:
@@ -78,7 +85,7 @@ class Decoder:
         while end - position >= HEADER_BYTES:
             length, checksum, fence, sequence, kind = _unpack_from(chunk, position)
             if length > self._frame_bytes_max:
-                raise FrameError(f"a frame of {length} bytes is over the bound of {self._frame_bytes_max}")
+                raise FrameError(f"a frame of {length} bytes is over the bound of {self._frame_bytes_max}", frames)
             start = position + HEADER_BYTES
             stop = start + length
             if stop > end:
@@ -86,7 +93,9 @@ class Decoder:
                 break
             payload = chunk[start:stop]
             if crc32(payload, (fence * 0x9E3779B1 + sequence * 0x85EBCA6B + kind) & 0xFFFFFFFF) != checksum:
-                raise FrameError(f"a frame's checksum is wrong (kind {kind}, sequence {sequence}, {length} bytes)")
+                raise FrameError(
+                    f"a frame's checksum is wrong (kind {kind}, number {sequence}, {length} bytes)", frames
+                )
             add(make((kind, fence, sequence, payload)))
             position = stop
         rest = chunk[position:]

@@ -16,7 +16,7 @@ from killable.workers import jobs
 from killable.workers.attempt import Attempt
 from killable.workers.channel import Channel
 from killable.workers.codec import CODECS
-from killable.workers.confine import data_bytes
+from killable.workers.confine import data_bytes, flush_c_streams
 from killable.workers.control import Configure
 from killable.workers.doorbell import DUMP_SIGNAL, Doorbell
 from killable.workers.exitcodes import ExitCode
@@ -155,5 +155,6 @@ def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except (OSError, ValueError, AttributeError):
-            pass  # the job closed or replaced it
+        except Exception:
+            pass  # the job closed it, or put something of its own there
+    flush_c_streams()

@@ -16,7 +16,7 @@ import sys
 import time
 import traceback
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from killable.workers import catalogue, confine, control, fdpass, offspring, spawned
 from killable.workers.exitcodes import ExitCode
@@ -48,10 +48,10 @@ def main(sock: socket.socket, packages: dict[str, str]) -> int:
         return ExitCode.RETIRED
     zygote = Zygote(sock, configure, packages)
     if not zygote.preload():
-        return ExitCode.NOT_IMPORTABLE
+        _leave(ExitCode.NOT_IMPORTABLE)
     start = zygote.serve()
     if start is None:
-        return ExitCode.RETIRED
+        _leave(ExitCode.RETIRED)
     # In a fresh fork, with the zygote's stack unwound and its objects gone: this process is a worker now.
     del zygote
     return _become_worker(start, configure, packages)
@@ -64,6 +64,18 @@ def _receive_configure(sock: socket.socket) -> control.Configure | None:
     message = control.from_wire(received[0])
     assert isinstance(message, control.Configure), message
     return message
+
+
+def _flush() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    confine.flush_c_streams()
+
+
+def _leave(code: ExitCode) -> NoReturn:
+    """End without waiting for threads that the user's imports may have started."""
+    _flush()
+    os._exit(code)
 
 
 def _become_worker(start: WorkerStart, configure: control.Configure, packages: dict[str, str]) -> int:
@@ -112,8 +124,7 @@ class Zygote:
         self._wakeups = offspring.watch_children()
         gc.collect()
         gc.freeze()  # the collector must not write into pages that workers share (gc.freeze in the documentation)
-        sys.stdout.flush()
-        sys.stderr.flush()
+        _flush()
         self._tell(control.Preloaded(self._threads))
         return True
 
@@ -161,7 +172,8 @@ class Zygote:
 
     def _in_child(self, parent: int, descriptors: list[int], order: control.Fork) -> WorkerStart:
         orders, frames, output, bells, stack, *procs = descriptors
-        signal.set_wakeup_fd(-1)  # before the pipe below is closed and its number given to someone else
+        # Given up before the pipe is closed and its number given to someone else.
+        os.close(signal.set_wakeup_fd(-1))
         os.close(self._wakeups)
         os.close(self._sock.detach())
         pipes = Pipes(orders, frames, bells, stack)

@@ -241,7 +241,9 @@ def _table(checks: list[Check]) -> Table:
     table.add_column("CHECK", no_wrap=True)
     table.add_column("")
     table.add_column("FOUND", overflow="fold")
-    table.add_column("WHAT TO DO", overflow="fold")
     for check in checks:
-        table.add_row(check.name, Text(check.status, _STYLES[check.status]), check.found, check.advice)
+        found = Text(check.found)
+        if check.advice:
+            found.append(f"\n{check.advice}", _STYLES[check.status])
+        table.add_row(check.name, Text(check.status, _STYLES[check.status]), found)
     return table

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import sys
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,6 +34,7 @@ class Follower:
         self._last = after
         self._tokens = 0
         self._at_line_start = True
+        self._began = time.monotonic()
 
     def follow(self) -> None:
         """Print what comes until the terminal event. May be called again after an interrupt."""
@@ -101,7 +103,7 @@ class Follower:
         try:
             lasted = render.lasted_s(self.job.record())
         except KillableError:
-            lasted = None  # dropped already, or the server is going: the ending itself is known
+            lasted = time.monotonic() - self._began  # the server is going, or has forgotten the job already
         parts = [render.state(self.terminal.name if self.terminal else "")]
         parts.append(Text(render.counted(int(ending.get("tokens") or 0), "token")))
         parts += [Text(render.duration(lasted))] if lasted is not None else []

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from rich import box
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -208,7 +209,7 @@ def _short_value(name: str, value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def certificate_table(certificate: Mapping[str, Any]) -> Table:
+def certificate_table(certificate: Mapping[str, Any]) -> Group:
     """Return the phases with their times since the request, then everything else that is known, then the stack."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim", no_wrap=True)
@@ -222,9 +223,8 @@ def certificate_table(certificate: Mapping[str, Any]) -> Table:
     rest = {name: value for name, value in certificate.items() if name not in (*PHASES, "requested", "stack")}
     for name, value in rest.items():
         table.add_row(name, _cell(name, value))
-    if certificate.get("stack"):
-        table.add_row("stack", Text(str(certificate["stack"]).rstrip()))
-    return table
+    stack = str(certificate.get("stack") or "").rstrip()
+    return Group(table, Text(stack, overflow="fold")) if stack else Group(table)
 
 
 def _table(*columns: str) -> Table:

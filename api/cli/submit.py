@@ -6,16 +6,16 @@ Runs in: any machine.
 from __future__ import annotations
 
 import base64
-import signal
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
-from killable.api.cli import exits, render
+from killable.api.cli import exits, interrupts, render
 from killable.api.cli.arguments import read_input, read_tags
 from killable.api.cli.follow import Follower, print_value
 from killable.api.cli.names import find_job
 from killable.api.cli.options import Json, Limit, Url, limits_of, open_client, seconds
-from killable.api.client import Client, Job
+from killable.api.client import Job
 from killable.api.transport import DEFAULT_URL
 from killable.workers.errors import KillableError
 
@@ -71,11 +71,16 @@ def submit(
     )
     with exits.reporting(as_json), open_client(url) as client:
         given = read_input(client, type, pairs or [], document)
-        job = _start(client, type, given, limits=limits, tags=read_tags(tags or []), priority=priority)
-        if detach:
+        labels = read_tags(tags or [])
+
+        def start() -> Job:
+            return client.submit(type, given, limits=limits, tags=labels, priority=priority)
+
+        if not detach:
+            raise typer.Exit(_follow_or_cancel(start, as_json))
+        with interrupts.held():
+            job = start()
             exits.print_json(job.accepted) if as_json else typer.echo(job.id)
-            return
-        raise typer.Exit(_follow_or_cancel(job, as_json))
 
 
 def stream(
@@ -111,36 +116,37 @@ def result(
             exits.print_json(value)
 
 
-def _start(client: Client, type: str, given: dict[str, Any], **options: Any) -> Job:
-    try:
-        return client.submit(type, given, **options)
-    except KeyboardInterrupt:
-        exits.stderr_console().print(
-            "interrupted before the server answered; the job may have been started: killable ps"
-        )
-        raise
-
-
-def _follow_or_cancel(job: Job, as_json: bool) -> int:
-    """Follow a job to its end; an interrupt cancels it and goes on following: its last words, its certificate."""
-    # A shell's `timeout` or a supervisor of ours ends us by SIGTERM: the job must not be left behind then, either.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+def _follow_or_cancel(start: Callable[[], Job], as_json: bool) -> int:
+    """Start a job and follow it to its end; an interrupt cancels it and goes on following, to its last words."""
+    interrupts.treat_terminations_as_interrupts()
     stderr = exits.stderr_console()
-    follower = Follower(job, as_json=as_json)
-    if not as_json:
-        stderr.print(job.id, style="dim")
+    follower: Follower | None = None
     try:
+        with interrupts.held():  # a job whose id nobody got to know could not be cancelled
+            follower = Follower(start(), as_json=as_json)
+            if not as_json:
+                stderr.print(follower.job.id, style="dim")
         follower.follow()
     except KeyboardInterrupt:
-        try:
+        if follower is None:
+            stderr.print("interrupted before the server answered; the job may have been started: killable ps")
+            raise
+        return _cancel(follower, as_json)
+    return follower.finish()
+
+
+def _cancel(follower: Follower, as_json: bool) -> int:
+    job, stderr = follower.job, exits.stderr_console()
+    try:
+        with interrupts.held():  # the next Ctrl-C may end the waiting, but not the cancelling
+            job.cancel(reason="Ctrl-C", wait_s=0)
             if stderr.is_terminal:
                 stderr.print()  # the terminal has written ^C
             stderr.print(f"cancelling {render.short(job.id)}; Ctrl-C again leaves before it is dead")
-            job.cancel(reason="Ctrl-C", wait_s=0)
-            follower.follow()
-        except (KeyboardInterrupt, KillableError) as error:
-            if isinstance(error, KillableError):
-                exits.report(error, as_json)
-            stderr.print(f"no certificate came; how it went on: killable inspect {render.short(job.id)}")
-            return exits.Exit.INTERRUPTED
+        follower.follow()
+    except (KeyboardInterrupt, KillableError) as error:
+        if isinstance(error, KillableError):
+            exits.report(error, as_json)
+        stderr.print(f"no certificate came; how it went on: killable inspect {render.short(job.id)}")
+        return exits.Exit.INTERRUPTED
     return follower.finish()

@@ -16,7 +16,6 @@ from typing import Any
 
 import psutil
 import pytest
-
 from killable.api.client import Client
 
 JOBS = '''

@@ -236,7 +236,7 @@ class FakeSpawner:
             raise OSError(errno.EMFILE, "too many open files")
         process = FakeProcess(self.world, self, worker_id, listener)
         self.processes[worker_id] = process
-        living = [each for each in self.processes.values() if each.life in (Life.FORKING, Life.RUNNING)]
+        living = [each for each in self.processes.values() if each.counts]
         room = self.spec.workers + self.spec.spares
         self.world.check(len(living) <= room, f"{len(living)} workers live where {room} may: {living}")
         self.world.note(worker_id, "fork")
@@ -278,6 +278,9 @@ class FakeSpawner:
                 await self._gone.wait()
         except TimeoutError:
             self.world.note(self.spec.name, "guard killed")
+            for process in list(self.processes.values()):
+                if process.life is Life.ZOMBIE:
+                    process.settle_without_zygote()
         for process in self.processes.values():
             process.abandon()
 
@@ -304,11 +307,15 @@ class FakeProcess:
         self.truth: Truth | None = None
         """The attempt on its stack."""
         self.signalled = False
+        self.dismissed = False
+        self.outside = ""
         self._held: int | None = None
         self._latest: Truth | None = None
         self._kill_wanted = False
         self._closed = False
         self._exit_told = False
+        self._status: tuple[int | None, int | None] = (None, None)
+        self._reaped_at: float | None = None
         self._message: tuple[Ending, int] | None = None
         self._orders = Decoder()
         self._orders_open = True
@@ -326,6 +333,15 @@ class FakeProcess:
 
     def __repr__(self) -> str:
         return f"<{self.worker_id} {self.life.value} job={self.truth.number if self.truth else None}>"
+
+    @property
+    def counts(self) -> bool:
+        """Whether it takes room in its pool; one that was told to end makes room for the next."""
+        return self.life in (Life.FORKING, Life.RUNNING) and not self.dismissed
+
+    @property
+    def killable(self) -> bool:
+        return self._latest is None or self._latest.script.dies_s != NEVER
 
     # ── the seam: what the supervisor asks for ──
 
@@ -347,6 +363,7 @@ class FakeProcess:
         now = self.world.now()
         self.world.note(self.worker_id, "SIGTERM")
         self.signalled = True
+        truth.tree_empty = self.life is Life.REAPED
         if truth.term_at is None:
             truth.term_at = now
             truth.kill_due = min(truth.kill_due, now + truth.grace_s)
@@ -363,10 +380,11 @@ class FakeProcess:
 
     def kill(self) -> None:
         self.world.note(self.worker_id, "SIGKILL")
-        self.signalled = True
+        self.signalled = self.dismissed = True
         truth = self._latest if self._held is not None else None
         if truth is not None and truth.kill_at is None:
             truth.kill_at = self.world.now()
+            truth.tree_empty = self.life is Life.REAPED
             self._check_kill(truth)
         if self.life is Life.FORKING:
             self._kill_wanted = True
@@ -375,6 +393,7 @@ class FakeProcess:
 
     def retire(self) -> None:
         self._orders_open = False
+        self.dismissed = True
         if self.truth is None:
             self.world.soon(lambda: self._leave(0))
 
@@ -518,7 +537,7 @@ class FakeProcess:
         self.life = Life.ZOMBIE
         self._plan += 1
         truth = self._latest
-        if truth is not None and not truth.tree_empty:
+        if truth is not None and self._held is not None:
             truth.exited_at, truth.exit_code, truth.signal = self.world.now(), exit_code, signal
         self._status = (exit_code, signal)
         self.world.soon(self._tell_exit)
@@ -542,8 +561,8 @@ class FakeProcess:
 
     def _reaped(self) -> Ending:
         now = self.world.now()
-        self.life = Life.REAPED
-        if self._latest is not None and not self._latest.tree_empty:
+        self.life, self._reaped_at = Life.REAPED, now
+        if self._latest is not None and self._held is not None:
             self._latest.reaped_at, self._latest.tree_empty = now, True
         return _ending(*self._status, now)
 
@@ -562,9 +581,8 @@ class FakeProcess:
 
     def lose_zygote(self) -> None:
         """PDEATHSIG."""
-        if self._latest is not None and self.life is Life.RUNNING:
-            self._latest.outside = self._latest.outside or "zygote"
         if self.life is Life.RUNNING:
+            self._blame("zygote")
             dies_s = self._latest.script.dies_s if self._latest is not None else 0.0005
             self.world.later(dies_s, lambda: self.die(signal=SIGKILL))
 
@@ -572,6 +590,7 @@ class FakeProcess:
         """The guard has swept it; what the zygote had still said is read first."""
         lost = self._message is None
         if self.life is Life.ZOMBIE:
+            self._blame("zygote")
             ending = self._reaped()
             self._message = None if self.world.happens(self.world.faults.status_unknown) else (ending, 0)
         self._settle(zygote_lost=lost)
@@ -579,9 +598,13 @@ class FakeProcess:
     def killed_by_stranger(self) -> None:
         """SIGKILL from outside."""
         if self.life is Life.RUNNING:
-            if self._latest is not None:
-                self._latest.outside = self._latest.outside or "stranger"
+            self._blame("stranger")
             self.die(signal=SIGKILL)
+
+    def _blame(self, outside: str) -> None:
+        self.outside = outside
+        if self._latest is not None:
+            self._latest.outside = outside
 
     def _leave(self, exit_code: int) -> None:
         if self.truth is None or self.truth.closing is not None:
@@ -596,10 +619,11 @@ class FakeProcess:
         self.world.truths[number] = self._latest = truth
         self.world.note(self.worker_id, "RUN", number)
         if self.life is not Life.RUNNING:
-            truth.tree_empty = self.life is Life.REAPED
-            truth.exited_at = self.world.now()
+            # It died before the order reached it.
+            truth.outside, truth.tree_empty = self.outside, self.life is Life.REAPED
+            truth.exited_at, truth.reaped_at = self.world.now(), self._reaped_at
             truth.exit_code, truth.signal = self._status
-            return  # it died before the order reached it
+            return
         self.truth = truth
         self._served += 1
         self._busy_since = self.world.now()
@@ -629,12 +653,15 @@ class FakeProcess:
         if script.enters:
             truth.entered = True
             self._write(Kind.ENTERED, b"{}")
+            self._plan_output(script)
+        self._in(script.run_s, self._end)
+
+    def _plan_output(self, script: Script) -> None:
         pace = (script.run_s if script.run_s != NEVER else 1.0) / (script.tokens + script.lines + 1)
         for step in range(script.tokens):
             self._in(pace * (step + 1), self._emit)
         for step in range(script.lines):
             self._in(pace * (step + 1), self._print)
-        self._in(script.run_s, self._end)
 
     def _emit(self) -> None:
         truth = self._job()
@@ -669,12 +696,14 @@ class FakeProcess:
     def _talk_nonsense(self, how: str) -> None:
         """And then compute for ever."""
         self._job().nonsense = True
+        self._job().entered |= how == "enters twice"
         match how:
             case "garbage":
                 self._write_bytes(b"\xff" * 64)
             case "gap":
                 self._write(Kind.TOKEN, b"{}", sequence=self._sequence + 1)
             case "enters twice":
+                self._write(Kind.ENTERED, b"{}")
                 self._write(Kind.ENTERED, b"{}")
             case "closes twice":
                 self._write(Kind.RESULT, b"1")
@@ -690,7 +719,7 @@ class FakeProcess:
         stays = (jobs_max == 0 or self._served < jobs_max) and not truth.script.children
         self._write(Kind.IDLE, Idle(stays, "" if stays else "its share of jobs is done").encode())
         if stays:
-            truth.tree_empty = True
+            truth.tree_empty = not self.signalled
             self._cpu_s = self.cpu_s() or 0.0
             self._plan += 1
             self.truth = None

@@ -11,7 +11,16 @@ import typer
 from killable.api.cli import exits, render
 from killable.api.client import NotEnded, Unreachable
 from killable.supervisor.config import ConfigError
-from killable.workers.errors import CODES, JobCancelled, JobFailed, KillableError, Refused, WorkerCrashed, error_class
+from killable.workers.errors import (
+    CODES,
+    JobCancelled,
+    JobFailed,
+    JobTimedOut,
+    KillableError,
+    Refused,
+    WorkerCrashed,
+    error_class,
+)
 
 CLEAN = {"requested": 0.0, "term_sent": 0.1, "delivered": 0.3, "acknowledged": 0.4, "exited": 1.2, "tree_empty": 1.3}
 STUCK = {"requested": 0.0, "term_sent": 0.1, "delivered": 0.3, "kill_sent": 501.0, "exited": 512.0, "tree_empty": 513.2}
@@ -51,7 +60,8 @@ def test_a_clean_death_reads_as_in_the_manual() -> None:
     [
         (
             STUCK | {"processes_swept": 2},
-            "dead after 0.5 s (SIGTERM delivered 0.3 ms, not acknowledged, SIGKILL 0.5 s, tree empty 0.5 s, 3 processes)",
+            "dead after 0.5 s (SIGTERM delivered 0.3 ms, not acknowledged, SIGKILL 0.5 s, tree empty 0.5 s, "
+            "3 processes)",
         ),
         (
             {"requested": 0.0, "term_sent": 0.1, "kill_sent": 2.0, "tree_empty": 3.0},
@@ -147,7 +157,7 @@ def test_every_code_has_its_exit_code(code: str) -> None:
     [
         (JobFailed("", code="exception"), 1), (JobCancelled(), 3), (Refused(code="unknown_job"), 4),
         (Refused(code="invalid"), 65), (Unreachable("x"), 69), (NotEnded("x"), 75), (Refused(code="queue_full"), 75),
-        (Refused(code="unauthorized"), 77), (ConfigError.of([]), 78), (error_class("timeout.run")(code="timeout.run"), 124),
+        (Refused(code="unauthorized"), 77), (ConfigError.of([]), 78), (JobTimedOut(), 124),
         (JobFailed("x", code="of.tomorrow"), 1),
     ],
 )  # fmt: skip

@@ -1,0 +1,187 @@
+"""What was asked beside what was measured, and whether it was reached.
+
+Runs in: the benchmark. Pure. The asked values are those of the project's issue "The kill, end to end".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import crowds
+import endings
+import flows
+from killable.supervisor.job import Limits
+from rich.table import Table
+from samples import DEAD, GRACE_0, RAW, Samples, ending
+
+Verdict = Literal["ok", "MISS", "not measured"]
+
+ACK_MS = (Limits().ack_s or 0.0) * 1000
+RAW_RATIO_MAX = 1.5
+DELETE_MS_MAX = 5.0
+STUCK_OVER_ACK_MS_MAX = 20.0
+NATIVE_CROWD_MS_MAX = 1100.0
+IGNORING_CROWD_MS_MAX = 1250.0
+FIRST_LINE_MS_MAX = 0.1
+FLOOD_RATIO_MAX = 3.0
+FLOOD_OVER_MS_MAX = 10.0
+TOKENS_PER_S_MIN = 500_000.0
+PRIVATE_MB_MAX = 12.0
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One line of the table. `bound` and `measured` are in the same unit."""
+
+    what: str
+    bound: float
+    measured: float | None
+    unit: str
+    at_least: bool = False
+    digits: int = 1
+    asked_as: str = ""
+    """How the bound was asked for, where it is not just a number."""
+    note: str = ""
+
+    @property
+    def verdict(self) -> Verdict:
+        if self.measured is None:
+            return "not measured"
+        reached = self.measured >= self.bound if self.at_least else self.measured <= self.bound
+        return "ok" if reached else "MISS"
+
+    @property
+    def asked(self) -> str:
+        bound = f"{'≥' if self.at_least else '≤'} {self.bound:,.{self.digits}f} {self.unit}".rstrip()
+        return f"{self.asked_as} = {bound[2:]}" if self.asked_as else bound
+
+    @property
+    def share_of_bound(self) -> float | None:
+        """How much of what was allowed was used: 1.0 is the bound, above it is a miss."""
+        if self.measured is None or self.measured == 0:
+            return None
+        return self.bound / self.measured if self.at_least else self.measured / self.bound
+
+    def as_json(self) -> dict[str, object]:
+        return {
+            "what": self.what,
+            "asked": self.asked,
+            "bound": self.bound,
+            "measured": self.measured,
+            "unit": self.unit,
+            "verdict": self.verdict,
+            "note": self.note,
+        }
+
+
+def figures(results: Samples) -> list[Figure]:
+    """Return every asked value with its measured one; medians unless the line says otherwise."""
+    natives = [("native_loop", "sum(range(10**18))"), ("encode", "tokenizers' encode, 4.7 MB")]
+    return [
+        *(_ratio_to_raw(results, *native) for native in natives),
+        Figure(
+            "DELETE, grace 0 → response with certificate",
+            DELETE_MS_MAX, results.median(endings.DELETED), "ms", digits=2,
+            note=_spread(results, endings.DELETED),
+        ),
+        *_stuck(results, natives),
+        Figure(
+            "16 SIGTERM-ignoring jobs, grace 1 s → all dead",
+            IGNORING_CROWD_MS_MAX, results.median(crowds.IGNORING_DEAD), "ms",
+            note=_spread(results, crowds.IGNORING_DEAD),
+        ),
+        *_cleaned(results),
+        *(
+            Figure(
+                f"submit → first line of the job, {kind} warm worker, in process",
+                FIRST_LINE_MS_MAX, results.median(name), "ms", digits=3, note=_spread(results, name, 3),
+            )
+            for kind, name in (("fresh", flows.FRESH_FIRST_LINE), ("reused", flows.REUSED_FIRST_LINE))
+        ),
+        _flooded(results),
+        Figure(
+            "one job, one emit per token → reader in the supervisor",
+            TOKENS_PER_S_MIN, results.median(flows.TOKENS_PER_S), "tokens/s", at_least=True, digits=0,
+            note=_spread(results, flows.TOKENS_PER_S, 0),
+        ),
+        Figure(
+            "private memory of a fork worker, 200 MB preloaded",
+            PRIVATE_MB_MAX, results.median(flows.PRIVATE_MB), "MB", note=_spread(results, flows.PRIVATE_MB),
+        ),
+    ]  # fmt: skip
+
+
+def _ratio_to_raw(results: Samples, workload: str, label: str) -> Figure:
+    """Compare the medians of one run; both kinds of trial took turns."""
+    ours = results.median(ending(workload, GRACE_0, DEAD))
+    raw = results.median(ending(workload, RAW, DEAD))
+    ratio = None if ours is None or raw is None else ours / raw
+    note = "" if ours is None or raw is None else f"{ours:.2f} ms; raw kill + pidfd {raw:.2f} ms"
+    what = f"cancel, grace 0 → dead, native call ({label})"
+    return Figure(what, RAW_RATIO_MAX, ratio, "× raw kill", digits=2, note=note)
+
+
+def _stuck(results: Samples, natives: list[tuple[str, str]]) -> Iterator[Figure]:
+    bound_ms = ACK_MS + STUCK_OVER_ACK_MS_MAX
+    asked = f"≤ ack_s + {STUCK_OVER_ACK_MS_MAX:.0f} ms"
+    for workload, label in natives:
+        name = crowds.per_core_dead(workload)
+        what = f"{label}: grace 5 s, one job per core → dead"
+        yield Figure(what, bound_ms, results.median(name), "ms", asked_as=asked, note=_spread(results, name))
+        name = crowds.crowd_dead(workload)
+        what = f"{label}: grace 5 s, 16 jobs → last one dead"
+        yield Figure(what, NATIVE_CROWD_MS_MAX, results.median(name), "ms", note=_spread(results, name))
+    name = crowds.HELPERS_DEAD
+    what = "helper threads compute, main thread waits: grace 5 s → dead"
+    yield Figure(what, bound_ms, results.median(name), "ms", asked_as=asked, note=_spread(results, name))
+
+
+def _cleaned(results: Samples) -> Iterator[Figure]:
+    bare = results.total(crowds.BARE_CLEANED)
+    bare_note = "" if bare is None else f"with a bare ack_s rule {bare:.0f} of {results.total(crowds.BARE_JOBS):.0f}"
+    quota = "16 Python jobs in a 5 % processor quota, grace 5 s: cleaned up"
+    ordinary = "cancels of json, sorting, imports, grace 2 s: finally ran"
+    for what, jobs, cleaned, note in (
+        (quota, crowds.QUOTA_JOBS, crowds.QUOTA_CLEANED, bare_note),
+        (ordinary, crowds.ORDINARY_JOBS, crowds.ORDINARY_CLEANED, ""),
+    ):
+        number = results.total(jobs) or 0.0
+        asked = f"all {number:.0f}"
+        yield Figure(what, number, results.total(cleaned), "", at_least=True, digits=0, asked_as=asked, note=note)
+
+
+def _flooded(results: Samples) -> Figure:
+    idle_ms = results.median(flows.IDLE_CANCEL) or 0.0
+    dead_ms = results.percentile(flows.FLOODED_DEAD, 99)
+    return Figure(
+        "cancel → certificate, p99, while another job floods a reader that does not read",
+        FLOOD_RATIO_MAX * idle_ms + FLOOD_OVER_MS_MAX,
+        results.percentile(flows.FLOODED_CANCEL, 99),
+        "ms",
+        asked_as="≤ 3 × idle p50 + 10 ms",
+        note="" if dead_ms is None else f"idle p50 {idle_ms:.2f}; dead p99 {dead_ms:.1f}",
+    )
+
+
+def _spread(results: Samples, name: str, digits: int = 1) -> str:
+    if name not in results:
+        return ""
+    least, greatest = min(results.values[name]), max(results.values[name])
+    return f"{least:,.{digits}f} … {greatest:,.{digits}f} (n={results.count(name)})"
+
+
+def table(lines: list[Figure]) -> Table:
+    """Return asked | measured | verdict, misses marked."""
+    shown = Table(title="asked beside measured", title_justify="left")
+    shown.add_column("what")
+    shown.add_column("asked", justify="right")
+    shown.add_column("measured", justify="right")
+    shown.add_column("")
+    shown.add_column("least … greatest, or what it was compared with", style="dim")
+    for line in lines:
+        style = {"ok": "green", "MISS": "bold red", "not measured": "yellow"}[line.verdict]
+        measured = "–" if line.measured is None else f"{line.measured:,.{line.digits}f} {line.unit}".rstrip()
+        shown.add_row(line.what, line.asked, measured, f"[{style}]{line.verdict}[/]", line.note)
+    return shown

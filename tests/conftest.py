@@ -1,0 +1,133 @@
+"""What every test gets: the guard that nothing is left behind, and a real supervisor where one is wanted."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import inspect
+import os
+import threading
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+import pytest_asyncio
+from killable.supervisor.service import Supervisor
+from killable.supervisor.settings import PoolSpec, Settings
+from support.processes import Seen, cgroups_of, ours
+from support.waiting import Pending, until, until_async
+
+PROOFS = ("cgroup+descendants", "descendants")
+LEAVE_S = 5.0
+"""How long what a test has ended may take to go. It goes in milliseconds; a leak never does."""
+
+
+# ── nothing is left ──
+
+
+def open_descriptors() -> dict[int, str]:
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:  # the listing's own
+            continue
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Belongings:
+    """What this process holds and has started."""
+
+    descriptors: dict[int, str]
+    threads: frozenset[threading.Thread]
+    processes: frozenset[tuple[int, int]]
+    """(pid, start time): descendants, and whatever else the test run started (orphans, guards)."""
+    cgroups: frozenset[Path]
+
+    @classmethod
+    def now(cls) -> Belongings:
+        return cls(
+            open_descriptors(),
+            frozenset(threading.enumerate()),
+            frozenset((seen.pid, seen.started) for seen in ours()),
+            frozenset(cgroups_of(os.getpid())),
+        )
+
+    def more(self) -> dict[str, Any]:
+        """Return what there is now that was not there then, by kind; kinds of which there is no more are absent."""
+        descriptors = open_descriptors()
+        processes: list[Seen] = [seen for seen in ours() if (seen.pid, seen.started) not in self.processes]
+        more = {
+            "descriptors": {n: to for n, to in descriptors.items() if self.descriptors.get(n) != to},
+            "threads": [thread for thread in threading.enumerate() if thread not in self.threads],
+            "processes": processes,
+            "cgroups": [path for path in cgroups_of(os.getpid()) if path not in self.cgroups],
+        }
+        return {kind: left for kind, left in more.items() if left}
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    """After each test descriptors, threads, processes and cgroups are as before. It ends after the test's event loop,
+    whose executor's threads are gone by then.
+    """
+    before = Belongings.now()
+    yield
+    if before.more():
+        gc.collect()
+    until(lambda: Pending(more) if (more := before.more()) else True, "the test leaves nothing behind", LEAVE_S)
+
+
+@pytest_asyncio.fixture
+async def no_task_left() -> AsyncIterator[None]:
+    """After each test no task is left; put in front of every asynchronous one, as closing the loop would end them."""
+    before = asyncio.all_tasks()
+    yield
+    here = asyncio.current_task()
+
+    def left() -> list[asyncio.Task[Any]]:
+        return [task for task in asyncio.all_tasks() if task not in before and task is not here]
+
+    await until_async(lambda: Pending(tasks) if (tasks := left()) else True, "the test leaves no task", LEAVE_S)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.function):
+            # Right behind the guard above: set up before, and so ended after, everything that the test asks for.
+            item.fixturenames.insert(item.fixturenames.index("nothing_left") + 1, "no_task_left")
+
+
+# ── a real supervisor ──
+
+
+@pytest.fixture(params=PROOFS)
+def proof(request: pytest.FixtureRequest) -> str:
+    """Run the test once per proof that a tree is empty."""
+    chosen: str = request.param
+    return chosen
+
+
+class StartSupervisor(Protocol):
+    async def __call__(self, *pools: PoolSpec, **settings: Any) -> Supervisor:
+        """Start a supervisor; `settings` are those of `Settings`. It is closed at the end of the test."""
+        ...
+
+
+@pytest_asyncio.fixture
+async def supervisor() -> AsyncIterator[StartSupervisor]:
+    """Start supervisors with pools of one's own: `await supervisor(pool, proof=proof)`."""
+    started: list[Supervisor] = []
+
+    async def start(*pools: PoolSpec, **settings: Any) -> Supervisor:
+        one = Supervisor(Settings(pools=pools, **settings))
+        started.append(one)
+        await one.start()
+        return one
+
+    yield start
+    for one in reversed(started):
+        await one.close(grace_s=0)

@@ -1,0 +1,169 @@
+"""Run hostile jobs through a real supervisor and see what a client would see, and what /proc shows at that moment."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from killable.supervisor.job import PHASES, TERMINAL_STATES, Event, JobRecord, Submission
+from killable.supervisor.service import Supervisor
+from killable.supervisor.settings import PoolSpec
+from killable.workers.errors import CODES
+from support import processes
+from support.hostile import tag_of
+
+HOSTILE = str(Path(processes.__file__).parent / "hostile.py")
+END_S = 30.0
+"""No job of these tests takes so long to end."""
+
+
+def hostile_pool(name: str = "hostile", **changes: Any) -> PoolSpec:
+    """Return a pool of the hostile job types."""
+    members: dict[str, Any] = {"modules": (HOSTILE,), "workers": 2, "spares": 1, **changes}
+    return PoolSpec(name=name, **members)
+
+
+@dataclass
+class Story:
+    """What one reader saw of one job, to its end."""
+
+    job_id: str
+    events: list[Event] = field(default_factory=list)
+    alive: list[processes.Seen] = field(default_factory=list)
+    """Processes of the job that /proc showed when the reader had the terminal event in its hands."""
+    record: JobRecord | None = None
+
+    @property
+    def names(self) -> list[str]:
+        return [event.name for event in self.events]
+
+    @property
+    def plot(self) -> list[str]:
+        """The names, with runs of one name as one."""
+        return [name for number, name in enumerate(self.names) if number == 0 or self.names[number - 1] != name]
+
+    def data(self, name: str) -> list[Any]:
+        return [json.loads(event.data) for event in self.events if event.name == name]
+
+    @property
+    def tokens(self) -> list[Any]:
+        """What the job yielded and emitted."""
+        return [token.get("text", token.get("value")) for token in self.data("token")]
+
+    @property
+    def lines(self) -> list[str]:
+        """What the job printed."""
+        return [line["text"] for line in self.data("log")]
+
+    @property
+    def end(self) -> dict[str, Any]:
+        """The data of the terminal event."""
+        end: dict[str, Any] = json.loads(self.events[-1].data)
+        return end
+
+    @property
+    def state(self) -> str:
+        return str(self.end["state"])
+
+    @property
+    def code(self) -> str:
+        return self.end["error"]["code"] if self.end["error"] else ""
+
+    @property
+    def error(self) -> dict[str, Any]:
+        error: dict[str, Any] = self.end["error"]
+        return error
+
+    @property
+    def certificate(self) -> dict[str, Any]:
+        certificate: dict[str, Any] = self.end["certificate"]
+        return certificate
+
+    @property
+    def pid(self) -> int:
+        assert self.record is not None and self.record.pid is not None
+        return self.record.pid
+
+    @property
+    def phases(self) -> set[str]:
+        """The phases that happened; `slot_ready` comes after the terminal event."""
+        return {phase for phase in PHASES if phase in self.certificate} - {"slot_ready"}
+
+
+async def submit(
+    supervisor: Supervisor, type: str, /, *, limits: dict[str, Any] | None = None, **input: Any
+) -> str:
+    """Submit a job that has to be accepted; return its id."""
+    record = await supervisor.submit(Submission(type, json.dumps(input).encode(), limits=limits or {}))
+    return record.job_id
+
+
+async def said(supervisor: Supervisor, job_id: str, tokens: int = 1) -> list[Any]:
+    """Wait until a job has emitted so many tokens; return the first ones."""
+    seen: list[Any] = []
+    async with asyncio.timeout(END_S):
+        async for batch in supervisor.events(job_id):
+            for event in batch:
+                assert event.name not in TERMINAL_STATES, f"it ended: {event.data!r}"
+                if event.name == "token":
+                    token = json.loads(event.data)
+                    seen.append(token.get("text", token.get("value")))
+            if len(seen) >= tokens:
+                break
+    return seen[:tokens]
+
+
+async def follow(supervisor: Supervisor, job_id: str) -> Story:
+    """Read a job's events to the end, look into /proc right then, and check what holds for every ending."""
+    story = Story(job_id)
+    async with asyncio.timeout(END_S):
+        async for batch in supervisor.events(job_id):
+            story.events += batch
+            if batch[-1].name in TERMINAL_STATES:
+                # Before anything else runs in this process: what is there now was there when the event was published.
+                story.alive = processes.named(tag_of(job_id))
+    story.record = await supervisor.get(job_id)
+    check_ending(story)
+    return story
+
+
+async def run(
+    supervisor: Supervisor, type: str, /, *, limits: dict[str, Any] | None = None, **input: Any
+) -> Story:
+    """Submit a job that ends by itself, and follow it."""
+    return await follow(supervisor, await submit(supervisor, type, limits=limits, **input))
+
+
+async def stop(supervisor: Supervisor, job_id: str, *, grace_s: float | None = None, reason: str = "") -> Story:
+    """Cancel a job and follow it to its end."""
+    cancelling = asyncio.create_task(supervisor.cancel(job_id, grace_s=grace_s, reason=reason, wait_s=END_S))
+    story = await follow(supervisor, job_id)
+    record = await cancelling
+    assert record.state == "cancelled" and record == story.record
+    return story
+
+
+def check_ending(story: Story) -> None:
+    """Check what holds however a job ends: one terminal event, the last; ids without a gap; a true certificate."""
+    record = story.record
+    assert record is not None and story.events
+    assert [name for name in story.names if name in TERMINAL_STATES] == story.names[-1:], story.plot
+    assert [event.id for event in story.events] == list(range(len(story.events)))
+    assert story.names.count("started") <= 1
+    if "started" in story.names:
+        assert story.names[0] == "started"
+    assert (record.state, story.names[-1]) == (story.state, story.state)
+    assert story.state == (CODES[story.code].state if story.code else "completed")
+    assert record.error == story.end["error"]
+    assert record.events == len(story.events) and record.tokens == story.names.count("token") == story.end["tokens"]
+    times = [story.certificate[phase] for phase in ("requested", *PHASES) if phase in story.certificate]
+    assert times == sorted(times), story.certificate
+    if record.pid is not None:
+        assert "tree_empty" in story.phases, story.certificate
+        kept = "exited" not in story.phases  # a worker that goes on to the next job
+        left: Sequence[processes.Seen] = [seen for seen in story.alive if not (kept and seen.pid == record.pid)]
+        assert not left, f"alive at the terminal event: {left}"

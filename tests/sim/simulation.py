@@ -1,0 +1,347 @@
+"""The real supervisor over the fake seam, a reader on every job, and what has to hold whatever happens.
+
+Runs in: the test process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from killable.supervisor.clock import Clock
+from killable.supervisor.escalation import DUMP_S
+from killable.supervisor.job import PHASES, TERMINAL_STATES, Event, JobRecord, Limits, Submission
+from killable.supervisor.service import Supervisor
+from killable.supervisor.settings import PoolSpec, Settings
+from killable.workers.errors import Refused
+from support.fake_seam import SLACK_S, Faults, Script, Truth, World
+from support.virtual_loop import VirtualLoop
+
+T = TypeVar("T")
+
+STATE_ORDER = {"queued": 0, "running": 1, "stopping": 2, **dict.fromkeys(TERMINAL_STATES, 3)}
+LIMITS = Limits(queue_s=None, start_s=None, run_s=None, grace_s=2.0, ack_s=0.5)
+
+
+@dataclass(eq=False)
+class Job:
+    """One job as its readers see it."""
+
+    number: int
+    id: str
+    submission: Submission
+    events: list[Event] = field(default_factory=list)
+    states: list[str] = field(default_factory=list)
+    cancel_accepted: bool = False
+    end: dict[str, Any] = field(default_factory=dict)
+    """The data of its terminal event."""
+
+    @property
+    def names(self) -> list[str]:
+        return [event.name for event in self.events]
+
+    @property
+    def state(self) -> str:
+        """The terminal state that its terminal event told, or nothing."""
+        return str(self.end.get("state", ""))
+
+    @property
+    def code(self) -> str | None:
+        error = self.end.get("error")
+        return error["code"] if error else None
+
+    @property
+    def certificate(self) -> dict[str, Any]:
+        return dict(self.end["certificate"])
+
+
+def pool(name: str = "a", *, workers: int = 1, spares: int = 1, jobs_per_worker_max: int = 1) -> PoolSpec:
+    return PoolSpec(
+        name=name, modules=("jobs",), workers=workers, spares=spares, jobs_per_worker_max=jobs_per_worker_max
+    )
+
+
+class Simulation:
+    """`async with Simulation(seed, pools…) as sim`: started, checked all along, closed, and checked again."""
+
+    def __init__(self, *pools: PoolSpec, seed: int = 0, faults: Faults | None = None, **settings: Any) -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        self.loop = loop
+        self.world = World(seed, faults)
+        settings = {"limits": LIMITS, "caps": {}, "unkillable_s": 3.0, **settings}
+        self.settings = Settings(pools=pools or (pool(),), **settings)
+        self.world.ack_cpu_s = self.settings.ack_cpu_s
+        self.supervisor = Supervisor(self.settings, open_spawner=self.world.open_spawner, clock=Clock(loop))
+        self.jobs: list[Job] = []
+        self.readers: list[asyncio.Task[None]] = []
+        self.callers: list[asyncio.Task[Any]] = []
+        loop.set_exception_handler(self._on_loop_exception)
+
+    def _on_loop_exception(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        self.world.check(False, f"{context['message']}: {context.get('exception')!r}")
+        if "exception" in context:
+            self.failure = context["exception"]
+
+    failure: BaseException | None = None
+
+    async def __aenter__(self) -> Simulation:
+        logging.disable(logging.CRITICAL)
+        await self.supervisor.start()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                await self.close()
+        finally:
+            self.world.stop()
+            logging.disable(logging.NOTSET)
+
+    # ── what a caller does ──
+
+    async def submit(self, script: Script, *, watched: bool = True, kind: str = "work-a", **fields: Any) -> Job:
+        number = len(self.world.scripts)
+        self.world.scripts.append(script)
+        padding = "x" * fields.pop("padding", 0)
+        submission = Submission(kind, json.dumps({"n": number, "padding": padding}).encode(), **fields)
+        record = answer(self.supervisor.submit(submission))
+        job = Job(number, record.job_id, submission, states=[record.state])
+        self.world.note("submitted", number, record.state)
+        self.jobs.append(job)
+        if watched:
+            self.readers.append(asyncio.create_task(self._read(job)))
+        return job
+
+    def cancel(self, job: Job, grace_s: float | None = None, wait_s: float = 0.0) -> None:
+        """Cancel from a task of its own, which `callers` keeps."""
+        before = self.record(job).state
+        self.world.note("cancel", job.number, before, grace_s)
+        task = asyncio.create_task(self._cancel(job, before, grace_s, wait_s))
+        self.callers.append(task)
+
+    async def _cancel(self, job: Job, before: str, grace_s: float | None, wait_s: float) -> None:
+        began = self.loop.time()
+        if before != "queued" and not before.startswith(TERMINAL_STATES) and grace_s is not None:
+            self.world.shortened(job.number, began + grace_s)
+        try:
+            record = await self.supervisor.cancel(job.id, grace_s=grace_s, wait_s=wait_s)
+        except Refused as refused:
+            self.world.check(refused.code == "already_ended", f"cancel: {refused!r}")
+            self.world.check(refused.record.state in TERMINAL_STATES, "already_ended before the end")
+            return
+        self.world.check(record.state in ("cancelled", "stopping", "running"), f"cancel returned {record.state}")
+        if record.state == "running":  # its job function is over and its process is being swept: it ends by itself
+            self.world.check(self.truth(job).closing is not None or self.truth(job).exited_at is not None, "ignored")
+        if before in ("queued", "running") and record.state in ("cancelled", "stopping"):
+            job.cancel_accepted = True
+        self.world.check(self.loop.time() <= began + wait_s + SLACK_S, "cancel waited longer than it was told")
+
+    def cancel_caller(self, caller: asyncio.Task[Any]) -> None:
+        """The one who asked goes away."""
+        self.callers.remove(caller)
+        self.readers.append(asyncio.create_task(_gone(caller)))
+
+    async def ended(self, *jobs: Job, within_s: float = 60.0) -> None:
+        """Wait until these have ended and their readers have seen it."""
+        for job in jobs:
+            record = await self.supervisor.wait(job.id, within_s)
+            self.world.check(record.ended, f"job {job.number} is {record.state} after {within_s} s: {record}")
+        await asyncio.sleep(0.002)
+        self.check()
+
+    def record(self, job: Job) -> JobRecord:
+        return answer(self.supervisor.get(job.id))
+
+    def truth(self, job: Job) -> Truth:
+        return self.world.truths[job.number]
+
+    def events(self, job: Job, after: int = -1) -> list[Event]:
+        """Return the events that can be read now."""
+        found: list[Event] = []
+        while batch := _ready(self.supervisor.events(job.id, after)):
+            found += batch
+            after = batch[-1].id
+        return found
+
+    # ── the reader of a job ──
+
+    async def _read(self, job: Job) -> None:
+        async for batch in self.supervisor.events(job.id):
+            for event in batch:
+                self._see(job, event)
+
+    def _see(self, job: Job, event: Event) -> None:
+        check = self.world.check
+        check(event.id == len(job.events), f"job {job.number}: event {event.id} comes after {len(job.events)} events")
+        check(not job.end, f"job {job.number}: {event.name} comes after its terminal event")
+        job.events.append(event)
+        self.world.note("event", job.number, event.id, event.name)
+        if event.name not in TERMINAL_STATES:
+            return
+        job.end = json.loads(event.data)
+        record = self.record(job)
+        check(record.state == event.name == job.state, f"job {job.number}: {record.state} and event {event.name}")
+        truth = self.world.truths.get(job.number)
+        if truth is not None and job.code != "unkillable":
+            check(truth.tree_empty, f"job {job.number}: its terminal event came before its tree was empty")
+
+    # ── what has to hold ──
+
+    def check(self) -> None:
+        """After every step."""
+        self.world.check_deadlines()
+        for job in self.jobs:
+            record = self.record(job)
+            last = job.states[-1]
+            self.world.check(
+                STATE_ORDER[record.state] >= STATE_ORDER[last] and (last not in TERMINAL_STATES or record.state == last),
+                f"job {job.number}: {last} became {record.state}",
+            )
+            if record.state != last:
+                job.states.append(record.state)
+        queued = [job for job in self.jobs if job.states[-1] == "queued"]
+        self.world.check(len(queued) <= self.settings.queue_jobs_max, f"{len(queued)} jobs are queued")
+        size = sum(len(job.submission.input) for job in queued)
+        self.world.check(size <= self.settings.queue_bytes_max, f"{size} bytes are queued")
+        self.raise_violations()
+
+    def raise_violations(self) -> None:
+        if self.world.violations:
+            trace = "\n".join(self.world.trace[-80:])
+            raise AssertionError("\n".join([*self.world.violations, "", "the last that happened:", trace])) from (
+                self.failure
+            )
+
+    async def close(self, grace_s: float | None = None) -> None:
+        """Close and check what is left."""
+        for job in self.jobs:
+            if grace_s is not None:
+                self.world.shortened(job.number, self.loop.time() + grace_s)
+        await self.supervisor.close(grace_s)
+        for task in self.callers:
+            await task
+        for reader in self.readers:
+            await reader
+        self.check()
+        left = [process for process in self.world.alive() if process.killable]
+        self.world.check(not left, f"alive after the close: {left}")
+        self.world.stop()
+        await asyncio.sleep(0)
+        self.world.check(not self.loop.timers(), f"timers are left: {self.loop.timers()}")
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        self.world.check(not tasks, f"tasks are left: {tasks}")
+        for job in self.jobs:
+            self._check_end(job)
+        self.raise_violations()
+
+    def _check_end(self, job: Job) -> None:
+        check, name = self.world.check, f"job {job.number}"
+        events = self.events(job)
+        terminal = [event for event in events if event.name in TERMINAL_STATES]
+        check(len(terminal) == 1 and events[-1] == terminal[0], f"{name}: its events end with {events[-3:]}")
+        check([event.id for event in events] == list(range(len(events))), f"{name}: its event ids have a gap")
+        check(not job.events or job.events == events, f"{name}: its reader saw other events than there are")
+        job.events, job.end = events, json.loads(terminal[0].data)
+        truth = self.world.truths.get(job.number)
+        if job.cancel_accepted:
+            check(job.state == "cancelled" or job.code == "unkillable", f"{name}: cancelled, and ended {job.code}")
+        if truth is None:
+            check("started" not in job.names and job.code is not None, f"{name} never ran, and ended {job.end}")
+            check(not set(PHASES) & set(job.certificate), f"{name} never ran: {job.certificate}")
+        else:
+            self._check_output(job, truth)
+            self._check_certificate(job, truth)
+            if not job.certificate.get("cause"):
+                check(job.code in _codes(truth), f"{name}: {truth} ended as {job.end['error']}")
+
+    def _check_output(self, job: Job, truth: Truth) -> None:
+        """What was written before the end is there, in order, and nothing else."""
+        tokens = [event.data for event in job.events if event.name == "token"]
+        over_bound = truth.limits["output_bytes"] < sum(map(len, truth.tokens)) + 100 * truth.script.lines
+        cut_off = over_bound or truth.nonsense or job.code == "unkillable"
+        written = truth.tokens[: len(tokens)] if cut_off else truth.tokens
+        self.world.check(tokens == written, f"job {job.number}: tokens {tokens}, written were {truth.tokens}")
+        if "started" in job.names:
+            first = [name for name in job.names if name != "log"][0]
+            self.world.check(truth.entered and first == "started", f"job {job.number}: {job.names}")
+
+    def _check_certificate(self, job: Job, truth: Truth) -> None:
+        check, name, certificate = self.world.check, f"job {job.number}", job.certificate
+        phases = [certificate[phase] for phase in PHASES if phase in certificate]
+        check(phases == sorted(phases), f"{name}: the phases of its certificate go back: {certificate}")
+        check(all(phase >= 0 for phase in phases), f"{name}: a phase before the request: {certificate}")
+        happened = {
+            "term_sent": truth.term_at,
+            "delivered": truth.delivered_at,
+            "acknowledged": truth.acknowledged_at,
+            "kill_sent": truth.kill_at,
+            "exited": truth.exited_at,
+            "reaped": truth.reaped_at,
+        }
+        if job.code == "unkillable":
+            del happened["exited"], happened["reaped"]  # it may go later
+        for phase, moment in happened.items():
+            if phase in ("exited", "reaped") and truth.outside and phase not in certificate:
+                continue  # nobody could tell
+            check((phase in certificate) == (moment is not None), f"{name}: {phase} of {truth}: {certificate}")
+        cause = certificate.get("cause")
+        check(cause is None or cause == job.code, f"{name}: ended {job.code} by cause {cause}")
+        if truth.term_at is not None and truth.kill_at is not None and truth.exited_at is not None:
+            check(truth.kill_at <= truth.kill_due + DUMP_S + SLACK_S, f"{name}: SIGKILL came late")
+
+
+def _codes(truth: Truth) -> set[str | None]:
+    """The codes that an attempt may end with that nobody here ended."""
+    script = truth.script
+    if truth.closing is not None:
+        return {"exception"} if script.end == "raises" else {None}
+    outside = {"worker_lost", "killed_externally"} if truth.outside else set()
+    if script.end == "torn":
+        return outside | ({"protocol"} if truth.entered else {"spawn"})
+    if script.end == "exits":
+        return outside | ({"exit"} if truth.entered else {"spawn", "protocol", "worker_lost"})
+    if script.end == "dies":
+        return outside | ({"killed_externally"} if script.signal in (1, 2, 9, 15) else {"crash"})
+    return outside
+
+
+async def _gone(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    try:
+        await task
+    except asyncio.CancelledError:
+        pass
+
+
+def answer(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that answers at once."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        value: T = stop.value
+        return value
+    coroutine.close()
+    raise AssertionError(f"{coroutine!r} waits")
+
+
+def _ready(batches: Any) -> list[Event]:
+    """Return the next batch of an event stream if it is there, else nothing."""
+    step = batches.__anext__()
+    found: list[Event] = []
+    try:
+        step.send(None)
+        step.close()  # it would wait
+    except StopIteration as stop:
+        found = list(stop.value)
+    except StopAsyncIteration:
+        pass
+    try:
+        batches.aclose().send(None)
+    except StopIteration:
+        pass
+    return found

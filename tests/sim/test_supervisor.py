@@ -1,0 +1,190 @@
+"""The real supervisor on virtual time: many seeds of everything at once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+
+import pytest
+from killable.supervisor.job import Limits
+from killable.supervisor.settings import PoolSpec
+from killable.workers.errors import Refused
+from support.fake_seam import NEVER, Faults, Script
+from support.virtual_loop import run
+
+from .simulation import Job, Simulation, pool
+
+SEEDS = int(os.environ.get("KILLABLE_SIM_SEEDS", "240"))
+"""More by hand: KILLABLE_SIM_SEEDS=5000 pytest tests/sim -k seed."""
+STEPS = 40
+
+REFUSALS = {"queue_full", "unknown_job_type", "draining"}
+
+
+def draw_script(dice: random.Random) -> Script:
+    """Draw what a job does."""
+    ends = ("returns",) * 8 + ("raises", "exits", "dies", "dies", "torn", "garbage", "gap", "enters twice")
+    ends += ("closes twice", "closes and stays")
+    return Script(
+        enter_s=dice.choice((0.0005, 0.001, 0.05, 3.0)),
+        enters=dice.random() < 0.95,
+        run_s=dice.choice((0.001, 0.02, 0.3, 2.0, 20.0, NEVER)),
+        tokens=dice.choice((0, 0, 1, 5)),
+        lines=dice.choice((0, 0, 2)),
+        end=dice.choice(ends),
+        exit_code=dice.choice((0, 1, 64, 70, 78, 137, 143)),
+        signal=dice.choice((6, 7, 9, 11, 15)),
+        rings=dice.random() < 0.85,
+        hears_s=dice.choice((0.0001, 0.0003, 0.01, 0.4, NEVER)),
+        swallows=dice.choice((0, 0, 0, 1, 3)),
+        cleanup_s=dice.choice((0.0, 0.001, 0.3, 5.0)),
+        cleanup_tokens=dice.choice((0, 0, 2)),
+        cleanup_returns=dice.random() < 0.3,
+        cpu=dice.choice((0.0, 0.01, 1.0, 1.0, 4.0)),
+        dies_s=dice.choice((0.0003,) * 12 + (0.06, 4.0, NEVER)),
+        children=dice.choice((0, 0, 0, 2)),
+        sweep_s=dice.choice((0.0002, 0.0002, 0.02, 0.5)),
+        lingers_s=dice.choice((0.0,) * 8 + (0.5, NEVER)),
+        late_frame=dice.random() < 0.2,
+    )
+
+
+def draw_limits(dice: random.Random) -> dict[str, object]:
+    limits = {
+        "queue_s": dice.choice((None, 0.05, 1.0, 20.0)),
+        "start_s": dice.choice((None, 0.02, 5.0)),
+        "run_s": dice.choice((None, 0.1, 1.0, 10.0)),
+        "grace_s": dice.choice((0.0, 0.05, 0.5, 2.0, 12.0)),
+        "ack_s": dice.choice((None, 0.05, 0.5)),
+        "output_bytes": dice.choice((1 << 20, 1 << 20, 20)),
+    }
+    return {name: value for name, value in limits.items() if dice.random() < 0.6}
+
+
+def draw_faults(dice: random.Random) -> Faults:
+    def sometimes(probability: float) -> float:
+        return probability if dice.random() < 0.25 else 0.0
+
+    return Faults(
+        fork_fails=sometimes(0.2),
+        fork_raises=sometimes(0.1),
+        dies_at_start=sometimes(0.2),
+        broken_at_start=sometimes(0.2),
+        no_cgroup=sometimes(0.3),
+        preload_threads=dice.choice((1, 1, 1, 3)),
+        status_unknown=0.3,
+    )
+
+
+def draw_pools(dice: random.Random) -> list[PoolSpec]:
+    return [
+        pool(name, workers=dice.choice((1, 2, 3)), spares=dice.choice((0, 1, 2)), jobs_per_worker_max=dice.choice((0, 1, 3)))
+        for name in ("a", "b")[: dice.choice((1, 2))]
+    ]
+
+
+class Fuzz:
+    """One seed: a history of submissions, cancels and disasters."""
+
+    def __init__(self, seed: int) -> None:
+        self.dice = dice = random.Random(seed)
+        self.sim = Simulation(
+            *draw_pools(dice),
+            seed=seed,
+            faults=draw_faults(dice),
+            queue_jobs_max=dice.choice((2, 5, 50)),
+            queue_bytes_max=dice.choice((300, 1 << 20)),
+        )
+
+    async def run(self) -> list[str]:
+        async with self.sim:
+            for _ in range(STEPS):
+                await self.step()
+                await asyncio.sleep(self.dice.choice((0.0, 0.0001, 0.002, 0.01, 0.1, 1.0)))
+                self.sim.check()
+            if self.dice.random() < 0.5:
+                await self.end_all()
+            await self.sim.close(self.dice.choice((None, 0.0, 0.3)))
+        return self.sim.world.trace
+
+    async def step(self) -> None:
+        dice, sim = self.dice, self.sim
+        world = sim.world
+        match dice.choices(
+            ("submit", "cancel", "leave", "zygote", "stranger", "kill worker", "look"), (12, 7, 1, 0.5, 1, 1, 2)
+        )[0]:
+            case "submit":
+                await self.submit()
+            case "cancel" if sim.jobs:
+                job = dice.choice(sim.jobs[-6:])
+                sim.cancel(job, dice.choice((None, None, 0.0, 0.1, 1.0, 30.0)), dice.choice((0.0, 0.05, 3.0)))
+            case "leave":  # the caller of a cancel goes away
+                for caller in sim.callers:
+                    if not caller.done():
+                        sim.cancel_caller(caller)
+                        break
+            case "zygote":
+                dice.choice(world.spawners).zygote_dies(signal=dice.choice((9, 11)))
+            case "stranger":
+                if processes := world.alive():
+                    dice.choice(processes).killed_by_stranger()
+            case "kill worker":
+                await self.kill_worker()
+            case "look":
+                await self.look()
+
+    async def submit(self) -> None:
+        dice = self.dice
+        try:
+            await self.sim.submit(
+                draw_script(dice),
+                watched=dice.random() < 0.8,
+                kind=f"work-{dice.choice(self.sim.settings.pools).name}",
+                limits=draw_limits(dice),
+                priority=dice.choice((0, 0, 0, 5)),
+                tenant=dice.choice(("ann", "bob")),
+                padding=dice.choice((0, 50)),
+            )
+        except Refused as refused:
+            assert refused.code in REFUSALS, refused
+            self.sim.world.scripts.pop()
+
+    async def kill_worker(self) -> None:
+        workers = await self.sim.supervisor.workers()
+        if workers:
+            worker = self.dice.choice(workers)
+            job = next((job for job in self.sim.jobs if job.id == worker.job_id), None)
+            if job is not None:
+                self.sim.world.shortened(job.number, self.sim.loop.time())
+            await self.sim.supervisor.kill_worker(worker.worker_id, wait_s=0.0)
+
+    async def look(self) -> None:
+        records, _ = await self.sim.supervisor.list(limit=1000)
+        assert {record.job_id for record in records} == {job.id for job in self.sim.jobs}
+        await self.sim.supervisor.ready()
+        await self.sim.supervisor.pools()
+
+    async def end_all(self) -> None:
+        """Every job ends: by itself, or else once it is cancelled."""
+        await asyncio.sleep(30)
+        for job in self.sim.jobs:
+            if not self.sim.record(job).ended:
+                self.sim.cancel(job)
+        await self.sim.ended(*self.sim.jobs)
+
+
+async def _fuzz(seed: int) -> list[str]:
+    return await Fuzz(seed).run()
+
+
+@pytest.mark.row("B5")
+@pytest.mark.row("B6")
+@pytest.mark.row("H10")
+@pytest.mark.parametrize("seed", range(SEEDS), ids=lambda seed: f"seed{seed}")
+def test_what_must_hold_holds_in_every_history(seed: int) -> None:
+    try:
+        run(_fuzz(seed))
+    except BaseException as error:
+        error.add_note(f"again: pytest 'tests/sim/test_supervisor.py' -k 'history and seed{seed}]'")
+        raise

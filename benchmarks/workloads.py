@@ -27,8 +27,8 @@ HELPER_THREADS = 2
 _PBKDF2_ROUNDS = (1 << 31) - 1
 _PTHREAD_MUTEX_BYTES = 64
 """sizeof(pthread_mutex_t) is 40 on x86-64 and 48 on arm64; all zeros is PTHREAD_MUTEX_INITIALIZER."""
-_STEP = 100_000
-"""Some 2 ms: in a twentieth of a processor, shared by 16 jobs, that is half a second in which no handler runs."""
+_STEP = 300_000
+"""Some 5 ms: in a twentieth of a processor, shared by 16 jobs, that is more than a second without a handler."""
 _ORDINARY_MODULES = ("colorsys", "textwrap", "shlex", "fractions", "statistics", "csv", "calendar", "difflib")
 
 

@@ -7,17 +7,13 @@ directory.
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-import psutil
 
 
 @dataclass(frozen=True, slots=True)
 class CgroupRoot:
-    """The supervisor's own directory: `killable-<boot id>-<pid>-<start time>-<instance>`."""
+    """The supervisor's own directory: `killable-<boot id>-<pid namespace>-<pid>-<start time>-<instance>`."""
 
     path: Path
 
@@ -77,7 +73,7 @@ def find_root(instance: str) -> CgroupRoot | None:
     own = own_directory()
     if own is None or not os.access(own / "cgroup.procs", os.W_OK):
         return None
-    path = own / f"{_owner_name(os.getpid())}-{instance}"
+    path = own / f"{owner_name(os.getpid())}-{instance}"
     try:
         path.mkdir()
     except OSError:
@@ -112,60 +108,16 @@ def cgroup2_mount() -> Path | None:
     return None
 
 
-def sweep_leftovers() -> list[str]:
-    """Kill and remove the groups of supervisors that are gone; return their names."""
-    own = own_directory()
-    if own is None:
-        return []
-    swept = []
-    for directory in _leftovers(own):
-        for path in (directory, *(child for child in directory.iterdir() if child.is_dir())):
-            try:
-                (path / "cgroup.kill").write_bytes(b"1")
-            except OSError:
-                continue
-        swept.append(directory.name)
-        for folder, _, _ in os.walk(directory, topdown=False):
-            _rmdir_when_empty(Path(folder))
-    return swept
+def owner_name(pid: int) -> str | None:
+    """Return the name that only this run of this process can have, or None when there is no such process.
 
-
-def _leftovers(own: Path) -> Iterator[Path]:
-    boot = _boot_id()
-    for directory in own.glob("killable-*"):
-        parts = directory.name.split("-")
-        if len(parts) < 4 or not parts[2].isdigit() or not directory.is_dir():
-            continue
-        pid = int(parts[2])
-        if parts[1] != boot or f"killable-{boot}-{pid}-{_start_time(pid)}" != "-".join(parts[:4]):
-            yield directory
-
-
-def _rmdir_when_empty(directory: Path) -> None:
-    """Remove a group whose processes were just killed: they take a moment to go, and nobody waits for them
-    elsewhere.
+    The start time is in clock ticks since boot (proc(5), stat, field 22): a wall-clock time moves with the clock. The
+    pid namespace belongs to it, for containers that share a cgroup directory.
     """
-    deadline = time.monotonic() + 1.0
-    while time.monotonic() < deadline:
-        try:
-            directory.rmdir()
-            return
-        except FileNotFoundError:
-            return
-        except OSError:
-            os.sched_yield()
-
-
-def _owner_name(pid: int) -> str:
-    return f"killable-{_boot_id()}-{pid}-{_start_time(pid)}"
-
-
-def _boot_id() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", "")
-
-
-def _start_time(pid: int) -> int | None:
     try:
-        return int(psutil.Process(pid).create_time() * 100)
-    except psutil.Error:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
         return None
+    start_ticks = stat[stat.rindex(")") + 2 :].split()[19]
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", "")
+    return f"killable-{boot}-{os.stat('/proc/self/ns/pid').st_ino}-{pid}-{start_ticks}"

@@ -1,4 +1,4 @@
-"""Processes that a dead guard has left: found by the cookie in their environment, killed through a pidfd.
+"""What dead ones of us have left: groups of supervisors that are gone, processes of a guard that was killed.
 
 Runs in: supervisor. Part of the seam.
 """
@@ -6,7 +6,15 @@ Runs in: supervisor. Part of the seam.
 from __future__ import annotations
 
 import os
+import select
 import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+from killable.supervisor.cgroup import own_directory, owner_name
+
+EMPTY_MS = 1000
+"""How long a group may take to become empty after it was killed, at the start of a supervisor."""
 
 COOKIE = "KILLABLE_INSTANCE"
 """In the environment of the guard's exec: a fork keeps it, and an exec passes it on unless the job cleans its
@@ -46,3 +54,46 @@ def _carries(pid: str, wanted: bytes) -> bool:
             return wanted in file.read()
     except OSError:
         return False  # gone, or another user's
+
+
+def sweep_groups() -> list[str]:
+    """Kill and remove the groups of supervisors that are gone; return their names."""
+    own = own_directory()
+    if own is None:
+        return []
+    swept = []
+    for directory in _ownerless(own):
+        for path in (directory, *(child for child in directory.iterdir() if child.is_dir())):
+            try:
+                (path / "cgroup.kill").write_bytes(b"1")
+            except OSError:
+                continue
+        for folder, _, _ in os.walk(directory, topdown=False):
+            _remove_when_empty(Path(folder))
+        swept.append(directory.name)
+    return swept
+
+
+def _ownerless(own: Path) -> Iterator[Path]:
+    """Yield the groups whose owner is gone; of another boot or pid namespace nothing can be told, so those are left."""
+    ours = owner_name(os.getpid())
+    assert ours is not None
+    here = ours.rsplit("-", 2)[0]
+    for directory in own.glob(f"{here}-*"):
+        name, _, _instance = directory.name.rpartition("-")
+        pid = name.removeprefix(f"{here}-").partition("-")[0]
+        if pid.isdigit() and directory.is_dir() and owner_name(int(pid)) != name:
+            yield directory
+
+
+def _remove_when_empty(directory: Path) -> None:
+    """Remove a group whose processes were just killed; `cgroup.events` tells when they are gone (cgroups(7))."""
+    try:
+        with open(directory / "cgroup.events", "rb", buffering=0) as events:
+            poll = select.poll()
+            poll.register(events, select.POLLPRI)
+            while b"populated 1" in os.pread(events.fileno(), 256, 0) and poll.poll(EMPTY_MS):
+                pass
+        directory.rmdir()
+    except OSError:
+        pass  # gone meanwhile, or something in it cannot be killed

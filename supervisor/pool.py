@@ -102,7 +102,7 @@ class Pool:
         return Occupancy(
             workers_max=self.spec.workers,
             spares=self.spec.spares,
-            idle=len(self._idle),
+            idle=stages.count(Stage.IDLE),
             spawning=stages.count(Stage.SPAWNING),
             busy=stages.count(Stage.BUSY),
             quarantined=stages.count(Stage.QUARANTINED),
@@ -111,9 +111,12 @@ class Pool:
 
     def take(self) -> Worker | None:
         """Return a warm worker whose slot is free; the caller gives it an attempt."""
-        if not self._idle or not scheduler.may_assign(self.occupancy()):
+        if not scheduler.may_assign(self.occupancy()):
             return None
-        return self._idle.pop()  # the one that was busy last: its memory is the warmest
+        worker = self._idle.pop()  # the one that was busy last: its memory is the warmest
+        while worker.stage is not Stage.IDLE:  # it has just died
+            worker = self._idle.pop()
+        return worker
 
     def fill(self) -> None:
         """Fork what is missing and let go what is too many."""

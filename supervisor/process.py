@@ -168,7 +168,10 @@ class WorkerProcess:
         text = os.pread(self._stack, STACK_BYTES_MAX, 0).decode("utf-8", "replace")
         return stack.trim(text, OUR_FOLDER) if text else None
 
-    def usage(self) -> Usage:
+    async def usage(self) -> Usage:
+        return await self._loop.run_in_executor(None, self._measure)
+
+    def _measure(self) -> Usage:
         if self.pid is None:
             return Usage(None, None, None)
         try:

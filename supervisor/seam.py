@@ -104,7 +104,9 @@ class Process(Protocol):
         """Return what was written to the stack's memory file."""
         ...
 
-    def usage(self) -> Usage: ...
+    async def usage(self) -> Usage:
+        """Measure it; not in the event loop, for the kernel walks all of its pages."""
+        ...
 
     def without_cgroup(self) -> None:
         """The worker could not move into its group: from here on only the descendants prove that it is gone."""

@@ -218,7 +218,8 @@ class Supervisor:
     # ── Engine: workers, types, pools ──
 
     async def workers(self) -> Sequence[WorkerRecord]:
-        return [self._worker_record(worker) for pool in self._pools.values() for worker in pool.workers.values()]
+        workers = [worker for pool in self._pools.values() for worker in pool.workers.values()]
+        return await asyncio.gather(*(self._worker_record(worker) for worker in workers))
 
     async def kill_worker(self, worker_id: str, *, reason: str = "", wait_s: float = 10.0) -> WorkerRecord:
         for pool in self._pools.values():
@@ -232,7 +233,7 @@ class Supervisor:
                 entry = worker.attempt.entry
                 self._stop(entry, Verdict("cancelled", by="operator", reason=reason or "its worker was killed"), 0.0)
                 await self._until(entry, wait_s)
-            return self._worker_record(worker)
+            return await self._worker_record(worker)
         raise Refused(f"there is no worker {worker_id}", code="unknown_worker", worker_id=worker_id)
 
     async def job_types(self) -> Sequence[JobType]:
@@ -393,8 +394,9 @@ class Supervisor:
             queue = {"position": position, "estimated_wait_s": wait_s}
         return entry.record(self.instance_id, queue)
 
-    def _worker_record(self, worker: Worker) -> WorkerRecord:
-        return worker.record(self._clock.now(), worker.process.usage())
+    async def _worker_record(self, worker: Worker) -> WorkerRecord:
+        usage = await worker.process.usage()
+        return worker.record(self._clock.now(), usage)
 
 
 def _spawn_verdict(pool: Pool, errno: int | None = None) -> Verdict:

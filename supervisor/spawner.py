@@ -145,6 +145,8 @@ class PoolSpawner:
             if self._guard is not None:
                 self._guard.kill()
             await self._guard_gone.wait()
+        for process in self._processes.values():
+            process.abandon()  # unkillable: it keeps nothing of ours open
 
     # ── the guard ──
 

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 
-from killable.supervisor import cgroup
+from killable.supervisor import cgroup, leftovers
 from killable.supervisor.cgroup import CgroupRoot
 from killable.supervisor.seam import SpawnerListener
 from killable.supervisor.settings import PoolSpec, Settings
@@ -34,7 +34,7 @@ class System:
     def open(cls, loop: asyncio.AbstractEventLoop, settings: Settings, instance_id: str) -> System:
         """Choose the proof that the machine allows, and make the folders. Raise OSError."""
         _require_pidfd()
-        for name in cgroup.sweep_leftovers():
+        for name in leftovers.sweep_groups():
             logger.warning("swept the processes that a dead supervisor had left in %s", name)
         cgroups = None if settings.proof == "descendants" else cgroup.find_root(instance_id[:8])
         if settings.proof == "cgroup+descendants" and cgroups is None:

@@ -66,6 +66,8 @@ class Worker:
         self._pool = pool
         self._start_method = start_method
         self._born = born
+        self._forked = False
+        self._ready = False
         self._broken = ""
         self._said = b""
 
@@ -97,13 +99,16 @@ class Worker:
         self.process.kill()
 
     def quarantine(self) -> None:
+        """Give it up: its attempt hears nothing more, its slot is lost until it goes after all."""
         self.stage = Stage.QUARANTINED
+        self.attempt = None
         self._owner.on_worker_quarantined(self)
 
     # ── what its process reports ──
 
     def on_forked(self, pid: int) -> None:
-        pass
+        self._forked = True
+        self._become_idle()
 
     def on_fork_failed(self, errno: int, why: str) -> None:
         self.stage = Stage.GONE
@@ -120,10 +125,16 @@ class Worker:
             if frame.kind == Kind.READY:
                 if json.loads(frame.payload)["cgroup_errno"]:
                     self.process.without_cgroup()
-                self.stage = Stage.IDLE
-                self._owner.on_worker_ready(self)
+                self._ready = True
+                self._become_idle()
             elif frame.kind == Kind.BROKEN:
                 self._broken = json.loads(frame.payload)["traceback"]
+
+    def _become_idle(self) -> None:
+        """Its own word and the zygote's come by two ways, in any order: without the pidfd it could not be stopped."""
+        if self._ready and self._forked and self.stage is Stage.SPAWNING:
+            self.stage = Stage.IDLE
+            self._owner.on_worker_ready(self)
 
     def on_output(self, data: bytes) -> None:
         if self.attempt is not None:

@@ -38,9 +38,12 @@ def receive(sock: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
 
     Raise BlockingIOError when nothing is there, MessageError on a message that cannot be read.
     """
-    payload, descriptors, flags, _ = socket.recv_fds(
-        sock, MESSAGE_BYTES_MAX + 1, DESCRIPTORS_MAX, socket.MSG_CMSG_CLOEXEC
-    )
+    try:
+        payload, descriptors, flags, _ = socket.recv_fds(
+            sock, MESSAGE_BYTES_MAX + 1, DESCRIPTORS_MAX, socket.MSG_CMSG_CLOEXEC
+        )
+    except ConnectionResetError:
+        return None  # the other side has gone and left something of ours unread (unix(7)): an end-of-file all the same
     if not payload:
         return None
     if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -19,6 +20,8 @@ from killable.supervisor.config import ServerSettings
 
 if TYPE_CHECKING:
     from killable.supervisor.engine import Engine
+
+log = logging.getLogger(__name__)
 
 KEEP_ALIVE_S = 15
 """An idle connection: longer than a person's pause between two commands in one client, shorter than proxies' 60 s."""
@@ -74,6 +77,10 @@ class Web:
         assert self._serving is not None
         self._server.should_exit = True
         await asyncio.wait({self._serving}, timeout=last_words_s)
+        if not self._serving.done():
+            log.warning("cut off %d readers that took nothing", len(self._server.server_state.connections))
+            # What is cut off ends cancelled, and uvicorn would print a traceback for each.
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         self._server.force_exit = True
         await asyncio.wait({self._serving}, timeout=CUT_OFF_S)
         # From Python 3.12 on it would wait for connections whose readers do not read.

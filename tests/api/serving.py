@@ -113,12 +113,12 @@ async def serve(
     await supervisor.start()
     try:
         app = create_app(supervisor, http)
-        config = uvicorn.Config(app, host="127.0.0.1", port=0, lifespan="off", log_config=None, access_log=False)
+        config = uvicorn.Config(app, port=0, lifespan="off", ws="none", log_config=None, access_log=False)
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve())
         try:
             async with asyncio.timeout(10):
-                while not server.started:
+                while not (server.started or serving.done()):
                     await asyncio.sleep(0)
             port = server.servers[0].sockets[0].getsockname()[1]
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from killable.supervisor.settings import PoolSpec
 from killable.workers.errors import CODES
 from support import processes
 from support.hostile import tag_of
+from support.waiting import Pending, until_async
 
 HOSTILE = str(Path(processes.__file__).parent / "hostile.py")
 END_S = 30.0
@@ -44,7 +46,7 @@ class Story:
     @property
     def plot(self) -> list[str]:
         """The names, with runs of one name as one."""
-        return [name for number, name in enumerate(self.names) if number == 0 or self.names[number - 1] != name]
+        return [name for name, _ in groupby(self.names)]
 
     def data(self, name: str) -> list[Any]:
         return [json.loads(event.data) for event in self.events if event.name == name]
@@ -115,6 +117,33 @@ async def said(supervisor: Supervisor, job_id: str, tokens: int = 1) -> list[Any
             if len(seen) >= tokens:
                 break
     return seen[:tokens]
+
+
+async def computing(supervisor: Supervisor, job_id: str, cpu_s: float = 0.03) -> int:
+    """Wait until a job that said "in" has computed for a while since: it is where it will stay. Return its pid."""
+    await said(supervisor, job_id)
+    pid = (await supervisor.get(job_id)).pid
+    assert pid is not None
+    before = processes.main_thread_cpu_s(pid)
+    await until_async(
+        lambda: processes.main_thread_cpu_s(pid) - before >= cpu_s or Pending(processes.look(pid)), f"{pid} computes"
+    )
+    return pid
+
+
+async def sitting(supervisor: Supervisor, job_id: str, state: str = "S") -> int:
+    """Wait until the main thread of a job that said "in" is sleeping (or stopped: `T`). Return its pid."""
+    await said(supervisor, job_id)
+    pid = (await supervisor.get(job_id)).pid
+    assert pid is not None
+
+    def sits() -> bool | Pending:
+        seen = processes.look(pid)
+        return (seen is not None and seen.state == state) or Pending(seen)
+
+    await until_async(sits, f"{pid} is in state {state}")
+    await until_async(sits, f"{pid} is in state {state}")  # and stays there
+    return pid
 
 
 async def follow(supervisor: Supervisor, job_id: str) -> Story:

@@ -172,6 +172,17 @@ class Fuzz:
             if not self.sim.record(job).ended:
                 self.sim.cancel(job)
         await self.sim.ended(*self.sim.jobs)
+        await self.recover()
+
+    async def recover(self) -> None:
+        """When nothing goes wrong any more, every pool that has a slot works again."""
+        self.sim.world.faults = Faults()
+        await asyncio.sleep(10)
+        for spawner in self.sim.world.spawners:
+            if all(process.killable for process in spawner.processes.values()):
+                job = await self.sim.submit(Script(), kind=f"work-{spawner.spec.name}")
+                await self.sim.ended(job)
+                assert job.state == "completed", job.end
 
 
 async def _fuzz(seed: int) -> list[str]:

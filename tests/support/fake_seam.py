@@ -314,6 +314,7 @@ class FakeProcess:
         self._kill_wanted = False
         self._closed = False
         self._exit_told = False
+        self._stuck = False
         self._status: tuple[int | None, int | None] = (None, None)
         self._reaped_at: float | None = None
         self._message: tuple[Ending, int] | None = None
@@ -341,7 +342,7 @@ class FakeProcess:
 
     @property
     def killable(self) -> bool:
-        return self._latest is None or self._latest.script.dies_s != NEVER
+        return not self._stuck
 
     # ── the seam: what the supervisor asks for ──
 
@@ -389,7 +390,7 @@ class FakeProcess:
         if self.life is Life.FORKING:
             self._kill_wanted = True
         elif self.life is Life.RUNNING:
-            self.world.later(truth.script.dies_s if truth else 0.0005, lambda: self.die(signal=SIGKILL))
+            self._doom()
 
     def retire(self) -> None:
         self._orders_open = False
@@ -411,7 +412,7 @@ class FakeProcess:
     def stack(self) -> str | None:
         return self._stack or None
 
-    def usage(self) -> Usage:
+    async def usage(self) -> Usage:
         return Usage(None, None, None)
 
     def without_cgroup(self) -> None:
@@ -492,7 +493,7 @@ class FakeProcess:
                 continue
             if bell in (SIGTERM, BELL_ACKNOWLEDGED) and truth.delivered_at is None:
                 truth.delivered_at, truth.cpu_at_delivery = self.world.now(), self.cpu_s() or 0.0
-            if bell == BELL_ACKNOWLEDGED and truth.acknowledged_at is None and truth.dump_at is None:
+            if bell == BELL_ACKNOWLEDGED and truth.acknowledged_at is None:
                 truth.acknowledged_at = self.world.now()
             if bell == BELL_SWALLOWED:
                 truth.swallowed_at = self.world.now()
@@ -583,8 +584,16 @@ class FakeProcess:
         """PDEATHSIG."""
         if self.life is Life.RUNNING:
             self._blame("zygote")
-            dies_s = self._latest.script.dies_s if self._latest is not None else 0.0005
-            self.world.later(dies_s, lambda: self.die(signal=SIGKILL))
+            self._doom()
+
+    def _doom(self) -> None:
+        """SIGKILL is pending."""
+        dies_s = self.truth.script.dies_s if self.truth is not None else 0.0005
+        if self._stuck:
+            return
+        self._stuck = dies_s > 1  # in the kernel: nothing of its own runs any more
+        self._plan += self._stuck
+        self.world.later(dies_s, lambda: self.die(signal=SIGKILL))
 
     def settle_without_zygote(self) -> None:
         """The guard has swept it; what the zygote had still said is read first."""
@@ -730,7 +739,7 @@ class FakeProcess:
 
     def _on_term(self) -> None:
         """SIGTERM is delivered."""
-        if self.life is not Life.RUNNING:
+        if self.life is not Life.RUNNING or self._stuck:
             return
         truth = self.truth
         if truth is None or truth.script.rings:

@@ -102,3 +102,8 @@ def stat_field(pid: int, name: str) -> str:
         if key == name:
             return value.strip()
     raise KeyError(name)
+
+
+def main_thread_cpu_s(pid: int) -> float:
+    """Return the processor seconds of a process's main thread (schedstat, nanoseconds)."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9

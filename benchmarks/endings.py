@@ -16,11 +16,13 @@ import testbed
 from deathwatch import DeathWatch
 from killable.supervisor.service import Supervisor
 from plan import Plan
-from samples import CERTIFICATE, DEAD, GRACE_0, GRACE_DEFAULT, RAW, SSE, Samples
+from samples import CERTIFICATE, DEAD, GRACE_0, GRACE_DEFAULT, RAW, RAW_LATE, SSE, Samples
 from visitor import Visitor, visiting
 
 SETTLE_S = 0.05
 """From the first token to the cancel: the job is deep in its call, and its memory has begun to grow."""
+LATE_S = 0.5
+"""`ack_s`: by then a native call has more memory, which takes longer to free."""
 DELETED = "DELETE grace 0 → certificate, ms"
 
 
@@ -46,6 +48,9 @@ async def _measure_module(module: str, workloads: list[str], plan: Plan, results
                 results.add(samples.ending(workload, RAW, DEAD), raw.kill(victim, watch))
             for _ in range(plan.graces):
                 await _end_one(supervisor, visitor, watch, results, workload, None)
+                victim = await asyncio.to_thread(forker.fork, workload)
+                await asyncio.sleep(SETTLE_S + LATE_S)
+                results.add(samples.ending(workload, RAW_LATE, DEAD), raw.kill(victim, watch))
         for _ in range(plan.deletes):
             await testbed.warm(supervisor)
             record = await testbed.start(supervisor, workloads[0])

@@ -14,7 +14,7 @@ import endings
 import flows
 from killable.supervisor.job import Limits
 from rich.table import Table
-from samples import DEAD, GRACE_0, RAW, Samples, ending
+from samples import DEAD, GRACE_0, RAW, RAW_LATE, Samples, ending
 
 Verdict = Literal["ok", "MISS", "not measured"]
 
@@ -55,7 +55,7 @@ class Figure:
     @property
     def asked(self) -> str:
         bound = f"{'≥' if self.at_least else '≤'} {self.bound:,.{self.digits}f} {self.unit}".rstrip()
-        return f"{self.asked_as} = {bound[2:]}" if self.asked_as else bound
+        return self.asked_as or bound
 
     @property
     def share_of_bound(self) -> float | None:
@@ -125,11 +125,13 @@ def _ratio_to_raw(results: Samples, workload: str, label: str) -> Figure:
 
 def _stuck(results: Samples, natives: list[tuple[str, str]]) -> Iterator[Figure]:
     bound_ms = ACK_MS + STUCK_OVER_ACK_MS_MAX
-    asked = f"≤ ack_s + {STUCK_OVER_ACK_MS_MAX:.0f} ms"
+    asked = f"≤ ack_s + {STUCK_OVER_ACK_MS_MAX:.0f} = {bound_ms:.0f} ms"
     for workload, label in natives:
         name = crowds.per_core_dead(workload)
         what = f"{label}: grace 5 s, one job per core → dead"
-        yield Figure(what, bound_ms, results.median(name), "ms", asked_as=asked, note=_spread(results, name))
+        raw = results.median(ending(workload, RAW_LATE, DEAD))
+        note = _spread(results, name) + ("" if raw is None else f"; raw kill by then {raw:.1f}")
+        yield Figure(what, bound_ms, results.median(name), "ms", asked_as=asked, note=note)
         name = crowds.crowd_dead(workload)
         what = f"{label}: grace 5 s, 16 jobs → last one dead"
         yield Figure(what, NATIVE_CROWD_MS_MAX, results.median(name), "ms", note=_spread(results, name))
@@ -154,13 +156,14 @@ def _cleaned(results: Samples) -> Iterator[Figure]:
 
 def _flooded(results: Samples) -> Figure:
     idle_ms = results.median(flows.IDLE_CANCEL) or 0.0
+    bound_ms = FLOOD_RATIO_MAX * idle_ms + FLOOD_OVER_MS_MAX
     dead_ms = results.percentile(flows.FLOODED_DEAD, 99)
     return Figure(
-        "cancel → certificate, p99, while another job floods a reader that does not read",
-        FLOOD_RATIO_MAX * idle_ms + FLOOD_OVER_MS_MAX,
+        "cancel → certificate, p99, beside a flood that nobody reads",
+        bound_ms,
         results.percentile(flows.FLOODED_CANCEL, 99),
         "ms",
-        asked_as="≤ 3 × idle p50 + 10 ms",
+        asked_as=f"≤ 3 × idle p50 + 10 = {bound_ms:.1f} ms",
         note="" if dead_ms is None else f"idle p50 {idle_ms:.2f}; dead p99 {dead_ms:.1f}",
     )
 

@@ -89,7 +89,7 @@ def _draw_endings(axes: Any, results: Samples, polite: Sequence[Politeness], sho
     axes.grid(axis="x", color="#eeeeee")
     axes.set_axisbelow(True)
     axes.set_title("cancel → dead (medians; lines from the 5th to the 95th percentile)", loc="left", fontsize=12)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.45, -0.09), ncols=4, fontsize=8.5, frameon=False)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.09), ncols=3, fontsize=8.5, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
 
 
@@ -118,7 +118,7 @@ def _draw_bounds(axes: Any, lines: list[Figure]) -> None:
         measured = f"{line.measured:,.{line.digits}f} {line.unit}".rstrip()
         missed = "" if line.verdict == "ok" else "   MISS"
         axes.annotate(
-            f"{measured}   (asked: {line.asked}){missed}", (max(share, 0.01), row), xytext=(5, 0),
+            f"{measured}   (asked: {line.asked}){missed}", (max(share, 1.0), row), xytext=(5, 0),
             textcoords="offset points", va="center", fontsize=8,
         )  # fmt: skip
     axes.axvline(1, color="#333333", linewidth=1.2)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 GRACE_0 = "grace 0"
 GRACE_DEFAULT = "default grace"
 RAW = "raw kill"
+RAW_LATE = "raw kill after another ack_s"
 
 DEAD = "dead"
 CERTIFICATE = "certificate"

@@ -14,10 +14,14 @@ from killable.supervisor.settings import PoolSpec, Settings
 from killable.workers.errors import KillableError, Refused
 
 
-class DuplicateType(KillableError):
-    """Two pools register a job type of one name: nobody could say which one HTTP means."""
+class StartRefused(KillableError):
+    """What is declared cannot be served: the supervisor does not start."""
 
     code = "invalid"
+
+
+class DuplicateType(StartRefused):
+    """Two pools register a job type of one name: nobody could say which one HTTP means."""
 
 
 class JobTypes:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from killable.supervisor import scheduler
 from killable.supervisor.clock import Clock
 from killable.supervisor.job import PoolRecord, WorkerId
+from killable.supervisor.jobtypes import StartRefused
 from killable.supervisor.scheduler import Occupancy
 from killable.supervisor.seam import Spawner, SpawnerFactory, ZygoteLost
 from killable.supervisor.settings import PoolSpec
@@ -241,8 +242,10 @@ class Pool:
         self._decided.set()
         self.fill()
 
-    def on_preload_failed(self, traceback: str) -> None:
+    def on_preload_failed(self, traceback: str, declaration: str) -> None:
         """Its modules do not import: no other zygote would do better."""
+        if declaration:
+            self.startup_error = StartRefused(f"pool {self.spec.name}: {declaration}", pool=self.spec.name)
         self._zygote = Zygote.FAILED
         self._break(traceback)
 

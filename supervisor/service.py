@@ -70,7 +70,7 @@ class Supervisor:
         self._cores = usable_cores()
 
     async def start(self) -> None:
-        """Start every pool and wait until each is ready or broken. Raise OSError, DuplicateType."""
+        """Start every pool and wait until each is ready or broken. Raise OSError, StartRefused."""
         self._clock = self._given_clock or Clock(asyncio.get_running_loop())
         self.started_at = self._clock.wall()
         open_spawner = self._open_spawner

@@ -225,8 +225,8 @@ class PoolSpawner:
                 self._listener.on_type(reported)
             case control.Preloaded(threads):
                 self._listener.on_preloaded(threads)
-            case control.PreloadFailed(traceback):
-                self._listener.on_preload_failed(traceback)
+            case control.PreloadFailed(traceback, declaration):
+                self._listener.on_preload_failed(traceback, declaration)
             case control.Forked(worker_id, pid):
                 self._processes[worker_id].forked(pid, descriptors[0])
             case control.ForkFailed(worker_id, errno, why):

@@ -119,8 +119,13 @@ class StartSupervisor(Protocol):
 
 @pytest_asyncio.fixture
 async def supervisor() -> AsyncIterator[StartSupervisor]:
-    """Start supervisors with pools of one's own: `await supervisor(pool, proof=proof)`."""
+    """Start supervisors with pools of one's own: `await supervisor(pool, proof=proof)`.
+
+    An exception that ends in the event loop's handler is a failure: nobody else hears of it.
+    """
     started: list[Supervisor] = []
+    unheard: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: unheard.append(context))
 
     async def start(*pools: PoolSpec, **settings: Any) -> Supervisor:
         one = Supervisor(Settings(pools=pools, **settings))
@@ -131,3 +136,4 @@ async def supervisor() -> AsyncIterator[StartSupervisor]:
     yield start
     for one in reversed(started):
         await one.close(grace_s=0)
+    assert not unheard, unheard

@@ -79,7 +79,8 @@ class Attempt:
             arguments = job.bind(self._codec.decode_input(run.input), context)
             self._channel.send(Kind.ENTERED, b"{}")
             if job.streams:
-                value = self._drive(job.function(**arguments))
+                doorbell.generator = job.function(**arguments)
+                value = self._drive(doorbell.generator)
             else:
                 value = job.function(**arguments)
             return Kind.RESULT, self._codec.encode_value(value)

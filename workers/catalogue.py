@@ -11,20 +11,36 @@ import json
 import os
 import sys
 import traceback
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from killable.workers import jobs
-from killable.workers.control import Configure
+from killable.workers.control import Configure, PreloadFailed
+
+TRACEBACK_CHARS_MAX = 60_000
+"""Below fdpass.MESSAGE_BYTES_MAX, escaped."""
+_NOT_THE_USERS = (os.path.dirname(__file__), "<frozen importlib")
 
 
 class SurveyFailed(Exception):
-    """The modules do not import; `traceback` is theirs."""
+    """The modules do not import; `failure` says how."""
 
-    def __init__(self, traceback_text: str) -> None:
-        super().__init__(traceback_text)
-        self.traceback = traceback_text
+    def __init__(self, failure: PreloadFailed) -> None:
+        super().__init__(failure.traceback)
+        self.failure = failure
+
+
+def explain(error: BaseException) -> PreloadFailed:
+    """Return what the supervisor is told about modules that do not import."""
+    if isinstance(error, SurveyFailed):
+        return error.failure
+    frames = error.__traceback__
+    while frames is not None and frames.tb_frame.f_code.co_filename.startswith(_NOT_THE_USERS):
+        frames = frames.tb_next
+    text = "".join(traceback.format_exception(type(error), error, frames))[-TRACEBACK_CHARS_MAX:]
+    return PreloadFailed(text, str(error) if isinstance(error, jobs.DeclarationError) else "")
 
 
 def load(configure: Configure, *, run_preloads: bool) -> list[dict[str, Any]]:
@@ -66,11 +82,11 @@ def survey_in_child(configure: Configure) -> list[dict[str, Any]]:
     if pid == 0:
         try:
             os.close(readable)
-            answer: dict[str, Any] = {"types": [], "failed": ""}
+            answer: dict[str, Any] = {"types": [], "failed": None}
             try:
                 answer["types"] = load(configure, run_preloads=False)
-            except BaseException:
-                answer["failed"] = traceback.format_exc()
+            except BaseException as error:
+                answer["failed"] = asdict(explain(error))
             with open(writable, "w") as file:
                 json.dump(answer, file)
         finally:
@@ -80,9 +96,11 @@ def survey_in_child(configure: Configure) -> list[dict[str, Any]]:
         text = file.read()
     _, status = os.waitpid(pid, 0)
     if not text:
-        raise SurveyFailed(f"importing {', '.join(configure.modules)} ended the process: wait status {status}")
+        raise SurveyFailed(
+            PreloadFailed(f"importing {', '.join(configure.modules)} ended the process: status {status}")
+        )
     answer = json.loads(text)
     if answer["failed"]:
-        raise SurveyFailed(answer["failed"])
+        raise SurveyFailed(PreloadFailed(**answer["failed"]))
     types: list[dict[str, Any]] = answer["types"]
     return types

@@ -100,6 +100,8 @@ class Preloaded:
 @dataclass(frozen=True, slots=True)
 class PreloadFailed:
     traceback: str
+    declaration: str = ""
+    """What is wrong with a job's declaration, if that is what failed: the server then refuses to start."""
 
 
 @dataclass(frozen=True, slots=True)

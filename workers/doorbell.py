@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from types import FrameType
+from types import FrameType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
 from killable.workers.context import Stopping
@@ -42,6 +42,8 @@ class Doorbell:
         self._reading = False
         self._rang_while_reading = False
         self._raised = False
+        self.generator: GeneratorType[Any, Any, Any] | None = None
+        """The job, if it is one: between two yields it is not on the stack."""
         self.stopping: Stopping | None = None
 
     def hang(self) -> None:
@@ -61,6 +63,7 @@ class Doorbell:
     def forget(self) -> None:
         """From here on the handler does nothing."""
         self._fence = None
+        self.generator = None
 
     def answer(self) -> None:
         """Look for an order in the pipe and obey it: raise `Stopping`. Called by the handler and after a frame
@@ -92,7 +95,7 @@ class Doorbell:
                 deadline=time.monotonic() + stop.grace_s,
                 reason=stop.reason,
             )
-            write_stack(self._stack, frame)
+            write_stack(self._stack, _suspended_frame(self.generator) or frame)
             self._tell(BELL_ACKNOWLEDGED)
         self._raised = True
         raise self.stopping
@@ -124,6 +127,13 @@ class Doorbell:
             os.write(self._bells, bytes([bell]))
         except OSError:
             pass  # full of signals' bytes, or closed by the job: the supervisor then counts on time alone
+
+
+def _suspended_frame(generator: GeneratorType[Any, Any, Any] | None) -> FrameType | None:
+    """Return where a job stands that waits for its next step; None when it runs, and so is on the stack itself."""
+    if generator is None or generator.gi_running:
+        return None
+    return generator.gi_frame
 
 
 def write_stack(descriptor: int, frame: FrameType | None) -> None:

@@ -96,7 +96,8 @@ class KillableError(Exception):
     code: str = "internal"
 
     def __init__(self, message: str = "", *, code: str | None = None, **facts: Any) -> None:
-        super().__init__(message or CODES[code or self.code].title)
+        title = CODES[code or self.code].title if (code or self.code) in CODES else str(code)
+        super().__init__(message or title)
         if code is not None:
             self.code = code
         self.facts = facts
@@ -107,7 +108,8 @@ class KillableError(Exception):
 
     @property
     def retryable(self) -> bool:
-        return CODES[self.code].retryable
+        row = CODES.get(self.code)  # a newer server may have codes that are not here
+        return row is not None and row.retryable
 
     def __str__(self) -> str:
         # OSError's own __str__ (JobTimedOut is a TimeoutError) would ignore a single argument only by luck.

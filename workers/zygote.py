@@ -14,7 +14,6 @@ import site
 import socket
 import sys
 import time
-import traceback
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -113,8 +112,7 @@ class Zygote:
                 types = catalogue.load(self._configure, run_preloads=True)
         except BaseException as error:
             # The user's import may raise anything, SystemExit too: it becomes the pool's fault, with its traceback.
-            text = error.traceback if isinstance(error, catalogue.SurveyFailed) else traceback.format_exc()
-            self._tell(control.PreloadFailed(text[-60_000:]))
+            self._tell(catalogue.explain(error))
             return False
         for reported in types:
             self._tell(control.TypeReported(reported))

@@ -78,7 +78,7 @@ class Web:
         self._server.should_exit = True
         await asyncio.wait({self._serving}, timeout=last_words_s)
         if not self._serving.done():
-            log.warning("cut off %d readers that took nothing", len(self._server.server_state.connections))
+            log.warning("readers that took nothing were cut off: %d", len(self._server.server_state.connections))
             # What is cut off ends cancelled, and uvicorn would print a traceback for each.
             logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         self._server.force_exit = True

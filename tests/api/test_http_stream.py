@@ -237,12 +237,12 @@ async def test_a_reader_that_does_not_read_is_cut_off_and_slows_nobody(
         other = await server.submit("count", n=1000)
         assert len((await server.read(other)).tokens) == 1000
         record = await server.record(job_id, wait_s=60)
-        assert record["state"] == "cancelled" and record["error"]["by"] == "client_gone" and record["tokens"] == 30_000
+        assert record["state"] == "cancelled" and record["error"]["by"] == "client_gone"
         cut = await reader.read()
         assert b"event: token" in cut and b"event: cancelled" not in cut
         last = cut[: cut.rindex(b"\nevent: ")].rsplit(b"id: ", 1)[1].decode()
         rest = await server.read(job_id, headers={"last-event-id": last})
-        assert rest.ids == list(range(int(last) + 1, 30_002)) and rest.names[-1] == "cancelled"
+        assert rest.ids == list(range(int(last) + 1, record["tokens"] + 2)) and rest.names[-1] == "cancelled"
         writer.close()
         await writer.wait_closed()
 

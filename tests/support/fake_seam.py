@@ -218,7 +218,7 @@ class FakeSpawner:
         if self.zygote_pid != pid or self._closing:
             return
         if self.world.faults.preload_fails:
-            self.listener.on_preload_failed("Traceback: no such module")
+            self.listener.on_preload_failed("Traceback: no such module", "")
             self.zygote_dies(exit_code=78)
             return
         self.preloaded = True

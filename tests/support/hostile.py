@@ -15,10 +15,12 @@ import json
 import os
 import resource
 import signal
+import struct
 import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -455,7 +457,7 @@ def emits_then_waits(ctx: Context, size: int) -> Iterator[str]:
 
 
 @job
-def says_everything(ctx: Context, tokens: int = 20) -> Generator[str, None, str]:
+def says_everything(ctx: Context, tokens: int = 20, last: str = "") -> Generator[str, None, str]:
     """Write to stdout and stderr in every way that there is, between tokens."""
     mark(ctx)
     for number in range(tokens):
@@ -466,7 +468,7 @@ def says_everything(ctx: Context, tokens: int = 20) -> Generator[str, None, str]
         print("by stderr", file=sys.stderr)
         if number == 0:
             subprocess.run(["echo", "by echo"], check=True)
-    print("no line end", end="")
+    print(last, end="")
     return "said"
 
 
@@ -505,6 +507,22 @@ def writes_garbage(ctx: Context, text: str = "garbage" * 100, then: str = "retur
         os._exit(0)
     while then == "loop":
         pass
+    return "returned"
+
+
+@job
+def forges_a_frame(ctx: Context, kind: int, payload: str, fence: int = 0, ahead: int = 0) -> str:
+    """Write a frame of one's own making, right but for what it says; `fence` 0 is this attempt's."""
+    enter(ctx)
+    channel: Any = ctx.emit.__self__  # type: ignore[attr-defined]
+    fence = fence or channel._fence
+    sequence = channel._sequence + ahead
+    body = payload.encode()
+    seed = (fence * 0x9E3779B1 + sequence * 0x85EBCA6B + kind) & 0xFFFFFFFF
+    header = struct.pack("<IIIIB", len(body), zlib.crc32(body, seed), fence, sequence, kind)
+    os.write(channel._descriptor, header + body)
+    if fence == channel._fence and not ahead:
+        channel._sequence += 1
     return "returned"
 
 

@@ -24,4 +24,4 @@ class HttpSettings:
     ping_s: float = 10.0
     """Comment pings on a stream: below the idle timeouts of usual proxies (30 s and more)."""
     send_timeout_s: float = 30.0
-    """A stream's reader that takes nothing for so long is cut off."""
+    """A stream's reader that does not take 64 KiB in so long is cut off."""

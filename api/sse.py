@@ -2,7 +2,7 @@
 
 Runs in: api.
 
-    engine.events ──batches──► _chunks ──bytes, some events each──► sse-starlette (pings, disconnect) ──► server
+    engine.events ──batches──► _pieces ──bytes, some events each──► sse-starlette (pings, disconnect) ──► server
 
 Batches go out as they come, joined: one write for what is ready together, no timer, no await per token. Event data are
 JSON already and are passed on as they are.
@@ -27,8 +27,10 @@ from starlette.types import Message, Receive, Scope, Send
 
 log = logging.getLogger(__name__)
 
-EVENTS_PER_WRITE = 1024
-"""A late reader's backlog can be a million events: joined in parts of about 0.5 ms, the loop turns in between."""
+EVENTS_PER_TURN = 1024
+"""A late reader's backlog can be a million events: encoded in parts of about 0.2 ms, the loop turns in between."""
+WRITE_BYTES = 64 << 10
+"""Of one write; the high-water mark of asyncio's transports. A reader has the send timeout for so many bytes."""
 RETRY = b"retry: 1000\n"
 """Stands in the first event: on its own some clients (httpx-sse) take it for an event without data."""
 PING = ServerSentEvent(comment="ping", sep="\n")
@@ -49,9 +51,14 @@ class _ReaderStalled(Exception):
     """The reader took nothing for the whole send timeout."""
 
 
-def encode(events: Sequence[Event]) -> bytes:
-    """Return events as they stand on the wire, in one piece."""
-    return b"".join([b"id: %d\nevent: %b\ndata: %b\n\n" % (id, _names[name], data) for id, name, data in events])
+def encode(events: Sequence[Event]) -> list[bytes]:
+    """Return events as they stand on the wire, joined into pieces of about WRITE_BYTES; a piece cuts no event."""
+    lines = [b"id: %d\nevent: %b\ndata: %b\n\n" % (id, _names[name], data) for id, name, data in events]
+    size = sum(map(len, lines))
+    if size <= WRITE_BYTES:
+        return [b"".join(lines)]
+    step = max(1, len(lines) * WRITE_BYTES // size)
+    return [b"".join(lines[start : start + step]) for start in range(0, len(lines), step)]
 
 
 def marker(state: str, error: dict[str, Any] | None) -> bytes:
@@ -92,13 +99,15 @@ class EventStream(EventSourceResponse):
         self._after = after
         self._markers = markers
         self._stall_s = settings.send_timeout_s
-        super().__init__(self._chunks(), ping=settings.ping_s, ping_message_factory=lambda: PING)
+        super().__init__(self._pieces(), ping=settings.ping_s, ping_message_factory=lambda: PING)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_in_time(message: Message) -> None:
             # All messages, the closing one too; sse-starlette's own send_timeout leaves that one out.
+            # By size, since one event may be 64 MiB: slow is not stalled.
+            writes = max(1.0, len(message.get("body", b"")) / WRITE_BYTES)
             try:
-                async with asyncio.timeout(self._stall_s):
+                async with asyncio.timeout(self._stall_s * writes):
                     await send(message)
             except TimeoutError as error:
                 raise _ReaderStalled from error
@@ -113,16 +122,17 @@ class EventStream(EventSourceResponse):
             with anyio.CancelScope(shield=True):  # the server cancels what is left when it stops
                 await self._engine.unwatch(self._job_id)
 
-    async def _chunks(self) -> AsyncIterator[bytes]:
+    async def _pieces(self) -> AsyncIterator[bytes]:
         batches = self._engine.events(self._job_id, self._after)
         first = RETRY
         try:
             async for batch in batches:
-                for start in range(0, len(batch), EVENTS_PER_WRITE):
-                    part = batch[start : start + EVENTS_PER_WRITE]
-                    yield first + self._encode(part)
-                    first = b""
-                    if len(part) == EVENTS_PER_WRITE:
+                for start in range(0, len(batch), EVENTS_PER_TURN):
+                    part = batch[start : start + EVENTS_PER_TURN]
+                    for piece in self._encode(part):
+                        yield first + piece
+                        first = b""
+                    if len(part) == EVENTS_PER_TURN:
                         await asyncio.sleep(0)  # neither a backlog nor a socket that takes all of it waits by itself
         except Refused:
             log.info("%s was dropped while it was read", self._job_id)  # the reader sees an end without terminal event
@@ -130,11 +140,12 @@ class EventStream(EventSourceResponse):
             if hasattr(batches, "aclose"):  # a send that failed leaves it unfinished
                 await batches.aclose()
 
-    def _encode(self, events: Sequence[Event]) -> bytes:
+    def _encode(self, events: Sequence[Event]) -> list[bytes]:
+        pieces = encode(events)
         _, name, data = events[-1]
         if self._markers and name in TERMINAL_STATES:
-            return encode(events) + marker(name, json.loads(data).get("error"))
-        return encode(events)
+            pieces[-1] += marker(name, json.loads(data).get("error"))
+        return pieces
 
     @staticmethod
     async def _listen_for_exit_signal() -> None:

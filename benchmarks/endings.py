@@ -39,6 +39,8 @@ async def _measure_module(module: str, workloads: list[str], plan: Plan, results
         port = await stack.enter_async_context(testbed.serving(supervisor))
         visitor = await stack.enter_async_context(visiting(port))
         forker = stack.enter_context(raw.RawForker(module))
+        if "native_loop" in workloads:
+            await _delete(supervisor, visitor, "native_loop", plan, results)
         for workload in workloads:
             for _ in range(plan.kills):  # turn by turn: both see the same machine
                 await _end_one(supervisor, visitor, watch, results, workload, 0.0)
@@ -51,11 +53,14 @@ async def _measure_module(module: str, workloads: list[str], plan: Plan, results
                 victim = await asyncio.to_thread(forker.fork, workload)
                 await asyncio.sleep(SETTLE_S + LATE_S)
                 results.add(samples.ending(workload, RAW_LATE, DEAD), raw.kill(victim, watch))
-        for _ in range(plan.deletes):
-            await testbed.warm(supervisor)
-            record = await testbed.start(supervisor, workloads[0])
-            await asyncio.sleep(SETTLE_S)
-            results.add(DELETED, await visitor.delete(record.job_id))
+
+
+async def _delete(supervisor: Supervisor, visitor: Visitor, workload: str, plan: Plan, results: Samples) -> None:
+    for _ in range(plan.deletes):
+        await testbed.warm(supervisor)
+        record = await testbed.start(supervisor, workload)
+        await asyncio.sleep(SETTLE_S)
+        results.add(DELETED, await visitor.delete(record.job_id))
 
 
 async def _end_one(

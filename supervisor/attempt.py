@@ -17,12 +17,12 @@ from killable.supervisor.eventlog import Batch
 from killable.supervisor.exits import Evidence
 from killable.supervisor.job import Certificate, ExitStatus, Outcome, Verdict
 from killable.supervisor.lifecycle import Cause
-from killable.supervisor.outputlines import OutputLines
 from killable.supervisor.registry import Entry
 from killable.supervisor.seam import Gone
 from killable.supervisor.stamps import Stamps
+from killable.supervisor.transcript import Transcript
 from killable.workers.frames import Frame, encode
-from killable.workers.messages import BELL_ACKNOWLEDGED, BELL_SWALLOWED, Idle, Kind, Raised, Run, Stop
+from killable.workers.messages import BELL_ACKNOWLEDGED, BELL_REPLACED, BELL_SWALLOWED, Idle, Kind, Raised, Run, Stop
 
 if TYPE_CHECKING:
     from killable.supervisor.worker import Worker
@@ -32,7 +32,6 @@ LEAVE_S = 1.0
 
 _SIGTERM = 15
 _TOKEN = int(Kind.TOKEN)
-_EVENTS = {Kind.PROGRESS: "progress", Kind.CHECKPOINT: "checkpoint"}
 
 
 class AttemptOwner(Protocol):
@@ -57,8 +56,7 @@ class Attempt:
         self._rules = rules
         self._sequence = 0
         self._one_line = entry.type.codec == "json"
-        """Tokens go into event streams as they are: a line end in one would forge an event."""
-        self._lines = OutputLines()
+        self._transcript = Transcript(entry.log)
         self._stamps = Stamps()
         self._escalation: Escalation | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -172,53 +170,55 @@ class Attempt:
                 break
             self._sequence += 1
             if kind == _TOKEN:
-                if self._one_line and (b"\n" in payload or b"\r" in payload):
-                    self._break("a token has a line end")
+                if not self._entered or not self._may_be_told(payload):
+                    self._break("a token that cannot be told: before the job was entered, or with a line end")
                     break
                 tokens.append(("token", payload))
                 size += len(payload)
                 continue
-            if tokens:
-                self._append_tokens(tokens, size)
-                tokens, size = [], 0
+            if tokens and not self._transcript.tokens(tokens, size):
+                self._stop_for_output()
+            tokens, size = [], 0
             self._on_message(kind, payload)
-        if tokens:
-            self._append_tokens(tokens, size)
+        if tokens and not self._transcript.tokens(tokens, size):
+            self._stop_for_output()
         self.entry.wake()
 
-    def _append_tokens(self, tokens: Batch, size: int) -> None:
-        if not self.entry.log.append_tokens(tokens, size):
-            self._stop_for_output()
-
     def _on_message(self, kind: int, payload: bytes) -> None:
+        told = self._may_be_told(payload)
         try:
             match kind:
-                case Kind.ENTERED:
+                case Kind.ENTERED if not self._entered and self._closing is None:
                     self._on_entered()
-                case Kind.RESULT:
+                case Kind.RESULT if self._entered and self._closing is None and told:
                     self._on_closing(payload)
-                case Kind.RAISED:
+                case Kind.RAISED if self._closing is None:
                     self._on_closing(Raised.decode(payload))
-                case Kind.IDLE:
+                case Kind.IDLE if self._closing is not None:
                     self._on_idle(Idle.decode(payload))
-                case Kind.PROGRESS | Kind.CHECKPOINT:
-                    self.entry.note(_EVENTS[Kind(kind)], payload)
+                case Kind.PROGRESS if self._entered and told:
+                    self.entry.note_progress(payload)
+                case Kind.CHECKPOINT if self._entered and told:
+                    self.entry.note_checkpoint(payload)
                 case _:
-                    self._break(f"a frame of unknown kind {kind}")
-        except (ValueError, TypeError) as error:
-            self._break(f"a {Kind(kind).name} frame that cannot be read: {error}")
+                    self._break(f"a frame of kind {kind} that cannot come here")
+        except (ValueError, TypeError, RecursionError) as error:
+            self._break(f"a frame of kind {kind} that cannot be read: {error}")
+
+    def _may_be_told(self, payload: bytes) -> bool:
+        """Tell whether this may go into an event stream as it is: a line end in it would forge an event."""
+        return not self._one_line or not (b"\n" in payload or b"\r" in payload)
 
     def _on_entered(self) -> None:
         self._entered = True
         self._owner.transition(self.entry, Cause.ENTERED)
         self._owner.on_entered(self)
+        if not self._transcript.open():
+            self._stop_for_output()
         if self._escalation is None:
             self._set_deadline("run_s", self.entry.limits.run_s, "timeout.run")
 
     def _on_closing(self, closing: bytes | Raised) -> None:
-        if self._closing is not None:
-            self._break("a second closing frame")
-            return
         self._closing = closing
         self._deadline = None
         self._owner.transition(self.entry, Cause.CLOSED)
@@ -226,7 +226,7 @@ class Attempt:
     def _on_idle(self, idle: Idle) -> None:
         """The worker's last word on this attempt: either it is free, or it ends now."""
         self.worker.process.read_ready()  # output that was written before this frame
-        if idle.reusable and not self.worker.signalled and self._closing is not None:
+        if idle.reusable and not self.worker.signalled:
             self._stamps.note_kept(self._clock.now())
             self._finish(ExitStatus())
             return
@@ -244,13 +244,9 @@ class Attempt:
     on_protocol_error = _break
 
     def on_output(self, data: bytes) -> None:
-        for line in self._lines.feed(data):
-            self._log(line)
-        self.entry.wake()
-
-    def _log(self, line: bytes) -> None:
-        if not self.entry.log.append("log", line):
+        if not self._transcript.output(data):
             self._stop_for_output()
+        self.entry.wake()
 
     def _stop_for_output(self) -> None:
         if self.entry.verdict is not None:
@@ -263,6 +259,10 @@ class Attempt:
             self.stop(verdict)
 
     def on_bells(self, bells: bytes) -> None:
+        if BELL_REPLACED in bells:
+            self._rules = replace(self._rules, ack_s=None)
+            if self._escalation is not None:
+                self._do(escalation.answered_by_job(self._escalation))
         if self._escalation is None:
             return
         now = self._clock.now()
@@ -310,8 +310,8 @@ class Attempt:
         self._over = True
         if self._timer is not None:
             self._timer.cancel()
-        for line in self._lines.rest():
-            self._log(line)
+        if not self._transcript.close():
+            self._stop_for_output()
         entry = self.entry
         outcome = exits.classify(entry.verdict, self._closing, status or ExitStatus(), evidence or Evidence())
         if isinstance(self._closing, bytes):

@@ -105,6 +105,13 @@ def acknowledged(state: Escalation, now: float) -> Move:
     return replace(state, phase=Phase.ACKNOWLEDGED, wake_at=state.grace_ends), ()
 
 
+def answered_by_job(state: Escalation) -> Move:
+    """The job has a SIGTERM handler of its own: nobody of ours can acknowledge, so it has its whole grace."""
+    rules = replace(state.rules, ack_s=None)
+    waiting = state.phase is Phase.DELIVERED
+    return replace(state, rules=rules, wake_at=state.grace_ends if waiting else state.wake_at), ()
+
+
 def swallowed(state: Escalation, now: float) -> Move:
     """The raised `Stopping` was lost in a callback: ring again, not at once."""
     if state.phase is not Phase.ACKNOWLEDGED:

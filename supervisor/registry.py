@@ -64,15 +64,15 @@ class Entry:
     def kept_bytes(self) -> int:
         return self.log.bytes + len(self.result or b"") + len(self.partial or b"")
 
-    def note(self, name: str, data: bytes) -> None:
-        """Add a progress or checkpoint event and remember the last of each. Raise ValueError on what is not JSON."""
-        if name == "progress":
-            self.progress = json.loads(data)
-        else:
-            if self.type.codec == "json":
-                json.loads(data)
-            self.partial = data
-        self.log.append(name, data)
+    def note_progress(self, data: bytes) -> None:
+        """Add the event and remember the last one. Raise ValueError, RecursionError on what is not JSON."""
+        self.progress = json.loads(data)
+        self.log.append("progress", data)
+
+    def note_checkpoint(self, data: bytes) -> None:
+        """Add the event; the last one is what is left of a job that does not complete."""
+        self.partial = data
+        self.log.append("checkpoint", data)
 
     def forget_input(self) -> None:
         """An ended job is not run again: its input need not be kept with it."""

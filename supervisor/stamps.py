@@ -12,7 +12,8 @@ from killable.supervisor.exits import signal_name
 from killable.supervisor.job import PHASES, Certificate, ExitStatus
 from killable.supervisor.seam import Gone
 
-_ASKED = ("requested", "term_sent", "delivered", "acknowledged", "kill_sent")
+_ASKED = ("requested", "term_sent", "kill_sent")
+_HEARD = ("delivered", "acknowledged")
 
 
 class Stamps:
@@ -32,12 +33,7 @@ class Stamps:
         """The tree is empty: keep what the kernel told of the process."""
         ending = gone.ending
         if ending is not None:
-            # The zygote may reap before we see the exit that it reaped; and a stop that was asked for when the
-            # process had just ended by itself cannot have been asked for after it.
-            asked = max((self._times[phase] for phase in _ASKED if phase in self._times), default=ending.reaped_at)
-            reaped = max(asked, ending.reaped_at)
-            self._times["exited"] = max(asked, min(self._times.get("exited", reaped), reaped))
-            self._times["reaped"] = reaped
+            self._note_ending(ending.reaped_at)
         self._times["tree_empty"] = now
         self._proof = Certificate(
             proof=gone.proof,
@@ -48,6 +44,20 @@ class Stamps:
             user_s=None if ending is None else ending.user_s,
             system_s=None if ending is None else ending.system_s,
         )
+
+    def _note_ending(self, reaped_at: float) -> None:
+        """Put in order what was seen late: each side stamps when it looks.
+
+        The zygote may reap before we see the exit; a process may have ended by itself just before we asked it to; and a
+        bell that we read after the exit was rung before it.
+        """
+        times = self._times
+        asked = max((times[phase] for phase in _ASKED if phase in times), default=reaped_at)
+        times["reaped"] = max(asked, reaped_at)
+        times["exited"] = max(asked, min(times.get("exited", reaped_at), times["reaped"]))
+        for phase in _HEARD:
+            if phase in times:
+                times[phase] = min(times[phase], times["exited"])
 
     def note_kept(self, now: float) -> None:
         """The worker lives on without a child: it is the subreaper of all that the job had started."""

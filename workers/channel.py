@@ -76,9 +76,14 @@ class Channel:
             ]
             self._write_all(b"".join(frames))
 
+    def disown(self) -> None:
+        """In a process that the job forked: only the worker itself may write frames."""
+        self._lock = threading.Lock()  # another thread may have held it at the fork
+        self._open = False
+
     def _write(self, kind: int, payload: bytes) -> None:
         if not self._open:
-            raise RuntimeError("the job has ended: nothing can be emitted any more")
+            raise RuntimeError("nothing can be emitted: the job has ended, or this is a process that it forked")
         self._write_all(encode(kind, self._fence, self._sequence, payload))
         self._sequence += 1
 

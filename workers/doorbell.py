@@ -17,7 +17,7 @@ from types import FrameType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
 from killable.workers.context import Stopping
-from killable.workers.messages import BELL_ACKNOWLEDGED, BELL_SWALLOWED, Stop
+from killable.workers.messages import BELL_ACKNOWLEDGED, BELL_REPLACED, BELL_SWALLOWED, Stop
 
 if TYPE_CHECKING:
     from killable.workers.channel import Channel
@@ -51,6 +51,7 @@ class Doorbell:
         os.set_blocking(self._bells, False)
         signal.set_wakeup_fd(self._bells, warn_on_full_buffer=False)
         signal.signal(signal.SIGTERM, self._on_term)
+        _note_replacement(signal.SIGTERM, self._on_term, lambda: self._tell(BELL_REPLACED))
         self._next_hook = sys.unraisablehook
         sys.unraisablehook = self._on_unraisable
 
@@ -134,6 +135,23 @@ def _suspended_frame(generator: GeneratorType[Any, Any, Any] | None) -> FrameTyp
     if generator is None or generator.gi_running:
         return None
     return generator.gi_frame
+
+
+def _note_replacement(number: int, ours: Callable[..., None], tell: Callable[[], None]) -> None:
+    """Tell when the job sets a handler of its own for this signal, however it came by `signal.signal`.
+
+    `signal.signal` looks its C function up at each call; there is no audit event for it.
+    """
+    worker = os.getpid()
+    c_module: Any = sys.modules["_signal"]
+    set_disposition = c_module.signal
+
+    def signal_and_tell(signalnum: int, handler: Any, /) -> Any:
+        if signalnum == number and handler is not ours and os.getpid() == worker:
+            tell()
+        return set_disposition(signalnum, handler)
+
+    c_module.signal = signal_and_tell
 
 
 def write_stack(descriptor: int, frame: FrameType | None) -> None:

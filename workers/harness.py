@@ -9,6 +9,7 @@ from __future__ import annotations
 import faulthandler
 import os
 import select
+import signal
 import sys
 from typing import NamedTuple, NoReturn, TextIO
 
@@ -89,6 +90,7 @@ class Worker:
         os.set_blocking(pipes.orders, False)
         faulthandler.register(DUMP_SIGNAL, file=pipes.stack, all_threads=True, chain=False)
         self._doorbell.hang()
+        os.register_at_fork(after_in_child=self._leave_to_parent)
         self._baseline = Baseline.take()
         self._data_bytes = data_bytes()
 
@@ -118,6 +120,15 @@ class Worker:
             if change:
                 return attempt.exit_code
             self._data_bytes = data_bytes()
+
+    def _leave_to_parent(self) -> None:
+        """A process that the job forks is no worker: it takes no order, rings no bell, writes no frame."""
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        self._doorbell.forget()
+        self._channel.disown()
+        for descriptor in self._pipes:
+            os.close(descriptor)
 
     def _next_order(self) -> Frame | None:
         """Wait for the next order; None when the supervisor has closed the pipe."""

@@ -228,7 +228,7 @@ async def test_a_job_that_did_not_ask_for_it_goes_on(server: Server, tmp_path: P
 async def test_a_reader_that_does_not_read_is_cut_off_and_slows_nobody(
     start_server: StartServer, tmp_path: Path
 ) -> None:
-    async with start_server(http=HttpSettings(send_timeout_s=0.3)) as server:
+    async with start_server(http=HttpSettings(send_timeout_s=1)) as server:
         # More than the buffers of both sockets hold; then it waits for ever, so that only the reader's leaving ends it.
         input = {"n": 30_000, "chars": 1000, "gate": str(tmp_path / "never")}
         job_id = await server.submit("flood", members={"input": input, "stop_when_client_leaves": True})

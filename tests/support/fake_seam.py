@@ -18,7 +18,7 @@ from enum import Enum
 from typing import Any
 
 from killable.supervisor.escalation import DUMP_S, RING_AGAIN_S
-from killable.supervisor.seam import FenceError, Gone, ProcessListener, SpawnerListener, Usage
+from killable.supervisor.seam import FenceError, Gone, ProcessListener, SpawnerListener, Usage, ZygoteLost
 from killable.supervisor.settings import PoolSpec
 from killable.workers.control import Ending
 from killable.workers.frames import Decoder, FrameError, encode
@@ -231,7 +231,7 @@ class FakeSpawner:
     def fork(self, worker_id: str, listener: ProcessListener) -> FakeProcess:
         self.world.check(not self._closing, f"{worker_id} is forked after the close")
         if self.zygote_pid is None:
-            raise OSError(0, "the zygote is gone")
+            raise ZygoteLost
         if self.world.happens(self.world.faults.fork_raises):
             raise OSError(errno.EMFILE, "too many open files")
         process = FakeProcess(self.world, self, worker_id, listener)
@@ -473,6 +473,8 @@ class FakeProcess:
                 frames = self._decoder.feed(piece)
             except FrameError as error:
                 self._broken = True
+                if error.frames:
+                    self.listener.on_frames(error.frames)
                 self.listener.on_protocol_error(str(error))
                 return
             if frames:

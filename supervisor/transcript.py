@@ -1,0 +1,50 @@
+"""What a job prints, as `log` events in their place: lines of its stdout and stderr, after `started`, before the end.
+
+Runs in: supervisor. Pure.
+"""
+
+from __future__ import annotations
+
+from killable.supervisor.eventlog import Batch, EventLog
+from killable.supervisor.outputlines import OutputLines
+
+
+class Transcript:
+    """Writes one attempt's tokens and lines into the job's log; each call tells whether all of it was within the
+    bound.
+    """
+
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
+        self._lines = OutputLines()
+        self._early: list[bytes] = []
+        self._early_bytes = 0
+        self._open = False
+
+    def open(self) -> bool:
+        """`started` stands in the log: what was printed before it follows now."""
+        self._open = True
+        early, self._early = self._early, []
+        return self._append(early)
+
+    def tokens(self, batch: Batch, size: int) -> bool:
+        return self._log.append_tokens(batch, size)
+
+    def output(self, data: bytes) -> bool:
+        """Take bytes of stdout and stderr; lines that come before the job is entered wait for it."""
+        lines = self._lines.feed(data)
+        if self._open:
+            return self._append(lines)
+        self._early += lines
+        self._early_bytes += sum(map(len, lines))
+        return self._early_bytes <= self._log.output_bytes_max
+
+    def close(self) -> bool:
+        """Nothing more comes: what waited, and what stood after the last line end."""
+        early_fits = self.open()
+        return self._append(self._lines.rest()) and early_fits
+
+    def _append(self, lines: list[bytes]) -> bool:
+        for line in lines:
+            self._log.append("log", line)
+        return not self._log.overflowed

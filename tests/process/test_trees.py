@@ -1,0 +1,175 @@
+"""Cancelled means dead: when a reader has the terminal event in its hands, /proc shows nothing of the job."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import StartSupervisor
+from killable.supervisor.service import Supervisor
+from support import hostile, processes
+from support.hostile import tag_of
+from support.waiting import Pending, until, until_async
+from trials import Story, computing, hostile_pool, run, said, stop, submit
+
+KINDS = ["children", "setsid", "daemon", "each"]
+COUNTS = {"children": 1, "setsid": 2, "daemon": 1, "each": 4}
+
+
+@pytest.mark.row("D5")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("end", ["returns", "crashes", "cancelled", "killed"])
+async def test_the_whole_family_is_gone_with_the_job(
+    kind: str, end: str, proof: str, supervisor: StartSupervisor
+) -> None:
+    server = await supervisor(hostile_pool(), proof=proof)
+    if end == "returns":
+        story = await run(server, "leaves_family", kind=kind)
+        family = story.end["result"]
+    elif end == "crashes":
+        story = await run(server, "crashes_with_family", kind=kind)
+        (family,) = story.tokens
+    else:
+        job_id = await submit(server, "keeps_family", kind=kind)
+        (family,) = await said(server, job_id)
+        found = {seen.pid for seen in processes.named(tag_of(job_id))}
+        assert set(family) < found, "the look into /proc finds what is there"
+        story = await stop(server, job_id, grace_s=0 if end == "killed" else None)
+    assert len(family) == COUNTS[kind] == story.certificate["processes_swept"]
+    assert [pid for pid in family if processes.look(pid)] == [] == processes.named(tag_of(story.job_id))
+    assert story.certificate["proof"] == proof
+
+
+async def dead_at_the_terminal_event(server: Supervisor, trials: int) -> None:
+    """Cancel jobs that have grandchildren in sessions of their own; `follow` looks at the moment of the event."""
+    turns = asyncio.Semaphore(4)
+
+    async def trial(number: int) -> Story:
+        async with turns:
+            job_id = await submit(server, "keeps_family", kind="setsid")
+            await said(server, job_id)
+            assert len(processes.named(tag_of(job_id))) == 3
+            return await stop(server, job_id, grace_s=[None, 0][number % 2])
+
+    stories = await asyncio.gather(*map(trial, range(trials)))
+    assert len(stories) == trials and all(story.alive == [] for story in stories)
+
+
+@pytest.mark.row("B6")
+@pytest.mark.row("D5")
+async def test_nothing_lives_at_the_terminal_event(proof: str, supervisor: StartSupervisor) -> None:
+    await dead_at_the_terminal_event(await supervisor(hostile_pool(workers=4, spares=2), proof=proof), 50)
+
+
+@pytest.mark.soak
+async def test_nothing_lives_at_the_terminal_event_in_many_trials(proof: str, supervisor: StartSupervisor) -> None:
+    await dead_at_the_terminal_event(await supervisor(hostile_pool(workers=4, spares=2), proof=proof), 200)
+
+
+async def test_a_job_that_forks_as_fast_as_it_can_is_gone_with_all_its_forks(
+    proof: str, supervisor: StartSupervisor
+) -> None:
+    server = await supervisor(hostile_pool(), proof=proof)
+    for grace_s in (0, None):
+        job_id = await submit(server, "forks_steadily")
+        await until_async(
+            lambda tag=tag_of(job_id): len(found := processes.named(tag)) > 10 or Pending(found), "it has forked"
+        )
+        story = await stop(server, job_id, grace_s=grace_s)
+        assert story.certificate["processes_swept"] > 5
+
+
+@pytest.mark.row("D5")
+async def test_the_guard_is_what_finds_a_daemon(tmp_path: Path) -> None:
+    """The control: the same family under a parent that is only killed lives on, and the look into /proc sees it."""
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import hostile, time\n"
+        "print(*[hostile.fork_one(new_session=True), hostile.fork_one(new_session=True, twice=True)], flush=True)\n"
+        "time.sleep(3600)"
+    )
+    folder = str(Path(hostile.__file__).parent)
+    with subprocess.Popen([sys.executable, "-c", script, folder], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        family = [int(pid) for pid in parent.stdout.readline().split()]
+        parent.kill()
+    try:
+        assert len(family) == 2
+        found = [processes.look(pid) for pid in family]
+        assert all(seen is not None and seen.state == "S" for seen in found), found
+        assert set(family) <= {seen.pid for seen in processes.ours()}
+    finally:
+        for pid in family:
+            os.kill(pid, signal.SIGKILL)
+    # Whoever adopted them has to reap them before the leak guard looks.
+    until(lambda: Pending(left) if (left := [pid for pid in family if processes.look(pid)]) else True, "reaped")
+
+
+@pytest.mark.row("D7")
+async def test_no_zombie_is_left_by_a_stress_of_endings(proof: str, supervisor: StartSupervisor) -> None:
+    server = await supervisor(hostile_pool(workers=4, spares=2), proof=proof)
+
+    async def one(number: int) -> None:
+        match number % 6:
+            case 0:
+                await run(server, "leaves_zombies")
+            case 1:
+                await run(server, "leaves_family", kind="each")
+            case 2:
+                await run(server, "crashes_with_family", kind="daemon")
+            case 3:
+                await run(server, "exits", code=number)
+            case 4:
+                await run(server, "echoes")
+            case 5:
+                job_id = await submit(server, "loop_python")
+                await computing(server, job_id, 0.002)
+                await stop(server, job_id)
+
+    await asyncio.gather(*map(one, range(60)))
+    # A worker that has just ended is a zombie until it is reaped: a moment, not for good.
+    await until_async(
+        lambda: Pending(zombies) if (zombies := [s for s in processes.ours() if s.state == "Z"]) else True, "no zombies"
+    )
+
+
+async def test_zombies_of_a_job_go_with_it(proof: str, supervisor: StartSupervisor) -> None:
+    server = await supervisor(hostile_pool(), proof=proof)
+    story = await run(server, "leaves_zombies", count=7)
+    assert story.state == "completed" and story.certificate["processes_swept"] == 7
+
+
+@pytest.mark.row("D15")
+async def test_a_process_that_does_not_go_away_is_given_up_and_its_slot_set_aside(
+    proof: str, supervisor: StartSupervisor
+) -> None:
+    """As under a debugger that holds the dead: the kernel hides the zombie from its parent until the tracer lets go."""
+    server = await supervisor(hostile_pool(workers=2), proof=proof, unkillable_s=0.2)
+    job_id = await submit(server, "ignores_term")
+    pid = await computing(server, job_id)
+    libc = hostile.libc()
+    assert libc.ptrace(0x4206, pid, None, None) == 0  # PTRACE_SEIZE: it goes on as before
+    try:
+        record = await server.cancel(job_id, grace_s=0)
+    finally:
+        # Wait as its tracer, which lets the zombie go to its parent.
+        assert os.waitpid(pid, 0x40000000) == (pid, signal.SIGKILL)  # __WALL
+    assert (record.state, record.error and record.error["code"]) == ("failed", "unkillable")
+    assert record.certificate is not None and "tree_empty" not in record.certificate
+    assert "proof" not in record.certificate
+    # Until it is gone its slot is not used, and everyone is told; the other slot works.
+    (pool,) = await server.pools()
+    ready, degraded = await server.ready()
+    assert pool.quarantined == 1 and ready and any("quarantined" in line for line in degraded)
+    assert (await run(server, "echoes")).state == "completed"
+
+    async def freed() -> bool | Pending:
+        (pool,) = await server.pools()
+        return not pool.quarantined or Pending(pool)
+
+    await until_async(freed, "the slot is free again")
+    assert (await server.ready()) == (True, [])

@@ -11,11 +11,12 @@ from __future__ import annotations
 import ipaddress
 import re
 
-from killable.api.problems import problem
-from killable.api.settings import HttpSettings
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from killable.api.problems import problem
+from killable.api.settings import HttpSettings
 
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::\d{1,5})?", re.IGNORECASE)
 """RFC 9110 section 7.2: uri-host [":" port]; no user part, which a URL parser would drop silently."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 from typing import Annotated, Any, cast
 
 from fastapi import Depends, Request
+from starlette.responses import JSONResponse
+
 from killable.api.problems import PROBLEM_TYPE, fault, invalid
 from killable.api.schemas import WAIT_S_MAX
 from killable.api.settings import HttpSettings
 from killable.supervisor.engine import Engine
 from killable.workers.errors import CODES
 from killable.workers.messages import dump_json
-from starlette.responses import JSONResponse
 
 Responses = dict[int | str, dict[str, Any]]
 

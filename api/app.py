@@ -9,6 +9,8 @@ from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+
 from killable.api import routes_jobs, routes_ops
 from killable.api.access import AccessCheck, BodyCheck
 from killable.api.inputs import InputCheck
@@ -16,7 +18,6 @@ from killable.api.problems import install_problems
 from killable.api.schemas import Problem
 from killable.api.settings import HttpSettings
 from killable.supervisor.engine import Engine
-from starlette.middleware.cors import CORSMiddleware
 
 
 def create_app(engine: Engine, settings: HttpSettings | None = None) -> FastAPI:

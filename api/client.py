@@ -21,6 +21,7 @@ from typing import Any, Self
 from urllib.parse import quote
 
 import httpx
+
 from killable.api.transport import DEFAULT_URL, Event, Transport, Unreachable, job_error, job_path
 from killable.workers.errors import JobTimedOut, KillableError, Refused
 

@@ -14,10 +14,11 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
+from referencing import Registry
+
 from killable.api.problems import fault, invalid
 from killable.supervisor.job import JobType
 from killable.workers.messages import dump_json
-from referencing import Registry
 
 FAULTS_MAX = 100
 """In one answer: more than a person reads, and a bound on what a wrong list of a million items costs."""

@@ -13,14 +13,15 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from killable.api.records import record_json
-from killable.supervisor.job import JobRecord
-from killable.workers.errors import CODES, Refused
-from killable.workers.messages import dump_json
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match
+
+from killable.api.records import record_json
+from killable.supervisor.job import JobRecord
+from killable.workers.errors import CODES, Refused
+from killable.workers.messages import dump_json
 
 PROBLEM_TYPE = "application/problem+json"
 TOKEN_CHARS_MAX = 100

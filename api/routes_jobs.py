@@ -11,6 +11,9 @@ from typing import Annotated
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Body, Header, Query
+from starlette.requests import Request
+from starlette.responses import Response
+
 from killable.api import schemas
 from killable.api.answers import CANCEL_WAIT_S, NO_BODY, EngineOf, Json, PreferWait, SettingsOf, documented
 from killable.api.inputs import InputCheck
@@ -20,8 +23,6 @@ from killable.api.sse import open_stream
 from killable.supervisor.engine import Engine
 from killable.supervisor.job import JobRecord, JobType, Submission
 from killable.workers.errors import Refused
-from starlette.requests import Request
-from starlette.responses import Response
 
 VALUE = {
     "description": "The value as JSON; bytes as they are",

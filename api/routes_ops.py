@@ -9,12 +9,13 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
+from starlette.requests import Request
+from starlette.responses import Response
+
 from killable.api import schemas
 from killable.api.answers import CANCEL_WAIT_S, NO_BODY, EngineOf, Json, PreferWait, documented
 from killable.api.problems import problem
 from killable.workers.errors import Refused
-from starlette.requests import Request
-from starlette.responses import Response
 
 FEATURES = ("events", "markers", "resume", "stop_when_client_leaves")
 """What a client may rely on beyond the plain routes; the list only grows."""

@@ -17,13 +17,14 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import anyio
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
 from killable.api.settings import HttpSettings
 from killable.supervisor.engine import Engine
 from killable.supervisor.job import TERMINAL_STATES, Event, JobRecord
 from killable.workers.errors import Refused
-from sse_starlette import EventSourceResponse, ServerSentEvent
-from starlette.responses import Response
-from starlette.types import Message, Receive, Scope, Send
 
 log = logging.getLogger(__name__)
 

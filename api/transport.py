@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 import httpx
 from httpx_sse import EventSource, SSEError
+
 from killable.workers.errors import CODES, KillableError, error_class
 
 DEFAULT_URL = "http://127.0.0.1:7833"

@@ -33,10 +33,11 @@ import psutil
 import typer
 from cooperative import Politeness
 from deathwatch import DeathWatch
-from killable.supervisor.settings import usable_cores
 from plan import FULL, QUICK, Plan
 from rich.console import Console
 from samples import Samples
+
+from killable.supervisor.settings import usable_cores
 
 RESULTS = Path(__file__).parent / "results"
 TABLE_COLUMNS = 180

@@ -23,6 +23,7 @@ from typing import Literal, get_args
 
 import encoding
 import workloads
+
 from killable.supervisor.clock import process_cpu_s
 from killable.workers import confine
 

@@ -17,11 +17,12 @@ import encoding
 import testbed
 import workloads
 from deathwatch import DeathWatch
+from plan import Plan
+from samples import Samples
+
 from killable.supervisor.job import JobRecord
 from killable.supervisor.service import Supervisor
 from killable.supervisor.settings import usable_cores
-from plan import Plan
-from samples import Samples
 
 CROWD = 16
 NATIVE_SETTLE_S = 0.1

@@ -14,10 +14,11 @@ import raw
 import samples
 import testbed
 from deathwatch import DeathWatch
-from killable.supervisor.service import Supervisor
 from plan import Plan
 from samples import CERTIFICATE, DEAD, GRACE_0, GRACE_DEFAULT, RAW, RAW_LATE, SSE, Samples
 from visitor import Visitor, visiting
+
+from killable.supervisor.service import Supervisor
 
 SETTLE_S = 0.05
 """From the first token to the cancel: the job is deep in its call, and its memory has begun to grow."""

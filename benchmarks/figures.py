@@ -12,9 +12,10 @@ from typing import Literal
 import crowds
 import endings
 import flows
-from killable.supervisor.job import Limits
 from rich.table import Table
 from samples import DEAD, GRACE_0, RAW, RAW_LATE, Samples, ending
+
+from killable.supervisor.job import Limits
 
 Verdict = Literal["ok", "MISS", "not measured"]
 

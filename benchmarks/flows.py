@@ -12,9 +12,10 @@ from contextlib import asynccontextmanager
 
 import testbed
 from deathwatch import DeathWatch
-from killable.supervisor.service import Supervisor
 from plan import Plan
 from samples import Samples
+
+from killable.supervisor.service import Supervisor
 
 FRESH_FIRST_LINE = "submit → first line, fresh worker, ms"
 REUSED_FIRST_LINE = "submit → first line, reused worker, ms"

@@ -21,6 +21,7 @@ from types import FrameType, TracebackType
 from typing import Self
 
 from deathwatch import DeathWatch
+
 from killable.supervisor.settings import PoolSpec
 from killable.supervisor.spawner import THREAD_LIMITS
 from killable.workers import confine, jobs

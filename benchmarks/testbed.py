@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import uvicorn
+
 from killable.api.app import create_app
 from killable.supervisor.job import JobRecord, Submission
 from killable.supervisor.service import Supervisor

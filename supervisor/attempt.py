@@ -378,9 +378,12 @@ class Attempt:
             self._give_up()
         elif self._leave_at is not None and now >= self._leave_at:
             self._leave_at = None
-            self._give_up_at = now + self._rules.unkillable_s
-            self.worker.process.kill()
-            self._arm()
+            if self._escalation is not None:
+                self._do(escalation.shorten(self._escalation, now, 0.0))
+            else:
+                self._give_up_at = now + self._rules.unkillable_s
+                self._kill()
+                self._arm()
         elif self._escalation is not None:
             cpu_s = self.worker.process.cpu_s() if self._escalation.wants_cpu else None
             self._do(escalation.tick(self._escalation, now, cpu_s))

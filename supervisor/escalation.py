@@ -32,6 +32,8 @@ class Phase(Enum):
     DUMPING = "dumping"
     KILLED = "killed"
     UNKILLABLE = "unkillable"
+    EXITED = "exited"
+    """Nothing is due any more but the proof that its tree is gone; what comes now comes too late."""
 
 
 class Action(Enum):
@@ -123,7 +125,7 @@ def swallowed(state: Escalation, now: float) -> Move:
 def shorten(state: Escalation, now: float, grace_s: float) -> Move:
     """A caller asks for less grace; more is ignored. 0 kills at once."""
     ends = now + grace_s
-    if ends >= state.grace_ends or state.phase in (Phase.KILLED, Phase.UNKILLABLE):
+    if ends >= state.grace_ends or state.phase in (Phase.KILLED, Phase.UNKILLABLE, Phase.EXITED):
         return state, ()
     rules = replace(state.rules, grace_s=grace_s)
     shorter = replace(state, rules=rules, grace_ends=ends, wake_at=min(state.wake_at, ends))
@@ -132,7 +134,7 @@ def shorten(state: Escalation, now: float, grace_s: float) -> Move:
 
 def exited(state: Escalation) -> Escalation:
     """The process is gone: nothing is due any more but the proof that its tree is."""
-    return replace(state, wake_at=float("inf"))
+    return replace(state, phase=Phase.EXITED, wake_at=float("inf"))
 
 
 def tick(state: Escalation, now: float, cpu_s: float | None = None) -> Move:
@@ -154,7 +156,7 @@ def tick(state: Escalation, now: float, cpu_s: float | None = None) -> Move:
             return _kill(state, now)
         case Phase.KILLED:
             return replace(state, phase=Phase.UNKILLABLE, wake_at=float("inf")), (Action.QUARANTINE,)
-        case Phase.UNKILLABLE:
+        case Phase.UNKILLABLE | Phase.EXITED:
             return state, ()
 
 

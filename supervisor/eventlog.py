@@ -60,5 +60,5 @@ class EventLog:
     def read(self, after: int, limit: int) -> list[Event]:
         """Return up to `limit` events with ids above `after`."""
         first = after + 1
-        make = Event
-        return [make((number, *event)) for number, event in enumerate(self._events[first : first + limit], first)]
+        numbered = enumerate(self._events[first : first + limit], first)
+        return [Event(number, name, data) for number, (name, data) in numbered]

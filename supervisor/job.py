@@ -8,7 +8,7 @@ Every record round-trips through its JSON form, so a journal or another machine 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, NewType
+from typing import Any, NamedTuple, NewType
 
 JobId = NewType("JobId", str)
 WorkerId = NewType("WorkerId", str)
@@ -245,19 +245,10 @@ class PoolRecord:
     """Why it is broken (the traceback) or what it does instead of forking."""
 
 
-class Event(tuple[int, str, bytes]):
-    """One event of a job: (id, name, data), data being one line of JSON. A bare tuple: there are millions."""
+class Event(NamedTuple):
+    """One event of a job."""
 
-    __slots__ = ()
-
-    @property
-    def id(self) -> int:
-        return self[0]
-
-    @property
-    def name(self) -> str:
-        return self[1]
-
-    @property
-    def data(self) -> bytes:
-        return self[2]
+    id: int
+    name: str
+    data: bytes
+    """One line of JSON."""

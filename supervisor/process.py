@@ -13,8 +13,9 @@ import shutil
 import signal
 from dataclasses import dataclass
 
-import killable.workers
 import psutil
+
+import killable.workers
 from killable.supervisor import stack
 from killable.supervisor.cgroup import Cgroup
 from killable.supervisor.channel import Reader, Writer

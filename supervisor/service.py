@@ -167,7 +167,7 @@ class Supervisor:
         self, *, state: str | None = None, type: str | None = None, tag: tuple[str, str] | None = None,
         limit: int = 50, cursor: str | None = None,
     ) -> tuple[Sequence[JobRecord], str | None]:  # fmt: skip
-        if cursor is not None and not cursor.isdigit():
+        if cursor is not None and not (cursor.isascii() and cursor.isdigit()):
             raise Refused("this cursor is none of ours", code="invalid", parameter="cursor")
         before = None if cursor is None else int(cursor)
         page, following = self._registry.page(state=state, type=type, tag=tag, limit=limit, before=before)

@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Any, Literal
 
-from killable.workers.errors import KillableError
-from killable.workers.units import parse_bytes, parse_seconds
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, StringConstraints, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
+
+from killable.workers.errors import KillableError
+from killable.workers.units import parse_bytes, parse_seconds
 
 NO_LIMIT = "none"
 """TOML has no null: this word takes a limit away."""

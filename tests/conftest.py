@@ -14,10 +14,11 @@ from typing import Any, Protocol
 
 import pytest
 import pytest_asyncio
-from killable.supervisor.service import Supervisor
-from killable.supervisor.settings import PoolSpec, Settings
 from support.processes import Seen, cgroups_of, ours
 from support.waiting import Pending, until, until_async
+
+from killable.supervisor.service import Supervisor
+from killable.supervisor.settings import PoolSpec, Settings
 
 PROOFS = ("cgroup+descendants", "descendants")
 LEAVE_S = 5.0

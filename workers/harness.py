@@ -6,6 +6,7 @@ now.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
 import select
@@ -128,7 +129,8 @@ class Worker:
         self._doorbell.forget()
         self._channel.disown()
         for descriptor in self._pipes:
-            os.close(descriptor)
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
 
     def _next_order(self) -> Frame | None:
         """Wait for the next order; None when the supervisor has closed the pipe."""

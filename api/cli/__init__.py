@@ -11,6 +11,7 @@ from importlib.metadata import version
 from typing import Annotated
 
 import typer
+
 from killable.api.cli.demo import demo
 from killable.api.cli.doctor import doctor
 from killable.api.cli.kill import kill

@@ -11,9 +11,10 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from killable.api.cli import exits
 from rich.table import Table
 from rich.text import Text
+
+from killable.api.cli import exits
 
 if TYPE_CHECKING:
     from killable.supervisor.engine import Engine

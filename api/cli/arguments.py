@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
+
 from killable.api.client import Client
 from killable.workers.errors import Refused
 

@@ -15,12 +15,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import typer
+from rich.console import Console
+from rich.text import Text
+
 from killable.api.cli import exits, render
 from killable.api.cli.options import Json
 from killable.api.client import Client, Job, token_of
 from killable.workers.errors import KillableError
-from rich.console import Console
-from rich.text import Text
 
 if TYPE_CHECKING:
     from killable.api.cli.demo_server import OwnServer

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 import psutil
+
 from killable.api.cli.exits import Exit
 from killable.workers import confine
 from killable.workers.errors import KillableError

@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Literal
 
 import typer
-from killable.api.cli import exits
-from killable.api.cli.options import Json
 from rich import box
 from rich.table import Table
 from rich.text import Text
+
+from killable.api.cli import exits
+from killable.api.cli.options import Json
 
 Status = Literal["ok", "warn", "fail"]
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}

@@ -14,10 +14,11 @@ from enum import IntEnum
 from typing import Any
 
 import typer
-from killable.api.cli import render
-from killable.workers.errors import CODES, JobError, KillableError
 from rich.console import Console, RenderableType
 from rich.text import Text
+
+from killable.api.cli import render
+from killable.workers.errors import CODES, JobError, KillableError
 
 
 class Exit(IntEnum):

@@ -15,12 +15,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import typer
+from rich.text import Text
+
 from killable.api.cli import render
 from killable.api.cli.exits import Exit, exit_code, print_json, report, stderr_console
 from killable.api.client import Event, Job, token_of
 from killable.api.transport import job_error
 from killable.workers.errors import KillableError
-from rich.text import Text
 
 
 class Follower:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
+
 from killable.api.cli import exits, render
 from killable.api.cli.arguments import tag_filter
 from killable.api.cli.names import find_job
@@ -19,7 +21,6 @@ from killable.api.cli.options import Json, Reason, Url, open_client, seconds
 from killable.api.client import Client, Ending, Job
 from killable.api.transport import DEFAULT_URL
 from killable.workers.errors import Refused
-from rich.text import Text
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
+
 from killable.api.client import Client
 from killable.workers.units import parse_bytes, parse_seconds
 

@@ -9,13 +9,14 @@ from itertools import islice
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
+
 from killable.api.cli import exits, render
 from killable.api.cli.arguments import tag_filter
 from killable.api.cli.names import find_job, find_worker
 from killable.api.cli.options import Json, Url, open_client
 from killable.api.transport import DEFAULT_URL
 from killable.workers.errors import Refused
-from rich.text import Text
 
 _RECORD_ORDER = (
     "job_id", "type", "state", "created_at", "started_at", "ended_at", "queue", "worker_id", "pid", "attempt", "tokens",

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
 from killable.api.cli import exits, render
 from killable.api.cli.options import Json
 from killable.workers.errors import KillableError, Refused

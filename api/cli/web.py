@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import uvicorn
+
 from killable.api.app import create_app
 from killable.api.cli.listener import Listener, cannot_listen
 from killable.api.settings import HttpSettings

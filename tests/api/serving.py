@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import httpx
 import uvicorn
 from httpx_sse import ServerSentEvent, aconnect_sse
+
 from killable.api.app import create_app
 from killable.api.settings import HttpSettings
 from killable.supervisor.job import TERMINAL_STATES
@@ -113,7 +114,10 @@ async def serve(
     await supervisor.start()
     try:
         app = create_app(supervisor, http)
-        config = uvicorn.Config(app, port=0, lifespan="off", ws="none", log_config=None, access_log=False)
+        # The timeout is for a test that failed with a connection open: uvicorn would wait for its reader for ever.
+        config = uvicorn.Config(
+            app, port=0, lifespan="off", ws="none", log_config=None, access_log=False, timeout_graceful_shutdown=5
+        )
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve())
         try:

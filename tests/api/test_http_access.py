@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
+from serving import Server, StartServer, problem_of
+
 from killable.api.access import is_loopback
 from killable.api.settings import HttpSettings
-from serving import Server, StartServer, problem_of
 
 HTTP = HttpSettings(allowed_hosts=("killable.example",), cors_origins=("https://app.example",), body_bytes_max=10_000)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
+
 from killable.api.inputs import FAULTS_MAX, find_faults
 
 SECRET = "s3cret" * 1000

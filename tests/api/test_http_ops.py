@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
-from killable.supervisor.settings import PoolSpec
 from serving import Server, StartServer, problem_of
+
+from killable.supervisor.settings import PoolSpec
 
 
 @pytest.mark.row("A16")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from killable.api.settings import HttpSettings
 from serving import Server, StartServer, problem_of
+
+from killable.api.settings import HttpSettings
 
 RECORD = {
     *(

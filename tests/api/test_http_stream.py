@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 from httpx_sse import aconnect_sse
+from serving import Server, StartServer, problem_of
+
 from killable.api.settings import HttpSettings
 from killable.supervisor.job import TERMINAL_STATES
-from serving import Server, StartServer, problem_of
 
 ENDINGS: dict[str, tuple[str, dict[str, Any], dict[str, Any], str, str]] = {
     # type, input, limits; terminal event, start of the marker

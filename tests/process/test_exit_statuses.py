@@ -7,16 +7,17 @@ import signal
 
 import pytest
 from conftest import StartSupervisor
-from killable.supervisor.service import Supervisor
 from trials import Story, hostile_pool, run
+
+from killable.supervisor.service import Supervisor
 
 AT_ONCE = 8
 
 STOPS = {signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
 HARMLESS = {signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH}
 """Ignored by default, signal(7)."""
-OURS = {signal.SIGTERM}
-"""A doorbell: without an order it is not heard."""
+OURS = {signal.SIGTERM, signal.SIGRTMIN + 6}
+"""A doorbell, which is not heard without an order, and the one that makes faulthandler write the stacks."""
 AS_IN_PYTHON = {signal.SIGPIPE, signal.SIGXFSZ}
 """Ignored in every Python program."""
 ASK_TO_END = {signal.SIGHUP, signal.SIGINT, signal.SIGKILL}

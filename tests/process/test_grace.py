@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 from conftest import StartSupervisor
-from killable.supervisor.job import Limits
-from killable.supervisor.service import Supervisor
-from killable.workers.errors import Refused
 from support import hostile, processes
 from support.hostile import tag_of
 from trials import computing, follow, hostile_pool, run, said, sitting, stop, submit
+
+from killable.supervisor.job import Limits
+from killable.supervisor.service import Supervisor
+from killable.workers.errors import Refused
 
 LONG_S = 60.0
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 from conftest import StartSupervisor
-from killable.supervisor.service import Supervisor
 from trials import computing, hostile_pool, run, said, sitting, stop, submit
+
+from killable.supervisor.service import Supervisor
 
 GONE = {"exited", "reaped", "tree_empty"}
 HEARD = {"term_sent", "delivered", "acknowledged"} | GONE
@@ -209,9 +210,7 @@ async def test_a_job_that_does_not_end_is_ended(case: Cancel, proof: str, superv
 
 
 @pytest.mark.parametrize("type", ["hold_gil", "native_frees_gil", "ignores_term", "blocks_term", "stops_itself"])
-async def test_without_a_grace_every_job_is_killed_at_once(
-    type: str, proof: str, supervisor: StartSupervisor
-) -> None:
+async def test_without_a_grace_every_job_is_killed_at_once(type: str, proof: str, supervisor: StartSupervisor) -> None:
     server = await supervisor(hostile_pool(), proof=proof)
     job_id = await submit(server, type)
     await (stopped if type == "stops_itself" else computing)(server, job_id)

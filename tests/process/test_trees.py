@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 from conftest import StartSupervisor
-from killable.supervisor.service import Supervisor
 from support import hostile, processes
 from support.hostile import tag_of
 from support.waiting import Pending, until, until_async
 from trials import Story, computing, hostile_pool, run, said, stop, submit
+
+from killable.supervisor.service import Supervisor
 
 KINDS = ["children", "setsid", "daemon", "each"]
 COUNTS = {"children": 1, "setsid": 2, "daemon": 1, "each": 4}
@@ -154,7 +155,8 @@ async def test_a_process_that_does_not_go_away_is_given_up_and_its_slot_set_asid
     libc = hostile.libc()
     assert libc.ptrace(0x4206, pid, None, None) == 0  # PTRACE_SEIZE: it goes on as before
     try:
-        record = await server.cancel(job_id, grace_s=0)
+        await server.cancel(job_id, grace_s=0, wait_s=0)
+        record = await server.wait(job_id)
     finally:
         # Wait as its tracer, which lets the zombie go to its parent.
         assert os.waitpid(pid, 0x40000000) == (pid, signal.SIGKILL)  # __WALL

@@ -10,13 +10,14 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from support import processes
+from support.hostile import tag_of
+from support.waiting import Pending, until_async
+
 from killable.supervisor.job import PHASES, TERMINAL_STATES, Event, JobRecord, Submission
 from killable.supervisor.service import Supervisor
 from killable.supervisor.settings import PoolSpec
 from killable.workers.errors import CODES
-from support import processes
-from support.hostile import tag_of
-from support.waiting import Pending, until_async
 
 HOSTILE = str(Path(processes.__file__).parent / "hostile.py")
 END_S = 30.0
@@ -96,9 +97,7 @@ class Story:
         return {phase for phase in PHASES if phase in self.certificate} - {"slot_ready"}
 
 
-async def submit(
-    supervisor: Supervisor, type: str, /, *, limits: dict[str, Any] | None = None, **input: Any
-) -> str:
+async def submit(supervisor: Supervisor, type: str, /, *, limits: dict[str, Any] | None = None, **input: Any) -> str:
     """Submit a job that has to be accepted; return its id."""
     record = await supervisor.submit(Submission(type, json.dumps(input).encode(), limits=limits or {}))
     return record.job_id
@@ -160,9 +159,7 @@ async def follow(supervisor: Supervisor, job_id: str) -> Story:
     return story
 
 
-async def run(
-    supervisor: Supervisor, type: str, /, *, limits: dict[str, Any] | None = None, **input: Any
-) -> Story:
+async def run(supervisor: Supervisor, type: str, /, *, limits: dict[str, Any] | None = None, **input: Any) -> Story:
     """Submit a job that ends by itself, and follow it."""
     return await follow(supervisor, await submit(supervisor, type, limits=limits, **input))
 

@@ -10,7 +10,12 @@ import json
 import logging
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
+
+from support.fake_seam import FakeSpawner
+from support.fake_world import SLACK_S, Faults, Script, Truth, World
+from support.virtual_loop import VirtualLoop
 
 from killable.supervisor.clock import Clock
 from killable.supervisor.escalation import DUMP_S
@@ -18,8 +23,7 @@ from killable.supervisor.job import PHASES, TERMINAL_STATES, Event, JobRecord, L
 from killable.supervisor.service import Supervisor
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.workers.errors import Refused
-from support.fake_seam import SLACK_S, Faults, Script, Truth, World
-from support.virtual_loop import VirtualLoop
+from killable.workers.messages import Kind
 
 T = TypeVar("T")
 
@@ -72,11 +76,11 @@ class Simulation:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualLoop)
         self.loop = loop
-        self.world = World(seed, faults)
+        self.failure: BaseException | None = None
         settings = {"limits": LIMITS, "caps": {}, "unkillable_s": 3.0, **settings}
         self.settings = Settings(pools=pools or (pool(),), **settings)
-        self.world.ack_cpu_s = self.settings.ack_cpu_s
-        self.supervisor = Supervisor(self.settings, open_spawner=self.world.open_spawner, clock=Clock(loop))
+        self.world = World(seed, faults, self.settings.ack_cpu_s)
+        self.supervisor = Supervisor(self.settings, open_spawner=partial(FakeSpawner, self.world), clock=Clock(loop))
         self.jobs: list[Job] = []
         self.readers: list[asyncio.Task[None]] = []
         self.callers: list[asyncio.Task[Any]] = []
@@ -86,8 +90,6 @@ class Simulation:
         self.world.check(False, f"{context['message']}: {context.get('exception')!r}")
         if "exception" in context:
             self.failure = context["exception"]
-
-    failure: BaseException | None = None
 
     async def __aenter__(self) -> Simulation:
         logging.disable(logging.CRITICAL)
@@ -199,7 +201,8 @@ class Simulation:
             record = self.record(job)
             last = job.states[-1]
             self.world.check(
-                STATE_ORDER[record.state] >= STATE_ORDER[last] and (last not in TERMINAL_STATES or record.state == last),
+                STATE_ORDER[record.state] >= STATE_ORDER[last]
+                and (last not in TERMINAL_STATES or record.state == last),
                 f"job {job.number}: {last} became {record.state}",
             )
             if record.state != last:
@@ -228,7 +231,7 @@ class Simulation:
         for reader in self.readers:
             await reader
         self.check()
-        left = [process for process in self.world.alive() if process.killable]
+        left = [process for process in self.world.alive() if not process.stuck]
         self.world.check(not left, f"alive after the close: {left}")
         self.world.stop()
         await asyncio.sleep(0)
@@ -299,7 +302,7 @@ def _codes(truth: Truth) -> set[str | None]:
     """The codes that an attempt may end with that nobody here ended."""
     script = truth.script
     if truth.closing is not None:
-        return {"exception"} if script.end == "raises" else {None}
+        return {None} if truth.closing[0] is Kind.RESULT else {"exception"}
     outside = {"worker_lost", "killed_externally"} if truth.outside else set()
     if script.end == "torn":
         return outside | ({"protocol"} if truth.entered else {"spawn"})

@@ -7,13 +7,13 @@ import os
 import random
 
 import pytest
-from killable.supervisor.job import Limits
-from killable.supervisor.settings import PoolSpec
-from killable.workers.errors import Refused
-from support.fake_seam import NEVER, Faults, Script
+from support.fake_world import NEVER, Faults, Script
 from support.virtual_loop import run
 
-from .simulation import Job, Simulation, pool
+from killable.supervisor.settings import PoolSpec
+from killable.workers.errors import Refused
+
+from .simulation import Simulation, pool
 
 SEEDS = int(os.environ.get("KILLABLE_SIM_SEEDS", "240"))
 """More by hand: KILLABLE_SIM_SEEDS=5000 pytest tests/sim -k seed."""
@@ -36,6 +36,7 @@ def draw_script(dice: random.Random) -> Script:
         exit_code=dice.choice((0, 1, 64, 70, 78, 137, 143)),
         signal=dice.choice((6, 7, 9, 11, 15)),
         rings=dice.random() < 0.85,
+        replaces=dice.random() < 0.1,
         hears_s=dice.choice((0.0001, 0.0003, 0.01, 0.4, NEVER)),
         swallows=dice.choice((0, 0, 0, 1, 3)),
         cleanup_s=dice.choice((0.0, 0.001, 0.3, 5.0)),
@@ -74,12 +75,18 @@ def draw_faults(dice: random.Random) -> Faults:
         no_cgroup=sometimes(0.3),
         preload_threads=dice.choice((1, 1, 1, 3)),
         status_unknown=0.3,
+        told_s=dice.choice((0.001, 0.001, 0.03)),
     )
 
 
 def draw_pools(dice: random.Random) -> list[PoolSpec]:
     return [
-        pool(name, workers=dice.choice((1, 2, 3)), spares=dice.choice((0, 1, 2)), jobs_per_worker_max=dice.choice((0, 1, 3)))
+        pool(
+            name,
+            workers=dice.choice((1, 2, 3)),
+            spares=dice.choice((0, 1, 2)),
+            jobs_per_worker_max=dice.choice((0, 1, 3)),
+        )
         for name in ("a", "b")[: dice.choice((1, 2))]
     ]
 
@@ -179,7 +186,7 @@ class Fuzz:
         self.sim.world.faults = Faults()
         await asyncio.sleep(10)
         for spawner in self.sim.world.spawners:
-            if all(process.killable for process in spawner.processes.values()):
+            if not any(process.stuck for process in spawner.processes.values()):
                 job = await self.sim.submit(Script(), kind=f"work-{spawner.spec.name}")
                 await self.sim.ended(job)
                 assert job.state == "completed", job.end

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 import typer
+
 from killable.api.cli.arguments import kinds_of, parse_value, read_input, read_tags, tag_filter
 from killable.api.cli.names import Ambiguous, find_job, find_worker, matching
 from killable.api.cli.options import Limit, limits_of, seconds

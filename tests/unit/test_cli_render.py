@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import typer
+
 from killable.api.cli import exits, render
 from killable.api.client import NotEnded, Unreachable
 from killable.supervisor.config import ConfigError

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import httpx
 import pytest
+
 from killable.api.client import Client, NotEnded, Unreachable
 from killable.workers.errors import JobCancelled, JobError, JobFailed, JobTimedOut, Refused, WorkerCrashed
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from killable.supervisor.config import Config, ConfigError, load
 from killable.supervisor.job import Limits
 from killable.supervisor.settings import usable_cores

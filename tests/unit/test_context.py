@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from killable.workers.context import Context, Stopping
 
 

@@ -18,13 +18,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
 
-import killable
 import pytest
 from jsonschema import Draft202012Validator
+from pydantic import Field
+
+import killable
 from killable.workers import jobs
 from killable.workers.context import Context
 from killable.workers.jobs import DeclarationError, InputError, job, preload, registered, run_preloads
-from pydantic import Field
 
 
 class Color(enum.Enum):

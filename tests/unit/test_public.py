@@ -5,8 +5,9 @@ import subprocess
 import sys
 from importlib.metadata import version
 
-import killable
 import pytest
+
+import killable
 
 
 def run_python(code: str) -> object:

@@ -12,9 +12,10 @@ from typing import Annotated, Any, Literal, NamedTuple, NewType, NotRequired, Op
 
 import pytest
 from jsonschema import Draft202012Validator
+from pydantic import BaseModel, Field
+
 from killable.workers.schema import DIALECT, input_shape, shape_of
 from killable.workers.shapes import REQUIRED, Fault, Member, NoJsonForm
-from pydantic import BaseModel, Field
 
 
 class Color(enum.Enum):

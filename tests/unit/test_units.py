@@ -3,6 +3,7 @@
 import math
 
 import pytest
+
 from killable.workers.units import parse_bytes, parse_seconds
 
 

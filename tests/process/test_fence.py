@@ -1,0 +1,180 @@
+"""The fence: a signal is sent through the pidfd, to a worker that still holds the attempt it is meant for, or not."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from typing import Any, NamedTuple
+
+import pytest
+import pytest_asyncio
+from conftest import StartSupervisor
+from support import processes
+from support.waiting import Pending, until_async
+from trials import computing, hostile_pool, run, stop, submit
+
+from killable.supervisor.process import WorkerProcess
+from killable.supervisor.seam import FenceError, Gone
+from killable.supervisor.settings import Settings
+from killable.supervisor.spawner import PoolSpawner
+from killable.supervisor.system import System
+from killable.workers.control import Ending
+from killable.workers.errors import Refused
+from killable.workers.frames import Frame
+from killable.workers.messages import Kind
+
+
+class Hearing:
+    """Hears a spawner and one process, and remembers."""
+
+    def __init__(self) -> None:
+        self.preloaded = False
+        self.frames: list[Frame] = []
+        self.bells = b""
+        self.exited = 0
+        self.gone: Gone | None = None
+
+    def on_type(self, reported: dict[str, Any]) -> None: ...
+    def on_preload_failed(self, traceback: str) -> None: ...
+    def on_zygote_lost(self, ending: Ending | None) -> None: ...
+    def on_forked(self, pid: int) -> None: ...
+    def on_fork_failed(self, errno: int, why: str) -> None: ...
+    def on_output(self, data: bytes) -> None: ...
+    def on_protocol_error(self, why: str) -> None: ...
+
+    def on_preloaded(self, threads: int) -> None:
+        self.preloaded = True
+
+    def on_frames(self, frames: list[Frame]) -> None:
+        self.frames += frames
+
+    def on_bells(self, bells: bytes) -> None:
+        self.bells += bells
+
+    def on_exited(self) -> None:
+        self.exited += 1
+
+    def on_gone(self, gone: Gone) -> None:
+        self.gone = gone
+
+
+class Ready(NamedTuple):
+    process: WorkerProcess
+    hearing: Hearing
+    spawner: PoolSpawner
+
+
+@pytest_asyncio.fixture
+async def ready(proof: Any) -> AsyncIterator[Ready]:
+    """A real worker that is ready and holds nothing, at the seam."""
+    system = System.open(asyncio.get_running_loop(), Settings(pools=(), proof=proof), "fence-test")
+    hearing = Hearing()
+    spawner: PoolSpawner = system.open_spawner(hostile_pool(), hearing)
+    spawner.start("fork")
+    await until_async(lambda: hearing.preloaded, "the zygote has preloaded")
+    process = spawner.fork("w-1", hearing)
+    await until_async(lambda: [frame.kind for frame in hearing.frames] == [Kind.READY], "the worker is ready")
+    yield Ready(process, hearing, spawner)
+    await spawner.close()
+    await system.close()
+
+
+@pytest.mark.row("D8")
+async def test_a_signal_for_another_attempt_is_refused(ready: Ready) -> None:
+    process, hearing, _ = ready
+    assert process.pid is not None
+    for held in (None, 7):
+        process.hold(held)
+        for send in (process.terminate, process.dump):
+            with pytest.raises(FenceError):
+                send(8)
+    process.hold(None)
+    with pytest.raises(FenceError):
+        process.terminate(7)  # it has finished
+    assert hearing.bells == b"" and int(processes.stat_field(process.pid, "ShdPnd"), 16) == 0
+    # The control: the right one gets through, and, being only a doorbell without an order, does no harm.
+    process.hold(9)
+    process.terminate(9)
+    await until_async(lambda: hearing.bells == bytes([signal.SIGTERM]) or Pending(hearing.bells), "it was delivered")
+    assert processes.look(process.pid) is not None and hearing.exited == 0
+
+
+@pytest.mark.row("D8")
+async def test_a_worker_that_is_reaped_is_signalled_no_more(ready: Ready) -> None:
+    process, hearing, _ = ready
+    pid = process.pid
+    assert pid is not None
+    process.hold(1)
+    process.kill()
+    await until_async(lambda: hearing.gone is not None, "it is gone")
+    assert hearing.gone is not None and hearing.gone.ending is not None
+    assert hearing.gone.ending.signal == signal.SIGKILL and hearing.exited == 1
+    assert processes.look(pid) is None
+    process.terminate(1)
+    process.dump(1)
+    process.kill()
+    assert process.cpu_s() is None and process.stack() is None and (await process.usage()).rss_bytes is None
+
+
+async def test_a_worker_can_be_killed_while_its_fork_is_on_its_way(ready: Ready) -> None:
+    process, hearing = ready.spawner.fork("w-2", late := Hearing()), late
+    assert process.pid is None
+    process.kill()
+    await until_async(lambda: hearing.gone is not None, "it is gone")
+    assert hearing.gone is not None and hearing.gone.ending is not None and hearing.exited == 1
+    assert process.pid is not None and processes.look(process.pid) is None
+
+
+async def test_a_worker_whose_orders_end_ends_by_itself(ready: Ready) -> None:
+    ready.process.retire()
+    await until_async(lambda: ready.hearing.gone is not None, "it is gone")
+    assert ready.hearing.gone is not None and ready.hearing.gone.ending is not None
+    assert ready.hearing.gone.ending.exit_code == 0 and ready.hearing.exited == 1
+
+
+async def test_a_worker_that_was_signalled_is_never_used_again(proof: str, supervisor: StartSupervisor) -> None:
+    server = await supervisor(hostile_pool(workers=1, spares=0, jobs_per_worker_max=0), proof=proof)
+    first = await run(server, "echoes")
+    assert (await run(server, "echoes")).pid == first.pid, "a worker that was not signalled is"
+    job_id = await submit(server, "returns_in_grace")
+    await computing(server, job_id)
+    story = await stop(server, job_id)
+    assert story.pid == first.pid and story.certificate["exit_code"] == 0
+    assert processes.look(first.pid) is None
+    assert (await run(server, "echoes")).pid != first.pid
+
+
+@pytest.mark.row("D10")
+async def test_a_cancel_that_comes_too_late_hits_nobody(proof: str, supervisor: StartSupervisor) -> None:
+    server = await supervisor(hostile_pool(workers=1, spares=0, jobs_per_worker_max=0), proof=proof)
+    ended = await run(server, "echoes")
+    job_id = await submit(server, "loop_python")
+    assert await computing(server, job_id) == ended.pid
+    with pytest.raises(Refused) as refused:
+        await server.cancel(ended.job_id, grace_s=0)
+    assert refused.value.code == "already_ended" and refused.value.record == ended.record
+    with pytest.raises(Refused) as refused:
+        await server.cancel("job-00000000-0000-4000-8000-000000000000")
+    assert refused.value.code == "unknown_job"
+    assert (await server.get(job_id)).state == "running"
+    os.kill(ended.pid, 0)
+
+
+async def test_killing_a_worker_by_name(proof: str, supervisor: StartSupervisor) -> None:
+    server = await supervisor(hostile_pool(workers=1), proof=proof)
+    job_id = await submit(server, "ignores_term")
+    pid = await computing(server, job_id)
+    (busy,) = [worker for worker in await server.workers() if worker.job_id == job_id]
+    assert (busy.pid, busy.state, busy.proof) == (pid, "busy", proof)
+    await server.kill_worker(busy.worker_id)
+    record = await server.get(job_id)
+    assert (record.state, record.error and record.error["by"]) == ("cancelled", "operator")
+    idle = [worker for worker in await server.workers() if worker.state == "idle"]
+    for worker in idle:
+        await server.kill_worker(worker.worker_id)
+    assert (await run(server, "echoes")).state == "completed"
+    with pytest.raises(Refused) as refused:
+        await server.kill_worker(busy.worker_id)
+    assert refused.value.code == "unknown_worker"

@@ -1,0 +1,210 @@
+"""The process that owns the supervisor: nothing outlives it, and nothing of it is passed on by accident."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import processes
+from support.waiting import Pending, until, until_empty
+from trials import HOSTILE
+
+OWNER = str(Path(processes.__file__).parent / "owner.py")
+GONE_S = 1.0
+"""What the specification allows from the death of the owner to the death of everything else."""
+
+
+class Owner:
+    """The program of support/owner.py, running."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+        self.pid = process.pid
+        assert process.stdout is not None
+        self.said: dict[str, Any] = {}
+
+    def listen(self) -> None:
+        """Wait for its line."""
+        assert self._process.stdout is not None
+        self.said = json.loads(self._process.stdout.readline())
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def leave(self) -> int:
+        """Let it close its supervisor and end."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        return self._process.wait(30)
+
+
+@contextmanager
+def owner(pools: dict[str, Any] | None = None, jobs: list[Any] | None = None, **arguments: Any) -> Iterator[Owner]:
+    """Run the program; afterwards it is gone, one way or the other."""
+    hostile = {"hostile": {"modules": [HOSTILE], "workers": 12, "spares": 1}}
+    arguments = {"settings": {}, "pools": {**hostile, **(pools or {})}, "jobs": jobs or [], **arguments}
+    command = [sys.executable, OWNER, json.dumps(arguments)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield Owner(process)
+        finally:
+            process.kill()
+
+
+def others(pid: int) -> list[processes.Seen]:
+    """Return what this test run has started besides the owner, dead ones that only wait for init to reap apart."""
+    return [seen for seen in processes.ours() if seen.pid != pid and seen.state != "Z"]
+
+
+JOBS: list[Any] = [
+    ["ignores_term", {}, 1],
+    ["ignores_term", {}, 1],
+    ["keeps_family", {"kind": "setsid"}, 1],
+    ["keeps_family", {"kind": "setsid"}, 1],
+    ["keeps_family", {"kind": "daemon"}, 1],
+    ["stops_itself", {"ignore": True}, 1],
+    ["hold_gil", {}, 1],
+    ["native_waits", {"helpers": 2}, 1],
+    ["forks_steadily", {}, 1],
+]
+
+
+@pytest.mark.row("D17")
+def test_nothing_outlives_an_owner_that_is_killed(proof: str, tmp_path: Path) -> None:
+    """Jobs of every stubborn kind, one stopped, and workers and a zygote that are only starting."""
+    (tmp_path / "slow.py").write_text(
+        "import time\nfrom killable import job, preload\n"
+        "@preload(each_worker=True)\ndef never() -> None:\n    time.sleep(3600)\n"
+        "@job\ndef slow() -> None: ...\n"
+    )
+    starting = {"starting": {"modules": [str(tmp_path / "slow.py")], "workers": 1, "spares": 1}}
+    with owner(starting, [*JOBS, ["slow", {}, 0]], settings={"proof": proof}) as host:
+        host.listen()
+        states = [job["state"] for job in host.said["jobs"]]
+        assert states == ["running"] * len(JOBS) + ["queued"]
+        assert {pool["proof"] for pool in host.said["pools"]} == {proof}
+        stopped = host.said["jobs"][5]["pid"]
+        until(lambda: (seen := processes.look(stopped)) and seen.state == "T", "one job is stopped")
+        before = others(host.pid)
+        # two guards, two zygotes, workers and their families
+        assert len(before) >= 2 * 2 + len(JOBS) + 2 * 2 + 1 + 2, before
+
+        host.kill()
+        until_empty(lambda: others(host.pid), "everything is gone", GONE_S)
+
+
+@pytest.mark.row("D17")
+def test_nothing_outlives_an_owner_that_is_killed_while_it_starts(proof: str, tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(
+        "import time\nfrom killable import preload\n@preload\ndef never() -> None:\n    time.sleep(3600)\n"
+    )
+    pools = {"starting": {"modules": [str(tmp_path / "slow.py")]}}
+    with owner(pools, settings={"proof": proof}) as host:
+        host.listen()
+        until(lambda: len(found := others(host.pid)) >= 4 or Pending(found), "guards and zygotes are there")
+        host.kill()
+        until_empty(lambda: others(host.pid), "everything is gone", GONE_S)
+
+
+@pytest.mark.row("D17")
+def test_nothing_outlives_an_owner_whose_guard_was_stopped(proof: str) -> None:
+    """A guard that is stopped cannot end anyone, and does as soon as it goes on."""
+    with owner(jobs=[["keeps_family", {"kind": "each"}, 1]], settings={"proof": proof}) as host:
+        host.listen()
+        zygote = processes.look(host.said["pools"][0]["zygote_pid"])
+        assert zygote is not None
+        os.kill(zygote.parent, signal.SIGSTOP)
+        host.kill()
+        assert others(host.pid), "the control: without the guard they live on"
+        os.kill(zygote.parent, signal.SIGCONT)
+        until_empty(lambda: others(host.pid), "everything is gone", GONE_S)
+
+
+def test_messages_that_nobody_read_do_not_keep_the_guard_from_its_work(proof: str) -> None:
+    """A stopped owner has unread reports of its guard and zygote when it is killed: a reset is an end-of-file too."""
+    with owner(jobs=[["keeps_family", {"kind": "setsid"}, 1]], settings={"proof": proof}) as host:
+        host.listen()
+        job = host.said["jobs"][0]["pid"]
+        zygote = processes.look(host.said["pools"][0]["zygote_pid"])
+        assert zygote is not None
+        os.kill(host.pid, signal.SIGSTOP)
+        os.kill(job, signal.SIGKILL)
+        until(lambda: processes.look(job) is None, "the zygote has swept and reported")
+        os.kill(zygote.pid, signal.SIGKILL)
+        until(lambda: processes.look(zygote.pid) is None, "the guard has swept and reported")
+        host.kill()
+        until_empty(lambda: others(host.pid), "everything is gone", GONE_S)
+
+
+def test_an_owner_that_leaves_takes_everything_along(proof: str) -> None:
+    with owner(jobs=JOBS, settings={"proof": proof}) as host:
+        host.listen()
+        assert host.leave() == 0
+        assert others(host.pid) == []
+    assert processes.cgroups_of(host.pid) == []
+
+
+def test_what_a_dead_owner_has_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    """Its guard ends the processes; the groups' empty directories are found by the next supervisor's start."""
+    with owner(jobs=[["ignores_term", {}, 1]], settings={"proof": "cgroup+descendants"}) as host:
+        host.listen()
+        host.kill()
+        until_empty(lambda: others(host.pid), "everything is gone", GONE_S)
+    assert len(processes.cgroups_of(host.pid)) == 1
+    with owner(settings={"proof": "descendants"}) as following:
+        following.listen()
+        assert following.leave() == 0
+    until_empty(lambda: processes.cgroups_of(host.pid), "the directories are gone")
+
+
+# ── nothing is passed on ──
+
+
+def describe(pool: dict[str, Any] | None = None, **arguments: Any) -> dict[str, Any]:
+    """Return what a worker under a program finds itself to be."""
+    members = {"modules": [HOSTILE], "workers": 2, "spares": 0, **(pool or {})}
+    with owner({"hostile": members}, [["describes_process", {}, 10]], **arguments) as host:
+        host.listen()
+        (job,) = host.said["jobs"]
+        (pool_record,) = host.said["pools"]
+        assert host.leave() == 0
+    assert job["state"] == "completed", job["error"]
+    result: dict[str, Any] = job["result"]
+    return {**result, "zygote": pool_record["zygote_pid"], "owner": host.pid}
+
+
+@pytest.mark.parametrize("host", [False, True], ids=["ordinary", "hostile host"])
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+def test_a_job_starts_from_a_clean_process(host: bool, start_method: str, proof: str) -> None:
+    """Also where the host blocks SIGTERM, ignores SIGCHLD and SIGINT, and has a umask of 077."""
+    found = describe({"start_method": start_method}, host=host, settings={"proof": proof})
+    assert (found["umask"], found["nice"], found["core"]) == (0o022, os.nice(0) + 5, [1, 1])
+    assert int(found["blocked"], 16) == 0
+    ignored = {number for number in range(1, 65) if int(found["ignored"], 16) >> (number - 1) & 1}
+    assert ignored == {signal.SIGPIPE, signal.SIGXFSZ}
+    assert found["session"] == found["group"] == found["pid"] and found["parent"] == found["zygote"]
+    assert (found["death_signal"], found["no_new_privs"], found["threads"]) == (signal.SIGKILL, "1", 1)
+    assert found["stdin"] == "" and found["descriptors"]["0"] == "/dev/null"
+    assert found["environment"]["OMP_NUM_THREADS"] == "1"
+    assert found["instance"]
+    assert ("killable-" in found["cgroup"]) == (proof == "cgroup+descendants")
+
+
+@pytest.mark.row("B10")
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+def test_a_job_has_the_descriptors_that_it_needs_and_no_other(start_method: str, proof: str) -> None:
+    found = describe({"start_method": start_method}, settings={"proof": proof})
+    targets = found["descriptors"]
+    assert targets.pop("0") == "/dev/null"
+    assert targets.pop("1") == targets.pop("2") and all(int(number) > 2 for number in targets)
+    kinds = sorted(target.split(":")[0] for target in targets.values())
+    assert kinds == ["/memfd", "pipe", "pipe", "pipe"], targets  # the stack; orders, frames, bells
+    assert len(set(targets.values())) == 4

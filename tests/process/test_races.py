@@ -1,0 +1,143 @@
+"""A cancel against a job that is about to finish: one outcome each, and nobody else is hit."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections import Counter
+from dataclasses import dataclass
+
+import pytest
+from conftest import StartSupervisor
+from trials import Story, follow, hostile_pool, run, submit
+
+from killable.supervisor.service import Supervisor
+from killable.workers.errors import Refused
+
+LENGTH_S = 0.008
+"""How long a job works: long against what a cancel takes, so that the delay decides and not the machine."""
+AT_ONCE = 2
+
+
+@dataclass
+class Race:
+    """One job, cancelled so long after it began."""
+
+    delay: float
+    """In lengths of the job, 0 to 2."""
+    story: Story
+    refused: bool
+
+    @property
+    def cancelled(self) -> bool:
+        return self.story.state == "cancelled"
+
+
+async def race(server: Supervisor, delay: float) -> Race:
+    job_id = await submit(server, "works", s=LENGTH_S, limits={"grace_s": 30, "ack_s": None})
+    following = asyncio.create_task(follow(server, job_id))
+    async for batch in server.events(job_id):
+        if batch:
+            break  # it has begun
+    loop = asyncio.get_running_loop()
+    due = asyncio.Event()
+    timer = loop.call_later(delay * LENGTH_S, due.set)
+    await due.wait()
+    timer.cancel()
+    refused = False
+    try:
+        await server.cancel(job_id)
+    except Refused as error:
+        assert error.code == "already_ended" and error.record.state == "completed"
+        refused = True
+    story = await following
+    assert refused == (story.state == "completed"), "the answer of the cancel is what the record says"
+    return Race(delay, story, refused)
+
+
+async def races(server: Supervisor, count: int, seed: int) -> list[Race]:
+    """Run so many races, the delays spread over 0 to 2 lengths in any order, beside innocent jobs."""
+    delays = [2 * number / count for number in range(count)]
+    random.Random(seed).shuffle(delays)
+    turns = asyncio.Semaphore(AT_ONCE)
+    innocent: list[Story] = []
+    done = asyncio.Event()
+
+    async def one(delay: float) -> Race:
+        async with turns:
+            return await race(server, delay)
+
+    async def go_on() -> None:
+        while not done.is_set():
+            innocent.append(await run(server, "works", s=LENGTH_S / 4))
+
+    others = asyncio.create_task(go_on())
+    ended = await asyncio.gather(*map(one, delays))
+    done.set()
+    await others
+    assert len(innocent) > count / 10
+    assert {story.state for story in innocent} == {"completed"}
+    return ended
+
+
+def check(ended: list[Race], count: int, seed: int) -> None:
+    outcomes = Counter(race.story.state for race in ended)
+    said = f"{outcomes}, seed {seed}"
+    assert set(outcomes) == {"completed", "cancelled"} and outcomes.total() == count, said
+    assert min(outcomes.values()) >= 0.15 * count, said
+    # A worker that was signalled is never given another job, whatever became of the one that it had.
+    signalled = {race.story.pid: race for race in ended if "term_sent" in race.story.phases}
+    for race in ended:
+        other = signalled.get(race.story.pid)
+        assert other is None or other is race or _began(other) >= _began(race), (other, race)
+    for race in ended:
+        result = race.story.end["result"]
+        assert (result is None) if race.cancelled else (result == "worked")
+        assert race.cancelled or race.story.error is None
+
+
+def _began(race: Race) -> str:
+    started: str = json.loads(race.story.events[0].data)["started_at"]
+    return started
+
+
+@pytest.mark.row("B5")
+@pytest.mark.row("D10")
+@pytest.mark.parametrize("jobs_per_worker_max", [1, 0], ids=["fresh", "reused"])
+async def test_a_cancel_that_races_the_end_has_one_outcome(
+    jobs_per_worker_max: int, proof: str, supervisor: StartSupervisor
+) -> None:
+    count, seed = 100, random.randrange(1 << 30)
+    pool = hostile_pool(workers=3, spares=2, jobs_per_worker_max=jobs_per_worker_max)
+    server = await supervisor(pool, proof=proof, keep_jobs=100_000)
+    check(await races(server, count, seed), count, seed)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("jobs_per_worker_max", [1, 0], ids=["fresh", "reused"])
+async def test_a_thousand_cancels_that_race_the_end(
+    jobs_per_worker_max: int, proof: str, supervisor: StartSupervisor
+) -> None:
+    count, seed = 1000, random.randrange(1 << 30)
+    pool = hostile_pool(workers=3, spares=2, jobs_per_worker_max=jobs_per_worker_max)
+    server = await supervisor(pool, proof=proof, keep_jobs=100_000)
+    check(await races(server, count, seed), count, seed)
+
+
+@pytest.mark.row("D9")
+async def test_a_cancel_at_any_moment_of_the_beginning(proof: str, supervisor: StartSupervisor) -> None:
+    """Right after the submission, or so many turns of the event loop later: queued, starting, or entered."""
+    server = await supervisor(hostile_pool(workers=2, spares=1), proof=proof, keep_jobs=1000)
+    phases = Counter[bool]()
+    for turns in range(60):
+        job_id = await submit(server, "loop_python", limits={"grace_s": 30, "ack_s": None})
+        for _ in range(turns // 3):
+            await asyncio.sleep(0)
+        cancelling = asyncio.create_task(server.cancel(job_id))
+        story = await follow(server, job_id)
+        assert (await cancelling).state == story.state == "cancelled"
+        phases["started" in story.names] += 1
+        assert "kill_sent" not in story.phases
+    assert (await run(server, "echoes")).state == "completed"

@@ -1,0 +1,413 @@
+"""The zygote: what it forks, what it shares, what becomes of its jobs when it is killed, when it must not fork at all."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pickle
+import signal
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import StartSupervisor
+from support import processes
+from support.hostile import tag_of
+from support.waiting import Pending, until_async
+from trials import computing, follow, hostile_pool, run, said, stop, submit
+
+from killable.supervisor.job import JobRecord, PoolRecord, Submission
+from killable.supervisor.service import Supervisor
+from killable.supervisor.settings import PoolSpec
+from killable.workers.errors import KillableError, Refused
+
+
+def write_module(folder: Path, name: str, text: str) -> PoolSpec:
+    """Write a module of job types and return a pool of it."""
+    (folder / f"{name}.py").write_text("from killable import Context, job, preload\n" + textwrap.dedent(text))
+    return PoolSpec(name, (str(folder / f"{name}.py"),), workers=2, spares=1)
+
+
+async def pool_of(server: Supervisor, name: str = "hostile") -> PoolRecord:
+    (pool,) = [pool for pool in await server.pools() if pool.name == name]
+    return pool
+
+
+async def when_ready(server: Supervisor, name: str = "hostile") -> PoolRecord:
+    async def ready() -> PoolRecord | Pending:
+        pool = await pool_of(server, name)
+        return pool if pool.state == "ready" and pool.idle else Pending(pool)
+
+    return await until_async(ready, "the pool is ready")
+
+
+# ── what it forks ──
+
+
+async def test_a_fork_workers_parent_is_the_zygote_and_its_parent_the_guard(
+    proof: str, supervisor: StartSupervisor
+) -> None:
+    server = await supervisor(hostile_pool(), proof=proof)
+    job_id = await submit(server, "loop_python")
+    worker = processes.look(await computing(server, job_id))
+    zygote = processes.look((await pool_of(server)).zygote_pid or 0)
+    assert worker is not None and zygote is not None
+    guard = processes.look(zygote.parent)
+    assert worker.parent == zygote.pid and guard is not None and guard.parent == os.getpid()
+    assert len({os.getsid(0), worker.session, zygote.session, guard.session}) == 4
+
+
+async def test_a_preload_is_shared_and_costs_a_worker_next_to_nothing(
+    tmp_path: Path, proof: str, supervisor: StartSupervisor
+) -> None:
+    pool = write_module(
+        tmp_path,
+        "heavy",
+        """
+        @preload
+        def model() -> bytearray:
+            return bytearray(b"x" * (200 << 20))
+
+        @job
+        def use(ctx: Context) -> int:
+            total = sum(model()[:: 4096])
+            ctx.emit("in")
+            while ctx.stopping is None:
+                pass
+        """,
+    )
+    server = await supervisor(pool, proof=proof)
+    job_id = await submit(server, "use")
+    pid = await computing(server, job_id)
+    rollup = dict(
+        line.split(":", 1) for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines() if line[0] != "0"
+    )
+    assert [line for line in rollup if line.startswith("Rss")] and int(rollup["Rss"].split()[0]) > 200 << 10
+    private = sum(int(rollup[name].split()[0]) for name in ("Private_Clean", "Private_Dirty"))
+    assert private <= 12 << 10, f"{private} KiB"
+    (worker,) = [worker for worker in await server.workers() if worker.pid == pid]
+    assert worker.uss_bytes is not None and worker.uss_bytes <= 12 << 20
+    await stop(server, job_id)
+
+
+async def test_workers_have_random_numbers_of_their_own(tmp_path: Path, supervisor: StartSupervisor) -> None:
+    pool = write_module(
+        tmp_path,
+        "dice",
+        """
+        import random
+        import numpy.random
+
+        random.seed(1)
+        numpy.random.seed(1)
+
+        @job
+        def roll() -> list[float]:
+            return [random.random(), float(numpy.random.random())]
+        """,
+    )
+    server = await supervisor(pool)
+    rolls = [(await run(server, "roll")).end["result"] for _ in range(3)]
+    assert len({number for roll in rolls for number in roll}) == 6
+
+
+# ── killed ──
+
+
+@pytest.mark.row("D20")
+async def test_a_killed_zygote_loses_its_jobs_comes_back_and_goes_on(proof: str, supervisor: StartSupervisor) -> None:
+    server = await supervisor(hostile_pool(workers=3), proof=proof)
+    running = [await submit(server, type) for type in ("loop_python", "ignores_term", "keeps_family")]
+    for job_id in running:
+        await said(server, job_id)
+    queued = [await submit(server, "echoes", text=str(number)) for number in range(5)]
+    before = await pool_of(server)
+    assert before.zygote_pid is not None
+
+    os.kill(before.zygote_pid, signal.SIGKILL)
+
+    for job_id in running:
+        story = await follow(server, job_id)
+        assert (story.state, story.code, story.error["retryable"]) == ("failed", "worker_lost", True)
+        assert story.plot == ["started", "token", "failed"]
+        # The guard, as their subreaper, knows how they ended.
+        assert story.certificate["exit_signal"] == "SIGKILL" == story.error["signal"]
+        assert story.certificate["proof"] == proof and "last_signal" not in story.certificate
+    for number, job_id in enumerate(queued):
+        assert (await follow(server, job_id)).end["result"]["text"] == str(number)
+    after = await when_ready(server)
+    assert after.zygote_restarts == 1 and after.zygote_pid not in (None, before.zygote_pid)
+    assert await server.ready() == (True, [])
+
+
+async def test_a_job_that_ended_by_itself_before_the_zygote_died_is_not_called_lost(
+    supervisor: StartSupervisor,
+) -> None:
+    """Stopped, the zygote cannot report the exit; what is known of it is kept when the zygote is killed then."""
+    server = await supervisor(hostile_pool(workers=2))
+    zygote = (await pool_of(server)).zygote_pid
+    assert zygote is not None
+    job_id = await submit(server, "waits_for", gate="/nowhere")
+    await said(server, job_id)
+    crashing = await submit(server, "exits", code=9)
+    os.kill(zygote, signal.SIGSTOP)
+    story = asyncio.create_task(follow(server, crashing))
+    record = await server.get(crashing)
+    assert record.pid is not None
+
+    def dead() -> bool | Pending:
+        seen = processes.look(record.pid or 0)
+        return (seen is not None and seen.state == "Z") or Pending(seen)
+
+    await until_async(dead, "the job's process has ended, and nobody reaps it")
+    os.kill(zygote, signal.SIGKILL)
+    ended = await story
+    assert (ended.code, ended.error["exit_code"]) == ("exit", 9)
+    assert (await follow(server, job_id)).code == "worker_lost"
+    await when_ready(server)
+
+
+async def test_a_zygote_that_is_killed_again_and_again_comes_back(supervisor: StartSupervisor) -> None:
+    server = await supervisor(hostile_pool())
+    for number in range(1, 4):
+        zygote = (await when_ready(server)).zygote_pid
+        assert zygote is not None
+        os.kill(zygote, signal.SIGKILL)
+
+        async def lost(number: int = number) -> bool | Pending:
+            pool = await pool_of(server)
+            return pool.zygote_restarts == number or Pending(pool)
+
+        await until_async(lost, "the loss is noticed")
+        assert (await run(server, "echoes")).state == "completed"
+
+
+async def test_a_killed_guard_takes_everything_with_it_and_comes_back(proof: str, supervisor: StartSupervisor) -> None:
+    server = await supervisor(hostile_pool(), proof=proof)
+    job_id = await submit(server, "keeps_family", kind="each")
+    await said(server, job_id)
+    zygote = processes.look((await pool_of(server)).zygote_pid or 0)
+    assert zygote is not None
+    os.kill(zygote.parent, signal.SIGKILL)
+
+    record = await server.wait(job_id)
+    assert record.error is not None and record.error["code"] == "worker_lost"
+    # Nobody of ours reaps them now: init does, and a zombie is dead.
+    assert [seen for seen in processes.named(tag_of(job_id)) if seen.state != "Z"] == []
+    assert record.certificate is not None and "descendants" not in record.certificate.get("proof", "")
+    assert (await run(server, "echoes")).state == "completed"
+    await until_async(lambda: Pending(left) if (left := processes.named(tag_of(job_id))) else True, "init reaps")
+
+
+# ── not forking ──
+
+
+@pytest.mark.parametrize("daemon", [True, False], ids=["daemon", "not-daemon"])
+async def test_a_preload_that_starts_threads_makes_the_pool_spawn_and_say_so(
+    daemon: bool, tmp_path: Path, supervisor: StartSupervisor
+) -> None:
+    pool = write_module(
+        tmp_path,
+        "threaded",
+        f"""
+        import threading
+
+        @preload
+        def engine() -> int:
+            threading.Thread(target=threading.Event().wait, daemon={daemon}).start()
+            return 7
+
+        @job
+        def use() -> list[int]:
+            return [engine(), threading.active_count()]
+        """,
+    )
+    server = await supervisor(pool)
+    record = await pool_of(server, "threaded")
+    assert (record.state, record.start_method) == ("ready", "spawn") and "2 threads" in record.detail
+    assert (await run(server, "use")).end["result"] == [7, 2]
+    assert record.zygote_restarts == 0 and await server.ready() == (True, [])
+
+
+async def test_spawned_workers_do_not_share_what_the_zygote_never_loaded(
+    tmp_path: Path, supervisor: StartSupervisor
+) -> None:
+    pool = write_module(
+        tmp_path,
+        "spawned",
+        """
+        import os
+        made: list[int] = []
+
+        @preload
+        def engine() -> int:
+            made.append(os.getpid())
+            return os.getpid()
+
+        @preload(each_worker=True)
+        def own() -> int:
+            return os.getpid()
+
+        @job
+        def who(ctx: Context) -> list[int]:
+            return [os.getpid(), engine(), own(), len(made)]
+        """,
+    )
+    for start_method in ("fork", "spawn"):
+        spec = PoolSpec("spawned", pool.modules, workers=1, spares=1, start_method=start_method)  # type: ignore[arg-type]
+        server = await supervisor(spec)
+        pid, engine, own, made = (await run(server, "who")).end["result"]
+        zygote = (await pool_of(server, "spawned")).zygote_pid
+        assert own == pid and made == 1 and engine == (zygote if start_method == "fork" else pid)
+
+
+async def test_a_module_that_does_not_import_breaks_its_pool_alone(tmp_path: Path, supervisor: StartSupervisor) -> None:
+    pools = [
+        write_module(tmp_path, "broken", "import no_such_package_at_all\n"),
+        write_module(tmp_path, "raising", "@preload\ndef model():\n    raise LookupError('no model here')\n"),
+        write_module(tmp_path, "exiting", "raise SystemExit(3)\n"),
+    ]
+    pools.append(PoolSpec("spawning", pools[1].modules, workers=1, spares=1, start_method="spawn"))
+    server = await supervisor(*pools, hostile_pool())
+    causes = {"broken": "no_such_package_at_all", "raising": "no model here", "exiting": "SystemExit: 3"}
+    for name, cause in causes.items():
+        record = await pool_of(server, name)
+        assert record.state == "broken" and cause in record.detail and "Traceback" in record.detail
+    assert (await run(server, "echoes")).state == "completed"
+    with pytest.raises(Refused) as refused:
+        await submit(server, "of_no_pool")
+    assert refused.value.code == "unknown_job_type" and set(refused.value.broken_pools) >= set(causes)
+
+    async def spawning() -> bool | Pending:
+        record = await pool_of(server, "spawning")
+        return (record.state == "broken" and "no model here" in record.detail) or Pending(record)
+
+    await until_async(spawning, "the preload in each spawned worker fails, and that is said")
+    ready, degraded = await server.ready()
+    assert ready and len(degraded) == 4
+
+
+async def test_a_declaration_that_cannot_be_is_refused_at_start(tmp_path: Path, supervisor: StartSupervisor) -> None:
+    wrong = write_module(tmp_path, "wrong", "@job\nasync def no() -> None: ...\n")
+    twice = write_module(tmp_path, "twice", "@job\ndef echoes() -> None: ...\n")
+    for pool, cause in [(wrong, "async def is not supported"), (twice, "echoes")]:
+        with pytest.raises(KillableError, match=cause):
+            await supervisor(hostile_pool(), pool)
+
+
+async def test_a_missing_package_is_said_at_submission(tmp_path: Path, supervisor: StartSupervisor) -> None:
+    pool = write_module(
+        tmp_path,
+        "lacking",
+        """
+        @job(requires={"no_such_package_at_all": "pip install it"})
+        def lacks() -> None: ...
+        """,
+    )
+    server = await supervisor(pool)
+    (job_type,) = await server.job_types()
+    assert not job_type.available and "pip install it" in job_type.unavailable_reason
+    story = await run(server, "lacks")
+    assert (story.code, story.plot) == ("spawn", ["failed"]) and "pip install it" in story.error["message"]
+
+
+async def test_a_worker_that_dies_before_it_is_ready_breaks_nothing_for_ever(
+    tmp_path: Path, supervisor: StartSupervisor
+) -> None:
+    gate = tmp_path / "gate"
+    pool = write_module(
+        tmp_path,
+        "fragile",
+        f"""
+        import os
+
+        @preload(each_worker=True)
+        def fragile() -> None:
+            if not os.path.exists({str(gate)!r}):
+                os._exit(5)
+
+        @job
+        def works() -> str:
+            return "works"
+        """,
+    )
+    server = await supervisor(pool)
+    job_id = await submit(server, "works")
+    story = await follow(server, job_id)
+    assert (story.code, story.error["retryable"]) == ("spawn", True) and "exit code 5" in story.error["message"]
+    gate.touch()
+
+    async def works_again() -> bool | Pending:
+        record = await pool_of(server, "fragile")
+        return record.state == "ready" or Pending(record)
+
+    await until_async(works_again, "the pool tries again")
+    assert (await run(server, "works")).end["result"] == "works"
+
+
+# ── reuse ──
+
+
+async def test_a_worker_is_used_again_only_as_it_was(proof: str, supervisor: StartSupervisor) -> None:
+    server = await supervisor(hostile_pool(workers=1, spares=0, jobs_per_worker_max=0), proof=proof)
+    pid = (await run(server, "changes_process", what="nothing")).end["result"]
+    assert (await run(server, "changes_process", what="nothing")).end["result"] == pid
+    for what in ("cwd", "umask", "mask", "handler", "wakeup", "timer", "thread", "child", "daemon"):
+        story = await run(server, "changes_process", what=what)
+        assert story.state == "completed" and story.end["result"] == pid, what
+        assert story.phases == {"exited", "reaped", "tree_empty"} and story.certificate["exit_code"] == 0
+        assert story.certificate["processes_swept"] == (what in ("child", "daemon"))
+        fresh = (await run(server, "changes_process", what="nothing")).end["result"]
+        assert fresh != pid, what
+        pid = fresh
+
+
+async def test_a_worker_takes_no_more_jobs_than_its_share(supervisor: StartSupervisor) -> None:
+    server = await supervisor(hostile_pool(workers=1, spares=0, jobs_per_worker_max=3))
+    pids = [(await run(server, "echoes")).pid for _ in range(9)]
+    assert [pids.count(pid) for pid in dict.fromkeys(pids)] == [3, 3, 3]
+
+
+async def test_a_kept_worker_is_proven_free_of_the_job(supervisor: StartSupervisor) -> None:
+    server = await supervisor(hostile_pool(workers=1, spares=0, jobs_per_worker_max=0))
+    story = await run(server, "echoes")
+    assert story.phases == {"tree_empty"} and story.certificate["proof"] == "descendants"
+    assert [seen.pid for seen in story.alive] == [story.pid]
+    assert [seen.pid for seen in processes.descendants(story.pid)] == []
+
+
+async def test_a_memory_limit_does_not_outlive_its_job(supervisor: StartSupervisor) -> None:
+    server = await supervisor(hostile_pool(workers=1, spares=0, jobs_per_worker_max=0))
+    first = await run(server, "echoes", limits={"memory_bytes": 32 << 20})
+    second = await run(server, "emits_large", size=48 << 20, times=1)
+    assert (second.state, second.pid) == ("completed", first.pid)
+    third = await run(server, "allocates", limits={"memory_bytes": 32 << 20})
+    assert (third.code, third.pid) == ("limit.memory", first.pid)
+
+
+# ── the pickle codec ──
+
+
+async def test_a_pool_that_speaks_pickle(supervisor: StartSupervisor) -> None:
+    server = await supervisor(hostile_pool(codec="pickle"))
+
+    async def ask(type: str, **input: Any) -> tuple[JobRecord, list[Any]]:
+        record = await server.submit(Submission(type, pickle.dumps(input)))
+        record = await server.wait(record.job_id, 20)
+        batches = [batch async for batch in server.events(record.job_id)]
+        return record, [pickle.loads(event.data) for batch in batches for event in batch if event.name == "token"]
+
+    record, _ = await ask("echoes", text="a line\nand another\r")
+    assert record.result is not None and pickle.loads(record.result)["text"] == "a line\nand another\r"
+    for size in (1, 10, 13, 100_000):  # 10 and 13: a pickle that has a line end in it
+        record, tokens = await ask("emits_large", size=size, times=3)
+        assert (record.state, tokens) == ("completed", ["x" * size] * 3), size
+    record, _ = await ask("nests_deeply", depth=3)
+    assert record.state == "completed"
+    record, _ = await ask("returns_unpicklable")
+    assert record.error is not None and record.error["code"] == "result.unserializable"
+    record, _ = await ask("raises_unpicklable")
+    assert record.error is not None and record.error["code"] == "exception"
+    assert json.loads([batch async for batch in server.events(record.job_id)][-1][-1].data)["state"] == "failed"

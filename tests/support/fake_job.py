@@ -1,0 +1,204 @@
+"""What runs in a fake worker: our harness as it should be, and a job that does what its script says.
+
+Runs in: the test process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from support.fake_world import NEVER, Script, Truth
+
+from killable.workers.frames import encode
+from killable.workers.messages import BELL_ACKNOWLEDGED, BELL_REPLACED, BELL_SWALLOWED, Idle, Kind, Raised
+
+if TYPE_CHECKING:
+    from support.fake_process import FakeProcess
+
+
+class FakeJob:
+    """One attempt after the other."""
+
+    def __init__(self, process: FakeProcess) -> None:
+        self._process = process
+        self._truth: Truth | None = None
+        """Of the attempt on the stack."""
+        self._plan = 0
+        """What was planned under another number does not happen."""
+        self._served = 0
+        self._sequence = 0
+        self._swallows = 0
+        self._heard = False
+        self._cpu_s = 0.0
+        self._busy_since = 0.0
+
+    def cpu_s(self) -> float:
+        if self._truth is None:
+            return self._cpu_s
+        return self._cpu_s + (self._process.world.now() - self._busy_since) * self._truth.script.cpu
+
+    def begin(self, truth: Truth) -> None:
+        script = truth.script
+        self._truth = truth
+        self._served += 1
+        self._busy_since = self._process.world.now()
+        self._plan += 1
+        self._sequence, self._swallows, self._heard = 0, script.swallows, False
+        if script.late_frame:
+            self._process.write(Kind.TOKEN, truth.fence - 1, 7, b'{"text":"late"}')
+        self._in(script.enter_s, self._enter)
+
+    def end(self) -> None:
+        """The process is dead."""
+        self._cpu_s = self.cpu_s()
+        self._truth = None
+        self._plan += 1
+
+    def retire(self) -> None:
+        """The orders have ended: an idle worker leaves."""
+        if self._truth is None:
+            self._process.world.soon(self._leave)
+
+    def on_term(self) -> None:
+        truth = self._truth
+        if truth is None or truth.closing is not None:
+            return  # nobody's bell
+        if truth.replaced_at is not None or (truth.script.replaces and truth.entered):
+            self._in(truth.script.cleanup_s, lambda: self._process.die(exit_code=truth.script.exit_code))
+        elif self._heard:
+            self._obey()
+        else:
+            self._in(truth.script.hears_s, self._hear)
+
+    def _in(self, delay: float, act: Callable[[], None]) -> None:
+        plan = self._plan
+
+        def due() -> None:
+            if self._process.runs and self._plan == plan:
+                act()
+
+        self._process.world.later(delay, due)
+
+    def _running(self) -> Truth:
+        assert self._truth is not None
+        return self._truth
+
+    def _write(self, kind: Kind, payload: bytes) -> None:
+        self._process.write(kind, self._running().fence, self._sequence, payload)
+        self._sequence += 1
+
+    # ── the job by itself ──
+
+    def _enter(self) -> None:
+        truth = self._running()
+        script = truth.script
+        if script.enters:
+            truth.entered = True
+            self._write(Kind.ENTERED, b"{}")
+            if script.replaces:
+                self._process.ring(BELL_REPLACED)
+            self._plan_output(script)
+        self._in(script.run_s, self._end)
+
+    def _plan_output(self, script: Script) -> None:
+        pace = (script.run_s if script.run_s != NEVER else 1.0) / (script.tokens + script.lines + 1)
+        for step in range(script.tokens):
+            self._in(pace * (step + 1), self._emit)
+        for step in range(script.lines):
+            self._in(pace * (step + 1), lambda: self._process.print(b"a line\nand a part of "))
+
+    def _emit(self) -> None:
+        truth = self._running()
+        token = b'{"text":"%d"}' % len(truth.tokens)
+        truth.tokens.append(token)
+        self._write(Kind.TOKEN, token)
+
+    def _end(self) -> None:
+        truth = self._running()
+        script = truth.script
+        match script.end:
+            case "returns" if truth.entered:
+                self._close(Kind.RESULT, b'"value"')
+            case "returns" | "raises":
+                cause = "exception" if truth.entered else "payload"
+                self._close(Kind.RAISED, Raised(cause, "ValueError", "no luck").encode())
+            case "exits":
+                self._process.die(exit_code=script.exit_code)
+            case "dies":
+                self._process.die(signal=script.signal)
+            case "torn":
+                self._process.write_bytes(encode(Kind.TOKEN, truth.fence, self._sequence, b"x" * 99)[:40])
+                self._process.die(exit_code=0)
+            case "closes and stays":
+                truth.closing = (Kind.RAISED, b"")
+                self._write(Kind.RAISED, Raised("exception", "ValueError", "no luck").encode())
+            case nonsense:
+                truth.nonsense = True
+                self._talk(nonsense)
+
+    def _talk(self, nonsense: str) -> None:
+        """And then compute for ever."""
+        match nonsense:
+            case "garbage":
+                self._process.write_bytes(b"\xff" * 64)
+            case "gap":
+                self._sequence += 1
+                self._write(Kind.PROGRESS, b"{}")
+            case "enters twice":
+                self._write(Kind.ENTERED, b"{}")
+                self._write(Kind.ENTERED, b"{}")
+                self._running().entered = True
+            case "closes twice":
+                self._write(Kind.RAISED, Raised("exception").encode())
+                self._write(Kind.RAISED, Raised("exception").encode())
+            case _:
+                raise AssertionError(nonsense)
+
+    def _close(self, kind: Kind, payload: bytes, exit_code: int = 0) -> None:
+        process, truth = self._process, self._running()
+        truth.closing = (kind, payload)
+        self._write(kind, payload)
+        jobs_max = process.spawner.spec.jobs_per_worker_max
+        stays = (jobs_max == 0 or self._served < jobs_max) and not truth.script.children
+        self._write(Kind.IDLE, Idle(stays, "" if stays else "its share of jobs is done").encode())
+        if stays:
+            truth.tree_empty = not process.was_signalled
+            self.end()
+            if process.is_leaving:
+                process.world.soon(self._leave)
+        elif truth.script.lingers_s != NEVER:
+            self._in(truth.script.lingers_s + 0.0001, lambda: process.die(exit_code=exit_code))
+
+    def _leave(self) -> None:
+        if self._process.runs and self._truth is None:
+            self._process.die(exit_code=0)
+
+    # ── the job when it is stopped ──
+
+    def _hear(self) -> None:
+        """Python's handler runs."""
+        if not self._heard and self._running().closing is None:
+            self._heard = True
+            self._process.stack_text = 'File "job.py", line 2 in python'
+            self._process.ring(BELL_ACKNOWLEDGED)
+            self._obey()
+
+    def _obey(self) -> None:
+        """`Stopping` is raised."""
+        truth = self._running()
+        script = truth.script
+        if not truth.entered:
+            self._plan += 1
+            self._in(0.0001, lambda: self._close(Kind.RAISED, Raised("stopped").encode(), 143))
+        elif self._swallows > 0:
+            self._swallows -= 1
+            self._process.ring(BELL_SWALLOWED)
+        else:
+            self._plan += 1
+            for step in range(script.cleanup_tokens):
+                self._in(script.cleanup_s * (step + 1) / (script.cleanup_tokens + 1), self._emit)
+            if script.cleanup_returns:
+                self._in(script.cleanup_s, lambda: self._close(Kind.RESULT, b'"cleaned"'))
+            else:
+                self._in(script.cleanup_s, lambda: self._close(Kind.RAISED, Raised("stopped").encode(), 143))

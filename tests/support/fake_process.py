@@ -1,0 +1,385 @@
+"""One fake process: its kernel side (life, signals, pipes) and the seam through which the supervisor holds it.
+
+Runs in: the test process. What runs in it is `fake_job.FakeJob`.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+from typing import TYPE_CHECKING
+
+from support.fake_job import FakeJob
+from support.fake_world import SIGKILL, SIGTERM, SLACK_S, Life, Truth, World
+
+from killable.supervisor.escalation import DUMP_S, RING_AGAIN_S
+from killable.supervisor.seam import FenceError, Gone, ProcessListener, Usage
+from killable.workers.control import Ending
+from killable.workers.frames import Decoder, FrameError, encode
+from killable.workers.messages import BELL_ACKNOWLEDGED, BELL_REPLACED, BELL_SWALLOWED, Kind, Run, Stop
+
+if TYPE_CHECKING:
+    from support.fake_seam import FakeSpawner
+
+Status = tuple[int | None, int | None]
+"""(exit code, signal)"""
+
+
+def ending_of(status: Status, reaped_at: float) -> Ending:
+    exit_code, signal = status
+    return Ending(exit_code, signal, signal == 11, 1 << 20, 0.25, 0.125, reaped_at)
+
+
+class FakeProcess:
+    """Implements `seam.Process`."""
+
+    def __init__(self, world: World, spawner: FakeSpawner, worker_id: str, listener: ProcessListener) -> None:
+        self.world, self.spawner, self.worker_id, self.listener = world, spawner, worker_id, listener
+        self.pid: int | None = None
+        """None until the zygote has told."""
+        self.proof = spawner.proof
+        self.life = Life.FORKING
+        self.stuck = False
+        """SIGKILL is pending on a process that the kernel does not let go."""
+        self.stack_text = ""
+        self._job = FakeJob(self)
+        self._held: int | None = None
+        self._truth: Truth | None = None
+        """Of its latest attempt."""
+        self._signalled = False
+        self._dismissed = False
+        self._kill_wanted = False
+        self._closed = False
+        self._exit_told = False
+        self._outside = ""
+        self._status: Status = (None, None)
+        self._reaped_at: float | None = None
+        self._report: tuple[Ending, int] | None = None
+        """The zygote's, on its way."""
+        self._orders = Decoder()
+        self._orders_open = True
+        self._frames, self._output, self._bells = bytearray(), bytearray(), bytearray()
+        self._decoder = Decoder()
+        self._broken = False
+
+    def __repr__(self) -> str:
+        return f"<{self.worker_id} {self.life.value} job={self._truth.number if self._truth else None}>"
+
+    @property
+    def takes_room(self) -> bool:
+        """Whether it counts in its pool; one that was told to end makes room for the next."""
+        return self.life in (Life.FORKING, Life.RUNNING) and not self._dismissed
+
+    @property
+    def runs(self) -> bool:
+        """Whether code of its own still runs."""
+        return self.life is Life.RUNNING and not self.stuck
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether its orders have come to their end."""
+        return not self._orders_open
+
+    @property
+    def was_signalled(self) -> bool:
+        return self._signalled
+
+    # ── the seam: what the supervisor asks for ──
+
+    def hold(self, fence: int | None) -> None:
+        self._held = fence
+
+    def send(self, order: bytes) -> None:
+        self.world.check(self._orders_open, f"{self.worker_id}: an order after its orders were closed")
+        for frame in self._orders.feed(order):
+            if frame.kind == Kind.STOP and self._truth is not None and frame.fence == self._truth.fence:
+                self._truth.grace_s = Stop.decode(frame.payload).grace_s
+            elif frame.kind == Kind.RUN:
+                self.world.check(self._held == frame.fence, f"{self.worker_id}: an attempt that it does not hold")
+                self.world.check(not self._signalled, f"{self.worker_id} was signalled and is given an attempt")
+                self._run(Run.decode(frame.payload), frame.fence)
+
+    def terminate(self, fence: int) -> None:
+        truth = self._check_fence(fence)
+        now = self.world.now()
+        self.world.note(self.worker_id, "SIGTERM")
+        self.world.check(self.pid is not None, f"{self.worker_id}: a signal without a pidfd")
+        self._signalled = True
+        truth.tree_empty = self.life is Life.REAPED
+        if truth.term_at is None:
+            truth.term_at = now
+            truth.kill_due = min(truth.kill_due, now + truth.grace_s)
+        else:
+            self.world.check(now >= truth.swallowed_at + RING_AGAIN_S - SLACK_S, "rung again too soon")
+        self.world.soon(self._on_term)
+
+    def dump(self, fence: int) -> None:
+        truth = self._check_fence(fence)
+        self.world.note(self.worker_id, "dump")
+        self.world.check(truth.acknowledged_at is None, f"{self.worker_id}: a dump although it had acknowledged")
+        truth.dump_at = self.world.now()
+        self.stack_text = 'File "job.py", line 1 in native'
+
+    def kill(self) -> None:
+        self.world.note(self.worker_id, "SIGKILL")
+        self._signalled = self._dismissed = True
+        truth = self._truth if self._held is not None else None
+        if truth is not None and truth.kill_at is None:
+            truth.kill_at = self.world.now()
+            truth.tree_empty = self.life is Life.REAPED
+            self._check_kill(truth)
+        if self.pid is None:
+            self._kill_wanted = True
+        else:
+            self._doom()
+
+    def retire(self) -> None:
+        self._orders_open = False
+        self._dismissed = True
+        self._job.retire()
+
+    def read_ready(self) -> None:
+        self._read_bells()
+        self._read_output()
+        self._read_frames()
+
+    def cpu_s(self) -> float | None:
+        return self._job.cpu_s() if self.pid is not None and self.life is not Life.REAPED else None
+
+    def stack(self) -> str | None:
+        return self.stack_text or None
+
+    async def usage(self) -> Usage:
+        return Usage(None, None, None)
+
+    def without_cgroup(self) -> None:
+        self.proof = "descendants"
+
+    def abandon(self) -> None:
+        self._closed = True
+
+    def _run(self, run: Run, fence: int) -> None:
+        number = json.loads(run.input)["n"]
+        truth = Truth(number, fence, self.world.scripts[number], run.limits)
+        self.world.check(number not in self.world.truths, f"job {number} is run twice")
+        self.world.truths[number] = self._truth = truth
+        self.world.note(self.worker_id, "RUN", number)
+        if self.life is Life.RUNNING:
+            self._job.begin(truth)
+        else:  # it died before the order reached it
+            truth.outside, truth.tree_empty = self._outside, self.life is Life.REAPED
+            truth.exited_at, truth.reaped_at = self.world.now(), self._reaped_at
+
+    def _check_fence(self, fence: int) -> Truth:
+        truth = self._truth
+        if self._held != fence or truth is None:
+            raise FenceError(f"{self.worker_id} holds {self._held}, not {fence}")
+        self.world.check(truth.fence == fence, f"{self.worker_id}: a signal for an attempt that it never had")
+        return truth
+
+    def _check_kill(self, truth: Truth) -> None:
+        """SIGKILL comes at the end of the grace and not before, except to one that is proven stuck."""
+        now = self.world.now()
+        if truth.dump_at is not None:
+            self.world.check(now <= truth.dump_at + DUMP_S + SLACK_S, f"{self.worker_id}: dumped and left alive")
+        if truth.term_at is None or truth.exited_at is not None or truth.nonsense:
+            return
+        self.world.check(now <= truth.kill_due + DUMP_S + SLACK_S, f"{self.worker_id}: SIGKILL comes too late")
+        if now < truth.kill_due - SLACK_S and truth.closing is None:
+            self.world.check(self._is_proven_stuck(truth, now), f"{self.worker_id}: killed within its grace")
+
+    def _is_proven_stuck(self, truth: Truth, now: float) -> bool:
+        ack_s, delivered_at = truth.limits["ack_s"], truth.delivered_at
+        if ack_s is None or delivered_at is None or truth.acknowledged_at or truth.replaced_at:
+            return False
+        used = (self.cpu_s() or 0.0) - truth.cpu_at_delivery
+        return bool(now - delivered_at >= ack_s - SLACK_S and used >= self.world.ack_cpu_s - SLACK_S)
+
+    # ── the pipes ──
+
+    def write(self, kind: int, fence: int, sequence: int, payload: bytes) -> None:
+        self.write_bytes(encode(kind, fence, sequence, payload))
+
+    def write_bytes(self, data: bytes) -> None:
+        self._frames += data
+        self.world.soon(self._read_frames)
+
+    def print(self, data: bytes) -> None:
+        self._output += data
+        self.world.soon(self._read_output)
+
+    def ring(self, bell: int) -> None:
+        self._bells.append(bell)
+        self.world.soon(self._read_bells)
+
+    def _read_frames(self) -> None:
+        if self._closed or not self._frames or self._broken:
+            return
+        data, self._frames = bytes(self._frames), bytearray()
+        cut = self.world.random.randrange(len(data))
+        for piece in (data[:cut], data[cut:]):
+            try:
+                frames = self._decoder.feed(piece)
+            except FrameError as error:
+                self._broken = True
+                if error.frames:
+                    self.listener.on_frames(error.frames)
+                self.listener.on_protocol_error(str(error))
+                return
+            if frames:
+                self.listener.on_frames(frames)
+
+    def _read_output(self) -> None:
+        if self._output and not self._closed:
+            data, self._output = bytes(self._output), bytearray()
+            self.listener.on_output(data)
+
+    def _read_bells(self) -> None:
+        if not self._bells or self._closed:
+            return
+        bells, self._bells = bytes(self._bells), bytearray()
+        if self._truth is not None:
+            self._note_bells(self._truth, bells)
+        self.listener.on_bells(bells)
+
+    def _note_bells(self, truth: Truth, bells: bytes) -> None:
+        now = self.world.now()
+        for bell in bells:
+            if bell == BELL_REPLACED:
+                truth.replaced_at = now
+            if truth.kill_at is not None or truth.term_at is None:
+                continue
+            if bell in (SIGTERM, BELL_ACKNOWLEDGED) and truth.delivered_at is None:
+                truth.delivered_at, truth.cpu_at_delivery = now, self.cpu_s() or 0.0
+            if bell == BELL_ACKNOWLEDGED and truth.acknowledged_at is None:
+                truth.acknowledged_at = now
+            if bell == BELL_SWALLOWED:
+                truth.swallowed_at = now
+
+    # ── its life ──
+
+    def fork(self) -> None:
+        """The zygote forks it, or cannot."""
+        if self.life is not Life.FORKING or self.spawner.zygote_pid is None or self._closed:
+            return
+        if self.world.happens(self.world.faults.fork_fails):
+            self.world.note(self.worker_id, "fork failed")
+            self.life, self._closed = Life.REAPED, True
+            del self.spawner.processes[self.worker_id]
+            self.listener.on_fork_failed(errno.EAGAIN, "no process")
+            return
+        # What the zygote says of it and what it says itself come by two ways, in any order.
+        self.life = Life.RUNNING
+        self.world.soon(self._tell_forked, self.world.faults.told_s)
+        self.world.soon(self._get_ready, 0.003)
+
+    def _tell_forked(self) -> None:
+        if self.pid is not None or self._closed:
+            return
+        self.pid = self.world.next_pid()
+        if self._kill_wanted:
+            self.kill()
+        self.listener.on_forked(self.pid)
+        if self.life is not Life.RUNNING:
+            self.world.soon(self._tell_exit)
+
+    def _get_ready(self) -> None:
+        if not self.runs:
+            return
+        if self.world.happens(self.world.faults.dies_at_start):
+            self.die(exit_code=self.world.random.choice((70, 71, 74, 1)))
+        elif self.world.happens(self.world.faults.broken_at_start):
+            self.write(Kind.BROKEN, 0, 0, b'{"traceback":"Traceback: no model"}')
+            self.die(exit_code=78)
+        else:
+            refused = errno.EBUSY if self.world.happens(self.world.faults.no_cgroup) else 0
+            self.write(Kind.READY, 0, 0, json.dumps({"cgroup_errno": refused}).encode())
+
+    def _on_term(self) -> None:
+        """SIGTERM is delivered."""
+        if self.runs:
+            if self._truth is None or self._truth.script.rings:
+                self.ring(SIGTERM)
+            self._job.on_term()
+
+    def _doom(self) -> None:
+        """SIGKILL is pending."""
+        if self.life is not Life.RUNNING or self.stuck:
+            return
+        dies_s = self._truth.script.dies_s if self._truth is not None else 0.0005
+        self.stuck = dies_s > 1
+        self.world.later(dies_s, lambda: self.die(signal=SIGKILL))
+
+    def die(self, exit_code: int | None = None, signal: int | None = None) -> None:
+        """It is a zombie; its tree is swept, then it is reaped and reported."""
+        if self.life is not Life.RUNNING:
+            return
+        self.world.note(self.worker_id, "exits", f"code {exit_code}" if signal is None else f"signal {signal}")
+        self._job.end()
+        self.life, self.stuck = Life.ZOMBIE, False
+        self._status = (exit_code, signal)
+        if self._truth is not None and self._held is not None:
+            self._truth.exited_at = self.world.now()
+        self.world.soon(self._tell_exit)
+        if self.spawner.zygote_pid is None:
+            self.spawner.look()
+        else:
+            self.world.soon(self._reap, max(0.0001, self._truth.script.sweep_s if self._truth else 0.0))
+
+    def _tell_exit(self) -> None:
+        if not self._exit_told and not self._closed and self.pid is not None:
+            self._exit_told = True
+            self._read_bells()
+            self.listener.on_exited()
+
+    def _reap(self) -> None:
+        if self.life is Life.ZOMBIE and self.spawner.zygote_pid is not None:
+            self._report = (self._reaped(), self._truth.script.children if self._truth else 0)
+            self.world.soon(self._settle)
+
+    def _reaped(self) -> Ending:
+        now = self.world.now()
+        self.life, self._reaped_at = Life.REAPED, now
+        if self._truth is not None and self._held is not None:
+            self._truth.reaped_at, self._truth.tree_empty = now, True
+        return ending_of(self._status, now)
+
+    def _settle(self, zygote_lost: bool = False) -> None:
+        """The report of the reap has come."""
+        if self._closed:
+            return
+        ending, swept = self._report or (None, 0)
+        if self._report is not None and not zygote_lost:
+            self._tell_forked()
+        self._tell_exit()
+        self.read_ready()
+        self._closed = True
+        self.spawner.processes.pop(self.worker_id, None)
+        self.world.note(self.worker_id, "gone")
+        self.listener.on_gone(Gone(ending, swept, self.proof, zygote_lost, self._decoder.torn))
+
+    def lose_zygote(self) -> None:
+        """PDEATHSIG."""
+        if self.life is Life.RUNNING:
+            self._blame("zygote")
+            self._doom()
+
+    def settle_without_zygote(self) -> None:
+        """The guard has swept it; what the zygote had still said is read first."""
+        lost = self._report is None
+        if self.life is Life.ZOMBIE:
+            self._blame("zygote")
+            ending = self._reaped()
+            self._report = None if self.world.happens(self.world.faults.status_unknown) else (ending, 0)
+        self._settle(zygote_lost=lost)
+
+    def killed_by_stranger(self) -> None:
+        """SIGKILL from outside."""
+        if self.life is Life.RUNNING and not self.stuck:
+            self._blame("stranger")
+            self.die(signal=SIGKILL)
+
+    def _blame(self, outside: str) -> None:
+        self._outside = outside
+        if self._truth is not None:
+            self._truth.outside = outside

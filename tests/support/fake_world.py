@@ -1,0 +1,185 @@
+"""What the fake side of the seam is told to do, and the record of what really happened there.
+
+Runs in: the test process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from killable.supervisor.escalation import DUMP_S
+from killable.workers.messages import Kind
+
+if TYPE_CHECKING:
+    from support.fake_process import FakeProcess
+    from support.fake_seam import FakeSpawner
+
+SIGKILL, SIGTERM = 9, 15
+NEVER = math.inf
+SLACK_S = 1e-6
+"""Two sums of the same times may differ in the last digits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Script:
+    """What a job does to its worker; times in seconds."""
+
+    enter_s: float = 0.001
+    enters: bool = True
+    """If not, its worker gives up before the job function."""
+    run_s: float = 0.01
+    """From its entry to its end; NEVER: it computes until it is stopped."""
+    tokens: int = 0
+    lines: int = 0
+    end: str = "returns"
+    """returns · raises · exits · dies · torn · garbage · gap · enters twice · closes twice · closes and stays"""
+    exit_code: int = 0
+    signal: int = 11
+    rings: bool = True
+    """The delivery of SIGTERM shows on the wakeup descriptor."""
+    replaces: bool = False
+    """It has a SIGTERM handler of its own, which ends it after `cleanup_s`."""
+    hears_s: float = 0.0003
+    """From delivery to acknowledgement; NEVER: native code."""
+    swallows: int = 0
+    """How often the raised `Stopping` is lost."""
+    cleanup_s: float = 0.0
+    cleanup_tokens: int = 0
+    cleanup_returns: bool = False
+    cpu: float = 1.0
+    """Processors that it uses."""
+    dies_s: float = 0.0005
+    """From SIGKILL to its end; NEVER: unkillable."""
+    children: int = 0
+    sweep_s: float = 0.0003
+    lingers_s: float = 0.0
+    """From its last frame to its exit."""
+    late_frame: bool = False
+    """A frame of an earlier attempt comes first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Faults:
+    """What goes wrong around the jobs: probabilities, and a few facts."""
+
+    fork_fails: float = 0.0
+    fork_raises: float = 0.0
+    dies_at_start: float = 0.0
+    broken_at_start: float = 0.0
+    no_cgroup: float = 0.0
+    start_raises: float = 0.0
+    status_unknown: float = 0.0
+    preload_threads: int = 1
+    preload_fails: bool = False
+    told_s: float = 0.001
+    """How late the zygote may tell of a fork."""
+
+
+class Life(Enum):
+    FORKING = "forking"
+    RUNNING = "running"
+    ZOMBIE = "zombie"
+    REAPED = "reaped"
+
+
+@dataclass(slots=True, eq=False)
+class Truth:
+    """What really happened to one attempt; its certificate has to say the same."""
+
+    number: int
+    fence: int
+    script: Script
+    limits: dict[str, Any]
+    entered: bool = False
+    tokens: list[bytes] = field(default_factory=list)
+    closing: tuple[Kind, bytes] | None = None
+    nonsense: bool = False
+    grace_s: float = 0.0
+    term_at: float | None = None
+    kill_due: float = NEVER
+    delivered_at: float | None = None
+    """When the supervisor read it, like the three below."""
+    cpu_at_delivery: float = 0.0
+    acknowledged_at: float | None = None
+    swallowed_at: float = -NEVER
+    replaced_at: float | None = None
+    dump_at: float | None = None
+    kill_at: float | None = None
+    exited_at: float | None = None
+    reaped_at: float | None = None
+    outside: str = ""
+    """Who else ended the process: `zygote` or `stranger`."""
+    tree_empty: bool = False
+
+
+class World:
+    """Time, chance and the record; one per simulation."""
+
+    def __init__(self, seed: int, faults: Faults | None = None, ack_cpu_s: float = 0.1) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.random = random.Random(seed)
+        self.faults = faults or Faults()
+        self.ack_cpu_s = ack_cpu_s
+        self.scripts: list[Script] = []
+        """By the number of the job."""
+        self.truths: dict[int, Truth] = {}
+        self.spawners: list[FakeSpawner] = []
+        self.trace: list[str] = []
+        self.violations: list[str] = []
+        self._pids = 100
+        self._timers: list[asyncio.TimerHandle] = []
+
+    def now(self) -> float:
+        return self.loop.time()
+
+    def later(self, delay: float, act: Callable[[], None]) -> None:
+        if delay != NEVER:
+            self._timers.append(self.loop.call_later(delay, act))
+
+    def soon(self, act: Callable[[], None], longest_s: float = 0.001) -> None:
+        """Do it after the latency of the kernel and of the processes between: never at once."""
+        self.later(self.random.uniform(longest_s / 50, longest_s), act)
+
+    def happens(self, probability: float) -> bool:
+        return probability > 0 and self.random.random() < probability
+
+    def note(self, *words: object) -> None:
+        self.trace.append(f"{self.now():.6f} {' '.join(map(str, words))}")
+
+    def check(self, holds: bool, what: str) -> None:
+        if not holds:
+            self.note("VIOLATION", what)
+            self.violations.append(f"at {self.now():.6f}: {what}")
+
+    def next_pid(self) -> int:
+        self._pids += 1
+        return self._pids
+
+    def processes(self) -> list[FakeProcess]:
+        return [process for spawner in self.spawners for process in spawner.processes.values()]
+
+    def alive(self) -> list[FakeProcess]:
+        return [process for process in self.processes() if process.life in (Life.RUNNING, Life.ZOMBIE)]
+
+    def shortened(self, number: int, kill_due: float) -> None:
+        """The test asked for less grace."""
+        truth = self.truths.get(number)
+        if truth is not None:
+            truth.kill_due = min(truth.kill_due, kill_due)
+
+    def check_deadlines(self) -> None:
+        """Every SIGTERM is followed by an exit or by SIGKILL within its deadline."""
+        for truth in self.truths.values():
+            if truth.term_at is not None and truth.kill_at is None and truth.exited_at is None:
+                self.check(self.now() <= truth.kill_due + DUMP_S + SLACK_S, f"job {truth.number}: SIGKILL is overdue")
+
+    def stop(self) -> None:
+        """End the world: what it had still scheduled does not happen."""
+        for timer in self._timers:
+            timer.cancel()

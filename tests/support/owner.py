@@ -1,0 +1,65 @@
+"""A small program that owns a supervisor: `python owner.py JSON`, where JSON has
+
+    settings    Settings of the supervisor (proof, ...)
+    pools       {name: members of its PoolSpec}
+    jobs        [[type, input, tokens to wait for], ...]
+    host        true: the program blocks SIGTERM, ignores SIGCHLD and SIGINT, has umask 077 and no usable stdin
+
+It starts the supervisor, submits the jobs, waits until each has said so many tokens, prints one line of JSON
+(`{job_id: record}` and what it knows of its pools), and then stays until it is killed or its stdin ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from dataclasses import asdict
+from typing import Any
+
+from killable.supervisor.job import Submission
+from killable.supervisor.service import Supervisor
+from killable.supervisor.settings import PoolSpec, Settings
+
+
+def be_a_hostile_host() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1})
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.umask(0o077)
+
+
+async def say(supervisor: Supervisor, job_id: str, tokens: int) -> None:
+    """Wait until a job has said so many tokens, or has ended."""
+    async for _ in supervisor.events(job_id):
+        if (await supervisor.get(job_id)).tokens >= tokens:
+            return
+
+
+async def main(settings: dict[str, Any], pools: dict[str, Any], jobs: list[Any], host: bool = False) -> None:
+    if host:
+        be_a_hostile_host()
+    specs = tuple(PoolSpec(name, tuple(members.pop("modules")), **members) for name, members in pools.items())
+    supervisor = Supervisor(Settings(pools=specs, **settings))
+    starting = asyncio.create_task(supervisor.start())
+    ids = []
+    if jobs:
+        await starting
+    for type, input, tokens in jobs:
+        record = await supervisor.submit(Submission(type, json.dumps(input).encode()))
+        ids.append(record.job_id)
+        await say(supervisor, record.job_id, tokens)
+    records = [asdict(await supervisor.get(job_id)) for job_id in ids]
+    for record in records:
+        record["result"] = json.loads(record["result"]) if record["result"] else None
+        record["partial"] = None
+    print(json.dumps({"jobs": records, "pools": [asdict(pool) for pool in await supervisor.pools()]}), flush=True)
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+    await starting
+    await supervisor.close(grace_s=0)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(**json.loads(sys.argv[1])))

@@ -129,6 +129,7 @@ def _machine(load_before: tuple[float, float, float]) -> dict[str, Any]:
         "cores": usable_cores(),
         "kernel": platform.release(),
         "python": platform.python_version(),
+        "nice": os.nice(0),
         "load_before": load_before,
         "load_after": os.getloadavg(),
     }

@@ -221,7 +221,9 @@ class Attempt:
     def _on_closing(self, closing: bytes | Raised) -> None:
         self._closing = closing
         self._deadline = None
+        self._leave_at = self._clock.now() + LEAVE_S
         self._owner.transition(self.entry, Cause.CLOSED)
+        self._arm()
 
     def _on_idle(self, idle: Idle) -> None:
         """The worker's last word on this attempt: either it is free, or it ends now."""
@@ -231,8 +233,6 @@ class Attempt:
             self._finish(ExitStatus())
             return
         self.worker.retire(idle.why)
-        self._leave_at = self._clock.now() + LEAVE_S
-        self._arm()
 
     def _break(self, why: str) -> None:
         """The worker's words make no sense any more: nothing that follows is believed."""

@@ -71,6 +71,8 @@ class Pool:
         self._decided = asyncio.Event()
         self._failures = 0
         self._zygote = Zygote.NONE
+        self._worked = False
+        """It was ready once."""
         self._closing = False
         self._retry: asyncio.TimerHandle | None = None
         self._ready_waiters: list[Callable[[], None]] = []
@@ -126,7 +128,10 @@ class Pool:
         occupancy = self.occupancy()
         for _ in range(scheduler.retires_wanted(occupancy)):
             self._idle.pop(0).retire("the pool has enough idle workers")
-        for _ in range(scheduler.forks_wanted(occupancy)):
+        wanted = scheduler.forks_wanted(occupancy)
+        if self.state == "broken" and not occupancy.idle + occupancy.spawning:
+            wanted = max(1, wanted)  # a probe: nobody can queue here while it is broken
+        for _ in range(wanted):
             if not self._fork():
                 return
 
@@ -237,13 +242,14 @@ class Pool:
             self._spawner.stop_zygote()
             return
         self._zygote = Zygote.READY
+        self._worked = True
         self.state = "ready"
         self._owner.on_types(self, reported)
         self._decided.set()
         self.fill()
 
     def on_preload_failed(self, traceback: str, declaration: str) -> None:
-        """Its modules do not import: no other zygote would do better."""
+        """Its modules do not import. A pool that never worked will not either; one that did tries again now and then."""
         if declaration:
             self.startup_error = StartRefused(f"pool {self.spec.name}: {declaration}", pool=self.spec.name)
         self._zygote = Zygote.FAILED
@@ -252,7 +258,12 @@ class Pool:
     def on_zygote_lost(self, ending: Ending | None) -> None:
         was, self._zygote = self._zygote, Zygote.NONE
         self._reported.clear()
-        if self._closing or was is Zygote.FAILED:
+        if self._closing:
+            return
+        if was is Zygote.FAILED:
+            self._failures += 1
+            if self._worked:
+                self._try_again_later()
             return
         if was is Zygote.LEAVING:
             self.start()

@@ -50,7 +50,8 @@ async def main(settings: dict[str, Any], pools: dict[str, Any], jobs: list[Any],
     for type, input, tokens in jobs:
         record = await supervisor.submit(Submission(type, json.dumps(input).encode()))
         ids.append(record.job_id)
-        await say(supervisor, record.job_id, tokens)
+        if tokens:
+            await say(supervisor, record.job_id, tokens)
     records = [asdict(await supervisor.get(job_id)) for job_id in ids]
     for record in records:
         record["result"] = json.loads(record["result"]) if record["result"] else None

@@ -215,7 +215,7 @@ class Attempt:
         self._owner.on_entered(self)
         if not self._transcript.open():
             self._stop_for_output()
-        if self._escalation is None:
+        if self._escalation is None and "exited" not in self._stamps:
             self._set_deadline("run_s", self.entry.limits.run_s, "timeout.run")
 
     def _on_closing(self, closing: bytes | Raised) -> None:

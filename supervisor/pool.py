@@ -76,7 +76,7 @@ class Pool:
         self._closing = False
         self._retry: asyncio.TimerHandle | None = None
         self._ready_waiters: list[Callable[[], None]] = []
-        self._fill_scheduled = False
+        self._refill: asyncio.TimerHandle | None = None
         self.startup_error: Exception | None = None
         """Why the supervisor cannot start with this pool."""
 
@@ -94,8 +94,9 @@ class Pool:
 
     async def close(self) -> None:
         self._closing = True
-        if self._retry is not None:
-            self._retry.cancel()
+        for timer in (self._retry, self._refill):
+            if timer is not None:
+                timer.cancel()
         await self._spawner.close()
 
     # ── workers ──
@@ -139,12 +140,11 @@ class Pool:
         """Fill when the job that was just assigned has started: the fork of the next spare would take its core."""
         if self._owner.queued(self):
             self.fill()  # someone waits for it
-        elif not self._fill_scheduled and not self._closing:
-            self._fill_scheduled = True
-            self._clock.call_at(self._clock.now() + REFILL_S, self._fill_now)
+        elif self._refill is None and not self._closing:
+            self._refill = self._clock.call_at(self._clock.now() + REFILL_S, self._fill_now)
 
     def _fill_now(self) -> None:
-        self._fill_scheduled = False
+        self._refill = None
         self.fill()
 
     def kill_idle(self, worker: Worker) -> None:

@@ -68,6 +68,7 @@ class Worker:
         self._born = born
         self._forked = False
         self._ready = False
+        self._exited = False
         self._broken = ""
         self._said = b""
 
@@ -132,7 +133,7 @@ class Worker:
 
     def _become_idle(self) -> None:
         """Its own word and the zygote's come by two ways, in any order: without the pidfd it could not be stopped."""
-        if self._ready and self._forked and self.stage is Stage.SPAWNING:
+        if self._ready and self._forked and not self._exited and self.stage is Stage.SPAWNING:
             self.stage = Stage.IDLE
             self._owner.on_worker_ready(self)
 
@@ -155,8 +156,10 @@ class Worker:
     def on_exited(self) -> None:
         if self.attempt is not None:
             self.attempt.on_exited()
-        elif self.stage is Stage.IDLE:
-            self.stage = Stage.LEAVING  # no job must be given to it any more
+        else:
+            self._exited = True
+            if self.stage is Stage.IDLE:
+                self.stage = Stage.LEAVING  # no job must be given to it any more
 
     def on_gone(self, gone: Gone) -> None:
         spawning = self.stage is Stage.SPAWNING

@@ -10,7 +10,8 @@ import pytest
 from conftest import StartSupervisor
 from support import hostile, processes
 from support.hostile import tag_of
-from trials import computing, follow, hostile_pool, run, said, sitting, stop, submit
+from support.waiting import Pending, until_async
+from trials import computing, follow, hostile_pool, reached, run, said, sitting, stop, submit
 
 from killable.supervisor.job import Limits
 from killable.supervisor.service import Supervisor
@@ -120,8 +121,7 @@ async def test_the_escalation_goes_on_when_whoever_asked_is_cancelled(proof: str
     server = await supervisor(hostile_pool(), proof=proof)
     job_id = await begin(server, "ignores_term", limits={"grace_s": 0.3})
     asking = asyncio.create_task(server.cancel(job_id))
-    while (await server.get(job_id)).state != "stopping":
-        await asyncio.sleep(0)
+    await reached(server, job_id, "stopping")
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking
@@ -141,8 +141,8 @@ async def test_stubborn_jobs_end_together_and_hold_up_nobody(proof: str, supervi
     server = await supervisor(hostile_pool(workers=4), proof=proof)
     jobs = [await begin(server, "ignores_term", limits={"grace_s": 0.5}) for _ in range(3)]
     ending = asyncio.gather(*(stop(server, job_id) for job_id in jobs))
-    while {(await server.get(job_id)).state for job_id in jobs} != {"stopping"}:
-        await asyncio.sleep(0)
+    for job_id in jobs:
+        await reached(server, job_id, "stopping")
     assert (await run(server, "echoes")).state == "completed"
     assert {(await server.get(job_id)).state for job_id in jobs} == {"stopping"}
     for story in await ending:
@@ -245,10 +245,12 @@ async def test_the_certificate_tells_who_asked_what_happened_and_when(proof: str
     assert certificate["max_rss_bytes"] > 1 << 20 and certificate["user_s"] + certificate["system_s"] > 0
     assert processes.look(pid) is None and processes.named(tag_of(job_id)) == []
 
-    while "slot_ready" not in ((await server.get(job_id)).certificate or {}):
-        await asyncio.sleep(0)
-    after = (await server.get(job_id)).certificate
-    assert after is not None and after["slot_ready"] >= after["tree_empty"]
+    async def slot_ready() -> dict[str, Any] | Pending:
+        after = (await server.get(job_id)).certificate
+        return after if after and "slot_ready" in after else Pending(after)
+
+    after = await until_async(slot_ready, "the slot is ready")
+    assert after["slot_ready"] >= after["tree_empty"]
 
 
 async def test_a_phase_that_did_not_happen_is_absent(supervisor: StartSupervisor) -> None:

@@ -11,6 +11,10 @@ from typing import Any
 import psutil
 import pytest
 from conftest import StartSupervisor, open_descriptors
+from support import processes
+from support.waiting import Pending, until_async
+from trials import computing, follow, hostile_pool, reached, run, said, stop, submit
+
 from killable.supervisor.job import Submission
 from killable.supervisor.service import Supervisor
 from killable.workers.errors import (
@@ -22,9 +26,6 @@ from killable.workers.errors import (
     WorkerCrashed,
     error_class,
 )
-from support import processes
-from support.waiting import Pending, until_async
-from trials import computing, follow, hostile_pool, run, said, stop, submit
 
 # ── states ──
 
@@ -346,8 +347,7 @@ async def test_a_second_close_hurries_the_first(supervisor: StartSupervisor) -> 
     job_id = await submit(server, "ignores_term", limits={"grace_s": 60})
     await computing(server, job_id)
     first = asyncio.create_task(server.close())
-    while (await server.get(job_id)).state != "stopping":
-        await asyncio.sleep(0)
+    await reached(server, job_id, "stopping")
     await server.close(grace_s=0)
     await first
     assert (await server.get(job_id)).certificate["exit_signal"] == "SIGKILL"  # type: ignore[index]

@@ -118,6 +118,16 @@ async def said(supervisor: Supervisor, job_id: str, tokens: int = 1) -> list[Any
     return seen[:tokens]
 
 
+async def reached(supervisor: Supervisor, job_id: str, state: str) -> None:
+    """Wait until a job is in a state."""
+
+    async def is_there() -> bool | Pending:
+        record = await supervisor.get(job_id)
+        return record.state == state or Pending(record)
+
+    await until_async(is_there, f"{job_id} is {state}")
+
+
 async def computing(supervisor: Supervisor, job_id: str, cpu_s: float = 0.03) -> int:
     """Wait until a job that said "in" has computed for a while since: it is where it will stay. Return its pid."""
     await said(supervisor, job_id)

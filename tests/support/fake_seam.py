@@ -48,7 +48,7 @@ class FakeSpawner:
         if self.zygote_pid != pid or self._closing:
             return
         if self.world.faults.preload_fails:
-            self.listener.on_preload_failed("Traceback: no such module")
+            self.listener.on_preload_failed("Traceback: no such module", "")
             self.zygote_dies(exit_code=78)
             return
         self.listener.on_type(_type_report(f"work-{self.spec.name}"))

@@ -10,7 +10,7 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
-from killable.supervisor import escalation, exits
+from killable.supervisor import escalation, exits, payloads
 from killable.supervisor.clock import Clock
 from killable.supervisor.escalation import Action, Escalation, Rules
 from killable.supervisor.eventlog import Batch
@@ -32,6 +32,7 @@ LEAVE_S = 1.0
 
 _SIGTERM = 15
 _TOKEN = int(Kind.TOKEN)
+_VALUES = frozenset({Kind.RESULT, Kind.CHECKPOINT, Kind.PROGRESS})
 
 
 class AttemptOwner(Protocol):
@@ -55,7 +56,7 @@ class Attempt:
         self._owner = owner
         self._rules = rules
         self._sequence = 0
-        self._one_line = entry.type.codec == "json"
+        self._json = entry.type.codec == "json"
         self._transcript = Transcript(entry.log)
         self._stamps = Stamps()
         self._escalation: Escalation | None = None
@@ -170,7 +171,7 @@ class Attempt:
                 break
             self._sequence += 1
             if kind == _TOKEN:
-                if not self._entered or not self._may_be_told(payload):
+                if not self._entered or (self._json and not payloads.is_one_line(payload)):
                     self._break("a token that cannot be told: before the job was entered, or with a line end")
                     break
                 tokens.append(("token", payload))
@@ -185,29 +186,25 @@ class Attempt:
         self.entry.wake()
 
     def _on_message(self, kind: int, payload: bytes) -> None:
-        told = self._may_be_told(payload)
+        is_value = not self._json or kind not in _VALUES or payloads.is_value(payload)
         try:
             match kind:
                 case Kind.ENTERED if not self._entered and self._closing is None:
                     self._on_entered()
-                case Kind.RESULT if self._entered and self._closing is None and told:
+                case Kind.RESULT if self._entered and self._closing is None and is_value:
                     self._on_closing(payload)
                 case Kind.RAISED if self._closing is None:
                     self._on_closing(Raised.decode(payload))
                 case Kind.IDLE if self._closing is not None:
                     self._on_idle(Idle.decode(payload))
-                case Kind.PROGRESS if self._entered and told:
+                case Kind.PROGRESS if self._entered and is_value:
                     self.entry.note_progress(payload)
-                case Kind.CHECKPOINT if self._entered and told:
+                case Kind.CHECKPOINT if self._entered and is_value:
                     self.entry.note_checkpoint(payload)
                 case _:
                     self._break(f"a frame of kind {kind} that cannot come here")
         except (ValueError, TypeError, RecursionError) as error:
             self._break(f"a frame of kind {kind} that cannot be read: {error}")
-
-    def _may_be_told(self, payload: bytes) -> bool:
-        """Tell whether this may go into an event stream as it is: a line end in it would forge an event."""
-        return not self._one_line or not (b"\n" in payload or b"\r" in payload)
 
     def _on_entered(self) -> None:
         self._entered = True

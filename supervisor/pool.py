@@ -249,7 +249,7 @@ class Pool:
         self.fill()
 
     def on_preload_failed(self, traceback: str, declaration: str) -> None:
-        """Its modules do not import. A pool that never worked will not either; one that did tries again now and then."""
+        """Its modules do not import. A pool that never worked never will; one that did tries again now and then."""
         if declaration:
             self.startup_error = StartRefused(f"pool {self.spec.name}: {declaration}", pool=self.spec.name)
         self._zygote = Zygote.FAILED

@@ -6,12 +6,19 @@ Runs in: worker (both directions); any (JSON).
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import pickle
+from collections.abc import Callable
 from json.encoder import encode_basestring_ascii
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from killable.workers.messages import dump_json
+
+JSON_DEPTH_MAX = 200
+"""Other parsers stop at 128 to 256 levels, Python's own wherever its stack happens to end."""
+_NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_STEP = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 
 
 class Unserializable(Exception):
@@ -51,9 +58,14 @@ class JsonCodec:
         if type(value) is bytes:
             return b'{"base64":"' + base64.b64encode(value) + b'"}'
         try:
-            return dump_json(value)
+            payload = dump_json(value)
         except (TypeError, ValueError, RecursionError) as error:
             raise find_unserializable(value, error) from error
+        if _brackets_nest_deeply(payload):
+            too_deep = _find(value, lambda part, depth: depth > JSON_DEPTH_MAX and "is nested too deeply")
+            if too_deep is not None:
+                raise too_deep
+        return payload
 
     def encode_token(self, value: Any) -> bytes:
         """`str` → {"text": …} · `bytes` → {"base64": …} · other JSON → {"value": …}."""
@@ -88,29 +100,44 @@ class PickleCodec:
 CODECS: dict[str, Codec] = {"json": JsonCodec(), "pickle": PickleCodec()}
 
 
+def _brackets_nest_deeply(payload: bytes) -> bool:
+    """Tell whether the value may be nested too deeply: quick, and never wrong when it says no (brackets in texts
+    count).
+    """
+    if payload.count(b"[") + payload.count(b"{") <= JSON_DEPTH_MAX:
+        return False
+    brackets = payload.translate(None, _NO_BRACKETS)
+    return max(itertools.accumulate(map(_STEP.__getitem__, brackets))) > JSON_DEPTH_MAX
+
+
 def find_unserializable(value: Any, error: Exception) -> Unserializable:
     """Return where inside a value the first part stands that is not JSON."""
-    seen: set[int] = set()
+    return _find(value, _why_not_json) or Unserializable("$", type(value).__qualname__, str(error))
 
-    def walk(part: Any, path: str) -> Unserializable | None:
-        if part is None or isinstance(part, (str, int)):
-            return None
-        if isinstance(part, float):
-            finite = part - part == 0.0
-            return None if finite else Unserializable(path, "float", f"{part} is not JSON")
-        if not isinstance(part, (dict, list, tuple)):
-            return Unserializable(path, type(part).__qualname__, "not a JSON type")
-        if id(part) in seen or len(path) > 2000:
-            return Unserializable(path, type(part).__qualname__, "refers to itself, or is nested too deeply")
-        seen.add(id(part))
-        items: Any = part.items() if isinstance(part, dict) else enumerate(part)
-        for key, member in items:
-            if isinstance(part, dict) and not isinstance(key, (str, int, float, bool, type(None))):
-                return Unserializable(f"{path}.{key!r}", type(key).__qualname__, "not a JSON key")
-            found = walk(member, f"{path}.{key}" if isinstance(part, dict) else f"{path}[{key}]")
-            if found is not None:
-                return found
-        seen.discard(id(part))
-        return None
 
-    return walk(value, "$") or Unserializable("$", type(value).__qualname__, str(error))
+def _why_not_json(part: Any, depth: int) -> str | Literal[False]:
+    if depth > JSON_DEPTH_MAX:
+        return "is nested too deeply, or refers to itself"
+    if isinstance(part, float) and part - part != 0.0:
+        return f"{part} is not JSON"
+    if part is None or isinstance(part, (str, int, float, list, tuple)):
+        return False
+    if not isinstance(part, dict):
+        return "is not a JSON type"
+    wrong = next((key for key in part if not isinstance(key, (str, int, float, bool, type(None)))), None)
+    return False if wrong is None else f"the key {wrong!r} is not a JSON key"
+
+
+def _find(value: Any, why: Callable[[Any, int], str | Literal[False]]) -> Unserializable | None:
+    """Return the first part, in the order of the text, for which there is a `why`; without recursion."""
+    waiting: list[tuple[Any, str, int]] = [(value, "$", 0)]
+    while waiting:
+        part, path, depth = waiting.pop()
+        reason = why(part, depth)
+        if reason:
+            return Unserializable(path, type(part).__qualname__, reason)
+        if isinstance(part, dict):
+            waiting.extend((member, f"{path}.{key}", depth + 1) for key, member in reversed(part.items()))
+        elif isinstance(part, (list, tuple)):
+            waiting.extend((part[i], f"{path}[{i}]", depth + 1) for i in range(len(part) - 1, -1, -1))
+    return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
 
 import pytest
 from conftest import StartSupervisor
@@ -190,15 +191,17 @@ async def test_a_forged_frame_is_a_protocol_error(supervisor: StartSupervisor) -
     """Well formed, and not what can come now: another attempt's, one out of its order, an entry, nonsense inside."""
     server = await supervisor(hostile_pool(workers=4))
 
-    async def forge(kind: int, payload: str = "{}", *, fence: int = 0, ahead: int = 0) -> Story:
-        return await run(server, "forges_a_frame", kind=kind, payload=payload, fence=fence, ahead=ahead)
+    async def forge(kind: int, payload: str = "{}", **more: Any) -> Story:
+        return await run(server, "forges_a_frame", kind=kind, payload=payload, **more)
 
     for kind in (2, 4, 5, 8, 9, 10, 99):
         story = await forge(kind, ahead=7)  # out of its order
         assert (story.code, story.tokens) == ("protocol", ["in"]), kind
-    for kind, payload in [(2, "{}"), (4, "no JSON"), (5, "no JSON"), (9, "[]"), (9, "5"), (99, "{}"), (1, "{}")]:
-        story = await forge(kind, payload)
-        assert (story.code, story.tokens) == ("protocol", ["in"]), (kind, payload)
+    nonsense = [(2, "{}"), (4, "no JSON"), (5, "no JSON"), (8, "no JSON"), (9, "[]"), (9, "5"), (99, "{}"), (1, "{}")]
+    for kind, payload in nonsense:
+        for then in ("return", "exit"):
+            story = await forge(kind, payload, then=then)
+            assert (story.code, story.tokens) == ("protocol", ["in"]), (kind, payload, then)
     for kind in (3, 8, 9):
         story = await forge(kind, '{"text":"forged"}', fence=1_000_000)  # of an attempt that is not this one
         assert story.state == "completed" and story.tokens == ["in"], kind
@@ -212,10 +215,10 @@ async def test_a_frame_cannot_carry_a_line_end_into_the_stream(supervisor: Start
 async def test_a_checkpoint_that_is_nested_as_deeply_as_can_be(supervisor: StartSupervisor) -> None:
     """What the worker could encode, the supervisor either takes or refuses; it does not stumble."""
     server = await supervisor(hostile_pool(workers=4))
-    depths = (100, 900, 940, 960, 970, 980, 5000)
-    stories = await asyncio.gather(*(run(server, "nests_deeply", depth=depth) for depth in depths))
-    assert [story.state for story in stories[:2]] == ["completed"] * 2
-    assert {story.code for story in stories[2:]} <= {"", "result.unserializable", "protocol"}
+    for depth in (100, 900, 940, 960, 970, 980, 5000):
+        record = await server.wait(await submit(server, "nests_deeply", depth=depth))
+        code = record.error and record.error["code"]
+        assert code in (None, "result.unserializable") and (code is None or depth > 100), (depth, record.error)
 
 
 @pytest.mark.row("B20")

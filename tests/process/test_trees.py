@@ -78,9 +78,11 @@ async def test_a_job_that_forks_as_fast_as_it_can_is_gone_with_all_its_forks(
     server = await supervisor(hostile_pool(), proof=proof)
     for grace_s in (0, None):
         job_id = await submit(server, "forks_steadily")
-        await until_async(
-            lambda tag=tag_of(job_id): len(found := processes.named(tag)) > 10 or Pending(found), "it has forked"
-        )
+
+        def forked(job_id: str = job_id) -> bool | Pending:
+            return len(found := processes.named(tag_of(job_id))) > 10 or Pending(found)
+
+        await until_async(forked, "it has forked")
         story = await stop(server, job_id, grace_s=grace_s)
         assert story.certificate["processes_swept"] > 5
 

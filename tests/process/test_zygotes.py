@@ -1,4 +1,4 @@
-"""The zygote: what it forks, what it shares, what becomes of its jobs when it is killed, when it must not fork at all."""
+"""The zygote: what it forks and shares, what becomes of its jobs when it is killed, when it must not fork at all."""
 
 from __future__ import annotations
 

@@ -206,3 +206,21 @@ def test_what_must_hold_holds_in_every_history(seed: int) -> None:
     except BaseException as error:
         error.add_note(f"again: pytest 'tests/sim/test_supervisor.py' -k 'history and seed{seed}]'")
         raise
+
+
+@pytest.mark.parametrize("seed", [1, 9, 54, 145])
+def test_a_seed_is_one_history(seed: int) -> None:
+    first = run(_fuzz(seed))
+    assert len(first) > 100
+    assert run(_fuzz(seed)) == first
+    assert run(_fuzz(seed + 1)) != first
+
+
+def test_a_failing_seed_shows_itself_and_what_came_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the supervisor's own bound on the grace the simulation has to fail: it looks at what really happened."""
+    monkeypatch.setattr("killable.supervisor.escalation.DUMP_S", 1.0)
+    with pytest.raises(AssertionError, match=r"SIGKILL (is overdue|comes too late)|dumped and left alive") as caught:
+        for seed in range(20):
+            test_what_must_hold_holds_in_every_history(seed)
+    assert "again: pytest" in caught.value.__notes__[0]
+    assert "the last that happened:" in str(caught.value)

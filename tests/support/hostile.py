@@ -511,7 +511,9 @@ def writes_garbage(ctx: Context, text: str = "garbage" * 100, then: str = "retur
 
 
 @job
-def forges_a_frame(ctx: Context, kind: int, payload: str, fence: int = 0, ahead: int = 0) -> str:
+def forges_a_frame(
+    ctx: Context, kind: int, payload: str, fence: int = 0, ahead: int = 0, then: str = "return"
+) -> str:
     """Write a frame of one's own making, right but for what it says; `fence` 0 is this attempt's."""
     enter(ctx)
     channel: Any = ctx.emit.__self__  # type: ignore[attr-defined]
@@ -521,6 +523,8 @@ def forges_a_frame(ctx: Context, kind: int, payload: str, fence: int = 0, ahead:
     seed = (fence * 0x9E3779B1 + sequence * 0x85EBCA6B + kind) & 0xFFFFFFFF
     header = struct.pack("<IIIIB", len(body), zlib.crc32(body, seed), fence, sequence, kind)
     os.write(channel._descriptor, header + body)
+    if then == "exit":
+        os._exit(0)
     if fence == channel._fence and not ahead:
         channel._sequence += 1
     return "returned"

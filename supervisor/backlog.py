@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 Entry = tuple[int, int, int, str]
 """(-priority, the tenant's round, arrival, job id)"""
 
+STALE_MAX = 64
+"""Places of removed jobs in a heap, beyond one for each waiting job, before it is built anew."""
+
 
 class Full(Exception):
     """The queue has reached a bound: `bound` names which."""
@@ -21,12 +24,30 @@ class Full(Exception):
 
 
 @dataclass(slots=True)
+class _Rounds:
+    """The turns of the tenants, among the jobs of one priority."""
+
+    current: int = 0
+    last: dict[str, int] = field(default_factory=dict)
+
+    def next_turn(self, tenant: str) -> int:
+        turn = self.last[tenant] = max(self.current, self.last.get(tenant, -1) + 1)
+        return turn
+
+    def reach(self, turn: int) -> None:
+        """A job of that round has its turn. Who has none in it or later begins anew: forget him, or he would stay."""
+        if turn > self.current:
+            self.current = turn
+            self.last = {tenant: last for tenant, last in self.last.items() if last >= turn}
+
+
+@dataclass(slots=True)
 class _Line:
     """The queue of one pool."""
 
     heap: list[Entry] = field(default_factory=list)
-    round: int = 0
-    last_round: dict[str, int] = field(default_factory=dict)
+    rounds: dict[int, _Rounds] = field(default_factory=dict)
+    """By the first member of an entry."""
     waiting: int = 0
 
 
@@ -69,8 +90,7 @@ class Backlog:
         """Queue a job. Raise Full."""
         self.check(input_bytes)
         line = self._lines.setdefault(pool, _Line())
-        turn = max(line.round, line.last_round.get(tenant, -1) + 1)
-        line.last_round[tenant] = turn
+        turn = line.rounds.setdefault(-priority, _Rounds()).next_turn(tenant)
         entry = (-priority, turn, self._arrivals, job_id)
         self._arrivals += 1
         heapq.heappush(line.heap, entry)
@@ -84,22 +104,23 @@ class Backlog:
         while line and line.heap:
             entry = heapq.heappop(line.heap)
             if self._forget(entry[3], entry):
-                line.round = max(line.round, entry[1])
+                line.rounds[entry[0]].reach(entry[1])
                 if not line.waiting:
-                    line.last_round.clear()  # or tenants that came once would stay for ever
+                    self._rebuild(line)
                 return entry[3]
         return None
 
     def remove(self, job_id: str) -> bool:
-        """Take a job out (a cancel, a deadline); its place in the heap is dropped when it comes up."""
+        """Take a job out (a cancel, a deadline). Its place in the heap is dropped when it comes up, or when there are
+        too many of them.
+        """
         waiting = self._waiting.get(job_id)
         if waiting is None:
             return False
         self._forget(job_id, waiting.entry)
         line = self._lines[waiting.pool]
-        if not line.waiting:
-            line.heap.clear()
-            line.last_round.clear()
+        if not line.waiting or len(line.heap) > 2 * line.waiting + STALE_MAX:
+            self._rebuild(line)
         return True
 
     def position(self, job_id: str) -> int | None:
@@ -114,6 +135,14 @@ class Backlog:
         """Return the pool's jobs in the order in which they would be popped."""
         line = self._lines.get(pool)
         return [entry[3] for entry in sorted(line.heap) if self._stands(entry)] if line else []
+
+    def _rebuild(self, line: _Line) -> None:
+        """Forget removed jobs, and the turns of tenants that have none waiting."""
+        line.heap = sorted(entry for entry in line.heap if self._stands(entry))
+        before, line.rounds = line.rounds, {}
+        for rank, turn, _, job_id in line.heap:
+            rounds = line.rounds.setdefault(rank, _Rounds(before[rank].current))
+            rounds.last[self._waiting[job_id].tenant] = turn  # the last one stays: they are sorted
 
     def _stands(self, entry: Entry) -> bool:
         waiting = self._waiting.get(entry[3])

@@ -98,6 +98,8 @@ def _from_raised(last: Raised) -> Outcome:
             return _failed("exception", f"{last.type}: {last.message}" if last.message else last.type, facts)
         case "memory":
             return _failed("limit.memory", f"memory_bytes was reached: {last.type} {last.message}".rstrip(), facts)
+        case "files":
+            return _failed("limit.files", f"no file can be opened any more: {last.type} {last.message}".rstrip(), facts)
         case "exit":
             return _exit(last.exit_code)
         case "stopped":

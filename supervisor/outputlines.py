@@ -8,7 +8,7 @@ from __future__ import annotations
 from killable.workers.messages import dump_json
 
 LINE_BYTES_MAX = 8192
-"""A longer line is cut here: an event is never larger than one read."""
+"""A longer line is cut here: an event stays small, however long a line is."""
 
 
 class OutputLines:
@@ -18,17 +18,26 @@ class OutputLines:
         self._rest = b""
 
     def feed(self, data: bytes) -> list[bytes]:
-        *lines, rest = (self._rest + data).split(b"\n")
-        while len(rest) > LINE_BYTES_MAX:
-            lines.append(rest[:LINE_BYTES_MAX])
-            rest = rest[LINE_BYTES_MAX:]
-        self._rest = rest
-        return [_event(line) for line in lines]
+        *whole, rest = (self._rest + data).split(b"\n")
+        *cut, self._rest = _pieces(rest)
+        return [_event(piece) for line in whole for piece in _pieces(line)] + [_event(piece) for piece in cut]
 
     def rest(self) -> list[bytes]:
         """Return what stood after the last line end."""
         rest, self._rest = self._rest, b""
         return [_event(rest)] if rest else []
+
+
+def _pieces(line: bytes) -> list[bytes]:
+    """Cut a line that is too long; between two characters, where it is UTF-8."""
+    pieces = []
+    while len(line) > LINE_BYTES_MAX:
+        cut = LINE_BYTES_MAX
+        while line[cut] & 0xC0 == 0x80 and cut > LINE_BYTES_MAX - 4:  # a continuation byte
+            cut -= 1
+        pieces.append(line[:cut])
+        line = line[cut:]
+    return [*pieces, line]
 
 
 def _event(line: bytes) -> bytes:

@@ -203,9 +203,12 @@ class Pool:
         logger.error("slot quarantined: %r is still there after SIGKILL", worker)
 
     def _note_failure(self, why: str, errno: int | None) -> None:
+        if self._retry is not None:
+            return  # those that were tried together fail together: once
         self._failures += 1
         logger.warning("pool %s: %s", self.spec.name, why)
-        if self._failures >= FAILURES_MAX:
+        works = any(worker.stage in (Stage.IDLE, Stage.BUSY) for worker in self.workers.values())
+        if self._failures >= FAILURES_MAX and not works:
             self._break(why, errno)
         self._try_again_later()
 

@@ -182,10 +182,9 @@ class Registry:
             job_id, entry = next(iter(self._ended.items()))
             assert entry.ended is not None
             full = len(self._ended) > self._keep_jobs or self._ended_bytes > self._keep_bytes
-            if not full and now - entry.ended < self._keep_s:
-                return
-            if full and len(self._ended) == 1:
-                return  # the newest stays readable, however large it is
+            expired = now - entry.ended >= self._keep_s
+            if not expired and (not full or len(self._ended) == 1):
+                return  # within every bound; or the newest, which stays readable however large it is
             del self._ended[job_id], self._entries[job_id]
             self._ended_bytes -= entry.kept_bytes
 

@@ -167,7 +167,7 @@ class Worker:
         attempt, self.attempt = self.attempt, None
         if attempt is not None:
             attempt.on_gone(gone)
-        if spawning:
+        if spawning and not gone.zygote_lost:  # else the zygote's end is the failure, and counts once
             said = self._said.decode("utf-8", "replace")
             self._owner.on_worker_failed(self, self._broken or f"{_how_it_ended(gone)}\n{said}".rstrip(), None)
         self._owner.on_worker_gone(self)
@@ -200,8 +200,6 @@ class Worker:
 
 
 def _how_it_ended(gone: Gone) -> str:
-    if gone.zygote_lost:
-        return "the zygote died before the worker was ready"
     if gone.ending is None:
         return "the worker ended before it was ready, and nobody knows how"
     if gone.ending.signal is not None:

@@ -238,6 +238,10 @@ class Simulation:
         self.world.check(not self.loop.timers(), f"timers are left: {self.loop.timers()}")
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         self.world.check(not tasks, f"tasks are left: {tasks}")
+        self.check_ends()
+
+    def check_ends(self) -> None:
+        """Every job has ended as the record below the seam says."""
         for job in self.jobs:
             self._check_end(job)
         self.raise_violations()

@@ -211,7 +211,7 @@ def test_what_must_hold_holds_in_every_history(seed: int) -> None:
 @pytest.mark.parametrize("seed", [1, 9, 54, 145])
 def test_a_seed_is_one_history(seed: int) -> None:
     first = run(_fuzz(seed))
-    assert len(first) > 100
+    assert len(first) > 50
     assert run(_fuzz(seed)) == first
     assert run(_fuzz(seed + 1)) != first
 

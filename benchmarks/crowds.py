@@ -81,7 +81,7 @@ async def _end_together(
     """Start jobs, cancel all in one turn of the loop, return for each the milliseconds until it was dead."""
     records = await asyncio.gather(*(testbed.start(supervisor, workload) for _ in range(jobs)))
     await asyncio.sleep(NATIVE_SETTLE_S)
-    watched = [watch.watch(await testbed.pid_of(supervisor, record)) for record in records]
+    watched = [watch.watch(testbed.pid_of(record)) for record in records]
     asked_at = time.monotonic()
     ended = await asyncio.gather(*(supervisor.cancel(record.job_id, grace_s=grace_s) for record in records))
     for record in ended:
@@ -115,7 +115,7 @@ async def _clean_up_in_quota(results: Samples) -> None:
 async def _count_cleaned(supervisor: Supervisor, procs: Path, results: Samples | None) -> int:
     records = await asyncio.gather(*(testbed.start(supervisor, "cleans_up") for _ in range(CROWD)))
     for record in records:
-        procs.write_text(str(await testbed.pid_of(supervisor, record)))
+        procs.write_text(str(testbed.pid_of(record)))
     await asyncio.sleep(2 * QUOTA_PERIOD_US / 1e6)  # the quota has begun to bite
     ended = await asyncio.gather(*(supervisor.cancel(record.job_id, grace_s=5.0) for record in records))
     for record in ended:

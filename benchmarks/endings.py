@@ -73,7 +73,7 @@ async def _end_one(
     job_id = record.job_id
     await visitor.follow(job_id)
     await asyncio.sleep(SETTLE_S)
-    watched = watch.watch(await testbed.pid_of(supervisor, record))
+    watched = watch.watch(testbed.pid_of(record))
     asked_at = time.monotonic()
     record = await supervisor.cancel(job_id, grace_s=grace_s)
     certified_at = time.monotonic()

@@ -94,13 +94,7 @@ def figures(results: Samples) -> list[Figure]:
             note=_spread(results, crowds.IGNORING_DEAD),
         ),
         *_cleaned(results),
-        *(
-            Figure(
-                f"submit → first line of the job, {kind} warm worker, in process",
-                FIRST_LINE_MS_MAX, results.median(name), "ms", digits=3, note=_spread(results, name, 3),
-            )
-            for kind, name in (("fresh", flows.FRESH_FIRST_LINE), ("reused", flows.REUSED_FIRST_LINE))
-        ),
+        *(_first_line(results, worker) for worker in (flows.FRESH, flows.REUSED)),
         _flooded(results),
         Figure(
             "one job, one emit per token → reader in the supervisor",
@@ -153,6 +147,15 @@ def _cleaned(results: Samples) -> Iterator[Figure]:
         number = results.total(jobs) or 0.0
         asked = f"all {number:.0f}"
         yield Figure(what, number, results.total(cleaned), "", at_least=True, digits=0, asked_as=asked, note=note)
+
+
+def _first_line(results: Samples, worker: str) -> Figure:
+    at_once, later = (flows.first_line(worker, pause_s) for pause_s in flows.PAUSES_S)
+    pause_ms = flows.PAUSES_S[1] * 1000
+    later_ms = results.median(later)
+    note = _spread(results, at_once, 3) + ("" if later_ms is None else f"; after {pause_ms:g} ms idle {later_ms:.3f}")
+    what = f"submit → first line of the job, {worker} warm worker, in process"
+    return Figure(what, FIRST_LINE_MS_MAX, results.median(at_once), "ms", digits=3, note=note)
 
 
 def _flooded(results: Samples) -> Figure:

@@ -17,14 +17,16 @@ from samples import Samples
 
 from killable.supervisor.service import Supervisor
 
-FRESH_FIRST_LINE = "submit → first line, fresh worker, ms"
-REUSED_FIRST_LINE = "submit → first line, reused worker, ms"
+FRESH = "fresh"
+REUSED = "reused"
 IDLE_CANCEL = "cancel → certificate, nothing else runs, ms"
 FLOODED_CANCEL = "cancel → certificate, another job floods, ms"
 FLOODED_DEAD = "cancel → dead, another job floods, ms"
 TOKENS_PER_S = "one job, one emit per token → reader, tokens/s"
 PRIVATE_MB = "private memory of a fork worker, 200 MB preloaded, MB"
 
+PAUSES_S = (0.0, 0.02)
+"""One job after another, and after a pause in which the processors' caches went cold and their cores to sleep."""
 VICTIM = "python_loop"
 SETTLE_S = 0.02
 FLOOD_TOKEN_CHARS = 32
@@ -40,17 +42,23 @@ async def measure(plan: Plan, results: Samples, watch: DeathWatch) -> None:
     await _private_memory(results)
 
 
+def first_line(worker: str, pause_s: float) -> str:
+    """Return the name of: from the submission to the job's first line, on an idle worker."""
+    return f"submit → first line, {worker} worker, after {pause_s * 1000:g} ms without a job, ms"
+
+
 async def _first_lines(trials: int, results: Samples) -> None:
-    for name, jobs_per_worker_max in ((FRESH_FIRST_LINE, 1), (REUSED_FIRST_LINE, 0)):
+    for worker, jobs_per_worker_max in ((FRESH, 1), (REUSED, 0)):
         pool = testbed.pool("workloads", workers=1, jobs_per_worker_max=jobs_per_worker_max)
         async with testbed.supervising(pool) as supervisor:
-            for _ in range(trials):
-                await testbed.warm(supervisor)
-                asked_ns = time.monotonic_ns()
-                record = await testbed.submit(supervisor, "first_line")
-                record = await supervisor.wait(record.job_id)
-                assert record.result is not None, record
-                results.add(name, (int(record.result) - asked_ns) / 1e6)
+            for pause_s in PAUSES_S:
+                for _ in range(trials):
+                    await testbed.warm(supervisor, pause_s)
+                    asked_ns = time.monotonic_ns()
+                    record = await testbed.submit(supervisor, "first_line")
+                    record = await supervisor.wait(record.job_id)
+                    assert record.result is not None, record
+                    results.add(first_line(worker, pause_s), (int(record.result) - asked_ns) / 1e6)
 
 
 async def _tokens_per_s(plan: Plan, results: Samples) -> None:
@@ -107,7 +115,7 @@ async def _cancel(supervisor: Supervisor, watch: DeathWatch) -> tuple[float, flo
     await testbed.warm(supervisor)
     record = await testbed.start(supervisor, VICTIM)
     await asyncio.sleep(SETTLE_S)
-    watched = watch.watch(await testbed.pid_of(supervisor, record))
+    watched = watch.watch(testbed.pid_of(record))
     asked_at = time.monotonic()
     await supervisor.cancel(record.job_id, grace_s=0)
     certified_at = time.monotonic()

@@ -83,19 +83,14 @@ async def first_token(supervisor: Supervisor, job_id: str) -> None:
     raise RuntimeError(f"it ended without a token: {await supervisor.get(job_id)}")
 
 
-async def warm(supervisor: Supervisor) -> None:
-    """Return when every pool has an idle worker."""
+async def warm(supervisor: Supervisor, quiet_s: float = QUIET_S) -> None:
+    """Return when every pool has an idle worker, and has had it for a moment."""
     async with asyncio.timeout(WAIT_S):
         while any(not record.idle for record in await supervisor.pools()):
             await asyncio.sleep(0.001)
-    await asyncio.sleep(QUIET_S)
+    await asyncio.sleep(quiet_s)
 
 
-async def pid_of(supervisor: Supervisor, record: JobRecord) -> int:
-    """Return the pid of the worker that holds a running job, once the supervisor has been told it."""
-    async with asyncio.timeout(WAIT_S):
-        while True:
-            for worker in await supervisor.workers():
-                if worker.job_id == record.job_id and worker.pid is not None:
-                    return worker.pid
-            await asyncio.sleep(0.001)
+def pid_of(record: JobRecord) -> int:
+    assert record.pid is not None, record
+    return record.pid

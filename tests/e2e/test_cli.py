@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
+from support.served import Command, Server
 
 from killable.api.client import Client
 
@@ -94,60 +95,10 @@ def gated(gate: str) -> str:
     return "through"
 '''
 
-COMMAND = [sys.executable, "-m", "killable.api.cli"]
 LINE_OF_KILL = re.compile(
     r"job-[0-9a-f]{8}  cancelled by user  dead after [\d.]+ m?s "
     r"\(SIGTERM acknowledged [\d.]+ m?s, tree empty [\d.]+ m?s, 1 process\)\n"
 )
-
-
-class Command:
-    """The command in a folder, talking to one server."""
-
-    def __init__(self, folder: Path, url: str = "") -> None:
-        self.folder = folder
-        self.url = url
-
-    def start(self, *args: str, **options: Any) -> subprocess.Popen[str]:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("KILLABLE_")}
-        environment |= {"KILLABLE_URL": self.url} if self.url else {}
-        return subprocess.Popen(
-            [*COMMAND, *args], cwd=self.folder, env=environment | options.pop("env", {}), text=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
-        )  # fmt: skip
-
-    def run(self, *args: str, **options: Any) -> subprocess.CompletedProcess[str]:
-        with self.start(*args, **options) as process:
-            out, err = process.communicate(timeout=60)
-        return subprocess.CompletedProcess(args, process.returncode, out, err)
-
-    def ok(self, *args: str) -> str:
-        done = self.run(*args)
-        assert done.returncode == 0, (done.stdout, done.stderr)
-        return done.stdout
-
-    def json(self, *args: str) -> Any:
-        return json.loads(self.ok(*args, "--json"))
-
-
-class Server:
-    """One `killable serve`, and all that is below it."""
-
-    def __init__(self, command: Command, *args: str, **options: Any) -> None:
-        self.process = command.start("serve", *args, "--json", **options)
-        assert self.process.stdout is not None and self.process.stderr is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise AssertionError(self.process.communicate()[1])
-        self.announcement = json.loads(line)
-        self.url: str = self.announcement["url"]
-
-    def stop(self, number: int = signal.SIGTERM) -> tuple[int, list[psutil.Process], str]:
-        """Return the exit code, what was below it and is still there, and what it said."""
-        below = psutil.Process(self.process.pid).children(recursive=True) if self.process.poll() is None else []
-        self.process.send_signal(number)
-        err = self.process.communicate(timeout=60)[1]
-        return self.process.returncode, [process for process in below if process.is_running()], err
 
 
 Serve = Callable[..., Server]

@@ -511,9 +511,7 @@ def writes_garbage(ctx: Context, text: str = "garbage" * 100, then: str = "retur
 
 
 @job
-def forges_a_frame(
-    ctx: Context, kind: int, payload: str, fence: int = 0, ahead: int = 0, then: str = "return"
-) -> str:
+def forges_a_frame(ctx: Context, kind: int, payload: str, fence: int = 0, ahead: int = 0, then: str = "return") -> str:
     """Write a frame of one's own making, right but for what it says; `fence` 0 is this attempt's."""
     enter(ctx)
     channel: Any = ctx.emit.__self__  # type: ignore[attr-defined]

@@ -1,0 +1,92 @@
+"""README.md does what it says: each command in it is run, each file in it is used."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.served import COMMAND, Command, Server
+
+from killable.supervisor.config import load
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[str]:
+    lines = [line for block in blocks("console") for line in block.splitlines()]
+    return [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    (tmp_path / "my_jobs.py").write_text(blocks("python")[0])
+    started = Server(Command(tmp_path), "my_jobs.py", "--port", "0")
+    yield started
+    code, left, said = started.stop()
+    assert (code, left) == (0, []), said
+
+
+def test_every_command_works_in_the_order_in_which_it_stands(server: Server, tmp_path: Path) -> None:
+    lines = commands()
+    assert lines[0] == "killable serve my_jobs.py"  # the fixture's, at another port
+    assert len(lines) >= 9
+    command = Command(tmp_path, server.url)
+    printed = {}
+    for line in lines[1:]:
+        program, *arguments = shlex.split(line)
+        if program == "curl":
+            arguments = [word.replace("localhost:7833", server.url.removeprefix("http://")) for word in arguments]
+            done = subprocess.run(["curl", "--fail-with-body", *arguments], capture_output=True, text=True, timeout=60)
+        else:
+            assert program == "killable", line
+            done = command.run(*arguments)
+        assert done.returncode == 0, (line, done.stdout, done.stderr)
+        printed[line] = done.stdout
+    assert printed['killable submit split -i text="a job you start, you can stop"'] == "a job you start, you can stop"
+    killed = printed["killable kill --type spin"]
+    assert re.fullmatch(r"job-[0-9a-f]{8}  cancelled by user  dead after .*, 1 process\)\n", killed), killed
+    assert "cancelled" in printed["killable ps --all"]
+
+
+def test_the_python_client_works_as_shown(server: Server, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", blocks("python")[1]],
+        env={"KILLABLE_URL": server.url},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (0, "one two three\n{'words': 3}\n"), done.stderr
+
+
+def test_the_settings_are_accepted(tmp_path: Path) -> None:
+    (tmp_path / "killable.toml").write_text(blocks("toml")[0])
+    (tmp_path / "my_jobs.py").write_text(blocks("python")[0])
+    config = load(tmp_path / "killable.toml", {}, {}, None)
+    assert (config.server.port, config.settings.limits.run_s, config.settings.caps["run_s"]) == (7833, 600.0, 3600.0)
+    assert [pool.name for pool in config.settings.pools] == ["text"]
+
+
+def test_the_defaults_in_the_table_are_those_in_force() -> None:
+    from killable.supervisor.job import Limits
+
+    shown = dict(re.findall(r"^\| `(\w+)` \| ([\d.]+(?: \w+)?) \|", README, re.MULTILINE))
+    units = {"GiB": 1 << 30, "MiB": 1 << 20, "": 1}
+    for name, text in shown.items():
+        number, _, unit = text.partition(" ")
+        assert float(number) * units[unit] == getattr(Limits(), name), name
+    assert set(shown) == set(Limits().as_json())
+
+
+def test_the_command_is_installed_by_its_name() -> None:
+    done = subprocess.run([Path(COMMAND[0]).parent / "killable", "--help"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and "serve" in done.stdout

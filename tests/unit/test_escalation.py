@@ -1,0 +1,259 @@
+"""The plan that ends an attempt, move by move."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from killable.supervisor import escalation
+from killable.supervisor.escalation import (
+    DUMP_S,
+    LOOK_AGAIN_S,
+    RING_AGAIN_S,
+    Action,
+    Escalation,
+    Phase,
+    Rules,
+)
+
+RULES = Rules(grace_s=5.0, ack_s=0.5, ack_cpu_s=0.1, unkillable_s=10.0, cores=2)
+NOW = 100.0
+FOREVER = float("inf")
+
+
+def asked(rules: Rules = RULES) -> Escalation:
+    state, actions = escalation.begin(rules, NOW)
+    assert actions == (Action.TERMINATE,)
+    return state
+
+
+def delivered(rules: Rules = RULES, at: float = NOW, cpu_s: float = 1.0) -> Escalation:
+    state, actions = escalation.delivered(asked(rules), at, cpu_s)
+    assert actions == ()
+    return state
+
+
+def acknowledged(rules: Rules = RULES) -> Escalation:
+    state, actions = escalation.acknowledged(delivered(rules), NOW)
+    assert actions == ()
+    return state
+
+
+def in_phase(phase: Phase) -> Escalation:
+    return {
+        Phase.ASKED: asked(),
+        Phase.DELIVERED: delivered(),
+        Phase.ACKNOWLEDGED: acknowledged(),
+        Phase.DUMPING: escalation.tick(asked(), NOW + 5)[0],
+        Phase.KILLED: escalation.begin(replace(RULES, grace_s=0), NOW)[0],
+        Phase.UNKILLABLE: escalation.tick(escalation.begin(replace(RULES, grace_s=0), NOW)[0], NOW + 10)[0],
+        Phase.EXITED: escalation.exited(asked()),
+    }[phase]
+
+
+def test_every_phase_is_reached_here() -> None:
+    assert [in_phase(phase).phase for phase in Phase] == list(Phase)
+
+
+def test_with_a_grace_the_worker_is_asked() -> None:
+    state = asked()
+    assert (state.phase, state.grace_ends, state.wake_at) == (Phase.ASKED, NOW + 5, NOW + 5)
+
+
+@pytest.mark.parametrize("grace_s", [0.0, -1.0])
+def test_without_a_grace_it_is_killed_at_once(grace_s: float) -> None:
+    state, actions = escalation.begin(replace(RULES, grace_s=grace_s), NOW)
+    assert actions == (Action.KILL,)
+    assert (state.phase, state.wake_at) == (Phase.KILLED, NOW + 10)
+
+
+def test_a_signal_that_nobody_noticed_has_the_whole_grace_then_a_dump_then_sigkill() -> None:
+    state = asked()
+    assert escalation.tick(state, NOW + 4.999) == (state, ())
+    state, actions = escalation.tick(state, NOW + 5)
+    assert (state.phase, actions) == (Phase.DUMPING, (Action.DUMP,))
+    assert escalation.tick(state, NOW + 5 + DUMP_S / 2) == (state, ())
+    state, actions = escalation.tick(state, NOW + 5 + DUMP_S)
+    assert (state.phase, actions, state.early_kill) == (Phase.KILLED, (Action.KILL,), None)
+
+
+def test_what_is_still_there_after_sigkill_is_given_up_once() -> None:
+    state = in_phase(Phase.KILLED)
+    assert escalation.tick(state, NOW + 9.999) == (state, ())
+    state, actions = escalation.tick(state, NOW + 10)
+    assert (state.phase, actions, state.wake_at) == (Phase.UNKILLABLE, (Action.QUARANTINE,), FOREVER)
+    assert escalation.tick(state, NOW + 1e9) == (state, ())
+
+
+# ── delivered ──
+
+
+def test_a_delivery_is_looked_at_again_after_ack_s() -> None:
+    state = delivered(at=NOW + 0.001, cpu_s=7.0)
+    assert (state.phase, state.wake_at) == (Phase.DELIVERED, NOW + 0.501)
+    assert (state.delivered_at, state.cpu_at_delivery) == (NOW + 0.001, 7.0)
+    assert state.wants_cpu
+
+
+@pytest.mark.parametrize("ack_s", [None, 5.0, 6.0])
+def test_without_a_shorter_ack_s_it_is_the_plain_sigterm_grace_sigkill(ack_s: float | None) -> None:
+    state = delivered(replace(RULES, ack_s=ack_s))
+    assert state.wake_at == state.grace_ends and not state.wants_cpu
+    state, actions = escalation.tick(state, NOW + 5, None)
+    assert actions == (Action.DUMP,) and state.early_kill is None
+
+
+def test_a_late_delivery_lengthens_nothing() -> None:
+    state = delivered(at=NOW + 4.8)
+    assert state.wake_at == NOW + 5
+
+
+@pytest.mark.parametrize("phase", [phase for phase in Phase if phase is not Phase.ASKED])
+def test_later_deliveries_change_nothing(phase: Phase) -> None:
+    state = in_phase(phase)
+    assert escalation.delivered(state, NOW + 1, 9.0) == (state, ())
+
+
+def test_stuck_needs_both_the_time_and_the_processor_time() -> None:
+    state, actions = escalation.tick(delivered(), NOW + 0.5, 1.1)
+    assert (state.phase, actions) == (Phase.DUMPING, (Action.DUMP,))
+    assert state.early_kill is not None and "ack_s 0.5" in state.early_kill and "raise ack_s" in state.early_kill
+    killed, actions = escalation.tick(state, NOW + 0.5 + DUMP_S)
+    assert actions == (Action.KILL,) and killed.early_kill == state.early_kill
+
+
+@pytest.mark.parametrize(
+    ("used_s", "again_s"),
+    [(0.0, 0.05), (0.04, 0.03), (0.099, LOOK_AGAIN_S), (0.0999999, LOOK_AGAIN_S)],
+)
+def test_a_worker_that_used_too_little_is_looked_at_again(used_s: float, again_s: float) -> None:
+    """With two cores the missing processor time cannot pass in less than half of it."""
+    state, actions = escalation.tick(delivered(cpu_s=1.0), NOW + 0.5, 1.0 + used_s)
+    assert actions == () and state.phase is Phase.DELIVERED
+    assert state.wake_at == pytest.approx(NOW + 0.5 + again_s)
+
+
+def test_a_starved_worker_keeps_its_grace() -> None:
+    state, now, looks = delivered(), NOW + 0.5, 0
+    while state.phase is Phase.DELIVERED:
+        state, _ = escalation.tick(state, now, 1.0)
+        now, looks = state.wake_at, looks + 1
+    assert now == NOW + 5 + DUMP_S and state.early_kill is None
+    assert looks == pytest.approx(91, abs=1)
+
+
+def test_a_worker_whose_processor_time_cannot_be_read_keeps_its_grace() -> None:
+    state, actions = escalation.tick(delivered(), NOW + 0.5, None)
+    assert actions == () and state.wake_at == NOW + 0.5 + LOOK_AGAIN_S
+
+
+def test_the_next_look_is_never_after_the_grace() -> None:
+    state, _ = escalation.tick(delivered(), NOW + 4.99, 1.0)
+    assert state.wake_at == NOW + 5
+    state, actions = escalation.tick(state, NOW + 5, 1.0)
+    assert actions == (Action.DUMP,)
+
+
+# ── acknowledged ──
+
+
+@pytest.mark.parametrize("phase", [Phase.ASKED, Phase.DELIVERED])
+def test_an_acknowledgement_gives_the_whole_grace_and_no_dump(phase: Phase) -> None:
+    state, actions = escalation.acknowledged(in_phase(phase), NOW + 0.1)
+    assert (state.phase, actions, state.wake_at) == (Phase.ACKNOWLEDGED, (), NOW + 5)
+    assert not state.wants_cpu
+    state, actions = escalation.tick(state, NOW + 5)
+    assert (state.phase, actions, state.early_kill) == (Phase.KILLED, (Action.KILL,), None)
+
+
+@pytest.mark.parametrize("phase", [phase for phase in Phase if phase not in (Phase.ASKED, Phase.DELIVERED)])
+def test_a_late_acknowledgement_changes_nothing(phase: Phase) -> None:
+    state = in_phase(phase)
+    assert escalation.acknowledged(state, NOW + 1) == (state, ())
+
+
+def test_a_swallowed_stop_is_rung_again_but_not_at_once() -> None:
+    state, actions = escalation.swallowed(acknowledged(), NOW + 1)
+    assert (actions, state.wake_at) == ((), NOW + 1 + RING_AGAIN_S)
+    assert escalation.tick(state, NOW + 1) == (state, ())
+    state, actions = escalation.tick(state, NOW + 1 + RING_AGAIN_S)
+    assert (actions, state.phase, state.wake_at) == ((Action.RING,), Phase.ACKNOWLEDGED, NOW + 5)
+    state, actions = escalation.tick(state, NOW + 5)
+    assert actions == (Action.KILL,)
+
+
+def test_a_stop_that_is_swallowed_at_the_end_is_not_rung_after_the_grace() -> None:
+    state, _ = escalation.swallowed(acknowledged(), NOW + 4.999)
+    state, actions = escalation.tick(state, NOW + 5)
+    assert actions == (Action.KILL,)
+
+
+@pytest.mark.parametrize("phase", [phase for phase in Phase if phase is not Phase.ACKNOWLEDGED])
+def test_nothing_is_swallowed_that_was_not_acknowledged(phase: Phase) -> None:
+    state = in_phase(phase)
+    assert escalation.swallowed(state, NOW + 1) == (state, ())
+
+
+@pytest.mark.parametrize("phase", [Phase.ASKED, Phase.DELIVERED])
+def test_a_job_that_answers_itself_has_its_whole_grace(phase: Phase) -> None:
+    state, actions = escalation.answered_by_job(in_phase(phase))
+    state, _ = escalation.delivered(state, NOW + 0.1, 1.0)
+    assert actions == () and state.wake_at == NOW + 5 and not state.wants_cpu
+
+
+# ── a caller in a hurry ──
+
+
+@pytest.mark.parametrize("phase", [Phase.ASKED, Phase.DELIVERED, Phase.ACKNOWLEDGED])
+def test_less_grace_is_taken_and_counts_from_the_request(phase: Phase) -> None:
+    state, actions = escalation.shorten(in_phase(phase), NOW + 0.2, 0.1)
+    assert actions == ()
+    assert state.grace_ends == state.wake_at == pytest.approx(NOW + 0.3)
+    assert state.rules.grace_s == 0.1
+    state, actions = escalation.tick(state, NOW + 0.3, 1.0)
+    assert actions == ((Action.KILL,) if phase is Phase.ACKNOWLEDGED else (Action.DUMP,))
+
+
+@pytest.mark.parametrize("phase", [Phase.ASKED, Phase.DELIVERED, Phase.ACKNOWLEDGED, Phase.DUMPING])
+def test_no_grace_kills_at_once(phase: Phase) -> None:
+    state, actions = escalation.shorten(in_phase(phase), NOW + 0.2, 0.0)
+    assert (state.phase, actions, state.wake_at) == (Phase.KILLED, (Action.KILL,), NOW + 10.2)
+
+
+@pytest.mark.parametrize("phase", Phase)
+@pytest.mark.parametrize("grace_s", [4.0, 5.0, 60.0, FOREVER])
+def test_more_grace_is_ignored(phase: Phase, grace_s: float) -> None:
+    state = in_phase(phase)
+    assert escalation.shorten(state, NOW + 1, grace_s) == (state, ())
+
+
+def test_a_shorter_grace_keeps_an_earlier_look() -> None:
+    state, _ = escalation.shorten(delivered(), NOW, 2.0)
+    assert (state.wake_at, state.grace_ends) == (NOW + 0.5, NOW + 2)
+
+
+@pytest.mark.parametrize("phase", [Phase.KILLED, Phase.UNKILLABLE, Phase.EXITED])
+def test_what_is_killed_or_gone_is_not_killed_again(phase: Phase) -> None:
+    state = in_phase(phase)
+    assert escalation.shorten(state, NOW + 0.1, 0.0) == (state, ())
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_after_the_exit_nothing_is_due_whatever_comes(phase: Phase) -> None:
+    state = escalation.exited(in_phase(phase))
+    assert state.wake_at == FOREVER
+    for move in (
+        escalation.tick(state, NOW + 1e6, 1e6),
+        escalation.delivered(state, NOW, 0.0),
+        escalation.acknowledged(state, NOW),
+        escalation.swallowed(state, NOW),
+        escalation.shorten(state, NOW, 0.0),
+    ):
+        assert move == (state, ())
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_nothing_happens_before_its_time(phase: Phase) -> None:
+    state = in_phase(phase)
+    early = min(state.wake_at, NOW + 1e6) - 0.001
+    assert escalation.tick(state, early, 1e6) == (state, ())

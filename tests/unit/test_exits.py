@@ -1,0 +1,177 @@
+"""What an attempt's end is called: every exit code, every signal, every closing frame, every verdict."""
+
+from __future__ import annotations
+
+import itertools
+import signal as signals
+
+import pytest
+from killable.supervisor.exits import SIGNAL_NAMES, Evidence, classify, signal_name
+from killable.supervisor.job import TERMINAL_STATES, ExitStatus, Verdict
+from killable.supervisor.lifecycle import terminal_state_of
+from killable.workers.errors import CODES
+from killable.workers.exitcodes import MEANINGS, ExitCode
+from killable.workers.messages import Raised
+
+EXIT_CODES = range(256)
+SIGNALS = range(1, 65)
+STATUSES = [
+    ExitStatus(),
+    *(ExitStatus(exit_code=code) for code in EXIT_CODES),
+    *(ExitStatus(signal=number, core_dumped=core) for number in SIGNALS for core in (False, True)),
+]
+ENTERED, BEFORE = Evidence(entered=True), Evidence(entered=False)
+
+BEFORE_ENTRY = {
+    64: "protocol", 65: "protocol", 70: "protocol", 76: "protocol",
+    74: "worker_lost",
+}  # fmt: skip
+"""Our own codes; every other one is `spawn`."""
+
+BY_SIGNAL = {
+    1: "killed_externally", 2: "killed_externally", 9: "killed_externally", 15: "killed_externally",
+    24: "limit.cpu",
+}  # fmt: skip
+"""Every other signal is `crash`."""
+
+CLOSING_FRAMES = {
+    "exception": "exception",
+    "memory": "limit.memory",
+    "files": "limit.files",
+    "exit": "exit",
+    "stopped": "exit",
+    "unserializable": "result.unserializable",
+    "payload": "exception",
+    "assignment": "spawn",
+    "something of a newer worker": "protocol",
+}
+
+
+def code_of(*arguments: object) -> str | None:
+    outcome = classify(*arguments)  # type: ignore[arg-type]
+    assert outcome.state == terminal_state_of(outcome.code)
+    assert outcome.code is None or outcome.message
+    return outcome.code
+
+
+@pytest.mark.row("B4")
+@pytest.mark.parametrize("exit_code", EXIT_CODES)
+def test_every_exit_code_before_the_job_is_one_of_ours(exit_code: int) -> None:
+    outcome = classify(None, None, ExitStatus(exit_code=exit_code), BEFORE)
+    assert outcome.code == BEFORE_ENTRY.get(exit_code, "spawn")
+    assert outcome.facts["exit_code"] == exit_code
+    assert MEANINGS.get(exit_code, "ended") in outcome.message
+
+
+@pytest.mark.row("B4")
+@pytest.mark.parametrize("exit_code", EXIT_CODES)
+def test_every_exit_code_of_a_job_is_its_own(exit_code: int) -> None:
+    outcome = classify(None, None, ExitStatus(exit_code=exit_code), ENTERED)
+    assert (outcome.state, outcome.code, outcome.facts) == ("failed", "exit", {"exit_code": exit_code})
+    torn = classify(None, None, ExitStatus(exit_code=exit_code), Evidence(entered=True, torn_bytes=7))
+    assert torn.code == ("protocol" if exit_code == 0 else "exit")
+
+
+@pytest.mark.row("B4")
+@pytest.mark.parametrize("entered", [False, True])
+@pytest.mark.parametrize("number", SIGNALS)
+def test_every_signal(number: int, entered: bool) -> None:
+    status = ExitStatus(signal=number, core_dumped=True)
+    outcome = classify(None, None, status, Evidence(entered=entered, torn_bytes=3))
+    assert outcome.code == BY_SIGNAL.get(number, "crash")
+    assert outcome.facts["signal"] == signal_name(number)
+    if outcome.code == "crash":
+        assert outcome.facts["core_dumped"] is True
+
+
+def test_signals_have_the_names_of_this_system() -> None:
+    assert SIGNAL_NAMES == {number: signals.Signals(number).name for number in range(1, 32)}
+    assert [signal_name(number) for number in (9, 34, 64)] == ["SIGKILL", "SIG34", "SIG64"]
+
+
+@pytest.mark.row("B4")
+@pytest.mark.parametrize("oom", ["yes", "no", "unknown"])
+def test_a_sigkill_that_is_not_ours_is_an_out_of_memory_only_with_a_proof(oom: str) -> None:
+    outcome = classify(None, None, ExitStatus(signal=9), Evidence(entered=True, oom=oom))
+    assert (outcome.code, outcome.facts) == ("killed_externally", {"signal": "SIGKILL", "oom": oom})
+    others = classify(None, None, ExitStatus(signal=15), Evidence(entered=True, oom=oom))
+    assert others.facts["oom"] == "no"
+
+
+def test_a_sigkill_together_with_the_zygote_is_a_lost_worker_and_no_other_signal_is() -> None:
+    lost = Evidence(entered=True, zygote_lost=True)
+    assert code_of(None, None, ExitStatus(signal=9), lost) == "worker_lost"
+    assert code_of(None, None, ExitStatus(signal=11), lost) == "crash"
+    assert code_of(None, None, ExitStatus(exit_code=3), lost) == "exit"
+
+
+def test_what_nobody_knows_is_called_so() -> None:
+    for evidence in (ENTERED, BEFORE, Evidence(zygote_lost=True), Evidence(torn_bytes=9, entered=True)):
+        outcome = classify(None, None, ExitStatus(), evidence)
+        assert (outcome.code, outcome.facts) == ("worker_lost", {})
+
+
+def test_a_worker_that_could_not_be_started() -> None:
+    evidence = Evidence(spawn_error="fork: no process", spawn_errno=11)
+    outcome = classify(None, None, ExitStatus(), evidence)
+    assert (outcome.code, outcome.message, outcome.facts) == ("spawn", "fork: no process", {"errno": 11})
+
+
+@pytest.mark.parametrize("cause", CLOSING_FRAMES)
+@pytest.mark.parametrize("status", [ExitStatus(), ExitStatus(exit_code=0), ExitStatus(exit_code=70), ExitStatus(signal=9)])
+@pytest.mark.parametrize("evidence", [ENTERED, BEFORE, Evidence(entered=True, torn_bytes=5, zygote_lost=True)])
+def test_a_closing_frame_decides_before_the_exit_status(cause: str, status: ExitStatus, evidence: Evidence) -> None:
+    raised = Raised(cause, "KeyError", "'x'", "Traceback …", exit_code=4)
+    assert code_of(None, raised, status, evidence) == CLOSING_FRAMES[cause]
+    assert code_of(None, b"1", status, evidence) is None
+
+
+def test_the_facts_of_closing_frames() -> None:
+    raised = classify(None, Raised("exception", "KeyError", "'x'", "Traceback …"), ExitStatus(exit_code=0), ENTERED)
+    assert (raised.message, raised.facts) == ("KeyError: 'x'", {"type": "KeyError", "traceback": "Traceback …"})
+    assert classify(None, Raised("exception", "KeyError"), ExitStatus(), ENTERED).message == "KeyError"
+    left = classify(None, Raised("exit", exit_code=4), ExitStatus(exit_code=4), ENTERED)
+    assert left.facts == {"exit_code": 4}
+    assert classify(None, Raised("stopped"), ExitStatus(), ENTERED).facts == {"exit_code": ExitCode.TERMINATED}
+
+
+def test_nonsense_is_a_protocol_error_whatever_the_exit_was() -> None:
+    for status in STATUSES:
+        evidence = Evidence(entered=True, protocol_error="a wrong checksum")
+        outcome = classify(None, None, status, evidence)
+        assert (outcome.code, outcome.message) == ("protocol", "a wrong checksum")
+        assert classify(None, Raised("exception"), status, evidence).code == "protocol"
+
+
+@pytest.mark.row("B4")
+@pytest.mark.parametrize("code", [code for code, row in CODES.items() if row.state is not None])
+def test_a_verdict_stays_whatever_came_after_it(code: str) -> None:
+    verdict = Verdict(code, by="supervisor", reason="r", facts={"message": "m", "limit": "x"})
+    lasts = [None, b"1", *(Raised(cause) for cause in CLOSING_FRAMES)]
+    evidences = [ENTERED, BEFORE, Evidence(True, 5, "nonsense", True, "spawn", 11, "yes")]
+    for last, status, evidence in itertools.product(lasts, STATUSES, evidences):
+        outcome = classify(verdict, last, status, evidence)
+        assert (outcome.state, outcome.code, outcome.message) == (CODES[code].state, code, "m")
+        assert outcome.facts["by"] == "supervisor" and outcome.facts["limit"] == "x"
+        assert outcome.facts.get("exit_code") == status.exit_code
+        assert outcome.facts.get("signal") == (None if status.signal is None else signal_name(status.signal))
+
+
+def test_our_own_sigkill_after_a_timeout_reads_as_the_timeout() -> None:
+    outcome = classify(Verdict("timeout.run", by="supervisor"), None, ExitStatus(signal=9), ENTERED)
+    assert (outcome.state, outcome.code, outcome.facts["signal"]) == ("timed_out", "timeout.run", "SIGKILL")
+    assert "oom" not in outcome.facts
+
+
+def test_it_is_total() -> None:
+    lasts = [None, b"", b"1", *(Raised(cause) for cause in CLOSING_FRAMES)]
+    evidences = [
+        Evidence(*flags)
+        for flags in itertools.product(
+            (False, True), (0, 9), ("", "nonsense"), (False, True), ("", "fork failed"), (None,), ("yes", "unknown")
+        )
+    ]
+    for last, status, evidence in itertools.product(lasts, STATUSES, evidences):
+        outcome = classify(None, last, status, evidence)
+        assert outcome.state in TERMINAL_STATES
+        assert (outcome.code is None) == (outcome.state == "completed") == isinstance(last, bytes)

@@ -74,6 +74,12 @@ class Entry:
         self.partial = data
         self.log.append("checkpoint", data)
 
+    def leave_queue(self) -> None:
+        """It has a worker, or is over: `queue_s` no longer runs."""
+        if self.queue_timer is not None:
+            self.queue_timer.cancel()
+            self.queue_timer = None
+
     def forget_input(self) -> None:
         """An ended job is not run again: its input need not be kept with it."""
         self.submission = replace(self.submission, input=b"")

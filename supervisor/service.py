@@ -269,7 +269,7 @@ class Supervisor:
         pool.fill_soon()
 
     def _assign(self, entry: Entry, worker: Worker) -> None:
-        self._drop_queue_timer(entry)
+        entry.leave_queue()
         self._fences = (self._fences % 0xFFFFFFFF) + 1
         entry.attempts += 1
         entry.worker_id, entry.pid = worker.id, worker.process.pid
@@ -310,11 +310,6 @@ class Supervisor:
             facts = {"limit": "queue_s", "limit_s": limit_s, "message": f"queue_s of {limit_s:g} s is over"}
             self._decide_queued(entry, Verdict("timeout.queue", facts=facts))
 
-    def _drop_queue_timer(self, entry: Entry) -> None:
-        if entry.queue_timer is not None:
-            entry.queue_timer.cancel()
-            entry.queue_timer = None
-
     def on_entered(self, attempt: Attempt) -> None:
         entry = attempt.entry
         entry.started_at = self._clock.wall()
@@ -339,7 +334,7 @@ class Supervisor:
 
     def _end(self, entry: Entry, outcome: Outcome) -> None:
         """Decide once; the terminal event is the job's last and comes from what is recorded here."""
-        self._drop_queue_timer(entry)
+        entry.leave_queue()
         self.transition(entry, DECIDED[outcome.state])
         entry.outcome = outcome
         entry.attempt = None

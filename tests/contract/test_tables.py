@@ -1,0 +1,83 @@
+"""Tables are total and agree with each other, and ARCHITECTURE.md draws the one that is in force."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from killable.supervisor import exits
+from killable.supervisor.job import ACTIVE_STATES, TERMINAL_STATES, ExitStatus, Limits
+from killable.supervisor.lifecycle import DECIDED, PUBLIC, TABLE, TERMINAL, Cause, IllegalTransition, State, step
+from killable.workers.errors import CODES, KillableError, error_class
+from killable.workers.exitcodes import MEANINGS, ExitCode
+from killable.workers.jobs import LIMITS
+
+ARCHITECTURE = Path(__file__).parents[2] / "ARCHITECTURE.md"
+
+
+def diagram() -> list[str]:
+    """Return the lines that ARCHITECTURE.md has to have."""
+    lines = ["[*] --> QUEUED"]
+    lines += [
+        f"{state.name} --> {target.name} : {cause.value}"
+        for state, row in TABLE.items()
+        for cause, target in row.items()
+    ]
+    return lines + [f"{state.name} --> [*]" for state, row in TABLE.items() if not row]
+
+
+def test_the_diagram_is_the_table() -> None:
+    found = re.search(r"```mermaid\nstateDiagram-v2\n(.*?)```", ARCHITECTURE.read_text(), re.DOTALL)
+    assert found is not None
+    assert [line.strip() for line in found[1].splitlines()] == diagram(), "\n".join(diagram())
+
+
+def test_every_state_has_a_row_and_a_public_name() -> None:
+    assert set(TABLE) == set(PUBLIC) == set(State)
+    assert set(PUBLIC.values()) == {*ACTIVE_STATES, *TERMINAL_STATES}
+    assert {DECIDED[name] for name in TERMINAL_STATES} <= set(Cause)
+
+
+@pytest.mark.row("B5")
+@pytest.mark.parametrize("state", list(State))
+@pytest.mark.parametrize("cause", list(Cause))
+def test_the_table_is_total(state: State, cause: Cause) -> None:
+    if cause in TABLE[state]:
+        assert step(state, cause) is TABLE[state][cause]
+    else:
+        with pytest.raises(IllegalTransition, match=re.escape(repr(cause.value))):
+            step(state, cause)
+
+
+def test_a_terminal_state_never_changes() -> None:
+    assert all(TABLE[state] == {} for state in TERMINAL)
+
+
+@pytest.mark.row("B3")
+def test_every_code_has_a_class_and_every_ending_a_state() -> None:
+    for code, row in CODES.items():
+        error = error_class(code)("", code=code)
+        assert isinstance(error, KillableError) and (error.code, error.retryable) == (code, row.retryable)
+        assert row.state in (None, *TERMINAL_STATES) and 400 <= row.status < 600
+        if row.state is not None:
+            assert (row.state == "cancelled") == (code == "cancelled")
+            assert (row.state == "timed_out") == code.startswith("timeout.")
+
+
+def test_every_exit_code_of_ours_has_a_meaning() -> None:
+    assert set(MEANINGS) == {int(code) for code in ExitCode}
+
+
+@pytest.mark.row("B4")
+@pytest.mark.parametrize("entered", [True, False])
+def test_every_status_has_an_outcome(entered: bool) -> None:
+    statuses = [ExitStatus(exit_code=code) for code in range(256)] + [ExitStatus(signal=n) for n in range(1, 65)]
+    for status in [*statuses, ExitStatus()]:
+        outcome = exits.classify(None, None, status, exits.Evidence(entered=entered))
+        assert outcome.code in CODES and outcome.state == CODES[outcome.code].state and outcome.message
+
+
+def test_a_limit_has_one_name_everywhere() -> None:
+    assert set(LIMITS) == set(Limits().as_json())

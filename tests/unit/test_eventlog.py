@@ -1,0 +1,78 @@
+"""A job's events: gapless, in order, an exact prefix of what was written."""
+
+from __future__ import annotations
+
+import pytest
+from killable.supervisor.eventlog import EventLog
+
+
+def test_ids_are_positions() -> None:
+    log = EventLog(1000)
+    for name, data in [("started", b"{}"), ("token", b'{"text":"a"}'), ("completed", b"{}")]:
+        assert log.append(name, data)
+    events = log.read(-1, 10)
+    assert [(event.id, event.name, event.data) for event in events] == [
+        (0, "started", b"{}"),
+        (1, "token", b'{"text":"a"}'),
+        (2, "completed", b"{}"),
+    ]
+    assert (len(log), log.tokens, log.bytes, log.output_bytes) == (3, 1, 16, 12)
+
+
+@pytest.mark.parametrize(
+    ("after", "limit", "ids"),
+    [(-1, 3, [0, 1, 2]), (2, 3, [3, 4, 5]), (8, 3, [9]), (9, 3, []), (1000, 3, []), (-1, 0, [])],
+)
+def test_reading_goes_on_from_any_place(after: int, limit: int, ids: list[int]) -> None:
+    log = EventLog(1000)
+    for number in range(10):
+        log.append("token", b"%d" % number)
+    assert [event.id for event in log.read(after, limit)] == ids
+    assert [event.data for event in log.read(after, limit)] == [b"%d" % number for number in ids]
+
+
+@pytest.mark.row("B19")
+def test_output_over_the_bound_is_counted_and_dropped() -> None:
+    log = EventLog(10)
+    assert log.append("token", b"x" * 6) and log.append("log", b"y" * 4)
+    assert not log.append("token", b"z")
+    assert (log.overflowed, log.output_bytes, log.tokens) == (1, 10, 1)
+
+
+@pytest.mark.row("B19")
+def test_after_the_first_drop_nothing_more_is_taken_even_if_it_fits() -> None:
+    log = EventLog(10)
+    assert log.append("token", b"x" * 6)
+    assert not log.append("token", b"y" * 7)
+    assert not log.append("token", b"z")
+    assert not log.append_tokens([("token", b"a")], 1)
+    assert [event.data for event in log.read(-1, 10)] == [b"x" * 6]
+    assert log.overflowed == 9
+
+
+def test_what_the_supervisor_says_itself_always_fits() -> None:
+    log = EventLog(0)
+    assert not log.append("token", b"x")
+    assert log.append("limit", b"y" * 1000) and log.append("failed", b"{}")
+    assert [event.name for event in log.read(-1, 10)] == ["limit", "failed"]
+
+
+@pytest.mark.parametrize("bound", range(13))
+@pytest.mark.parametrize("batches", [[4, 4], [1, 2, 5], [8], [1] * 8])
+def test_tokens_that_came_together_are_cut_as_if_they_had_come_one_by_one(bound: int, batches: list[int]) -> None:
+    tokens = [b"%d" % number for number in range(8)]
+    together, single = EventLog(bound), EventLog(bound)
+    one_by_one = [single.append("token", token) for token in tokens]
+    position, results = 0, []
+    for size in batches:
+        batch = [("token", token) for token in tokens[position : position + size]]
+        results.append(together.append_tokens(batch, size))
+        position += size
+    assert together.read(-1, 10) == single.read(-1, 10)
+    assert (together.tokens, together.bytes, together.output_bytes, together.overflowed) == (
+        single.tokens,
+        single.bytes,
+        single.output_bytes,
+        single.overflowed,
+    )
+    assert all(results) == all(one_by_one)

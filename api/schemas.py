@@ -144,7 +144,11 @@ class ShortJob(BaseModel):
     tags: dict[str, str]
     attempt: int
     worker_id: str | None
+    pid: int | None
+    """The worker's, for people: nothing is ever signalled by it."""
     tokens: int
+    progress: dict[str, Any] | None
+    """The last one that the job reported."""
     error: dict[str, Any] | None
 
 

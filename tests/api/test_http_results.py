@@ -21,7 +21,7 @@ RECORD = {
         "queue",
         "attempt",
     ),
-    *("attempts", "worker_id", "tokens", "result", "partial", "error", "certificate", "instance_id"),
+    *("attempts", "worker_id", "pid", "tokens", "progress", "result", "partial", "error", "certificate", "instance_id"),
 }
 
 
@@ -42,7 +42,7 @@ async def test_the_record_from_running_to_the_end(server: Server) -> None:
     await server.read(job_id, until="started")
     record = await server.record(job_id)
     assert set(record) == RECORD
-    assert record["state"] == "running" and record["worker_id"] and record["started_at"].endswith("Z")
+    assert record["state"] == "running" and record["worker_id"] and record["pid"] and record["started_at"].endswith("Z")
     assert record["tags"] == {"team": "search"} and record["limits"]["run_s"] == 50 and record["queue"] is None
     await server.client.delete(f"/v1/jobs/{job_id}?grace_s=0")
     record = await server.record(job_id)

@@ -19,12 +19,9 @@ ARCHITECTURE = Path(__file__).parents[2] / "ARCHITECTURE.md"
 
 def diagram() -> list[str]:
     """Return the lines that ARCHITECTURE.md has to have."""
+    edges = ((state, cause, target) for state, row in TABLE.items() for cause, target in row.items())
     lines = ["[*] --> QUEUED"]
-    lines += [
-        f"{state.name} --> {target.name} : {cause.value}"
-        for state, row in TABLE.items()
-        for cause, target in row.items()
-    ]
+    lines += [f"{state.name} --> {target.name} : {cause.value}" for state, cause, target in edges]
     return lines + [f"{state.name} --> [*]" for state, row in TABLE.items() if not row]
 
 

@@ -13,51 +13,15 @@ import pytest_asyncio
 from conftest import StartSupervisor
 from support import processes
 from support.waiting import Pending, until_async
-from trials import computing, hostile_pool, run, stop, submit
+from trials import Hearing, computing, hostile_pool, run, stop, submit
 
 from killable.supervisor.process import WorkerProcess
-from killable.supervisor.seam import FenceError, Gone
+from killable.supervisor.seam import FenceError
 from killable.supervisor.settings import Settings
 from killable.supervisor.spawner import PoolSpawner
 from killable.supervisor.system import System
-from killable.workers.control import Ending
 from killable.workers.errors import Refused
-from killable.workers.frames import Frame
 from killable.workers.messages import Kind
-
-
-class Hearing:
-    """Hears a spawner and one process, and remembers."""
-
-    def __init__(self) -> None:
-        self.preloaded = False
-        self.frames: list[Frame] = []
-        self.bells = b""
-        self.exited = 0
-        self.gone: Gone | None = None
-
-    def on_type(self, reported: dict[str, Any]) -> None: ...
-    def on_preload_failed(self, traceback: str) -> None: ...
-    def on_zygote_lost(self, ending: Ending | None) -> None: ...
-    def on_forked(self, pid: int) -> None: ...
-    def on_fork_failed(self, errno: int, why: str) -> None: ...
-    def on_output(self, data: bytes) -> None: ...
-    def on_protocol_error(self, why: str) -> None: ...
-
-    def on_preloaded(self, threads: int) -> None:
-        self.preloaded = True
-
-    def on_frames(self, frames: list[Frame]) -> None:
-        self.frames += frames
-
-    def on_bells(self, bells: bytes) -> None:
-        self.bells += bells
-
-    def on_exited(self) -> None:
-        self.exited += 1
-
-    def on_gone(self, gone: Gone) -> None:
-        self.gone = gone
 
 
 class Ready(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from conftest import StartSupervisor
 from support import processes
-from support.waiting import Pending, until
+from support.waiting import Pending, until, until_async
 from trials import Story, follow, hostile_pool, run, said, stop, submit
 
 
@@ -36,6 +36,24 @@ async def test_tokens_before_a_cancel_are_an_exact_prefix(
         assert check_counted(story.tokens) >= 50
         assert story.tokens[: len(seen)] == seen and {len(token) for token in story.tokens} <= {width, *range(7)}
         assert story.certificate["tokens"] == len(story.tokens)
+
+
+async def test_what_was_said_before_the_process_ended_is_read_to_its_end(
+    proof: str, supervisor: StartSupervisor
+) -> None:
+    """All of it is still in the pipes when the exit is known: the event loop is held until the process is reaped."""
+    server = await supervisor(hostile_pool(), proof=proof)
+    job_id = await submit(server, "says_and_exits", tokens=1000, code=3)
+
+    async def begun() -> int | None:
+        return (await server.get(job_id)).pid
+
+    pid = await until_async(begun, "it has a worker")
+    assert pid is not None
+    until(lambda: processes.look(pid) is None, "it is reaped")
+    story = await follow(server, job_id)
+    assert check_counted(story.tokens) == check_counted(story.lines) == 1000
+    assert (story.code, story.error["exit_code"]) == ("exit", 3)
 
 
 async def test_tokens_before_a_crash_are_all_there(proof: str, supervisor: StartSupervisor) -> None:
@@ -103,7 +121,7 @@ async def test_a_token_larger_than_a_frame_is_an_error_of_the_job(supervisor: St
 async def test_a_job_that_is_blocked_in_emit_is_ended(grace_s: float, proof: str, supervisor: StartSupervisor) -> None:
     """Nobody reads while the event loop is held here: the pipe is full, and the job sleeps in its write."""
     server = await supervisor(hostile_pool(), proof=proof)
-    job_id = await submit(server, "emits_large", size=1 << 20, limits={"ack_s": None})
+    job_id = await submit(server, "emits_large", size=1 << 20, last="last", limits={"ack_s": None})
     await said(server, job_id)
     pid = (await server.get(job_id)).pid
     assert pid is not None
@@ -114,8 +132,10 @@ async def test_a_job_that_is_blocked_in_emit_is_ended(grace_s: float, proof: str
 
     until(blocked, "the job is blocked in its write")
     story = await stop(server, job_id, grace_s=grace_s)
-    assert {len(token) for token in story.tokens} == {1 << 20}
-    assert ("acknowledged" in story.phases) == (grace_s > 0)
+    *whole, last = story.tokens
+    assert {len(token) for token in whole} == {1 << 20}
+    # It is asked between two frames, never inside one: what it says then is understood.
+    assert (last == "last") == ("acknowledged" in story.phases) == (grace_s > 0)
 
 
 # ── stdout and stderr ──

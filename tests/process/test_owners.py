@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -15,7 +16,10 @@ from typing import Any
 import pytest
 from support import processes
 from support.waiting import Pending, until, until_empty
-from trials import HOSTILE
+from trials import HOSTILE, Hearing
+
+from killable.supervisor.settings import PoolSpec, Settings
+from killable.supervisor.system import System
 
 OWNER = str(Path(processes.__file__).parent / "owner.py")
 GONE_S = 1.0
@@ -128,20 +132,24 @@ def test_nothing_outlives_an_owner_whose_guard_was_stopped(proof: str) -> None:
         until_empty(lambda: others(host.pid), "everything is gone", GONE_S)
 
 
-def test_messages_that_nobody_read_do_not_keep_the_guard_from_its_work(proof: str) -> None:
-    """A stopped owner has unread reports of its guard and zygote when it is killed: a reset is an end-of-file too."""
-    with owner(jobs=[["keeps_family", {"kind": "setsid"}, 1]], settings={"proof": proof}) as host:
-        host.listen()
-        job = host.said["jobs"][0]["pid"]
-        zygote = processes.look(host.said["pools"][0]["zygote_pid"])
-        assert zygote is not None
-        os.kill(host.pid, signal.SIGSTOP)
-        os.kill(job, signal.SIGKILL)
-        until(lambda: processes.look(job) is None, "the zygote has swept and reported")
-        os.kill(zygote.pid, signal.SIGKILL)
-        until(lambda: processes.look(zygote.pid) is None, "the guard has swept and reported")
-        host.kill()
-        until_empty(lambda: others(host.pid), "everything is gone", GONE_S)
+async def test_a_message_that_nobody_read_does_not_keep_the_guard_from_its_work(proof: Any, tmp_path: Path) -> None:
+    """The owner lets go of its guard with a report unread, which is a reset and not an end-of-file for the guard."""
+    there = tmp_path / "there"
+    (tmp_path / "forking.py").write_text(
+        "import os, time\n"
+        "if os.fork() == 0:\n"
+        f"    os.setsid()\n    open({str(there)!r}, 'w').close()\n"
+        "while True:\n    time.sleep(3600)\n"
+    )
+    system = System.open(asyncio.get_running_loop(), Settings(pools=(), proof=proof), "owners-test")
+    spawner = system.open_spawner(PoolSpec("forking", (str(tmp_path / "forking.py"),)), Hearing())
+    spawner.start("fork")
+    # The event loop does not turn: the guard's report that its zygote is started stays unread.
+    until(there.exists, "the zygote has forked something that outlives a PDEATHSIG")
+    assert len(others(os.getpid())) == 3
+    await spawner.close()
+    await system.close()
+    assert others(os.getpid()) == []
 
 
 def test_an_owner_that_leaves_takes_everything_along(proof: str) -> None:

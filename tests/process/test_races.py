@@ -15,8 +15,8 @@ from trials import Story, follow, hostile_pool, run, submit
 from killable.supervisor.service import Supervisor
 from killable.workers.errors import Refused
 
-LENGTH_S = 0.008
-"""How long a job works: long against what a cancel takes, so that the delay decides and not the machine."""
+LENGTH_S = 0.025
+"""How long a job works: long against what a cancel takes and a late timer, so that the delay decides."""
 AT_ONCE = 2
 
 
@@ -76,7 +76,7 @@ async def races(server: Supervisor, count: int, seed: int) -> list[Race]:
     ended = await asyncio.gather(*map(one, delays))
     done.set()
     await others
-    assert len(innocent) > count / 10
+    assert len(innocent) > count / 4
     assert {story.state for story in innocent} == {"completed"}
     return ended
 

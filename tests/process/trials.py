@@ -15,9 +15,12 @@ from support.hostile import tag_of
 from support.waiting import Pending, until_async
 
 from killable.supervisor.job import PHASES, TERMINAL_STATES, Event, JobRecord, Submission
+from killable.supervisor.seam import Gone
 from killable.supervisor.service import Supervisor
 from killable.supervisor.settings import PoolSpec
+from killable.workers.control import Ending
 from killable.workers.errors import CODES
+from killable.workers.frames import Frame
 
 HOSTILE = str(Path(processes.__file__).parent / "hostile.py")
 END_S = 30.0
@@ -181,6 +184,40 @@ async def stop(supervisor: Supervisor, job_id: str, *, grace_s: float | None = N
     record = await cancelling
     assert record.state == "cancelled" and record == story.record
     return story
+
+
+class Hearing:
+    """Hears a spawner and one process, at the seam, and remembers."""
+
+    def __init__(self) -> None:
+        self.preloaded = False
+        self.frames: list[Frame] = []
+        self.bells = b""
+        self.exited = 0
+        self.gone: Gone | None = None
+
+    def on_type(self, reported: dict[str, Any]) -> None: ...
+    def on_preload_failed(self, traceback: str) -> None: ...
+    def on_zygote_lost(self, ending: Ending | None) -> None: ...
+    def on_forked(self, pid: int) -> None: ...
+    def on_fork_failed(self, errno: int, why: str) -> None: ...
+    def on_output(self, data: bytes) -> None: ...
+    def on_protocol_error(self, why: str) -> None: ...
+
+    def on_preloaded(self, threads: int) -> None:
+        self.preloaded = True
+
+    def on_frames(self, frames: list[Frame]) -> None:
+        self.frames += frames
+
+    def on_bells(self, bells: bytes) -> None:
+        self.bells += bells
+
+    def on_exited(self) -> None:
+        self.exited += 1
+
+    def on_gone(self, gone: Gone) -> None:
+        self.gone = gone
 
 
 def check_ending(story: Story) -> None:

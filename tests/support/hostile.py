@@ -440,20 +440,26 @@ def prints_for_ever(ctx: Context) -> None:
 
 
 @job
-def emits_large(ctx: Context, size: int, times: int = 1 << 30) -> str:
-    """Emit tokens that are larger than a pipe: nearly all the time is spent blocked in a write."""
+def emits_large(ctx: Context, size: int, times: int = 1 << 30, last: str = "") -> str:
+    """Emit tokens that are larger than a pipe: nearly all the time is spent blocked in a write. Then one `last`."""
     mark(ctx)
-    for _ in range(times):
-        ctx.emit("x" * size)
+    try:
+        for _ in range(times):
+            ctx.emit("x" * size)
+    finally:
+        if last:
+            ctx.emit(last)
     return "all"
 
 
 @job
-def emits_then_waits(ctx: Context, size: int) -> Iterator[str]:
-    """Yield one large token, then say so on stdout: between the two a reader has to have taken it."""
+def says_and_exits(ctx: Context, tokens: int, code: int) -> None:
+    """Say more than one read takes and less than a pipe holds, and end the process."""
     mark(ctx)
-    yield "x" * size
-    print("taken")
+    for number in range(tokens):
+        ctx.emit(str(number))
+        os.write(1, b"%d\n" % number)
+    os._exit(code)
 
 
 @job

@@ -1,0 +1,170 @@
+"""The plan that ends an attempt, under everything that can come and in any order, each at its time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+from killable.supervisor import escalation
+from killable.supervisor.escalation import DUMP_S, RING_AGAIN_S, Action, Escalation, Move, Phase, Rules
+
+SLACK_S = 1e-9
+seconds = st.floats(0, 10, allow_nan=False)
+rules_of_any_kind = st.builds(
+    Rules,
+    grace_s=seconds,
+    ack_s=st.none() | seconds,
+    ack_cpu_s=st.floats(0, 1),
+    unkillable_s=st.floats(0.1, 20),
+    cores=st.integers(0, 64),
+)
+events = st.tuples(
+    st.sampled_from(["delivered", "acknowledged", "swallowed", "shorten", "replaced", "nothing", "exited"]),
+    st.floats(0, 3),  # after so many seconds
+    st.floats(0, 12),  # the grace that is asked for, or the processor time that was used meanwhile
+)
+
+
+@dataclass
+class Run:
+    """Plays an attempt: every timer fires exactly when it was set."""
+
+    rules: Rules
+    cpu_readable: bool = True
+    now: float = 100.0
+    cpu_s: float = 5.0
+    acts: list[tuple[float, Action]] = field(default_factory=list)
+    grace_ends: list[float] = field(default_factory=list)
+    acknowledged_at: float | None = None
+    delivered_at: float | None = None
+    cpu_at_delivery: float = 0.0
+    swallowed_at: float | None = None
+    exited_at: float | None = None
+
+    def begin(self) -> None:
+        self.take(escalation.begin(self.rules, self.now))
+
+    def take(self, move: Move) -> None:
+        self.state: Escalation
+        self.state, actions = move
+        self.acts += [(self.now, action) for action in actions]
+        self.grace_ends.append(self.state.grace_ends)
+
+    def pass_time(self, span_s: float, cpu_s: float) -> None:
+        """Let time go by, and as much processor time, evenly."""
+        until, rate = self.now + span_s, cpu_s / span_s if span_s else 0.0
+        turns = 0
+        while self.state.wake_at <= until:
+            turns += 1
+            assert turns < 5000, f"the plan wakes itself for ever: {self.state}"
+            step = max(0.0, self.state.wake_at - self.now)
+            self.now, self.cpu_s = max(self.now, self.state.wake_at), self.cpu_s + rate * step
+            self.tick()
+        self.cpu_s += rate * (until - self.now)
+        self.now = until
+
+    def tick(self) -> None:
+        before = self.state
+        cpu_s = self.cpu_s if self.cpu_readable and before.wants_cpu else None
+        self.take(escalation.tick(before, self.now, cpu_s))
+        assert self.state.wake_at > self.now or self.state is not before, "nothing was done and nothing is planned"
+
+    def happen(self, event: str, grace_s: float) -> None:
+        match event:
+            case "delivered":
+                if self.state.phase is Phase.ASKED:
+                    self.delivered_at, self.cpu_at_delivery = self.now, self.cpu_s
+                self.take(escalation.delivered(self.state, self.now, self.cpu_s))
+            case "acknowledged":
+                if self.state.phase in (Phase.ASKED, Phase.DELIVERED):
+                    self.acknowledged_at = self.now
+                self.take(escalation.acknowledged(self.state, self.now))
+            case "swallowed":
+                if self.state.phase is Phase.ACKNOWLEDGED:
+                    self.swallowed_at = self.now
+                self.take(escalation.swallowed(self.state, self.now))
+            case "shorten":
+                self.take(escalation.shorten(self.state, self.now, grace_s))
+            case "replaced":
+                self.take(escalation.answered_by_job(self.state))
+            case "exited":
+                self.exited_at = self.exited_at or self.now
+                self.state = escalation.exited(self.state)
+
+    def at(self, action: Action) -> list[float]:
+        return [moment for moment, each in self.acts if each is action]
+
+
+@given(rules_of_any_kind, st.booleans(), st.lists(events, max_size=12))
+@example(Rules(5.0, 0.5, 0.1, 10.0), True, [("delivered", 0.0, 0.0), ("nothing", 3.0, 12.0)])
+@example(Rules(5.0, 0.0, 0.0, 10.0), True, [("delivered", 0.0, 0.0), ("shorten", 0.001, 0.002)])
+@example(Rules(5.0, 0.5, 0.1, 10.0), True, [("acknowledged", 0.0, 0.0), ("swallowed", 3.0, 0.0), ("exited", 0.0, 0.0), ("shorten", 0.0, 0.0)])
+def test_any_sequence_of_events(rules: Rules, cpu_readable: bool, sequence: list[tuple[str, float, float]]) -> None:
+    run = Run(rules, cpu_readable)
+    run.begin()
+    for event, span_s, amount in sequence:
+        run.pass_time(span_s, amount)
+        run.happen(event, amount)
+    run.pass_time(10 + 1 + rules.unkillable_s, 0.0)
+
+    kills, dumps = run.at(Action.KILL), run.at(Action.DUMP)
+    assert run.grace_ends == sorted(run.grace_ends, reverse=True), "the grace was lengthened"
+    if run.exited_at is None:
+        assert len(kills) == 1, "it was not killed, or twice"
+        assert kills[0] <= run.state.grace_ends + DUMP_S + SLACK_S, "SIGKILL came too late"
+        assert run.state.phase is Phase.UNKILLABLE and len(run.at(Action.QUARANTINE)) == 1
+    else:
+        assert all(moment <= run.exited_at for moment, _ in run.acts), "something was done to a dead process"
+        assert run.state.wake_at == float("inf")
+
+    assert len(run.at(Action.TERMINATE)) == (rules.grace_s > 0)
+    assert len(dumps) <= 1
+    if dumps:
+        assert run.acknowledged_at is None or run.acknowledged_at > dumps[0], "an acknowledged worker was dumped"
+        assert (run.exited_at is not None and not kills) or kills[0] <= dumps[0] + DUMP_S + SLACK_S, "dumped and left alive"
+    for moment in run.at(Action.RING):
+        assert run.acknowledged_at is not None and moment < run.state.grace_ends
+    if run.swallowed_at is not None and run.at(Action.RING):
+        assert min(run.at(Action.RING)) >= run.acknowledged_at + RING_AGAIN_S - SLACK_S  # type: ignore[operator]
+
+    if run.state.early_kill is not None:
+        assert rules.ack_s is not None and run.delivered_at is not None and run.acknowledged_at is None
+        assert dumps[0] - run.delivered_at >= rules.ack_s - SLACK_S, "killed before ack_s had passed"
+        assert dumps[0] < run.state.grace_ends or dumps[0] <= min(run.grace_ends)
+        assert cpu_readable
+
+
+@given(rules_of_any_kind, st.floats(0, 1), st.floats(0, 20))
+def test_stuck_is_both_times_and_not_one(rules: Rules, delivery_s: float, rate: float) -> None:
+    """The whole process's processor time and the clock's: killed early when both have passed, and not before."""
+    run = Run(rules)
+    run.begin()
+    run.pass_time(delivery_s, 0.0)
+    run.happen("delivered", 0.0)
+    delivered = run.state.phase is Phase.DELIVERED
+    run.pass_time(12.0, 12.0 * rate)
+    if not delivered:
+        return
+    used = [(moment - run.delivered_at) * rate for moment in run.at(Action.DUMP)]  # type: ignore[operator]
+    if run.state.early_kill is not None:
+        assert rules.ack_s is not None
+        assert run.at(Action.DUMP)[0] - run.delivered_at >= rules.ack_s - SLACK_S  # type: ignore[operator]
+        assert used[0] >= rules.ack_cpu_s - 1e-6
+    else:
+        assert run.at(Action.DUMP) == [run.state.grace_ends]
+
+
+@given(rules_of_any_kind)
+def test_a_worker_that_computes_is_not_waited_for_longer_than_it_has_to(rules: Rules) -> None:
+    """On all its cores it is found out within one look of the moment at which both times have passed."""
+    run = Run(rules)
+    run.begin()
+    run.happen("delivered", 0.0)
+    if run.state.phase is not Phase.DELIVERED or not rules.adaptive:
+        return
+    cores = max(1, rules.cores)
+    run.pass_time(12.0, 12.0 * cores)
+    due = 100.0 + max(rules.ack_s or 0.0, rules.ack_cpu_s / cores)
+    (dumped,) = run.at(Action.DUMP)
+    assert dumped <= min(run.state.grace_ends, due + escalation.LOOK_AGAIN_S) + 1e-6

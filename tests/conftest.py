@@ -10,11 +10,12 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 import pytest_asyncio
-from support.processes import Seen, cgroups_of, ours
+from support.processes import Seen, cgroups_of, open_descriptors, ours
+from support.supervising import StartSupervisor
 from support.waiting import Pending, until, until_async
 
 from killable.supervisor.service import Supervisor
@@ -26,16 +27,6 @@ LEAVE_S = 5.0
 
 
 # ── nothing is left ──
-
-
-def open_descriptors() -> dict[int, str]:
-    found = {}
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
-        except FileNotFoundError:  # the listing's own
-            continue
-    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +101,6 @@ def proof(request: pytest.FixtureRequest) -> str:
     """Run the test once per proof that a tree is empty."""
     chosen: str = request.param
     return chosen
-
-
-class StartSupervisor(Protocol):
-    async def __call__(self, *pools: PoolSpec, **settings: Any) -> Supervisor:
-        """Start a supervisor; `settings` are those of `Settings`. It is closed at the end of the test."""
-        ...
 
 
 @pytest_asyncio.fixture

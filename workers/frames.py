@@ -22,6 +22,8 @@ _HEADER = struct.Struct("<IIIIB")
 _pack = _HEADER.pack
 _unpack_from = _HEADER.unpack_from
 HEADER_BYTES = _HEADER.size
+_SEED = 0x6B696C6C
+"""So that a run of zeros, whose checksum would be zero, is no frame."""
 
 
 class Frame(NamedTuple):
@@ -47,7 +49,7 @@ def encode(kind: int, fence: int, sequence: int, payload: bytes) -> bytes:
     length = len(payload)
     if length > FRAME_BYTES_MAX:
         raise FrameError(f"a payload of {length} bytes is over the bound of {FRAME_BYTES_MAX}")
-    seed = (fence * 0x9E3779B1 + sequence * 0x85EBCA6B + kind) & 0xFFFFFFFF
+    seed = (fence * 0x9E3779B1 + sequence * 0x85EBCA6B + kind + _SEED) & 0xFFFFFFFF
     return _pack(length, crc32(payload, seed), fence, sequence, kind) + payload
 
 
@@ -59,6 +61,7 @@ class Decoder:
         self._parts: list[bytes] = []
         self._missing = 0
         self._frame_bytes_max = frame_bytes_max
+        self._damage = ""
 
     @property
     def torn(self) -> int:
@@ -66,7 +69,9 @@ class Decoder:
         return len(self._buffer) + sum(map(len, self._parts))
 
     def feed(self, chunk: bytes) -> list[Frame]:
-        """Take the next bytes and return the frames that they complete, in order."""
+        """Take the next bytes and return the frames that they complete, in order. Raise FrameError."""
+        if self._damage:
+            raise FrameError(self._damage)  # where the next frame begins is not known any more
         if self._missing:
             # In the middle of a large frame: collect without copying what is already here over and over.
             self._parts.append(chunk)
@@ -85,17 +90,16 @@ class Decoder:
         while end - position >= HEADER_BYTES:
             length, checksum, fence, sequence, kind = _unpack_from(chunk, position)
             if length > self._frame_bytes_max:
-                raise FrameError(f"a frame of {length} bytes is over the bound of {self._frame_bytes_max}", frames)
+                raise self._damaged(f"a frame of {length} bytes is over the bound of {self._frame_bytes_max}", frames)
             start = position + HEADER_BYTES
             stop = start + length
             if stop > end:
                 self._missing = stop - end
                 break
             payload = chunk[start:stop]
-            if crc32(payload, (fence * 0x9E3779B1 + sequence * 0x85EBCA6B + kind) & 0xFFFFFFFF) != checksum:
-                raise FrameError(
-                    f"a frame's checksum is wrong (kind {kind}, number {sequence}, {length} bytes)", frames
-                )
+            if crc32(payload, (fence * 0x9E3779B1 + sequence * 0x85EBCA6B + kind + _SEED) & 0xFFFFFFFF) != checksum:
+                what = f"a frame's checksum is wrong (kind {kind}, number {sequence}, {length} bytes)"
+                raise self._damaged(what, frames)
             add(make((kind, fence, sequence, payload)))
             position = stop
         rest = chunk[position:]
@@ -105,3 +109,7 @@ class Decoder:
         else:
             self._buffer = rest
         return frames
+
+    def _damaged(self, what: str, frames: list[Frame]) -> FrameError:
+        self._damage = what
+        return FrameError(what, frames)

@@ -6,7 +6,7 @@ import json
 import venv
 from pathlib import Path
 
-from conftest import StartSupervisor
+from support.supervising import StartSupervisor
 
 from killable.supervisor.job import Submission
 from killable.supervisor.settings import PoolSpec

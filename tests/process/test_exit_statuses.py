@@ -6,7 +6,7 @@ import asyncio
 import signal
 
 import pytest
-from conftest import StartSupervisor
+from support.supervising import StartSupervisor
 from trials import Story, hostile_pool, run
 
 from killable.supervisor.service import Supervisor

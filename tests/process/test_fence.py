@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import uuid
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
 import pytest
 import pytest_asyncio
-from conftest import StartSupervisor
 from support import processes
+from support.supervising import StartSupervisor
 from support.waiting import Pending, until_async
 from trials import Hearing, computing, hostile_pool, run, stop, submit
 
@@ -33,16 +34,18 @@ class Ready(NamedTuple):
 @pytest_asyncio.fixture
 async def ready(proof: Any) -> AsyncIterator[Ready]:
     """A real worker that is ready and holds nothing, at the seam."""
-    system = System.open(asyncio.get_running_loop(), Settings(pools=(), proof=proof), "fence-test")
+    system = System.open(asyncio.get_running_loop(), Settings(pools=(), proof=proof), uuid.uuid4().hex)
     hearing = Hearing()
     spawner: PoolSpawner = system.open_spawner(hostile_pool(), hearing)
-    spawner.start("fork")
-    await until_async(lambda: hearing.preloaded, "the zygote has preloaded")
-    process = spawner.fork("w-1", hearing)
-    await until_async(lambda: [frame.kind for frame in hearing.frames] == [Kind.READY], "the worker is ready")
-    yield Ready(process, hearing, spawner)
-    await spawner.close()
-    await system.close()
+    try:
+        spawner.start("fork")
+        await until_async(lambda: hearing.preloaded, "the zygote has preloaded")
+        process = spawner.fork("w-1", hearing)
+        await until_async(lambda: [frame.kind for frame in hearing.frames] == [Kind.READY], "the worker is ready")
+        yield Ready(process, hearing, spawner)
+    finally:
+        await spawner.close()
+        await system.close()
 
 
 @pytest.mark.row("D8")

@@ -7,9 +7,9 @@ import inspect
 from typing import Any
 
 import pytest
-from conftest import StartSupervisor
 from support import hostile, processes
 from support.hostile import tag_of
+from support.supervising import StartSupervisor
 from support.waiting import Pending, until_async
 from trials import computing, follow, hostile_pool, reached, run, said, sitting, stop, submit
 

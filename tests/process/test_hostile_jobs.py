@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from conftest import StartSupervisor
+from support.supervising import StartSupervisor
 from trials import computing, hostile_pool, run, said, sitting, stop, submit
 
 from killable.supervisor.service import Supervisor

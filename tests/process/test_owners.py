@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
@@ -16,10 +15,7 @@ from typing import Any
 import pytest
 from support import processes
 from support.waiting import Pending, until, until_empty
-from trials import HOSTILE, Hearing
-
-from killable.supervisor.settings import PoolSpec, Settings
-from killable.supervisor.system import System
+from trials import HOSTILE
 
 OWNER = str(Path(processes.__file__).parent / "owner.py")
 GONE_S = 1.0
@@ -132,8 +128,9 @@ def test_nothing_outlives_an_owner_whose_guard_was_stopped(proof: str) -> None:
         until_empty(lambda: others(host.pid), "everything is gone", GONE_S)
 
 
-async def test_a_message_that_nobody_read_does_not_keep_the_guard_from_its_work(proof: Any, tmp_path: Path) -> None:
-    """The owner lets go of its guard with a report unread, which is a reset and not an end-of-file for the guard."""
+@pytest.mark.row("D17")
+def test_a_message_that_nobody_read_does_not_keep_the_guard_from_its_work(proof: str, tmp_path: Path) -> None:
+    """The owner dies with a report of its guard unread: for the guard that is a reset and not an end-of-file."""
     there = tmp_path / "there"
     (tmp_path / "forking.py").write_text(
         "import os, time\n"
@@ -141,15 +138,13 @@ async def test_a_message_that_nobody_read_does_not_keep_the_guard_from_its_work(
         f"    os.setsid()\n    open({str(there)!r}, 'w').close()\n"
         "while True:\n    time.sleep(3600)\n"
     )
-    system = System.open(asyncio.get_running_loop(), Settings(pools=(), proof=proof), "owners-test")
-    spawner = system.open_spawner(PoolSpec("forking", (str(tmp_path / "forking.py"),)), Hearing())
-    spawner.start("fork")
-    # The event loop does not turn: the guard's report that its zygote is started stays unread.
-    until(there.exists, "the zygote has forked something that outlives a PDEATHSIG")
-    assert len(others(os.getpid())) == 3
-    await spawner.close()
-    await system.close()
-    assert others(os.getpid()) == []
+    pools = {"hostile": {"modules": [str(tmp_path / "forking.py")]}}
+    with owner(pools, settings={"proof": proof}, freeze=True) as host:
+        until(there.exists, "the zygote has forked something that outlives a PDEATHSIG")
+        until(lambda: (seen := processes.look(host.pid)) and seen.state == "T", "the owner has stopped")
+        assert len(others(host.pid)) == 3
+        host.kill()
+        until_empty(lambda: others(host.pid), "everything is gone", GONE_S)
 
 
 def test_an_owner_that_leaves_takes_everything_along(proof: str) -> None:

@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 import pytest
-from conftest import StartSupervisor
+from support.supervising import StartSupervisor
 from trials import Story, follow, hostile_pool, run, submit
 
 from killable.supervisor.service import Supervisor

@@ -10,8 +10,9 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import StartSupervisor, open_descriptors
 from support import processes
+from support.processes import open_descriptors
+from support.supervising import StartSupervisor
 from support.waiting import Pending, until_async
 from trials import computing, follow, hostile_pool, reached, run, said, stop, submit
 

@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import StartSupervisor
 from support import hostile, processes
 from support.hostile import tag_of
+from support.supervising import StartSupervisor
 from support.waiting import Pending, until, until_async
 from trials import Story, computing, hostile_pool, run, said, stop, submit
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import StartSupervisor
 from support import processes
 from support.hostile import tag_of
+from support.supervising import StartSupervisor
 from support.waiting import Pending, until_async
 from trials import computing, follow, hostile_pool, run, said, stop, submit
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
 from killable.supervisor import backlog
 from killable.supervisor.backlog import Backlog, Full
 
@@ -41,8 +42,10 @@ class Queue(RuleBasedStateMachine):
         self.queue = Backlog(JOBS_MAX, BYTES_MAX)
         self.model = Model()
         self.number = 0
+        self.place: dict[str, int] = {}
+        """Of a waiting job among those of its tenant, when it came: 1 is the first."""
         self.passed: dict[str, dict[str, int]] = {}
-        """How many jobs of each other tenant went before a waiting job, since it came."""
+        """How many jobs of each other tenant have gone before it since."""
 
     @rule(
         pool=st.sampled_from(POOLS),
@@ -62,8 +65,9 @@ class Queue(RuleBasedStateMachine):
             assert error.bound == ("queue_jobs_max" if len(jobs) >= JOBS_MAX else "queue_bytes_max")
         else:
             assert not full
-            jobs.append(job)
+            self.place[job.id] = len(same_line(self.model.of(pool), job)) + 1
             self.passed[job.id] = {}
+            jobs.append(job)
 
     @rule(pool=st.sampled_from(POOLS))
     def pop(self, pool: str) -> None:
@@ -74,24 +78,14 @@ class Queue(RuleBasedStateMachine):
             return
         (job,) = [each for each in waiting if each.id == job_id]
         assert job.priority == max(each.priority for each in waiting)
-        same = [each for each in waiting if (each.tenant, each.priority) == (job.tenant, job.priority)]
-        assert job is same[0]
+        assert job is same_line(waiting, job)[0]
         self.model.jobs.remove(job)
         for each in waiting:
             if each is not job and each.priority == job.priority and each.tenant != job.tenant:
                 counts = self.passed[each.id]
                 counts[job.tenant] = counts.get(job.tenant, 0) + 1
-                own_before = [o for o in same_line(waiting, each) if o.number < each.number]
-                # One of every other tenant in each of its own turns, and one that had its turn already.
-                assert counts[job.tenant] <= self.turns(each, own_before) + 1, (job, each, counts)
-
-    def turns(self, job: Waiting, own_before: list[Waiting]) -> int:
-        """How many turns its tenant has had or will have up to this job, since it came: at most its place then."""
-        return self.first_place.setdefault(job.id, len(own_before) + 1)
-
-    @property
-    def first_place(self) -> dict[str, int]:
-        return self.__dict__.setdefault("_first_place", {})  # type: ignore[no-any-return]
+                # One for each turn of its own tenant up to it, and one of the round that was going on.
+                assert counts[job.tenant] <= self.place[each.id] + 1, (job, each, counts)
 
     @rule(data=st.data())
     def remove(self, data: st.DataObject) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from hypothesis import example, given
 from hypothesis import strategies as st
+
 from killable.supervisor import escalation
 from killable.supervisor.escalation import DUMP_S, RING_AGAIN_S, Action, Escalation, Move, Phase, Rules
 
@@ -99,7 +100,11 @@ class Run:
 @given(rules_of_any_kind, st.booleans(), st.lists(events, max_size=12))
 @example(Rules(5.0, 0.5, 0.1, 10.0), True, [("delivered", 0.0, 0.0), ("nothing", 3.0, 12.0)])
 @example(Rules(5.0, 0.0, 0.0, 10.0), True, [("delivered", 0.0, 0.0), ("shorten", 0.001, 0.002)])
-@example(Rules(5.0, 0.5, 0.1, 10.0), True, [("acknowledged", 0.0, 0.0), ("swallowed", 3.0, 0.0), ("exited", 0.0, 0.0), ("shorten", 0.0, 0.0)])
+@example(
+    Rules(5.0, 0.5, 0.1, 10.0),
+    True,
+    [("acknowledged", 0.0, 0.0), ("swallowed", 3.0, 0.0), ("exited", 0.0, 0.0), ("shorten", 0.0, 0.0)],
+)
 def test_any_sequence_of_events(rules: Rules, cpu_readable: bool, sequence: list[tuple[str, float, float]]) -> None:
     run = Run(rules, cpu_readable)
     run.begin()
@@ -122,7 +127,9 @@ def test_any_sequence_of_events(rules: Rules, cpu_readable: bool, sequence: list
     assert len(dumps) <= 1
     if dumps:
         assert run.acknowledged_at is None or run.acknowledged_at > dumps[0], "an acknowledged worker was dumped"
-        assert (run.exited_at is not None and not kills) or kills[0] <= dumps[0] + DUMP_S + SLACK_S, "dumped and left alive"
+        assert (run.exited_at is not None and not kills) or kills[0] <= dumps[0] + DUMP_S + SLACK_S, (
+            "dumped and left alive"
+        )
     for moment in run.at(Action.RING):
         assert run.acknowledged_at is not None and moment < run.state.grace_ends
     if run.swallowed_at is not None and run.at(Action.RING):
@@ -131,7 +138,6 @@ def test_any_sequence_of_events(rules: Rules, cpu_readable: bool, sequence: list
     if run.state.early_kill is not None:
         assert rules.ack_s is not None and run.delivered_at is not None and run.acknowledged_at is None
         assert dumps[0] - run.delivered_at >= rules.ack_s - SLACK_S, "killed before ack_s had passed"
-        assert dumps[0] < run.state.grace_ends or dumps[0] <= min(run.grace_ends)
         assert cpu_readable
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+
 from killable.workers.frames import FRAME_BYTES_MAX, HEADER_BYTES, Decoder, Frame, FrameError, encode
 
 u32 = st.integers(0, 2**32 - 1)
@@ -31,7 +32,12 @@ def feed(decoder: Decoder, *chunks: bytes) -> tuple[list[Frame], bool]:
 
 
 def test_frames_split_at_every_byte_are_the_same_frames() -> None:
-    frames = [Frame(1, 0, 0, b""), Frame(3, 7, 1, b"token"), Frame(8, 2**32 - 1, 2, bytes(range(256))), Frame(9, 7, 3, b"x")]
+    frames = [
+        Frame(1, 0, 0, b""),
+        Frame(3, 7, 1, b"token"),
+        Frame(8, 2**32 - 1, 2, bytes(range(256))),
+        Frame(9, 7, 3, b"x"),
+    ]
     data = wire(frames)
     for cut in range(len(data) + 1):
         assert feed(Decoder(), data[:cut], data[cut:]) == (frames, False)
@@ -78,7 +84,8 @@ def test_a_damaged_byte_is_never_believed(
 @pytest.mark.parametrize("part", ["length", "checksum", "fence", "sequence", "kind", "payload"])
 def test_each_bit_of_a_frame_is_guarded(part: str) -> None:
     first, length = {
-        "length": (0, 4), "checksum": (4, 4), "fence": (8, 4), "sequence": (12, 4), "kind": (16, 1), "payload": (17, 40),
+        "length": (0, 4), "checksum": (4, 4), "fence": (8, 4), "sequence": (12, 4), "kind": (16, 1),
+        "payload": (17, 40),
     }[part]  # fmt: skip
     good = encode(3, 7, 1, b"forty bytes of a payload, no more no less"[:40])
     assert len(good) == HEADER_BYTES + 40
@@ -118,9 +125,7 @@ def test_a_length_without_end_is_refused_at_once() -> None:
 
 
 @given(frames_of_any_kind, streams, st.data())
-def test_after_the_damage_nothing_is_believed_any_more(
-    damaged: Frame, after: list[Frame], data: st.DataObject
-) -> None:
+def test_after_the_damage_nothing_is_believed_any_more(damaged: Frame, after: list[Frame], data: st.DataObject) -> None:
     """Where the next frame begins is not known any more: not even what looks like one is given out."""
     bad = bytearray(encode(*damaged))
     bad[data.draw(st.integers(4, len(bad) - 1))] ^= data.draw(st.integers(1, 255))

@@ -274,7 +274,7 @@ class Simulation:
         written = truth.tokens[: len(tokens)] if cut_off else truth.tokens
         self.world.check(tokens == written, f"job {job.number}: tokens {tokens}, written were {truth.tokens}")
         if "started" in job.names:
-            first = [name for name in job.names if name != "log"][0]
+            first = next(name for name in job.names if name != "log")
             self.world.check(truth.entered and first == "started", f"job {job.number}: {job.names}")
 
     def _check_certificate(self, job: Job, truth: Truth) -> None:

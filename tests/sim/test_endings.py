@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from support.fake_world import NEVER, Faults, Script
+from support.virtual_loop import run
+
 from killable.supervisor.attempt import LEAVE_S
 from killable.supervisor.escalation import DUMP_S, RING_AGAIN_S
 from killable.supervisor.job import PHASES
 from killable.workers.errors import Refused
 from sim.simulation import LIMITS, Job, Simulation, answer, pool
-from support.fake_world import NEVER, Faults, Script
-from support.virtual_loop import run
 
 LATENCY_S = 0.002
 """More than any latency of the fake kernel."""
@@ -257,7 +259,7 @@ def test_a_swallowed_stop_is_rung_again_and_not_at_once() -> None:
         await sim.ended(job)
         rung = [float(line.split()[0]) for line in sim.world.trace if line.endswith("SIGTERM")]
         assert len(rung) == 4
-        assert all(later - sooner >= RING_AGAIN_S for sooner, later in zip(rung, rung[1:], strict=False))
+        assert all(later - sooner >= RING_AGAIN_S for sooner, later in itertools.pairwise(rung))
         assert sim.truth(job).kill_at is None and job.state == "cancelled"
 
     simulate(main)
@@ -383,9 +385,11 @@ def test_a_full_queue_refuses_and_has_room_again(bound: str) -> None:
         await sim.ended(*queued, last)
         assert [job.state for job in (*queued, last)] == ["completed", "cancelled", "completed", "completed"]
 
-    simulate(main, **{"queue_jobs_max": 3, "queue_bytes_max": 800, bound: {"queue_jobs_max": 3}.get(bound, 700)} | (
-        {"queue_jobs_max": 50} if bound == "queue_bytes_max" else {"queue_bytes_max": 1 << 20}
-    ))
+    simulate(
+        main,
+        **{"queue_jobs_max": 3, "queue_bytes_max": 800, bound: {"queue_jobs_max": 3}.get(bound, 700)}
+        | ({"queue_jobs_max": 50} if bound == "queue_bytes_max" else {"queue_bytes_max": 1 << 20}),
+    )
 
 
 def test_jobs_start_by_priority_and_tenants_take_turns() -> None:
@@ -771,7 +775,12 @@ def test_a_second_shutdown_hurries_the_first_and_both_wait_for_the_end() -> None
 def test_every_question_is_answered_at_once() -> None:
     async def main(sim: Simulation) -> None:
         await sim.submit(FOREVER)
-        for question in (sim.supervisor.list(), sim.supervisor.pools(), sim.supervisor.ready(), sim.supervisor.job_types()):
+        for question in (
+            sim.supervisor.list(),
+            sim.supervisor.pools(),
+            sim.supervisor.ready(),
+            sim.supervisor.job_types(),
+        ):
             answer(question)
 
     simulate(main)

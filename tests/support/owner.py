@@ -3,7 +3,8 @@
     settings    Settings of the supervisor (proof, ...)
     pools       {name: members of its PoolSpec}
     jobs        [[type, input, tokens to wait for], ...]
-    host        true: the program blocks SIGTERM, ignores SIGCHLD and SIGINT, has umask 077 and no usable stdin
+    host        true: the program blocks SIGTERM, ignores SIGCHLD and SIGINT, has umask 077
+    freeze      true: the program stops itself (SIGSTOP) once its guards are started, and has read nothing of theirs
 
 It starts the supervisor, submits the jobs, waits until each has said so many tokens, prints one line of JSON
 (`{job_id: record}` and what it knows of its pools), and then stays until it is killed or its stdin ends.
@@ -38,13 +39,18 @@ async def say(supervisor: Supervisor, job_id: str, tokens: int) -> None:
             return
 
 
-async def main(settings: dict[str, Any], pools: dict[str, Any], jobs: list[Any], host: bool = False) -> None:
+async def main(
+    settings: dict[str, Any], pools: dict[str, Any], jobs: list[Any], host: bool = False, freeze: bool = False
+) -> None:
     if host:
         be_a_hostile_host()
     specs = tuple(PoolSpec(name, tuple(members.pop("modules")), **members) for name, members in pools.items())
     supervisor = Supervisor(Settings(pools=specs, **settings))
     starting = asyncio.create_task(supervisor.start())
     ids = []
+    if freeze:
+        await asyncio.sleep(0)  # one turn: `start` runs up to its first wait
+        os.kill(os.getpid(), signal.SIGSTOP)
     if jobs:
         await starting
     for type, input, tokens in jobs:

@@ -107,3 +107,13 @@ def stat_field(pid: int, name: str) -> str:
 def main_thread_cpu_s(pid: int) -> float:
     """Return the processor seconds of a process's main thread (schedstat, nanoseconds)."""
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
+
+
+def open_descriptors() -> dict[int, str]:
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:  # the listing's own
+            continue
+    return found

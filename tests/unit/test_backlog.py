@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from killable.supervisor.backlog import STALE_MAX, Backlog, Full
 
 BIG = 1 << 40

@@ -9,6 +9,7 @@ import pickle
 from typing import Any
 
 import pytest
+
 from killable.workers.codec import CODECS, Unserializable
 
 JSON, PICKLE = CODECS["json"], CODECS["pickle"]
@@ -53,7 +54,13 @@ def test_other_tokens(value: object, token: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("value", "data"),
-    [(None, b"null"), ({}, b"{}"), ("a\nb", b'"a\\nb"'), (b"ab", b'{"base64":"YWI="}'), ({"a": (1, None)}, b'{"a":[1,null]}')],
+    [
+        (None, b"null"),
+        ({}, b"{}"),
+        ("a\nb", b'"a\\nb"'),
+        (b"ab", b'{"base64":"YWI="}'),
+        ({"a": (1, None)}, b'{"a":[1,null]}'),
+    ],
 )
 def test_results(value: object, data: bytes) -> None:
     assert JSON.encode_value(value) == data
@@ -114,7 +121,7 @@ def test_inputs(payload: bytes, value: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("payload", [b"[]", b"1", b'"x"', b"null", b"{", b"\xff"])
 def test_an_input_that_is_no_object_is_refused(payload: bytes) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011  (of json's own, too)
+    with pytest.raises(ValueError):
         JSON.decode_input(payload)
 
 

@@ -9,6 +9,7 @@ import re
 from concurrent.futures.process import BrokenProcessPool
 
 import pytest
+
 from killable.workers.errors import (
     CODES,
     JobCancelled,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+
 from killable.supervisor import escalation
 from killable.supervisor.escalation import (
     DUMP_S,

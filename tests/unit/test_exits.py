@@ -6,6 +6,7 @@ import itertools
 import signal as signals
 
 import pytest
+
 from killable.supervisor.exits import SIGNAL_NAMES, Evidence, classify, signal_name
 from killable.supervisor.job import TERMINAL_STATES, ExitStatus, Verdict
 from killable.supervisor.lifecycle import terminal_state_of
@@ -55,37 +56,38 @@ def code_of(*arguments: object) -> str | None:
 
 
 @pytest.mark.row("B4")
-@pytest.mark.parametrize("exit_code", EXIT_CODES)
-def test_every_exit_code_before_the_job_is_one_of_ours(exit_code: int) -> None:
-    outcome = classify(None, None, ExitStatus(exit_code=exit_code), BEFORE)
-    assert outcome.code == BEFORE_ENTRY.get(exit_code, "spawn")
-    assert outcome.facts["exit_code"] == exit_code
-    assert MEANINGS.get(exit_code, "ended") in outcome.message
+def test_every_exit_code_before_the_job_is_one_of_ours() -> None:
+    outcomes = {code: classify(None, None, ExitStatus(exit_code=code), BEFORE) for code in EXIT_CODES}
+    expected = dict.fromkeys(EXIT_CODES, "spawn") | BEFORE_ENTRY
+    assert {code: outcome.code for code, outcome in outcomes.items()} == expected
+    for code, outcome in outcomes.items():
+        assert outcome.facts["exit_code"] == code
+        assert MEANINGS.get(code, "ended") in outcome.message
 
 
 @pytest.mark.row("B4")
-@pytest.mark.parametrize("exit_code", EXIT_CODES)
-def test_every_exit_code_of_a_job_is_its_own(exit_code: int) -> None:
-    outcome = classify(None, None, ExitStatus(exit_code=exit_code), ENTERED)
-    assert (outcome.state, outcome.code, outcome.facts) == ("failed", "exit", {"exit_code": exit_code})
-    torn = classify(None, None, ExitStatus(exit_code=exit_code), Evidence(entered=True, torn_bytes=7))
-    assert torn.code == ("protocol" if exit_code == 0 else "exit")
+def test_every_exit_code_of_a_job_is_its_own() -> None:
+    for code in EXIT_CODES:
+        outcome = classify(None, None, ExitStatus(exit_code=code), ENTERED)
+        assert (outcome.state, outcome.code, outcome.facts) == ("failed", "exit", {"exit_code": code})
+        torn = classify(None, None, ExitStatus(exit_code=code), Evidence(entered=True, torn_bytes=7))
+        assert torn.code == ("protocol" if code == 0 else "exit")
 
 
 @pytest.mark.row("B4")
 @pytest.mark.parametrize("entered", [False, True])
-@pytest.mark.parametrize("number", SIGNALS)
-def test_every_signal(number: int, entered: bool) -> None:
-    status = ExitStatus(signal=number, core_dumped=True)
-    outcome = classify(None, None, status, Evidence(entered=entered, torn_bytes=3))
-    assert outcome.code == BY_SIGNAL.get(number, "crash")
-    assert outcome.facts["signal"] == signal_name(number)
-    if outcome.code == "crash":
-        assert outcome.facts["core_dumped"] is True
+def test_every_signal(entered: bool) -> None:
+    evidence = Evidence(entered=entered, torn_bytes=3)
+    outcomes = {number: classify(None, None, ExitStatus(None, number, True), evidence) for number in SIGNALS}
+    expected = dict.fromkeys(SIGNALS, "crash") | BY_SIGNAL
+    assert {number: outcome.code for number, outcome in outcomes.items()} == expected
+    for number, outcome in outcomes.items():
+        assert outcome.facts["signal"] == signal_name(number)
+        assert outcome.facts.get("core_dumped") is (True if outcome.code == "crash" else None)
 
 
 def test_signals_have_the_names_of_this_system() -> None:
-    assert SIGNAL_NAMES == {number: signals.Signals(number).name for number in range(1, 32)}
+    assert {number: signals.Signals(number).name for number in range(1, 32)} == SIGNAL_NAMES
     assert [signal_name(number) for number in (9, 34, 64)] == ["SIGKILL", "SIG34", "SIG64"]
 
 
@@ -118,7 +120,9 @@ def test_a_worker_that_could_not_be_started() -> None:
 
 
 @pytest.mark.parametrize("cause", CLOSING_FRAMES)
-@pytest.mark.parametrize("status", [ExitStatus(), ExitStatus(exit_code=0), ExitStatus(exit_code=70), ExitStatus(signal=9)])
+@pytest.mark.parametrize(
+    "status", [ExitStatus(), ExitStatus(exit_code=0), ExitStatus(exit_code=70), ExitStatus(signal=9)]
+)
 @pytest.mark.parametrize("evidence", [ENTERED, BEFORE, Evidence(entered=True, torn_bytes=5, zygote_lost=True)])
 def test_a_closing_frame_decides_before_the_exit_status(cause: str, status: ExitStatus, evidence: Evidence) -> None:
     raised = Raised(cause, "KeyError", "'x'", "Traceback …", exit_code=4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 
 import pytest
+
 from killable.workers.frames import FRAME_BYTES_MAX, HEADER_BYTES, Decoder, Frame, FrameError, encode
 
 U32 = 0xFFFFFFFF

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
+
 from killable.supervisor.job import ACTIVE_STATES, TERMINAL_STATES
 from killable.supervisor.lifecycle import (
     DECIDED,
@@ -23,14 +24,15 @@ from killable.workers.errors import CODES
 LIVE = [state for state in State if state not in TERMINAL]
 
 
-@pytest.mark.parametrize(("state", "cause"), list(itertools.product(State, Cause)), ids=str)
-def test_each_pair_leads_somewhere_or_is_a_bug_that_raises(state: State, cause: Cause) -> None:
-    following = TABLE[state].get(cause)
-    if following is None:
-        with pytest.raises(IllegalTransition, match=f"'{cause.value}' cannot come in state '{state.value}'"):
-            step(state, cause)
-    else:
-        assert step(state, cause) is following
+@pytest.mark.parametrize("state", State, ids=str)
+def test_each_cause_leads_somewhere_or_is_a_bug_that_raises(state: State) -> None:
+    for cause in Cause:
+        following = TABLE[state].get(cause)
+        if following is None:
+            with pytest.raises(IllegalTransition, match=f"'{cause.value}' cannot come in state '{state.value}'"):
+                step(state, cause)
+        else:
+            assert step(state, cause) is following
 
 
 @pytest.mark.row("B5")
@@ -46,12 +48,12 @@ def test_every_state_has_a_row_and_every_cause_a_use() -> None:
 
 def test_every_state_can_be_reached_and_every_live_one_can_end() -> None:
     reached = {State.QUEUED}
-    while (more := {following for state in reached for following in TABLE[state].values()} - reached):
+    while more := {following for state in reached for following in TABLE[state].values()} - reached:
         reached |= more
     assert reached == set(State)
     for state in LIVE:
         ends = {state}
-        while (more := {following for each in ends for following in TABLE[each].values()} - ends):
+        while more := {following for each in ends for following in TABLE[each].values()} - ends:
             ends |= more
         assert ends >= TERMINAL - {State.COMPLETED}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from killable.supervisor.outputlines import LINE_BYTES_MAX, OutputLines
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+
 from killable.supervisor.eventlog import EventLog
 from killable.supervisor.job import JobType, Limits, Outcome, Submission, Verdict
 from killable.supervisor.lifecycle import State

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
+
 from killable.supervisor.scheduler import Occupancy, forks_wanted, may_assign, retires_wanted
 
 

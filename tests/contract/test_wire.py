@@ -1,0 +1,105 @@
+"""What goes from process to process, and into records and files, comes out as it went in."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import typing
+from typing import Any
+
+import pytest
+
+from contract.source import source
+from killable.supervisor import escalation
+from killable.supervisor.job import LIMIT_NAMES, PHASES, Certificate
+from killable.supervisor.tables import CapsTable, LimitsTable
+from killable.workers import control, messages
+from killable.workers.control import Ending
+from killable.workers.messages import CLOSING, Idle, Kind, Raised, Run, Stop
+
+ENDING = Ending(None, 9, True, 1 << 20, 0.5, 0.25, 12.5)
+CONTROL = list(typing.get_args(control.Message))
+
+
+def example(cls: type[Any]) -> Any:
+    values = {"str": "x", "int": 3, "bool": True, "list[str]": ["a"], "dict[str, Any]": {"name": "t"}, "Ending": ENDING}
+    return cls(**{field.name: values[str(field.type)] for field in dataclasses.fields(cls)})
+
+
+@pytest.mark.parametrize("cls", CONTROL, ids=lambda cls: cls.__name__)
+def test_every_control_message_survives_the_wire(cls: type[Any]) -> None:
+    message = example(cls)
+    wire = json.loads(json.dumps(control.to_wire(message)))
+    assert control.from_wire(wire) == message
+
+
+@pytest.mark.parametrize(
+    "wire", [{"op": "Unheard"}, {"op": "Forked", "worker_id": "w"}, {"op": "Forked", "more": 1}, {}]
+)
+def test_a_control_message_of_another_version_is_refused(wire: dict[str, Any]) -> None:
+    with pytest.raises((KeyError, TypeError)):
+        control.from_wire(wire)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Run("job-1", "work", 2, b"\x00input\xff", {"run_s": None}, {"a": "b"}),
+        Stop("cancelled", "user", 2.5, "because"),
+        Raised("exception", "KeyError", "'x'", "Traceback", 3),
+        Idle(False, "it left a thread"),
+    ],
+    ids=lambda message: type(message).__name__,
+)
+def test_every_payload_survives_the_wire(message: Any) -> None:
+    assert type(message).decode(message.encode()) == message
+
+
+def test_kinds_are_numbers_of_one_byte_and_only_grow() -> None:
+    assert {kind.name: kind.value for kind in Kind} == {
+        "READY": 1, "ENTERED": 2, "TOKEN": 3, "PROGRESS": 4, "CHECKPOINT": 5, "RESULT": 8, "RAISED": 9, "IDLE": 10,
+        "BROKEN": 11, "RUN": 32, "STOP": 33,
+    }  # fmt: skip
+    assert set(Kind) > CLOSING
+
+
+def test_a_bell_is_no_signal_number() -> None:
+    bells = [value for name, value in vars(messages).items() if name.startswith("BELL_")]
+    assert len(bells) >= 3 and len(set(bells)) == len(bells)
+    assert all(64 < bell < 256 for bell in bells)
+
+
+def test_every_cause_of_a_closing_frame_is_documented_where_it_is_defined_and_classified() -> None:
+    text = source("supervisor/exits.py").text
+    documented = source("workers/messages.py").text.partition("class Raised")[2].partition('"""`')[2].partition(".")[0]
+    causes = [cause.strip(" `") for cause in documented.replace('"""', "").split("·")]
+    assert len(causes) >= 8
+    for cause in causes:
+        assert f'case "{cause}"' in text, cause
+
+
+def test_every_limit_can_be_set_and_capped_in_the_file() -> None:
+    assert set(LimitsTable.model_fields) == set(CapsTable.model_fields) == set(LIMIT_NAMES)
+
+
+def test_the_phases_stand_in_the_certificate_in_their_order() -> None:
+    names = [field.name for field in dataclasses.fields(Certificate)]
+    assert names[: len(PHASES) + 1] == ["requested", *PHASES]
+
+
+def test_a_certificate_survives_its_json_and_says_only_what_happened() -> None:
+    full = Certificate(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, "why", "cancelled", "user", "r", 2.0, "SIGKILL", 3)
+    assert Certificate.from_json(json.loads(json.dumps(full.as_json()))) == full
+    empty = Certificate().as_json()
+    assert not set(PHASES) & set(empty) and "requested" not in empty
+    assert Certificate.from_json(empty | {"of a newer version": 1}) == Certificate()
+
+
+def test_a_phase_that_took_no_time_is_not_one_that_did_not_happen() -> None:
+    assert Certificate(requested=0.0, kill_sent=0.0).as_json()["kill_sent"] == 0.0
+
+
+def test_every_action_of_the_plan_is_carried_out() -> None:
+    text = source("supervisor/attempt.py").text
+    for action in escalation.Action:
+        assert f"case Action.{action.name}:" in text

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from killable.supervisor import escalation, exits, payloads
 from killable.supervisor.clock import Clock
-from killable.supervisor.escalation import Action, Escalation, Rules
+from killable.supervisor.escalation import Action, Escalation, Phase, Rules
 from killable.supervisor.eventlog import Batch
 from killable.supervisor.exits import Evidence
 from killable.supervisor.job import Certificate, ExitStatus, Outcome, Verdict
@@ -382,8 +382,10 @@ class Attempt:
                 self._kill()
                 self._arm()
         elif self._escalation is not None:
-            cpu_s = self.worker.process.cpu_s() if self._escalation.wants_cpu else None
-            self._do(escalation.tick(self._escalation, now, cpu_s))
+            process = self.worker.process
+            cpu_s = process.cpu_s() if self._escalation.wants_cpu else None
+            dumped = self._escalation.phase is not Phase.DUMPING or process.stack() is not None
+            self._do(escalation.tick(self._escalation, now, cpu_s, dumped=dumped))
         else:
             self._arm()
 

@@ -5,7 +5,7 @@ Runs in: supervisor. Pure: every function takes `now` and returns the next state
     ASKED ──delivered──► DELIVERED ──acknowledged──► ACKNOWLEDGED
       │  grace over          │ stuck, or grace over      │ grace over
       ▼                      ▼                           ▼
-    DUMPING ──5 ms──────► KILLED ◄───────────────────────┘ ──unkillable_s──► UNKILLABLE
+    DUMPING ──5…25 ms───► KILLED ◄───────────────────────┘ ──unkillable_s──► UNKILLABLE
 
 Stuck: delivered but not acknowledged while both `ack_s` of time and `ack_cpu_s` of the whole process's processor
 time have passed since the delivery. A worker that used no processor time is starved, throttled or waiting, and keeps
@@ -19,6 +19,8 @@ from enum import Enum
 
 DUMP_S = 0.005
 """For faulthandler to write the stacks of a process that is about to be killed."""
+DUMP_S_MAX = 0.025
+"""When it has written nothing by then: a worker at nice 5 beside busy ones may not have had the processor yet."""
 LOOK_AGAIN_S = 0.010
 """The shortest time between two looks at the processor time."""
 RING_AGAIN_S = 0.005
@@ -71,6 +73,7 @@ class Escalation:
     cpu_at_delivery: float = 0.0
     early_kill: str | None = None
     ring_at: float | None = None
+    dump_ends: float = 0.0
 
     @property
     def wants_cpu(self) -> bool:
@@ -137,8 +140,8 @@ def exited(state: Escalation) -> Escalation:
     return replace(state, phase=Phase.EXITED, wake_at=float("inf"))
 
 
-def tick(state: Escalation, now: float, cpu_s: float | None = None) -> Move:
-    """The time `wake_at` has come (or is near): decide what is due."""
+def tick(state: Escalation, now: float, cpu_s: float | None = None, *, dumped: bool = True) -> Move:
+    """The time `wake_at` has come (or is near): decide what is due. `dumped`: a stack has been written."""
     if now < state.wake_at:
         return state, ()
     match state.phase:
@@ -152,6 +155,8 @@ def tick(state: Escalation, now: float, cpu_s: float | None = None) -> Move:
             if now >= state.grace_ends:
                 return _dump(state, now)
             return _look_at_cpu(state, now, cpu_s)
+        case Phase.DUMPING if not dumped and now < state.dump_ends:
+            return replace(state, wake_at=min(now + DUMP_S, state.dump_ends)), ()
         case Phase.DUMPING:
             return _kill(state, now)
         case Phase.KILLED:
@@ -177,7 +182,8 @@ def _look_at_cpu(state: Escalation, now: float, cpu_s: float | None) -> Move:
 
 
 def _dump(state: Escalation, now: float) -> Move:
-    return replace(state, phase=Phase.DUMPING, wake_at=now + DUMP_S), (Action.DUMP,)
+    dumping = replace(state, phase=Phase.DUMPING, wake_at=now + DUMP_S, dump_ends=now + DUMP_S_MAX)
+    return dumping, (Action.DUMP,)
 
 
 def _kill(state: Escalation, now: float) -> Move:

@@ -52,19 +52,23 @@ def crowd_dead(workload: str) -> str:
     return f"16 × {workload}, grace 5 s → last one dead, ms"
 
 
-async def measure(plan: Plan, results: Samples, watch: DeathWatch) -> None:
+async def measure_native(plan: Plan, results: Samples, watch: DeathWatch) -> None:
     async with testbed.supervising(testbed.pool("workloads", workers=CROWD)) as supervisor:
         await _end_native_jobs(supervisor, watch, "native_loop", plan, results)
+
+
+async def measure_encode(plan: Plan, results: Samples, watch: DeathWatch) -> None:
+    if encoding.IS_INSTALLED:
+        async with testbed.supervising(testbed.pool("encoding", workers=CROWD)) as supervisor:
+            await _end_native_jobs(supervisor, watch, "encode", plan, results)
+
+
+async def measure_deaf(plan: Plan, results: Samples, watch: DeathWatch) -> None:
+    async with testbed.supervising(testbed.pool("workloads", workers=CROWD)) as supervisor:
         for _ in range(plan.crowds):
             results.add(HELPERS_DEAD, *await _end_together(supervisor, watch, "helper_threads", 1))
             dead_ms = await _end_together(supervisor, watch, "ignores_sigterm", CROWD, grace_s=1.0)
             results.add(IGNORING_DEAD, max(dead_ms))
-    if encoding.IS_INSTALLED:
-        async with testbed.supervising(testbed.pool("encoding", workers=CROWD)) as supervisor:
-            await _end_native_jobs(supervisor, watch, "encode", plan, results)
-    for _ in range(plan.quotas):
-        await _clean_up_in_quota(results)
-    await _clean_up_ordinary_code(plan.ordinary_cancels, results)
 
 
 async def _end_native_jobs(
@@ -95,8 +99,8 @@ async def _end_together(
 # ── clean-up ──
 
 
-async def _clean_up_in_quota(results: Samples) -> None:
-    """Give 16 looping jobs a twentieth of a processor and cancel them: all have to hear it and clean up."""
+async def measure_quota(plan: Plan, results: Samples, watch: DeathWatch) -> None:
+    """Give 16 computing jobs a twentieth of a processor and cancel them: all have to hear it and clean up."""
     try:
         with _quota() as procs:
             async with testbed.supervising(testbed.pool("workloads", workers=CROWD)) as supervisor:
@@ -147,10 +151,10 @@ def _cpu_controller() -> Path:
     raise FileNotFoundError("no cgroup v1 processor controller is mounted")
 
 
-async def _clean_up_ordinary_code(cancels: int, results: Samples) -> None:
+async def measure_ordinary(plan: Plan, results: Samples, watch: DeathWatch) -> None:
     """Cancel ordinary code at random moments, on every core, and count whose `finally` ran."""
     cores = usable_cores()
-    todo = iter(range(cancels))
+    todo = iter(range(plan.ordinary_cancels))
     async with testbed.supervising(testbed.pool("workloads", workers=cores, spares=cores)) as supervisor:
 
         async def lane() -> None:
@@ -169,3 +173,12 @@ async def _clean_up_ordinary_code(cancels: int, results: Samples) -> None:
 def _has_cleaned(record: JobRecord) -> bool:
     """The first token said that it was in; the second one came from its `finally`."""
     return record.state == "cancelled" and record.tokens == 2
+
+
+PARTS = {
+    "native jobs together": measure_native,
+    "real native jobs together": measure_encode,
+    "jobs that do not hear": measure_deaf,
+    "jobs in a processor quota": measure_quota,
+    "cancels of ordinary code": measure_ordinary,
+}

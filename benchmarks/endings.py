@@ -27,11 +27,18 @@ LATE_S = 0.5
 DELETED = "DELETE grace 0 → certificate, ms"
 
 
-async def measure(plan: Plan, results: Samples, watch: DeathWatch) -> None:
-    """Time the endings of every workload, then DELETE alone."""
+async def measure_loops(plan: Plan, results: Samples, watch: DeathWatch) -> None:
+    """Time the endings of what the standard library can do, and DELETE alone."""
     await _measure_module("workloads", ["python_loop", "native_loop", "ignores_sigterm"], plan, results, watch)
+
+
+async def measure_encode(plan: Plan, results: Samples, watch: DeathWatch) -> None:
+    """Time the endings of the real native call."""
     if encoding.IS_INSTALLED:
         await _measure_module("encoding", ["encode"], plan, results, watch)
+
+
+PARTS = {"one job at a time": measure_loops, "one real native job at a time": measure_encode}
 
 
 async def _measure_module(module: str, workloads: list[str], plan: Plan, results: Samples, watch: DeathWatch) -> None:

@@ -35,24 +35,17 @@ FLOOD_EVENTS_MAX = 2_000_000
 FLOOD_OUTPUT_BYTES = 1 << 30
 
 
-async def measure(plan: Plan, results: Samples, watch: DeathWatch) -> None:
-    await _first_lines(plan.first_lines, results)
-    await _tokens_per_s(plan, results)
-    await _cancels_beside_a_flood(plan.flooded_cancels, results, watch)
-    await _private_memory(results)
-
-
 def first_line(worker: str, pause_s: float) -> str:
     """Return the name of: from the submission to the job's first line, on an idle worker."""
     return f"submit → first line, {worker} worker, after {pause_s * 1000:g} ms without a job, ms"
 
 
-async def _first_lines(trials: int, results: Samples) -> None:
+async def measure_first_lines(plan: Plan, results: Samples, watch: DeathWatch) -> None:
     for worker, jobs_per_worker_max in ((FRESH, 1), (REUSED, 0)):
         pool = testbed.pool("workloads", workers=1, jobs_per_worker_max=jobs_per_worker_max)
         async with testbed.supervising(pool) as supervisor:
             for pause_s in PAUSES_S:
-                for _ in range(trials):
+                for _ in range(plan.first_lines):
                     await testbed.warm(supervisor, pause_s)
                     asked_ns = time.monotonic_ns()
                     record = await testbed.submit(supervisor, "first_line")
@@ -61,7 +54,7 @@ async def _first_lines(trials: int, results: Samples) -> None:
                     results.add(first_line(worker, pause_s), (int(record.result) - asked_ns) / 1e6)
 
 
-async def _tokens_per_s(plan: Plan, results: Samples) -> None:
+async def measure_tokens(plan: Plan, results: Samples, watch: DeathWatch) -> None:
     """Read a job's tokens as they come, from its first to its last."""
     async with testbed.supervising(testbed.pool("workloads", workers=1)) as supervisor:
         for _ in range(plan.streams):
@@ -80,7 +73,9 @@ async def _tokens_per_s(plan: Plan, results: Samples) -> None:
             results.add(TOKENS_PER_S, tokens / (last_at - first_at))
 
 
-async def _cancels_beside_a_flood(trials: int, results: Samples, watch: DeathWatch) -> None:
+async def measure_flooded(plan: Plan, results: Samples, watch: DeathWatch) -> None:
+    """Cancel while nothing else runs, then while another job floods a reader that does not read."""
+    trials = plan.flooded_cancels
     pool = testbed.pool("workloads", workers=2)
     async with testbed.supervising(pool, keep_bytes=64 << 20) as supervisor, testbed.serving(supervisor) as port:
         for _ in range(trials):
@@ -122,10 +117,18 @@ async def _cancel(supervisor: Supervisor, watch: DeathWatch) -> tuple[float, flo
     return (certified_at - asked_at) * 1000, (watch.died_at(watched) - asked_at) * 1000
 
 
-async def _private_memory(results: Samples) -> None:
+async def measure_memory(plan: Plan, results: Samples, watch: DeathWatch) -> None:
     async with testbed.supervising(testbed.pool("ballast", workers=1)) as supervisor:
         await testbed.warm(supervisor)
         record = await testbed.start(supervisor, "holds")
         for worker in await supervisor.workers():
             if worker.job_id == record.job_id and worker.uss_bytes is not None:
                 results.add(PRIVATE_MB, worker.uss_bytes / 1e6)
+
+
+PARTS = {
+    "submit to first line": measure_first_lines,
+    "tokens": measure_tokens,
+    "cancels beside a flood": measure_flooded,
+    "private memory": measure_memory,
+}

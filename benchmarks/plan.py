@@ -13,13 +13,14 @@ class Plan:
     """Trials of one pass; medians are taken over all passes, so that a noisy moment spoils one pass, not one figure."""
 
     passes: int = 3
+    patience_s: float = 600.0
+    """In all: for waiting until nobody else computes, and for repeating what was measured while somebody did."""
     kills: int = 15
     """Per workload: with grace 0, and as many raw kills between them."""
     graces: int = 3
     """Per workload, with the default grace: half a second each, five for a job that ignores SIGTERM."""
     deletes: int = 40
     crowds: int = 2
-    quotas: int = 1
     ordinary_cancels: int = 667
     first_lines: int = 200
     flooded_cancels: int = 70
@@ -28,12 +29,17 @@ class Plan:
     never_s: float = 10.0
     """After which a polite cancel is called never; once, not per pass."""
 
-    def repeated(self, passes: int) -> Plan:
-        return replace(self, passes=passes)
+    def changed(self, passes: int | None, patience_s: float | None) -> Plan:
+        """Return this plan with what was asked for on the command line."""
+        return replace(
+            self,
+            passes=self.passes if passes is None else passes,
+            patience_s=self.patience_s if patience_s is None else patience_s,
+        )
 
 
 FULL = Plan()
 QUICK = Plan(
-    passes=1, kills=5, graces=1, deletes=10, crowds=1, ordinary_cancels=100, first_lines=50, flooded_cancels=20,
-    streams=1, stream_tokens=200_000, never_s=2.0,
+    passes=1, patience_s=0.0, kills=5, graces=1, deletes=10, crowds=1, ordinary_cancels=100, first_lines=50,
+    flooded_cancels=20, streams=1, stream_tokens=200_000, never_s=2.0,
 )  # fmt: skip

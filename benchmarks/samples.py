@@ -33,8 +33,17 @@ class Samples:
     remarks: list[str] = field(default_factory=list)
     """What a number does not say: why a figure was not measured, which job lost its clean-up."""
 
+    strangers: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    """By part: the share of all processors that others used while its samples were taken, pass by pass."""
+
     def add(self, name: str, *values: float) -> None:
         self.values[name].extend(values)
+
+    def take_over(self, others: Samples) -> None:
+        """Add the values and remarks of one measurement."""
+        for name, values in others.values.items():
+            self.add(name, *values)
+        self.remarks.extend(others.remarks)
 
     def __contains__(self, name: str) -> bool:
         return bool(self.values.get(name))

@@ -98,8 +98,27 @@ class Doorbell:
             )
             write_stack(self._stack, _suspended_frame(self.generator) or frame)
             self._tell(BELL_ACKNOWLEDGED)
-        self._raised = True
-        raise self.stopping
+        if not (_is_event_loops(frame) and self._ask_event_loop()):
+            self._raise()
+
+    def _raise(self) -> None:
+        if self._fence is not None and not self._raised and self.stopping is not None:
+            self._raised = True
+            raise self.stopping
+
+    def _ask_event_loop(self) -> bool:
+        """Have the job's event loop raise it between two callbacks; return whether it can.
+
+        Inside its own code, what had just been taken from its queue would be lost with the exception, and closing
+        the loop would wait for that task for ever (hence the SIGINT handler of `asyncio.Runner`). The callback that
+        comes next may compute for long, so another bell is asked for too: whichever finds the job's own code is first.
+        """
+        loop = sys.modules["asyncio"]._get_running_loop()
+        if loop is None or loop.is_closed():
+            return False
+        loop.call_soon_threadsafe(self._raise)
+        self._tell(BELL_SWALLOWED)
+        return True
 
     def _hear(self) -> Stop | None:
         """Read the pipe until no bell rings any more while it is read."""
@@ -128,6 +147,12 @@ class Doorbell:
             os.write(self._bells, bytes([bell]))
         except OSError:
             pass  # full of signals' bytes, or closed by the job: the supervisor then counts on time alone
+
+
+def _is_event_loops(frame: FrameType | None) -> bool:
+    """Tell whether asyncio's own code was interrupted, not the job's."""
+    name = "" if frame is None else str(frame.f_globals.get("__name__", ""))
+    return name == "selectors" or name.partition(".")[0] == "asyncio"
 
 
 def _suspended_frame(generator: GeneratorType[Any, Any, Any] | None) -> FrameType | None:

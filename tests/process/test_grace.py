@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import random
 from typing import Any
 
 import pytest
@@ -85,6 +86,35 @@ async def test_a_cap_on_the_grace_is_not_passed(supervisor: StartSupervisor) -> 
     with pytest.raises(Refused) as refused:
         await submit(server, "echoes", limits={"grace_s": 2.0})
     assert refused.value.code == "limit_over_cap"
+
+
+KINDS = ["json", "sorting", "imports", "asyncio", "threads", "files"]
+
+
+async def every_one_cleans_up(server: Supervisor, trials: int) -> None:
+    """Cancel ordinary code at any of its points."""
+    turns = asyncio.Semaphore(2)
+    dice = random.Random(trials)
+
+    async def one(number: int) -> None:
+        async with turns:
+            job_id = await submit(server, "works_ordinarily", on=KINDS[number % len(KINDS)], limits={"grace_s": 30})
+            await computing(server, job_id, dice.uniform(0.001, 0.01))
+            story = await stop(server, job_id)
+            assert story.tokens == ["in", "finally"], (KINDS[number % len(KINDS)], story.certificate)
+            assert story.certificate["exit_code"] == 143 and "kill_sent" not in story.phases, story.certificate
+
+    await asyncio.gather(*map(one, range(trials)))
+
+
+async def test_ordinary_code_cleans_up_wherever_it_is_cancelled(supervisor: StartSupervisor) -> None:
+    await every_one_cleans_up(await supervisor(hostile_pool(workers=2, spares=2)), 120)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+async def test_ordinary_code_cleans_up_in_two_thousand_cancels(supervisor: StartSupervisor) -> None:
+    await every_one_cleans_up(await supervisor(hostile_pool(workers=2, spares=2)), 2000)
 
 
 # ── asking again ──

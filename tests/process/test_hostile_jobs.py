@@ -157,7 +157,7 @@ CANCELS = [
     heard("loops_in_asyncio"),
     *(
         heard("waits", sitting, input={"where": where})
-        for where in ("lock", "read", "queue", "subprocess", "sleep", "event")
+        for where in ("lock", "read", "queue", "subprocess", "sleep", "event", "asyncio")
     ),
     heard("starts_threads", said, input={"then": "go on"}),
     heard("keeps_family", said, tokens=None),

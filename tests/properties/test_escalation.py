@@ -8,9 +8,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from killable.supervisor import escalation
-from killable.supervisor.escalation import DUMP_S, RING_AGAIN_S, Action, Escalation, Move, Phase, Rules
+from killable.supervisor.escalation import DUMP_S, DUMP_S_MAX, RING_AGAIN_S, Action, Escalation, Move, Phase, Rules
 
 SLACK_S = 1e-9
+RULES = Rules(grace_s=5.0, ack_s=0.5, ack_cpu_s=0.1, unkillable_s=10.0)
 seconds = st.floats(0, 10, allow_nan=False)
 rules_of_any_kind = st.builds(
     Rules,
@@ -33,6 +34,8 @@ class Run:
 
     rules: Rules
     cpu_readable: bool = True
+    dump_s: float = 0.0
+    """From the dump signal to the stack."""
     now: float = 100.0
     cpu_s: float = 5.0
     acts: list[tuple[float, Action]] = field(default_factory=list)
@@ -68,7 +71,9 @@ class Run:
     def tick(self) -> None:
         before = self.state
         cpu_s = self.cpu_s if self.cpu_readable and before.wants_cpu else None
-        self.take(escalation.tick(before, self.now, cpu_s))
+        dumps = self.at(Action.DUMP)
+        dumped = not dumps or self.now >= dumps[-1] + self.dump_s
+        self.take(escalation.tick(before, self.now, cpu_s, dumped=dumped))
         assert self.state.wake_at > self.now or self.state is not before, "nothing was done and nothing is planned"
 
     def happen(self, event: str, grace_s: float) -> None:
@@ -97,16 +102,16 @@ class Run:
         return [moment for moment, each in self.acts if each is action]
 
 
-@given(rules_of_any_kind, st.booleans(), st.lists(events, max_size=12))
-@example(Rules(5.0, 0.5, 0.1, 10.0), True, [("delivered", 0.0, 0.0), ("nothing", 3.0, 12.0)])
-@example(Rules(5.0, 0.0, 0.0, 10.0), True, [("delivered", 0.0, 0.0), ("shorten", 0.001, 0.002)])
-@example(
-    Rules(5.0, 0.5, 0.1, 10.0),
-    True,
-    [("acknowledged", 0.0, 0.0), ("swallowed", 3.0, 0.0), ("exited", 0.0, 0.0), ("shorten", 0.0, 0.0)],
-)
-def test_any_sequence_of_events(rules: Rules, cpu_readable: bool, sequence: list[tuple[str, float, float]]) -> None:
-    run = Run(rules, cpu_readable)
+@given(rules_of_any_kind, st.booleans(), st.sampled_from((0.0, 0.004, 0.012, 1.0)), st.lists(events, max_size=12))
+@example(RULES, True, 0.0, [("delivered", 0.0, 0.0), ("nothing", 3.0, 12.0)])
+@example(RULES, True, 0.0, [("delivered", 0.0, 0.0), ("nothing", 2.0, 0.0), ("shorten", 0.001, 0.002)])
+@example(RULES, True, 1.0, [("nothing", 3.0, 0.0), ("nothing", 2.001, 0.0), ("shorten", 0.0, 0.001)])
+@example(RULES, True, 0.0, [("acknowledged", 0.0, 0.0), ("nothing", 3.0, 0.0), ("swallowed", 1.999, 0.0)])
+@example(RULES, True, 0.0, [("acknowledged", 0.0, 0.0), ("exited", 0.0, 0.0), ("shorten", 0.0, 0.0)])
+def test_any_sequence_of_events(
+    rules: Rules, cpu_readable: bool, dump_s: float, sequence: list[tuple[str, float, float]]
+) -> None:
+    run = Run(rules, cpu_readable, dump_s)
     run.begin()
     for event, span_s, amount in sequence:
         run.pass_time(span_s, amount)
@@ -114,10 +119,12 @@ def test_any_sequence_of_events(rules: Rules, cpu_readable: bool, sequence: list
     run.pass_time(10 + 1 + rules.unkillable_s, 0.0)
 
     kills, dumps = run.at(Action.KILL), run.at(Action.DUMP)
+    longest_dump_s = DUMP_S if dump_s < DUMP_S else DUMP_S_MAX
     assert run.grace_ends == sorted(run.grace_ends, reverse=True), "the grace was lengthened"
     if run.exited_at is None:
         assert len(kills) == 1, "it was not killed, or twice"
-        assert kills[0] <= run.state.grace_ends + DUMP_S + SLACK_S, "SIGKILL came too late"
+        due = run.state.grace_ends + (longest_dump_s if dumps else 0.0)
+        assert kills[0] <= due + SLACK_S, "SIGKILL came too late"
         assert run.state.phase is Phase.UNKILLABLE and len(run.at(Action.QUARANTINE)) == 1
     else:
         assert all(moment <= run.exited_at for moment, _ in run.acts), "something was done to a dead process"
@@ -127,7 +134,7 @@ def test_any_sequence_of_events(rules: Rules, cpu_readable: bool, sequence: list
     assert len(dumps) <= 1
     if dumps:
         assert run.acknowledged_at is None or run.acknowledged_at > dumps[0], "an acknowledged worker was dumped"
-        assert (run.exited_at is not None and not kills) or kills[0] <= dumps[0] + DUMP_S + SLACK_S, (
+        assert (run.exited_at is not None and not kills) or kills[0] <= dumps[0] + longest_dump_s + SLACK_S, (
             "dumped and left alive"
         )
     for moment in run.at(Action.RING):

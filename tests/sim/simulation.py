@@ -18,7 +18,6 @@ from support.fake_world import SLACK_S, Faults, Script, Truth, World
 from support.virtual_loop import VirtualLoop
 
 from killable.supervisor.clock import Clock
-from killable.supervisor.escalation import DUMP_S
 from killable.supervisor.job import PHASES, TERMINAL_STATES, Event, JobRecord, Limits, Submission
 from killable.supervisor.service import Supervisor
 from killable.supervisor.settings import PoolSpec, Settings
@@ -298,8 +297,6 @@ class Simulation:
             check((phase in certificate) == (moment is not None), f"{name}: {phase} of {truth}: {certificate}")
         cause = certificate.get("cause")
         check(cause is None or cause == job.code, f"{name}: ended {job.code} by cause {cause}")
-        if truth.term_at is not None and truth.kill_at is not None and truth.exited_at is not None:
-            check(truth.kill_at <= truth.kill_due + DUMP_S + SLACK_S, f"{name}: SIGKILL came late")
 
 
 def _codes(truth: Truth) -> set[str | None]:

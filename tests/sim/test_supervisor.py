@@ -43,6 +43,7 @@ def draw_script(dice: random.Random) -> Script:
         cleanup_tokens=dice.choice((0, 0, 2)),
         cleanup_returns=dice.random() < 0.3,
         cpu=dice.choice((0.0, 0.01, 1.0, 1.0, 4.0)),
+        dump_s=dice.choice((0.001, 0.001, 0.012, NEVER)),
         dies_s=dice.choice((0.0003,) * 12 + (0.06, 4.0, NEVER)),
         children=dice.choice((0, 0, 0, 2)),
         sweep_s=dice.choice((0.0002, 0.0002, 0.02, 0.5)),
@@ -217,9 +218,9 @@ def test_a_seed_is_one_history(seed: int) -> None:
 
 
 def test_a_failing_seed_shows_itself_and_what_came_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the supervisor's own bound on the grace the simulation has to fail: it looks at what really happened."""
+    """The simulation looks at what really happened: a plan that waits longer than it may is found out."""
     monkeypatch.setattr("killable.supervisor.escalation.DUMP_S", 1.0)
-    with pytest.raises(AssertionError, match=r"SIGKILL (is overdue|comes too late)|dumped and left alive") as caught:
+    with pytest.raises(AssertionError, match=r"SIGKILL (is overdue|comes too late)") as caught:
         for seed in range(20):
             test_what_must_hold_holds_in_every_history(seed)
     assert "again: pytest" in caught.value.__notes__[0]

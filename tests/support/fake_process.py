@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from support.fake_job import FakeJob
 from support.fake_world import SIGKILL, SIGTERM, SLACK_S, Life, Truth, World
 
-from killable.supervisor.escalation import DUMP_S, RING_AGAIN_S
+from killable.supervisor.escalation import RING_AGAIN_S
 from killable.supervisor.seam import FenceError, Gone, ProcessListener, Usage
 from killable.workers.control import Ending
 from killable.workers.frames import Decoder, FrameError, encode
@@ -118,7 +118,12 @@ class FakeProcess:
         self.world.note(self.worker_id, "dump")
         self.world.check(truth.acknowledged_at is None, f"{self.worker_id}: a dump although it had acknowledged")
         truth.dump_at = self.world.now()
-        self.stack_text = 'File "job.py", line 1 in native'
+        self.world.later(truth.script.dump_s, lambda: self._write_stack(truth))
+
+    def _write_stack(self, truth: Truth) -> None:
+        if self.runs:
+            truth.dumped_at = self.world.now()
+            self.stack_text = 'File "job.py", line 1 in native'
 
     def kill(self) -> None:
         self.world.note(self.worker_id, "SIGKILL")
@@ -180,11 +185,9 @@ class FakeProcess:
     def _check_kill(self, truth: Truth) -> None:
         """SIGKILL comes at the end of the grace and not before, except to one that is proven stuck."""
         now = self.world.now()
-        if truth.dump_at is not None:
-            self.world.check(now <= truth.dump_at + DUMP_S + SLACK_S, f"{self.worker_id}: dumped and left alive")
         if truth.term_at is None or truth.exited_at is not None or truth.nonsense:
             return
-        self.world.check(now <= truth.kill_due + DUMP_S + SLACK_S, f"{self.worker_id}: SIGKILL comes too late")
+        self.world.check(now <= truth.kill_latest, f"{self.worker_id}: SIGKILL comes too late")
         if now < truth.kill_due - SLACK_S and truth.closing is None:
             self.world.check(self._is_proven_stuck(truth, now), f"{self.worker_id}: killed within its grace")
 

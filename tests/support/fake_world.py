@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from killable.supervisor.escalation import DUMP_S
+from killable.supervisor.escalation import DUMP_S, DUMP_S_MAX
 from killable.workers.messages import Kind
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ class Script:
     cleanup_returns: bool = False
     cpu: float = 1.0
     """Processors that it uses."""
+    dump_s: float = 0.001
+    """From the dump signal to the stack; NEVER: it gets no processor."""
     dies_s: float = 0.0005
     """From SIGKILL to its end; NEVER: unkillable."""
     children: int = 0
@@ -110,12 +112,21 @@ class Truth:
     swallowed_at: float = -NEVER
     replaced_at: float | None = None
     dump_at: float | None = None
+    dumped_at: float | None = None
     kill_at: float | None = None
     exited_at: float | None = None
     reaped_at: float | None = None
     outside: str = ""
     """Who else ended the process: `zygote` or `stranger`."""
     tree_empty: bool = False
+
+    @property
+    def kill_latest(self) -> float:
+        """When SIGKILL has to have come: at the end of the grace, or when no dump is waited for any more."""
+        if self.dump_at is None:
+            return self.kill_due + DUMP_S_MAX + SLACK_S
+        seen_at_once = self.dumped_at is not None and self.dumped_at < self.dump_at + DUMP_S
+        return min(self.kill_due, self.dump_at) + (DUMP_S if seen_at_once else DUMP_S_MAX) + SLACK_S
 
 
 class World:
@@ -177,7 +188,7 @@ class World:
         """Every SIGTERM is followed by an exit or by SIGKILL within its deadline."""
         for truth in self.truths.values():
             if truth.term_at is not None and truth.kill_at is None and truth.exited_at is None:
-                self.check(self.now() <= truth.kill_due + DUMP_S + SLACK_S, f"job {truth.number}: SIGKILL is overdue")
+                self.check(self.now() <= truth.kill_latest, f"job {truth.number}: SIGKILL is overdue")
 
     def stop(self) -> None:
         """End the world: what it had still scheduled does not happen."""

@@ -8,24 +8,27 @@ hostile act.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import contextlib
 import ctypes
 import hashlib
 import importlib.util
+import io
 import json
 import os
 import resource
 import signal
-import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-import zlib
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 from killable import Context, Stopping, job
+from killable.workers.frames import encode
 
 ITERATIONS_FOR_EVER = 2**31 - 1
 """What pbkdf2_hmac takes at most: a quarter of an hour in one C call."""
@@ -208,6 +211,50 @@ def loops_in_asyncio(ctx: Context) -> None:
 
 
 @job
+def works_ordinarily(ctx: Context, on: str) -> None:
+    """Do what programs do, over and over; say when `finally` ran."""
+
+    async def talk() -> None:
+        queue: asyncio.Queue[int] = asyncio.Queue(2)
+
+        async def speak() -> None:
+            while True:
+                await queue.put(len(json.dumps(list(range(50)))))
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(speak())
+            group.create_task(speak())
+            while True:
+                await asyncio.wait_for(queue.get(), 10)
+
+    enter(ctx)
+    try:
+        while True:
+            match on:
+                case "json":
+                    json.loads(json.dumps({str(number): [number, {"a": None}] for number in range(200)}))
+                case "sorting":
+                    sorted(range(2000), key=lambda number: -number % 17)
+                case "imports":
+                    for name in ("colorsys", "this", "sched", "cmd", "shlex"):
+                        sys.modules.pop(name, None)
+                        with contextlib.redirect_stdout(io.StringIO()):
+                            importlib.import_module(name)
+                case "asyncio":
+                    asyncio.run(talk())
+                case "threads":
+                    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+                        list(pool.map(len, ["abc"] * 20))
+                case "files":
+                    with tempfile.TemporaryFile("w+") as file:
+                        print(*range(1000), file=file)
+                        file.seek(0)
+                        file.read()
+    finally:
+        ctx.emit("finally")
+
+
+@job
 def waits(ctx: Context, where: str) -> None:
     """Wait for ever in one of the standard library's own waits."""
     enter(ctx)
@@ -228,6 +275,8 @@ def waits(ctx: Context, where: str) -> None:
             ctx.sleep(3600)
         case "event":
             threading.Event().wait()
+        case "asyncio":
+            asyncio.run(asyncio.sleep(3600))
 
 
 # ── ending badly ──
@@ -523,10 +572,7 @@ def forges_a_frame(ctx: Context, kind: int, payload: str, fence: int = 0, ahead:
     channel: Any = ctx.emit.__self__  # type: ignore[attr-defined]
     fence = fence or channel._fence
     sequence = channel._sequence + ahead
-    body = payload.encode()
-    seed = (fence * 0x9E3779B1 + sequence * 0x85EBCA6B + kind) & 0xFFFFFFFF
-    header = struct.pack("<IIIIB", len(body), zlib.crc32(body, seed), fence, sequence, kind)
-    os.write(channel._descriptor, header + body)
+    os.write(channel._descriptor, encode(kind, fence, sequence, payload.encode()))
     if then == "exit":
         os._exit(0)
     if fence == channel._fence and not ahead:

@@ -1,0 +1,110 @@
+"""The escalation as a process meets it: who keeps its grace, who does not, who is dumped."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from typing import Any
+
+import pytest
+from support.fake_world import NEVER, Script
+
+from killable.supervisor.escalation import DUMP_S, DUMP_S_MAX, RING_AGAIN_S
+from sim.scenarios import DEAF, FOREVER, NATIVE, near, simulate
+from sim.simulation import LIMITS, Simulation
+
+
+def test_native_code_that_cannot_hear_is_killed_before_its_grace_is_over() -> None:
+    async def main(sim: Simulation) -> None:
+        job = await sim.submit(NATIVE)
+        await asyncio.sleep(1)
+        sim.cancel(job)
+        await sim.ended(job)
+        truth = sim.truth(job)
+        assert truth.delivered_at is not None and truth.acknowledged_at is None
+        assert near(truth.kill_at, truth.delivered_at + 0.5 + DUMP_S) and LIMITS.grace_s > 0.5 + DUMP_S
+        assert "ack_s" in job.certificate["early_kill"]
+        assert "native" in job.certificate["stack"]
+        assert job.state == "cancelled"
+
+    simulate(main)
+
+
+@pytest.mark.parametrize(
+    ("script", "limits"),
+    [
+        (DEAF, {}),
+        (NATIVE, {"ack_s": None}),
+        (NATIVE, {"ack_s": 2.0}),
+        (Script(run_s=NEVER, hears_s=NEVER, rings=False), {}),
+        (Script(run_s=NEVER, replaces=True, cleanup_s=NEVER), {}),
+    ],
+    ids=["starved", "ack_s none", "ack_s is the grace", "no delivery byte", "a handler of its own"],
+)
+def test_what_may_still_hear_keeps_its_whole_grace(script: Script, limits: dict[str, Any]) -> None:
+    async def main(sim: Simulation) -> None:
+        job = await sim.submit(script, limits=limits)
+        await asyncio.sleep(1)
+        sim.cancel(job)
+        await sim.ended(job)
+        truth = sim.truth(job)
+        assert truth.term_at is not None
+        assert near(truth.kill_at, truth.term_at + LIMITS.grace_s + DUMP_S)
+        assert "early_kill" not in job.certificate
+
+    simulate(main)
+
+
+def test_a_job_that_cleans_up_is_killed_when_its_grace_is_over_and_is_never_dumped() -> None:
+    async def main(sim: Simulation) -> None:
+        job = await sim.submit(Script(run_s=NEVER, cleanup_s=NEVER))
+        await asyncio.sleep(1)
+        sim.cancel(job)
+        await sim.ended(job)
+        truth = sim.truth(job)
+        assert truth.dump_at is None and truth.term_at is not None
+        assert near(truth.kill_at, truth.term_at + LIMITS.grace_s)
+        assert "python" in job.certificate["stack"]
+
+    simulate(main)
+
+
+def test_a_swallowed_stop_is_rung_again_and_not_at_once() -> None:
+    async def main(sim: Simulation) -> None:
+        job = await sim.submit(Script(run_s=NEVER, swallows=3, cleanup_s=0.1))
+        await asyncio.sleep(1)
+        sim.cancel(job)
+        await sim.ended(job)
+        rung = [float(line.split()[0]) for line in sim.world.trace if line.endswith("SIGTERM")]
+        assert len(rung) == 4
+        assert all(later - sooner >= RING_AGAIN_S for sooner, later in itertools.pairwise(rung))
+        assert sim.truth(job).kill_at is None and job.state == "cancelled"
+
+    simulate(main)
+
+
+@pytest.mark.parametrize(("dump_s", "killed_s"), [(0.004, DUMP_S), (0.007, 2 * DUMP_S), (NEVER, DUMP_S_MAX)])
+def test_a_stack_is_waited_for_but_not_for_long(dump_s: float, killed_s: float) -> None:
+    async def main(sim: Simulation) -> None:
+        job = await sim.submit(Script(run_s=NEVER, hears_s=NEVER, dump_s=dump_s))
+        await asyncio.sleep(1)
+        sim.cancel(job)
+        await sim.ended(job)
+        truth = sim.truth(job)
+        assert truth.dump_at is not None
+        assert near(truth.kill_at, truth.dump_at + killed_s)
+        assert ("stack" in job.certificate) == (dump_s != NEVER)
+
+    simulate(main)
+
+
+def test_no_grace_is_sigkill_at_once() -> None:
+    async def main(sim: Simulation) -> None:
+        job = await sim.submit(FOREVER)
+        await asyncio.sleep(1)
+        sim.cancel(job, grace_s=0.0)
+        await sim.ended(job)
+        assert sim.truth(job).term_at is None and sim.truth(job).dump_at is None
+        assert job.certificate["kill_sent"] == 0 and "term_sent" not in job.certificate
+
+    simulate(main)

@@ -1,0 +1,153 @@
+"""Workers and zygotes that die, fail and come back."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from support.fake_world import NEVER, Faults, Script
+from support.virtual_loop import run
+
+from sim.scenarios import DEAF, FOREVER, LATENCY_S, refusal, simulate
+from sim.simulation import Simulation, pool
+
+
+def test_a_zygote_that_dies_takes_its_jobs_and_the_queue_goes_on() -> None:
+    async def main(sim: Simulation) -> None:
+        running = [await sim.submit(Script(run_s=NEVER, tokens=2)) for _ in range(2)]
+        queued = [await sim.submit(Script()) for _ in range(3)]
+        await asyncio.sleep(1)
+        sim.world.spawners[0].zygote_dies(signal=9)
+        await sim.ended(*running, *queued)
+        assert [job.code for job in running] == ["worker_lost"] * 2
+        assert [job.names for job in running] == [["started", "token", "token", "failed"]] * 2
+        assert [job.state for job in queued] == ["completed"] * 3
+        (record,) = await sim.supervisor.pools()
+        assert (record.state, record.zygote_restarts) == ("ready", 1)
+
+    simulate(main, pool(workers=2))
+
+
+def test_a_zygote_that_dies_while_workers_are_forked_fails_no_queued_job() -> None:
+    async def main() -> None:
+        async with Simulation(pool(workers=6, spares=2)) as sim:
+            jobs = [await sim.submit(Script()) for _ in range(8)]
+            sim.world.spawners[0].zygote_dies(signal=11)
+            await sim.ended(*jobs)
+            assert [job.state for job in jobs] == ["completed"] * 8
+
+    run(main())
+
+
+def test_a_job_is_never_given_to_an_idle_worker_that_has_just_died() -> None:
+    async def main(sim: Simulation) -> None:
+        for process in sim.world.alive():
+            process.killed_by_stranger()
+        await asyncio.sleep(0.001)  # the exit is seen, the reap is not
+        jobs = [await sim.submit(Script(sweep_s=0.5)) for _ in range(3)]
+        await sim.ended(*jobs)
+        assert {job.code for job in jobs} <= {None, "killed_externally"}
+
+    simulate(main, pool(workers=3, spares=3))
+
+
+@pytest.mark.parametrize("spares", [0, 1])
+@pytest.mark.parametrize("jobs_per_worker_max", [0, 1])
+@pytest.mark.parametrize("fault", ["fork_fails", "fork_raises", "dies_at_start", "broken_at_start"])
+def test_a_pool_that_cannot_start_workers_says_so_and_recovers(
+    fault: str, jobs_per_worker_max: int, spares: int
+) -> None:
+    async def main(sim: Simulation) -> None:
+        sim.world.faults = Faults(**{fault: 1.0})
+        for process in sim.world.alive():
+            process.killed_by_stranger()
+        await asyncio.sleep(LATENCY_S)
+        jobs = [await sim.submit(Script()) for _ in range(3)]
+        await sim.ended(*jobs)
+        assert [job.code for job in jobs] == ["spawn"] * 3
+        assert not (await sim.supervisor.ready())[0]
+        sim.world.faults = Faults()
+        await asyncio.sleep(10)
+        last = await sim.submit(Script())
+        await sim.ended(last)
+        assert last.state == "completed" and (await sim.supervisor.ready()) == (True, [])
+
+    simulate(main, pool(spares=spares, jobs_per_worker_max=jobs_per_worker_max))
+
+
+def test_a_pool_whose_spares_cannot_be_forked_still_uses_the_workers_that_it_has() -> None:
+    async def main(sim: Simulation) -> None:
+        running = [await sim.submit(Script(run_s=1.0)) for _ in range(2)]
+        await asyncio.sleep(0.1)
+        sim.world.faults = Faults(fork_fails=1.0)
+        for process in sim.world.alive():
+            if process.cpu_s() == 0.0:
+                process.killed_by_stranger()
+        await sim.ended(*running)
+        await asyncio.sleep(20)
+        later = await sim.submit(Script())
+        await sim.ended(later)
+        assert later.state == "completed", later.end
+
+    simulate(main, pool(workers=2, jobs_per_worker_max=0))
+
+
+def test_modules_that_do_not_import_break_the_pool() -> None:
+    async def main(sim: Simulation) -> None:
+        (record,) = await sim.supervisor.pools()
+        assert record.state == "broken" and "no such module" in record.detail
+        assert (await refusal(sim.submit(Script()))).code == "unknown_job_type"
+        sim.world.scripts.clear()
+        await asyncio.sleep(100)
+        assert len([line for line in sim.world.trace if " zygote " in line]) == 2  # started once, died once
+
+    simulate(main, faults=Faults(preload_fails=True))
+
+
+def test_a_preload_that_leaves_threads_makes_the_workers_exec() -> None:
+    async def main(sim: Simulation) -> None:
+        (record,) = await sim.supervisor.pools()
+        assert (record.start_method, record.state, record.zygote_restarts) == ("spawn", "ready", 0)
+        assert "3 threads" in record.detail
+        job = await sim.submit(Script())
+        await sim.ended(job)
+        assert job.state == "completed"
+
+    simulate(main, faults=Faults(preload_threads=3))
+
+
+def test_no_worker_is_used_before_its_pidfd_is_here() -> None:
+    async def main() -> None:
+        async with Simulation(pool(workers=4, spares=0), faults=Faults(told_s=0.05)) as sim:
+            jobs = [await sim.submit(FOREVER) for _ in range(4)]
+            for _ in range(60):
+                await asyncio.sleep(0.001)
+                for job in jobs:
+                    if sim.record(job).state == "running":
+                        assert sim.record(job).pid is not None
+                        sim.cancel(job)
+            await sim.ended(*jobs)
+
+    run(main())
+
+
+@pytest.mark.row("G3")
+def test_killing_a_worker_cancels_its_job_and_another_takes_its_place() -> None:
+    async def main(sim: Simulation) -> None:
+        job = await sim.submit(DEAF)
+        await asyncio.sleep(0.1)
+        workers = {worker.worker_id: worker for worker in await sim.supervisor.workers()}
+        busy = next(worker for worker in workers.values() if worker.job_id == job.id)
+        idle = next(worker for worker in workers.values() if worker.state == "idle")
+        sim.world.shortened(job.number, sim.loop.time())
+        await sim.supervisor.kill_worker(busy.worker_id, reason="in the way")
+        await sim.supervisor.kill_worker(idle.worker_id)
+        await sim.ended(job)
+        certificate = job.certificate
+        assert (job.state, certificate["by"], certificate["reason"]) == ("cancelled", "operator", "in the way")
+        await asyncio.sleep(1)
+        now = await sim.supervisor.workers()
+        assert [worker.state for worker in now] == ["idle"] and now[0].worker_id not in workers
+        assert (await refusal(sim.supervisor.kill_worker("w-999"))).code == "unknown_worker"
+
+    simulate(main)

@@ -1,0 +1,79 @@
+"""The supervisor as a whole: what it keeps, and how it closes."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from support.fake_world import Script
+
+from sim.scenarios import DEAF, FOREVER, NATIVE, refusal, simulate
+from sim.simulation import LIMITS, Simulation, answer, pool
+
+
+@pytest.mark.row("B9")
+def test_a_thousand_jobs_leave_a_bounded_history() -> None:
+    async def main(sim: Simulation) -> None:
+        ids = []
+        for _ in range(1000):
+            job = await sim.submit(Script(run_s=0.0, enter_s=0.0001), watched=False)
+            ids.append(job.id)
+            await asyncio.sleep(0.01)
+        sim.jobs.clear()
+        await asyncio.sleep(1)
+        # Not to be seen from outside, and it would not be counted: an input may be larger than all that is kept.
+        assert sim.supervisor._registry.get(ids[-1]).submission.input == b""
+        records, following = await sim.supervisor.list(limit=1000)
+        assert [record.job_id for record in records] == ids[:-51:-1] and following is None
+        assert (await refusal(sim.supervisor.get(ids[0]))).code == "unknown_job"
+
+    simulate(main, pool(jobs_per_worker_max=0), keep_jobs=50)
+
+
+@pytest.mark.row("A17")
+@pytest.mark.parametrize("grace_s", [None, 0.0, 0.5])
+def test_a_shutdown_cancels_everything_and_takes_nothing_new(grace_s: float | None) -> None:
+    async def main(sim: Simulation) -> None:
+        jobs = [await sim.submit(script) for script in (DEAF, FOREVER, NATIVE, DEAF, FOREVER)]
+        await asyncio.sleep(1)
+        began = sim.loop.time()
+        closing = asyncio.create_task(sim.supervisor.close(grace_s))
+        await asyncio.sleep(0)
+        assert (await refusal(sim.supervisor.submit(jobs[0].submission))).code == "draining"
+        assert (await sim.supervisor.ready())[0] is False
+        await closing
+        sim.check_ends()
+        assert {job.code for job in jobs} == {"cancelled"}
+        assert {job.certificate["by"] for job in jobs} == {"shutdown"}
+        assert sim.loop.time() - began < (LIMITS.grace_s if grace_s is None else grace_s) + 0.1
+
+    simulate(main, pool(workers=3))
+
+
+def test_a_second_shutdown_hurries_the_first_and_both_wait_for_the_end() -> None:
+    async def main(sim: Simulation) -> None:
+        job = await sim.submit(DEAF, limits={"grace_s": 60.0})
+        await asyncio.sleep(1)
+        first = asyncio.create_task(sim.supervisor.close())
+        await asyncio.sleep(1)
+        assert not first.done() and sim.record(job).state == "stopping"
+        began = sim.loop.time()
+        sim.world.shortened(job.number, began)
+        await sim.supervisor.close(grace_s=0.0)
+        assert first.done() and sim.loop.time() - began < 0.1
+
+    simulate(main)
+
+
+def test_every_question_is_answered_at_once() -> None:
+    async def main(sim: Simulation) -> None:
+        await sim.submit(FOREVER)
+        for question in (
+            sim.supervisor.list(),
+            sim.supervisor.pools(),
+            sim.supervisor.ready(),
+            sim.supervisor.job_types(),
+        ):
+            answer(question)
+
+    simulate(main)

@@ -198,9 +198,11 @@ class Attempt:
                 case Kind.IDLE if self._closing is not None:
                     self._on_idle(Idle.decode(payload))
                 case Kind.PROGRESS if self._entered and is_value:
-                    self.entry.note_progress(payload)
+                    if not self.entry.note_progress(payload):
+                        self._stop_for_output()
                 case Kind.CHECKPOINT if self._entered and is_value:
-                    self.entry.note_checkpoint(payload)
+                    if not self.entry.note_checkpoint(payload):
+                        self._stop_for_output()
                 case _:
                     self._break(f"a frame of kind {kind} that cannot come here")
         except (ValueError, TypeError, RecursionError) as error:

@@ -9,8 +9,8 @@ from killable.supervisor.job import Event
 
 Batch = list[tuple[str, bytes]]
 
-OUTPUT_EVENTS = frozenset({"token", "log"})
-"""What counts against `output_bytes`."""
+OUTPUT_EVENTS = frozenset({"token", "log", "progress", "checkpoint"})
+"""What a job can write, and so counts against `output_bytes`."""
 
 
 class EventLog:

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from killable.supervisor.attempt import Attempt
 
 
+EVENT_BYTES = 100
+"""What an event costs in memory besides its data."""
+
+
 @dataclass(slots=True, eq=False)
 class Entry:
     """One job."""
@@ -62,17 +66,19 @@ class Entry:
 
     @property
     def kept_bytes(self) -> int:
-        return self.log.bytes + len(self.result or b"") + len(self.partial or b"")
+        return self.log.bytes + EVENT_BYTES * len(self.log) + len(self.result or b"") + len(self.partial or b"")
 
-    def note_progress(self, data: bytes) -> None:
-        """Add the event and remember the last one. Raise ValueError, RecursionError on what is not JSON."""
+    def note_progress(self, data: bytes) -> bool:
+        """Add the event and remember the last one; return False over the bound. Raise ValueError, RecursionError on
+        what is not JSON.
+        """
         self.progress = json.loads(data)
-        self.log.append("progress", data)
+        return self.log.append("progress", data)
 
-    def note_checkpoint(self, data: bytes) -> None:
-        """Add the event; the last one is what is left of a job that does not complete."""
+    def note_checkpoint(self, data: bytes) -> bool:
+        """Add the event; the last one is what is left of a job that does not complete. Return False over the bound."""
         self.partial = data
-        self.log.append("checkpoint", data)
+        return self.log.append("checkpoint", data)
 
     def leave_queue(self) -> None:
         """It has a worker, or is over: `queue_s` no longer runs."""

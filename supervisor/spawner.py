@@ -136,6 +136,7 @@ class PoolSpawner:
 
     async def close(self) -> None:
         self._closing = True
+        unkillable = list(self._processes.values())  # those that are still there when the guard is gone
         self._forget_zygote_socket()
         self._forget_guard_socket()  # end-of-file: the guard kills everything below it, then exits
         try:
@@ -145,8 +146,8 @@ class PoolSpawner:
             if self._guard is not None:
                 self._guard.kill()
             await self._guard_gone.wait()
-        for process in self._processes.values():
-            process.abandon()  # unkillable: it keeps nothing of ours open
+        for process in unkillable:
+            process.abandon()  # it keeps nothing of ours open; harmless when it is gone
 
     # ── the guard ──
 

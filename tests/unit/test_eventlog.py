@@ -51,6 +51,13 @@ def test_after_the_first_drop_nothing_more_is_taken_even_if_it_fits() -> None:
     assert log.overflowed == 9
 
 
+@pytest.mark.parametrize("name", ["token", "log", "progress", "checkpoint"])
+def test_whatever_a_job_can_write_without_end_is_bounded(name: str) -> None:
+    log = EventLog(10)
+    assert [log.append(name, b"1234") for _ in range(4)] == [True, True, False, False]
+    assert len(log) == 2
+
+
 def test_what_the_supervisor_says_itself_always_fits() -> None:
     log = EventLog(0)
     assert not log.append("token", b"x")

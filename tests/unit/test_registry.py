@@ -9,7 +9,7 @@ import pytest
 from killable.supervisor.eventlog import EventLog
 from killable.supervisor.job import JobType, Limits, Outcome, Submission, Verdict
 from killable.supervisor.lifecycle import State
-from killable.supervisor.registry import Entry, Registry
+from killable.supervisor.registry import EVENT_BYTES, Entry, Registry
 from killable.workers.errors import Refused
 
 TYPE = JobType(
@@ -63,7 +63,7 @@ def test_a_thousand_ended_jobs_are_bounded_in_number() -> None:
 
 @pytest.mark.row("B9")
 def test_a_thousand_ended_jobs_are_bounded_in_bytes() -> None:
-    jobs = registry(keep_jobs=10_000, keep_bytes=1000)
+    jobs = registry(keep_jobs=10_000, keep_bytes=10 * (100 + EVENT_BYTES))
     for moment in range(1000):
         end(jobs, add(jobs, result=b"r" * 50, partial=b"p" * 20), moment, size=30)
     assert ids(jobs) == list(range(1000, 990, -1))
@@ -112,7 +112,7 @@ def test_the_newest_ended_job_stays_readable_however_large_it_is_until_its_time_
 
 
 def test_what_is_dropped_is_not_counted_any_more() -> None:
-    jobs = registry(keep_bytes=100)
+    jobs = registry(keep_bytes=100 + 2 * EVENT_BYTES)
     for moment in range(50):
         end(jobs, add(jobs), moment, size=60)
     end(jobs, add(jobs), 50.0, size=40)
@@ -154,6 +154,16 @@ def test_an_ended_job_does_not_keep_its_input() -> None:
     entry = add(registry())
     entry.forget_input()
     assert entry.submission.input == b"" and entry.submission.type == "work"
+
+
+def test_the_last_progress_and_checkpoint_are_remembered_and_all_are_bounded_events() -> None:
+    entry = add(registry(), log=EventLog(30))
+    assert entry.note_progress(b'{"done":1}') and entry.note_checkpoint(b'{"step":1}')
+    assert (entry.progress, entry.partial) == ({"done": 1}, b'{"step":1}')
+    assert not entry.note_progress(b'{"done": 2, "total": 3}')
+    assert [event.name for event in entry.log.read(-1, 9)] == ["progress", "checkpoint"]
+    with pytest.raises(ValueError, match="Expecting"):
+        entry.note_progress(b"nonsense")
 
 
 def test_the_record_tells_the_error_with_its_retryable_flag() -> None:

@@ -5,7 +5,12 @@ Runs in: supervisor. Pure. Append and read are all that anyone needs of it: a jo
 
 from __future__ import annotations
 
+from itertools import count, repeat
+from operator import itemgetter
+
 from killable.supervisor.job import Event
+
+_NAME, _DATA = itemgetter(0), itemgetter(1)
 
 Batch = list[tuple[str, bytes]]
 
@@ -60,5 +65,7 @@ class EventLog:
     def read(self, after: int, limit: int) -> list[Event]:
         """Return up to `limit` events with ids above `after`."""
         first = after + 1
-        numbered = enumerate(self._events[first : first + limit], first)
-        return [Event(number, name, data) for number, (name, data) in numbered]
+        events = self._events[first : first + limit]
+        # Without a Python-level call per event: a reader of half a million tokens a second is made of this line.
+        rows = zip(count(first), map(_NAME, events), map(_DATA, events), strict=False)
+        return list(map(tuple.__new__, repeat(Event), rows))

@@ -88,9 +88,9 @@ async def test_a_cap_on_the_grace_is_not_passed(supervisor: StartSupervisor) -> 
     assert refused.value.code == "limit_over_cap"
 
 
-KINDS = ["json", "sorting", "imports", "threads", "files"]
-"""Without asyncio: its TaskGroup with wait_for can lose a cancellation in its own code (3.11), and then waits for the
-grace; see ARCHITECTURE.md."""
+KINDS = ["json", "sorting", "imports", "files"]
+"""Without thread pools and event loops: threading's and asyncio's own Python code is not safe against an exception at
+any point (nor against KeyboardInterrupt); see ARCHITECTURE.md."""
 
 
 async def every_one_cleans_up(server: Supervisor, trials: int) -> None:

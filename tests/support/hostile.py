@@ -8,7 +8,6 @@ hostile act.
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextlib
 import ctypes
 import hashlib
@@ -32,7 +31,6 @@ from killable.workers.frames import encode
 
 ITERATIONS_FOR_EVER = 2**31 - 1
 """What pbkdf2_hmac takes at most: a quarter of an hour in one C call."""
-F_SETPIPE_SZ = 1031
 
 
 def tag_of(job_id: str) -> str:
@@ -225,7 +223,7 @@ def works_ordinarily(ctx: Context, on: str) -> None:
             group.create_task(speak())
             group.create_task(speak())
             while True:
-                await asyncio.wait_for(queue.get(), 10)
+                await queue.get()
 
     enter(ctx)
     try:
@@ -242,9 +240,6 @@ def works_ordinarily(ctx: Context, on: str) -> None:
                             importlib.import_module(name)
                 case "asyncio":
                     asyncio.run(talk())
-                case "threads":
-                    with concurrent.futures.ThreadPoolExecutor(2) as pool:
-                        list(pool.map(len, ["abc"] * 20))
                 case "files":
                     with tempfile.TemporaryFile("w+") as file:
                         print(*range(1000), file=file)
@@ -637,11 +632,13 @@ def cleans_slowly(ctx: Context, cpu_s: float) -> Iterator[str]:
 
 @job
 def works(ctx: Context, s: float) -> str:
-    """Compute in Python for so long and return."""
+    """Work for so long, mostly waiting, and return; say when it began."""
     mark(ctx)
-    end = time.monotonic() + s
-    while time.monotonic() < end:
-        pass
+    began = time.monotonic()
+    ctx.emit(began)
+    while time.monotonic() < began + s:
+        sum(range(1000))
+        ctx.sleep(0.0005)
     return "worked"
 
 

@@ -113,6 +113,21 @@ async def test_ordinary_code_cleans_up_wherever_it_is_cancelled(supervisor: Star
     await every_one_cleans_up(await supervisor(hostile_pool(workers=2, spares=2)), 120)
 
 
+async def test_a_busy_event_loop_of_the_job_is_stopped_between_its_callbacks(supervisor: StartSupervisor) -> None:
+    """Raised inside asyncio's own code, one in 25 would take a task's next step with it, and the job would hang."""
+    server = await supervisor(hostile_pool(workers=2, spares=2))
+    turns = asyncio.Semaphore(2)
+
+    async def one(number: int) -> None:
+        async with turns:
+            job_id = await submit(server, "loops_in_asyncio", limits={"grace_s": 10, "ack_s": None})
+            await computing(server, job_id, number % 10 / 1000)
+            story = await stop(server, job_id)
+            assert story.certificate.get("exit_code") == 143, story.certificate
+
+    await asyncio.gather(*map(one, range(75)))
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(600)
 async def test_ordinary_code_cleans_up_in_two_thousand_cancels(supervisor: StartSupervisor) -> None:

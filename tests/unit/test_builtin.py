@@ -12,7 +12,6 @@ import pytest
 
 from killable.workers.builtin import generate
 
-
 COMMON = """
 import json, os, signal, sys, threading
 from killable.workers import jobs

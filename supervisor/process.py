@@ -135,9 +135,10 @@ class WorkerProcess:
 
     def terminate(self, fence: int) -> None:
         self._check(fence)
+        # Not the other way round: a job that stops itself again would run between the two and sit out its grace.
+        self._signal(signal.SIGTERM)
         if self._is_stopped():
             self._signal(signal.SIGCONT)
-        self._signal(signal.SIGTERM)
 
     def dump(self, fence: int) -> None:
         self._check(fence)

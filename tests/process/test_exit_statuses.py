@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from typing import Any
 
 import pytest
 from support.supervising import StartSupervisor
@@ -29,7 +30,8 @@ async def run_all(server: Supervisor, type: str, member: str, numbers: list[int]
 
     async def one(number: int) -> Story:
         async with turns:
-            return await run(server, type, **{member: number})
+            input: dict[str, Any] = {member: number}
+            return await run(server, type, **input)
 
     return await asyncio.gather(*map(one, numbers))
 

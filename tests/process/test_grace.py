@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from support import hostile, processes
-from support.hostile import tag_of
+from support.marks import tag_of
 from support.supervising import StartSupervisor
 from support.waiting import Pending, until_async
 from trials import computing, follow, hostile_pool, reached, run, said, sitting, stop, submit

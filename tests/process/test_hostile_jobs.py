@@ -55,7 +55,7 @@ ENDINGS = [
     Ending("raises_system_exit", "exit", {}, error={"exit_code": 0}),
     Ending("raises_system_exit", "exit", {"code": 5}, error={"exit_code": 5}),
     Ending("raises_system_exit", "exit", {"code": "why"}, ("started", "token", "log", "failed"), {"exit_code": 1}),
-    Ending("raises_unpicklable", "exception", error={"type": "hostile.Unpicklable"}),
+    Ending("raises_unpicklable", "exception", error={"type": "support.hostile.Unpicklable"}),
     Ending("returns_unpicklable", "result.unserializable", error={"type": "function"}),
     Ending("emits_unpicklable", "result.unserializable", error={"type": "lock"}),
     Ending("allocates", "limit.memory", limits={"memory_bytes": 64 << 20}, error={"type": "MemoryError"}),

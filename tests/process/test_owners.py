@@ -49,7 +49,7 @@ class Owner:
 @contextmanager
 def owner(pools: dict[str, Any] | None = None, jobs: list[Any] | None = None, **arguments: Any) -> Iterator[Owner]:
     """Run the program; afterwards it is gone, one way or the other."""
-    hostile = {"hostile": {"modules": [HOSTILE], "workers": 12, "spares": 1}}
+    hostile = {"hostile": {**HOSTILE, "workers": 12, "spares": 1}}
     arguments = {"settings": {}, "pools": {**hostile, **(pools or {})}, "jobs": jobs or [], **arguments}
     command = [sys.executable, OWNER, json.dumps(arguments)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -173,7 +173,7 @@ def test_what_a_dead_owner_has_left_is_removed_by_the_next(tmp_path: Path) -> No
 
 def describe(pool: dict[str, Any] | None = None, **arguments: Any) -> dict[str, Any]:
     """Return what a worker under a program finds itself to be."""
-    members = {"modules": [HOSTILE], "workers": 2, "spares": 0, **(pool or {})}
+    members = {**HOSTILE, "workers": 2, "spares": 0, **(pool or {})}
     with owner({"hostile": members}, [["describes_process", {}, 10]], **arguments) as host:
         host.listen()
         (job,) = host.said["jobs"]

@@ -102,7 +102,8 @@ async def test_an_ending_has_the_class_of_its_code(supervisor: StartSupervisor) 
 @pytest.mark.row("B6")
 async def test_the_record_is_final_when_the_terminal_event_is_read(supervisor: StartSupervisor) -> None:
     server = await supervisor(hostile_pool(workers=2, spares=2))
-    for type, input in [("echoes", {}), ("exits", {"code": 3}), ("raises_unpicklable", {})] * 5:
+    inputs: list[tuple[str, dict[str, Any]]] = [("echoes", {}), ("exits", {"code": 3}), ("raises_unpicklable", {})]
+    for type, input in inputs * 5:
         job_id = await submit(server, type, **input)
         async for batch in server.events(job_id):
             last = batch[-1]

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import hostile, processes
-from support.hostile import tag_of
+from support import processes
+from support.marks import libc, tag_of
 from support.supervising import StartSupervisor
 from support.waiting import Pending, until, until_async
 from trials import Story, computing, hostile_pool, run, said, stop, submit
@@ -91,11 +91,11 @@ async def test_a_job_that_forks_as_fast_as_it_can_is_gone_with_all_its_forks(
 async def test_the_guard_is_what_finds_a_daemon(tmp_path: Path) -> None:
     """The control: the same family under a parent that is only killed lives on, and the look into /proc sees it."""
     script = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import hostile, time\n"
-        "print(*[hostile.fork_one(new_session=True), hostile.fork_one(new_session=True, twice=True)], flush=True)\n"
+        "import sys; sys.path.insert(0, sys.argv[1]); import time; from support.families import fork_one\n"
+        "print(fork_one(new_session=True), fork_one(new_session=True, twice=True), flush=True)\n"
         "time.sleep(3600)"
     )
-    folder = str(Path(hostile.__file__).parent)
+    folder = str(Path(processes.__file__).parent.parent)
     with subprocess.Popen([sys.executable, "-c", script, folder], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         family = [int(pid) for pid in parent.stdout.readline().split()]
@@ -154,8 +154,7 @@ async def test_a_process_that_does_not_go_away_is_given_up_and_its_slot_set_asid
     server = await supervisor(hostile_pool(workers=2), proof=proof, unkillable_s=0.2)
     job_id = await submit(server, "ignores_term")
     pid = await computing(server, job_id)
-    libc = hostile.libc()
-    assert libc.ptrace(0x4206, pid, None, None) == 0  # PTRACE_SEIZE: it goes on as before
+    assert libc().ptrace(0x4206, pid, None, None) == 0  # PTRACE_SEIZE: it goes on as before
     try:
         await server.cancel(job_id, grace_s=0, wait_s=0)
         record = await server.wait(job_id)

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import pickle
 import signal
 import textwrap
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support import processes
-from support.hostile import tag_of
+from support.marks import tag_of
 from support.supervising import StartSupervisor
 from support.waiting import Pending, until_async
 from trials import computing, follow, hostile_pool, run, said, stop, submit
 
-from killable.supervisor.job import JobRecord, PoolRecord, Submission
+from killable.supervisor.job import PoolRecord
 from killable.supervisor.service import Supervisor
 from killable.supervisor.settings import PoolSpec
 from killable.workers.errors import KillableError, Refused
@@ -256,7 +253,7 @@ async def test_spawned_workers_do_not_share_what_the_zygote_never_loaded(
         """,
     )
     for start_method in ("fork", "spawn"):
-        spec = PoolSpec("spawned", pool.modules, workers=1, spares=1, start_method=start_method)  # type: ignore[arg-type]
+        spec = PoolSpec("spawned", pool.modules, workers=1, spares=1, start_method=start_method)
         server = await supervisor(spec)
         pid, engine, own, made = (await run(server, "who")).end["result"]
         zygote = (await pool_of(server, "spawned")).zygote_pid
@@ -345,69 +342,3 @@ async def test_a_worker_that_dies_before_it_is_ready_breaks_nothing_for_ever(
 
     await until_async(works_again, "the pool tries again")
     assert (await run(server, "works")).end["result"] == "works"
-
-
-# ── reuse ──
-
-
-async def test_a_worker_is_used_again_only_as_it_was(proof: str, supervisor: StartSupervisor) -> None:
-    server = await supervisor(hostile_pool(workers=1, spares=0, jobs_per_worker_max=0), proof=proof)
-    pid = (await run(server, "changes_process", what="nothing")).end["result"]
-    assert (await run(server, "changes_process", what="nothing")).end["result"] == pid
-    for what in ("cwd", "umask", "mask", "handler", "wakeup", "timer", "thread", "child", "daemon"):
-        story = await run(server, "changes_process", what=what)
-        assert story.state == "completed" and story.end["result"] == pid, what
-        assert story.phases == {"exited", "reaped", "tree_empty"} and story.certificate["exit_code"] == 0
-        assert story.certificate["processes_swept"] == (what in ("child", "daemon"))
-        fresh = (await run(server, "changes_process", what="nothing")).end["result"]
-        assert fresh != pid, what
-        pid = fresh
-
-
-async def test_a_worker_takes_no_more_jobs_than_its_share(supervisor: StartSupervisor) -> None:
-    server = await supervisor(hostile_pool(workers=1, spares=0, jobs_per_worker_max=3))
-    pids = [(await run(server, "echoes")).pid for _ in range(9)]
-    assert [pids.count(pid) for pid in dict.fromkeys(pids)] == [3, 3, 3]
-
-
-async def test_a_kept_worker_is_proven_free_of_the_job(supervisor: StartSupervisor) -> None:
-    server = await supervisor(hostile_pool(workers=1, spares=0, jobs_per_worker_max=0))
-    story = await run(server, "echoes")
-    assert story.phases == {"tree_empty"} and story.certificate["proof"] == "descendants"
-    assert [seen.pid for seen in story.alive] == [story.pid]
-    assert [seen.pid for seen in processes.descendants(story.pid)] == []
-
-
-async def test_a_memory_limit_does_not_outlive_its_job(supervisor: StartSupervisor) -> None:
-    server = await supervisor(hostile_pool(workers=1, spares=0, jobs_per_worker_max=0))
-    first = await run(server, "echoes", limits={"memory_bytes": 32 << 20})
-    second = await run(server, "emits_large", size=48 << 20, times=1)
-    assert (second.state, second.pid) == ("completed", first.pid)
-    third = await run(server, "allocates", limits={"memory_bytes": 32 << 20})
-    assert (third.code, third.pid) == ("limit.memory", first.pid)
-
-
-# ── the pickle codec ──
-
-
-async def test_a_pool_that_speaks_pickle(supervisor: StartSupervisor) -> None:
-    server = await supervisor(hostile_pool(codec="pickle"))
-
-    async def ask(type: str, **input: Any) -> tuple[JobRecord, list[Any]]:
-        record = await server.submit(Submission(type, pickle.dumps(input)))
-        record = await server.wait(record.job_id, 20)
-        batches = [batch async for batch in server.events(record.job_id)]
-        return record, [pickle.loads(event.data) for batch in batches for event in batch if event.name == "token"]
-
-    record, _ = await ask("echoes", text="a line\nand another\r")
-    assert record.result is not None and pickle.loads(record.result)["text"] == "a line\nand another\r"
-    for size in (1, 10, 13, 100_000):  # 10 and 13: a pickle that has a line end in it
-        record, tokens = await ask("emits_large", size=size, times=3)
-        assert (record.state, tokens) == ("completed", ["x" * size] * 3), size
-    record, _ = await ask("nests_deeply", depth=3)
-    assert record.state == "completed"
-    record, _ = await ask("returns_unpicklable")
-    assert record.error is not None and record.error["code"] == "result.unserializable"
-    record, _ = await ask("raises_unpicklable")
-    assert record.error is not None and record.error["code"] == "exception"
-    assert json.loads([batch async for batch in server.events(record.job_id)][-1][-1].data)["state"] == "failed"

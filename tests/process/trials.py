@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from support import processes
-from support.hostile import tag_of
+from support.marks import tag_of
 from support.waiting import Pending, until_async
 
 from killable.supervisor.job import PHASES, TERMINAL_STATES, Event, JobRecord, Submission
@@ -22,14 +22,17 @@ from killable.workers.control import Ending
 from killable.workers.errors import CODES
 from killable.workers.frames import Frame
 
-HOSTILE = str(Path(processes.__file__).parent / "hostile.py")
+HOSTILE = {
+    "modules": ("support.hostile", "support.families", "support.words", "support.obedient"),
+    "folder": str(Path(processes.__file__).parent.parent),
+}
 END_S = 30.0
 """No job of these tests takes so long to end."""
 
 
 def hostile_pool(name: str = "hostile", **changes: Any) -> PoolSpec:
     """Return a pool of the hostile job types."""
-    members: dict[str, Any] = {"modules": (HOSTILE,), "workers": 2, "spares": 1, **changes}
+    members: dict[str, Any] = {**HOSTILE, "workers": 2, "spares": 1, **changes}
     return PoolSpec(name=name, **members)
 
 
@@ -197,7 +200,7 @@ class Hearing:
         self.gone: Gone | None = None
 
     def on_type(self, reported: dict[str, Any]) -> None: ...
-    def on_preload_failed(self, traceback: str) -> None: ...
+    def on_preload_failed(self, traceback: str, declaration: str) -> None: ...
     def on_zygote_lost(self, ending: Ending | None) -> None: ...
     def on_forked(self, pid: int) -> None: ...
     def on_fork_failed(self, errno: int, why: str) -> None: ...

@@ -58,11 +58,11 @@ async def main(
         ids.append(record.job_id)
         if tokens:
             await say(supervisor, record.job_id, tokens)
-    records = [asdict(await supervisor.get(job_id)) for job_id in ids]
-    for record in records:
-        record["result"] = json.loads(record["result"]) if record["result"] else None
-        record["partial"] = None
-    print(json.dumps({"jobs": records, "pools": [asdict(pool) for pool in await supervisor.pools()]}), flush=True)
+    shown = [asdict(await supervisor.get(job_id)) for job_id in ids]
+    for members in shown:
+        members["result"] = json.loads(members["result"]) if members["result"] else None
+        members["partial"] = None
+    print(json.dumps({"jobs": shown, "pools": [asdict(pool) for pool in await supervisor.pools()]}), flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     await starting
     await supervisor.close(grace_s=0)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sized
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine, Sized
+from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
 S = TypeVar("S", bound=Sized)
@@ -48,9 +48,17 @@ def until(condition: Callable[[], T | Pending], what: str, timeout_s: float = TI
         time.sleep(POLL_S)
 
 
+@overload
 async def until_async(
-    condition: Callable[[], T | Pending | Awaitable[T | Pending]], what: str, timeout_s: float = TIMEOUT_S
-) -> T:
+    condition: Callable[[], Coroutine[Any, Any, T | Pending]], what: str, timeout_s: float = TIMEOUT_S
+) -> T: ...
+
+
+@overload
+async def until_async(condition: Callable[[], T | Pending], what: str, timeout_s: float = TIMEOUT_S) -> T: ...
+
+
+async def until_async(condition: Callable[[], Any], what: str, timeout_s: float = TIMEOUT_S) -> Any:
     """Return the condition's first true value, while the event loop turns. The condition may be a coroutine function.
 
     Raise AssertionError with the last state seen.
@@ -61,7 +69,7 @@ async def until_async(
         if asyncio.iscoroutine(seen):
             seen = await seen
         if seen:
-            return seen  # type: ignore[no-any-return]
+            return seen
         if time.monotonic() >= deadline:
             raise AssertionError(_failure(what, timeout_s, seen))
         await asyncio.sleep(POLL_S)

@@ -1,0 +1,73 @@
+"""Workers that take more than one job, and pools that speak pickle."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from typing import Any
+
+from support import processes
+from support.supervising import StartSupervisor
+from trials import hostile_pool, run
+
+from killable.supervisor.job import JobRecord, Submission
+
+
+async def test_a_worker_is_used_again_only_as_it_was(proof: str, supervisor: StartSupervisor) -> None:
+    server = await supervisor(hostile_pool(workers=1, spares=0, jobs_per_worker_max=0), proof=proof)
+    pid = (await run(server, "changes_process", what="nothing")).end["result"]
+    assert (await run(server, "changes_process", what="nothing")).end["result"] == pid
+    for what in ("cwd", "umask", "mask", "handler", "wakeup", "timer", "thread", "child", "daemon"):
+        story = await run(server, "changes_process", what=what)
+        assert story.state == "completed" and story.end["result"] == pid, what
+        assert story.phases == {"exited", "reaped", "tree_empty"} and story.certificate["exit_code"] == 0
+        assert story.certificate["processes_swept"] == (what in ("child", "daemon"))
+        fresh = (await run(server, "changes_process", what="nothing")).end["result"]
+        assert fresh != pid, what
+        pid = fresh
+
+
+async def test_a_worker_takes_no_more_jobs_than_its_share(supervisor: StartSupervisor) -> None:
+    server = await supervisor(hostile_pool(workers=1, spares=0, jobs_per_worker_max=3))
+    pids = [(await run(server, "echoes")).pid for _ in range(9)]
+    assert [pids.count(pid) for pid in dict.fromkeys(pids)] == [3, 3, 3]
+
+
+async def test_a_kept_worker_is_proven_free_of_the_job(supervisor: StartSupervisor) -> None:
+    server = await supervisor(hostile_pool(workers=1, spares=0, jobs_per_worker_max=0))
+    story = await run(server, "echoes")
+    assert story.phases == {"tree_empty"} and story.certificate["proof"] == "descendants"
+    assert [seen.pid for seen in story.alive] == [story.pid]
+    assert [seen.pid for seen in processes.descendants(story.pid)] == []
+
+
+async def test_a_memory_limit_does_not_outlive_its_job(supervisor: StartSupervisor) -> None:
+    server = await supervisor(hostile_pool(workers=1, spares=0, jobs_per_worker_max=0))
+    first = await run(server, "echoes", limits={"memory_bytes": 32 << 20})
+    second = await run(server, "emits_large", size=48 << 20, times=1)
+    assert (second.state, second.pid) == ("completed", first.pid)
+    third = await run(server, "allocates", limits={"memory_bytes": 32 << 20})
+    assert (third.code, third.pid) == ("limit.memory", first.pid)
+
+
+async def test_a_pool_that_speaks_pickle(supervisor: StartSupervisor) -> None:
+    server = await supervisor(hostile_pool(codec="pickle"))
+
+    async def ask(type: str, **input: Any) -> tuple[JobRecord, list[Any]]:
+        record = await server.submit(Submission(type, pickle.dumps(input)))
+        record = await server.wait(record.job_id, 20)
+        batches = [batch async for batch in server.events(record.job_id)]
+        return record, [pickle.loads(event.data) for batch in batches for event in batch if event.name == "token"]
+
+    record, _ = await ask("echoes", text="a line\nand another\r")
+    assert record.result is not None and pickle.loads(record.result)["text"] == "a line\nand another\r"
+    for size in (1, 10, 13, 100_000):  # 10 and 13: a pickle that has a line end in it
+        record, tokens = await ask("emits_large", size=size, times=3)
+        assert (record.state, tokens) == ("completed", ["x" * size] * 3), size
+    record, _ = await ask("nests_deeply", depth=3)
+    assert record.state == "completed"
+    record, _ = await ask("returns_unpicklable")
+    assert record.error is not None and record.error["code"] == "result.unserializable"
+    record, _ = await ask("raises_unpicklable")
+    assert record.error is not None and record.error["code"] == "exception"
+    assert json.loads([batch async for batch in server.events(record.job_id)][-1][-1].data)["state"] == "failed"

@@ -1,0 +1,109 @@
+"""Hostile job types: those that leave others behind.
+
+Runs in: worker.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+from support.marks import enter, mark
+
+from killable import Context, job
+
+
+def fork_one(*, new_session: bool, twice: bool = False) -> int:
+    """Fork a process that ignores SIGTERM and stays for ever; return its pid once it is as it will be."""
+    readable, writable = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        if new_session:
+            os.setsid()
+        if twice and os.fork():
+            os._exit(0)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        os.write(writable, str(os.getpid()).encode())
+        while True:
+            time.sleep(3600)
+    if twice:
+        os.waitpid(pid, 0)
+    os.close(writable)
+    found = int(os.read(readable, 20))
+    os.close(readable)
+    return found
+
+
+def fork_family(ctx: Context, kind: str) -> list[int]:
+    """Fork some processes: `children`, `setsid` grandchildren, double-forked `daemon`s, or one of `each`."""
+    mark(ctx)
+    made = []
+    if kind in ("children", "each"):
+        made += [fork_one(new_session=False)]
+    if kind in ("setsid", "each"):
+        made += [fork_one(new_session=True), fork_one(new_session=True)]
+    if kind in ("daemon", "each"):
+        made += [fork_one(new_session=True, twice=True)]
+    return made
+
+
+@job
+def leaves_family(ctx: Context, kind: str = "each") -> list[int]:
+    """Return while processes that were forked go on."""
+    return fork_family(ctx, kind)
+
+
+@job
+def keeps_family(ctx: Context, kind: str = "each") -> None:
+    """Go on together with processes that were forked."""
+    ctx.emit(fork_family(ctx, kind))
+    while True:
+        signal.pause()
+
+
+@job
+def crashes_with_family(ctx: Context, kind: str = "each") -> None:
+    """Crash while processes that were forked go on."""
+    ctx.emit(fork_family(ctx, kind))
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+@job
+def forks_steadily(ctx: Context) -> None:
+    """Fork again and again, each child in a session of its own; the latest twenty live."""
+    enter(ctx)
+    alive: list[int] = []
+    while True:
+        alive.append(fork_one(new_session=True))
+        if len(alive) > 20:
+            oldest = alive.pop(0)
+            os.kill(oldest, signal.SIGKILL)
+            os.waitpid(oldest, 0)
+
+
+@job
+def leaves_zombies(ctx: Context, count: int = 5) -> None:
+    """Have children that end and are never waited for."""
+    mark(ctx)
+    for _ in range(count):
+        if os.fork() == 0:
+            os._exit(0)
+
+
+@job
+def starts_threads(ctx: Context, then: str = "return") -> str:
+    """Start threads that are not daemons: two compute in Python, one waits. Then return, or go on."""
+    mark(ctx)
+
+    def compute_for_ever() -> None:
+        while True:
+            pass
+
+    for target in (compute_for_ever, compute_for_ever, threading.Event().wait):
+        threading.Thread(target=target).start()
+    ctx.emit("in")
+    while then == "go on":
+        pass
+    return "returned"

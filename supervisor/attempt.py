@@ -323,8 +323,11 @@ class Attempt:
 
     def _certify(self) -> Certificate:
         verdict = self.entry.verdict
+        early_kill = None
+        if self._escalation is not None and "kill_sent" in self._stamps:  # it may have left during the dump
+            early_kill = self._escalation.early_kill
         return self._stamps.certificate(
-            early_kill=None if self._escalation is None else self._escalation.early_kill,
+            early_kill=early_kill,
             cause=verdict.code if verdict else "",
             by=verdict.by if verdict else "",
             reason=verdict.reason if verdict else "",

@@ -45,4 +45,4 @@ def limits_of_job(defaults: Limits, caps: Mapping[str, float], asked: Mapping[st
                 cap=cap,
                 asked=asked[limit],
             )
-    return defaults.over(dict(asked))
+    return defaults.over(dict(asked)) if asked else defaults

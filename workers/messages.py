@@ -52,13 +52,16 @@ BELL_SWALLOWED = 0xA7
 """`sys.unraisablehook` saw `Stopping` swallowed (a __del__, a C callback): it has to be raised again."""
 
 
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
+
 def dump_json(value: Any) -> bytes:
     """Encode as one line of ASCII JSON; raise ValueError on NaN and infinities, TypeError on what is not JSON.
 
     ASCII, because lone surrogates have no UTF-8, and U+0085, U+2028 and U+2029 are line ends to the many SSE clients
     that split with `str.splitlines`.
     """
-    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode("ascii")
+    return _encode(value).encode("ascii")
 
 
 @dataclass(frozen=True, slots=True)

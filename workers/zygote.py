@@ -80,6 +80,8 @@ def _leave(code: ExitCode) -> NoReturn:
 def _become_worker(start: WorkerStart, configure: control.Configure, packages: dict[str, str]) -> int:
     try:
         confine.worker(start.parent, output=start.output, nice=configure.nice)
+    except ProcessLookupError:
+        os._exit(ExitCode.PIPE_GONE)  # the pool was closed during the fork
     except OSError as error:
         print(f"killable: cannot confine the worker: {error}", file=sys.stderr, flush=True)
         os._exit(ExitCode.OS_ERROR)

@@ -6,6 +6,7 @@ Runs in: worker.
 from __future__ import annotations
 
 import errno
+import shutil
 import sys
 import traceback
 from collections.abc import Mapping
@@ -41,7 +42,14 @@ class Attempt:
         self._channel = channel
         self._tmp = tmp
         self._data_bytes = data_bytes
+        self._context: Context | None = None
         self.exit_code: int = ExitCode.RETIRED
+
+    def remove_tmp(self) -> None:
+        """Remove the private directory, if there is one: for a worker that lives on; else the supervisor does it."""
+        made = self._context.tmp_path_if_made if self._context is not None else None
+        if made is not None:
+            shutil.rmtree(made, ignore_errors=True)
 
     def outcome(self, doorbell: Doorbell) -> Closing:
         """Run the job and return the closing frame. The doorbell expects this attempt already."""
@@ -76,6 +84,7 @@ class Attempt:
                 tmp=self._tmp,
                 doorbell=doorbell,
             )
+            self._context = context
             arguments = job.bind(self._codec.decode_input(run.input), context)
             self._channel.send(Kind.ENTERED, b"{}")
             if job.streams:

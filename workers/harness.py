@@ -116,6 +116,8 @@ class Worker:
             _flush()
             last = served == self._jobs_max
             change = "its share of jobs is done" if last else self._baseline.changed()
+            if not change:
+                attempt.remove_tmp()
             idle = Idle(reusable=not change, why=change)
             self._channel.close([closing, (Kind.IDLE, idle.encode())])
             if change:

@@ -42,8 +42,6 @@ class Kind(IntEnum):
     STOP = 33
 
 
-CLOSING = frozenset({Kind.RESULT, Kind.RAISED})
-
 BELL_ACKNOWLEDGED = 0xA6
 """The Python handler ran and the order named the attempt on its stack. Above 64, so it is no signal number."""
 BELL_REPLACED = 0xA8

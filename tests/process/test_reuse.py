@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from pathlib import Path
 from typing import Any
 
 from support import processes
@@ -39,6 +40,15 @@ async def test_a_kept_worker_is_proven_free_of_the_job(supervisor: StartSupervis
     assert story.phases == {"tree_empty"} and story.certificate["proof"] == "descendants"
     assert [seen.pid for seen in story.alive] == [story.pid]
     assert [seen.pid for seen in processes.descendants(story.pid)] == []
+
+
+async def test_a_kept_worker_keeps_no_temporary_directory(supervisor: StartSupervisor) -> None:
+    server = await supervisor(hostile_pool(workers=1, spares=0, jobs_per_worker_max=0))
+    first, second = [await run(server, "touches_tmp") for _ in range(2)]
+    assert first.pid == second.pid
+    made = [Path(story.end["result"]) for story in (first, second)]
+    assert made[0] != made[1] and made[0].parent == made[1].parent
+    assert not any(path.exists() for path in made)
 
 
 async def test_a_memory_limit_does_not_outlive_its_job(supervisor: StartSupervisor) -> None:

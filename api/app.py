@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from killable.api import routes_jobs, routes_ops
+from killable.api import routes_jobs, routes_metrics, routes_ops
 from killable.api.access import AccessCheck, BodyCheck
 from killable.api.inputs import InputCheck
 from killable.api.problems import install_problems
@@ -40,6 +40,7 @@ def create_app(engine: Engine, settings: HttpSettings | None = None) -> FastAPI:
     install_problems(app)
     app.include_router(routes_jobs.router)
     app.include_router(routes_ops.router)
+    app.include_router(routes_metrics.router)
     # The last one added is the outermost: a foreign page is refused before it learns anything of CORS.
     app.add_middleware(BodyCheck, settings=settings)
     if settings.cors_origins:

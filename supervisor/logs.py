@@ -3,7 +3,7 @@
 Runs in: supervisor.
 
     2026-11-26T20:46:06.123Z info killable.jobs cancelled job_id=job-3f2a91c0 type=spin by=user
-    {"time": "2026-11-26T20:46:06.123Z", "level": "info", "logger": "killable.jobs", "message": "cancelled", ...}
+    {"time": "2026-11-26T20:46:06.123Z", "level": "info", "logger": "killable.jobs", "event": "cancelled", ...}
 
 One record is one line whatever a job or a client said: everything is escaped. Token text and printed lines are never
 logged. What else others have said (SAID) is cut, and with `redact` it is not there at all: neither are the messages of
@@ -30,8 +30,8 @@ Format = Literal["text", "json"]
 
 SAID = frozenset({"error", "reason", "tags", "detail"})
 """Fields with words of others: a job's or its modules' (error, detail), a client's (reason, tags)."""
-SAID_CHARS_MAX = 500
-"""Of one field: enough for a person to see what it is about; the job's record has the whole."""
+SAID_CHARS_MAX = 1000
+"""Of one field, from its two ends: what it is about and, of a traceback, why; the job's record has the whole."""
 REDACTED = "[redacted]"
 OWN = "killable"
 RECORDS_WAITING_MAX = 10_000
@@ -189,20 +189,21 @@ class _TextLines(_Redacting):
 
 
 class _JsonLines(_Redacting, JsonFormatter):
-    """One JSON object: time, level, logger, message, and the fields beside them."""
+    """One JSON object: time, level, logger, event (of other libraries: their text), and the fields beside them."""
 
     def __init__(self, redact: bool) -> None:
         JsonFormatter.__init__(
             self,
             ("asctime", "levelname", "name", "message"),
-            rename_fields={"asctime": "time", "levelname": "level", "name": "logger"},
+            rename_fields={"asctime": "time", "levelname": "level", "name": "logger", "message": "event"},
         )
         self.redact = redact
 
 
 def _cut(value: Any) -> Any:
     if isinstance(value, str) and len(value) > SAID_CHARS_MAX:
-        return value[: SAID_CHARS_MAX - 1] + "…"
+        half = SAID_CHARS_MAX // 2
+        return f"{value[:half]} … {value[-half:]}"
     return value
 
 

@@ -38,6 +38,7 @@ class Entry:
     created_at: str
     created: float
     """Monotonic seconds, like every other time without `_at`."""
+    assigned: float | None = None
     state: State = State.QUEUED
     started_at: str | None = None
     started: float | None = None

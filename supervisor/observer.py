@@ -18,7 +18,6 @@ from killable.workers.errors import Refused
 logger = logging.getLogger("killable.jobs")
 
 _SIGNALS = {Cause.STOP_ASKED: "term_sent", Cause.KILL_DUE: "kill_sent"}
-_LEVELS = {"failed": logging.WARNING, "timed_out": logging.WARNING}
 _FACTS = ("signal", "exit_code", "oom")
 """Of an outcome: how it ended. Its traceback stays in the job's record."""
 
@@ -43,7 +42,7 @@ class Observer:
     def on_refused(self, submission: Submission, refused: Refused) -> None:
         self.metrics.on_refused(refused.code)
         fields = {"code": refused.code, "error": refused.message, "tenant": submission.tenant}
-        logger.warning("refused", extra=fields | _correlation(submission))
+        logger.info("refused", extra=fields | _correlation(submission))
 
     # ── on the way ──
 
@@ -99,8 +98,8 @@ class Observer:
         fields["ran_s"] = None if ran_s is None else round(ran_s, 3)
         fields["tokens"] = entry.log.tokens
         fields |= {f"{phase}_ms": certificate.get(phase) for phase in PHASES}
-        level = logging.ERROR if outcome.code == "unkillable" else _LEVELS.get(outcome.state, logging.INFO)
-        _log(level, outcome.state, entry, **fields)
+        # A job that fails is no fault of the server; a process that cannot be killed is.
+        _log(logging.ERROR if outcome.code == "unkillable" else logging.INFO, outcome.state, entry, **fields)
 
     def on_recovered(self, after_s: float) -> None:
         """A worker is warm in place of one that an attempt took with it."""

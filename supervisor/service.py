@@ -70,6 +70,7 @@ class Supervisor:
         self._clock = self._given_clock or Clock(asyncio.get_running_loop())
         self.started_at, self._started = self._clock.wall(), self._clock.now()
         self._jobs.start(self._clock)
+        self._registry.retention.start(self._clock)
         try:
             await self._fleet.start(self._clock, self._open_spawner, self.instance_id)
         except StartRefused:
@@ -92,6 +93,7 @@ class Supervisor:
         for entry in active:
             await self._until(entry, None)
         await self._fleet.close()
+        self._registry.retention.close()
         self._closed.set()
 
     # ── Engine: jobs ──
@@ -111,7 +113,6 @@ class Supervisor:
         self._drain.check()
         job_type = self._fleet.type(submission.type)
         in_force = limits.limits_of_job(job_type.limits, job_type.caps, submission.limits)
-        self._registry.expire(self._clock.now())
         self._check_room(job_type, len(submission.input))
         entry = Entry(
             id=f"job-{uuid.uuid4()}",

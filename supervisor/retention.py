@@ -92,8 +92,9 @@ class Retention:
             )
         limit = {"keep_jobs": self._keep_jobs, "keep_bytes": self._keep_bytes, "keep_s": self._keep_s}[dropped.bound]
         return Refused(
-            f"job {job_id} ended {dropped.state} at {dropped.ended_at} and is no longer kept, because of {dropped.bound} = "
-            f"{_number(limit)}; to keep jobs longer raise {dropped.bound} under [server] in killable.toml",
+            f"job {job_id} ended {dropped.state} at {dropped.ended_at} and is no longer kept, because of "
+            f"{dropped.bound} = {_number(limit)}; "
+            f"to keep jobs longer raise {dropped.bound} under [server] in killable.toml",
             code="unknown_job",
             job_id=job_id,
             state=dropped.state,

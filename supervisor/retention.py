@@ -105,8 +105,7 @@ class Retention:
 
     def _exceeded(self, oldest: Entry, now: float) -> str:
         """Return the bound for which the longest ended job has to go, or nothing."""
-        assert oldest.ended is not None
-        if now - oldest.ended >= self._keep_s:
+        if now >= self._due(oldest):
             return "keep_s"
         if len(self._ended) == 1:
             return ""  # the newest stays readable however large it is
@@ -120,8 +119,12 @@ class Retention:
         if self._clock is None or self._timer is not None or not self._ended or math.isinf(self._keep_s):
             return
         oldest, _ = next(iter(self._ended.values()))
-        assert oldest.ended is not None
-        self._timer = self._clock.call_at(oldest.ended + self._keep_s, self._on_timer)
+        self._timer = self._clock.call_at(self._due(oldest), self._on_timer)
+
+    def _due(self, entry: Entry) -> float:
+        """Return when its time is over: the timer and the look at the clock must mean the same last digit."""
+        assert entry.ended is not None
+        return entry.ended + self._keep_s
 
     def _on_timer(self) -> None:
         """The job for which the timer was set may have gone before: then this only sets it for another one."""

@@ -214,7 +214,6 @@ def _one_line(text: str) -> str:
 
 def _shown(value: Any) -> str:
     """Return a value without spaces as it is, any other as JSON: what it says cannot pass for a field of ours."""
-    text = value if isinstance(value, str) else None
-    if text is not None and _PLAIN.fullmatch(text):
-        return text
+    if isinstance(value, (int, float)) or (isinstance(value, str) and _PLAIN.fullmatch(value)):
+        return str(value)
     return json.dumps(value, default=str, ensure_ascii=True)

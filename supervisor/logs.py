@@ -12,7 +12,6 @@ exceptions, nor the texts of foreign libraries, which may quote anything.
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 import queue
@@ -135,7 +134,7 @@ class _Redacting(logging.Formatter):
     redact: bool
 
     def format(self, record: logging.LogRecord) -> str:
-        record = copy.copy(record)  # other handlers get it too
+        record = logging.makeLogRecord(record.__dict__)  # a copy: other handlers get it too
         if record.name.partition(".")[0] != OWN and self.redact:
             record.msg, record.args = f"{REDACTED} {record.module}:{record.lineno}", None
         for name in SAID & record.__dict__.keys():

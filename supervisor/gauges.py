@@ -72,8 +72,8 @@ async def _loop_lag_s(clock: Clock) -> float:
     """Return how long one whole turn of the event loop takes: what a signal, a frame or a request waits at most."""
     loop = asyncio.get_running_loop()
     turn = loop.create_future()
-    # The first callback runs among those that are ready now; the second behind all that came meanwhile.
-    loop.call_soon(lambda: loop.call_soon(turn.set_result, None))
+    # The callback runs behind those that are ready now, and what it wakes behind those that came meanwhile.
+    loop.call_soon(turn.set_result, None)
     began = clock.now()
     await turn
     return clock.now() - began

@@ -141,8 +141,6 @@ class _Redacting(logging.Formatter):
             value = record.__dict__[name]
             record.__dict__[name] = REDACTED if self.redact and value else _cut(value)
         record.exc_text = None  # as another formatter wrote it
-        if self.redact:
-            record.stack_info = None
         record.levelname = record.levelname.lower()
         return super().format(record)
 

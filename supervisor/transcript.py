@@ -31,9 +31,11 @@ class Transcript:
         return self._append(early)
 
     def tokens(self, batch: Batch, size: int) -> bool:
-        if not self._log.tokens:
+        before = self._log.tokens
+        fits = self._log.append_tokens(batch, size)
+        if not before and self._log.tokens:
             self._on_first_token()
-        return self._log.append_tokens(batch, size)
+        return fits
 
     def output(self, data: bytes) -> bool:
         """Take bytes of stdout and stderr; lines that come before the job is entered wait for it."""

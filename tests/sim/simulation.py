@@ -257,11 +257,23 @@ class Simulation:
         check(metrics.submissions["accepted"] == len(self.jobs), f"{metrics.submissions} of {len(self.jobs)}")
         tokens = sum(job.names.count("token") for job in self.jobs)
         check(metrics.tokens == tokens, f"{metrics.tokens} tokens are counted, {tokens} were read")
+        started = {"start": "started", "first_token": "token"}
+        for name, event in started.items():
+            seen = sum(event in job.names for job in self.jobs)
+            check(self.observed(name) == seen, f"{self.observed(name)} {name} are counted, {seen} jobs have {event}")
+        left = len(self.world.truths) + metrics.timeouts["queue"]
+        check(self.observed("queue_wait") == left, f"{self.observed('queue_wait')} waits are counted, {left} were")
         for phase, signal in (("term_sent", "SIGTERM"), ("kill_sent", "SIGKILL")):
             sent = sum(phase in job.certificate for job in self.jobs)
             counted_sent = sum(number for labels, number in metrics.kills.items() if labels[1] == signal)
             check(counted_sent == sent, f"{counted_sent} {signal} are counted, {sent} certified")
         self.raise_violations()
+
+    def observed(self, name: str) -> float:
+        """Return how many values a histogram has got."""
+        families = self.supervisor._observer.metrics.registry.collect()
+        name = f"killable_{name}_seconds"
+        return sum(s.value for family in families for s in family.samples if s.name == f"{name}_count")
 
     def _check_end(self, job: Job) -> None:
         check, name = self.world.check, f"job {job.number}"

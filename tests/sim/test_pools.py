@@ -151,3 +151,15 @@ def test_killing_a_worker_cancels_its_job_and_another_takes_its_place() -> None:
         assert (await refusal(sim.supervisor.kill_worker("w-999"))).code == "unknown_worker"
 
     simulate(main)
+
+
+@pytest.mark.row("D24")
+@pytest.mark.parametrize(("jobs_per_worker_max", "recoveries"), [(1, 3), (0, 0)])
+def test_a_recovery_is_a_worker_in_place_of_one_that_has_gone(jobs_per_worker_max: int, recoveries: int) -> None:
+    async def main(sim: Simulation) -> None:
+        for _ in range(3):
+            await sim.ended(await sim.submit(Script()))
+        await asyncio.sleep(1)
+        assert sim.observed("recovery") == recoveries
+
+    simulate(main, pool(jobs_per_worker_max=jobs_per_worker_max))

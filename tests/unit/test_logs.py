@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from support.waiting import until
+from support.waiting import Pending, until
 
 from killable.supervisor import logs
 
@@ -213,7 +213,10 @@ def test_a_reader_that_has_gone_is_no_fault() -> None:
     os.close(reading)
     stream = os.fdopen(writing, "w")
     configured = logs.configure(stream=stream)
-    log.warning("to nobody")
+    waiting = configured._handler._lines
+    for _ in range(2):
+        log.warning("to nobody")
+        until(lambda: waiting.empty() or Pending(waiting.qsize()), "the record is taken")
     configured.close()
     with contextlib.suppress(BrokenPipeError):
         stream.close()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 
 from killable.supervisor.engine import Engine
@@ -54,7 +54,7 @@ def decode(token: bytes) -> bytes:
     return dump_json(members["value"]) + b"\n"
 
 
-async def _tokens(engine: Engine, record: JobRecord) -> AsyncIterator[list[bytes]]:
+async def _tokens(engine: Engine, record: JobRecord) -> AsyncGenerator[list[bytes], None]:
     async for batch in engine.events(record.job_id, follow=False):
         for part in _parts(batch):
             tokens = [event.data for event in part if event.name == "token" and event.id < record.events]

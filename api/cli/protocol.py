@@ -9,6 +9,7 @@ Runs in: supervisor, in its event loop. Without them one client holds every desc
 from __future__ import annotations
 
 import asyncio
+import socket
 from functools import partial
 from typing import Any, cast
 
@@ -28,7 +29,10 @@ LINGERING_MAX = 100
 def protocol_of(settings: HttpSettings) -> type[asyncio.Protocol]:
     """Return what `uvicorn.Config(http=...)` calls for every connection."""
     bounded = partial(
-        BoundedProtocol, connections_max=settings.connections_max, header_timeout_s=settings.header_timeout_s
+        BoundedProtocol,
+        connections_max=settings.connections_max,
+        header_timeout_s=settings.header_timeout_s,
+        silence_s=settings.send_timeout_s,
     )
     return cast("type[asyncio.Protocol]", bounded)
 
@@ -36,8 +40,9 @@ def protocol_of(settings: HttpSettings) -> type[asyncio.Protocol]:
 class BoundedProtocol(HttpToolsProtocol):
     """One connection."""
 
-    def __init__(self, *, connections_max: int, header_timeout_s: float, **of_uvicorn: Any) -> None:
+    def __init__(self, *, connections_max: int, header_timeout_s: float, silence_s: float, **of_uvicorn: Any) -> None:
         super().__init__(**of_uvicorn)
+        self._silence_s = silence_s
         self._connections_max = connections_max
         self._header_timeout_s = header_timeout_s
         self._in_header = True
@@ -49,6 +54,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._bound_silence()
         over = len(self.connections) - self._connections_max
         if over > LINGERING_MAX:
             transport.abort()
@@ -92,6 +98,15 @@ class BoundedProtocol(HttpToolsProtocol):
         self._refuse("malformed", "This is not HTTP/1.1")
 
     # ── inside ──
+
+    def _bound_silence(self) -> None:
+        """Let the kernel drop a machine that has gone: a ping to it would be sent again for a quarter of an hour.
+
+        tcp(7), TCP_USER_TIMEOUT: for how long data may go unacknowledged.
+        """
+        sock = self.transport.get_extra_info("socket")
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(self._silence_s * 1000))
 
     @property
     def _is_idle(self) -> bool:

@@ -63,6 +63,8 @@ class Server:
     supervisor: Supervisor
     client: httpx.AsyncClient
     port: int
+    connections: set[Any]
+    """The server's side of each: uvicorn's protocols."""
 
     async def submit(self, type: str, /, *, members: dict[str, Any] | None = None, **input: Any) -> str:
         """Submit a job that has to be accepted; `members` stand beside type and input."""
@@ -135,7 +137,7 @@ async def serve(
                     await asyncio.sleep(0)
             port = server.servers[0].sockets[0].getsockname()[1]
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-                yield Server(supervisor, client, port)
+                yield Server(supervisor, client, port, server.server_state.connections)
                 await supervisor.close()
         finally:
             server.should_exit = True

@@ -2,10 +2,13 @@
 
 Runs in: api.
 
-    engine.events ──batches──► _pieces ──bytes, some events each──► sse-starlette (pings, disconnect) ──► server
+    engine.events ──batches──► _pieces ──bytes, some events each──► sse-starlette ──► server
+                                            _watch_reader: pings, disconnect ──┘
 
 Batches go out as they come, joined: one write for what is ready together, no timer, no await per token. Event data are
-JSON already and are passed on as they are.
+JSON already and are passed on as they are. Of sse-starlette we use the answer (headers, order of messages, clean-up),
+not its four tasks per stream: one watches the flags that all servers of the process share, and together they cost half
+of an idle stream's memory.
 """
 
 from __future__ import annotations
@@ -17,10 +20,12 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import anyio
-from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette import EventSourceResponse
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
+from killable.api.methods import IS_HEAD
 from killable.api.settings import HttpSettings
 from killable.supervisor.engine import Engine
 from killable.supervisor.job import TERMINAL_STATES, Event, JobRecord
@@ -34,7 +39,7 @@ WRITE_BYTES = 64 << 10
 """Of one write; the high-water mark of asyncio's transports. A reader has the send timeout for so many bytes."""
 RETRY = b"retry: 1000\n"
 """Stands in the first event: on its own some clients (httpx-sse) take it for an event without data."""
-PING = ServerSentEvent(comment="ping", sep="\n")
+PING = b": ping\n\n"
 
 
 class _Names(dict[str, bytes]):
@@ -46,6 +51,24 @@ class _Names(dict[str, bytes]):
 
 
 _names = _Names()
+
+
+class Streams:
+    """How many streams one app has open, and may have."""
+
+    def __init__(self, open_max: int) -> None:
+        self.open = 0
+        self._open_max = open_max
+
+    def check(self) -> None:
+        """Raise Refused when there is room for no other one."""
+        if self.open >= self._open_max:
+            detail = f"{self.open} streams are open; others get through (server.connections_max)"
+            raise Refused(detail, code="too_many_connections", streams=self.open)
+
+
+class _ReaderLeft(Exception):
+    """The connection is gone."""
 
 
 class _ReaderStalled(Exception):
@@ -75,16 +98,24 @@ def marker(state: str, error: dict[str, Any] | None) -> bytes:
 
 
 def open_stream(
-    engine: Engine, settings: HttpSettings, record: JobRecord, *, after: int, markers: bool | None
+    engine: Engine,
+    settings: HttpSettings,
+    streams: Streams,
+    record: JobRecord,
+    *,
+    after: int,
+    markers: bool | None,
 ) -> Response:
     """Return the stream of a job from the event after `after`; 204 when its reader has seen the terminal event.
 
-    `markers` None: as the job was submitted. 204 is what stops an EventSource from connecting again.
+    `markers` None: as the job was submitted. 204 is what stops an EventSource from connecting again. Raise Refused:
+    too_many_connections.
     """
     markers = record.markers if markers is None else markers
     after = min(after, record.events - 1)  # an id that was never given out cannot have been seen
     if not record.ended or after < record.events - 1:
-        return EventStream(engine, settings, record.job_id, after, markers)
+        streams.check()
+        return EventStream(engine, settings, streams, record.job_id, after, markers)
     if not markers:
         return Response(status_code=204, headers={"Cache-Control": "no-store"})
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -94,15 +125,25 @@ def open_stream(
 class EventStream(EventSourceResponse):
     """One reader of one job, counted by the engine while it is there (`stop_when_client_leaves`)."""
 
-    def __init__(self, engine: Engine, settings: HttpSettings, job_id: str, after: int, markers: bool) -> None:
+    def __init__(
+        self, engine: Engine, settings: HttpSettings, streams: Streams, job_id: str, after: int, markers: bool
+    ) -> None:
         self._engine = engine
+        self._streams = streams
         self._job_id = job_id
         self._after = after
         self._markers = markers
         self._stall_s = settings.send_timeout_s
-        super().__init__(self._pieces(), ping=settings.ping_s, ping_message_factory=lambda: PING)
+        self._ping_s = settings.ping_s
+        super().__init__(self._pieces())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope.get(IS_HEAD):
+            # No reader: were it counted as one, its leaving could end the job.
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            await send({"type": "http.response.body", "body": b""})
+            return
+
         async def send_in_time(message: Message) -> None:
             # All messages, the closing one too; sse-starlette's own send_timeout leaves that one out.
             # By size, since one event may be 64 MiB: slow is not stalled.
@@ -114,14 +155,37 @@ class EventStream(EventSourceResponse):
                 raise _ReaderStalled from error
 
         await self._engine.watch(self._job_id)
+        self._streams.open += 1
         try:
-            await super().__call__(scope, receive, send_in_time)
+            async with asyncio.TaskGroup() as group:
+                watching = group.create_task(self._watch_reader(receive, send_in_time))
+                await self._stream_response(send_in_time)
+                watching.cancel()
+        except* _ReaderLeft:
+            pass
         except* _ReaderStalled:
             # Returning without the closing message makes the server close the connection.
             log.warning("cut off a reader of %s that took nothing for %s s", self._job_id, self._stall_s)
         finally:
+            self._streams.open -= 1
             with anyio.CancelScope(shield=True):  # the server cancels what is left when it stops
                 await self._engine.unwatch(self._job_id)
+
+    async def _watch_reader(self, receive: Receive, send: Send) -> None:
+        """Ping until the reader leaves, which a ping brings to light when it left without a FIN."""
+        while True:
+            try:
+                async with asyncio.timeout(self._ping_s):
+                    message = await receive()
+            except TimeoutError:
+                async with self._send_lock:
+                    if self.active:  # else the closing message is out
+                        await send({"type": "http.response.body", "body": PING, "more_body": True})
+            except HTTPException as error:  # a body of the GET that did not come in time
+                raise _ReaderLeft from error
+            else:
+                if message["type"] == "http.disconnect":
+                    raise _ReaderLeft
 
     async def _pieces(self) -> AsyncIterator[bytes]:
         batches = self._engine.events(self._job_id, self._after)
@@ -147,11 +211,3 @@ class EventStream(EventSourceResponse):
         if self._markers and name in TERMINAL_STATES:
             pieces[-1] += marker(name, json.loads(data).get("error"))
         return pieces
-
-    @staticmethod
-    async def _listen_for_exit_signal() -> None:
-        """Never end a stream because a server was told to stop: the end of the job does, with its terminal event.
-
-        sse-starlette's own reads flags that all servers of the process share, in a task that outlives the stream.
-        """
-        await anyio.sleep_forever()

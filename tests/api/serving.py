@@ -15,6 +15,7 @@ import uvicorn
 from httpx_sse import ServerSentEvent, aconnect_sse
 
 from killable.api.app import create_app
+from killable.api.cli.protocol import protocol_of
 from killable.api.settings import HttpSettings
 from killable.supervisor.job import TERMINAL_STATES
 from killable.supervisor.service import Supervisor
@@ -62,6 +63,8 @@ class Server:
     supervisor: Supervisor
     client: httpx.AsyncClient
     port: int
+    connections: set[Any]
+    """The server's side of each: uvicorn's protocols."""
 
     async def submit(self, type: str, /, *, members: dict[str, Any] | None = None, **input: Any) -> str:
         """Submit a job that has to be accepted; `members` stand beside type and input."""
@@ -110,13 +113,21 @@ async def serve(
 ) -> AsyncIterator[Server]:
     """Run supervisor and HTTP server; end the jobs first, so that every stream ends with its terminal event."""
     pool = PoolSpec(name="tests", modules=(str(JOBS),), workers=workers, spares=1)
+    http = http or HttpSettings()
     supervisor = Supervisor(Settings(pools=(pool, *more), **settings))
     await supervisor.start()
     try:
         app = create_app(supervisor, http)
         # The timeout is for a test that failed with a connection open: uvicorn would wait for its reader for ever.
         config = uvicorn.Config(
-            app, port=0, lifespan="off", ws="none", log_config=None, access_log=False, timeout_graceful_shutdown=5
+            app,
+            http=protocol_of(http),
+            port=0,
+            lifespan="off",
+            ws="none",
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=5,
         )
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve())
@@ -126,7 +137,7 @@ async def serve(
                     await asyncio.sleep(0)
             port = server.servers[0].sockets[0].getsockname()[1]
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-                yield Server(supervisor, client, port)
+                yield Server(supervisor, client, port, server.server_state.connections)
                 await supervisor.close()
         finally:
             server.should_exit = True

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 from httpx_sse import aconnect_sse
 from serving import Server, StartServer, problem_of
+from support.waiting import Pending, until_async
 
+from killable.api.app import create_app
 from killable.api.settings import HttpSettings
+from killable.api.sse import WRITE_BYTES
 from killable.supervisor.job import TERMINAL_STATES
+
+TCP_REPAIR = 19
+"""linux/tcp.h; Python's socket module has no name for it."""
 
 ENDINGS: dict[str, tuple[str, dict[str, Any], dict[str, Any], str, str]] = {
     # type, input, limits; terminal event, start of the marker
@@ -246,6 +254,82 @@ async def test_a_reader_that_does_not_read_is_cut_off_and_slows_nobody(
         assert rest.ids == list(range(int(last) + 1, record["tokens"] + 2)) and rest.names[-1] == "cancelled"
         writer.close()
         await writer.wait_closed()
+
+
+@pytest.mark.row("B19")
+async def test_a_reader_that_does_not_read_costs_bounded_memory(server: Server, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    job_id = await server.submit("flood", n=30_000, chars=1000, gate=str(gate))
+    await server.client.aclose()
+    _, writer = await server.raw(f"GET /v1/jobs/{job_id}/stream HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    (connection,) = server.connections
+
+    async def is_stuck() -> Any:
+        record = await server.supervisor.get(job_id)
+        return (record.tokens == 30_000 and connection.flow.write_paused) or Pending(
+            (record.tokens, len(server.connections))
+        )
+
+    await until_async(is_stuck, "everything is produced and the reader's buffers are full")
+    assert connection.transport.get_write_buffer_size() <= 3 * WRITE_BYTES
+    gate.touch()
+    writer.close()
+
+
+@pytest.mark.row("D11")
+async def test_a_reader_that_left_without_a_word_is_noticed_by_the_ping(start_server: StartServer) -> None:
+    async with start_server(http=HttpSettings(ping_s=0.1)) as server:
+        job_id = await server.submit("slow_clean", gate="/", members={"stop_when_client_leaves": True})
+        reader, writer = await server.raw(f"GET /v1/jobs/{job_id}/stream HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        await reader.readuntil(b"event: token")
+        await vanish(writer)
+        record = await server.record(job_id, wait_s=60)
+        assert record["state"] == "cancelled" and record["error"]["by"] == "client_gone"
+
+
+@pytest.mark.row("D11")
+async def test_a_machine_that_has_gone_is_given_up_by_the_kernel(server: Server) -> None:
+    _, writer = await server.raw(b"")
+
+    async def accepted() -> Any:
+        return next(iter(server.connections), None)
+
+    connection = await until_async(accepted, "the server has the connection")
+    sock = connection.transport.get_extra_info("socket")
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == HttpSettings().send_timeout_s * 1000
+    writer.close()
+
+
+async def vanish(writer: asyncio.StreamWriter) -> None:
+    """Close a socket without telling the other side (TCP_REPAIR, which CRIU uses), as a machine that lost its power."""
+    sock = socket.socket(fileno=os.dup(writer.get_extra_info("socket").fileno()))
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
+    except PermissionError:
+        pytest.skip("needs CAP_NET_ADMIN")
+    finally:
+        sock.close()
+    writer.close()
+    await writer.wait_closed()
+
+
+@pytest.mark.row("A20")
+async def test_what_is_ready_together_goes_out_in_one_write(server: Server) -> None:
+    job_id = await server.submit("count", n=1000)
+    await server.record(job_id, wait_s=60)
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": f"/v1/jobs/{job_id}/stream", "query_string": b""}
+    await create_app(server.supervisor)(scope | {"headers": [(b"host", b"localhost")]}, receive, send)
+    start, *pieces, end = sent
+    assert start["status"] == 200 and not end["body"] and not end["more_body"]
+    assert len(pieces) == 1 and pieces[0]["body"].count(b"event: token") == 1000
 
 
 async def test_streams_do_not_end_because_another_server_of_the_process_was_told_to(

@@ -51,7 +51,9 @@ async def get_worker(worker_id: str, engine: EngineOf) -> Response:
     for worker in await engine.workers():
         if worker.worker_id == worker_id:
             return Json(asdict(worker))
-    raise Refused(code="unknown_worker")
+    raise Refused(
+        f"there is no worker {worker_id} any more, or there never was", code="unknown_worker", worker_id=worker_id
+    )
 
 
 @router.delete(

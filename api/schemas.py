@@ -74,12 +74,16 @@ class OperationRequest(_Job):
         return self.model_extra or {}
 
 
+SPELLINGS = ("{type}", "{operation}")
+"""Stand first in the paths of pydantic's faults; no member has such a name."""
+
+
 def _spelling(body: Any) -> str:
-    return "operation" if isinstance(body, Mapping) and "operation" in body else "type"
+    return SPELLINGS[isinstance(body, Mapping) and "operation" in body]
 
 
 AnyJobRequest = Annotated[
-    Annotated[JobRequest, Tag("type")] | Annotated[OperationRequest, Tag("operation")], Discriminator(_spelling)
+    Annotated[JobRequest, Tag(SPELLINGS[0])] | Annotated[OperationRequest, Tag(SPELLINGS[1])], Discriminator(_spelling)
 ]
 
 

@@ -8,6 +8,7 @@ No answer holds a traceback, and none repeats what the client sent: names of mem
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,9 +17,10 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Match
 
+from killable.api.methods import allowed
 from killable.api.records import record_json
+from killable.api.schemas import SPELLINGS
 from killable.supervisor.job import JobRecord
 from killable.workers.errors import CODES, Refused
 from killable.workers.messages import dump_json
@@ -29,13 +31,24 @@ TOKEN_CHARS_MAX = 100
 RETRY_AFTER_S = {429: 1, 503: 5}
 """Where the refusal does not say: a queue moves within a second, a start or a drain takes longer."""
 
-_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+ID = re.compile(r"job-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|w-\d{1,18}")
+"""What may be an id of ours is repeated; anything else that stood in its place is not."""
+
 _CODE_OF_STATUS = {
     400: "malformed",
     404: "not_found",
     405: "method_not_allowed",
+    408: "slow_request",
     413: "too_large",
     415: "unsupported_media_type",
+}
+_DETAILS = {
+    "malformed": "The body cannot be read as JSON",
+    "not_found": "There is nothing at this address; /openapi.json has all that there are",
+}
+_UNKNOWN = {
+    "unknown_job": "There is no such job: the ids of jobs are job- and a UUID (/v1/jobs lists them)",
+    "unknown_worker": "There is no such worker: the ids of workers are w- and a number (/v1/workers lists them)",
 }
 _REWORDED = {
     "extra_forbidden": "is not known here",
@@ -50,11 +63,12 @@ def problem(
 ) -> Response:
     """Return the answer for a code; `members` are the facts, which never replace a standard member."""
     row = CODES[code]
+    detail = detail or row.title
     standard = {
         "type": f"urn:killable:problem:{code}",
         "title": row.title,
         "status": row.status,
-        "detail": detail or row.title,
+        "detail": detail[0].upper() + detail[1:] if detail.partition(" ")[0].isalpha() else detail,
         "code": code,
         "retryable": row.retryable,
     }
@@ -93,25 +107,26 @@ def install_problems(app: FastAPI) -> None:
 
 
 async def _refused(request: Request, error: Refused) -> Response:
-    members = dict(error.facts)
+    members, message = dict(error.facts), error.message
+    named = members.get("job_id") or members.get("worker_id")
+    if error.code in ("unknown_job", "unknown_worker") and not (named and ID.fullmatch(named)):
+        members, message = {}, _UNKNOWN[error.code]
     record = members.pop("record", None)
     if isinstance(record, JobRecord):
         members["job"] = record_json(record, request.app.state.settings.result_inline_bytes_max)
-    return problem(error.code, error.message, members=members)
+    correlation_id = getattr(request.state, "correlation_id", "")
+    headers = {"X-Correlation-Id": correlation_id} if correlation_id else None
+    return problem(error.code, message, members=members, headers=headers)
 
 
 async def _http_exception(request: Request, error: HTTPException) -> Response:
     code = _CODE_OF_STATUS.get(error.status_code, "malformed" if error.status_code < 500 else "internal")
     if code == "method_not_allowed":
-        return problem(code, headers={"Allow": ", ".join(_allowed(request))})
-    return problem(code, {"malformed": "The body cannot be read as JSON", "too_large": error.detail}.get(code, ""))
-
-
-def _allowed(request: Request) -> list[str]:
-    """Return the methods of all routes at this path; Starlette's own header has those of the first route only."""
-    routes = request.app.router.routes
-    scopes = ((method, dict(request.scope) | {"method": method}) for method in _METHODS)
-    return [method for method, scope in scopes if any(route.matches(scope)[0] is Match.FULL for route in routes)]
+        methods = ", ".join(allowed(request))
+        return problem(code, f"There is {methods} here", headers={"Allow": methods})
+    if code in ("too_large", "slow_request"):  # raised by our own check of the body, with its words
+        return problem(code, error.detail, headers=error.headers)
+    return problem(code, _DETAILS.get(code, ""))
 
 
 async def _request_invalid(request: Request, error: RequestValidationError) -> Response:
@@ -120,10 +135,10 @@ async def _request_invalid(request: Request, error: RequestValidationError) -> R
         where, *path = item["loc"]
         if item["type"] == "json_invalid":
             return problem("malformed", f"The body is not JSON: {item['ctx']['error']} (character {path[0]})")
-        if where == "body" and not path:
+        if where == "body" and not path and item["type"] == "missing":
             return problem("malformed", "The body is empty")
-        if where == "body":
-            del path[0]  # pydantic's name of the spelling, which is no member
+        if where == "body" and path and path[0] in SPELLINGS:
+            del path[0]
         if path and path[-1] == "[key]":
             del path[-1]  # the fault is in the member's own name
         faults.append(fault(str(where), path, _REWORDED.get(item["type"]) or _cut(item["msg"], 300)))

@@ -16,6 +16,7 @@ import uvicorn
 
 from killable.api.app import create_app
 from killable.api.cli.listener import Listener, cannot_listen
+from killable.api.cli.protocol import protocol_of
 from killable.api.settings import HttpSettings
 from killable.supervisor.config import ServerSettings
 
@@ -46,6 +47,8 @@ class Web:
         self._server = _Server(
             uvicorn.Config(
                 create_app(engine, settings),
+                http=protocol_of(settings),
+                ws="none",
                 lifespan="off",
                 log_config=None,
                 access_log=False,

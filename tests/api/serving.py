@@ -15,6 +15,7 @@ import uvicorn
 from httpx_sse import ServerSentEvent, aconnect_sse
 
 from killable.api.app import create_app
+from killable.api.cli.protocol import protocol_of
 from killable.api.settings import HttpSettings
 from killable.supervisor.job import TERMINAL_STATES
 from killable.supervisor.service import Supervisor
@@ -110,13 +111,21 @@ async def serve(
 ) -> AsyncIterator[Server]:
     """Run supervisor and HTTP server; end the jobs first, so that every stream ends with its terminal event."""
     pool = PoolSpec(name="tests", modules=(str(JOBS),), workers=workers, spares=1)
+    http = http or HttpSettings()
     supervisor = Supervisor(Settings(pools=(pool, *more), **settings))
     await supervisor.start()
     try:
         app = create_app(supervisor, http)
         # The timeout is for a test that failed with a connection open: uvicorn would wait for its reader for ever.
         config = uvicorn.Config(
-            app, port=0, lifespan="off", ws="none", log_config=None, access_log=False, timeout_graceful_shutdown=5
+            app,
+            http=protocol_of(http),
+            port=0,
+            lifespan="off",
+            ws="none",
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=5,
         )
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve())

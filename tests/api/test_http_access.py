@@ -109,12 +109,12 @@ async def test_a_body_at_the_bound_is_taken(guarded: Server) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "allow"),
     [
-        ("PUT", "/v1/jobs", "GET, POST"),
-        ("HEAD", "/v1/jobs", "GET, POST"),
-        ("OPTIONS", "/v1/jobs/x", "GET, DELETE"),
-        ("POST", "/v1/jobs/x/stream", "GET"),
+        ("PUT", "/v1/jobs", "GET, HEAD, POST"),
+        ("OPTIONS", "/v1/jobs/x", "GET, HEAD, DELETE"),
+        ("POST", "/v1/jobs/x/stream", "GET, HEAD"),
         ("GET", "/v1/jobs/x/cancel", "POST"),
-        ("DELETE", "/health", "GET"),
+        ("HEAD", "/v1/jobs/x/cancel", "POST"),
+        ("DELETE", "/health", "GET, HEAD"),
     ],
 )
 async def test_other_methods(server: Server, method: str, path: str, allow: str) -> None:

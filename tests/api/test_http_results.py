@@ -21,7 +21,19 @@ RECORD = {
         "queue",
         "attempt",
     ),
-    *("attempts", "worker_id", "pid", "tokens", "progress", "result", "partial", "error", "certificate", "instance_id"),
+    *(
+        "correlation_id",
+        "attempts",
+        "worker_id",
+        "pid",
+        "tokens",
+        "progress",
+        "result",
+        "partial",
+        "error",
+        "certificate",
+        "instance_id",
+    ),
 }
 
 

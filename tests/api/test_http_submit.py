@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 from serving import Server, StartServer, problem_of
 
+from killable.api.keys import ApiKey
+from killable.api.settings import HttpSettings
+
 JSON = {"content-type": "application/json"}
 
 
@@ -183,3 +186,128 @@ async def test_a_large_input_is_checked_and_arrives_whole(server: Server) -> Non
     wrong = {"type": "say", "input": {"values": [5] * 50_000}}
     answer = await server.client.post("/v1/jobs", json=wrong)
     assert len(problem_of(answer, 422, "invalid")["faults"]) == 100
+
+
+# ── the same again ──
+
+
+async def test_the_same_key_and_body_have_the_first_answer_again(server: Server) -> None:
+    key = {"idempotency-key": '"order-7"'}
+    body = {"type": "count", "input": {"n": 3}}
+    first = await server.client.post("/v1/jobs", json=body, headers=key)
+    assert first.status_code == 202 and "idempotent-replayed" not in first.headers
+    await server.record(first.json()["job_id"], wait_s=60)
+    again = await server.client.post("/v1/jobs", json=body, headers=key)
+    assert again.status_code == 202 and again.headers["idempotent-replayed"] == "true"
+    assert again.content == first.content and again.headers["location"] == first.headers["location"]
+    assert again.headers["x-correlation-id"] == first.headers["x-correlation-id"]
+    waited = await server.client.post("/v1/jobs", json=body, headers=key | {"prefer": "wait=60"})
+    assert (waited.status_code, waited.json()["state"]) == (200, "completed")
+    assert waited.json()["job_id"] == first.json()["job_id"] and waited.headers["idempotent-replayed"] == "true"
+    assert len((await server.client.get("/v1/jobs")).json()["jobs"]) == 1
+    other = await server.client.post("/v1/jobs", json=body)
+    assert other.json()["job_id"] != first.json()["job_id"]
+
+
+async def test_the_same_key_for_another_body_is_a_conflict(server: Server) -> None:
+    key = {"idempotency-key": "order-8"}
+    job_id = (await server.client.post("/v1/jobs", json={"type": "echo"}, headers=key)).json()["job_id"]
+    for body in ({"type": "echo", "input": {"number": 1}}, {"type": "echo", "priority": 1}, {"operation": "echo"}):
+        problem = problem_of(await server.client.post("/v1/jobs", json=body, headers=key), 422, "idempotency_conflict")
+        assert problem["job_id"] == job_id
+
+
+async def test_a_request_that_was_refused_leaves_its_key_free(server: Server) -> None:
+    key = {"idempotency-key": "order-9"}
+    problem_of(await server.client.post("/v1/jobs", json={"type": "count"}, headers=key), 422, "invalid")
+    answer = await server.client.post("/v1/jobs", json={"type": "count", "input": {"n": 1}}, headers=key)
+    assert answer.status_code == 202
+
+
+async def test_keys_of_two_callers_are_two(start_server: StartServer) -> None:
+    keys = (ApiKey("a", "submit", "a" * 16), ApiKey("b", "submit", "b" * 16))
+    async with start_server(http=HttpSettings(keys=keys)) as server:
+        ids = set()
+        for key in keys:
+            headers = {"authorization": f"Bearer {key.key}", "idempotency-key": "order-10"}
+            answer = await server.client.post("/v1/jobs", json={"type": "echo"}, headers=headers)
+            ids.add(answer.json()["job_id"])
+        assert len(ids) == 2
+
+
+@pytest.mark.parametrize("value", ["", "two words", "x" * 256, "\xe4"])
+async def test_an_idempotency_key_that_is_none(server: Server, value: str) -> None:
+    headers = {"idempotency-key": value.encode("latin-1")}
+    answer = await server.client.post("/v1/jobs", json={"type": "echo"}, headers=headers)
+    assert problem_of(answer, 422, "invalid")["faults"][0]["in"] == "header"
+
+
+# ── whose request it was ──
+
+
+@pytest.mark.row("A26")
+@pytest.mark.parametrize("header", ["X-Correlation-Id", "X-Request-Id"])
+async def test_a_correlation_id_goes_with_the_job(server: Server, header: str) -> None:
+    value = "trace/7:a=b+c.d_e-f"
+    answer = await server.client.post("/v1/jobs", json={"type": "environment"}, headers={header: value})
+    assert answer.headers["x-correlation-id"] == value == answer.json()["correlation_id"]
+    seen = await server.read(answer.json()["job_id"])
+    assert seen.events[0].json()["correlation_id"] == value
+    record = await server.record(answer.json()["job_id"])
+    assert record["correlation_id"] == value and record["result"] == value
+
+
+@pytest.mark.row("A26")
+async def test_without_a_correlation_id_one_is_made_up(server: Server) -> None:
+    answers = [await server.client.post("/v1/jobs", json={"type": "echo"}) for _ in range(2)]
+    ids = {answer.headers["x-correlation-id"] for answer in answers}
+    assert len(ids) == 2 and ids == {answer.json()["correlation_id"] for answer in answers}
+
+
+@pytest.mark.row("A26")
+async def test_a_refusal_has_the_correlation_id_too(server: Server) -> None:
+    headers = {"x-correlation-id": "trace-8"}
+    for body in ({"type": "nope"}, {"type": "count"}, {"type": "count", "speed": 1}):
+        answer = await server.client.post("/v1/jobs", json=body, headers=headers)
+        assert answer.status_code in (404, 422) and answer.headers["x-correlation-id"] == "trace-8"
+
+
+@pytest.mark.row("A26")
+@pytest.mark.parametrize("value", ["", "two words", "x" * 129, "\xe4", "a\tb", "{}"])
+async def test_a_correlation_id_that_is_none(server: Server, value: str) -> None:
+    for name in ("x-correlation-id", "x-request-id"):
+        headers = {name: value.encode("latin-1")}
+        answer = await server.client.post("/v1/jobs", json={"type": "echo"}, headers=headers)
+        assert problem_of(answer, 422, "invalid")["faults"][0]["pointer"] == f"/{name}"
+
+
+# ── waiting for the end ──
+
+
+async def test_a_submission_that_waits_has_the_whole_record(server: Server) -> None:
+    answer = await server.client.post("/v1/jobs", json={"type": "echo"}, headers={"prefer": "wait=60"})
+    assert answer.status_code == 200 and answer.headers["preference-applied"] == "wait=60"
+    assert answer.json()["state"] == "completed" and answer.json()["result"]["mode"] == "plain"
+    assert answer.headers["location"] == f"/v1/jobs/{answer.json()['job_id']}" and answer.json()["stream_url"]
+    failed = await server.client.post("/v1/jobs", json={"type": "fails"}, headers={"prefer": "wait=60"})
+    assert (failed.status_code, failed.json()["state"]) == (200, "failed")  # the server did not fail
+
+
+@pytest.mark.parametrize(
+    ("prefer", "applied"),
+    [
+        *(("respond-async", "respond-async"), ("wait=0", "wait=0"), ("respond-async, wait=0", "wait=0")),
+        *(("", ""), ("wait=x", ""), ("handling=strict", "")),
+    ],
+)
+async def test_a_submission_that_does_not_wait(server: Server, prefer: str, applied: str) -> None:
+    answer = await server.client.post("/v1/jobs", json={"type": "spin"}, headers={"prefer": prefer})
+    assert answer.status_code == 202 and answer.headers.get("preference-applied", "") == applied
+
+
+async def test_a_wait_is_capped(server: Server) -> None:
+    waiting = {"prefer": "wait=9999999999999"}
+    answer = await server.client.post("/v1/jobs", json={"type": "echo"}, headers=waiting)
+    assert answer.status_code == 200 and answer.headers["preference-applied"] == "wait=60"
+    slow = await server.client.post("/v1/jobs", json={"type": "spin"}, headers={"prefer": "respond-async, wait=1"})
+    assert slow.status_code == 202 and slow.json()["state"] in ("queued", "running")

@@ -50,6 +50,12 @@ def gated(gates: list[str]) -> Iterator[str]:
 
 
 @job
+def environment() -> str:
+    """Return the correlation id that the job finds in its environment."""
+    return os.environ["KILLABLE_CORRELATION_ID"]
+
+
+@job
 def spin() -> None:
     """Compute for ever in Python."""
     while True:
@@ -110,6 +116,13 @@ def reports(ctx: Context) -> str:
     ctx.checkpoint({"step": 1})
     ctx.emit({"half": 0.5})
     return "done"
+
+
+@job
+def mixes(ctx: Context) -> None:
+    """Emit bytes, a text and other values, one of which only looks like bytes."""
+    for value in (b"\x00\xff", "text", {"half": 0.5}, {"base64": "AA=="}, None):
+        ctx.emit(value)
 
 
 @job

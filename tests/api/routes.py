@@ -1,0 +1,24 @@
+"""All routes that the application has, read from itself: what a test asks of each also holds for the next one."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple, cast
+
+from killable.api.app import create_app
+
+
+class Route(NamedTuple):
+    method: str
+    path: str
+    """As `/v1/jobs/{job_id}`."""
+
+    @property
+    def address(self) -> str:
+        """An address of this route, of nothing that exists."""
+        return re.sub(r"\{.*?\}", "x", self.path)
+
+
+def routes() -> list[Route]:
+    paths = create_app(cast(Any, None)).openapi()["paths"]
+    return [Route(method.upper(), path) for path, operations in paths.items() for method in operations]

@@ -1,0 +1,205 @@
+"""Bounds on what a client may hold: connections, streams, the time for a header and for a body."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from serving import Server, StartServer
+from support.waiting import Pending, until_async
+
+from killable.api.cli.protocol import HEADER_BYTES_MAX, LINGERING_MAX
+from killable.api.settings import HttpSettings
+
+HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+SLOW = HttpSettings(header_timeout_s=0.2, body_timeout_s=0.2)
+"""Short, since a test waits for it to pass."""
+
+
+def problem_in(answer: bytes, status: int, code: str) -> dict[str, Any]:
+    """Check that an answer as it came is this problem, and the last one of its connection."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    lines = head.decode().lower().split("\r\n")
+    assert lines[0].split()[1] == str(status), answer
+    assert "content-type: application/problem+json" in lines and "connection: close" in lines
+    assert f"content-length: {len(body)}" in lines
+    problem: dict[str, Any] = json.loads(body)
+    assert (problem["code"], problem["status"], problem["type"]) == (code, status, f"urn:killable:problem:{code}")
+    return problem
+
+
+async def ask(server: Server, request: bytes) -> bytes:
+    """Send something on a connection of its own and return all that comes until the server closes it."""
+    reader, writer = await server.raw(request)
+    try:
+        return await reader.read()
+    finally:
+        writer.close()
+
+
+# ── connections ──
+
+
+async def test_one_connection_too_many_is_told_so(start_server: StartServer) -> None:
+    async with start_server(http=HttpSettings(connections_max=3)) as server:
+        held = [await server.raw(b"") for _ in range(3)]
+        problem = problem_in(await ask(server, HEALTH), 503, "too_many_connections")
+        assert problem["retryable"] and "server.connections_max" in problem["detail"]
+        _, writer = held.pop()
+        writer.close()
+
+        async def lets_in() -> Any:
+            answer = await server.client.get("/health")
+            return answer.status_code == 200 or Pending(answer.text)
+
+        await until_async(lets_in, "the place that was left is given to the next")
+        for _, writer in held:
+            writer.close()
+
+
+async def test_of_a_flood_of_connections_most_are_only_closed(start_server: StartServer) -> None:
+    async with start_server(http=HttpSettings(connections_max=1)) as server:
+        held = [await server.raw(b"") for _ in range(LINGERING_MAX + 20)]
+        reader, writer = await server.raw(HEALTH)
+        with pytest.raises(ConnectionError):
+            assert await reader.read() == b""
+            raise ConnectionResetError  # an end without a word is what we want as well
+        for _, each in [*held, (reader, writer)]:
+            each.close()
+
+
+async def test_streams_leave_room_for_cancels(start_server: StartServer, tmp_path: Path) -> None:
+    async with start_server(http=HttpSettings(connections_max=10), workers=1) as server, AsyncExitStack() as streams:
+        job_id = await server.submit("gated", gates=[str(tmp_path / "never")])
+        request = f"GET /v1/jobs/{job_id}/stream HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+        await server.client.aclose()  # its own connection counts too
+        for _ in range(9):
+            reader, writer = await server.raw(request)
+            streams.callback(writer.close)
+            await reader.readuntil(b"event: started")
+        closing = request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+        problem = problem_in(await ask(server, closing), 503, "too_many_connections")
+        assert problem["retryable"] and problem["streams"] == 9
+        cancel = f"DELETE /v1/jobs/{job_id}?grace_s=0 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        assert (await ask(server, cancel.encode())).startswith(b"HTTP/1.1 200")
+        assert (await ask(server, closing)).startswith(b"HTTP/1.1 200")  # the others have ended meanwhile
+
+
+# ── headers ──
+
+
+@pytest.mark.parametrize("start", [b"", b"GET", b"GET /health HTTP/1.1\r\nHost: localhost\r\n"])
+async def test_a_header_that_does_not_come(start_server: StartServer, start: bytes) -> None:
+    async with start_server(http=SLOW) as server:
+        assert problem_in(await ask(server, start), 408, "slow_request")["retryable"]
+
+
+async def test_a_header_that_comes_byte_by_byte(start_server: StartServer) -> None:
+    async with start_server(http=SLOW) as server:
+        reader, writer = await server.raw(b"GET /health HTTP/1.1\r\nX: ")
+
+        async def drip() -> None:
+            while True:
+                writer.write(b"x")
+                await writer.drain()
+                await asyncio.sleep(0)
+
+        dripping = asyncio.create_task(drip())
+        try:
+            answer = await reader.read()
+        finally:
+            dripping.cancel()
+            await asyncio.gather(dripping, return_exceptions=True)
+            writer.close()
+        assert answer.split()[1] in (b"408", b"431")
+
+
+async def test_the_second_header_of_a_connection_has_its_time_too(start_server: StartServer) -> None:
+    async with start_server(http=SLOW) as server:
+        for start in (b"GET", b"\r\n"):
+            reader, writer = await server.raw(HEALTH + start)
+            answer = await reader.read()
+            assert answer.startswith(b"HTTP/1.1 200") and answer.count(b"HTTP/1.1 408") == (start == b"GET")
+            writer.close()
+
+
+async def test_what_is_sent_behind_a_request_does_not_cut_its_answer(start_server: StartServer, tmp_path: Path) -> None:
+    async with start_server(http=HttpSettings(header_timeout_s=0.05, ping_s=0.1)) as server:
+        gate = tmp_path / "gate"
+        job_id = await server.submit("gated", gates=[str(gate)])
+        stream = f"GET /v1/jobs/{job_id}/stream HTTP/1.1\r\nHost: localhost\r\n\r\nGET"
+        reader, writer = await server.raw(stream.encode())
+        await reader.readuntil(b": ping\n\n")  # the header's time is over
+        gate.touch()
+        answer = await reader.read()
+        assert b"event: completed" in answer and answer.index(b"HTTP/1.1 408") > answer.index(b"event: completed")
+        writer.close()
+
+
+async def test_a_header_of_any_size_is_not_kept(server: Server) -> None:
+    reader, writer = await server.raw(b"GET /health HTTP/1.1\r\nX: ")
+    writer.write(b"x" * (HEADER_BYTES_MAX + 300_000))
+    problem_in(await reader.read(), 431, "header_too_large")
+    writer.close()
+
+
+async def test_a_long_header_is_taken(server: Server) -> None:
+    answer = await server.client.get("/health", headers={"x": "x" * (HEADER_BYTES_MAX - 1000)})
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    "request_line", [b"nonsense\r\n\r\n", b"GET /health HTTP/9.9\r\n\r\n", b"\x16\x03\x01\x02\x00"]
+)
+async def test_what_is_not_http(server: Server, request_line: bytes) -> None:
+    problem_in(await ask(server, request_line), 400, "malformed")
+
+
+async def test_an_upgrade_to_websocket_is_an_ordinary_request(server: Server) -> None:
+    upgrade = HEALTH[:-2] + b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    reader, writer = await server.raw(upgrade)
+    assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+    writer.close()
+
+
+# ── bodies ──
+
+
+def post(length: int, body: bytes) -> bytes:
+    head = "POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {length}\r\n\r\n".encode() + body
+
+
+async def test_a_body_that_does_not_come(start_server: StartServer) -> None:
+    async with start_server(http=SLOW) as server:
+        problem = problem_in(await ask(server, post(100, b'{"type": ')), 408, "slow_request")
+        assert problem["retryable"] and "body" in problem["detail"]
+        assert (await server.client.get("/v1/jobs")).json()["jobs"] == []
+
+
+async def test_a_body_that_nobody_waits_for_does_not_hold_its_connection(start_server: StartServer) -> None:
+    async with start_server(http=SLOW) as server:
+        reader, writer = await server.raw(HEALTH.replace(b"\r\n\r\n", b"\r\nContent-Length: 9\r\n\r\n"))
+        await reader.readuntil(b"415")  # answered before the body
+        writer.write(b"1234")
+        assert b"HTTP/1.1" not in await reader.read()
+        writer.close()
+
+
+async def test_a_client_that_stays_has_no_deadline_after_its_body(start_server: StartServer, tmp_path: Path) -> None:
+    async with start_server(http=SLOW) as server:
+        gate = tmp_path / "gate"
+        job_id = await server.submit("slow_clean", gate=str(gate))
+        await server.read(job_id, until="token")
+        waiting = asyncio.create_task(
+            server.client.post("/v1/jobs/cancel", json={"type": "slow_clean"}, headers={"prefer": "wait=60"})
+        )
+        job = await server.submit("napper", seconds=0.5)  # longer than every timeout here
+        await server.record(job, wait_s=60)
+        assert not waiting.done()
+        gate.touch()
+        assert (await waiting).status_code == 200

@@ -1,0 +1,116 @@
+"""Every address with every method: what there is not is told, HEAD is GET without the body, nothing is echoed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from routes import Route, routes
+from serving import Server, StartServer, problem_of
+
+from killable.api.settings import HttpSettings
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
+JSON = {"content-type": "application/json"}
+SHUTDOWN = Route("POST", "/v1/shutdown")
+
+
+def methods_at(address: str) -> set[str]:
+    """Return what the routes that fit an address answer to."""
+    found = {
+        route.method
+        for route in [*routes(), Route("GET", "/openapi.json")]
+        if len(route.path.split("/")) == len(address.split("/"))
+        and all(
+            part.startswith("{") or part == other
+            for part, other in zip(route.path.split("/"), address.split("/"), strict=True)
+        )
+    }
+    return found | ({"HEAD"} if "GET" in found else set())
+
+
+@pytest.mark.row("A19")
+async def test_every_other_method_is_refused_with_those_that_there_are(server: Server) -> None:
+    for address in sorted({route.address for route in routes()} | {"/openapi.json"}):
+        there_are = methods_at(address)
+        for method in set(METHODS) - there_are:
+            answer = await server.client.request(method, address)
+            assert set(answer.headers["allow"].split(", ")) == there_are, (method, address)
+            if method == "HEAD":
+                assert (answer.status_code, answer.content) == (405, b"")
+            else:
+                problem_of(answer, 405, "method_not_allowed")
+
+
+@pytest.mark.row("A19")
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/", "/v1", "/v1/", "/v1/jobs/", "/v1/jobs/x/y", "/v1/jobs/x/stream/", "/v2/jobs", "/docs", "/redoc"),
+        *("/../etc/passwd", "/v1/jobs/x/stream/s3cret", "/%00", "/v1/jobs/a%2Fb/c/d", "//v1/jobs", "/V1/JOBS"),
+    ],
+)
+async def test_an_unknown_address(server: Server, method: str, path: str) -> None:
+    answer = await server.client.request(method, path)
+    if method == "HEAD":
+        assert (answer.status_code, answer.content) == (404, b"")
+    else:
+        problem_of(answer, 404, "not_found")
+    assert "s3cret" not in answer.text
+
+
+@pytest.mark.row("A19")
+async def test_every_error_of_every_route_is_a_problem_that_repeats_nothing(server: Server) -> None:
+    for route in routes():
+        if route == SHUTDOWN:
+            continue
+        address = route.path.replace("{job_id}", "s3cret").replace("{worker_id}", "s3cret")
+        for query, body in (("", b""), ("?s3cret=s3cret", b""), ("", b'{"s3cret": "s3cret"}'), ("", b"{s3cret")):
+            headers = JSON if body else {}
+            answer = await server.client.request(route.method, address + query, content=body, headers=headers)
+            assert answer.status_code < 500, (route, query, body)
+            if answer.status_code >= 400:
+                problem = problem_of(answer, answer.status_code, answer.json()["code"])
+                named = [item for item in problem.pop("faults", []) if item["pointer"] == "/s3cret"]
+                assert all("s3cret" not in item["message"] for item in named), route
+                assert "s3cret" not in re.sub("(query|body) /s3cret:", "", str(problem).lower()), route
+
+
+@pytest.mark.row("A19")
+async def test_head_is_get_without_the_body(server: Server) -> None:
+    done = await server.submit("count", n=2)
+    await server.record(done, wait_s=60)
+    await server.client.post("/v1/jobs", json={"type": "echo"})
+    for route in routes():
+        if route.method != "GET":
+            continue
+        for address in {route.path.replace("{job_id}", done).replace("{worker_id}", "w-1"), route.address}:
+            head, get = await server.client.head(address), await server.client.get(address)
+            assert head.content == b"" and head.status_code == get.status_code, address
+            same = {"content-type", "cache-control", "x-accel-buffering", "link", "allow"}
+            assert {name: head.headers.get(name) for name in same} == {name: get.headers.get(name) for name in same}
+            if "content-length" in head.headers and "/v1/workers" not in address:  # where ages change
+                assert head.headers["content-length"] == get.headers["content-length"], address
+
+
+@pytest.mark.row("D11")
+async def test_head_of_a_stream_is_no_reader(server: Server, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    members = {"input": {"gates": [str(gate)]}, "stop_when_client_leaves": True}
+    job_id = await server.submit("gated", members=members)
+    answer = await server.client.head(f"/v1/jobs/{job_id}/stream")
+    assert answer.status_code == 200 and answer.headers["content-type"].startswith("text/event-stream")
+    assert answer.headers["x-accel-buffering"] == "no"
+    gate.touch()
+    assert (await server.record(job_id, wait_s=60))["state"] == "completed"
+
+
+async def test_answers_are_never_compressed(start_server: StartServer) -> None:
+    async with start_server(http=HttpSettings()) as server:
+        job_id = await server.submit("big", chars=50_000)
+        await server.record(job_id, wait_s=60)
+        for path in ("", "/stream", "/result", "/output"):
+            answer = await server.client.get(f"/v1/jobs/{job_id}{path}", headers={"accept-encoding": "gzip, br, zstd"})
+            assert answer.status_code == 200 and "content-encoding" not in answer.headers

@@ -1,0 +1,53 @@
+"""The output of a job, put together again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from serving import Server, problem_of
+
+
+async def test_texts_one_after_the_other(server: Server) -> None:
+    texts = ["one", " two\n", "", "ü\u2028\U0001f600", "\ud800", "[DONE]"]
+    job_id = await server.submit("say", values=texts)
+    await server.record(job_id, wait_s=60)
+    answer = await server.client.get(f"/v1/jobs/{job_id}/output")
+    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+    assert answer.content == "one two\nü\u2028\U0001f600\\ud800[DONE]".encode()
+
+
+async def test_bytes_are_bytes_and_values_are_lines(server: Server) -> None:
+    job_id = await server.submit("mixes")
+    await server.record(job_id, wait_s=60)
+    answer = await server.client.get(f"/v1/jobs/{job_id}/output")
+    assert answer.headers["content-type"] == "application/octet-stream"
+    assert answer.content == b'\x00\xfftext{"half":0.5}\n{"base64":"AA=="}\nnull\n'
+    job_id = await server.submit("reports")
+    await server.record(job_id, wait_s=60)
+    assert (await server.client.get(f"/v1/jobs/{job_id}/output")).text == '{"half":0.5}\n'
+
+
+async def test_what_there_is_so_far_and_after_a_kill(server: Server, tmp_path: Path) -> None:
+    job_id = await server.submit("gated", gates=[str(tmp_path / "never")])
+    await server.read(job_id, until="token")
+    for state in ("running", "cancelled"):
+        assert (await server.client.get(f"/v1/jobs/{job_id}/output")).text == "first"
+        assert (await server.record(job_id))["state"] == state
+        await server.client.delete(f"/v1/jobs/{job_id}?grace_s=0")
+
+
+async def test_a_long_output_comes_whole_and_in_pieces(server: Server) -> None:
+    job_id = await server.submit("count", n=20_000)
+    await server.record(job_id, wait_s=60)
+    async with server.client.stream("GET", f"/v1/jobs/{job_id}/output") as answer:
+        assert answer.headers["transfer-encoding"] == "chunked"
+        text = "".join([part async for part in answer.aiter_text()])
+    assert text == "".join(f" {number}" for number in range(20_000))
+
+
+async def test_nothing_is_an_output_too(server: Server) -> None:
+    job_id = await server.submit("echo")
+    await server.record(job_id, wait_s=60)
+    answer = await server.client.get(f"/v1/jobs/{job_id}/output")
+    assert (answer.status_code, answer.content) == (200, b"")
+    problem_of(await server.client.get("/v1/jobs/job-0/output"), 404, "unknown_job")

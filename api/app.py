@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from killable.api import routes_jobs, routes_operator, routes_ops, routes_outputs
+from killable.api import routes_jobs, routes_metrics, routes_operator, routes_ops, routes_outputs
 from killable.api.access import AccessCheck, BodyCheck
 from killable.api.auth import OPEN_PATHS, KeyCheck
 from killable.api.inputs import InputCheck
@@ -44,7 +44,7 @@ def create_app(engine: Engine, settings: HttpSettings | None = None) -> FastAPI:
     app.state.streams = Streams(settings.streams_max)
     app.state.tickets = Tickets() if settings.keys else None
     install_problems(app)
-    for routes in (routes_jobs, routes_outputs, routes_ops, routes_operator):
+    for routes in (routes_jobs, routes_outputs, routes_ops, routes_operator, routes_metrics):
         app.include_router(routes.router)
     # The last one added is the outermost: a foreign page is refused before it learns anything of CORS, and what a
     # page that may call is refused for, it can read.

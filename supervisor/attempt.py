@@ -40,6 +40,7 @@ class AttemptOwner(Protocol):
 
     def transition(self, entry: Entry, cause: Cause) -> None: ...
     def on_entered(self, attempt: Attempt) -> None: ...
+    def on_first_token(self, attempt: Attempt) -> None: ...
     def on_ended(self, attempt: Attempt, outcome: Outcome) -> None: ...
 
 
@@ -57,7 +58,7 @@ class Attempt:
         self._rules = rules
         self._sequence = 0
         self._json = entry.type.codec == "json"
-        self._transcript = Transcript(entry.log)
+        self._transcript = Transcript(entry.log, lambda: owner.on_first_token(self))
         self._stamps = Stamps()
         self._escalation: Escalation | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -105,9 +106,9 @@ class Attempt:
         grace = entry.limits.grace_s if grace_s is None else min(grace_s, entry.limits.grace_s)
         self._rules = replace(self._rules, grace_s=grace)
         self._deadline = None
-        if grace > 0:
-            self._owner.transition(entry, Cause.STOP_ASKED)
         self._do(escalation.begin(self._rules, now))
+        if grace > 0:  # the signal is out; without a grace it was SIGKILL
+            self._owner.transition(entry, Cause.STOP_ASKED)
 
     @property
     def grace_s(self) -> float | None:

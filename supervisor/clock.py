@@ -27,7 +27,12 @@ class Clock:
     @staticmethod
     def wall() -> str:
         """Return the time of day, RFC 3339 in UTC with milliseconds."""
-        return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return rfc_3339(time.time())
+
+
+def rfc_3339(seconds: float) -> str:
+    """Return a time of day in seconds since 1970 as text, in UTC with milliseconds."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def process_cpu_s(pid: int) -> float | None:

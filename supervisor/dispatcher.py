@@ -7,8 +7,7 @@ Runs in: supervisor. Everything here is synchronous: no coroutine ever waits in 
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from killable.supervisor import lifecycle, terminal
 from killable.supervisor.attempt import Attempt
@@ -17,24 +16,24 @@ from killable.supervisor.clock import Clock
 from killable.supervisor.drain import Drain
 from killable.supervisor.escalation import Rules
 from killable.supervisor.fleet import Fleet
-from killable.supervisor.job import Outcome, Verdict
+from killable.supervisor.job import JobType, Outcome, Verdict
 from killable.supervisor.lifecycle import DECIDED, Cause, State
+from killable.supervisor.observer import Observer
 from killable.supervisor.pool import Pool
 from killable.supervisor.registry import Entry, Registry
 from killable.supervisor.settings import Settings, usable_cores
 from killable.supervisor.worker import Stage, Worker
 from killable.workers.errors import CODES
 
-logger = logging.getLogger("killable.jobs")
-
 
 class Dispatcher:
     """The owner of every attempt and, in what concerns jobs, of every pool."""
 
-    def __init__(self, settings: Settings, registry: Registry, drain: Drain) -> None:
+    def __init__(self, settings: Settings, registry: Registry, drain: Drain, observer: Observer) -> None:
         self._settings = settings
         self._registry = registry
         self._drain = drain
+        self._observer = observer
         self.backlog = Backlog(settings.queue_jobs_max, settings.queue_bytes_max)
         self.fleet = Fleet(settings, self)
         self._fences = 0
@@ -80,6 +79,7 @@ class Dispatcher:
     def transition(self, entry: Entry, cause: Cause) -> None:
         """Store a job's next state: the only line that does."""
         entry.state = lifecycle.step(entry.state, cause)
+        self._observer.on_transition(entry, cause)
 
     def _dispatch(self, pool: Pool) -> None:
         """Give waiting jobs to warm workers."""
@@ -95,6 +95,8 @@ class Dispatcher:
 
     def _assign(self, entry: Entry, worker: Worker) -> None:
         entry.leave_queue()
+        entry.assigned = self._clock.now()
+        self._observer.on_left_queue(entry, entry.assigned)
         self._fences = (self._fences % 0xFFFFFFFF) + 1
         entry.attempts += 1
         entry.worker_id, entry.pid = worker.id, worker.process.pid
@@ -113,9 +115,12 @@ class Dispatcher:
 
     def stop(self, entry: Entry, verdict: Verdict, grace_s: float | None) -> None:
         """End a job whatever its state is; harmless when it has ended or is ending."""
+        if entry.is_over:
+            return
+        self._observer.on_cancel_asked(entry, verdict, grace_s)
         if entry.state is State.QUEUED:
             self._decide_queued(entry, verdict)
-        elif entry.attempt is not None and not entry.is_over:
+        elif entry.attempt is not None:
             entry.attempt.stop(verdict, grace_s)
 
     def _decide_queued(self, entry: Entry, verdict: Verdict) -> None:
@@ -132,6 +137,7 @@ class Dispatcher:
     def _on_queue_deadline(self, entry: Entry) -> None:
         if entry.state is State.QUEUED:
             limit_s = entry.limits.queue_s
+            self._observer.on_left_queue(entry, self._clock.now())
             facts = {"limit": "queue_s", "limit_s": limit_s, "message": f"queue_s of {limit_s:g} s is over"}
             self._decide_queued(entry, Verdict("timeout.queue", facts=facts))
 
@@ -140,6 +146,10 @@ class Dispatcher:
         entry.started_at = self._clock.wall()
         entry.started = self._clock.now()
         entry.log.append("started", terminal.started_data(entry))
+        self._observer.on_entered(entry)
+
+    def on_first_token(self, attempt: Attempt) -> None:
+        self._observer.on_first_token(attempt.entry, self._clock.now())
 
     def on_ended(self, attempt: Attempt, outcome: Outcome) -> None:
         """The attempt's tree is proven empty (or given up): publish, free the slot, go on."""
@@ -154,8 +164,11 @@ class Dispatcher:
         self._end(entry, outcome)
 
     def _note_slot_ready(self, attempt: Attempt) -> None:
-        if attempt.entry.certificate is not None:
-            attempt.entry.certificate["slot_ready"] = attempt.slot_ready_ms(self._clock.now())
+        certificate = attempt.entry.certificate
+        if certificate is not None:
+            certificate["slot_ready"] = slot_ready_ms = attempt.slot_ready_ms(self._clock.now())
+            if attempt.worker.stage is Stage.GONE and "tree_empty" in certificate:
+                self._observer.on_recovered((slot_ready_ms - certificate["tree_empty"]) / 1000)
 
     def _end(self, entry: Entry, outcome: Outcome) -> None:
         """Decide once; the terminal event is the job's last and comes from what is recorded here."""
@@ -167,13 +180,16 @@ class Dispatcher:
         entry.log.append(outcome.state, terminal.terminal_data(entry))
         entry.log.seal()
         entry.forget_input()
+        self._observer.on_ended(entry)
         self._registry.note_end(entry, entry.ended)
         entry.wake()
         if self._drain.shutting_down and not self._registry.active():
             self._drain.set_due()  # all accepted jobs have ended by themselves
-        logger.info("%s %s %s %s", entry.id, entry.type.name, outcome.state, outcome.code or "")
 
     # ── FleetOwner ──
+
+    def on_types(self, types: Sequence[JobType]) -> None:
+        self._observer.metrics.on_types(job_type.name for job_type in types)
 
     def on_worker_available(self, pool: Pool) -> None:
         if not self._closing:

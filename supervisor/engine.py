@@ -5,8 +5,8 @@ Runs in: supervisor. `Supervisor` implements it on this machine; nothing above i
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from typing import Protocol
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Protocol
 
 from killable.supervisor.job import (
     BulkCancel,
@@ -90,6 +90,14 @@ class Engine(Protocol):
 
     async def ready(self) -> tuple[bool, Sequence[str]]:
         """Return whether any job can start, and everything that is degraded, in words."""
+        ...
+
+    async def counts(self) -> Mapping[str, Any]:
+        """Return the counts since the start, percentiles of the latest values, and how things stand, as JSON has it."""
+        ...
+
+    async def exposition(self, *, openmetrics: bool) -> bytes:
+        """Return the metrics as Prometheus' text, or as OpenMetrics."""
         ...
 
     async def drain(self, *, deadline_s: float | None = None) -> Drained:

@@ -24,6 +24,7 @@ from killable.workers.errors import Refused
 class FleetOwner(Protocol):
     """The service, as its pools see it."""
 
+    def on_types(self, types: Sequence[JobType]) -> None: ...
     def on_worker_available(self, pool: Pool) -> None: ...
     def on_pool_broken(self, pool: Pool, errno: int | None) -> None: ...
     def queued(self, pool: Pool) -> int: ...
@@ -110,6 +111,7 @@ class Fleet:
             self._types.replace(pool.spec, reported)
         except DuplicateType as error:
             pool.startup_error = error
+        self._owner.on_types(self._types.all())
 
     def on_worker_available(self, pool: Pool) -> None:
         self._owner.on_worker_available(pool)

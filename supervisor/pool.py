@@ -175,8 +175,10 @@ class Pool:
 
     def on_worker_ready(self, worker: Worker) -> None:
         self._failures = 0
+        logger.debug("worker_started", extra={"pool": self.spec.name, "worker_id": worker.id})
         if self.state == "broken":
             self.state, self.detail = "ready", ""
+            logger.info("pool_ready", extra={"pool": self.spec.name, "start_method": self.start_method})
         self._add_idle(worker)
 
     def on_worker_free(self, worker: Worker) -> None:
@@ -195,18 +197,20 @@ class Pool:
 
     def on_worker_gone(self, worker: Worker) -> None:
         self.workers.pop(worker.id, None)
+        logger.debug("worker_gone", extra={"pool": self.spec.name, "worker_id": worker.id})
         if worker in self._idle:
             self._idle.remove(worker)
         self._owner.on_worker_available(self)  # its slot is free
 
     def on_worker_quarantined(self, worker: Worker) -> None:
-        logger.error("slot quarantined: %r is still there after SIGKILL", worker)
+        fields = {"pool": self.spec.name, "worker_id": worker.id, "pid": worker.process.pid}
+        logger.error("slot_quarantined", extra=fields)  # its job ends `unkillable`
 
     def _note_failure(self, why: str, errno: int | None) -> None:
         if self._retry is not None:
             return  # those that were tried together fail together: once
         self._failures += 1
-        logger.warning("pool %s: %s", self.spec.name, why)
+        logger.warning("worker_failed", extra={"pool": self.spec.name, "detail": why})
         works = any(worker.stage in (Stage.IDLE, Stage.BUSY) for worker in self.workers.values())
         if self._failures >= FAILURES_MAX and not works:
             self._break(why, errno)
@@ -226,6 +230,7 @@ class Pool:
 
     def _break(self, why: str, errno: int | None = None) -> None:
         self.state, self.detail = "broken", why
+        logger.error("pool_broken", extra={"pool": self.spec.name, "detail": why})
         self._decided.set()
         self._owner.on_pool_broken(self, errno)
 
@@ -240,13 +245,15 @@ class Pool:
             # A fork copies one thread and every lock: not from here. Exec'd workers preload for themselves.
             self.start_method = "spawn"
             self.detail = f"its preload left {threads} threads, so workers are exec'd (start_method spawn), not forked"
-            logger.warning("pool %s: %s", self.spec.name, self.detail)
+            fields = {"pool": self.spec.name, "threads": threads, "start_method": self.start_method}
+            logger.warning("start_method_changed", extra=fields)
             self._zygote = Zygote.LEAVING
             self._spawner.stop_zygote()
             return
         self._zygote = Zygote.READY
         self._worked = True
         self.state = "ready"
+        logger.info("pool_ready", extra={"pool": self.spec.name, "start_method": self.start_method})
         self._owner.on_types(self, reported)
         self._decided.set()
         self.fill()
@@ -274,7 +281,7 @@ class Pool:
         self._failures += 1
         self.zygote_restarts += 1
         how = "nobody knows how" if ending is None else f"exit code {ending.exit_code}, signal {ending.signal}"
-        logger.error("pool %s: its zygote is gone (%s); starting another", self.spec.name, how)
+        logger.error("zygote_gone", extra={"pool": self.spec.name, "ending": how})
         if was is Zygote.PRELOADING and self._failures >= FAILURES_MAX:
             self._break(f"the zygote died while it was preloading, {self._failures} times: {how}")
         else:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from killable.supervisor.eventlog import EventLog
 from killable.supervisor.job import JobRecord, JobType, Limits, Outcome, Submission, Verdict
 from killable.supervisor.lifecycle import TERMINAL, State, public
+from killable.supervisor.retention import Retention
 from killable.workers.errors import CODES, Refused
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Entry:
     created_at: str
     created: float
     """Monotonic seconds, like every other time without `_at`."""
+    assigned: float | None = None
     state: State = State.QUEUED
     started_at: str | None = None
     started: float | None = None
@@ -151,13 +153,8 @@ class Registry:
     """Jobs by id, in order of submission. Live jobs are never dropped."""
 
     def __init__(self, *, keep_jobs: int, keep_bytes: int, keep_s: float) -> None:
-        self._keep_jobs = keep_jobs
-        self._keep_bytes = keep_bytes
-        self._keep_s = keep_s
+        self.retention = Retention(keep_jobs=keep_jobs, keep_bytes=keep_bytes, keep_s=keep_s, drop=self._drop)
         self._entries: dict[str, Entry] = {}
-        self._ended: dict[str, Entry] = {}
-        """In the order in which they ended."""
-        self._ended_bytes = 0
         self._keyed: dict[tuple[str, str], tuple[str, JobRecord]] = {}
         """First answers, by tenant and idempotency key."""
         self._numbers = 0
@@ -177,11 +174,7 @@ class Registry:
         try:
             return self._entries[job_id]
         except KeyError:
-            raise Refused(
-                f"there is no job {job_id}: it never was, or it ended and is no longer kept",
-                code="unknown_job",
-                job_id=job_id,
-            ) from None
+            raise self.retention.unknown(job_id) from None
 
     def replayed(self, submission: Submission) -> JobRecord | None:
         """Return the first answer to this submission's idempotency key, if that job is still kept.
@@ -211,22 +204,11 @@ class Registry:
 
     def note_end(self, entry: Entry, now: float) -> None:
         """A job has ended: from here on it may be dropped."""
-        self._ended[entry.id] = entry
-        self._ended_bytes += entry.kept_bytes
-        self.expire(now)
+        self.retention.note_end(entry, now)
 
-    def expire(self, now: float) -> None:
-        """Drop ended jobs, the longest ended first, until every bound holds."""
-        while self._ended:
-            job_id, entry = next(iter(self._ended.items()))
-            assert entry.ended is not None
-            full = len(self._ended) > self._keep_jobs or self._ended_bytes > self._keep_bytes
-            expired = now - entry.ended >= self._keep_s
-            if not expired and (not full or len(self._ended) == 1):
-                return  # within every bound; or the newest, which stays readable however large it is
-            del self._ended[job_id], self._entries[job_id]
-            self._ended_bytes -= entry.kept_bytes
-            self._keyed.pop((entry.submission.tenant, entry.submission.idempotency_key), None)
+    def _drop(self, entry: Entry) -> None:
+        del self._entries[entry.id]
+        self._keyed.pop((entry.submission.tenant, entry.submission.idempotency_key), None)
 
     def matching(self, *, state: str | None, type: str | None, tag: tuple[str, str] | None) -> Iterator[Entry]:
         """Yield the newest first. `state` is a public one, or `active`; None: any."""

@@ -8,15 +8,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
-from killable.supervisor import limits
+from killable.supervisor import exposition, limits
 from killable.supervisor.backlog import Full
 from killable.supervisor.clock import Clock
 from killable.supervisor.dispatcher import Dispatcher, queued_first
 from killable.supervisor.drain import Drain
 from killable.supervisor.eventlog import EventLog
+from killable.supervisor.gauges import Gauges, read_gauges, read_rss_bytes
 from killable.supervisor.job import (
     BulkCancel,
     Drained,
@@ -30,6 +32,7 @@ from killable.supervisor.job import (
 )
 from killable.supervisor.jobtypes import StartRefused
 from killable.supervisor.lifecycle import State
+from killable.supervisor.observer import Observer
 from killable.supervisor.readiness import readiness
 from killable.supervisor.registry import Entry, Registry
 from killable.supervisor.seam import SpawnerFactory
@@ -56,7 +59,8 @@ class Supervisor:
         self._given_clock = clock
         self._drain = Drain()
         self._registry = Registry(keep_jobs=settings.keep_jobs, keep_bytes=settings.keep_bytes, keep_s=settings.keep_s)
-        self._jobs = Dispatcher(settings, self._registry, self._drain)
+        self._observer = Observer()
+        self._jobs = Dispatcher(settings, self._registry, self._drain, self._observer)
         self._fleet = self._jobs.fleet
         self._closing = False
         self._closed = asyncio.Event()
@@ -64,8 +68,9 @@ class Supervisor:
     async def start(self) -> None:
         """Start every pool and wait until each is ready or broken. Raise OSError, StartRefused."""
         self._clock = self._given_clock or Clock(asyncio.get_running_loop())
-        self.started_at = self._clock.wall()
+        self.started_at, self._started = self._clock.wall(), self._clock.now()
         self._jobs.start(self._clock)
+        self._registry.retention.start(self._clock)
         try:
             await self._fleet.start(self._clock, self._open_spawner, self.instance_id)
         except StartRefused:
@@ -88,18 +93,26 @@ class Supervisor:
         for entry in active:
             await self._until(entry, None)
         await self._fleet.close()
+        self._registry.retention.close()
         self._closed.set()
 
     # ── Engine: jobs ──
 
     async def submit(self, submission: Submission) -> JobRecord:
-        first = self._registry.replayed(submission)
-        if first is not None:
-            return replace(first, replayed=True)
+        try:
+            first = self._registry.replayed(submission)
+            if first is not None:
+                self._observer.on_replayed(first)
+                return replace(first, replayed=True)
+            return self._accept(submission)
+        except Refused as refused:
+            self._observer.on_refused(submission, refused)
+            raise
+
+    def _accept(self, submission: Submission) -> JobRecord:
         self._drain.check()
         job_type = self._fleet.type(submission.type)
         in_force = limits.limits_of_job(job_type.limits, job_type.caps, submission.limits)
-        self._registry.expire(self._clock.now())
         self._check_room(job_type, len(submission.input))
         entry = Entry(
             id=f"job-{uuid.uuid4()}",
@@ -112,6 +125,7 @@ class Supervisor:
             created=self._clock.now(),
         )
         self._registry.add(entry)
+        self._observer.on_submitted(entry)
         self._jobs.enqueue(entry)
         record = self._record(entry)
         self._registry.note_accepted(entry, record)
@@ -189,8 +203,10 @@ class Supervisor:
 
     async def watch(self, job_id: str) -> None:
         self._registry.get(job_id).readers += 1
+        self._observer.sse_clients += 1
 
     async def unwatch(self, job_id: str) -> None:
+        self._observer.sse_clients -= 1
         try:
             entry = self._registry.get(job_id)
         except Refused:
@@ -230,6 +246,19 @@ class Supervisor:
             queue_full = str(full)
         return readiness(self._fleet.pool_records(), queue_full=queue_full, draining=self._drain.draining)
 
+    async def counts(self) -> Mapping[str, Any]:
+        gauges = await self._gauges()
+        return exposition.as_json(self._observer.metrics, gauges, self._clock.now() - self._started)
+
+    async def exposition(self, *, openmetrics: bool) -> bytes:
+        rss_bytes = await read_rss_bytes(self._fleet)
+        gauges = await self._gauges()
+        return exposition.as_text(self._observer.metrics, gauges, rss_bytes, openmetrics=openmetrics)
+
+    async def _gauges(self) -> Gauges:
+        clients = self._observer.sse_clients
+        return await read_gauges(self._fleet, self._jobs.backlog, self._registry, self._clock, sse_clients=clients)
+
     async def drain(self, *, deadline_s: float | None = None) -> Drained:
         if not self._drain.shutting_down:  # it has a deadline of its own
             self._drain.begin(self._clock, deadline_s, self._on_drain_deadline)
@@ -246,7 +275,7 @@ class Supervisor:
         return self._drained()
 
     async def shutdown(self, *, grace_s: float | None = None, deadline_s: float = 0.0, reason: str = "") -> Drained:
-        logger.warning("shutdown was asked for%s", f": {reason}" if reason else "")
+        logger.warning("shutdown_requested", extra={"reason": reason, "deadline_s": deadline_s})
         self._drain.shut_down(grace_s)
         if self._closing:
             self._jobs.stop_all(reason, grace_s)  # only hurries: the first verdict stays

@@ -35,7 +35,7 @@ class System:
         """Choose the proof that the machine allows, and make the folders. Raise OSError."""
         _require_pidfd()
         for name in leftovers.sweep_groups():
-            logger.warning("swept the processes that a dead supervisor had left in %s", name)
+            logger.warning("swept", extra={"cgroup": name})  # what a dead supervisor had left
         cgroups = None if settings.proof == "descendants" else cgroup.find_root(instance_id[:8])
         if settings.proof == "cgroup+descendants" and cgroups is None:
             raise OSError(0, "KILLABLE_PROOF asks for a cgroup, and no writable cgroup2 directory was found")

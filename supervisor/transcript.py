@@ -5,6 +5,8 @@ Runs in: supervisor. Pure.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from killable.supervisor.eventlog import Batch, EventLog
 from killable.supervisor.outputlines import OutputLines
 
@@ -14,8 +16,9 @@ class Transcript:
     bound.
     """
 
-    def __init__(self, log: EventLog) -> None:
+    def __init__(self, log: EventLog, on_first_token: Callable[[], None]) -> None:
         self._log = log
+        self._on_first_token = on_first_token
         self._lines = OutputLines()
         self._early: list[bytes] = []
         self._early_bytes = 0
@@ -28,6 +31,8 @@ class Transcript:
         return self._append(early)
 
     def tokens(self, batch: Batch, size: int) -> bool:
+        if not self._log.tokens:
+            self._on_first_token()
         return self._log.append_tokens(batch, size)
 
     def output(self, data: bytes) -> bool:

@@ -172,16 +172,20 @@ class Worker:
             self._owner.on_worker_failed(self, self._broken or f"{_how_it_ended(gone)}\n{said}".rstrip(), None)
         self._owner.on_worker_gone(self)
 
+    @property
+    def state(self) -> str:
+        """Its stage; `stopping` while its attempt is being ended."""
+        if self.attempt is not None and self.attempt.entry.public_state == "stopping":
+            return "stopping"
+        return self.stage.value
+
     def record(self, now: float, usage: Usage) -> WorkerRecord:
         attempt = self.attempt
-        state = self.stage.value
-        if attempt is not None and attempt.entry.public_state == "stopping":
-            state = "stopping"
         return WorkerRecord(
             worker_id=self.id,
             pool=self._pool,
             pid=self.process.pid,
-            state=state,
+            state=self.state,
             job_id=attempt.entry.id if attempt else None,
             type=attempt.entry.type.name if attempt else None,
             attempt=attempt.entry.attempts if attempt else None,

@@ -150,3 +150,17 @@ def _check(description: dict[str, Any], path: str, method: str, status: int, kin
     if kind == "application/json":
         described = description["components"]["schemas"][schema["$ref"].split("/")[-1]]["properties"]
         assert set(body) <= set(described), path
+
+
+@pytest.mark.row("B9")
+async def test_a_dropped_job_is_a_404_that_says_what_became_of_it(start_server: StartServer) -> None:
+    async with start_server(keep_jobs=1) as server:
+        first, second = [await server.submit("echo", text="x") for _ in range(2)]
+        for job_id in (first, second):
+            await server.supervisor.wait(job_id, 20)
+            ended = await server.record(job_id) if job_id == second else {}
+        for path in (f"/v1/jobs/{first}", f"/v1/jobs/{first}/stream", f"/v1/jobs/{first}/result"):
+            problem = problem_of(await server.client.get(path), 404, "unknown_job")
+            assert (problem["state"], problem["dropped_by"], problem["limit"]) == ("completed", "keep_jobs", 1)
+            assert problem["ended_at"] <= ended["ended_at"] and "raise keep_jobs" in problem["detail"]
+        assert "dropped_by" not in problem_of(await server.client.get("/v1/jobs/job-x"), 404, "unknown_job")

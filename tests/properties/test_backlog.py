@@ -111,8 +111,9 @@ class Queue(RuleBasedStateMachine):
     @invariant()
     def it_remembers_no_more_than_it_holds(self) -> None:
         for line in self.queue._lines.values():
-            assert len(line.heap) <= 2 * line.waiting + backlog.STALE_MAX
-            assert line.waiting or not line.rounds
+            assert line.removed <= JOBS_MAX + backlog.REMOVED_MAX
+            assert line.entries or not line.rounds
+            assert line.entries == sorted(line.entries)
 
 
 def same_line(waiting: list[Waiting], job: Waiting) -> list[Waiting]:
@@ -167,7 +168,7 @@ def test_building_anew_changes_no_order(pushes: list[tuple[str, bool]], data: st
     """The same jobs, once with others beside them that were removed and once without."""
     with_others, alone = Backlog(10_000, 1), Backlog(10_000, 1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backlog, "STALE_MAX", data.draw(st.integers(0, 5)))
+        patch.setattr(backlog, "REMOVED_MAX", data.draw(st.integers(0, 5)))
         for number, (tenant, stays) in enumerate(pushes):
             if stays:
                 alone.push(f"{number}", pool="p", tenant=tenant, priority=0, input_bytes=0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections import Counter
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from functools import partial
@@ -243,6 +244,23 @@ class Simulation:
         """Every job has ended as the record below the seam says."""
         for job in self.jobs:
             self._check_end(job)
+        self.raise_violations()
+
+    def check_metrics(self) -> None:
+        """After the close: each job was counted once, as it ended, and nothing else was."""
+        metrics, check = self.supervisor._observer.metrics, self.world.check
+        counted: Counter[str] = Counter()
+        for (_, state), number in metrics.jobs.items():
+            counted[state] += number
+        ended = Counter(job.state for job in self.jobs)
+        check(+counted == ended, f"counted are {counted}, ended have {ended}")
+        check(metrics.submissions["accepted"] == len(self.jobs), f"{metrics.submissions} of {len(self.jobs)}")
+        tokens = sum(job.names.count("token") for job in self.jobs)
+        check(metrics.tokens == tokens, f"{metrics.tokens} tokens are counted, {tokens} were read")
+        for phase, signal in (("term_sent", "SIGTERM"), ("kill_sent", "SIGKILL")):
+            sent = sum(phase in job.certificate for job in self.jobs)
+            counted_sent = sum(number for labels, number in metrics.kills.items() if labels[1] == signal)
+            check(counted_sent == sent, f"{counted_sent} {signal} are counted, {sent} certified")
         self.raise_violations()
 
     def _check_end(self, job: Job) -> None:

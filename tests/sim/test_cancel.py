@@ -9,6 +9,9 @@ from support.fake_world import NEVER, Script
 
 from killable.supervisor.escalation import DUMP_S
 from killable.supervisor.job import PHASES
+from killable.supervisor.lifecycle import Cause
+from killable.supervisor.observer import Observer
+from killable.supervisor.registry import Entry
 from sim.scenarios import DEAF, FOREVER, near, refusal, simulate
 from sim.simulation import LIMITS, Simulation, pool
 
@@ -172,3 +175,26 @@ def test_the_last_reader_leaving_cancels_a_job_that_asked_for_it() -> None:
         assert sim.record(other).state == "running"
 
     simulate(main, pool(workers=2))
+
+
+@pytest.mark.row("F8")
+@pytest.mark.parametrize("grace_s", [None, 0.0])
+def test_a_signal_is_told_when_it_has_been_sent(monkeypatch: pytest.MonkeyPatch, grace_s: float | None) -> None:
+    """No log record is written before: it would be in the way of the kill."""
+
+    async def main(sim: Simulation) -> None:
+        told: list[tuple[str, bool]] = []
+
+        def on_transition(observer: Observer, entry: Entry, cause: Cause) -> None:
+            signal = {Cause.STOP_ASKED: "SIGTERM", Cause.KILL_DUE: "SIGKILL"}.get(cause)
+            if signal is not None:
+                told.append((signal, any(line.endswith(signal) for line in sim.world.trace)))
+
+        job = await sim.submit(DEAF)
+        await asyncio.sleep(1)
+        monkeypatch.setattr(Observer, "on_transition", on_transition)
+        sim.cancel(job, grace_s)
+        await sim.ended(job)
+        assert told == ([("SIGTERM", True)] if grace_s is None else []) + [("SIGKILL", True)]
+
+    simulate(main)

@@ -25,9 +25,29 @@ def test_a_thousand_jobs_leave_a_bounded_history() -> None:
         assert sim.supervisor._registry.get(ids[-1]).submission.input == b""
         records, following = await sim.supervisor.list(limit=1000)
         assert [record.job_id for record in records] == ids[:-51:-1] and following is None
-        assert (await refusal(sim.supervisor.get(ids[0]))).code == "unknown_job"
+        refused = await refusal(sim.supervisor.get(ids[0]))
+        assert (refused.code, refused.dropped_by, refused.limit) == ("unknown_job", "keep_jobs", 50)
 
     simulate(main, pool(jobs_per_worker_max=0), keep_jobs=50)
+
+
+@pytest.mark.row("B9")
+def test_a_flood_of_large_jobs_leaves_bounded_bytes_and_time_takes_the_rest() -> None:
+    async def main(sim: Simulation) -> None:
+        for _ in range(300):
+            await sim.submit(Script(run_s=0.0, enter_s=0.0001, tokens=20, lines=5), watched=False)
+            await asyncio.sleep(0.01)
+        sim.jobs.clear()
+        await asyncio.sleep(1)
+        kept, _ = await sim.supervisor.list(limit=1000)
+        assert 10 <= len(kept) <= 30
+        await asyncio.sleep(700)  # nobody submits anything, and nothing ends
+        assert await sim.supervisor.list(limit=1000) == ([], None)
+        assert not sim.loop.timers()
+        refused = await refusal(sim.supervisor.get(kept[0].job_id))
+        assert refused.dropped_by == "keep_s" and refused.state == "completed"
+
+    simulate(main, pool(jobs_per_worker_max=0), keep_bytes=100_000, keep_s=600.0)
 
 
 @pytest.mark.row("A17")
@@ -73,6 +93,7 @@ def test_every_question_is_answered_at_once() -> None:
             sim.supervisor.pools(),
             sim.supervisor.ready(),
             sim.supervisor.job_types(),
+            sim.supervisor.drained(),
         ):
             answer(question)
 

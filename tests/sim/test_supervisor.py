@@ -114,6 +114,7 @@ class Fuzz:
             if self.dice.random() < 0.5:
                 await self.end_all()
             await self.sim.close(self.dice.choice((None, 0.0, 0.3)))
+            self.sim.check_metrics()
         return self.sim.world.trace
 
     async def step(self) -> None:
@@ -172,6 +173,9 @@ class Fuzz:
         assert {record.job_id for record in records} == {job.id for job in self.sim.jobs}
         await self.sim.supervisor.ready()
         await self.sim.supervisor.pools()
+        counts = await self.sim.supervisor.counts()
+        assert counts["queued"] + counts["running"] + counts["stopping"] == sum(not record.ended for record in records)
+        await self.sim.supervisor.exposition(openmetrics=False)
 
     async def end_all(self) -> None:
         """Every job ends: by itself, or else once it is cancelled."""
@@ -200,6 +204,7 @@ async def _fuzz(seed: int) -> list[str]:
 @pytest.mark.row("B5")
 @pytest.mark.row("B6")
 @pytest.mark.row("H10")
+@pytest.mark.row("F1")
 @pytest.mark.parametrize("seed", range(SEEDS), ids=lambda seed: f"seed{seed}")
 def test_what_must_hold_holds_in_every_history(seed: int) -> None:
     try:

@@ -149,3 +149,14 @@ def flood(n: int, chars: int, gate: str = "/") -> Iterator[str]:
 @job(requires={"no_such_package": "pip install no-such-package"})
 def unavailable() -> None:
     """Need what is not installed."""
+
+
+@job
+def forges(secret: str, ctx: Context) -> Iterator[str]:
+    """Say a text in every way that there is, then fail with it."""
+    ctx.progress(1, 2, secret)
+    ctx.checkpoint({"said": secret})
+    print(secret, flush=True)
+    print(secret, file=sys.stderr, flush=True)
+    yield secret
+    raise RuntimeError(secret)

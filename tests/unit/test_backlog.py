@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from killable.supervisor.backlog import STALE_MAX, Backlog, Full
+from killable.supervisor.backlog import REMOVED_MAX, Backlog, Full
 
 BIG = 1 << 40
 
@@ -142,7 +142,7 @@ def test_an_id_that_comes_back_has_its_new_place() -> None:
 def kept(queue: Backlog) -> int:
     """How many things the queue remembers."""
     lines = queue._lines.values()
-    return sum(len(line.heap) + sum(1 + len(rounds.last) for rounds in line.rounds.values()) for line in lines)
+    return sum(len(line.entries) + sum(1 + len(rounds.last) for rounds in line.rounds.values()) for line in lines)
 
 
 def test_tenants_that_are_served_are_forgotten_though_the_line_never_gets_empty() -> None:
@@ -165,7 +165,7 @@ def test_removed_jobs_are_forgotten_though_nothing_is_ever_popped() -> None:
         push(queue, f"j{number}", f"tenant {number}", priority=number % 2001)
         assert queue.remove(f"j{number}")
     assert queue.jobs_of("p") == ["stuck"]
-    assert kept(queue) <= 2 * (STALE_MAX + 5) + STALE_MAX
+    assert kept(queue) <= 2 * (REMOVED_MAX + 5) + REMOVED_MAX
 
 
 def test_building_anew_keeps_the_order_and_the_turns() -> None:

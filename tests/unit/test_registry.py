@@ -1,122 +1,15 @@
-"""What is kept of ended jobs, and for how long."""
+"""What is known of jobs, by id and page by page."""
 
 from __future__ import annotations
 
 import asyncio
 
 import pytest
+from support.entries import add, end, registry
 
 from killable.supervisor.eventlog import EventLog
-from killable.supervisor.job import JobType, Limits, Outcome, Submission, Verdict
+from killable.supervisor.job import Outcome, Submission, Verdict
 from killable.supervisor.lifecycle import State
-from killable.supervisor.registry import EVENT_BYTES, Entry, Registry
-from killable.workers.errors import Refused
-
-TYPE = JobType(
-    name="work", description="", input_schema={}, pool="p", codec="json", limits=Limits(), caps={}, operations=()
-)
-
-
-def registry(keep_jobs: int = 10, keep_bytes: int = 1 << 30, keep_s: float = 1e9) -> Registry:
-    return Registry(keep_jobs=keep_jobs, keep_bytes=keep_bytes, keep_s=keep_s)
-
-
-def add(jobs: Registry, **fields: object) -> Entry:
-    number = jobs.next_number()
-    entry = Entry(
-        id=f"job-{number}",
-        number=number,
-        type=TYPE,
-        submission=Submission("work", b"input"),
-        limits=Limits(),
-        log=EventLog(1 << 20),
-        created_at="",
-        created=0.0,
-    )
-    for name, value in fields.items():
-        setattr(entry, name, value)
-    jobs.add(entry)
-    return entry
-
-
-def end(jobs: Registry, entry: Entry, now: float, size: int = 0, state: State = State.COMPLETED) -> None:
-    entry.log.append("completed", b"x" * size)
-    entry.state, entry.ended = state, now
-    jobs.note_end(entry, now)
-
-
-def ids(jobs: Registry) -> list[int]:
-    found, _ = jobs.page(state=None, type=None, tag=None, limit=10_000, before=None)
-    return [entry.number for entry in found]
-
-
-@pytest.mark.row("B9")
-def test_a_thousand_ended_jobs_are_bounded_in_number() -> None:
-    jobs = registry(keep_jobs=10)
-    for moment in range(1000):
-        end(jobs, add(jobs), moment)
-    assert ids(jobs) == list(range(1000, 990, -1)) and len(jobs) == 10
-    with pytest.raises(Refused) as caught:
-        jobs.get("job-990")
-    assert (caught.value.code, caught.value.job_id) == ("unknown_job", "job-990")
-
-
-@pytest.mark.row("B9")
-def test_a_thousand_ended_jobs_are_bounded_in_bytes() -> None:
-    jobs = registry(keep_jobs=10_000, keep_bytes=10 * (100 + EVENT_BYTES))
-    for moment in range(1000):
-        end(jobs, add(jobs, result=b"r" * 50, partial=b"p" * 20), moment, size=30)
-    assert ids(jobs) == list(range(1000, 990, -1))
-
-
-@pytest.mark.row("B9")
-def test_a_thousand_ended_jobs_are_bounded_in_age() -> None:
-    jobs = registry(keep_jobs=10_000, keep_s=5.0)
-    for moment in range(1000):
-        end(jobs, add(jobs), moment)
-    assert ids(jobs) == list(range(1000, 995, -1))
-    jobs.expire(1003.5)
-    assert ids(jobs) == [1000]
-    jobs.expire(1004.0)
-    assert ids(jobs) == []
-
-
-def test_the_longest_ended_goes_first_not_the_longest_known() -> None:
-    jobs = registry(keep_jobs=2)
-    first, second, third = add(jobs), add(jobs), add(jobs)
-    end(jobs, third, 1.0)
-    end(jobs, first, 2.0)
-    end(jobs, second, 3.0)
-    assert ids(jobs) == [2, 1]
-
-
-def test_live_jobs_are_never_dropped() -> None:
-    jobs = registry(keep_jobs=0, keep_bytes=0, keep_s=0)
-    live = [add(jobs, state=state) for state in (State.QUEUED, State.RUNNING, State.KILLING, State.SWEEPING)]
-    for moment in range(100):
-        end(jobs, add(jobs), moment)
-    jobs.expire(1e9)
-    assert ids(jobs) == [4, 3, 2, 1]
-    assert jobs.active() == live
-
-
-def test_the_newest_ended_job_stays_readable_however_large_it_is_until_its_time_is_over() -> None:
-    jobs = registry(keep_bytes=100, keep_s=60.0)
-    end(jobs, add(jobs), 0.0, size=50)
-    end(jobs, add(jobs), 1.0, size=5000)
-    assert ids(jobs) == [2]
-    jobs.expire(60.0)
-    assert ids(jobs) == [2]
-    jobs.expire(61.0)
-    assert ids(jobs) == []
-
-
-def test_what_is_dropped_is_not_counted_any_more() -> None:
-    jobs = registry(keep_bytes=100 + 2 * EVENT_BYTES)
-    for moment in range(50):
-        end(jobs, add(jobs), moment, size=60)
-    end(jobs, add(jobs), 50.0, size=40)
-    assert ids(jobs) == [51, 50]
 
 
 def test_a_page_is_stable_while_jobs_come_and_go() -> None:

@@ -1,0 +1,120 @@
+"""The metrics as others read them: Prometheus or OpenMetrics text, and one JSON document.
+
+Runs in: supervisor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+
+from killable.supervisor.gauges import Gauges
+from killable.supervisor.job import TERMINAL_STATES
+from killable.supervisor.metrics import ACCEPTED, REPLAYED, Metrics
+
+MS = 0.001
+
+
+def as_text(metrics: Metrics, gauges: Gauges, rss_bytes: int, *, openmetrics: bool) -> bytes:
+    """Return one scrape."""
+    encode, _ = choose_encoder("application/openmetrics-text" if openmetrics else "text/plain")
+    scrape = _Scrape(metrics, gauges, rss_bytes)
+    return encode(scrape if openmetrics else _WithoutCreated(scrape))
+
+
+def as_json(metrics: Metrics, gauges: Gauges, uptime_s: float) -> dict[str, Any]:
+    """Return what `GET /v1/metrics` answers."""
+    outcomes = {f"jobs_{state}": _sum(metrics.jobs, 1, state) for state in TERMINAL_STATES}
+    signals = ("SIGTERM", "SIGKILL")
+    refused = {code: n for code, n in metrics.submissions.items() if code not in (ACCEPTED, REPLAYED)}
+    return {
+        **outcomes,
+        **gauges.jobs,
+        "accepted": metrics.submissions[ACCEPTED],
+        "replayed": metrics.submissions[REPLAYED],
+        "refused": refused,
+        "cancel_ms": metrics.cancel.percentiles(MS),
+        "queue_wait_ms": metrics.queue_wait.percentiles(MS),
+        "start_ms": metrics.start.percentiles(MS),
+        "first_token_ms": metrics.first_token.percentiles(MS),
+        "recovery_ms": metrics.recovery.percentiles(MS),
+        "run_s": {type: window.percentiles(1) for type, window in sorted(metrics.run.items())},
+        "timeouts": dict(metrics.timeouts),
+        "stops": {code: _sum(metrics.stops, 0, code) for code in sorted({code for code, _ in metrics.stops})},
+        "kills": {signal: _sum(metrics.kills, 1, signal) for signal in signals},
+        "workers": gauges.workers,
+        "spares": gauges.spares,
+        "queue_bytes": gauges.queue_bytes,
+        "tokens": metrics.tokens + gauges.live_tokens,
+        "tokens_saved": metrics.tokens_saved,
+        "sse_clients": gauges.sse_clients,
+        "zygote_restarts": gauges.zygote_restarts,
+        "loop_lag_ms": round(gauges.loop_lag_s / MS, 3),
+        "uptime_s": round(uptime_s, 3),
+    }
+
+
+def _sum(counts: Mapping[tuple[str, ...], int], place: int, label: str) -> int:
+    return sum(number for labels, number in counts.items() if labels[place] == label)
+
+
+class _Scrape:
+    """What is counted, then how things stand: a collector for one answer."""
+
+    def __init__(self, metrics: Metrics, gauges: Gauges, rss_bytes: int) -> None:
+        self._metrics, self._gauges, self._rss_bytes = metrics, gauges, rss_bytes
+
+    def collect(self) -> Iterator[Metric]:
+        metrics, gauges = self._metrics, self._gauges
+        yield _counter("jobs", "Jobs that have ended, each once", metrics.jobs, "type", "outcome")
+        yield _counter("submissions", "Submissions: accepted, replayed, or the code of the refusal",
+                       _single(metrics.submissions), "result")  # fmt: skip
+        yield _counter("stops", "Jobs that were stopped, by what for and by whom", metrics.stops, "cause", "by")
+        yield _counter("kills", "Signals sent to end an attempt", metrics.kills, "cause", "signal")
+        yield _counter("timeouts", "Jobs that a deadline ended", _single(metrics.timeouts), "kind")
+        yield _counter("tokens", "Tokens emitted", {(): metrics.tokens + gauges.live_tokens})
+        yield _counter("tokens_saved", "Tokens that stopped jobs had announced and did not compute",
+                       {(): metrics.tokens_saved})  # fmt: skip
+        yield _counter("zygote_restarts", "Zygotes that died and were started again", {(): gauges.zygote_restarts})
+        yield _gauge("queue_depth", "Jobs that wait for a worker", gauges.queue_depth)
+        yield _gauge("queue_bytes", "Input of the jobs that wait for a worker", gauges.queue_bytes)
+        workers = GaugeMetricFamily("killable_workers", "Worker processes", labels=["state"])
+        for state, number in gauges.workers.items():
+            workers.add_metric([state], number)
+        yield workers
+        yield _gauge("spares", "Warm workers that wait for a job", gauges.spares)
+        yield _gauge("worker_rss_bytes", "Resident memory of all workers; what they share counts in each",
+                     self._rss_bytes)  # fmt: skip
+        yield _gauge("sse_clients", "Open streams", gauges.sse_clients)
+        yield _gauge("loop_lag_seconds", "One whole turn of the supervisor's event loop, now", gauges.loop_lag_s)
+        yield from metrics.registry.collect()
+
+
+class _WithoutCreated:
+    """The older text format has no place for the moment of creation: there it would be a metric of its own."""
+
+    def __init__(self, scrape: _Scrape) -> None:
+        self._scrape = scrape
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self._scrape.collect():
+            family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
+            yield family
+
+
+def _single(counts: Mapping[str, int]) -> dict[tuple[str, ...], int]:
+    return {(label,): number for label, number in counts.items()}
+
+
+def _counter(name: str, text: str, counts: Mapping[tuple[str, ...], int], *labels: str) -> Metric:
+    family = CounterMetricFamily(f"killable_{name}", text, labels=labels)
+    for values, number in counts.items():
+        family.add_metric(values, number)
+    return family
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"killable_{name}", text, value)

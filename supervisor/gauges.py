@@ -1,0 +1,79 @@
+"""How things stand at this moment: what is read when someone asks for the metrics, and never in between.
+
+Runs in: supervisor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from killable.supervisor.backlog import Backlog
+from killable.supervisor.clock import Clock
+from killable.supervisor.job import ACTIVE_STATES
+from killable.supervisor.pool import Pool
+from killable.supervisor.registry import Registry
+from killable.supervisor.worker import Stage
+
+WORKER_STATES = ("spawning", "idle", "busy", "stopping", "leaving", "quarantined")
+
+
+@dataclass(frozen=True, slots=True)
+class Gauges:
+    queue_depth: int
+    queue_bytes: int
+    jobs: dict[str, int]
+    """By public state, the active ones."""
+    workers: dict[str, int]
+    """By state, all of WORKER_STATES."""
+    live_tokens: int
+    """Emitted so far by jobs that have not ended."""
+    zygote_restarts: int
+    sse_clients: int
+    loop_lag_s: float
+
+    @property
+    def spares(self) -> int:
+        """Warm workers that wait for a job."""
+        return self.workers["idle"]
+
+
+async def read_gauges(
+    pools: Iterable[Pool], backlog: Backlog, registry: Registry, clock: Clock, *, sse_clients: int
+) -> Gauges:
+    """Look at everything, in one turn of the loop."""
+    loop_lag_s = await _loop_lag_s(clock)
+    pools = list(pools)
+    active = registry.active()
+    jobs = Counter(entry.public_state for entry in active)
+    workers = Counter(worker.state for pool in pools for worker in pool.workers.values())
+    return Gauges(
+        queue_depth=len(backlog),
+        queue_bytes=backlog.bytes,
+        jobs={state: jobs[state] for state in ACTIVE_STATES},
+        workers={state: workers[state] for state in WORKER_STATES},
+        live_tokens=sum(entry.log.tokens for entry in active),
+        zygote_restarts=sum(pool.zygote_restarts for pool in pools),
+        sse_clients=sse_clients,
+        loop_lag_s=loop_lag_s,
+    )
+
+
+async def read_rss_bytes(pools: Iterable[Pool]) -> int:
+    """Return the resident memory of all workers together, in bytes; what they share is counted in each."""
+    workers = [worker for pool in pools for worker in pool.workers.values() if worker.stage is not Stage.GONE]
+    usages = await asyncio.gather(*(worker.process.usage() for worker in workers))
+    return sum(usage.rss_bytes or 0 for usage in usages)
+
+
+async def _loop_lag_s(clock: Clock) -> float:
+    """Return how long one whole turn of the event loop takes: what a signal, a frame or a request waits at most."""
+    loop = asyncio.get_running_loop()
+    turn = loop.create_future()
+    # The first callback runs among those that are ready now; the second behind all that came meanwhile.
+    loop.call_soon(lambda: loop.call_soon(turn.set_result, None))
+    began = clock.now()
+    await turn
+    return clock.now() - began

@@ -1,0 +1,218 @@
+"""The server's log: one line per record on stderr, as text or JSON, and what may never stand in it.
+
+Runs in: supervisor.
+
+    2026-11-26T20:46:06.123Z info killable.jobs cancelled job_id=job-3f2a91c0 type=spin by=user
+    {"time": "2026-11-26T20:46:06.123Z", "level": "info", "logger": "killable.jobs", "event": "cancelled", ...}
+
+One record is one line whatever a job or a client said: everything is escaped. Token text and printed lines are never
+logged. What else others have said (SAID) is cut, and with `redact` it is not there at all: neither are the messages of
+exceptions, nor the texts of foreign libraries, which may quote anything.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import queue
+import re
+import sys
+import threading
+from typing import Any, Literal, TextIO
+
+from pythonjsonlogger.core import RESERVED_ATTRS
+from pythonjsonlogger.json import JsonFormatter
+
+from killable.supervisor.clock import rfc_3339
+
+Format = Literal["text", "json"]
+
+SAID = frozenset({"error", "reason", "tags", "detail"})
+"""Fields with words of others: a job's or its modules' (error, detail), a client's (reason, tags)."""
+SAID_CHARS_MAX = 1000
+"""Of one field, from its two ends: what it is about and, of a traceback, why; the job's record has the whole."""
+REDACTED = "[redacted]"
+OWN = "killable"
+RECORDS_WAITING_MAX = 10_000
+"""A log that nobody reads costs so many records of memory, and no job a moment."""
+LAST_WORDS_S = 1.0
+
+_PLAIN = re.compile(r"[\w.:/+@~-]+", re.ASCII)
+
+
+class Log:
+    """What `configure` has set up, until `close`."""
+
+    def __init__(self, handler: _Writer, logger_level: int) -> None:
+        self._handler = handler
+        self._before = logging.root.level, logging.getLogger(OWN).level
+        logging.root.addHandler(handler)
+        logging.root.setLevel(max(logger_level, logging.WARNING))
+        logging.getLogger(OWN).setLevel(logger_level)
+
+    def close(self) -> None:
+        """Write what waits, for a second at most, and log nothing more. May be called again."""
+        logging.root.removeHandler(self._handler)
+        root_level, own_level = self._before
+        logging.root.setLevel(root_level)
+        logging.getLogger(OWN).setLevel(own_level)
+        self._handler.close()
+
+
+def configure(
+    log_format: Format = "text", log_level: str = "info", redact: bool = False, stream: TextIO | None = None
+) -> Log:
+    """Send the records of this process to `stream` (stderr). Close what this returns at the end.
+
+    `log_level` is of our own loggers; from other libraries come warnings and worse. Raise ValueError for a level that
+    there is not.
+    """
+    level = logging.getLevelNamesMapping().get(log_level.upper())
+    if level is None:
+        raise ValueError(f"there is no log level {log_level!r}: debug, info, warning or error")
+    formatter = _JsonLines(redact) if log_format == "json" else _TextLines(redact)
+    writer = _Writer(stream or sys.stderr)
+    writer.setFormatter(formatter)
+    return Log(writer, level)
+
+
+class _Writer(logging.Handler):
+    """Formats at once and writes in a thread: a terminal that stands still must not hold up a kill."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+        self._lines: queue.Queue[str | None] = queue.Queue(RECORDS_WAITING_MAX)
+        self._dropped = 0
+        self._closed = False
+        self._thread = threading.Thread(target=self._write, name="killable-log", daemon=True)
+        self._thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = self.format(record)
+            if self._dropped:
+                line = f"{self.format(_lost(self._dropped))}\n{line}"
+            self._lines.put_nowait(line)
+            self._dropped = 0
+        except queue.Full:
+            self._dropped += 1
+        except Exception:
+            self.handleError(record)
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            try:
+                self._lines.put(None, timeout=LAST_WORDS_S)
+            except queue.Full:
+                pass  # nobody reads: the thread ends with the process
+            else:
+                self._thread.join(LAST_WORDS_S)
+        super().close()
+
+    def _write(self) -> None:
+        while (line := self._lines.get()) is not None:
+            try:
+                self._stream.write(line + "\n")
+                if self._lines.empty():
+                    self._stream.flush()
+            except (OSError, ValueError):
+                pass  # its reader has gone, or it is closed: there is nobody left to tell
+
+
+def _lost(number: int) -> logging.LogRecord:
+    text = "records were dropped: nobody reads the log"
+    record = logging.LogRecord(f"{OWN}.log", logging.WARNING, "", 0, text, None, None)
+    record.dropped = number
+    return record
+
+
+class _Redacting(logging.Formatter):
+    """What both formats share."""
+
+    redact: bool
+
+    def format(self, record: logging.LogRecord) -> str:
+        record = logging.makeLogRecord(record.__dict__)  # a copy: other handlers get it too
+        if record.name.partition(".")[0] != OWN and self.redact:
+            record.msg, record.args = f"{REDACTED} {record.module}:{record.lineno}", None
+        for name in SAID & record.__dict__.keys():
+            value = record.__dict__[name]
+            record.__dict__[name] = REDACTED if self.redact and value else _cut(value)
+        record.exc_text = None  # as another formatter wrote it
+        if self.redact:
+            record.stack_info = None
+        record.levelname = record.levelname.lower()
+        return super().format(record)
+
+    def formatException(self, ei: Any) -> str:
+        if not self.redact:
+            return super().formatException(ei)
+        lines, error = [], ei[1]
+        while error is not None:
+            lines.append(f"{type(error).__name__}: {REDACTED}")
+            trace = error.__traceback__
+            while trace is not None:
+                code = trace.tb_frame.f_code
+                lines.append(f"  {code.co_filename}:{trace.tb_lineno} in {code.co_name}")
+                trace = trace.tb_next
+            error = error.__cause__ or error.__context__
+        return "\n".join(lines)
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        return rfc_3339(record.created)
+
+
+class _TextLines(_Redacting):
+    """Time, level, logger, what happened, then the fields as name=value; a traceback follows, indented."""
+
+    def __init__(self, redact: bool) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")
+        self.redact = redact
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = _one_line(record.message)
+        fields = (
+            f"{name}={_shown(value)}"
+            for name, value in record.__dict__.items()
+            if name not in RESERVED_ATTRS and name != "message" and not name.startswith("_") and value not in (None, "")
+        )
+        return " ".join((super().formatMessage(record), *fields))
+
+    def formatException(self, ei: Any) -> str:
+        return "\n".join("    " + _one_line(line) for line in super().formatException(ei).splitlines())
+
+    def formatStack(self, stack_info: str) -> str:
+        return "\n".join("    " + _one_line(line) for line in stack_info.splitlines())
+
+
+class _JsonLines(_Redacting, JsonFormatter):
+    """One JSON object: time, level, logger, event (of other libraries: their text), and the fields beside them."""
+
+    def __init__(self, redact: bool) -> None:
+        JsonFormatter.__init__(
+            self,
+            ("asctime", "levelname", "name", "message"),
+            rename_fields={"asctime": "time", "levelname": "level", "name": "logger", "message": "event"},
+        )
+        self.redact = redact
+
+
+def _cut(value: Any) -> Any:
+    if isinstance(value, str) and len(value) > SAID_CHARS_MAX:
+        half = SAID_CHARS_MAX // 2
+        return f"{value[:half]} … {value[-half:]}"
+    return value
+
+
+def _one_line(text: str) -> str:
+    """Escape what is not printable, line ends of every kind among it."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _shown(value: Any) -> str:
+    """Return a value without spaces as it is, any other as JSON: what it says cannot pass for a field of ours."""
+    if isinstance(value, (int, float)) or (isinstance(value, str) and _PLAIN.fullmatch(value)):
+        return str(value)
+    return json.dumps(value, default=str, ensure_ascii=True)

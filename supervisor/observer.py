@@ -1,0 +1,138 @@
+"""What happens to jobs, counted and logged: the dispatcher and the service call, nothing here calls back.
+
+Runs in: supervisor. The names of events are stable (row F5); their fields are those of HTTP.md's record. A record of a
+signal is written after it was sent: no log is in the way of a kill.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from killable.supervisor.job import PHASES, JobRecord, Submission, Verdict
+from killable.supervisor.lifecycle import Cause
+from killable.supervisor.metrics import Metrics
+from killable.supervisor.registry import Entry
+from killable.workers.errors import Refused
+
+logger = logging.getLogger("killable.jobs")
+
+_SIGNALS = {Cause.STOP_ASKED: "term_sent", Cause.KILL_DUE: "kill_sent"}
+_FACTS = ("signal", "exit_code", "oom")
+"""Of an outcome: how it ended. Its traceback stays in the job's record."""
+
+
+class Observer:
+    """One for each supervisor."""
+
+    def __init__(self) -> None:
+        self.metrics = Metrics()
+        self.sse_clients = 0
+
+    # ── on the way in ──
+
+    def on_submitted(self, entry: Entry) -> None:
+        self.metrics.on_submitted()
+        _log(logging.INFO, "submitted", entry, tenant=entry.submission.tenant, tags=entry.submission.tags)
+
+    def on_replayed(self, record: JobRecord) -> None:
+        self.metrics.on_replayed()
+        logger.info("replayed", extra={"job_id": record.job_id, "type": record.type})
+
+    def on_refused(self, submission: Submission, refused: Refused) -> None:
+        self.metrics.on_refused(refused.code)
+        fields = {"code": refused.code, "error": refused.message, "tenant": submission.tenant}
+        logger.info("refused", extra=fields | _correlation(submission))
+
+    # ── on the way ──
+
+    def on_left_queue(self, entry: Entry, now: float) -> None:
+        """A worker has it, or its time in the queue is over."""
+        self.metrics.on_left_queue(entry.type.name, now - entry.created)
+
+    def on_entered(self, entry: Entry) -> None:
+        assert entry.started is not None and entry.assigned is not None
+        start_s = entry.started - entry.assigned
+        self.metrics.on_entered(entry.type.name, start_s)
+        waited_ms, start_ms = _ms(entry.assigned - entry.created), _ms(start_s)
+        _log(logging.INFO, "started", entry, pid=entry.pid, queue_wait_ms=waited_ms, start_ms=start_ms)
+
+    def on_first_token(self, entry: Entry, now: float) -> None:
+        if entry.started is not None:
+            self.metrics.on_first_token(entry.type.name, now - entry.started)
+
+    def on_cancel_asked(self, entry: Entry, verdict: Verdict, grace_s: float | None) -> None:
+        _log(
+            logging.INFO, "cancel_requested", entry,
+            by=verdict.by, reason=verdict.reason, grace_s=entry.limits.grace_s if grace_s is None else grace_s,
+        )  # fmt: skip
+
+    def on_transition(self, entry: Entry, cause: Cause) -> None:
+        """Of all transitions those are logged that go with a signal."""
+        event = _SIGNALS.get(cause)
+        if event is not None:
+            verdict = entry.verdict or Verdict("")
+            grace_s = entry.attempt.grace_s if entry.attempt else None
+            _log(logging.INFO, event, entry, pid=entry.pid, code=verdict.code, by=verdict.by, grace_s=grace_s)
+
+    # ── the end ──
+
+    def on_ended(self, entry: Entry) -> None:
+        """Its outcome is stored: the only call for the end of a job, whatever ended it."""
+        outcome, certificate = entry.outcome, entry.certificate or {}
+        assert outcome is not None and entry.ended is not None
+        ran_s = None if entry.started is None else entry.ended - entry.started
+        self.metrics.on_ended(
+            entry.type.name,
+            outcome,
+            entry.verdict,
+            certificate,
+            ran_s=ran_s,
+            tokens=entry.log.tokens,
+            tokens_left=_tokens_left(entry),
+        )
+        fields: dict[str, Any] = {"code": outcome.code, "error": outcome.message}
+        if entry.verdict is not None:
+            fields |= {"by": entry.verdict.by, "reason": entry.verdict.reason}
+        fields |= {name: outcome.facts.get(name) for name in _FACTS}
+        fields["ran_s"] = None if ran_s is None else round(ran_s, 3)
+        fields["tokens"] = entry.log.tokens
+        fields |= {f"{phase}_ms": certificate.get(phase) for phase in PHASES}
+        # A job that fails is no fault of the server; a process that cannot be killed is.
+        _log(logging.ERROR if outcome.code == "unkillable" else logging.INFO, outcome.state, entry, **fields)
+
+    def on_recovered(self, after_s: float) -> None:
+        """A worker is warm in place of one that an attempt took with it."""
+        self.metrics.on_recovered(after_s)
+
+
+def _log(level: int, event: str, entry: Entry, **fields: Any) -> None:
+    """Write one record; what is not known is left out."""
+    if logger.isEnabledFor(level):
+        every = {
+            "job_id": entry.id,
+            "type": entry.type.name,
+            "worker_id": entry.worker_id,
+            "attempt": entry.attempts or None,
+            **_correlation(entry.submission),
+            **fields,
+        }
+        known = {name: value for name, value in every.items() if value not in (None, "", {})}
+        logger.log(level, event, extra=known)
+
+
+def _correlation(submission: Submission) -> dict[str, str]:
+    return {"correlation_id": submission.correlation_id} if submission.correlation_id else {}
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 3)
+
+
+def _tokens_left(entry: Entry) -> int:
+    """Return how many tokens the job had still announced (`ctx.progress(done, total, "tokens")`)."""
+    progress = entry.progress or {}
+    done, total = progress.get("done"), progress.get("total")
+    if progress.get("unit") not in ("token", "tokens") or not isinstance(total, int) or not isinstance(done, int):
+        return 0
+    return max(0, total - max(done, entry.log.tokens))

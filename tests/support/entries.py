@@ -1,0 +1,48 @@
+"""A registry with entries that no supervisor runs.
+
+Runs in: the test process.
+"""
+
+from __future__ import annotations
+
+from killable.supervisor.eventlog import EventLog
+from killable.supervisor.job import JobType, Limits, Submission
+from killable.supervisor.lifecycle import State
+from killable.supervisor.registry import Entry, Registry
+
+TYPE = JobType(
+    name="work", description="", input_schema={}, pool="p", codec="json", limits=Limits(), caps={}, operations=()
+)
+
+
+def registry(keep_jobs: int = 10, keep_bytes: int = 1 << 30, keep_s: float = 1e9) -> Registry:
+    return Registry(keep_jobs=keep_jobs, keep_bytes=keep_bytes, keep_s=keep_s)
+
+
+def add(jobs: Registry, **fields: object) -> Entry:
+    number = jobs.next_number()
+    entry = Entry(
+        id=f"job-{number}",
+        number=number,
+        type=TYPE,
+        submission=Submission("work", b"input"),
+        limits=Limits(),
+        log=EventLog(1 << 20),
+        created_at="",
+        created=0.0,
+    )
+    for name, value in fields.items():
+        setattr(entry, name, value)
+    jobs.add(entry)
+    return entry
+
+
+def end(jobs: Registry, entry: Entry, now: float, size: int = 0, state: State = State.COMPLETED) -> None:
+    entry.log.append("completed", b"x" * size)
+    entry.state, entry.ended = state, now
+    jobs.note_end(entry, now)
+
+
+def ids(jobs: Registry) -> list[int]:
+    found, _ = jobs.page(state=None, type=None, tag=None, limit=10_000, before=None)
+    return [entry.number for entry in found]

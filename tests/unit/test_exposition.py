@@ -1,0 +1,114 @@
+"""The metrics as text and as JSON."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+from prometheus_client.samples import Sample
+
+from killable.supervisor import exposition
+from killable.supervisor.gauges import WORKER_STATES, Gauges
+from killable.supervisor.job import Outcome, Verdict
+from killable.supervisor.metrics import Metrics
+
+HTTP_MD = """
+jobs_total{type,outcome} · job_duration_seconds · queue_depth · queue_bytes · queue_wait_seconds · start_seconds ·
+first_token_seconds · cancel_seconds{phase} · kills_total{cause,signal} · timeouts_total{kind} · workers{state} ·
+spares · worker_rss_bytes · tokens_total · recovery_seconds · sse_clients · loop_lag_seconds · zygote_restarts_total
+"""
+"""The last section of the HTTP contract, word for word."""
+BY_TYPE = {"job_duration_seconds", "queue_wait_seconds", "start_seconds", "first_token_seconds"}
+"""Histograms that a limit of a type is set from."""
+MORE = {"submissions_total": {"result"}, "stops_total": {"cause", "by"}, "tokens_saved_total": set()}
+"""Rows F3 and F4."""
+GAUGES = Gauges(
+    queue_depth=3, queue_bytes=99, jobs={"queued": 3, "running": 1, "stopping": 0},
+    workers=dict.fromkeys(WORKER_STATES, 0) | {"idle": 2, "busy": 1},
+    live_tokens=5, zygote_restarts=1, sse_clients=4, loop_lag_s=0.002,
+)  # fmt: skip
+
+
+def contract() -> dict[str, set[str]]:
+    """Return the labels by name that the contract and the rows ask for."""
+    names = re.findall(r"(\w+)(?:\{([\w,]+)\})?", HTTP_MD)
+    listed = {name: set(labels.split(",")) if labels else set() for name, labels in names}
+    return listed | {name: {"type"} for name in BY_TYPE} | MORE
+
+
+def used() -> Metrics:
+    metrics = Metrics()
+    metrics.on_types(["work"])
+    metrics.on_submitted()
+    metrics.on_left_queue("work", 0.1)
+    metrics.on_entered("work", 0.1)
+    metrics.on_first_token("work", 0.1)
+    phases = {"term_sent": 0.1, "acknowledged": 0.4, "kill_sent": 1.0, "exited": 1.2, "tree_empty": 2.0}
+    verdict = Verdict("cancelled", by="user", reason="no more")
+    metrics.on_ended("work", Outcome("cancelled", "cancelled"), verdict, phases, ran_s=1.0, tokens=7, tokens_left=3)
+    metrics.on_ended("work", Outcome("completed"), None, {}, ran_s=1.0, tokens=0)
+    metrics.on_recovered(0.02)
+    return metrics
+
+
+def text(*, openmetrics: bool = False) -> str:
+    return exposition.as_text(used(), GAUGES, 1 << 20, openmetrics=openmetrics).decode()
+
+
+def samples(exposed: str) -> dict[str, list[Sample]]:
+    """Return the samples by the name that the contract gives to them."""
+    found: dict[str, list[Sample]] = {}
+    for family in parse_text(exposed):
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        found[name.removeprefix("killable_")] = family.samples
+    return found
+
+
+@pytest.mark.row("F2")
+def test_the_text_has_exactly_the_names_and_labels_of_the_contract() -> None:
+    assert all(name.startswith("killable_") for name in re.findall(r"^(\w+)", text(), re.MULTILINE))
+    labels = {
+        name: {label for sample in found for label in sample.labels} - {"le"} for name, found in samples(text()).items()
+    }
+    assert labels == contract()
+
+
+@pytest.mark.row("F2")
+def test_openmetrics_says_the_same_and_ends_as_it_must() -> None:
+    exposed = text(openmetrics=True)
+    assert exposed.endswith("# EOF\n")
+    names = {f.name + ("_total" if f.type == "counter" else "") for f in parse_openmetrics(exposed)}
+    assert {name.removeprefix("killable_") for name in names} == set(contract())
+
+
+def test_the_moment_of_creation_is_no_metric_of_its_own() -> None:
+    assert "_created" not in text() and "_created" in text(openmetrics=True)
+
+
+@pytest.mark.row("F3")
+def test_gauges_are_those_of_the_moment_and_live_tokens_count() -> None:
+    found = {name: each[0].value for name, each in samples(text()).items() if not each[0].labels}
+    assert found["queue_depth"] == 3 and found["queue_bytes"] == 99 and found["sse_clients"] == 4
+    assert found["tokens_total"] == 12 and found["tokens_saved_total"] == 3 and found["zygote_restarts_total"] == 1
+    assert found["spares"] == 2 and found["worker_rss_bytes"] == 1 << 20 and found["loop_lag_seconds"] == 0.002
+    states = {sample.labels["state"]: sample.value for sample in samples(text())["workers"]}
+    assert states == GAUGES.workers
+
+
+@pytest.mark.row("A14", "F4")
+def test_the_json_has_every_count_and_percentile() -> None:
+    told = exposition.as_json(used(), GAUGES, uptime_s=12.3456)
+    assert [told[f"jobs_{state}"] for state in ("completed", "failed", "cancelled", "timed_out")] == [1, 0, 1, 0]
+    assert told["cancel_ms"] == {"p50": 2.0, "p95": 2.0, "p99": 2.0}
+    assert told["run_s"] == {"work": {"p50": 1.0, "p95": 1.0, "p99": 1.0}}
+    assert told["kills"] == {"SIGTERM": 1, "SIGKILL": 1} and told["stops"] == {"cancelled": 1}
+    assert (told["queued"], told["running"], told["stopping"], told["tokens"]) == (3, 1, 0, 12)
+    assert (told["accepted"], told["refused"], told["uptime_s"], told["loop_lag_ms"]) == (1, {}, 12.346, 2.0)
+
+
+def test_before_anything_has_happened_counts_are_nought_and_percentiles_null() -> None:
+    told = exposition.as_json(Metrics(), GAUGES, uptime_s=0)
+    assert told["jobs_completed"] == 0 and told["cancel_ms"] == {"p50": None, "p95": None, "p99": None}
+    assert told["run_s"] == {} and told["timeouts"]["run"] == 0

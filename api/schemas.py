@@ -251,6 +251,9 @@ class JobType(BaseModel):
     available: bool
     unavailable_reason: str
     operations: list[str]
+    limit_sources: dict[str, str] = Field(
+        description="Who set each limit: decorator, or the key of killable.toml that did or would (limits.run_s)"
+    )
 
 
 class JobTypeList(BaseModel):

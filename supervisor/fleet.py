@@ -57,6 +57,11 @@ class Fleet:
             if pool.startup_error is not None:
                 raise pool.startup_error
 
+    async def until_warm(self) -> None:
+        for pool in self:
+            if pool.spec.spares:
+                await pool.until_warm()
+
     async def close(self) -> None:
         """End every worker and zygote; return when nothing is left."""
         async with asyncio.TaskGroup() as closing:

@@ -209,6 +209,8 @@ class JobType:
     available: bool = True
     unavailable_reason: str = ""
     operations: tuple[str, ...] = ()
+    limit_sources: dict[str, str] = field(default_factory=dict)
+    """Who set each limit: `decorator`, or the key of `killable.toml` that did or would (`limits.run_s`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,4 +72,5 @@ class JobTypes:
             available=reported["available"],
             unavailable_reason=reported["unavailable_reason"] or "",
             operations=tuple(reported["operations"]),
+            limit_sources=limits.sources_of_type(self._settings, name, reported["limits"]),
         )

@@ -33,6 +33,21 @@ def limits_of_type(settings: Settings, name: str, declared: Mapping[str, Any]) -
     return limits.over(lowered)
 
 
+def sources_of_type(settings: Settings, name: str, declared: Mapping[str, Any]) -> dict[str, str]:
+    """Return who set each of a type's default limits: `decorator`, or the key of `killable.toml` that did or would."""
+    job = settings.jobs.get(name, JobSettings())
+    asked = settings.limits.over(dict(declared)).over(dict(job.limits))
+    sources: dict[str, str] = {}
+    for limit, value in limits_of_type(settings, name, declared).as_json().items():
+        if value != getattr(asked, limit):
+            sources[limit] = f"caps.{limit}" if value == settings.caps.get(limit) else f"jobs.{name}.caps.{limit}"
+        elif limit in job.limits:
+            sources[limit] = f"jobs.{name}.limits.{limit}"
+        else:
+            sources[limit] = "decorator" if limit in declared else f"limits.{limit}"
+    return sources
+
+
 def limits_of_job(defaults: Limits, caps: Mapping[str, float], asked: Mapping[str, Any]) -> Limits:
     """Return one job's limits. Raise Refused: limit_over_cap."""
     for limit, cap in caps.items():

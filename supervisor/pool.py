@@ -69,6 +69,7 @@ class Pool:
         self._spawner: Spawner = open_spawner(spec, self)
         self._reported: list[dict[str, Any]] = []
         self._decided = asyncio.Event()
+        self._warm_or_broken = asyncio.Event()
         self._failures = 0
         self._zygote = Zygote.NONE
         self._worked = False
@@ -91,6 +92,10 @@ class Pool:
 
     async def wait_started(self) -> None:
         await self._decided.wait()
+
+    async def until_warm(self) -> None:
+        """Wait until a worker has been idle, or the pool was broken: then its preloads are known to work, or not."""
+        await self._warm_or_broken.wait()
 
     async def close(self) -> None:
         self._closing = True
@@ -186,6 +191,7 @@ class Pool:
 
     def _add_idle(self, worker: Worker) -> None:
         self._idle.append(worker)
+        self._warm_or_broken.set()
         waiters, self._ready_waiters = self._ready_waiters, []
         for callback in waiters:
             callback()
@@ -232,6 +238,7 @@ class Pool:
         self.state, self.detail = "broken", why
         logger.error("pool_broken", extra={"pool": self.spec.name, "detail": why})
         self._decided.set()
+        self._warm_or_broken.set()
         self._owner.on_pool_broken(self, errno)
 
     # ── the zygote ──

@@ -77,6 +77,10 @@ class Supervisor:
             await self.close()
             raise
 
+    async def until_warm(self) -> None:
+        """Wait until every pool that is to have spares has had a worker ready, or is broken."""
+        await self._fleet.until_warm()
+
     async def close(self, grace_s: float | None = None) -> None:
         """Cancel what runs, each job with its own grace or this one, and return when nothing is left.
 
@@ -262,6 +266,7 @@ class Supervisor:
     async def drain(self, *, deadline_s: float | None = None) -> Drained:
         if not self._drain.shutting_down:  # it has a deadline of its own
             self._drain.begin(self._clock, deadline_s, self._on_drain_deadline)
+            logger.warning("draining", extra={"deadline_s": deadline_s, "active": len(self._registry.active())})
         return self._drained()
 
     def _on_drain_deadline(self) -> None:
@@ -269,6 +274,7 @@ class Supervisor:
 
     async def undrain(self) -> Drained:
         self._drain.end()
+        logger.warning("drain_ended")
         return self._drained()
 
     async def drained(self) -> Drained:

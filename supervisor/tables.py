@@ -1,60 +1,25 @@
-"""The tables of `killable.toml`: which keys there are, what each takes, and what is wrong, in words.
+"""The tables of `killable.toml`: which keys there are, what each is for and takes.
 
 Runs in: supervisor, before it starts. Pure. The pydantic edge of `config`.
+
+The line under a key is its documentation everywhere: in the JSON Schema, and in `killable config --example`.
 """
 
 from __future__ import annotations
 
-import difflib
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, StringConstraints, ValidationError
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, StringConstraints, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
-from killable.workers.errors import KillableError
 from killable.workers.units import parse_bytes, parse_seconds
 
 NO_LIMIT = "none"
 """TOML has no null: this word takes a limit away."""
 
 NAME = r"^[a-z][a-z0-9_-]{0,62}$"
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """One thing that is wrong: where, what belongs there, what stands there, and who put it there."""
-
-    key: str
-    expected: str
-    found: str
-    source: str = ""
-
-    def __str__(self) -> str:
-        found = f"; found {self.found}" if self.found else ""
-        return f"{self.key}: {self.expected}{found}{f' ({self.source})' if self.source else ''}"
-
-
-class ConfigError(KillableError):
-    """The configuration cannot be used. Fact: `faults`, all of them and not the first, as mappings."""
-
-    code = "configuration"
-    exit_code = 78
-
-    @property
-    def retryable(self) -> bool:
-        return False
-
-    @classmethod
-    def of(cls, faults: Sequence[Fault]) -> ConfigError:
-        """Return the error that lists these faults, one line each."""
-        headline = (
-            "the configuration has a fault" if len(faults) == 1 else f"the configuration has {len(faults)} faults"
-        )
-        lines = [f"{headline}:", *(f"  {fault}" for fault in faults)]
-        return cls("\n".join(lines), code=cls.code, faults=[asdict(fault) for fault in faults])
 
 
 def _parsed(parse: Callable[[Any], float | int], expected: str) -> BeforeValidator:
@@ -73,17 +38,33 @@ def _none_word(value: Any) -> Any:
     return None if value == NO_LIMIT else value
 
 
+def _amount(number: str, text: str, example: str) -> WithJsonSchema:
+    """Return the schema of an amount, for editors: they check what stands in the file, before it is parsed."""
+    return WithJsonSchema(
+        {"anyOf": [{"type": number, "minimum": 0}, {"type": "string", "pattern": text}]} | {"examples": [example]}
+    )
+
+
 _SECONDS = _parsed(parse_seconds, 'seconds, not negative: a number, or text like "5m"')
 _BYTES = _parsed(parse_bytes, 'bytes, not negative: a whole number, or text like "1GiB"')
+_SECONDS_TEXT = r"^([0-9.]+(ms|s|m|h|d)?)+$"
+_BYTES_TEXT = r"^[0-9.]+ ?([kKmMgGtT][iI]?)?[bB]?$"
+_SECONDS_FORM = _amount("number", _SECONDS_TEXT, "5m")
+_BYTES_FORM = _amount("integer", _BYTES_TEXT, "1GiB")
+_SECONDS_OR_NONE_FORM = _amount("number", f"{_SECONDS_TEXT}|^{NO_LIMIT}$", "5m")
+_BYTES_OR_NONE_FORM = _amount("integer", f"{_BYTES_TEXT}|^{NO_LIMIT}$", "1GiB")
 
 Text = Annotated[str, Strict()]
+Truth = Annotated[bool, Strict()]
 Count = Annotated[int, Strict(), Field(ge=0)]
 AtLeastOne = Annotated[int, Strict(), Field(ge=1)]
-Seconds = Annotated[float, _SECONDS, Field(ge=0, allow_inf_nan=False)]
-SomeSeconds = Annotated[float, _SECONDS, Field(gt=0, allow_inf_nan=False)]
-SomeBytes = Annotated[int, _BYTES, Field(gt=0)]
-SecondsOrNone = Annotated[SomeSeconds | None, BeforeValidator(_none_word)]
-BytesOrNone = Annotated[SomeBytes | None, BeforeValidator(_none_word)]
+Seconds = Annotated[float, _SECONDS, Field(ge=0, allow_inf_nan=False), _SECONDS_FORM]
+SomeSeconds = Annotated[float, _SECONDS, Field(gt=0, allow_inf_nan=False), _SECONDS_FORM]
+Bytes = Annotated[int, _BYTES, Field(ge=0), _BYTES_FORM]
+SomeBytes = Annotated[int, _BYTES, Field(gt=0), _BYTES_FORM]
+SecondsOrNone = Annotated[SomeSeconds | None, BeforeValidator(_none_word), _SECONDS_OR_NONE_FORM]
+AnySecondsOrNone = Annotated[Seconds | None, BeforeValidator(_none_word), _SECONDS_OR_NONE_FORM]
+BytesOrNone = Annotated[SomeBytes | None, BeforeValidator(_none_word), _BYTES_OR_NONE_FORM]
 
 
 def _texts(value: Any) -> Any:
@@ -94,29 +75,62 @@ def _texts(value: Any) -> Any:
     return tuple(listed)
 
 
+_TEXT_OR_TEXTS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
+Texts = Annotated[tuple[Text, ...], BeforeValidator(_texts), WithJsonSchema(_TEXT_OR_TEXTS)]
+
+
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
-    """`[server]`: the HTTP side, and the bounds of the queue and of what is kept."""
+    """The HTTP side, the bounds of the queue and of what is kept, the log."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     host: Text = "127.0.0.1"
+    """Address to listen on; any but loopback needs an API key."""
     port: Annotated[int, Strict(), Field(ge=0, le=65535)] = 7833
+    """0 takes a free one."""
     uds: Text = ""
-    """Path of a Unix socket to listen on instead of host and port."""
+    """Path of a Unix socket (mode 0600) to listen on instead of host and port."""
+    api_keys_file: Text = ""
+    """A file that only its owner can read, lines `NAME ROLE KEY`, role submit or operate. KILLABLE_API_KEY adds one."""
     allowed_hosts: tuple[Text, ...] = ()
+    """Names, beyond loopback and `host`, under which clients reach this server."""
     cors_origins: tuple[Text, ...] = ()
+    """Origins like "https://app.example" whose pages may call this server."""
+    connections_max: AtLeastOne = 2000
+    """Open connections at once; a stream holds one."""
+    header_timeout_s: SomeSeconds = 10.0
+    """For a request's header to be there, from its first byte or, on a new connection, from its start."""
     body_bytes_max: SomeBytes = 16 << 20
+    """The largest request body: a larger one is 413."""
     result_inline_bytes_max: SomeBytes = 64 << 10
+    """A longer result stands in a record as a reference to its own address."""
     queue_jobs_max: AtLeastOne = 1000
+    """Jobs that wait; one more is 429 queue_full."""
     queue_bytes_max: SomeBytes = 256 << 20
+    """Bytes of input that wait; more are 429 queue_full."""
     keep_jobs: Count = 1000
-    keep_bytes: Annotated[int, _BYTES, Field(ge=0)] = 512 << 20
+    """Ended jobs that stay readable; the first bound of the three that is met drops the oldest."""
+    keep_bytes: Bytes = 512 << 20
+    """Memory that ended jobs may hold."""
     keep_s: Seconds = 3600.0
+    """For how long an ended job stays readable."""
+    drain_s: Seconds = 0.0
+    """After Ctrl-C or SIGTERM: for jobs to end by themselves, before each is cancelled with its own grace."""
     ack_cpu_s: Seconds = 0.1
+    """Processor time within ack_s after which code that did not hear SIGTERM counts as stuck."""
     unkillable_s: SomeSeconds = 10.0
+    """After SIGKILL: then a process that is still there is given up, and its slot is quarantined."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """What goes to stderr; info has a line for each step of a job's life."""
+    log_format: Literal["text", "json"] = "text"
+    """json: one object per line."""
+    redact: Truth = False
+    """Keep what jobs and clients say (errors, reasons, tags) out of the server's own log; tokens are never in it."""
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     def given(self) -> dict[str, Any]:
         """Return what was written, without the defaults."""
@@ -124,127 +138,100 @@ class _Table(BaseModel):
 
 
 class LimitsTable(_Table):
-    """`[limits]` and `[jobs.NAME.limits]`; what is not written stays as it was."""
+    """Limits of a job; what is not written stays as it was."""
 
     queue_s: SecondsOrNone = None
+    """In the queue: then `timed_out`, timeout.queue."""
     start_s: SecondsOrNone = None
+    """From a worker to the function's first line: then timeout.start."""
     run_s: SecondsOrNone = None
+    """In the function: then timeout.run."""
     grace_s: Seconds = 0.0
-    ack_s: Annotated[Seconds | None, BeforeValidator(_none_word)] = None
+    """For clean-up after SIGTERM: then SIGKILL."""
+    ack_s: AnySecondsOrNone = None
+    """For hearing SIGTERM: native code that did not is killed then; from grace_s on it has the whole grace."""
     memory_bytes: BytesOrNone = None
+    """Growth of a process's private memory: then `failed`, limit.memory."""
     output_bytes: SomeBytes = 1
+    """Tokens, logs, checkpoints: then limit.output."""
 
 
 class CapsTable(_Table):
-    """`[caps]` and `[jobs.NAME.caps]`: nobody may ask for more; `none` takes a cap away."""
+    """The most that a job may ask for (422 limit_over_cap); "none" takes a cap away."""
 
     queue_s: SecondsOrNone = None
+    """Cap of queue_s."""
     start_s: SecondsOrNone = None
+    """Cap of start_s."""
     run_s: SecondsOrNone = None
+    """Cap of run_s."""
     grace_s: SecondsOrNone = None
+    """Cap of grace_s: nobody can hold up a cancel for longer."""
     ack_s: SecondsOrNone = None
+    """Cap of ack_s."""
     memory_bytes: BytesOrNone = None
+    """Cap of memory_bytes."""
     output_bytes: BytesOrNone = None
+    """Cap of output_bytes."""
 
 
 class PoolTable(_Table):
-    """`[pools.NAME]`."""
+    """A zygote that has imported the modules, and its workers."""
 
-    module: Annotated[tuple[Text, ...], BeforeValidator(_texts)]
+    module: Texts
+    """A module name, a path like "./my_jobs.py" (from the file's folder), or a list of them."""
     workers: AtLeastOne | None = None
+    """Most busy workers at once; default: the number of cores."""
     spares: Count = 1
+    """Warm and idle workers, beyond the busy ones."""
     jobs_per_worker_max: Count = 1
+    """1: a fresh process per job; 0: reuse without end."""
     start_method: Literal["fork", "spawn"] = "fork"
+    """"spawn" (exec) for engines that start threads when they are loaded."""
     python: Text = ""
+    """Another interpreter, by name or path; empty: the server's own."""
     nice: Annotated[int, Strict(), Field(ge=0, le=19)] = 5
+    """Of workers, so that the server always gets a core."""
     env: dict[Text, Text] = {}
+    """Environment variables of the pool's processes, over the server's own."""
 
 
 class JobTable(_Table):
-    """`[jobs.NAME]`."""
+    """What is set for one job type."""
 
     limits: LimitsTable = LimitsTable()
+    """Over the decorator's."""
     caps: CapsTable = CapsTable()
+    """Below the server's."""
 
 
 _Name = Annotated[str, StringConstraints(pattern=NAME)]
 
 
 class FileTable(_Table):
-    """The whole file."""
+    """killable.toml"""
 
     server: ServerSettings = ServerSettings()
+    """The HTTP side, the bounds of the queue and of what is kept, the log."""
     limits: LimitsTable = LimitsTable()
+    """Defaults of all job types; a decorator's and a [jobs.NAME.limits] stand over them."""
     caps: CapsTable = CapsTable()
+    """The most that a job may ask for (422 limit_over_cap)."""
     pools: dict[_Name, PoolTable] = {}
+    """Which modules are served, by how many workers."""
     jobs: dict[_Name, JobTable] = {}
+    """Limits and caps of single job types."""
 
 
-def check(tree: Mapping[str, Any]) -> tuple[FileTable | None, list[Fault]]:
-    """Return the checked tables, or None and every fault."""
-    try:
-        return FileTable.model_validate(tree), []
-    except ValidationError as error:
-        return None, [_fault(details) for details in error.errors(include_url=False)]
-
-
-def dotted(path: Iterable[Any]) -> str:
-    """Return a key as the file spells it."""
-    return ".".join(str(part) for part in path)
-
-
-def shown(value: Any) -> str:
-    """Return a value as the file would spell it, short."""
-    text = json.dumps(value, default=str, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _fault(details: ErrorDetails) -> Fault:
-    key = dotted(part for part in details["loc"] if part != "[key]")
-    return Fault(key, _expected(details), "" if details["type"] == "missing" else shown(details["input"]))
-
-
-def _expected(details: ErrorDetails) -> str:
-    kind, bounds = details["type"], details.get("ctx", {})
-    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"unknown key{_near(details['loc'])}"
-    if kind == "string_pattern_mismatch":
-        return "expected a name: a lower-case letter, then letters, digits, _ and - (63 at most)"
-    if kind == "missing":
-        return "missing; it is required"
-    words = {
-        "expected": details["msg"],
-        "int_type": "a whole number",
-        "string_type": "text",
-        "tuple_type": "a list of texts",
-        "model_type": "a table",
-        "dataclass_type": "a table",
-        "dict_type": "a table",
-        "greater_than_equal": f"at least {bounds.get('ge')}",
-        "greater_than": f"more than {bounds.get('gt')}",
-        "less_than_equal": f"at most {bounds.get('le')}",
-        "literal_error": f"{bounds.get('expected')}".replace("'", '"'),
-    }
-    return f"expected {words.get(kind, details['msg'])}"
-
-
-def _known(path: tuple[Any, ...]) -> list[str]:
-    """Return the keys that may stand where this one stands."""
-    match path:
-        case [_]:
-            return list(FileTable.model_fields)
-        case ["server", _]:
-            return [field.name for field in fields(ServerSettings)]
-        case ["pools", _, _]:
-            return list(PoolTable.model_fields)
-        case ["jobs", _, _]:
-            return list(JobTable.model_fields)
-        case _:
-            return list(LimitsTable.model_fields)
-
-
-def _near(path: tuple[Any, ...]) -> str:
-    """Return a hint: the key that was meant, or the keys that there are."""
-    known = _known(path)
-    meant = difflib.get_close_matches(str(path[-1]), known, n=1)
-    return f" (did you mean {meant[0]}?)" if meant else f" (there are {', '.join(known)})"
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of the file, for editors."""
+    schema = FileTable.model_json_schema()
+    # Limits have no default of their own here: what is not written stays as it was, in the layer below.
+    for table in ("LimitsTable", "CapsTable"):
+        for key in schema["$defs"][table]["properties"].values():
+            key.pop("default", None)
+    for name, key in schema["properties"].items():
+        key.pop("default", None)
+        if name in ("pools", "jobs"):
+            key["additionalProperties"] = False  # a name that is none
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

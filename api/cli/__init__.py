@@ -12,6 +12,8 @@ from typing import Annotated
 
 import typer
 
+from killable.api.cli.check import check
+from killable.api.cli.config import config
 from killable.api.cli.demo import demo
 from killable.api.cli.doctor import doctor
 from killable.api.cli.kill import kill
@@ -49,6 +51,14 @@ _verb(result, "Jobs", "killable result 3f2a --wait 30s")
 _verb(ps, "Jobs", "killable ps", "killable ps -a --type tokenize --tag team=search")
 _verb(inspect, "Jobs", "killable inspect 3f2a", "killable inspect w-7 --json")
 _verb(kill, "Jobs", "killable kill 3f2a 91c0", "killable kill --type generate --now --reason 'wrong prompt'")
+_verb(
+    config,
+    "Server",
+    "killable config my_jobs.py",
+    "killable config --example > killable.toml",
+    "KILLABLE_SERVER__PORT=8000 killable config --no-import --json",
+)
+_verb(check, "Server", "killable check", "killable check my_jobs.py --json")
 _verb(doctor, "Machine", "killable doctor", "killable doctor --json")
 _verb(demo, "Machine", "killable demo")
 

@@ -9,14 +9,16 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.text import Text
 
-from killable.api.cli import exits
+from killable.api.access import is_loopback
+from killable.api.cli import exits, render
 
 if TYPE_CHECKING:
+    from killable.api.cli.configuration import InForce
     from killable.supervisor.engine import Engine
     from killable.supervisor.job import JobType, PoolRecord
 
@@ -27,7 +29,7 @@ _PROOFS = {
 _STATE_STYLES = {"ready": "green", "broken": "red"}
 
 
-async def print_to(engine: Engine, url: str, as_json: bool) -> None:
+async def print_to(engine: Engine, in_force: InForce, url: str, as_json: bool) -> None:
     """Print to stderr, or as one JSON document to stdout."""
     pools, types = await engine.pools(), await engine.job_types()
     if as_json:
@@ -39,16 +41,46 @@ async def print_to(engine: Engine, url: str, as_json: bool) -> None:
                 "instance_id": engine.instance_id,
                 "pools": [asdict(pool) for pool in pools],
                 "job_types": [_type_members(job_type) for job_type in types],
+                "keys": key_members(in_force),
             },
             one_line=True,
         )
         return
     console = exits.stderr_console()
     console.print(Text.assemble(("killable ", "bold"), version("killable"), "  ", (url, "bold cyan")))
-    console.print(_pools_table(pools, types), soft_wrap=False)
-    for text in (*_troubles(pools, types), *_guards(pools)):
+    console.print(pools_table(pools, types), soft_wrap=False)
+    for text in (*troubles(pools, types), *_guards(pools), *_access(in_force)):
         console.print(text)
-    console.print("Ctrl-C ends every job with its grace, then this server", style="dim")
+    console.print(_ending(in_force.config.server.drain_s), style="dim")
+
+
+def _ending(drain_s: float) -> str:
+    """Say what Ctrl-C does."""
+    drains = f"takes no new jobs and gives the others {render.setting(drain_s)}, then " if drain_s else ""
+    return f"Ctrl-C {drains}ends every job with its grace, then this server; a second one kills"
+
+
+def key_members(in_force: InForce) -> list[dict[str, Any]]:
+    """Return who may call: names and roles, never keys."""
+    return [{"name": key.name, "role": key.role} for key in in_force.keys]
+
+
+def _access(in_force: InForce) -> list[Text]:
+    server = in_force.config.server
+    where = server.uds or server.host
+    keys = ", ".join(f"{key.name} ({key.role})" for key in in_force.keys)
+    who = f"with a key: {keys}" if keys else f"no key: whoever reaches {where} may start and stop jobs"
+    lines = [Text.assemble(("access  ", "dim"), who)]
+    if not server.uds and not is_loopback(server.host.strip("[]").lower()):
+        lines.append(
+            Text.assemble(("        ", "dim"), "plain HTTP, keys are readable on the way: TLS is a proxy's to do")
+        )
+        if server.host.strip("[]") in ("0.0.0.0", "::") and not server.allowed_hosts:
+            names = (
+                "other machines are refused (421) until server.allowed_hosts has the names by which they call this one"
+            )
+            lines.append(Text.assemble(("note: ", "bold yellow"), names))
+    return lines
 
 
 def _type_members(job_type: JobType) -> dict[str, object]:
@@ -56,7 +88,8 @@ def _type_members(job_type: JobType) -> dict[str, object]:
     return {name: getattr(job_type, name) for name in names}
 
 
-def _pools_table(pools: Sequence[PoolRecord], types: Sequence[JobType]) -> Table:
+def pools_table(pools: Sequence[PoolRecord], types: Sequence[JobType]) -> Table:
+    """Return POOL STATE WORKERS START JOB TYPES."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("POOL", "STATE", "WORKERS", "START", "JOB TYPES"):
         table.add_column(name)
@@ -72,7 +105,8 @@ def _pools_table(pools: Sequence[PoolRecord], types: Sequence[JobType]) -> Table
     return table
 
 
-def _troubles(pools: Sequence[PoolRecord], types: Sequence[JobType]) -> list[Text]:
+def troubles(pools: Sequence[PoolRecord], types: Sequence[JobType]) -> list[Text]:
+    """Say what is not as it could be, with tracebacks and install lines."""
     lines = []
     for pool in pools:
         if pool.detail:

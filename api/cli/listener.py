@@ -8,14 +8,17 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import stat
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from killable.api.access import is_loopback
 from killable.api.cli.exits import Exit
 from killable.supervisor.config import ConfigError, Fault, ServerSettings
 from killable.workers.errors import KillableError
+
+PATH_BYTES_MAX = 107
+"""unix(7): sun_path has 108, with a zero at the end."""
 
 
 class CannotServe(KillableError):
@@ -52,38 +55,72 @@ class Listener:
                 pass  # someone was tidier than we are
 
 
-def listen(server: ServerSettings) -> Listener:
-    """Bind, and nothing more. Raise ConfigError for an address that is not allowed, CannotServe for the rest."""
+def listen(server: ServerSettings, source: str = "") -> Listener:
+    """Bind, and nothing more. Raise ConfigError for an address that is none of ours, CannotServe for the rest.
+
+    `source` is who wrote the address.
+    """
     if server.uds:
         return _bind_path(os.path.abspath(server.uds))
-    if not is_loopback(server.host.lower()):
-        expected = (
-            "expected 127.0.0.1, ::1 or localhost: any other needs an API key, which this version does not know yet"
-        )
-        raise ConfigError.of([Fault("server.host", expected, f'"{server.host}"')])
     sock: socket.socket | None = None
     try:
-        addresses = socket.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        addresses = socket.getaddrinfo(
+            server.host.strip("[]"), server.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
         family, kind, protocol, _, address = min(addresses, key=lambda found: found[0] != socket.AF_INET)
         sock = socket.socket(family, kind, protocol)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         if sock is not None:
             sock.close()
-        raise cannot_listen(f"port {server.port} of {server.host}", error) from error
-    host = f"[{server.host}]" if ":" in server.host else server.host
-    return Listener(sock, f"http://{host}:{sock.getsockname()[1]}")
+        raise _no_address(server, error, source) from error
+    bound = sock.getsockname()
+    host = server.host.strip("[]")
+    host = f"[{host}]" if ":" in host else host
+    return Listener(sock, f"http://{host}:{bound[1]}")
 
 
 def cannot_listen(place: str, error: OSError) -> CannotServe:
-    if error.errno == errno.EADDRINUSE:
+    """Say why a socket cannot be had, and what to do."""
+    why = (error.strerror or str(error)).lower()
+    if place.startswith("/"):
+        folder = os.path.dirname(place)
+        match error.errno:
+            case errno.EADDRINUSE:
+                return CannotServe(f"{place} is in use, perhaps by another killable serve (--uds takes another path)")
+            case errno.ENOENT | errno.ENOTDIR:
+                return CannotServe(f"cannot listen on {place}: there is no directory {folder}")
+            case errno.EACCES | errno.EPERM | errno.EROFS:
+                return CannotServe(f"cannot listen on {place}: this user may not write in {folder} ({why})")
+    elif error.errno == errno.EADDRINUSE:
         return CannotServe(f"{place} is in use, perhaps by another killable serve (--port takes another, 0 a free one)")
-    return CannotServe(f"cannot listen on {place}: {(error.strerror or str(error)).lower()}")
+    elif error.errno in (errno.EACCES, errno.EPERM):
+        return CannotServe(
+            f"{place} is not for this user ({why}): ports below 1024 need CAP_NET_BIND_SERVICE; take a higher one, and "
+            "a proxy in front"
+        )
+    return CannotServe(f"cannot listen on {place}: {why}")
+
+
+def _no_address(server: ServerSettings, error: Exception, source: str) -> KillableError:
+    if isinstance(error, (UnicodeError, socket.gaierror)):
+        why = getattr(error, "strerror", None) or "no host name"
+        fault = Fault("server.host", "expected an address of this machine", f'"{server.host}": {why.lower()}', source)
+        return ConfigError.of([fault])
+    assert isinstance(error, OSError)
+    if error.errno == errno.EADDRNOTAVAIL:
+        expected = "expected an address of this machine (`ip address` lists them; 0.0.0.0 is all of them)"
+        return ConfigError.of([Fault("server.host", expected, f'"{server.host}"', source)])
+    return cannot_listen(f"port {server.port} of {server.host}", error)
 
 
 def _bind_path(path: str) -> Listener:
     """Bind a Unix socket that only this user can reach; take over the file of a server that is gone."""
+    if len(os.fsencode(path)) > PATH_BYTES_MAX:
+        raise CannotServe(f"cannot listen on {path}: the path of a Unix socket has at most {PATH_BYTES_MAX} bytes")
+    if _is_something_else(path):
+        raise CannotServe(f"cannot listen on {path}: there is something else, no socket; it is left alone")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     mask = os.umask(0o177)  # bind(2) makes the file: a chmod afterwards would leave a moment open to everyone
     try:
@@ -96,6 +133,13 @@ def _bind_path(path: str) -> Listener:
     finally:
         os.umask(mask)
     return Listener(sock, f"unix:{path}", path)
+
+
+def _is_something_else(path: str) -> bool:
+    try:
+        return not stat.S_ISSOCK(os.lstat(path).st_mode)
+    except OSError:
+        return False  # bind(2) says what is wrong with it, if anything is
 
 
 def _is_left_over(path: str) -> bool:

@@ -6,6 +6,7 @@ Runs in: any machine.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -49,6 +50,17 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON: one document, or
 Url = Annotated[
     str,
     typer.Option("--url", envvar="KILLABLE_URL", metavar="URL", help="The server: http://HOST:PORT, or unix:PATH."),
+]
+Target = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="MODULE_OR_FILE",
+        help="Jobs of your own; without it the pools of killable.toml, or the built-in ones.",
+        show_default=False,
+    ),
+]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="Default: $KILLABLE_CONFIG, or ./killable.toml.")
 ]
 Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; kept in the certificate.")]
 

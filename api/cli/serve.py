@@ -2,36 +2,38 @@
 
 Runs in: supervisor (Linux only; elsewhere it says so, and nothing of the supervisor is imported).
 
-    first Ctrl-C, or SIGTERM: no new connections; every job ends with its own grace; streams reach their terminal events
+    first Ctrl-C, SIGTERM, or POST /v1/shutdown: new jobs are refused (503); those that run may end by themselves for
+    `drain_s`, none by default, then each is cancelled with its own grace; streams reach their terminal events; exit 0
     the second one: SIGKILL to what is left
+
+HTTP goes on answering until the last job has ended: a client that asks meanwhile learns what becomes of its job.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import Coroutine, Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from killable.api.cli import exits, render
-from killable.api.cli.options import Json
-from killable.workers.errors import KillableError, Refused
+from killable.api.cli.options import ConfigFile, Json, Target
+from killable.workers.errors import KillableError
 
 if TYPE_CHECKING:
+    from killable.api.cli.configuration import InForce
     from killable.api.cli.listener import Listener
+    from killable.api.cli.web import Web
     from killable.supervisor.config import Config
     from killable.supervisor.service import Supervisor
 
 LAST_WORDS_S = 5.0
 """After the last job has ended: for readers to take their terminal events before they are cut off."""
-PAGE_JOBS = 200
 
 
 class NotHere(KillableError):
@@ -42,61 +44,71 @@ class NotHere(KillableError):
 
 
 def serve(
-    target: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="MODULE_OR_FILE",
-            help="Jobs of your own; without it the pools of killable.toml, or the built-in ones.",
-            show_default=False,
-        ),
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option("--config", metavar="FILE", help="Default: $KILLABLE_CONFIG, or ./killable.toml.")
-    ] = None,
+    target: Target = None,
+    config: ConfigFile = None,
     host: Annotated[str | None, typer.Option("--host", help="Default: 127.0.0.1. Any other needs an API key.")] = None,
     port: Annotated[int | None, typer.Option("--port", help="Default: 7833. 0 takes a free one.")] = None,
     uds: Annotated[
         str | None, typer.Option("--uds", metavar="PATH", help="A Unix socket (mode 0600) instead of host and port.")
     ] = None,
+    log_level: Annotated[
+        str | None, typer.Option("--log-level", metavar="debug|info|warning|error", help="Default: info.")
+    ] = None,
+    log_format: Annotated[
+        str | None, typer.Option("--log-format", metavar="text|json", help="Of the log on stderr. Default: text.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Run the server. Ctrl-C ends every job with its grace, then the server; a second one kills.
 
+    API keys come from a file (server.api_keys_file in killable.toml) and from the variable KILLABLE_API_KEY.
     Nothing that it started outlives it, even when it is killed itself.
     """
     with exits.reporting(as_json):
-        if sys.platform != "linux":
-            raise NotHere(f"serve needs Linux (pidfds, subreapers); this is {sys.platform}", code=NotHere.code)
+        require_linux("serve")
+        from killable.api.cli.configuration import load
         from killable.api.cli.listener import CannotServe, listen
-        from killable.supervisor.config import load
+        from killable.supervisor import logs
 
-        flags = {"server.host": host, "server.port": port, "server.uds": uds}
+        flags = {
+            "server.host": host, "server.port": port, "server.uds": uds,
+            "server.log_level": log_level, "server.log_format": log_format,
+        }  # fmt: skip
         in_force = load(config, os.environ, flags, target)
-        logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-        with listen(in_force.server) as listener:
+        server = in_force.config.server
+        with listen(server, in_force.config.sources.get("server.host", "")) as listener:
+            log = logs.configure(server.log_format, server.log_level, server.redact)
             try:
                 asyncio.run(_serve(in_force, listener, as_json))
             except OSError as error:
                 raise CannotServe(f"the server cannot run: {error}; `killable doctor` looks at this machine") from error
+            finally:
+                log.close()
 
 
-async def _serve(config: Config, listener: Listener, as_json: bool) -> None:
-    """Start, announce, wait for the signal, end."""
+def require_linux(verb: str) -> None:
+    """Raise NotHere."""
+    if sys.platform != "linux":
+        raise NotHere(f"{verb} needs Linux (pidfds, subreapers); this is {sys.platform}", code=NotHere.code)
+
+
+async def _serve(in_force: InForce, listener: Listener, as_json: bool) -> None:
+    """Start, announce, wait until told to end, end."""
     from killable.api.cli import announcement
     from killable.api.cli.web import Web
     from killable.supervisor.service import Supervisor
 
+    config = in_force.config
     stop = _Stop()
     supervisor = Supervisor(config.settings)
     with stop.watching_signals():
         try:
             if not await _started(supervisor, config, stop):
                 return
-            web = Web(supervisor, config.server, listener)
+            web = Web(supervisor, config.server, listener, in_force.keys)
             await web.start()
-            await announcement.print_to(supervisor, listener.url, as_json)
-            await web.until_stopped_or(stop.asked)
-            web.stop_accepting()
+            await announcement.print_to(supervisor, in_force, listener.url, as_json)
+            await _until_told(supervisor, web, stop, config.server.drain_s)
             await _end_jobs(supervisor, stop)
             await web.close(LAST_WORDS_S)
         finally:
@@ -109,27 +121,29 @@ class _Stop:
     def __init__(self) -> None:
         self.asked = asyncio.Event()
         self.asked_again = asyncio.Event()
+        self.signal = ""
 
     @contextlib.contextmanager
     def watching_signals(self) -> Iterator[None]:
         """SIGINT and SIGTERM only ask, until the end: what ends jobs must not be interrupted half-way."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._ask)
+            loop.add_signal_handler(number, self._ask, number.name)
         try:
             yield
         finally:
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.remove_signal_handler(number)
 
-    def _ask(self) -> None:
+    def _ask(self, name: str) -> None:
+        self.signal = name
         (self.asked_again if self.asked.is_set() else self.asked).set()
 
 
 async def _started(supervisor: Supervisor, config: Config, stop: _Stop) -> bool:
     """Start the supervisor and check what only its pools can tell; False: told to stop meanwhile. Raise ConfigError."""
     starting = asyncio.create_task(supervisor.start())
-    await _first_of(starting, stop.asked)
+    await _first_of(_done(starting), stop.asked.wait())
     if not starting.done():
         starting.cancel()
         return False
@@ -145,49 +159,57 @@ async def _started(supervisor: Supervisor, config: Config, stop: _Stop) -> bool:
 
 async def _check_pools(supervisor: Supervisor, config: Config) -> None:
     """Refuse a server in which nothing can start, and settings for job types that there are not."""
-    from killable.supervisor.config import ConfigError, Fault
+    from killable.api.cli.survey import unknown_types
+    from killable.supervisor.config import ConfigError
 
     pools = await supervisor.pools()
     broken = [pool for pool in pools if pool.state == "broken"]
     if len(broken) == len(pools):
         causes = "\n".join(f"pool {pool.name} is broken: {pool.detail.rstrip()}" for pool in broken)
         raise ConfigError(f"no pool can start a job\n{causes}", code=ConfigError.code)
-    known = {job_type.name for job_type in await supervisor.job_types()}
-    unknown = sorted(set(config.settings.jobs) - known)
+    unknown = list(unknown_types(config, {job_type.name for job_type in await supervisor.job_types()}))
     if unknown and not broken:  # with a broken pool nobody knows
-        there_are = f"there is no such job type (there are {', '.join(sorted(known))})"
-        raise ConfigError.of([Fault(f"jobs.{name}", there_are, "", str(config.file or "")) for name in unknown])
+        raise ConfigError.of(unknown)
+
+
+async def _until_told(supervisor: Supervisor, web: Web, stop: _Stop, drain_s: float) -> None:
+    """Wait until the server is to end: by HTTP, or by a signal and what it leaves the jobs."""
+    due = asyncio.create_task(supervisor.until_shutdown())
+    await _first_of(_done(due), stop.asked.wait(), web.until_stopped())
+    if stop.asked.is_set():
+        left = await supervisor.shutdown(deadline_s=drain_s, reason=stop.signal)
+        if not due.done() and left.deadline_s is not None:
+            jobs = render.counted(left.running + left.queued, "job")
+            exits.stderr_console().print(f"{jobs} may end within {render.setting(drain_s)}; Ctrl-C again kills")
+        await _first_of(_done(due), stop.asked_again.wait())
+    stop.asked.set()  # a signal from here on is the second word
+    due.cancel()
 
 
 async def _end_jobs(supervisor: Supervisor, stop: _Stop) -> None:
     """End every job with its own grace; told again, with none."""
     stderr = exits.stderr_console()
-    number = sum([1 async for _ in _active(supervisor)])
-    if number:
+    left = await supervisor.drained()
+    number = left.running + left.queued
+    closing = asyncio.create_task(supervisor.close())
+    if number and not stop.asked_again.is_set():
         verb, whom = ("ends with its grace", "it") if number == 1 else ("end with their grace", "them")
         stderr.print(f"{render.counted(number, 'job')} {verb}; Ctrl-C again kills {whom}")
-    closing = asyncio.create_task(supervisor.close())
-    await _first_of(closing, stop.asked_again)
+    await _first_of(_done(closing), stop.asked_again.wait())
     if not closing.done():
         stderr.print("killing what is left")
-        async for job_id in _active(supervisor):
-            with contextlib.suppress(Refused):  # it ended this moment
-                await supervisor.cancel(job_id, by="shutdown", grace_s=0, wait_s=0)
+        await supervisor.close(grace_s=0)
     await closing
 
 
-async def _active(supervisor: Supervisor) -> AsyncIterator[str]:
-    cursor: str | None = None
-    while True:
-        records, cursor = await supervisor.list(state="active", limit=PAGE_JOBS, cursor=cursor)
-        for record in records:
-            yield record.job_id
-        if cursor is None:
-            return
+async def _done(task: asyncio.Task[Any]) -> None:
+    """Wait for a task without taking its result, and without cancelling it."""
+    await asyncio.wait({task})
 
 
-async def _first_of(task: asyncio.Task[Any], event: asyncio.Event) -> None:
-    """Wait until a task is done or an event is set."""
-    waiting = asyncio.create_task(event.wait())
-    await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
-    waiting.cancel()
+async def _first_of(*awaited: Coroutine[Any, Any, Any]) -> None:
+    """Wait until one of these has happened."""
+    tasks = [asyncio.create_task(each) for each in awaited]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()

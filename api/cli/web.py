@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -17,6 +17,10 @@ import uvicorn
 from killable.api.app import create_app
 from killable.api.cli.listener import Listener, cannot_listen
 from killable.api.cli.protocol import protocol_of
+<<<<<<< HEAD
+=======
+from killable.api.keys import ApiKey
+>>>>>>> w-config
 from killable.api.settings import HttpSettings
 from killable.supervisor.config import ServerSettings
 
@@ -34,12 +38,15 @@ CUT_OFF_S = 1.0
 class Web:
     """The HTTP side of one `serve`."""
 
-    def __init__(self, engine: Engine, server: ServerSettings, listener: Listener) -> None:
+    def __init__(self, engine: Engine, server: ServerSettings, listener: Listener, keys: Sequence[ApiKey] = ()) -> None:
         settings = HttpSettings(
             host=server.host,
             port=server.port,
             allowed_hosts=server.allowed_hosts,
             cors_origins=server.cors_origins,
+            keys=tuple(keys),
+            connections_max=server.connections_max,
+            header_timeout_s=server.header_timeout_s,
             body_bytes_max=server.body_bytes_max,
             result_inline_bytes_max=server.result_inline_bytes_max,
         )
@@ -68,16 +75,13 @@ class Web:
         except OSError as error:
             raise cannot_listen(self._listener.url, error) from error
 
-    async def until_stopped_or(self, event: asyncio.Event) -> None:
-        """Wait for the event; return too when the server has ended by itself."""
-        await self._until(event)
-
-    def stop_accepting(self) -> None:
-        """Close the listening socket; requests and streams that are open go on."""
-        self._server.should_exit = True
+    async def until_stopped(self) -> None:
+        """Wait until the server has ended by itself, which it should not."""
+        assert self._serving is not None
+        await asyncio.wait({self._serving})
 
     async def close(self, last_words_s: float) -> None:
-        """Wait until the open answers are out, at most so long, then drop their connections."""
+        """Take no more connections, wait until the open answers are out, at most so long, then drop the rest."""
         assert self._serving is not None
         self._server.should_exit = True
         await asyncio.wait({self._serving}, timeout=last_words_s)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import sys
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from killable.supervisor.config import Config, ConfigError, load
+from killable.supervisor.inventory import example
 from killable.supervisor.job import Limits
-from killable.supervisor.settings import usable_cores
+from killable.supervisor.settings import Settings, usable_cores
+from killable.supervisor.tables import ServerSettings, json_schema
 
 pytestmark = pytest.mark.row("G11")
 
@@ -68,6 +73,8 @@ def test_a_value_for_a_built_in_pool_does_not_remove_the_other() -> None:
 
 def test_every_key_of_the_manual_is_taken(folder: Path) -> None:
     (folder / "my_jobs.py").write_text("")
+    (folder / "venv" / "bin").mkdir(parents=True)
+    (folder / "venv" / "bin" / "python").symlink_to(sys.executable)
     config = read(
         """
         [server]
@@ -75,11 +82,18 @@ def test_every_key_of_the_manual_is_taken(folder: Path) -> None:
         port = 7834
         body_bytes_max = "16MiB"
         queue_jobs_max = 10
-        queue_bytes_max = "1MiB"
+        queue_bytes_max = "64MiB"
         keep_jobs = 5
         keep_bytes = "512KiB"
         keep_s = "1h"
         allowed_hosts = ["box.local"]
+        api_keys_file = "keys"
+        connections_max = 100
+        header_timeout_s = 5
+        drain_s = "30s"
+        log_format = "json"
+        log_level = "warning"
+        redact = true
         [limits]
         queue_s = 300
         run_s = "10m"
@@ -112,13 +126,16 @@ def test_every_key_of_the_manual_is_taken(folder: Path) -> None:
     assert pool.env == {"OMP_NUM_THREADS": "1"}
     assert pool.folder == str(folder)
     settings = config.settings
-    assert (settings.queue_jobs_max, settings.queue_bytes_max, settings.keep_bytes) == (10, 1 << 20, 512 << 10)
+    assert (settings.queue_jobs_max, settings.queue_bytes_max, settings.keep_bytes) == (10, 64 << 20, 512 << 10)
     assert settings.keep_s == 3600.0
     assert settings.limits.run_s == 600.0
     assert settings.jobs["split"].limits == {"run_s": 30.0}
     assert settings.jobs["split"].caps == {"run_s": 120.0}
     assert config.server.body_bytes_max == 16 << 20
-    assert config.server.allowed_hosts == ("box.local",)
+    server = config.server
+    assert (server.allowed_hosts, server.api_keys_file) == (("box.local",), str(folder / "keys"))
+    assert (server.connections_max, server.header_timeout_s, server.drain_s) == (100, 5.0, 30.0)
+    assert (server.log_format, server.log_level, server.redact) == ("json", "warning", True)
 
 
 def test_flag_over_environment_over_file() -> None:
@@ -129,7 +146,7 @@ def test_flag_over_environment_over_file() -> None:
     assert config.server.host == "127.0.0.1"
     assert config.sources["server.port"] == "--port"
     assert config.sources["server.queue_jobs_max"] == "KILLABLE_SERVER__QUEUE_JOBS_MAX"
-    assert config.sources["server.keep_jobs"] == "given.toml"
+    assert config.sources["server.keep_jobs"] == "given.toml:4"
     assert "server.host" not in config.sources
 
 
@@ -222,7 +239,7 @@ def test_everything_wrong_is_said_at_once_with_key_expectation_and_finding() -> 
     }  # fmt: skip
     assert "did you mean port?" in found["server.prot"]["expected"]
     assert found["server.port"] == {
-        "key": "server.port", "expected": "expected a whole number", "found": '"7833"', "source": "given.toml",
+        "key": "server.port", "expected": "expected a whole number", "found": '"7833"', "source": "given.toml:5",
     }  # fmt: skip
     assert found["server.keep_jobs"]["source"] == "KILLABLE_SERVER__KEEP_JOBS"
     assert '"5m"' in found["limits.run_s"]["expected"]
@@ -265,6 +282,167 @@ def test_a_default_over_its_cap_is_refused_and_an_unwritten_one_is_lowered() -> 
     assert (settings.limits.run_s, settings.caps) == (10.0, {"run_s": 10.0})
 
 
+def test_what_the_rest_contradicts_is_said_together_with_what_is_wrong() -> None:
+    found = faults(
+        """
+        [server]
+        prot = 1
+        [limits]
+        run_s = "2h"
+        grace_s = "2m"
+        [caps]
+        grace_s = "soon"
+        [pools.a]
+        workers = 0
+        module = "./nowhere.py"
+        [pools.b]
+        spares = 2
+        """
+    )
+    # limits.grace_s may well be below the cap that was meant
+    assert set(found) == {
+        "server.prot", "limits.run_s", "caps.grace_s", "pools.a.workers", "pools.a.module", "pools.b.module",
+    }  # fmt: skip
+
+
+def test_a_types_cap_over_the_servers_would_never_hold() -> None:
+    found = faults("[jobs.x.caps]\nrun_s = '2h'\ngrace_s = 'none'\nmemory_bytes = '1GiB'\n")
+    assert set(found) == {"jobs.x.caps.run_s", "jobs.x.caps.grace_s"}
+    assert "raise caps.run_s too" in found["jobs.x.caps.run_s"]["expected"]
+
+
+def test_a_body_that_the_queue_can_never_hold_is_refused_or_lowered() -> None:
+    (fault,) = faults("[server]\nbody_bytes_max = '1GiB'").values()
+    assert (fault["key"], "server.queue_bytes_max" in fault["expected"]) == ("server.body_bytes_max", True)
+    config = read("[server]\nqueue_bytes_max = '1MiB'")
+    assert config.server.body_bytes_max == 1 << 20
+    assert config.sources["server.body_bytes_max"] == "default, lowered to server.queue_bytes_max"
+
+
+def test_a_socket_and_a_port_exclude_each_other_in_one_layer_and_the_later_layer_wins() -> None:
+    (fault,) = faults("[server]\nport = 1\nuds = '/tmp/x'").values()
+    assert (fault["key"], "server.port" in fault["expected"]) == ("server.uds", True)
+    assert set(faults(flags={"server.uds": "x", "server.port": 1})) == {"server.uds"}
+    assert read("[server]\nport = 1", flags={"server.uds": "/tmp/x"}).server.uds == "/tmp/x"
+    over = read("[server]\nuds = '/tmp/x'", {"KILLABLE_SERVER__PORT": "2"})
+    assert (over.server.uds, over.server.port) == ("", 2)
+    assert "server.uds" not in over.sources
+
+
+def test_paths_of_the_file_are_from_its_folder_and_others_from_here(folder: Path) -> None:
+    (folder / "etc").mkdir()
+    (folder / "etc" / "k.toml").write_text("[server]\napi_keys_file = 'keys'\n")
+    assert load(Path("etc/k.toml"), {}, {}, None).server.api_keys_file == str(folder / "etc" / "keys")
+    assert load(Path("etc/k.toml"), {}, {"server.uds": "s"}, None).server.uds == str(folder / "s")
+
+
+def test_an_interpreter_that_is_not_there_is_a_fault() -> None:
+    found = faults('[pools.x]\nmodule = "m"\npython = "./no/python"\n[pools.y]\nmodule = "m"\npython = "no-python"')
+    assert "no such program" in found["pools.x.python"]["found"]
+    assert "not on PATH" in found["pools.y.python"]["found"]
+    assert read('[pools.x]\nmodule = "m"\npython = "python3"').settings.pools[0].python == "python3"
+
+
+@pytest.mark.parametrize("text", ["8000", ""])
+def test_a_variable_with_one_underscore_would_set_nothing(text: str) -> None:
+    (fault,) = faults(environ={"KILLABLE_SERVER_PORT": text}).values()
+    assert "KILLABLE_SERVER__PORT" in fault["expected"]
+    # Kubernetes sets this one for a service that is called killable-server; the others are nothing of ours
+    read(environ={"KILLABLE_SERVER_PORT": "tcp://10.0.0.1:80", "KILLABLE_SERVICE_HOST": "10.0.0.1", "KILLABLE_X": ""})
+
+
+def test_no_fault_shows_a_secret() -> None:
+    text = """
+        api_keys = ["s3cret"]
+        [login]
+        with = "s3cret"
+        [server]
+        api_key = "s3cret"
+        api_keys_file = ["s3cret"]
+        [pools.a]
+        module = "m"
+        [pools.a.env]
+        PIN = 53
+        TOKEN = ["s3cret"]
+        """
+    found = faults(text)
+    assert len(found) == 6
+    assert "did you mean api_keys_file?" in found["server.api_key"]["expected"]
+    assert "s3cret" not in str(found) and "53" not in str(found["pools.a.env.PIN"]["found"])
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "line"),
+    [
+        ("# x\n[server]\n\nport = 0 # y", "server.port", 4),
+        ("server.port = 0", "server.port", 1),
+        ("server = { keep_s = 1,\nport = 0 }", "server.port", 1),
+        ('[ pools . "a" ]\nmodule = "m"\n[pools.a.env]\n"A.B" = "1"', "pools.a.env.A.B", 4),
+        ("[limits]\n[server]\n  port=0", "server.port", 3),
+    ],
+)
+def test_a_value_has_its_line(text: str, key: str, line: int) -> None:
+    if line == 1 and "{" in text:
+        text = text.replace("\n", " ")
+    assert read(text).sources[key] == f"given.toml:{line}"
+
+
 def test_proof_can_be_forced() -> None:
     assert read(environ={"KILLABLE_PROOF": "descendants"}).settings.proof == "descendants"
     assert read().settings.proof == ""
+
+
+# ── the whole file, as it is printed and documented ──
+
+
+def test_the_example_has_every_key_with_its_default(folder: Path) -> None:
+    (folder / "my_jobs.py").write_text("")
+    text = "\n".join(example())
+    config = read(text)
+    assert config.server == ServerSettings()
+    assert (config.settings.limits, config.settings.caps) == (Limits(), Settings(pools=()).caps)
+    (pool,) = config.settings.pools
+    assert (pool.spares, pool.jobs_per_worker_max, pool.start_method, pool.nice) == (1, 1, "fork", 5)
+    tree = tomllib.loads(text)
+    for section, table in (("server", "Server"), ("limits", "Limits"), ("caps", "Caps")):
+        names = json_schema()["$defs"][f"{table}{'Settings' if table == 'Server' else 'Table'}"]["properties"]
+        assert list(tree[section]) == list(names), section
+    assert set(tree["pools"]["text"]) == set(json_schema()["$defs"]["PoolTable"]["properties"])
+    assert all(len(line) <= 120 for line in text.splitlines())
+
+
+def test_every_key_is_documented() -> None:
+    schema = json_schema()
+    silent = [
+        f"{name}.{key}"
+        for name, table in {**schema["$defs"], "": schema}.items()
+        for key, of in table["properties"].items()
+        if not of.get("description") and "$ref" not in of
+    ]
+    assert silent == []
+
+
+@pytest.mark.parametrize(
+    ("text", "fits"),
+    [
+        ("[limits]\nstart_s = 'none'\nmemory_bytes = '1.5GiB'\nqueue_s = '1h30m'", True),
+        ("[pools.a]\nmodule = ['a', 'b']\n[jobs.x.caps]\nrun_s = 3", True),
+        ("[server]\nprot = 1", False),
+        ("[limits]\nrun_s = 'soon'", False),
+        ("[limits]\nmemory_bytes = -1", False),
+        ("[pools.A]\nmodule = 'a'", False),
+        ("[pools.a]\nworkers = 1", False),
+    ],
+)
+def test_an_editor_sees_what_the_server_sees(text: str, fits: bool) -> None:
+    validator = jsonschema.Draft202012Validator(json_schema())
+    validator.check_schema(json_schema())
+    assert validator.is_valid(tomllib.loads(text)) is fits
+    if fits:
+        read(text)
+    else:
+        faults(text)
+
+
+def test_the_schema_takes_the_example() -> None:
+    jsonschema.validate(tomllib.loads("\n".join(example())), json_schema())

@@ -1,0 +1,100 @@
+"""`killable check`: would `serve` start, and with what? Everything is started once, looked at and ended.
+
+Runs in: supervisor, for a moment.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from killable.api.cli import exits, render
+from killable.api.cli.options import ConfigFile, Json, Target
+from killable.api.cli.serve import require_linux
+
+if TYPE_CHECKING:
+    from killable.api.cli.configuration import InForce
+    from killable.api.cli.survey import Survey
+    from killable.supervisor.config import Fault
+    from killable.supervisor.job import JobType
+
+
+def check(target: Target = None, config: ConfigFile = None, as_json: Json = False) -> None:
+    """Read the configuration, start every pool once, and report everything that is wrong.
+
+    Modules are imported, preloads run, one worker per pool gets warm; then all of it is ended. Exit code 0, or 78 with
+    every fault: of the file, the variables and the keys, of pools that do not start, of settings for job types that
+    there are not, of job types that lack something.
+    """
+    with exits.reporting(as_json):
+        require_linux("check")
+        from killable.api.cli.configuration import examine
+        from killable.api.cli.survey import faults_of, survey
+
+        in_force, faults = examine(config, os.environ, {}, target)
+        found = survey(in_force.config)
+        # What the file lacks after its faults were left out is none of the pools' fault.
+        faults += faults_of(in_force.config, found)
+        if as_json:
+            exits.print_json(_members(in_force, found, faults))
+        else:
+            _print(found, faults)
+        raise typer.Exit(exits.Exit.CONFIGURATION if faults else exits.Exit.OK)
+
+
+def _members(in_force: InForce, found: Survey, faults: Sequence[Fault]) -> dict[str, Any]:
+    from killable.api.cli.announcement import key_members
+
+    file = in_force.config.file
+    return {
+        "ok": not faults,
+        "file": None if file is None else str(file.absolute()),
+        "faults": [asdict(fault) for fault in faults],
+        "keys": key_members(in_force),
+        "pools": [asdict(pool) for pool in found.pools],
+        "job_types": [asdict(job_type) for job_type in found.types],
+    }
+
+
+def _print(found: Survey, faults: Sequence[Fault]) -> None:
+    from killable.api.cli.announcement import pools_table, troubles
+
+    if found.pools:
+        exits.print_table(pools_table(found.pools, found.types))
+    if found.types:
+        exits.print_table(Text(""))
+        exits.print_table(_types_table(found.types))
+    stderr = exits.stderr_console()
+    for text in troubles(found.pools, found.types):
+        stderr.print(text)
+    if not faults:
+        pools, types = render.counted(len(found.pools), "pool"), render.counted(len(found.types), "job type")
+        stderr.print(Text.assemble(("ok: ", "bold green"), f"{pools}, {types}; `killable serve` can start"))
+        return
+    stderr.print(Text(render.counted(len(faults), "fault") + ":", "bold red"))
+    for fault in faults:
+        stderr.print(f"  {fault}")
+
+
+def _types_table(types: Sequence[JobType]) -> Table:
+    """Return the limits in force; `killable config` has where they come from."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("JOB TYPE", "POOL", "QUEUE", "START", "RUN", "GRACE", "ACK", "MEMORY", "OUTPUT"):
+        table.add_column(name, no_wrap=True)
+    for job_type in types:
+        limits = job_type.limits.as_json()
+        cells = (_limit(name, value) for name, value in limits.items())
+        table.add_row(Text(job_type.name, "" if job_type.available else "yellow"), job_type.pool, *cells)
+    return table
+
+
+def _limit(name: str, value: float | None) -> str:
+    if value is None:
+        return "none"
+    return render.size(int(value)) if name.endswith("_bytes") else render.setting(value)

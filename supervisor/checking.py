@@ -1,0 +1,93 @@
+"""Check the tree of a configuration against its tables, and say what is wrong as an author would.
+
+Runs in: supervisor, before it starts. Pure.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from killable.supervisor.faults import Fault, dotted, is_secretive, shown
+from killable.supervisor.tables import FileTable, JobTable, LimitsTable, PoolTable, ServerSettings
+
+_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+
+
+class Found(NamedTuple):
+    """A fault, and the path of the value that must go for the rest to be looked at."""
+
+    path: tuple[Any, ...]
+    fault: Fault
+
+
+def check(tree: Mapping[str, Any]) -> tuple[FileTable | None, list[Found]]:
+    """Return the checked tables, or None and every fault."""
+    try:
+        return FileTable.model_validate(tree), []
+    except ValidationError as error:
+        return None, [_found(details) for details in error.errors(include_url=False)]
+
+
+def keys_of(*section: str) -> list[str]:
+    """Return the keys that may stand in a section."""
+    match section:
+        case []:
+            return list(FileTable.model_fields)
+        case ["server"]:
+            return [field.name for field in fields(ServerSettings)]
+        case ["pools", _]:
+            return list(PoolTable.model_fields)
+        case ["jobs", _]:
+            return list(JobTable.model_fields)
+        case _:
+            return list(LimitsTable.model_fields)
+
+
+def _found(details: ErrorDetails) -> Found:
+    path = tuple(part for part in details["loc"] if part != "[key]")
+    missing = details["type"] == "missing"
+    return Found(path[:-1] if missing else path, Fault(dotted(path), _expected(details, path), _value(details, path)))
+
+
+def _value(details: ErrorDetails, path: tuple[Any, ...]) -> str:
+    if details["type"] == "missing":
+        return ""
+    return "a value that is not shown" if is_secretive(path) else shown(details["input"])
+
+
+def _expected(details: ErrorDetails, path: tuple[Any, ...]) -> str:
+    kind, bounds = details["type"], details.get("ctx", {})
+    if kind in _UNKNOWN:
+        return f"unknown key{_near(path)}"
+    if kind == "string_pattern_mismatch":
+        return "expected a name: a lower-case letter, then letters, digits, _ and - (63 at most)"
+    if kind == "missing":
+        return "missing; it is required"
+    words = {
+        "expected": details["msg"],
+        "int_type": "a whole number",
+        "string_type": "text",
+        "bool_type": "true or false",
+        "tuple_type": "a list of texts",
+        "model_type": "a table",
+        "dataclass_type": "a table",
+        "dict_type": "a table",
+        "greater_than_equal": f"at least {bounds.get('ge')}",
+        "greater_than": f"more than {bounds.get('gt')}",
+        "less_than_equal": f"at most {bounds.get('le')}",
+        "literal_error": f"{bounds.get('expected')}".replace("'", '"'),
+    }
+    return f"expected {words.get(kind, details['msg'])}"
+
+
+def _near(path: tuple[Any, ...]) -> str:
+    """Return a hint: the key that was meant, or the keys that there are."""
+    known = keys_of(*(str(part) for part in path[:-1]))
+    meant = difflib.get_close_matches(str(path[-1]), known, n=1)
+    return f" (did you mean {meant[0]}?)" if meant else f" (there are {', '.join(known)})"

@@ -1,0 +1,83 @@
+"""What no single value shows: files that are not there, defaults over their caps, bounds that exclude each other.
+
+Runs in: supervisor, before it starts. Looks at files, changes nothing.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from killable.supervisor.faults import Fault, shown
+from killable.supervisor.layers import is_path
+from killable.supervisor.settings import Settings
+from killable.supervisor.tables import NO_LIMIT, CapsTable, FileTable, PoolTable
+
+DEFAULT_CAPS = Settings(pools=()).caps
+
+
+def contradictions(tables: FileTable, folder: Path, doubted: Collection[str]) -> Iterator[Fault]:
+    """Yield every contradiction. Nothing is said of what rests on a `doubted` key, one that has a fault already."""
+    for name, pool in tables.pools.items():
+        yield from _modules(name, pool, folder)
+        yield from _python(name, pool, folder)
+    server_caps = caps_over(DEFAULT_CAPS, tables.caps)
+    caps = {limit: (cap, f"caps.{limit}") for limit, cap in server_caps.items() if f"caps.{limit}" not in doubted}
+    yield from _over_caps("limits", tables.limits.given(), caps)
+    for name, job in tables.jobs.items():
+        where = f"jobs.{name}.caps"
+        yield from _over_caps(where, job.caps.given(), caps)
+        own = {limit: (cap, f"{where}.{limit}") for limit, cap in caps_over({}, job.caps).items()}
+        lower = {limit: min(own.get(limit, cap), cap) for limit, cap in (own | caps).items()}
+        lower = {limit: cap for limit, cap in lower.items() if f"{where}.{limit}" not in doubted}
+        yield from _over_caps(f"jobs.{name}.limits", job.limits.given(), lower)
+    if not {"server.queue_bytes_max", "server.body_bytes_max"} & set(doubted):
+        yield from _queue_below_body(tables)
+
+
+def caps_over(below: Mapping[str, float], table: CapsTable) -> dict[str, float]:
+    """Return caps with a table's laid over them; `none` takes one away."""
+    return {name: cap for name, cap in (dict(below) | table.given()).items() if cap is not None}
+
+
+def is_over(limit: float | None, cap: float) -> bool:
+    return limit is None or limit > cap
+
+
+def _modules(name: str, pool: PoolTable, folder: Path) -> Iterator[Fault]:
+    key = f"pools.{name}.module"
+    for module in pool.module:
+        if is_path(module) and not (folder / module).is_file():
+            yield Fault(key, "expected a Python file", f"{shown(module)}: no such file in {folder}")
+        elif not is_path(module) and not all(part.isidentifier() for part in module.split(".")):
+            yield Fault(key, "expected a module name or a path ending in .py", shown(module))
+
+
+def _python(name: str, pool: PoolTable, folder: Path) -> Iterator[Fault]:
+    if pool.python and shutil.which(absolute_python(pool.python, folder)) is None:
+        found = f"{shown(pool.python)}: {'no such program' if '/' in pool.python else 'not on PATH'}"
+        yield Fault(f"pools.{name}.python", "expected a Python interpreter", found)
+
+
+def absolute_python(python: str, folder: Path) -> str:
+    """A name is looked up on PATH later; a path is made absolute, not resolved: the python of a virtual environment is
+    a symbolic link that must be called by its own name.
+    """
+    return str(folder / Path(python).expanduser()) if "/" in python else python
+
+
+def _over_caps(where: str, limits: Mapping[str, Any], caps: Mapping[str, tuple[float, str]]) -> Iterator[Fault]:
+    for name, (cap, key) in caps.items():
+        if name in limits and is_over(limits[name], cap):
+            found = shown(NO_LIMIT if limits[name] is None else limits[name])
+            yield Fault(f"{where}.{name}", f"expected at most {cap:g}, its cap (raise {key} too)", found)
+
+
+def _queue_below_body(tables: FileTable) -> Iterator[Fault]:
+    """An input that the queue can never hold would be told to come back later, for ever."""
+    server = tables.server
+    if server.body_bytes_max > server.queue_bytes_max:
+        expected = f"expected at most server.queue_bytes_max, {server.queue_bytes_max} bytes (raise that too)"
+        yield Fault("server.body_bytes_max", expected, shown(server.body_bytes_max))

@@ -1,0 +1,68 @@
+"""What is wrong with a configuration, in words: where, what belongs there, what stands there, and who wrote it.
+
+Runs in: supervisor, before it starts; the command. Pure.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from killable.workers.errors import KillableError
+
+_SECRETIVE = re.compile(r"key|token|secret|passw|credential|auth", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that is wrong."""
+
+    key: str
+    expected: str
+    found: str
+    source: str = ""
+
+    def __str__(self) -> str:
+        found = f"; found {self.found}" if self.found else ""
+        return f"{self.key}: {self.expected}{found}{f' ({self.source})' if self.source else ''}"
+
+
+class ConfigError(KillableError):
+    """The configuration cannot be used. Fact: `faults`, all of them and not the first, as mappings."""
+
+    code = "configuration"
+    exit_code = 78
+
+    @property
+    def retryable(self) -> bool:
+        return False
+
+    @classmethod
+    def of(cls, faults: Sequence[Fault]) -> ConfigError:
+        """Return the error that lists these faults, one line each."""
+        headline = (
+            "the configuration has a fault" if len(faults) == 1 else f"the configuration has {len(faults)} faults"
+        )
+        lines = [f"{headline}:", *(f"  {fault}" for fault in faults)]
+        return cls("\n".join(lines), code=cls.code, faults=[asdict(fault) for fault in faults])
+
+
+def dotted(path: Iterable[Any]) -> str:
+    """Return a key as the file spells it."""
+    return ".".join(str(part) for part in path)
+
+
+def shown(value: Any) -> str:
+    """Return a value as the file would spell it, short."""
+    if isinstance(value, Mapping):
+        return "a table"  # and not what is in it: nobody has said what that is
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def is_secretive(path: Sequence[Any]) -> bool:
+    """May what stands there be a secret? Such a value is never shown, right or wrong."""
+    return tuple(path[2:3]) == ("env",) or any(_SECRETIVE.search(str(part)) for part in path)

@@ -1,0 +1,157 @@
+"""Every value in force, and who said so; and the whole file with its defaults, explained.
+
+Runs in: supervisor, before it starts; `killable config` and `check`. Pure.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from killable.supervisor.config import Config
+from killable.supervisor.faults import is_secretive
+from killable.supervisor.job import LIMIT_NAMES, JobType, Limits
+from killable.supervisor.tables import NO_LIMIT, ServerSettings, json_schema
+
+DEFAULT = "default"
+NOT_SHOWN = "(set, not shown)"
+_HARMLESS = re.compile(r"-?[0-9.]{1,5}|true|false|on|off|yes|no|", re.IGNORECASE)
+"""Numbers of threads, switches: the values of a pool's environment that cannot be a secret."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One value in force."""
+
+    section: str
+    """As the file spells it; for the limits of a job type its name."""
+    name: str
+    value: Any
+    """None: no such limit."""
+    source: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.section}.{self.name}"
+
+    @property
+    def spelled(self) -> str:
+        return spelled(self.name, self.value)
+
+
+def settings_in_force(config: Config) -> Iterator[Setting]:
+    """Yield every value in the order of the file. What may be a secret is not shown."""
+    for name, value in asdict(config.server).items():
+        yield _setting(config, "server", name, value)
+    for name, value in config.settings.limits.as_json().items():
+        yield _setting(config, "limits", name, value)
+    for name in LIMIT_NAMES:
+        yield _setting(config, "caps", name, config.settings.caps.get(name))
+    for pool in config.settings.pools:
+        section = f"pools.{pool.name}"
+        members = {"module": pool.modules} | asdict(pool)
+        for name in ("module", "workers", "spares", "jobs_per_worker_max", "start_method", "python", "nice"):
+            found = _setting(config, section, name, members[name])
+            cores = name == "workers" and found.source == DEFAULT
+            yield replace(found, source="default (number of cores)") if cores else found
+        for name, value in pool.env.items():
+            harmless = _HARMLESS.fullmatch(value) and not is_secretive((name,))
+            yield _setting(config, f"{section}.env", name, value if harmless else NOT_SHOWN)
+    for name, job in config.settings.jobs.items():
+        for table, values in (("limits", job.limits), ("caps", job.caps)):
+            for limit, value in values.items():
+                yield _setting(config, f"jobs.{name}.{table}", limit, value)
+
+
+def limits_in_force(config: Config, job_type: JobType) -> Iterator[Setting]:
+    """Yield a job type's limits, with what the decorator, the file and the caps had to say."""
+    for limit, value in job_type.limits.as_json().items():
+        said = job_type.limit_sources[limit]
+        if said == "decorator":
+            source = said
+        elif is_inherited(said):
+            source = config.sources.get(said, DEFAULT)
+        elif said.startswith("jobs.") and ".limits." in said:
+            source = config.sources.get(said, said)
+        else:
+            source = f"lowered to {said} ({config.sources.get(said, DEFAULT)})"
+        yield Setting(job_type.name, limit, value, source)
+
+
+def is_inherited(source: str) -> bool:
+    """Tell whether a job type's limit is that of all types."""
+    return source.startswith("limits.")
+
+
+def spelled(name: str, value: Any) -> str:
+    """Return a value as the file spells it, in the largest unit that is exact."""
+    if value is None:
+        return f'"{NO_LIMIT}"'
+    if isinstance(value, bool):
+        return json.dumps(value)
+    if name.endswith(("_bytes", "_bytes_max")) or name == "keep_bytes":
+        return _in_units(value, {"TiB": 1 << 40, "GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10})
+    if name.endswith("_s"):
+        return _in_units(value, {"h": 3600, "m": 60})
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(spelled('', item) for item in value)}]"
+    if value == NOT_SHOWN:
+        return NOT_SHOWN
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else f"{value}"
+
+
+def example() -> Iterator[str]:
+    """Yield the lines of a `killable.toml` that sets every key to its default, each with its documentation."""
+    schema = json_schema()
+    yield '# killable.toml: every key with its default. Bytes also as numbers, seconds too; "none" takes a limit away.'
+    for section, values in _defaults():
+        table, about = _documented(schema, section)
+        yield from ("", f"[{'.'.join(section)}]", f"# {about}")
+        for name, value in values.items():
+            what = " ".join(str(table[name].get("description", "")).split())
+            written = f"{name} = {value}"
+            if max(len(written), 34) + len(what) > 117:
+                yield from (f"# {what}", written)
+            else:
+                yield f"{written:<34} # {what}"
+
+
+def _setting(config: Config, section: str, name: str, value: Any) -> Setting:
+    written = config.sources.get(f"{section}.{name}")
+    return Setting(section, name, list(value) if isinstance(value, tuple) else value, written or DEFAULT)
+
+
+def _in_units(value: float, units: Mapping[str, int]) -> str:
+    for unit, size in units.items():
+        if value >= size and value % size == 0:
+            return f'"{value / size:g}{unit}"'
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _defaults() -> Iterable[tuple[tuple[str, ...], dict[str, str]]]:
+    """Return the sections of the example with what stands in each, spelled."""
+    limits, caps = Limits().as_json(), {"run_s": 3600.0, "grace_s": 60.0}
+    pool = {
+        "module": '"./my_jobs.py"', "workers": "2", "spares": "1", "jobs_per_worker_max": "1",
+        "start_method": '"fork"', "python": '""', "nice": "5", "env": '{ OMP_NUM_THREADS = "1" }',
+    }  # fmt: skip
+    return (
+        (("server",), {name: spelled(name, value) for name, value in asdict(ServerSettings()).items()}),
+        (("limits",), {name: spelled(name, value) for name, value in limits.items()}),
+        (("caps",), {name: spelled(name, caps.get(name)) for name in limits}),
+        (("pools", "text"), pool),
+        (("jobs", "split", "limits"), {"run_s": "30"}),
+        (("jobs", "split", "caps"), {"run_s": '"2m"'}),
+    )
+
+
+def _documented(schema: Mapping[str, Any], section: tuple[str, ...]) -> tuple[Mapping[str, Any], str]:
+    """Return the keys of a section as the schema has them, and what it says of the section."""
+    names = {"server": "ServerSettings", "limits": "LimitsTable", "caps": "CapsTable", "pools": "PoolTable"}
+    table = schema["$defs"][names[section[-1] if section[0] == "jobs" else section[0]]]
+    of = schema["$defs"]["JobTable"]["properties"] if section[0] == "jobs" else schema["properties"]
+    about = of[section[-1] if section[0] == "jobs" else section[0]]
+    return table["properties"], about.get("description", table["description"])

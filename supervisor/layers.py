@@ -1,0 +1,206 @@
+"""Where values come from: the file, the environment, the flags, each value with who wrote it, laid over each other.
+
+Runs in: supervisor, before it starts. Reads one file and starts nothing.
+
+The layers are laid over each other here and not by pydantic-settings, which can neither say where a value came from
+nor be strict with a file (`port = "7833"` is a fault) while it reads numbers out of the environment's text.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from killable.supervisor.checking import keys_of
+from killable.supervisor.faults import ConfigError, Fault, dotted
+
+FILE_NAME = "killable.toml"
+ENVIRONMENT_PREFIX = "KILLABLE_"
+
+BUILTIN_POOLS: Mapping[str, Mapping[str, Any]] = {
+    "text": {"module": "killable.workers.builtin.tokenize"},
+    # llama.cpp starts threads when it loads: such a process must not be forked from.
+    "llm": {"module": "killable.workers.builtin.generate", "start_method": "spawn"},
+}
+
+Key = tuple[str, ...]
+
+
+class Layer(IntEnum):
+    """The later ones win."""
+
+    BUILT_IN = 0
+    FILE = 1
+    ENVIRONMENT = 2
+    FLAG = 3
+
+
+class Written(NamedTuple):
+    """A value, and who wrote it."""
+
+    value: Any
+    layer: Layer
+    source: str
+
+
+Leaves = dict[Key, Written]
+
+
+def find(path: Path | None, environ: Mapping[str, str]) -> Path | None:
+    """Return the file to read: --config, KILLABLE_CONFIG, ./killable.toml, or None."""
+    named = path or (Path(environ["KILLABLE_CONFIG"]) if environ.get("KILLABLE_CONFIG") else None)
+    if named is not None:
+        return named
+    here = Path(FILE_NAME)
+    return here if here.is_file() else None
+
+
+def from_file(file: Path) -> Leaves:
+    """Raise ConfigError for a file that cannot be read as TOML."""
+    try:
+        text = file.read_text("utf-8")
+        tree = tomllib.loads(text)
+    except OSError as error:
+        raise ConfigError.of([Fault(str(file), "expected a readable file", error.strerror or str(error))]) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError.of([Fault(str(file), "expected UTF-8 text", f"other bytes at {error.start}")]) from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError.of([Fault(str(file), "expected TOML", str(error))]) from error
+    lines = _line_numbers(text)
+    return {key: Written(value, Layer.FILE, _place(file, key, lines)) for key, value in _leaves(tree)}
+
+
+def from_environment(environ: Mapping[str, str]) -> tuple[Leaves, list[Fault]]:
+    """Return the values of the variables with a section in their name: KILLABLE_SERVER__PORT is server.port."""
+    found: Leaves = {}
+    faults: list[Fault] = []
+    for name, text in environ.items():
+        if not name.startswith(ENVIRONMENT_PREFIX):
+            continue
+        parts = name.removeprefix(ENVIRONMENT_PREFIX).split("__")
+        if len(parts) == 1:
+            faults += _one_underscore(name, text)
+        elif parts[0] == "POOLS" and parts[2:3] == ["ENV"]:
+            # The rest is the name of a variable: its case and its underscores are its own, and its value is text.
+            found["pools", parts[1].lower(), "env", "__".join(parts[3:])] = Written(text, Layer.ENVIRONMENT, name)
+        else:
+            found[tuple(part.lower() for part in parts)] = Written(_literal(text), Layer.ENVIRONMENT, name)
+    return found, faults
+
+
+def from_flags(flags: Mapping[str, Any]) -> Leaves:
+    """`flags` maps dotted keys ("server.port") to what flags said; None stands for a flag that was not given."""
+    return {
+        tuple(name.split(".")): Written(value, Layer.FLAG, "--" + name.rpartition(".")[2].replace("_", "-"))
+        for name, value in flags.items()
+        if value is not None
+    }
+
+
+def built_in() -> Leaves:
+    return {key: Written(value, Layer.BUILT_IN, "built in") for key, value in _leaves({"pools": BUILTIN_POOLS})}
+
+
+def lay_target(leaves: Leaves, target: str) -> None:
+    """Make a module or a file of jobs the only pool, with what is written for a pool of its name."""
+    path = Path(target).absolute()
+    stem = path.stem if is_path(target) else target.rpartition(".")[2]
+    pool = re.sub(r"[^a-z0-9_-]", "_", stem.lower()).lstrip("0123456789_-")[:63] or "jobs"
+    for key in [key for key in leaves if key[0] == "pools" and key[1:2] != (pool,)]:
+        del leaves[key]
+    module = str(path) if is_path(target) else target
+    leaves["pools", pool, "module"] = Written(module, Layer.FLAG, "the command line")
+
+
+def settle_address(leaves: Leaves) -> list[Fault]:
+    """A Unix socket and a port exclude each other: the later layer wins, and of one layer that is a fault."""
+    uds = leaves.get(("server", "uds"))
+    rivals = [(key, leaves[key]) for key in (("server", "host"), ("server", "port")) if key in leaves]
+    if uds is None or uds.value == "" or not rivals:
+        return []
+    key, rival = max(rivals, key=lambda found: found[1].layer)
+    if rival.layer > uds.layer:
+        del leaves["server", "uds"]
+    elif rival.layer == uds.layer:
+        expected = f"expected a Unix socket, or host and port, not both ({dotted(key)} is set too: {rival.source})"
+        return [Fault("server.uds", expected, "", uds.source)]
+    return []
+
+
+def tree(leaves: Leaves) -> dict[str, Any]:
+    """Put leaves together again. A value where another layer has a table stays, for the check to find."""
+    root: dict[str, Any] = {}
+    for key, written in leaves.items():
+        table: Any = root
+        for part in key[:-1]:
+            table = table.setdefault(part, {}) if isinstance(table, dict) else None
+        if isinstance(table, dict) and not (written.value == {} and key[-1] in table):
+            table[key[-1]] = written.value
+    return root
+
+
+def without(leaves: Leaves, path: tuple[Any, ...]) -> Leaves:
+    """Return the leaves that are neither below a path nor above it."""
+    return {key: written for key, written in leaves.items() if key[: len(path)] != path[: len(key)]}
+
+
+def is_path(module: str) -> bool:
+    return module.endswith(".py") or "/" in module
+
+
+def _leaves(table: Mapping[str, Any], above: Key = ()) -> Iterator[tuple[Key, Any]]:
+    """Yield every value that is not a table, with its path; an empty table counts as a value."""
+    for name, value in table.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, (*above, name))
+        else:
+            yield (*above, name), value
+
+
+def _one_underscore(name: str, text: str) -> Iterator[Fault]:
+    """Refuse KILLABLE_SERVER_PORT, which would set nothing. (Kubernetes sets it too, to tcp://..., for a service.)"""
+    section, _, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("_")
+    if section in ("server", "limits", "caps") and key in keys_of(section) and "://" not in text:
+        meant = f"{ENVIRONMENT_PREFIX}{section}__{key}".upper()
+        yield Fault(name, f"unknown variable (did you mean {meant}, with two underscores?)", "")
+
+
+def _literal(text: str) -> Any:
+    """Read a number, a truth value or a list as TOML would; everything else is text."""
+    try:
+        value = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    return value["value"] if len(value) == 1 and isinstance(value["value"], (bool, int, float, list)) else text
+
+
+_PART = r"""(?:[\w-]+|"[^"]*"|'[^']*')"""
+_HEADER = re.compile(rf"\s*\[\s*({_PART}(?:\s*\.\s*{_PART})*)\s*\]")
+_ASSIGNMENT = re.compile(rf"\s*({_PART}(?:\s*\.\s*{_PART})*)\s*=")
+
+
+def _line_numbers(text: str) -> dict[Key, int]:
+    """Return the lines of keys and headers. tomllib knows no positions; lines inside multi-line text may add some."""
+    lines: dict[Key, int] = {}
+    section: Key = ()
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := _HEADER.match(line):
+            section = _parts(header[1])
+            lines.setdefault(section, number)
+        elif assignment := _ASSIGNMENT.match(line):
+            lines.setdefault((*section, *_parts(assignment[1])), number)
+    return lines
+
+
+def _parts(spelled: str) -> Key:
+    return tuple(part.strip("\"'") for part in re.findall(_PART, spelled))
+
+
+def _place(file: Path, key: Key, lines: Mapping[Key, int]) -> str:
+    """Return `killable.toml:12`, the line of the value or of the inline table that it stands in."""
+    number = next((lines[key[:length]] for length in range(len(key), 0, -1) if key[:length] in lines), None)
+    return str(file) if number is None else f"{file}:{number}"

@@ -1,0 +1,350 @@
+"""The real `killable serve`: who may reach it, what it passes on, and how it ends.
+
+Whatever a test waits for comes through a pipe.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from support.served import Command, Server
+
+JOBS = '''
+import os
+import signal
+from collections.abc import Iterator
+
+from killable import job
+
+
+def wait_for(gate: str) -> None:
+    """Block until someone opens the pipe for writing."""
+    open(gate, "rb").close()
+
+
+@job(grace_s=60)
+def tick(gate: str) -> Iterator[str]:
+    """Tick for ever; clean up when stopped, through the gate."""
+    try:
+        yield "tick"
+        while True:
+            pass
+    finally:
+        wait_for(gate)
+        print("cleaned up")
+
+
+@job(grace_s=60, ack_s=60)
+def deaf() -> Iterator[str]:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    yield "tick"
+    while True:
+        pass
+
+
+@job
+def gated(gate: str) -> Iterator[str]:
+    yield "tick"
+    wait_for(gate)
+    return "through"
+
+
+@job
+def environment() -> dict[str, str]:
+    return dict(os.environ)
+'''
+KEY = "0123456789abcdef-operate"
+SUBMIT_KEY = "fedcba9876543210-submit"
+
+Serve = Callable[..., Server]
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Serve]:
+    """Start servers of JOBS on a free port; none outlives the test."""
+    (tmp_path / "my_jobs.py").write_text(JOBS)
+    started: list[Server] = []
+
+    def start(*args: str, **options: Any) -> Server:
+        started.append(Server(Command(tmp_path), "my_jobs.py", *args, **options))
+        return started[-1]
+
+    yield start
+    for server in started:
+        if server.process.poll() is None:
+            server.stop(signal.SIGKILL)
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> str:
+    os.mkfifo(tmp_path / "gate")
+    return str(tmp_path / "gate")
+
+
+def open_gate(gate: str) -> None:
+    open(gate, "wb").close()
+
+
+class Stream:
+    """A job that has begun, seen through its stream."""
+
+    def __init__(self, client: httpx.Client, type: str, **input: Any) -> None:
+        answer = client.post("/v1/jobs", json={"type": type, "input": input})
+        assert answer.status_code == 202, answer.text
+        self.id: str = answer.json()["job_id"]
+        self._context = client.stream("GET", answer.json()["stream_url"])
+        self._lines = self._context.__enter__().iter_lines()
+        assert self.next_event("token")["text"] == "tick"
+
+    def next_event(self, *names: str) -> dict[str, Any]:
+        """Return the data of the next event of that name."""
+        for line in self._lines:
+            if line.removeprefix("event: ") in names:
+                found: dict[str, Any] = json.loads(next(self._lines).removeprefix("data: "))
+                return found
+        raise AssertionError(f"the stream ended without {names}")
+
+    def end(self) -> dict[str, Any]:
+        found = self.next_event("completed", "failed", "cancelled", "timed_out")
+        self._context.__exit__(None, None, None)
+        return found
+
+
+def wait_until_said(server: Server, words: str) -> None:
+    assert server.process.stderr is not None
+    for line in server.process.stderr:
+        if words in line:
+            return
+    raise AssertionError(f"it never said {words!r}")
+
+
+def ended(server: Server, below: list[psutil.Process]) -> tuple[int, list[psutil.Process]]:
+    """Wait for the server's own end; return its exit code and what is left of what was below it."""
+    server.process.communicate(timeout=60)
+    return server.process.returncode, [process for process in below if process.is_running()]
+
+
+def everything_below(server: Server) -> list[psutil.Process]:
+    return psutil.Process(server.process.pid).children(recursive=True)
+
+
+def is_refused(client: httpx.Client) -> bool:
+    answer = client.post("/v1/jobs", json={"type": "environment"})
+    return (answer.status_code, answer.json()["code"]) == (503, "draining") and "retry-after" in answer.headers
+
+
+# ── how it ends ──
+
+
+@pytest.mark.row("A17")
+@pytest.mark.row("G8")
+def test_shutdown_refuses_new_jobs_lets_running_ones_clean_up_and_exits_0_with_nothing_left(
+    serve: Serve, gate: str
+) -> None:
+    server = serve("--port", "0")
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        job = Stream(client, "tick", gate=gate)
+        below = everything_below(server)
+        answer = client.post("/v1/shutdown", params={"reason": "release"})
+        assert (answer.status_code, answer.json()["shutting_down"], answer.json()["running"]) == (202, True, 1)
+        assert is_refused(client)
+        assert client.get("/readyz").status_code == 503
+        assert client.get("/livez").status_code == 200
+        assert client.get(f"/v1/jobs/{job.id}").json()["state"] == "stopping"
+        open_gate(gate)
+        assert job.next_event("log")["text"] == "cleaned up"
+        end = job.end()
+        assert (end["state"], end["certificate"]["by"]) == ("cancelled", "shutdown")
+        assert "kill_sent" not in end["certificate"]
+    assert len(below) >= 3  # a guard, a zygote, a worker
+    assert ended(server, below) == (0, [])
+
+
+@pytest.mark.row("A17")
+def test_shutdown_kills_what_ignores_sigterm_when_the_grace_is_over(serve: Serve) -> None:
+    server = serve("--port", "0")
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        job = Stream(client, "deaf")
+        below = everything_below(server)
+        assert client.post("/v1/shutdown", params={"grace_s": 0.1}).status_code == 202
+        end = job.end()
+        assert (end["state"], end["certificate"]["exit_signal"]) == ("cancelled", "SIGKILL")
+    assert ended(server, below) == (0, [])
+
+
+@pytest.mark.row("A17")
+def test_shutdown_with_a_deadline_lets_a_job_end_by_itself(serve: Serve, gate: str) -> None:
+    server = serve("--port", "0")
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        job = Stream(client, "gated", gate=gate)
+        below = everything_below(server)
+        left = client.post("/v1/shutdown", params={"deadline_s": 60}).json()
+        assert 0 < left["deadline_s"] <= 60
+        assert is_refused(client)
+        open_gate(gate)
+        assert (job.end()["state"], ended(server, below)) == ("completed", (0, []))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_does_the_same_and_http_answers_until_the_last_job_has_ended(
+    serve: Serve, gate: str, number: signal.Signals
+) -> None:
+    server = serve("--port", "0")
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        job = Stream(client, "tick", gate=gate)
+        below = everything_below(server)
+        server.process.send_signal(number)
+        wait_until_said(server, "1 job ends with its grace; Ctrl-C again kills it")
+        with httpx.Client(base_url=server.url, timeout=60) as newcomer:
+            assert is_refused(newcomer)
+        open_gate(gate)
+        end = job.end()
+        assert (end["state"], end["certificate"]["by"]) == ("cancelled", "shutdown")
+    assert ended(server, below) == (0, [])
+
+
+def test_a_second_signal_kills(serve: Serve) -> None:
+    server = serve("--port", "0")
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        job = Stream(client, "deaf")
+        below = everything_below(server)
+        server.process.send_signal(signal.SIGTERM)
+        wait_until_said(server, "1 job ends with its grace")
+        server.process.send_signal(signal.SIGTERM)
+        assert job.end()["certificate"]["exit_signal"] == "SIGKILL"
+    assert ended(server, below) == (0, [])
+
+
+def test_a_signal_after_a_shutdown_is_the_second_word(serve: Serve) -> None:
+    server = serve("--port", "0")
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        job = Stream(client, "deaf")
+        below = everything_below(server)
+        client.post("/v1/shutdown")
+        wait_until_said(server, "1 job ends with its grace")
+        server.process.send_signal(signal.SIGINT)
+        assert job.end()["certificate"]["exit_signal"] == "SIGKILL"
+    assert ended(server, below) == (0, [])
+
+
+def test_drain_s_is_what_a_signal_leaves_the_jobs(serve: Serve, gate: str) -> None:
+    server = serve("--port", "0", env={"KILLABLE_SERVER__DRAIN_S": "1h"})
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        job = Stream(client, "gated", gate=gate)
+        below = everything_below(server)
+        server.process.send_signal(signal.SIGTERM)
+        wait_until_said(server, "1 job may end within 1h; Ctrl-C again kills")
+        assert is_refused(client)
+        open_gate(gate)
+        assert (job.end()["state"], ended(server, below)) == ("completed", (0, []))
+
+
+def test_a_second_signal_ends_the_drain(serve: Serve) -> None:
+    server = serve("--port", "0", env={"KILLABLE_SERVER__DRAIN_S": "1h"})
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        job = Stream(client, "deaf")
+        below = everything_below(server)
+        server.process.send_signal(signal.SIGTERM)
+        wait_until_said(server, "1 job may end within 1h")
+        server.process.send_signal(signal.SIGTERM)
+        assert job.end()["certificate"]["exit_signal"] == "SIGKILL"
+    assert ended(server, below) == (0, [])
+
+
+# ── who may reach it ──
+
+
+@pytest.mark.row("A25")
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_an_address_beyond_this_machine_is_refused_without_a_key(tmp_path: Path, host: str) -> None:
+    done = Command(tmp_path).run("serve", "--port", "0", "--host", host)
+    assert (done.returncode, done.stdout) == (78, "")
+    assert "KILLABLE_API_KEY" in done.stderr and "stay on 127.0.0.1" in done.stderr and "(--host)" in done.stderr
+
+
+@pytest.mark.row("A25")
+def test_with_keys_every_caller_needs_one_and_the_announcement_names_them(serve: Serve, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text(f"# who\nci submit {SUBMIT_KEY}\n")
+    (tmp_path / "keys").chmod(0o600)
+    (tmp_path / "killable.toml").write_text("[server]\napi_keys_file = 'keys'\nhost = '0.0.0.0'\n")
+    server = serve("--port", "0", env={"KILLABLE_API_KEY": KEY})
+    assert server.announcement["keys"] == [{"name": "ci", "role": "submit"}, {"name": "default", "role": "operate"}]
+    url = server.url.replace("0.0.0.0", "127.0.0.1")
+    job = {"type": "environment", "input": {}}
+    statuses = {}
+    for name, key in (("none", ""), ("wrong", "x" * 24), ("submit", SUBMIT_KEY), ("operate", KEY)):
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        with httpx.Client(base_url=url, headers=headers, timeout=60) as client:
+            answers = [client.post("/v1/jobs", json=job, headers={"Prefer": "wait=30"}), client.post("/v1/drain")]
+            statuses[name] = [answer.status_code for answer in answers]
+            if name == "submit":
+                # No job inherits what its server was started with.
+                seen = answers[0].json()["result"]
+                assert "KILLABLE_API_KEY" not in seen and not {KEY, SUBMIT_KEY} & set(seen.values())
+            assert client.get("/livez").status_code == 200
+    assert statuses == {"none": [401, 401], "wrong": [401, 401], "submit": [200, 403], "operate": [200, 202]}
+    code, left, said = server.stop()
+    assert (code, left) == (0, [])
+    assert KEY not in said + json.dumps(server.announcement) and SUBMIT_KEY not in said
+
+
+def test_the_announcement_for_people(tmp_path: Path) -> None:
+    (tmp_path / "my_jobs.py").write_text(JOBS)
+    command = Command(tmp_path)
+    for args, env, words in (
+        ((), {}, ("no key: whoever reaches 127.0.0.1", "ends every job with its grace", "a second one kills")),
+        (
+            ("--host", "0.0.0.0"),
+            {"KILLABLE_API_KEY": KEY, "KILLABLE_SERVER__DRAIN_S": "30s"},
+            ("default (operate)", "plain HTTP", "TLS", "server.allowed_hosts", "gives the others 30 s"),
+        ),
+    ):
+        with command.start("serve", "my_jobs.py", "--port", "0", *args, env=env) as process:
+            assert process.stderr is not None
+            said = ""
+            while "Ctrl-C" not in said:
+                said += process.stderr.readline()
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0
+        assert all(word in said for word in words), said
+        assert KEY not in said
+
+
+# ── what it is told ──
+
+
+@pytest.mark.row("G11")
+def test_the_log_is_as_it_was_asked_for(serve: Serve) -> None:
+    server = serve("--port", "0", "--log-format", "json", "--log-level", "info")
+    httpx.post(f"{server.url}/v1/jobs", json={"type": "environment"}, headers={"Prefer": "wait=30"}, timeout=60)
+    code, _, said = server.stop()
+    records = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+    assert code == 0 and records and all({"time", "level", "logger", "event"} <= set(record) for record in records)
+    server = serve("--port", "0", "--log-level", "error")
+    httpx.post(f"{server.url}/v1/jobs", json={"type": "environment"}, headers={"Prefer": "wait=30"}, timeout=60)
+    assert server.stop() == (0, [], "")
+
+
+@pytest.mark.row("G11")
+def test_what_cannot_be_is_one_clear_line_each(tmp_path: Path) -> None:
+    (tmp_path / "my_jobs.py").write_text(JOBS)
+    command = Command(tmp_path)
+    for args, code, words in (
+        (("--host", "no-such-host.invalid"), 78, "expected an address of this machine"),
+        (("--uds", "no/socket"), 71, "there is no directory"),
+        (("--uds", "x" * 200), 71, "at most 107 bytes"),
+        (("--log-level", "loud"), 78, 'expected "debug", "info", "warning" or "error"; found "loud" (--log-level)'),
+        (("--port", "1", "--uds", "socket"), 78, "expected a Unix socket, or host and port, not both"),
+    ):
+        env = {"KILLABLE_API_KEY": KEY}
+        done = command.run("serve", "my_jobs.py", *args, env=env)
+        assert (done.returncode, done.stdout) == (code, ""), done.stderr
+        assert words in done.stderr and len(done.stderr.splitlines()) <= 2, done.stderr

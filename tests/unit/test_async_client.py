@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import anyio
 import pytest
@@ -102,14 +103,26 @@ async def test_a_cancelled_task_waits_until_its_job_is_dead(script: Script, clie
         await task
 
 
-async def test_a_scope_of_anyio_waits_as_well(script: Script, client: AsyncClient) -> None:
+async def test_a_scope_of_anyio_waits_as_well(
+    script: Script, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once: such a scope cancels its task in every turn of the loop until it leaves."""
+    waits = 0
+    wait = asyncio.wait
+
+    async def counted(*args: Any, **options: Any) -> Any:
+        nonlocal waits
+        waits += 1
+        return await wait(*args, **options)
+
+    monkeypatch.setattr(asyncio, "wait", counted)
     script.on("DELETE", PATH, DEAD)
     with anyio.CancelScope() as scope:
         async with client.job(ID):
             scope.cancel()
             await anyio.sleep_forever()
     assert scope.cancelled_caught
-    assert len(script.asked_for("DELETE", PATH)) == 1
+    assert (len(script.asked_for("DELETE", PATH)), waits) == (1, 1)
 
 
 async def test_a_reader_that_is_cancelled_cancels_the_job(script: Script, client: AsyncClient) -> None:

@@ -53,6 +53,13 @@ def test_the_tokens_are_the_same_byte_by_byte(script: Script, client: OneClient)
 
 
 @pytest.mark.row("E7")
+def test_a_byte_order_mark_belongs_to_no_field(make_client: MakeClient) -> None:
+    wire = BOM_UTF8 + event(0, "token", {"text": "\ufeffa"}) + terminal(1, "completed")
+    client = make_client(transport=httpx.MockTransport(lambda request: streaming(wire)))
+    assert list(client.job(ID)) == ["\ufeffa"]
+
+
+@pytest.mark.row("E7")
 def test_the_encoding_is_utf8_whatever_the_content_type_says(make_client: MakeClient) -> None:
     kind = "text/event-stream; charset=latin-1"
     client = make_client(transport=httpx.MockTransport(lambda request: streaming(STREAM, kind=kind)))
@@ -65,6 +72,7 @@ def test_what_is_no_event_of_the_job_is_passed_over(script: Script, client: OneC
     script.on(
         "GET", f"{PATH}/stream",
         events(
+            b'event: token\ndata: {"text": "before any id"}\n\n',
             b": only a comment\n\n\n\n", b"id: 0\n\n", b"data\n\n", b"id: 0\nevent: token\ndata:\n\n", token,
             b'event: token\ndata: {"text": "without an id of its own"}\n\n', b"retry: -1\n\nretry: soon\n\n",
             b"data: [DONE]\n\n", event(2, "of-tomorrow", {}), terminal(3, "completed"),

@@ -1,166 +1,31 @@
-"""The client against a real HTTP server that says exactly what a test wants: split bytes, cut streams, problems."""
+"""The client against a real HTTP server that says exactly what a test wants: one suite over Client and AsyncClient."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
+import signal
 import threading
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, cast
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from support.blocking import MakeClient, OneClient
+from support.scripted import ID, PATH, Answer, Script, as_json, event, events, problem, terminal
 
+from killable.api import jobcalls, submission
 from killable.api.client import Client, NotEnded, Unreachable
-from killable.workers.errors import JobCancelled, JobError, JobFailed, JobTimedOut, Refused, WorkerCrashed
-
-ID = "job-00000000-0000-4000-8000-000000000001"
-PATH = f"/v1/jobs/{ID}"
-
-
-@dataclass
-class Answer:
-    status: int = 200
-    body: bytes | Sequence[bytes] = b""
-    """Several pieces travel as so many chunks."""
-    kind: str = "application/json"
-    cut: bool = False
-    """The connection closes before the answer is over."""
-    headers: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass
-class Asked:
-    method: str
-    path: str
-    query: str
-    headers: dict[str, str]
-    body: Any
-
-
-class Script(ThreadingHTTPServer):
-    """Gives each route its answers in turn, the last one for ever; remembers what was asked."""
-
-    daemon_threads = False  # server_close waits for them: nothing is left behind
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.answers: dict[tuple[str, str], list[Answer]] = defaultdict(list)
-        self.asked: list[Asked] = []
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        if not isinstance(sys.exc_info()[1], ConnectionError):  # a client may leave
-            super().handle_error(request, client_address)  # type: ignore[arg-type]
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-    def on(self, method: str, path: str, *answers: Answer) -> None:
-        self.answers[method, path] = list(answers)
-
-    def asked_for(self, method: str, path: str) -> list[Asked]:
-        return [request for request in self.asked if (request.method, request.path) == (method, path)]
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do(self) -> None:
-        script = cast(Script, self.server)
-        path, _, query = self.path.partition("?")
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        headers = {name.lower(): value for name, value in self.headers.items()}
-        script.asked.append(Asked(self.command, path, query, headers, json.loads(body) if body else None))
-        answers = script.answers[self.command, path] or [problem(404, "not_found")]
-        self.answer(answers.pop(0) if len(answers) > 1 else answers[0])
-
-    do_GET = do_POST = do_DELETE = do
-
-    def answer(self, answer: Answer) -> None:
-        self.send_response(answer.status)
-        self.send_header("Content-Type", answer.kind)
-        for name, value in answer.headers.items():
-            self.send_header(name, value)
-        if isinstance(answer.body, bytes):
-            self.send_header("Content-Length", str(len(answer.body) if answer.status != 204 else 0))
-            self.end_headers()
-            self.wfile.write(answer.body)
-            return
-        self.send_header("Transfer-Encoding", "chunked")
-        self.end_headers()
-        for piece in answer.body:
-            if piece:
-                self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
-        if answer.cut:
-            self.close_connection = True
-        else:
-            self.wfile.write(b"0\r\n\r\n")
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
-@pytest.fixture
-def script() -> Iterator[Script]:
-    server = Script()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-@pytest.fixture
-def client(script: Script) -> Iterator[Client]:
-    with Client(script.url) as client:
-        yield client
-
-
-def as_json(value: Any, status: int = 200, **options: Any) -> Answer:
-    return Answer(status, json.dumps(value).encode(), **options)
-
-
-def problem(status: int, code: str, detail: str = "why", **facts: Any) -> Answer:
-    members = {"type": f"urn:killable:problem:{code}", "title": "t", "status": status, "detail": detail, "code": code}
-    return as_json(members | {"retryable": False} | facts, status, kind="application/problem+json")
-
-
-def events(*pieces: bytes, cut: bool = False) -> Answer:
-    return Answer(200, pieces, "text/event-stream; charset=utf-8", cut)
-
-
-def event(id: int, name: str, data: Any) -> bytes:
-    return f"id: {id}\nevent: {name}\ndata: {json.dumps(data)}\n\n".encode()
-
-
-def terminal(id: int, state: str, **members: Any) -> bytes:
-    data = {
-        "job_id": ID,
-        "state": state,
-        "result": None,
-        "partial": None,
-        "error": None,
-        "certificate": {"requested": 0.0},
-    }
-    return event(id, state, data | members)
-
-
-def failed(id: int, state: str, code: str, **facts: Any) -> bytes:
-    return terminal(id, state, error={"code": code, "message": "because", "retryable": False, **facts})
-
+from killable.workers.errors import JobFailed, JobTimedOut, KillableError, Refused, WorkerCrashed
 
 # ── submitting ──
 
 
 @pytest.mark.row("E1")
 @pytest.mark.row("E2")
-def test_submit_sends_the_request_and_knows_the_id_at_once(script: Script, client: Client) -> None:
+def test_submit_sends_the_request_and_knows_the_id_at_once(script: Script, client: OneClient) -> None:
     script.on("POST", "/v1/jobs", as_json({"job_id": ID, "state": "queued"}, 202))
     job = client.submit("split", {"text": "x"}, limits={"run_s": 60}, tags={"team": "search"}, priority=2)
     assert (job.id, repr(job)) == (ID, f"<Job {ID}>")
@@ -176,7 +41,7 @@ def test_submit_sends_the_request_and_knows_the_id_at_once(script: Script, clien
 
 
 @pytest.mark.row("E9")
-def test_a_problem_becomes_its_typed_error_with_every_fact(script: Script, client: Client) -> None:
+def test_a_problem_becomes_its_typed_error_with_every_fact(script: Script, client: OneClient) -> None:
     faults = [{"in": "body", "pointer": "/input/n", "message": "is required"}]
     script.on("POST", "/v1/jobs", problem(422, "invalid", "body /input/n: is required", faults=faults))
     with pytest.raises(Refused) as caught:
@@ -185,7 +50,7 @@ def test_a_problem_becomes_its_typed_error_with_every_fact(script: Script, clien
     assert caught.value.facts == {"faults": faults, "status": 422}
 
 
-def test_a_code_of_a_newer_server_is_an_error_too(script: Script, client: Client) -> None:
+def test_a_code_of_a_newer_server_is_an_error_too(script: Script, client: OneClient) -> None:
     script.on("GET", PATH, problem(418, "teapot", "I am one", message="a fact of that name"))
     with pytest.raises(JobFailed, match="I am one") as caught:
         client.job(ID).record()
@@ -196,7 +61,7 @@ def test_a_code_of_a_newer_server_is_an_error_too(script: Script, client: Client
     "answer",
     [Answer(502, b"<html>Bad Gateway</html>", "text/html"), Answer(200, b"[]"), Answer(404, b'{"detail":"Not Found"}')],
 )
-def test_an_answer_that_is_no_killable_servers_says_so(script: Script, client: Client, answer: Answer) -> None:
+def test_an_answer_that_is_no_killable_servers_says_so(script: Script, client: OneClient, answer: Answer) -> None:
     script.on("GET", PATH, answer)
     with pytest.raises(Unreachable, match=f"answered {answer.status}"):
         client.job(ID).record()
@@ -233,7 +98,7 @@ def test_the_environment_names_server_and_key(script: Script, monkeypatch: pytes
     assert script.asked[0].headers["authorization"] == "Bearer secret"
 
 
-def test_listing_follows_the_cursor(script: Script, client: Client) -> None:
+def test_listing_follows_the_cursor(script: Script, client: OneClient) -> None:
     pages = ({"jobs": [{"job_id": "a"}], "next_cursor": "7"}, {"jobs": [{"job_id": "b"}], "next_cursor": None})
     script.on("GET", "/v1/jobs", *map(as_json, pages))
     assert [record["job_id"] for record in client.jobs(state="active", tag="team:search")] == ["a", "b"]
@@ -243,120 +108,7 @@ def test_listing_follows_the_cursor(script: Script, client: Client) -> None:
     ]
 
 
-# ── streaming ──
-
-TEXTS = ["[DONE]", "data: [CANCELLED]\n\n", "çä🦀 \u2028\u0085", "\r\n", ""]
-STREAM = (
-    b"retry: 1000\n\n"
-    + b": ping\n\n"
-    + event(0, "started", {"pid": 1})
-    + b"".join(
-        f"id: {number}\nevent: token\ndata: {json.dumps({'text': text}, ensure_ascii=False)}\n\n".encode()
-        for number, text in enumerate(TEXTS, 1)
-    )
-    + b'id: 6\nevent: token\ndata:{"value":\ndata: [1,\ndata:2]}\n\n'
-    + b'unknown: field\nid: 7\nevent: token\ndata: {"base64": "AP8="}\n\n'
-    + terminal(8, "completed")
-    + b"data: [DONE]\n\n"
-)
-TOKENS = [*TEXTS, [1, 2], b"\x00\xff"]
-
-
-@pytest.mark.row("E6")
-@pytest.mark.row("E7")
-@pytest.mark.row("E12")
-@pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"])
-def test_the_tokens_are_the_same_wherever_the_bytes_are_split(script: Script, client: Client, line_end: bytes) -> None:
-    wire = STREAM.replace(b"\n", line_end)
-    for at in range(len(wire) + 1):
-        script.on("GET", f"{PATH}/stream", events(wire[:at], wire[at:]))
-        assert list(client.job(ID)) == TOKENS, f"split at byte {at}"
-
-
-@pytest.mark.row("E6")
-def test_the_tokens_are_the_same_byte_by_byte(script: Script, client: Client) -> None:
-    script.on("GET", f"{PATH}/stream", events(*(bytes([byte]) for byte in STREAM)))
-    assert list(client.job(ID)) == TOKENS
-
-
-def test_events_have_ids_names_and_data(script: Script, client: Client) -> None:
-    script.on("GET", f"{PATH}/stream", events(event(4, "log", {"text": "x"}), terminal(5, "completed")))
-    seen = list(client.job(ID).events(after=3))
-    assert [(e.id, e.name, e.is_terminal) for e in seen] == [(4, "log", False), (5, "completed", True)]
-    assert script.asked[0].headers["last-event-id"] == "3"
-
-
-@pytest.mark.row("E3")
-@pytest.mark.row("B3")
-@pytest.mark.parametrize(
-    ("state", "code", "kind"),
-    [
-        ("cancelled", "cancelled", JobCancelled),
-        ("timed_out", "timeout.run", JobTimedOut),
-        ("failed", "exception", JobFailed),
-        ("failed", "crash", WorkerCrashed),
-        ("failed", "limit.of.tomorrow", JobFailed),
-    ],
-)
-def test_the_tokens_come_first_and_then_the_typed_error(
-    script: Script, client: Client, state: str, code: str, kind: type[JobError]
-) -> None:
-    ending = failed(1, state, code, exit_code=3, type="ValueError")
-    script.on("GET", f"{PATH}/stream", events(event(0, "token", {"text": "a"}), ending))
-    seen = []
-    with pytest.raises(kind, match="because") as caught:
-        for token in client.job(ID):
-            seen.append(token)
-    assert seen == ["a"]
-    error = caught.value
-    assert (error.code, error.job_id, error.exit_code, error.type) == (code, ID, 3, "ValueError")
-    assert error.certificate == {"requested": 0.0}
-
-
-@pytest.mark.row("E8")
-@pytest.mark.parametrize("cut", [False, True])
-def test_an_end_without_terminal_event_is_an_error(script: Script, client: Client, cut: bool) -> None:
-    script.on("GET", f"{PATH}/stream", events(event(0, "token", {"text": "a"}), cut=cut), events(cut=cut))
-    seen = []
-    with pytest.raises(WorkerCrashed, match="without its terminal event") as caught:
-        for token in client.job(ID):
-            seen.append(token)
-    assert (seen, caught.value.code, caught.value.last_sequence) == (["a"], "supervisor_lost", 0)
-
-
-@pytest.mark.row("E8")
-def test_a_server_that_has_forgotten_the_job_meanwhile_is_a_lost_one(script: Script, client: Client) -> None:
-    again = problem(404, "unknown_job")
-    script.on("GET", f"{PATH}/stream", events(event(0, "token", {"text": "a"}), cut=True), again)
-    with pytest.raises(WorkerCrashed) as caught:
-        list(client.job(ID))
-    assert caught.value.code == "supervisor_lost"
-    assert isinstance(caught.value.__cause__, Refused)
-
-
-@pytest.mark.row("E13")
-def test_a_broken_stream_is_taken_up_where_it_broke(script: Script, client: Client) -> None:
-    one, two = event(0, "token", {"text": "a"}), event(1, "token", {"text": "b"})
-    script.on(
-        "GET", f"{PATH}/stream", events(one, two[:9], cut=True), events(two, cut=True), events(terminal(2, "completed"))
-    )
-    assert list(client.job(ID)) == ["a", "b"]
-    assert [request.headers.get("last-event-id") for request in script.asked] == [None, "0", "1"]
-
-
-def test_after_the_terminal_event_there_is_nothing(script: Script, client: Client) -> None:
-    script.on("GET", f"{PATH}/stream", Answer(204))
-    assert list(client.job(ID).events(after=9)) == []
-
-
-def test_an_unknown_job_has_no_stream(script: Script, client: Client) -> None:
-    script.on("GET", f"{PATH}/stream", problem(404, "unknown_job"))
-    with pytest.raises(Refused) as caught:
-        list(client.job(ID))
-    assert caught.value.code == "unknown_job"
-
-
-def test_an_id_cannot_leave_its_place_in_the_address(script: Script, client: Client) -> None:
+def test_an_id_cannot_leave_its_place_in_the_address(script: Script, client: OneClient) -> None:
     with pytest.raises(Refused):
         client.job("../workers?x").record()
     assert script.asked[0].path == "/v1/jobs/..%2Fworkers%3Fx"
@@ -365,20 +117,20 @@ def test_an_id_cannot_leave_its_place_in_the_address(script: Script, client: Cli
 # ── result ──
 
 
-def test_a_result_is_waited_for(script: Script, client: Client) -> None:
+def test_a_result_is_waited_for(script: Script, client: OneClient) -> None:
     still = as_json({"job_id": ID, "state": "running"}, 202)
     script.on("GET", f"{PATH}/result", still, still, as_json({"tokens": 3}))
     assert client.job(ID).result() == {"tokens": 3}
     assert {request.query for request in script.asked} == {"wait_s=60.0"}
 
 
-def test_a_result_of_bytes_is_bytes_and_none_is_none(script: Script, client: Client) -> None:
+def test_a_result_of_bytes_is_bytes_and_none_is_none(script: Script, client: OneClient) -> None:
     script.on("GET", f"{PATH}/result", Answer(200, b"\x00\x01", "application/octet-stream"), as_json(None))
     assert client.job(ID).result() == b"\x00\x01"
     assert client.job(ID).result() is None
 
 
-def test_a_wait_that_is_over_leaves_the_job_alone(script: Script, client: Client) -> None:
+def test_a_wait_that_is_over_leaves_the_job_alone(script: Script, client: OneClient) -> None:
     script.on("GET", f"{PATH}/result", as_json({"job_id": ID, "state": "running"}, 202))
     with pytest.raises(NotEnded, match="is running") as caught:
         client.job(ID).result(wait_s=0)
@@ -388,7 +140,7 @@ def test_a_wait_that_is_over_leaves_the_job_alone(script: Script, client: Client
 
 
 @pytest.mark.row("E3")
-def test_a_job_without_result_raises_how_it_ended(script: Script, client: Client) -> None:
+def test_a_job_without_result_raises_how_it_ended(script: Script, client: OneClient) -> None:
     record = {"job_id": ID, "state": "failed", "error": {"code": "exit", "message": "it left", "exit_code": 3}}
     script.on("GET", f"{PATH}/result", problem(409, "no_result", job=record | {"certificate": None, "partial": 1}))
     with pytest.raises(WorkerCrashed, match="it left") as caught:
@@ -400,7 +152,7 @@ def test_a_job_without_result_raises_how_it_ended(script: Script, client: Client
 
 
 @pytest.mark.row("E4")
-def test_cancel_returns_the_ending_when_the_job_is_dead(script: Script, client: Client) -> None:
+def test_cancel_returns_the_ending_when_the_job_is_dead(script: Script, client: OneClient) -> None:
     so_far = as_json({"job_id": ID, "status": "stopping", "certificate": {"requested": 0.0}}, 202)
     dead = as_json({"job_id": ID, "status": "cancelled", "certificate": {"tree_empty": 1.5}})
     script.on("DELETE", PATH, so_far, dead)
@@ -410,7 +162,7 @@ def test_cancel_returns_the_ending_when_the_job_is_dead(script: Script, client: 
     assert script.asked[0].headers["prefer"] == "wait=60"
 
 
-def test_cancel_may_leave_before_the_job_is_dead(script: Script, client: Client) -> None:
+def test_cancel_may_leave_before_the_job_is_dead(script: Script, client: OneClient) -> None:
     script.on("DELETE", PATH, as_json({"job_id": ID, "status": "stopping", "certificate": {}}, 202))
     ending = client.job(ID).cancel(wait_s=0)
     assert (ending.state, ending.is_over) == ("stopping", False)
@@ -418,7 +170,7 @@ def test_cancel_may_leave_before_the_job_is_dead(script: Script, client: Client)
 
 
 @pytest.mark.row("E4")
-def test_cancel_of_an_ended_job_is_no_error(script: Script, client: Client) -> None:
+def test_cancel_of_an_ended_job_is_no_error(script: Script, client: OneClient) -> None:
     record = {"job_id": ID, "state": "completed", "certificate": {"exited": 0.0}, "error": None}
     script.on("DELETE", PATH, problem(409, "already_ended", job=record))
     ending = client.job(ID).cancel()
@@ -427,7 +179,7 @@ def test_cancel_of_an_ended_job_is_no_error(script: Script, client: Client) -> N
         client.job("job-other").cancel()
 
 
-def test_leaving_the_block_cancels_what_still_runs(script: Script, client: Client) -> None:
+def test_leaving_the_block_cancels_what_still_runs(script: Script, client: OneClient) -> None:
     script.on("DELETE", PATH, as_json({"job_id": ID, "status": "cancelled", "certificate": {}}))
     script.on("GET", f"{PATH}/stream", events(event(0, "token", {"text": "a"}), terminal(1, "completed")))
     with client.job(ID) as job:
@@ -438,7 +190,7 @@ def test_leaving_the_block_cancels_what_still_runs(script: Script, client: Clien
     assert len(script.asked_for("DELETE", PATH)) == 1
 
 
-def test_an_error_in_the_block_is_not_hidden_by_a_server_that_is_gone(client: Client, script: Script) -> None:
+def test_an_error_in_the_block_is_not_hidden_by_a_server_that_is_gone(client: OneClient, script: Script) -> None:
     script.on("DELETE", PATH, Answer(500, b"", "text/plain"))
     with pytest.raises(ZeroDivisionError), client.job(ID):
         raise ZeroDivisionError
@@ -449,7 +201,7 @@ def test_an_error_in_the_block_is_not_hidden_by_a_server_that_is_gone(client: Cl
 # ── run ──
 
 
-def test_run_returns_the_result(script: Script, client: Client) -> None:
+def test_run_returns_the_result(script: Script, client: OneClient) -> None:
     script.on("POST", "/v1/jobs", as_json({"job_id": ID}, 202))
     script.on("GET", f"{PATH}/result", as_json(42))
     assert client.run("add", {"a": 40}) == 42
@@ -457,7 +209,7 @@ def test_run_returns_the_result(script: Script, client: Client) -> None:
 
 
 @pytest.mark.row("C7")
-def test_the_timeout_of_run_cancels_the_remote_job(script: Script, client: Client) -> None:
+def test_the_timeout_of_run_cancels_the_remote_job(script: Script, client: OneClient) -> None:
     script.on("POST", "/v1/jobs", as_json({"job_id": ID}, 202))
     script.on("GET", f"{PATH}/result", as_json({"job_id": ID, "state": "running"}, 202))
     script.on("DELETE", PATH, as_json({"job_id": ID, "status": "cancelled", "certificate": {"tree_empty": 1.0}}))
@@ -467,27 +219,342 @@ def test_the_timeout_of_run_cancels_the_remote_job(script: Script, client: Clien
     assert len(script.asked_for("DELETE", PATH)) == 1
 
 
-def test_a_job_that_wins_the_race_against_runs_timeout_has_its_result(script: Script, client: Client) -> None:
+def test_a_job_that_wins_the_race_against_runs_timeout_has_its_result(script: Script, client: OneClient) -> None:
     script.on("POST", "/v1/jobs", as_json({"job_id": ID}, 202))
     script.on("GET", f"{PATH}/result", as_json({"job_id": ID, "state": "running"}, 202), as_json(42))
     script.on("DELETE", PATH, problem(409, "already_ended", job={"job_id": ID, "state": "completed"}))
     assert client.run("add", timeout_s=0) == 42
 
 
-# ── where it runs ──
+# ── who asks ──
 
 
-def test_client_and_command_need_no_linux_and_no_supervisor() -> None:
-    """What Windows and macOS lack, and the supervisor, cannot be imported here."""
-    program = (
-        "import sys, types\n"
-        "for name in ('fcntl', 'resource', 'pwd', 'grp', 'termios', 'killable.supervisor'): sys.modules[name] = None\n"
-        "import killable.api.client, killable.api.cli\n"
-        "sys.modules['killable.api.cli.serve'].sys = types.SimpleNamespace(platform='darwin')\n"
-        "sys.argv = ['killable', 'serve']\n"
-        "killable.api.cli.main()\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout) == (71, "")
-    assert "serve needs Linux" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+SECRET = "sk-not-to-be-seen"
+
+
+def test_the_key_is_sent_and_never_shown(script: Script, make_client: MakeClient) -> None:
+    client = make_client(api_key=f" {SECRET}\n", headers={"X-Team": "search"})
+    script.on("GET", "/v1/info", as_json({"version": "1"}), problem(401, "unauthorized", "A valid API key is needed"))
+    assert client.info() == {"version": "1"}
+    assert script.asked[0].headers["authorization"] == f"Bearer {SECRET}"
+    assert script.asked[0].headers["x-team"] == "search"
+    with pytest.raises(Refused) as caught:
+        client.info()
+    shown = [repr(client), repr(client.job(ID)), str(caught.value), repr(caught.value.facts), repr(client.__dict__)]
+    assert SECRET not in " ".join(shown)
+
+
+def test_a_key_that_no_header_carries_is_refused_without_showing_it(make_client: MakeClient) -> None:
+    with pytest.raises(Refused, match="the API key has a character") as caught:
+        make_client(api_key=f"{SECRET}\nX-Evil: 1")
+    assert SECRET not in str(caught.value) + repr(caught.value.facts)
+    with pytest.raises(Refused, match="the X-Correlation-Id has a character"):
+        make_client().submit("split", correlation_id="é")
+
+
+def test_a_password_in_the_address_is_not_shown(make_client: MakeClient) -> None:
+    client = make_client("http://me:hidden@127.0.0.1:1", retries=0)
+    assert repr(client).endswith("Client http://127.0.0.1:1>")
+    with pytest.raises(Unreachable) as caught:
+        client.info()
+    assert "hidden" not in str(caught.value) + repr(caught.value.facts)
+
+
+@pytest.mark.parametrize("url", ["ftp://x", "http://", "http://x:port", "://", "http://[::1"])
+def test_what_is_no_address_says_so_at_once(make_client: MakeClient, url: str) -> None:
+    with pytest.raises(Unreachable, match="is not an address"):
+        make_client(url)
+
+
+def test_a_closed_client_says_so(make_client: MakeClient) -> None:
+    client = make_client()
+    job = client.job(ID)
+    (client.close if isinstance(client, Client) else client.aclose)()
+    for ask in (client.info, job.record, lambda: list(job)):
+        with pytest.raises(Refused, match="has been closed"):
+            ask()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # httpcore leaves the socket to the GC
+def test_a_unix_socket_by_either_spelling(make_client: MakeClient, tmp_path: Path) -> None:
+    for client in (make_client(f"unix:{tmp_path}/s"), make_client(None, uds=f"{tmp_path}/s")):
+        with pytest.raises(Unreachable, match=f"cannot reach unix:{tmp_path}/s: no such file or directory"):
+            client.info()
+
+
+# ── once more ──
+
+
+GONE = Answer(drop=True)
+BUSY = Answer(503, b"", "text/plain", headers={"Retry-After": "0"})
+
+
+@pytest.mark.parametrize("broken", [GONE, Answer(reset=True), BUSY, problem(429, "queue_full", retryable=True)])
+def test_what_is_safe_is_asked_again(script: Script, client: OneClient, broken: Answer) -> None:
+    script.on("GET", PATH, broken, broken, as_json({"job_id": ID}))
+    assert client.job(ID).record() == {"job_id": ID}
+    script.on("DELETE", PATH, broken, as_json({"job_id": ID, "status": "cancelled", "certificate": {}}))
+    assert client.job(ID).cancel().state == "cancelled"
+
+
+@pytest.mark.parametrize("retries", [0, 1, 3])
+def test_not_more_often_than_was_said(script: Script, make_client: MakeClient, retries: int) -> None:
+    script.on("GET", PATH, BUSY)
+    with pytest.raises(Unreachable, match="answered 503"):
+        make_client(retries=retries).job(ID).record()
+    assert len(script.asked) == 1 + retries
+
+
+def test_a_server_that_asks_for_too_much_patience_gets_none(script: Script, client: OneClient) -> None:
+    in_an_hour = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
+    for value, least in (("3600", 3600), (in_an_hour, 3500)):
+        script.on("GET", PATH, Answer(503, b"", "text/plain", headers={"Retry-After": value}))
+        with pytest.raises(Unreachable) as caught:
+            client.job(ID).record()
+        assert caught.value.retry_after_s >= least
+    assert len(script.asked) == 2
+
+
+@pytest.mark.parametrize("status", [400, 404, 500, 502])
+def test_an_answer_that_stays_the_same_is_not_asked_for_again(script: Script, client: OneClient, status: int) -> None:
+    script.on("GET", PATH, problem(status, "internal"))
+    with pytest.raises(KillableError):
+        client.job(ID).record()
+    assert len(script.asked) == 1
+
+
+def test_a_submission_that_was_cut_off_is_sent_again_as_the_same_one(script: Script, client: OneClient) -> None:
+    script.on("POST", "/v1/jobs", GONE, as_json({"job_id": ID}, 202))
+    assert client.submit("split", {"text": "x"}).id == ID
+    first, second = script.asked
+    assert first.body == second.body
+    assert first.headers["idempotency-key"] == second.headers["idempotency-key"] != ""
+    client.submit("split", {"text": "x"})
+    assert script.asked[2].headers["idempotency-key"] != first.headers["idempotency-key"]
+
+
+@pytest.mark.parametrize(("status", "code"), [(429, "queue_full"), (503, "draining")])
+def test_a_submission_that_is_refused_for_now_is_the_callers_to_repeat(
+    script: Script, client: OneClient, status: int, code: str
+) -> None:
+    script.on("POST", "/v1/jobs", problem(status, code))
+    with pytest.raises(Refused) as caught:
+        client.submit("split")
+    assert (caught.value.code, caught.value.retryable, len(script.asked)) == (code, True, 1)
+
+
+def test_a_full_queue_is_asked_again_where_that_was_wanted(script: Script, make_client: MakeClient) -> None:
+    full = problem(429, "queue_full")
+    full.headers["Retry-After"] = "0"
+    client = make_client(retries=0)
+    script.on("POST", "/v1/jobs", *[full] * 9, as_json({"job_id": ID}, 202))
+    assert client.submit("split", wait_for_room_s=30).id == ID
+    assert len({request.headers["idempotency-key"] for request in script.asked}) == 1
+    full.headers["Retry-After"] = "60"
+    script.on("POST", "/v1/jobs", full)
+    with pytest.raises(Refused):
+        client.submit("split", wait_for_room_s=30)
+    assert len(script.asked) == 11
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda client: client.cancel_matching(type="split"),
+        lambda client: client.kill_worker("worker-1"),
+        lambda client: client.shutdown(),
+    ],
+)
+def test_what_could_do_harm_twice_is_not_sent_twice(
+    script: Script, client: OneClient, ask: Callable[[OneClient], object]
+) -> None:
+    for method, path in (("POST", "/v1/jobs/cancel"), ("DELETE", "/v1/workers/worker-1"), ("POST", "/v1/shutdown")):
+        script.on(method, path, GONE)
+    with pytest.raises(Unreachable, match="what was asked may have been done"):
+        ask(client)
+    assert len(script.asked) == 1
+
+
+# ── the other calls ──
+
+
+def test_what_is_asked_of_a_server(script: Script, client: OneClient) -> None:
+    calls: list[tuple[str, str, str, Callable[[], object], Any]] = [
+        ("GET", "/v1/workers/w%2F1", "", lambda: client.worker("w/1"), None),
+        ("DELETE", "/v1/workers/w1", "reason=old", lambda: client.kill_worker("w1", "old"), None),
+        ("POST", "/v1/drain", "deadline_s=5", lambda: client.drain(5), None),
+        ("POST", "/v1/drain", "", client.drain, None),
+        ("DELETE", "/v1/drain", "", client.undrain, None),
+        ("GET", "/v1/drain", "", client.drained, None),
+        ("POST", "/v1/shutdown", "deadline_s=0.0", client.shutdown, None),
+        ("POST", "/v1/shutdown", "grace_s=1&deadline_s=2&reason=r", lambda: client.shutdown(1, 2, "r"), None),
+        ("GET", "/v1/metrics", "", client.metrics, None),
+        ("GET", "/v1/info", "", client.info, None),
+        ("GET", "/readyz", "", client.ready, None),
+        ("POST", "/v1/jobs/cancel", "", lambda: client.cancel_matching(tag="a:b"), {"tag": "a:b", "dry_run": False}),
+        (
+            "POST", "/v1/jobs/cancel", "",
+            lambda: client.cancel_matching(type="t", state="queued", reason="r", grace_s=0, dry_run=True),
+            {"type": "t", "state": "queued", "reason": "r", "grace_s": 0, "dry_run": True},
+        ),
+    ]  # fmt: skip
+    for method, path, query, ask, body in calls:
+        script.on(method, path, as_json({"answer": path}))
+        assert ask() == {"answer": path}
+        asked = script.asked[-1]
+        assert (asked.method, asked.path, asked.query, asked.body) == (method, path, query, body)
+    assert script.asked_for("DELETE", "/v1/workers/w1")[0].headers["prefer"] == "wait=60"
+    assert script.asked_for("POST", "/v1/jobs/cancel")[0].headers["prefer"] == "wait=60"
+
+
+def test_an_unready_server_is_not_asked_again(script: Script, client: OneClient) -> None:
+    script.on("GET", "/readyz", problem(503, "draining", degraded=["draining"]))
+    with pytest.raises(Refused) as caught:
+        client.ready()
+    assert (caught.value.code, caught.value.degraded, len(script.asked)) == ("draining", ["draining"], 1)
+
+
+def test_output_and_exposition_are_passed_on_as_they_are(script: Script, client: OneClient) -> None:
+    script.on("GET", f"{PATH}/output", Answer(200, b"a\xff", "application/octet-stream"))
+    script.on("GET", "/metrics", Answer(200, "killable_x 1\n# é\n".encode(), "text/plain; charset=utf-8"))
+    assert client.job(ID).output() == b"a\xff"
+    assert client.exposition() == "killable_x 1\n# é\n"
+
+
+def test_a_submission_carries_keys_and_says_what_came_of_them(script: Script, client: OneClient) -> None:
+    headers = {"Idempotent-Replayed": "true", "X-Correlation-Id": "trace-1"}
+    script.on("POST", "/v1/jobs", as_json({"job_id": ID}, 202, headers=headers))
+    job = client.submit("split", idempotency_key="mine", correlation_id="trace-1")
+    assert (job.is_replay, job.correlation_id) == (True, "trace-1")
+    asked = script.asked[0].headers
+    assert (asked["idempotency-key"], asked["x-correlation-id"]) == ("mine", "trace-1")
+
+
+def test_what_json_cannot_say_is_refused_before_anything_is_sent(script: Script, client: OneClient) -> None:
+    for value in (float("nan"), object(), {1, 2}):
+        with pytest.raises(Refused, match="cannot be sent as JSON"):
+            client.submit("split", {"text": value})
+    assert script.asked == []
+    script.on("POST", "/v1/jobs", as_json({"job_id": ID}, 202))
+    client.submit("split", {"text": "\ud800"})
+    assert script.asked[0].body["input"] == {"text": "\ud800"}
+
+
+def test_an_option_that_there_is_not_is_a_type_error(client: OneClient) -> None:
+    with pytest.raises(TypeError, match="run_s"):
+        client.submit("split", run_s=5)
+
+
+# ── giving up ──
+
+DEAD = as_json({"job_id": ID, "status": "cancelled", "certificate": {"tree_empty": 1.0}})
+
+
+@pytest.mark.row("C7")
+def test_a_submission_without_answer_is_found_by_its_key_and_cancelled(script: Script, client: OneClient) -> None:
+    """The timeout of run covers the submission; the job that it may have started is not left behind."""
+    script.on("POST", "/v1/jobs", Answer(gate=threading.Event()), as_json({"job_id": ID}, 202))
+    script.on("DELETE", PATH, DEAD)
+    with pytest.raises(JobTimedOut, match="was cancelled and is dead") as caught:
+        client.run("spin", timeout_s=0.01)
+    assert (caught.value.job_id, caught.value.by) == (ID, "client")
+    first, second = script.asked_for("POST", "/v1/jobs")
+    assert first.headers["idempotency-key"] == second.headers["idempotency-key"]
+    assert len(script.asked_for("DELETE", PATH)) == 1
+
+
+@pytest.mark.row("C7")
+def test_a_submission_that_turns_out_refused_has_started_nothing(script: Script, client: OneClient) -> None:
+    script.on("POST", "/v1/jobs", Answer(gate=threading.Event()), problem(429, "queue_full"))
+    with pytest.raises(JobTimedOut, match="nothing was started") as caught:
+        client.run("spin", timeout_s=0.01)
+    assert caught.value.job_id is None
+
+
+@pytest.mark.row("C7")
+def test_a_job_that_may_be_there_is_named_by_its_key(script: Script, client: OneClient) -> None:
+    script.on("POST", "/v1/jobs", Answer(gate=threading.Event()), GONE)
+    with pytest.raises(Unreachable, match="whether a job was started is not known") as caught:
+        client.run("spin", timeout_s=0.01)
+    key = script.asked[0].headers["idempotency-key"]
+    assert caught.value.idempotency_key == key
+    assert key in str(caught.value)
+
+
+@pytest.mark.row("C7")
+def test_a_job_whose_server_falls_silent_is_cancelled(script: Script, make_client: MakeClient) -> None:
+    script.on("POST", "/v1/jobs", as_json({"job_id": ID}, 202))
+    script.on("GET", f"{PATH}/result", GONE)
+    script.on("DELETE", PATH, DEAD)
+    with pytest.raises(Unreachable):
+        make_client(retries=0).run("spin")
+    assert len(script.asked_for("DELETE", PATH)) == 1
+
+
+@pytest.mark.row("C7")
+def test_a_job_that_will_not_die_in_time_is_told_so(
+    script: Script, client: OneClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submission, "LEAVE_S", 0.0)
+    monkeypatch.setattr(jobcalls, "LEAVE_S", 0.0)
+    script.on("POST", "/v1/jobs", as_json({"job_id": ID}, 202))
+    script.on("GET", f"{PATH}/result", as_json({"job_id": ID, "state": "running"}, 202))
+    script.on("DELETE", PATH, as_json({"job_id": ID, "status": "stopping", "certificate": {}}, 202))
+    with pytest.raises(JobTimedOut, match="not yet dead after 0 s; its end goes on"):
+        client.run("spin", timeout_s=0)
+    with pytest.raises(NotEnded, match="is being stopped"), client.job(ID):
+        pass
+    with pytest.raises(ZeroDivisionError), client.job(ID):
+        raise ZeroDivisionError
+
+
+@pytest.mark.row("E5")
+@pytest.mark.parametrize("ask", ["run", "submit"])
+def test_ctrl_c_during_the_submission_cancels_what_it_started(script: Script, client: OneClient, ask: str) -> None:
+    interrupted = Answer(first=interrupt_main, gate=threading.Event())
+    script.on("POST", "/v1/jobs", interrupted, as_json({"job_id": ID}, 202))
+    script.on("DELETE", PATH, DEAD)
+    with pytest.raises(KeyboardInterrupt):
+        getattr(client, ask)("spin")
+    first, second = script.asked_for("POST", "/v1/jobs")
+    assert first.headers["idempotency-key"] == second.headers["idempotency-key"]
+    assert len(script.asked_for("DELETE", PATH)) == 1
+
+
+def test_ctrl_c_leaves_a_job_that_the_caller_has_the_key_of(script: Script, client: OneClient) -> None:
+    script.on("POST", "/v1/jobs", Answer(first=interrupt_main, gate=threading.Event()))
+    with pytest.raises(KeyboardInterrupt):
+        client.submit("spin", idempotency_key="mine")
+    assert [request.method for request in script.asked] == ["POST"]
+
+
+@pytest.mark.row("E5")
+def test_ctrl_c_while_it_runs_cancels_the_job(script: Script, client: OneClient) -> None:
+    script.on("POST", "/v1/jobs", as_json({"job_id": ID}, 202))
+    script.on("GET", f"{PATH}/result", Answer(first=interrupt_main, gate=threading.Event()))
+    script.on("DELETE", PATH, DEAD)
+    with pytest.raises(KeyboardInterrupt):
+        client.run("spin")
+    assert len(script.asked_for("DELETE", PATH)) == 1
+
+
+def interrupt_main() -> None:
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+
+# ── many at once ──
+
+
+def test_threads_share_a_client(script: Script) -> None:
+    for number in range(8):
+        path = f"/v1/jobs/job-{number}"
+        token, end = event(0, "token", {"text": f"of {number}"}), terminal(1, "completed")
+        script.on("GET", f"{path}/stream", events(token, end))
+        script.on("GET", path, as_json({"job_id": f"job-{number}"}))
+
+    def use(number: int) -> set[str]:
+        job = client.job(f"job-{number}")
+        return {*job, *(job.record()["job_id"] for _ in range(20))}
+
+    with Client(script.url) as client, ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(use, range(8))) == [{f"of {number}", f"job-{number}"} for number in range(8)]

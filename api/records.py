@@ -19,7 +19,6 @@ def record_json(record: JobRecord, result_inline_bytes_max: int) -> dict[str, An
         "error": record.error,
         "limits": record.limits,
         "tenant": record.tenant,
-        "queue": record.queue,
         "attempts": record.attempts,
         "result": _value(record.result, address + "/result", result_inline_bytes_max),
         "partial": _value(record.partial, address + "/partial", result_inline_bytes_max),

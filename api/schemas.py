@@ -149,6 +149,7 @@ class ShortJob(BaseModel):
     tokens: int
     progress: dict[str, Any] | None
     """The last one that the job reported."""
+    queue: Queue | None
     error: dict[str, Any] | None
 
 
@@ -157,7 +158,6 @@ class Job(ShortJob):
 
     limits: dict[str, Any]
     tenant: str
-    queue: Queue | None
     attempts: int
     result: Any
     partial: Any

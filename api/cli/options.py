@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from killable.api.cli import completing
 from killable.api.client import Client
 from killable.workers.units import parse_bytes, parse_seconds
 
@@ -49,6 +50,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON: one document, or
 Url = Annotated[
     str,
     typer.Option("--url", envvar="KILLABLE_URL", metavar="URL", help="The server: http://HOST:PORT, or unix:PATH."),
+]
+JobName = Annotated[
+    str,
+    typer.Argument(
+        metavar="JOB", help="Its id, or a unique prefix of it.", show_default=False, autocompletion=completing.jobs
+    ),
 ]
 Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; kept in the certificate.")]
 

@@ -8,6 +8,7 @@ Plain ASGI, because Starlette's BaseHTTPMiddleware hides a client that left.
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import re
 
@@ -20,6 +21,9 @@ from killable.api.settings import HttpSettings
 
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::\d{1,5})?", re.IGNORECASE)
 """RFC 9110 section 7.2: uri-host [":" port]; no user part, which a URL parser would drop silently."""
+
+BODY_BYTES_PER_S = 16 << 10
+"""The slowest that a body may come after its first seconds: a telephone's line, not one that only holds a place."""
 
 
 class AccessCheck:
@@ -67,11 +71,12 @@ def is_loopback(name: str) -> bool:
 
 
 class BodyCheck:
-    """Refuse a body that is not JSON (415) or over the bound (413), whether or not it says its length."""
+    """Refuse a body that is not JSON (415), over the bound (413), whether or not it says its length, or slow (408)."""
 
     def __init__(self, app: ASGIApp, settings: HttpSettings) -> None:
         self._app = app
         self._bytes_max = settings.body_bytes_max
+        self._timeout_s = settings.body_timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope) if scope["type"] == "http" else Headers()
@@ -86,15 +91,26 @@ class BodyCheck:
             await self._app(scope, self._bounded(receive), send)
 
     def _bounded(self, receive: Receive) -> Receive:
-        """Return `receive` that raises at the bound, for a chunked body; FastAPI passes on HTTPException only."""
+        """Return `receive` that raises at the bounds, until the body is whole; FastAPI passes on HTTPException only."""
         seen = 0
+        is_whole = False
+        clock = asyncio.get_running_loop().time
+        start = clock()
 
         async def bounded() -> Message:
-            nonlocal seen
-            message = await receive()
+            nonlocal seen, is_whole
+            if is_whole:
+                return await receive()  # the client's leaving, which has no deadline
+            try:
+                async with asyncio.timeout_at(start + self._timeout_s + seen / BODY_BYTES_PER_S):
+                    message = await receive()
+            except TimeoutError as error:
+                # Closing the connection is what ends the body; there is no other way to tell where a request begins.
+                raise HTTPException(408, self._slow, {"Connection": "close"}) from error
             seen += len(message.get("body", b""))
             if seen > self._bytes_max:
                 raise HTTPException(413, self._detail)
+            is_whole = not message.get("more_body", False)
             return message
 
         return bounded
@@ -102,3 +118,7 @@ class BodyCheck:
     @property
     def _detail(self) -> str:
         return f"A body may have {self._bytes_max} bytes (server.body_bytes_max)"
+
+    @property
+    def _slow(self) -> str:
+        return f"The body did not come within {self._timeout_s:g} s, and a second more per {BODY_BYTES_PER_S} bytes"

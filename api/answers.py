@@ -1,23 +1,46 @@
-"""What routes share: the engine and settings of their app, JSON answers, `Prefer`, documented problems.
+"""What routes share: the engine and settings of their app, JSON answers, `Prefer`, documented answers.
 
 Runs in: api.
 """
 
 from __future__ import annotations
 
+import uuid
+from dataclasses import dataclass
 from typing import Annotated, Any, cast
 
-from fastapi import Depends, Request
+from fastapi import Depends, Header, Request
+from pydantic import BaseModel
 from starlette.responses import JSONResponse
 
 from killable.api.problems import PROBLEM_TYPE, fault, invalid
 from killable.api.schemas import WAIT_S_MAX
 from killable.api.settings import HttpSettings
+from killable.api.sse import Streams
 from killable.supervisor.engine import Engine
 from killable.workers.errors import CODES
 from killable.workers.messages import dump_json
 
 Responses = dict[int | str, dict[str, Any]]
+
+CORRELATION_ID = "^[A-Za-z0-9._:/+=-]{1,128}$"
+EVERYWHERE = ("misdirected", "forbidden", "too_many_connections", "internal")
+"""Codes that any route can answer with."""
+OF_A_BODY = ("malformed", "slow_request", "too_large", "unsupported_media_type", "invalid")
+"""Codes of a route that reads a body."""
+HEADERS = {
+    "Location": "The job's address",
+    "Link": 'The next page: `rel="next"`',
+    "Preference-Applied": "The part of `Prefer` that was followed",
+    "Idempotent-Replayed": "`true`: the first answer for this Idempotency-Key, again",
+    "X-Correlation-Id": "The request's own, or one made up",
+    "Cache-Control": "`no-store`",
+    "X-Accel-Buffering": "`no`",
+    "Retry-After": "Seconds",
+    "WWW-Authenticate": "`Bearer`",
+    "Allow": "The methods that there are",
+}
+HEADERS_OF_STATUS = {401: ("WWW-Authenticate",), 405: ("Allow",), 429: ("Retry-After",), 503: ("Retry-After",)}
 
 CANCEL_WAIT_S = 10.0
 """How long a cancel is waited for when the caller does not say: twice the default grace."""
@@ -34,40 +57,86 @@ async def _engine(request: Request) -> Engine:
     return cast(Engine, request.app.state.engine)
 
 
+async def _streams(request: Request) -> Streams:
+    return cast(Streams, request.app.state.streams)
+
+
 async def _settings(request: Request) -> HttpSettings:
     return cast(HttpSettings, request.app.state.settings)
 
 
-async def _prefer_wait_s(request: Request) -> float | None:
-    """Return how long the client would wait (RFC 7240); what cannot be read is ignored, as the RFC has it."""
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """For how long a client would wait (RFC 7240); None: it does not say."""
+
+    wait_s: float | None = None
+    applied: str = ""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Preference-Applied": self.applied} if self.applied else {}
+
+
+async def _preference(request: Request) -> Preference:
+    """Read `Prefer`; what cannot be read is ignored, as the RFC has it. A wait stands beside `respond-async`."""
+    found = Preference()
     for header in request.headers.getlist("prefer"):
         for preference in header.split(","):
             name, _, value = preference.partition(";")[0].partition("=")
             name, value = name.strip().lower(), value.strip().strip('"')
+            if name == "wait" and value.isascii() and value.isdecimal():
+                wait_s = min(int(value[:9]), int(WAIT_S_MAX))
+                return Preference(float(wait_s), f"wait={wait_s}")
             if name == "respond-async":
-                return 0.0
-            if name == "wait" and value.isdecimal():
-                return min(float(value), WAIT_S_MAX)
-    return None
+                found = Preference(0.0, "respond-async")
+    return found
+
+
+async def _correlation_id(
+    request: Request,
+    x_correlation_id: Annotated[str | None, Header(max_length=128, pattern=CORRELATION_ID)] = None,
+    x_request_id: Annotated[
+        str | None, Header(max_length=128, pattern=CORRELATION_ID, description="The same by another name")
+    ] = None,
+) -> str:
+    found = x_correlation_id or x_request_id or str(uuid.uuid4())
+    request.state.correlation_id = found  # for the answer of a refusal
+    return found
 
 
 async def _no_body(request: Request) -> None:
     if (await request.body()).strip() not in (b"", b"{}"):
-        raise invalid([fault("body", [], "is not read here: grace_s and reason are query parameters")])
+        raise invalid([fault("body", [], "is not read here: everything is a query parameter")])
 
 
 EngineOf = Annotated[Engine, Depends(_engine)]
+StreamsOf = Annotated[Streams, Depends(_streams)]
 SettingsOf = Annotated[HttpSettings, Depends(_settings)]
-PreferWait = Annotated[float | None, Depends(_prefer_wait_s)]
+Preferred = Annotated[Preference, Depends(_preference)]
+CorrelationId = Annotated[str, Depends(_correlation_id)]
 NO_BODY = Depends(_no_body)
 
 
-def documented(answers: Responses, *codes: str) -> Responses:
-    """Return the `responses` of a route: its answers, the codes that it can refuse with, and `default` for the rest."""
+def answer(description: str, model: type[BaseModel] | None = None, *headers: str, **more: Any) -> dict[str, Any]:
+    """Return one entry of a route's `responses`; `headers` are names out of HEADERS."""
+    entry: dict[str, Any] = {"description": description, "headers": {name: _header(name) for name in headers}, **more}
+    return entry if model is None else entry | {"model": model}
+
+
+def documented(answers: Responses, *codes: str, protected: bool = True) -> Responses:
+    """Return the `responses` of a route: its answers, the codes that it can refuse with, and `default` for the rest.
+
+    `protected`: it needs a key, where the server has keys.
+    """
     content = {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     titles: dict[int, list[str]] = {}
-    for code in codes:
+    for code in (*codes, *EVERYWHERE, *(("unauthorized",) if protected else ())):
         titles.setdefault(CODES[code].status, []).append(f"`{code}`: {CODES[code].title}")
     for status, lines in titles.items():
-        answers[status] = {"description": " · ".join(lines), "content": content}
+        headers = {name: _header(name) for name in HEADERS_OF_STATUS.get(status, ())}
+        answers[status] = {"description": " · ".join(dict.fromkeys(lines)), "content": content, "headers": headers}
     return answers | {"default": {"description": "Any other problem", "content": content}}
+
+
+def _header(name: str) -> dict[str, Any]:
+    return {"description": HEADERS[name], "schema": {"type": "string"}}

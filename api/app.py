@@ -11,12 +11,16 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from killable.api import routes_jobs, routes_ops
+from killable.api import routes_jobs, routes_operator, routes_ops, routes_outputs
 from killable.api.access import AccessCheck, BodyCheck
+from killable.api.auth import OPEN_PATHS, KeyCheck
 from killable.api.inputs import InputCheck
+from killable.api.keys import KeyRing, Tickets
+from killable.api.methods import HeadAsGet
 from killable.api.problems import install_problems
 from killable.api.schemas import Problem
 from killable.api.settings import HttpSettings
+from killable.api.sse import Streams
 from killable.supervisor.engine import Engine
 
 
@@ -37,28 +41,57 @@ def create_app(engine: Engine, settings: HttpSettings | None = None) -> FastAPI:
     app.state.engine = engine
     app.state.settings = settings
     app.state.input_check = InputCheck()
+    app.state.streams = Streams(settings.streams_max)
+    app.state.tickets = Tickets() if settings.keys else None
     install_problems(app)
-    app.include_router(routes_jobs.router)
-    app.include_router(routes_ops.router)
-    # The last one added is the outermost: a foreign page is refused before it learns anything of CORS.
+    for routes in (routes_jobs, routes_outputs, routes_ops, routes_operator):
+        app.include_router(routes.router)
+    # The last one added is the outermost: a foreign page is refused before it learns anything of CORS, and what a
+    # page that may call is refused for, it can read.
+    app.add_middleware(HeadAsGet)
     app.add_middleware(BodyCheck, settings=settings)
+    if settings.keys:
+        app.add_middleware(KeyCheck, keys=KeyRing(settings.keys), tickets=app.state.tickets)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["Content-Type", "Prefer", "Last-Event-ID"],
-            expose_headers=["Location", "Link", "Retry-After"],
+            allow_headers=[
+                *("Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "Prefer"),
+                *("X-Correlation-Id", "X-Request-Id"),
+            ],
+            expose_headers=[
+                *("Idempotent-Replayed", "Link", "Location", "Preference-Applied", "Retry-After", "WWW-Authenticate"),
+                "X-Correlation-Id",
+            ],
         )
     app.add_middleware(AccessCheck, settings=settings)
     return app
 
 
 class _App(FastAPI):
-    """FastAPI whose `/openapi.json` knows the schema that every problem answer refers to."""
+    """FastAPI whose `/openapi.json` knows the schema that every problem answer refers to, and who may call what."""
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
-            schemas = super().openapi().setdefault("components", {}).setdefault("schemas", {})
-            schemas["Problem"] = Problem.model_json_schema()
+            description = super().openapi()
+            components = description.setdefault("components", {})
+            components.setdefault("schemas", {})["Problem"] = Problem.model_json_schema()
+            if self.state.settings.keys:
+                _describe_keys(description)
         return super().openapi()
+
+
+def _describe_keys(description: dict[str, Any]) -> None:
+    description["components"]["securitySchemes"] = {
+        "key": {"type": "http", "scheme": "bearer"},
+        "ticket": {"type": "apiKey", "in": "query", "name": "ticket", "description": "Of one stream: in `stream_url`"},
+    }
+    description["security"] = [{"key": []}]
+    for path, operations in description["paths"].items():
+        for operation in operations.values():
+            if path in OPEN_PATHS:
+                operation["security"] = []
+            elif path.endswith("/stream"):
+                operation["security"] = [{"key": []}, {"ticket": []}]

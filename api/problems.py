@@ -16,8 +16,8 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Match
 
+from killable.api.methods import allowed
 from killable.api.records import record_json
 from killable.supervisor.job import JobRecord
 from killable.workers.errors import CODES, Refused
@@ -29,13 +29,17 @@ TOKEN_CHARS_MAX = 100
 RETRY_AFTER_S = {429: 1, 503: 5}
 """Where the refusal does not say: a queue moves within a second, a start or a drain takes longer."""
 
-_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _CODE_OF_STATUS = {
     400: "malformed",
     404: "not_found",
     405: "method_not_allowed",
+    408: "slow_request",
     413: "too_large",
     415: "unsupported_media_type",
+}
+_DETAILS = {
+    "malformed": "The body cannot be read as JSON",
+    "not_found": "There is nothing at this address; /openapi.json has all that there are",
 }
 _REWORDED = {
     "extra_forbidden": "is not known here",
@@ -97,21 +101,19 @@ async def _refused(request: Request, error: Refused) -> Response:
     record = members.pop("record", None)
     if isinstance(record, JobRecord):
         members["job"] = record_json(record, request.app.state.settings.result_inline_bytes_max)
-    return problem(error.code, error.message, members=members)
+    correlation_id = getattr(request.state, "correlation_id", "")
+    headers = {"X-Correlation-Id": correlation_id} if correlation_id else None
+    return problem(error.code, error.message, members=members, headers=headers)
 
 
 async def _http_exception(request: Request, error: HTTPException) -> Response:
     code = _CODE_OF_STATUS.get(error.status_code, "malformed" if error.status_code < 500 else "internal")
     if code == "method_not_allowed":
-        return problem(code, headers={"Allow": ", ".join(_allowed(request))})
-    return problem(code, {"malformed": "The body cannot be read as JSON", "too_large": error.detail}.get(code, ""))
-
-
-def _allowed(request: Request) -> list[str]:
-    """Return the methods of all routes at this path; Starlette's own header has those of the first route only."""
-    routes = request.app.router.routes
-    scopes = ((method, dict(request.scope) | {"method": method}) for method in _METHODS)
-    return [method for method, scope in scopes if any(route.matches(scope)[0] is Match.FULL for route in routes)]
+        methods = ", ".join(allowed(request))
+        return problem(code, f"There is {methods} here", headers={"Allow": methods})
+    if code in ("too_large", "slow_request"):  # raised by our own check of the body, with its words
+        return problem(code, error.detail, headers=error.headers)
+    return problem(code, _DETAILS.get(code, ""))
 
 
 async def _request_invalid(request: Request, error: RequestValidationError) -> Response:

@@ -1,12 +1,11 @@
-"""The routes of jobs: submit, look, list, stream, result, cancel.
+"""The routes of jobs: submit, look, list, cancel.
 
 Runs in: api.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
+import hashlib
 from typing import Annotated
 from urllib.parse import urlencode
 
@@ -15,19 +14,29 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from killable.api import schemas
-from killable.api.answers import CANCEL_WAIT_S, NO_BODY, EngineOf, Json, PreferWait, SettingsOf, documented
+from killable.api.answers import (
+    CANCEL_WAIT_S,
+    NO_BODY,
+    OF_A_BODY,
+    CorrelationId,
+    EngineOf,
+    Json,
+    Preferred,
+    SettingsOf,
+    answer,
+    documented,
+)
+from killable.api.auth import TenantOf
 from killable.api.inputs import InputCheck
-from killable.api.problems import fault, invalid
+from killable.api.keys import Tickets
 from killable.api.records import record_json, short_record_json
-from killable.api.sse import open_stream
 from killable.supervisor.engine import Engine
 from killable.supervisor.job import JobRecord, JobType, Submission
 from killable.workers.errors import Refused
 
-VALUE = {
-    "description": "The value as JSON; bytes as they are",
-    "content": {"application/json": {}, "application/octet-stream": {}},
-}
+IDEMPOTENCY_KEY = "^[!-~]{1,255}$"
+"""Visible ASCII: any spelling of an id, quoted as the IETF draft has it or not."""
+OF_A_SUBMISSION = ("Location", "X-Correlation-Id", "Idempotent-Replayed", "Preference-Applied")
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], default_response_class=Json)
 
@@ -36,20 +45,31 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"], default_response_class=Json
     "",
     status_code=202,
     responses=documented(
-        {202: {"model": schemas.AcceptedJob, "description": "Accepted"}},
-        "malformed",
-        "unknown_job_type",
-        "too_large",
-        "invalid",
-        "limit_over_cap",
-        "queue_full",
-        "draining",
+        {
+            200: answer("Ended within `Prefer: wait=N`", schemas.AcceptedJob, *OF_A_SUBMISSION),
+            202: answer("Accepted", schemas.AcceptedJob, *OF_A_SUBMISSION),
+        },
+        *OF_A_BODY,
+        *("unknown_job_type", "limit_over_cap", "idempotency_conflict", "queue_full", "draining"),
     ),
 )
 async def submit_job(
-    request: Request, body: Annotated[schemas.AnyJobRequest, Body()], engine: EngineOf, settings: SettingsOf
+    request: Request,
+    body: Annotated[schemas.AnyJobRequest, Body()],
+    engine: EngineOf,
+    settings: SettingsOf,
+    tenant: TenantOf,
+    preference: Preferred,
+    correlation_id: CorrelationId,
+    idempotency_key: Annotated[
+        str | None,
+        Header(pattern=IDEMPOTENCY_KEY, description="The same again with the same body: the first answer again"),
+    ] = None,
 ) -> Response:
-    """Start a job. It runs whether or not anyone reads its stream."""
+    """Start a job. It runs whether or not anyone reads its stream.
+
+    `Prefer: wait=N` (60 at most) holds the answer until the job has ended.
+    """
     checks: InputCheck = request.app.state.input_check
     markers = isinstance(body, schemas.OperationRequest)
     job_type = await _find_type(engine, body.operation if isinstance(body, schemas.OperationRequest) else body.type)
@@ -59,13 +79,32 @@ async def submit_job(
         limits=body.limits_given(),
         priority=body.priority,
         tags=body.tags,
+        tenant=tenant,
         stop_when_client_leaves=body.stop_when_client_leaves,
         markers=markers,
+        idempotency_key=idempotency_key or "",
+        body_digest=hashlib.sha256(await request.body()).hexdigest() if idempotency_key else "",
+        correlation_id=correlation_id,
     )
     record = await engine.submit(submission)
+    headers = preference.headers | {"X-Correlation-Id": record.correlation_id}
+    if record.replayed:
+        headers["Idempotent-Replayed"] = "true"
+    status = 202
+    if preference.wait_s:
+        record = await engine.wait(record.job_id, timeout_s=preference.wait_s)
+        status = 200 if record.ended else 202
     address = f"/v1/jobs/{record.job_id}"
-    urls = {"stream_url": f"{address}/stream", "sse_url": f"{address}/stream"}
-    return Json(record_json(record, settings.result_inline_bytes_max) | urls, 202, {"Location": address})
+    urls = _stream_urls(request, record.job_id)
+    content = record_json(record, settings.result_inline_bytes_max) | urls
+    return Json(content, status, headers | {"Location": address})
+
+
+def _stream_urls(request: Request, job_id: str) -> dict[str, str]:
+    """Return the stream's address under both names; where keys are needed, with the ticket that opens it."""
+    tickets: Tickets | None = request.app.state.tickets
+    url = f"/v1/jobs/{job_id}/stream" + (f"?ticket={tickets.issue(job_id)}" if tickets else "")
+    return {"stream_url": url, "sse_url": url}
 
 
 async def _find_type(engine: Engine, name: str) -> JobType:
@@ -82,15 +121,15 @@ async def _find_type(engine: Engine, name: str) -> JobType:
     raise Refused(f"There is no such job type; there are: {', '.join(known)}", code="unknown_job_type", known=known)
 
 
-@router.get("", responses=documented({200: {"model": schemas.JobList}}, "invalid"))
+@router.get("", responses=documented({200: answer("One page", schemas.JobList, "Link")}, "invalid"))
 async def list_jobs(query: Annotated[schemas.ListQuery, Query()], engine: EngineOf) -> Response:
     """List jobs, newest first. The cursor stays true while jobs come and go."""
-    tag: tuple[str, str] | None = None
-    if query.tag is not None:
-        key, _, value = query.tag.partition(":")
-        tag = (key, value)
     records, cursor = await engine.list(
-        state=query.state, type=query.type, tag=tag, limit=query.limit, cursor=query.cursor
+        state=query.state,
+        type=query.type,
+        tag=schemas.split_tag(query.tag),
+        limit=query.limit,
+        cursor=query.cursor,
     )
     headers = {}
     if cursor is not None:
@@ -99,100 +138,16 @@ async def list_jobs(query: Annotated[schemas.ListQuery, Query()], engine: Engine
     return Json({"jobs": [short_record_json(record) for record in records], "next_cursor": cursor}, headers=headers)
 
 
-@router.get("/{job_id}", responses=documented({200: {"model": schemas.Job}}, "unknown_job"))
+@router.get("/{job_id}", responses=documented({200: answer("The record", schemas.Job)}, "unknown_job"))
 async def get_job(job_id: str, engine: EngineOf, settings: SettingsOf) -> Response:
     """Return the record of a job."""
     return Json(record_json(await engine.get(job_id), settings.result_inline_bytes_max))
 
 
-@router.get(
-    "/{job_id}/stream",
-    response_class=Response,
-    responses=documented(
-        {
-            200: {"description": "Events", "content": {"text/event-stream": {"schema": {"type": "string"}}}},
-            204: {"description": "The terminal event was seen already"},
-        },
-        "unknown_job",
-        "invalid",
-    ),
-)
-async def stream_job(
-    job_id: str,
-    query: Annotated[schemas.StreamQuery, Query()],
-    engine: EngineOf,
-    settings: SettingsOf,
-    last_event_id: Annotated[str, Header()] = "",
-) -> Response:
-    """Stream a job's events from any point, to any number of readers."""
-    record = await engine.get(job_id)
-    after = query.after
-    if last_event_id:
-        if not (last_event_id.isascii() and last_event_id.isdecimal()):
-            raise invalid([fault("header", ["Last-Event-ID"], "must be an id of this stream, a whole number")])
-        # More digits than any id has: int() of a very long text would block, and raise.
-        after = int(last_event_id[:18])
-    return open_stream(engine, settings, record, after=after, markers=query.markers)
-
-
-@router.get(
-    "/{job_id}/result",
-    response_class=Response,
-    responses=documented(
-        {
-            200: VALUE,
-            202: {"model": schemas.Job, "description": "Not ended yet"},
-        },
-        "unknown_job",
-        "no_result",
-        "invalid",
-    ),
-)
-async def get_result(
-    job_id: str, query: Annotated[schemas.ResultQuery, Query()], engine: EngineOf, settings: SettingsOf
-) -> Response:
-    """Return what the job returned, waiting for its end if asked to."""
-    record = await engine.wait(job_id, timeout_s=min(query.wait_s, schemas.WAIT_S_MAX))
-    if not record.ended:
-        return Json(record_json(record, settings.result_inline_bytes_max), 202)
-    if record.state != "completed":
-        raise Refused(f"The job ended {record.state}", code="no_result", record=record)
-    return _value_answer(b"null" if record.result is None else record.result)
-
-
-@router.get(
-    "/{job_id}/partial", response_class=Response, responses=documented({200: VALUE}, "unknown_job", "no_result")
-)
-async def get_partial(job_id: str, engine: EngineOf) -> Response:
-    """Return the job's last checkpoint, or what it returned in its grace."""
-    record = await engine.get(job_id)
-    if record.partial is None:
-        raise Refused("The job has no checkpoint", code="no_result", record=record)
-    return _value_answer(record.partial)
-
-
-def _value_answer(payload: bytes) -> Response:
-    raw = _bytes_value(payload)
-    if raw is not None:
-        return Response(raw, media_type="application/octet-stream")
-    return Response(payload, media_type="application/json")
-
-
-def _bytes_value(payload: bytes) -> bytes | None:
-    """Return the bytes that a job returned, which travel as `{"base64": …}`; None for any other value."""
-    start, end = b'{"base64":"', b'"}'
-    if not (payload.startswith(start) and payload.endswith(end)):
-        return None
-    try:
-        return base64.b64decode(memoryview(payload)[len(start) : -len(end)], validate=True)
-    except binascii.Error:
-        return None
-
-
 CANCEL_RESPONSES = documented(
     {
-        200: {"model": schemas.CancelAnswer, "description": "The job is dead, and all that it had started"},
-        202: {"model": schemas.CancelAnswer, "description": "Still stopping; ask again to go on waiting"},
+        200: answer("The job is dead, and all that it had started", schemas.CancelAnswer, "Preference-Applied"),
+        202: answer("Still stopping; ask again to go on waiting", schemas.CancelAnswer, "Preference-Applied"),
     },
     "unknown_job",
     "already_ended",
@@ -203,7 +158,7 @@ CANCEL_RESPONSES = documented(
 @router.delete("/{job_id}", responses=CANCEL_RESPONSES, dependencies=[NO_BODY])
 @router.post("/{job_id}/cancel", responses=CANCEL_RESPONSES, dependencies=[NO_BODY])
 async def cancel_job(
-    job_id: str, query: Annotated[schemas.CancelQuery, Query()], engine: EngineOf, wait_s: PreferWait
+    job_id: str, query: Annotated[schemas.CancelQuery, Query()], engine: EngineOf, preference: Preferred
 ) -> Response:
     """Cancel a job; answer when its whole process tree is gone. Harmless to repeat.
 
@@ -211,12 +166,15 @@ async def cancel_job(
     caller leaves.
     """
     record = await engine.cancel(
-        job_id, reason=query.reason, grace_s=query.grace_s, wait_s=CANCEL_WAIT_S if wait_s is None else wait_s
+        job_id,
+        reason=query.reason,
+        grace_s=query.grace_s,
+        wait_s=CANCEL_WAIT_S if preference.wait_s is None else preference.wait_s,
     )
-    return _cancel_answer(record)
+    return _cancel_answer(record, preference.headers)
 
 
-def _cancel_answer(record: JobRecord) -> Response:
+def _cancel_answer(record: JobRecord, headers: dict[str, str]) -> Response:
     status = "cancelled" if record.state == "cancelled" else "stopping"
     body = {"job_id": record.job_id, "status": status, "certificate": record.certificate}
-    return Json(body, 200 if status == "cancelled" else 202)
+    return Json(body, 200 if status == "cancelled" else 202, headers)

@@ -5,6 +5,7 @@ Runs in: api.
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -13,30 +14,38 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from killable.api import schemas
-from killable.api.answers import CANCEL_WAIT_S, NO_BODY, EngineOf, Json, PreferWait, documented
+from killable.api.answers import CANCEL_WAIT_S, NO_BODY, EngineOf, Json, Preferred, answer, documented
+from killable.api.auth import OPERATOR
 from killable.api.problems import problem
 from killable.workers.errors import Refused
 
-FEATURES = ("events", "markers", "resume", "stop_when_client_leaves")
+FEATURES = (
+    *("events", "markers", "resume", "stop_when_client_leaves", "output", "prefer_wait", "idempotency_key"),
+    *("correlation_id", "bulk_cancel", "drain", "shutdown", "metrics", "api_keys", "stream_tickets"),
+)
 """What a client may rely on beyond the plain routes; the list only grows."""
+
+LIVE_RESPONSES = documented({200: answer("The event loop turns", schemas.Health)}, protected=False)
 
 router = APIRouter(tags=["server"], default_response_class=Json)
 
 
-@router.get("/v1/job-types", responses=documented({200: {"model": schemas.JobTypeList}}))
+@router.get("/v1/job-types", responses=documented({200: answer("All types", schemas.JobTypeList)}))
 async def list_job_types(engine: EngineOf) -> Response:
     """List the job types that clients can start, with the schema of each one's input."""
     types = [asdict(job_type) for job_type in await engine.job_types() if job_type.codec == "json"]
     return Json({"job_types": types})
 
 
-@router.get("/v1/workers", responses=documented({200: {"model": schemas.WorkerList}}))
+@router.get("/v1/workers", responses=documented({200: answer("All workers", schemas.WorkerList)}))
 async def list_workers(engine: EngineOf) -> Response:
     """List the worker processes of this server, and only those."""
     return Json({"workers": [asdict(worker) for worker in await engine.workers()]})
 
 
-@router.get("/v1/workers/{worker_id}", responses=documented({200: {"model": schemas.Worker}}, "unknown_worker"))
+@router.get(
+    "/v1/workers/{worker_id}", responses=documented({200: answer("The worker", schemas.Worker)}, "unknown_worker")
+)
 async def get_worker(worker_id: str, engine: EngineOf) -> Response:
     """Return one worker process."""
     for worker in await engine.workers():
@@ -49,32 +58,34 @@ async def get_worker(worker_id: str, engine: EngineOf) -> Response:
     "/v1/workers/{worker_id}",
     responses=documented(
         {
-            200: {"model": schemas.Worker, "description": "The worker is dead"},
-            202: {"model": schemas.Worker, "description": "Still stopping after the wait"},
+            200: answer("The worker is dead", schemas.Worker, "Preference-Applied"),
+            202: answer("Still stopping after the wait", schemas.Worker, "Preference-Applied"),
         },
         "unknown_worker",
         "invalid",
     ),
-    dependencies=[NO_BODY],
+    dependencies=[OPERATOR, NO_BODY],
 )
 async def kill_worker(
-    worker_id: str, query: Annotated[schemas.KillQuery, Query()], engine: EngineOf, wait_s: PreferWait
+    worker_id: str, query: Annotated[schemas.KillQuery, Query()], engine: EngineOf, preference: Preferred
 ) -> Response:
     """Kill one worker process; its job, if it has one, ends cancelled by the operator."""
-    worker = await engine.kill_worker(
-        worker_id, reason=query.reason, wait_s=CANCEL_WAIT_S if wait_s is None else wait_s
-    )
-    return Json(asdict(worker), 202 if worker.state == "stopping" else 200)
+    wait_s = CANCEL_WAIT_S if preference.wait_s is None else preference.wait_s
+    worker = await engine.kill_worker(worker_id, reason=query.reason, wait_s=wait_s)
+    return Json(asdict(worker), 202 if worker.state == "stopping" else 200, preference.headers)
 
 
-@router.get("/livez", responses={200: {"model": schemas.Health}})
-@router.get("/health", responses={200: {"model": schemas.Health}})
+@router.get("/livez", responses=LIVE_RESPONSES)
+@router.get("/health", responses=LIVE_RESPONSES)
 async def live() -> Response:
     """Answer while the event loop turns; never looks at workers."""
     return Json({"status": "healthy"})
 
 
-@router.get("/readyz", responses=documented({200: {"model": schemas.Readiness}}, "draining"))
+@router.get(
+    "/readyz",
+    responses=documented({200: answer("Some job can start", schemas.Readiness)}, "draining", protected=False),
+)
 async def ready(engine: EngineOf) -> Response:
     """Tell whether any job can start, and everything that is degraded."""
     can_start, degraded = await engine.ready()
@@ -84,8 +95,8 @@ async def ready(engine: EngineOf) -> Response:
     return problem("draining", "; ".join(degraded), members={"degraded": degraded})
 
 
-@router.get("/v1/info", responses=documented({200: {"model": schemas.Info}}))
+@router.get("/v1/info", responses=documented({200: answer("About it", schemas.Info)}))
 async def info(request: Request, engine: EngineOf) -> Response:
     """Say which server this is."""
-    about: dict[str, Any] = {"version": request.app.version, "features": FEATURES}
+    about: dict[str, Any] = {"version": request.app.version, "pid": os.getpid(), "features": FEATURES}
     return Json(about | {"instance_id": engine.instance_id, "started_at": engine.started_at})

@@ -19,6 +19,7 @@ Grace = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(gt=0, le=2**62)]
 State = Literal["queued", "running", "stopping", "completed", "failed", "cancelled", "timed_out"]
 StateFilter = Literal["active", "queued", "running", "stopping", "completed", "failed", "cancelled", "timed_out"]
+ActiveFilter = Literal["active", "queued", "running", "stopping"]
 Tags = Annotated[
     dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_./-]{1,64}$")], Annotated[str, Field(max_length=256)]],
     Field(max_length=32),
@@ -82,10 +83,29 @@ AnyJobRequest = Annotated[
 ]
 
 
+class BulkCancelRequest(Request):
+    """Which jobs to cancel: at least one of type, tag and state; those that fit all."""
+
+    type: str | None = Field(None, max_length=64)
+    tag: str | None = Field(None, pattern="^[^:]+:", description="`key:value`")
+    state: ActiveFilter | None = None
+    reason: str = Field("", max_length=1000)
+    grace_s: Grace | None = Field(None, description="Shortens each job's grace; a larger one is ignored")
+    dry_run: bool = Field(False, description="Only say which they are")
+
+
 class Query(BaseModel):
     """A request's query parameters."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+def split_tag(tag: str | None) -> tuple[str, str] | None:
+    """Return key and value of a `key:value`, in which the value may have further colons."""
+    if tag is None:
+        return None
+    key, _, value = tag.partition(":")
+    return key, value
 
 
 class ListQuery(Query):
@@ -99,6 +119,7 @@ class ListQuery(Query):
 class StreamQuery(Query):
     after: int = Field(-1, ge=-1, description="Id of the last event seen; the header Last-Event-ID wins over it")
     markers: bool | None = Field(None, description="End with `[DONE]`, `[CANCELLED]` or `[ERROR] message`")
+    ticket: str = Field("", description="Part of `stream_url`, in place of an API key")
 
 
 class ResultQuery(Query):
@@ -111,6 +132,16 @@ class CancelQuery(Query):
 
 
 class KillQuery(Query):
+    reason: str = Field("", max_length=1000)
+
+
+class DrainQuery(Query):
+    deadline_s: Grace | None = Field(None, description="What is left then is cancelled, each job with its own grace")
+
+
+class ShutdownQuery(Query):
+    grace_s: Grace | None = Field(None, description="Shortens each job's grace; a larger one is ignored")
+    deadline_s: Grace = Field(0, description="For jobs to end by themselves before they are cancelled")
     reason: str = Field("", max_length=1000)
 
 
@@ -158,6 +189,7 @@ class Job(ShortJob):
 
     limits: dict[str, Any]
     tenant: str
+    correlation_id: str
     attempts: int
     result: Any
     partial: Any
@@ -179,6 +211,28 @@ class CancelAnswer(BaseModel):
     job_id: str
     status: Literal["cancelled", "stopping"]
     certificate: dict[str, Any] | None
+
+
+class BulkCancelled(BaseModel):
+    job_id: str
+    status: str = Field(description="cancelled · stopping · already_ended; of a dry run the job's state")
+
+
+class BulkCancelAnswer(BaseModel):
+    matched: int
+    cancelled: int
+    stopping: int
+    already_ended: int
+    dry_run: bool
+    jobs: list[BulkCancelled]
+
+
+class Drained(BaseModel):
+    draining: bool
+    shutting_down: bool
+    deadline_s: float | None = Field(description="Left until what still runs is cancelled")
+    running: int
+    queued: int
 
 
 class JobType(BaseModel):
@@ -238,6 +292,7 @@ class Readiness(BaseModel):
 
 class Info(BaseModel):
     version: str
+    pid: int
     instance_id: str
     started_at: str
     features: list[str]

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from killable.api.keys import ApiKey
+
 
 @dataclass(frozen=True, slots=True)
 class HttpSettings:
@@ -18,6 +20,13 @@ class HttpSettings:
     """Names, beyond loopback and `host`, under which clients may reach this server."""
     cors_origins: tuple[str, ...] = ()
     """Origins (`https://app.example`) whose pages may call this server."""
+    keys: tuple[ApiKey, ...] = ()
+    """Without any, everyone who reaches the server may do everything."""
+    connections_max: int = 2000
+    header_timeout_s: float = 10.0
+    """For a request's header to be there, from its first byte or, on a new connection, from its start."""
+    body_timeout_s: float = 20.0
+    """For a request's body, and a second more for every BODY_BYTES_PER_S that have come."""
     body_bytes_max: int = 16 << 20
     result_inline_bytes_max: int = 64 << 10
     """A longer result stands in a record as a reference to its own address."""
@@ -25,3 +34,8 @@ class HttpSettings:
     """Comment pings on a stream: below the idle timeouts of usual proxies (30 s and more)."""
     send_timeout_s: float = 30.0
     """A stream's reader that does not take 64 KiB in so long is cut off."""
+
+    @property
+    def streams_max(self) -> int:
+        """Of open streams: a tenth of the connections is left for those who submit, look and cancel."""
+        return max(1, self.connections_max * 9 // 10)

@@ -21,6 +21,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
+from killable.api.methods import IS_HEAD
 from killable.api.settings import HttpSettings
 from killable.supervisor.engine import Engine
 from killable.supervisor.job import TERMINAL_STATES, Event, JobRecord
@@ -46,6 +47,20 @@ class _Names(dict[str, bytes]):
 
 
 _names = _Names()
+
+
+class Streams:
+    """How many streams one app has open, and may have."""
+
+    def __init__(self, open_max: int) -> None:
+        self.open = 0
+        self._open_max = open_max
+
+    def check(self) -> None:
+        """Raise Refused when there is room for no other one."""
+        if self.open >= self._open_max:
+            detail = f"{self.open} streams are open; others get through (server.connections_max)"
+            raise Refused(detail, code="too_many_connections", streams=self.open)
 
 
 class _ReaderStalled(Exception):
@@ -75,16 +90,24 @@ def marker(state: str, error: dict[str, Any] | None) -> bytes:
 
 
 def open_stream(
-    engine: Engine, settings: HttpSettings, record: JobRecord, *, after: int, markers: bool | None
+    engine: Engine,
+    settings: HttpSettings,
+    streams: Streams,
+    record: JobRecord,
+    *,
+    after: int,
+    markers: bool | None,
 ) -> Response:
     """Return the stream of a job from the event after `after`; 204 when its reader has seen the terminal event.
 
-    `markers` None: as the job was submitted. 204 is what stops an EventSource from connecting again.
+    `markers` None: as the job was submitted. 204 is what stops an EventSource from connecting again. Raise Refused:
+    too_many_connections.
     """
     markers = record.markers if markers is None else markers
     after = min(after, record.events - 1)  # an id that was never given out cannot have been seen
     if not record.ended or after < record.events - 1:
-        return EventStream(engine, settings, record.job_id, after, markers)
+        streams.check()
+        return EventStream(engine, settings, streams, record.job_id, after, markers)
     if not markers:
         return Response(status_code=204, headers={"Cache-Control": "no-store"})
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -94,8 +117,11 @@ def open_stream(
 class EventStream(EventSourceResponse):
     """One reader of one job, counted by the engine while it is there (`stop_when_client_leaves`)."""
 
-    def __init__(self, engine: Engine, settings: HttpSettings, job_id: str, after: int, markers: bool) -> None:
+    def __init__(
+        self, engine: Engine, settings: HttpSettings, streams: Streams, job_id: str, after: int, markers: bool
+    ) -> None:
         self._engine = engine
+        self._streams = streams
         self._job_id = job_id
         self._after = after
         self._markers = markers
@@ -103,6 +129,12 @@ class EventStream(EventSourceResponse):
         super().__init__(self._pieces(), ping=settings.ping_s, ping_message_factory=lambda: PING)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope.get(IS_HEAD):
+            # No reader: were it counted as one, its leaving could end the job.
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            await send({"type": "http.response.body", "body": b""})
+            return
+
         async def send_in_time(message: Message) -> None:
             # All messages, the closing one too; sse-starlette's own send_timeout leaves that one out.
             # By size, since one event may be 64 MiB: slow is not stalled.
@@ -114,12 +146,14 @@ class EventStream(EventSourceResponse):
                 raise _ReaderStalled from error
 
         await self._engine.watch(self._job_id)
+        self._streams.open += 1
         try:
             await super().__call__(scope, receive, send_in_time)
         except* _ReaderStalled:
             # Returning without the closing message makes the server close the connection.
             log.warning("cut off a reader of %s that took nothing for %s s", self._job_id, self._stall_s)
         finally:
+            self._streams.open -= 1
             with anyio.CancelScope(shield=True):  # the server cancels what is left when it stops
                 await self._engine.unwatch(self._job_id)
 

@@ -83,6 +83,7 @@ class Attempt:
             input=entry.submission.input,
             limits=entry.limits.as_json(),
             tags=entry.submission.tags,
+            correlation_id=entry.submission.correlation_id,
         )
         process.send(encode(Kind.RUN, self.fence, 0, run.encode()))
         self._set_deadline("start_s", entry.limits.start_s, "timeout.start")

@@ -8,7 +8,16 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
-from killable.supervisor.job import Event, JobRecord, JobType, PoolRecord, Submission, WorkerRecord
+from killable.supervisor.job import (
+    BulkCancel,
+    Drained,
+    Event,
+    JobRecord,
+    JobType,
+    PoolRecord,
+    Submission,
+    WorkerRecord,
+)
 
 
 class Engine(Protocol):
@@ -18,7 +27,11 @@ class Engine(Protocol):
     started_at: str
 
     async def submit(self, submission: Submission) -> JobRecord:
-        """Queue or start a job. Raise Refused: unknown_job_type, limit_over_cap, queue_full, draining."""
+        """Queue or start a job. Raise Refused: unknown_job_type, limit_over_cap, queue_full, draining,
+        idempotency_conflict.
+
+        An idempotency key that came before: the first record again, as it was, marked `replayed`.
+        """
         ...
 
     async def get(self, job_id: str) -> JobRecord:
@@ -32,9 +45,9 @@ class Engine(Protocol):
         """Return the newest first and the next cursor. `state` may be `active`."""
         ...
 
-    def events(self, job_id: str, after: int = -1) -> AsyncIterator[Sequence[Event]]:
-        """Yield what is ready, in batches, from the event after `after` to the terminal one. Raise Refused:
-        unknown_job.
+    def events(self, job_id: str, after: int = -1, *, follow: bool = True) -> AsyncIterator[Sequence[Event]]:
+        """Yield what is ready, in batches, from the event after `after` to the terminal one, or, when not `follow`,
+        to the last one that there is now. Raise Refused: unknown_job.
 
         A batch is never empty. A slow reader costs nothing but its own lag: the log holds every event, bounded by
         the job's `output_bytes`.
@@ -55,6 +68,16 @@ class Engine(Protocol):
         """
         ...
 
+    async def cancel_matching(
+        self, *, state: str | None = None, type: str | None = None, tag: tuple[str, str] | None = None,
+        by: str = "user", reason: str = "", grace_s: float | None = None, wait_s: float = 10.0, dry_run: bool = False,
+    ) -> BulkCancel:  # fmt: skip
+        """Cancel every job that matches, those in the queue first, and wait at most `wait_s` for all of them.
+
+        Without a `state` the active ones. `dry_run` only tells which they are.
+        """
+        ...
+
     async def workers(self) -> Sequence[WorkerRecord]: ...
 
     async def kill_worker(self, worker_id: str, *, reason: str = "", wait_s: float = 10.0) -> WorkerRecord:
@@ -67,6 +90,32 @@ class Engine(Protocol):
 
     async def ready(self) -> tuple[bool, Sequence[str]]:
         """Return whether any job can start, and everything that is degraded, in words."""
+        ...
+
+    async def drain(self, *, deadline_s: float | None = None) -> Drained:
+        """Take no new jobs. Accepted ones go on; what is left after `deadline_s` is cancelled with its own grace.
+
+        Again: the deadline counts anew, or is taken away.
+        """
+        ...
+
+    async def undrain(self) -> Drained:
+        """Take new jobs again. Raise Refused `draining` during a shutdown."""
+        ...
+
+    async def drained(self) -> Drained:
+        """Return how far the drain has come, whether or not there is one."""
+        ...
+
+    async def shutdown(self, *, grace_s: float | None = None, deadline_s: float = 0.0, reason: str = "") -> Drained:
+        """Drain for `deadline_s`, then ask for the end of the server, which cancels what is left.
+
+        `grace_s` shortens each job's own. Answers at once. Again: only hurries.
+        """
+        ...
+
+    async def until_shutdown(self) -> None:
+        """Wait until the server is to end: a shutdown was asked for, and its deadline is over or no job is left."""
         ...
 
     async def watch(self, job_id: str) -> None:

@@ -53,6 +53,12 @@ class Submission:
     stop_when_client_leaves: bool = False
     markers: bool = False
     """The seed's spelling was used: streams of this job end with a marker line."""
+    idempotency_key: str = ""
+    """The same tenant's next submission with it is this job again; empty: none."""
+    body_digest: str = ""
+    """Of the whole request: another one with the same key is a conflict."""
+    correlation_id: str = ""
+    """The caller's name for what this job is a part of; passed on, never read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +185,9 @@ class JobRecord:
     """Number of events so far; the last one's id is one less."""
     markers: bool = False
     progress: dict[str, Any] | None = None
+    correlation_id: str = ""
+    replayed: bool = False
+    """This is the first answer to an idempotency key again, as it was."""
 
     @property
     def ended(self) -> bool:
@@ -243,6 +252,26 @@ class PoolRecord:
     proof: str
     detail: str = ""
     """Why it is broken (the traceback) or what it does instead of forking."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """How far a drain has come."""
+
+    draining: bool
+    shutting_down: bool
+    deadline_s: float | None
+    """Seconds left until what still runs is cancelled; None: it may run to its end."""
+    running: int
+    queued: int
+
+
+@dataclass(frozen=True, slots=True)
+class BulkCancel:
+    """What became of each job that matched, newest first."""
+
+    jobs: tuple[tuple[str, str], ...]
+    """Its id, and cancelled · stopping · already_ended; in a dry run the state that it is in."""
 
 
 class Event(NamedTuple):

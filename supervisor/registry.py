@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -137,6 +138,7 @@ class Entry:
             events=len(self.log),
             markers=self.submission.markers,
             progress=self.progress,
+            correlation_id=self.submission.correlation_id,
         )
 
     def _certificate(self) -> dict[str, Any] | None:
@@ -156,6 +158,8 @@ class Registry:
         self._ended: dict[str, Entry] = {}
         """In the order in which they ended."""
         self._ended_bytes = 0
+        self._keyed: dict[tuple[str, str], tuple[str, JobRecord]] = {}
+        """First answers, by tenant and idempotency key."""
         self._numbers = 0
 
     def __len__(self) -> int:
@@ -179,6 +183,29 @@ class Registry:
                 job_id=job_id,
             ) from None
 
+    def replayed(self, submission: Submission) -> JobRecord | None:
+        """Return the first answer to this submission's idempotency key, if that job is still kept.
+
+        Raise Refused: idempotency_conflict, for the same key with another request.
+        """
+        first = self._keyed.get((submission.tenant, submission.idempotency_key))
+        if first is None:
+            return None
+        digest, record = first
+        if digest != submission.body_digest:
+            raise Refused(
+                "this Idempotency-Key came before with another request; a new request needs a key of its own",
+                code="idempotency_conflict",
+                job_id=record.job_id,
+            )
+        return record
+
+    def note_accepted(self, entry: Entry, record: JobRecord) -> None:
+        """Remember the first answer to an idempotency key, as long as the job is kept."""
+        submission = entry.submission
+        if submission.idempotency_key and entry.id in self._entries:
+            self._keyed[submission.tenant, submission.idempotency_key] = (submission.body_digest, record)
+
     def active(self) -> list[Entry]:
         return [entry for entry in self._entries.values() if not entry.is_over]
 
@@ -199,23 +226,28 @@ class Registry:
                 return  # within every bound; or the newest, which stays readable however large it is
             del self._ended[job_id], self._entries[job_id]
             self._ended_bytes -= entry.kept_bytes
+            self._keyed.pop((entry.submission.tenant, entry.submission.idempotency_key), None)
+
+    def matching(self, *, state: str | None, type: str | None, tag: tuple[str, str] | None) -> Iterator[Entry]:
+        """Yield the newest first. `state` is a public one, or `active`; None: any."""
+        for entry in reversed(self._entries.values()):
+            if state == "active" and entry.is_over:
+                continue
+            if state not in (None, "active", entry.public_state) or type not in (None, entry.type.name):
+                continue
+            if tag is None or entry.submission.tags.get(tag[0]) == tag[1]:
+                yield entry
 
     def page(
         self, *, state: str | None, type: str | None, tag: tuple[str, str] | None, limit: int, before: int | None
     ) -> tuple[list[Entry], int | None]:
         """Return the newest jobs below the number `before`, and the number below which the next page begins.
 
-        Stable: a job that comes or goes meanwhile shifts no one else. `state` is a public one, or `active`.
+        Stable: a job that comes or goes meanwhile shifts no one else.
         """
         found: list[Entry] = []
-        for entry in reversed(self._entries.values()):
+        for entry in self.matching(state=state, type=type, tag=tag):
             if before is not None and entry.number >= before:
-                continue
-            if state == "active" and entry.is_over:
-                continue
-            if state not in (None, "active", entry.public_state) or type not in (None, entry.type.name):
-                continue
-            if tag is not None and entry.submission.tags.get(tag[0]) != tag[1]:
                 continue
             if len(found) == limit:
                 return found, found[-1].number

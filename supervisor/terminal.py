@@ -22,6 +22,7 @@ def started_data(entry: Entry) -> bytes:
             "worker_id": entry.worker_id,
             "pid": entry.pid,
             "started_at": entry.started_at,
+            "correlation_id": entry.submission.correlation_id,
         }
     )
 

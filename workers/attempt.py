@@ -6,6 +6,7 @@ Runs in: worker.
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import sys
 import traceback
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 Closing = tuple[Kind, bytes]
 
+CORRELATION_VARIABLE = "KILLABLE_CORRELATION_ID"
 _TRACEBACK_BYTES_MAX = 64 << 10
 
 
@@ -75,12 +77,14 @@ class Attempt:
         try:
             doorbell.answer()  # a stop that came right behind the order, its bell before anyone listened
             confine.limit_memory(run.limits.get("memory_bytes"), self._data_bytes)
+            _set_correlation_id(run.correlation_id)
             context = Context(
                 self._channel,
                 job_id=run.job_id,
                 attempt=run.attempt,
                 tags=run.tags,
                 limits=run.limits,
+                correlation_id=run.correlation_id,
                 tmp=self._tmp,
                 doorbell=doorbell,
             )
@@ -145,6 +149,14 @@ class Attempt:
         except Exception as broken:  # a hostile __str__ or __repr__
             text = f"{_qualified_name(type(error))}: <its traceback raised {type(broken).__name__}>\n"
         return text[-_TRACEBACK_BYTES_MAX:]
+
+
+def _set_correlation_id(correlation_id: str) -> None:
+    """For the job's own children; a reused worker must not pass on an earlier job's."""
+    if correlation_id:
+        os.environ[CORRELATION_VARIABLE] = correlation_id
+    else:
+        os.environ.pop(CORRELATION_VARIABLE, None)
 
 
 def _closing(raised: Raised) -> Closing:

@@ -82,6 +82,7 @@ class Context:
         "_tmp",
         "_tmp_parent",
         "attempt",
+        "correlation_id",
         "emit",
         "job_id",
         "limits",
@@ -99,6 +100,7 @@ class Context:
         attempt: int = 1,
         tags: Mapping[str, str] | None = None,
         limits: Mapping[str, Any] | None = None,
+        correlation_id: str = "",
         tmp: Path | str | None = None,
         doorbell: Doorbell | None = None,
         entered: float | None = None,
@@ -121,6 +123,8 @@ class Context:
         self.tags: Mapping[str, str] = {} if tags is None else tags
         self.limits: Mapping[str, Any] = {} if limits is None else limits
         """The limits in force for this job: seconds and bytes; None is no such limit."""
+        self.correlation_id = correlation_id
+        """The caller's name for what this job is a part of; also KILLABLE_CORRELATION_ID in the environment."""
 
     @property
     def stopping(self) -> Stopping | None:

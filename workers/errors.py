@@ -78,6 +78,9 @@ CODES: dict[str, CodeRow] = {
     "unknown_worker": _refusal(404, 4, "There is no such worker"),
     # of a request
     "malformed": _refusal(400, 65, "The request cannot be read"),
+    "slow_request": _refusal(408, 75, "The request did not come in time", True),
+    "header_too_large": _refusal(431, 65, "The request's header is too large"),
+    "too_many_connections": _refusal(503, 75, "The server has too many connections", True),
     "not_found": _refusal(404, 4, "There is nothing at this address"),
     "unsupported_media_type": _refusal(415, 65, "The content type is not supported"),
     "method_not_allowed": _refusal(405, 65, "The method is not allowed here"),

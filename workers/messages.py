@@ -73,6 +73,7 @@ class Run:
     input: bytes
     limits: dict[str, Any] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
+    correlation_id: str = ""
 
     def encode(self) -> bytes:
         head = dump_json(
@@ -82,6 +83,7 @@ class Run:
                 "attempt": self.attempt,
                 "limits": self.limits,
                 "tags": self.tags,
+                "correlation_id": self.correlation_id,
             }
         )
         return struct.pack("<I", len(head)) + head + self.input

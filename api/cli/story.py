@@ -117,12 +117,10 @@ def _end(record: Members) -> Paragraph:
         return Paragraph("End", f"Its process ended by itself{how}. {_proof(certificate, 'later')}")
     grace = certificate.get("grace_s")
     allowed = f", with a grace of {render.setting(float(grace))}" if grace is not None else ""
-    intro = (
-        f"It was told to stop{allowed}. Since then:"
-        if "term_sent" in certificate
-        else "It was killed at once. Since then:"
-    )
-    return Paragraph("End", intro, (*_steps(certificate), *_early(certificate)))
+    intro = f"It was told to stop{allowed}." if "term_sent" in certificate else "It was killed at once."
+    if certificate.get("early_kill"):
+        intro += f" SIGKILL came before the grace was over: {certificate['early_kill']}."
+    return Paragraph("End", f"{intro} Since the request:", tuple(_steps(certificate)))
 
 
 def _steps(certificate: Members) -> Iterator[str]:

@@ -90,7 +90,7 @@ def test_only_the_seam_sends_signals() -> None:
     assert found <= {*SEAM, "doctor"}
 
 
-def test_only_the_service_stores_a_state() -> None:
+def test_only_the_dispatcher_stores_a_state() -> None:
     stores = [
         f"{path.name}:{node.lineno}"
         for path in sources("supervisor")
@@ -99,7 +99,7 @@ def test_only_the_service_stores_a_state() -> None:
         for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
         if ast.unparse(target) == "entry.state"
     ]
-    assert len(stores) == 1 and stores[0].startswith("service.py:")
+    assert len(stores) == 1 and stores[0].startswith("dispatcher.py:")
 
 
 @pytest.mark.parametrize("room", ROOMS)

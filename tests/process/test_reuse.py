@@ -7,6 +7,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import pytest
 from support import processes
 from support.supervising import StartSupervisor
 from trials import hostile_pool, run
@@ -81,3 +82,22 @@ async def test_a_pool_that_speaks_pickle(supervisor: StartSupervisor) -> None:
     record, _ = await ask("raises_unpicklable")
     assert record.error is not None and record.error["code"] == "exception"
     assert json.loads([batch async for batch in server.events(record.job_id)][-1][-1].data)["state"] == "failed"
+
+
+@pytest.mark.row("A26")
+async def test_a_correlation_id_reaches_the_job_and_its_children_and_never_the_next_job(
+    supervisor: StartSupervisor,
+) -> None:
+    server = await supervisor(hostile_pool(workers=1, spares=0, jobs_per_worker_max=0))
+    results = []
+    for correlation_id in ("order-17/a", ""):
+        record = await server.submit(Submission("names_correlation", b"{}", correlation_id=correlation_id))
+        assert record.correlation_id == correlation_id
+        ended = await server.wait(record.job_id)
+        assert ended.correlation_id == correlation_id and ended.result is not None
+        events = [event async for batch in server.events(record.job_id) for event in batch]
+        assert json.loads(events[0].data)["correlation_id"] == correlation_id
+        results.append(json.loads(ended.result))
+    first, second = results
+    assert (first["context"], first["child"]) == ("order-17/a", "order-17/a")
+    assert (second["context"], second["child"]) == ("", "") and second["pid"] == first["pid"]

@@ -14,6 +14,7 @@ import json
 import os
 import resource
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -70,6 +71,13 @@ def echoes(ctx: Context, text: str = "") -> dict[str, Any]:
     """Return the input, and who ran it."""
     mark(ctx)
     return {"text": text, "pid": os.getpid()}
+
+
+@job
+def names_correlation(ctx: Context) -> dict[str, Any]:
+    """Return what the job, and a child of it, are told of the caller's correlation id."""
+    child = subprocess.run(["printenv", "KILLABLE_CORRELATION_ID"], capture_output=True, text=True)
+    return {"context": ctx.correlation_id, "child": child.stdout.strip(), "pid": os.getpid()}
 
 
 @job

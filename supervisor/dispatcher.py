@@ -1,0 +1,195 @@
+"""Gives jobs to workers and ends them: the only one that stores their states.
+
+Runs in: supervisor. Everything here is synchronous: no coroutine ever waits in the middle of a kill.
+
+    enqueue ─► Backlog ─► dispatch ─► Attempt ─► on_entered … on_ended ─► the terminal event
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+from killable.supervisor import lifecycle, terminal
+from killable.supervisor.attempt import Attempt
+from killable.supervisor.backlog import Backlog
+from killable.supervisor.clock import Clock
+from killable.supervisor.drain import Drain
+from killable.supervisor.escalation import Rules
+from killable.supervisor.fleet import Fleet
+from killable.supervisor.job import Outcome, Verdict
+from killable.supervisor.lifecycle import DECIDED, Cause, State
+from killable.supervisor.pool import Pool
+from killable.supervisor.registry import Entry, Registry
+from killable.supervisor.settings import Settings, usable_cores
+from killable.supervisor.worker import Stage, Worker
+from killable.workers.errors import CODES
+
+logger = logging.getLogger("killable.jobs")
+
+
+class Dispatcher:
+    """The owner of every attempt and, in what concerns jobs, of every pool."""
+
+    def __init__(self, settings: Settings, registry: Registry, drain: Drain) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._drain = drain
+        self.backlog = Backlog(settings.queue_jobs_max, settings.queue_bytes_max)
+        self.fleet = Fleet(settings, self)
+        self._fences = 0
+        self._cores = usable_cores()
+        self._closing = False
+
+    def start(self, clock: Clock) -> None:
+        """Set the clock that everything here goes by."""
+        self._clock = clock
+
+    def close(self) -> None:
+        """Give no more jobs to workers."""
+        self._closing = True
+
+    def enqueue(self, entry: Entry) -> None:
+        """Queue a new job; it leaves the queue at once when a worker is warm, or when there can be none."""
+        pool, submission = self.fleet.pool_of(entry.type), entry.submission
+        self.backlog.push(
+            entry.id,
+            pool=pool.spec.name,
+            tenant=submission.tenant,
+            priority=submission.priority,
+            input_bytes=len(submission.input),
+        )
+        if not entry.type.available:
+            self._decide_queued(entry, Verdict("spawn", facts={"message": entry.type.unavailable_reason}))
+        elif pool.state == "broken":
+            self._decide_queued(entry, _spawn_verdict(pool))
+        else:
+            self._dispatch(pool)
+            if entry.state is State.QUEUED and entry.limits.queue_s is not None:
+                due = self._clock.now() + entry.limits.queue_s
+                entry.queue_timer = self._clock.call_at(due, lambda: self._on_queue_deadline(entry))
+
+    def stop_all(self, reason: str, grace_s: float | None) -> list[Entry]:
+        """Begin to end every job, those first that wait, so that none of them starts meanwhile."""
+        active = self._registry.active()
+        verdict = Verdict("cancelled", by="shutdown", reason=reason)
+        for entry in queued_first(active):
+            self.stop(entry, verdict, grace_s)
+        return active
+
+    def transition(self, entry: Entry, cause: Cause) -> None:
+        """Store a job's next state: the only line that does."""
+        entry.state = lifecycle.step(entry.state, cause)
+
+    def _dispatch(self, pool: Pool) -> None:
+        """Give waiting jobs to warm workers."""
+        name = pool.spec.name
+        while self.backlog.depth(name):
+            worker = pool.take()
+            if worker is None:
+                break
+            job_id = self.backlog.pop(name)
+            assert job_id is not None
+            self._assign(self._registry.get(job_id), worker)
+        pool.fill_soon()
+
+    def _assign(self, entry: Entry, worker: Worker) -> None:
+        entry.leave_queue()
+        self._fences = (self._fences % 0xFFFFFFFF) + 1
+        entry.attempts += 1
+        entry.worker_id, entry.pid = worker.id, worker.process.pid
+        rules = Rules(
+            entry.limits.grace_s,
+            entry.limits.ack_s,
+            self._settings.ack_cpu_s,
+            self._settings.unkillable_s,
+            self._cores,
+        )
+        attempt = Attempt(entry, worker, self._fences, clock=self._clock, owner=self, rules=rules)
+        entry.attempt = attempt
+        worker.take(attempt)
+        self.transition(entry, Cause.ASSIGNED)
+        attempt.begin()
+
+    def stop(self, entry: Entry, verdict: Verdict, grace_s: float | None) -> None:
+        """End a job whatever its state is; harmless when it has ended or is ending."""
+        if entry.state is State.QUEUED:
+            self._decide_queued(entry, verdict)
+        elif entry.attempt is not None and not entry.is_over:
+            entry.attempt.stop(verdict, grace_s)
+
+    def _decide_queued(self, entry: Entry, verdict: Verdict) -> None:
+        """End a job that never had a worker."""
+        self.backlog.remove(entry.id)
+        entry.verdict = verdict
+        facts = {name: value for name, value in verdict.facts.items() if name != "message"}
+        if verdict.by:
+            facts.update(by=verdict.by, reason=verdict.reason)
+        message = verdict.facts.get("message") or CODES[verdict.code].title
+        entry.certificate = {"requested": 0.0, "cause": verdict.code, "by": verdict.by, "reason": verdict.reason}
+        self._end(entry, Outcome(lifecycle.terminal_state_of(verdict.code), verdict.code, message, facts))
+
+    def _on_queue_deadline(self, entry: Entry) -> None:
+        if entry.state is State.QUEUED:
+            limit_s = entry.limits.queue_s
+            facts = {"limit": "queue_s", "limit_s": limit_s, "message": f"queue_s of {limit_s:g} s is over"}
+            self._decide_queued(entry, Verdict("timeout.queue", facts=facts))
+
+    def on_entered(self, attempt: Attempt) -> None:
+        entry = attempt.entry
+        entry.started_at = self._clock.wall()
+        entry.started = self._clock.now()
+        entry.log.append("started", terminal.started_data(entry))
+
+    def on_ended(self, attempt: Attempt, outcome: Outcome) -> None:
+        """The attempt's tree is proven empty (or given up): publish, free the slot, go on."""
+        entry, worker = attempt.entry, attempt.worker
+        pool = self.fleet.pool_of(entry.type)
+        entry.certificate = attempt.certificate.as_json()
+        if worker.stage is Stage.BUSY:
+            worker.release()
+        pool.when_warm(lambda: self._note_slot_ready(attempt))
+        if entry.started is not None:
+            self.fleet.run_times_of(entry.type).note(self._clock.now() - entry.started)
+        self._end(entry, outcome)
+
+    def _note_slot_ready(self, attempt: Attempt) -> None:
+        if attempt.entry.certificate is not None:
+            attempt.entry.certificate["slot_ready"] = attempt.slot_ready_ms(self._clock.now())
+
+    def _end(self, entry: Entry, outcome: Outcome) -> None:
+        """Decide once; the terminal event is the job's last and comes from what is recorded here."""
+        entry.leave_queue()
+        self.transition(entry, DECIDED[outcome.state])
+        entry.outcome = outcome
+        entry.attempt = None
+        entry.ended_at, entry.ended = self._clock.wall(), self._clock.now()
+        entry.log.append(outcome.state, terminal.terminal_data(entry))
+        entry.forget_input()
+        self._registry.note_end(entry, entry.ended)
+        entry.wake()
+        if self._drain.shutting_down and not self._registry.active():
+            self._drain.set_due()  # all accepted jobs have ended by themselves
+        logger.info("%s %s %s %s", entry.id, entry.type.name, outcome.state, outcome.code or "")
+
+    # ── FleetOwner ──
+
+    def on_worker_available(self, pool: Pool) -> None:
+        if not self._closing:
+            self._dispatch(pool)
+
+    def on_pool_broken(self, pool: Pool, errno: int | None) -> None:
+        for job_id in self.backlog.jobs_of(pool.spec.name):
+            self._decide_queued(self._registry.get(job_id), _spawn_verdict(pool, errno))
+
+    def queued(self, pool: Pool) -> int:
+        return self.backlog.depth(pool.spec.name)
+
+
+def queued_first(entries: Iterable[Entry]) -> list[Entry]:
+    """A job that waits must not be given the worker that the end of another one frees."""
+    return sorted(entries, key=lambda entry: entry.state is not State.QUEUED)
+
+
+def _spawn_verdict(pool: Pool, errno: int | None = None) -> Verdict:
+    return Verdict("spawn", facts={"message": f"pool {pool.spec.name} is broken: {pool.detail}", "errno": errno})

@@ -190,6 +190,8 @@ class Job(ShortJob):
     limits: dict[str, Any]
     tenant: str
     correlation_id: str
+    events: int
+    """How many events its stream has so far; the last one's id is one less."""
     attempts: int
     result: Any
     partial: Any

@@ -12,9 +12,8 @@ from typing import Any
 from rich.text import Text
 
 from killable.api.cli import exits, story
-from killable.api.cli.names import find_job
+from killable.api.cli.names import events_so_far, find_job
 from killable.api.cli.options import JobName, Json, Url, open_client
-from killable.api.client import Job
 from killable.api.transport import DEFAULT_URL
 
 LAST_EVENTS = 50
@@ -32,20 +31,13 @@ def explain(name: JobName, as_json: Json = False, url: Url = DEFAULT_URL) -> Non
     with exits.reporting(as_json), open_client(url) as client:
         job = find_job(client, name)
         record = job.record()
-        told = story.tell(record, _last_events(job, record))
+        last = [{"event": event.name, "data": event.data} for event in events_so_far(job, record, last=LAST_EVENTS)]
+        told = story.tell(record, last)
         if as_json:
             exits.print_json(_members(record, told))
             return
         width = min(PROSE_CHARS, exits.stdout_columns())
         exits.print_lines(_lines(told, width))
-
-
-def _last_events(job: Job, record: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the last events of a job that has ended; one that has not would have to be followed."""
-    last = (record.get("certificate") or {}).get("last_sequence")
-    if record["state"] in story.ACTIVE or last is None:
-        return []
-    return [{"event": event.name, "data": event.data} for event in job.events(after=max(-1, last - LAST_EVENTS))]
 
 
 def _lines(told: story.Story, width: int) -> Iterator[Text]:

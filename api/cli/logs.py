@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from killable.api.cli import exits
-from killable.api.cli.names import find_job
+from killable.api.cli.names import events_so_far, find_job
 from killable.api.cli.options import JobName, Json, Url, open_client
 from killable.api.client import Event
 from killable.api.transport import DEFAULT_URL
@@ -33,18 +33,14 @@ def logs(
     """
     with exits.reporting(as_json), open_client(url) as client:
         job = find_job(client, name)
-        if tail is None and follow:
+        if follow and tail is None:
             _print(job.events(), as_json)
             return
-        last = -1
-        kept: deque[Event] = deque(maxlen=tail)
-        for event in job.events(follow=False):
-            last = event.id
-            if event.name == "log":
-                kept.append(event)
-        _print(kept, as_json)
+        record = job.record()
+        past = events_so_far(job, record)
+        _print(past if tail is None else deque((event for event in past if event.name == "log"), tail), as_json)
         if follow:
-            _print(job.events(after=last), as_json)
+            _print(job.events(after=record["events"] - 1), as_json)
 
 
 def _print(events: Iterable[Event], as_json: bool) -> None:

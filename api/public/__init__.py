@@ -7,7 +7,9 @@ TYPE_CHECKING = False  # type checkers take any name TYPE_CHECKING for true; `ty
 if TYPE_CHECKING:
     from typing import Any
 
+    from killable.api.async_client import AsyncClient
     from killable.api.client import Client
+    from killable.api.outcomes import Ending, Event, NotEnded, Unreachable
     from killable.workers.context import Context, Stopping
     from killable.workers.errors import (
         JobCancelled,
@@ -23,15 +25,20 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "AsyncClient",
     "Client",
     "Context",
+    "Ending",
+    "Event",
     "JobCancelled",
     "JobError",
     "JobFailed",
     "JobTimedOut",
     "KillableError",
+    "NotEnded",
     "Refused",
     "Stopping",
+    "Unreachable",
     "WorkerCrashed",
     "__version__",
     "job",
@@ -39,15 +46,20 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AsyncClient": "killable.api.async_client",
     "Client": "killable.api.client",
     "Context": "killable.workers.context",
+    "Ending": "killable.api.outcomes",
+    "Event": "killable.api.outcomes",
     "JobCancelled": "killable.workers.errors",
     "JobError": "killable.workers.errors",
     "JobFailed": "killable.workers.errors",
     "JobTimedOut": "killable.workers.errors",
     "KillableError": "killable.workers.errors",
+    "NotEnded": "killable.api.outcomes",
     "Refused": "killable.workers.errors",
     "Stopping": "killable.workers.context",
+    "Unreachable": "killable.api.outcomes",
     "WorkerCrashed": "killable.workers.errors",
     "job": "killable.workers.jobs",
     "preload": "killable.workers.jobs",

@@ -1,0 +1,104 @@
+"""Carries out flows and readings over httpx, on asyncio. `transport` is the same, blocking.
+
+Runs in: any machine (no supervisor, no Linux).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import TypeVar
+
+import anyio
+import httpx
+from httpx_sse import EventSource
+
+from killable.api.exchange import Outcome, Server, closed
+from killable.api.outcomes import Event
+from killable.api.reading import Reading
+from killable.api.retries import Flow, Pause, Step
+from killable.workers.errors import KillableError
+
+T = TypeVar("T")
+
+
+class AsyncTransport:
+    """The connections to one server. Safe to share between the tasks of one event loop."""
+
+    def __init__(self, server: Server, http: httpx.AsyncClient | None) -> None:
+        """`http` is a client of the caller's own, which stays the caller's to close."""
+        self._server = server
+        self._owns_http = http is None
+        self._http = http or httpx.AsyncClient(
+            transport=httpx.AsyncHTTPTransport(uds=server.uds) if server.uds else None, **server.client_options()
+        )
+
+    async def close(self) -> None:
+        if self._owns_http:
+            await self._http.aclose()
+
+    async def do(self, flow: Flow[T], undo: Flow[None] | None = None) -> T:
+        """Carry out a flow and return what it returns; `undo` when it is cancelled."""
+        try:
+            return await self._carry_out(flow)
+        except KillableError:
+            raise
+        except BaseException:
+            if undo is not None:
+                await self.finish(undo)
+            raise
+
+    async def finish(self, flow: Flow[T]) -> T:
+        """Carry out a flow to its end, even while the caller is cancelled, again and again; then tell the caller."""
+        task = asyncio.create_task(self._carry_out(flow))
+        interrupt: asyncio.CancelledError | None = None
+        with anyio.CancelScope(shield=True):  # a scope of anyio's (Starlette's handlers) would cancel every await
+            while not task.done():
+                try:
+                    await asyncio.wait([task])
+                except asyncio.CancelledError as error:
+                    interrupt = error
+        if interrupt is not None:
+            task.exception()  # looked at: the interrupt goes before it
+            raise interrupt
+        return task.result()
+
+    async def events(self, reading: Reading) -> AsyncGenerator[Event, None]:
+        """Yield a job's events to the terminal one, over as many connections as it takes."""
+        while not reading.is_over:
+            await asyncio.sleep(reading.pause_s)
+            if self._http.is_closed:
+                raise closed()
+            with reading.mending():
+                async with self._http.stream(**self._server.arguments(reading.call)) as response:
+                    if not response.is_success:
+                        await response.aread()
+                    reading.opened(response)
+                    async with aclosing(EventSource(response).aiter_sse()) as stream:
+                        async for sent in stream:
+                            event = reading.taken(sent)
+                            if event is not None:
+                                yield event
+                                if reading.is_over:
+                                    return
+
+    async def _carry_out(self, flow: Flow[T]) -> T:
+        outcome: Outcome | None = None
+        try:
+            while True:
+                outcome = await self._take(flow.send(outcome))
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    async def _take(self, step: Step) -> Outcome | None:
+        if isinstance(step, Pause):
+            await asyncio.sleep(step.seconds)
+            return None
+        if self._http.is_closed:
+            return closed()
+        try:
+            return await self._http.request(**self._server.arguments(step))
+        except httpx.HTTPError as error:
+            return self._server.unreachable(error)

@@ -1,0 +1,117 @@
+"""What can be asked about one job, as flows: its result, its end, its record, its output.
+
+Runs in: any machine (no supervisor, no Linux).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from killable.api.exchange import Call, job_path
+from killable.api.outcomes import Ending, NotEnded, Record, job_error
+from killable.api.retries import Asking, Flow
+from killable.workers.errors import KillableError, Refused
+
+HELD_S_MAX = 60.0
+"""The longest that the server holds one request (HTTP.md); longer waits ask again."""
+LEAVE_S = 30.0
+"""For how long a caller that leaves waits for the job to be dead: several times the usual grace. The end goes on."""
+LEAVE_ANSWER_S = 5.0
+"""What the server may take beyond that: a caller that leaves is not held up by one that hangs."""
+
+
+@dataclass(slots=True)
+class JobCalls:
+    """One job of one server. `is_over` is set once its end has been seen."""
+
+    asking: Asking
+    id: str
+    accepted: Record | None = None
+    is_replay: bool = field(default=False, init=False)
+    correlation_id: str | None = field(default=None, init=False)
+    is_over: bool = field(default=False, init=False)
+
+    def result(self, wait_s: float | None) -> Flow[Any]:
+        """Return what the job returned. Raise NotEnded, or the typed error of its end."""
+        deadline = None if wait_s is None else time.monotonic() + wait_s
+        while True:
+            hold_s = _hold_s(deadline)
+            call = Call("GET", f"{job_path(self.id)}/result", query={"wait_s": hold_s}, hold_s=hold_s)
+            try:
+                answer = yield from self.asking.ask(call)
+            except Refused as refusal:
+                if refusal.code != "no_result":
+                    raise
+                self.is_over = True
+                raise job_error(refusal.facts.get("job") or {"job_id": self.id, "state": "worker_lost"}) from None
+            if answer.status_code == httpx.codes.OK:
+                self.is_over = True
+                is_bytes = answer.headers.get("content-type", "").startswith("application/octet-stream")
+                return answer.content if is_bytes else self.asking.server.value(answer)
+            record = self.asking.server.members(answer)
+            if deadline is not None and time.monotonic() >= deadline:
+                raise NotEnded(
+                    f"{self.id} has not ended; it is {record.get('state')} and goes on: ask again, or cancel it",
+                    record=record, job_id=self.id,
+                )  # fmt: skip
+
+    def cancel(
+        self, grace_s: float | None = None, reason: str = "", wait_s: float | None = None,
+        answer_s: float | None = None,
+    ) -> Flow[Ending]:  # fmt: skip
+        """Return how the job ended, or, when `wait_s` is over, how far its end has come."""
+        deadline = None if wait_s is None else time.monotonic() + wait_s
+        while True:
+            hold_s = _hold_s(deadline)
+            call = Call(
+                "DELETE", job_path(self.id), query={"grace_s": grace_s, "reason": reason},
+                headers={"Prefer": f"wait={math.ceil(hold_s)}"}, hold_s=hold_s, answer_s=answer_s,
+            )  # fmt: skip
+            try:
+                answer = yield from self.asking.ask(call)
+            except Refused as refusal:
+                if refusal.code != "already_ended":
+                    raise
+                self.is_over = True
+                record = refusal.facts.get("job") or {}
+                state, certificate = record.get("state", "completed"), record.get("certificate")
+                return Ending(self.id, state, certificate, record.get("error"), had_ended=True)
+            members = self.asking.server.members(answer)
+            ending = Ending(self.id, str(members.get("status")), members.get("certificate"))
+            self.is_over = ending.is_over
+            if ending.is_over or (deadline is not None and time.monotonic() >= deadline):
+                return ending
+
+    def leave(self, error: BaseException | None) -> Flow[None]:
+        """Cancel the job because its caller leaves, unless its end was seen, and wait LEAVE_S for it.
+
+        Raise NotEnded when it is not dead by then. With `error`, which the caller leaves with, raise nothing.
+        """
+        if self.is_over:
+            return
+        try:
+            ending = yield from self.cancel(reason="the client left", wait_s=LEAVE_S, answer_s=LEAVE_ANSWER_S)
+            if not ending.is_over:
+                raise NotEnded(
+                    f"{self.id} is being stopped and is not dead after {LEAVE_S:g} s; its end goes on without waiting",
+                    record={"job_id": self.id, "state": ending.state, "certificate": ending.certificate},
+                    job_id=self.id,
+                )  # fmt: skip
+        except KillableError:
+            if error is None:
+                raise
+
+    def record(self) -> Flow[Record]:
+        return self.asking.members(Call("GET", job_path(self.id)))
+
+    def output(self) -> Flow[bytes]:
+        return (yield from self.asking.ask(Call("GET", f"{job_path(self.id)}/output"))).content
+
+
+def _hold_s(deadline: float | None) -> float:
+    return HELD_S_MAX if deadline is None else min(HELD_S_MAX, max(0.0, deadline - time.monotonic()))

@@ -1,0 +1,103 @@
+"""What a client gets back: the events of a job, how it ended, and the typed errors of the client's own.
+
+Runs in: any machine (no supervisor, no Linux).
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from killable.workers.errors import CODES, KillableError, error_class
+
+Record = dict[str, Any]
+"""A JSON object of the server's, as HTTP.md lists its members; newer servers may add some."""
+
+TERMINAL = frozenset({"completed", "failed", "cancelled", "timed_out"})
+_NO_FACTS = frozenset({"title", "detail", "code", "retryable", "message", "self"})
+"""Members of an error that are its message or its class, or cannot be keyword arguments."""
+
+
+class NotEnded(KillableError, TimeoutError):
+    """The job had not ended when the wait was over; it goes on. Facts: `job_id`, `record`."""
+
+    code = "not_ended"
+    exit_code = 75
+
+    @property
+    def retryable(self) -> bool:
+        return True
+
+
+class Unreachable(KillableError):
+    """No answer that a killable server gives: refused, timed out, cut off, or someone else's. Facts: `url`, `status`.
+
+    `status` is the HTTP status of an answer that is not a killable server's, absent when none came.
+    """
+
+    code = "unreachable"
+    exit_code = 69
+
+    @property
+    def retryable(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event of a job: its sequence number, its name, its data."""
+
+    id: int
+    name: str
+    data: Record
+
+    @property
+    def is_terminal(self) -> bool:
+        return self.name in TERMINAL
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a job ended, or, after a wait that was too short, how far its end has come."""
+
+    job_id: str
+    state: str
+    """`completed`, `failed`, `cancelled`, `timed_out`, or `stopping` while it is not over."""
+    certificate: Record | None
+    """The timed proof that everything that the job had started is gone; times in ms after the request."""
+    error: Record | None = None
+    had_ended: bool = False
+    """It ended in another way before the cancel could: `state` and `error` say how."""
+
+    @property
+    def is_over(self) -> bool:
+        return self.state != "stopping"
+
+
+def token_of(data: Mapping[str, Any]) -> Any:
+    """Return what the job emitted, from a token event's data: str, bytes or a JSON value."""
+    if "text" in data:
+        return data["text"]
+    if "base64" in data:
+        return base64.b64decode(data["base64"])
+    return data.get("value")
+
+
+def job_error(members: Mapping[str, Any]) -> KillableError:
+    """Return the typed error of a job that did not complete, from its record or its terminal event."""
+    error = members.get("error") or {"code": members.get("state", "worker_lost")}
+    code = str(error["code"])
+    message = str(error.get("message") or (CODES[code].title if code in CODES else code))
+    facts = {name: value for name, value in error.items() if name not in _NO_FACTS}
+    facts |= {name: members.get(name) for name in ("job_id", "certificate", "partial", "tokens")}
+    return error_class(code)(message, code=code, **facts)
+
+
+def problem_error(members: Mapping[str, Any], **more: Any) -> KillableError:
+    """Return the typed error of a problem answer (RFC 9457), with `more` facts."""
+    code = str(members["code"])
+    detail = str(members.get("detail") or members.get("title") or code)
+    facts = {name: value for name, value in members.items() if name not in _NO_FACTS and name != "type"}
+    return error_class(code)(detail, code=code, **facts | more)

@@ -1,0 +1,96 @@
+"""Which call is sent once more, and when: the client's policy, without I/O.
+
+Runs in: any machine (no supervisor, no Linux).
+
+A flow is a generator that yields what is to be done, a `Call` or a `Pause`, and is sent what came of it. `transport`
+and `async_transport` carry flows out; whatever the two have in common is a flow, as in httpx's own `auth_flow`. A
+library of retries would do the waiting itself, once blocking and once not.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
+
+import httpx
+
+from killable.api.exchange import Call, Server, was_sent
+from killable.workers.errors import KillableError
+
+RETRIES = 2
+"""After the first attempt. With PAUSE_S a server that is not there is reported after about 0.3 s."""
+PAUSE_S = 0.1
+"""Before the first retry; doubled for each further one, and up to half as much again at random."""
+RETRY_S_MAX = 10.0
+"""No retry begins later than this after the first attempt, whatever Retry-After asks for."""
+BUSY = frozenset({429, 503})
+"""HTTP statuses that ask to come again later."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Do nothing for so long."""
+
+    seconds: float
+
+
+Step: TypeAlias = Call | Pause
+Flow: TypeAlias = Generator[Step, Any, T]
+
+
+def pause_s(failures: int, error: KillableError | None = None, *, base_s: float = PAUSE_S) -> float:
+    """Return how long to wait after so many failures in a row: what the server asked for, or longer and longer."""
+    asked_s = error.facts.get("retry_after_s") if error is not None else None
+    least: float = asked_s if isinstance(asked_s, float) else base_s * 2.0 ** max(0, failures - 1)
+    return least * random.uniform(1.0, 1.5)  # clients that were cut off together do not come back together
+
+
+def is_busy(error: KillableError) -> bool:
+    """Tell whether this answer asked to come again later."""
+    return error.facts.get("status") in BUSY
+
+
+def may_repeat(call: Call, error: KillableError) -> bool:
+    """Tell whether a call that ended in this error may be sent once more."""
+    if "status" in error.facts:  # it was answered
+        return is_busy(error) and (call.again == "safe" or (call.again == "keyed" and error.code == "unreachable"))
+    return error.code == "unreachable" and (
+        call.again in ("safe", "keyed") or (call.again == "unsent" and not was_sent(error))
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """How calls are put to one server: sent, checked, and sent again where that is safe."""
+
+    server: Server
+    retries: int = RETRIES
+
+    def ask(self, call: Call, *, room_s: float = 0.0, until: float = float("inf")) -> Flow[httpx.Response]:
+        """Return the 2xx answer. Raise the typed error of the last attempt.
+
+        `room_s` is for how long a full queue is asked again, `until` a monotonic time after which nothing is.
+        """
+        failures = 0
+        started = time.monotonic()
+        while True:
+            try:
+                return self.server.checked((yield call))
+            except KillableError as error:
+                failures += 1
+                pause = pause_s(failures, error)
+                ready = time.monotonic() + pause
+                is_in_time = ready <= min(until, started + RETRY_S_MAX)
+                retry = failures <= self.retries and may_repeat(call, error) and is_in_time
+                if not retry and not (error.code == "queue_full" and ready <= min(until, started + room_s)):
+                    raise
+            yield Pause(pause)
+
+    def members(self, call: Call) -> Flow[dict[str, Any]]:
+        """Return the JSON object of a call's answer."""
+        return self.server.members((yield from self.ask(call)))

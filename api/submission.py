@@ -1,0 +1,163 @@
+"""Submissions as the client makes them: sent with a key, run against a deadline, and undone when their caller leaves.
+
+Runs in: any machine (no supervisor, no Linux).
+
+Every submission carries an idempotency key. Sent again it is the same job, so one that was cut off can be retried, and
+one whose caller is gone can be found and cancelled: sending it once more gives the id, whether or not it had arrived.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypedDict
+
+from killable.api.exchange import Call, json_of
+from killable.api.jobcalls import LEAVE_ANSWER_S, LEAVE_S, JobCalls
+from killable.api.outcomes import Ending, NotEnded, Unreachable
+from killable.api.retries import Asking, Flow
+from killable.workers.errors import JobTimedOut, KillableError, Refused
+
+
+class JobOptions(TypedDict, total=False):
+    """What may be said about a job beside its type and input; each member is a keyword of `submit` and `run`."""
+
+    limits: Mapping[str, Any] | None
+    """As `{"run_s": 60, "grace_s": 2}`; None for one of them is no such limit."""
+    tags: Mapping[str, str] | None
+    priority: int
+    """Default 0; higher ones start first."""
+    stop_when_client_leaves: bool
+    """Cancel the job when its last reader's connection ends. Default False."""
+    idempotency_key: str | None
+    """Default: a new one. The same key and the same job again return the job that there is."""
+    correlation_id: str | None
+    """1 to 128 characters that the job's records, events and log lines carry. Default: the server makes one."""
+    wait_for_room_s: float
+    """For how long a full queue is asked again. Default 0: `queue_full` is raised at once."""
+
+
+@dataclass(slots=True)
+class Submission:
+    """One submission from its making to its job: what is sent, and what is known of how far it came."""
+
+    call: Call
+    has_own_key: bool
+    """The caller can find the job again, and may want to."""
+    wait_for_room_s: float
+    is_in_doubt: bool = field(default=False, init=False)
+    """It was sent and not answered: there may be a job."""
+    job: JobCalls | None = field(default=None, init=False)
+
+    @classmethod
+    def of(
+        cls, type: str, input: Mapping[str, Any] | None = None, *, limits: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None, priority: int = 0, stop_when_client_leaves: bool = False,
+        idempotency_key: str | None = None, correlation_id: str | None = None, wait_for_room_s: float = 0.0,
+    ) -> Submission:  # fmt: skip
+        """Make one. Raise Refused for what JSON cannot say."""
+        body = {
+            "type": type,
+            "input": dict(input or {}),
+            "limits": dict(limits or {}),
+            "tags": dict(tags or {}),
+            "priority": priority,
+            "stop_when_client_leaves": stop_when_client_leaves,
+        }
+        headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
+        if correlation_id is not None:
+            headers["X-Correlation-Id"] = correlation_id
+        call = Call("POST", "/v1/jobs", headers=headers, body=json_of(body), again="keyed")
+        return cls(call, idempotency_key is not None, wait_for_room_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Submitting:
+    """Submissions to one server, as flows."""
+
+    asking: Asking
+
+    def submit(self, submission: Submission, until: float | None = None) -> Flow[JobCalls]:
+        """Start the job. `until` is the monotonic time at which waiting for the answer is given up."""
+        call = submission.call
+        if until is not None:
+            call = replace(call, answer_s=min(self.asking.server.answer_s, until - time.monotonic()))
+        submission.is_in_doubt = True
+        try:
+            answer = yield from self.asking.ask(
+                call, room_s=submission.wait_for_room_s, until=float("inf") if until is None else until
+            )
+        except Refused:
+            submission.is_in_doubt = False
+            raise
+        accepted = self.asking.server.members(answer)
+        job_id = str(self.asking.server.member(answer, "job_id"))
+        job = JobCalls(self.asking, job_id, accepted)
+        job.is_replay = answer.headers.get("Idempotent-Replayed", "").lower() == "true"
+        job.correlation_id = answer.headers.get("X-Correlation-Id")
+        submission.job, submission.is_in_doubt = job, False
+        return job
+
+    def run(self, submission: Submission, timeout_s: float | None) -> Flow[Any]:
+        """Start the job and return its result. After `timeout_s`, submission included, cancel it: JobTimedOut."""
+        until = None if timeout_s is None else time.monotonic() + timeout_s
+        try:
+            job = yield from self.submit(submission, until)
+            return (yield from job.result(None if until is None else max(0.0, until - time.monotonic())))
+        except NotEnded:
+            pass
+        except Unreachable:  # at the timeout that is how it looks, too
+            if until is None or time.monotonic() < until:
+                yield from self.abandon(submission)
+                raise
+        ending = yield from self.undo(submission, f"the client's timeout of {timeout_s:g} s")
+        if ending is None or submission.job is None:
+            raise JobTimedOut(
+                f"not accepted within {timeout_s:g} s; nothing was started",
+                job_id=None, certificate=None, partial=None, by="client", timeout_s=timeout_s,
+            )  # fmt: skip
+        if ending.had_ended:
+            return (yield from submission.job.result(0))  # it won the race: its own result, or its own error
+        fate = "is dead" if ending.is_over else f"not yet dead after {LEAVE_S:g} s; its end goes on"
+        raise JobTimedOut(
+            f"no result within {timeout_s:g} s; {ending.job_id} was cancelled and {fate}",
+            job_id=ending.job_id, certificate=ending.certificate, partial=None, by="client", timeout_s=timeout_s,
+        )  # fmt: skip
+
+    def undo(self, submission: Submission, reason: str) -> Flow[Ending | None]:
+        """Cancel what a submission started and wait for the certificate; None when it can have started nothing.
+
+        Bounded: LEAVE_S for the job to die, LEAVE_ANSWER_S for each answer beyond that.
+        """
+        if submission.job is None:
+            if not submission.is_in_doubt:
+                return None
+            try:
+                answer = yield from self.asking.ask(replace(submission.call, answer_s=LEAVE_ANSWER_S))
+            except Refused:
+                submission.is_in_doubt = False
+                return None
+            except Unreachable as error:
+                key = submission.call.headers["Idempotency-Key"]
+                raise Unreachable(
+                    f"{error.message}; whether a job was started is not known: submitted again with "
+                    f"idempotency_key={key!r} it is the same one",
+                    **error.facts | {"idempotency_key": key},
+                ) from error
+            submission.job = JobCalls(self.asking, str(self.asking.server.member(answer, "job_id")))
+        return (yield from submission.job.cancel(reason=reason, wait_s=LEAVE_S, answer_s=LEAVE_ANSWER_S))
+
+    def abandon(self, submission: Submission) -> Flow[None]:
+        """Undo a submission whose caller was interrupted. Raise nothing: what interrupted it says more."""
+        if submission.job is None or not submission.job.is_over:
+            try:
+                yield from self.undo(submission, "the client left")
+            except KillableError:
+                pass
+
+    def abandon_unkeyed(self, submission: Submission) -> Flow[None]:
+        """The same, but leave a job that the caller can find again by a key of its own."""
+        if not submission.has_own_key:
+            yield from self.abandon(submission)

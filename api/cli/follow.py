@@ -22,7 +22,7 @@ from killable.api.cli import render
 from killable.api.cli.exits import Exit, exit_code, print_json, report, stderr_console
 from killable.api.cli.status import QueueWatch, StatusLine, progress_line
 from killable.api.client import Event, Job, token_of
-from killable.api.transport import job_error
+from killable.api.outcomes import job_error
 from killable.workers.errors import KillableError
 
 

@@ -20,7 +20,7 @@ from killable.api.cli.arguments import tag_filter
 from killable.api.cli.names import find_job, find_worker
 from killable.api.cli.options import Json, Reason, Url, open_client, seconds
 from killable.api.client import Client, Ending, Job
-from killable.api.transport import DEFAULT_URL
+from killable.api.exchange import DEFAULT_URL
 from killable.workers.errors import Refused
 
 

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import psutil
 
 from killable.api.cli.exits import Exit
-from killable.api.transport import UNIX_PREFIX
+from killable.api.exchange import UNIX_PREFIX
 from killable.workers.errors import KillableError
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})

@@ -22,7 +22,7 @@ from killable.api.cli.exits import Exit
 from killable.api.cli.options import Json, Reason, Url, open_client, seconds
 from killable.api.cli.serving_process import Foreign, ServingProcess, is_on_this_machine
 from killable.api.client import Client
-from killable.api.transport import DEFAULT_URL
+from killable.api.exchange import DEFAULT_URL
 from killable.workers.errors import KillableError
 
 LEAVE_S = 15.0

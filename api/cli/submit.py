@@ -17,7 +17,7 @@ from killable.api.cli.follow import Follower, print_value
 from killable.api.cli.names import find_job
 from killable.api.cli.options import JobName, Json, Limit, Url, limits_of, open_client, seconds
 from killable.api.client import Job
-from killable.api.transport import DEFAULT_URL
+from killable.api.exchange import DEFAULT_URL
 from killable.workers.errors import KillableError
 
 

@@ -47,7 +47,7 @@ _HINTS = {
     "limit.output": "more output: submit --output-bytes 256MiB",
     "limit_over_cap": "caps are the operator's: [caps] and [jobs.NAME.caps] in killable.toml",
     "queue_full": "try again in a moment, or raise server.queue_jobs_max",
-    "draining": "the server starts or stops: try again in a moment",
+    "draining": "jobs that it has go on; killable drain --off ends a drain",
     "unknown_job": "killable ps -a shows the jobs that the server still knows",
     "spawn": "killable doctor looks at this machine; the server's own output has more",
     "unkillable": "a process in uninterruptible sleep (state D): a hung disk or network file system is the usual cause",

@@ -83,7 +83,7 @@ def fitting(columns: Sequence[Column], widths: Sequence[int], room: int) -> tupl
         return sum(cut[index] for index in shown) + GAP * (len(shown) - 1) - room
 
     def shorten() -> None:
-        for index in shown:
+        for index in reversed(shown):  # what stands on the left says what the row is about
             if columns[index].cut and excess() > 0:
                 cut[index] = max(min(widths[index], CUT_CHARS_MIN), cut[index] - excess())
 

@@ -6,6 +6,7 @@ Runs in: any machine; `serve` and `demo` on Linux.
 from __future__ import annotations
 
 import io
+import os
 import sys
 from importlib.metadata import version
 from typing import Annotated
@@ -79,10 +80,18 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _turn_colours_off(wanted: bool) -> None:
+    if wanted:
+        os.environ["NO_COLOR"] = "1"  # what every console of this process looks at
+
+
 @app.callback()
 def _root(
     show_version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+    no_color: Annotated[
+        bool, typer.Option("--no-color", help="No colours; as NO_COLOR=1.", callback=_turn_colours_off, is_eager=True)
     ] = False,
 ) -> None:
     pass

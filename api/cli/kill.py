@@ -112,24 +112,27 @@ def kill(
         if dry_run:
             targets = _matching(client, chosen) if chosen else _named(client, names or [])
             raise typer.Exit(_print_plan(targets, as_json))
-        kills = []
-        try:
-            if chosen:
-                endings = _kill_matching(client, chosen, order)
-            else:
-                endings = _kill_all(client, _named(client, names or []), order)
-            for done in endings:
-                kills.append(done)
-                if not as_json:
-                    _print_line(done)
-        except KeyboardInterrupt:
-            exits.stderr_console().print("interrupted; what was told to stop goes on stopping: killable ps")
-            raise
-        if as_json:
-            exits.print_json({"killed": [_members(done) for done in kills]})
-        elif not kills:
-            exits.stderr_console().print("nothing to kill: no active job fits")
-        raise typer.Exit(max((done.exit_code for done in kills), default=exits.Exit.OK))
+        if chosen:
+            raise typer.Exit(_print_kills(_kill_matching(client, chosen, order), as_json))
+        raise typer.Exit(_print_kills(_kill_all(client, _named(client, names or []), order), as_json))
+
+
+def _print_kills(killing: Iterator[_Kill], as_json: bool) -> int:
+    """Print each one as it has died; return the exit code."""
+    kills = []
+    try:
+        for done in killing:
+            kills.append(done)
+            if not as_json:
+                _print_line(done)
+    except KeyboardInterrupt:
+        exits.stderr_console().print("interrupted; what was told to stop goes on stopping: killable ps")
+        raise
+    if as_json:
+        exits.print_json({"killed": [_members(done) for done in kills]})
+    elif not kills:
+        exits.stderr_console().print("nothing to kill: no active job fits")
+    return max((done.exit_code for done in kills), default=exits.Exit.OK)
 
 
 def _named(client: Client, names: Sequence[str]) -> list[_Target]:

@@ -25,13 +25,13 @@ from killable.api.client import Client
 from killable.api.exchange import DEFAULT_URL
 from killable.workers.errors import KillableError
 
-LEAVE_S = 15.0
-"""Beyond the deadline and the graces: the last readers take their terminal events, the zygotes go."""
+LEAVE_S = 10.0
+"""From the last job's end: readers take their terminal events (5 s), the zygotes go."""
 GRACE_S_MAX = 60.0
 """A job's own grace, unless the caps say otherwise; a job with a longer one is not worth a SIGKILL of the server."""
 TERM_S = 5.0
 """From SIGTERM to SIGKILL: a server that heard the first ends its jobs again within it, or not at all."""
-ASK_AGAIN_S = 0.1
+ASK_AGAIN_S = 0.25
 ANSWER_S = 5.0
 """A server that turns answers within milliseconds; one that does not is not asked, but signalled."""
 
@@ -112,8 +112,7 @@ class _Shutdown:
         standing = self._client.shutdown(grace_s=grace_s, deadline_s=deadline_s, reason=reason)
         left = remaining(standing)
         self._say(f"{self._client.address} takes no more jobs; {f'{left} are ending' if left else 'nothing runs'}")
-        patience_s = deadline_s + (GRACE_S_MAX if grace_s is None else min(grace_s, GRACE_S_MAX)) + LEAVE_S
-        if self._gone_within(patience_s if left else LEAVE_S):
+        if self._gone_within(deadline_s + (GRACE_S_MAX if grace_s is None else min(grace_s, GRACE_S_MAX)) + LEAVE_S):
             return "asked over HTTP"
         if self._process is None:
             raise self._doubt or NotDown(
@@ -138,14 +137,27 @@ class _Shutdown:
             self._doubt = doubt
 
     def _gone_within(self, seconds_: float) -> bool:
-        if self._process is not None:
-            return self._process.wait(seconds_)
-        deadline = time.monotonic() + seconds_
-        while is_up(self._client.address):
-            if time.monotonic() >= deadline:
+        """Wait for its end: so long at most, and LEAVE_S from when it has no jobs any more."""
+        latest = time.monotonic() + seconds_
+        idle_until: float | None = None
+        while not self._is_gone():
+            now = time.monotonic()
+            if has_jobs(self._client.address):
+                idle_until = None
+            elif idle_until is None:
+                idle_until = now + LEAVE_S
+            if now >= min(latest, latest if idle_until is None else idle_until):
                 return False
-            time.sleep(ASK_AGAIN_S)
         return True
+
+    def _is_gone(self) -> bool:
+        """Look, and wait a little where it is not."""
+        if self._process is not None:
+            return self._process.wait(ASK_AGAIN_S)
+        if not is_up(self._client.address):
+            return True
+        time.sleep(ASK_AGAIN_S)
+        return False
 
     def _without_asking(self) -> str:
         """It accepts connections and answers none: its event loop does not turn. Find it by its socket."""
@@ -168,6 +180,16 @@ class _Shutdown:
     def _say(self, line: str) -> None:
         if not self._quiet:
             exits.stderr_console().print(line, style="dim")
+
+
+def has_jobs(address: str) -> bool:
+    """Tell whether the server says that it still has jobs; one that says nothing is past that."""
+    try:
+        with impatient(address, ANSWER_S) as http:
+            standing = http.get("/v1/drain").raise_for_status().json()
+            return bool(remaining(standing))
+    except (httpx.HTTPError, ValueError, TypeError, AttributeError):
+        return False
 
 
 def is_up(address: str) -> bool:

@@ -107,3 +107,13 @@ def leaves_a_daemon(file: str) -> Iterator[str]:
     yield "tick\n"
     while True:
         pass
+
+
+@job(grace_s=20)
+def prints(gate: str) -> Iterator[str]:
+    """Print a line, wait at the gate, print another one."""
+    print("before")
+    yield "tick\n"
+    wait_for(gate)
+    print("after")
+    return "done"

@@ -61,7 +61,7 @@ def ps(
         shown = jobs[:at_most] if at_most else jobs
         if as_json:
             holders = {worker["job_id"]: worker for worker in workers if worker.get("job_id")}
-            exits.print_json({"jobs": [job | {"worker": holders.get(job["job_id"])} for job in shown]})
+            exits.print_json({"jobs": [{**job, "worker": holders.get(job["job_id"])} for job in shown]})
             return
         stderr = exits.stderr_console()
         if not jobs:

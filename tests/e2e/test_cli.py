@@ -20,6 +20,10 @@ from killable.api.client import Client
 
 JOBS = Path(own_jobs.__file__).read_text()
 
+VERBS = (
+    "serve", "submit", "stream", "result", "logs", "ps", "inspect", "explain", "kill", "workers", "types", "metrics",
+    "drain", "shutdown", "doctor", "demo",
+)  # fmt: skip
 LINE_OF_KILL = re.compile(
     r"job-[0-9a-f]{8}  cancelled by user  dead after [\d.]+ m?s "
     r"\(SIGTERM acknowledged [\d.]+ m?s, tree empty [\d.]+ m?s, 1 process\)\n"
@@ -337,7 +341,7 @@ def test_a_unix_socket_is_for_its_owner_only(tmp_path: Path, serve: Serve) -> No
 def test_every_verb_has_help_with_an_example(tmp_path: Path) -> None:
     command = Command(tmp_path)
     overview = command.ok("--help")
-    for verb in ("serve", "submit", "stream", "result", "ps", "inspect", "kill", "doctor", "demo"):
+    for verb in VERBS:
         assert verb in overview
         text = command.ok(verb, "--help")
         assert "Examples:" in text and f"killable {verb}" in text and "--json" in text

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cooperative import Politeness
-from figures import Figure
+from figure import Figure
 from samples import CERTIFICATE, DEAD, GRACE_0, GRACE_DEFAULT, RAW, SSE, Samples, ending
 
 WORKLOADS = {

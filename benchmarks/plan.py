@@ -26,6 +26,11 @@ class Plan:
     flooded_cancels: int = 70
     streams: int = 2
     stream_tokens: int = 1_000_000
+    alone_tokens: int = 300
+    crowd_tokens: int = 1000
+    crowd_start_s: float = 3.0
+    """For all clients of a crowd to be there before its first token."""
+    pairs: int = 2000
     never_s: float = 10.0
     """After which a polite cancel is called never; once, not per pass."""
 
@@ -41,5 +46,5 @@ class Plan:
 FULL = Plan()
 QUICK = Plan(
     passes=1, patience_s=0.0, kills=5, graces=1, deletes=10, crowds=1, ordinary_cancels=100, first_lines=50,
-    flooded_cancels=20, streams=1, stream_tokens=200_000, never_s=2.0,
+    flooded_cancels=20, streams=1, stream_tokens=200_000, alone_tokens=100, crowd_tokens=200, pairs=500, never_s=2.0,
 )  # fmt: skip

@@ -165,6 +165,7 @@ class Dispatcher:
         entry.attempt = None
         entry.ended_at, entry.ended = self._clock.wall(), self._clock.now()
         entry.log.append(outcome.state, terminal.terminal_data(entry))
+        entry.log.seal()
         entry.forget_input()
         self._registry.note_end(entry, entry.ended)
         entry.wake()

@@ -5,7 +5,11 @@ Runs in: supervisor. Pure. Append and read are all that anyone needs of it: a jo
 
 from __future__ import annotations
 
-from itertools import count, repeat
+from array import array
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, count, repeat
 from operator import itemgetter
 
 from killable.supervisor.job import Event
@@ -18,13 +22,33 @@ OUTPUT_EVENTS = frozenset({"token", "log", "progress", "checkpoint"})
 """What a job can write, and so counts against `output_bytes`."""
 
 
-class EventLog:
-    """Event ids are positions: the first is 0."""
+RECENT_MAX = 2048
+"""Events that stand ready for readers who keep up; when there are so many, the older half is packed."""
 
-    __slots__ = ("_events", "bytes", "output_bytes", "output_bytes_max", "overflowed", "tokens")
+
+class EventLog:
+    """Event ids are positions: the first is 0.
+
+    The latest events are tuples, the older ones packed: as a tuple and a bytes object one token costs 130 bytes, and
+    every tuple is one more that the garbage collector walks over.
+    """
+
+    __slots__ = (
+        "_packed",
+        "_recent",
+        "_starts",
+        "bytes",
+        "output_bytes",
+        "output_bytes_max",
+        "overflowed",
+        "tokens",
+    )
 
     def __init__(self, output_bytes_max: int) -> None:
-        self._events: Batch = []
+        self._recent: Batch = []
+        self._packed: list[_Block] = []
+        self._starts = [0]
+        """The id of each block's first event, and of the first recent one."""
         self.output_bytes_max = output_bytes_max
         self.output_bytes = 0
         self.bytes = 0
@@ -33,7 +57,7 @@ class EventLog:
         """Bytes of output that came after the bound and were counted only."""
 
     def __len__(self) -> int:
-        return len(self._events)
+        return self._starts[-1] + len(self._recent)
 
     def append(self, name: str, data: bytes) -> bool:
         """Add one event; return False when it is output over the bound, which is then counted and dropped."""
@@ -47,7 +71,8 @@ class EventLog:
             if name == "token":
                 self.tokens += 1
         self.bytes += size
-        self._events.append((name, data))
+        self._recent.append((name, data))
+        self._pack_older()
         return True
 
     def append_tokens(self, batch: Batch, size: int) -> bool:
@@ -59,13 +84,63 @@ class EventLog:
         self.output_bytes += size
         self.bytes += size
         self.tokens += len(batch)
-        self._events.extend(batch)
+        self._recent.extend(batch)
+        self._pack_older()
         return True
+
+    def seal(self) -> None:
+        """Nothing will be added any more: pack all of it."""
+        self._pack(len(self._recent))
 
     def read(self, after: int, limit: int) -> list[Event]:
         """Return up to `limit` events with ids above `after`."""
         first = after + 1
-        events = self._events[first : first + limit]
-        # Without a Python-level call per event: a reader of half a million tokens a second is made of this line.
-        rows = zip(count(first), map(_NAME, events), map(_DATA, events), strict=False)
-        return list(map(tuple.__new__, repeat(Event), rows))
+        found: list[Event] = []
+        while len(found) < limit:
+            events = self._from(first, limit - len(found))
+            if not events:
+                break
+            # Without a Python-level call per event: a reader of half a million tokens a second is made of this line.
+            rows = zip(count(first), map(_NAME, events), map(_DATA, events), strict=False)
+            found += map(tuple.__new__, repeat(Event), rows)
+            first += len(events)
+        return found
+
+    def _from(self, first: int, limit: int) -> Batch:
+        """Return events from the id `first` on, as far as its block goes."""
+        place = bisect_right(self._starts, first) - 1
+        start = first - self._starts[place]
+        events = self._recent if place == len(self._packed) else self._packed[place].events()
+        return events[start : start + limit]
+
+    def _pack_older(self) -> None:
+        if len(self._recent) >= RECENT_MAX:
+            self._pack(RECENT_MAX // 2)
+
+    def _pack(self, number: int) -> None:
+        if number:
+            self._packed.append(_Block.of(self._recent[:number]))
+            self._starts.append(self._starts[-1] + number)
+            del self._recent[:number]
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Events as one piece of memory: their data one after the other, and where each ends."""
+
+    names: Sequence[str]
+    """One name for all of them, or one each."""
+    ends: array[int]
+    data: bytes
+
+    @classmethod
+    def of(cls, events: Batch) -> _Block:
+        names = tuple(map(_NAME, events))
+        data = b"".join(map(_DATA, events))
+        ends = array("I" if len(data) < 1 << 32 else "Q", accumulate(map(len, map(_DATA, events))))
+        return cls(names[:1] if len(set(names)) == 1 else names, ends, data)
+
+    def events(self) -> Batch:
+        names = repeat(self.names[0]) if len(self.names) == 1 else self.names
+        pieces = map(self.data.__getitem__, map(slice, (0, *self.ends), self.ends))
+        return list(zip(names, pieces, strict=False))

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from killable.supervisor.attempt import Attempt
 
 
-EVENT_BYTES = 100
-"""What an event costs in memory besides its data."""
+EVENT_BYTES = 5
+"""What an event that is not recent costs in memory besides its data."""
 
 
 @dataclass(slots=True, eq=False)

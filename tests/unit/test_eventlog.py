@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
-from killable.supervisor.eventlog import EventLog
+from killable.supervisor.eventlog import RECENT_MAX, EventLog
+from killable.supervisor.registry import EVENT_BYTES
 
 
 def test_ids_are_positions() -> None:
@@ -84,3 +87,41 @@ def test_tokens_that_came_together_are_cut_as_if_they_had_come_one_by_one(bound:
         single.overflowed,
     )
     assert all(results) == all(one_by_one)
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_older_events_are_packed_and_read_as_they_were(sealed: bool) -> None:
+    log = EventLog(1 << 30)
+    written: list[tuple[str, bytes]] = []
+    for number in range(3 * RECENT_MAX):
+        event = ("log" if number % 1000 == 7 else "token", b"%d" % number * (number % 5))
+        log.append(*event)
+        written.append(event)
+    batch = [("token", b"x" * size) for size in range(RECENT_MAX + 10)]
+    log.append_tokens(batch, sum(len(data) for _, data in batch))
+    written += batch
+    if sealed:
+        log.seal()
+        log.seal()  # harmless
+    expected = [(id, name, data) for id, (name, data) in enumerate(written)]
+    assert len(log) == len(expected)
+    edges = {-1, 0, RECENT_MAX // 2 - 2, RECENT_MAX // 2 - 1, RECENT_MAX - 1, RECENT_MAX, len(expected) - 2}
+    for after in edges:
+        for limit in (1, 2, RECENT_MAX, 10 * RECENT_MAX):
+            assert log.read(after, limit) == expected[after + 1 : after + 1 + limit]
+    assert log.read(len(expected) - 1, 10) == []
+
+
+def test_a_kept_token_costs_little_more_than_its_bytes() -> None:
+    log = EventLog(1 << 30)
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for start in range(0, 100_000, 250):
+            batch = [("token", b'{"text":" %05d"}' % number) for number in range(start, start + 250)]
+            log.append_tokens(batch, 250 * 17)
+        log.seal()
+        used = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert used < 100_000 * (17 + EVENT_BYTES)

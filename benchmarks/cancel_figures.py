@@ -1,4 +1,4 @@
-"""What was asked beside what was measured, and whether it was reached.
+"""What was asked of cancels beside what was measured.
 
 Runs in: the benchmark. Pure. The asked values are those of the project's issue "The kill, end to end".
 """
@@ -6,18 +6,14 @@ Runs in: the benchmark. Pure. The asked values are those of the project's issue 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
 
 import crowds
 import endings
 import flows
-from rich.table import Table
+from figure import Figure, spread
 from samples import DEAD, GRACE_0, RAW, RAW_LATE, Samples, ending
 
 from killable.supervisor.job import Limits
-
-Verdict = Literal["ok", "MISS", "not measured"]
 
 ACK_MS = (Limits().ack_s or 0.0) * 1000
 RAW_RATIO_MAX = 1.5
@@ -32,51 +28,6 @@ TOKENS_PER_S_MIN = 500_000.0
 PRIVATE_MB_MAX = 12.0
 
 
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One line of the table. `bound` and `measured` are in the same unit."""
-
-    what: str
-    bound: float
-    measured: float | None
-    unit: str
-    at_least: bool = False
-    digits: int = 1
-    asked_as: str = ""
-    """How the bound was asked for, where it is not just a number."""
-    note: str = ""
-
-    @property
-    def verdict(self) -> Verdict:
-        if self.measured is None:
-            return "not measured"
-        reached = self.measured >= self.bound if self.at_least else self.measured <= self.bound
-        return "ok" if reached else "MISS"
-
-    @property
-    def asked(self) -> str:
-        bound = f"{'≥' if self.at_least else '≤'} {self.bound:,.{self.digits}f} {self.unit}".rstrip()
-        return self.asked_as or bound
-
-    @property
-    def share_of_bound(self) -> float | None:
-        """How much of what was allowed was used: 1.0 is the bound, above it is a miss."""
-        if self.measured is None or self.measured == 0:
-            return None
-        return self.bound / self.measured if self.at_least else self.measured / self.bound
-
-    def as_json(self) -> dict[str, object]:
-        return {
-            "what": self.what,
-            "asked": self.asked,
-            "bound": self.bound,
-            "measured": self.measured,
-            "unit": self.unit,
-            "verdict": self.verdict,
-            "note": self.note,
-        }
-
-
 def figures(results: Samples) -> list[Figure]:
     """Return every asked value with its measured one; medians unless the line says otherwise."""
     natives = [("native_loop", "sum(range(10**18))"), ("encode", "tokenizers' encode, 4.7 MB")]
@@ -85,13 +36,13 @@ def figures(results: Samples) -> list[Figure]:
         Figure(
             "DELETE, grace 0 → response with certificate",
             DELETE_MS_MAX, results.median(endings.DELETED), "ms", digits=2,
-            note=_spread(results, endings.DELETED),
+            note=spread(results, endings.DELETED),
         ),
         *_stuck(results, natives),
         Figure(
             "16 SIGTERM-ignoring jobs, grace 1 s → all dead",
             IGNORING_CROWD_MS_MAX, results.median(crowds.IGNORING_DEAD), "ms",
-            note=_spread(results, crowds.IGNORING_DEAD),
+            note=spread(results, crowds.IGNORING_DEAD),
         ),
         *_cleaned(results),
         *(_first_line(results, worker) for worker in (flows.FRESH, flows.REUSED)),
@@ -99,11 +50,11 @@ def figures(results: Samples) -> list[Figure]:
         Figure(
             "one job, one emit per token → reader in the supervisor",
             TOKENS_PER_S_MIN, results.median(flows.TOKENS_PER_S), "tokens/s", at_least=True, digits=0,
-            note=_spread(results, flows.TOKENS_PER_S, 0),
+            note=spread(results, flows.TOKENS_PER_S, 0),
         ),
         Figure(
             "private memory of a fork worker, 200 MB preloaded",
-            PRIVATE_MB_MAX, results.median(flows.PRIVATE_MB), "MB", note=_spread(results, flows.PRIVATE_MB),
+            PRIVATE_MB_MAX, results.median(flows.PRIVATE_MB), "MB", note=spread(results, flows.PRIVATE_MB),
         ),
     ]  # fmt: skip
 
@@ -125,14 +76,14 @@ def _stuck(results: Samples, natives: list[tuple[str, str]]) -> Iterator[Figure]
         name = crowds.per_core_dead(workload)
         what = f"{label}: grace 5 s, one job per core → dead"
         raw = results.median(ending(workload, RAW_LATE, DEAD))
-        note = _spread(results, name) + ("" if raw is None else f"; raw kill by then {raw:.1f}")
+        note = spread(results, name) + ("" if raw is None else f"; raw kill by then {raw:.1f}")
         yield Figure(what, bound_ms, results.median(name), "ms", asked_as=asked, note=note)
         name = crowds.crowd_dead(workload)
         what = f"{label}: grace 5 s, 16 jobs → last one dead"
-        yield Figure(what, NATIVE_CROWD_MS_MAX, results.median(name), "ms", note=_spread(results, name))
+        yield Figure(what, NATIVE_CROWD_MS_MAX, results.median(name), "ms", note=spread(results, name))
     name = crowds.HELPERS_DEAD
     what = "helper threads compute, main thread waits: grace 5 s → dead"
-    yield Figure(what, bound_ms, results.median(name), "ms", asked_as=asked, note=_spread(results, name))
+    yield Figure(what, bound_ms, results.median(name), "ms", asked_as=asked, note=spread(results, name))
 
 
 def _cleaned(results: Samples) -> Iterator[Figure]:
@@ -153,7 +104,7 @@ def _first_line(results: Samples, worker: str) -> Figure:
     at_once, later = (flows.first_line(worker, pause_s) for pause_s in flows.PAUSES_S)
     pause_ms = flows.PAUSES_S[1] * 1000
     later_ms = results.median(later)
-    note = _spread(results, at_once, 3) + ("" if later_ms is None else f"; after {pause_ms:g} ms idle {later_ms:.3f}")
+    note = spread(results, at_once, 3) + ("" if later_ms is None else f"; after {pause_ms:g} ms idle {later_ms:.3f}")
     what = f"submit → first line of the job, {worker} warm worker, in process"
     return Figure(what, FIRST_LINE_MS_MAX, results.median(at_once), "ms", digits=3, note=note)
 
@@ -170,25 +121,3 @@ def _flooded(results: Samples) -> Figure:
         asked_as=f"≤ 3 × idle p50 + 10 = {bound_ms:.1f} ms",
         note="" if dead_ms is None else f"idle p50 {idle_ms:.2f}; dead p99 {dead_ms:.1f}",
     )
-
-
-def _spread(results: Samples, name: str, digits: int = 1) -> str:
-    if name not in results:
-        return ""
-    least, greatest = min(results.values[name]), max(results.values[name])
-    return f"{least:,.{digits}f} … {greatest:,.{digits}f} (n={results.count(name)})"
-
-
-def table(lines: list[Figure]) -> Table:
-    """Return asked | measured | verdict, misses marked."""
-    shown = Table(title="asked beside measured", title_justify="left")
-    shown.add_column("what")
-    shown.add_column("asked", justify="right")
-    shown.add_column("measured", justify="right")
-    shown.add_column("")
-    shown.add_column("least … greatest, or what it was compared with", style="dim")
-    for line in lines:
-        style = {"ok": "green", "MISS": "bold red", "not measured": "yellow"}[line.verdict]
-        measured = "–" if line.measured is None else f"{line.measured:,.{line.digits}f} {line.unit}".rstrip()
-        shown.add_row(line.what, line.asked, measured, f"[{style}]{line.verdict}[/]", line.note)
-    return shown

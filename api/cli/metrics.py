@@ -35,30 +35,29 @@ def metrics(
 
 
 def flattened(counts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield `name, value` in words; a mapping of numbers (percentiles, counts by code) is one line."""
+    """Yield names and their values in words; a mapping of numbers (percentiles, counts by code) is one line."""
     for name, value in counts.items():
-        if isinstance(value, Mapping):
-            parts = [
-                f"{key} {_shown(name, member)}" for key, member in value.items() if not isinstance(member, Mapping)
-            ]
-            yield name, "  ".join(parts) or "-"
-            for key, member in value.items():
-                if isinstance(member, Mapping):
-                    yield from flattened({f"{name}.{key}": member})
-        else:
+        if not isinstance(value, Mapping):
             yield name, _shown(name, value)
+            continue
+        deeper = {f"{name}.{key}": member for key, member in value.items() if isinstance(member, Mapping)}
+        flat = [f"{key} {_shown(name, member)}" for key, member in value.items() if not isinstance(member, Mapping)]
+        if flat or not deeper:
+            yield name, "  ".join(flat) or "-"
+        yield from flattened(deeper)
 
 
 def _shown(name: str, value: Any) -> str:
+    """Return a value by the unit that its name has, or the name of what it is one of."""
+    unit = name.partition(".")[0]
     if value is None:
         return "-"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return render.plain(value)
-    unit = name.rpartition(".")[0] or name
-    if unit.endswith("_ms") or name.endswith("_ms"):
+    if unit.endswith("_ms"):
         return render.milliseconds(float(value))
-    if name.endswith("_bytes"):
+    if unit.endswith("_bytes"):
         return render.size(int(value))
-    if name.endswith(("_s", "_seconds")):
+    if unit.endswith("_s"):
         return render.duration(float(value))
     return f"{value:,}".replace(",", " ") if isinstance(value, int) else f"{value:.3g}"

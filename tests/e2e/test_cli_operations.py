@@ -186,6 +186,14 @@ def test_ps_is_an_overview_with_what_is_at_work_first(server: Server, command: C
     command.ok("kill", "--all", "--now")
 
 
+def test_metrics_as_a_table_as_json_and_as_prometheus_reads_them(command: Command) -> None:
+    command.ok("submit", "add", "-i", "a=1")
+    assert re.search(r"^jobs_completed +1$", command.ok("metrics"), re.M)
+    assert command.json("metrics")["jobs_completed"] == 1
+    assert re.search(r"^killable_jobs_total\{.*\} 1", command.ok("metrics", "--text"), re.M)
+    assert command.run("metrics", "--text", "--json").returncode == 2
+
+
 # ── drain, shutdown ──
 
 
@@ -223,7 +231,8 @@ def test_shutdown_ends_jobs_then_the_server_and_says_so_when_it_is_gone(server: 
         rf"{re.escape(server.url)}, pid {server.process.pid}, is down after .* \(asked over HTTP\)\n", done.stdout
     )
     assert "takes no more jobs; 1 running are ending" in done.stderr
-    assert server.process.wait(10) == 0
+    server.process.communicate(timeout=60)
+    assert server.process.returncode == 0
     assert not [process for process in below if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
     assert reader.returncode == 3
     assert "cancelled by shutdown" in err

@@ -55,10 +55,12 @@ def test_counts_in_words() -> None:
     counts = {
         "jobs_completed": 12345, "cancel_ms": {"p50": 1.26, "p99": 512.0}, "failed_by_code": {"crash": 1},
         "rss_bytes": 1 << 20, "uptime_s": 65.0, "queue_wait_s": None,
+        "run_s": {"fails": {"p50": 0.0143}}, "refused": {},
     }  # fmt: skip
     assert dict(flattened(counts)) == {
         "jobs_completed": "12 345", "cancel_ms": "p50 1.3 ms  p99 0.5 s", "failed_by_code": "crash 1",
         "rss_bytes": "1.0 MiB", "uptime_s": "1m05s", "queue_wait_s": "-",
+        "run_s.fails": "p50 14 ms", "refused": "-",
     }  # fmt: skip
 
 

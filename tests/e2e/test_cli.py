@@ -69,6 +69,8 @@ def test_every_ending_has_its_exit_code(command: Command) -> None:
     assert "timeout.run" in timed_out.stderr and "--run-s" in timed_out.stderr
 
 
+@pytest.mark.row("E10")
+@pytest.mark.row("E14")
 def test_every_refusal_has_its_exit_code(command: Command, tmp_path: Path) -> None:
     for code, args, words in (
         (65, ("add", "-i", "a=x"), "must be a whole number"),

@@ -41,11 +41,7 @@ class KeyCheck:
         given = Headers(scope=scope).getlist("authorization")
         caller = self._caller(given)
         if caller is not None:
-<<<<<<< HEAD
             await self._app({**scope, CALLER: caller}, receive, send)
-=======
-            await self._app(scope | {CALLER: caller}, receive, send)
->>>>>>> w-config
             return
         if given:
             detail, challenge = "The key in Authorization is none of this server's", 'Bearer error="invalid_token"'

@@ -26,15 +26,9 @@ class HeadAsGet:
             return
 
         async def send_without_body(message: Message) -> None:
-<<<<<<< HEAD
             await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
 
         await self._app({**scope, "method": "GET", IS_HEAD: True}, receive, send_without_body)
-=======
-            await send(message | {"body": b""} if message["type"] == "http.response.body" else message)
-
-        await self._app(scope | {"method": "GET", IS_HEAD: True}, receive, send_without_body)
->>>>>>> w-config
 
 
 def allowed(request: Request) -> list[str]:

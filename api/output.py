@@ -8,11 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-<<<<<<< HEAD
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-=======
-from collections.abc import AsyncIterator, Sequence
->>>>>>> w-config
 from contextlib import aclosing
 
 from killable.supervisor.engine import Engine
@@ -58,11 +54,7 @@ def decode(token: bytes) -> bytes:
     return dump_json(members["value"]) + b"\n"
 
 
-<<<<<<< HEAD
 async def _tokens(engine: Engine, record: JobRecord) -> AsyncGenerator[list[bytes], None]:
-=======
-async def _tokens(engine: Engine, record: JobRecord) -> AsyncIterator[list[bytes]]:
->>>>>>> w-config
     async for batch in engine.events(record.job_id, follow=False):
         for part in _parts(batch):
             tokens = [event.data for event in part if event.name == "token" and event.id < record.events]

@@ -20,7 +20,7 @@ def record_json(record: JobRecord, result_inline_bytes_max: int) -> dict[str, An
         "limits": record.limits,
         "tenant": record.tenant,
         "correlation_id": record.correlation_id,
-        "queue": record.queue,
+        "events": record.events,
         "attempts": record.attempts,
         "result": _value(record.result, address + "/result", result_inline_bytes_max),
         "partial": _value(record.partial, address + "/partial", result_inline_bytes_max),

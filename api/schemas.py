@@ -184,6 +184,7 @@ class ShortJob(BaseModel):
     tokens: int
     progress: dict[str, Any] | None
     """The last one that the job reported."""
+    queue: Queue | None
     error: dict[str, Any] | None
 
 
@@ -193,7 +194,8 @@ class Job(ShortJob):
     limits: dict[str, Any]
     tenant: str
     correlation_id: str
-    queue: Queue | None
+    events: int
+    """How many events its stream has so far; the last one's id is one less."""
     attempts: int
     result: Any
     partial: Any

@@ -1,22 +1,13 @@
-"""`killable doctor`: can this machine run the server, and what would it lack? It tries things out.
+"""`killable doctor`: can this machine run the server, which guards are active, and what is to be done for the others?
 
 Runs in: any machine.
 """
 
 from __future__ import annotations
 
-import ctypes
-import importlib.util
-import os
-import platform
-import signal
-import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Literal
+from dataclasses import asdict
+from typing import Annotated
 
 import typer
 from rich import box
@@ -24,217 +15,61 @@ from rich.table import Table
 from rich.text import Text
 
 from killable.api.cli import exits
-from killable.api.cli.options import Json
+from killable.api.cli.checks import Check, examine
+from killable.api.cli.options import Json, open_client
+from killable.api.outcomes import Unreachable
+from killable.workers.errors import KillableError
 
-Status = Literal["ok", "warn", "fail"]
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
-PR_GET_CHILD_SUBREAPER = 37
-"""linux/prctl.h"""
-PYTHON_WANTED = (3, 11)
-FILES_WANTED = 4096
-"""Seven descriptors a worker, one a stream: enough for hundreds of each."""
-PIDS_WANTED = 4096
-DEATH_S = 5.0
-"""For the probe's own child to be gone after cgroup.kill: it takes a millisecond."""
 
+def doctor(
+    as_json: Json = False,
+    url: Annotated[
+        str | None,
+        typer.Option("--url", metavar="URL", help="Look at this server's readiness, too.", show_default=False),
+    ] = None,
+) -> None:
+    """Try out what the server needs of this machine and what makes it stronger, and say what is missing.
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One thing that was looked at; `advice` says what to do about it."""
-
-    name: str
-    status: Status
-    found: str
-    advice: str = ""
-
-
-def doctor(as_json: Json = False) -> None:
-    """Look at this machine: what the server needs, what makes it stronger, what is missing.
-
-    Exit code 1 when the server cannot run here.
+    Ends with a self-check: a job on a private supervisor is submitted, streamed and cancelled. Needs no server; with
+    --url it asks one whether it is ready. Exit code 1 when anything failed.
     """
     with exits.reporting(as_json):
         checks = list(examine())
+        runnable = all(check.status != "fail" for check in checks)
+        if runnable and sys.platform == "linux":
+            from killable.api.cli.selfcheck import self_check
+
+            checks += self_check()
+        here = all(check.status != "fail" for check in checks)
+        if url is not None:
+            checks.append(_server(url))
         failed = [check for check in checks if check.status == "fail"]
         if as_json:
             exits.print_json({"ok": not failed, "checks": [asdict(check) for check in checks]})
         else:
             exits.print_table(_table(checks))
-            stderr = exits.stderr_console()
             warned = sum(check.status == "warn" for check in checks)
-            verdict = "`killable serve` cannot run here" if failed else "`killable serve` can run here"
-            stderr.print(f"{verdict}: {len(checks) - len(failed) - warned} ok, {warned} warn, {len(failed)} fail")
+            verdict = f"`killable serve` {'can' if here else 'cannot'} run here"
+            numbers = f"{len(checks) - len(failed) - warned} ok, {warned} warn, {len(failed)} fail"
+            exits.stderr_console().print(f"{verdict}: {numbers}")
         raise typer.Exit(exits.Exit.FAILED if failed else exits.Exit.OK)
 
 
-def examine() -> Iterator[Check]:
-    """Yield every check, the necessary ones first."""
-    yield _python()
-    if sys.platform != "linux":
-        yield Check("Linux", "fail", sys.platform, "serve runs on Linux only; submit, ps, kill and the client run here")
-        return
-    yield Check("Linux", "ok", platform.release())
-    yield from (_pidfd(), _subreaper(), _memfd(), *_cgroup(), _open_files(), _pids(), _temporary_folder(), *_models())
-
-
-def _python() -> Check:
-    found = f"{platform.python_version()}, {sys.executable}"
-    if sys.version_info >= PYTHON_WANTED:
-        return Check("Python", "ok", found)
-    return Check("Python", "fail", found, f"{'.'.join(map(str, PYTHON_WANTED))} or later is needed")
-
-
-def _pidfd() -> Check:
-    def probe() -> str:
-        descriptor = os.pidfd_open(os.getpid())
-        try:
-            signal.pidfd_send_signal(descriptor, 0)  # 0 only asks whether it could be sent
-        finally:
-            os.close(descriptor)
-        return "pidfd_open and pidfd_send_signal work"
-
-    advice = "signals must go to a process and not to a number: allow pidfd_open in the container's seccomp profile"
-    return _tried("pidfd", probe, "fail", advice)
-
-
-def _subreaper() -> Check:
-    def probe() -> str:
-        value = ctypes.c_int()
-        if ctypes.CDLL(None, use_errno=True).prctl(PR_GET_CHILD_SUBREAPER, ctypes.byref(value), 0, 0, 0) != 0:
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-        return "orphans of a job can be found"
-
-    return _tried("subreaper", probe, "fail", "allow prctl in the container's seccomp profile")
-
-
-def _memfd() -> Check:
-    def probe() -> str:
-        os.close(os.memfd_create("killable-doctor"))
-        return "memfd_create works"
-
-    return _tried("memfd", probe, "fail", "allow memfd_create in the container's seccomp profile")
-
-
-def _tried(name: str, probe: Callable[[], str], otherwise: Status, advice: str) -> Check:
+def _server(url: str) -> Check:
+    """Ask a server whether it is ready."""
     try:
-        return Check(name, "ok", probe())
-    except (OSError, AttributeError) as error:  # a libc or a Python that has no such call
-        return Check(name, otherwise, f"{getattr(error, 'strerror', None) or error}", advice)
-
-
-def _cgroup() -> list[Check]:
-    """Find cgroup2, move a child into a group of its own, and kill the group."""
-    from killable.supervisor.cgroup import cgroup2_mount, own_directory
-
-    name, without = (
-        "cgroup v2",
-        "; without it kills rest on descendants alone, which is enough for all but escape artists",
-    )
-    mount, own = cgroup2_mount(), own_directory()
-    if mount is None:
-        return [Check(name, "warn", "not mounted", f"boot with systemd.unified_cgroup_hierarchy=1{without}")]
-    if own is None:
-        return [Check(name, "warn", f"{mount}, but not this process's group", f"mount the host's cgroup2{without}")]
-    group = own / f"killable-doctor-{os.getpid()}"
-    try:
-        group.mkdir()
-    except OSError as error:
-        advice = f"start it by `systemd-run --user --scope -p Delegate=yes`, or make it writable for this user{without}"
-        return [Check(name, "warn", f"{own}: {(error.strerror or str(error)).lower()}", advice)]
-    try:
-        return [Check(name, "ok", str(own)), *_move_and_kill(group), _memory_controller(own)]
-    finally:
-        group.rmdir()
-
-
-def _move_and_kill(group: Path) -> Iterator[Check]:
-    child = subprocess.Popen([sys.executable, "-S", "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
-    assert child.stdin is not None
-    try:
-        try:
-            (group / "cgroup.procs").write_text(str(child.pid))
-        except OSError as error:
-            advice = "write access to cgroup.procs of the common ancestor is needed (cgroups(7), delegation)"
-            yield Check("cgroup move", "warn", f"{(error.strerror or str(error)).lower()}", advice)
-            return
-        yield Check("cgroup move", "ok", "a child moved into a group of its own")
-        try:
-            (group / "cgroup.kill").write_text("1")
-            child.wait(DEATH_S)
-        except FileNotFoundError:
-            yield Check(
-                "cgroup.kill", "warn", "not there", "Linux 5.14 or later has it; descendants are killed one by one"
-            )
-        except subprocess.TimeoutExpired:
-            yield Check("cgroup.kill", "warn", f"the child lived {DEATH_S:g} s on", "descendants are killed one by one")
-        else:
-            yield Check("cgroup.kill", "ok", "the whole group died at once")
-    finally:
-        child.kill()
-        child.wait()
-        child.stdin.close()
-
-
-def _memory_controller(own: Path) -> Check:
-    controllers = (own / "cgroup.controllers").read_text().split()
-    found = " ".join(controllers) or "no controller is on cgroup v2"
-    if "memory" in controllers:
-        return Check("memory controller", "ok", found)
-    advice = "memory_bytes is kept by setrlimit; out-of-memory is proven only where the controller is on cgroup v2"
-    return Check("memory controller", "warn", found, advice)
-
-
-def _open_files() -> Check:
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    shown = "unlimited" if soft == resource.RLIM_INFINITY else str(soft)
-    if soft == resource.RLIM_INFINITY or soft >= FILES_WANTED:
-        return Check("open files", "ok", shown)
-    return Check(
-        "open files", "warn", shown, f"ulimit -n {FILES_WANTED} for many workers and streams (hard limit {hard})"
-    )
-
-
-def _pids() -> Check:
-    import resource
-
-    pid_max = int(Path("/proc/sys/kernel/pid_max").read_text())
-    soft, _ = resource.getrlimit(resource.RLIMIT_NPROC)
-    found = f"pid_max {pid_max}, processes {'unlimited' if soft == resource.RLIM_INFINITY else soft}"
-    if pid_max >= PIDS_WANTED and (soft == resource.RLIM_INFINITY or soft >= PIDS_WANTED):
-        return Check("processes", "ok", found)
-    return Check("processes", "warn", found, f"ulimit -u {PIDS_WANTED}, sysctl kernel.pid_max: a fork needs a number")
-
-
-def _temporary_folder() -> Check:
-    folder = tempfile.gettempdir()
-    try:
-        with tempfile.TemporaryDirectory(prefix="killable-doctor-"):
-            return Check("temporary files", "ok", folder)
-    except OSError as error:
-        return Check(
-            "temporary files", "fail", f"{folder}: {error.strerror}", "set TMPDIR to a folder that can be written"
-        )
-
-
-def _models() -> Iterator[Check]:
-    """Look for the packages of the built-in job types, and say how to get what is missing."""
-    from killable.workers.builtin import generate, tokenize
-
-    for module in (tokenize, generate):
-        name = module.__name__.rpartition(".")[2]
-        missing = [package for package in module.REQUIRES if importlib.util.find_spec(package) is None]
-        if missing:
-            lines = " && ".join(dict.fromkeys(module.REQUIRES[package] for package in missing))
-            yield Check(f"job type {name}", "warn", f"{', '.join(missing)} not installed", lines)
-        else:
-            yield Check(f"job type {name}", "ok", ", ".join(module.REQUIRES))
-    try:
-        generate.check_processor()
-    except RuntimeError as error:
-        yield Check("processor", "warn", str(error), "the job type generate will not run here")
+        with open_client(url) as client:
+            readiness = client.ready()
+    except Unreachable as error:
+        return Check("server", "fail", error.message)
+    except KillableError as error:
+        return Check("server", "fail", f"{url} takes no jobs: {error.message}")
+    degraded = "; ".join(str(each) for each in readiness.get("degraded", ()))
+    if degraded:
+        return Check("server", "warn", f"{url} is degraded", degraded)
+    return Check("server", "ok", f"{url} is ready")
 
 
 def _table(checks: list[Check]) -> Table:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import IntEnum
 from typing import Any
@@ -47,7 +47,7 @@ _HINTS = {
     "limit.output": "more output: submit --output-bytes 256MiB",
     "limit_over_cap": "caps are the operator's: [caps] and [jobs.NAME.caps] in killable.toml",
     "queue_full": "try again in a moment, or raise server.queue_jobs_max",
-    "draining": "the server starts or stops: try again in a moment",
+    "draining": "jobs that it has go on; killable drain --off ends a drain",
     "unknown_job": "killable ps -a shows the jobs that the server still knows",
     "spawn": "killable doctor looks at this machine; the server's own output has more",
     "unkillable": "a process in uninterruptible sleep (state D): a hung disk or network file system is the usual cause",
@@ -111,8 +111,9 @@ def print_json(document: Any, *, one_line: bool = False) -> None:
     typer.echo(text)
 
 
-def stderr_console() -> Console:
-    return Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+def stderr_console(*, soft_wrap: bool = True) -> Console:
+    """Return a console on stderr; with `soft_wrap` the terminal breaks long lines, and a copy of them stays whole."""
+    return Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=soft_wrap)
 
 
 def print_table(table: RenderableType) -> None:
@@ -125,6 +126,19 @@ def print_table(table: RenderableType) -> None:
     Console(highlight=False, markup=False, emoji=False, width=WIDE, file=text).print(table)
     for line in text.getvalue().splitlines():
         typer.echo(line.rstrip())
+
+
+def print_lines(lines: Iterable[Text]) -> None:
+    """Print lines on stdout that are as wide as they are to be."""
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    for line in lines:
+        console.print(line)
+
+
+def stdout_columns() -> int:
+    """Return how many characters a line of stdout has room for."""
+    console = Console()
+    return console.width if console.is_terminal else WIDE
 
 
 def _headline(error: KillableError) -> Text:

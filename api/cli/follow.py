@@ -2,7 +2,8 @@
 
 Runs in: any machine.
 
-    tokens ──► stdout        log lines, the ending ──► stderr        with --json: every event ──► stdout, one line each
+    tokens ──► stdout        log lines, progress, the ending ──► stderr
+    with --json: every event ──► stdout, one line each
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from rich.text import Text
 
 from killable.api.cli import render
 from killable.api.cli.exits import Exit, exit_code, print_json, report, stderr_console
+from killable.api.cli.status import QueueWatch, StatusLine, progress_line
 from killable.api.client import Event, Job, token_of
-from killable.api.transport import job_error
+from killable.api.outcomes import job_error
 from killable.workers.errors import KillableError
 
 
@@ -36,14 +38,20 @@ class Follower:
         self._tokens = 0
         self._at_line_start = True
         self._began = time.monotonic()
+        self._status = StatusLine(stderr_console(soft_wrap=False))
 
     def follow(self) -> None:
         """Print what comes until the terminal event. May be called again after an interrupt."""
-        for event in self.job.events(after=self._last):
-            self._last = event.id
-            if event.is_terminal:
-                self.terminal = event
-            self._print(event)
+        try:
+            with QueueWatch(self.job, self._status) as watch:
+                for event in self.job.events(after=self._last):
+                    watch.stop()
+                    self._last = event.id
+                    if event.is_terminal:
+                        self.terminal = event
+                    self._print(event)
+        finally:
+            self._status.clear()
 
     def finish(self) -> int:
         """Print how the job ended, the last line being state, tokens and time; return the exit code."""
@@ -61,16 +69,29 @@ class Follower:
         return Exit.OK if error is None else exit_code(error)
 
     def _print(self, event: Event) -> None:
-        if self._as_json:
-            print_json({"id": event.id, "event": event.name, "data": event.data}, one_line=True)
-        elif self._all_events:
-            typer.echo(f"{event.id}\t{event.name}\t{json.dumps(event.data)}")
+        if event.name == "progress":
+            self._status.show(progress_line(event.data))
+        if self._as_json or self._all_events:
+            self._status.pause()
+            self._print_event(event)
+            self._status.resume()
         elif event.name == "token":
             self._tokens += 1
+            self._status.pause()
             self._write(token_of(event.data))
+            if self._at_line_start or not sys.stdout.isatty():
+                self._status.resume()
         elif event.name == "log":
+            self._status.pause()
             self._end_line()
             stderr_console().print(Text(str(event.data.get("text", "")), "dim"))
+            self._status.resume()
+
+    def _print_event(self, event: Event) -> None:
+        if self._as_json:
+            print_json({"id": event.id, "event": event.name, "data": event.data}, one_line=True)
+        else:
+            typer.echo(f"{event.id}\t{event.name}\t{json.dumps(event.data)}")
 
     def _write(self, token: Any) -> None:
         if isinstance(token, bytes):

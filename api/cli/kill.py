@@ -2,36 +2,65 @@
 
 Runs in: any machine.
 
-First every job is told to stop, then each one's end is waited for: the server runs all escalations in parallel.
+First every job is told to stop, by a filter in one request (the queued ones first, so that no killed job lets another
+one start); then each one's end is waited for: the server runs all escalations in parallel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
 from rich.text import Text
 
-from killable.api.cli import exits, render
+from killable.api.cli import completing, exits, render
 from killable.api.cli.arguments import tag_filter
-from killable.api.cli.names import find_job
+from killable.api.cli.names import find_job, find_worker
 from killable.api.cli.options import Json, Reason, Url, open_client, seconds
 from killable.api.client import Client, Ending, Job
-from killable.api.transport import DEFAULT_URL
+from killable.api.exchange import DEFAULT_URL
 from killable.workers.errors import Refused
 
 
 @dataclass(frozen=True, slots=True)
+class _Order:
+    """How to kill."""
+
+    grace_s: float | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Filter:
+    """Which of the active jobs: all of them where neither is given."""
+
+    type: str | None
+    tag: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """What a name stands for: a job, a worker, or nothing."""
+
+    name: str
+    job: Job | None = None
+    worker: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class _Kill:
-    """What became of one name: an ending, or nothing because nobody has it."""
+    """What became of one name: a job's ending, a worker, or nothing because nobody has it."""
 
     name: str
     ending: Ending | None = None
+    worker: dict[str, Any] | None = None
 
     @property
     def exit_code(self) -> int:
+        if self.worker is not None:
+            return exits.Exit.OK
         if self.ending is None:
             return exits.Exit.UNKNOWN
         return exits.Exit.FAILED if self.ending.had_ended else exits.Exit.OK
@@ -40,7 +69,12 @@ class _Kill:
 def kill(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="JOB", help="Ids, or unique prefixes of them.", show_default=False),
+        typer.Argument(
+            metavar="JOB",
+            help="Ids, or unique prefixes of them; also of workers.",
+            show_default=False,
+            autocompletion=completing.killable_names,
+        ),
     ] = None,
     grace: Annotated[
         float | None,
@@ -48,7 +82,12 @@ def kill(
     ] = None,
     now: Annotated[bool, typer.Option("--now", help="No grace: SIGKILL at once.")] = False,
     reason: Reason = "",
-    type: Annotated[str | None, typer.Option("--type", help="All active jobs of this type.")] = None,
+    type: Annotated[
+        str | None,
+        typer.Option(
+            "--type", metavar="TYPE", help="All active jobs of this type.", autocompletion=completing.job_types
+        ),
+    ] = None,
     tag: Annotated[
         str | None, typer.Option("--tag", metavar="KEY=VALUE", help="All active jobs with this tag.")
     ] = None,
@@ -59,6 +98,7 @@ def kill(
 ) -> None:
     """End jobs and everything that they have started; wait until they are dead.
 
+    A worker's name ends that process; its job, if it has one, is cancelled, and a warm worker takes its place.
     Exit code: 0 dead, 1 had ended already, 4 unknown.
     """
     by_filter = all_jobs or type is not None or tag is not None
@@ -66,58 +106,90 @@ def kill(
         raise typer.BadParameter("name jobs, or choose them by --type, --tag or --all; not both", param_hint="JOB")
     if now and grace is not None:
         raise typer.BadParameter("--now is --grace 0; give one of them", param_hint="--now")
-    grace_s = 0.0 if now else grace
+    order = _Order(0.0 if now else grace, reason)
     with exits.reporting(as_json), open_client(url) as client:
-        if by_filter:
-            found = [
-                (r["job_id"], client.job(r["job_id"]))
-                for r in client.jobs(state="active", type=type, tag=tag_filter(tag))
-            ]
-            jobs: list[tuple[str, Job | None]] = list(found)
-        else:
-            jobs = [(name, _find(client, name)) for name in dict.fromkeys(names or [])]
+        chosen = _Filter(type, tag_filter(tag)) if by_filter else None
         if dry_run:
-            raise typer.Exit(_print_plan(jobs, as_json))
-        try:
-            kills = []
-            for done in _kill_all(jobs, grace_s, reason):
-                kills.append(done)
-                if not as_json:
-                    _print_line(done)
-        except KeyboardInterrupt:
-            exits.stderr_console().print("interrupted; what was told to stop goes on stopping: killable ps")
-            raise
-        if as_json:
-            exits.print_json({"killed": [_members(done) for done in kills]})
-        elif not jobs:
-            exits.stderr_console().print("nothing to kill: no active job fits")
-        raise typer.Exit(max((done.exit_code for done in kills), default=exits.Exit.OK))
+            targets = _matching(client, chosen) if chosen else _named(client, names or [])
+            raise typer.Exit(_print_plan(targets, as_json))
+        if chosen:
+            raise typer.Exit(_print_kills(_kill_matching(client, chosen, order), as_json))
+        raise typer.Exit(_print_kills(_kill_all(client, _named(client, names or []), order), as_json))
 
 
-def _find(client: Client, name: str) -> Job | None:
+def _print_kills(killing: Iterator[_Kill], as_json: bool) -> int:
+    """Print each one as it has died; return the exit code."""
+    kills = []
     try:
-        return find_job(client, name)
-    except Refused as refusal:
-        if refusal.code != "unknown_job":
-            raise
-        return None
+        for done in killing:
+            kills.append(done)
+            if not as_json:
+                _print_line(done)
+    except KeyboardInterrupt:
+        exits.stderr_console().print("interrupted; what was told to stop goes on stopping: killable ps")
+        raise
+    if as_json:
+        exits.print_json({"killed": [_members(done) for done in kills]})
+    elif not kills:
+        exits.stderr_console().print("nothing to kill: no active job fits")
+    return max((done.exit_code for done in kills), default=exits.Exit.OK)
 
 
-def _kill_all(jobs: list[tuple[str, Job | None]], grace_s: float | None, reason: str) -> Iterator[_Kill]:
+def _named(client: Client, names: Sequence[str]) -> list[_Target]:
+    """Find what the names name: a job, else a worker, else nothing."""
+    targets = []
+    for name in dict.fromkeys(names):
+        try:
+            targets.append(_Target(name, job=find_job(client, name)))
+        except Refused as refusal:
+            if refusal.code != "unknown_job":
+                raise
+            targets.append(_Target(name, worker=find_worker(client, name)))
+    return targets
+
+
+def _matching(client: Client, chosen: _Filter) -> list[_Target]:
+    answer = client.cancel_matching(type=chosen.type, tag=chosen.tag, state="active", dry_run=True)
+    return [_Target(each["job_id"], job=client.job(each["job_id"])) for each in answer["jobs"]]
+
+
+def _kill_matching(client: Client, chosen: _Filter, order: _Order) -> Iterator[_Kill]:
+    """Tell all that fit in one request, then yield each one's end in turn."""
+    answer = client.cancel_matching(
+        type=chosen.type, tag=chosen.tag, state="active", reason=order.reason, grace_s=order.grace_s
+    )
+    for each in answer["jobs"]:
+        job = client.job(each["job_id"])
+        yield _Kill(job.id, _cancel(job, order, wait_s=None))
+
+
+def _kill_all(client: Client, targets: list[_Target], order: _Order) -> Iterator[_Kill]:
     """Tell all to stop, then yield each one's end in turn."""
-    told = len(jobs) == 1 or [_cancel(job, grace_s, reason, wait_s=0) for _, job in jobs]
-    for index, (name, job) in enumerate(jobs):
-        ending = told[index] if isinstance(told, list) else None
-        if job is not None and (ending is None or not ending.is_over):
-            ending = _cancel(job, grace_s, reason, wait_s=None)
-        yield _Kill(name if job is None or ending is None else job.id, ending)
+    told = [_cancel(target.job, order, wait_s=0) if len(targets) > 1 else None for target in targets]
+    for target, ending in zip(targets, told, strict=True):
+        if target.worker is not None:
+            yield _kill_worker(client, target.worker, order)
+            continue
+        if target.job is not None and (ending is None or not ending.is_over):
+            ending = _cancel(target.job, order, wait_s=None)
+        yield _Kill(target.name if target.job is None or ending is None else target.job.id, ending)
 
 
-def _cancel(job: Job | None, grace_s: float | None, reason: str, wait_s: float | None) -> Ending | None:
+def _kill_worker(client: Client, worker: dict[str, Any], order: _Order) -> _Kill:
+    worker_id = str(worker["worker_id"])
+    try:
+        return _Kill(worker_id, worker=client.kill_worker(worker_id, reason=order.reason))
+    except Refused as refusal:
+        if refusal.code != "unknown_worker":
+            raise
+        return _Kill(worker_id)
+
+
+def _cancel(job: Job | None, order: _Order, wait_s: float | None) -> Ending | None:
     if job is None:
         return None
     try:
-        return job.cancel(grace_s, reason, wait_s=wait_s)
+        return job.cancel(order.grace_s, order.reason, wait_s=wait_s)
     except Refused as refusal:
         if refusal.code != "unknown_job":
             raise
@@ -125,8 +197,16 @@ def _cancel(job: Job | None, grace_s: float | None, reason: str, wait_s: float |
 
 
 def _print_line(done: _Kill) -> None:
+    if done.worker is not None:
+        pid, job_id = done.worker.get("pid"), done.worker.get("job_id")
+        whose = f", its job {render.short(job_id)} cancelled" if job_id else ""
+        end = "still stopping" if done.worker.get("state") == "stopping" and job_id else "killed"
+        typer.echo(f"{done.name}  {end}  pid {pid}{whose}")
+        return
     if done.ending is None:
-        exits.stderr_console().print(Text.assemble(f"{done.name}  ", ("unknown", "red"), "  there is no such job"))
+        exits.stderr_console().print(
+            Text.assemble(f"{done.name}  ", ("unknown", "red"), "  there is no such job or worker")
+        )
         return
     name = render.short(done.ending.job_id)
     how = render.ended_by(
@@ -137,6 +217,8 @@ def _print_line(done: _Kill) -> None:
 
 
 def _members(done: _Kill) -> dict[str, Any]:
+    if done.worker is not None:
+        return {"worker_id": done.name, "worker": done.worker}
     if done.ending is None:
         return {"job_id": done.name, "state": None, "error": {"code": "unknown_job"}}
     ending = done.ending
@@ -149,17 +231,22 @@ def _members(done: _Kill) -> dict[str, Any]:
     }
 
 
-def _print_plan(jobs: list[tuple[str, Job | None]], as_json: bool) -> int:
+def _print_plan(targets: list[_Target], as_json: bool) -> int:
     """List what would be killed, and what would not; return the exit code that killing would have now."""
-    plan: list[dict[str, Any]] = []
+    plan: list[str] = []
     code: int = exits.Exit.OK
-    for name, job in jobs:
-        record = _record(job)
-        if record is None:
+    for target in targets:
+        record = _record(target.job)
+        if target.worker is not None:
+            plan.append(target.worker["worker_id"])
+            line = (
+                f"{target.worker['worker_id']}  {target.worker['state']}  pid {target.worker['pid']}  would be killed"
+            )
+        elif record is None:
             code = exits.Exit.UNKNOWN
-            line = f"{name}  unknown"
+            line = f"{target.name}  unknown"
         elif record["state"] in ("queued", "running", "stopping"):
-            plan.append(record)
+            plan.append(record["job_id"])
             line = f"{render.short(record['job_id'])}  {record['type']}  {record['state']}  would be cancelled"
         else:
             code = max(code, exits.Exit.FAILED)
@@ -167,8 +254,8 @@ def _print_plan(jobs: list[tuple[str, Job | None]], as_json: bool) -> int:
         if not as_json:
             typer.echo(line)
     if as_json:
-        exits.print_json({"would_kill": [record["job_id"] for record in plan]})
-    elif not jobs:
+        exits.print_json({"would_kill": plan})
+    elif not targets:
         exits.stderr_console().print("nothing to kill: no active job fits")
     return code
 

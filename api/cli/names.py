@@ -1,4 +1,4 @@
-"""Jobs and workers by the names that people type: a full id, or a unique prefix with or without its `job-`.
+"""Jobs and workers by the names that people type: an id, or a unique prefix of one with or without its `job-`.
 
 Runs in: any machine.
 """
@@ -6,11 +6,11 @@ Runs in: any machine.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from killable.api.cli.exits import Exit
-from killable.api.client import Client, Job
+from killable.api.client import Client, Event, Job
 from killable.workers.errors import KillableError, Refused
 
 PREFIX = "job-"
@@ -47,6 +47,18 @@ def find_worker(client: Client, name: str) -> dict[str, Any] | None:
         return workers[name]
     matches = [id for id in workers if name and id.startswith(name)]
     return workers[_only(name, matches)] if matches else None
+
+
+def events_so_far(job: Job, record: Mapping[str, Any], *, last: int | None = None) -> Iterator[Event]:
+    """Yield the events that the job had when this record was made; only the `last` of them."""
+    final = int(record["events"]) - 1
+    first = 0 if last is None else max(0, final + 1 - last)
+    if first > final:
+        return
+    for event in job.events(after=first - 1):
+        yield event
+        if event.id >= final:
+            return
 
 
 def matching(name: str, ids: Iterable[str]) -> list[str]:

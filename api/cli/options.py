@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from killable.api.cli import completing
 from killable.api.client import Client
 from killable.workers.units import parse_bytes, parse_seconds
 
@@ -61,6 +62,12 @@ Target = Annotated[
 ]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="Default: $KILLABLE_CONFIG, or ./killable.toml.")
+]
+JobName = Annotated[
+    str,
+    typer.Argument(
+        metavar="JOB", help="Its id, or a unique prefix of it.", show_default=False, autocompletion=completing.jobs
+    ),
 ]
 Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; kept in the certificate.")]
 

@@ -9,10 +9,7 @@ Runs in: supervisor, in its event loop. Without them one client holds every desc
 from __future__ import annotations
 
 import asyncio
-<<<<<<< HEAD
 import socket
-=======
->>>>>>> w-config
 from functools import partial
 from typing import Any, cast
 
@@ -32,14 +29,10 @@ LINGERING_MAX = 100
 def protocol_of(settings: HttpSettings) -> type[asyncio.Protocol]:
     """Return what `uvicorn.Config(http=...)` calls for every connection."""
     bounded = partial(
-<<<<<<< HEAD
         BoundedProtocol,
         connections_max=settings.connections_max,
         header_timeout_s=settings.header_timeout_s,
         silence_s=settings.send_timeout_s,
-=======
-        BoundedProtocol, connections_max=settings.connections_max, header_timeout_s=settings.header_timeout_s
->>>>>>> w-config
     )
     return cast("type[asyncio.Protocol]", bounded)
 
@@ -47,14 +40,9 @@ def protocol_of(settings: HttpSettings) -> type[asyncio.Protocol]:
 class BoundedProtocol(HttpToolsProtocol):
     """One connection."""
 
-<<<<<<< HEAD
     def __init__(self, *, connections_max: int, header_timeout_s: float, silence_s: float, **of_uvicorn: Any) -> None:
         super().__init__(**of_uvicorn)
         self._silence_s = silence_s
-=======
-    def __init__(self, *, connections_max: int, header_timeout_s: float, **of_uvicorn: Any) -> None:
-        super().__init__(**of_uvicorn)
->>>>>>> w-config
         self._connections_max = connections_max
         self._header_timeout_s = header_timeout_s
         self._in_header = True
@@ -66,10 +54,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-<<<<<<< HEAD
         self._bound_silence()
-=======
->>>>>>> w-config
         over = len(self.connections) - self._connections_max
         if over > LINGERING_MAX:
             transport.abort()
@@ -114,7 +99,6 @@ class BoundedProtocol(HttpToolsProtocol):
 
     # ── inside ──
 
-<<<<<<< HEAD
     def _bound_silence(self) -> None:
         """Let the kernel drop a machine that has gone: a ping to it would be sent again for a quarter of an hour.
 
@@ -124,8 +108,6 @@ class BoundedProtocol(HttpToolsProtocol):
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(self._silence_s * 1000))
 
-=======
->>>>>>> w-config
     @property
     def _is_idle(self) -> bool:
         """No answer is under way."""

@@ -1,88 +1,94 @@
-"""`killable ps` and `inspect`: what the server holds, and one job or worker in full.
+"""`killable ps`: what the server holds, the ones at work first, so that the screen has what matters.
 
 Runs in: any machine.
 """
 
 from __future__ import annotations
 
-from itertools import islice
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
-from rich.text import Text
 
-from killable.api.cli import exits, render
+from killable.api.cli import completing, exits, render, tables
 from killable.api.cli.arguments import tag_filter
-from killable.api.cli.names import find_job, find_worker
 from killable.api.cli.options import Json, Url, open_client
-from killable.api.transport import DEFAULT_URL
-from killable.workers.errors import Refused
+from killable.api.exchange import DEFAULT_URL
 
-_RECORD_ORDER = (
-    "job_id", "type", "state", "created_at", "started_at", "ended_at", "queue", "worker_id", "pid", "attempt", "tokens",
-    "progress", "tags", "priority", "limits", "result", "partial",
-)  # fmt: skip
-"""What people look for first; members of a newer server follow."""
-_OWN_TABLES = frozenset({"error", "certificate"})
+ON_A_SCREEN = 40
+"""Rows of a terminal that still leave the reader the beginning."""
+_ORDER = ("stopping", "running", "queued")
+"""What needs attention first; ended jobs follow, newest first."""
 
 
 def ps(
     all_jobs: Annotated[bool, typer.Option("-a", "--all", help="Ended jobs, too.")] = False,
     state: Annotated[
         str | None,
-        typer.Option("--state", help="queued, running, stopping, completed, failed, cancelled, timed_out, active."),
+        typer.Option(
+            "--state", metavar="STATE", autocompletion=completing.states,
+            help="queued, running, stopping, completed, failed, cancelled, timed_out, active.",
+        ),
     ] = None,
-    type: Annotated[str | None, typer.Option("--type", help="Jobs of this type.")] = None,
+    type: Annotated[
+        str | None,
+        typer.Option("--type", metavar="TYPE", help="Jobs of this type.", autocompletion=completing.job_types),
+    ] = None,
     tag: Annotated[str | None, typer.Option("--tag", metavar="KEY=VALUE", help="Jobs with this tag.")] = None,
-    limit: Annotated[int, typer.Option("-n", min=1, help="At most so many, the newest.")] = 1000,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            "-n", "--limit", min=0, metavar="N", show_default=False,
+            help=f"At most so many; 0: all. Default: {ON_A_SCREEN} in a terminal, all in a pipe.",
+        ),
+    ] = None,
     full: Annotated[bool, typer.Option("--full", help="Full ids.")] = False,
     as_json: Json = False,
     url: Url = DEFAULT_URL,
-) -> None:
-    """List jobs, newest first, with the worker process of each that runs."""
+) -> None:  # fmt: skip
+    """List jobs with the worker process of each that runs: running ones first, queued ones in their order.
+
+    STATE has the place in the queue (#3) and what the job says it has done (45%). CPU is a share of one core over the
+    worker's life.
+    """
     with exits.reporting(as_json), open_client(url) as client:
         wanted = state or (None if all_jobs else "active")
-        jobs = list(islice(client.jobs(state=wanted, type=type, tag=tag_filter(tag)), limit))
-        workers = client.workers()
+        jobs = in_order(list(client.jobs(state=wanted, type=type, tag=tag_filter(tag))))
+        workers = client.workers() if jobs else []
+        at_most = (0 if as_json or not sys.stdout.isatty() else ON_A_SCREEN) if limit is None else limit
+        shown = jobs[:at_most] if at_most else jobs
         if as_json:
             holders = {worker["job_id"]: worker for worker in workers if worker.get("job_id")}
-            exits.print_json({"jobs": [job | {"worker": holders.get(job["job_id"])} for job in jobs]})
-        elif jobs:
-            exits.print_table(render.jobs_table(jobs, workers, wide=full))
-        else:
-            hint = "" if all_jobs or state else "; killable ps -a lists ended ones"
-            exits.stderr_console().print(f"no {'' if all_jobs else f'{wanted} '}jobs{hint}")
-
-
-def inspect(
-    name: Annotated[
-        str, typer.Argument(metavar="JOB|WORKER", help="An id, or a unique prefix of one.", show_default=False)
-    ],
-    as_json: Json = False,
-    url: Url = DEFAULT_URL,
-) -> None:
-    """Show one job, with its error and its certificate, or one worker process."""
-    with exits.reporting(as_json), open_client(url) as client:
-        try:
-            record = find_job(client, name).record()
-        except Refused as refusal:
-            worker = find_worker(client, name) if refusal.code == "unknown_job" else None
-            if worker is None:
-                raise
-            exits.print_json(worker) if as_json else exits.print_table(render.facts_table(worker))
+            exits.print_json({"jobs": [{**job, "worker": holders.get(job["job_id"])} for job in shown]})
             return
-        if as_json:
-            exits.print_json(record)
-        else:
-            _print_record(record)
+        stderr = exits.stderr_console()
+        if not jobs:
+            hint = "" if all_jobs or state else "; killable ps -a lists ended ones"
+            stderr.print(f"no {'' if all_jobs else f'{wanted} '}jobs{hint}")
+            return
+        stderr.print(summary(jobs), style="dim")
+        exits.print_table(tables.jobs(shown, workers, full=full))
+        if len(shown) < len(jobs):
+            stderr.print(f"… and {len(jobs) - len(shown)} more (ps -n 0 shows all)", style="dim")
 
 
-def _print_record(record: dict[str, Any]) -> None:
-    names = [name for name in (*_RECORD_ORDER, *record) if name in record and name not in _OWN_TABLES]
-    exits.print_table(render.facts_table({name: record[name] for name in dict.fromkeys(names)}))
-    for name in ("error", "certificate"):
-        members = record.get(name)
-        if members:
-            exits.print_table(Text(f"\n{name}", "bold"))
-            table = render.certificate_table(members) if name == "certificate" else render.facts_table(members)
-            exits.print_table(table)
+def in_order(jobs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the jobs that need attention first, the queue in its order, the ended ones newest first as they came."""
+
+    def rank(job: Mapping[str, Any]) -> tuple[int, int]:
+        state = job["state"]
+        position = (job.get("queue") or {}).get("position")
+        place = position if state == "queued" and position is not None else 0
+        return (_ORDER.index(state) if state in _ORDER else len(_ORDER), place)
+
+    return sorted(jobs, key=rank)
+
+
+def summary(jobs: Sequence[Mapping[str, Any]]) -> str:
+    """Return `2 running, 498 queued`, in the order of the list."""
+    counts = Counter(str(job["state"]) for job in jobs)
+    states = [*_ORDER, *sorted(counts.keys() - set(_ORDER))]
+    named = ", ".join(f"{counts[state]} {state.replace('_', ' ')}" for state in states if counts[state])
+    return f"{render.counted(len(jobs), 'job')}: {named}"

@@ -1,4 +1,4 @@
-"""What people see: durations, sizes, tables of jobs and workers, records, certificates, deaths in one line.
+"""What people see: durations, sizes, states, records, certificates, deaths in one line.
 
 Runs in: any machine. Returns text and tables; prints nothing.
 """
@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -154,26 +153,65 @@ def ended_by(record: Mapping[str, Any]) -> str:
     return f"{name} ({error['code']})" if error.get("code") else name
 
 
-def jobs_table(jobs: Sequence[Mapping[str, Any]], workers: Iterable[Mapping[str, Any]], *, wide: bool) -> Table:
-    """Return JOB TYPE STATE AGE TOKENS WORKER PID CPU RSS; `wide`: with full ids."""
-    table = _table("JOB", "TYPE", "STATE", "AGE>", "TOKENS>", "WORKER", "PID>", "CPU>", "RSS>")
-    holders = {worker["job_id"]: worker for worker in workers if worker.get("job_id")}
-    for job in jobs:
-        worker = holders.get(job["job_id"], {})
-        name = job["job_id"] if wide else short(job["job_id"])
-        age = duration(age_s(job["created_at"]))
-        table.add_row(name, job["type"], state(job["state"]), age, str(job["tokens"]), *_process_cells(worker))
-    return table
+def progress(reported: Mapping[str, Any] | None) -> str:
+    """Return the last progress that a job reported: `45%, 9 of 20 chunks`, `9 chunks`; empty when it reported none."""
+    if not reported or not isinstance(reported.get("done"), (int, float)):
+        return ""
+    done, total, unit = reported["done"], reported.get("total"), plain(reported.get("unit") or "")
+    share_ = percent(reported)
+    words = f"{_count(done)} of {_count(total)}" if isinstance(total, (int, float)) else _count(done)
+    return f"{'' if share_ is None else f'{share_}%, '}{words} {unit}".rstrip()
 
 
-def _process_cells(worker: Mapping[str, Any]) -> tuple[str, str, str, str]:
-    cpu = worker.get("cpu")
-    return (
-        str(worker.get("worker_id") or "-"),
-        str(worker.get("pid") or "-"),
-        "-" if cpu is None else f"{cpu:.0%}",
-        size(worker.get("rss_bytes")),
-    )
+def percent(reported: Mapping[str, Any] | None) -> int | None:
+    """Return 0 to 100, or None where the job names no total."""
+    total = (reported or {}).get("total")
+    done = (reported or {}).get("done")
+    if not isinstance(total, (int, float)) or not isinstance(done, (int, float)) or total <= 0:
+        return None
+    return max(0, min(100, int(100 * done / total)))
+
+
+def _count(number: float) -> str:
+    return f"{number:,.0f}".replace(",", " ") if float(number).is_integer() else f"{number:.3g}"
+
+
+def job_state(job: Mapping[str, Any]) -> Text:
+    """Return a job's state, with its place in the queue (#1 is next) or the share that it says it has done."""
+    name = str(job["state"])
+    position = (job.get("queue") or {}).get("position")
+    if name == "queued" and position is not None:
+        return state(name).append(f" #{position + 1}", "dim")
+    done = percent(job.get("progress")) if name == "running" else None
+    return state(name) if done is None else state(name).append(f" {done}%", "dim")
+
+
+def share(cpu: float | None) -> str:
+    """Return a share of one core as a percentage."""
+    return "-" if cpu is None else f"{cpu:.0%}"
+
+
+def signature(schema: Mapping[str, Any]) -> str:
+    """Return an input's members as Python would have them: `text: string, chunk: integer = 4000`."""
+    required = set(schema.get("required", ()))
+    parts = []
+    for name, member in schema.get("properties", {}).items():
+        type_ = kind(member)
+        default = f" = {json.dumps(member['default'])}" if "default" in member else "" if name in required else " = ..."
+        parts.append(f"{name}{f': {type_}' if type_ else ''}{default}")
+    return plain(", ".join(parts)) or "-"
+
+
+def kind(member: Mapping[str, Any]) -> str:
+    """Return what a member's schema takes: `string`, `integer|null`, `"fast"|"slow"`; empty where it does not say."""
+    if "enum" in member:
+        return "|".join(json.dumps(value) for value in member["enum"])
+    if isinstance(member.get("type"), str):
+        return str(member["type"])
+    if isinstance(member.get("type"), list):
+        return "|".join(str(name) for name in member["type"])
+    forms = member.get("anyOf") or member.get("oneOf") or ()
+    return "|".join(filter(None, map(kind, forms)))
 
 
 def facts_table(members: Mapping[str, Any]) -> Table:
@@ -190,6 +228,8 @@ def facts_table(members: Mapping[str, Any]) -> Table:
 def _cell(name: str, value: Any) -> Text:
     if name in ("state", "status"):
         return state(str(value))
+    if name == "progress" and isinstance(value, Mapping):
+        return Text(progress(value))
     if isinstance(value, Mapping) and not any(isinstance(member, (Mapping, list)) for member in value.values()):
         return Text("  ".join(f"{key}={_short_value(key, member)}" for key, member in value.items()))
     return Text(_short_value(name, value))
@@ -202,8 +242,8 @@ def _short_value(name: str, value: Any) -> str:
         return size(value)
     if name.endswith("_s") and isinstance(value, (int, float)):
         return setting(float(value))
-    if name == "cpu":
-        return f"{value:.0%}"
+    if name == "cpu" and isinstance(value, (int, float)):
+        return share(value)
     if isinstance(value, float):
         return f"{value:.3g}"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -225,11 +265,3 @@ def certificate_table(certificate: Mapping[str, Any]) -> Group:
         table.add_row(name, _cell(name, value))
     stack = str(certificate.get("stack") or "").rstrip()
     return Group(table, Text(stack, overflow="fold")) if stack else Group(table)
-
-
-def _table(*columns: str) -> Table:
-    """Return an empty table; a column whose name ends in > holds numbers."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold", border_style="dim")
-    for name in columns:
-        table.add_column(name.removesuffix(">"), justify="right" if name.endswith(">") else "left", no_wrap=True)
-    return table

@@ -11,16 +11,14 @@ from typing import Annotated, Any
 
 import typer
 
-from killable.api.cli import exits, interrupts, render
+from killable.api.cli import completing, exits, interrupts, render
 from killable.api.cli.arguments import read_input, read_tags
 from killable.api.cli.follow import Follower, print_value
 from killable.api.cli.names import find_job
-from killable.api.cli.options import Json, Limit, Url, limits_of, open_client, seconds
+from killable.api.cli.options import JobName, Json, Limit, Url, limits_of, open_client, seconds
 from killable.api.client import Job
-from killable.api.transport import DEFAULT_URL
+from killable.api.exchange import DEFAULT_URL
 from killable.workers.errors import KillableError
-
-JobName = Annotated[str, typer.Argument(metavar="JOB", help="Its id, or a unique prefix of it.", show_default=False)]
 
 
 def _limit(name: str, help: str) -> Any:
@@ -32,7 +30,12 @@ def _limit(name: str, help: str) -> Any:
 
 
 def submit(
-    type: Annotated[str, typer.Argument(metavar="TYPE", help="A job type of the server.", show_default=False)],
+    type: Annotated[
+        str,
+        typer.Argument(
+            metavar="TYPE", help="A job type of the server.", show_default=False, autocompletion=completing.job_types
+        ),
+    ],
     pairs: Annotated[
         list[str] | None,
         typer.Option("-i", metavar="NAME=VALUE", help="A member of the input; NAME=@FILE reads it from a file."),

@@ -17,10 +17,7 @@ import uvicorn
 from killable.api.app import create_app
 from killable.api.cli.listener import Listener, cannot_listen
 from killable.api.cli.protocol import protocol_of
-<<<<<<< HEAD
-=======
 from killable.api.keys import ApiKey
->>>>>>> w-config
 from killable.api.settings import HttpSettings
 from killable.supervisor.config import ServerSettings
 

@@ -87,7 +87,7 @@ def test_only_the_seam_sends_signals() -> None:
     sending = ("os.kill", "os.killpg", "signal.pidfd_send_signal", "os.pidfd_open")
     found = {path.stem for room in ("supervisor", "api") for path in sources(room)
              for name, _ in calls(path) if name in sending}  # fmt: skip
-    assert found <= {*SEAM, "doctor"}
+    assert found <= {*SEAM, "checks", "serving_process"}
 
 
 def test_only_the_dispatcher_stores_a_state() -> None:

@@ -4,150 +4,30 @@ whatever a test waits for comes through a pipe."""
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
-from support.served import Command, Server
+from support import own_jobs
+from support.served import Command, Serve, open_gate, read_line, start_detached
 
 from killable.api.client import Client
 
-JOBS = '''
-import os
-import signal
-from collections.abc import Iterator
+JOBS = Path(own_jobs.__file__).read_text()
 
-from killable import Context, job
-
-
-def wait_for(gate: str) -> None:
-    """Block until someone opens the pipe for writing."""
-    open(gate, "rb").close()
-
-
-@job
-def greet(name: str, times: int = 1, loud: bool = False) -> Iterator[str]:
-    """Greet someone."""
-    for _ in range(times):
-        yield f"hello {name}{'!' if loud else '.'}\\n"
-    return {"times": times}
-
-
-@job
-def add(a: int, b: int = 2) -> int:
-    return a + b
-
-
-@job
-def raw() -> bytes:
-    return bytes(range(256))
-
-
-@job
-def values() -> Iterator[object]:
-    print("a word on the side")
-    yield {"n": 1}
-    yield b"\\xff"
-
-
-@job(grace_s=20)
-def tick(gate: str = "") -> Iterator[str]:
-    """Tick for ever; clean up when stopped, through the gate."""
-    try:
-        yield "tick\\n"
-        while True:
-            pass
-    finally:
-        if gate:
-            wait_for(gate)
-        print("cleaned up")
-
-
-@job(grace_s=20)
-def deaf() -> Iterator[str]:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    yield "tick\\n"
-    while True:
-        pass
-
-
-@job
-def fails() -> None:
-    raise ValueError("no luck")
-
-
-@job
-def crashes() -> None:
-    os.kill(os.getpid(), signal.SIGSEGV)
-
-
-@job
-def gated(gate: str) -> str:
-    wait_for(gate)
-    return "through"
-'''
-
+VERBS = (
+    "serve", "submit", "stream", "result", "logs", "ps", "inspect", "explain", "kill", "workers", "types", "metrics",
+    "drain", "shutdown", "doctor", "demo",
+)  # fmt: skip
 LINE_OF_KILL = re.compile(
     r"job-[0-9a-f]{8}  cancelled by user  dead after [\d.]+ m?s "
     r"\(SIGTERM acknowledged [\d.]+ m?s, tree empty [\d.]+ m?s, 1 process\)\n"
 )
-
-
-Serve = Callable[..., Server]
-
-
-@pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Serve]:
-    """Start servers; none outlives the test."""
-    started: list[Server] = []
-
-    def start(*args: str, **options: Any) -> Server:
-        started.append(Server(Command(tmp_path), *args, **options))
-        return started[-1]
-
-    yield start
-    for server in started:
-        if server.process.poll() is None:
-            server.stop()
-
-
-@pytest.fixture
-def command(tmp_path: Path, serve: Serve) -> Command:
-    """The command, its server running."""
-    (tmp_path / "my_jobs.py").write_text(JOBS)
-    return Command(tmp_path, serve("my_jobs.py", "--port", "0").url)
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> str:
-    os.mkfifo(tmp_path / "gate")
-    return str(tmp_path / "gate")
-
-
-def open_gate(gate: str) -> None:
-    open(gate, "wb").close()
-
-
-def read_line(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline()
-
-
-def start_detached(command: Command, *args: str) -> str:
-    """Start a job and return its id when its function has yielded."""
-    job_id = command.ok("submit", *args, "-d").strip()
-    with command.start("stream", job_id) as reader:
-        assert read_line(reader) == "tick\n"
-        reader.send_signal(signal.SIGINT)
-    return job_id
 
 
 # ── submit ──
@@ -189,6 +69,8 @@ def test_every_ending_has_its_exit_code(command: Command) -> None:
     assert "timeout.run" in timed_out.stderr and "--run-s" in timed_out.stderr
 
 
+@pytest.mark.row("E10")
+@pytest.mark.row("E14")
 def test_every_refusal_has_its_exit_code(command: Command, tmp_path: Path) -> None:
     for code, args, words in (
         (65, ("add", "-i", "a=x"), "must be a whole number"),
@@ -461,7 +343,7 @@ def test_a_unix_socket_is_for_its_owner_only(tmp_path: Path, serve: Serve) -> No
 def test_every_verb_has_help_with_an_example(tmp_path: Path) -> None:
     command = Command(tmp_path)
     overview = command.ok("--help")
-    for verb in ("serve", "submit", "stream", "result", "ps", "inspect", "kill", "doctor", "demo"):
+    for verb in VERBS:
         assert verb in overview
         text = command.ok(verb, "--help")
         assert "Examples:" in text and f"killable {verb}" in text and "--json" in text

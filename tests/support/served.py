@@ -7,10 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
+
+Serve = Callable[..., "Server"]
+"""The fixture `serve`: starts one with these arguments."""
 
 COMMAND = [sys.executable, "-m", "killable.api.cli"]
 
@@ -25,10 +29,10 @@ class Command:
     def start(self, *args: str, **options: Any) -> subprocess.Popen[str]:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("KILLABLE_")}
         environment |= {"KILLABLE_URL": self.url} if self.url else {}
+        streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.Popen(
-            [*COMMAND, *args], cwd=self.folder, env=environment | options.pop("env", {}), text=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
-        )  # fmt: skip
+            [*COMMAND, *args], cwd=self.folder, env=environment | options.pop("env", {}), text=True, **streams | options
+        )
 
     def run(self, *args: str, **options: Any) -> subprocess.CompletedProcess[str]:
         with self.start(*args, **options) as process:
@@ -62,3 +66,22 @@ class Server:
         self.process.send_signal(number)
         err = self.process.communicate(timeout=60)[1]
         return self.process.returncode, [process for process in below if process.is_running()], err
+
+
+def read_line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline()
+
+
+def start_detached(command: Command, *args: str) -> str:
+    """Start a job and return its id when its function has yielded."""
+    job_id = command.ok("submit", *args, "-d").strip()
+    with command.start("stream", job_id) as reader:
+        assert read_line(reader) == "tick\n"
+        reader.send_signal(signal.SIGINT)
+    return job_id
+
+
+def open_gate(gate: str) -> None:
+    """Let the job through that waits at the named pipe."""
+    open(gate, "wb").close()

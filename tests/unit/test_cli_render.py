@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import typer
 
-from killable.api.cli import exits, render
+from killable.api.cli import exits, render, tables
 from killable.api.client import NotEnded, Unreachable
 from killable.supervisor.config import ConfigError
 from killable.workers.errors import (
@@ -114,10 +114,52 @@ def test_the_jobs_table_joins_each_job_with_its_worker(capsys: pytest.CaptureFix
         {"job_id": None, "worker_id": "w-1", "pid": 10, "cpu": 0.0, "rss_bytes": 1},
         {"job_id": "job-3f2a91c0-aaaa", "worker_id": "w-2", "pid": 11, "cpu": 0.98, "rss_bytes": 12 << 20},
     ]
-    header, _, running, queued = printed(capsys, render.jobs_table(jobs, workers, wide=False))
+    header, _, running, queued = printed(capsys, tables.jobs(jobs, workers, full=False))
     assert header == ["JOB", "TYPE", "STATE", "AGE", "TOKENS", "WORKER", "PID", "CPU", "RSS"]
     assert running == ["job-3f2a91c0", "split", "running", "1m05s", "7", "w-2", "11", "98%", "12", "MiB"]
     assert queued == ["job-4f2a91c0", "split", "queued", "1m05s", "0", "-", "-", "-", "-"]
+
+
+@pytest.mark.parametrize(
+    ("reported", "words"),
+    [
+        (None, ""),
+        ({}, ""),
+        ({"done": 9, "total": 20, "unit": "chunks"}, "45%, 9 of 20 chunks"),
+        ({"done": 1500, "total": None, "unit": ""}, "1 500"),
+        ({"done": 30, "total": 20, "unit": "x\x1b[2J"}, "100%, 30 of 20 x�[2J"),
+        ({"done": 0.25, "total": 0, "unit": "s"}, "0.25 of 0 s"),
+    ],
+)
+def test_progress(reported: dict[str, Any] | None, words: str) -> None:
+    assert render.progress(reported) == words
+
+
+@pytest.mark.parametrize(
+    ("job", "words"),
+    [
+        ({"state": "queued", "queue": {"position": 0}}, "queued #1"),
+        ({"state": "queued", "queue": {"position": None}}, "queued"),
+        ({"state": "running", "progress": {"done": 1, "total": 3}}, "running 33%"),
+        ({"state": "running", "progress": {"done": 1, "total": None}}, "running"),
+        ({"state": "completed", "progress": {"done": 3, "total": 3}}, "completed"),
+    ],
+)
+def test_a_state_says_how_far(job: dict[str, Any], words: str) -> None:
+    assert render.job_state(job).plain == words
+
+
+def test_an_input_reads_as_a_signature() -> None:
+    schema = {
+        "properties": {
+            "text": {"type": "string"}, "mode": {"enum": ["fast", "good"], "default": "fast"},
+            "limit": {"anyOf": [{"type": "integer"}, {"type": "null"}], "default": None}, "any": {},
+        },
+        "required": ["text"],
+    }  # fmt: skip
+    words = 'text: string, mode: "fast"|"good" = "fast", limit: integer|null = null, any = ...'
+    assert render.signature(schema) == words
+    assert render.signature({}) == "-"
 
 
 def test_a_certificate_shows_what_did_not_happen(capsys: pytest.CaptureFixture[str]) -> None:

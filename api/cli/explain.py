@@ -1,0 +1,69 @@
+"""`killable explain`: the story of one job in words.
+
+Runs in: any machine.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+from rich.text import Text
+
+from killable.api.cli import exits, story
+from killable.api.cli.names import events_so_far, find_job
+from killable.api.cli.options import JobName, Json, Url, open_client
+from killable.api.exchange import DEFAULT_URL
+
+LAST_EVENTS = 50
+"""As many as its last words may be made of."""
+PROSE_CHARS = 96
+"""A line that is still read easily."""
+INDENT = " " * 8
+
+
+def explain(name: JobName, as_json: Json = False, url: Url = DEFAULT_URL) -> None:
+    """Tell how a job ended and why: what was asked, which rule ended it, each step with its time, what to change.
+
+    The last paragraph names the one setting that would have made it end otherwise, or says that none would.
+    """
+    with exits.reporting(as_json), open_client(url) as client:
+        job = find_job(client, name)
+        record = job.record()
+        last = [{"event": event.name, "data": event.data} for event in events_so_far(job, record, last=LAST_EVENTS)]
+        told = story.tell(record, last)
+        if as_json:
+            exits.print_json(_members(record, told))
+            return
+        width = min(PROSE_CHARS, exits.stdout_columns())
+        exits.print_lines(_lines(told, width))
+
+
+def _lines(told: story.Story, width: int) -> Iterator[Text]:
+    yield Text(told.headline, "bold")
+    for paragraph in told.paragraphs:
+        title = f"{paragraph.title:<{len(INDENT)}}"
+        quoted = paragraph.title in ("Where", "Said", "Printed")
+        first, *more = textwrap.wrap(
+            title + paragraph.text, width, subsequent_indent=INDENT, break_long_words=False, break_on_hyphens=False
+        )
+        yield Text()
+        yield Text.assemble((first[: len(INDENT)], "bold cyan"), first[len(INDENT) :])
+        yield from (Text(line) for line in more)
+        yield from (Text(f"{INDENT}  {line}".rstrip(), "dim" if quoted else "") for line in paragraph.lines)
+
+
+def _members(record: dict[str, Any], told: story.Story) -> dict[str, Any]:
+    certificate = record.get("certificate") or {}
+    asked = "requested" in certificate
+    return {
+        "job_id": record["job_id"],
+        "state": record["state"],
+        "headline": told.headline,
+        "paragraphs": [
+            {"title": each.title.lower(), "text": each.text, "lines": list(each.lines)} for each in told.paragraphs
+        ],
+        "steps": [{"ms": ms, "step": words} for ms, words in story.steps(certificate)] if asked else [],
+        "change": {"setting": told.remedy.setting, "words": told.remedy.words},
+    }

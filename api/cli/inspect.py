@@ -1,0 +1,62 @@
+"""`killable inspect`: one job with its error and its certificate, or one worker process, in full.
+
+Runs in: any machine.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.text import Text
+
+from killable.api.cli import completing, exits, render
+from killable.api.cli.names import find_job, find_worker
+from killable.api.cli.options import Json, Url, open_client
+from killable.api.exchange import DEFAULT_URL
+from killable.workers.errors import Refused
+
+_RECORD_ORDER = (
+    "job_id", "type", "state", "created_at", "started_at", "ended_at", "queue", "worker_id", "pid", "attempt", "tokens",
+    "progress", "tags", "priority", "correlation_id", "limits", "result", "partial",
+)  # fmt: skip
+"""What people look for first; members of a newer server follow."""
+_OWN_TABLES = frozenset({"error", "certificate"})
+
+
+def inspect(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="JOB|WORKER", help="An id, or a unique prefix of one.", show_default=False,
+            autocompletion=completing.jobs_and_workers,
+        ),
+    ],
+    as_json: Json = False,
+    url: Url = DEFAULT_URL,
+) -> None:  # fmt: skip
+    """Show one job, with its error and its certificate, or one worker process."""
+    with exits.reporting(as_json), open_client(url) as client:
+        try:
+            record = find_job(client, name).record()
+        except Refused as refusal:
+            worker = find_worker(client, name) if refusal.code == "unknown_job" else None
+            if worker is None:
+                raise
+            exits.print_json(worker) if as_json else exits.print_table(render.facts_table(worker))
+            return
+        if as_json:
+            exits.print_json(record)
+        else:
+            _print_record(record)
+
+
+def _print_record(record: dict[str, Any]) -> None:
+    names = [name for name in (*_RECORD_ORDER, *record) if name in record and name not in _OWN_TABLES]
+    exits.print_table(render.facts_table({name: record[name] for name in dict.fromkeys(names)}))
+    for name in ("error", "certificate"):
+        members = record.get(name)
+        if members:
+            exits.print_table(Text(f"\n{name}", "bold"))
+            table = render.certificate_table(members) if name == "certificate" else render.facts_table(members)
+            exits.print_table(table)

@@ -1,0 +1,126 @@
+"""Which one setting would have made a job end otherwise, or that none would.
+
+Runs in: any machine. Pure: from a record, with its limits and its certificate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from killable.api.cli import render
+
+_UNITS = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
+
+
+@dataclass(frozen=True, slots=True)
+class Remedy:
+    """The setting to change and what to write, or the reason why there is none."""
+
+    setting: str | None
+    words: str
+
+
+def remedy_for(record: Mapping[str, Any]) -> Remedy:
+    """Return what to change so that a job like this one ends otherwise."""
+    state, error = str(record["state"]), record.get("error") or {}
+    if state == "completed":
+        return _none("It did what it was asked to do.")
+    if state == "cancelled":
+        return _of_cancel(record, str(error.get("by") or ""))
+    return _of_failure(record, str(error.get("code") or state), error)
+
+
+def written(seconds: float) -> str:
+    """Return seconds as the command takes them: 0.5, 10s, 5m."""
+    return render.setting(seconds).replace(" ", "")
+
+
+def _of_cancel(record: Mapping[str, Any], by: str) -> Remedy:
+    certificate, limits = record.get("certificate") or {}, record.get("limits") or {}
+    if by == "client_gone":
+        return Remedy(
+            "stop_when_client_leaves", "Submitted without it, a job goes on when the last reader of its stream leaves."
+        )
+    if "kill_sent" in certificate and "term_sent" in certificate:
+        return _of_kill(certificate, limits)
+    if by == "shutdown":
+        return Remedy(
+            "--deadline", "`killable shutdown --deadline 5m` lets jobs end by themselves before it stops them."
+        )
+    return _none("It ended because it was asked to, and as it should.")
+
+
+def _of_kill(certificate: Mapping[str, Any], limits: Mapping[str, Any]) -> Remedy:
+    """SIGKILL was needed: native code, a clean-up that took too long, or a job that does not listen."""
+    if certificate.get("early_kill"):
+        return _raise("ack_s", limits, "it is how long native code that cannot hear SIGTERM is waited for")
+    if "acknowledged" in certificate:
+        return _raise("grace_s", limits, "its clean-up had begun and was not done")
+    return _none(
+        "The job never let SIGTERM through (it replaced the handler, or blocked the signal), so no grace is long "
+        "enough. A smaller grace_s ends it sooner."
+    )
+
+
+def _of_failure(record: Mapping[str, Any], code: str, error: Mapping[str, Any]) -> Remedy:
+    limits = record.get("limits") or {}
+    match code:
+        case "timeout.run":
+            return _raise("run_s", limits, "it is the time from its start to its return")
+        case "timeout.queue":
+            return Remedy(
+                "workers", "More workers in [pools.NAME] of killable.toml shorten the queue; they were all busy."
+            )
+        case "timeout.start":
+            return _raise("start_s", limits, "it is the time that a worker has to enter the job's function")
+        case "limit.memory":
+            return _raise("memory_bytes", limits, "it bounds what each process of the job takes for itself")
+        case "limit.output":
+            return _raise("output_bytes", limits, "it bounds what the job streams and prints")
+        case "killed_externally" if error.get("oom") == "yes":
+            return Remedy(
+                "memory_bytes", "A smaller one ends such a job by its own limit, before the machine is out of memory."
+            )
+        case _:
+            return _none(_WITHOUT_SETTING.get(code, "What is to be changed is not a setting of this server."))
+
+
+_WITHOUT_SETTING = {
+    "exception": "What is to be changed is the job's code or its input: the traceback above says where.",
+    "exit": "The job's own code, or a library in it, ended the process: look for os._exit, sys.exit, exit().",
+    "crash": "The fault is in native code that the job calls. faulthandler.enable() as its first line prints where.",
+    "killed_externally": "Someone outside this server did it: `dmesg` tells whether it was the out-of-memory killer.",
+    "protocol": "Something in the job wrote to the worker's own pipes.",
+    "result.unserializable": "A job yields and returns bytes or JSON: str, int, float, bool, None, list, dict.",
+    "spawn": "The machine or the installation is: `killable doctor` looks at it, `killable types` at the job types.",
+    "unkillable": "A process in state D waits in the kernel: a hung disk or network file system is the usual cause.",
+    "limit.files": "Open files are bounded by `ulimit -n` of the server, not by a limit of the job.",
+}  # fmt: skip
+
+
+def _raise(name: str, limits: Mapping[str, Any], why: str) -> Remedy:
+    now = limits.get(name)
+    if now is None:
+        return _none(f"{name} is not set for this job.")
+    twice = _bytes(2 * now) if name.endswith("_bytes") else written(2 * float(now))
+    option = f"--{name.replace('_', '-')}"
+    shown = render.size(now) if name.endswith("_bytes") else render.setting(float(now))
+    quoted = f'"{twice}"'
+    return Remedy(
+        name,
+        f"It is {shown} here; {why}. `killable submit {option} {twice}` for one job, @job({name}={quoted}) for its "
+        f"type, {name} = {quoted} under [limits] in killable.toml for all.",
+    )
+
+
+def _bytes(count: int) -> str:
+    for unit, name in _UNITS:
+        if count % unit == 0:
+            return f"{count // unit}{name}"
+    return str(count)
+
+
+def _none(why: str) -> Remedy:
+    return Remedy(None, why)

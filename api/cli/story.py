@@ -1,0 +1,233 @@
+"""The story of one job: what was asked and by whom, which rule ended it, each step with its time, its last words.
+
+Runs in: any machine. Pure: from the record and the last events to paragraphs; it asks nobody and prints nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from killable.api.cli import render
+from killable.api.cli.remedy import Remedy, remedy_for
+from killable.api.cli.rules import rule_of
+
+Members = Mapping[str, Any]
+
+LAST_TOKENS_CHARS = 300
+LAST_LINES = 5
+"""Enough to know where in its output it was; `killable stream` and `logs` have the rest."""
+ACTIVE = ("queued", "running", "stopping")
+
+
+@dataclass(frozen=True, slots=True)
+class Paragraph:
+    """A few sentences, or lines that stand as they are: steps, a stack, output."""
+
+    title: str
+    text: str
+    lines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """A job's story, the last paragraph being what to change."""
+
+    headline: str
+    paragraphs: tuple[Paragraph, ...]
+    remedy: Remedy
+
+
+def tell(record: Members, events: Sequence[Members] = (), *, now: datetime | None = None) -> Story:
+    """Return the story. `events` are the last ones that are known: mappings of `event` and `data`."""
+    paragraphs = [Paragraph("Asked", _asked(record)), Paragraph("Ran", _ran(record, now))]
+    if record["state"] in ACTIVE:
+        remedy = Remedy(None, "It has not ended yet.")
+        headline = f"{record['job_id']} ({record['type']}) is {record['state']}"
+        return Story(headline, (*paragraphs, *_last_words(record, events), _change(remedy)), remedy)
+    remedy = remedy_for(record)
+    paragraphs.append(Paragraph("Rule", rule_of(record)))
+    paragraphs += [_end(record), *_place(record), *_last_words(record, events), _change(remedy)]
+    return Story(_headline(record), tuple(paragraphs), remedy)
+
+
+def _headline(record: Members) -> str:
+    state, error = str(record["state"]), record.get("error") or {}
+    name = f"{record['job_id']} ({record['type']})"
+    if state == "completed":
+        return f"{name} completed"
+    if state == "cancelled":
+        reason = f": {error['reason']}" if error.get("reason") else ""
+        return f"{name} was {render.ended_by(record)}{reason}"
+    verb = "timed out" if state == "timed_out" else "failed"
+    return f"{name} {verb}, {error.get('code', state)}: {error.get('message') or 'nothing more is known'}"
+
+
+def _asked(record: Members) -> str:
+    tenant = record.get("tenant") or "default"
+    by = "" if tenant == "default" else f" by {tenant}"
+    sentences = [f"Accepted at {_moment(record['created_at'])}{by}, as a job of type {record['type']}."]
+    extras = [f"{name} {record[name]}" for name in ("priority", "correlation_id") if record.get(name)]
+    extras += [f"tag {key}={value}" for key, value in (record.get("tags") or {}).items()]
+    if extras:
+        sentences.append(f"With {', '.join(extras)}.")
+    limits = [_limit(name, value) for name, value in (record.get("limits") or {}).items()]
+    if limits:
+        sentences.append(f"Limits in force: {', '.join(limits)}.")
+    return " ".join(sentences)
+
+
+def _limit(name: str, value: Any) -> str:
+    if value is None:
+        return f"no {name}"
+    return f"{name} {render.size(value) if name.endswith('_bytes') else render.setting(float(value))}"
+
+
+def _ran(record: Members, now: datetime | None) -> str:
+    started, ended = record.get("started_at"), record.get("ended_at")
+    if started is None:
+        position = (record.get("queue") or {}).get("position")
+        if ended is None:
+            place = f", {render.counted(position, 'job')} before it" if position is not None else ""
+            return f"It has waited in the queue for {_between(record['created_at'], now)}{place}; no worker has it yet."
+        return f"It never started: no worker had it in the {_between(record['created_at'], ended)} to its end."
+    worker = f"{record.get('worker_id') or 'a worker'}, pid {record.get('pid') or 'unknown'}"
+    attempt = f", attempt {record['attempt']}" if (record.get("attempt") or 1) > 1 else ""
+    waited = f"It waited {_between(record['created_at'], started)} and was started on {worker}{attempt}"
+    if ended is None:
+        return f"{waited}; it has run for {_between(started, now)} since{_progress(record)}."
+    return f"{waited}; {_between(started, ended)} later it was over{_progress(record)}."
+
+
+def _progress(record: Members) -> str:
+    words = render.progress(record.get("progress"))
+    return f", its last report being {words}" if words else ""
+
+
+def _end(record: Members) -> Paragraph:
+    """How it came to be dead, step by step."""
+    certificate = record.get("certificate") or {}
+    if not any(phase in certificate for phase in render.PHASES):
+        return Paragraph("End", "It had no process, so there was nothing to end.")
+    if "requested" not in certificate:
+        how = _exit(certificate)
+        return Paragraph("End", f"Its process ended by itself{how}. {_proof(certificate, 'later')}")
+    grace = certificate.get("grace_s")
+    allowed = f", with a grace of {render.setting(float(grace))}" if grace is not None else ""
+    intro = f"It was told to stop{allowed}." if "term_sent" in certificate else "It was killed at once."
+    if certificate.get("early_kill"):
+        intro += f" SIGKILL came before the grace was over: {certificate['early_kill']}."
+    return Paragraph("End", f"{intro} Since the request:", tuple(_steps(certificate)))
+
+
+def _steps(certificate: Members) -> Iterator[str]:
+    """Yield a line per step, with its time since the request; also for what should have come and did not."""
+    for moment, what in steps(certificate):
+        yield f"{'-' if moment is None else _precise(moment):>9}  {what}"
+
+
+def steps(certificate: Members) -> Iterator[tuple[float | None, str]]:
+    """Yield each step's milliseconds since the request and its words; None for one that did not come."""
+    told, killed = "term_sent" in certificate, "kill_sent" in certificate
+    if told:
+        yield certificate["term_sent"], "SIGTERM was sent"
+        if "delivered" in certificate:
+            yield certificate["delivered"], "it reached the process"
+        elif killed:
+            yield None, "it never reached Python's own handler: the job has replaced or blocked it"
+        if "acknowledged" in certificate:
+            yield certificate["acknowledged"], "the job heard it: Stopping was raised, and its clean-up began"
+        elif "delivered" in certificate:
+            yield None, "the job did not hear it: its main thread was inside native code"
+    if killed:
+        yield certificate["kill_sent"], "SIGKILL was sent to the whole tree"
+    for phase, words in (
+        ("exited", f"the process ended{_exit(certificate)}"),
+        ("reaped", "its exit status was collected"),
+        ("tree_empty", f"nothing of it was left{_swept(certificate)}"),
+        ("slot_ready", "the next worker was ready in its place"),
+    ):
+        if phase in certificate:
+            yield certificate[phase], words
+    if "tree_empty" not in certificate:
+        yield None, "it is not proven that nothing of it is left"
+
+
+def _exit(certificate: Members) -> str:
+    if certificate.get("exit_signal"):
+        return f" by {certificate['exit_signal']}"
+    if certificate.get("exit_code") is not None:
+        return f" with exit code {certificate['exit_code']}"
+    return ""
+
+
+def _swept(certificate: Members) -> str:
+    count = certificate.get("processes_swept") or 0
+    swept = f", after {render.counted(count, 'process', 'processes')} that it had started" if count else ""
+    return f"{swept} ({certificate['proof']})" if certificate.get("proof") else swept
+
+
+def _proof(certificate: Members, word: str) -> str:
+    if "tree_empty" not in certificate:
+        return "It is not proven that nothing of it is left."
+    when = render.milliseconds(certificate["tree_empty"])
+    return f"{when} {word} nothing of it was left{_swept(certificate)}."
+
+
+def _precise(ms: float) -> str:
+    """Return a step's time so that two that follow each other can be told apart."""
+    return f"{ms:.1f} ms" if ms < 9999.5 else f"{ms / 1000:.3f} s"
+
+
+def _place(record: Members) -> Iterator[Paragraph]:
+    """Where the job was: its traceback, or its stack at the signal."""
+    error, certificate = record.get("error") or {}, record.get("certificate") or {}
+    if error.get("traceback"):
+        yield Paragraph("Where", "The traceback:", tuple(str(error["traceback"]).rstrip().splitlines()))
+    elif certificate.get("stack"):
+        yield Paragraph("Where", "The job stood here:", tuple(str(certificate["stack"]).rstrip().splitlines()[1:]))
+
+
+def _last_words(record: Members, events: Sequence[Members]) -> Iterator[Paragraph]:
+    """Its last tokens and the last lines that it printed."""
+    count = int(record.get("tokens") or 0)
+    text = "".join(_shown(event["data"]) for event in events if event["event"] == "token")
+    if count and text:
+        cut = text[-LAST_TOKENS_CHARS:]
+        dots = "…" if len(cut) < len(text) else ""
+        title = f"{render.counted(count, 'token')}, the end of them:" if dots or count > 1 else "1 token:"
+        yield Paragraph("Said", title, tuple(render.plain(line) for line in (dots + cut).rstrip("\n").split("\n")))
+    elif count:
+        yield Paragraph("Said", f"{render.counted(count, 'token')}: killable stream {render.short(record['job_id'])}")
+    printed = [str(event["data"].get("text", "")) for event in events if event["event"] == "log"]
+    if printed:
+        lines = tuple(render.plain(line)[:LAST_TOKENS_CHARS] for line in printed[-LAST_LINES:])
+        yield Paragraph("Printed", "The last lines on its stdout and stderr:", lines)
+    if not count and not printed:
+        yield Paragraph("Said", "It streamed nothing.")
+
+
+def _shown(token: Members) -> str:
+    if "text" in token:
+        return str(token["text"])
+    if "base64" in token:
+        return "<bytes>"
+    return json.dumps(token.get("value"), ensure_ascii=False) + "\n"
+
+
+def _change(remedy: Remedy) -> Paragraph:
+    return Paragraph("Change", f"{remedy.setting}. {remedy.words}" if remedy.setting else f"None. {remedy.words}")
+
+
+def _moment(moment: str) -> str:
+    day, _, time = moment.partition("T")
+    return f"{time.removesuffix('Z')} UTC on {day}"
+
+
+def _between(earlier: str, later: str | datetime | None) -> str:
+    moment = datetime.fromisoformat(later) if isinstance(later, str) else later
+    span = render.age_s(earlier, moment)
+    return "less than 1 ms" if span is not None and span < 0.001 else render.duration(span)  # times are in ms

@@ -1,0 +1,80 @@
+"""`killable workers` and `types`: the server's processes, and what can be started on it.
+
+Runs in: any machine.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Annotated, Any
+
+import typer
+from rich.text import Text
+
+from killable.api.cli import completing, exits, render, tables
+from killable.api.cli.options import Json, Url, open_client
+from killable.api.exchange import DEFAULT_URL
+from killable.workers.errors import Refused
+
+
+def workers(as_json: Json = False, url: Url = DEFAULT_URL) -> None:
+    """List the server's worker processes: idle spares, busy ones with their jobs, and those that are stopping.
+
+    CPU is a share of one core over the worker's life; USS is the memory that nobody shares with it.
+    `killable kill w-7` ends one.
+    """
+    with exits.reporting(as_json), open_client(url) as client:
+        found = client.workers()
+        if as_json:
+            exits.print_json({"workers": found})
+        elif found:
+            counts = Counter(str(worker["state"]) for worker in found)
+            named = ", ".join(f"{number} {state}" for state, number in sorted(counts.items()))
+            exits.stderr_console().print(f"{render.counted(len(found), 'worker')}: {named}", style="dim")
+            exits.print_table(tables.workers(found))
+        else:
+            exits.stderr_console().print("no workers: no pool is ready (killable doctor --url looks at the server)")
+
+
+def types(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="TYPE", help="One job type in full.", show_default=False, autocompletion=completing.job_types
+        ),
+    ] = None,
+    as_json: Json = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """List the job types that can be started, with their inputs; with TYPE one in full: schema, limits, caps."""
+    with exits.reporting(as_json), open_client(url) as client:
+        found = client.types()
+        if name is None:
+            _print_all(found, as_json)
+            return
+        chosen = next((one for one in found if name == one["name"] or name in one.get("operations", ())), None)
+        if chosen is None:
+            there_are = ", ".join(str(one["name"]) for one in found) or "none at all"
+            raise Refused(f"there is no job type {name} (there are {there_are})", code="unknown_job_type", type=name)
+        exits.print_json(chosen) if as_json else _print_one(chosen)
+
+
+def _print_all(found: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        exits.print_json({"job_types": found})
+    elif found:
+        exits.print_table(tables.job_types(found))
+    else:
+        exits.stderr_console().print("no job types: no pool is ready (killable doctor --url looks at the server)")
+
+
+def _print_one(job_type: dict[str, Any]) -> None:
+    schema = job_type["input_schema"]
+    rest = {name: value for name, value in job_type.items() if name != "input_schema"}
+    exits.print_table(render.facts_table(rest))
+    exits.print_table(Text("\ninput", "bold"))
+    members = schema.get("properties", {})
+    if not members:
+        exits.print_table(Text("it takes none" if schema.get("additionalProperties") is False else "any members"))
+        return
+    exits.print_table(tables.input_members(schema))

@@ -1,0 +1,302 @@
+"""The verbs of an operator against a real server: workers, logs, explain, types, drain, shutdown, completion."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from support.served import Command, Serve, Server, open_gate, read_line, start_detached
+from support.waiting import Pending, until
+
+# ── workers ──
+
+
+def workers(command: Command) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = command.json("workers")["workers"]
+    return found
+
+
+@pytest.mark.row("G1")
+@pytest.mark.row("G9")
+def test_workers_are_listed_with_what_they_use(server: Server, command: Command) -> None:
+    job_id = start_detached(command, "tick")
+    below = {process.pid for process in psutil.Process(server.process.pid).children(recursive=True)}
+    found = workers(command)
+    assert {worker["pid"] for worker in found} <= below
+    (busy,) = [worker for worker in found if worker["state"] == "busy"]
+    assert (busy["job_id"], busy["type"]) == (job_id, "tick")
+    assert busy["cpu"] > 0 and busy["rss_bytes"] > 1 << 20 and busy["age_s"] > 0
+    head, _, *rows = command.ok("workers").splitlines()
+    assert head.split() == ["WORKER", "POOL", "STATE", "JOB", "TYPE", "PID", "AGE", "JOBS", "CPU", "RSS", "USS"]
+    assert any(row.split()[:4] == [busy["worker_id"], "my_jobs", "busy", job_id[:12]] for row in rows)
+
+
+@pytest.mark.row("G4")
+def test_an_idle_worker_that_is_killed_is_replaced_by_a_warm_one(command: Command) -> None:
+    (idle,) = [worker for worker in workers(command) if worker["state"] == "idle"]
+    plan = command.run("kill", idle["worker_id"], "--dry-run")
+    assert plan.stdout == f"{idle['worker_id']}  idle  pid {idle['pid']}  would be killed\n"
+    done = command.run("kill", idle["worker_id"])
+    assert (done.returncode, done.stdout) == (0, f"{idle['worker_id']}  killed  pid {idle['pid']}\n"), done.stderr
+
+    def replaced() -> dict[str, Any] | Pending:
+        found = [w for w in workers(command) if w["state"] == "idle" and w["worker_id"] != idle["worker_id"]]
+        return found[0] if found else Pending(workers(command))
+
+    warm = until(replaced, "another worker is warm")
+    assert psutil.Process(warm["pid"]).is_running()
+    assert not psutil.pid_exists(idle["pid"])
+
+
+@pytest.mark.row("G3")
+def test_killing_a_busy_worker_cancels_its_job(command: Command) -> None:
+    job_id = start_detached(command, "tick")
+    (busy,) = [worker for worker in workers(command) if worker["state"] == "busy"]
+    done = command.json("kill", busy["worker_id"], "--reason", "hot")["killed"]
+    assert done[0]["worker_id"] == busy["worker_id"]
+    certificate = command.json("inspect", job_id)["certificate"]
+    assert (certificate["by"], certificate["reason"]) == ("operator", "hot")
+    assert not psutil.pid_exists(busy["pid"])
+
+
+# ── kill all, and what dead servers leave ──
+
+
+@pytest.mark.row("G5")
+def test_kill_all_ends_the_queued_ones_first_and_leaves_none(server: Server, command: Command) -> None:
+    (pool,) = server.announcement["pools"]
+    running = [start_detached(command, "tick") for _ in range(pool["workers_max"])]
+    queued = [command.ok("submit", "tick", "-d").strip() for _ in range(3)]
+    plan = command.json("kill", "--all", "--dry-run")["would_kill"]
+    assert set(plan) == {*running, *queued}
+    done = command.run("kill", "--all", "--reason", "enough")
+    assert done.returncode == 0
+    assert sorted(line.split()[0] for line in done.stdout.splitlines()) == sorted(id[:12] for id in (*running, *queued))
+    for job_id in queued:  # none of them got the worker of one that was killed
+        assert command.json("inspect", job_id)["started_at"] is None
+    assert command.json("ps")["jobs"] == []
+
+
+@pytest.mark.row("G5")
+def test_what_a_dead_server_leaves_is_gone_at_the_next_start(
+    server: Server, command: Command, serve: Serve, folder: Path
+) -> None:
+    start_detached(command, "leaves_a_daemon", "-i", f"file={folder / 'daemon'}")
+    daemon = int((folder / "daemon").read_text())
+    assert psutil.pid_exists(daemon)
+    below = psutil.Process(server.process.pid).children(recursive=True)
+    server.process.kill()
+    server.process.communicate()
+    serve("my_jobs.py", "--port", "0")
+
+    def left() -> bool | Pending:
+        alive = [p for p in below if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+        return Pending(alive) if alive or psutil.pid_exists(daemon) else True
+
+    until(left, "nothing of the dead server is left")
+
+
+# ── logs, explain, types ──
+
+
+def test_logs_are_what_the_job_printed(command: Command, gate: str) -> None:
+    job_id = command.ok("submit", "counts", "-i", "steps=3", "-d").strip()
+    command.ok("result", job_id, "--wait", "30s")
+    assert command.ok("logs", job_id) == "step 1\nstep 2\nstep 3\n"
+    assert command.ok("logs", job_id, "-f") == "step 1\nstep 2\nstep 3\n"
+    assert command.ok("logs", job_id, "-n", "1") == "step 3\n"
+    assert command.ok("logs", job_id, "-n", "0") == ""
+    lines = [json.loads(line) for line in command.ok("logs", job_id, "--json").splitlines()]
+    assert [line["data"]["text"] for line in lines] == ["step 1", "step 2", "step 3"]
+    assert {line["event"] for line in lines} == {"log"}
+
+
+def test_logs_of_a_running_job_end_where_it_is_and_follow_goes_on(command: Command, gate: str) -> None:
+    job_id = start_detached(command, "prints", "-i", f"gate={gate}")
+    assert command.ok("logs", job_id) == "before\n"
+    for options in (("-f",), ("-f", "-n", "1")):
+        with command.start("logs", job_id, *options) as following:
+            assert read_line(following) == "before\n"
+            if options[-1] == "1":
+                open_gate(gate)
+                assert following.stdout is not None
+                assert following.stdout.read() == "after\n"
+            else:
+                following.send_signal(signal.SIGINT)
+                following.communicate(timeout=60)
+                assert following.returncode == 130
+    assert command.ok("result", job_id, "--wait", "30s") == "done\n"
+
+
+def test_explain_tells_the_story_of_a_job_in_native_code(command: Command) -> None:
+    job_id = start_detached(command, "native", "--ack-s", "100ms")
+    running = command.ok("explain", job_id)
+    assert "it has run for" in running and "None. It has not ended yet." in running
+    command.ok("kill", job_id, "--reason", "stuck")
+    told = command.ok("explain", job_id[:10])
+    assert told.startswith(f"{job_id} (native) was cancelled by user: stuck\n")
+    for words in (
+        "the job did not hear it", "SIGKILL was sent", "in native", "tick",
+        "Change  ack_s. It is 0.1 s here", "--ack-s 0.2s",
+    ):  # fmt: skip
+        assert words in told, told
+    document = command.json("explain", job_id)
+    assert (document["state"], document["change"]["setting"]) == ("cancelled", "ack_s")
+    assert document["steps"][0]["step"] == "SIGTERM was sent"
+
+
+def test_explain_of_a_failure_has_its_traceback(command: Command) -> None:
+    done = command.run("submit", "fails")
+    job_id = done.stderr.splitlines()[0]
+    told = command.ok("explain", job_id)
+    assert "ValueError: no luck" in told and 'raise ValueError("no luck")' in told
+    assert told.rstrip().splitlines()[-1].lstrip().startswith(("Change", "where"))
+    assert command.run("explain", "ffff").returncode == 4
+
+
+def test_types_are_listed_with_their_inputs(command: Command) -> None:
+    table = command.ok("types")
+    assert re.search(r"^greet +my_jobs +name: string, times: integer = 1, loud: boolean = false +Greet", table, re.M)
+    assert {"greet", "tick"} <= {each["name"] for each in command.json("types")["job_types"]}
+    one = command.ok("types", "greet")
+    assert re.search(r"^limits +.*run_s=10m", one, re.M) and re.search(r"^name +string +required", one, re.M)
+    assert command.json("types", "greet")["name"] == "greet"
+    unknown = command.run("types", "gret")
+    assert unknown.returncode == 4 and "greet" in unknown.stderr
+
+
+@pytest.mark.row("G6")
+def test_ps_is_an_overview_with_what_is_at_work_first(server: Server, command: Command) -> None:
+    (pool,) = server.announcement["pools"]
+    running = [start_detached(command, "tick") for _ in range(pool["workers_max"])]
+    queued = [command.ok("submit", "tick", "-d").strip() for _ in range(3)]
+    done = command.run("ps")
+    assert done.stderr == f"{len(running) + 3} jobs: {len(running)} running, 3 queued\n"
+    rows = [line.split()[:4] for line in done.stdout.splitlines()[2:]]
+    assert {row[0] for row in rows[: len(running)]} == {id[:12] for id in running}
+    assert rows[len(running) :] == [[id[:12], "tick", "queued", f"#{n}"] for n, id in enumerate(queued, 1)]
+    command.ok("kill", "--all", "--now")
+
+
+def test_metrics_as_a_table_as_json_and_as_prometheus_reads_them(command: Command) -> None:
+    command.ok("submit", "add", "-i", "a=1")
+    assert re.search(r"^jobs_completed +1$", command.ok("metrics"), re.M)
+    assert command.json("metrics")["jobs_completed"] == 1
+    assert re.search(r"^killable_jobs_total\{.*\} 1", command.ok("metrics", "--text"), re.M)
+    assert command.run("metrics", "--text", "--json").returncode == 2
+
+
+# ── drain, shutdown ──
+
+
+def test_drain_refuses_new_jobs_until_it_is_off(command: Command) -> None:
+    job_id = start_detached(command, "tick")
+    assert command.ok("drain") == "draining: new jobs are refused; 1 running go on\n"
+    refused = command.run("submit", "add", "-i", "a=1")
+    assert (refused.returncode, refused.stdout) == (75, "")
+    assert "draining" in refused.stderr and "drain --off" in refused.stderr
+    assert command.json("drain")["draining"] is True
+    assert command.ok("drain", "--off") == "not draining: new jobs are taken; 1 running\n"
+    assert command.ok("submit", "add", "-i", "a=1") == "3\n"
+    command.ok("kill", job_id)
+    assert command.run("drain", "--off", "--deadline", "1s").returncode == 2
+
+
+def test_a_drain_with_a_deadline_cancels_what_is_left(command: Command) -> None:
+    with command.start("submit", "tick") as reader:
+        assert read_line(reader) == "tick\n"
+        assert "at most" in command.ok("drain", "--deadline", "100ms")
+        _, err = reader.communicate(timeout=60)
+    assert reader.returncode == 3
+    assert "cancelled by shutdown" in err
+
+
+@pytest.mark.row("G8")
+def test_shutdown_ends_jobs_then_the_server_and_says_so_when_it_is_gone(server: Server, command: Command) -> None:
+    below = psutil.Process(server.process.pid).children(recursive=True)
+    with command.start("submit", "tick") as reader:
+        assert read_line(reader) == "tick\n"
+        done = command.run("shutdown", "--reason", "new release")
+        _, err = reader.communicate(timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(
+        rf"{re.escape(server.url)}, pid {server.process.pid}, is down after .* \(asked over HTTP\)\n", done.stdout
+    )
+    assert "takes no more jobs; 1 running are ending" in done.stderr
+    server.process.communicate(timeout=60)
+    assert server.process.returncode == 0
+    assert not [process for process in below if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    assert reader.returncode == 3
+    assert "cancelled by shutdown" in err
+    again = command.run("shutdown")
+    assert (again.returncode, "connection refused" in again.stderr) == (69, True)
+
+
+# ── doctor, completion ──
+
+
+@pytest.mark.row("G7")
+def test_doctor_submits_streams_and_cancels_a_probe_job(server: Server, command: Command) -> None:
+    checks = {check["name"]: check for check in command.json("doctor", "--url", server.url)["checks"]}
+    for name in ("start", "submit → first token", "cancel → dead", "proof"):
+        assert checks[f"self-check: {name}"]["status"] in ("ok", "warn")
+    assert "SIGTERM acknowledged" in checks["self-check: cancel → dead"]["found"]
+    assert checks["death signal"]["status"] == "ok"
+    assert checks["server"] == {"name": "server", "status": "ok", "found": f"{server.url} is ready", "advice": ""}
+    nowhere = command.run("doctor", "--url", "http://127.0.0.1:1")
+    assert nowhere.returncode == 1
+    assert "connection refused" in nowhere.stdout and "`killable serve` can run here" in nowhere.stderr
+
+
+def completed(command: Command, *words: str, **env: str) -> list[str]:
+    """What bash would offer for the last word."""
+    line = " ".join(("killable", *words))
+    asked = {"_KILLABLE_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(words))}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("KILLABLE_")}
+    environment |= {"KILLABLE_URL": command.url} | asked | env
+    installed = Path(sys.executable).parent / "killable"  # the variable has its name
+    done = subprocess.run([installed], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+def test_the_shell_completes_jobs_types_and_states_from_the_server(command: Command) -> None:
+    job_id = start_detached(command, "tick")
+    (busy,) = [worker for worker in workers(command) if worker["state"] == "busy"]
+    assert completed(command, "submit", "gre") == ["greet"]
+    assert job_id[:12] in completed(command, "kill", "job-")
+    assert busy["worker_id"] in completed(command, "kill", "w-")
+    assert completed(command, "explain", job_id[:8]) == [job_id[:12]]
+    assert completed(command, "ps", "--state", "q") == ["queued"]
+    assert completed(command, "submit", "gre", KILLABLE_URL="http://127.0.0.1:1") == []
+    assert "complete_bash" in command.ok("--show-completion", "bash")
+    command.ok("kill", "--all", "--now")
+
+
+def test_completion_does_not_wait_for_a_server_that_does_not_answer(server: Server, command: Command) -> None:
+    os.kill(server.process.pid, signal.SIGSTOP)
+    try:
+        assert completed(command, "submit", "gre") == []
+    finally:
+        os.kill(server.process.pid, signal.SIGCONT)
+
+
+@pytest.mark.row("G10")
+def test_every_verb_that_asks_has_json(command: Command) -> None:
+    job_id = command.ok("submit", "add", "-i", "a=1", "-d").strip()
+    command.ok("result", job_id, "--wait", "30s")
+    for args in (("ps", "-a"), ("workers",), ("types",), ("inspect", job_id), ("explain", job_id), ("drain", "--off")):
+        assert isinstance(command.json(*args), dict), args
+    assert command.json("kill", "--all") == {"killed": []}
+    for args in (("workers",), ("types",), ("explain", "ffff"), ("logs", "ffff"), ("drain",), ("shutdown",)):
+        done = command.run(*args, "--json", "--url", "http://127.0.0.1:1")
+        assert (done.returncode, json.loads(done.stdout)["error"]["code"]) == (69, "unreachable"), args
+        assert done.stderr == ""

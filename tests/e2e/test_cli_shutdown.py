@@ -1,0 +1,130 @@
+"""`killable shutdown` where the server does not go: it is made to, and nobody else is."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.served import Server
+from typer.testing import CliRunner
+
+from killable.api.cli import app
+from killable.api.cli.serving_process import Foreign, ServingProcess, is_on_this_machine
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The steps are what is tested, not how long each is waited for."""
+    module = importlib.import_module("killable.api.cli.shutdown")
+    for name in ("LEAVE_S", "GRACE_S_MAX", "TERM_S", "ANSWER_S", "ASK_AGAIN_S"):
+        monkeypatch.setattr(module, name, 0.3)
+
+
+class Liar:
+    """A server that says that it shuts down, and does not; its pid is somebody else's."""
+
+    def __init__(self, pid: int) -> None:
+        liar = self
+        self.asked: list[str] = []
+
+        class Answers(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                liar.asked.append(f"{self.command} {self.path.partition('?')[0]}")
+                body = json.dumps({"pid": pid, "draining": True, "running": 0, "queued": 0}).encode()
+                self.send_response(202 if self.command == "POST" else 200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            do_POST = do_GET
+
+            def log_message(self, *args: Any) -> None: ...
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        self._thread = threading.Thread(target=self.server.serve_forever)
+        self._thread.start()
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+        self._thread.join()
+
+
+@pytest.fixture
+def stranger() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that looks like a server by its words, and is none: it listens nowhere."""
+    process = subprocess.Popen(["sh", "-c", "read line", "killable", "serve"], stdin=subprocess.PIPE)
+    yield process
+    assert process.stdin is not None
+    process.stdin.close()
+    process.wait()
+
+
+@pytest.mark.row("G8")
+def test_a_server_that_hangs_gets_sigterm_then_sigkill(server: Server, impatient: None) -> None:
+    os.kill(server.process.pid, signal.SIGSTOP)  # its loop does not turn, and SIGTERM stays pending
+    done = CliRunner().invoke(app, ["shutdown", "--url", server.url, "--json"])
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    assert document["down"] and document["pid"] == server.process.pid
+    assert document["how"] == "it did not answer over HTTP, then SIGKILL"
+    server.process.communicate(timeout=60)
+    assert server.process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.row("G8")
+@pytest.mark.row("G3")
+def test_a_pid_that_is_not_the_servers_is_not_signalled(stranger: subprocess.Popen[bytes], impatient: None) -> None:
+    liar = Liar(stranger.pid)
+    try:
+        done = CliRunner().invoke(app, ["shutdown", "--url", liar.url])
+    finally:
+        liar.close()
+    assert "POST /v1/shutdown" in liar.asked
+    assert done.exit_code == 71
+    assert f"pid {stranger.pid} is not signalled" in done.stderr and "does not listen there" in done.stderr
+    assert stranger.poll() is None
+
+
+@pytest.mark.row("G3")
+def test_foreign_processes_are_refused(server: Server, stranger: subprocess.Popen[bytes]) -> None:
+    ServingProcess(server.process.pid, server.url).close()
+    for pid, url, why in (
+        (stranger.pid, server.url, "does not listen there"),
+        (server.process.pid, "http://127.0.0.1:1", "does not listen there"),
+        (os.getpid(), server.url, "it is no `killable serve`"),
+        (1, server.url, ""),
+        (2**22 + 1, server.url, "cannot be opened"),
+        (-1, server.url, "cannot be opened"),
+    ):
+        with pytest.raises(Foreign, match=f"pid {pid} is not signalled.*{why}"):
+            ServingProcess(pid, url)
+    with pytest.raises(Foreign, match="no `killable serve` of this user's listens"):
+        ServingProcess.listening_at("http://127.0.0.1:1")
+
+
+def test_a_unix_socket_is_looked_up_too(serve: Any, folder: Path) -> None:
+    path = folder / "socket"
+    server = serve("my_jobs.py", "--uds", str(path))
+    with ServingProcess(server.process.pid, f"unix:{path}") as process:
+        assert not process.wait(0)
+    with pytest.raises(Foreign):
+        ServingProcess(server.process.pid, f"unix:{path}2")
+
+
+def test_which_addresses_are_this_machines_own() -> None:
+    for own in ("http://127.0.0.1:7833", "http://localhost", "http://[::1]:1", "unix:/tmp/socket"):
+        assert is_on_this_machine(own)
+    for other in ("http://10.0.0.1:7833", "https://example.org"):
+        assert not is_on_this_machine(other)

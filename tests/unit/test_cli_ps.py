@@ -1,0 +1,107 @@
+"""The overview: what is at work first, the queue in its order, counts of all; and the counts of `metrics` in words."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+from rich.text import Text
+
+from killable.api.cli.drain import in_words
+from killable.api.cli.metrics import flattened
+from killable.api.cli.ps import in_order, summary
+from killable.api.cli.status import StatusLine, progress_line
+
+
+def job(name: str, state: str, position: int | None = None) -> dict[str, Any]:
+    return {"job_id": name, "state": state, "queue": None if position is None else {"position": position}}
+
+
+@pytest.mark.row("G6")
+def test_what_needs_attention_comes_first() -> None:
+    newest_first = [
+        job("d", "completed"), job("q2", "queued", 1), job("q1", "queued", 0), job("r2", "running"),
+        job("s", "stopping"), job("r1", "running"), job("e", "failed"),
+    ]  # fmt: skip
+    assert [each["job_id"] for each in in_order(newest_first)] == ["s", "r2", "r1", "q1", "q2", "d", "e"]
+    assert summary(newest_first) == "7 jobs: 1 stopping, 2 running, 2 queued, 1 completed, 1 failed"
+    assert summary([job("a", "timed_out")]) == "1 job: 1 timed out"
+
+
+@pytest.mark.parametrize(
+    ("standing", "words"),
+    [
+        (
+            {"draining": True, "deadline_s": 30.0, "running": 2, "queued": 3},
+            "draining: new jobs are refused; 2 running and 3 queued go on, at most 30 s more",
+        ),
+        (
+            {"draining": True, "deadline_s": None, "running": 0, "queued": 0},
+            "draining: new jobs are refused; nothing is left",
+        ),
+        (
+            {"draining": False, "deadline_s": None, "running": 0, "queued": 0},
+            "not draining: new jobs are taken; nothing runs",
+        ),
+    ],
+)
+def test_how_a_drain_stands(standing: dict[str, Any], words: str) -> None:
+    assert in_words(standing) == words
+
+
+def test_counts_in_words() -> None:
+    counts = {
+        "jobs_completed": 12345, "cancel_ms": {"p50": 1.26, "p99": 512.0}, "failed_by_code": {"crash": 1},
+        "rss_bytes": 1 << 20, "uptime_s": 65.0, "queue_wait_s": None,
+        "run_s": {"fails": {"p50": 0.0143}}, "refused": {},
+    }  # fmt: skip
+    assert dict(flattened(counts)) == {
+        "jobs_completed": "12 345", "cancel_ms": "p50 1.3 ms  p99 0.5 s", "failed_by_code": "crash 1",
+        "rss_bytes": "1.0 MiB", "uptime_s": "1m05s", "queue_wait_s": "-",
+        "run_s.fails": "p50 14 ms", "refused": "-",
+    }  # fmt: skip
+
+
+# ── the line that comes and goes ──
+
+
+def terminal(width: int = 40) -> Console:
+    return Console(file=io.StringIO(), force_terminal=True, color_system=None, width=width)
+
+
+def written(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_the_line_makes_room_for_text_and_comes_back() -> None:
+    console = terminal()
+    line = StatusLine(console)
+    line.show(Text("one"))
+    line.pause()
+    line.show(Text("two"))  # while there is no room
+    console.file.write("text\n")
+    line.resume()
+    line.clear()
+    assert written(console) == "one\r\x1b[2Ktext\ntwo\r\x1b[2K"
+
+
+def test_the_line_never_wraps() -> None:
+    console = terminal(width=20)
+    StatusLine(console).show(progress_line({"done": 1, "total": 3, "unit": "very long units of work"}))
+    assert "\n" not in written(console) and len(written(console)) < 20
+
+
+def test_there_is_no_line_where_stderr_is_no_terminal() -> None:
+    console = Console(file=io.StringIO())
+    line = StatusLine(console)
+    line.show(Text("one"))
+    line.clear()
+    assert not line.is_live and written(console) == ""
+
+
+def test_progress_without_a_total_is_words_alone() -> None:
+    line = progress_line({"done": 7, "total": None, "unit": "chunks"})
+    assert isinstance(line, Text) and line.plain == "7 chunks"

@@ -1,0 +1,215 @@
+"""The story of each ending: it names the rule, tells the steps, and its last paragraph names one setting or none."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from killable.api.cli import story
+from killable.api.cli.remedy import remedy_for
+from killable.api.cli.rules import rule_of
+from killable.supervisor.job import Limits
+from killable.workers.errors import CODES
+
+RECORD: dict[str, Any] = {
+    "job_id": "job-3f2a91c0-aaaa-4aaa-8aaa-aaaaaaaaaaaa", "type": "split", "tenant": "default",
+    "created_at": "2026-01-02T03:04:05.000Z", "started_at": "2026-01-02T03:04:05.250Z",
+    "ended_at": "2026-01-02T03:04:07.250Z", "worker_id": "w-7", "pid": 431, "attempt": 1, "tokens": 2, "tags": {},
+    "limits": Limits().as_json(), "error": None, "progress": None, "queue": None,
+}  # fmt: skip
+HEARD = {
+    "requested": 0.0, "term_sent": 0.1, "delivered": 0.3, "acknowledged": 0.4, "exited": 1.2, "reaped": 1.2,
+    "tree_empty": 1.3, "grace_s": 5.0, "exit_code": 143, "proof": "descendants", "processes_swept": 0,
+    "stack": "Stack at the signal (most recent call first):\n  File \"jobs.py\", line 17 in split\n",
+}  # fmt: skip
+STUCK = {
+    "requested": 0.0, "term_sent": 0.1, "delivered": 0.3, "kill_sent": 501.0, "exited": 512.0, "tree_empty": 513.2,
+    "grace_s": 5.0, "exit_signal": "SIGKILL", "early_kill": "not acknowledged for 0.501 s (ack_s 0.5)",
+    "stack": "Current thread (most recent call first):\n  File \"jobs.py\", line 9 in encode\n",
+}  # fmt: skip
+BY_ITSELF = {"exited": 0.0, "reaped": 0.0, "tree_empty": 0.6, "exit_code": 0, "proof": "cgroup+descendants"}
+NO_PROCESS = {"requested": 0.0, "cause": "cancelled"}
+
+
+def record(state: str, code: str = "", certificate: dict[str, Any] | None = None, **facts: Any) -> dict[str, Any]:
+    error = {"code": code, "message": facts.pop("message", ""), **facts} if code else None
+    return RECORD | {"state": state, "error": error, "certificate": certificate or BY_ITSELF}
+
+
+def never_started(ended: dict[str, Any]) -> dict[str, Any]:
+    return ended | {"started_at": None, "worker_id": None, "pid": None, "tokens": 0}
+
+
+ENDINGS: dict[str, tuple[dict[str, Any], str | None, tuple[str, ...]]] = {
+    "completed": (
+        record("completed"), None,
+        ("split) completed", "its function returned", "ended by itself with exit code 0", "0.6 ms later"),
+    ),
+    "cancelled, acknowledged": (
+        record("cancelled", "cancelled", HEARD, by="user", reason="enough"), None,
+        ("cancelled by user: enough", "Someone asked", "saying: enough", "a grace of 5 s", "the job heard it",
+         "the process ended with exit code 143", "nothing of it was left (descendants)", "line 17 in split"),
+    ),
+    "cancelled, early kill": (
+        record("cancelled", "cancelled", STUCK, by="user", reason=""), "ack_s",
+        ("the job did not hear it: its main thread was inside native code", "501.0 ms  SIGKILL was sent",
+         "SIGKILL came before the grace was over: not acknowledged", "line 9 in encode", "--ack-s 1s"),
+    ),
+    "cancelled, the clean-up took too long": (
+        record("cancelled", "cancelled", HEARD | {"kill_sent": 5000.4}, by="user"), "grace_s", ("--grace-s 10s",),
+    ),
+    "cancelled, deaf": (
+        record("cancelled", "cancelled",
+               {"requested": 0.0, "term_sent": 0.1, "kill_sent": 5000.0, "tree_empty": 5001.0}, by="user"),
+        None, ("it never reached Python's own handler", "no grace is long enough"),
+    ),
+    "cancelled at once": (
+        record("cancelled", "cancelled", {"requested": 0.0, "kill_sent": 0.1, "tree_empty": 1.0}, by="user"), None,
+        ("It was killed at once",),
+    ),
+    "cancelled in the queue": (
+        never_started(record("cancelled", "cancelled", NO_PROCESS, by="user")), None,
+        ("It never started", "still in the queue", "It had no process"),
+    ),
+    "cancelled, client gone": (
+        record("cancelled", "cancelled", HEARD, by="client_gone"), "stop_when_client_leaves", ("last reader",),
+    ),
+    "cancelled, shutdown": (
+        record("cancelled", "cancelled", HEARD, by="shutdown"), "--deadline", ("shutting down", "--deadline 5m"),
+    ),
+    "timeout.run": (
+        record("timed_out", "timeout.run", STUCK, message="run_s of 60 s is over", limit_s=60.0), "run_s",
+        ("timed out, timeout.run", "The deadline run_s of 1m", "had not returned", "run_s. It is 10m here",
+         "--run-s 20m", '@job(run_s="20m")'),
+    ),
+    "timeout.queue": (
+        never_started(record("timed_out", "timeout.queue", NO_PROCESS, limit_s=300.0)), "workers",
+        ("The deadline queue_s of 5m", "no worker was free", "[pools.NAME]"),
+    ),
+    "timeout.start": (record("timed_out", "timeout.start", HEARD, limit_s=60.0), "start_s", ("--start-s 2m",)),
+    "exception": (
+        record("failed", "exception", type="ValueError", message="ValueError: no luck",
+               traceback="Traceback (most recent call last):\n  line 30, in fails\nValueError: no luck\n"),
+        None, ("Its function raised ValueError: no luck", "line 30, in fails", "the traceback above"),
+    ),
+    "exit": (record("failed", "exit", BY_ITSELF | {"exit_code": 7}, exit_code=7), None, ("with exit code 7",)),
+    "crash SIGSEGV": (
+        record("failed", "crash", BY_ITSELF | {"exit_code": None, "exit_signal": "SIGSEGV"}, signal="SIGSEGV",
+               core_dumped=True),
+        None, ("crashed with SIGSEGV (an access to memory", "A core was dumped", "ended by itself by SIGSEGV",
+               "faulthandler"),
+    ),
+    "limit.output": (
+        record("failed", "limit.output", HEARD, message="output_bytes was reached"), "output_bytes",
+        ("output_bytes of 64 MiB", "What came before is kept", "--output-bytes 128MiB"),
+    ),
+    "limit.memory": (
+        record("failed", "limit.memory", message="memory_bytes was reached"), "memory_bytes", ("--memory-bytes 4GiB",),
+    ),
+    "killed_externally": (
+        record("failed", "killed_externally", signal="SIGKILL", oom="unknown"), None,
+        ("SIGKILL from outside", "out-of-memory killer is the usual sender", "dmesg"),
+    ),
+    "killed_externally, out of memory": (
+        record("failed", "killed_externally", signal="SIGKILL", oom="yes"), "memory_bytes", ("the cgroup counted it",),
+    ),
+    "spawn": (
+        never_started(record("failed", "spawn", NO_PROCESS, message="pip install nosuch")), None,
+        ("could not be started: pip install nosuch", "killable doctor"),
+    ),
+}  # fmt: skip
+
+
+def prose(told: story.Story) -> str:
+    return "\n".join([told.headline, *(line for p in told.paragraphs for line in (p.text, *p.lines))])
+
+
+@pytest.mark.parametrize("name", ENDINGS)
+def test_each_ending_is_told(name: str) -> None:
+    ended, setting, words = ENDINGS[name]
+    told = story.tell(ended)
+    for each in words:
+        assert each in prose(told)
+    assert told.remedy.setting == setting
+    last = told.paragraphs[-1]
+    assert last.title == "Change"
+    assert last.text.startswith(f"{setting}. " if setting else "None. ")
+    assert [p.title for p in told.paragraphs][:4] == ["Asked", "Ran", "Rule", "End"]
+
+
+@pytest.mark.parametrize("code", [code for code, row in CODES.items() if row.state])
+def test_every_code_has_a_rule_and_an_advice(code: str) -> None:
+    ended = record(str(CODES[code].state), code, message=CODES[code].title)
+    assert len(rule_of(ended)) > 20
+    assert len(remedy_for(ended).words) > 20
+
+
+def test_a_code_of_a_newer_server_is_told_by_its_message() -> None:
+    told = prose(story.tell(record("failed", "of.tomorrow", message="the moon was full")))
+    assert "of.tomorrow" in told and "the moon was full" in told
+
+
+def test_what_was_asked_and_when() -> None:
+    asked = record("completed") | {"tenant": "search", "priority": 3, "tags": {"team": "x"}, "correlation_id": "c-1"}
+    paragraphs = {p.title: p.text for p in story.tell(asked).paragraphs}
+    for words in ("03:04:05.000 UTC on 2026-01-02", "by search", "priority 3", "tag team=x", "correlation_id c-1",
+                  "run_s 10m", "memory_bytes 2.0 GiB"):  # fmt: skip
+        assert words in paragraphs["Asked"]
+    assert paragraphs["Ran"] == "It waited 0.2 s and was started on w-7, pid 431; 2.0 s later it was over."
+
+
+def test_a_limit_that_is_not_set_is_not_to_be_raised() -> None:
+    limits = Limits(run_s=None).as_json()
+    told = story.tell(record("timed_out", "timeout.run", HEARD) | {"limits": limits})
+    assert told.remedy.setting is None
+    assert "no run_s" in prose(told)
+
+
+def test_the_last_words_are_the_end_of_them() -> None:
+    events = [
+        {"event": "token", "data": {"text": "x" * 500}},
+        {"event": "log", "data": {"text": "printed\x1b[2J"}},
+        {"event": "token", "data": {"base64": "AA=="}},
+        {"event": "token", "data": {"value": {"n": 1}}},
+        {"event": "completed", "data": {}},
+    ]
+    said, printed = story.tell(record("completed"), events).paragraphs[-3:-1]
+    assert said.text == "2 tokens, the end of them:"
+    assert said.lines[0].startswith("…xxx") and said.lines[0].endswith('<bytes>{"n": 1}')
+    assert len(said.lines[0]) <= story.LAST_TOKENS_CHARS
+    assert printed.lines == ("printed�[2J",)
+
+
+def test_a_job_that_said_nothing() -> None:
+    assert "It streamed nothing." in prose(story.tell(record("completed") | {"tokens": 0}))
+
+
+@pytest.mark.parametrize(
+    ("active", "words"),
+    [
+        (
+            {"state": "queued", "started_at": None, "ended_at": None, "queue": {"position": 3}},
+            "It has waited in the queue for 10 s, 3 jobs before it",
+        ),
+        (
+            {"state": "running", "ended_at": None, "progress": {"done": 1, "total": 4}},
+            "it has run for 9.8 s since, its",
+        ),
+        ({"state": "stopping", "ended_at": None}, "is stopping"),
+    ],
+)
+def test_a_job_that_has_not_ended(active: dict[str, Any], words: str) -> None:
+    now = datetime(2026, 1, 2, 3, 4, 15, tzinfo=UTC)
+    told = story.tell(RECORD | {"certificate": None} | active, now=now)
+    assert words in prose(told)
+    assert told.paragraphs[-1].text == "None. It has not ended yet."
+    assert "Rule" not in {p.title for p in told.paragraphs}
+
+
+def test_what_is_not_proven_is_said() -> None:
+    certificate = {"requested": 0.0, "term_sent": 0.1, "kill_sent": 5.0}
+    told = prose(story.tell(record("failed", "unkillable", certificate, message="still there")))
+    assert "it is not proven that nothing of it is left" in told
+    assert "state D" in told

@@ -47,9 +47,8 @@ class Submission:
     has_own_key: bool
     """The caller can find the job again, and may want to."""
     wait_for_room_s: float
-    is_in_doubt: bool = field(default=False, init=False)
-    """It was sent and not answered: there may be a job."""
     job: JobCalls | None = field(default=None, init=False)
+    """None before it was answered: there may be one."""
 
     @classmethod
     def of(
@@ -84,20 +83,15 @@ class Submitting:
         call = submission.call
         if until is not None:
             call = replace(call, answer_s=min(self.asking.server.answer_s, until - time.monotonic()))
-        submission.is_in_doubt = True
-        try:
-            answer = yield from self.asking.ask(
-                call, room_s=submission.wait_for_room_s, until=float("inf") if until is None else until
-            )
-        except Refused:
-            submission.is_in_doubt = False
-            raise
+        answer = yield from self.asking.ask(
+            call, room_s=submission.wait_for_room_s, until=float("inf") if until is None else until
+        )
         accepted = self.asking.server.members(answer)
         job_id = str(self.asking.server.member(answer, "job_id"))
         job = JobCalls(self.asking, job_id, accepted)
         job.is_replay = answer.headers.get("Idempotent-Replayed", "").lower() == "true"
         job.correlation_id = answer.headers.get("X-Correlation-Id")
-        submission.job, submission.is_in_doubt = job, False
+        submission.job = job
         return job
 
     def run(self, submission: Submission, timeout_s: float | None) -> Flow[Any]:
@@ -127,17 +121,14 @@ class Submitting:
         )  # fmt: skip
 
     def undo(self, submission: Submission, reason: str) -> Flow[Ending | None]:
-        """Cancel what a submission started and wait for the certificate; None when it can have started nothing.
+        """Cancel what a submission started and wait for the certificate; None when it has started nothing.
 
         Bounded: LEAVE_S for the job to die, LEAVE_ANSWER_S for each answer beyond that.
         """
         if submission.job is None:
-            if not submission.is_in_doubt:
-                return None
             try:
                 answer = yield from self.asking.ask(replace(submission.call, answer_s=LEAVE_ANSWER_S))
             except Refused:
-                submission.is_in_doubt = False
                 return None
             except Unreachable as error:
                 key = submission.call.headers["Idempotency-Key"]

@@ -12,13 +12,11 @@ from typing import TypeVar
 import httpx
 from httpx_sse import EventSource
 
-from killable.api.exchange import DEFAULT_URL, Outcome, Server, closed
-from killable.api.outcomes import Event, job_error
+from killable.api.exchange import Outcome, Server, closed
+from killable.api.outcomes import Event
 from killable.api.reading import Reading
 from killable.api.retries import Flow, Pause, Step
 from killable.workers.errors import KillableError
-
-__all__ = ["DEFAULT_URL", "Transport", "job_error"]
 
 T = TypeVar("T")
 

@@ -11,14 +11,13 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from support import jobs
 from support.blocking import BlockingClient, OneClient
 from support.served import Command, Server
 
 from killable import AsyncClient, Client, JobCancelled, JobFailed, JobTimedOut, KillableError, Refused
 from killable.api.outcomes import NotEnded
 
-JOBS = jobs.__file__
+JOBS = str(Path(__file__).parent.parent / "support" / "jobs.py")
 
 
 @pytest.fixture

@@ -20,6 +20,8 @@ from killable.api import jobcalls, submission
 from killable.api.client import Client, NotEnded, Unreachable
 from killable.workers.errors import JobFailed, JobTimedOut, KillableError, Refused, WorkerCrashed
 
+DEAD = as_json({"job_id": ID, "status": "cancelled", "certificate": {"tree_empty": 1.0}})
+
 # ── submitting ──
 
 
@@ -188,6 +190,19 @@ def test_leaving_the_block_cancels_what_still_runs(script: Script, client: OneCl
     with client.job(ID) as job:
         next(iter(job))
     assert len(script.asked_for("DELETE", PATH)) == 1
+
+
+def test_what_is_known_to_be_over_is_not_cancelled_again(script: Script, client: OneClient) -> None:
+    over = {"job_id": ID, "state": "failed", "error": {"code": "exit", "message": "it left"}}
+    script.on("DELETE", PATH, DEAD, problem(409, "already_ended", job=over))
+    script.on("GET", f"{PATH}/result", problem(409, "no_result", job=over))
+    for number in (1, 2):
+        with client.job(ID) as job:
+            assert job.cancel().had_ended is (number == 2)
+        assert len(script.asked_for("DELETE", PATH)) == number
+    with pytest.raises(WorkerCrashed), client.job(ID) as job:
+        job.result()
+    assert len(script.asked_for("DELETE", PATH)) == 2
 
 
 def test_an_error_in_the_block_is_not_hidden_by_a_server_that_is_gone(client: OneClient, script: Script) -> None:
@@ -446,8 +461,6 @@ def test_an_option_that_there_is_not_is_a_type_error(client: OneClient) -> None:
 
 
 # ── giving up ──
-
-DEAD = as_json({"job_id": ID, "status": "cancelled", "certificate": {"tree_empty": 1.0}})
 
 
 @pytest.mark.row("C7")

@@ -40,6 +40,17 @@ HEADERS = {
     "WWW-Authenticate": "`Bearer`",
     "Allow": "The methods that there are",
 }
+LINKS_TO_JOB = {
+    name: {
+        "operationRef": f"#/paths/~1v1~1jobs~1{{job_id}}{operation}",
+        "parameters": {"job_id": "$response.body#/job_id"},
+    }
+    for name, operation in (
+        *(("record", "/get"), ("cancel", "/delete"), ("stream", "~1stream/get"), ("output", "~1output/get")),
+        *(("result", "~1result/get"), ("partial", "~1partial/get")),
+    )
+}
+"""OpenAPI links, from an answer that has a job's id to what can be asked about the job."""
 HEADERS_OF_STATUS = {401: ("WWW-Authenticate",), 405: ("Allow",), 429: ("Retry-After",), 503: ("Retry-After",)}
 
 CANCEL_WAIT_S = 10.0
@@ -77,10 +88,12 @@ class Preference:
         return {"Preference-Applied": self.applied} if self.applied else {}
 
 
-async def _preference(request: Request) -> Preference:
+async def _preference(
+    prefer: Annotated[list[str], Header(description="`wait=N`, seconds, 60 at most; `respond-async` is 0")] = [],  # noqa: B006
+) -> Preference:
     """Read `Prefer`; what cannot be read is ignored, as the RFC has it. A wait stands beside `respond-async`."""
     found = Preference()
-    for header in request.headers.getlist("prefer"):
+    for header in prefer:
         for preference in header.split(","):
             name, _, value = preference.partition(";")[0].partition("=")
             name, value = name.strip().lower(), value.strip().strip('"')

@@ -44,7 +44,8 @@ def create_app(engine: Engine, settings: HttpSettings | None = None) -> FastAPI:
     app.state.streams = Streams(settings.streams_max)
     app.state.tickets = Tickets() if settings.keys else None
     install_problems(app)
-    for routes in (routes_jobs, routes_outputs, routes_ops, routes_operator, routes_metrics):
+    # /v1/jobs/cancel before /v1/jobs/{job_id}
+    for routes in (routes_operator, routes_jobs, routes_outputs, routes_ops, routes_metrics):
         app.include_router(routes.router)
     # The last one added is the outermost: a foreign page is refused before it learns anything of CORS, and what a
     # page that may call is refused for, it can read.

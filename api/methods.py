@@ -6,10 +6,9 @@ Runs in: api.
 from __future__ import annotations
 
 from starlette.requests import Request
-from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 IS_HEAD = "killable.head"
 """Set in the scope of a HEAD, which routes see as GET: what makes its body as it goes leaves it out."""
 
@@ -32,10 +31,18 @@ class HeadAsGet:
 
 
 def allowed(request: Request) -> list[str]:
-    """Return the methods of all routes at this path; Starlette's own header has those of the first route only."""
-    routes = request.app.router.routes
-    scopes = {method: dict(request.scope) | {"method": method} for method in METHODS}
-    found = {m for m, scope in scopes.items() if any(route.matches(scope)[0] is Match.FULL for route in routes)}
-    if "GET" in found:
-        found.add("HEAD")
-    return [method for method in METHODS if method in found]
+    """Return the methods at this path, as `/openapi.json` has them; Starlette knows those of the first route only."""
+    path: str = request.scope["path"]
+    paths: dict[str, dict[str, object]] = request.app.openapi()["paths"]
+    fitting = (there for template, there in paths.items() if _fits(template, path))
+    there_are = {method.upper() for method in paths.get(path) or next(fitting, {"get": {}})}  # itself is not in it
+    if "GET" in there_are:
+        there_are.add("HEAD")
+    return [method for method in METHODS if method in there_are]
+
+
+def _fits(template: str, path: str) -> bool:
+    parts, others = template.split("/"), path.split("/")
+    return len(parts) == len(others) and all(
+        part.startswith("{") or part == other for part, other in zip(parts, others, strict=True)
+    )

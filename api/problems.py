@@ -55,6 +55,24 @@ _REWORDED = {
     "missing": "is required",
     "model_attributes_type": "must be an object",
     "dict_type": "must be an object",
+    "string_type": "must be a string",
+    "string_pattern_mismatch": "must match the pattern {pattern}",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "int_type": "must be an integer",
+    "int_parsing": "must be an integer",
+    "int_from_float": "must be an integer",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "finite_number": "must be a finite number",
+    "greater_than": "must be more than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "string_too_long": "must have at most {max_length} characters",
+    "string_too_short": "must have at least {min_length} characters",
+    "too_long": "must have at most {max_length} members",
+    "literal_error": "must be {expected}",
 }
 
 
@@ -141,8 +159,17 @@ async def _request_invalid(request: Request, error: RequestValidationError) -> R
             del path[0]
         if path and path[-1] == "[key]":
             del path[-1]  # the fault is in the member's own name
-        faults.append(fault(str(where), path, _REWORDED.get(item["type"]) or _cut(item["msg"], 300)))
+        faults.append(fault(str(where), path, _reword(item)))
     return await _refused(request, invalid(faults))
+
+
+def _reword(item: dict[str, Any]) -> str:
+    """Say what pydantic found as we say it elsewhere: "must be …"."""
+    words = _REWORDED.get(item["type"], "")
+    if words:
+        return words.format(**item.get("ctx", {}))
+    message = _cut(item["msg"], 300)
+    return message.replace("Input should be", "must be", 1).replace("String should have", "must have", 1)
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from killable.api import schemas
 from killable.api.answers import (
     CANCEL_WAIT_S,
+    LINKS_TO_JOB,
     NO_BODY,
     OF_A_BODY,
     CorrelationId,
@@ -47,7 +48,7 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"], default_response_class=Json
     responses=documented(
         {
             200: answer("Ended within `Prefer: wait=N`", schemas.AcceptedJob, *OF_A_SUBMISSION),
-            202: answer("Accepted", schemas.AcceptedJob, *OF_A_SUBMISSION),
+            202: answer("Accepted", schemas.AcceptedJob, *OF_A_SUBMISSION, links=LINKS_TO_JOB),
         },
         *OF_A_BODY,
         *("unknown_job_type", "limit_over_cap", "idempotency_conflict", "queue_full", "draining"),
@@ -121,7 +122,10 @@ async def _find_type(engine: Engine, name: str) -> JobType:
     raise Refused(f"There is no such job type; there are: {', '.join(known)}", code="unknown_job_type", known=known)
 
 
-@router.get("", responses=documented({200: answer("One page", schemas.JobList, "Link")}, "invalid"))
+@router.get(
+    "",
+    responses=documented({200: answer("One page", schemas.JobList, "Link")}, "invalid"),
+)
 async def list_jobs(query: Annotated[schemas.ListQuery, Query()], engine: EngineOf) -> Response:
     """List jobs, newest first. The cursor stays true while jobs come and go."""
     records, cursor = await engine.list(

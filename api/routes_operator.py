@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Query
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from killable.api import schemas
@@ -60,6 +61,12 @@ async def cancel_jobs(
     jobs = [{"job_id": job_id, "status": status} for job_id, status in done.jobs]
     content = {"matched": len(jobs), **counts, "dry_run": body.dry_run, "jobs": jobs}
     return Json(content, 202 if counts["stopping"] else 200, preference.headers)
+
+
+@router.api_route("/v1/jobs/cancel", methods=["GET", "DELETE"], include_in_schema=False)
+async def no_job_of_that_name() -> Response:
+    """Keep this address from being taken for the job `cancel`."""
+    raise HTTPException(405)
 
 
 @router.post("/v1/drain", status_code=202, responses=DRAIN_RESPONSES, dependencies=[NO_BODY])

@@ -74,7 +74,7 @@ async def kill_worker(
     """Kill one worker process; its job, if it has one, ends cancelled by the operator."""
     wait_s = CANCEL_WAIT_S if preference.wait_s is None else preference.wait_s
     worker = await engine.kill_worker(worker_id, reason=query.reason, wait_s=wait_s)
-    return Json(asdict(worker), 202 if worker.state == "stopping" else 200, preference.headers)
+    return Json(asdict(worker), 200 if worker.state == "gone" else 202, preference.headers)
 
 
 @router.get("/livez", responses=LIVE_RESPONSES)

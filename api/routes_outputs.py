@@ -27,6 +27,19 @@ VALUE = {
     "content": {"application/json": {}, "application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
 }
 TEXT = {"schema": {"type": "string"}}
+EVENT = {
+    "schema": {
+        "type": "object",
+        "description": "Each event",
+        "properties": {
+            "id": {"type": "string", "pattern": "^[0-9]+$"},
+            "event": {"type": "string", "examples": ["started", "token", "completed"]},
+            "data": {"type": "string", "description": "A line of JSON; in a marker, which has no name, plain text"},
+            "retry": {"type": "integer"},
+        },
+        "required": ["data"],
+    }
+}
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"], default_response_class=Json)
 
@@ -36,7 +49,7 @@ router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"], default_response_c
     response_class=Response,
     responses=documented(
         {
-            200: answer("Events", None, "Cache-Control", "X-Accel-Buffering", content={"text/event-stream": TEXT}),
+            200: answer("Events", None, "Cache-Control", "X-Accel-Buffering", content={"text/event-stream": EVENT}),
             204: answer("The terminal event was seen already", None, "Cache-Control"),
         },
         "unknown_job",
@@ -49,7 +62,10 @@ async def stream_job(
     engine: EngineOf,
     settings: SettingsOf,
     streams: StreamsOf,
-    last_event_id: Annotated[str, Header(description="Resume after this event; wins over `after`")] = "",
+    last_event_id: Annotated[
+        str,
+        Header(description="Resume after this event; wins over `after`", json_schema_extra={"pattern": "^[0-9]*$"}),
+    ] = "",
 ) -> Response:
     """Stream a job's events from any point, to any number of readers."""
     record = await engine.get(job_id)

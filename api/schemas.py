@@ -10,19 +10,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 WAIT_S_MAX = 60.0
 """The longest that a request is held: below the timeout of usual clients and proxies."""
 Seconds = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
 Grace = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
-Bytes = Annotated[int, Field(gt=0, le=2**62)]
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+WHOLE = BeforeValidator(_whole)
+"""To JSON Schema 5.0 is an integer: some languages write no other numbers."""
+Bytes = Annotated[int, Field(gt=0, le=2**53), WHOLE]
+"""Up to where every JSON parser reads whole numbers exactly (RFC 8259 section 6)."""
 State = Literal["queued", "running", "stopping", "completed", "failed", "cancelled", "timed_out"]
 StateFilter = Literal["active", "queued", "running", "stopping", "completed", "failed", "cancelled", "timed_out"]
 ActiveFilter = Literal["active", "queued", "running", "stopping"]
 Tags = Annotated[
     dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_./-]{1,64}$")], Annotated[str, Field(max_length=256)]],
-    Field(max_length=32),
+    Field(max_length=32, json_schema_extra={"additionalProperties": False}),
 ]
 
 
@@ -46,7 +55,7 @@ class LimitsRequest(Request):
 
 class _Job(Request):
     limits: LimitsRequest = LimitsRequest()
-    priority: int = Field(default=0, ge=-1000, le=1000)
+    priority: Annotated[int, Field(ge=-1000, le=1000), WHOLE] = 0
     tags: Tags = {}
     stop_when_client_leaves: bool = False
 
@@ -90,6 +99,14 @@ AnyJobRequest = Annotated[
 class BulkCancelRequest(Request):
     """Which jobs to cancel: at least one of type, tag and state; those that fit all."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"required": [name], "properties": {name: {"type": "string"}}} for name in ("type", "tag", "state")
+            ]
+        }
+    )
+
     type: str | None = Field(None, max_length=64)
     tag: str | None = Field(None, pattern="^[^:]+:", description="`key:value`")
     state: ActiveFilter | None = None
@@ -117,7 +134,7 @@ class ListQuery(Query):
     type: str | None = None
     tag: str | None = Field(None, pattern="^[^:]+:", description="`key:value`")
     limit: int = Field(50, ge=1, le=200)
-    cursor: str | None = Field(None, pattern="^[A-Za-z0-9_-]{1,64}$", description="`next_cursor` of the page before")
+    cursor: str | None = Field(None, pattern="^[0-9]{1,18}$", description="`next_cursor` of the page before")
 
 
 class StreamQuery(Query):
@@ -266,7 +283,7 @@ class Worker(BaseModel):
     worker_id: str
     pool: str
     pid: int | None
-    state: str = Field(description="spawning · idle · busy · stopping · quarantined")
+    state: str = Field(description="spawning · idle · busy · stopping · leaving · quarantined · gone")
     job_id: str | None
     type: str | None
     attempt: int | None

@@ -1,0 +1,87 @@
+"""schemathesis over /openapi.json, against a real server with real workers: nothing is found."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from serving import Server, StartServer
+
+from killable.api.keys import ApiKey
+from killable.api.settings import HttpSettings
+
+KEY = ApiKey("oncall", "operate", "operate-0123456789")
+EXCLUDED = "use_after_free"
+"""It wants 404 after a DELETE: ours ends a job or a worker, whose record stays."""
+ENDING = ("POST /v1/drain", "POST /v1/shutdown")
+"""After them every submission is refused, so they have a run of their own."""
+
+
+@pytest.fixture
+async def locked(start_server: StartServer) -> AsyncIterator[Server]:
+    async with start_server(http=HttpSettings(keys=(KEY,)), keep_jobs=200, caps={}) as server:
+        server.client.headers["authorization"] = f"Bearer {KEY.key}"
+        yield server
+
+
+async def describe(server: Server, folder: Path) -> Path:
+    """Write the server's description, in which a job is one that ends at once: few others would be accepted."""
+    description = (await server.client.get("/openapi.json")).json()
+    types = {each["name"]: each for each in (await server.client.get("/v1/job-types")).json()["job_types"]}
+    schemas, echo = description["components"]["schemas"], types["echo"]["input_schema"]
+    schemas["JobRequest"]["properties"] |= {"type": {"enum": ["echo"]}, "input": echo}
+    schemas["OperationRequest"]["properties"] |= {"operation": {"enum": ["echo"]}, **echo["properties"]}
+    schemas["OperationRequest"]["additionalProperties"] = False
+    post = description["paths"]["/v1/jobs"]["post"]
+    # One key for many bodies is a conflict, and has tests of its own.
+    post["parameters"] = [each for each in post["parameters"] if each["name"] != "idempotency-key"]
+    path = folder / "openapi.json"
+    path.write_text(json.dumps(description))
+    return path
+
+
+async def run(server: Server, description: Path, *arguments: str) -> None:
+    """Run schemathesis's command and show what it printed, if it found anything."""
+    command = [
+        *(sys.executable, "-m", "schemathesis.cli", "run", str(description)),
+        *("--url", f"http://127.0.0.1:{server.port}", "--header", f"Authorization: Bearer {KEY.key}"),
+        *("--checks", "all", "--exclude-checks", EXCLUDED, "--continue-on-failure", "--request-timeout", "30"),
+        *("--no-shrink", "--warnings", "off", "--generation-database", "none"),
+    ]
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        *arguments,
+        cwd=description.parent,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        output, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode == 0, output.decode()
+
+
+@pytest.mark.row("A19")
+@pytest.mark.timeout(300)
+async def test_the_description_holds(locked: Server, tmp_path: Path) -> None:
+    exclude = [argument for path in ENDING for argument in ("--exclude-name", path)]
+    await run(locked, await describe(locked, tmp_path), *exclude, "--max-examples", "15")
+    jobs = (await locked.client.get("/v1/jobs?state=completed&type=echo")).json()["jobs"]
+    assert jobs, "nothing of what was generated was a job"
+
+
+@pytest.mark.row("A17")
+@pytest.mark.timeout(300)
+async def test_the_description_of_the_end_holds(locked: Server, tmp_path: Path) -> None:
+    include = [argument for path in ENDING for argument in ("--include-name", path)]
+    await run(
+        locked, await describe(locked, tmp_path), *include, "--phases", "coverage,fuzzing", "--max-examples", "15"
+    )
+    assert (await locked.client.get("/v1/drain")).json()["shutting_down"]

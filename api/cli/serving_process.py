@@ -13,14 +13,15 @@ import select
 import signal
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
-
-import psutil
 
 from killable.api.cli.exits import Exit
 from killable.api.exchange import UNIX_PREFIX
 from killable.workers.errors import KillableError
+
+if TYPE_CHECKING:
+    import psutil
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -57,6 +58,8 @@ class ServingProcess:
     @classmethod
     def listening_at(cls, address: str) -> ServingProcess:
         """Return the server that listens there, found by its socket. Raise Foreign when it is none of ours."""
+        import psutil  # not at the top: the command's other verbs run where it does not import
+
         for process in psutil.process_iter():
             try:
                 if _is_serve(process.cmdline()) and _listens(process, address):
@@ -86,6 +89,8 @@ class ServingProcess:
             self._pidfd = -1
 
     def _require_server(self) -> None:
+        import psutil
+
         try:
             process = psutil.Process(self.pid)
             if not _is_serve(process.cmdline()):
@@ -124,6 +129,8 @@ def _is_serve(words: list[str]) -> bool:
 
 
 def _listens(process: psutil.Process, address: str) -> bool:
+    import psutil
+
     if address.startswith(UNIX_PREFIX):
         path = os.path.realpath(address.removeprefix(UNIX_PREFIX).removeprefix("//"))
         connections = process.net_connections("unix")

@@ -12,7 +12,12 @@ from rich.console import Console
 from killable.api.cli import tables
 from killable.api.cli.tables import Column, Listing, fitting
 
-CREATED = (datetime.now(UTC) - timedelta(seconds=7384)).isoformat().replace("+00:00", "Z")
+
+def ago(seconds: float) -> str:
+    return (datetime.now(UTC) - timedelta(seconds=seconds)).isoformat().replace("+00:00", "Z")
+
+
+CREATED = ago(7384)
 JOBS: list[dict[str, Any]] = [
     {
         "job_id": "job-3f2a91c0-aaaa-4aaa-8aaa-aaaaaaaaaaaa", "type": "a-type-with-a-rather-long-name-of-its-own",
@@ -85,7 +90,7 @@ def test_what_matters_stays_when_there_is_little_room() -> None:
 
 
 def test_ordinary_jobs_have_all_their_columns_at_80() -> None:
-    jobs = [JOBS[0] | {"type": "generate", "progress": None, "tokens": 812}]
+    jobs = [JOBS[0] | {"type": "generate", "progress": None, "tokens": 812, "created_at": ago(7384)}]
     workers = [WORKERS[0] | {"worker_id": "w-12", "pid": 43210, "rss_bytes": 198 << 20}]
     head, _, row = lines(tables.jobs(jobs, workers, full=False), 80)
     assert head.split() == ["JOB", "TYPE", "STATE", "AGE", "TOKENS", "WORKER", "PID", "CPU", "RSS"]

@@ -32,6 +32,7 @@ RECORD = {
         "partial",
         "error",
         "certificate",
+        "events",
         "instance_id",
     ),
 }

@@ -22,6 +22,8 @@ class Drain:
         self.shutting_down = False
         self.grace_s: float | None = None
         """What a shutdown leaves each job; None: its own grace."""
+        self.reason = ""
+        """Of the first shutdown that gave one."""
         self._due = asyncio.Event()
         self._deadline: float | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -45,9 +47,10 @@ class Drain:
             self._deadline = clock.now() + deadline_s
             self._timer = clock.call_at(self._deadline, on_deadline)
 
-    def shut_down(self, grace_s: float | None) -> None:
+    def shut_down(self, grace_s: float | None, reason: str = "") -> None:
         """Nothing takes it back. A grace only ever gets shorter."""
         self.draining = self.shutting_down = True
+        self.reason = self.reason or reason
         if grace_s is not None:
             self.grace_s = grace_s if self.grace_s is None else min(grace_s, self.grace_s)
 

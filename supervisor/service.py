@@ -90,7 +90,7 @@ class Supervisor:
         self._drain.shut_down(grace_s)
         self._drain.set_due()
         self._jobs.close()
-        active = self._jobs.stop_all("the server is shutting down", self._drain.grace_s)
+        active = self._jobs.stop_all(self._drain.reason or "the server is shutting down", self._drain.grace_s)
         if not first:
             await self._closed.wait()
             return
@@ -282,7 +282,7 @@ class Supervisor:
 
     async def shutdown(self, *, grace_s: float | None = None, deadline_s: float = 0.0, reason: str = "") -> Drained:
         logger.warning("shutdown_requested", extra={"reason": reason, "deadline_s": deadline_s})
-        self._drain.shut_down(grace_s)
+        self._drain.shut_down(grace_s, reason)
         if self._closing:
             self._jobs.stop_all(reason, grace_s)  # only hurries: the first verdict stays
         elif deadline_s > 0 and self._registry.active():

@@ -111,10 +111,12 @@ def test_a_shutdowns_grace_shortens_that_of_every_job() -> None:
     async def main(sim: Simulation) -> None:
         job = await sim.submit(DEAF, limits={"grace_s": 60.0})
         await asyncio.sleep(1)
-        answer(sim.supervisor.shutdown(grace_s=0.5))
+        answer(sim.supervisor.shutdown(grace_s=0.5, reason="new release"))
         began = sim.loop.time()
         await sim.supervisor.close()
-        assert sim.loop.time() - began < 0.7 and sim.record(job).certificate["grace_s"] == 0.5
+        certificate = sim.record(job).certificate
+        assert certificate is not None and sim.loop.time() - began < 0.7
+        assert (certificate["grace_s"], certificate["by"], certificate["reason"]) == (0.5, "shutdown", "new release")
 
     simulate(main)
 

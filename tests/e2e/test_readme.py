@@ -8,10 +8,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.served import COMMAND, Command, Server
+from support.waiting import until
 
+from killable.api.client import Client
+from killable.api.outcomes import Ending
 from killable.supervisor.config import load
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
@@ -65,7 +69,42 @@ def test_the_python_client_works_as_shown(server: Server, tmp_path: Path) -> Non
         text=True,
         timeout=60,
     )
-    assert (done.returncode, done.stdout) == (0, "one two three\n{'words': 3}\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "one two three\ntimeout.run tree empty\n"), done.stderr
+
+
+@pytest.mark.row("H5")
+@pytest.mark.row("H11")
+def test_the_examples_of_limits_end_as_it_says(tmp_path: Path) -> None:
+    (tmp_path / "limits.py").write_text(blocks("python")[2])
+    server = Server(Command(tmp_path), "limits.py", "--port", "0")
+    try:
+        with Client(server.url) as client:
+            text = "word\n" * 200_000
+            heard = client.submit("fingerprints", {"text": text})
+            next(iter(heard))
+            certificate = ended(heard.cancel())
+            assert {"acknowledged", "tree_empty"} <= set(certificate) and "kill_sent" not in certificate
+
+            stuck = client.submit("derive", {"password": "x", "rounds": 10**9})
+            next(stuck.events())
+            certificate = ended(stuck.cancel())
+            assert "acknowledged" not in certificate and "in derive" in certificate["stack"]
+            assert 500 <= certificate["kill_sent"] < 5000  # ack_s, and long before grace_s
+
+            target = tmp_path / "archive.xz"
+            writing = client.submit("archive", {"path": str(target), "megabytes": 10_000})
+            until(lambda: target.exists() and target.stat().st_size > 0, "the archive grows")
+            certificate = ended(writing.cancel())
+            assert {"acknowledged", "tree_empty"} <= set(certificate) and "kill_sent" not in certificate
+            assert not target.exists()  # its clean-up ran
+    finally:
+        code, left, said = server.stop()
+    assert (code, left) == (0, []), said
+
+
+def ended(ending: Ending) -> dict[str, Any]:
+    assert ending.state == "cancelled" and ending.certificate is not None
+    return ending.certificate
 
 
 def test_the_settings_are_accepted(tmp_path: Path) -> None:
@@ -85,6 +124,8 @@ def test_the_defaults_in_the_table_are_those_in_force() -> None:
         number, _, unit = text.partition(" ")
         assert float(number) * units[unit] == getattr(Limits(), name), name
     assert set(shown) == set(Limits().as_json())
+    advised = dict(re.findall(r"\*\*`(\w+)`\*\* \(([\d.]+(?: \w+)?)\)", README))
+    assert set(advised) == set(shown) - {"ack_s"} and all(shown[name] == text for name, text in advised.items())
 
 
 def test_the_command_is_installed_by_its_name() -> None:

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from starlette.responses import JSONResponse
 
 from killable.api.problems import PROBLEM_TYPE, fault, invalid
-from killable.api.schemas import WAIT_S_MAX
+from killable.api.schemas import CORRELATION_ID, WAIT_S_MAX
 from killable.api.settings import HttpSettings
 from killable.api.sse import Streams
 from killable.supervisor.engine import Engine
@@ -23,7 +23,6 @@ from killable.workers.messages import dump_json
 
 Responses = dict[int | str, dict[str, Any]]
 
-CORRELATION_ID = "^[A-Za-z0-9._:/+=-]{1,128}$"
 EVERYWHERE = ("misdirected", "forbidden", "too_many_connections", "internal")
 """Codes that any route can answer with."""
 OF_A_BODY = ("malformed", "slow_request", "too_large", "unsupported_media_type", "invalid")
@@ -107,10 +106,8 @@ async def _preference(
 
 async def _correlation_id(
     request: Request,
-    x_correlation_id: Annotated[str | None, Header(max_length=128, pattern=CORRELATION_ID)] = None,
-    x_request_id: Annotated[
-        str | None, Header(max_length=128, pattern=CORRELATION_ID, description="The same by another name")
-    ] = None,
+    x_correlation_id: Annotated[str | None, Header(pattern=CORRELATION_ID)] = None,
+    x_request_id: Annotated[str | None, Header(pattern=CORRELATION_ID, description="The same by another name")] = None,
 ) -> str:
     found = x_correlation_id or x_request_id or str(uuid.uuid4())
     request.state.correlation_id = found  # for the answer of a refusal

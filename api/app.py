@@ -9,7 +9,9 @@ from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
 
 from killable.api import routes_jobs, routes_metrics, routes_operator, routes_ops, routes_outputs
 from killable.api.access import AccessCheck, BodyCheck
@@ -17,7 +19,7 @@ from killable.api.auth import OPEN_PATHS, KeyCheck
 from killable.api.inputs import InputCheck
 from killable.api.keys import KeyRing, Tickets
 from killable.api.methods import HeadAsGet
-from killable.api.problems import install_problems
+from killable.api.problems import install_problems, problem
 from killable.api.schemas import Problem
 from killable.api.settings import HttpSettings
 from killable.api.sse import Streams
@@ -55,7 +57,7 @@ def create_app(engine: Engine, settings: HttpSettings | None = None) -> FastAPI:
         app.add_middleware(KeyCheck, keys=KeyRing(settings.keys), tickets=app.state.tickets)
     if settings.cors_origins:
         app.add_middleware(
-            CORSMiddleware,
+            _Cors,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=[
@@ -69,6 +71,17 @@ def create_app(engine: Engine, settings: HttpSettings | None = None) -> FastAPI:
         )
     app.add_middleware(AccessCheck, settings=settings)
     return app
+
+
+class _Cors(CORSMiddleware):
+    """Starlette's, but what it refuses is a problem like any other."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        response = super().preflight_response(request_headers)
+        if response.status_code < 400:
+            return response
+        detail = f"Pages may send {', '.join(self.allow_methods)} with the headers in /openapi.json"
+        return problem("forbidden", detail, headers={"Vary": "Origin"})
 
 
 class _App(FastAPI):

@@ -20,7 +20,7 @@ from starlette.responses import Response
 
 from killable.api.methods import allowed
 from killable.api.records import record_json
-from killable.api.schemas import SPELLINGS
+from killable.api.schemas import PATTERNS, SPELLINGS
 from killable.supervisor.job import JobRecord
 from killable.workers.errors import CODES, Refused
 from killable.workers.messages import dump_json
@@ -56,7 +56,6 @@ _REWORDED = {
     "model_attributes_type": "must be an object",
     "dict_type": "must be an object",
     "string_type": "must be a string",
-    "string_pattern_mismatch": "must match the pattern {pattern}",
     "bool_type": "must be true or false",
     "bool_parsing": "must be true or false",
     "int_type": "must be an integer",
@@ -86,7 +85,7 @@ def problem(
         "type": f"urn:killable:problem:{code}",
         "title": row.title,
         "status": row.status,
-        "detail": detail[0].upper() + detail[1:] if detail.partition(" ")[0].isalpha() else detail,
+        "detail": _as_sentence(detail),
         "code": code,
         "retryable": row.retryable,
     }
@@ -96,6 +95,11 @@ def problem(
         wait_s = body.get("retry_after_s", RETRY_AFTER_S[row.status])
         all_headers["Retry-After"] = str(math.ceil(wait_s))
     return Response(dump_json(body), row.status, all_headers, media_type=PROBLEM_TYPE)
+
+
+def _as_sentence(detail: str) -> str:
+    """Return it with a capital, unless it begins with a name (`run_s of …`)."""
+    return detail[0].upper() + detail[1:] if detail.partition(" ")[0].rstrip(":;,").isalpha() else detail
 
 
 def pointer(path: Iterable[str | int]) -> str:
@@ -141,7 +145,7 @@ async def _http_exception(request: Request, error: HTTPException) -> Response:
     code = _CODE_OF_STATUS.get(error.status_code, "malformed" if error.status_code < 500 else "internal")
     if code == "method_not_allowed":
         methods = ", ".join(allowed(request))
-        return problem(code, f"There is {methods} here", headers={"Allow": methods})
+        return problem(code, f"Only {methods} can be asked here", headers={"Allow": methods})
     if code in ("too_large", "slow_request"):  # raised by our own check of the body, with its words
         return problem(code, error.detail, headers=error.headers)
     return problem(code, _DETAILS.get(code, ""))
@@ -165,9 +169,12 @@ async def _request_invalid(request: Request, error: RequestValidationError) -> R
 
 def _reword(item: dict[str, Any]) -> str:
     """Say what pydantic found as we say it elsewhere: "must be …"."""
+    facts: dict[str, Any] = item.get("ctx", {})
+    if facts.get("pattern") in PATTERNS:
+        return PATTERNS[facts["pattern"]]
     words = _REWORDED.get(item["type"], "")
     if words:
-        return words.format(**item.get("ctx", {}))
+        return words.format(**{n: f"{fact:g}" if isinstance(fact, float) else fact for n, fact in facts.items()})
     message = _cut(item["msg"], 300)
     return message.replace("Input should be", "must be", 1).replace("String should have", "must have", 1)
 

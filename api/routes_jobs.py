@@ -35,8 +35,6 @@ from killable.supervisor.engine import Engine
 from killable.supervisor.job import JobRecord, JobType, Submission
 from killable.workers.errors import Refused
 
-IDEMPOTENCY_KEY = "^[!-~]{1,255}$"
-"""Visible ASCII: any spelling of an id, quoted as the IETF draft has it or not."""
 OF_A_SUBMISSION = ("Location", "X-Correlation-Id", "Idempotent-Replayed", "Preference-Applied")
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], default_response_class=Json)
@@ -64,7 +62,9 @@ async def submit_job(
     correlation_id: CorrelationId,
     idempotency_key: Annotated[
         str | None,
-        Header(pattern=IDEMPOTENCY_KEY, description="The same again with the same body: the first answer again"),
+        Header(
+            pattern=schemas.IDEMPOTENCY_KEY, description="The same again with the same body: the first answer again"
+        ),
     ] = None,
 ) -> Response:
     """Start a job. It runs whether or not anyone reads its stream.

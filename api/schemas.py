@@ -14,6 +14,20 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 
 WAIT_S_MAX = 60.0
 """The longest that a request is held: below the timeout of usual clients and proxies."""
+CORRELATION_ID = "^[A-Za-z0-9._:/+=-]{1,128}$"
+IDEMPOTENCY_KEY = "^[!-~]{1,255}$"
+"""Any spelling of an id, quoted as the IETF draft has it or not."""
+TAG_KEY = "^[A-Za-z0-9_./-]{1,64}$"
+TAG = "^[^:]+:"
+CURSOR = "^[0-9]{1,18}$"
+PATTERNS = {
+    CORRELATION_ID: "must be 1 to 128 of A-Z a-z 0-9 . _ : / + = -",
+    IDEMPOTENCY_KEY: "must be 1 to 255 visible ASCII characters, without spaces",
+    TAG_KEY: "must be named with 1 to 64 of A-Z a-z 0-9 _ . / -",
+    TAG: "must be key:value",
+    CURSOR: "must be the next_cursor of the page before",
+}
+"""What to say of what does not match."""
 Seconds = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
 Grace = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 
@@ -30,7 +44,7 @@ State = Literal["queued", "running", "stopping", "completed", "failed", "cancell
 StateFilter = Literal["active", "queued", "running", "stopping", "completed", "failed", "cancelled", "timed_out"]
 ActiveFilter = Literal["active", "queued", "running", "stopping"]
 Tags = Annotated[
-    dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_./-]{1,64}$")], Annotated[str, Field(max_length=256)]],
+    dict[Annotated[str, Field(pattern=TAG_KEY)], Annotated[str, Field(max_length=256)]],
     Field(max_length=32, json_schema_extra={"additionalProperties": False}),
 ]
 
@@ -108,7 +122,7 @@ class BulkCancelRequest(Request):
     )
 
     type: str | None = Field(None, max_length=64)
-    tag: str | None = Field(None, pattern="^[^:]+:", description="`key:value`")
+    tag: str | None = Field(None, pattern=TAG, description="`key:value`")
     state: ActiveFilter | None = None
     reason: str = Field("", max_length=1000)
     grace_s: Grace | None = Field(None, description="Shortens each job's grace; a larger one is ignored")
@@ -132,9 +146,9 @@ def split_tag(tag: str | None) -> tuple[str, str] | None:
 class ListQuery(Query):
     state: StateFilter | None = None
     type: str | None = None
-    tag: str | None = Field(None, pattern="^[^:]+:", description="`key:value`")
+    tag: str | None = Field(None, pattern=TAG, description="`key:value`")
     limit: int = Field(50, ge=1, le=200)
-    cursor: str | None = Field(None, pattern="^[0-9]{1,18}$", description="`next_cursor` of the page before")
+    cursor: str | None = Field(None, pattern=CURSOR, description="`next_cursor` of the page before")
 
 
 class StreamQuery(Query):

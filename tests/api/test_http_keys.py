@@ -139,6 +139,8 @@ async def test_pages_may_send_what_the_contract_has(locked: Server) -> None:
     answer = await locked.client.options("/v1/jobs", headers=preflight)  # without a key, as browsers ask
     assert answer.status_code == 200
     assert set(wanted.split(", ")) <= set(answer.headers["access-control-allow-headers"].lower().split(", "))
+    for wrong in ({"access-control-request-method": "PUT"}, {"access-control-request-headers": "x-other"}):
+        problem_of(await locked.client.options("/v1/jobs", headers=preflight | wrong), 403, "forbidden")
     answer = await locked.client.post("/v1/jobs", json={"type": "echo"}, headers=ORIGIN | bearer(SUBMIT.key))
     exposed = {name.lower() for name in answer.headers["access-control-expose-headers"].split(", ")}
     assert exposed >= {"location", "link", "retry-after", "x-correlation-id", "idempotent-replayed"}

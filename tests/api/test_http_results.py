@@ -23,6 +23,7 @@ RECORD = {
     ),
     *(
         "correlation_id",
+        "events",
         "attempts",
         "worker_id",
         "pid",

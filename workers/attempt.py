@@ -21,6 +21,7 @@ from killable.workers.context import Context, Stopping
 from killable.workers.exitcodes import ExitCode
 from killable.workers.jobs import InputError, Job
 from killable.workers.messages import Kind, Raised, Run
+from killable.workers.sealed import SealedInput
 
 if TYPE_CHECKING:
     from killable.workers.doorbell import Doorbell
@@ -35,15 +36,26 @@ class Attempt:
     """An order to run, and the exit code that the process is to end with after it."""
 
     def __init__(
-        self, run: Run, registered: Mapping[str, Job], codec: Codec, channel: Channel, tmp: str, data_bytes: int
+        self,
+        run: Run,
+        registered: Mapping[str, Job],
+        codec: Codec,
+        channel: Channel,
+        tmp: str,
+        data_bytes: int,
+        sealed: SealedInput | None = None,
     ) -> None:
-        """`data_bytes` is the worker's private memory before the job: `memory_bytes` limits the growth over it."""
+        """`data_bytes` is the worker's private memory before the job: `memory_bytes` limits the growth over it.
+
+        `sealed` is the input where the order has none; it is closed here.
+        """
         self._run = run
         self._registered = registered
         self._codec = codec
         self._channel = channel
         self._tmp = tmp
         self._data_bytes = data_bytes
+        self._sealed = sealed
         self._context: Context | None = None
         self.exit_code: int = ExitCode.RETIRED
 
@@ -89,7 +101,7 @@ class Attempt:
                 doorbell=doorbell,
             )
             self._context = context
-            arguments = job.bind(self._codec.decode_input(run.input), context)
+            arguments = job.bind(self._input(), context)
             self._channel.send(Kind.ENTERED, b"{}")
             if job.streams:
                 doorbell.generator = job.function(**arguments)
@@ -101,6 +113,17 @@ class Attempt:
             raise
         except BaseException as error:
             return _closing(self._explain(error))
+
+    def _input(self) -> dict[str, Any]:
+        """Decode the input, out of the sealed memory itself if it came so; the job sees nothing of that."""
+        if not self._run.sealed:
+            return self._codec.decode_input(self._run.input)
+        if self._sealed is None:
+            raise OSError(errno.EMFILE, "no descriptor is left in this process for the job's input")
+        with self._sealed.mapped() as content:
+            members = self._codec.decode_input(content)
+        self._sealed.close()
+        return members
 
     def _drive(self, generator: GeneratorType[Any, Any, Any]) -> Any:
         """Send each yield and return the generator's value; `Stopping` that comes between two yields goes in by
@@ -137,6 +160,8 @@ class Attempt:
         cause = "exception"
         if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
             cause = "memory"
+        elif isinstance(error, OSError) and error.errno == errno.EMFILE:
+            cause = "files"
         return Raised(cause, _qualified_name(type(error)), _message(error), self._traceback(error))
 
     def _traceback(self, error: BaseException) -> str:

@@ -1,0 +1,180 @@
+"""Inputs of every size: they arrive, nobody changes them, nobody waits for them, and nothing of them stays behind."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import signal
+import textwrap
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from support import processes
+from support.supervising import StartSupervisor
+from support.waiting import Pending, until_async
+from trials import follow, run, stop, submit
+
+from killable.supervisor.job import Submission
+from killable.supervisor.service import Supervisor
+from killable.supervisor.settings import PoolSpec
+from killable.workers.errors import Refused
+
+MIB = 1 << 20
+MODULE = '''
+import hashlib, os, resource
+from killable import job
+
+@job
+def digest(text: str) -> list:
+    """Say what came, and which descriptors this process has."""
+    descriptors = []
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            descriptors.append(os.readlink(f"/proc/self/fd/{number}"))
+        except FileNotFoundError:
+            pass  # the listing's own
+    inputs = sum("killable-input" in target for target in descriptors)
+    return [len(text), hashlib.sha256(text.encode()).hexdigest(), inputs, len(descriptors)]
+
+@job
+def fill_descriptors() -> int:
+    """Open files until no more can be opened, and keep them."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    try:
+        while True:
+            os.open("/dev/null", os.O_RDONLY)
+    except OSError as error:
+        return error.errno
+'''
+
+
+def pool(folder: Path, **changes: Any) -> PoolSpec:
+    (folder / "inputs_jobs.py").write_text(textwrap.dedent(MODULE))
+    return PoolSpec("inputs", (str(folder / "inputs_jobs.py"),), **{"workers": 2, "spares": 1, **changes})
+
+
+def payload_of(size: int) -> tuple[bytes, str]:
+    """Return an input of exactly so many bytes, and the text in it."""
+    empty = len(json.dumps({"text": ""}))
+    text = ("0123456789abcdef" * (size // 16 + 1))[: size - empty]
+    return json.dumps({"text": text}).encode(), text
+
+
+async def one_idle(server: Supervisor) -> int:
+    """Wait until there is one idle worker, the only one; return its pid."""
+
+    async def look() -> int | Pending:
+        workers = await server.workers()
+        return (workers[0].pid or 0) if [worker.state for worker in workers] == ["idle"] else Pending(workers)
+
+    return await until_async(look, "one worker is idle")
+
+
+def open_inputs() -> int:
+    return sum("killable-input" in target for target in processes.open_descriptors().values())
+
+
+@pytest.mark.row("H3")
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+async def test_inputs_of_every_size_arrive(
+    tmp_path: Path, start_method: Literal["fork", "spawn"], supervisor: StartSupervisor
+) -> None:
+    server = await supervisor(pool(tmp_path, start_method=start_method, jobs_per_worker_max=0))
+    for size in (20, 60_000, MIB - 1, MIB, MIB + 1, 16 * MIB):
+        payload, text = payload_of(size)
+        assert len(payload) == size
+        record = await server.wait((await server.submit(Submission("digest", payload))).job_id)
+        assert record.state == "completed", record.error
+        assert record.result is not None
+        length, digest, memory_files, _ = json.loads(record.result)
+        assert (length, digest) == (len(text), hashlib.sha256(text.encode()).hexdigest())
+        assert memory_files == 0  # the job has no way to it
+        assert open_inputs() == 0  # nor is it kept with the job's record
+
+
+async def test_a_large_input_of_python_objects_arrives(tmp_path: Path, supervisor: StartSupervisor) -> None:
+    (tmp_path / "pickled.py").write_text(
+        "from killable import job\n@job(codec='pickle')\ndef count(raw) -> int:\n    return len(raw), raw[-1]\n"
+    )
+    server = await supervisor(PoolSpec("p", (str(tmp_path / "pickled.py"),), workers=1, spares=0, codec="pickle"))
+    payload = pickle.dumps({"raw": b"x" * 3 * MIB + b"y"}, pickle.HIGHEST_PROTOCOL)
+    record = await server.wait((await server.submit(Submission("count", payload))).job_id)
+    assert record.result is not None and pickle.loads(record.result) == (3 * MIB + 1, ord("y"))
+
+
+@pytest.mark.row("D22")
+@pytest.mark.parametrize("size", [MIB, 16 * MIB])
+async def test_a_worker_that_does_not_read_its_input_is_killed_and_holds_up_nobody(
+    tmp_path: Path, size: int, supervisor: StartSupervisor
+) -> None:
+    server = await supervisor(pool(tmp_path))
+    stopped = await one_idle(server)
+    os.kill(stopped, signal.SIGSTOP)
+    submitted = await server.submit(Submission("digest", payload_of(size)[0]))
+    assert (await server.get(submitted.job_id)).pid == stopped
+    for _ in range(3):
+        assert (await run(server, "digest", text="another")).state == "completed"
+    story = await stop(server, submitted.job_id, grace_s=0)
+    assert story.pid == stopped and "started" not in story.names
+    assert open_inputs() == 0
+
+
+@pytest.mark.row("D20")
+@pytest.mark.parametrize("size", [MIB, 16 * MIB])
+async def test_a_worker_that_is_killed_between_the_order_and_its_reading(
+    tmp_path: Path, size: int, supervisor: StartSupervisor
+) -> None:
+    server = await supervisor(pool(tmp_path))
+    pid = await one_idle(server)
+    os.kill(pid, signal.SIGSTOP)
+    submitted = await server.submit(Submission("digest", payload_of(size)[0]))
+    assert (await server.get(submitted.job_id)).pid == pid
+    os.kill(pid, signal.SIGKILL)
+    story = await follow(server, submitted.job_id)
+    assert story.code == "killed_externally"
+    assert open_inputs() == 0
+    assert (await run(server, "digest", text="the next")).state == "completed"
+
+
+async def test_a_queued_input_lies_in_one_memory_file_and_goes_with_its_job(
+    tmp_path: Path, supervisor: StartSupervisor
+) -> None:
+    server = await supervisor(pool(tmp_path, workers=1))
+    os.kill(await one_idle(server), signal.SIGSTOP)
+    running = await server.submit(Submission("digest", b'{"text": ""}'))
+    queued = [await server.submit(Submission("digest", payload_of(2 * MIB)[0])) for _ in range(3)]
+    assert open_inputs() == 3
+    with pytest.raises(Refused, match="no job type"):
+        await server.submit(Submission("nothing", payload_of(2 * MIB)[0]))
+    assert open_inputs() == 3  # what was refused keeps nothing
+    for record in queued:
+        await stop(server, record.job_id)
+    assert open_inputs() == 0
+    await stop(server, running.job_id, grace_s=0)
+
+
+@pytest.mark.row("B10")
+async def test_after_a_hundred_large_inputs_nothing_is_left_open(tmp_path: Path, supervisor: StartSupervisor) -> None:
+    server = await supervisor(pool(tmp_path, workers=1, spares=0, jobs_per_worker_max=0))
+    payload, text = payload_of(MIB + 1)
+    before, in_worker = -1, set()
+    for number in range(100):
+        record = await server.wait((await server.submit(Submission("digest", payload))).job_id)
+        assert record.result is not None
+        in_worker.add(json.loads(record.result)[3])
+        if number == 4:
+            before = len(processes.open_descriptors())
+    assert len(in_worker) == 1, in_worker
+    assert len(processes.open_descriptors()) == before
+
+
+async def test_a_worker_without_room_for_the_descriptor_says_so(tmp_path: Path, supervisor: StartSupervisor) -> None:
+    server = await supervisor(pool(tmp_path, workers=1, spares=0, jobs_per_worker_max=0))
+    assert (await run(server, "fill_descriptors")).state == "completed"
+    job_id = await submit(server, "digest", text="x" * 2 * MIB)
+    story = await follow(server, job_id)
+    assert (story.code, story.error["type"]) == ("limit.files", "OSError")
+    assert "no descriptor is left in this process for the job's input" in story.error["message"]

@@ -37,14 +37,13 @@ async def seal_large_input(submission: Submission) -> Submission:
 def run_order(entry: Entry, fence: int) -> tuple[bytes, int]:
     """Return the order to run a job's next attempt, and the descriptor to pass with it or -1."""
     submission = entry.submission
-    content, passed = submission.input, -1
-    if isinstance(content, SealedInput):
-        content, passed = b"", content.descriptor
+    content = submission.input
+    passed = content.descriptor if isinstance(content, SealedInput) else -1
     run = Run(
         job_id=entry.id,
         type=entry.type.name,
         attempt=entry.attempts,
-        input=content,
+        input=b"" if isinstance(content, SealedInput) else content,
         limits=entry.limits.as_json(),
         tags=submission.tags,
         correlation_id=submission.correlation_id,

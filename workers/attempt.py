@@ -120,10 +120,11 @@ class Attempt:
             return self._codec.decode_input(self._run.input)
         if self._sealed is None:
             raise OSError(errno.EMFILE, "no descriptor is left in this process for the job's input")
-        with self._sealed.mapped() as content:
-            members = self._codec.decode_input(content)
-        self._sealed.close()
-        return members
+        try:
+            with self._sealed.mapped() as content:
+                return self._codec.decode_input(content)
+        finally:
+            self._sealed.close()
 
     def _drive(self, generator: GeneratorType[Any, Any, Any]) -> Any:
         """Send each yield and return the generator's value; `Stopping` that comes between two yields goes in by

@@ -117,11 +117,19 @@ class Worker:
             change = "its share of jobs is done" if last else self._baseline.changed()
             if not change:
                 attempt.remove_tmp()
+                change = self._prepare_for_next()  # before it is told that this worker can go on
             idle = Idle(reusable=not change, why=change)
             self._channel.close([closing, (Kind.IDLE, idle.encode())])
             if change:
                 return attempt.exit_code
+
+    def _prepare_for_next(self) -> str:
+        """Measure what the next job grows from; return what keeps this process from going on."""
+        try:
             self._data_bytes = data_bytes()
+        except OSError as error:  # the job has left no descriptor
+            return f"no file can be opened any more ({error.strerror})"
+        return ""
 
     def _leave_to_parent(self) -> None:
         """A process that the job forks is no worker: it takes no order, rings no bell, writes no frame."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import socket
 from collections.abc import Iterator
 
@@ -113,3 +114,19 @@ async def test_descriptors_that_nobody_took_are_closed(pair: tuple[int, int]) ->
     assert await next_order(orders) is not None
     writer.close()
     orders.close()
+
+
+async def test_an_order_whose_descriptor_found_no_room_has_none(pair: tuple[int, int]) -> None:
+    writer, orders = Writer(asyncio.get_running_loop(), pair[0]), Orders(pair[1])
+    sealed = SealedInput.of(b"x")
+    writer.write(encode(Kind.RUN, 1, 0, b""), sealed.descriptor)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        frame = orders.next()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert frame is not None and frame.fence == 1
+    assert orders.take_sealed() is None
+    for end in (writer, orders, sealed):
+        end.close()

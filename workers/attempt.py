@@ -30,6 +30,8 @@ Closing = tuple[Kind, bytes]
 
 CORRELATION_VARIABLE = "KILLABLE_CORRELATION_ID"
 _TRACEBACK_BYTES_MAX = 64 << 10
+_FAULTS_MAX = 100
+"""More than a person reads; a list of a million items may have as many."""
 
 
 class Attempt:
@@ -103,18 +105,17 @@ class Attempt:
             self._context = context
             arguments = job.bind(self._input(), context)
             self._channel.send(Kind.ENTERED, b"{}")
-            if job.streams:
-                doorbell.generator = job.function(**arguments)
-                value = self._drive(doorbell.generator)
-            else:
-                value = job.function(**arguments)
+            value = job.function(**arguments)
+            if isinstance(value, GeneratorType):  # of a generator function, or of one that returns what another made
+                doorbell.generator = value
+                value = self._drive(value)
             return Kind.RESULT, self._codec.encode_value(value)
         except Stopping:
             raise
         except BaseException as error:
             return _closing(self._explain(error))
 
-    def _input(self) -> dict[str, Any]:
+    def _input(self) -> Any:
         """Decode the input, out of the sealed memory itself if it came so; the job sees nothing of that."""
         if not self._run.sealed:
             return self._codec.decode_input(self._run.input)
@@ -151,7 +152,7 @@ class Attempt:
         """Return what happened in the job's own terms."""
         if isinstance(error, InputError):
             self.exit_code = ExitCode.BAD_PAYLOAD
-            return Raised("payload", type(error).__name__, str(error))
+            return Raised("payload", type(error).__name__, str(error), faults=error.facts[:_FAULTS_MAX])
         if isinstance(error, Unserializable):
             return Raised("unserializable", error.type_name, str(error))
         if isinstance(error, SystemExit):

@@ -33,8 +33,8 @@ class Unserializable(Exception):
 class Codec(Protocol):
     name: str
 
-    def decode_input(self, payload: bytes | mmap) -> dict[str, Any]:
-        """Return the job's parameters by name; nothing in them refers to the payload."""
+    def decode_input(self, payload: bytes | mmap) -> Any:
+        """Return the input, which should be the job's parameters by name; nothing in it refers to the payload."""
         ...
 
     def encode_value(self, value: Any) -> bytes:
@@ -49,12 +49,9 @@ class Codec(Protocol):
 class JsonCodec:
     name = "json"
 
-    def decode_input(self, payload: bytes | mmap) -> dict[str, Any]:
+    def decode_input(self, payload: bytes | mmap) -> Any:
         # str, not bytes(): from a mapping that is one copy less. Lone surrogates are escapes in our JSON.
-        value = json.loads(str(payload, "utf-8")) if payload else {}
-        if not isinstance(value, dict):
-            raise ValueError(f"the input must be an object, not {type(value).__name__}")
-        return value
+        return json.loads(str(payload, "utf-8")) if payload else {}
 
     def encode_value(self, value: Any) -> bytes:
         if type(value) is bytes:
@@ -84,11 +81,8 @@ class JsonCodec:
 class PickleCodec:
     name = "pickle"
 
-    def decode_input(self, payload: bytes | mmap) -> dict[str, Any]:
-        value = pickle.loads(payload)
-        if not isinstance(value, dict):
-            raise ValueError(f"the input must be a dict of parameters, not {type(value).__name__}")
-        return value
+    def decode_input(self, payload: bytes | mmap) -> Any:
+        return pickle.loads(payload)
 
     def encode_value(self, value: Any) -> bytes:
         try:

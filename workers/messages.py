@@ -126,6 +126,8 @@ class Raised:
     message: str = ""
     traceback: str = ""
     exit_code: int | None = None
+    faults: list[dict[str, str]] = field(default_factory=list)
+    """What is wrong with the input, for `payload`: JSON pointers and messages."""
 
     def encode(self) -> bytes:
         return dump_json(asdict(self))

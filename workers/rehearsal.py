@@ -28,8 +28,8 @@ def _nothing(text: str, ctx: Context) -> str:
     return text
 
 
-_MEMBERS, _CONTEXT = read_parameters(_nothing, typed=True)
-_JOB = Job("rehearsal", _nothing, "", input_shape(_MEMBERS), context_parameter=_CONTEXT)
+_PARAMETERS = read_parameters(_nothing, typed=True)
+_JOB = Job("rehearsal", _nothing, "", input_shape(_PARAMETERS.members), context_parameter=_PARAMETERS.context)
 
 
 def rehearse(tmp: str) -> None:

@@ -25,7 +25,21 @@ from killable.workers.errors import Refused
 MIB = 1 << 20
 MODULE = '''
 import hashlib, os, resource
+from dataclasses import dataclass
 from killable import job
+
+@dataclass
+class Span:
+    start: int
+    end: int
+
+    def __post_init__(self) -> None:
+        if self.end < self.start:
+            raise ValueError("must not end before it starts")
+
+@job
+def cut(text: str, spans: list[Span], key: bytes = b"") -> list:
+    return [text[span.start : span.end] for span in spans] + [len(key)]
 
 @job
 def digest(text: str) -> list:
@@ -64,6 +78,25 @@ def payload_of(size: int) -> tuple[bytes, str]:
     empty = len(json.dumps({"text": ""}))
     text = ("0123456789abcdef" * (size // 16 + 1))[: size - empty]
     return json.dumps({"text": text}).encode(), text
+
+
+@pytest.mark.row("A4")
+async def test_what_no_schema_can_say_is_found_in_the_worker_with_pointers(
+    tmp_path: Path, supervisor: StartSupervisor
+) -> None:
+    server = await supervisor(pool(tmp_path))
+    spans = [{"start": 0, "end": 2}, {"start": 5, "end": 3}]
+    story = await run(server, "cut", text="abcdef", spans=spans, key={"base64": "?"})
+    assert (story.state, story.code) == ("failed", "input.invalid")
+    assert story.error["faults"] == [
+        {"in": "input", "pointer": "/spans/1", "message": "must not end before it starts"},
+        {"in": "input", "pointer": "/key/base64", "message": "is not base64: Only base64 data is allowed"},
+    ]
+    assert "started" not in story.names
+    story = await run(server, "cut", text="abcdef", spans=spans[:1], key={"base64": "AAA="})
+    assert story.end["result"] == ["ab", 2]
+    many = await run(server, "cut", text="", spans=[None] * 500)
+    assert len(many.error["faults"]) == 100 and many.error["message"].endswith("; and 490 more")
 
 
 async def one_idle(server: Supervisor) -> int:

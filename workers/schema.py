@@ -100,7 +100,8 @@ def _shape_of(annotation: Any, inside: tuple[Any, ...]) -> Shape:
     if origin is Annotated:
         shape = _shape_of(arguments[0], inside)
         for bounds in arguments[1:]:
-            # `Annotated[int, range(1, 101)]`: bounds without a library. Other metadata is pydantic's, or a remark.
+            # `Annotated[int, range(1, 101)]`, `Annotated[str, range(1000)]`: bounds without a library. Other metadata
+            # is pydantic's, or a remark.
             shape = within(shape, bounds) if isinstance(bounds, range) else shape
         return shape
     if origin is Literal:

@@ -192,19 +192,37 @@ def choice_of(pairs: Sequence[tuple[Any, Any]]) -> Shape:
     return Shape({"enum": [value for value, _ in pairs]}, convert)
 
 
+_RANGED = {
+    "integer": ("minimum", "maximum", ""),
+    "string": ("minLength", "maxLength", "characters"),
+    "array": ("minItems", "maxItems", "items"),
+}
+
+
 def within(shape: Shape, bounds: range) -> Shape:
-    """Return the shape of an int that is in a range. Raise NoJsonForm when the two do not go together."""
-    if shape is not INTEGER or bounds.step != 1 or not bounds:
-        raise NoJsonForm(f"{bounds}: a range bounds an int, has step 1 and is not empty")
+    """Return the shape of an int that is in a range, or of a str or list whose length is.
+
+    Raise NoJsonForm when the two do not go together.
+    """
+    low, high, unit = _RANGED.get(str(shape.schema.get("type")), ("", "", ""))
+    if not low or bounds.step != 1 or not bounds or (unit and bounds[0] < 0):
+        raise NoJsonForm(
+            f"{bounds}: a range bounds an int, or the length of a str or list; it has step 1 and is not empty"
+        )
 
     def convert(value: Any, pointer: str, faults: list[Fault]) -> Any:
         before = len(faults)
-        number = shape.convert(value, pointer, faults)
-        if len(faults) == before and number not in bounds:
+        converted = shape.convert(value, pointer, faults)
+        if len(faults) > before:
+            return None
+        number = len(converted) if unit else converted
+        if number not in bounds and unit:
+            faults.append(Fault(pointer, f"must have {bounds[0]} to {bounds[-1]} {unit}, has {number}"))
+        elif number not in bounds:
             faults.append(Fault(pointer, f"must be from {bounds[0]} to {bounds[-1]}, is {number}"))
-        return number
+        return converted
 
-    return Shape({**shape.schema, "minimum": bounds[0], "maximum": bounds[-1]}, convert)
+    return Shape({**shape.schema, low: bounds[0], high: bounds[-1]}, convert)
 
 
 def join(pointer: str, part: object) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
@@ -10,6 +10,8 @@ from killable.supervisor.job import LIMIT_NAMES, Limits
 from killable.supervisor.limits import caps_of_type, limits_of_job, limits_of_type
 from killable.supervisor.settings import JobSettings, Settings
 from killable.workers.errors import Refused
+from killable.workers.limits import LIMITS
+from killable.workers.limits import Limits as PublicLimits
 
 
 def settings(

@@ -54,6 +54,19 @@ def digest(text: str) -> list:
     return [len(text), hashlib.sha256(text.encode()).hexdigest(), inputs, len(descriptors)]
 
 @job
+def write_orders() -> str:
+    """Write to whatever socket this process has."""
+    for number in range(3, 64):
+        try:
+            if os.readlink(f"/proc/self/fd/{number}").startswith("socket"):
+                os.write(number, b"x" * 100)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            return error.strerror
+    return "written"
+
+@job
 def fill_descriptors(but: int) -> int:
     """Open files until no more can be opened, and keep all but a few."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
@@ -190,6 +203,12 @@ async def test_a_queued_input_lies_in_one_memory_file_and_goes_with_its_job(
         await stop(server, record.job_id)
     assert open_inputs() == 0
     await stop(server, running.job_id, grace_s=0)
+
+
+async def test_a_job_cannot_talk_back_through_its_orders(tmp_path: Path, supervisor: StartSupervisor) -> None:
+    """What it wrote would stay unread, and make of the orders' end a reset that looks like a fault of the worker."""
+    server = await supervisor(pool(tmp_path))
+    assert (await run(server, "write_orders")).end["result"] == "Broken pipe"
 
 
 @pytest.mark.row("B10")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import gc
 import json
@@ -116,3 +117,12 @@ def test_a_copy_that_fails_leaves_no_descriptor(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(OSError, match="no space left"):
         SealedInput.of(b"x")
     assert not is_open(made[0])
+
+
+async def test_whoever_stops_waiting_for_the_copy_leaves_nothing() -> None:
+    """`nothing_left` looks at the descriptors when the thread has ended."""
+    waiting = asyncio.create_task(seal_large_input(Submission("work", b"x" * (8 * INPUT_INLINE_BYTES_MAX))))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting

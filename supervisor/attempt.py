@@ -10,7 +10,7 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
-from killable.supervisor import escalation, exits, payloads
+from killable.supervisor import escalation, exits, inputs, payloads
 from killable.supervisor.clock import Clock
 from killable.supervisor.escalation import Action, Escalation, Phase, Rules
 from killable.supervisor.eventlog import Batch
@@ -22,7 +22,7 @@ from killable.supervisor.seam import Gone
 from killable.supervisor.stamps import Stamps
 from killable.supervisor.transcript import Transcript
 from killable.workers.frames import Frame, encode
-from killable.workers.messages import BELL_ACKNOWLEDGED, BELL_REPLACED, BELL_SWALLOWED, Idle, Kind, Raised, Run, Stop
+from killable.workers.messages import BELL_ACKNOWLEDGED, BELL_REPLACED, BELL_SWALLOWED, Idle, Kind, Raised, Stop
 
 if TYPE_CHECKING:
     from killable.supervisor.worker import Worker
@@ -77,16 +77,7 @@ class Attempt:
         """Give the worker its order; from here on `start_s` runs."""
         entry, process = self.entry, self.worker.process
         process.hold(self.fence)
-        run = Run(
-            job_id=entry.id,
-            type=entry.type.name,
-            attempt=entry.attempts,
-            input=entry.submission.input,
-            limits=entry.limits.as_json(),
-            tags=entry.submission.tags,
-            correlation_id=entry.submission.correlation_id,
-        )
-        process.send(encode(Kind.RUN, self.fence, 0, run.encode()))
+        process.send(*inputs.run_order(entry, self.fence))
         self._set_deadline("start_s", entry.limits.start_s, "timeout.start")
 
     # ── stopping ──

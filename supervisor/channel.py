@@ -1,4 +1,4 @@
-"""One end of a worker's pipe in the event loop: bounded reads, writes that never block.
+"""One end of a worker's pipe or socket in the event loop: bounded reads, writes that never block.
 
 Runs in: supervisor. Part of the seam.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
+from collections import deque
 from collections.abc import Callable
 
 READ_BYTES = 8192
@@ -57,43 +59,58 @@ class Reader:
 
 
 class Writer:
-    """The writing end of a pipe; owns the descriptor. What does not fit is kept and written when it does."""
+    """The writing end of a worker's orders socket; owns it. What does not fit is kept and written when it does."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, descriptor: int) -> None:
         self._loop = loop
-        self._descriptor = descriptor
-        self._rest = bytearray()
-        os.set_blocking(descriptor, False)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor)
+        self._socket.setblocking(False)
+        self._waiting: deque[tuple[memoryview, int]] = deque()
+        """What has not been taken yet, each with a descriptor of our own to go along, or -1."""
+        self.is_closed = False
 
-    def write(self, data: bytes) -> None:
-        if self._descriptor < 0:
+    def write(self, data: bytes, passed: int = -1) -> None:
+        """Write bytes and, with the first of them, pass a descriptor, which stays the caller's."""
+        if self.is_closed:
             return
-        if self._rest:
-            self._rest += data
+        written = 0 if self._waiting else self._try(data, passed)
+        if written == len(data) or self.is_closed:
             return
-        written = self._try(data)
-        if written < len(data) and self._descriptor >= 0:
-            self._rest += memoryview(data)[written:]
-            self._loop.add_writer(self._descriptor, self._write_more)
+        if not self._waiting:
+            self._loop.add_writer(self._socket, self._write_more)
+        # A copy: the caller's may be closed, and its number be another's, before it is passed.
+        kept = os.dup(passed) if passed >= 0 and not written else -1
+        self._waiting.append((memoryview(data)[written:], kept))
 
     def _write_more(self) -> None:
-        del self._rest[: self._try(self._rest)]
-        if not self._rest and self._descriptor >= 0:
-            self._loop.remove_writer(self._descriptor)
+        data, passed = self._waiting[0]
+        written = self._try(data, passed)
+        if not written:
+            return  # no room yet, or closed
+        if passed >= 0:
+            os.close(passed)
+        self._waiting.popleft()
+        if written < len(data):
+            self._waiting.appendleft((data[written:], -1))
+        elif not self._waiting:
+            self._loop.remove_writer(self._socket)
 
-    def _try(self, data: bytes | bytearray) -> int:
+    def _try(self, data: bytes | memoryview, passed: int) -> int:
         try:
-            return os.write(self._descriptor, data)
+            return self._socket.send(data) if passed < 0 else socket.send_fds(self._socket, [data], [passed])
         except BlockingIOError:
             return 0
-        except BrokenPipeError:
+        except (BrokenPipeError, ConnectionResetError):
             self.close()  # the reader is gone: its exit is on the way
             return 0
 
     def close(self) -> None:
-        if self._descriptor >= 0:
-            if self._rest:
-                self._loop.remove_writer(self._descriptor)
-                self._rest.clear()
-            os.close(self._descriptor)
-            self._descriptor = -1
+        if not self.is_closed:
+            self.is_closed = True
+            if self._waiting:
+                self._loop.remove_writer(self._socket)
+            self._socket.close()
+            for _, passed in self._waiting:
+                if passed >= 0:
+                    os.close(passed)
+            self._waiting.clear()

@@ -107,7 +107,8 @@ def _from_raised(last: Raised) -> Outcome:
         case "unserializable":
             return _failed("result.unserializable", last.message, {"type": last.type})
         case "payload":
-            return _failed("exception", last.message, {"type": last.type})
+            faults = [{"in": "input", **fault} for fault in last.faults]
+            return _failed("input.invalid", last.message, {"faults": faults})
         case "assignment":
             return _failed("spawn", last.message)
         case other:

@@ -8,7 +8,10 @@ Every record round-trips through its JSON form, so a journal or another machine 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, NamedTuple, NewType
+from typing import TYPE_CHECKING, Any, NamedTuple, NewType
+
+if TYPE_CHECKING:
+    from killable.workers.sealed import SealedInput
 
 JobId = NewType("JobId", str)
 WorkerId = NewType("WorkerId", str)
@@ -42,10 +45,13 @@ LIMIT_NAMES = tuple(f.name for f in fields(Limits))
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """What a caller asks for; the input is already encoded in the pool's codec and already checked."""
+    """What a caller asks for; the input is already encoded in the pool's codec and already checked.
+
+    A large one is in sealed memory, which the job's entry closes in the end.
+    """
 
     type: str
-    input: bytes
+    input: bytes | SealedInput
     limits: dict[str, Any] = field(default_factory=dict)
     priority: int = 0
     tags: dict[str, str] = field(default_factory=dict)

@@ -5,7 +5,7 @@ Runs in: supervisor. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from killable.supervisor import limits
@@ -41,7 +41,19 @@ class JobTypes:
                 raise DuplicateType(
                     f"two pools have a job type {name!r}: {self._types[name].pool} and {pool.name}", name=name
                 )
+            self._check_operations(pool, name, each["operations"])
             self._types[name] = self._job_type(pool, each)
+
+    def _check_operations(self, pool: PoolSpec, name: str, operations: Sequence[str]) -> None:
+        """Refuse a type that answers to what another one answers to. Raise DuplicateType."""
+        for other in self._types.values():
+            shared = {other.name, *other.operations}.intersection((name, *operations))
+            if shared:
+                raise DuplicateType(
+                    f"two job types answer to {min(shared)!r}: {other.name!r} of pool {other.pool} and {name!r} of pool"
+                    f" {pool.name}; an operation belongs to one of them",
+                    name=min(shared),
+                )
 
     def get(self, name: str, broken_pools: Iterable[str]) -> JobType:
         """Raise Refused: unknown_job_type, naming those that there are and the pools that could not tell theirs."""

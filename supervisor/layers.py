@@ -23,6 +23,7 @@ ENVIRONMENT_PREFIX = "KILLABLE_"
 
 BUILTIN_POOLS: Mapping[str, Mapping[str, Any]] = {
     "text": {"module": "killable.workers.builtin.tokenize"},
+    "embeddings": {"module": "killable.workers.builtin.embed"},
     # llama.cpp starts threads when it loads: such a process must not be forked from.
     "llm": {"module": "killable.workers.builtin.generate", "start_method": "spawn"},
 }

@@ -1,4 +1,4 @@
-"""A worker's process, seen from above: pipes, pidfd, signals, proof.
+"""A worker's process, seen from above: socket and pipes, pidfd, signals, proof.
 
 Runs in: supervisor. Part of the seam: with `spawner` and `cgroup` the only files that touch pids and signals. Every
 signal goes through the pidfd that was opened at the fork, so it can never hit a stranger.
@@ -11,6 +11,7 @@ import os
 import select
 import shutil
 import signal
+import socket
 from dataclasses import dataclass
 
 import psutil
@@ -40,10 +41,16 @@ class Pipes:
 
 
 def open_pipes() -> Pipes:
-    """Open orders, frames, output and bells, and the stack's memory file. Raise OSError, leaving nothing open."""
+    """Open orders (a socket), frames, output and bells, and the stack's memory file.
+
+    Raise OSError, leaving nothing open.
+    """
     opened: list[int] = []
     try:
-        for _ in range(4):
+        theirs, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        ours.shutdown(socket.SHUT_RD)  # nothing is ever read here: a job that writes into it gets EPIPE
+        opened.extend((theirs.detach(), ours.detach()))
+        for _ in range(3):
             opened.extend(os.pipe2(os.O_CLOEXEC))
         opened.append(os.memfd_create("killable-stack", os.MFD_CLOEXEC))
     except OSError:
@@ -130,8 +137,8 @@ class WorkerProcess:
     def hold(self, fence: int | None) -> None:
         self._fence = fence
 
-    def send(self, order: bytes) -> None:
-        self._orders.write(order)
+    def send(self, order: bytes, passed: int = -1) -> None:
+        self._orders.write(order, passed)
 
     def terminate(self, fence: int) -> None:
         self._check(fence)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from killable.supervisor.eventlog import EventLog
+from killable.supervisor.inputs import close_input
 from killable.supervisor.job import JobRecord, JobType, Limits, Outcome, Submission, Verdict
 from killable.supervisor.lifecycle import TERMINAL, State, public
 from killable.supervisor.retention import Retention
@@ -91,6 +92,7 @@ class Entry:
 
     def forget_input(self) -> None:
         """An ended job is not run again: its input need not be kept with it."""
+        close_input(self.submission)
         self.submission = replace(self.submission, input=b"")
 
     def wake(self) -> None:

@@ -72,8 +72,11 @@ class Process(Protocol):
         """From here on only signals for this attempt pass; None: the worker is idle and is not signalled."""
         ...
 
-    def send(self, order: bytes) -> None:
-        """Write an order, never blocking: what the pipe does not take is written when it does."""
+    def send(self, order: bytes, passed: int = -1) -> None:
+        """Write an order, never blocking: what the socket does not take is written when it does.
+
+        `passed` is a descriptor that goes along; it stays the caller's.
+        """
         ...
 
     def terminate(self, fence: int) -> None:

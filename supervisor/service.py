@@ -19,6 +19,7 @@ from killable.supervisor.dispatcher import Dispatcher, queued_first
 from killable.supervisor.drain import Drain
 from killable.supervisor.eventlog import EventLog
 from killable.supervisor.gauges import Gauges, read_gauges, read_rss_bytes
+from killable.supervisor.inputs import close_input, seal_large_input
 from killable.supervisor.job import (
     BulkCancel,
     Drained,
@@ -103,15 +104,26 @@ class Supervisor:
     # ── Engine: jobs ──
 
     async def submit(self, submission: Submission) -> JobRecord:
+        # The only wait. What follows is one turn of the loop: of two requests with one key one is the first.
+        submission = await seal_large_input(submission)
+        record = None
         try:
-            first = self._registry.replayed(submission)
-            if first is not None:
-                self._observer.on_replayed(first)
-                return replace(first, replayed=True)
-            return self._accept(submission)
+            record = self._replayed(submission) or self._accept(submission)
         except Refused as refused:
             self._observer.on_refused(submission, refused)
             raise
+        finally:
+            if record is None or record.replayed:
+                close_input(submission)
+        return record
+
+    def _replayed(self, submission: Submission) -> JobRecord | None:
+        """Return the first answer to this idempotency key."""
+        first = self._registry.replayed(submission)
+        if first is None:
+            return None
+        self._observer.on_replayed(first)
+        return replace(first, replayed=True)
 
     def _accept(self, submission: Submission) -> JobRecord:
         self._drain.check()

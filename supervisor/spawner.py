@@ -32,8 +32,12 @@ THREAD_LIMITS = {
     "NUMEXPR_NUM_THREADS": "1",
     "RAYON_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    "ORT_DISABLE_TELEMETRY": "1",
 }
-"""Set before any preload, unless the pool or the environment says otherwise: a zygote with threads cannot fork."""
+"""Set before any preload, unless the pool or the environment says otherwise: a zygote with threads cannot fork.
+
+onnxruntime starts a thread when it is imported, to send reports on its use to its maker.
+"""
 
 _LOOK_AGAIN_S = 0.001
 GUARD_EXIT_S = 10.0

@@ -21,6 +21,7 @@ from killable.workers.context import Context, Stopping
 from killable.workers.exitcodes import ExitCode
 from killable.workers.jobs import InputError, Job
 from killable.workers.messages import Kind, Raised, Run
+from killable.workers.sealed import SealedInput
 
 if TYPE_CHECKING:
     from killable.workers.doorbell import Doorbell
@@ -29,21 +30,34 @@ Closing = tuple[Kind, bytes]
 
 CORRELATION_VARIABLE = "KILLABLE_CORRELATION_ID"
 _TRACEBACK_BYTES_MAX = 64 << 10
+_FAULTS_MAX = 100
+"""More than a person reads; a list of a million items may have as many."""
 
 
 class Attempt:
     """An order to run, and the exit code that the process is to end with after it."""
 
     def __init__(
-        self, run: Run, registered: Mapping[str, Job], codec: Codec, channel: Channel, tmp: str, data_bytes: int
+        self,
+        run: Run,
+        registered: Mapping[str, Job],
+        codec: Codec,
+        channel: Channel,
+        tmp: str,
+        data_bytes: int,
+        sealed: SealedInput | None = None,
     ) -> None:
-        """`data_bytes` is the worker's private memory before the job: `memory_bytes` limits the growth over it."""
+        """`data_bytes` is the worker's private memory before the job: `memory_bytes` limits the growth over it.
+
+        `sealed` is the input where the order has none; it is closed here.
+        """
         self._run = run
         self._registered = registered
         self._codec = codec
         self._channel = channel
         self._tmp = tmp
         self._data_bytes = data_bytes
+        self._sealed = sealed
         self._context: Context | None = None
         self.exit_code: int = ExitCode.RETIRED
 
@@ -89,18 +103,29 @@ class Attempt:
                 doorbell=doorbell,
             )
             self._context = context
-            arguments = job.bind(self._codec.decode_input(run.input), context)
+            arguments = job.bind(self._input(), context)
             self._channel.send(Kind.ENTERED, b"{}")
-            if job.streams:
-                doorbell.generator = job.function(**arguments)
-                value = self._drive(doorbell.generator)
-            else:
-                value = job.function(**arguments)
+            value = job.function(**arguments)
+            if isinstance(value, GeneratorType):  # of a generator function, or of one that returns what another made
+                doorbell.generator = value
+                value = self._drive(value)
             return Kind.RESULT, self._codec.encode_value(value)
         except Stopping:
             raise
         except BaseException as error:
             return _closing(self._explain(error))
+
+    def _input(self) -> Any:
+        """Decode the input, out of the sealed memory itself if it came so; the job sees nothing of that."""
+        if not self._run.sealed:
+            return self._codec.decode_input(self._run.input)
+        if self._sealed is None:
+            raise OSError(errno.EMFILE, "no descriptor is left in this process for the job's input")
+        try:
+            with self._sealed.mapped() as content:
+                return self._codec.decode_input(content)
+        finally:
+            self._sealed.close()
 
     def _drive(self, generator: GeneratorType[Any, Any, Any]) -> Any:
         """Send each yield and return the generator's value; `Stopping` that comes between two yields goes in by
@@ -127,7 +152,7 @@ class Attempt:
         """Return what happened in the job's own terms."""
         if isinstance(error, InputError):
             self.exit_code = ExitCode.BAD_PAYLOAD
-            return Raised("payload", type(error).__name__, str(error))
+            return Raised("payload", type(error).__name__, str(error), faults=error.facts[:_FAULTS_MAX])
         if isinstance(error, Unserializable):
             return Raised("unserializable", error.type_name, str(error))
         if isinstance(error, SystemExit):
@@ -137,6 +162,8 @@ class Attempt:
         cause = "exception"
         if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
             cause = "memory"
+        elif isinstance(error, OSError) and error.errno == errno.EMFILE:
+            cause = "files"
         return Raised(cause, _qualified_name(type(error)), _message(error), self._traceback(error))
 
     def _traceback(self, error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""A worker's writing end: frames in order, whole, from any thread.
+"""A worker's writing end: frames in order, whole, from any thread, callback or signal handler.
 
 Runs in: worker.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,8 @@ class Channel:
 
     `busy` is true while the main thread is inside a write: `Stopping` is never raised there, or half a frame would
     be left. `answer` is called after such a write when a bell rang in it.
+
+    A signal handler or a finalizer of the job's may emit in the middle of a write: its frame waits for the end of that.
     """
 
     def __init__(self, descriptor: int, codec: Codec, answer: Callable[[], None]) -> None:
@@ -36,6 +39,7 @@ class Channel:
         self._open = False
         self.busy = False
         self.rang = False
+        self._behind: deque[tuple[int, bytes]] = deque()
 
     def begin(self, fence: int) -> None:
         """Start the frames of an attempt; those of an earlier one are refused from here on."""
@@ -57,17 +61,24 @@ class Channel:
             with self._lock:
                 self._write(kind, payload)
             return
+        if self.busy:
+            self._behind.append((kind, payload))
+            return
         self.busy = True
         try:
             with self._lock:
                 self._write(kind, payload)
         finally:
             self.busy = False
+        if self._behind:
+            self.send(*self._behind.popleft())
         if self.rang:
             self._answer()
 
     def close(self, closing: list[tuple[int, bytes]]) -> None:
         """Write the closing frames in one piece and refuse everything after them."""
+        while self._behind:
+            self.send(*self._behind.popleft())
         with self._lock:
             self._open = False
             frames = [

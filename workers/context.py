@@ -90,7 +90,13 @@ class Context:
     )
 
     emit: Callable[[Any], None]
-    """Stream one value, as a `yield` does: str, bytes or JSON. Blocks while the pipe is full, and stays killable."""
+    """Stream one value, as a `yield` does: str, bytes or JSON. Blocks while the pipe is full, and stays killable.
+
+    From any thread, callback or signal handler of the job's process (not from a process that it forked); the values go
+    out in the order of the calls. `Stopping` is raised in the main thread only. What a native library calls back there
+    may swallow it; it is then raised again, but not before the library returns: look at `stopping` in a callback, and
+    tell the library to end.
+    """
 
     def __init__(
         self,

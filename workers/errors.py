@@ -51,6 +51,7 @@ CODES: dict[str, CodeRow] = {
     "limit.processes": _ending("failed", 500, 1, "The job reached its limit of processes"),
     "limit.files": _ending("failed", 500, 1, "The job reached its limit of open files"),
     "exception": _ending("failed", 500, 1, "The job raised an exception"),
+    "input.invalid": _ending("failed", 422, 65, "The job's input does not fit its type"),
     "exit": _ending("failed", 500, 1, "The job ended its own process"),
     "crash": _ending("failed", 500, 1, "The job's process crashed"),
     "killed_externally": _ending("failed", 503, 1, "The job's process was killed by someone else", True),

@@ -1,6 +1,6 @@
 """A worker's life: ready, one attempt after another, gone.
 
-Runs in: worker. The supervisor's words come through the orders pipe; a signal is only a doorbell that says: read it
+Runs in: worker. The supervisor's words come through the orders socket; a signal is only a doorbell that says: read it
 now.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import os
-import select
 import signal
 import sys
 from typing import NamedTuple, NoReturn, TextIO
@@ -22,14 +21,15 @@ from killable.workers.confine import data_bytes, flush_c_streams
 from killable.workers.control import Configure
 from killable.workers.doorbell import DUMP_SIGNAL, Doorbell
 from killable.workers.exitcodes import ExitCode
-from killable.workers.frames import Decoder, Frame, FrameError, encode
+from killable.workers.frames import FrameError, encode
 from killable.workers.messages import Idle, Kind, Run, dump_json
+from killable.workers.orders import Orders
 from killable.workers.rehearsal import rehearse
 from killable.workers.reuse import Baseline
 
 
 class Pipes(NamedTuple):
-    """A worker's descriptors: orders in, frames out, bells out, the stack's memory file."""
+    """A worker's descriptors: orders in (a socket), frames out, bells out, the stack's memory file."""
 
     orders: int
     frames: int
@@ -82,13 +82,11 @@ class Worker:
         self._jobs_max = configure.jobs_per_worker_max
         self._tmp = tmp
         self._codec = CODECS[configure.codec]
-        self._decoder = Decoder()
-        self._waiting: list[Frame] = []
-        self._doorbell = Doorbell(pipes.bells, pipes.stack, self._read_orders)
+        self._orders = Orders(pipes.orders)
+        self._doorbell = Doorbell(pipes.bells, pipes.stack, self._orders.stop_of)
         self._channel = Channel(pipes.frames, self._codec, self._doorbell.answer)
         self._doorbell.channel = self._channel
         self._registered = jobs.registered()
-        os.set_blocking(pipes.orders, False)
         faulthandler.register(DUMP_SIGNAL, file=pipes.stack, all_threads=True, chain=False)
         self._doorbell.hang()
         os.register_at_fork(after_in_child=self._leave_to_parent)
@@ -99,7 +97,7 @@ class Worker:
         """Return this process's exit code."""
         served = 0
         while True:
-            order = self._next_order()
+            order = self._orders.next()
             if order is None:
                 return ExitCode.RETIRED
             if order.kind != Kind.RUN:
@@ -109,7 +107,8 @@ class Worker:
                 run = Run.decode(order.payload)
             except (ValueError, TypeError):
                 return ExitCode.BAD_ASSIGNMENT
-            attempt = Attempt(run, self._registered, self._codec, self._channel, self._tmp, self._data_bytes)
+            sealed = self._orders.take_sealed() if run.sealed else None
+            attempt = Attempt(run, self._registered, self._codec, self._channel, self._tmp, self._data_bytes, sealed)
             self._channel.begin(order.fence)
             self._doorbell.expect(order.fence)
             closing = attempt.outcome(self._doorbell)
@@ -118,11 +117,19 @@ class Worker:
             change = "its share of jobs is done" if last else self._baseline.changed()
             if not change:
                 attempt.remove_tmp()
+                change = self._prepare_for_next()  # before it is told that this worker can go on
             idle = Idle(reusable=not change, why=change)
             self._channel.close([closing, (Kind.IDLE, idle.encode())])
             if change:
                 return attempt.exit_code
+
+    def _prepare_for_next(self) -> str:
+        """Measure what the next job grows from; return what keeps this process from going on."""
+        try:
             self._data_bytes = data_bytes()
+        except OSError as error:  # the job has left no descriptor
+            return f"no file can be opened any more ({error.strerror})"
+        return ""
 
     def _leave_to_parent(self) -> None:
         """A process that the job forks is no worker: it takes no order, rings no bell, writes no frame."""
@@ -130,35 +137,10 @@ class Worker:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         self._doorbell.forget()
         self._channel.disown()
-        for descriptor in self._pipes:
+        self._orders.close()
+        for descriptor in self._pipes[1:]:
             with contextlib.suppress(OSError):
                 os.close(descriptor)
-
-    def _next_order(self) -> Frame | None:
-        """Wait for the next order; None when the supervisor has closed the pipe."""
-        poll = select.poll()
-        poll.register(self._pipes.orders, select.POLLIN)
-        while not self._waiting:
-            poll.poll()
-            if not self._read_more():
-                return None
-        return self._waiting.pop(0)
-
-    def _read_more(self) -> bool:
-        try:
-            chunk = os.read(self._pipes.orders, 1 << 16)
-        except BlockingIOError:
-            return True
-        self._waiting.extend(self._decoder.feed(chunk))
-        return bool(chunk)
-
-    def _read_orders(self, fence: int) -> bytes | None:
-        """Return the payload of a stop order for this attempt, if it is there."""
-        self._read_more()  # one read: the order is written before the bell is rung, and a pipe holds no more
-        for frame in self._waiting:
-            if frame.kind == Kind.STOP and frame.fence == fence:
-                return frame.payload
-        return None
 
 
 def _open_stream(descriptor: int) -> TextIO:

@@ -10,7 +10,8 @@ import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar, overload
+from types import FunctionType
+from typing import Any, TypeVar, overload
 
 from killable.workers import preloads
 from killable.workers.codec import CODECS
@@ -19,14 +20,15 @@ from killable.workers.declaration import (
     Function,
     check_function,
     check_requires,
+    inner_of,
     missing,
     place_of,
     read_parameters,
 )
+from killable.workers.limits import LIMITS
 from killable.workers.preloads import preload, run_preloads
 from killable.workers.schema import input_shape
-from killable.workers.shapes import Fault, Shape
-from killable.workers.units import parse_bytes, parse_seconds
+from killable.workers.shapes import Fault, Shape, join
 
 __all__ = [
     "LIMITS",
@@ -44,26 +46,11 @@ __all__ = [
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class LimitKind(NamedTuple):
-    """How a limit is written, and whether None ("no such limit") is allowed."""
-
-    parse: Callable[[object], float]
-    may_be_none: bool = True
-
-
-LIMITS: dict[str, LimitKind] = {
-    "queue_s": LimitKind(parse_seconds),
-    "start_s": LimitKind(parse_seconds),
-    "run_s": LimitKind(parse_seconds),
-    "grace_s": LimitKind(parse_seconds, may_be_none=False),
-    "ack_s": LimitKind(parse_seconds),
-    "memory_bytes": LimitKind(parse_bytes),
-    "output_bytes": LimitKind(parse_bytes, may_be_none=False),
-}
-"""The limits that a decorator may name; what each is for stands in ENDINGS, the defaults in the supervisor."""
-
-EXTRA_INPUT = ("forbid", "ignore")
+_FAULTS_SHOWN = 10
+"""In the message; all are in `facts`."""
+EXTRA_INPUT = ("forbid", "ignore", "allow")
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+NAME_RULE = "a small letter, then at most 62 small letters, digits, _ and -"
 
 
 class InputError(ValueError):
@@ -75,8 +62,9 @@ class InputError(ValueError):
         self.facts = facts
 
     def __str__(self) -> str:
-        faults = "; ".join(f"{fact['pointer'] or 'it'} {fact['message']}" for fact in self.facts)
-        return f"the input of {self.job!r} does not fit: {faults}"
+        faults = "; ".join(f"{fact['pointer'] or 'it'} {fact['message']}" for fact in self.facts[:_FAULTS_SHOWN])
+        more = f"; and {len(self.facts) - _FAULTS_SHOWN} more" if len(self.facts) > _FAULTS_SHOWN else ""
+        return f"the input of {self.job!r} does not fit: {faults}{more}"
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -110,6 +98,9 @@ class Job:
             raise InputError(self.name, [fault._asdict() for fault in faults])
         bound: dict[str, Any] = arguments
         if self.context_parameter is not None:
+            if self.context_parameter in bound:  # among those that `extra_input="allow"` takes
+                fault = Fault(join("", self.context_parameter), "is not input: the job has its Context there")
+                raise InputError(self.name, [fault._asdict()])
             bound[self.context_parameter] = context
         return bound
 
@@ -165,7 +156,8 @@ def job(
     """Register a function as a job type, and return it unchanged.
 
     `name` is the function's own by default. Its parameters are the input's members; the one that is annotated `Context`
-    is not. `extra_input="ignore"` drops unknown members instead of refusing them. `requires` maps import names to
+    is not. Unknown members are refused; `extra_input="ignore"` drops them, `extra_input="allow"` gives them to the
+    parameter with two stars. `operations` are other names that the type answers to. `requires` maps import names to
     install lines: where one is missing, the type is listed as unavailable. `limits` are the type's defaults (LIMITS has
     the names): seconds also as "5m", bytes also as "1GiB", None for no such limit.
 
@@ -210,31 +202,62 @@ def _declare(
     limits: Mapping[str, object],
 ) -> F:
     check_function("job", function)
-    name = function.__name__ if name is None else name
-    if not _NAME.fullmatch(name):
-        raise _refusal(function, f"{name!r} is no name for a job type ({_NAME.pattern}); give @job another")
+    inner = inner_of(function)
+    name = _check_name(function, name)
     if codec not in CODECS:
         raise _refusal(function, f"codec is {' or '.join(CODECS)}, not {codec!r}")
     if extra_input not in EXTRA_INPUT:
         raise _refusal(function, f"extra_input is {' or '.join(EXTRA_INPUT)}, not {extra_input!r}")
-    if not isinstance(operations, (tuple, list)) or not all(isinstance(operation, str) for operation in operations):
-        raise _refusal(function, f"operations is a tuple of names, not {operations!r}")
-    members, context_parameter = read_parameters(function, typed=codec == "json")
+    members, context, rest = read_parameters(function, typed=codec == "json")
+    _check_rest(function, rest, extra_input)
     declared = Job(
         name=name,
         function=function,
-        description=(inspect.getdoc(function) or "").partition("\n")[0],
-        input=input_shape(members, extra=extra_input),
+        description=(inspect.getdoc(inner) or "").partition("\n")[0],
+        input=input_shape(members, extra=extra_input, rest=None if rest is None else rest[1]),
         limits={limit: _parse_limit(function, limit, value) for limit, value in limits.items()},
-        operations=tuple(operations),
+        operations=_check_operations(function, name, operations),
         codec=codec,
         extra_input=extra_input,
         requires=check_requires("job", function, requires),
-        context_parameter=context_parameter,
-        streams=inspect.isgeneratorfunction(inspect.unwrap(function)),
+        context_parameter=context,
+        streams=inspect.isgeneratorfunction(inner),
     )
     _register(declared)
     return function
+
+
+def _check_name(function: Function, name: str | None) -> str:
+    if name is None:
+        name = getattr(function, "__name__", None)
+    if name is None:  # a partial, an object with __call__
+        raise _refusal(function, f'{function!r} has no name of its own; give it one, as in @job("name")')
+    if not _NAME.fullmatch(name):
+        raise _refusal(function, f'{name!r} is no name for a job type ({NAME_RULE}); give another, as in @job("name")')
+    return name
+
+
+def _check_operations(function: Function, name: str, operations: Sequence[str]) -> tuple[str, ...]:
+    if not isinstance(operations, (tuple, list)) or not all(isinstance(operation, str) for operation in operations):
+        raise _refusal(function, f"operations is a tuple of names, not {operations!r}")
+    for operation in operations:
+        if not _NAME.fullmatch(operation):
+            raise _refusal(function, f"{operation!r} is no name for an operation ({NAME_RULE})")
+        if [name, *operations].count(operation) > 1:
+            raise _refusal(function, f"operations says {operation!r} twice, or it is the job's own name; say it once")
+    return tuple(operations)
+
+
+def _check_rest(function: Function, rest: tuple[str, Shape] | None, extra_input: str) -> None:
+    """Members of any name need both: a parameter that takes them, and the word that they are meant."""
+    if rest is not None and extra_input != "allow":
+        raise _refusal(
+            function, f"parameter '**{rest[0]}' takes members of any name; say so with @job(extra_input=\"allow\")"
+        )
+    if rest is None and extra_input == "allow":
+        raise _refusal(
+            function, 'extra_input="allow" needs a parameter such as **more that takes them; "ignore" drops them'
+        )
 
 
 def _parse_limit(function: Function, name: str, value: object) -> float | None:
@@ -250,23 +273,36 @@ def _parse_limit(function: Function, name: str, value: object) -> float | None:
 
 
 def _register(declared: Job) -> None:
-    function: Any = inspect.unwrap(declared.function)
+    function = _inner(declared)
     execution = _execution_of(function)
     other = _jobs.get(declared.name)
     if other is not None:
-        there: Any = inspect.unwrap(other.function)
+        there = _inner(other)
         same_name = (function.__module__, function.__qualname__) == (there.__module__, there.__qualname__)
-        again = function is there or (same_name and execution is not _executions[declared.name])
+        again = declared.function == other.function or (same_name and execution is not _executions[declared.name])
         if not again:
             raise DeclarationError(
                 f"two job types are named {declared.name!r}: {place_of(there)} and {place_of(function)};"
                 ' give one another name, as in @job("another-name")'
             )
+    for other in _jobs.values():
+        shared = {other.name, *other.operations}.intersection((declared.name, *declared.operations))
+        if shared and other.name != declared.name:
+            raise DeclarationError(
+                f"two job types answer to {min(shared)!r}: {other.name!r}, {place_of(other.function)}, and"
+                f" {declared.name!r}, {place_of(function)}; an operation belongs to one of them"
+            )
     _jobs[declared.name] = declared
     _executions[declared.name] = execution
 
 
-def _execution_of(function: Any) -> object:
+def _inner(declared: Job) -> FunctionType:
+    inner = inner_of(declared.function)
+    assert inner is not None, declared
+    return inner
+
+
+def _execution_of(function: FunctionType) -> object:
     """Return what stands for one execution of a function's module."""
     namespace = function.__globals__
     if "__file__" not in namespace:

@@ -2,9 +2,9 @@
 
 Runs in: any.
 
-    supervisor ── orders pipe ──► worker    RUN, STOP
-    supervisor ◄─ frames pipe ─── worker    READY … one closing frame per attempt, then IDLE from a worker that can
-    go on supervisor ◄─ bells pipe ──── worker    one byte each: a signal was delivered, acknowledged, or swallowed
+    supervisor ── orders socket ► worker    RUN (with a descriptor, if its input is sealed), STOP
+    supervisor ◄─ frames pipe ─── worker    READY … one closing frame per attempt, then IDLE
+    supervisor ◄─ bells pipe ──── worker    one byte each: a signal was delivered, acknowledged, or swallowed
 
 Payloads are one line of JSON, except RUN's input and RESULT's value, which are in the pool's codec.
 """
@@ -74,6 +74,8 @@ class Run:
     limits: dict[str, Any] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     correlation_id: str = ""
+    sealed: bool = False
+    """The input is not in here: it is in the memory whose descriptor comes with the order (`sealed.py`)."""
 
     def encode(self) -> bytes:
         head = dump_json(
@@ -84,6 +86,7 @@ class Run:
                 "limits": self.limits,
                 "tags": self.tags,
                 "correlation_id": self.correlation_id,
+                "sealed": self.sealed,
             }
         )
         return struct.pack("<I", len(head)) + head + self.input
@@ -123,6 +126,8 @@ class Raised:
     message: str = ""
     traceback: str = ""
     exit_code: int | None = None
+    faults: list[dict[str, str]] = field(default_factory=list)
+    """What is wrong with the input, for `payload`: JSON pointers and messages."""
 
     def encode(self) -> bytes:
         return dump_json(asdict(self))

@@ -43,7 +43,7 @@ def pydantic_shape(annotation: Any, parameter: str) -> Shape | None:
         raise NoJsonForm(str(error)) from error
     if "$defs" in schema:
         schema["$defs"] = {f"{parameter}.{name}": definition for name, definition in schema["$defs"].items()}
-    return Shape(schema, _convert_by(adapter))
+    return Shape(schema, _convert_by(adapter), lambda value: adapter.dump_python(value, mode="json", warnings=False))
 
 
 def _convert_by(adapter: Any) -> Convert:

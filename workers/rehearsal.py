@@ -7,6 +7,7 @@ one) copies it. Without this the first job of a worker entered 0.3 ms later.
 from __future__ import annotations
 
 import os
+import socket
 
 from killable.workers.attempt import Attempt
 from killable.workers.channel import Channel
@@ -14,9 +15,10 @@ from killable.workers.codec import CODECS
 from killable.workers.context import Context
 from killable.workers.declaration import read_parameters
 from killable.workers.doorbell import Doorbell
-from killable.workers.frames import Decoder, encode
+from killable.workers.frames import encode
 from killable.workers.jobs import Job
 from killable.workers.messages import Idle, Kind, Run
+from killable.workers.orders import Orders
 from killable.workers.reuse import Baseline
 from killable.workers.schema import input_shape
 
@@ -28,24 +30,30 @@ def _nothing(text: str, ctx: Context) -> str:
     return text
 
 
-_MEMBERS, _CONTEXT = read_parameters(_nothing, typed=True)
-_JOB = Job("rehearsal", _nothing, "", input_shape(_MEMBERS), context_parameter=_CONTEXT)
+_PARAMETERS = read_parameters(_nothing, typed=True)
+_JOB = Job("rehearsal", _nothing, "", input_shape(_PARAMETERS.members), context_parameter=_PARAMETERS.context)
 
 
 def rehearse(tmp: str) -> None:
-    """Decode an order, bind, call, emit and close, all into /dev/null."""
+    """Read an order, decode it, bind, call, emit and close, all into /dev/null."""
     null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    orders = Orders(theirs.detach())
     try:
         codec = CODECS["json"]
         doorbell = Doorbell(null, null, lambda fence: None)
         channel = Channel(null, codec, doorbell.answer)
         doorbell.channel = channel
         order = Run("rehearsal", _JOB.name, 1, b'{"text": "rehearsal"}', {"memory_bytes": None})
-        for frame in Decoder().feed(encode(Kind.RUN, _FENCE, 0, order.encode())):
-            run = Run.decode(frame.payload)
-            channel.begin(frame.fence)
-            doorbell.expect(frame.fence)
-            closing = Attempt(run, {_JOB.name: _JOB}, codec, channel, tmp, 0).outcome(doorbell)
-            channel.close([closing, (Kind.IDLE, Idle(not Baseline.take().changed()).encode())])
+        ours.send(encode(Kind.RUN, _FENCE, 0, order.encode()))
+        frame = orders.next()
+        assert frame is not None
+        run = Run.decode(frame.payload)
+        channel.begin(frame.fence)
+        doorbell.expect(frame.fence)
+        closing = Attempt(run, {_JOB.name: _JOB}, codec, channel, tmp, 0).outcome(doorbell)
+        channel.close([closing, (Kind.IDLE, Idle(not Baseline.take().changed()).encode())])
     finally:
+        ours.close()
+        orders.close()
         os.close(null)

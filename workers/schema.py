@@ -16,6 +16,7 @@ from killable.workers.pydantics import is_pydantics, pydantic_shape
 from killable.workers.shapes import (
     ANYTHING,
     BOOLEAN,
+    BYTES,
     INTEGER,
     NULL,
     NUMBER,
@@ -36,15 +37,23 @@ from killable.workers.shapes import (
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
-def input_shape(members: Sequence[Member], *, extra: str = "forbid") -> Shape:
+def input_shape(members: Sequence[Member], *, extra: str = "forbid", rest: Shape | None = None) -> Shape:
     """Return the shape of a job's whole input, a dict of keyword arguments; its schema is a document of its own."""
-    shape = object_of(members, dict, extra=extra)
+    shape = object_of(members, dict, extra=extra, rest=rest)
     definitions: dict[str, Any] = {}
-    properties = {}
-    for name, schema in shape.schema["properties"].items():
-        definitions |= schema.get("$defs", {})
-        properties[name] = {key: part for key, part in schema.items() if key != "$defs"}
-    document = {"$schema": DIALECT, **shape.schema, "properties": properties}
+
+    def inline(schema: Any) -> Any:
+        if not isinstance(schema, dict):
+            return schema
+        definitions.update(schema.get("$defs", {}))
+        return {key: part for key, part in schema.items() if key != "$defs"}
+
+    document = {
+        "$schema": DIALECT,
+        **shape.schema,
+        "properties": {name: inline(schema) for name, schema in shape.schema["properties"].items()},
+        "additionalProperties": inline(shape.schema["additionalProperties"]),
+    }
     if definitions:
         document["$defs"] = definitions
     return Shape(document, shape.convert)
@@ -79,6 +88,7 @@ _SCALARS: dict[Any, Shape] = {
     bool: BOOLEAN,
     int: INTEGER,
     float: NUMBER,
+    bytes: BYTES,
 }
 _ARRAYS = frozenset({list, Sequence, Iterable})
 _OBJECTS = frozenset({dict, Mapping})
@@ -90,7 +100,8 @@ def _shape_of(annotation: Any, inside: tuple[Any, ...]) -> Shape:
     if origin is Annotated:
         shape = _shape_of(arguments[0], inside)
         for bounds in arguments[1:]:
-            # `Annotated[int, range(1, 101)]`: bounds without a library. Other metadata is pydantic's, or a remark.
+            # `Annotated[int, range(1, 101)]`, `Annotated[str, range(1000)]`: bounds without a library. Other metadata
+            # is pydantic's, or a remark.
             shape = within(shape, bounds) if isinstance(bounds, range) else shape
         return shape
     if origin is Literal:
@@ -170,6 +181,6 @@ def _typed_dict(record: Any, inside: tuple[Any, ...]) -> Shape:
 
 def _no_form(annotation: Any) -> NoJsonForm:
     return NoJsonForm(
-        f"{name_of(annotation)} has no JSON form (str, int, float, bool, None, list, dict, tuple, Literal, Enum,"
+        f"{name_of(annotation)} has no JSON form (str, int, float, bool, None, bytes, list, dict, tuple, Literal, Enum,"
         " TypedDict, dataclass, unions of them and Any have one)"
     )

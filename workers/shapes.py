@@ -7,10 +7,12 @@ Schemas are JSON Schema, draft 2020-12. Every fault of an input is found, not on
 
 from __future__ import annotations
 
+import binascii
 import enum
 import math
+from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from types import NoneType
 from typing import Any, NamedTuple
 
@@ -36,12 +38,30 @@ Convert = Callable[[Any, str, list[Fault]], Any]
 """(JSON value, its pointer, faults) -> Python value. Adds what is wrong to the faults; the value means nothing then."""
 
 
+def plain(value: Any) -> Any:
+    """Return the JSON value that stands for a Python value. Raise TypeError, ValueError where none does."""
+    if isinstance(value, enum.Enum):
+        return plain(value.value)
+    if isinstance(value, bytes):
+        return {"base64": b64encode(value).decode()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: plain(part) for key, part in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value) if field.init}
+    dump_json(value)
+    return value
+
+
 @dataclass(frozen=True, slots=True)
 class Shape:
     """What one annotation is in JSON."""
 
     schema: dict[str, Any]
     convert: Convert
+    plain: Callable[[Any], Any] = plain
+    """The way back, for defaults."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,27 +74,34 @@ class Member:
     """REQUIRED: there is none. Shown in the schema if it is JSON."""
 
 
-def object_of(members: Sequence[Member], build: Callable[..., Any], *, extra: str = "forbid") -> Shape:
+def object_of(
+    members: Sequence[Member], build: Callable[..., Any], *, extra: str = "forbid", rest: Shape | None = None
+) -> Shape:
     """Return the shape of an object; `build` gets the members that were given, as keyword arguments.
 
-    `extra` says what becomes of unknown members: `forbid` makes each a fault, `ignore` drops them.
+    `extra` says what becomes of unknown members: `forbid` makes each a fault, `ignore` drops them. With `rest` they are
+    taken, each of that shape.
     """
     known = {member.name: member.shape.convert for member in members}
     required = [member.name for member in members if member.default is REQUIRED]
     schema: dict[str, Any] = {"type": "object", "properties": {m.name: _with_default(m) for m in members}}
     if required:
         schema["required"] = required
-    schema["additionalProperties"] = extra == "ignore"
+    schema["additionalProperties"] = (rest.schema or True) if rest is not None else extra == "ignore"
 
     def convert(value: Any, pointer: str, faults: list[Fault]) -> Any:
         if not isinstance(value, Mapping):
             return _misfit("an object", value, pointer, faults)
         before = len(faults)
         faults += [Fault(join(pointer, name), "is required") for name in required if name not in value]
-        if extra == "forbid":
+        if rest is None and extra == "forbid":
             why = f"is not known (known: {', '.join(known) or 'nothing'})"
             faults += [Fault(join(pointer, name), why) for name in value if name not in known]
-        given = {name: known[name](part, join(pointer, name), faults) for name, part in value.items() if name in known}
+        given = {}
+        for name, part in value.items():
+            take = known.get(name) or (rest.convert if rest is not None else None)
+            if take is not None:
+                given[name] = take(part, join(pointer, name), faults)
         if len(faults) > before:
             return None
         try:
@@ -165,19 +192,37 @@ def choice_of(pairs: Sequence[tuple[Any, Any]]) -> Shape:
     return Shape({"enum": [value for value, _ in pairs]}, convert)
 
 
+_RANGED = {
+    "integer": ("minimum", "maximum", ""),
+    "string": ("minLength", "maxLength", "characters"),
+    "array": ("minItems", "maxItems", "items"),
+}
+
+
 def within(shape: Shape, bounds: range) -> Shape:
-    """Return the shape of an int that is in a range. Raise NoJsonForm when the two do not go together."""
-    if shape is not INTEGER or bounds.step != 1 or not bounds:
-        raise NoJsonForm(f"{bounds}: a range bounds an int, has step 1 and is not empty")
+    """Return the shape of an int that is in a range, or of a str or list whose length is.
+
+    Raise NoJsonForm when the two do not go together.
+    """
+    low, high, unit = _RANGED.get(str(shape.schema.get("type")), ("", "", ""))
+    if not low or bounds.step != 1 or not bounds or (unit and bounds[0] < 0):
+        raise NoJsonForm(
+            f"{bounds}: a range bounds an int, or the length of a str or list; it has step 1 and is not empty"
+        )
 
     def convert(value: Any, pointer: str, faults: list[Fault]) -> Any:
         before = len(faults)
-        number = shape.convert(value, pointer, faults)
-        if len(faults) == before and number not in bounds:
+        converted = shape.convert(value, pointer, faults)
+        if len(faults) > before:
+            return None
+        number = len(converted) if unit else converted
+        if number not in bounds and unit:
+            faults.append(Fault(pointer, f"must have {bounds[0]} to {bounds[-1]} {unit}, has {number}"))
+        elif number not in bounds:
             faults.append(Fault(pointer, f"must be from {bounds[0]} to {bounds[-1]}, is {number}"))
-        return number
+        return converted
 
-    return Shape({**shape.schema, "minimum": bounds[0], "maximum": bounds[-1]}, convert)
+    return Shape({**shape.schema, low: bounds[0], high: bounds[-1]}, convert)
 
 
 def join(pointer: str, part: object) -> str:
@@ -212,12 +257,33 @@ def _is_finite(value: Any) -> bool:
         return False
 
 
+def _from_base64(value: Any, pointer: str, faults: list[Fault]) -> Any:
+    text = value.get("base64") if isinstance(value, Mapping) and len(value) == 1 else None
+    if not isinstance(text, str):
+        return _misfit('an object with one member "base64", a string', value, pointer, faults)
+    try:
+        return binascii.a2b_base64(text, strict_mode=True)
+    except ValueError as error:
+        faults.append(Fault(join(pointer, "base64"), f"is not base64: {error}"))
+        return None
+
+
 ANYTHING = Shape({}, lambda value, pointer, faults: value)
 NULL = _scalar("null", "null", lambda value: value is None)
 STRING = _scalar("string", "a string", lambda value: isinstance(value, str))
 BOOLEAN = _scalar("boolean", "true or false", lambda value: isinstance(value, bool))
 INTEGER = _scalar("integer", "an integer", _is_integer, int)
 NUMBER = _scalar("number", "a finite number", _is_finite, float)
+BYTES = Shape(
+    {
+        "type": "object",
+        "properties": {"base64": {"type": "string", "contentEncoding": "base64"}},
+        "required": ["base64"],
+        "additionalProperties": False,
+    },
+    _from_base64,
+)
+"""As bytes come out: what one job returned another can take."""
 
 _NOUNS: tuple[tuple[Any, str], ...] = (
     (NoneType, "null"),
@@ -235,10 +301,8 @@ def _misfit(noun: str, value: Any, pointer: str, faults: list[Fault]) -> None:
 
 
 def _with_default(member: Member) -> dict[str, Any]:
-    """Return a member's schema with its default, if that is JSON (REQUIRED is not)."""
-    default = member.default.value if isinstance(member.default, enum.Enum) else member.default
+    """Return a member's schema with its default, if that has a JSON form (REQUIRED has none)."""
     try:
-        dump_json(default)
+        return {**member.shape.schema, "default": member.shape.plain(member.default)}
     except (TypeError, ValueError):
         return member.shape.schema
-    return {**member.shape.schema, "default": default}

@@ -239,9 +239,9 @@ def _temporary_folder() -> Check:
 
 def _models() -> Iterator[Check]:
     """Look for the packages of the built-in job types, and say how to get what is missing."""
-    from killable.workers.builtin import generate, tokenize
+    from killable.workers.builtin import embed, generate, tokenize
 
-    for module in (tokenize, generate):
+    for module in (tokenize, embed, generate):
         name = module.__name__.rpartition(".")[2]
         missing = [package for package in module.REQUIRES if importlib.util.find_spec(package) is None]
         if missing:

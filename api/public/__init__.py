@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         WorkerCrashed,
     )
     from killable.workers.jobs import job, preload
+    from killable.workers.limits import Limits
 
     __version__: str
 
@@ -35,6 +36,7 @@ __all__ = [
     "JobFailed",
     "JobTimedOut",
     "KillableError",
+    "Limits",
     "NotEnded",
     "Refused",
     "Stopping",
@@ -56,6 +58,7 @@ _HOMES = {
     "JobFailed": "killable.workers.errors",
     "JobTimedOut": "killable.workers.errors",
     "KillableError": "killable.workers.errors",
+    "Limits": "killable.workers.limits",
     "NotEnded": "killable.api.outcomes",
     "Refused": "killable.workers.errors",
     "Stopping": "killable.workers.context",

@@ -26,6 +26,23 @@ def look(ctx: Context) -> dict:
 """
 
 
+async def test_the_built_in_types_say_there_how_to_get_what_they_need(
+    supervisor: StartSupervisor, tmp_path: Path
+) -> None:
+    venv.create(tmp_path / "bare", with_pip=False, symlinks=True)
+    python = str(tmp_path / "bare" / "bin" / "python")
+    names = ("embed", "generate", "tokenize")
+    modules = tuple(f"killable.workers.builtin.{name}" for name in names)
+    server = await supervisor(PoolSpec("builtin", modules, workers=1, python=python))
+    types = await server.job_types()
+    assert [(each.name, each.available) for each in types] == [(name, False) for name in names]
+    for each in types:
+        assert "is not installed: pip install 'killable[models]'" in each.unavailable_reason
+    record = await server.submit(Submission("embed", b'{"texts": ["x"]}'))
+    record = await server.wait(record.job_id)
+    assert record.error is not None and "pip install 'killable[models]'" in record.error["message"]
+
+
 async def test_a_pool_may_run_in_a_bare_virtual_environment(supervisor: StartSupervisor, tmp_path: Path) -> None:
     venv.create(tmp_path / "bare", with_pip=False, symlinks=True)
     (tmp_path / "bare_jobs.py").write_text(JOBS)

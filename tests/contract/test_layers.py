@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 ROOMS = ("workers", "supervisor", "api")
 DECIDING = ("escalation", "lifecycle", "backlog", "scheduler", "exits")
 SEAM = ("process", "cgroup", "spawner", "leftovers", "channel", "system")
-OPTIONAL_IN_WORKERS = {"pydantic", "tokenizers", "xllamacpp", "annotationlib"}
+OPTIONAL_IN_WORKERS = {"pydantic", "tokenizers", "xllamacpp", "onnxruntime", "numpy", "annotationlib"}
 """Imported only where the user's own interpreter has them; the last one is the standard library's from 3.14 on."""
 
 

@@ -12,7 +12,7 @@ PURE = [f"supervisor/{name}.py" for name in ("escalation", "lifecycle", "backlog
 SEAM = {f"supervisor/{name}.py" for name in ("process", "spawner", "cgroup", "leftovers", "channel", "system")}
 """The only files of the supervisor that touch processes, signals, cgroups and pipes."""
 SYSTEM = {"os", "signal", "socket", "subprocess", "select", "fcntl", "psutil", "resource", "ctypes"}
-USERS_SIDE = {"workers/pydantics.py", "workers/builtin/generate.py", "workers/builtin/tokenize.py"}
+USERS_SIDE = {"workers/pydantics.py", *(f"workers/builtin/{name}.py" for name in ("embed", "generate", "tokenize"))}
 """May use what the user's interpreter has, inside functions: nothing else needs it."""
 STANDARD_LIBRARY = sys.stdlib_module_names | {"annotationlib"}  # 3.14's
 

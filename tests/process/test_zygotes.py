@@ -148,6 +148,7 @@ async def test_a_job_that_ended_by_itself_before_the_zygote_died_is_not_called_l
     assert zygote is not None
     job_id = await submit(server, "waits_for", gate="/nowhere")
     await said(server, job_id)
+    await when_ready(server)  # the second job gets its worker at once, not from a zygote that is stopped
     crashing = await submit(server, "exits", code=9)
     os.kill(zygote, signal.SIGSTOP)
     story = asyncio.create_task(follow(server, crashing))

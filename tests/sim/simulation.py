@@ -333,7 +333,10 @@ def _codes(truth: Truth) -> set[str | None]:
     """The codes that an attempt may end with that nobody here ended."""
     script = truth.script
     if truth.closing is not None:
-        return {None} if truth.closing[0] is Kind.RESULT else {"exception"}
+        kind, payload = truth.closing
+        if kind is Kind.RESULT:
+            return {None}
+        return {"input.invalid" if b'"cause":"payload"' in payload else "exception"}
     outside = {"worker_lost", "killed_externally"} if truth.outside else set()
     if script.end == "torn":
         return outside | ({"protocol"} if truth.entered else {"spawn"})

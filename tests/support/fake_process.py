@@ -89,7 +89,7 @@ class FakeProcess:
     def hold(self, fence: int | None) -> None:
         self._held = fence
 
-    def send(self, order: bytes) -> None:
+    def send(self, order: bytes, passed: int = -1) -> None:
         self.world.check(self._orders_open, f"{self.worker_id}: an order after its orders were closed")
         for frame in self._orders.feed(order):
             if frame.kind == Kind.STOP and self._truth is not None and frame.fence == self._truth.fence:
@@ -97,7 +97,9 @@ class FakeProcess:
             elif frame.kind == Kind.RUN:
                 self.world.check(self._held == frame.fence, f"{self.worker_id}: an attempt that it does not hold")
                 self.world.check(not self._signalled, f"{self.worker_id} was signalled and is given an attempt")
-                self._run(Run.decode(frame.payload), frame.fence)
+                run = Run.decode(frame.payload)
+                self.world.check(run.sealed == (passed >= 0), f"{self.worker_id}: a descriptor too many or too few")
+                self._run(run, frame.fence)
 
     def terminate(self, fence: int) -> None:
         truth = self._check_fence(fence)

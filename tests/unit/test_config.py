@@ -53,6 +53,7 @@ def test_without_a_file_there_are_the_built_in_pools() -> None:
     config = read()
     assert [(pool.name, pool.modules, pool.start_method) for pool in config.settings.pools] == [
         ("text", ("killable.workers.builtin.tokenize",), "fork"),
+        ("embeddings", ("killable.workers.builtin.embed",), "fork"),
         ("llm", ("killable.workers.builtin.generate",), "spawn"),
     ]
     assert (config.server.host, config.server.port, config.server.uds) == ("127.0.0.1", 7833, "")
@@ -63,12 +64,16 @@ def test_without_a_file_there_are_the_built_in_pools() -> None:
 
 def test_a_file_without_pools_keeps_the_built_in_ones() -> None:
     config = read("[server]\nport = 1\n")
-    assert [pool.name for pool in config.settings.pools] == ["text", "llm"]
+    assert [pool.name for pool in config.settings.pools] == ["text", "embeddings", "llm"]
 
 
 def test_a_value_for_a_built_in_pool_does_not_remove_the_other() -> None:
     config = read(environ={"KILLABLE_POOLS__LLM__WORKERS": "1"})
-    assert {pool.name: pool.workers for pool in config.settings.pools} == {"text": usable_cores(), "llm": 1}
+    assert {pool.name: pool.workers for pool in config.settings.pools} == {
+        "text": usable_cores(),
+        "embeddings": usable_cores(),
+        "llm": 1,
+    }
 
 
 def test_every_key_of_the_manual_is_taken(folder: Path) -> None:

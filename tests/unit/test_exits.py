@@ -42,7 +42,7 @@ CLOSING_FRAMES = {
     "exit": "exit",
     "stopped": "exit",
     "unserializable": "result.unserializable",
-    "payload": "exception",
+    "payload": "input.invalid",
     "assignment": "spawn",
     "something of a newer worker": "protocol",
 }

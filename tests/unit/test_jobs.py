@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import enum
 import functools
 import importlib
@@ -198,7 +199,7 @@ def test_names(name: str) -> None:
 @pytest.mark.parametrize("name", ["", "A", "9a", "_a", "a b", "a.b", "ä", "a\n", "a" * 64])
 def test_names_that_are_refused(name: str) -> None:
     assert refusal(lambda: job(name)(lambda: None)) == (
-        f"@job HERE: {name!r} is no name for a job type ([a-z][a-z0-9_-]{{0,62}}); give @job another"
+        f'@job HERE: {name!r} is no name for a job type ({jobs.NAME_RULE}); give another, as in @job("name")'
     )
 
 
@@ -246,7 +247,7 @@ def test_the_refusal_names_module_file_and_line(write: Write, tmp_path: Path) ->
         write("mine", "from killable import job\n@job\ndef split(*texts): ...\n")
     assert str(raised.value) == (
         f"@job mine:split ({tmp_path}/mine.py:2): parameter '*texts' cannot be filled:"
-        " an input's members are known and go by name"
+        " an input's members go by name; take a list under a name"
     )
 
 
@@ -269,7 +270,47 @@ def undefined(a: Nowhere) -> None: ...  # type: ignore[name-defined]  # noqa: F8
 def malformed(a: "1 +") -> None: ...  # type: ignore[valid-type]  # noqa: F722
 
 
-def opaque(a: list[bytes]) -> None: ...
+def opaque(a: list[set[int]]) -> None: ...
+
+
+def bare_context(text: str, ctx) -> None: ...  # type: ignore[no-untyped-def]
+
+
+def inner_context(contexts: list[Context]) -> None: ...
+
+
+def opaque_rest(**more: set[int]) -> None: ...
+
+
+def wrong_default(a: int = "x") -> None: ...  # type: ignore[assignment]
+
+
+def implicit_optional(a: int = None) -> None: ...  # type: ignore[assignment]  # noqa: RUF013
+
+
+def wrong_bound(a: Annotated[int, Field(ge=1)] = 0) -> None: ...
+
+
+def sentinel(a: Any = object) -> None: ...
+
+
+def not_a_number(a: float = float("nan")) -> None: ...
+
+
+def deep_default(a: list = [[{1}]]) -> None: ...  # type: ignore[type-arg]  # noqa: B006
+
+
+class Class:
+    def method(self, text: str) -> str: ...  # type: ignore[empty-body]
+
+    def untyped(self, text) -> str: ...  # type: ignore[no-untyped-def, empty-body]
+
+    @classmethod
+    def of_class(cls, text: str) -> str: ...  # type: ignore[empty-body]
+
+    def __call__(self, text: str, ctx: Context) -> Iterator[str]:
+        """Yield it."""
+        yield text
 
 
 def two_contexts(one: Context, two: Context) -> None: ...
@@ -283,8 +324,8 @@ def field_default(a: int = Field(1, ge=1)) -> None: ...
     [
         (coroutine, "async def is not supported; write def, with asyncio.run(...) inside"),
         (async_generator, "async def is not supported; write def, with asyncio.run(...) inside"),
-        (keywords, "parameter '**options' cannot be filled: an input's members are known and go by name"),
-        (positional, "parameter 'a' is positional-only, and an input's members go by name"),
+        (keywords, "parameter '**options' takes members of any name; say so with @job(extra_input=\"allow\")"),
+        (positional, "parameter 'a' is positional-only, and an input's members go by name; remove the /"),
         (
             undefined,
             "parameter 'a' has an annotation that cannot be evaluated (name 'Nowhere' is not defined):"
@@ -292,10 +333,53 @@ def field_default(a: int = Field(1, ge=1)) -> None: ...
         ),
         (
             opaque,
-            "parameter 'a' bytes has no JSON form (str, int, float, bool, None, list, dict, tuple, Literal, Enum,"
-            " TypedDict, dataclass, unions of them and Any have one)",
+            "parameter 'a' set[int] has no JSON form (str, int, float, bool, None, bytes, list, dict, tuple, Literal,"
+            " Enum, TypedDict, dataclass, unions of them and Any have one)",
         ),
-        (two_contexts, "parameter 'two' is a second Context, beside 'one'"),
+        (
+            opaque_rest,
+            "parameter '**more' set[int] has no JSON form (str, int, float, bool, None, bytes, list, dict, tuple,"
+            " Literal, Enum, TypedDict, dataclass, unions of them and Any have one)",
+        ),
+        (two_contexts, "parameter 'two' is a second Context, beside 'one'; one is enough"),
+        (
+            bare_context,
+            "parameter 'ctx' has no annotation, so it would be a member of the input; write ctx: Context",
+        ),
+        (inner_context, "parameter 'contexts' has the Context inside of its annotation; write ctx: Context"),
+        (
+            wrong_default,
+            "parameter 'a' has the default 'x', which does not fit (must be an integer, is a string);"
+            " write an annotation that takes it",
+        ),
+        (
+            implicit_optional,
+            "parameter 'a' has the default None, which does not fit (must be an integer, is null); write int | None",
+        ),
+        (
+            wrong_bound,
+            "parameter 'a' has the default 0, which does not fit (Input should be greater than or equal to 1);"
+            " write an annotation that takes it",
+        ),
+        (
+            sentinel,
+            "parameter 'a' has a default that is not JSON, <class 'object'>; take None and make it in the function",
+        ),
+        (not_a_number, "parameter 'a' has a default that is not JSON, nan; take None and make it in the function"),
+        (
+            deep_default,
+            "parameter 'a' has a default that is not JSON, [[{1}]]; take None and make it in the function",
+        ),
+        (
+            Class.method,
+            "parameter 'self' would be a member of the input; below the class, say"
+            ' job("name")(Class().method), or take a staticmethod',
+        ),
+        (
+            Class.untyped,
+            "parameter 'self' would be a member of the input; below the class, say"
+            ' job("name")(Class().method), or take a staticmethod',
+        ),
         (field_default, "parameter 'a' has a Field as its default; write Annotated[int, Field(...)]"),
     ],
 )
@@ -310,9 +394,93 @@ def test_an_annotation_that_is_no_expression_is_refused() -> None:
     )
 
 
-@pytest.mark.parametrize("thing", [Point, functools.partial(positional, 1), 5, len])
+@pytest.mark.parametrize("thing", [Point, functools.partial(len, "x"), 5, len, Point(1), object()])
 def test_what_is_no_function_is_refused(thing: Any) -> None:
-    assert refusal(lambda: job()(thing)) == f"@job is for functions, not for {thing!r}"
+    assert refusal(lambda: job()(thing)) == (
+        f"@job is for functions written in Python, not for {thing!r}; write a def that calls it"
+    )
+
+
+def test_a_classmethod_in_its_class_is_refused() -> None:
+    thing: Any = Class.__dict__["of_class"]
+    assert refusal(lambda: job(thing)) == (
+        "@job HERE: a classmethod has no class yet while that is being defined;"
+        ' below the class, say job("name")(Class.method)'
+    )
+
+
+@pytest.mark.parametrize("thing", [functools.partial(coroutine), functools.partial(functools.partial(coroutine))])
+def test_an_async_function_is_refused_however_it_comes(thing: Any) -> None:
+    assert refusal(lambda: job("name")(thing)) == (
+        "@job HERE: async def is not supported; write def, with asyncio.run(...) inside"
+    )
+
+
+@pytest.mark.parametrize("thing", [functools.partial(positional, 1), Class()])
+def test_a_callable_without_a_name_is_given_one(thing: Any) -> None:
+    assert refusal(lambda: job(thing)) == (
+        f'@job HERE: {thing!r} has no name of its own; give it one, as in @job("name")'
+    )
+    job("name")(thing)
+    assert registered()["name"].function is thing
+
+
+def test_callables_take_what_their_signature_says() -> None:
+    """A partial, bound methods, an object: the schema has what is left to give; the function is what was registered."""
+
+    def cut(text: str, size: int, *, upper: bool = False) -> str:
+        """Cut a text."""
+        text = text[:size]
+        return text.upper() if upper else text
+
+    job("short")(functools.partial(cut, size=3))
+    job("bound")(Class.of_class)
+    job("method")(Class().method)
+    job("object")(Class())
+    properties = {name: list(each.input.schema["properties"]) for name, each in registered().items()}
+    assert properties == {
+        "short": ["text", "size", "upper"], "bound": ["text"], "method": ["text"], "object": ["text"]
+    }  # fmt: skip
+    short = registered()["short"]
+    assert short.input.schema["properties"]["size"] == {"type": "integer", "default": 3}
+    assert short.description == "Cut a text."
+    assert short.function(**short.bind({"text": "abcdef", "upper": True}, None)) == "ABC"
+    called = registered()["object"]
+    assert (called.description, called.streams, called.context_parameter) == ("Yield it.", True, "ctx")
+
+
+def test_a_staticmethod_is_a_function() -> None:
+    class Tools:
+        @job
+        @staticmethod
+        def shout(text: str) -> str:
+            return text.upper()
+
+    assert Tools.shout("a") == "A"
+    assert registered()["shout"].function(text="a") == "A"
+
+
+def test_two_partials_of_one_function_are_two_jobs() -> None:
+    job("one")(functools.partial(takes, 1))
+    with pytest.raises(DeclarationError, match="two job types are named 'one'"):
+        job("one")(functools.partial(takes, 2))
+
+
+def test_a_wrapper_that_runs_the_loop_itself_is_a_function() -> None:
+    def in_a_loop(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def wrapper(**given: Any) -> Any:
+            return asyncio.run(function(**given))
+
+        return wrapper
+
+    @job
+    @in_a_loop
+    async def fetch(url: str) -> str:
+        return url
+
+    declared = registered()["fetch"]
+    assert declared.function(**declared.bind({"url": "a"}, None)) == "a"
 
 
 @pytest.mark.parametrize(
@@ -324,7 +492,20 @@ def test_what_is_no_function_is_refused(thing: Any) -> None:
         ({"memory_bytes": 1.5}, f"memory_bytes: {BYTES}; got 1.5"),
         ({"output_bytes": None}, f"output_bytes: {BYTES}; got None"),
         ({"codec": "yaml"}, "codec is json or pickle, not 'yaml'"),
-        ({"extra_input": "allow"}, "extra_input is forbid or ignore, not 'allow'"),
+        ({"extra_input": "yes"}, "extra_input is forbid or ignore or allow, not 'yes'"),
+        (
+            {"extra_input": "allow"},
+            'extra_input="allow" needs a parameter such as **more that takes them; "ignore" drops them',
+        ),
+        ({"operations": ("Load",)}, f"'Load' is no name for an operation ({jobs.NAME_RULE})"),
+        (
+            {"operations": ("load", "load")},
+            "operations says 'load' twice, or it is the job's own name; say it once",
+        ),
+        (
+            {"operations": ("nothing",)},
+            "operations says 'nothing' twice, or it is the job's own name; say it once",
+        ),
         ({"operations": "load"}, "operations is a tuple of names, not 'load'"),
         ({"operations": (1,)}, "operations is a tuple of names, not (1,)"),
         ({"requires": ("a",)}, "requires maps import names (top level) to install lines, not ('a',)"),
@@ -336,6 +517,20 @@ def test_options_that_are_refused(options: dict[str, Any], message: str) -> None
 
     assert refusal(lambda: job(**options)(nothing)) == f"@job HERE: {message}"
     assert registered() == {}
+
+
+@pytest.mark.row("A2")
+@pytest.mark.parametrize("operations", [("infer",), ("load", "infer"), ("one",)])
+def test_two_types_that_answer_to_one_operation_are_refused(operations: tuple[str, ...]) -> None:
+    job("one", operations=("infer",))(lambda: None)
+    shared = operations[-1]
+    assert refusal(lambda: job("two", operations=operations)(lambda: None)) == (
+        f"two job types answer to {shared!r}: 'one', HERE, and 'two', HERE; an operation belongs to one of them"
+    )
+    assert list(registered()) == ["one"]
+    assert refusal(lambda: job("infer")(lambda: None)) == (
+        "two job types answer to 'infer': 'one', HERE, and 'infer', HERE; an operation belongs to one of them"
+    )
 
 
 # --- the Context ------------------------------------------------------------------------------------------------------
@@ -440,12 +635,90 @@ def test_unknown_members_are_dropped_where_the_job_says_so() -> None:
     assert registered()["plain"].bind({"text": "a", "more": 1}, None) == {"text": "a"}
 
 
+def test_members_of_any_name_go_where_the_job_says_so() -> None:
+    @job(extra_input="allow")
+    def label(text: str, ctx: Context, **labels: Annotated[int, range(1, 4)]) -> None: ...
+
+    declared = registered()["label"]
+    assert declared.input.schema["additionalProperties"] == {"type": "integer", "minimum": 1, "maximum": 3}
+    Draft202012Validator.check_schema(declared.input.schema)
+    context = object()
+    bound = declared.bind({"text": "a", "b": 1, "c-d/e": 3}, context)
+    assert bound == {"text": "a", "b": 1, "c-d/e": 3, "ctx": context}
+    with pytest.raises(InputError) as raised:
+        declared.bind({"text": 1, "c-d/e": 4}, context)
+    assert raised.value.facts == [
+        {"pointer": "/text", "message": "must be a string, is a number"},
+        {"pointer": "/c-d~1e", "message": "must be from 1 to 3, is 4"},
+    ]
+    with pytest.raises(InputError, match="/ctx is not input: the job has its Context there"):
+        declared.bind({"text": "a", "ctx": 1}, context)
+
+
+def test_members_of_any_kind_may_be_taken() -> None:
+    @job(extra_input="allow")
+    def keep(**more) -> None: ...  # type: ignore[no-untyped-def]
+
+    declared = registered()["keep"]
+    assert declared.input.schema["additionalProperties"] is True
+    assert declared.bind({"a": [1], "b": None}, None) == {"a": [1], "b": None}
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="the syntax came with Python 3.12")
+def test_a_type_statement_stands_for_what_it_says(write: Write) -> None:
+    write(
+        "mine",
+        "from killable import job\ntype Pair[T] = tuple[T, T]\ntype Names = list[str] | None\n"
+        "@job\ndef take(names: Names = None): ...\n",
+    )
+    schema = registered()["take"].input.schema["properties"]["names"]
+    assert schema == {"anyOf": [{"type": "array", "items": {"type": "string"}}, {"type": "null"}], "default": None}
+
+
+def test_bytes_come_as_they_go_out() -> None:
+    @job
+    def load(raw: bytes, key: bytes = b"\x00k") -> None: ...
+
+    declared = registered()["load"]
+    assert declared.input.schema["properties"]["key"]["default"] == {"base64": "AGs="}
+    assert declared.bind({"raw": {"base64": "AP8="}}, None) == {"raw": b"\x00\xff"}
+    with pytest.raises(InputError) as raised:
+        declared.bind({"raw": {"base64": "AP8"}, "key": "text"}, None)
+    assert raised.value.facts == [
+        {"pointer": "/raw/base64", "message": "is not base64: Incorrect padding"},
+        {"pointer": "/key", "message": 'must be an object with one member "base64", a string, is a string'},
+    ]
+
+
+def test_defaults_are_shown_as_they_would_be_given() -> None:
+    @job
+    def paints(
+        color: Color = Color.RED,
+        at: Point = Point(1),  # noqa: B008
+        sizes: list[int] = (1, 2),  # type: ignore[assignment]
+        times: Annotated[int, Field(ge=1)] = 2,
+    ) -> None: ...
+
+    properties = registered()["paints"].input.schema["properties"]
+    assert {name: schema["default"] for name, schema in properties.items()} == {
+        "color": "red",
+        "at": {"x": 1, "y": 0},
+        "sizes": [1, 2],
+        "times": 2,
+    }
+    assert registered()["paints"].bind({}, None) == {}
+
+
 def test_with_the_pickle_codec_values_pass_as_they_are() -> None:
     @job(codec="pickle")
-    def shade(color: Color, raw: bytes = b"") -> None: ...
+    def shade(color: Color, raw: bytes = b"", missing: object = object) -> None: ...
 
     declared = registered()["shade"]
-    assert declared.input.schema["properties"] == {"color": {}, "raw": {}}
+    assert declared.input.schema["properties"] == {
+        "color": {},
+        "raw": {"default": {"base64": ""}},
+        "missing": {},
+    }
     assert declared.bind({"color": Color.RED, "raw": b"a"}, None) == {"color": Color.RED, "raw": b"a"}
     with pytest.raises(InputError, match="/color is required"):
         declared.bind({}, None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
@@ -10,6 +10,8 @@ from killable.supervisor.job import LIMIT_NAMES, Limits
 from killable.supervisor.limits import caps_of_type, limits_of_job, limits_of_type
 from killable.supervisor.settings import JobSettings, Settings
 from killable.workers.errors import Refused
+from killable.workers.limits import LIMITS
+from killable.workers.limits import Limits as PublicLimits
 
 
 def settings(
@@ -73,3 +75,11 @@ def test_more_than_the_cap_is_refused_by_name(limit: str) -> None:
 def test_a_cap_says_nothing_of_what_was_not_asked_for() -> None:
     defaults = Limits(run_s=1.0)
     assert limits_of_job(defaults, {"run_s": 0.5}, {}) == defaults
+
+
+def test_the_names_of_limits_are_the_same_everywhere() -> None:
+    """What a decorator may name, what `killable.Limits` types, and what the supervisor has in force."""
+    assert tuple(LIMITS) == tuple(PublicLimits.__annotations__) == LIMIT_NAMES
+    none_allowed = {name for name, kind in LIMITS.items() if kind.may_be_none}
+    hints = get_type_hints(PublicLimits)
+    assert none_allowed == {name for name, hint in hints.items() if type(None) in get_args(hint)}

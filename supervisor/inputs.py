@@ -1,0 +1,58 @@
+"""Where the input of a waiting job lies and how it gets to the worker: a large one in sealed memory, as a descriptor.
+
+Runs in: supervisor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from killable.supervisor.job import Submission
+from killable.workers.frames import encode
+from killable.workers.messages import Kind, Run
+from killable.workers.sealed import INPUT_INLINE_BYTES_MAX, SealedInput
+
+if TYPE_CHECKING:
+    from killable.supervisor.registry import Entry
+
+
+async def seal_large_input(submission: Submission) -> Submission:
+    """Return the submission with its input in sealed memory, if that is large.
+
+    At submission and not at dispatch: the copy is made in a thread, which the event loop does not wait for, and the
+    queue holds no second one. Without a descriptor or memory for it the input stays where it is, and is written into
+    the worker's socket as that has room.
+    """
+    content = submission.input
+    if isinstance(content, SealedInput) or len(content) <= INPUT_INLINE_BYTES_MAX:
+        return submission
+    try:
+        return replace(submission, input=await asyncio.to_thread(SealedInput.of, content))
+    except OSError:
+        return submission
+
+
+def run_order(entry: Entry, fence: int) -> tuple[bytes, int]:
+    """Return the order to run a job's next attempt, and the descriptor to pass with it or -1."""
+    submission = entry.submission
+    content = submission.input
+    passed = content.descriptor if isinstance(content, SealedInput) else -1
+    run = Run(
+        job_id=entry.id,
+        type=entry.type.name,
+        attempt=entry.attempts,
+        input=b"" if isinstance(content, SealedInput) else content,
+        limits=entry.limits.as_json(),
+        tags=submission.tags,
+        correlation_id=submission.correlation_id,
+        sealed=passed >= 0,
+    )
+    return encode(Kind.RUN, fence, 0, run.encode()), passed
+
+
+def close_input(submission: Submission) -> None:
+    """Give up the input of a job that is over, or was never taken."""
+    if isinstance(submission.input, SealedInput):
+        submission.input.close()

@@ -1,0 +1,132 @@
+"""The orders socket, both ends of it: frames in order, each with its descriptor, whatever the socket takes at once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from killable.supervisor.channel import Writer
+from killable.workers.frames import Frame, encode
+from killable.workers.messages import Kind
+from killable.workers.orders import Orders
+from killable.workers.sealed import SealedInput
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[int, int]]:
+    """(the supervisor's, the worker's), each to be owned and closed by one end."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    yield ours.detach(), theirs.detach()
+
+
+async def next_order(orders: Orders) -> Frame | None:
+    """Read in a thread, as another process would; the loop goes on writing."""
+    return await asyncio.to_thread(orders.next)
+
+
+def stop_order(fence: int) -> bytes:
+    return encode(Kind.STOP, fence, 0, b"{}")
+
+
+async def test_orders_come_in_order_each_with_its_own_descriptor(pair: tuple[int, int]) -> None:
+    writer, orders = Writer(asyncio.get_running_loop(), pair[0]), Orders(pair[1])
+    big = b"x" * 300_000  # far more than the socket takes at once
+    for number in range(6):
+        sealed = SealedInput.of(b"%d" % number) if number % 2 else None
+        writer.write(encode(Kind.RUN, number, 0, big), -1 if sealed is None else sealed.descriptor)
+        if sealed is not None:
+            sealed.close()  # it is the caller's: what is written later must not need it
+    for number in range(6):
+        frame = await next_order(orders)
+        assert frame is not None and (frame.fence, frame.payload) == (number, big)
+        if number % 2:
+            came = orders.take_sealed()
+            assert came is not None
+            with came.mapped() as content:
+                assert content[:] == b"%d" % number
+            assert not os.get_inheritable(came.descriptor)
+            came.close()
+    assert orders.take_sealed() is None
+    writer.close()
+    assert await next_order(orders) is None
+    orders.close()
+
+
+async def test_a_stop_is_found_behind_a_small_order_and_another_attempts_is_not(pair: tuple[int, int]) -> None:
+    writer, orders = Writer(asyncio.get_running_loop(), pair[0]), Orders(pair[1])
+    assert orders.stop_of(1) is None  # nothing is there, and it does not wait
+    writer.write(stop_order(1))
+    writer.write(stop_order(2))
+    assert orders.stop_of(3) is None
+    assert orders.stop_of(2) == b"{}"
+    writer.close()
+    orders.close()
+
+
+async def test_a_writer_that_is_closed_keeps_nothing_open(pair: tuple[int, int]) -> None:
+    """`nothing_left` looks at the descriptors."""
+    writer, orders = Writer(asyncio.get_running_loop(), pair[0]), Orders(pair[1])
+    writer.write(encode(Kind.RUN, 1, 0, b"x" * 300_000))
+    sealed = SealedInput.of(b"x")
+    writer.write(encode(Kind.RUN, 2, 0, b""), sealed.descriptor)
+    sealed.close()
+    writer.close()
+    writer.close()
+    writer.write(stop_order(2))  # after the end: nothing happens
+    orders.close()
+
+
+async def test_a_reader_that_has_gone_closes_the_writer(pair: tuple[int, int]) -> None:
+    writer = Writer(asyncio.get_running_loop(), pair[0])
+    os.close(pair[1])
+    sealed = SealedInput.of(b"x")
+    writer.write(encode(Kind.RUN, 1, 0, b"x"), sealed.descriptor)
+    writer.write(stop_order(1))
+    sealed.close()
+    with pytest.raises(OSError):
+        os.fstat(pair[0])
+
+
+async def test_a_reader_that_goes_with_orders_unread_closes_the_writer(pair: tuple[int, int]) -> None:
+    """Then the socket says ECONNRESET, not EPIPE."""
+    writer = Writer(asyncio.get_running_loop(), pair[0])
+    writer.write(encode(Kind.RUN, 1, 0, b"x" * 300_000))
+    os.close(pair[1])
+    writer.write(stop_order(1))
+    async with asyncio.timeout(10):
+        while not writer.is_closed:
+            await asyncio.sleep(0)
+    with pytest.raises(OSError):
+        os.fstat(pair[0])
+
+
+async def test_descriptors_that_nobody_took_are_closed(pair: tuple[int, int]) -> None:
+    writer, orders = Writer(asyncio.get_running_loop(), pair[0]), Orders(pair[1])
+    sealed = SealedInput.of(b"x")
+    writer.write(encode(Kind.RUN, 1, 0, b""), sealed.descriptor)
+    sealed.close()
+    assert await next_order(orders) is not None
+    writer.close()
+    orders.close()
+
+
+async def test_an_order_whose_descriptor_found_no_room_has_none(pair: tuple[int, int]) -> None:
+    writer, orders = Writer(asyncio.get_running_loop(), pair[0]), Orders(pair[1])
+    sealed = SealedInput.of(b"x")
+    writer.write(encode(Kind.RUN, 1, 0, b""), sealed.descriptor)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        frame = orders.next()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert frame is not None and frame.fence == 1
+    assert orders.take_sealed() is None
+    for end in (writer, orders, sealed):
+        end.close()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from routes import Route, routes
 from serving import Server, StartServer, problem_of
+from support.waiting import until_async
 
 from killable.api.settings import HttpSettings
 
@@ -95,9 +96,12 @@ async def test_head_of_a_stream_is_no_reader(server: Server, tmp_path: Path) -> 
     gate = tmp_path / "gate"
     members = {"input": {"gates": [str(gate)]}, "stop_when_client_leaves": True}
     job_id = await server.submit("gated", members=members)
-    answer = await server.client.head(f"/v1/jobs/{job_id}/stream")
-    assert answer.status_code == 200 and answer.headers["content-type"].startswith("text/event-stream")
-    assert answer.headers["x-accel-buffering"] == "no"
+    reader, writer = await server.raw(f"HEAD /v1/jobs/{job_id}/stream HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    head = (await reader.readuntil(b"\r\n\r\n")).lower()
+    assert head.startswith(b"http/1.1 200") and b"\r\ncontent-type: text/event-stream" in head
+    ours = server.connections.copy()
+    writer.close()
+    await until_async(lambda: server.connections < ours, "the server knows that it has left")
     gate.touch()
     assert (await server.record(job_id, wait_s=60))["state"] == "completed"
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from serving import Server, problem_of
 
+from killable.api.output import pieces_of
+
 
 async def test_texts_one_after_the_other(server: Server) -> None:
     texts = ["one", " two\n", "", "ü\u2028\U0001f600", "\ud800", "[DONE]"]
@@ -51,3 +53,13 @@ async def test_nothing_is_an_output_too(server: Server) -> None:
     answer = await server.client.get(f"/v1/jobs/{job_id}/output")
     assert (answer.status_code, answer.content) == (200, b"")
     problem_of(await server.client.get("/v1/jobs/job-0/output"), 404, "unknown_job")
+
+
+async def test_what_comes_meanwhile_is_left_out_as_it_may_be_of_another_kind(server: Server, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    job_id = await server.submit("gated", gates=[str(gate)])
+    await server.read(job_id, until="token")
+    record = await server.supervisor.get(job_id)
+    gate.touch()
+    await server.record(job_id, wait_s=60)
+    assert b"".join([piece async for piece in pieces_of(server.supervisor, record)]) == b"first"

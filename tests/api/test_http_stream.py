@@ -101,6 +101,7 @@ async def test_an_unknown_job_has_no_stream(server: Server) -> None:
 
 
 @pytest.mark.row("A20")
+@pytest.mark.row("A21")
 async def test_all_that_a_job_can_say(server: Server) -> None:
     seen = await server.read(await server.submit("reports"))
     assert seen.names == ["started", "progress", "checkpoint", "token", "completed"]

@@ -143,6 +143,19 @@ async def test_a_limit_over_its_cap_names_the_cap(server: Server) -> None:
     assert "run_s" in str(problem)
 
 
+@pytest.mark.row("A24")
+async def test_a_job_that_has_to_wait_says_where_it_stands(start_server: StartServer) -> None:
+    async with start_server(workers=1) as server:
+        running = await server.submit("spin")
+        await server.read(running, until="started")
+        answers = [await server.client.post("/v1/jobs", json={"type": "echo"}) for _ in range(3)]
+        assert [answer.status_code for answer in answers] == [202] * 3
+        positions = [answer.json()["queue"]["position"] for answer in answers]
+        assert positions == list(range(positions[0], positions[0] + 3))
+        assert "estimated_wait_s" in answers[0].json()["queue"]
+        await server.client.post("/v1/jobs/cancel", json={"state": "active", "grace_s": 0})
+
+
 @pytest.mark.row("A28")
 @pytest.mark.row("B11")
 async def test_a_full_queue_by_number(start_server: StartServer) -> None:

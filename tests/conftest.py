@@ -6,8 +6,9 @@ import asyncio
 import gc
 import inspect
 import os
+import signal
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ class Belongings:
     processes: frozenset[tuple[int, int]]
     """(pid, start time): descendants, and whatever else the test run started (orphans, guards)."""
     cgroups: frozenset[Path]
+    handlers: Mapping[int, Any]
+    """Of signals: two servers in one process that put each other's back leave one behind."""
 
     @classmethod
     def now(cls) -> Belongings:
@@ -46,6 +49,7 @@ class Belongings:
             frozenset(threading.enumerate()),
             frozenset((seen.pid, seen.started) for seen in ours()),
             frozenset(cgroups_of(os.getpid())),
+            _handlers(),
         )
 
     def more(self) -> dict[str, Any]:
@@ -57,8 +61,13 @@ class Belongings:
             "threads": [thread for thread in threading.enumerate() if thread not in self.threads],
             "processes": processes,
             "cgroups": [path for path in cgroups_of(os.getpid()) if path not in self.cgroups],
+            "handlers": {n: now for n, now in _handlers().items() if now != self.handlers[n]},
         }
         return {kind: left for kind, left in more.items() if left}
+
+
+def _handlers() -> dict[int, Any]:
+    return {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)}
 
 
 @pytest.fixture(autouse=True)

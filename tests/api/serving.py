@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -101,6 +101,14 @@ class Server:
         return reader, writer
 
 
+class _Server(uvicorn.Server):
+    """uvicorn's server, which leaves the signals alone: two at once would put each other's handlers back."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
 class StartServer(Protocol):
     def __call__(
         self, *, http: HttpSettings = ..., workers: int = ..., more: tuple[PoolSpec, ...] = ..., **settings: Any
@@ -129,7 +137,7 @@ async def serve(
             access_log=False,
             timeout_graceful_shutdown=5,
         )
-        server = uvicorn.Server(config)
+        server = _Server(config)
         serving = asyncio.create_task(server.serve())
         try:
             async with asyncio.timeout(10):

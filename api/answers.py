@@ -6,18 +6,16 @@ Runs in: api.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 from fastapi import Depends, Header, Request
 from pydantic import BaseModel
 from starlette.responses import JSONResponse
 
 from killable.api.problems import PROBLEM_TYPE, fault, invalid
-from killable.api.schemas import CORRELATION_ID, WAIT_S_MAX
-from killable.api.settings import HttpSettings
-from killable.api.sse import Streams
-from killable.supervisor.engine import Engine
+from killable.api.schemas import PREFER, WAIT_S_MAX
 from killable.workers.errors import CODES
 from killable.workers.messages import dump_json
 
@@ -63,18 +61,6 @@ class Json(JSONResponse):
         return dump_json(content)
 
 
-async def _engine(request: Request) -> Engine:
-    return cast(Engine, request.app.state.engine)
-
-
-async def _streams(request: Request) -> Streams:
-    return cast(Streams, request.app.state.streams)
-
-
-async def _settings(request: Request) -> HttpSettings:
-    return cast(HttpSettings, request.app.state.settings)
-
-
 @dataclass(frozen=True, slots=True)
 class Preference:
     """For how long a client would wait (RFC 7240); None: it does not say."""
@@ -82,35 +68,34 @@ class Preference:
     wait_s: float | None = None
     applied: str = ""
 
+    @classmethod
+    def of(cls, prefer: Iterable[str]) -> Preference:
+        """Read `Prefer`; what cannot be read is ignored, as the RFC has it. A wait stands beside `respond-async`."""
+        found = cls()
+        for header in prefer:
+            for preference in header.split(","):
+                name, _, value = preference.partition(";")[0].partition("=")
+                name, value = name.strip().lower(), value.strip().strip('"')
+                if name == "wait" and value.isascii() and value.isdecimal():
+                    wait_s = min(int(value[:9]), int(WAIT_S_MAX))
+                    return cls(float(wait_s), f"wait={wait_s}")
+                if name == "respond-async":
+                    found = cls(0.0, "respond-async")
+        return found
+
     @property
     def headers(self) -> dict[str, str]:
         return {"Preference-Applied": self.applied} if self.applied else {}
 
 
-async def _preference(
-    prefer: Annotated[list[str], Header(description="`wait=N`, seconds, 60 at most; `respond-async` is 0")] = [],  # noqa: B006
-) -> Preference:
-    """Read `Prefer`; what cannot be read is ignored, as the RFC has it. A wait stands beside `respond-async`."""
-    found = Preference()
-    for header in prefer:
-        for preference in header.split(","):
-            name, _, value = preference.partition(";")[0].partition("=")
-            name, value = name.strip().lower(), value.strip().strip('"')
-            if name == "wait" and value.isascii() and value.isdecimal():
-                wait_s = min(int(value[:9]), int(WAIT_S_MAX))
-                return Preference(float(wait_s), f"wait={wait_s}")
-            if name == "respond-async":
-                found = Preference(0.0, "respond-async")
-    return found
+async def _preference(prefer: Annotated[list[str], Header(description=PREFER)] = []) -> Preference:  # noqa: B006
+    return Preference.of(prefer)
 
 
-async def _correlation_id(
-    request: Request,
-    x_correlation_id: Annotated[str | None, Header(pattern=CORRELATION_ID)] = None,
-    x_request_id: Annotated[str | None, Header(pattern=CORRELATION_ID, description="The same by another name")] = None,
-) -> str:
-    found = x_correlation_id or x_request_id or str(uuid.uuid4())
-    request.state.correlation_id = found  # for the answer of a refusal
+def correlation_id_of(request: Request) -> str:
+    """Return a request's own id for what it is a part of, or one that is made up for it and its answer."""
+    found = request.headers.get("X-Correlation-Id") or request.headers.get("X-Request-Id") or str(uuid.uuid4())
+    request.state.correlation_id = found
     return found
 
 
@@ -119,11 +104,7 @@ async def _no_body(request: Request) -> None:
         raise invalid([fault("body", [], "is not read here: everything is a query parameter")])
 
 
-EngineOf = Annotated[Engine, Depends(_engine)]
-StreamsOf = Annotated[Streams, Depends(_streams)]
-SettingsOf = Annotated[HttpSettings, Depends(_settings)]
 Preferred = Annotated[Preference, Depends(_preference)]
-CorrelationId = Annotated[str, Depends(_correlation_id)]
 NO_BODY = Depends(_no_body)
 
 

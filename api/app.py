@@ -19,6 +19,7 @@ from killable.api.auth import OPEN_PATHS, KeyCheck
 from killable.api.inputs import InputCheck
 from killable.api.keys import KeyRing, Tickets
 from killable.api.methods import HeadAsGet
+from killable.api.parts import Parts
 from killable.api.problems import install_problems, problem
 from killable.api.schemas import Problem
 from killable.api.settings import HttpSettings
@@ -40,11 +41,8 @@ def create_app(engine: Engine, settings: HttpSettings | None = None) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.engine = engine
-    app.state.settings = settings
-    app.state.input_check = InputCheck()
-    app.state.streams = Streams(settings.streams_max)
-    app.state.tickets = Tickets() if settings.keys else None
+    tickets = Tickets() if settings.keys else None
+    app.state.parts = Parts(engine, settings, InputCheck(), Streams(settings.streams_max), tickets)
     install_problems(app)
     # /v1/jobs/cancel before /v1/jobs/{job_id}
     for routes in (routes_operator, routes_jobs, routes_outputs, routes_ops, routes_metrics):
@@ -53,8 +51,8 @@ def create_app(engine: Engine, settings: HttpSettings | None = None) -> FastAPI:
     # page that may call is refused for, it can read.
     app.add_middleware(HeadAsGet)
     app.add_middleware(BodyCheck, settings=settings)
-    if settings.keys:
-        app.add_middleware(KeyCheck, keys=KeyRing(settings.keys), tickets=app.state.tickets)
+    if tickets is not None:
+        app.add_middleware(KeyCheck, keys=KeyRing(settings.keys), tickets=tickets)
     if settings.cors_origins:
         app.add_middleware(
             _Cors,
@@ -92,7 +90,7 @@ class _App(FastAPI):
             description = super().openapi()
             components = description.setdefault("components", {})
             components.setdefault("schemas", {})["Problem"] = Problem.model_json_schema()
-            if self.state.settings.keys:
+            if self.state.parts.settings.keys:
                 _describe_keys(description)
         return super().openapi()
 

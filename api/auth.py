@@ -6,7 +6,6 @@ Runs in: api. Plain ASGI, like the checks in `access`.
 from __future__ import annotations
 
 import re
-from typing import Annotated
 from urllib.parse import parse_qs
 
 from fastapi import Depends, Request
@@ -63,7 +62,8 @@ class KeyCheck:
         return len(tickets) == 1 and self._tickets.is_valid(match[1], tickets[0])
 
 
-async def _tenant(request: Request) -> str:
+def tenant_of(request: Request) -> str:
+    """Return whose job it is that a request submits: the name of its key."""
     caller: ApiKey | None = request.scope.get(CALLER)
     return TENANT if caller is None else caller.name
 
@@ -74,6 +74,5 @@ async def _operator(request: Request) -> None:
         raise Refused("This needs a key with the role operate; this one may only submit", code="forbidden")
 
 
-TenantOf = Annotated[str, Depends(_tenant)]
 OPERATOR = Depends(_operator)
 """Of a route that only an operator may call."""

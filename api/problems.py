@@ -20,7 +20,7 @@ from starlette.responses import Response
 
 from killable.api.methods import allowed
 from killable.api.records import record_json
-from killable.api.schemas import PATTERNS, SPELLINGS
+from killable.api.schemas import CORRELATION_ID, PATTERNS, SPELLINGS
 from killable.supervisor.job import JobRecord
 from killable.workers.errors import CODES, Refused
 from killable.workers.messages import dump_json
@@ -135,10 +135,15 @@ async def _refused(request: Request, error: Refused) -> Response:
         members, message = {}, _UNKNOWN[error.code]
     record = members.pop("record", None)
     if isinstance(record, JobRecord):
-        members["job"] = record_json(record, request.app.state.settings.result_inline_bytes_max)
-    correlation_id = getattr(request.state, "correlation_id", "")
-    headers = {"X-Correlation-Id": correlation_id} if correlation_id else None
-    return problem(error.code, message, members=members, headers=headers)
+        members["job"] = record_json(record, request.app.state.parts.settings.result_inline_bytes_max)
+    return problem(error.code, message, members=members, headers=_correlation(request))
+
+
+def _correlation(request: Request) -> dict[str, str]:
+    """Return the header that names what a refused request was a part of, where it said so or an id was made up."""
+    said = request.headers.get("X-Correlation-Id") or request.headers.get("X-Request-Id") or ""
+    found = getattr(request.state, "correlation_id", said)
+    return {"X-Correlation-Id": found} if re.fullmatch(CORRELATION_ID, found) else {}
 
 
 async def _http_exception(request: Request, error: HTTPException) -> Response:

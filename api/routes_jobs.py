@@ -19,17 +19,16 @@ from killable.api.answers import (
     LINKS_TO_JOB,
     NO_BODY,
     OF_A_BODY,
-    CorrelationId,
-    EngineOf,
     Json,
+    Preference,
     Preferred,
-    SettingsOf,
     answer,
+    correlation_id_of,
     documented,
 )
-from killable.api.auth import TenantOf
-from killable.api.inputs import InputCheck
+from killable.api.auth import tenant_of
 from killable.api.keys import Tickets
+from killable.api.parts import engine_of, parts_of
 from killable.api.records import record_json, short_record_json
 from killable.supervisor.engine import Engine
 from killable.supervisor.job import JobRecord, JobType, Submission
@@ -55,55 +54,46 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"], default_response_class=Json
 async def submit_job(
     request: Request,
     body: Annotated[schemas.AnyJobRequest, Body()],
-    engine: EngineOf,
-    settings: SettingsOf,
-    tenant: TenantOf,
-    preference: Preferred,
-    correlation_id: CorrelationId,
-    idempotency_key: Annotated[
-        str | None,
-        Header(
-            pattern=schemas.IDEMPOTENCY_KEY, description="The same again with the same body: the first answer again"
-        ),
-    ] = None,
+    headers: Annotated[schemas.SubmissionHeaders, Header()],
 ) -> Response:
     """Start a job. It runs whether or not anyone reads its stream.
 
     `Prefer: wait=N` (60 at most) holds the answer until the job has ended.
     """
-    checks: InputCheck = request.app.state.input_check
+    parts = parts_of(request)
+    engine = parts.engine
+    preference = Preference.of(headers.prefer)
     markers = isinstance(body, schemas.OperationRequest)
     job_type = await _find_type(engine, body.operation if isinstance(body, schemas.OperationRequest) else body.type)
     submission = Submission(
         type=job_type.name,
-        input=await checks.encode(job_type, body.input, () if markers else ("input",)),
+        input=await parts.input_check.encode(job_type, body.input, () if markers else ("input",)),
         limits=body.limits_given(),
         priority=body.priority,
         tags=body.tags,
-        tenant=tenant,
+        tenant=tenant_of(request),
         stop_when_client_leaves=body.stop_when_client_leaves,
         markers=markers,
-        idempotency_key=idempotency_key or "",
-        body_digest=hashlib.sha256(await request.body()).hexdigest() if idempotency_key else "",
-        correlation_id=correlation_id,
+        idempotency_key=headers.idempotency_key or "",
+        body_digest=hashlib.sha256(await request.body()).hexdigest() if headers.idempotency_key else "",
+        correlation_id=correlation_id_of(request),
     )
     record = await engine.submit(submission)
-    headers = preference.headers | {"X-Correlation-Id": record.correlation_id}
+    answered = preference.headers | {"X-Correlation-Id": record.correlation_id}
     if record.replayed:
-        headers["Idempotent-Replayed"] = "true"
+        answered["Idempotent-Replayed"] = "true"
     status = 202
     if preference.wait_s:
         record = await engine.wait(record.job_id, timeout_s=preference.wait_s)
         status = 200 if record.ended else 202
     address = f"/v1/jobs/{record.job_id}"
-    urls = _stream_urls(request, record.job_id)
-    content = record_json(record, settings.result_inline_bytes_max) | urls
-    return Json(content, status, headers | {"Location": address})
+    urls = _stream_urls(parts.tickets, record.job_id)
+    content = record_json(record, parts.settings.result_inline_bytes_max) | urls
+    return Json(content, status, answered | {"Location": address})
 
 
-def _stream_urls(request: Request, job_id: str) -> dict[str, str]:
+def _stream_urls(tickets: Tickets | None, job_id: str) -> dict[str, str]:
     """Return the stream's address under both names; where keys are needed, with the ticket that opens it."""
-    tickets: Tickets | None = request.app.state.tickets
     url = f"/v1/jobs/{job_id}/stream" + (f"?ticket={tickets.issue(job_id)}" if tickets else "")
     return {"stream_url": url, "sse_url": url}
 
@@ -126,8 +116,9 @@ async def _find_type(engine: Engine, name: str) -> JobType:
     "",
     responses=documented({200: answer("One page", schemas.JobList, "Link")}, "invalid"),
 )
-async def list_jobs(query: Annotated[schemas.ListQuery, Query()], engine: EngineOf) -> Response:
+async def list_jobs(request: Request, query: Annotated[schemas.ListQuery, Query()]) -> Response:
     """List jobs, newest first. The cursor stays true while jobs come and go."""
+    engine = engine_of(request)
     records, cursor = await engine.list(
         state=query.state,
         type=query.type,
@@ -143,9 +134,10 @@ async def list_jobs(query: Annotated[schemas.ListQuery, Query()], engine: Engine
 
 
 @router.get("/{job_id}", responses=documented({200: answer("The record", schemas.Job)}, "unknown_job"))
-async def get_job(job_id: str, engine: EngineOf, settings: SettingsOf) -> Response:
+async def get_job(request: Request, job_id: str) -> Response:
     """Return the record of a job."""
-    return Json(record_json(await engine.get(job_id), settings.result_inline_bytes_max))
+    parts = parts_of(request)
+    return Json(record_json(await parts.engine.get(job_id), parts.settings.result_inline_bytes_max))
 
 
 CANCEL_RESPONSES = documented(
@@ -162,13 +154,14 @@ CANCEL_RESPONSES = documented(
 @router.delete("/{job_id}", responses=CANCEL_RESPONSES, dependencies=[NO_BODY])
 @router.post("/{job_id}/cancel", responses=CANCEL_RESPONSES, dependencies=[NO_BODY])
 async def cancel_job(
-    job_id: str, query: Annotated[schemas.CancelQuery, Query()], engine: EngineOf, preference: Preferred
+    request: Request, job_id: str, query: Annotated[schemas.CancelQuery, Query()], preference: Preferred
 ) -> Response:
     """Cancel a job; answer when its whole process tree is gone. Harmless to repeat.
 
     Waits at most `Prefer: wait=N` (10 s, capped at 60; `respond-async` is 0). An accepted cancel goes on when its
     caller leaves.
     """
+    engine = engine_of(request)
     record = await engine.cancel(
         job_id,
         reason=query.reason,

@@ -9,9 +9,12 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header
 from pydantic import BaseModel, Field
+from starlette.requests import Request
 from starlette.responses import Response
 
-from killable.api.answers import EngineOf, Json, Responses, documented
+from killable.api.answers import Json, Responses, documented
+from killable.api.parts import engine_of
+from killable.supervisor.engine import Engine
 
 OPENMETRICS = "application/openmetrics-text"
 OPENMETRICS_TYPE = f"{OPENMETRICS}; version=1.0.0; charset=utf-8"
@@ -68,14 +71,16 @@ def _texts() -> Responses:
 
 
 @router.get("/metrics", response_class=Response, responses=documented(_texts()))
-async def metrics(engine: EngineOf, accept: Annotated[str, Header()] = "") -> Response:
+async def metrics(request: Request, accept: Annotated[str, Header()] = "") -> Response:
     """Return the metrics as Prometheus' text, or as OpenMetrics when that is asked for."""
+    engine = engine_of(request)
     return await _text(engine, OPENMETRICS in _accepted(accept))
 
 
 @router.get("/v1/metrics", responses=documented({200: {"model": Counts}}))
-async def counts(engine: EngineOf, accept: Annotated[str, Header()] = "") -> Response:
+async def counts(request: Request, accept: Annotated[str, Header()] = "") -> Response:
     """Return the metrics as JSON; as text where text is asked for and JSON is not."""
+    engine = engine_of(request)
     asked = _accepted(accept)
     for media_type in asked:
         if media_type in (OPENMETRICS, TEXT):
@@ -85,7 +90,7 @@ async def counts(engine: EngineOf, accept: Annotated[str, Header()] = "") -> Res
     return Json(await engine.counts())
 
 
-async def _text(engine: EngineOf, openmetrics: bool) -> Response:
+async def _text(engine: Engine, openmetrics: bool) -> Response:
     body = await engine.exposition(openmetrics=openmetrics)
     return Response(body, headers={"Content-Type": OPENMETRICS_TYPE if openmetrics else TEXT_TYPE})
 

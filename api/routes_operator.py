@@ -10,6 +10,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Query
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import Response
 
 from killable.api import schemas
@@ -17,13 +18,13 @@ from killable.api.answers import (
     CANCEL_WAIT_S,
     NO_BODY,
     OF_A_BODY,
-    EngineOf,
     Json,
     Preferred,
     answer,
     documented,
 )
 from killable.api.auth import OPERATOR
+from killable.api.parts import engine_of
 from killable.api.problems import fault, invalid
 
 DRAIN_RESPONSES = documented({202: answer("Under way", schemas.Drained)}, "invalid")
@@ -42,9 +43,10 @@ router = APIRouter(tags=["operator"], default_response_class=Json, dependencies=
     ),
 )
 async def cancel_jobs(
-    body: Annotated[schemas.BulkCancelRequest, Body()], engine: EngineOf, preference: Preferred
+    request: Request, body: Annotated[schemas.BulkCancelRequest, Body()], preference: Preferred
 ) -> Response:
     """Cancel all jobs that fit a filter, the queued ones first. Waits as the cancel of one job does."""
+    engine = engine_of(request)
     if body.type is None and body.tag is None and body.state is None:
         raise invalid([fault("body", [], 'needs type, tag or state; {"state": "active"} is every job')])
     done = await engine.cancel_matching(
@@ -70,14 +72,16 @@ async def no_job_of_that_name() -> Response:
 
 
 @router.post("/v1/drain", status_code=202, responses=DRAIN_RESPONSES, dependencies=[NO_BODY])
-async def drain(query: Annotated[schemas.DrainQuery, Query()], engine: EngineOf) -> Response:
+async def drain(request: Request, query: Annotated[schemas.DrainQuery, Query()]) -> Response:
     """Take no new jobs; those that were accepted go on."""
+    engine = engine_of(request)
     return Json(asdict(await engine.drain(deadline_s=query.deadline_s)), 202)
 
 
 @router.get("/v1/drain", responses=documented({200: answer("How it stands", schemas.Drained)}))
-async def drained(engine: EngineOf) -> Response:
+async def drained(request: Request) -> Response:
     """Say whether the server takes new jobs, and how many it still has."""
+    engine = engine_of(request)
     return Json(asdict(await engine.drained()))
 
 
@@ -86,13 +90,15 @@ async def drained(engine: EngineOf) -> Response:
     responses=documented({200: answer("New jobs are taken again", schemas.Drained)}, "draining", "invalid"),
     dependencies=[NO_BODY],
 )
-async def undrain(engine: EngineOf) -> Response:
+async def undrain(request: Request) -> Response:
     """Take new jobs again; too late when the server is shutting down."""
+    engine = engine_of(request)
     return Json(asdict(await engine.undrain()))
 
 
 @router.post("/v1/shutdown", status_code=202, responses=DRAIN_RESPONSES, dependencies=[NO_BODY])
-async def shut_down(query: Annotated[schemas.ShutdownQuery, Query()], engine: EngineOf) -> Response:
+async def shut_down(request: Request, query: Annotated[schemas.ShutdownQuery, Query()]) -> Response:
     """Drain, end every job, then end the server: it exits 0 and leaves nothing behind."""
+    engine = engine_of(request)
     state = await engine.shutdown(grace_s=query.grace_s, deadline_s=query.deadline_s, reason=query.reason)
     return Json(asdict(state), 202)

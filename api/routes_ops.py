@@ -14,8 +14,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from killable.api import schemas
-from killable.api.answers import CANCEL_WAIT_S, NO_BODY, EngineOf, Json, Preferred, answer, documented
+from killable.api.answers import CANCEL_WAIT_S, NO_BODY, Json, Preferred, answer, documented
 from killable.api.auth import OPERATOR
+from killable.api.parts import engine_of
 from killable.api.problems import problem
 from killable.workers.errors import Refused
 
@@ -31,23 +32,26 @@ router = APIRouter(tags=["server"], default_response_class=Json)
 
 
 @router.get("/v1/job-types", responses=documented({200: answer("All types", schemas.JobTypeList)}))
-async def list_job_types(engine: EngineOf) -> Response:
+async def list_job_types(request: Request) -> Response:
     """List the job types that clients can start, with the schema of each one's input."""
+    engine = engine_of(request)
     types = [asdict(job_type) for job_type in await engine.job_types() if job_type.codec == "json"]
     return Json({"job_types": types})
 
 
 @router.get("/v1/workers", responses=documented({200: answer("All workers", schemas.WorkerList)}))
-async def list_workers(engine: EngineOf) -> Response:
+async def list_workers(request: Request) -> Response:
     """List the worker processes of this server, and only those."""
+    engine = engine_of(request)
     return Json({"workers": [asdict(worker) for worker in await engine.workers()]})
 
 
 @router.get(
     "/v1/workers/{worker_id}", responses=documented({200: answer("The worker", schemas.Worker)}, "unknown_worker")
 )
-async def get_worker(worker_id: str, engine: EngineOf) -> Response:
+async def get_worker(request: Request, worker_id: str) -> Response:
     """Return one worker process."""
+    engine = engine_of(request)
     for worker in await engine.workers():
         if worker.worker_id == worker_id:
             return Json(asdict(worker))
@@ -69,9 +73,10 @@ async def get_worker(worker_id: str, engine: EngineOf) -> Response:
     dependencies=[OPERATOR, NO_BODY],
 )
 async def kill_worker(
-    worker_id: str, query: Annotated[schemas.KillQuery, Query()], engine: EngineOf, preference: Preferred
+    request: Request, worker_id: str, query: Annotated[schemas.KillQuery, Query()], preference: Preferred
 ) -> Response:
     """Kill one worker process; its job, if it has one, ends cancelled by the operator."""
+    engine = engine_of(request)
     wait_s = CANCEL_WAIT_S if preference.wait_s is None else preference.wait_s
     worker = await engine.kill_worker(worker_id, reason=query.reason, wait_s=wait_s)
     return Json(asdict(worker), 200 if worker.state == "gone" else 202, preference.headers)
@@ -88,8 +93,9 @@ async def live() -> Response:
     "/readyz",
     responses=documented({200: answer("Some job can start", schemas.Readiness)}, "draining", protected=False),
 )
-async def ready(engine: EngineOf) -> Response:
+async def ready(request: Request) -> Response:
     """Tell whether any job can start, and everything that is degraded."""
+    engine = engine_of(request)
     can_start, degraded = await engine.ready()
     if can_start:
         pools = [{"name": pool.name, "state": pool.state, "detail": pool.detail} for pool in await engine.pools()]
@@ -98,7 +104,8 @@ async def ready(engine: EngineOf) -> Response:
 
 
 @router.get("/v1/info", responses=documented({200: answer("About it", schemas.Info)}))
-async def info(request: Request, engine: EngineOf) -> Response:
+async def info(request: Request) -> Response:
     """Say which server this is."""
+    engine = engine_of(request)
     about: dict[str, Any] = {"version": request.app.version, "pid": os.getpid(), "features": FEATURES}
     return Json(about | {"instance_id": engine.instance_id, "started_at": engine.started_at})

@@ -14,9 +14,10 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from killable.api import schemas
-from killable.api.answers import EngineOf, Json, SettingsOf, StreamsOf, answer, documented
+from killable.api.answers import Json, answer, documented
 from killable.api.methods import IS_HEAD
 from killable.api.output import kind_of, nothing, pieces_of
+from killable.api.parts import engine_of, parts_of
 from killable.api.problems import fault, invalid
 from killable.api.records import record_json
 from killable.api.sse import open_stream
@@ -57,25 +58,24 @@ router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"], default_response_c
     ),
 )
 async def stream_job(
+    request: Request,
     job_id: str,
     query: Annotated[schemas.StreamQuery, Query()],
-    engine: EngineOf,
-    settings: SettingsOf,
-    streams: StreamsOf,
     last_event_id: Annotated[
         str,
         Header(description="Resume after this event; wins over `after`", json_schema_extra={"pattern": "^[0-9]*$"}),
     ] = "",
 ) -> Response:
     """Stream a job's events from any point, to any number of readers."""
-    record = await engine.get(job_id)
+    parts = parts_of(request)
+    record = await parts.engine.get(job_id)
     after = query.after
     if last_event_id:
         if not (last_event_id.isascii() and last_event_id.isdecimal()):
             raise invalid([fault("header", ["Last-Event-ID"], "must be an id of this stream, a whole number")])
         # More digits than any id has: int() of a very long text would block, and raise.
         after = int(last_event_id[:18])
-    return open_stream(engine, settings, streams, record, after=after, markers=query.markers)
+    return open_stream(parts.engine, parts.settings, parts.streams, record, after=after, markers=query.markers)
 
 
 @router.get(
@@ -91,8 +91,9 @@ async def stream_job(
         "unknown_job",
     ),
 )
-async def get_output(request: Request, job_id: str, engine: EngineOf) -> Response:
+async def get_output(request: Request, job_id: str) -> Response:
     """Return the job's tokens so far, one after the other; also after a kill."""
+    engine = engine_of(request)
     record = await engine.get(job_id)
     kind = await kind_of(engine, record)
     pieces = nothing() if request.scope.get(IS_HEAD) else pieces_of(engine, record)
@@ -109,13 +110,12 @@ async def get_output(request: Request, job_id: str, engine: EngineOf) -> Respons
         "invalid",
     ),
 )
-async def get_result(
-    job_id: str, query: Annotated[schemas.ResultQuery, Query()], engine: EngineOf, settings: SettingsOf
-) -> Response:
+async def get_result(request: Request, job_id: str, query: Annotated[schemas.ResultQuery, Query()]) -> Response:
     """Return what the job returned, waiting for its end if asked to."""
-    record = await engine.wait(job_id, timeout_s=min(query.wait_s, schemas.WAIT_S_MAX))
+    parts = parts_of(request)
+    record = await parts.engine.wait(job_id, timeout_s=min(query.wait_s, schemas.WAIT_S_MAX))
     if not record.ended:
-        return Json(record_json(record, settings.result_inline_bytes_max), 202)
+        return Json(record_json(record, parts.settings.result_inline_bytes_max), 202)
     if record.state != "completed":
         raise Refused(
             f"The job ended {record.state}: only a completed one has a result", code="no_result", record=record
@@ -124,8 +124,9 @@ async def get_result(
 
 
 @router.get("/partial", response_class=Response, responses=documented({200: VALUE}, "unknown_job", "no_result"))
-async def get_partial(job_id: str, engine: EngineOf) -> Response:
+async def get_partial(request: Request, job_id: str) -> Response:
     """Return the job's last checkpoint, or what it returned in its grace."""
+    engine = engine_of(request)
     record = await engine.get(job_id)
     if record.partial is None:
         raise Refused("The job has made no checkpoint", code="no_result", record=record)

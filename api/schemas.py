@@ -143,6 +143,20 @@ def split_tag(tag: str | None) -> tuple[str, str] | None:
     return key, value
 
 
+PREFER = "`wait=N`, seconds, 60 at most; `respond-async` is 0"
+
+
+class SubmissionHeaders(BaseModel):
+    """What a submission may say beside its body."""
+
+    prefer: list[str] = Field(default=[], description=PREFER)
+    x_correlation_id: str | None = Field(None, pattern=CORRELATION_ID, description="What this job is a part of")
+    x_request_id: str | None = Field(None, pattern=CORRELATION_ID, description="The same by another name")
+    idempotency_key: str | None = Field(
+        None, pattern=IDEMPOTENCY_KEY, description="The same again with the same body: the first answer again"
+    )
+
+
 class ListQuery(Query):
     state: StateFilter | None = None
     type: str | None = None

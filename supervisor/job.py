@@ -7,7 +7,7 @@ Every record round-trips through its JSON form, so a journal or another machine 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, NewType
 
 if TYPE_CHECKING:
@@ -134,7 +134,9 @@ class Certificate:
 
     def as_json(self) -> dict[str, Any]:
         """Return the members that are known; a phase that did not happen is absent, never 0."""
-        return {name: value for name, value in asdict(self).items() if value is not None and value != ""}
+        # asdict copies deeply: 90 µs at every end.
+        members = ((name, getattr(self, name)) for name in _CERTIFICATE_NAMES)
+        return {name: value for name, value in members if value is not None and value != ""}
 
     @classmethod
     def from_json(cls, members: dict[str, Any]) -> Certificate:
@@ -142,6 +144,7 @@ class Certificate:
         return cls(**{name: value for name, value in members.items() if name in known})
 
 
+_CERTIFICATE_NAMES = tuple(f.name for f in fields(Certificate))
 PHASES = ("term_sent", "delivered", "acknowledged", "kill_sent", "exited", "reaped", "tree_empty", "slot_ready")
 
 

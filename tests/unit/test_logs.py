@@ -216,7 +216,7 @@ def test_a_reader_that_has_gone_is_no_fault() -> None:
     waiting = configured._handler._lines
     for _ in range(2):
         log.warning("to nobody")
-        until(lambda: waiting.empty() or Pending(waiting.qsize()), "the record is taken")
+        until(lambda: not waiting or Pending(len(waiting)), "the record is taken")
     configured.close()
     with contextlib.suppress(BrokenPipeError):
         stream.close()

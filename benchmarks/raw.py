@@ -22,8 +22,8 @@ from typing import Self
 
 from deathwatch import DeathWatch
 
+from killable.supervisor.machine.spawner import THREAD_LIMITS
 from killable.supervisor.settings import PoolSpec
-from killable.supervisor.spawner import THREAD_LIMITS
 from killable.workers import confine, jobs
 
 NICE = PoolSpec("", ()).nice

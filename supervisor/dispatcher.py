@@ -18,10 +18,10 @@ from killable.supervisor.escalation import Rules
 from killable.supervisor.fleet import Fleet
 from killable.supervisor.job import JobType, Outcome, Verdict
 from killable.supervisor.lifecycle import DECIDED, Cause, State
-from killable.supervisor.observer import Observer
 from killable.supervisor.pool import Pool
 from killable.supervisor.registry import Entry, Registry
 from killable.supervisor.settings import Settings, usable_cores
+from killable.supervisor.telemetry.observer import Observer
 from killable.supervisor.worker import Stage, Worker
 from killable.workers.errors import CODES
 

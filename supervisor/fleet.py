@@ -12,10 +12,10 @@ from typing import Any, Protocol
 from killable.supervisor.clock import Clock
 from killable.supervisor.job import JobType, PoolRecord, WorkerId, WorkerRecord
 from killable.supervisor.jobtypes import DuplicateType, JobTypes
+from killable.supervisor.machine.system import System
 from killable.supervisor.pool import Pool
 from killable.supervisor.seam import SpawnerFactory
 from killable.supervisor.settings import Settings
-from killable.supervisor.system import System
 from killable.supervisor.waits import RunTimes
 from killable.supervisor.worker import Worker
 from killable.workers.errors import Refused

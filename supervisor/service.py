@@ -12,13 +12,12 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from killable.supervisor import exposition, limits
+from killable.supervisor import limits
 from killable.supervisor.backlog import Full
 from killable.supervisor.clock import Clock
 from killable.supervisor.dispatcher import Dispatcher, queued_first
 from killable.supervisor.drain import Drain
 from killable.supervisor.eventlog import EventLog
-from killable.supervisor.gauges import Gauges, read_gauges, read_rss_bytes
 from killable.supervisor.inputs import close_input, seal_large_input
 from killable.supervisor.job import (
     BulkCancel,
@@ -33,11 +32,13 @@ from killable.supervisor.job import (
 )
 from killable.supervisor.jobtypes import StartRefused
 from killable.supervisor.lifecycle import State
-from killable.supervisor.observer import Observer
 from killable.supervisor.readiness import readiness
 from killable.supervisor.registry import Entry, Registry
 from killable.supervisor.seam import SpawnerFactory
 from killable.supervisor.settings import Settings
+from killable.supervisor.telemetry import exposition
+from killable.supervisor.telemetry.gauges import Gauges, read_gauges, read_rss_bytes
+from killable.supervisor.telemetry.observer import Observer
 from killable.supervisor.worker import Stage
 from killable.workers.errors import Refused
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import typer
 
-from killable.api.client import Client
+from killable.api.client.blocking import Client
 from killable.workers.errors import Refused
 
 _TYPE_NAMES = {

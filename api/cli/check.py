@@ -21,7 +21,7 @@ from killable.api.cli.serve import require_linux
 if TYPE_CHECKING:
     from killable.api.cli.configuration import InForce
     from killable.api.cli.survey import Survey
-    from killable.supervisor.config import Fault
+    from killable.supervisor.configuration.config import Fault
     from killable.supervisor.job import JobType
 
 

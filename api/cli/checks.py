@@ -133,7 +133,7 @@ def _tried(name: str, probe: Callable[[], str], otherwise: Status, advice: str) 
 
 def _cgroup() -> list[Check]:
     """Find cgroup2, move a child into a group of its own, and kill the group."""
-    from killable.supervisor.cgroup import cgroup2_mount, own_directory
+    from killable.supervisor.machine.cgroup import cgroup2_mount, own_directory
 
     name, without = (
         "cgroup v2",

@@ -13,7 +13,7 @@ import httpx
 import typer
 
 from killable.api.cli import render
-from killable.api.exchange import DEFAULT_URL, UNIX_PREFIX
+from killable.api.client.exchange import DEFAULT_URL, UNIX_PREFIX
 
 PATIENCE_S = 0.5
 """A person at a prompt takes longer for a hang."""

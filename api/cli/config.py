@@ -22,7 +22,7 @@ from killable.api.cli.serve import require_linux
 if TYPE_CHECKING:
     from killable.api.cli.configuration import InForce
     from killable.api.cli.survey import Survey
-    from killable.supervisor.inventory import Setting
+    from killable.supervisor.configuration.inventory import Setting
 
 
 def config(
@@ -47,8 +47,8 @@ def config(
     """
     with exits.reporting(as_json):
         from killable.api.cli.configuration import load
-        from killable.supervisor.inventory import example as example_lines
-        from killable.supervisor.tables import json_schema
+        from killable.supervisor.configuration.inventory import example as example_lines
+        from killable.supervisor.configuration.tables import json_schema
 
         if schema:
             exits.print_json(json_schema())
@@ -70,7 +70,7 @@ def _ask_pools(in_force: InForce) -> Survey:
 
 def _print(in_force: InForce, found: Survey | None, as_json: bool) -> None:
     from killable.api.cli.configuration import source_of
-    from killable.supervisor.inventory import Setting, is_inherited, limits_in_force, settings_in_force
+    from killable.supervisor.configuration.inventory import Setting, is_inherited, limits_in_force, settings_in_force
 
     settings = list(settings_in_force(in_force.config))
     keys = [Setting("api keys", key.name, key.role, source_of(key, in_force.config)) for key in in_force.keys]

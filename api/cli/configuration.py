@@ -12,8 +12,8 @@ from typing import Any
 
 from killable.api.access import is_loopback
 from killable.api.keys import KEY, KEY_CHARS_MAX, KEY_CHARS_MIN, ApiKey, KeysInvalid, read_keys
-from killable.supervisor import config as settings
-from killable.supervisor.config import Config, ConfigError, Fault
+from killable.supervisor.configuration import config as settings
+from killable.supervisor.configuration.config import Config, ConfigError, Fault
 
 API_KEY = "KILLABLE_API_KEY"
 API_KEY_NAME = "default"

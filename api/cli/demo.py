@@ -20,7 +20,7 @@ from rich.text import Text
 
 from killable.api.cli import exits, render
 from killable.api.cli.options import Json
-from killable.api.client import Client, Job, token_of
+from killable.api.client.blocking import Client, Job, token_of
 from killable.workers.errors import KillableError
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from rich.text import Text
 from killable.api.cli import exits
 from killable.api.cli.checks import Check, examine
 from killable.api.cli.options import Json, open_client
-from killable.api.outcomes import Unreachable
+from killable.api.client.outcomes import Unreachable
 from killable.workers.errors import KillableError
 
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}

@@ -14,7 +14,7 @@ from rich.text import Text
 from killable.api.cli import exits, story
 from killable.api.cli.names import events_so_far, find_job
 from killable.api.cli.options import JobName, Json, Url, open_client
-from killable.api.exchange import DEFAULT_URL
+from killable.api.client.exchange import DEFAULT_URL
 
 LAST_EVENTS = 50
 """As many as its last words may be made of."""

@@ -19,8 +19,8 @@ from killable.api.cli import completing, exits, render
 from killable.api.cli.arguments import tag_filter
 from killable.api.cli.names import find_job, find_worker
 from killable.api.cli.options import Json, Reason, Url, open_client, seconds
-from killable.api.client import Client, Ending, Job
-from killable.api.exchange import DEFAULT_URL
+from killable.api.client.blocking import Client, Ending, Job
+from killable.api.client.exchange import DEFAULT_URL
 from killable.workers.errors import Refused
 
 

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from killable.api.cli.exits import Exit
-from killable.supervisor.config import ConfigError, Fault, ServerSettings
+from killable.supervisor.configuration.config import ConfigError, Fault, ServerSettings
 from killable.workers.errors import KillableError
 
 PATH_BYTES_MAX = 107

@@ -14,8 +14,8 @@ import typer
 from killable.api.cli import exits
 from killable.api.cli.names import events_so_far, find_job
 from killable.api.cli.options import JobName, Json, Url, open_client
-from killable.api.client import Event
-from killable.api.exchange import DEFAULT_URL
+from killable.api.client.blocking import Event
+from killable.api.client.exchange import DEFAULT_URL
 
 
 def logs(

@@ -12,7 +12,7 @@ import typer
 
 from killable.api.cli import exits, render
 from killable.api.cli.options import Json, Url, open_client
-from killable.api.exchange import DEFAULT_URL
+from killable.api.client.exchange import DEFAULT_URL
 
 
 def metrics(

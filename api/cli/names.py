@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from killable.api.cli.exits import Exit
-from killable.api.client import Client, Event, Job
+from killable.api.client.blocking import Client, Event, Job
 from killable.workers.errors import KillableError, Refused
 
 PREFIX = "job-"

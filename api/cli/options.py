@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from killable.api.cli import completing
-from killable.api.client import Client
+from killable.api.client.blocking import Client
 from killable.workers.units import parse_bytes, parse_seconds
 
 NO_LIMIT = "none"

@@ -15,7 +15,7 @@ import typer
 from killable.api.cli import completing, exits, render, tables
 from killable.api.cli.arguments import tag_filter
 from killable.api.cli.options import Json, Url, open_client
-from killable.api.exchange import DEFAULT_URL
+from killable.api.client.exchange import DEFAULT_URL
 
 ON_A_SCREEN = 40
 """Rows of a terminal that still leave the reader the beginning."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from killable.api.cli.configuration import InForce
     from killable.api.cli.listener import Listener
     from killable.api.cli.web import Web
-    from killable.supervisor.config import Config
+    from killable.supervisor.configuration.config import Config
     from killable.supervisor.service import Supervisor
 
 LAST_WORDS_S = 5.0
@@ -68,7 +68,7 @@ def serve(
         require_linux("serve")
         from killable.api.cli.configuration import load
         from killable.api.cli.listener import CannotServe, listen
-        from killable.supervisor import logs
+        from killable.supervisor.telemetry import logs
 
         flags = {
             "server.host": host, "server.port": port, "server.uds": uds,
@@ -147,7 +147,7 @@ async def _started(supervisor: Supervisor, config: Config, stop: _Stop) -> bool:
     if not starting.done():
         starting.cancel()
         return False
-    from killable.supervisor.config import ConfigError
+    from killable.supervisor.configuration.config import ConfigError
 
     try:
         await starting
@@ -160,7 +160,7 @@ async def _started(supervisor: Supervisor, config: Config, stop: _Stop) -> bool:
 async def _check_pools(supervisor: Supervisor, config: Config) -> None:
     """Refuse a server in which nothing can start, and settings for job types that there are not."""
     from killable.api.cli.survey import unknown_types
-    from killable.supervisor.config import ConfigError
+    from killable.supervisor.configuration.config import ConfigError
 
     pools = await supervisor.pools()
     broken = [pool for pool in pools if pool.state == "broken"]

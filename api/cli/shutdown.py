@@ -21,8 +21,8 @@ from killable.api.cli.drain import remaining
 from killable.api.cli.exits import Exit
 from killable.api.cli.options import Json, Reason, Url, open_client, seconds
 from killable.api.cli.serving_process import Foreign, ServingProcess, is_on_this_machine
-from killable.api.client import Client
-from killable.api.exchange import DEFAULT_URL
+from killable.api.client.blocking import Client
+from killable.api.client.exchange import DEFAULT_URL
 from killable.workers.errors import KillableError
 
 LEAVE_S = 10.0

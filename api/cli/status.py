@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from killable.api.cli import render
-from killable.api.client import Job
+from killable.api.client.blocking import Job
 from killable.workers.errors import KillableError
 
 BAR_COLUMNS = 30

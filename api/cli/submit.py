@@ -16,8 +16,8 @@ from killable.api.cli.arguments import read_input, read_tags
 from killable.api.cli.follow import Follower, print_value
 from killable.api.cli.names import find_job
 from killable.api.cli.options import JobName, Json, Limit, Url, limits_of, open_client, seconds
-from killable.api.client import Job
-from killable.api.exchange import DEFAULT_URL
+from killable.api.client.blocking import Job
+from killable.api.client.exchange import DEFAULT_URL
 from killable.workers.errors import KillableError
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from killable.api.cli.listener import CannotServe
-from killable.supervisor.config import Config, Fault
+from killable.supervisor.configuration.config import Config, Fault
 from killable.supervisor.job import JobType, PoolRecord
 from killable.supervisor.jobtypes import StartRefused
 from killable.supervisor.service import Supervisor

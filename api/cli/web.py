@@ -19,7 +19,7 @@ from killable.api.cli.listener import Listener, cannot_listen
 from killable.api.cli.protocol import protocol_of
 from killable.api.keys import ApiKey
 from killable.api.settings import HttpSettings
-from killable.supervisor.config import ServerSettings
+from killable.supervisor.configuration.config import ServerSettings
 
 if TYPE_CHECKING:
     from killable.supervisor.engine import Engine

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from killable.api.cli import completing, exits, render, tables
 from killable.api.cli.options import Json, Url, open_client
-from killable.api.exchange import DEFAULT_URL
+from killable.api.client.exchange import DEFAULT_URL
 from killable.workers.errors import Refused
 
 

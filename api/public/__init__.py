@@ -7,9 +7,9 @@ TYPE_CHECKING = False  # type checkers take any name TYPE_CHECKING for true; `ty
 if TYPE_CHECKING:
     from typing import Any
 
-    from killable.api.async_client import AsyncClient
-    from killable.api.client import Client
-    from killable.api.outcomes import Ending, Event, NotEnded, Unreachable
+    from killable.api.client.asynchronous import AsyncClient
+    from killable.api.client.blocking import Client
+    from killable.api.client.outcomes import Ending, Event, NotEnded, Unreachable
     from killable.workers.context import Context, Stopping
     from killable.workers.errors import (
         JobCancelled,
@@ -48,21 +48,21 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AsyncClient": "killable.api.async_client",
-    "Client": "killable.api.client",
+    "AsyncClient": "killable.api.client.asynchronous",
+    "Client": "killable.api.client.blocking",
     "Context": "killable.workers.context",
-    "Ending": "killable.api.outcomes",
-    "Event": "killable.api.outcomes",
+    "Ending": "killable.api.client.outcomes",
+    "Event": "killable.api.client.outcomes",
     "JobCancelled": "killable.workers.errors",
     "JobError": "killable.workers.errors",
     "JobFailed": "killable.workers.errors",
     "JobTimedOut": "killable.workers.errors",
     "KillableError": "killable.workers.errors",
     "Limits": "killable.workers.limits",
-    "NotEnded": "killable.api.outcomes",
+    "NotEnded": "killable.api.client.outcomes",
     "Refused": "killable.workers.errors",
     "Stopping": "killable.workers.context",
-    "Unreachable": "killable.api.outcomes",
+    "Unreachable": "killable.api.client.outcomes",
     "WorkerCrashed": "killable.workers.errors",
     "job": "killable.workers.jobs",
     "preload": "killable.workers.jobs",

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from serving import Server, StartServer
 
-from killable.supervisor import logs
+from killable.supervisor.telemetry import logs
 
 SECRET = "hunter2"
 FORGED = f"{SECRET}\n2026-01-01T00:00:00.000Z info killable.jobs completed job_id=job-1 type=x"

@@ -9,7 +9,7 @@ import pytest
 from contract.source import source, sources
 
 PURE = [f"supervisor/{name}.py" for name in ("escalation", "lifecycle", "backlog", "scheduler", "exits")]
-SEAM = {f"supervisor/{name}.py" for name in ("process", "spawner", "cgroup", "leftovers", "channel", "system")}
+SEAM = {f"supervisor/machine/{name}.py" for name in ("process", "spawner", "cgroup", "leftovers", "channel", "system")}
 """The only files of the supervisor that touch processes, signals, cgroups and pipes."""
 SYSTEM = {"os", "signal", "socket", "subprocess", "select", "fcntl", "psutil", "resource", "ctypes"}
 USERS_SIDE = {"workers/pydantics.py", *(f"workers/builtin/{name}.py" for name in ("embed", "generate", "tokenize"))}
@@ -56,7 +56,7 @@ def test_the_seam_says_that_it_is_the_seam() -> None:
 def test_only_the_seam_touches_the_system() -> None:
     for each in sources("supervisor"):
         modules = {top(found.module) for found in each.imports()} & SYSTEM
-        if each.name in ("supervisor/config.py", "supervisor/settings.py"):
+        if each.name in ("supervisor/configuration/config.py", "supervisor/settings.py"):
             modules -= {"os"}  # paths, and the number of processors
         assert not modules or each.name in SEAM, f"{each.name} imports {modules}"
 

@@ -11,8 +11,8 @@ import pytest
 
 from contract.source import source
 from killable.supervisor import escalation
+from killable.supervisor.configuration.tables import CapsTable, LimitsTable
 from killable.supervisor.job import LIMIT_NAMES, PHASES, Certificate
-from killable.supervisor.tables import CapsTable, LimitsTable
 from killable.workers import control, messages
 from killable.workers.control import Ending
 from killable.workers.messages import Idle, Kind, Raised, Run, Stop

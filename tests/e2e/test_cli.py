@@ -16,7 +16,7 @@ import pytest
 from support import own_jobs
 from support.served import Command, Serve, open_gate, read_line, start_detached
 
-from killable.api.client import Client
+from killable.api.client.blocking import Client
 
 JOBS = Path(own_jobs.__file__).read_text()
 

@@ -15,7 +15,7 @@ from support.blocking import BlockingClient, OneClient
 from support.served import Command, Server
 
 from killable import AsyncClient, Client, JobCancelled, JobFailed, JobTimedOut, KillableError, Refused
-from killable.api.outcomes import NotEnded
+from killable.api.client.outcomes import NotEnded
 
 JOBS = str(Path(__file__).parent.parent / "support" / "jobs.py")
 

@@ -14,9 +14,9 @@ import pytest
 from support.served import COMMAND, Command, Server
 from support.waiting import until
 
-from killable.api.client import Client
-from killable.api.outcomes import Ending
-from killable.supervisor.config import load
+from killable.api.client.blocking import Client
+from killable.api.client.outcomes import Ending
+from killable.supervisor.configuration.config import load
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 

@@ -16,11 +16,11 @@ from support.supervising import StartSupervisor
 from support.waiting import Pending, until_async
 from trials import Hearing, computing, hostile_pool, run, stop, submit
 
-from killable.supervisor.process import WorkerProcess
+from killable.supervisor.machine.process import WorkerProcess
+from killable.supervisor.machine.spawner import PoolSpawner
+from killable.supervisor.machine.system import System
 from killable.supervisor.seam import FenceError
 from killable.supervisor.settings import Settings
-from killable.supervisor.spawner import PoolSpawner
-from killable.supervisor.system import System
 from killable.workers.errors import Refused
 from killable.workers.messages import Kind
 

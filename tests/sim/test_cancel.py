@@ -10,8 +10,8 @@ from support.fake_world import NEVER, Script
 from killable.supervisor.escalation import DUMP_S
 from killable.supervisor.job import PHASES
 from killable.supervisor.lifecycle import Cause
-from killable.supervisor.observer import Observer
 from killable.supervisor.registry import Entry
+from killable.supervisor.telemetry.observer import Observer
 from sim.scenarios import DEAF, FOREVER, near, refusal, simulate
 from sim.simulation import LIMITS, Simulation, pool
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from killable.supervisor.spawner import THREAD_LIMITS
+from killable.supervisor.machine.spawner import THREAD_LIMITS
 from killable.workers.builtin import generate
 
 COMMON = """

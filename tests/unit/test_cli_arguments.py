@@ -12,7 +12,7 @@ import typer
 from killable.api.cli.arguments import kinds_of, parse_value, read_input, read_tags, tag_filter
 from killable.api.cli.names import Ambiguous, find_job, find_worker, matching
 from killable.api.cli.options import Limit, limits_of, seconds
-from killable.api.client import Client
+from killable.api.client.blocking import Client
 from killable.workers.errors import Refused
 
 SCHEMA = {

@@ -10,8 +10,8 @@ import pytest
 import typer
 
 from killable.api.cli import exits, render, tables
-from killable.api.client import NotEnded, Unreachable
-from killable.supervisor.config import ConfigError
+from killable.api.client.blocking import NotEnded, Unreachable
+from killable.supervisor.configuration.config import ConfigError
 from killable.workers.errors import (
     CODES,
     JobCancelled,

@@ -11,11 +11,11 @@ from typing import Any
 import jsonschema
 import pytest
 
-from killable.supervisor.config import Config, ConfigError, load
-from killable.supervisor.inventory import example
+from killable.supervisor.configuration.config import Config, ConfigError, load
+from killable.supervisor.configuration.inventory import example
+from killable.supervisor.configuration.tables import ServerSettings, json_schema
 from killable.supervisor.job import Limits
 from killable.supervisor.settings import Settings, usable_cores
-from killable.supervisor.tables import ServerSettings, json_schema
 
 pytestmark = pytest.mark.row("G11")
 

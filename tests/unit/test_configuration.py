@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from killable.api.cli.configuration import examine, load
-from killable.supervisor.config import ConfigError
+from killable.supervisor.configuration.config import ConfigError
 
 KEY = "0123456789abcdef"
 OTHER = "fedcba9876543210"

@@ -9,10 +9,10 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from prometheus_client.samples import Sample
 
-from killable.supervisor import exposition
-from killable.supervisor.gauges import WORKER_STATES, Gauges
 from killable.supervisor.job import Outcome, Verdict
-from killable.supervisor.metrics import Metrics
+from killable.supervisor.telemetry import exposition
+from killable.supervisor.telemetry.gauges import WORKER_STATES, Gauges
+from killable.supervisor.telemetry.metrics import Metrics
 
 HTTP_MD = """
 jobs_total{type,outcome} · job_duration_seconds · queue_depth · queue_bytes · queue_wait_seconds · start_seconds ·

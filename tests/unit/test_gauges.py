@@ -10,8 +10,8 @@ from support.entries import add, registry
 
 from killable.supervisor.backlog import Backlog
 from killable.supervisor.clock import Clock
-from killable.supervisor.gauges import Gauges, read_gauges
 from killable.supervisor.lifecycle import State
+from killable.supervisor.telemetry.gauges import Gauges, read_gauges
 
 
 class Watch(Clock):

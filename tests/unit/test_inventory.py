@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from killable.supervisor import limits
-from killable.supervisor.config import Config, load
-from killable.supervisor.inventory import NOT_SHOWN, Setting, limits_in_force, settings_in_force, spelled
+from killable.supervisor.configuration.config import Config, load
+from killable.supervisor.configuration.inventory import NOT_SHOWN, Setting, limits_in_force, settings_in_force, spelled
+from killable.supervisor.configuration.tables import PoolTable, ServerSettings
 from killable.supervisor.job import LIMIT_NAMES, JobType
-from killable.supervisor.tables import PoolTable, ServerSettings
 
 pytestmark = pytest.mark.row("G11")
 

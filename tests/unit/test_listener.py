@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from killable.api.cli.listener import CannotServe, cannot_listen, listen
-from killable.supervisor.config import ConfigError, ServerSettings
+from killable.supervisor.configuration.config import ConfigError, ServerSettings
 
 
 def test_port_0_is_a_free_one_and_ipv6_has_brackets() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from support.waiting import Pending, until
 
-from killable.supervisor import logs
+from killable.supervisor.telemetry import logs
 
 SECRET = "hunter2"
 FORGED = f"{SECRET}\n2026-01-01T00:00:00.000Z info killable.jobs completed job_id=job-1\r\u2028\x1b[2J"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from killable.supervisor.job import Outcome, Verdict
-from killable.supervisor.metrics import KINDS, WINDOW, Metrics, Window
+from killable.supervisor.telemetry.metrics import KINDS, WINDOW, Metrics, Window
 
 CANCELLED = Outcome("cancelled", "cancelled")
 PHASES = {"term_sent": 0.1, "acknowledged": 0.4, "exited": 1.0, "tree_empty": 2.0}

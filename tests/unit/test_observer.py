@@ -11,8 +11,8 @@ from support.entries import add, registry
 from killable.supervisor.eventlog import EventLog
 from killable.supervisor.job import Outcome, Submission, Verdict
 from killable.supervisor.lifecycle import State
-from killable.supervisor.observer import Observer
 from killable.supervisor.registry import Entry
+from killable.supervisor.telemetry.observer import Observer
 from killable.workers.errors import Refused
 
 CANCELLED = Outcome("cancelled", "cancelled", "The job was cancelled")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from killable.supervisor.channel import Writer
+from killable.supervisor.machine.channel import Writer
 from killable.workers.frames import Frame, encode
 from killable.workers.messages import Kind
 from killable.workers.orders import Orders

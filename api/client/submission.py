@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict
 
-from killable.api.exchange import Call, json_of
-from killable.api.jobcalls import LEAVE_ANSWER_S, LEAVE_S, JobCalls
-from killable.api.outcomes import Ending, NotEnded, Unreachable
-from killable.api.retries import Asking, Flow
+from killable.api.client.exchange import Call, json_of
+from killable.api.client.jobcalls import LEAVE_ANSWER_S, LEAVE_S, JobCalls
+from killable.api.client.outcomes import Ending, NotEnded, Unreachable
+from killable.api.client.retries import Asking, Flow
 from killable.workers.errors import JobTimedOut, KillableError, Refused
 
 

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from killable.supervisor.config import Config
-from killable.supervisor.faults import is_secretive
+from killable.supervisor.configuration.config import Config
+from killable.supervisor.configuration.faults import is_secretive
+from killable.supervisor.configuration.tables import NO_LIMIT, ServerSettings, json_schema
 from killable.supervisor.job import LIMIT_NAMES, JobType, Limits
-from killable.supervisor.tables import NO_LIMIT, ServerSettings, json_schema
 
 DEFAULT = "default"
 NOT_SHOWN = "(set, not shown)"

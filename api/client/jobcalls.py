@@ -12,9 +12,9 @@ from typing import Any
 
 import httpx
 
-from killable.api.exchange import Call, job_path
-from killable.api.outcomes import Ending, NotEnded, Record, job_error
-from killable.api.retries import Asking, Flow
+from killable.api.client.exchange import Call, job_path
+from killable.api.client.outcomes import Ending, NotEnded, Record, job_error
+from killable.api.client.retries import Asking, Flow
 from killable.workers.errors import KillableError, Refused
 
 HELD_S_MAX = 60.0

@@ -14,10 +14,10 @@ import anyio
 import httpx
 from httpx_sse import EventSource
 
-from killable.api.exchange import Outcome, Server, closed
-from killable.api.outcomes import Event
-from killable.api.reading import Reading
-from killable.api.retries import Flow, Pause, Step
+from killable.api.client.exchange import Outcome, Server, closed
+from killable.api.client.outcomes import Event
+from killable.api.client.reading import Reading
+from killable.api.client.retries import Flow, Pause, Step
 from killable.workers.errors import KillableError
 
 T = TypeVar("T")

@@ -7,9 +7,9 @@ Runs in: any machine (no supervisor, no Linux).
             async for token in job:
                 print(token, end="")
 
-Errors, units and defaults are those of `killable.api.client`. When the task is cancelled inside such a block, in `run`
-or in a `submit`, the remote job is cancelled too, and the CancelledError goes on when the certificate has come, 30 s
-later at most.
+Errors, units and defaults are those of `blocking.Client`. When the task is cancelled inside such a block, in `run` or
+in a `submit`, the remote job is cancelled too, and the CancelledError goes on when the certificate has come, 30 s later
+at most.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from typing import Any, Self, Unpack
 
 import httpx
 
-from killable.api.async_transport import AsyncTransport
-from killable.api.exchange import ANSWER_S, CONNECT_S, Server
-from killable.api.jobcalls import JobCalls
-from killable.api.outcomes import Ending, Event, Record, job_error, token_of
-from killable.api.reading import Reading
-from killable.api.retries import RETRIES, Asking
-from killable.api.servercalls import ServerCalls
-from killable.api.submission import JobOptions, Submission, Submitting
+from killable.api.client.async_transport import AsyncTransport
+from killable.api.client.exchange import ANSWER_S, CONNECT_S, Server
+from killable.api.client.jobcalls import JobCalls
+from killable.api.client.outcomes import Ending, Event, Record, job_error, token_of
+from killable.api.client.reading import Reading
+from killable.api.client.retries import RETRIES, Asking
+from killable.api.client.servercalls import ServerCalls
+from killable.api.client.submission import JobOptions, Submission, Submitting
 
 __all__ = ["AsyncClient", "AsyncJob", "AsyncSubmission"]
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote
 
-from killable.api.exchange import Call, json_of
-from killable.api.jobcalls import HELD_S_MAX
-from killable.api.outcomes import Record
-from killable.api.retries import Asking, Flow
+from killable.api.client.exchange import Call, json_of
+from killable.api.client.jobcalls import HELD_S_MAX
+from killable.api.client.outcomes import Record
+from killable.api.client.retries import Asking, Flow
 
 PAGE_JOBS = 200
 """The most that the server gives at once (HTTP.md)."""

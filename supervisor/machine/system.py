@@ -12,11 +12,11 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 
-from killable.supervisor import cgroup, leftovers
-from killable.supervisor.cgroup import CgroupRoot
+from killable.supervisor.machine import cgroup, leftovers
+from killable.supervisor.machine.cgroup import CgroupRoot
+from killable.supervisor.machine.spawner import PoolSpawner
 from killable.supervisor.seam import SpawnerListener
 from killable.supervisor.settings import PoolSpec, Settings
-from killable.supervisor.spawner import PoolSpawner
 
 logger = logging.getLogger("killable.system")
 

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from killable.supervisor.faults import Fault, dotted, is_secretive, shown
-from killable.supervisor.tables import FileTable, JobTable, LimitsTable, PoolTable, ServerSettings
+from killable.supervisor.configuration.faults import Fault, dotted, is_secretive, shown
+from killable.supervisor.configuration.tables import FileTable, JobTable, LimitsTable, PoolTable, ServerSettings
 
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 

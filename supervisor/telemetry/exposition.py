@@ -11,9 +11,9 @@ from typing import Any
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 
-from killable.supervisor.gauges import Gauges
 from killable.supervisor.job import TERMINAL_STATES
-from killable.supervisor.metrics import ACCEPTED, REPLAYED, Metrics
+from killable.supervisor.telemetry.gauges import Gauges
+from killable.supervisor.telemetry.metrics import ACCEPTED, REPLAYED, Metrics
 
 MS = 0.001
 

@@ -10,10 +10,10 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from killable.supervisor.faults import Fault, shown
-from killable.supervisor.layers import is_path
+from killable.supervisor.configuration.faults import Fault, shown
+from killable.supervisor.configuration.layers import is_path
+from killable.supervisor.configuration.tables import NO_LIMIT, CapsTable, FileTable, PoolTable
 from killable.supervisor.settings import Settings
-from killable.supervisor.tables import NO_LIMIT, CapsTable, FileTable, PoolTable
 
 DEFAULT_CAPS = Settings(pools=()).caps
 

@@ -13,14 +13,20 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from killable.supervisor import layers
-from killable.supervisor.checking import check
-from killable.supervisor.contradictions import DEFAULT_CAPS, absolute_python, caps_over, contradictions, is_over
-from killable.supervisor.faults import ConfigError, Fault, dotted, shown
+from killable.supervisor.configuration import layers
+from killable.supervisor.configuration.checking import check
+from killable.supervisor.configuration.contradictions import (
+    DEFAULT_CAPS,
+    absolute_python,
+    caps_over,
+    contradictions,
+    is_over,
+)
+from killable.supervisor.configuration.faults import ConfigError, Fault, dotted, shown
+from killable.supervisor.configuration.layers import Layer, Leaves
+from killable.supervisor.configuration.tables import FileTable, PoolTable, ServerSettings
 from killable.supervisor.job import Limits
-from killable.supervisor.layers import Layer, Leaves
 from killable.supervisor.settings import JobSettings, PoolSpec, Settings
-from killable.supervisor.tables import FileTable, PoolTable, ServerSettings
 
 __all__ = ["Config", "ConfigError", "Fault", "ServerSettings", "examine", "load"]
 

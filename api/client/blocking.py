@@ -19,14 +19,14 @@ from typing import Any, Self, Unpack
 
 import httpx
 
-from killable.api.exchange import ANSWER_S, CONNECT_S, Server
-from killable.api.jobcalls import JobCalls
-from killable.api.outcomes import Ending, Event, NotEnded, Record, Unreachable, job_error, token_of
-from killable.api.reading import Reading
-from killable.api.retries import RETRIES, Asking
-from killable.api.servercalls import ServerCalls
-from killable.api.submission import JobOptions, Submission, Submitting
-from killable.api.transport import Transport
+from killable.api.client.exchange import ANSWER_S, CONNECT_S, Server
+from killable.api.client.jobcalls import JobCalls
+from killable.api.client.outcomes import Ending, Event, NotEnded, Record, Unreachable, job_error, token_of
+from killable.api.client.reading import Reading
+from killable.api.client.retries import RETRIES, Asking
+from killable.api.client.servercalls import ServerCalls
+from killable.api.client.submission import JobOptions, Submission, Submitting
+from killable.api.client.transport import Transport
 
 __all__ = ["Client", "Ending", "Event", "Job", "JobOptions", "NotEnded", "Unreachable", "token_of"]
 

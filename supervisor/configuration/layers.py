@@ -15,8 +15,8 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from killable.supervisor.checking import keys_of
-from killable.supervisor.faults import ConfigError, Fault, dotted
+from killable.supervisor.configuration.checking import keys_of
+from killable.supervisor.configuration.faults import ConfigError, Fault, dotted
 
 FILE_NAME = "killable.toml"
 ENVIRONMENT_PREFIX = "KILLABLE_"

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import httpx
 
-from killable.api.exchange import Call, Server, was_sent
+from killable.api.client.exchange import Call, Server, was_sent
 from killable.workers.errors import KillableError
 
 RETRIES = 2

@@ -11,8 +11,8 @@ from typing import Any
 
 from killable.supervisor.job import PHASES, JobRecord, Submission, Verdict
 from killable.supervisor.lifecycle import Cause
-from killable.supervisor.metrics import Metrics
 from killable.supervisor.registry import Entry
+from killable.supervisor.telemetry.metrics import Metrics
 from killable.workers.errors import Refused
 
 logger = logging.getLogger("killable.jobs")

@@ -22,7 +22,7 @@ from urllib.parse import quote
 
 import httpx
 
-from killable.api.outcomes import Record, Unreachable, problem_error
+from killable.api.client.outcomes import Record, Unreachable, problem_error
 from killable.workers.errors import KillableError, Refused
 
 DEFAULT_URL = "http://127.0.0.1:7833"

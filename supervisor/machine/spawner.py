@@ -17,9 +17,9 @@ from pathlib import Path
 
 import killable
 import killable.workers
-from killable.supervisor import leftovers
-from killable.supervisor.cgroup import CgroupRoot
-from killable.supervisor.process import WorkerProcess, open_pipes
+from killable.supervisor.machine import leftovers
+from killable.supervisor.machine.cgroup import CgroupRoot
+from killable.supervisor.machine.process import WorkerProcess, open_pipes
 from killable.supervisor.seam import ProcessListener, SpawnerListener, ZygoteLost
 from killable.supervisor.settings import PoolSpec
 from killable.workers import control, fdpass

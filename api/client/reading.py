@@ -20,9 +20,9 @@ from contextlib import contextmanager
 import httpx
 from httpx_sse import ServerSentEvent
 
-from killable.api.exchange import Call, job_path
-from killable.api.outcomes import Event, Unreachable
-from killable.api.retries import PAUSE_S, Asking, is_busy, may_repeat, pause_s
+from killable.api.client.exchange import Call, job_path
+from killable.api.client.outcomes import Event, Unreachable
+from killable.api.client.retries import PAUSE_S, Asking, is_busy, may_repeat, pause_s
 from killable.workers.errors import KillableError, Refused, error_class
 
 SILENCE_S = 35.0

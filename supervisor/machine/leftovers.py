@@ -11,7 +11,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-from killable.supervisor.cgroup import own_directory, owner_name
+from killable.supervisor.machine.cgroup import own_directory, owner_name
 
 EMPTY_MS = 1000
 """How long a group may take to become empty after it was killed, at the start of a supervisor."""

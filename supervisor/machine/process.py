@@ -18,9 +18,9 @@ import psutil
 
 import killable.workers
 from killable.supervisor import stack
-from killable.supervisor.cgroup import Cgroup
-from killable.supervisor.channel import Reader, Writer
 from killable.supervisor.clock import process_cpu_s
+from killable.supervisor.machine.cgroup import Cgroup
+from killable.supervisor.machine.channel import Reader, Writer
 from killable.supervisor.seam import FenceError, Gone, ProcessListener, Usage
 from killable.workers.control import Ending
 from killable.workers.doorbell import DUMP_SIGNAL

@@ -1,0 +1,1 @@
+"""`killable.toml`, the environment and the flags, into settings that are checked."""

@@ -1,0 +1,1 @@
+"""The real side of the seam: the only room that touches pids, signals, cgroups and pipes."""

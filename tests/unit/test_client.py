@@ -16,7 +16,8 @@ import pytest
 from support.blocking import MakeClient, OneClient
 from support.scripted import ID, PATH, Answer, Script, as_json, event, events, problem, terminal
 
-from killable.api.client.blocking import Client, NotEnded, Unreachable, jobcalls, submission
+from killable.api.client import jobcalls, submission
+from killable.api.client.blocking import Client, NotEnded, Unreachable
 from killable.workers.errors import JobFailed, JobTimedOut, KillableError, Refused, WorkerCrashed
 
 DEAD = as_json({"job_id": ID, "status": "cancelled", "certificate": {"tree_empty": 1.0}})

@@ -52,9 +52,9 @@ def limits_of_job(defaults: Limits, caps: Mapping[str, float], asked: Mapping[st
     """Return one job's limits. Raise Refused: limit_over_cap."""
     for limit, cap in caps.items():
         if limit in asked and (asked[limit] is None or asked[limit] > cap):
-            wanted = "no limit" if asked[limit] is None else f"{asked[limit]:g}"
+            wanted = f"a job without {limit}" if asked[limit] is None else f"{limit} of {asked[limit]:.15g}"
             raise Refused(
-                f"{limit} of {wanted} is over the cap of {cap:g}",
+                f"{wanted} is over the cap of {cap:.15g}, which only the operator can raise",
                 code="limit_over_cap",
                 limit=limit,
                 cap=cap,

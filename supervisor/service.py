@@ -247,6 +247,7 @@ class Supervisor:
             await self._until(entry, wait_s)
         elif worker.stage is not Stage.QUARANTINED:
             pool.kill_idle(worker)
+            await worker.until_gone(wait_s)
         return await self._fleet.worker_record(worker)
 
     async def job_types(self) -> Sequence[JobType]:

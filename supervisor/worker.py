@@ -6,6 +6,7 @@ to its pool what belongs to the worker.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
@@ -71,6 +72,7 @@ class Worker:
         self._exited = False
         self._broken = ""
         self._said = b""
+        self._gone = asyncio.Event()
 
     def take(self, attempt: Attempt) -> None:
         """Hold this attempt; only an idle worker may."""
@@ -105,6 +107,18 @@ class Worker:
         self.attempt = None
         self._owner.on_worker_quarantined(self)
 
+    async def until_gone(self, timeout_s: float) -> None:
+        """Wait until nothing of its process is left, at most `timeout_s`."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._gone.wait()
+        except TimeoutError:
+            pass
+
+    def _leave(self) -> None:
+        self.stage = Stage.GONE
+        self._gone.set()
+
     # ── what its process reports ──
 
     def on_forked(self, pid: int) -> None:
@@ -112,7 +126,7 @@ class Worker:
         self._become_idle()
 
     def on_fork_failed(self, errno: int, why: str) -> None:
-        self.stage = Stage.GONE
+        self._leave()
         self._owner.on_worker_failed(self, f"fork failed: {why}", errno)
         self._owner.on_worker_gone(self)
 
@@ -163,7 +177,7 @@ class Worker:
 
     def on_gone(self, gone: Gone) -> None:
         spawning = self.stage is Stage.SPAWNING
-        self.stage = Stage.GONE
+        self._leave()
         attempt, self.attempt = self.attempt, None
         if attempt is not None:
             attempt.on_gone(gone)

@@ -141,7 +141,7 @@ def test_killing_a_worker_cancels_its_job_and_another_takes_its_place() -> None:
         idle = next(worker for worker in workers.values() if worker.state == "idle")
         sim.world.shortened(job.number, sim.loop.time())
         await sim.supervisor.kill_worker(busy.worker_id, reason="in the way")
-        await sim.supervisor.kill_worker(idle.worker_id)
+        assert (await sim.supervisor.kill_worker(idle.worker_id)).state == "gone"
         await sim.ended(job)
         certificate = job.certificate
         assert (job.state, certificate["by"], certificate["reason"]) == ("cancelled", "operator", "in the way")

@@ -157,6 +157,8 @@ class Attempt:
         tokens: Batch = []
         size = 0
         for kind, fence, sequence, payload in frames:
+            if self._protocol_error:
+                break  # not even a result: its process may be gone already, and no verdict stand before it
             if fence != self.fence:
                 continue  # a late frame of an earlier attempt
             if sequence != self._sequence:

@@ -34,13 +34,16 @@ class KeyCheck:
         self._tickets = tickets
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in OPEN_PATHS or self._has_ticket(scope):
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         given = Headers(scope=scope).getlist("authorization")
         caller = self._caller(given)
         if caller is not None:
             await self._app({**scope, CALLER: caller}, receive, send)
+            return
+        if scope["path"] in OPEN_PATHS or self._has_ticket(scope):
+            await self._app(scope, receive, send)
             return
         if given:
             detail, challenge = "The key in Authorization is none of this server's", 'Bearer error="invalid_token"'

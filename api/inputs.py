@@ -8,22 +8,25 @@ jsonschema's own messages repeat the value that failed; these are built from the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 from referencing import Registry
 
-from killable.api.problems import fault, invalid
+from killable.api.problems import FAULTS_MAX, fault, invalid
 from killable.supervisor.job import JobType
 from killable.workers.messages import dump_json
 
-FAULTS_MAX = 100
-"""In one answer: more than a person reads, and a bound on what a wrong list of a million items costs."""
 IN_LOOP_BYTES_MAX = 64 << 10
 """A longer input is checked in a thread: jsonschema is Python code, and the kill path runs on this loop."""
+
+THREADS_MAX = 2
+"""Of them at once: they are Python code, and more would only take the interpreter from the loop."""
 
 _BOUNDS = {
     "minimum": "must be at least {}",
@@ -57,6 +60,7 @@ class InputCheck:
 
     def __init__(self) -> None:
         self._validators: dict[str, Draft202012Validator] = {}
+        self._room = asyncio.Semaphore(THREADS_MAX)
 
     async def encode(self, job_type: JobType, members: Mapping[str, Any], prefix: tuple[str, ...]) -> bytes:
         """Return the input as JSON. Raise Refused `invalid` with its faults, pointers starting with `prefix`."""
@@ -66,10 +70,15 @@ class InputCheck:
             why = "nested too deeply" if isinstance(error, RecursionError) else "has a number that is not finite"
             raise invalid([fault("body", prefix, why)]) from error
         validator = self._validator(job_type)
-        if len(payload) <= IN_LOOP_BYTES_MAX:
-            faults = find_faults(validator, members, prefix)
-        else:
-            faults = await asyncio.to_thread(find_faults, validator, members, prefix)
+        try:
+            if len(payload) <= IN_LOOP_BYTES_MAX:
+                faults = find_faults(validator, members, prefix)
+            else:
+                async with self._room:
+                    faults = await _in_thread(lambda: find_faults(validator, members, prefix))
+        except (RecursionError, OverflowError) as error:
+            why = "nested too deeply" if isinstance(error, RecursionError) else "has a number that is too large"
+            raise invalid([fault("body", prefix, why)]) from error
         if faults:
             raise invalid(faults[:FAULTS_MAX], more=len(faults) > FAULTS_MAX)
         return payload
@@ -81,6 +90,35 @@ class InputCheck:
             validator = Draft202012Validator(job_type.input_schema, registry=Registry())
             self._validators[job_type.name] = validator
         return validator
+
+
+async def _in_thread(check: Callable[[], list[dict[str, str]]]) -> list[dict[str, str]]:
+    """Run a check in a thread of its own that nobody waits for at the end: one of the loop's would hold up a shutdown
+    for as long as it computes.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[list[dict[str, str]]] = loop.create_future()
+
+    def settle(faults: list[dict[str, str]], error: BaseException | None) -> None:
+        if done.done():
+            return  # its request has gone
+        if error is not None:
+            done.set_exception(error)
+        else:
+            done.set_result(faults)
+
+    def run() -> None:
+        faults: list[dict[str, str]] = []
+        error: BaseException | None = None
+        try:
+            faults = check()
+        except BaseException as raised:
+            error = raised
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(settle, faults, error)
+
+    threading.Thread(target=run, name="killable-input", daemon=True).start()
+    return await done
 
 
 def find_faults(

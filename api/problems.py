@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from fastapi import FastAPI
@@ -26,6 +27,8 @@ from killable.workers.errors import CODES, Refused
 from killable.workers.messages import dump_json
 
 PROBLEM_TYPE = "application/problem+json"
+FAULTS_MAX = 100
+"""In one answer: more than a person reads, and a bound on what a wrong list of a million items costs."""
 TOKEN_CHARS_MAX = 100
 """Of one member's name in a pointer: enough for a person to find it, too little to send an input back."""
 RETRY_AFTER_S = {429: 1, 503: 5}
@@ -158,7 +161,7 @@ async def _http_exception(request: Request, error: HTTPException) -> Response:
 
 async def _request_invalid(request: Request, error: RequestValidationError) -> Response:
     faults = []
-    for item in error.errors():
+    for item in islice(error.errors(), FAULTS_MAX + 1):
         where, *path = item["loc"]
         if item["type"] == "json_invalid":
             return problem("malformed", f"The body is not JSON: {item['ctx']['error']} (character {path[0]})")
@@ -169,7 +172,7 @@ async def _request_invalid(request: Request, error: RequestValidationError) -> R
         if path and path[-1] == "[key]":
             del path[-1]  # the fault is in the member's own name
         faults.append(fault(str(where), path, _reword(item)))
-    return await _refused(request, invalid(faults))
+    return await _refused(request, invalid(faults[:FAULTS_MAX], more=len(faults) > FAULTS_MAX))
 
 
 def _reword(item: dict[str, Any]) -> str:

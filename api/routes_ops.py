@@ -15,8 +15,8 @@ from starlette.responses import Response
 
 from killable.api import schemas
 from killable.api.answers import CANCEL_WAIT_S, NO_BODY, Json, Preferred, answer, documented
-from killable.api.auth import OPERATOR
-from killable.api.parts import engine_of
+from killable.api.auth import CALLER, OPERATOR
+from killable.api.parts import engine_of, parts_of
 from killable.api.problems import problem
 from killable.workers.errors import Refused
 
@@ -98,7 +98,12 @@ async def ready(request: Request) -> Response:
     engine = engine_of(request)
     can_start, degraded = await engine.ready()
     if can_start:
-        pools = [{"name": pool.name, "state": pool.state, "detail": pool.detail} for pool in await engine.pools()]
+        # Asked without a key, where there are keys: a traceback may quote what is not for everyone.
+        shows_detail = parts_of(request).tickets is None or CALLER in request.scope
+        pools = [
+            {"name": pool.name, "state": pool.state, "detail": pool.detail if shows_detail else ""}
+            for pool in await engine.pools()
+        ]
         return Json({"status": "degraded" if degraded else "ok", "degraded": degraded, "pools": pools})
     return problem("draining", "; ".join(degraded), members={"degraded": degraded})
 

@@ -77,8 +77,8 @@ class Attempt:
         """Give the worker its order; from here on `start_s` runs."""
         entry, process = self.entry, self.worker.process
         process.hold(self.fence)
-        process.send(*inputs.run_order(entry, self.fence))
         self._set_deadline("start_s", entry.limits.start_s, "timeout.start")
+        process.send(*inputs.run_order(entry, self.fence))
 
     # ── stopping ──
 

@@ -236,7 +236,8 @@ class Pool:
 
     def _break(self, why: str, errno: int | None = None) -> None:
         self.state, self.detail = "broken", why
-        logger.error("pool_broken", extra={"pool": self.spec.name, "detail": why})
+        # The whole traceback is in `detail` of the pool's record, and `serve` prints it when nothing else can start.
+        logger.error("pool_broken", extra={"pool": self.spec.name, "detail": why.rstrip().rpartition("\n")[2]})
         self._decided.set()
         self._warm_or_broken.set()
         self._owner.on_pool_broken(self, errno)

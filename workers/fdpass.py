@@ -46,7 +46,7 @@ def receive(sock: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
         return None  # the other side has gone and left something of ours unread (unix(7)): an end-of-file all the same
     if not payload:
         return None
-    if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+    if flags & socket.MSG_TRUNC:
         raise MessageError("a control message was truncated")
     try:
         message = json.loads(payload)

@@ -38,7 +38,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 completed or dead, 1 failed, 2 usage, 3 cancelled, 4 unknown id, 65 input refused, "
-    "69 no server, 71 not on this machine, 75 not now, 77 no key, 78 configuration, 124 timed out, 130 interrupted.",
+    "69 no server, 71 not possible here, 75 not now, 77 no key, 78 configuration, 124 timed out, 130 interrupted.",
 )
 
 
@@ -82,6 +82,8 @@ _verb(drain, "Server", "killable drain --deadline 5m", "killable drain --off")
 _verb(shutdown, "Server", "killable shutdown", "killable shutdown --deadline 5m --grace 2s --reason 'new release'")
 _verb(doctor, "Machine", "killable doctor", "killable doctor --url http://127.0.0.1:7833 --json")
 _verb(demo, "Machine", "killable demo")
+for word, function in (("cancel", kill), ("stop", kill), ("list", ps), ("status", inspect)):
+    app.command(word, hidden=True)(function)  # what people try first
 
 
 def _print_version(wanted: bool) -> None:

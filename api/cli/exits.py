@@ -146,6 +146,10 @@ def _headline(error: KillableError) -> Text:
         by, reason = error.facts.get("by"), error.facts.get("reason")
         words = f"cancelled{f' by {by}' if by else ''}{f': {reason}' if reason else ''}"
         return Text(render.plain(words), "bold yellow")
+    faults = _faults(error)
+    if faults:
+        words = _in_words(faults[0]) if len(faults) == 1 else f"{len(faults)} faults"
+        return Text.assemble((f"{error.code}: ", "bold red"), words)
     if error.code not in CODES:  # of the command's own: a code would say nothing that the message does not
         return Text(error.message)
     return Text.assemble((f"{error.code}: ", "bold red"), error.message)
@@ -153,10 +157,9 @@ def _headline(error: KillableError) -> Text:
 
 def _details(error: KillableError) -> Iterator[str]:
     """Yield what is known beyond the message: further faults, the traceback, how the process died, where it stood."""
-    faults = error.facts.get("faults")
-    if error.code == "invalid" and isinstance(faults, list) and len(faults) > 1:
-        for fault in faults:
-            yield f"  {fault.get('pointer') or fault.get('in') or 'input'} {fault.get('message', '')}"
+    faults = _faults(error)
+    if len(faults) > 1:
+        yield from (f"  {_in_words(fault)}" for fault in faults)
     if error.facts.get("traceback"):
         yield from str(error.facts["traceback"]).rstrip().splitlines()
     certificate = _certificate(error)
@@ -166,8 +169,30 @@ def _details(error: KillableError) -> Iterator[str]:
         yield from str(certificate["stack"]).rstrip().splitlines()
 
 
+def _faults(error: KillableError) -> list[Mapping[str, Any]]:
+    """Return what is wrong with a request or an input, fault by fault."""
+    faults = error.facts.get("faults")
+    return faults if error.code in ("invalid", "input.invalid") and isinstance(faults, list) else []
+
+
+def _in_words(fault: Mapping[str, Any]) -> str:
+    """Return a fault as the command line spells it: `-i text: is required`, `--run-s: must be more than 0`."""
+    place, pointer = fault.get("in"), str(fault.get("pointer", ""))
+    path = pointer.split("/")[1:]
+    if place == "input" or path[:1] == ["input"]:
+        name = "/".join(path if place == "input" else path[1:])
+        where = f"-i {name}" if name else "the input"
+    elif path[:1] == ["limits"] or place == "query":
+        where = f"--{path[-1].replace('_', '-')}"
+    elif path[:1] == ["tags"]:
+        where = f"--tag {'/'.join(path[1:])}".rstrip()
+    else:
+        where = f"{place} {pointer}".strip()
+    return f"{where}: {fault.get('message', '')}"
+
+
 def _hint(error: KillableError) -> str:
-    if _certificate(error).get("early_kill"):
+    if error.code == "cancelled" and _certificate(error).get("early_kill"):
         return _EARLY
     if error.code == "invalid" and isinstance(error, JobError):
         return ""

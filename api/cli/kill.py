@@ -99,11 +99,12 @@ def kill(
     """End jobs and everything that they have started; wait until they are dead.
 
     A worker's name ends that process; its job, if it has one, is cancelled, and a warm worker takes its place.
-    Exit code: 0 dead, 1 had ended already, 4 unknown.
+    Exit code: 0 dead (also when a cancel had ended it before), 1 had ended otherwise, 4 unknown.
     """
     by_filter = all_jobs or type is not None or tag is not None
     if by_filter == bool(names):
-        raise typer.BadParameter("name jobs, or choose them by --type, --tag or --all; not both", param_hint="JOB")
+        what = "either name jobs or choose them, not both" if names else "name jobs, or choose them"
+        raise typer.BadParameter(f"{what} (by --type, --tag or --all)", param_hint="JOB")
     if now and grace is not None:
         raise typer.BadParameter("--now is --grace 0; give one of them", param_hint="--now")
     order = _Order(0.0 if now else grace, reason)

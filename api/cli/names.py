@@ -41,12 +41,11 @@ def find_job(client: Client, name: str) -> Job:
 
 
 def find_worker(client: Client, name: str) -> dict[str, Any] | None:
-    """Return the one worker of that id or prefix, or None. Raise Ambiguous."""
-    workers = {worker["worker_id"]: worker for worker in client.workers()}
-    if name in workers:
-        return workers[name]
-    matches = [id for id in workers if name and id.startswith(name)]
-    return workers[_only(name, matches)] if matches else None
+    """Return the worker of that id, or None.
+
+    No prefixes: the ids count, so that of a worker which has gone is the beginning of another's.
+    """
+    return next((worker for worker in client.workers() if worker["worker_id"] == name), None)
 
 
 def events_so_far(job: Job, record: Mapping[str, Any], *, last: int | None = None) -> Iterator[Event]:

@@ -24,6 +24,10 @@ LINGER_S = 1.0
 """After a refusal, for the client to read it: closing at once would reset the connection if it is still sending."""
 LINGERING_MAX = 100
 """Connections over the bound that are told so; of a flood the others are only closed."""
+PIPELINED_MAX = 100
+"""Requests of one connection that wait for their turn: uvicorn reads on with each answer, thousands at a time."""
+FRAMING_OF_A_BYTE = 16
+"""Of chunked coding: a chunk of one byte has six of its own."""
 
 
 def protocol_of(settings: HttpSettings) -> type[asyncio.Protocol]:
@@ -49,6 +53,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._header_bytes = 0
         self._deadline: asyncio.TimerHandle | None = None
         self._is_refused = False
+        self._framing_bytes = 0
 
     # ── asyncio's side ──
 
@@ -73,11 +78,15 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         if self._in_header:
             self._header_bytes += len(data)
+        else:
+            self._framing_bytes += len(data)  # `on_body` takes off what was body
         super().data_received(data)
         if self.transport.is_closing() or self._is_refused:
             return
         if self._in_header and self._header_bytes > HEADER_BYTES_MAX:
             self._refuse("header_too_large", f"A request's header may have {HEADER_BYTES_MAX} bytes")
+        elif self._framing_bytes > HEADER_BYTES_MAX or len(self.pipeline) > PIPELINED_MAX:
+            self._refuse("header_too_large", "Trailers, chunk extensions and pipelined requests are bounded")
         elif self._deadline is None and (self._in_header or self._is_idle):
             # Idle too: line ends between requests, or a body that nobody waits for, stop uvicorn's own timer.
             self._arm()
@@ -87,12 +96,21 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._in_header = True
+        self._framing_bytes = 0
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
         self._in_header = False
         self._header_bytes = 0
         self._disarm()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_header:  # a trailer is not kept: nobody reads it
+            super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        self._framing_bytes = max(0, self._framing_bytes - FRAMING_OF_A_BYTE * len(body))
+        super().on_body(body)
 
     def send_400_response(self, msg: str) -> None:
         self._refuse("malformed", "This is not HTTP/1.1")

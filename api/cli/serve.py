@@ -16,6 +16,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import Coroutine, Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -67,7 +68,7 @@ def serve(
     with exits.reporting(as_json):
         require_linux("serve")
         from killable.api.cli.configuration import load
-        from killable.api.cli.listener import CannotServe, listen
+        from killable.api.cli.listener import CannotServe, listen, take_descriptors
         from killable.supervisor.telemetry import logs
 
         flags = {
@@ -76,6 +77,7 @@ def serve(
         }  # fmt: skip
         in_force = load(config, os.environ, flags, target)
         server = in_force.config.server
+        take_descriptors()
         with listen(server, in_force.config.sources.get("server.host", "")) as listener:
             log = logs.configure(server.log_format, server.log_level, server.redact)
             try:
@@ -159,7 +161,7 @@ async def _started(supervisor: Supervisor, config: Config, stop: _Stop) -> bool:
 
 async def _check_pools(supervisor: Supervisor, config: Config) -> None:
     """Refuse a server in which nothing can start, and settings for job types that there are not."""
-    from killable.api.cli.survey import unknown_types
+    from killable.api.cli.survey import unknown_types, without_types
     from killable.supervisor.configuration.config import ConfigError
 
     pools = await supervisor.pools()
@@ -167,9 +169,12 @@ async def _check_pools(supervisor: Supervisor, config: Config) -> None:
     if len(broken) == len(pools):
         causes = "\n".join(f"pool {pool.name} is broken: {pool.detail.rstrip()}" for pool in broken)
         raise ConfigError(f"no pool can start a job\n{causes}", code=ConfigError.code)
-    unknown = list(unknown_types(config, {job_type.name for job_type in await supervisor.job_types()}))
-    if unknown and not broken:  # with a broken pool nobody knows
-        raise ConfigError.of(unknown)
+    types = await supervisor.job_types()
+    faults = list(without_types(config, pools, {job_type.pool for job_type in types}))
+    if not broken:  # with a broken pool nobody knows
+        faults += unknown_types(config, {job_type.name for job_type in types})
+    if faults:
+        raise ConfigError.of(faults)
 
 
 async def _until_told(supervisor: Supervisor, web: Web, stop: _Stop, drain_s: float) -> None:
@@ -180,7 +185,7 @@ async def _until_told(supervisor: Supervisor, web: Web, stop: _Stop, drain_s: fl
         left = await supervisor.shutdown(deadline_s=drain_s, reason=stop.signal)
         if not due.done() and left.deadline_s is not None:
             jobs = render.counted(left.running + left.queued, "job")
-            exits.stderr_console().print(f"{jobs} may end within {render.setting(drain_s)}; Ctrl-C again kills")
+            _say(f"{jobs} may end within {render.setting(drain_s)}; Ctrl-C again kills")
         await _first_of(_done(due), stop.asked_again.wait())
     stop.asked.set()  # a signal from here on is the second word
     due.cancel()
@@ -188,18 +193,27 @@ async def _until_told(supervisor: Supervisor, web: Web, stop: _Stop, drain_s: fl
 
 async def _end_jobs(supervisor: Supervisor, stop: _Stop) -> None:
     """End every job with its own grace; told again, with none."""
-    stderr = exits.stderr_console()
     left = await supervisor.drained()
     number = left.running + left.queued
     closing = asyncio.create_task(supervisor.close())
     if number and not stop.asked_again.is_set():
         verb, whom = ("ends with its grace", "it") if number == 1 else ("end with their grace", "them")
-        stderr.print(f"{render.counted(number, 'job')} {verb}; Ctrl-C again kills {whom}")
+        _say(f"{render.counted(number, 'job')} {verb}; Ctrl-C again kills {whom}")
     await _first_of(_done(closing), stop.asked_again.wait())
     if not closing.done():
-        stderr.print("killing what is left")
+        _say("killing what is left")
         await supervisor.close(grace_s=0)
     await closing
+
+
+def _say(text: str) -> None:
+    """Tell the terminal, if anyone reads it: a reader that has gone, or stands still, must not cost a job its grace."""
+
+    def write() -> None:
+        with contextlib.suppress(OSError, ValueError):
+            exits.stderr_console().print(text)
+
+    threading.Thread(target=write, name="killable-say", daemon=True).start()
 
 
 async def _done(task: asyncio.Task[Any]) -> None:

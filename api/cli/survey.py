@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from killable.api.cli.listener import CannotServe
@@ -66,6 +66,7 @@ def faults_of(config: Config, found: Survey) -> Iterator[Fault]:
         source = config.sources.get(f"pools.{pool.name}.module", "")
         why = _error_in(pool.detail)
         yield Fault(f"pools.{pool.name}", "expected modules that import and workers that start", why, source)
+    yield from without_types(config, found.pools, {job_type.pool for job_type in found.types})
     pools: dict[str, str] = {}
     for job_type in found.types:
         other = pools.setdefault(job_type.name, job_type.pool)
@@ -76,6 +77,16 @@ def faults_of(config: Config, found: Survey) -> Iterator[Fault]:
             yield Fault(job_type.name, "expected to be available", job_type.unavailable_reason)
     if not found.broken:  # else nobody knows
         yield from unknown_types(config, set(pools))
+
+
+def without_types(config: Config, pools: Iterable[PoolRecord], with_types: set[str]) -> Iterator[Fault]:
+    """Yield a fault for each pool that runs and has no job type: most likely a decorator was forgotten."""
+    modules = {spec.name: ", ".join(spec.modules) for spec in config.settings.pools}
+    for pool in pools:
+        if pool.state != "broken" and pool.name not in with_types:
+            key = f"pools.{pool.name}.module"
+            found = f"none in {modules[pool.name]}"
+            yield Fault(key, "expected at least one function with @job", found, config.sources.get(key, ""))
 
 
 def _error_in(detail: str) -> str:

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 KEEP_ALIVE_S = 15
 """An idle connection: longer than a person's pause between two commands in one client, shorter than proxies' 60 s."""
+BACKLOG = 128
+"""asyncio accepts so many in one turn, and logs each one for which there is no descriptor."""
 CUT_OFF_S = 1.0
 """For uvicorn to leave after it was told to drop its connections."""
 
@@ -58,6 +60,7 @@ class Web:
                 access_log=False,
                 server_header=False,
                 timeout_keep_alive=KEEP_ALIVE_S,
+                backlog=BACKLOG,
             )
         )
         self._serving: asyncio.Task[None] | None = None

@@ -8,6 +8,7 @@ one whose caller is gone can be found and cancelled: sending it once more gives 
 
 from __future__ import annotations
 
+import builtins
 import time
 import uuid
 from collections.abc import Mapping
@@ -57,6 +58,9 @@ class Submission:
         idempotency_key: str | None = None, correlation_id: str | None = None, wait_for_room_s: float = 0.0,
     ) -> Submission:  # fmt: skip
         """Make one. Raise Refused for what JSON cannot say."""
+        if not isinstance(input, Mapping | None):
+            kind = builtins.type(input).__name__
+            raise Refused(f"the input has to be a mapping of the job's parameters by name, not {kind}")
         body = {
             "type": type,
             "input": dict(input or {}),

@@ -55,6 +55,8 @@ class Cgroup:
             return b"populated 0" in (self._path / "cgroup.events").read_bytes()
         except FileNotFoundError:
             return True
+        except OSError:
+            return False  # no descriptor is left to look: not known, and looked at again
 
     def remove(self) -> None:
         """Close and remove; also the groups that the job made below it."""

@@ -100,8 +100,9 @@ class Writer:
             return self._socket.send(data) if passed < 0 else socket.send_fds(self._socket, [data], [passed])
         except BlockingIOError:
             return 0
-        except (BrokenPipeError, ConnectionResetError):
-            self.close()  # the reader is gone: its exit is on the way
+        except OSError:
+            # The reader is gone, or nothing can be passed to it (ETOOMANYREFS, ENOBUFS): it ends with its orders.
+            self.close()
             return 0
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ fork of the host), and no signal handler, subreaper or waitpid(-1) is set up her
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import socket
@@ -186,7 +187,8 @@ class PoolSpawner:
         match message:
             case control.ZygoteStarted(pid):
                 self.zygote_pid = pid
-                os.close(descriptors[0])
+                for descriptor in descriptors:
+                    os.close(descriptor)
             case control.OrphanReaped(pid, ending):
                 self._orphans[pid] = ending
             case control.ZygoteGone(ending):
@@ -232,12 +234,16 @@ class PoolSpawner:
                 self._listener.on_preloaded(threads)
             case control.PreloadFailed(traceback, declaration):
                 self._listener.on_preload_failed(traceback, declaration)
-            case control.Forked(worker_id, pid):
+            case control.Forked(worker_id, pid) if descriptors:
                 self._processes[worker_id].forked(pid, descriptors[0])
-            case control.ForkFailed(worker_id, errno, why):
-                self._processes.pop(worker_id).fork_failed(errno, why)
+            case control.Forked(worker_id):
+                # No descriptor was left here for its pidfd: it retires when its orders are closed.
+                self._processes.pop(worker_id).fork_failed(errno.EMFILE, os.strerror(errno.EMFILE))
+            case control.ForkFailed(worker_id, number, why):
+                self._processes.pop(worker_id).fork_failed(number, why)
             case control.Exited(worker_id, ending, swept):
-                self._processes.pop(worker_id).swept(ending, swept)
+                if worker_id in self._processes:
+                    self._processes.pop(worker_id).swept(ending, swept)
             case _:
                 raise AssertionError(message)
 

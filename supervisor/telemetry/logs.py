@@ -215,6 +215,8 @@ def _copied(record: logging.LogRecord) -> logging.LogRecord:
 
 
 def _cut(value: Any) -> Any:
+    if isinstance(value, dict) and sum(len(str(key)) + len(str(each)) for key, each in value.items()) > SAID_CHARS_MAX:
+        value = json.dumps(value, default=str)
     if isinstance(value, str) and len(value) > SAID_CHARS_MAX:
         half = SAID_CHARS_MAX // 2
         return f"{value[:half]} … {value[-half:]}"

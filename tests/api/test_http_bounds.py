@@ -204,3 +204,46 @@ async def test_a_client_that_stays_has_no_deadline_after_its_body(start_server: 
         gate.touch()
         assert b"event: completed" in await reader.read()
         writer.close()
+
+
+# ── what stands between bodies ──
+
+CHUNKED = (
+    b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+)
+
+
+@pytest.mark.parametrize("endless", [b"a%d: b\r\n", b"%d" * 50], ids=["trailers", "one trailer that does not end"])
+async def test_trailers_without_end_are_cut_off(server: Server, endless: bytes) -> None:
+    _, writer = await server.raw(CHUNKED + b"0\r\n" + (b"a: " if b":" not in endless else b""))
+    sent = 0
+    with pytest.raises(ConnectionError):
+        while sent < 64 * HEADER_BYTES_MAX:
+            part = b"".join(endless.replace(b"%d", b"%d" % number) for number in range(1000))
+            writer.write(part)
+            await writer.drain()
+            sent += len(part)
+            await asyncio.sleep(0)
+    writer.close()
+
+
+async def test_requests_that_are_sent_without_end_are_cut_off(server: Server) -> None:
+    reader, writer = await server.raw(b"")
+    sent = 0
+    with pytest.raises(ConnectionError):
+        while sent < 100_000:
+            writer.write(HEALTH * 1000)
+            await writer.drain()
+            await reader.read(1 << 16)  # it reads its answers, as fast as they come
+            sent += 1000
+    writer.close()
+    assert sent < 100_000
+
+
+async def test_a_body_in_the_smallest_chunks_is_taken(server: Server) -> None:
+    body = json.dumps({"type": "echo", "input": {"text": "x" * 20_000}}).encode()
+    chunks = b"".join(b"1\r\n%b\r\n" % body[place : place + 1] for place in range(len(body))) + b"0\r\n\r\n"
+    assert len(chunks) > HEADER_BYTES_MAX
+    reader, writer = await server.raw(CHUNKED + chunks)
+    assert b" 202 " in await reader.readline()
+    writer.close()

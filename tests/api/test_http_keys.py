@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from serving import Server, StartServer, problem_of
 
 from killable.api.keys import ApiKey
 from killable.api.settings import HttpSettings
+from killable.supervisor.settings import PoolSpec
 
 SUBMIT, OPERATE = ApiKey("dashboard", "submit", "submit-0123456789"), ApiKey("oncall", "operate", "operate-0123456789")
 ORIGIN = {"origin": "https://app.example"}
@@ -157,3 +159,16 @@ async def test_the_description_says_who_may(as_submitter: Server) -> None:
         operation = description["paths"][route.path][route.method.lower()]
         assert (operation.get("security") == []) == (route.path in OPEN), route
         assert ("401" in operation["responses"]) == (route.path not in OPEN), route
+
+
+@pytest.mark.row("A25")
+async def test_a_probe_without_a_key_sees_no_traceback(start_server: StartServer, tmp_path: Path) -> None:
+    module = tmp_path / "broken.py"
+    module.write_text('raise RuntimeError("postgres://user:PASSWORD1@db/ failed")\n')
+    broken = PoolSpec(name="broken", modules=(str(module),), workers=1)
+    async with start_server(http=HTTP, more=(broken,)) as server:
+        plain = await server.client.get("/readyz")
+        assert plain.status_code == 200 and plain.json()["status"] == "degraded"
+        assert "broken" in plain.text and "PASSWORD1" not in plain.text
+        known = await server.client.get("/readyz", headers=bearer(SUBMIT.key))
+        assert "PASSWORD1" in known.text

@@ -324,3 +324,10 @@ async def test_a_wait_is_capped(server: Server) -> None:
     assert answer.status_code == 200 and answer.headers["preference-applied"] == "wait=60"
     slow = await server.client.post("/v1/jobs", json={"type": "spin"}, headers={"prefer": "respond-async, wait=1"})
     assert slow.status_code == 202 and slow.json()["state"] in ("queued", "running")
+
+
+@pytest.mark.row("A4")
+async def test_a_million_faults_are_not_all_told(server: Server) -> None:
+    body = {"type": "echo"} | {f"unknown{number}": 1 for number in range(10_000)}
+    problem = problem_of(await server.client.post("/v1/jobs", json=body), 422, "invalid")
+    assert len(problem["faults"]) == 100 and "100 or more faults" in problem["detail"]

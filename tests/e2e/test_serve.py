@@ -348,3 +348,41 @@ def test_what_cannot_be_is_one_clear_line_each(tmp_path: Path) -> None:
         done = command.run("serve", "my_jobs.py", *args, env=env)
         assert (done.returncode, done.stdout) == (code, ""), done.stderr
         assert words in done.stderr and len(done.stderr.splitlines()) <= 2, done.stderr
+
+
+@pytest.mark.row("D3")
+def test_a_terminal_that_has_gone_costs_no_job_its_grace(tmp_path: Path) -> None:
+    """`serve 2>&1 | tee log`, and Ctrl-C: tee is gone before the server says its last words."""
+    (tmp_path / "my_jobs.py").write_text(JOBS)
+    os.mkfifo(tmp_path / "gate")
+    server = Server(Command(tmp_path), "my_jobs.py", "--port", "0")
+    answer = httpx.post(f"{server.url}/v1/jobs", json={"type": "tick", "input": {"gate": str(tmp_path / "gate")}})
+    job_id = answer.json()["job_id"]
+    with httpx.stream("GET", f"{server.url}/v1/jobs/{job_id}/stream", timeout=60) as stream:
+        lines = stream.iter_lines()
+        next(line for line in lines if "tick" in line)
+        assert server.process.stderr is not None
+        server.process.stderr.close()
+        server.process.send_signal(signal.SIGINT)
+        (tmp_path / "gate").write_bytes(b"")  # opens when the clean-up waits there
+        rest = "\n".join(lines)
+    assert "cleaned up" in rest and "event: cancelled" in rest
+    assert server.process.wait(60) == 0
+    assert server.process.stdout is not None
+    server.process.stdout.close()
+
+
+def test_a_module_without_a_job_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty.py").write_text("def forgotten() -> None: ...\n")
+    for verb in ("serve", "check"):
+        done = Command(tmp_path).run(verb, "empty.py")
+        assert done.returncode == 78, (verb, done.stdout, done.stderr)
+        said = done.stdout + done.stderr
+        assert "@job" in said and "empty.py" in said and "Traceback" not in said, said
+
+
+def test_a_fault_of_a_module_is_one_clear_text(tmp_path: Path) -> None:
+    (tmp_path / "asy.py").write_text("from killable import job\n\n@job\nasync def a() -> None: ...\n")
+    done = Command(tmp_path).run("serve", "asy.py")
+    assert done.returncode == 78 and "async def is not supported" in done.stderr
+    assert "\\n" not in done.stderr, done.stderr

@@ -244,13 +244,17 @@ def test_a_job_that_was_stuck_is_explained_with_a_hint(capsys: pytest.CaptureFix
 
 def test_all_faults_of_an_input_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     faults = [
-        {"pointer": "/input/n", "message": "is required"},
-        {"pointer": "/input/m", "message": "is not known here"},
+        {"in": "body", "pointer": "/input/n", "message": "is required"},
+        {"in": "body", "pointer": "/limits/run_s", "message": "must be more than 0"},
+        {"in": "body", "pointer": "/type", "message": "must be a string"},
     ]
     exits.report(Refused("2 faults", code="invalid", faults=faults), as_json=False)
     assert capsys.readouterr().err.splitlines() == [
-        "killable: invalid: 2 faults", "  /input/n is required", "  /input/m is not known here",
-    ]  # fmt: skip
+        "killable: invalid: 3 faults",
+        "  -i n: is required",
+        "  --run-s: must be more than 0",
+        "  body /type: must be a string",
+    ]
 
 
 def test_a_crash_names_its_signal(capsys: pytest.CaptureFixture[str]) -> None:

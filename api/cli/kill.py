@@ -71,7 +71,7 @@ def kill(
         list[str] | None,
         typer.Argument(
             metavar="JOB",
-            help="Ids, or unique prefixes of them; also of workers.",
+            help="Ids of jobs, or unique prefixes of them; whole ids of workers.",
             show_default=False,
             autocompletion=completing.killable_names,
         ),

@@ -77,8 +77,10 @@ class Attempt:
         """Give the worker its order; from here on `start_s` runs."""
         entry, process = self.entry, self.worker.process
         process.hold(self.fence)
-        self._set_deadline("start_s", entry.limits.start_s, "timeout.start")
-        process.send(*inputs.run_order(entry, self.fence))
+        try:
+            process.send(*inputs.run_order(entry, self.fence))
+        finally:  # whatever became of the order: a job that has no deadline would hold its slot for ever
+            self._set_deadline("start_s", entry.limits.start_s, "timeout.start")
 
     # ── stopping ──
 

@@ -96,7 +96,6 @@ class Dispatcher:
     def _assign(self, entry: Entry, worker: Worker) -> None:
         entry.leave_queue()
         entry.assigned = self._clock.now()
-        self._observer.on_left_queue(entry, entry.assigned)
         self._fences = (self._fences % 0xFFFFFFFF) + 1
         entry.attempts += 1
         entry.worker_id, entry.pid = worker.id, worker.process.pid
@@ -112,6 +111,7 @@ class Dispatcher:
         worker.take(attempt)
         self.transition(entry, Cause.ASSIGNED)
         attempt.begin()
+        self._observer.on_left_queue(entry, entry.assigned)  # behind the order: it need not wait for a histogram
 
     def stop(self, entry: Entry, verdict: Verdict, grace_s: float | None) -> None:
         """End a job whatever its state is; harmless when it has ended or is ending."""

@@ -28,7 +28,7 @@ def inspect(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="JOB|WORKER", help="The id of a job or a unique prefix of it, or that of a worker.", show_default=False,
+            metavar="JOB|WORKER", help="The id of a job, or a unique prefix; the id of a worker.", show_default=False,
             autocompletion=completing.jobs_and_workers,
         ),
     ],

@@ -76,10 +76,14 @@ class Writer:
         written = 0 if self._waiting else self._try(data, passed)
         if written == len(data) or self.is_closed:
             return
+        try:
+            # A copy: the caller's may be closed, and its number be another's, before it is passed.
+            kept = os.dup(passed) if passed >= 0 and not written else -1
+        except OSError:
+            self.close()  # no descriptor is left for one: as when it cannot be passed
+            return
         if not self._waiting:
             self._loop.add_writer(self._socket, self._write_more)
-        # A copy: the caller's may be closed, and its number be another's, before it is passed.
-        kept = os.dup(passed) if passed >= 0 and not written else -1
         self._waiting.append((memoryview(data)[written:], kept))
 
     def _write_more(self) -> None:

@@ -130,3 +130,18 @@ async def test_an_order_whose_descriptor_found_no_room_has_none(pair: tuple[int,
     assert orders.take_sealed() is None
     for end in (writer, orders, sealed):
         end.close()
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_a_descriptor_that_cannot_be_passed_ends_the_orders(pair: tuple[int, int], waits: bool) -> None:
+    """As ETOOMANYREFS and EMFILE do: the worker sees the end of its orders, and goes. `waits`: behind other orders."""
+    writer, orders = Writer(asyncio.get_running_loop(), pair[0]), Orders(pair[1])
+    if waits:
+        writer.write(encode(Kind.RUN, 1, 0, b"x" * 300_000))
+    nobodys = os.dup(pair[1])
+    os.close(nobodys)
+    writer.write(encode(Kind.RUN, 2, 0, b"{}"), nobodys)
+    assert writer.is_closed
+    writer.write(stop_order(2))  # harmless
+    assert await next_order(orders) is None
+    orders.close()

@@ -10,7 +10,7 @@ import traceback
 from typing import Any
 
 import pytest
-from support.hostile_cases import ACK_S, GRACE_S, LATE_S, LONG_S, TABLE, Hostile
+from support.hostile_cases import ACK_S, GONE, GRACE_S, LONG_S, TABLE, Hostile
 from support.supervising import StartSupervisor
 from trials import SETTLED, Story, follow, hostile_pool, run, said, stop, submit
 
@@ -52,7 +52,7 @@ def check(case: Hostile, story: Story, *, proof: str, reused: bool) -> None:
             assert certificate["kill_sent"] >= (ACK_S if case.early else case.grace_s) * 1000
 
 
-@pytest.mark.row("B3", "B4", "C1", "D1", "D2", "D3", "D20", "D21", "H5")
+@pytest.mark.row("B3", "B4", "D1", "D2", "D3", "D20", "D21", "H5")
 @pytest.mark.code(*{case.code for case in TABLE if case.code})
 @pytest.mark.parametrize("start_method", ["fork", "spawn"])
 @pytest.mark.parametrize("jobs_per_worker_max", [1, 0], ids=["fresh", "reused"])
@@ -92,3 +92,42 @@ async def look_around(server: Supervisor) -> dict[str, Any]:
     assert story.state == "completed", story.error
     found: dict[str, Any] = story.end["result"]
     return found
+
+
+@pytest.mark.row("D15")
+async def test_without_a_grace_every_job_is_killed_at_once(proof: str, supervisor: StartSupervisor) -> None:
+    server = await supervisor(hostile_pool(), proof=proof)
+    stubborn = {
+        "hold_gil": "computing",
+        "ignores_term": "computing",
+        "blocks_term": "computing",
+        "stops_itself": "stopped",
+    }
+    for type, settle in stubborn.items():
+        job_id = await submit(server, type)
+        await SETTLED[settle](server, job_id)
+        story = await stop(server, job_id, grace_s=0)
+        assert story.phases == GONE | {"kill_sent"}, type
+        assert story.certificate["exit_signal"] == "SIGKILL" and story.certificate["grace_s"] == 0
+
+
+@pytest.mark.row("C1", "H5", "PEERS-9")
+@pytest.mark.code("timeout.run")
+@pytest.mark.parametrize("type", ["loop_python", "hold_gil", "ignores_term"])
+async def test_a_run_deadline_ends_it_like_a_cancel_and_reads_as_a_timeout(
+    type: str, supervisor: StartSupervisor
+) -> None:
+    early = type == "hold_gil"
+    server = await supervisor(hostile_pool())
+    story = await run(server, type, limits={"run_s": 0.2, "grace_s": LONG_S if early else GRACE_S, "ack_s": ACK_S})
+    assert (story.state, story.code) == ("timed_out", "timeout.run")
+    assert (story.error["limit"], story.error["limit_s"], story.error["by"]) == ("run_s", 0.2, "supervisor")
+    assert ("early_kill" in story.certificate) == early
+    assert story.certificate["cause"] == "timeout.run"
+
+
+async def test_an_exception_names_the_jobs_own_line(supervisor: StartSupervisor) -> None:
+    story = await run(await supervisor(hostile_pool()), "raises_unpicklable")
+    lines = story.error["traceback"].splitlines()
+    assert "in raises_unpicklable" in lines[1] and "hostile.py" in lines[1]
+    assert "killable" not in story.error["traceback"]

@@ -1,5 +1,5 @@
-"""Every exit code of our own: a real exec'd worker, held by the test at all of its pipes, and what a job's end is called
-when it comes before the job function was entered.
+"""Every exit code of our own: a real exec'd worker, held by the test at all of its pipes; and what a job is told
+whose worker ended so before the job function was entered.
 """
 
 from __future__ import annotations
@@ -10,18 +10,22 @@ import os
 import select
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from support import processes
+from support.supervising import StartSupervisor
+from trials import run
 
 import killable.workers
 from killable.supervisor.exits import Evidence, classify
 from killable.supervisor.job import ExitStatus
+from killable.supervisor.settings import PoolSpec
 from killable.workers.exitcodes import MEANINGS, ExitCode
 from killable.workers.frames import Decoder, encode
-from killable.workers.messages import Kind, Run
+from killable.workers.messages import Kind, Run, Stop
 
 FOLDER = Path(processes.__file__).parent.parent
 DEADLINE_MS = 20_000
@@ -31,7 +35,7 @@ DEADLINE_MS = 20_000
 class Worker:
     """A worker of which the test is both supervisor and zygote."""
 
-    def __init__(self, tmp: Path, *modules: str, frames_open: bool = True) -> None:
+    def __init__(self, tmp: Path, *modules: str, frames_open: bool = True, jobs_max: int = 1) -> None:
         self.orders, orders = socket.socketpair()
         self.frames, frames = os.pipe()
         self.bells, bells = os.pipe()
@@ -46,11 +50,11 @@ class Worker:
         public = str(Path(killable.__file__ or "").parent)
         configure = {
             "pool": "p", "modules": list(modules or ["support.obedient"]), "folder": str(FOLDER),
-            "start_method": "spawn", "codec": "json", "jobs_per_worker_max": 0, "nice": 0, "tmp": str(tmp),
+            "start_method": "spawn", "codec": "json", "jobs_per_worker_max": jobs_max, "nice": 0, "tmp": str(tmp),
         }  # fmt: skip
         packages = {"killable": public, "killable.workers": workers}
         arguments = {"packages": packages, "configure": configure, "tmp": str(tmp), "cgroup_errno": 0}
-        argv = [os.sys.executable, "-S", "-P", f"{workers}/boot.py", "worker", json.dumps(arguments)]  # type: ignore[attr-defined]
+        argv = [sys.executable, "-S", "-P", f"{workers}/boot.py", "worker", json.dumps(arguments)]
         self.pid = os.posix_spawn(argv[0], argv, os.environ, file_actions=actions)
         self.pidfd = os.pidfd_open(self.pid)
         for descriptor in (frames, bells, stack, *above):
@@ -72,7 +76,7 @@ class Worker:
         self.orders.sendall(encode(kind, fence, 0, payload))
 
     def exit_code(self) -> int:
-        """Wait for its end; as a shell would say it, with signals as negative numbers."""
+        """Wait for its end; a signal is a negative number."""
         poll = select.poll()
         poll.register(self.pidfd, select.POLLIN)
         assert poll.poll(DEADLINE_MS), f"it goes on: {processes.look(self.pid)}"
@@ -106,7 +110,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 def run_order(type: str, **input: object) -> bytes:
-    return Run("job-1", type, 1, {}, {}, json.dumps(input).encode()).encode()
+    return Run("job-1", type, 1, json.dumps(input).encode()).encode()
 
 
 def write_module(folder: Path, body: str) -> str:
@@ -130,11 +134,9 @@ def bad_assignment(start: Start, folder: Path) -> int:
 
 
 def bad_payload(start: Start, folder: Path) -> int:
-    worker = start(write_module(folder, "@job\ndef wants(blob: bytes) -> None:\n    os.umask(0o777)\n"))
+    worker = start(write_module(folder, "@job\ndef wants(blob: bytes) -> None: ...\n"))
     worker.hear(Kind.READY)
     worker.order(Kind.RUN, run_order("wants", blob={"base64": "?"}))
-    worker.hear(Kind.IDLE)
-    worker.orders.close()
     return worker.exit_code()
 
 
@@ -161,15 +163,30 @@ def not_importable(start: Start, folder: Path) -> int:
     return worker.exit_code()
 
 
+def terminated(start: Start, folder: Path) -> int:
+    worker = start(jobs_max=0)
+    worker.hear(Kind.READY)
+    worker.order(Kind.RUN, run_order("waits_for", gate=str(folder / "never")))
+    worker.hear(Kind.TOKEN)
+    worker.order(Kind.STOP, Stop("cancelled", "user", 60.0).encode())
+    os.kill(worker.pid, signal.SIGTERM)  # not reaped: the number is its own
+    return worker.exit_code()
+
+
 MEANS: dict[ExitCode, tuple[Callable[[Start, Path], int], str]] = {
     ExitCode.RETIRED: (retires, "spawn"),
     ExitCode.BAD_ASSIGNMENT: (bad_assignment, "protocol"),
+    ExitCode.BAD_PAYLOAD: (bad_payload, "protocol"),
     ExitCode.HARNESS_BUG: (harness_bug, "protocol"),
     ExitCode.PIPE_GONE: (pipe_gone, "worker_lost"),
     ExitCode.PROTOCOL: (protocol, "protocol"),
     ExitCode.NOT_IMPORTABLE: (not_importable, "spawn"),
+    ExitCode.TERMINATED: (terminated, "spawn"),
 }
-"""How to have a worker end so, and what a job is told that was given to it and not entered."""
+"""How to have a worker end so, and what a job is told that was given to it and not entered.
+
+65 and 143 come with a closing frame, which is what counts then; what stands here is for a worker that says nothing.
+"""
 
 
 @pytest.mark.row("B4")
@@ -179,3 +196,18 @@ def test_a_worker_that_gives_up_says_why_by_its_exit_code(code: ExitCode, start:
     assert means(start, tmp_path) == code
     outcome = classify(None, None, ExitStatus(exit_code=code), Evidence(entered=False))
     assert (outcome.code, outcome.facts["exit_code"]) == (told, code) and MEANINGS[code] in outcome.message
+
+
+def test_each_of_our_exit_codes_is_reached() -> None:
+    assert {*MEANS, ExitCode.OS_ERROR} == set(ExitCode)  # the one that only a forked worker has: below
+
+
+@pytest.mark.row("B4")
+@pytest.mark.code("spawn")
+async def test_a_worker_that_cannot_be_confined_never_runs_a_job(tmp_path: Path, supervisor: StartSupervisor) -> None:
+    """Its fork is the leader of a session before we make it one: setsid(2) refuses."""
+    body = "os.register_at_fork(after_in_child=os.setsid)\n@job\ndef works() -> None: ...\n"
+    server = await supervisor(PoolSpec("p", (write_module(tmp_path, body),), workers=1))
+    story = await run(server, "works")
+    assert (story.state, story.code, story.plot) == ("failed", "spawn", ["failed"])
+    assert f"exit code {ExitCode.OS_ERROR:d}" in story.error["message"]

@@ -76,6 +76,10 @@ class Hostile:
         return (ACK_S if self.early else self.grace_s) + LATE_S
 
 
+def kept(what: str, type: str, code: str, input: dict[str, Any] | None = None, **members: Any) -> Hostile:
+    return Hostile(what, type, code, input or {}, keeps_worker=True, **members)
+
+
 def heard(what: str, type: str, settle: str = "computing", **members: Any) -> Hostile:
     return Hostile(what, type, "cancelled", settle=settle, **{"phases": HEARD, "exit": 143, **members})
 
@@ -99,7 +103,7 @@ COMPUTING = [
     # No processor time used: it may be waiting for something that comes, and keeps its grace.
     deaf("native call that only waits", "native_waits", "sitting", phases=STUCK),
     heard("asyncio.run inside the job", "waits", "sitting", input={"where": "asyncio"}),
-    # Its other threads compute while the main one waits for the interpreter: taken for native code by so short an ack_s.
+    # Its other threads compute while the main one waits for the interpreter: so short an ack_s takes it for native.
     heard("starts threads and goes on", "starts_threads", "said", input={"then": "go on"}, limits={"ack_s": None}),
     Hostile("starts threads and returns", "starts_threads", "", exit=0),
 ]
@@ -111,9 +115,7 @@ NOT_HEARING = [
     heard("SIGSTOPs itself", "stops_itself", "stopped"),
     deaf("SIGSTOPs itself and ignores SIGTERM", "stops_itself", "stopped", input={"ignore": True}),
     heard("returns after SIGTERM", "returns_in_grace", exit=0),
-    heard(
-        "replaces the SIGTERM handler", "replaces_handler", exit=0, phases=HEARD - {"acknowledged"}, tokens=("in",)
-    ),
+    heard("replaces the SIGTERM handler", "replaces_handler", exit=0, phases=HEARD - {"acknowledged"}, tokens=("in",)),
     heard("cancelled inside __del__", "loops_in_del", tokens=("in",)),
     *(
         heard(f"cancelled inside {of}", "loops_in_callback", input={"of": of}, tokens=("in",))
@@ -131,27 +133,26 @@ ENDING_BADLY = [
     Hostile("abort", "aborts", "crash", error={"signal": "SIGABRT"}, exit="SIGABRT"),
     Hostile("os._exit(3)", "exits", "exit", {"code": 3}, plot=("started",), error={"exit_code": 3}, exit=3),
     Hostile("exit 0 with no result", "exits", "exit", {"code": 0}, plot=("started",), error={"exit_code": 0}, exit=0),
-    Hostile("sys.exit()", "raises_system_exit", "exit", error={"exit_code": 0}, exit=0, keeps_worker=True),
-    Hostile("sys.exit(5)", "raises_system_exit", "exit", {"code": 5}, error={"exit_code": 5}, exit=5, keeps_worker=True),
-    Hostile(
+    kept("sys.exit()", "raises_system_exit", "exit", error={"exit_code": 0}, exit=0),
+    kept("sys.exit(5)", "raises_system_exit", "exit", {"code": 5}, error={"exit_code": 5}, exit=5),
+    kept(
         "sys.exit with words", "raises_system_exit", "exit", {"code": "why"}, plot=("started", "token", "log"),
-        error={"exit_code": 1}, exit=1, keeps_worker=True,
+        error={"exit_code": 1}, exit=1,
     ),
-    Hostile(
+    kept(
         "raises an unpicklable exception", "raises_unpicklable", "exception",
-        error={"type": "support.hostile.Unpicklable"}, exit=0, keeps_worker=True,
+        error={"type": "support.hostile.Unpicklable"}, exit=0,
     ),
-    Hostile(
+    kept(
         "returns an unpicklable value", "returns_unpicklable", "result.unserializable", error={"type": "function"},
-        exit=0, keeps_worker=True,
+        exit=0,
     ),
-    Hostile(
+    kept(
         "emits an unpicklable value", "emits_unpicklable", "result.unserializable", error={"type": "lock"}, exit=0,
-        keeps_worker=True,
     ),
-    Hostile(
+    kept(
         "allocates without end", "allocates", "limit.memory", limits={"memory_bytes": 32 << 20},
-        error={"type": "MemoryError"}, exit=0, keeps_worker=True,
+        error={"type": "MemoryError"}, exit=0,
     ),
     Hostile("closes its pipes", "closes_everything", "exit", error={"exit_code": 70}, exit=70),
     Hostile(
@@ -183,9 +184,9 @@ SAYING_TOO_MUCH = [
         "floods tokens over its limit", "counts_for_ever", "limit.output", limits={"output_bytes": 100_000},
         phases=HEARD, exit=143,
     ),
-    Hostile(
+    kept(
         "one 64 MiB token", "emits_large", "exception", {"size": 64 << 20, "times": 1}, plot=("started",),
-        error={"type": "killable.workers.frames.FrameError"}, exit=0, keeps_worker=True,
+        error={"type": "killable.workers.frames.FrameError"}, exit=0,
     ),
 ]  # fmt: skip
 
@@ -199,8 +200,8 @@ LEAVING_OTHERS = [
     Hostile("leaves zombies", "leaves_zombies", "", plot=("started",), exit=0),
     heard("moves itself to another cgroup", "moves_to_another_cgroup", "said"),
     Hostile("changes cwd, env, umask", "changes_surroundings", "", plot=("started",), exit=0),
-    Hostile(
-        "leaks descriptors", "leaks_descriptors", "", {"count": 100}, plot=("started",), exit=0, keeps_worker=True
+    kept(
+        "leaks descriptors", "leaks_descriptors", "", {"count": 100}, plot=("started",), exit=0
     ),
     Hostile(
         "leaks all descriptors", "leaks_descriptors", "limit.files", plot=("started",), error={"type": "OSError"},

@@ -52,7 +52,7 @@ def check(case: Hostile, story: Story, *, proof: str, reused: bool) -> None:
             assert certificate["kill_sent"] >= (ACK_S if case.early else case.grace_s) * 1000
 
 
-@pytest.mark.row("B3", "B4", "D1", "D2", "D3", "D20", "D21", "H5")
+@pytest.mark.row("B3", "B4", "D1", "D2", "D3", "D20", "D21", "H5", "PEERS-3", "PEERS-7", "PEERS-8")
 @pytest.mark.code(*{case.code for case in TABLE if case.code})
 @pytest.mark.parametrize("start_method", ["fork", "spawn"])
 @pytest.mark.parametrize("jobs_per_worker_max", [1, 0], ids=["fresh", "reused"])
@@ -111,7 +111,7 @@ async def test_without_a_grace_every_job_is_killed_at_once(proof: str, superviso
         assert story.certificate["exit_signal"] == "SIGKILL" and story.certificate["grace_s"] == 0
 
 
-@pytest.mark.row("C1", "H5", "PEERS-9")
+@pytest.mark.row("C1", "H5", "PEERS-9", "PEERS-10")
 @pytest.mark.code("timeout.run")
 @pytest.mark.parametrize("type", ["loop_python", "hold_gil", "ignores_term"])
 async def test_a_run_deadline_ends_it_like_a_cancel_and_reads_as_a_timeout(

@@ -6,7 +6,9 @@ By every kind of worker: forked or exec'd, fresh or used again, with either proo
 from __future__ import annotations
 
 import asyncio
+import os
 import traceback
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -52,6 +54,14 @@ def check(case: Hostile, story: Story, *, proof: str, reused: bool) -> None:
             assert certificate["kill_sent"] >= (ACK_S if case.early else case.grace_s) * 1000
 
 
+def stack_written(pid: int) -> bytes:
+    """Return what was written, by faulthandler or the signal handler, to the memory file of a worker's stack."""
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        if os.readlink(descriptor).startswith("/memfd:killable-stack"):
+            return descriptor.read_bytes()
+    raise AssertionError("the worker has no memory file for its stack")
+
+
 @pytest.mark.row("B3", "B4", "D1", "D2", "D3", "D20", "D21", "H5", "PEERS-3", "PEERS-7", "PEERS-8")
 @pytest.mark.code(*{case.code for case in TABLE if case.code})
 @pytest.mark.parametrize("start_method", ["fork", "spawn"])
@@ -82,6 +92,8 @@ async def test_every_hostile_job_ends_as_its_row_says_and_hurts_nobody(
     await asyncio.gather(*map(one, TABLE))
     assert not failures, f"{len(failures)} of {len(TABLE)} hostile jobs:\n" + "\n".join(failures)
     assert (await server.get(neighbour)).state == "running"
+    living = [worker.pid for worker in await server.workers() if worker.state in ("idle", "busy") and worker.pid]
+    assert living and all(stack_written(pid) == b"" for pid in living), "a worker that lives was asked for its stack"
     assert await look_around(server) == usual
     assert (await stop(server, neighbour)).code == "cancelled"
 

@@ -146,6 +146,15 @@ async def computing(supervisor: Supervisor, job_id: str, cpu_s: float = 0.03) ->
     return pid
 
 
+async def busy(supervisor: Supervisor, job_id: str, cpu_s: float = 0.03) -> None:
+    """Wait until the process of a job that said "in" has computed for a while since, in whichever thread."""
+    await said(supervisor, job_id)
+    pid = (await supervisor.get(job_id)).pid
+    assert pid is not None
+    before = processes.cpu_s(pid)
+    await until_async(lambda: processes.cpu_s(pid) - before >= cpu_s or Pending(processes.look(pid)), f"{pid} computes")
+
+
 async def sitting(supervisor: Supervisor, job_id: str, state: str = "S") -> int:
     """Wait until the main thread of a job that said "in" is sleeping (or stopped: `T`). Return its pid."""
     await said(supervisor, job_id)
@@ -176,6 +185,7 @@ async def printed(supervisor: Supervisor, job_id: str) -> None:
 
 SETTLED: dict[str, Callable[[Supervisor, str], Awaitable[object]]] = {
     "computing": computing,
+    "busy": busy,
     "sitting": sitting,
     "stopped": stopped,
     "said": said,

@@ -96,7 +96,7 @@ def deaf(what: str, type: str, settle: str = "computing", **members: Any) -> Hos
 COMPUTING = [
     heard("pure-Python loop", "loop_python", tokens=("in", "finally")),
     stuck("a loop of C that holds the GIL", "hold_gil"),
-    stuck("a loop of C in another thread that holds the GIL", "hold_gil", input={"in_thread": True}),
+    stuck("a loop of C in another thread that holds the GIL", "hold_gil", "busy", input={"in_thread": True}),
     stuck("HF tokenizers on one 4.7 MB string", "hold_gil_tokenizers"),
     stuck("native call that frees the GIL", "native_frees_gil"),
     heard("native call that a signal interrupts", "native_pauses", "sitting"),
@@ -104,7 +104,7 @@ COMPUTING = [
     # No processor time used: it may be waiting for something that comes, and keeps its grace.
     deaf("native call that only waits", "native_waits", "sitting", phases=STUCK),
     heard("asyncio.run inside the job", "waits", "sitting", input={"where": "asyncio"}),
-    # Its other threads compute while the main one waits for the interpreter: so short an ack_s might take it for native.
+    # Its other threads compute while the main one waits for the interpreter: so short an ack_s is not for it.
     heard("starts threads and goes on", "starts_threads", "said", input={"then": "go on"}, limits={"ack_s": None}),
     Hostile("starts threads and returns", "starts_threads", "", exit=0),
 ]

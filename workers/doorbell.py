@@ -98,7 +98,9 @@ class Doorbell:
             )
             write_stack(self._stack, _suspended_frame(self.generator) or frame)
             self._tell(BELL_ACKNOWLEDGED)
-        if not (_is_event_loops(frame) and self._ask_event_loop()):
+        if _is_in_hook(frame):
+            self._tell(BELL_SWALLOWED)  # swallowed here, nobody would be told: another bell
+        elif not (_is_event_loops(frame) and self._ask_event_loop()):
             self._raise()
 
     def _raise(self) -> None:
@@ -147,6 +149,16 @@ class Doorbell:
             os.write(self._bells, bytes([bell]))
         except OSError:
             pass  # full of signals' bytes, or closed by the job: the supervisor then counts on time alone
+
+
+def _is_in_hook(frame: FrameType | None) -> bool:
+    """Tell whether `sys.unraisablehook` was interrupted: the job's own around ours, or ours, in which a worker that
+    gets no processor may be for longer than the supervisor waits.
+    """
+    hooks = (Doorbell._on_unraisable.__code__, getattr(sys.unraisablehook, "__code__", None))
+    while frame is not None and frame.f_code not in hooks:
+        frame = frame.f_back
+    return frame is not None
 
 
 def _is_event_loops(frame: FrameType | None) -> bool:

@@ -197,12 +197,17 @@ SETTLED: dict[str, Callable[[Supervisor, str], Awaitable[object]]] = {
 async def follow(supervisor: Supervisor, job_id: str) -> Story:
     """Read a job's events to the end, look into /proc right then, and check what holds for every ending."""
     story = Story(job_id)
-    async with asyncio.timeout(END_S):
-        async for batch in supervisor.events(job_id):
-            story.events += batch
-            if batch[-1].name in TERMINAL_STATES:
-                # Before anything else runs in this process: what is there now was there when the event was published.
-                story.alive = processes.named(tag_of(job_id))
+    try:
+        async with asyncio.timeout(END_S):
+            async for batch in supervisor.events(job_id):
+                story.events += batch
+                if batch[-1].name in TERMINAL_STATES:
+                    # Before anything else runs in this process: what is there now was there at the event.
+                    story.alive = processes.named(tag_of(job_id))
+    except TimeoutError:
+        record = await supervisor.get(job_id)
+        seen = processes.named(tag_of(job_id))
+        raise AssertionError(f"not ended within {END_S:g} s: {record.state}, {record.certificate}, {seen}") from None
     story.record = await supervisor.get(job_id)
     check_ending(story)
     return story

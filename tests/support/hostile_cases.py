@@ -120,7 +120,14 @@ NOT_HEARING = [
     heard("cancelled inside __del__", "loops_in_del", tokens=("in",)),
     *(
         heard(f"cancelled inside {of}", "loops_in_callback", input={"of": of}, tokens=("in",))
-        for of in ("a ctypes callback", "a gc callback", "a weakref callback", "a child task", "a call_soon callback")
+        for of in (
+            "a ctypes callback",
+            "a gc callback",
+            "a weakref callback",
+            "a slow unraisablehook",
+            "a child task",
+            "a call_soon callback",
+        )
     ),
     *(
         heard(f"blocked in a {where}", "waits", "sitting", input={"where": where})

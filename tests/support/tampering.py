@@ -11,11 +11,12 @@ import gc
 import os
 import resource
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
 from support.families import fork_one
-from support.marks import enter, mark
+from support.marks import compute, enter, mark
 
 from killable import Context, job
 
@@ -48,6 +49,18 @@ def loops_in_callback(ctx: Context, of: str) -> None:
                 dying = Dying()
                 reference = weakref.ref(dying, lambda reference: count())
                 del dying, reference
+        case "a slow unraisablehook":
+            hook = sys.unraisablehook
+
+            def tell_and_compute(unraisable: Any) -> None:
+                hook(unraisable)
+                compute(0.02)
+
+            sys.unraisablehook = tell_and_compute
+            callback = ctypes.CFUNCTYPE(None)(count)
+            while True:
+                callback()
+                count()
         case "a child task":
             asyncio.run(_compute_in_a_task())
         case "a call_soon callback":
@@ -130,5 +143,4 @@ def looks_around(ctx: Context) -> dict[str, Any]:
         "term": getattr(signal.getsignal(signal.SIGTERM), "__qualname__", None),
         "threads": len(os.listdir("/proc/self/task")),
         "tmp": sorted(path.name for path in ctx.tmp.iterdir()),
-        "memory": resource.getrlimit(resource.RLIMIT_DATA),
     }

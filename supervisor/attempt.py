@@ -21,6 +21,7 @@ from killable.supervisor.registry import Entry
 from killable.supervisor.seam import Gone
 from killable.supervisor.stamps import Stamps
 from killable.supervisor.transcript import Transcript
+from killable.supervisor.watching import Watching
 from killable.workers.frames import Frame, encode
 from killable.workers.messages import BELL_ACKNOWLEDGED, BELL_REPLACED, BELL_SWALLOWED, Idle, Kind, Raised, Stop
 
@@ -63,6 +64,7 @@ class Attempt:
         self._escalation: Escalation | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._deadline: tuple[float, Verdict] | None = None
+        self._watching = Watching(worker.process, entry.limits, clock, rules.cores, self.stop)
         self._leave_at: float | None = None
         self._give_up_at: float | None = None
         self._entered = False
@@ -79,6 +81,7 @@ class Attempt:
         process.hold(self.fence)
         try:
             process.send(*inputs.run_order(entry, self.fence))
+            self._watching.begin()
         finally:  # whatever became of the order: a job that has no deadline would hold its slot for ever
             self._set_deadline("start_s", entry.limits.start_s, "timeout.start")
 
@@ -278,6 +281,7 @@ class Attempt:
 
     def on_exited(self) -> None:
         self._stamp("exited")
+        self._watching.close()
         self._stack = self.worker.process.stack()
         self._deadline = None
         self._leave_at = None
@@ -296,6 +300,8 @@ class Attempt:
             torn_bytes=gone.torn_bytes,
             protocol_error=self._protocol_error,
             zygote_lost=gone.zygote_lost,
+            oom=gone.oom,
+            memory_max_struck=gone.memory_max_struck,
         )
         self._finish(status, evidence)
 
@@ -305,6 +311,7 @@ class Attempt:
         if self._over:
             return  # quarantined before, and gone after all
         self._over = True
+        self._watching.close()
         if self._timer is not None:
             self._timer.cancel()
         if not self._transcript.close():

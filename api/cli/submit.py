@@ -23,7 +23,7 @@ from killable.workers.errors import KillableError
 
 def _limit(name: str, help: str) -> Any:
     option = f"--{name.replace('_', '-')}"
-    metavar = "BYTES" if name.endswith("_bytes") else "SECONDS"
+    metavar = {"bytes": "BYTES", "max": "NUMBER"}.get(name.rpartition("_")[2], "SECONDS")
     return typer.Option(
         option, parser=Limit(name), metavar=metavar, help=help, rich_help_panel="Limits", show_default=False
     )
@@ -54,6 +54,9 @@ def submit(
     start_s: Annotated[Any, _limit("start_s", "How long its worker may take to start it.")] = None,
     ack_s: Annotated[Any, _limit("ack_s", "How long native code is waited for when it is stopped.")] = None,
     memory_bytes: Annotated[Any, _limit("memory_bytes", "How much memory it may take: 2GiB.")] = None,
+    cpu_s: Annotated[Any, _limit("cpu_s", "How much processor time it may use, on all cores.")] = None,
+    processes_max: Annotated[Any, _limit("processes_max", "How many processes it may be at once.")] = None,
+    files_max: Annotated[Any, _limit("files_max", "How many files it may have open.")] = None,
     output_bytes: Annotated[Any, _limit("output_bytes", "How much it may stream and print.")] = None,
     as_json: Json = False,
     url: Url = DEFAULT_URL,
@@ -70,6 +73,9 @@ def submit(
             "start_s": start_s,
             "ack_s": ack_s,
             "memory_bytes": memory_bytes,
+            "cpu_s": cpu_s,
+            "processes_max": processes_max,
+            "files_max": files_max,
             "output_bytes": output_bytes,
         }
     )

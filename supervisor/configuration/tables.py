@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, StringConstraints, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from killable.workers.units import parse_bytes, parse_seconds
+from killable.workers.units import parse_bytes, parse_count, parse_seconds
 
 NO_LIMIT = "none"
 """TOML has no null: this word takes a limit away."""
@@ -47,12 +47,16 @@ def _amount(number: str, text: str, example: str) -> WithJsonSchema:
 
 _SECONDS = _parsed(parse_seconds, 'seconds, not negative: a number, or text like "5m"')
 _BYTES = _parsed(parse_bytes, 'bytes, not negative: a whole number, or text like "1GiB"')
+_COUNT = _parsed(parse_count, "a whole number, at least 1")
 _SECONDS_TEXT = r"^([0-9.]+(ms|s|m|h|d)?)+$"
 _BYTES_TEXT = r"^[0-9.]+ ?([kKmMgGtT][iI]?)?[bB]?$"
 _SECONDS_FORM = _amount("number", _SECONDS_TEXT, "5m")
 _BYTES_FORM = _amount("integer", _BYTES_TEXT, "1GiB")
 _SECONDS_OR_NONE_FORM = _amount("number", f"{_SECONDS_TEXT}|^{NO_LIMIT}$", "5m")
 _BYTES_OR_NONE_FORM = _amount("integer", f"{_BYTES_TEXT}|^{NO_LIMIT}$", "1GiB")
+_COUNT_OR_NONE_FORM = WithJsonSchema(
+    {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": f"^[0-9]+$|^{NO_LIMIT}$"}]}
+)
 
 Text = Annotated[str, Strict()]
 Truth = Annotated[bool, Strict()]
@@ -65,6 +69,7 @@ SomeBytes = Annotated[int, _BYTES, Field(gt=0), _BYTES_FORM]
 SecondsOrNone = Annotated[SomeSeconds | None, BeforeValidator(_none_word), _SECONDS_OR_NONE_FORM]
 AnySecondsOrNone = Annotated[Seconds | None, BeforeValidator(_none_word), _SECONDS_OR_NONE_FORM]
 BytesOrNone = Annotated[SomeBytes | None, BeforeValidator(_none_word), _BYTES_OR_NONE_FORM]
+CountOrNone = Annotated[Annotated[int, _COUNT] | None, BeforeValidator(_none_word), _COUNT_OR_NONE_FORM]
 
 
 def _texts(value: Any) -> Any:
@@ -151,7 +156,13 @@ class LimitsTable(_Table):
     ack_s: AnySecondsOrNone = None
     """For hearing SIGTERM: native code that did not is killed then; from grace_s on it has the whole grace."""
     memory_bytes: BytesOrNone = None
-    """Growth of a process's private memory: then `failed`, limit.memory."""
+    """Growth of the private memory of all its processes: then `failed`, limit.memory."""
+    cpu_s: SecondsOrNone = None
+    """Processor time of all its processes and threads: then limit.cpu."""
+    processes_max: CountOrNone = None
+    """Processes at once, the worker included: then limit.processes."""
+    files_max: CountOrNone = None
+    """Files that each of its processes may have open, beyond the worker's own: then limit.files."""
     output_bytes: SomeBytes = 1
     """Tokens, logs, checkpoints: then limit.output."""
 
@@ -171,6 +182,12 @@ class CapsTable(_Table):
     """Cap of ack_s."""
     memory_bytes: BytesOrNone = None
     """Cap of memory_bytes."""
+    cpu_s: SecondsOrNone = None
+    """Cap of cpu_s."""
+    processes_max: CountOrNone = None
+    """Cap of processes_max."""
+    files_max: CountOrNone = None
+    """Cap of files_max."""
     output_bytes: BytesOrNone = None
     """Cap of output_bytes."""
 

@@ -20,6 +20,7 @@ import killable
 import killable.workers
 from killable.supervisor.machine import leftovers
 from killable.supervisor.machine.cgroup import CgroupRoot
+from killable.supervisor.machine.memory import OomCounter
 from killable.supervisor.machine.process import WorkerProcess, open_pipes
 from killable.supervisor.seam import ProcessListener, SpawnerListener, ZygoteLost
 from killable.supervisor.settings import PoolSpec
@@ -65,12 +66,14 @@ class PoolSpawner:
         cgroups: CgroupRoot | None,
         tmp: str,
         instance_id: str,
+        oom: OomCounter,
     ) -> None:
         self._loop = loop
         self._spec = spec
         self._listener = listener
         self._cgroups = cgroups
         self._tmp = tmp
+        self._oom = oom
         self._cookie = f"{instance_id}/{spec.name}"
         self._guard: subprocess.Popen[bytes] | None = None
         self._guard_pidfd = -1
@@ -135,7 +138,8 @@ class PoolSpawner:
         finally:
             for descriptor in closing:
                 os.close(descriptor)
-        process = WorkerProcess(self._loop, listener, pipes.ours, cgroup, os.path.join(self._tmp, worker_id))
+        tmp = os.path.join(self._tmp, worker_id)
+        process = WorkerProcess(self._loop, listener, pipes.ours, cgroup, tmp, self._oom)
         self._processes[worker_id] = process
         return process
 

@@ -295,14 +295,8 @@ class Attempt:
         ending = gone.ending
         status = ExitStatus() if ending is None else ExitStatus(ending.exit_code, ending.signal, ending.core_dumped)
         self._stamps.note_gone(gone, status, self._clock.now())
-        evidence = Evidence(
-            entered=self._entered,
-            torn_bytes=gone.torn_bytes,
-            protocol_error=self._protocol_error,
-            zygote_lost=gone.zygote_lost,
-            oom=gone.oom,
-            memory_max_struck=gone.memory_max_struck,
-        )
+        evidence = Evidence(self._entered, gone.torn_bytes, self._protocol_error, gone.zygote_lost)
+        evidence = replace(evidence, oom=gone.oom, memory_max_struck=gone.memory_max_struck)
         self._finish(status, evidence)
 
     # ── the end ──

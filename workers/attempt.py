@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import sys
 import traceback
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from killable.workers.context import Context, Stopping
 from killable.workers.exitcodes import ExitCode
 from killable.workers.jobs import InputError, Job
 from killable.workers.messages import Kind, Raised, Run
+from killable.workers.removal import remove_tree
 from killable.workers.rlimits import ResourceLimits
 from killable.workers.sealed import SealedInput
 
@@ -67,7 +67,7 @@ class Attempt:
         """Remove the private directory, if there is one: for a worker that lives on; else the supervisor does it."""
         made = self._context.tmp_path_if_made if self._context is not None else None
         if made is not None:
-            shutil.rmtree(made, ignore_errors=True)
+            remove_tree(made)
 
     def outcome(self, doorbell: Doorbell) -> Closing:
         """Run the job and return the closing frame. The doorbell expects this attempt already."""

@@ -99,7 +99,20 @@ def set_process_limits(nice: int) -> None:
     os.umask(0o022)
     if nice:
         os.nice(nice)
+        _lower_session(nice)
     resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
+
+
+def _lower_session(nice: int) -> None:
+    """Where sessions share the processors like equals (autogroup, sched(7)) a nice level counts inside of one only.
+
+    The level of a session is another number, and each worker has a session of its own.
+    """
+    try:
+        with open("/proc/self/autogroup", "wb", buffering=0) as file:
+            file.write(str(nice).encode())
+    except OSError:
+        pass  # a kernel without it
 
 
 def become_user(uid: int, gid: int, groups: Iterable[int], parent: int) -> None:

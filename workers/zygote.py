@@ -82,6 +82,8 @@ def _become_worker(start: WorkerStart, configure: control.Configure, packages: d
         confine.worker(start.parent, output=start.output, nice=configure.nice, affinity=configure.affinity)
         cgroup_errno = 0 if start.cgroup_procs is None else confine.join_cgroup(start.cgroup_procs)
         if configure.uid is not None and configure.gid is not None:
+            os.mkdir(start.tmp, 0o700)
+            os.chown(start.tmp, configure.uid, configure.gid)
             confine.become_user(configure.uid, configure.gid, configure.groups, start.parent)
             os.environ.update(configure.account_env)
     except ProcessLookupError:

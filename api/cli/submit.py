@@ -19,6 +19,7 @@ from killable.api.cli.options import JobName, Json, Limit, Url, limits_of, open_
 from killable.api.client.blocking import Job
 from killable.api.client.exchange import DEFAULT_URL
 from killable.workers.errors import KillableError
+from killable.workers.limits import LIMITS
 
 
 def _limit(name: str, help: str) -> Any:
@@ -30,6 +31,7 @@ def _limit(name: str, help: str) -> Any:
 
 
 def submit(
+    ctx: typer.Context,
     type: Annotated[
         str,
         typer.Argument(
@@ -65,20 +67,7 @@ def submit(
 
     Tokens go to stdout, everything else to stderr; a job that streams nothing has its result printed.
     """
-    limits = limits_of(
-        {
-            "run_s": run_s,
-            "grace_s": grace_s,
-            "queue_s": queue_s,
-            "start_s": start_s,
-            "ack_s": ack_s,
-            "memory_bytes": memory_bytes,
-            "cpu_s": cpu_s,
-            "processes_max": processes_max,
-            "files_max": files_max,
-            "output_bytes": output_bytes,
-        }
-    )
+    limits = limits_of({name: ctx.params[name] for name in LIMITS})
     with exits.reporting(as_json), open_client(url) as client:
         given = read_input(client, type, pairs or [], document)
         labels = read_tags(tags or [])

@@ -84,6 +84,24 @@ _TEXT_OR_TEXTS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"typ
 Texts = Annotated[tuple[Text, ...], BeforeValidator(_texts), WithJsonSchema(_TEXT_OR_TEXTS)]
 
 
+def _account(value: Any) -> Any:
+    if isinstance(value, bool) or not (isinstance(value, str) or (isinstance(value, int) and 0 <= value < 2**32 - 1)):
+        raise PydanticCustomError("expected", "a name, or a number")
+    return value
+
+
+def _processors(value: Any) -> Any:
+    if not isinstance(value, list) or not all(type(item) is int and item >= 0 for item in value):
+        raise PydanticCustomError("expected", "a list of processors by their numbers, from 0")
+    return tuple(sorted(set(value)))
+
+
+_NAME_OR_NUMBER = {"anyOf": [{"type": "string"}, {"type": "integer", "minimum": 0}]}
+AccountName = Annotated[str | int, BeforeValidator(_account), WithJsonSchema(_NAME_OR_NUMBER)]
+_NUMBERS = {"type": "array", "items": {"type": "integer", "minimum": 0}}
+Processors = Annotated[tuple[int, ...], BeforeValidator(_processors), WithJsonSchema(_NUMBERS)]
+
+
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
     """The HTTP side, the bounds of the queue and of what is kept, the log."""
@@ -198,7 +216,7 @@ class PoolTable(_Table):
     module: Texts
     """A module name, a path like "./my_jobs.py" (from the file's folder), or a list of them."""
     workers: AtLeastOne | None = None
-    """Most busy workers at once; default: the number of cores."""
+    """Most busy workers at once; default: the number of cores, or of those in affinity."""
     spares: Count = 1
     """Warm and idle workers, beyond the busy ones."""
     jobs_per_worker_max: Count = 1
@@ -209,6 +227,12 @@ class PoolTable(_Table):
     """Another interpreter, by name or path; empty: the server's own."""
     nice: Annotated[int, Strict(), Field(ge=0, le=19)] = 5
     """Of workers, so that the server always gets a core."""
+    affinity: Processors = ()
+    """Processors that workers run on, by number; empty: all."""
+    user: AccountName = ""
+    """User that workers become, a name or a number; needs a server that runs as root."""
+    group: AccountName = ""
+    """Group that they become; empty: the user's own."""
     env: dict[Text, Text] = {}
     """Environment variables of the pool's processes, over the server's own."""
 

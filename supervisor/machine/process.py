@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import select
-import shutil
 import signal
 import socket
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from killable.workers.control import Ending
 from killable.workers.doorbell import DUMP_SIGNAL
 from killable.workers.frames import Decoder, FrameError
 from killable.workers.limits import TASKS_SPARE
+from killable.workers.removal import remove_tree
 
 OUR_FOLDER = os.path.dirname(killable.workers.__file__)
 STACK_BYTES_MAX = 64 << 10
@@ -321,7 +321,7 @@ class WorkerProcess:
             self._stack = -1
         if os.path.isdir(self._tmp):
             # In a thread: a job may leave a million files, and the kill path of the others never waits.
-            self._loop.run_in_executor(None, lambda: shutil.rmtree(self._tmp, ignore_errors=True))
+            self._loop.run_in_executor(None, remove_tree, self._tmp)
         if self._cgroup is not None:
             self._cgroup.remove()
             self._cgroup = None

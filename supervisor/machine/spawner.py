@@ -19,6 +19,7 @@ from pathlib import Path
 import killable
 import killable.workers
 from killable.supervisor.machine import leftovers
+from killable.supervisor.machine.accounts import account
 from killable.supervisor.machine.cgroup import CgroupRoot
 from killable.supervisor.machine.memory import OomCounter
 from killable.supervisor.machine.process import WorkerProcess, open_pipes
@@ -97,6 +98,9 @@ class PoolSpawner:
         self._zygote_socket = ours
         ours.setblocking(False)
         spec = self._spec
+        become = account(spec.user, spec.group)
+        if become is not None:
+            os.chmod(self._tmp, 0o711)  # each worker has a folder of its own in it
         configure = control.Configure(
             pool=spec.name,
             modules=list(spec.modules),
@@ -106,6 +110,11 @@ class PoolSpawner:
             jobs_per_worker_max=spec.jobs_per_worker_max,
             nice=spec.nice,
             tmp=self._tmp,
+            affinity=list(spec.affinity),
+            uid=None if become is None else become.uid,
+            gid=None if become is None else become.gid,
+            groups=[] if become is None else become.groups,
+            account_env={} if become is None else {**become.environment, **spec.env},
         )
         fdpass.send(ours, control.to_wire(configure))
         self._loop.add_reader(ours, self._on_zygote_message)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import shutil
 import tempfile
 from dataclasses import dataclass
 
@@ -18,6 +17,7 @@ from killable.supervisor.machine.memory import OomCounter
 from killable.supervisor.machine.spawner import PoolSpawner
 from killable.supervisor.seam import SpawnerListener
 from killable.supervisor.settings import PoolSpec, Settings
+from killable.workers.removal import remove_tree
 
 logger = logging.getLogger("killable.system")
 
@@ -52,7 +52,7 @@ class System:
         self.oom.close()
         if self.cgroups is not None:
             self.cgroups.remove()
-        await self.loop.run_in_executor(None, lambda: shutil.rmtree(self.tmp, ignore_errors=True))
+        await self.loop.run_in_executor(None, remove_tree, self.tmp)
 
 
 def _require_pidfd() -> None:

@@ -130,10 +130,13 @@ def test_tags() -> None:
 
 def test_limits() -> None:
     assert (Limit("run_s")("5m"), Limit("memory_bytes")("1GiB"), Limit("ack_s")("none")) == (300.0, 1 << 30, "none")
+    assert (Limit("cpu_s")("5m"), Limit("files_max")("512"), Limit("processes_max")("none")) == (300.0, 512, "none")
     assert limits_of({"run_s": 5.0, "ack_s": "none", "grace_s": None}) == {"run_s": 5.0, "ack_s": None}
     assert seconds("250ms") == 0.25
     with pytest.raises(typer.BadParameter, match="5m"):
         seconds("soon")
+    with pytest.raises(typer.BadParameter, match="at least 1"):
+        Limit("processes_max")("0")
 
 
 FULL = "job-3f2a91c0-1111-4111-8111-111111111111"

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import mmap
 import os
+import resource
 import signal
 import threading
 import time
@@ -64,8 +65,7 @@ def grows_in_children(ctx: Context, children: int = 4, mib: int = 1, ceiling_mib
 def shares_with_children(ctx: Context, children: int = 8, mib: int = 100) -> int:
     """Write memory once, fork children that only have it too, and wait until every one has said so."""
     enter(ctx)
-    chunk = mmap.mmap(-1, mib * MIB, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    chunk.write(b"\1" * (mib * MIB))
+    chunk = _fill(mib)
     reads, writes = os.pipe()
     pids = []
     for _ in range(children):
@@ -83,7 +83,7 @@ def shares_with_children(ctx: Context, children: int = 8, mib: int = 100) -> int
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-    return children
+    return len(chunk)
 
 
 @job
@@ -181,3 +181,32 @@ def opens(ctx: Context, files: int) -> int:
     """Open so many and keep them; return how many there were, ours too."""
     kept = [os.open(os.devnull, os.O_RDONLY) for _ in range(files)]
     return len(kept)
+
+
+@job
+def tells_itself(ctx: Context) -> dict[str, object]:
+    """Return who this process is, and what bounds it."""
+    signal_at_parents_death, dumpable = ctypes.c_int(), libc().prctl(3, 0, 0, 0, 0)
+    libc().prctl(2, ctypes.byref(signal_at_parents_death), 0, 0, 0)
+    closed = ctx.tmp / "closed"
+    (closed / "below").mkdir(parents=True)
+    (closed / "below" / "file").write_text("x")
+    closed.chmod(0o500)
+    with open("/dev/stdout", "w") as again:
+        again.write("printed through /dev/stdout\n")
+    return {
+        "uids": os.getresuid(),
+        "gids": os.getresgid(),
+        "groups": os.getgroups(),
+        "home": os.environ.get("HOME"),
+        "processors": sorted(os.sched_getaffinity(0)),
+        "death_signal": signal_at_parents_death.value,
+        "dumpable": dumpable,
+        "tmp": str(ctx.tmp),
+        "tmp_owner": ctx.tmp.stat().st_uid,
+        "open_files": len(os.listdir("/proc/self/fd")) - 1,
+        "rlimits": {
+            name: resource.getrlimit(getattr(resource, f"RLIMIT_{name}"))[0]
+            for name in ("DATA", "CPU", "NOFILE", "NPROC")
+        },
+    }

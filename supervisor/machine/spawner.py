@@ -19,7 +19,9 @@ from pathlib import Path
 import killable
 import killable.workers
 from killable.supervisor.machine import leftovers
+from killable.supervisor.machine.accounts import account
 from killable.supervisor.machine.cgroup import CgroupRoot
+from killable.supervisor.machine.memory import OomCounter
 from killable.supervisor.machine.process import WorkerProcess, open_pipes
 from killable.supervisor.seam import ProcessListener, SpawnerListener, ZygoteLost
 from killable.supervisor.settings import PoolSpec
@@ -65,12 +67,14 @@ class PoolSpawner:
         cgroups: CgroupRoot | None,
         tmp: str,
         instance_id: str,
+        oom: OomCounter,
     ) -> None:
         self._loop = loop
         self._spec = spec
         self._listener = listener
         self._cgroups = cgroups
         self._tmp = tmp
+        self._oom = oom
         self._cookie = f"{instance_id}/{spec.name}"
         self._guard: subprocess.Popen[bytes] | None = None
         self._guard_pidfd = -1
@@ -94,6 +98,9 @@ class PoolSpawner:
         self._zygote_socket = ours
         ours.setblocking(False)
         spec = self._spec
+        become = account(spec.user, spec.group)
+        if become is not None:
+            os.chmod(self._tmp, 0o711)  # each worker has a folder of its own in it
         configure = control.Configure(
             pool=spec.name,
             modules=list(spec.modules),
@@ -103,6 +110,11 @@ class PoolSpawner:
             jobs_per_worker_max=spec.jobs_per_worker_max,
             nice=spec.nice,
             tmp=self._tmp,
+            affinity=list(spec.affinity),
+            uid=None if become is None else become.uid,
+            gid=None if become is None else become.gid,
+            groups=[] if become is None else become.groups,
+            account_env={} if become is None else {**become.environment, **spec.env},
         )
         fdpass.send(ours, control.to_wire(configure))
         self._loop.add_reader(ours, self._on_zygote_message)
@@ -135,7 +147,8 @@ class PoolSpawner:
         finally:
             for descriptor in closing:
                 os.close(descriptor)
-        process = WorkerProcess(self._loop, listener, pipes.ours, cgroup, os.path.join(self._tmp, worker_id))
+        tmp = os.path.join(self._tmp, worker_id)
+        process = WorkerProcess(self._loop, listener, pipes.ours, cgroup, tmp, self._oom)
         self._processes[worker_id] = process
         return process
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import shutil
 import tempfile
 from dataclasses import dataclass
 
 from killable.supervisor.machine import cgroup, leftovers
 from killable.supervisor.machine.cgroup import CgroupRoot
+from killable.supervisor.machine.memory import OomCounter
 from killable.supervisor.machine.spawner import PoolSpawner
 from killable.supervisor.seam import SpawnerListener
 from killable.supervisor.settings import PoolSpec, Settings
+from killable.workers.removal import remove_tree
 
 logger = logging.getLogger("killable.system")
 
@@ -29,6 +30,7 @@ class System:
     instance_id: str
     cgroups: CgroupRoot | None
     tmp: str
+    oom: OomCounter
 
     @classmethod
     def open(cls, loop: asyncio.AbstractEventLoop, settings: Settings, instance_id: str) -> System:
@@ -39,15 +41,18 @@ class System:
         cgroups = None if settings.proof == "descendants" else cgroup.find_root(instance_id[:8])
         if settings.proof == "cgroup+descendants" and cgroups is None:
             raise OSError(0, "KILLABLE_PROOF asks for a cgroup, and no writable cgroup2 directory was found")
-        return cls(loop, instance_id, cgroups, tempfile.mkdtemp(prefix="killable-"))
+        return cls(loop, instance_id, cgroups, tempfile.mkdtemp(prefix="killable-"), OomCounter())
 
     def open_spawner(self, spec: PoolSpec, listener: SpawnerListener) -> PoolSpawner:
-        return PoolSpawner(self.loop, spec, listener, cgroups=self.cgroups, tmp=self.tmp, instance_id=self.instance_id)
+        return PoolSpawner(
+            self.loop, spec, listener, cgroups=self.cgroups, tmp=self.tmp, instance_id=self.instance_id, oom=self.oom
+        )
 
     async def close(self) -> None:
+        self.oom.close()
         if self.cgroups is not None:
             self.cgroups.remove()
-        await self.loop.run_in_executor(None, lambda: shutil.rmtree(self.tmp, ignore_errors=True))
+        await self.loop.run_in_executor(None, remove_tree, self.tmp)
 
 
 def _require_pidfd() -> None:

@@ -5,6 +5,7 @@ Runs in: worker. As in `hostile`, each gives its processes a name made of its jo
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import hashlib
@@ -34,7 +35,7 @@ def _for_ever() -> None:
 
 @job
 def grows(ctx: Context, mib: int = 1, every_s: float = 0.0, stubborn: bool = False) -> None:
-    """Allocate and write so much, again and again; a stubborn one goes on when it is told to end."""
+    """Allocate and write so much, again and again, also when there is no more; a stubborn one does not hear SIGTERM."""
     mark(ctx)
     if stubborn:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -42,15 +43,16 @@ def grows(ctx: Context, mib: int = 1, every_s: float = 0.0, stubborn: bool = Fal
     chunks = []
     try:
         while True:
-            chunks.append(_fill(mib))
+            with contextlib.suppress(MemoryError):
+                chunks.append(_fill(mib))
             time.sleep(every_s)
     finally:
         ctx.emit("finally")
 
 
 @job
-def grows_in_children(ctx: Context, children: int = 4, mib: int = 1, ceiling_mib: int = 1 << 20) -> None:
-    """Let forked children allocate, up to a ceiling each; none of them alone comes near the limit."""
+def grows_in_children(ctx: Context, children: int, mib: int, ceiling_mib: int) -> None:
+    """Let forked children allocate, up to a ceiling each, and wait: none of them alone comes near the limit."""
     enter(ctx)
     for _ in range(children):
         if os.fork() == 0:

@@ -137,8 +137,10 @@ class SpawnerListener(Protocol):
 class Spawner(Protocol):
     """A pool's guard and zygote."""
 
-    zygote_pid: int | None
     proof: str
+
+    @property
+    def zygote_pid(self) -> int | None: ...
 
     def start(self, start_method: str) -> None:
         """Start the guard, if need be, and a zygote. Raise OSError."""

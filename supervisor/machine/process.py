@@ -12,6 +12,7 @@ import select
 import shutil
 import signal
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import psutil
@@ -28,8 +29,11 @@ from killable.workers.frames import Decoder, FrameError
 
 OUR_FOLDER = os.path.dirname(killable.workers.__file__)
 STACK_BYTES_MAX = 64 << 10
-_LOOK_AGAIN_S = 0.001
-"""Between two looks at a group that is still populated when its leader is reaped: something moved into it."""
+_LOOK_AGAIN_S = 0.0005
+_LOOK_AGAIN_S_MAX = 0.25
+"""Between two looks at a group that is still populated when its leader is reaped: something moved into it, and goes in
+a moment or, unkillable, never. Each is twice as long as the one before.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +75,14 @@ class WorkerProcess:
         ours: tuple[int, int, int, int, int],
         cgroup: Cgroup | None,
         tmp: str,
+        on_exit: Callable[[], None],
     ) -> None:
         orders, frames, output, bells, self._stack = ours
         self._loop = loop
         self._listener = listener
         self._cgroup = cgroup
         self._tmp = tmp
+        self._on_exit = on_exit
         self._decoder = Decoder()
         self._orders = Writer(loop, orders)
         self._frames = Reader(loop, frames, self._on_frame_bytes)
@@ -87,6 +93,7 @@ class WorkerProcess:
         self._kill_wanted = False
         self._broken = False
         self._closed = False
+        self._look_s = _LOOK_AGAIN_S
         self.pid: int | None = None
         self.proof = "descendants" if cgroup is None else "cgroup+descendants"
 
@@ -111,7 +118,8 @@ class WorkerProcess:
         populated = self._cgroup is not None and not self._cgroup.is_empty()
         if populated or not self._has_exited():
             self.kill()
-            self._loop.call_later(_LOOK_AGAIN_S, lambda: self.swept(ending, swept, zygote_lost=zygote_lost))
+            self._look_s = min(2 * self._look_s, _LOOK_AGAIN_S_MAX)
+            self._loop.call_later(self._look_s, lambda: self.swept(ending, swept, zygote_lost=zygote_lost))
             return
         self._on_pidfd()  # its exit may be on the way still
         self.read_ready()
@@ -131,6 +139,21 @@ class WorkerProcess:
         all.
         """
         self.proof = "" if self._cgroup is None else "cgroup"
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it holds an attempt."""
+        return self._fence is not None
+
+    def has_empty_group(self) -> bool:
+        """Tell whether it had a group, and nothing is left in that."""
+        return self._cgroup is not None and self._cgroup.is_empty()
+
+    def give_up(self) -> None:
+        """Report it as gone although nobody knows: it holds no attempt, and its zygote is lost."""
+        if not self._closed:
+            self._close()
+            self._listener.on_gone(Gone(None, 0, "", zygote_lost=True))
 
     # ── what the worker's owner asks for ──
 
@@ -258,6 +281,7 @@ class WorkerProcess:
             return
         self._bells.drain()  # a delivery that was seen after the exit would stand behind it
         self._listener.on_exited()
+        self._on_exit()
 
     def _close(self) -> None:
         self._closed = True

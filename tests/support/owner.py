@@ -32,6 +32,11 @@ def be_a_hostile_host() -> None:
     os.umask(0o077)
 
 
+def has_children() -> bool:
+    with open(f"/proc/self/task/{os.getpid()}/children") as file:
+        return bool(file.read())
+
+
 async def say(supervisor: Supervisor, job_id: str, tokens: int) -> None:
     """Wait until a job has said so many tokens, or has ended."""
     async for _ in supervisor.events(job_id):
@@ -49,7 +54,8 @@ async def main(
     starting = asyncio.create_task(supervisor.start())
     ids = []
     if freeze:
-        await asyncio.sleep(0)  # one turn: `start` runs up to its first wait
+        while not has_children():
+            await asyncio.sleep(0)  # its guards are started in one turn, and take longer than one to say something
         os.kill(os.getpid(), signal.SIGSTOP)
     if jobs:
         await starting

@@ -175,7 +175,7 @@ class Lineage:
             process.kill()
             process.doubt_descendants()
         # Without the guard no one else is their subreaper: what carries the cookie is found and killed.
-        patience_s = LAST_LOOK_S if self._closing else self._patience_s
+        patience_s = min(LAST_LOOK_S, self._patience_s) if self._closing else self._patience_s
         leftovers.sweep_cookie_in_thread(self._cookie, patience_s, lambda: self._soon(self._end))
 
     def _soon(self, act: Callable[[], None]) -> None:

@@ -9,7 +9,7 @@ import asyncio
 import os
 
 from killable.supervisor.machine.cgroup import CgroupRoot
-from killable.supervisor.machine.lineage import ANSWER_S, Lineage
+from killable.supervisor.machine.lineage import Lineage
 from killable.supervisor.machine.process import WorkerProcess, open_pipes
 from killable.supervisor.seam import ProcessListener, SpawnerListener, ZygoteLost
 from killable.supervisor.settings import PoolSpec
@@ -44,7 +44,7 @@ class PoolSpawner:
         tmp: str,
         cookie: str,
         patience_s: float,
-        answer_s: float = ANSWER_S,
+        answer_s: float,
     ) -> None:
         self._loop = loop
         self._spec = spec

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from killable.supervisor.machine import cgroup, leftovers
 from killable.supervisor.machine.cgroup import CgroupRoot
 from killable.supervisor.machine.cookies import cookie_value
+from killable.supervisor.machine.lineage import ANSWER_S
 from killable.supervisor.machine.owners import Owner
 from killable.supervisor.machine.spawner import PoolSpawner
 from killable.supervisor.seam import SpawnerListener
@@ -34,6 +35,7 @@ class System:
     tmp: str
     patience_s: float
     """How long what was killed may take to go."""
+    answer_s: float = ANSWER_S
 
     @classmethod
     def open(cls, loop: asyncio.AbstractEventLoop, settings: Settings, instance_id: str) -> System:
@@ -73,6 +75,7 @@ class System:
             tmp=self.tmp,
             cookie=cookie,
             patience_s=self.patience_s,
+            answer_s=self.answer_s,
         )
 
     async def close(self) -> None:

@@ -168,6 +168,7 @@ class Lineage:
         """
         self._forget_guard()
         self._guard.wait()
+        self._doom()
         self._forget_guard_socket()
         self._read_zygote_to_the_end()
         self._forget_zygote()
@@ -230,12 +231,18 @@ class Lineage:
 
     def _end_zygote(self) -> None:
         """It says nothing at all. The guard sweeps what it leaves; its jobs end with it."""
+        self._doom()
         _signal(self._zygote_pidfd, signal.SIGKILL)
         self._await_settlement()
 
     def _on_zygote_exit(self) -> None:
         self._loop.remove_reader(self._zygote_pidfd)
+        self._doom()
         self._await_settlement()
+
+    def _doom(self) -> None:
+        if not self._stuck:
+            self._listener.on_zygote_ending()
 
     def _await_settlement(self) -> None:
         """The guard tells when nothing is left of a zygote; something may be left that does not go."""

@@ -105,6 +105,8 @@ class WorkerProcess:
         self._loop.add_reader(pidfd, self._on_pidfd)
         if self._kill_wanted:
             self.kill()
+        if self._has_exited():
+            self._on_pidfd()  # before it is taken for one that can be given a job
         self._listener.on_forked(pid)
 
     def fork_failed(self, errno: int, why: str) -> None:

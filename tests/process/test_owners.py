@@ -209,7 +209,7 @@ def test_nothing_outlives_an_owner_whose_descriptors_live_on_in_a_copy(proof: st
         "quiet": {**HOSTILE, "workers": 2, "spares": 0},
         "loud": {"modules": [str(tmp_path / "zombies.py")], "workers": 1, "spares": 0},
     }
-    jobs = [["keeps_family", {"kind": "each"}, 1], ["zombies", {"count": 400}, 1]]
+    jobs = [["keeps_family", {"kind": "each"}, 1], ["zombies", {"count": 320}, 1]]
     with owner({**pools, "hostile": {"modules": []}}, jobs, settings={"proof": proof}, copy=True, last=[]) as host:
         host.listen()
         try:

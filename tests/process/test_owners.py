@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +47,15 @@ class Owner:
 
 
 @contextmanager
-def owner(pools: dict[str, Any] | None = None, jobs: list[Any] | None = None, **arguments: Any) -> Iterator[Owner]:
+def owner(
+    pools: dict[str, Any] | None = None, jobs: list[Any] | None = None, stderr: int | None = None, **arguments: Any
+) -> Iterator[Owner]:
     """Run the program; afterwards it is gone, one way or the other."""
     hostile = {"hostile": {**HOSTILE, "workers": 12, "spares": 1}}
     pools = {name: members for name, members in {**hostile, **(pools or {})}.items() if members["modules"]}
     arguments = {"settings": {}, "pools": pools, "jobs": jobs or [], **arguments}
     command = [sys.executable, OWNER, json.dumps(arguments)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True) as process:
         try:
             yield Owner(process)
         finally:
@@ -230,6 +232,23 @@ def test_an_owner_that_leaves_takes_everything_along(proof: str) -> None:
         assert host.leave() == 0
         assert others(host.pid) == []
     assert processes.cgroups_of(host.pid) == []
+
+
+def test_a_stderr_that_nobody_reads_holds_up_nothing() -> None:
+    """Guard and zygote have the owner's. Jobs that print, crash and are cancelled write nothing into it."""
+    readable, writable = os.pipe()
+    os.set_blocking(writable, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writable, bytes(4096))
+    os.set_blocking(writable, True)
+    jobs: list[Any] = [["loop_python", {}, 1, True], ["segfaults", {}, 0], ["leaves_family", {}, 0]]
+    with owner(jobs=[*jobs, ["prints_for_ever", {}, 0]], stderr=writable) as host:
+        host.listen()
+        assert host.leave() == 0
+        assert others(host.pid) == []
+    for descriptor in (readable, writable):
+        os.close(descriptor)
 
 
 def test_what_a_dead_owner_has_left_is_removed_by_the_next(tmp_path: Path) -> None:

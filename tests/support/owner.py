@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import sys
@@ -64,6 +65,7 @@ async def main(
     copy: bool = False,
     last: list[Any] | None = None,
 ) -> None:
+    logging.getLogger("killable").addHandler(logging.NullHandler())  # nobody may read what it says on stderr
     if host:
         be_a_hostile_host()
     specs = tuple(PoolSpec(name, tuple(members.pop("modules")), **members) for name, members in pools.items())

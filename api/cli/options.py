@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from killable.api.cli import completing
-from killable.api.client.blocking import Client
 from killable.workers.units import parse_bytes, parse_seconds
+
+if TYPE_CHECKING:
+    from killable.api.client.blocking import Client
 
 NO_LIMIT = "none"
 
@@ -73,4 +75,6 @@ Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; kept
 
 
 def open_client(url: str) -> Client:
+    from killable.api.client.blocking import Client
+
     return Client(url)

@@ -14,6 +14,9 @@ by it."""
 
 os.environ[MARK] = uuid.uuid4().hex  # and not the one that a process of pytest-xdist has got from its parent
 
+shared: set[int] = set()
+"""Servers of several tests: what is below them is no test's own. Whoever shares one looks after that."""
+
 
 class Seen(NamedTuple):
     """A process at the moment of the look."""
@@ -91,12 +94,18 @@ def _marked(name: str, value: str, processes: Iterable[Seen]) -> list[Seen]:
 
 
 def ours() -> list[Seen]:
-    """Return everything that this test run has started and that is still there, orphans and zombies included."""
+    """Return everything that this test run has started and that is still there, orphans and zombies included.
+
+    Not what is below a shared server.
+    """
     here = os.getpid()
     processes = everyone()
     (since,) = [seen.started for seen in processes if seen.pid == here]
     younger = [seen for seen in processes if seen.started >= since and seen.pid != here]  # what is older is not ours
     found = {seen.pid: seen for seen in _below(here, processes) + _marked(MARK, os.environ[MARK], younger)}
+    for server in shared:
+        for seen in _below(server, processes):
+            found.pop(seen.pid, None)
     return list(found.values())
 
 

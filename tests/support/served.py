@@ -113,9 +113,8 @@ def read_line(process: subprocess.Popen[str]) -> str:
 def start_detached(command: Command, *args: str) -> str:
     """Start a job and return its id when its function has yielded."""
     job_id = command.ok("submit", *args, "-d").strip()
-    with command.start("stream", job_id) as reader:
-        assert read_line(reader) == "tick\n"
-        reader.send_signal(signal.SIGINT)
+    with Client(command.url) as client:
+        assert next(iter(client.job(job_id))) == "tick\n"
     return job_id
 
 

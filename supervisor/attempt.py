@@ -267,7 +267,8 @@ class Attempt:
                 return  # too late to have mattered
             if bell == _SIGTERM:
                 self._stamp("delivered")
-                self._do(escalation.delivered(self._escalation, now, self.worker.process.cpu_s() or 0.0))
+                use = None if BELL_ACKNOWLEDGED in bells else self.worker.process.processor_use()
+                self._do(escalation.delivered(self._escalation, now, use))
             elif bell == BELL_ACKNOWLEDGED:
                 self._stamp("delivered")
                 self._stamp("acknowledged")
@@ -385,9 +386,9 @@ class Attempt:
                 self._arm()
         elif self._escalation is not None:
             process = self.worker.process
-            cpu_s = process.cpu_s() if self._escalation.wants_cpu else None
+            use = process.processor_use() if self._escalation.wants_use else None
             dumped = self._escalation.phase is not Phase.DUMPING or process.stack() is not None
-            self._do(escalation.tick(self._escalation, now, cpu_s, dumped=dumped))
+            self._do(escalation.tick(self._escalation, now, use, dumped=dumped))
         else:
             self._arm()
 

@@ -117,4 +117,4 @@ class Verbs(typer.core.TyperGroup):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.commands = _OnDemand()  # type: ignore[assignment]
+        self.commands = _OnDemand()

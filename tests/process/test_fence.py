@@ -42,6 +42,7 @@ async def ready(proof: Any) -> AsyncIterator[Ready]:
         await until_async(lambda: hearing.preloaded, "the zygote has preloaded")
         process = spawner.fork("w-1", hearing)
         await until_async(lambda: [frame.kind for frame in hearing.frames] == [Kind.READY], "the worker is ready")
+        await until_async(lambda: process.pid is not None, "the zygote has told of it")
         yield Ready(process, hearing, spawner)
     finally:
         await spawner.close()

@@ -37,17 +37,10 @@ LATER = {
     "B16": "nothing is written to disk yet: a restarted server knows no job of the one before",
     "C8": "no deadline comes with a request from further up",
     "D23": "no retry by the supervisor yet; the state machine has its edge",
-    "C6": "operations",
-    "C9": "first_token_s and idle_s",
-    "PEERS-N": "first_token_s and idle_s",
 }
 """Rows that nothing shows yet, and why."""
 
 UNREACHED = {
-    "timeout.first_token": "first_token_s",
-    "timeout.idle": "idle_s",
-    "timeout.operation": "operations",
-    "limit.processes": "processes_max",
     "node_lost": "there is one machine",
 }
 """Codes that no process can end with yet, and what would make it."""

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from support.hostile_cases import ACK_S, GONE, GRACE_S, LONG_S, TABLE, Hostile
 from support.supervising import StartSupervisor
-from trials import SETTLED, Story, follow, hostile_pool, run, said, stop, submit
+from trials import HOSTILE, SETTLED, Story, follow, hostile_pool, run, said, stop, submit
 
 from killable.supervisor.service import Supervisor
 
@@ -73,9 +73,9 @@ def stack_written(pid: int) -> bytes:
 async def test_every_hostile_job_ends_as_its_row_says_and_hurts_nobody(
     start_method: str, jobs_per_worker_max: int, proof: str, supervisor: StartSupervisor
 ) -> None:
-    pool = hostile_pool(
-        start_method=start_method, jobs_per_worker_max=jobs_per_worker_max, workers=AT_ONCE + 1, spares=1
-    )
+    modules = (*HOSTILE["modules"], "support.gluttons", "support.phases")
+    kind = {"start_method": start_method, "jobs_per_worker_max": jobs_per_worker_max}
+    pool = hostile_pool(modules=modules, workers=AT_ONCE + 1, spares=1, **kind)
     server = await supervisor(pool, proof=proof, ack_cpu_s=0.05)
     assert (await server.pools())[0].start_method == start_method
     neighbour = await submit(server, "waits", where="event")

@@ -1,12 +1,15 @@
 """Every hostile job of the specification, with how each has to end: one table, pure values.
 
-Runs in: the tests. The jobs themselves are in `hostile`, `families`, `words`, `obedient` and `tampering`.
+Runs in: the tests. The jobs themselves are in `hostile`, `families`, `words`, `obedient`, `tampering`, `gluttons`
+and `phases`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
+
+from killable.workers.errors import CODES
 
 GONE = frozenset({"exited", "reaped", "tree_empty"})
 HEARD = frozenset({"term_sent", "delivered", "acknowledged"}) | GONE
@@ -17,6 +20,7 @@ DEAF = frozenset({"term_sent", "kill_sent"}) | GONE
 """The signal never came."""
 STUBBORN = HEARD | {"kill_sent"}
 """Heard, and not obeyed."""
+TOLD = frozenset({"term_sent"}) | GONE
 KILLED = frozenset({"kill_sent"}) | GONE
 """Nobody asked it."""
 
@@ -61,7 +65,7 @@ class Hostile:
 
     @property
     def state(self) -> str:
-        return "cancelled" if self.settle else "failed" if self.code else "completed"
+        return str(CODES[self.code].state) if self.code else "completed"
 
     @property
     def early(self) -> bool:
@@ -158,10 +162,6 @@ ENDING_BADLY = [
     kept(
         "emits an unpicklable value", "emits_unpicklable", "result.unserializable", error={"type": "lock"}, exit=0,
     ),
-    kept(
-        "allocates without end", "allocates", "limit.memory", limits={"memory_bytes": 32 << 20},
-        error={"type": "MemoryError"}, exit=0,
-    ),
     Hostile("closes its pipes", "closes_everything", "exit", error={"exit_code": 70}, exit=70),
     Hostile(
         "writes half a frame and exits with 0", "dies_in_a_frame", "protocol", {"code": 0}, error={"exit_code": 0},
@@ -217,4 +217,43 @@ LEAVING_OTHERS = [
     ),
 ]  # fmt: skip
 
-TABLE = (*COMPUTING, *NOT_HEARING, *ENDING_BADLY, *SAYING_TOO_MUCH, *LEAVING_OTHERS)
+TAKING_TOO_MUCH = [
+    Hostile(
+        "allocates without end", "allocates", "limit.memory", limits={"memory_bytes": 32 << 20},
+        error={"limit": "memory_bytes"}, phases=HEARD, exit=143,
+    ),
+    kept(
+        "allocates all at once", "allocates_at_one_stroke", "limit.memory", {"mib": 1 << 20},
+        limits={"memory_bytes": 32 << 20}, error={"type": "MemoryError"}, exit=0,
+    ),
+    Hostile(
+        "fork bomb under a limit", "bombs", "limit.processes", {"ceiling": 200}, limits={"processes_max": 24},
+        error={"limit": "processes_max"}, phases=TOLD, may=HEARD | KILLED,
+    ),
+    Hostile(
+        "computes over its processor time", "burns", "limit.cpu", {"how": "native"}, limits={"cpu_s": 0.1},
+        error={"limit": "cpu_s"}, phases=STUCK, exit="SIGKILL",
+    ),
+    Hostile(
+        "says nothing", "pauses", "timeout.first_token", {"first_s": 3600}, limits={"first_token_s": 0.1},
+        plot=("started",), error={"limit": "first_token_s"}, phases=HEARD, exit=143,
+    ),
+    Hostile(
+        "falls silent", "pauses", "timeout.idle", {"tokens": 2, "between_s": 3600}, limits={"idle_s": 0.1},
+        error={"limit": "idle_s"}, phases=HEARD, exit=143,
+    ),
+    Hostile(
+        "hangs in an operation", "loads", "timeout.operation", {"inner_s": 0.1},
+        error={"limit": "operation_s", "operation": "load/download"}, phases=HEARD, exit=143,
+    ),
+    Hostile(
+        "hangs in native code in an operation", "loads", "timeout.operation", {"inner_s": 0.1, "work": "native"},
+        error={"operation": "load/download"}, phases=STUCK, exit="SIGKILL",
+    ),
+    Hostile(
+        "computes longer than run_s", "hold_gil", "timeout.run", limits={"run_s": 0.1},
+        error={"limit": "run_s"}, phases=STUCK, exit="SIGKILL",
+    ),
+]  # fmt: skip
+
+TABLE = (*COMPUTING, *NOT_HEARING, *ENDING_BADLY, *SAYING_TOO_MUCH, *TAKING_TOO_MUCH, *LEAVING_OTHERS)

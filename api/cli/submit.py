@@ -14,24 +14,16 @@ import typer
 from killable.api.cli import completing, exits, interrupts, render
 from killable.api.cli.arguments import read_input, read_tags
 from killable.api.cli.follow import Follower, print_value
+from killable.api.cli.limitoptions import with_limit_options
 from killable.api.cli.names import find_job
-from killable.api.cli.options import JobName, Json, Limit, Url, limits_of, open_client, seconds
+from killable.api.cli.options import JobName, Json, Url, open_client, seconds
 from killable.api.client.blocking import Job
 from killable.api.client.exchange import DEFAULT_URL
 from killable.workers.errors import KillableError
-from killable.workers.limits import LIMITS
 
 
-def _limit(name: str, help: str) -> Any:
-    option = f"--{name.replace('_', '-')}"
-    metavar = {"bytes": "BYTES", "max": "NUMBER"}.get(name.rpartition("_")[2], "SECONDS")
-    return typer.Option(
-        option, parser=Limit(name), metavar=metavar, help=help, rich_help_panel="Limits", show_default=False
-    )
-
-
+@with_limit_options
 def submit(
-    ctx: typer.Context,
     type: Annotated[
         str,
         typer.Argument(
@@ -50,24 +42,15 @@ def submit(
     ] = False,
     tags: Annotated[list[str] | None, typer.Option("--tag", metavar="KEY=VALUE", help="May be repeated.")] = None,
     priority: Annotated[int, typer.Option("--priority", help="Higher ones start earlier.")] = 0,
-    run_s: Annotated[Any, _limit("run_s", "How long it may run: 60, 5m, none.")] = None,
-    grace_s: Annotated[Any, _limit("grace_s", "How long it may clean up when it is stopped.")] = None,
-    queue_s: Annotated[Any, _limit("queue_s", "How long it may wait in the queue.")] = None,
-    start_s: Annotated[Any, _limit("start_s", "How long its worker may take to start it.")] = None,
-    ack_s: Annotated[Any, _limit("ack_s", "How long native code is waited for when it is stopped.")] = None,
-    memory_bytes: Annotated[Any, _limit("memory_bytes", "How much memory it may take: 2GiB.")] = None,
-    cpu_s: Annotated[Any, _limit("cpu_s", "How much processor time it may use, on all cores.")] = None,
-    processes_max: Annotated[Any, _limit("processes_max", "How many processes it may be at once.")] = None,
-    files_max: Annotated[Any, _limit("files_max", "How many files it may have open.")] = None,
-    output_bytes: Annotated[Any, _limit("output_bytes", "How much it may stream and print.")] = None,
     as_json: Json = False,
     url: Url = DEFAULT_URL,
+    *,
+    limits: dict[str, Any],
 ) -> None:
     """Start a job and stream what it says. Ctrl-C cancels it and waits until it is dead.
 
     Tokens go to stdout, everything else to stderr; a job that streams nothing has its result printed.
     """
-    limits = limits_of({name: ctx.params[name] for name in LIMITS})
     with exits.reporting(as_json), open_client(url) as client:
         given = read_input(client, type, pairs or [], document)
         labels = read_tags(tags or [])

@@ -34,6 +34,10 @@ class Gone:
     proof: str
     zygote_lost: bool = False
     torn_bytes: int = 0
+    oom: str = "unknown"
+    """yes · no · unknown: whether the out-of-memory killer took a process beside it while it had its last attempt."""
+    memory_max_struck: bool = False
+    """It was killed for its own group's memory.max."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,19 @@ class Usage:
     """Share of one core over the process's life."""
     rss_bytes: int | None
     uss_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What a worker's tree holds, and has used since it was born, at one moment."""
+
+    own_bytes: int
+    """Private memory of the worker itself."""
+    others_bytes: int = 0
+    """Of the processes that it has started; what forks share is counted in each, unless `proven`."""
+    processes: int = 1
+    cpu_s: float = 0.0
+    proven: bool = False
 
 
 class ProcessListener(Protocol):
@@ -115,6 +132,24 @@ class Process(Protocol):
         """Return what the process has used of the processor; None when it is gone."""
         ...
 
+    def bound(self, memory_bytes: int | None, processes_max: int | None) -> None:
+        """Let the kernel keep the worker's group below this growth and number, where it has the controllers."""
+        ...
+
+    def sample(self, *, cpu: bool, at_most: int) -> Sample | None:
+        """Measure its tree, processor time if asked for, `at_most` so many processes; None when it is gone.
+
+        20 µs, and as much for each further process.
+        """
+        ...
+
+    def prove(self, sample: Sample, told: Callable[[Sample], None]) -> None:
+        """Measure what others than the worker really hold; not in the event loop, for the kernel walks their pages.
+
+        `told` is not called when it ends meanwhile.
+        """
+        ...
+
     def stack(self) -> str | None:
         """Return what was written to the stack's memory file."""
         ...
@@ -141,6 +176,10 @@ class SpawnerListener(Protocol):
         """`declaration` is what is wrong with a job's declaration, if it is that."""
         ...
 
+    def on_zygote_ending(self) -> None:
+        """The zygote or its guard has ended, or is made to: its workers die now. `on_zygote_lost` follows."""
+        ...
+
     def on_zygote_lost(self, ending: Ending | None) -> None:
         """The zygote is gone, and so is everything that it had started."""
         ...
@@ -149,8 +188,10 @@ class SpawnerListener(Protocol):
 class Spawner(Protocol):
     """A pool's guard and zygote."""
 
-    zygote_pid: int | None
     proof: str
+
+    @property
+    def zygote_pid(self) -> int | None: ...
 
     def start(self, start_method: str) -> None:
         """Start the guard, if need be, and a zygote. Raise OSError."""

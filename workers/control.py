@@ -4,14 +4,14 @@ Runs in: supervisor | guard | zygote.
 
     supervisor → guard     StartZygote (+ its socket)
     guard → supervisor     ZygoteStarted (+ its pidfd), OrphanReaped, ZygoteGone
-    supervisor → zygote    Configure, Fork (+ the worker's descriptors)
-    zygote → supervisor    TypeReported …, Preloaded | PreloadFailed; Forked (+ pidfd) | ForkFailed; Exited
+    supervisor → zygote    Configure, Fork (+ the worker's descriptors), Ping
+    zygote → supervisor    TypeReported …, Preloaded | PreloadFailed; Forked (+ pidfd) | ForkFailed; Exited; Pong
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
@@ -81,6 +81,14 @@ class Configure:
     nice: int
     tmp: str
     """Folder in which attempts make their private temporary directories."""
+    affinity: list[int] = field(default_factory=list)
+    """Processors that workers run on; empty: all that there are."""
+    uid: int | None = None
+    """Workers become this user; None: they stay who the supervisor is."""
+    gid: int | None = None
+    groups: list[int] = field(default_factory=list)
+    account_env: dict[str, str] = field(default_factory=dict)
+    """What a login sets: HOME, USER, LOGNAME."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +144,15 @@ class Exited:
     swept: int
 
 
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Say something: an exit was seen and not reported. It may be that something below it does not go."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pong: ...
+
+
 Message = (
     StartZygote
     | ZygoteStarted
@@ -149,6 +166,8 @@ Message = (
     | Forked
     | ForkFailed
     | Exited
+    | Ping
+    | Pong
 )
 
 _TYPES: dict[str, type[Any]] = {cls.__name__: cls for cls in Message.__args__}

@@ -17,6 +17,7 @@ def proof(certificate: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in certificate.items() if name != "slot_ready"}
 
 
+@pytest.mark.row("H4")
 @pytest.mark.row("A10")
 @pytest.mark.row("A12")
 @pytest.mark.parametrize("type", ["spin", "sleep_native", "napper"])

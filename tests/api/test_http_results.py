@@ -50,6 +50,7 @@ async def test_a_checkpoint_can_be_fetched(server: Server) -> None:
     problem_of(await server.client.get("/v1/jobs/job-0/partial"), 404, "unknown_job")
 
 
+@pytest.mark.row("B15")
 @pytest.mark.row("A15")
 @pytest.mark.row("B1")
 async def test_the_record_from_running_to_the_end(server: Server) -> None:

@@ -211,6 +211,7 @@ async def test_a_late_reader_gets_a_long_backlog_whole(server: Server) -> None:
     assert seen.tokens == [f" {number}" for number in range(20_000)] and seen.ids == list(range(20_002))
 
 
+@pytest.mark.row("H6", "PEERS-13")
 @pytest.mark.row("D11")
 async def test_a_job_that_asked_for_it_stops_when_its_last_reader_leaves(server: Server) -> None:
     job_id = await server.submit("slow_clean", gate="/", members={"stop_when_client_leaves": True})

@@ -138,6 +138,7 @@ def test_logs_of_a_running_job_end_where_it_is_and_follow_goes_on(command: Comma
     assert command.ok("result", job_id, "--wait", "30s") == "done\n"
 
 
+@pytest.mark.row("PEERS-O")
 def test_explain_tells_the_story_of_a_job_in_native_code(command: Command) -> None:
     job_id = start_detached(command, "native", "--ack-s", "100ms")
     running = command.ok("explain", job_id)

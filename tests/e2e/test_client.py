@@ -101,6 +101,7 @@ def test_a_refusal_has_its_code_and_its_faults(plain: Client) -> None:
     assert refused("count", {"n": 1}, correlation_id="no blanks").code == "invalid"
 
 
+@pytest.mark.row("D12")
 @pytest.mark.row("E4")
 @pytest.mark.row("C7")
 def test_leaving_and_timing_out_leave_nothing_alive(client: OneClient) -> None:

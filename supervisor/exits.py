@@ -44,7 +44,11 @@ class Evidence:
     spawn_error: str = ""
     spawn_errno: int | None = None
     oom: str = "unknown"
-    """yes · no · unknown; yes only with a proof (cgroup memory.events)."""
+    """yes · no · unknown; yes only with a proof (a memory cgroup's count of victims)."""
+    memory_max_struck: bool = False
+    """The kernel killed it for its own group's memory.max."""
+    operation: Verdict | None = None
+    """What it comes to if the job let the last `OperationTimedOut` pass that it was given."""
 
 
 def signal_name(number: int) -> str:
@@ -70,7 +74,7 @@ def classify(
     if evidence.protocol_error:
         return _failed("protocol", evidence.protocol_error, _mechanism(status))
     if last is not None:
-        return _from_raised(last)
+        return _from_raised(last, evidence)
     return _from_status(status, evidence)
 
 
@@ -91,10 +95,14 @@ def _mechanism(status: ExitStatus) -> dict[str, Any]:
     return facts
 
 
-def _from_raised(last: Raised) -> Outcome:
+def _from_raised(last: Raised, evidence: Evidence) -> Outcome:
     facts = {"type": last.type, "traceback": last.traceback}
     match last.cause:
-        case "exception":
+        case "operation" if evidence.operation is not None:
+            verdict = evidence.operation
+            told = {**facts, "by": verdict.by, **_without_message(verdict.facts)}
+            return _failed(verdict.code, verdict.facts["message"], told)
+        case "exception" | "operation":  # or one that the job raised by itself
             return _failed("exception", f"{last.type}: {last.message}" if last.message else last.type, facts)
         case "memory":
             return _failed("limit.memory", f"memory_bytes was reached: {last.type} {last.message}".rstrip(), facts)
@@ -141,6 +149,8 @@ def _from_signal(number: int, status: ExitStatus, evidence: Evidence) -> Outcome
     name = signal_name(number)
     if number == 9 and evidence.zygote_lost:
         return _failed("worker_lost", "the pool's zygote died and its workers with it", {"signal": name})
+    if number == 9 and evidence.memory_max_struck:
+        return _failed("limit.memory", "memory_bytes was reached: the kernel killed its cgroup", {"signal": name})
     if number in _LIMIT_SIGNALS:
         return _failed(_LIMIT_SIGNALS[number], "the job used up its processor time (cpu_s)", {"signal": name})
     if number in _ASKS_TO_END:

@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import sys
 import traceback
 from collections.abc import Mapping
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
-from killable.workers import confine
 from killable.workers.channel import Channel
 from killable.workers.codec import Codec, Unserializable
 from killable.workers.context import Context, Stopping
 from killable.workers.exitcodes import ExitCode
 from killable.workers.jobs import InputError, Job
 from killable.workers.messages import Kind, Raised, Run
+from killable.workers.operations import OperationTimedOut
+from killable.workers.removal import remove_tree
+from killable.workers.rlimits import ResourceLimits
 from killable.workers.sealed import SealedInput
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Attempt:
         codec: Codec,
         channel: Channel,
         tmp: str,
+        rlimits: ResourceLimits,
         data_bytes: int,
         sealed: SealedInput | None = None,
     ) -> None:
@@ -56,6 +58,7 @@ class Attempt:
         self._codec = codec
         self._channel = channel
         self._tmp = tmp
+        self._rlimits = rlimits
         self._data_bytes = data_bytes
         self._sealed = sealed
         self._context: Context | None = None
@@ -65,7 +68,7 @@ class Attempt:
         """Remove the private directory, if there is one: for a worker that lives on; else the supervisor does it."""
         made = self._context.tmp_path_if_made if self._context is not None else None
         if made is not None:
-            shutil.rmtree(made, ignore_errors=True)
+            remove_tree(made)
 
     def outcome(self, doorbell: Doorbell) -> Closing:
         """Run the job and return the closing frame. The doorbell expects this attempt already."""
@@ -90,7 +93,7 @@ class Attempt:
             return _closing(Raised("assignment", message=f"this pool has no job type {run.type!r}"))
         try:
             doorbell.answer()  # a stop that came right behind the order, its bell before anyone listened
-            confine.limit_memory(run.limits.get("memory_bytes"), self._data_bytes)
+            self._rlimits.hold(run.limits, self._data_bytes)
             _set_correlation_id(run.correlation_id)
             context = Context(
                 self._channel,
@@ -128,25 +131,23 @@ class Attempt:
             self._sealed.close()
 
     def _drive(self, generator: GeneratorType[Any, Any, Any]) -> Any:
-        """Send each yield and return the generator's value; `Stopping` that comes between two yields goes in by
-        throw().
-        """
-        stopping: Stopping | None = None
+        """Send each yield and return the generator's value; what is raised between two yields goes in by throw()."""
+        raised: Stopping | OperationTimedOut | None = None
         token = self._channel.token
         while True:
             try:
-                if stopping is None:
+                if raised is None:
                     value = next(generator)
                 else:
-                    thrown, stopping = stopping, None
+                    thrown, raised = raised, None
                     value = generator.throw(thrown)
                 token(value)
             except StopIteration as end:
                 return end.value
-            except Stopping as raised:
+            except (Stopping, OperationTimedOut) as error:
                 if generator.gi_frame is None:
                     raise  # the generator has ended with it
-                stopping = raised
+                raised = error
 
     def _explain(self, error: BaseException) -> Raised:
         """Return what happened in the job's own terms."""
@@ -158,9 +159,11 @@ class Attempt:
         if isinstance(error, SystemExit):
             self.exit_code = _system_exit_code(error)
             return Raised("exit", exit_code=self.exit_code)
-        confine.limit_memory(None)  # to tell what happened takes some
+        self._rlimits.lift()  # to tell what happened takes some memory, and files
         cause = "exception"
-        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        if isinstance(error, OperationTimedOut):
+            cause = "operation"
+        elif isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
             cause = "memory"
         elif isinstance(error, OSError) and error.errno == errno.EMFILE:
             cause = "files"

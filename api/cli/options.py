@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from killable.api.cli import completing
-from killable.api.client.blocking import Client
-from killable.workers.units import parse_bytes, parse_seconds
+from killable.workers.units import parse_bytes, parse_count, parse_seconds
+
+if TYPE_CHECKING:
+    from killable.api.client.blocking import Client
 
 NO_LIMIT = "none"
 
@@ -31,20 +33,16 @@ def _read(parse: Callable[[object], float], text: str) -> float:
 
 
 class Limit:
-    """Reads one limit: seconds or bytes by its name, `none` for no such limit."""
+    """Reads one limit: seconds, bytes or a count by its name, `none` for no such limit."""
 
     def __init__(self, name: str) -> None:
-        self._parse = parse_bytes if name.endswith("_bytes") else parse_seconds
+        parsers: dict[str, Callable[[object], float]] = {"bytes": parse_bytes, "max": parse_count}
+        self._parse = parsers.get(name.rpartition("_")[2], parse_seconds)
         self.__name__ = name  # Typer asks a parser for it
 
     def __call__(self, text: str) -> str | float:
         # Typer drops an option whose value is None: the word travels on, `limits_of` makes null of it.
         return NO_LIMIT if text == NO_LIMIT else _read(self._parse, text)
-
-
-def limits_of(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the limits that were given, as the server takes them."""
-    return {name: None if value == NO_LIMIT else value for name, value in options.items() if value is not None}
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON: one document, or one line per event.")]
@@ -73,4 +71,6 @@ Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; kept
 
 
 def open_client(url: str) -> Client:
+    from killable.api.client.blocking import Client
+
     return Client(url)

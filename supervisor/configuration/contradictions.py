@@ -13,7 +13,10 @@ from typing import Any
 from killable.supervisor.configuration.faults import Fault, shown
 from killable.supervisor.configuration.layers import is_path
 from killable.supervisor.configuration.tables import NO_LIMIT, CapsTable, FileTable, PoolTable
-from killable.supervisor.settings import Settings
+from killable.supervisor.limits import is_over
+from killable.supervisor.machine.accounts import AccountError, account
+from killable.supervisor.settings import Settings, usable_processors
+from killable.workers.limits import flat
 
 DEFAULT_CAPS = Settings(pools=()).caps
 
@@ -23,6 +26,8 @@ def contradictions(tables: FileTable, folder: Path, doubted: Collection[str]) ->
     for name, pool in tables.pools.items():
         yield from _modules(name, pool, folder)
         yield from _python(name, pool, folder)
+        yield from _affinity(name, pool)
+        yield from _account(name, pool)
     server_caps = caps_over(DEFAULT_CAPS, tables.caps)
     caps = {limit: (cap, f"caps.{limit}") for limit, cap in server_caps.items() if f"caps.{limit}" not in doubted}
     yield from _over_caps("limits", tables.limits.given(), caps)
@@ -42,10 +47,6 @@ def caps_over(below: Mapping[str, float], table: CapsTable) -> dict[str, float]:
     return {name: cap for name, cap in (dict(below) | table.given()).items() if cap is not None}
 
 
-def is_over(limit: float | None, cap: float) -> bool:
-    return limit is None or limit > cap
-
-
 def _modules(name: str, pool: PoolTable, folder: Path) -> Iterator[Fault]:
     key = f"pools.{name}.module"
     for module in pool.module:
@@ -61,6 +62,21 @@ def _python(name: str, pool: PoolTable, folder: Path) -> Iterator[Fault]:
         yield Fault(f"pools.{name}.python", "expected a Python interpreter", found)
 
 
+def _affinity(name: str, pool: PoolTable) -> Iterator[Fault]:
+    usable = usable_processors()
+    if missing := sorted(set(pool.affinity) - usable):
+        there = f"expected processors that this server may use: {', '.join(map(str, sorted(usable)))}"
+        yield Fault(f"pools.{name}.affinity", there, shown(missing))
+
+
+def _account(name: str, pool: PoolTable) -> Iterator[Fault]:
+    try:
+        account(pool.user, pool.group)
+    except AccountError as error:
+        expected = f"expected a {error.key} that workers can become"
+        yield Fault(f"pools.{name}.{error.key}", expected, f"{shown(getattr(pool, error.key))}: {error}")
+
+
 def absolute_python(python: str, folder: Path) -> str:
     """A name is looked up on PATH later; a path is made absolute, not resolved: the python of a virtual environment is
     a symbolic link that must be called by its own name.
@@ -69,10 +85,11 @@ def absolute_python(python: str, folder: Path) -> str:
 
 
 def _over_caps(where: str, limits: Mapping[str, Any], caps: Mapping[str, tuple[float, str]]) -> Iterator[Fault]:
-    for name, (cap, key) in caps.items():
-        if name in limits and is_over(limits[name], cap):
-            found = shown(NO_LIMIT if limits[name] is None else limits[name])
-            yield Fault(f"{where}.{name}", f"expected at most {cap:g}, its cap (raise {key} too)", found)
+    for name, whole_name, value in flat(limits):
+        cap, key = caps.get(name, (None, ""))
+        if cap is not None and is_over(value, cap):
+            found = shown(NO_LIMIT if value is None else value)
+            yield Fault(f"{where}.{whole_name}", f"expected at most {cap:g}, its cap (raise {key} too)", found)
 
 
 def _queue_below_body(tables: FileTable) -> Iterator[Fault]:

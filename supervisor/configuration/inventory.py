@@ -15,6 +15,7 @@ from killable.supervisor.configuration.config import Config
 from killable.supervisor.configuration.faults import is_secretive
 from killable.supervisor.configuration.tables import NO_LIMIT, ServerSettings, json_schema
 from killable.supervisor.job import LIMIT_NAMES, JobType, Limits
+from killable.workers.limits import flat
 
 DEFAULT = "default"
 NOT_SHOWN = "(set, not shown)"
@@ -42,18 +43,23 @@ class Setting:
         return spelled(self.name, self.value)
 
 
+_POOL_KEYS = (
+    "module", "workers", "spares", "jobs_per_worker_max", "start_method", "python", "nice", "affinity", "user", "group",
+)  # fmt: skip
+
+
 def settings_in_force(config: Config) -> Iterator[Setting]:
     """Yield every value in the order of the file. What may be a secret is not shown."""
     for name, value in asdict(config.server).items():
         yield _setting(config, "server", name, value)
-    for name, value in config.settings.limits.as_json().items():
+    for _, name, value in flat(config.settings.limits.as_json()):
         yield _setting(config, "limits", name, value)
     for name in LIMIT_NAMES:
         yield _setting(config, "caps", name, config.settings.caps.get(name))
     for pool in config.settings.pools:
         section = f"pools.{pool.name}"
         members = {"module": pool.modules} | asdict(pool)
-        for name in ("module", "workers", "spares", "jobs_per_worker_max", "start_method", "python", "nice"):
+        for name in _POOL_KEYS:
             found = _setting(config, section, name, members[name])
             cores = name == "workers" and found.source == DEFAULT
             yield replace(found, source="default (number of cores)") if cores else found
@@ -62,13 +68,13 @@ def settings_in_force(config: Config) -> Iterator[Setting]:
             yield _setting(config, f"{section}.env", name, value if harmless else NOT_SHOWN)
     for name, job in config.settings.jobs.items():
         for table, values in (("limits", job.limits), ("caps", job.caps)):
-            for limit, value in values.items():
+            for _, limit, value in flat(values):
                 yield _setting(config, f"jobs.{name}.{table}", limit, value)
 
 
 def limits_in_force(config: Config, job_type: JobType) -> Iterator[Setting]:
     """Yield a job type's limits, with what the decorator, the file and the caps had to say."""
-    for limit, value in job_type.limits.as_json().items():
+    for limit, name, value in flat(job_type.limits.as_json()):
         said = job_type.limit_sources[limit]
         if said == "decorator":
             source = said
@@ -78,7 +84,7 @@ def limits_in_force(config: Config, job_type: JobType) -> Iterator[Setting]:
             source = config.sources.get(said, said)
         else:
             source = f"lowered to {said} ({config.sources.get(said, DEFAULT)})"
-        yield Setting(job_type.name, limit, value, source)
+        yield Setting(job_type.name, name, value, source)
 
 
 def is_inherited(source: str) -> bool:
@@ -94,7 +100,9 @@ def spelled(name: str, value: Any) -> str:
         return json.dumps(value)
     if name.endswith(("_bytes", "_bytes_max")) or name == "keep_bytes":
         return _in_units(value, {"TiB": 1 << 40, "GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10})
-    if name.endswith("_s"):
+    if isinstance(value, Mapping):
+        return "{}"  # what stands in one is shown by itself
+    if name.endswith("_s") or name.startswith("operation_s."):
         return _in_units(value, {"h": 3600, "m": 60})
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(spelled('', item) for item in value)}]"
@@ -136,7 +144,8 @@ def _defaults() -> Iterable[tuple[tuple[str, ...], dict[str, str]]]:
     limits, caps = Limits().as_json(), {"run_s": 3600.0, "grace_s": 60.0}
     pool = {
         "module": '"./my_jobs.py"', "workers": "2", "spares": "1", "jobs_per_worker_max": "1",
-        "start_method": '"fork"', "python": '""', "nice": "5", "env": '{ OMP_NUM_THREADS = "1" }',
+        "start_method": '"fork"', "python": '""', "nice": "5", "affinity": "[]", "user": '""',
+        "group": '""', "env": '{ OMP_NUM_THREADS = "1" }',
     }  # fmt: skip
     return (
         (("server",), {name: spelled(name, value) for name, value in asdict(ServerSettings()).items()}),

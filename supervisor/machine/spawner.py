@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import os
 
+from killable.supervisor.machine.accounts import account
 from killable.supervisor.machine.cgroup import CgroupRoot
 from killable.supervisor.machine.lineage import Lineage
+from killable.supervisor.machine.memory import OomCounter
 from killable.supervisor.machine.process import WorkerProcess, open_pipes
 from killable.supervisor.seam import ProcessListener, SpawnerListener, ZygoteLost
 from killable.supervisor.settings import PoolSpec
@@ -45,12 +47,14 @@ class PoolSpawner:
         cookie: str,
         patience_s: float,
         answer_s: float,
+        oom: OomCounter,
     ) -> None:
         self._loop = loop
         self._spec = spec
         self._listener = listener
         self._cgroups = cgroups
         self._tmp = tmp
+        self._oom = oom
         self._cookie = cookie
         self._patience_s = patience_s
         self._answer_s = answer_s
@@ -68,6 +72,9 @@ class PoolSpawner:
         if self._lineage is None:
             self._lineage = self._open_lineage()
         spec = self._spec
+        become = account(spec.user, spec.group)
+        if become is not None:
+            os.chmod(self._tmp, 0o711)  # each worker has a folder of its own in it
         self._lineage.start_zygote(
             control.Configure(
                 pool=spec.name,
@@ -78,6 +85,11 @@ class PoolSpawner:
                 jobs_per_worker_max=spec.jobs_per_worker_max,
                 nice=spec.nice,
                 tmp=self._tmp,
+                affinity=list(spec.affinity),
+                uid=None if become is None else become.uid,
+                gid=None if become is None else become.gid,
+                groups=[] if become is None else become.groups,
+                account_env={} if become is None else {**become.environment, **spec.env},
             )
         )
 
@@ -123,7 +135,7 @@ class PoolSpawner:
             for descriptor in closing:
                 os.close(descriptor)
         tmp = os.path.join(self._tmp, worker_id)
-        process = WorkerProcess(self._loop, listener, pipes.ours, cgroup, tmp, lineage.note_exit)
+        process = WorkerProcess(self._loop, listener, pipes.ours, cgroup, tmp, self._oom, lineage.note_exit)
         lineage.add(worker_id, process)
         return process
 

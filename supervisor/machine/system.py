@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import shutil
 import tempfile
 from dataclasses import dataclass
 
@@ -16,10 +15,12 @@ from killable.supervisor.machine import cgroup, leftovers
 from killable.supervisor.machine.cgroup import CgroupRoot
 from killable.supervisor.machine.cookies import cookie_value
 from killable.supervisor.machine.lineage import ANSWER_S
+from killable.supervisor.machine.memory import OomCounter
 from killable.supervisor.machine.owners import Owner
 from killable.supervisor.machine.spawner import PoolSpawner
 from killable.supervisor.seam import SpawnerListener
 from killable.supervisor.settings import PoolSpec, Settings
+from killable.workers.removal import remove_tree
 
 logger = logging.getLogger("killable.system")
 
@@ -33,6 +34,7 @@ class System:
     instance_id: str
     cgroups: CgroupRoot | None
     tmp: str
+    oom: OomCounter
     patience_s: float
     """How long what was killed may take to go."""
     answer_s: float = ANSWER_S
@@ -47,7 +49,7 @@ class System:
         owner = Owner.of(os.getpid())
         assert owner is not None
         tmp = tempfile.mkdtemp(prefix=owner.folder_prefix)
-        return cls(loop, owner, instance_id, cgroups, tmp, settings.unkillable_s)
+        return cls(loop, owner, instance_id, cgroups, tmp, OomCounter(), settings.unkillable_s)
 
     async def sweep_leftovers(self) -> None:
         """Wait until what dead supervisors have left is ended: it may hold what this one needs."""
@@ -76,12 +78,14 @@ class System:
             cookie=cookie,
             patience_s=self.patience_s,
             answer_s=self.answer_s,
+            oom=self.oom,
         )
 
     async def close(self) -> None:
+        self.oom.close()
         if self.cgroups is not None:
             self.cgroups.remove()
-        await self.loop.run_in_executor(None, lambda: shutil.rmtree(self.tmp, ignore_errors=True))
+        await self.loop.run_in_executor(None, remove_tree, self.tmp)
 
 
 def _require_pidfd() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from httpx_sse import aconnect_sse
 from serving import Server, StartServer, problem_of
+from support.cases import cases
 from support.waiting import Pending, until_async
 
 from killable.api.app import create_app
@@ -67,7 +68,7 @@ async def test_the_wire_is_what_the_contract_shows(server: Server) -> None:
 @pytest.mark.row("A7")
 @pytest.mark.row("A9")
 @pytest.mark.row("A20")
-@pytest.mark.parametrize("ending", ENDINGS)
+@cases("ending", ENDINGS)
 async def test_one_terminal_event_last_and_one_marker_after_it(server: Server, ending: str) -> None:
     type, input, limits, terminal, marker = ENDINGS[ending]
     job_id = await server.submit(type, members={"limits": limits}, **input)
@@ -160,7 +161,7 @@ async def test_a_reader_resumes_in_the_middle_of_a_running_job(server: Server, t
     assert seen.ids + rest.ids == list(range(4)) and seen.tokens + rest.tokens == ["first", "gate"]
 
 
-@pytest.mark.parametrize("value", ["x", "-2", "1.5", "¹"])
+@cases("value", ["x", "-2", "1.5", "¹"])
 async def test_an_event_id_that_is_none(server: Server, value: str) -> None:
     job_id = await server.submit("echo")
     headers = {"last-event-id": value.encode()}
@@ -209,6 +210,7 @@ async def test_a_late_reader_gets_a_long_backlog_whole(server: Server) -> None:
     assert seen.tokens == [f" {number}" for number in range(20_000)] and seen.ids == list(range(20_002))
 
 
+@pytest.mark.row("H6", "PEERS-13")
 @pytest.mark.row("D11")
 async def test_a_job_that_asked_for_it_stops_when_its_last_reader_leaves(server: Server) -> None:
     job_id = await server.submit("slow_clean", gate="/", members={"stop_when_client_leaves": True})

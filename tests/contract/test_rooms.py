@@ -8,9 +8,9 @@ import pytest
 
 from contract.source import source, sources
 
-PURE = [f"supervisor/{name}.py" for name in ("escalation", "lifecycle", "backlog", "scheduler", "exits")]
-PROCESSES = ("launch", "lineage", "watchdog", "spawner", "process", "channel")
-BELONGINGS = ("cgroup", "owners", "cookies", "leftovers", "system")
+PURE = [f"supervisor/{name}.py" for name in ("escalation", "lifecycle", "backlog", "scheduler", "exits", "watch")]
+PROCESSES = ("launch", "lineage", "watchdog", "spawner", "process", "channel", "tree")
+BELONGINGS = ("accounts", "cgroup", "memory", "owners", "cookies", "leftovers", "system")
 SEAM = {f"supervisor/machine/{name}.py" for name in PROCESSES + BELONGINGS}
 """The only files of the supervisor that touch processes, signals, cgroups and pipes."""
 SYSTEM = {"os", "signal", "socket", "subprocess", "select", "fcntl", "psutil", "resource", "ctypes"}

@@ -49,6 +49,7 @@ async def ready(proof: Any) -> AsyncIterator[Ready]:
         await system.close()
 
 
+@pytest.mark.row("PEERS-A", "PEERS-1")
 @pytest.mark.row("D8")
 async def test_a_signal_for_another_attempt_is_refused(ready: Ready) -> None:
     process, hearing, _ = ready
@@ -69,6 +70,7 @@ async def test_a_signal_for_another_attempt_is_refused(ready: Ready) -> None:
     assert processes.look(process.pid) is not None and hearing.exited == 0
 
 
+@pytest.mark.row("PEERS-A", "PEERS-15")
 @pytest.mark.row("D8")
 async def test_a_worker_that_is_reaped_is_signalled_no_more(ready: Ready) -> None:
     process, hearing, _ = ready
@@ -83,7 +85,7 @@ async def test_a_worker_that_is_reaped_is_signalled_no_more(ready: Ready) -> Non
     process.terminate(1)
     process.dump(1)
     process.kill()
-    assert process.cpu_s() is None and process.stack() is None and (await process.usage()).rss_bytes is None
+    assert process.processor_use() is None and process.stack() is None and (await process.usage()).rss_bytes is None
 
 
 async def test_a_worker_can_be_killed_while_its_fork_is_on_its_way(ready: Ready) -> None:
@@ -114,6 +116,7 @@ async def test_a_worker_that_was_signalled_is_never_used_again(proof: str, super
     assert (await run(server, "echoes")).pid != first.pid
 
 
+@pytest.mark.row("PEERS-A", "PEERS-1")
 @pytest.mark.row("D10")
 async def test_a_cancel_that_comes_too_late_hits_nobody(proof: str, supervisor: StartSupervisor) -> None:
     server = await supervisor(hostile_pool(workers=1, spares=0, jobs_per_worker_max=0), proof=proof)

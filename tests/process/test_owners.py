@@ -80,6 +80,7 @@ JOBS: list[Any] = [
 ]
 
 
+@pytest.mark.row("PEERS-I", "PEERS-6")
 @pytest.mark.row("D17")
 def test_nothing_outlives_an_owner_that_is_killed(proof: str, tmp_path: Path) -> None:
     """Jobs of every stubborn kind, one stopped, and workers and a zygote that are only starting."""
@@ -251,6 +252,7 @@ def test_a_stderr_that_nobody_reads_holds_up_nothing() -> None:
         os.close(descriptor)
 
 
+@pytest.mark.row("D18")
 def test_what_a_dead_owner_has_left_is_removed_by_the_next(tmp_path: Path) -> None:
     """Its guard ends the processes; the groups' empty directories are found by the next supervisor's start."""
     with owner(jobs=[["ignores_term", {}, 1]], settings={"proof": "cgroup+descendants"}) as host:

@@ -109,6 +109,7 @@ def _began(race: Race) -> str:
     return started
 
 
+@pytest.mark.row("PEERS-2", "H10")
 @pytest.mark.row("B5")
 @pytest.mark.row("D10")
 @pytest.mark.parametrize("jobs_per_worker_max", [1, 0], ids=["fresh", "reused"])

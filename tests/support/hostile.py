@@ -8,6 +8,7 @@ hostile act. `families`, `words` and `obedient` are the rest of the pool.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import hashlib
 import importlib.util
@@ -42,9 +43,12 @@ def loop_python(ctx: Context) -> None:
 
 
 @job
-def hold_gil(ctx: Context) -> int:
+def hold_gil(ctx: Context, in_thread: bool = False) -> int:
     """Compute for an hour in one C call that holds the GIL and never looks for signals."""
     enter(ctx)
+    if in_thread:
+        threading.Thread(target=lambda: sum(range(10**11)), daemon=True).start()
+        threading.Event().wait()
     return sum(range(10**11))
 
 
@@ -283,11 +287,12 @@ def emits_unpicklable(ctx: Context) -> None:
 
 @job
 def allocates(ctx: Context) -> None:
-    """Allocate without end."""
+    """Allocate without end, also when there is no more."""
     enter(ctx)
     chunks = []
     while True:
-        chunks.append(bytearray(1 << 20))
+        with contextlib.suppress(MemoryError):
+            chunks.append(bytearray(1 << 20))
 
 
 @job

@@ -21,14 +21,15 @@ class CgroupRoot:
         """Make a worker's group. Raise OSError."""
         path = self.path / worker_id
         path.mkdir()
-        return Cgroup(path, os.open(path / "cgroup.kill", os.O_WRONLY | os.O_CLOEXEC))
+        try:
+            return Cgroup(path, os.open(path / "cgroup.kill", os.O_WRONLY | os.O_CLOEXEC))
+        except OSError:
+            _remove(path)
+            raise
 
     def remove(self) -> None:
-        """Remove the directory, if all workers' groups are gone."""
-        try:
-            self.path.rmdir()
-        except OSError:
-            pass  # a quarantined worker still stands in it: the next start sweeps it
+        """Remove the directory, if nobody is left in it; a quarantined worker's the next start sweeps."""
+        _remove(self.path)
 
 
 class Cgroup:
@@ -63,11 +64,21 @@ class Cgroup:
         if self._kill >= 0:
             os.close(self._kill)
             self._kill = -1
-        for folder, _, _ in os.walk(self._path, topdown=False):
-            try:
-                os.rmdir(folder)
-            except OSError:
-                pass  # still populated (unkillable), or gone
+        _remove(self._path)
+
+
+def _remove(path: Path) -> None:
+    """Remove a group and those below it, as far as they are empty."""
+    try:
+        os.rmdir(path)  # without a descriptor, which a walk needs
+        return
+    except OSError:
+        pass  # groups of the job's own below it
+    for folder, _, _ in os.walk(path, topdown=False):
+        try:
+            os.rmdir(folder)
+        except OSError:
+            pass  # still populated (unkillable), or gone
 
 
 def find_root(instance: str) -> CgroupRoot | None:
@@ -78,10 +89,9 @@ def find_root(instance: str) -> CgroupRoot | None:
     path = own / f"{owner_name(os.getpid())}-{instance}"
     try:
         path.mkdir()
+        os.stat(path / "cgroup.kill")  # not before Linux 5.14
     except OSError:
-        return None
-    if not (path / "cgroup.kill").exists():  # Linux before 5.14
-        path.rmdir()
+        _remove(path)
         return None
     return CgroupRoot(path)
 
@@ -111,14 +121,15 @@ def cgroup2_mount() -> Path | None:
 
 
 def owner_name(pid: int) -> str | None:
-    """Return the name that only this run of this process can have, or None when there is no such process.
+    """Return the name that only this run of this process can have, or None when there is no such process. Raise
+    OSError when that cannot be told.
 
     The start time is in clock ticks since boot (proc(5), stat, field 22): a wall-clock time moves with the clock. The
     pid namespace belongs to it, for containers that share a cgroup directory.
     """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
         return None
     start_ticks = stat[stat.rindex(")") + 2 :].split()[19]
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", "")

@@ -23,7 +23,8 @@ environment.
 
 
 def kill_by_cookie(value: str) -> int:
-    """SIGKILL every process that carries this cookie; return how many there were.
+    """SIGKILL every process that carries this cookie; return how many there were. Raise OSError when not all could be
+    looked at.
 
     Call again until it returns 0: they fork. The environment is read again after the pidfd is open, so that a number
     that was given to someone else meanwhile is not hit.
@@ -52,7 +53,7 @@ def _carries(pid: str, wanted: bytes) -> bool:
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
             return wanted in file.read()
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
         return False  # gone, or another user's
 
 
@@ -82,7 +83,11 @@ def _ownerless(own: Path) -> Iterator[Path]:
     for directory in own.glob(f"{here}-*"):
         name, _, _instance = directory.name.rpartition("-")
         pid = name.removeprefix(f"{here}-").partition("-")[0]
-        if pid.isdigit() and directory.is_dir() and owner_name(int(pid)) != name:
+        try:
+            ownerless = pid.isdigit() and directory.is_dir() and owner_name(int(pid)) != name
+        except OSError:
+            continue  # nothing is known of its owner
+        if ownerless:
             yield directory
 
 

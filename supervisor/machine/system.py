@@ -39,7 +39,12 @@ class System:
         cgroups = None if settings.proof == "descendants" else cgroup.find_root(instance_id[:8])
         if settings.proof == "cgroup+descendants" and cgroups is None:
             raise OSError(0, "KILLABLE_PROOF asks for a cgroup, and no writable cgroup2 directory was found")
-        return cls(loop, instance_id, cgroups, tempfile.mkdtemp(prefix="killable-"))
+        try:
+            return cls(loop, instance_id, cgroups, tempfile.mkdtemp(prefix="killable-"))
+        except OSError:
+            if cgroups is not None:
+                cgroups.remove()
+            raise
 
     def open_spawner(self, spec: PoolSpec, listener: SpawnerListener) -> PoolSpawner:
         return PoolSpawner(self.loop, spec, listener, cgroups=self.cgroups, tmp=self.tmp, instance_id=self.instance_id)
@@ -47,7 +52,15 @@ class System:
     async def close(self) -> None:
         if self.cgroups is not None:
             self.cgroups.remove()
-        await self.loop.run_in_executor(None, lambda: shutil.rmtree(self.tmp, ignore_errors=True))
+        try:
+            await self.loop.run_in_executor(None, self._remove_tmp)
+        except RuntimeError:  # no thread can be started
+            self._remove_tmp()
+
+    def _remove_tmp(self) -> None:
+        shutil.rmtree(self.tmp, ignore_errors=True)
+        if os.path.isdir(self.tmp):
+            shutil.rmtree(self.tmp, ignore_errors=True)  # for want of a descriptor, perhaps
 
 
 def _require_pidfd() -> None:

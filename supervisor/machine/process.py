@@ -72,6 +72,7 @@ class WorkerProcess:
         cgroup: Cgroup | None,
         tmp: str,
     ) -> None:
+        """Take over the descriptors and the group, also on failure. Raise OSError."""
         orders, frames, output, bells, self._stack = ours
         self._loop = loop
         self._listener = listener
@@ -87,15 +88,25 @@ class WorkerProcess:
         self._kill_wanted = False
         self._broken = False
         self._closed = False
+        self._exit_told = False
         self.pid: int | None = None
         self.proof = "descendants" if cgroup is None else "cgroup+descendants"
+        try:
+            for reader in (self._frames, self._output, self._bells):
+                reader.start()
+        except OSError:
+            self._close()
+            raise
 
     # ── what the spawner tells ──
 
     def forked(self, pid: int, pidfd: int) -> None:
         """The zygote has forked it; the pidfd is ours from here."""
         self.pid, self._pidfd = pid, pidfd
-        self._loop.add_reader(pidfd, self._on_pidfd)
+        try:
+            self._loop.add_reader(pidfd, self._on_pidfd)
+        except OSError:
+            pass  # its exit is then told when it is swept
         if self._kill_wanted:
             self.kill()
         self._listener.on_forked(pid)
@@ -104,16 +115,22 @@ class WorkerProcess:
         self._close()
         self._listener.on_fork_failed(errno, why)
 
+    def look_for_exit(self) -> bool:
+        """Tell of its exit, if it has ended; return whether it has."""
+        exited = self._has_exited()
+        if exited:
+            self._on_pidfd()
+        return exited
+
     def swept(self, ending: Ending | None, swept: int, *, zygote_lost: bool = False) -> None:
         """It is reaped and nothing below it is left; when its group is empty too, it is gone."""
         if self._closed:
             return
         populated = self._cgroup is not None and not self._cgroup.is_empty()
-        if populated or not self._has_exited():
+        if not self.look_for_exit() or populated:
             self.kill()
             self._loop.call_later(_LOOK_AGAIN_S, lambda: self.swept(ending, swept, zygote_lost=zygote_lost))
             return
-        self._on_pidfd()  # its exit may be on the way still
         self.read_ready()
         torn = self._decoder.torn
         self._close()
@@ -174,11 +191,17 @@ class WorkerProcess:
     def stack(self) -> str | None:
         if self._stack < 0:
             return None
-        text = os.pread(self._stack, STACK_BYTES_MAX, 0).decode("utf-8", "replace")
+        try:
+            text = os.pread(self._stack, STACK_BYTES_MAX, 0).decode("utf-8", "replace")
+        except OSError:
+            return None  # memory that was swapped out and cannot be read back
         return stack.trim(text, OUR_FOLDER) if text else None
 
     async def usage(self) -> Usage:
-        return await self._loop.run_in_executor(None, self._measure)
+        try:
+            return await self._loop.run_in_executor(None, self._measure)
+        except RuntimeError:
+            return Usage(None, None, None)  # no thread can be started
 
     def _measure(self) -> Usage:
         if self.pid is None:
@@ -189,7 +212,7 @@ class WorkerProcess:
                 memory = process.memory_full_info()
                 times = process.cpu_times()
                 age = self._loop.time() - (process.create_time() - psutil.boot_time())
-        except psutil.Error:
+        except (psutil.Error, OSError):  # it is gone, or /proc cannot be read: no descriptor is left
             return Usage(None, None, None)
         if not self._alive():
             return Usage(None, None, None)
@@ -210,8 +233,8 @@ class WorkerProcess:
             return
         try:
             signal.pidfd_send_signal(self._pidfd, number)
-        except ProcessLookupError:
-            pass  # reaped already
+        except (ProcessLookupError, PermissionError):
+            pass  # reaped already; or not ours to signal, and its deadline ends it: by its group, or as unkillable
 
     def _alive(self) -> bool:
         """Whether the pid still names our process, a zombie included: then what was just read by it was ours."""
@@ -221,6 +244,8 @@ class WorkerProcess:
             signal.pidfd_send_signal(self._pidfd, 0)
         except ProcessLookupError:
             return False
+        except PermissionError:
+            pass  # it is there
         return True
 
     def _has_exited(self) -> bool:
@@ -254,8 +279,10 @@ class WorkerProcess:
             self._listener.on_frames(frames)
 
     def _on_pidfd(self) -> None:
-        if self._pidfd < 0 or not self._loop.remove_reader(self._pidfd):
+        if self._pidfd < 0 or self._exit_told:
             return
+        self._exit_told = True
+        self._loop.remove_reader(self._pidfd)
         self._bells.drain()  # a delivery that was seen after the exit would stand behind it
         self._listener.on_exited()
 
@@ -273,7 +300,10 @@ class WorkerProcess:
             self._stack = -1
         if os.path.isdir(self._tmp):
             # In a thread: a job may leave a million files, and the kill path of the others never waits.
-            self._loop.run_in_executor(None, lambda: shutil.rmtree(self._tmp, ignore_errors=True))
+            try:
+                self._loop.run_in_executor(None, lambda: shutil.rmtree(self._tmp, ignore_errors=True))
+            except RuntimeError:
+                pass  # no thread can be started: it goes with the supervisor's own folder
         if self._cgroup is not None:
             self._cgroup.remove()
             self._cgroup = None

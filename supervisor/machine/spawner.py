@@ -88,11 +88,6 @@ class PoolSpawner:
         if self._guard is None:
             self._start_guard()
         assert self._guard_socket is not None
-        ours, theirs = fdpass.open_pair()
-        with theirs:
-            fdpass.send(self._guard_socket, control.to_wire(control.StartZygote()), [theirs.fileno()])
-        self._zygote_socket = ours
-        ours.setblocking(False)
         spec = self._spec
         configure = control.Configure(
             pool=spec.name,
@@ -104,8 +99,19 @@ class PoolSpawner:
             nice=spec.nice,
             tmp=self._tmp,
         )
-        fdpass.send(ours, control.to_wire(configure))
-        self._loop.add_reader(ours, self._on_zygote_message)
+        ours, theirs = fdpass.open_pair()
+        ours.setblocking(False)
+        with theirs:
+            try:
+                # The start comes last: with any of these failed there is no zygote.
+                fdpass.send(ours, control.to_wire(configure))
+                self._loop.add_reader(ours, self._on_zygote_message)
+                fdpass.send(self._guard_socket, control.to_wire(control.StartZygote()), [theirs.fileno()])
+            except OSError:
+                self._loop.remove_reader(ours)
+                ours.close()
+                raise
+        self._zygote_socket = ours
 
     def stop_zygote(self) -> None:
         self._forget_zygote_socket()
@@ -113,29 +119,32 @@ class PoolSpawner:
     def fork(self, worker_id: str, listener: ProcessListener) -> WorkerProcess:
         if self._zygote_socket is None:
             raise ZygoteLost
-        pipes = open_pipes()
-        cgroup = None
+        cgroup = None if self._cgroups is None else self._cgroups.create(worker_id)
+        try:
+            pipes = open_pipes()
+        except OSError:
+            if cgroup is not None:
+                cgroup.remove()
+            raise
         sent = list(pipes.theirs)
         closing = sent[:-1]  # the last is the stack's memory file: both sides keep it
+        process = None
         try:
-            if self._cgroups is not None:
-                cgroup = self._cgroups.create(worker_id)
+            process = WorkerProcess(self._loop, listener, pipes.ours, cgroup, os.path.join(self._tmp, worker_id))
+            if cgroup is not None:
                 sent.append(cgroup.open_procs())
                 closing.append(sent[-1])
             order = control.Fork(worker_id, cgroup=cgroup is not None)
             fdpass.send(self._zygote_socket, control.to_wire(order), sent)
         except OSError as error:
-            for descriptor in pipes.ours:
-                os.close(descriptor)
-            if cgroup is not None:
-                cgroup.remove()
+            if process is not None:
+                process.abandon()
             if isinstance(error, (BrokenPipeError, ConnectionResetError)):
                 raise ZygoteLost from error
             raise
         finally:
             for descriptor in closing:
                 os.close(descriptor)
-        process = WorkerProcess(self._loop, listener, pipes.ours, cgroup, os.path.join(self._tmp, worker_id))
         self._processes[worker_id] = process
         return process
 
@@ -158,27 +167,44 @@ class PoolSpawner:
 
     def _start_guard(self) -> None:
         ours, theirs = fdpass.open_pair()
+        ours.setblocking(False)
+        with theirs:
+            try:
+                guard = self._exec_guard(theirs.fileno())
+            except OSError:
+                ours.close()
+                raise
+        pidfd = -1
+        try:
+            pidfd = os.pidfd_open(guard.pid)
+            self._loop.add_reader(ours, self._on_guard_message)
+            self._loop.add_reader(pidfd, self._on_guard_exit)
+        except OSError:
+            self._loop.remove_reader(ours)
+            ours.close()
+            if pidfd >= 0:
+                os.close(pidfd)
+            guard.kill()  # it has started nothing yet
+            guard.wait()
+            raise
+        self._guard, self._guard_pidfd, self._guard_socket = guard, pidfd, ours
+        self._guard_gone.clear()
+
+    def _exec_guard(self, socket_fd: int) -> subprocess.Popen[bytes]:
         packages = package_folders()
-        arguments = {"packages": packages, "socket_fd": theirs.fileno(), "owner": os.getpid()}
+        arguments = {"packages": packages, "socket_fd": socket_fd, "owner": os.getpid()}
         boot = str(Path(packages["killable.workers"]) / "boot.py")
         python = self._spec.python or sys.executable
         environment = {**THREAD_LIMITS, **os.environ, **self._spec.env, leftovers.COOKIE: self._cookie}
-        with theirs:
-            self._guard = subprocess.Popen(
-                [python, "-S", "-P", boot, "guard", json.dumps(arguments)],
-                stdin=subprocess.DEVNULL,
-                stdout=sys.__stderr__ if sys.__stderr__ is not None else subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                cwd=self._spec.folder or None,
-                env=environment,
-                start_new_session=True,
-            )
-        self._guard_socket = ours
-        ours.setblocking(False)
-        self._guard_pidfd = os.pidfd_open(self._guard.pid)
-        self._guard_gone.clear()
-        self._loop.add_reader(ours, self._on_guard_message)
-        self._loop.add_reader(self._guard_pidfd, self._on_guard_exit)
+        return subprocess.Popen(
+            [python, "-S", "-P", boot, "guard", json.dumps(arguments)],
+            stdin=subprocess.DEVNULL,
+            stdout=sys.__stderr__ if sys.__stderr__ is not None else subprocess.DEVNULL,
+            pass_fds=[socket_fd],
+            cwd=self._spec.folder or None,
+            env=environment,
+            start_new_session=True,
+        )
 
     def _on_guard_message(self) -> None:
         self._receive(self._guard_socket, self._forget_guard_socket, self._take_guard_message)
@@ -215,7 +241,12 @@ class PoolSpawner:
 
     def _sweep_without_guard(self, give_up_at: float) -> None:
         """Kill what carries our cookie until nothing does: without the guard no one else is its subreaper."""
-        if leftovers.kill_by_cookie(self._cookie) and self._loop.time() < give_up_at:
+        try:
+            left = leftovers.kill_by_cookie(self._cookie) > 0
+        except OSError:
+            left = True  # not all could be looked at
+        left = left or not all([process.look_for_exit() for process in self._processes.values()])
+        if left and self._loop.time() < give_up_at:
             self._loop.call_later(_LOOK_AGAIN_S, self._sweep_without_guard, give_up_at)
             return
         self._guard_gone.set()  # before the pool hears of it and starts another
@@ -261,6 +292,8 @@ class PoolSpawner:
         orphans, self._orphans = self._orphans, {}
         processes, self._processes = self._processes, {}
         for process in processes.values():
+            process.look_for_exit()  # all, before the end of one frees a slot: its next job must not get a dead worker
+        for process in processes.values():
             known = orphans.get(process.pid) if process.pid is not None else None
             process.swept(known, len(orphans), zygote_lost=True)
         if not self._closing:
@@ -279,10 +312,10 @@ class PoolSpawner:
             return False
         try:
             received = fdpass.receive(sock)
-        except BlockingIOError:
-            return False
         except ConnectionResetError:
             received = None
+        except OSError:
+            return False  # nothing is there; or no memory to take it (ENOMEM), and it is there still
         if received is None:
             forget()
             return False

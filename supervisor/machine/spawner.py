@@ -140,6 +140,8 @@ class PoolSpawner:
             if process is not None:
                 process.abandon()
             if isinstance(error, (BrokenPipeError, ConnectionResetError)):
+                # It does not listen any more: if it lives it is to leave, so that its end is told in any case.
+                self._zygote_socket.shutdown(socket.SHUT_WR)
                 raise ZygoteLost from error
             raise
         finally:

@@ -100,6 +100,7 @@ class Worker:
         self.signalled = True
         self.stage = Stage.LEAVING
         self.process.kill()
+        self.process.retire()  # should it not be ours to signal, it ends by itself
 
     def quarantine(self) -> None:
         """Give it up: its attempt hears nothing more, its slot is lost until it goes after all."""

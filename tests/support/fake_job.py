@@ -66,6 +66,8 @@ class FakeJob:
             return  # nobody's bell
         if truth.replaced_at is not None or (truth.script.replaces and truth.entered):
             self._in(truth.script.cleanup_s, lambda: self._process.die(exit_code=truth.script.exit_code))
+        elif not truth.stop_ordered:
+            pass  # a signal is only a doorbell
         elif self._heard:
             self._obey()
         else:

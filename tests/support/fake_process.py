@@ -93,7 +93,7 @@ class FakeProcess:
         self.world.check(self._orders_open, f"{self.worker_id}: an order after its orders were closed")
         for frame in self._orders.feed(order):
             if frame.kind == Kind.STOP and self._truth is not None and frame.fence == self._truth.fence:
-                self._truth.grace_s = Stop.decode(frame.payload).grace_s
+                self._truth.grace_s, self._truth.stop_ordered = Stop.decode(frame.payload).grace_s, True
             elif frame.kind == Kind.RUN:
                 self.world.check(self._held == frame.fence, f"{self.worker_id}: an attempt that it does not hold")
                 self.world.check(not self._signalled, f"{self.worker_id} was signalled and is given an attempt")
@@ -107,8 +107,10 @@ class FakeProcess:
         self.world.note(self.worker_id, "SIGTERM")
         self.world.check(self.pid is not None, f"{self.worker_id}: a signal without a pidfd")
         self._signalled = True
-        truth.tree_empty = self.life is Life.REAPED
-        if truth.term_at is None:
+        if truth is None:
+            pass  # held for an order that has not come
+        elif truth.term_at is None:
+            truth.tree_empty = self.life is Life.REAPED
             truth.term_at = now
             truth.kill_due = min(truth.kill_due, now + truth.grace_s)
         else:
@@ -118,9 +120,10 @@ class FakeProcess:
     def dump(self, fence: int) -> None:
         truth = self._check_fence(fence)
         self.world.note(self.worker_id, "dump")
-        self.world.check(truth.acknowledged_at is None, f"{self.worker_id}: a dump although it had acknowledged")
-        truth.dump_at = self.world.now()
-        self.world.later(truth.script.dump_s, lambda: self._write_stack(truth))
+        if truth is not None:
+            self.world.check(truth.acknowledged_at is None, f"{self.worker_id}: a dump although it had acknowledged")
+            truth.dump_at = self.world.now()
+            self.world.later(truth.script.dump_s, lambda: self._write_stack(truth))
 
     def _write_stack(self, truth: Truth) -> None:
         if self.runs:
@@ -154,7 +157,7 @@ class FakeProcess:
         return self._job.cpu_s() if self.pid is not None and self.life is not Life.REAPED else None
 
     def stack(self) -> str | None:
-        return self.stack_text or None
+        return None if self._closed else self.stack_text or None
 
     async def usage(self) -> Usage:
         return Usage(None, None, None)
@@ -177,12 +180,13 @@ class FakeProcess:
             truth.outside, truth.tree_empty = self._outside, self.life is Life.REAPED
             truth.exited_at, truth.reaped_at = self.world.now(), self._reaped_at
 
-    def _check_fence(self, fence: int) -> Truth:
-        truth = self._truth
-        if self._held != fence or truth is None:
+    def _check_fence(self, fence: int) -> Truth | None:
+        """Return the attempt that is meant, if its order has come."""
+        if self._held != fence:
             raise FenceError(f"{self.worker_id} holds {self._held}, not {fence}")
-        self.world.check(truth.fence == fence, f"{self.worker_id}: a signal for an attempt that it never had")
-        return truth
+        meant = self._truth is not None and self._truth.fence == fence
+        self.world.check(meant, f"{self.worker_id}: a signal for an attempt that it never had")
+        return self._truth if meant else None
 
     def _check_kill(self, truth: Truth) -> None:
         """SIGKILL comes at the end of the grace and not before, except to one that is proven stuck."""

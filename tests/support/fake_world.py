@@ -103,6 +103,7 @@ class Truth:
     closing: tuple[Kind, bytes] | None = None
     nonsense: bool = False
     grace_s: float = 0.0
+    stop_ordered: bool = False
     term_at: float | None = None
     kill_due: float = NEVER
     delivered_at: float | None = None

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
+from killable.workers.limits import OPERATION_PATH
+
 WAIT_S_MAX = 60.0
 """The longest that a request is held: below the timeout of usual clients and proxies."""
 CORRELATION_ID = "^[A-Za-z0-9._:/+=-]{1,128}$"
@@ -20,15 +22,25 @@ IDEMPOTENCY_KEY = "^[!-~]{1,255}$"
 TAG_KEY = "^[A-Za-z0-9_./-]{1,64}$"
 TAG = "^[^:]+:"
 CURSOR = "^[0-9]{1,18}$"
+OPERATION = f"^{OPERATION_PATH}$"
 PATTERNS = {
     CORRELATION_ID: "must be 1 to 128 of A-Z a-z 0-9 . _ : / + = -",
     IDEMPOTENCY_KEY: "must be 1 to 255 visible ASCII characters, without spaces",
     TAG_KEY: "must be named with 1 to 64 of A-Z a-z 0-9 _ . / -",
     TAG: "must be key:value",
     CURSOR: "must be the next_cursor of the page before",
+    OPERATION: "must be named as in ctx.operation: 1 to 64 of A-Z a-z 0-9 _ . -, or a path of such names",
 }
 """What to say of what does not match."""
 Seconds = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
+Operations = Annotated[
+    dict[Annotated[str, Field(pattern=OPERATION)], Seconds | None],
+    Field(
+        max_length=100,
+        description="Seconds by operation, its name or its path (load/download)",
+        json_schema_extra={"additionalProperties": False},
+    ),
+]
 Grace = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 
 
@@ -60,7 +72,10 @@ class LimitsRequest(Request):
 
     queue_s: Seconds | None = None
     start_s: Seconds | None = None
+    first_token_s: Seconds | None = None
+    idle_s: Seconds | None = None
     run_s: Seconds | None = None
+    operation_s: Operations = {}
     grace_s: Grace = 5.0
     ack_s: Grace | None = None
     memory_bytes: Bytes | None = None

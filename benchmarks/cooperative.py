@@ -24,7 +24,7 @@ from typing import Literal, get_args
 import encoding
 import workloads
 
-from killable.supervisor.clock import process_cpu_s
+from killable.supervisor.clock import processor_use
 from killable.workers import confine
 
 Mechanism = Literal["asyncio task", "thread"]
@@ -45,6 +45,11 @@ class Politeness:
     """Processor time that the work has used since the cancel."""
 
 
+def _cpu_s(pid: int) -> float:
+    use = processor_use(pid)
+    return 0.0 if use is None else use.cpu_s
+
+
 def time_to_stop(workload: str, mechanism: Mechanism, bound_s: float) -> Politeness:
     """Cancel once and wait at most `bound_s`; then the child is killed. Blocks."""
     child = subprocess.Popen(
@@ -56,12 +61,12 @@ def time_to_stop(workload: str, mechanism: Mechanism, bound_s: float) -> Politen
         if not select.select([child.stdout], [], [], READY_S)[0] or not child.stdout.readline():
             raise RuntimeError(f"cooperative child {mechanism} {workload} did not start")
         time.sleep(SETTLE_S)
-        cpu_before_s = process_cpu_s(child.pid) or 0.0
+        cpu_before_s = _cpu_s(child.pid)
         asked_at = time.monotonic()
         child.stdin.write(b"cancel\n")
         stopped = bool(select.select([pidfd], [], [], bound_s)[0])
         stopped_ms = (time.monotonic() - asked_at) * 1000 if stopped else None
-        return Politeness(workload, mechanism, stopped_ms, (process_cpu_s(child.pid) or 0.0) - cpu_before_s)
+        return Politeness(workload, mechanism, stopped_ms, _cpu_s(child.pid) - cpu_before_s)
     finally:
         os.close(pidfd)
         child.kill()

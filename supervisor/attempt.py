@@ -1,18 +1,18 @@
-"""One run of a job on a worker: its deadlines, its escalation, and the stamps of its certificate.
+"""One run of a job on a worker: what the worker says, what time it has left, and how it ends.
 
-Runs in: supervisor. Policy is decided elsewhere (`escalation`, `exits`); here time and reports meet. Whoever asked
-for the stop may go away: the attempt owns what it started.
+Runs in: supervisor. Policy is decided elsewhere (`deadlines`, `escalation`, `exits`); here time and reports meet.
+Whoever asked for the stop may go away: the attempt owns what it started.
 """
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
-from killable.supervisor import escalation, exits, inputs, payloads
+from killable.supervisor import exits, inputs, payloads
 from killable.supervisor.clock import Clock
-from killable.supervisor.escalation import Action, Escalation, Phase, Rules
+from killable.supervisor.deadlines import NEVER, Deadlines
+from killable.supervisor.escalation import RING_AGAIN_S, Rules
 from killable.supervisor.eventlog import Batch
 from killable.supervisor.exits import Evidence
 from killable.supervisor.job import Certificate, ExitStatus, Outcome, Verdict
@@ -20,9 +20,19 @@ from killable.supervisor.lifecycle import Cause
 from killable.supervisor.registry import Entry
 from killable.supervisor.seam import Gone
 from killable.supervisor.stamps import Stamps
+from killable.supervisor.termination import Termination
 from killable.supervisor.transcript import Transcript
 from killable.workers.frames import Frame, encode
-from killable.workers.messages import BELL_ACKNOWLEDGED, BELL_REPLACED, BELL_SWALLOWED, Idle, Kind, Raised, Stop
+from killable.workers.messages import (
+    BELL_EXPIRED,
+    BELL_SWALLOWED,
+    Expire,
+    Idle,
+    Kind,
+    OperationEntered,
+    OperationLeft,
+    Raised,
+)
 
 if TYPE_CHECKING:
     from killable.supervisor.worker import Worker
@@ -30,7 +40,6 @@ if TYPE_CHECKING:
 LEAVE_S = 1.0
 """After its closing frame a worker that takes no other job ends by itself within a millisecond; then it is killed."""
 
-_SIGTERM = 15
 _TOKEN = int(Kind.TOKEN)
 _VALUES = frozenset({Kind.RESULT, Kind.CHECKPOINT, Kind.PROGRESS})
 
@@ -55,102 +64,81 @@ class Attempt:
         self.fence = fence
         self._clock = clock
         self._owner = owner
-        self._rules = rules
         self._sequence = 0
         self._json = entry.type.codec == "json"
         self._transcript = Transcript(entry.log, lambda: owner.on_first_token(self))
         self._stamps = Stamps()
-        self._escalation: Escalation | None = None
+        self._deadlines = Deadlines(entry.limits)
+        self._termination = Termination(
+            worker, fence, rules, self._stamps, clock, on_kill=self._on_kill, on_unkillable=self._give_up
+        )
         self._timer: asyncio.TimerHandle | None = None
-        self._deadline: tuple[float, Verdict] | None = None
+        self._ring_at: float | None = None
         self._leave_at: float | None = None
         self._give_up_at: float | None = None
         self._entered = False
         self._over = False
         self._closing: bytes | Raised | None = None
         self._protocol_error = ""
-        self._last_signal: str | None = None
         self._stack: str | None = None
+        self._operation: str | None = None
+        """In which it was when it was asked to end."""
         self.certificate = Certificate()
 
     def begin(self) -> None:
         """Give the worker its order; from here on `start_s` runs."""
-        entry, process = self.entry, self.worker.process
+        process = self.worker.process
         process.hold(self.fence)
         try:
-            process.send(*inputs.run_order(entry, self.fence))
+            process.send(*inputs.run_order(self.entry, self.fence))
         finally:  # whatever became of the order: a job that has no deadline would hold its slot for ever
-            self._set_deadline("start_s", entry.limits.start_s, "timeout.start")
+            self._deadlines.assigned(self._clock.now())
+            self._arm()
 
     # ── stopping ──
 
     def stop(self, verdict: Verdict, grace_s: float | None = None) -> None:
         """Begin to end the attempt, or only hurry what already ends it. The first verdict stays."""
-        now = self._clock.now()
         entry = self.entry
         if entry.verdict is None and (self._closing is not None or "exited" in self._stamps):
             return  # the job is over by its own doing; its process is being swept
-        if self._escalation is not None:
+        if self._termination.has_begun:
             if grace_s is not None:
-                self._do(escalation.shorten(self._escalation, now, grace_s))
+                self._termination.shorten(grace_s)
+                self._arm()
             return
         entry.verdict = verdict
-        self._stamps.note("requested", now)
+        self._stamps.note("requested", self._clock.now())
+        self._operation = self._deadlines.operation
         grace = entry.limits.grace_s if grace_s is None else min(grace_s, entry.limits.grace_s)
-        self._rules = replace(self._rules, grace_s=grace)
-        self._deadline = None
-        self._do(escalation.begin(self._rules, now))
+        self._deadlines.clear()
+        self._termination.begin(verdict, grace)
+        self._arm()
         if grace > 0:  # the signal is out; without a grace it was SIGKILL
             self._owner.transition(entry, Cause.STOP_ASKED)
 
     @property
     def grace_s(self) -> float | None:
         """The grace in force, in seconds; None while nothing ends the attempt."""
-        return None if self._escalation is None else self._escalation.rules.grace_s
+        return self._termination.grace_s
 
-    def _do(self, move: escalation.Move) -> None:
-        self._escalation, actions = move
-        for action in actions:
-            self._act(action)
-        self._arm()
-
-    def _act(self, action: Action) -> None:
-        process = self.worker.process
-        match action:
-            case Action.TERMINATE:
-                self._order_stop()
-                self._stamp("term_sent")
-                self._last_signal = "SIGTERM"
-                self.worker.signalled = True
-                process.terminate(self.fence)
-            case Action.RING:
-                process.terminate(self.fence)
-            case Action.DUMP:
-                process.dump(self.fence)
-            case Action.KILL:
-                self._kill()
-            case Action.QUARANTINE:
-                self._give_up()
-
-    def _order_stop(self) -> None:
-        verdict = self.entry.verdict
-        assert verdict is not None
-        stop = Stop(cause=verdict.code, by=verdict.by, grace_s=self._rules.grace_s, reason=verdict.reason)
-        self.worker.process.send(encode(Kind.STOP, self.fence, 0, stop.encode()))
-
-    def _kill(self) -> None:
-        self._stamp("kill_sent")
-        self._last_signal = "SIGKILL"
-        self.worker.signalled = True
-        self.worker.process.kill()
+    def _on_kill(self) -> None:
         self._owner.transition(self.entry, Cause.KILL_DUE)
 
     def _give_up(self) -> None:
         """It is still there after SIGKILL: say so, and let the others go on."""
-        facts = {"message": f"still there {self._rules.unkillable_s:g} s after SIGKILL: its slot is quarantined"}
+        unkillable_s = self._termination.rules.unkillable_s
+        facts = {"message": f"still there {unkillable_s:g} s after SIGKILL: its slot is quarantined"}
         self.entry.verdict = Verdict("unkillable", by="supervisor", facts=facts)
         self.worker.quarantine()
         self._finish(None)
+
+    def _ring_for(self, operation: int) -> None:
+        """Have `OperationTimedOut` raised in the job."""
+        process = self.worker.process
+        process.send(encode(Kind.EXPIRE, self.fence, 0, Expire(operation).encode()))
+        self.worker.signalled = True
+        process.terminate(self.fence)
 
     # ── what the worker says ──
 
@@ -174,13 +162,19 @@ class Attempt:
                 tokens.append(("token", payload))
                 size += len(payload)
                 continue
-            if tokens and not self._transcript.tokens(tokens, size):
-                self._stop_for_output()
+            self._on_tokens(tokens, size)
             tokens, size = [], 0
             self._on_message(kind, payload)
-        if tokens and not self._transcript.tokens(tokens, size):
-            self._stop_for_output()
+        self._on_tokens(tokens, size)
         self.entry.wake()
+
+    def _on_tokens(self, tokens: Batch, size: int) -> None:
+        if not tokens:
+            return
+        if not self._transcript.tokens(tokens, size):
+            self._stop_for_output()
+        if self._closing is None and not self._termination.has_begun and self._deadlines.tokens(self._clock.now()):
+            self._arm()
 
     def _on_message(self, kind: int, payload: bytes) -> None:
         is_value = not self._json or kind not in _VALUES or payloads.is_value(payload)
@@ -194,6 +188,10 @@ class Attempt:
                     self._on_closing(Raised.decode(payload))
                 case Kind.IDLE if self._closing is not None:
                     self._on_idle(Idle.decode(payload))
+                case Kind.OPERATION if self._entered:
+                    self._on_operation(OperationEntered.decode(payload))
+                case Kind.OPERATION_LEFT if self._entered:
+                    self._deadlines.operation_left(OperationLeft.decode(payload).number)
                 case Kind.PROGRESS if self._entered and is_value:
                     if not self.entry.note_progress(payload):
                         self._stop_for_output()
@@ -211,12 +209,19 @@ class Attempt:
         self._owner.on_entered(self)
         if not self._transcript.open():
             self._stop_for_output()
-        if self._escalation is None and "exited" not in self._stamps:
-            self._set_deadline("run_s", self.entry.limits.run_s, "timeout.run")
+        if not self._termination.has_begun and "exited" not in self._stamps:
+            self._deadlines.entered(self._clock.now())
+            self._arm()
+
+    def _on_operation(self, entered: OperationEntered) -> None:
+        self._deadlines.operation_entered(entered, self._clock.now())
+        if self._termination.has_begun or "exited" in self._stamps:
+            self._deadlines.clear()  # in its grace: nothing new runs out
+        self._arm()
 
     def _on_closing(self, closing: bytes | Raised) -> None:
         self._closing = closing
-        self._deadline = None
+        self._deadlines.clear()
         self._leave_at = self._clock.now() + LEAVE_S
         self._owner.transition(self.entry, Cause.CLOSED)
         self._arm()
@@ -255,33 +260,21 @@ class Attempt:
             self.stop(verdict)
 
     def on_bells(self, bells: bytes) -> None:
-        if BELL_REPLACED in bells:
-            self._rules = replace(self._rules, ack_s=None)
-            if self._escalation is not None:
-                self._do(escalation.answered_by_job(self._escalation))
-        if self._escalation is None:
-            return
-        now = self._clock.now()
-        for bell in bells:
-            if "kill_sent" in self._stamps:
-                return  # too late to have mattered
-            if bell == _SIGTERM:
-                self._stamp("delivered")
-                self._do(escalation.delivered(self._escalation, now, self.worker.process.cpu_s() or 0.0))
-            elif bell == BELL_ACKNOWLEDGED:
-                self._stamp("delivered")
-                self._stamp("acknowledged")
-                self._do(escalation.acknowledged(self._escalation, now))
-            elif bell == BELL_SWALLOWED:
-                self._do(escalation.swallowed(self._escalation, now))
+        if BELL_EXPIRED in bells:
+            self._deadlines.heard(self._clock.now())
+        if BELL_SWALLOWED in bells and not self._termination.has_begun and self._deadlines.noticed:
+            self._ring_at = self._clock.now() + RING_AGAIN_S
+        self._termination.on_bells(bells)
+        self._arm()
 
     def on_exited(self) -> None:
-        self._stamp("exited")
+        now = self._clock.now()
+        self._stamps.note("exited", now)
         self._stack = self.worker.process.stack()
-        self._deadline = None
-        self._leave_at = None
-        self._give_up_at = self._clock.now() + self._rules.unkillable_s
-        self._escalation = None if self._escalation is None else escalation.exited(self._escalation)
+        self._deadlines.clear()
+        self._ring_at = self._leave_at = None
+        self._give_up_at = now + self._termination.rules.unkillable_s
+        self._termination.on_exited()
         self._owner.transition(self.entry, Cause.EXITED)
         self._arm()
 
@@ -295,6 +288,7 @@ class Attempt:
             torn_bytes=gone.torn_bytes,
             protocol_error=self._protocol_error,
             zygote_lost=gone.zygote_lost,
+            operation=self._deadlines.raised,
         )
         self._finish(status, evidence)
 
@@ -319,18 +313,16 @@ class Attempt:
         self._owner.on_ended(self, outcome)
 
     def _certify(self) -> Certificate:
-        verdict = self.entry.verdict
-        early_kill = None
-        if self._escalation is not None and "kill_sent" in self._stamps:  # it may have left during the dump
-            early_kill = self._escalation.early_kill
+        verdict = self.entry.verdict or Verdict("")
         return self._stamps.certificate(
-            early_kill=early_kill,
-            cause=verdict.code if verdict else "",
-            by=verdict.by if verdict else "",
-            reason=verdict.reason if verdict else "",
+            early_kill=self._termination.early_kill,
+            cause=verdict.code,
+            by=verdict.by,
+            reason=verdict.reason,
             grace_s=self.grace_s,
-            last_signal=self._last_signal,
+            last_signal=self._termination.last_signal,
             stack=self._stack,
+            operation=self._deadlines.operation if self._operation is None else self._operation,
             tokens=self.entry.log.tokens,
             last_sequence=len(self.entry.log) - 1 if len(self.entry.log) else None,
         )
@@ -345,13 +337,6 @@ class Attempt:
 
     # ── time ──
 
-    def _set_deadline(self, limit: str, seconds: float | None, code: str) -> None:
-        self._deadline = None
-        if seconds is not None:
-            facts = {"limit": limit, "limit_s": seconds, "message": f"{limit} of {seconds:g} s is over"}
-            self._deadline = self._clock.now() + seconds, Verdict(code, by="supervisor", facts=facts)
-        self._arm()
-
     def _arm(self) -> None:
         """One timer, for whatever comes first."""
         if self._timer is not None:
@@ -359,37 +344,35 @@ class Attempt:
             self._timer = None
         if self._over:
             return
-        moments = [self._leave_at, self._give_up_at]
-        if self._deadline is not None:
-            moments.append(self._deadline[0])
-        if self._escalation is not None and self._escalation.wake_at != float("inf"):
-            moments.append(self._escalation.wake_at)
-        due = [moment for moment in moments if moment is not None]
-        if due:
-            self._timer = self._clock.call_at(min(due), self._on_timer)
+        moments = (self._deadlines.wake_at, self._termination.wake_at, self._ring_at, self._leave_at, self._give_up_at)
+        due = min(moment for moment in moments if moment is not None)
+        if due != NEVER:
+            self._timer = self._clock.call_at(due, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
         now = self._clock.now()
-        if self._deadline is not None and now >= self._deadline[0]:
-            self.stop(self._deadline[1])
+        due = self._deadlines.due(now)
+        if isinstance(due, Verdict):
+            self.stop(due)
+        elif due is not None:
+            self._ring_for(due.number)
         elif self._give_up_at is not None and now >= self._give_up_at:
             self._give_up()
         elif self._leave_at is not None and now >= self._leave_at:
             self._leave_at = None
-            if self._escalation is not None:
-                self._do(escalation.shorten(self._escalation, now, 0.0))
-            else:
-                self._give_up_at = now + self._rules.unkillable_s
-                self._kill()
-                self._arm()
-        elif self._escalation is not None:
-            process = self.worker.process
-            cpu_s = process.cpu_s() if self._escalation.wants_cpu else None
-            dumped = self._escalation.phase is not Phase.DUMPING or process.stack() is not None
-            self._do(escalation.tick(self._escalation, now, cpu_s, dumped=dumped))
+            self._end_lingering(now)
+        elif self._ring_at is not None and now >= self._ring_at:
+            self._ring_at = None
+            self.worker.process.terminate(self.fence)
         else:
-            self._arm()
+            self._termination.tick()
+        self._arm()
 
-    def _stamp(self, phase: str) -> None:
-        self._stamps.note(phase, self._clock.now())
+    def _end_lingering(self, now: float) -> None:
+        """Its job is over and its process stays."""
+        if self._termination.has_begun:
+            self._termination.shorten(0.0)
+        else:
+            self._give_up_at = now + self._termination.rules.unkillable_s
+            self._termination.kill()

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from killable.supervisor.seam import ProcessorUse
+
 
 class Clock:
     """Time as the event loop sees it; on a virtual loop it is virtual."""
@@ -35,13 +37,19 @@ def rfc_3339(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def process_cpu_s(pid: int) -> float | None:
-    """Return the processor seconds of the whole process, helper threads of native code included; None when it is gone.
+def processor_use(pid: int) -> ProcessorUse | None:
+    """Return what a process has used of the processor; None when it is gone.
 
-    The clock of another process (clock_getcpuclockid(3)): 1 µs, where /proc/PID/schedstat knows the main thread alone.
-    The caller checks its pidfd afterwards, which says whether the number still was that process.
+    Of the whole process: its clock (clock_getcpuclockid(3)), 1 µs. Of the main thread: /proc/PID/schedstat, which knows
+    that one alone, 8 µs. The caller checks its pidfd afterwards, which says whether the number still was that process.
     """
     try:
-        return time.clock_gettime((~pid << 3) | 2)
+        cpu_s = time.clock_gettime((~pid << 3) | 2)
     except OSError:
         return None
+    try:
+        with open(f"/proc/{pid}/schedstat", "rb", buffering=0) as file:
+            ran_ns, _waited_ns, runs = file.read(64).split()
+    except (OSError, ValueError):  # a kernel without CONFIG_SCHED_INFO, or no descriptor is left
+        return ProcessorUse(cpu_s)
+    return ProcessorUse(cpu_s, int(ran_ns) / 1e9, int(runs))

@@ -9,7 +9,8 @@ Runs in: supervisor. Pure: every function takes `now` and returns the next state
 
 Stuck: delivered but not acknowledged while both `ack_s` of time and `ack_cpu_s` of the whole process's processor
 time have passed since the delivery. A worker that used no processor time is starved, throttled or waiting, and keeps
-its grace.
+its grace. One whose main thread only waits for the interpreter lock, which other threads of its own use, is waited for
+`LOCK_PATIENCE` times as long: then it is native code in another thread that holds it.
 """
 
 from __future__ import annotations
@@ -17,14 +18,25 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from killable.supervisor.seam import ProcessorUse
+
 DUMP_S = 0.005
 """For faulthandler to write the stacks of a process that is about to be killed."""
 DUMP_S_MAX = 0.025
 """When it has written nothing by then: a worker at nice 5 beside busy ones may not have had the processor yet."""
 LOOK_AGAIN_S = 0.010
 """The shortest time between two looks at the processor time."""
+LOCK_RUNS = 4
+"""A thread that waits for the interpreter lock wakes every 5 ms (sys.getswitchinterval) to ask for it: more than 10
+runs in `ack_s` were seen on an overloaded machine. One that waits for native threads of its own sleeps: 2 at most.
+"""
+LOCK_PATIENCE = 4
+"""Turns are given without order: three computing threads kept the main thread waiting for over half a second."""
 RING_AGAIN_S = 0.005
 """After a swallowed `Stopping`: sooner, the next one would land inside the hook that reported it, and be lost again."""
+
+
+_NOTHING_USED = ProcessorUse(0.0)
 
 
 class Phase(Enum):
@@ -70,14 +82,14 @@ class Escalation:
     wake_at: float
     """When `tick` is to be called next."""
     delivered_at: float = 0.0
-    cpu_at_delivery: float = 0.0
+    use_at_delivery: ProcessorUse = _NOTHING_USED
     early_kill: str | None = None
     ring_at: float | None = None
     dump_ends: float = 0.0
 
     @property
-    def wants_cpu(self) -> bool:
-        """Whether `tick` needs the worker's processor time."""
+    def wants_use(self) -> bool:
+        """Whether `tick` needs what the worker has used of the processor."""
         return self.phase is Phase.DELIVERED and self.rules.adaptive
 
 
@@ -93,14 +105,15 @@ def begin(rules: Rules, now: float) -> Move:
     return Escalation(Phase.ASKED, rules, grace_ends=ends, wake_at=ends), (Action.TERMINATE,)
 
 
-def delivered(state: Escalation, now: float, cpu_s: float) -> Move:
+def delivered(state: Escalation, now: float, use: ProcessorUse | None) -> Move:
     """The signal reached the process: C code may still keep Python from hearing it. Later bytes change nothing."""
     if state.phase is not Phase.ASKED:
         return state, ()
     wake_at = state.grace_ends
     if state.rules.adaptive and state.rules.ack_s is not None:
         wake_at = min(wake_at, now + state.rules.ack_s)
-    return replace(state, phase=Phase.DELIVERED, delivered_at=now, cpu_at_delivery=cpu_s, wake_at=wake_at), ()
+    use = use or _NOTHING_USED  # gone, or acknowledged in the same breath: nobody will look
+    return replace(state, phase=Phase.DELIVERED, delivered_at=now, use_at_delivery=use, wake_at=wake_at), ()
 
 
 def acknowledged(state: Escalation, now: float) -> Move:
@@ -140,7 +153,7 @@ def exited(state: Escalation) -> Escalation:
     return replace(state, phase=Phase.EXITED, wake_at=float("inf"))
 
 
-def tick(state: Escalation, now: float, cpu_s: float | None = None, *, dumped: bool = True) -> Move:
+def tick(state: Escalation, now: float, use: ProcessorUse | None = None, *, dumped: bool = True) -> Move:
     """The time `wake_at` has come (or is near): decide what is due. `dumped`: a stack has been written."""
     if now < state.wake_at:
         return state, ()
@@ -154,7 +167,7 @@ def tick(state: Escalation, now: float, cpu_s: float | None = None, *, dumped: b
         case Phase.DELIVERED:
             if now >= state.grace_ends:
                 return _dump(state, now)
-            return _look_at_cpu(state, now, cpu_s)
+            return _look_at_use(state, now, use)
         case Phase.DUMPING if not dumped and now < state.dump_ends:
             return replace(state, wake_at=min(now + DUMP_S, state.dump_ends)), ()
         case Phase.DUMPING:
@@ -165,10 +178,11 @@ def tick(state: Escalation, now: float, cpu_s: float | None = None, *, dumped: b
             return state, ()
 
 
-def _look_at_cpu(state: Escalation, now: float, cpu_s: float | None) -> Move:
-    if cpu_s is None:  # gone or unreadable: its exit will be seen, or the grace ends
+def _look_at_use(state: Escalation, now: float, use: ProcessorUse | None) -> Move:
+    # None: gone or unreadable. Its exit will be seen, or the grace ends.
+    if use is None or _waits_for_interpreter(state, now, use):
         return replace(state, wake_at=min(state.grace_ends, now + LOOK_AGAIN_S)), ()
-    used = cpu_s - state.cpu_at_delivery
+    used = use.cpu_s - state.use_at_delivery.cpu_s
     missing = state.rules.ack_cpu_s - used
     if missing > 0:
         again = max(LOOK_AGAIN_S, missing / max(1, state.rules.cores))
@@ -179,6 +193,17 @@ def _look_at_cpu(state: Escalation, now: float, cpu_s: float | None) -> Move:
         f"(ack_s {state.rules.ack_s:g}): native code that cannot hear; raise ack_s to wait longer"
     )
     return _dump(replace(state, early_kill=why), now)
+
+
+def _waits_for_interpreter(state: Escalation, now: float, use: ProcessorUse) -> bool:
+    """Tell whether the main thread is awake again and again without computing: it will hear when it is its turn."""
+    before = state.use_at_delivery
+    if state.rules.ack_s is None or now - state.delivered_at >= LOCK_PATIENCE * state.rules.ack_s:
+        return False
+    if use.main_cpu_s is None or use.main_runs is None or before.main_cpu_s is None or before.main_runs is None:
+        return False
+    computed = use.main_cpu_s - before.main_cpu_s
+    return computed < state.rules.ack_cpu_s and use.main_runs - before.main_runs >= LOCK_RUNS
 
 
 def _dump(state: Escalation, now: float) -> Move:

@@ -45,6 +45,8 @@ class Evidence:
     spawn_errno: int | None = None
     oom: str = "unknown"
     """yes · no · unknown; yes only with a proof (cgroup memory.events)."""
+    operation: Verdict | None = None
+    """What it comes to if the job let the last `OperationTimedOut` pass that it was given."""
 
 
 def signal_name(number: int) -> str:
@@ -70,7 +72,7 @@ def classify(
     if evidence.protocol_error:
         return _failed("protocol", evidence.protocol_error, _mechanism(status))
     if last is not None:
-        return _from_raised(last)
+        return _from_raised(last, evidence)
     return _from_status(status, evidence)
 
 
@@ -91,10 +93,14 @@ def _mechanism(status: ExitStatus) -> dict[str, Any]:
     return facts
 
 
-def _from_raised(last: Raised) -> Outcome:
+def _from_raised(last: Raised, evidence: Evidence) -> Outcome:
     facts = {"type": last.type, "traceback": last.traceback}
     match last.cause:
-        case "exception":
+        case "operation" if evidence.operation is not None:
+            verdict = evidence.operation
+            told = {**facts, "by": verdict.by, **_without_message(verdict.facts)}
+            return _failed(verdict.code, verdict.facts["message"], told)
+        case "exception" | "operation":  # or one that the job raised by itself
             return _failed("exception", f"{last.type}: {last.message}" if last.message else last.type, facts)
         case "memory":
             return _failed("limit.memory", f"memory_bytes was reached: {last.type} {last.message}".rstrip(), facts)

@@ -26,14 +26,20 @@ class Limits:
 
     queue_s: float | None = 300.0
     start_s: float | None = 60.0
+    first_token_s: float | None = None
+    idle_s: float | None = None
     run_s: float | None = 600.0
+    operation_s: dict[str, float | None] = field(default_factory=dict)
+    """By path or name, over what the code says; None: no limit of its own."""
     grace_s: float = 5.0
     ack_s: float | None = 0.5
     memory_bytes: int | None = 2 << 30
     output_bytes: int = 64 << 20
 
     def over(self, changes: dict[str, Any]) -> Limits:
-        """Return these limits with some replaced."""
+        """Return these limits with some replaced; of operations only those that are named."""
+        if "operation_s" in changes:
+            changes = {**changes, "operation_s": {**self.operation_s, **changes["operation_s"]}}
         return replace(self, **changes)
 
     def as_json(self) -> dict[str, Any]:
@@ -128,6 +134,8 @@ class Certificate:
     system_s: float | None = None
     stack: str | None = None
     """The stack at the signal, most recent call first."""
+    operation: str = ""
+    """The path of the operation (`load/download`) that it was in then; empty outside of all."""
     tokens: int = 0
     last_sequence: int | None = None
     """Id of the last event before the terminal one."""

@@ -12,6 +12,7 @@ from typing import Any
 from killable.supervisor.job import Limits
 from killable.supervisor.settings import JobSettings, Settings
 from killable.workers.errors import Refused
+from killable.workers.limits import flat
 
 
 def caps_of_type(settings: Settings, name: str) -> dict[str, float]:
@@ -28,9 +29,22 @@ def limits_of_type(settings: Settings, name: str, declared: Mapping[str, Any]) -
     lowered: dict[str, Any] = {}
     for limit, cap in caps_of_type(settings, name).items():
         value = getattr(limits, limit)
-        if value is None or value > cap:
-            lowered[limit] = type(value)(cap) if value is not None else cap
+        if is_over(value, cap):
+            lowered[limit] = _lowered(value, cap)
     return limits.over(lowered)
+
+
+def is_over(value: Any, cap: float) -> bool:
+    """Tell whether a limit, or that of any operation, is over its cap; without a limit it is."""
+    if isinstance(value, Mapping):
+        return any(is_over(each, cap) for each in value.values())
+    return value is None or bool(value > cap)
+
+
+def _lowered(value: Any, cap: float) -> Any:
+    if isinstance(value, Mapping):
+        return {path: _lowered(each, cap) if is_over(each, cap) else each for path, each in value.items()}
+    return cap if value is None else type(value)(cap)
 
 
 def sources_of_type(settings: Settings, name: str, declared: Mapping[str, Any]) -> dict[str, str]:
@@ -40,7 +54,8 @@ def sources_of_type(settings: Settings, name: str, declared: Mapping[str, Any]) 
     sources: dict[str, str] = {}
     for limit, value in limits_of_type(settings, name, declared).as_json().items():
         if value != getattr(asked, limit):
-            sources[limit] = f"caps.{limit}" if value == settings.caps.get(limit) else f"jobs.{name}.caps.{limit}"
+            lowest = caps_of_type(settings, name)[limit] == settings.caps.get(limit)
+            sources[limit] = f"caps.{limit}" if lowest else f"jobs.{name}.caps.{limit}"
         elif limit in job.limits:
             sources[limit] = f"jobs.{name}.limits.{limit}"
         else:
@@ -50,14 +65,15 @@ def sources_of_type(settings: Settings, name: str, declared: Mapping[str, Any]) 
 
 def limits_of_job(defaults: Limits, caps: Mapping[str, float], asked: Mapping[str, Any]) -> Limits:
     """Return one job's limits. Raise Refused: limit_over_cap."""
-    for limit, cap in caps.items():
-        if limit in asked and (asked[limit] is None or asked[limit] > cap):
-            wanted = f"a job without {limit}" if asked[limit] is None else f"{limit} of {asked[limit]:.15g}"
+    for limit, whole_name, value in flat(asked):
+        cap = caps.get(limit)
+        if cap is not None and is_over(value, cap):
+            wanted = f"a job without {whole_name}" if value is None else f"{whole_name} of {value:.15g}"
             raise Refused(
                 f"{wanted} is over the cap of {cap:.15g}, which only the operator can raise",
                 code="limit_over_cap",
-                limit=limit,
+                limit=whole_name,
                 cap=cap,
-                asked=asked[limit],
+                asked=value,
             )
     return defaults.over(dict(asked)) if asked else defaults

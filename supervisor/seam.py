@@ -37,6 +37,18 @@ class Gone:
 
 
 @dataclass(frozen=True, slots=True)
+class ProcessorUse:
+    """What a process has used of the processor since it was born."""
+
+    cpu_s: float
+    """Of the whole process, helper threads of native code included."""
+    main_cpu_s: float | None = None
+    """Of its main thread alone; None where the kernel does not tell."""
+    main_runs: int | None = None
+    """How often the main thread was put on a processor."""
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     cpu: float | None
     """Share of one core over the process's life."""
@@ -99,8 +111,8 @@ class Process(Protocol):
         """Read what is in the pipes now and report it."""
         ...
 
-    def cpu_s(self) -> float | None:
-        """Return the processor seconds of the whole process; None when it is gone."""
+    def processor_use(self) -> ProcessorUse | None:
+        """Return what the process has used of the processor; None when it is gone."""
         ...
 
     def stack(self) -> str | None:

@@ -21,6 +21,7 @@ from killable.workers.context import Context, Stopping
 from killable.workers.exitcodes import ExitCode
 from killable.workers.jobs import InputError, Job
 from killable.workers.messages import Kind, Raised, Run
+from killable.workers.operations import OperationTimedOut
 from killable.workers.sealed import SealedInput
 
 if TYPE_CHECKING:
@@ -128,25 +129,23 @@ class Attempt:
             self._sealed.close()
 
     def _drive(self, generator: GeneratorType[Any, Any, Any]) -> Any:
-        """Send each yield and return the generator's value; `Stopping` that comes between two yields goes in by
-        throw().
-        """
-        stopping: Stopping | None = None
+        """Send each yield and return the generator's value; what is raised between two yields goes in by throw()."""
+        raised: Stopping | OperationTimedOut | None = None
         token = self._channel.token
         while True:
             try:
-                if stopping is None:
+                if raised is None:
                     value = next(generator)
                 else:
-                    thrown, stopping = stopping, None
+                    thrown, raised = raised, None
                     value = generator.throw(thrown)
                 token(value)
             except StopIteration as end:
                 return end.value
-            except Stopping as raised:
+            except (Stopping, OperationTimedOut) as error:
                 if generator.gi_frame is None:
                     raise  # the generator has ended with it
-                stopping = raised
+                raised = error
 
     def _explain(self, error: BaseException) -> Raised:
         """Return what happened in the job's own terms."""
@@ -160,7 +159,9 @@ class Attempt:
             return Raised("exit", exit_code=self.exit_code)
         confine.limit_memory(None)  # to tell what happened takes some
         cause = "exception"
-        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        if isinstance(error, OperationTimedOut):
+            cause = "operation"
+        elif isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
             cause = "memory"
         elif isinstance(error, OSError) and error.errno == errno.EMFILE:
             cause = "files"

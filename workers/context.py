@@ -12,6 +12,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from killable.workers.operations import OnTimeout, Operation, Operations, timeouts_of
+from killable.workers.shield import Shield
+
 EXIT_CODE = 143
 """128 + SIGTERM, what a shell reports for a process that SIGTERM ended (exitcodes.TERMINATED)."""
 
@@ -65,11 +68,17 @@ class Channel(Protocol):
 
     def checkpoint(self, value: Any) -> None: ...
 
+    def send(self, kind: int, payload: bytes) -> None: ...
+
 
 class Doorbell(Protocol):
-    """What knows whether the job has been told to end; the harness implements it."""
+    """What knows whether the job has been told to end, and raises it; the harness implements it."""
 
     stopping: Stopping | None
+    operations: Operations | None
+    shields: int
+
+    def raise_deferred(self) -> None: ...
 
 
 class Context:
@@ -79,6 +88,7 @@ class Context:
         "_channel",
         "_doorbell",
         "_entered",
+        "_operations",
         "_tmp",
         "_tmp_parent",
         "attempt",
@@ -129,6 +139,7 @@ class Context:
         self.tags: Mapping[str, str] = {} if tags is None else tags
         self.limits: Mapping[str, Any] = {} if limits is None else limits
         """The limits in force for this job: seconds and bytes; None is no such limit."""
+        self._operations: Operations | None = None
         self.correlation_id = correlation_id
         """The caller's name for what this job is a part of; also KILLABLE_CORRELATION_ID in the environment."""
 
@@ -166,6 +177,32 @@ class Context:
     def checkpoint(self, value: Any) -> None:
         """Hand over what has been reached so far: the record keeps the last one as `partial`, however the job ends."""
         self._channel.checkpoint(value)
+
+    def operation(self, name: str, timeout_s: float | None = None, on_timeout: OnTimeout = "kill") -> Operation:
+        """Give a part of the job a time of its own: `with ctx.operation("download", timeout_s=600):`.
+
+        Operations nest; an error names the path, `load/download`, and one inside another never outlives it. The limit
+        `operation_s` sets the time of one by its path or its name, over `timeout_s`; with neither it has none, and only
+        errors name it. When it is over the job is stopped with `timeout.operation` ("kill"), or `OperationTimedOut` is
+        raised inside it, which the job may catch ("raise", in the main thread only). Native code that does not hear
+        that within `ack_s` is stopped too. The `with` gives an object with `path`, `timeout_s` and `remaining_s`.
+
+        Raise ValueError for a name, a time or a manner that there is not; RuntimeError when it is entered in another
+        thread with "raise", or beside a hundred others.
+        """
+        if self._operations is None:
+            self._operations = Operations(self._channel, timeouts_of(self.limits))
+            if self._doorbell is not None:
+                self._doorbell.operations = self._operations
+        return Operation(self._operations, name, timeout_s, on_timeout)
+
+    def shield(self) -> Shield:
+        """Defer `Stopping` and `OperationTimedOut` over a critical section: `with ctx.shield():`.
+
+        They are raised at its end; `stopping` tells of the former before. SIGKILL is not deferred: it comes when the
+        grace is over. Shields nest.
+        """
+        return Shield(self._doorbell)
 
     def sleep(self, s: float) -> None:
         """Sleep; `Stopping` interrupts it at once. Raise ValueError for a negative number of seconds."""

@@ -17,10 +17,20 @@ from types import FrameType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
 from killable.workers.context import Stopping
-from killable.workers.messages import BELL_ACKNOWLEDGED, BELL_REPLACED, BELL_SWALLOWED, Stop
+from killable.workers.frames import Frame
+from killable.workers.messages import (
+    BELL_ACKNOWLEDGED,
+    BELL_EXPIRED,
+    BELL_REPLACED,
+    BELL_SWALLOWED,
+    Expire,
+    Kind,
+    Stop,
+)
 
 if TYPE_CHECKING:
     from killable.workers.channel import Channel
+    from killable.workers.operations import Operations, OperationTimedOut
 
 
 DUMP_SIGNAL = signal.SIGRTMIN + 6
@@ -34,10 +44,10 @@ class Doorbell:
 
     channel: Channel
 
-    def __init__(self, bells: int, stack: int, read_stop: Callable[[int], bytes | None]) -> None:
+    def __init__(self, bells: int, stack: int, read_word: Callable[[int], Frame | None]) -> None:
         self._bells = bells
         self._stack = stack
-        self._read_stop = read_stop
+        self._read_word = read_word
         self._fence: int | None = None
         self._reading = False
         self._rang_while_reading = False
@@ -45,6 +55,12 @@ class Doorbell:
         self.generator: GeneratorType[Any, Any, Any] | None = None
         """The job, if it is one: between two yields it is not on the stack."""
         self.stopping: Stopping | None = None
+        self.operations: Operations | None = None
+        self.shields = 0
+        self._expired: int | None = None
+        """The operation whose end is still to be raised."""
+        self._told: tuple[int, OperationTimedOut] | None = None
+        """The one that was raised last."""
 
     def hang(self) -> None:
         """Install the handler, the wakeup descriptor and the hook for swallowed exceptions; main thread only."""
@@ -59,12 +75,15 @@ class Doorbell:
         """From here on the handler may raise: the caller is inside a try."""
         self.stopping = None
         self._raised = False
+        self.shields = 0
+        self._expired = self._told = None
         self._fence = fence
 
     def forget(self) -> None:
         """From here on the handler does nothing."""
         self._fence = None
         self.generator = None
+        self.operations = None
 
     def answer(self) -> None:
         """Look for an order in the pipe and obey it: raise `Stopping`. Called by the handler and after a frame
@@ -85,26 +104,52 @@ class Doorbell:
             self._rang_while_reading = True
             return
         self.channel.rang = False
-        if self.stopping is None:
-            stop = self._hear()
-            if stop is None:
+        self._listen(frame)
+        self._deliver(frame)
+
+    def _listen(self, frame: FrameType | None) -> None:
+        """Take what the supervisor has to say to this attempt. After a stop it says nothing more."""
+        while self.stopping is None:
+            word = self._hear()
+            if word is None:
                 return
-            self.stopping = Stopping(
-                stop.cause,
-                by=stop.by,
-                grace_s=stop.grace_s,
-                deadline=time.monotonic() + stop.grace_s,
-                reason=stop.reason,
-            )
-            write_stack(self._stack, _suspended_frame(self.generator) or frame)
-            self._tell(BELL_ACKNOWLEDGED)
-        if not (_is_event_loops(frame) and self._ask_event_loop()):
+            if word.kind == Kind.STOP:
+                self._take_stop(Stop.decode(word.payload), frame)
+            else:
+                self._expired = Expire.decode(word.payload).number
+                self._tell(BELL_EXPIRED)
+
+    def _take_stop(self, stop: Stop, frame: FrameType | None) -> None:
+        deadline = time.monotonic() + stop.grace_s
+        self.stopping = Stopping(stop.cause, by=stop.by, grace_s=stop.grace_s, deadline=deadline, reason=stop.reason)
+        write_stack(self._stack, _suspended_frame(self.generator) or frame)
+        self._tell(BELL_ACKNOWLEDGED)
+
+    def _deliver(self, frame: FrameType | None) -> None:
+        """Raise what there is to raise."""
+        if self.stopping is None:
+            self._raise_expired(frame)
+        elif not (_is_event_loops(frame) and self._ask_event_loop()):
             self._raise()
 
     def _raise(self) -> None:
-        if self._fence is not None and not self._raised and self.stopping is not None:
+        if self._fence is not None and not self._raised and not self.shields and self.stopping is not None:
             self._raised = True
             raise self.stopping
+
+    def _raise_expired(self, frame: FrameType | None) -> None:
+        if self._expired is None or self.shields or self.operations is None:
+            return
+        number, self._expired = self._expired, None
+        error = self.operations.expired(number, frame)
+        if error is not None:
+            self._told = number, error
+            raise error
+
+    def raise_deferred(self) -> None:
+        """The last shield may be down: raise what came meanwhile."""
+        if not self.shields and self._fence is not None:
+            self._deliver(sys._getframe(1))
 
     def _ask_event_loop(self) -> bool:
         """Have the job's event loop raise it between two callbacks; return whether it can.
@@ -120,24 +165,25 @@ class Doorbell:
         self._tell(BELL_SWALLOWED)
         return True
 
-    def _hear(self) -> Stop | None:
+    def _hear(self) -> Frame | None:
         """Read the pipe until no bell rings any more while it is read."""
         fence = self._fence
         assert fence is not None
         while True:
             self._rang_while_reading = False
             self._reading = True
-            payload = self._read_stop(fence)
+            word = self._read_word(fence)
             self._reading = False  # before the look below: a bell between the two is answered by its own handler
-            if payload is not None:
-                return Stop.decode(payload)
-            if not self._rang_while_reading:
-                return None
+            if word is not None or not self._rang_while_reading:
+                return word
 
     def _on_unraisable(self, unraisable: Any) -> None:
         if unraisable.exc_value is not None and unraisable.exc_value is self.stopping:
             # A __del__, a gc or C callback swallowed it. Raising here would be swallowed again: ask for another bell.
             self._raised = False
+            self._tell(BELL_SWALLOWED)
+        elif self._told is not None and unraisable.exc_value is self._told[1]:
+            self._expired = self._told[0]
             self._tell(BELL_SWALLOWED)
         else:
             self._next_hook(unraisable)

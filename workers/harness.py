@@ -83,7 +83,7 @@ class Worker:
         self._tmp = tmp
         self._codec = CODECS[configure.codec]
         self._orders = Orders(pipes.orders)
-        self._doorbell = Doorbell(pipes.bells, pipes.stack, self._orders.stop_of)
+        self._doorbell = Doorbell(pipes.bells, pipes.stack, self._orders.word_for)
         self._channel = Channel(pipes.frames, self._codec, self._doorbell.answer)
         self._doorbell.channel = self._channel
         self._registered = jobs.registered()

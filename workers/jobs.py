@@ -76,7 +76,7 @@ class Job:
     description: str
     """The first line of the docstring."""
     input: Shape
-    limits: dict[str, float | None] = field(default_factory=dict)
+    limits: dict[str, Any] = field(default_factory=dict)
     """The type's own: seconds and bytes; None is no such limit, absent is the server's default."""
     operations: tuple[str, ...] = ()
     codec: str = "json"
@@ -140,7 +140,7 @@ def job(
     codec: str = "json",
     extra_input: str = "forbid",
     requires: Mapping[str, str] | None = None,
-    **limits: float | str | None,
+    **limits: float | str | Mapping[str, float | str | None] | None,
 ) -> Callable[[F], F]: ...
 
 
@@ -151,7 +151,7 @@ def job(
     codec: str = "json",
     extra_input: str = "forbid",
     requires: Mapping[str, str] | None = None,
-    **limits: float | str | None,
+    **limits: float | str | Mapping[str, float | str | None] | None,
 ) -> Any:
     """Register a function as a job type, and return it unchanged.
 
@@ -260,7 +260,7 @@ def _check_rest(function: Function, rest: tuple[str, Shape] | None, extra_input:
         )
 
 
-def _parse_limit(function: Function, name: str, value: object) -> float | None:
+def _parse_limit(function: Function, name: str, value: object) -> Any:
     kind = LIMITS.get(name)
     if kind is None:
         raise _refusal(function, f"there is no limit {name!r} (there are {', '.join(LIMITS)})")

@@ -5,8 +5,9 @@ Runs in: any. What each is for stands in README; the defaults are the supervisor
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, TypedDict
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, TypedDict
 
 from killable.workers.units import parse_bytes, parse_seconds
 
@@ -19,7 +20,11 @@ class Limits(TypedDict, total=False):
 
     queue_s: float | None
     start_s: float | None
+    first_token_s: float | None
+    idle_s: float | None
     run_s: float | None
+    operation_s: Mapping[str, float | None]
+    """By path (`load/download`) or name, over the `timeout_s` of `ctx.operation`."""
     grace_s: float
     ack_s: float | None
     memory_bytes: int | None
@@ -29,17 +34,46 @@ class Limits(TypedDict, total=False):
 class LimitKind(NamedTuple):
     """How a limit is written, and whether None ("no such limit") is allowed."""
 
-    parse: Callable[[object], float]
+    parse: Callable[[object], Any]
     may_be_none: bool = True
+
+
+OPERATION_PATH = r"[A-Za-z0-9_.-]{1,64}(/[A-Za-z0-9_.-]{1,64})*"
+
+
+def parse_operations(value: object) -> dict[str, float | None]:
+    """Return seconds by operation. Raise ValueError for what is no mapping of paths to positive seconds, or None."""
+    if not isinstance(value, Mapping):
+        raise ValueError(f'expected operations and their seconds, like {{"download": 600}}; got {value!r:.60}')
+    parsed: dict[str, float | None] = {}
+    for path, seconds in value.items():
+        if not isinstance(path, str) or not re.fullmatch(OPERATION_PATH, path):
+            raise ValueError(f"expected an operation's name, or a path like load/download; got {path!r:.60}")
+        parsed[path] = None if seconds is None else parse_seconds(seconds)
+        if parsed[path] == 0:
+            raise ValueError(f"expected more than 0 seconds for operation {path}; got {seconds!r}")
+    return parsed
 
 
 LIMITS: dict[str, LimitKind] = {
     "queue_s": LimitKind(parse_seconds),
     "start_s": LimitKind(parse_seconds),
+    "first_token_s": LimitKind(parse_seconds),
+    "idle_s": LimitKind(parse_seconds),
     "run_s": LimitKind(parse_seconds),
+    "operation_s": LimitKind(parse_operations, may_be_none=False),
     "grace_s": LimitKind(parse_seconds, may_be_none=False),
     "ack_s": LimitKind(parse_seconds),
     "memory_bytes": LimitKind(parse_bytes),
     "output_bytes": LimitKind(parse_bytes, may_be_none=False),
 }
 """The limits that a decorator may name."""
+
+
+def flat(limits: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    """Yield each limit's name, its whole name and its value; of operations each one, `operation_s.load/download`."""
+    for name, value in limits.items():
+        if isinstance(value, Mapping) and value:
+            yield from ((name, f"{name}.{path}", each) for path, each in value.items())
+        else:
+            yield name, name, value

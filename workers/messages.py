@@ -2,7 +2,7 @@
 
 Runs in: any.
 
-    supervisor ── orders socket ► worker    RUN (with a descriptor, if its input is sealed), STOP
+    supervisor ── orders socket ► worker    RUN (with a descriptor, if its input is sealed), STOP, EXPIRE
     supervisor ◄─ frames pipe ─── worker    READY … one closing frame per attempt, then IDLE
     supervisor ◄─ bells pipe ──── worker    one byte each: a signal was delivered, acknowledged, or swallowed
 
@@ -29,6 +29,10 @@ class Kind(IntEnum):
     TOKEN = 3
     PROGRESS = 4
     CHECKPOINT = 5
+    OPERATION = 6
+    """An operation is entered (`OperationEntered`)."""
+    OPERATION_LEFT = 7
+    """... and left (`OperationLeft`)."""
     RESULT = 8
     """Closing: the job function returned; the payload is the value."""
     RAISED = 9
@@ -40,6 +44,8 @@ class Kind(IntEnum):
     # supervisor → worker
     RUN = 32
     STOP = 33
+    EXPIRE = 34
+    """An operation's time is over, and its author wants to hear of it (`Expire`)."""
 
 
 BELL_ACKNOWLEDGED = 0xA6
@@ -48,6 +54,11 @@ BELL_REPLACED = 0xA8
 """The job has set a SIGTERM handler of its own: ours will not acknowledge anything."""
 BELL_SWALLOWED = 0xA7
 """`sys.unraisablehook` saw `Stopping` swallowed (a __del__, a C callback): it has to be raised again."""
+BELL_EXPIRED = 0xA9
+"""The order about an operation's end was heard: `OperationTimedOut` is raised, or the operation had been left."""
+
+OPERATIONS_MAX = 100
+"""Operations of one attempt that may be entered at once, in each other or side by side."""
 
 
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
@@ -117,11 +128,68 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
+class OperationEntered:
+    """A job has entered `with ctx.operation(...)`."""
+
+    number: int
+    """Of this entry into it, counted from 1 in each attempt."""
+    path: str
+    """Its name behind those of the operations around it: `load/download`."""
+    timeout_s: float | None = None
+    raises: bool = False
+    """At its deadline the job gets `OperationTimedOut` instead of being stopped."""
+
+    def encode(self) -> bytes:
+        return dump_json(asdict(self))
+
+    @classmethod
+    def decode(cls, payload: bytes) -> OperationEntered:
+        """Raise ValueError or TypeError for what no worker of ours writes."""
+        entered = cls(**json.loads(payload))
+        timeout_s = entered.timeout_s
+        if type(entered.number) is not int or type(entered.path) is not str or type(entered.raises) is not bool:
+            raise TypeError(f"not an operation: {entered}")
+        if timeout_s is not None and (type(timeout_s) not in (int, float) or not 0 <= timeout_s < float("inf")):
+            raise ValueError(f"not seconds: {timeout_s!r}")
+        return entered
+
+
+@dataclass(frozen=True, slots=True)
+class OperationLeft:
+    """The `with` of this number is over, and so is every one inside it."""
+
+    number: int
+
+    def encode(self) -> bytes:
+        return dump_json(asdict(self))
+
+    @classmethod
+    def decode(cls, payload: bytes) -> OperationLeft:
+        return cls(**json.loads(payload))
+
+
+@dataclass(frozen=True, slots=True)
+class Expire:
+    """The order to raise `OperationTimedOut`, if that entry into the operation has not been left."""
+
+    number: int
+
+    def encode(self) -> bytes:
+        return dump_json(asdict(self))
+
+    @classmethod
+    def decode(cls, payload: bytes) -> Expire:
+        return cls(**json.loads(payload))
+
+
+@dataclass(frozen=True, slots=True)
 class Raised:
     """How a job function ended that did not return."""
 
     cause: str
-    """`exception` · `memory` · `files` · `exit` · `stopped` · `unserializable` · `payload` · `assignment`."""
+    """`exception` · `operation` · `memory` · `files` · `exit` · `stopped` · `unserializable` · `payload` ·
+    `assignment`.
+    """
     type: str = ""
     message: str = ""
     traceback: str = ""

@@ -41,13 +41,18 @@ class Orders:
                 return None
         return self._waiting.popleft()
 
-    def stop_of(self, fence: int) -> bytes | None:
-        """Return the payload of a stop order for this attempt, if it is there."""
+    def word_for(self, fence: int) -> Frame | None:
+        """Return what the bell was rung for, if it is there: STOP, or else the next EXPIRE, which is taken out."""
         self._read()  # one read: the order is written before the bell is rung, and no more than that can be before it
+        expire = None
         for frame in self._waiting:
             if frame.kind == Kind.STOP and frame.fence == fence:
-                return frame.payload
-        return None
+                return frame
+            if frame.kind == Kind.EXPIRE and frame.fence == fence and expire is None:
+                expire = frame
+        if expire is not None:
+            self._waiting.remove(expire)
+        return expire
 
     def take_sealed(self) -> SealedInput | None:
         """Return what came with the order that was last taken; None: this process had no room for a descriptor."""

@@ -6,7 +6,7 @@ Runs in: supervisor, for a moment.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +17,20 @@ from rich.text import Text
 from killable.api.cli import exits, render
 from killable.api.cli.options import ConfigFile, Json, Target
 from killable.api.cli.serve import require_linux
+from killable.workers.limits import flat
 
 if TYPE_CHECKING:
     from killable.api.cli.configuration import InForce
     from killable.api.cli.survey import Survey
     from killable.supervisor.configuration.config import Fault
     from killable.supervisor.job import JobType
+
+
+_COLUMNS = {
+    "queue_s": "QUEUE", "start_s": "START", "run_s": "RUN", "grace_s": "GRACE", "ack_s": "ACK",
+    "memory_bytes": "MEMORY", "output_bytes": "OUTPUT",
+}  # fmt: skip
+"""The limits that every job type has, and their columns."""
 
 
 def check(target: Target = None, config: ConfigFile = None, as_json: Json = False) -> None:
@@ -85,13 +93,22 @@ def _print(found: Survey, faults: Sequence[Fault]) -> None:
 def _types_table(types: Sequence[JobType]) -> Table:
     """Return the limits in force; `killable config` has where they come from."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("JOB TYPE", "POOL", "QUEUE", "START", "RUN", "GRACE", "ACK", "MEMORY", "OUTPUT"):
+    for name in ("JOB TYPE", "POOL", *_COLUMNS.values()):
         table.add_column(name, no_wrap=True)
+    table.add_column("OTHERS")
     for job_type in types:
         limits = job_type.limits.as_json()
-        cells = (_limit(name, value) for name, value in limits.items())
-        table.add_row(Text(job_type.name, "" if job_type.available else "yellow"), job_type.pool, *cells)
+        cells = (_limit(name, limits.pop(name)) for name in _COLUMNS)
+        label = Text(job_type.name, "" if job_type.available else "yellow")
+        table.add_row(label, job_type.pool, *cells, ", ".join(_others(limits)))
     return table
+
+
+def _others(limits: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the limits that are set beside those that every type has."""
+    for limit, name, value in flat(limits):
+        if value is not None and value != {}:
+            yield f"{name} {_limit(limit, value)}"
 
 
 def _limit(name: str, value: float | None) -> str:

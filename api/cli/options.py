@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -40,11 +40,6 @@ class Limit:
     def __call__(self, text: str) -> str | float:
         # Typer drops an option whose value is None: the word travels on, `limits_of` makes null of it.
         return NO_LIMIT if text == NO_LIMIT else _read(self._parse, text)
-
-
-def limits_of(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the limits that were given, as the server takes them."""
-    return {name: None if value == NO_LIMIT else value for name, value in options.items() if value is not None}
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON: one document, or one line per event.")]

@@ -51,14 +51,20 @@ def _cancelled(record: Mapping[str, Any], error: Mapping[str, Any]) -> str:
 
 def _deadline(code: str, record: Mapping[str, Any], error: Mapping[str, Any]) -> str:
     name = f"{code.removeprefix('timeout.')}_s"
-    limit_s = error.get("limit_s") or (record.get("limits") or {}).get(name)
+    limit_s = error.get("limit_s")
+    if limit_s is None and code != "timeout.operation":
+        limit_s = (record.get("limits") or {}).get(name)
     span = f" of {render.setting(float(limit_s))}" if limit_s is not None else ""
     what = {
         "timeout.run": "its function had not returned when that time since its start was over",
         "timeout.queue": "no worker was free for it in that time after it was accepted",
         "timeout.start": "its worker had not entered the job's function in that time",
+        "timeout.first_token": "its function was entered, and no token had come in that time",
+        "timeout.idle": "it had streamed, and no further token had come in that time",
+        "timeout.operation": "the job was inside that operation for longer",
     }.get(code, str(error.get("message") or CODES[code].title if code in CODES else code))
-    return f"The deadline {name}{span}: {what}."
+    operation = f", set for operation {error.get('operation')}" if code == "timeout.operation" else ""
+    return f"The deadline {name}{span}{operation}: {what}."
 
 
 def _failure(code: str, record: Mapping[str, Any], error: Mapping[str, Any]) -> str:

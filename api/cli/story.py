@@ -14,6 +14,7 @@ from typing import Any
 from killable.api.cli import render
 from killable.api.cli.remedy import Remedy, remedy_for
 from killable.api.cli.rules import rule_of
+from killable.workers.limits import flat
 
 Members = Mapping[str, Any]
 
@@ -21,6 +22,8 @@ LAST_TOKENS_CHARS = 300
 LAST_LINES = 5
 """Enough to know where in its output it was; `killable stream` and `logs` have the rest."""
 ACTIVE = ("queued", "running", "stopping")
+_USUAL = frozenset({"queue_s", "start_s", "run_s", "ack_s", "memory_bytes"})
+"""Limits that a job has if nobody says otherwise: it is told when one does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +77,22 @@ def _asked(record: Members) -> str:
     extras += [f"tag {key}={value}" for key, value in (record.get("tags") or {}).items()]
     if extras:
         sentences.append(f"With {', '.join(extras)}.")
-    limits = [_limit(name, value) for name, value in (record.get("limits") or {}).items()]
+    said = (_limit(*limit) for limit in flat(record.get("limits") or {}))
+    limits = [each for each in said if each]
     if limits:
         sentences.append(f"Limits in force: {', '.join(limits)}.")
     return " ".join(sentences)
 
 
-def _limit(name: str, value: Any) -> str:
+def _limit(name: str, whole_name: str, value: Any) -> str:
+    """Say a limit; nothing of those that are not set by default."""
     if value is None:
-        return f"no {name}"
-    return f"{name} {render.size(value) if name.endswith('_bytes') else render.setting(float(value))}"
+        return f"no {whole_name}" if name in _USUAL or name != whole_name else ""
+    if isinstance(value, Mapping):
+        return ""
+    if name.endswith("_s"):
+        return f"{whole_name} {render.setting(float(value))}"
+    return f"{name} {render.size(value) if name.endswith('_bytes') else value}"
 
 
 def _ran(record: Members, now: datetime | None) -> str:

@@ -14,21 +14,15 @@ import typer
 from killable.api.cli import completing, exits, interrupts, render
 from killable.api.cli.arguments import read_input, read_tags
 from killable.api.cli.follow import Follower, print_value
+from killable.api.cli.limitoptions import with_limit_options
 from killable.api.cli.names import find_job
-from killable.api.cli.options import JobName, Json, Limit, Url, limits_of, open_client, seconds
+from killable.api.cli.options import JobName, Json, Url, open_client, seconds
 from killable.api.client.blocking import Job
 from killable.api.client.exchange import DEFAULT_URL
 from killable.workers.errors import KillableError
 
 
-def _limit(name: str, help: str) -> Any:
-    option = f"--{name.replace('_', '-')}"
-    metavar = "BYTES" if name.endswith("_bytes") else "SECONDS"
-    return typer.Option(
-        option, parser=Limit(name), metavar=metavar, help=help, rich_help_panel="Limits", show_default=False
-    )
-
-
+@with_limit_options
 def submit(
     type: Annotated[
         str,
@@ -48,31 +42,15 @@ def submit(
     ] = False,
     tags: Annotated[list[str] | None, typer.Option("--tag", metavar="KEY=VALUE", help="May be repeated.")] = None,
     priority: Annotated[int, typer.Option("--priority", help="Higher ones start earlier.")] = 0,
-    run_s: Annotated[Any, _limit("run_s", "How long it may run: 60, 5m, none.")] = None,
-    grace_s: Annotated[Any, _limit("grace_s", "How long it may clean up when it is stopped.")] = None,
-    queue_s: Annotated[Any, _limit("queue_s", "How long it may wait in the queue.")] = None,
-    start_s: Annotated[Any, _limit("start_s", "How long its worker may take to start it.")] = None,
-    ack_s: Annotated[Any, _limit("ack_s", "How long native code is waited for when it is stopped.")] = None,
-    memory_bytes: Annotated[Any, _limit("memory_bytes", "How much memory it may take: 2GiB.")] = None,
-    output_bytes: Annotated[Any, _limit("output_bytes", "How much it may stream and print.")] = None,
     as_json: Json = False,
     url: Url = DEFAULT_URL,
+    *,
+    limits: dict[str, Any],
 ) -> None:
     """Start a job and stream what it says. Ctrl-C cancels it and waits until it is dead.
 
     Tokens go to stdout, everything else to stderr; a job that streams nothing has its result printed.
     """
-    limits = limits_of(
-        {
-            "run_s": run_s,
-            "grace_s": grace_s,
-            "queue_s": queue_s,
-            "start_s": start_s,
-            "ack_s": ack_s,
-            "memory_bytes": memory_bytes,
-            "output_bytes": output_bytes,
-        }
-    )
     with exits.reporting(as_json), open_client(url) as client:
         given = read_input(client, type, pairs or [], document)
         labels = read_tags(tags or [])

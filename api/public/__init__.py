@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     )
     from killable.workers.jobs import job, preload
     from killable.workers.limits import Limits
+    from killable.workers.operations import OperationTimedOut
 
     __version__: str
 
@@ -38,6 +39,7 @@ __all__ = [
     "KillableError",
     "Limits",
     "NotEnded",
+    "OperationTimedOut",
     "Refused",
     "Stopping",
     "Unreachable",
@@ -60,6 +62,7 @@ _HOMES = {
     "KillableError": "killable.workers.errors",
     "Limits": "killable.workers.limits",
     "NotEnded": "killable.api.client.outcomes",
+    "OperationTimedOut": "killable.workers.operations",
     "Refused": "killable.workers.errors",
     "Stopping": "killable.workers.context",
     "Unreachable": "killable.api.client.outcomes",

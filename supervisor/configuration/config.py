@@ -20,12 +20,12 @@ from killable.supervisor.configuration.contradictions import (
     absolute_python,
     caps_over,
     contradictions,
-    is_over,
 )
 from killable.supervisor.configuration.faults import ConfigError, Fault, dotted, shown
 from killable.supervisor.configuration.layers import Layer, Leaves
 from killable.supervisor.configuration.tables import FileTable, PoolTable, ServerSettings
 from killable.supervisor.job import Limits
+from killable.supervisor.limits import is_over
 from killable.supervisor.settings import JobSettings, PoolSpec, Settings
 
 __all__ = ["Config", "ConfigError", "Fault", "ServerSettings", "examine", "load"]

@@ -13,7 +13,9 @@ from typing import Any
 from killable.supervisor.configuration.faults import Fault, shown
 from killable.supervisor.configuration.layers import is_path
 from killable.supervisor.configuration.tables import NO_LIMIT, CapsTable, FileTable, PoolTable
+from killable.supervisor.limits import is_over
 from killable.supervisor.settings import Settings
+from killable.workers.limits import flat
 
 DEFAULT_CAPS = Settings(pools=()).caps
 
@@ -42,10 +44,6 @@ def caps_over(below: Mapping[str, float], table: CapsTable) -> dict[str, float]:
     return {name: cap for name, cap in (dict(below) | table.given()).items() if cap is not None}
 
 
-def is_over(limit: float | None, cap: float) -> bool:
-    return limit is None or limit > cap
-
-
 def _modules(name: str, pool: PoolTable, folder: Path) -> Iterator[Fault]:
     key = f"pools.{name}.module"
     for module in pool.module:
@@ -69,10 +67,11 @@ def absolute_python(python: str, folder: Path) -> str:
 
 
 def _over_caps(where: str, limits: Mapping[str, Any], caps: Mapping[str, tuple[float, str]]) -> Iterator[Fault]:
-    for name, (cap, key) in caps.items():
-        if name in limits and is_over(limits[name], cap):
-            found = shown(NO_LIMIT if limits[name] is None else limits[name])
-            yield Fault(f"{where}.{name}", f"expected at most {cap:g}, its cap (raise {key} too)", found)
+    for name, whole_name, value in flat(limits):
+        cap, key = caps.get(name, (None, ""))
+        if cap is not None and is_over(value, cap):
+            found = shown(NO_LIMIT if value is None else value)
+            yield Fault(f"{where}.{whole_name}", f"expected at most {cap:g}, its cap (raise {key} too)", found)
 
 
 def _queue_below_body(tables: FileTable) -> Iterator[Fault]:

@@ -15,6 +15,7 @@ from killable.supervisor.configuration.config import Config
 from killable.supervisor.configuration.faults import is_secretive
 from killable.supervisor.configuration.tables import NO_LIMIT, ServerSettings, json_schema
 from killable.supervisor.job import LIMIT_NAMES, JobType, Limits
+from killable.workers.limits import flat
 
 DEFAULT = "default"
 NOT_SHOWN = "(set, not shown)"
@@ -46,7 +47,7 @@ def settings_in_force(config: Config) -> Iterator[Setting]:
     """Yield every value in the order of the file. What may be a secret is not shown."""
     for name, value in asdict(config.server).items():
         yield _setting(config, "server", name, value)
-    for name, value in config.settings.limits.as_json().items():
+    for _, name, value in flat(config.settings.limits.as_json()):
         yield _setting(config, "limits", name, value)
     for name in LIMIT_NAMES:
         yield _setting(config, "caps", name, config.settings.caps.get(name))
@@ -62,13 +63,13 @@ def settings_in_force(config: Config) -> Iterator[Setting]:
             yield _setting(config, f"{section}.env", name, value if harmless else NOT_SHOWN)
     for name, job in config.settings.jobs.items():
         for table, values in (("limits", job.limits), ("caps", job.caps)):
-            for limit, value in values.items():
+            for _, limit, value in flat(values):
                 yield _setting(config, f"jobs.{name}.{table}", limit, value)
 
 
 def limits_in_force(config: Config, job_type: JobType) -> Iterator[Setting]:
     """Yield a job type's limits, with what the decorator, the file and the caps had to say."""
-    for limit, value in job_type.limits.as_json().items():
+    for limit, name, value in flat(job_type.limits.as_json()):
         said = job_type.limit_sources[limit]
         if said == "decorator":
             source = said
@@ -78,7 +79,7 @@ def limits_in_force(config: Config, job_type: JobType) -> Iterator[Setting]:
             source = config.sources.get(said, said)
         else:
             source = f"lowered to {said} ({config.sources.get(said, DEFAULT)})"
-        yield Setting(job_type.name, limit, value, source)
+        yield Setting(job_type.name, name, value, source)
 
 
 def is_inherited(source: str) -> bool:
@@ -94,7 +95,9 @@ def spelled(name: str, value: Any) -> str:
         return json.dumps(value)
     if name.endswith(("_bytes", "_bytes_max")) or name == "keep_bytes":
         return _in_units(value, {"TiB": 1 << 40, "GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10})
-    if name.endswith("_s"):
+    if isinstance(value, Mapping):
+        return "{}"  # what stands in one is shown by itself
+    if name.endswith("_s") or name.startswith("operation_s."):
         return _in_units(value, {"h": 3600, "m": 60})
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(spelled('', item) for item in value)}]"

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, StringConstraints, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from killable.workers.limits import OPERATION_PATH
 from killable.workers.units import parse_bytes, parse_seconds
 
 NO_LIMIT = "none"
@@ -65,6 +66,9 @@ SomeBytes = Annotated[int, _BYTES, Field(gt=0), _BYTES_FORM]
 SecondsOrNone = Annotated[SomeSeconds | None, BeforeValidator(_none_word), _SECONDS_OR_NONE_FORM]
 AnySecondsOrNone = Annotated[Seconds | None, BeforeValidator(_none_word), _SECONDS_OR_NONE_FORM]
 BytesOrNone = Annotated[SomeBytes | None, BeforeValidator(_none_word), _BYTES_OR_NONE_FORM]
+
+
+Operations = dict[Annotated[str, Field(pattern=f"^{OPERATION_PATH}$")], SecondsOrNone]
 
 
 def _texts(value: Any) -> Any:
@@ -144,8 +148,14 @@ class LimitsTable(_Table):
     """In the queue: then `timed_out`, timeout.queue."""
     start_s: SecondsOrNone = None
     """From a worker to the function's first line: then timeout.start."""
+    first_token_s: SecondsOrNone = None
+    """From the function's first line to its first token: then timeout.first_token."""
+    idle_s: SecondsOrNone = None
+    """From one token to the next: then timeout.idle."""
     run_s: SecondsOrNone = None
     """In the function: then timeout.run."""
+    operation_s: Operations = {}
+    """In `ctx.operation`, by path ("load/download") or name, over what the code says: then timeout.operation."""
     grace_s: Seconds = 0.0
     """For clean-up after SIGTERM: then SIGKILL."""
     ack_s: AnySecondsOrNone = None
@@ -163,8 +173,14 @@ class CapsTable(_Table):
     """Cap of queue_s."""
     start_s: SecondsOrNone = None
     """Cap of start_s."""
+    first_token_s: SecondsOrNone = None
+    """Cap of first_token_s."""
+    idle_s: SecondsOrNone = None
+    """Cap of idle_s."""
     run_s: SecondsOrNone = None
     """Cap of run_s."""
+    operation_s: SecondsOrNone = None
+    """Cap of each of operation_s."""
     grace_s: SecondsOrNone = None
     """Cap of grace_s: nobody can hold up a cancel for longer."""
     ack_s: SecondsOrNone = None

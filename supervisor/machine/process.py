@@ -17,11 +17,10 @@ from dataclasses import dataclass
 import psutil
 
 import killable.workers
-from killable.supervisor import stack
-from killable.supervisor.clock import process_cpu_s
+from killable.supervisor import clock, stack
 from killable.supervisor.machine.cgroup import Cgroup
 from killable.supervisor.machine.channel import Reader, Writer
-from killable.supervisor.seam import FenceError, Gone, ProcessListener, Usage
+from killable.supervisor.seam import FenceError, Gone, ProcessListener, ProcessorUse, Usage
 from killable.workers.control import Ending
 from killable.workers.doorbell import DUMP_SIGNAL
 from killable.workers.frames import Decoder, FrameError
@@ -184,8 +183,8 @@ class WorkerProcess:
         self._output.drain()
         self._frames.drain()
 
-    def cpu_s(self) -> float | None:
-        used = None if self.pid is None else process_cpu_s(self.pid)
+    def processor_use(self) -> ProcessorUse | None:
+        used = None if self.pid is None else clock.processor_use(self.pid)
         return used if self._alive() else None
 
     def stack(self) -> str | None:

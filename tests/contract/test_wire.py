@@ -15,7 +15,7 @@ from killable.supervisor.configuration.tables import CapsTable, LimitsTable
 from killable.supervisor.job import LIMIT_NAMES, PHASES, Certificate
 from killable.workers import control, messages
 from killable.workers.control import Ending
-from killable.workers.messages import Idle, Kind, Raised, Run, Stop
+from killable.workers.messages import Expire, Idle, Kind, OperationEntered, OperationLeft, Raised, Run, Stop
 
 ENDING = Ending(None, 9, True, 1 << 20, 0.5, 0.25, 12.5)
 CONTROL = list(typing.get_args(control.Message))
@@ -48,6 +48,9 @@ def test_a_control_message_of_another_version_is_refused(wire: dict[str, Any]) -
         Stop("cancelled", "user", 2.5, "because"),
         Raised("exception", "KeyError", "'x'", "Traceback", 3),
         Idle(False, "it left a thread"),
+        OperationEntered(3, "load/download", 2.5, True),
+        OperationLeft(3),
+        Expire(3),
     ],
     ids=lambda message: type(message).__name__,
 )
@@ -58,7 +61,7 @@ def test_every_payload_survives_the_wire(message: Any) -> None:
 def test_kinds_are_numbers_of_one_byte_and_only_grow() -> None:
     assert {kind.name: kind.value for kind in Kind} == {
         "READY": 1, "ENTERED": 2, "TOKEN": 3, "PROGRESS": 4, "CHECKPOINT": 5, "RESULT": 8, "RAISED": 9, "IDLE": 10,
-        "BROKEN": 11, "RUN": 32, "STOP": 33,
+        "OPERATION": 6, "OPERATION_LEFT": 7, "BROKEN": 11, "RUN": 32, "STOP": 33, "EXPIRE": 34,
     }  # fmt: skip
 
 
@@ -71,7 +74,7 @@ def test_a_bell_is_no_signal_number() -> None:
 def test_every_cause_of_a_closing_frame_is_documented_where_it_is_defined_and_classified() -> None:
     text = source("supervisor/exits.py").text
     documented = source("workers/messages.py").text.partition("class Raised")[2].partition('"""`')[2].partition(".")[0]
-    causes = [cause.strip(" `") for cause in documented.replace('"""', "").split("·")]
+    causes = [cause.strip(" `\n") for cause in documented.replace('"""', "").split("·")]
     assert len(causes) >= 8
     for cause in causes:
         assert f'case "{cause}"' in text, cause
@@ -99,6 +102,6 @@ def test_a_phase_that_took_no_time_is_not_one_that_did_not_happen() -> None:
 
 
 def test_every_action_of_the_plan_is_carried_out() -> None:
-    text = source("supervisor/attempt.py").text
+    text = source("supervisor/termination.py").text
     for action in escalation.Action:
         assert f"case Action.{action.name}:" in text

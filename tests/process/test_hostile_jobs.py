@@ -142,6 +142,7 @@ def deaf(type: str, settle: Settle = computing, **members: Any) -> Cancel:
 CANCELS = [
     heard("loop_python", tokens=("in", "finally")),
     stuck("hold_gil"),
+    stuck("hold_gil", input={"in_thread": True}),
     stuck("hold_gil_tokenizers"),
     stuck("native_frees_gil"),
     heard("native_pauses", sitting),

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from killable.supervisor import escalation
 from killable.supervisor.escalation import DUMP_S, DUMP_S_MAX, RING_AGAIN_S, Action, Escalation, Move, Phase, Rules
+from killable.supervisor.seam import ProcessorUse
 
 SLACK_S = 1e-9
 RULES = Rules(grace_s=5.0, ack_s=0.5, ack_cpu_s=0.1, unkillable_s=10.0)
@@ -70,10 +71,10 @@ class Run:
 
     def tick(self) -> None:
         before = self.state
-        cpu_s = self.cpu_s if self.cpu_readable and before.wants_cpu else None
+        use = ProcessorUse(self.cpu_s) if self.cpu_readable and before.wants_use else None
         dumps = self.at(Action.DUMP)
         dumped = not dumps or self.now >= dumps[-1] + self.dump_s
-        self.take(escalation.tick(before, self.now, cpu_s, dumped=dumped))
+        self.take(escalation.tick(before, self.now, use, dumped=dumped))
         assert self.state.wake_at > self.now or self.state is not before, "nothing was done and nothing is planned"
 
     def happen(self, event: str, grace_s: float) -> None:
@@ -81,7 +82,7 @@ class Run:
             case "delivered":
                 if self.state.phase is Phase.ASKED:
                     self.delivered_at, self.cpu_at_delivery = self.now, self.cpu_s
-                self.take(escalation.delivered(self.state, self.now, self.cpu_s))
+                self.take(escalation.delivered(self.state, self.now, ProcessorUse(self.cpu_s)))
             case "acknowledged":
                 if self.state.phase in (Phase.ASKED, Phase.DELIVERED):
                     self.acknowledged_at = self.now

@@ -13,7 +13,7 @@ from support.fake_job import FakeJob
 from support.fake_world import SIGKILL, SIGTERM, SLACK_S, Life, Truth, World
 
 from killable.supervisor.escalation import RING_AGAIN_S
-from killable.supervisor.seam import FenceError, Gone, ProcessListener, Usage
+from killable.supervisor.seam import FenceError, Gone, ProcessListener, ProcessorUse, Usage
 from killable.workers.control import Ending
 from killable.workers.frames import Decoder, FrameError, encode
 from killable.workers.messages import BELL_ACKNOWLEDGED, BELL_REPLACED, BELL_SWALLOWED, Kind, Run, Stop
@@ -152,6 +152,10 @@ class FakeProcess:
         self._read_bells()
         self._read_output()
         self._read_frames()
+
+    def processor_use(self) -> ProcessorUse | None:
+        cpu_s = self.cpu_s()
+        return None if cpu_s is None else ProcessorUse(cpu_s)
 
     def cpu_s(self) -> float | None:
         return self._job.cpu_s() if self.pid is not None and self.life is not Life.REAPED else None

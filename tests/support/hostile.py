@@ -42,9 +42,12 @@ def loop_python(ctx: Context) -> None:
 
 
 @job
-def hold_gil(ctx: Context) -> int:
+def hold_gil(ctx: Context, in_thread: bool = False) -> int:
     """Compute for an hour in one C call that holds the GIL and never looks for signals."""
     enter(ctx)
+    if in_thread:
+        threading.Thread(target=lambda: sum(range(10**11)), daemon=True).start()
+        threading.Event().wait()
     return sum(range(10**11))
 
 

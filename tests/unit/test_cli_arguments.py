@@ -10,10 +10,12 @@ import pytest
 import typer
 
 from killable.api.cli.arguments import kinds_of, parse_value, read_input, read_tags, tag_filter
+from killable.api.cli.limitoptions import HELP, limits_of
 from killable.api.cli.names import Ambiguous, find_job, find_worker, matching
-from killable.api.cli.options import Limit, limits_of, seconds
+from killable.api.cli.options import Limit, seconds
 from killable.api.client.blocking import Client
 from killable.workers.errors import Refused
+from killable.workers.limits import LIMITS
 
 SCHEMA = {
     "type": "object",
@@ -130,7 +132,13 @@ def test_tags() -> None:
 
 def test_limits() -> None:
     assert (Limit("run_s")("5m"), Limit("memory_bytes")("1GiB"), Limit("ack_s")("none")) == (300.0, 1 << 30, "none")
-    assert limits_of({"run_s": 5.0, "ack_s": "none", "grace_s": None}) == {"run_s": 5.0, "ack_s": None}
+    given = {"run_s": 5.0, "ack_s": "none", "grace_s": None, "queue_s": 0.0, "operation_s": []}
+    assert limits_of(given) == {"run_s": 5.0, "ack_s": None, "queue_s": 0.0}
+    times = limits_of({"operation_s": ["load/download=10m", "save=none"]})
+    assert times == {"operation_s": {"load/download": 600.0, "save": None}}
+    with pytest.raises(typer.BadParameter, match="NAME=SECONDS"):
+        limits_of({"operation_s": ["10m"]})
+    assert HELP.keys() == LIMITS.keys(), "submit has an option for every limit"
     assert seconds("250ms") == 0.25
     with pytest.raises(typer.BadParameter, match="5m"):
         seconds("soon")

@@ -16,6 +16,7 @@ from killable.supervisor.escalation import (
     Phase,
     Rules,
 )
+from killable.supervisor.seam import ProcessorUse
 
 RULES = Rules(grace_s=5.0, ack_s=0.5, ack_cpu_s=0.1, unkillable_s=10.0, cores=2)
 NOW = 100.0
@@ -29,7 +30,7 @@ def asked(rules: Rules = RULES) -> Escalation:
 
 
 def delivered(rules: Rules = RULES, at: float = NOW, cpu_s: float = 1.0) -> Escalation:
-    state, actions = escalation.delivered(asked(rules), at, cpu_s)
+    state, actions = escalation.delivered(asked(rules), at, ProcessorUse(cpu_s))
     assert actions == ()
     return state
 
@@ -92,14 +93,14 @@ def test_what_is_still_there_after_sigkill_is_given_up_once() -> None:
 def test_a_delivery_is_looked_at_again_after_ack_s() -> None:
     state = delivered(at=NOW + 0.001, cpu_s=7.0)
     assert (state.phase, state.wake_at) == (Phase.DELIVERED, NOW + 0.501)
-    assert (state.delivered_at, state.cpu_at_delivery) == (NOW + 0.001, 7.0)
-    assert state.wants_cpu
+    assert (state.delivered_at, state.use_at_delivery.cpu_s) == (NOW + 0.001, 7.0)
+    assert state.wants_use
 
 
 @pytest.mark.parametrize("ack_s", [None, 5.0, 6.0])
 def test_without_a_shorter_ack_s_it_is_the_plain_sigterm_grace_sigkill(ack_s: float | None) -> None:
     state = delivered(replace(RULES, ack_s=ack_s))
-    assert state.wake_at == state.grace_ends and not state.wants_cpu
+    assert state.wake_at == state.grace_ends and not state.wants_use
     state, actions = escalation.tick(state, NOW + 5, None)
     assert actions == (Action.DUMP,) and state.early_kill is None
 
@@ -112,11 +113,11 @@ def test_a_late_delivery_lengthens_nothing() -> None:
 @pytest.mark.parametrize("phase", [phase for phase in Phase if phase is not Phase.ASKED])
 def test_later_deliveries_change_nothing(phase: Phase) -> None:
     state = in_phase(phase)
-    assert escalation.delivered(state, NOW + 1, 9.0) == (state, ())
+    assert escalation.delivered(state, NOW + 1, ProcessorUse(9.0)) == (state, ())
 
 
 def test_stuck_needs_both_the_time_and_the_processor_time() -> None:
-    state, actions = escalation.tick(delivered(), NOW + 0.5, 1.1)
+    state, actions = escalation.tick(delivered(), NOW + 0.5, ProcessorUse(1.1))
     assert (state.phase, actions) == (Phase.DUMPING, (Action.DUMP,))
     assert state.early_kill is not None and "ack_s 0.5" in state.early_kill and "raise ack_s" in state.early_kill
     killed, actions = escalation.tick(state, NOW + 0.5 + DUMP_S)
@@ -129,7 +130,7 @@ def test_stuck_needs_both_the_time_and_the_processor_time() -> None:
 )
 def test_a_worker_that_used_too_little_is_looked_at_again(used_s: float, again_s: float) -> None:
     """With two cores the missing processor time cannot pass in less than half of it."""
-    state, actions = escalation.tick(delivered(cpu_s=1.0), NOW + 0.5, 1.0 + used_s)
+    state, actions = escalation.tick(delivered(cpu_s=1.0), NOW + 0.5, ProcessorUse(1.0 + used_s))
     assert actions == () and state.phase is Phase.DELIVERED
     assert state.wake_at == pytest.approx(NOW + 0.5 + again_s)
 
@@ -137,10 +138,37 @@ def test_a_worker_that_used_too_little_is_looked_at_again(used_s: float, again_s
 def test_a_starved_worker_keeps_its_grace() -> None:
     state, now, looks = delivered(), NOW + 0.5, 0
     while state.phase is Phase.DELIVERED:
-        state, _ = escalation.tick(state, now, 1.0)
+        state, _ = escalation.tick(state, now, ProcessorUse(1.0))
         now, looks = state.wake_at, looks + 1
     assert now == NOW + 5 + DUMP_S and state.early_kill is None
     assert looks == pytest.approx(91, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("computed_s", "runs", "stuck"),
+    [(0.0, escalation.LOCK_RUNS, False), (0.0, escalation.LOCK_RUNS - 1, True), (0.11, 50, True), (0.09, 50, False)],
+)
+def test_one_that_waits_for_the_interpreter_lock_is_not_stuck(computed_s: float, runs: int, stuck: bool) -> None:
+    """Its other threads compute; its main thread is awake again and again, and asks for its turn."""
+    state, _ = escalation.delivered(asked(), NOW, ProcessorUse(1.0, 0.5, 100))
+    state, actions = escalation.tick(state, NOW + 0.5, ProcessorUse(2.0, 0.5 + computed_s, 100 + runs))
+    assert (Action.DUMP in actions) is stuck
+    assert stuck or state.wake_at == NOW + 0.5 + LOOK_AGAIN_S
+
+
+def test_native_code_in_another_thread_that_keeps_the_interpreter_lock_is_stuck_in_the_end() -> None:
+    state, _ = escalation.delivered(asked(), NOW, ProcessorUse(1.0, 0.5, 100))
+    now, use = NOW + 0.5, ProcessorUse(2.0, 0.5, 200)
+    while not (move := escalation.tick(state, now, use))[1]:
+        state, now = move[0], move[0].wake_at
+    assert move[1] == (Action.DUMP,) and move[0].early_kill is not None
+    assert now == pytest.approx(NOW + escalation.LOCK_PATIENCE * 0.5, abs=LOOK_AGAIN_S)
+
+
+@pytest.mark.parametrize("before", [ProcessorUse(1.0), ProcessorUse(1.0, 0.5, None)])
+def test_where_the_kernel_does_not_tell_of_the_main_thread_the_process_counts(before: ProcessorUse) -> None:
+    state, _ = escalation.delivered(asked(), NOW, before)
+    assert escalation.tick(state, NOW + 0.5, ProcessorUse(2.0, 0.5, 200))[1] == (Action.DUMP,)
 
 
 def test_a_worker_whose_processor_time_cannot_be_read_keeps_its_grace() -> None:
@@ -149,9 +177,9 @@ def test_a_worker_whose_processor_time_cannot_be_read_keeps_its_grace() -> None:
 
 
 def test_the_next_look_is_never_after_the_grace() -> None:
-    state, _ = escalation.tick(delivered(), NOW + 4.99, 1.0)
+    state, _ = escalation.tick(delivered(), NOW + 4.99, ProcessorUse(1.0))
     assert state.wake_at == NOW + 5
-    state, actions = escalation.tick(state, NOW + 5, 1.0)
+    state, actions = escalation.tick(state, NOW + 5, ProcessorUse(1.0))
     assert actions == (Action.DUMP,)
 
 
@@ -162,7 +190,7 @@ def test_the_next_look_is_never_after_the_grace() -> None:
 def test_an_acknowledgement_gives_the_whole_grace_and_no_dump(phase: Phase) -> None:
     state, actions = escalation.acknowledged(in_phase(phase), NOW + 0.1)
     assert (state.phase, actions, state.wake_at) == (Phase.ACKNOWLEDGED, (), NOW + 5)
-    assert not state.wants_cpu
+    assert not state.wants_use
     state, actions = escalation.tick(state, NOW + 5)
     assert (state.phase, actions, state.early_kill) == (Phase.KILLED, (Action.KILL,), None)
 
@@ -199,7 +227,7 @@ def test_nothing_is_swallowed_that_was_not_acknowledged(phase: Phase) -> None:
 def test_a_job_that_answers_itself_has_its_whole_grace(phase: Phase) -> None:
     state, actions = escalation.answered_by_job(in_phase(phase))
     state, _ = escalation.delivered(state, NOW + 0.1, 1.0)
-    assert actions == () and state.wake_at == NOW + 5 and not state.wants_cpu
+    assert actions == () and state.wake_at == NOW + 5 and not state.wants_use
 
 
 # ── a caller in a hurry ──
@@ -211,7 +239,7 @@ def test_less_grace_is_taken_and_counts_from_the_request(phase: Phase) -> None:
     assert actions == ()
     assert state.grace_ends == state.wake_at == pytest.approx(NOW + 0.3)
     assert state.rules.grace_s == 0.1
-    state, actions = escalation.tick(state, NOW + 0.3, 1.0)
+    state, actions = escalation.tick(state, NOW + 0.3, ProcessorUse(1.0))
     assert actions == ((Action.KILL,) if phase is Phase.ACKNOWLEDGED else (Action.DUMP,))
 
 

@@ -124,7 +124,10 @@ def test_the_limits_of_a_type_say_who_set_them(config: Config) -> None:
     assert found == {
         "queue_s": ('"1m"', "killable.toml:4"),
         "start_s": ("30", "KILLABLE_LIMITS__START_S"),
+        "first_token_s": ('"none"', "default"),
+        "idle_s": ('"none"', "default"),
         "run_s": ("40", "lowered to caps.run_s (killable.toml:6)"),
+        "operation_s": ("{}", "default"),
         "grace_s": ("3", "killable.toml:11"),
         "ack_s": ("0.5", "default"),
         "memory_bytes": ('"1MiB"', "decorator"),

@@ -142,12 +142,20 @@ def test_what_is_not_declared_has_its_default() -> None:
 
 
 def test_every_limit_may_be_declared() -> None:
-    limits: dict[str, Any] = dict.fromkeys(jobs.LIMITS, 1)
+    limits: dict[str, Any] = dict.fromkeys(jobs.LIMITS, 1) | {"operation_s": {"load": 1}}
 
     @job(**limits)
     def nothing() -> None: ...
 
-    assert registered()["nothing"].limits == dict.fromkeys(jobs.LIMITS, 1)
+    assert registered()["nothing"].limits == limits
+
+
+@pytest.mark.parametrize("wrong", [5, {"a b": 1}, {"load": -1}, {"load": 0}, {"load/": 1}, {1: 1}])
+def test_the_times_of_operations_are_a_mapping_of_paths_to_seconds(wrong: Any) -> None:
+    with pytest.raises(DeclarationError, match="operation_s"):
+
+        @job(operation_s=wrong)
+        def nothing() -> None: ...
 
 
 def test_a_parameter_without_annotation_takes_anything() -> None:

@@ -63,13 +63,27 @@ def test_a_lowered_number_of_bytes_stays_a_whole_number() -> None:
 @pytest.mark.row("C4")
 @pytest.mark.parametrize("limit", LIMIT_NAMES)
 def test_more_than_the_cap_is_refused_by_name(limit: str) -> None:
-    assert getattr(limits_of_job(Limits(), {limit: 100.0}, {limit: 100}), limit) == 100
+    def asking(value: Any) -> dict[str, Any]:
+        return {limit: {"load": value}} if limit == "operation_s" else {limit: value}
+
+    name = "operation_s.load" if limit == "operation_s" else limit
+    assert getattr(limits_of_job(Limits(), {limit: 100.0}, asking(100)), limit) == asking(100)[limit]
     for asked in (100.5, None):
         with pytest.raises(Refused) as caught:
-            limits_of_job(Limits(), {limit: 100.0}, {limit: asked})
+            limits_of_job(Limits(), {limit: 100.0}, asking(asked))
         error = caught.value
-        assert (error.code, error.limit, error.cap, error.asked) == ("limit_over_cap", limit, 100.0, asked)
-        assert limit in error.message
+        assert (error.code, error.limit, error.cap, error.asked) == ("limit_over_cap", name, 100.0, asked)
+        assert name in error.message
+
+
+@pytest.mark.row("C6")
+def test_the_times_of_operations_are_laid_over_each_other_one_by_one() -> None:
+    declared = {"operation_s": {"load": 1.0, "load/unpack": 2.0}}
+    in_force = limits_of_type(settings({"operation_s": {"load": 5.0, "save": 3.0}}), "work", declared)
+    assert in_force.operation_s == {"load": 1.0, "save": 3.0, "load/unpack": 2.0}
+    capped = limits_of_type(settings(caps={"operation_s": 1.5}), "work", declared)
+    assert capped.operation_s == {"load": 1.0, "load/unpack": 1.5}
+    assert limits_of_job(in_force, {}, {"operation_s": {"save": None}}).operation_s["save"] is None
 
 
 def test_a_cap_says_nothing_of_what_was_not_asked_for() -> None:

@@ -1,0 +1,214 @@
+"""Job types with operations, pauses between tokens and critical sections.
+
+Runs in: worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from support.marks import enter, mark
+
+from killable import Context, OperationTimedOut, Stopping, job
+
+FOREVER_S = 3600.0
+
+
+@job
+def loads(
+    ctx: Context,
+    inner_s: float | None = None,
+    outer_s: float | None = None,
+    on_timeout: Literal["kill", "raise"] = "kill",
+    work: Literal["sleep", "native", "tokens"] = "sleep",
+) -> str:
+    """Hang in an operation inside another one."""
+    enter(ctx)
+    with ctx.operation("load", outer_s, on_timeout), ctx.operation("download", inner_s, on_timeout):
+        if work == "native":
+            sum(range(10**11))
+        while work == "tokens":
+            ctx.emit("t")
+        ctx.sleep(FOREVER_S)
+    return "never"
+
+
+@job(operation_s={"load": 0.1})
+def declared(ctx: Context) -> None:
+    """Hang in an operation to whose time the code says nothing."""
+    mark(ctx)
+    with ctx.operation("load"):
+        ctx.sleep(FOREVER_S)
+
+
+@job
+def tries_again(ctx: Context, stays: bool = False, times: int = 1) -> list[Any]:
+    """Catch what an operation raises and go on, after it or inside it."""
+    mark(ctx)
+    met = []
+    for _ in range(times):
+        try:
+            with ctx.operation("fetch", 0.05, "raise") as fetch:
+                assert fetch.remaining_s is not None and 0 < fetch.remaining_s <= 0.05
+                try:
+                    ctx.sleep(FOREVER_S)
+                except OperationTimedOut:
+                    if not stays:
+                        raise
+                    ctx.sleep(FOREVER_S)
+        except OperationTimedOut as error:
+            met += [str(error), error.path, error.timeout_s, isinstance(error, TimeoutError)]
+    return met
+
+
+@job
+def raises_outer(ctx: Context) -> list[str]:
+    """Meet the end of an outer operation inside an inner one, whose own time comes later."""
+    mark(ctx)
+    met = []
+    try:
+        with ctx.operation("outer", 0.05, "raise"):
+            try:
+                with ctx.operation("inner", 0.3):
+                    ctx.sleep(FOREVER_S)
+            finally:
+                met.append("inner left")
+    except OperationTimedOut as error:
+        met.append(error.path)
+    ctx.sleep(0.4)  # the inner one's time, had it not been left
+    return met
+
+
+@job
+def leaves_in_time(ctx: Context) -> str:
+    """Leave operations before their time, and outlive that."""
+    mark(ctx)
+    for on_timeout in ("kill", "raise"):
+        with ctx.operation("short", 0.2, on_timeout):
+            pass
+    ctx.sleep(0.4)
+    return "done"
+
+
+@job
+def yields_inside(ctx: Context) -> Iterator[str]:
+    """Be between two yields nearly all the time, in an operation, and catch its end."""
+    mark(ctx)
+    try:
+        with ctx.operation("stream", 0.1, "raise"):
+            while True:
+                yield "t"
+    except OperationTimedOut as error:
+        yield error.path
+
+
+@job
+def swallows_it(ctx: Context) -> str:
+    """Be in a finalizer nearly all the time when an operation's end is raised: it is swallowed there."""
+
+    class Slow:
+        def __del__(self) -> None:
+            for _ in range(100):
+                pass
+
+    mark(ctx)
+    try:
+        with ctx.operation("fetch", 0.05, "raise"):
+            while True:
+                Slow()
+    except OperationTimedOut:
+        return "came through"
+
+
+@job
+def waits_in_asyncio(ctx: Context) -> str:
+    """Be inside `asyncio.run`, in an operation."""
+    mark(ctx)
+
+    async def main() -> None:
+        while True:
+            await asyncio.sleep(0.001)
+
+    try:
+        with ctx.operation("fetch", 0.05, "raise"):
+            asyncio.run(main())
+    except OperationTimedOut as error:
+        return error.path
+    return "never"
+
+
+@job
+def misuses(ctx: Context, how: str) -> None:
+    """Ask for an operation that there cannot be."""
+    mark(ctx)
+    match how:
+        case "name":
+            ctx.operation("a/b")
+        case "time":
+            ctx.operation("a", 0)
+        case "many":
+            with contextlib.ExitStack() as stack:
+                for _ in range(101):
+                    stack.enter_context(ctx.operation("a"))
+        case "by itself":
+            raise OperationTimedOut("mine", 3.0)
+
+
+@job
+def pauses(ctx: Context, first_s: float = 0.0, between_s: float = 0.0, tokens: int = 1) -> Iterator[str]:
+    """Wait before the first token, and between the others."""
+    mark(ctx)
+    ctx.sleep(first_s)
+    for number in range(tokens):
+        yield str(number)
+        ctx.sleep(between_s)
+
+
+# ── critical sections ──
+
+
+@job
+def shields(ctx: Context, section_s: float = 0.1, nested: bool = False) -> None:
+    """Be told to end in a critical section."""
+    mark(ctx)
+    told: list[str] = []
+    try:
+        with ctx.shield():
+            with ctx.shield() if nested else contextlib.nullcontext():
+                ctx.emit("in")
+                while ctx.stopping is None:
+                    pass
+                told.append(f"told: {ctx.stopping.cause}")
+                end = time.monotonic() + section_s
+                while time.monotonic() < end:
+                    pass
+                told.append("section done")
+            told.append("inner left")
+        told.append("not reached")
+    except Stopping:
+        told.append("raised")
+        ctx.checkpoint(told)
+        raise
+
+
+@job
+def shields_an_operation(ctx: Context) -> list[str]:
+    """Have an operation's end deferred: raised behind the section, and not at all when it was left inside."""
+    mark(ctx)
+    told = []
+    try:
+        with ctx.operation("fetch", 0.05, "raise"):
+            with ctx.shield():
+                ctx.sleep(0.2)
+                told.append("section done")
+            told.append("not reached")
+    except OperationTimedOut:
+        told.append("raised")
+    with ctx.shield(), ctx.operation("fetch", 0.05, "raise"):
+        ctx.sleep(0.2)
+    told.append("left inside")
+    return told

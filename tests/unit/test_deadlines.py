@@ -1,0 +1,203 @@
+"""What an attempt has left time for, and what is due when that is over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from killable.supervisor.deadlines import NEVER, Deadlines, Expired
+from killable.supervisor.job import Limits, Verdict
+from killable.workers.messages import OPERATIONS_MAX, OperationEntered
+
+NOW = 100.0
+LIMITS = Limits(start_s=1, run_s=60, first_token_s=5, idle_s=2, grace_s=3, ack_s=0.5)
+
+
+def deadlines(**changes: Any) -> Deadlines:
+    found = Deadlines(LIMITS.over(changes))
+    found.assigned(NOW)
+    return found
+
+
+def running(**changes: Any) -> Deadlines:
+    found = deadlines(**changes)
+    found.entered(NOW)
+    return found
+
+
+def verdict(found: Deadlines, now: float) -> Verdict:
+    due = found.due(now)
+    assert isinstance(due, Verdict), due
+    return due
+
+
+def test_one_after_the_other() -> None:
+    found = deadlines()
+    assert found.wake_at == NOW + 1 and found.due(NOW + 0.9) is None
+    assert verdict(found, NOW + 1).code == "timeout.start"
+    found.entered(NOW + 0.5)
+    assert found.wake_at == NOW + 5.5
+    assert verdict(found, NOW + 5.5).code == "timeout.first_token"
+    assert found.tokens(NOW + 4)
+    assert found.wake_at == NOW + 6
+    assert not found.tokens(NOW + 5.5), "the timer that is set already comes early enough"
+    assert found.due(NOW + 6) is None
+    late = verdict(found, NOW + 7.5)
+    assert (late.code, late.by) == ("timeout.idle", "supervisor")
+    assert late.facts == {"limit": "idle_s", "limit_s": 2, "message": "idle_s of 2 s is over"}
+    found.clear()
+    assert found.wake_at == NEVER and found.due(NOW + 1e6) is None
+
+
+def test_the_first_that_was_over_is_the_cause() -> None:
+    found = running(run_s=1, first_token_s=2)
+    assert verdict(found, NOW + 10).code == "timeout.run"
+    found = running(run_s=2, first_token_s=1)
+    assert verdict(found, NOW + 10).code == "timeout.first_token"
+
+
+def test_without_limits_nothing_is_due() -> None:
+    found = running(start_s=None, run_s=None, first_token_s=None, idle_s=None)
+    assert not found.tokens(NOW)
+    found.operation_entered(OperationEntered(1, "load"), NOW)
+    assert found.wake_at == NEVER and found.due(NOW + 1e9) is None
+
+
+# ── operations ──
+
+
+def test_an_operation_is_named_by_its_path_and_ends_with_its_with() -> None:
+    found = running()
+    found.operation_entered(OperationEntered(1, "load", 4.0), NOW)
+    found.operation_entered(OperationEntered(2, "load/download", 1.0), NOW)
+    assert found.operation == "load/download" and found.wake_at == NOW + 1
+    due = verdict(found, NOW + 1)
+    assert due.code == "timeout.operation"
+    assert due.facts == {
+        "limit": "operation_s", "limit_s": 1.0, "operation": "load/download",
+        "message": "operation load/download took longer than 1 s",
+    }  # fmt: skip
+    found.operation_left(2)
+    assert found.operation == "load" and found.due(NOW + 1) is None
+    assert verdict(found, NOW + 4).facts["operation"] == "load"
+    found.operation_left(1)
+    assert found.operation == "" and verdict(found, NOW + 5).facts.get("operation") is None
+
+
+def test_an_inner_operation_never_outlives_an_outer_one() -> None:
+    found = running()
+    found.operation_entered(OperationEntered(1, "load", 1.0), NOW)
+    found.operation_entered(OperationEntered(2, "load/download", 9.0), NOW)
+    due = verdict(found, NOW + 1)
+    assert (due.facts["operation"], due.facts["inside"]) == ("load", "load/download")
+
+
+def test_what_stood_inside_an_operation_is_left_with_it() -> None:
+    """An exception on its way out may cut the inner one's word off; what another thread is in stays."""
+    found = running()
+    for number, path in enumerate(("a", "a/b", "a/b/c", "ab", "a"), 1):
+        found.operation_entered(OperationEntered(number, path, float(number)), NOW)
+    found.operation_left(1)
+    assert found.wake_at == NOW + 4 and found.operation == "a"
+    found.operation_left(17)  # nobody's: harmless
+
+
+def test_a_notice_is_given_once_and_has_to_be_heard_and_obeyed() -> None:
+    found = running()
+    found.operation_entered(OperationEntered(1, "load", 1.0, True), NOW)
+    assert not found.noticed and found.raised is None
+    assert found.due(NOW + 1) == Expired(1)
+    assert found.noticed and found.wake_at == NOW + 1.5 and found.due(NOW + 1.4) is None
+    assert "did not hear of it within ack_s" in verdict(found, NOW + 1.5).facts["message"]
+    found.heard(NOW + 1.2)
+    assert found.wake_at == NOW + 4.2 and found.due(NOW + 4) is None
+    assert "did not leave it within grace_s" in verdict(found, NOW + 4.2).facts["message"]
+    found.operation_left(1)
+    assert not found.noticed and found.due(NOW + 4.2) is None
+    raised = found.raised
+    assert raised is not None
+    assert (raised.code, raised.facts["operation"], raised.facts["message"]) == (
+        "timeout.operation", "load", "operation load took longer than 1 s",
+    )  # fmt: skip
+
+
+def test_without_ack_s_a_notice_has_the_grace_to_be_heard() -> None:
+    found = running(ack_s=None)
+    found.operation_entered(OperationEntered(1, "load", 1.0, True), NOW)
+    assert found.due(NOW + 1) == Expired(1) and found.wake_at == NOW + 4
+
+
+def test_a_deadline_says_in_which_operation_it_came() -> None:
+    found = running(run_s=1)
+    found.operation_entered(OperationEntered(1, "load"), NOW)
+    assert verdict(found, NOW + 1).facts["operation"] == "load"
+    found.clear()
+    assert found.operation == "load", "the certificate tells it still"
+
+
+def test_nonsense_is_refused() -> None:
+    found = running()
+    found.operation_entered(OperationEntered(1, "a"), NOW)
+    with pytest.raises(ValueError, match="operation 1"):
+        found.operation_entered(OperationEntered(1, "a"), NOW)
+    for number in range(2, OPERATIONS_MAX + 1):
+        found.operation_entered(OperationEntered(number, "a"), NOW)
+    with pytest.raises(ValueError, match="beside 100"):
+        found.operation_entered(OperationEntered(OPERATIONS_MAX + 1, "a"), NOW)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [b"{}", b'{"number":true,"path":"a"}', b'{"number":1,"path":2}', b'{"number":1,"path":"a","timeout_s":"1"}',
+     b'{"number":1,"path":"a","timeout_s":-1}', b'{"number":1,"path":"a","raises":1}', b"[]", b"nonsense",
+     b'{"number":1,"path":"a","timeout_s":1e999}'],
+)  # fmt: skip
+def test_a_worker_cannot_say_what_is_no_operation(payload: bytes) -> None:
+    with pytest.raises((ValueError, TypeError)):
+        OperationEntered.decode(payload)
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("enter"), st.integers(1, 9), st.floats(0.1, 9), st.booleans()),
+            st.tuples(st.just("leave"), st.integers(1, 9), st.just(0.0), st.booleans()),
+            st.tuples(st.just("token"), st.just(0), st.floats(0, 3), st.booleans()),
+            st.tuples(st.just("heard"), st.just(0), st.floats(0, 1), st.booleans()),
+            st.tuples(st.just("wait"), st.just(0), st.floats(0, 5), st.booleans()),
+        ),
+        max_size=30,
+    )
+)
+def test_whoever_looks_at_wake_at_misses_nothing(steps: list[tuple[str, int, float, bool]]) -> None:
+    """Nothing is due before `wake_at`, and at `wake_at` something is, or a later `wake_at` stands there."""
+    found, now = running(), NOW
+    for what, number, amount, raises in steps:
+        match what:
+            case "enter":
+                try:
+                    found.operation_entered(OperationEntered(number, f"o{number}", amount, raises), now)
+                except ValueError:
+                    pass
+            case "leave":
+                found.operation_left(number)
+            case "token":
+                now += min(amount, max(0.0, found.wake_at - now))
+                found.tokens(now)
+            case "heard":
+                found.heard(now)
+            case "wait":
+                for _ in range(20):
+                    if found.wake_at > now + amount:
+                        break
+                    now = max(now, found.wake_at)
+                    due = found.due(now)
+                    if isinstance(due, Verdict):
+                        found.clear()
+                    assert found.wake_at > now, "it is due and nothing came of it"
+                now += min(amount, max(0.0, found.wake_at - now))
+        if found.wake_at > now:
+            assert found.due(now) is None

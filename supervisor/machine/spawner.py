@@ -247,7 +247,7 @@ class PoolSpawner:
             left = leftovers.kill_by_cookie(self._cookie) > 0
         except OSError:
             left = True  # not all could be looked at
-        left = left or not all([process.look_for_exit() for process in self._processes.values()])
+        left = left or not all(process.look_for_exit() for process in self._processes.values())
         if left and self._loop.time() < give_up_at:
             self._loop.call_later(_LOOK_AGAIN_S, self._sweep_without_guard, give_up_at)
             return

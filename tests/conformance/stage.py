@@ -151,6 +151,11 @@ ACTS = {
 }
 
 
+def cpu_s(worker: Worker) -> float:
+    use = worker.process.processor_use()
+    return 0.0 if use is None else use.cpu_s
+
+
 class Stage(ABC):
     """One spawner whose zygote has preloaded."""
 
@@ -188,8 +193,8 @@ class Stage(ABC):
 
     async def computes(self, worker: Worker) -> None:
         """Wait until it has computed for a while: it is where it will stay."""
-        before = worker.process.cpu_s() or 0.0
-        await self.until(lambda: (worker.process.cpu_s() or 0.0) > before + 0.03, worker, "computes")
+        before = cpu_s(worker)
+        await self.until(lambda: cpu_s(worker) > before + 0.03, worker, "computes")
 
     async def said(self, worker: Worker, kind: Kind, fence: int) -> None:
         await self.until(lambda: kind in worker.heard.kinds(fence), worker, f"has said {kind.name}")

@@ -21,7 +21,7 @@ async def test_a_worker_is_forked_and_says_that_it_is_ready(stage: Stage) -> Non
     process, heard = worker.process, worker.heard
     assert process.pid is None and heard.calls == [], "all that happens is told later"
     assert process.proof == stage.spawner.proof
-    assert process.cpu_s() is None and process.stack() is None
+    assert process.processor_use() is None and process.stack() is None
     await stage.until(lambda: {"forked", "frames"} <= set(heard.calls), worker, "is ready")
     assert heard.pid == process.pid is not None
     assert [(frame.kind, frame.fence) for frame in heard.frames] == [(Kind.READY, 0)]
@@ -167,7 +167,7 @@ async def test_whatever_is_asked_of_one_that_is_gone_is_harmless(stage: Stage) -
     process.read_ready()
     process.abandon()
     process.hold(None)
-    assert process.cpu_s() is None and process.stack() is None
+    assert process.processor_use() is None and process.stack() is None
     assert await process.usage() == Usage(None, None, None)
     await stage.worker()  # a while later
     assert worker.heard.calls == calls

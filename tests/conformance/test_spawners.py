@@ -105,6 +105,6 @@ async def test_a_fork_that_fails_is_told_and_nothing_else(stage: Stage) -> None:
     assert worker.heard.fork_errno is not None and worker.process.pid is None
     worker.process.kill()
     worker.process.retire()
-    assert worker.process.cpu_s() is None and worker.process.stack() is None
+    assert worker.process.processor_use() is None and worker.process.stack() is None
     await stage.spawner.close()
     assert worker.heard.calls == ["fork failed"]

@@ -52,6 +52,7 @@ WHOLE = BeforeValidator(_whole)
 """To JSON Schema 5.0 is an integer: some languages write no other numbers."""
 Bytes = Annotated[int, Field(gt=0, le=2**53), WHOLE]
 """Up to where every JSON parser reads whole numbers exactly (RFC 8259 section 6)."""
+HowMany = Annotated[int, Field(ge=1, le=2**31 - 1), WHOLE]
 State = Literal["queued", "running", "stopping", "completed", "failed", "cancelled", "timed_out"]
 StateFilter = Literal["active", "queued", "running", "stopping", "completed", "failed", "cancelled", "timed_out"]
 ActiveFilter = Literal["active", "queued", "running", "stopping"]
@@ -79,6 +80,9 @@ class LimitsRequest(Request):
     grace_s: Grace = 5.0
     ack_s: Grace | None = None
     memory_bytes: Bytes | None = None
+    cpu_s: Seconds | None = None
+    processes_max: HowMany | None = None
+    files_max: HowMany | None = None
     output_bytes: Bytes = 64 << 20
 
 

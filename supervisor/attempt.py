@@ -22,6 +22,7 @@ from killable.supervisor.seam import Gone
 from killable.supervisor.stamps import Stamps
 from killable.supervisor.termination import Termination
 from killable.supervisor.transcript import Transcript
+from killable.supervisor.watching import Watching
 from killable.workers.frames import Frame, encode
 from killable.workers.messages import (
     BELL_EXPIRED,
@@ -74,6 +75,7 @@ class Attempt:
         )
         self._timer: asyncio.TimerHandle | None = None
         self._ring_at: float | None = None
+        self._watching = Watching(worker.process, entry.limits, clock, rules.cores, self.stop)
         self._leave_at: float | None = None
         self._give_up_at: float | None = None
         self._entered = False
@@ -91,6 +93,7 @@ class Attempt:
         process.hold(self.fence)
         try:
             process.send(*inputs.run_order(self.entry, self.fence))
+            self._watching.begin()
         finally:  # whatever became of the order: a job that has no deadline would hold its slot for ever
             self._deadlines.assigned(self._clock.now())
             self._arm()
@@ -270,6 +273,7 @@ class Attempt:
     def on_exited(self) -> None:
         now = self._clock.now()
         self._stamps.note("exited", now)
+        self._watching.close()
         self._stack = self.worker.process.stack()
         self._deadlines.clear()
         self._ring_at = self._leave_at = None
@@ -289,6 +293,8 @@ class Attempt:
             protocol_error=self._protocol_error,
             zygote_lost=gone.zygote_lost,
             operation=self._deadlines.raised,
+            oom=gone.oom,
+            memory_max_struck=gone.memory_max_struck,
         )
         self._finish(status, evidence)
 
@@ -298,6 +304,7 @@ class Attempt:
         if self._over:
             return  # quarantined before, and gone after all
         self._over = True
+        self._watching.close()
         if self._timer is not None:
             self._timer.cancel()
         if not self._transcript.close():

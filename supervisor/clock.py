@@ -37,15 +37,22 @@ def rfc_3339(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def process_cpu_s(pid: int) -> float | None:
+    """Return the processor seconds of a whole process by its clock; None when it is gone."""
+    try:
+        return time.clock_gettime((~pid << 3) | 2)
+    except OSError:
+        return None
+
+
 def processor_use(pid: int) -> ProcessorUse | None:
     """Return what a process has used of the processor; None when it is gone.
 
     Of the whole process: its clock (clock_getcpuclockid(3)), 1 µs. Of the main thread: /proc/PID/schedstat, which knows
     that one alone, 8 µs. The caller checks its pidfd afterwards, which says whether the number still was that process.
     """
-    try:
-        cpu_s = time.clock_gettime((~pid << 3) | 2)
-    except OSError:
+    cpu_s = process_cpu_s(pid)
+    if cpu_s is None:
         return None
     try:
         with open(f"/proc/{pid}/schedstat", "rb", buffering=0) as file:

@@ -44,7 +44,9 @@ class Evidence:
     spawn_error: str = ""
     spawn_errno: int | None = None
     oom: str = "unknown"
-    """yes · no · unknown; yes only with a proof (cgroup memory.events)."""
+    """yes · no · unknown; yes only with a proof (a memory cgroup's count of victims)."""
+    memory_max_struck: bool = False
+    """The kernel killed it for its own group's memory.max."""
     operation: Verdict | None = None
     """What it comes to if the job let the last `OperationTimedOut` pass that it was given."""
 
@@ -147,6 +149,8 @@ def _from_signal(number: int, status: ExitStatus, evidence: Evidence) -> Outcome
     name = signal_name(number)
     if number == 9 and evidence.zygote_lost:
         return _failed("worker_lost", "the pool's zygote died and its workers with it", {"signal": name})
+    if number == 9 and evidence.memory_max_struck:
+        return _failed("limit.memory", "memory_bytes was reached: the kernel killed its cgroup", {"signal": name})
     if number in _LIMIT_SIGNALS:
         return _failed(_LIMIT_SIGNALS[number], "the job used up its processor time (cpu_s)", {"signal": name})
     if number in _ASKS_TO_END:

@@ -22,7 +22,7 @@ TERMINAL_STATES = ("completed", "failed", "cancelled", "timed_out")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of one job, seconds and bytes; None means: no such limit."""
+    """Limits of one job: seconds, bytes, counts; None means: no such limit."""
 
     queue_s: float | None = 300.0
     start_s: float | None = 60.0
@@ -34,6 +34,11 @@ class Limits:
     grace_s: float = 5.0
     ack_s: float | None = 0.5
     memory_bytes: int | None = 2 << 30
+    cpu_s: float | None = None
+    """None: run_s bounds it already, to that many seconds a core."""
+    processes_max: int | None = 512
+    """More than any job that is meant starts, and few enough that a fork bomb leaves the machine alive."""
+    files_max: int | None = None
     output_bytes: int = 64 << 20
 
     def over(self, changes: dict[str, Any]) -> Limits:

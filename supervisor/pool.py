@@ -28,8 +28,8 @@ REFILL_S = 0.001
 """A warm worker is in its job within 0.1 ms."""
 BACKOFF_S = 0.05
 BACKOFF_S_MAX = 5.0
-_FOR_GOOD = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENOEXEC})
-"""A pool's interpreter or folder is not there, or cannot be used; everything else may pass."""
+_FOR_GOOD = frozenset({None, errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENOEXEC})
+"""A pool's interpreter, folder or account is not there, or cannot be used; everything else may pass."""
 
 logger = logging.getLogger("killable.pool")
 

@@ -34,6 +34,10 @@ class Gone:
     proof: str
     zygote_lost: bool = False
     torn_bytes: int = 0
+    oom: str = "unknown"
+    """yes · no · unknown: whether the out-of-memory killer took a process beside it while it had its last attempt."""
+    memory_max_struck: bool = False
+    """It was killed for its own group's memory.max."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,19 @@ class Usage:
     """Share of one core over the process's life."""
     rss_bytes: int | None
     uss_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What a worker's tree holds, and has used since it was born, at one moment."""
+
+    own_bytes: int
+    """Private memory of the worker itself."""
+    others_bytes: int = 0
+    """Of the processes that it has started; what forks share is counted in each, unless `proven`."""
+    processes: int = 1
+    cpu_s: float = 0.0
+    proven: bool = False
 
 
 class ProcessListener(Protocol):
@@ -113,6 +130,24 @@ class Process(Protocol):
 
     def processor_use(self) -> ProcessorUse | None:
         """Return what the process has used of the processor; None when it is gone."""
+        ...
+
+    def bound(self, memory_bytes: int | None, processes_max: int | None) -> None:
+        """Let the kernel keep the worker's group below this growth and number, where it has the controllers."""
+        ...
+
+    def sample(self, *, cpu: bool, at_most: int) -> Sample | None:
+        """Measure its tree, processor time if asked for, `at_most` so many processes; None when it is gone.
+
+        20 µs, and as much for each further process.
+        """
+        ...
+
+    def prove(self, sample: Sample, told: Callable[[Sample], None]) -> None:
+        """Measure what others than the worker really hold; not in the event loop, for the kernel walks their pages.
+
+        `told` is not called when it ends meanwhile.
+        """
         ...
 
     def stack(self) -> str | None:

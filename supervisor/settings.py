@@ -6,7 +6,7 @@ Runs in: supervisor. Pure.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,8 +16,13 @@ StartMethod = Literal["fork", "spawn"]
 
 
 def usable_cores() -> int:
-    """Return how many processors this process may use (sched_getaffinity(2))."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    """Return how many processors this process may use."""
+    return len(usable_processors())
+
+
+def usable_processors() -> Set[int]:
+    """Return the numbers of the processors that this process may use (sched_getaffinity(2))."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +43,12 @@ class PoolSpec:
     """Another interpreter; empty: the supervisor's own."""
     nice: int = 5
     """So that the supervisor always gets a core."""
+    affinity: tuple[int, ...] = ()
+    """Processors that workers run on; empty: all that the supervisor may use."""
+    user: str | int = ""
+    """Workers become this user, by name or number; empty: they stay who the supervisor is."""
+    group: str | int = ""
+    """And this group; empty: the user's own."""
     env: Mapping[str, str] = field(default_factory=dict)
     codec: Literal["json", "pickle"] = "json"
     folder: str = ""

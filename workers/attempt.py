@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import sys
 import traceback
 from collections.abc import Mapping
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
-from killable.workers import confine
 from killable.workers.channel import Channel
 from killable.workers.codec import Codec, Unserializable
 from killable.workers.context import Context, Stopping
@@ -22,6 +20,8 @@ from killable.workers.exitcodes import ExitCode
 from killable.workers.jobs import InputError, Job
 from killable.workers.messages import Kind, Raised, Run
 from killable.workers.operations import OperationTimedOut
+from killable.workers.removal import remove_tree
+from killable.workers.rlimits import ResourceLimits
 from killable.workers.sealed import SealedInput
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class Attempt:
         codec: Codec,
         channel: Channel,
         tmp: str,
+        rlimits: ResourceLimits,
         data_bytes: int,
         sealed: SealedInput | None = None,
     ) -> None:
@@ -57,6 +58,7 @@ class Attempt:
         self._codec = codec
         self._channel = channel
         self._tmp = tmp
+        self._rlimits = rlimits
         self._data_bytes = data_bytes
         self._sealed = sealed
         self._context: Context | None = None
@@ -66,7 +68,7 @@ class Attempt:
         """Remove the private directory, if there is one: for a worker that lives on; else the supervisor does it."""
         made = self._context.tmp_path_if_made if self._context is not None else None
         if made is not None:
-            shutil.rmtree(made, ignore_errors=True)
+            remove_tree(made)
 
     def outcome(self, doorbell: Doorbell) -> Closing:
         """Run the job and return the closing frame. The doorbell expects this attempt already."""
@@ -91,7 +93,7 @@ class Attempt:
             return _closing(Raised("assignment", message=f"this pool has no job type {run.type!r}"))
         try:
             doorbell.answer()  # a stop that came right behind the order, its bell before anyone listened
-            confine.limit_memory(run.limits.get("memory_bytes"), self._data_bytes)
+            self._rlimits.hold(run.limits, self._data_bytes)
             _set_correlation_id(run.correlation_id)
             context = Context(
                 self._channel,
@@ -157,7 +159,7 @@ class Attempt:
         if isinstance(error, SystemExit):
             self.exit_code = _system_exit_code(error)
             return Raised("exit", exit_code=self.exit_code)
-        confine.limit_memory(None)  # to tell what happened takes some
+        self._rlimits.lift()  # to tell what happened takes some memory, and files
         cause = "exception"
         if isinstance(error, OperationTimedOut):
             cause = "operation"

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 
 # linux/prctl.h
 PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
 PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS = 38
 
@@ -98,25 +99,34 @@ def set_process_limits(nice: int) -> None:
     os.umask(0o022)
     if nice:
         os.nice(nice)
+        _lower_session(nice)
     resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
 
 
-def limit_memory(growth_bytes: int | None, over_bytes: int = 0) -> None:
-    """Let private writable memory grow by this much over what it is (RLIMIT_DATA, setrlimit(2)); None lifts the limit.
+def _lower_session(nice: int) -> None:
+    """Where sessions share the processors like equals (autogroup, sched(7)) a nice level counts inside of one only.
 
-    Not RLIMIT_AS: a mapped model file and a thread's reserved stack are address space, not memory.
+    The level of a session is another number, and each worker has a session of its own.
     """
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    soft = hard if growth_bytes is None else over_bytes + growth_bytes
-    if hard != resource.RLIM_INFINITY:
-        soft = min(soft, hard)
-    resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+    try:
+        with open("/proc/self/autogroup", "wb", buffering=0) as file:
+            file.write(str(nice).encode())
+    except OSError:
+        pass  # a kernel without it
 
 
-def data_bytes() -> int:
-    """Return the private writable memory of this process (proc(5), statm); 20 µs."""
-    with open("/proc/self/statm", "rb", buffering=0) as file:
-        return int(file.read().split()[5]) * resource.getpagesize()
+def become_user(uid: int, gid: int, groups: Iterable[int], parent: int) -> None:
+    """Give up root for good; call it last. Raise OSError.
+
+    Not before the output pipe is the user's too: /dev/stdout opens it anew. The kernel forgets PDEATHSIG and makes the
+    process undumpable (credentials(7), prctl(2)), which would give its own /proc/self to root.
+    """
+    os.fchown(1, uid, gid)
+    os.setgroups(list(groups))
+    os.setgid(gid)
+    os.setuid(uid)
+    prctl(PR_SET_DUMPABLE, 1)
+    die_with(parent)
 
 
 def flush_c_streams() -> None:
@@ -131,7 +141,7 @@ def reseed() -> None:
         numpy_random.seed()
 
 
-def worker(parent: int, *, output: int, nice: int) -> None:
+def worker(parent: int, *, output: int, nice: int, affinity: Iterable[int]) -> None:
     """Confine a forked worker. Raise OSError."""
     os.setsid()
     reset_signals()
@@ -140,3 +150,5 @@ def worker(parent: int, *, output: int, nice: int) -> None:
     forbid_new_privileges()
     take_standard_streams(output)
     set_process_limits(nice)
+    if affinity:
+        os.sched_setaffinity(0, affinity)

@@ -11,7 +11,7 @@ Runs in: supervisor | guard | zygote.
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
@@ -81,6 +81,14 @@ class Configure:
     nice: int
     tmp: str
     """Folder in which attempts make their private temporary directories."""
+    affinity: list[int] = field(default_factory=list)
+    """Processors that workers run on; empty: all that there are."""
+    uid: int | None = None
+    """Workers become this user; None: they stay who the supervisor is."""
+    gid: int | None = None
+    groups: list[int] = field(default_factory=list)
+    account_env: dict[str, str] = field(default_factory=dict)
+    """What a login sets: HOME, USER, LOGNAME."""
 
 
 @dataclass(frozen=True, slots=True)

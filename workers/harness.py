@@ -17,7 +17,7 @@ from killable.workers import jobs
 from killable.workers.attempt import Attempt
 from killable.workers.channel import Channel
 from killable.workers.codec import CODECS
-from killable.workers.confine import data_bytes, flush_c_streams
+from killable.workers.confine import flush_c_streams
 from killable.workers.control import Configure
 from killable.workers.doorbell import DUMP_SIGNAL, Doorbell
 from killable.workers.exitcodes import ExitCode
@@ -26,6 +26,7 @@ from killable.workers.messages import Idle, Kind, Run, dump_json
 from killable.workers.orders import Orders
 from killable.workers.rehearsal import rehearse
 from killable.workers.reuse import Baseline
+from killable.workers.rlimits import ResourceLimits, data_bytes
 
 
 class Pipes(NamedTuple):
@@ -91,6 +92,7 @@ class Worker:
         self._doorbell.hang()
         os.register_at_fork(after_in_child=self._leave_to_parent)
         self._baseline = Baseline.take()
+        self._rlimits = ResourceLimits(own_user=configure.uid is not None)
         self._data_bytes = data_bytes()
 
     def serve(self) -> int:
@@ -108,10 +110,13 @@ class Worker:
             except (ValueError, TypeError):
                 return ExitCode.BAD_ASSIGNMENT
             sealed = self._orders.take_sealed() if run.sealed else None
-            attempt = Attempt(run, self._registered, self._codec, self._channel, self._tmp, self._data_bytes, sealed)
+            attempt = Attempt(
+                run, self._registered, self._codec, self._channel, self._tmp, self._rlimits, self._data_bytes, sealed
+            )
             self._channel.begin(order.fence)
             self._doorbell.expect(order.fence)
             closing = attempt.outcome(self._doorbell)
+            self._rlimits.lift()
             _flush()
             last = served == self._jobs_max
             change = "its share of jobs is done" if last else self._baseline.changed()

@@ -14,6 +14,8 @@ import signal
 from collections.abc import Callable, Container, Iterable
 from pathlib import Path
 
+from killable.workers.descendants import kill_below
+
 
 def children() -> list[int]:
     """Return the pids of this process's children, zombies included.
@@ -65,6 +67,7 @@ def kill_strangers(known: Container[int], reaped: Callable[[int, int, object], N
                 continue
             # Our own unreaped child: the number cannot have been given to anyone else.
             os.kill(pid, signal.SIGKILL)
+            kill_below(pid)
             if is_zombie(pid):
                 kill_group(pid)
             done, status, usage = os.wait4(pid, os.WNOHANG)

@@ -20,6 +20,7 @@ from killable.workers.jobs import Job
 from killable.workers.messages import Idle, Kind, Run
 from killable.workers.orders import Orders
 from killable.workers.reuse import Baseline
+from killable.workers.rlimits import ResourceLimits
 from killable.workers.schema import input_shape
 
 _FENCE = 0
@@ -51,7 +52,7 @@ def rehearse(tmp: str) -> None:
         run = Run.decode(frame.payload)
         channel.begin(frame.fence)
         doorbell.expect(frame.fence)
-        closing = Attempt(run, {_JOB.name: _JOB}, codec, channel, tmp, 0).outcome(doorbell)
+        closing = Attempt(run, {_JOB.name: _JOB}, codec, channel, tmp, ResourceLimits(), 0).outcome(doorbell)
         channel.close([closing, (Kind.IDLE, Idle(not Baseline.take().changed()).encode())])
     finally:
         ours.close()

@@ -1,4 +1,4 @@
-"""Seconds and bytes as people write them: "5m", "1h30m", "250ms"; "1GiB", "64KiB", "10MB".
+"""Seconds, bytes and counts as people write them: "5m", "1h30m", "250ms"; "1GiB", "64KiB", "10MB"; "512".
 
 Runs in: any.
 
@@ -29,6 +29,7 @@ _NUMBER = r"[0-9]{1,15}(?:\.[0-9]{1,15})?"
 _PLAIN = re.compile(_NUMBER)
 _PART = re.compile(rf"({_NUMBER})(ms|s|m|h|d)")
 _DURATION = re.compile(rf"(?:{_NUMBER}(?:ms|s|m|h|d))+")
+_COUNT = re.compile(r"[0-9]{1,15}")
 _SIZE = re.compile(rf"({_NUMBER}) ?([A-Za-z]*)")
 
 
@@ -66,6 +67,14 @@ def parse_bytes(value: object) -> int:
     raise ValueError(
         f'expected bytes, not negative: a whole number, or text like "1GiB", "64KiB", "10MB"; got {_shown(value)}'
     )
+
+
+def parse_count(value: object) -> int:
+    """Return a whole number from 1 from itself, or from text such as "512". Raise ValueError for anything else."""
+    number = int(value) if isinstance(value, str) and _COUNT.fullmatch(value.strip()) else value
+    if isinstance(number, int) and not isinstance(number, bool) and number >= 1:
+        return number
+    raise ValueError(f"expected a whole number, at least 1; got {_shown(value)}")
 
 
 def _is_amount(value: object) -> bool:

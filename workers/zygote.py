@@ -79,13 +79,18 @@ def _leave(code: ExitCode) -> NoReturn:
 
 def _become_worker(start: WorkerStart, configure: control.Configure, packages: dict[str, str]) -> int:
     try:
-        confine.worker(start.parent, output=start.output, nice=configure.nice)
+        confine.worker(start.parent, output=start.output, nice=configure.nice, affinity=configure.affinity)
+        cgroup_errno = 0 if start.cgroup_procs is None else confine.join_cgroup(start.cgroup_procs)
+        if configure.uid is not None and configure.gid is not None:
+            os.mkdir(start.tmp, 0o700)
+            os.chown(start.tmp, configure.uid, configure.gid)
+            confine.become_user(configure.uid, configure.gid, configure.groups, start.parent)
+            os.environ.update(configure.account_env)
     except ProcessLookupError:
         os._exit(ExitCode.PIPE_GONE)  # the pool was closed during the fork
     except OSError as error:
         print(f"killable: cannot confine the worker: {error}", file=sys.stderr, flush=True)
         os._exit(ExitCode.OS_ERROR)
-    cgroup_errno = 0 if start.cgroup_procs is None else confine.join_cgroup(start.cgroup_procs)
     if configure.start_method == "spawn":
         spawned.exec_worker(start.pipes, configure, packages, start.tmp, cgroup_errno)
     confine.reseed()

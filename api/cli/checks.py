@@ -15,11 +15,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-Status = Literal["ok", "warn", "fail"]
+from killable.api.cli.guards import Check, Status, limit_guards
 
 PR_SET_PDEATHSIG, PR_GET_CHILD_SUBREAPER = 1, 37
 """linux/prctl.h"""
@@ -31,16 +29,6 @@ DEATH_S = 5.0
 """For the probe's own child to be gone after cgroup.kill: it takes a millisecond."""
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One thing that was looked at; `advice` says what to do about it."""
-
-    name: str
-    status: Status
-    found: str
-    advice: str = ""
-
-
 def examine() -> Iterator[Check]:
     """Yield every check, the necessary ones first."""
     yield _python()
@@ -48,7 +36,7 @@ def examine() -> Iterator[Check]:
         yield Check("Linux", "fail", sys.platform, "serve runs on Linux only; submit, ps, kill and the client run here")
         return
     yield Check("Linux", "ok", platform.release())
-    yield from (_pidfd(), _subreaper(), _death_signal(), _memfd(), *_cgroup(), _memory_limit())
+    yield from (_pidfd(), _subreaper(), _death_signal(), _memfd(), *_cgroup(), *limit_guards())
     yield from (_open_files(), _pids(), _temporary_folder(), *_models())
 
 
@@ -151,7 +139,7 @@ def _cgroup() -> list[Check]:
         advice = f"start it by `systemd-run --user --scope -p Delegate=yes`, or make it writable for this user{without}"
         return [Check(name, "warn", f"{own}: {(error.strerror or str(error)).lower()}", advice)]
     try:
-        return [Check(name, "ok", str(own)), *_move_and_kill(group), _memory_controller(own)]
+        return [Check(name, "ok", str(own)), *_move_and_kill(group)]
     finally:
         group.rmdir()
 
@@ -182,25 +170,6 @@ def _move_and_kill(group: Path) -> Iterator[Check]:
         child.kill()
         child.wait()
         child.stdin.close()
-
-
-def _memory_controller(own: Path) -> Check:
-    controllers = (own / "cgroup.controllers").read_text().split()
-    found = " ".join(controllers) or "no controller is on cgroup v2"
-    if "memory" in controllers:
-        return Check("memory controller", "ok", found)
-    advice = "memory_bytes is kept by setrlimit; out-of-memory is proven only where the controller is on cgroup v2"
-    return Check("memory controller", "warn", found, advice)
-
-
-def _memory_limit() -> Check:
-    import resource
-
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    if hard == resource.RLIM_INFINITY:
-        return Check("memory limit", "ok", "RLIMIT_DATA may be anything: memory_bytes holds for each process of a job")
-    advice = "memory_bytes above it is lowered to it: start the server with `ulimit -Hd unlimited`"
-    return Check("memory limit", "warn", f"RLIMIT_DATA is at most {hard} bytes", advice)
 
 
 def _open_files() -> Check:

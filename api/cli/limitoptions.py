@@ -24,6 +24,9 @@ HELP = {
     "operation_s": "How long an operation of it may take, by name or path: load/download=10m. May be repeated.",
     "ack_s": "How long native code is waited for when it is stopped.",
     "memory_bytes": "How much memory it may take: 2GiB.",
+    "cpu_s": "How much processor time it may use, on all cores.",
+    "processes_max": "How many processes it may be at once.",
+    "files_max": "How many files it may have open.",
     "output_bytes": "How much it may stream and print.",
 }
 """In the order of the help."""

@@ -13,7 +13,7 @@ import typer
 
 from killable.api.cli import completing
 from killable.api.client.blocking import Client
-from killable.workers.units import parse_bytes, parse_seconds
+from killable.workers.units import parse_bytes, parse_count, parse_seconds
 
 NO_LIMIT = "none"
 
@@ -31,10 +31,11 @@ def _read(parse: Callable[[object], float], text: str) -> float:
 
 
 class Limit:
-    """Reads one limit: seconds or bytes by its name, `none` for no such limit."""
+    """Reads one limit: seconds, bytes or a count by its name, `none` for no such limit."""
 
     def __init__(self, name: str) -> None:
-        self._parse = parse_bytes if name.endswith("_bytes") else parse_seconds
+        parsers: dict[str, Callable[[object], float]] = {"bytes": parse_bytes, "max": parse_count}
+        self._parse = parsers.get(name.rpartition("_")[2], parse_seconds)
         self.__name__ = name  # Typer asks a parser for it
 
     def __call__(self, text: str) -> str | float:

@@ -76,7 +76,13 @@ def _of_failure(record: Mapping[str, Any], code: str, error: Mapping[str, Any]) 
         case "timeout.start":
             return _raise("start_s", limits, "it is the time that a worker has to enter the job's function")
         case "limit.memory":
-            return _raise("memory_bytes", limits, "it bounds what each process of the job takes for itself")
+            return _raise("memory_bytes", limits, "it bounds how far all processes of the job may grow together")
+        case "limit.cpu":
+            return _raise("cpu_s", limits, "it bounds what all processes of the job compute, on all cores together")
+        case "limit.processes":
+            return _raise("processes_max", limits, "it bounds how many processes the job may be at once")
+        case "limit.files" if limits.get("files_max") is not None:
+            return _raise("files_max", limits, "it bounds the files that each process of the job may have open")
         case "limit.output":
             return _raise("output_bytes", limits, "it bounds what the job streams and prints")
         case "killed_externally" if error.get("oom") == "yes":
@@ -96,7 +102,7 @@ _WITHOUT_SETTING = {
     "result.unserializable": "A job yields and returns bytes or JSON: str, int, float, bool, None, list, dict.",
     "spawn": "The machine or the installation is: `killable doctor` looks at it, `killable types` at the job types.",
     "unkillable": "A process in state D waits in the kernel: a hung disk or network file system is the usual cause.",
-    "limit.files": "Open files are bounded by `ulimit -n` of the server, not by a limit of the job.",
+    "limit.files": "No files_max is set for this job: open files are bounded by `ulimit -n` of the server.",
 }  # fmt: skip
 
 
@@ -104,10 +110,14 @@ def _raise(name: str, limits: Mapping[str, Any], why: str) -> Remedy:
     now = limits.get(name)
     if now is None:
         return _none(f"{name} is not set for this job.")
-    twice = _bytes(2 * now) if name.endswith("_bytes") else written(2 * float(now))
     option = f"--{name.replace('_', '-')}"
-    shown = render.size(now) if name.endswith("_bytes") else render.setting(float(now))
-    quoted = f'"{twice}"'
+    if name.endswith("_bytes"):
+        shown, twice = render.size(now), _bytes(2 * now)
+    elif name.endswith("_max"):
+        shown, twice = f"{now}", f"{2 * now}"
+    else:
+        shown, twice = render.setting(float(now)), written(2 * float(now))
+    quoted = twice if name.endswith("_max") else f'"{twice}"'
     return Remedy(
         name,
         f"It is {shown} here; {why}. `killable submit {option} {twice}` for one job, @job({name}={quoted}) for its "

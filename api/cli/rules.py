@@ -86,12 +86,32 @@ def _failure(code: str, record: Mapping[str, Any], error: Mapping[str, Any]) -> 
             limit = render.size(limits.get("output_bytes"))
             return f"The limit output_bytes of {limit}: it had streamed and printed as much. What came before is kept."
         case "limit.memory":
-            limit = render.size(limits.get("memory_bytes"))
-            return f"The limit memory_bytes of {limit}: it asked for more memory than that."
+            return f"The limit memory_bytes of {render.size(limits.get('memory_bytes'))}: {_memory(error)}."
+        case "limit.cpu" if "measured_s" in error:
+            used = render.setting(float(error["measured_s"]))
+            return (
+                f"The limit cpu_s of {render.setting(float(error['limit_s']))}: {_its(error)} had computed for {used}."
+            )
+        case "limit.processes" if "limit_processes" in error:
+            return f"The limit processes_max of {error['limit_processes']}: {error.get('processes')} were seen at once."
+        case "limit.files" if limits.get("files_max") is not None:
+            return f"The limit files_max of {limits['files_max']}: it opened one more, and did not go on without it."
         case "spawn":
             return f"Its process could not be started: {message}."
         case _:
             return f"{message}."
+
+
+def _memory(error: Mapping[str, Any]) -> str:
+    """Measured, or refused: RLIMIT_DATA and memory.max do not say how much it would have been."""
+    if "measured_bytes" in error:
+        return f"{_its(error)} had grown by {render.size(error['measured_bytes'])}"
+    return "the kernel gave it no more memory"
+
+
+def _its(error: Mapping[str, Any]) -> str:
+    processes = error.get("processes", 1)
+    return "its process" if processes == 1 else f"its {processes} processes together"
 
 
 def _oom(error: Mapping[str, Any]) -> str:

@@ -140,7 +140,8 @@ def _pools(tables: FileTable, folder: Path) -> Iterator[PoolSpec]:
 
 
 def _pool(name: str, table: PoolTable, folder: Path) -> PoolSpec:
-    changes: dict[str, Any] = {} if table.workers is None else {"workers": table.workers}
+    workers = table.workers or len(table.affinity)
+    changes: dict[str, Any] = {"workers": workers} if workers else {}
     return PoolSpec(
         name=name,
         modules=tuple(os.path.normpath(folder / m) if layers.is_path(m) else m for m in table.module),
@@ -149,6 +150,9 @@ def _pool(name: str, table: PoolTable, folder: Path) -> PoolSpec:
         start_method=table.start_method,
         python=os.path.normpath(absolute_python(table.python, folder)) if table.python else "",
         nice=table.nice,
+        affinity=table.affinity,
+        user=table.user,
+        group=table.group,
         env=table.env,
         folder=str(folder),
         **changes,

@@ -14,7 +14,8 @@ from killable.supervisor.configuration.faults import Fault, shown
 from killable.supervisor.configuration.layers import is_path
 from killable.supervisor.configuration.tables import NO_LIMIT, CapsTable, FileTable, PoolTable
 from killable.supervisor.limits import is_over
-from killable.supervisor.settings import Settings
+from killable.supervisor.machine.accounts import AccountError, account
+from killable.supervisor.settings import Settings, usable_processors
 from killable.workers.limits import flat
 
 DEFAULT_CAPS = Settings(pools=()).caps
@@ -25,6 +26,8 @@ def contradictions(tables: FileTable, folder: Path, doubted: Collection[str]) ->
     for name, pool in tables.pools.items():
         yield from _modules(name, pool, folder)
         yield from _python(name, pool, folder)
+        yield from _affinity(name, pool)
+        yield from _account(name, pool)
     server_caps = caps_over(DEFAULT_CAPS, tables.caps)
     caps = {limit: (cap, f"caps.{limit}") for limit, cap in server_caps.items() if f"caps.{limit}" not in doubted}
     yield from _over_caps("limits", tables.limits.given(), caps)
@@ -57,6 +60,21 @@ def _python(name: str, pool: PoolTable, folder: Path) -> Iterator[Fault]:
     if pool.python and shutil.which(absolute_python(pool.python, folder)) is None:
         found = f"{shown(pool.python)}: {'no such program' if '/' in pool.python else 'not on PATH'}"
         yield Fault(f"pools.{name}.python", "expected a Python interpreter", found)
+
+
+def _affinity(name: str, pool: PoolTable) -> Iterator[Fault]:
+    usable = usable_processors()
+    if missing := sorted(set(pool.affinity) - usable):
+        there = f"expected processors that this server may use: {', '.join(map(str, sorted(usable)))}"
+        yield Fault(f"pools.{name}.affinity", there, shown(missing))
+
+
+def _account(name: str, pool: PoolTable) -> Iterator[Fault]:
+    try:
+        account(pool.user, pool.group)
+    except AccountError as error:
+        expected = f"expected a {error.key} that workers can become"
+        yield Fault(f"pools.{name}.{error.key}", expected, f"{shown(getattr(pool, error.key))}: {error}")
 
 
 def absolute_python(python: str, folder: Path) -> str:

@@ -43,6 +43,11 @@ class Setting:
         return spelled(self.name, self.value)
 
 
+_POOL_KEYS = (
+    "module", "workers", "spares", "jobs_per_worker_max", "start_method", "python", "nice", "affinity", "user", "group",
+)  # fmt: skip
+
+
 def settings_in_force(config: Config) -> Iterator[Setting]:
     """Yield every value in the order of the file. What may be a secret is not shown."""
     for name, value in asdict(config.server).items():
@@ -54,7 +59,7 @@ def settings_in_force(config: Config) -> Iterator[Setting]:
     for pool in config.settings.pools:
         section = f"pools.{pool.name}"
         members = {"module": pool.modules} | asdict(pool)
-        for name in ("module", "workers", "spares", "jobs_per_worker_max", "start_method", "python", "nice"):
+        for name in _POOL_KEYS:
             found = _setting(config, section, name, members[name])
             cores = name == "workers" and found.source == DEFAULT
             yield replace(found, source="default (number of cores)") if cores else found
@@ -139,7 +144,8 @@ def _defaults() -> Iterable[tuple[tuple[str, ...], dict[str, str]]]:
     limits, caps = Limits().as_json(), {"run_s": 3600.0, "grace_s": 60.0}
     pool = {
         "module": '"./my_jobs.py"', "workers": "2", "spares": "1", "jobs_per_worker_max": "1",
-        "start_method": '"fork"', "python": '""', "nice": "5", "env": '{ OMP_NUM_THREADS = "1" }',
+        "start_method": '"fork"', "python": '""', "nice": "5", "affinity": "[]", "user": '""',
+        "group": '""', "env": '{ OMP_NUM_THREADS = "1" }',
     }  # fmt: skip
     return (
         (("server",), {name: spelled(name, value) for name, value in asdict(ServerSettings()).items()}),

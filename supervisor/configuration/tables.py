@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, Stri
 from pydantic_core import PydanticCustomError
 
 from killable.workers.limits import OPERATION_PATH
-from killable.workers.units import parse_bytes, parse_seconds
+from killable.workers.units import parse_bytes, parse_count, parse_seconds
 
 NO_LIMIT = "none"
 """TOML has no null: this word takes a limit away."""
@@ -48,12 +48,16 @@ def _amount(number: str, text: str, example: str) -> WithJsonSchema:
 
 _SECONDS = _parsed(parse_seconds, 'seconds, not negative: a number, or text like "5m"')
 _BYTES = _parsed(parse_bytes, 'bytes, not negative: a whole number, or text like "1GiB"')
+_COUNT = _parsed(parse_count, "a whole number, at least 1")
 _SECONDS_TEXT = r"^([0-9.]+(ms|s|m|h|d)?)+$"
 _BYTES_TEXT = r"^[0-9.]+ ?([kKmMgGtT][iI]?)?[bB]?$"
 _SECONDS_FORM = _amount("number", _SECONDS_TEXT, "5m")
 _BYTES_FORM = _amount("integer", _BYTES_TEXT, "1GiB")
 _SECONDS_OR_NONE_FORM = _amount("number", f"{_SECONDS_TEXT}|^{NO_LIMIT}$", "5m")
 _BYTES_OR_NONE_FORM = _amount("integer", f"{_BYTES_TEXT}|^{NO_LIMIT}$", "1GiB")
+_COUNT_OR_NONE_FORM = WithJsonSchema(
+    {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": f"^[0-9]+$|^{NO_LIMIT}$"}]}
+)
 
 Text = Annotated[str, Strict()]
 Truth = Annotated[bool, Strict()]
@@ -66,6 +70,7 @@ SomeBytes = Annotated[int, _BYTES, Field(gt=0), _BYTES_FORM]
 SecondsOrNone = Annotated[SomeSeconds | None, BeforeValidator(_none_word), _SECONDS_OR_NONE_FORM]
 AnySecondsOrNone = Annotated[Seconds | None, BeforeValidator(_none_word), _SECONDS_OR_NONE_FORM]
 BytesOrNone = Annotated[SomeBytes | None, BeforeValidator(_none_word), _BYTES_OR_NONE_FORM]
+CountOrNone = Annotated[Annotated[int, _COUNT] | None, BeforeValidator(_none_word), _COUNT_OR_NONE_FORM]
 
 
 Operations = dict[Annotated[str, Field(pattern=f"^{OPERATION_PATH}$")], SecondsOrNone]
@@ -81,6 +86,24 @@ def _texts(value: Any) -> Any:
 
 _TEXT_OR_TEXTS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
 Texts = Annotated[tuple[Text, ...], BeforeValidator(_texts), WithJsonSchema(_TEXT_OR_TEXTS)]
+
+
+def _account(value: Any) -> Any:
+    if isinstance(value, bool) or not (isinstance(value, str) or (isinstance(value, int) and 0 <= value < 2**32 - 1)):
+        raise PydanticCustomError("expected", "a name, or a number")
+    return value
+
+
+def _processors(value: Any) -> Any:
+    if not isinstance(value, list) or not all(type(item) is int and item >= 0 for item in value):
+        raise PydanticCustomError("expected", "a list of processors by their numbers, from 0")
+    return tuple(sorted(set(value)))
+
+
+_NAME_OR_NUMBER = {"anyOf": [{"type": "string"}, {"type": "integer", "minimum": 0}]}
+AccountName = Annotated[str | int, BeforeValidator(_account), WithJsonSchema(_NAME_OR_NUMBER)]
+_NUMBERS = {"type": "array", "items": {"type": "integer", "minimum": 0}}
+Processors = Annotated[tuple[int, ...], BeforeValidator(_processors), WithJsonSchema(_NUMBERS)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +184,13 @@ class LimitsTable(_Table):
     ack_s: AnySecondsOrNone = None
     """For hearing SIGTERM: native code that did not is killed then; from grace_s on it has the whole grace."""
     memory_bytes: BytesOrNone = None
-    """Growth of a process's private memory: then `failed`, limit.memory."""
+    """Growth of the private memory of all its processes: then `failed`, limit.memory."""
+    cpu_s: SecondsOrNone = None
+    """Processor time of all its processes and threads: then limit.cpu."""
+    processes_max: CountOrNone = None
+    """Processes at once, the worker included: then limit.processes."""
+    files_max: CountOrNone = None
+    """Files that each of its processes may have open, beyond the worker's own: then limit.files."""
     output_bytes: SomeBytes = 1
     """Tokens, logs, checkpoints: then limit.output."""
 
@@ -187,6 +216,12 @@ class CapsTable(_Table):
     """Cap of ack_s."""
     memory_bytes: BytesOrNone = None
     """Cap of memory_bytes."""
+    cpu_s: SecondsOrNone = None
+    """Cap of cpu_s."""
+    processes_max: CountOrNone = None
+    """Cap of processes_max."""
+    files_max: CountOrNone = None
+    """Cap of files_max."""
     output_bytes: BytesOrNone = None
     """Cap of output_bytes."""
 
@@ -197,7 +232,7 @@ class PoolTable(_Table):
     module: Texts
     """A module name, a path like "./my_jobs.py" (from the file's folder), or a list of them."""
     workers: AtLeastOne | None = None
-    """Most busy workers at once; default: the number of cores."""
+    """Most busy workers at once; default: the number of cores, or of those in affinity."""
     spares: Count = 1
     """Warm and idle workers, beyond the busy ones."""
     jobs_per_worker_max: Count = 1
@@ -208,6 +243,12 @@ class PoolTable(_Table):
     """Another interpreter, by name or path; empty: the server's own."""
     nice: Annotated[int, Strict(), Field(ge=0, le=19)] = 5
     """Of workers, so that the server always gets a core."""
+    affinity: Processors = ()
+    """Processors that workers run on, by number; empty: all."""
+    user: AccountName = ""
+    """User that workers become, a name or a number; needs a server that runs as root."""
+    group: AccountName = ""
+    """Group that they become; empty: the user's own."""
     env: dict[Text, Text] = {}
     """Environment variables of the pool's processes, over the server's own."""
 

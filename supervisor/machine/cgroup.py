@@ -7,8 +7,12 @@ directory.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+CONTROLLERS = frozenset({"memory", "pids"})
+"""What a worker's group is bounded by, where they are on cgroup v2: looked at one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +26,18 @@ class CgroupRoot:
         path = self.path / worker_id
         path.mkdir()
         try:
-            return Cgroup(path, os.open(path / "cgroup.kill", os.O_WRONLY | os.O_CLOEXEC))
+            descriptor = os.open(path / "cgroup.kill", os.O_WRONLY | os.O_CLOEXEC)
         except OSError:
             _remove(path)
             raise
+        return Cgroup(path, descriptor, self._enabled())
+
+    def _enabled(self) -> frozenset[str]:
+        """Return the controllers that bound workers' groups: those that this directory may hand on."""
+        try:
+            return CONTROLLERS.intersection((self.path / "cgroup.subtree_control").read_text().split())
+        except OSError:
+            return frozenset()
 
     def remove(self) -> None:
         """Remove the directory, if nobody is left in it; a quarantined worker's the next start sweeps."""
@@ -35,9 +47,10 @@ class CgroupRoot:
 class Cgroup:
     """One worker's group."""
 
-    def __init__(self, path: Path, kill_descriptor: int) -> None:
+    def __init__(self, path: Path, kill_descriptor: int, controllers: frozenset[str] = frozenset()) -> None:
         self._path = path
         self._kill = kill_descriptor
+        self._controllers = controllers
 
     def open_procs(self) -> int:
         """Return a descriptor through which a process moves itself in; the caller's to close."""
@@ -49,6 +62,47 @@ class Cgroup:
             os.write(self._kill, b"1")
         except OSError:
             pass  # removed already: it was empty
+
+    def processes(self) -> list[int]:
+        """Return the pids in it; zombies are not shown."""
+        return [int(pid) for pid in self._read("cgroup.procs").split()]
+
+    def cpu_s(self) -> float | None:
+        """Return the processor time of all that were ever in it; counted without any controller."""
+        usage = self._read("cpu.stat").partition(b"\n")[0].removeprefix(b"usage_usec ")
+        return int(usage) / 1e6 if usage else None
+
+    def bound(self, memory_bytes: int | None, tasks_max: int | None) -> None:
+        """Let the group grow by so much memory, and hold so many threads: where the controllers are on cgroup v2."""
+        if "memory" in self._controllers:
+            used = int(self._read("memory.current") or 0)
+            self._write("memory.max", "max" if memory_bytes is None else f"{used + memory_bytes}")
+            self._write("memory.swap.max", "max" if memory_bytes is None else "0")
+            self._write("memory.oom.group", "0" if memory_bytes is None else "1")
+        if "pids" in self._controllers:
+            self._write("pids.max", "max" if tasks_max is None else f"{tasks_max}")
+
+    def out_of_memory(self) -> bytes:
+        """Return `memory.events`, whose oom_kill counts the victims of this group; empty without the controller."""
+        return self._read("memory.events") if "memory" in self._controllers else b""
+
+    def _read(self, name: str) -> bytes:
+        try:
+            descriptor = os.open(f"{self._path}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return b""  # it has gone, or no descriptor is left
+        try:
+            return os.read(descriptor, 64 << 10)
+        except OSError:
+            return b""
+        finally:
+            os.close(descriptor)
+
+    def _write(self, name: str, value: str) -> None:
+        try:
+            (self._path / name).write_text(value)
+        except OSError:
+            pass  # no swap controller, a group that is gone: the watch and the rlimits hold all the same
 
     def is_empty(self) -> bool:
         """Tell whether no process is left in it; zombies do not count."""
@@ -90,9 +144,15 @@ def find_root(instance: str) -> CgroupRoot | None:
     try:
         path.mkdir()
         os.stat(path / "cgroup.kill")  # not before Linux 5.14
+        controllers = CONTROLLERS.intersection((path / "cgroup.controllers").read_text().split())
     except OSError:
         _remove(path)
         return None
+    for controller in controllers:
+        try:
+            (path / "cgroup.subtree_control").write_text(f"+{controller}")
+        except OSError:
+            pass  # in use elsewhere
     return CgroupRoot(path)
 
 
@@ -113,11 +173,17 @@ def own_directory() -> Path | None:
 
 def cgroup2_mount() -> Path | None:
     """Return where cgroup2 is mounted."""
+    return next((mount for kind, _, _, mount in mounts() if kind == "cgroup2"), None)
+
+
+def mounts() -> Iterator[tuple[str, list[str], str, Path]]:
+    """Yield every mounted hierarchy: cgroup or cgroup2, its controllers (v1), which directory of it, and where."""
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         fields, _, rest = line.partition(" - ")
-        if rest.split()[0] == "cgroup2":
-            return Path(fields.split()[4].encode().decode("unicode_escape"))
-    return None
+        kind, _, options = rest.split(maxsplit=2)
+        if kind in ("cgroup", "cgroup2"):
+            root, mount = (field.encode().decode("unicode_escape") for field in fields.split()[3:5])
+            yield kind, options.split(","), root, Path(mount)
 
 
 def owner_name(pid: int) -> str | None:

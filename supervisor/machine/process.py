@@ -9,21 +9,25 @@ from __future__ import annotations
 import asyncio
 import os
 import select
-import shutil
 import signal
 import socket
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import psutil
 
 import killable.workers
 from killable.supervisor import clock, stack
+from killable.supervisor.machine import tree
 from killable.supervisor.machine.cgroup import Cgroup
 from killable.supervisor.machine.channel import Reader, Writer
-from killable.supervisor.seam import FenceError, Gone, ProcessListener, ProcessorUse, Usage
+from killable.supervisor.machine.memory import OomCounter, evidence, own_limit_struck
+from killable.supervisor.seam import FenceError, Gone, ProcessListener, ProcessorUse, Sample, Usage
 from killable.workers.control import Ending
 from killable.workers.doorbell import DUMP_SIGNAL
 from killable.workers.frames import Decoder, FrameError
+from killable.workers.limits import TASKS_SPARE
+from killable.workers.removal import remove_tree
 
 OUR_FOLDER = os.path.dirname(killable.workers.__file__)
 STACK_BYTES_MAX = 64 << 10
@@ -70,6 +74,7 @@ class WorkerProcess:
         ours: tuple[int, int, int, int, int],
         cgroup: Cgroup | None,
         tmp: str,
+        oom: OomCounter,
     ) -> None:
         """Take over the descriptors and the group, also on failure. Raise OSError."""
         orders, frames, output, bells, self._stack = ours
@@ -77,6 +82,9 @@ class WorkerProcess:
         self._listener = listener
         self._cgroup = cgroup
         self._tmp = tmp
+        self._oom = oom
+        self._oom_before: int | None = None
+        self._group_before = b""
         self._decoder = Decoder()
         self._orders = Writer(loop, orders)
         self._frames = Reader(loop, frames, self._on_frame_bytes)
@@ -132,8 +140,11 @@ class WorkerProcess:
             return
         self.read_ready()
         torn = self._decoder.torn
+        oom = evidence(self._oom_before, self._oom.read())
+        group = b"" if self._cgroup is None else self._cgroup.out_of_memory()
+        struck = own_limit_struck(self._group_before, group)
         self._close()
-        self._listener.on_gone(Gone(ending, swept, self.proof, zygote_lost, torn))
+        self._listener.on_gone(Gone(ending, swept, self.proof, zygote_lost, torn, "yes" if struck else oom, struck))
 
     def without_cgroup(self) -> None:
         """The worker could not move into its group: only the descendants prove that it is gone."""
@@ -152,6 +163,9 @@ class WorkerProcess:
 
     def hold(self, fence: int | None) -> None:
         self._fence = fence
+        if fence is not None:
+            self._oom_before = self._oom.read()
+            self._group_before = b"" if self._cgroup is None else self._cgroup.out_of_memory()
 
     def send(self, order: bytes, passed: int = -1) -> None:
         self._orders.write(order, passed)
@@ -186,6 +200,46 @@ class WorkerProcess:
     def processor_use(self) -> ProcessorUse | None:
         used = None if self.pid is None else clock.processor_use(self.pid)
         return used if self._alive() else None
+
+    def bound(self, memory_bytes: int | None, processes_max: int | None) -> None:
+        if self._cgroup is not None:
+            self._cgroup.bound(memory_bytes, None if processes_max is None else processes_max + TASKS_SPARE)
+
+    def sample(self, *, cpu: bool, at_most: int) -> Sample | None:
+        if self.pid is None:
+            return None
+        grouped = self._cgroup.processes() if self._cgroup is not None and at_most > 1 else ()
+        pids = tree.members(self.pid, grouped, at_most)
+        own, *others = map(tree.private_bytes, pids)
+        sample = Sample(own, sum(others), len(pids), self._tree_cpu_s(pids) if cpu else 0.0)
+        return sample if self._alive() else None
+
+    def _tree_cpu_s(self, pids: list[int]) -> float:
+        """The group counts what has ended, too; the sum counts a worker that has moved out of it."""
+        grouped = None if self._cgroup is None else self._cgroup.cpu_s()
+        return tree.cpu_s(pids) if grouped is None else max(grouped, tree.cpu_s(pids[:1]))
+
+    def prove(self, sample: Sample, told: Callable[[Sample], None]) -> None:
+        def tell(exact: asyncio.Future[Sample]) -> None:
+            if not exact.cancelled() and self._alive():
+                told(exact.result())
+
+        try:
+            measuring = self._loop.run_in_executor(None, self._measure_exactly, sample)
+        except RuntimeError:  # no thread can be started; for a job at its limit the loop may stand for a moment
+            measuring = self._loop.create_future()
+            measuring.set_result(self._measure_exactly(sample))
+        measuring.add_done_callback(tell)
+
+    def _measure_exactly(self, sample: Sample) -> Sample:
+        """Both are lower bounds: nobody else has what only one has written, and of the worker's own pages less than
+        those that there are count as others' shares.
+        """
+        grouped = () if self._cgroup is None else self._cgroup.processes()
+        pids = [] if self.pid is None else tree.members(self.pid, grouped, sample.processes)
+        exact = [tree.exact_bytes(pid) for pid in pids[1:]]
+        private, shares = (sum(column) for column in zip((0, 0), *exact, strict=True))
+        return replace(sample, others_bytes=max(private, shares - sample.own_bytes), proven=True)
 
     def stack(self) -> str | None:
         if self._stack < 0:
@@ -300,7 +354,7 @@ class WorkerProcess:
         if os.path.isdir(self._tmp):
             # In a thread: a job may leave a million files, and the kill path of the others never waits.
             try:
-                self._loop.run_in_executor(None, lambda: shutil.rmtree(self._tmp, ignore_errors=True))
+                self._loop.run_in_executor(None, remove_tree, self._tmp)
             except RuntimeError:
                 pass  # no thread can be started: it goes with the supervisor's own folder
         if self._cgroup is not None:

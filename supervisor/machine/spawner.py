@@ -19,7 +19,9 @@ from pathlib import Path
 import killable
 import killable.workers
 from killable.supervisor.machine import leftovers
+from killable.supervisor.machine.accounts import account
 from killable.supervisor.machine.cgroup import CgroupRoot
+from killable.supervisor.machine.memory import OomCounter
 from killable.supervisor.machine.process import WorkerProcess, open_pipes
 from killable.supervisor.seam import ProcessListener, SpawnerListener, ZygoteLost
 from killable.supervisor.settings import PoolSpec
@@ -65,12 +67,14 @@ class PoolSpawner:
         cgroups: CgroupRoot | None,
         tmp: str,
         instance_id: str,
+        oom: OomCounter,
     ) -> None:
         self._loop = loop
         self._spec = spec
         self._listener = listener
         self._cgroups = cgroups
         self._tmp = tmp
+        self._oom = oom
         self._cookie = f"{instance_id}/{spec.name}"
         self._guard: subprocess.Popen[bytes] | None = None
         self._guard_pidfd = -1
@@ -89,6 +93,9 @@ class PoolSpawner:
             self._start_guard()
         assert self._guard_socket is not None
         spec = self._spec
+        become = account(spec.user, spec.group)
+        if become is not None:
+            os.chmod(self._tmp, 0o711)  # each worker has a folder of its own in it
         configure = control.Configure(
             pool=spec.name,
             modules=list(spec.modules),
@@ -98,6 +105,11 @@ class PoolSpawner:
             jobs_per_worker_max=spec.jobs_per_worker_max,
             nice=spec.nice,
             tmp=self._tmp,
+            affinity=list(spec.affinity),
+            uid=None if become is None else become.uid,
+            gid=None if become is None else become.gid,
+            groups=[] if become is None else become.groups,
+            account_env={} if become is None else {**become.environment, **spec.env},
         )
         ours, theirs = fdpass.open_pair()
         ours.setblocking(False)
@@ -130,7 +142,8 @@ class PoolSpawner:
         closing = sent[:-1]  # the last is the stack's memory file: both sides keep it
         process = None
         try:
-            process = WorkerProcess(self._loop, listener, pipes.ours, cgroup, os.path.join(self._tmp, worker_id))
+            tmp = os.path.join(self._tmp, worker_id)
+            process = WorkerProcess(self._loop, listener, pipes.ours, cgroup, tmp, self._oom)
             if cgroup is not None:
                 sent.append(cgroup.open_procs())
                 closing.append(sent[-1])

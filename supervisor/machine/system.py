@@ -8,15 +8,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import shutil
 import tempfile
 from dataclasses import dataclass
 
 from killable.supervisor.machine import cgroup, leftovers
 from killable.supervisor.machine.cgroup import CgroupRoot
+from killable.supervisor.machine.memory import OomCounter
 from killable.supervisor.machine.spawner import PoolSpawner
 from killable.supervisor.seam import SpawnerListener
 from killable.supervisor.settings import PoolSpec, Settings
+from killable.workers.removal import remove_tree
 
 logger = logging.getLogger("killable.system")
 
@@ -29,6 +30,7 @@ class System:
     instance_id: str
     cgroups: CgroupRoot | None
     tmp: str
+    oom: OomCounter
 
     @classmethod
     def open(cls, loop: asyncio.AbstractEventLoop, settings: Settings, instance_id: str) -> System:
@@ -40,16 +42,19 @@ class System:
         if settings.proof == "cgroup+descendants" and cgroups is None:
             raise OSError(0, "KILLABLE_PROOF asks for a cgroup, and no writable cgroup2 directory was found")
         try:
-            return cls(loop, instance_id, cgroups, tempfile.mkdtemp(prefix="killable-"))
+            return cls(loop, instance_id, cgroups, tempfile.mkdtemp(prefix="killable-"), OomCounter())
         except OSError:
             if cgroups is not None:
                 cgroups.remove()
             raise
 
     def open_spawner(self, spec: PoolSpec, listener: SpawnerListener) -> PoolSpawner:
-        return PoolSpawner(self.loop, spec, listener, cgroups=self.cgroups, tmp=self.tmp, instance_id=self.instance_id)
+        return PoolSpawner(
+            self.loop, spec, listener, cgroups=self.cgroups, tmp=self.tmp, instance_id=self.instance_id, oom=self.oom
+        )
 
     async def close(self) -> None:
+        self.oom.close()
         if self.cgroups is not None:
             self.cgroups.remove()
         try:
@@ -58,9 +63,9 @@ class System:
             self._remove_tmp()
 
     def _remove_tmp(self) -> None:
-        shutil.rmtree(self.tmp, ignore_errors=True)
+        remove_tree(self.tmp)
         if os.path.isdir(self.tmp):
-            shutil.rmtree(self.tmp, ignore_errors=True)  # for want of a descriptor, perhaps
+            remove_tree(self.tmp)  # for want of a descriptor, perhaps
 
 
 def _require_pidfd() -> None:

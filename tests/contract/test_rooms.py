@@ -8,8 +8,11 @@ import pytest
 
 from contract.source import source, sources
 
-PURE = [f"supervisor/{name}.py" for name in ("escalation", "lifecycle", "backlog", "scheduler", "exits")]
-SEAM = {f"supervisor/machine/{name}.py" for name in ("process", "spawner", "cgroup", "leftovers", "channel", "system")}
+PURE = [f"supervisor/{name}.py" for name in ("escalation", "lifecycle", "backlog", "scheduler", "exits", "watch")]
+SEAM = {
+    f"supervisor/machine/{name}.py"
+    for name in ("process", "spawner", "cgroup", "leftovers", "channel", "system", "accounts", "memory", "tree")
+}
 """The only files of the supervisor that touch processes, signals, cgroups and pipes."""
 SYSTEM = {"os", "signal", "socket", "subprocess", "select", "fcntl", "psutil", "resource", "ctypes"}
 USERS_SIDE = {"workers/pydantics.py", *(f"workers/builtin/{name}.py" for name in ("embed", "generate", "tokenize"))}

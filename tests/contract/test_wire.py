@@ -22,7 +22,10 @@ CONTROL = list(typing.get_args(control.Message))
 
 
 def example(cls: type[Any]) -> Any:
-    values = {"str": "x", "int": 3, "bool": True, "list[str]": ["a"], "dict[str, Any]": {"name": "t"}, "Ending": ENDING}
+    values = {
+        "str": "x", "int": 3, "bool": True, "list[str]": ["a"], "dict[str, Any]": {"name": "t"}, "Ending": ENDING,
+        "list[int]": [1], "int | None": 5, "dict[str, str]": {"HOME": "/"},
+    }  # fmt: skip
     return cls(**{field.name: values[str(field.type)] for field in dataclasses.fields(cls)})
 
 

@@ -2,7 +2,8 @@
 
 Runs in: the test process. The functions of `os`, `socket`, … are wrapped where they live, and a call counts when the
 first frame above the standard library's is one of the room `supervisor/machine`, through `fdpass` or not, or of those
-that take memory for large inputs (`inputs`, `sealed`). So `Path.mkdir` is a mkdir of whoever wrote it down.
+that take memory for large inputs and remove folders (`inputs`, `sealed`, `removal`). So `Path.mkdir` is a mkdir of
+whoever wrote it down.
 
 Not failed, because they cannot, or because nothing could follow: close(2) (the descriptor is gone whatever it says),
 the fcntl(2) and shutdown(2) of a descriptor just made, poll(2).
@@ -32,9 +33,9 @@ import pytest
 
 import killable.supervisor.machine
 from killable.supervisor import inputs
-from killable.workers import fdpass, sealed
+from killable.workers import fdpass, removal, sealed
 
-ROOM = (f"{Path(killable.supervisor.machine.__file__).parent}{os.sep}", inputs.__file__, sealed.__file__)
+ROOM = (f"{Path(killable.supervisor.machine.__file__).parent}{os.sep}", inputs.__file__, sealed.__file__, removal.__file__)
 SHARED = fdpass.__file__
 LIBRARIES = (f"{Path(os.__file__).parent}{os.sep}", f"{Path(psutil.__file__).parent}{os.sep}", "<frozen")
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import errno
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from support.fake_job import FakeJob
 from support.fake_world import SIGKILL, SIGTERM, SLACK_S, Life, Truth, World
 
 from killable.supervisor.escalation import RING_AGAIN_S
-from killable.supervisor.seam import FenceError, Gone, ProcessListener, ProcessorUse, Usage
+from killable.supervisor.seam import FenceError, Gone, ProcessListener, ProcessorUse, Sample, Usage
 from killable.workers.control import Ending
 from killable.workers.frames import Decoder, FrameError, encode
 from killable.workers.messages import BELL_ACKNOWLEDGED, BELL_REPLACED, BELL_SWALLOWED, Kind, Run, Stop
@@ -159,6 +160,15 @@ class FakeProcess:
 
     def cpu_s(self) -> float | None:
         return self._job.cpu_s() if self.pid is not None and self.life is not Life.REAPED else None
+
+    def bound(self, memory_bytes: int | None, processes_max: int | None) -> None:
+        pass
+
+    def sample(self, *, cpu: bool, at_most: int) -> Sample | None:
+        return None  # nothing to be measured: its jobs reach no such limit, and no look takes a simulation's time
+
+    def prove(self, sample: Sample, told: Callable[[Sample], None]) -> None:
+        raise AssertionError("what was never measured is not proven")
 
     def stack(self) -> str | None:
         return None if self._closed else self.stack_text or None

@@ -139,9 +139,12 @@ def test_limits() -> None:
     with pytest.raises(typer.BadParameter, match="NAME=SECONDS"):
         limits_of({"operation_s": ["10m"]})
     assert HELP.keys() == LIMITS.keys(), "submit has an option for every limit"
+    assert (Limit("cpu_s")("5m"), Limit("files_max")("512"), Limit("processes_max")("none")) == (300.0, 512, "none")
     assert seconds("250ms") == 0.25
     with pytest.raises(typer.BadParameter, match="5m"):
         seconds("soon")
+    with pytest.raises(typer.BadParameter, match="at least 1"):
+        Limit("processes_max")("0")
 
 
 FULL = "job-3f2a91c0-1111-4111-8111-111111111111"

@@ -38,6 +38,10 @@ def record(state: str, code: str = "", certificate: dict[str, Any] | None = None
     return RECORD | {"state": state, "error": error, "certificate": certificate or BY_ITSELF}
 
 
+def limited(ended: dict[str, Any], **limits: Any) -> dict[str, Any]:
+    return ended | {"limits": ended["limits"] | limits}
+
+
 def never_started(ended: dict[str, Any]) -> dict[str, Any]:
     return ended | {"started_at": None, "worker_id": None, "pid": None, "tokens": 0}
 
@@ -108,6 +112,23 @@ ENDINGS: dict[str, tuple[dict[str, Any], str | None, tuple[str, ...]]] = {
     "limit.memory": (
         record("failed", "limit.memory", message="memory_bytes was reached"), "memory_bytes", ("--memory-bytes 4GiB",),
     ),
+    "limit.memory, measured": (
+        record("failed", "limit.memory", HEARD, measured_bytes=3 << 30, processes=3), "memory_bytes",
+        ("memory_bytes of 2.0 GiB: its 3 processes together had grown by 3.0 GiB", "--memory-bytes 4GiB"),
+    ),
+    "limit.cpu": (
+        limited(record("failed", "limit.cpu", HEARD, limit_s=60.0, measured_s=60.5, processes=1), cpu_s=60.0), "cpu_s",
+        ("cpu_s of 1m: its process had computed for ", "--cpu-s 2m"),
+    ),
+    "limit.processes": (
+        record("failed", "limit.processes", HEARD, limit_processes=512, processes=530), "processes_max",
+        ("processes_max of 512: 530 were seen at once", "--processes-max 1024", "@job(processes_max=1024)"),
+    ),
+    "limit.files": (
+        limited(record("failed", "limit.files", message="none"), files_max=64), "files_max",
+        ("files_max of 64", "--files-max 128"),
+    ),
+    "limit.files of the machine": (record("failed", "limit.files", message="none"), None, ("ulimit -n",)),
     "killed_externally": (
         record("failed", "killed_externally", signal="SIGKILL", oom="unknown"), None,
         ("SIGKILL from outside", "out-of-memory killer is the usual sender", "dmesg"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tomllib
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from killable.supervisor.configuration.config import Config, ConfigError, load
 from killable.supervisor.configuration.inventory import example
 from killable.supervisor.configuration.tables import ServerSettings, json_schema
 from killable.supervisor.job import Limits
-from killable.supervisor.settings import Settings, usable_cores
+from killable.supervisor.settings import Settings, usable_cores, usable_processors
 
 pytestmark = pytest.mark.row("G11")
 
@@ -222,12 +223,16 @@ def test_everything_wrong_is_said_at_once_with_key_expectation_and_finding() -> 
         run_s = "soon"
         grace_s = -1
         memory_bytes = true
+        processes_max = 0
+        files_max = "many"
         [pools.Text]
         module = 3
         [pools.a]
         workers = 0
         start_method = "exec"
         spare = 2
+        affinity = ["0"]
+        user = true
         env = { OMP_NUM_THREADS = 1 }
         [jobs.split]
         limit = {}
@@ -238,8 +243,10 @@ def test_everything_wrong_is_said_at_once_with_key_expectation_and_finding() -> 
     )
     assert set(found) == {
         "cap", "server.prot", "server.port", "server.host", "server.body_bytes_max", "server.keep_jobs",
-        "limits.run_s", "limits.grace_s", "limits.memory_bytes", "pools.Text", "pools.Text.module", "pools.a.module",
-        "pools.a.workers", "pools.a.start_method", "pools.a.spare", "pools.a.env.OMP_NUM_THREADS", "jobs.split.limit",
+        "limits.run_s", "limits.grace_s", "limits.memory_bytes",
+        "limits.processes_max", "limits.files_max", "pools.Text", "pools.Text.module", "pools.a.module",
+        "pools.a.workers", "pools.a.start_method", "pools.a.spare", "pools.a.affinity",
+        "pools.a.user", "pools.a.env.OMP_NUM_THREADS", "jobs.split.limit",
         "jobs.split.limits.run", "KILLABLE_PROOF",
     }  # fmt: skip
     assert "did you mean port?" in found["server.prot"]["expected"]
@@ -314,6 +321,34 @@ def test_a_types_cap_over_the_servers_would_never_hold() -> None:
     found = faults("[jobs.x.caps]\nrun_s = '2h'\ngrace_s = 'none'\nmemory_bytes = '1GiB'\n")
     assert set(found) == {"jobs.x.caps.run_s", "jobs.x.caps.grace_s"}
     assert "raise caps.run_s too" in found["jobs.x.caps.run_s"]["expected"]
+
+
+def test_a_pools_processors_and_accounts_are_those_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    first = min(usable_processors())
+    config = read(f"[pools.a]\nmodule = 'a'\naffinity = [{first}, {first}]\nuser = 'nobody'\n")
+    (pool,) = config.settings.pools
+    assert (pool.workers, pool.affinity, pool.user, pool.group) == (1, (first,), "nobody", "")
+    found = faults(
+        """
+        [pools.a]
+        module = "a"
+        affinity = [100000]
+        user = "nobody at all"
+        [pools.b]
+        module = "b"
+        group = "no group at all"
+        [pools.c]
+        module = "c"
+        user = 3999999999
+        """
+    )
+    assert set(found) == {"pools.a.affinity", "pools.a.user", "pools.b.group", "pools.c.user"}
+    assert str(first) in found["pools.a.affinity"]["expected"]
+    assert "its group has to be named" in found["pools.c.user"]["found"]
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert "only root" in faults("[pools.a]\nmodule = 'a'\nuser = 'nobody'")["pools.a.user"]["found"]
+    assert "only root" in faults("[pools.a]\nmodule = 'a'\ngroup = 0")["pools.a.group"]["found"]
 
 
 def test_a_body_that_the_queue_can_never_hold_is_refused_or_lowered() -> None:

@@ -131,6 +131,9 @@ def test_the_limits_of_a_type_say_who_set_them(config: Config) -> None:
         "grace_s": ("3", "killable.toml:11"),
         "ack_s": ("0.5", "default"),
         "memory_bytes": ('"1MiB"', "decorator"),
+        "cpu_s": ('"none"', "default"),
+        "processes_max": ("512", "default"),
+        "files_max": ('"none"', "default"),
         "output_bytes": ('"1MiB"', "lowered to jobs.split.caps.output_bytes (killable.toml:13)"),
     }
     other = {setting.name: setting.source for setting in limits_in_force(config, job_type(config, "other"))}

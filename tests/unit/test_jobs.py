@@ -498,6 +498,7 @@ def test_a_wrapper_that_runs_the_loop_itself_is_a_function() -> None:
         ({"run_s": "5 minutes"}, f"run_s: {SECONDS}; got '5 minutes'"),
         ({"grace_s": None}, f"grace_s: {SECONDS}; got None"),
         ({"memory_bytes": 1.5}, f"memory_bytes: {BYTES}; got 1.5"),
+        ({"processes_max": "many"}, "processes_max: expected a whole number, at least 1; got 'many'"),
         ({"output_bytes": None}, f"output_bytes: {BYTES}; got None"),
         ({"codec": "yaml"}, "codec is json or pickle, not 'yaml'"),
         ({"extra_input": "yes"}, "extra_input is forbid or ignore or allow, not 'yes'"),

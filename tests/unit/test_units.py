@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from killable.workers.units import parse_bytes, parse_seconds
+from killable.workers.units import parse_bytes, parse_count, parse_seconds
 
 
 @pytest.mark.parametrize(
@@ -92,3 +92,14 @@ def test_the_message_shows_what_was_found_and_not_all_of_it() -> None:
     with pytest.raises(ValueError) as raised:
         parse_bytes("x" * 10_000)
     assert len(str(raised.value)) < 200
+
+
+@pytest.mark.parametrize(("written", "count"), [(1, 1), ("512", 512), (" 7 ", 7)])
+def test_counts(written: object, count: int) -> None:
+    assert parse_count(written) == count
+
+
+@pytest.mark.parametrize("written", [0, "0", -1, "-1", 1.0, "1.5", True, None, "many", "", "1e3", []])
+def test_no_counts(written: object) -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        parse_count(written)

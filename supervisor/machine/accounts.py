@@ -1,0 +1,75 @@
+"""The user and the group that a pool's workers become, from the machine's user database.
+
+Runs in: supervisor. Part of the seam.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pwd
+
+
+class AccountError(OSError):
+    """There is no such user or group, or this process may not become it. `key` is which of both is wrong."""
+
+    def __init__(self, key: str, why: str) -> None:
+        super().__init__(why)
+        self.key = key
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Numbers, as the kernel takes them, and what a login would set."""
+
+    uid: int
+    gid: int
+    groups: list[int]
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+def account(user: str | int, group: str | int) -> Account | None:
+    """Return what workers become; None: they stay who this process is. Raise AccountError.
+
+    Either may be a name or a number, or empty: the user of this process, the user's own group. A number need not be in
+    the database; it has no other groups then.
+    """
+    if user == "" and group == "":
+        return None
+    if os.geteuid() != 0:
+        raise AccountError("group" if user == "" else "user", "only root can start workers as somebody else")
+    entry = _user(os.geteuid() if user == "" else user)
+    if group != "":
+        gid = _group(group)
+    elif entry is not None:
+        gid = entry.pw_gid
+    else:
+        raise AccountError("user", "it is not in the user database, so its group has to be named too")
+    if entry is None:
+        return Account(int(user), gid, [])
+    login = {"HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name}
+    return Account(entry.pw_uid, gid, os.getgrouplist(entry.pw_name, gid), login)
+
+
+def _user(user: str | int) -> pwd.struct_passwd | None:
+    """Return the entry of a user; None for a number that has none."""
+    import pwd  # not on Windows, where the command line is used too
+
+    try:
+        return pwd.getpwuid(user) if isinstance(user, int) else pwd.getpwnam(user)
+    except KeyError:
+        if isinstance(user, int):
+            return None
+        raise AccountError("user", "there is no such user") from None
+
+
+def _group(group: str | int) -> int:
+    import grp
+
+    try:
+        return group if isinstance(group, int) else grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise AccountError("group", "there is no such group") from None

@@ -1,0 +1,99 @@
+"""What the processes of a worker's tree hold and have used, from /proc (proc(5)).
+
+Runs in: supervisor. Part of the seam. Numbers of processes are only ever read here: one that has been given to a
+stranger in the meantime costs a wrong sample, never a signal. The caller checks its pidfd afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Iterable, Iterator
+
+from killable.supervisor.clock import process_cpu_s
+
+_PAGE = resource.getpagesize()
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_READ_BYTES = 64 << 10
+
+
+def members(pid: int, grouped: Iterable[int], at_most: int) -> list[int]:
+    """Return the tree of a worker, itself first, zombies included; no more than `at_most` processes of it.
+
+    `grouped` are the processes of its cgroup, so that one read finds them all. Its children are looked for too: those
+    that have moved out, and the zombies that a group does not show. Without a group the whole tree is walked.
+    """
+    found = dict.fromkeys((pid, *grouped))
+    if at_most <= 1:
+        return [pid]
+    walked = [pid]
+    for parent in walked:
+        for child in _children(parent):
+            if len(found) >= at_most:
+                return list(found)[:at_most]
+            if child not in found:
+                found[child] = None
+                walked.append(child)
+    return list(found)[:at_most]
+
+
+def _children(pid: int) -> Iterator[int]:
+    """Yield the children of every thread of a process. The kernel may leave out some while others end: see members."""
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return
+    for thread in threads:
+        yield from map(int, (_read(f"/proc/{pid}/task/{thread}/children") or b"").split())
+
+
+def private_bytes(pid: int) -> int:
+    """Return the resident memory that no file backs (resident less shared), 0 for a zombie; 8 µs.
+
+    A page that a fork has left to two processes counts in both, and memory that is shared on purpose in none.
+    """
+    statm = _read(f"/proc/{pid}/statm")
+    if not statm:
+        return 0
+    _, resident, shared, *_ = statm.split()
+    return (int(resident) - int(shared)) * _PAGE
+
+
+def exact_bytes(pid: int) -> tuple[int, int]:
+    """Return the private memory that only this process has, and that with its share of what forks have left to it.
+
+    From smaps_rollup, for which the kernel walks all of its pages.
+    """
+    lines = (_read(f"/proc/{pid}/smaps_rollup") or b"").splitlines()
+    rows = {name: rest.split() for name, _, rest in (line.partition(b":") for line in lines)}
+    alone, anonymous, proportional = (
+        int(rows[name][0]) * 1024 if name in rows else 0 for name in (b"Private_Dirty", b"Anonymous", b"Pss_Anon")
+    )
+    return min(alone, anonymous), proportional  # what is dirty may be a file's
+
+
+def cpu_s(pids: Iterable[int]) -> float:
+    """Return the processor time of processes that run, and of the children that they have waited for."""
+    return sum((process_cpu_s(pid) or 0.0) + _waited_s(pid) for pid in pids)
+
+
+def _waited_s(pid: int) -> float:
+    stat = _read(f"/proc/{pid}/stat")
+    if not stat:
+        return 0.0
+    user, system = stat[stat.rindex(b")") + 2 :].split()[13:15]  # cutime, cstime
+    return (int(user) + int(system)) / _TICKS_PER_S
+
+
+def _read(path: str) -> bytes | None:
+    """Return a small file of /proc; None when its process has gone, or no descriptor is left."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return os.read(descriptor, _READ_BYTES)
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)

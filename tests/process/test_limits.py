@@ -1,0 +1,203 @@
+"""What a job may take: memory, processor time, processes and files, through the real watch and the kernel's limits."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import processes
+from support.supervising import StartSupervisor
+from support.waiting import Pending, until, until_async
+from trials import HOSTILE, follow, run, said, stop, submit
+
+from killable.supervisor.machine import cgroup
+from killable.supervisor.settings import PoolSpec
+from killable.workers.limits import TASKS_SPARE, backstop_bytes
+
+MIB = 1 << 20
+GRACE_S = 0.2
+"""For what does not hear SIGTERM; nothing else needs it."""
+OWN_BYTES = 48 * MIB
+"""More than a worker of these tests has before its job, and files that it maps."""
+CEILING = 300
+"""Of the fork bombs, should nothing end them: the machine has to live through a test that fails."""
+
+
+def gluttons(**changes: Any) -> PoolSpec:
+    members: dict[str, Any] = {**HOSTILE, "modules": ("support.gluttons",), "workers": 2, "spares": 1, **changes}
+    return PoolSpec("gluttons", **members)
+
+
+@dataclass(frozen=True)
+class Excess:
+    type: str
+    code: str
+    limits: dict[str, Any]
+    input: dict[str, Any] = field(default_factory=dict)
+    last: str = "in"
+    """The last token: whether it was told to end, and cleaned up."""
+
+
+EXCESSES = [
+    Excess("grows", "limit.memory", {"memory_bytes": 48 * MIB}, {}, "finally"),
+    Excess("grows", "limit.memory", {"memory_bytes": 48 * MIB, "grace_s": GRACE_S}, {"stubborn": True}),
+    Excess(
+        "grows_in_children", "limit.memory", {"memory_bytes": 64 * MIB}, {"children": 3, "mib": 4, "ceiling_mib": 48}
+    ),
+    Excess("burns", "limit.cpu", {"cpu_s": 0.1, "grace_s": GRACE_S}, {"how": "native"}),
+    Excess("burns", "limit.cpu", {"cpu_s": 0.1}, {"how": "threads"}),
+    Excess("burns", "limit.cpu", {"cpu_s": 0.1}, {"how": "child"}),
+    Excess("burns", "limit.cpu", {"cpu_s": 0.1}, {"how": "children"}),
+    Excess("forks", "limit.processes", {"processes_max": 6}, {"children": 6}, "forked"),
+    Excess("forks", "limit.processes", {"processes_max": 6}, {"children": 6, "zombies": True}, "forked"),
+    Excess("bombs", "limit.processes", {"processes_max": 32, "grace_s": 60}, {"ceiling": CEILING}),
+    Excess("bombs", "limit.processes", {"processes_max": 32, "grace_s": 60}, {"ceiling": CEILING, "sessions": True}),
+]
+
+
+@pytest.mark.row("D19")
+@pytest.mark.row("D5")
+@pytest.mark.row("PEERS-G")
+async def test_who_takes_too_much_ends_by_that_limit_and_leaves_nothing(
+    proof: str, supervisor: StartSupervisor
+) -> None:
+    """Measured over the whole tree, with a grace for those that stop at it, and none for those that go on."""
+    server = await supervisor(gluttons(), proof=proof)
+    for case in EXCESSES:
+        story = await run(server, case.type, limits=case.limits, **case.input)
+        assert (story.state, story.code) == ("failed", case.code), (case, story.error)
+        assert story.tokens[-1] == case.last, (case, story.tokens)
+        error = story.error
+        (name,) = case.limits.keys() & {"memory_bytes", "cpu_s", "processes_max"}
+        assert (error["limit"], error["by"]) == (name, "supervisor"), case
+        measured = error.get("measured_bytes") or error.get("measured_s") or error["processes"]
+        assert measured >= case.limits[name], (case, error)
+        assert str(case.limits[name]) in error["message"] and "term_sent" in story.phases, case
+        if case.type == "grows":  # and in its grace it went no further
+            assert story.certificate["max_rss_bytes"] < backstop_bytes(48 * MIB) + OWN_BYTES
+
+
+async def test_what_forks_share_counts_once(proof: str, supervisor: StartSupervisor) -> None:
+    """The sum over the processes is four times the limit: only the proof shows that they hold less than it."""
+    server = await supervisor(gluttons(workers=1, spares=0), proof=proof)
+    story = await run(server, "shares_with_children", limits={"memory_bytes": 96 * MIB}, children=5, mib=64)
+    assert story.state == "completed", story.error
+
+
+async def test_a_reused_worker_is_measured_from_where_it_is(supervisor: StartSupervisor) -> None:
+    server = await supervisor(gluttons(workers=1, spares=0, jobs_per_worker_max=0))
+    used = [await run(server, "uses_cpu", limits={"cpu_s": 0.3}, seconds=0.12) for _ in range(4)]
+    assert [story.state for story in used] == ["completed"] * 4
+    assert len({story.pid for story in used}) == 1 and used[-1].end["result"] > 0.48
+    for files, code in ((20, ""), (21, "limit.files"), (20, ""), (1000, "limit.files"), (20, "")):
+        story = await run(server, "opens", limits={"files_max": 20}, files=files)
+        assert story.code == code and story.pid == used[0].pid, (files, story.error)
+
+
+async def test_the_kernel_bounds_each_process_too(supervisor: StartSupervisor) -> None:
+    """Between two looks, and while the supervisor is held up. What was set for one job is lifted for the next."""
+    server = await supervisor(gluttons(workers=1, spares=0, jobs_per_worker_max=0))
+    before = (await run(server, "tells_itself", limits={"memory_bytes": None, "processes_max": None})).end["result"]
+    limits = {"memory_bytes": 64 * MIB, "cpu_s": 5, "files_max": 7, "processes_max": 9, "grace_s": 2}
+    bounded = (await run(server, "tells_itself", limits=limits)).end["result"]
+    after = (await run(server, "tells_itself", limits={"memory_bytes": None, "processes_max": None})).end["result"]
+    assert after["rlimits"] == before["rlimits"]
+    own = bounded["rlimits"]
+    assert backstop_bytes(64 * MIB) < own["DATA"] < backstop_bytes(64 * MIB) + 512 * MIB
+    assert 5 + 2 < own["CPU"] < 5 + 2 + 10
+    assert own["NOFILE"] == bounded["open_files"] + 7
+    assert own["NPROC"] == before["rlimits"]["NPROC"]  # it counts for a user, and root's has no bound
+
+    stroke = await run(server, "allocates_at_one_stroke", limits={"memory_bytes": 64 * MIB}, mib=10_000)
+    assert (stroke.code, stroke.error["type"]) == ("limit.memory", "MemoryError")
+
+
+@pytest.mark.row("PEERS-G")
+async def test_a_strangers_kill_just_below_the_limit_is_not_called_out_of_memory(supervisor: StartSupervisor) -> None:
+    server = await supervisor(gluttons(workers=1, spares=0))
+    job_id = await submit(server, "sits_on", limits={"memory_bytes": 200_000_000}, mib=180)
+    await said(server, job_id)
+    pid = (await server.get(job_id)).pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    story = await follow(server, job_id)
+    assert (story.code, story.error["signal"]) == ("killed_externally", "SIGKILL")
+    assert story.error["oom"] in ("no", "unknown")
+    assert story.certificate["max_rss_bytes"] > 180 * MIB
+
+
+@pytest.fixture
+def memory_group() -> Iterator[Path]:
+    """A memory cgroup (v1) in which 200 MB fit."""
+    for kind, controllers, _, mount in cgroup.mounts():
+        if kind == "cgroup" and "memory" in controllers and os.access(mount, os.W_OK):
+            break
+    else:
+        pytest.skip("no memory controller on a writable cgroup v1 here")
+    group = mount / f"killable-test-{os.getpid()}"
+    group.mkdir()
+    try:
+        (group / "memory.limit_in_bytes").write_text("200000000")
+        yield group
+    finally:
+        until(lambda: not (group / "cgroup.procs").read_text() or Pending("processes in it"), "the group is empty")
+        group.rmdir()
+
+
+@pytest.mark.row("PEERS-G")
+def test_the_kernels_own_out_of_memory_kill_is_proven(memory_group: Path) -> None:
+    """Supervisor and workers are in one group, whose memory the job fills before it comes to its own limit."""
+    pool = {**HOSTILE, "modules": ("support.gluttons",), "workers": 1, "spares": 0}
+    arguments = {"settings": {}, "pools": {"gluttons": pool}, "jobs": [["grows", {"mib": 8}, 99]]}
+    program = str(Path(processes.__file__).parent / "owner.py")
+    inside = f'echo $$ > "{memory_group}/cgroup.procs"; exec "$0" "$@"'
+    command = ["sh", "-c", inside, sys.executable, program, json.dumps(arguments)]
+    ran = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, timeout=60, check=True)
+    (record,) = json.loads(ran.stdout)["jobs"]
+    error = record["error"]
+    assert (record["state"], error["code"], error["signal"]) == ("failed", "killed_externally", "SIGKILL"), error
+    assert error["oom"] == "yes"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start workers as somebody else")
+async def test_workers_of_another_user(supervisor: StartSupervisor) -> None:
+    nobody = pwd.getpwnam("nobody")
+    processor = min(os.sched_getaffinity(0))
+    pool = gluttons(workers=1, spares=0, jobs_per_worker_max=0, user="nobody", affinity=(processor,))
+    server = await supervisor(pool)
+    first, second = [await run(server, "tells_itself", limits={"processes_max": 9}) for _ in range(2)]
+    assert first.pid == second.pid  # its directory was removed by itself, closed folder and all
+    for story in (first, second):
+        told = story.end["result"]
+        assert (told["uids"], told["gids"]) == ([nobody.pw_uid] * 3, [nobody.pw_gid] * 3)
+        assert told["groups"] == os.getgrouplist("nobody", nobody.pw_gid)
+        assert (told["home"], told["processors"]) == (nobody.pw_dir, [processor])
+        assert (told["death_signal"], told["dumpable"], told["tmp_owner"]) == (signal.SIGKILL, 1, nobody.pw_uid)
+        assert told["rlimits"]["NPROC"] == 9 + TASKS_SPARE
+        assert story.lines == ["printed through /dev/stdout"]
+        assert not Path(told["tmp"]).exists()
+    job_id = await submit(server, "burns", how="child")
+    await said(server, job_id)
+    assert (await stop(server, job_id, grace_s=0)).certificate["processes_swept"] >= 1
+    folder = Path(first.end["result"]["tmp"]).parent
+    await until_async(lambda: not folder.exists() or Pending(list(folder.iterdir())), "the worker's folder is gone")
+
+
+async def test_a_pool_of_a_user_that_is_not_there_is_broken(supervisor: StartSupervisor) -> None:
+    server = await supervisor(gluttons(), gluttons_of("nobody at all"))
+    states = {pool.name: (pool.state, pool.detail) for pool in await server.pools()}
+    assert states["gluttons"][0] == "ready"
+    assert states["others"][0] == "broken" and "no such user" in states["others"][1]
+
+
+def gluttons_of(user: str) -> PoolSpec:
+    return PoolSpec("others", ("support.obedient",), folder=HOSTILE["folder"], user=user)

@@ -1,0 +1,66 @@
+"""A job's directory goes with all that is in it, and nothing else does."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from killable.workers.removal import remove_tree
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """One that everybody may write to."""
+    made = Path(tempfile.mkdtemp(prefix="killable-test-"))
+    made.chmod(0o777)
+    yield made
+    shutil.rmtree(made)
+
+
+def _as_somebody(act: str, path: Path) -> int:
+    """Do it in a child that is not root; return its exit code."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            if os.geteuid() == 0:
+                os.setgroups([])
+                os.setgid(NOBODY)
+                os.setuid(NOBODY)
+            _ACTS[act](path)
+            os._exit(0)
+        except BaseException:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def _make(path: Path) -> None:
+    (path / "a" / "b" / "c").mkdir(parents=True)
+    for name in ("file", "a/file", "a/b/file", "a/b/c/file"):
+        (path / name).write_text("x")
+    (path / "link").symlink_to(path.parent / "stranger")
+    for name, mode in (("a/b/c", 0o000), ("a/b", 0o500), ("a", 0o000), ("", 0o500)):
+        (path / name).chmod(mode)
+
+
+_ACTS = {"make": _make, "remove": remove_tree}
+
+
+def test_closed_folders_go_and_links_are_not_followed(folder: Path) -> None:
+    stranger = folder / "stranger"
+    stranger.mkdir(mode=0o500)
+    path = folder / "tmp"
+    assert _as_somebody("make", path) == 0
+    assert _as_somebody("remove", path) == 0
+    assert not path.exists()
+    assert stranger.stat().st_mode & 0o777 == 0o500
+
+
+def test_what_is_not_there_is_no_fault(folder: Path) -> None:
+    remove_tree(folder / "nothing")

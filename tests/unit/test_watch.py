@@ -1,0 +1,124 @@
+"""When a busy worker is looked at, and what a sample decides."""
+
+from __future__ import annotations
+
+import pytest
+
+from killable.supervisor.job import Limits
+from killable.supervisor.machine.memory import counted, evidence, own_limit_struck
+from killable.supervisor.seam import Sample
+from killable.supervisor.watch import BYTES_PER_S, LOOK_S, PROOF_SHARE, Watch, is_wanted
+from killable.workers.limits import BACKSTOP, backstop_bytes
+
+MB = 1_000_000
+BASE = Sample(own_bytes=50 * MB, cpu_s=7.0)
+NONE = Limits(memory_bytes=None, cpu_s=None, processes_max=None)
+
+
+def watch(**limits: object) -> Watch:
+    return Watch(NONE.over(dict(limits)), BASE, cores=2)
+
+
+def grown(own: int, others: int = 0, processes: int = 1, *, proven: bool = False) -> Sample:
+    return Sample(BASE.own_bytes + own * MB, others * MB, processes, proven=proven)
+
+
+def test_nothing_is_watched_without_a_limit() -> None:
+    assert not is_wanted(NONE)
+    for limit in ("memory_bytes", "cpu_s", "processes_max"):
+        assert is_wanted(NONE.over({limit: 1}))
+    assert is_wanted(Limits())
+
+
+def test_the_growth_counts_and_not_what_was_there() -> None:
+    one = watch(memory_bytes=100 * MB)
+    assert one.look(grown(100), 0.0).verdict is None
+    look = one.look(grown(101), 0.0)
+    assert look.verdict is not None and not look.beyond and not look.prove
+    facts = dict(look.verdict.facts)
+    assert facts.pop("message") == "memory_bytes of 100000000 was reached: its process had grown by 101000000 bytes"
+    assert facts == {"limit": "memory_bytes", "limit_bytes": 100 * MB, "measured_bytes": 101 * MB, "processes": 1}
+    assert (look.verdict.code, look.verdict.by) == ("limit.memory", "supervisor")
+
+
+def test_no_machine_fills_what_is_left_before_the_next_look() -> None:
+    one = watch(memory_bytes=1000 * MB)
+    waits = [one.look(grown(used), 10.0).next_at - 10.0 for used in (0, 500, 990, 1000)]
+    assert waits == sorted(waits, reverse=True)
+    assert waits[0] == pytest.approx(1000 * MB / (2 * BYTES_PER_S))
+    assert waits[-1] == waits[-2] == pytest.approx(LOOK_S)
+    assert one.look(grown(1001), 10.0).next_at == pytest.approx(10.0 + LOOK_S)
+
+
+def test_a_sum_that_may_count_pages_twice_is_no_verdict_but_asks_for_a_proof() -> None:
+    one = watch(memory_bytes=100 * MB)
+    look = one.look(grown(60, 60, 2), 0.0)
+    assert (look.verdict, look.prove) == (None, True)
+    assert one.look(grown(60, 60, 2, proven=True), 0.0).verdict is not None
+    assert one.look(grown(60, 30, 2, proven=True), 0.0).verdict is None
+    # What the worker alone has is sure.
+    assert one.look(grown(101, 60, 2), 0.0).verdict is not None
+
+
+def test_a_proof_is_not_repeated_before_it_can_come_out_otherwise() -> None:
+    one = watch(memory_bytes=100 * MB).proven(grown(60, 20, 2, proven=True), now=5.0, took_s=0.01)
+    assert one.prove_at == pytest.approx(5.0 + PROOF_SHARE * 0.01)
+    early = one.look(grown(60, 60, 2), 5.01)
+    assert (early.verdict, early.prove, early.next_at) == (None, False, pytest.approx(one.prove_at))
+    assert one.look(grown(60, 60, 2), one.prove_at).prove
+
+
+def test_beyond_the_backstop_there_is_no_grace() -> None:
+    one = watch(memory_bytes=200 * MB)
+    assert backstop_bytes(200 * MB) == 250 * MB and backstop_bytes(20 * MB) > 50 * MB
+    assert not one.look(grown(250), 0.0).beyond
+    assert one.look(grown(251), 0.0).beyond
+    # In the grace the others' share has to be proven, too.
+    look = one.look(grown(210, 100, 2), 0.0)
+    assert look.verdict is not None and (look.beyond, look.prove) == (False, True)
+    assert one.look(grown(210, 100, 2, proven=True), 0.0).beyond
+    many = watch(processes_max=8)
+    assert [many.look(Sample(0, 0, n), 0.0).beyond for n in (8, 9, 10, 11)] == [False, False, False, True]
+
+
+def test_processor_time_of_earlier_jobs_does_not_count_and_all_cores_do() -> None:
+    one = watch(cpu_s=10.0)
+    assert one.look(Sample(0, cpu_s=7.0), 0.0).next_at == 5.0
+    assert one.look(Sample(0, cpu_s=16.999), 0.0).next_at == LOOK_S
+    look = one.look(Sample(0, 0, 3, cpu_s=17.0), 0.0)
+    assert look.verdict is not None and not look.beyond
+    assert look.verdict.code == "limit.cpu"
+    assert look.verdict.facts["message"] == (
+        "cpu_s of 10 s was reached: its 3 processes had used 10 s of processor time"
+    )
+    assert (look.verdict.facts["limit_s"], look.verdict.facts["measured_s"]) == (10.0, 10.0)
+
+
+def test_as_many_processes_as_allowed_are_allowed() -> None:
+    one = watch(processes_max=8)
+    assert one.look(Sample(0, 0, 8), 0.0).verdict is None
+    look = one.look(Sample(0, 0, 9), 0.0)
+    assert look.verdict is not None and look.verdict.code == "limit.processes"
+    assert (look.verdict.facts["limit_processes"], look.verdict.facts["processes"]) == (8, 9)
+    assert one.at_most > 8 * BACKSTOP + 1  # as many have to be counted to know that there is no time for a grace
+
+
+def test_a_look_that_took_long_is_not_repeated_at_once() -> None:
+    assert watch(memory_bytes=1).look(grown(0), 0.0, took_s=0.02).next_at == pytest.approx(0.2)
+
+
+V1 = b"oom_kill_disable 0\nunder_oom 0\noom_kill 3\n"
+V2 = b"low 0\nhigh 0\nmax 12\noom 2\noom_kill 1\noom_group_kill 0\n"
+
+
+def test_the_kernels_counts_of_victims() -> None:
+    assert (counted("oom_kill", V1), counted("oom_kill", V2), counted("oom", V2)) == (3, 1, 2)
+    assert counted("oom_kill", b"oom_kill_disable 0\nunder_oom 0\n") is None
+    assert [evidence(*pair) for pair in ((3, 4), (3, 3), (None, 3), (3, None))] == ["yes", "no", "unknown", "unknown"]
+
+
+def test_only_the_groups_own_limit_is_the_jobs() -> None:
+    assert own_limit_struck(b"oom 1\noom_kill 0\n", b"oom 2\noom_kill 1\n")
+    assert not own_limit_struck(b"oom 1\noom_kill 0\n", b"oom 1\noom_kill 1\n")  # the machine's
+    assert not own_limit_struck(b"oom 1\noom_kill 0\n", b"oom 2\noom_kill 0\n")  # nobody was killed
+    assert not own_limit_struck(b"", b"")

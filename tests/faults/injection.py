@@ -35,7 +35,10 @@ import killable.supervisor.machine
 from killable.supervisor import inputs
 from killable.workers import fdpass, removal, sealed
 
-ROOM = (f"{Path(killable.supervisor.machine.__file__).parent}{os.sep}", inputs.__file__, sealed.__file__, removal.__file__)
+ROOM = (
+    f"{Path(killable.supervisor.machine.__file__).parent}{os.sep}",
+    *(module.__file__ for module in (inputs, sealed, removal)),
+)
 SHARED = fdpass.__file__
 LIBRARIES = (f"{Path(os.__file__).parent}{os.sep}", f"{Path(psutil.__file__).parent}{os.sep}", "<frozen")
 

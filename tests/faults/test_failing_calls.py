@@ -57,15 +57,21 @@ def note(error: BaseException, injector: Injector) -> None:
     error.add_note(f"failed was {injector.failed}, with {injector.failure}")
 
 
+@pytest.fixture(scope="module")
+def failed() -> set[str]:
+    """Places whose call has failed while a supervisor lived: not every phase forks workers anew to see it again."""
+    return set()
+
+
 @pytest.mark.parametrize("phase", PHASES)
 async def test_the_first_call_of_each_place_fails_once(
-    phase: str, injector: Injector, record_property: Callable[[str, object], None]
+    phase: str, injector: Injector, failed: set[str], record_property: Callable[[str, object], None]
 ) -> None:
     proof = "cgroup+descendants"
     async with rounds(phase, proof, injector) as once:
         await once(lambda: None)
         calls = injector.calls
-        places = [call for call in calls if call.turn == 0]
+        places = [call for call in calls if call.turn == 0 and not (phase in MIDDLE and call.site in failed)]
         missed: list[Call] = []
         for number, call in enumerate(places):
             try:
@@ -75,7 +81,11 @@ async def test_the_first_call_of_each_place_fails_once(
                 raise
             if injector.failed is None:
                 missed.append(call)
-    said = f"{phase}: {len(calls)} calls from {len(places)} places; not made again: {[str(call) for call in missed]}"
+            elif phase in MIDDLE:
+                failed.add(call.site)
+    all_places = len({call.site for call in calls})
+    again = [str(call) for call in missed]
+    said = f"{phase}: {len(calls)} calls from {all_places} places, of which fail {len(places)}; not made again: {again}"
     print(said)
     record_property("calls", said)
     assert len(missed) <= len(places) / 4, said
@@ -86,7 +96,7 @@ async def test_a_failure_that_nobody_takes_care_of_is_found(injector: Injector) 
     async with living("descendants") as life:
         await life.works()
         await go_through(life, injector, "stream", lambda: None)
-        read = next(call for call in injector.calls if call.site.endswith(" read"))
+        read = next(call for call in injector.calls if call.site.startswith("channel._read_once"))
         with pytest.raises(AssertionError, match="Bad file descriptor"):
             await go_through(life, injector, "stream", lambda: injector.aim_at(read, failure=errno.EBADF))
 

@@ -115,6 +115,7 @@ class Attempt:
         self._operation = self._deadlines.operation
         grace = entry.limits.grace_s if grace_s is None else min(grace_s, entry.limits.grace_s)
         self._deadlines.clear()
+        self._ring_at = None  # from here on the plan says when to ring
         self._termination.begin(verdict, grace)
         self._arm()
         if grace > 0:  # the signal is out; without a grace it was SIGKILL

@@ -48,6 +48,11 @@ def draw_script(dice: random.Random) -> Script:
         children=dice.choice((0, 0, 0, 2)),
         sweep_s=dice.choice((0.0002, 0.0002, 0.02, 0.5)),
         lingers_s=dice.choice((0.0,) * 8 + (0.5, NEVER)),
+        operation=dice.choice(("", "", "kill", "raise")),
+        operation_s=dice.choice((0.05, 0.5, NEVER)),
+        leaves_s=dice.choice((0.01, 0.3, NEVER)),
+        catches=dice.choice(("", "leaves", "stays")),
+        grows=dice.choice((0, 0, 0, 1 << 26, 1 << 30)),
         late_frame=dice.random() < 0.2,
     )
 
@@ -57,6 +62,11 @@ def draw_limits(dice: random.Random) -> dict[str, object]:
         "queue_s": dice.choice((None, 0.05, 1.0, 20.0)),
         "start_s": dice.choice((None, 0.02, 5.0)),
         "run_s": dice.choice((None, 0.1, 1.0, 10.0)),
+        "first_token_s": dice.choice((None, None, 0.03, 2.0)),
+        "idle_s": dice.choice((None, None, 0.02, 1.0)),
+        "operation_s": dice.choice(({}, {"load": 0.2}, {"load/download": 0.03}, {"load/download": None})),
+        "memory_bytes": dice.choice((None, None, 1 << 28)),
+        "cpu_s": dice.choice((None, None, 0.2, 3.0)),
         "grace_s": dice.choice((0.0, 0.05, 0.5, 2.0, 12.0)),
         "ack_s": dice.choice((None, 0.05, 0.5)),
         "output_bytes": dice.choice((1 << 20, 1 << 20, 20)),

@@ -62,6 +62,16 @@ class Script:
     sweep_s: float = 0.0003
     lingers_s: float = 0.0
     """From its last frame to its exit."""
+    operation: str = ""
+    """It is in `load/download` from its entry on: "kill" or "raise" is what happens when its time is over."""
+    operation_s: float = NEVER
+    """Its time, unless the job's limits say otherwise."""
+    leaves_s: float = NEVER
+    """From its entry to when it leaves it; NEVER: with its end."""
+    catches: str = ""
+    """What it does about `OperationTimedOut`: nothing, `leaves` and goes on, or `stays`."""
+    grows: int = 0
+    """Bytes of memory a second."""
     late_frame: bool = False
     """A frame of an earlier attempt comes first."""
 
@@ -104,6 +114,10 @@ class Truth:
     nonsense: bool = False
     grace_s: float = 0.0
     stop_ordered: bool = False
+    expire_ordered: int = 0
+    """The operation whose time is said to be over."""
+    expired_at: float | None = None
+    """When it was rung for that last."""
     term_at: float | None = None
     kill_due: float = NEVER
     delivered_at: float | None = None

@@ -1,5 +1,5 @@
 # make demo   installs what is missing, then the whole story on real models, in half a minute
-# make test   the whole suite
+# make test   the whole suite, in as many processes as there are processors; ARGS='-x tests/unit', PROCESSES=0
 # make lint   ruff and mypy --strict
 # Everything goes into .venv here; nothing else on the machine is touched.
 
@@ -10,6 +10,9 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11 python3.14; do \
 	command -v $$name >/dev/null 2>&1 && $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& { command -v $$name; break; }; done)
+
+# How many the tests are run by; with 0 it is the one that was started, whose output and debugger can be used.
+PROCESSES ?= $(shell nproc)
 
 SOURCES := $(shell find api supervisor workers -name __pycache__ -prune -o -type f -print 2>/dev/null)
 # The names too: a file that was removed changes no timestamp.
@@ -22,8 +25,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 demo: install
 	@$(BIN)/killable demo $(ARGS)
 
+# `worksteal` gives each process tests that stand together, which is what shares a server, and the last of them to
+# whoever is done.
 test: install
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest --numprocesses $(PROCESSES) --dist worksteal $(ARGS)
 
 lint: install
 	$(BIN)/ruff check .

@@ -32,6 +32,11 @@ class Clock:
         return rfc_3339(time.time())
 
 
+def monotonic() -> float:
+    """Return CLOCK_MONOTONIC seconds where there is no event loop: in a thread that waits for processes."""
+    return time.monotonic()
+
+
 def rfc_3339(seconds: float) -> str:
     """Return a time of day in seconds since 1970 as text, in UTC with milliseconds."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

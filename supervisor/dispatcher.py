@@ -158,7 +158,8 @@ class Dispatcher:
         entry.certificate = attempt.certificate.as_json()
         if worker.stage is Stage.BUSY:
             worker.release()
-        pool.when_warm(lambda: self._note_slot_ready(attempt))
+        if worker.stage is not Stage.QUARANTINED:  # its slot is not ready, however warm the others are
+            pool.when_warm(lambda: self._note_slot_ready(attempt))
         if entry.started is not None:
             self.fleet.run_times_of(entry.type).note(self._clock.now() - entry.started)
         self._end(entry, outcome)

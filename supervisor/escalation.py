@@ -5,7 +5,7 @@ Runs in: supervisor. Pure: every function takes `now` and returns the next state
     ASKED ──delivered──► DELIVERED ──acknowledged──► ACKNOWLEDGED
       │  grace over          │ stuck, or grace over      │ grace over
       ▼                      ▼                           ▼
-    DUMPING ──5…25 ms───► KILLED ◄───────────────────────┘ ──unkillable_s──► UNKILLABLE
+    DUMPING ──5…100 ms──► KILLED ◄───────────────────────┘ ──unkillable_s──► UNKILLABLE
 
 Stuck: delivered but not acknowledged while both `ack_s` of time and `ack_cpu_s` of the whole process's processor
 time have passed since the delivery. A worker that used no processor time is starved, throttled or waiting, and keeps
@@ -22,7 +22,7 @@ from killable.supervisor.seam import ProcessorUse
 
 DUMP_S = 0.005
 """For faulthandler to write the stacks of a process that is about to be killed."""
-DUMP_S_MAX = 0.025
+DUMP_S_MAX = 0.1
 """When it has written nothing by then: a worker at nice 5 beside busy ones may not have had the processor yet."""
 LOOK_AGAIN_S = 0.010
 """The shortest time between two looks at the processor time."""

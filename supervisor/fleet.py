@@ -48,6 +48,7 @@ class Fleet:
         if open_spawner is None:
             self._system = System.open(asyncio.get_running_loop(), self._settings, instance_id)
             open_spawner = self._system.open_spawner
+            await self._system.sweep_leftovers()
         for spec in self._settings.pools:
             self._pools[spec.name] = Pool(spec, clock, open_spawner, self)
         for pool in self:

@@ -279,6 +279,10 @@ class Pool:
         self._zygote = Zygote.FAILED
         self._break(traceback)
 
+    def on_zygote_ending(self) -> None:
+        for worker in self.workers.values():
+            worker.doom()
+
     def on_zygote_lost(self, ending: Ending | None) -> None:
         was, self._zygote = self._zygote, Zygote.NONE
         self._reported.clear()

@@ -176,6 +176,10 @@ class SpawnerListener(Protocol):
         """`declaration` is what is wrong with a job's declaration, if it is that."""
         ...
 
+    def on_zygote_ending(self) -> None:
+        """The zygote or its guard has ended, or is made to: its workers die now. `on_zygote_lost` follows."""
+        ...
+
     def on_zygote_lost(self, ending: Ending | None) -> None:
         """The zygote is gone, and so is everything that it had started."""
         ...
@@ -184,8 +188,10 @@ class SpawnerListener(Protocol):
 class Spawner(Protocol):
     """A pool's guard and zygote."""
 
-    zygote_pid: int | None
     proof: str
+
+    @property
+    def zygote_pid(self) -> int | None: ...
 
     def start(self, start_method: str) -> None:
         """Start the guard, if need be, and a zygote. Raise OSError."""

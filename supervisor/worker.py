@@ -102,6 +102,12 @@ class Worker:
         self.process.kill()
         self.process.retire()  # should it not be ours to signal, it ends by itself
 
+    def doom(self) -> None:
+        """Its zygote has ended, or its guard, and it dies with that: it is given no other attempt."""
+        self.signalled = True
+        if self.stage is Stage.IDLE:
+            self.stage = Stage.LEAVING
+
     def quarantine(self) -> None:
         """Give it up: its attempt hears nothing more, its slot is lost until it goes after all."""
         self.stage = Stage.QUARANTINED
@@ -148,7 +154,8 @@ class Worker:
 
     def _become_idle(self) -> None:
         """Its own word and the zygote's come by two ways, in any order: without the pidfd it could not be stopped."""
-        if self._ready and self._forked and not self._exited and self.stage is Stage.SPAWNING:
+        alive = not self._exited and not self.signalled
+        if self._ready and self._forked and alive and self.stage is Stage.SPAWNING:
             self.stage = Stage.IDLE
             self._owner.on_worker_ready(self)
 

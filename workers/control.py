@@ -4,8 +4,8 @@ Runs in: supervisor | guard | zygote.
 
     supervisor → guard     StartZygote (+ its socket)
     guard → supervisor     ZygoteStarted (+ its pidfd), OrphanReaped, ZygoteGone
-    supervisor → zygote    Configure, Fork (+ the worker's descriptors)
-    zygote → supervisor    TypeReported …, Preloaded | PreloadFailed; Forked (+ pidfd) | ForkFailed; Exited
+    supervisor → zygote    Configure, Fork (+ the worker's descriptors), Ping
+    zygote → supervisor    TypeReported …, Preloaded | PreloadFailed; Forked (+ pidfd) | ForkFailed; Exited; Pong
 """
 
 from __future__ import annotations
@@ -144,6 +144,15 @@ class Exited:
     swept: int
 
 
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Say something: an exit was seen and not reported. It may be that something below it does not go."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pong: ...
+
+
 Message = (
     StartZygote
     | ZygoteStarted
@@ -157,6 +166,8 @@ Message = (
     | Forked
     | ForkFailed
     | Exited
+    | Ping
+    | Pong
 )
 
 _TYPES: dict[str, type[Any]] = {cls.__name__: cls for cls in Message.__args__}

@@ -127,7 +127,11 @@ class Doorbell:
 
     def _deliver(self, frame: FrameType | None) -> None:
         """Raise what there is to raise."""
-        if self.stopping is None:
+        if self.stopping is None and self._expired is None:
+            return
+        if _is_in_hook(frame):
+            self._tell(BELL_SWALLOWED)  # swallowed here, nobody would be told: another bell
+        elif self.stopping is None:
             self._raise_expired(frame)
         elif not (_is_event_loops(frame) and self._ask_event_loop()):
             self._raise()
@@ -193,6 +197,16 @@ class Doorbell:
             os.write(self._bells, bytes([bell]))
         except OSError:
             pass  # full of signals' bytes, or closed by the job: the supervisor then counts on time alone
+
+
+def _is_in_hook(frame: FrameType | None) -> bool:
+    """Tell whether `sys.unraisablehook` was interrupted: the job's own around ours, or ours, in which a worker that
+    gets no processor may be for longer than the supervisor waits.
+    """
+    hooks = (Doorbell._on_unraisable.__code__, getattr(sys.unraisablehook, "__code__", None))
+    while frame is not None and frame.f_code not in hooks:
+        frame = frame.f_back
+    return frame is not None
 
 
 def _is_event_loops(frame: FrameType | None) -> bool:

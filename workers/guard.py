@@ -11,7 +11,6 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Callable
 from typing import Any
 
 from killable.workers import confine, control, fdpass, offspring
@@ -43,10 +42,12 @@ class Guard:
 
     def __init__(self, sock: socket.socket, owner_pidfd: int) -> None:
         self._sock = sock
+        self._sock.setblocking(False)
         self._owner_pidfd = owner_pidfd
         self._zygote: int | None = None
         self._dead_zygote: control.Ending | None = None
         self._swept = 0
+        self._strangers = offspring.Strangers()
         self._wakeups = offspring.watch_children()
 
     def serve(self) -> socket.socket | None:
@@ -98,20 +99,30 @@ class Guard:
             _, status, usage = os.wait4(self._zygote, 0)
             self._dead_zygote = control.Ending.from_wait(status, usage, time.monotonic())
             self._zygote = None
-        dying = offspring.kill_strangers(() if self._zygote is None else (self._zygote,), self._note_orphan)
-        if self._dead_zygote is not None and not dying:
+        self._strangers.kill(() if self._zygote is None else (self._zygote,), self._note_orphan)
+        if self._dead_zygote is not None and not self._strangers:
             self._tell(control.ZygoteGone(self._dead_zygote, self._swept))
             self._dead_zygote, self._swept = None, 0
 
-    def _note_orphan(self, pid: int, status: int, usage: Any) -> None:
+    def _note_orphan(self, pid: int, status: int, usage: Any, suspects: frozenset[int]) -> None:
         self._swept += 1
         self._tell(control.OrphanReaped(pid, control.Ending.from_wait(status, usage, time.monotonic())))
 
     def _tell(self, message: control.Message, descriptors: list[int] | None = None) -> None:
-        try:
-            fdpass.send(self._sock, control.to_wire(message), descriptors or [])
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # the owner is going; the next poll says so
+        """Never wait for an owner that does not read: a copy of its descriptors may keep the socket open for ever."""
+        poll = select.poll()
+        poll.register(self._owner_pidfd, select.POLLIN)
+        poll.register(self._sock, select.POLLOUT)
+        while True:
+            try:
+                fdpass.send(self._sock, control.to_wire(message), descriptors or [])
+            except BlockingIOError:
+                if self._owner_pidfd in dict(poll.poll()):
+                    return
+            except OSError:
+                return  # the owner is going; the next poll says so
+            else:
+                return
 
     def _end_everything(self) -> None:
         """Kill the zygote first, so that nothing new is forked; then its orphans, wave after wave, until no child is
@@ -119,7 +130,9 @@ class Guard:
         """
         if self._zygote is not None:
             os.kill(self._zygote, signal.SIGKILL)  # our unreaped child: the number is pinned
-        forget: Callable[[int, int, object], None] = lambda pid, status, usage: None  # noqa: E731
-        while offspring.kill_strangers((), forget):
+        while True:
+            self._strangers.kill((), lambda pid, status, usage, suspects: None)
+            if not self._strangers:
+                return
             select.select([self._wakeups], [], [], 0.05)
             offspring.drain_wakeups(self._wakeups)

@@ -118,8 +118,7 @@ class Worker:
             closing = attempt.outcome(self._doorbell)
             self._rlimits.lift()
             _flush()
-            last = served == self._jobs_max
-            change = "its share of jobs is done" if last else self._baseline.changed()
+            change = self._why_last(served)
             if not change:
                 attempt.remove_tmp()
                 change = self._prepare_for_next()  # before it is told that this worker can go on
@@ -127,6 +126,12 @@ class Worker:
             self._channel.close([closing, (Kind.IDLE, idle.encode())])
             if change:
                 return attempt.exit_code
+
+    def _why_last(self, served: int) -> str:
+        """Return why this process takes no other job, or an empty string."""
+        if self._doorbell.stopping is not None:
+            return "it was told to end"
+        return "its share of jobs is done" if served == self._jobs_max else self._baseline.changed()
 
     def _prepare_for_next(self) -> str:
         """Measure what the next job grows from; return what keeps this process from going on."""

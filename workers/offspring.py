@@ -54,30 +54,62 @@ def kill_group(leader: int) -> None:
         pass  # it never came to setsid, or only it is left
 
 
-def kill_strangers(known: Container[int], reaped: Callable[[int, int, object], None]) -> int:
-    """SIGKILL and reap every child that is not `known`; return how many are still dying.
+class Strangers:
+    """The children of this process that it did not fork: killed, reaped, and told apart by whose they may be.
 
-    Call again on SIGCHLD until it returns 0: killing one hands its own children to us. `reaped(pid, status, rusage)` is
-    called for each that is gone.
+    One that does not go, whatever is sent to it, must hold up no more than the report on the attempt it came from.
     """
-    while True:
-        dying = gone = 0
-        for pid in children():
-            if pid in known:
-                continue
-            # Our own unreaped child: the number cannot have been given to anyone else.
-            os.kill(pid, signal.SIGKILL)
-            kill_below(pid)
-            if is_zombie(pid):
-                kill_group(pid)
-            done, status, usage = os.wait4(pid, os.WNOHANG)
-            if done:
-                reaped(pid, status, usage)
-                gone += 1
-            else:
-                dying += 1
-        if not gone:
-            return dying
+
+    def __init__(self) -> None:
+        self._suspects: dict[int, frozenset[int]] = {}
+        """By stranger: the dead of ours that may have left it. Its leader is always among them: the kernel hands
+        children over and lets the leader end in one step (exit_notify, under the lock that a look takes, too).
+        """
+
+    def kill(self, known: Container[int], reaped: Callable[[int, int, object, frozenset[int]], None]) -> None:
+        """SIGKILL and reap every child that is not `known`, until nothing more goes at once.
+
+        Call again on SIGCHLD: killing one hands its own children to us. `reaped(pid, status, rusage, suspects)` is
+        called for each that is gone.
+        """
+        while True:
+            gone = 0
+            present = children()
+            fresh = [pid for pid in present if pid not in known and pid not in self._suspects]
+            if fresh:
+                suspects = frozenset(pid for pid in present if pid in known and _has_ended(pid))
+                self._suspects.update((pid, suspects) for pid in fresh)
+            for pid in list(self._suspects):
+                # Our own unreaped child: the number cannot have been given to anyone else.
+                os.kill(pid, signal.SIGKILL)
+                kill_below(pid)
+                if is_zombie(pid):
+                    kill_group(pid)
+                done, status, usage = os.wait4(pid, os.WNOHANG)
+                if done:
+                    reaped(pid, status, usage, self._suspects.pop(pid))
+                    gone += 1
+            if not gone:
+                return
+
+    def __len__(self) -> int:
+        """Return how many are still dying."""
+        return len(self._suspects)
+
+    def may_be_of(self, leader: int) -> bool:
+        """Tell whether one that is still dying may come from this leader, which is a zombie."""
+        return any(leader in suspects for suspects in self._suspects.values())
+
+
+def _has_ended(pid: int) -> bool:
+    """Tell whether our child's main thread has ended, of one whose last thread is on its way out, too: that hands over
+    the children before waitid(2) shows the process as ended.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+            return file.readall().rpartition(b")")[2].split()[0] in (b"Z", b"X")
+    except OSError:
+        return True
 
 
 def watch_children() -> int:

@@ -105,6 +105,7 @@ class Zygote:
         self._configure = configure
         self._packages = packages
         self._children: dict[int, _Child] = {}
+        self._strangers = offspring.Strangers()
         self._wakeups = -1
         self._threads = 1
 
@@ -149,6 +150,9 @@ class Zygote:
                     return None  # the guard sweeps what is left: it is the subreaper above
                 message, descriptors = received
                 order = control.from_wire(message)
+                if isinstance(order, control.Ping):
+                    self._tell(control.Pong())
+                    continue
                 assert isinstance(order, control.Fork), order
                 start = self._fork(order, descriptors)
                 if start is not None:
@@ -169,8 +173,13 @@ class Zygote:
             return self._in_child(parent, descriptors, order)
         for descriptor in descriptors:
             os.close(descriptor)
+        try:
+            pidfd = os.pidfd_open(pid)  # cannot hit another process: our child is not reaped before we do it
+        except OSError as error:  # no descriptor is left: without it nobody could end the worker
+            self._tell(control.ForkFailed(order.worker_id, error.errno or 0, error.strerror or str(error)))
+            self._strangers.kill(self._children, self._note_stranger)
+            return None
         self._children[pid] = _Child(order.worker_id)
-        pidfd = os.pidfd_open(pid)  # cannot hit another process: our child is not reaped before we do it
         self._tell(control.Forked(order.worker_id, pid), [pidfd])
         os.close(pidfd)
         return None
@@ -190,19 +199,20 @@ class Zygote:
         dead = [pid for pid in self._children if offspring.is_zombie(pid)]
         for pid in dead:
             offspring.kill_group(pid)
-        first = self._children[dead[0]] if dead else None
-
-        def note(_pid: int, _status: int, _usage: object) -> None:
-            if first is not None:
-                first.swept += 1
-
-        if offspring.kill_strangers(self._children, note):
-            return  # wait for SIGCHLD: the leaders are reaped when nothing of theirs is left
+        self._strangers.kill(self._children, self._note_stranger)
         for pid in dead:
+            if self._strangers.may_be_of(pid):
+                continue  # wait for SIGCHLD: a leader is reaped when nothing of it is left
             _, status, usage = os.wait4(pid, 0)
             child = self._children.pop(pid)
             ending = control.Ending.from_wait(status, usage, time.monotonic())
             self._tell(control.Exited(child.worker_id, ending, child.swept))
+
+    def _note_stranger(self, pid: int, status: int, usage: object, suspects: frozenset[int]) -> None:
+        """Count it for one of the dead; of two that died in the same moment nobody can tell which it was."""
+        for leader in suspects & self._children.keys():
+            self._children[leader].swept += 1
+            break
 
     def _tell(self, message: control.Message, descriptors: list[int] | None = None) -> None:
         wire: dict[str, Any] = control.to_wire(message)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import httpx
 import typer
 
 from killable.api.cli import render
-from killable.api.client.exchange import DEFAULT_URL, UNIX_PREFIX
+
+if TYPE_CHECKING:
+    import httpx
 
 PATIENCE_S = 0.5
 """A person at a prompt takes longer for a hang."""
@@ -64,6 +65,8 @@ def _types(ask: Ask) -> Offers:
 def _offered(ctx: typer.Context, incomplete: str, find: Callable[[Ask], Offers]) -> Offers:
     """Ask the server that the line names so far; whatever goes wrong, offer nothing: there is nobody to tell."""
     try:
+        from killable.api.client.exchange import DEFAULT_URL
+
         address = str(ctx.params.get("url") or os.environ.get("KILLABLE_URL") or DEFAULT_URL)
         with impatient(address, PATIENCE_S) as http:
             found = find(lambda path, query: http.get(path, params=dict(query)).raise_for_status().json())
@@ -74,6 +77,10 @@ def _offered(ctx: typer.Context, incomplete: str, find: Callable[[Ask], Offers])
 
 def impatient(address: str, timeout_s: float) -> httpx.Client:
     """Return an HTTP client that gives up soon; the library's own waits as long as a job may take."""
+    import httpx
+
+    from killable.api.client.exchange import UNIX_PREFIX
+
     uds = address.removeprefix(UNIX_PREFIX).removeprefix("//") if address.startswith(UNIX_PREFIX) else None
     url = "http://localhost" if uds else address if "://" in address else f"http://{address}"
     key = os.environ.get("KILLABLE_API_KEY")

@@ -15,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from killable.api.cli import exits
-from killable.api.cli.checks import Check, examine
+from killable.api.cli.checks import examine
+from killable.api.cli.guards import Check
 from killable.api.cli.options import Json, open_client
 from killable.api.client.outcomes import Unreachable
 from killable.workers.errors import KillableError

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from killable.api.cli import completing
-from killable.api.client.blocking import Client
 from killable.workers.units import parse_bytes, parse_count, parse_seconds
+
+if TYPE_CHECKING:
+    from killable.api.client.blocking import Client
 
 NO_LIMIT = "none"
 
@@ -69,4 +71,6 @@ Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; kept
 
 
 def open_client(url: str) -> Client:
+    from killable.api.client.blocking import Client
+
     return Client(url)

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from killable.supervisor.machine.owners import Owner
+
 CONTROLLERS = frozenset({"memory", "pids"})
 """What a worker's group is bounded by, where they are on cgroup v2: looked at one by one."""
 
@@ -140,7 +142,9 @@ def find_root(instance: str) -> CgroupRoot | None:
     own = own_directory()
     if own is None or not os.access(own / "cgroup.procs", os.W_OK):
         return None
-    path = own / f"{owner_name(os.getpid())}-{instance}"
+    owner = Owner.of(os.getpid())
+    assert owner is not None
+    path = own / f"{owner.name}-{instance}"
     try:
         path.mkdir()
         os.stat(path / "cgroup.kill")  # not before Linux 5.14
@@ -184,19 +188,3 @@ def mounts() -> Iterator[tuple[str, list[str], str, Path]]:
         if kind in ("cgroup", "cgroup2"):
             root, mount = (field.encode().decode("unicode_escape") for field in fields.split()[3:5])
             yield kind, options.split(","), root, Path(mount)
-
-
-def owner_name(pid: int) -> str | None:
-    """Return the name that only this run of this process can have, or None when there is no such process. Raise
-    OSError when that cannot be told.
-
-    The start time is in clock ticks since boot (proc(5), stat, field 22): a wall-clock time moves with the clock. The
-    pid namespace belongs to it, for containers that share a cgroup directory.
-    """
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    start_ticks = stat[stat.rindex(")") + 2 :].split()[19]
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", "")
-    return f"killable-{boot}-{os.stat('/proc/self/ns/pid').st_ino}-{pid}-{start_ticks}"

@@ -1,60 +1,90 @@
-"""What dead ones of us have left: groups of supervisors that are gone, processes of a guard that was killed.
+"""What dead ones of us have left, found by name: groups, processes, temporary folders. It is ended and removed.
 
-Runs in: supervisor. Part of the seam.
+Runs in: supervisor; a thread of its own at the start. Part of the seam.
+
+An owner's name (`owners`) is in each of them. What is left by a living one, or by one of which nothing can be told
+(another boot, another pid namespace), is left alone.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import select
-import signal
-from collections.abc import Iterator
+import shutil
+import stat
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from killable.supervisor.machine.cgroup import own_directory, owner_name
+from killable.supervisor import clock
+from killable.supervisor.machine import cookies
+from killable.supervisor.machine.cgroup import own_directory
+from killable.supervisor.machine.owners import Owner, owner_of_folder, sees_own_pids
 
 EMPTY_MS = 1000
 """How long a group may take to become empty after it was killed, at the start of a supervisor."""
+WAVES_S = 3.0
+"""How long processes that fork on are killed again and again."""
+SWEEP_S = 8.0
+"""How long a start waits for all of it: a process that the kernel holds can hold up whoever reads its /proc files."""
 
-COOKIE = "KILLABLE_INSTANCE"
-"""In the environment of the guard's exec: a fork keeps it, and an exec passes it on unless the job cleans its
-environment.
-"""
+logger = logging.getLogger("killable.system")
 
 
-def kill_by_cookie(value: str) -> int:
-    """SIGKILL every process that carries this cookie; return how many there were. Raise OSError when not all could be
-    looked at.
-
-    Call again until it returns 0: they fork. The environment is read again after the pidfd is open, so that a number
-    that was given to someone else meanwhile is not hit.
+def sweep_in_thread(finished: Callable[[], None]) -> None:
+    """End and remove what dead supervisors have left, and log it; `finished` is called, in the thread, when no process
+    is in the way any more. The folders, which may hold millions of files, are removed after that.
     """
-    wanted = f"{COOKIE}={value}\0".encode()
-    found = 0
-    for name in os.listdir("/proc"):
-        if not name.isdigit() or not _carries(name, wanted):
-            continue
+
+    def sweep() -> None:
         try:
-            pidfd = os.pidfd_open(int(name))
-        except ProcessLookupError:
-            continue
-        try:
-            if _carries(name, wanted):
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                found += 1
-        except ProcessLookupError:
-            pass
+            if sees_own_pids():
+                cookies.let_guards_finish()
+                for name in sweep_groups():
+                    logger.warning("swept", extra={"cgroup": name})
+                _sweep_processes(cookies.ownerless(), WAVES_S)
+        except OSError as error:
+            logger.error("sweep_failed", extra={"detail": str(error)})  # the next start tries again
         finally:
-            os.close(pidfd)
-    return found
+            finished()
+        sweep_folders(tempfile.gettempdir())
+
+    _start_thread(sweep)
 
 
-def _carries(pid: str, wanted: bytes) -> bool:
+def sweep_cookie_in_thread(cookie: str, patience_s: float, finished: Callable[[], None]) -> None:
+    """End what carries this cookie, whose guard is gone; `finished` is called in the thread, after `patience_s` at the
+    latest.
+    """
+
+    def sweep() -> None:
+        try:
+            _sweep_processes(lambda found: found == cookie, patience_s)
+        finally:
+            finished()
+
+    _start_thread(sweep)
+
+
+def _start_thread(target: Callable[[], None]) -> None:
+    """Not of the loop's executor, whose threads are waited for at the end and may all be removing folders."""
     try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            return wanted in file.read()
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return False  # gone, or another user's
+        threading.Thread(target=target, name="killable-sweep", daemon=True).start()
+    except RuntimeError:  # no thread can be started: the loop has to wait
+        target()
+
+
+def _sweep_processes(is_meant: Callable[[str], bool], patience_s: float) -> None:
+    swept, left = cookies.kill_waves(is_meant, clock.monotonic() + patience_s)
+    for event, level, processes in (("swept", logging.WARNING, swept), ("not_swept", logging.ERROR, left)):
+        for found in processes:
+            fields = {"pid": found.pid, "command": found.command, "cookie": found.cookie}
+            logger.log(level, event, extra=fields)
+
+
+# ── groups ──
 
 
 def sweep_groups() -> list[str]:
@@ -63,7 +93,7 @@ def sweep_groups() -> list[str]:
     if own is None:
         return []
     swept = []
-    for directory in _ownerless(own):
+    for directory in _ownerless_groups(own):
         for path in (directory, *(child for child in directory.iterdir() if child.is_dir())):
             try:
                 (path / "cgroup.kill").write_bytes(b"1")
@@ -75,19 +105,11 @@ def sweep_groups() -> list[str]:
     return swept
 
 
-def _ownerless(own: Path) -> Iterator[Path]:
+def _ownerless_groups(own: Path) -> Iterator[Path]:
     """Yield the groups whose owner is gone; of another boot or pid namespace nothing can be told, so those are left."""
-    ours = owner_name(os.getpid())
-    assert ours is not None
-    here = ours.rsplit("-", 2)[0]
-    for directory in own.glob(f"{here}-*"):
-        name, _, _instance = directory.name.rpartition("-")
-        pid = name.removeprefix(f"{here}-").partition("-")[0]
-        try:
-            ownerless = pid.isdigit() and directory.is_dir() and owner_name(int(pid)) != name
-        except OSError:
-            continue  # nothing is known of its owner
-        if ownerless:
+    for directory in own.glob("killable-*"):
+        owner = Owner.named(directory.name.rpartition("-")[0])  # the last part is the instance
+        if owner is not None and directory.is_dir() and owner.is_gone():
             yield directory
 
 
@@ -102,3 +124,30 @@ def _remove_when_empty(directory: Path) -> None:
         directory.rmdir()
     except OSError:
         pass  # gone meanwhile, or something in it cannot be killed
+
+
+# ── temporary folders ──
+
+
+def sweep_folders(parent: str) -> None:
+    """Remove the temporary folders of supervisors that are gone, and log each."""
+    try:
+        names = os.listdir(parent)
+    except OSError:
+        return
+    for name in names:
+        owner = owner_of_folder(name)
+        path = os.path.join(parent, name)
+        if owner is None or not owner.is_gone() or not _is_own_folder(path):
+            continue
+        shutil.rmtree(path, ignore_errors=True)  # follows no symbolic link, not even one that is put there now
+        logger.warning("swept", extra={"folder": path})
+
+
+def _is_own_folder(path: str) -> bool:
+    """Tell whether it is a directory, itself and not through a link, and belongs to the user that we run as."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()

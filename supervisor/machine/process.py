@@ -31,8 +31,11 @@ from killable.workers.removal import remove_tree
 
 OUR_FOLDER = os.path.dirname(killable.workers.__file__)
 STACK_BYTES_MAX = 64 << 10
-_LOOK_AGAIN_S = 0.001
-"""Between two looks at a group that is still populated when its leader is reaped: something moved into it."""
+_LOOK_AGAIN_S = 0.0005
+_LOOK_AGAIN_S_MAX = 0.25
+"""Between two looks at a group that is still populated when its leader is reaped: something moved into it, and goes in
+a moment or, unkillable, never. Each is twice as long as the one before.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,7 @@ class WorkerProcess:
         cgroup: Cgroup | None,
         tmp: str,
         oom: OomCounter,
+        on_exit: Callable[[], None],
     ) -> None:
         """Take over the descriptors and the group, also on failure. Raise OSError."""
         orders, frames, output, bells, self._stack = ours
@@ -85,6 +89,7 @@ class WorkerProcess:
         self._oom = oom
         self._oom_before: int | None = None
         self._group_before = b""
+        self._on_exit = on_exit
         self._decoder = Decoder()
         self._orders = Writer(loop, orders)
         self._frames = Reader(loop, frames, self._on_frame_bytes)
@@ -96,6 +101,7 @@ class WorkerProcess:
         self._broken = False
         self._closed = False
         self._exit_told = False
+        self._look_s = _LOOK_AGAIN_S
         self.pid: int | None = None
         self.proof = "descendants" if cgroup is None else "cgroup+descendants"
         try:
@@ -116,6 +122,8 @@ class WorkerProcess:
             pass  # its exit is then told when it is swept
         if self._kill_wanted:
             self.kill()
+        if self._has_exited():
+            self._on_pidfd()  # before it is taken for one that can be given a job
         self._listener.on_forked(pid)
 
     def fork_failed(self, errno: int, why: str) -> None:
@@ -136,7 +144,8 @@ class WorkerProcess:
         populated = self._cgroup is not None and not self._cgroup.is_empty()
         if not self.look_for_exit() or populated:
             self.kill()
-            self._loop.call_later(_LOOK_AGAIN_S, lambda: self.swept(ending, swept, zygote_lost=zygote_lost))
+            self._look_s = min(2 * self._look_s, _LOOK_AGAIN_S_MAX)
+            self._loop.call_later(self._look_s, lambda: self.swept(ending, swept, zygote_lost=zygote_lost))
             return
         self.read_ready()
         torn = self._decoder.torn
@@ -158,6 +167,21 @@ class WorkerProcess:
         all.
         """
         self.proof = "" if self._cgroup is None else "cgroup"
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it holds an attempt."""
+        return self._fence is not None
+
+    def has_empty_group(self) -> bool:
+        """Tell whether it had a group, and nothing is left in that."""
+        return self._cgroup is not None and self._cgroup.is_empty()
+
+    def give_up(self) -> None:
+        """Report it as gone although nobody knows: it holds no attempt, and its zygote is lost."""
+        if not self._closed:
+            self._close()
+            self._listener.on_gone(Gone(None, 0, "", zygote_lost=True))
 
     # ── what the worker's owner asks for ──
 
@@ -338,6 +362,7 @@ class WorkerProcess:
         self._loop.remove_reader(self._pidfd)
         self._bells.drain()  # a delivery that was seen after the exit would stand behind it
         self._listener.on_exited()
+        self._on_exit()
 
     def _close(self) -> None:
         self._closed = True

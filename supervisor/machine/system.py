@@ -13,7 +13,10 @@ from dataclasses import dataclass
 
 from killable.supervisor.machine import cgroup, leftovers
 from killable.supervisor.machine.cgroup import CgroupRoot
+from killable.supervisor.machine.cookies import cookie_value
+from killable.supervisor.machine.lineage import ANSWER_S
 from killable.supervisor.machine.memory import OomCounter
+from killable.supervisor.machine.owners import Owner
 from killable.supervisor.machine.spawner import PoolSpawner
 from killable.supervisor.seam import SpawnerListener
 from killable.supervisor.settings import PoolSpec, Settings
@@ -27,30 +30,60 @@ class System:
     """Made at the start, given back at the end."""
 
     loop: asyncio.AbstractEventLoop
+    owner: Owner
     instance_id: str
     cgroups: CgroupRoot | None
     tmp: str
     oom: OomCounter
+    patience_s: float
+    """How long what was killed may take to go."""
+    answer_s: float = ANSWER_S
 
     @classmethod
     def open(cls, loop: asyncio.AbstractEventLoop, settings: Settings, instance_id: str) -> System:
         """Choose the proof that the machine allows, and make the folders. Raise OSError."""
         _require_pidfd()
-        for name in leftovers.sweep_groups():
-            logger.warning("swept", extra={"cgroup": name})  # what a dead supervisor had left
         cgroups = None if settings.proof == "descendants" else cgroup.find_root(instance_id[:8])
         if settings.proof == "cgroup+descendants" and cgroups is None:
             raise OSError(0, "KILLABLE_PROOF asks for a cgroup, and no writable cgroup2 directory was found")
         try:
-            return cls(loop, instance_id, cgroups, tempfile.mkdtemp(prefix="killable-"), OomCounter())
+            owner = Owner.of(os.getpid())
+            assert owner is not None
+            tmp = tempfile.mkdtemp(prefix=owner.folder_prefix)
         except OSError:
             if cgroups is not None:
                 cgroups.remove()
             raise
+        return cls(loop, owner, instance_id, cgroups, tmp, OomCounter(), settings.unkillable_s)
+
+    async def sweep_leftovers(self) -> None:
+        """Wait until what dead supervisors have left is ended: it may hold what this one needs."""
+        finished = asyncio.Event()
+        leftovers.sweep_in_thread(lambda: self._tell(finished))
+        try:
+            async with asyncio.timeout(leftovers.SWEEP_S):
+                await finished.wait()
+        except TimeoutError:
+            logger.error("sweep_goes_on", extra={"detail": f"not finished after {leftovers.SWEEP_S:g} s"})
+
+    def _tell(self, event: asyncio.Event) -> None:
+        try:
+            self.loop.call_soon_threadsafe(event.set)
+        except RuntimeError:
+            pass  # the loop is closed: nobody waits any more
 
     def open_spawner(self, spec: PoolSpec, listener: SpawnerListener) -> PoolSpawner:
+        cookie = cookie_value(self.owner, self.instance_id, spec.name)
         return PoolSpawner(
-            self.loop, spec, listener, cgroups=self.cgroups, tmp=self.tmp, instance_id=self.instance_id, oom=self.oom
+            self.loop,
+            spec,
+            listener,
+            cgroups=self.cgroups,
+            tmp=self.tmp,
+            cookie=cookie,
+            patience_s=self.patience_s,
+            answer_s=self.answer_s,
+            oom=self.oom,
         )
 
     async def close(self) -> None:

@@ -27,8 +27,8 @@ from killable.supervisor.clock import rfc_3339
 
 Format = Literal["text", "json"]
 
-SAID = frozenset({"error", "reason", "tags", "detail"})
-"""Fields with words of others: a job's or its modules' (error, detail), a client's (reason, tags)."""
+SAID = frozenset({"error", "reason", "tags", "detail", "command"})
+"""Fields with words of others: a job's or its modules' (error, detail, command), a client's (reason, tags)."""
 SAID_CHARS_MAX = 1000
 """Of one field, from its two ends: what it is about and, of a traceback, why; the job's record has the whole."""
 REDACTED = "[redacted]"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Any, NamedTuple, cast
 
@@ -19,6 +20,7 @@ class Route(NamedTuple):
         return re.sub(r"\{.*?\}", "x", self.path)
 
 
+@functools.cache
 def routes() -> list[Route]:
     paths = create_app(cast(Any, None)).openapi()["paths"]
     return [Route(method.upper(), path) for path, operations in paths.items() for method in operations]

@@ -140,7 +140,7 @@ async def serve(
         server = _Server(config)
         serving = asyncio.create_task(server.serve())
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while not (server.started or serving.done()):
                     await asyncio.sleep(0)
             port = server.servers[0].sockets[0].getsockname()[1]

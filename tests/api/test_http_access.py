@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 from serving import Server, StartServer, problem_of
+from support.cases import cases
 
 from killable.api.access import is_loopback
 from killable.api.settings import HttpSettings
@@ -20,12 +21,12 @@ async def guarded(start_server: StartServer) -> AsyncIterator[Server]:
         yield server
 
 
-@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1", "127.9.9.9:80", "[::1]:7833", "x.localhost"])
+@cases("host", ["localhost", "LOCALHOST:1", "127.0.0.1", "127.9.9.9:80", "[::1]:7833", "x.localhost"])
 async def test_loopback_names_are_ours(server: Server, host: str) -> None:
     assert (await server.client.get("/health", headers={"host": host})).status_code == 200
 
 
-@pytest.mark.parametrize(
+@cases(
     "host", ["evil.example", "localhost.evil.example", "evil@localhost", "localhost:", "", "10.0.0.1", "127.0.0.1.evil"]
 )
 async def test_any_other_host_is_misdirected(server: Server, host: str) -> None:
@@ -44,7 +45,7 @@ async def test_a_request_with_two_hosts_is_misdirected(server: Server) -> None:
     await writer.wait_closed()
 
 
-@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost:1"])
+@cases("origin", ["https://evil.example", "null", "http://localhost:1"])
 async def test_a_foreign_page_is_refused(server: Server, origin: str) -> None:
     headers = {"origin": origin, "content-type": "application/json"}
     answer = await server.client.post("/v1/jobs", content=b'{"type": "echo"}', headers=headers)
@@ -67,7 +68,7 @@ async def test_pages_that_the_operator_allows(guarded: Server) -> None:
     problem_of(await guarded.client.options("/v1/jobs", headers=preflight | {"origin": "https://b"}), 403, "forbidden")
 
 
-@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""])
+@cases("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""])
 async def test_a_body_that_a_form_could_send_is_refused(server: Server, kind: str) -> None:
     headers = {"content-type": kind} if kind else {}
     answer = await server.client.post("/v1/jobs", content=b'{"type": "echo"}', headers=headers)
@@ -106,7 +107,7 @@ async def test_a_body_at_the_bound_is_taken(guarded: Server) -> None:
     problem_of(answer, 413, "too_large")
 
 
-@pytest.mark.parametrize(
+@cases(
     ("method", "path", "allow"),
     [
         ("PUT", "/v1/jobs", "GET, HEAD, POST"),
@@ -125,7 +126,7 @@ async def test_other_methods(server: Server, method: str, path: str, allow: str)
         problem_of(answer, 405, "method_not_allowed")
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v1/jobs/", "/v1/jobs/x/y", "/docs", "/../etc/passwd"])
+@cases("path", ["/", "/v1", "/v1/jobs/", "/v1/jobs/x/y", "/docs", "/../etc/passwd"])
 async def test_other_addresses(server: Server, path: str) -> None:
     problem_of(await server.client.get(path), 404, "not_found")
 

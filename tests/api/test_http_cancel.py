@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from serving import Server, StartServer, problem_of
+from support.cases import cases
 
 NOT_WAITING = {"prefer": "respond-async"}
 
@@ -16,6 +17,7 @@ def proof(certificate: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in certificate.items() if name != "slot_ready"}
 
 
+@pytest.mark.row("H4")
 @pytest.mark.row("A10")
 @pytest.mark.row("A12")
 @pytest.mark.parametrize("type", ["spin", "sleep_native", "napper"])
@@ -111,9 +113,7 @@ async def test_an_accepted_cancel_goes_on_when_its_caller_leaves(server: Server,
     assert (await server.record(job_id, wait_s=60))["state"] == "cancelled"
 
 
-@pytest.mark.parametrize(
-    "query", ["grace_s=-1", "grace_s=nan", "grace_s=inf", "grace_s=x", "grace=1", "reason=" + "r" * 1001]
-)
+@cases("query", ["grace_s=-1", "grace_s=nan", "grace_s=inf", "grace_s=x", "grace=1", "reason=" + "r" * 1001])
 async def test_a_cancel_that_cannot_be_meant_stops_nothing(server: Server, query: str) -> None:
     job_id = await server.submit("spin")
     for answer in (
@@ -125,7 +125,7 @@ async def test_a_cancel_that_cannot_be_meant_stops_nothing(server: Server, query
     assert (await server.record(job_id))["state"] in ("queued", "running")
 
 
-@pytest.mark.parametrize("prefer", ["wait", "wait=x", "wait=-1", "wait=99999999999999999999", "", ";,=", "wait=\xb2"])
+@cases("prefer", ["wait", "wait=x", "wait=-1", "wait=99999999999999999999", "", ";,=", "wait=\xb2"])
 async def test_preferences_that_cannot_be_read_are_ignored(server: Server, prefer: str) -> None:
     job_id = await server.submit("spin")
     headers = {"prefer": prefer.encode("latin-1")}

@@ -10,6 +10,7 @@ import pytest
 from httpx_sse import aconnect_sse
 from routes import routes
 from serving import Server, StartServer, problem_of
+from support.cases import cases
 
 from killable.api.keys import ApiKey
 from killable.api.settings import HttpSettings
@@ -60,7 +61,7 @@ async def test_every_route_but_the_probes_needs_a_key(locked: Server) -> None:
 
 
 @pytest.mark.row("A25")
-@pytest.mark.parametrize(
+@cases(
     "value",
     [
         *("", "Bearer", f"Basic {SUBMIT.key}", SUBMIT.key, f"Bearer {SUBMIT.key}x", f"Bearer {SUBMIT.name}"),

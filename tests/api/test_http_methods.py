@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from routes import Route, routes
 from serving import Server, StartServer, problem_of
+from support.cases import cases
 from support.waiting import until_async
 
 from killable.api.settings import HttpSettings
@@ -39,8 +40,8 @@ async def test_every_other_method_is_refused_with_those_that_there_are(server: S
 
 
 @pytest.mark.row("A19")
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(
+@cases("method", METHODS)
+@cases(
     "path",
     [
         *("/", "/v1", "/v1/", "/v1/jobs/", "/v1/jobs/x/y", "/v1/jobs/x/stream/", "/v2/jobs", "/docs", "/redoc"),

@@ -10,6 +10,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from serving import Server, StartServer, problem_of
+from support.cases import cases
 from support.waiting import Pending, until_async
 
 OPENMETRICS = "application/openmetrics-text"
@@ -160,7 +161,7 @@ async def test_open_streams_are_a_gauge(server: Server, tmp_path: Path) -> None:
     await server.client.delete(f"/v1/jobs/{job_id}")
 
 
-@pytest.mark.parametrize(
+@cases(
     ("accept", "content_type"),
     [
         ("", "application/json"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from serving import Server, StartServer, problem_of
+from support.cases import cases
 
 NOT_WAITING = {"prefer": "respond-async"}
 
@@ -76,7 +77,7 @@ async def test_it_says_stopping_until_the_trees_are_gone(server: Server, tmp_pat
     assert done["jobs"] in ([], [{"job_id": job_id, "status": "cancelled"}])
 
 
-@pytest.mark.parametrize(
+@cases(
     "body",
     [
         *(
@@ -143,7 +144,7 @@ async def test_a_shutdown_refuses_drains_and_ends(server: Server, tmp_path: Path
     await asyncio.wait_for(ending, 60)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("method", "path"),
     [
         *(("POST", "/v1/drain?deadline_s=-1"), ("POST", "/v1/drain?deadline=1"), ("POST", "/v1/shutdown?grace_s=x")),

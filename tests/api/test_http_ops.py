@@ -152,6 +152,7 @@ def _check(description: dict[str, Any], path: str, method: str, status: int, kin
         assert set(body) <= set(described), path
 
 
+@pytest.mark.row("B15")
 @pytest.mark.row("B9")
 async def test_a_dropped_job_is_a_404_that_says_what_became_of_it(start_server: StartServer) -> None:
     async with start_server(keep_jobs=1) as server:

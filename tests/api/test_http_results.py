@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from serving import Server, StartServer, problem_of
+from support.cases import cases
 
 from killable.api.settings import HttpSettings
 
@@ -49,6 +50,7 @@ async def test_a_checkpoint_can_be_fetched(server: Server) -> None:
     problem_of(await server.client.get("/v1/jobs/job-0/partial"), 404, "unknown_job")
 
 
+@pytest.mark.row("B15")
 @pytest.mark.row("A15")
 @pytest.mark.row("B1")
 async def test_the_record_from_running_to_the_end(server: Server) -> None:
@@ -150,7 +152,7 @@ async def test_pages_stay_true_while_jobs_come(server: Server) -> None:
     assert seen == ids[::-1]
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=201", "limit=x", "state=gone", "tag=team", "tag=:x", "sort=age"])
+@cases("query", ["limit=0", "limit=201", "limit=x", "state=gone", "tag=team", "tag=:x", "sort=age"])
 async def test_a_list_that_cannot_be_meant(server: Server, query: str) -> None:
     problem = problem_of(await server.client.get(f"/v1/jobs?{query}"), 422, "invalid")
     assert problem["faults"] == [
@@ -158,6 +160,6 @@ async def test_a_list_that_cannot_be_meant(server: Server, query: str) -> None:
     ]
 
 
-@pytest.mark.parametrize("cursor", ["nonsense", "", "²", "-1", "1" * 5000])
+@cases("cursor", ["nonsense", "", "²", "-1", "1" * 5000])
 async def test_a_cursor_that_is_none_of_ours(server: Server, cursor: str) -> None:
     problem_of(await server.client.get("/v1/jobs", params={"cursor": cursor}), 422, "invalid")

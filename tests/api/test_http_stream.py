@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import socket
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from httpx_sse import aconnect_sse
 from serving import Server, StartServer, problem_of
+from support.cases import cases
 from support.waiting import Pending, until_async
 
 from killable.api.app import create_app
@@ -67,7 +69,7 @@ async def test_the_wire_is_what_the_contract_shows(server: Server) -> None:
 @pytest.mark.row("A7")
 @pytest.mark.row("A9")
 @pytest.mark.row("A20")
-@pytest.mark.parametrize("ending", ENDINGS)
+@cases("ending", ENDINGS)
 async def test_one_terminal_event_last_and_one_marker_after_it(server: Server, ending: str) -> None:
     type, input, limits, terminal, marker = ENDINGS[ending]
     job_id = await server.submit(type, members={"limits": limits}, **input)
@@ -160,7 +162,7 @@ async def test_a_reader_resumes_in_the_middle_of_a_running_job(server: Server, t
     assert seen.ids + rest.ids == list(range(4)) and seen.tokens + rest.tokens == ["first", "gate"]
 
 
-@pytest.mark.parametrize("value", ["x", "-2", "1.5", "¹"])
+@cases("value", ["x", "-2", "1.5", "¹"])
 async def test_an_event_id_that_is_none(server: Server, value: str) -> None:
     job_id = await server.submit("echo")
     headers = {"last-event-id": value.encode()}
@@ -209,6 +211,7 @@ async def test_a_late_reader_gets_a_long_backlog_whole(server: Server) -> None:
     assert seen.tokens == [f" {number}" for number in range(20_000)] and seen.ids == list(range(20_002))
 
 
+@pytest.mark.row("H6", "PEERS-13")
 @pytest.mark.row("D11")
 async def test_a_job_that_asked_for_it_stops_when_its_last_reader_leaves(server: Server) -> None:
     job_id = await server.submit("slow_clean", gate="/", members={"stop_when_client_leaves": True})
@@ -248,13 +251,17 @@ async def test_a_reader_that_does_not_read_is_cut_off_and_slows_nobody(
         assert len((await server.read(other)).tokens) == 1000
         record = await server.record(job_id, wait_s=60)
         assert record["state"] == "cancelled" and record["error"]["by"] == "client_gone"
-        cut = await reader.read()
+        cut = b""
+        with contextlib.suppress(ConnectionResetError):  # what the kernel still held is given up after the same second
+            while piece := await reader.read(1 << 16):
+                cut += piece
         assert b"event: token" in cut and b"event: cancelled" not in cut
         last = cut[: cut.rindex(b"\nevent: ")].rsplit(b"id: ", 1)[1].decode()
         rest = await server.read(job_id, headers={"last-event-id": last})
         assert rest.ids == list(range(int(last) + 1, record["tokens"] + 2)) and rest.names[-1] == "cancelled"
         writer.close()
-        await writer.wait_closed()
+        with contextlib.suppress(ConnectionResetError):
+            await writer.wait_closed()
 
 
 @pytest.mark.row("B19")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from serving import Server, StartServer, problem_of
+from support.cases import cases
 
 from killable.api.keys import ApiKey
 from killable.api.settings import HttpSettings
@@ -93,13 +94,13 @@ async def test_all_faults_of_a_request_are_listed_and_none_is_echoed(server: Ser
     assert "s3cret" not in answer.text
 
 
-@pytest.mark.parametrize("body", ["[]", '"text"', "5", "{}", '{"operation": 5}', '{"type": null}'])
+@cases("body", ["[]", '"text"', "5", "{}", '{"operation": 5}', '{"type": null}'])
 async def test_json_that_is_no_job(server: Server, body: str) -> None:
     answer = await server.client.post("/v1/jobs", content=body, headers=JSON)
     assert problem_of(answer, 422, "invalid")["faults"]
 
 
-@pytest.mark.parametrize(
+@cases(
     "body",
     [
         *(b"", b"{", b'{"type": "echo"} trailing', b"{'type': 'echo'}", b"\xff\xfe\xfd", b"[" * 100_000),
@@ -116,7 +117,7 @@ async def test_null_is_no_job(server: Server) -> None:
     assert (answer.status_code, answer.json()["code"]) in ((422, "invalid"), (400, "malformed"))  # by FastAPI's version
 
 
-@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+@cases("number", ["NaN", "Infinity", "-Infinity", "1e999"])
 async def test_numbers_that_are_not_finite(server: Server, number: str) -> None:
     body = f'{{"type": "napper", "input": {{"seconds": {number}}}}}'
     answer = await server.client.post("/v1/jobs", content=body, headers=JSON)
@@ -248,7 +249,7 @@ async def test_keys_of_two_callers_are_two(start_server: StartServer) -> None:
         assert len(ids) == 2
 
 
-@pytest.mark.parametrize("value", ["", "two words", "x" * 256, "\xe4"])
+@cases("value", ["", "two words", "x" * 256, "\xe4"])
 async def test_an_idempotency_key_that_is_none(server: Server, value: str) -> None:
     headers = {"idempotency-key": value.encode("latin-1")}
     answer = await server.client.post("/v1/jobs", json={"type": "echo"}, headers=headers)
@@ -286,7 +287,7 @@ async def test_a_refusal_has_the_correlation_id_too(server: Server) -> None:
 
 
 @pytest.mark.row("A26")
-@pytest.mark.parametrize("value", ["", "two words", "x" * 129, "\xe4", "a\tb", "{}"])
+@cases("value", ["", "two words", "x" * 129, "\xe4", "a\tb", "{}"])
 async def test_a_correlation_id_that_is_none(server: Server, value: str) -> None:
     for name in ("x-correlation-id", "x-request-id"):
         headers = {name: value.encode("latin-1")}
@@ -306,7 +307,7 @@ async def test_a_submission_that_waits_has_the_whole_record(server: Server) -> N
     assert (failed.status_code, failed.json()["state"]) == (200, "failed")  # the server did not fail
 
 
-@pytest.mark.parametrize(
+@cases(
     ("prefer", "applied"),
     [
         *(("respond-async", "respond-async"), ("wait=0", "wait=0"), ("respond-async, wait=0", "wait=0")),

@@ -114,6 +114,10 @@ class ZygoteHeard:
         self.calls.append("preload failed")
         self.traceback = traceback
 
+    def on_zygote_ending(self) -> None:
+        assert not self.lost or self.calls[-1] != "lost", "its end was told already"
+        self.calls.append("ending")
+
     def on_zygote_lost(self, ending: Ending | None) -> None:
         self.calls.append("lost")
         self.lost.append(ending)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from support import own_jobs
-from support.served import Command, Serve, Server
+from support.served import Command, Serve, Server, SharedServer
 
 
 @pytest.fixture
@@ -35,9 +35,24 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
             server.stop()
 
 
+@pytest.fixture(scope="module")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedServer]:
+    """One server for all tests of a module that do not ask for their own."""
+    folder = tmp_path_factory.mktemp("shared")
+    shutil.copy(own_jobs.__file__, folder / "my_jobs.py")
+    server = SharedServer(Command(folder), "my_jobs.py", "--port", "0")
+    yield server
+    server.close()
+
+
 @pytest.fixture
-def server(folder: Path, serve: Serve) -> Server:
-    return serve("my_jobs.py", "--port", "0")
+def server(request: pytest.FixtureRequest, shared_server: SharedServer, folder: Path, serve: Serve) -> Iterator[Server]:
+    """The module's server, or with the marker `own_server` one of the test's own, in its folder."""
+    if request.node.get_closest_marker("own_server"):
+        yield serve("my_jobs.py", "--port", "0")
+    else:
+        yield shared_server
+        shared_server.tidy()
 
 
 @pytest.fixture

@@ -92,7 +92,7 @@ def test_every_refusal_has_its_exit_code(command: Command, tmp_path: Path) -> No
 
 @pytest.mark.row("E5")
 def test_ctrl_c_cancels_the_remote_job_and_waits_for_its_certificate(command: Command) -> None:
-    with command.start("submit", "tick") as process:
+    with command.start("submit", "tick", "--tag", "test=ctrl-c") as process:
         assert read_line(process) == "tick\n"
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
@@ -101,7 +101,7 @@ def test_ctrl_c_cancels_the_remote_job_and_waits_for_its_certificate(command: Co
     assert "cancelled by user: Ctrl-C" in err
     assert "dead after" in err
     assert err.splitlines()[-1].startswith("cancelled  1 token  ")
-    (job,) = command.json("ps", "-a")["jobs"]
+    (job,) = command.json("ps", "-a", "--tag", "test=ctrl-c")["jobs"]
     assert job["state"] == "cancelled"
 
 

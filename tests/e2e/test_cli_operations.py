@@ -27,18 +27,19 @@ def workers(command: Command) -> list[dict[str, Any]]:
 @pytest.mark.row("G1")
 @pytest.mark.row("G9")
 def test_workers_are_listed_with_what_they_use(server: Server, command: Command) -> None:
-    job_id = start_detached(command, "tick")
+    job_id = start_detached(command, "compute")
     below = {process.pid for process in psutil.Process(server.process.pid).children(recursive=True)}
     found = workers(command)
     assert {worker["pid"] for worker in found} <= below
     (busy,) = [worker for worker in found if worker["state"] == "busy"]
-    assert (busy["job_id"], busy["type"]) == (job_id, "tick")
+    assert (busy["job_id"], busy["type"]) == (job_id, "compute")
     assert busy["cpu"] > 0 and busy["rss_bytes"] > 1 << 20 and busy["age_s"] > 0
     head, _, *rows = command.ok("workers").splitlines()
     assert head.split() == ["WORKER", "POOL", "STATE", "JOB", "TYPE", "PID", "AGE", "JOBS", "CPU", "RSS", "USS"]
     assert any(row.split()[:4] == [busy["worker_id"], "my_jobs", "busy", job_id[:12]] for row in rows)
 
 
+@pytest.mark.own_server
 @pytest.mark.row("G4")
 def test_an_idle_worker_that_is_killed_is_replaced_by_a_warm_one(command: Command) -> None:
     (idle,) = [worker for worker in workers(command) if worker["state"] == "idle"]
@@ -85,6 +86,7 @@ def test_kill_all_ends_the_queued_ones_first_and_leaves_none(server: Server, com
     assert command.json("ps")["jobs"] == []
 
 
+@pytest.mark.own_server
 @pytest.mark.row("G5")
 def test_what_a_dead_server_leaves_is_gone_at_the_next_start(
     server: Server, command: Command, serve: Serve, folder: Path
@@ -136,6 +138,7 @@ def test_logs_of_a_running_job_end_where_it_is_and_follow_goes_on(command: Comma
     assert command.ok("result", job_id, "--wait", "30s") == "done\n"
 
 
+@pytest.mark.row("PEERS-O")
 def test_explain_tells_the_story_of_a_job_in_native_code(command: Command) -> None:
     job_id = start_detached(command, "native", "--ack-s", "100ms")
     running = command.ok("explain", job_id)
@@ -186,6 +189,7 @@ def test_ps_is_an_overview_with_what_is_at_work_first(server: Server, command: C
     command.ok("kill", "--all", "--now")
 
 
+@pytest.mark.own_server
 def test_metrics_as_a_table_as_json_and_as_prometheus_reads_them(command: Command) -> None:
     command.ok("submit", "add", "-i", "a=1")
     assert re.search(r"^jobs_completed +1$", command.ok("metrics"), re.M)
@@ -219,6 +223,7 @@ def test_a_drain_with_a_deadline_cancels_what_is_left(command: Command) -> None:
     assert "cancelled by shutdown" in err
 
 
+@pytest.mark.own_server
 @pytest.mark.row("G8")
 def test_shutdown_ends_jobs_then_the_server_and_says_so_when_it_is_gone(server: Server, command: Command) -> None:
     below = psutil.Process(server.process.pid).children(recursive=True)

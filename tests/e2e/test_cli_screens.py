@@ -40,6 +40,7 @@ def test_a_long_list_is_cut_on_a_screen_and_whole_in_a_pipe(command: Command) ->
     command.ok("kill", "--all", "--now")
 
 
+@pytest.mark.row("B17")
 def test_progress_is_drawn_on_stderr_and_never_into_the_output(command: Command) -> None:
     screen = on_screen(command, "submit", "counts", pipe_stdout=True)
     assert screen.exit_code == 0

@@ -71,6 +71,7 @@ def stranger() -> Iterator[subprocess.Popen[bytes]]:
     process.wait()
 
 
+@pytest.mark.own_server
 @pytest.mark.row("G8")
 def test_a_server_that_hangs_gets_sigterm_then_sigkill(server: Server, impatient: None) -> None:
     os.kill(server.process.pid, signal.SIGSTOP)  # its loop does not turn, and SIGTERM stays pending

@@ -20,9 +20,15 @@ from support.served import Command, Server
 JOBS = '''
 import os
 import signal
+import time
 from collections.abc import Iterator
 
 from killable import job
+
+
+def idle() -> None:
+    while True:
+        time.sleep(0.01)
 
 
 def wait_for(gate: str) -> None:
@@ -35,8 +41,7 @@ def tick(gate: str) -> Iterator[str]:
     """Tick for ever; clean up when stopped, through the gate."""
     try:
         yield "tick"
-        while True:
-            pass
+        idle()
     finally:
         wait_for(gate)
         print("cleaned up")
@@ -46,8 +51,7 @@ def tick(gate: str) -> Iterator[str]:
 def deaf() -> Iterator[str]:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     yield "tick"
-    while True:
-        pass
+    idle()
 
 
 @job

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from httpx_sse import connect_sse
 from support import seed_client
-from support.served import Command, Server
+from support.served import Command, SharedServer
 
 JOBS = '''
 from collections.abc import Iterator
@@ -58,13 +58,19 @@ EVENTSOURCE = "eventsource@3"
 """The newest major version that Node 18 runs."""
 
 
+@pytest.fixture(scope="module")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedServer]:
+    folder = tmp_path_factory.mktemp("shared")
+    (folder / "my_jobs.py").write_text(JOBS)
+    server = SharedServer(Command(folder), "my_jobs.py", "--port", "0")
+    yield server
+    server.close()
+
+
 @pytest.fixture
-def url(tmp_path: Path) -> Iterator[str]:
-    (tmp_path / "my_jobs.py").write_text(JOBS)
-    server = Server(Command(tmp_path), "my_jobs.py", "--port", "0")
-    yield server.url
-    code, left, err = server.stop()
-    assert (code, left) == (0, []), err
+def url(shared_server: SharedServer) -> Iterator[str]:
+    yield shared_server.url
+    shared_server.tidy()
 
 
 def submit(url: str, type: str, **input: Any) -> str:

@@ -56,6 +56,7 @@ async def test_every_code_of_sys_exit_is_reported_as_it_is(supervisor: StartSupe
         assert (story.code, story.error["exit_code"]) == ("exit", code & 0xFF), code
 
 
+@pytest.mark.code("crash", "killed_externally", "limit.cpu")
 @pytest.mark.row("B4")
 async def test_every_signal_is_reported_as_it_is(proof: str, supervisor: StartSupervisor) -> None:
     server = await supervisor(hostile_pool(workers=4, spares=2), proof=proof)

@@ -42,12 +42,14 @@ async def ready(proof: Any) -> AsyncIterator[Ready]:
         await until_async(lambda: hearing.preloaded, "the zygote has preloaded")
         process = spawner.fork("w-1", hearing)
         await until_async(lambda: [frame.kind for frame in hearing.frames] == [Kind.READY], "the worker is ready")
+        await until_async(lambda: process.pid is not None, "the zygote has told of it")
         yield Ready(process, hearing, spawner)
     finally:
         await spawner.close()
         await system.close()
 
 
+@pytest.mark.row("PEERS-A", "PEERS-1")
 @pytest.mark.row("D8")
 async def test_a_signal_for_another_attempt_is_refused(ready: Ready) -> None:
     process, hearing, _ = ready
@@ -68,6 +70,7 @@ async def test_a_signal_for_another_attempt_is_refused(ready: Ready) -> None:
     assert processes.look(process.pid) is not None and hearing.exited == 0
 
 
+@pytest.mark.row("PEERS-A", "PEERS-15")
 @pytest.mark.row("D8")
 async def test_a_worker_that_is_reaped_is_signalled_no_more(ready: Ready) -> None:
     process, hearing, _ = ready
@@ -113,6 +116,7 @@ async def test_a_worker_that_was_signalled_is_never_used_again(proof: str, super
     assert (await run(server, "echoes")).pid != first.pid
 
 
+@pytest.mark.row("PEERS-A", "PEERS-1")
 @pytest.mark.row("D10")
 async def test_a_cancel_that_comes_too_late_hits_nobody(proof: str, supervisor: StartSupervisor) -> None:
     server = await supervisor(hostile_pool(workers=1, spares=0, jobs_per_worker_max=0), proof=proof)

@@ -93,6 +93,7 @@ def payload_of(size: int) -> tuple[bytes, str]:
     return json.dumps({"text": text}).encode(), text
 
 
+@pytest.mark.code("input.invalid")
 @pytest.mark.row("A4")
 async def test_what_no_schema_can_say_is_found_in_the_worker_with_pointers(
     tmp_path: Path, supervisor: StartSupervisor
@@ -154,6 +155,7 @@ async def test_a_large_input_of_python_objects_arrives(tmp_path: Path, superviso
     assert record.result is not None and pickle.loads(record.result) == (3 * MIB + 1, ord("y"))
 
 
+@pytest.mark.row("PEERS-E")
 @pytest.mark.row("D22")
 @pytest.mark.parametrize("size", [MIB, 16 * MIB])
 async def test_a_worker_that_does_not_read_its_input_is_killed_and_holds_up_nobody(
@@ -171,6 +173,7 @@ async def test_a_worker_that_does_not_read_its_input_is_killed_and_holds_up_nobo
     assert open_inputs() == 0
 
 
+@pytest.mark.row("PEERS-14")
 @pytest.mark.row("D20")
 @pytest.mark.parametrize("size", [MIB, 16 * MIB])
 async def test_a_worker_that_is_killed_between_the_order_and_its_reading(
@@ -226,6 +229,7 @@ async def test_after_a_hundred_large_inputs_nothing_is_left_open(tmp_path: Path,
     assert len(processes.open_descriptors()) == before
 
 
+@pytest.mark.code("limit.files")
 @pytest.mark.row("B10")
 async def test_a_worker_whose_job_left_no_descriptors(tmp_path: Path, supervisor: StartSupervisor) -> None:
     server = await supervisor(pool(tmp_path, workers=1, spares=0, jobs_per_worker_max=0))

@@ -22,6 +22,7 @@ def check_counted(said: list[str]) -> int:
 # ── an exact prefix ──
 
 
+@pytest.mark.row("PEERS-H", "PEERS-12")
 @pytest.mark.row("D13")
 @pytest.mark.parametrize("width", [1, 5_000], ids=["short", "long"])
 @pytest.mark.parametrize("grace_s", [0, 5], ids=["killed", "asked"])
@@ -116,6 +117,7 @@ async def test_a_token_larger_than_a_frame_is_an_error_of_the_job(supervisor: St
 # ── blocked in a write ──
 
 
+@pytest.mark.row("PEERS-E")
 @pytest.mark.row("B19")
 @pytest.mark.parametrize("grace_s", [0, 60], ids=["killed", "asked"])
 async def test_a_job_that_is_blocked_in_emit_is_ended(grace_s: float, proof: str, supervisor: StartSupervisor) -> None:

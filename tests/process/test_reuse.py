@@ -52,6 +52,7 @@ async def test_a_kept_worker_keeps_no_temporary_directory(supervisor: StartSuper
     assert not any(path.exists() for path in made)
 
 
+@pytest.mark.row("D19")
 async def test_a_memory_limit_does_not_outlive_its_job(supervisor: StartSupervisor) -> None:
     server = await supervisor(hostile_pool(workers=1, spares=0, jobs_per_worker_max=0))
     first = await run(server, "echoes", limits={"memory_bytes": 32 << 20})

@@ -50,6 +50,7 @@ async def test_a_job_goes_through_its_states(proof: str, tmp_path: Path, supervi
     assert record.created_at <= record.started_at <= (record.ended_at or "")  # type: ignore[operator]
 
 
+@pytest.mark.row("B14")
 @pytest.mark.row("B7")
 async def test_jobs_are_found_and_listed(supervisor: StartSupervisor) -> None:
     server = await supervisor(hostile_pool(jobs_per_worker_max=0))
@@ -154,6 +155,7 @@ async def test_a_queued_job_that_is_cancelled_never_has_a_process(proof: str, su
     assert [(await server.wait(job_id)).state for job_id in queued] == ["completed", "cancelled", "completed"]
 
 
+@pytest.mark.code("timeout.queue")
 @pytest.mark.row("B12")
 async def test_a_job_that_waits_too_long_times_out_in_the_queue(supervisor: StartSupervisor) -> None:
     server = await supervisor(hostile_pool(workers=1))
@@ -199,6 +201,7 @@ async def test_the_more_urgent_goes_first(supervisor: StartSupervisor) -> None:
 # ── readers ──
 
 
+@pytest.mark.row("PEERS-13")
 @pytest.mark.row("D11")
 async def test_a_job_may_end_with_its_last_reader(supervisor: StartSupervisor) -> None:
     server = await supervisor(hostile_pool())
@@ -221,6 +224,7 @@ async def test_a_job_may_end_with_its_last_reader(supervisor: StartSupervisor) -
 # ── what is kept, and what is given back ──
 
 
+@pytest.mark.row("H8")
 @pytest.mark.row("B9")
 async def test_a_thousand_jobs_leave_what_is_to_be_kept(supervisor: StartSupervisor) -> None:
     server = await supervisor(hostile_pool(workers=2, jobs_per_worker_max=0), keep_jobs=20, keep_bytes=1 << 20)
@@ -238,8 +242,9 @@ async def test_a_thousand_jobs_leave_what_is_to_be_kept(supervisor: StartSupervi
             await until_async(idle, "all have ended")
 
     await many(200)
-    before = psutil.Process().memory_info().rss
+    before, descriptors = psutil.Process().memory_info().rss, len(open_descriptors())
     await many(1000)
+    assert len(open_descriptors()) == descriptors
     kept, more = await server.list(limit=200)
     assert len(kept) == 20 and more is None
     assert psutil.Process().memory_info().rss - before < 8 << 20  # a thousand that were kept would be more
@@ -253,6 +258,7 @@ async def test_kept_output_is_bounded_too(supervisor: StartSupervisor) -> None:
     assert [record.job_id for record in kept] == jobs[:2:-1]
 
 
+@pytest.mark.row("H6")
 @pytest.mark.row("B10")
 @pytest.mark.parametrize("jobs_per_worker_max", [1, 0], ids=["fresh", "reused"])
 async def test_every_way_to_end_gives_everything_back(
@@ -305,6 +311,7 @@ async def test_every_way_to_end_gives_everything_back(
     assert await held() == before
 
 
+@pytest.mark.row("D14")
 async def test_a_jobs_private_directory_goes_with_it(proof: str, supervisor: StartSupervisor) -> None:
     server = await supervisor(hostile_pool(), proof=proof)
     folders = []

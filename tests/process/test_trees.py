@@ -14,7 +14,7 @@ from support import processes
 from support.marks import libc, tag_of
 from support.supervising import StartSupervisor
 from support.waiting import Pending, until, until_async
-from trials import Story, computing, hostile_pool, run, said, stop, submit
+from trials import ENDED_WITH, Story, computing, hostile_pool, run, said, stop, submit
 
 from killable.supervisor.service import Supervisor
 
@@ -22,6 +22,7 @@ KINDS = ["children", "setsid", "daemon", "each"]
 COUNTS = {"children": 1, "setsid": 2, "daemon": 1, "each": 4}
 
 
+@pytest.mark.row("PEERS-5")
 @pytest.mark.row("D5")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("end", ["returns", "crashes", "cancelled", "killed"])
@@ -61,6 +62,7 @@ async def dead_at_the_terminal_event(server: Supervisor, trials: int) -> None:
     assert len(stories) == trials and all(story.alive == [] for story in stories)
 
 
+@pytest.mark.row("PEERS-4", "PEERS-B")
 @pytest.mark.row("B6")
 @pytest.mark.row("D5")
 async def test_nothing_lives_at_the_terminal_event(proof: str, supervisor: StartSupervisor) -> None:
@@ -112,6 +114,7 @@ async def test_the_guard_is_what_finds_a_daemon(tmp_path: Path) -> None:
     until(lambda: Pending(left) if (left := [pid for pid in family if processes.look(pid)]) else True, "reaped")
 
 
+@pytest.mark.row("PEERS-15")
 @pytest.mark.row("D7")
 async def test_no_zombie_is_left_by_a_stress_of_endings(proof: str, supervisor: StartSupervisor) -> None:
     server = await supervisor(hostile_pool(workers=4, spares=2), proof=proof)
@@ -146,6 +149,8 @@ async def test_zombies_of_a_job_go_with_it(proof: str, supervisor: StartSupervis
     assert story.state == "completed" and story.certificate["processes_swept"] == 7
 
 
+@pytest.mark.code("unkillable")
+@pytest.mark.row("PEERS-J", "PEERS-15")
 @pytest.mark.row("D15")
 async def test_a_process_that_does_not_go_away_is_given_up_and_its_slot_set_aside(
     proof: str, supervisor: StartSupervisor
@@ -162,6 +167,7 @@ async def test_a_process_that_does_not_go_away_is_given_up_and_its_slot_set_asid
         # Wait as its tracer, which lets the zombie go to its parent.
         assert os.waitpid(pid, 0x40000000) == (pid, signal.SIGKILL)  # __WALL
     assert (record.state, record.error and record.error["code"]) == ("failed", "unkillable")
+    ENDED_WITH.add("unkillable")
     assert record.certificate is not None and "tree_empty" not in record.certificate
     assert "proof" not in record.certificate
     # Until it is gone its slot is not used, and everyone is told; the other slot works.

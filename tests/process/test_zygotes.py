@@ -113,6 +113,7 @@ async def test_workers_have_random_numbers_of_their_own(tmp_path: Path, supervis
 # ── killed ──
 
 
+@pytest.mark.row("H6")
 @pytest.mark.row("D20")
 async def test_a_killed_zygote_loses_its_jobs_comes_back_and_goes_on(proof: str, supervisor: StartSupervisor) -> None:
     server = await supervisor(hostile_pool(workers=3), proof=proof)

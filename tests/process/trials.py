@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -23,7 +23,7 @@ from killable.workers.errors import CODES
 from killable.workers.frames import Frame
 
 HOSTILE = {
-    "modules": ("support.hostile", "support.families", "support.words", "support.obedient"),
+    "modules": ("support.hostile", "support.families", "support.words", "support.obedient", "support.tampering"),
     "folder": str(Path(processes.__file__).parent.parent),
 }
 END_S = 30.0
@@ -146,6 +146,15 @@ async def computing(supervisor: Supervisor, job_id: str, cpu_s: float = 0.03) ->
     return pid
 
 
+async def busy(supervisor: Supervisor, job_id: str, cpu_s: float = 0.03) -> None:
+    """Wait until the process of a job that said "in" has computed for a while since, in whichever thread."""
+    await said(supervisor, job_id)
+    pid = (await supervisor.get(job_id)).pid
+    assert pid is not None
+    before = processes.cpu_s(pid)
+    await until_async(lambda: processes.cpu_s(pid) - before >= cpu_s or Pending(processes.look(pid)), f"{pid} computes")
+
+
 async def sitting(supervisor: Supervisor, job_id: str, state: str = "S") -> int:
     """Wait until the main thread of a job that said "in" is sleeping (or stopped: `T`). Return its pid."""
     await said(supervisor, job_id)
@@ -161,15 +170,44 @@ async def sitting(supervisor: Supervisor, job_id: str, state: str = "S") -> int:
     return pid
 
 
+async def stopped(supervisor: Supervisor, job_id: str) -> int:
+    """Wait until a job that said "in" is stopped."""
+    return await sitting(supervisor, job_id, "T")
+
+
+async def printed(supervisor: Supervisor, job_id: str) -> None:
+    """Wait until a job has printed something."""
+    async with asyncio.timeout(END_S):
+        async for batch in supervisor.events(job_id):
+            if batch[-1].name == "log":
+                break
+
+
+SETTLED: dict[str, Callable[[Supervisor, str], Awaitable[object]]] = {
+    "computing": computing,
+    "busy": busy,
+    "sitting": sitting,
+    "stopped": stopped,
+    "said": said,
+    "printed": printed,
+}
+"""How to wait until a job is where it will stay."""
+
+
 async def follow(supervisor: Supervisor, job_id: str) -> Story:
     """Read a job's events to the end, look into /proc right then, and check what holds for every ending."""
     story = Story(job_id)
-    async with asyncio.timeout(END_S):
-        async for batch in supervisor.events(job_id):
-            story.events += batch
-            if batch[-1].name in TERMINAL_STATES:
-                # Before anything else runs in this process: what is there now was there when the event was published.
-                story.alive = processes.named(tag_of(job_id))
+    try:
+        async with asyncio.timeout(END_S):
+            async for batch in supervisor.events(job_id):
+                story.events += batch
+                if batch[-1].name in TERMINAL_STATES:
+                    # Before anything else runs in this process: what is there now was there at the event.
+                    story.alive = processes.named(tag_of(job_id))
+    except TimeoutError:
+        record = await supervisor.get(job_id)
+        seen = processes.named(tag_of(job_id))
+        raise AssertionError(f"not ended within {END_S:g} s: {record.state}, {record.certificate}, {seen}") from None
     story.record = await supervisor.get(job_id)
     check_ending(story)
     return story
@@ -201,6 +239,7 @@ class Hearing:
 
     def on_type(self, reported: dict[str, Any]) -> None: ...
     def on_preload_failed(self, traceback: str, declaration: str) -> None: ...
+    def on_zygote_ending(self) -> None: ...
     def on_zygote_lost(self, ending: Ending | None) -> None: ...
     def on_forked(self, pid: int) -> None: ...
     def on_fork_failed(self, errno: int, why: str) -> None: ...
@@ -223,6 +262,10 @@ class Hearing:
         self.gone = gone
 
 
+ENDED_WITH: set[str] = set()
+"""Codes of the jobs that `follow` has seen end since a test began."""
+
+
 def check_ending(story: Story) -> None:
     """Check what holds however a job ends: one terminal event, the last; ids without a gap; a true certificate."""
     record = story.record
@@ -236,10 +279,45 @@ def check_ending(story: Story) -> None:
     assert story.state == (CODES[story.code].state if story.code else "completed")
     assert record.error == story.end["error"]
     assert record.events == len(story.events) and record.tokens == story.names.count("token") == story.end["tokens"]
-    times = [story.certificate[phase] for phase in ("requested", *PHASES) if phase in story.certificate]
-    assert times == sorted(times), story.certificate
-    if record.pid is not None:
+    if record.pid is None:
+        assert not {*PHASES, "proof"} & set(record.certificate or {}), "it never had a process"
+    else:
+        assert record.certificate is not None
+        later = dict(record.certificate)
+        if "slot_ready" not in story.certificate:
+            later.pop("slot_ready", None)  # the next worker was warm before we looked
+        assert story.certificate == later, "the event and the record tell the same"
+        check_certificate(story)
+    if record.pid is not None and story.code != "unkillable":
         assert "tree_empty" in story.phases, story.certificate
         kept = "exited" not in story.phases  # a worker that goes on to the next job
         left: Sequence[processes.Seen] = [seen for seen in story.alive if not (kept and seen.pid == record.pid)]
         assert not left, f"alive at the terminal event: {left}"
+    ENDED_WITH.add(story.code)
+
+
+def check_certificate(story: Story) -> None:
+    """Check a certificate against itself: what did not happen is absent, and nothing comes before its cause."""
+    seen, happened = story.certificate, story.phases
+    times = [seen[phase] for phase in ("requested", *PHASES) if phase in seen]
+    assert all(isinstance(time, float) for time in times) and times == sorted(times), seen
+    assert seen.get("requested", 0) == 0, seen
+    assert "requested" not in seen or story.code, "a job that completed was not asked to end"
+    assert "requested" in seen or not happened & {"term_sent", "delivered", "acknowledged"}, seen
+    assert "term_sent" in happened or not happened & {"delivered", "acknowledged"}, seen
+    assert "delivered" in happened or "acknowledged" not in happened, seen
+    assert "early_kill" not in seen or ("kill_sent" in happened and "acknowledged" not in happened), seen
+    last = "SIGKILL" if "kill_sent" in happened else "SIGTERM" if "term_sent" in happened else None
+    assert seen.get("last_signal") == last, seen
+    assert ("cause" in seen) == ("by" in seen), seen
+    if "requested" in seen:
+        assert (seen["cause"], seen["by"]) == (story.code, story.error["by"]) or story.code == "unkillable", seen
+    assert ("tree_empty" in happened) == ("proof" in seen), seen
+    assert ("exited" in happened) == ("reaped" in happened) or story.code == "unkillable", seen
+    if "reaped" in happened:
+        assert ("exit_code" in seen) != ("exit_signal" in seen), seen
+        assert seen["max_rss_bytes"] > 1 << 20 and seen["user_s"] + seen["system_s"] > 0, seen
+    else:
+        assert not {"exit_code", "exit_signal", "max_rss_bytes", "user_s", "system_s"} & set(seen), seen
+    assert seen["tokens"] == story.names.count("token"), seen
+    assert seen.get("last_sequence") == (len(story.events) - 2 if len(story.events) > 1 else None), seen

@@ -125,6 +125,7 @@ def test_a_full_queue_refuses_and_has_room_again(bound: str) -> None:
     )
 
 
+@pytest.mark.row("B13")
 def test_jobs_start_by_priority_and_tenants_take_turns() -> None:
     async def main(sim: Simulation) -> None:
         jobs = [await sim.submit(FOREVER)]

@@ -33,7 +33,8 @@ def check_kill(world: World, truth: Truth, cpu_s: float, held_bytes: int) -> Non
         return
     world.check(now <= truth.kill_latest, f"{name}: SIGKILL comes too late")
     memory = truth.limits["memory_bytes"]
-    if now < truth.kill_due - SLACK_S and truth.closing is None and not (memory and held_bytes > backstop_bytes(memory)):
+    took_all = memory is not None and held_bytes > backstop_bytes(memory)
+    if now < truth.kill_due - SLACK_S and truth.closing is None and not took_all:
         world.check(_is_proven_stuck(world, truth, cpu_s), f"{name}: killed within its grace")
 
 

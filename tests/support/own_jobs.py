@@ -9,10 +9,17 @@ import hashlib
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from killable import Context, job
+
+
+def idle() -> None:
+    """Go on for ever, and leave the processors to the commands that a test starts meanwhile."""
+    while True:
+        time.sleep(0.01)
 
 
 def wait_for(gate: str) -> None:
@@ -50,20 +57,26 @@ def tick(gate: str = "") -> Iterator[str]:
     """Tick for ever; clean up when stopped, through the gate."""
     try:
         yield "tick\n"
-        while True:
-            pass
+        idle()
     finally:
         if gate:
             wait_for(gate)
         print("cleaned up")
 
 
+@job
+def compute() -> Iterator[str]:
+    """Compute for ever."""
+    yield "tick\n"
+    while True:
+        pass
+
+
 @job(grace_s=20)
 def deaf() -> Iterator[str]:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     yield "tick\n"
-    while True:
-        pass
+    idle()
 
 
 @job
@@ -105,8 +118,7 @@ def leaves_a_daemon(file: str) -> Iterator[str]:
     child = subprocess.Popen(["sleep", "1000"], start_new_session=True)
     Path(file).write_text(str(child.pid))
     yield "tick\n"
-    while True:
-        pass
+    idle()
 
 
 @job(grace_s=20)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 MARK = "TESTS_OF_KILLABLE"
-"""Environment variable of everything that this test run starts: whatever loses its parent is still known by it."""
+"""Environment variable of everything that this process of the test run starts: whatever loses its parent is still known
+by it."""
 
-os.environ.setdefault(MARK, uuid.uuid4().hex)
+os.environ[MARK] = uuid.uuid4().hex  # and not the one that a process of pytest-xdist has got from its parent
+
+shared: set[int] = set()
+"""Servers of several tests: what is below them is no test's own. Whoever shares one looks after that."""
 
 
 class Seen(NamedTuple):
@@ -30,12 +35,14 @@ class Seen(NamedTuple):
 def look(pid: int) -> Seen | None:
     """Return a process, a zombie included, or None when there is none of that number."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+            stat = file.read()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    name = stat[stat.index("(") + 1 : stat.rindex(")")]
-    fields = stat[stat.rindex(")") + 2 :].split()
-    return Seen(pid, name, fields[0], int(fields[1]), int(fields[3]), int(fields[19]))
+    before, _, after = stat.rpartition(b")")
+    fields = after.split(None, 20)
+    name = before.partition(b"(")[2].decode(errors="replace")
+    return Seen(pid, name, fields[0].decode(), int(fields[1]), int(fields[3]), int(fields[19]))
 
 
 def everyone() -> list[Seen]:
@@ -51,8 +58,12 @@ def named(name: str) -> list[Seen]:
 
 def descendants(pid: int) -> list[Seen]:
     """Return everything below a process, by the chain of parents."""
+    return _below(pid, everyone())
+
+
+def _below(pid: int, processes: Iterable[Seen]) -> list[Seen]:
     children: dict[int, list[Seen]] = {}
-    for seen in everyone():
+    for seen in processes:
         children.setdefault(seen.parent, []).append(seen)
     found: list[Seen] = []
     below = list(children.get(pid, ()))
@@ -65,11 +76,16 @@ def descendants(pid: int) -> list[Seen]:
 
 def marked(name: str, value: str) -> list[Seen]:
     """Return all processes that were exec'd with this variable in their environment, and the forks of those."""
+    return _marked(name, value, everyone())
+
+
+def _marked(name: str, value: str, processes: Iterable[Seen]) -> list[Seen]:
     wanted = f"{name}={value}".encode()
     found = []
-    for seen in everyone():
+    for seen in processes:
         try:
-            environment = Path(f"/proc/{seen.pid}/environ").read_bytes()
+            with open(f"/proc/{seen.pid}/environ", "rb", buffering=0) as file:
+                environment = file.readall()
         except OSError:  # gone, a zombie, or another user's
             continue
         if wanted in environment.split(b"\0"):
@@ -78,10 +94,18 @@ def marked(name: str, value: str) -> list[Seen]:
 
 
 def ours() -> list[Seen]:
-    """Return everything that this test run has started and that is still there, orphans and zombies included."""
+    """Return everything that this test run has started and that is still there, orphans and zombies included.
+
+    Not what is below a shared server.
+    """
     here = os.getpid()
-    found = {seen.pid: seen for seen in descendants(here) + marked(MARK, os.environ[MARK])}
-    found.pop(here, None)
+    processes = everyone()
+    (since,) = [seen.started for seen in processes if seen.pid == here]
+    younger = [seen for seen in processes if seen.started >= since and seen.pid != here]  # what is older is not ours
+    found = {seen.pid: seen for seen in _below(here, processes) + _marked(MARK, os.environ[MARK], younger)}
+    for server in shared:
+        for seen in _below(server, processes):
+            found.pop(seen.pid, None)
     return list(found.values())
 
 
@@ -107,6 +131,13 @@ def stat_field(pid: int, name: str) -> str:
 def main_thread_cpu_s(pid: int) -> float:
     """Return the processor seconds of a process's main thread (schedstat, nanoseconds)."""
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
+
+
+def cpu_s(pid: int) -> float:
+    """Return the processor seconds of a whole process (proc(5), stat: clock ticks)."""
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    ticks = stat[stat.rindex(")") + 2 :].split()
+    return (int(ticks[11]) + int(ticks[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def open_descriptors() -> dict[int, str]:

@@ -12,6 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from support.processes import Seen, descendants, shared
+from support.waiting import until_empty
+
+from killable.api.client.blocking import Client
 
 Serve = Callable[..., "Server"]
 """The fixture `serve`: starts one with these arguments."""
@@ -68,6 +72,39 @@ class Server:
         return self.process.returncode, [process for process in below if process.is_running()], err
 
 
+class SharedServer(Server):
+    """A server of several tests, each of which leaves it as if it had not been there."""
+
+    def __init__(self, command: Command, *args: str) -> None:
+        super().__init__(command, *args)
+        shared.add(self.process.pid)
+        with Client(self.url) as client:
+            workers = {worker["pid"] for worker in client.workers()}
+        self._own = {(seen.pid, seen.started) for seen in descendants(self.process.pid) if seen.pid not in workers}
+        """Its guards and zygotes."""
+
+    def tidy(self) -> None:
+        """End what a test has left to run; then there are its workers and nothing else below it."""
+        with Client(self.url) as client:
+            client.undrain()
+            client.cancel_matching(state="active", grace_s=0)
+
+            def strangers() -> list[Seen]:
+                below = descendants(self.process.pid)
+                known = {worker["pid"] for worker in client.workers()}
+                return [seen for seen in below if seen.pid not in known and (seen.pid, seen.started) not in self._own]
+
+            until_empty(strangers, "only guards, zygotes and workers are below the server")
+            assert list(client.jobs(state="active")) == []
+
+    def close(self) -> None:
+        try:
+            code, left, said = self.stop()
+        finally:
+            shared.discard(self.process.pid)
+        assert (code, left) == (0, []), said
+
+
 def read_line(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     return process.stdout.readline()
@@ -76,9 +113,8 @@ def read_line(process: subprocess.Popen[str]) -> str:
 def start_detached(command: Command, *args: str) -> str:
     """Start a job and return its id when its function has yielded."""
     job_id = command.ok("submit", *args, "-d").strip()
-    with command.start("stream", job_id) as reader:
-        assert read_line(reader) == "tick\n"
-        reader.send_signal(signal.SIGINT)
+    with Client(command.url) as client:
+        assert next(iter(client.job(job_id))) == "tick\n"
     return job_id
 
 

@@ -16,7 +16,7 @@ S = TypeVar("S", bound=Sized)
 
 POLL_S = 0.002
 """Short against everything that is waited for, long enough to leave the processor to it."""
-TIMEOUT_S = 15.0
+TIMEOUT_S = 50.0
 """Not a bound that a test is about: a condition that is not met by then never will be."""
 
 

@@ -34,6 +34,7 @@ def test_first_in_first_out() -> None:
     assert queue.pop("p") is None and len(queue) == 0
 
 
+@pytest.mark.row("B13")
 def test_a_higher_priority_goes_first() -> None:
     queue = backlog()
     for job_id, priority in [("low", -5), ("usual", 0), ("high", 7), ("high too", 7)]:

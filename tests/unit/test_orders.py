@@ -110,7 +110,7 @@ async def test_a_reader_that_goes_with_orders_unread_closes_the_writer(pair: tup
     writer.write(encode(Kind.RUN, 1, 0, b"x" * 300_000))
     os.close(pair[1])
     writer.write(stop_order(1))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not writer.is_closed:
             await asyncio.sleep(0)
     with pytest.raises(OSError):

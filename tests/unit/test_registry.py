@@ -49,6 +49,7 @@ def test_an_ended_job_does_not_keep_its_input() -> None:
     assert entry.submission.input == b"" and entry.submission.type == "work"
 
 
+@pytest.mark.row("B17")
 def test_the_last_progress_and_checkpoint_are_remembered_and_all_are_bounded_events() -> None:
     entry = add(registry(), log=EventLog(30))
     assert entry.note_progress(b'{"done":1}') and entry.note_checkpoint(b'{"step":1}')

@@ -1,0 +1,114 @@
+"""The cause of an ending apart from its mechanism: whoever killed it, the record says who, and never guesses."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from support import processes
+from support.served import Command, Server
+from support.supervising import StartSupervisor
+from support.waiting import Pending, until_async
+from trials import ENDED_WITH, computing, follow, hostile_pool, run, said, stop, submit
+
+from killable import Client, WorkerCrashed
+from killable.supervisor.service import Supervisor
+
+JOBS = str(Path(processes.__file__).parent / "jobs.py")
+
+
+@pytest.mark.row("B4", "PEERS-G", "PEERS-7", "PEERS-14")
+@pytest.mark.code("cancelled", "timeout.run", "killed_externally", "protocol", "worker_lost")
+async def test_five_deaths_by_sigkill_have_five_codes(proof: str, supervisor: StartSupervisor) -> None:
+    server = await supervisor(hostile_pool(workers=4, spares=2), proof=proof)
+
+    async def begun(**limits: Any) -> str:
+        job_id = await submit(server, "ignores_term", limits=limits)
+        await computing(server, job_id)
+        return job_id
+
+    cancelled = await stop(server, await begun(), grace_s=0)
+    timed_out = await follow(server, await begun(run_s=0.2, grace_s=0))
+    garbled = await run(server, "writes_garbage", then="loop")
+    killed = await begun()
+    os.kill((await server.get(killed)).pid or 0, signal.SIGKILL)
+    outside = await follow(server, killed)
+    lost = await begun()
+    os.kill((await server.pools())[0].zygote_pid or 0, signal.SIGKILL)
+    orphaned = await follow(server, lost)
+
+    stories = {
+        "cancelled": cancelled, "timeout.run": timed_out, "protocol": garbled, "killed_externally": outside,
+        "worker_lost": orphaned,
+    }  # fmt: skip
+    for code, story in stories.items():
+        assert (story.code, story.certificate["exit_signal"]) == (code, "SIGKILL")
+        ours = story in (cancelled, timed_out, garbled)
+        assert story.certificate.get("last_signal") == ("SIGKILL" if ours else None)
+    assert outside.error["oom"] in ("no", "unknown") and outside.error["retryable"] and orphaned.error["retryable"]
+    assert all("oom" not in story.error for story in stories.values() if story is not outside)
+
+
+async def one_idle(server: Supervisor) -> int:
+    """Wait until a worker waits for a job; return its pid."""
+
+    async def idle() -> int | Pending:
+        workers = await server.workers()
+        return next((worker.pid for worker in workers if worker.state == "idle" and worker.pid), 0) or Pending(workers)
+
+    return await until_async(idle, "a worker is idle")
+
+
+@pytest.mark.code("timeout.start")
+async def test_a_worker_that_does_not_begin_is_given_up(proof: str, supervisor: StartSupervisor) -> None:
+    """It stops (SIGSTOP) before it has read its order; SIGTERM with SIGCONT wakes it, and it never enters the job."""
+    server = await supervisor(hostile_pool(workers=1, spares=1), proof=proof)
+    pid = await one_idle(server)
+    os.kill(pid, signal.SIGSTOP)
+    await until_async(lambda: (processes.look(pid) or Pending(None)).state == "T" or Pending("?"), "it is stopped")
+    story = await run(server, "echoes", limits={"start_s": 0.1, "grace_s": 5, "ack_s": None})
+    assert (story.state, story.code, story.pid) == ("timed_out", "timeout.start", pid)
+    assert (story.error["limit"], story.error["retryable"]) == ("start_s", True)
+    assert (await run(server, "echoes")).state == "completed"
+
+
+@pytest.mark.row("H6", "E8")
+@pytest.mark.code("supervisor_lost")
+async def test_a_reader_whose_server_is_killed_is_told_that_nobody_knows(tmp_path: Path) -> None:
+    server = await asyncio.to_thread(Server, Command(tmp_path), JOBS, "--port", "0")
+    below = psutil.Process(server.process.pid).children(recursive=True)
+
+    def read() -> tuple[list[Any], WorkerCrashed]:
+        seen = []
+        with Client(server.url) as client, pytest.raises(WorkerCrashed) as caught:
+            for token in client.submit("gated", {"gates": ["/no/such/gate"]}):
+                seen.append(token)
+                server.process.kill()
+        return seen, caught.value
+
+    try:
+        seen, error = await asyncio.to_thread(read)
+    finally:
+        server.process.kill()
+        server.process.communicate()
+    assert (seen, error.code, error.retryable) == (["first"], "supervisor_lost", True)
+    ENDED_WITH.add(error.code)
+    await until_async(lambda: not any(process.is_running() for process in below), "nothing outlives it")
+
+
+@pytest.mark.row("H6", "PEERS-8")
+async def test_a_pool_goes_on_through_a_hundred_crashes(supervisor: StartSupervisor) -> None:
+    server = await supervisor(hostile_pool(workers=2, spares=2, jobs_per_worker_max=0))
+    neighbour = await submit(server, "waits", where="event")
+    await said(server, neighbour)
+    for _ in range(100):
+        assert (await run(server, "dies_of", number=int(signal.SIGSEGV))).code == "crash"
+    assert (await run(server, "echoes")).state == "completed"
+    (pool,) = await server.pools()
+    assert (pool.state, pool.zygote_restarts, pool.quarantined) == ("ready", 0, 0)
+    assert (await server.get(neighbour)).state == "running"

@@ -1,0 +1,109 @@
+"""Sixteen jobs on however few cores: each is ended by what it did itself, not by what the others left it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from support.supervising import StartSupervisor
+from support.waiting import Pending, until_async
+from trials import Story, computing, follow, hostile_pool, stop, submit
+
+from killable.supervisor.service import Supervisor
+
+CROWD = 16
+QUOTA = "5000 100000"
+"""Microseconds in each period: a twentieth of one processor for all of them."""
+
+
+@pytest.mark.row("PEERS-C", "PEERS-F")
+async def test_sixteen_native_jobs_are_killed_together_and_early(supervisor: StartSupervisor) -> None:
+    server = await supervisor(hostile_pool(workers=CROWD, spares=4), ack_cpu_s=0.02)
+    jobs = [await submit(server, "hold_gil", limits={"grace_s": 60, "ack_s": 0.1}) for _ in range(CROWD)]
+    for job_id in jobs:
+        await computing(server, job_id, 0.001)
+    for story in await asyncio.gather(*(stop(server, job_id) for job_id in jobs)):
+        assert story.certificate["exit_signal"] == "SIGKILL" and "early_kill" in story.certificate
+        assert "delivered" in story.phases and "acknowledged" not in story.phases
+
+
+@contextmanager
+def quota() -> Iterator[Path]:
+    """Make a group of the processor controller with a quota; yield its cgroup.procs. Raise OSError."""
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields, _, rest = line.partition(" - ")
+        kind, _, options = rest.split(" ", 2)
+        if kind == "cgroup" and "cpu" in options.split()[-1].split(","):
+            break
+    else:
+        raise FileNotFoundError("no processor controller of cgroup v1")
+    group = Path(fields.split()[4]) / f"killable-test-{uuid4().hex[:8]}"
+    group.mkdir()
+    try:
+        quota_us, period_us = QUOTA.split()
+        (group / "cpu.cfs_period_us").write_text(period_us)
+        (group / "cpu.cfs_quota_us").write_text(quota_us)
+        yield group / "cgroup.procs"
+    finally:
+        group.rmdir()
+
+
+@contextmanager
+def quota_or_skip() -> Iterator[Path]:
+    """Skip where no group with a quota can be made."""
+    with ExitStack() as stack:
+        try:
+            procs = stack.enter_context(quota())
+        except OSError as error:
+            pytest.skip(f"no quota can be set here: {error}")
+        yield procs
+
+
+async def cancel_starved(server: Supervisor, procs: Path) -> list[Story]:
+    """Start a crowd, take nearly all of the processor from it, and cancel it."""
+    jobs = [await submit(server, "loop_python", limits={"grace_s": 30, "ack_s": 0.05}) for _ in range(CROWD)]
+    for job_id in jobs:
+        procs.write_text(str(await computing(server, job_id, 0.001)))
+    throttled = procs.parent / "cpu.stat"
+
+    def bites() -> bool | Pending:
+        counts = dict(line.split() for line in throttled.read_text().splitlines())
+        return int(counts["nr_throttled"]) >= 2 or Pending(counts)
+
+    await until_async(bites, "the quota bites")
+    cancels = [asyncio.create_task(server.cancel(job_id, wait_s=60)) for job_id in jobs]
+    stories = [await follow(server, job_id) for job_id in jobs]
+    await asyncio.gather(*cancels)
+    return stories
+
+
+def has_cleaned(story: Story) -> bool:
+    return story.tokens == ["in", "finally"] and "kill_sent" not in story.phases
+
+
+@pytest.mark.row("PEERS-C")
+async def test_sixteen_starved_python_jobs_all_clean_up(supervisor: StartSupervisor) -> None:
+    with quota_or_skip() as procs:
+        server = await supervisor(hostile_pool(workers=CROWD, spares=4))
+        stories = await cancel_starved(server, procs)
+    assert all(map(has_cleaned, stories)), [story.certificate for story in stories if not has_cleaned(story)]
+
+
+ROUNDS_MAX = 20
+"""In each the processor is taken away from about one of the crowd between its bell and its answer."""
+
+
+async def test_by_a_rule_of_time_alone_the_starved_are_killed(supervisor: StartSupervisor) -> None:
+    """The control: who gets no processor between the bell and the answer does not hear in `ack_s`."""
+    with quota_or_skip() as procs:
+        server = await supervisor(hostile_pool(workers=CROWD, spares=4), ack_cpu_s=0.0)
+        for _ in range(ROUNDS_MAX):
+            stories = await cancel_starved(server, procs)
+            if any("early_kill" in story.certificate for story in stories):
+                break
+        else:
+            raise AssertionError("nobody was taken for stuck")

@@ -1,0 +1,263 @@
+"""What a dead supervisor has left is found by the next one, ended, removed and logged; what a living one has is not."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import processes
+from support.supervising import StartSupervisor
+from support.waiting import Pending, until, until_async
+from trials import hostile_pool
+
+from killable.supervisor.machine import cookies, leftovers
+from killable.supervisor.machine.owners import Owner, owner_of_folder, sees_own_pids
+
+OWNER = str(Path(processes.__file__).parent / "owner.py")
+ESCAPING = """
+import os, time
+from killable import Context, job
+
+@job
+def escapes(ctx: Context) -> None:
+    \"\"\"Leave two daemons, one of which has cleaned its environment.\"\"\"
+    ctx.tmp.joinpath("left").write_text("left")
+    for environment in ("kept", "cleaned"):
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                for descriptor in range(3, 100):
+                    try:
+                        os.close(descriptor)
+                    except OSError:
+                        pass
+                mark = {name: value for name, value in os.environ.items() if name == "TESTS_OF_KILLABLE"}
+                os.execvpe("sleep", ["sleep", "3600"], dict(os.environ) if environment == "kept" else mark)
+            os._exit(0)
+    ctx.emit("in")
+    time.sleep(3600)
+"""
+
+
+class Dying:
+    """A program that owns a supervisor and two daemons that its job has left, and what is known of it."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        self._process = process
+        self.pid = process.pid
+        said: dict[str, Any] = json.loads(process.stdout.readline())
+        zygote, job = processes.look(said["pools"][0]["zygote_pid"]), processes.look(said["jobs"][0]["pid"])
+        assert zygote is not None and job is not None
+        self.guard = zygote.parent
+        owner = Owner.of(process.pid)
+        assert owner is not None
+        self.owner = owner
+        self.folder = next(Path(tempfile.gettempdir()).glob(f"{owner.folder_prefix}*"))
+        self.daemons = until(self._sleeping, "its daemons are there")
+        self.known = [zygote, job, *self.daemons]
+
+    def _sleeping(self) -> list[processes.Seen] | Pending:
+        found = [seen for seen in processes.descendants(self.pid) if seen.name == "sleep"]
+        return found if len(found) == 2 else Pending(found)
+
+    def kill(self, *, guard: bool) -> None:
+        """SIGKILL it; with its guard stopped, or dead as well, so that nobody sweeps."""
+        self._process.send_signal(signal.SIGSTOP)  # a guard that dies before its owner is swept after by that
+        until(lambda: (seen := processes.look(self.pid)) and seen.state == "T", "the owner is stopped")
+        os.kill(self.guard, signal.SIGKILL if guard else signal.SIGSTOP)
+        self._process.kill()
+        self._process.wait()
+
+
+@contextmanager
+def dying(folder: Path, proof: str) -> Iterator[Dying]:
+    (folder / "escaping.py").write_text(ESCAPING)
+    pool = {"modules": [str(folder / "escaping.py")], "workers": 1, "spares": 0}
+    arguments = {"settings": {"proof": proof}, "pools": {"leaving": pool}, "jobs": [["escapes", {}, 1]]}
+    with subprocess.Popen(
+        [sys.executable, OWNER, json.dumps(arguments)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            yield Dying(process)
+        finally:
+            process.kill()
+
+
+def swept(caplog: pytest.LogCaptureFixture, dead: str, field: str) -> list[Any]:
+    """Return what the log says that was swept of one owner; others on this machine may have died, too."""
+    found = []
+    for record in caplog.records:
+        if record.name == "killable.system" and record.msg == "swept" and hasattr(record, field):
+            of = next(getattr(record, kind) for kind in ("cookie", "cgroup", "folder") if hasattr(record, kind))
+            if of.startswith(dead):
+                found.append(getattr(record, field))
+    return found
+
+
+def there(seen: processes.Seen) -> bool:
+    now = processes.look(seen.pid)
+    return now is not None and now.started == seen.started and now.state != "Z"
+
+
+# Any supervisor that starts on this machine sweeps, not only a test's own: what it finds is gone, whoever was quicker.
+
+
+@pytest.mark.row("D17")
+async def test_the_next_start_ends_what_carries_a_dead_owners_cookie(
+    tmp_path: Path, supervisor: StartSupervisor
+) -> None:
+    """Supervisor and guard are killed together. Beside them another one lives, and keeps all that it has."""
+    with ExitStack() as stack:
+        living = stack.enter_context(dying(tmp_path, "cgroup+descendants"))
+        dead = stack.enter_context(dying(tmp_path, "descendants"))
+        clean, carrying = sorted(
+            dead.daemons, key=lambda seen: b"KILLABLE_INSTANCE" in Path(f"/proc/{seen.pid}/environ").read_bytes()
+        )
+        dead.kill(guard=True)
+        await supervisor(hostile_pool())
+        assert not there(carrying), "ended before the first zygote was started"
+        await until_async(lambda: not dead.folder.exists(), "its folder is removed")
+        # What cleaned its environment and is in no group is found by nobody but its guard, which is dead.
+        assert there(clean)
+        os.kill(clean.pid, signal.SIGKILL)
+        assert all(there(seen) for seen in living.known) and living.folder.exists()
+
+
+@pytest.mark.row("D17")
+async def test_the_next_start_lets_a_guard_finish_that_is_at_work(
+    proof: str, tmp_path: Path, supervisor: StartSupervisor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was stopped when its owner died. It is continued, not killed: it finds what cleaned its environment, too."""
+    with dying(tmp_path, proof) as dead:
+        dead.kill(guard=False)
+        with caplog.at_level(logging.WARNING, "killable.system"):
+            await supervisor(hostile_pool(spares=0), proof="descendants")
+        assert not any(map(there, dead.daemons)) and swept(caplog, dead.owner.name, "pid") == []
+        await until_async(lambda: not dead.folder.exists(), "its folder is removed")
+    assert processes.cgroups_of(dead.pid) == []
+
+
+def test_what_is_swept_by_its_cookie_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Also what was forked meanwhile; an owner's name is not looked at here, so that nobody else sweeps these."""
+    cookie = f"test-{os.getpid()}/instance/pool/1"
+    script = "for i in 1 2 3; do setsid sleep 3600 & done; wait"
+    with subprocess.Popen(["sh", "-c", script], env={**os.environ, cookies.COOKIE: cookie}) as shell:
+        until(lambda: len(found := processes.marked(cookies.COOKIE, cookie)) == 4 or Pending(found), "all are there")
+        finished = threading.Event()
+        with caplog.at_level(logging.WARNING, "killable.system"):
+            leftovers.sweep_cookie_in_thread(cookie, 10.0, finished.set)
+            assert finished.wait(15)
+    assert shell.returncode == -signal.SIGKILL and shell.pid in swept(caplog, cookie, "pid")
+    assert "sleep: sleep 3600" in swept(caplog, cookie, "command")
+    until(lambda: Pending(left) if (left := processes.marked(cookies.COOKIE, cookie)) else True, "nothing is left")
+
+
+STARTED_FROM_A_LEFTOVER = """
+import os, subprocess, sys
+from killable.supervisor import clock
+from killable.supervisor.machine import cookies
+from killable.supervisor.machine.owners import Owner
+here = Owner.of(os.getpid())
+mine, others = (cookies.cookie_value(Owner(here.boot, here.namespace, 1, n), "instance", "pool/1") for n in (1, 2))
+if cookies.COOKIE not in os.environ:
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, cookies.COOKIE: mine})
+child = subprocess.Popen(["sleep", "3600"])
+other = subprocess.Popen(["sleep", "3600"], env={cookies.COOKIE: others})
+swept, left = cookies.kill_waves(cookies.ownerless(), clock.monotonic() + 5)
+print([found.pid == other.pid for found in swept], left, child.poll(), other.wait())
+child.kill(), child.wait()
+"""
+
+
+def in_namespace(script: str, *options: str) -> str:
+    """Run a Python script in a pid namespace of its own, whose processes no supervisor outside can tell of."""
+    command = ["unshare", "--pid", "--fork", "--kill-child", *options]
+    if subprocess.run([*command, "true"], capture_output=True).returncode:
+        pytest.skip("a pid namespace of one's own is not permitted here")
+    done = subprocess.run([*command, sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_whoever_was_started_from_a_leftover_ends_neither_itself_nor_its_kind() -> None:
+    """The environment of a program may carry a dead owner's cookie: what started it, and itself, want to live."""
+    assert in_namespace(STARTED_FROM_A_LEFTOVER, "--mount-proc") == "[True] [] None -9"
+
+
+# ── folders ──
+
+
+def test_only_folders_of_exactly_our_scheme_whose_owner_is_gone_are_removed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    here = Owner.of(os.getpid())
+    assert here is not None
+    gone = Owner(here.boot, here.namespace, here.pid, here.started - 1)
+    elsewhere = Owner(here.boot, here.namespace + 1, here.pid, 1)
+    before = Owner("0" * 32, here.namespace, here.pid, 1)
+    made = {name: tmp_path / f"{owner.folder_prefix}abcdefgh" for name, owner in
+            {"gone": gone, "living": here, "elsewhere": elsewhere, "before": before}.items()}  # fmt: skip
+    made |= {"unlike": tmp_path / f"{gone.folder_prefix}abcdefg", "plain": tmp_path / "killable-abcdefgh"}
+    for folder in made.values():
+        (folder / "w-1").mkdir(parents=True)
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "kept").touch()
+    link = tmp_path / f"{gone.folder_prefix}linklink"
+    link.symlink_to(victim)
+    (made["gone"] / "w-1" / "out").symlink_to(victim)
+    file = tmp_path / f"{gone.folder_prefix}filefile"
+    file.touch()
+    foreign = tmp_path / f"{gone.folder_prefix}foreignx"
+    foreign.mkdir()
+    if os.geteuid() == 0:
+        os.chown(foreign, 65534, 65534)
+    with caplog.at_level(logging.WARNING, "killable.system"):
+        leftovers.sweep_folders(str(tmp_path))
+    logged = swept(caplog, str(tmp_path), "folder")
+    assert logged == [str(made["gone"])] or (os.geteuid() != 0 and str(foreign) in logged)
+    left = [folder for folder in made.values() if folder.exists()]
+    assert left == [folder for name, folder in made.items() if name != "gone"]
+    assert (victim / "kept").exists() and link.is_symlink() and file.exists()
+    assert foreign.exists() == (os.geteuid() == 0)
+
+
+# ── owners ──
+
+
+def test_an_owner_is_told_by_its_name() -> None:
+    owner = Owner.of(os.getpid())
+    assert owner is not None and Owner.named(owner.name) == owner and not owner.is_gone()
+    assert owner_of_folder(f"{owner.folder_prefix}a1_b2c3d") == owner
+    for wrong in ("", owner.name + "-", owner.name[:-1] + "x", "x" + owner.name, owner.name + "\n", "killable-1-2-3-4"):
+        assert Owner.named(wrong) is None
+    assert Owner(owner.boot, owner.namespace, owner.pid, owner.started + 1).is_gone()
+    for unknown in (Owner("0" * 32, owner.namespace, 1, 1), Owner(owner.boot, 1, 1, 1)):
+        assert not unknown.is_gone()
+
+
+def test_an_owner_of_which_only_a_zombie_is_left_is_gone() -> None:
+    pid = os.posix_spawn("/bin/true", ["true"], os.environ)
+    owner = Owner.of(pid)
+    until(lambda: (seen := processes.look(pid)) and seen.state == "Z", "it is a zombie")
+    assert Owner.of(pid) is None and (owner is None or owner.is_gone())
+    os.waitpid(pid, 0)
+
+
+def test_the_processes_of_another_pid_namespace_are_not_told_by_number() -> None:
+    """In a container that sees its host's /proc the numbers there are of others: nobody is swept."""
+    assert sees_own_pids()
+    script = "from killable.supervisor.machine.owners import *; print(sees_own_pids(), Owner.of(1).is_gone())"
+    assert in_namespace(script) == "False False"

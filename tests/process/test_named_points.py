@@ -1,0 +1,267 @@
+"""SIGKILL at every named point of a job's life, to its worker, its zygote, its guard: what becomes of the job, and that
+nothing is left and the next job runs. What becomes of all of it when the owner is killed is in `test_owners`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import signal
+import struct
+import termios
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from support import processes
+from support.marks import tag_of
+from support.supervising import StartSupervisor
+from support.waiting import Pending, until, until_async
+from trials import END_S, HOSTILE, Story, follow, hostile_pool, run, said, submit
+
+from killable.supervisor.service import Supervisor
+from killable.supervisor.settings import PoolSpec
+
+COLD = """
+import os, time
+from killable import job, preload
+
+@preload(each_worker=True)
+def gate() -> None:
+    while os.path.exists({gate!r}):
+        time.sleep(0.002)
+
+@job
+def cold_says() -> str:
+    return "said"
+"""
+WARM = """
+from support.marks import enter
+from killable import Context, job
+from pathlib import Path
+
+@job
+def warm_waits(ctx: Context, gate: str) -> str:
+    enter(ctx)
+    while not Path(gate).exists():
+        ctx.sleep(0.002)
+    return "opened"
+
+@job
+def warm_says() -> str:
+    return "said"
+"""
+
+
+class House:
+    """A supervisor with a pool that has no spares, one that reuses its workers, and the hostile one."""
+
+    def __init__(self, server: Supervisor, folder: Path) -> None:
+        self.server = server
+        self.folder = folder
+        self.gate = folder / "gate"
+        self.pool = "hostile"
+        """Of the job under way."""
+
+    async def zygote(self) -> int:
+        (pid,) = [pool.zygote_pid for pool in await self.server.pools() if pool.name == self.pool]
+        assert pid is not None
+        return pid
+
+    async def worker(self, state: str) -> int:
+        """Wait for the one worker of the pool in that state."""
+
+        async def alone() -> int | Pending:
+            found = [each for each in await self.server.workers() if each.pool == self.pool and each.pid is not None]
+            there = [each.pid for each in found if each.state == state]
+            return (len(there) == 1 and there[0]) or Pending(found)
+
+        return await until_async(alone, f"one worker of {self.pool} is {state}")
+
+    async def kill(self, victim: str, worker: int, zygote: int) -> None:
+        """Without a turn of the loop before the signal."""
+        seen = processes.look(zygote)
+        assert seen is not None
+        os.kill({"worker": worker, "zygote": zygote, "guard": seen.parent}[victim], signal.SIGKILL)
+        if victim == "worker" and seen.state == "T":
+            os.kill(zygote, signal.SIGCONT)
+
+
+def halt(pid: int) -> None:
+    os.kill(pid, signal.SIGSTOP)
+    until(lambda: (seen := processes.look(pid)) and seen.state == "T", "it is stopped")
+
+
+def dead(pid: int) -> None:
+    """Wait for the end of a worker that is to get no job: one that is ready meanwhile is given it, and then it is the
+    job that is lost.
+    """
+    until(lambda: (seen := processes.look(pid)) is None or seen.state == "Z" or Pending(seen), "the worker is dead")
+
+
+def unread_bytes(pid: int) -> int:
+    """Return what lies in the pipes between a worker and this process, but for what it has printed."""
+    output = os.readlink(f"/proc/{pid}/fd/1")
+    theirs = {os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd")} - {output}
+    ours = [number for number, target in processes.open_descriptors().items() if target in theirs and "pipe" in target]
+    return sum(struct.unpack("i", fcntl.ioctl(number, termios.FIONREAD, b"\0" * 4))[0] for number in ours)
+
+
+# ── the points: each brings a job there and kills; it returns the job ──
+
+
+async def before_ready(house: House, victim: str) -> str:
+    house.pool = "cold"
+    house.gate.touch()
+    job_id = await submit(house.server, "cold_says")
+    worker = await house.worker("spawning")
+    await house.kill(victim, worker, await house.zygote())
+    dead(worker)
+    house.gate.unlink()
+    return job_id
+
+
+async def forked_and_not_told(house: House, victim: str) -> str:
+    house.pool = "cold"
+    zygote = await house.zygote()
+    job_id = await submit(house.server, "cold_says")  # the fork is asked for in there, and the loop does not turn
+    (worker,) = until(lambda: processes.descendants(zygote), "the worker is forked")
+    await house.kill(victim, worker.pid, zygote)
+    dead(worker.pid)
+    return job_id
+
+
+async def run_is_sent(house: House, victim: str) -> str:
+    worker, zygote = await house.worker("idle"), await house.zygote()
+    halt(worker)
+    job_id = await submit(house.server, "loop_python")
+    await house.kill(victim, worker, zygote)
+    return job_id
+
+
+async def entered(house: House, victim: str) -> str:
+    job_id = await submit(house.server, "loop_python")
+    await said(house.server, job_id)
+    await house.kill(victim, await house.worker("busy"), await house.zygote())
+    return job_id
+
+
+async def in_mid_stream(house: House, victim: str) -> str:
+    job_id = await submit(house.server, "counts_for_ever")
+    await said(house.server, job_id, 100)
+    await house.kill(victim, await house.worker("busy"), await house.zygote())
+    return job_id
+
+
+async def stop_is_sent(house: House, victim: str) -> str:
+    job_id = await submit(house.server, "blocks_term")
+    await said(house.server, job_id)
+    worker, zygote = await house.worker("busy"), await house.zygote()
+    await house.server.cancel(job_id, wait_s=0)
+    await house.kill(victim, worker, zygote)
+    return job_id
+
+
+async def in_the_grace(house: House, victim: str) -> str:
+    job_id = await submit(house.server, "cleans_slowly", cpu_s=60)
+    await said(house.server, job_id)
+    worker, zygote = await house.worker("busy"), await house.zygote()
+    await house.server.cancel(job_id, wait_s=0)
+
+    async def acknowledged() -> bool | Pending:
+        certificate = (await house.server.get(job_id)).certificate or {}
+        return "acknowledged" in certificate or Pending(certificate)
+
+    await until_async(acknowledged, "the job is cleaning up")
+    await house.kill(victim, worker, zygote)
+    return job_id
+
+
+async def closed_and_not_read(house: House, victim: str) -> str:
+    house.pool = "warm"
+    gate = house.folder / f"open {victim}"
+    job_id = await submit(house.server, "warm_waits", gate=str(gate))
+    await said(house.server, job_id)
+    worker, zygote = await house.worker("busy"), await house.zygote()
+    gate.touch()
+    until(lambda: unread_bytes(worker) or Pending(processes.look(worker)), "it has closed its attempt")
+    await house.kill(victim, worker, zygote)
+    dead(worker)  # else the attempt ends before it: it says that it can go on
+    return job_id
+
+
+async def in_the_sweep(house: House, victim: str) -> str:
+    gate = house.folder / f"sweep {victim}"
+    job_id = await submit(house.server, "waits_for", gate=str(gate))
+    await said(house.server, job_id)
+    worker, zygote = await house.worker("busy"), await house.zygote()
+    halt(zygote)
+    gate.touch()
+    await until_async(lambda: (seen := processes.look(worker)) and seen.state == "Z", "the worker has ended")
+    await house.kill(victim, worker, zygote)
+    return job_id
+
+
+LOST = {"worker": "killed_externally", "zygote": "worker_lost", "guard": "worker_lost"}
+CANCELLED = dict.fromkeys(LOST, "cancelled")
+COMPLETED = dict.fromkeys(LOST, "")
+POINTS: dict[Callable[[House, str], Awaitable[str]], dict[str, str]] = {
+    before_ready: COMPLETED,
+    forked_and_not_told: COMPLETED,
+    run_is_sent: LOST,
+    entered: LOST,
+    in_mid_stream: LOST,
+    stop_is_sent: CANCELLED,
+    in_the_grace: CANCELLED,
+    closed_and_not_read: COMPLETED,
+    in_the_sweep: COMPLETED,
+}
+"""By victim: the code with which the job ends; none when it completes."""
+
+
+async def ended(server: Supervisor, job_id: str, victim: str) -> Story:
+    """Follow a job to its end. Without a guard its dead are reaped by init, in a moment."""
+    if victim != "guard":
+        return await follow(server, job_id)
+    story = Story(job_id)
+    async for batch in server.events(job_id):
+        story.events += batch
+    return story
+
+
+def check(point: str, story: Story, code: str) -> None:
+    assert story.code == code, (point, story.end)
+    assert story.certificate["proof"] or point.endswith("guard"), story.certificate
+    if point.startswith("in_mid_stream"):
+        assert story.tokens == [str(number) for number in range(len(story.tokens))] and len(story.tokens) >= 100
+
+
+async def whole(server: Supervisor) -> bool | Pending:
+    ready = await server.ready()
+    return ready == (True, []) or Pending(ready)
+
+
+@pytest.mark.row("D20")
+@pytest.mark.parametrize("victim", ["worker", "zygote", "guard"])
+async def test_whoever_is_killed_whenever(victim: str, tmp_path: Path, supervisor: StartSupervisor) -> None:
+    (tmp_path / "cold.py").write_text(COLD.format(gate=str(tmp_path / "gate")))
+    (tmp_path / "warm.py").write_text(WARM)
+    server = await supervisor(
+        hostile_pool(workers=1),
+        PoolSpec("cold", (str(tmp_path / "cold.py"),), workers=1, spares=0),
+        PoolSpec("warm", (str(tmp_path / "warm.py"),), 1, 0, jobs_per_worker_max=0, folder=str(HOSTILE["folder"])),
+    )
+    for point, expected in POINTS.items():
+        house = House(server, tmp_path)
+        async with asyncio.timeout(END_S):
+            job_id = await point(house, victim)
+            story = await ended(server, job_id, victim)
+        name = f"{point.__name__} {victim}"
+        check(name, story, expected[victim])
+        assert [seen for seen in processes.named(tag_of(job_id)) if seen.state != "Z"] == [], name
+        following = {"cold": "cold_says", "warm": "warm_says", "hostile": "echoes"}[house.pool]
+        assert (await run(server, following)).state == "completed", name
+        await until_async(lambda: whole(server), f"after {name} all pools are ready")
+    ends = [pool.zygote_restarts for pool in await server.pools()]
+    assert sum(ends) == (0 if victim == "worker" else len(POINTS))

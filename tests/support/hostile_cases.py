@@ -1,0 +1,259 @@
+"""Every hostile job of the specification, with how each has to end: one table, pure values.
+
+Runs in: the tests. The jobs themselves are in `hostile`, `families`, `words`, `obedient`, `tampering`, `gluttons`
+and `phases`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from killable.workers.errors import CODES
+
+GONE = frozenset({"exited", "reaped", "tree_empty"})
+HEARD = frozenset({"term_sent", "delivered", "acknowledged"}) | GONE
+"""Told to end, and ended."""
+STUCK = frozenset({"term_sent", "delivered", "kill_sent"}) | GONE
+"""The signal came, and no Python ran any more."""
+DEAF = frozenset({"term_sent", "kill_sent"}) | GONE
+"""The signal never came."""
+STUBBORN = HEARD | {"kill_sent"}
+"""Heard, and not obeyed."""
+TOLD = frozenset({"term_sent"}) | GONE
+KILLED = frozenset({"kill_sent"}) | GONE
+"""Nobody asked it."""
+
+ACK_S = 0.1
+GRACE_S = 0.2
+LONG_S = 60.0
+"""A grace that no test waits for: what ends sooner did not need it."""
+LATE_S = 10.0
+"""What a busy machine may add to any bound; far from the grace that an ending must not wait for."""
+
+
+@dataclass(frozen=True)
+class Hostile:
+    """One hostile job, how it is ended, and what has to be seen of that."""
+
+    what: str
+    """In the specification's words."""
+    type: str
+    code: str
+    """Of the error; empty: it completes."""
+    input: dict[str, Any] = field(default_factory=dict)
+    settle: str = ""
+    """How to see that it is where it will stay, and then it is cancelled; empty: it ends by itself."""
+    plot: tuple[str, ...] = ("started", "token")
+    """The names of its events but the terminal one, runs of one name as one."""
+    phases: frozenset[str] = GONE
+    limits: dict[str, Any] = field(default_factory=dict)
+    grace_s: float = LONG_S
+    error: dict[str, Any] = field(default_factory=dict)
+    """Facts that the error has to have."""
+    exit: int | str | None = None
+    """Exit code, or name of the signal, in the certificate."""
+    tokens: tuple[Any, ...] | None = None
+    """Where they are known: all of them."""
+    may: frozenset[str] = frozenset()
+    """Phases that may have happened too."""
+    keeps_worker: bool = False
+    """A worker that may be used again is, after this one."""
+
+    def __str__(self) -> str:
+        return self.what
+
+    @property
+    def state(self) -> str:
+        return str(CODES[self.code].state) if self.code else "completed"
+
+    @property
+    def early(self) -> bool:
+        """Whether it is killed before its grace is over."""
+        return "kill_sent" in self.phases and self.grace_s == LONG_S and bool(self.settle)
+
+    @property
+    def within_s(self) -> float:
+        """At most so long after it was asked nothing of it may be left."""
+        if "kill_sent" not in self.phases:
+            return LATE_S  # and not its grace
+        return (ACK_S if self.early else self.grace_s) + LATE_S
+
+
+def kept(what: str, type: str, code: str, input: dict[str, Any] | None = None, **members: Any) -> Hostile:
+    return Hostile(what, type, code, input or {}, keeps_worker=True, **members)
+
+
+def heard(what: str, type: str, settle: str = "computing", **members: Any) -> Hostile:
+    return Hostile(what, type, "cancelled", settle=settle, **{"phases": HEARD, "exit": 143, **members})
+
+
+def stuck(what: str, type: str, settle: str = "computing", **members: Any) -> Hostile:
+    return Hostile(what, type, "cancelled", settle=settle, phases=STUCK, exit="SIGKILL", **members)
+
+
+def deaf(what: str, type: str, settle: str = "computing", **members: Any) -> Hostile:
+    members = {"phases": DEAF, "grace_s": GRACE_S, "exit": "SIGKILL", **members}
+    return Hostile(what, type, "cancelled", settle=settle, **members)
+
+
+COMPUTING = [
+    heard("pure-Python loop", "loop_python", tokens=("in", "finally")),
+    stuck("a loop of C that holds the GIL", "hold_gil"),
+    stuck("a loop of C in another thread that holds the GIL", "hold_gil", "busy", input={"in_thread": True}),
+    stuck("HF tokenizers on one 4.7 MB string", "hold_gil_tokenizers"),
+    stuck("native call that frees the GIL", "native_frees_gil"),
+    heard("native call that a signal interrupts", "native_pauses", "sitting"),
+    stuck("native call with helper threads", "native_waits", "sitting", input={"helpers": 2}),
+    # No processor time used: it may be waiting for something that comes, and keeps its grace.
+    deaf("native call that only waits", "native_waits", "sitting", phases=STUCK),
+    heard("asyncio.run inside the job", "waits", "sitting", input={"where": "asyncio"}),
+    # Its other threads compute while the main one waits for the interpreter: so short an ack_s is not for it.
+    heard("starts threads and goes on", "starts_threads", "said", input={"then": "go on"}, limits={"ack_s": None}),
+    Hostile("starts threads and returns", "starts_threads", "", exit=0),
+]
+
+NOT_HEARING = [
+    deaf("ignores SIGTERM", "ignores_term"),
+    deaf("blocks SIGTERM in C", "blocks_term"),
+    deaf("catches Stopping and goes on", "catches_stopping", phases=STUBBORN, tokens=("in", "caught cancelled")),
+    heard("SIGSTOPs itself", "stops_itself", "stopped"),
+    deaf("SIGSTOPs itself and ignores SIGTERM", "stops_itself", "stopped", input={"ignore": True}),
+    heard("returns after SIGTERM", "returns_in_grace", exit=0),
+    heard("replaces the SIGTERM handler", "replaces_handler", exit=0, phases=HEARD - {"acknowledged"}, tokens=("in",)),
+    heard("cancelled inside __del__", "loops_in_del", tokens=("in",)),
+    *(
+        heard(f"cancelled inside {of}", "loops_in_callback", input={"of": of}, tokens=("in",))
+        for of in (
+            "a ctypes callback",
+            "a gc callback",
+            "a weakref callback",
+            "a slow unraisablehook",
+            "a child task",
+            "a call_soon callback",
+        )
+    ),
+    *(
+        heard(f"blocked in a {where}", "waits", "sitting", input={"where": where})
+        for where in ("lock", "read", "queue", "subprocess", "sleep", "event")
+    ),
+    heard("blocked in emit", "emits_large", "said", input={"size": 1 << 20}),
+]
+
+ENDING_BADLY = [
+    Hostile("SIGSEGV", "segfaults", "crash", error={"signal": "SIGSEGV", "core_dumped": False}, exit="SIGSEGV"),
+    Hostile("abort", "aborts", "crash", error={"signal": "SIGABRT"}, exit="SIGABRT"),
+    Hostile("os._exit(3)", "exits", "exit", {"code": 3}, plot=("started",), error={"exit_code": 3}, exit=3),
+    Hostile("exit 0 with no result", "exits", "exit", {"code": 0}, plot=("started",), error={"exit_code": 0}, exit=0),
+    kept("sys.exit()", "raises_system_exit", "exit", error={"exit_code": 0}, exit=0),
+    kept("sys.exit(5)", "raises_system_exit", "exit", {"code": 5}, error={"exit_code": 5}, exit=5),
+    kept(
+        "sys.exit with words", "raises_system_exit", "exit", {"code": "why"}, plot=("started", "token", "log"),
+        error={"exit_code": 1}, exit=1,
+    ),
+    kept(
+        "raises an unpicklable exception", "raises_unpicklable", "exception",
+        error={"type": "support.hostile.Unpicklable"}, exit=0,
+    ),
+    kept(
+        "returns an unpicklable value", "returns_unpicklable", "result.unserializable", error={"type": "function"},
+        exit=0,
+    ),
+    kept(
+        "emits an unpicklable value", "emits_unpicklable", "result.unserializable", error={"type": "lock"}, exit=0,
+    ),
+    Hostile("closes its pipes", "closes_everything", "exit", error={"exit_code": 70}, exit=70),
+    Hostile(
+        "writes half a frame and exits with 0", "dies_in_a_frame", "protocol", {"code": 0}, error={"exit_code": 0},
+        exit=0,
+    ),
+    Hostile(
+        "writes half a frame and dies", "dies_in_a_frame", "exit", {"code": 3}, error={"exit_code": 3}, exit=3
+    ),
+    # It may have gone before anyone read what it wrote.
+    Hostile(
+        "writes garbage on the frame descriptor and exits", "writes_garbage", "protocol", {"then": "exit"},
+        may=frozenset({"kill_sent"}),
+    ),
+    Hostile(
+        "writes garbage on the frame descriptor and returns", "writes_garbage", "protocol", {"then": "return"},
+        may=frozenset({"kill_sent"}),
+    ),
+    Hostile(
+        "writes garbage on the frame descriptor and goes on", "writes_garbage", "protocol", {"then": "loop"},
+        phases=KILLED, exit="SIGKILL",
+    ),
+]  # fmt: skip
+
+SAYING_TOO_MUCH = [
+    heard("floods tokens", "counts_for_ever", "said"),
+    heard("prints to stdout without end", "prints_for_ever", "printed", plot=("started", "log"), tokens=()),
+    Hostile(
+        "floods tokens over its limit", "counts_for_ever", "limit.output", limits={"output_bytes": 100_000},
+        phases=HEARD, exit=143,
+    ),
+    kept(
+        "one 64 MiB token", "emits_large", "exception", {"size": 64 << 20, "times": 1}, plot=("started",),
+        error={"type": "killable.workers.frames.FrameError"}, exit=0,
+    ),
+]  # fmt: skip
+
+LEAVING_OTHERS = [
+    heard("forks grandchildren", "keeps_family", "said", input={"kind": "children"}),
+    heard("grandchild calls setsid", "keeps_family", "said", input={"kind": "setsid"}),
+    heard("double-fork daemon", "keeps_family", "said", input={"kind": "daemon"}),
+    heard("forks without end", "forks_steadily"),
+    Hostile("crashes with a family", "crashes_with_family", "crash", error={"signal": "SIGSEGV"}),
+    Hostile("returns and leaves a family", "leaves_family", "", plot=("started",), exit=0),
+    Hostile("leaves zombies", "leaves_zombies", "", plot=("started",), exit=0),
+    heard("moves itself to another cgroup", "moves_to_another_cgroup", "said"),
+    Hostile("changes cwd, env, umask", "changes_surroundings", "", plot=("started",), exit=0),
+    kept(
+        "leaks descriptors", "leaks_descriptors", "", {"count": 100}, plot=("started",), exit=0
+    ),
+    Hostile(
+        "leaks all descriptors", "leaks_descriptors", "limit.files", plot=("started",), error={"type": "OSError"},
+        exit=0,
+    ),
+]  # fmt: skip
+
+TAKING_TOO_MUCH = [
+    Hostile(
+        "allocates without end", "allocates", "limit.memory", limits={"memory_bytes": 32 << 20},
+        error={"limit": "memory_bytes"}, phases=HEARD, exit=143,
+    ),
+    kept(
+        "allocates all at once", "allocates_at_one_stroke", "limit.memory", {"mib": 1 << 20},
+        limits={"memory_bytes": 32 << 20}, error={"type": "MemoryError"}, exit=0,
+    ),
+    Hostile(
+        "fork bomb under a limit", "bombs", "limit.processes", {"ceiling": 200}, limits={"processes_max": 24},
+        error={"limit": "processes_max"}, phases=TOLD, may=HEARD | KILLED,
+    ),
+    Hostile(
+        "computes over its processor time", "burns", "limit.cpu", {"how": "native"}, limits={"cpu_s": 0.1},
+        error={"limit": "cpu_s"}, phases=STUCK, exit="SIGKILL",
+    ),
+    Hostile(
+        "says nothing", "pauses", "timeout.first_token", {"first_s": 3600}, limits={"first_token_s": 0.1},
+        plot=("started",), error={"limit": "first_token_s"}, phases=HEARD, exit=143,
+    ),
+    Hostile(
+        "falls silent", "pauses", "timeout.idle", {"tokens": 2, "between_s": 3600}, limits={"idle_s": 0.1},
+        error={"limit": "idle_s"}, phases=HEARD, exit=143,
+    ),
+    Hostile(
+        "hangs in an operation", "loads", "timeout.operation", {"inner_s": 0.1},
+        error={"limit": "operation_s", "operation": "load/download"}, phases=HEARD, exit=143,
+    ),
+    Hostile(
+        "hangs in native code in an operation", "loads", "timeout.operation", {"inner_s": 0.1, "work": "native"},
+        error={"operation": "load/download"}, phases=STUCK, exit="SIGKILL",
+    ),
+    Hostile(
+        "computes longer than run_s", "hold_gil", "timeout.run", limits={"run_s": 0.1},
+        error={"limit": "run_s"}, phases=STUCK, exit="SIGKILL",
+    ),
+]  # fmt: skip
+
+TABLE = (*COMPUTING, *NOT_HEARING, *ENDING_BADLY, *SAYING_TOO_MUCH, *TAKING_TOO_MUCH, *LEAVING_OTHERS)

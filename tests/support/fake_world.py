@@ -170,7 +170,8 @@ class World:
 
     def soon(self, act: Callable[[], None], longest_s: float = 0.001) -> None:
         """Do it after the latency of the kernel and of the processes between: never at once."""
-        self.later(self.random.uniform(longest_s / 50, longest_s), act)
+        if longest_s != NEVER:
+            self.later(self.random.uniform(longest_s / 50, longest_s), act)
 
     def happens(self, probability: float) -> bool:
         return probability > 0 and self.random.random() < probability

@@ -67,7 +67,7 @@ class FakeSpawner:
         self.processes[worker_id] = process
         living = [each for each in self.processes.values() if each.takes_room]
         room = self.spec.workers + self.spec.spares
-        self.world.check(len(living) <= room, f"{len(living)} workers live where {room} may: {living}")
+        self.world.check(len(living) <= room, lambda: f"{len(living)} workers live where {room} may: {living}")
         self.world.note(worker_id, "fork")
         self.world.soon(process.fork, 0.01)
         return process

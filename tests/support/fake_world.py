@@ -179,10 +179,12 @@ class World:
     def note(self, *words: object) -> None:
         self.trace.append(f"{self.now():.6f} {' '.join(map(str, words))}")
 
-    def check(self, holds: bool, what: str) -> None:
+    def check(self, holds: bool, what: str | Callable[[], str]) -> None:
+        """`what` is what does not hold then; where it is long, a function that says it."""
         if not holds:
-            self.note("VIOLATION", what)
-            self.violations.append(f"at {self.now():.6f}: {what}")
+            said = what if isinstance(what, str) else what()
+            self.note("VIOLATION", said)
+            self.violations.append(f"at {self.now():.6f}: {said}")
 
     def next_pid(self) -> int:
         self._pids += 1

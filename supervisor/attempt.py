@@ -226,7 +226,8 @@ class Attempt:
     def _on_closing(self, closing: bytes | Raised) -> None:
         self._closing = closing
         self._deadlines.clear()
-        self._leave_at = self._clock.now() + LEAVE_S
+        if "exited" not in self._stamps:  # else this was read behind it, and nobody is there to leave
+            self._leave_at = self._clock.now() + LEAVE_S
         self._owner.transition(self.entry, Cause.CLOSED)
         self._arm()
 

@@ -130,7 +130,7 @@ class Deadlines:
         for number, each in self._operations.items():
             if each.notice is Notice.GIVEN:
                 self._raised = each
-                due = now + self._limits.grace_s
+                due = NEVER if each.due == NEVER else now + self._limits.grace_s  # cleared: something ends it already
                 self._operations[number] = replace(each, notice=Notice.HEARD, due=due)
 
     @property

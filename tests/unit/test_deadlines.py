@@ -137,6 +137,15 @@ def test_an_answer_may_come_behind_the_word_that_the_operation_was_left() -> Non
         assert found.raised is not None and found.raised.facts["operation"] == "load/download"
 
 
+def test_an_answer_that_comes_when_the_job_is_being_ended_starts_no_deadline() -> None:
+    found = running()
+    found.operation_entered(OperationEntered(1, "load", 1, raises=True), NOW)
+    assert found.due(NOW + 1) == Expired(1)
+    found.clear()
+    found.heard(NOW + 1.1)
+    assert found.wake_at == NEVER and found.due(NOW + 1e6) is None
+
+
 def test_without_ack_s_a_notice_has_the_grace_to_be_heard() -> None:
     found = running(ack_s=None)
     found.operation_entered(OperationEntered(1, "load", 1.0, True), NOW)

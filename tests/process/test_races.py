@@ -131,12 +131,13 @@ async def test_a_cancel_that_races_the_end_has_one_outcome(
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("jobs_per_worker_max", [1, 0], ids=["fresh", "reused"])
-async def test_a_thousand_cancels_that_race_the_end(
+async def test_ten_thousand_cancels_that_race_the_end(
     jobs_per_worker_max: int, proof: str, supervisor: StartSupervisor
 ) -> None:
-    count, seed = 1000, random.randrange(1 << 30)
+    """A quarter of them each time."""
+    count, seed = 2500, random.randrange(1 << 30)
     pool = hostile_pool(workers=AT_ONCE + 1, spares=3, jobs_per_worker_max=jobs_per_worker_max)
     server = await supervisor(pool, proof=proof, keep_jobs=100_000)
     check(await races(server, count, seed), count, seed)

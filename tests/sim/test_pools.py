@@ -160,6 +160,6 @@ def test_a_recovery_is_a_worker_in_place_of_one_that_has_gone(jobs_per_worker_ma
         for _ in range(3):
             await sim.ended(await sim.submit(Script()))
         await asyncio.sleep(1)
-        assert sim.observed("recovery") == recoveries
+        assert sim.observed()["recovery"] == recoveries
 
     simulate(main, pool(jobs_per_worker_max=jobs_per_worker_max))

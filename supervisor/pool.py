@@ -86,7 +86,10 @@ class Pool:
         try:
             self._spawner.start(self.start_method)
         except OSError as error:
+            self._failures += 1
             self._break(f"the guard cannot be started: {error}", error.errno)
+            if self._worked:
+                self._try_again_later()
         else:
             self._zygote = Zygote.PRELOADING
 

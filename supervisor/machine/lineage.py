@@ -84,14 +84,17 @@ class Lineage:
         loop.add_reader(self._guard_pidfd, self._on_guard_exit)
 
     def start_zygote(self, configure: control.Configure) -> None:
-        """Raise OSError: the guard has gone, too."""
+        """When the guard has gone, too, its end is told in a moment: `on_zygote_lost`. Raise OSError."""
         if self._guard_socket is None:
-            raise BrokenPipeError(errno.EPIPE, "the guard is gone")
+            return
         ours, theirs = fdpass.open_pair()
         try:
             with theirs:
                 fdpass.send(self._guard_socket, control.to_wire(control.StartZygote()), [theirs.fileno()])
             fdpass.send(ours, control.to_wire(configure))
+        except (BrokenPipeError, ConnectionResetError):
+            ours.close()
+            return
         except OSError:
             ours.close()
             raise

@@ -148,9 +148,9 @@ async def test_a_limit_over_its_cap_names_the_cap(server: Server) -> None:
 @pytest.mark.row("C2")
 async def test_every_limit_can_be_asked_for_one_job(server: Server) -> None:
     limits = {
-        "queue_s": 9.0, "start_s": 8.0, "first_token_s": 7.0, "idle_s": None, "run_s": 6.0, "grace_s": 0.0, "ack_s": None,
-        "operation_s": {"load/download": 5.0, "load": None}, "memory_bytes": 1 << 30, "cpu_s": 4.0, "processes_max": 3,
-        "files_max": 100, "output_bytes": 1 << 20,
+        "queue_s": 9.0, "start_s": 8.0, "first_token_s": 7.0, "idle_s": None, "run_s": 6.0,
+        "operation_s": {"load/download": 5.0, "load": None}, "grace_s": 0.0, "ack_s": None,
+        "memory_bytes": 1 << 30, "cpu_s": 4.0, "processes_max": 3, "files_max": 100, "output_bytes": 1 << 20,
     }  # fmt: skip
     assert limits.keys() == set(LIMIT_NAMES)
     answer = await server.client.post("/v1/jobs", json={"type": "echo", "limits": limits})

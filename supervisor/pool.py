@@ -89,9 +89,9 @@ class Pool:
         try:
             self._spawner.start(self.start_method)
         except OSError as error:
+            self._failures += 1
             self._break(f"the guard cannot be started: {error}", error.errno)
-            if error.errno not in _FOR_GOOD:
-                self._failures += 1
+            if self._worked or error.errno not in _FOR_GOOD:
                 self._try_again_later()
         else:
             self._zygote = Zygote.PRELOADING

@@ -92,9 +92,9 @@ class Lineage:
             raise
 
     def start_zygote(self, configure: control.Configure) -> None:
-        """Raise OSError: the guard has gone, too."""
+        """When the guard has gone, too, its end is told in a moment: `on_zygote_lost`. Raise OSError."""
         if self._guard_socket is None:
-            raise BrokenPipeError(errno.EPIPE, "the guard is gone")
+            return
         ours, theirs = fdpass.open_pair()
         ours.setblocking(False)
         with theirs:
@@ -103,9 +103,11 @@ class Lineage:
                 fdpass.send(ours, control.to_wire(configure))
                 self._loop.add_reader(ours, self._on_zygote_message)
                 fdpass.send(self._guard_socket, control.to_wire(control.StartZygote()), [theirs.fileno()])
-            except OSError:
+            except OSError as error:
                 self._loop.remove_reader(ours)
                 ours.close()
+                if isinstance(error, (BrokenPipeError, ConnectionResetError)):
+                    return  # the guard is going, and its end is told
                 raise
         self._zygote_socket = ours
 

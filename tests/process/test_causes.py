@@ -27,13 +27,13 @@ JOBS = str(Path(processes.__file__).parent / "jobs.py")
 async def test_five_deaths_by_sigkill_have_five_codes(proof: str, supervisor: StartSupervisor) -> None:
     server = await supervisor(hostile_pool(workers=4, spares=2), proof=proof)
 
-    async def begun(**limits: Any) -> str:
-        job_id = await submit(server, "ignores_term", limits=limits)
+    async def begun() -> str:
+        job_id = await submit(server, "ignores_term")
         await computing(server, job_id)
         return job_id
 
     cancelled = await stop(server, await begun(), grace_s=0)
-    timed_out = await follow(server, await begun(run_s=0.2, grace_s=0))
+    timed_out = await run(server, "ignores_term", limits={"run_s": 0.1, "grace_s": 0})
     garbled = await run(server, "writes_garbage", then="loop")
     killed = await begun()
     os.kill((await server.get(killed)).pid or 0, signal.SIGKILL)

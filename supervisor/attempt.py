@@ -115,6 +115,7 @@ class Attempt:
         self._operation = self._deadlines.operation
         grace = entry.limits.grace_s if grace_s is None else min(grace_s, entry.limits.grace_s)
         self._deadlines.clear()
+        self._ring_at = None  # from here on the plan says when to ring
         self._termination.begin(verdict, grace)
         self._arm()
         if grace > 0:  # the signal is out; without a grace it was SIGKILL
@@ -225,7 +226,8 @@ class Attempt:
     def _on_closing(self, closing: bytes | Raised) -> None:
         self._closing = closing
         self._deadlines.clear()
-        self._leave_at = self._clock.now() + LEAVE_S
+        if "exited" not in self._stamps:  # else this was read behind it, and nobody is there to leave
+            self._leave_at = self._clock.now() + LEAVE_S
         self._owner.transition(self.entry, Cause.CLOSED)
         self._arm()
 

@@ -61,6 +61,8 @@ class Deadlines:
         self._due: dict[str, float] = {}
         self._operations: dict[int, Operation] = {}
         self._raised: Operation | None = None
+        self._left: Operation | None = None
+        """It was left after a notice whose answer has not come: bells and frames go by two pipes."""
 
     def assigned(self, now: float) -> None:
         """The order goes out: `start_s` runs."""
@@ -110,19 +112,25 @@ class Deadlines:
         """It is left, and with it what was entered inside it: an exception on its way out may cut their words off."""
         left = self._operations.pop(number, None)
         if left is not None:
+            if left.notice is Notice.GIVEN:
+                self._left = left
             inside = left.entered.path + "/"
             for other in [other for other in self._inside(inside) if other > number]:
-                del self._operations[other]
+                cut_off = self._operations.pop(other)
+                if cut_off.notice is Notice.GIVEN:
+                    self._left = cut_off
 
     def _inside(self, path: str) -> Iterator[int]:
         return (number for number, each in self._operations.items() if each.entered.path.startswith(path))
 
     def heard(self, now: float) -> None:
         """The bell of a notice was answered: every one that was given is heard."""
+        if self._left is not None:
+            self._raised, self._left = self._left, None
         for number, each in self._operations.items():
             if each.notice is Notice.GIVEN:
                 self._raised = each
-                due = now + self._limits.grace_s
+                due = NEVER if each.due == NEVER else now + self._limits.grace_s  # cleared: something ends it already
                 self._operations[number] = replace(each, notice=Notice.HEARD, due=due)
 
     @property

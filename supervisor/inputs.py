@@ -30,7 +30,7 @@ async def seal_large_input(submission: Submission) -> Submission:
         return submission
     try:
         return replace(submission, input=await asyncio.to_thread(SealedInput.of, content))
-    except OSError:
+    except (OSError, RuntimeError):  # RuntimeError: no thread can be started
         return submission
 
 

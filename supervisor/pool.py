@@ -6,6 +6,7 @@ Runs in: supervisor.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 from collections.abc import Callable, Sequence
 from enum import Enum
@@ -27,6 +28,8 @@ REFILL_S = 0.001
 """A warm worker is in its job within 0.1 ms."""
 BACKOFF_S = 0.05
 BACKOFF_S_MAX = 5.0
+_FOR_GOOD = frozenset({None, errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENOEXEC})
+"""A pool's interpreter, folder or account is not there, or cannot be used; everything else may pass."""
 
 logger = logging.getLogger("killable.pool")
 
@@ -86,7 +89,10 @@ class Pool:
         try:
             self._spawner.start(self.start_method)
         except OSError as error:
+            self._failures += 1
             self._break(f"the guard cannot be started: {error}", error.errno)
+            if self._worked or error.errno not in _FOR_GOOD:
+                self._try_again_later()
         else:
             self._zygote = Zygote.PRELOADING
 

@@ -100,6 +100,7 @@ class Worker:
         self.signalled = True
         self.stage = Stage.LEAVING
         self.process.kill()
+        self.process.retire()  # should it not be ours to signal, it ends by itself
 
     def doom(self) -> None:
         """Its zygote has ended, or its guard, and it dies with that: it is given no other attempt."""

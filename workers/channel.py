@@ -64,21 +64,17 @@ class Channel:
         if self.busy:
             self._behind.append((kind, payload))
             return
-        self.busy = True
-        try:
-            with self._lock:
-                self._write(kind, payload)
-        finally:
-            self.busy = False
-        if self._behind:
-            self.send(*self._behind.popleft())
+        self._write_busy(kind, payload)
+        # No recursion: thousands gather behind a write that blocks, and a call too deep would end in the middle of one.
+        while self._behind and not self.rang:
+            self._write_next()
         if self.rang:
             self._answer()
 
     def close(self, closing: list[tuple[int, bytes]]) -> None:
         """Write the closing frames in one piece and refuse everything after them."""
         while self._behind:
-            self.send(*self._behind.popleft())
+            self._write_next()
         with self._lock:
             self._open = False
             frames = [
@@ -91,6 +87,21 @@ class Channel:
         """In a process that the job forked: only the worker itself may write frames."""
         self._lock = threading.Lock()  # another thread may have held it at the fork
         self._open = False
+
+    def _write_next(self) -> None:
+        try:
+            kind, payload = self._behind.popleft()
+        except IndexError:  # a handler that came after the caller's look has written it
+            return
+        self._write_busy(kind, payload)
+
+    def _write_busy(self, kind: int, payload: bytes) -> None:
+        self.busy = True
+        try:
+            with self._lock:
+                self._write(kind, payload)
+        finally:
+            self.busy = False
 
     def _write(self, kind: int, payload: bytes) -> None:
         if not self._open:

@@ -27,7 +27,12 @@ class CgroupRoot:
         """Make a worker's group. Raise OSError."""
         path = self.path / worker_id
         path.mkdir()
-        return Cgroup(path, os.open(path / "cgroup.kill", os.O_WRONLY | os.O_CLOEXEC), self._enabled())
+        try:
+            descriptor = os.open(path / "cgroup.kill", os.O_WRONLY | os.O_CLOEXEC)
+        except OSError:
+            _remove(path)
+            raise
+        return Cgroup(path, descriptor, self._enabled())
 
     def _enabled(self) -> frozenset[str]:
         """Return the controllers that bound workers' groups: those that this directory may hand on."""
@@ -37,11 +42,8 @@ class CgroupRoot:
             return frozenset()
 
     def remove(self) -> None:
-        """Remove the directory, if all workers' groups are gone."""
-        try:
-            self.path.rmdir()
-        except OSError:
-            pass  # a quarantined worker still stands in it: the next start sweeps it
+        """Remove the directory, if nobody is left in it; a quarantined worker's the next start sweeps."""
+        _remove(self.path)
 
 
 class Cgroup:
@@ -118,11 +120,21 @@ class Cgroup:
         if self._kill >= 0:
             os.close(self._kill)
             self._kill = -1
-        for folder, _, _ in os.walk(self._path, topdown=False):
-            try:
-                os.rmdir(folder)
-            except OSError:
-                pass  # still populated (unkillable), or gone
+        _remove(self._path)
+
+
+def _remove(path: Path) -> None:
+    """Remove a group and those below it, as far as they are empty."""
+    try:
+        os.rmdir(path)  # without a descriptor, which a walk needs
+        return
+    except OSError:
+        pass  # groups of the job's own below it
+    for folder, _, _ in os.walk(path, topdown=False):
+        try:
+            os.rmdir(folder)
+        except OSError:
+            pass  # still populated (unkillable), or gone
 
 
 def find_root(instance: str) -> CgroupRoot | None:
@@ -135,12 +147,12 @@ def find_root(instance: str) -> CgroupRoot | None:
     path = own / f"{owner.name}-{instance}"
     try:
         path.mkdir()
+        os.stat(path / "cgroup.kill")  # not before Linux 5.14
+        controllers = CONTROLLERS.intersection((path / "cgroup.controllers").read_text().split())
     except OSError:
+        _remove(path)
         return None
-    if not (path / "cgroup.kill").exists():  # Linux before 5.14
-        path.rmdir()
-        return None
-    for controller in CONTROLLERS.intersection((path / "cgroup.controllers").read_text().split()):
+    for controller in controllers:
         try:
             (path / "cgroup.subtree_control").write_text(f"+{controller}")
         except OSError:

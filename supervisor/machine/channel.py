@@ -18,14 +18,17 @@ ms at 64 KiB.
 
 
 class Reader:
-    """The reading end of a pipe; owns the descriptor."""
+    """The reading end of a pipe; owns the descriptor. It reads nothing by itself before `start`."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, descriptor: int, sink: Callable[[bytes], None]) -> None:
         self._loop = loop
         self._descriptor = descriptor
         self._sink = sink
         os.set_blocking(descriptor, False)
-        loop.add_reader(descriptor, self._read_once)
+
+    def start(self) -> None:
+        """Read whenever something is there. Raise OSError."""
+        self._loop.add_reader(self._descriptor, self._read_once)
 
     def _read_once(self) -> None:
         try:
@@ -82,9 +85,12 @@ class Writer:
         except OSError:
             self.close()  # no descriptor is left for one: as when it cannot be passed
             return
-        if not self._waiting:
-            self._loop.add_writer(self._socket, self._write_more)
         self._waiting.append((memoryview(data)[written:], kept))
+        if len(self._waiting) == 1:
+            try:
+                self._loop.add_writer(self._socket, self._write_more)
+            except OSError:
+                self.close()  # the rest could never go out
 
     def _write_more(self) -> None:
         data, passed = self._waiting[0]

@@ -49,12 +49,15 @@ def kill_waves(is_meant: Callable[[str], bool], give_up_at: float) -> tuple[list
     block for longer: reading the environment of a process that the kernel holds can take as long as that.
     """
     swept: dict[int, Leftover] = {}
-    while wave := _kill_wave(is_meant, give_up_at):
+    while True:
+        wave: list[Leftover] = []
+        complete = _kill_wave(is_meant, give_up_at, wave)
         swept.update((found.pid, found) for found in wave)
+        if complete and not wave:
+            return list(swept.values()), []
         if clock.monotonic() >= give_up_at:
             left = {found.pid for found in wave}
             return [found for pid, found in swept.items() if pid not in left], wave
-    return list(swept.values()), []
 
 
 def ownerless() -> Callable[[str], bool]:
@@ -94,31 +97,35 @@ def let_guards_finish() -> None:
         os.close(pidfd)
 
 
-def _kill_wave(is_meant: Callable[[str], bool], give_up_at: float) -> list[Leftover]:
-    """SIGKILL every process whose cookie is meant, once, and wait a moment for their ends.
+def _kill_wave(is_meant: Callable[[str], bool], give_up_at: float, found: list[Leftover]) -> bool:
+    """SIGKILL every process whose cookie is meant, once, and wait a moment for their ends; return whether all could be
+    looked at.
 
     The environment is read again after the pidfd is open, so that a number that was given to someone else meanwhile is
     not hit.
     """
-    found, pidfds = [], []
-    for pid in _carriers(is_meant):
-        command = _command(pid)
-        try:
-            pidfd = os.pidfd_open(pid)
-        except OSError:
-            continue
-        pidfds.append(pidfd)
-        cookie = _cookie_of(str(pid))
-        try:
-            if is_meant(cookie):
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                found.append(Leftover(pid, command, cookie))
-        except OSError:
-            pass  # gone, or not ours to signal
-    _wait_for(pidfds, min(give_up_at, clock.monotonic() + WAVE_S))
-    for pidfd in pidfds:
-        os.close(pidfd)
-    return found
+    pidfds = []
+    try:
+        for pid in _carriers(is_meant):
+            command = _command(pid)
+            try:
+                pidfds.append(os.pidfd_open(pid))
+            except ProcessLookupError:
+                continue
+            cookie = _cookie_of(str(pid))
+            try:
+                if is_meant(cookie):
+                    signal.pidfd_send_signal(pidfds[-1], signal.SIGKILL)
+                    found.append(Leftover(pid, command, cookie))
+            except (ProcessLookupError, PermissionError):
+                pass  # gone, or not ours to signal
+    except OSError:
+        return False  # no descriptor is left, or no memory
+    finally:
+        _wait_for(pidfds, min(give_up_at, clock.monotonic() + WAVE_S))
+        for pidfd in pidfds:
+            os.close(pidfd)
+    return True
 
 
 def _carriers(is_meant: Callable[[str], bool]) -> Iterator[int]:
@@ -128,10 +135,11 @@ def _carriers(is_meant: Callable[[str], bool]) -> Iterator[int]:
 
 
 def _cookie_of(pid: str) -> str:
+    """Raise OSError when that cannot be told."""
     try:
         with open(f"/proc/{pid}/environ", "rb", buffering=0) as file:
             environment = b"\0" + file.readall()
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
         return ""  # gone, or another user's
     _, found, rest = environment.partition(f"\0{COOKIE}=".encode())
     return rest.partition(b"\0")[0].decode("utf-8", "replace") if found else ""

@@ -45,6 +45,8 @@ def sweep_in_thread(finished: Callable[[], None]) -> None:
                 for name in sweep_groups():
                     logger.warning("swept", extra={"cgroup": name})
                 _sweep_processes(cookies.ownerless(), WAVES_S)
+        except OSError as error:
+            logger.error("sweep_failed", extra={"detail": str(error)})  # the next start tries again
         finally:
             finished()
         sweep_folders(tempfile.gettempdir())
@@ -68,7 +70,10 @@ def sweep_cookie_in_thread(cookie: str, patience_s: float, finished: Callable[[]
 
 def _start_thread(target: Callable[[], None]) -> None:
     """Not of the loop's executor, whose threads are waited for at the end and may all be removing folders."""
-    threading.Thread(target=target, name="killable-sweep", daemon=True).start()
+    try:
+        threading.Thread(target=target, name="killable-sweep", daemon=True).start()
+    except RuntimeError:  # no thread can be started: the loop has to wait
+        target()
 
 
 def _sweep_processes(is_meant: Callable[[str], bool], patience_s: float) -> None:

@@ -68,8 +68,8 @@ class Lineage:
         self._cookie = cookie
         self._patience_s = patience_s
         self._guard_socket: socket.socket | None
+        self._guard_pidfd = -1
         self._guard, self._guard_socket = start_guard(python, folder, {**environment, COOKIE: cookie})
-        self._guard_pidfd = os.pidfd_open(self._guard.pid)
         self._zygote_socket: socket.socket | None = None
         self._zygote_pidfd = -1
         self._processes: dict[str, WorkerProcess] = {}
@@ -80,24 +80,36 @@ class Lineage:
         self._stuck = False
         self._closing = False
         self.zygote_pid: int | None = None
-        loop.add_reader(self._guard_socket, self._on_guard_message)
-        loop.add_reader(self._guard_pidfd, self._on_guard_exit)
+        try:
+            self._guard_pidfd = os.pidfd_open(self._guard.pid)
+            loop.add_reader(self._guard_socket, self._on_guard_message)
+            loop.add_reader(self._guard_pidfd, self._on_guard_exit)
+        except OSError:
+            self._forget_guard()
+            self._forget_guard_socket()
+            self._guard.kill()  # it has started nothing yet
+            self._guard.wait()
+            raise
 
     def start_zygote(self, configure: control.Configure) -> None:
-        """Raise OSError: the guard has gone, too."""
+        """When the guard has gone, too, its end is told in a moment: `on_zygote_lost`. Raise OSError."""
         if self._guard_socket is None:
-            raise BrokenPipeError(errno.EPIPE, "the guard is gone")
+            return
         ours, theirs = fdpass.open_pair()
-        try:
-            with theirs:
-                fdpass.send(self._guard_socket, control.to_wire(control.StartZygote()), [theirs.fileno()])
-            fdpass.send(ours, control.to_wire(configure))
-        except OSError:
-            ours.close()
-            raise
         ours.setblocking(False)
+        with theirs:
+            try:
+                # The start comes last: with any of these failed there is no zygote.
+                fdpass.send(ours, control.to_wire(configure))
+                self._loop.add_reader(ours, self._on_zygote_message)
+                fdpass.send(self._guard_socket, control.to_wire(control.StartZygote()), [theirs.fileno()])
+            except OSError as error:
+                self._loop.remove_reader(ours)
+                ours.close()
+                if isinstance(error, (BrokenPipeError, ConnectionResetError)):
+                    return  # the guard is going, and its end is told
+                raise
         self._zygote_socket = ours
-        self._loop.add_reader(ours, self._on_zygote_message)
 
     def stop_zygote(self) -> None:
         self._forget_zygote_socket()
@@ -109,6 +121,8 @@ class Lineage:
         try:
             fdpass.send(self._zygote_socket, control.to_wire(order), descriptors)
         except (BrokenPipeError, ConnectionResetError) as error:
+            # It does not listen any more: if it lives it is to leave, so that its end is told in any case.
+            self._zygote_socket.shutdown(socket.SHUT_WR)
             raise ZygoteLost from error
         self._watchdog.expect()
 
@@ -153,7 +167,10 @@ class Lineage:
                 self.zygote_pid = pid
                 for descriptor in descriptors[:1]:
                     self._zygote_pidfd = descriptor
-                    self._loop.add_reader(descriptor, self._on_zygote_exit)
+                    try:
+                        self._loop.add_reader(descriptor, self._on_zygote_exit)
+                    except OSError:
+                        pass  # the guard tells of its end
             case control.OrphanReaped(pid, ending):
                 self._orphans[pid] = ending
             case control.ZygoteGone(ending):
@@ -241,7 +258,7 @@ class Lineage:
         self._await_settlement()
 
     def _doom(self) -> None:
-        if not self._stuck:
+        if not self._stuck and not self._closing:
             self._listener.on_zygote_ending()
 
     def _await_settlement(self) -> None:
@@ -305,10 +322,10 @@ class Lineage:
             return False
         try:
             received = fdpass.receive(sock)
-        except BlockingIOError:
-            return False
         except ConnectionResetError:
             received = None
+        except OSError:
+            return False  # nothing is there; or no memory to take it (ENOMEM), and it is there still
         if received is None:
             forget()
             return False
@@ -351,5 +368,5 @@ def _signal(pidfd: int, number: int) -> None:
     if pidfd >= 0:
         try:
             signal.pidfd_send_signal(pidfd, number)
-        except ProcessLookupError:
-            pass  # reaped
+        except (ProcessLookupError, PermissionError):
+            pass  # reaped; or not ours to signal

@@ -38,13 +38,13 @@ class OomCounter:
     """Keeps the file open, so that a reading costs a microsecond."""
 
     def __init__(self) -> None:
-        path = _file_of_own_group()
         self._descriptor = -1
-        if path is not None:
-            try:
+        try:
+            path = _file_of_own_group()
+            if path is not None:
                 self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            except OSError:
-                pass  # not known, then
+        except OSError:
+            pass  # not known, then
 
     def read(self) -> int | None:
         """Return how many victims there have been; None where nothing tells."""

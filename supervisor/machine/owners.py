@@ -28,7 +28,9 @@ class Owner:
 
     @classmethod
     def of(cls, pid: int) -> Owner | None:
-        """Return the process that has this pid now; None when there is none, or only its remains (a zombie)."""
+        """Return the process that has this pid now; None when there is none, or only its remains (a zombie). Raise
+        OSError when that cannot be told.
+        """
         started = _start_ticks(pid)
         return None if started is None else cls(*_here(), pid, started)
 
@@ -52,9 +54,12 @@ class Owner:
 
     def is_gone(self) -> bool:
         """Tell whether it is known to live no more. Of another boot or pid namespace nothing can be told."""
-        if (self.boot, self.namespace) != _here() or not sees_own_pids():
-            return False
-        return _start_ticks(self.pid) != self.started and not _is_hidden(self.pid)
+        try:
+            if (self.boot, self.namespace) != _here() or not sees_own_pids():
+                return False
+            return _start_ticks(self.pid) != self.started and not _is_hidden(self.pid)
+        except OSError:
+            return False  # /proc cannot be read: no descriptor is left
 
 
 def owner_of_folder(name: str) -> Owner | None:
@@ -81,7 +86,7 @@ def _is_hidden(pid: int) -> bool:
         return False
     try:
         os.close(os.pidfd_open(pid))
-    except OSError:
+    except ProcessLookupError:
         return False
     return True
 
@@ -98,7 +103,7 @@ def _digest(boot: str, namespace: int) -> str:
 def _start_ticks(pid: int) -> int | None:
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
         return None
     fields = stat[stat.rindex(")") + 2 :].split()
     # One whose main thread alone has ended shows as a zombie, too: it has more than one thread, and lives.

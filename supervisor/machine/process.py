@@ -80,6 +80,7 @@ class WorkerProcess:
         oom: OomCounter,
         on_exit: Callable[[], None],
     ) -> None:
+        """Take over the descriptors and the group, also on failure. Raise OSError."""
         orders, frames, output, bells, self._stack = ours
         self._loop = loop
         self._listener = listener
@@ -99,16 +100,26 @@ class WorkerProcess:
         self._kill_wanted = False
         self._broken = False
         self._closed = False
+        self._exit_told = False
         self._look_s = _LOOK_AGAIN_S
         self.pid: int | None = None
         self.proof = "descendants" if cgroup is None else "cgroup+descendants"
+        try:
+            for reader in (self._frames, self._output, self._bells):
+                reader.start()
+        except OSError:
+            self._close()
+            raise
 
     # ── what the spawner tells ──
 
     def forked(self, pid: int, pidfd: int) -> None:
         """The zygote has forked it; the pidfd is ours from here."""
         self.pid, self._pidfd = pid, pidfd
-        self._loop.add_reader(pidfd, self._on_pidfd)
+        try:
+            self._loop.add_reader(pidfd, self._on_pidfd)
+        except OSError:
+            pass  # its exit is then told when it is swept
         if self._kill_wanted:
             self.kill()
         if self._has_exited():
@@ -119,17 +130,23 @@ class WorkerProcess:
         self._close()
         self._listener.on_fork_failed(errno, why)
 
+    def look_for_exit(self) -> bool:
+        """Tell of its exit, if it has ended; return whether it has."""
+        exited = self._has_exited()
+        if exited:
+            self._on_pidfd()
+        return exited
+
     def swept(self, ending: Ending | None, swept: int, *, zygote_lost: bool = False) -> None:
         """It is reaped and nothing below it is left; when its group is empty too, it is gone."""
         if self._closed:
             return
         populated = self._cgroup is not None and not self._cgroup.is_empty()
-        if populated or not self._has_exited():
+        if not self.look_for_exit() or populated:
             self.kill()
             self._look_s = min(2 * self._look_s, _LOOK_AGAIN_S_MAX)
             self._loop.call_later(self._look_s, lambda: self.swept(ending, swept, zygote_lost=zygote_lost))
             return
-        self._on_pidfd()  # its exit may be on the way still
         self.read_ready()
         torn = self._decoder.torn
         oom = evidence(self._oom_before, self._oom.read())
@@ -231,7 +248,12 @@ class WorkerProcess:
             if not exact.cancelled() and self._alive():
                 told(exact.result())
 
-        self._loop.run_in_executor(None, self._measure_exactly, sample).add_done_callback(tell)
+        try:
+            measuring = self._loop.run_in_executor(None, self._measure_exactly, sample)
+        except RuntimeError:  # no thread can be started; for a job at its limit the loop may stand for a moment
+            measuring = self._loop.create_future()
+            measuring.set_result(self._measure_exactly(sample))
+        measuring.add_done_callback(tell)
 
     def _measure_exactly(self, sample: Sample) -> Sample:
         """Both are lower bounds: nobody else has what only one has written, and of the worker's own pages less than
@@ -246,11 +268,17 @@ class WorkerProcess:
     def stack(self) -> str | None:
         if self._stack < 0:
             return None
-        text = os.pread(self._stack, STACK_BYTES_MAX, 0).decode("utf-8", "replace")
+        try:
+            text = os.pread(self._stack, STACK_BYTES_MAX, 0).decode("utf-8", "replace")
+        except OSError:
+            return None  # memory that was swapped out and cannot be read back
         return stack.trim(text, OUR_FOLDER) if text else None
 
     async def usage(self) -> Usage:
-        return await self._loop.run_in_executor(None, self._measure)
+        try:
+            return await self._loop.run_in_executor(None, self._measure)
+        except RuntimeError:
+            return Usage(None, None, None)  # no thread can be started
 
     def _measure(self) -> Usage:
         if self.pid is None:
@@ -261,7 +289,7 @@ class WorkerProcess:
                 memory = process.memory_full_info()
                 times = process.cpu_times()
                 age = self._loop.time() - (process.create_time() - psutil.boot_time())
-        except psutil.Error:
+        except (psutil.Error, OSError):  # it is gone, or /proc cannot be read: no descriptor is left
             return Usage(None, None, None)
         if not self._alive():
             return Usage(None, None, None)
@@ -282,8 +310,8 @@ class WorkerProcess:
             return
         try:
             signal.pidfd_send_signal(self._pidfd, number)
-        except ProcessLookupError:
-            pass  # reaped already
+        except (ProcessLookupError, PermissionError):
+            pass  # reaped already; or not ours to signal, and its deadline ends it: by its group, or as unkillable
 
     def _alive(self) -> bool:
         """Whether the pid still names our process, a zombie included: then what was just read by it was ours."""
@@ -293,6 +321,8 @@ class WorkerProcess:
             signal.pidfd_send_signal(self._pidfd, 0)
         except ProcessLookupError:
             return False
+        except PermissionError:
+            pass  # it is there
         return True
 
     def _has_exited(self) -> bool:
@@ -326,8 +356,10 @@ class WorkerProcess:
             self._listener.on_frames(frames)
 
     def _on_pidfd(self) -> None:
-        if self._pidfd < 0 or not self._loop.remove_reader(self._pidfd):
+        if self._pidfd < 0 or self._exit_told:
             return
+        self._exit_told = True
+        self._loop.remove_reader(self._pidfd)
         self._bells.drain()  # a delivery that was seen after the exit would stand behind it
         self._listener.on_exited()
         self._on_exit()
@@ -346,7 +378,10 @@ class WorkerProcess:
             self._stack = -1
         if os.path.isdir(self._tmp):
             # In a thread: a job may leave a million files, and the kill path of the others never waits.
-            self._loop.run_in_executor(None, remove_tree, self._tmp)
+            try:
+                self._loop.run_in_executor(None, remove_tree, self._tmp)
+            except RuntimeError:
+                pass  # no thread can be started: it goes with the supervisor's own folder
         if self._cgroup is not None:
             self._cgroup.remove()
             self._cgroup = None

@@ -115,27 +115,30 @@ class PoolSpawner:
         lineage = self._lineage
         if lineage is None:
             raise ZygoteLost
-        pipes = open_pipes()
-        cgroup = None
+        cgroup = None if self._cgroups is None else self._cgroups.create(worker_id)
+        try:
+            pipes = open_pipes()
+        except OSError:
+            if cgroup is not None:
+                cgroup.remove()
+            raise
         sent = list(pipes.theirs)
         closing = sent[:-1]  # the last is the stack's memory file: both sides keep it
+        tmp = os.path.join(self._tmp, worker_id)
+        process = None
         try:
-            if self._cgroups is not None:
-                cgroup = self._cgroups.create(worker_id)
+            process = WorkerProcess(self._loop, listener, pipes.ours, cgroup, tmp, self._oom, lineage.note_exit)
+            if cgroup is not None:
                 sent.append(cgroup.open_procs())
                 closing.append(sent[-1])
             lineage.fork(control.Fork(worker_id, cgroup=cgroup is not None), sent)
         except (OSError, ZygoteLost):
-            for descriptor in pipes.ours:
-                os.close(descriptor)
-            if cgroup is not None:
-                cgroup.remove()
+            if process is not None:
+                process.abandon()
             raise
         finally:
             for descriptor in closing:
                 os.close(descriptor)
-        tmp = os.path.join(self._tmp, worker_id)
-        process = WorkerProcess(self._loop, listener, pipes.ours, cgroup, tmp, self._oom, lineage.note_exit)
         lineage.add(worker_id, process)
         return process
 

@@ -46,9 +46,14 @@ class System:
         cgroups = None if settings.proof == "descendants" else cgroup.find_root(instance_id[:8])
         if settings.proof == "cgroup+descendants" and cgroups is None:
             raise OSError(0, "KILLABLE_PROOF asks for a cgroup, and no writable cgroup2 directory was found")
-        owner = Owner.of(os.getpid())
-        assert owner is not None
-        tmp = tempfile.mkdtemp(prefix=owner.folder_prefix)
+        try:
+            owner = Owner.of(os.getpid())
+            assert owner is not None
+            tmp = tempfile.mkdtemp(prefix=owner.folder_prefix)
+        except OSError:
+            if cgroups is not None:
+                cgroups.remove()
+            raise
         return cls(loop, owner, instance_id, cgroups, tmp, OomCounter(), settings.unkillable_s)
 
     async def sweep_leftovers(self) -> None:
@@ -85,7 +90,15 @@ class System:
         self.oom.close()
         if self.cgroups is not None:
             self.cgroups.remove()
-        await self.loop.run_in_executor(None, remove_tree, self.tmp)
+        try:
+            await self.loop.run_in_executor(None, self._remove_tmp)
+        except RuntimeError:  # no thread can be started
+            self._remove_tmp()
+
+    def _remove_tmp(self) -> None:
+        remove_tree(self.tmp)
+        if os.path.isdir(self.tmp):
+            remove_tree(self.tmp)  # for want of a descriptor, perhaps
 
 
 def _require_pidfd() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import socket
@@ -250,13 +251,17 @@ async def test_a_reader_that_does_not_read_is_cut_off_and_slows_nobody(
         assert len((await server.read(other)).tokens) == 1000
         record = await server.record(job_id, wait_s=60)
         assert record["state"] == "cancelled" and record["error"]["by"] == "client_gone"
-        cut = await reader.read()
+        cut = b""
+        with contextlib.suppress(ConnectionResetError):  # what the kernel still held is given up after the same second
+            while piece := await reader.read(1 << 16):
+                cut += piece
         assert b"event: token" in cut and b"event: cancelled" not in cut
         last = cut[: cut.rindex(b"\nevent: ")].rsplit(b"id: ", 1)[1].decode()
         rest = await server.read(job_id, headers={"last-event-id": last})
         assert rest.ids == list(range(int(last) + 1, record["tokens"] + 2)) and rest.names[-1] == "cancelled"
         writer.close()
-        await writer.wait_closed()
+        with contextlib.suppress(ConnectionResetError):
+            await writer.wait_closed()
 
 
 @pytest.mark.row("B19")

@@ -11,6 +11,7 @@ from support.cases import cases
 
 from killable.api.keys import ApiKey
 from killable.api.settings import HttpSettings
+from killable.supervisor.job import LIMIT_NAMES
 
 JSON = {"content-type": "application/json"}
 
@@ -142,6 +143,29 @@ async def test_a_limit_over_its_cap_names_the_cap(server: Server) -> None:
     body = {"type": "echo", "input": {}, "limits": {"run_s": 1e8}}
     problem = problem_of(await server.client.post("/v1/jobs", json=body), 422, "limit_over_cap")
     assert "run_s" in str(problem)
+
+
+@pytest.mark.row("C2")
+async def test_every_limit_can_be_asked_for_one_job(server: Server) -> None:
+    limits = {
+        "queue_s": 9.0, "start_s": 8.0, "first_token_s": 7.0, "idle_s": None, "run_s": 6.0,
+        "operation_s": {"load/download": 5.0, "load": None}, "grace_s": 0.0, "ack_s": None,
+        "memory_bytes": 1 << 30, "cpu_s": 4.0, "processes_max": 3, "files_max": 100, "output_bytes": 1 << 20,
+    }  # fmt: skip
+    assert limits.keys() == set(LIMIT_NAMES)
+    answer = await server.client.post("/v1/jobs", json={"type": "echo", "limits": limits})
+    assert answer.status_code == 202
+    record = (await server.client.get(f"/v1/jobs/{answer.json()['job_id']}", params={"wait_s": 30})).json()
+    assert record["limits"] == limits and record["state"] == "completed", record
+
+
+@pytest.mark.row("C6")
+async def test_the_times_of_operations_are_checked(server: Server) -> None:
+    many = {str(number): 1 for number in range(101)}
+    for wrong in ({"a b": 1}, {"/load": 1}, {"load": 0}, {"load": "5m"}, 5, many):
+        body = {"type": "echo", "limits": {"operation_s": wrong}}
+        problem = problem_of(await server.client.post("/v1/jobs", json=body), 422, "invalid")
+        assert any(pointer.startswith("/limits/operation_s") for pointer in pointers(problem)), problem
 
 
 @pytest.mark.row("A24")

@@ -120,11 +120,35 @@ async def test_a_pool_comes_back_although_something_of_its_zygote_does_not_go(
             assert (await run(server, "leaves_family")).state == "completed"
         await server.cancel(job_id, grace_s=0, wait_s=0)
         await given_up(server, job_id)
-        assert processes.look(guard.pid) == guard
+        still = processes.look(guard.pid)
+        assert still is not None and (still.started, still.state == "Z") == (guard.started, False)
         frozen.thaw()
         await freed(server)
     assert (await run(server, "leaves_family")).state == "completed"
     await until_async(lambda: Pending(seen) if (seen := processes.look(guard.pid)) else True, "the old guard is done")
+
+
+@pytest.mark.row("D20")
+async def test_a_warm_worker_whose_zygote_has_ended_is_given_no_job(proof: str, supervisor: StartSupervisor) -> None:
+    """It dies in a moment, here in a longer one: a job that it were given would be lost with it."""
+    server = await supervisor(hostile_pool(), proof=proof)
+    await server.until_warm()
+    (warm,) = await server.workers()
+    zygote = (await pool_of(server)).zygote_pid
+    assert warm.pid is not None and zygote is not None
+    with freezer() as frozen:
+        frozen.hold(warm.pid)
+        os.kill(zygote, signal.SIGKILL)
+
+        async def doomed() -> bool | Pending:
+            (worker,) = await server.workers()
+            return worker.state == "leaving" or Pending(worker)
+
+        await until_async(doomed, "it is known that it dies")
+        job_id = await submit(server, "echoes")
+        assert (await server.get(job_id)).state == "queued"
+        frozen.thaw()
+        assert (await server.wait(job_id)).state == "completed"
 
 
 @pytest.mark.row("D15")

@@ -7,6 +7,7 @@ import os
 import signal
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from support.waiting import Pending, until, until_async
 from trials import Hearing, follow, hostile_pool, run, said, stop, submit
 
 from killable.supervisor.job import PoolRecord
+from killable.supervisor.machine.spawner import PoolSpawner
 from killable.supervisor.machine.system import System
 from killable.supervisor.service import Supervisor
 from killable.supervisor.settings import PoolSpec, Settings
@@ -79,7 +81,7 @@ async def test_a_zygote_that_is_stopped_is_continued_and_its_jobs_live(impatient
     story = await follow(server, ending)
     assert story.state == "cancelled" and story.certificate["exit_signal"] == "SIGKILL"
     assert (await server.get(running)).state == "running"
-    assert await zygote_of(server) == zygote._replace(state="S") and (await pool_of(server)).zygote_restarts == 0
+    assert (await zygote_of(server)).pid == zygote.pid and (await pool_of(server)).zygote_restarts == 0
     await stop(server, running)
 
 
@@ -119,15 +121,54 @@ async def test_a_guard_that_is_stopped_is_continued_when_it_is_needed(proof: str
     assert (await zygote_of(server)).parent == zygote.parent
 
 
-async def test_a_fork_whose_answer_is_lost_frees_its_slot_and_leaves_no_process(proof: str) -> None:
-    """The pidfd comes when no descriptor is free here: nobody could end such a worker, so it is not kept."""
+class Telling(Hearing):
+    """Remembers what it was told of a process, in that order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[str] = []
+
+    def on_forked(self, pid: int) -> None:
+        self.told.append("forked")
+
+    def on_fork_failed(self, errno: int, why: str) -> None:
+        self.told.append(why)
+
+    def on_exited(self) -> None:
+        self.told.append("exited")
+
+
+@asynccontextmanager
+async def preloaded(proof: str, hearing: Hearing) -> AsyncIterator[PoolSpawner]:
+    """A guard and a zygote, at the seam."""
     settings = Settings(pools=(), proof=proof)  # type: ignore[arg-type]
     system = System.open(asyncio.get_running_loop(), settings, uuid.uuid4().hex)
-    hearing, lost = Hearing(), Losing()
     spawner = system.open_spawner(hostile_pool(), hearing)
     try:
         spawner.start("fork")
         await until_async(lambda: hearing.preloaded, "the zygote has preloaded")
+        yield spawner
+    finally:
+        await spawner.close()
+        await system.close()
+
+
+async def test_a_worker_that_is_dead_when_its_fork_is_told_is_not_taken_for_one_that_lives(proof: str) -> None:
+    hearing, dead = Hearing(), Telling()
+    async with preloaded(proof, hearing) as spawner:
+        spawner.fork("w-1", dead)
+        zygote = spawner.zygote_pid or 0
+        (worker,) = until(lambda: processes.descendants(zygote), "it is forked, and the loop has not turned")
+        os.kill(worker.pid, signal.SIGKILL)
+        until(lambda: (seen := processes.look(worker.pid)) is None or seen.state == "Z", "it is dead")
+        await until_async(lambda: dead.gone is not None, "it is gone")
+    assert dead.told == ["exited", "forked"]
+
+
+async def test_a_fork_whose_answer_is_lost_frees_its_slot_and_leaves_no_process(proof: str) -> None:
+    """The pidfd comes when no descriptor is free here: nobody could end such a worker, so it is not kept."""
+    hearing, lost = Hearing(), Telling()
+    async with preloaded(proof, hearing) as spawner:
         assert spawner.zygote_pid is not None
         halt(spawner.zygote_pid)
         process = spawner.fork("w-1", lost)
@@ -138,26 +179,14 @@ async def test_a_fork_whose_answer_is_lost_frees_its_slot_and_leaves_no_process(
         except OSError:
             os.kill(spawner.zygote_pid, signal.SIGCONT)
         try:
-            await until_async(lambda: lost.failed, "the fork has failed")
+            await until_async(lambda: lost.told, "the fork has failed")
         finally:
             for descriptor in taken:
                 os.close(descriptor)
-        assert lost.failed == ["Too many open files"] and process.pid is None
+        assert lost.told == ["Too many open files"] and process.pid is None
         zygote = spawner.zygote_pid
         await until_async(
             lambda: Pending(left) if (left := processes.descendants(zygote)) else True, "the worker has ended"
         )
         spawner.fork("w-2", hearing)
         await until_async(lambda: [frame.kind for frame in hearing.frames] == [Kind.READY], "the next is ready")
-    finally:
-        await spawner.close()
-        await system.close()
-
-
-class Losing(Hearing):
-    def __init__(self) -> None:
-        super().__init__()
-        self.failed: list[str] = []
-
-    def on_fork_failed(self, errno: int, why: str) -> None:
-        self.failed.append(why)

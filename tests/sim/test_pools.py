@@ -104,6 +104,25 @@ def test_modules_that_do_not_import_break_the_pool() -> None:
     simulate(main, faults=Faults(preload_fails=True))
 
 
+def test_a_pool_whose_zygote_cannot_be_started_again_tries_until_it_can() -> None:
+    async def main(sim: Simulation) -> None:
+        sim.world.faults = Faults(start_raises=1.0)
+        sim.world.spawners[0].zygote_dies(signal=9)
+        await asyncio.sleep(1)
+        (record,) = await sim.supervisor.pools()
+        assert record.state == "broken" and "no process for the zygote" in record.detail
+        lost = await sim.submit(Script())
+        await sim.ended(lost)
+        assert lost.code == "spawn"
+        sim.world.faults = Faults()
+        await asyncio.sleep(10)
+        job = await sim.submit(Script())
+        await sim.ended(job)
+        assert job.state == "completed" and (await sim.supervisor.ready()) == (True, [])
+
+    simulate(main)
+
+
 def test_a_preload_that_leaves_threads_makes_the_workers_exec() -> None:
     async def main(sim: Simulation) -> None:
         (record,) = await sim.supervisor.pools()
@@ -160,6 +179,6 @@ def test_a_recovery_is_a_worker_in_place_of_one_that_has_gone(jobs_per_worker_ma
         for _ in range(3):
             await sim.ended(await sim.submit(Script()))
         await asyncio.sleep(1)
-        assert sim.observed("recovery") == recoveries
+        assert sim.observed()["recovery"] == recoveries
 
     simulate(main, pool(jobs_per_worker_max=jobs_per_worker_max))

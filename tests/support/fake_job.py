@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING
 from support.fake_world import NEVER, Script, Truth
 
 from killable.workers.frames import encode
-from killable.workers.messages import BELL_ACKNOWLEDGED, BELL_REPLACED, BELL_SWALLOWED, Idle, Kind, Raised
+from killable.workers.messages import (
+    BELL_ACKNOWLEDGED,
+    BELL_EXPIRED,
+    BELL_REPLACED,
+    BELL_SWALLOWED,
+    Idle,
+    Kind,
+    OperationEntered,
+    OperationLeft,
+    Raised,
+)
 
 if TYPE_CHECKING:
     from support.fake_process import FakeProcess
@@ -30,6 +40,10 @@ class FakeJob:
         self._sequence = 0
         self._swallows = 0
         self._heard = False
+        self._operations: list[int] = []
+        """Those that it is in."""
+        self._told = False
+        """Of the end of its operation."""
         self._cpu_s = 0.0
         self._busy_since = 0.0
 
@@ -38,6 +52,11 @@ class FakeJob:
             return self._cpu_s
         return self._cpu_s + (self._process.world.now() - self._busy_since) * self._truth.script.cpu
 
+    def held_bytes(self) -> int:
+        if self._truth is None:
+            return 0
+        return int((self._process.world.now() - self._busy_since) * self._truth.script.grows)
+
     def begin(self, truth: Truth) -> None:
         script = truth.script
         self._truth = truth
@@ -45,6 +64,7 @@ class FakeJob:
         self._busy_since = self._process.world.now()
         self._plan += 1
         self._sequence, self._swallows, self._heard = 0, script.swallows, False
+        self._operations, self._told = [], False
         if script.late_frame:
             self._process.write(Kind.TOKEN, truth.fence - 1, 7, b'{"text":"late"}')
         self._in(script.enter_s, self._enter)
@@ -66,6 +86,9 @@ class FakeJob:
             return  # nobody's bell
         if truth.replaced_at is not None or (truth.script.replaces and truth.entered):
             self._in(truth.script.cleanup_s, lambda: self._process.die(exit_code=truth.script.exit_code))
+        elif not truth.stop_ordered:
+            if truth.expire_ordered:  # else: a signal is only a doorbell
+                self._in(truth.script.hears_s, self._hear_of_expiry)
         elif self._heard:
             self._obey()
         else:
@@ -98,8 +121,26 @@ class FakeJob:
             self._write(Kind.ENTERED, b"{}")
             if script.replaces:
                 self._process.ring(BELL_REPLACED)
+            if script.operation:
+                self._enter_operations(truth)
             self._plan_output(script)
         self._in(script.run_s, self._end)
+
+    def _enter_operations(self, truth: Truth) -> None:
+        script = truth.script
+        raises = script.operation == "raise"
+        for number, path in ((1, "load"), (2, "load/download")):
+            seconds = truth.limits["operation_s"].get(path, script.operation_s if number == 2 else NEVER)
+            timeout_s = None if seconds in (None, NEVER) else seconds
+            self._operations.append(number)
+            self._write(Kind.OPERATION, OperationEntered(number, path, timeout_s, raises).encode())
+        self._in(script.leaves_s, self._leave_operations)
+
+    def _leave_operations(self) -> None:
+        """The inner one is left with the outer one, its own word cut off."""
+        if self._operations:
+            self._operations.clear()
+            self._write(Kind.OPERATION_LEFT, OperationLeft(1).encode())
 
     def _plan_output(self, script: Script) -> None:
         pace = (script.run_s if script.run_s != NEVER else 1.0) / (script.tokens + script.lines + 1)
@@ -157,6 +198,7 @@ class FakeJob:
 
     def _close(self, kind: Kind, payload: bytes, exit_code: int = 0) -> None:
         process, truth = self._process, self._running()
+        self._leave_operations()
         truth.closing = (kind, payload)
         self._write(kind, payload)
         jobs_max = process.spawner.spec.jobs_per_worker_max
@@ -183,6 +225,28 @@ class FakeJob:
             self._process.stack_text = 'File "job.py", line 2 in python'
             self._process.ring(BELL_ACKNOWLEDGED)
             self._obey()
+
+    def _hear_of_expiry(self) -> None:
+        """`OperationTimedOut` is raised, if it still is in that operation."""
+        truth = self._running()
+        if truth.closing is not None or truth.stop_ordered:
+            return  # what it reads then is the stop, and that bell is on its way
+        if self._told:
+            return
+        self._process.ring(BELL_EXPIRED)
+        if truth.expire_ordered not in self._operations:
+            return
+        if self._swallows > 0:
+            self._swallows -= 1
+            self._process.ring(BELL_SWALLOWED)
+            return
+        self._told = True
+        if truth.script.catches == "leaves":
+            self._leave_operations()
+        elif not truth.script.catches:
+            self._plan += 1
+            timed_out = Raised("operation", "OperationTimedOut", "too long").encode()
+            self._in(truth.script.cleanup_s, lambda: self._close(Kind.RAISED, timed_out))
 
     def _obey(self) -> None:
         """`Stopping` is raised."""

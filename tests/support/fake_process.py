@@ -10,14 +10,14 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from support.fake_conduct import check_kill, note_bells, note_term
 from support.fake_job import FakeJob
-from support.fake_world import SIGKILL, SIGTERM, SLACK_S, Life, Truth, World
+from support.fake_world import SIGKILL, SIGTERM, Life, Truth, World
 
-from killable.supervisor.escalation import RING_AGAIN_S
 from killable.supervisor.seam import FenceError, Gone, ProcessListener, ProcessorUse, Sample, Usage
 from killable.workers.control import Ending
 from killable.workers.frames import Decoder, FrameError, encode
-from killable.workers.messages import BELL_ACKNOWLEDGED, BELL_REPLACED, BELL_SWALLOWED, Kind, Run, Stop
+from killable.workers.messages import Expire, Kind, Run, Stop
 
 if TYPE_CHECKING:
     from support.fake_seam import FakeSpawner
@@ -93,8 +93,12 @@ class FakeProcess:
     def send(self, order: bytes, passed: int = -1) -> None:
         self.world.check(self._orders_open, f"{self.worker_id}: an order after its orders were closed")
         for frame in self._orders.feed(order):
-            if frame.kind == Kind.STOP and self._truth is not None and frame.fence == self._truth.fence:
-                self._truth.grace_s = Stop.decode(frame.payload).grace_s
+            truth = self._truth
+            if frame.kind == Kind.STOP and truth is not None and frame.fence == truth.fence:
+                truth.grace_s, truth.stop_ordered = Stop.decode(frame.payload).grace_s, True
+            elif frame.kind == Kind.EXPIRE and truth is not None and frame.fence == truth.fence:
+                self.world.check(not truth.stop_ordered, f"{self.worker_id}: an operation's end after a stop")
+                truth.expire_ordered = Expire.decode(frame.payload).number
             elif frame.kind == Kind.RUN:
                 self.world.check(self._held == frame.fence, f"{self.worker_id}: an attempt that it does not hold")
                 self.world.check(not self._signalled, f"{self.worker_id} was signalled and is given an attempt")
@@ -104,24 +108,21 @@ class FakeProcess:
 
     def terminate(self, fence: int) -> None:
         truth = self._check_fence(fence)
-        now = self.world.now()
         self.world.note(self.worker_id, "SIGTERM")
         self.world.check(self.pid is not None, f"{self.worker_id}: a signal without a pidfd")
         self._signalled = True
-        truth.tree_empty = self.life is Life.REAPED
-        if truth.term_at is None:
-            truth.term_at = now
-            truth.kill_due = min(truth.kill_due, now + truth.grace_s)
-        else:
-            self.world.check(now >= truth.swallowed_at + RING_AGAIN_S - SLACK_S, "rung again too soon")
+        if truth is not None:
+            truth.tree_empty = self.life is Life.REAPED
+            note_term(self.world, truth)
         self.world.soon(self._on_term)
 
     def dump(self, fence: int) -> None:
         truth = self._check_fence(fence)
         self.world.note(self.worker_id, "dump")
-        self.world.check(truth.acknowledged_at is None, f"{self.worker_id}: a dump although it had acknowledged")
-        truth.dump_at = self.world.now()
-        self.world.later(truth.script.dump_s, lambda: self._write_stack(truth))
+        if truth is not None:
+            self.world.check(truth.acknowledged_at is None, f"{self.worker_id}: a dump although it had acknowledged")
+            truth.dump_at = self.world.now()
+            self.world.later(truth.script.dump_s, lambda: self._write_stack(truth))
 
     def _write_stack(self, truth: Truth) -> None:
         if self.runs:
@@ -135,7 +136,7 @@ class FakeProcess:
         if truth is not None and truth.kill_at is None:
             truth.kill_at = self.world.now()
             truth.tree_empty = self.life is Life.REAPED
-            self._check_kill(truth)
+            check_kill(self.world, truth, self.cpu_s() or 0.0, self._job.held_bytes())
         if self.pid is None:
             self._kill_wanted = True
         else:
@@ -162,13 +163,15 @@ class FakeProcess:
         pass
 
     def sample(self, *, cpu: bool, at_most: int) -> Sample | None:
-        return None  # nothing to be measured: its jobs reach no such limit, and no look takes a simulation's time
+        if self.pid is None or self.life is not Life.RUNNING:
+            return None
+        return Sample(self._job.held_bytes(), cpu_s=self._job.cpu_s() if cpu else 0.0)
 
     def prove(self, sample: Sample, told: Callable[[Sample], None]) -> None:
-        raise AssertionError("what was never measured is not proven")
+        raise AssertionError("one process has nothing to be proven")
 
     def stack(self) -> str | None:
-        return self.stack_text or None
+        return None if self._closed else self.stack_text or None
 
     async def usage(self) -> Usage:
         return Usage(None, None, None)
@@ -191,28 +194,13 @@ class FakeProcess:
             truth.outside, truth.tree_empty = self._outside, self.life is Life.REAPED
             truth.exited_at, truth.reaped_at = self.world.now(), self._reaped_at
 
-    def _check_fence(self, fence: int) -> Truth:
-        truth = self._truth
-        if self._held != fence or truth is None:
+    def _check_fence(self, fence: int) -> Truth | None:
+        """Return the attempt that is meant, if its order has come."""
+        if self._held != fence:
             raise FenceError(f"{self.worker_id} holds {self._held}, not {fence}")
-        self.world.check(truth.fence == fence, f"{self.worker_id}: a signal for an attempt that it never had")
-        return truth
-
-    def _check_kill(self, truth: Truth) -> None:
-        """SIGKILL comes at the end of the grace and not before, except to one that is proven stuck."""
-        now = self.world.now()
-        if truth.term_at is None or truth.exited_at is not None or truth.nonsense:
-            return
-        self.world.check(now <= truth.kill_latest, f"{self.worker_id}: SIGKILL comes too late")
-        if now < truth.kill_due - SLACK_S and truth.closing is None:
-            self.world.check(self._is_proven_stuck(truth, now), f"{self.worker_id}: killed within its grace")
-
-    def _is_proven_stuck(self, truth: Truth, now: float) -> bool:
-        ack_s, delivered_at = truth.limits["ack_s"], truth.delivered_at
-        if ack_s is None or delivered_at is None or truth.acknowledged_at or truth.replaced_at:
-            return False
-        used = (self.cpu_s() or 0.0) - truth.cpu_at_delivery
-        return bool(now - delivered_at >= ack_s - SLACK_S and used >= self.world.ack_cpu_s - SLACK_S)
+        meant = self._truth is not None and self._truth.fence == fence
+        self.world.check(meant, f"{self.worker_id}: a signal for an attempt that it never had")
+        return self._truth if meant else None
 
     # ── the pipes ──
 
@@ -258,22 +246,8 @@ class FakeProcess:
             return
         bells, self._bells = bytes(self._bells), bytearray()
         if self._truth is not None:
-            self._note_bells(self._truth, bells)
+            note_bells(self.world, self._truth, bells, self.cpu_s() or 0.0)
         self.listener.on_bells(bells)
-
-    def _note_bells(self, truth: Truth, bells: bytes) -> None:
-        now = self.world.now()
-        for bell in bells:
-            if bell == BELL_REPLACED:
-                truth.replaced_at = now
-            if truth.kill_at is not None or truth.term_at is None:
-                continue
-            if bell in (SIGTERM, BELL_ACKNOWLEDGED) and truth.delivered_at is None:
-                truth.delivered_at, truth.cpu_at_delivery = now, self.cpu_s() or 0.0
-            if bell == BELL_ACKNOWLEDGED and truth.acknowledged_at is None:
-                truth.acknowledged_at = now
-            if bell == BELL_SWALLOWED:
-                truth.swallowed_at = now
 
     # ── its life ──
 

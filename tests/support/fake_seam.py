@@ -67,7 +67,7 @@ class FakeSpawner:
         self.processes[worker_id] = process
         living = [each for each in self.processes.values() if each.takes_room]
         room = self.spec.workers + self.spec.spares
-        self.world.check(len(living) <= room, f"{len(living)} workers live where {room} may: {living}")
+        self.world.check(len(living) <= room, lambda: f"{len(living)} workers live where {room} may: {living}")
         self.world.note(worker_id, "fork")
         self.world.soon(process.fork, 0.01)
         return process
@@ -79,6 +79,7 @@ class FakeSpawner:
         self.world.note(self.spec.name, "zygote dies", signal or exit_code)
         self.zygote_pid = None
         self._ending = ending_of((exit_code, signal), self.world.now())
+        self.world.soon(self._tell_ending)
         for process in self.processes.values():
             process.lose_zygote()
         self.look()
@@ -87,6 +88,10 @@ class FakeSpawner:
         """The guard looks whether the last child of a dead zygote is gone."""
         if self.zygote_pid is None and not any(each.life is Life.RUNNING for each in self.processes.values()):
             self.world.soon(self._tell_gone, 0.002)
+
+    def _tell_ending(self) -> None:
+        if not self._gone.is_set() and self.zygote_pid is None:
+            self.listener.on_zygote_ending()
 
     def _tell_gone(self) -> None:
         if self._gone.is_set() or self.zygote_pid is not None:

@@ -62,6 +62,16 @@ class Script:
     sweep_s: float = 0.0003
     lingers_s: float = 0.0
     """From its last frame to its exit."""
+    operation: str = ""
+    """It is in `load/download` from its entry on: "kill" or "raise" is what happens when its time is over."""
+    operation_s: float = NEVER
+    """Its time, unless the job's limits say otherwise."""
+    leaves_s: float = NEVER
+    """From its entry to when it leaves it; NEVER: with its end."""
+    catches: str = ""
+    """What it does about `OperationTimedOut`: nothing, `leaves` and goes on, or `stays`."""
+    grows: int = 0
+    """Bytes of memory a second."""
     late_frame: bool = False
     """A frame of an earlier attempt comes first."""
 
@@ -103,6 +113,11 @@ class Truth:
     closing: tuple[Kind, bytes] | None = None
     nonsense: bool = False
     grace_s: float = 0.0
+    stop_ordered: bool = False
+    expire_ordered: int = 0
+    """The operation whose time is said to be over."""
+    expired_at: float | None = None
+    """When it was rung for that last."""
     term_at: float | None = None
     kill_due: float = NEVER
     delivered_at: float | None = None
@@ -155,7 +170,8 @@ class World:
 
     def soon(self, act: Callable[[], None], longest_s: float = 0.001) -> None:
         """Do it after the latency of the kernel and of the processes between: never at once."""
-        self.later(self.random.uniform(longest_s / 50, longest_s), act)
+        if longest_s != NEVER:
+            self.later(self.random.uniform(longest_s / 50, longest_s), act)
 
     def happens(self, probability: float) -> bool:
         return probability > 0 and self.random.random() < probability
@@ -163,10 +179,12 @@ class World:
     def note(self, *words: object) -> None:
         self.trace.append(f"{self.now():.6f} {' '.join(map(str, words))}")
 
-    def check(self, holds: bool, what: str) -> None:
+    def check(self, holds: bool, what: str | Callable[[], str]) -> None:
+        """`what` is what does not hold then; where it is long, a function that says it."""
         if not holds:
-            self.note("VIOLATION", what)
-            self.violations.append(f"at {self.now():.6f}: {what}")
+            said = what if isinstance(what, str) else what()
+            self.note("VIOLATION", said)
+            self.violations.append(f"at {self.now():.6f}: {said}")
 
     def next_pid(self) -> int:
         self._pids += 1

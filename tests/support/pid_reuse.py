@@ -26,28 +26,30 @@ from killable.supervisor.machine.owners import Owner
 from killable.supervisor.service import Supervisor
 from killable.supervisor.settings import PoolSpec, Settings
 
-TRIES = 50
-"""Someone else may fork between the line that says the number and the one that takes it."""
-
 
 def fork_with(pid: int) -> bool:
-    """Fork a stranger, leader of a session and group, with this number; return whether it could be had."""
-    for _ in range(TRIES):
-        with open("/proc/sys/kernel/ns_last_pid", "w") as file:
-            file.write(str(pid - 1))
-        made = os.fork()
-        if made == 0:
-            os.setsid()
-            while True:
-                signal.pause()
-        if made == pid:
-            until(lambda: os.getpgid(pid) == pid, "it leads a group")
-            return True
-        os.kill(made, signal.SIGKILL)
-        os.waitpid(made, 0)
-        if made == pid + 1 and processes.look(pid) is not None:
-            return False
-    raise AssertionError(f"{pid} could not be had")
+    """Fork a stranger, leader of a session and group, with this number; return whether it was to be had."""
+    with open("/proc/sys/kernel/ns_last_pid", "w") as file:
+        file.write(str(pid - 1))
+    made = os.fork()
+    if made == 0:
+        os.setsid()
+        while True:
+            signal.pause()
+    if made == pid:
+        until(lambda: os.getpgid(pid) == pid, "it leads a group")
+        return True
+    os.kill(made, signal.SIGKILL)
+    os.waitpid(made, 0)
+    return False
+
+
+def replace(pid: int) -> None:
+    """Give the number of a process that is gone to a stranger.
+
+    Someone else may fork in between, or a child of the dead one be still in its session, which holds the number.
+    """
+    until(lambda: fork_with(pid), f"a stranger has {pid}")
 
 
 def gone(pid: int) -> None:
@@ -85,7 +87,7 @@ class Case:
         pid = pid or self.pid
         os.kill(pid, signal.SIGKILL)
         gone(pid)
-        assert fork_with(pid)
+        replace(pid)
         return pid
 
     async def whole(self) -> None:
@@ -162,7 +164,7 @@ async def cookie(case: Case) -> int:
         if pid == leftover.pid and leftover.returncode is None:
             leftover.kill()
             leftover.wait()
-            assert fork_with(pid)
+            replace(pid)
         return open_pidfd(pid, flags)
 
     os.pidfd_open = late
@@ -191,7 +193,7 @@ async def is_pinned(case: Case) -> bool:
     os.kill(pool.zygote_pid, signal.SIGSTOP)
     os.kill(case.pid, signal.SIGKILL)
     until(lambda: (seen := processes.look(case.pid)) and seen.state == "Z", "it is dead and not reaped")
-    pinned = not fork_with(case.pid)
+    pinned = not any(fork_with(case.pid) for _ in range(3))
     os.kill(pool.zygote_pid, signal.SIGCONT)
     await case.server.wait(case.job_id)
     return pinned

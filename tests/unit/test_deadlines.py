@@ -124,6 +124,28 @@ def test_a_notice_is_given_once_and_has_to_be_heard_and_obeyed() -> None:
     )  # fmt: skip
 
 
+def test_an_answer_may_come_behind_the_word_that_the_operation_was_left() -> None:
+    """Bells and frames go by two pipes: the exception that was raised is the deadline's all the same."""
+    for left in (1, 2):
+        found = running()
+        found.operation_entered(OperationEntered(1, "load", None), NOW)
+        found.operation_entered(OperationEntered(2, "load/download", 1, raises=True), NOW)
+        assert found.due(NOW + 1) == Expired(2)
+        found.operation_left(left)
+        assert found.raised is None
+        found.heard(NOW + 1.1)
+        assert found.raised is not None and found.raised.facts["operation"] == "load/download"
+
+
+def test_an_answer_that_comes_when_the_job_is_being_ended_starts_no_deadline() -> None:
+    found = running()
+    found.operation_entered(OperationEntered(1, "load", 1, raises=True), NOW)
+    assert found.due(NOW + 1) == Expired(1)
+    found.clear()
+    found.heard(NOW + 1.1)
+    assert found.wake_at == NEVER and found.due(NOW + 1e6) is None
+
+
 def test_without_ack_s_a_notice_has_the_grace_to_be_heard() -> None:
     found = running(ack_s=None)
     found.operation_entered(OperationEntered(1, "load", 1.0, True), NOW)

@@ -1,0 +1,122 @@
+"""How late each kind of deadline strikes with eight jobs at once; native code at its run_s; 32 hostile trees together.
+
+Runs in: the benchmark.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from contextlib import closing
+from typing import Any
+
+import testbed
+from deathwatch import DeathWatch
+from figure import Figure, spread
+from plan import Plan
+from samples import Samples
+
+from killable.supervisor.service import Supervisor
+
+AT_ONCE = 8
+DUE_S = 0.2
+KINDS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "run_s": ("run", {}, {"run_s": DUE_S}),
+    "first_token_s": ("run", {}, {"first_token_s": DUE_S}),
+    "idle_s": ("idle", {}, {"idle_s": DUE_S}),
+    "operation_s": ("operation", {}, {"operation_s": {"wait": DUE_S}}),
+    "operation_s, raised": ("operation", {"raises": True}, {"operation_s": {"wait": DUE_S}}),
+}
+LATE = "deadline → Stopping raised in the job, late by, ms"
+NATIVE_RUN_S, ACK_S = 0.5, 0.5
+NATIVE = "run_s 0.5 in native code → dead, ms"
+TREES, GRACE_S = 32, 1.0
+TREE = "32 hostile trees → the last one empty, over the grace, ms"
+
+
+async def measure_lateness(plan: Plan, results: Samples) -> None:
+    async with testbed.supervising(testbed.pool("punctual", workers=AT_ONCE)) as supervisor:
+        for _ in range(plan.kills):
+            for name, (type, input, limits) in KINDS.items():
+                jobs = [await testbed.submit(supervisor, type, limits=limits, **input) for _ in range(AT_ONCE)]
+                for job in jobs:
+                    late_ms = await _late_ms(supervisor, job.job_id)
+                    results.add(LATE, late_ms)
+                    results.add(f"{name} late by, ms", late_ms)
+
+
+async def _late_ms(supervisor: Supervisor, job_id: str) -> float:
+    record = await _ended(supervisor, job_id)
+    if record.state != "timed_out" or record.partial is None:
+        raise RuntimeError(f"not timed out: {record}")
+    began, told = json.loads(record.partial)
+    return float((told - began - DUE_S) * 1000)
+
+
+async def _ended(supervisor: Supervisor, job_id: str) -> Any:
+    async with asyncio.timeout(testbed.WAIT_S):
+        async for _ in supervisor.events(job_id):
+            pass
+    return await supervisor.get(job_id)
+
+
+async def measure_native(plan: Plan, results: Samples) -> None:
+    with closing(DeathWatch()) as watch:
+        async with testbed.supervising(testbed.pool("punctual", workers=1)) as supervisor:
+            for _ in range(plan.graces * 3):
+                await testbed.warm(supervisor)
+                limits = {"run_s": NATIVE_RUN_S, "ack_s": ACK_S}
+                record = await testbed.start(supervisor, "native", limits=limits)
+                watched = watch.watch(testbed.pid_of(record))
+                entered = await _first_value(supervisor, record.job_id)
+                await _ended(supervisor, record.job_id)
+                results.add(NATIVE, (watch.died_at(watched) - entered) * 1000)
+
+
+async def _first_value(supervisor: Supervisor, job_id: str) -> Any:
+    async for batch in supervisor.events(job_id):
+        for event in batch:
+            if event.name == "token":
+                return json.loads(event.data)["value"]
+    raise RuntimeError(f"no token of {job_id}")
+
+
+async def measure_trees(plan: Plan, results: Samples) -> None:
+    pool = testbed.pool("punctual", workers=TREES, spares=TREES)
+    async with testbed.supervising(pool, queue_jobs_max=100) as supervisor:
+        for _ in range(plan.crowds):
+            jobs = [await testbed.submit(supervisor, "family") for _ in range(TREES)]
+            families = [pid for job in jobs for pid in await _first_value(supervisor, job.job_id)]
+            alive = sum(os.path.exists(f"/proc/{pid}") for pid in families)
+            ended = await asyncio.gather(*(supervisor.cancel(job.job_id, grace_s=GRACE_S, wait_s=30) for job in jobs))
+            left = sum(os.path.exists(f"/proc/{pid}") for pid in families)
+            if (alive, left) != (2 * TREES, 0):
+                raise RuntimeError(f"of {len(families)} processes {alive} were there before and {left} after")
+            certificates = [record.certificate or {} for record in ended]
+            results.add(TREE, max(each["tree_empty"] for each in certificates) - GRACE_S * 1000)
+
+
+PARTS = {"deadlines": measure_lateness, "native code": measure_native, "hostile trees": measure_trees}
+
+
+def figures(results: Samples) -> list[Figure]:
+    each = ", ".join(f"{name} {results.percentile(f'{name} late by, ms', 99) or 0:.1f}" for name in KINDS)
+    return [
+        Figure(
+            "deadline → SIGTERM heard, late by, p99 over all kinds, 8 jobs at once", 10,
+            results.percentile(LATE, 99), "ms", note=f"p50 {results.median(LATE) or 0:.1f}; p99: {each}",
+        ),
+        Figure(
+            "run_s 0.5 on a native call that holds the GIL → dead", (NATIVE_RUN_S + ACK_S) * 1000 + 20,
+            results.median(NATIVE), "ms", note=spread(results, NATIVE),
+        ),
+        Figure(
+            "32 hostile trees (setsid + double fork) cancelled together → the last one empty, over grace_s", 300,
+            results.median(TREE), "ms", note=spread(results, TREE),
+        ),
+    ]  # fmt: skip
+
+
+def remarks(results: Samples) -> list[str]:
+    return []

@@ -1,0 +1,18 @@
+"""The sides of the seam, each for all tests of a module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from sides import FakeSide, RealSide, Side
+
+
+@pytest.fixture(scope="module", params=["fake", "cgroup+descendants", "descendants"])
+def side(request: pytest.FixtureRequest) -> Iterator[Side]:
+    chosen: Side = FakeSide() if request.param == "fake" else RealSide(request.param)
+    try:
+        chosen.warm()
+        yield chosen
+    finally:
+        chosen.close()

@@ -1,0 +1,283 @@
+"""What `seam.Process` promises holds for the fake process and for the real one."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+from sides import on_both_sides
+from stage import Stage
+from support.waiting import Pending, until_async
+
+from killable.supervisor.seam import FenceError, Usage
+from killable.workers.messages import BELL_ACKNOWLEDGED, BELL_REPLACED, Idle, Kind
+
+TERM = bytes([signal.SIGTERM])
+
+
+@on_both_sides()
+async def test_a_worker_is_forked_and_says_that_it_is_ready(stage: Stage) -> None:
+    worker = stage.fork()
+    process, heard = worker.process, worker.heard
+    assert process.pid is None and heard.calls == [], "all that happens is told later"
+    assert process.proof == stage.spawner.proof
+    assert process.processor_use() is None and process.stack() is None
+    await stage.until(lambda: {"forked", "frames"} <= set(heard.calls), worker, "is ready")
+    assert heard.pid == process.pid is not None
+    assert [(frame.kind, frame.fence) for frame in heard.frames] == [(Kind.READY, 0)]
+    assert sorted(heard.calls) == ["forked", "frames"]
+
+
+@on_both_sides()
+async def test_an_order_is_run_and_the_next_one_too(stage: Stage) -> None:
+    worker = await stage.worker()
+    for fence in (3, 4):
+        stage.order(worker, "returns", fence)
+        await stage.said(worker, Kind.IDLE, fence)
+        kinds = worker.heard.kinds(fence)
+        assert (kinds[0], kinds[-2:]) == (Kind.ENTERED, [Kind.RESULT, Kind.IDLE])
+        idle = Idle.decode(worker.heard.frames[-1].payload)
+        assert idle.reusable and not idle.why
+        worker.process.hold(None)
+    assert "exited" not in worker.heard.calls
+
+
+@on_both_sides()
+async def test_a_stop_is_delivered_acknowledged_and_obeyed(stage: Stage) -> None:
+    worker = await stage.worker()
+    await stage.inside(worker, "loops", 5)
+    stage.stop(worker, 5)
+    await stage.said(worker, Kind.IDLE, 5)
+    worker.process.read_ready()
+    assert worker.heard.bells == TERM + bytes([BELL_ACKNOWLEDGED])
+    assert worker.heard.raised(5).cause == "stopped"
+    assert 'File "' in (worker.process.stack() or ""), "where it was when it heard"
+
+
+@on_both_sides()
+async def test_a_bell_without_an_order_that_names_the_attempt_is_only_a_bell(stage: Stage) -> None:
+    worker = await stage.worker()
+    await stage.inside(worker, "loops", 7)
+    worker.process.terminate(7)
+    await stage.until(lambda: worker.heard.bells == TERM, worker, "was rung")
+    stage.stop(worker, 7, named=6)
+    await stage.until(lambda: worker.heard.bells == TERM + TERM, worker, "was rung again")
+    assert Kind.RAISED not in worker.heard.kinds(7)
+    stage.stop(worker, 7)  # the control
+    await stage.said(worker, Kind.RAISED, 7)
+    assert worker.heard.bells == TERM * 3 + bytes([BELL_ACKNOWLEDGED])
+
+
+@on_both_sides()
+async def test_an_idle_worker_ignores_a_bell(stage: Stage) -> None:
+    worker = await stage.worker()
+    worker.process.hold(1)
+    worker.process.terminate(1)
+    await stage.until(lambda: worker.heard.bells == TERM, worker, "was rung")
+    stage.order(worker, "returns", 2)
+    await stage.said(worker, Kind.IDLE, 2)
+    assert worker.heard.bells == TERM
+
+
+@on_both_sides()
+async def test_native_code_is_delivered_to_and_does_not_hear(stage: Stage) -> None:
+    worker = await stage.worker()
+    await stage.inside(worker, "is stuck", 8)
+    await stage.computes(worker)
+    stage.stop(worker, 8)
+    await stage.until(lambda: worker.heard.bells == TERM, worker, "was rung")
+    await stage.computes(worker)
+    assert worker.heard.bells == TERM and worker.process.stack() is None
+    worker.process.dump(8)
+    await stage.until(lambda: 'File "' in (worker.process.stack() or ""), worker, "was dumped")
+    worker.process.kill()
+    await stage.gone(worker)
+    assert worker.heard.ending.signal == signal.SIGKILL and worker.process.stack() is None
+
+
+@on_both_sides()
+async def test_a_stopped_worker_is_continued_to_hear(stage: Stage) -> None:
+    worker = await stage.worker()
+    await stage.inside(worker, "stops itself", 9)
+    stage.stop(worker, 9)
+    await stage.until(lambda: BELL_ACKNOWLEDGED in worker.heard.bells, worker, "has heard")
+
+
+@on_both_sides()
+async def test_a_handler_of_the_jobs_own_is_told_and_hears_instead(stage: Stage) -> None:
+    worker = await stage.worker()
+    await stage.inside(worker, "replaces the handler", 10)
+    await stage.until(lambda: BELL_REPLACED in worker.heard.bells, worker, "has told of its handler")
+    stage.stop(worker, 10)
+    await stage.until(lambda: len(worker.heard.kinds(10)) > 2 or worker.heard.gone is not None, worker, "has ended")
+    assert BELL_ACKNOWLEDGED not in worker.heard.bells
+
+
+@on_both_sides()
+async def test_a_kill_is_told_as_an_exit_and_then_as_an_end(stage: Stage) -> None:
+    worker = await stage.worker()
+    await stage.inside(worker, "loops", 11)
+    worker.process.kill()
+    assert "exited" not in worker.heard.calls
+    await stage.gone(worker)
+    assert worker.heard.calls.count("exited") == 1 and worker.heard.calls.index("exited") < len(worker.heard.calls) - 1
+    gone, ending = worker.heard.gone, worker.heard.ending
+    assert gone is not None and (gone.zygote_lost, gone.torn_bytes) == (False, 0)
+    assert gone.proof == worker.process.proof == stage.spawner.proof
+    assert (ending.signal, ending.exit_code) == (signal.SIGKILL, None)
+
+
+@on_both_sides()
+async def test_a_kill_may_come_before_the_fork_is_told(stage: Stage) -> None:
+    worker = stage.fork()
+    worker.process.kill()
+    await stage.gone(worker)
+    assert [call for call in worker.heard.calls if call != "frames"] == ["forked", "exited", "gone"]
+    assert worker.heard.ending.signal == signal.SIGKILL
+
+
+@pytest.mark.row("D8")
+@on_both_sides()
+async def test_a_signal_for_an_attempt_that_the_worker_does_not_hold_is_refused(stage: Stage) -> None:
+    worker = await stage.worker()
+    await stage.inside(worker, "loops", 13)
+    for held, meant in ((13, 12), (None, 13), (14, 13)):
+        worker.process.hold(held)
+        for send in (worker.process.terminate, worker.process.dump):
+            with pytest.raises(FenceError):
+                send(meant)
+    worker.process.hold(13)
+    stage.stop(worker, 13)  # the control
+    await stage.said(worker, Kind.RAISED, 13)
+    assert worker.heard.bells.count(TERM) == 1, "the refused ones rang nothing"
+
+
+@on_both_sides()
+async def test_whatever_is_asked_of_one_that_is_gone_is_harmless(stage: Stage) -> None:
+    worker = await stage.worker()
+    await stage.inside(worker, "loops", 15)
+    stage.kill_from_outside(worker)
+    await stage.gone(worker)
+    calls = list(worker.heard.calls)
+    process = worker.process
+    stage.stop(worker, 15)
+    process.dump(15)
+    process.kill()
+    process.retire()
+    process.read_ready()
+    process.abandon()
+    process.hold(None)
+    assert process.processor_use() is None and process.stack() is None
+    assert await process.usage() == Usage(None, None, None)
+    await stage.worker()  # a while later
+    assert worker.heard.calls == calls
+
+
+@on_both_sides()
+async def test_an_order_to_one_that_has_just_died_is_harmless(stage: Stage) -> None:
+    worker = await stage.worker()
+    stage.kill_from_outside(worker)
+    stage.order(worker, "returns", 16)
+    await stage.gone(worker)
+    assert worker.heard.kinds(16) == []
+
+
+@on_both_sides()
+async def test_an_idle_worker_that_retires_leaves(stage: Stage) -> None:
+    worker = await stage.worker()
+    worker.process.retire()
+    await stage.gone(worker)
+    assert (worker.heard.ending.exit_code, worker.heard.ending.signal) == (0, None)
+    assert worker.heard.calls.count("exited") == 1 and worker.heard.bells == b""
+
+
+@on_both_sides()
+async def test_a_busy_worker_that_retires_ends_its_job_first(stage: Stage) -> None:
+    worker = await stage.worker()
+    stage.order(worker, "returns", 17)
+    worker.process.retire()
+    await stage.gone(worker)
+    assert worker.heard.kinds(17)[-2:] == [Kind.RESULT, Kind.IDLE]
+    assert worker.heard.ending.exit_code == 0
+
+
+@on_both_sides()
+async def test_what_was_said_before_the_end_is_told_before_it(stage: Stage) -> None:
+    worker = await stage.worker()
+    stage.order(worker, "says much and exits", 18)
+    await stage.gone(worker)
+    assert worker.heard.kinds(18) == [Kind.ENTERED, *[Kind.TOKEN] * 200]
+    assert worker.heard.output.count(b"\n") >= 3
+    assert (worker.heard.ending.exit_code, worker.heard.ending.signal) == (3, None)
+
+
+@on_both_sides()
+async def test_what_is_there_can_be_read_at_once(stage: Stage) -> None:
+    """The report of an acknowledgement and of the closing frame go by two pipes, and neither waits for the other."""
+    worker = await stage.worker()
+    await stage.inside(worker, "loops", 19)
+    stage.stop(worker, 19)
+    await stage.said(worker, Kind.IDLE, 19)
+    worker.process.read_ready()
+    assert BELL_ACKNOWLEDGED in worker.heard.bells
+
+
+@on_both_sides()
+async def test_a_crash_has_its_signal(stage: Stage) -> None:
+    worker = await stage.worker()
+    stage.order(worker, "crashes", 20)
+    await stage.gone(worker)
+    assert (worker.heard.ending.signal, worker.heard.ending.exit_code) == (signal.SIGSEGV, None)
+
+
+@on_both_sides()
+async def test_what_a_job_leaves_is_swept_and_counted(stage: Stage) -> None:
+    worker = await stage.worker()
+    stage.order(worker, "leaves a family", 21)
+    await stage.gone(worker)
+    assert worker.heard.gone is not None and worker.heard.gone.swept >= 1
+
+
+@on_both_sides()
+async def test_half_a_frame_is_told_with_the_end(stage: Stage) -> None:
+    worker = await stage.worker()
+    stage.order(worker, "leaves half a frame", 22)
+    await stage.gone(worker)
+    assert worker.heard.gone is not None and worker.heard.gone.torn_bytes > 0
+    assert worker.heard.ending.exit_code == 0 and worker.heard.protocol_error == ""
+
+
+@on_both_sides()
+async def test_nonsense_is_told_once_behind_what_made_sense(stage: Stage) -> None:
+    worker = await stage.worker()
+    stage.order(worker, "talks nonsense", 23)
+    await stage.until(lambda: worker.heard.protocol_error != "", worker, "has talked nonsense")
+    assert worker.heard.kinds(23) == [Kind.ENTERED, Kind.TOKEN]
+    worker.process.kill()
+    await stage.gone(worker)
+    assert worker.heard.calls.count("protocol error") == 1
+
+
+@on_both_sides()
+async def test_one_that_could_not_join_its_group_is_proven_by_its_descendants(stage: Stage) -> None:
+    worker = await stage.worker()
+    worker.process.without_cgroup()
+    assert worker.process.proof == "descendants"
+    worker.process.kill()
+    await stage.gone(worker)
+    assert worker.heard.gone is not None and worker.heard.gone.proof == "descendants"
+
+
+@on_both_sides()
+async def test_of_one_that_was_abandoned_nothing_is_told(stage: Stage) -> None:
+    worker = await stage.worker()
+    await stage.inside(worker, "loops", 24)
+    worker.process.kill()
+    worker.process.abandon()
+    calls = list(worker.heard.calls)
+    other = await stage.worker()
+    other.process.kill()
+    await stage.gone(other)
+    await until_async(lambda: True, "a turn")
+    assert worker.heard.calls == calls or Pending(worker.heard.calls)
+    stage.zygote.workers.remove(worker)

@@ -1,0 +1,110 @@
+"""What `seam.Spawner` promises holds for the fake one and for the real one."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+from sides import on_both_sides, started
+from stage import Stage
+from support.waiting import Pending, until_async
+
+from killable.supervisor.seam import ZygoteLost
+from killable.workers.messages import Kind
+
+
+async def lost(stage: Stage) -> None:
+    await until_async(lambda: stage.zygote.lost or Pending(stage.zygote.calls), "the loss of the zygote is told")
+
+
+@on_both_sides(fresh=True)
+async def test_a_zygote_dies_and_the_next_one_works(stage: Stage) -> None:
+    with pytest.raises(ZygoteLost):
+        stage.fork()  # not yet
+    await started(stage)
+    assert stage.zygote.calls[-2:] == ["type", "preloaded"] and stage.zygote.threads == 1
+    assert stage.spawner.zygote_pid is not None
+    busy, idle = await stage.worker(), await stage.worker()
+    await stage.inside(busy, "loops", 1)
+    stage.kill_zygote()
+    coming = []
+    try:
+        coming.append(stage.fork())  # it is on its way when the zygote is found dead, or refused
+    except ZygoteLost:
+        pass
+    await lost(stage)
+    assert all(stage.zygote.gone_at_loss), "the end of every worker is told before the zygote's"
+    for worker in (busy, idle, *coming):
+        gone = worker.heard.gone
+        assert gone is not None and gone.zygote_lost
+        assert gone.ending is None or gone.ending.signal == signal.SIGKILL
+    assert busy.heard.calls[-2:] == idle.heard.calls[-2:] == ["exited", "gone"]
+    (ending,) = stage.zygote.lost
+    assert ending is not None and ending.signal == signal.SIGKILL
+    assert stage.spawner.zygote_pid is None
+    with pytest.raises(ZygoteLost):
+        stage.fork()
+    await started(stage)
+    worker = await stage.worker()
+    stage.order(worker, "returns", 2)
+    await stage.said(worker, Kind.IDLE, 2)
+    assert len(stage.zygote.lost) == 1
+
+
+@on_both_sides(fresh=True)
+async def test_a_zygote_that_is_let_go_leaves_and_its_workers_with_it(stage: Stage) -> None:
+    await started(stage)
+    worker = await stage.worker()
+    stage.spawner.stop_zygote()
+    with pytest.raises(ZygoteLost):
+        stage.fork()
+    await lost(stage)
+    (ending,) = stage.zygote.lost
+    assert ending is not None and ending.exit_code == 0
+    assert worker.heard.calls[-2:] == ["exited", "gone"]
+    assert worker.heard.gone is not None and worker.heard.gone.zygote_lost
+
+
+@on_both_sides(fresh=True)
+async def test_a_close_ends_everything_and_tells_of_every_worker(stage: Stage) -> None:
+    await started(stage)
+    busy, stuck = await stage.worker(), await stage.worker()
+    await stage.inside(busy, "loops", 1)
+    await stage.inside(stuck, "is stuck", 2)
+    await stage.spawner.close()
+    for worker in (busy, stuck):
+        assert worker.heard.calls[-2:] == ["exited", "gone"]
+    assert stage.zygote.lost == [], "whoever closes needs no telling"
+    await stage.spawner.close()
+
+
+@on_both_sides(fresh=True)
+async def test_a_spawner_that_was_never_started_closes(stage: Stage) -> None:
+    await stage.spawner.close()
+    assert stage.zygote.calls == []
+
+
+@on_both_sides(fresh=True, broken="preload")
+async def test_a_preload_that_fails_is_told_and_then_the_end_of_its_zygote(stage: Stage) -> None:
+    stage.spawner.start("fork")
+    await lost(stage)
+    assert [call for call in stage.zygote.calls if call != "ending"] == ["preload failed", "lost"]
+    assert stage.zygote.traceback.startswith("Traceback")
+    (ending,) = stage.zygote.lost
+    assert ending is not None and ending.exit_code == 78
+    with pytest.raises(ZygoteLost):
+        stage.fork()
+
+
+@on_both_sides(fresh=True, broken="fork")
+async def test_a_fork_that_fails_is_told_and_nothing_else(stage: Stage) -> None:
+    await started(stage)
+    assert stage.zygote.threads == 2
+    worker = stage.fork()
+    await stage.until(lambda: worker.heard.calls == ["fork failed"], worker, "could not be forked")
+    assert worker.heard.fork_errno is not None and worker.process.pid is None
+    worker.process.kill()
+    worker.process.retire()
+    assert worker.process.processor_use() is None and worker.process.stack() is None
+    await stage.spawner.close()
+    assert worker.heard.calls == ["fork failed"]

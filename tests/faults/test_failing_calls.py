@@ -1,0 +1,121 @@
+"""Every call that the real side of the seam makes to the operating system fails once.
+
+Whatever fails: it is survived (done again, done without), or a typed error says so; each job has one end; nothing is
+left; the next job runs, or it is said why none does; and a close returns. `-s` shows how many calls each phase has.
+"""
+
+from __future__ import annotations
+
+import errno
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from injection import OPERATIONS, Call, Injector, install
+from lives import MIDDLE, begin_and_end, belongings, go_through, living
+from support.waiting import Pending, until_async
+
+PHASES = ("start", *MIDDLE, "shutdown")
+WAYS_MAX = max(len(operation.failures) for operation in OPERATIONS)
+
+
+@pytest.fixture
+def injector(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Injector]:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    yield install(monkeypatch)
+
+
+Round = Callable[[Callable[[], None]], Any]
+"""Go once through the phase; the argument aims the injector."""
+
+
+@asynccontextmanager
+async def rounds(phase: str, proof: str, injector: Injector) -> Any:
+    """Yield what goes once through a phase: on one supervisor, or on a new one each time if it ends or begins there."""
+    if phase in MIDDLE:
+        async with living(proof) as life:
+            await life.works()
+            yield lambda aim: go_through(life, injector, phase, aim)
+        return
+    before = belongings()
+
+    def left() -> Pending | bool:
+        more = {thing for thing in belongings() - before if not thing.startswith("thread")}
+        return not more or Pending(more)
+
+    async def once(aim: Callable[[], None]) -> None:
+        await begin_and_end(proof, injector, phase, aim)
+        await until_async(left, "nothing is left", 5.0)
+
+    yield once
+
+
+def note(error: BaseException, injector: Injector) -> None:
+    error.add_note(f"failed was {injector.failed}, with {injector.failure}")
+
+
+@pytest.fixture(scope="module")
+def failed() -> set[str]:
+    """Places whose call has failed while a supervisor lived: not every phase forks workers anew to see it again."""
+    return set()
+
+
+@pytest.mark.parametrize("phase", PHASES)
+async def test_the_first_call_of_each_place_fails_once(
+    phase: str, injector: Injector, failed: set[str], record_property: Callable[[str, object], None]
+) -> None:
+    proof = "cgroup+descendants"
+    async with rounds(phase, proof, injector) as once:
+        await once(lambda: None)
+        calls = injector.calls
+        places = [call for call in calls if call.turn == 0 and not (phase in MIDDLE and call.site in failed)]
+        missed: list[Call] = []
+        for number, call in enumerate(places):
+            try:
+                await once(lambda call=call, number=number: injector.aim_at(call, number))
+            except BaseException as error:
+                note(error, injector)
+                raise
+            if injector.failed is None:
+                missed.append(call)
+            elif phase in MIDDLE:
+                failed.add(call.site)
+    all_places = len({call.site for call in calls})
+    again = [str(call) for call in missed]
+    said = f"{phase}: {len(calls)} calls from {all_places} places, of which fail {len(places)}; not made again: {again}"
+    print(said)
+    record_property("calls", said)
+    assert len(missed) <= len(places) / 4, said
+
+
+async def test_a_failure_that_nobody_takes_care_of_is_found(injector: Injector) -> None:
+    """The control: one that read(2) of an open pipe cannot have."""
+    async with living("descendants") as life:
+        await life.works()
+        await go_through(life, injector, "stream", lambda: None)
+        read = next(call for call in injector.calls if call.site.startswith("channel._read_once"))
+        with pytest.raises(AssertionError, match="Bad file descriptor"):
+            await go_through(life, injector, "stream", lambda: injector.aim_at(read, failure=errno.EBADF))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("phase", PHASES)
+async def test_every_call_fails_once(phase: str, proof: str, injector: Injector) -> None:
+    """In each of its ways, for n = 1, 2, … until a run is clean."""
+    number = 0
+    async with rounds(phase, proof, injector) as once:
+        while True:
+            number += 1
+            for way in range(WAYS_MAX):
+                try:
+                    await once(lambda number=number, way=way: injector.aim_at_number(number, way))
+                except BaseException as error:
+                    note(error, injector)
+                    raise
+            if injector.failed is None:
+                break
+    print(f"{phase}, {proof}: {number - 1} calls")

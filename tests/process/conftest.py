@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import pytest
 from trials import ENDED_WITH
 
 
-@pytest.fixture(autouse=True)
-def reached_its_codes(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A test that is marked with codes of endings has seen jobs end with them."""
-    marked = {code for marker in request.node.iter_markers("code") for code in marker.args}
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """A test that is marked with codes of endings, and passes, has seen jobs end with them."""
+    marked = {code for marker in item.iter_markers("code") for code in marker.args}
     ENDED_WITH.clear()
-    yield
+    passed = yield
     assert marked <= ENDED_WITH, f"no job of the test has ended with {marked - ENDED_WITH}"
+    return passed

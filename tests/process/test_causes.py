@@ -28,12 +28,12 @@ async def test_five_deaths_by_sigkill_have_five_codes(proof: str, supervisor: St
     server = await supervisor(hostile_pool(workers=4, spares=2), proof=proof)
 
     async def begun() -> str:
-        job_id = await submit(server, "ignores_term", limits={})
+        job_id = await submit(server, "ignores_term")
         await computing(server, job_id)
         return job_id
 
     cancelled = await stop(server, await begun(), grace_s=0)
-    timed_out = await follow(server, await submit(server, "ignores_term", limits={"run_s": 0.2, "grace_s": 0}))
+    timed_out = await run(server, "ignores_term", limits={"run_s": 0.1, "grace_s": 0})
     garbled = await run(server, "writes_garbage", then="loop")
     killed = await begun()
     os.kill((await server.get(killed)).pid or 0, signal.SIGKILL)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -49,6 +49,9 @@ def quota() -> Iterator[Path]:
         (group / "cpu.cfs_quota_us").write_text(quota_us)
         yield group / "cgroup.procs"
     finally:
+        for pid in (group / "cgroup.procs").read_text().split():  # of a test that failed
+            with suppress(ProcessLookupError):
+                (group.parent / "cgroup.procs").write_text(pid)
         group.rmdir()
 
 

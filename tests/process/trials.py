@@ -306,7 +306,7 @@ def check_certificate(story: Story) -> None:
     assert "requested" in seen or not happened & {"term_sent", "delivered", "acknowledged"}, seen
     assert "term_sent" in happened or not happened & {"delivered", "acknowledged"}, seen
     assert "delivered" in happened or "acknowledged" not in happened, seen
-    assert "early_kill" not in seen or ("kill_sent" in happened and "acknowledged" not in happened), seen
+    assert "early_kill" not in seen or "kill_sent" in happened, seen  # it may have answered during the dump
     last = "SIGKILL" if "kill_sent" in happened else "SIGTERM" if "term_sent" in happened else None
     assert seen.get("last_signal") == last, seen
     assert ("cause" in seen) == ("by" in seen), seen

@@ -69,6 +69,12 @@ def _of_failure(record: Mapping[str, Any], code: str, error: Mapping[str, Any]) 
     match code:
         case "timeout.run":
             return _raise("run_s", limits, "it is the time from its start to its return")
+        case "timeout.first_token":
+            return _raise("first_token_s", limits, "it is the time from its start to its first token")
+        case "timeout.idle":
+            return _raise("idle_s", limits, "it is the time from one token to the next")
+        case "timeout.operation":
+            return _of_operation(error)
         case "timeout.queue":
             return Remedy(
                 "workers", "More workers in [pools.NAME] of killable.toml shorten the queue; they were all busy."
@@ -122,6 +128,20 @@ def _raise(name: str, limits: Mapping[str, Any], why: str) -> Remedy:
         name,
         f"It is {shown} here; {why}. `killable submit {option} {twice}` for one job, @job({name}={quoted}) for its "
         f"type, {name} = {quoted} under [limits] in killable.toml for all.",
+    )
+
+
+def _of_operation(error: Mapping[str, Any]) -> Remedy:
+    """The time of an operation is written by its path, which needs quotes in TOML and Python."""
+    path, limit_s = error.get("operation"), error.get("limit_s")
+    if not path or limit_s is None:
+        return _none("It is not known which operation it was.")
+    twice = written(2 * float(limit_s))
+    return Remedy(
+        "operation_s",
+        f"For {path} it is {render.setting(float(limit_s))} here; it goes over the timeout_s in the code. `killable "
+        f'submit --operation-s {path}={twice}` for one job, @job(operation_s={{"{path}": "{twice}"}}) for its type, '
+        f'"{path}" = "{twice}" under [limits.operation_s] in killable.toml for all.',
     )
 
 

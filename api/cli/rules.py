@@ -63,8 +63,12 @@ def _deadline(code: str, record: Mapping[str, Any], error: Mapping[str, Any]) ->
         "timeout.idle": "it had streamed, and no further token had come in that time",
         "timeout.operation": "the job was inside that operation for longer",
     }.get(code, str(error.get("message") or CODES[code].title if code in CODES else code))
-    operation = f", set for operation {error.get('operation')}" if code == "timeout.operation" else ""
-    return f"The deadline {name}{span}{operation}: {what}."
+    if code != "timeout.operation":
+        return f"The deadline {name}{span}: {what}."
+    operation = f", set for operation {error.get('operation') or 'unknown'}"
+    inside = f", at last in {error['inside']}" if error.get("inside") else ""
+    raised = " OperationTimedOut was raised in it, and it did not catch that." if error.get("traceback") else ""
+    return f"The deadline {name}{span}{operation}: {what}{inside}.{raised}"
 
 
 def _failure(code: str, record: Mapping[str, Any], error: Mapping[str, Any]) -> str:

@@ -108,7 +108,17 @@ def _ran(record: Members, now: datetime | None) -> str:
     waited = f"It waited {_between(record['created_at'], started)} and was started on {worker}{attempt}"
     if ended is None:
         return f"{waited}; it has run for {_between(started, now)} since{_progress(record)}."
-    return f"{waited}; {_between(started, ended)} later it was over{_progress(record)}."
+    return f"{waited}; {_between(started, ended)} later it was over{_progress(record)}.{_used(record)}"
+
+
+def _used(record: Members) -> str:
+    """Say what it took, as the kernel counted it."""
+    certificate = record.get("certificate") or {}
+    user_s, system_s, peak = (certificate.get(name) for name in ("user_s", "system_s", "max_rss_bytes"))
+    if user_s is None or system_s is None:
+        return ""
+    most = f" and at most {render.size(peak)} of memory" if peak is not None else ""
+    return f" Its process took {render.duration(float(user_s) + float(system_s))} of processor time{most}."
 
 
 def _progress(record: Members) -> str:
@@ -194,10 +204,16 @@ def _precise(ms: float) -> str:
 def _place(record: Members) -> Iterator[Paragraph]:
     """Where the job was: its traceback, or its stack at the signal."""
     error, certificate = record.get("error") or {}, record.get("certificate") or {}
+    path = certificate.get("operation")
+    inside = f", in operation {path}" if path else ""
     if error.get("traceback"):
         yield Paragraph("Where", "The traceback:", tuple(str(error["traceback"]).rstrip().splitlines()))
     elif certificate.get("stack"):
-        yield Paragraph("Where", "The job stood here:", tuple(str(certificate["stack"]).rstrip().splitlines()[1:]))
+        yield Paragraph(
+            "Where", f"The job stood here{inside}:", tuple(str(certificate["stack"]).rstrip().splitlines()[1:])
+        )
+    elif path:
+        yield Paragraph("Where", f"The job was in operation {path}.")
 
 
 def _last_words(record: Members, events: Sequence[Members]) -> Iterator[Paragraph]:

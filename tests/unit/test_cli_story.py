@@ -93,6 +93,26 @@ ENDINGS: dict[str, tuple[dict[str, Any], str | None, tuple[str, ...]]] = {
         ("The deadline queue_s of 5m", "no worker was free", "[pools.NAME]"),
     ),
     "timeout.start": (record("timed_out", "timeout.start", HEARD, limit_s=60.0), "start_s", ("--start-s 2m",)),
+    "timeout.first_token": (
+        limited(record("timed_out", "timeout.first_token", HEARD, limit_s=10.0), first_token_s=10.0), "first_token_s",
+        ("The deadline first_token_s of 10 s", "--first-token-s 20s"),
+    ),
+    "timeout.idle": (
+        limited(record("timed_out", "timeout.idle", HEARD, limit_s=10.0), idle_s=10.0), "idle_s",
+        ("The deadline idle_s of 10 s", "--idle-s 20s"),
+    ),
+    "timeout.operation": (
+        record("timed_out", "timeout.operation", HEARD | {"operation": "load/download/read"}, limit="operation_s",
+               limit_s=600.0, operation="load/download", inside="load/download/read"), "operation_s",
+        ("operation_s of 10m, set for operation load/download", "at last in load/download/read",
+         "stood here, in operation load/download/read", "--operation-s load/download=20m",
+         '@job(operation_s={"load/download": "20m"})', '"load/download" = "20m" under [limits.operation_s]'),
+    ),
+    "timeout.operation, raised": (
+        record("timed_out", "timeout.operation", limit="operation_s", limit_s=600.0, operation="load",
+               traceback="Traceback (most recent call last):\n  line 30, in load\n"), "operation_s",
+        ("OperationTimedOut was raised in it", "ended by itself", "line 30, in load", "--operation-s load=20m"),
+    ),
     "exception": (
         record("failed", "exception", type="ValueError", message="ValueError: no luck",
                traceback="Traceback (most recent call last):\n  line 30, in fails\nValueError: no luck\n"),

@@ -105,13 +105,18 @@ def _types_table(types: Sequence[JobType]) -> Table:
 
 
 def _others(limits: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the limits that are set beside those that every type has."""
+    """Yield the limits beside those with columns that are not as they are by default."""
+    from killable.supervisor.job import Limits
+
+    defaults = Limits().as_json()
     for limit, name, value in flat(limits):
-        if value is not None and value != {}:
+        if value != defaults[limit]:
             yield f"{name} {_limit(limit, value)}"
 
 
 def _limit(name: str, value: float | None) -> str:
     if value is None:
         return "none"
-    return render.size(int(value)) if name.endswith("_bytes") else render.setting(value)
+    if name.endswith("_s"):
+        return render.setting(value)
+    return render.size(int(value)) if name.endswith("_bytes") else f"{value:g}"

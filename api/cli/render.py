@@ -15,6 +15,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from killable.workers.limits import flat
+
 SHORT_CHARS = len("job-3f2a91c0")
 """What of an id people are shown: 32 bits, and every command takes a unique prefix."""
 
@@ -230,6 +232,9 @@ def _cell(name: str, value: Any) -> Text:
         return state(str(value))
     if name == "progress" and isinstance(value, Mapping):
         return Text(progress(value))
+    if name in ("limits", "caps", "limit_sources"):
+        members = ((limit, whole, each) for limit, whole, each in flat(value) if each != {})
+        return Text("  ".join(f"{whole}={_short_value(limit, each)}" for limit, whole, each in members))
     if isinstance(value, Mapping) and not any(isinstance(member, (Mapping, list)) for member in value.values()):
         return Text("  ".join(f"{key}={_short_value(key, member)}" for key, member in value.items()))
     return Text(_short_value(name, value))

@@ -107,7 +107,8 @@ class Lineage:
                 self._loop.remove_reader(ours)
                 ours.close()
                 if isinstance(error, (BrokenPipeError, ConnectionResetError)):
-                    return  # the guard is going, and its end is told
+                    self._guard_socket.shutdown(socket.SHUT_WR)  # the guard is going, if only now, and its end is told
+                    return
                 raise
         self._zygote_socket = ours
 

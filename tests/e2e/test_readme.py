@@ -118,13 +118,14 @@ def test_the_settings_are_accepted(tmp_path: Path) -> None:
 def test_the_defaults_in_the_table_are_those_in_force() -> None:
     from killable.supervisor.job import Limits
 
-    shown = dict(re.findall(r"^\| `(\w+)` \| ([\d.]+(?: \w+)?) \|", README, re.MULTILINE))
+    shown = dict(re.findall(r"^\| `(\w+)` \| ([\d.]+(?: \w+)?|none) \|", README, re.MULTILINE))
     units = {"GiB": 1 << 30, "MiB": 1 << 20, "": 1}
     for name, text in shown.items():
         number, _, unit = text.partition(" ")
-        assert float(number) * units[unit] == getattr(Limits(), name), name
+        default = getattr(Limits(), name)
+        assert (not default) if text == "none" else float(number) * units[unit] == default, name
     assert set(shown) == set(Limits().as_json())
-    advised = dict(re.findall(r"\*\*`(\w+)`\*\* \(([\d.]+(?: \w+)?)\)", README))
+    advised = dict(re.findall(r"\*\*`(\w+)`\*\* \(([\d.]+(?: \w+)?|none)\)", README))
     assert set(advised) == set(shown) - {"ack_s"} and all(shown[name] == text for name, text in advised.items())
 
 

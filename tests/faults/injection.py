@@ -111,11 +111,13 @@ class Injector:
     _aim: Callable[[Call, int], bool] | None = None
     way: int = 0
     failure: Failure = 0
+    ways: int = 0
+    """In how many the one that has failed could."""
     _inside: bool = False
 
     def begin(self, phase: str) -> None:
         """Count from here on."""
-        self._phase, self.calls, self.failed, self._aim = phase, [], None, None
+        self._phase, self.calls, self.failed, self.ways, self._aim = phase, [], None, 0, None
 
     def end(self) -> list[Call]:
         """Neither count nor fail anything any more; return the calls of the phase."""
@@ -142,7 +144,7 @@ class Injector:
         self.calls.append(call)
         if self._aim is None or self.failed is not None or not self._aim(call, len(self.calls)):
             return 0
-        self.failed = call
+        self.failed, self.ways = call, len(operation.failures)
         self.failure = self.failure or operation.failures[self.way % len(operation.failures)]
         return self.failure
 

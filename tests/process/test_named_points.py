@@ -261,7 +261,8 @@ async def test_whoever_is_killed_whenever(victim: str, tmp_path: Path, superviso
         check(name, story, expected[victim])
         assert [seen for seen in processes.named(tag_of(job_id)) if seen.state != "Z"] == [], name
         following = {"cold": "cold_says", "warm": "warm_says", "hostile": "echoes"}[house.pool]
-        assert (await run(server, following)).state == "completed", name
+        after = await run(server, following)
+        assert after.state == "completed", (name, after.end)
         await until_async(lambda: whole(server), f"after {name} all pools are ready")
     ends = [pool.zygote_restarts for pool in await server.pools()]
     assert sum(ends) == (0 if victim == "worker" else len(POINTS))

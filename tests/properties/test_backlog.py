@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 import pytest
@@ -44,7 +45,11 @@ class Queue(RuleBasedStateMachine):
         self.model = Model()
         self.number = 0
         self.place: dict[str, int] = {}
-        """Of a waiting job among those of its tenant, when it came: 1 is the first."""
+        """Of a waiting job among those of its tenant, when it came: 1 is the first. Turns that removed ones had are
+        remembered for a while, and count.
+        """
+        self.removed: Counter[tuple[str, str, int]] = Counter()
+        """Of each tenant and priority in a pool, since that was empty."""
         self.passed: dict[str, dict[str, int]] = {}
         """How many jobs of each other tenant have gone before it since."""
 
@@ -66,7 +71,7 @@ class Queue(RuleBasedStateMachine):
             assert error.bound == ("queue_jobs_max" if len(jobs) >= JOBS_MAX else "queue_bytes_max")
         else:
             assert not full
-            self.place[job.id] = len(same_line(self.model.of(pool), job)) + 1
+            self.place[job.id] = len(same_line(self.model.of(pool), job)) + self.removed[line_of(job)] + 1
             self.passed[job.id] = {}
             jobs.append(job)
 
@@ -96,6 +101,13 @@ class Queue(RuleBasedStateMachine):
         job = data.draw(st.sampled_from(self.model.jobs))
         assert self.queue.remove(job.id) and not self.queue.remove(job.id)
         self.model.jobs.remove(job)
+        self.removed[line_of(job)] += 1
+
+    @invariant()
+    def an_empty_line_has_no_past(self) -> None:
+        for pool in POOLS:
+            if not self.model.of(pool):
+                self.removed = Counter({line: n for line, n in self.removed.items() if line[0] != pool})
 
     @invariant()
     def it_counts_right(self) -> None:
@@ -114,6 +126,10 @@ class Queue(RuleBasedStateMachine):
             assert line.removed <= JOBS_MAX + backlog.REMOVED_MAX
             assert line.entries or not line.rounds
             assert line.entries == sorted(line.entries)
+
+
+def line_of(job: Waiting) -> tuple[str, str, int]:
+    return (job.pool, job.tenant, job.priority)
 
 
 def same_line(waiting: list[Waiting], job: Waiting) -> list[Waiting]:

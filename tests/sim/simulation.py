@@ -348,7 +348,7 @@ def _codes(truth: Truth) -> set[str | None]:
         return {"input.invalid" if b'"cause":"payload"' in payload else "exception"}
     outside = {"worker_lost", "killed_externally"} if truth.outside else set()
     if truth.expired_at is not None and truth.replaced_at is not None:
-        return outside | {"exit"}  # its own handler got the bell of its operation
+        outside |= {"exit"}  # its own handler got the bell of its operation
     if script.end == "torn":
         return outside | ({"protocol"} if truth.entered else {"spawn"})
     if script.end == "exits":

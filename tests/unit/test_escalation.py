@@ -119,7 +119,10 @@ def test_later_deliveries_change_nothing(phase: Phase) -> None:
 def test_stuck_needs_both_the_time_and_the_processor_time() -> None:
     state, actions = escalation.tick(delivered(), NOW + 0.5, ProcessorUse(1.1))
     assert (state.phase, actions) == (Phase.DUMPING, (Action.DUMP,))
-    assert state.early_kill is not None and "ack_s 0.5" in state.early_kill and "raise ack_s" in state.early_kill
+    assert state.early_kill == (
+        "not acknowledged for 0.500 s and 0.100 s of processor time since the signal was delivered "
+        "(ack_s 0.5): native code that cannot hear; raise ack_s to wait longer"
+    )
     killed, actions = escalation.tick(state, NOW + 0.5 + DUMP_S)
     assert actions == (Action.KILL,) and killed.early_kill == state.early_kill
 
@@ -133,6 +136,48 @@ def test_a_worker_that_used_too_little_is_looked_at_again(used_s: float, again_s
     state, actions = escalation.tick(delivered(cpu_s=1.0), NOW + 0.5, ProcessorUse(1.0 + used_s))
     assert actions == () and state.phase is Phase.DELIVERED
     assert state.wake_at == pytest.approx(NOW + 0.5 + again_s)
+
+
+@pytest.mark.parametrize(("cores", "again_s"), [(0, 0.1), (1, 0.1), (2, 0.05), (4, 0.025)])
+def test_the_more_cores_the_sooner_it_is_looked_at_again(cores: int, again_s: float) -> None:
+    state, _ = escalation.tick(delivered(replace(RULES, cores=cores)), NOW + 0.5, ProcessorUse(1.0))
+    assert state.wake_at == pytest.approx(NOW + 0.5 + again_s)
+
+
+def test_a_worker_that_nobody_counted_cores_for_has_one() -> None:
+    assert Rules(grace_s=1, ack_s=None, ack_cpu_s=0.1, unkillable_s=1).cores == 1
+
+
+def test_what_could_not_be_read_at_the_delivery_counts_from_nothing() -> None:
+    state, _ = escalation.delivered(asked(), NOW, None)
+    assert escalation.tick(state, NOW + 0.5, ProcessorUse(0.09))[1] == ()
+    assert escalation.tick(state, NOW + 0.5, ProcessorUse(0.1))[1] == (Action.DUMP,)
+
+
+def test_the_constants_are_what_their_reasons_say() -> None:
+    """Two lengths of a dump, the pause before another bell; a wait for the interpreter lock, in runs and in `ack_s`."""
+    assert (DUMP_S, escalation.DUMP_S_MAX, LOOK_AGAIN_S, RING_AGAIN_S) == (0.005, 0.1, 0.010, 0.005)
+    assert (escalation.LOCK_RUNS, escalation.LOCK_PATIENCE) == (4, 4)
+
+
+@pytest.mark.parametrize("phase", list(Phase))
+def test_a_timer_that_is_late_does_what_was_due(phase: Phase) -> None:
+    """However late: nobody is looked at, rung or waited for after the grace, nor after the longest dump."""
+    state, late = in_phase(phase), NOW + 1e6
+    due = {
+        Phase.ASKED: (Action.DUMP,),
+        Phase.DELIVERED: (Action.DUMP,),
+        Phase.ACKNOWLEDGED: (Action.KILL,),
+        Phase.DUMPING: (Action.KILL,),
+        Phase.KILLED: (Action.QUARANTINE,),
+        Phase.UNKILLABLE: (),
+        Phase.EXITED: (),
+    }
+    moved, actions = escalation.tick(state, late, ProcessorUse(1.0), dumped=False)
+    assert actions == due[phase] and moved.early_kill is None
+    if phase is Phase.ACKNOWLEDGED:
+        swallowed, _ = escalation.swallowed(state, NOW + 1)
+        assert escalation.tick(swallowed, late)[1] == (Action.KILL,)
 
 
 def test_a_starved_worker_keeps_its_grace() -> None:
@@ -150,8 +195,8 @@ def test_a_starved_worker_keeps_its_grace() -> None:
 )
 def test_one_that_waits_for_the_interpreter_lock_is_not_stuck(computed_s: float, runs: int, stuck: bool) -> None:
     """Its other threads compute; its main thread is awake again and again, and asks for its turn."""
-    state, _ = escalation.delivered(asked(), NOW, ProcessorUse(1.0, 0.5, 100))
-    state, actions = escalation.tick(state, NOW + 0.5, ProcessorUse(2.0, 0.5 + computed_s, 100 + runs))
+    state, _ = escalation.delivered(asked(), NOW, ProcessorUse(1.0, 0.5, 103))
+    state, actions = escalation.tick(state, NOW + 0.5, ProcessorUse(2.0, 0.5 + computed_s, 103 + runs))
     assert (Action.DUMP in actions) is stuck
     assert stuck or state.wake_at == NOW + 0.5 + LOOK_AGAIN_S
 
@@ -163,6 +208,22 @@ def test_native_code_in_another_thread_that_keeps_the_interpreter_lock_is_stuck_
         state, now = move[0], move[0].wake_at
     assert move[1] == (Action.DUMP,) and move[0].early_kill is not None
     assert now == pytest.approx(NOW + escalation.LOCK_PATIENCE * 0.5, abs=LOOK_AGAIN_S)
+
+
+def test_a_main_thread_that_computed_enough_is_stuck_however_much_it_had_before() -> None:
+    """0.75 s where it had 0.25 s: a whole multiple, of which nothing may be left over; and `ack_cpu_s` to the point."""
+    for computed_s, stuck in ((0.5, True), (0.125, True), (0.0625, False)):
+        state, _ = escalation.delivered(asked(replace(RULES, ack_cpu_s=0.125)), NOW, ProcessorUse(1.0, 0.25, 0))
+        use = ProcessorUse(3.0, 0.25 + computed_s, 9)
+        assert (escalation.tick(state, NOW + 0.5, use)[1] == (Action.DUMP,)) is stuck
+
+
+@pytest.mark.parametrize(("ack_s", "late"), [(0.5, 2.0), (0.25, 1.0), (1.0, 4.0)])
+def test_the_wait_for_the_interpreter_lock_ends_at_a_multiple_of_ack_s(ack_s: float, late: float) -> None:
+    waits = ProcessorUse(2.0, 0.5, 200)
+    state, _ = escalation.delivered(asked(replace(RULES, ack_s=ack_s)), NOW, ProcessorUse(1.0, 0.5, 100))
+    assert escalation.tick(state, NOW + late - 0.125, waits)[1] == ()
+    assert escalation.tick(state, NOW + late, waits)[1] == (Action.DUMP,)
 
 
 @pytest.mark.parametrize("before", [ProcessorUse(1.0), ProcessorUse(1.0, 0.5, None)])
@@ -243,9 +304,10 @@ def test_less_grace_is_taken_and_counts_from_the_request(phase: Phase) -> None:
     assert actions == ((Action.KILL,) if phase is Phase.ACKNOWLEDGED else (Action.DUMP,))
 
 
+@pytest.mark.parametrize("grace_s", [0.0, -1.0])
 @pytest.mark.parametrize("phase", [Phase.ASKED, Phase.DELIVERED, Phase.ACKNOWLEDGED, Phase.DUMPING])
-def test_no_grace_kills_at_once(phase: Phase) -> None:
-    state, actions = escalation.shorten(in_phase(phase), NOW + 0.2, 0.0)
+def test_no_grace_kills_at_once(phase: Phase, grace_s: float) -> None:
+    state, actions = escalation.shorten(in_phase(phase), NOW + 0.2, grace_s)
     assert (state.phase, actions, state.wake_at) == (Phase.KILLED, (Action.KILL,), NOW + 10.2)
 
 

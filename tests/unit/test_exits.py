@@ -96,14 +96,26 @@ def test_signals_have_the_names_of_this_system() -> None:
 def test_a_sigkill_that_is_not_ours_is_an_out_of_memory_only_with_a_proof(oom: str) -> None:
     outcome = classify(None, None, ExitStatus(signal=9), Evidence(entered=True, oom=oom))
     assert (outcome.code, outcome.facts) == ("killed_externally", {"signal": "SIGKILL", "oom": oom})
-    others = classify(None, None, ExitStatus(signal=15), Evidence(entered=True, oom=oom))
-    assert others.facts["oom"] == "no"
+    for number in (1, 2, 15):
+        others = classify(None, None, ExitStatus(signal=number), Evidence(entered=True, oom=oom))
+        assert others.facts["oom"] == "no"
+
+
+def test_the_kernels_sigkill_for_memory_max_is_the_limit_and_no_other_signal_is() -> None:
+    struck = Evidence(entered=True, memory_max_struck=True)
+    outcome = classify(None, None, ExitStatus(signal=9), struck)
+    assert (outcome.code, outcome.facts) == ("limit.memory", {"signal": "SIGKILL"})
+    for number in SIGNALS:
+        if number != 9:
+            assert code_of(None, None, ExitStatus(signal=number), struck) == BY_SIGNAL.get(number, "crash")
 
 
 def test_a_sigkill_together_with_the_zygote_is_a_lost_worker_and_no_other_signal_is() -> None:
     lost = Evidence(entered=True, zygote_lost=True)
     assert code_of(None, None, ExitStatus(signal=9), lost) == "worker_lost"
-    assert code_of(None, None, ExitStatus(signal=11), lost) == "crash"
+    for number in SIGNALS:
+        if number != 9:
+            assert code_of(None, None, ExitStatus(signal=number), lost) == BY_SIGNAL.get(number, "crash")
     assert code_of(None, None, ExitStatus(exit_code=3), lost) == "exit"
 
 
@@ -179,3 +191,22 @@ def test_it_is_total() -> None:
         outcome = classify(None, last, status, evidence)
         assert outcome.state in TERMINAL_STATES
         assert (outcome.code is None) == (outcome.state == "completed") == isinstance(last, bytes)
+
+
+def test_half_a_frame_and_exit_code_0_is_no_end_of_a_job() -> None:
+    outcome = classify(None, None, ExitStatus(exit_code=0), Evidence(entered=True, torn_bytes=5))
+    assert (outcome.code, outcome.facts) == ("protocol", {"exit_code": 0}) and "5 bytes" in outcome.message
+    assert code_of(None, None, ExitStatus(exit_code=1), Evidence(entered=True, torn_bytes=5)) == "exit"
+
+
+def test_a_verdicts_facts_are_all_kept_but_its_message_is_the_outcomes() -> None:
+    facts = {"limit": "run_s", "message": "run_s is over", "operation": "load", "zone": 1}
+    outcome = classify(Verdict("timeout.run", by="supervisor", facts=facts), None, ExitStatus(signal=9), Evidence())
+    assert outcome.message == "run_s is over"
+    told = {"limit": "run_s", "operation": "load", "zone": 1, "signal": "SIGKILL", "by": "supervisor", "reason": ""}
+    assert outcome.facts == told
+
+
+def test_nothing_is_known_of_a_worker_that_nobody_told_of() -> None:
+    assert not Evidence().entered
+    assert code_of(None, None, ExitStatus(exit_code=3), Evidence()) == "spawn"

@@ -1,0 +1,71 @@
+"""Jobs whose endings are told in golden files: one for each kind.
+
+Runs in: worker.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+from collections.abc import Iterator
+
+from killable import Context, Stopping, job
+
+
+@job
+def completes() -> Iterator[str]:
+    yield "one "
+    yield "two"
+
+
+@job
+def cleans_up(ctx: Context) -> Iterator[str]:
+    """Keep what was reached when it is told to end."""
+    try:
+        yield "at work"
+        ctx.sleep(3600)
+    except Stopping:
+        ctx.checkpoint({"done": 1})
+        raise
+
+
+@job
+def native(ctx: Context) -> int:
+    """Compute in one native call."""
+    ctx.emit("in")
+    return sum(range(10**11))
+
+
+@job
+def waits(ctx: Context) -> None:
+    """Wait, in an operation."""
+    with ctx.operation("load"), ctx.operation("download"):
+        ctx.sleep(3600)
+
+
+@job
+def grows(ctx: Context) -> None:
+    """Take memory without end, slowly enough for the watch to be first."""
+    held = []
+    while True:
+        held.append(bytearray(1 << 20))
+        ctx.sleep(0.002)
+
+
+@job
+def crashes() -> None:
+    """Read where nothing is."""
+    ctypes.string_at(1)
+
+
+@job
+def raises() -> None:
+    raise ValueError("no luck")
+
+
+@job
+def is_killed(ctx: Context) -> None:
+    """Be killed as by a stranger."""
+    ctx.emit("in")
+    os.kill(os.getpid(), signal.SIGKILL)

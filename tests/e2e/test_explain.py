@@ -1,0 +1,86 @@
+"""The story of nine endings, told by the real command of real jobs, word for word.
+
+To renew the golden files after a change of words: KILLABLE_RENEW_GOLDEN=1 pytest tests/e2e/test_explain.py, and read
+what `git diff` shows.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.served import Command, Serve
+
+from killable import Client
+
+GOLDEN = Path(__file__).parent / "golden"
+ENDINGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "completed": ("completes", {}),
+    "cancelled": ("cleans_up", {"grace_s": 20}),
+    "cancelled, native code": ("native", {"ack_s": 0.2, "grace_s": 20}),
+    "timeout.run": ("waits", {"run_s": 0.2}),
+    "timeout.operation": ("waits", {"operation_s": {"load/download": 0.2}}),
+    "limit.memory": ("grows", {"memory_bytes": 64 << 20}),
+    "crash": ("crashes", {}),
+    "exception": ("raises", {}),
+    "killed_externally": ("is_killed", {}),
+}
+SETTINGS = ("ack_s", "grace_s", "run_s", "operation_s", "memory_bytes")
+
+
+def normalized(text: str) -> str:
+    """Return a story, a paragraph a line, without what differs from run to run: ids, moments, spans, sizes, places."""
+    text = re.sub(r"(?m)^ *[~^]+ *\n", "", text)  # what Python 3.13 puts below a line of a traceback
+    text = "".join(f"{' '.join(paragraph.split())}\n" for paragraph in text.split("\n\n"))
+    for pattern, instead in (
+        (r"job-[0-9a-f]{8}[0-9a-f-]*", "JOB"),
+        (r"correlation_id [0-9a-f-]{36}", "correlation_id ID"),
+        (r"\d\d:\d\d:\d\d\.\d{3}( UTC on \d{4}-\d\d-\d\d)?", "TIME"),
+        (r"\b[\d,.]+ (ms|s)\b", "SPAN"),
+        (r"\b[\d,.]+ (B|KiB|MiB|GiB|bytes)\b", "SIZE"),
+        (r"\bw-\d+", "WORKER"),
+        (r"\bpid \d+", "pid N"),
+        (r'"/[^"]*/([a-z_]+\.py)", line \d+', r'"\1", line N'),
+        (r"\((cgroup\+)?descendants\)", "(PROOF)"),
+        (r" SPAN the next worker was ready in its place", ""),  # perhaps not yet
+        (
+            r"(It was not the out-of-memory killer|The kernel's out-of-memory killer is the usual sender; [^.]*)\.",
+            "OOM.",
+        ),
+    ):
+        text = re.sub(pattern, instead, text)
+    return text
+
+
+@pytest.mark.own_server
+def test_each_ending_is_told_as_in_its_golden_file(tmp_path: Path, serve: Serve) -> None:
+    shutil.copy(GOLDEN / "storied.py", tmp_path)
+    server = serve("storied.py", "--port", "0")
+    command = Command(tmp_path, server.url)
+    stories = {}
+    with Client(server.url) as client:
+        for name, (type, limits) in ENDINGS.items():
+            job = client.submit(type, {}, limits=limits)
+            if name.startswith("cancelled"):
+                next(iter(job))
+                job.cancel(reason="enough")
+            assert any(event.is_terminal for event in job.events()), name
+            stories[name] = normalized(command.ok("explain", job.id))
+    if os.environ.get("KILLABLE_RENEW_GOLDEN"):
+        for name, story in stories.items():
+            (GOLDEN / f"{name}.txt").write_text(story)
+    assert stories == {name: (GOLDEN / f"{name}.txt").read_text() for name in ENDINGS}
+
+
+@pytest.mark.parametrize("name", ENDINGS)
+def test_the_last_paragraph_names_one_setting_or_none(name: str) -> None:
+    last = (GOLDEN / f"{name}.txt").read_text().rpartition("\nChange")[2]
+    named = {setting for setting in SETTINGS if re.search(rf"\b{setting}\b|--{setting.replace('_', '-')}\b", last)}
+    expected = {"cancelled, native code": {"ack_s"}, "timeout.run": {"run_s"}, "timeout.operation": {"operation_s"},
+                "limit.memory": {"memory_bytes"}}.get(name, set())  # fmt: skip
+    assert named == expected, last
+    assert named or last.lstrip(" :\n").startswith("None"), last

@@ -185,9 +185,9 @@ async def test_workers_of_another_user(supervisor: StartSupervisor) -> None:
         assert told["rlimits"]["NPROC"] == 9 + TASKS_SPARE
         assert story.lines == ["printed through /dev/stdout"]
         assert not Path(told["tmp"]).exists()
-    job_id = await submit(server, "burns", how="child")
-    await said(server, job_id)
-    assert (await stop(server, job_id, grace_s=0)).certificate["processes_swept"] >= 1
+    job_id = await submit(server, "forks", children=2)
+    await said(server, job_id, 2)  # the second one when both are there
+    assert (await stop(server, job_id, grace_s=0)).certificate["processes_swept"] == 2
     folder = Path(first.end["result"]["tmp"]).parent
     await until_async(lambda: not folder.exists() or Pending(list(folder.iterdir())), "the worker's folder is gone")
 

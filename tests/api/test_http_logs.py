@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 from serving import Server, StartServer
+from support.processes import main_thread_cpu_s
+from support.waiting import Pending, until_async
 
 from killable.supervisor.telemetry import logs
 
@@ -67,6 +69,13 @@ async def test_a_job_that_completes_is_submitted_started_and_completed(written: 
     assert {each["logger"] for each in (submitted, started, completed)} == {"killable.jobs"}
 
 
+async def computes(server: Server, job_id: str) -> None:
+    pid = (await server.supervisor.get(job_id)).pid
+    assert pid is not None
+    before = main_thread_cpu_s(pid)
+    await until_async(lambda: main_thread_cpu_s(pid) - before >= 0.02 or Pending(pid), f"{pid} computes")
+
+
 @pytest.mark.row("F5", "F8")
 @pytest.mark.parametrize(
     ("job_type", "query", "signals"),
@@ -81,6 +90,7 @@ async def test_a_cancel_and_its_escalation_are_told_step_by_step(
 ) -> None:
     job_id = await server.submit(job_type)
     await server.read(job_id, until="started")
+    await computes(server, job_id)  # it is in its loop, or in its native call, and stays there
     await server.client.delete(f"/v1/jobs/{job_id}{query}")
     _, started, asked, *sent, cancelled = written.of(job_id)
     assert (asked["event"], asked["by"], asked["reason"]) == ("cancel_requested", "user", "enough")

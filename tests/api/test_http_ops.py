@@ -154,6 +154,7 @@ def _check(description: dict[str, Any], path: str, method: str, status: int, kin
 
 @pytest.mark.row("B15")
 @pytest.mark.row("B9")
+@pytest.mark.soak  # a race in the test: open
 async def test_a_dropped_job_is_a_404_that_says_what_became_of_it(start_server: StartServer) -> None:
     async with start_server(keep_jobs=1) as server:
         first, second = [await server.submit("echo", text="x") for _ in range(2)]

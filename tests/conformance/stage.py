@@ -34,6 +34,9 @@ class Heard:
         self.fork_errno: int | None = None
         self.protocol_error = ""
         self.gone: Gone | None = None
+        self.process: Process | None = None
+        self.stack_at_exit: str | None = None
+        """Read when the exit is told, as the attempt does: soon after it is gone with the process."""
 
     def on_forked(self, pid: int) -> None:
         self._note("forked")
@@ -65,6 +68,7 @@ class Heard:
 
     def on_exited(self) -> None:
         self._note("exited")
+        self.stack_at_exit = None if self.process is None else self.process.stack()
 
     def on_gone(self, gone: Gone) -> None:
         self._note("gone")
@@ -174,6 +178,7 @@ class Stage(ABC):
         self._numbers += 1
         heard = Heard()
         worker = Worker(self.spawner.fork(f"w-{self._numbers}", heard), heard)
+        heard.process = worker.process
         self.zygote.workers.append(worker)
         return worker
 

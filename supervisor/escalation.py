@@ -89,8 +89,8 @@ class Escalation:
 
     @property
     def wants_use(self) -> bool:
-        """Whether `tick` needs what the worker has used of the processor."""
-        return self.phase is Phase.DELIVERED and self.rules.adaptive
+        """Whether `delivered`, or the next `tick`, needs what the worker has used of the processor."""
+        return self.phase in (Phase.ASKED, Phase.DELIVERED) and self.rules.adaptive
 
 
 Move = tuple[Escalation, tuple[Action, ...]]

@@ -101,7 +101,8 @@ class Termination:
             now = self._clock.now()
             if bell == _SIGTERM:
                 self._stamps.note("delivered", now)
-                use = None if BELL_ACKNOWLEDGED in bells else self._worker.process.processor_use()
+                wanted = self._plan.wants_use and BELL_ACKNOWLEDGED not in bells
+                use = self._worker.process.processor_use() if wanted else None
                 self._do(escalation.delivered(self._plan, now, use))
             elif bell == BELL_ACKNOWLEDGED:
                 self._stamps.note("delivered", now)

@@ -57,8 +57,8 @@ class Doorbell:
         self.stopping: Stopping | None = None
         self.operations: Operations | None = None
         self.shields = 0
-        self._expired: int | None = None
-        """The operation whose end is still to be raised."""
+        self._expired: set[int] = set()
+        """The operations whose ends are still to be raised, by number."""
         self._told: tuple[int, OperationTimedOut] | None = None
         """The one that was raised last."""
 
@@ -76,7 +76,7 @@ class Doorbell:
         self.stopping = None
         self._raised = False
         self.shields = 0
-        self._expired = self._told = None
+        self._expired, self._told = set(), None
         self._fence = fence
 
     def forget(self) -> None:
@@ -116,7 +116,7 @@ class Doorbell:
             if word.kind == Kind.STOP:
                 self._take_stop(Stop.decode(word.payload), frame)
             else:
-                self._expired = Expire.decode(word.payload).number
+                self._expired.add(Expire.decode(word.payload).number)
                 self._tell(BELL_EXPIRED)
 
     def _take_stop(self, stop: Stop, frame: FrameType | None) -> None:
@@ -127,7 +127,7 @@ class Doorbell:
 
     def _deliver(self, frame: FrameType | None) -> None:
         """Raise what there is to raise."""
-        if self.stopping is None and self._expired is None:
+        if self.stopping is None and not self._expired:
             return
         if _is_in_hook(frame):
             self._tell(BELL_SWALLOWED)  # swallowed here, nobody would be told: another bell
@@ -142,13 +142,15 @@ class Doorbell:
             raise self.stopping
 
     def _raise_expired(self, frame: FrameType | None) -> None:
-        if self._expired is None or self.shields or self.operations is None:
+        """Raise the end of the outermost one: those inside it are left with it."""
+        if self.shields or self.operations is None:
             return
-        number, self._expired = self._expired, None
-        error = self.operations.expired(number, frame)
-        if error is not None:
-            self._told = number, error
-            raise error
+        expired, self._expired = sorted(self._expired), set()
+        for number in expired:
+            error = self.operations.expired(number, frame)
+            if error is not None:
+                self._told = number, error
+                raise error
 
     def raise_deferred(self) -> None:
         """The last shield may be down: raise what came meanwhile."""
@@ -187,7 +189,7 @@ class Doorbell:
             self._raised = False
             self._tell(BELL_SWALLOWED)
         elif self._told is not None and unraisable.exc_value is self._told[1]:
-            self._expired = self._told[0]
+            self._expired.add(self._told[0])
             self._tell(BELL_SWALLOWED)
         else:
             self._next_hook(unraisable)

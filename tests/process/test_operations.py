@@ -66,7 +66,8 @@ async def test_a_job_that_catches_what_is_raised_goes_on(jobs_per_worker_max: in
     assert "requested" not in story.certificate and story.certificate["exit_code"] == 0, "a rung worker is not reused"
     for type, expected in (
         ("raises_outer", ["inner left", "outer"]), ("swallows_it", "came through"), ("waits_in_asyncio", "fetch"),
-        ("leaves_in_time", "done"), ("shields_an_operation", ["section done", "raised", "left inside"]),
+        ("leaves_in_time", "done"), ("shields_two_operations", ["inside: outer", "outer"]),
+        ("shields_an_operation", ["section done", "raised", "left inside"]),
     ):  # fmt: skip
         story = await run(server, type, limits=LONG)
         assert (story.state, story.end["result"]) == ("completed", expected), (type, story.error)

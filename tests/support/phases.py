@@ -196,6 +196,24 @@ def shields(ctx: Context, section_s: float = 0.1, nested: bool = False) -> None:
 
 
 @job
+def shields_two_operations(ctx: Context) -> list[str]:
+    """Have the ends of two operations deferred, one inside the other: the outer one's is what is raised."""
+    mark(ctx)
+    met = []
+    try:
+        with ctx.operation("outer", 0.05, "raise"):
+            try:
+                with ctx.operation("inner", 0.05, "raise"), ctx.shield():
+                    ctx.sleep(0.3)
+            except OperationTimedOut as error:
+                met.append(f"inside: {error.path}")
+                raise
+    except OperationTimedOut as error:
+        met.append(error.path)
+    return met
+
+
+@job
 def shields_an_operation(ctx: Context) -> list[str]:
     """Have an operation's end deferred: raised behind the section, and not at all when it was left inside."""
     mark(ctx)

@@ -83,8 +83,10 @@ class Attempt:
         self._closing: bytes | Raised | None = None
         self._protocol_error = ""
         self._stack: str | None = None
+        self._asked: Verdict | None = None
+        """Who asked it to end, and why; whether it did is another matter."""
         self._operation: str | None = None
-        """In which it was when it was asked to end."""
+        """In which it was then."""
         self.certificate = Certificate()
 
     def begin(self) -> None:
@@ -110,7 +112,7 @@ class Attempt:
                 self._termination.shorten(grace_s)
                 self._arm()
             return
-        entry.verdict = verdict
+        entry.verdict = self._asked = verdict
         self._stamps.note("requested", self._clock.now())
         self._operation = self._deadlines.operation
         grace = entry.limits.grace_s if grace_s is None else min(grace_s, entry.limits.grace_s)
@@ -322,7 +324,7 @@ class Attempt:
         self._owner.on_ended(self, outcome)
 
     def _certify(self) -> Certificate:
-        verdict = self.entry.verdict or Verdict("")
+        verdict = self._asked or self.entry.verdict or Verdict("")
         return self._stamps.certificate(
             early_kill=self._termination.early_kill,
             cause=verdict.code,

@@ -133,7 +133,9 @@ async def test_a_kill_may_come_before_the_fork_is_told(stage: Stage) -> None:
     worker = stage.fork()
     worker.process.kill()
     await stage.gone(worker)
-    assert [call for call in worker.heard.calls if call != "frames"] == ["forked", "exited", "gone"]
+    *told, last = [call for call in worker.heard.calls if call != "frames"]
+    # An exit that is known when the fork is told comes first, so that nobody takes it for alive.
+    assert (sorted(told), last) == (["exited", "forked"], "gone")
     assert worker.heard.ending.signal == signal.SIGKILL
 
 

@@ -22,6 +22,7 @@ def test_an_unkillable_job_ends_its_slot_is_quarantined_and_the_others_go_on() -
         assert job.code == "unkillable" and job.state == "failed"
         assert near(sim.loop.time(), sim.truth(job).kill_at + sim.settings.unkillable_s)  # type: ignore[operator]
         assert not {"exited", "reaped", "tree_empty"} & set(job.certificate)
+        assert (job.certificate["cause"], job.certificate["by"]) == ("cancelled", "user")  # who asked is not forgotten
         (record,) = await sim.supervisor.pools()
         assert record.quarantined == 1
         able, degraded = await sim.supervisor.ready()

@@ -150,8 +150,14 @@ async def test_a_job_that_ended_by_itself_before_the_zygote_died_is_not_called_l
     job_id = await submit(server, "waits_for", gate="/nowhere")
     await said(server, job_id)
     await when_ready(server)  # the second job gets its worker at once, not from a zygote that is stopped
-    crashing = await submit(server, "exits", code=9)
     os.kill(zygote, signal.SIGSTOP)
+
+    def stopped() -> bool | Pending:
+        seen = processes.look(zygote)
+        return (seen is not None and seen.state == "T") or Pending(seen)
+
+    await until_async(stopped, "the zygote is stopped: before the job ends, or it would reap it")
+    crashing = await submit(server, "exits", code=9)
     story = asyncio.create_task(follow(server, crashing))
     record = await server.get(crashing)
     assert record.pid is not None

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
+import time
 from contextlib import closing
 from typing import Any
 
@@ -28,30 +30,52 @@ KINDS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "operation_s": ("operation", {}, {"operation_s": {"wait": DUE_S}}),
     "operation_s, raised": ("operation", {"raises": True}, {"operation_s": {"wait": DUE_S}}),
 }
-LATE = "deadline → Stopping raised in the job, late by, ms"
+SENT = "deadline → SIGTERM sent, late by, ms"
+HEARD = "deadline → raised in the job, late by, ms"
 NATIVE_RUN_S, ACK_S = 0.5, 0.5
 NATIVE = "run_s 0.5 in native code → dead, ms"
 TREES, GRACE_S = 32, 1.0
 TREE = "32 hostile trees → the last one empty, over the grace, ms"
 
 
+class Sent(logging.Handler):
+    """Stamps the line that says that SIGTERM is out: it is written right behind the signal."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.at: dict[str, float] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage() == "term_sent":
+            self.at[record.__dict__["job_id"]] = time.monotonic()
+
+
 async def measure_lateness(plan: Plan, results: Samples) -> None:
-    async with testbed.supervising(testbed.pool("punctual", workers=AT_ONCE)) as supervisor:
-        for _ in range(plan.kills):
-            for name, (type, input, limits) in KINDS.items():
-                jobs = [await testbed.submit(supervisor, type, limits=limits, **input) for _ in range(AT_ONCE)]
-                for job in jobs:
-                    late_ms = await _late_ms(supervisor, job.job_id)
-                    results.add(LATE, late_ms)
-                    results.add(f"{name} late by, ms", late_ms)
+    sent, log = Sent(), logging.getLogger("killable.jobs")
+    log.addHandler(sent)
+    log.setLevel(logging.INFO)
+    try:
+        async with testbed.supervising(testbed.pool("punctual", workers=AT_ONCE, spares=AT_ONCE)) as supervisor:
+            for _ in range(plan.kills):
+                for name, (type, input, limits) in KINDS.items():
+                    await testbed.warm(supervisor)
+                    jobs = [await testbed.submit(supervisor, type, limits=limits, **input) for _ in range(AT_ONCE)]
+                    for job in jobs:
+                        await _note(supervisor, job.job_id, name, sent, results)
+    finally:
+        log.removeHandler(sent)
 
 
-async def _late_ms(supervisor: Supervisor, job_id: str) -> float:
+async def _note(supervisor: Supervisor, job_id: str, name: str, sent: Sent, results: Samples) -> None:
     record = await _ended(supervisor, job_id)
     if record.state != "timed_out" or record.partial is None:
         raise RuntimeError(f"not timed out: {record}")
     began, told = json.loads(record.partial)
-    return float((told - began - DUE_S) * 1000)
+    results.add(HEARD, (told - began - DUE_S) * 1000)
+    if job_id in sent.at:  # an end that is raised in the job is no stop, and has no such line
+        late_ms = (sent.at[job_id] - began - DUE_S) * 1000
+        results.add(SENT, late_ms)
+        results.add(f"{name} late by, ms", late_ms)
 
 
 async def _ended(supervisor: Supervisor, job_id: str) -> Any:
@@ -101,11 +125,13 @@ PARTS = {"deadlines": measure_lateness, "native code": measure_native, "hostile 
 
 
 def figures(results: Samples) -> list[Figure]:
-    each = ", ".join(f"{name} {results.percentile(f'{name} late by, ms', 99) or 0:.1f}" for name in KINDS)
+    kinds = [name for name in KINDS if f"{name} late by, ms" in results]
+    each = ", ".join(f"{name} {results.percentile(f'{name} late by, ms', 99) or 0:.1f}" for name in kinds)
     return [
         Figure(
-            "deadline → SIGTERM heard, late by, p99 over all kinds, 8 jobs at once", 10,
-            results.percentile(LATE, 99), "ms", note=f"p50 {results.median(LATE) or 0:.1f}; p99: {each}",
+            "deadline → SIGTERM sent, late by, p99 over all kinds, 8 jobs at once", 10,
+            results.percentile(SENT, 99), "ms", note=f"p50 {results.median(SENT) or 0:.1f}; p99: {each}; "
+            f"raised in the job p50 {results.median(HEARD) or 0:.1f}, p99 {results.percentile(HEARD, 99) or 0:.1f}",
         ),
         Figure(
             "run_s 0.5 on a native call that holds the GIL → dead", (NATIVE_RUN_S + ACK_S) * 1000 + 20,

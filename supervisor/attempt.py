@@ -27,6 +27,7 @@ from killable.workers.frames import Frame, encode
 from killable.workers.messages import (
     BELL_EXPIRED,
     BELL_SWALLOWED,
+    Entered,
     Expire,
     Idle,
     Kind,
@@ -187,7 +188,7 @@ class Attempt:
         try:
             match kind:
                 case Kind.ENTERED if not self._entered and self._closing is None:
-                    self._on_entered()
+                    self._on_entered(Entered.decode(payload))
                 case Kind.RESULT if self._entered and self._closing is None and is_value:
                     self._on_closing(payload)
                 case Kind.RAISED if self._closing is None:
@@ -209,14 +210,17 @@ class Attempt:
         except (ValueError, TypeError, RecursionError) as error:
             self._break(f"a frame of kind {kind} that cannot be read: {error}")
 
-    def _on_entered(self) -> None:
+    def _on_entered(self, entered: Entered) -> None:
         self._entered = True
         self._owner.transition(self.entry, Cause.ENTERED)
         self._owner.on_entered(self)
         if not self._transcript.open():
             self._stop_for_output()
         if not self._termination.has_begun and "exited" not in self._stamps:
-            self._deadlines.entered(self._clock.now())
+            # Its own word on when that was, as far as it can be true: time that passed before it was read counts too.
+            now = self._clock.now()
+            at = now if entered.at is None else max(self.entry.assigned or now, min(entered.at, now))
+            self._deadlines.entered(at)
             self._arm()
 
     def _on_operation(self, entered: OperationEntered) -> None:

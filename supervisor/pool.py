@@ -134,7 +134,11 @@ class Pool:
         return worker
 
     def fill(self) -> None:
-        """Fork what is missing and let go what is too many."""
+        """Fork what is missing, one in a turn of the loop, and let go what is too many.
+
+        Eight forks in one turn took up to 27 ms, in which no frame was read and no signal sent: each has a cgroup made,
+        beside a zygote that is forking into the last one.
+        """
         if self._closing or self._zygote is not Zygote.READY or self._retry is not None:
             return
         occupancy = self.occupancy()
@@ -143,9 +147,8 @@ class Pool:
         wanted = scheduler.forks_wanted(occupancy)
         if self.state == "broken" and not occupancy.idle + occupancy.spawning:
             wanted = max(1, wanted)  # a probe: nobody can queue here while it is broken
-        for _ in range(wanted):
-            if not self._fork():
-                return
+        if wanted and self._fork() and wanted > 1 and self._refill is None:
+            self._refill = self._clock.call_at(self._clock.now(), self._fill_now)
 
     def fill_soon(self) -> None:
         """Fill when the job that was just assigned has started: the fork of the next spare would take its core."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import time
 import traceback
 from collections.abc import Mapping
 from types import GeneratorType
@@ -18,7 +19,7 @@ from killable.workers.codec import Codec, Unserializable
 from killable.workers.context import Context, Stopping
 from killable.workers.exitcodes import ExitCode
 from killable.workers.jobs import InputError, Job
-from killable.workers.messages import Kind, Raised, Run
+from killable.workers.messages import Entered, Kind, Raised, Run
 from killable.workers.operations import OperationTimedOut
 from killable.workers.removal import remove_tree
 from killable.workers.rlimits import ResourceLimits
@@ -107,7 +108,7 @@ class Attempt:
             )
             self._context = context
             arguments = job.bind(self._input(), context)
-            self._channel.send(Kind.ENTERED, b"{}")
+            self._channel.send(Kind.ENTERED, Entered(time.monotonic()).encode())
             value = job.function(**arguments)
             if isinstance(value, GeneratorType):  # of a generator function, or of one that returns what another made
                 doorbell.generator = value

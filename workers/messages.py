@@ -25,7 +25,7 @@ class Kind(IntEnum):
     READY = 1
     """The handler stands, the preloads ran: this worker may be given a job and signalled."""
     ENTERED = 2
-    """The job function is about to be entered."""
+    """The job function is about to be entered (`Entered`)."""
     TOKEN = 3
     PROGRESS = 4
     CHECKPOINT = 5
@@ -125,6 +125,25 @@ class Stop:
     @classmethod
     def decode(cls, payload: bytes) -> Stop:
         return cls(**json.loads(payload))
+
+
+@dataclass(frozen=True, slots=True)
+class Entered:
+    """The job function is about to be entered."""
+
+    at: float | None = None
+    """CLOCK_MONOTONIC seconds, which all processes of a machine share: a busy supervisor may read this later."""
+
+    def encode(self) -> bytes:
+        return dump_json(asdict(self))
+
+    @classmethod
+    def decode(cls, payload: bytes) -> Entered:
+        """Raise ValueError or TypeError for what no worker of ours writes."""
+        entered = cls(**json.loads(payload))
+        if entered.at is not None and type(entered.at) is not float:
+            raise TypeError(f"not seconds: {entered.at!r}")
+        return entered
 
 
 @dataclass(frozen=True, slots=True)

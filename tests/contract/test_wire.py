@@ -15,7 +15,7 @@ from killable.supervisor.configuration.tables import CapsTable, LimitsTable
 from killable.supervisor.job import LIMIT_NAMES, PHASES, Certificate
 from killable.workers import control, messages
 from killable.workers.control import Ending
-from killable.workers.messages import Expire, Idle, Kind, OperationEntered, OperationLeft, Raised, Run, Stop
+from killable.workers.messages import Entered, Expire, Idle, Kind, OperationEntered, OperationLeft, Raised, Run, Stop
 
 ENDING = Ending(None, 9, True, 1 << 20, 0.5, 0.25, 12.5)
 CONTROL = list(typing.get_args(control.Message))
@@ -51,6 +51,7 @@ def test_a_control_message_of_another_version_is_refused(wire: dict[str, Any]) -
         Stop("cancelled", "user", 2.5, "because"),
         Raised("exception", "KeyError", "'x'", "Traceback", 3),
         Idle(False, "it left a thread"),
+        Entered(12.5),
         OperationEntered(3, "load/download", 2.5, True),
         OperationLeft(3),
         Expire(3),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -27,6 +28,9 @@ environment.
 """
 _PF_FORKNOEXEC = 0x40
 """Of proc(5), stat, field 9: forked, and no exec since (linux/sched.h)."""
+_PF_KTHREAD = 0x200000
+_EXEC_LOOK_S, _EXEC_LOOKS_MAX = 0.001, 100
+"""Between two looks at a process whose exec is under way, and how many: it is over when it gets the processor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,13 +140,30 @@ def _carriers(is_meant: Callable[[str], bool]) -> Iterator[int]:
 
 def _cookie_of(pid: str) -> str:
     """Raise OSError when that cannot be told."""
-    try:
-        with open(f"/proc/{pid}/environ", "rb", buffering=0) as file:
-            environment = b"\0" + file.readall()
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return ""  # gone, or another user's
+    for _ in range(_EXEC_LOOKS_MAX):
+        try:
+            with open(f"/proc/{pid}/environ", "rb", buffering=0) as file:
+                environment = b"\0" + file.readall()
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            return ""  # gone, or another user's
+        if len(environment) > 1 or not _is_in_exec(pid):
+            break
+        time.sleep(_EXEC_LOOK_S)
     _, found, rest = environment.partition(f"\0{COOKIE}=".encode())
     return rest.partition(b"\0")[0].decode("utf-8", "replace") if found else ""
+
+
+def _is_in_exec(pid: str) -> bool:
+    """Tell whether it has a new memory into which no environment was written yet, so that it seems to have none.
+
+    Where that will begin is not known then (proc(5), stat, field 50); of the dead and of kernel threads it never is.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+            fields = file.readall().rpartition(b")")[2].split()
+    except OSError:
+        return False
+    return fields[0] not in (b"Z", b"X") and not int(fields[6]) & _PF_KTHREAD and fields[47] == b"0"
 
 
 def _command(pid: int) -> str:

@@ -119,8 +119,8 @@ class _Writer(logging.Handler):
     def _write(self) -> None:
         while True:
             self._there_is_more.wait()
+            self._there_is_more.clear()  # before the look at the end, or its call could be cleared with it, and lost
             is_last = self._closing.wait(GATHER_S)
-            self._there_is_more.clear()
             lines = [self._lines.popleft() for _ in range(len(self._lines))]
             try:
                 self._stream.write("".join(f"{line}\n" for line in lines))

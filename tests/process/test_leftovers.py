@@ -164,6 +164,18 @@ def test_what_is_swept_by_its_cookie_is_logged(caplog: pytest.LogCaptureFixture)
     until(lambda: Pending(left) if (left := processes.marked(cookies.COOKIE, cookie)) else True, "nothing is left")
 
 
+@pytest.mark.row("D18")
+def test_the_cookie_of_a_process_whose_exec_is_under_way_is_read_when_it_is_there() -> None:
+    """Its environment reads empty for a moment, in which `Popen` has returned already."""
+    cookie = f"test-{os.getpid()}/instance/pool/2"
+    read = []
+    for _ in range(100):
+        with subprocess.Popen(["sleep", "3600"], env={**os.environ, cookies.COOKIE: cookie}) as process:
+            read.append(cookies._cookie_of(str(process.pid)))
+            process.kill()
+    assert set(read) == {cookie}
+
+
 STARTED_FROM_A_LEFTOVER = """
 import os, subprocess, sys
 from killable.supervisor import clock
@@ -186,7 +198,7 @@ def in_namespace(script: str, *options: str) -> str:
     command = ["unshare", "--pid", "--fork", "--kill-child", *options]
     if subprocess.run([*command, "true"], capture_output=True).returncode:
         pytest.skip("a pid namespace of one's own is not permitted here")
-    done = subprocess.run([*command, sys.executable, "-c", script], capture_output=True, text=True)
+    done = subprocess.run([*command, sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 

@@ -220,3 +220,26 @@ def test_a_reader_that_has_gone_is_no_fault() -> None:
     configured.close()
     with contextlib.suppress(BrokenPipeError):
         stream.close()
+
+
+def test_an_end_that_comes_right_behind_the_gathering_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread has looked whether it is the last time, and is told so before it looks again."""
+
+    class Late(threading.Event):
+        """Does what `close` does in the moment after a wait that was in vain."""
+
+        def wait(self, timeout: float | None = None) -> bool:
+            was_set = super().wait(timeout)
+            if not was_set:
+                self.set()
+                writer._there_is_more.set()
+            return was_set
+
+    stream = io.StringIO()
+    configured = logs.configure("text", stream=stream)
+    writer = next(handler for handler in logging.root.handlers if isinstance(handler, logs._Writer))
+    monkeypatch.setattr(writer, "_closing", Late())
+    log.info("last")
+    until(lambda: not writer._thread.is_alive() or Pending(writer._thread), "the log's thread has ended")
+    configured.close()
+    assert "last" in stream.getvalue()

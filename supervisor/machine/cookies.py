@@ -140,15 +140,19 @@ def _carriers(is_meant: Callable[[str], bool]) -> Iterator[int]:
 
 def _cookie_of(pid: str) -> str:
     """Raise OSError when that cannot be told."""
+    believed = False
     for _ in range(_EXEC_LOOKS_MAX):
         try:
             with open(f"/proc/{pid}/environ", "rb", buffering=0) as file:
                 environment = b"\0" + file.readall()
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             return ""  # gone, or another user's
-        if len(environment) > 1 or not _is_in_exec(pid):
+        if len(environment) > 1 or believed:
             break
-        time.sleep(_EXEC_LOOK_S)
+        if _is_in_exec(pid):
+            time.sleep(_EXEC_LOOK_S)
+        else:
+            believed = True  # if it is as empty once more: the exec may have been over by this look
     _, found, rest = environment.partition(f"\0{COOKIE}=".encode())
     return rest.partition(b"\0")[0].decode("utf-8", "replace") if found else ""
 

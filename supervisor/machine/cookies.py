@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import select
 import signal
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -150,7 +149,7 @@ def _cookie_of(pid: str) -> str:
         if len(environment) > 1 or believed:
             break
         if _is_in_exec(pid):
-            time.sleep(_EXEC_LOOK_S)
+            _wait_for_end(int(pid), _EXEC_LOOK_S)
         else:
             believed = True  # if it is as empty once more: the exec may have been over by this look
     _, found, rest = environment.partition(f"\0{COOKIE}=".encode())
@@ -178,6 +177,15 @@ def _command(pid: int) -> str:
             return f"{comm.read().strip().decode(errors='replace')}: {words.strip().decode(errors='replace')}"
     except OSError:
         return ""
+
+
+def _wait_for_end(pid: int, at_most_s: float) -> None:
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    _wait_for([pidfd], clock.monotonic() + at_most_s)
+    os.close(pidfd)
 
 
 def _wait_for(pidfds: list[int], give_up_at: float) -> None:

@@ -100,7 +100,7 @@ def check(ended: list[Race], count: int, seed: int) -> None:
     outcomes = Counter(race.story.state for race in ended)
     said = f"{outcomes}, seed {seed}"
     assert set(outcomes) == {"completed", "cancelled"} and outcomes.total() == count, said
-    assert min(outcomes.values()) >= 0.02 * count, said  # on a busy machine one of the two is rare
+    assert min(outcomes.values()) >= 0.15 * count, said
     # A worker that was signalled is never given another job, whatever became of the one that it had.
     signalled = {race.story.pid: race for race in ended if "term_sent" in race.story.phases}
     for race in ended:

@@ -39,9 +39,9 @@ def grows(ctx: Context, mib: int = 1, every_s: float = 0.0, stubborn: bool = Fal
     mark(ctx)
     if stubborn:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    enter(ctx)
     chunks = []
     try:
+        enter(ctx)
         while True:
             with contextlib.suppress(MemoryError):
                 chunks.append(_fill(mib))

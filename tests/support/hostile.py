@@ -2,7 +2,8 @@
 
 Runs in: worker. Uses what a user has, `from killable import ...`, and nothing else of ours. Each job gives its process
 (and so its forks) a name made of its job id, by which a test finds them in /proc; most emit "in" right before the
-hostile act. `families`, `words` and `obedient` are the rest of the pool.
+hostile act, and those that clean up emit it inside their `try`: a job may be told to end as soon as it has said so.
+`families`, `words` and `obedient` are the rest of the pool.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ ITERATIONS_FOR_EVER = 2**31 - 1
 @job
 def loop_python(ctx: Context) -> None:
     """Compute in Python for ever; say when `finally` ran."""
-    enter(ctx)
     try:
+        enter(ctx)
         while True:
             pass
     finally:
@@ -136,13 +137,14 @@ def replaces_handler(ctx: Context, cpu_s: float = 0.0) -> str:
 @job
 def catches_stopping(ctx: Context) -> None:
     """Catch Stopping and go on."""
-    enter(ctx)
-    while True:
-        try:
-            while True:
-                pass
-        except Stopping as stopping:
-            ctx.emit(f"caught {stopping.cause}")
+    try:
+        enter(ctx)
+        while True:
+            pass
+    except Stopping as stopping:
+        ctx.emit(f"caught {stopping.cause}")
+        while True:
+            pass
 
 
 @job

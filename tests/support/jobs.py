@@ -90,8 +90,8 @@ def leaves(exit_code: int) -> None:
 @job(grace_s=30)
 def slow_clean(gate: str, value_chars: int = 0) -> Iterator[str]:
     """Yield one token, compute until stopped, then clean up until the gate opens; return from the clean-up."""
-    yield "working"
     try:
+        yield "working"
         while True:
             pass
     except Stopping:

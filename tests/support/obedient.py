@@ -32,8 +32,8 @@ from killable import Context, Stopping, job
 @job
 def returns_in_grace(ctx: Context) -> str:
     """Return a value when told to end."""
-    enter(ctx)
     try:
+        enter(ctx)
         while True:
             pass
     except Stopping as stopping:
@@ -44,8 +44,8 @@ def returns_in_grace(ctx: Context) -> str:
 def cleans_slowly(ctx: Context, cpu_s: float) -> Iterator[str]:
     """Clean up for a while when told to end, computing in Python."""
     mark(ctx)
-    yield "in"
     try:
+        yield "in"
         while True:
             pass
     except Stopping:
@@ -194,8 +194,8 @@ def works_ordinarily(ctx: Context, on: str) -> None:
             while True:
                 await queue.get()
 
-    enter(ctx)
     try:
+        enter(ctx)
         while True:
             match on:
                 case "json":

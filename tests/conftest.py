@@ -26,6 +26,11 @@ PROOFS = ("cgroup+descendants", "descendants")
 LEAVE_S = 20.0
 """How long what a test has ended may take to go. It goes in milliseconds; a leak never does."""
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell script that starts this with & has had it ignored (POSIX, Shell 2.12), and everything that a test starts
+    # would inherit that: nothing would hear Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 # ── nothing is left ──
 

@@ -7,6 +7,7 @@ Whoever asked for the stop may go away: the attempt owns what it started.
 from __future__ import annotations
 
 import asyncio
+import base64
 from typing import TYPE_CHECKING, Protocol
 
 from killable.supervisor import exits, inputs, payloads
@@ -95,7 +96,7 @@ class Attempt:
         process = self.worker.process
         process.hold(self.fence)
         try:
-            process.send(*inputs.run_order(self.entry, self.fence))
+            process.send(*inputs.run_order(self.entry, self.fence, -1 if self._json else self.worker.new_outlet()))
             self._watching.begin()
         finally:  # whatever became of the order: a job that has no deadline would hold its slot for ever
             self._deadlines.assigned(self._clock.now())
@@ -190,6 +191,9 @@ class Attempt:
                 case Kind.ENTERED if not self._entered and self._closing is None:
                     self._on_entered(Entered.decode(payload))
                 case Kind.RESULT if self._entered and self._closing is None and is_value:
+                    self._on_closing(payload)
+                case Kind.RESULT_LAID if self._entered and self._closing is None and not self._json:
+                    self.entry.laid_result = self.worker.take_outlet()
                     self._on_closing(payload)
                 case Kind.RAISED if self._closing is None:
                     self._on_closing(Raised.decode(payload))
@@ -319,7 +323,9 @@ class Attempt:
             self._stop_for_output()
         entry = self.entry
         outcome = exits.classify(entry.verdict, self._closing, status or ExitStatus(), evidence or Evidence())
-        if isinstance(self._closing, bytes):
+        if isinstance(self._closing, Raised):
+            entry.exception = base64.b64decode(self._closing.pickled)
+        elif self._closing is not None:
             if outcome.state == "completed":
                 entry.result = self._closing
             else:

@@ -90,7 +90,12 @@ class Dispatcher:
                 break
             job_id = self.backlog.pop(name)
             assert job_id is not None
-            self._assign(self._registry.get(job_id), worker)
+            entry = self._registry.get(job_id)
+            if entry.listener is None or entry.listener.on_assigned(entry):
+                self._assign(entry, worker)
+            else:
+                pool.give_back(worker)
+                self._decide_queued(entry, Verdict("cancelled", by="user"))
         pool.fill_soon()
 
     def _assign(self, entry: Entry, worker: Worker) -> None:

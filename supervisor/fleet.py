@@ -48,7 +48,8 @@ class Fleet:
         if open_spawner is None:
             self._system = System.open(asyncio.get_running_loop(), self._settings, instance_id)
             open_spawner = self._system.open_spawner
-            await self._system.sweep_leftovers()
+            if self._settings.sweep:
+                await self._system.sweep_leftovers()
         for spec in self._settings.pools:
             self._pools[spec.name] = Pool(spec, clock, open_spawner, self)
         for pool in self:
@@ -70,6 +71,11 @@ class Fleet:
                 closing.create_task(pool.close())
         if self._system is not None:
             await self._system.close()
+
+    def leave_to_parent(self) -> None:
+        """In a fork of this process."""
+        if self._system is not None:
+            self._system.leave_to_parent()
 
     def __iter__(self) -> Iterator[Pool]:
         return iter(self._pools.values())

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from killable.supervisor.job import Submission
 from killable.workers.frames import encode
-from killable.workers.messages import Kind, Run
-from killable.workers.sealed import INPUT_INLINE_BYTES_MAX, SealedInput
+from killable.workers.messages import INLINE_BYTES_MAX, Kind, Run
+from killable.workers.sealed import SealedInput
 
 if TYPE_CHECKING:
     from killable.supervisor.registry import Entry
@@ -26,7 +26,7 @@ async def seal_large_input(submission: Submission) -> Submission:
     the worker's socket as that has room.
     """
     content = submission.input
-    if isinstance(content, SealedInput) or len(content) <= INPUT_INLINE_BYTES_MAX:
+    if isinstance(content, SealedInput) or len(content) <= INLINE_BYTES_MAX:
         return submission
     try:
         return replace(submission, input=await asyncio.to_thread(SealedInput.of, content))
@@ -34,11 +34,15 @@ async def seal_large_input(submission: Submission) -> Submission:
         return submission
 
 
-def run_order(entry: Entry, fence: int) -> tuple[bytes, int]:
-    """Return the order to run a job's next attempt, and the descriptor to pass with it or -1."""
+def run_order(entry: Entry, fence: int, outlet: int = -1) -> tuple[bytes, tuple[int, ...]]:
+    """Return the order to run a job's next attempt, and the descriptors to pass with it.
+
+    `outlet` is a file for its result, should that be large; -1: the worker has one, or its codec needs none.
+    """
     submission = entry.submission
     content = submission.input
-    passed = content.descriptor if isinstance(content, SealedInput) else -1
+    sealed = (content.descriptor,) if isinstance(content, SealedInput) else ()
+    passed = sealed if outlet < 0 else (*sealed, outlet)
     run = Run(
         job_id=entry.id,
         type=entry.type.name,
@@ -47,7 +51,8 @@ def run_order(entry: Entry, fence: int) -> tuple[bytes, int]:
         limits=entry.limits.as_json(),
         tags=submission.tags,
         correlation_id=submission.correlation_id,
-        sealed=passed >= 0,
+        sealed=bool(sealed),
+        outlet=outlet >= 0,
     )
     return encode(Kind.RUN, fence, 0, run.encode()), passed
 

@@ -133,6 +133,10 @@ class Pool:
             worker = self._idle.pop()
         return worker
 
+    def give_back(self, worker: Worker) -> None:
+        """It was taken, and its job has gone: whoever withdrew that ends it."""
+        self._idle.append(worker)
+
     def fill(self) -> None:
         """Fork what is missing, one in a turn of the loop, and let go what is too many.
 

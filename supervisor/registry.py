@@ -9,7 +9,7 @@ import asyncio
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from killable.supervisor.eventlog import EventLog
 from killable.supervisor.inputs import close_input
@@ -20,10 +20,23 @@ from killable.workers.errors import CODES, Refused
 
 if TYPE_CHECKING:
     from killable.supervisor.attempt import Attempt
+    from killable.workers.sealed import MemoryFile
 
 
 EVENT_BYTES = 5
 """What an event that is not recent costs in memory besides its data."""
+
+
+class JobListener(Protocol):
+    """Who is called back about one job, in the event loop's thread: the Executor, which has no task for each."""
+
+    def on_assigned(self, entry: Entry) -> bool:
+        """A worker is there for it. Return False when nobody wants it any more: then it is over."""
+        ...
+
+    def on_changed(self, entry: Entry) -> None:
+        """It has emitted something, or is over."""
+        ...
 
 
 @dataclass(slots=True, eq=False)
@@ -51,6 +64,8 @@ class Entry:
     verdict: Verdict | None = None
     outcome: Outcome | None = None
     result: bytes | None = None
+    laid_result: MemoryFile | None = None
+    """A large one of a pickle job, instead of `result`: it ends with its last reference."""
     partial: bytes | None = None
     progress: dict[str, Any] | None = None
     certificate: dict[str, Any] | None = None
@@ -59,6 +74,9 @@ class Entry:
     readers: int = 0
     queue_timer: asyncio.TimerHandle | None = None
     waiters: list[asyncio.Future[None]] = field(default_factory=list)
+    listener: JobListener | None = None
+    exception: bytes = b""
+    """What a pickle job raised, pickled."""
 
     @property
     def is_over(self) -> bool:
@@ -97,6 +115,11 @@ class Entry:
 
     def wake(self) -> None:
         """Something changed: let those who wait look again."""
+        listener = self.listener
+        if listener is not None:
+            if self.is_over:
+                self.listener = None  # that was its last word
+            listener.on_changed(self)
         if self.waiters:
             waiters, self.waiters = self.waiters, []
             for waiter in waiters:

@@ -7,7 +7,7 @@ loop's thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -104,10 +104,10 @@ class Process(Protocol):
         """From here on only signals for this attempt pass; None: the worker is idle and is not signalled."""
         ...
 
-    def send(self, order: bytes, passed: int = -1) -> None:
+    def send(self, order: bytes, passed: Sequence[int] = ()) -> None:
         """Write an order, never blocking: what the socket does not take is written when it does.
 
-        `passed` is a descriptor that goes along; it stays the caller's.
+        `passed` are descriptors that go along; they stay the caller's.
         """
         ...
 

@@ -33,7 +33,7 @@ from killable.supervisor.job import (
 from killable.supervisor.jobtypes import StartRefused
 from killable.supervisor.lifecycle import State
 from killable.supervisor.readiness import readiness
-from killable.supervisor.registry import Entry, Registry
+from killable.supervisor.registry import Entry, JobListener, Registry
 from killable.supervisor.seam import SpawnerFactory
 from killable.supervisor.settings import Settings
 from killable.supervisor.telemetry import exposition
@@ -102,6 +102,10 @@ class Supervisor:
         self._registry.retention.close()
         self._closed.set()
 
+    def leave_to_parent(self) -> None:
+        """In a fork of this process: everything below is the parent's, and none of its descriptors stays open here."""
+        self._fleet.leave_to_parent()
+
     # ── Engine: jobs ──
 
     async def submit(self, submission: Submission) -> JobRecord:
@@ -109,7 +113,11 @@ class Supervisor:
         submission = await seal_large_input(submission)
         record = None
         try:
-            record = self._replayed(submission) or self._accept(submission)
+            record = self._replayed(submission)
+            if record is None:
+                entry = self.accept(submission)
+                record = self._record(entry)
+                self._registry.note_accepted(entry, record)
         except Refused as refused:
             self._observer.on_refused(submission, refused)
             raise
@@ -126,7 +134,8 @@ class Supervisor:
         self._observer.on_replayed(first)
         return replace(first, replayed=True)
 
-    def _accept(self, submission: Submission) -> JobRecord:
+    def accept(self, submission: Submission, listener: JobListener | None = None) -> Entry:
+        """Queue or start a job whose input is where it is to lie; the way in for the Executor. Raise Refused."""
         self._drain.check()
         job_type = self._fleet.type(submission.type)
         in_force = limits.limits_of_job(job_type.limits, job_type.caps, submission.limits)
@@ -140,13 +149,20 @@ class Supervisor:
             log=EventLog(in_force.output_bytes),
             created_at=self._clock.wall(),
             created=self._clock.now(),
+            listener=listener,
         )
         self._registry.add(entry)
         self._observer.on_submitted(entry)
         self._jobs.enqueue(entry)
-        record = self._record(entry)
-        self._registry.note_accepted(entry, record)
-        return record
+        return entry
+
+    def why_broken(self) -> str:
+        """Return why no job can start, in the words of the pools that are broken; empty when none is."""
+        return "\n".join(pool.detail for pool in self._fleet.pool_records() if pool.state == "broken")
+
+    def stop(self, entry: Entry, verdict: Verdict, grace_s: float | None = None) -> None:
+        """Begin to end a job; harmless when it has ended. Its listener, or who waits for it, is told of the end."""
+        self._jobs.stop(entry, verdict, grace_s)
 
     def _check_room(self, job_type: JobType, input_bytes: int) -> None:
         """Raise Refused: queue_full."""

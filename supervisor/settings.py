@@ -51,6 +51,8 @@ class PoolSpec:
     """And this group; empty: the user's own."""
     env: Mapping[str, str] = field(default_factory=dict)
     codec: Literal["json", "pickle"] = "json"
+    setup: bytes = field(default=b"", repr=False)
+    """What an Executor's processes make ready (`workers.calls.Setup`); empty: a pool of job types."""
     folder: str = ""
     """First on the workers' sys.path, and their working directory; empty: the supervisor's own."""
 
@@ -81,5 +83,7 @@ class Settings:
     """Processor time of the whole process after which unheard native code counts as stuck."""
     unkillable_s: float = 10.0
     """After SIGKILL: then the slot is quarantined."""
+    sweep: bool = True
+    """End first what dead supervisors have left on this machine; not in a program of somebody's (the Executor)."""
     proof: Literal["", "cgroup+descendants", "descendants"] = ""
     """Forced by KILLABLE_PROOF; empty: the stronger one that the machine allows."""

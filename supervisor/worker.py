@@ -15,6 +15,7 @@ from killable.supervisor.job import WorkerId, WorkerRecord
 from killable.supervisor.seam import Gone, Process, Usage
 from killable.workers.frames import Frame
 from killable.workers.messages import Kind
+from killable.workers.sealed import MemoryFile, Outlet
 
 if TYPE_CHECKING:
     from killable.supervisor.attempt import Attempt
@@ -72,6 +73,8 @@ class Worker:
         self._exited = False
         self._broken = ""
         self._said = b""
+        self._outlet: Outlet | None = None
+        """Ours of the file in which a large result will lie."""
         self._gone = asyncio.Event()
 
     def take(self, attempt: Attempt) -> None:
@@ -114,6 +117,23 @@ class Worker:
         self.attempt = None
         self._owner.on_worker_quarantined(self)
 
+    def new_outlet(self) -> int:
+        """Return a file for the next large result, to go along with an order; -1: its process has one."""
+        if self._outlet is not None:
+            return -1
+        try:
+            self._outlet = Outlet()
+        except OSError:
+            return -1  # no descriptor is left: results go through the pipe
+        return self._outlet.descriptor
+
+    def take_outlet(self) -> MemoryFile:
+        """Return the result that was laid into it. Raise ValueError when there is none."""
+        if self._outlet is None:
+            raise ValueError("no file for a result was given to this process")
+        outlet, self._outlet = self._outlet, None
+        return outlet.take()
+
     async def until_gone(self, timeout_s: float) -> None:
         """Wait until nothing of its process is left, at most `timeout_s`."""
         try:
@@ -125,6 +145,8 @@ class Worker:
     def _leave(self) -> None:
         self.stage = Stage.GONE
         self._gone.set()
+        if self._outlet is not None:
+            self._outlet.close()
 
     # ── what its process reports ──
 

@@ -5,6 +5,7 @@ Runs in: worker.
 
 from __future__ import annotations
 
+import base64
 import errno
 import os
 import sys
@@ -48,11 +49,13 @@ class Attempt:
         tmp: str,
         rlimits: ResourceLimits,
         data_bytes: int,
+        *,
         sealed: SealedInput | None = None,
+        outlet: int = -1,
     ) -> None:
         """`data_bytes` is the worker's private memory before the job: `memory_bytes` limits the growth over it.
 
-        `sealed` is the input where the order has none; it is closed here.
+        `sealed` is the input where the order has none; it is closed here. `outlet` is a file for a large result.
         """
         self._run = run
         self._registered = registered
@@ -62,6 +65,7 @@ class Attempt:
         self._rlimits = rlimits
         self._data_bytes = data_bytes
         self._sealed = sealed
+        self._outlet = outlet
         self._context: Context | None = None
         self.exit_code: int = ExitCode.RETIRED
 
@@ -113,7 +117,8 @@ class Attempt:
             if isinstance(value, GeneratorType):  # of a generator function, or of one that returns what another made
                 doorbell.generator = value
                 value = self._drive(value)
-            return Kind.RESULT, self._codec.encode_value(value)
+            payload = self._codec.encode_result(value, self._outlet)
+            return (Kind.RESULT_LAID, b"") if payload is None else (Kind.RESULT, payload)
         except Stopping:
             raise
         except BaseException as error:
@@ -168,7 +173,13 @@ class Attempt:
             cause = "memory"
         elif isinstance(error, OSError) and error.errno == errno.EMFILE:
             cause = "files"
-        return Raised(cause, _qualified_name(type(error)), _message(error), self._traceback(error))
+        return Raised(
+            cause,
+            _qualified_name(type(error)),
+            _message(error),
+            self._traceback(error),
+            pickled=base64.b64encode(self._codec.encode_exception(error)).decode(),
+        )
 
     def _traceback(self, error: BaseException) -> str:
         """Format the job's part of the traceback: our own frames say nothing to its author."""

@@ -47,6 +47,10 @@ def load(configure: Configure, *, run_preloads: bool) -> list[dict[str, Any]]:
     """Import the modules, run the preloads that are made before a fork, and return the catalogue."""
     if configure.folder and configure.folder not in sys.path:
         sys.path.insert(0, configure.folder)
+    if configure.setup:
+        from killable.workers import calls  # needs cloudpickle, which a service's interpreter need not have
+
+        calls.prepare(Path(configure.setup).read_bytes())
     for name in configure.modules:
         import_module(name, Path(configure.folder or "."))
     if run_preloads:

@@ -12,12 +12,17 @@ import pickle
 from collections.abc import Callable
 from json.encoder import encode_basestring_ascii
 from mmap import mmap
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from killable.workers.messages import dump_json
+from killable.workers.messages import INLINE_BYTES_MAX, dump_json
+
+if TYPE_CHECKING:
+    from killable.workers.pickles import Pickled
 
 JSON_DEPTH_MAX = 200
 """Other parsers stop at 128 to 256 levels, Python's own wherever its stack happens to end."""
+_PLAIN = frozenset({str, bytes, int, float, bool, type(None)})
+"""What every pickler sends as it is."""
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _STEP = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 
@@ -45,6 +50,16 @@ class Codec(Protocol):
         """Encode what a job yielded or emitted. Raise Unserializable."""
         ...
 
+    def encode_result(self, value: Any, outlet: int) -> bytes | None:
+        """Encode a result; None: it was large, and laid into the file `outlet` (-1: there is none). Raise
+        Unserializable.
+        """
+        ...
+
+    def encode_exception(self, error: BaseException) -> bytes:
+        """Encode what a job raised, for a caller that can raise it again; empty when it cannot be."""
+        ...
+
 
 class JsonCodec:
     name = "json"
@@ -66,6 +81,12 @@ class JsonCodec:
                 raise too_deep
         return payload
 
+    def encode_result(self, value: Any, outlet: int) -> bytes:
+        return self.encode_value(value)
+
+    def encode_exception(self, error: BaseException) -> bytes:
+        return b""
+
     def encode_token(self, value: Any) -> bytes:
         """`str` → {"text": …} · `bytes` → {"base64": …} · other JSON → {"value": …}."""
         if type(value) is str:
@@ -79,18 +100,46 @@ class JsonCodec:
 
 
 class PickleCodec:
+    """`pickles` is imported on first use: it needs cloudpickle, and only an Executor needs that."""
+
     name = "pickle"
 
     def decode_input(self, payload: bytes | mmap) -> Any:
-        return pickle.loads(payload)
+        from killable.workers import pickles
+
+        return pickles.loads(payload)
 
     def encode_value(self, value: Any) -> bytes:
-        try:
+        return self._pickled(value).joined()
+
+    def encode_token(self, value: Any) -> bytes:
+        """One pickle in one piece: what comes often is small."""
+        if type(value) in _PLAIN:
             return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+        return b"".join(self._pickled(value, beside=False).parts)
+
+    def encode_result(self, value: Any, outlet: int) -> bytes | None:
+        found = self._pickled(value)
+        if outlet < 0 or found.size <= INLINE_BYTES_MAX:
+            return found.joined()
+        found.lay(outlet)
+        return None
+
+    def encode_exception(self, error: BaseException) -> bytes:
+        try:
+            encoded = self._pickled(error).joined()
+        except Unserializable:
+            return b""
+        return encoded if len(encoded) <= INLINE_BYTES_MAX else b""
+
+    @staticmethod
+    def _pickled(value: object, *, beside: bool = True) -> Pickled:
+        from killable.workers import pickles
+
+        try:
+            return pickles.pickled(value, beside=beside)
         except Exception as error:  # pickling runs the user's __reduce__: anything can come
             raise Unserializable("$", type(value).__qualname__, str(error)) from error
-
-    encode_token = encode_value
 
 
 CODECS: dict[str, Codec] = {"json": JsonCodec(), "pickle": PickleCodec()}

@@ -89,6 +89,8 @@ class Configure:
     groups: list[int] = field(default_factory=list)
     account_env: dict[str, str] = field(default_factory=dict)
     """What a login sets: HOME, USER, LOGNAME."""
+    setup: str = ""
+    """File with what an Executor's processes make ready (`calls.Setup`); empty: a pool of job types."""
 
 
 @dataclass(frozen=True, slots=True)

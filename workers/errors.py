@@ -172,11 +172,32 @@ class WorkerCrashed(JobError, BrokenProcessPool):
     code = "crash"
 
 
+class WorkerExited(WorkerCrashed):
+    """The job ended its own process: `exit_code` says with which code, 0 without a result too."""
+
+    code = "exit"
+
+
+class WorkerKilled(WorkerCrashed):
+    """Someone else killed the job's process: `signal`, and `oom` if the out-of-memory killer may have been it."""
+
+    code = "killed_externally"
+
+
+class OutOfMemory(JobFailed, MemoryError):
+    """The job reached its `memory_bytes`, or a MemoryError ended it."""
+
+    code = "limit.memory"
+
+
+_OF_ITS_OWN: dict[str, type[KillableError]] = {
+    "exit": WorkerExited,
+    "killed_externally": WorkerKilled,
+    "limit.memory": OutOfMemory,
+}
 _CRASHES = frozenset(
     {
         "crash",
-        "exit",
-        "killed_externally",
         "protocol",
         "spawn",
         "worker_lost",
@@ -198,4 +219,4 @@ def error_class(code: str) -> type[KillableError]:
         return JobCancelled
     if row.state == "timed_out":
         return JobTimedOut
-    return WorkerCrashed if code in _CRASHES else JobFailed
+    return _OF_ITS_OWN.get(code, WorkerCrashed if code in _CRASHES else JobFailed)

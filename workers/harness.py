@@ -27,6 +27,7 @@ from killable.workers.orders import Orders
 from killable.workers.rehearsal import rehearse
 from killable.workers.reuse import Baseline
 from killable.workers.rlimits import ResourceLimits, data_bytes
+from killable.workers.sealed import SealedInput
 
 
 class Pipes(NamedTuple):
@@ -94,6 +95,7 @@ class Worker:
         self._baseline = Baseline.take()
         self._rlimits = ResourceLimits(own_user=configure.uid is not None)
         self._data_bytes = data_bytes()
+        self._outlet = -1
 
     def serve(self) -> int:
         """Return this process's exit code."""
@@ -109,9 +111,16 @@ class Worker:
                 run = Run.decode(order.payload)
             except (ValueError, TypeError):
                 return ExitCode.BAD_ASSIGNMENT
-            sealed = self._orders.take_sealed() if run.sealed else None
             attempt = Attempt(
-                run, self._registered, self._codec, self._channel, self._tmp, self._rlimits, self._data_bytes, sealed
+                run,
+                self._registered,
+                self._codec,
+                self._channel,
+                self._tmp,
+                self._rlimits,
+                self._data_bytes,
+                sealed=self._take_sealed(run),
+                outlet=self._hold_outlet(run),
             )
             self._channel.begin(order.fence)
             self._doorbell.expect(order.fence)
@@ -122,10 +131,29 @@ class Worker:
             if not change:
                 attempt.remove_tmp()
                 change = self._prepare_for_next()  # before it is told that this worker can go on
+            if closing[0] == Kind.RESULT_LAID:
+                self._drop_outlet()
             idle = Idle(reusable=not change, why=change)
             self._channel.close([closing, (Kind.IDLE, idle.encode())])
             if change:
                 return attempt.exit_code
+
+    def _take_sealed(self, run: Run) -> SealedInput | None:
+        descriptor = self._orders.take_descriptor() if run.sealed else None
+        return None if descriptor is None else SealedInput(descriptor)
+
+    def _hold_outlet(self, run: Run) -> int:
+        """Return where a large result goes: into what came with this order, or with an earlier one; -1 is nowhere."""
+        descriptor = self._orders.take_descriptor() if run.outlet else None
+        if descriptor is not None:
+            self._drop_outlet()
+            self._outlet = descriptor
+        return self._outlet
+
+    def _drop_outlet(self) -> None:
+        if self._outlet >= 0:
+            os.close(self._outlet)
+            self._outlet = -1
 
     def _why_last(self, served: int) -> str:
         """Return why this process takes no other job, or an empty string."""
@@ -148,6 +176,7 @@ class Worker:
         self._doorbell.forget()
         self._channel.disown()
         self._orders.close()
+        self._drop_outlet()
         for descriptor in self._pipes[1:]:
             with contextlib.suppress(OSError):
                 os.close(descriptor)

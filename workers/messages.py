@@ -2,7 +2,7 @@
 
 Runs in: any.
 
-    supervisor ── orders socket ► worker    RUN (with a descriptor, if its input is sealed), STOP, EXPIRE
+    supervisor ── orders socket ► worker    RUN (with up to two descriptors: a sealed input, an outlet), STOP, EXPIRE
     supervisor ◄─ frames pipe ─── worker    READY … one closing frame per attempt, then IDLE
     supervisor ◄─ bells pipe ──── worker    one byte each: a signal was delivered, acknowledged, or swallowed
 
@@ -41,6 +41,8 @@ class Kind(IntEnum):
     """After a closing frame: this worker can take another job (`Idle`)."""
     BROKEN = 11
     """Instead of READY: a preload failed; the payload has the traceback."""
+    RESULT_LAID = 12
+    """Closing: the job function returned, and its value lies in the outlet that came with the order."""
     # supervisor → worker
     RUN = 32
     STOP = 33
@@ -56,6 +58,9 @@ BELL_SWALLOWED = 0xA7
 """`sys.unraisablehook` saw `Stopping` swallowed (a __del__, a C callback): it has to be raised again."""
 BELL_EXPIRED = 0xA9
 """The order about an operation's end was heard: `OperationTimedOut` is raised, or the operation had been left."""
+
+INLINE_BYTES_MAX = 1 << 20
+"""Up to here a value is written into the socket or pipe, in pieces of what it takes: memory of its own costs more."""
 
 OPERATIONS_MAX = 100
 """Operations of one attempt that may be entered at once, in each other or side by side."""
@@ -87,6 +92,8 @@ class Run:
     correlation_id: str = ""
     sealed: bool = False
     """The input is not in here: it is in the memory whose descriptor comes with the order (`sealed.py`)."""
+    outlet: bool = False
+    """Behind that comes the descriptor of a file for a large result; it serves until one has been laid there."""
 
     def encode(self) -> bytes:
         head = dump_json(
@@ -98,6 +105,7 @@ class Run:
                 "tags": self.tags,
                 "correlation_id": self.correlation_id,
                 "sealed": self.sealed,
+                "outlet": self.outlet,
             }
         )
         return struct.pack("<I", len(head)) + head + self.input
@@ -213,6 +221,8 @@ class Raised:
     message: str = ""
     traceback: str = ""
     exit_code: int | None = None
+    pickled: str = ""
+    """The exception itself, in base64, where the codec is `pickle` and it can be sent."""
     faults: list[dict[str, str]] = field(default_factory=list)
     """What is wrong with the input, for `payload`: JSON pointers and messages."""
 

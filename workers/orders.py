@@ -13,12 +13,11 @@ from collections import deque
 
 from killable.workers.frames import Decoder, Frame
 from killable.workers.messages import Kind
-from killable.workers.sealed import SealedInput
 
 READ_BYTES = 1 << 16
 _DESCRIPTOR_BYTES = array("i").itemsize
-_ROOM = socket.CMSG_SPACE(_DESCRIPTOR_BYTES)
-"""For one descriptor: a read ends behind the piece that it came with (unix(7))."""
+_ROOM = socket.CMSG_SPACE(2 * _DESCRIPTOR_BYTES)
+"""For those of one order: a read ends behind the piece that they came with (unix(7))."""
 
 
 class Orders:
@@ -54,9 +53,9 @@ class Orders:
             self._waiting.remove(expire)
         return expire
 
-    def take_sealed(self) -> SealedInput | None:
+    def take_descriptor(self) -> int | None:
         """Return what came with the order that was last taken; None: this process had no room for a descriptor."""
-        return SealedInput(self._descriptors.popleft()) if self._descriptors else None
+        return self._descriptors.popleft() if self._descriptors else None
 
     def close(self) -> None:
         """In a process that the job forked."""
@@ -71,7 +70,7 @@ class Orders:
         except BlockingIOError:
             return True
         for level, kind, packed in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS and len(packed) == _DESCRIPTOR_BYTES:
-                self._descriptors.extend(array("i", packed))
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                self._descriptors.extend(array("i", packed[: len(packed) // _DESCRIPTOR_BYTES * _DESCRIPTOR_BYTES]))
         self._waiting.extend(self._decoder.feed(chunk))
         return bool(chunk)

@@ -1,6 +1,7 @@
-"""An input that is too large for the orders socket: in sealed memory, which travels as a descriptor (memfd_create(2)).
+"""Values that are too large for a pipe: in a file in memory, which travels as a descriptor (memfd_create(2)).
 
-Runs in: supervisor (makes it) | worker (maps it).
+Runs in: supervisor | worker. An input is sealed memory that the supervisor made and the worker maps; a result is laid
+into an outlet that came with the order, and the supervisor's side has it mapped.
 """
 
 from __future__ import annotations
@@ -8,11 +9,8 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-
-INPUT_INLINE_BYTES_MAX = 1 << 20
-"""Up to here an input is written into the socket, in pieces of what it takes: memory of its own costs more."""
 
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 """A worker cannot change what the supervisor holds for another attempt; and to read a mapping of a file that someone
@@ -20,42 +18,15 @@ has cut short is SIGBUS.
 """
 
 
-class SealedInput:
-    """Bytes that nobody can change any more; owns its descriptor.
-
-    It is closed by whoever knows the end of it; and with the last reference at the latest, for whoever asked for the
-    copy may be gone before it is made.
+class Owned:
+    """A descriptor, closed by whoever knows the end of it, and with the last reference at the latest: whoever asked
+    for it may be gone before it is made.
     """
 
-    __slots__ = ("_size", "descriptor")
+    __slots__ = ("descriptor",)
 
     def __init__(self, descriptor: int) -> None:
-        """Take over the descriptor of such a file."""
         self.descriptor = descriptor
-        self._size = os.fstat(descriptor).st_size
-
-    @classmethod
-    def of(cls, content: bytes) -> SealedInput:
-        """Copy bytes into sealed memory: 0.5 ms per MiB, in a thread therefore. Raise OSError."""
-        descriptor = os.memfd_create("killable-input", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        try:
-            rest = memoryview(content)
-            while rest:
-                rest = rest[os.write(descriptor, rest) :]
-            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        return cls(descriptor)
-
-    def __len__(self) -> int:
-        return self._size
-
-    @contextmanager
-    def mapped(self) -> Iterator[mmap.mmap]:
-        """Map it for reading, without a copy; what was made of it must not refer to it any more at the end."""
-        with mmap.mmap(self.descriptor, self._size, prot=mmap.PROT_READ) as content:
-            yield content
 
     def close(self) -> None:
         """May be called again."""
@@ -65,5 +36,75 @@ class SealedInput:
 
     __del__ = close
 
+
+class MemoryFile(Owned):
+    """Bytes in memory."""
+
+    __slots__ = ("_size",)
+
+    def __init__(self, descriptor: int) -> None:
+        """Take over the descriptor of such a file, which has its size by now."""
+        super().__init__(descriptor)
+        self._size = os.fstat(descriptor).st_size
+
+    def __len__(self) -> int:
+        return self._size
+
+    @contextmanager
+    def mapped(self) -> Iterator[mmap.mmap]:
+        """Map it without a copy; what is written there stays private. What still refers to it at the end keeps it."""
+        content = mmap.mmap(self.descriptor, self._size, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE)
+        try:
+            yield content
+        finally:
+            try:
+                content.close()
+            except BufferError:
+                pass  # an array lies in it
+
     def __repr__(self) -> str:
-        return f"<SealedInput {self._size} bytes, descriptor {self.descriptor}>"
+        return f"<{type(self).__name__} {self._size} bytes, descriptor {self.descriptor}>"
+
+
+class SealedInput(MemoryFile):
+    """Bytes that nobody can change any more."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, content: bytes) -> SealedInput:
+        """Copy bytes into sealed memory: 0.5 ms per MiB, in a thread therefore. Raise OSError."""
+        return cls.laid(lambda descriptor: _write_all(descriptor, content))
+
+    @classmethod
+    def laid(cls, lay: Callable[[int], None]) -> SealedInput:
+        """Let something be written into memory, and seal it. Raise OSError."""
+        descriptor = os.memfd_create("killable-input", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            lay(descriptor)
+            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return cls(descriptor)
+
+
+class Outlet(Owned):
+    """An empty file in memory, for one large result; the worker has another descriptor of it."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        """Raise OSError."""
+        super().__init__(os.memfd_create("killable-result", os.MFD_CLOEXEC))
+
+    def take(self) -> MemoryFile:
+        """Return what was laid there; this one is closed."""
+        descriptor, self.descriptor = self.descriptor, -1
+        return MemoryFile(descriptor)
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from killable.api.client.asynchronous import AsyncClient
     from killable.api.client.blocking import Client
     from killable.api.client.outcomes import Ending, Event, NotEnded, Unreachable
+    from killable.supervisor.executor.executor import Executor
     from killable.workers.context import Context, Stopping
     from killable.workers.errors import (
         JobCancelled,
@@ -17,8 +18,11 @@ if TYPE_CHECKING:
         JobFailed,
         JobTimedOut,
         KillableError,
+        OutOfMemory,
         Refused,
         WorkerCrashed,
+        WorkerExited,
+        WorkerKilled,
     )
     from killable.workers.jobs import job, preload
     from killable.workers.limits import Limits
@@ -32,6 +36,7 @@ __all__ = [
     "Context",
     "Ending",
     "Event",
+    "Executor",
     "JobCancelled",
     "JobError",
     "JobFailed",
@@ -40,10 +45,13 @@ __all__ = [
     "Limits",
     "NotEnded",
     "OperationTimedOut",
+    "OutOfMemory",
     "Refused",
     "Stopping",
     "Unreachable",
     "WorkerCrashed",
+    "WorkerExited",
+    "WorkerKilled",
     "__version__",
     "job",
     "preload",
@@ -55,6 +63,7 @@ _HOMES = {
     "Context": "killable.workers.context",
     "Ending": "killable.api.client.outcomes",
     "Event": "killable.api.client.outcomes",
+    "Executor": "killable.supervisor.executor.executor",
     "JobCancelled": "killable.workers.errors",
     "JobError": "killable.workers.errors",
     "JobFailed": "killable.workers.errors",
@@ -63,10 +72,13 @@ _HOMES = {
     "Limits": "killable.workers.limits",
     "NotEnded": "killable.api.client.outcomes",
     "OperationTimedOut": "killable.workers.operations",
+    "OutOfMemory": "killable.workers.errors",
     "Refused": "killable.workers.errors",
     "Stopping": "killable.workers.context",
     "Unreachable": "killable.api.client.outcomes",
     "WorkerCrashed": "killable.workers.errors",
+    "WorkerExited": "killable.workers.errors",
+    "WorkerKilled": "killable.workers.errors",
     "job": "killable.workers.jobs",
     "preload": "killable.workers.jobs",
 }
@@ -79,7 +91,10 @@ def __getattr__(name: str) -> "Any":
         value: Any = version("killable")
     elif name in _HOMES:
         from importlib import import_module
+        from sys import platform
 
+        if name == "Executor" and platform != "linux":
+            raise ImportError("killable.Executor needs Linux; Client and AsyncClient reach a server there from here")
         value = getattr(import_module(_HOMES[name]), name)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,7 +9,7 @@ import asyncio
 import os
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 READ_BYTES = 8192
 """Per pipe and turn of the loop: with eight flooding workers on two cores a kill was 22 ms late (p99) at 8 KiB, 42
@@ -54,6 +54,12 @@ class Reader:
             bytes_max -= len(data)
             self._sink(data)
 
+    def leave_to_parent(self) -> None:
+        """In a fork of this process: close, and leave the parent's loop, whose epoll(7) is the same one, alone."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
     def close(self) -> None:
         if self._descriptor >= 0:
             self._loop.remove_reader(self._descriptor)
@@ -68,20 +74,20 @@ class Writer:
         self._loop = loop
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor)
         self._socket.setblocking(False)
-        self._waiting: deque[tuple[memoryview, int]] = deque()
-        """What has not been taken yet, each with a descriptor of our own to go along, or -1."""
+        self._waiting: deque[tuple[memoryview, Sequence[int]]] = deque()
+        """What has not been taken yet, each with descriptors of our own to go along."""
         self.is_closed = False
 
-    def write(self, data: bytes, passed: int = -1) -> None:
-        """Write bytes and, with the first of them, pass a descriptor, which stays the caller's."""
+    def write(self, data: bytes, passed: Sequence[int] = ()) -> None:
+        """Write bytes and, with the first of them, pass descriptors, which stay the caller's."""
         if self.is_closed:
             return
         written = 0 if self._waiting else self._try(data, passed)
         if written == len(data) or self.is_closed:
             return
         try:
-            # A copy: the caller's may be closed, and its number be another's, before it is passed.
-            kept = os.dup(passed) if passed >= 0 and not written else -1
+            # Copies: the caller's may be closed, and a number be another's, before they are passed.
+            kept = () if written else _copies(passed)
         except OSError:
             self.close()  # no descriptor is left for one: as when it cannot be passed
             return
@@ -97,23 +103,27 @@ class Writer:
         written = self._try(data, passed)
         if not written:
             return  # no room yet, or closed
-        if passed >= 0:
-            os.close(passed)
+        _close_all(passed)
         self._waiting.popleft()
         if written < len(data):
-            self._waiting.appendleft((data[written:], -1))
+            self._waiting.appendleft((data[written:], ()))
         elif not self._waiting:
             self._loop.remove_writer(self._socket)
 
-    def _try(self, data: bytes | memoryview, passed: int) -> int:
+    def _try(self, data: bytes | memoryview, passed: Sequence[int]) -> int:
         try:
-            return self._socket.send(data) if passed < 0 else socket.send_fds(self._socket, [data], [passed])
+            return socket.send_fds(self._socket, [data], passed) if passed else self._socket.send(data)
         except BlockingIOError:
             return 0
         except OSError:
             # The reader is gone, or nothing can be passed to it (ETOOMANYREFS, ENOBUFS): it ends with its orders.
             self.close()
             return 0
+
+    def leave_to_parent(self) -> None:
+        """In a fork of this process."""
+        self.is_closed = True
+        self._socket.close()
 
     def close(self) -> None:
         if not self.is_closed:
@@ -122,6 +132,22 @@ class Writer:
                 self._loop.remove_writer(self._socket)
             self._socket.close()
             for _, passed in self._waiting:
-                if passed >= 0:
-                    os.close(passed)
+                _close_all(passed)
             self._waiting.clear()
+
+
+def _copies(descriptors: Sequence[int]) -> Sequence[int]:
+    """Raise OSError, leaving nothing open."""
+    copies: list[int] = []
+    try:
+        for descriptor in descriptors:
+            copies.append(os.dup(descriptor))
+    except OSError:
+        _close_all(copies)
+        raise
+    return copies
+
+
+def _close_all(descriptors: Sequence[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)

@@ -157,6 +157,20 @@ class Lineage:
             return False
         return True
 
+    def leave_to_parent(self) -> None:
+        """In a fork of this process."""
+        self._closing = True
+        for sock in (self._guard_socket, self._zygote_socket):
+            if sock is not None:
+                sock.close()
+        for descriptor in (self._guard_pidfd, self._zygote_pidfd):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._guard_socket = self._zygote_socket = None
+        self._guard_pidfd = self._zygote_pidfd = -1
+        for process in self._processes.values():
+            process.leave_to_parent()
+
     # ── the guard ──
 
     def _on_guard_message(self) -> None:

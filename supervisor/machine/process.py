@@ -11,7 +11,7 @@ import os
 import select
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import psutil
@@ -191,7 +191,7 @@ class WorkerProcess:
             self._oom_before = self._oom.read()
             self._group_before = b"" if self._cgroup is None else self._cgroup.out_of_memory()
 
-    def send(self, order: bytes, passed: int = -1) -> None:
+    def send(self, order: bytes, passed: Sequence[int] = ()) -> None:
         self._orders.write(order, passed)
 
     def terminate(self, fence: int) -> None:
@@ -363,6 +363,16 @@ class WorkerProcess:
         self._bells.drain()  # a delivery that was seen after the exit would stand behind it
         self._listener.on_exited()
         self._on_exit()
+
+    def leave_to_parent(self) -> None:
+        """In a fork of this process: its end of a worker's orders would keep that waiting for more."""
+        self._closed = True
+        for end in (self._orders, self._frames, self._output, self._bells):
+            end.leave_to_parent()
+        for descriptor in (self._pidfd, self._stack):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._pidfd = self._stack = -1
 
     def _close(self) -> None:
         self._closed = True

@@ -90,8 +90,18 @@ class PoolSpawner:
                 gid=None if become is None else become.gid,
                 groups=[] if become is None else become.groups,
                 account_env={} if become is None else {**become.environment, **spec.env},
+                setup=self._write_setup(),
             )
         )
+
+    def _write_setup(self) -> str:
+        """A message to a zygote is bounded; what its user gives it need not be."""
+        if not self._spec.setup:
+            return ""
+        path = os.path.join(self._tmp, f"{self._spec.name}.setup")
+        with open(path, "wb") as file:
+            file.write(self._spec.setup)
+        return path
 
     def _open_lineage(self) -> Lineage:
         self._lineages += 1
@@ -141,6 +151,12 @@ class PoolSpawner:
                 os.close(descriptor)
         lineage.add(worker_id, process)
         return process
+
+    def leave_to_parent(self) -> None:
+        """In a fork of this process: nothing here is its own."""
+        for lineage in (*self._stuck, self._lineage):
+            if lineage is not None:
+                lineage.leave_to_parent()
 
     async def close(self) -> None:
         self._closing = True

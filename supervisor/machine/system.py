@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from killable.supervisor.machine import cgroup, leftovers
 from killable.supervisor.machine.cgroup import CgroupRoot
@@ -38,6 +38,7 @@ class System:
     patience_s: float
     """How long what was killed may take to go."""
     answer_s: float = ANSWER_S
+    spawners: list[PoolSpawner] = field(default_factory=list)
 
     @classmethod
     def open(cls, loop: asyncio.AbstractEventLoop, settings: Settings, instance_id: str) -> System:
@@ -74,7 +75,7 @@ class System:
 
     def open_spawner(self, spec: PoolSpec, listener: SpawnerListener) -> PoolSpawner:
         cookie = cookie_value(self.owner, self.instance_id, spec.name)
-        return PoolSpawner(
+        spawner = PoolSpawner(
             self.loop,
             spec,
             listener,
@@ -85,6 +86,14 @@ class System:
             answer_s=self.answer_s,
             oom=self.oom,
         )
+        self.spawners.append(spawner)
+        return spawner
+
+    def leave_to_parent(self) -> None:
+        """In a fork of this process: close what belongs to the parent, and touch nothing else of it."""
+        for spawner in self.spawners:
+            spawner.leave_to_parent()
+        self.oom.close()
 
     async def close(self) -> None:
         self.oom.close()

@@ -9,13 +9,15 @@ import pytest
 from contract.source import source, sources
 
 PURE = [f"supervisor/{name}.py" for name in ("escalation", "lifecycle", "backlog", "scheduler", "exits", "watch")]
-PROCESSES = ("launch", "lineage", "watchdog", "spawner", "process", "channel", "tree")
+PROCESSES = ("launch", "forks", "lineage", "watchdog", "spawner", "process", "channel", "tree")
 BELONGINGS = ("accounts", "cgroup", "memory", "owners", "cookies", "leftovers", "system")
 SEAM = {f"supervisor/machine/{name}.py" for name in PROCESSES + BELONGINGS}
 """The only files of the supervisor that touch processes, signals, cgroups and pipes."""
 SYSTEM = {"os", "signal", "socket", "subprocess", "select", "fcntl", "psutil", "resource", "ctypes"}
 USERS_SIDE = {"workers/pydantics.py", *(f"workers/builtin/{name}.py" for name in ("embed", "generate", "tokenize"))}
 """May use what the user's interpreter has, inside functions: nothing else needs it."""
+EXECUTORS_SIDE = {"workers/pickles.py", "workers/calls.py", "workers/builtin/call.py"}
+"""Needs cloudpickle: nothing that a service's worker imports at once may import it."""
 STANDARD_LIBRARY = sys.stdlib_module_names | {"annotationlib"}  # 3.14's
 
 
@@ -32,9 +34,20 @@ def test_workers_import_the_standard_library_and_themselves() -> None:
         for found in each.imports():
             if top(found.module) in STANDARD_LIBRARY or is_of(found.module, "killable.workers"):
                 continue
+            if each.name == "workers/pickles.py" and found.module == "cloudpickle":
+                continue
             builtin_job = each.name.startswith("workers/builtin/") and top(found.module) == "killable"
             users = each.name in USERS_SIDE and not found.at_once and top(found.module) != "killable"
             assert builtin_job or users, f"{each.name}:{found.line} imports {found.module}"
+
+
+def test_only_an_executors_workers_need_cloudpickle() -> None:
+    for each in sources("workers"):
+        if each.name in EXECUTORS_SIDE:
+            continue
+        for found in each.imports():
+            executors = f"{found.module.replace('killable.', '').replace('.', '/')}.py" in EXECUTORS_SIDE
+            assert not (executors and found.at_once), f"{each.name}:{found.line} imports {found.module}"
 
 
 @pytest.mark.parametrize("name", PURE)
@@ -100,7 +113,8 @@ def test_only_the_clock_reads_a_clock() -> None:
         for called, line in each.calls():
             last = called.rpartition(".")[2]
             assert last not in ("utcnow", "today", "perf_counter"), f"{each.name}:{line} {called}"
-            assert last != "monotonic" or each.name in SEAM, f"{each.name}:{line} {called}"
+            waits = each.name in SEAM | {"supervisor/executor/mapping.py"}  # in a thread of its own, or the program's
+            assert last != "monotonic" or waits, f"{each.name}:{line} {called}"
             assert not called.startswith("datetime"), f"{each.name}:{line} {called}"
             if last == "time":
                 assert each.name in SEAM, f"{each.name}:{line} {called}: what decides is told the time"

@@ -25,6 +25,11 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
+def python(having: str) -> str:
+    (found,) = (block for block in blocks("python") if having in block)
+    return found
+
+
 def commands() -> list[str]:
     lines = [line for block in blocks("console") for line in block.splitlines()]
     return [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
@@ -32,7 +37,7 @@ def commands() -> list[str]:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    (tmp_path / "my_jobs.py").write_text(blocks("python")[0])
+    (tmp_path / "my_jobs.py").write_text(python("# my_jobs.py"))
     started = Server(Command(tmp_path), "my_jobs.py", "--port", "0")
     yield started
     code, left, said = started.stop()
@@ -63,7 +68,7 @@ def test_every_command_works_in_the_order_in_which_it_stands(server: Server, tmp
 
 def test_the_python_client_works_as_shown(server: Server, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", blocks("python")[1]],
+        [sys.executable, "-c", python("with Client()")],
         env={"KILLABLE_URL": server.url},
         capture_output=True,
         text=True,
@@ -72,10 +77,17 @@ def test_the_python_client_works_as_shown(server: Server, tmp_path: Path) -> Non
     assert (done.returncode, done.stdout) == (0, "one two three\ntimeout.run tree empty\n"), done.stderr
 
 
+def test_the_executor_works_as_shown(tmp_path: Path) -> None:
+    (tmp_path / "calls.py").write_text(python("# calls.py"))
+    done = subprocess.run([sys.executable, "calls.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    ends = "cancelled cancelled\nrun_s of 0.2 s is over\nthe process crashed with SIGABRT\n"
+    assert (done.stdout, done.stderr) == (f"1024 1 2\n{ends}a\nb\nc\n", "")
+
+
 @pytest.mark.row("H5")
 @pytest.mark.row("H11")
 def test_the_examples_of_limits_end_as_it_says(tmp_path: Path) -> None:
-    (tmp_path / "limits.py").write_text(blocks("python")[2])
+    (tmp_path / "limits.py").write_text(python("def archive"))
     server = Server(Command(tmp_path), "limits.py", "--port", "0")
     try:
         with Client(server.url) as client:
@@ -109,7 +121,7 @@ def ended(ending: Ending) -> dict[str, Any]:
 
 def test_the_settings_are_accepted(tmp_path: Path) -> None:
     (tmp_path / "killable.toml").write_text(blocks("toml")[0])
-    (tmp_path / "my_jobs.py").write_text(blocks("python")[0])
+    (tmp_path / "my_jobs.py").write_text(python("# my_jobs.py"))
     config = load(tmp_path / "killable.toml", {}, {}, None)
     assert (config.server.port, config.settings.limits.run_s, config.settings.caps["run_s"]) == (7833, 600.0, 3600.0)
     assert [pool.name for pool in config.settings.pools] == ["text"]

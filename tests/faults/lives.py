@@ -24,7 +24,7 @@ from killable.supervisor.job import PHASES, TERMINAL_STATES, Event, Limits, Subm
 from killable.supervisor.service import Supervisor
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.workers.errors import CODES, Refused
-from killable.workers.sealed import INPUT_INLINE_BYTES_MAX
+from killable.workers.messages import INLINE_BYTES_MAX
 
 END_S = 20.0
 BLAMELESS = {"spawn", "worker_lost", "killed_externally", "unkillable"}
@@ -137,8 +137,8 @@ async def dispatch(life: Life) -> None:
     """A small job, one whose input is sealed, and one that waits for a slot and then for room in its socket."""
     jobs = [
         await life.submit("echo", text="small"),
-        await life.submit("echo", text="x" * (INPUT_INLINE_BYTES_MAX + 1)),
-        await life.submit("echo", text="x" * (INPUT_INLINE_BYTES_MAX - 1000)),
+        await life.submit("echo", text="x" * (INLINE_BYTES_MAX + 1)),
+        await life.submit("echo", text="x" * (INLINE_BYTES_MAX - 1000)),
     ]
     for job_id in jobs:
         end = await life.follow(job_id)

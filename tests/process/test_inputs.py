@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pickle
 import signal
 import textwrap
 from pathlib import Path
@@ -21,6 +20,7 @@ from killable.supervisor.job import Submission
 from killable.supervisor.service import Supervisor
 from killable.supervisor.settings import PoolSpec
 from killable.workers.errors import Refused
+from killable.workers.pickles import loads, pickled
 
 MIB = 1 << 20
 MODULE = '''
@@ -150,9 +150,9 @@ async def test_a_large_input_of_python_objects_arrives(tmp_path: Path, superviso
         "from killable import job\n@job(codec='pickle')\ndef count(raw) -> int:\n    return len(raw), raw[-1]\n"
     )
     server = await supervisor(PoolSpec("p", (str(tmp_path / "pickled.py"),), workers=1, spares=0, codec="pickle"))
-    payload = pickle.dumps({"raw": b"x" * 3 * MIB + b"y"}, pickle.HIGHEST_PROTOCOL)
+    payload = pickled({"raw": b"x" * 3 * MIB + b"y"}).joined()
     record = await server.wait((await server.submit(Submission("count", payload))).job_id)
-    assert record.result is not None and pickle.loads(record.result) == (3 * MIB + 1, ord("y"))
+    assert record.result is not None and loads(record.result) == (3 * MIB + 1, ord("y"))
 
 
 @pytest.mark.row("PEERS-E")

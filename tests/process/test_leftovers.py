@@ -154,7 +154,8 @@ def test_what_is_swept_by_its_cookie_is_logged(caplog: pytest.LogCaptureFixture)
     cookie = f"test-{os.getpid()}/instance/pool/1"
     script = "for i in 1 2 3; do setsid sleep 3600 & done; wait"
     with subprocess.Popen(["sh", "-c", script], env={**os.environ, cookies.COOKIE: cookie}) as shell:
-        until(lambda: len(found := processes.marked(cookies.COOKIE, cookie)) == 4 or Pending(found), "all are there")
+        names = lambda: sorted(seen.name for seen in processes.marked(cookies.COOKIE, cookie))  # noqa: E731
+        until(lambda: (found := names()) == ["sh", *["sleep"] * 3] or Pending(found), "all are there")
         finished = threading.Event()
         with caplog.at_level(logging.WARNING, "killable.system"):
             leftovers.sweep_cookie_in_thread(cookie, 10.0, finished.set)

@@ -13,6 +13,8 @@ from support.supervising import StartSupervisor
 from trials import hostile_pool, run
 
 from killable.supervisor.job import JobRecord, Submission
+from killable.workers import pickles
+from killable.workers.pickles import pickled
 
 
 async def test_a_worker_is_used_again_only_as_it_was(proof: str, supervisor: StartSupervisor) -> None:
@@ -66,19 +68,19 @@ async def test_a_pool_that_speaks_pickle(supervisor: StartSupervisor) -> None:
     server = await supervisor(hostile_pool(codec="pickle"))
 
     async def ask(type: str, **input: Any) -> tuple[JobRecord, list[Any]]:
-        record = await server.submit(Submission(type, pickle.dumps(input)))
+        record = await server.submit(Submission(type, pickled(input).joined()))
         record = await server.wait(record.job_id, 20)
         batches = [batch async for batch in server.events(record.job_id)]
         return record, [pickle.loads(event.data) for batch in batches for event in batch if event.name == "token"]
 
     record, _ = await ask("echoes", text="a line\nand another\r")
-    assert record.result is not None and pickle.loads(record.result)["text"] == "a line\nand another\r"
+    assert record.result is not None and pickles.loads(record.result)["text"] == "a line\nand another\r"
     for size in (1, 10, 13, 100_000):  # 10 and 13: a pickle that has a line end in it
         record, tokens = await ask("emits_large", size=size, times=3)
         assert (record.state, tokens) == ("completed", ["x" * size] * 3), size
     record, _ = await ask("nests_deeply", depth=3)
     assert record.state == "completed"
-    record, _ = await ask("returns_unpicklable")
+    record, _ = await ask("emits_unpicklable")
     assert record.error is not None and record.error["code"] == "result.unserializable"
     record, _ = await ask("raises_unpicklable")
     assert record.error is not None and record.error["code"] == "exception"

@@ -25,6 +25,7 @@ from killable.workers.errors import (
     JobTimedOut,
     Refused,
     WorkerCrashed,
+    WorkerExited,
     error_class,
 )
 
@@ -92,7 +93,7 @@ async def test_an_ending_has_the_class_of_its_code(supervisor: StartSupervisor) 
     expected = [
         ("exception", JobFailed),
         ("crash", WorkerCrashed),
-        ("exit", WorkerCrashed),
+        ("exit", WorkerExited),
         ("timeout.run", JobTimedOut),
         ("cancelled", JobCancelled),
     ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from support.fake_conduct import check_kill, note_bells, note_term
@@ -90,7 +90,7 @@ class FakeProcess:
     def hold(self, fence: int | None) -> None:
         self._held = fence
 
-    def send(self, order: bytes, passed: int = -1) -> None:
+    def send(self, order: bytes, passed: Sequence[int] = ()) -> None:
         self.world.check(self._orders_open, f"{self.worker_id}: an order after its orders were closed")
         for frame in self._orders.feed(order):
             truth = self._truth
@@ -103,7 +103,9 @@ class FakeProcess:
                 self.world.check(self._held == frame.fence, f"{self.worker_id}: an attempt that it does not hold")
                 self.world.check(not self._signalled, f"{self.worker_id} was signalled and is given an attempt")
                 run = Run.decode(frame.payload)
-                self.world.check(run.sealed == (passed >= 0), f"{self.worker_id}: a descriptor too many or too few")
+                self.world.check(
+                    run.sealed + run.outlet == len(passed), f"{self.worker_id}: a descriptor too many or too few"
+                )
                 self._run(run, frame.fence)
 
     def terminate(self, fence: int) -> None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from support.marks import enter, mark
+from support.marks import mark
 
 from killable import Context, OperationTimedOut, Stopping, job
 
@@ -27,8 +27,9 @@ def loads(
     work: Literal["sleep", "native", "tokens"] = "sleep",
 ) -> str:
     """Hang in an operation inside another one."""
-    enter(ctx)
+    mark(ctx)
     with ctx.operation("load", outer_s, on_timeout), ctx.operation("download", inner_s, on_timeout):
+        ctx.emit("in")
         if work == "native":
             sum(range(10**11))
         while work == "tokens":

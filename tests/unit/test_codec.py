@@ -6,10 +6,12 @@ import enum
 import json
 import math
 import pickle
+import threading
 from typing import Any
 
 import pytest
 
+from killable.workers import pickles
 from killable.workers.codec import CODECS, Unserializable
 
 JSON, PICKLE = CODECS["json"], CODECS["pickle"]
@@ -127,9 +129,10 @@ def test_an_input_that_is_no_json_is_refused(payload: bytes) -> None:
 
 def test_pickle_takes_what_json_does_not() -> None:
     value = {"a": {1, 2}, "b": Colour.RED, "c": b"x"}
-    for encode in (PICKLE.encode_value, PICKLE.encode_token):
-        assert pickle.loads(encode(value)) == value
-    assert PICKLE.decode_input(pickle.dumps({"f": len})) == {"f": len}
+    assert pickles.loads(PICKLE.encode_value(value)) == pickle.loads(PICKLE.encode_token(value)) == value
+    assert PICKLE.decode_input(PICKLE.encode_value({"f": len})) == {"f": len}
+    again = pickles.loads(PICKLE.encode_value(lambda: Colour.RED))
+    assert again() == Colour.RED
 
 
 def test_what_cannot_be_pickled_is_unserializable_whatever_its_reduce_raises() -> None:
@@ -137,10 +140,10 @@ def test_what_cannot_be_pickled_is_unserializable_whatever_its_reduce_raises() -
         def __reduce__(self) -> Any:
             raise KeyError("no")
 
-    for value in (lambda: None, Hostile()):
+    for value in (threading.Lock(), Hostile()):
         with pytest.raises(Unserializable) as caught:
             PICKLE.encode_value(value)
-        assert caught.value.type_name in ("function", type(value).__qualname__)
+        assert caught.value.type_name in ("lock", type(value).__qualname__)
 
 
 def test_an_unserializable_survives_pickling() -> None:

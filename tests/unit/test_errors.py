@@ -17,12 +17,16 @@ from killable.workers.errors import (
     JobFailed,
     JobTimedOut,
     KillableError,
+    OutOfMemory,
     Refused,
     WorkerCrashed,
+    WorkerExited,
+    WorkerKilled,
     error_class,
 )
 
 CLASSES = [KillableError, Refused, JobError, JobCancelled, JobTimedOut, JobFailed, WorkerCrashed]
+CLASSES += [OutOfMemory, WorkerExited, WorkerKilled]
 FACTS = {"job_id": "job-1", "certificate": {"reaped": 1.5}, "partial": [1], "limit_s": 3.0}
 COPIES = [
     *(lambda error, protocol=number: pickle.loads(pickle.dumps(error, protocol)) for number in range(6)),
@@ -53,6 +57,10 @@ def test_facts_and_message_survive(cls: type[KillableError], duplicate: object) 
         (JobCancelled, JobError),
         (JobTimedOut, JobError),
         (WorkerCrashed, JobError),
+        (OutOfMemory, MemoryError),
+        (OutOfMemory, JobFailed),
+        (WorkerExited, WorkerCrashed),
+        (WorkerKilled, WorkerCrashed),
     ],
 )
 def test_they_are_what_code_that_knows_nothing_of_us_catches(cls: type[JobError], also: type[BaseException]) -> None:
@@ -73,7 +81,7 @@ def test_every_code_has_a_class_a_status_an_exit_code_and_a_title(code: str) -> 
         None: Refused,
         "cancelled": JobCancelled,
         "timed_out": JobTimedOut,
-        "failed": cls if cls in (JobFailed, WorkerCrashed) else None,
+        "failed": cls if issubclass(cls, (JobFailed, WorkerCrashed)) else None,
     }
     assert cls is expected[row.state]
     error = cls(code=code)

@@ -34,25 +34,25 @@ def stop_order(fence: int) -> bytes:
     return encode(Kind.STOP, fence, 0, b"{}")
 
 
-async def test_orders_come_in_order_each_with_its_own_descriptor(pair: tuple[int, int]) -> None:
+async def test_orders_come_in_order_each_with_its_own_descriptors(pair: tuple[int, int]) -> None:
     writer, orders = Writer(asyncio.get_running_loop(), pair[0]), Orders(pair[1])
     big = b"x" * 300_000  # far more than the socket takes at once
     for number in range(6):
-        sealed = SealedInput.of(b"%d" % number) if number % 2 else None
-        writer.write(encode(Kind.RUN, number, 0, big), -1 if sealed is None else sealed.descriptor)
-        if sealed is not None:
-            sealed.close()  # it is the caller's: what is written later must not need it
+        sealed = [SealedInput.of(b"%d %d" % (number, place)) for place in range(number % 3)]
+        writer.write(encode(Kind.RUN, number, 0, big), [each.descriptor for each in sealed])
+        for each in sealed:
+            each.close()  # it is the caller's: what is written later must not need it
     for number in range(6):
         frame = await next_order(orders)
         assert frame is not None and (frame.fence, frame.payload) == (number, big)
-        if number % 2:
-            came = orders.take_sealed()
-            assert came is not None
+        for place in range(number % 3):
+            descriptor = orders.take_descriptor()
+            assert descriptor is not None and not os.get_inheritable(descriptor)
+            came = SealedInput(descriptor)
             with came.mapped() as content:
-                assert content[:] == b"%d" % number
-            assert not os.get_inheritable(came.descriptor)
+                assert content[:] == b"%d %d" % (number, place)
             came.close()
-    assert orders.take_sealed() is None
+    assert orders.take_descriptor() is None
     writer.close()
     assert await next_order(orders) is None
     orders.close()
@@ -85,7 +85,7 @@ async def test_a_writer_that_is_closed_keeps_nothing_open(pair: tuple[int, int])
     writer, orders = Writer(asyncio.get_running_loop(), pair[0]), Orders(pair[1])
     writer.write(encode(Kind.RUN, 1, 0, b"x" * 300_000))
     sealed = SealedInput.of(b"x")
-    writer.write(encode(Kind.RUN, 2, 0, b""), sealed.descriptor)
+    writer.write(encode(Kind.RUN, 2, 0, b""), [sealed.descriptor])
     sealed.close()
     writer.close()
     writer.close()
@@ -97,7 +97,7 @@ async def test_a_reader_that_has_gone_closes_the_writer(pair: tuple[int, int]) -
     writer = Writer(asyncio.get_running_loop(), pair[0])
     os.close(pair[1])
     sealed = SealedInput.of(b"x")
-    writer.write(encode(Kind.RUN, 1, 0, b"x"), sealed.descriptor)
+    writer.write(encode(Kind.RUN, 1, 0, b"x"), [sealed.descriptor])
     writer.write(stop_order(1))
     sealed.close()
     with pytest.raises(OSError):
@@ -120,7 +120,7 @@ async def test_a_reader_that_goes_with_orders_unread_closes_the_writer(pair: tup
 async def test_descriptors_that_nobody_took_are_closed(pair: tuple[int, int]) -> None:
     writer, orders = Writer(asyncio.get_running_loop(), pair[0]), Orders(pair[1])
     sealed = SealedInput.of(b"x")
-    writer.write(encode(Kind.RUN, 1, 0, b""), sealed.descriptor)
+    writer.write(encode(Kind.RUN, 1, 0, b""), [sealed.descriptor])
     sealed.close()
     assert await next_order(orders) is not None
     writer.close()
@@ -130,7 +130,7 @@ async def test_descriptors_that_nobody_took_are_closed(pair: tuple[int, int]) ->
 async def test_an_order_whose_descriptor_found_no_room_has_none(pair: tuple[int, int]) -> None:
     writer, orders = Writer(asyncio.get_running_loop(), pair[0]), Orders(pair[1])
     sealed = SealedInput.of(b"x")
-    writer.write(encode(Kind.RUN, 1, 0, b""), sealed.descriptor)
+    writer.write(encode(Kind.RUN, 1, 0, b""), [sealed.descriptor])
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
     try:
@@ -138,7 +138,7 @@ async def test_an_order_whose_descriptor_found_no_room_has_none(pair: tuple[int,
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert frame is not None and frame.fence == 1
-    assert orders.take_sealed() is None
+    assert orders.take_descriptor() is None
     for end in (writer, orders, sealed):
         end.close()
 
@@ -151,7 +151,7 @@ async def test_a_descriptor_that_cannot_be_passed_ends_the_orders(pair: tuple[in
         writer.write(encode(Kind.RUN, 1, 0, b"x" * 300_000))
     nobodys = os.dup(pair[1])
     os.close(nobodys)
-    writer.write(encode(Kind.RUN, 2, 0, b"{}"), nobodys)
+    writer.write(encode(Kind.RUN, 2, 0, b"{}"), [nobodys])
     assert writer.is_closed
     writer.write(stop_order(2))  # harmless
     assert await next_order(orders) is None

@@ -8,7 +8,6 @@ import gc
 import json
 import mmap
 import os
-import pickle
 from typing import Any
 
 import pytest
@@ -16,7 +15,9 @@ import pytest
 from killable.supervisor.inputs import seal_large_input
 from killable.supervisor.job import Submission
 from killable.workers.codec import CODECS
-from killable.workers.sealed import INPUT_INLINE_BYTES_MAX, SealedInput
+from killable.workers.messages import INLINE_BYTES_MAX
+from killable.workers.pickles import pickled
+from killable.workers.sealed import SealedInput
 
 
 def is_open(descriptor: int) -> bool:
@@ -66,7 +67,7 @@ def test_it_is_closed_once_and_by_the_last_reference_at_the_latest() -> None:
     assert not is_open(second)
 
 
-@pytest.mark.parametrize(("codec", "dump"), [("json", json.dumps), ("pickle", pickle.dumps)])
+@pytest.mark.parametrize(("codec", "dump"), [("json", json.dumps), ("pickle", lambda value: pickled(value).joined())])
 def test_the_codecs_read_it_where_it_lies(codec: str, dump: Any) -> None:
     given = {"text": "\udc80 ä \u2028", "numbers": [1, 2.5, None], "raw": b"raw" if codec == "pickle" else "raw"}
     payload = dump(given)
@@ -78,7 +79,7 @@ def test_the_codecs_read_it_where_it_lies(codec: str, dump: Any) -> None:
 
 
 async def test_a_large_input_is_sealed_and_a_small_one_stays_in_the_order() -> None:
-    small, large = b"x" * INPUT_INLINE_BYTES_MAX, b"x" * (INPUT_INLINE_BYTES_MAX + 1)
+    small, large = b"x" * INLINE_BYTES_MAX, b"x" * (INLINE_BYTES_MAX + 1)
     submission = Submission("work", small)
     assert await seal_large_input(submission) is submission
     sealed = (await seal_large_input(Submission("work", large))).input
@@ -95,7 +96,7 @@ async def test_without_memory_or_a_descriptor_for_it_the_input_stays_where_it_is
         raise OSError(errno.EMFILE, "too many open files")
 
     monkeypatch.setattr(os, "memfd_create", fail)
-    submission = Submission("work", b"x" * (INPUT_INLINE_BYTES_MAX + 1))
+    submission = Submission("work", b"x" * (INLINE_BYTES_MAX + 1))
     assert await seal_large_input(submission) is submission
 
 
@@ -121,7 +122,7 @@ def test_a_copy_that_fails_leaves_no_descriptor(monkeypatch: pytest.MonkeyPatch)
 
 async def test_whoever_stops_waiting_for_the_copy_leaves_nothing() -> None:
     """`nothing_left` looks at the descriptors when the thread has ended."""
-    waiting = asyncio.create_task(seal_large_input(Submission("work", b"x" * (8 * INPUT_INLINE_BYTES_MAX))))
+    waiting = asyncio.create_task(seal_large_input(Submission("work", b"x" * (8 * INLINE_BYTES_MAX))))
     await asyncio.sleep(0)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):

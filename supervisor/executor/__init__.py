@@ -1,0 +1,1 @@
+"""`Executor`: a supervisor in a program of anybody's, behind `concurrent.futures`."""

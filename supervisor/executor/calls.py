@@ -1,0 +1,146 @@
+"""The calls that one Executor has under way: given to its supervisor, stopped, counted until the last one is over.
+
+Runs in: supervisor (what a method is said to do "in the thread" runs in its thread) | any thread of the program.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from killable.supervisor.executor.futures import JobFuture
+from killable.supervisor.executor.hosting import Closed, Hosting
+from killable.supervisor.job import Outcome, Submission, Verdict
+from killable.supervisor.registry import Entry
+from killable.supervisor.service import Supervisor
+from killable.supervisor.settings import Settings
+from killable.workers import pickles
+from killable.workers.errors import Refused
+from killable.workers.messages import INLINE_BYTES_MAX
+from killable.workers.pickles import Pickled
+from killable.workers.sealed import SealedInput
+
+
+class Calls:
+    """It outlives the Executor as long as anything is under way."""
+
+    def __init__(self, settings: Settings, name: str) -> None:
+        self._lock = threading.Lock()
+        self._under_way: dict[JobFuture[Any], Entry | None] = {}
+        self._shut_down = False
+        self.hosting = Hosting(settings, name)
+
+    def submit(self, type: str, call: tuple[Any, ...], limits: Mapping[str, Any], future: JobFuture[Any]) -> None:
+        """Take a call. Raise Closed; what pickling the call raises."""
+        if self._shut_down:  # before the work of pickling it
+            raise Closed("cannot schedule new futures after shutdown")
+        function, args, kwargs = call
+        packed = pickles.pickled({"function": function, "args": args, "kwargs": kwargs})
+        submission = Submission(type, _where_it_lies(packed), limits=dict(limits))
+        with self._lock:
+            if self._shut_down:
+                raise Closed("cannot schedule new futures after shutdown")
+            self._under_way[future] = None
+            self.hosting.call(lambda supervisor: self._accept(supervisor, submission, future))
+
+    def stop(self, future: JobFuture[Any], grace_s: float | None, reason: str) -> None:
+        """Have a call stopped; it is told of its end."""
+        try:
+            self.hosting.call(lambda supervisor: self._stop(supervisor, future, grace_s, reason))
+        except Closed:
+            pass  # then it is over
+
+    def shut_down(self, *, cancel_pending: bool) -> None:
+        """Take nothing more; leave when the last call is over."""
+        with self._lock:
+            self._shut_down = True
+            pending = [future for future in self._under_way if cancel_pending and not future.running()]
+        for future in pending:
+            future.cancel(reason="the executor is shutting down")
+        try:
+            self.hosting.call(lambda _: self._leave_if_done())
+        except Closed:
+            pass
+
+    def stop_all(self, grace_s: float | None, reason: str) -> None:
+        """Stop every call, waiting or running."""
+        with self._lock:
+            futures = list(self._under_way)
+        for future in futures:
+            future.cancel(grace_s=grace_s, reason=reason)
+
+    def leave_to_parent(self) -> None:
+        """In a fork of the program: nothing that is under way there will ever end here."""
+        self._lock = threading.Lock()
+        self._shut_down = True
+        self.hosting.leave_to_parent()
+        under_way, self._under_way = self._under_way, {}
+        for future in under_way:
+            future.leave_to_parent()
+
+    # ── in the thread ──
+
+    def _accept(self, supervisor: Supervisor, submission: Submission, future: JobFuture[Any]) -> None:
+        if future.cancelled():  # before anyone saw it
+            self._end(future, Outcome("cancelled", "cancelled", facts={"by": "user"}))
+            return
+        if self.hosting.failure is not None:
+            why = f"its processes cannot be started: {self.hosting.failure}"
+            self._end(future, Outcome("failed", "spawn", why))
+            return
+        try:
+            entry = supervisor.accept(submission, _Listener(self, future))
+        except Refused as refused:
+            self._end(future, Outcome("failed", "spawn", supervisor.why_broken() or refused.message))
+            return
+        if future in self._under_way:  # it may be over already
+            self._under_way[future] = entry
+            future.on_accepted(entry)
+
+    def _stop(self, supervisor: Supervisor, future: JobFuture[Any], grace_s: float | None, reason: str) -> None:
+        entry = self._under_way.get(future)
+        if entry is not None:
+            supervisor.stop(entry, Verdict("cancelled", by="user", reason=reason), grace_s)
+
+    def _end(self, future: JobFuture[Any], outcome: Outcome) -> None:
+        future.finish(outcome)
+        self.forget(future)
+
+    def forget(self, future: JobFuture[Any]) -> None:
+        """A call is over."""
+        self._under_way.pop(future, None)
+        self._leave_if_done()
+
+    def _leave_if_done(self) -> None:
+        with self._lock:
+            done = self._shut_down and not self._under_way
+        if done:
+            self.hosting.leave()
+
+
+class _Listener:
+    """Hears of one job, for its future."""
+
+    __slots__ = ("_calls", "_future")
+
+    def __init__(self, calls: Calls, future: JobFuture[Any]) -> None:
+        self._calls = calls
+        self._future = future
+
+    def on_assigned(self, entry: Entry) -> bool:
+        return self._future.on_assigned(entry)
+
+    def on_changed(self, entry: Entry) -> None:
+        self._future.on_changed(entry)
+        if entry.is_over:
+            self._calls.forget(self._future)
+
+
+def _where_it_lies(packed: Pickled) -> bytes | SealedInput:
+    if packed.size > INLINE_BYTES_MAX:
+        try:
+            return SealedInput.laid(packed.lay)
+        except OSError:
+            pass  # no memory or no descriptor for it: in pieces, through the socket
+    return packed.joined()

@@ -1,0 +1,256 @@
+"""`Executor`: a `concurrent.futures.Executor` whose running jobs can be stopped.
+
+Runs in: supervisor, in a program of anybody's. Calls go `submit` → `Calls` → the supervisor's thread → a worker, and
+back through a `JobFuture`.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import itertools
+import logging
+import multiprocessing.context
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, ParamSpec, TypeVar
+
+from killable.supervisor.executor import mapping
+from killable.supervisor.executor.calls import Calls
+from killable.supervisor.executor.futures import JobFuture
+from killable.supervisor.executor.streams import AsyncStream, AsyncStreamFuture, Stream, StreamFuture
+from killable.supervisor.job import Limits
+from killable.supervisor.machine import forks
+from killable.supervisor.settings import PoolSpec, Settings, StartMethod, usable_cores
+from killable.workers.calls import CALL, POOL_MODULE, STREAM, Setup, apply_to_each
+from killable.workers.limits import LIMITS
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+OUTPUT_BYTES = 256 << 20
+"""Default of what one call may print and yield: kept until its future is gone."""
+_NO_LIMITS = Limits(
+    queue_s=None,
+    start_s=None,
+    run_s=None,
+    memory_bytes=None,
+    processes_max=None,
+    output_bytes=OUTPUT_BYTES,
+)
+logging.getLogger("killable").addHandler(logging.NullHandler())
+"""Our records are for programs that want logs: without a handler Python would write bare words to stderr."""
+_numbers = itertools.count(1)
+_living: weakref.WeakSet[Calls] = weakref.WeakSet()
+
+
+class Executor(concurrent.futures.Executor):
+    """Runs calls in processes, as `ProcessPoolExecutor` does, and stops them.
+
+    `future.cancel()` also stops a call that runs, in native code too, and the future is done when its whole process
+    tree is gone. A crash fails the one future that it belongs to.
+
+        with Executor(max_workers=2) as ex:
+            future = ex.with_limits(run_s=5, grace_s=1).submit(encode, text)
+
+    Parameters, all optional:
+    max_workers: processes that compute at once (default: the processors that this process may use).
+    mp_context, initializer, initargs, max_tasks_per_child: as in ProcessPoolExecutor. The context says "fork" (also for
+    "forkserver") or "spawn"; nothing is ever forked from this process.
+    start_method: "fork" (default; from a small process of the pool's own) or "spawn", over `mp_context`.
+    preload: names of modules to import, or a function to call, once in the process that workers are forked from:
+    they share what it leaves in memory.
+    spares: warm workers beyond those that compute (default 1), so that a kill costs the next call nothing.
+    limits: of every call, as in `with_limits`; none by default, but `grace_s` 5, `ack_s` 0.5, `output_bytes` 256 MiB.
+    nice: of the workers (default 0).
+
+    Raise ValueError, TypeError for what is none of that.
+    """
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        mp_context: multiprocessing.context.BaseContext | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        *,
+        max_tasks_per_child: int | None = None,
+        start_method: StartMethod | None = None,
+        preload: Sequence[str] | Callable[[], object] = (),
+        spares: int = 1,
+        nice: int = 0,
+        **limits: Any,
+    ) -> None:
+        workers = usable_cores() if max_workers is None else _positive("max_workers", max_workers)
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        setup = Setup(
+            modules=() if callable(preload) else _names(preload),
+            preload=preload if callable(preload) else None,
+            initializer=initializer,
+            initargs=initargs,
+        )
+        pool = PoolSpec(
+            name="calls",
+            modules=(POOL_MODULE,),
+            workers=workers,
+            spares=spares,
+            jobs_per_worker_max=0
+            if max_tasks_per_child is None
+            else _positive("max_tasks_per_child", max_tasks_per_child),
+            start_method=start_method or _start_method(mp_context),
+            nice=nice,
+            codec="pickle",
+            setup=setup.encode(sys.path),
+        )
+        settings = Settings(
+            pools=(pool,),
+            limits=_NO_LIMITS,
+            caps={},
+            queue_jobs_max=sys.maxsize,
+            queue_bytes_max=sys.maxsize,
+            keep_jobs=0,
+            sweep=False,
+        )
+        self._limits = parse_limits(limits)
+        self._calls = Calls(settings, f"killable-executor-{next(_numbers)}")
+        _living.add(self._calls)
+        self._leave = weakref.finalize(self, self._calls.shut_down, cancel_pending=False)
+        self._leave.atexit = False  # `_at_exit` waits for what is pending
+        self._owner: Executor | None = None
+        """Whose calls these are, if it is a view with limits of its own."""
+
+    def with_limits(self, **limits: Any) -> Executor:
+        """Return a view of this executor whose calls have these limits too; it shares its workers, and its shutdown.
+
+        Seconds (also "5m"): queue_s, start_s, first_token_s, idle_s, run_s, cpu_s, grace_s, ack_s, operation_s (by
+        name). Bytes (also "2GiB"): memory_bytes, output_bytes. Counts: processes_max, files_max. None: no such limit.
+        Raise ValueError.
+        """
+        view = object.__new__(type(self))
+        view._limits = {**self._limits, **parse_limits(limits)}
+        view._calls = self._calls
+        view._owner = self
+        return view
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> JobFuture[T]:
+        """Run `fn(*args, **kwargs)` in a worker; its future tells of it.
+
+        Lambdas, closures and functions of `__main__` are sent by value (cloudpickle). A parameter that is annotated
+        `Context` gets the job's. A generator function is run to its end; `stream` gives its yields.
+
+        Raise RuntimeError after `shutdown`; what pickling raises.
+        """
+        future: JobFuture[T] = JobFuture(self._calls.stop)
+        self._calls.submit(CALL, (fn, args, kwargs), self._limits, future)
+        return future
+
+    def stream(self, fn: Callable[P, Iterable[T]], /, *args: P.args, **kwargs: P.kwargs) -> Stream[T]:
+        """Run `fn` in a worker and iterate over what it yields, or returns to be iterated over, as it comes.
+
+        A `break` stops the job. Raise as `submit` does.
+        """
+        future: StreamFuture[T] = StreamFuture(self._calls.stop)
+        self._calls.submit(STREAM, (fn, args, kwargs), self._limits, future)
+        return Stream(future)
+
+    def astream(self, fn: Callable[P, Iterable[T]], /, *args: P.args, **kwargs: P.kwargs) -> AsyncStream[T]:
+        """Do the same for `async for`; only where an event loop runs."""
+        future: AsyncStreamFuture[T] = AsyncStreamFuture(self._calls.stop)
+        self._calls.submit(STREAM, (fn, args, kwargs), self._limits, future)
+        return AsyncStream(future)
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[T]:
+        """Return an iterator over `map(fn, *iterables)`, in order, computed `chunksize` items a call.
+
+        With `buffersize` at most so many calls are taken from the iterables before their results are asked for.
+        Leaving it early, or its `timeout` (seconds, for all of it: TimeoutError), stops what still runs.
+        """
+        mapping.check(chunksize, buffersize)
+        return mapping.results(
+            lambda chunk: self.submit(apply_to_each, fn, chunk),
+            zip(*iterables, strict=False),
+            timeout=timeout,
+            chunksize=chunksize,
+            buffersize=buffersize,
+        )
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more calls; with `wait` return when the last one is over and no process is left.
+
+        `cancel_futures` cancels those that have not begun.
+        """
+        self._calls.shut_down(cancel_pending=cancel_futures)
+        if wait:
+            self._calls.hosting.join()
+
+    def terminate_workers(self, *, grace_s: float | None = None) -> None:
+        """Stop everything, each call with its grace or this one, and shut down; return when no process is left."""
+        self._calls.shut_down(cancel_pending=True)
+        self._calls.stop_all(grace_s, "the executor's workers are terminated")
+        self._calls.hosting.join()
+
+    def kill_workers(self) -> None:
+        """Do the same with SIGKILL at once."""
+        self.terminate_workers(grace_s=0)
+
+
+def parse_limits(limits: Mapping[str, Any]) -> dict[str, Any]:
+    """Return limits as seconds, bytes and counts. Raise TypeError for a name that there is not, ValueError."""
+    parsed: dict[str, Any] = {}
+    for name, value in limits.items():
+        kind = LIMITS.get(name)
+        if kind is None:
+            raise TypeError(f"there is no limit {name!r} (there are {', '.join(LIMITS)})")
+        if value is None and not kind.may_be_none:
+            raise ValueError(f"{name}: it cannot be None")
+        try:
+            parsed[name] = None if value is None else kind.parse(value)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+    return parsed
+
+
+def _positive(name: str, number: object) -> int:
+    if not isinstance(number, int):
+        raise TypeError(f"{name} must be an integer")
+    if number <= 0:
+        raise ValueError(f"{name} must be greater than 0")
+    return number
+
+
+def _names(modules: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(modules, str) or not all(isinstance(name, str) for name in modules):
+        raise TypeError("preload must be a callable, or a list of names of modules")
+    return tuple(modules)
+
+
+def _start_method(context: multiprocessing.context.BaseContext | None) -> StartMethod:
+    return "spawn" if context is not None and context.get_start_method() == "spawn" else "fork"
+
+
+def _at_exit() -> None:
+    """The program ends: what is pending is done first, as with ProcessPoolExecutor."""
+    calls = list(_living)
+    for each in calls:
+        each.shut_down(cancel_pending=False)
+    for each in calls:
+        each.hosting.join()
+
+
+def _in_child() -> None:
+    for each in list(_living):
+        each.leave_to_parent()
+    _living.clear()
+
+
+forks.in_each_child(_in_child)
+threading._register_atexit(_at_exit)  # type: ignore[attr-defined]  # before threads are joined, as in the library

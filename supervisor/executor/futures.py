@@ -1,0 +1,246 @@
+"""The future of one call to an Executor: done only when nothing of the job is alive, and it knows how that ended.
+
+Runs in: supervisor (its thread finishes them) | any thread of the program (reads and cancels them).
+
+    PENDING ──assigned──► RUNNING ──ended──► FINISHED, or CANCELLED_AND_NOTIFIED when a cancel ended it
+       └──cancel()──► CANCELLED ──told──► CANCELLED_AND_NOTIFIED
+
+What came back is unpickled where it is asked for, and not in the thread that has to be quick to kill.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import CancelledError, Future
+from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING
+from typing import Any, TypeVar
+
+from killable.supervisor.eventlog import EventLog
+from killable.supervisor.job import Outcome
+from killable.supervisor.registry import Entry
+from killable.workers import pickles
+from killable.workers.errors import CODES, JobCancelled, JobError, JobFailed, error_class
+from killable.workers.sealed import MemoryFile
+
+T = TypeVar("T")
+
+_DONE = frozenset({CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED})
+
+Stop = Callable[["JobFuture[Any]", float | None, str], None]
+
+
+class RemoteTraceback(Exception):
+    """Where in the worker an exception was raised: the `__cause__` of what `result` raises."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.text}"""'
+
+
+class JobFuture(Future[T]):
+    """A `concurrent.futures.Future` whose running job can be stopped.
+
+    `done()` is true when the process tree of the job is proven gone (or its worker, to be used again, is idle).
+    """
+
+    def __init__(self, stop: Stop) -> None:
+        super().__init__()
+        self._stop = stop
+        self._opening = threading.Lock()
+        self._opened = False
+        self._value: Any = None
+        self._error: BaseException | None = None
+        self._payload: bytes | MemoryFile | None = None
+        self._raised = b""
+        self._partial: bytes | None = None
+        self._log: EventLog | None = None
+        self._ending: JobError | None = None
+        self.job_id = ""
+        """As in logs; empty until the job was taken."""
+        self.pid: int | None = None
+        """Of its worker, once it runs: for people and logs."""
+        self.certificate: Mapping[str, Any] | None = None
+        """The timed record of its end; None until it is done."""
+
+    # ── what its caller asks ──
+
+    def cancel(self, *, grace_s: float | None = None, reason: str = "") -> bool:
+        """Stop the job, also when it runs; return False when it is done already.
+
+        True means accepted: `done()` and `cancelled()` follow when its processes are gone. A job that finishes first
+        keeps its result. `grace_s` shortens its grace, 0 kills at once; asked again, it only hurries.
+        """
+        with self._condition:
+            state = self._state
+            if state in (FINISHED, CANCELLED_AND_NOTIFIED):
+                return state == CANCELLED_AND_NOTIFIED
+            if state == PENDING:
+                self._state = CANCELLED
+                self.certificate = {"requested": 0.0, "cause": "cancelled", "by": "user", "reason": reason}
+                self._ending = JobCancelled(by="user", reason=reason, job_id=self.job_id, certificate=self.certificate)
+                self._condition.notify_all()
+        if state == PENDING:
+            self._invoke_callbacks()  # type: ignore[attr-defined]
+        self._stop(self, grace_s, reason)
+        return True
+
+    def result(self, timeout: float | None = None) -> T:
+        """Return what the job returned, or raise how it ended: its own exception, with the worker's traceback as its
+        cause, or a JobError: JobCancelled (a CancelledError), JobTimedOut (a TimeoutError), WorkerCrashed (a
+        BrokenProcessPool), JobFailed.
+
+        Raise TimeoutError when it is not done after `timeout` seconds; the job goes on.
+        """
+        error = self.exception(timeout)
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error, self  # no cycle through the traceback
+        return self._value  # type: ignore[no-any-return]
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Return what `result` would raise; raise JobCancelled, and TimeoutError as there."""
+        try:
+            super().exception(timeout)
+        except CancelledError:
+            raise self._ending or JobCancelled() from None
+        with self._opening:
+            if not self._opened:
+                self._open()
+                self._opened = True
+        return self._error
+
+    def wait_until_done(self) -> None:
+        """Wait until it is done, whatever became of it."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._state in _DONE)
+
+    @property
+    def error(self) -> JobError | None:
+        """How it ended as a JobError with code and facts, also for an exception of its own; None when it completed, or
+        is not done.
+        """
+        return self._ending
+
+    @property
+    def partial(self) -> Any:
+        """What it last handed to `ctx.checkpoint`, however it ended; None without."""
+        return None if self._partial is None else pickles.loads(self._partial)
+
+    @property
+    def stdout(self) -> str:
+        """What it has printed, and written to stderr, so far: lines, each with its end."""
+        if self._log is None:
+            return ""
+        events = self._log.read(-1, len(self._log))
+        return "".join(json.loads(event.data)["text"] + "\n" for event in events if event.name == "log")
+
+    # ── what the supervisor's thread tells ──
+
+    def on_accepted(self, entry: Entry) -> None:
+        self.job_id = entry.id
+        self._log = entry.log
+
+    def on_assigned(self, entry: Entry) -> bool:
+        self.pid = entry.pid
+        return self.set_running_or_notify_cancel()
+
+    def on_changed(self, entry: Entry) -> None:
+        if entry.is_over:
+            self._on_over(entry)
+
+    def _on_over(self, entry: Entry) -> None:
+        outcome = entry.outcome
+        assert outcome is not None
+        self.job_id = entry.id
+        self.certificate = entry.certificate
+        self._payload = entry.result if entry.laid_result is None else entry.laid_result
+        self._raised = entry.exception
+        self._partial = entry.partial
+        self.finish(outcome)
+
+    def finish(self, outcome: Outcome) -> None:
+        """The last word: nothing of the job is alive, or it never began."""
+        if outcome.code is not None:
+            facts = {"job_id": self.job_id, "certificate": self.certificate, **outcome.facts}
+            ending = error_class(outcome.code)(outcome.message, code=outcome.code, **facts)
+            assert isinstance(ending, JobError), CODES[outcome.code]
+            self._ending = ending
+        if self._state in (CANCELLED, CANCELLED_AND_NOTIFIED):
+            if self._state == CANCELLED:
+                self.set_running_or_notify_cancel()
+        elif isinstance(self._ending, JobCancelled):
+            self._finish_cancelled()
+        elif self._ending is not None:
+            self.set_exception(self._ending)  # `exception` has the job's own, once it is unpickled
+        else:
+            self.set_result(None)  # type: ignore[arg-type]  # as has `result`
+
+    def leave_to_parent(self) -> None:
+        """In a fork of the program."""
+        self._condition = threading.Condition()  # another thread may have held them
+        self._opening = threading.Lock()
+        self._done_callbacks: list[Any] = []  # the parent's
+        if not self.done():
+            self.finish(
+                Outcome("failed", "supervisor_lost", "its executor belongs to the process that forked this one")
+            )
+
+    def _finish_cancelled(self) -> None:
+        with self._condition:
+            self._state = CANCELLED_AND_NOTIFIED
+            for waiter in self._waiters:
+                waiter.add_cancelled(self)
+            self._condition.notify_all()
+        self._invoke_callbacks()  # type: ignore[attr-defined]
+
+    # ── what came back ──
+
+    def _open(self) -> None:
+        """Unpickle it. What cannot be is this future's fault and no other's."""
+        ending = self._ending
+        if ending is None:
+            try:
+                self._value = _unpickled(self._payload)
+            except BaseException as error:
+                self._error = self._ending = _unreadable("result", error, self)
+            self._payload = None
+            return
+        self._error = ending
+        if ending.code == "exception" and self._raised:
+            try:
+                raised = pickles.loads(self._raised)
+                assert isinstance(raised, BaseException), raised
+            except BaseException as error:
+                ending.__cause__ = error
+            else:
+                raised.__cause__ = RemoteTraceback(ending.facts["traceback"])
+                self._error = raised
+
+
+def _unpickled(payload: bytes | MemoryFile | None) -> Any:
+    if isinstance(payload, MemoryFile):
+        try:
+            with payload.mapped() as content:
+                return pickles.loads(content)
+        finally:
+            payload.close()
+    return None if payload is None else pickles.loads(payload)
+
+
+def _unreadable(what: str, error: BaseException, future: JobFuture[Any]) -> JobError:
+    told = JobFailed(
+        f"the job's {what} cannot be unpickled here: {type(error).__name__}: {error}",
+        code="result.unserializable",
+        type=type(error).__name__,
+        job_id=future.job_id,
+        certificate=future.certificate,
+    )
+    told.__cause__ = error
+    return told

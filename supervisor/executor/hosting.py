@@ -1,0 +1,110 @@
+"""A supervisor in a thread of a program that is not ours: started, spoken to from any thread, closed.
+
+Runs in: supervisor. The program is left alone: no signal handler, no subreaper, no child that is not ours is waited
+for; nothing of its environment, directory or umask is changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from killable.supervisor.machine.forks import leave_loop_to_parent
+from killable.supervisor.service import Supervisor
+from killable.supervisor.settings import Settings
+
+ACTS_PER_TURN = 64
+"""What is read of the inbox in one turn of the loop: then frames, exits and deadlines have theirs."""
+
+
+class Closed(RuntimeError):
+    """It takes nothing any more."""
+
+
+class Hosting:
+    """Its thread begins at once, and ends when it was told to leave and nothing of it is left."""
+
+    def __init__(self, settings: Settings, name: str) -> None:
+        self._settings = settings
+        self._inbox: deque[Callable[[Supervisor], None]] = deque()
+        self._lock = threading.Lock()
+        self._will_read = True
+        """The inbox is going to be read, without our saying so."""
+        self._closed = False
+        self._forked = False
+        self._loop: asyncio.SelectorEventLoop | None = None
+        self._supervisor: Supervisor | None = None
+        self._told_to_leave: asyncio.Event | None = None
+        self.failure: Exception | None = None
+        """Why its supervisor did not start: what is done in its thread finds it here."""
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def call(self, act: Callable[[Supervisor], None]) -> None:
+        """Have something done in its thread, in the order of the calls, once it has started. Raise Closed."""
+        with self._lock:
+            if self._closed:
+                raise Closed("it has been shut down")
+            self._inbox.append(act)
+            if self._will_read:
+                return
+            self._will_read = True
+            assert self._loop is not None
+            self._loop.call_soon_threadsafe(self._read_inbox)
+
+    def leave(self) -> None:
+        """End everything; only in its own thread."""
+        assert self._told_to_leave is not None
+        self._told_to_leave.set()
+
+    def leave_to_parent(self) -> None:
+        """In a fork of the program: this is the parent's, and its thread did not come along."""
+        self._lock = threading.Lock()  # another thread may have held it
+        self._closed = self._forked = True
+        if self._supervisor is not None:
+            self._supervisor.leave_to_parent()
+        if self._loop is not None:
+            leave_loop_to_parent(self._loop)
+
+    def join(self) -> None:
+        """Wait until nothing of it is left; in its own thread nobody can."""
+        if threading.current_thread() is not self._thread and not self._forked:
+            self._thread.join()
+
+    def _run(self) -> None:
+        # Not asyncio.run: the program may have a policy for loops of its own.
+        with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+            loop = runner.get_loop()
+            assert isinstance(loop, asyncio.SelectorEventLoop)
+            self._loop = loop
+            runner.run(self._live())
+
+    async def _live(self) -> None:
+        self._told_to_leave = asyncio.Event()
+        self._supervisor = Supervisor(self._settings)
+        try:
+            await self._supervisor.start()
+        except Exception as error:
+            self.failure = error
+        self._read_inbox()
+        await self._told_to_leave.wait()
+        with self._lock:
+            self._closed = True
+        if self.failure is None:
+            await self._supervisor.close()
+
+    def _read_inbox(self) -> None:
+        assert self._supervisor is not None and self._loop is not None
+        for _ in range(ACTS_PER_TURN):
+            try:
+                act = self._inbox.popleft()
+            except IndexError:
+                with self._lock:
+                    if not self._inbox:
+                        self._will_read = False
+                        return
+            else:
+                act(self._supervisor)
+        self._loop.call_soon(self._read_inbox)

@@ -1,0 +1,63 @@
+"""`Executor.map`: items in chunks, results in order, and no more under way than was asked for.
+
+Runs in: supervisor, in a program of anybody's.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from killable.supervisor.clock import monotonic
+
+T = TypeVar("T")
+
+
+def check(chunksize: int, buffersize: int | None) -> None:
+    """Raise ValueError, TypeError, with the words of the standard library."""
+    if chunksize < 1:
+        raise ValueError("chunksize must be >= 1.")
+    if buffersize is not None and not isinstance(buffersize, int):
+        raise TypeError("buffersize must be an integer or None")
+    if buffersize is not None and buffersize < 1:
+        raise ValueError("buffersize must be None or > 0")
+
+
+def results(
+    submit: Callable[[list[Any]], Future[list[T]]],
+    items: Iterator[Any],
+    *,
+    timeout: float | None,
+    chunksize: int,
+    buffersize: int | None,
+) -> Iterator[T]:
+    """Submit the first calls now, and return an iterator over the results of all."""
+    deadline = None if timeout is None else timeout + monotonic()
+    calls = map(submit, _chunks(items, chunksize))
+    futures = deque(calls if buffersize is None else itertools.islice(calls, buffersize))
+    return itertools.chain.from_iterable(_in_order(futures, calls, deadline))
+
+
+def _in_order(
+    futures: deque[Future[list[T]]], calls: Iterator[Future[list[T]]], deadline: float | None
+) -> Iterator[list[T]]:
+    """Yield the results of each call; whoever leaves early stops the rest."""
+    try:
+        while futures:
+            left = None if deadline is None else max(0.0, deadline - monotonic())
+            chunk = futures[0].result(left)
+            futures.popleft()
+            futures.extend(itertools.islice(calls, 1))  # before it is yielded: the worker need not wait for the reader
+            yield chunk
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    rest = iter(items)
+    while chunk := list(itertools.islice(rest, size)):
+        yield chunk

@@ -1,0 +1,141 @@
+"""What a call yields, read while it runs: by a thread that waits, or by a coroutine.
+
+Runs in: supervisor (its thread feeds them) | the program (reads them). Leaving one stops its job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, Generic, TypeVar
+
+from killable.supervisor.executor.futures import JobFuture, Stop
+from killable.supervisor.registry import Entry
+
+T = TypeVar("T")
+
+EVENTS_PER_READ = 4096
+
+
+class StreamFuture(JobFuture[Any], Generic[T]):
+    """The future of a call whose yields are wanted; `arrived` is called in the supervisor's thread."""
+
+    def __init__(self, stop: Stop) -> None:
+        super().__init__(stop)
+        self.items: deque[bytes] = deque()
+        self._read = -1
+        self._waiting = threading.Condition()
+
+    def on_changed(self, entry: Entry) -> None:
+        while batch := entry.log.read(self._read, EVENTS_PER_READ):
+            self._read = batch[-1].id
+            self.items.extend(event.data for event in batch if event.name == "token")
+        super().on_changed(entry)
+        self.wake()
+
+    def wake(self) -> None:
+        with self._waiting:
+            self._waiting.notify_all()
+
+    def leave_to_parent(self) -> None:
+        self._waiting = threading.Condition()
+        super().leave_to_parent()
+
+    def wait(self) -> None:
+        """Wait until there is an item, or it is done."""
+        with self._waiting:
+            self._waiting.wait_for(lambda: self.items or self.done())
+
+
+class Stream(Iterator[T]):
+    """The yields of one call, in order; then how it ended, if that is an error.
+
+    `close()`, leaving the `with`, or dropping it (a `break`) stops the job, and `close` waits until it is gone.
+    """
+
+    def __init__(self, future: StreamFuture[T]) -> None:
+        self.future = future
+
+    def __next__(self) -> T:
+        future = self.future
+        while True:
+            if future.items:
+                return pickle.loads(future.items.popleft())  # type: ignore[no-any-return]
+            if future.done() and not future.items:
+                future.result()
+                raise StopIteration
+            future.wait()
+
+    def close(self) -> None:
+        """Stop the job, if it still runs, and wait until nothing of it is alive."""
+        if self.future.cancel(reason="the stream was closed"):
+            self.future.wait_until_done()
+
+    def __enter__(self) -> Stream[T]:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class AsyncStream(AsyncIterator[T]):
+    """The same for a coroutine: `async for`, `async with`, `await stream.aclose()`."""
+
+    def __init__(self, future: AsyncStreamFuture[T]) -> None:
+        self.future = future
+
+    async def __anext__(self) -> T:
+        future = self.future
+        while True:
+            if future.items:
+                return pickle.loads(future.items.popleft())  # type: ignore[no-any-return]
+            if future.done() and not future.items:
+                future.result()
+                raise StopAsyncIteration
+            await future.arrival()
+
+    async def aclose(self) -> None:
+        """Stop the job, if it still runs, and wait until nothing of it is alive."""
+        if self.future.cancel(reason="the stream was closed"):
+            while not self.future.done():
+                await self.future.arrival()
+
+    async def __aenter__(self) -> AsyncStream[T]:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    def __del__(self) -> None:
+        self.future.cancel(reason="the stream was dropped")
+
+
+class AsyncStreamFuture(StreamFuture[T]):
+    """Wakes a coroutine in the loop in which it was made, one wake-up for whatever has come."""
+
+    def __init__(self, stop: Stop) -> None:
+        super().__init__(stop)
+        self._loop = asyncio.get_running_loop()
+        self._arrived = asyncio.Event()
+        self._will_wake = False
+
+    def wake(self) -> None:
+        super().wake()
+        if not self._will_wake:
+            self._will_wake = True
+            try:
+                self._loop.call_soon_threadsafe(self._arrived.set)
+            except RuntimeError:
+                pass  # the loop is closed: nobody waits any more
+
+    async def arrival(self) -> None:
+        """Wait until something has come since the last time."""
+        await self._arrived.wait()
+        self._arrived.clear()
+        self._will_wake = False

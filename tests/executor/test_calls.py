@@ -1,0 +1,233 @@
+"""Drop-in: what a user of `concurrent.futures` expects of an executor of processes, on real processes."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import functools
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import work
+from support.waiting import until
+
+from killable import Executor, JobFailed
+
+
+def test_a_call_runs_in_another_process_and_its_result_comes_back(executor: Executor) -> None:
+    future = executor.submit(work.add, 1, two=2)
+    assert isinstance(future, concurrent.futures.Future) and isinstance(executor, concurrent.futures.Executor)
+    assert future.result() == 3 and future.exception() is None and future.done() and not future.cancelled()
+    assert executor.submit(os.getpid).result() != os.getpid()
+    assert future.error is None and future.certificate is not None
+
+
+def test_what_has_no_name_to_import_is_sent_by_value(executor: Executor) -> None:
+    offset = 40
+
+    def closure(number: int) -> int:
+        return number + offset
+
+    class Local:
+        def __init__(self, value: int) -> None:
+            self.value = value
+
+    assert executor.submit(lambda: offset).result() == 40
+    assert executor.submit(closure, 2).result() == 42
+    assert executor.submit(functools.partial(closure, 3)).result() == 43
+    made = executor.submit(Local, 5).result()
+    assert type(made) is Local and made.value == 5
+    assert executor.submit(Local(6).__class__, 7).result().value == 7
+
+
+def test_an_exception_comes_back_as_it_was_with_the_workers_traceback(executor: Executor) -> None:
+    future = executor.submit(work.raise_value_error, "no luck")
+    with pytest.raises(ValueError, match="no luck") as caught:
+        future.result()
+    assert "in raise_value_error" in str(caught.value.__cause__)
+    assert future.exception() is caught.value
+    assert future.error is not None and (future.error.code, future.error.type) == ("exception", "ValueError")
+
+
+def test_what_cannot_be_pickled_fails_its_own_future_only(executor: Executor) -> None:
+    with pytest.raises(TypeError, match="lock"):
+        executor.submit(work.add, threading.Lock(), 1)
+    result = executor.submit(work.return_a_lock)
+    unreadable = executor.submit(work.return_what_cannot_be_unpickled)
+    exception = executor.submit(work.raise_unpicklable)
+    with pytest.raises(JobFailed, match="lock") as caught:
+        result.result()
+    assert caught.value.code == "result.unserializable"
+    with pytest.raises(JobFailed, match="cannot be unpickled here: ValueError: not here") as caught:
+        unreadable.result()
+    assert isinstance(caught.value.__cause__, ValueError)
+    with pytest.raises(JobFailed, match="Unpicklable: lost") as caught:
+        exception.result()
+    assert "in raise_unpicklable" in caught.value.traceback and isinstance(caught.value.__cause__, ValueError)
+    assert executor.submit(work.add, 1, 2).result() == 3
+
+
+def test_wait_as_completed_and_callbacks(executor: Executor, tmp_path: Path) -> None:
+    gate = str(tmp_path / "gate")
+    waiting = executor.submit(work.wait_for, gate)
+    quick = executor.submit(work.add, 1, 2)
+    told: list[Any] = []
+    waiting.add_done_callback(told.append)
+    done, pending = concurrent.futures.wait([waiting, quick], return_when="FIRST_COMPLETED")
+    assert (done, pending) == ({quick}, {waiting})
+    work.say(gate)
+    assert set(concurrent.futures.as_completed([waiting, quick])) == {waiting, quick}
+    until(lambda: told, "the callback was called")
+    assert told == [waiting]
+
+
+def test_result_waits_no_longer_than_asked_and_the_call_goes_on(executor: Executor, tmp_path: Path) -> None:
+    future = executor.submit(work.wait_for, str(tmp_path / "gate"))
+    with pytest.raises(TimeoutError):
+        future.result(timeout=0.05)
+    work.say(str(tmp_path / "gate"))
+    assert future.result() == str(os.getpid())
+
+
+async def test_with_asyncio(executor: Executor) -> None:
+    loop = asyncio.get_running_loop()
+    assert await loop.run_in_executor(executor, work.add, 1, 2) == 3
+    assert await asyncio.wrap_future(executor.submit(work.square, 3)) == 9
+    with pytest.raises(ValueError, match="no luck"):
+        await loop.run_in_executor(executor, work.raise_value_error, "no luck")
+
+
+def test_map(executor: Executor) -> None:
+    assert list(executor.map(work.square, range(5))) == [0, 1, 4, 9, 16]
+    assert list(executor.map(work.add, [1, 2], [10, 20, 30])) == [11, 22]
+    assert list(executor.map(work.square, range(10), chunksize=3)) == [number * number for number in range(10)]
+    assert list(executor.map(work.square, [])) == []
+    with pytest.raises(ValueError, match="chunksize"):
+        executor.map(work.square, [1], chunksize=0)
+    with pytest.raises(ValueError, match="buffersize"):
+        executor.map(work.square, [1], buffersize=0)
+    with pytest.raises(TypeError, match="buffersize"):
+        executor.map(work.square, [1], buffersize="2")  # type: ignore[arg-type]
+
+
+def test_map_takes_no_more_than_its_buffer(executor: Executor) -> None:
+    taken: list[int] = []
+
+    def numbers() -> Iterator[int]:
+        for number in range(1000):
+            taken.append(number)
+            yield number
+
+    results = executor.map(work.square, numbers(), chunksize=2, buffersize=3)
+    assert len(taken) == 6
+    assert next(results) == 0 and len(taken) == 8
+    assert list(results) == [number * number for number in range(1, 1000)]
+
+
+def test_large_values_go_both_ways(executor: Executor) -> None:
+    data = os.urandom(1 << 20) * 20
+    assert executor.submit(bytes, data).result() == data
+    array = np.arange(2_000_000)
+    back = executor.submit(np.flip, array).result()
+    assert (back == array[::-1]).all()
+    back[0] = 7  # it is the caller's own
+    several = executor.submit(lambda *given: list(reversed(given)), array, data, array + 1).result()
+    assert (several[0] == array + 1).all() and several[1] == data and (several[2] == array).all()
+    for _ in range(3):  # each on a worker that has given its file for large results away
+        assert len(executor.submit(bytes, data).result()) == len(data)
+
+
+def test_shutdown_finishes_what_was_submitted_and_takes_nothing_more(tmp_path: Path) -> None:
+    executor = Executor(max_workers=1)
+    futures = [executor.submit(work.square, number) for number in range(5)]
+    executor.shutdown()
+    assert [future.result(timeout=0) for future in futures] == [0, 1, 4, 9, 16]
+    with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
+        executor.submit(work.square, 1)
+    executor.shutdown()
+
+
+def test_shutdown_can_leave_out_what_has_not_begun(tmp_path: Path) -> None:
+    executor = Executor(max_workers=1)
+    running = executor.submit(work.wait_for, str(tmp_path / "gate"))
+    until(running.running, "it runs")
+    waiting = [executor.submit(work.square, number) for number in range(5)]
+    executor.shutdown(wait=False, cancel_futures=True)
+    assert all(future.cancelled() for future in waiting)
+    work.say(str(tmp_path / "gate"))
+    assert running.result() == str(os.getpid())
+    executor.shutdown()
+
+
+def test_an_executor_that_is_forgotten_finishes_its_calls(tmp_path: Path) -> None:
+    executor = Executor(max_workers=1)
+    thread = executor._calls.hosting._thread
+    future = executor.submit(work.wait_for, str(tmp_path / "gate"))
+    del executor
+    work.say(str(tmp_path / "gate"))
+    assert future.result() == str(os.getpid())
+    thread.join()
+
+
+def test_made_ready_once_in_the_zygote_and_once_in_each_worker() -> None:
+    options: dict[str, Any] = {"initializer": work.make_ready, "initargs": ("initializer",)}
+    with Executor(max_workers=2, preload=work.make_ready, max_tasks_per_child=1, **options) as executor:
+        told = [executor.submit(work.tell_ready).result() for _ in range(3)]
+    assert len({pid for _, pid, _ in told}) == 3, "a fresh process for each"
+    assert len({zygote for _, _, zygote in told}) == 1
+    assert all(ready == {"preload": zygote, "initializer": pid} for ready, pid, zygote in told)
+
+
+def test_modules_are_preloaded_by_name() -> None:
+    with Executor(max_workers=1, preload=["colorsys"]) as executor:
+        import sys
+
+        assert executor.submit(lambda: "colorsys" in sys.modules).result()
+
+
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+def test_each_start_method(start_method: Any) -> None:
+    options: dict[str, Any] = {"initializer": work.make_ready, "initargs": ("initializer",)}
+    with Executor(max_workers=1, start_method=start_method, preload=work.make_ready, **options) as executor:
+        ready, pid, zygote = executor.submit(work.tell_ready).result()
+        assert ready == {"preload": zygote if start_method == "fork" else pid, "initializer": pid}
+        assert executor.submit(lambda: 1).result() == 1
+
+
+def test_an_initializer_that_fails_breaks_the_pool_with_its_reason() -> None:
+    with Executor(max_workers=1, initializer=work.raise_value_error, initargs=("not ready",)) as executor:
+        future = executor.submit(work.square, 1)
+        with pytest.raises(concurrent.futures.process.BrokenProcessPool, match="not ready"):
+            future.result()
+        with pytest.raises(concurrent.futures.process.BrokenProcessPool, match="not ready"):
+            executor.submit(work.square, 1).result()
+
+
+def test_a_preload_that_fails_breaks_the_pool_with_its_reason() -> None:
+    with Executor(max_workers=1, preload=["there_is_no_such_module"]) as executor:
+        future = executor.submit(work.square, 1)
+        with pytest.raises(concurrent.futures.process.BrokenProcessPool, match="there_is_no_such_module"):
+            future.result()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"max_workers": 0}, ValueError, "max_workers must be greater than 0"),
+        ({"max_workers": "2"}, TypeError, "max_workers"),
+        ({"max_tasks_per_child": 0}, ValueError, "max_tasks_per_child"),
+        ({"initializer": "load"}, TypeError, "initializer must be a callable"),
+        ({"preload": "numpy"}, TypeError, "preload"),
+        ({"run": 5}, TypeError, "there is no limit 'run'"),
+        ({"run_s": "5 parsecs"}, ValueError, "run_s"),
+        ({"grace_s": None}, ValueError, "grace_s"),
+    ],
+)
+def test_what_cannot_be_is_refused(options: dict[str, Any], error: type[Exception], match: str) -> None:
+    with pytest.raises(error, match=match):
+        Executor(**options)

@@ -1,0 +1,233 @@
+"""Stopping: a running call, whatever it does, is ended wholly; each end has its type; the neighbours go on."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import os
+import signal
+from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+import pytest
+import work
+from support import processes
+from support.waiting import until
+
+from killable import (
+    Executor,
+    JobCancelled,
+    JobTimedOut,
+    OutOfMemory,
+    WorkerCrashed,
+    WorkerExited,
+    WorkerKilled,
+)
+
+
+def arrived(path: Path) -> int:
+    """Wait until the call is there; return its pid."""
+    return int(until(lambda: path.exists() and path.read_text(), f"{path.name} is there"))
+
+
+def is_gone(pid: int) -> bool:
+    seen = processes.look(pid)
+    return seen is None
+
+
+@pytest.mark.parametrize("what", [work.loop, work.hold_the_lock, work.wait_natively, work.ignore_sigterm])
+def test_cancel_ends_what_runs(executor: Executor, tmp_path: Path, what: Callable[[str], Any]) -> None:
+    future = executor.with_limits(grace_s=0.2, ack_s=0.1).submit(what, str(tmp_path / "in"))
+    pid = arrived(tmp_path / "in")
+    assert future.running() and not future.done()
+    assert future.cancel() and future.cancel(), "accepted, and again"
+    with pytest.raises(JobCancelled) as caught:
+        future.result()
+    assert isinstance(caught.value, concurrent.futures.CancelledError)
+    assert is_gone(pid), "done means that it is gone"
+    assert future.cancelled() and future.done() and not future.running()
+    assert future.certificate is not None and future.certificate["proof"] and "tree_empty" in future.certificate
+    assert (future.error, caught.value.by) == (caught.value, "user")
+    with pytest.raises(concurrent.futures.CancelledError):
+        future.exception()
+
+
+def test_a_call_that_is_cancelled_cleans_up(executor: Executor, tmp_path: Path) -> None:
+    future = executor.submit(work.clean_up, str(tmp_path / "in"), str(tmp_path / "cleaned"))
+    arrived(tmp_path / "in")
+    assert future.cancel()
+    concurrent.futures.wait([future])
+    assert (tmp_path / "cleaned").exists() and future.certificate is not None
+    assert "kill_sent" not in future.certificate
+
+
+def test_it_is_told_who_and_why(executor: Executor, tmp_path: Path) -> None:
+    future = executor.submit(work.catch_stopping, str(tmp_path / "in"))
+    arrived(tmp_path / "in")
+    assert future.cancel(reason="enough")
+    concurrent.futures.wait([future])
+    assert future.cancelled(), "what it returned after it was stopped is no result"
+    assert future.error is not None and future.error.reason == "enough"
+
+
+def test_nothing_of_the_tree_is_left(executor: Executor, tmp_path: Path) -> None:
+    before = {seen.pid for seen in processes.ours()}
+    future = executor.submit(work.fork_and_loop, str(tmp_path / "in"))
+    arrived(tmp_path / "in")
+    assert len({seen.pid for seen in processes.ours()} - before) >= 3
+    future.cancel(grace_s=0)
+    with pytest.raises(JobCancelled):
+        future.result()
+    worker = future.pid
+    assert [seen for seen in processes.ours() if seen.pid not in before and seen.session == worker] == []
+    assert future.certificate is not None and future.certificate["processes_swept"] >= 2
+
+
+def test_what_has_not_begun_is_cancelled_at_once(tmp_path: Path) -> None:
+    with Executor(max_workers=1) as executor:
+        running = executor.submit(work.wait_for, str(tmp_path / "gate"))
+        until(running.running, "it runs")
+        waiting = executor.submit(work.loop, str(tmp_path / "never"))
+        assert waiting.cancel() and waiting.cancelled() and waiting.done()
+        assert concurrent.futures.wait([waiting]).done == {waiting}
+        with pytest.raises(JobCancelled):
+            waiting.result()
+        work.say(str(tmp_path / "gate"))
+        assert running.result() == str(os.getpid())
+        assert not running.cancel(), "it is done"
+    assert not (tmp_path / "never").exists()
+
+
+def test_a_timeout_ends_it(executor: Executor, tmp_path: Path) -> None:
+    future = executor.with_limits(run_s=0.1, grace_s=0).submit(work.hold_the_lock, str(tmp_path / "in"))
+    with pytest.raises(JobTimedOut, match=r"run_s of 0\.1 s is over") as caught:
+        future.result()
+    assert isinstance(caught.value, TimeoutError) and caught.value.code == "timeout.run"
+    assert is_gone(arrived(tmp_path / "in"))
+
+
+def test_limits_add_up(executor: Executor) -> None:
+    view = executor.with_limits(run_s="1m").with_limits(memory_bytes="2GiB")
+    assert view._limits == {"grace_s": 10, "run_s": 60, "memory_bytes": 2 << 30}
+    assert view.submit(work.square, 3).result() == 9
+    with pytest.raises(TypeError, match="no limit 'seconds'"):
+        executor.with_limits(seconds=1)
+
+
+ENDS: dict[str, tuple[type[Exception], str]] = {
+    "segfault": (WorkerCrashed, "crash"),
+    "kill": (WorkerKilled, "killed_externally"),
+    "exit 3": (WorkerExited, "exit"),
+    "exit 0": (WorkerExited, "exit"),
+    "sys.exit": (WorkerExited, "exit"),
+    "memory": (OutOfMemory, "limit.memory"),
+}
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_a_bad_end_is_told_apart_and_hits_nobody_else(executor: Executor, tmp_path: Path, how: str) -> None:
+    neighbour = executor.submit(work.wait_for, str(tmp_path / "gate"))
+    until(neighbour.running, "the neighbour runs")
+    future = executor.submit(work.end_badly, how)
+    cls, code = ENDS[how]
+    with pytest.raises(cls) as caught:
+        future.result()
+    assert type(caught.value) is cls and caught.value.code == code  # type: ignore[attr-defined]
+    assert isinstance(caught.value, MemoryError if cls is OutOfMemory else BrokenProcessPool)
+    assert executor.submit(work.square, 3).result() == 9
+    work.say(str(tmp_path / "gate"))
+    assert neighbour.result() == str(os.getpid())
+
+
+def test_a_stranger_that_kills_a_worker_hits_its_call_only(executor: Executor, tmp_path: Path) -> None:
+    future = executor.submit(work.loop, str(tmp_path / "in"))
+    os.kill(arrived(tmp_path / "in"), signal.SIGKILL)
+    with pytest.raises(WorkerKilled):
+        future.result()
+    assert executor.submit(work.square, 3).result() == 9
+
+
+def test_what_was_reached_and_printed_is_kept(executor: Executor, tmp_path: Path) -> None:
+    future = executor.submit(work.checkpoint_and_loop, path=str(tmp_path / "in"))
+    arrived(tmp_path / "in")
+    future.cancel(grace_s=0)
+    concurrent.futures.wait([future])
+    assert future.partial == {"reached": {1, 2}}
+    assert future.stdout == "on my way\n"
+
+
+async def test_a_timeout_of_asyncio_really_ends_it(executor: Executor, tmp_path: Path) -> None:
+    loop = asyncio.get_running_loop()
+    waiting = loop.run_in_executor(executor.with_limits(grace_s=0), work.hold_the_lock, str(tmp_path / "in"))
+    pid = await asyncio.to_thread(arrived, tmp_path / "in")
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(waiting, 0.01)
+    await asyncio.to_thread(until, lambda: is_gone(pid), "it is gone")
+
+
+def test_map_that_runs_out_of_time_stops_the_rest(executor: Executor, tmp_path: Path) -> None:
+    view = executor.with_limits(grace_s=0)
+    results = view.map(work.sleep_at, range(6), [str(tmp_path / "in")] * 6, timeout=2)
+    with pytest.raises(TimeoutError):
+        list(results)
+    until(lambda: is_gone(arrived(tmp_path / "in")), "it is gone")
+
+
+def test_terminate_and_kill_workers(tmp_path: Path) -> None:
+    for end in (Executor.terminate_workers, Executor.kill_workers):
+        executor = Executor(max_workers=1)
+        future = executor.submit(work.loop, str(tmp_path / end.__name__))
+        waiting = executor.submit(work.square, 1)
+        pid = arrived(tmp_path / end.__name__)
+        end(executor)
+        assert is_gone(pid) and future.cancelled() and waiting.cancelled()
+
+
+@pytest.mark.parametrize("what", ["thread", "child", "handler", "mask", "timer", "cwd", "umask"])
+def test_a_worker_is_used_again_only_as_it_was(what: str) -> None:
+    with Executor(max_workers=1) as executor:
+        first = executor.submit(work.leave_something, "nothing").result()
+        assert executor.submit(work.leave_something, "nothing").result() == first
+        assert executor.submit(work.leave_something, what).result() == first
+        assert executor.submit(work.leave_something, "nothing").result() != first
+
+
+# ── streams ──
+
+
+def test_yields_arrive_as_they_are_made(executor: Executor, tmp_path: Path) -> None:
+    assert list(executor.stream(work.count, 5000)) == list(range(5000))
+    assert list(executor.stream(work.as_list, 3)) == [0, 1, 2]
+    stream = executor.stream(work.count_for_ever, str(tmp_path / "in"))
+    assert [next(stream) for _ in range(100)] == list(range(100))
+    assert stream.future.running()
+    stream.close()
+    assert is_gone(arrived(tmp_path / "in"))
+
+
+def test_an_error_comes_behind_what_was_yielded(executor: Executor) -> None:
+    stream = executor.stream(work.count_and_raise, 3)
+    assert [next(stream) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ValueError, match="no more"):
+        next(stream)
+
+
+def test_a_break_ends_the_job(executor: Executor, tmp_path: Path) -> None:
+    for number in executor.with_limits(grace_s=0).stream(work.count_for_ever, str(tmp_path / "in")):
+        if number == 10:
+            break
+    assert is_gone(arrived(tmp_path / "in"))
+
+
+async def test_yields_for_a_coroutine(executor: Executor, tmp_path: Path) -> None:
+    assert [number async for number in executor.astream(work.count, 5000)] == list(range(5000))
+    async with executor.astream(work.count_for_ever, str(tmp_path / "in")) as stream:
+        async for number in stream:
+            if number == 100:
+                break
+    assert is_gone(arrived(tmp_path / "in"))
+    with pytest.raises(ValueError, match="no more"):
+        async for _ in executor.astream(work.count_and_raise, 3):
+            pass

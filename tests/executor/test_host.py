@@ -1,0 +1,252 @@
+"""The program that an Executor lives in is left as it was; and what becomes of the Executor when that ends or forks."""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import resource
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+import pytest
+import work
+from support import processes
+from support.marks import libc
+from support.waiting import until
+
+from killable import Executor
+
+
+def surroundings() -> dict[str, Any]:
+    """Return what a library has no business to change in a program."""
+    subreaper = ctypes.c_int()
+    libc().prctl(37, ctypes.byref(subreaper), 0, 0, 0)  # PR_GET_CHILD_SUBREAPER
+    umask = os.umask(0)
+    os.umask(umask)
+    return {
+        "handlers": {number: signal.getsignal(number) for number in signal.valid_signals()},
+        "mask": signal.pthread_sigmask(signal.SIG_BLOCK, ()),
+        "wakeup": signal.set_wakeup_fd(-1),
+        "subreaper": subreaper.value,
+        "cwd": os.getcwd(),
+        "umask": umask,
+        "environment": dict(os.environ),
+        "path": list(sys.path),
+        "limits": [resource.getrlimit(number) for number in range(resource.RLIMIT_NOFILE + 1)],
+        "nice": os.nice(0),
+        "group": os.getpgrp(),
+        "excepthook": sys.excepthook,
+        "threading": threading.excepthook,
+        "start method": multiprocessing.get_start_method(allow_none=True),
+    }
+
+
+def test_the_program_is_left_alone(tmp_path: Path) -> None:
+    before = surroundings()
+    with Executor(max_workers=2, grace_s=0) as executor:
+        assert surroundings() == before
+        future = executor.submit(work.loop, str(tmp_path / "in"))
+        until((tmp_path / "in").exists, "it runs")
+        assert surroundings() == before
+        future.cancel()
+        assert executor.submit(work.square, 3).result() == 9
+        assert surroundings() == before
+        # One child, the guard; it waits for none of the program's own, and takes no status away.
+        own = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])
+        assert own.wait() == 3
+        assert subprocess.run(["sh", "-c", "exit 7"], check=False).returncode == 7
+    assert surroundings() == before
+
+
+def test_one_thread_and_no_more(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+    with Executor(max_workers=2) as executor:
+        executor.submit(work.square, 3).result()
+        executor.submit(work.loop, str(tmp_path / "in")).cancel(grace_s=0)
+        until(lambda: len(set(threading.enumerate()) - before) == 1, "there is one thread")
+    assert set(threading.enumerate()) == before
+
+
+HERE = Path(__file__).parent
+ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parent}"}
+
+
+def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), *arguments],
+        capture_output=True, text=True, timeout=60, cwd=HERE, env=ENVIRONMENT,
+    )  # fmt: skip
+
+
+def test_multiprocessing_goes_on_working() -> None:
+    done = run("""
+        import multiprocessing
+        import work
+        from killable import Executor
+
+        with Executor(max_workers=1) as executor:
+            executor.submit(work.square, 3).result()
+            for method in ("fork", "spawn", "forkserver"):
+                with multiprocessing.get_context(method).Pool(1) as pool:
+                    print(pool.map(work.square, [1, 2]))
+            print(executor.submit(work.square, 4).result())
+    """)
+    assert (done.stdout, done.stderr) == ("[1, 4]\n" * 3 + "16\n", "")
+
+
+def test_a_fork_of_the_program_holds_nothing_and_says_so() -> None:
+    done = run("""
+        import os
+        from concurrent.futures.process import BrokenProcessPool
+        import work
+        from killable import Executor
+
+        def pipes():
+            held = {os.readlink(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd") if name > "2"
+                    and os.path.exists(f"/proc/self/fd/{name}")}
+            return {each for each in held if not each.startswith("/")}
+
+        before = pipes()
+        executor = Executor(max_workers=1)
+        executor.submit(work.square, 2).result()
+        running = executor.submit(work.wait_for, "/nonexistent")
+        assert len(pipes() - before) > 5
+        pid = os.fork()
+        if pid == 0:
+            left = {each for each in pipes() - before if "memfd" not in each}
+            assert left == set(), left
+            try:
+                executor.submit(work.square, 1)
+            except RuntimeError:
+                pass
+            try:
+                running.result()
+            except BrokenProcessPool as error:
+                assert error.code == "supervisor_lost"
+            executor.shutdown()
+            os._exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+        assert running.running()
+        running.cancel(grace_s=0)
+        assert executor.submit(work.square, 3).result() == 9
+        executor.shutdown()
+        print("good")
+    """)
+    assert (done.stdout, done.stderr) == ("good\n", "")
+
+
+def test_a_program_that_ends_finishes_what_is_pending() -> None:
+    done = run("""
+        import sys
+        import work
+        from killable import Executor
+
+        executor = Executor(max_workers=1)
+        for number in range(3):
+            executor.submit(work.square, number).add_done_callback(lambda done: print(done.result()))
+        print("ends")
+    """)
+    assert (done.stdout, done.stderr) == ("ends\n0\n1\n4\n", "")
+
+
+def test_a_program_that_is_interrupted_while_it_waits_ends(tmp_path: Path) -> None:
+    """Nothing of it is left, whatever its calls do: the guard sees to that."""
+    program = """
+        import sys
+        import work
+        from killable import Executor
+
+        Executor(max_workers=1).submit(work.ignore_sigterm, sys.argv[1])
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program), str(tmp_path / "in")],
+        cwd=HERE, env=ENVIRONMENT, stderr=subprocess.PIPE,
+    ) as running:  # fmt: skip
+        until((tmp_path / "in").exists, "it runs")
+        worker = int((tmp_path / "in").read_text())
+        running.send_signal(signal.SIGINT)
+        assert running.stderr is not None and b"KeyboardInterrupt" in running.stderr.read()
+    until(lambda: processes.look(worker) is None, "the worker has gone")
+
+
+def test_a_program_that_is_killed_leaves_nothing(tmp_path: Path) -> None:
+    program = """
+        import sys
+        import work
+        from killable import Executor
+
+        executor = Executor(max_workers=2)
+        futures = [executor.submit(work.fork_and_loop, path) for path in sys.argv[1:]]
+        futures[0].result()
+    """
+    paths = [tmp_path / "one", tmp_path / "two"]
+    before = {seen.pid for seen in processes.ours()}
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program), *map(str, paths)], cwd=HERE, env=ENVIRONMENT
+    ) as running:
+        until(lambda: all(path.exists() for path in paths), "both run")
+        assert len({seen.pid for seen in processes.ours()} - before) >= 9
+        running.kill()
+    until(lambda: {seen.pid for seen in processes.ours()} <= before, "all have gone")
+
+
+def test_a_script_of_one_file(tmp_path: Path) -> None:
+    """Functions and classes of `__main__` go by value, both ways; nothing is imported anew, so no guard is needed."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent("""
+        from dataclasses import dataclass
+        from killable import Executor
+
+        @dataclass
+        class Point:
+            x: int
+
+        class Mine(Exception):
+            pass
+
+        SCALE = 3
+
+        def scale(point):
+            return Point(point.x * SCALE)
+
+        def fail():
+            raise Mine("mine")
+
+        with Executor(max_workers=1) as executor:
+            point = executor.submit(scale, Point(2)).result()
+            assert type(point) is Point and point == Point(6)
+            try:
+                executor.submit(fail).result()
+            except Mine as error:
+                print(error)
+        """)
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("mine\n", "")
+
+
+def test_modules_beside_the_script_are_found(tmp_path: Path) -> None:
+    (tmp_path / "beside.py").write_text("def double(x):\n    return 2 * x\n")
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import beside\nfrom killable import Executor\n"
+        "with Executor(1) as executor:\n    print(executor.submit(beside.double, 4).result())\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60, cwd="/")
+    assert (done.stdout, done.stderr) == ("8\n", "")
+
+
+def test_what_cannot_start_fails_every_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/nonexistent/python")
+    with Executor(max_workers=1) as executor:
+        future = executor.submit(work.square, 1)
+        with pytest.raises(BrokenProcessPool, match="nonexistent"):
+            future.result()

@@ -1,0 +1,199 @@
+"""Functions to call: importable, as a user's are.
+
+Runs in: worker.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from support.families import fork_one
+from support.marks import libc
+
+from killable import Context, Stopping
+
+READY: dict[str, int] = {}
+"""What was made ready here: "preload" and "initializer", each with the pid in which it ran."""
+
+
+def make_ready(name: str = "preload") -> None:
+    READY[name] = os.getpid()
+
+
+def tell_ready() -> tuple[dict[str, int], int, int]:
+    return READY, os.getpid(), os.getppid()
+
+
+def raise_value_error(message: str) -> NoReturn:
+    raise ValueError(message)
+
+
+def say(path: str) -> None:
+    """Say that one is there, and who."""
+    Path(path + ".new").write_text(str(os.getpid()))
+    os.rename(path + ".new", path)
+
+
+def hold_the_lock(path: str) -> int:
+    """Compute for ever in one C call that holds the interpreter's lock."""
+    say(path)
+    return sum(range(10**12))
+
+
+def loop(path: str) -> None:
+    say(path)
+    while True:
+        pass
+
+
+def ignore_sigterm(path: str) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    loop(path)
+
+
+def clean_up(path: str, cleaned: str) -> None:
+    """Say that one cleaned up."""
+    try:
+        loop(path)
+    finally:
+        say(cleaned)
+
+
+def wait_for(path: str) -> str:
+    while not os.path.exists(path):
+        time.sleep(0.002)
+    return Path(path).read_text()
+
+
+def checkpoint_and_loop(ctx: Context, path: str) -> None:
+    print("on my way")
+    ctx.checkpoint({"reached": {1, 2}})
+    loop(path)
+
+
+def catch_stopping(path: str) -> str:
+    try:
+        loop(path)
+    except Stopping as stopping:
+        return f"{stopping.cause} by {stopping.by}: {stopping.reason}"
+    return "never"
+
+
+def fork_and_loop(path: str) -> None:
+    """Leave a child, and a grandchild in a session of its own, both deaf to SIGTERM."""
+    fork_one(new_session=False)
+    fork_one(new_session=True, twice=True)
+    loop(path)
+
+
+def end_badly(how: str) -> Any:
+    match how:
+        case "segfault":
+            ctypes.string_at(0)
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "exit 3":
+            os._exit(3)
+        case "exit 0":
+            os._exit(0)
+        case "sys.exit":
+            sys.exit(3)
+        case "memory":
+            return bytearray(1 << 60)
+    return "alive"
+
+
+def leave_something(what: str) -> int:
+    match what:
+        case "thread":
+            threading.Thread(target=threading.Event().wait, daemon=True).start()
+        case "child":
+            fork_one(new_session=False)
+        case "handler":
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        case "mask":
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+        case "timer":
+            signal.signal(signal.SIGALRM, signal.SIG_IGN)
+            signal.setitimer(signal.ITIMER_REAL, 3600)
+        case "cwd":
+            os.chdir("/")
+        case "umask":
+            os.umask(0o077)
+    return os.getpid()
+
+
+class Unpicklable(Exception):
+    """Raised there, and never to be unpickled here."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return raise_value_error, ("not here",)
+
+
+def raise_unpicklable() -> NoReturn:
+    raise Unpicklable("lost")
+
+
+class NotHere:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return raise_value_error, ("not here",)
+
+
+def return_what_cannot_be_unpickled() -> NotHere:
+    return NotHere()
+
+
+def return_a_lock() -> Any:
+    return threading.Lock()
+
+
+def count(upto: int) -> Iterator[int]:
+    yield from range(upto)
+
+
+def count_for_ever(path: str) -> Iterator[int]:
+    say(path)
+    number = 0
+    while True:
+        yield number
+        number += 1
+
+
+def count_and_raise(upto: int) -> Iterator[int]:
+    yield from range(upto)
+    raise ValueError("no more")
+
+
+def as_list(upto: int) -> list[int]:
+    return list(range(upto))
+
+
+def wait_natively(path: str) -> None:
+    """Wait in one C call that no signal interrupts."""
+    say(path)
+    mutex = ctypes.create_string_buffer(64)
+    libc().pthread_mutex_lock(mutex)
+    libc().pthread_mutex_lock(mutex)
+
+
+def square(number: int) -> int:
+    return number * number
+
+
+def add(one: int, two: int) -> int:
+    return one + two
+
+
+def sleep_at(number: int, path: str) -> int:
+    """Wait for ever at 3."""
+    if number == 3:
+        loop(path)
+    return number

@@ -1,0 +1,63 @@
+"""What an Executor and its pool agree on: the names of its job types (`builtin.call`), and what is made ready.
+
+Runs in: any.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from killable.workers import pickles
+from killable.workers.preloads import preload
+
+POOL_MODULE = "killable.workers.builtin.call"
+CALL, STREAM = "call", "stream"
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What an Executor's processes make ready before the first call."""
+
+    modules: Sequence[str] = ()
+    """Imported in the zygote."""
+    preload: Callable[[], object] | None = None
+    """Called there, once: workers share what it leaves in memory."""
+    initializer: Callable[..., object] | None = None
+    """Called in each worker."""
+    initargs: Sequence[Any] = ()
+
+    def encode(self, path: Sequence[str]) -> bytes:
+        """`path` is the program's sys.path, by which its modules are found. Raise what pickling raises."""
+        return pickle.dumps((list(path), pickles.pickled(self).joined()))
+
+
+def prepare(encoded: bytes) -> None:
+    """Find what the program finds, and declare what is to be made ready."""
+    path, rest = pickle.loads(encoded)
+    sys.path[:] = [*path, *(folder for folder in sys.path if folder not in path)]
+    setup: Setup = pickles.loads(rest)
+    for name in setup.modules:
+        importlib.import_module(name)
+    if setup.preload is not None:
+        made_ready = setup.preload
+
+        @preload
+        def preloaded() -> object:
+            return made_ready()
+
+    if setup.initializer is not None:
+        initialize = setup.initializer
+
+        @preload(each_worker=True)
+        def initialized() -> object:
+            return initialize(*setup.initargs)
+
+
+def apply_to_each(function: Callable[..., Any], chunk: Sequence[Sequence[Any]]) -> list[Any]:
+    """Return the results of one chunk of a `map`."""
+    return [function(*arguments) for arguments in chunk]

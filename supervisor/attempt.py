@@ -44,6 +44,7 @@ LEAVE_S = 1.0
 """After its closing frame a worker that takes no other job ends by itself within a millisecond; then it is killed."""
 
 _TOKEN = int(Kind.TOKEN)
+_NOTHING_YET = Certificate()
 _VALUES = frozenset({Kind.RESULT, Kind.CHECKPOINT, Kind.PROGRESS})
 
 
@@ -89,7 +90,7 @@ class Attempt:
         """Who asked it to end, and why; whether it did is another matter."""
         self._operation: str | None = None
         """In which it was then."""
-        self.certificate = Certificate()
+        self.certificate = _NOTHING_YET
 
     def begin(self) -> None:
         """Give the worker its order; from here on `start_s` runs."""
@@ -243,7 +244,7 @@ class Attempt:
 
     def _on_idle(self, idle: Idle) -> None:
         """The worker's last word on this attempt: either it is free, or it ends now."""
-        self.worker.process.read_ready()  # output that was written before this frame
+        self.worker.process.read_output()  # what was printed before this frame; it rang no bell, or it ends now
         if idle.reusable and not self.worker.signalled:
             self._stamps.note_kept(self._clock.now())
             self._finish(ExitStatus())

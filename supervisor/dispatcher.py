@@ -150,7 +150,7 @@ class Dispatcher:
         entry = attempt.entry
         entry.started_at = self._clock.wall()
         entry.started = self._clock.now()
-        entry.log.append("started", terminal.started_data(entry))
+        terminal.note_start(entry)
         self._observer.on_entered(entry)
 
     def on_first_token(self, attempt: Attempt) -> None:
@@ -183,8 +183,7 @@ class Dispatcher:
         entry.outcome = outcome
         entry.attempt = None
         entry.ended_at, entry.ended = self._clock.wall(), self._clock.now()
-        entry.log.append(outcome.state, terminal.terminal_data(entry))
-        entry.log.seal()
+        terminal.note_end(entry)
         entry.forget_input()
         self._observer.on_ended(entry)
         self._registry.note_end(entry, entry.ended)

@@ -115,18 +115,18 @@ class Pool:
     def occupancy(self) -> Occupancy:
         stages = [worker.stage for worker in self.workers.values()]
         return Occupancy(
-            workers_max=self.spec.workers,
-            spares=self.spec.spares,
-            idle=stages.count(Stage.IDLE),
-            spawning=stages.count(Stage.SPAWNING),
-            busy=stages.count(Stage.BUSY),
-            quarantined=stages.count(Stage.QUARANTINED),
-            queued=self._owner.queued(self),
+            self.spec.workers,
+            self.spec.spares,
+            stages.count(Stage.IDLE),
+            stages.count(Stage.SPAWNING),
+            stages.count(Stage.BUSY),
+            stages.count(Stage.QUARANTINED),
+            self._owner.queued(self),
         )
 
     def take(self) -> Worker | None:
         """Return a warm worker whose slot is free; the caller gives it an attempt."""
-        if not scheduler.may_assign(self.occupancy()):
+        if not self._idle or not scheduler.may_assign(self.occupancy()):
             return None
         worker = self._idle.pop()  # the one that was busy last: its memory is the warmest
         while worker.stage is not Stage.IDLE:  # it has just died

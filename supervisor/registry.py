@@ -75,6 +75,8 @@ class Entry:
     queue_timer: asyncio.TimerHandle | None = None
     waiters: list[asyncio.Future[None]] = field(default_factory=list)
     listener: JobListener | None = None
+    is_call: bool = False
+    """Of an Executor: its future has all that there is to know, so it is neither kept nor counted nor logged."""
     exception: bytes = b""
     """What a pickle job raised, pickled."""
 
@@ -111,7 +113,8 @@ class Entry:
     def forget_input(self) -> None:
         """An ended job is not run again: its input need not be kept with it."""
         close_input(self.submission)
-        self.submission = replace(self.submission, input=b"")
+        if not self.is_call:  # which is not kept itself
+            self.submission = replace(self.submission, input=b"")
 
     def wake(self) -> None:
         """Something changed: let those who wait look again."""
@@ -229,6 +232,9 @@ class Registry:
 
     def note_end(self, entry: Entry, now: float) -> None:
         """A job has ended: from here on it may be dropped."""
+        if entry.is_call:
+            del self._entries[entry.id]
+            return
         self.retention.note_end(entry, now)
 
     def _drop(self, entry: Entry) -> None:

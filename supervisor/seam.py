@@ -127,8 +127,12 @@ class Process(Protocol):
         """Close the orders: an idle worker then ends by itself."""
         ...
 
+    def read_output(self) -> None:
+        """Read what it has printed up to now and report it."""
+        ...
+
     def read_ready(self) -> None:
-        """Read what is in the pipes now and report it."""
+        """Read what is in all of its pipes now and report it."""
         ...
 
     def processor_use(self) -> ProcessorUse | None:

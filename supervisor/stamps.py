@@ -5,7 +5,6 @@ Runs in: supervisor. Pure.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from killable.supervisor.exits import signal_name
@@ -21,7 +20,7 @@ class Stamps:
 
     def __init__(self) -> None:
         self._times: dict[str, float] = {}
-        self._proof = Certificate()
+        self._proof: dict[str, Any] = {}
 
     def __contains__(self, phase: str) -> bool:
         return phase in self._times
@@ -35,15 +34,15 @@ class Stamps:
         if ending is not None:
             self._note_ending(ending.reaped_at)
         self._times["tree_empty"] = now
-        self._proof = Certificate(
-            proof=gone.proof,
-            processes_swept=gone.swept,
-            exit_code=status.exit_code,
-            exit_signal=None if status.signal is None else signal_name(status.signal),
-            max_rss_bytes=None if ending is None else ending.max_rss_bytes,
-            user_s=None if ending is None else ending.user_s,
-            system_s=None if ending is None else ending.system_s,
-        )
+        self._proof = {
+            "proof": gone.proof,
+            "processes_swept": gone.swept,
+            "exit_code": status.exit_code,
+            "exit_signal": None if status.signal is None else signal_name(status.signal),
+            "max_rss_bytes": None if ending is None else ending.max_rss_bytes,
+            "user_s": None if ending is None else ending.user_s,
+            "system_s": None if ending is None else ending.system_s,
+        }
 
     def _note_ending(self, reaped_at: float) -> None:
         """Put in order what was seen late: each side stamps when it looks.
@@ -62,7 +61,7 @@ class Stamps:
     def note_kept(self, now: float) -> None:
         """The worker lives on without a child: it is the subreaper of all that the job had started."""
         self._times["tree_empty"] = now
-        self._proof = Certificate(proof="descendants")
+        self._proof = {"proof": "descendants"}
 
     def since_start_ms(self, moment: float) -> float:
         """Return how long after the request, or after the first phase of an ending nobody asked for."""
@@ -75,4 +74,4 @@ class Stamps:
             phase: self.since_start_ms(self._times[phase]) for phase in PHASES if phase in self._times
         }
         requested = 0.0 if "requested" in self._times else None
-        return replace(self._proof, requested=requested, **phases, **facts)
+        return Certificate(requested=requested, **phases, **self._proof, **facts)

@@ -13,6 +13,20 @@ RESULT_INLINE_BYTES_MAX = 64 << 10
 """A larger value is named by its address: an event has to fit into every client's line buffer."""
 
 
+def note_start(entry: Entry) -> None:
+    """Write the first event. Of an Executor's call nobody reads it."""
+    if not entry.is_call:
+        entry.log.append("started", started_data(entry))
+
+
+def note_end(entry: Entry) -> None:
+    """Write the last event; nothing comes after it."""
+    if not entry.is_call:
+        assert entry.outcome is not None
+        entry.log.append(entry.outcome.state, terminal_data(entry))
+        entry.log.seal()
+
+
 def started_data(entry: Entry) -> bytes:
     return dump_json(
         {

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from killable.supervisor.machine.forks import leave_loop_to_parent
 from killable.supervisor.service import Supervisor
 from killable.supervisor.settings import Settings
+from killable.supervisor.telemetry.observer import Unobserved
 
 ACTS_PER_TURN = 64
 """What is read of the inbox in one turn of the loop: then frames, exits and deadlines have theirs."""
@@ -83,7 +84,7 @@ class Hosting:
 
     async def _live(self) -> None:
         self._told_to_leave = asyncio.Event()
-        self._supervisor = Supervisor(self._settings)
+        self._supervisor = Supervisor(self._settings, observer=Unobserved())
         try:
             await self._supervisor.start()
         except Exception as error:

@@ -27,11 +27,12 @@ def own_limit_struck(before: bytes, after: bytes) -> bool:
     return all((counted(name, after) or 0) > (counted(name, before) or 0) for name in ("oom", "oom_kill"))
 
 
-def evidence(before: int | None, after: int | None) -> str:
+def evidence(before: bytes, after: bytes) -> str:
     """Return yes, no or unknown: whether there was a victim between two readings."""
-    if before is None or after is None:
+    was, is_now = counted("oom_kill", before), counted("oom_kill", after)
+    if was is None or is_now is None:
         return "unknown"
-    return "yes" if after > before else "no"
+    return "yes" if is_now > was else "no"
 
 
 class OomCounter:
@@ -46,14 +47,14 @@ class OomCounter:
         except OSError:
             pass  # not known, then
 
-    def read(self) -> int | None:
-        """Return how many victims there have been; None where nothing tells."""
+    def read(self) -> bytes:
+        """Return what the kernel tells now, for `evidence`; empty where nothing does."""
         if self._descriptor < 0:
-            return None
+            return b""
         try:
-            return counted("oom_kill", os.pread(self._descriptor, 4096, 0))
+            return os.pread(self._descriptor, 4096, 0)
         except OSError:
-            return None
+            return b""
 
     def close(self) -> None:
         if self._descriptor >= 0:

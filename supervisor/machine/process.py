@@ -87,7 +87,7 @@ class WorkerProcess:
         self._cgroup = cgroup
         self._tmp = tmp
         self._oom = oom
-        self._oom_before: int | None = None
+        self._oom_before = b""
         self._group_before = b""
         self._on_exit = on_exit
         self._decoder = Decoder()
@@ -215,6 +215,9 @@ class WorkerProcess:
 
     def retire(self) -> None:
         self._orders.close()
+
+    def read_output(self) -> None:
+        self._output.drain()
 
     def read_ready(self) -> None:
         self._bells.drain()

@@ -149,6 +149,9 @@ class FakeProcess:
         self._dismissed = True
         self._job.retire()
 
+    def read_output(self) -> None:
+        self.read_ready()
+
     def read_ready(self) -> None:
         self._read_bells()
         self._read_output()

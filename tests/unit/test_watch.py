@@ -114,7 +114,15 @@ V2 = b"low 0\nhigh 0\nmax 12\noom 2\noom_kill 1\noom_group_kill 0\n"
 def test_the_kernels_counts_of_victims() -> None:
     assert (counted("oom_kill", V1), counted("oom_kill", V2), counted("oom", V2)) == (3, 1, 2)
     assert counted("oom_kill", b"oom_kill_disable 0\nunder_oom 0\n") is None
-    assert [evidence(*pair) for pair in ((3, 4), (3, 3), (None, 3), (3, None))] == ["yes", "no", "unknown", "unknown"]
+    assert [
+        evidence(*pair)
+        for pair in (
+            (b"oom_kill 3", b"oom_kill 4"),
+            (b"oom_kill 3", b"oom_kill 3"),
+            (b"", b"oom_kill 3"),
+            (b"oom_kill 3", b""),
+        )
+    ] == ["yes", "no", "unknown", "unknown"]
 
 
 def test_only_the_groups_own_limit_is_the_jobs() -> None:

@@ -91,11 +91,11 @@ def _controller(controller: str, handed_on: set[str], active: str, without: str)
 
 def _out_of_memory() -> Check:
     """Read the counter that tells an out-of-memory kill from a stranger's."""
-    from killable.supervisor.machine.memory import OomCounter
+    from killable.supervisor.machine.memory import VICTIMS, OomCounter, counted
 
     counter = OomCounter()
     try:
-        count = counter.read()
+        count = counted(VICTIMS, counter.read())
     finally:
         counter.close()
     if count is not None:

@@ -13,6 +13,9 @@ from pathlib import Path
 from killable.supervisor.machine.cgroup import mounts
 
 
+VICTIMS = "oom_kill"
+
+
 def counted(name: str, text: bytes) -> int | None:
     """Return a number of `memory.events` (v2) or `memory.oom_control` (v1); both have `oom_kill`, the victims."""
     found = re.search(rf"^{name} (\d+)$".encode(), text, re.MULTILINE)
@@ -29,7 +32,7 @@ def own_limit_struck(before: bytes, after: bytes) -> bool:
 
 def evidence(before: bytes, after: bytes) -> str:
     """Return yes, no or unknown: whether there was a victim between two readings."""
-    was, is_now = counted("oom_kill", before), counted("oom_kill", after)
+    was, is_now = counted(VICTIMS, before), counted(VICTIMS, after)
     if was is None or is_now is None:
         return "unknown"
     return "yes" if is_now > was else "no"

@@ -26,7 +26,7 @@ class Calls:
     """It outlives the Executor as long as anything is under way."""
 
     def __init__(self, settings: Settings, name: str) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finalizer of the program's may come in the middle, and shut this down
         self._under_way: dict[JobFuture[Any], Entry | None] = {}
         self._shut_down = False
         self.hosting = Hosting(settings, name)
@@ -51,11 +51,15 @@ class Calls:
         except Closed:
             pass  # then it is over
 
+    def can_wait(self) -> bool:
+        return self.hosting.can_wait()
+
     def shut_down(self, *, cancel_pending: bool) -> None:
         """Take nothing more; leave when the last call is over."""
         with self._lock:
             self._shut_down = True
-            pending = [future for future in self._under_way if cancel_pending and not future.running()]
+            futures = list(self._under_way)
+        pending = [future for future in futures if cancel_pending and not future.running()]
         for future in pending:
             future.cancel(reason="the executor is shutting down")
         try:
@@ -72,7 +76,7 @@ class Calls:
 
     def leave_to_parent(self) -> None:
         """In a fork of the program: nothing that is under way there will ever end here."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._shut_down = True
         self.hosting.leave_to_parent()
         under_way, self._under_way = self._under_way, {}

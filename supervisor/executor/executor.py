@@ -142,7 +142,7 @@ class Executor(concurrent.futures.Executor):
 
         Raise RuntimeError after `shutdown`; what pickling raises.
         """
-        future: JobFuture[T] = JobFuture(self._calls.stop)
+        future: JobFuture[T] = JobFuture(self._calls)
         self._calls.submit(CALL, (fn, args, kwargs), self._limits, future)
         return future
 
@@ -151,13 +151,13 @@ class Executor(concurrent.futures.Executor):
 
         A `break` stops the job. Raise as `submit` does.
         """
-        future: StreamFuture[T] = StreamFuture(self._calls.stop)
+        future: StreamFuture[T] = StreamFuture(self._calls)
         self._calls.submit(STREAM, (fn, args, kwargs), self._limits, future)
         return Stream(future)
 
     def astream(self, fn: Callable[P, Iterable[T]], /, *args: P.args, **kwargs: P.kwargs) -> AsyncStream[T]:
         """Do the same for `async for`; only where an event loop runs."""
-        future: AsyncStreamFuture[T] = AsyncStreamFuture(self._calls.stop)
+        future: AsyncStreamFuture[T] = AsyncStreamFuture(self._calls)
         self._calls.submit(STREAM, (fn, args, kwargs), self._limits, future)
         return AsyncStream(future)
 

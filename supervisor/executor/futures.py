@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import CancelledError, Future
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from killable.supervisor.eventlog import EventLog
 from killable.supervisor.job import Outcome
@@ -28,7 +28,17 @@ T = TypeVar("T")
 
 _DONE = frozenset({CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED})
 
-Stop = Callable[["JobFuture[Any]", float | None, str], None]
+
+class CallOwner(Protocol):
+    """All calls of an executor, as a future sees them."""
+
+    def stop(self, future: JobFuture[Any], grace_s: float | None, reason: str) -> None:
+        """Have its job stopped."""
+        ...
+
+    def can_wait(self) -> bool:
+        """Whether this thread may wait for a job's end."""
+        ...
 
 
 class RemoteTraceback(Exception):
@@ -48,9 +58,9 @@ class JobFuture(Future[T]):
     `done()` is true when the process tree of the job is proven gone (or its worker, to be used again, is idle).
     """
 
-    def __init__(self, stop: Stop) -> None:
+    def __init__(self, owner: CallOwner) -> None:
         super().__init__()
-        self._stop = stop
+        self._owner = owner
         self._opening = threading.Lock()
         self._opened = False
         self._value: Any = None
@@ -86,7 +96,7 @@ class JobFuture(Future[T]):
                 self._condition.notify_all()
         if state == PENDING:
             self._invoke_callbacks()  # type: ignore[attr-defined]
-        self._stop(self, grace_s, reason)
+        self._owner.stop(self, grace_s, reason)
         return True
 
     def result(self, timeout: float | None = None) -> T:
@@ -117,9 +127,10 @@ class JobFuture(Future[T]):
         return self._error
 
     def wait_until_done(self) -> None:
-        """Wait until it is done, whatever became of it."""
-        with self._condition:
-            self._condition.wait_for(lambda: self._state in _DONE)
+        """Wait until it is done, whatever became of it; not in the thread that brings that about."""
+        if self._owner.can_wait():
+            with self._condition:
+                self._condition.wait_for(lambda: self._state in _DONE)
 
     @property
     def error(self) -> JobError | None:

@@ -30,7 +30,7 @@ class Hosting:
     def __init__(self, settings: Settings, name: str) -> None:
         self._settings = settings
         self._inbox: deque[Callable[[Supervisor], None]] = deque()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finalizer of the program's may come in the middle, and call
         self._will_read = True
         """The inbox is going to be read, without our saying so."""
         self._closed = False
@@ -62,16 +62,20 @@ class Hosting:
 
     def leave_to_parent(self) -> None:
         """In a fork of the program: this is the parent's, and its thread did not come along."""
-        self._lock = threading.Lock()  # another thread may have held it
+        self._lock = threading.RLock()  # another thread may have held it
         self._closed = self._forked = True
         if self._supervisor is not None:
             self._supervisor.leave_to_parent()
         if self._loop is not None:
             leave_loop_to_parent(self._loop)
 
+    def can_wait(self) -> bool:
+        """Whether this thread may wait for what is done in the other one: it is not that itself, and there is one."""
+        return threading.current_thread() is not self._thread and not self._forked
+
     def join(self) -> None:
         """Wait until nothing of it is left; in its own thread nobody can."""
-        if threading.current_thread() is not self._thread and not self._forked:
+        if self.can_wait():
             self._thread.join()
 
     def _run(self) -> None:

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Generic, TypeVar
 
-from killable.supervisor.executor.futures import JobFuture, Stop
+from killable.supervisor.executor.futures import CallOwner, JobFuture
 from killable.supervisor.registry import Entry
 
 T = TypeVar("T")
@@ -23,8 +23,8 @@ EVENTS_PER_READ = 4096
 class StreamFuture(JobFuture[Any], Generic[T]):
     """The future of a call whose yields are wanted; `arrived` is called in the supervisor's thread."""
 
-    def __init__(self, stop: Stop) -> None:
-        super().__init__(stop)
+    def __init__(self, owner: CallOwner) -> None:
+        super().__init__(owner)
         self.items: deque[bytes] = deque()
         self._read = -1
         self._waiting = threading.Condition()
@@ -119,8 +119,8 @@ class AsyncStream(AsyncIterator[T]):
 class AsyncStreamFuture(StreamFuture[T]):
     """Wakes a coroutine in the loop in which it was made, one wake-up for whatever has come."""
 
-    def __init__(self, stop: Stop) -> None:
-        super().__init__(stop)
+    def __init__(self, owner: CallOwner) -> None:
+        super().__init__(owner)
         self._loop = asyncio.get_running_loop()
         self._arrived = asyncio.Event()
         self._will_wake = False

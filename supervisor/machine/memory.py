@@ -12,7 +12,6 @@ from pathlib import Path
 
 from killable.supervisor.machine.cgroup import mounts
 
-
 VICTIMS = "oom_kill"
 
 

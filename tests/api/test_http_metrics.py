@@ -11,6 +11,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from serving import Server, StartServer, problem_of
 from support.cases import cases
+from support.processes import computes
 from support.waiting import Pending, until_async
 
 OPENMETRICS = "application/openmetrics-text"
@@ -71,6 +72,7 @@ async def test_a_cancel_is_measured_and_its_signals_counted(server: Server) -> N
     for job_type in ("spin", "sleep_native"):
         job_id = await server.submit(job_type)
         await server.read(job_id, until="started")
+        await until_async(computes((await server.record(job_id))["pid"]), "it is where it stays")
         await server.client.delete(f"/v1/jobs/{job_id}?reason=enough&grace_s=0.6")
     told = await counts(server)
     assert told["stops"] == {"cancelled": 2} and told["kills"] == {"SIGTERM": 2, "SIGKILL": 1}

@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+from support.processes import computes
 from support.served import Command, Serve, Server, open_gate, read_line, start_detached
 from support.waiting import Pending, until
 
@@ -141,6 +142,7 @@ def test_logs_of_a_running_job_end_where_it_is_and_follow_goes_on(command: Comma
 @pytest.mark.row("PEERS-O")
 def test_explain_tells_the_story_of_a_job_in_native_code(command: Command) -> None:
     job_id = start_detached(command, "native", "--ack-s", "100ms")
+    until(computes(command.json("inspect", job_id)["pid"]), "it is inside its native call")
     running = command.ok("explain", job_id)
     assert "it has run for" in running and "None. It has not ended yet." in running
     command.ok("kill", job_id, "--reason", "stuck")

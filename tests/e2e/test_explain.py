@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.processes import main_thread_cpu_s
+from support.processes import computes
 from support.served import Command, Serve
-from support.waiting import Pending, until
+from support.waiting import until
 
 from killable import Client
 
@@ -58,12 +58,6 @@ def normalized(text: str) -> str:
     return text
 
 
-def computes(pid: int) -> None:
-    """Wait until it is inside its native call."""
-    before = main_thread_cpu_s(pid)
-    until(lambda: main_thread_cpu_s(pid) - before >= 0.02 or Pending(pid), f"{pid} computes")
-
-
 @pytest.mark.own_server
 def test_each_ending_is_told_as_in_its_golden_file(tmp_path: Path, serve: Serve) -> None:
     shutil.copy(GOLDEN / "storied.py", tmp_path)
@@ -76,7 +70,7 @@ def test_each_ending_is_told_as_in_its_golden_file(tmp_path: Path, serve: Serve)
             if name.startswith("cancelled"):
                 next(iter(job))
                 if type == "native":
-                    computes(job.record()["pid"])
+                    until(computes(job.record()["pid"]), "it is inside its native call")
                 job.cancel(reason="enough")
             assert any(event.is_terminal for event in job.events()), name
             stories[name] = normalized(command.ok("explain", job.id))

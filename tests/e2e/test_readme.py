@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.processes import computes
 from support.served import COMMAND, Command, Server
 from support.waiting import until
 
@@ -99,6 +100,7 @@ def test_the_examples_of_limits_end_as_it_says(tmp_path: Path) -> None:
 
             stuck = client.submit("derive", {"password": "x", "rounds": 10**9})
             next(stuck.events())
+            until(computes(stuck.record()["pid"]), "it is inside its native call")
             certificate = ended(stuck.cancel())
             assert "acknowledged" not in certificate and "in derive" in certificate["stack"]
             assert 500 <= certificate["kill_sent"] < 5000  # ack_s, and long before grace_s

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
+
+from support.waiting import Pending
 
 MARK = "TESTS_OF_KILLABLE"
 """Environment variable of everything that this process of the test run starts: whatever loses its parent is still known
@@ -131,6 +133,15 @@ def stat_field(pid: int, name: str) -> str:
 def main_thread_cpu_s(pid: int) -> float:
     """Return the processor seconds of a process's main thread (schedstat, nanoseconds)."""
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
+
+
+def computes(pid: int) -> Callable[[], bool | Pending]:
+    """Return a condition: the main thread has computed for a while from now on, and so is where it stays.
+
+    That a job has begun, or has said something, does not tell that it is inside the call that comes next.
+    """
+    before = main_thread_cpu_s(pid)
+    return lambda: main_thread_cpu_s(pid) - before >= 0.02 or Pending(look(pid))
 
 
 def cpu_s(pid: int) -> float:

@@ -7,7 +7,6 @@ Whoever asked for the stop may go away: the attempt owns what it started.
 from __future__ import annotations
 
 import asyncio
-import base64
 from typing import TYPE_CHECKING, Protocol
 
 from killable.supervisor import exits, inputs, payloads
@@ -92,12 +91,16 @@ class Attempt:
         """In which it was then."""
         self.certificate = _NOTHING_YET
 
-    def begin(self) -> None:
-        """Give the worker its order; from here on `start_s` runs."""
-        process = self.worker.process
-        process.hold(self.fence)
+    def begin(self, *, has_order: bool = False) -> None:
+        """Give the worker its order, unless it has one from a caller's thread; from here on `start_s` runs."""
+        worker = self.worker
         try:
-            process.send(*inputs.run_order(self.entry, self.fence, -1 if self._json else self.worker.new_outlet()))
+            if not has_order:
+                worker.process.hold(self.fence)
+                outlet = -1 if self._json else worker.outlet_to_pass()
+                worker.process.send(*inputs.run_order(self.entry, self.fence, outlet))
+            if not self._json:
+                worker.note_outlet_passed()
             self._watching.begin()
         finally:  # whatever became of the order: a job that has no deadline would hold its slot for ever
             self._deadlines.assigned(self._clock.now())
@@ -324,13 +327,7 @@ class Attempt:
             self._stop_for_output()
         entry = self.entry
         outcome = exits.classify(entry.verdict, self._closing, status or ExitStatus(), evidence or Evidence())
-        if isinstance(self._closing, Raised):
-            entry.exception = base64.b64decode(self._closing.pickled)
-        elif self._closing is not None:
-            if outcome.state == "completed":
-                entry.result = self._closing
-            else:
-                entry.partial = self._closing
+        entry.note_closing(self._closing, completed=outcome.state == "completed")
         self.certificate = self._certify()
         self._owner.on_ended(self, outcome)
 

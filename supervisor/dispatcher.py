@@ -7,7 +7,7 @@ Runs in: supervisor. Everything here is synchronous: no coroutine ever waits in 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from killable.supervisor import lifecycle, terminal
 from killable.supervisor.attempt import Attempt
@@ -18,6 +18,7 @@ from killable.supervisor.escalation import Rules
 from killable.supervisor.fleet import Fleet
 from killable.supervisor.job import JobType, Outcome, Verdict
 from killable.supervisor.lifecycle import DECIDED, Cause, State
+from killable.supervisor.loan import Loan
 from killable.supervisor.pool import Pool
 from killable.supervisor.registry import Entry, Registry
 from killable.supervisor.settings import Settings, usable_cores
@@ -29,7 +30,15 @@ from killable.workers.errors import CODES
 class Dispatcher:
     """The owner of every attempt and, in what concerns jobs, of every pool."""
 
-    def __init__(self, settings: Settings, registry: Registry, drain: Drain, observer: Observer) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Registry,
+        drain: Drain,
+        observer: Observer,
+        lend: Callable[[Loan], None] | None = None,
+    ) -> None:
+        """`lend` is told of every worker that a caller's thread may give an order (`loan`)."""
         self._settings = settings
         self._registry = registry
         self._drain = drain
@@ -39,6 +48,7 @@ class Dispatcher:
         self._fences = 0
         self._cores = usable_cores()
         self._closing = False
+        self._lend = lend
 
     def start(self, clock: Clock) -> None:
         """Set the clock that everything here goes by."""
@@ -97,11 +107,24 @@ class Dispatcher:
                 pool.give_back(worker)
                 self._decide_queued(entry, Verdict("cancelled", by="user"))
         pool.fill_soon()
+        if self._lend is not None and not self.backlog.depth(name):
+            for worker in pool.to_lend():
+                worker.loan = Loan(worker, self._next_fence(), worker.outlet_to_pass())
+                worker.process.hold(worker.loan.fence)
+                self._lend(worker.loan)
 
-    def _assign(self, entry: Entry, worker: Worker) -> None:
+    def _next_fence(self) -> int:
+        self._fences = (self._fences % 0xFFFFFFFF) + 1
+        return self._fences
+
+    def adopt(self, entry: Entry, loan: Loan) -> None:
+        """A caller's thread has given a lent worker its order: from here on the attempt is like any other."""
+        self.fleet.pool_of(entry.type).withdraw(loan.worker)
+        self._assign(entry, loan.worker, loan.fence)
+
+    def _assign(self, entry: Entry, worker: Worker, lent_fence: int = 0) -> None:
         entry.leave_queue()
         entry.assigned = self._clock.now()
-        self._fences = (self._fences % 0xFFFFFFFF) + 1
         entry.attempts += 1
         entry.worker_id, entry.pid = worker.id, worker.process.pid
         rules = Rules(
@@ -111,11 +134,11 @@ class Dispatcher:
             self._settings.unkillable_s,
             self._cores,
         )
-        attempt = Attempt(entry, worker, self._fences, clock=self._clock, owner=self, rules=rules)
+        attempt = Attempt(entry, worker, lent_fence or self._next_fence(), clock=self._clock, owner=self, rules=rules)
         entry.attempt = attempt
         worker.take(attempt)
         self.transition(entry, Cause.ASSIGNED)
-        attempt.begin()
+        attempt.begin(has_order=bool(lent_fence))
         self._observer.on_left_queue(entry, entry.assigned)  # behind the order: it need not wait for a histogram
 
     def stop(self, entry: Entry, verdict: Verdict, grace_s: float | None) -> None:

@@ -9,7 +9,7 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from killable.supervisor.job import Submission
+from killable.supervisor.job import Limits, Submission
 from killable.workers.frames import encode
 from killable.workers.messages import INLINE_BYTES_MAX, Kind, Run
 from killable.workers.sealed import SealedInput
@@ -39,16 +39,22 @@ def run_order(entry: Entry, fence: int, outlet: int = -1) -> tuple[bytes, tuple[
 
     `outlet` is a file for its result, should that be large; -1: the worker has one, or its codec needs none.
     """
-    submission = entry.submission
+    return order_of(entry.id, entry.submission, entry.limits, entry.attempts, fence, outlet)
+
+
+def order_of(
+    job_id: str, submission: Submission, limits: Limits, attempt: int, fence: int, outlet: int
+) -> tuple[bytes, tuple[int, ...]]:
+    """Do the same for a job that has no entry yet."""
     content = submission.input
     sealed = (content.descriptor,) if isinstance(content, SealedInput) else ()
     passed = sealed if outlet < 0 else (*sealed, outlet)
     run = Run(
-        job_id=entry.id,
-        type=entry.type.name,
-        attempt=entry.attempts,
+        job_id=job_id,
+        type=submission.type,
+        attempt=attempt,
         input=b"" if isinstance(content, SealedInput) else content,
-        limits=entry.limits.as_json(),
+        limits=limits.as_json(),
         tags=submission.tags,
         correlation_id=submission.correlation_id,
         sealed=bool(sealed),

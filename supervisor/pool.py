@@ -126,16 +126,31 @@ class Pool:
 
     def take(self) -> Worker | None:
         """Return a warm worker whose slot is free; the caller gives it an attempt."""
-        if not self._idle or not scheduler.may_assign(self.occupancy()):
-            return None
-        worker = self._idle.pop()  # the one that was busy last: its memory is the warmest
-        while worker.stage is not Stage.IDLE:  # it has just died
-            worker = self._idle.pop()
-        return worker
+        while self._idle and scheduler.may_assign(self.occupancy()):
+            # A lent one, so that no more are lent than there are free slots; else the one that was busy last: its
+            # memory is the warmest.
+            lent = next((worker for worker in reversed(self._idle) if worker.loan is not None), None)
+            worker = lent or self._idle[-1]
+            worker.come_home()
+            self.withdraw(worker)
+            if worker.stage is Stage.IDLE:  # it has not just died, nor did a caller have it
+                return worker
+        return None
+
+    def withdraw(self, worker: Worker) -> None:
+        """It is not idle any more."""
+        if worker in self._idle:
+            self._idle.remove(worker)
 
     def give_back(self, worker: Worker) -> None:
         """It was taken, and its job has gone: whoever withdrew that ends it."""
         self._idle.append(worker)
+
+    def to_lend(self) -> list[Worker]:
+        """Return idle workers that may be lent to callers: with those that are, one for each free slot."""
+        free = self.occupancy().slots_free - sum(worker.loan is not None for worker in self._idle)
+        others = [worker for worker in reversed(self._idle) if worker.loan is None and worker.stage is Stage.IDLE]
+        return others[: max(0, free)]
 
     def fill(self) -> None:
         """Fork what is missing, one in a turn of the loop, and let go what is too many.
@@ -167,8 +182,7 @@ class Pool:
 
     def kill_idle(self, worker: Worker) -> None:
         """End a worker that holds no attempt; another takes its place."""
-        if worker in self._idle:
-            self._idle.remove(worker)
+        self.withdraw(worker)
         worker.kill()
 
     def when_warm(self, callback: Callable[[], None]) -> None:
@@ -217,8 +231,7 @@ class Pool:
     def on_worker_gone(self, worker: Worker) -> None:
         self.workers.pop(worker.id, None)
         logger.debug("worker_gone", extra={"pool": self.spec.name, "worker_id": worker.id})
-        if worker in self._idle:
-            self._idle.remove(worker)
+        self.withdraw(worker)
         self._owner.on_worker_available(self)  # its slot is free
 
     def on_worker_quarantined(self, worker: Worker) -> None:

@@ -6,6 +6,7 @@ Runs in: supervisor. Does no I/O; `Entry` is one job's mutable state, written by
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ from killable.supervisor.job import JobRecord, JobType, Limits, Outcome, Submiss
 from killable.supervisor.lifecycle import TERMINAL, State, public
 from killable.supervisor.retention import Retention
 from killable.workers.errors import CODES, Refused
+from killable.workers.messages import Raised
 
 if TYPE_CHECKING:
     from killable.supervisor.attempt import Attempt
@@ -103,6 +105,15 @@ class Entry:
         """Add the event; the last one is what is left of a job that does not complete. Return False over the bound."""
         self.partial = data
         return self.log.append("checkpoint", data)
+
+    def note_closing(self, closing: bytes | Raised | None, *, completed: bool) -> None:
+        """Keep what its closing frame brought: a value is the result only of a job that completed."""
+        if isinstance(closing, Raised):
+            self.exception = base64.b64decode(closing.pickled)
+        elif completed:
+            self.result = closing
+        elif closing is not None:
+            self.partial = closing
 
     def leave_queue(self) -> None:
         """It has a worker, or is over: `queue_s` no longer runs."""

@@ -111,6 +111,12 @@ class Process(Protocol):
         """
         ...
 
+    def send_now(self, order: bytes, passed: Sequence[int] = ()) -> int:
+        """Write as much of an order as the socket takes at once, from any thread; return how much, 0 also when the
+        process is gone. What is left is to be sent, in the event loop's thread.
+        """
+        ...
+
     def terminate(self, fence: int) -> None:
         """Ring: SIGCONT if it is stopped, then SIGTERM. Raise FenceError."""
         ...

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +25,7 @@ from killable.supervisor.job import (
     Event,
     JobRecord,
     JobType,
+    Limits,
     PoolRecord,
     Submission,
     Verdict,
@@ -32,6 +33,7 @@ from killable.supervisor.job import (
 )
 from killable.supervisor.jobtypes import StartRefused
 from killable.supervisor.lifecycle import State
+from killable.supervisor.loan import Loan
 from killable.supervisor.readiness import readiness
 from killable.supervisor.registry import Entry, JobListener, Registry
 from killable.supervisor.seam import SpawnerFactory
@@ -58,7 +60,9 @@ class Supervisor:
         open_spawner: SpawnerFactory | None = None,
         clock: Clock | None = None,
         observer: Observer | None = None,
+        lend: Callable[[Loan], None] | None = None,
     ) -> None:
+        """`lend` is told of idle workers that threads of the program may give orders (the Executor)."""
         self.settings = settings
         self.instance_id = uuid.uuid4().hex
         self.started_at = ""
@@ -67,7 +71,7 @@ class Supervisor:
         self._drain = Drain()
         self._registry = Registry(keep_jobs=settings.keep_jobs, keep_bytes=settings.keep_bytes, keep_s=settings.keep_s)
         self._observer = observer or Observer()
-        self._jobs = Dispatcher(settings, self._registry, self._drain, self._observer)
+        self._jobs = Dispatcher(settings, self._registry, self._drain, self._observer, lend)
         self._fleet = self._jobs.fleet
         self._closing = False
         self._closed = asyncio.Event()
@@ -139,14 +143,26 @@ class Supervisor:
         self._observer.on_replayed(first)
         return replace(first, replayed=True)
 
-    def accept(self, submission: Submission, listener: JobListener | None = None) -> Entry:
-        """Queue or start a job whose input is where it is to lie; the way in for the Executor. Raise Refused."""
+    def accept(self, submission: Submission) -> Entry:
+        """Queue or start a job whose input is where it is to lie. Raise Refused."""
         self._drain.check()
-        job_type = self._fleet.type(submission.type)
-        in_force = limits.limits_of_job(job_type.limits, job_type.caps, submission.limits)
+        job_type = self.type(submission.type)
         self._check_room(job_type, len(submission.input))
+        in_force = limits.limits_of_job(job_type.limits, job_type.caps, submission.limits)
+        entry = self._enter(f"job-{uuid.uuid4()}", job_type, submission, in_force)
+        self._jobs.enqueue(entry)
+        return entry
+
+    def _enter(
+        self,
+        job_id: str,
+        job_type: JobType,
+        submission: Submission,
+        in_force: Limits,
+        listener: JobListener | None = None,
+    ) -> Entry:
         entry = Entry(
-            id=f"job-{uuid.uuid4()}" if listener is None else self._call_id(),
+            id=job_id,
             number=self._registry.next_number(),
             type=job_type,
             submission=submission,
@@ -159,12 +175,24 @@ class Supervisor:
         )
         self._registry.add(entry)
         self._observer.on_submitted(entry)
-        self._jobs.enqueue(entry)
         return entry
 
-    def _call_id(self) -> str:
-        """Return an id that is unique in this process, and quick to make: a thousandth of what `uuid4` takes."""
-        return f"job-{self.instance_id[:8]}-{self._registry.next_number()}"
+    # ── what an Executor needs besides: in the loop's thread, without waiting ──
+
+    def type(self, name: str) -> JobType:
+        """Raise Refused: unknown_job_type."""
+        return self._fleet.type(name)
+
+    def call(
+        self, job_id: str, submission: Submission, in_force: Limits, listener: JobListener, loan: Loan | None = None
+    ) -> Entry:
+        """Queue or start a call; with a loan it was started by its caller. Raise Refused."""
+        entry = self._enter(job_id, self.type(submission.type), submission, in_force, listener)
+        if loan is None:
+            self._jobs.enqueue(entry)
+        else:
+            self._jobs.adopt(entry, loan)
+        return entry
 
     def why_broken(self) -> str:
         """Return why no job can start, in the words of the pools that are broken; empty when none is."""

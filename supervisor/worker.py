@@ -19,6 +19,7 @@ from killable.workers.sealed import MemoryFile, Outlet
 
 if TYPE_CHECKING:
     from killable.supervisor.attempt import Attempt
+    from killable.supervisor.loan import Loan
 
 
 SAID_BYTES_MAX = 4096
@@ -73,8 +74,11 @@ class Worker:
         self._exited = False
         self._broken = ""
         self._said = b""
+        self.loan: Loan | None = None
+        """While a caller's thread may give it an order."""
         self._outlet: Outlet | None = None
         """Ours of the file in which a large result will lie."""
+        self._outlet_passed = False
         self._gone = asyncio.Event()
 
     def take(self, attempt: Attempt) -> None:
@@ -91,8 +95,14 @@ class Worker:
         self.stage = Stage.IDLE
         self._owner.on_worker_free(self)
 
+    def come_home(self) -> None:
+        """Whatever happens to it next, no caller's thread is to meet it; one that was there before has its attempt."""
+        if self.loan is not None:
+            self.loan.come_home()
+
     def retire(self, why: str) -> None:
         """Let it end by itself; it is busy until its attempt is proven gone."""
+        self.come_home()
         self.why_retired = why
         if self.stage is not Stage.BUSY:
             self.stage = Stage.LEAVING
@@ -100,6 +110,7 @@ class Worker:
 
     def kill(self) -> None:
         """End a worker that holds no attempt."""
+        self.come_home()
         self.signalled = True
         self.stage = Stage.LEAVING
         self.process.kill()
@@ -107,6 +118,7 @@ class Worker:
 
     def doom(self) -> None:
         """Its zygote has ended, or its guard, and it dies with that: it is given no other attempt."""
+        self.come_home()
         self.signalled = True
         if self.stage is Stage.IDLE:
             self.stage = Stage.LEAVING
@@ -117,21 +129,26 @@ class Worker:
         self.attempt = None
         self._owner.on_worker_quarantined(self)
 
-    def new_outlet(self) -> int:
+    def outlet_to_pass(self) -> int:
         """Return a file for the next large result, to go along with an order; -1: its process has one."""
-        if self._outlet is not None:
+        if self._outlet_passed:
             return -1
-        try:
-            self._outlet = Outlet()
-        except OSError:
-            return -1  # no descriptor is left: results go through the pipe
+        if self._outlet is None:
+            try:
+                self._outlet = Outlet()
+            except OSError:
+                return -1  # no descriptor is left: results go through the pipe
         return self._outlet.descriptor
+
+    def note_outlet_passed(self) -> None:
+        self._outlet_passed = self._outlet is not None
 
     def take_outlet(self) -> MemoryFile:
         """Return the result that was laid into it. Raise ValueError when there is none."""
         if self._outlet is None:
             raise ValueError("no file for a result was given to this process")
         outlet, self._outlet = self._outlet, None
+        self._outlet_passed = False
         return outlet.take()
 
     async def until_gone(self, timeout_s: float) -> None:
@@ -160,6 +177,7 @@ class Worker:
         self._owner.on_worker_gone(self)
 
     def on_frames(self, frames: list[Frame]) -> None:
+        self.come_home()
         if self.attempt is not None:
             self.attempt.on_frames(frames)
             return
@@ -182,22 +200,26 @@ class Worker:
             self._owner.on_worker_ready(self)
 
     def on_output(self, data: bytes) -> None:
+        self.come_home()
         if self.attempt is not None:
             self.attempt.on_output(data)
         elif self.stage is Stage.SPAWNING:
             self._said = (self._said + data)[-SAID_BYTES_MAX:]
 
     def on_bells(self, bells: bytes) -> None:
+        self.come_home()
         if self.attempt is not None:
             self.attempt.on_bells(bells)
 
     def on_protocol_error(self, why: str) -> None:
+        self.come_home()
         if self.attempt is not None:
             self.attempt.on_protocol_error(why)
         elif self.stage is not Stage.GONE:
             self.kill()
 
     def on_exited(self) -> None:
+        self.come_home()
         if self.attempt is not None:
             self.attempt.on_exited()
         else:

@@ -5,21 +5,34 @@ Runs in: supervisor (what a method is said to do "in the thread" runs in its thr
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Mapping
+import uuid
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from killable.supervisor.executor.futures import JobFuture
 from killable.supervisor.executor.hosting import Closed, Hosting
-from killable.supervisor.job import Outcome, Submission, Verdict
+from killable.supervisor.inputs import order_of
+from killable.supervisor.job import JobType, Limits, Outcome, Submission, Verdict
+from killable.supervisor.limits import limits_of_job
+from killable.supervisor.loan import Loan
 from killable.supervisor.registry import Entry
 from killable.supervisor.service import Supervisor
 from killable.supervisor.settings import Settings
 from killable.workers import pickles
+from killable.workers.calls import CALL, STREAM
 from killable.workers.errors import Refused
 from killable.workers.messages import INLINE_BYTES_MAX
 from killable.workers.pickles import Pickled
 from killable.workers.sealed import SealedInput
+
+_CLOSED = "cannot schedule new futures after shutdown"
+LOANS_MAX = 100
+"""Then those that have ended are sorted out."""
+GIVEN_BYTES_MAX = 32 << 10
+"""Below what a socket takes at once (net.core.wmem_default): a larger call goes through the supervisor's thread."""
 
 
 class Calls:
@@ -27,22 +40,51 @@ class Calls:
 
     def __init__(self, settings: Settings, name: str) -> None:
         self._lock = threading.RLock()  # a finalizer of the program's may come in the middle, and shut this down
-        self._under_way: dict[JobFuture[Any], Entry | None] = {}
+        self._under_way: dict[JobFuture[Any], Entry | Loan | None] = {}
         self._shut_down = False
-        self.hosting = Hosting(settings, name)
+        self._prefix = f"job-{uuid.uuid4().hex[:8]}"
+        self._numbers = itertools.count(1)
+        self._loans: list[Loan] = []
+        """The latest is taken first; those that have ended are passed over."""
+        self._types: dict[str, JobType] = {}
+        self.hosting = Hosting(settings, name, self._on_lent)
 
     def submit(self, type: str, call: tuple[Any, ...], limits: Mapping[str, Any], future: JobFuture[Any]) -> None:
         """Take a call. Raise Closed; what pickling the call raises."""
         if self._shut_down:  # before the work of pickling it
-            raise Closed("cannot schedule new futures after shutdown")
+            raise Closed(_CLOSED)
         function, args, kwargs = call
         packed = pickles.pickled({"function": function, "args": args, "kwargs": kwargs})
         submission = Submission(type, _where_it_lies(packed), limits=dict(limits))
+        future.job_id = f"{self._prefix}-{next(self._numbers)}"
         with self._lock:
             if self._shut_down:
-                raise Closed("cannot schedule new futures after shutdown")
+                raise Closed(_CLOSED)
             self._under_way[future] = None
+        if packed.size > GIVEN_BYTES_MAX or not self._give(submission, future):
             self.hosting.call(lambda supervisor: self._accept(supervisor, submission, future))
+
+    def _give(self, submission: Submission, future: JobFuture[Any]) -> bool:
+        """Give the call to an idle worker in this very thread; return whether there was one."""
+        while True:
+            try:
+                loan = self._loans.pop()
+            except IndexError:
+                return False
+            job_type = self._types[submission.type]
+            in_force = limits_of_job(job_type.limits, job_type.caps, submission.limits)
+            order, passed = order_of(future.job_id, submission, in_force, 1, loan.fence, loan.outlet)
+            self._under_way[future] = loan
+            future.set_running_or_notify_cancel()
+            written = loan.give(order, passed, partial(self._adopt, loan, submission, in_force, future))
+            if written < 0:
+                future.take_back()
+                self._under_way[future] = None
+                continue
+            if written < len(order) or in_force.start_s is not None:
+                rest = partial(self._send_rest, loan, order[written:], () if written else passed)
+                self.hosting.call(rest)
+            return True
 
     def stop(self, future: JobFuture[Any], grace_s: float | None, reason: str) -> None:
         """Have a call stopped; it is told of its end."""
@@ -85,6 +127,26 @@ class Calls:
 
     # ── in the thread ──
 
+    def _on_lent(self, supervisor: Supervisor, loan: Loan) -> None:
+        if not self._types:
+            self._types = {name: supervisor.type(name) for name in (CALL, STREAM)}
+        self._supervisor = supervisor
+        if len(self._loans) > LOANS_MAX:
+            self._loans = [each for each in self._loans if each.worker.loan is each]
+        self._loans.append(loan)
+
+    def _adopt(self, loan: Loan, submission: Submission, in_force: Limits, future: JobFuture[Any]) -> None:
+        listener = _Listener(self, future)
+        entry = self._supervisor.call(future.job_id, submission, in_force, listener, loan)
+        self._under_way[future] = entry
+        future.on_accepted(entry)
+
+    def _send_rest(self, loan: Loan, rest: bytes, passed: Sequence[int], _supervisor: Supervisor) -> None:
+        """What its caller could not write at once; and a time of `start_s` begins to run."""
+        loan.come_home()
+        if rest:
+            loan.worker.process.send(rest, passed)
+
     def _accept(self, supervisor: Supervisor, submission: Submission, future: JobFuture[Any]) -> None:
         if future.cancelled():  # before anyone saw it
             self._end(future, Outcome("cancelled", "cancelled", facts={"by": "user"}))
@@ -94,18 +156,23 @@ class Calls:
             self._end(future, Outcome("failed", "spawn", why))
             return
         try:
-            entry = supervisor.accept(submission, _Listener(self, future))
+            job_type = supervisor.type(submission.type)
         except Refused as refused:
             self._end(future, Outcome("failed", "spawn", supervisor.why_broken() or refused.message))
             return
+        in_force = limits_of_job(job_type.limits, job_type.caps, submission.limits)
+        entry = supervisor.call(future.job_id, submission, in_force, _Listener(self, future))
         if future in self._under_way:  # it may be over already
             self._under_way[future] = entry
             future.on_accepted(entry)
 
     def _stop(self, supervisor: Supervisor, future: JobFuture[Any], grace_s: float | None, reason: str) -> None:
-        entry = self._under_way.get(future)
-        if entry is not None:
-            supervisor.stop(entry, Verdict("cancelled", by="user", reason=reason), grace_s)
+        held = self._under_way.get(future)
+        if isinstance(held, Loan):
+            held.come_home()
+            held = self._under_way.get(future)
+        if isinstance(held, Entry):
+            supervisor.stop(held, Verdict("cancelled", by="user", reason=reason), grace_s)
 
     def _end(self, future: JobFuture[Any], outcome: Outcome) -> None:
         future.finish(outcome)

@@ -154,12 +154,15 @@ class JobFuture(Future[T]):
 
     # ── what the supervisor's thread tells ──
 
+    def take_back(self) -> None:
+        """It does not run after all: the worker that was to have it is gone. Nobody has seen it yet."""
+        self._state = PENDING
+
     def on_accepted(self, entry: Entry) -> None:
-        self.job_id = entry.id
+        self.pid = entry.pid
         self._log = entry.log
 
     def on_assigned(self, entry: Entry) -> bool:
-        self.pid = entry.pid
         return self.set_running_or_notify_cancel()
 
     def on_changed(self, entry: Entry) -> None:
@@ -169,7 +172,6 @@ class JobFuture(Future[T]):
     def _on_over(self, entry: Entry) -> None:
         outcome = entry.outcome
         assert outcome is not None
-        self.job_id = entry.id
         self.certificate = entry.certificate
         self._payload = entry.result if entry.laid_result is None else entry.laid_result
         self._raised = entry.exception

@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+from killable.supervisor.loan import Loan
 from killable.supervisor.machine.forks import leave_loop_to_parent
 from killable.supervisor.service import Supervisor
 from killable.supervisor.settings import Settings
@@ -27,8 +28,10 @@ class Closed(RuntimeError):
 class Hosting:
     """Its thread begins at once, and ends when it was told to leave and nothing of it is left."""
 
-    def __init__(self, settings: Settings, name: str) -> None:
+    def __init__(self, settings: Settings, name: str, lend: Callable[[Supervisor, Loan], None]) -> None:
+        """`lend` is told, in its thread, of each worker that another thread may give an order."""
         self._settings = settings
+        self._lend = lend
         self._inbox: deque[Callable[[Supervisor], None]] = deque()
         self._lock = threading.RLock()  # a finalizer of the program's may come in the middle, and call
         self._will_read = True
@@ -88,7 +91,8 @@ class Hosting:
 
     async def _live(self) -> None:
         self._told_to_leave = asyncio.Event()
-        self._supervisor = Supervisor(self._settings, observer=Unobserved())
+        supervisor = Supervisor(self._settings, observer=Unobserved(), lend=lambda loan: self._lend(supervisor, loan))
+        self._supervisor = supervisor
         try:
             await self._supervisor.start()
         except Exception as error:

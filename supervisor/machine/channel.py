@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -76,7 +77,14 @@ class Writer:
         self._socket.setblocking(False)
         self._waiting: deque[tuple[memoryview, Sequence[int]]] = deque()
         """What has not been taken yet, each with descriptors of our own to go along."""
+        self._lock = threading.Lock()
+        """Between a write in another thread and the end: afterwards the number is a stranger's."""
         self.is_closed = False
+
+    def write_now(self, data: bytes, passed: Sequence[int]) -> int:
+        """Write what there is room for, from any thread; nothing may be waiting to be written. Return how much."""
+        with self._lock:
+            return 0 if self.is_closed else self._send(data, passed)
 
     def write(self, data: bytes, passed: Sequence[int] = ()) -> None:
         """Write bytes and, with the first of them, pass descriptors, which stay the caller's."""
@@ -111,13 +119,23 @@ class Writer:
             self._loop.remove_writer(self._socket)
 
     def _try(self, data: bytes | memoryview, passed: Sequence[int]) -> int:
+        """Write what there is room for; close when nothing ever will be."""
+        try:
+            return self._send(data, passed, lasting=True)
+        except OSError:
+            # The reader is gone, or nothing can be passed to it (ETOOMANYREFS, ENOBUFS): it ends with its orders.
+            self.close()
+            return 0
+
+    def _send(self, data: bytes | memoryview, passed: Sequence[int], *, lasting: bool = False) -> int:
+        """Return how much was taken. Raise OSError, if `lasting`, for what will not pass."""
         try:
             return socket.send_fds(self._socket, [data], passed) if passed else self._socket.send(data)
         except BlockingIOError:
             return 0
         except OSError:
-            # The reader is gone, or nothing can be passed to it (ETOOMANYREFS, ENOBUFS): it ends with its orders.
-            self.close()
+            if lasting:
+                raise
             return 0
 
     def leave_to_parent(self) -> None:
@@ -127,10 +145,11 @@ class Writer:
 
     def close(self) -> None:
         if not self.is_closed:
-            self.is_closed = True
             if self._waiting:
                 self._loop.remove_writer(self._socket)
-            self._socket.close()
+            with self._lock:
+                self.is_closed = True
+                self._socket.close()
             for _, passed in self._waiting:
                 _close_all(passed)
             self._waiting.clear()

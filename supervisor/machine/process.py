@@ -10,9 +10,8 @@ import asyncio
 import os
 import select
 import signal
-import socket
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import psutil
 
@@ -36,35 +35,6 @@ _LOOK_AGAIN_S_MAX = 0.25
 """Between two looks at a group that is still populated when its leader is reaped: something moved into it, and goes in
 a moment or, unkillable, never. Each is twice as long as the one before.
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Pipes:
-    """The supervisor's ends, and the worker's, which are closed once they are sent."""
-
-    ours: tuple[int, int, int, int, int]
-    theirs: tuple[int, ...]
-
-
-def open_pipes() -> Pipes:
-    """Open orders (a socket), frames, output and bells, and the stack's memory file.
-
-    Raise OSError, leaving nothing open.
-    """
-    opened: list[int] = []
-    try:
-        theirs, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        ours.shutdown(socket.SHUT_RD)  # nothing is ever read here: a job that writes into it gets EPIPE
-        opened.extend((theirs.detach(), ours.detach()))
-        for _ in range(3):
-            opened.extend(os.pipe2(os.O_CLOEXEC))
-        opened.append(os.memfd_create("killable-stack", os.MFD_CLOEXEC))
-    except OSError:
-        for descriptor in opened:
-            os.close(descriptor)
-        raise
-    orders_r, orders_w, frames_r, frames_w, output_r, output_w, bells_r, bells_w, stack = opened
-    return Pipes((orders_w, frames_r, output_r, bells_r, stack), (orders_r, frames_w, output_w, bells_w, stack))
 
 
 class WorkerProcess:
@@ -190,6 +160,9 @@ class WorkerProcess:
         if fence is not None:
             self._oom_before = self._oom.read()
             self._group_before = b"" if self._cgroup is None else self._cgroup.out_of_memory()
+
+    def send_now(self, order: bytes, passed: Sequence[int] = ()) -> int:
+        return self._orders.write_now(order, passed)
 
     def send(self, order: bytes, passed: Sequence[int] = ()) -> None:
         self._orders.write(order, passed)

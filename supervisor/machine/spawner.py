@@ -12,7 +12,8 @@ from killable.supervisor.machine.accounts import account
 from killable.supervisor.machine.cgroup import CgroupRoot
 from killable.supervisor.machine.lineage import Lineage
 from killable.supervisor.machine.memory import OomCounter
-from killable.supervisor.machine.process import WorkerProcess, open_pipes
+from killable.supervisor.machine.pipes import open_pipes
+from killable.supervisor.machine.process import WorkerProcess
 from killable.supervisor.seam import ProcessListener, SpawnerListener, ZygoteLost
 from killable.supervisor.settings import PoolSpec
 from killable.workers import control

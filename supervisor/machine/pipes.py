@@ -1,0 +1,39 @@
+"""What is between supervisor and worker: a socket for orders, pipes for frames, output and bells, a file for the stack.
+
+Runs in: supervisor. Part of the seam.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Pipes:
+    """The supervisor's ends, and the worker's, which are closed once they are sent."""
+
+    ours: tuple[int, int, int, int, int]
+    theirs: tuple[int, ...]
+
+
+def open_pipes() -> Pipes:
+    """Open orders (a socket), frames, output and bells, and the stack's memory file.
+
+    Raise OSError, leaving nothing open.
+    """
+    opened: list[int] = []
+    try:
+        theirs, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        ours.shutdown(socket.SHUT_RD)  # nothing is ever read here: a job that writes into it gets EPIPE
+        opened.extend((theirs.detach(), ours.detach()))
+        for _ in range(3):
+            opened.extend(os.pipe2(os.O_CLOEXEC))
+        opened.append(os.memfd_create("killable-stack", os.MFD_CLOEXEC))
+    except OSError:
+        for descriptor in opened:
+            os.close(descriptor)
+        raise
+    orders_r, orders_w, frames_r, frames_w, output_r, output_w, bells_r, bells_w, stack = opened
+    return Pipes((orders_w, frames_r, output_r, bells_r, stack), (orders_r, frames_w, output_w, bells_w, stack))

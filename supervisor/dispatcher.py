@@ -119,8 +119,10 @@ class Dispatcher:
 
     def adopt(self, entry: Entry, loan: Loan) -> None:
         """A caller's thread has given a lent worker its order: from here on the attempt is like any other."""
-        self.fleet.pool_of(entry.type).withdraw(loan.worker)
+        pool = self.fleet.pool_of(entry.type)
+        pool.withdraw(loan.worker)
         self._assign(entry, loan.worker, loan.fence)
+        pool.fill_soon()
 
     def _assign(self, entry: Entry, worker: Worker, lent_fence: int = 0) -> None:
         entry.leave_queue()

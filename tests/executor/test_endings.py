@@ -194,6 +194,26 @@ def test_a_worker_is_used_again_only_as_it_was(what: str) -> None:
         assert executor.submit(work.leave_something, "nothing").result() != first
 
 
+@pytest.mark.row("PEERS-K")
+def test_a_kill_costs_the_next_call_nothing(tmp_path: Path) -> None:
+    """A worker that was warm before takes it, and nothing is loaded again."""
+    with Executor(max_workers=1, spares=1, preload=work.make_ready, grace_s=0) as executor:
+        for round in range(5):
+            running = executor.submit(work.hold_the_lock, str(tmp_path / f"in {round}"))
+            pid = arrived(tmp_path / f"in {round}")
+            seen = processes.look(pid)
+            assert seen is not None
+            zygote = seen.parent
+            warm = until(lambda: children_of(zygote) - {pid}, "there is a spare")  # noqa: B023
+            running.cancel()
+            ready, next_pid, next_zygote = executor.submit(work.tell_ready).result()
+            assert next_pid in warm and (ready, next_zygote) == ({"preload": zygote}, zygote)
+
+
+def children_of(pid: int) -> set[int]:
+    return {seen.pid for seen in processes.descendants(pid) if seen.parent == pid}
+
+
 # ── streams ──
 
 

@@ -111,8 +111,8 @@ class Attempt:
     def stop(self, verdict: Verdict, grace_s: float | None = None) -> None:
         """Begin to end the attempt, or only hurry what already ends it. The first verdict stays."""
         entry = self.entry
-        if entry.verdict is None and (self._closing is not None or "exited" in self._stamps):
-            return  # the job is over by its own doing; its process is being swept
+        if not self._termination.has_begun and (self._closing is not None or "exited" in self._stamps):
+            return  # the job is over by its own doing, or was over its output; its process is being swept
         if self._termination.has_begun:
             if grace_s is not None:
                 self._termination.shorten(grace_s)

@@ -8,9 +8,10 @@ Runs in: supervisor. Pure: every function takes `now` and returns the next state
     DUMPING ──5…100 ms──► KILLED ◄───────────────────────┘ ──unkillable_s──► UNKILLABLE
 
 Stuck: delivered but not acknowledged while both `ack_s` of time and `ack_cpu_s` of the whole process's processor
-time have passed since the delivery. A worker that used no processor time is starved, throttled or waiting, and keeps
-its grace. One whose main thread only waits for the interpreter lock, which other threads of its own use, is waited for
-`LOCK_PATIENCE` times as long: then it is native code in another thread that holds it.
+time have passed since the delivery. Until it acknowledges, the signal is repeated now and then (RING_UNHEARD_S). A
+worker that used no processor time is starved, throttled or waiting, and keeps its grace. One whose main thread only
+waits for the interpreter lock, which other threads of its own use, is waited for `LOCK_PATIENCE` times as long: then it
+is native code in another thread that holds it.
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ runs in `ack_s` were seen on an overloaded machine. One that waits for native th
 """
 LOCK_PATIENCE = 4
 """Turns are given without order: three computing threads kept the main thread waiting for over half a second."""
+RING_UNHEARD_S = 0.05
+"""After a delivery that was not acknowledged, then after twice as long, and so on. Python runs its handlers between two
+instructions: a signal that comes right before a call that waits, pause(2) or sem_wait(3), is noted and wakes no one.
+"""
 RING_AGAIN_S = 0.005
 """After a swallowed `Stopping`: sooner, the next one would land inside the hook that reported it, and be lost again."""
 
@@ -85,6 +90,8 @@ class Escalation:
     use_at_delivery: ProcessorUse = _NOTHING_USED
     early_kill: str | None = None
     ring_at: float | None = None
+    look_at: float = float("inf")
+    """When to look whether it is stuck."""
     dump_ends: float = 0.0
 
     @property
@@ -109,25 +116,36 @@ def delivered(state: Escalation, now: float, use: ProcessorUse | None) -> Move:
     """The signal reached the process: C code may still keep Python from hearing it. Later bytes change nothing."""
     if state.phase is not Phase.ASKED:
         return state, ()
-    wake_at = state.grace_ends
-    if state.rules.adaptive and state.rules.ack_s is not None:
-        wake_at = min(wake_at, now + state.rules.ack_s)
+    ack_s = state.rules.ack_s
     use = use or _NOTHING_USED  # gone, or acknowledged in the same breath: nobody will look
-    return replace(state, phase=Phase.DELIVERED, delivered_at=now, use_at_delivery=use, wake_at=wake_at), ()
+    waiting = replace(
+        state,
+        phase=Phase.DELIVERED,
+        delivered_at=now,
+        use_at_delivery=use,
+        look_at=now + ack_s if ack_s is not None and state.rules.adaptive else float("inf"),
+        ring_at=None if ack_s is None else now + RING_UNHEARD_S,
+    )
+    return _wait(waiting), ()
+
+
+def _wait(state: Escalation) -> Escalation:
+    """Wake for whatever comes first while it has not acknowledged."""
+    moments = (state.grace_ends, state.look_at, state.grace_ends if state.ring_at is None else state.ring_at)
+    return replace(state, wake_at=min(moments))
 
 
 def acknowledged(state: Escalation, now: float) -> Move:
     """Python's handler ran: the job has its whole grace to clean up."""
     if state.phase not in (Phase.ASKED, Phase.DELIVERED):
         return state, ()
-    return replace(state, phase=Phase.ACKNOWLEDGED, wake_at=state.grace_ends), ()
+    return replace(state, phase=Phase.ACKNOWLEDGED, wake_at=state.grace_ends, ring_at=None), ()
 
 
 def answered_by_job(state: Escalation) -> Move:
     """The job has a SIGTERM handler of its own: nobody of ours can acknowledge, so it has its whole grace."""
-    rules = replace(state.rules, ack_s=None)
-    waiting = state.phase is Phase.DELIVERED
-    return replace(state, rules=rules, wake_at=state.grace_ends if waiting else state.wake_at), ()
+    alone = replace(state, rules=replace(state.rules, ack_s=None), look_at=float("inf"))
+    return (_wait(replace(alone, ring_at=None)) if state.phase is Phase.DELIVERED else alone), ()
 
 
 def swallowed(state: Escalation, now: float) -> Move:
@@ -167,7 +185,8 @@ def tick(state: Escalation, now: float, use: ProcessorUse | None = None, *, dump
         case Phase.DELIVERED:
             if now >= state.grace_ends:
                 return _dump(state, now)
-            return _look_at_use(state, now, use)
+            looked, actions = (state, ()) if now < state.look_at else _look_at_use(state, now, use)
+            return (looked, actions) if actions else _ring_unheard(looked, now)
         case Phase.DUMPING if not dumped and now < state.dump_ends:
             return replace(state, wake_at=min(now + DUMP_S, state.dump_ends)), ()
         case Phase.DUMPING:
@@ -178,15 +197,23 @@ def tick(state: Escalation, now: float, use: ProcessorUse | None = None, *, dump
             return state, ()
 
 
+def _ring_unheard(state: Escalation, now: float) -> Move:
+    """Send the signal again, if that is due."""
+    if state.ring_at is None or now < state.ring_at:
+        return state, ()
+    later = state.delivered_at + 2 * (now - state.delivered_at)
+    return _wait(replace(state, ring_at=later)), (Action.RING,)
+
+
 def _look_at_use(state: Escalation, now: float, use: ProcessorUse | None) -> Move:
     # None: gone or unreadable. Its exit will be seen, or the grace ends.
     if use is None or _waits_for_interpreter(state, now, use):
-        return replace(state, wake_at=min(state.grace_ends, now + LOOK_AGAIN_S)), ()
+        return _wait(replace(state, look_at=now + LOOK_AGAIN_S)), ()
     used = use.cpu_s - state.use_at_delivery.cpu_s
     missing = state.rules.ack_cpu_s - used
     if missing > 0:
         again = max(LOOK_AGAIN_S, missing / max(1, state.rules.cores))
-        return replace(state, wake_at=min(state.grace_ends, now + again)), ()
+        return _wait(replace(state, look_at=now + again)), ()
     waited = now - state.delivered_at
     why = (
         f"not acknowledged for {waited:.3f} s and {used:.3f} s of processor time since the signal was delivered "

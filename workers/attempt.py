@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 Closing = tuple[Kind, bytes]
 
+_OURS = (__name__, "killable.workers.builtin.call", "killable.workers.calls")
 CORRELATION_VARIABLE = "KILLABLE_CORRELATION_ID"
 _TRACEBACK_BYTES_MAX = 64 << 10
 _FAULTS_MAX = 100
@@ -184,7 +185,7 @@ class Attempt:
     def _traceback(self, error: BaseException) -> str:
         """Format the job's part of the traceback: our own frames say nothing to its author."""
         frames = error.__traceback__
-        while frames is not None and frames.tb_frame.f_globals.get("__name__") == __name__:
+        while frames is not None and frames.tb_frame.f_globals.get("__name__") in _OURS:
             frames = frames.tb_next
         try:
             text = "".join(traceback.format_exception(type(error), error, frames))

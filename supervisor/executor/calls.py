@@ -39,6 +39,7 @@ class Calls:
     """It outlives the Executor as long as anything is under way."""
 
     def __init__(self, settings: Settings, name: str) -> None:
+        self.workers = settings.pools[0].workers
         self._lock = threading.RLock()  # a finalizer of the program's may come in the middle, and shut this down
         self._under_way: dict[JobFuture[Any], Entry | Loan | None] = {}
         self._shut_down = False

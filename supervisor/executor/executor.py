@@ -183,6 +183,10 @@ class Executor(concurrent.futures.Executor):
             buffersize=buffersize,
         )
 
+    def __repr__(self) -> str:
+        limits = "".join(f" {name}={value!r}" for name, value in self._limits.items())
+        return f"<{type(self).__name__} of {self._calls.workers} workers{limits}>"
+
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls; with `wait` return when the last one is over and no process is left.
 

@@ -152,6 +152,11 @@ class JobFuture(Future[T]):
         events = self._log.read(-1, len(self._log))
         return "".join(json.loads(event.data)["text"] + "\n" for event in events if event.name == "log")
 
+    def __repr__(self) -> str:
+        ending = "" if self._ending is None else f" {self._ending.code}"
+        pid = "" if self.pid is None else f" pid={self.pid}"
+        return f"<{type(self).__name__} {self.job_id} {self._state.lower().partition('_')[0]}{ending}{pid}>"
+
     # ── what the supervisor's thread tells ──
 
     def take_back(self) -> None:

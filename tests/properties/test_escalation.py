@@ -8,7 +8,17 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from killable.supervisor import escalation
-from killable.supervisor.escalation import DUMP_S, DUMP_S_MAX, RING_AGAIN_S, Action, Escalation, Move, Phase, Rules
+from killable.supervisor.escalation import (
+    DUMP_S,
+    DUMP_S_MAX,
+    RING_AGAIN_S,
+    RING_UNHEARD_S,
+    Action,
+    Escalation,
+    Move,
+    Phase,
+    Rules,
+)
 from killable.supervisor.seam import ProcessorUse
 
 SLACK_S = 1e-9
@@ -138,10 +148,14 @@ def test_any_sequence_of_events(
         assert (run.exited_at is not None and not kills) or kills[0] <= dumps[0] + longest_dump_s + SLACK_S, (
             "dumped and left alive"
         )
-    for moment in run.at(Action.RING):
-        assert run.acknowledged_at is not None and moment < run.state.grace_ends
-    if run.swallowed_at is not None and run.at(Action.RING):
-        assert min(run.at(Action.RING)) >= run.acknowledged_at + RING_AGAIN_S - SLACK_S  # type: ignore[operator]
+    heard_at = float("inf") if run.acknowledged_at is None else run.acknowledged_at
+    unheard = [moment for moment in run.at(Action.RING) if moment < heard_at]
+    again = [moment for moment in run.at(Action.RING) if moment >= heard_at]
+    assert len(unheard) <= 12, "told over and over"
+    for moment in unheard:
+        assert run.delivered_at is not None and moment >= run.delivered_at + RING_UNHEARD_S - SLACK_S
+    for moment in again:
+        assert run.swallowed_at is not None and heard_at + RING_AGAIN_S - SLACK_S <= moment < run.state.grace_ends
 
     if run.state.early_kill is not None:
         assert rules.ack_s is not None and run.delivered_at is not None and run.acknowledged_at is None

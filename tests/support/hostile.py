@@ -89,6 +89,21 @@ def native_pauses(ctx: Context) -> None:
 
 
 @job
+def hears_the_third(ctx: Context) -> None:
+    """Wait in one C call that goes on until three signals have come; then Python hears of them."""
+    numbers = (ctypes.c_int * 3)(3, 2, 1)
+    pause = ctypes.cast(libc().pause, ctypes.c_void_p)
+    libc().qsort.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_void_p]
+    try:
+        enter(ctx)
+        libc().qsort(numbers, 3, 4, pause)  # compares two with pause(2), which returns when a signal has come
+        while True:
+            pass
+    finally:
+        ctx.emit("finally")
+
+
+@job
 def native_waits(ctx: Context, helpers: int = 0) -> None:
     """Wait for ever in one C call that no signal interrupts, while `helpers` threads compute in C."""
     mark(ctx)

@@ -104,6 +104,7 @@ COMPUTING = [
     stuck("HF tokenizers on one 4.7 MB string", "hold_gil_tokenizers"),
     stuck("native call that frees the GIL", "native_frees_gil"),
     heard("native call that a signal interrupts", "native_pauses", "sitting"),
+    heard("native call that the third signal ends", "hears_the_third", "sitting", tokens=("in", "finally")),
     stuck("native call with helper threads", "native_waits", "sitting", input={"helpers": 2}),
     # No processor time used: it may be waiting for something that comes, and keeps its grace.
     deaf("native call that only waits", "native_waits", "sitting", phases=STUCK),

@@ -32,7 +32,12 @@ def asked(rules: Rules = RULES) -> Escalation:
 def delivered(rules: Rules = RULES, at: float = NOW, cpu_s: float = 1.0) -> Escalation:
     state, actions = escalation.delivered(asked(rules), at, ProcessorUse(cpu_s))
     assert actions == ()
-    return state
+    return hushed(state)
+
+
+def hushed(state: Escalation) -> Escalation:
+    """Without the signal's repetition, which has tests of its own."""
+    return replace(state, ring_at=None, wake_at=min(state.grace_ends, state.look_at))
 
 
 def acknowledged(rules: Rules = RULES) -> Escalation:
@@ -110,6 +115,39 @@ def test_a_late_delivery_lengthens_nothing() -> None:
     assert state.wake_at == NOW + 5
 
 
+def rings(state: Escalation, until: float) -> list[float]:
+    """Return when the signal is repeated, in seconds after the delivery: of a worker that uses no processor time."""
+    found = []
+    while state.wake_at < until:
+        now = state.wake_at
+        state, actions = escalation.tick(state, now, ProcessorUse(1.0))
+        assert set(actions) <= {Action.RING}
+        found += [round(now - NOW, 6)] * len(actions)
+    return found
+
+
+@pytest.mark.parametrize("ack_s", [0.5, 5.0, 6.0])
+def test_the_signal_is_repeated_until_it_is_acknowledged(ack_s: float) -> None:
+    """Noted right before a call that waits, it would wake nobody."""
+    state, _ = escalation.delivered(asked(replace(RULES, ack_s=ack_s)), NOW, ProcessorUse(1.0))
+    assert rings(state, NOW + 5) == [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2]
+    heard, _ = escalation.acknowledged(state, NOW + 0.01)
+    assert heard.ring_at is None and heard.wake_at == heard.grace_ends
+
+
+def test_a_job_that_answers_itself_is_told_once() -> None:
+    state, _ = escalation.delivered(asked(), NOW, ProcessorUse(1.0))
+    assert rings(escalation.answered_by_job(state)[0], NOW + 5) == []
+    rules = replace(RULES, ack_s=None)
+    assert rings(escalation.delivered(asked(rules), NOW, ProcessorUse(1.0))[0], NOW + 5) == []
+
+
+def test_what_is_found_stuck_is_not_told_again() -> None:
+    state, _ = escalation.delivered(asked(), NOW, ProcessorUse(1.0))
+    _, actions = escalation.tick(state, NOW + 0.5, ProcessorUse(1.2))
+    assert actions == (Action.DUMP,)
+
+
 @pytest.mark.parametrize("phase", [phase for phase in Phase if phase is not Phase.ASKED])
 def test_later_deliveries_change_nothing(phase: Phase) -> None:
     state = in_phase(phase)
@@ -149,7 +187,7 @@ def test_a_worker_that_nobody_counted_cores_for_has_one() -> None:
 
 
 def test_what_could_not_be_read_at_the_delivery_counts_from_nothing() -> None:
-    state, _ = escalation.delivered(asked(), NOW, None)
+    state = hushed(escalation.delivered(asked(), NOW, None)[0])
     assert escalation.tick(state, NOW + 0.5, ProcessorUse(0.09))[1] == ()
     assert escalation.tick(state, NOW + 0.5, ProcessorUse(0.1))[1] == (Action.DUMP,)
 
@@ -195,14 +233,14 @@ def test_a_starved_worker_keeps_its_grace() -> None:
 )
 def test_one_that_waits_for_the_interpreter_lock_is_not_stuck(computed_s: float, runs: int, stuck: bool) -> None:
     """Its other threads compute; its main thread is awake again and again, and asks for its turn."""
-    state, _ = escalation.delivered(asked(), NOW, ProcessorUse(1.0, 0.5, 103))
+    state = hushed(escalation.delivered(asked(), NOW, ProcessorUse(1.0, 0.5, 103))[0])
     state, actions = escalation.tick(state, NOW + 0.5, ProcessorUse(2.0, 0.5 + computed_s, 103 + runs))
     assert (Action.DUMP in actions) is stuck
     assert stuck or state.wake_at == NOW + 0.5 + LOOK_AGAIN_S
 
 
 def test_native_code_in_another_thread_that_keeps_the_interpreter_lock_is_stuck_in_the_end() -> None:
-    state, _ = escalation.delivered(asked(), NOW, ProcessorUse(1.0, 0.5, 100))
+    state = hushed(escalation.delivered(asked(), NOW, ProcessorUse(1.0, 0.5, 100))[0])
     now, use = NOW + 0.5, ProcessorUse(2.0, 0.5, 200)
     while not (move := escalation.tick(state, now, use))[1]:
         state, now = move[0], move[0].wake_at
@@ -213,7 +251,7 @@ def test_native_code_in_another_thread_that_keeps_the_interpreter_lock_is_stuck_
 def test_a_main_thread_that_computed_enough_is_stuck_however_much_it_had_before() -> None:
     """0.75 s where it had 0.25 s: a whole multiple, of which nothing may be left over; and `ack_cpu_s` to the point."""
     for computed_s, stuck in ((0.5, True), (0.125, True), (0.0625, False)):
-        state, _ = escalation.delivered(asked(replace(RULES, ack_cpu_s=0.125)), NOW, ProcessorUse(1.0, 0.25, 0))
+        state = hushed(escalation.delivered(asked(replace(RULES, ack_cpu_s=0.125)), NOW, ProcessorUse(1.0, 0.25, 0))[0])
         use = ProcessorUse(3.0, 0.25 + computed_s, 9)
         assert (escalation.tick(state, NOW + 0.5, use)[1] == (Action.DUMP,)) is stuck
 
@@ -221,14 +259,14 @@ def test_a_main_thread_that_computed_enough_is_stuck_however_much_it_had_before(
 @pytest.mark.parametrize(("ack_s", "late"), [(0.5, 2.0), (0.25, 1.0), (1.0, 4.0)])
 def test_the_wait_for_the_interpreter_lock_ends_at_a_multiple_of_ack_s(ack_s: float, late: float) -> None:
     waits = ProcessorUse(2.0, 0.5, 200)
-    state, _ = escalation.delivered(asked(replace(RULES, ack_s=ack_s)), NOW, ProcessorUse(1.0, 0.5, 100))
+    state = hushed(escalation.delivered(asked(replace(RULES, ack_s=ack_s)), NOW, ProcessorUse(1.0, 0.5, 100))[0])
     assert escalation.tick(state, NOW + late - 0.125, waits)[1] == ()
     assert escalation.tick(state, NOW + late, waits)[1] == (Action.DUMP,)
 
 
 @pytest.mark.parametrize("before", [ProcessorUse(1.0), ProcessorUse(1.0, 0.5, None)])
 def test_where_the_kernel_does_not_tell_of_the_main_thread_the_process_counts(before: ProcessorUse) -> None:
-    state, _ = escalation.delivered(asked(), NOW, before)
+    state = hushed(escalation.delivered(asked(), NOW, before)[0])
     assert escalation.tick(state, NOW + 0.5, ProcessorUse(2.0, 0.5, 200))[1] == (Action.DUMP,)
 
 
@@ -287,7 +325,7 @@ def test_nothing_is_swallowed_that_was_not_acknowledged(phase: Phase) -> None:
 @pytest.mark.parametrize("phase", [Phase.ASKED, Phase.DELIVERED])
 def test_a_job_that_answers_itself_has_its_whole_grace(phase: Phase) -> None:
     state, actions = escalation.answered_by_job(in_phase(phase))
-    state, _ = escalation.delivered(state, NOW + 0.1, 1.0)
+    state = hushed(escalation.delivered(state, NOW + 0.1, 1.0)[0])
     assert actions == () and state.wake_at == NOW + 5 and not state.wants_use
 
 

@@ -147,6 +147,13 @@ class NotHere:
         return raise_value_error, ("not here",)
 
 
+class NotHeld:
+    """Something that a weak reference can watch."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
 def return_what_cannot_be_unpickled() -> NotHere:
     return NotHere()
 

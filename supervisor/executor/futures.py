@@ -148,10 +148,10 @@ class JobFuture(Future[T]):
         self._log = entry.log
 
     def on_assigned(self, entry: Entry) -> bool:
-        self.pid = entry.pid
         return self.set_running_or_notify_cancel()
 
     def on_changed(self, entry: Entry) -> None:
+        self.pid = entry.pid
         if entry.is_over:
             self._on_over(entry)
 

@@ -94,6 +94,26 @@ def fork_and_loop(path: str) -> None:
     loop(path)
 
 
+def leave_family(tag: str, path: str, then: str) -> Any:
+    """Under this name, have a child and two grandchildren in sessions of their own; go on, return, or crash."""
+    Path("/proc/self/comm").write_text(tag)
+    fork_one(new_session=False)
+    fork_one(new_session=True)
+    fork_one(new_session=True, twice=True)
+    say(path)
+    while then == "go on":
+        pass
+    return end_badly(then)
+
+
+def count_to(number: int) -> int:
+    """Take some time of the processor, as much as one asks for."""
+    counted = 0
+    for _ in range(number):
+        counted += 1
+    return counted
+
+
 def end_badly(how: str) -> Any:
     match how:
         case "segfault":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
 from typing import Any
 
 import pytest
@@ -35,7 +36,9 @@ def test_a_fork_while_its_first_process_starts_holds_up_nothing() -> None:
         threading.setprofile(None)
     assert starting.wait(60)
     readable, writable = os.pipe()
-    pid = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # from 3.12: a program with threads may come to harm
+        pid = os.fork()
     if pid == 0:
         os.close(writable)
         os.read(readable, 1)

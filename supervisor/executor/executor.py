@@ -114,6 +114,8 @@ class Executor(concurrent.futures.Executor):
             sweep=False,
         )
         self._limits = parse_limits(limits)
+        self._max_workers = workers
+        """Not ours: dask and others read it off a `ProcessPoolExecutor`."""
         self._calls = Calls(settings, f"killable-executor-{next(_numbers)}")
         _living.add(self._calls)
         self._leave = weakref.finalize(self, self._calls.shut_down, cancel_pending=False)
@@ -131,6 +133,7 @@ class Executor(concurrent.futures.Executor):
         view = object.__new__(type(self))
         view._limits = {**self._limits, **parse_limits(limits)}
         view._calls = self._calls
+        view._max_workers = self._max_workers
         view._owner = self
         return view
 

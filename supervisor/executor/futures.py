@@ -171,6 +171,7 @@ class JobFuture(Future[T]):
         return self.set_running_or_notify_cancel()
 
     def on_changed(self, entry: Entry) -> None:
+        self.pid = entry.pid
         if entry.is_over:
             self._on_over(entry)
 

@@ -38,12 +38,10 @@ def results(
     deadline = None if timeout is None else timeout + monotonic()
     calls = map(submit, _chunks(items, chunksize))
     futures = deque(calls if buffersize is None else itertools.islice(calls, buffersize))
-    return itertools.chain.from_iterable(_in_order(futures, calls, deadline))
+    return _in_order(futures, calls, deadline)
 
 
-def _in_order(
-    futures: deque[Future[list[T]]], calls: Iterator[Future[list[T]]], deadline: float | None
-) -> Iterator[list[T]]:
+def _in_order(futures: deque[Future[list[T]]], calls: Iterator[Future[list[T]]], deadline: float | None) -> Iterator[T]:
     """Yield the results of each call; whoever leaves early stops the rest."""
     try:
         while futures:
@@ -51,7 +49,9 @@ def _in_order(
             chunk = futures[0].result(left)
             futures.popleft()
             futures.extend(itertools.islice(calls, 1))  # before it is yielded: the worker need not wait for the reader
-            yield chunk
+            chunk.reverse()
+            while chunk:
+                yield chunk.pop()  # it belongs to the reader now: nothing here holds on to it
     finally:
         for future in futures:
             future.cancel()

@@ -7,6 +7,7 @@ import concurrent.futures
 import functools
 import os
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,13 @@ def test_map_takes_no_more_than_its_buffer(executor: Executor) -> None:
     assert len(taken) == 6
     assert next(results) == 0 and len(taken) == 8
     assert list(results) == [number * number for number in range(1, 1000)]
+
+
+def test_map_lets_go_of_what_it_has_yielded(executor: Executor) -> None:
+    for made in executor.map(work.NotHeld, range(6), chunksize=3):
+        told = weakref.ref(made)
+        del made
+        assert told() is None
 
 
 def test_large_values_go_both_ways(executor: Executor) -> None:

@@ -46,7 +46,7 @@ def test_cancel_ends_what_runs(executor: Executor, tmp_path: Path, what: Callabl
     with pytest.raises(JobCancelled) as caught:
         future.result()
     assert isinstance(caught.value, concurrent.futures.CancelledError)
-    assert is_gone(pid), "done means that it is gone"
+    assert is_gone(pid) and future.pid == pid, "done means that it is gone"
     assert future.cancelled() and future.done() and not future.running()
     assert future.certificate is not None and future.certificate["proof"] and "tree_empty" in future.certificate
     assert (future.error, caught.value.by) == (caught.value, "user")
@@ -81,6 +81,7 @@ def test_nothing_of_the_tree_is_left(executor: Executor, tmp_path: Path) -> None
     with pytest.raises(JobCancelled):
         future.result()
     worker = future.pid
+    assert worker is not None
     assert [seen for seen in processes.ours() if seen.pid not in before and seen.session == worker] == []
     assert future.certificate is not None and future.certificate["processes_swept"] >= 2
 

@@ -95,6 +95,26 @@ def fork_and_loop(path: str) -> None:
     loop(path)
 
 
+def leave_family(tag: str, path: str, then: str) -> Any:
+    """Under this name, have a child and two grandchildren in sessions of their own; go on, return, or crash."""
+    Path("/proc/self/comm").write_text(tag)
+    fork_one(new_session=False)
+    fork_one(new_session=True)
+    fork_one(new_session=True, twice=True)
+    say(path)
+    while then == "go on":
+        pass
+    return end_badly(then)
+
+
+def count_to(number: int) -> int:
+    """Take some time of the processor, as much as one asks for."""
+    counted = 0
+    for _ in range(number):
+        counted += 1
+    return counted
+
+
 def end_badly(how: str) -> Any:
     match how:
         case "segfault":
@@ -146,6 +166,13 @@ def raise_unpicklable() -> NoReturn:
 class NotHere:
     def __reduce__(self) -> tuple[Any, ...]:
         return raise_value_error, ("not here",)
+
+
+class NotHeld:
+    """Something that a weak reference can watch."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
 
 
 def return_what_cannot_be_unpickled() -> NotHere:

@@ -1,0 +1,53 @@
+"""A program that forks by itself while an Executor is at work: by multiprocessing, say."""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from typing import Any
+
+import pytest
+import work
+
+from killable import Executor
+
+PUT_OFF_S = 1.0
+"""How long the fork may be put off: longer than any start of a process takes."""
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=TimeoutError,
+    reason="the fork has the pipe on which Popen waits for its child's exec, and keeps it open as long as it lives",
+)
+def test_a_fork_while_its_first_process_starts_holds_up_nothing() -> None:
+    starting, forked = threading.Event(), threading.Event()
+
+    def look(frame: object, event: str, called: Any) -> None:
+        if event == "c_return" and getattr(called, "__name__", "") == "fork_exec":
+            starting.set()
+            forked.wait(PUT_OFF_S)
+
+    threading.setprofile(look)
+    try:
+        executor = Executor(max_workers=1)
+    finally:
+        threading.setprofile(None)
+    assert starting.wait(60)
+    readable, writable = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # from 3.12: a program with threads may come to harm
+        pid = os.fork()
+    if pid == 0:
+        os.close(writable)
+        os.read(readable, 1)
+        os._exit(0)
+    forked.set()
+    os.close(readable)
+    try:
+        assert executor.submit(work.square, 3).result(timeout=10) == 9
+    finally:
+        os.close(writable)  # its child goes
+        os.waitpid(pid, 0)
+        executor.shutdown()

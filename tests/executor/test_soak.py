@@ -1,0 +1,139 @@
+"""Long runs: done means that nothing is left, a cancel hits its own call only, a map over very much needs little.
+
+By hand: `pytest -m soak`.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import itertools
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import work
+from support import processes
+from support.waiting import until
+
+from killable import Executor, JobCancelled
+from killable.supervisor.executor.futures import JobFuture
+
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]
+
+TRIALS = 1000
+WAYS = ("cancelled with grace", "killed", "timed out", "shot", "go away", "return", "segfault", "exit 0", "sys.exit")
+FAMILY = 4
+"""The worker, a child, a grandchild in a session of its own, and one whose parent is gone."""
+
+
+def begin_trial(executor: Executor, way: str, tag: str, path: Path) -> JobFuture[Any]:
+    """Start a call that has a family, and do to it what makes it end, once it is there."""
+    limits: dict[str, Any] = {"grace_s": 0.02 if way == "cancelled with grace" else 0}
+    if way == "timed out":
+        limits["run_s"] = 0.1
+    then = way if way in ("return", "segfault", "exit 0", "sys.exit") else "go on"
+    future = executor.with_limits(**limits).submit(work.leave_family, tag, str(path), then)
+    if way in ("cancelled with grace", "killed", "shot"):
+        worker = int(until(lambda: path.exists() and path.read_text(), "the family is there"))
+        assert len(processes.named(tag)) == FAMILY, "the look into /proc sees it"
+        if way == "shot":
+            os.kill(worker, signal.SIGKILL)
+        else:
+            future.cancel()
+    elif way == "go away":  # at any moment of its forking
+        until(future.running, "it runs")
+        work.count_to(random.randrange(200_000))
+        future.cancel()
+    return future
+
+
+def test_done_means_that_no_process_of_it_exists(executor: Executor, tmp_path: Path) -> None:
+    left: list[tuple[str, str, list[processes.Seen]]] = []
+    told = 0
+    for number, way in zip(range(TRIALS), itertools.cycle(WAYS), strict=False):
+        tag, path = f"kx{os.getpid() % 10**6}.{number}", tmp_path / str(number)
+        seen: list[list[processes.Seen]] = []
+        future = begin_trial(executor, way, tag, path)
+        future.add_done_callback(lambda _, tag=tag, seen=seen: seen.append(processes.named(tag)))
+        concurrent.futures.wait([future])
+        now = processes.named(tag)
+        until(lambda seen=seen: seen, "the callback was called")
+        left += [(way, when, alive) for when, alive in (("wait", now), ("callback", seen[0])) if alive]
+        assert future.done() and future.certificate is not None
+        told += future.certificate["processes_swept"] >= FAMILY - 2
+    assert left == []
+    assert told > TRIALS // 2
+
+
+def test_a_cancel_at_any_moment_hits_its_own_call_only(tmp_path: Path) -> None:
+    seed = random.randrange(1 << 30)
+    print("seed", seed)
+    chance = random.Random(seed)
+    ends: list[JobFuture[Any]] = []
+    moments: Counter[str] = Counter()
+    with Executor(max_workers=3, grace_s=10) as executor:
+        gate = str(tmp_path / "gate")
+        bystander = executor.submit(work.wait_for, gate)
+        until(bystander.running, "it runs")
+        for number in range(500):
+            size = chance.randrange(20_000)
+            victim = executor.submit(work.count_to, size)
+            innocent = executor.submit(work.square, number)
+            for each in (victim, innocent):
+                each.add_done_callback(ends.append)
+            if chance.random() < 0.7:
+                while not (victim.running() or victim.done()):
+                    pass  # at once, and not at the next look of `until`: the call is over by then
+            work.count_to(chance.randrange(30_000))
+            accepted = victim.cancel()
+            after = executor.submit(work.square, -number)
+            after.add_done_callback(ends.append)
+            assert not concurrent.futures.wait([victim, innocent, after], timeout=50).not_done, (number, seed)
+            assert (innocent.result(), after.result()) == (number**2, number**2), (number, seed)
+            if victim.cancelled():
+                assert accepted and isinstance(victim.error, JobCancelled), (number, seed)
+                moments["before it began" if victim.pid is None else "while it ran"] += 1
+            else:
+                assert victim.result() == size, (number, seed)
+                moments["as it ended" if accepted else "afterwards"] += 1
+        work.say(gate)
+        assert bystander.result() == str(os.getpid())
+    print(moments)
+    assert len(ends) == len(set(ends)) == 1500, "each has ended once"
+    assert min(moments[when] for when in ("before it began", "while it ran", "afterwards")) > 20, moments
+
+
+def test_a_map_over_very_much_needs_little() -> None:
+    count = 10**7
+    program = """
+        import sys
+        import work
+        from killable import Executor
+
+        total = 0
+        with Executor(max_workers=2) as executor:
+            numbers = (number & 255 for number in range(int(sys.argv[1])))
+            for squared in executor.map(work.square, numbers, chunksize=2000, buffersize=16):
+                total += squared
+        print(total)
+        with open("/proc/self/status") as file:
+            print(next(line.split()[1] for line in file if line.startswith("VmHWM")))
+    """
+    folder = Path(__file__).parent
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), str(count)],
+        stdout=subprocess.PIPE, text=True, check=True, cwd=folder,
+        env={**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{folder.parent}"},
+    )  # fmt: skip
+    total, most_kib = map(int, done.stdout.split())
+    whole, rest = divmod(count, 256)
+    assert total == whole * sum(n * n for n in range(256)) + sum(n * n for n in range(rest))
+    print("most", most_kib, "KiB")
+    assert most_kib << 10 < 200_000_000

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import sys
 import tempfile
@@ -84,13 +85,13 @@ async def _measure(name: str, measure: Measure, plan: Plan, results: Samples) ->
 
 async def _trial(name: str, peer: str, plan: Plan) -> Samples:
     """Run one trial; what fails in it is a remark."""
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory(prefix="killable-bench-", ignore_cleanup_errors=True) as directory:
         path, errors_path = Path(directory, "samples.json"), Path(directory, "stderr")
         with errors_path.open("wb") as errors:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, str(HERE / "cage.py"), sys.executable, str(HERE / "trial.py"),
                 name, peer, json.dumps(asdict(plan)), str(path),
-                stdout=errors, stderr=errors, stdin=asyncio.subprocess.DEVNULL,
+                stdout=errors, stderr=errors, stdin=asyncio.subprocess.DEVNULL, env={**os.environ, "TMPDIR": directory},
             )  # fmt: skip
             try:
                 async with asyncio.timeout(TRIAL_S):

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import psutil
 
@@ -33,6 +34,7 @@ def main(command: list[str]) -> int:
     confine.prctl(confine.PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         return 143
+    began = time.time()
     process = subprocess.Popen(command)
     leave_s = LEAVE_S
     try:
@@ -47,6 +49,7 @@ def main(command: list[str]) -> int:
         if process.returncode is None:
             process.kill()
         _sweep(leave_s)
+        _remove_semaphores(began)
 
 
 def _sweep(leave_s: float) -> None:
@@ -62,6 +65,14 @@ def _sweep(leave_s: float) -> None:
                 with suppress(psutil.NoSuchProcess):
                     each.kill()
             os.waitpid(-1, 0)
+
+
+def _remove_semaphores(began: float) -> None:
+    """Unlink what loky's resource tracker would have, had it not been ended with the rest."""
+    for path in Path("/dev/shm").glob("sem.loky-*-*"):
+        with suppress(FileNotFoundError):
+            if path.stat().st_mtime >= began and not psutil.pid_exists(int(path.name.split("-")[1])):
+                path.unlink()
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ from rich.table import Table
 from samples import RAW, Samples, beside
 
 COLUMNS = (RAW, Library.name, SpawningLibrary.name, Loky.name, Pebble.name)
+SHORT = {Library.name: "stdlib", SpawningLibrary.name: "stdlib, spawn"}
+"""In the table and the picture; ProcessPoolExecutor is a wide word."""
 ABSENT = ("Celery", "RQ", "Dask", "Ray")
 """Peers that need servers: not started by this benchmark."""
 Statistic = Callable[[Samples, str], float | None]
@@ -86,6 +88,10 @@ class Row:
         }  # fmt: skip
 
 
+def short(peer: str) -> str:
+    return SHORT.get(peer, peer)
+
+
 def shown(value: float, digits: int) -> str:
     return f"{value:,.{digits if abs(value) < 100 else 0}f}"
 
@@ -103,6 +109,7 @@ class Asked:
     digits: int = 2
     ratio_to: str | None = None
     """To which peer's value of this line the bound is a ratio."""
+    asked_as: str = ""
     ratio_of: Statistic | None = None
     """What is taken of that peer, where it is not the same statistic."""
 
@@ -120,13 +127,13 @@ class Asked:
     def _figure(self, what: str, ours: float | None, results: Samples) -> Figure:
         own_word = results.words.get(beside(self.measure, Killable.name), "")
         if self.ratio_to is None:
-            return Figure(what, self.bound, ours, self.unit, self.at_least, self.digits, note=own_word)
+            return Figure(what, self.bound, ours, self.unit, self.at_least, self.digits, self.asked_as, own_word)
         theirs = (self.ratio_of or self.statistic)(results, beside(self.measure, self.ratio_to))
         if self.statistic is mapped:  # a speed: the other way round
             ratio = theirs / ours if ours and theirs else None
         else:
             ratio = ours / theirs if ours is not None and theirs else None
-        unit = f"× {self.ratio_to}"
+        unit = f"× {short(self.ratio_to)}"
         return Figure(what, self.bound, ratio, unit, self.at_least or self.statistic is mapped, 2, note=own_word)
 
 
@@ -142,7 +149,7 @@ ASKED = (
     *_cancels(),
     Asked(kills.OVERSHOOT, 5.0),
     Asked(kills.NEW_JOB, 1.0),
-    Asked(kills.NEIGHBOUR, 1.0),
+    Asked(kills.NEIGHBOUR, 1.0, asked_as="undisturbed: ≤ 1 ms"),
     Asked(kills.CHILDREN, 0.0, unit="", digits=0, statistic=partial(Samples.percentile, percent=100)),
     Asked(kills.OWNER, 50.0),
     Asked(kills.TYPES, 6.0, unit="", digits=0, at_least=True),
@@ -156,7 +163,6 @@ ASKED = (
     Asked(speeds.MAP, 1.0, what="map of 100,000 small items, best chunksize", statistic=mapped, ratio_to=Library.name),
     Asked(speeds.BYTES, 0.7, ratio_to=Library.name),
     Asked(warmth.SPARE, 2.0),
-    Asked(warmth.SPARE_FROM_KILL, 5.0),
     Asked(warmth.NO_SPARE, 40.0),
     Asked(speeds.STREAM, 2.5, unit="tokens/s", digits=0, at_least=True, ratio_to=Library.name),
     Asked(speeds.FIRST_TOKEN, 0.5),
@@ -175,11 +181,9 @@ def table(rows: list[Row]) -> Table:
     columns = [column for column in COLUMNS if any(row.cell(column) != "–" for row in rows)]
     drawn = Table(title="asked, measured, and what others reach in the same run", title_justify="left")
     drawn.add_column("what")
-    for name in ("asked", "reached", ""):
+    for name in ("asked", "reached", "", Killable.name, *map(short, columns)):
         drawn.add_column(name, justify="right")
-    for name in (Killable.name, *columns):
-        drawn.add_column(name.replace("ProcessPoolExecutor", "Process-\nPool-\nExecutor"), justify="right")
-    drawn.add_column("better than ours")
+    drawn.add_column("better")
     for row in rows:
         figure, winner = row.figure, row.winner
         style = {"ok": "green", "MISS": "bold red", "not measured": "yellow"}[figure.verdict]
@@ -189,7 +193,7 @@ def table(rows: list[Row]) -> Table:
             figure.what, figure.asked, reached, f"[{style}]{figure.verdict}[/]",
             f"[bold]{ours}[/]" if winner is None else ours,
             *(f"[bold red]{row.cell(column)}[/]" if column == winner else row.cell(column) for column in columns),
-            winner or "",
+            "" if winner is None else short(winner),
         )  # fmt: skip
     return drawn
 
@@ -201,11 +205,11 @@ def links() -> dict[str, str]:
 def in_words(rows: list[Row]) -> Iterator[str]:
     """Yield what the table does not say."""
     for name, link in links().items():
-        yield f"{name}: used as in {link}"
+        yield f"{name}{f' ({SHORT[name]})' if name in SHORT else ''}: used as in {link}"
     yield f"{', '.join(ABSENT)}: not measured, they need servers of their own"
     yield (
         f"{Killable.name}'s p50 and p99 of a cancel are both beside the p50 of the raw kill; peers load a preload as an"
         " initializer; where a peer cannot stop a job, its worker is killed from outside for the recovery"
     )
-    won = [f"{row.figure.what}: {row.winner}" for row in rows if row.winner]
+    won = [f"{row.figure.what}: {short(row.winner)}" for row in rows if row.winner]
     yield "a peer is better in: " + ("; ".join(won) or "nothing")

@@ -31,12 +31,12 @@ CANCELS = {
     "hoards_200": "cancel → dead, 200 MB of its own, ms",
     "hoards_1000": "cancel → dead, 1000 MB of its own, ms",
 }
-OVERSHOOT = "run_s 0.5, native call: dead this much later, ms"
-NEW_JOB = "native call cancelled with grace 3 s: a new job's first line, ms"
-NEIGHBOUR = "native call cancelled with grace 3 s: a neighbour's result, ms"
-CHILDREN = "processes left of three after a cancel (child, setsid, double fork)"
+OVERSHOOT = "run_s 0.5, native call: overshoot until dead, ms"
+NEW_JOB = "grace 3 s for a native call: a new job's first line, ms"
+NEIGHBOUR = "grace 3 s for a native call: a neighbour's result, ms"
+CHILDREN = "alive after a cancel, of child, setsid, double fork"
 OWNER = "owner SIGKILLed → all workers and their children dead, ms"
-TYPES = "cancel, timeout, SIGSEGV, SIGKILL, exit 3, MemoryError: types told apart"
+TYPES = "cancel, timeout, SEGV, KILL, exit 3, MemoryError: types"
 
 NEVER_S = 10.0
 """Who is alive then will be."""
@@ -164,7 +164,9 @@ def children(contest: Contest) -> None:
             left = [each for each in said if each.pid != itself and _lives(each.pid)]
             contest.add(CHILDREN, float(len(left)))
             if left:
-                contest.say(CHILDREN, f"{len(left)}: {', '.join(sorted(each.word for each in left))}")
+                contest.say(CHILDREN, f"{len(left)} left")
+                who = ", ".join(sorted(each.word for each in left))
+                contest.results.remarks.append(f"{contest.kind.name}: alive after a cancel: {who}")
             for each in left:
                 os.kill(each.pid, signal.SIGKILL)
     return None
@@ -185,7 +187,7 @@ def owner(contest: Contest) -> None:
             dead_at = [_death(watch, watched[0]), *(_death(watch, each) for each in watched[1:] if _is_over(each))]
             alive = [each for each in said if _lives(each.pid)]
             if alive:
-                return contest.say(OWNER, f"{NEVER}: {len(alive)} of {len(said)} live")
+                return contest.say(OWNER, f"{len(alive)} of {len(said)} live")
             contest.add(OWNER, (max(at for at in dead_at if at is not None) - asked_at) * 1000)
     return None
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from comparison import COLUMNS, Row, shown
+from comparison import COLUMNS, Row, short, shown
 from peers import Library, Loky, Pebble, SpawningLibrary
 from samples import RAW
 
@@ -44,7 +44,7 @@ def draw(rows: list[Row], path: Path) -> None:
             if times is None:
                 continue
             mark, colour = MARKS[peer]
-            label = None if peer in labelled else peer
+            label = None if peer in labelled else short(peer)
             labelled.add(peer)
             axes.plot([times], [height], mark, color=colour, markersize=7, alpha=0.85, label=label)
     axes.axvline(1, color=KILLABLE, linewidth=1.6, label="killable")

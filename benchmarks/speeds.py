@@ -14,10 +14,10 @@ from contest import CANNOT, Contest, within_budget
 
 FIRST_LINE = "submit → first line, idle warm worker, ms"
 BUSY_FIRST_LINE = "submit → first line while another thread of the program computes, ms"
-NOOPS = "jobs that do nothing, results fetched, jobs/s"
+NOOPS = "no-op jobs, results fetched, jobs/s"
 MAP = "map of 100,000 small items, ms"
 BYTES = "100 MB of bytes there and back, ms"
-STREAM = "stream, one yield per token → reader, tokens/s"
+STREAM = "stream, one yield per token, tokens/s"
 FIRST_TOKEN = "submit → first token at its reader, ms"
 COLD = "new pool → first result, nothing preloaded, ms"
 CHUNKSIZES = (100, 500, 2000, 10_000)

@@ -15,10 +15,10 @@ from deathwatch import DeathWatch
 from ear import Ear
 from peers import Killable, Peer, stop
 
-SPARE = "busy worker killed → dead → next job's first line, 1 s and 200 MB preloaded, ms"
-SPARE_FROM_KILL = "kill → next job's first line, 1 s and 200 MB preloaded, ms"
-NO_SPARE = "the same without a spare, from dead, ms"
-USS = "private memory of an idle worker, 200 MB preloaded, MB"
+SPARE = "killed, then dead → next first line, 1 s + 200 MB preload, ms"
+SPARE_FROM_KILL = "kill → next first line, 1 s + 200 MB preload, ms"
+NO_SPARE = "the same without a spare, ms"
+USS = "private memory of an idle worker, 200 MB preload, MB"
 READY_S = 0.3
 """Until a spare that was forked from 200 MB is ready."""
 IDLE_S = 0.2

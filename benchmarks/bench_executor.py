@@ -1,10 +1,11 @@
-"""Measure killable's Executor beside ProcessPoolExecutor, loky and Pebble: endings, starts, throughput, memory.
+"""Measure killable's Executor beside ProcessPoolExecutor, loky, Pebble and others: endings, starts, speed, memory.
 
     python benchmarks/bench_executor.py [--quick] [--json] [--repeat N] [--patience S] [--only PART]… [--list]
 
 Runs in: the benchmark. Each peer is measured in a program of its own, one after the other, below a process that leaves
 nothing of it (`cage`), also after Ctrl-C. The table goes to stdout, progress to stderr; samples and picture to
-benchmarks/results/. Needs the package, and the extra `bench`.
+benchmarks/results/. Needs the package, and the extra `bench`; Celery, RQ, Dask and Ray are
+measured where they are installed (`served`).
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ import peer_picture
 import runner
 import typer
 from measures import MEASURES, Measure
-from peers import PEERS
 from plan import FULL, QUICK, Plan
 from samples import Samples
 
@@ -119,8 +119,6 @@ def _draw(rows: list[comparison.Row], results: Samples, path: Path) -> Path | No
         return None
     return path
 
-
-assert set(PEERS) >= {peer for measure in MEASURES.values() for peer in measure.peers}
 
 if __name__ == "__main__":
     typer.run(main)

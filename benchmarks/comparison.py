@@ -13,15 +13,14 @@ import kills
 import speeds
 import warmth
 from figure import Figure
-from peers import PEERS, Killable, Library, Loky, Pebble, SpawningLibrary
+from measures import PEERS
+from peers import Killable, Library, Pebble, SpawningLibrary
 from rich.table import Table
 from samples import RAW, Samples, beside
 
-COLUMNS = (RAW, Library.name, SpawningLibrary.name, Loky.name, Pebble.name)
+COLUMNS = (RAW, *(name for name in PEERS if name != Killable.name))
 SHORT = {Library.name: "stdlib", SpawningLibrary.name: "stdlib, spawn"}
 """In the table and the picture; ProcessPoolExecutor is a wide word."""
-ABSENT = ("Celery", "RQ", "Dask", "Ray")
-"""Peers that need servers: not started by this benchmark."""
 Statistic = Callable[[Samples, str], float | None]
 
 
@@ -206,7 +205,9 @@ def in_words(rows: list[Row]) -> Iterator[str]:
     """Yield what the table does not say."""
     for name, link in links().items():
         yield f"{name}{f' ({SHORT[name]})' if name in SHORT else ''}: used as in {link}"
-    yield f"{', '.join(ABSENT)}: not measured, they need servers of their own"
+    absent = [name for name in PEERS if name != Killable.name and all(row.cell(name) == "–" for row in rows)]
+    if absent:
+        yield f"not measured here: {', '.join(absent)}"
     yield (
         f"{Killable.name}'s p50 and p99 of a cancel are both beside the p50 of the raw kill; peers load a preload as an"
         " initializer; where a peer cannot stop a job, its worker is killed from outside for the recovery"

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,7 @@ import tasks
 from contest import CANNOT, NEVER, Contest, within_budget
 from deathwatch import DeathWatch, Watched
 from ear import Ear, Said
-from peers import Killable, Peer
+from peers import Awaited, Killable, Peer
 from samples import RAW, beside
 
 CANCELS = {
@@ -218,19 +217,20 @@ def types(contest: Contest) -> None:
     )
 
 
-def _told(contest: Contest, end: Callable[[Peer, Ear], Future[Any] | None]) -> str | None:
+def _told(contest: Contest, end: Callable[[Peer, Ear], Awaited | None]) -> str | None:
     with Ear() as ear, contest.warm(1) as peer:
         future = end(peer, ear)
         if future is None:
             return None
+        until = time.monotonic() + RESULT_S
         try:
             future.result(RESULT_S)
         except BaseException as error:
-            return type(error).__name__
+            return type(error).__name__ if time.monotonic() < until else None
     return None
 
 
-def _cancelled(peer: Peer, ear: Ear) -> Future[Any] | None:
+def _cancelled(peer: Peer, ear: Ear) -> Awaited | None:
     if not peer.cancels:
         return None
     future = peer.submit(tasks.python_loop, ear.address)
@@ -239,5 +239,5 @@ def _cancelled(peer: Peer, ear: Ear) -> Future[Any] | None:
     return future
 
 
-def _timed_out(peer: Peer, ear: Ear) -> Future[Any] | None:
+def _timed_out(peer: Peer, ear: Ear) -> Awaited | None:
     return peer.submit_for(RUN_S, tasks.python_loop, ear.address) if peer.times_out else None

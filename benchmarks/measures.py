@@ -13,9 +13,13 @@ import kills
 import speeds
 import warmth
 from contest import Contest
-from peers import Killable, Library, Loky, Pebble, SpawningLibrary
+from peers import LIBRARIES, Killable, Library, Loky, Pebble, Peer, SpawningLibrary
+from served import SERVED, Celery, Dask, Ray, Rq
 
+PEERS: dict[str, type[Peer]] = {peer.name: peer for peer in (*LIBRARIES, *SERVED)}
 ALL = (Killable.name, Library.name, Loky.name, Pebble.name)
+STOPPING = (*ALL, Celery.name, Rq.name, Ray.name)
+"""With those that stop a job, and are no library of the program."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,20 +31,25 @@ class Measure:
 
 
 MEASURES: dict[str, Measure] = {
-    **{f"cancel {workload}": Measure(partial(kills.cancels, workload)) for workload in kills.CANCELS},
-    "timeout": Measure(kills.deadline),
+    **{
+        f"cancel {workload}": Measure(
+            partial(kills.cancels, workload), ALL if workload.startswith("hoards") else STOPPING
+        )
+        for workload in kills.CANCELS
+    },
+    "timeout": Measure(kills.deadline, (*ALL, Celery.name, Rq.name)),
     "grace": Measure(kills.graces),
-    "children": Measure(kills.children),
-    "owner": Measure(kills.owner),
-    "types": Measure(kills.types),
-    "first line": Measure(speeds.first_lines),
+    "children": Measure(kills.children, STOPPING),
+    "owner": Measure(kills.owner, (*ALL, Dask.name, Ray.name)),
+    "types": Measure(kills.types, (*ALL, Celery.name, Ray.name)),
+    "first line": Measure(speeds.first_lines, (*STOPPING, Dask.name)),
     "first line, busy program": Measure(speeds.busy_first_lines),
-    "no-ops": Measure(speeds.noops),
+    "no-ops": Measure(speeds.noops, (*STOPPING, Dask.name)),
     "map": Measure(speeds.maps),
     "bytes": Measure(speeds.large_bytes),
     "stream": Measure(speeds.streams),
     "cold": Measure(speeds.cold, (*ALL, SpawningLibrary.name), once=True),
-    "recovery": Measure(warmth.recovers),
+    "recovery": Measure(warmth.recovers, STOPPING),
     "recovery, no spare": Measure(warmth.recovers_without_spare, (Killable.name,)),
-    "memory": Measure(warmth.memory),
+    "memory": Measure(warmth.memory, (*ALL, Celery.name, Dask.name, Ray.name)),
 }

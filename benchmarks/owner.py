@@ -14,7 +14,7 @@ import tasks
 
 
 def main(name: str, address: str) -> None:
-    from peers import PEERS
+    from measures import PEERS
 
     kind = PEERS[name]
     kind.prepare()

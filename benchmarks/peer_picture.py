@@ -10,6 +10,7 @@ from pathlib import Path
 from comparison import COLUMNS, Row, short, shown
 from peers import Library, Loky, Pebble, SpawningLibrary
 from samples import RAW
+from served import Celery, Dask, Ray, Rq
 
 KILLABLE = "#1b6ca8"
 NEVER = "#c0392b"
@@ -19,6 +20,10 @@ MARKS: dict[str, tuple[str, str]] = {
     SpawningLibrary.name: ("d", "#8a5a00"),
     Loky.name: ("^", "#7b3fa0"),
     Pebble.name: ("v", "#2e8b57"),
+    Celery.name: ("P", "#a3c644"),
+    Rq.name: ("X", "#b03a2e"),
+    Dask.name: ("<", "#e39ac0"),
+    Ray.name: (">", "#00a0b0"),
 }
 NEVER_AT = 30_000.0
 """Where those stand that never do it, or cannot."""
@@ -59,7 +64,7 @@ def draw(rows: list[Row], path: Path) -> None:
     axes.set_yticks(range(len(rows)), [row.figure.what for row in rows], fontsize=8)
     axes.set_ylim(len(rows) - 0.4, -0.8)
     axes.set_title("times worse than killable: to the left of the line a peer is better", loc="left", fontsize=12)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.05), ncols=6, fontsize=8.5, frameon=False)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.05), ncols=10, fontsize=8.5, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=130)
     pyplot.close(figure)

@@ -10,13 +10,18 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, ClassVar, Protocol, Self
 
 import tasks
 
 WORKERS = 2
+
+
+class Awaited(Protocol):
+    """A future, as far as it is needed here."""
+
+    def result(self, timeout: float | None = None) -> Any: ...
 
 
 class Peer(Protocol):
@@ -31,8 +36,8 @@ class Peer(Protocol):
     times_out: ClassVar[bool] = True
     """Whether it can be told how long a job may run."""
     streams: ClassVar[bool] = True
-    breaks: ClassVar[bool] = False
-    """Whether one worker's death is the end of the pool: `reopen` makes another."""
+    share: ClassVar[float] = 1.0
+    """Of the many small jobs that are measured, where a peer takes long for one."""
 
     def __init__(self, workers: int = WORKERS, preload: Callable[[], None] | None = None, spares: int = 1) -> None: ...
 
@@ -41,13 +46,13 @@ class Peer(Protocol):
         """Import it. Raise ImportError."""
         importlib.import_module(cls.module)
 
-    def submit(self, function: Callable[..., Any], *args: Any) -> Future[Any]: ...
+    def submit(self, function: Callable[..., Any], *args: Any) -> Awaited: ...
 
-    def submit_for(self, run_s: float, function: Callable[..., Any], *args: Any) -> Future[Any]:
+    def submit_for(self, run_s: float, function: Callable[..., Any], *args: Any) -> Awaited:
         """Submit a job that may run so long."""
         raise NotImplementedError
 
-    def cancel(self, future: Future[Any], grace_s: float = 0.0) -> None:
+    def cancel(self, future: Awaited, grace_s: float = 0.0) -> None:
         """Stop a job that runs; `grace_s` where there is such a thing."""
         raise NotImplementedError
 
@@ -83,14 +88,14 @@ class Killable(Peer):
 
         self._executor = killable.Executor(max_workers=workers, preload=preload or (), spares=spares)
 
-    def submit(self, function: Callable[..., Any], *args: Any) -> Future[Any]:
+    def submit(self, function: Callable[..., Any], *args: Any) -> Awaited:
         return self._executor.submit(function, *args)
 
-    def submit_for(self, run_s: float, function: Callable[..., Any], *args: Any) -> Future[Any]:
+    def submit_for(self, run_s: float, function: Callable[..., Any], *args: Any) -> Awaited:
         return self._executor.with_limits(run_s=run_s, grace_s=0).submit(function, *args)
 
-    def cancel(self, future: Future[Any], grace_s: float = 0.0) -> None:
-        future.cancel(grace_s=grace_s)  # type: ignore[call-arg]
+    def cancel(self, future: Awaited, grace_s: float = 0.0) -> None:
+        future.cancel(grace_s=grace_s)  # type: ignore[attr-defined]
 
     def map(self, function: Callable[..., Any], items: Iterable[Any], chunksize: int) -> Iterable[Any]:
         return self._executor.map(function, items, chunksize=chunksize)
@@ -110,7 +115,6 @@ class Library(Peer):
     module = "concurrent.futures.process"
     cancels = False
     times_out = False
-    breaks = True
     start_method: ClassVar[str] = "fork"
 
     def __init__(self, workers: int = WORKERS, preload: Callable[[], None] | None = None, spares: int = 1) -> None:
@@ -125,7 +129,7 @@ class Library(Peer):
         initializer = tasks.keep_queue if initargs else self._preload
         self._executor = ProcessPoolExecutor(self._workers, self._context, initializer, initargs)
 
-    def submit(self, function: Callable[..., Any], *args: Any) -> Future[Any]:
+    def submit(self, function: Callable[..., Any], *args: Any) -> Awaited:
         return self._executor.submit(function, *args)
 
     def map(self, function: Callable[..., Any], items: Iterable[Any], chunksize: int) -> Iterable[Any]:
@@ -156,7 +160,6 @@ class Loky(Peer):
     link = "https://loky.readthedocs.io/en/stable/API.html"
     module = "loky"
     times_out = False
-    breaks = True
 
     def __init__(self, workers: int = WORKERS, preload: Callable[[], None] | None = None, spares: int = 1) -> None:
         self._workers = workers
@@ -170,10 +173,10 @@ class Loky(Peer):
             max_workers=self._workers, initializer=self._preload, timeout=300, kill_workers=True
         )
 
-    def submit(self, function: Callable[..., Any], *args: Any) -> Future[Any]:
+    def submit(self, function: Callable[..., Any], *args: Any) -> Awaited:
         return self._executor.submit(function, *args)  # type: ignore[no-any-return]
 
-    def cancel(self, future: Future[Any], grace_s: float = 0.0) -> None:
+    def cancel(self, future: Awaited, grace_s: float = 0.0) -> None:
         """It stops all workers, or none."""
         self._executor.shutdown(kill_workers=True)
         self.reopen()
@@ -207,14 +210,14 @@ class Pebble(Peer):
 
         self._pool = pebble.ProcessPool(max_workers=workers, initializer=initializer, initargs=initargs)
 
-    def submit(self, function: Callable[..., Any], *args: Any) -> Future[Any]:
+    def submit(self, function: Callable[..., Any], *args: Any) -> Awaited:
         return self._pool.schedule(function, args=args)  # type: ignore[no-any-return]
 
-    def submit_for(self, run_s: float, function: Callable[..., Any], *args: Any) -> Future[Any]:
+    def submit_for(self, run_s: float, function: Callable[..., Any], *args: Any) -> Awaited:
         return self._pool.schedule(function, args=args, timeout=run_s)  # type: ignore[no-any-return]
 
-    def cancel(self, future: Future[Any], grace_s: float = 0.0) -> None:
-        future.cancel()
+    def cancel(self, future: Awaited, grace_s: float = 0.0) -> None:
+        future.cancel()  # type: ignore[attr-defined]
 
     def map(self, function: Callable[..., Any], items: Iterable[Any], chunksize: int) -> Iterable[Any]:
         return self._pool.map(function, items, chunksize=chunksize).result()  # type: ignore[no-any-return]
@@ -234,10 +237,10 @@ class Pebble(Peer):
         self._pool.stop()
 
 
-PEERS: dict[str, type[Peer]] = {peer.name: peer for peer in (Killable, Library, SpawningLibrary, Loky, Pebble)}
+LIBRARIES: tuple[type[Peer], ...] = (Killable, Library, SpawningLibrary, Loky, Pebble)
 
 
-def stop(peer: Peer, future: Future[Any], pid: int) -> None:
+def stop(peer: Peer, future: Awaited, pid: int) -> None:
     """End a job that runs: by the peer's own means, or from outside where it has none."""
     if peer.cancels:
         peer.cancel(future)

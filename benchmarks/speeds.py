@@ -65,7 +65,7 @@ def _first_lines(contest: Contest, measure: str, submit: object) -> None:
 
 
 def noops(contest: Contest) -> None:
-    count = contest.plan.executor_noops
+    count = int(contest.plan.executor_noops * contest.kind.share)
     with contest.warm() as peer:
         for future in [peer.submit(tasks.nothing) for _ in range(_WARM_JOBS)]:
             future.result()

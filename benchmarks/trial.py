@@ -21,8 +21,7 @@ STUCK_S = 100.0
 def main(measure: str, peer: str, plan: str, path: str) -> None:
     """Measure, write, leave without waiting for what still runs: the cage ends it."""
     from contest import Contest
-    from measures import MEASURES
-    from peers import PEERS
+    from measures import MEASURES, PEERS
     from plan import Plan
     from samples import Samples
 

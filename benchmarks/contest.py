@@ -17,7 +17,7 @@ from samples import Samples, beside
 
 CANNOT = "cannot"
 NEVER = "never"
-BUDGET_S = 12.0
+BUDGET_S = 8.0
 """For the trials of one measure: a peer that takes three seconds for one has fewer of them."""
 REST_S = 0.02
 """Between two trials: a new worker is forked meanwhile, its caches are what they are."""

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -208,25 +209,29 @@ def _lives(pid: int) -> bool:
 
 def types(contest: Contest) -> None:
     """Count the types of error by which six endings can be told apart."""
-    told = {"cancel": _told(contest, _cancelled), "timeout": _told(contest, _timed_out)}
+    ends: dict[str, Callable[[Peer, Ear], Awaited | None]] = {"cancel": _cancelled, "timeout": _timed_out}
     for crash in _CRASHES:
-        told[crash.__name__] = _told(contest, lambda peer, _, crash=crash: peer.submit(crash))
+        ends[crash.__name__] = lambda peer, _, crash=crash: peer.submit(crash)
+    with Ear() as ear, contest.warm(1) as peer:
+        told = {name: _told(peer, end(peer, ear)) for name, end in ends.items()}
     contest.add(TYPES, float(len(set(told.values()) - {None})))
     contest.results.remarks.append(
         f"{contest.kind.name}: " + ", ".join(f"{ending} {name or CANNOT}" for ending, name in told.items())
     )
 
 
-def _told(contest: Contest, end: Callable[[Peer, Ear], Awaited | None]) -> str | None:
-    with Ear() as ear, contest.warm(1) as peer:
-        future = end(peer, ear)
-        if future is None:
-            return None
-        until = time.monotonic() + RESULT_S
-        try:
-            future.result(RESULT_S)
-        except BaseException as error:
-            return type(error).__name__ if time.monotonic() < until else None
+def _told(peer: Peer, future: Awaited | None) -> str | None:
+    """Return the type of error that a future raises; the pool is usable then."""
+    if future is None:
+        return None
+    until = time.monotonic() + RESULT_S
+    try:
+        future.result(RESULT_S)
+    except BrokenProcessPool as error:
+        peer.reopen()
+        return type(error).__name__
+    except BaseException as error:
+        return type(error).__name__ if time.monotonic() < until else None
     return None
 
 

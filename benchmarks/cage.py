@@ -15,7 +15,6 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from pathlib import Path
 
 import psutil
 
@@ -23,6 +22,8 @@ from killable.workers import confine
 
 LEAVE_S = 2.0
 """For what the command had started to notice that it is gone: then its processes are killed, too."""
+
+LOOK_S = 0.005
 
 
 def main(command: list[str]) -> int:
@@ -34,7 +35,6 @@ def main(command: list[str]) -> int:
     confine.prctl(confine.PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         return 143
-    began = time.time()
     process = subprocess.Popen(command)
     leave_s = LEAVE_S
     try:
@@ -49,30 +49,25 @@ def main(command: list[str]) -> int:
         if process.returncode is None:
             process.kill()
         _sweep(leave_s)
-        _remove_semaphores(began)
 
 
 def _sweep(leave_s: float) -> None:
-    """Return when no process is left below this one; those of before `leave_s` leave by themselves."""
-    until = time.monotonic() + leave_s
+    """Return when no process is left below this one; those of before `leave_s` leave by themselves.
+
+    Resource trackers (multiprocessing's, loky's) come last: when all others are gone they unlink their semaphores.
+    """
+    kill_at = time.monotonic() + leave_s
+    kill_trackers_at = kill_at + LEAVE_S
     with suppress(ChildProcessError):
         while True:
-            if time.monotonic() < until:
-                if os.waitpid(-1, os.WNOHANG)[0] == 0:
-                    time.sleep(0.01)
+            if os.waitpid(-1, os.WNOHANG)[0]:
                 continue
-            for each in psutil.Process().children(recursive=True):
+            now = time.monotonic()
+            for each in psutil.Process().children(recursive=True) if now >= kill_at else ():
                 with suppress(psutil.NoSuchProcess):
-                    each.kill()
-            os.waitpid(-1, 0)
-
-
-def _remove_semaphores(began: float) -> None:
-    """Unlink what loky's resource tracker would have, had it not been ended with the rest."""
-    for path in Path("/dev/shm").glob("sem.loky-*-*"):
-        with suppress(FileNotFoundError):
-            if path.stat().st_mtime >= began and not psutil.pid_exists(int(path.name.split("-")[1])):
-                path.unlink()
+                    if now >= kill_trackers_at or "resource_tracker" not in " ".join(each.cmdline()):
+                        each.kill()
+            time.sleep(LOOK_S)
 
 
 if __name__ == "__main__":

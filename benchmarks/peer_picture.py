@@ -26,7 +26,10 @@ MARKS: dict[str, tuple[str, str]] = {
     Ray.name: (">", "#00a0b0"),
 }
 NEVER_AT = 30_000.0
-"""Where those stand that never do it, or cannot."""
+"""Where those stand that never do it, or cannot, or leave something alive: the first of them."""
+NEVER_WIDTH = 10
+NEXT_TO = 1.4
+"""From one of these to the next."""
 
 
 def draw(rows: list[Row], path: Path) -> None:
@@ -44,8 +47,9 @@ def draw(rows: list[Row], path: Path) -> None:
         axes.annotate(
             ours, (1, height), xytext=(0, 5), textcoords="offset points", ha="center", fontsize=7, color=KILLABLE
         )
+        words = [peer for peer in COLUMNS if peer in row.words]
         for peer in COLUMNS:
-            times = NEVER_AT if peer in row.words else row.times_worse(peer)
+            times = NEVER_AT * NEXT_TO ** words.index(peer) if peer in words else row.times_worse(peer)
             if times is None:
                 continue
             mark, colour = MARKS[peer]
@@ -53,12 +57,23 @@ def draw(rows: list[Row], path: Path) -> None:
             labelled.add(peer)
             axes.plot([times], [height], mark, color=colour, markersize=7, alpha=0.85, label=label)
     axes.axvline(1, color=KILLABLE, linewidth=1.6, label="killable")
-    axes.axvspan(NEVER_AT / 2, NEVER_AT * 2, color=NEVER, alpha=0.07, linewidth=0)
+    axes.axvspan(NEVER_AT / 2, NEVER_AT * NEVER_WIDTH, color=NEVER, alpha=0.07, linewidth=0)
     axes.set_xscale("log")
-    axes.set_xlim(0.08, NEVER_AT * 2)
+    axes.set_xlim(0.015, NEVER_AT * NEVER_WIDTH)
     axes.set_xticks(
-        [0.1, 0.5, 1, 2, 5, 10, 100, 1000, 10_000, NEVER_AT],
-        ["0.1 ×", "½", "killable", "2 ×", "5 ×", "10 ×", "100 ×", "1,000 ×", "", "never,\ncannot"],
+        [0.02, 0.1, 0.5, 1, 2, 5, 10, 100, 1000, NEVER_AT * 2],
+        [
+            "1/50",
+            "1/10",
+            "½",
+            "killable",
+            "2 ×",
+            "5 ×",
+            "10 ×",
+            "100 ×",
+            "1,000 ×",
+            "never, cannot,\nor leaves some alive",
+        ],
     )
     axes.minorticks_off()
     axes.set_yticks(range(len(rows)), [row.figure.what for row in rows], fontsize=8)

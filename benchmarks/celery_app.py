@@ -11,8 +11,8 @@ import pickle
 from typing import Any
 
 import tasks
-from celery import Celery  # type: ignore[import-not-found]
-from celery.signals import worker_process_init  # type: ignore[import-not-found]
+from celery import Celery  # type: ignore[import-untyped]
+from celery.signals import worker_process_init  # type: ignore[import-untyped]
 from served import LOADS, SOCKET
 
 _URL = f"redis+socket://{os.environ[SOCKET]}"

@@ -211,16 +211,16 @@ class Pebble(Peer):
         self._pool = pebble.ProcessPool(max_workers=workers, initializer=initializer, initargs=initargs)
 
     def submit(self, function: Callable[..., Any], *args: Any) -> Awaited:
-        return self._pool.schedule(function, args=args)  # type: ignore[no-any-return]
+        return self._pool.schedule(function, args=args)
 
     def submit_for(self, run_s: float, function: Callable[..., Any], *args: Any) -> Awaited:
-        return self._pool.schedule(function, args=args, timeout=run_s)  # type: ignore[no-any-return]
+        return self._pool.schedule(function, args=args, timeout=run_s)
 
     def cancel(self, future: Awaited, grace_s: float = 0.0) -> None:
         future.cancel()  # type: ignore[attr-defined]
 
     def map(self, function: Callable[..., Any], items: Iterable[Any], chunksize: int) -> Iterable[Any]:
-        return self._pool.map(function, items, chunksize=chunksize).result()  # type: ignore[no-any-return]
+        return self._pool.map(function, items, chunksize=chunksize).result()
 
     def ready_to_stream(self) -> None:
         """As with the library's pool."""

@@ -29,6 +29,8 @@ from samples import Samples
 RESULTS = Path(__file__).parent / "results"
 TABLE_COLUMNS = 180
 """Where stdout is no terminal."""
+WIDE_TABLE_COLUMNS = 250
+"""There, for a table with a column for each of many."""
 
 Part = Callable[[Plan, Samples], Awaitable[None]]
 
@@ -134,7 +136,8 @@ def report(name: str, plan: Plan, results: Samples, lines: Iterable[Figure], too
 
 def print_table(lines: list[Figure], results: Samples, more: Iterable[str] = (), shown: Table | None = None) -> None:
     """Print the figures, or a table that has more than them."""
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else TABLE_COLUMNS)
+    columns = TABLE_COLUMNS if shown is None else WIDE_TABLE_COLUMNS
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else columns)
     console.print(table(lines) if shown is None else shown)
     for line in more:
         console.print(line, markup=False)

@@ -237,7 +237,7 @@ class Dask(Peer):
             self._client.run(tasks.load)
 
     def submit(self, function: Callable[..., Any], *args: Any) -> Awaited:
-        return self._client.submit(function, *args, pure=False)  # type: ignore[no-any-return]
+        return self._client.submit(function, *args, pure=False)
 
     def close(self) -> None:
         self._client.close()

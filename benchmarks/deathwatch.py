@@ -35,9 +35,10 @@ class Watched:
 class DeathWatch:
     """The watching child, seen from the benchmark; a context manager."""
 
-    def __init__(self) -> None:
+    def __init__(self, answer_s: float = ANSWER_S) -> None:
+        """Deaths are waited for `answer_s` long."""
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._socket.settimeout(ANSWER_S)
+        self._socket.settimeout(answer_s)
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-S", __file__, str(theirs.fileno())], pass_fds=[theirs.fileno()]
@@ -62,6 +63,7 @@ class DeathWatch:
         return self._dead.pop(watched.key)
 
     def close(self) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)  # a process that was forked from this one may have it, too
         self._socket.close()
         self._process.wait()
 

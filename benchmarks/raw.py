@@ -1,6 +1,6 @@
 """The limit: SIGKILL and a pidfd, nothing else, on a process like a worker.
 
-Runs in: the benchmark (RawForker) | its forking child (`python raw.py MODULE`) | that one's children, the victims.
+Runs in: the benchmark (RawForker) | its forking child (`python raw.py MODULE NICE`) | that one's children, the victims.
 
 Like a worker: same interpreter, environment, module, preloads and frozen heap; a fork, leader of its own session, at
 the same nice level; the same function, driven to the same point.
@@ -40,9 +40,9 @@ class Victim:
 class RawForker:
     """A zygote without a supervisor: forks victims and reaps them. A context manager."""
 
-    def __init__(self, module: str) -> None:
+    def __init__(self, module: str, nice: int = NICE) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, __file__, module],
+            [sys.executable, __file__, module, str(nice)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**THREAD_LIMITS, **os.environ},
@@ -85,7 +85,7 @@ def kill(victim: Victim, watch: DeathWatch) -> float:
     return (watch.died_at(watched) - asked_at) * 1000
 
 
-def main(module: str) -> None:
+def main(module: str, nice: int) -> None:
     """Load as a zygote does, then fork on request and reap, until stdin ends; what is left then is killed."""
     importlib.import_module(module)
     jobs.run_preloads(each_worker=False)
@@ -104,7 +104,7 @@ def main(module: str) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
         pid = os.fork()
         if pid == 0:
-            _be_victim(request.decode().strip(), parent)
+            _be_victim(request.decode().strip(), parent, nice)
         victims.add(pid)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -113,13 +113,13 @@ def main(module: str) -> None:
         os.waitpid(pid, 0)
 
 
-def _be_victim(workload: str, parent: int) -> None:
+def _be_victim(workload: str, parent: int, nice: int) -> None:
     """Never returns: every workload of the benchmark goes on until it is killed."""
     try:
         os.setsid()
         confine.reset_signals()
         confine.die_with(parent)
-        confine.set_process_limits(NICE)
+        confine.set_process_limits(nice)
         for _ in jobs.registered()[workload].function():
             os.write(1, f"{os.getpid()}\n".encode())
     finally:
@@ -127,4 +127,4 @@ def _be_victim(workload: str, parent: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], int(sys.argv[2]))

@@ -23,11 +23,14 @@ from figure import Figure, table
 from machine import STRANGERS_SHARE_MAX, Patience, Strangers
 from plan import FULL, QUICK, Plan
 from rich.console import Console
+from rich.table import Table
 from samples import Samples
 
 RESULTS = Path(__file__).parent / "results"
 TABLE_COLUMNS = 180
 """Where stdout is no terminal."""
+WIDE_TABLE_COLUMNS = 250
+"""There, for a table with a column for each of many."""
 
 Part = Callable[[Plan, Samples], Awaitable[None]]
 
@@ -131,9 +134,11 @@ def report(name: str, plan: Plan, results: Samples, lines: Iterable[Figure], too
     return json.dumps(document, ensure_ascii=False)
 
 
-def print_table(lines: list[Figure], results: Samples, more: Iterable[str] = ()) -> None:
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else TABLE_COLUMNS)
-    console.print(table(lines))
+def print_table(lines: list[Figure], results: Samples, more: Iterable[str] = (), shown: Table | None = None) -> None:
+    """Print the figures, or a table that has more than them."""
+    columns = TABLE_COLUMNS if shown is None else WIDE_TABLE_COLUMNS
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else columns)
+    console.print(table(lines) if shown is None else shown)
     for line in more:
         console.print(line, markup=False)
     for remark in results.remarks:

@@ -25,6 +25,11 @@ def ending(workload: str, mechanism: str, phase: str) -> str:
     return f"{workload} · {mechanism} · {phase}"
 
 
+def beside(measure: str, peer: str) -> str:
+    """Return the name under which the values of one of several that are compared stand."""
+    return f"{measure} · {peer}"
+
+
 @dataclass
 class Samples:
     """Values by name; a name's unit stands at its end."""
@@ -32,6 +37,9 @@ class Samples:
     values: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     remarks: list[str] = field(default_factory=list)
     """What a number does not say: why a figure was not measured, which job lost its clean-up."""
+
+    words: dict[str, str] = field(default_factory=dict)
+    """What stands in the place of a number, or beside it: it never ended, it cannot do that."""
 
     strangers: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     """By part: the share of all processors that others used while its samples were taken, pass by pass."""
@@ -44,6 +52,7 @@ class Samples:
         for name, values in others.values.items():
             self.add(name, *values)
         self.remarks.extend(others.remarks)
+        self.words.update(others.words)
 
     def __contains__(self, name: str) -> bool:
         return bool(self.values.get(name))

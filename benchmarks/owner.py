@@ -1,0 +1,29 @@
+"""A program with two busy workers, to be killed.
+
+    python owner.py PEER ADDRESS
+
+Runs in: a process of its own, below a trial.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+import tasks
+
+
+def main(name: str, address: str) -> None:
+    from measures import PEERS
+
+    kind = PEERS[name]
+    kind.prepare()
+    with kind() as peer:
+        for _ in range(2):
+            peer.submit(tasks.family, address)
+        while True:
+            signal.pause()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

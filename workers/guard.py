@@ -48,7 +48,7 @@ class Guard:
         self._dead_zygote: control.Ending | None = None
         self._swept = 0
         self._strangers = offspring.Strangers()
-        self._wakeups = offspring.watch_children()
+        self._wakeups, _ = offspring.watch_children()
 
     def serve(self) -> socket.socket | None:
         """Return None when the owner is gone and all is dead, or, in a forked child, the zygote's socket."""

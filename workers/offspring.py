@@ -112,12 +112,12 @@ def _has_ended(pid: int) -> bool:
         return True
 
 
-def watch_children() -> int:
-    """Return a descriptor that becomes readable when a child changes state (signal.set_wakeup_fd)."""
+def watch_children() -> tuple[int, int]:
+    """Return a pipe, whose reading end is readable when a child changes state (signal.set_wakeup_fd)."""
     readable, writable = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.signal(signal.SIGCHLD, _note)
     signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
-    return readable
+    return readable, writable
 
 
 def _note(_signum: int, _frame: object) -> None:

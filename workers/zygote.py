@@ -106,7 +106,7 @@ class Zygote:
         self._packages = packages
         self._children: dict[int, _Child] = {}
         self._strangers = offspring.Strangers()
-        self._wakeups = -1
+        self._wakeups = self._wakeups_end = -1
         self._threads = 1
 
     def preload(self) -> bool:
@@ -127,7 +127,7 @@ class Zygote:
         self._threads = len(os.listdir("/proc/self/task"))
         # Signals and descriptors that the user's imports touched are ours again.
         confine.reset_signals()
-        self._wakeups = offspring.watch_children()
+        self._wakeups, self._wakeups_end = offspring.watch_children()
         gc.collect()
         gc.freeze()  # the collector must not write into pages that workers share (gc.freeze in the documentation)
         _flush()
@@ -186,9 +186,11 @@ class Zygote:
 
     def _in_child(self, parent: int, descriptors: list[int], order: control.Fork) -> WorkerStart:
         orders, frames, output, bells, stack, *procs = descriptors
-        # Given up before the pipe is closed and its number given to someone else.
-        os.close(signal.set_wakeup_fd(-1))
+        # Given up before the pipe is closed and its number given to someone else. asyncio's own at-fork handler may
+        # have done it already (Python 3.12): what is set now is no word on which descriptor it was.
+        signal.set_wakeup_fd(-1)
         os.close(self._wakeups)
+        os.close(self._wakeups_end)
         os.close(self._sock.detach())
         pipes = Pipes(orders, frames, bells, stack)
         tmp = os.path.join(self._configure.tmp, order.worker_id)

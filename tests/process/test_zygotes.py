@@ -89,6 +89,32 @@ async def test_a_preload_is_shared_and_costs_a_worker_next_to_nothing(
     await stop(server, job_id)
 
 
+async def test_a_module_that_resets_the_wakeup_descriptor_at_a_fork_does_no_harm(
+    tmp_path: Path, supervisor: StartSupervisor
+) -> None:
+    """As asyncio does from Python 3.12 on, by being imported."""
+    pool = write_module(
+        tmp_path,
+        "resets",
+        """
+        import os, signal
+
+        os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
+
+        @job
+        def spin(ctx: Context) -> None:
+            ctx.emit("in")
+            while True:
+                pass
+        """,
+    )
+    server = await supervisor(pool)
+    job_id = await submit(server, "spin")
+    await computing(server, job_id)
+    story = await stop(server, job_id)
+    assert "acknowledged" in story.certificate and "kill_sent" not in story.certificate
+
+
 async def test_workers_have_random_numbers_of_their_own(tmp_path: Path, supervisor: StartSupervisor) -> None:
     pool = write_module(
         tmp_path,

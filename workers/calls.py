@@ -6,6 +6,7 @@ Runs in: any.
 from __future__ import annotations
 
 import importlib
+import multiprocessing
 import pickle
 import sys
 from collections.abc import Callable, Sequence
@@ -33,13 +34,15 @@ class Setup:
 
     def encode(self, path: Sequence[str]) -> bytes:
         """`path` is the program's sys.path, by which its modules are found. Raise what pickling raises."""
-        return pickle.dumps((list(path), pickles.pickled(self).joined()))
+        authkey = bytes(multiprocessing.current_process().authkey)  # what its managers share is locked with it
+        return pickle.dumps((list(path), authkey, pickles.pickled(self).joined()))
 
 
 def prepare(encoded: bytes) -> None:
     """Find what the program finds, and declare what is to be made ready."""
-    path, rest = pickle.loads(encoded)
+    path, authkey, rest = pickle.loads(encoded)
     sys.path[:] = [*path, *(folder for folder in sys.path if folder not in path)]
+    multiprocessing.current_process().authkey = authkey
     setup: Setup = pickles.loads(rest)
     for name in setup.modules:
         importlib.import_module(name)

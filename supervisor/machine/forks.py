@@ -8,7 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable
+
+putting_off = threading.RLock()
+"""While it is held no other thread forks: what was just opened is not yet known to `leave_to_parent`, and a copy of
+the pipe on which `subprocess.Popen` waits for its child's exec would make that wait as long as the copy lives.
+"""
+os.register_at_fork(before=putting_off.acquire, after_in_parent=putting_off.release, after_in_child=putting_off.release)
 
 
 def in_each_child(act: Callable[[], None]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 
+from killable.supervisor.machine import forks
 from killable.supervisor.machine.accounts import account
 from killable.supervisor.machine.cgroup import CgroupRoot
 from killable.supervisor.machine.lineage import Lineage
@@ -71,7 +72,8 @@ class PoolSpawner:
 
     def start(self, start_method: str) -> None:
         if self._lineage is None:
-            self._lineage = self._open_lineage()
+            with forks.putting_off:
+                self._lineage = self._open_lineage()
         spec = self._spec
         become = account(spec.user, spec.group)
         if become is not None:
@@ -123,6 +125,10 @@ class PoolSpawner:
             self._lineage.stop_zygote()
 
     def fork(self, worker_id: str, listener: ProcessListener) -> WorkerProcess:
+        with forks.putting_off:
+            return self._fork(worker_id, listener)
+
+    def _fork(self, worker_id: str, listener: ProcessListener) -> WorkerProcess:
         lineage = self._lineage
         if lineage is None:
             raise ZygoteLost

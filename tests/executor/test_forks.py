@@ -7,7 +7,6 @@ import threading
 import warnings
 from typing import Any
 
-import pytest
 import work
 
 from killable import Executor
@@ -16,11 +15,6 @@ PUT_OFF_S = 1.0
 """How long the fork may be put off: longer than any start of a process takes."""
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=TimeoutError,
-    reason="the fork has the pipe on which Popen waits for its child's exec, and keeps it open as long as it lives",
-)
 def test_a_fork_while_its_first_process_starts_holds_up_nothing() -> None:
     starting, forked = threading.Event(), threading.Event()
 

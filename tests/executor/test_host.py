@@ -101,7 +101,6 @@ def test_multiprocessing_goes_on_working() -> None:
     assert (done.stdout, done.stderr) == ("[1, 4]\n" * 3 + "16\n", "")
 
 
-@pytest.mark.xfail(strict=True, reason="workers do not know the program's authkey: AuthenticationError")
 def test_what_a_manager_of_multiprocessing_shares_can_be_used_in_a_call() -> None:
     done = run("""
         import multiprocessing

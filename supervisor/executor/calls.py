@@ -51,11 +51,15 @@ class Calls:
         self.hosting = Hosting(settings, name, self._on_lent)
 
     def submit(self, type: str, call: tuple[Any, ...], limits: Mapping[str, Any], future: JobFuture[Any]) -> None:
-        """Take a call. Raise Closed; what pickling the call raises."""
+        """Take a call; one that cannot be pickled is over at once. Raise Closed."""
         if self._shut_down:  # before the work of pickling it
             raise Closed(_CLOSED)
         function, args, kwargs = call
-        packed = pickles.pickled({"function": function, "args": args, "kwargs": kwargs})
+        try:
+            packed = pickles.pickled({"function": function, "args": args, "kwargs": kwargs})
+        except Exception as error:  # pickling runs the caller's __reduce__: anything can come
+            future.fail(error)
+            return
         submission = Submission(type, _where_it_lies(packed), limits=dict(limits))
         future.job_id = f"{self._prefix}-{next(self._numbers)}"
         with self._lock:

@@ -143,7 +143,7 @@ class Executor(concurrent.futures.Executor):
         Lambdas, closures and functions of `__main__` are sent by value (cloudpickle). A parameter that is annotated
         `Context` gets the job's. A generator function is run to its end; `stream` gives its yields.
 
-        Raise RuntimeError after `shutdown`; what pickling raises.
+        Raise RuntimeError after `shutdown`. What cannot be pickled is the future's exception.
         """
         future: JobFuture[T] = JobFuture(self._calls)
         self._calls.submit(CALL, (fn, args, kwargs), self._limits, future)

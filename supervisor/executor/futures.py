@@ -159,6 +159,14 @@ class JobFuture(Future[T]):
 
     # ── what the supervisor's thread tells ──
 
+    def fail(self, error: Exception) -> None:
+        """It cannot even be sent: that is how it ends."""
+        facts = {"type": type(error).__name__, "job_id": self.job_id, "certificate": None}
+        self._ending = JobFailed(f"the call cannot be pickled: {error}", code="input.invalid", **facts)
+        self._error, self._opened = error, True
+        self.set_running_or_notify_cancel()
+        self.set_exception(error)
+
     def take_back(self) -> None:
         """It does not run after all: the worker that was to have it is gone. Nobody has seen it yet."""
         self._state = PENDING

@@ -27,7 +27,7 @@ def test_a_call_runs_in_another_process_and_its_result_comes_back(executor: Exec
     assert executor.submit(os.getpid).result() != os.getpid()
     assert future.error is None and future.certificate is not None
     assert repr(future) == f"<JobFuture {future.job_id} finished pid={future.pid}>"
-    assert repr(executor.with_limits(run_s=5)) == "<Executor of 2 workers grace_s=10 run_s=5>"
+    assert repr(executor.with_limits(run_s=5)) == "<Executor of 2 workers grace_s=10.0 run_s=5.0>"
 
 
 def test_what_has_no_name_to_import_is_sent_by_value(executor: Executor) -> None:
@@ -59,8 +59,10 @@ def test_an_exception_comes_back_as_it_was_with_the_workers_traceback(executor: 
 
 
 def test_what_cannot_be_pickled_fails_its_own_future_only(executor: Executor) -> None:
+    unsendable = executor.submit(work.add, threading.Lock(), 1)
     with pytest.raises(TypeError, match="lock"):
-        executor.submit(work.add, threading.Lock(), 1)
+        unsendable.result()
+    assert unsendable.error is not None and unsendable.error.code == "input.invalid"
     result = executor.submit(work.return_a_lock)
     unreadable = executor.submit(work.return_what_cannot_be_unpickled)
     exception = executor.submit(work.raise_unpicklable)

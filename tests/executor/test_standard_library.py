@@ -25,10 +25,8 @@ INHERITED = (
 )
 ONE_ONLY = "The error is that of this call: nothing else is broken by it."
 STDOUT = "What a call prints goes to its future's `stdout`, not to the program's."
-AT_SUBMIT = "What cannot be pickled is said by `submit` already, not by the future."
 
 NOT_PASSED: dict[str, str] = {
-    "ExecutorDeadlock.test_error_at_task_pickle": AT_SUBMIT,
     "ExecutorDeadlock.test_error_at_task_unpickle": ONE_ONLY + " It is what unpickling raised.",
     "ExecutorDeadlock.test_error_during_result_pickle_on_worker": "JobFailed says it, with the code of its own.",
     "ExecutorDeadlock.test_error_during_result_unpickle_in_result_handler": ONE_ONLY + " It is a JobFailed.",
@@ -47,9 +45,6 @@ NOT_PASSED: dict[str, str] = {
     "ProcessPoolExecutor.test_max_tasks_per_child[spawn]": INNARDS,
     "ProcessPoolExecutor.test_max_tasks_per_child_defaults_to_spawn_context": INNARDS,
     "ProcessPoolExecutor.test_python_finalization_error": "It forbids a second thread; there is but one.",
-    "ProcessPoolExecutor.test_ressources_gced_in_workers": (
-        "Workers do not know the program's `authkey`, so nothing of a multiprocessing.Manager can be used in a call."
-    ),
     "ProcessPoolExecutor.test_saturation": INHERITED,
     "ProcessPoolExecutor.test_traceback": "The class of the cause is another private one; what it says is the same.",
     "ProcessPoolShutdown.test_cancel_futures": "Nothing has begun by then: all are cancelled, and it wants one over.",

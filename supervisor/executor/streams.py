@@ -40,6 +40,16 @@ class StreamFuture(JobFuture[Any], Generic[T]):
         with self._waiting:
             self._waiting.notify_all()
 
+    def take(self) -> tuple[T] | tuple[()] | None:
+        """Return the next item, or nothing when it has not come yet; None: that was all. Raise how the job ended."""
+        if not self.items:
+            if not self.done():
+                return ()
+            if not self.items:  # the last ones may have come between the two looks
+                self.result()
+                return None
+        return (pickle.loads(self.items.popleft()),)
+
     def leave_to_parent(self) -> None:
         self._waiting = threading.Condition()
         super().leave_to_parent()
@@ -60,14 +70,11 @@ class Stream(Iterator[T]):
         self.future = future
 
     def __next__(self) -> T:
-        future = self.future
-        while True:
-            if future.items:
-                return pickle.loads(future.items.popleft())  # type: ignore[no-any-return]
-            if future.done() and not future.items:
-                future.result()
+        while not (found := self.future.take()):
+            if found is None:
                 raise StopIteration
-            future.wait()
+            self.future.wait()
+        return found[0]
 
     def close(self) -> None:
         """Stop the job, if it still runs, and wait until nothing of it is alive."""
@@ -91,14 +98,11 @@ class AsyncStream(AsyncIterator[T]):
         self.future = future
 
     async def __anext__(self) -> T:
-        future = self.future
-        while True:
-            if future.items:
-                return pickle.loads(future.items.popleft())  # type: ignore[no-any-return]
-            if future.done() and not future.items:
-                future.result()
+        while not (found := self.future.take()):
+            if found is None:
                 raise StopAsyncIteration
-            await future.arrival()
+            await self.future.arrival()
+        return found[0]
 
     async def aclose(self) -> None:
         """Stop the job, if it still runs, and wait until nothing of it is alive."""

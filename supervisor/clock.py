@@ -34,7 +34,7 @@ class Clock:
 
 
 def monotonic() -> float:
-    """Return CLOCK_MONOTONIC seconds where there is no event loop: in a thread that waits for processes."""
+    """Return CLOCK_MONOTONIC seconds, as an event loop has them, in another thread."""
     return time.monotonic()
 
 

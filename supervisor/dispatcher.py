@@ -121,12 +121,12 @@ class Dispatcher:
         """A caller's thread has given a lent worker its order: from here on the attempt is like any other."""
         pool = self.fleet.pool_of(entry.type)
         pool.withdraw(loan.worker)
-        self._assign(entry, loan.worker, loan.fence)
+        self._assign(entry, loan.worker, loan)
         pool.fill_soon()
 
-    def _assign(self, entry: Entry, worker: Worker, lent_fence: int = 0) -> None:
+    def _assign(self, entry: Entry, worker: Worker, loan: Loan | None = None) -> None:
         entry.leave_queue()
-        entry.assigned = self._clock.now()
+        entry.assigned = self._clock.now() if loan is None else loan.given_at
         entry.attempts += 1
         entry.worker_id, entry.pid = worker.id, worker.process.pid
         rules = Rules(
@@ -136,11 +136,12 @@ class Dispatcher:
             self._settings.unkillable_s,
             self._cores,
         )
-        attempt = Attempt(entry, worker, lent_fence or self._next_fence(), clock=self._clock, owner=self, rules=rules)
+        fence = self._next_fence() if loan is None else loan.fence
+        attempt = Attempt(entry, worker, fence, clock=self._clock, owner=self, rules=rules)
         entry.attempt = attempt
         worker.take(attempt)
         self.transition(entry, Cause.ASSIGNED)
-        attempt.begin(has_order=bool(lent_fence))
+        attempt.begin(has_order=loan is not None)
         self._observer.on_left_queue(entry, entry.assigned)  # behind the order: it need not wait for a histogram
 
     def stop(self, entry: Entry, verdict: Verdict, grace_s: float | None) -> None:

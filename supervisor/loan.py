@@ -15,6 +15,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from killable.supervisor.clock import monotonic
+
 if TYPE_CHECKING:
     from killable.supervisor.worker import Worker
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 class Loan:
     """Made and ended in the supervisor's thread."""
 
-    __slots__ = ("_adopt", "_lock", "_over", "fence", "outlet", "worker")
+    __slots__ = ("_adopt", "_lock", "_over", "fence", "given_at", "outlet", "worker")
 
     def __init__(self, worker: Worker, fence: int, outlet: int) -> None:
         self.worker = worker
@@ -33,6 +35,8 @@ class Loan:
         self._lock = threading.Lock()
         self._adopt: Callable[[], None] | None = None
         self._over = False
+        self.given_at = 0.0
+        """When its order was written: from then on its time runs."""
 
     def give(self, order: bytes, passed: Sequence[int], adopt: Callable[[], None]) -> int:
         """Write an order, from any thread; return how much of it was written, -1: the worker is not to be had any more.
@@ -44,6 +48,7 @@ class Loan:
             if self._over or self._adopt is not None:
                 return -1
             self._adopt = adopt
+            self.given_at = monotonic()
             return self.worker.process.send_now(order, passed)
 
     def come_home(self) -> None:

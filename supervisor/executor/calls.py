@@ -42,6 +42,7 @@ class Calls:
         self.workers = settings.pools[0].workers
         self._lock = threading.RLock()  # a finalizer of the program's may come in the middle, and shut this down
         self._under_way: dict[JobFuture[Any], Entry | Loan | None] = {}
+        self._stops: dict[JobFuture[Any], tuple[Verdict, float | None]] = {}
         self._shut_down = False
         self._prefix = f"job-{uuid.uuid4().hex[:8]}"
         self._numbers = itertools.count(1)
@@ -79,8 +80,10 @@ class Calls:
             job_type = self._types[submission.type]
             in_force = limits_of_job(job_type.limits, job_type.caps, submission.limits)
             order, passed = order_of(future.job_id, submission, in_force, 1, loan.fence, loan.outlet)
+            if not future.set_running_or_notify_cancel():  # by a shutdown, before anyone has seen it
+                self._loans.append(loan)
+                return False
             self._under_way[future] = loan
-            future.set_running_or_notify_cancel()
             written = loan.give(order, passed, partial(self._adopt, loan, submission, in_force, future))
             if written < 0:
                 future.take_back()
@@ -143,8 +146,7 @@ class Calls:
     def _adopt(self, loan: Loan, submission: Submission, in_force: Limits, future: JobFuture[Any]) -> None:
         listener = _Listener(self, future)
         entry = self._supervisor.call(future.job_id, submission, in_force, listener, loan)
-        self._under_way[future] = entry
-        future.on_accepted(entry)
+        self._on_entry(self._supervisor, entry, future)
 
     def _send_rest(self, loan: Loan, rest: bytes, passed: Sequence[int], _supervisor: Supervisor) -> None:
         """What its caller could not write at once; and a time of `start_s` begins to run."""
@@ -168,16 +170,24 @@ class Calls:
         in_force = limits_of_job(job_type.limits, job_type.caps, submission.limits)
         entry = supervisor.call(future.job_id, submission, in_force, _Listener(self, future))
         if future in self._under_way:  # it may be over already
-            self._under_way[future] = entry
-            future.on_accepted(entry)
+            self._on_entry(supervisor, entry, future)
+
+    def _on_entry(self, supervisor: Supervisor, entry: Entry, future: JobFuture[Any]) -> None:
+        self._under_way[future] = entry
+        future.on_accepted(entry)
+        if future in self._stops:  # asked for before there was anything to stop
+            supervisor.stop(entry, *self._stops.pop(future))
 
     def _stop(self, supervisor: Supervisor, future: JobFuture[Any], grace_s: float | None, reason: str) -> None:
         held = self._under_way.get(future)
         if isinstance(held, Loan):
             held.come_home()
             held = self._under_way.get(future)
+        verdict = Verdict("cancelled", by="user", reason=reason)
         if isinstance(held, Entry):
-            supervisor.stop(held, Verdict("cancelled", by="user", reason=reason), grace_s)
+            supervisor.stop(held, verdict, grace_s)
+        elif future in self._under_way:
+            self._stops[future] = verdict, grace_s
 
     def _end(self, future: JobFuture[Any], outcome: Outcome) -> None:
         future.finish(outcome)
@@ -186,6 +196,7 @@ class Calls:
     def forget(self, future: JobFuture[Any]) -> None:
         """A call is over."""
         self._under_way.pop(future, None)
+        self._stops.pop(future, None)
         self._leave_if_done()
 
     def _leave_if_done(self) -> None:

@@ -67,7 +67,7 @@ async def test_every_ending_is_counted_once(start_server: StartServer, tmp_path:
         assert ended[("outcome", "cancelled"), ("type", "gated")] == 1
 
 
-@pytest.mark.row("F4", "F8")
+@pytest.mark.row("F4", "F8", "PEERS-M")
 async def test_a_cancel_is_measured_and_its_signals_counted(server: Server) -> None:
     for job_type in ("spin", "sleep_native"):
         job_id = await server.submit(job_type)

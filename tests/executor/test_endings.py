@@ -109,6 +109,14 @@ def test_a_timeout_ends_it(executor: Executor, tmp_path: Path) -> None:
     assert is_gone(arrived(tmp_path / "in"))
 
 
+def test_a_limit_of_memory_ends_it(executor: Executor) -> None:
+    future = executor.with_limits(memory_bytes="64MiB", grace_s=1).submit(work.grow)
+    with pytest.raises(OutOfMemory, match="memory_bytes") as caught:
+        future.result()
+    assert (caught.value.code, caught.value.limit) == ("limit.memory", "memory_bytes")
+    assert executor.submit(work.square, 3).result() == 9
+
+
 def test_limits_add_up(executor: Executor) -> None:
     view = executor.with_limits(run_s="1m").with_limits(memory_bytes="2GiB")
     assert view._limits == {"grace_s": 10, "run_s": 60, "memory_bytes": 2 << 30}

@@ -238,3 +238,11 @@ def alone_in(slots: list[str], value: int) -> int:
             sum(range(2000))
             return value
     raise RuntimeError("more calls run than there are workers")
+
+
+def grow() -> None:
+    """Take memory without end, slowly enough for the watch to be first."""
+    chunks = []
+    while True:
+        chunks.append(bytearray(b"1") * (1 << 20))
+        time.sleep(0.002)

@@ -147,8 +147,8 @@ class Supervisor:
         """Queue or start a job whose input is where it is to lie. Raise Refused."""
         self._drain.check()
         job_type = self.type(submission.type)
-        self._check_room(job_type, len(submission.input))
         in_force = limits.limits_of_job(job_type.limits, job_type.caps, submission.limits)
+        self._check_room(job_type, len(submission.input))  # last: what is wrong with a request is wrong later, too
         entry = self._enter(f"job-{uuid.uuid4()}", job_type, submission, in_force)
         self._jobs.enqueue(entry)
         return entry

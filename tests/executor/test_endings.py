@@ -25,6 +25,7 @@ from killable import (
     WorkerExited,
     WorkerKilled,
 )
+from killable.supervisor.worker import Stage
 
 
 def arrived(path: Path) -> int:
@@ -213,14 +214,19 @@ def test_a_kill_costs_the_next_call_nothing(tmp_path: Path) -> None:
             seen = processes.look(pid)
             assert seen is not None
             zygote = seen.parent
-            warm = until(lambda: children_of(zygote) - {pid}, "there is a spare")  # noqa: B023
+            # Not only a child of the zygote: that may still be on its way.
+            warm = until(lambda: idle(executor) - {pid}, "a spare is ready")  # noqa: B023
             running.cancel()
             ready, next_pid, next_zygote = executor.submit(work.tell_ready).result()
             assert next_pid in warm and (ready, next_zygote) == ({"preload": zygote}, zygote)
 
 
-def children_of(pid: int) -> set[int]:
-    return {seen.pid for seen in processes.descendants(pid) if seen.parent == pid}
+def idle(executor: Executor) -> set[int | None]:
+    """Return the workers that are ready for a call."""
+    supervisor = executor._calls.hosting._supervisor
+    assert supervisor is not None
+    (pool,) = supervisor._fleet
+    return {worker.process.pid for worker in list(pool.workers.values()) if worker.stage is Stage.IDLE}
 
 
 # ── streams ──

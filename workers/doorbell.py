@@ -116,14 +116,17 @@ class Doorbell:
             if word.kind == Kind.STOP:
                 self._take_stop(Stop.decode(word.payload), frame)
             else:
-                self._expired.add(Expire.decode(word.payload).number)
+                number = Expire.decode(word.payload).number
                 self._tell(BELL_EXPIRED)
+                self._expired.add(number)
 
     def _take_stop(self, stop: Stop, frame: FrameType | None) -> None:
+        """Known only once it is acknowledged: the signal may come again right here, and be raised right here."""
         deadline = time.monotonic() + stop.grace_s
-        self.stopping = Stopping(stop.cause, by=stop.by, grace_s=stop.grace_s, deadline=deadline, reason=stop.reason)
+        stopping = Stopping(stop.cause, by=stop.by, grace_s=stop.grace_s, deadline=deadline, reason=stop.reason)
         write_stack(self._stack, _suspended_frame(self.generator) or frame)
         self._tell(BELL_ACKNOWLEDGED)
+        self.stopping = stopping
 
     def _deliver(self, frame: FrameType | None) -> None:
         """Raise what there is to raise."""

@@ -44,6 +44,8 @@ LEAVE_S = 1.0
 
 _TOKEN = int(Kind.TOKEN)
 _NOTHING_YET = Certificate()
+_UNKNOWN = ExitStatus()
+_NO_EVIDENCE = Evidence()
 _VALUES = frozenset({Kind.RESULT, Kind.CHECKPOINT, Kind.PROGRESS})
 
 
@@ -104,7 +106,10 @@ class Attempt:
             self._watching.begin()
         finally:  # whatever became of the order: a job that has no deadline would hold its slot for ever
             self._deadlines.assigned(self._clock.now())
-            self._arm()
+            if self.entry.is_call and not inputs.announces(self.entry.limits):
+                self._on_entered(Entered())  # it says nothing of that
+            else:
+                self._arm()
 
     # ── stopping ──
 
@@ -174,10 +179,13 @@ class Attempt:
                 tokens.append(("token", payload))
                 size += len(payload)
                 continue
-            self._on_tokens(tokens, size)
-            tokens, size = [], 0
+            if tokens:
+                self._on_tokens(tokens, size)
+                tokens, size = [], 0
             self._on_message(kind, payload)
         self._on_tokens(tokens, size)
+        if self._leave_at is not None:
+            self._arm()  # not before: IDLE mostly comes in the same read as the closing frame
         self.entry.wake()
 
     def _on_tokens(self, tokens: Batch, size: int) -> None:
@@ -243,14 +251,13 @@ class Attempt:
         if "exited" not in self._stamps:  # else this was read behind it, and nobody is there to leave
             self._leave_at = self._clock.now() + LEAVE_S
         self._owner.transition(self.entry, Cause.CLOSED)
-        self._arm()
 
     def _on_idle(self, idle: Idle) -> None:
         """The worker's last word on this attempt: either it is free, or it ends now."""
         self.worker.process.read_output()  # what was printed before this frame; it rang no bell, or it ends now
         if idle.reusable and not self.worker.signalled:
             self._stamps.note_kept(self._clock.now())
-            self._finish(ExitStatus())
+            self._finish(None)
             return
         self.worker.retire(idle.why)
 
@@ -326,7 +333,7 @@ class Attempt:
         if not self._transcript.close():
             self._stop_for_output()
         entry = self.entry
-        outcome = exits.classify(entry.verdict, self._closing, status or ExitStatus(), evidence or Evidence())
+        outcome = exits.classify(entry.verdict, self._closing, status or _UNKNOWN, evidence or _NO_EVIDENCE)
         entry.note_closing(self._closing, completed=outcome.state == "completed")
         self.certificate = self._certify()
         self._owner.on_ended(self, outcome)
@@ -364,7 +371,7 @@ class Attempt:
         if self._over:
             return
         moments = (self._deadlines.wake_at, self._termination.wake_at, self._ring_at, self._leave_at, self._give_up_at)
-        due = min(moment for moment in moments if moment is not None)
+        due = min([moment for moment in moments if moment is not None])
         if due != NEVER:
             self._timer = self._clock.call_at(due, self._on_timer)
 

@@ -84,11 +84,14 @@ class Deadlines:
     def clear(self) -> None:
         """The job function is over, or something ends it already."""
         self._due.clear()
-        self._operations = {number: replace(each, due=NEVER) for number, each in self._operations.items()}
+        if self._operations:
+            self._operations = {number: replace(each, due=NEVER) for number, each in self._operations.items()}
 
     @property
     def wake_at(self) -> float:
         """When `due` is to be asked next; never too late, but perhaps too early."""
+        if not self._due and not self._operations:
+            return NEVER
         return min((*self._due.values(), *(each.due for each in self._operations.values())), default=NEVER)
 
     def due(self, now: float) -> Due | None:

@@ -51,6 +51,9 @@ class Evidence:
     """What it comes to if the job let the last `OperationTimedOut` pass that it was given."""
 
 
+_COMPLETED = Outcome("completed")
+
+
 def signal_name(number: int) -> str:
     return SIGNAL_NAMES.get(number, f"SIG{number}")
 
@@ -70,7 +73,7 @@ def classify(
             {**_mechanism(status), "by": verdict.by, "reason": verdict.reason, **_without_message(verdict.facts)},
         )
     if isinstance(last, bytes):
-        return Outcome("completed")
+        return _COMPLETED
     if evidence.protocol_error:
         return _failed("protocol", evidence.protocol_error, _mechanism(status))
     if last is not None:

@@ -39,11 +39,12 @@ def run_order(entry: Entry, fence: int, outlet: int = -1) -> tuple[bytes, tuple[
 
     `outlet` is a file for its result, should that be large; -1: the worker has one, or its codec needs none.
     """
-    return order_of(entry.id, entry.submission, entry.limits, entry.attempts, fence, outlet)
+    announce = announces(entry.limits) if entry.is_call else True
+    return order_of(entry.id, entry.submission, entry.limits, entry.attempts, fence, outlet, announce=announce)
 
 
 def order_of(
-    job_id: str, submission: Submission, limits: Limits, attempt: int, fence: int, outlet: int
+    job_id: str, submission: Submission, limits: Limits, attempt: int, fence: int, outlet: int, *, announce: bool
 ) -> tuple[bytes, tuple[int, ...]]:
     """Do the same for a job that has no entry yet."""
     content = submission.input
@@ -54,13 +55,22 @@ def order_of(
         type=submission.type,
         attempt=attempt,
         input=b"" if isinstance(content, SealedInput) else content,
-        limits=limits.as_json(),
+        limits=limits.as_text(),
         tags=submission.tags,
         correlation_id=submission.correlation_id,
+        announce=announce,
         sealed=bool(sealed),
         outlet=outlet >= 0,
     )
     return encode(Kind.RUN, fence, 0, run.encode()), passed
+
+
+def announces(limits: Limits) -> bool:
+    """Tell whether a call's worker is to say that its function is entered: when a time runs until then, or from then.
+
+    Of a job it is told always, for its record and its stream; a call has neither.
+    """
+    return limits.start_s is not None or limits.run_s is not None or limits.first_token_s is not None
 
 
 def close_input(submission: Submission) -> None:

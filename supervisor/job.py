@@ -8,7 +8,11 @@ Every record round-trips through its JSON form, so a journal or another machine 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, NewType
+
+from killable.workers.messages import dump_json
 
 if TYPE_CHECKING:
     from killable.workers.sealed import SealedInput
@@ -50,8 +54,19 @@ class Limits:
     def as_json(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in LIMIT_NAMES}  # asdict copies deeply: 13 µs on every start
 
+    def as_text(self) -> bytes:
+        """Return the JSON that orders carry, made once: most jobs have the limits of their type."""
+        return _text_of(tuple(self.operation_s.items()), _plain_limits(self))
+
 
 LIMIT_NAMES = tuple(f.name for f in fields(Limits))
+_PLAIN_LIMITS = tuple(name for name in LIMIT_NAMES if name != "operation_s")
+_plain_limits = attrgetter(*_PLAIN_LIMITS)
+
+
+@lru_cache(maxsize=64)
+def _text_of(operation_s: tuple[tuple[str, float | None], ...], plain: tuple[float | None, ...]) -> bytes:
+    return dump_json({**dict(zip(_PLAIN_LIMITS, plain, strict=True)), "operation_s": dict(operation_s)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +163,7 @@ class Certificate:
     def as_json(self) -> dict[str, Any]:
         """Return the members that are known; a phase that did not happen is absent, never 0."""
         # asdict copies deeply: 90 µs at every end.
-        members = ((name, getattr(self, name)) for name in _CERTIFICATE_NAMES)
+        members = zip(_CERTIFICATE_NAMES, _certificate_values(self), strict=True)
         return {name: value for name, value in members if value is not None and value != ""}
 
     @classmethod
@@ -158,6 +173,7 @@ class Certificate:
 
 
 _CERTIFICATE_NAMES = tuple(f.name for f in fields(Certificate))
+_certificate_values = attrgetter(*_CERTIFICATE_NAMES)
 PHASES = ("term_sent", "delivered", "acknowledged", "kill_sent", "exited", "reaped", "tree_empty", "slot_ready")
 
 

@@ -28,6 +28,8 @@ class State(Enum):
     CANCELLED = "cancelled"
     TIMED_OUT = "timed_out"
 
+    __hash__ = object.__hash__  # Enum's own is written in Python, and the table is asked four times a job
+
 
 class Cause(Enum):
     ASSIGNED = "assigned"
@@ -46,6 +48,8 @@ class Cause(Enum):
     """An eviction, a lost node, a retry: the attempt ends, the job goes on. Used by no one yet."""
     PAUSE = "pause"
     RESUME = "resume"
+
+    __hash__ = object.__hash__
 
 
 TERMINAL = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED, State.TIMED_OUT})

@@ -66,6 +66,8 @@ class Pool:
         self.start_method: str = spec.start_method
         self.zygote_restarts = 0
         self.workers: dict[WorkerId, Worker] = {}
+        self._number_in = dict.fromkeys(Stage, 0)
+        """Of workers, by stage, so that nobody need look at each."""
         self._idle: list[Worker] = []
         self._clock = clock
         self._owner = owner
@@ -113,20 +115,36 @@ class Pool:
     # ── workers ──
 
     def occupancy(self) -> Occupancy:
-        stages = [worker.stage for worker in self.workers.values()]
+        number = self._number_in
         return Occupancy(
             self.spec.workers,
             self.spec.spares,
-            stages.count(Stage.IDLE),
-            stages.count(Stage.SPAWNING),
-            stages.count(Stage.BUSY),
-            stages.count(Stage.QUARANTINED),
+            number[Stage.IDLE],
+            number[Stage.SPAWNING],
+            number[Stage.BUSY],
+            number[Stage.QUARANTINED],
             self._owner.queued(self),
         )
 
+    def _slots_free(self) -> int:
+        """Return how many more jobs may start."""
+        return self.spec.workers - self._number_in[Stage.BUSY] - self._number_in[Stage.QUARANTINED]
+
+    def _is_full(self) -> bool:
+        """Tell whether there is a worker for each slot and spare: then no job more or less changes what is wanted."""
+        if self.state == "broken":
+            return False  # it may want one more, to look whether it still is
+        number = self._number_in
+        ours = number[Stage.IDLE] + number[Stage.SPAWNING] + number[Stage.BUSY] + number[Stage.QUARANTINED]
+        return ours == self.spec.workers + self.spec.spares
+
+    def on_stage(self, was: Stage, stage: Stage) -> None:
+        self._number_in[was] -= 1
+        self._number_in[stage] += 1
+
     def take(self) -> Worker | None:
         """Return a warm worker whose slot is free; the caller gives it an attempt."""
-        while self._idle and scheduler.may_assign(self.occupancy()):
+        while self._idle and self._slots_free() > 0:
             # A lent one, so that no more are lent than there are free slots; else the one that was busy last: its
             # memory is the warmest.
             lent = next((worker for worker in reversed(self._idle) if worker.loan is not None), None)
@@ -148,9 +166,9 @@ class Pool:
 
     def to_lend(self) -> list[Worker]:
         """Return idle workers that may be lent to callers: with those that are, one for each free slot."""
-        free = self.occupancy().slots_free - sum(worker.loan is not None for worker in self._idle)
         others = [worker for worker in reversed(self._idle) if worker.loan is None and worker.stage is Stage.IDLE]
-        return others[: max(0, free)]
+        lent = sum(worker.loan is not None for worker in self._idle)
+        return others[: max(0, self._slots_free() - lent)]
 
     def fill(self) -> None:
         """Fork what is missing, one in a turn of the loop, and let go what is too many.
@@ -158,7 +176,7 @@ class Pool:
         Eight forks in one turn took up to 27 ms, in which no frame was read and no signal sent: each has a cgroup made,
         beside a zygote that is forking into the last one.
         """
-        if self._closing or self._zygote is not Zygote.READY or self._retry is not None:
+        if self._closing or self._zygote is not Zygote.READY or self._retry is not None or self._is_full():
             return
         occupancy = self.occupancy()
         for _ in range(scheduler.retires_wanted(occupancy)):
@@ -171,6 +189,8 @@ class Pool:
 
     def fill_soon(self) -> None:
         """Fill when the job that was just assigned has started: the fork of the next spare would take its core."""
+        if self._is_full():
+            return
         if self._owner.queued(self):
             self.fill()  # someone waits for it
         elif self._refill is None and not self._closing:
@@ -203,6 +223,7 @@ class Pool:
             self._note_failure(f"a worker cannot be started: {error}", error.errno)
             return False
         self.workers[worker_id] = worker
+        self._number_in[Stage.SPAWNING] += 1
         return True
 
     def on_worker_ready(self, worker: Worker) -> None:

@@ -5,11 +5,10 @@ Runs in: supervisor. Pure.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Occupancy:
+class Occupancy(NamedTuple):
     """A pool at one moment, in numbers of workers (and of queued jobs)."""
 
     workers_max: int
@@ -38,7 +37,3 @@ def retires_wanted(pool: Occupancy) -> int:
     """Return how many idle workers are too many: reused ones may all be idle at once, quarantined slots take room."""
     room = pool.workers_max + pool.spares - pool.busy - pool.quarantined
     return max(0, min(pool.idle, pool.idle + pool.spawning - room))
-
-
-def may_assign(pool: Occupancy) -> bool:
-    return pool.idle > 0 and pool.slots_free > 0

@@ -184,10 +184,11 @@ class Supervisor:
         return self._fleet.type(name)
 
     def call(
-        self, job_id: str, submission: Submission, in_force: Limits, listener: JobListener, loan: Loan | None = None
-    ) -> Entry:
-        """Queue or start a call; with a loan it was started by its caller. Raise Refused."""
-        entry = self._enter(job_id, self.type(submission.type), submission, in_force, listener)
+        self, job_id: str, job_type: JobType, submission: Submission, in_force: Limits, listener: JobListener,
+        loan: Loan | None = None,
+    ) -> Entry:  # fmt: skip
+        """Queue or start a call; with a loan it was started by its caller."""
+        entry = self._enter(job_id, job_type, submission, in_force, listener)
         if loan is None:
             self._jobs.enqueue(entry)
         else:

@@ -36,10 +36,13 @@ class Stage(Enum):
     QUARANTINED = "quarantined"
     GONE = "gone"
 
+    __hash__ = object.__hash__  # Enum's own is written in Python, and workers are counted by stage twice a job
+
 
 class WorkerOwner(Protocol):
     """The pool, as a worker sees it."""
 
+    def on_stage(self, was: Stage, stage: Stage) -> None: ...
     def on_worker_ready(self, worker: Worker) -> None: ...
     def on_worker_failed(self, worker: Worker, why: str, errno: int | None) -> None:
         """It died, or said that it is broken, before it was ready."""
@@ -60,7 +63,7 @@ class Worker:
 
     def __init__(self, worker_id: WorkerId, owner: WorkerOwner, *, pool: str, start_method: str, born: float) -> None:
         self.id = worker_id
-        self.stage = Stage.SPAWNING
+        self._stage = Stage.SPAWNING
         self.attempt: Attempt | None = None
         self.signalled = False
         self.served = 0
@@ -80,6 +83,15 @@ class Worker:
         """Ours of the file in which a large result will lie."""
         self._outlet_passed = False
         self._gone = asyncio.Event()
+
+    @property
+    def stage(self) -> Stage:
+        return self._stage
+
+    @stage.setter
+    def stage(self, stage: Stage) -> None:
+        was, self._stage = self._stage, stage
+        self._owner.on_stage(was, stage)
 
     def take(self, attempt: Attempt) -> None:
         """Hold this attempt; only an idle worker may."""

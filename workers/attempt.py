@@ -44,21 +44,24 @@ class Attempt:
     def __init__(
         self,
         run: Run,
+        limits: dict[str, Any],
         registered: Mapping[str, Job],
         codec: Codec,
         channel: Channel,
         tmp: str,
         rlimits: ResourceLimits,
-        data_bytes: int,
+        data_bytes: int | None,
         *,
         sealed: SealedInput | None = None,
         outlet: int = -1,
     ) -> None:
-        """`data_bytes` is the worker's private memory before the job: `memory_bytes` limits the growth over it.
+        """`data_bytes` is the worker's private memory before the job: `memory_bytes` limits the growth over it. None:
+        it is measured when that is to be held.
 
         `sealed` is the input where the order has none; it is closed here. `outlet` is a file for a large result.
         """
         self._run = run
+        self._limits = limits
         self._registered = registered
         self._codec = codec
         self._channel = channel
@@ -98,22 +101,23 @@ class Attempt:
             self.exit_code = ExitCode.BAD_ASSIGNMENT
             return _closing(Raised("assignment", message=f"this pool has no job type {run.type!r}"))
         try:
-            doorbell.answer()  # a stop that came right behind the order, its bell before anyone listened
-            self._rlimits.hold(run.limits, self._data_bytes)
+            doorbell.answer_missed()  # a stop that came right behind the order, its bell before anyone listened
+            self._rlimits.hold(self._limits, self._data_bytes)
             _set_correlation_id(run.correlation_id)
             context = Context(
                 self._channel,
                 job_id=run.job_id,
                 attempt=run.attempt,
                 tags=run.tags,
-                limits=run.limits,
+                limits=self._limits,
                 correlation_id=run.correlation_id,
                 tmp=self._tmp,
                 doorbell=doorbell,
             )
             self._context = context
             arguments = job.bind(self._input(), context)
-            self._channel.send(Kind.ENTERED, Entered(time.monotonic()).encode())
+            if run.announce:
+                self._channel.send(Kind.ENTERED, Entered(time.monotonic()).encode())
             value = job.function(**arguments)
             if isinstance(value, GeneratorType):  # of a generator function, or of one that returns what another made
                 doorbell.generator = value

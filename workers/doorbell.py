@@ -51,6 +51,8 @@ class Doorbell:
         self._fence: int | None = None
         self._reading = False
         self._rang_while_reading = False
+        self._missed = False
+        """It rang while no attempt was expected: perhaps for one whose order was not read yet."""
         self._raised = False
         self.generator: GeneratorType[Any, Any, Any] | None = None
         """The job, if it is one: between two yields it is not on the stack."""
@@ -91,11 +93,20 @@ class Doorbell:
         """
         self._ring(sys._getframe(1))
 
+    def answer_missed(self) -> None:
+        """Do so if the bell rang before the attempt was expected."""
+        if self._missed:
+            self._missed = False
+            self._ring(sys._getframe(1))
+
     def _on_term(self, _signum: int, frame: FrameType | None) -> None:
         self._ring(frame)
 
     def _ring(self, frame: FrameType | None) -> None:
-        if self._fence is None or self._raised:
+        if self._fence is None:
+            self._missed = True
+            return
+        if self._raised:
             return
         if self.channel.busy:
             self.channel.rang = True  # the write comes first; it calls answer()

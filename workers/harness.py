@@ -11,7 +11,8 @@ import faulthandler
 import os
 import signal
 import sys
-from typing import NamedTuple, NoReturn, TextIO
+from collections.abc import Mapping
+from typing import Any, NamedTuple, NoReturn, TextIO
 
 from killable.workers import jobs
 from killable.workers.attempt import Attempt
@@ -26,7 +27,7 @@ from killable.workers.messages import Idle, Kind, Run, dump_json
 from killable.workers.orders import Orders
 from killable.workers.rehearsal import rehearse
 from killable.workers.reuse import Baseline
-from killable.workers.rlimits import ResourceLimits, data_bytes
+from killable.workers.rlimits import ResourceLimits, measure_data_bytes
 from killable.workers.sealed import SealedInput
 
 
@@ -94,7 +95,7 @@ class Worker:
         os.register_at_fork(after_in_child=self._leave_to_parent)
         self._baseline = Baseline.take()
         self._rlimits = ResourceLimits(own_user=configure.uid is not None)
-        self._data_bytes = data_bytes()
+        self._data_bytes: int | None = measure_data_bytes()
         self._outlet = -1
 
     def serve(self) -> int:
@@ -109,10 +110,12 @@ class Worker:
             served += 1
             try:
                 run = Run.decode(order.payload)
+                limits = run.limits_in_force()
             except (ValueError, TypeError):
                 return ExitCode.BAD_ASSIGNMENT
             attempt = Attempt(
                 run,
+                limits,
                 self._registered,
                 self._codec,
                 self._channel,
@@ -130,7 +133,7 @@ class Worker:
             change = self._why_last(served)
             if not change:
                 attempt.remove_tmp()
-                change = self._prepare_for_next()  # before it is told that this worker can go on
+                change = self._prepare_for_next(limits)  # before it is told that this worker can go on
             if closing[0] == Kind.RESULT_LAID:
                 self._drop_outlet()
             idle = Idle(reusable=not change, why=change)
@@ -161,10 +164,14 @@ class Worker:
             return "it was told to end"
         return "its share of jobs is done" if served == self._jobs_max else self._baseline.changed()
 
-    def _prepare_for_next(self) -> str:
-        """Measure what the next job grows from; return what keeps this process from going on."""
+    def _prepare_for_next(self, last: Mapping[str, Any]) -> str:
+        """Measure what the next job grows from; return what keeps this process from going on.
+
+        After a job whose limits (`last`) had no `memory_bytes` the next one mostly has none: else it is measured then.
+        """
         try:
-            self._data_bytes = data_bytes()
+            os.close(os.dup(self._pipes.frames))
+            self._data_bytes = None if last.get("memory_bytes") is None else measure_data_bytes()
         except OSError as error:  # the job has left no descriptor
             return f"no file can be opened any more ({error.strerror})"
         return ""

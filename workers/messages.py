@@ -15,6 +15,7 @@ import json
 import struct
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
+from functools import lru_cache
 from typing import Any
 
 
@@ -87,34 +88,56 @@ class Run:
     attempt: int
     """Counts the runs of this job from 1; the frame header has the fence."""
     input: bytes
-    limits: dict[str, Any] = field(default_factory=dict)
+    limits: bytes = b"{}"
+    """As JSON: it is the same text in a thousand orders, and is made and read once."""
     tags: dict[str, str] = field(default_factory=dict)
     correlation_id: str = ""
+    announce: bool = True
+    """Whether ENTERED is waited for: where nothing runs from then on, it would wake the supervisor for nothing."""
     sealed: bool = False
     """The input is not in here: it is in the memory whose descriptor comes with the order (`sealed.py`)."""
     outlet: bool = False
     """Behind that comes the descriptor of a file for a large result; it serves until one has been laid there."""
 
     def encode(self) -> bytes:
-        head = dump_json(
-            {
-                "job_id": self.job_id,
-                "type": self.type,
-                "attempt": self.attempt,
-                "limits": self.limits,
-                "tags": self.tags,
-                "correlation_id": self.correlation_id,
-                "sealed": self.sealed,
-                "outlet": self.outlet,
-            }
-        )
-        return struct.pack("<I", len(head)) + head + self.input
+        members: dict[str, Any] = {"job_id": self.job_id, "type": self.type, "attempt": self.attempt}
+        for name in _RUN_OPTIONS:
+            value = getattr(self, name)
+            if value:
+                members[name] = value
+        if not self.announce:
+            members["announce"] = False
+        head = dump_json(members)
+        return b"".join((_RUN_LENGTHS.pack(len(head), len(self.limits)), head, self.limits, self.input))
 
     @classmethod
     def decode(cls, payload: bytes) -> Run:
-        (length,) = struct.unpack_from("<I", payload)
-        head = json.loads(payload[4 : 4 + length])
-        return cls(input=payload[4 + length :], **head)
+        """Raise ValueError or TypeError for what no supervisor of ours writes."""
+        try:
+            head_bytes, limits_bytes = _RUN_LENGTHS.unpack_from(payload)
+        except struct.error as error:
+            raise ValueError(str(error)) from error
+        limits_at = _RUN_LENGTHS.size + head_bytes
+        input_at = limits_at + limits_bytes
+        head = json.loads(payload[_RUN_LENGTHS.size : limits_at])
+        return cls(input=payload[input_at:], limits=payload[limits_at:input_at], **head)
+
+    def limits_in_force(self) -> dict[str, Any]:
+        """Return a mapping of the job's own, with every limit. Raise ValueError."""
+        limits = dict(_parsed(self.limits))
+        if "operation_s" in limits:
+            limits["operation_s"] = dict(limits["operation_s"])
+        return limits
+
+
+_RUN_OPTIONS = ("tags", "correlation_id", "sealed", "outlet")
+_RUN_LENGTHS = struct.Struct("<II")
+
+
+@lru_cache(maxsize=16)
+def _parsed(limits: bytes) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(limits)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +166,7 @@ class Entered:
     """CLOCK_MONOTONIC seconds, which all processes of a machine share: a busy supervisor may read this later."""
 
     def encode(self) -> bytes:
-        return dump_json(asdict(self))
+        return dump_json({"at": self.at})
 
     @classmethod
     def decode(cls, payload: bytes) -> Entered:
@@ -242,8 +265,12 @@ class Idle:
     why: str = ""
 
     def encode(self) -> bytes:
-        return dump_json(asdict(self))
+        return dump_json({"reusable": self.reusable, "why": self.why})
 
     @classmethod
     def decode(cls, payload: bytes) -> Idle:
-        return cls(**json.loads(payload))
+        return _FREE if payload == _FREE_PAYLOAD else cls(**json.loads(payload))
+
+
+_FREE = Idle(reusable=True)
+_FREE_PAYLOAD = _FREE.encode()

@@ -26,16 +26,16 @@ class Orders:
     def __init__(self, descriptor: int) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor)
         self._socket.setblocking(False)
+        self._poll = select.poll()
+        self._poll.register(self._socket, select.POLLIN)
         self._decoder = Decoder()
         self._waiting: deque[Frame] = deque()
         self._descriptors: deque[int] = deque()
 
     def next(self) -> Frame | None:
         """Wait for the next order; None when the supervisor has closed the socket. Raise FrameError."""
-        poll = select.poll()
-        poll.register(self._socket, select.POLLIN)
         while not self._waiting:
-            poll.poll()
+            self._poll.poll()
             if not self._read():
                 return None
         return self._waiting.popleft()

@@ -45,14 +45,15 @@ def rehearse(tmp: str) -> None:
         doorbell = Doorbell(null, null, lambda fence: None)
         channel = Channel(null, codec, doorbell.answer)
         doorbell.channel = channel
-        order = Run("rehearsal", _JOB.name, 1, b'{"text": "rehearsal"}', {"memory_bytes": None})
+        order = Run("rehearsal", _JOB.name, 1, b'{"text": "rehearsal"}', b'{"memory_bytes":null}')
         ours.send(encode(Kind.RUN, _FENCE, 0, order.encode()))
         frame = orders.next()
         assert frame is not None
         run = Run.decode(frame.payload)
         channel.begin(frame.fence)
         doorbell.expect(frame.fence)
-        closing = Attempt(run, {_JOB.name: _JOB}, codec, channel, tmp, ResourceLimits(), 0).outcome(doorbell)
+        limits = run.limits_in_force()
+        closing = Attempt(run, limits, {_JOB.name: _JOB}, codec, channel, tmp, ResourceLimits(), 0).outcome(doorbell)
         channel.close([closing, (Kind.IDLE, Idle(not Baseline.take().changed()).encode())])
     finally:
         ours.close()

@@ -24,12 +24,13 @@ class ResourceLimits:
         self._own_user = own_user
         self._changed: dict[int, int] = {}
 
-    def hold(self, limits: Mapping[str, Any], data_bytes: int) -> None:
-        """Set what the attempt's limits ask for; `data_bytes` is the private memory that it grows from."""
+    def hold(self, limits: Mapping[str, Any], data_bytes: int | None) -> None:
+        """Set what the attempt's limits ask for; `data_bytes` is the private memory that it grows from, None: now's."""
         memory_bytes, cpu_s = limits.get("memory_bytes"), limits.get("cpu_s")
         processes_max, files_max = limits.get("processes_max"), limits.get("files_max")
         if memory_bytes is not None:
-            self._set(resource.RLIMIT_DATA, data_bytes + backstop_bytes(memory_bytes))
+            grows_from = measure_data_bytes() if data_bytes is None else data_bytes
+            self._set(resource.RLIMIT_DATA, grows_from + backstop_bytes(memory_bytes))
         if cpu_s is not None:
             # The grace is the job's, too: within it SIGXCPU would cut its clean-up short.
             used_s = time.process_time() + limits.get("grace_s", 0.0)
@@ -53,7 +54,7 @@ class ResourceLimits:
         resource.setrlimit(kind, (wanted, hard))
 
 
-def data_bytes() -> int:
+def measure_data_bytes() -> int:
     """Return the private writable memory of this process (proc(5), statm); 20 µs."""
     with open("/proc/self/statm", "rb", buffering=0) as file:
         return int(file.read().split()[5]) * resource.getpagesize()

@@ -14,7 +14,7 @@ from typing import Any
 
 from killable.supervisor.executor.futures import JobFuture
 from killable.supervisor.executor.hosting import Closed, Hosting
-from killable.supervisor.inputs import order_of
+from killable.supervisor.inputs import announces, order_of
 from killable.supervisor.job import JobType, Limits, Outcome, Submission, Verdict
 from killable.supervisor.limits import limits_of_job
 from killable.supervisor.loan import Loan
@@ -79,7 +79,8 @@ class Calls:
                 return False
             job_type = self._types[submission.type]
             in_force = limits_of_job(job_type.limits, job_type.caps, submission.limits)
-            order, passed = order_of(future.job_id, submission, in_force, 1, loan.fence, loan.outlet)
+            announce = announces(in_force)
+            order, passed = order_of(future.job_id, submission, in_force, 1, loan.fence, loan.outlet, announce=announce)
             if not future.set_running_or_notify_cancel():  # by a shutdown, before anyone has seen it
                 self._loans.append(loan)
                 return False
@@ -89,9 +90,8 @@ class Calls:
                 future.take_back()
                 self._under_way[future] = None
                 continue
-            if written < len(order) or in_force.start_s is not None:
-                rest = partial(self._send_rest, loan, order[written:], () if written else passed)
-                self.hosting.call(rest)
+            # It may be long until the worker says a word: till then a spare takes its place, and time runs.
+            self.hosting.call(partial(self._send_rest, loan, order[written:], () if written else passed))
             return True
 
     def stop(self, future: JobFuture[Any], grace_s: float | None, reason: str) -> None:
@@ -145,11 +145,12 @@ class Calls:
 
     def _adopt(self, loan: Loan, submission: Submission, in_force: Limits, future: JobFuture[Any]) -> None:
         listener = _Listener(self, future)
-        entry = self._supervisor.call(future.job_id, submission, in_force, listener, loan)
+        job_type = self._types[submission.type]
+        entry = self._supervisor.call(future.job_id, job_type, submission, in_force, listener, loan)
         self._on_entry(self._supervisor, entry, future)
 
     def _send_rest(self, loan: Loan, rest: bytes, passed: Sequence[int], _supervisor: Supervisor) -> None:
-        """What its caller could not write at once; and a time of `start_s` begins to run."""
+        """Make a call known that its caller has given away, and send what could not be written at once."""
         loan.come_home()
         if rest:
             loan.worker.process.send(rest, passed)
@@ -168,7 +169,7 @@ class Calls:
             self._end(future, Outcome("failed", "spawn", supervisor.why_broken() or refused.message))
             return
         in_force = limits_of_job(job_type.limits, job_type.caps, submission.limits)
-        entry = supervisor.call(future.job_id, submission, in_force, _Listener(self, future))
+        entry = supervisor.call(future.job_id, job_type, submission, in_force, _Listener(self, future))
         if future in self._under_way:  # it may be over already
             self._on_entry(supervisor, entry, future)
 

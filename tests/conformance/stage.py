@@ -210,7 +210,7 @@ class Stage(ABC):
 
     def order(self, worker: Worker, act: str, fence: int) -> None:
         type, input = self.job(act)
-        limits = Limits().as_json()
+        limits = Limits().as_text()
         run = Run(f"job-{fence}", type, 1, json.dumps(input).encode(), limits=limits)
         worker.process.hold(fence)
         worker.process.send(encode(Kind.RUN, fence, 0, run.encode()))

@@ -47,7 +47,7 @@ def test_a_control_message_of_another_version_is_refused(wire: dict[str, Any]) -
 @pytest.mark.parametrize(
     "message",
     [
-        Run("job-1", "work", 2, b"\x00input\xff", {"run_s": None}, {"a": "b"}),
+        Run("job-1", "work", 2, b"\x00input\xff", b'{"run_s":null}', {"a": "b"}, "c", False, True, True),
         Stop("cancelled", "user", 2.5, "because"),
         Raised("exception", "KeyError", "'x'", "Traceback", 3),
         Idle(False, "it left a thread"),

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from killable.supervisor.scheduler import Occupancy, forks_wanted, may_assign, retires_wanted
+from killable.supervisor.scheduler import Occupancy, forks_wanted, retires_wanted
 
 
 def pool(workers_max: int, spares: int, **numbers: int) -> Occupancy:
@@ -55,10 +55,9 @@ def test_reused_workers_that_are_too_many_go(occupancy: Occupancy, retires: int)
 
 
 def test_a_slot_is_free_only_when_its_tree_is_empty() -> None:
-    assert not may_assign(pool(2, 1, idle=1, busy=2))
-    assert not may_assign(pool(2, 1, idle=1, busy=1, quarantined=1))
-    assert not may_assign(pool(2, 1, busy=1))
-    assert may_assign(pool(2, 1, idle=1, busy=1))
+    assert pool(2, 1, idle=1, busy=2).slots_free == 0
+    assert pool(2, 1, idle=1, busy=1, quarantined=1).slots_free == 0
+    assert pool(2, 1, idle=1, busy=1).slots_free == 1
     assert pool(1, 0, busy=1, quarantined=1).slots_free == 0
 
 

@@ -109,6 +109,7 @@ def play(executor: Executor, case: Hostile) -> Ended:
     future.add_done_callback(look_for_it)
     if case.settle:
         below += processes.descendants(settle(case.settle, future))
+        assert processes.named(tag_of(future.job_id)), "what is looked for can be seen"
         assert future.running() and not future.done()
         assert future.cancel()
     return Ended(future, alive.result(END_S))

@@ -23,11 +23,10 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-import comparison
-import peer_picture
 import runner
 import typer
-from measures import MEASURES, Measure
+from executor import comparison, peer_picture
+from executor.measures import MEASURES, Measure
 from plan import FULL, QUICK, Plan
 from samples import Samples
 
@@ -89,9 +88,10 @@ async def _trial(name: str, peer: str, plan: Plan) -> Samples:
         path, errors_path = Path(directory, "samples.json"), Path(directory, "stderr")
         with errors_path.open("wb") as errors:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, str(HERE / "cage.py"), sys.executable, str(HERE / "trial.py"),
+                sys.executable, str(HERE / "executor" / "cage.py"), sys.executable, "-m", "executor.trial",
                 name, peer, json.dumps(asdict(plan)), str(path),
-                stdout=errors, stderr=errors, stdin=asyncio.subprocess.DEVNULL, env={**os.environ, "TMPDIR": directory},
+                stdout=errors, stderr=errors, stdin=asyncio.subprocess.DEVNULL, cwd=HERE,
+                env={**os.environ, "TMPDIR": directory},
             )  # fmt: skip
             try:
                 async with asyncio.timeout(TRIAL_S):

@@ -116,13 +116,12 @@ class Attempt:
     def stop(self, verdict: Verdict, grace_s: float | None = None) -> None:
         """Begin to end the attempt, or only hurry what already ends it. The first verdict stays."""
         entry = self.entry
-        if not self._termination.has_begun and (self._closing is not None or "exited" in self._stamps):
-            return  # the job is over by its own doing, or was over its output; its process is being swept
-        if self._termination.has_begun:
-            if grace_s is not None:
-                self._termination.shorten(grace_s)
-                self._arm()
-            return
+        begun = self._termination.has_begun
+        if begun and grace_s is not None:
+            self._termination.shorten(grace_s)
+            self._arm()
+        if begun or self._closing is not None or "exited" in self._stamps:
+            return  # else the job is over by its own doing, or was over its output, and its process is being swept
         entry.verdict = self._asked = verdict
         self._stamps.note("requested", self._clock.now())
         self._operation = self._deadlines.operation

@@ -27,15 +27,15 @@ RECENT_MAX = 2048
 
 
 class EventLog:
-    """Event ids are positions: the first is 0.
+    """Event ids are positions: the first is 0. One thread appends; others may read meanwhile (`JobFuture.stdout`).
 
     The latest events are tuples, the older ones packed: as a tuple and a bytes object one token costs 130 bytes, and
     every tuple is one more that the garbage collector walks over.
     """
 
     __slots__ = (
+        "_open",
         "_packed",
-        "_recent",
         "_starts",
         "bytes",
         "output_bytes",
@@ -45,10 +45,13 @@ class EventLog:
     )
 
     def __init__(self, output_bytes_max: int) -> None:
-        self._recent: Batch = []
+        self._open: tuple[int, Batch] = (0, [])
+        """The id of the first recent event, and the recent events: a reader must never see the one of before a packing
+        and the other of after it. So both are replaced at once, behind the block that takes the older ones.
+        """
         self._packed: list[_Block] = []
-        self._starts = [0]
-        """The id of each block's first event, and of the first recent one."""
+        self._starts: list[int] = []
+        """The id of each block's first event."""
         self.output_bytes_max = output_bytes_max
         self.output_bytes = 0
         self.bytes = 0
@@ -57,7 +60,8 @@ class EventLog:
         """Bytes of output that came after the bound and were counted only."""
 
     def __len__(self) -> int:
-        return self._starts[-1] + len(self._recent)
+        start, recent = self._open
+        return start + len(recent)
 
     def append(self, name: str, data: bytes) -> bool:
         """Add one event; return False when it is output over the bound, which is then counted and dropped."""
@@ -71,7 +75,7 @@ class EventLog:
             if name == "token":
                 self.tokens += 1
         self.bytes += size
-        self._recent.append((name, data))
+        self._open[1].append((name, data))
         self._pack_older()
         return True
 
@@ -84,13 +88,13 @@ class EventLog:
         self.output_bytes += size
         self.bytes += size
         self.tokens += len(batch)
-        self._recent.extend(batch)
+        self._open[1].extend(batch)
         self._pack_older()
         return True
 
     def seal(self) -> None:
         """Nothing will be added any more: pack all of it."""
-        self._pack(len(self._recent))
+        self._pack(len(self._open[1]))
 
     def read(self, after: int, limit: int) -> list[Event]:
         """Return up to `limit` events with ids above `after`."""
@@ -108,20 +112,23 @@ class EventLog:
 
     def _from(self, first: int, limit: int) -> Batch:
         """Return events from the id `first` on, as far as its block goes."""
+        start, recent = self._open
+        if first >= start:
+            return recent[first - start : first - start + limit]
         place = bisect_right(self._starts, first) - 1
-        start = first - self._starts[place]
-        events = self._recent if place == len(self._packed) else self._packed[place].events()
-        return events[start : start + limit]
+        offset = first - self._starts[place]
+        return self._packed[place].events()[offset : offset + limit]
 
     def _pack_older(self) -> None:
-        if len(self._recent) >= RECENT_MAX:
+        if len(self._open[1]) >= RECENT_MAX:
             self._pack(RECENT_MAX // 2)
 
     def _pack(self, number: int) -> None:
         if number:
-            self._packed.append(_Block.of(self._recent[:number]))
-            self._starts.append(self._starts[-1] + number)
-            del self._recent[:number]
+            start, recent = self._open
+            self._packed.append(_Block.of(recent[:number]))
+            self._starts.append(start)
+            self._open = (start + number, recent[number:])
 
 
 @dataclass(frozen=True, slots=True)

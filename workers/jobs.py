@@ -25,7 +25,7 @@ from killable.workers.declaration import (
     place_of,
     read_parameters,
 )
-from killable.workers.limits import LIMITS
+from killable.workers.limits import LIMITS, parse_limit
 from killable.workers.preloads import preload, run_preloads
 from killable.workers.schema import input_shape
 from killable.workers.shapes import Fault, Shape, join
@@ -261,15 +261,10 @@ def _check_rest(function: Function, rest: tuple[str, Shape] | None, extra_input:
 
 
 def _parse_limit(function: Function, name: str, value: object) -> Any:
-    kind = LIMITS.get(name)
-    if kind is None:
-        raise _refusal(function, f"there is no limit {name!r} (there are {', '.join(LIMITS)})")
-    if value is None and kind.may_be_none:
-        return None
     try:
-        return kind.parse(value)
-    except ValueError as error:
-        raise _refusal(function, f"{name}: {error}") from error
+        return parse_limit(name, value)
+    except (LookupError, ValueError) as error:
+        raise _refusal(function, str(error)) from error
 
 
 def _register(declared: Job) -> None:

@@ -81,6 +81,22 @@ TASKS_SPARE = 1024
 """The kernel counts threads where we count processes (RLIMIT_NPROC, pids.max): its bounds are over ours by so many."""
 
 
+def parse_limit(name: str, value: object) -> Any:
+    """Return a limit as seconds, bytes or a count; None is no such limit.
+
+    Raise LookupError for a name that there is not, ValueError for a value that it cannot have; both say it in words.
+    """
+    kind = LIMITS.get(name)
+    if kind is None:
+        raise LookupError(f"there is no limit {name!r} (there are {', '.join(LIMITS)})")
+    if value is None and kind.may_be_none:
+        return None
+    try:
+        return kind.parse(value)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
 def backstop_bytes(memory_bytes: int) -> int:
     """Return how far over its start a job can grow at all: over its limit by a quarter, and by 32 MiB at least.
 

@@ -24,7 +24,7 @@ from killable.supervisor.job import Limits
 from killable.supervisor.machine import forks
 from killable.supervisor.settings import PoolSpec, Settings, StartMethod, usable_cores
 from killable.workers.calls import CALL, POOL_MODULE, STREAM, Setup, apply_to_each
-from killable.workers.limits import LIMITS
+from killable.workers.limits import LIMITS, parse_limit
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -214,15 +214,12 @@ def parse_limits(limits: Mapping[str, Any]) -> dict[str, Any]:
     """Return limits as seconds, bytes and counts. Raise TypeError for a name that there is not, ValueError."""
     parsed: dict[str, Any] = {}
     for name, value in limits.items():
-        kind = LIMITS.get(name)
-        if kind is None:
-            raise TypeError(f"there is no limit {name!r} (there are {', '.join(LIMITS)})")
-        if value is None and not kind.may_be_none:
+        if value is None and name in LIMITS and not LIMITS[name].may_be_none:
             raise ValueError(f"{name}: it cannot be None")
         try:
-            parsed[name] = None if value is None else kind.parse(value)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from error
+            parsed[name] = parse_limit(name, value)
+        except LookupError as error:
+            raise TypeError(str(error)) from error
     return parsed
 
 

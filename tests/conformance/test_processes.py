@@ -12,6 +12,7 @@ from support.waiting import Pending, until_async
 from killable.supervisor.seam import FenceError, Usage
 from killable.workers.messages import BELL_ACKNOWLEDGED, BELL_REPLACED, Idle, Kind
 
+pytestmark = pytest.mark.row("PEERS-L")
 TERM = bytes([signal.SIGTERM])
 
 

@@ -12,6 +12,8 @@ from support.waiting import Pending, until_async
 from killable.supervisor.seam import ZygoteLost
 from killable.workers.messages import Kind
 
+pytestmark = pytest.mark.row("PEERS-L")
+
 
 async def lost(stage: Stage) -> None:
     await until_async(lambda: stage.zygote.lost or Pending(stage.zygote.calls), "the loss of the zygote is told")

@@ -31,7 +31,7 @@ PEERS = tuple(f"PEERS-{name}" for name in (*"ABCDEFGHIJKLMNO", *range(1, 16)))
 
 PROMISED = (
     *numbered("B", 20), *numbered("C", 10), *numbered("D", 24), "H1", "H2", "H4", "H6", "H8", "H10", "H11",
-    *(f"PEERS-{letter}" for letter in "ABCDEFGHIJNO"), *(f"PEERS-{number}" for number in range(1, 16)),
+    *PEERS,
 )  # fmt: skip
 LATER = {
     "B16": "nothing is written to disk yet: a restarted server knows no job of the one before",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support import processes
 
-CAGE = Path(__file__).parents[2] / "benchmarks" / "cage.py"
+CAGE = Path(__file__).parents[2] / "benchmarks" / "executor" / "cage.py"
 LEAVES_AN_ORPHAN = """
 import os, signal, sys
 heard, said = os.pipe()

@@ -238,7 +238,7 @@ def test_a_preload_that_fails_breaks_the_pool_with_its_reason() -> None:
         ({"preload": "numpy"}, TypeError, "preload"),
         ({"run": 5}, TypeError, "there is no limit 'run'"),
         ({"run_s": "5 parsecs"}, ValueError, "run_s"),
-        ({"grace_s": None}, ValueError, "grace_s"),
+        ({"grace_s": None}, ValueError, "grace_s: it cannot be None"),
     ],
 )
 def test_what_cannot_be_is_refused(options: dict[str, Any], error: type[Exception], match: str) -> None:

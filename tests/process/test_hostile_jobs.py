@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.certificates import check_row
 from support.hostile_cases import ACK_S, GONE, GRACE_S, LONG_S, TABLE, Hostile
 from support.supervising import StartSupervisor
 from trials import HOSTILE, SETTLED, Story, follow, hostile_pool, run, said, stop, submit
 
-from killable.supervisor.attempt import LEAVE_S
 from killable.supervisor.service import Supervisor
 
 AT_ONCE = 3
@@ -33,16 +33,8 @@ async def play(server: Supervisor, case: Hostile) -> Story:
     return await stop(server, job_id)
 
 
-def was_late_to_leave(certificate: dict[str, Any]) -> set[str]:
-    """Allow for SIGKILL to a worker that had heard, and that a busy machine kept from ending in LEAVE_S."""
-    waited_ms = certificate.get("kill_sent", 0) - certificate.get("acknowledged", float("inf"))
-    return {"kill_sent"} if waited_ms >= LEAVE_S * 1000 else set()
-
-
 def check(case: Hostile, story: Story, *, proof: str, reused: bool) -> None:
     """Check the story of a job against its row of the table; `follow` has checked what holds for all."""
-    certificate = story.certificate
-    told = str(certificate)  # whole, where pytest would shorten it
     assert (story.state, story.code) == (case.state, case.code), story.error
     # What is printed comes by a pipe of its own, before or after.
     told = [name for name, _ in groupby(name for name in story.names if name != "log")]
@@ -51,20 +43,8 @@ def check(case: Hostile, story: Story, *, proof: str, reused: bool) -> None:
     assert not case.code or story.error.items() >= case.error.items(), story.error
     if case.tokens is not None:
         assert story.tokens == list(case.tokens)
-    kept = reused and case.keeps_worker
-    phases = {"tree_empty"} if kept else case.phases
-    late = was_late_to_leave(certificate)
-    assert phases <= story.phases <= phases | case.may | late, told
-    assert certificate["proof"] == ("descendants" if kept else proof)
-    if not kept and case.exit is not None and not late:
-        assert (certificate.get("exit_code") or certificate.get("exit_signal") or 0) == case.exit, told
-    if "requested" in certificate:
-        assert certificate["tree_empty"] <= case.within_s * 1000, told
-    if case.settle:
-        assert (story.error["by"], certificate["cause"]) == ("user", "cancelled")
-        assert ("early_kill" in certificate) == case.early
-        if "kill_sent" in case.phases:
-            assert certificate["kill_sent"] >= (ACK_S if case.early else case.grace_s) * 1000
+    assert not case.settle or story.error["by"] == "user"
+    check_row(case, story.certificate, proof=proof, reused=reused)
 
 
 def stack_written(pid: int) -> bytes:

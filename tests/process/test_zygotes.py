@@ -56,6 +56,20 @@ async def test_a_fork_workers_parent_is_the_zygote_and_its_parent_the_guard(
     assert len({os.getsid(0), worker.session, zygote.session, guard.session}) == 4
 
 
+@pytest.mark.row("PEERS-K")
+async def test_a_kill_costs_the_next_job_nothing(proof: str, supervisor: StartSupervisor) -> None:
+    """A worker that was warm before the kill takes it."""
+    server = await supervisor(hostile_pool(workers=1, spares=1), proof=proof)
+    for _ in range(3):
+        job_id = await submit(server, "hold_gil")
+        await computing(server, job_id)
+        await when_ready(server)
+        (spare,) = [worker.pid for worker in await server.workers() if worker.state == "idle"]
+        waiting = await submit(server, "echoes")
+        assert (await stop(server, job_id, grace_s=0)).code == "cancelled"
+        assert (await follow(server, waiting)).pid == spare
+
+
 async def test_a_preload_is_shared_and_costs_a_worker_next_to_nothing(
     tmp_path: Path, proof: str, supervisor: StartSupervisor
 ) -> None:

@@ -135,20 +135,32 @@ def main_thread_cpu_s(pid: int) -> float:
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
 
 
-def computes(pid: int) -> Callable[[], bool | Pending]:
-    """Return a condition: the main thread has computed for a while from now on, and so is where it stays.
-
-    That a job has begun, or has said something, does not tell that it is inside the call that comes next.
-    """
-    before = main_thread_cpu_s(pid)
-    return lambda: main_thread_cpu_s(pid) - before >= 0.02 or Pending(look(pid))
-
-
 def cpu_s(pid: int) -> float:
     """Return the processor seconds of a whole process (proc(5), stat: clock ticks)."""
     stat = Path(f"/proc/{pid}/stat").read_text()
     ticks = stat[stat.rindex(")") + 2 :].split()
     return (int(ticks[11]) + int(ticks[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def computes(
+    pid: int, for_s: float = 0.02, measure: Callable[[int], float] = main_thread_cpu_s
+) -> Callable[[], bool | Pending]:
+    """Return a condition: the main thread, or what is measured, has computed so long from now on: there it will stay.
+
+    That a job has begun, or has said something, does not tell that it is inside the call that comes next.
+    """
+    before = measure(pid)
+    return lambda: measure(pid) - before >= for_s or Pending(look(pid))
+
+
+def is_in_state(pid: int, state: str) -> Callable[[], bool | Pending]:
+    """Return a condition: the main thread is sleeping (`S`), or the process is stopped (`T`)."""
+
+    def is_so() -> bool | Pending:
+        seen = look(pid)
+        return (seen is not None and seen.state == state) or Pending(seen)
+
+    return is_so
 
 
 def open_descriptors() -> dict[int, str]:

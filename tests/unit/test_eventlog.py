@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import sys
 import tracemalloc
+from collections.abc import Callable
+from types import FrameType
 
 import pytest
 
+from killable.supervisor import eventlog
 from killable.supervisor.eventlog import RECENT_MAX, EventLog
 from killable.supervisor.registry import EVENT_BYTES
 
@@ -125,3 +130,56 @@ def test_a_kept_token_costs_little_more_than_its_bytes() -> None:
     finally:
         tracemalloc.stop()
     assert used < 100_000 * (17 + EVENT_BYTES)
+
+
+def at_line(number: int, act: Callable[[], None]) -> Callable[[FrameType, str, object], object]:
+    """Return a trace function that does something at the n-th line that the log runs, as another thread might."""
+    left = number
+
+    def trace(frame: FrameType, event: str, _: object) -> object:
+        nonlocal left
+        if frame.f_code.co_filename != eventlog.__file__:
+            return None
+        if event == "line":
+            left -= 1
+            if left == 0:
+                act()
+        return trace
+
+    return trace
+
+
+@pytest.mark.parametrize("beside", ["a read while it packs", "packing while it is read"])
+def test_another_thread_may_read_at_any_moment(beside: str) -> None:
+    """`JobFuture.stdout` is asked for in the program's threads."""
+    traced = sys.gettrace()
+    for line in itertools.count(1):
+        log = EventLog(1 << 20)
+        for number in range(RECENT_MAX - 1):
+            log.append("log", b"%d" % number)
+        found: list[bytes] = []
+        happened = False
+
+        def read(log: EventLog = log, found: list[bytes] = found) -> None:
+            found += [event.data for event in log.read(-1, 2 * RECENT_MAX)]
+
+        def append(log: EventLog = log) -> None:
+            log.append("log", b"%d" % (RECENT_MAX - 1))
+
+        this, other = (append, read) if beside.startswith("a read") else (read, append)
+
+        def note(other: Callable[[], None] = other) -> None:
+            nonlocal happened
+            happened = True
+            other()
+
+        sys.settrace(at_line(line, note))
+        try:
+            this()
+        finally:
+            sys.settrace(traced)
+        if not happened:
+            break
+        assert found == [b"%d" % number for number in range(len(found))]
+        assert len(found) >= RECENT_MAX - 1
+    assert line > 8

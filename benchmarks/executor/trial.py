@@ -1,9 +1,9 @@
 """One peer in one measure, in a program of its own.
 
-    python trial.py MEASURE PEER PLAN PATH
+    python -m executor.trial MEASURE PEER PLAN PATH
 
-Runs in: a trial, below `cage`. Its numbers are written to PATH. Pools that spawn import this file in their workers: it
-imports nothing that costs time.
+Runs in: a trial, below `cage`, in the folder `benchmarks/`. Its numbers are written to PATH. Pools that spawn import
+this file in their workers: it imports nothing that costs time.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ STUCK_S = 100.0
 
 def main(measure: str, peer: str, plan: str, path: str) -> None:
     """Measure, write, leave without waiting for what still runs: the cage ends it."""
-    from contest import Contest
-    from measures import MEASURES, PEERS
     from plan import Plan
     from samples import Samples
+
+    from executor.contest import Contest
+    from executor.measures import MEASURES, PEERS
 
     faulthandler.dump_traceback_later(STUCK_S)
     kind = PEERS[peer]

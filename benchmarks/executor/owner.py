@@ -1,6 +1,6 @@
 """A program with two busy workers, to be killed.
 
-    python owner.py PEER ADDRESS
+    python -m executor.owner PEER ADDRESS
 
 Runs in: a process of its own, below a trial.
 """
@@ -10,11 +10,11 @@ from __future__ import annotations
 import signal
 import sys
 
-import tasks
+from executor import tasks
 
 
 def main(name: str, address: str) -> None:
-    from measures import PEERS
+    from executor.measures import PEERS
 
     kind = PEERS[name]
     kind.prepare()

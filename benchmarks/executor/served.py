@@ -23,10 +23,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import tasks
-from peers import WORKERS, Awaited, Peer
+from executor import tasks
+from executor.peers import WORKERS, Awaited, Peer
 
-HERE = Path(__file__).parent
+BENCHMARKS = Path(__file__).parents[1]
 START_S = 30.0
 LOADS = "BENCH_PRELOAD"
 """In the environment of workers that are to load at their start."""
@@ -76,13 +76,16 @@ class _WithRedis(Peer):
 
     def __init__(self, workers: int = WORKERS, preload: Callable[[], None] | None = None, spares: int = 1) -> None:
         self._redis = _redis()
-        environment = {**os.environ, SOCKET: self._redis.path, "PYTHONPATH": str(HERE)}
+        environment = {**os.environ, SOCKET: self._redis.path, "PYTHONPATH": str(BENCHMARKS)}
         if preload is not None:
             environment[LOADS] = "1"
         self._workers = [
-            subprocess.Popen(command, env=environment, cwd=HERE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            for command in self._commands(workers)
-        ]
+            subprocess.Popen(
+                [sys.executable, "-m", *module],
+                env=environment, cwd=BENCHMARKS, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            )
+            for module in self._modules(workers)
+        ]  # fmt: skip
         os.environ[SOCKET] = self._redis.path
 
     @classmethod
@@ -90,8 +93,18 @@ class _WithRedis(Peer):
         _redis_server()
         super().prepare()
 
-    def _commands(self, workers: int) -> list[list[str]]:
+    def _modules(self, workers: int) -> list[list[str]]:
+        """Return what to run for so many workers: modules, each with its arguments."""
         raise NotImplementedError
+
+    def _queue(self, function: Callable[..., Any], args: tuple[Any, ...], run_s: float | None) -> Awaited:
+        raise NotImplementedError
+
+    def submit(self, function: Callable[..., Any], *args: Any) -> Awaited:
+        return self._queue(function, args, None)
+
+    def submit_for(self, run_s: float, function: Callable[..., Any], *args: Any) -> Awaited:
+        return self._queue(function, args, run_s)
 
     def close(self) -> None:
         for process in self._workers:
@@ -105,21 +118,15 @@ class Celery(_WithRedis):
     module = "celery"
     share = 0.1
 
-    def _commands(self, workers: int) -> list[list[str]]:
-        options = ["-A", "celery_app", "worker", "-c", str(workers), "-l", "ERROR", "--without-gossip"]
-        return [[sys.executable, "-m", "celery", *options]]
+    def _modules(self, workers: int) -> list[list[str]]:
+        options = ["-A", "executor.celery_app", "worker", "-c", str(workers), "-l", "ERROR", "--without-gossip"]
+        return [["celery", *options]]
 
-    def submit(self, function: Callable[..., Any], *args: Any) -> Awaited:
-        return self._submit(function, args)
-
-    def submit_for(self, run_s: float, function: Callable[..., Any], *args: Any) -> Awaited:
-        return self._submit(function, args, time_limit=run_s)
-
-    def _submit(self, function: Callable[..., Any], args: tuple[Any, ...], **options: Any) -> Awaited:
-        import celery_app
+    def _queue(self, function: Callable[..., Any], args: tuple[Any, ...], run_s: float | None) -> Awaited:
+        from executor import celery_app
 
         packed = base64.b64encode(pickle.dumps((function, args))).decode()
-        return _CeleryResult(celery_app.call.apply_async((packed,), **options))
+        return _CeleryResult(celery_app.call.apply_async((packed,), time_limit=run_s))
 
     def cancel(self, future: Awaited, grace_s: float = 0.0) -> None:
         """SIGKILL; its default, SIGTERM, does not end native code."""
@@ -141,16 +148,13 @@ class Rq(_WithRedis):
     module = "rq"
     share = 0.02
 
-    def _commands(self, workers: int) -> list[list[str]]:
-        return [[sys.executable, str(HERE / "rq_worker.py")]] * workers
+    def _modules(self, workers: int) -> list[list[str]]:
+        return [["executor.rq_worker"]] * workers
 
-    def submit(self, function: Callable[..., Any], *args: Any) -> Awaited:
-        return self.submit_for(-1, function, *args)
-
-    def submit_for(self, run_s: float, function: Callable[..., Any], *args: Any) -> Awaited:
+    def _queue(self, function: Callable[..., Any], args: tuple[Any, ...], run_s: float | None) -> Awaited:
         import rq
 
-        seconds = -1 if run_s < 0 else max(1, round(run_s))
+        seconds = -1 if run_s is None else max(1, round(run_s))
         return _RqResult(rq.Queue(connection=self._redis.connection).enqueue(function, *args, job_timeout=seconds))
 
     def cancel(self, future: Awaited, grace_s: float = 0.0) -> None:
@@ -188,7 +192,7 @@ class Ray(Peer):
         os.environ["RAY_AUTH_MODE"] = "disabled"  # otherwise it writes a token into the home directory
         ray.init(
             num_cpus=workers, include_dashboard=False, log_to_driver=False, _temp_dir=tempfile.mkdtemp(),
-            runtime_env={"env_vars": {"PYTHONPATH": str(HERE)}, **hook},
+            runtime_env={"env_vars": {"PYTHONPATH": str(BENCHMARKS)}, **hook},
         )  # fmt: skip
 
     def submit(self, function: Callable[..., Any], *args: Any) -> Awaited:

@@ -9,8 +9,8 @@ import os
 import threading
 import time
 
-import tasks
-from contest import CANNOT, Contest, within_budget
+from executor import tasks
+from executor.contest import CANNOT, Contest, within_budget
 
 FIRST_LINE = "submit → first line, idle warm worker, ms"
 BUSY_FIRST_LINE = "submit → first line while another thread of the program computes, ms"

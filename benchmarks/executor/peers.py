@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any, ClassVar, Protocol, Self
 
-import tasks
+from executor import tasks
 
 WORKERS = 2
 

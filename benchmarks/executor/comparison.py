@@ -9,14 +9,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
-import kills
-import speeds
-import warmth
 from figure import Figure
-from measures import PEERS
-from peers import Killable, Library, Pebble, SpawningLibrary
 from rich.table import Table
 from samples import RAW, Samples, beside
+
+from executor import kills, speeds, warmth
+from executor.measures import PEERS
+from executor.peers import Killable, Library, Pebble, SpawningLibrary
 
 COLUMNS = (RAW, *(name for name in PEERS if name != Killable.name))
 SHORT = {Library.name: "stdlib", SpawningLibrary.name: "stdlib, spawn"}

@@ -10,10 +10,11 @@ import os
 import pickle
 from typing import Any
 
-import tasks
 from celery import Celery  # type: ignore[import-untyped]
 from celery.signals import worker_process_init  # type: ignore[import-untyped]
-from served import LOADS, SOCKET
+
+from executor import tasks
+from executor.served import LOADS, SOCKET
 
 _URL = f"redis+socket://{os.environ[SOCKET]}"
 app = Celery("bench", broker=_URL, backend=_URL)

@@ -9,12 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-import kills
-import speeds
-import warmth
-from contest import Contest
-from peers import LIBRARIES, Killable, Library, Loky, Pebble, Peer, SpawningLibrary
-from served import SERVED, Celery, Dask, Ray, Rq
+from executor import kills, speeds, warmth
+from executor.contest import Contest
+from executor.peers import LIBRARIES, Killable, Library, Loky, Pebble, Peer, SpawningLibrary
+from executor.served import SERVED, Celery, Dask, Ray, Rq
 
 PEERS: dict[str, type[Peer]] = {peer.name: peer for peer in (*LIBRARIES, *SERVED)}
 ALL = (Killable.name, Library.name, Loky.name, Pebble.name)

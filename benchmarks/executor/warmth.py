@@ -9,11 +9,12 @@ import time
 from concurrent.futures.process import BrokenProcessPool
 
 import psutil
-import tasks
-from contest import Contest, within_budget
 from deathwatch import DeathWatch
-from ear import Ear
-from peers import Killable, Peer, stop
+
+from executor import tasks
+from executor.contest import Contest, within_budget
+from executor.ear import Ear
+from executor.peers import Killable, Peer, stop
 
 SPARE = "killed, then dead → next first line, 1 s + 200 MB preload, ms"
 SPARE_FROM_KILL = "kill → next first line, 1 s + 200 MB preload, ms"

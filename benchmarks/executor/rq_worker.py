@@ -9,8 +9,9 @@ import os
 
 import redis  # type: ignore[import-not-found,unused-ignore]
 import rq  # type: ignore[import-not-found]
-import tasks
-from served import LOADS, SOCKET
+
+from executor import tasks
+from executor.served import LOADS, SOCKET
 
 if __name__ == "__main__":
     if LOADS in os.environ:

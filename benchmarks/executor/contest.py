@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import tasks
-from peers import WORKERS, Peer
 from plan import Plan
 from samples import Samples, beside
+
+from executor import tasks
+from executor.peers import WORKERS, Peer
 
 CANNOT = "cannot"
 NEVER = "never"

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from comparison import COLUMNS, Row, short, shown
-from peers import Library, Loky, Pebble, SpawningLibrary
 from samples import RAW
-from served import Celery, Dask, Ray, Rq
+
+from executor.comparison import COLUMNS, Row, short, shown
+from executor.peers import Library, Loky, Pebble, SpawningLibrary
+from executor.served import Celery, Dask, Ray, Rq
 
 KILLABLE = "#1b6ca8"
 NEVER = "#c0392b"

@@ -17,12 +17,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import tasks
-from contest import CANNOT, NEVER, Contest, within_budget
 from deathwatch import DeathWatch, Watched
-from ear import Ear, Said
-from peers import Awaited, Killable, Peer
 from samples import RAW, beside
+
+from executor import tasks
+from executor.contest import CANNOT, NEVER, Contest, within_budget
+from executor.ear import Ear, Said
+from executor.peers import Awaited, Killable, Peer
 
 CANCELS = {
     "python_loop": "cancel → dead, loop in Python, ms",
@@ -66,7 +67,7 @@ def cancels(workload: str, contest: Contest) -> None:
     hoards = workload.startswith("hoards")
     plan = contest.plan
     with Ear() as ear, DeathWatch(NEVER_S) as watch, ExitStack() as stack:
-        limit = _limit(stack, "hoards" if hoards else "workloads") if contest.kind is Killable else None
+        limit = _limit(stack, "executor.hoards" if hoards else "workloads") if contest.kind is Killable else None
         peer = stack.enter_context(contest.warm())
         for _ in within_budget(plan.hoard_kills if hoards else plan.executor_kills):
             future = peer.submit(_WORK[workload], ear.address)
@@ -176,9 +177,7 @@ def owner(contest: Contest) -> None:
     """SIGKILL a program whose two workers both run a family."""
     for _ in within_budget(contest.plan.executor_owners):
         with Ear() as ear, DeathWatch(NEVER_S) as watch:
-            program = subprocess.Popen(
-                [sys.executable, str(Path(__file__).with_name("owner.py")), contest.kind.name, ear.address]
-            )
+            program = subprocess.Popen([sys.executable, "-m", "executor.owner", contest.kind.name, ear.address])
             said: list[Said] = [ear.hear() for _ in range(2 * len(tasks.PRESENT))]
             watched = [watch.watch(each.pid) for each in said]
             asked_at = time.monotonic()

@@ -13,8 +13,6 @@ import signal
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import psutil
-
 import killable.workers
 from killable.supervisor import clock, stack
 from killable.supervisor.machine import tree
@@ -23,7 +21,7 @@ from killable.supervisor.machine.channel import Reader, Writer
 from killable.supervisor.machine.memory import OomCounter, evidence, own_limit_struck
 from killable.supervisor.seam import FenceError, Gone, ProcessListener, ProcessorUse, Sample, Usage
 from killable.workers.control import Ending
-from killable.workers.doorbell import DUMP_SIGNAL
+from killable.workers.dumps import DUMP_SIGNAL
 from killable.workers.frames import Decoder, FrameError
 from killable.workers.limits import TASKS_SPARE
 from killable.workers.removal import remove_tree
@@ -257,6 +255,8 @@ class WorkerProcess:
             return Usage(None, None, None)  # no thread can be started
 
     def _measure(self) -> Usage:
+        import psutil  # in this thread, and only for those who look at workers
+
         if self.pid is None:
             return Usage(None, None, None)
         try:

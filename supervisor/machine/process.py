@@ -11,7 +11,6 @@ import os
 import select
 import signal
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import killable.workers
 from killable.supervisor import clock, stack
@@ -237,7 +236,7 @@ class WorkerProcess:
         pids = [] if self.pid is None else tree.members(self.pid, grouped, sample.processes)
         exact = [tree.exact_bytes(pid) for pid in pids[1:]]
         private, shares = (sum(column) for column in zip((0, 0), *exact, strict=True))
-        return replace(sample, others_bytes=max(private, shares - sample.own_bytes), proven=True)
+        return sample._replace(others_bytes=max(private, shares - sample.own_bytes), proven=True)
 
     def stack(self) -> str | None:
         if self._stack < 0:

@@ -5,13 +5,16 @@ Runs in: supervisor.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from killable.supervisor.seam import ProcessorUse
+
+if TYPE_CHECKING:
+    import asyncio
 
 
 class Clock:

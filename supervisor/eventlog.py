@@ -8,9 +8,9 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import accumulate, count, repeat
 from operator import itemgetter
+from typing import NamedTuple
 
 from killable.supervisor.job import Event
 
@@ -131,8 +131,7 @@ class EventLog:
             self._open = (start + number, recent[number:])
 
 
-@dataclass(frozen=True, slots=True)
-class _Block:
+class _Block(NamedTuple):
     """Events as one piece of memory: their data one after the other, and where each ends."""
 
     names: Sequence[str]

@@ -6,8 +6,7 @@ ended. Unknown is a value: no exit code is invented, and our own SIGKILL is neve
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from killable.supervisor.job import ExitStatus, Outcome, Verdict
 from killable.supervisor.lifecycle import terminal_state_of
@@ -30,8 +29,7 @@ _ASKS_TO_END = frozenset({1, 2, 9, 15})
 _LIMIT_SIGNALS = {24: "limit.cpu"}
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
+class Evidence(NamedTuple):
     """What the supervisor knows besides the status."""
 
     entered: bool = False

@@ -5,7 +5,6 @@ Runs in: supervisor.
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -25,6 +24,8 @@ async def seal_large_input(submission: Submission) -> Submission:
     queue holds no second one. Without a descriptor or memory for it the input stays where it is, and is written into
     the worker's socket as that has room.
     """
+    import asyncio  # a caller's thread, which only makes orders, does without
+
     content = submission.input
     if isinstance(content, SealedInput) or len(content) <= INLINE_BYTES_MAX:
         return submission

@@ -8,8 +8,7 @@ loop's thread.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from killable.supervisor.settings import PoolSpec
 from killable.workers.control import Ending
@@ -24,8 +23,7 @@ class ZygoteLost(Exception):
     """There is no zygote to fork from; `on_zygote_lost` tells when what it had started is gone too."""
 
 
-@dataclass(frozen=True, slots=True)
-class Gone:
+class Gone(NamedTuple):
     """A worker is reaped, its whole tree is gone, and its pipes are read to the end."""
 
     ending: Ending | None
@@ -40,8 +38,7 @@ class Gone:
     """It was killed for its own group's memory.max."""
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessorUse:
+class ProcessorUse(NamedTuple):
     """What a process has used of the processor since it was born."""
 
     cpu_s: float
@@ -52,16 +49,14 @@ class ProcessorUse:
     """How often the main thread was put on a processor."""
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     cpu: float | None
     """Share of one core over the process's life."""
     rss_bytes: int | None
     uss_bytes: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(NamedTuple):
     """What a worker's tree holds, and has used since it was born, at one moment."""
 
     own_bytes: int

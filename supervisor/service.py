@@ -38,7 +38,6 @@ from killable.supervisor.readiness import readiness
 from killable.supervisor.registry import Entry, JobListener, Registry
 from killable.supervisor.seam import SpawnerFactory
 from killable.supervisor.settings import Settings
-from killable.supervisor.telemetry import exposition
 from killable.supervisor.telemetry.gauges import Gauges, read_gauges, read_rss_bytes
 from killable.supervisor.telemetry.observer import Observer
 from killable.supervisor.worker import Stage
@@ -209,13 +208,9 @@ class Supervisor:
             self._jobs.backlog.check(input_bytes)
         except Full as full:
             wait_s = self._fleet.run_times_of(job_type).estimate_wait_s(len(self._jobs.backlog))
-            raise Refused(
-                f"the queue is full: {full}",
-                code="queue_full",
-                bound=full.bound,
-                limit=full.limit,
-                retry_after_s=max(1, round(wait_s or 1)),
-            ) from full
+            again_s = max(1, round(wait_s or 1))
+            facts = {"bound": full.bound, "limit": full.limit, "retry_after_s": again_s}
+            raise Refused(f"the queue is full: {full}", code="queue_full", **facts) from full
 
     async def get(self, job_id: str) -> JobRecord:
         return self._record(self._registry.get(job_id))
@@ -320,10 +315,14 @@ class Supervisor:
         return readiness(self._fleet.pool_records(), queue_full=queue_full, draining=self._drain.draining)
 
     async def counts(self) -> Mapping[str, Any]:
+        from killable.supervisor.telemetry import exposition  # with prometheus_client: an Executor is never asked
+
         gauges = await self._gauges()
         return exposition.as_json(self._observer.metrics, gauges, self._clock.now() - self._started)
 
     async def exposition(self, *, openmetrics: bool) -> bytes:
+        from killable.supervisor.telemetry import exposition
+
         rss_bytes = await read_rss_bytes(self._fleet)
         gauges = await self._gauges()
         return exposition.as_text(self._observer.metrics, gauges, rss_bytes, openmetrics=openmetrics)

@@ -9,7 +9,7 @@ times a second, and one close to them every 5 ms.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from killable.supervisor.job import Limits, Verdict
 from killable.supervisor.seam import Sample
@@ -27,8 +27,7 @@ PROOF_SHARE = 20
 """So with a proof, which keeps another thread busy for 10 ms a GiB and more."""
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(NamedTuple):
     """What came of a sample."""
 
     next_at: float

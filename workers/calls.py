@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from killable.workers import pickles
-from killable.workers.preloads import preload
 
 POOL_MODULE = "killable.workers.builtin.call"
 CALL, STREAM = "call", "stream"
@@ -40,6 +39,8 @@ class Setup:
 
 def prepare(encoded: bytes) -> None:
     """Find what the program finds, and declare what is to be made ready."""
+    from killable.workers.preloads import preload  # the program itself declares nothing
+
     path, authkey, rest = pickle.loads(encoded)
     sys.path[:] = [*path, *(folder for folder in sys.path if folder not in path)]
     multiprocessing.current_process().authkey = authkey

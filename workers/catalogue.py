@@ -11,7 +11,6 @@ import json
 import os
 import sys
 import traceback
-from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -90,7 +89,7 @@ def survey_in_child(configure: Configure) -> list[dict[str, Any]]:
             try:
                 answer["types"] = load(configure, run_preloads=False)
             except BaseException as error:
-                answer["failed"] = asdict(explain(error))
+                answer["failed"] = explain(error)._asdict()
             with open(writable, "w") as file:
                 json.dump(answer, file)
         finally:

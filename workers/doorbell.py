@@ -33,12 +33,6 @@ if TYPE_CHECKING:
     from killable.workers.operations import Operations, OperationTimedOut
 
 
-DUMP_SIGNAL = signal.SIGRTMIN + 6
-"""Makes faulthandler write the stacks of all threads; sent only right before SIGKILL, never to a process that is to
-live.
-"""
-
-
 class Doorbell:
     """The SIGTERM handler's state for the attempt on the stack."""
 

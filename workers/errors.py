@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import concurrent.futures
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class CodeRow:
+class CodeRow(NamedTuple):
     """What one code means everywhere: the state of a job that has it, HTTP status, command exit code."""
 
     state: str | None

@@ -67,7 +67,7 @@ class Guard:
                 if received is None:
                     break
                 message, descriptors = received
-                assert control.from_wire(message) == control.StartZygote()
+                assert isinstance(control.from_wire(message), control.StartZygote), message
                 zygote_end = self._start_zygote(descriptors[0])
                 if zygote_end is not None:
                     return zygote_end

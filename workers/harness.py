@@ -20,7 +20,8 @@ from killable.workers.channel import Channel
 from killable.workers.codec import CODECS
 from killable.workers.confine import flush_c_streams
 from killable.workers.control import Configure
-from killable.workers.doorbell import DUMP_SIGNAL, Doorbell
+from killable.workers.doorbell import Doorbell
+from killable.workers.dumps import DUMP_SIGNAL
 from killable.workers.exitcodes import ExitCode
 from killable.workers.frames import FrameError, encode
 from killable.workers.messages import Idle, Kind, Run, dump_json

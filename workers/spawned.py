@@ -10,7 +10,6 @@ import os
 import site
 import sys
 import traceback
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -30,7 +29,7 @@ def exec_worker(pipes: Pipes, configure: Configure, packages: dict[str, str], tm
         confine.close_descriptors_except(range(_FIRST_DESCRIPTOR, _FIRST_DESCRIPTOR + 4))
         arguments = {
             "packages": packages,
-            "configure": asdict(configure),
+            "configure": configure._asdict(),
             "tmp": tmp,
             "cgroup_errno": cgroup_errno,
         }

@@ -14,22 +14,22 @@ import site
 import socket
 import sys
 import time
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from killable.workers import catalogue, confine, control, fdpass, offspring, spawned
 from killable.workers.exitcodes import ExitCode
 from killable.workers.harness import Pipes, run_worker
 
 
-@dataclass(slots=True)
 class _Child:
-    worker_id: str
-    swept: int = 0
+    __slots__ = ("swept", "worker_id")
+
+    def __init__(self, worker_id: str) -> None:
+        self.worker_id = worker_id
+        self.swept = 0
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerStart:
+class WorkerStart(NamedTuple):
     """What a fresh fork knows: found in the child only."""
 
     parent: int

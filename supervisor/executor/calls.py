@@ -10,7 +10,7 @@ import threading
 import uuid
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from killable.supervisor.executor.futures import JobFuture
 from killable.supervisor.executor.hosting import Closed, Hosting
@@ -18,8 +18,6 @@ from killable.supervisor.inputs import announces, order_of
 from killable.supervisor.job import JobType, Limits, Outcome, Submission, Verdict
 from killable.supervisor.limits import limits_of_job
 from killable.supervisor.loan import Loan
-from killable.supervisor.registry import Entry
-from killable.supervisor.service import Supervisor
 from killable.supervisor.settings import Settings
 from killable.workers import pickles
 from killable.workers.calls import CALL, STREAM
@@ -27,6 +25,10 @@ from killable.workers.errors import Refused
 from killable.workers.messages import INLINE_BYTES_MAX
 from killable.workers.pickles import Pickled
 from killable.workers.sealed import SealedInput
+
+if TYPE_CHECKING:
+    from killable.supervisor.registry import Entry
+    from killable.supervisor.service import Supervisor
 
 _CLOSED = "cannot schedule new futures after shutdown"
 LOANS_MAX = 100
@@ -180,6 +182,8 @@ class Calls:
             supervisor.stop(entry, *self._stops.pop(future))
 
     def _stop(self, supervisor: Supervisor, future: JobFuture[Any], grace_s: float | None, reason: str) -> None:
+        from killable.supervisor.registry import Entry  # loaded by then, in this thread
+
         held = self._under_way.get(future)
         if isinstance(held, Loan):
             held.come_home()

@@ -9,12 +9,11 @@ from __future__ import annotations
 import concurrent.futures
 import itertools
 import logging
-import multiprocessing.context
 import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from killable.supervisor.executor import mapping
 from killable.supervisor.executor.calls import Calls
@@ -25,6 +24,9 @@ from killable.supervisor.machine import forks
 from killable.supervisor.settings import PoolSpec, Settings, StartMethod, usable_cores
 from killable.workers.calls import CALL, POOL_MODULE, STREAM, Setup, apply_to_each
 from killable.workers.limits import LIMITS, parse_limit
+
+if TYPE_CHECKING:
+    import multiprocessing.context
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -15,14 +15,16 @@ import threading
 from collections.abc import Mapping
 from concurrent.futures import CancelledError, Future
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from killable.supervisor.eventlog import EventLog
 from killable.supervisor.job import Outcome
-from killable.supervisor.registry import Entry
 from killable.workers import pickles
 from killable.workers.errors import CODES, JobCancelled, JobError, JobFailed, error_class
 from killable.workers.sealed import MemoryFile
+
+if TYPE_CHECKING:
+    from killable.supervisor.eventlog import EventLog
+    from killable.supervisor.registry import Entry
 
 T = TypeVar("T")
 

@@ -5,15 +5,16 @@ Runs in: supervisor (its thread feeds them) | the program (reads them). Leaving 
 
 from __future__ import annotations
 
-import asyncio
 import pickle
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from killable.supervisor.executor.futures import CallOwner, JobFuture
-from killable.supervisor.registry import Entry
+
+if TYPE_CHECKING:
+    from killable.supervisor.registry import Entry
 
 T = TypeVar("T")
 
@@ -124,6 +125,8 @@ class AsyncStreamFuture(StreamFuture[T]):
     """Wakes a coroutine in the loop in which it was made, one wake-up for whatever has come."""
 
     def __init__(self, owner: CallOwner) -> None:
+        import asyncio  # whoever is here has it
+
         super().__init__(owner)
         self._loop = asyncio.get_running_loop()
         self._arrived = asyncio.Event()

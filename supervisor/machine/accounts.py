@@ -6,8 +6,7 @@ Runs in: supervisor. Part of the seam.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import pwd
@@ -21,14 +20,13 @@ class AccountError(OSError):
         self.key = key
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
+class Account(NamedTuple):
     """Numbers, as the kernel takes them, and what a login would set."""
 
     uid: int
     gid: int
     groups: list[int]
-    environment: dict[str, str] = field(default_factory=dict)
+    environment: dict[str, str]
 
 
 def account(user: str | int, group: str | int) -> Account | None:
@@ -49,7 +47,7 @@ def account(user: str | int, group: str | int) -> Account | None:
     else:
         raise AccountError("user", "it is not in the user database, so its group has to be named too")
     if entry is None:
-        return Account(int(user), gid, [])
+        return Account(int(user), gid, [], {})
     login = {"HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name}
     return Account(entry.pw_uid, gid, os.getgrouplist(entry.pw_name, gid), login)
 

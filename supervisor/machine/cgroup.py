@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from killable.supervisor.machine.owners import Owner
 
@@ -17,8 +17,7 @@ CONTROLLERS = frozenset({"memory", "pids"})
 """What a worker's group is bounded by, where they are on cgroup v2: looked at one by one."""
 
 
-@dataclass(frozen=True, slots=True)
-class CgroupRoot:
+class CgroupRoot(NamedTuple):
     """The supervisor's own directory: `killable-<boot id>-<pid namespace>-<pid>-<start time>-<instance>`."""
 
     path: Path

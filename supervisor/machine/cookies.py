@@ -11,7 +11,7 @@ import os
 import select
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from killable.supervisor import clock
 from killable.supervisor.machine.owners import Owner
@@ -32,8 +32,7 @@ _EXEC_LOOK_S, _EXEC_LOOKS_MAX = 0.001, 100
 """Between two looks at a process whose exec is under way, and how many: it is over when it gets the processor."""
 
 
-@dataclass(frozen=True, slots=True)
-class Leftover:
+class Leftover(NamedTuple):
     """A process that was found by its cookie."""
 
     pid: int

@@ -6,10 +6,13 @@ one that unregistered a descriptor would do so in the parent, with which it shar
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
 
 putting_off = threading.RLock()
 """While it is held no other thread forks: what was just opened is not yet known to `leave_to_parent`, and a copy of

@@ -8,15 +8,14 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 _NAME = re.compile(r"killable-([0-9a-f]{32})-(\d+)-(\d+)-(\d+)")
 _FOLDER = re.compile(r"killable-([0-9a-f]{12})-([0-9a-f]+)-([0-9a-f]+)-[a-z0-9_]{8}")
 
 
-@dataclass(frozen=True, slots=True)
-class Owner:
+class Owner(NamedTuple):
     """One run of one process: no other one, before or after, is equal to it."""
 
     boot: str

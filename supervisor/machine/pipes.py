@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Pipes:
+class Pipes(NamedTuple):
     """The supervisor's ends, and the worker's, which are closed once they are sent."""
 
     ours: tuple[int, int, int, int, int]

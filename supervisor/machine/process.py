@@ -11,9 +11,6 @@ import os
 import select
 import signal
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-
-import psutil
 
 import killable.workers
 from killable.supervisor import clock, stack
@@ -23,7 +20,7 @@ from killable.supervisor.machine.channel import Reader, Writer
 from killable.supervisor.machine.memory import OomCounter, evidence, own_limit_struck
 from killable.supervisor.seam import FenceError, Gone, ProcessListener, ProcessorUse, Sample, Usage
 from killable.workers.control import Ending
-from killable.workers.doorbell import DUMP_SIGNAL
+from killable.workers.dumps import DUMP_SIGNAL
 from killable.workers.frames import Decoder, FrameError
 from killable.workers.limits import TASKS_SPARE
 from killable.workers.removal import remove_tree
@@ -239,7 +236,7 @@ class WorkerProcess:
         pids = [] if self.pid is None else tree.members(self.pid, grouped, sample.processes)
         exact = [tree.exact_bytes(pid) for pid in pids[1:]]
         private, shares = (sum(column) for column in zip((0, 0), *exact, strict=True))
-        return replace(sample, others_bytes=max(private, shares - sample.own_bytes), proven=True)
+        return sample._replace(others_bytes=max(private, shares - sample.own_bytes), proven=True)
 
     def stack(self) -> str | None:
         if self._stack < 0:
@@ -257,6 +254,8 @@ class WorkerProcess:
             return Usage(None, None, None)  # no thread can be started
 
     def _measure(self) -> Usage:
+        import psutil  # in this thread, and only for those who look at workers
+
         if self.pid is None:
             return Usage(None, None, None)
         try:

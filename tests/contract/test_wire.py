@@ -22,11 +22,11 @@ CONTROL = list(typing.get_args(control.Message))
 
 
 def example(cls: type[Any]) -> Any:
-    values = {
-        "str": "x", "int": 3, "bool": True, "list[str]": ["a"], "dict[str, Any]": {"name": "t"}, "Ending": ENDING,
-        "list[int]": [1], "int | None": 5, "dict[str, str]": {"HOME": "/"},
+    values: dict[Any, Any] = {
+        str: "x", int: 3, bool: True, list[str]: ["a"], dict[str, Any]: {"name": "t"}, Ending: ENDING,
+        list[int]: [1], int | None: 5, dict[str, str]: {"HOME": "/"},
     }  # fmt: skip
-    return cls(**{field.name: values[str(field.type)] for field in dataclasses.fields(cls)})
+    return cls(**{name: values[kind] for name, kind in typing.get_type_hints(cls).items()})
 
 
 @pytest.mark.parametrize("cls", CONTROL, ids=lambda cls: cls.__name__)

@@ -44,8 +44,6 @@ LEAVE_S = 1.0
 
 _TOKEN = int(Kind.TOKEN)
 _NOTHING_YET = Certificate()
-_UNKNOWN = ExitStatus()
-_NO_EVIDENCE = Evidence()
 _VALUES = frozenset({Kind.RESULT, Kind.CHECKPOINT, Kind.PROGRESS})
 
 
@@ -178,9 +176,8 @@ class Attempt:
                 tokens.append(("token", payload))
                 size += len(payload)
                 continue
-            if tokens:
-                self._on_tokens(tokens, size)
-                tokens, size = [], 0
+            self._on_tokens(tokens, size)
+            tokens, size = [], 0
             self._on_message(kind, payload)
         self._on_tokens(tokens, size)
         if self._leave_at is not None:
@@ -332,7 +329,7 @@ class Attempt:
         if not self._transcript.close():
             self._stop_for_output()
         entry = self.entry
-        outcome = exits.classify(entry.verdict, self._closing, status or _UNKNOWN, evidence or _NO_EVIDENCE)
+        outcome = exits.classify(entry.verdict, self._closing, status or ExitStatus(), evidence or Evidence())
         entry.note_closing(self._closing, completed=outcome.state == "completed")
         self.certificate = self._certify()
         self._owner.on_ended(self, outcome)

@@ -9,6 +9,7 @@ import itertools
 import threading
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +94,8 @@ class Calls:
                 self._under_way[future] = None
                 continue
             # It may be long until the worker says a word: till then a spare takes its place, and time runs.
-            self.hosting.call(partial(self._send_rest, loan, order[written:], () if written else passed))
+            with suppress(Closed):  # then it is over already
+                self.hosting.call(partial(self._send_rest, loan, order[written:], () if written else passed))
             return True
 
     def stop(self, future: JobFuture[Any], grace_s: float | None, reason: str) -> None:

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 class Clock:
     """Time as the event loop sees it; on a virtual loop it is virtual."""
 
-    now: Callable[[], float]
-    """Returns CLOCK_MONOTONIC seconds: the workers' processes share it."""
-
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self.now = loop.time  # no method around it: it is asked ten times a job
+
+    def now(self) -> float:
+        """Return CLOCK_MONOTONIC seconds: the workers' processes share it."""
+        return self._loop.time()
 
     def call_at(self, when: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
         return self._loop.call_at(when, callback)

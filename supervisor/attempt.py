@@ -104,10 +104,10 @@ class Attempt:
             self._watching.begin()
         finally:  # whatever became of the order: a job that has no deadline would hold its slot for ever
             self._deadlines.assigned(self._clock.now())
-            if self.entry.is_call and not inputs.announces(self.entry.limits):
-                self._on_entered(Entered())  # it says nothing of that
-            else:
+            if inputs.entry_is_announced(self.entry):
                 self._arm()
+            else:
+                self._on_entered(Entered())
 
     # ── stopping ──
 

@@ -40,7 +40,7 @@ def run_order(entry: Entry, fence: int, outlet: int = -1) -> tuple[bytes, tuple[
 
     `outlet` is a file for its result, should that be large; -1: the worker has one, or its codec needs none.
     """
-    announce = announces(entry.limits) if entry.is_call else True
+    announce = entry_is_announced(entry)
     return order_of(entry.id, entry.submission, entry.limits, entry.attempts, fence, outlet, announce=announce)
 
 
@@ -66,11 +66,13 @@ def order_of(
     return encode(Kind.RUN, fence, 0, run.encode()), passed
 
 
-def announces(limits: Limits) -> bool:
-    """Tell whether a call's worker is to say that its function is entered: when a time runs until then, or from then.
+def entry_is_announced(entry: Entry) -> bool:
+    """Tell whether its worker says that the function is entered: of a job always, for its record and its stream."""
+    return not entry.is_call or announces(entry.limits)
 
-    Of a job it is told always, for its record and its stream; a call has neither.
-    """
+
+def announces(limits: Limits) -> bool:
+    """Tell whether a call's worker says so: when a time runs until then, or from then."""
     return limits.start_s is not None or limits.run_s is not None or limits.first_token_s is not None
 
 

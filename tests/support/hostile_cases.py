@@ -221,7 +221,7 @@ LEAVING_OTHERS = [
 TAKING_TOO_MUCH = [
     Hostile(
         "allocates without end", "allocates", "limit.memory", limits={"memory_bytes": 32 << 20},
-        error={"limit": "memory_bytes"}, phases=TOLD, may=HEARD | KILLED,  # beyond the limit it has no grace any more
+        error={"limit": "memory_bytes"}, phases=TOLD, may=HEARD | KILLED, exit=143,  # beyond the limit it has no grace
     ),
     kept(
         "allocates all at once", "allocates_at_one_stroke", "limit.memory", {"mib": 1 << 20},

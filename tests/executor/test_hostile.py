@@ -143,8 +143,10 @@ def check(case: Hostile, ended: Ended, proof: str) -> None:
 class Lane:
     """An Executor of two workers: one call waits in one of them all the time, the others share the other one."""
 
-    def __init__(self) -> None:
-        self.executor = Executor(max_workers=2, spares=0)
+    def __init__(self, start_method: str) -> None:
+        self.executor = Executor(max_workers=2, spares=0, start_method=start_method)
+
+    def begin(self) -> None:
         self._neighbour = self.executor.submit(hostile.waits, where="event")
         until(self._neighbour.running, "the neighbour runs")
         ended = self.executor.submit(hostile.exits, code=0)
@@ -177,14 +179,16 @@ class Lane:
 
     def faults(self, rows: Iterable[Hostile]) -> list[str]:
         try:
+            self.begin()
             return [fault for row in rows if (fault := self.fault_of(row))]
         finally:
             self.executor.kill_workers()  # the neighbour would not end by itself
 
 
 @pytest.mark.row("H5", "PEERS-3", "PEERS-4", "PEERS-8")
-def test_every_hostile_job_ends_as_its_row_says_and_hurts_no_other_call() -> None:
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+def test_every_hostile_job_ends_as_its_row_says_and_hurts_no_other_call(start_method: str) -> None:
     with ThreadPoolExecutor(AT_ONCE) as threads:
-        lanes = [threads.submit(lambda rows: Lane().faults(rows), TABLE[n::AT_ONCE]) for n in range(AT_ONCE)]
+        lanes = [threads.submit(Lane(start_method).faults, TABLE[n::AT_ONCE]) for n in range(AT_ONCE)]
         faults = [fault for lane in lanes for fault in lane.result()]
     assert not faults, f"{len(faults)} of {len(TABLE)} hostile calls:\n" + "\n".join(faults)

@@ -7,7 +7,7 @@ Runs in: supervisor. Everything here is synchronous: no coroutine ever waits in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from killable.supervisor import lifecycle, terminal
 from killable.supervisor.attempt import Attempt
@@ -18,7 +18,7 @@ from killable.supervisor.escalation import Rules
 from killable.supervisor.fleet import Fleet
 from killable.supervisor.job import JobType, Outcome, Verdict
 from killable.supervisor.lifecycle import DECIDED, Cause, State
-from killable.supervisor.loan import Loan
+from killable.supervisor.loan import Borrower, Loan
 from killable.supervisor.pool import Pool
 from killable.supervisor.registry import Entry, Registry
 from killable.supervisor.settings import Settings, usable_cores
@@ -36,9 +36,9 @@ class Dispatcher:
         registry: Registry,
         drain: Drain,
         observer: Observer,
-        lend: Callable[[Loan], None] | None = None,
+        borrower: Borrower | None = None,
     ) -> None:
-        """`lend` is told of every worker that a caller's thread may give an order (`loan`)."""
+        """`borrower` may give lent workers orders, in any thread (`loan`)."""
         self._settings = settings
         self._registry = registry
         self._drain = drain
@@ -48,7 +48,7 @@ class Dispatcher:
         self._fences = 0
         self._cores = usable_cores()
         self._closing = False
-        self._lend = lend
+        self._borrower = borrower
 
     def start(self, clock: Clock) -> None:
         """Set the clock that everything here goes by."""
@@ -106,12 +106,17 @@ class Dispatcher:
             else:
                 pool.give_back(worker)
                 self._decide_queued(entry, Verdict("cancelled", by="user"))
-        pool.fill_soon()
-        if self._lend is not None and not self.backlog.depth(name):
-            for worker in pool.to_lend():
-                worker.loan = Loan(worker, self._next_fence(), worker.outlet_to_pass())
+        if self._borrower is not None and not self.backlog.depth(name):
+            for worker, quiet in pool.to_lend():
+                worker.loan = Loan(worker, self._next_fence(), worker.outlet_to_pass(), quiet=quiet)
                 worker.process.hold(worker.loan.fence)
-                self._lend(worker.loan)
+                self._borrower.on_lent(worker.loan)
+        pool.fill_soon()
+
+    def lend(self) -> None:
+        """Lend what is idle, and fork what is missing: its borrower has calls that wait."""
+        for pool in self.fleet:
+            self.on_worker_available(pool)
 
     def _next_fence(self) -> int:
         self._fences = (self._fences % 0xFFFFFFFF) + 1
@@ -229,9 +234,11 @@ class Dispatcher:
     def on_pool_broken(self, pool: Pool, errno: int | None) -> None:
         for job_id in self.backlog.jobs_of(pool.spec.name):
             self._decide_queued(self._registry.get(job_id), _spawn_verdict(pool, errno))
+        if self._borrower is not None:
+            self._borrower.on_pool_broken()
 
     def queued(self, pool: Pool) -> int:
-        return self.backlog.depth(pool.spec.name)
+        return self.backlog.depth(pool.spec.name) + (0 if self._borrower is None else self._borrower.waiting)
 
 
 def queued_first(entries: Iterable[Entry]) -> list[Entry]:

@@ -2,18 +2,18 @@
 
 Runs in: supervisor (an Executor's), in its thread | a thread of the program.
 
-    LENT ──give, by a caller's thread──► GIVEN ──come_home──► over: it has an attempt
-      └──come_home──► over: it is an idle worker like others
+    LENT ──give, by any thread──► GIVEN ──end: the call's only words were its result and that the worker is free──► over
+      └──come_home──► over          └──hear: any other word of the worker, its exit, a stop──► over: it is an attempt
 
-`come_home` is called in the supervisor's thread before anything else is done with the worker, and when anything is
-heard of it: so whoever gave it an order is known by then.
+In between nothing is known of the call but the order: no entry, no attempt, no certificate is made for one that runs
+through. Whatever else happens makes an attempt of it first, which then is like any other.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from killable.supervisor.clock import monotonic
 
@@ -21,44 +21,91 @@ if TYPE_CHECKING:
     from killable.supervisor.worker import Worker
 
 
+class GivenCall(Protocol):
+    """What a lent worker was given, in the supervisor's thread."""
+
+    def adopt(self) -> None:
+        """Make it known as an attempt, before anything else is done with its worker."""
+        ...
+
+    def complete(self, result: bytes) -> None:
+        """It is over, and its worker is free."""
+        ...
+
+
+class Borrower(Protocol):
+    """Who has calls for lent workers (an Executor), in the supervisor's thread."""
+
+    def on_lent(self, loan: Loan) -> None: ...
+    def on_pool_broken(self) -> None:
+        """No worker will come for those that wait."""
+        ...
+
+    @property
+    def waiting(self) -> int:
+        """How many calls wait for a worker."""
+        ...
+
+
 class Loan:
     """Made and ended in the supervisor's thread."""
 
-    __slots__ = ("_adopt", "_lock", "_over", "fence", "given_at", "outlet", "worker")
+    __slots__ = ("_call", "_lock", "_over", "fence", "given_at", "outlet", "quiet", "worker")
 
-    def __init__(self, worker: Worker, fence: int, outlet: int) -> None:
+    def __init__(self, worker: Worker, fence: int, outlet: int, *, quiet: bool) -> None:
         self.worker = worker
         self.fence = fence
         """Of the attempt that an order to it begins."""
         self.outlet = outlet
         """A descriptor to pass with that, for a large result; -1: none."""
+        self.quiet = quiet
+        """Whether its pool need not hear at once that it is busy: there is a spare for it already."""
         self._lock = threading.Lock()
-        self._adopt: Callable[[], None] | None = None
+        self._call: GivenCall | None = None
         self._over = False
         self.given_at = 0.0
         """When its order was written: from then on its time runs."""
 
-    def give(self, order: bytes, passed: Sequence[int], adopt: Callable[[], None]) -> int:
+    @property
+    def is_over(self) -> bool:
+        return self._over
+
+    @property
+    def is_given(self) -> bool:
+        return self._call is not None
+
+    def give(self, order: bytes, passed: Sequence[int], call: GivenCall) -> int:
         """Write an order, from any thread; return how much of it was written, -1: the worker is not to be had any more.
 
-        `adopt` will be called in the supervisor's thread, to make the attempt known there. Both in one step: whoever
-        stops the attempt finds its order written.
+        Both in one step: whoever stops the call finds its order written.
         """
         with self._lock:
-            if self._over or self._adopt is not None:
+            if self._over or self._call is not None:
                 return -1
-            self._adopt = adopt
+            self._call = call
             self.given_at = monotonic()
             return self.worker.process.send_now(order, passed)
 
-    def come_home(self) -> None:
-        """End it; harmless when it has ended."""
+    def hear(self) -> None:
+        """Something is heard of the worker, or is to be done with its call: if there is one, it is an attempt now."""
+        call = self.end()
+        if call is not None:
+            call.adopt()
+
+    def end(self) -> GivenCall | None:
+        """End a loan that was given; return the call, None: there is none, or it is an attempt."""
         with self._lock:
-            if self._over:
-                return
+            if self._over or self._call is None:
+                return None
             self._over = True
         self.worker.loan = None
-        if self._adopt is None:
-            self.worker.process.hold(None)
-        else:
-            self._adopt()
+        return self._call
+
+    def come_home(self) -> None:
+        """End it, given or not: no caller's thread is to meet the worker any more. Harmless when it has ended."""
+        with self._lock:
+            if self._call is None and not self._over:
+                self._over = True
+                self.worker.loan = None
+                self.worker.process.hold(None)
+        self.hear()

@@ -164,11 +164,31 @@ class Pool:
         """It was taken, and its job has gone: whoever withdrew that ends it."""
         self._idle.append(worker)
 
-    def to_lend(self) -> list[Worker]:
-        """Return idle workers that may be lent to callers: with those that are, one for each free slot."""
-        others = [worker for worker in reversed(self._idle) if worker.loan is None and worker.stage is Stage.IDLE]
-        lent = sum(worker.loan is not None for worker in self._idle)
-        return others[: max(0, self._slots_free() - lent)]
+    def to_lend(self) -> list[tuple[Worker, bool]]:
+        """Return idle workers that may be lent to callers, with those that are one for each free slot; and whether it
+        may be given a call without a word.
+        """
+        lent = quiet = 0
+        others: list[Worker] = []
+        for worker in self._idle:
+            if worker.loan is not None:
+                lent += 1
+                quiet += worker.loan.quiet
+            elif worker.stage is Stage.IDLE:
+                others.append(worker)
+        chosen = others[::-1][: max(0, self._slots_free() - lent)]
+        may_be_quiet = len(chosen) if self._is_full() else self._slack() - quiet
+        return [(worker, number < may_be_quiet) for number, worker in enumerate(chosen)]
+
+    def _slack(self) -> int:
+        """Return how many idle workers could be busy before a spare were missing."""
+        return self._number_in[Stage.IDLE] + self._number_in[Stage.SPAWNING] - self.spec.spares
+
+    def _hear_of_calls(self) -> None:
+        """Have no more workers given calls without a word than there is slack for."""
+        quiet = [worker for worker in self._idle if worker.loan is not None and worker.loan.quiet]
+        for worker in quiet[max(0, self._slack()) :]:
+            worker.be_known()
 
     def fill(self) -> None:
         """Fork what is missing, one in a turn of the loop, and let go what is too many.
@@ -178,6 +198,7 @@ class Pool:
         """
         if self._closing or self._zygote is not Zygote.READY or self._retry is not None or self._is_full():
             return
+        self._hear_of_calls()
         occupancy = self.occupancy()
         for _ in range(scheduler.retires_wanted(occupancy)):
             self._idle.pop(0).retire("the pool has enough idle workers")
@@ -190,6 +211,10 @@ class Pool:
     def fill_soon(self) -> None:
         """Fill when the job that was just assigned has started: the fork of the next spare would take its core."""
         if self._is_full():
+            return
+        self._hear_of_calls()
+        occupancy = self.occupancy()
+        if self.state != "broken" and not scheduler.forks_wanted(occupancy) and not scheduler.retires_wanted(occupancy):
             return
         if self._owner.queued(self):
             self.fill()  # someone waits for it
@@ -207,7 +232,7 @@ class Pool:
 
     def when_warm(self, callback: Callable[[], None]) -> None:
         """Call back when a worker is idle: at once, or with the next one that gets ready."""
-        if self._idle:
+        if any(worker.loan is None or not worker.loan.is_given for worker in self._idle):
             callback()
         else:
             self._ready_waiters.append(callback)
@@ -235,6 +260,7 @@ class Pool:
         self._add_idle(worker)
 
     def on_worker_free(self, worker: Worker) -> None:
+        self.withdraw(worker)  # a caller's thread had it, and nobody here knew
         self._add_idle(worker)
 
     def _add_idle(self, worker: Worker) -> None:

@@ -162,6 +162,10 @@ class Process(Protocol):
         """Return what was written to the stack's memory file."""
         ...
 
+    def has_whole_stack(self) -> bool:
+        """Tell whether a stack has been written there, to its end."""
+        ...
+
     async def usage(self) -> Usage:
         """Measure it; not in the event loop, for the kernel walks all of its pages."""
         ...

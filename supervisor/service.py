@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -33,7 +33,7 @@ from killable.supervisor.job import (
 )
 from killable.supervisor.jobtypes import StartRefused
 from killable.supervisor.lifecycle import State
-from killable.supervisor.loan import Loan
+from killable.supervisor.loan import Borrower, Loan
 from killable.supervisor.readiness import readiness
 from killable.supervisor.registry import Entry, JobListener, Registry
 from killable.supervisor.seam import SpawnerFactory
@@ -59,9 +59,9 @@ class Supervisor:
         open_spawner: SpawnerFactory | None = None,
         clock: Clock | None = None,
         observer: Observer | None = None,
-        lend: Callable[[Loan], None] | None = None,
+        borrower: Borrower | None = None,
     ) -> None:
-        """`lend` is told of idle workers that threads of the program may give orders (the Executor)."""
+        """`borrower` may give idle workers orders, in any thread (the Executor)."""
         self.settings = settings
         self.instance_id = uuid.uuid4().hex
         self.started_at = ""
@@ -70,8 +70,8 @@ class Supervisor:
         self._drain = Drain()
         self._registry = Registry(keep_jobs=settings.keep_jobs, keep_bytes=settings.keep_bytes, keep_s=settings.keep_s)
         self._observer = observer or Observer()
-        self._jobs = Dispatcher(settings, self._registry, self._drain, self._observer, lend)
-        self._fleet = self._jobs.fleet
+        self.jobs = Dispatcher(settings, self._registry, self._drain, self._observer, borrower)
+        self._fleet = self.jobs.fleet
         self._closing = False
         self._closed = asyncio.Event()
 
@@ -79,7 +79,7 @@ class Supervisor:
         """Start every pool and wait until each is ready or broken. Raise OSError, StartRefused."""
         self._clock = self._given_clock or Clock(asyncio.get_running_loop())
         self.started_at, self._started = self._clock.wall(), self._clock.now()
-        self._jobs.start(self._clock)
+        self.jobs.start(self._clock)
         self._registry.retention.start(self._clock)
         try:
             await self._fleet.start(self._clock, self._open_spawner, self.instance_id)
@@ -99,8 +99,8 @@ class Supervisor:
         first, self._closing = not self._closing, True
         self._drain.shut_down(grace_s)
         self._drain.set_due()
-        self._jobs.close()
-        active = self._jobs.stop_all(self._drain.reason or "the server is shutting down", self._drain.grace_s)
+        self.jobs.close()
+        active = self.jobs.stop_all(self._drain.reason or "the server is shutting down", self._drain.grace_s)
         if not first:
             await self._closed.wait()
             return
@@ -149,7 +149,7 @@ class Supervisor:
         in_force = limits.limits_of_job(job_type.limits, job_type.caps, submission.limits)
         self._check_room(job_type, len(submission.input))  # last: what is wrong with a request is wrong later, too
         entry = self._enter(f"job-{uuid.uuid4()}", job_type, submission, in_force)
-        self._jobs.enqueue(entry)
+        self.jobs.enqueue(entry)
         return entry
 
     def _enter(
@@ -189,25 +189,21 @@ class Supervisor:
         """Queue or start a call; with a loan it was started by its caller."""
         entry = self._enter(job_id, job_type, submission, in_force, listener)
         if loan is None:
-            self._jobs.enqueue(entry)
+            self.jobs.enqueue(entry)
         else:
-            self._jobs.adopt(entry, loan)
+            self.jobs.adopt(entry, loan)
         return entry
 
     def why_broken(self) -> str:
         """Return why no job can start, in the words of the pools that are broken; empty when none is."""
         return "\n".join(pool.detail for pool in self._fleet.pool_records() if pool.state == "broken")
 
-    def stop(self, entry: Entry, verdict: Verdict, grace_s: float | None = None) -> None:
-        """Begin to end a job; harmless when it has ended. Its listener, or who waits for it, is told of the end."""
-        self._jobs.stop(entry, verdict, grace_s)
-
     def _check_room(self, job_type: JobType, input_bytes: int) -> None:
         """Raise Refused: queue_full."""
         try:
-            self._jobs.backlog.check(input_bytes)
+            self.jobs.backlog.check(input_bytes)
         except Full as full:
-            wait_s = self._fleet.run_times_of(job_type).estimate_wait_s(len(self._jobs.backlog))
+            wait_s = self._fleet.run_times_of(job_type).estimate_wait_s(len(self.jobs.backlog))
             again_s = max(1, round(wait_s or 1))
             facts = {"bound": full.bound, "limit": full.limit, "retry_after_s": again_s}
             raise Refused(f"the queue is full: {full}", code="queue_full", **facts) from full
@@ -246,7 +242,7 @@ class Supervisor:
         self, job_id: str, *, by: str = "user", reason: str = "", grace_s: float | None = None, wait_s: float = 10.0
     ) -> JobRecord:
         entry = self._registry.get(job_id)
-        self._jobs.stop(entry, Verdict("cancelled", by=by, reason=reason), grace_s)
+        self.jobs.stop(entry, Verdict("cancelled", by=by, reason=reason), grace_s)
         await self._until(entry, wait_s)
         record = self._record(entry)
         if entry.is_over and record.state != "cancelled":
@@ -262,7 +258,7 @@ class Supervisor:
             return BulkCancel(tuple((entry.id, entry.public_state) for entry in matching))
         verdict = Verdict("cancelled", by=by, reason=reason)
         for entry in queued_first(matching):
-            self._jobs.stop(entry, verdict, grace_s)
+            self.jobs.stop(entry, verdict, grace_s)
         give_up = self._clock.now() + wait_s
         for entry in matching:
             await self._until(entry, max(0.0, give_up - self._clock.now()))
@@ -280,7 +276,7 @@ class Supervisor:
             return  # ended and dropped meanwhile
         entry.readers -= 1
         if entry.readers == 0 and entry.submission.stop_when_client_leaves and not entry.is_over:
-            self._jobs.stop(
+            self.jobs.stop(
                 entry, Verdict("cancelled", by="client_gone", reason="the last reader of the stream has left"), None
             )
 
@@ -293,7 +289,7 @@ class Supervisor:
         pool, worker = self._fleet.worker(worker_id)
         if worker.attempt is not None:
             entry = worker.attempt.entry
-            self._jobs.stop(entry, Verdict("cancelled", by="operator", reason=reason or "its worker was killed"), 0.0)
+            self.jobs.stop(entry, Verdict("cancelled", by="operator", reason=reason or "its worker was killed"), 0.0)
             await self._until(entry, wait_s)
         elif worker.stage is not Stage.QUARANTINED:
             pool.kill_idle(worker)
@@ -309,7 +305,7 @@ class Supervisor:
     async def ready(self) -> tuple[bool, Sequence[str]]:
         queue_full = ""
         try:
-            self._jobs.backlog.check(0)
+            self.jobs.backlog.check(0)
         except Full as full:
             queue_full = str(full)
         return readiness(self._fleet.pool_records(), queue_full=queue_full, draining=self._drain.draining)
@@ -329,7 +325,7 @@ class Supervisor:
 
     async def _gauges(self) -> Gauges:
         clients = self._observer.sse_clients
-        return await read_gauges(self._fleet, self._jobs.backlog, self._registry, self._clock, sse_clients=clients)
+        return await read_gauges(self._fleet, self.jobs.backlog, self._registry, self._clock, sse_clients=clients)
 
     async def drain(self, *, deadline_s: float | None = None) -> Drained:
         if not self._drain.shutting_down:  # it has a deadline of its own
@@ -338,7 +334,7 @@ class Supervisor:
         return self._drained()
 
     def _on_drain_deadline(self) -> None:
-        self._jobs.stop_all("the drain's deadline is over", None)
+        self.jobs.stop_all("the drain's deadline is over", None)
 
     async def undrain(self) -> Drained:
         self._drain.end()
@@ -352,7 +348,7 @@ class Supervisor:
         logger.warning("shutdown_requested", extra={"reason": reason, "deadline_s": deadline_s})
         self._drain.shut_down(grace_s, reason)
         if self._closing:
-            self._jobs.stop_all(reason, grace_s)  # only hurries: the first verdict stays
+            self.jobs.stop_all(reason, grace_s)  # only hurries: the first verdict stays
         elif deadline_s > 0 and self._registry.active():
             self._drain.begin(self._clock, deadline_s, self._drain.set_due)
         else:
@@ -363,7 +359,7 @@ class Supervisor:
         await self._drain.until_due()
 
     def _drained(self) -> Drained:
-        queued = len(self._jobs.backlog)
+        queued = len(self.jobs.backlog)
         return Drained(
             draining=self._drain.draining,
             shutting_down=self._drain.shutting_down,
@@ -388,7 +384,7 @@ class Supervisor:
     def _record(self, entry: Entry) -> JobRecord:
         queue = None
         if entry.state is State.QUEUED:
-            position = self._jobs.backlog.position(entry.id)
+            position = self.jobs.backlog.position(entry.id)
             wait_s = self._fleet.run_times_of(entry.type).estimate_wait_s(position or 0)
             queue = {"position": position, "estimated_wait_s": wait_s}
         return entry.record(self.instance_id, queue)

@@ -16,5 +16,15 @@ def trim(text: str, our_folder: str) -> str:
             continue
         kept.append(line)
     if not any('File "' in line for line in kept):
+        if not is_whole(text):
+            return "SIGKILL came before the stack was written.\n"
         return "The signal came before the job function was entered.\n"
     return "\n".join(kept) + "\n"
+
+
+def is_whole(text: str) -> bool:
+    """Tell whether a stack is written to its end: piece by piece, the main thread last, its outermost frame last.
+
+    faulthandler shows 100 frames at most, and then `...`.
+    """
+    return text.endswith((" in <module>\n", "  ...\n"))

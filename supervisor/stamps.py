@@ -75,3 +75,17 @@ class Stamps:
         }
         requested = 0.0 if "requested" in self._times else None
         return Certificate(requested=requested, **phases, **self._proof, **facts)
+
+
+def ran_through() -> dict[str, Any]:
+    """Return the certificate of a call that ended by itself and left its worker as it was, which took the next one."""
+    return dict(_RAN_THROUGH)
+
+
+def _ran_through() -> dict[str, Any]:
+    stamps = Stamps()
+    stamps.note_kept(0.0)
+    return stamps.certificate(slot_ready=0.0).as_json()
+
+
+_RAN_THROUGH = _ran_through()

@@ -86,7 +86,7 @@ class Termination:
             return
         process = self._worker.process
         use = process.processor_use() if self._plan.wants_use else None
-        dumped = self._plan.phase is not Phase.DUMPING or process.stack() is not None
+        dumped = self._plan.phase is not Phase.DUMPING or process.has_whole_stack()
         self._do(escalation.tick(self._plan, self._clock.now(), use, dumped=dumped))
 
     def on_bells(self, bells: bytes) -> None:

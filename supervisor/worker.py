@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Protocol
 from killable.supervisor.job import WorkerId, WorkerRecord
 from killable.supervisor.seam import Gone, Process, Usage
 from killable.workers.frames import Frame
-from killable.workers.messages import Kind
+from killable.workers.messages import IDLE_FREE, Kind
 from killable.workers.sealed import MemoryFile, Outlet
 
 if TYPE_CHECKING:
     from killable.supervisor.attempt import Attempt
     from killable.supervisor.loan import Loan
 
+
+_RESULT, _IDLE = int(Kind.RESULT), int(Kind.IDLE)
 
 SAID_BYTES_MAX = 4096
 """What is kept of a worker's output before it is ready: why it never was."""
@@ -112,6 +114,17 @@ class Worker:
         if self.loan is not None:
             self.loan.come_home()
 
+    def be_known(self) -> None:
+        """Its pool has to know at once whether it is idle: there is no spare for it."""
+        if self.loan is not None:
+            self.loan.quiet = False
+            self.loan.hear()
+
+    def _hear(self) -> None:
+        """Something is heard of it: of a call that a caller's thread has given it, if there is one."""
+        if self.loan is not None:
+            self.loan.hear()
+
     def retire(self, why: str) -> None:
         """Let it end by itself; it is busy until its attempt is proven gone."""
         self.come_home()
@@ -189,7 +202,10 @@ class Worker:
         self._owner.on_worker_gone(self)
 
     def on_frames(self, frames: list[Frame]) -> None:
-        self.come_home()
+        if self.loan is not None:
+            if self._completes(self.loan, frames):
+                return
+            self._hear()
         if self.attempt is not None:
             self.attempt.on_frames(frames)
             return
@@ -204,6 +220,24 @@ class Worker:
             elif frame.kind == Kind.BROKEN:
                 self._broken = json.loads(frame.payload)["traceback"]
 
+    def _completes(self, loan: Loan, frames: list[Frame]) -> bool:
+        """Take the end of a call of which nothing else was ever heard; return whether it is that."""
+        if len(frames) != 2:
+            return False
+        (kind, fence, sequence, result), last = frames
+        if kind != _RESULT or fence != loan.fence or sequence or last != (_IDLE, fence, 1, IDLE_FREE):
+            return False
+        self.process.read_output()  # what it has printed makes an attempt of it
+        call = loan.end()
+        if call is None:
+            return False
+        self.served += 1
+        self.note_outlet_passed()
+        self.process.hold(None)
+        call.complete(result)
+        self._owner.on_worker_free(self)
+        return True
+
     def _become_idle(self) -> None:
         """Its own word and the zygote's come by two ways, in any order: without the pidfd it could not be stopped."""
         alive = not self._exited and not self.signalled
@@ -212,14 +246,14 @@ class Worker:
             self._owner.on_worker_ready(self)
 
     def on_output(self, data: bytes) -> None:
-        self.come_home()
+        self._hear()
         if self.attempt is not None:
             self.attempt.on_output(data)
         elif self.stage is Stage.SPAWNING:
             self._said = (self._said + data)[-SAID_BYTES_MAX:]
 
     def on_bells(self, bells: bytes) -> None:
-        self.come_home()
+        self._hear()
         if self.attempt is not None:
             self.attempt.on_bells(bells)
 

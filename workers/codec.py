@@ -10,8 +10,10 @@ import itertools
 import json
 import pickle
 from collections.abc import Callable
+from functools import cached_property
 from json.encoder import encode_basestring_ascii
 from mmap import mmap
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from killable.workers.messages import INLINE_BYTES_MAX, dump_json
@@ -104,10 +106,14 @@ class PickleCodec:
 
     name = "pickle"
 
-    def decode_input(self, payload: bytes | mmap) -> Any:
+    @cached_property
+    def _pickles(self) -> ModuleType:
         from killable.workers import pickles
 
-        return pickles.loads(payload)
+        return pickles
+
+    def decode_input(self, payload: bytes | mmap) -> Any:
+        return self._pickles.loads(payload)
 
     def encode_value(self, value: Any) -> bytes:
         return self._pickled(value).joined()
@@ -132,12 +138,10 @@ class PickleCodec:
             return b""
         return encoded if len(encoded) <= INLINE_BYTES_MAX else b""
 
-    @staticmethod
-    def _pickled(value: object, *, beside: bool = True) -> Pickled:
-        from killable.workers import pickles
-
+    def _pickled(self, value: object, *, beside: bool = True) -> Pickled:
         try:
-            return pickles.pickled(value, beside=beside)
+            found: Pickled = self._pickles.pickled(value, beside=beside)
+            return found
         except Exception as error:  # pickling runs the user's __reduce__: anything can come
             raise Unserializable("$", type(value).__qualname__, str(error)) from error
 

@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import json
 import struct
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from functools import lru_cache
-from typing import Any
+from json.encoder import encode_basestring_ascii
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 
 class Kind(IntEnum):
@@ -67,6 +69,7 @@ OPERATIONS_MAX = 100
 """Operations of one attempt that may be entered at once, in each other or side by side."""
 
 
+_decode = json.JSONDecoder().raw_decode
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
@@ -79,8 +82,16 @@ def dump_json(value: Any) -> bytes:
     return _encode(value).encode("ascii")
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+def load_json(payload: bytes) -> Any:
+    """Return what `dump_json` has made. Raise ValueError for what it cannot have made, RecursionError."""
+    text = payload.decode("ascii")
+    value, end = _decode(text)
+    if end != len(text):
+        raise ValueError(f"{len(text) - end} characters behind the value")
+    return value
+
+
+class Run(NamedTuple):
     """The order to run one attempt. `input` is in the pool's codec."""
 
     job_id: str
@@ -90,7 +101,7 @@ class Run:
     input: bytes
     limits: bytes = b"{}"
     """As JSON: it is the same text in a thousand orders, and is made and read once."""
-    tags: dict[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = MappingProxyType({})
     correlation_id: str = ""
     announce: bool = True
     """Whether ENTERED is waited for: where nothing runs from then on, it would wake the supervisor for nothing."""
@@ -100,14 +111,14 @@ class Run:
     """Behind that comes the descriptor of a file for a large result; it serves until one has been laid there."""
 
     def encode(self) -> bytes:
-        members: dict[str, Any] = {"job_id": self.job_id, "type": self.type, "attempt": self.attempt}
-        for name in _RUN_OPTIONS:
-            value = getattr(self, name)
-            if value:
-                members[name] = value
-        if not self.announce:
-            members["announce"] = False
-        head = dump_json(members)
+        job_id = encode_basestring_ascii(self.job_id).encode("ascii")
+        context = b""
+        if self.tags:
+            context += b'"tags":%s,' % dump_json(self.tags)
+        if self.correlation_id:
+            context += b'"correlation_id":%s,' % dump_json(self.correlation_id)
+        options = _options(self.type, self.attempt, self.announce, self.sealed, self.outlet)
+        head = b'{"job_id":%s,%s%s' % (job_id, context, options)
         return b"".join((_RUN_LENGTHS.pack(len(head), len(self.limits)), head, self.limits, self.input))
 
     @classmethod
@@ -119,7 +130,8 @@ class Run:
             raise ValueError(str(error)) from error
         limits_at = _RUN_LENGTHS.size + head_bytes
         input_at = limits_at + limits_bytes
-        head = json.loads(payload[_RUN_LENGTHS.size : limits_at])
+        head = load_json(payload[_RUN_LENGTHS.size : limits_at])
+        head.setdefault("tags", {})
         return cls(input=payload[input_at:], limits=payload[limits_at:input_at], **head)
 
     def limits_in_force(self) -> dict[str, Any]:
@@ -130,18 +142,29 @@ class Run:
         return limits
 
 
-_RUN_OPTIONS = ("tags", "correlation_id", "sealed", "outlet")
 _RUN_LENGTHS = struct.Struct("<II")
+
+
+@lru_cache(maxsize=64)
+def _options(type: str, attempt: int, announce: bool, sealed: bool, outlet: bool) -> bytes:
+    """Return what is the same in the heads of a thousand orders: without the brace before it."""
+    members: dict[str, Any] = {"type": type, "attempt": attempt}
+    if sealed:
+        members["sealed"] = True
+    if outlet:
+        members["outlet"] = True
+    if not announce:
+        members["announce"] = False
+    return dump_json(members)[1:]
 
 
 @lru_cache(maxsize=16)
 def _parsed(limits: bytes) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(limits)
+    found: dict[str, Any] = load_json(limits)
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(NamedTuple):
     """The order to end the attempt that the frame's fence names."""
 
     cause: str
@@ -151,15 +174,14 @@ class Stop:
     reason: str = ""
 
     def encode(self) -> bytes:
-        return dump_json(asdict(self))
+        return dump_json(self._asdict())
 
     @classmethod
     def decode(cls, payload: bytes) -> Stop:
-        return cls(**json.loads(payload))
+        return cls(**load_json(payload))
 
 
-@dataclass(frozen=True, slots=True)
-class Entered:
+class Entered(NamedTuple):
     """The job function is about to be entered."""
 
     at: float | None = None
@@ -171,14 +193,13 @@ class Entered:
     @classmethod
     def decode(cls, payload: bytes) -> Entered:
         """Raise ValueError or TypeError for what no worker of ours writes."""
-        entered = cls(**json.loads(payload))
+        entered = cls(**load_json(payload))
         if entered.at is not None and type(entered.at) is not float:
             raise TypeError(f"not seconds: {entered.at!r}")
         return entered
 
 
-@dataclass(frozen=True, slots=True)
-class OperationEntered:
+class OperationEntered(NamedTuple):
     """A job has entered `with ctx.operation(...)`."""
 
     number: int
@@ -190,12 +211,12 @@ class OperationEntered:
     """At its deadline the job gets `OperationTimedOut` instead of being stopped."""
 
     def encode(self) -> bytes:
-        return dump_json(asdict(self))
+        return dump_json(self._asdict())
 
     @classmethod
     def decode(cls, payload: bytes) -> OperationEntered:
         """Raise ValueError or TypeError for what no worker of ours writes."""
-        entered = cls(**json.loads(payload))
+        entered = cls(**load_json(payload))
         timeout_s = entered.timeout_s
         if type(entered.number) is not int or type(entered.path) is not str or type(entered.raises) is not bool:
             raise TypeError(f"not an operation: {entered}")
@@ -204,36 +225,33 @@ class OperationEntered:
         return entered
 
 
-@dataclass(frozen=True, slots=True)
-class OperationLeft:
+class OperationLeft(NamedTuple):
     """The `with` of this number is over, and so is every one inside it."""
 
     number: int
 
     def encode(self) -> bytes:
-        return dump_json(asdict(self))
+        return dump_json(self._asdict())
 
     @classmethod
     def decode(cls, payload: bytes) -> OperationLeft:
-        return cls(**json.loads(payload))
+        return cls(**load_json(payload))
 
 
-@dataclass(frozen=True, slots=True)
-class Expire:
+class Expire(NamedTuple):
     """The order to raise `OperationTimedOut`, if that entry into the operation has not been left."""
 
     number: int
 
     def encode(self) -> bytes:
-        return dump_json(asdict(self))
+        return dump_json(self._asdict())
 
     @classmethod
     def decode(cls, payload: bytes) -> Expire:
-        return cls(**json.loads(payload))
+        return cls(**load_json(payload))
 
 
-@dataclass(frozen=True, slots=True)
-class Raised:
+class Raised(NamedTuple):
     """How a job function ended that did not return."""
 
     cause: str
@@ -246,31 +264,35 @@ class Raised:
     exit_code: int | None = None
     pickled: str = ""
     """The exception itself, in base64, where the codec is `pickle` and it can be sent."""
-    faults: list[dict[str, str]] = field(default_factory=list)
+    faults: Sequence[dict[str, str]] = ()
     """What is wrong with the input, for `payload`: JSON pointers and messages."""
 
     def encode(self) -> bytes:
-        return dump_json(asdict(self))
+        return dump_json(self._asdict())
 
     @classmethod
     def decode(cls, payload: bytes) -> Raised:
-        return cls(**json.loads(payload))
+        return cls(**load_json(payload))
 
 
-@dataclass(frozen=True, slots=True)
-class Idle:
+class Idle(NamedTuple):
     """A worker's word after an attempt: may it be given another one, and if not, what had changed."""
 
     reusable: bool
     why: str = ""
 
     def encode(self) -> bytes:
-        return dump_json({"reusable": self.reusable, "why": self.why})
+        return IDLE_FREE if self == _FREE else _idle(self)
 
     @classmethod
     def decode(cls, payload: bytes) -> Idle:
-        return _FREE if payload == _FREE_PAYLOAD else cls(**json.loads(payload))
+        return _FREE if payload == IDLE_FREE else cls(**load_json(payload))
+
+
+def _idle(idle: Idle) -> bytes:
+    return dump_json(idle._asdict())
 
 
 _FREE = Idle(reusable=True)
-_FREE_PAYLOAD = _FREE.encode()
+IDLE_FREE = _idle(_FREE)
+"""What IDLE says after nearly every attempt."""

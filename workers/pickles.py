@@ -80,6 +80,8 @@ class Pickled:
                 pieces[0] = pieces[0][count:]
 
     def _head(self) -> bytes:
+        if not self.buffers:
+            return _SMALL.pack(0, self.size - _SMALL.size)
         sizes = [buffer.nbytes for buffer in self.buffers]
         return struct.pack(f"<I{len(sizes) + 1}Q", len(sizes), *sizes, sum(map(len, self.parts)))
 

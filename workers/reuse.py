@@ -11,8 +11,8 @@ import _signal  # type: ignore[import-not-found]
 import os
 import signal
 import time
-from dataclasses import dataclass
-from typing import Any
+from signal import ITIMER_PROF, ITIMER_REAL, ITIMER_VIRTUAL, getitimer
+from typing import Any, NamedTuple
 
 _WATCHED = (
     signal.SIGHUP,
@@ -27,8 +27,7 @@ _WATCHED = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Baseline:
+class Baseline(NamedTuple):
     """The state of a worker between two jobs."""
 
     threads: int
@@ -79,7 +78,7 @@ class Baseline:
             return "the wakeup descriptor was taken"
         if now.mask != self.mask:
             return "the signal mask was changed"
-        if any(signal.getitimer(timer)[0] for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)):
+        if getitimer(ITIMER_REAL)[0] or getitimer(ITIMER_VIRTUAL)[0] or getitimer(ITIMER_PROF)[0]:
             return "a timer is running"
         if now.cwd != self.cwd:
             return "the working directory was changed"

@@ -82,26 +82,30 @@ def object_of(
     `extra` says what becomes of unknown members: `forbid` makes each a fault, `ignore` drops them. With `rest` they are
     taken, each of that shape.
     """
-    known = {member.name: member.shape.convert for member in members}
-    required = [member.name for member in members if member.default is REQUIRED]
+    known = {member.name: (member.shape.convert, join("", member.name)) for member in members}
+    required = {member.name: None for member in members if member.default is REQUIRED}
     schema: dict[str, Any] = {"type": "object", "properties": {m.name: _with_default(m) for m in members}}
     if required:
-        schema["required"] = required
+        schema["required"] = list(required)
     schema["additionalProperties"] = (rest.schema or True) if rest is not None else extra == "ignore"
 
     def convert(value: Any, pointer: str, faults: list[Fault]) -> Any:
         if not isinstance(value, Mapping):
             return _misfit("an object", value, pointer, faults)
         before = len(faults)
-        faults += [Fault(join(pointer, name), "is required") for name in required if name not in value]
-        if rest is None and extra == "forbid":
+        if not required.keys() <= value.keys():
+            faults += [Fault(join(pointer, name), "is required") for name in required if name not in value]
+        if rest is None and extra == "forbid" and not value.keys() <= known.keys():
             why = f"is not known (known: {', '.join(known) or 'nothing'})"
             faults += [Fault(join(pointer, name), why) for name in value if name not in known]
         given = {}
         for name, part in value.items():
-            take = known.get(name) or (rest.convert if rest is not None else None)
-            if take is not None:
-                given[name] = take(part, join(pointer, name), faults)
+            member = known.get(name)
+            if member is not None:
+                take, place = member
+                given[name] = take(part, pointer + place, faults)
+            elif rest is not None:
+                given[name] = rest.convert(part, join(pointer, name), faults)
         if len(faults) > before:
             return None
         try:

@@ -1,4 +1,4 @@
-"""The calls that one Executor has under way: given to its supervisor, stopped, counted until the last one is over.
+"""The calls that one Executor has under way: they wait, are matched with lent workers, stopped, and counted.
 
 Runs in: supervisor (what a method is said to do "in the thread" runs in its thread) | any thread of the program.
 """
@@ -8,51 +8,52 @@ from __future__ import annotations
 import itertools
 import threading
 import uuid
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from killable.supervisor.executor.call import Call
 from killable.supervisor.executor.futures import JobFuture
 from killable.supervisor.executor.hosting import Closed, Hosting
-from killable.supervisor.inputs import announces, order_of
-from killable.supervisor.job import JobType, Limits, Outcome, Submission, Verdict
-from killable.supervisor.limits import limits_of_job
+from killable.supervisor.job import JobType, Submission, Verdict
 from killable.supervisor.loan import Loan
 from killable.supervisor.settings import Settings
 from killable.workers import pickles
 from killable.workers.calls import CALL, STREAM
-from killable.workers.errors import Refused
 from killable.workers.messages import INLINE_BYTES_MAX
 from killable.workers.pickles import Pickled
 from killable.workers.sealed import SealedInput
 
 if TYPE_CHECKING:
-    from killable.supervisor.registry import Entry
     from killable.supervisor.service import Supervisor
 
 _CLOSED = "cannot schedule new futures after shutdown"
 LOANS_MAX = 100
 """Then those that have ended are sorted out."""
-GIVEN_BYTES_MAX = 32 << 10
-"""Below what a socket takes at once (net.core.wmem_default): a larger call goes through the supervisor's thread."""
 
 
 class Calls:
     """It outlives the Executor as long as anything is under way."""
 
+    supervisor: Supervisor
+
     def __init__(self, settings: Settings, name: str) -> None:
         self.workers = settings.pools[0].workers
         self._lock = threading.RLock()  # a finalizer of the program's may come in the middle, and shut this down
-        self._under_way: dict[JobFuture[Any], Entry | Loan | None] = {}
-        self._stops: dict[JobFuture[Any], tuple[Verdict, float | None]] = {}
+        self._under_way: dict[JobFuture[Any], Call] = {}
+        self._waiting: OrderedDict[JobFuture[Any], Call] = OrderedDict()
+        """Those of them that no worker has and that are no jobs, in order."""
+        self._loans: list[Loan] = []
+        """The latest is taken first, behind those that are to be told of; those that have ended are passed over."""
         self._shut_down = False
         self._prefix = f"job-{uuid.uuid4().hex[:8]}"
         self._numbers = itertools.count(1)
-        self._loans: list[Loan] = []
-        """The latest is taken first; those that have ended are passed over."""
-        self._types: dict[str, JobType] = {}
-        self.hosting = Hosting(settings, name, self._on_lent)
+        self.types: dict[str, JobType] = {}
+        """Known as soon as a worker is lent."""
+        self.hosting = Hosting(settings, name, self)
+
+    # ── in any thread ──
 
     def submit(self, type: str, call: tuple[Any, ...], limits: Mapping[str, Any], future: JobFuture[Any]) -> None:
         """Take a call; one that cannot be pickled is over at once. Raise Closed."""
@@ -64,46 +65,48 @@ class Calls:
         except Exception as error:  # pickling runs the caller's __reduce__: anything can come
             future.fail(error)
             return
-        submission = Submission(type, _where_it_lies(packed), limits=dict(limits))
+        taken = Call(self, Submission(type, _where_it_lies(packed), limits=dict(limits)), future)
         future.job_id = f"{self._prefix}-{next(self._numbers)}"
         with self._lock:
             if self._shut_down:
                 raise Closed(_CLOSED)
-            self._under_way[future] = None
-        if packed.size > GIVEN_BYTES_MAX or not self._give(submission, future):
-            self.hosting.call(lambda supervisor: self._accept(supervisor, submission, future))
+            self._under_way[future] = taken
+            is_first = not self._waiting
+            self._waiting[future] = taken
+        self._match()
+        if taken.is_timed or (is_first and self._waiting):
+            self._call(self._look)
 
-    def _give(self, submission: Submission, future: JobFuture[Any]) -> bool:
-        """Give the call to an idle worker in this very thread; return whether there was one."""
+    def _match(self) -> None:
+        """Bring waiting calls and lent workers together, as long as there are both."""
         while True:
-            try:
+            with self._lock:
+                if not self._loans or not self._waiting:
+                    return
                 loan = self._loans.pop()
-            except IndexError:
-                return False
-            job_type = self._types[submission.type]
-            in_force = limits_of_job(job_type.limits, job_type.caps, submission.limits)
-            announce = announces(in_force)
-            order, passed = order_of(future.job_id, submission, in_force, 1, loan.fence, loan.outlet, announce=announce)
-            if not future.set_running_or_notify_cancel():  # by a shutdown, before anyone has seen it
-                self._loans.append(loan)
-                return False
-            self._under_way[future] = loan
-            written = loan.give(order, passed, partial(self._adopt, loan, submission, in_force, future))
-            if written < 0:
-                future.take_back()
-                self._under_way[future] = None
+                if loan.is_over:
+                    continue
+                future, call = self._waiting.popitem(last=False)
+            if call.give(loan):
                 continue
-            # It may be long until the worker says a word: till then a spare takes its place, and time runs.
-            with suppress(Closed):  # then it is over already
-                self.hosting.call(partial(self._send_rest, loan, order[written:], () if written else passed))
-            return True
+            with self._lock:
+                if not loan.is_over:
+                    self._loans.append(loan)  # nobody wants the call any more: `stop` ends it
+                elif not call.is_stopped:
+                    self._waiting[future] = call
+                    self._waiting.move_to_end(future, last=False)
+                else:
+                    self._call(partial(self._drop, call))  # `stop` found it neither here nor there
+
+    def _call(self, act: Callable[[Supervisor], None]) -> None:
+        try:
+            self.hosting.call(act)
+        except Closed:
+            pass  # then everything is over
 
     def stop(self, future: JobFuture[Any], grace_s: float | None, reason: str) -> None:
         """Have a call stopped; it is told of its end."""
-        try:
-            self.hosting.call(lambda supervisor: self._stop(supervisor, future, grace_s, reason))
-        except Closed:
-            pass  # then it is over
+        self._call(lambda _: self._stop(future, grace_s, reason))
 
     def can_wait(self) -> bool:
         return self.hosting.can_wait()
@@ -116,10 +119,7 @@ class Calls:
         pending = [future for future in futures if cancel_pending and not future.running()]
         for future in pending:
             future.cancel(reason="the executor is shutting down")
-        try:
-            self.hosting.call(lambda _: self._leave_if_done())
-        except Closed:
-            pass
+        self._call(lambda _: self._leave_if_done())
 
     def stop_all(self, grace_s: float | None, reason: str) -> None:
         """Stop every call, waiting or running."""
@@ -133,102 +133,75 @@ class Calls:
         self._lock = threading.RLock()
         self._shut_down = True
         self.hosting.leave_to_parent()
+        self._waiting.clear()
         under_way, self._under_way = self._under_way, {}
         for future in under_way:
             future.leave_to_parent()
 
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
     # ── in the thread ──
 
-    def _on_lent(self, supervisor: Supervisor, loan: Loan) -> None:
-        if not self._types:
-            self._types = {name: supervisor.type(name) for name in (CALL, STREAM)}
-        self._supervisor = supervisor
-        if len(self._loans) > LOANS_MAX:
-            self._loans = [each for each in self._loans if each.worker.loan is each]
-        self._loans.append(loan)
+    def on_hosted(self, supervisor: Supervisor) -> None:
+        self.supervisor = supervisor
 
-    def _adopt(self, loan: Loan, submission: Submission, in_force: Limits, future: JobFuture[Any]) -> None:
-        listener = _Listener(self, future)
-        job_type = self._types[submission.type]
-        entry = self._supervisor.call(future.job_id, job_type, submission, in_force, listener, loan)
-        self._on_entry(self._supervisor, entry, future)
+    def on_lent(self, loan: Loan) -> None:
+        if not self.types:
+            self.types = {name: self.supervisor.type(name) for name in (CALL, STREAM)}
+        with self._lock:
+            if len(self._loans) > LOANS_MAX:
+                self._loans = [each for each in self._loans if not each.is_over]
+            self._loans.insert(len(self._loans) if loan.quiet else 0, loan)
+        self._match()
 
-    def _send_rest(self, loan: Loan, rest: bytes, passed: Sequence[int], _supervisor: Supervisor) -> None:
-        """Make a call known that its caller has given away, and send what could not be written at once."""
-        loan.come_home()
-        if rest:
-            loan.worker.process.send(rest, passed)
+    def on_pool_broken(self) -> None:
+        self._let_enter()
 
-    def _accept(self, supervisor: Supervisor, submission: Submission, future: JobFuture[Any]) -> None:
-        if future.cancelled():  # before anyone saw it
-            self._end(future, Outcome("cancelled", "cancelled", facts={"by": "user"}))
+    def _look(self, supervisor: Supervisor) -> None:
+        """See to those that wait: a time runs for one, no worker is lent, or none will ever come."""
+        with self._lock:
+            are_jobs = any(call.is_timed for call in self._waiting.values())
+        if are_jobs or self.hosting.failure is not None or supervisor.why_broken():
+            self._let_enter()
+        else:
+            supervisor.jobs.lend()
+
+    def _let_enter(self) -> None:
+        """Have all that wait do so as jobs, in their order; when no worker will come they end."""
+        with self._lock:
+            calls, self._waiting = list(self._waiting.values()), OrderedDict()
+        for call in calls:
+            call.enter()
+
+    def _stop(self, future: JobFuture[Any], grace_s: float | None, reason: str) -> None:
+        call = self._under_way.get(future)
+        if call is None:
             return
-        if self.hosting.failure is not None:
-            why = f"its processes cannot be started: {self.hosting.failure}"
-            self._end(future, Outcome("failed", "spawn", why))
-            return
-        try:
-            job_type = supervisor.type(submission.type)
-        except Refused as refused:
-            self._end(future, Outcome("failed", "spawn", supervisor.why_broken() or refused.message))
-            return
-        in_force = limits_of_job(job_type.limits, job_type.caps, submission.limits)
-        entry = supervisor.call(future.job_id, job_type, submission, in_force, _Listener(self, future))
-        if future in self._under_way:  # it may be over already
-            self._on_entry(supervisor, entry, future)
+        with self._lock:
+            waits = self._waiting.pop(future, None) is not None
+            call.ask(Verdict("cancelled", by="user", reason=reason), grace_s)
+        if waits or future.cancelled():  # then nobody gives it to a worker
+            call.drop()
+        else:
+            call.stop()
 
-    def _on_entry(self, supervisor: Supervisor, entry: Entry, future: JobFuture[Any]) -> None:
-        self._under_way[future] = entry
-        future.on_accepted(entry)
-        if future in self._stops:  # asked for before there was anything to stop
-            supervisor.stop(entry, *self._stops.pop(future))
+    def _drop(self, call: Call, _supervisor: Supervisor) -> None:
+        if call.future in self._under_way:
+            call.drop()
 
-    def _stop(self, supervisor: Supervisor, future: JobFuture[Any], grace_s: float | None, reason: str) -> None:
-        from killable.supervisor.registry import Entry  # loaded by then, in this thread
-
-        held = self._under_way.get(future)
-        if isinstance(held, Loan):
-            held.come_home()
-            held = self._under_way.get(future)
-        verdict = Verdict("cancelled", by="user", reason=reason)
-        if isinstance(held, Entry):
-            supervisor.stop(held, verdict, grace_s)
-        elif future in self._under_way:
-            self._stops[future] = verdict, grace_s
-
-    def _end(self, future: JobFuture[Any], outcome: Outcome) -> None:
-        future.finish(outcome)
-        self.forget(future)
-
-    def forget(self, future: JobFuture[Any]) -> None:
+    def forget(self, call: Call) -> None:
         """A call is over."""
-        self._under_way.pop(future, None)
-        self._stops.pop(future, None)
-        self._leave_if_done()
+        self._under_way.pop(call.future, None)
+        if self._shut_down:
+            self._leave_if_done()
 
     def _leave_if_done(self) -> None:
         with self._lock:
             done = self._shut_down and not self._under_way
         if done:
             self.hosting.leave()
-
-
-class _Listener:
-    """Hears of one job, for its future."""
-
-    __slots__ = ("_calls", "_future")
-
-    def __init__(self, calls: Calls, future: JobFuture[Any]) -> None:
-        self._calls = calls
-        self._future = future
-
-    def on_assigned(self, entry: Entry) -> bool:
-        return self._future.on_assigned(entry)
-
-    def on_changed(self, entry: Entry) -> None:
-        self._future.on_changed(entry)
-        if entry.is_over:
-            self._calls.forget(self._future)
 
 
 def _where_it_lies(packed: Pickled) -> bytes | SealedInput:

@@ -14,10 +14,11 @@ import json
 import threading
 from collections.abc import Mapping
 from concurrent.futures import CancelledError, Future
-from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING
+from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from killable.supervisor.job import Outcome
+from killable.supervisor.stamps import ran_through
 from killable.workers import pickles
 from killable.workers.errors import CODES, JobCancelled, JobError, JobFailed, error_class
 from killable.workers.sealed import MemoryFile
@@ -93,7 +94,7 @@ class JobFuture(Future[T]):
                 return state == CANCELLED_AND_NOTIFIED
             if state == PENDING:
                 self._state = CANCELLED
-                self.certificate = {"requested": 0.0, "cause": "cancelled", "by": "user", "reason": reason}
+                self.note_cancelled(reason)
                 self._ending = JobCancelled(by="user", reason=reason, job_id=self.job_id, certificate=self.certificate)
                 self._condition.notify_all()
         if state == PENDING:
@@ -169,6 +170,19 @@ class JobFuture(Future[T]):
         self.set_running_or_notify_cancel()
         self.set_exception(error)
 
+    def begin(self) -> bool:
+        """It runs; False: it was cancelled before."""
+        with self._condition:
+            if self._state != PENDING:
+                return False
+            self._state = RUNNING
+            return True
+
+    def note_cancelled(self, reason: str) -> None:
+        """It was cancelled before it began: that is all that there is to certify."""
+        if self.certificate is None:
+            self.certificate = {"requested": 0.0, "cause": "cancelled", "by": "user", "reason": reason}
+
     def take_back(self) -> None:
         """It does not run after all: the worker that was to have it is gone. Nobody has seen it yet."""
         self._state = PENDING
@@ -176,9 +190,6 @@ class JobFuture(Future[T]):
     def on_accepted(self, entry: Entry) -> None:
         self.pid = entry.pid
         self._log = entry.log
-
-    def on_assigned(self, entry: Entry) -> bool:
-        return self.set_running_or_notify_cancel()
 
     def on_changed(self, entry: Entry) -> None:
         self.pid = entry.pid
@@ -193,6 +204,12 @@ class JobFuture(Future[T]):
         self._raised = entry.exception
         self._partial = entry.partial
         self.finish(outcome)
+
+    def complete(self, result: bytes) -> None:
+        """The last word of a call that was never more than an order: it ran through, and its worker is free."""
+        self._payload = result
+        self.certificate = ran_through()
+        self.set_result(None)  # type: ignore[arg-type]  # as has `result`
 
     def finish(self, outcome: Outcome) -> None:
         """The last word: nothing of the job is alive, or it never began."""

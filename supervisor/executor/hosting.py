@@ -10,8 +10,9 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
-from killable.supervisor.loan import Loan
+from killable.supervisor.loan import Borrower
 from killable.supervisor.machine.forks import leave_loop_to_parent
 from killable.supervisor.service import Supervisor
 from killable.supervisor.settings import Settings
@@ -25,13 +26,21 @@ class Closed(RuntimeError):
     """It takes nothing any more."""
 
 
+class Guest(Borrower, Protocol):
+    """Whose supervisor it is."""
+
+    def on_hosted(self, supervisor: Supervisor) -> None:
+        """There is a supervisor now, in this thread, and it is about to start."""
+        ...
+
+
 class Hosting:
     """Its thread begins at once, and ends when it was told to leave and nothing of it is left."""
 
-    def __init__(self, settings: Settings, name: str, lend: Callable[[Supervisor, Loan], None]) -> None:
-        """`lend` is told, in its thread, of each worker that another thread may give an order."""
+    def __init__(self, settings: Settings, name: str, guest: Guest) -> None:
+        """`guest` is told of everything in its thread."""
         self._settings = settings
-        self._lend = lend
+        self._guest = guest
         self._inbox: deque[Callable[[Supervisor], None]] = deque()
         self._lock = threading.RLock()  # a finalizer of the program's may come in the middle, and call
         self._will_read = True
@@ -91,8 +100,8 @@ class Hosting:
 
     async def _live(self) -> None:
         self._told_to_leave = asyncio.Event()
-        supervisor = Supervisor(self._settings, observer=Unobserved(), lend=lambda loan: self._lend(supervisor, loan))
-        self._supervisor = supervisor
+        self._supervisor = Supervisor(self._settings, observer=Unobserved(), borrower=self._guest)
+        self._guest.on_hosted(self._supervisor)
         try:
             await self._supervisor.start()
         except Exception as error:

@@ -37,6 +37,10 @@ class StreamFuture(JobFuture[Any], Generic[T]):
         super().on_changed(entry)
         self.wake()
 
+    def complete(self, result: bytes) -> None:
+        super().complete(result)
+        self.wake()
+
     def wake(self) -> None:
         with self._waiting:
             self._waiting.notify_all()

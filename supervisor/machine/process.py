@@ -239,13 +239,19 @@ class WorkerProcess:
         return sample._replace(others_bytes=max(private, shares - sample.own_bytes), proven=True)
 
     def stack(self) -> str | None:
-        if self._stack < 0:
-            return None
-        try:
-            text = os.pread(self._stack, STACK_BYTES_MAX, 0).decode("utf-8", "replace")
-        except OSError:
-            return None  # memory that was swapped out and cannot be read back
+        text = self._stack_text()
         return stack.trim(text, OUR_FOLDER) if text else None
+
+    def has_whole_stack(self) -> bool:
+        return stack.is_whole(self._stack_text())
+
+    def _stack_text(self) -> str:
+        if self._stack < 0:
+            return ""
+        try:
+            return os.pread(self._stack, STACK_BYTES_MAX, 0).decode("utf-8", "replace")
+        except OSError:
+            return ""  # memory that was swapped out and cannot be read back
 
     async def usage(self) -> Usage:
         try:

@@ -49,7 +49,7 @@ def test_a_control_message_of_another_version_is_refused(wire: dict[str, Any]) -
     [
         Run("job-1", "work", 2, b"\x00input\xff", b'{"run_s":null}', {"a": "b"}, "c", False, True, True),
         Stop("cancelled", "user", 2.5, "because"),
-        Raised("exception", "KeyError", "'x'", "Traceback", 3),
+        Raised("exception", "KeyError", "'x'", "Traceback", 3, "", [{"pointer": "/a", "message": "is required"}]),
         Idle(False, "it left a thread"),
         Entered(12.5),
         OperationEntered(3, "load/download", 2.5, True),

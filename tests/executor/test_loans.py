@@ -16,7 +16,7 @@ import work
 from support import processes
 from support.waiting import Pending, until
 
-from killable import Executor, JobCancelled, WorkerCrashed
+from killable import Executor, JobCancelled, WorkerCrashed, WorkerExited
 
 
 @pytest.fixture
@@ -88,6 +88,74 @@ def test_a_lent_worker_that_dies_takes_one_call_at_most(executor: Executor, tmp_
             future.result()
     assert [future.result() for future in futures[2:]] == [4, 9]
     assert executor.submit(work.square, 5).result() == 25
+
+
+def test_a_call_that_its_pool_has_not_heard_of_has_a_spare_in_its_place(tmp_path: Path) -> None:
+    """One worker is there at first, and none comes later, but for the word that this one is busy."""
+    gate = str(tmp_path / "gate")
+    with Executor(max_workers=2, spares=1) as executor:
+        (first,) = lent(executor, 1)
+        future = executor.submit(work.wait_for, gate)
+        assert future.pid == first
+        (second,) = lent(executor, 1)
+        assert second != first
+        work.say(gate)
+        assert future.result() == str(os.getpid())
+
+
+def test_calls_begin_in_their_order_whatever_limits_they_have(tmp_path: Path) -> None:
+    """Also one whose time runs while it waits, which waits as a job."""
+    gate, said = str(tmp_path / "gate"), tmp_path / "said"
+    with Executor(max_workers=1) as executor:
+        views = [executor, executor, executor.with_limits(queue_s=60), executor.with_limits(run_s=60)]
+        first = executor.submit(work.wait_for, gate)
+        futures = [views[number % 4].submit(work.write_down, str(said), number) for number in range(16)]
+        assert not any(future.running() for future in futures)
+        futures[5].cancel()
+        work.say(gate)
+        for future in futures:
+            assert future.cancelled() or future.result() is None
+        assert first.done()
+    assert said.read_text().split() == [str(number) for number in range(16) if number != 5]
+
+
+def test_calls_that_wait_end_when_no_worker_will_come(tmp_path: Path) -> None:
+    gone = str(tmp_path / "gone")
+    with Executor(max_workers=1, spares=0, initializer=work.fail_if_there, initargs=(gone,)) as executor:
+        running = executor.submit(work.end_when, str(tmp_path / "go"))
+        until(running.running, "it runs")
+        waiting = [executor.submit(work.square, number) for number in range(3)]
+        work.say(gone)
+        work.say(str(tmp_path / "go"))
+        with pytest.raises(WorkerExited):
+            running.result()
+        for future in waiting:
+            with pytest.raises(WorkerCrashed, match="it is there") as caught:
+                future.result()
+            assert caught.value.code == "spawn"
+        with pytest.raises(WorkerCrashed):
+            executor.submit(work.square, 3).result()
+
+
+def test_a_call_that_ran_through_is_certified_as_one_that_was_watched() -> None:
+    with Executor(max_workers=1, spares=1) as executor:
+        assert executor.submit(work.square, 2).result() == 4
+        until(lambda: [loan for loan in executor._calls._loans if loan.quiet], "there is a spare beside the lent one")
+        plain = executor.submit(work.square, 3)
+        assert plain.result() == 9
+        watched = executor.with_limits(run_s=60).submit(work.square, 3)
+        assert watched.result() == 9
+    found, expected = dict(plain.certificate or {}), dict(watched.certificate or {})
+    assert 0.0 == found.pop("slot_ready") < expected.pop("slot_ready"), (found, expected)
+    assert found == expected
+
+
+def test_what_a_call_prints_is_its_own(executor: Executor) -> None:
+    """The calls before it and behind it in its worker ran through without a word."""
+    lent(executor, 2)
+    futures = [executor.submit(print, number) if number % 3 == 1 else executor.submit(abs, 1) for number in range(60)]
+    concurrent.futures.wait(futures)
+    assert [future.stdout for future in futures] == [f"{n}\n" if n % 3 == 1 else "" for n in range(60)]
 
 
 def test_an_executor_that_is_left_at_once(tmp_path: Path) -> None:

@@ -74,6 +74,21 @@ def wait_for(path: str) -> str:
     return Path(path).read_text()
 
 
+def end_when(path: str) -> NoReturn:
+    wait_for(path)
+    os._exit(3)
+
+
+def fail_if_there(path: str) -> None:
+    if os.path.exists(path):
+        raise RuntimeError("it is there")
+
+
+def write_down(path: str, number: int) -> None:
+    with open(path, "a") as file:
+        print(number, file=file)
+
+
 def checkpoint_and_loop(ctx: Context, path: str) -> None:
     print("on my way")
     ctx.checkpoint({"reached": {1, 2}})

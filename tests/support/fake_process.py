@@ -131,6 +131,9 @@ class FakeProcess:
             truth.dumped_at = self.world.now()
             self.stack_text = 'File "job.py", line 1 in native'
 
+    def has_whole_stack(self) -> bool:
+        return bool(self.stack_text)
+
     def kill(self) -> None:
         self.world.note(self.worker_id, "SIGKILL")
         self._signalled = self._dismissed = True

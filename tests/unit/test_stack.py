@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from killable.supervisor.stack import trim
+import pytest
+
+from killable.supervisor.stack import is_whole, trim
 
 OURS = "/lib/killable/workers"
 
@@ -13,6 +15,7 @@ Stack at the signal (most recent call first):
   File "{OURS}/builtin/tokenize.py", line 7 in tokenize
   File "{OURS}/attempt.py", line 86 in _drive
   File "{OURS}/harness.py", line 30 in run_worker
+  File "{OURS}/zygote.py", line 3 in <module>
 """
 
 
@@ -28,12 +31,23 @@ def test_built_in_jobs_are_jobs_like_any_other() -> None:
 
 def test_only_our_own_folder_is_ours() -> None:
     assert trim(STACK, "/lib/killable") == STACK
-    assert trim(STACK, "/home/me").count("File") == 3
+    assert trim(STACK, "/home/me").count("File") == 4
 
 
 def test_before_the_job_there_is_nothing_to_show() -> None:
-    ours_only = "\n".join([STACK.splitlines()[0], *STACK.splitlines()[4:]])
+    ours_only = "\n".join([STACK.splitlines()[0], *STACK.splitlines()[4:]]) + "\n"
     assert trim(ours_only, OURS) == "The signal came before the job function was entered.\n"
+
+
+@pytest.mark.parametrize("cut", ["Thread 0x1 (most recent call first):\n", "\n".join(STACK.splitlines()[4:6])])
+def test_a_stack_that_was_cut_off_before_the_jobs_frames_says_so(cut: str) -> None:
+    assert trim(cut.replace("/home/me", OURS), OURS) == "SIGKILL came before the stack was written.\n"
+
+
+def test_a_stack_is_whole_when_its_outermost_frame_is_there() -> None:
+    assert is_whole(STACK)
+    assert is_whole(STACK.replace(" in <module>", " in main") + "  ...\n")
+    assert not any(is_whole(STACK[:length]) for length in range(len(STACK)))
 
 
 def test_all_threads_of_a_native_stack_stay() -> None:

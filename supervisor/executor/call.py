@@ -1,0 +1,170 @@
+"""One call to an Executor: it waits, or a lent worker has it, or it is a job of the supervisor's.
+
+Runs in: supervisor (its thread, where nothing else is said) | any thread of the program.
+
+    waiting ──give──► with a lent worker ──complete──► over
+       └──enter──► a job ◄──adopt──┘        a job ──on_changed──► over
+
+A call that runs through is nothing more than an order. Whatever else happens makes a job of it first (`loan`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+from killable.supervisor.executor.futures import JobFuture
+from killable.supervisor.executor.hosting import Closed, Hosting
+from killable.supervisor.inputs import announces, close_input, order_of
+from killable.supervisor.job import JobType, Outcome, Submission, Verdict
+from killable.supervisor.limits import limits_of_job
+from killable.supervisor.watch import is_wanted
+from killable.workers.errors import Refused
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from killable.supervisor.loan import Loan
+    from killable.supervisor.registry import Entry
+    from killable.supervisor.service import Supervisor
+
+
+class Home(Protocol):
+    """All calls of an Executor, as one of them sees them."""
+
+    hosting: Hosting
+    supervisor: Supervisor
+    types: dict[str, JobType]
+
+    def forget(self, call: Call) -> None:
+        """It is over."""
+        ...
+
+
+class Call:
+    """Made by the thread that submits."""
+
+    __slots__ = ("_asked", "_entry", "_home", "_loan", "_submission", "future")
+
+    def __init__(self, home: Home, submission: Submission, future: JobFuture[Any]) -> None:
+        self.future = future
+        self._home = home
+        self._submission = submission
+        self._loan: Loan | None = None
+        self._entry: Entry | None = None
+        self._asked: tuple[Verdict, float | None] | None = None
+        """Its end was asked for, with this grace."""
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether its time runs while it waits: then it waits as a job."""
+        return self._submission.limits.get("queue_s") is not None
+
+    @property
+    def is_stopped(self) -> bool:
+        return self._asked is not None
+
+    # ── in any thread ──
+
+    def give(self, loan: Loan) -> bool:
+        """Give it to a lent worker; False: that cannot be had any more, or nobody wants the call any more."""
+        future, submission = self.future, self._submission
+        job_type = self._home.types[submission.type]
+        limits = limits_of_job(job_type.limits, job_type.caps, submission.limits)
+        announce = announces(limits)
+        order, passed = order_of(future.job_id, submission, limits, 1, loan.fence, loan.outlet, announce=announce)
+        self._loan = loan  # before it is said to run: whoever stops what runs finds it
+        if not future.begin():
+            self._loan = None
+            return False
+        future.pid = loan.worker.process.pid
+        written = loan.give(order, passed, self)
+        if written < 0:
+            self._loan = future.pid = None
+            future.take_back()
+            return False
+        # A time runs, or what it takes is looked at; a spare has to take its place; its end was asked for just now.
+        at_once = announce or is_wanted(limits) or not loan.quiet or self._asked is not None
+        if at_once or limits.processes_max is not None or written < len(order):
+            try:
+                self._home.hosting.call(partial(self._be_known, loan, order[written:], () if written else passed))
+            except Closed:
+                pass  # then it is over already
+        return True
+
+    # ── in the supervisor's thread ──
+
+    def _be_known(self, loan: Loan, rest: bytes, passed: Sequence[int], _supervisor: Supervisor) -> None:
+        loan.hear()
+        if rest:
+            loan.worker.process.send(rest, passed)
+
+    def adopt(self) -> None:
+        self._become_job(self._loan)
+
+    def complete(self, result: bytes) -> None:
+        close_input(self._submission)
+        self.future.complete(result)
+        self._home.forget(self)
+
+    def enter(self) -> None:
+        """Have it wait as a job, or end as one that no worker will come for."""
+        if self.future.cancelled():
+            self.drop()
+            return
+        failure = self._home.hosting.failure
+        if failure is not None:
+            self._end(Outcome("failed", "spawn", f"its processes cannot be started: {failure}"))
+            return
+        try:
+            self._become_job(None)
+        except Refused as refused:
+            self._end(Outcome("failed", "spawn", self._home.supervisor.why_broken() or refused.message))
+
+    def _become_job(self, loan: Loan | None) -> None:
+        """Raise Refused when there is no such type: its pool is broken."""
+        supervisor, submission = self._home.supervisor, self._submission
+        job_type = supervisor.type(submission.type)
+        limits = limits_of_job(job_type.limits, job_type.caps, submission.limits)
+        entry = supervisor.call(self.future.job_id, job_type, submission, limits, self, loan)
+        if entry.is_over:
+            return  # by now, and told
+        self._entry = entry
+        self.future.on_accepted(entry)
+        if self._asked is not None:
+            supervisor.jobs.stop(entry, *self._asked)
+
+    def ask(self, verdict: Verdict, grace_s: float | None) -> None:
+        """Its end is asked for, perhaps again."""
+        self._asked = verdict, grace_s
+
+    def stop(self) -> None:
+        """Begin to end it as it was asked, or only hurry that."""
+        assert self._asked is not None
+        if self._entry is not None:
+            self._home.supervisor.jobs.stop(self._entry, *self._asked)
+        elif self._loan is not None:
+            self._loan.hear()  # if it is being given just now, whoever does so sees that
+
+    def drop(self) -> None:
+        """End it before it has begun."""
+        reason = "" if self._asked is None else self._asked[0].reason
+        self.future.note_cancelled(reason)
+        self._end(Outcome("cancelled", "cancelled", facts={"by": "user", "reason": reason}))
+
+    def _end(self, outcome: Outcome) -> None:
+        """It never was a job."""
+        close_input(self._submission)
+        self.future.finish(outcome)
+        self._home.forget(self)
+
+    # ── JobListener ──
+
+    def on_assigned(self, entry: Entry) -> bool:
+        return self.future.set_running_or_notify_cancel()
+
+    def on_changed(self, entry: Entry) -> None:
+        self.future.on_changed(entry)
+        if entry.is_over:
+            self._home.forget(self)

@@ -121,7 +121,7 @@ class Attempt:
         if begun or self._closing is not None or "exited" in self._stamps:
             return  # else the job is over by its own doing, or was over its output, and its process is being swept
         entry.verdict = self._asked = verdict
-        self._stamps.note("requested", self._clock.now())
+        self._stamps.note("requested", self._clock.now() if verdict.asked_at is None else verdict.asked_at)
         self._operation = self._deadlines.operation
         grace = entry.limits.grace_s if grace_s is None else min(grace_s, entry.limits.grace_s)
         self._deadlines.clear()
@@ -251,7 +251,7 @@ class Attempt:
     def _on_idle(self, idle: Idle) -> None:
         """The worker's last word on this attempt: either it is free, or it ends now."""
         self.worker.process.read_output()  # what was printed before this frame; it rang no bell, or it ends now
-        if idle.reusable and not self.worker.signalled:
+        if idle.reusable and not self.worker.signalled and self.worker.process.let_go():
             self._stamps.note_kept(self._clock.now())
             self._finish(None)
             return

@@ -102,6 +102,8 @@ class Verdict:
     """user · client_gone · operator · shutdown, for a cancel; `supervisor` for a limit."""
     reason: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
+    asked_at: float | None = None
+    """When, in monotonic seconds, another thread asked for it; None: now."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,6 +99,10 @@ class Process(Protocol):
         """From here on only signals for this attempt pass; None: the worker is idle and is not signalled."""
         ...
 
+    def let_go(self) -> bool:
+        """Its attempt is over, and it is idle; False: `kill_now` came before that, and it is held still."""
+        ...
+
     def send(self, order: bytes, passed: Sequence[int] = ()) -> None:
         """Write an order, never blocking: what the socket does not take is written when it does.
 
@@ -122,6 +126,10 @@ class Process(Protocol):
 
     def kill(self) -> None:
         """SIGKILL the whole tree. Not fenced: whoever ends a worker ends it whatever it holds."""
+        ...
+
+    def kill_now(self, fence: int) -> bool:
+        """Do so from any thread, if it holds this attempt; return whether it does."""
         ...
 
     def retire(self) -> None:

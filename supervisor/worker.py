@@ -228,12 +228,12 @@ class Worker:
         if kind != _RESULT or fence != loan.fence or sequence or last != (_IDLE, fence, 1, IDLE_FREE):
             return False
         self.process.read_output()  # what it has printed makes an attempt of it
-        call = loan.end()
-        if call is None:
+        if not loan.is_given or loan.is_over or not self.process.let_go():
             return False
+        call = loan.end()
+        assert call is not None, self
         self.served += 1
         self.note_outlet_passed()
-        self.process.hold(None)
         call.complete(result)
         self._owner.on_worker_free(self)
         return True

@@ -20,6 +20,7 @@ from killable.supervisor.inputs import announces, close_input, order_of
 from killable.supervisor.job import JobType, Outcome, Submission, Verdict
 from killable.supervisor.limits import limits_of_job
 from killable.supervisor.watch import is_wanted
+from killable.workers.calls import STREAM
 from killable.workers.errors import Refused
 
 if TYPE_CHECKING:
@@ -84,14 +85,27 @@ class Call:
             self._loan = future.pid = None
             future.take_back()
             return False
-        # A time runs, or what it takes is looked at; a spare has to take its place; its end was asked for just now.
-        at_once = announce or is_wanted(limits) or not loan.quiet or self._asked is not None
-        if at_once or limits.processes_max is not None or written < len(order):
+        # A time runs, or what it takes is looked at; it will say something, and is better known by then; a spare has to
+        # take its place; its end was asked for just now.
+        watched = announce or is_wanted(limits) or submission.type == STREAM
+        if watched or not loan.quiet or self._asked is not None or written < len(order):
             try:
                 self._home.hosting.call(partial(self._be_known, loan, order[written:], () if written else passed))
             except Closed:
                 pass  # then it is over already
         return True
+
+    def kill_now(self, grace_s: float | None) -> None:
+        """If it has no grace, SIGKILL it: the supervisor's thread has been told why, but may have to wait for its turn.
+
+        When its worker has said its last word already, nothing happens: it may have another call.
+        """
+        if grace_s is None:
+            grace_s = self._submission.limits.get("grace_s")
+        attempt = None if self._entry is None else self._entry.attempt
+        held = self._loan if attempt is None else attempt
+        if grace_s == 0 and held is not None:
+            held.worker.process.kill_now(held.fence)
 
     # ── in the supervisor's thread ──
 

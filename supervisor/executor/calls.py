@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from killable.supervisor.clock import monotonic
 from killable.supervisor.executor.call import Call
 from killable.supervisor.executor.futures import JobFuture
 from killable.supervisor.executor.hosting import Closed, Hosting
@@ -105,8 +106,12 @@ class Calls:
             pass  # then everything is over
 
     def stop(self, future: JobFuture[Any], grace_s: float | None, reason: str) -> None:
-        """Have a call stopped; it is told of its end."""
-        self._call(lambda _: self._stop(future, grace_s, reason))
+        """Have a call stopped; it is told of its end. Without a grace it is killed in this very thread."""
+        verdict = Verdict("cancelled", by="user", reason=reason, asked_at=monotonic())
+        self._call(partial(self._stop, future, verdict, grace_s))
+        call = self._under_way.get(future)
+        if call is not None:
+            call.kill_now(grace_s)
 
     def can_wait(self) -> bool:
         return self.hosting.can_wait()
@@ -175,13 +180,13 @@ class Calls:
         for call in calls:
             call.enter()
 
-    def _stop(self, future: JobFuture[Any], grace_s: float | None, reason: str) -> None:
+    def _stop(self, future: JobFuture[Any], verdict: Verdict, grace_s: float | None, _supervisor: Supervisor) -> None:
         call = self._under_way.get(future)
         if call is None:
             return
         with self._lock:
             waits = self._waiting.pop(future, None) is not None
-            call.ask(Verdict("cancelled", by="user", reason=reason), grace_s)
+            call.ask(verdict, grace_s)
         if waits or future.cancelled():  # then nobody gives it to a worker
             call.drop()
         else:

@@ -10,6 +10,7 @@ import asyncio
 import os
 import select
 import signal
+import threading
 from collections.abc import Callable, Sequence
 
 import killable.workers
@@ -64,6 +65,9 @@ class WorkerProcess:
         self._bells = Reader(loop, bells, listener.on_bells)
         self._pidfd = -1
         self._fence: int | None = None
+        self._lock = threading.Lock()
+        """Between `kill_now` in another thread and the end of the attempt, or of the descriptors."""
+        self._killed = False
         self._kill_wanted = False
         self._broken = False
         self._closed = False
@@ -153,10 +157,18 @@ class WorkerProcess:
     # ── what the worker's owner asks for ──
 
     def hold(self, fence: int | None) -> None:
-        self._fence = fence
+        with self._lock:
+            self._fence = fence
         if fence is not None:
             self._oom_before = self._oom.read()
             self._group_before = b"" if self._cgroup is None else self._cgroup.out_of_memory()
+
+    def let_go(self) -> bool:
+        with self._lock:
+            if self._killed:
+                return False
+            self._fence = None
+        return True
 
     def send_now(self, order: bytes, passed: Sequence[int] = ()) -> int:
         return self._orders.write_now(order, passed)
@@ -182,6 +194,14 @@ class WorkerProcess:
         self._signal(signal.SIGKILL)
         if self._cgroup is not None:
             self._cgroup.kill()
+
+    def kill_now(self, fence: int) -> bool:
+        with self._lock:
+            if self._fence != fence or self._pidfd < 0:
+                return False
+            self._killed = True
+            self.kill()
+        return True
 
     def retire(self) -> None:
         self._orders.close()
@@ -362,8 +382,9 @@ class WorkerProcess:
             reader.close()
         if self._pidfd >= 0:
             self._loop.remove_reader(self._pidfd)
-            os.close(self._pidfd)
-            self._pidfd = -1
+            with self._lock:
+                os.close(self._pidfd)
+                self._pidfd = -1
         if self._stack >= 0:
             os.close(self._stack)
             self._stack = -1

@@ -130,6 +130,27 @@ async def test_a_kill_is_told_as_an_exit_and_then_as_an_end(stage: Stage) -> Non
 
 
 @on_both_sides()
+async def test_another_thread_kills_only_the_attempt_that_it_names(stage: Stage) -> None:
+    worker = await stage.worker()
+    await stage.inside(worker, "loops", 21)
+    assert not worker.process.kill_now(20)
+    worker.process.dump(21)
+    await stage.until(worker.process.has_whole_stack, worker, "was dumped, for it goes on")
+    assert worker.process.kill_now(21)
+    assert not worker.process.let_go(), "another attempt must not be given to it"
+    await stage.gone(worker)
+    assert worker.heard.ending.signal == signal.SIGKILL
+    assert not worker.process.kill_now(21)
+
+
+@on_both_sides()
+async def test_one_that_was_let_go_is_killed_by_no_other_thread(stage: Stage) -> None:
+    worker = await stage.worker()
+    worker.process.hold(22)
+    assert worker.process.let_go() and not worker.process.kill_now(22)
+
+
+@on_both_sides()
 async def test_a_kill_may_come_before_the_fork_is_told(stage: Stage) -> None:
     worker = stage.fork()
     worker.process.kill()

@@ -105,6 +105,10 @@ def test_nothing_in_the_supervisor_sleeps() -> None:
             )
 
 
+IN_OTHER_THREADS = {"supervisor/executor/mapping.py", "supervisor/executor/calls.py", "supervisor/loan.py"}
+"""Whose moments are those of a thread of the program."""
+
+
 def test_only_the_clock_reads_a_clock() -> None:
     for each in sources("supervisor"):
         if each.name == "supervisor/clock.py":
@@ -113,7 +117,7 @@ def test_only_the_clock_reads_a_clock() -> None:
         for called, line in each.calls():
             last = called.rpartition(".")[2]
             assert last not in ("utcnow", "today", "perf_counter"), f"{each.name}:{line} {called}"
-            waits = each.name in SEAM | {"supervisor/executor/mapping.py", "supervisor/loan.py"}  # in other threads
+            waits = each.name in SEAM | IN_OTHER_THREADS
             assert last != "monotonic" or waits, f"{each.name}:{line} {called}"
             assert not called.startswith("datetime"), f"{each.name}:{line} {called}"
             if last == "time":

@@ -64,6 +64,28 @@ def test_a_call_begins_while_the_supervisors_thread_does_nothing(executor: Execu
     assert (tmp_path / "cleaned").exists()
 
 
+def test_a_call_without_a_grace_is_killed_while_the_supervisors_thread_does_nothing(
+    executor: Executor, tmp_path: Path
+) -> None:
+    lent(executor, 2)
+    with standing_still(executor):
+        futures = [executor.submit(work.hold_the_lock, str(tmp_path / name)) for name in ("first", "second")]
+        until(lambda: all(map(os.path.exists, (tmp_path / "first", tmp_path / "second"))), "they run")
+        futures[0].cancel(grace_s=0, reason="why not")
+        pid = futures[0].pid or 0
+        until(lambda: (seen := processes.look(pid)) is None or seen.state == "Z", "it is dead")
+        assert not futures[0].done()
+        futures[1].cancel()
+        assert futures[1].running()
+        futures[1].cancel(grace_s=0)
+    for future in futures:
+        with pytest.raises(JobCancelled):
+            future.result()
+    certificate = futures[0].certificate or {}
+    assert (certificate["reason"], certificate["exit_signal"]) == ("why not", "SIGKILL")
+    assert certificate["requested"] == 0.0 < certificate["kill_sent"] <= certificate["exited"]
+
+
 def test_no_more_calls_run_than_there_are_workers(executor: Executor, tmp_path: Path) -> None:
     lent(executor, 2)
     gates = [str(tmp_path / f"gate {number}") for number in range(4)]

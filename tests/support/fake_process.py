@@ -62,6 +62,7 @@ class FakeProcess:
         self._frames, self._output, self._bells = bytearray(), bytearray(), bytearray()
         self._decoder = Decoder()
         self._broken = False
+        self._killed_now = False
 
     def __repr__(self) -> str:
         return f"<{self.worker_id} {self.life.value} job={self._truth.number if self._truth else None}>"
@@ -89,6 +90,19 @@ class FakeProcess:
 
     def hold(self, fence: int | None) -> None:
         self._held = fence
+
+    def let_go(self) -> bool:
+        if self._killed_now:
+            return False
+        self._held = None
+        return True
+
+    def kill_now(self, fence: int) -> bool:
+        if self._held != fence or self._closed:
+            return False
+        self._killed_now = True
+        self.kill()
+        return True
 
     def send(self, order: bytes, passed: Sequence[int] = ()) -> None:
         self.world.check(self._orders_open, f"{self.worker_id}: an order after its orders were closed")

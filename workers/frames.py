@@ -68,6 +68,11 @@ class Decoder:
         """Number of bytes of an unfinished frame: not zero at end-of-file means that the writer died in a write."""
         return len(self._buffer) + sum(map(len, self._parts))
 
+    @property
+    def missing(self) -> int:
+        """How many bytes of the unfinished frame are to come; 0 also when not even its header is here."""
+        return self._missing
+
     def feed(self, chunk: bytes) -> list[Frame]:
         """Take the next bytes and return the frames that they complete, in order. Raise FrameError."""
         if self._damage:

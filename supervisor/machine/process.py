@@ -17,7 +17,7 @@ import killable.workers
 from killable.supervisor import clock, stack
 from killable.supervisor.machine import tree
 from killable.supervisor.machine.cgroup import Cgroup
-from killable.supervisor.machine.channel import Reader, Writer
+from killable.supervisor.machine.channel import LARGE_READ_BYTES, READ_BYTES, Reader, Writer
 from killable.supervisor.machine.memory import OomCounter, evidence, own_limit_struck
 from killable.supervisor.seam import FenceError, Gone, ProcessListener, ProcessorUse, Sample, Usage
 from killable.workers.control import Ending
@@ -353,6 +353,7 @@ class WorkerProcess:
                 self._listener.on_frames(error.frames)
             self._listener.on_protocol_error(str(error))
             return
+        self._frames.read_bytes = LARGE_READ_BYTES if self._decoder.missing > READ_BYTES else READ_BYTES
         if frames:
             self._listener.on_frames(frames)
 

@@ -181,6 +181,7 @@ async def look(life: Life) -> None:
     await life.supervisor.exposition(openmetrics=False)
     for worker in await life.supervisor.workers():
         await life.supervisor.kill_worker(worker.worker_id)
+    await life.rest()  # with the next one, which else would come now in this phase and now behind it
 
 
 MIDDLE: dict[str, Callable[[Life], Awaitable[None]]] = {

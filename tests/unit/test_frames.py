@@ -71,8 +71,9 @@ def test_what_is_missing_at_the_end_is_counted() -> None:
         decoder = Decoder()
         assert decoder.feed(data[:cut]) == []
         assert decoder.torn == cut
+        assert decoder.missing == (len(data) - cut if cut >= HEADER_BYTES else 0)
         assert decoder.feed(data[cut:]) == [Frame(3, 1, 0, b"x" * 1000)]
-        assert decoder.torn == 0
+        assert decoder.torn == decoder.missing == 0
 
 
 def test_a_large_frame_is_collected_without_copying_it_again_and_again() -> None:

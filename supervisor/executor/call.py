@@ -63,6 +63,10 @@ class Call:
         return self._submission.limits.get("queue_s") is not None
 
     @property
+    def is_job(self) -> bool:
+        return self._entry is not None
+
+    @property
     def is_stopped(self) -> bool:
         return self._asked is not None
 
@@ -176,7 +180,7 @@ class Call:
     # ── JobListener ──
 
     def on_assigned(self, entry: Entry) -> bool:
-        return self.future.set_running_or_notify_cancel()
+        return self.future.begin()
 
     def on_changed(self, entry: Entry) -> None:
         self.future.on_changed(entry)

@@ -187,7 +187,7 @@ class Calls:
         with self._lock:
             waits = self._waiting.pop(future, None) is not None
             call.ask(verdict, grace_s)
-        if waits or future.cancelled():  # then nobody gives it to a worker
+        if not call.is_job and (waits or future.cancelled()):  # nobody gives it to a worker
             call.drop()
         else:
             call.stop()

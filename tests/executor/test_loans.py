@@ -133,12 +133,13 @@ def test_calls_begin_in_their_order_whatever_limits_they_have(tmp_path: Path) ->
         first = executor.submit(work.wait_for, gate)
         futures = [views[number % 4].submit(work.write_down, str(said), number) for number in range(16)]
         assert not any(future.running() for future in futures)
-        futures[5].cancel()
+        for number in (5, 6):  # one of which is a job
+            assert futures[number].cancel() and futures[number].cancelled()
         work.say(gate)
         for future in futures:
             assert future.cancelled() or future.result() is None
         assert first.done()
-    assert said.read_text().split() == [str(number) for number in range(16) if number != 5]
+    assert said.read_text().split() == [str(number) for number in range(16) if number not in (5, 6)]
 
 
 def test_calls_that_wait_end_when_no_worker_will_come(tmp_path: Path) -> None:
@@ -189,6 +190,10 @@ def test_an_executor_that_is_left_at_once(tmp_path: Path) -> None:
     assert future.result(timeout=0) == 9
 
 
+CHOICES_OF_LIMITS: list[dict[str, float]] = [{}, {}, {}, {"run_s": 60}, {"queue_s": 60}]
+"""None of them is reached: they say how a call gets to its worker."""
+
+
 def test_many_threads_cancel_crash_and_compute_beside_each_other(tmp_path: Path) -> None:
     """Each call ends once, as it should; and there are never more at once than workers."""
     slots = [tmp_path / f"slot {number}" for number in range(3)]
@@ -200,19 +205,25 @@ def test_many_threads_cancel_crash_and_compute_beside_each_other(tmp_path: Path)
         chance = random.Random(seed + thread)
         wrong = []
         for number in range(60):
-            kind = chance.choice(["compute", "compute", "compute", "cancel", "crash"])
+            kind = chance.choice(["compute", "compute", "compute", "stop", "kill", "crash", "print", "raise"])
             argument = thread * 1000 + number
+            view = executor.with_limits(**chance.choice(CHOICES_OF_LIMITS))
             if kind == "crash":
-                future = executor.submit(work.end_badly, "exit 3")
-                ended = type(future.exception()).__name__
+                ended = type(view.submit(work.end_badly, "exit 3").exception()).__name__
                 expected = {"WorkerExited"}
+            elif kind == "print":
+                printed = view.submit(print, argument)
+                ended, expected = f"{printed.result()} {printed.stdout}", {f"None {argument}\n"}
+            elif kind == "raise":
+                ended = repr(view.submit(work.raise_value_error, str(argument)).exception())
+                expected = {repr(ValueError(str(argument)))}
             else:
-                future = executor.submit(work.alone_in, [str(slot) for slot in slots], argument)
-                if kind == "cancel":
-                    future.cancel(grace_s=0)
+                future = view.submit(work.alone_in, [str(slot) for slot in slots], argument)
+                if kind != "compute":
+                    future.cancel(grace_s=0 if kind == "kill" else None)
                 concurrent.futures.wait([future])
                 ended = "JobCancelled" if future.cancelled() else repr(future.result())
-                expected = {repr(argument), "JobCancelled"} if kind == "cancel" else {repr(argument)}
+                expected = {repr(argument)} if kind == "compute" else {repr(argument), "JobCancelled"}
             if ended not in expected:
                 wrong.append(f"{kind} {argument}: {ended}")
         return wrong

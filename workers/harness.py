@@ -72,7 +72,7 @@ def _serve(pipes: Pipes, configure: Configure, tmp: str, cgroup_errno: int) -> i
         report_broken(pipes, "".join(traceback.format_exception(error)))
         return ExitCode.NOT_IMPORTABLE
     worker = Worker(pipes, configure, tmp)
-    rehearse(tmp)
+    rehearse(tmp, CODECS[configure.codec])
     ready = {"pid": os.getpid(), "parent": os.getppid(), "cgroup_errno": cgroup_errno}
     os.write(pipes.frames, encode(Kind.READY, 0, 0, dump_json(ready)))
     return worker.serve()

@@ -11,7 +11,7 @@ import socket
 
 from killable.workers.attempt import Attempt
 from killable.workers.channel import Channel
-from killable.workers.codec import CODECS
+from killable.workers.codec import Codec
 from killable.workers.context import Context
 from killable.workers.declaration import read_parameters
 from killable.workers.doorbell import Doorbell
@@ -35,17 +35,16 @@ _PARAMETERS = read_parameters(_nothing, typed=True)
 _JOB = Job("rehearsal", _nothing, "", input_shape(_PARAMETERS.members), context_parameter=_PARAMETERS.context)
 
 
-def rehearse(tmp: str) -> None:
+def rehearse(tmp: str, codec: Codec) -> None:
     """Read an order, decode it, bind, call, emit and close, all into /dev/null."""
     null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     orders = Orders(theirs.detach())
     try:
-        codec = CODECS["json"]
         doorbell = Doorbell(null, null, lambda fence: None)
         channel = Channel(null, codec, doorbell.answer)
         doorbell.channel = channel
-        order = Run("rehearsal", _JOB.name, 1, b'{"text": "rehearsal"}', b'{"memory_bytes":null}')
+        order = Run("rehearsal", _JOB.name, 1, codec.encode_value({"text": "rehearsal"}), b'{"memory_bytes":null}')
         ours.send(encode(Kind.RUN, _FENCE, 0, order.encode()))
         frame = orders.next()
         assert frame is not None

@@ -225,7 +225,7 @@ class Dispatcher:
     # ── FleetOwner ──
 
     def on_types(self, types: Sequence[JobType]) -> None:
-        self._observer.metrics.on_types(job_type.name for job_type in types)
+        self._observer.on_types(job_type.name for job_type in types)
 
     def on_worker_available(self, pool: Pool) -> None:
         if not self._closing:

@@ -36,6 +36,10 @@ class Observer:
         self.metrics = Metrics()
         self.sse_clients = 0
 
+    def on_types(self, types: Iterable[str]) -> None:
+        """These are all that there are now."""
+        self.metrics.on_types(types)
+
     # ── on the way in ──
 
     def on_submitted(self, entry: Entry) -> None:
@@ -113,21 +117,13 @@ class Observer:
         self.metrics.on_recovered(after_s)
 
 
-class _Uncounted:
-    """What the dispatcher tells the counts themselves, and nobody else."""
-
-    def on_types(self, types: Iterable[str]) -> None: ...
-
-
 class Unobserved(Observer):
     """For an Executor: each future tells of its own call, and nobody asks for counts; it saves 60 µs a call."""
 
-    metrics: Any
-
     def __init__(self) -> None:
-        self.metrics = _Uncounted()
         self.sse_clients = 0
 
+    def on_types(self, types: Iterable[str]) -> None: ...
     def on_submitted(self, entry: Entry) -> None: ...
     def on_refused(self, submission: Submission, refused: Refused) -> None: ...
     def on_left_queue(self, entry: Entry, now: float) -> None: ...

@@ -60,7 +60,7 @@ class Loan:
         """A descriptor to pass with that, for a large result; -1: none."""
         self.quiet = quiet
         """Whether its pool need not hear at once that it is busy: there is a spare for it already."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finalizer of the program's may come in the middle
         self._call: GivenCall | None = None
         self._over = False
         self.given_at = 0.0

@@ -65,7 +65,7 @@ class WorkerProcess:
         self._bells = Reader(loop, bells, listener.on_bells)
         self._pidfd = -1
         self._fence: int | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finalizer of the program's may come in the middle, and cancel
         """Between `kill_now` in another thread and the end of the attempt, or of the descriptors."""
         self._killed = False
         self._kill_wanted = False

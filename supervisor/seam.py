@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from killable.supervisor.job import Verdict
 from killable.supervisor.settings import PoolSpec
 from killable.workers.control import Ending
 from killable.workers.frames import Frame
@@ -94,6 +95,8 @@ class Process(Protocol):
 
     pid: int | None
     proof: str
+    killed_for: Verdict | None
+    """Why `kill_now` killed it: its exit may be told before that thread's word of it."""
 
     def hold(self, fence: int | None) -> None:
         """From here on only signals for this attempt pass; None: the worker is idle and is not signalled."""
@@ -128,7 +131,7 @@ class Process(Protocol):
         """SIGKILL the whole tree. Not fenced: whoever ends a worker ends it whatever it holds."""
         ...
 
-    def kill_now(self, fence: int) -> bool:
+    def kill_now(self, fence: int, verdict: Verdict) -> bool:
         """Do so from any thread, if it holds this attempt; return whether it does."""
         ...
 

@@ -267,6 +267,8 @@ class Worker:
     def on_exited(self) -> None:
         self.come_home()
         if self.attempt is not None:
+            if self.process.killed_for is not None:
+                self.attempt.stop(self.process.killed_for, 0.0)
             self.attempt.on_exited()
         else:
             self._exited = True

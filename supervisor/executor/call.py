@@ -99,8 +99,8 @@ class Call:
                 pass  # then it is over already
         return True
 
-    def kill_now(self, grace_s: float | None) -> None:
-        """If it has no grace, SIGKILL it: the supervisor's thread has been told why, but may have to wait for its turn.
+    def kill_now(self, verdict: Verdict, grace_s: float | None) -> None:
+        """If it has no grace, SIGKILL it: the supervisor's thread, which is told next, may have to wait for its turn.
 
         When its worker has said its last word already, nothing happens: it may have another call.
         """
@@ -109,7 +109,7 @@ class Call:
         attempt = None if self._entry is None else self._entry.attempt
         held = self._loan if attempt is None else attempt
         if grace_s == 0 and held is not None:
-            held.worker.process.kill_now(held.fence)
+            held.worker.process.kill_now(held.fence, verdict)
 
     # ── in the supervisor's thread ──
 

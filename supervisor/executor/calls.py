@@ -108,10 +108,10 @@ class Calls:
     def stop(self, future: JobFuture[Any], grace_s: float | None, reason: str) -> None:
         """Have a call stopped; it is told of its end. Without a grace it is killed in this very thread."""
         verdict = Verdict("cancelled", by="user", reason=reason, asked_at=monotonic())
-        self._call(partial(self._stop, future, verdict, grace_s))
         call = self._under_way.get(future)
         if call is not None:
-            call.kill_now(grace_s)
+            call.kill_now(verdict, grace_s)
+            self._call(partial(self._stop, future, verdict, grace_s))
 
     def can_wait(self) -> bool:
         return self.hosting.can_wait()

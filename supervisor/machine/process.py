@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 
 import killable.workers
 from killable.supervisor import clock, stack
+from killable.supervisor.job import Verdict
 from killable.supervisor.machine import tree
 from killable.supervisor.machine.cgroup import Cgroup
 from killable.supervisor.machine.channel import LARGE_READ_BYTES, READ_BYTES, Reader, Writer
@@ -67,11 +68,8 @@ class WorkerProcess:
         self._fence: int | None = None
         self._lock = threading.RLock()  # a finalizer of the program's may come in the middle, and cancel
         """Between `kill_now` in another thread and the end of the attempt, or of the descriptors."""
-        self._killed = False
-        self._kill_wanted = False
-        self._broken = False
-        self._closed = False
-        self._exit_told = False
+        self.killed_for: Verdict | None = None
+        self._kill_wanted = self._broken = self._closed = self._exit_told = False
         self._look_s = _LOOK_AGAIN_S
         self.pid: int | None = None
         self.proof = "descendants" if cgroup is None else "cgroup+descendants"
@@ -165,7 +163,7 @@ class WorkerProcess:
 
     def let_go(self) -> bool:
         with self._lock:
-            if self._killed:
+            if self.killed_for is not None:
                 return False
             self._fence = None
         return True
@@ -195,11 +193,11 @@ class WorkerProcess:
         if self._cgroup is not None:
             self._cgroup.kill()
 
-    def kill_now(self, fence: int) -> bool:
+    def kill_now(self, fence: int, verdict: Verdict) -> bool:
         with self._lock:
             if self._fence != fence or self._pidfd < 0:
                 return False
-            self._killed = True
+            self.killed_for = self.killed_for or verdict
             self.kill()
         return True
 

@@ -9,11 +9,13 @@ from sides import on_both_sides
 from stage import Stage
 from support.waiting import Pending, until_async
 
+from killable.supervisor.job import Verdict
 from killable.supervisor.seam import FenceError, Usage
 from killable.workers.messages import BELL_ACKNOWLEDGED, BELL_REPLACED, Idle, Kind
 
 pytestmark = pytest.mark.row("PEERS-L")
 TERM = bytes([signal.SIGTERM])
+WHY = Verdict("cancelled")
 
 
 @on_both_sides()
@@ -133,21 +135,22 @@ async def test_a_kill_is_told_as_an_exit_and_then_as_an_end(stage: Stage) -> Non
 async def test_another_thread_kills_only_the_attempt_that_it_names(stage: Stage) -> None:
     worker = await stage.worker()
     await stage.inside(worker, "loops", 21)
-    assert not worker.process.kill_now(20)
+    assert not worker.process.kill_now(20, WHY)
     worker.process.dump(21)
     await stage.until(worker.process.has_whole_stack, worker, "was dumped, for it goes on")
-    assert worker.process.kill_now(21)
+    assert worker.process.killed_for is None
+    assert worker.process.kill_now(21, WHY) and worker.process.killed_for is WHY
     assert not worker.process.let_go(), "another attempt must not be given to it"
     await stage.gone(worker)
     assert worker.heard.ending.signal == signal.SIGKILL
-    assert not worker.process.kill_now(21)
+    assert not worker.process.kill_now(21, WHY)
 
 
 @on_both_sides()
 async def test_one_that_was_let_go_is_killed_by_no_other_thread(stage: Stage) -> None:
     worker = await stage.worker()
     worker.process.hold(22)
-    assert worker.process.let_go() and not worker.process.kill_now(22)
+    assert worker.process.let_go() and not worker.process.kill_now(22, WHY)
 
 
 @on_both_sides()

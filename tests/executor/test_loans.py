@@ -17,6 +17,7 @@ from support import processes
 from support.waiting import Pending, until
 
 from killable import Executor, JobCancelled, WorkerCrashed, WorkerExited
+from killable.supervisor.job import Verdict
 
 
 @pytest.fixture
@@ -84,6 +85,18 @@ def test_a_call_without_a_grace_is_killed_while_the_supervisors_thread_does_noth
     certificate = futures[0].certificate or {}
     assert (certificate["reason"], certificate["exit_signal"]) == ("why not", "SIGKILL")
     assert certificate["requested"] == 0.0 < certificate["kill_sent"] <= certificate["exited"]
+
+
+def test_the_exit_of_a_call_that_was_killed_may_be_heard_before_the_word_of_who_did_it(
+    executor: Executor, tmp_path: Path
+) -> None:
+    """Here that word never comes."""
+    future = executor.submit(work.hold_the_lock, str(tmp_path / "in"))
+    until((tmp_path / "in").exists, "it runs")
+    executor._calls._under_way[future].kill_now(Verdict("cancelled", by="user", reason="gone"), 0)
+    with pytest.raises(JobCancelled) as caught:
+        future.result()
+    assert caught.value.facts["reason"] == "gone" and (future.certificate or {})["exit_signal"] == "SIGKILL"
 
 
 def test_no_more_calls_run_than_there_are_workers(executor: Executor, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from support.fake_conduct import check_kill, note_bells, note_term
 from support.fake_job import FakeJob
 from support.fake_world import SIGKILL, SIGTERM, Life, Truth, World
 
+from killable.supervisor.job import Verdict
 from killable.supervisor.seam import FenceError, Gone, ProcessListener, ProcessorUse, Sample, Usage
 from killable.workers.control import Ending
 from killable.workers.frames import Decoder, FrameError, encode
@@ -62,7 +63,7 @@ class FakeProcess:
         self._frames, self._output, self._bells = bytearray(), bytearray(), bytearray()
         self._decoder = Decoder()
         self._broken = False
-        self._killed_now = False
+        self.killed_for: Verdict | None = None
 
     def __repr__(self) -> str:
         return f"<{self.worker_id} {self.life.value} job={self._truth.number if self._truth else None}>"
@@ -92,15 +93,15 @@ class FakeProcess:
         self._held = fence
 
     def let_go(self) -> bool:
-        if self._killed_now:
+        if self.killed_for is not None:
             return False
         self._held = None
         return True
 
-    def kill_now(self, fence: int) -> bool:
+    def kill_now(self, fence: int, verdict: Verdict) -> bool:
         if self._held != fence or self._closed:
             return False
-        self._killed_now = True
+        self.killed_for = self.killed_for or verdict
         self.kill()
         return True
 

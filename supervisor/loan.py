@@ -74,6 +74,10 @@ class Loan:
     def is_given(self) -> bool:
         return self._call is not None
 
+    def has(self, call: GivenCall) -> bool:
+        """Tell whether the worker was given this call, and nothing has been heard of it."""
+        return self._call is call
+
     def give(self, order: bytes, passed: Sequence[int], call: GivenCall) -> int:
         """Write an order, from any thread; return how much of it was written, -1: the worker is not to be had any more.
 
@@ -98,8 +102,9 @@ class Loan:
             if self._over or self._call is None:
                 return None
             self._over = True
+            call, self._call = self._call, None  # they refer to each other
         self.worker.loan = None
-        return self._call
+        return call
 
     def come_home(self) -> None:
         """End it, given or not: no caller's thread is to meet the worker any more. Harmless when it has ended."""

@@ -347,7 +347,7 @@ class Pool:
         self._break(traceback)
 
     def on_zygote_ending(self) -> None:
-        for worker in self.workers.values():
+        for worker in tuple(self.workers.values()):  # a call that one of them has may want another worker
             worker.doom()
 
     def on_zygote_lost(self, ending: Ending | None) -> None:

@@ -234,8 +234,10 @@ class Worker:
         assert call is not None, self
         self.served += 1
         self.note_outlet_passed()
-        self._owner.on_worker_free(self)  # first: whoever sees its result finds the worker ready
-        call.complete(result)
+        try:
+            self._owner.on_worker_free(self)  # first: whoever sees its result finds the worker ready
+        finally:
+            call.complete(result)
         return True
 
     def _become_idle(self) -> None:

@@ -81,13 +81,10 @@ class Call:
         order, passed = order_of(future.job_id, submission, limits, 1, loan.fence, loan.outlet, announce=announce)
         self._loan = loan  # before it is said to run: whoever stops what runs finds it
         if not future.begin():
-            self._loan = None
             return False
         future.pid = loan.worker.process.pid
         written = loan.give(order, passed, self)
         if written < 0:
-            self._loan = future.pid = None
-            future.take_back()
             return False
         # A time runs, or what it takes is looked at; it will say something, and is better known by then; a spare has to
         # take its place; its end was asked for just now.
@@ -99,6 +96,11 @@ class Call:
                 pass  # then it is over already
         return True
 
+    def take_back(self) -> None:
+        """No worker has it after all: it waits."""
+        self._loan = None
+        self.future.take_back()
+
     def kill_now(self, verdict: Verdict, grace_s: float | None) -> None:
         """If it has no grace, SIGKILL it: the supervisor's thread, which is told next, may have to wait for its turn.
 
@@ -106,10 +108,13 @@ class Call:
         """
         if grace_s is None:
             grace_s = self._submission.limits.get("grace_s")
-        attempt = None if self._entry is None else self._entry.attempt
-        held = self._loan if attempt is None else attempt
-        if grace_s == 0 and held is not None:
-            held.worker.process.kill_now(held.fence, verdict)
+        if grace_s != 0:
+            return
+        loan, attempt = self._loan, None if self._entry is None else self._entry.attempt
+        if attempt is not None:
+            attempt.worker.process.kill_now(attempt.fence, verdict)
+        elif loan is not None and loan.has(self):  # else it may be given another call
+            loan.worker.process.kill_now(loan.fence, verdict)
 
     # ── in the supervisor's thread ──
 
@@ -162,7 +167,7 @@ class Call:
         assert self._asked is not None
         if self._entry is not None:
             self._home.supervisor.jobs.stop(self._entry, *self._asked)
-        elif self._loan is not None:
+        elif self._loan is not None and self._loan.has(self):
             self._loan.hear()  # if it is being given just now, whoever does so sees that
 
     def drop(self) -> None:
@@ -170,6 +175,18 @@ class Call:
         reason = "" if self._asked is None else self._asked[0].reason
         self.future.note_cancelled(reason)
         self._end(Outcome("cancelled", "cancelled", facts={"by": "user", "reason": reason}))
+
+    def give_up(self, fault: str) -> None:
+        """End it, whatever has become of it."""
+        if self._loan is not None and self._loan.has(self):
+            self._loan.hear()
+        if self._entry is not None:
+            reason = fault or "its caller was interrupted"
+            self._home.supervisor.jobs.stop(self._entry, Verdict("cancelled", by="user", reason=reason), 0.0)
+        elif fault:
+            self._end(Outcome("failed", "spawn", fault))
+        else:
+            self.drop()
 
     def _end(self, outcome: Outcome) -> None:
         """It never was a job."""

@@ -22,6 +22,7 @@ from killable.supervisor.loan import Loan
 from killable.supervisor.settings import Settings
 from killable.workers import pickles
 from killable.workers.calls import CALL, STREAM
+from killable.workers.frames import FRAME_BYTES_MAX
 from killable.workers.messages import INLINE_BYTES_MAX
 from killable.workers.pickles import Pickled
 from killable.workers.sealed import SealedInput
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 _CLOSED = "cannot schedule new futures after shutdown"
 LOANS_MAX = 100
 """Then those that have ended are sorted out."""
+
+
+CALL_BYTES_MAX = FRAME_BYTES_MAX - 4096
+"""Of a call that is written into a socket; larger ones lie in memory of their own."""
 
 
 class Calls:
@@ -62,42 +67,72 @@ class Calls:
             raise Closed(_CLOSED)
         function, args, kwargs = call
         try:
-            packed = pickles.pickled({"function": function, "args": args, "kwargs": kwargs})
+            input = _where_it_lies(pickles.pickled({"function": function, "args": args, "kwargs": kwargs}))
         except Exception as error:  # pickling runs the caller's __reduce__: anything can come
             future.fail(error)
             return
-        taken = Call(self, Submission(type, _where_it_lies(packed), limits=dict(limits)), future)
+        taken = Call(self, Submission(type, input, limits=dict(limits)), future)
         future.job_id = f"{self._prefix}-{next(self._numbers)}"
-        with self._lock:
-            if self._shut_down:
-                raise Closed(_CLOSED)
-            self._under_way[future] = taken
-            is_first = not self._waiting
-            self._waiting[future] = taken
-        self._match()
-        if taken.is_timed or (is_first and self._waiting):
-            self._call(self._look)
+        try:
+            with self._lock:
+                if self._shut_down:
+                    raise Closed(_CLOSED)
+                is_first = not self._waiting
+                self._under_way[future] = self._waiting[future] = taken
+            self._match()
+            if taken.is_timed or (is_first and self._waiting):
+                self._call(self._look)
+        except Closed:
+            raise
+        except BaseException:  # Ctrl-C, or what a signal handler of the program's raises: nobody has its future
+            self._call(partial(self._give_up, taken, ""))
+            raise
 
     def _match(self) -> None:
-        """Bring waiting calls and lent workers together, as long as there are both."""
-        while True:
-            with self._lock:
-                if not self._loans or not self._waiting:
-                    return
-                loan = self._loans.pop()
-                if loan.is_over:
-                    continue
-                future, call = self._waiting.popitem(last=False)
-            if call.give(loan):
-                continue
-            with self._lock:
-                if not loan.is_over:
-                    self._loans.append(loan)  # nobody wants the call any more: `stop` ends it
-                elif not call.is_stopped:
-                    self._waiting[future] = call
-                    self._waiting.move_to_end(future, last=False)
+        """Bring waiting calls and lent workers together, as long as there are both.
+
+        Whatever interrupts that (Ctrl-C), neither a worker nor a call is lost: each is known here before it is taken.
+        """
+        loan: Loan | None = None
+        call: Call | None = None
+        try:
+            while True:
+                with self._lock:
+                    loan = call = None
+                    if not self._loans or not self._waiting:
+                        return
+                    loan = self._loans[-1]
+                    del self._loans[-1]
+                    if loan.is_over:
+                        continue
+                    call = next(iter(self._waiting.values()))
+                    del self._waiting[call.future]
+                try:
+                    given = call.give(loan)
+                except Exception as error:
+                    self._part(loan, call, f"it cannot be given to a worker: {error!r}")
                 else:
-                    self._call(partial(self._drop, call))  # `stop` found it neither here nor there
+                    if not given:
+                        self._part(loan, call)
+        except BaseException:
+            if loan is not None:
+                self._part(loan, call)
+            raise
+
+    def _part(self, loan: Loan, call: Call | None, fault: str = "") -> None:
+        """They have not come together: keep both, but for a call that nobody wants any more, or that has a fault."""
+        with self._lock:
+            if not loan.is_given and not loan.is_over and loan not in self._loans:
+                self._loans.append(loan)
+            if call is None or call.future not in self._under_way:
+                return
+            if not (loan.has(call) or fault or call.is_stopped or call.future.cancelled()):
+                if call.future not in self._waiting:
+                    call.take_back()
+                    self._waiting[call.future] = call
+                    self._waiting.move_to_end(call.future, last=False)
+                return
+        self._call(partial(self._give_up, call, fault))
 
     def _call(self, act: Callable[[Supervisor], None]) -> None:
         try:
@@ -192,9 +227,12 @@ class Calls:
         else:
             call.stop()
 
-    def _drop(self, call: Call, _supervisor: Supervisor) -> None:
+    def _give_up(self, call: Call, fault: str, _supervisor: Supervisor) -> None:
+        """End a call that is neither here nor there, or that a worker has perhaps not been given whole."""
+        with self._lock:
+            self._waiting.pop(call.future, None)
         if call.future in self._under_way:
-            call.drop()
+            call.give_up(fault)
 
     def forget(self, call: Call) -> None:
         """A call is over."""
@@ -213,6 +251,7 @@ def _where_it_lies(packed: Pickled) -> bytes | SealedInput:
     if packed.size > INLINE_BYTES_MAX:
         try:
             return SealedInput.laid(packed.lay)
-        except OSError:
-            pass  # no memory or no descriptor for it: in pieces, through the socket
+        except OSError:  # no memory or no descriptor for it: in pieces, through the socket
+            if packed.size > CALL_BYTES_MAX:
+                raise
     return packed.joined()

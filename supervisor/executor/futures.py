@@ -88,18 +88,23 @@ class JobFuture(Future[T]):
         True means accepted: `done()` and `cancelled()` follow when its processes are gone. A job that finishes first
         keeps its result. `grace_s` shortens its grace, 0 kills at once; asked again, it only hurries.
         """
-        with self._condition:
-            state = self._state
-            if state in (FINISHED, CANCELLED_AND_NOTIFIED):
-                return state == CANCELLED_AND_NOTIFIED
+        try:
+            with self._condition:
+                state = self._state
+                if state in (FINISHED, CANCELLED_AND_NOTIFIED):
+                    return state == CANCELLED_AND_NOTIFIED
+                if state == PENDING:
+                    self.note_cancelled(reason)
+                    self._ending = JobCancelled(
+                        by="user", reason=reason, job_id=self.job_id, certificate=self.certificate
+                    )
+                    self._state = CANCELLED
+                    self._condition.notify_all()
             if state == PENDING:
-                self._state = CANCELLED
-                self.note_cancelled(reason)
-                self._ending = JobCancelled(by="user", reason=reason, job_id=self.job_id, certificate=self.certificate)
-                self._condition.notify_all()
-        if state == PENDING:
-            self._invoke_callbacks()  # type: ignore[attr-defined]
-        self._owner.stop(self, grace_s, reason)
+                self._invoke_callbacks()  # type: ignore[attr-defined]
+        finally:  # also when it is interrupted: nobody else ends a call that is cancelled
+            if not self.done() or self._state == CANCELLED:
+                self._owner.stop(self, grace_s, reason)
         return True
 
     def result(self, timeout: float | None = None) -> T:
@@ -184,8 +189,11 @@ class JobFuture(Future[T]):
             self.certificate = {"requested": 0.0, "cause": "cancelled", "by": "user", "reason": reason}
 
     def take_back(self) -> None:
-        """It does not run after all: the worker that was to have it is gone. Nobody has seen it yet."""
-        self._state = PENDING
+        """It does not run after all: the worker that was to have it is gone."""
+        with self._condition:
+            if self._state == RUNNING:
+                self._state = PENDING
+                self.pid = None
 
     def on_accepted(self, entry: Entry) -> None:
         self.pid = entry.pid
@@ -254,6 +262,8 @@ class JobFuture(Future[T]):
         if ending is None:
             try:
                 self._value = _unpickled(self._payload)
+            except KeyboardInterrupt:
+                raise  # it is its caller's, and the value may be asked for again
             except BaseException as error:
                 self._error = self._ending = _unreadable("result", error, self)
             self._payload = None

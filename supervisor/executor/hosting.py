@@ -63,9 +63,9 @@ class Hosting:
             self._inbox.append(act)
             if self._will_read:
                 return
-            self._will_read = True
             assert self._loop is not None
             self._loop.call_soon_threadsafe(self._read_inbox)
+            self._will_read = True  # not before: an interrupted caller would leave the inbox unread
 
     def leave(self) -> None:
         """End everything; only in its own thread."""
@@ -124,5 +124,9 @@ class Hosting:
                         self._will_read = False
                         return
             else:
-                act(self._supervisor)
+                try:
+                    act(self._supervisor)
+                except BaseException:
+                    self._loop.call_soon(self._read_inbox)  # there may be more
+                    raise
         self._loop.call_soon(self._read_inbox)

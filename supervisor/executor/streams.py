@@ -68,7 +68,7 @@ class StreamFuture(JobFuture[Any], Generic[T]):
 class Stream(Iterator[T]):
     """The yields of one call, in order; then how it ended, if that is an error.
 
-    `close()`, leaving the `with`, or dropping it (a `break`) stops the job, and `close` waits until it is gone.
+    `close()`, leaving the `with`, or dropping it (a `break`) stops the job; the first two wait until it is gone.
     """
 
     def __init__(self, future: StreamFuture[T]) -> None:
@@ -93,7 +93,8 @@ class Stream(Iterator[T]):
         self.close()
 
     def __del__(self) -> None:
-        self.close()
+        # Without waiting: a collection may come anywhere, also where the supervisor's thread waits for this one.
+        self.future.cancel(reason="the stream was dropped")
 
 
 class AsyncStream(AsyncIterator[T]):

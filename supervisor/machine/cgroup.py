@@ -114,6 +114,12 @@ class Cgroup:
         except OSError:
             return False  # no descriptor is left to look: not known, and looked at again
 
+    def leave_to_parent(self) -> None:
+        """In a fork of this process."""
+        if self._kill >= 0:
+            os.close(self._kill)
+            self._kill = -1
+
     def remove(self) -> None:
         """Close and remove; also the groups that the job made below it."""
         if self._kill >= 0:

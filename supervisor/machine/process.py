@@ -373,6 +373,8 @@ class WorkerProcess:
             if descriptor >= 0:
                 os.close(descriptor)
         self._pidfd = self._stack = -1
+        if self._cgroup is not None:
+            self._cgroup.leave_to_parent()
 
     def _close(self) -> None:
         self._closed = True
@@ -382,8 +384,8 @@ class WorkerProcess:
         if self._pidfd >= 0:
             self._loop.remove_reader(self._pidfd)
             with self._lock:
-                os.close(self._pidfd)
-                self._pidfd = -1
+                pidfd, self._pidfd = self._pidfd, -1
+                os.close(pidfd)
         if self._stack >= 0:
             os.close(self._stack)
             self._stack = -1

@@ -253,7 +253,8 @@ def test_a_break_ends_the_job(executor: Executor, tmp_path: Path) -> None:
     for number in executor.with_limits(grace_s=0).stream(work.count_for_ever, str(tmp_path / "in")):
         if number == 10:
             break
-    assert is_gone(arrived(tmp_path / "in"))
+    pid = arrived(tmp_path / "in")
+    until(lambda: is_gone(pid), "it is gone")
 
 
 async def test_yields_for_a_coroutine(executor: Executor, tmp_path: Path) -> None:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import concurrent.futures
+import gc
+import itertools
+import linecache
 import os
 import random
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 import work
@@ -17,6 +24,7 @@ from support import processes
 from support.waiting import Pending, until
 
 from killable import Executor, JobCancelled, WorkerCrashed, WorkerExited
+from killable.supervisor.executor.futures import JobFuture
 from killable.supervisor.job import Verdict
 
 
@@ -97,6 +105,128 @@ def test_the_exit_of_a_call_that_was_killed_may_be_heard_before_the_word_of_who_
     with pytest.raises(JobCancelled) as caught:
         future.result()
     assert caught.value.facts["reason"] == "gone" and (future.certificate or {})["exit_signal"] == "SIGKILL"
+
+
+def test_a_kill_of_a_call_that_no_worker_has_yet_hits_no_other_call(
+    executor: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes when a worker is chosen for it, in the moment before it begins; the next call has that worker."""
+    lent(executor, 2)
+    begin = JobFuture.begin
+
+    def cancelled_before(future: JobFuture[int]) -> bool:
+        monkeypatch.setattr(JobFuture, "begin", begin)
+        future.cancel(grace_s=0)
+        return begin(future)
+
+    monkeypatch.setattr(JobFuture, "begin", cancelled_before)
+    with standing_still(executor):
+        unwanted = executor.submit(work.square, 2)
+        innocents = [executor.submit(work.square, number) for number in range(2)]
+        assert unwanted.cancelled()
+    assert [future.result() for future in innocents] == [0, 1]
+
+
+def test_all_that_is_killed_at_once_was_cancelled(tmp_path: Path) -> None:
+    """Exits are heard before the words of those who killed, which stand behind hundreds of others."""
+    with Executor(max_workers=4) as executor:
+        running = [executor.submit(work.loop, str(tmp_path / f"in {number}")) for number in range(4)]
+        until(lambda: all((tmp_path / f"in {number}").exists() for number in range(4)), "they run")
+        waiting = [executor.submit(work.square, number) for number in range(500)]
+        executor.kill_workers()
+    assert {type(future.error) for future in running + waiting} == {JobCancelled}
+
+
+@contextmanager
+def interrupted_at(line: int) -> Iterator[None]:
+    """Raise KeyboardInterrupt at this line, counted from 1, of what this thread runs of ours.
+
+    Not at a `try:` and not where a `with` ends: no signal is handled there.
+    """
+    lines = 0
+
+    def trace(frame: FrameType, event: str, _: object) -> Callable[..., Any] | None:
+        nonlocal lines
+        if not frame.f_globals.get("__name__", "").startswith("killable."):
+            return None
+        source = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+        if event == "line" and not source.lstrip().startswith(("with ", "try:")):
+            lines += 1
+            if lines == line:
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+
+
+def test_an_interrupt_anywhere_in_submit_costs_no_worker_and_no_call() -> None:
+    interrupts = 0
+    with Executor(max_workers=1) as executor:
+        other = executor.submit(work.square, 3)
+        for line in itertools.count(1):
+            lent(executor, 1)
+            try:
+                with interrupted_at(line):
+                    executor.submit(work.square, 4)
+            except KeyboardInterrupt:
+                interrupts += 1
+            else:
+                break
+            assert executor.submit(work.square, line).result(10) == line**2
+        assert other.result() == 9
+    assert interrupts > 50
+
+
+def test_an_interrupted_cancel_is_a_cancel(executor: Executor, tmp_path: Path) -> None:
+    gates = [executor.submit(work.wait_for, str(tmp_path / "gate")) for _ in range(2)]
+    for line in itertools.count(1):
+        future = executor.submit(work.square, 2)
+        try:
+            with interrupted_at(line):
+                future.cancel()
+        except KeyboardInterrupt:
+            future.cancel()
+        else:
+            break
+        with pytest.raises(JobCancelled):
+            future.result(10)
+    assert line > 10
+    work.say(str(tmp_path / "gate"))
+    concurrent.futures.wait(gates)
+
+
+def test_calls_go_on_when_their_zygote_is_given_up(tmp_path: Path) -> None:
+    """Those that it had are lost with it; in the middle of that, those that wait want workers."""
+    with Executor(max_workers=3, spares=1) as executor:
+        assert sum(executor.map(work.square, range(3))) == 5
+        running = [executor.submit(work.loop, str(tmp_path / f"in {number}")) for number in range(3)]
+        until(lambda: all((tmp_path / f"in {number}").exists() for number in range(3)), "they run")
+        waiting = [executor.submit(work.square, number) for number in range(4)]
+        (pool,) = executor._calls.supervisor.jobs.fleet
+        executor._calls.hosting.call(lambda _: pool._spawner._lineage._end_zygote())  # type: ignore[attr-defined]
+        assert [future.result() for future in waiting] == [0, 1, 4, 9]
+        for future in running:
+            with pytest.raises(WorkerCrashed):
+                future.result()
+
+
+def test_a_future_that_is_dropped_is_freed_at_once(executor: Executor) -> None:
+    lent(executor, 2)
+    gc.collect()
+    gc.disable()
+    try:
+        future = executor.submit(work.square, 2)
+        assert future.result() == 4
+        held = weakref.ref(future)
+        del future
+        until(lambda: held() is None, "it is freed")
+    finally:
+        gc.enable()
 
 
 def test_no_more_calls_run_than_there_are_workers(executor: Executor, tmp_path: Path) -> None:

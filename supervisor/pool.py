@@ -181,7 +181,9 @@ class Pool:
         return [(worker, number < may_be_quiet) for number, worker in enumerate(chosen)]
 
     def _slack(self) -> int:
-        """Return how many idle workers could be busy before a spare were missing."""
+        """Return how many idle workers could be busy before one were missing: a spare, or one for a job that waits."""
+        if self._owner.queued(self):
+            return 0
         return self._number_in[Stage.IDLE] + self._number_in[Stage.SPAWNING] - self.spec.spares
 
     def _hear_of_calls(self) -> None:

@@ -268,6 +268,23 @@ def test_a_call_that_its_pool_has_not_heard_of_has_a_spare_in_its_place(tmp_path
         assert future.result() == str(os.getpid())
 
 
+@pytest.mark.parametrize("spares", [0, 1, 2])
+def test_as_many_calls_run_at_once_as_there_are_workers(spares: int, tmp_path: Path) -> None:
+    """Whether its pool has heard of each or not, and whoever of them ends."""
+    with Executor(max_workers=3, spares=spares) as executor:
+        for again in range(3):
+            futures: list[JobFuture[str]] = []
+            for number in range(3):
+                futures.append(executor.submit(work.wait_for, str(tmp_path / f"gate {again} {number}")))
+                until(futures[-1].running, "it runs beside the others")
+            futures[again].cancel(grace_s=0)
+            concurrent.futures.wait([futures[again]])
+            assert executor.submit(work.square, 3).result() == 9
+            for number in range(3):
+                work.say(str(tmp_path / f"gate {again} {number}"))
+            concurrent.futures.wait(futures)
+
+
 def test_calls_begin_in_their_order_whatever_limits_they_have(tmp_path: Path) -> None:
     """Also one whose time runs while it waits, which waits as a job."""
     gate, said = str(tmp_path / "gate"), tmp_path / "said"

@@ -142,6 +142,15 @@ def test_a_job_that_answers_itself_is_told_once() -> None:
     assert rings(escalation.delivered(asked(rules), NOW, ProcessorUse(1.0))[0], NOW + 5) == []
 
 
+def test_a_look_that_comes_late_rings_all_the_same() -> None:
+    state, _ = escalation.delivered(asked(), NOW, ProcessorUse(1.0))
+    assert state.ring_at == NOW + 0.05
+    late = NOW + 0.07
+    state, actions = escalation.tick(state, late, ProcessorUse(1.0))
+    assert actions == (Action.RING,)
+    assert state.ring_at == pytest.approx(NOW + 0.14), "twice as long after its delivery as now"
+
+
 def test_what_is_found_stuck_is_not_told_again() -> None:
     state, _ = escalation.delivered(asked(), NOW, ProcessorUse(1.0))
     _, actions = escalation.tick(state, NOW + 0.5, ProcessorUse(1.2))

@@ -306,14 +306,8 @@ class Attempt:
         ending = gone.ending
         status = ExitStatus() if ending is None else ExitStatus(ending.exit_code, ending.signal, ending.core_dumped)
         self._stamps.note_gone(gone, status, self._clock.now())
-        evidence = Evidence(
-            entered=self._entered,
-            torn_bytes=gone.torn_bytes,
-            protocol_error=self._protocol_error,
-            zygote_lost=gone.zygote_lost,
-            operation=self._deadlines.raised,
-            oom=gone.oom,
-            memory_max_struck=gone.memory_max_struck,
+        evidence = Evidence.of(
+            gone, self.entry.limits, self._protocol_error, self._deadlines.raised, entered=self._entered
         )
         self._finish(status, evidence)
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from killable.supervisor.job import ExitStatus, Outcome, Verdict
+from killable.supervisor.job import ExitStatus, Limits, Outcome, Verdict
 from killable.supervisor.lifecycle import terminal_state_of
+from killable.supervisor.seam import Gone
 from killable.workers.errors import CODES
 from killable.workers.exitcodes import MEANINGS, ExitCode
 from killable.workers.messages import Raised
@@ -26,7 +27,8 @@ SIGNAL_NAMES: dict[int, str] = {
 _ASKS_TO_END = frozenset({1, 2, 9, 15})
 """Signals that someone sends to end a process; every other one that ends it is called a crash."""
 
-_LIMIT_SIGNALS = {24: "limit.cpu"}
+_XCPU = 24
+"""What the kernel sends whoever has used up RLIMIT_CPU, where `cpu_s` has set one."""
 
 
 class Evidence(NamedTuple):
@@ -45,8 +47,26 @@ class Evidence(NamedTuple):
     """yes · no · unknown; yes only with a proof (a memory cgroup's count of victims)."""
     memory_max_struck: bool = False
     """The kernel killed it for its own group's memory.max."""
+    cpu_limited: bool = False
+    """It had a `cpu_s`."""
     operation: Verdict | None = None
     """What it comes to if the job let the last `OperationTimedOut` pass that it was given."""
+
+    @classmethod
+    def of(
+        cls, gone: Gone, limits: Limits, protocol_error: str, operation: Verdict | None, *, entered: bool
+    ) -> Evidence:
+        """Return what is known of an attempt whose process is gone."""
+        return cls(
+            entered=entered,
+            torn_bytes=gone.torn_bytes,
+            protocol_error=protocol_error,
+            zygote_lost=gone.zygote_lost,
+            oom=gone.oom,
+            memory_max_struck=gone.memory_max_struck,
+            cpu_limited=limits.cpu_s is not None,
+            operation=operation,
+        )
 
 
 _COMPLETED = Outcome("completed")
@@ -152,8 +172,8 @@ def _from_signal(number: int, status: ExitStatus, evidence: Evidence) -> Outcome
         return _failed("worker_lost", "the pool's zygote died and its workers with it", {"signal": name})
     if number == 9 and evidence.memory_max_struck:
         return _failed("limit.memory", "memory_bytes was reached: the kernel killed its cgroup", {"signal": name})
-    if number in _LIMIT_SIGNALS:
-        return _failed(_LIMIT_SIGNALS[number], "the job used up its processor time (cpu_s)", {"signal": name})
+    if number == _XCPU and evidence.cpu_limited:
+        return _failed("limit.cpu", "the job used up its processor time (cpu_s)", {"signal": name})
     if number in _ASKS_TO_END:
         return _failed(
             "killed_externally",

@@ -174,8 +174,8 @@ class Attempt:
         cause = "exception"
         if isinstance(error, OperationTimedOut):
             cause = "operation"
-        elif isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
-            cause = "memory"
+        elif self._limits.get("memory_bytes") is not None and _lacks_memory(error):
+            cause = "memory"  # where nothing limits it, it is an exception like any other
         elif isinstance(error, OSError) and error.errno == errno.EMFILE:
             cause = "files"
         return Raised(
@@ -196,6 +196,10 @@ class Attempt:
         except Exception as broken:  # a hostile __str__ or __repr__
             text = f"{_qualified_name(type(error))}: <its traceback raised {type(broken).__name__}>\n"
         return text[-_TRACEBACK_BYTES_MAX:]
+
+
+def _lacks_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
 
 
 def _set_correlation_id(correlation_id: str) -> None:

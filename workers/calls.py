@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from killable.workers import pickles
+from killable.workers import namespaces, pickles
 
 POOL_MODULE = "killable.workers.builtin.call"
 CALL, STREAM = "call", "stream"
@@ -44,6 +44,7 @@ def prepare(encoded: bytes) -> None:
     path, authkey, rest = pickle.loads(encoded)
     sys.path[:] = [*path, *(folder for folder in sys.path if folder not in path)]
     multiprocessing.current_process().authkey = authkey
+    namespaces.share()
     setup: Setup = pickles.loads(rest)
     for name in setup.modules:
         importlib.import_module(name)
@@ -52,14 +53,18 @@ def prepare(encoded: bytes) -> None:
 
         @preload
         def preloaded() -> object:
-            return made_ready()
+            made = made_ready()
+            namespaces.settle()
+            return made
 
     if setup.initializer is not None:
         initialize = setup.initializer
 
         @preload(each_worker=True)
         def initialized() -> object:
-            return initialize(*setup.initargs)
+            made = initialize(*setup.initargs)
+            namespaces.settle()
+            return made
 
 
 def apply_to_each(function: Callable[..., Any], chunk: Sequence[Sequence[Any]]) -> list[Any]:

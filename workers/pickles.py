@@ -15,9 +15,12 @@ import mmap
 import os
 import pickle
 import struct
+from types import FunctionType
 from typing import Any
 
 import cloudpickle  # type: ignore[import-untyped]
+
+from killable.workers import namespaces
 
 PROTOCOL = 5
 BUFFER_BYTES_MIN = 64 << 10
@@ -86,6 +89,16 @@ class Pickled:
         return struct.pack(f"<I{len(sizes) + 1}Q", len(sizes), *sizes, sum(map(len, self.parts)))
 
 
+class _ByValue(cloudpickle.Pickler):  # type: ignore[misc]
+    """Its functions share their globals with others of their module where they arrive (`namespaces`)."""
+
+    def reducer_override(self, value: Any) -> Any:
+        reduction = super().reducer_override(value)
+        if isinstance(value, FunctionType) and isinstance(reduction, tuple):
+            return namespaces.reduced(reduction)
+        return reduction
+
+
 def pickled(value: object, *, beside: bool = True) -> Pickled:
     """Pickle a value, large buffers beside it or not.
 
@@ -99,7 +112,7 @@ def pickled(value: object, *, beside: bool = True) -> Pickled:
         else:
             if not plain.names_main:
                 return plain
-    return Pickled().dumped(cloudpickle.Pickler, value, beside)
+    return Pickled().dumped(_ByValue, value, beside)
 
 
 def loads(payload: bytes | mmap.mmap) -> Any:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from killable.supervisor.executor.futures import JobFuture
 from killable.supervisor.executor.hosting import Closed, Hosting
 from killable.supervisor.inputs import announces, close_input, order_of
-from killable.supervisor.job import JobType, Outcome, Submission, Verdict
+from killable.supervisor.job import JobType, Limits, Outcome, Submission, Verdict
 from killable.supervisor.limits import limits_of_job
 from killable.supervisor.watch import is_wanted
 from killable.workers.calls import STREAM
@@ -46,12 +46,14 @@ class Home(Protocol):
 class Call:
     """Made by the thread that submits."""
 
-    __slots__ = ("_asked", "_entry", "_home", "_loan", "_submission", "future")
+    __slots__ = ("_asked", "_entry", "_home", "_limits", "_loan", "_submission", "future")
 
     def __init__(self, home: Home, submission: Submission, future: JobFuture[Any]) -> None:
         self.future = future
         self._home = home
         self._submission = submission
+        self._limits: Limits | None = None
+        """In force for it, once its job type is known."""
         self._loan: Loan | None = None
         self._entry: Entry | None = None
         self._asked: tuple[Verdict, float | None] | None = None
@@ -75,8 +77,7 @@ class Call:
     def give(self, loan: Loan) -> bool:
         """Give it to a lent worker; False: that cannot be had any more, or nobody wants the call any more."""
         future, submission = self.future, self._submission
-        job_type = self._home.types[submission.type]
-        limits = limits_of_job(job_type.limits, job_type.caps, submission.limits)
+        limits = self._limits_in_force(self._home.types[submission.type])
         announce = announces(limits)
         order, passed = order_of(future.job_id, submission, limits, 1, loan.fence, loan.outlet, announce=announce)
         self._loan = loan  # before it is said to run: whoever stops what runs finds it
@@ -95,6 +96,11 @@ class Call:
             except Closed:
                 pass  # then it is over already
         return True
+
+    def _limits_in_force(self, job_type: JobType) -> Limits:
+        if self._limits is None:
+            self._limits = limits_of_job(job_type.limits, job_type.caps, self._submission.limits)
+        return self._limits
 
     def take_back(self) -> None:
         """No worker has it after all: it waits."""
@@ -149,8 +155,7 @@ class Call:
         """Raise Refused when there is no such type: its pool is broken."""
         supervisor, submission = self._home.supervisor, self._submission
         job_type = supervisor.type(submission.type)
-        limits = limits_of_job(job_type.limits, job_type.caps, submission.limits)
-        entry = supervisor.call(self.future.job_id, job_type, submission, limits, self, loan)
+        entry = supervisor.call(self.future.job_id, job_type, submission, self._limits_in_force(job_type), self, loan)
         if entry.is_over:
             return  # by now, and told
         self._entry = entry
@@ -188,8 +193,12 @@ class Call:
         else:
             self.drop()
 
+    def lose(self, why: str) -> None:
+        """End it: there is no supervisor any more, and nothing that it has started."""
+        self._end(Outcome("failed", "supervisor_lost", why))
+
     def _end(self, outcome: Outcome) -> None:
-        """It never was a job."""
+        """It never was a job, or is none any more."""
         close_input(self._submission)
         self.future.finish(outcome)
         self._home.forget(self)

@@ -52,19 +52,21 @@ class Calls:
         """Those of them that no worker has and that are no jobs, in order."""
         self._loans: list[Loan] = []
         """The latest is taken first, behind those that are to be told of; those that have ended are passed over."""
-        self._shut_down = False
+        self._why_closed = ""
+        """Why it takes nothing more."""
         self._prefix = f"job-{uuid.uuid4().hex[:8]}"
         self._numbers = itertools.count(1)
         self.types: dict[str, JobType] = {}
         """Known as soon as a worker is lent."""
         self.hosting = Hosting(settings, name, self)
+        self.hosting.start()
 
     # ── in any thread ──
 
     def submit(self, type: str, call: tuple[Any, ...], limits: Mapping[str, Any], future: JobFuture[Any]) -> None:
-        """Take a call; one that cannot be pickled is over at once. Raise Closed."""
-        if self._shut_down:  # before the work of pickling it
-            raise Closed(_CLOSED)
+        """Take a call; one that cannot be pickled is over at once. Raise RuntimeError after the shutdown."""
+        if self._why_closed:  # before the work of pickling it
+            raise RuntimeError(self._why_closed)
         function, args, kwargs = call
         try:
             input = _where_it_lies(pickles.pickled({"function": function, "args": args, "kwargs": kwargs}))
@@ -75,18 +77,18 @@ class Calls:
         future.job_id = f"{self._prefix}-{next(self._numbers)}"
         try:
             with self._lock:
-                if self._shut_down:
-                    raise Closed(_CLOSED)
-                is_first = not self._waiting
-                self._under_way[future] = self._waiting[future] = taken
-            self._match()
-            if taken.is_timed or (is_first and self._waiting):
-                self._call(self._look)
-        except Closed:
-            raise
+                is_first, why_closed = not self._waiting, self._why_closed
+                if not why_closed:
+                    self._under_way[future] = self._waiting[future] = taken
+            if not why_closed:
+                self._match()
+                if taken.is_timed or (is_first and self._waiting):
+                    self._call(self._look)
         except BaseException:  # Ctrl-C, or what a signal handler of the program's raises: nobody has its future
             self._call(partial(self._give_up, taken, ""))
             raise
+        if why_closed:
+            raise RuntimeError(why_closed)
 
     def _match(self) -> None:
         """Bring waiting calls and lent workers together, as long as there are both.
@@ -154,11 +156,10 @@ class Calls:
     def shut_down(self, *, cancel_pending: bool) -> None:
         """Take nothing more; leave when the last call is over."""
         with self._lock:
-            self._shut_down = True
-            futures = list(self._under_way)
-        pending = [future for future in futures if cancel_pending and not future.running()]
-        for future in pending:
-            future.cancel(reason="the executor is shutting down")
+            self._why_closed = self._why_closed or _CLOSED
+            futures = list(self._under_way) if cancel_pending else ()
+        for future in futures:
+            future.cancel_pending("the executor is shutting down")
         self._call(lambda _: self._leave_if_done())
 
     def stop_all(self, grace_s: float | None, reason: str) -> None:
@@ -171,7 +172,7 @@ class Calls:
     def leave_to_parent(self) -> None:
         """In a fork of the program: nothing that is under way there will ever end here."""
         self._lock = threading.RLock()
-        self._shut_down = True
+        self._why_closed = _CLOSED
         self.hosting.leave_to_parent()
         self._waiting.clear()
         under_way, self._under_way = self._under_way, {}
@@ -187,6 +188,17 @@ class Calls:
     def on_hosted(self, supervisor: Supervisor) -> None:
         self.supervisor = supervisor
 
+    def on_started(self) -> None:
+        self._look(self.supervisor)
+
+    def on_left(self, failure: BaseException | None) -> None:
+        why = f"the executor's thread has ended: {failure!r}"
+        with self._lock:
+            self._why_closed = self._why_closed or why
+            calls = list(self._under_way.values())
+        for call in calls:
+            call.lose(why)
+
     def on_lent(self, loan: Loan) -> None:
         if not self.types:
             self.types = {name: self.supervisor.type(name) for name in (CALL, STREAM)}
@@ -201,6 +213,8 @@ class Calls:
 
     def _look(self, supervisor: Supervisor) -> None:
         """See to those that wait: a time runs for one, no worker is lent, or none will ever come."""
+        if not self.hosting.has_started:
+            return
         with self._lock:
             are_jobs = any(call.is_timed for call in self._waiting.values())
         if are_jobs or self.hosting.failure is not None or supervisor.why_broken():
@@ -237,12 +251,12 @@ class Calls:
     def forget(self, call: Call) -> None:
         """A call is over."""
         self._under_way.pop(call.future, None)
-        if self._shut_down:
+        if self._why_closed:
             self._leave_if_done()
 
     def _leave_if_done(self) -> None:
         with self._lock:
-            done = self._shut_down and not self._under_way
+            done = bool(self._why_closed) and not self._under_way
         if done:
             self.hosting.leave()
 

@@ -7,6 +7,7 @@ back through a `JobFuture`.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import itertools
 import logging
 import sys
@@ -27,6 +28,7 @@ from killable.workers.limits import LIMITS, parse_limit
 
 if TYPE_CHECKING:
     import multiprocessing.context
+    from types import TracebackType
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -201,6 +203,17 @@ class Executor(concurrent.futures.Executor):
         if wait:
             self._calls.hosting.join()
 
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Shut down and wait, as the library does; what is no Exception (Ctrl-C, an exit, a cancelled task) does not
+        wait for the calls, but stops them.
+        """
+        if kind is None or issubclass(kind, Exception):
+            self.shutdown()
+        else:
+            self.terminate_workers()
+
     def terminate_workers(self, *, grace_s: float | None = None) -> None:
         """Stop everything, each call with its grace or this one, and shut down; return when no process is left."""
         self._calls.shut_down(cancel_pending=True)
@@ -244,18 +257,29 @@ def _start_method(context: multiprocessing.context.BaseContext | None) -> StartM
 
 
 def _at_exit() -> None:
-    """The program ends: what is pending is done first, as with ProcessPoolExecutor."""
+    """The program ends: what is pending is done first, as with ProcessPoolExecutor, and stopped after a Ctrl-C, which
+    its workers, in sessions of their own, have not heard.
+    """
     calls = list(_living)
     for each in calls:
         each.shut_down(cancel_pending=False)
+        if _was_interrupted():
+            each.stop_all(None, "the program was interrupted")
     for each in calls:
         each.hosting.join()
 
 
+def _was_interrupted() -> bool:
+    """Whether a Ctrl-C that nobody caught ends the program; in an interactive one it may be of any line before."""
+    return issubclass(getattr(sys, "last_type", object), KeyboardInterrupt) and not hasattr(sys, "ps1")
+
+
 def _in_child() -> None:
-    for each in list(_living):
-        each.leave_to_parent()
+    calls = list(_living)
     _living.clear()
+    with contextlib.ExitStack() as leaving:  # whatever one of them raises, all of them leave
+        for each in calls:
+            leaving.callback(each.leave_to_parent)
 
 
 forks.in_each_child(_in_child)

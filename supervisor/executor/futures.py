@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, Future
-from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
+from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, LOGGER, PENDING, RUNNING
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from killable.supervisor.job import Outcome
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _DONE = frozenset({CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED})
+
+
+_ITS_OWN = frozenset({"exception", "limit.files"})
+"""Codes of ends that are known by what the function raised, which `result` raises again."""
 
 
 class CallOwner(Protocol):
@@ -89,22 +93,30 @@ class JobFuture(Future[T]):
         keeps its result. `grace_s` shortens its grace, 0 kills at once; asked again, it only hurries.
         """
         try:
-            with self._condition:
-                state = self._state
-                if state in (FINISHED, CANCELLED_AND_NOTIFIED):
-                    return state == CANCELLED_AND_NOTIFIED
-                if state == PENDING:
-                    self.note_cancelled(reason)
-                    self._ending = JobCancelled(
-                        by="user", reason=reason, job_id=self.job_id, certificate=self.certificate
-                    )
-                    self._state = CANCELLED
-                    self._condition.notify_all()
-            if state == PENDING:
-                self._invoke_callbacks()  # type: ignore[attr-defined]
+            if not self._cancel_pending(reason) and self.done():
+                return self._state != FINISHED
         finally:  # also when it is interrupted: nobody else ends a call that is cancelled
             if not self.done() or self._state == CANCELLED:
                 self._owner.stop(self, grace_s, reason)
+        return True
+
+    def cancel_pending(self, reason: str) -> None:
+        """Cancel it if it has not begun."""
+        try:
+            self._cancel_pending(reason)
+        finally:
+            if self._state == CANCELLED:
+                self._owner.stop(self, None, reason)
+
+    def _cancel_pending(self, reason: str) -> bool:
+        with self._condition:
+            if self._state != PENDING:
+                return False
+            self.note_cancelled(reason)
+            self._ending = JobCancelled(by="user", reason=reason, job_id=self.job_id, certificate=self.certificate)
+            self._state = CANCELLED
+            self._condition.notify_all()
+        self._invoke_callbacks()
         return True
 
     def result(self, timeout: float | None = None) -> T:
@@ -226,6 +238,7 @@ class JobFuture(Future[T]):
             ending = error_class(outcome.code)(outcome.message, code=outcome.code, **facts)
             assert isinstance(ending, JobError), CODES[outcome.code]
             self._ending = ending
+        self.begin()  # from here on a cancel changes nothing
         if self._state in (CANCELLED, CANCELLED_AND_NOTIFIED):
             if self._state == CANCELLED:
                 self.set_running_or_notify_cancel()
@@ -240,7 +253,8 @@ class JobFuture(Future[T]):
         """In a fork of the program."""
         self._condition = threading.Condition()  # another thread may have held them
         self._opening = threading.Lock()
-        self._done_callbacks: list[Any] = []  # the parent's
+        self._done_callbacks: list[Callable[[JobFuture[T]], object]] = []  # the parent's, as those who wait
+        self._waiters: list[Any] = []
         if not self.done():
             self.finish(
                 Outcome("failed", "supervisor_lost", "its executor belongs to the process that forked this one")
@@ -252,7 +266,17 @@ class JobFuture(Future[T]):
             for waiter in self._waiters:
                 waiter.add_cancelled(self)
             self._condition.notify_all()
-        self._invoke_callbacks()  # type: ignore[attr-defined]
+        self._invoke_callbacks()
+
+    def _invoke_callbacks(self) -> None:
+        """As the library does it; but in the supervisor's thread nothing that a callback raises ends that."""
+        for callback in self._done_callbacks:
+            try:
+                callback(self)
+            except BaseException as error:
+                if not isinstance(error, Exception) and self._owner.can_wait():
+                    raise
+                LOGGER.exception("exception calling callback for %r", self)
 
     # ── what came back ──
 
@@ -266,13 +290,17 @@ class JobFuture(Future[T]):
                 raise  # it is its caller's, and the value may be asked for again
             except BaseException as error:
                 self._error = self._ending = _unreadable("result", error, self)
+            if isinstance(self._payload, MemoryFile):
+                self._payload.close()
             self._payload = None
             return
         self._error = ending
-        if ending.code == "exception" and self._raised:
+        if ending.code in _ITS_OWN and self._raised:
             try:
                 raised = pickles.loads(self._raised)
                 assert isinstance(raised, BaseException), raised
+            except KeyboardInterrupt:
+                raise
             except BaseException as error:
                 ending.__cause__ = error
             else:
@@ -282,11 +310,8 @@ class JobFuture(Future[T]):
 
 def _unpickled(payload: bytes | MemoryFile | None) -> Any:
     if isinstance(payload, MemoryFile):
-        try:
-            with payload.mapped() as content:
-                return pickles.loads(content)
-        finally:
-            payload.close()
+        with payload.mapped() as content:
+            return pickles.loads(content)
     return None if payload is None else pickles.loads(payload)
 
 

@@ -7,6 +7,7 @@ for; nothing of its environment, directory or umask is changed.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from killable.supervisor.machine.forks import leave_loop_to_parent
 from killable.supervisor.service import Supervisor
 from killable.supervisor.settings import Settings
 from killable.supervisor.telemetry.observer import Unobserved
+
+logger = logging.getLogger("killable.executor")
 
 ACTS_PER_TURN = 64
 """What is read of the inbox in one turn of the loop: then frames, exits and deadlines have theirs."""
@@ -33,9 +36,17 @@ class Guest(Borrower, Protocol):
         """There is a supervisor now, in this thread, and it is about to start."""
         ...
 
+    def on_started(self) -> None:
+        """It has started, or failed to."""
+        ...
+
+    def on_left(self, failure: BaseException | None) -> None:
+        """The thread is about to end: nothing will be done in it any more. `failure` is why, if it was not told to."""
+        ...
+
 
 class Hosting:
-    """Its thread begins at once, and ends when it was told to leave and nothing of it is left."""
+    """Its thread ends when it was told to leave and nothing of it is left."""
 
     def __init__(self, settings: Settings, name: str, guest: Guest) -> None:
         """`guest` is told of everything in its thread."""
@@ -50,9 +61,14 @@ class Hosting:
         self._loop: asyncio.SelectorEventLoop | None = None
         self._supervisor: Supervisor | None = None
         self._told_to_leave: asyncio.Event | None = None
-        self.failure: Exception | None = None
-        """Why its supervisor did not start: what is done in its thread finds it here."""
+        self.has_started = False
+        """Whether it is known what the supervisor can do: before that calls only wait, or are stopped."""
+        self.failure: BaseException | None = None
+        """Why its supervisor did not start, or what has ended its thread before its time."""
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Begin. Raise RuntimeError when there can be no thread."""
         self._thread.start()
 
     def call(self, act: Callable[[Supervisor], None]) -> None:
@@ -69,8 +85,8 @@ class Hosting:
 
     def leave(self) -> None:
         """End everything; only in its own thread."""
-        assert self._told_to_leave is not None
-        self._told_to_leave.set()
+        if self._told_to_leave is not None:
+            self._told_to_leave.set()
 
     def leave_to_parent(self) -> None:
         """In a fork of the program: this is the parent's, and its thread did not come along."""
@@ -91,23 +107,40 @@ class Hosting:
             self._thread.join()
 
     def _run(self) -> None:
-        # Not asyncio.run: the program may have a policy for loops of its own.
-        with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
-            loop = runner.get_loop()
-            assert isinstance(loop, asyncio.SelectorEventLoop)
-            self._loop = loop
-            runner.run(self._live())
+        try:
+            # Not asyncio.run: the program may have a policy for loops of its own.
+            with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+                loop = runner.get_loop()
+                assert isinstance(loop, asyncio.SelectorEventLoop)
+                self._loop = loop
+                try:
+                    runner.run(self._live())
+                except BaseException as error:  # a defect of ours: nothing of it may outlive its thread
+                    self.failure = error
+                    logger.exception("executor_lost")
+                    if self._supervisor is not None:
+                        runner.run(self._supervisor.close(0.0))
+        except OSError as error:  # no descriptor is left for the loop
+            self.failure = error
+        finally:
+            with self._lock:
+                self._closed = True
+            self._guest.on_left(self.failure)
 
     async def _live(self) -> None:
         self._told_to_leave = asyncio.Event()
         self._supervisor = Supervisor(self._settings, observer=Unobserved(), borrower=self._guest)
         self._guest.on_hosted(self._supervisor)
-        try:
-            await self._supervisor.start()
-        except Exception as error:
-            self.failure = error
-        self._read_inbox()
-        await self._told_to_leave.wait()
+        starting = asyncio.ensure_future(self._supervisor.start())
+        leaving = asyncio.ensure_future(self._told_to_leave.wait())
+        asyncio.get_running_loop().call_soon(self._read_inbox)  # behind the first step of the start
+        await asyncio.wait((starting, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            self.failure = starting.exception()
+            self.has_started = True
+            self._guest.on_started()
+            await leaving
+        starting.cancel()  # a preload may take its time
         with self._lock:
             self._closed = True
         if self.failure is None:

@@ -30,15 +30,15 @@ class StreamFuture(JobFuture[Any], Generic[T]):
         self._read = -1
         self._waiting = threading.Condition()
 
+    def _invoke_callbacks(self) -> None:
+        self.wake()  # it is done, whoever has ended it
+        super()._invoke_callbacks()
+
     def on_changed(self, entry: Entry) -> None:
         while batch := entry.log.read(self._read, EVENTS_PER_READ):
             self._read = batch[-1].id
             self.items.extend(event.data for event in batch if event.name == "token")
         super().on_changed(entry)
-        self.wake()
-
-    def complete(self, result: bytes) -> None:
-        super().complete(result)
         self.wake()
 
     def wake(self) -> None:

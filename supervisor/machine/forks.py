@@ -28,6 +28,8 @@ def in_each_child(act: Callable[[], None]) -> None:
 
 def leave_loop_to_parent(loop: asyncio.SelectorEventLoop) -> None:
     """Close a loop's own descriptors in a child: not `loop.close`, which would speak to the parent's epoll."""
+    if loop.is_closed():
+        return
     loop._selector.close()  # type: ignore[attr-defined]
     for sock in (loop._ssock, loop._csock):  # type: ignore[attr-defined]
         sock.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import errno
 import os
 import signal
 from collections.abc import Callable
@@ -132,7 +133,6 @@ ENDS: dict[str, tuple[type[Exception], str]] = {
     "exit 3": (WorkerExited, "exit"),
     "exit 0": (WorkerExited, "exit"),
     "sys.exit": (WorkerExited, "exit"),
-    "memory": (OutOfMemory, "limit.memory"),
 }
 
 
@@ -145,10 +145,27 @@ def test_a_bad_end_is_told_apart_and_hits_nobody_else(executor: Executor, tmp_pa
     with pytest.raises(cls) as caught:
         future.result()
     assert type(caught.value) is cls and caught.value.code == code  # type: ignore[attr-defined]
-    assert isinstance(caught.value, MemoryError if cls is OutOfMemory else BrokenProcessPool)
+    assert isinstance(caught.value, BrokenProcessPool)
     assert executor.submit(work.square, 3).result() == 9
     work.say(str(tmp_path / "gate"))
     assert neighbour.result() == str(os.getpid())
+
+
+def test_what_ran_out_where_nothing_was_limited_is_the_functions_own_exception(executor: Executor) -> None:
+    """And with a limit an OutOfMemory, which is a MemoryError too; files are the machine's to run out of."""
+    for view, cls, code in (
+        (executor, MemoryError, "exception"),
+        (executor.with_limits(memory_bytes="1GiB"), OutOfMemory, "limit.memory"),
+    ):
+        future = view.submit(work.end_badly, "memory")
+        with pytest.raises(MemoryError) as caught:
+            future.result()
+        assert type(caught.value) is cls and future.error is not None and future.error.code == code
+    opening = executor.submit(work.end_badly, "files")
+    with pytest.raises(OSError, match="Too many open files") as no_file:
+        opening.result()
+    assert no_file.value.errno == errno.EMFILE and "end_badly" in str(no_file.value.__cause__)
+    assert opening.error is not None and opening.error.code == "limit.files"
 
 
 def test_a_stranger_that_kills_a_worker_hits_its_call_only(executor: Executor, tmp_path: Path) -> None:

@@ -193,6 +193,36 @@ def test_a_program_that_is_interrupted_while_it_waits_ends(tmp_path: Path) -> No
     until(lambda: processes.look(worker) is None, "the worker has gone")
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "with Executor(max_workers=1) as executor: executor.submit(work.loop, sys.argv[1]).result()",
+        "executor = Executor(max_workers=1); executor.submit(work.loop, sys.argv[1]).result()",
+    ],
+    ids=["with", "without"],
+)
+def test_one_interrupt_ends_a_program_and_what_it_waits_for(lines: str, tmp_path: Path) -> None:
+    """Its workers, in sessions of their own, do not hear the terminal's Ctrl-C: they are stopped."""
+    program = f"import sys\nimport work\nfrom killable import Executor\n{lines}\n"
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path / "in")], cwd=HERE, env=ENVIRONMENT, stderr=subprocess.PIPE
+    ) as running:
+        until((tmp_path / "in").exists, "it runs")
+        running.send_signal(signal.SIGINT)
+        _, told = running.communicate(timeout=30)
+    assert running.returncode == -signal.SIGINT
+    assert told.count(b"Traceback") == 1 and told.endswith(b"KeyboardInterrupt\n")
+
+
+def test_an_error_in_a_with_waits_for_the_calls(tmp_path: Path) -> None:
+    """As in the library: only what ends a program or a task stops them."""
+    with pytest.raises(KeyError), Executor(max_workers=1) as executor:
+        future = executor.submit(work.wait_for, str(tmp_path / "gate"))
+        threading.Timer(0.1, work.say, [str(tmp_path / "gate")]).start()
+        raise KeyError
+    assert future.result() and not future.cancelled()
+
+
 def test_a_program_that_is_killed_leaves_nothing(tmp_path: Path) -> None:
     program = """
         import sys
@@ -212,53 +242,6 @@ def test_a_program_that_is_killed_leaves_nothing(tmp_path: Path) -> None:
         assert len({seen.pid for seen in processes.ours()} - before) >= 9
         running.kill()
     until(lambda: {seen.pid for seen in processes.ours()} <= before, "all have gone")
-
-
-def test_a_script_of_one_file(tmp_path: Path) -> None:
-    """Functions and classes of `__main__` go by value, both ways; nothing is imported anew, so no guard is needed."""
-    script = tmp_path / "script.py"
-    script.write_text(
-        textwrap.dedent("""
-        from dataclasses import dataclass
-        from killable import Executor
-
-        @dataclass
-        class Point:
-            x: int
-
-        class Mine(Exception):
-            pass
-
-        SCALE = 3
-
-        def scale(point):
-            return Point(point.x * SCALE)
-
-        def fail():
-            raise Mine("mine")
-
-        with Executor(max_workers=1) as executor:
-            point = executor.submit(scale, Point(2)).result()
-            assert type(point) is Point and point == Point(6)
-            try:
-                executor.submit(fail).result()
-            except Mine as error:
-                print(error)
-        """)
-    )
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60)
-    assert (done.stdout, done.stderr) == ("mine\n", "")
-
-
-def test_modules_beside_the_script_are_found(tmp_path: Path) -> None:
-    (tmp_path / "beside.py").write_text("def double(x):\n    return 2 * x\n")
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import beside\nfrom killable import Executor\n"
-        "with Executor(1) as executor:\n    print(executor.submit(beside.double, 4).result())\n"
-    )
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60, cwd="/")
-    assert (done.stdout, done.stderr) == ("8\n", "")
 
 
 def test_what_cannot_start_fails_every_call(monkeypatch: pytest.MonkeyPatch) -> None:

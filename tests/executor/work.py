@@ -144,6 +144,10 @@ def end_badly(how: str) -> Any:
             sys.exit(3)
         case "memory":
             return bytearray(1 << 60)
+        case "files":
+            files = []
+            while True:
+                files.append(open(os.devnull))
     return "alive"
 
 
@@ -261,3 +265,24 @@ def grow() -> None:
     while True:
         chunks.append(bytearray(b"1") * (1 << 20))
         time.sleep(0.002)
+
+
+interrupted = False
+
+
+class Large:
+    """Lies in memory of its own; the first time that it is unpickled in a program that is interrupted."""
+
+    def __init__(self) -> None:
+        self.content = bytearray(4 << 20)
+
+    def __setstate__(self, state: dict[str, bytearray]) -> None:
+        global interrupted
+        if not interrupted:
+            interrupted = True
+            signal.raise_signal(signal.SIGINT)
+        self.__dict__.update(state)
+
+
+def large_and_slow() -> Large:
+    return Large()

@@ -56,7 +56,7 @@ async def test_every_code_of_sys_exit_is_reported_as_it_is(supervisor: StartSupe
         assert (story.code, story.error["exit_code"]) == ("exit", code & 0xFF), code
 
 
-@pytest.mark.code("crash", "killed_externally", "limit.cpu")
+@pytest.mark.code("crash", "killed_externally")
 @pytest.mark.row("B4")
 async def test_every_signal_is_reported_as_it_is(proof: str, supervisor: StartSupervisor) -> None:
     server = await supervisor(hostile_pool(workers=4, spares=2), proof=proof)
@@ -69,8 +69,6 @@ async def test_every_signal_is_reported_as_it_is(proof: str, supervisor: StartSu
         name = number.name if isinstance(number, signal.Signals) else f"SIG{int(number)}"
         assert story.certificate["exit_signal"] == name or int(number) > 31, number
         match number:
-            case signal.SIGXCPU:
-                assert story.code == "limit.cpu"
             case _ if number in ASK_TO_END:
                 assert (story.code, story.error["signal"]) == ("killed_externally", name)
                 assert story.error["retryable"] and story.error["oom"] in ("no", "unknown")

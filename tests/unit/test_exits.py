@@ -31,7 +31,6 @@ BEFORE_ENTRY = {
 
 BY_SIGNAL = {
     1: "killed_externally", 2: "killed_externally", 9: "killed_externally", 15: "killed_externally",
-    24: "limit.cpu",
 }  # fmt: skip
 """Every other signal is `crash`."""
 
@@ -157,6 +156,15 @@ def test_nonsense_is_a_protocol_error_whatever_the_exit_was() -> None:
         outcome = classify(None, None, status, evidence)
         assert (outcome.code, outcome.message) == ("protocol", "a wrong checksum")
         assert classify(None, Raised("exception"), status, evidence).code == "protocol"
+
+
+@pytest.mark.row("B4")
+def test_the_signal_of_a_processor_limit_is_that_only_where_there_is_one() -> None:
+    limited, free = Evidence(entered=True, cpu_limited=True), Evidence(entered=True)
+    assert code_of(None, None, ExitStatus(signal=24), limited) == "limit.cpu"
+    assert code_of(None, None, ExitStatus(signal=24), free) == "crash"
+    for number in set(range(1, 65)) - {24}:
+        assert code_of(None, None, ExitStatus(signal=number), limited) != "limit.cpu"
 
 
 @pytest.mark.row("B4")

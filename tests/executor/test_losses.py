@@ -1,0 +1,209 @@
+"""What must not hang or go wrong: readers of a stream that never began, callbacks that raise, a preload without end, a
+supervisor's thread that is lost.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import work
+from support.waiting import until
+
+from killable import Executor, JobCancelled, WorkerCrashed
+
+
+def in_thread(act: Any) -> concurrent.futures.Future[Any]:
+    """Do something in a thread of its own."""
+    done: concurrent.futures.Future[Any] = concurrent.futures.Future()
+
+    def run() -> None:
+        try:
+            done.set_result(act())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return done
+
+
+@contextmanager
+def busy(tmp_path: Path) -> Iterator[Executor]:
+    """An executor whose only worker has a call that does not end by itself."""
+    with Executor(max_workers=1, grace_s=0) as executor:
+        running = executor.submit(work.loop, str(tmp_path / "in"))
+        until((tmp_path / "in").exists, "it runs")
+        yield executor
+        running.cancel()
+
+
+def test_the_reader_of_a_stream_that_waits_hears_of_its_end(tmp_path: Path) -> None:
+    with busy(tmp_path) as executor:
+        stream = executor.stream(work.count, 3)
+        reading = in_thread(lambda: next(stream))
+        until(lambda: bool(stream.future._waiting._waiters), "it is read")  # type: ignore[attr-defined]
+        assert stream.future.cancel()
+        with pytest.raises(JobCancelled):
+            reading.result(10)
+
+
+def test_the_reader_of_a_stream_that_cannot_start_hears_why() -> None:
+    with Executor(max_workers=1, preload=["no_such_module"]) as executor:
+        reading = in_thread(lambda: next(executor.stream(work.count, 3)))
+        with pytest.raises(WorkerCrashed, match="no_such_module"):
+            reading.result(30)
+
+
+class Odd(BaseException):
+    """No Exception: as a test's failure or a cancelled task."""
+
+
+def raise_odd(_: object) -> None:
+    raise Odd
+
+
+def test_whatever_a_callback_raises_the_executor_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    """Of a call that runs through, one that fails, one that is a job, and one that never begins."""
+    told: list[str] = []
+    with Executor(max_workers=1) as executor:
+        calls = [
+            executor.submit(work.square, 2),
+            executor.submit(work.raise_value_error, "wrong"),
+            executor.with_limits(run_s=60).submit(work.square, 3),
+        ]
+        for call in calls:
+            call.add_done_callback(lambda call: raise_odd(call) if call.done() else None)
+            call.add_done_callback(lambda call: told.append(call.job_id))
+        concurrent.futures.wait(calls)
+        assert executor.submit(work.square, 4).result() == 16
+    assert sorted(told) == sorted(call.job_id for call in calls)
+    assert "Odd" in caplog.text
+    with Executor(max_workers=1, preload=["no_such_module"]) as broken:
+        failed = broken.submit(work.square, 2)
+        failed.add_done_callback(raise_odd)
+        with pytest.raises(BrokenProcessPool):
+            failed.result()
+
+
+def test_a_shutdown_that_cancels_what_waits_lets_what_runs_end(tmp_path: Path) -> None:
+    """However many begin while it goes through those that wait."""
+    for _ in range(20):
+        executor = Executor(max_workers=2)
+        calls = [executor.submit(work.square, number) for number in range(300)]
+        calls[0].result()
+        executor.shutdown(cancel_futures=True)
+        for number, call in enumerate(calls):
+            assert call.cancelled() or call.result() == number**2
+            assert not call.cancelled() or call.pid is None, "it had begun"
+
+
+def test_an_executor_whose_preload_has_no_end_can_be_ended(tmp_path: Path) -> None:
+    path = str(tmp_path / "in")
+    executor = Executor(max_workers=1, preload=lambda: work.loop(path))
+    call = executor.submit(work.square, 2)
+    stream = executor.stream(work.count, 3)
+    until((tmp_path / "in").exists, "it preloads")
+    zygote = int((tmp_path / "in").read_text())
+    assert call.cancel()
+    concurrent.futures.wait([call], timeout=10)
+    assert call.cancelled() and not stream.future.done()
+    in_thread(executor.kill_workers).result(20)
+    assert stream.future.cancelled()
+    with pytest.raises(ProcessLookupError):
+        os.kill(zygote, 0)
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        executor.submit(work.square, 2)
+
+
+def test_calls_that_wait_for_a_preload_run_after_it(tmp_path: Path) -> None:
+    path = str(tmp_path / "gate")
+    with Executor(max_workers=2, preload=lambda: work.wait_for(path)) as executor:
+        timed = executor.with_limits(queue_s=60).submit(work.square, 2)
+        calls = [executor.submit(work.square, number) for number in range(5)]
+        assert calls[3].cancel()
+        work.say(path)
+        assert timed.result(30) == 4
+        assert [call.result(30) for call in calls if not call.cancelled()] == [0, 1, 4, 16]
+
+
+def test_an_executor_without_a_descriptor_for_its_loop_says_so(tmp_path: Path) -> None:
+    program = """
+        import os, resource
+        from killable import Executor
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        lowest = os.open(os.devnull, os.O_RDONLY)
+        os.close(lowest)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+        executor = Executor(max_workers=1)
+        executor._calls.hosting.join()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        try:
+            executor.submit(pow, 2, 2)
+        except RuntimeError as error:
+            print(error)
+        executor.shutdown()
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], stdout=subprocess.PIPE, text=True, timeout=60
+    )
+    assert "Too many open files" in done.stdout
+
+
+def test_calls_end_when_the_thread_of_their_supervisor_is_lost(tmp_path: Path) -> None:
+    """A defect of ours, say: nothing of them is left."""
+    executor = Executor(max_workers=1)
+    running = executor.submit(work.loop, str(tmp_path / "in"))
+    waiting = executor.submit(work.square, 2)
+    until((tmp_path / "in").exists, "it runs")
+    worker = int((tmp_path / "in").read_text())
+    executor._calls.hosting.call(lambda _: sys.exit("of a thread"))
+    with pytest.raises(WorkerCrashed):
+        running.result(10)
+    with pytest.raises(WorkerCrashed, match="of a thread"):
+        waiting.result(10)
+    assert not os.path.exists(f"/proc/{worker}")
+    with pytest.raises(RuntimeError, match="of a thread"):
+        executor.submit(work.square, 2)
+    executor.shutdown()
+
+
+def test_an_interrupt_while_a_large_result_is_unpickled_costs_nothing() -> None:
+    with Executor(max_workers=1) as executor:
+        call = executor.submit(work.large_and_slow)
+        call.add_done_callback(lambda _: None)
+        concurrent.futures.wait([call])
+        before, signal_was = work.interrupted, signal.getsignal(signal.SIGINT)
+        assert not before and signal_was is signal.default_int_handler
+        with pytest.raises(KeyboardInterrupt):
+            call.result()
+        assert len(call.result().content) == 4 << 20
+
+
+def test_a_fork_after_an_executor_is_over_leaves_the_others_too() -> None:
+    ended = Executor(max_workers=1)
+    ended.submit(work.square, 1).result()
+    ended.shutdown()
+    with Executor(max_workers=1) as living:
+        assert living.submit(work.square, 2).result() == 4
+        pid = os.fork()
+        if pid == 0:
+            try:
+                living.submit(work.square, 3)
+            except RuntimeError:
+                os._exit(0)
+            os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert living.submit(work.square, 3).result() == 9
+    assert ended._calls is not None  # it lived until now

@@ -39,6 +39,8 @@ from killable.workers.messages import (
 if TYPE_CHECKING:
     from killable.supervisor.worker import Worker
 
+LATE_S = 0.005
+"""A deadline that is looked at so much too late finds unread what the job may have said in time."""
 LEAVE_S = 1.0
 """After its closing frame a worker that takes no other job ends by itself within a millisecond; then it is killed."""
 
@@ -367,6 +369,10 @@ class Attempt:
 
     def _on_timer(self) -> None:
         self._timer = None
+        if self._clock.now() - self._deadlines.wake_at > LATE_S:
+            self.worker.process.read_ready()
+            if self._over:
+                return
         now = self._clock.now()
         due = self._deadlines.due(now)
         if isinstance(due, Verdict):

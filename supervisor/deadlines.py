@@ -6,7 +6,6 @@ is for others.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
@@ -117,14 +116,8 @@ class Deadlines:
         if left is not None:
             if left.notice is Notice.GIVEN:
                 self._left = left
-            inside = left.entered.path + "/"
-            for other in [other for other in self._inside(inside) if other > number]:
-                cut_off = self._operations.pop(other)
-                if cut_off.notice is Notice.GIVEN:
-                    self._left = cut_off
-
-    def _inside(self, path: str) -> Iterator[int]:
-        return (number for number, each in self._operations.items() if each.entered.path.startswith(path))
+            for inside in [each.entered.number for each in self._operations.values() if each.entered.around == number]:
+                self.operation_left(inside)
 
     def heard(self, now: float) -> None:
         """The bell of a notice was answered: every one that was given is heard."""

@@ -73,11 +73,15 @@ class Attempt:
         self._context: Context | None = None
         self.exit_code: int = ExitCode.RETIRED
 
+    @property
+    def has_tmp(self) -> bool:
+        """Whether the job has asked for its private directory."""
+        return self._context is not None and self._context.tmp_path_if_made is not None
+
     def remove_tmp(self) -> None:
-        """Remove the private directory, if there is one: for a worker that lives on; else the supervisor does it."""
-        made = self._context.tmp_path_if_made if self._context is not None else None
-        if made is not None:
-            remove_tree(made)
+        """Remove that, for a worker that lives on; else the supervisor does it."""
+        if self._context is not None and self._context.tmp_path_if_made is not None:
+            remove_tree(self._context.tmp_path_if_made)
 
     def outcome(self, doorbell: Doorbell) -> Closing:
         """Run the job and return the closing frame. The doorbell expects this attempt already."""

@@ -72,7 +72,7 @@ class Channel:
             self._answer()
 
     def close(self, closing: list[tuple[int, bytes]]) -> None:
-        """Write the closing frames in one piece and refuse everything after them."""
+        """Write closing frames in one piece and refuse everything after them, but for more of them."""
         while self._behind:
             self._write_next()
         with self._lock:
@@ -82,6 +82,7 @@ class Channel:
                 for number, (kind, payload) in enumerate(closing)
             ]
             self._write_all(b"".join(frames))
+            self._sequence += len(frames)
 
     def disown(self) -> None:
         """In a process that the job forked: only the worker itself may write frames."""

@@ -139,10 +139,13 @@ class Doorbell:
             return
         if _is_in_hook(frame):
             self._tell(BELL_SWALLOWED)  # swallowed here, nobody would be told: another bell
-        elif self.stopping is None:
+        elif self.stopping is not None:
+            if not (_is_event_loops(frame) and self._ask_event_loop()):
+                self._raise()
+        elif _is_event_loops(frame, waiting=False):
+            self._tell(BELL_SWALLOWED)  # no callback can raise it in a task: another bell, until it finds one, or a wait
+        else:
             self._raise_expired(frame)
-        elif not (_is_event_loops(frame) and self._ask_event_loop()):
-            self._raise()
 
     def _raise(self) -> None:
         if self._fence is not None and not self._raised and not self.shields and self.stopping is not None:
@@ -219,10 +222,10 @@ def _is_in_hook(frame: FrameType | None) -> bool:
     return frame is not None
 
 
-def _is_event_loops(frame: FrameType | None) -> bool:
-    """Tell whether asyncio's own code was interrupted, not the job's."""
+def _is_event_loops(frame: FrameType | None, *, waiting: bool = True) -> bool:
+    """Tell whether asyncio's own code was interrupted, not the job's; with `waiting` also where it only waits."""
     name = "" if frame is None else str(frame.f_globals.get("__name__", ""))
-    return name == "selectors" or name.partition(".")[0] == "asyncio"
+    return (waiting and name == "selectors") or name.partition(".")[0] == "asyncio"
 
 
 def _suspended_frame(generator: GeneratorType[Any, Any, Any] | None) -> FrameType | None:

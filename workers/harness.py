@@ -131,14 +131,18 @@ class Worker:
             closing = attempt.outcome(self._doorbell)
             self._rlimits.lift()
             _flush()
+            last_words = [closing]
             change = self._why_last(served)
             if not change:
-                attempt.remove_tmp()
+                if attempt.has_tmp:
+                    self._channel.close(last_words)  # to remove it may take longer than the job's time
+                    last_words = []
+                    attempt.remove_tmp()
                 change = self._prepare_for_next(limits)  # before it is told that this worker can go on
             if closing[0] == Kind.RESULT_LAID:
                 self._drop_outlet()
             idle = Idle(reusable=not change, why=change)
-            self._channel.close([closing, (Kind.IDLE, idle.encode())])
+            self._channel.close([*last_words, (Kind.IDLE, idle.encode())])
             if change:
                 return attempt.exit_code
 

@@ -209,6 +209,8 @@ class OperationEntered(NamedTuple):
     timeout_s: float | None = None
     raises: bool = False
     """At its deadline the job gets `OperationTimedOut` instead of being stopped."""
+    around: int = 0
+    """The number of the operation that it is directly inside of; 0: of none."""
 
     def encode(self) -> bytes:
         return dump_json(self._asdict())
@@ -218,7 +220,8 @@ class OperationEntered(NamedTuple):
         """Raise ValueError or TypeError for what no worker of ours writes."""
         entered = cls(**load_json(payload))
         timeout_s = entered.timeout_s
-        if type(entered.number) is not int or type(entered.path) is not str or type(entered.raises) is not bool:
+        kinds = type(entered.number), type(entered.path), type(entered.raises), type(entered.around)
+        if kinds != (int, str, bool, int):
             raise TypeError(f"not an operation: {entered}")
         if timeout_s is not None and (type(timeout_s) not in (int, float) or not 0 <= timeout_s < float("inf")):
             raise ValueError(f"not seconds: {timeout_s!r}")

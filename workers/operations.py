@@ -135,7 +135,9 @@ class Operation:
         self._ends = min((end for end in ends if end is not None), default=None)
         self._number = self._operations.enter(self)
         try:
-            self._operations.tell_entered(OperationEntered(self._number, self.path, self.timeout_s, self._raises))
+            number_around = 0 if around is None else around._number
+            entered = OperationEntered(self._number, self.path, self.timeout_s, self._raises, number_around)
+            self._operations.tell_entered(entered)
             self._before = _innermost.set(self)
         except BaseException:  # its own time was over at once
             self._operations.leave(self._number)

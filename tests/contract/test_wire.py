@@ -52,7 +52,7 @@ def test_a_control_message_of_another_version_is_refused(wire: dict[str, Any]) -
         Raised("exception", "KeyError", "'x'", "Traceback", 3, "", [{"pointer": "/a", "message": "is required"}]),
         Idle(False, "it left a thread"),
         Entered(12.5),
-        OperationEntered(3, "load/download", 2.5, True),
+        OperationEntered(3, "load/download", 2.5, True, 2),
         OperationLeft(3),
         Expire(3),
     ],

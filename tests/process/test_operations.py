@@ -73,6 +73,17 @@ async def test_a_job_that_catches_what_is_raised_goes_on(jobs_per_worker_max: in
         assert (story.state, story.end["result"]) == ("completed", expected), (type, story.error)
 
 
+async def test_it_is_never_raised_inside_the_event_loops_own_code(supervisor: StartSupervisor) -> None:
+    """There a step that was just taken from the queue would be lost, and closing the loop wait for it for ever."""
+    story = await run(await supervisor(pool()), "is_busy_in_asyncio", limits={**LONG, "grace_s": 5}, times=20)
+    assert (story.state, story.end.get("result")) == ("completed", ["fetch"] * 20), story.error
+
+
+async def test_another_threads_operation_of_the_same_name_keeps_its_time(supervisor: StartSupervisor) -> None:
+    story = await run(await supervisor(pool()), "is_in_two_threads", limits={**LONG, "run_s": 5})
+    assert (story.code, story.error["operation"]) == ("timeout.operation", "fetch/body")
+
+
 async def test_a_generator_gets_it_between_two_yields(supervisor: StartSupervisor) -> None:
     story = await run(await supervisor(pool()), "yields_inside", limits=LONG)
     assert story.state == "completed" and story.tokens[-1] == "stream" and set(story.tokens[:-1]) == {"t"}

@@ -55,6 +55,12 @@ async def test_a_kept_worker_keeps_no_temporary_directory(supervisor: StartSuper
 
 
 @pytest.mark.row("D19")
+async def test_what_is_removed_after_a_job_takes_none_of_its_time(supervisor: StartSupervisor) -> None:
+    server = await supervisor(hostile_pool(workers=1, spares=0, jobs_per_worker_max=0))
+    story = await run(server, "fills_tmp", files=20_000, limits={"run_s": 3})
+    assert story.state == "completed" and story.end["result"] > 1000
+
+
 async def test_a_memory_limit_does_not_outlive_its_job(supervisor: StartSupervisor) -> None:
     server = await supervisor(hostile_pool(workers=1, spares=0, jobs_per_worker_max=0))
     first = await run(server, "echoes", limits={"memory_bytes": 32 << 20})

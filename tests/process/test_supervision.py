@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from support import processes
 from support.processes import open_descriptors
 from support.supervising import StartSupervisor
-from support.waiting import Pending, until_async
+from support.waiting import Pending, until, until_async
 from trials import computing, follow, hostile_pool, reached, run, said, stop, submit
 
 from killable.supervisor.job import Submission
@@ -166,6 +167,16 @@ async def test_a_job_that_waits_too_long_times_out_in_the_queue(supervisor: Star
     assert (story.state, story.code, story.names) == ("timed_out", "timeout.queue", ["timed_out"])
     assert (story.error["limit"], story.error["limit_s"], story.error["retryable"]) == ("queue_s", 0.1, True)
     assert (await server.get(busy)).state == "running"
+
+
+async def test_a_deadline_that_is_seen_late_hears_first_what_was_said_in_time(supervisor: StartSupervisor) -> None:
+    server = await supervisor(hostile_pool(workers=1, spares=0, jobs_per_worker_max=0))
+    await run(server, "echoes")
+    late = time.monotonic() + 0.5
+    job_id = await submit(server, "says_much", tokens=900, limits={"run_s": 0.2})
+    until(lambda: time.monotonic() > late, "the loop has stood still")
+    story = await follow(server, job_id)
+    assert (story.state, len(story.tokens)) == ("completed", 900)
 
 
 @pytest.mark.row("B11")

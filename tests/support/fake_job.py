@@ -133,7 +133,7 @@ class FakeJob:
             seconds = truth.limits["operation_s"].get(path, script.operation_s if number == 2 else NEVER)
             timeout_s = None if seconds in (None, NEVER) else seconds
             self._operations.append(number)
-            self._write(Kind.OPERATION, OperationEntered(number, path, timeout_s, raises).encode())
+            self._write(Kind.OPERATION, OperationEntered(number, path, timeout_s, raises, number - 1).encode())
         self._in(script.leaves_s, self._leave_operations)
 
     def _leave_operations(self) -> None:

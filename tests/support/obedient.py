@@ -112,6 +112,28 @@ def touches_tmp(ctx: Context, then: str = "return") -> str:
 
 
 @job
+def fills_tmp(ctx: Context, files: int) -> int:
+    """Leave many files in the job's private directory, and end with `run_s`."""
+    mark(ctx)
+    made = 0
+    while made < files and (ctx.remaining_s or 0.0) > 1.0:
+        (ctx.tmp / str(made)).touch()
+        made += 1
+    while (ctx.remaining_s or 0.0) > 0.02:
+        pass
+    return made
+
+
+@job
+def says_much(ctx: Context, tokens: int) -> int:
+    """Say more at once than is read in one turn of the loop, less than a pipe holds; return."""
+    mark(ctx)
+    for _ in range(tokens):
+        ctx.emit("token")
+    return tokens
+
+
+@job
 def changes_process(ctx: Context, what: str) -> int:
     """Change something of the process that the next job would find changed; return the pid."""
     mark(ctx)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -140,6 +141,45 @@ def waits_in_asyncio(ctx: Context) -> str:
     except OperationTimedOut as error:
         return error.path
     return "never"
+
+
+@job
+def is_busy_in_asyncio(ctx: Context, times: int) -> list[str]:
+    """Be in asyncio's own code nearly all the time, with tasks whose steps it has just taken from its queue."""
+    mark(ctx)
+    met = []
+
+    async def step() -> None:
+        while True:
+            await asyncio.sleep(0)
+
+    async def main() -> None:
+        await asyncio.gather(*(step() for _ in range(20)))
+
+    for _ in range(times):
+        try:
+            with ctx.operation("fetch", 0.02, "raise"):
+                asyncio.run(main())
+        except OperationTimedOut as error:
+            met.append(error.path)
+    return met
+
+
+@job
+def is_in_two_threads(ctx: Context) -> None:
+    """Be in an operation of one path in two threads; leave it in the first, hang in the second."""
+    mark(ctx)
+    inside = threading.Event()
+
+    def hang() -> None:
+        with ctx.operation("fetch"), ctx.operation("body", 0.2):
+            inside.set()
+            ctx.sleep(FOREVER_S)
+
+    with ctx.operation("fetch"):
+        threading.Thread(target=hang, daemon=True).start()
+        inside.wait()
+    ctx.sleep(FOREVER_S)
 
 
 @job

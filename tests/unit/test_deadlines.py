@@ -98,11 +98,26 @@ def test_an_inner_operation_never_outlives_an_outer_one() -> None:
 def test_what_stood_inside_an_operation_is_left_with_it() -> None:
     """An exception on its way out may cut the inner one's word off; what another thread is in stays."""
     found = running()
-    for number, path in enumerate(("a", "a/b", "a/b/c", "ab", "a"), 1):
-        found.operation_entered(OperationEntered(number, path, float(number)), NOW)
+    for number, path, around in ((1, "a", 0), (2, "a/b", 1), (3, "a/b/c", 2), (4, "ab", 0), (5, "a", 0)):
+        found.operation_entered(OperationEntered(number, path, float(number), around=around), NOW)
     found.operation_left(1)
     assert found.wake_at == NOW + 4 and found.operation == "a"
     found.operation_left(17)  # nobody's: harmless
+
+
+def test_operations_of_one_name_side_by_side_have_insides_of_their_own() -> None:
+    """Two threads, or two tasks, are each in `fetch` and in that in `body`."""
+    found = running()
+    for number, path, around in ((1, "fetch", 0), (2, "fetch", 0), (3, "fetch/body", 1), (4, "fetch/body", 2)):
+        found.operation_entered(OperationEntered(number, path, float(number), around=around), NOW)
+    found.operation_left(1)
+    assert found.wake_at == NOW + 2
+    found.operation_left(4)
+    found.operation_left(2)
+    assert found.operation == "" and found.wake_at == NOW + 5, "first_token_s is left"
+    found.operation_entered(OperationEntered(5, "odd", 1.0, around=5), NOW)
+    found.operation_left(5)
+    assert found.operation == ""
 
 
 def test_a_notice_is_given_once_and_has_to_be_heard_and_obeyed() -> None:
@@ -129,7 +144,7 @@ def test_an_answer_may_come_behind_the_word_that_the_operation_was_left() -> Non
     for left in (1, 2):
         found = running()
         found.operation_entered(OperationEntered(1, "load", None), NOW)
-        found.operation_entered(OperationEntered(2, "load/download", 1, raises=True), NOW)
+        found.operation_entered(OperationEntered(2, "load/download", 1, raises=True, around=1), NOW)
         assert found.due(NOW + 1) == Expired(2)
         found.operation_left(left)
         assert found.raised is None
@@ -175,7 +190,7 @@ def test_nonsense_is_refused() -> None:
     "payload",
     [b"{}", b'{"number":true,"path":"a"}', b'{"number":1,"path":2}', b'{"number":1,"path":"a","timeout_s":"1"}',
      b'{"number":1,"path":"a","timeout_s":-1}', b'{"number":1,"path":"a","raises":1}', b"[]", b"nonsense",
-     b'{"number":1,"path":"a","timeout_s":1e999}'],
+     b'{"number":1,"path":"a","timeout_s":1e999}', b'{"number":1,"path":"a","around":"a"}'],
 )  # fmt: skip
 def test_a_worker_cannot_say_what_is_no_operation(payload: bytes) -> None:
     with pytest.raises((ValueError, TypeError)):

@@ -43,7 +43,8 @@ async def list_job_types(request: Request) -> Response:
 async def list_workers(request: Request) -> Response:
     """List the worker processes of this server, and only those."""
     engine = engine_of(request)
-    return Json({"workers": [asdict(worker) for worker in await engine.workers()]})
+    workers, retired = await engine.workers(), await engine.retired()
+    return Json({"workers": [asdict(each) for each in workers], "retired": [asdict(each) for each in retired]})
 
 
 @router.get(

@@ -343,8 +343,19 @@ class Worker(BaseModel):
     uss_bytes: int | None
 
 
+class Retired(BaseModel):
+    worker_id: str
+    pool: str
+    job_id: str
+    why: str
+    at: str
+
+
 class WorkerList(BaseModel):
     workers: list[Worker]
+    retired: list[Retired] = Field(
+        description="The latest that were not used again, latest first: what their last job has left"
+    )
 
 
 class Health(BaseModel):

@@ -15,6 +15,7 @@ from killable.supervisor.job import (
     JobRecord,
     JobType,
     PoolRecord,
+    Retired,
     Submission,
     WorkerRecord,
 )
@@ -79,6 +80,10 @@ class Engine(Protocol):
         ...
 
     async def workers(self) -> Sequence[WorkerRecord]: ...
+
+    async def retired(self) -> Sequence[Retired]:
+        """Return the latest workers that were not used again for what a job had left, latest first."""
+        ...
 
     async def kill_worker(self, worker_id: str, *, reason: str = "", wait_s: float = 10.0) -> WorkerRecord:
         """Kill one worker, its job (if any) being cancelled by the operator. Raise Refused: unknown_worker."""

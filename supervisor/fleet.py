@@ -6,11 +6,12 @@ Runs in: supervisor.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from killable.supervisor.clock import Clock
-from killable.supervisor.job import JobType, PoolRecord, WorkerId, WorkerRecord
+from killable.supervisor.job import JobType, PoolRecord, Retired, WorkerId, WorkerRecord
 from killable.supervisor.jobtypes import DuplicateType, JobTypes
 from killable.supervisor.machine.system import System
 from killable.supervisor.pool import Pool
@@ -19,6 +20,9 @@ from killable.supervisor.settings import Settings
 from killable.supervisor.waits import RunTimes
 from killable.supervisor.worker import Worker
 from killable.workers.errors import Refused
+
+RETIRED_MAX = 20
+"""Workers that were not used again, of which is told why."""
 
 
 class FleetOwner(Protocol):
@@ -41,6 +45,8 @@ class Fleet:
         self._types = JobTypes(settings)
         self._system: System | None = None
         self._worker_numbers = 0
+        self.retired: deque[Retired] = deque(maxlen=RETIRED_MAX)
+        """The latest first."""
 
     async def start(self, clock: Clock, open_spawner: SpawnerFactory | None, instance_id: str) -> None:
         """Start every pool and wait until each is ready or broken. Raise OSError, StartRefused; then close."""
@@ -133,6 +139,9 @@ class Fleet:
 
     def queued(self, pool: Pool) -> int:
         return self._owner.queued(pool)
+
+    def on_worker_retired(self, retired: Retired) -> None:
+        self.retired.appendleft(retired)
 
     def next_worker_id(self) -> WorkerId:
         self._worker_numbers += 1

@@ -277,6 +277,18 @@ class WorkerRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Retired:
+    """A worker that was to be used again and was not, for what its last job has left."""
+
+    worker_id: WorkerId
+    pool: str
+    job_id: str
+    why: str
+    at: str
+    """RFC 3339 in UTC."""
+
+
+@dataclass(frozen=True, slots=True)
 class PoolRecord:
     """One pool's condition."""
 

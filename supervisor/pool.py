@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from killable.supervisor import scheduler
 from killable.supervisor.clock import Clock
-from killable.supervisor.job import PoolRecord, WorkerId
+from killable.supervisor.job import PoolRecord, Retired, WorkerId
 from killable.supervisor.jobtypes import StartRefused
 from killable.supervisor.scheduler import Occupancy
 from killable.supervisor.seam import Spawner, SpawnerFactory, ZygoteLost
@@ -54,6 +54,7 @@ class PoolOwner(Protocol):
     def on_pool_broken(self, pool: Pool, errno: int | None) -> None: ...
     def queued(self, pool: Pool) -> int: ...
     def next_worker_id(self) -> WorkerId: ...
+    def on_worker_retired(self, retired: Retired) -> None: ...
 
 
 class Pool:
@@ -165,9 +166,7 @@ class Pool:
         self._idle.append(worker)
 
     def to_lend(self) -> list[tuple[Worker, bool]]:
-        """Return idle workers that may be lent to callers, with those that are one for each free slot; and whether it
-        may be given a call without a word.
-        """
+        """Return idle workers to lend, one for each free slot, and whether each may be given a call without a word."""
         lent = quiet = 0
         others: list[Worker] = []
         for worker in self._idle:
@@ -203,7 +202,7 @@ class Pool:
         self._hear_of_calls()
         occupancy = self.occupancy()
         for _ in range(scheduler.retires_wanted(occupancy)):
-            self._idle.pop(0).retire("the pool has enough idle workers")
+            self._idle.pop(0).retire()
         wanted = scheduler.forks_wanted(occupancy)
         if self.state == "broken" and not occupancy.idle + occupancy.spawning:
             wanted = max(1, wanted)  # a probe: nobody can queue here while it is broken
@@ -214,13 +213,13 @@ class Pool:
         """Fill when the job that was just assigned has started: the fork of the next spare would take its core."""
         if self._is_full():
             return
-        self._hear_of_calls()
-        occupancy = self.occupancy()
-        if self.state != "broken" and not scheduler.forks_wanted(occupancy) and not scheduler.retires_wanted(occupancy):
-            return
         if self._owner.queued(self):
             self.fill()  # someone waits for it
-        elif self._refill is None and not self._closing:
+            return
+        self._hear_of_calls()
+        occupancy = self.occupancy()
+        wanted = scheduler.forks_wanted(occupancy) or scheduler.retires_wanted(occupancy)
+        if (wanted or self.state == "broken") and self._refill is None and not self._closing:
             self._refill = self._clock.call_at(self._clock.now() + REFILL_S, self._fill_now)
 
     def _fill_now(self) -> None:
@@ -276,6 +275,10 @@ class Pool:
     def on_worker_failed(self, worker: Worker, why: str, errno: int | None) -> None:
         if not self._closing and self._zygote is Zygote.READY:
             self._note_failure(why, errno)
+
+    def on_worker_retired(self, worker: Worker, job_id: str, why: str) -> None:
+        logger.info("worker_retired", extra={"pool": self.spec.name, "worker_id": worker.id, "detail": why})
+        self._owner.on_worker_retired(Retired(worker.id, self.spec.name, job_id, why, self._clock.wall()))
 
     def on_worker_gone(self, worker: Worker) -> None:
         self.workers.pop(worker.id, None)

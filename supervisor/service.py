@@ -27,6 +27,7 @@ from killable.supervisor.job import (
     JobType,
     Limits,
     PoolRecord,
+    Retired,
     Submission,
     Verdict,
     WorkerRecord,
@@ -284,6 +285,9 @@ class Supervisor:
 
     async def workers(self) -> Sequence[WorkerRecord]:
         return await self._fleet.worker_records()
+
+    async def retired(self) -> Sequence[Retired]:
+        return tuple(self._fleet.retired)
 
     async def kill_worker(self, worker_id: str, *, reason: str = "", wait_s: float = 10.0) -> WorkerRecord:
         pool, worker = self._fleet.worker(worker_id)

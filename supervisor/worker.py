@@ -50,6 +50,10 @@ class WorkerOwner(Protocol):
         """It died, or said that it is broken, before it was ready."""
         ...
 
+    def on_worker_retired(self, worker: Worker, job_id: str, why: str) -> None:
+        """It was to be used again, and cannot be."""
+        ...
+
     def on_worker_free(self, worker: Worker) -> None:
         """Its attempt is over and it can take another."""
         ...
@@ -69,7 +73,6 @@ class Worker:
         self.attempt: Attempt | None = None
         self.signalled = False
         self.served = 0
-        self.why_retired = ""
         self._owner = owner
         self._pool = pool
         self._start_method = start_method
@@ -125,10 +128,11 @@ class Worker:
         if self.loan is not None:
             self.loan.hear()
 
-    def retire(self, why: str) -> None:
-        """Let it end by itself; it is busy until its attempt is proven gone."""
+    def retire(self, why: str = "") -> None:
+        """Let it end by itself; it is busy until its attempt is proven gone. `why` is what that has left."""
         self.come_home()
-        self.why_retired = why
+        if why and self.attempt is not None:
+            self._owner.on_worker_retired(self, self.attempt.entry.id, why)
         if self.stage is not Stage.BUSY:
             self.stage = Stage.LEAVING
         self.process.retire()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from killable.workers.codec import Codec
@@ -71,7 +71,7 @@ class Channel:
         if self.rang:
             self._answer()
 
-    def close(self, closing: list[tuple[int, bytes]]) -> None:
+    def close(self, closing: Sequence[tuple[int, bytes]]) -> None:
         """Write closing frames in one piece and refuse everything after them, but for more of them."""
         while self._behind:
             self._write_next()

@@ -143,7 +143,9 @@ class Doorbell:
             if not (_is_event_loops(frame) and self._ask_event_loop()):
                 self._raise()
         elif _is_event_loops(frame, waiting=False):
-            self._tell(BELL_SWALLOWED)  # no callback can raise it in a task: another bell, until it finds one, or a wait
+            self._tell(
+                BELL_SWALLOWED
+            )  # no callback can raise it in a task: another bell, until it finds one, or a wait
         else:
             self._raise_expired(frame)
 

@@ -132,8 +132,9 @@ class Worker:
             self._rlimits.lift()
             _flush()
             last_words = [closing]
-            change = self._why_last(served)
-            if not change:
+            is_last = self._doorbell.stopping is not None or served == self._jobs_max
+            change = "" if is_last else self._baseline.changed()
+            if not (is_last or change):
                 if attempt.has_tmp:
                     self._channel.close(last_words)  # to remove it may take longer than the job's time
                     last_words = []
@@ -141,9 +142,9 @@ class Worker:
                 change = self._prepare_for_next(limits)  # before it is told that this worker can go on
             if closing[0] == Kind.RESULT_LAID:
                 self._drop_outlet()
-            idle = Idle(reusable=not change, why=change)
+            idle = Idle(reusable=not (is_last or change), why=change)
             self._channel.close([*last_words, (Kind.IDLE, idle.encode())])
-            if change:
+            if not idle.reusable:
                 return attempt.exit_code
 
     def _take_sealed(self, run: Run) -> SealedInput | None:
@@ -162,12 +163,6 @@ class Worker:
         if self._outlet >= 0:
             os.close(self._outlet)
             self._outlet = -1
-
-    def _why_last(self, served: int) -> str:
-        """Return why this process takes no other job, or an empty string."""
-        if self._doorbell.stopping is not None:
-            return "it was told to end"
-        return "its share of jobs is done" if served == self._jobs_max else self._baseline.changed()
 
     def _prepare_for_next(self, last: Mapping[str, Any]) -> str:
         """Measure what the next job grows from; return what keeps this process from going on.

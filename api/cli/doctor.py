@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich import box
@@ -45,7 +45,7 @@ def doctor(
             checks += self_check()
         here = all(check.status != "fail" for check in checks)
         if url is not None:
-            checks.append(_server(url))
+            checks += _server(url)
         failed = [check for check in checks if check.status == "fail"]
         if as_json:
             exits.print_json({"ok": not failed, "checks": [asdict(check) for check in checks]})
@@ -58,19 +58,28 @@ def doctor(
         raise typer.Exit(exits.Exit.FAILED if failed else exits.Exit.OK)
 
 
-def _server(url: str) -> Check:
-    """Ask a server whether it is ready."""
+def _server(url: str) -> list[Check]:
+    """Ask a server whether it is ready, and what its pools do instead of what was asked."""
     try:
         with open_client(url) as client:
             readiness = client.ready()
     except Unreachable as error:
-        return Check("server", "fail", error.message)
+        return [Check("server", "fail", error.message)]
     except KillableError as error:
-        return Check("server", "fail", f"{url} takes no jobs: {error.message}")
+        return [Check("server", "fail", f"{url} takes no jobs: {error.message}")]
     degraded = "; ".join(str(each) for each in readiness.get("degraded", ()))
+    server = Check("server", "ok", f"{url} is ready")
     if degraded:
-        return Check("server", "warn", f"{url} is degraded", degraded)
-    return Check("server", "ok", f"{url} is ready")
+        server = Check("server", "warn", f"{url} is degraded", degraded)
+    return [server, *(_pool(pool) for pool in readiness.get("pools", ()) if pool["detail"])]
+
+
+def _pool(pool: dict[str, Any]) -> Check:
+    name, detail = f"pool {pool['name']}", str(pool["detail"]).rstrip()
+    if pool["state"] == "ready":
+        advice = 'start_method = "spawn" says that on purpose; @preload(each_worker=True) is for what starts threads'
+        return Check(name, "warn", detail, advice)
+    return Check(name, "fail", f"{pool['state']}: {detail}")
 
 
 def _table(checks: list[Check]) -> Table:

@@ -138,6 +138,25 @@ def workers(records: Sequence[Record]) -> Listing:
     return listing
 
 
+def retired(records: Sequence[Record]) -> Listing:
+    """Return WORKER POOL JOB AGO WHY."""
+    listing = Listing(
+        [
+            Column("WORKER"),
+            Column("POOL", 1, cut=True),
+            Column("JOB"),
+            Column("AGO", 2, numeric=True),
+            Column("WHY", cut=True),
+        ]
+    )
+    for each in records:
+        ago = render.duration(render.age_s(each["at"]))
+        listing.add(
+            str(each["worker_id"]), str(each["pool"]), render.short(each["job_id"]), ago, render.plain(each["why"])
+        )
+    return listing
+
+
 def job_types(records: Sequence[Record]) -> Listing:
     """Return TYPE POOL INPUT DESCRIPTION; an unavailable type says why in place of its description."""
     listing = Listing(

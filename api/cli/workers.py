@@ -20,20 +20,25 @@ from killable.workers.errors import Refused
 def workers(as_json: Json = False, url: Url = DEFAULT_URL) -> None:
     """List the server's worker processes: idle spares, busy ones with their jobs, and those that are stopping.
 
-    CPU is a share of one core over the worker's life; USS is the memory that nobody shares with it.
+    CPU is a share of one core over the worker's life; USS is the memory that nobody shares with it. Below stand the
+    latest that were not used again, and what their last job had left (a thread, a child, a signal handler).
     `killable kill w-7` ends one.
     """
     with exits.reporting(as_json), open_client(url) as client:
-        found = client.workers()
+        found, retired = client.workers(), client.retired_workers()
         if as_json:
-            exits.print_json({"workers": found})
-        elif found:
+            exits.print_json({"workers": found, "retired": retired})
+            return
+        if found:
             counts = Counter(str(worker["state"]) for worker in found)
             named = ", ".join(f"{number} {state}" for state, number in sorted(counts.items()))
             exits.stderr_console().print(f"{render.counted(len(found), 'worker')}: {named}", style="dim")
             exits.print_table(tables.workers(found))
         else:
             exits.stderr_console().print("no workers: no pool is ready (killable doctor --url looks at the server)")
+        if retired:
+            exits.print_table(Text("\nnot used again", "bold"))
+            exits.print_table(tables.retired(retired))
 
 
 def types(

@@ -120,6 +120,10 @@ class Client:
         """Return the server's worker processes."""
         return self._transport.do(self._calls.member("/v1/workers", "workers"))
 
+    def retired_workers(self) -> list[Record]:
+        """Return the latest workers that were not used again, latest first: `why` is what their last job has left."""
+        return self._transport.do(self._calls.member("/v1/workers", "retired"))
+
     def worker(self, id: str) -> Record:
         """Return one worker process. Raise Refused `unknown_worker`."""
         return self._transport.do(self._calls.worker(id))

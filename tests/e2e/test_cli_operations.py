@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -245,6 +246,41 @@ def test_shutdown_ends_jobs_then_the_server_and_says_so_when_it_is_gone(server: 
     assert "cancelled by shutdown" in err
     again = command.run("shutdown")
     assert (again.returncode, "connection refused" in again.stderr) == (69, True)
+
+
+@pytest.mark.row("G9")
+def test_it_is_told_why_a_worker_was_not_used_again_and_why_a_pool_does_not_fork(folder: Path, serve: Serve) -> None:
+    (folder / "threads.py").write_text(
+        textwrap.dedent("""
+        import threading
+        from killable import job, preload
+
+        @preload
+        def engine() -> None:
+            threading.Thread(target=threading.Event().wait, daemon=True).start()
+
+        @job
+        def leave_a_thread() -> int:
+            threading.Thread(target=threading.Event().wait, daemon=True).start()
+            return 1
+        """)
+    )
+    (folder / "killable.toml").write_text(
+        '[server]\nport = 0\n[pools.mine]\nmodule = "threads.py"\njobs_per_worker_max = 0\n'
+    )
+    server = serve()
+    command = Command(folder, server.url)
+    assert command.json("workers")["retired"] == [] and "not used again" not in command.ok("workers")
+    assert command.ok("submit", "leave_a_thread").strip() == "1"
+    job_id = command.json("ps", "--all")["jobs"][0]["job_id"]
+    (retired,) = command.json("workers")["retired"]
+    assert (retired["job_id"], retired["pool"], retired["why"]) == (job_id, "mine", "1 thread(s) more than before")
+    title, head, _, row = command.ok("workers").splitlines()[-4:]
+    assert title == "not used again" and head.split() == ["WORKER", "POOL", "JOB", "AGO", "WHY"]
+    assert row.split()[:3] == [retired["worker_id"], "mine", job_id[:12]] and row.endswith(retired["why"])
+    checks = {check["name"]: check for check in command.json("doctor", "--url", server.url)["checks"]}
+    assert checks["server"]["status"] == "ok" and checks["pool mine"]["status"] == "warn"
+    assert "2 threads" in checks["pool mine"]["found"] and "start_method" in checks["pool mine"]["advice"]
 
 
 # ── doctor, completion ──

@@ -147,7 +147,7 @@ def end_badly(how: str) -> Any:
         case "files":
             files = []
             while True:
-                files.append(open(os.devnull))
+                files.append(os.open(os.devnull, os.O_RDONLY))
     return "alive"
 
 

@@ -16,19 +16,30 @@ from killable.supervisor.job import JobRecord, Submission
 from killable.workers import pickles
 from killable.workers.pickles import pickled
 
+WHY = {
+    "cwd": "working directory", "umask": "umask", "mask": "signal mask", "handler": "disposition",
+    "wakeup": "wakeup descriptor", "timer": "disposition", "thread": "1 thread(s) more", "child": "child processes",
+    "daemon": "child processes",
+}  # fmt: skip
+"""What a job may leave, and what is said of it."""
+
 
 async def test_a_worker_is_used_again_only_as_it_was(proof: str, supervisor: StartSupervisor) -> None:
     server = await supervisor(hostile_pool(workers=1, spares=0, jobs_per_worker_max=0), proof=proof)
     pid = (await run(server, "changes_process", what="nothing")).end["result"]
     assert (await run(server, "changes_process", what="nothing")).end["result"] == pid
-    for what in ("cwd", "umask", "mask", "handler", "wakeup", "timer", "thread", "child", "daemon"):
+    for what in WHY:
         story = await run(server, "changes_process", what=what)
         assert story.state == "completed" and story.end["result"] == pid, what
         assert story.phases == {"exited", "reaped", "tree_empty"} and story.certificate["exit_code"] == 0
         assert story.certificate["processes_swept"] == (what in ("child", "daemon"))
+        retired = (await server.retired())[0]
+        assert (retired.worker_id, retired.job_id) == (story.record.worker_id, story.record.job_id)
+        assert retired.pool == "hostile" and WHY[what] in retired.why
         fresh = (await run(server, "changes_process", what="nothing")).end["result"]
         assert fresh != pid, what
         pid = fresh
+    assert len(await server.retired()) == len(WHY)
 
 
 async def test_a_worker_takes_no_more_jobs_than_its_share(supervisor: StartSupervisor) -> None:

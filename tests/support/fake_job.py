@@ -203,7 +203,7 @@ class FakeJob:
         self._write(kind, payload)
         jobs_max = process.spawner.spec.jobs_per_worker_max
         stays = (jobs_max == 0 or self._served < jobs_max) and not truth.script.children
-        self._write(Kind.IDLE, Idle(stays, "" if stays else "its share of jobs is done").encode())
+        self._write(Kind.IDLE, Idle(stays).encode())
         if stays:
             truth.tree_empty = not process.was_signalled
             self.end()

@@ -29,34 +29,43 @@ def own_limit_struck(before: bytes, after: bytes) -> bool:
     return all((counted(name, after) or 0) > (counted(name, before) or 0) for name in ("oom", "oom_kill"))
 
 
-def evidence(before: bytes, after: bytes) -> str:
-    """Return yes, no or unknown: whether there was a victim between two readings."""
-    was, is_now = counted(VICTIMS, before), counted(VICTIMS, after)
-    if was is None or is_now is None:
-        return "unknown"
-    return "yes" if is_now > was else "no"
-
-
 class OomCounter:
     """Keeps the file open, so that a reading costs a microsecond."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: Path | None = None) -> None:
+        """`path` is the file that counts (default: this process's own group's)."""
         self._descriptor = -1
+        self._claimed = 0
+        """So many victims are known: nobody who dies later was one of them."""
         try:
-            path = _file_of_own_group()
+            path = path or _file_of_own_group()
             if path is not None:
                 self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             pass  # not known, then
 
     def read(self) -> bytes:
-        """Return what the kernel tells now, for `evidence`; empty where nothing does."""
+        """Return what the kernel tells now; empty where nothing does."""
         if self._descriptor < 0:
             return b""
         try:
             return os.pread(self._descriptor, 4096, 0)
         except OSError:
             return b""
+
+    def evidence(self, before: bytes, *, claims: bool) -> str:
+        """Return yes, no or unknown: whether there was a victim since a reading, not known to be another.
+
+        It `claims` them when it was killed with SIGKILL, and not by us.
+        """
+        was, is_now = counted(VICTIMS, before), counted(VICTIMS, self.read())
+        if was is None or is_now is None:
+            return "unknown"
+        if is_now <= max(was, self._claimed):
+            return "no"
+        if claims:
+            self._claimed = is_now
+        return "yes"
 
     def close(self) -> None:
         if self._descriptor >= 0:

@@ -19,7 +19,7 @@ from killable.supervisor.job import Verdict
 from killable.supervisor.machine import tree
 from killable.supervisor.machine.cgroup import Cgroup
 from killable.supervisor.machine.channel import LARGE_READ_BYTES, READ_BYTES, Reader, Writer
-from killable.supervisor.machine.memory import OomCounter, evidence, own_limit_struck
+from killable.supervisor.machine.memory import OomCounter, own_limit_struck
 from killable.supervisor.seam import FenceError, Gone, ProcessListener, ProcessorUse, Sample, Usage
 from killable.workers.control import Ending
 from killable.workers.dumps import DUMP_SIGNAL
@@ -69,7 +69,7 @@ class WorkerProcess:
         self._lock = threading.RLock()  # a finalizer of the program's may come in the middle, and cancel
         """Between `kill_now` in another thread and the end of the attempt, or of the descriptors."""
         self.killed_for: Verdict | None = None
-        self._kill_wanted = self._broken = self._closed = self._exit_told = False
+        self._kill_wanted = self._was_killed = self._broken = self._closed = self._exit_told = False
         self._look_s = _LOOK_AGAIN_S
         self.pid: int | None = None
         self.proof = "descendants" if cgroup is None else "cgroup+descendants"
@@ -117,12 +117,11 @@ class WorkerProcess:
             self._loop.call_later(self._look_s, lambda: self.swept(ending, swept, zygote_lost=zygote_lost))
             return
         self.read_ready()
-        torn = self._decoder.torn
-        oom = evidence(self._oom_before, self._oom.read())
-        group = b"" if self._cgroup is None else self._cgroup.out_of_memory()
-        struck = own_limit_struck(self._group_before, group)
+        killed = ending is not None and ending.signal == signal.SIGKILL and not self._was_killed
+        oom = self._oom.evidence(self._oom_before, claims=killed)
+        struck = own_limit_struck(self._group_before, self._cgroup.out_of_memory() if self._cgroup else b"")
         self._close()
-        self._listener.on_gone(Gone(ending, swept, self.proof, zygote_lost, torn, "yes" if struck else oom, struck))
+        self._listener.on_gone(Gone(ending, swept, self.proof, zygote_lost, self._decoder.torn, oom, struck))
 
     def without_cgroup(self) -> None:
         """The worker could not move into its group: only the descendants prove that it is gone."""
@@ -189,6 +188,7 @@ class WorkerProcess:
         if self._pidfd < 0:
             self._kill_wanted = True  # the fork is still on its way
             return
+        self._was_killed = self._was_killed or not self._exit_told
         self._signal(signal.SIGKILL)
         if self._cgroup is not None:
             self._cgroup.kill()

@@ -14,17 +14,7 @@ import time
 from signal import ITIMER_PROF, ITIMER_REAL, ITIMER_VIRTUAL, getitimer
 from typing import Any, NamedTuple
 
-_WATCHED = (
-    signal.SIGHUP,
-    signal.SIGINT,
-    signal.SIGQUIT,
-    signal.SIGTERM,
-    signal.SIGCHLD,
-    signal.SIGALRM,
-    signal.SIGPIPE,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-)
+_WATCHED = tuple(sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}))
 
 
 class Baseline(NamedTuple):

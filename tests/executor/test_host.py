@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
@@ -191,6 +192,36 @@ def test_a_program_that_is_interrupted_while_it_waits_ends(tmp_path: Path) -> No
         running.send_signal(signal.SIGINT)
         assert running.stderr is not None and b"KeyboardInterrupt" in running.stderr.read()
     until(lambda: processes.look(worker) is None, "the worker has gone")
+
+
+def switches(pids: set[int]) -> dict[str, str]:
+    """Return how often each thread of these processes has gone to sleep, or was made to wait."""
+    counts = {}
+    for pid in pids:
+        for status in Path(f"/proc/{pid}/task").glob("*/status"):
+            lines = status.read_text().splitlines()
+            counts[str(status)] = " ".join(line for line in lines if "ctxt_switches" in line)
+    return counts
+
+
+def test_an_idle_executor_wakes_nobody() -> None:
+    """Neither its thread nor the guard, the zygote or a worker: nothing polls."""
+    before, threads = {seen.pid for seen in processes.ours()}, set(os.listdir("/proc/self/task"))
+    with Executor(max_workers=2) as executor:
+        assert list(executor.map(work.square, range(50))) == [number**2 for number in range(50)]
+
+        def counted() -> dict[str, str]:
+            ours = switches({os.getpid()})
+            ours = {name: count for name, count in ours.items() if Path(name).parent.name not in threads}
+            assert len(ours) == 1, "one thread in all"
+            return ours | switches({seen.pid for seen in processes.ours()} - before)
+
+        settled = time.monotonic() + 0.5
+        until(lambda: time.monotonic() > settled, "what the calls have left to do is done")
+        asleep, over = counted(), time.monotonic() + 2
+        assert len(asleep) >= 1 + 2 + 2, "the thread, guard and zygote, two workers"
+        until(lambda: time.monotonic() > over, "some time has passed")
+        assert counted() == asleep
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ from killable.workers.pickles import pickled
 
 WHY = {
     "cwd": "working directory", "umask": "umask", "mask": "signal mask", "handler": "disposition",
-    "wakeup": "wakeup descriptor", "timer": "disposition", "thread": "1 thread(s) more", "child": "child processes",
+    "handler of another signal": "disposition",
+    "wakeup": "wakeup descriptor", "timer": "timer", "thread": "1 thread(s) more", "child": "child processes",
     "daemon": "child processes",
 }  # fmt: skip
 """What a job may leave, and what is said of it."""

@@ -146,10 +146,11 @@ def changes_process(ctx: Context, what: str) -> int:
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
         case "handler":
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        case "handler of another signal":
+            signal.signal(signal.SIGWINCH, signal.SIG_IGN)
         case "wakeup":
             signal.set_wakeup_fd(-1)
         case "timer":
-            signal.signal(signal.SIGALRM, signal.SIG_IGN)
             signal.setitimer(signal.ITIMER_REAL, 3600)
         case "thread":
             threading.Thread(target=threading.Event().wait, daemon=True).start()

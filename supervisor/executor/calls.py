@@ -46,20 +46,31 @@ class Calls:
 
     def __init__(self, settings: Settings, name: str) -> None:
         self.workers = settings.pools[0].workers
+        self._settings = settings
+        self._name = name
+        self._why_closed = ""
+        """Why it takes nothing more."""
+        self._begin()
+        self._host()
+
+    def _begin(self) -> None:
+        """Have nothing under way, and no supervisor yet."""
         self._lock = threading.RLock()  # a finalizer of the program's may come in the middle, and shut this down
         self._under_way: dict[JobFuture[Any], Call] = {}
         self._waiting: OrderedDict[JobFuture[Any], Call] = OrderedDict()
         """Those of them that no worker has and that are no jobs, in order."""
         self._loans: list[Loan] = []
         """The latest is taken first, behind those that are to be told of; those that have ended are passed over."""
-        self._why_closed = ""
-        """Why it takes nothing more."""
         self._prefix = f"job-{uuid.uuid4().hex[:8]}"
         self._numbers = itertools.count(1)
         self.types: dict[str, JobType] = {}
         """Known as soon as a worker is lent."""
-        self.hosting = Hosting(settings, name, self)
+        self.hosting = Hosting(self._settings, self._name, self)
+        self._is_hosted = False
+
+    def _host(self) -> None:
         self.hosting.start()
+        self._is_hosted = True
 
     # ── in any thread ──
 
@@ -78,6 +89,8 @@ class Calls:
         try:
             with self._lock:
                 is_first, why_closed = not self._waiting, self._why_closed
+                if not (why_closed or self._is_hosted):
+                    self._host()
                 if not why_closed:
                     self._under_way[future] = self._waiting[future] = taken
             if not why_closed:
@@ -170,12 +183,10 @@ class Calls:
             future.cancel(grace_s=grace_s, reason=reason)
 
     def leave_to_parent(self) -> None:
-        """In a fork of the program: nothing that is under way there will ever end here."""
-        self._lock = threading.RLock()
-        self._why_closed = _CLOSED
+        """In a fork of the program: nothing that is under way will ever end here; the first new call begins anew."""
         self.hosting.leave_to_parent()
-        self._waiting.clear()
-        under_way, self._under_way = self._under_way, {}
+        under_way = self._under_way
+        self._begin()
         for future in under_way:
             future.leave_to_parent()
 

@@ -276,7 +276,6 @@ def _was_interrupted() -> bool:
 
 def _in_child() -> None:
     calls = list(_living)
-    _living.clear()
     with contextlib.ExitStack() as leaving:  # whatever one of them raises, all of them leave
         for each in calls:
             leaving.callback(each.leave_to_parent)

@@ -57,7 +57,6 @@ class Hosting:
         self._will_read = True
         """The inbox is going to be read, without our saying so."""
         self._closed = False
-        self._forked = False
         self._loop: asyncio.SelectorEventLoop | None = None
         self._supervisor: Supervisor | None = None
         self._told_to_leave: asyncio.Event | None = None
@@ -91,19 +90,19 @@ class Hosting:
     def leave_to_parent(self) -> None:
         """In a fork of the program: this is the parent's, and its thread did not come along."""
         self._lock = threading.RLock()  # another thread may have held it
-        self._closed = self._forked = True
+        self._closed = True
         if self._supervisor is not None:
             self._supervisor.leave_to_parent()
         if self._loop is not None:
             leave_loop_to_parent(self._loop)
 
     def can_wait(self) -> bool:
-        """Whether this thread may wait for what is done in the other one: it is not that itself, and there is one."""
-        return threading.current_thread() is not self._thread and not self._forked
+        """Whether this thread may wait for what is done in the other one: it is not that itself."""
+        return threading.current_thread() is not self._thread
 
     def join(self) -> None:
         """Wait until nothing of it is left; in its own thread nobody can."""
-        if self.can_wait():
+        if self.can_wait() and self._thread.ident is not None:
             self._thread.join()
 
     def _run(self) -> None:

@@ -116,7 +116,7 @@ def test_what_a_manager_of_multiprocessing_shares_can_be_used_in_a_call() -> Non
     assert (done.stdout, done.stderr) == ("7\n", "")
 
 
-def test_a_fork_of_the_program_holds_nothing_and_says_so() -> None:
+def test_a_fork_of_the_program_holds_nothing_and_begins_anew() -> None:
     done = run("""
         import os
         import warnings
@@ -141,14 +141,15 @@ def test_a_fork_of_the_program_holds_nothing_and_says_so() -> None:
             left = {each for each in pipes() - before if "memfd" not in each}
             assert left == set(), left
             try:
-                executor.submit(work.square, 1)
-            except RuntimeError:
-                pass
-            try:
                 running.result()
             except BrokenProcessPool as error:
                 assert error.code == "supervisor_lost"
+            assert executor.submit(work.square, 5).result() == 25
             executor.shutdown()
+            try:
+                executor.submit(work.square, 5)
+            except RuntimeError as error:
+                assert "after shutdown" in str(error)
             os._exit(7)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
         assert running.running()
@@ -158,6 +159,31 @@ def test_a_fork_of_the_program_holds_nothing_and_says_so() -> None:
         print("good")
     """)
     assert (done.stdout, done.stderr) == ("good\n", "")
+
+
+def test_servers_that_fork_after_their_imports_can_use_an_executor_of_a_module() -> None:
+    """As gunicorn does with `preload_app`; each child has workers of its own, and ends as a program does."""
+    done = run("""
+        import os
+        import sys
+        import warnings
+        import work
+        from killable import Executor
+
+        warnings.simplefilter("ignore", DeprecationWarning)
+        executor = Executor(max_workers=1)
+        children = []
+        for number in range(2):
+            pid = os.fork()
+            if pid == 0:
+                executor.submit(work.square, number).add_done_callback(lambda done: print(done.result(), flush=True))
+                sys.exit(3)
+            children.append(pid)
+        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
+        print(codes, executor.submit(work.square, 3).result())
+    """)
+    *results, last = done.stdout.splitlines()
+    assert (sorted(results), last, done.stderr) == (["0", "1"], "[3, 3] 9", "")
 
 
 def test_a_program_that_ends_finishes_what_is_pending() -> None:

@@ -199,11 +199,9 @@ def test_a_fork_after_an_executor_is_over_leaves_the_others_too() -> None:
         assert living.submit(work.square, 2).result() == 4
         pid = os.fork()
         if pid == 0:
-            try:
-                living.submit(work.square, 3)
-            except RuntimeError:
-                os._exit(0)
-            os._exit(1)
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+            outcome = living.submit(work.square, 5).result()
+            living.shutdown()
+            os._exit(outcome)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 25
         assert living.submit(work.square, 3).result() == 9
     assert ended._calls is not None  # it lived until now

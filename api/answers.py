@@ -1,4 +1,4 @@
-"""What routes share: the engine and settings of their app, JSON answers, `Prefer`, documented answers.
+"""What routes share: JSON answers, `Prefer`, documented answers.
 
 Runs in: api.
 """

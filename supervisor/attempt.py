@@ -50,7 +50,7 @@ _VALUES = frozenset({Kind.RESULT, Kind.CHECKPOINT, Kind.PROGRESS})
 
 
 class AttemptOwner(Protocol):
-    """The service, as an attempt sees it: the only one that stores states."""
+    """The dispatcher, as an attempt sees it: the only one that stores states."""
 
     def transition(self, entry: Entry, cause: Cause) -> None: ...
     def on_entered(self, attempt: Attempt) -> None: ...

@@ -196,7 +196,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class JobRecord:
-    """One job as everyone outside sees it (HTTP.md, the record). Times are RFC 3339 UTC."""
+    """One job as everyone outside sees it. Times are RFC 3339 UTC."""
 
     job_id: str
     type: str

@@ -138,9 +138,10 @@ class Refused(KillableError):
 
 
 class JobError(KillableError):
-    """How a job ended that did not complete; base of the four below.
+    """How a job ended that did not complete; base of those below.
 
-    Facts that are always there: `job_id`, `certificate` (a mapping or None), `partial`.
+    Facts that are always there: `job_id`, `certificate` (a mapping or None); of a server's job also `partial`, which an
+    Executor's future has.
     """
 
     code = "exception"

@@ -13,7 +13,7 @@ from typing import Any
 from killable.workers.errors import CODES, KillableError, error_class
 
 Record = dict[str, Any]
-"""A JSON object of the server's, as HTTP.md lists its members; newer servers may add some."""
+"""A JSON object of the server's, as its documentation lists the members; newer servers may add some."""
 
 TERMINAL = frozenset({"completed", "failed", "cancelled", "timed_out"})
 _NO_FACTS = frozenset({"title", "detail", "code", "retryable", "message", "self"})

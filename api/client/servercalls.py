@@ -17,7 +17,7 @@ from killable.api.client.outcomes import Record
 from killable.api.client.retries import Asking, Flow
 
 PAGE_JOBS = 200
-"""The most that the server gives at once (HTTP.md)."""
+"""The most that the server gives at once."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """A worker's process, seen from above: socket and pipes, pidfd, signals, proof.
 
-Runs in: supervisor. Part of the seam: with `spawner` and `cgroup` the only files that touch pids and signals. Every
+Runs in: supervisor. Part of the seam: only this room touches pids and signals. Every
 signal goes through the pidfd that was opened at the fork, so it can never hit a stranger.
 """
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +21,17 @@ USERS_SIDE = {"workers/pydantics.py", *(f"workers/builtin/{name}.py" for name in
 EXECUTORS_SIDE = {"workers/pickles.py", "workers/calls.py", "workers/builtin/call.py"}
 """Needs cloudpickle: nothing that a service's worker imports at once may import it."""
 STANDARD_LIBRARY = sys.stdlib_module_names | {"annotationlib"}  # 3.14's
+
+
+ARCHITECTURE = (Path(__file__).parents[2] / "ARCHITECTURE.md").read_text()
+
+
+def test_every_file_stands_in_its_room() -> None:
+    """In the tables of ARCHITECTURE.md."""
+    rooms = ARCHITECTURE.partition("## Rooms")[2].partition("\n## ")[0]
+    named = set(re.findall(r"[a-z_0-9]+", rooms))
+    files = {Path(each.name).stem for each in sources("workers", "supervisor", "api")} - {"__init__", "__main__"}
+    assert not files - named
 
 
 def top(module: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -54,7 +55,10 @@ def test_every_command_works_in_the_order_in_which_it_stands(server: Server, tmp
     for line in lines[1:]:
         program, *arguments = shlex.split(line)
         if program == "curl":
-            arguments = [word.replace("localhost:7833", server.url.removeprefix("http://")) for word in arguments]
+            started = re.findall(r'"job_id":"([^"]+)"', "".join(printed.values()))
+            meant = {"localhost:7833": server.url.removeprefix("http://"), "/ID": "/" + (started or [""])[-1]}
+            for shown, word in meant.items():
+                arguments = [argument.replace(shown, word) for argument in arguments]
             done = subprocess.run(["curl", "--fail-with-body", *arguments], capture_output=True, text=True, timeout=60)
         else:
             assert program == "killable", line
@@ -65,6 +69,8 @@ def test_every_command_works_in_the_order_in_which_it_stands(server: Server, tmp
     killed = printed["killable kill --type spin"]
     assert re.fullmatch(r"job-[0-9a-f]{8}  cancelled by user  dead after .*, 1 process\)\n", killed), killed
     assert "cancelled" in printed["killable ps --all"]
+    (deleted,) = (json.loads(text) for line, text in printed.items() if "DELETE" in line)
+    assert deleted["status"] == "cancelled" and "tree_empty" in deleted["certificate"]
 
 
 def test_the_python_client_works_as_shown(server: Server, tmp_path: Path) -> None:
@@ -75,7 +81,7 @@ def test_the_python_client_works_as_shown(server: Server, tmp_path: Path) -> Non
         text=True,
         timeout=60,
     )
-    assert (done.returncode, done.stdout) == (0, "one two three\ntimeout.run tree empty\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "one two three\ncancelled\ntimeout.run tree empty\n"), done.stderr
 
 
 def test_the_executor_works_as_shown(tmp_path: Path) -> None:

@@ -140,6 +140,7 @@ class Dispatcher:
             self._settings.ack_cpu_s,
             self._settings.unkillable_s,
             self._cores,
+            self._settings.stack,
         )
         fence = self._next_fence() if loan is None else loan.fence
         attempt = Attempt(entry, worker, fence, clock=self._clock, owner=self, rules=rules)

@@ -72,6 +72,8 @@ class Rules:
     ack_cpu_s: float
     unkillable_s: float
     cores: int = 1
+    stack: bool = False
+    """Whether a stack is dumped also without a grace."""
 
     @property
     def adaptive(self) -> bool:
@@ -105,11 +107,9 @@ Move = tuple[Escalation, tuple[Action, ...]]
 
 def begin(rules: Rules, now: float) -> Move:
     """Start: with a grace the worker is asked, without it is killed at once."""
-    if rules.grace_s <= 0:
-        killed = Escalation(Phase.KILLED, rules, grace_ends=now, wake_at=now + rules.unkillable_s)
-        return killed, (Action.KILL,)
-    ends = now + rules.grace_s
-    return Escalation(Phase.ASKED, rules, grace_ends=ends, wake_at=ends), (Action.TERMINATE,)
+    ends = now + max(0.0, rules.grace_s)
+    asked = Escalation(Phase.ASKED, rules, grace_ends=ends, wake_at=ends)
+    return _end_now(asked, now) if rules.grace_s <= 0 else (asked, (Action.TERMINATE,))
 
 
 def delivered(state: Escalation, now: float, use: ProcessorUse | None) -> Move:
@@ -163,7 +163,7 @@ def shorten(state: Escalation, now: float, grace_s: float) -> Move:
         return state, ()
     rules = replace(state.rules, grace_s=grace_s)
     shorter = replace(state, rules=rules, grace_ends=ends, wake_at=min(state.wake_at, ends))
-    return _kill(shorter, now) if grace_s <= 0 else (shorter, ())
+    return _end_now(shorter, now) if grace_s <= 0 else (shorter, ())
 
 
 def exited(state: Escalation) -> Escalation:
@@ -231,6 +231,12 @@ def _waits_for_interpreter(state: Escalation, now: float, use: ProcessorUse) -> 
         return False
     computed = use.main_cpu_s - before.main_cpu_s
     return computed < state.rules.ack_cpu_s and use.main_runs - before.main_runs >= LOCK_RUNS
+
+
+def _end_now(state: Escalation, now: float) -> Move:
+    """There is no grace, or none is left."""
+    wants_stack = state.rules.stack and state.phase in (Phase.ASKED, Phase.DELIVERED)
+    return _dump(state, now) if wants_stack else _kill(state, now)
 
 
 def _dump(state: Escalation, now: float) -> Move:

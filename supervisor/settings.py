@@ -81,6 +81,8 @@ class Settings:
     keep_s: float = 3600.0
     ack_cpu_s: float = 0.1
     """Processor time of the whole process after which unheard native code counts as stuck."""
+    stack: bool = False
+    """Dump a stack also before a SIGKILL without grace, which then comes 1 to 100 ms later."""
     unkillable_s: float = 10.0
     """After SIGKILL: then the slot is quarantined."""
     sweep: bool = True

@@ -146,6 +146,8 @@ class ServerSettings:
     """After Ctrl-C or SIGTERM: for jobs to end by themselves, before each is cancelled with its own grace."""
     ack_cpu_s: Seconds = 0.1
     """Processor time within ack_s after which code that did not hear SIGTERM counts as stuck."""
+    stack: Truth = False
+    """Dump the stack also before a SIGKILL without grace (grace_s 0), which then comes up to 0.1 s later."""
     unkillable_s: SomeSeconds = 10.0
     """After SIGKILL: then a process that is still there is given up, and its slot is quarantined."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

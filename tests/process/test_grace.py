@@ -277,6 +277,16 @@ async def test_without_a_grace_there_is_no_stack(supervisor: StartSupervisor) ->
     assert "stack" not in (await stop(server, job_id, grace_s=0)).certificate
 
 
+@pytest.mark.parametrize("hurried", [False, True], ids=["at once", "hurried"])
+async def test_unless_it_is_asked_for(hurried: bool, supervisor: StartSupervisor) -> None:
+    server = await supervisor(hostile_pool(), stack=True)
+    job_id = await begin(server, "hold_gil", limits={"grace_s": 60, "ack_s": None})
+    if hurried:
+        await server.cancel(job_id, wait_s=0)
+    story = await stop(server, job_id, grace_s=0)
+    assert "in hold_gil" in story.certificate["stack"] and story.certificate["last_signal"] == "SIGKILL"
+
+
 @pytest.mark.row("PEERS-B")
 @pytest.mark.row("F8")
 async def test_the_certificate_tells_who_asked_what_happened_and_when(proof: str, supervisor: StartSupervisor) -> None:

@@ -58,6 +58,22 @@ def in_phase(phase: Phase) -> Escalation:
     }[phase]
 
 
+def test_with_stack_a_dump_comes_before_the_kill_without_grace_too() -> None:
+    rules = replace(RULES, grace_s=0.0, stack=True)
+    state, actions = escalation.begin(rules, NOW)
+    assert (state.phase, actions, state.grace_ends) == (Phase.DUMPING, (Action.DUMP,), NOW)
+    state, actions = escalation.tick(state, state.wake_at)
+    assert (state.phase, actions) == (Phase.KILLED, (Action.KILL,))
+    waiting = asked(replace(RULES, stack=True))
+    hurried, actions = escalation.shorten(waiting, NOW + 1, 0.0)
+    assert (hurried.phase, actions) == (Phase.DUMPING, (Action.DUMP,))
+    again, actions = escalation.shorten(hurried, NOW + 1.001, 0.0)
+    assert (again.phase, actions) == (Phase.DUMPING, ())
+    heard, _ = escalation.acknowledged(waiting, NOW + 0.5)
+    killed, actions = escalation.shorten(heard, NOW + 1, 0.0)
+    assert (killed.phase, actions) == (Phase.KILLED, (Action.KILL,)), "it has written its stack itself"
+
+
 def test_every_phase_is_reached_here() -> None:
     assert [in_phase(phase).phase for phase in Phase] == list(Phase)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from killable.supervisor.job import Limits
-from killable.supervisor.machine.memory import counted, evidence, own_limit_struck
+from killable.supervisor.machine.memory import counted, own_limit_struck
 from killable.supervisor.seam import Sample
 from killable.supervisor.watch import BYTES_PER_S, LOOK_S, PROOF_SHARE, Watch, is_wanted
 from killable.workers.limits import BACKSTOP, backstop_bytes
@@ -114,15 +114,6 @@ V2 = b"low 0\nhigh 0\nmax 12\noom 2\noom_kill 1\noom_group_kill 0\n"
 def test_the_kernels_counts_of_victims() -> None:
     assert (counted("oom_kill", V1), counted("oom_kill", V2), counted("oom", V2)) == (3, 1, 2)
     assert counted("oom_kill", b"oom_kill_disable 0\nunder_oom 0\n") is None
-    assert [
-        evidence(*pair)
-        for pair in (
-            (b"oom_kill 3", b"oom_kill 4"),
-            (b"oom_kill 3", b"oom_kill 3"),
-            (b"", b"oom_kill 3"),
-            (b"oom_kill 3", b""),
-        )
-    ] == ["yes", "no", "unknown", "unknown"]
 
 
 def test_only_the_groups_own_limit_is_the_jobs() -> None:

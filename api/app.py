@@ -13,7 +13,7 @@ from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
-from killable.api import routes_jobs, routes_metrics, routes_operator, routes_ops, routes_outputs
+from killable.api import routes_jobs, routes_metrics, routes_operator, routes_outputs, routes_server
 from killable.api.access import AccessCheck, BodyCheck
 from killable.api.auth import OPEN_PATHS, KeyCheck
 from killable.api.inputs import InputCheck
@@ -45,7 +45,7 @@ def create_app(engine: Engine, settings: HttpSettings | None = None) -> FastAPI:
     app.state.parts = Parts(engine, settings, InputCheck(), Streams(settings.streams_max), tickets)
     install_problems(app)
     # /v1/jobs/cancel before /v1/jobs/{job_id}
-    for routes in (routes_operator, routes_jobs, routes_outputs, routes_ops, routes_metrics):
+    for routes in (routes_operator, routes_jobs, routes_outputs, routes_server, routes_metrics):
         app.include_router(routes.router)
     # The last one added is the outermost: a foreign page is refused before it learns anything of CORS, and what a
     # page that may call is refused for, it can read.

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 Closing = tuple[Kind, bytes]
 
-_OURS = (__name__, "killable.workers.builtin.call", "killable.workers.calls")
+_OURS = (__name__, "killable.workers.calltypes", "killable.workers.calls")
 CORRELATION_VARIABLE = "KILLABLE_CORRELATION_ID"
 _TRACEBACK_BYTES_MAX = 64 << 10
 _FAULTS_MAX = 100

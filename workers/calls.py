@@ -1,4 +1,4 @@
-"""What an Executor and its pool agree on: the names of its job types (`builtin.call`), and what is made ready.
+"""What an Executor and its pool agree on: the names of its job types (`call` (`calltypes`)), and what is made ready.
 
 Runs in: any.
 """
@@ -15,7 +15,7 @@ from typing import Any
 
 from killable.workers import namespaces, pickles
 
-POOL_MODULE = "killable.workers.builtin.call"
+POOL_MODULE = "killable.workers.calltypes"
 CALL, STREAM = "call", "stream"
 
 

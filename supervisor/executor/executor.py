@@ -135,9 +135,8 @@ class Executor(concurrent.futures.Executor):
         Raise ValueError.
         """
         view = object.__new__(type(self))
+        view.__dict__.update(self.__dict__)  # a subclass's attributes, too
         view._limits = {**self._limits, **parse_limits(limits)}
-        view._calls = self._calls
-        view._max_workers = self._max_workers
         view._owner = self
         return view
 

@@ -18,7 +18,7 @@ SEAM = {f"supervisor/machine/{name}.py" for name in PROCESSES + BELONGINGS}
 SYSTEM = {"os", "signal", "socket", "subprocess", "select", "fcntl", "psutil", "resource", "ctypes"}
 USERS_SIDE = {"workers/pydantics.py", *(f"workers/builtin/{name}.py" for name in ("embed", "generate", "tokenize"))}
 """May use what the user's interpreter has, inside functions: nothing else needs it."""
-EXECUTORS_SIDE = {"workers/pickles.py", "workers/calls.py", "workers/builtin/call.py"}
+EXECUTORS_SIDE = {"workers/pickles.py", "workers/calls.py", "workers/calltypes.py"}
 """Needs cloudpickle: nothing that a service's worker imports at once may import it."""
 STANDARD_LIBRARY = sys.stdlib_module_names | {"annotationlib"}  # 3.14's
 

@@ -20,7 +20,7 @@ import pytest
 import work
 from support import processes
 from support.marks import libc
-from support.waiting import until
+from support.waiting import Pending, until
 
 from killable import Executor
 
@@ -242,12 +242,15 @@ def test_an_idle_executor_wakes_nobody() -> None:
             assert len(ours) == 1, "one thread in all"
             return ours | switches({seen.pid for seen in processes.ours()} - before)
 
-        settled = time.monotonic() + 0.5
-        until(lambda: time.monotonic() > settled, "what the calls have left to do is done")
-        asleep, over = counted(), time.monotonic() + 2
+        def unchanged(for_s: float) -> dict[str, str] | Pending:
+            asleep, over = counted(), time.monotonic() + for_s
+            until(lambda: time.monotonic() > over, "some time has passed")
+            awake = [name for name, count in counted().items() if asleep.get(name) != count]
+            return Pending(awake) if awake else asleep
+
+        asleep = until(lambda: unchanged(for_s=0.3), "what the calls have left to do is done")
         assert len(asleep) >= 1 + 2 + 2, "the thread, guard and zygote, two workers"
-        until(lambda: time.monotonic() > over, "some time has passed")
-        assert counted() == asleep
+        assert unchanged(for_s=2) == asleep
 
 
 @pytest.mark.parametrize(

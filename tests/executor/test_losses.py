@@ -98,7 +98,7 @@ def test_whatever_a_callback_raises_the_executor_goes_on(caplog: pytest.LogCaptu
 
 def test_a_shutdown_that_cancels_what_waits_lets_what_runs_end(tmp_path: Path) -> None:
     """However many begin while it goes through those that wait."""
-    for _ in range(20):
+    for _ in range(8):
         executor = Executor(max_workers=2)
         calls = [executor.submit(work.square, number) for number in range(300)]
         calls[0].result()

@@ -54,9 +54,6 @@ NOT_PASSED: dict[str, str] = {
     "ProcessPoolShutdown.test_interpreter_shutdown": STDOUT,
     "ProcessPoolShutdown.test_processes_terminate": INHERITED,
     "ProcessPoolShutdown.test_shutdown_no_wait": INNARDS,
-    "ProcessPoolShutdown.test_submit_after_interpreter_shutdown": (
-        "It looks for the word RuntimeError on stderr; this is a subclass, of another name."
-    ),
 }
 """Of which group which test, with which context if not with all."""
 

@@ -172,7 +172,7 @@ async def test_a_job_that_waits_too_long_times_out_in_the_queue(supervisor: Star
 async def test_a_deadline_that_is_seen_late_hears_first_what_was_said_in_time(supervisor: StartSupervisor) -> None:
     server = await supervisor(hostile_pool(workers=1, spares=0, jobs_per_worker_max=0))
     await run(server, "echoes")
-    late = time.monotonic() + 0.5
+    late = time.monotonic() + 1
     job_id = await submit(server, "says_much", tokens=900, limits={"run_s": 0.2})
     until(lambda: time.monotonic() > late, "the loop has stood still")
     story = await follow(server, job_id)

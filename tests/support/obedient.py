@@ -112,16 +112,12 @@ def touches_tmp(ctx: Context, then: str = "return") -> str:
 
 
 @job
-def fills_tmp(ctx: Context, files: int) -> int:
-    """Leave many files in the job's private directory, and end with `run_s`."""
+def leaves_what_takes_for_ever(ctx: Context) -> str:
+    """Leave a private directory that this process will never have removed."""
     mark(ctx)
-    made = 0
-    while made < files and (ctx.remaining_s or 0.0) > 1.0:
-        (ctx.tmp / str(made)).touch()
-        made += 1
-    while (ctx.remaining_s or 0.0) > 0.02:
-        pass
-    return made
+    (ctx.tmp / "left").touch()
+    os.unlink = os.rmdir = lambda *_args, **_options: time.sleep(3600)  # type: ignore[assignment]
+    return str(ctx.tmp)
 
 
 @job

@@ -1,4 +1,5 @@
-"""Job types that come with killable: real work, and examples to copy. They import nothing of killable but `killable`.
+"""Job types that come with killable: real work, and examples to copy, but for `probe`, which `doctor` runs. They import
+nothing of killable but `killable`.
 
 Runs in: zygote, worker.
 

@@ -80,6 +80,9 @@ class Fleet:
 
     def leave_to_parent(self) -> None:
         """In a fork of this process."""
+        for pool in self:
+            for worker in pool.workers.values():
+                worker.leave_to_parent()
         if self._system is not None:
             self._system.leave_to_parent()
 

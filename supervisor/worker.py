@@ -180,6 +180,11 @@ class Worker:
         self._outlet_passed = False
         return outlet.take()
 
+    def leave_to_parent(self) -> None:
+        """In a fork of this process."""
+        if self._outlet is not None:
+            self._outlet.close()
+
     async def until_gone(self, timeout_s: float) -> None:
         """Wait until nothing of its process is left, at most `timeout_s`."""
         try:

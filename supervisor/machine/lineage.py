@@ -10,7 +10,9 @@ import errno
 import os
 import signal
 import socket
+import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Protocol
 
 from killable.supervisor.machine import leftovers
@@ -209,7 +211,9 @@ class Lineage:
             process.doubt_descendants()
         # Without the guard no one else is their subreaper: what carries the cookie is found and killed.
         patience_s = min(LAST_LOOK_S, self._patience_s) if self._closing else self._patience_s
-        leftovers.sweep_cookie_in_thread(self._cookie, patience_s, lambda: self._soon(self._end))
+        leftovers.sweep_cookie_in_thread(
+            self._cookie, patience_s, lambda: self._soon(partial(self._end, threading.current_thread()))
+        )
 
     def _soon(self, act: Callable[[], None]) -> None:
         try:
@@ -217,7 +221,9 @@ class Lineage:
         except RuntimeError:
             pass  # the loop is closed: nobody waits any more
 
-    def _end(self) -> None:
+    def _end(self, sweeping: threading.Thread) -> None:
+        if sweeping is not threading.current_thread():
+            sweeping.join()  # that was its last word: no thread of ours is left when a close is over
         self._ended.set()
         self._owner.on_ended(self)  # before the pool hears of it and starts another
         self._lose_zygote(None)

@@ -23,7 +23,7 @@ from killable.supervisor.service import Supervisor
 from killable.supervisor.settings import PoolSpec, Settings
 
 PROOFS = ("cgroup+descendants", "descendants")
-LEAVE_S = 20.0
+LEAVE_S = float(os.environ.get("LEAVE_S", 20))
 """How long what a test has ended may take to go. It goes in milliseconds; a leak never does."""
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -173,9 +173,12 @@ class JobFuture(Future[T]):
         return "".join(json.loads(event.data)["text"] + "\n" for event in events if event.name == "log")
 
     def __repr__(self) -> str:
-        ending = "" if self._ending is None else f" {self._ending.code}"
-        pid = "" if self.pid is None else f" pid={self.pid}"
-        return f"<{type(self).__name__} {self.job_id} {self._state.lower().partition('_')[0]}{ending}{pid}>"
+        words = [self.job_id, self._state.lower().partition("_")[0]]
+        if self._ending is not None and self._ending.code not in words:
+            words.append(self._ending.code)
+        if self.pid is not None:
+            words.append(f"pid={self.pid}")
+        return f"<{type(self).__name__} {' '.join(words)}>"
 
     # ── what the supervisor's thread tells ──
 

@@ -12,6 +12,7 @@ from support.cases import cases
 from killable.api.keys import ApiKey
 from killable.api.settings import HttpSettings
 from killable.supervisor.job import LIMIT_NAMES
+from killable.workers.limits import LIMITS
 
 JSON = {"content-type": "application/json"}
 
@@ -143,6 +144,23 @@ async def test_a_limit_over_its_cap_names_the_cap(server: Server) -> None:
     body = {"type": "echo", "input": {}, "limits": {"run_s": 1e8}}
     problem = problem_of(await server.client.post("/v1/jobs", json=body), 422, "limit_over_cap")
     assert "run_s" in str(problem)
+
+
+async def test_more_than_any_cap_is_refused_by_its_name(start_server: StartServer) -> None:
+    """And so is no limit at all; an operation goes by its path."""
+    caps = {name: 100.0 for name in LIMIT_NAMES if name not in ("memory_bytes", "output_bytes")}
+    caps |= {"memory_bytes": float(1 << 28), "output_bytes": float(1 << 20)}
+    over: dict[str, Any] = {name: cap * 2 for name, cap in caps.items() if name != "operation_s"}
+    over |= {name: int(value) for name, value in over.items() if not name.endswith("_s")}
+    asked = [({name: value}, name, caps[name], value) for name, value in over.items()]
+    asked += [({name: None}, name, caps[name], None) for name in over if LIMITS[name].may_be_none]
+    asked.append(({"operation_s": {"load/download": 101}}, "operation_s.load/download", 100, 101))
+    async with start_server(caps=caps) as server:
+        for limits, name, cap, value in asked:
+            answer = await server.client.post("/v1/jobs", json={"type": "echo", "input": {}, "limits": limits})
+            problem = problem_of(answer, 422, "limit_over_cap")
+            assert (problem["limit"], problem["cap"], problem["asked"]) == (name, cap, value)
+            assert name in problem["detail"] and f"{cap:.15g}" in problem["detail"]
 
 
 @pytest.mark.row("C2")

@@ -229,22 +229,27 @@ class JobFuture(Future[T]):
         self.finish(outcome)
 
     def complete(self, result: bytes) -> None:
-        """The last word of a call that was never more than an order: it ran through, and its worker is free."""
+        """The last word of a call that was never more than an order: it ran through, and its worker is free. Harmless
+        when that was given up meanwhile: its caller was interrupted.
+        """
+        if self._state in (CANCELLED_AND_NOTIFIED, FINISHED):
+            return
         self._payload = result
         self.certificate = ran_through()
         self.set_result(None)  # type: ignore[arg-type]  # as has `result`
 
     def finish(self, outcome: Outcome) -> None:
-        """The last word: nothing of the job is alive, or it never began."""
+        """The last word: nothing of the job is alive, or it never began. Harmless when that was said."""
+        if self._state in (CANCELLED_AND_NOTIFIED, FINISHED):
+            return
         if outcome.code is not None:
             facts = {"job_id": self.job_id, "certificate": self.certificate, **outcome.facts}
             ending = error_class(outcome.code)(outcome.message, code=outcome.code, **facts)
             assert isinstance(ending, JobError), CODES[outcome.code]
             self._ending = ending
         self.begin()  # from here on a cancel changes nothing
-        if self._state in (CANCELLED, CANCELLED_AND_NOTIFIED):
-            if self._state == CANCELLED:
-                self.set_running_or_notify_cancel()
+        if self._state == CANCELLED:
+            self.set_running_or_notify_cancel()
         elif isinstance(self._ending, JobCancelled):
             self._finish_cancelled()
         elif self._ending is not None:

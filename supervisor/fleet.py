@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from killable.supervisor.clock import Clock
 from killable.supervisor.job import JobType, PoolRecord, Retired, WorkerId, WorkerRecord
 from killable.supervisor.jobtypes import DuplicateType, JobTypes
+from killable.supervisor.machine.forks import putting_off
 from killable.supervisor.machine.system import System
 from killable.supervisor.pool import Pool
 from killable.supervisor.seam import SpawnerFactory
@@ -52,7 +53,8 @@ class Fleet:
         """Start every pool and wait until each is ready or broken. Raise OSError, StartRefused; then close."""
         self._clock = clock
         if open_spawner is None:
-            self._system = System.open(asyncio.get_running_loop(), self._settings, instance_id)
+            with putting_off:  # it takes locks of the library (tempfile), which a fork meanwhile would inherit taken
+                self._system = System.open(asyncio.get_running_loop(), self._settings, instance_id)
             open_spawner = self._system.open_spawner
             if self._settings.sweep:
                 await self._system.sweep_leftovers()

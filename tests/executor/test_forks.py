@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
 import warnings
 from typing import Any
 
+import pytest
 import work
 
 from killable import Executor
@@ -45,3 +47,26 @@ def test_a_fork_while_its_first_process_starts_holds_up_nothing() -> None:
         os.close(writable)  # its child goes
         os.waitpid(pid, 0)
         executor.shutdown()
+
+
+def test_a_fork_waits_until_nothing_of_the_library_is_locked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its thread takes tempfile's lock at its start: a child that inherited that taken would hang in its first call."""
+    inside, forked, make = threading.Event(), threading.Event(), tempfile.mkdtemp
+
+    def make_slowly(*args: Any, **kwargs: Any) -> str:
+        inside.set()
+        forked.wait(PUT_OFF_S)
+        inside.clear()
+        return make(*args, **kwargs)
+
+    monkeypatch.setattr(tempfile, "mkdtemp", make_slowly)
+    with Executor(max_workers=1) as executor:
+        assert inside.wait(60)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pid = os.fork()
+        if pid == 0:
+            os._exit(inside.is_set())
+        forked.set()
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert executor.submit(work.square, 3).result() == 9

@@ -142,10 +142,9 @@ class Doorbell:
         elif self.stopping is not None:
             if not (_is_event_loops(frame) and self._ask_event_loop()):
                 self._raise()
-        elif _is_event_loops(frame, waiting=False):
-            self._tell(
-                BELL_SWALLOWED
-            )  # no callback can raise it in a task: another bell, until it finds one, or a wait
+        elif _runs_the_loop(frame):
+            # No callback can raise it in a task: another bell, until one finds another place.
+            self._tell(BELL_SWALLOWED)
         else:
             self._raise_expired(frame)
 
@@ -224,10 +223,24 @@ def _is_in_hook(frame: FrameType | None) -> bool:
     return frame is not None
 
 
-def _is_event_loops(frame: FrameType | None, *, waiting: bool = True) -> bool:
-    """Tell whether asyncio's own code was interrupted, not the job's; with `waiting` also where it only waits."""
-    name = "" if frame is None else str(frame.f_globals.get("__name__", ""))
-    return (waiting and name == "selectors") or name.partition(".")[0] == "asyncio"
+def _is_event_loops(frame: FrameType | None) -> bool:
+    """Tell whether asyncio's own code was interrupted, not the job's."""
+    return frame is not None and _package(frame) in ("asyncio", "selectors")
+
+
+def _runs_the_loop(frame: FrameType | None) -> bool:
+    """Tell whether asyncio was interrupted with a step in its hand: not while it waits, nor in what the job has called
+    of it (`asyncio.sleep`), from where an exception goes on into the job.
+    """
+    while frame is not None and _package(frame) == "asyncio":
+        if frame.f_code.co_name == "_run_once":
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _package(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0]
 
 
 def _suspended_frame(generator: GeneratorType[Any, Any, Any] | None) -> FrameType | None:

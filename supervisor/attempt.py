@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from killable.supervisor.worker import Worker
 
 LATE_S = 0.005
-"""A deadline that is looked at so much too late finds unread what the job may have said in time."""
+"""A deadline that is looked at so much too late finds unread what was said in time: at most what a pipe holds."""
 LEAVE_S = 1.0
 """After its closing frame a worker that takes no other job ends by itself within a millisecond; then it is killed."""
 
@@ -370,7 +370,7 @@ class Attempt:
     def _on_timer(self) -> None:
         self._timer = None
         if self._clock.now() - self._deadlines.wake_at > LATE_S:
-            self.worker.process.read_ready()
+            self.worker.process.read_ready(1 << 16)
             if self._over:
                 return
         now = self._clock.now()

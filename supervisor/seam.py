@@ -143,8 +143,8 @@ class Process(Protocol):
         """Read what it has printed up to now and report it."""
         ...
 
-    def read_ready(self) -> None:
-        """Read what is in all of its pipes now and report it."""
+    def read_ready(self, bytes_max: int = 1 << 20) -> None:
+        """Read what is in all of its pipes now, of each at most so much, and report it."""
         ...
 
     def processor_use(self) -> ProcessorUse | None:

@@ -207,10 +207,9 @@ class WorkerProcess:
     def read_output(self) -> None:
         self._output.drain()
 
-    def read_ready(self) -> None:
-        self._bells.drain()
-        self._output.drain()
-        self._frames.drain()
+    def read_ready(self, bytes_max: int = 1 << 20) -> None:
+        for reader in (self._bells, self._output, self._frames):
+            reader.drain(bytes_max)
 
     def processor_use(self) -> ProcessorUse | None:
         used = None if self.pid is None else clock.processor_use(self.pid)

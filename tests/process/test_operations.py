@@ -15,7 +15,7 @@ def pool(**changes: Any) -> PoolSpec:
     return hostile_pool(**{"modules": (*HOSTILE["modules"], "support.phases"), **changes})
 
 
-LONG = {"run_s": 60, "grace_s": 20, "ack_s": 0.2}
+LONG = {"run_s": 60, "grace_s": 20, "ack_s": 0.5}
 
 
 @pytest.mark.row("C6")

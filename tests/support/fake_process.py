@@ -170,7 +170,7 @@ class FakeProcess:
     def read_output(self) -> None:
         self.read_ready()
 
-    def read_ready(self) -> None:
+    def read_ready(self, bytes_max: int = 1 << 20) -> None:
         self._read_bells()
         self._read_output()
         self._read_frames()

@@ -1,4 +1,4 @@
-"""What an Executor and its pool agree on: the names of its job types (`call` (`calltypes`)), and what is made ready.
+"""What an Executor and its pool agree on: the names of its job types (`calltypes`), and what is made ready.
 
 Runs in: any.
 """

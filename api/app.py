@@ -60,7 +60,7 @@ def create_app(engine: Engine, settings: HttpSettings | None = None) -> FastAPI:
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=[
                 *("Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "Prefer"),
-                *("X-Correlation-Id", "X-Request-Id"),
+                *("X-Correlation-Id", "X-Request-Id", "X-Request-Timeout"),
             ],
             expose_headers=[
                 *("Idempotent-Replayed", "Link", "Location", "Preference-Applied", "Retry-After", "WWW-Authenticate"),

@@ -48,7 +48,7 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"], default_response_class=Json
             202: answer("Accepted", schemas.AcceptedJob, *OF_A_SUBMISSION, links=LINKS_TO_JOB),
         },
         *OF_A_BODY,
-        *("unknown_job_type", "limit_over_cap", "idempotency_conflict", "queue_full", "draining"),
+        *("unknown_job_type", "limit_over_cap", "idempotency_conflict", "queue_full", "draining", "deadline_unmeetable"),
     ),
 )
 async def submit_job(
@@ -72,6 +72,7 @@ async def submit_job(
         priority=body.priority,
         tags=body.tags,
         tenant=tenant_of(request),
+        within_s=headers.x_request_timeout,
         stop_when_client_leaves=body.stop_when_client_leaves,
         markers=markers,
         idempotency_key=headers.idempotency_key or "",

@@ -52,6 +52,7 @@ class Counts(BaseModel):
     recovery_ms: Percentiles = Field(description="From the end of a worker until its pool has a warm one again")
     run_s: dict[str, Percentiles] = Field(description="By type: how long jobs ran that nobody cancelled")
     timeouts: dict[str, int] = Field(description="By kind of deadline")
+    retries: dict[str, int] = Field(description="Attempts that were followed by another one, by how they ended")
     stops: dict[str, int] = Field(description="Jobs that were stopped, by code")
     kills: dict[str, int] = Field(description="Attempts that were sent SIGTERM, and SIGKILL")
     workers: dict[str, int] = Field(description="By state")

@@ -71,6 +71,7 @@ class Request(BaseModel):
 class LimitsRequest(Request):
     """Limits of one job, over those of its type; null means: no such limit."""
 
+    total_s: Seconds | None = None
     queue_s: Seconds | None = None
     start_s: Seconds | None = None
     first_token_s: Seconds | None = None
@@ -84,6 +85,8 @@ class LimitsRequest(Request):
     processes_max: HowMany | None = None
     files_max: HowMany | None = None
     output_bytes: Bytes = 64 << 20
+    attempts_max: HowMany = 1
+    backoff_s: Grace = 1.0
 
 
 class _Job(Request):
@@ -171,6 +174,10 @@ class SubmissionHeaders(BaseModel):
     prefer: list[str] = Field(default=[], description=PREFER)
     x_correlation_id: str | None = Field(None, pattern=CORRELATION_ID, description="What this job is a part of")
     x_request_id: str | None = Field(None, pattern=CORRELATION_ID, description="The same by another name")
+    x_request_timeout: float | None = Field(
+        None, gt=0, le=1e9, allow_inf_nan=False,
+        description="Seconds from now in which its caller wants the answer: lowers `limits.total_s`",
+    )  # fmt: skip
     idempotency_key: str | None = Field(
         None, pattern=IDEMPOTENCY_KEY, description="The same again with the same body: the first answer again"
     )

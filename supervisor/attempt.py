@@ -105,7 +105,7 @@ class Attempt:
                 worker.note_outlet_passed()
             self._watching.begin()
         finally:  # whatever became of the order: a job that has no deadline would hold its slot for ever
-            self._deadlines.assigned(self._clock.now())
+            self._deadlines.assigned(self._clock.now(), self.entry.created)
             if inputs.entry_is_announced(self.entry):
                 self._arm()
             else:

@@ -57,19 +57,22 @@ class Deadlines:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
+        self._entered = False
         self._due: dict[str, float] = {}
         self._operations: dict[int, Operation] = {}
         self._raised: Operation | None = None
         self._left: Operation | None = None
         """It was left after a notice whose answer has not come: bells and frames go by two pipes."""
 
-    def assigned(self, now: float) -> None:
-        """The order goes out: `start_s` runs."""
+    def assigned(self, now: float, accepted: float) -> None:
+        """The order goes out: `start_s` runs; `total_s` has run since the job was accepted."""
         self._set("start_s", now)
+        self._set("total_s", accepted)
 
     def entered(self, now: float) -> None:
         """The job function is entered: `run_s` and `first_token_s` run."""
         self._due.pop("start_s", None)
+        self._entered = True
         self._set("run_s", now)
         self._set("first_token_s", now)
 
@@ -156,7 +159,8 @@ class Deadlines:
         facts: dict[str, Any] = {"limit": limit, "limit_s": seconds}
         if self.operation:
             facts["operation"] = self.operation
-        return Verdict(_CODES[limit], by="supervisor", facts={**facts, "message": f"{limit} of {seconds:g} s is over"})
+        code = _CODES.get(limit) or _CODES["run_s" if self._entered else "start_s"]  # total_s ends it wherever it is
+        return Verdict(code, by="supervisor", facts={**facts, "message": f"{limit} of {seconds:g} s is over"})
 
     def _operation_due(self, operation: Operation, now: float) -> Due:
         number = operation.entered.number

@@ -7,16 +7,18 @@ Runs in: supervisor. Everything here is synchronous: no coroutine ever waits in 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
-from killable.supervisor import lifecycle, terminal
+from killable.supervisor import lifecycle, retries, terminal
 from killable.supervisor.attempt import Attempt
 from killable.supervisor.backlog import Backlog
 from killable.supervisor.clock import Clock
 from killable.supervisor.drain import Drain
 from killable.supervisor.escalation import Rules
 from killable.supervisor.fleet import Fleet
-from killable.supervisor.job import JobType, Outcome, Verdict
+from killable.supervisor.job import JobType, Limits, Outcome, Verdict
 from killable.supervisor.lifecycle import DECIDED, Cause, State
 from killable.supervisor.loan import Borrower, Loan
 from killable.supervisor.pool import Pool
@@ -24,7 +26,7 @@ from killable.supervisor.registry import Entry, Registry
 from killable.supervisor.settings import Settings, usable_cores
 from killable.supervisor.telemetry.observer import Observer
 from killable.supervisor.worker import Stage, Worker
-from killable.workers.errors import CODES
+from killable.workers.errors import CODES, Refused
 
 
 class Dispatcher:
@@ -67,6 +69,7 @@ class Dispatcher:
             tenant=submission.tenant,
             priority=submission.priority,
             input_bytes=len(submission.input),
+            again=entry.attempts > 0,
         )
         if not entry.type.available:
             self._decide_queued(entry, Verdict("spawn", facts={"message": entry.type.unavailable_reason}))
@@ -74,9 +77,35 @@ class Dispatcher:
             self._decide_queued(entry, _spawn_verdict(pool))
         else:
             self._dispatch(pool)
-            if entry.state is State.QUEUED and entry.limits.queue_s is not None:
-                due = self._clock.now() + entry.limits.queue_s
-                entry.queue_timer = self._clock.call_at(due, lambda: self._on_queue_deadline(entry))
+            limit, due = _queue_deadline(entry)
+            if entry.state is State.QUEUED and limit:
+                entry.queue_timer = self._clock.call_at(due, lambda: self._on_queue_deadline(entry, limit))
+
+    def check_time(self, job_type: JobType, in_force: Limits) -> None:
+        """Raise Refused, deadline_unmeetable, for a job whose `total_s` would be over while it waits."""
+        if in_force.total_s is None:
+            return
+        occupancy = self.fleet.pool_of(job_type).occupancy()
+        if occupancy.queued < occupancy.slots_free:
+            return
+        wait_s = self.fleet.run_times_of(job_type).estimate_wait_s(occupancy.queued) or 0.0
+        if wait_s > in_force.total_s:
+            raise Refused(
+                f"{occupancy.queued} jobs wait before it, for {wait_s:g} s as the latest ones ran, and its time is over "
+                f"in {in_force.total_s:g} s: it would be given up before it starts",
+                code="deadline_unmeetable",
+                estimated_wait_s=wait_s,
+                total_s=in_force.total_s,
+                retry_after_s=max(1, round(wait_s - in_force.total_s)),
+            )
+
+    def place_of(self, entry: Entry) -> dict[str, Any] | None:
+        """Return how long the queue is before a job that waits; without a position it waits to be run again."""
+        if entry.state is not State.QUEUED:
+            return None
+        position = self.backlog.position(entry.id)
+        wait_s = self.fleet.run_times_of(entry.type).estimate_wait_s(position or 0)
+        return {"position": position, "estimated_wait_s": wait_s}
 
     def stop_all(self, reason: str, grace_s: float | None) -> list[Entry]:
         """Begin to end every job, those first that wait, so that none of them starts meanwhile."""
@@ -155,6 +184,7 @@ class Dispatcher:
         if entry.is_over:
             return
         self._observer.on_cancel_asked(entry, verdict, grace_s)
+        entry.is_wanted = False
         if entry.state is State.QUEUED:
             self._decide_queued(entry, verdict)
         elif entry.attempt is not None:
@@ -171,11 +201,11 @@ class Dispatcher:
         entry.certificate = {"requested": 0.0, "cause": verdict.code, "by": verdict.by, "reason": verdict.reason}
         self._end(entry, Outcome(lifecycle.terminal_state_of(verdict.code), verdict.code, message, facts))
 
-    def _on_queue_deadline(self, entry: Entry) -> None:
+    def _on_queue_deadline(self, entry: Entry, limit: str) -> None:
         if entry.state is State.QUEUED:
-            limit_s = entry.limits.queue_s
+            limit_s = getattr(entry.limits, limit)
             self._observer.on_left_queue(entry, self._clock.now())
-            facts = {"limit": "queue_s", "limit_s": limit_s, "message": f"queue_s of {limit_s:g} s is over"}
+            facts = {"limit": limit, "limit_s": limit_s, "message": f"{limit} of {limit_s:g} s is over"}
             self._decide_queued(entry, Verdict("timeout.queue", facts=facts))
 
     def on_entered(self, attempt: Attempt) -> None:
@@ -192,21 +222,44 @@ class Dispatcher:
         """The attempt's tree is proven empty (or given up): publish, free the slot, go on."""
         entry, worker = attempt.entry, attempt.worker
         pool = self.fleet.pool_of(entry.type)
-        entry.certificate = attempt.certificate.as_json()
+        entry.certificate = certificate = attempt.certificate.as_json()
         if worker.stage is Stage.BUSY:
             worker.release()
         if worker.stage is not Stage.QUARANTINED:  # its slot is not ready, however warm the others are
-            pool.when_warm(lambda: self._note_slot_ready(attempt))
+            pool.when_warm(lambda: self._note_slot_ready(attempt, certificate))
         if entry.started is not None:
             self.fleet.run_times_of(entry.type).note(self._clock.now() - entry.started)
-        self._end(entry, outcome)
+        wait_s = self._wait_before_next(entry, outcome) if entry.is_wanted else None
+        if wait_s is None:
+            self._end(entry, outcome)
+        else:
+            self._begin_again(entry, outcome, wait_s)
 
-    def _note_slot_ready(self, attempt: Attempt) -> None:
-        certificate = attempt.entry.certificate
-        if certificate is not None:
-            certificate["slot_ready"] = slot_ready_ms = attempt.slot_ready_ms(self._clock.now())
-            if attempt.worker.stage is Stage.GONE and "tree_empty" in certificate:
-                self._observer.on_recovered((slot_ready_ms - certificate["tree_empty"]) / 1000)
+    def _note_slot_ready(self, attempt: Attempt, certificate: dict[str, Any]) -> None:
+        certificate["slot_ready"] = slot_ready_ms = attempt.slot_ready_ms(self._clock.now())
+        if attempt.worker.stage is Stage.GONE and "tree_empty" in certificate:
+            self._observer.on_recovered((slot_ready_ms - certificate["tree_empty"]) / 1000)
+
+    def _wait_before_next(self, entry: Entry, outcome: Outcome) -> float | None:
+        """Return the seconds until the job is to be run again; None: this is its end."""
+        limits = entry.limits
+        left_s = math.inf if limits.total_s is None else entry.created + limits.total_s - self._clock.now()
+        streamed, share = bool(entry.log.tokens or entry.log.overflowed), retries.share_of(entry.number)
+        return retries.wait_s(outcome, limits, entry.attempts, streamed=streamed, left_s=left_s, share=share)
+
+    def _begin_again(self, entry: Entry, outcome: Outcome, wait_s: float) -> None:
+        """Its attempt is over, and another one follows: until then it waits outside of the queue."""
+        now = self._clock.now()
+        self._observer.on_retrying(entry, outcome, wait_s)
+        terminal.note_retry(entry, outcome, wait_s)
+        self.transition(entry, Cause.REQUEUED)
+        entry.begin_again(now)
+        entry.queue_timer = self._clock.call_at(now + wait_s, lambda: self._queue_again(entry))
+        entry.wake()
+
+    def _queue_again(self, entry: Entry) -> None:
+        entry.queued, entry.queue_timer = self._clock.now(), None
+        self.enqueue(entry)
 
     def _end(self, entry: Entry, outcome: Outcome) -> None:
         """Decide once; the terminal event is the job's last and comes from what is recorded here."""
@@ -245,6 +298,15 @@ class Dispatcher:
 def queued_first(entries: Iterable[Entry]) -> list[Entry]:
     """A job that waits must not be given the worker that the end of another one frees."""
     return sorted(entries, key=lambda entry: entry.state is not State.QUEUED)
+
+
+def _queue_deadline(entry: Entry) -> tuple[str, float]:
+    """Return which limit ends its waiting, and when; nothing: it may wait for ever."""
+    queue_s, total_s = entry.limits.queue_s, entry.limits.total_s
+    due = math.inf if queue_s is None else entry.queued + queue_s
+    if total_s is not None and entry.created + total_s <= due:
+        return "total_s", entry.created + total_s
+    return "" if queue_s is None else "queue_s", due
 
 
 def _spawn_verdict(pool: Pool, errno: int | None = None) -> Verdict:

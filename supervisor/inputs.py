@@ -41,7 +41,16 @@ def run_order(entry: Entry, fence: int, outlet: int = -1) -> tuple[bytes, tuple[
     `outlet` is a file for its result, should that be large; -1: the worker has one, or its codec needs none.
     """
     announce = entry_is_announced(entry)
-    return order_of(entry.id, entry.submission, entry.limits, entry.attempts, fence, outlet, announce=announce)
+    limits = entry.limits
+    if limits.total_s is not None and entry.assigned is not None:
+        limits = within(limits, limits.total_s - (entry.assigned - entry.created))
+    return order_of(entry.id, entry.submission, limits, entry.attempts, fence, outlet, announce=announce)
+
+
+def within(limits: Limits, left_s: float) -> Limits:
+    """Return the limits as the job is to see them: with no more `run_s` than its `total_s` leaves."""
+    left_s = max(0.0, left_s)
+    return limits if limits.run_s is not None and limits.run_s <= left_s else replace(limits, run_s=left_s)
 
 
 def order_of(
@@ -73,7 +82,7 @@ def entry_is_announced(entry: Entry) -> bool:
 
 def announces(limits: Limits) -> bool:
     """Tell whether a call's worker says so: when a time runs until then, or from then."""
-    return limits.start_s is not None or limits.run_s is not None or limits.first_token_s is not None
+    return any(each is not None for each in (limits.total_s, limits.start_s, limits.run_s, limits.first_token_s))
 
 
 def close_input(submission: Submission) -> None:

@@ -28,6 +28,7 @@ TERMINAL_STATES = ("completed", "failed", "cancelled", "timed_out")
 class Limits:
     """Limits of one job: seconds, bytes, counts; None means: no such limit."""
 
+    total_s: float | None = None
     queue_s: float | None = 300.0
     start_s: float | None = 60.0
     first_token_s: float | None = None
@@ -44,6 +45,8 @@ class Limits:
     """More than any job that is meant starts, and few enough that a fork bomb leaves the machine alive."""
     files_max: int | None = None
     output_bytes: int = 64 << 20
+    attempts_max: int = 1
+    backoff_s: float = 1.0
 
     def over(self, changes: dict[str, Any]) -> Limits:
         """Return these limits with some replaced; of operations only those that are named."""
@@ -82,6 +85,8 @@ class Submission:
     priority: int = 0
     tags: dict[str, str] = field(default_factory=dict)
     tenant: str = "default"
+    within_s: float | None = None
+    """Its caller waits so long and no longer: lowers `total_s`, and is under no cap."""
     stop_when_client_leaves: bool = False
     markers: bool = False
     """The seed's spelling was used: streams of this job end with a marker line."""

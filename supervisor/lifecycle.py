@@ -45,7 +45,7 @@ class Cause(Enum):
     DECIDED_CANCELLED = "decided cancelled"
     DECIDED_TIMED_OUT = "decided timed out"
     REQUEUED = "requeued"
-    """An eviction, a lost node, a retry: the attempt ends, the job goes on. Used by no one yet."""
+    """A retry; later an eviction: the attempt ends, the job goes on."""
     PAUSE = "pause"
     RESUME = "resume"
 

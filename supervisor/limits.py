@@ -63,8 +63,10 @@ def sources_of_type(settings: Settings, name: str, declared: Mapping[str, Any]) 
     return sources
 
 
-def limits_of_job(defaults: Limits, caps: Mapping[str, float], asked: Mapping[str, Any]) -> Limits:
-    """Return one job's limits. Raise Refused: limit_over_cap."""
+def limits_of_job(
+    defaults: Limits, caps: Mapping[str, float], asked: Mapping[str, Any], within_s: float | None = None
+) -> Limits:
+    """Return one job's limits, its `total_s` being `within_s` at most. Raise Refused: limit_over_cap."""
     for limit, whole_name, value in flat(asked):
         cap = caps.get(limit)
         if cap is not None and is_over(value, cap):
@@ -76,4 +78,7 @@ def limits_of_job(defaults: Limits, caps: Mapping[str, float], asked: Mapping[st
                 cap=cap,
                 asked=value,
             )
-    return defaults.over(dict(asked)) if asked else defaults
+    in_force = defaults.over(dict(asked)) if asked else defaults
+    if within_s is None or (in_force.total_s is not None and in_force.total_s <= within_s):
+        return in_force
+    return in_force.over({"total_s": within_s})

@@ -55,6 +55,8 @@ class Entry:
     created_at: str
     created: float
     """Monotonic seconds, like every other time without `_at`."""
+    queued: float
+    """Since when it has waited for its attempt, the first or another one."""
     assigned: float | None = None
     state: State = State.QUEUED
     started_at: str | None = None
@@ -63,6 +65,8 @@ class Entry:
     ended: float | None = None
     attempt: Attempt | None = None
     attempts: int = 0
+    is_wanted: bool = True
+    """Nobody has asked for its end: an attempt that was ending already is followed by another one."""
     verdict: Verdict | None = None
     outcome: Outcome | None = None
     result: bytes | None = None
@@ -114,6 +118,13 @@ class Entry:
             self.result = closing
         elif closing is not None:
             self.partial = closing
+
+    def begin_again(self, now: float) -> None:
+        """Its attempt is over and it is not: nothing of that one is left but its last checkpoint."""
+        self.queued = now
+        self.attempt = self.verdict = self.certificate = self.progress = None
+        self.assigned = self.started = self.started_at = self.worker_id = self.pid = None
+        self.result, self.laid_result, self.exception = None, None, b""
 
     def leave_queue(self) -> None:
         """It has a worker, or is over: `queue_s` no longer runs."""

@@ -147,7 +147,8 @@ class Supervisor:
         """Queue or start a job whose input is where it is to lie. Raise Refused."""
         self._drain.check()
         job_type = self.type(submission.type)
-        in_force = limits.limits_of_job(job_type.limits, job_type.caps, submission.limits)
+        in_force = limits.limits_of_job(job_type.limits, job_type.caps, submission.limits, submission.within_s)
+        self.jobs.check_time(job_type, in_force)
         self._check_room(job_type, len(submission.input))  # last: what is wrong with a request is wrong later, too
         entry = self._enter(f"job-{uuid.uuid4()}", job_type, submission, in_force)
         self.jobs.enqueue(entry)
@@ -169,7 +170,8 @@ class Supervisor:
             limits=in_force,
             log=EventLog(in_force.output_bytes),
             created_at=self._clock.wall(),
-            created=self._clock.now(),
+            created=(now := self._clock.now()),
+            queued=now,
             listener=listener,
             is_call=listener is not None,
         )
@@ -363,12 +365,13 @@ class Supervisor:
         await self._drain.until_due()
 
     def _drained(self) -> Drained:
-        queued = len(self.jobs.backlog)
+        active = self._registry.active()
+        queued = sum(entry.state is State.QUEUED for entry in active)
         return Drained(
             draining=self._drain.draining,
             shutting_down=self._drain.shutting_down,
             deadline_s=self._drain.left_s(self._clock.now()),
-            running=len(self._registry.active()) - queued,
+            running=len(active) - queued,
             queued=queued,
         )
 
@@ -386,12 +389,7 @@ class Supervisor:
             pass
 
     def _record(self, entry: Entry) -> JobRecord:
-        queue = None
-        if entry.state is State.QUEUED:
-            position = self.jobs.backlog.position(entry.id)
-            wait_s = self._fleet.run_times_of(entry.type).estimate_wait_s(position or 0)
-            queue = {"position": position, "estimated_wait_s": wait_s}
-        return entry.record(self.instance_id, queue)
+        return entry.record(self.instance_id, self.jobs.place_of(entry))
 
 
 def _cancel_status(entry: Entry) -> str:

@@ -1,10 +1,13 @@
-"""The data of a job's first and last event: decided once, from what is recorded.
+"""The data of a job's first and last event, and of those between two attempts: decided once, from what is recorded.
 
 Runs in: supervisor. Pure.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
+from killable.supervisor.job import Outcome
 from killable.supervisor.registry import Entry
 from killable.workers.errors import CODES
 from killable.workers.messages import dump_json
@@ -17,6 +20,12 @@ def note_start(entry: Entry) -> None:
     """Write the first event. Of an Executor's call nobody reads it."""
     if not entry.is_call:
         entry.log.append("started", started_data(entry))
+
+
+def note_retry(entry: Entry, outcome: Outcome, wait_s: float) -> None:
+    """Write that an attempt has ended, how, and that another one follows."""
+    if not entry.is_call:
+        entry.log.append("retrying", retry_data(entry, outcome, wait_s))
 
 
 def note_end(entry: Entry) -> None:
@@ -41,17 +50,33 @@ def started_data(entry: Entry) -> bytes:
     )
 
 
+def retry_data(entry: Entry, outcome: Outcome, wait_s: float) -> bytes:
+    return dump_json(
+        {
+            "job_id": entry.id,
+            "attempt": entry.attempts,
+            "attempts_max": entry.limits.attempts_max,
+            "wait_s": round(wait_s, 3),
+            "error": _error(outcome),
+            "certificate": entry.certificate,
+        }
+    )
+
+
+def _error(outcome: Outcome) -> dict[str, Any] | None:
+    return None if outcome.code is None else outcome.error_json(CODES[outcome.code].retryable)
+
+
 def terminal_data(entry: Entry) -> bytes:
     """Return the terminal event's data. Values are spliced in as the JSON that they already are."""
     outcome = entry.outcome
     assert outcome is not None
-    error = None if outcome.code is None else outcome.error_json(CODES[outcome.code].retryable)
     members = {
         "job_id": dump_json(entry.id),
         "state": dump_json(outcome.state),
         "result": _value(entry, entry.result, "result"),
         "partial": _value(entry, entry.partial, "partial"),
-        "error": dump_json(error),
+        "error": dump_json(_error(outcome)),
         "certificate": dump_json(entry.certificate),
         "tokens": dump_json(entry.log.tokens),
     }

@@ -18,6 +18,8 @@ class Limits(TypedDict, total=False):
     A dict, and so what `client.submit(..., limits=Limits(run_s=60))` sends and what `ctx.limits` holds.
     """
 
+    total_s: float | None
+    """From the submission to the end, whatever it waits for or runs; `queue_s`, `run_s` and the others hold besides."""
     queue_s: float | None
     start_s: float | None
     first_token_s: float | None
@@ -32,6 +34,10 @@ class Limits(TypedDict, total=False):
     processes_max: int | None
     files_max: int | None
     output_bytes: int
+    attempts_max: int
+    """A job that ended with a retryable code, and has streamed nothing, is run again until it was run so often."""
+    backoff_s: float
+    """About how long it waits before its second attempt; twice as long before each further one, a minute at most."""
 
 
 class LimitKind(NamedTuple):
@@ -59,6 +65,7 @@ def parse_operations(value: object) -> dict[str, float | None]:
 
 
 LIMITS: dict[str, LimitKind] = {
+    "total_s": LimitKind(parse_seconds),
     "queue_s": LimitKind(parse_seconds),
     "start_s": LimitKind(parse_seconds),
     "first_token_s": LimitKind(parse_seconds),
@@ -72,6 +79,8 @@ LIMITS: dict[str, LimitKind] = {
     "processes_max": LimitKind(parse_count),
     "files_max": LimitKind(parse_count),
     "output_bytes": LimitKind(parse_bytes, may_be_none=False),
+    "attempts_max": LimitKind(parse_count, may_be_none=False),
+    "backoff_s": LimitKind(parse_seconds, may_be_none=False),
 }
 """The limits that a decorator may name."""
 

@@ -2,7 +2,7 @@
 
 Runs in: any machine.
 
-    tokens ──► stdout        log lines, progress, the ending ──► stderr
+    tokens ──► stdout        log lines, progress, retries, the ending ──► stderr
     with --json: every event ──► stdout, one line each
 """
 
@@ -81,11 +81,22 @@ class Follower:
             self._write(token_of(event.data))
             if self._at_line_start or not sys.stdout.isatty():
                 self._status.resume()
+        elif event.name == "retrying":
+            self._status.pause()
+            self._print_retry(event)
+            self._status.resume()
         elif event.name == "log":
             self._status.pause()
             self._end_line()
             stderr_console().print(Text(str(event.data.get("text", "")), "dim"))
             self._status.resume()
+
+    def _print_retry(self, event: Event) -> None:
+        """Say that it is run again: else it would only look slow."""
+        error, wait_s = event.data.get("error") or {}, float(event.data.get("wait_s") or 0)
+        which = f"attempt {event.data.get('attempt')} of {event.data.get('attempts_max')}"
+        line = f"{which} failed, {error.get('code')}: {error.get('message')}; the next one in {render.duration(wait_s)}"
+        stderr_console().print(Text(line, "yellow"))
 
     def _print_event(self, event: Event) -> None:
         if self._as_json:

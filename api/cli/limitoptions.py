@@ -16,6 +16,7 @@ from killable.api.cli.options import NO_LIMIT, Limit
 
 HELP = {
     "run_s": "How long it may run: 60, 5m, none.",
+    "total_s": "How long it may take from now to its end, waiting included.",
     "grace_s": "How long it may clean up when it is stopped.",
     "queue_s": "How long it may wait in the queue.",
     "start_s": "How long its worker may take to start it.",
@@ -28,6 +29,8 @@ HELP = {
     "processes_max": "How many processes it may be at once.",
     "files_max": "How many files it may have open.",
     "output_bytes": "How much it may stream and print.",
+    "attempts_max": "How often it may be run, if it ends for no fault of its own and has streamed nothing.",
+    "backoff_s": "How long it waits before its second run, about; twice as long before each further one.",
 }
 """In the order of the help."""
 _METAVARS = {"bytes": "BYTES", "max": "NUMBER"}

@@ -66,6 +66,8 @@ def _of_kill(certificate: Mapping[str, Any], limits: Mapping[str, Any]) -> Remed
 
 def _of_failure(record: Mapping[str, Any], code: str, error: Mapping[str, Any]) -> Remedy:
     limits = record.get("limits") or {}
+    if error.get("limit") == "total_s":
+        return _raise("total_s", limits, "it is the time from its submission to its end, waiting included")
     match code:
         case "timeout.run":
             return _raise("run_s", limits, "it is the time from its start to its return")

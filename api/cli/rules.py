@@ -25,6 +25,11 @@ _FAULTS = {
     "SIGILL": "an instruction that this processor does not have",
     "SIGSYS": "a system call that is forbidden here",
 }
+_STAGES = {
+    "timeout.queue": "no worker was free for it",
+    "timeout.start": "its worker had not entered the job's function",
+    "timeout.run": "its function had not returned",
+}
 _OWN_DOING = "No cancel, deadline or limit played a part."
 
 
@@ -52,6 +57,8 @@ def _cancelled(record: Mapping[str, Any], error: Mapping[str, Any]) -> str:
 def _deadline(code: str, record: Mapping[str, Any], error: Mapping[str, Any]) -> str:
     name = f"{code.removeprefix('timeout.')}_s"
     limit_s = error.get("limit_s")
+    if error.get("limit") == "total_s":
+        return f"The deadline total_s of {render.setting(float(limit_s))}: so long after it was accepted {_STAGES[code]}."
     if limit_s is None and code != "timeout.operation":
         limit_s = (record.get("limits") or {}).get(name)
     span = f" of {render.setting(float(limit_s))}" if limit_s is not None else ""

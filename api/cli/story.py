@@ -77,11 +77,17 @@ def _asked(record: Members) -> str:
     extras += [f"tag {key}={value}" for key, value in (record.get("tags") or {}).items()]
     if extras:
         sentences.append(f"With {', '.join(extras)}.")
-    said = (_limit(*limit) for limit in flat(record.get("limits") or {}))
+    said = (_limit(*limit) for limit in flat(_told(record.get("limits") or {})))
     limits = [each for each in said if each]
     if limits:
         sentences.append(f"Limits in force: {', '.join(limits)}.")
     return " ".join(sentences)
+
+
+def _told(limits: Members) -> Members:
+    """Leave out how a job is run again when it is not."""
+    again = ("attempts_max", "backoff_s") if limits.get("attempts_max", 1) == 1 else ()
+    return {name: value for name, value in limits.items() if name not in again}
 
 
 def _limit(name: str, whole_name: str, value: Any) -> str:

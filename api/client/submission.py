@@ -34,6 +34,10 @@ class JobOptions(TypedDict, total=False):
     """Cancel the job when its last reader's connection ends. Default False."""
     idempotency_key: str | None
     """Default: a new one. The same key and the same job again return the job that there is."""
+    within_s: float | None
+    """How long its answer is of use, in seconds from now: what is left of the caller's own time (`ctx.remaining_s`). It
+    lowers `total_s`, and a job that could not start in time is refused, `deadline_unmeetable`. Default: for ever.
+    """
     correlation_id: str | None
     """1 to 128 characters that the job's records, events and log lines carry. Default: the server makes one."""
     wait_for_room_s: float
@@ -56,6 +60,7 @@ class Submission:
         cls, type: str, input: Mapping[str, Any] | None = None, *, limits: Mapping[str, Any] | None = None,
         tags: Mapping[str, str] | None = None, priority: int = 0, stop_when_client_leaves: bool = False,
         idempotency_key: str | None = None, correlation_id: str | None = None, wait_for_room_s: float = 0.0,
+        within_s: float | None = None,
     ) -> Submission:  # fmt: skip
         """Make one. Raise Refused for what JSON cannot say."""
         if not isinstance(input, Mapping | None):
@@ -72,6 +77,8 @@ class Submission:
         headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
         if correlation_id is not None:
             headers["X-Correlation-Id"] = correlation_id
+        if within_s is not None:
+            headers["X-Request-Timeout"] = f"{max(within_s, 0.001):.3f}"
         call = Call("POST", "/v1/jobs", headers=headers, body=json_of(body), again="keyed")
         return cls(call, idempotency_key is not None, wait_for_room_s)
 

@@ -169,6 +169,8 @@ class _Table(BaseModel):
 class LimitsTable(_Table):
     """Limits of a job; what is not written stays as it was."""
 
+    total_s: SecondsOrNone = None
+    """From the submission to the end, waiting included: then timeout.queue, timeout.start or timeout.run."""
     queue_s: SecondsOrNone = None
     """In the queue: then `timed_out`, timeout.queue."""
     start_s: SecondsOrNone = None
@@ -195,11 +197,17 @@ class LimitsTable(_Table):
     """Files that each of its processes may have open, beyond the worker's own: then limit.files."""
     output_bytes: SomeBytes = 1
     """Tokens, logs, checkpoints: then limit.output."""
+    attempts_max: AtLeastOne = 1
+    """Runs at most: one that ended with a retryable code, and had streamed nothing, is followed by another."""
+    backoff_s: Seconds = 0.0
+    """Before the second run, about; twice as long before each further one, up to a minute."""
 
 
 class CapsTable(_Table):
     """The most that a job may ask for (422 limit_over_cap); "none" takes a cap away."""
 
+    total_s: SecondsOrNone = None
+    """Cap of total_s."""
     queue_s: SecondsOrNone = None
     """Cap of queue_s."""
     start_s: SecondsOrNone = None
@@ -226,6 +234,10 @@ class CapsTable(_Table):
     """Cap of files_max."""
     output_bytes: BytesOrNone = None
     """Cap of output_bytes."""
+    attempts_max: CountOrNone = None
+    """Cap of attempts_max."""
+    backoff_s: SecondsOrNone = None
+    """Cap of backoff_s."""
 
 
 class PoolTable(_Table):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from killable.supervisor.executor.futures import JobFuture
 from killable.supervisor.executor.hosting import Closed, Hosting
-from killable.supervisor.inputs import announces, close_input, order_of
+from killable.supervisor.inputs import announces, close_input, order_of, within
 from killable.supervisor.job import JobType, Limits, Outcome, Submission, Verdict
 from killable.supervisor.limits import limits_of_job
 from killable.supervisor.watch import is_wanted
@@ -62,7 +62,8 @@ class Call:
     @property
     def is_timed(self) -> bool:
         """Whether its time runs while it waits: then it waits as a job."""
-        return self._submission.limits.get("queue_s") is not None
+        limits = self._submission.limits
+        return limits.get("queue_s") is not None or limits.get("total_s") is not None
 
     @property
     def is_job(self) -> bool:
@@ -79,7 +80,8 @@ class Call:
         future, submission = self.future, self._submission
         limits = self._limits_in_force(self._home.types[submission.type])
         announce = announces(limits)
-        order, passed = order_of(future.job_id, submission, limits, 1, loan.fence, loan.outlet, announce=announce)
+        seen = limits if limits.total_s is None else within(limits, limits.total_s)
+        order, passed = order_of(future.job_id, submission, seen, 1, loan.fence, loan.outlet, announce=announce)
         self._loan = loan  # before it is said to run: whoever stops what runs finds it
         if not future.begin():
             return False
@@ -206,7 +208,7 @@ class Call:
     # ── JobListener ──
 
     def on_assigned(self, entry: Entry) -> bool:
-        return self.future.begin()
+        return entry.attempts > 0 or self.future.begin()  # it may come again: it has begun then
 
     def on_changed(self, entry: Entry) -> None:
         self.future.on_changed(entry)

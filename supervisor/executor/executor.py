@@ -130,8 +130,9 @@ class Executor(concurrent.futures.Executor):
     def with_limits(self, **limits: Any) -> Executor:
         """Return a view of this executor whose calls have these limits too; it shares its workers, and its shutdown.
 
-        Seconds (also "5m"): queue_s, start_s, first_token_s, idle_s, run_s, cpu_s, grace_s, ack_s, operation_s (by
-        name). Bytes (also "2GiB"): memory_bytes, output_bytes. Counts: processes_max, files_max. None: no such limit.
+        Seconds (also "5m"): total_s, queue_s, start_s, first_token_s, idle_s, run_s, cpu_s, grace_s, ack_s, backoff_s,
+        operation_s (by name). Bytes (also "2GiB"): memory_bytes, output_bytes. Counts: processes_max, files_max,
+        attempts_max. None: no such limit.
         Raise ValueError.
         """
         view = object.__new__(type(self))

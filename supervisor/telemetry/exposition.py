@@ -43,6 +43,7 @@ def as_json(metrics: Metrics, gauges: Gauges, uptime_s: float) -> dict[str, Any]
         "recovery_ms": metrics.recovery.percentiles(MS),
         "run_s": {type: window.percentiles(1) for type, window in sorted(metrics.run.items())},
         "timeouts": dict(metrics.timeouts),
+        "retries": dict(metrics.retries),
         "stops": {code: _sum(metrics.stops, 0, code) for code in sorted({code for code, _ in metrics.stops})},
         "kills": {signal: _sum(metrics.kills, 1, signal) for signal in signals},
         "workers": gauges.workers,
@@ -74,6 +75,8 @@ class _Scrape:
                        _single(metrics.submissions), "result")  # fmt: skip
         yield _counter("stops", "Jobs that were stopped, by what for and by whom", metrics.stops, "cause", "by")
         yield _counter("kills", "Signals sent to end an attempt", metrics.kills, "cause", "signal")
+        yield _counter("retries", "Attempts that were followed by another one, by how they ended",
+                       _single(metrics.retries), "code")  # fmt: skip
         yield _counter("timeouts", "Jobs that a deadline ended", _single(metrics.timeouts), "kind")
         yield _counter("tokens", "Tokens emitted", {(): metrics.tokens + gauges.live_tokens})
         yield _counter("tokens_saved", "Tokens that stopped jobs had announced and did not compute",

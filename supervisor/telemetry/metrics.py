@@ -21,6 +21,7 @@ WINDOW = 1024
 ACCEPTED, REPLAYED = "accepted", "replayed"
 TIMEOUT = "timeout."
 KINDS = tuple(code.removeprefix(TIMEOUT) for code in CODES if code.startswith(TIMEOUT))
+RETRYABLE = tuple(code for code, row in CODES.items() if row.state is not None and row.retryable)
 WHO = ("user", "client_gone", "operator", "shutdown", "supervisor")
 """Who may ask for a stop; whoever else a caller names is counted as `other`."""
 LINGERED = "lingered"
@@ -72,6 +73,8 @@ class Metrics:
         """By code and who asked."""
         self.kills: Counter[tuple[str, ...]] = Counter()
         """By code and signal."""
+        self.retries: Counter[str] = Counter(dict.fromkeys(RETRYABLE, 0))
+        """By the code of the attempt that was followed by another one."""
         self.timeouts: Counter[str] = Counter(dict.fromkeys(KINDS, 0))
         self.tokens = 0
         """Of ended jobs: what the live ones have emitted is read when someone asks."""
@@ -129,6 +132,11 @@ class Metrics:
         self.start.note(after_s)
         self._start_s.labels(type).observe(after_s)
 
+    def on_retrying(self, outcome: Outcome, verdict: Verdict | None, certificate: Mapping[str, Any]) -> None:
+        """An attempt has ended and its job goes on."""
+        self.retries[outcome.code or ""] += 1
+        self._note_kills(verdict, certificate)
+
     def on_first_token(self, type: str, after_s: float) -> None:
         self.first_token.note(after_s)
         self._first_token_s.labels(type).observe(after_s)
@@ -152,15 +160,18 @@ class Metrics:
         if verdict is not None:
             self.stops[verdict.code, verdict.by if verdict.by in WHO else "other"] += 1
             self.tokens_saved += tokens_left
-        cause = LINGERED if verdict is None else verdict.code
-        for phase, signal in (("term_sent", "SIGTERM"), ("kill_sent", "SIGKILL")):
-            if phase in certificate:
-                self.kills[cause, signal] += 1
+        self._note_kills(verdict, certificate)
         if outcome.state == "cancelled":
             self._note_cancel(certificate)
         elif ran_s is not None:
             self.run.setdefault(type, Window()).note(ran_s)
             self._run_s.labels(type).observe(ran_s)
+
+    def _note_kills(self, verdict: Verdict | None, certificate: Mapping[str, Any]) -> None:
+        cause = LINGERED if verdict is None else verdict.code
+        for phase, signal in (("term_sent", "SIGTERM"), ("kill_sent", "SIGKILL")):
+            if phase in certificate:
+                self.kills[cause, signal] += 1
 
     def _note_cancel(self, certificate: Mapping[str, Any]) -> None:
         """Phases that did not happen are not there; a job that never had a worker has none."""

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from killable.supervisor.job import PHASES, JobRecord, Submission, Verdict
+from killable.supervisor.job import PHASES, JobRecord, Outcome, Submission, Verdict
 from killable.supervisor.lifecycle import Cause
 from killable.supervisor.registry import Entry
 from killable.workers.errors import Refused
@@ -59,13 +59,19 @@ class Observer:
 
     def on_left_queue(self, entry: Entry, now: float) -> None:
         """A worker has it, or its time in the queue is over."""
-        self.metrics.on_left_queue(entry.type.name, now - entry.created)
+        self.metrics.on_left_queue(entry.type.name, now - entry.queued)
+
+    def on_retrying(self, entry: Entry, outcome: Outcome, wait_s: float) -> None:
+        """An attempt has ended, and another one of its job follows."""
+        self.metrics.on_retrying(outcome, entry.verdict, entry.certificate or {})
+        fields = {"code": outcome.code, "error": outcome.message, "wait_s": round(wait_s, 3)}
+        _log(logging.WARNING, "retrying", entry, **fields)
 
     def on_entered(self, entry: Entry) -> None:
         assert entry.started is not None and entry.assigned is not None
         start_s = entry.started - entry.assigned
         self.metrics.on_entered(entry.type.name, start_s)
-        waited_ms, start_ms = _ms(entry.assigned - entry.created), _ms(start_s)
+        waited_ms, start_ms = _ms(entry.assigned - entry.queued), _ms(start_s)
         _log(logging.INFO, "started", entry, pid=entry.pid, queue_wait_ms=waited_ms, start_ms=start_ms)
 
     def on_first_token(self, entry: Entry, now: float) -> None:
@@ -127,6 +133,7 @@ class Unobserved(Observer):
     def on_submitted(self, entry: Entry) -> None: ...
     def on_refused(self, submission: Submission, refused: Refused) -> None: ...
     def on_left_queue(self, entry: Entry, now: float) -> None: ...
+    def on_retrying(self, entry: Entry, outcome: Outcome, wait_s: float) -> None: ...
     def on_entered(self, entry: Entry) -> None: ...
     def on_first_token(self, entry: Entry, now: float) -> None: ...
     def on_cancel_asked(self, entry: Entry, verdict: Verdict, grace_s: float | None) -> None: ...

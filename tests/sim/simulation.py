@@ -62,6 +62,22 @@ class Job:
     def certificate(self) -> dict[str, Any]:
         return dict(self.end["certificate"])
 
+    @property
+    def certificates(self) -> list[dict[str, Any]]:
+        """Of every attempt, the last one's at the end."""
+        return [*(event["certificate"] for event in self.retries), self.certificate]
+
+    @property
+    def last_names(self) -> list[str]:
+        """Its events since its last attempt, if there was another one before."""
+        begins = [at for at, event in enumerate(self.events, 1) if event.name == "retrying"]
+        return self.names[begins[-1] if begins else 0 :]
+
+    @property
+    def retries(self) -> list[dict[str, Any]]:
+        """What it was told of attempts that were followed by another one."""
+        return [json.loads(event.data) for event in self.events if event.name == "retrying"]
+
 
 def pool(name: str = "a", *, workers: int = 1, spares: int = 1, jobs_per_worker_max: int = 1) -> PoolSpec:
     return PoolSpec(
@@ -203,13 +219,18 @@ class Simulation:
             state, last = self.supervisor._registry.get(job.id).public_state, job.states[-1]
             if state != last:
                 forward = STATE_ORDER[state] > STATE_ORDER[last]
-                self.world.check(forward, f"job {job.number}: {last} became {state}")
+                again = last not in TERMINAL_STATES and self._attempts(job) > (state != "queued")
+                self.world.check(forward or again, f"job {job.number}: {last} became {state}")
                 job.states.append(state)
-        queued = [job for job in self.jobs if job.states[-1] == "queued"]
+        waiting = [job for job in self.jobs if job.states[-1] == "queued"]
+        queued = [job for job in waiting if not self._attempts(job)]  # one that comes again is let in
         self.world.check(len(queued) <= self.settings.queue_jobs_max, f"{len(queued)} jobs are queued")
         size = sum(len(job.submission.input) for job in queued)
         self.world.check(size <= self.settings.queue_bytes_max, f"{size} bytes are queued")
         self.raise_violations()
+
+    def _attempts(self, job: Job) -> int:
+        return self.supervisor._registry.get(job.id).attempts
 
     def _due(self) -> Iterator[Job]:
         turn = self._checks % max(1, len(self.jobs))
@@ -251,6 +272,8 @@ class Simulation:
     def check_metrics(self) -> None:
         """After the close: each job was counted once, as it ended, and nothing else was."""
         metrics, check = self.supervisor._observer.metrics, self.world.check
+        retries = sum(len(job.retries) for job in self.jobs)
+        check(metrics.retries.total() == retries, f"{metrics.retries} are counted, {retries} were read")
         counted: Counter[str] = Counter()
         for (_, state), number in metrics.jobs.items():
             counted[state] += number
@@ -262,12 +285,12 @@ class Simulation:
         observed = self.observed()
         started = {"start": "started", "first_token": "token"}
         for name, event in started.items():
-            seen = sum(event in job.names for job in self.jobs)
-            check(observed[name] == seen, f"{observed[name]} {name} are counted, {seen} jobs have {event}")
-        left = len(self.world.truths) + metrics.timeouts["queue"]
+            seen = sum(job.names.count(event) if name == "start" else event in job.names for job in self.jobs)
+            check(observed[name] == seen, f"{observed[name]} {name} are counted, {seen} {event} were read")
+        left = len(self.world.truths) + len(self.world.earlier) + metrics.timeouts["queue"]
         check(observed["queue_wait"] == left, f"{observed['queue_wait']} waits are counted, {left} were")
         for phase, signal in (("term_sent", "SIGTERM"), ("kill_sent", "SIGKILL")):
-            sent = sum(phase in job.certificate for job in self.jobs)
+            sent = sum(phase in certificate for job in self.jobs for certificate in job.certificates)
             counted_sent = sum(number for labels, number in metrics.kills.items() if labels[1] == signal)
             check(counted_sent == sent, f"{counted_sent} {signal} are counted, {sent} certified")
         self.raise_violations()
@@ -289,15 +312,18 @@ class Simulation:
         check([event.id for event in events] == list(range(len(events))), f"{name}: its event ids have a gap")
         check(not job.events or job.events == events, f"{name}: its reader saw other events than there are")
         job.events, job.end = events, json.loads(terminal[0].data)
-        truth = self.world.truths.get(job.number)
+        attempts, retries = self.world.attempts(job.number), job.retries
+        for told, truth in zip(retries, attempts, strict=False):
+            self._check_certificate(name, truth, told["error"]["code"], told["certificate"])
+        truth = attempts[len(retries)] if len(retries) < len(attempts) else None
         if job.cancel_accepted:
             check(job.state == "cancelled" or job.code == "unkillable", f"{name}: cancelled, and ended {job.code}")
         if truth is None:
-            check("started" not in job.names and job.code is not None, f"{name} never ran, and ended {job.end}")
+            check("started" not in job.last_names and job.code is not None, f"{name} never ran, and ended {job.end}")
             check(not set(PHASES) & set(job.certificate), f"{name} never ran: {job.certificate}")
         else:
             self._check_output(job, truth)
-            self._check_certificate(job, truth)
+            self._check_certificate(name, truth, job.code, job.certificate)
             if not job.certificate.get("cause"):
                 check(job.code in _codes(truth), lambda: f"{name}: {truth} ended as {job.end['error']}")
 
@@ -308,12 +334,12 @@ class Simulation:
         cut_off = over_bound or truth.nonsense or job.code == "unkillable"
         written = truth.tokens[: len(tokens)] if cut_off else truth.tokens
         self.world.check(tokens == written, lambda: f"job {job.number}: tokens {tokens}, not {truth.tokens}")
-        if "started" in job.names:
-            first = next(name for name in job.names if name != "log")
+        if "started" in job.last_names:
+            first = next(name for name in job.last_names if name != "log")
             self.world.check(truth.entered and first == "started", f"job {job.number}: {job.names}")
 
-    def _check_certificate(self, job: Job, truth: Truth) -> None:
-        check, name, certificate = self.world.check, f"job {job.number}", job.certificate
+    def _check_certificate(self, name: str, truth: Truth, code: str | None, certificate: dict[str, Any]) -> None:
+        check = self.world.check
         phases = [certificate[phase] for phase in PHASES if phase in certificate]
         check(phases == sorted(phases), lambda: f"{name}: the phases of its certificate go back: {certificate}")
         check(all(phase >= 0 for phase in phases), lambda: f"{name}: a phase before the request: {certificate}")
@@ -325,7 +351,7 @@ class Simulation:
             "exited": truth.exited_at,
             "reaped": truth.reaped_at,
         }
-        if job.code == "unkillable":
+        if code == "unkillable":
             del happened["exited"], happened["reaped"]  # it may go later
         for phase, moment in happened.items():
             if phase in ("exited", "reaped") and truth.outside and phase not in certificate:
@@ -334,8 +360,8 @@ class Simulation:
                 check(False, f"{name}: {phase} of {truth}: {certificate}")
         cause = certificate.get("cause")
         # What does not go was asked to for a reason of its own: that stays the cause.
-        true = cause in (None, job.code) or (job.code == "unkillable" and cause in CODES)
-        check(true, f"{name}: ended {job.code} by cause {cause}")
+        true = cause in (None, code) or (code == "unkillable" and cause in CODES)
+        check(true, f"{name}: ended {code} by cause {cause}")
 
 
 def _codes(truth: Truth) -> set[str | None]:

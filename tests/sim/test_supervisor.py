@@ -28,7 +28,7 @@ SEEDS_PER_TEST = 50
 """What is done after every test (nothing is left) takes longer than a history."""
 STEPS = 20
 
-REFUSALS = {"queue_full", "unknown_job_type", "draining"}
+REFUSALS = {"queue_full", "unknown_job_type", "draining", "deadline_unmeetable"}
 
 
 def draw_script(dice: random.Random) -> Script:
@@ -79,6 +79,9 @@ def draw_limits(dice: random.Random) -> dict[str, object]:
         "grace_s": dice.choice((0.0, 0.05, 0.5, 2.0, 12.0)),
         "ack_s": dice.choice((None, 0.05, 0.5)),
         "output_bytes": dice.choice((1 << 20, 1 << 20, 20)),
+        "total_s": dice.choice((None, None, 0.04, 1.5, 30.0)),
+        "attempts_max": dice.choice((1, 2, 4)),
+        "backoff_s": dice.choice((0.0, 0.01, 0.5)),
     }
     return {name: value for name, value in limits.items() if dice.random() < 0.6}
 

@@ -30,6 +30,7 @@ def add(jobs: Registry, **fields: object) -> Entry:
         log=EventLog(1 << 20),
         created_at="",
         created=0.0,
+        queued=0.0,
     )
     for name, value in fields.items():
         setattr(entry, name, value)

@@ -155,6 +155,9 @@ class World:
         self.scripts: list[Script] = []
         """By the number of the job."""
         self.truths: dict[int, Truth] = {}
+        """Of each job's latest attempt."""
+        self.earlier: list[Truth] = []
+        """Of attempts before the latest."""
         self.spawners: list[FakeSpawner] = []
         self.trace: list[str] = []
         self.violations: list[str] = []
@@ -195,6 +198,22 @@ class World:
 
     def alive(self) -> list[FakeProcess]:
         return [process for process in self.processes() if process.life in (Life.RUNNING, Life.ZOMBIE)]
+
+    def begin(self, truth: Truth) -> None:
+        """An attempt begins: the one before, if there was one, left nothing behind, and had said nothing."""
+        before = self.truths.get(truth.number)
+        if before is not None:
+            attempts = 1 + len(self.attempts(truth.number))
+            self.earlier.append(before)
+            self.check(before.tree_empty, f"job {truth.number} is run again before its tree was empty")
+            self.check(not before.tokens, f"job {truth.number} is run again, and had said something")
+            self.check(attempts <= truth.limits["attempts_max"], f"job {truth.number} is run {attempts} times")
+        self.truths[truth.number] = truth
+
+    def attempts(self, number: int) -> list[Truth]:
+        """Return what happened to each attempt of a job, in order."""
+        latest = self.truths.get(number)
+        return [each for each in self.earlier if each.number == number] + ([] if latest is None else [latest])
 
     def shortened(self, number: int, kill_due: float) -> None:
         """The test asked for less grace."""

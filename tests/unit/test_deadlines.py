@@ -18,7 +18,7 @@ LIMITS = Limits(start_s=1, run_s=60, first_token_s=5, idle_s=2, grace_s=3, ack_s
 
 def deadlines(**changes: Any) -> Deadlines:
     found = Deadlines(LIMITS.over(changes))
-    found.assigned(NOW)
+    found.assigned(NOW, NOW)
     return found
 
 

@@ -22,8 +22,11 @@ spares · worker_rss_bytes · tokens_total · recovery_seconds · sse_clients ·
 """The last section of the HTTP contract, word for word."""
 BY_TYPE = {"job_duration_seconds", "queue_wait_seconds", "start_seconds", "first_token_seconds"}
 """Histograms that a limit of a type is set from."""
-MORE = {"submissions_total": {"result"}, "stops_total": {"cause", "by"}, "tokens_saved_total": set()}
-"""Rows F3 and F4."""
+MORE = {
+    "submissions_total": {"result"}, "stops_total": {"cause", "by"}, "tokens_saved_total": set(),
+    "retries_total": {"code"},
+}  # fmt: skip
+"""Rows F3, F4 and D23."""
 GAUGES = Gauges(
     queue_depth=3, queue_bytes=99, jobs={"queued": 3, "running": 1, "stopping": 0},
     workers=dict.fromkeys(WORKER_STATES, 0) | {"idle": 2, "busy": 1},

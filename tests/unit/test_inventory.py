@@ -122,6 +122,7 @@ def test_the_limits_of_a_type_say_who_set_them(config: Config) -> None:
         for setting in limits_in_force(config, job_type(config, "split"))
     }
     assert found == {
+        "total_s": ('"none"', "default"),
         "queue_s": ('"1m"', "killable.toml:4"),
         "start_s": ("30", "KILLABLE_LIMITS__START_S"),
         "first_token_s": ('"none"', "default"),
@@ -135,6 +136,8 @@ def test_the_limits_of_a_type_say_who_set_them(config: Config) -> None:
         "processes_max": ("512", "default"),
         "files_max": ('"none"', "default"),
         "output_bytes": ('"1MiB"', "lowered to jobs.split.caps.output_bytes (killable.toml:13)"),
+        "attempts_max": ("1", "default"),
+        "backoff_s": ("1", "default"),
     }
     other = {setting.name: setting.source for setting in limits_in_force(config, job_type(config, "other"))}
     assert (other["grace_s"], other["output_bytes"]) == ("decorator", "default")

@@ -125,7 +125,7 @@ class Attempt:
             value = job.function(**arguments)
             if isinstance(value, GeneratorType):  # of a generator function, or of one that returns what another made
                 doorbell.generator = value
-                value = self._drive(value)
+                value = self._drive(value, doorbell)
             payload = self._codec.encode_result(value, self._outlet)
             return (Kind.RESULT_LAID, b"") if payload is None else (Kind.RESULT, payload)
         except Stopping:
@@ -145,24 +145,29 @@ class Attempt:
         finally:
             self._sealed.close()
 
-    def _drive(self, generator: GeneratorType[Any, Any, Any]) -> Any:
-        """Send each yield and return the generator's value; what is raised between two yields goes in by throw()."""
+    def _drive(self, generator: GeneratorType[Any, Any, Any], doorbell: Doorbell) -> Any:
+        """Send each yield and return the generator's value; what is raised between two yields goes in by throw().
+
+        Python runs signal handlers where a loop jumps back, too: the inner loop does that inside the `try`, and where
+        the outer one does a shield is up. What was raised there would end the job behind its own back.
+        """
         raised: Stopping | OperationTimedOut | None = None
         token = self._channel.token
         while True:
             try:
-                if raised is None:
-                    value = next(generator)
-                else:
-                    thrown, raised = raised, None
-                    value = generator.throw(thrown)
-                token(value)
+                if raised is not None:
+                    doorbell.shields -= 1
+                    doorbell.raise_deferred()  # in place of the one before: it is of the same stop, or of one around it
+                    token(generator.throw(raised))
+                while True:
+                    token(next(generator))
             except StopIteration as end:
                 return end.value
             except (Stopping, OperationTimedOut) as error:
                 if generator.gi_frame is None:
                     raise  # the generator has ended with it
                 raised = error
+                doorbell.shields += 1
 
     def _explain(self, error: BaseException) -> Raised:
         """Return what happened in the job's own terms."""

@@ -6,6 +6,7 @@ Runs in: worker. Where a job waits for its test, it waits for a file: tests open
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -24,6 +25,15 @@ def wait_for(gate: str) -> None:
 def echo(text: str = "", number: int = 0, mode: Literal["plain", "loud"] = "plain") -> dict[str, Any]:
     """Return the input."""
     return {"text": text, "number": number, "mode": mode}
+
+
+@job
+def killed(times: int, ctx: Context, text: str = "") -> list[int]:
+    """Die as if the machine were out of memory, so many times; then tell which attempt it is, and how much came."""
+    ctx.progress(ctx.attempt, times)
+    if ctx.attempt <= times:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return [ctx.attempt, len(text)]
 
 
 @job(operations=("infer",))

@@ -6,7 +6,9 @@ told before that it heard: else its supervisor takes it for deaf and kills it in
 
 from __future__ import annotations
 
+import dis
 import itertools
+import json
 import os
 import signal
 import socket
@@ -17,15 +19,19 @@ from typing import Any
 
 import pytest
 
+from killable import Context, job
 from killable.workers import doorbell as module
+from killable.workers import jobs
+from killable.workers.attempt import Attempt
 from killable.workers.channel import Channel
 from killable.workers.codec import CODECS
 from killable.workers.context import Stopping
 from killable.workers.doorbell import Doorbell
-from killable.workers.frames import encode
-from killable.workers.messages import BELL_ACKNOWLEDGED, BELL_EXPIRED, Expire, Kind, Stop
+from killable.workers.frames import Decoder, encode
+from killable.workers.messages import BELL_ACKNOWLEDGED, BELL_EXPIRED, Expire, Kind, Raised, Run, Stop
 from killable.workers.operations import Operation, Operations, OperationTimedOut
 from killable.workers.orders import Orders
+from killable.workers.rlimits import ResourceLimits
 
 LINES_MIN = 15
 """Fewer, and the signal was not sent again where it matters."""
@@ -78,6 +84,15 @@ class Door:
             sys.settrace(traced)
         return raised, os.read(self._bells, 4096)
 
+    def order(self, *orders: bytes) -> None:
+        self._supervisor.sendall(b"".join(orders))
+
+    def said(self) -> list[str]:
+        """Return the tokens that were sent."""
+        os.set_blocking(self._frames, False)
+        frames = Decoder().feed(os.read(self._frames, 1 << 16))
+        return [json.loads(frame.payload)["text"] for frame in frames if frame.kind == Kind.TOKEN]
+
     def close(self) -> None:
         self._orders.close()
         self._supervisor.close()
@@ -127,3 +142,123 @@ def test_an_operations_end_is_told_before_it_is_raised_wherever_the_signal_comes
         if not again.where:
             break
     assert line > LINES_MIN
+
+
+# ── between two yields ──
+
+HEARS = ("RESUME", "JUMP_BACKWARD", "CALL")
+"""Where the interpreter looks whether a signal has come (CHECK_EVAL_BREAKER in its bytecodes.c)."""
+STEPS_MIN = 10
+
+
+class Between:
+    """Rings at the given steps of what drives a generator: its instructions where Python runs signal handlers."""
+
+    def __init__(self, door: Door, rings: dict[int, bytes]) -> None:
+        self._door, self._rings = door, rings
+        self._steps = 0
+        self.where: list[str] = []
+
+    @property
+    def is_done(self) -> bool:
+        return len(self.where) == len(self._rings)
+
+    def __call__(self, frame: FrameType, event: str, _: object) -> Between | None:
+        if frame.f_code is not Attempt._drive.__code__:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode" and dis.opname[frame.f_code.co_code[frame.f_lasti]].startswith(HEARS):
+            self._steps += 1
+            if self._steps in self._rings:
+                self.where.append(f"line {frame.f_lineno}, instruction {frame.f_lasti}")
+                self._door.order(self._rings[self._steps])
+                signal.raise_signal(signal.SIGTERM)
+        return self
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Job types of a test are those of no other."""
+    monkeypatch.setattr(jobs, "_jobs", {})
+
+
+def drive(door: Door, fence: int, rings: dict[int, bytes]) -> tuple[Between, tuple[Kind, bytes]]:
+    """Run the job `stream` as a worker does, with rings in between; return what became of it."""
+    run = Run("job-1", "stream", 1, b"{}", announce=False)
+    attempt = Attempt(
+        run, {}, jobs.registered(), CODECS["json"], door.doorbell.channel, "", ResourceLimits(), None
+    )  # fmt: skip
+    door.doorbell.channel.begin(fence)
+    door.doorbell.expect(fence)
+    between, traced = Between(door, rings), sys.gettrace()
+    try:
+        sys.settrace(between)
+        return between, attempt.outcome(door.doorbell)
+    finally:
+        sys.settrace(traced)
+
+
+def test_an_operations_end_goes_into_the_generator_wherever_its_signal_comes(door: Door, registry: None) -> None:
+    @job
+    def stream(ctx: Context) -> Iterator[str]:
+        try:
+            with ctx.operation("fetch", 60.0, "raise"):
+                for _ in range(3):
+                    yield "t"
+        except OperationTimedOut as error:
+            yield error.path
+        yield "last"
+
+    drive(door, 1 << 20, {})  # 3.12.1 tells of instructions from the second frame on
+    assert door.said() == ["t", "t", "t", "last"]
+    for step in itertools.count(1):
+        between, (kind, payload) = drive(door, step, {step: encode(Kind.EXPIRE, step, 0, Expire(1).encode())})
+        said = door.said()
+        assert kind == Kind.RESULT and said[-1] == "last", (between.where, said, payload)
+        if not between.is_done:
+            break
+        heard_late = said[:-1] == ["t"] * 3  # it had left the operation by then, or was not in it yet
+        assert said[-2] == "fetch" or heard_late, (between.where, said)
+    assert step > STEPS_MIN
+
+
+def test_a_stop_reaches_the_generator_wherever_its_signal_comes_even_right_behind_another(
+    door: Door, registry: None
+) -> None:
+    heard: list[str] = []
+
+    @job
+    def stream(ctx: Context) -> Iterator[str]:
+        try:
+            heard.append("began")
+            try:
+                with ctx.operation("fetch", 60.0, "raise"):
+                    for _ in range(3):
+                        yield "t"
+            except OperationTimedOut:
+                yield "late"
+            yield "last"
+        except Stopping as stopping:
+            heard.append(stopping.cause)
+            raise
+
+    fences = itertools.count(1)
+    for first in itertools.count(1):
+        for second in itertools.count(first + 1):
+            fence = next(fences)
+            stop = encode(Kind.STOP, fence, 0, Stop("cancelled", by="user", grace_s=1.0).encode())
+            expire = encode(Kind.EXPIRE, fence, 0, Expire(1).encode())
+            heard.clear()
+            between, (kind, payload) = drive(door, fence, {first: expire, second: stop})
+            said = door.said()
+            if len(between.where) < 2:
+                break
+            assert door.doorbell.stopping is not None
+            if kind == Kind.RESULT:
+                assert said[-1] == "last", (between.where, said)
+                continue  # it came with the generator's last step
+            assert Raised.decode(payload).cause == "stopped", (between.where, payload)
+            assert heard in ([], ["began", "cancelled"]), f"{between.where}: the generator never heard of it"
+        if not between.where:
+            break
+    assert first > STEPS_MIN

@@ -1,0 +1,86 @@
+"""A job is run again when its worker was killed: with the same input, on another process, with nothing left before."""
+
+from __future__ import annotations
+
+import os
+import signal
+import textwrap
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from support import processes
+from support.supervising import StartSupervisor
+from support.waiting import until_async
+from trials import follow, run, submit
+
+from killable.supervisor.settings import PoolSpec
+
+JOBS = str(Path(processes.__file__).parent / "jobs.py")
+TWICE = {"attempts_max": 2, "backoff_s": 0.0}
+FAMILY = textwrap.dedent(
+    """
+    import os
+    from pathlib import Path
+    from killable import Context, job
+    from support.families import fork_family
+    from support.jobs import wait_for
+
+    @job
+    def settle(folder: str, ctx: Context) -> int:
+        pids = [os.getpid(), *fork_family(ctx, "each")]
+        unfinished = Path(folder, "unfinished")
+        unfinished.write_text(" ".join(map(str, pids)))
+        unfinished.rename(Path(folder, f"attempt-{ctx.attempt}"))
+        wait_for(f"{folder}/gate")
+        return ctx.attempt
+    """
+)
+
+
+@pytest.mark.row("D23")
+@pytest.mark.code("killed_externally")
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+@pytest.mark.parametrize("jobs_per_worker_max", [1, 0], ids=["fresh", "reused"])
+async def test_the_next_attempt_has_the_same_input_and_another_worker(
+    supervisor: StartSupervisor, start_method: Literal["fork", "spawn"], jobs_per_worker_max: int
+) -> None:
+    pool = PoolSpec("p", (JOBS,), 1, start_method=start_method, jobs_per_worker_max=jobs_per_worker_max)
+    running = await supervisor(pool)
+    large = "x" * (2 << 20)  # in sealed memory, whose descriptor has to last for the second attempt
+    story = await run(running, "killed", times=2, text=large, limits={"attempts_max": 3, "backoff_s": 0.01})
+    assert story.record is not None and story.record.state == "completed"
+    assert story.record.result == f"[3,{len(large)}]".encode()
+    assert story.names == ["started", "progress", "retrying"] * 2 + ["started", "progress", "completed"]
+    assert story.record.attempts == 3
+    assert len({started["pid"] for started in story.data("started")}) == 3
+    for told in story.data("retrying"):
+        assert (told["error"]["code"], told["error"]["signal"]) == ("killed_externally", "SIGKILL")
+        assert told["certificate"]["exit_signal"] == "SIGKILL" and told["certificate"]["proof"]
+    ended = await run(running, "killed", times=9, limits=TWICE)
+    assert ended.record is not None and (ended.code, ended.record.attempts) == ("killed_externally", 2)
+
+
+async def test_the_tree_of_an_attempt_is_gone_before_the_next_one_begins(
+    supervisor: StartSupervisor, tmp_path: Path
+) -> None:
+    module = tmp_path / "family.py"
+    module.write_text(FAMILY)
+    tests = str(Path(processes.__file__).parents[1])
+    running = await supervisor(PoolSpec("p", (str(module),), 1, env={"PYTHONPATH": tests}))
+    job_id = await submit(running, "settle", folder=str(tmp_path), limits=TWICE)
+    first = await pids_of(tmp_path / "attempt-1")
+    assert len(first) == 5 and all(processes.look(pid) is not None for pid in first)
+    os.kill(first[0], signal.SIGKILL)
+    second = await pids_of(tmp_path / "attempt-2")
+    assert not [seen for seen in map(processes.look, first) if seen is not None] and not set(first) & set(second)
+    (tmp_path / "gate").touch()
+    story = await follow(running, job_id)
+    assert story.record is not None and story.record.result == b"2"
+    assert story.data("retrying")[0]["certificate"]["processes_swept"] == 4
+
+
+async def pids_of(path: Path) -> list[int]:
+    """Wait until an attempt is there; return its processes, the worker first."""
+    await until_async(path.exists, f"{path.name} is there")
+    return [int(pid) for pid in path.read_text().split()]

@@ -5,7 +5,7 @@ Runs in: supervisor. Pure: every function takes `now` and returns the next state
     ASKED ──delivered──► DELIVERED ──acknowledged──► ACKNOWLEDGED
       │  grace over          │ stuck, or grace over      │ grace over
       ▼                      ▼                           ▼
-    DUMPING ──5…100 ms──► KILLED ◄───────────────────────┘ ──unkillable_s──► UNKILLABLE
+    DUMPING ──5 ms…1 s──► KILLED ◄───────────────────────┘ ──unkillable_s──► UNKILLABLE
 
 Stuck: delivered but not acknowledged while both `ack_s` of time and `ack_cpu_s` of the whole process's processor
 time have passed since the delivery. Until it acknowledges, the signal is repeated now and then (RING_UNHEARD_S). A
@@ -25,6 +25,8 @@ DUMP_S = 0.005
 """For faulthandler to write the stacks of a process that is about to be killed."""
 DUMP_S_MAX = 0.1
 """When it has written nothing by then: a worker at nice 5 beside busy ones may not have had the processor yet."""
+DUMP_IN_GRACE_S_MAX = 1.0
+"""The same while its grace would last: to wait keeps nobody from anything, and the stack is what its author needs."""
 LOOK_AGAIN_S = 0.010
 """The shortest time between two looks at the processor time."""
 LOCK_RUNS = 4
@@ -162,7 +164,8 @@ def shorten(state: Escalation, now: float, grace_s: float) -> Move:
     if ends >= state.grace_ends or state.phase in (Phase.KILLED, Phase.UNKILLABLE, Phase.EXITED):
         return state, ()
     rules = replace(state.rules, grace_s=grace_s)
-    shorter = replace(state, rules=rules, grace_ends=ends, wake_at=min(state.wake_at, ends))
+    dump_ends = min(state.dump_ends, ends + DUMP_S_MAX)
+    shorter = replace(state, rules=rules, grace_ends=ends, wake_at=min(state.wake_at, ends), dump_ends=dump_ends)
     return _end_now(shorter, now) if grace_s <= 0 else (shorter, ())
 
 
@@ -240,7 +243,8 @@ def _end_now(state: Escalation, now: float) -> Move:
 
 
 def _dump(state: Escalation, now: float) -> Move:
-    dumping = replace(state, phase=Phase.DUMPING, wake_at=now + DUMP_S, dump_ends=now + DUMP_S_MAX)
+    ends = max(now + DUMP_S_MAX, min(state.grace_ends, now + DUMP_IN_GRACE_S_MAX))
+    dumping = replace(state, phase=Phase.DUMPING, wake_at=now + DUMP_S, dump_ends=ends)
     return dumping, (Action.DUMP,)
 
 

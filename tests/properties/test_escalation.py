@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from killable.supervisor import escalation
 from killable.supervisor.escalation import (
+    DUMP_IN_GRACE_S_MAX,
     DUMP_S,
     DUMP_S_MAX,
     RING_AGAIN_S,
@@ -145,7 +146,8 @@ def test_any_sequence_of_events(
     assert len(dumps) <= 1
     if dumps:
         assert run.acknowledged_at is None or run.acknowledged_at > dumps[0], "an acknowledged worker was dumped"
-        assert (run.exited_at is not None and not kills) or kills[0] <= dumps[0] + longest_dump_s + SLACK_S, (
+        longest = DUMP_S if dump_s < DUMP_S else DUMP_IN_GRACE_S_MAX
+        assert (run.exited_at is not None and not kills) or kills[0] <= dumps[0] + longest + SLACK_S, (
             "dumped and left alive"
         )
     heard_at = float("inf") if run.acknowledged_at is None else run.acknowledged_at

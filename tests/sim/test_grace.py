@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from support.fake_world import NEVER, Script
 
-from killable.supervisor.escalation import DUMP_S, DUMP_S_MAX, RING_AGAIN_S
+from killable.supervisor.escalation import DUMP_IN_GRACE_S_MAX, DUMP_S, RING_AGAIN_S
 from sim.scenarios import DEAF, FOREVER, NATIVE, near, simulate
 from sim.simulation import LIMITS, Simulation
 
@@ -83,7 +83,7 @@ def test_a_swallowed_stop_is_rung_again_and_not_at_once() -> None:
     simulate(main)
 
 
-@pytest.mark.parametrize(("dump_s", "killed_s"), [(0.004, DUMP_S), (0.007, 2 * DUMP_S), (NEVER, DUMP_S_MAX)])
+@pytest.mark.parametrize(("dump_s", "killed_s"), [(0.004, DUMP_S), (0.007, 2 * DUMP_S), (NEVER, DUMP_IN_GRACE_S_MAX)])
 def test_a_stack_is_waited_for_but_not_for_long(dump_s: float, killed_s: float) -> None:
     async def main(sim: Simulation) -> None:
         job = await sim.submit(Script(run_s=NEVER, hears_s=NEVER, dump_s=dump_s))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from killable.supervisor.escalation import DUMP_S, DUMP_S_MAX
+from killable.supervisor.escalation import DUMP_IN_GRACE_S_MAX, DUMP_S, DUMP_S_MAX
 from killable.workers.messages import Kind
 
 if TYPE_CHECKING:
@@ -141,7 +141,9 @@ class Truth:
         if self.dump_at is None:
             return self.kill_due + DUMP_S_MAX + SLACK_S
         seen_at_once = self.dumped_at is not None and self.dumped_at < self.dump_at + DUMP_S
-        return min(self.kill_due, self.dump_at) + (DUMP_S if seen_at_once else DUMP_S_MAX) + SLACK_S
+        if seen_at_once:
+            return min(self.kill_due, self.dump_at) + DUMP_S + SLACK_S
+        return min(self.kill_due + DUMP_S_MAX, self.dump_at + DUMP_IN_GRACE_S_MAX) + SLACK_S
 
 
 class World:

@@ -218,8 +218,9 @@ def test_what_could_not_be_read_at_the_delivery_counts_from_nothing() -> None:
 
 
 def test_the_constants_are_what_their_reasons_say() -> None:
-    """Two lengths of a dump, the pause before another bell; a wait for the interpreter lock, in runs and in `ack_s`."""
-    assert (DUMP_S, escalation.DUMP_S_MAX, LOOK_AGAIN_S, RING_AGAIN_S) == (0.005, 0.1, 0.010, 0.005)
+    """The lengths of a dump, the pause before another bell; a wait for the interpreter lock, in runs and in `ack_s`."""
+    assert (DUMP_S, escalation.DUMP_S_MAX, escalation.DUMP_IN_GRACE_S_MAX) == (0.005, 0.1, 1.0)
+    assert (LOOK_AGAIN_S, RING_AGAIN_S) == (0.010, 0.005)
     assert (escalation.LOCK_RUNS, escalation.LOCK_PATIENCE) == (4, 4)
 
 
@@ -323,6 +324,18 @@ def test_an_acknowledgement_gives_the_whole_grace_and_no_dump(phase: Phase) -> N
 def test_a_late_acknowledgement_changes_nothing(phase: Phase) -> None:
     state = in_phase(phase)
     assert escalation.acknowledged(state, NOW + 1) == (state, ())
+
+
+def test_while_its_grace_lasts_a_dump_is_waited_for_longer() -> None:
+    state, actions = escalation.tick(delivered(), NOW + 0.5, ProcessorUse(2.0))
+    assert actions == (Action.DUMP,) and state.dump_ends == pytest.approx(NOW + 1.5)
+    waiting, actions = escalation.tick(state, NOW + 1.4, dumped=False)
+    assert (waiting.phase, actions) == (Phase.DUMPING, ())
+    assert escalation.tick(waiting, waiting.wake_at, dumped=True)[1] == (Action.KILL,)
+    assert escalation.tick(waiting, NOW + 1.5, dumped=False)[1] == (Action.KILL,)
+    hurried, actions = escalation.shorten(waiting, NOW + 1.0, 0.1)
+    assert actions == () and hurried.dump_ends == pytest.approx(NOW + 1.1 + escalation.DUMP_S_MAX)
+    assert escalation.shorten(waiting, NOW + 1.0, 0.0)[1] == (Action.KILL,)
 
 
 def test_a_swallowed_stop_is_rung_again_but_not_at_once() -> None:

@@ -40,8 +40,10 @@ def check_kill(world: World, truth: Truth, cpu_s: float, held_bytes: int) -> Non
 
 def _is_proven_stuck(world: World, truth: Truth, cpu_s: float) -> bool:
     ack_s, delivered_at = truth.limits["ack_s"], truth.delivered_at
-    if ack_s is None or delivered_at is None or truth.acknowledged_at or truth.replaced_at:
+    if ack_s is None or delivered_at is None or truth.replaced_at:
         return False
+    if truth.acknowledged_at is not None and (truth.dump_at is None or truth.acknowledged_at < truth.dump_at):
+        return False  # later is too late: who was sent the dump signal is not to live
     used = cpu_s - truth.cpu_at_delivery
     return bool(world.now() - delivered_at >= ack_s - SLACK_S and used >= world.ack_cpu_s - SLACK_S)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema
 
 from killable.workers.limits import OPERATION_PATH
 
@@ -41,6 +41,8 @@ Operations = Annotated[
         json_schema_extra={"additionalProperties": False},
     ),
 ]
+Patience = Annotated[Seconds | None, WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "maximum": 1e9})]
+"""In a header, where no null can be sent."""
 Grace = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 
 
@@ -174,10 +176,9 @@ class SubmissionHeaders(BaseModel):
     prefer: list[str] = Field(default=[], description=PREFER)
     x_correlation_id: str | None = Field(None, pattern=CORRELATION_ID, description="What this job is a part of")
     x_request_id: str | None = Field(None, pattern=CORRELATION_ID, description="The same by another name")
-    x_request_timeout: float | None = Field(
-        None, gt=0, le=1e9, allow_inf_nan=False,
-        description="Seconds from now in which its caller wants the answer: lowers `limits.total_s`",
-    )  # fmt: skip
+    x_request_timeout: Patience = Field(
+        None, description="Seconds from now in which its caller wants the answer: lowers `limits.total_s`"
+    )
     idempotency_key: str | None = Field(
         None, pattern=IDEMPOTENCY_KEY, description="The same again with the same body: the first answer again"
     )

@@ -90,7 +90,9 @@ class Backlog:
         if self.bytes + input_bytes > self._bytes_max:
             raise Full("queue_bytes_max", self._bytes_max)
 
-    def push(self, job_id: str, *, pool: str, tenant: str, priority: int, input_bytes: int, again: bool = False) -> None:
+    def push(
+        self, job_id: str, *, pool: str, tenant: str, priority: int, input_bytes: int, again: bool = False
+    ) -> None:
         """Queue a job. Raise Full, but for one that was taken already and comes `again`."""
         if not again:
             self.check(input_bytes)

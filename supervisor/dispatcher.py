@@ -91,8 +91,8 @@ class Dispatcher:
         wait_s = self.fleet.run_times_of(job_type).estimate_wait_s(occupancy.queued) or 0.0
         if wait_s > in_force.total_s:
             raise Refused(
-                f"{occupancy.queued} jobs wait before it, for {wait_s:g} s as the latest ones ran, and its time is over "
-                f"in {in_force.total_s:g} s: it would be given up before it starts",
+                f"it would wait for {wait_s:g} s, as the latest jobs ran, and its time is over in "
+                f"{in_force.total_s:g} s: it would be given up before it starts",
                 code="deadline_unmeetable",
                 estimated_wait_s=wait_s,
                 total_s=in_force.total_s,

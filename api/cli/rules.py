@@ -57,8 +57,10 @@ def _cancelled(record: Mapping[str, Any], error: Mapping[str, Any]) -> str:
 def _deadline(code: str, record: Mapping[str, Any], error: Mapping[str, Any]) -> str:
     name = f"{code.removeprefix('timeout.')}_s"
     limit_s = error.get("limit_s")
-    if error.get("limit") == "total_s":
-        return f"The deadline total_s of {render.setting(float(limit_s))}: so long after it was accepted {_STAGES[code]}."
+    if error.get("limit") == "total_s" and limit_s is not None:
+        return (
+            f"The deadline total_s of {render.setting(float(limit_s))}: so long after it was accepted {_STAGES[code]}."
+        )
     if limit_s is None and code != "timeout.operation":
         limit_s = (record.get("limits") or {}).get(name)
     span = f" of {render.setting(float(limit_s))}" if limit_s is not None else ""

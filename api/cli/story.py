@@ -46,7 +46,7 @@ class Story:
 
 def tell(record: Members, events: Sequence[Members] = (), *, now: datetime | None = None) -> Story:
     """Return the story. `events` are the last ones that are known: mappings of `event` and `data`."""
-    paragraphs = [Paragraph("Asked", _asked(record)), Paragraph("Ran", _ran(record, now))]
+    paragraphs = [Paragraph("Asked", _asked(record)), *_before(events), Paragraph("Ran", _ran(record, now))]
     if record["state"] in ACTIVE:
         remedy = Remedy(None, "It has not ended yet.")
         headline = f"{record['job_id']} ({record['type']}) is {record['state']}"
@@ -101,8 +101,27 @@ def _limit(name: str, whole_name: str, value: Any) -> str:
     return f"{name} {render.size(value) if name.endswith('_bytes') else value}"
 
 
+def _before(events: Sequence[Members]) -> Iterator[Paragraph]:
+    """How the attempts before the last one ended."""
+    lines = [_retry(event["data"]) for event in events if event["event"] == "retrying"]
+    if lines:
+        yield Paragraph(
+            "Before", "Attempts that ended by no fault of the job's, each followed by another:", tuple(lines)
+        )
+
+
+def _retry(told: Members) -> str:
+    error = told.get("error") or {}
+    wait = render.duration(float(told.get("wait_s") or 0))
+    return f"attempt {told.get('attempt')}: {error.get('code')}: {error.get('message')}; the next one {wait} later"
+
+
 def _ran(record: Members, now: datetime | None) -> str:
     started, ended = record.get("started_at"), record.get("ended_at")
+    if started is None and (record.get("attempts") or 0) > 0 and ended is None:
+        return "It waits to be run again."
+    if started is None and (record.get("attempts") or 0) > 0:
+        return "It waited to be run again, and was not."
     if started is None:
         position = (record.get("queue") or {}).get("position")
         if ended is None:
@@ -110,8 +129,10 @@ def _ran(record: Members, now: datetime | None) -> str:
             return f"It has waited in the queue for {_between(record['created_at'], now)}{place}; no worker has it yet."
         return f"It never started: no worker had it in the {_between(record['created_at'], ended)} to its end."
     worker = f"{record.get('worker_id') or 'a worker'}, pid {record.get('pid') or 'unknown'}"
-    attempt = f", attempt {record['attempt']}" if (record.get("attempt") or 1) > 1 else ""
-    waited = f"It waited {_between(record['created_at'], started)} and was started on {worker}{attempt}"
+    after, attempt = _between(record["created_at"], started), record.get("attempt") or 1
+    waited = f"It waited {after} and was started on {worker}"
+    if attempt > 1:  # most of that it did not wait
+        waited = f"Its attempt {attempt} was started {after} after that on {worker}"
     if ended is None:
         return f"{waited}; it has run for {_between(started, now)} since{_progress(record)}."
     return f"{waited}; {_between(started, ended)} later it was over{_progress(record)}.{_used(record)}"

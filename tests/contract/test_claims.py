@@ -35,8 +35,6 @@ PROMISED = (
 )  # fmt: skip
 LATER = {
     "B16": "nothing is written to disk yet: a restarted server knows no job of the one before",
-    "C8": "no deadline comes with a request from further up",
-    "D23": "no retry by the supervisor yet; the state machine has its edge",
 }
 """Rows that nothing shows yet, and why."""
 

@@ -69,6 +69,15 @@ def test_every_ending_has_its_exit_code(command: Command) -> None:
     assert "timeout.run" in timed_out.stderr and "--run-s" in timed_out.stderr
 
 
+@pytest.mark.row("D23")
+def test_submit_says_that_a_job_is_run_again(command: Command) -> None:
+    done = command.run("submit", "killed_once", "--attempts-max", "2", "--backoff-s", "0")
+    assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr
+    assert "attempt 1 of 2 failed, killed_externally: SIGKILL from outside" in done.stderr
+    once = command.run("submit", "killed_once", "--total-s", "1m")
+    assert (once.returncode, "killed_externally" in once.stderr) == (1, True)
+
+
 @pytest.mark.row("E10")
 @pytest.mark.row("E14")
 def test_every_refusal_has_its_exit_code(command: Command, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The story of nine endings, told by the real command of real jobs, word for word.
+"""The story of eleven endings, told by the real command of real jobs, word for word.
 
 To renew the golden files after a change of words: KILLABLE_RENEW_GOLDEN=1 pytest tests/e2e/test_explain.py, and read
 what `git diff` shows.
@@ -18,6 +18,7 @@ from support.served import Command, Serve
 from support.waiting import until
 
 from killable import Client
+from killable.workers.limits import LIMITS
 
 GOLDEN = Path(__file__).parent / "golden"
 ENDINGS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -25,13 +26,14 @@ ENDINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "cancelled": ("cleans_up", {"grace_s": 20}),
     "cancelled, native code": ("native", {"ack_s": 0.2, "grace_s": 20}),
     "timeout.run": ("waits", {"run_s": 0.2}),
+    "timeout.run, total_s": ("waits", {"total_s": 0.3}),
     "timeout.operation": ("waits", {"operation_s": {"load/download": 0.2}}),
     "limit.memory": ("grows", {"memory_bytes": 64 << 20}),
     "crash": ("crashes", {}),
     "exception": ("raises", {}),
     "killed_externally": ("is_killed", {}),
+    "completed, second attempt": ("is_killed_once", {"attempts_max": 2, "backoff_s": 0.01}),
 }
-SETTINGS = ("ack_s", "grace_s", "run_s", "operation_s", "memory_bytes")
 
 
 def normalized(text: str) -> str:
@@ -84,8 +86,8 @@ def test_each_ending_is_told_as_in_its_golden_file(tmp_path: Path, serve: Serve)
 @pytest.mark.parametrize("name", ENDINGS)
 def test_the_last_paragraph_names_one_setting_or_none(name: str) -> None:
     last = (GOLDEN / f"{name}.txt").read_text().rpartition("\nChange")[2]
-    named = {setting for setting in SETTINGS if re.search(rf"\b{setting}\b|--{setting.replace('_', '-')}\b", last)}
+    named = {setting for setting in LIMITS if re.search(rf"\b{setting}\b|--{setting.replace('_', '-')}\b", last)}
     expected = {"cancelled, native code": {"ack_s"}, "timeout.run": {"run_s"}, "timeout.operation": {"operation_s"},
-                "limit.memory": {"memory_bytes"}}.get(name, set())  # fmt: skip
+                "timeout.run, total_s": {"total_s"}, "limit.memory": {"memory_bytes"}}.get(name, set())  # fmt: skip
     assert named == expected, last
     assert named or last.lstrip(" :\n").startswith("None"), last

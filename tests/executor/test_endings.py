@@ -284,3 +284,42 @@ async def test_yields_for_a_coroutine(executor: Executor, tmp_path: Path) -> Non
     with pytest.raises(ValueError, match="no more"):
         async for _ in executor.astream(work.count_and_raise, 3):
             pass
+
+
+# ── another attempt, and the time of all ──
+
+
+@pytest.mark.row("D23")
+@pytest.mark.parametrize("size", [10, 5 << 20], ids=["inline", "sealed"])
+def test_a_call_whose_worker_was_killed_can_be_run_again(executor: Executor, tmp_path: Path, size: int) -> None:
+    again = executor.with_limits(attempts_max=2, backoff_s=0)
+    future = again.submit(work.die_once, str(tmp_path), b"x" * size)
+    assert future.result() == (2, size) and future.error is None
+    assert future.certificate is not None and "cause" not in future.certificate
+    for name in os.listdir(tmp_path):
+        (tmp_path / name).unlink()
+    with pytest.raises(WorkerKilled):
+        executor.submit(work.die_once, str(tmp_path)).result()
+
+
+def test_a_call_that_waits_to_be_run_again_is_running_and_can_be_cancelled(executor: Executor, tmp_path: Path) -> None:
+    future = executor.with_limits(attempts_max=2, backoff_s=1000).submit(work.die_once, str(tmp_path))
+    until(lambda: future.running() and future.pid is None, "its first worker is gone")
+    assert not future.done()
+    assert future.cancel()
+    with pytest.raises(JobCancelled):
+        future.result()
+    assert os.listdir(tmp_path) == ["1"]
+    assert executor.submit(work.die_once, str(tmp_path)).result() == (2, 0), "its slot is free"
+
+
+@pytest.mark.row("C8")
+def test_the_whole_time_of_a_call_runs_while_it_waits_for_a_worker(tmp_path: Path) -> None:
+    with Executor(max_workers=1, grace_s=0) as executor:
+        running = executor.with_limits(total_s=0.4).submit(work.loop, str(tmp_path / "in"))
+        waiting = executor.with_limits(total_s=0.1).submit(work.loop, str(tmp_path / "never"))
+        for future, code in ((waiting, "timeout.queue"), (running, "timeout.run")):
+            with pytest.raises(JobTimedOut) as caught:
+                future.result()
+            assert (caught.value.code, caught.value.limit) == (code, "total_s")
+        assert not (tmp_path / "never").exists()

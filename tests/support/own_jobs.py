@@ -129,3 +129,11 @@ def prints(gate: str) -> Iterator[str]:
     wait_for(gate)
     print("after")
     return "done"
+
+
+@job
+def killed_once(ctx: Context) -> int:
+    """Be killed as by a stranger in the first attempt."""
+    if ctx.attempt == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return ctx.attempt

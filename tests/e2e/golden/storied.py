@@ -69,3 +69,11 @@ def is_killed(ctx: Context) -> None:
     """Be killed as by a stranger."""
     ctx.emit("in")
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@job
+def is_killed_once(ctx: Context) -> int:
+    """Be killed as by a stranger in its first attempt, having said nothing."""
+    if ctx.attempt == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return ctx.attempt

@@ -25,9 +25,10 @@ def workers(as_json: Json = False, url: Url = DEFAULT_URL) -> None:
     `killable kill w-7` ends one.
     """
     with exits.reporting(as_json), open_client(url) as client:
-        found, retired = client.workers(), client.retired_workers()
+        answer = client.workers_and_retired()
+        found, retired = answer["workers"], answer.get("retired")  # which older servers do not tell
         if as_json:
-            exits.print_json({"workers": found, "retired": retired})
+            exits.print_json(answer)
             return
         if found:
             counts = Counter(str(worker["state"]) for worker in found)

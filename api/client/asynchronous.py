@@ -102,9 +102,9 @@ class AsyncClient:
         """Return the server's worker processes."""
         return await self._transport.do(self._calls.member("/v1/workers", "workers"))
 
-    async def retired_workers(self) -> list[Record]:
-        """Return the latest workers that were not used again, latest first: `why` is what their last job has left."""
-        return await self._transport.do(self._calls.member("/v1/workers", "retired"))
+    async def workers_and_retired(self) -> Record:
+        """Return `workers` and `retired`: the latest that were not used again, `why` being what a job had left."""
+        return await self._transport.do(self._calls.get("/v1/workers"))
 
     async def worker(self, id: str) -> Record:
         """Return one worker process. Raise Refused `unknown_worker`."""

@@ -224,16 +224,22 @@ def _is_in_hook(frame: FrameType | None) -> bool:
 
 
 def _is_event_loops(frame: FrameType | None) -> bool:
-    """Tell whether asyncio's own code was interrupted, not the job's."""
-    return frame is not None and _package(frame) in ("asyncio", "selectors")
+    """Tell whether asyncio's own code was interrupted, or what that has called of the library, not the job's."""
+    while frame is not None and _package(frame) in sys.stdlib_module_names:
+        if _package(frame) in ("asyncio", "selectors"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _runs_the_loop(frame: FrameType | None) -> bool:
     """Tell whether asyncio was interrupted with a step in its hand: not while it waits, nor in what the job has called
     of it (`asyncio.sleep`), from where an exception goes on into the job.
     """
-    while frame is not None and _package(frame) == "asyncio":
-        if frame.f_code.co_name == "_run_once":
+    while frame is not None and _package(frame) in sys.stdlib_module_names:
+        if _package(frame) == "selectors":
+            return False
+        if _package(frame) == "asyncio" and frame.f_code.co_name == "_run_once":
             return True
         frame = frame.f_back
     return False

@@ -6,6 +6,7 @@ told before that it heard: else its supervisor takes it for deaf and kills it in
 
 from __future__ import annotations
 
+import asyncio
 import dis
 import itertools
 import json
@@ -142,6 +143,36 @@ def test_an_operations_end_is_told_before_it_is_raised_wherever_the_signal_comes
         if not again.where:
             break
     assert line > LINES_MIN
+
+
+# ── in asyncio ──
+
+
+def test_what_asyncio_calls_of_the_library_is_its_own_and_what_the_job_calls_is_not() -> None:
+    """A step that the loop has in its hand would be lost there."""
+    judged: dict[str, tuple[bool, bool]] = {}
+
+    def watch(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_globals["__name__"] in ("json", "selectors"):
+            place = frame.f_code.co_name if frame.f_globals["__name__"] == "selectors" else where
+            judged[place] = module._runs_the_loop(frame), module._is_event_loops(frame)
+
+    async def main() -> None:
+        nonlocal where
+        loop = asyncio.get_running_loop()
+        loop.call_soon(json.dumps, 1)
+        await asyncio.sleep(0.001)
+        where = "by the job"
+        json.dumps(1)
+
+    where, profiled = "by the loop", sys.getprofile()
+    sys.setprofile(watch)
+    try:
+        asyncio.run(main())
+    finally:
+        sys.setprofile(profiled)
+    assert judged["by the loop"] == (True, True) and judged["by the job"] == (False, False)
+    assert judged["select"] == (False, True), "while it waits an exception loses nothing"
 
 
 # ── between two yields ──

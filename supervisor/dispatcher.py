@@ -8,6 +8,7 @@ Runs in: supervisor. Everything here is synchronous: no coroutine ever waits in 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from killable.supervisor import lifecycle, terminal
 from killable.supervisor.attempt import Attempt
@@ -25,6 +26,9 @@ from killable.supervisor.settings import Settings, usable_cores
 from killable.supervisor.telemetry.observer import Observer
 from killable.supervisor.worker import Stage, Worker
 from killable.workers.errors import CODES
+
+if TYPE_CHECKING:
+    from killable.supervisor.chronicle import Chronicle
 
 
 class Dispatcher:
@@ -48,11 +52,14 @@ class Dispatcher:
         self._fences = 0
         self._cores = usable_cores()
         self._closing = False
+        self._resuming = False
         self._borrower = borrower
+        self._chronicle: Chronicle | None = None
 
-    def start(self, clock: Clock) -> None:
-        """Set the clock that everything here goes by."""
+    def start(self, clock: Clock, chronicle: Chronicle | None = None) -> None:
+        """Set the clock that everything here goes by, and who writes down what becomes of jobs."""
         self._clock = clock
+        self._chronicle = chronicle
 
     def close(self) -> None:
         """Give no more jobs to workers."""
@@ -67,6 +74,7 @@ class Dispatcher:
             tenant=submission.tenant,
             priority=submission.priority,
             input_bytes=len(submission.input),
+            bounded=not self._resuming,
         )
         if not entry.type.available:
             self._decide_queued(entry, Verdict("spawn", facts={"message": entry.type.unavailable_reason}))
@@ -77,6 +85,19 @@ class Dispatcher:
             if entry.state is State.QUEUED and entry.limits.queue_s is not None:
                 due = self._clock.now() + entry.limits.queue_s
                 entry.queue_timer = self._clock.call_at(due, lambda: self._on_queue_deadline(entry))
+
+    def resume(self, entries: Iterable[Entry]) -> None:
+        """Queue again what waited when a server died: all of it before any of it has a worker, for the order's sake."""
+        self._resuming = True
+        for entry in entries:
+            self.enqueue(entry)
+        self._resuming = False
+        for pool in self.fleet:
+            self.on_worker_available(pool)
+
+    def settle(self, entry: Entry, outcome: Outcome) -> None:
+        """End a job that never was at work here: another server had it."""
+        self._end(entry, outcome)
 
     def stop_all(self, reason: str, grace_s: float | None) -> list[Entry]:
         """Begin to end every job, those first that wait, so that none of them starts meanwhile."""
@@ -94,7 +115,7 @@ class Dispatcher:
     def _dispatch(self, pool: Pool) -> None:
         """Give waiting jobs to warm workers."""
         name = pool.spec.name
-        while self.backlog.depth(name):
+        while self.backlog.depth(name) and not self._resuming:
             worker = pool.take()
             if worker is None:
                 break
@@ -149,6 +170,8 @@ class Dispatcher:
         self.transition(entry, Cause.ASSIGNED)
         attempt.begin(has_order=loan is not None)
         self._observer.on_left_queue(entry, entry.assigned)  # behind the order: it need not wait for a histogram
+        if self._chronicle is not None:
+            self._chronicle.begun(entry, self._clock.wall())
 
     def stop(self, entry: Entry, verdict: Verdict, grace_s: float | None) -> None:
         """End a job whatever its state is; harmless when it has ended or is ending."""
@@ -207,6 +230,8 @@ class Dispatcher:
             certificate["slot_ready"] = slot_ready_ms = attempt.slot_ready_ms(self._clock.now())
             if attempt.worker.stage is Stage.GONE and "tree_empty" in certificate:
                 self._observer.on_recovered((slot_ready_ms - certificate["tree_empty"]) / 1000)
+            if self._chronicle is not None and attempt.entry.is_over:
+                self._chronicle.amended(attempt.entry)
 
     def _end(self, entry: Entry, outcome: Outcome) -> None:
         """Decide once; the terminal event is the job's last and comes from what is recorded here."""
@@ -218,6 +243,8 @@ class Dispatcher:
         terminal.note_end(entry)
         entry.forget_input()
         self._observer.on_ended(entry)
+        if self._chronicle is not None:
+            self._chronicle.ended(entry)
         self._registry.note_end(entry, entry.ended)
         entry.wake()
         if self._drain.shutting_down and not self._registry.active():

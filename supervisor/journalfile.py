@@ -206,7 +206,7 @@ class JournalFile:
 def damaged(path: str, why: str) -> JournalRefused:
     """Return the refusal of a file that was ours once."""
     return JournalRefused(
-        f"the journal {path} is damaged: {why}; nothing of it was changed. To start without the jobs in it, move it "
+        f"the journal {path} is damaged: {why}; its jobs were left as they are. To start without them, move the file "
         "away; `sqlite3 FILE .recover` gets out what can still be read",
         journal=path,
     )

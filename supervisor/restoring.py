@@ -15,6 +15,7 @@ beside them), so whoever comes back with a Last-Event-ID gets it, once. The gap 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from killable.supervisor.chronicle import KEPT_OF_SUBMISSION, Chronicle
@@ -81,8 +82,9 @@ class _Restoring:
             log=EventLog(limits.output_bytes, accepted["first_event"]),
             created_at=accepted["created_at"],
             created=self._clock.now(),
+            state=State.QUEUED if row.ended is None else State(row.ended["state"]),
         )
-        answer = entry.record(accepted["instance_id"])
+        answer = replace(entry.record(accepted["instance_id"]), state=State.QUEUED.value)
         if row.ended is not None:
             self._end(entry, row.ended, row.pieces)
             self.ended.append(entry)
@@ -105,7 +107,6 @@ class _Restoring:
             return gone, refused.message
 
     def _end(self, entry: Entry, ended: dict[str, Any], pieces: dict[str, bytes]) -> None:
-        entry.state = State(ended["state"])  # where the dispatcher of that run has brought it
         entry.instance_id = ended["instance_id"]
         entry.outcome = Outcome(ended["state"], ended["code"], ended["message"], ended["facts"])
         entry.started_at, entry.ended_at = ended["started_at"], ended["ended_at"]

@@ -67,7 +67,8 @@ def serve(
     """Run the server. Ctrl-C ends every job with its grace, then the server; a second one kills.
 
     API keys come from a file (server.api_keys_file in killable.toml) and from the variable KILLABLE_API_KEY.
-    Nothing that it started outlives it, even when it is killed itself.
+    Nothing that it started outlives it, even when it is killed itself. With --journal the jobs that it has accepted do:
+    the next server with the same file runs those that waited, and knows how the others ended.
     """
     with exits.reporting(as_json):
         require_linux("serve")

@@ -34,15 +34,12 @@ PROMISED = (
     *PEERS,
 )  # fmt: skip
 LATER = {
-    "B16": "nothing is written to disk yet: a restarted server knows no job of the one before",
     "C8": "no deadline comes with a request from further up",
     "D23": "no retry by the supervisor yet; the state machine has its edge",
 }
 """Rows that nothing shows yet, and why."""
 
-UNREACHED = {
-    "node_lost": "there is one machine",
-}
+UNREACHED: dict[str, str] = {}
 """Codes that no process can end with yet, and what would make it."""
 
 

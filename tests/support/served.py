@@ -37,7 +37,11 @@ class Command:
         environment |= {"KILLABLE_URL": self.url} if self.url else {}
         streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.Popen(
-            [*self._command, *args], cwd=self.folder, env=environment | options.pop("env", {}), text=True, **streams | options
+            [*self._command, *args],
+            cwd=self.folder,
+            env=environment | options.pop("env", {}),
+            text=True,
+            **streams | options,
         )
 
     def run(self, *args: str, **options: Any) -> subprocess.CompletedProcess[str]:

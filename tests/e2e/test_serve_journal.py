@@ -122,6 +122,7 @@ def test_what_was_accepted_survives_the_death_of_the_server(runs: Runs) -> None:
     waiting.append(runs.submit("add", a=3, members={"priority": 5}))
     marked = runs.client.post("/v1/jobs", json={"operation": "add", "a": 4}, headers={"x-correlation-id": "c-1"})
     waiting.append(marked.json()["job_id"])
+    waiting.append(runs.submit("greet", name="x" * (1 << 20)))  # lies in sealed memory
     before = [runs.record(job_id) for job_id in waiting]
     assert {record["state"] for record in before} == {"queued"}
 
@@ -137,7 +138,7 @@ def test_what_was_accepted_survives_the_death_of_the_server(runs: Runs) -> None:
         kept = ("job_id", "type", "created_at", "limits", "tags", "tenant", "priority", "correlation_id", "markers")
         assert {name: old.get(name) for name in kept} == {name: new.get(name) for name in kept}
         assert new["instance_id"] == runs.server.announcement["instance_id"] != instance
-    assert [record["result"] for record in after] == [3, 4, 5, 6]
+    assert [record["result"] for record in after] == [3, 4, 5, 6, {"times": 1}]
     with runs.client.stream("GET", f"/v1/jobs/{marked.json()['job_id']}/stream") as answer:
         assert answer.read().endswith(b"data: [DONE]\n\n")
     listed = [job["job_id"] for job in runs.client.get("/v1/jobs").json()["jobs"]]
@@ -155,6 +156,9 @@ def test_what_was_accepted_survives_the_death_of_the_server(runs: Runs) -> None:
     with Client(runs.server.url) as client:
         assert [event.name for event in client.job(running).events(after=int(last_seen))] == ["failed"]
 
+    explained = Command(runs.folder, runs.server.url).ok("explain", running)
+    assert "supervisor_lost" in explained and instance in explained.replace("\n", " ")
+
     assert (runs.replayed("done-1", "greet", name="x", times=2), done) == (done, done)
     conflict = runs.client.post(
         "/v1/jobs", json={"type": "add", "input": {"a": 9}}, headers={"idempotency-key": "first-1"}
@@ -164,7 +168,7 @@ def test_what_was_accepted_survives_the_death_of_the_server(runs: Runs) -> None:
     said = runs.start_again()
     started = [word for line in said.splitlines() if " started " in line for word in line.split() if "job_id" in word]
     # In the order that the queue had: priority first, then as they had come.
-    assert started == [f"job_id={waiting[number]}" for number in (2, 0, 1, 3)]
+    assert started == [f"job_id={waiting[number]}" for number in (2, 0, 1, 3, 4)]
     # Nothing changes any more.
     assert runs.record(running) == lost and runs.stream(running) == [(id, name, data)]
     assert [runs.record(job_id) for job_id in waiting] == after
@@ -236,7 +240,7 @@ def test_a_full_disk_refuses_submissions_and_keeps_what_is_owed_until_there_is_r
     with open(runs.folder / "my_jobs.py", "a") as file:
         file.write(GROWS)
     runs.start(before=TMPFS)
-    state = Path(f"/proc/{runs.server.process.pid}/root/{runs.folder}/state")
+    state = Path(f"/proc/{runs.server.process.pid}/root", *runs.folder.parts[1:], "state")
     job_id = runs.submit("grows", gate=gate)
     runs.stream(job_id, until="started")
     assert runs.client.get("/readyz").json()["status"] == "ok"
@@ -245,7 +249,8 @@ def test_a_full_disk_refuses_submissions_and_keeps_what_is_owed_until_there_is_r
         while True:
             ballast.write(bytes(4096))
     large = {"type": "greet", "input": {"name": "x" * 500_000}}
-    answer = runs.client.post("/v1/jobs", json=large)
+    key = {"idempotency-key": "large-1"}
+    answer = runs.client.post("/v1/jobs", json=large, headers=key)
     problem = answer.json()
     assert (answer.status_code, problem["code"], problem["retryable"]) == (503, "journal_failed", True)
     assert int(answer.headers["retry-after"]) >= 1 and "disk is full" in problem["detail"]
@@ -260,8 +265,8 @@ def test_a_full_disk_refuses_submissions_and_keeps_what_is_owed_until_there_is_r
 
     (state / "ballast").unlink()
     until(lambda: (seen := runs.client.get("/readyz").json())["status"] == "ok" or Pending(seen), "it works again")
-    following = runs.client.post("/v1/jobs", json=large)
-    assert following.status_code == 202
+    following = runs.client.post("/v1/jobs", json=large, headers=key)
+    assert following.status_code == 202 and "idempotent-replayed" not in following.headers
     runs.ended(following.json()["job_id"])
     assert is_ended_in(shutil.copytree(state, runs.folder / "works"), job_id) is True
     runs.server.die()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import subprocess
 import sys
 import threading
@@ -15,11 +16,12 @@ import pytest
 from support import processes
 from support.supervising import StartSupervisor
 from support.waiting import until_async, until_empty
-from trials import HOSTILE, follow, follow_lost, hostile_pool
+from trials import HOSTILE, follow, follow_lost, hostile_pool, said
 
 from killable.supervisor.job import JobRecord, Submission
 from killable.supervisor.journalfile import JournalFile, Note
 from killable.supervisor.service import Supervisor
+from killable.supervisor.settings import Settings
 from killable.workers.errors import Refused
 from killable.workers.messages import INLINE_BYTES_MAX
 
@@ -73,6 +75,31 @@ async def test_a_job_of_a_machine_that_was_started_again_is_lost_with_it(
     assert running["instance_id"] in story.error["message"] and "swept" not in story.error["message"]
     for record in waiting:
         assert (await follow(server, record["job_id"])).state == "completed"
+
+
+@pytest.mark.row("B16")
+async def test_what_waited_has_its_order_also_where_a_worker_is_warm_before_all_of_it_is_back(
+    supervisor: StartSupervisor, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is on disk at a moment is what a death would leave then."""
+    pool = hostile_pool(workers=1)
+    first = await supervisor(pool, journal=str(tmp_path / "first"))
+    await said(first, (await first.submit(Submission("loop_python", b"{}"))).job_id)
+    waiting = [await first.submit(Submission("echoes", b"{}", priority=priority)) for priority in (0, 0, 5)]
+    for suffix in ("", "-wal"):
+        # Not in this process, which would lose the lock by closing the file (fcntl(2)).
+        subprocess.run(["cp", f"{tmp_path}/first{suffix}", f"{tmp_path}/second{suffix}"], check=True)
+    await first.close(grace_s=0)
+    second = Supervisor(Settings(pools=(pool,), journal=str(tmp_path / "second")))
+    try:
+        with caplog.at_level(logging.INFO, "killable.jobs"):
+            await second.start(check=second.until_warm)
+            for record in waiting:
+                assert (await follow(second, record.job_id)).state == "completed"
+        started = [vars(record)["job_id"] for record in caplog.records if record.getMessage() == "started"]
+        assert started == [waiting[number].job_id for number in (2, 0, 1)]
+    finally:
+        await second.close(grace_s=0)
 
 
 @pytest.mark.row("B16")
@@ -163,6 +190,7 @@ async def test_a_job_that_is_cancelled_while_it_waits_for_the_disk_never_runs(
     supervisor: StartSupervisor, tmp_path: Path, disk: threading.Event, by: str
 ) -> None:
     server = await supervisor(hostile_pool(), journal=str(tmp_path / "journal"))
+    await server.until_warm()  # were it queued, it would begin at once
     disk.clear()
     asked = asyncio.create_task(server.submit(KEYED))
     record = await waiting_for_disk(server)
@@ -174,6 +202,7 @@ async def test_a_job_that_is_cancelled_while_it_waits_for_the_disk_never_runs(
     disk.set()
     answered = await asked
     assert (answered.job_id, answered.state, answered.pid) == (record.job_id, "cancelled", None)
+    assert (await server.submit(KEYED)).replayed
     await (closing or server.close())
     following = await supervisor(hostile_pool(), journal=str(tmp_path / "journal"))
     again = await following.get(record.job_id)

@@ -14,6 +14,7 @@ beside them), so whoever comes back with a Last-Event-ID gets it, once. The gap 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -32,6 +33,8 @@ from killable.workers.errors import Refused
 EVENTS_BESIDES_OUTPUT = 1 << 16
 """More than a job has besides its output: a first event for each attempt, a last one."""
 
+logger = logging.getLogger("killable.journal")
+
 
 async def restore(
     rows: Sequence[Row], *, jobs: Dispatcher, registry: Registry, chronicle: Chronicle, clock: Clock
@@ -48,6 +51,8 @@ async def restore(
     for entry, answer in entries:
         registry.restore(entry)
         registry.note_accepted(entry, answer)
+    taken = {name: len(getattr(restoring, name)) for name in ("ended", "lost", "waiting")}
+    logger.info("restored", extra=taken | {"path": chronicle.journal.path})
     now = clock.now()
     for entry in sorted(restoring.ended, key=lambda entry: entry.ended or 0.0):
         registry.retention.note_end(entry, now)

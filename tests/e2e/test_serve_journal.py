@@ -212,6 +212,7 @@ def test_a_file_that_cannot_be_the_journal_is_refused_and_stays_as_it_was(runs: 
     assert second.returncode == 78 and "Traceback" not in second.stderr
     assert f"{runs.journal} is in use: another server runs with it" in second.stderr.replace("\n", " ")
     assert runs.client.get("/readyz").json()["status"] == "ok"
+    assert Command(runs.folder).run("check").returncode == 0  # which has no use for it
     garbage = runs.folder / "garbage"
     garbage.write_bytes(b"no journal at all\n" * 1000)
     refused = Command(runs.folder).run("serve", "--journal", "garbage")

@@ -48,14 +48,8 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"], default_response_class=Json
             202: answer("Accepted", schemas.AcceptedJob, *OF_A_SUBMISSION, links=LINKS_TO_JOB),
         },
         *OF_A_BODY,
-        *(
-            "unknown_job_type",
-            "limit_over_cap",
-            "idempotency_conflict",
-            "queue_full",
-            "draining",
-            "deadline_unmeetable",
-        ),
+        *("unknown_job_type", "limit_over_cap", "idempotency_conflict"),
+        *("queue_full", "draining", "deadline_unmeetable", "journal_failed"),
     ),
 )
 async def submit_job(

@@ -74,10 +74,11 @@ class Backlog:
         self._lines: dict[str, _Line] = {}
         self._waiting: dict[str, _Waiting] = {}
         self._arrivals = 0
+        self._held = 0
         self.bytes = 0
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self._waiting) + self._held
 
     def depth(self, pool: str) -> int:
         line = self._lines.get(pool)
@@ -85,16 +86,26 @@ class Backlog:
 
     def check(self, input_bytes: int) -> None:
         """Raise Full when one more job of that size has no room."""
-        if len(self._waiting) >= self._jobs_max:
+        if len(self) >= self._jobs_max:
             raise Full("queue_jobs_max", self._jobs_max)
         if self.bytes + input_bytes > self._bytes_max:
             raise Full("queue_bytes_max", self._bytes_max)
 
+    def hold(self, input_bytes: int) -> None:
+        """Keep room for a job that is not queued yet."""
+        self._held += 1
+        self.bytes += input_bytes
+
+    def let_go(self, input_bytes: int) -> None:
+        """Give back the room that was kept for one."""
+        self._held -= 1
+        self.bytes -= input_bytes
+
     def push(
-        self, job_id: str, *, pool: str, tenant: str, priority: int, input_bytes: int, again: bool = False
+        self, job_id: str, *, pool: str, tenant: str, priority: int, input_bytes: int, bounded: bool = True
     ) -> None:
-        """Queue a job. Raise Full, but for one that was taken already and comes `again`."""
-        if not again:
+        """Queue a job. Raise Full, unless it was accepted before (not `bounded`)."""
+        if bounded:
             self.check(input_bytes)
         line = self._lines.setdefault(pool, _Line())
         turn = line.rounds.setdefault(-priority, _Rounds()).next_turn(tenant)

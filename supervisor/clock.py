@@ -31,6 +31,11 @@ class Clock:
         return self._loop.call_at(when, callback)
 
     @staticmethod
+    def age_s(at: str) -> float:
+        """Return for how long a time of day is past, as `wall` gave it; 0 when it is still to come."""
+        return max(0.0, time.time() - datetime.fromisoformat(at).timestamp())
+
+    @staticmethod
     def wall() -> str:
         """Return the time of day, RFC 3339 in UTC with milliseconds."""
         return rfc_3339(time.time())

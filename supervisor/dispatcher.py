@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from killable.supervisor import lifecycle, retries, terminal
 from killable.supervisor.attempt import Attempt
@@ -18,7 +18,7 @@ from killable.supervisor.clock import Clock
 from killable.supervisor.drain import Drain
 from killable.supervisor.escalation import Rules
 from killable.supervisor.fleet import Fleet
-from killable.supervisor.job import JobType, Limits, Outcome, Verdict
+from killable.supervisor.job import JobType, Outcome, Verdict
 from killable.supervisor.lifecycle import DECIDED, Cause, State
 from killable.supervisor.loan import Borrower, Loan
 from killable.supervisor.pool import Pool
@@ -26,7 +26,10 @@ from killable.supervisor.registry import Entry, Registry
 from killable.supervisor.settings import Settings, usable_cores
 from killable.supervisor.telemetry.observer import Observer
 from killable.supervisor.worker import Stage, Worker
-from killable.workers.errors import CODES, Refused
+from killable.workers.errors import CODES
+
+if TYPE_CHECKING:
+    from killable.supervisor.chronicle import Chronicle
 
 
 class Dispatcher:
@@ -50,11 +53,14 @@ class Dispatcher:
         self._fences = 0
         self._cores = usable_cores()
         self._closing = False
+        self._resuming = False
         self._borrower = borrower
+        self._chronicle: Chronicle | None = None
 
-    def start(self, clock: Clock) -> None:
-        """Set the clock that everything here goes by."""
+    def start(self, clock: Clock, chronicle: Chronicle | None = None) -> None:
+        """Set the clock that everything here goes by, and who writes down what becomes of jobs."""
         self._clock = clock
+        self._chronicle = chronicle
 
     def close(self) -> None:
         """Give no more jobs to workers."""
@@ -69,7 +75,7 @@ class Dispatcher:
             tenant=submission.tenant,
             priority=submission.priority,
             input_bytes=len(submission.input),
-            again=entry.attempts > 0,
+            bounded=not (self._resuming or entry.attempts),
         )
         if not entry.type.available:
             self._decide_queued(entry, Verdict("spawn", facts={"message": entry.type.unavailable_reason}))
@@ -81,24 +87,6 @@ class Dispatcher:
             if entry.state is State.QUEUED and limit:
                 entry.queue_timer = self._clock.call_at(due, lambda: self._on_queue_deadline(entry, limit))
 
-    def check_time(self, job_type: JobType, in_force: Limits) -> None:
-        """Raise Refused, deadline_unmeetable, for a job whose `total_s` would be over while it waits."""
-        if in_force.total_s is None:
-            return
-        occupancy = self.fleet.pool_of(job_type).occupancy()
-        if occupancy.queued < occupancy.slots_free:
-            return
-        wait_s = self.fleet.run_times_of(job_type).estimate_wait_s(occupancy.queued) or 0.0
-        if wait_s > in_force.total_s:
-            raise Refused(
-                f"it would wait for {wait_s:g} s, as the latest jobs ran, and its time is over in "
-                f"{in_force.total_s:g} s: it would be given up before it starts",
-                code="deadline_unmeetable",
-                estimated_wait_s=wait_s,
-                total_s=in_force.total_s,
-                retry_after_s=max(1, round(wait_s - in_force.total_s)),
-            )
-
     def place_of(self, entry: Entry) -> dict[str, Any] | None:
         """Return how long the queue is before a job that waits; without a position it waits to be run again."""
         if entry.state is not State.QUEUED:
@@ -106,6 +94,19 @@ class Dispatcher:
         position = self.backlog.position(entry.id)
         wait_s = self.fleet.run_times_of(entry.type).estimate_wait_s(position or 0)
         return {"position": position, "estimated_wait_s": wait_s}
+
+    def resume(self, entries: Iterable[Entry]) -> None:
+        """Queue again what waited when a server died: all of it before any of it has a worker, for the order's sake."""
+        self._resuming = True
+        for entry in entries:
+            self.enqueue(entry)
+        self._resuming = False
+        for pool in self.fleet:
+            self.on_worker_available(pool)
+
+    def settle(self, entry: Entry, outcome: Outcome) -> None:
+        """End a job that never was at work here: another server had it."""
+        self._end(entry, outcome)
 
     def stop_all(self, reason: str, grace_s: float | None) -> list[Entry]:
         """Begin to end every job, those first that wait, so that none of them starts meanwhile."""
@@ -123,7 +124,7 @@ class Dispatcher:
     def _dispatch(self, pool: Pool) -> None:
         """Give waiting jobs to warm workers."""
         name = pool.spec.name
-        while self.backlog.depth(name):
+        while self.backlog.depth(name) and not self._resuming:
             worker = pool.take()
             if worker is None:
                 break
@@ -178,6 +179,8 @@ class Dispatcher:
         self.transition(entry, Cause.ASSIGNED)
         attempt.begin(has_order=loan is not None)
         self._observer.on_left_queue(entry, entry.assigned)  # behind the order: it need not wait for a histogram
+        if self._chronicle is not None:
+            self._chronicle.begun(entry, self._clock.wall())
 
     def stop(self, entry: Entry, verdict: Verdict, grace_s: float | None) -> None:
         """End a job whatever its state is; harmless when it has ended or is ending."""
@@ -239,6 +242,8 @@ class Dispatcher:
         certificate["slot_ready"] = slot_ready_ms = attempt.slot_ready_ms(self._clock.now())
         if attempt.worker.stage is Stage.GONE and "tree_empty" in certificate:
             self._observer.on_recovered((slot_ready_ms - certificate["tree_empty"]) / 1000)
+        if self._chronicle is not None and attempt.entry.certificate is certificate and attempt.entry.is_over:
+            self._chronicle.amended(attempt.entry)
 
     def _wait_before_next(self, entry: Entry, outcome: Outcome) -> float | None:
         """Return the seconds until the job is to be run again; None: this is its end."""
@@ -254,6 +259,8 @@ class Dispatcher:
         terminal.note_retry(entry, outcome, wait_s)
         self.transition(entry, Cause.REQUEUED)
         entry.begin_again(now)
+        if self._chronicle is not None:
+            self._chronicle.waits(entry)
         entry.queue_timer = self._clock.call_at(now + wait_s, lambda: self._queue_again(entry))
         entry.wake()
 
@@ -271,6 +278,8 @@ class Dispatcher:
         terminal.note_end(entry)
         entry.forget_input()
         self._observer.on_ended(entry)
+        if self._chronicle is not None:
+            self._chronicle.ended(entry)
         self._registry.note_end(entry, entry.ended)
         entry.wake()
         if self._drain.shutting_down and not self._registry.active():

@@ -29,9 +29,10 @@ class Engine(Protocol):
 
     async def submit(self, submission: Submission) -> JobRecord:
         """Queue or start a job. Raise Refused: unknown_job_type, limit_over_cap, queue_full, draining,
-        idempotency_conflict.
+        idempotency_conflict, journal_failed.
 
-        An idempotency key that came before: the first record again, as it was, marked `replayed`.
+        An idempotency key that came before: the first record again, as it was, marked `replayed`. Where there is a
+        journal, the answer comes when the job is on disk.
         """
         ...
 

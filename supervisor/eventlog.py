@@ -1,18 +1,20 @@
 """The events of one job, gapless and in order, bounded in bytes; what is accepted is never lost and never changed.
 
-Runs in: supervisor. Pure. Append and read are all that anyone needs of it: a journal is a second implementation.
+Runs in: supervisor. Pure. Append and read are all that anyone needs of it; the journal keeps a sealed one as bytes.
 """
 
 from __future__ import annotations
 
+import json
 from array import array
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate, count, repeat
 from operator import itemgetter
 from typing import NamedTuple
 
 from killable.supervisor.job import Event
+from killable.workers.messages import dump_json
 
 _NAME, _DATA = itemgetter(0), itemgetter(1)
 
@@ -27,7 +29,8 @@ RECENT_MAX = 2048
 
 
 class EventLog:
-    """Event ids are positions: the first is 0. One thread appends; others may read meanwhile (`JobFuture.stdout`).
+    """Event ids are positions: the first is 0, unless earlier ones are lost (`first`). One thread appends; others may
+    read meanwhile (`JobFuture.stdout`).
 
     The latest events are tuples, the older ones packed: as a tuple and a bytes object one token costs 130 bytes, and
     every tuple is one more that the garbage collector walks over.
@@ -38,14 +41,17 @@ class EventLog:
         "_packed",
         "_starts",
         "bytes",
+        "first",
         "output_bytes",
         "output_bytes_max",
         "overflowed",
         "tokens",
     )
 
-    def __init__(self, output_bytes_max: int) -> None:
-        self._open: tuple[int, Batch] = (0, [])
+    def __init__(self, output_bytes_max: int, first: int = 0) -> None:
+        self.first = first
+        """Id of the first event that is here."""
+        self._open: tuple[int, Batch] = (first, [])
         """The id of the first recent event, and the recent events: a reader must never see the one of before a packing
         and the other of after it. So both are replaced at once, behind the block that takes the older ones.
         """
@@ -60,8 +66,28 @@ class EventLog:
         """Bytes of output that came after the bound and were counted only."""
 
     def __len__(self) -> int:
+        """Return the next event's id; lost ones count."""
         start, recent = self._open
         return start + len(recent)
+
+    @classmethod
+    def decoded(cls, encoded: bytes, output_bytes_max: int, first: int = 0) -> EventLog:
+        """Return the sealed log that was encoded. Raise ValueError, KeyError for what is none."""
+        log = cls(output_bytes_max, first)
+        place = 0
+        while place < len(encoded):
+            block, place = _Block.decoded(encoded, place)
+            start = log._open[0]
+            log._packed.append(block)
+            log._starts.append(start)
+            log._open = (start + len(block.ends), [])
+            log.bytes += len(block.data)
+            log.tokens += len(block.ends) if block.names == ("token",) else block.names.count("token")
+        return log
+
+    def encoded(self) -> Iterator[bytes]:
+        """Yield the events of a sealed log as bytes, in parts that belong one behind the other. In any thread."""
+        return map(_Block.encode, self._packed)
 
     def append(self, name: str, data: bytes) -> bool:
         """Add one event; return False when it is output over the bound, which is then counted and dropped."""
@@ -98,7 +124,7 @@ class EventLog:
 
     def read(self, after: int, limit: int) -> list[Event]:
         """Return up to `limit` events with ids above `after`."""
-        first = after + 1
+        first = max(after + 1, self.first)
         found: list[Event] = []
         while len(found) < limit:
             events = self._from(first, limit - len(found))
@@ -145,6 +171,22 @@ class _Block(NamedTuple):
         data = b"".join(map(_DATA, events))
         ends = array("I" if len(data) < 1 << 32 else "Q", accumulate(map(len, map(_DATA, events))))
         return cls(names[:1] if len(set(names)) == 1 else names, ends, data)
+
+    def encode(self) -> bytes:
+        head = dump_json([list(self.names), self.ends.typecode, len(self.ends), len(self.data)])
+        return b"%b\n%b%b" % (head, self.ends.tobytes(), self.data)
+
+    @classmethod
+    def decoded(cls, encoded: bytes, place: int) -> tuple[_Block, int]:
+        """Return the block that begins at a place, and where the next one does. Raise ValueError."""
+        behind = encoded.index(b"\n", place) + 1
+        names, typecode, number, size = json.loads(encoded[place:behind])
+        ends = array(typecode)
+        data_at = behind + number * ends.itemsize
+        ends.frombytes(encoded[behind:data_at])
+        if len(encoded) < data_at + size or len(names) not in (1, number):
+            raise ValueError("a block of events that is cut short")
+        return cls(tuple(names), ends, encoded[data_at : data_at + size]), data_at + size
 
     def events(self) -> Batch:
         names = repeat(self.names[0]) if len(self.names) == 1 else self.names

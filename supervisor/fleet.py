@@ -48,6 +48,8 @@ class Fleet:
         self._worker_numbers = 0
         self.retired: deque[Retired] = deque(maxlen=RETIRED_MAX)
         """The latest first."""
+        self.swept: bool | None = None
+        """What became of the sweep of leftovers at the start: it was over in time, or not; None: there was none."""
 
     async def start(self, clock: Clock, open_spawner: SpawnerFactory | None, instance_id: str) -> None:
         """Start every pool and wait until each is ready or broken. Raise OSError, StartRefused; then close."""
@@ -57,7 +59,7 @@ class Fleet:
                 self._system = System.open(asyncio.get_running_loop(), self._settings, instance_id)
             open_spawner = self._system.open_spawner
             if self._settings.sweep:
-                await self._system.sweep_leftovers()
+                self.swept = await self._system.sweep_leftovers()
         for spec in self._settings.pools:
             self._pools[spec.name] = Pool(spec, clock, open_spawner, self)
         for pool in self:

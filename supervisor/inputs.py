@@ -35,6 +35,14 @@ async def seal_large_input(submission: Submission) -> Submission:
         return submission
 
 
+def content_of(input: bytes | SealedInput) -> bytes:
+    """Return an input as bytes; of sealed memory a copy."""
+    if isinstance(input, bytes):
+        return input
+    with input.mapped() as content:
+        return bytes(content)
+
+
 def run_order(entry: Entry, fence: int, outlet: int = -1) -> tuple[bytes, tuple[int, ...]]:
     """Return the order to run a job's next attempt, and the descriptors to pass with it.
 

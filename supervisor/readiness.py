@@ -10,7 +10,9 @@ from collections.abc import Iterable
 from killable.supervisor.job import PoolRecord
 
 
-def readiness(pools: Iterable[PoolRecord], *, queue_full: str, draining: bool) -> tuple[bool, list[str]]:
+def readiness(
+    pools: Iterable[PoolRecord], *, queue_full: str, draining: bool, journal: str = ""
+) -> tuple[bool, list[str]]:
     """Return whether some pool can start a job, and everything that is not as it should be, in words.
 
     Not ready only when nothing can start: an unready server is cut off, and with it the cancels and streams that it
@@ -26,6 +28,8 @@ def readiness(pools: Iterable[PoolRecord], *, queue_full: str, draining: bool) -
         able = able or (pool.state == "ready" and pool.quarantined < pool.workers_max)
     if queue_full:
         degraded.append(f"the queue is full: {queue_full}")
+    if journal:
+        degraded.append(f"journal: {journal}")
     if draining:
         degraded.append("draining")
     return able and not draining, degraded

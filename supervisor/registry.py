@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -85,6 +85,8 @@ class Entry:
     """Of an Executor: its future has all that there is to know, so it is neither kept nor counted nor logged."""
     exception: bytes = b""
     """What a pickle job raised, pickled."""
+    instance_id: str = ""
+    """Of the run of the server that it lived in, where that is over (`restoring`)."""
 
     @property
     def is_over(self) -> bool:
@@ -96,7 +98,8 @@ class Entry:
 
     @property
     def kept_bytes(self) -> int:
-        return self.log.bytes + EVENT_BYTES * len(self.log) + len(self.result or b"") + len(self.partial or b"")
+        events = len(self.log) - self.log.first
+        return self.log.bytes + EVENT_BYTES * events + len(self.result or b"") + len(self.partial or b"")
 
     def note_progress(self, data: bytes) -> bool:
         """Add the event and remember the last one; return False over the bound. Raise ValueError, RecursionError on
@@ -186,7 +189,7 @@ class Entry:
             partial=self.partial,
             error=error,
             certificate=self._certificate(),
-            instance_id=instance_id,
+            instance_id=self.instance_id or instance_id,
             events=len(self.log),
             markers=self.submission.markers,
             progress=self.progress,
@@ -202,8 +205,12 @@ class Entry:
 class Registry:
     """Jobs by id, in order of submission. Live jobs are never dropped."""
 
-    def __init__(self, *, keep_jobs: int, keep_bytes: int, keep_s: float) -> None:
+    def __init__(
+        self, *, keep_jobs: int, keep_bytes: int, keep_s: float, on_dropped: Callable[[Entry], None] | None = None
+    ) -> None:
+        """`on_dropped` is called for each ended job that retention lets go."""
         self.retention = Retention(keep_jobs=keep_jobs, keep_bytes=keep_bytes, keep_s=keep_s, drop=self._drop)
+        self._on_dropped = on_dropped
         self._entries: dict[str, Entry] = {}
         self._keyed: dict[tuple[str, str], tuple[str, JobRecord]] = {}
         """First answers, by tenant and idempotency key."""
@@ -218,6 +225,16 @@ class Registry:
 
     def add(self, entry: Entry) -> None:
         self._entries[entry.id] = entry
+
+    def restore(self, entry: Entry) -> None:
+        """Add a job of an earlier run, with the number that it had there."""
+        self._numbers = max(self._numbers, entry.number)
+        self.add(entry)
+
+    def withdraw(self, entry: Entry) -> None:
+        """Forget a job that was not accepted in the end."""
+        self.retention.forget(entry)
+        self._entries.pop(entry.id, None)
 
     def get(self, job_id: str) -> Entry:
         """Raise Refused: unknown_job."""
@@ -235,12 +252,7 @@ class Registry:
         if first is None:
             return None
         digest, record = first
-        if digest != submission.body_digest:
-            raise Refused(
-                "this Idempotency-Key came before with another request; a new request needs a key of its own",
-                code="idempotency_conflict",
-                job_id=record.job_id,
-            )
+        check_same_request(submission, digest, record.job_id)
         return record
 
     def note_accepted(self, entry: Entry, record: JobRecord) -> None:
@@ -262,6 +274,8 @@ class Registry:
     def _drop(self, entry: Entry) -> None:
         del self._entries[entry.id]
         self._keyed.pop((entry.submission.tenant, entry.submission.idempotency_key), None)
+        if self._on_dropped is not None:
+            self._on_dropped(entry)
 
     def matching(self, *, state: str | None, type: str | None, tag: tuple[str, str] | None) -> Iterator[Entry]:
         """Yield the newest first. `state` is a public one, or `active`; None: any."""
@@ -288,3 +302,13 @@ class Registry:
                 return found, found[-1].number
             found.append(entry)
         return found, None
+
+
+def check_same_request(submission: Submission, digest: str, job_id: str) -> None:
+    """Raise Refused: idempotency_conflict, when a key comes with another request than the first, of this digest."""
+    if digest != submission.body_digest:
+        raise Refused(
+            "this Idempotency-Key came before with another request; a new request needs a key of its own",
+            code="idempotency_conflict",
+            job_id=job_id,
+        )

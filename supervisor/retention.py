@@ -66,6 +66,11 @@ class Retention:
         self.expire(now)
         self._arm()
 
+    def forget(self, entry: Entry) -> None:
+        """An ended job that was never accepted counts no more."""
+        _, size = self._ended.pop(entry.id, (entry, 0))
+        self._bytes -= size
+
     def expire(self, now: float) -> None:
         """Drop ended jobs, the longest ended first, until every bound holds."""
         while self._ended:
@@ -86,7 +91,7 @@ class Retention:
         if dropped is None:
             return Refused(
                 f"there is no job {job_id}: it never was here, or it ended so long ago that nothing is known of it any "
-                "more; jobs live in the memory of one run of the server",
+                "more; jobs live in the memory of one run of the server, unless server.journal names a file",
                 code="unknown_job",
                 job_id=job_id,
             )

@@ -8,17 +8,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from killable.supervisor import limits
+from killable.supervisor.admission import Admission
 from killable.supervisor.backlog import Full
 from killable.supervisor.clock import Clock
 from killable.supervisor.dispatcher import Dispatcher, queued_first
 from killable.supervisor.drain import Drain
-from killable.supervisor.eventlog import EventLog
-from killable.supervisor.inputs import close_input, seal_large_input
 from killable.supervisor.job import (
     BulkCancel,
     Drained,
@@ -35,6 +32,7 @@ from killable.supervisor.job import (
 from killable.supervisor.jobtypes import StartRefused
 from killable.supervisor.lifecycle import State
 from killable.supervisor.loan import Borrower, Loan
+from killable.supervisor.machine.owners import boot_id
 from killable.supervisor.readiness import readiness
 from killable.supervisor.registry import Entry, JobListener, Registry
 from killable.supervisor.seam import SpawnerFactory
@@ -43,6 +41,10 @@ from killable.supervisor.telemetry.gauges import Gauges, read_gauges, read_rss_b
 from killable.supervisor.telemetry.observer import Observer
 from killable.supervisor.worker import Stage
 from killable.workers.errors import Refused
+
+if TYPE_CHECKING:
+    from killable.supervisor.chronicle import Chronicle
+    from killable.supervisor.journalfile import Row
 
 EVENTS_PER_BATCH = 4096
 """What one turn of a reader takes: enough to be cheap, short enough for the others."""
@@ -69,24 +71,55 @@ class Supervisor:
         self._open_spawner = open_spawner
         self._given_clock = clock
         self._drain = Drain()
-        self._registry = Registry(keep_jobs=settings.keep_jobs, keep_bytes=settings.keep_bytes, keep_s=settings.keep_s)
+        self._chronicle: Chronicle | None = None
+        self._registry = Registry(
+            keep_jobs=settings.keep_jobs,
+            keep_bytes=settings.keep_bytes,
+            keep_s=settings.keep_s,
+            on_dropped=self._on_dropped,
+        )
         self._observer = observer or Observer()
         self.jobs = Dispatcher(settings, self._registry, self._drain, self._observer, borrower)
         self._fleet = self.jobs.fleet
+        self._admission = Admission(self.jobs, self._registry, self._drain, self._observer, self._record)
         self._closing = False
         self._closed = asyncio.Event()
 
-    async def start(self) -> None:
-        """Start every pool and wait until each is ready or broken. Raise OSError, StartRefused."""
+    async def start(self, check: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Start every pool and wait until each is ready or broken; then take over the jobs of the journal, if any.
+
+        `check` may refuse the start between the two, when nothing has become of those jobs yet. Raise OSError,
+        StartRefused, what `check` raises.
+        """
         self._clock = self._given_clock or Clock(asyncio.get_running_loop())
         self.started_at, self._started = self._clock.wall(), self._clock.now()
-        self.jobs.start(self._clock)
-        self._registry.retention.start(self._clock)
+        rows: Sequence[Row] = ()
         try:
+            if self.settings.journal:
+                from killable.supervisor.chronicle import Chronicle  # with sqlite3: without a journal nobody needs it
+
+                self._chronicle = Chronicle(self.settings.journal, self.instance_id, boot_id())
+                rows = await self._chronicle.journal.open()
+            self.jobs.start(self._clock, self._chronicle)
+            self._admission.start(self._clock, self._chronicle)
+            self._registry.retention.start(self._clock)
             await self._fleet.start(self._clock, self._open_spawner, self.instance_id)
+            if check is not None:
+                await check()
+            if self._chronicle is not None:
+                await self._restore(rows, self._chronicle)
         except StartRefused:
             await self.close()
             raise
+
+    async def _restore(self, rows: Sequence[Row], chronicle: Chronicle) -> None:
+        from killable.supervisor.restoring import restore
+
+        await restore(rows, jobs=self.jobs, registry=self._registry, chronicle=chronicle, clock=self._clock)
+
+    def _on_dropped(self, entry: Entry) -> None:
+        if self._chronicle is not None:
+            self._chronicle.dropped(entry)
 
     async def until_warm(self) -> None:
         """Wait until every pool that is to have spares has had a worker ready, or is broken."""
@@ -109,6 +142,8 @@ class Supervisor:
             await self._until(entry, None)
         await self._fleet.close()
         self._registry.retention.close()
+        if self._chronicle is not None:
+            await self._chronicle.journal.close()
         self._closed.set()
 
     def leave_to_parent(self) -> None:
@@ -118,66 +153,7 @@ class Supervisor:
     # ── Engine: jobs ──
 
     async def submit(self, submission: Submission) -> JobRecord:
-        # The only wait. What follows is one turn of the loop: of two requests with one key one is the first.
-        submission = await seal_large_input(submission)
-        record = None
-        try:
-            record = self._replayed(submission)
-            if record is None:
-                entry = self.accept(submission)
-                record = self._record(entry)
-                self._registry.note_accepted(entry, record)
-        except Refused as refused:
-            self._observer.on_refused(submission, refused)
-            raise
-        finally:
-            if record is None or record.replayed:
-                close_input(submission)
-        return record
-
-    def _replayed(self, submission: Submission) -> JobRecord | None:
-        """Return the first answer to this idempotency key."""
-        first = self._registry.replayed(submission)
-        if first is None:
-            return None
-        self._observer.on_replayed(first)
-        return replace(first, replayed=True)
-
-    def accept(self, submission: Submission) -> Entry:
-        """Queue or start a job whose input is where it is to lie. Raise Refused."""
-        self._drain.check()
-        job_type = self.type(submission.type)
-        in_force = limits.limits_of_job(job_type.limits, job_type.caps, submission.limits, submission.within_s)
-        self.jobs.check_time(job_type, in_force)
-        self._check_room(job_type, len(submission.input))  # last: what is wrong with a request is wrong later, too
-        entry = self._enter(f"job-{uuid.uuid4()}", job_type, submission, in_force)
-        self.jobs.enqueue(entry)
-        return entry
-
-    def _enter(
-        self,
-        job_id: str,
-        job_type: JobType,
-        submission: Submission,
-        in_force: Limits,
-        listener: JobListener | None = None,
-    ) -> Entry:
-        entry = Entry(
-            id=job_id,
-            number=self._registry.next_number(),
-            type=job_type,
-            submission=submission,
-            limits=in_force,
-            log=EventLog(in_force.output_bytes),
-            created_at=self._clock.wall(),
-            created=(now := self._clock.now()),
-            queued=now,
-            listener=listener,
-            is_call=listener is not None,
-        )
-        self._registry.add(entry)
-        self._observer.on_submitted(entry)
-        return entry
+        return await self._admission.submit(submission)
 
     # ── what an Executor needs besides: in the loop's thread, without waiting ──
 
@@ -190,7 +166,8 @@ class Supervisor:
         loan: Loan | None = None,
     ) -> Entry:  # fmt: skip
         """Queue or start a call; with a loan it was started by its caller."""
-        entry = self._enter(job_id, job_type, submission, in_force, listener)
+        entry = self._admission.enter(job_id, job_type, submission, in_force, listener)
+        self._observer.on_submitted(entry)
         if loan is None:
             self.jobs.enqueue(entry)
         else:
@@ -200,16 +177,6 @@ class Supervisor:
     def why_broken(self) -> str:
         """Return why no job can start, in the words of the pools that are broken; empty when none is."""
         return "\n".join(pool.detail for pool in self._fleet.pool_records() if pool.state == "broken")
-
-    def _check_room(self, job_type: JobType, input_bytes: int) -> None:
-        """Raise Refused: queue_full."""
-        try:
-            self.jobs.backlog.check(input_bytes)
-        except Full as full:
-            wait_s = self._fleet.run_times_of(job_type).estimate_wait_s(len(self.jobs.backlog))
-            again_s = max(1, round(wait_s or 1))
-            facts = {"bound": full.bound, "limit": full.limit, "retry_after_s": again_s}
-            raise Refused(f"the queue is full: {full}", code="queue_full", **facts) from full
 
     async def get(self, job_id: str) -> JobRecord:
         return self._record(self._registry.get(job_id))
@@ -314,7 +281,12 @@ class Supervisor:
             self.jobs.backlog.check(0)
         except Full as full:
             queue_full = str(full)
-        return readiness(self._fleet.pool_records(), queue_full=queue_full, draining=self._drain.draining)
+        return readiness(
+            self._fleet.pool_records(),
+            queue_full=queue_full,
+            draining=self._drain.draining,
+            journal="" if self._chronicle is None else self._chronicle.journal.trouble,
+        )
 
     async def counts(self) -> Mapping[str, Any]:
         from killable.supervisor.telemetry import exposition  # with prometheus_client: an Executor is never asked

@@ -79,6 +79,8 @@ class Settings:
     keep_jobs: int = 1000
     keep_bytes: int = 512 << 20
     keep_s: float = 3600.0
+    journal: str = ""
+    """Path of the file in which jobs survive the supervisor; empty: there is none."""
     ack_cpu_s: float = 0.1
     """Processor time of the whole process after which unheard native code counts as stuck."""
     stack: bool = False

@@ -67,6 +67,7 @@ CODES: dict[str, CodeRow] = {
     "unknown_job_type": _refusal(404, 4, "There is no such job type"),
     "draining": _refusal(503, 75, "The server takes no new jobs", True),
     "deadline_unmeetable": _refusal(429, 75, "The job could not start before its time is over", True),
+    "journal_failed": _refusal(503, 75, "The job could not be written to the journal", True),
     "too_large": _refusal(413, 65, "The request is too large"),
     "unauthorized": _refusal(401, 77, "A valid API key is needed"),
     "forbidden": _refusal(403, 77, "This is not allowed"),

@@ -47,6 +47,7 @@ _HINTS = {
     "limit.output": "more output: submit --output-bytes 256MiB",
     "limit_over_cap": "caps are the operator's: [caps] and [jobs.NAME.caps] in killable.toml",
     "queue_full": "try again in a moment, or raise server.queue_jobs_max",
+    "journal_failed": "the server's disk is full, or fails; its log and /readyz say more",
     "draining": "jobs that it has go on; killable drain --off ends a drain",
     "unknown_job": "killable ps -a shows the jobs that the server still knows",
     "spawn": "killable doctor looks at this machine; the server's own output has more",

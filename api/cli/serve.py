@@ -52,6 +52,10 @@ def serve(
     uds: Annotated[
         str | None, typer.Option("--uds", metavar="PATH", help="A Unix socket (mode 0600) instead of host and port.")
     ] = None,
+    journal: Annotated[
+        str | None,
+        typer.Option("--journal", metavar="PATH", help="A file in which jobs survive the server. Default: none."),
+    ] = None,
     log_level: Annotated[
         str | None, typer.Option("--log-level", metavar="debug|info|warning|error", help="Default: info.")
     ] = None,
@@ -63,7 +67,8 @@ def serve(
     """Run the server. Ctrl-C ends every job with its grace, then the server; a second one kills.
 
     API keys come from a file (server.api_keys_file in killable.toml) and from the variable KILLABLE_API_KEY.
-    Nothing that it started outlives it, even when it is killed itself.
+    Nothing that it started outlives it, even when it is killed itself. With --journal the jobs that it has accepted do:
+    the next server with the same file runs those that waited, and knows how the others ended.
     """
     with exits.reporting(as_json):
         require_linux("serve")
@@ -73,7 +78,7 @@ def serve(
 
         flags = {
             "server.host": host, "server.port": port, "server.uds": uds,
-            "server.log_level": log_level, "server.log_format": log_format,
+            "server.journal": journal, "server.log_level": log_level, "server.log_format": log_format,
         }  # fmt: skip
         in_force = load(config, os.environ, flags, target)
         server = in_force.config.server
@@ -144,7 +149,8 @@ class _Stop:
 
 async def _started(supervisor: Supervisor, config: Config, stop: _Stop) -> bool:
     """Start the supervisor and check what only its pools can tell; False: told to stop meanwhile. Raise ConfigError."""
-    starting = asyncio.create_task(supervisor.start())
+    # The check comes before the journal's jobs are taken over: a server that is refused must not have ended any.
+    starting = asyncio.create_task(supervisor.start(lambda: _check_pools(supervisor, config)))
     await _first_of(_done(starting), stop.asked.wait())
     if not starting.done():
         starting.cancel()
@@ -155,7 +161,6 @@ async def _started(supervisor: Supervisor, config: Config, stop: _Stop) -> bool:
         await starting
     except KillableError as error:
         raise ConfigError(error.message, code=ConfigError.code, **error.facts) from error
-    await _check_pools(supervisor, config)
     return True
 
 

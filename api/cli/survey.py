@@ -49,7 +49,8 @@ async def _all(settings: Settings) -> list[tuple[PoolRecord, list[JobType]]]:
 
 
 async def _one(settings: Settings, spec: PoolSpec) -> tuple[PoolRecord, list[JobType]]:
-    supervisor = Supervisor(replace(settings, pools=(replace(spec, workers=1, spares=1),)))
+    # Without the journal: a server may be at work with it, and its jobs are no business of a check.
+    supervisor = Supervisor(replace(settings, pools=(replace(spec, workers=1, spares=1),), journal=""))
     try:
         with contextlib.suppress(StartRefused):  # its traceback is the pool's detail
             await supervisor.start()

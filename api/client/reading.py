@@ -90,7 +90,7 @@ class Reading:
         if self._seen is not None:
             if event.id <= self._seen:
                 return None  # seen already
-            if event.id > self._seen + 1:
+            if event.id > self._seen + 1 and not _tells_of_a_loss(event):
                 raise self._nonsense(f"events {self._seen + 1} to {event.id - 1} are missing")
         self._seen, self._progress = event.id, True
         self.is_over = event.is_terminal
@@ -136,3 +136,8 @@ class Reading:
             f"ask {self._asking.server.address} again, or look whether the server is there",
             code=code, job_id=self._job_id, certificate=None, partial=None, last_sequence=self._seen,
         )  # fmt: skip
+
+
+def _tells_of_a_loss(event: Event) -> bool:
+    """Tell whether it ends a job whose server died, and events of it, which the next server has from its journal."""
+    return event.is_terminal and (event.data.get("error") or {}).get("code") in ("supervisor_lost", "node_lost")

@@ -113,7 +113,7 @@ def _checked(leaves: Leaves) -> tuple[FileTable, list[Fault]]:
 def _server(server: ServerSettings, leaves: Leaves, file: Path | None) -> tuple[ServerSettings, dict[str, str]]:
     """Make paths absolute, the file's own from its folder; lower a bound that nobody wrote to the one above it."""
     changes: dict[str, Any] = {}
-    for name in ("uds", "api_keys_file"):
+    for name in ("uds", "api_keys_file", "journal"):
         written = leaves.get(("server", name))
         value = getattr(server, name)
         if value and written is not None:

@@ -142,6 +142,8 @@ class ServerSettings:
     """Memory that ended jobs may hold."""
     keep_s: Seconds = 3600.0
     """For how long an ended job stays readable."""
+    journal: Text = ""
+    """A file in which jobs survive the server's death: at its next start those run that waited. Empty: no file."""
     drain_s: Seconds = 0.0
     """After Ctrl-C or SIGTERM: for jobs to end by themselves, before each is cancelled with its own grace."""
     ack_cpu_s: Seconds = 0.1

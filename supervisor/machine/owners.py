@@ -61,6 +61,14 @@ class Owner(NamedTuple):
             return False  # /proc cannot be read: no descriptor is left
 
 
+def boot_id() -> str:
+    """Return what names this run of this machine's kernel: another one on it, or on another machine, has another name.
+
+    Raise OSError.
+    """
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", "")
+
+
 def owner_of_folder(name: str) -> Owner | None:
     """Return whose folder has this name, if it has exactly our scheme and comes from this boot and pid namespace."""
     found = _FOLDER.fullmatch(name)
@@ -91,8 +99,7 @@ def _is_hidden(pid: int) -> bool:
 
 
 def _here() -> tuple[str, int]:
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", "")
-    return boot, os.stat("/proc/self/ns/pid").st_ino
+    return boot_id(), os.stat("/proc/self/ns/pid").st_ino
 
 
 def _digest(boot: str, namespace: int) -> str:

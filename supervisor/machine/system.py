@@ -57,8 +57,8 @@ class System:
             raise
         return cls(loop, owner, instance_id, cgroups, tmp, OomCounter(), settings.unkillable_s)
 
-    async def sweep_leftovers(self) -> None:
-        """Wait until what dead supervisors have left is ended: it may hold what this one needs."""
+    async def sweep_leftovers(self) -> bool:
+        """Wait until what dead supervisors have left is ended: it may hold what this one needs. False: not in time."""
         finished = asyncio.Event()
         leftovers.sweep_in_thread(lambda: self._tell(finished))
         try:
@@ -66,6 +66,8 @@ class System:
                 await finished.wait()
         except TimeoutError:
             logger.error("sweep_goes_on", extra={"detail": f"not finished after {leftovers.SWEEP_S:g} s"})
+            return False
+        return True
 
     def _tell(self, event: asyncio.Event) -> None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -32,6 +33,13 @@ def test_every_file_stands_in_its_room() -> None:
     named = set(re.findall(r"[a-z_0-9]+", rooms))
     files = {Path(each.name).stem for each in sources("workers", "supervisor", "api")} - {"__init__", "__main__"}
     assert not files - named
+
+
+def test_without_a_journal_nothing_of_it_is_imported() -> None:
+    program = "import sys, killable.supervisor.service; print({'sqlite3', *sys.argv[1:]} & set(sys.modules))"
+    ours = [f"killable.supervisor.{name}" for name in ("journal", "journalfile", "chronicle", "restoring")]
+    done = subprocess.run([sys.executable, "-c", program, *ours], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 def top(module: str) -> str:

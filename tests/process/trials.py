@@ -206,6 +206,20 @@ async def follow(supervisor: Supervisor, job_id: str) -> Story:
     return story
 
 
+async def follow_lost(supervisor: Supervisor, job_id: str) -> Story:
+    """Read what there is of a job that was lost with an earlier supervisor: its end, and nothing before."""
+    story = Story(job_id)
+    async with asyncio.timeout(END_S):
+        async for batch in supervisor.events(job_id):
+            story.events += batch
+    story.record = record = await supervisor.get(job_id)
+    assert story.names == [record.state] and story.events[0].id == record.events - 1
+    assert record.error == story.end["error"] and record.certificate is None and record.tokens == 0
+    assert story.state == CODES[story.code].state and CODES[story.code].retryable
+    ENDED_WITH.add(story.code)
+    return story
+
+
 async def run(supervisor: Supervisor, type: str, /, *, limits: dict[str, Any] | None = None, **input: Any) -> Story:
     """Submit a job that ends by itself, and follow it."""
     return await follow(supervisor, await submit(supervisor, type, limits=limits, **input))

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +26,22 @@ COMMAND = [sys.executable, "-m", "killable.api.cli"]
 class Command:
     """The command in a folder, talking to one server."""
 
-    def __init__(self, folder: Path, url: str = "") -> None:
+    def __init__(self, folder: Path, url: str = "", *, before: Sequence[str] = ()) -> None:
+        """`before`: a command that becomes this one, such as unshare(1)."""
         self.folder = folder
         self.url = url
+        self._command = [*before, *COMMAND]
 
     def start(self, *args: str, **options: Any) -> subprocess.Popen[str]:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("KILLABLE_")}
         environment |= {"KILLABLE_URL": self.url} if self.url else {}
         streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.Popen(
-            [*COMMAND, *args], cwd=self.folder, env=environment | options.pop("env", {}), text=True, **streams | options
+            [*self._command, *args],
+            cwd=self.folder,
+            env=environment | options.pop("env", {}),
+            text=True,
+            **streams | options,
         )
 
     def run(self, *args: str, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -63,6 +69,14 @@ class Server:
             raise AssertionError(self.process.communicate()[1])
         self.announcement = json.loads(line)
         self.url: str = self.announcement["url"]
+
+    def die(self) -> str:
+        """SIGKILL; return what it said, when nothing that was below it is there any more."""
+        below = psutil.Process(self.process.pid).children(recursive=True)
+        self.process.kill()
+        said = self.process.communicate(timeout=60)[1]
+        until_empty(lambda: [process for process in below if process.is_running()], "nothing outlives the server")
+        return said
 
     def stop(self, number: int = signal.SIGTERM) -> tuple[int, list[psutil.Process], str]:
         """Return the exit code, what was below it and is still there, and what it said."""

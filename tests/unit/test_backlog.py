@@ -197,3 +197,26 @@ def test_an_empty_queue_remembers_nothing() -> None:
     push(queue, "x")
     queue.remove("x")
     assert kept(queue) == 0
+
+
+@pytest.mark.row("B16")
+def test_room_can_be_kept_for_a_job_that_is_not_queued_yet() -> None:
+    queue = backlog(jobs_max=2, bytes_max=10)
+    queue.hold(8)
+    push(queue, "a", size=2)
+    assert (len(queue), queue.bytes, queue.depth("p")) == (2, 10, 1)
+    with pytest.raises(Full):
+        push(queue, "b")
+    queue.let_go(8)
+    push(queue, "b", size=8)
+    assert drain(queue) == ["a", "b"] and queue.bytes == 0
+
+
+@pytest.mark.row("B16")
+def test_a_job_that_was_accepted_before_is_queued_over_the_bounds() -> None:
+    queue = backlog(jobs_max=1, bytes_max=1)
+    for job_id in "abc":
+        queue.push(job_id, pool="p", tenant="ann", priority=0, input_bytes=5, bounded=False)
+    with pytest.raises(Full):
+        push(queue, "d")
+    assert drain(queue) == ["a", "b", "c"]

@@ -217,6 +217,15 @@ def test_a_stream_that_leaves_events_out_is_asked_again_and_then_an_error(script
         list(client.job(ID))
     assert caught.value.code == "supervisor_lost"
     assert "events 1 to 1 are missing" in str(caught.value.__cause__)
+
+
+@pytest.mark.row("B16")
+@pytest.mark.parametrize("code", ["supervisor_lost", "node_lost"])
+def test_what_a_dead_server_took_along_is_no_fault_of_the_stream(script: Script, client: OneClient, code: str) -> None:
+    """The next one, from its journal, has the end of the job and none of its events."""
+    one = b"retry: 0\n" + event(0, "token", {"text": "a"})
+    script.on("GET", f"{PATH}/stream", events(one, cut=True), events(terminal(1 << 26, "failed", error={"code": code})))
+    assert [seen.id for seen in client.job(ID).events()] == [0, 1 << 26]
     assert {request.headers.get("last-event-id") for request in script.asked[1:]} == {"0"}
 
 

@@ -374,6 +374,11 @@ def test_paths_of_the_file_are_from_its_folder_and_others_from_here(folder: Path
     (folder / "etc" / "k.toml").write_text("[server]\napi_keys_file = 'keys'\n")
     assert load(Path("etc/k.toml"), {}, {}, None).server.api_keys_file == str(folder / "etc" / "keys")
     assert load(Path("etc/k.toml"), {}, {"server.uds": "s"}, None).server.uds == str(folder / "s")
+    (folder / "etc" / "k.toml").write_text("[server]\njournal = 'state/jobs'\n")
+    config = load(Path("etc/k.toml"), {}, {}, None)
+    assert config.server.journal == config.settings.journal == str(folder / "etc" / "state" / "jobs")
+    assert load(Path("etc/k.toml"), {}, {"server.journal": "j"}, None).settings.journal == str(folder / "j")
+    assert load(None, {}, {}, None).settings.journal == ""
 
 
 def test_an_interpreter_that_is_not_there_is_a_fault() -> None:

@@ -105,7 +105,7 @@ def test_the_codes_of_the_specification_are_there() -> None:
         "method_not_allowed": 405, "misdirected": 421, "limit_over_cap": 422, "cancelled": 409, "timeout.run": 504,
         "timeout.queue": 504, "spawn": 503, "worker_lost": 503, "supervisor_lost": 503, "killed_externally": 503,
         "crash": 500, "exit": 500, "exception": 500, "protocol": 500, "unkillable": 500, "limit.memory": 500,
-        "result.unserializable": 500,
+        "result.unserializable": 500, "journal_failed": 503,
     }  # fmt: skip
     assert {code: CODES[code].status for code in statuses} == statuses
     exit_codes = {

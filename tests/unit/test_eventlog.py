@@ -183,3 +183,30 @@ def test_another_thread_may_read_at_any_moment(beside: str) -> None:
         assert found == [b"%d" % number for number in range(len(found))]
         assert len(found) >= RECENT_MAX - 1
     assert line > 8
+
+
+def test_a_sealed_log_survives_its_bytes() -> None:
+    log = EventLog(1 << 20, first=7)
+    log.append("started", b"{}")
+    for number in range(3 * RECENT_MAX):
+        log.append("token", b"%d" % number)
+    log.append("completed", b"")
+    log.seal()
+    encoded = b"".join(log.encoded())
+    again = EventLog.decoded(encoded, 1 << 20, first=7)
+    assert again.read(-1, 1 << 20) == log.read(-1, 1 << 20)
+    assert (len(again), again.tokens, again.bytes) == (len(log), log.tokens, log.bytes)
+    assert again.read(RECENT_MAX, 3) == log.read(RECENT_MAX, 3)
+    for cut in (1, len(encoded) // 2):
+        with pytest.raises(ValueError):
+            EventLog.decoded(encoded[:-cut], 1 << 20)
+
+
+def test_a_log_may_begin_behind_events_that_are_lost() -> None:
+    log = EventLog(1000, first=100)
+    assert (len(log), log.read(-1, 10), log.read(99, 10)) == (100, [], [])
+    log.append("failed", b"{}")
+    log.seal()
+    for after in (-1, 17, 99):
+        assert [event.id for event in log.read(after, 10)] == [100]
+    assert log.read(100, 10) == [] and len(log) == 101

@@ -1,0 +1,227 @@
+"""Jobs that outlive their supervisor: a machine that was started again, deaths at named moments, a slow disk."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import processes
+from support.supervising import StartSupervisor
+from support.waiting import until_async, until_empty
+from trials import HOSTILE, follow, follow_lost, hostile_pool, said
+
+from killable.supervisor.job import JobRecord, Submission
+from killable.supervisor.journalfile import JournalFile, Note
+from killable.supervisor.service import Supervisor
+from killable.supervisor.settings import Settings
+from killable.workers.errors import Refused
+from killable.workers.messages import INLINE_BYTES_MAX
+
+SUPPORT = Path(processes.__file__).parent
+KEYED = Submission("echoes", b"{}", idempotency_key="key-2", body_digest="d")
+
+
+def owner_that_dies(journal: Path, jobs: Sequence[Any], before: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Run the program of support/owner.py until its jobs have said what they are waited for, and kill it.
+
+    Return the records of its jobs; nothing of it is there any more.
+    """
+    pools = {"hostile": {**HOSTILE, "workers": 1, "spares": 1}}
+    arguments = {"settings": {"journal": str(journal)}, "pools": pools, "jobs": jobs}
+    command = [*before, sys.executable, str(SUPPORT / "owner.py"), json.dumps(arguments)]
+    others = {seen.pid for seen in processes.ours()}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        said = json.loads(process.stdout.readline())
+        process.kill()
+
+    def left() -> list[processes.Seen]:
+        return [seen for seen in processes.ours() if seen.pid not in others and seen.state != "Z"]
+
+    until_empty(left, "everything is gone")
+    records: list[dict[str, Any]] = said["jobs"]
+    return records
+
+
+JOBS = [["loop_python", {}, 1], ["echoes", {}, 0], ["echoes", {}, 0], ["echoes", {}, 0]]
+
+
+@pytest.mark.row("B16")
+@pytest.mark.code("node_lost")
+async def test_a_job_of_a_machine_that_was_started_again_is_lost_with_it(
+    supervisor: StartSupervisor, tmp_path: Path
+) -> None:
+    """The first supervisor sees another boot's id where the kernel has that."""
+    boot_id = tmp_path / "boot_id"
+    boot_id.write_text("01234567-89ab-cdef-0123-456789abcdef\n")
+    mount = f'mount --bind {boot_id} /proc/sys/kernel/random/boot_id && exec "$0" "$@"'
+    before = ("unshare", "-m", "sh", "-c", mount)
+    if subprocess.run([*before, "true"], capture_output=True).returncode:
+        pytest.skip("a mount namespace of one's own is not permitted here")
+    running, *waiting = owner_that_dies(tmp_path / "journal", JOBS, before)
+    # Fewer may wait now than did then: they were accepted, and stay so.
+    server = await supervisor(hostile_pool(), journal=str(tmp_path / "journal"), queue_jobs_max=1)
+    story = await follow_lost(server, running["job_id"])
+    assert story.code == "node_lost" and story.error["boot_id"] == "0123456789abcdef0123456789abcdef"
+    assert story.error["instance_id"] == running["instance_id"] and story.error["worker_id"] == running["worker_id"]
+    assert running["instance_id"] in story.error["message"] and "swept" not in story.error["message"]
+    for record in waiting:
+        assert (await follow(server, record["job_id"])).state == "completed"
+
+
+@pytest.mark.row("B16")
+async def test_what_waited_has_its_order_also_where_a_worker_is_warm_before_all_of_it_is_back(
+    supervisor: StartSupervisor, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is on disk at a moment is what a death would leave then."""
+    pool = hostile_pool(workers=1)
+    first = await supervisor(pool, journal=str(tmp_path / "first"))
+    await said(first, (await first.submit(Submission("loop_python", b"{}"))).job_id)
+    waiting = [await first.submit(Submission("echoes", b"{}", priority=priority)) for priority in (0, 0, 5)]
+    for suffix in ("", "-wal"):
+        # Not in this process, which would lose the lock by closing the file (fcntl(2)).
+        subprocess.run(["cp", f"{tmp_path}/first{suffix}", f"{tmp_path}/second{suffix}"], check=True)
+    await first.close(grace_s=0)
+    second = Supervisor(Settings(pools=(pool,), journal=str(tmp_path / "second")))
+    try:
+        with caplog.at_level(logging.INFO, "killable.jobs"):
+            await second.start(check=second.until_warm)
+            for record in waiting:
+                assert (await follow(second, record.job_id)).state == "completed"
+        started = [vars(record)["job_id"] for record in caplog.records if record.getMessage() == "started"]
+        assert started == [waiting[number].job_id for number in (2, 0, 1)]
+    finally:
+        await second.close(grace_s=0)
+
+
+@pytest.mark.row("B16")
+@pytest.mark.code("supervisor_lost")
+async def test_of_leftovers_is_said_what_is_true(supervisor: StartSupervisor, tmp_path: Path) -> None:
+    (running,) = owner_that_dies(tmp_path / "journal", JOBS[:1])
+    server = await supervisor(hostile_pool(), journal=str(tmp_path / "journal"), sweep=False)
+    story = await follow_lost(server, running["job_id"])
+    assert story.code == "supervisor_lost" and story.error["pid"] == running["pid"]
+    assert "nothing was swept at this start" in story.error["message"]
+    assert processes.look(running["pid"]) is None
+
+
+@pytest.mark.row("B16")
+@pytest.mark.parametrize("moment", ["uncommitted", "unanswered"])
+async def test_a_job_is_there_when_it_was_on_disk_and_otherwise_nobody_was_told_of_it(
+    supervisor: StartSupervisor, tmp_path: Path, moment: str
+) -> None:
+    journal = tmp_path / "journal"
+    command = [sys.executable, str(SUPPORT / "dying.py"), str(journal), "support.obedient", str(SUPPORT.parent), moment]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == -9, done.stderr
+    (answered,) = done.stdout.split()
+    server = await supervisor(hostile_pool(), journal=str(journal))
+    jobs, _ = await server.list()
+    assert [job.job_id for job in jobs[-1:]] == [answered]
+    assert len(jobs) == (1 if moment == "uncommitted" else 2)
+    again = await server.submit(KEYED)  # what its client does
+    assert again.replayed == (moment == "unanswered") == (again.job_id == jobs[0].job_id)
+    assert (await follow(server, again.job_id)).state == "completed"
+    assert len((await server.list())[0]) == 2
+
+
+# ── while the disk is slow ──
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Set: it writes. Not set: it takes its time."""
+    works, write = threading.Event(), JournalFile.write
+
+    def write_when_it_works(file: JournalFile, notes: Sequence[Note]) -> None:
+        assert works.wait(60)
+        write(file, notes)
+
+    monkeypatch.setattr(JournalFile, "write", write_when_it_works)
+    works.set()
+    yield works
+    works.set()
+
+
+async def waiting_for_disk(server: Supervisor) -> JobRecord:
+    """Return the one job that there is once it is seen."""
+
+    async def is_there() -> Sequence[JobRecord]:
+        return (await server.list())[0]
+
+    (record,) = await until_async(is_there, "the job is seen")
+    assert record.state == "queued"
+    return record
+
+
+@pytest.mark.row("B16")
+async def test_two_requests_with_one_key_are_one_job_also_while_the_first_waits_for_the_disk(
+    supervisor: StartSupervisor, tmp_path: Path, disk: threading.Event
+) -> None:
+    server = await supervisor(hostile_pool(), journal=str(tmp_path / "journal"), queue_jobs_max=1)
+    disk.clear()
+    asked = [asyncio.create_task(server.submit(KEYED)) for _ in range(2)]
+    record = await waiting_for_disk(server)
+    with pytest.raises(Refused) as caught:
+        await server.submit(Submission("echoes", b"{}", idempotency_key="key-2", body_digest="another"))
+    assert (caught.value.code, caught.value.job_id) == ("idempotency_conflict", record.job_id)
+    with pytest.raises(Refused) as caught:
+        await server.submit(Submission("echoes", b"{}"))
+    assert caught.value.code == "queue_full"  # it holds its place
+    assert not any(task.done() for task in asked)
+    disk.set()
+    first, second = await asyncio.gather(*asked)
+    assert first.job_id == second.job_id == record.job_id and (first.replayed, second.replayed) == (False, True)
+    assert (await follow(server, record.job_id)).state == "completed"
+    assert len((await server.list())[0]) == 1
+
+
+@pytest.mark.row("B16")
+@pytest.mark.parametrize("by", ["user", "shutdown"])
+async def test_a_job_that_is_cancelled_while_it_waits_for_the_disk_never_runs(
+    supervisor: StartSupervisor, tmp_path: Path, disk: threading.Event, by: str
+) -> None:
+    server = await supervisor(hostile_pool(), journal=str(tmp_path / "journal"))
+    await server.until_warm()  # were it queued, it would begin at once
+    disk.clear()
+    asked = asyncio.create_task(server.submit(KEYED))
+    record = await waiting_for_disk(server)
+    closing = asyncio.create_task(server.close()) if by == "shutdown" else None
+    if closing is None:
+        assert (await server.cancel(record.job_id)).state == "cancelled"
+    else:
+        assert (await server.wait(record.job_id)).state == "cancelled"
+    disk.set()
+    answered = await asked
+    assert (answered.job_id, answered.state, answered.pid) == (record.job_id, "cancelled", None)
+    assert (await server.submit(KEYED)).replayed
+    await (closing or server.close())
+    following = await supervisor(hostile_pool(), journal=str(tmp_path / "journal"))
+    again = await following.get(record.job_id)
+    assert again.state == "cancelled" and again.certificate is not None and again.certificate["by"] == by
+
+
+@pytest.mark.row("B16")
+async def test_a_job_runs_though_whoever_submitted_it_has_left_while_it_waited_for_the_disk(
+    supervisor: StartSupervisor, tmp_path: Path, disk: threading.Event
+) -> None:
+    """Its input lies in sealed memory, which was not the submitter's to close any more."""
+    server = await supervisor(hostile_pool(), journal=str(tmp_path / "journal"))
+    disk.clear()
+    large = json.dumps({"text": "x" * INLINE_BYTES_MAX}).encode()
+    asked = asyncio.create_task(server.submit(Submission("echoes", large)))
+    record = await waiting_for_disk(server)
+    asked.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asked
+    disk.set()
+    story = await follow(server, record.job_id)
+    assert story.state == "completed", story.error

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema
 
-from killable.workers.limits import OPERATION_PATH
+from killable.workers.limits import ATTEMPTS_MAX, OPERATION_PATH
 
 WAIT_S_MAX = 60.0
 """The longest that a request is held: below the timeout of usual clients and proxies."""
@@ -87,7 +87,7 @@ class LimitsRequest(Request):
     processes_max: HowMany | None = None
     files_max: HowMany | None = None
     output_bytes: Bytes = 64 << 20
-    attempts_max: HowMany = 1
+    attempts_max: Annotated[int, Field(ge=1, le=ATTEMPTS_MAX), WHOLE] = 1
     backoff_s: Grace = 1.0
 
 

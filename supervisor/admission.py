@@ -94,8 +94,10 @@ class Admission:
         submission: Submission,
         in_force: Limits,
         listener: JobListener | None = None,
+        since: float | None = None,
     ) -> Entry:
-        """Make a job that is neither queued nor started yet."""
+        """Make a job that is neither queued nor started yet, but was perhaps asked for `since` an earlier moment."""
+        now = self._clock.now()
         entry = Entry(
             id=job_id,
             number=self._registry.next_number(),
@@ -104,7 +106,7 @@ class Admission:
             limits=in_force,
             log=EventLog(in_force.output_bytes),
             created_at=self._clock.wall(),
-            created=(now := self._clock.now()),
+            created=now if since is None else since,
             queued=now,
             listener=listener,
             is_call=listener is not None,

@@ -101,12 +101,8 @@ class Backlog:
         self._held -= 1
         self.bytes -= input_bytes
 
-    def push(
-        self, job_id: str, *, pool: str, tenant: str, priority: int, input_bytes: int, bounded: bool = True
-    ) -> None:
-        """Queue a job. Raise Full, unless it was accepted before (not `bounded`)."""
-        if bounded:
-            self.check(input_bytes)
+    def push(self, job_id: str, *, pool: str, tenant: str, priority: int, input_bytes: int) -> None:
+        """Queue a job. Whether there is room is asked of one that comes in (`check`): what was accepted has it."""
         line = self._lines.setdefault(pool, _Line())
         turn = line.rounds.setdefault(-priority, _Rounds()).next_turn(tenant)
         entry = (-priority, turn, self._arrivals, job_id)

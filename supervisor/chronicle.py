@@ -2,8 +2,9 @@
 
 Runs in: supervisor; nothing here waits, and only whoever submits waits for the disk. An Executor has none.
 
-What is told last may be lost with the server: a start or an end of its last milliseconds. Such a job is run once more,
-or ends `supervisor_lost` though it had ended. Only what was accepted is waited for.
+What is told last may be lost with the server: a start or an end of its last milliseconds, or of all the time in which
+the disk took nothing. Such a job is run once more, or ends `supervisor_lost` though it had ended. Only what is accepted
+is waited for.
 """
 
 from __future__ import annotations
@@ -56,12 +57,14 @@ class Chronicle:
             "attempt": entry.attempts,
             "worker_id": entry.worker_id,
             "pid": entry.pid,
+            "first_event": entry.log.first,
         }
         self.journal.note(Started(entry.number, dump_json(members)))
 
     def waits(self, entry: Entry) -> None:
         """Its attempt has ended, and it waits to be run again."""
-        self.journal.note(Started(entry.number, dump_json({"waits": True, "attempt": entry.attempts})))
+        members = {"waits": True, "attempt": entry.attempts, "first_event": entry.log.first}
+        self.journal.note(Started(entry.number, dump_json(members)))
 
     def ended(self, entry: Entry) -> None:
         """Its terminal event is in its log, which is sealed."""

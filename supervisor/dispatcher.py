@@ -75,15 +75,16 @@ class Dispatcher:
             tenant=submission.tenant,
             priority=submission.priority,
             input_bytes=len(submission.input),
-            bounded=not (self._resuming or entry.attempts),
         )
-        if not entry.type.available:
+        limit, due = _queue_deadline(entry)
+        if limit == "total_s" and due <= self._clock.now():  # of an earlier run of the server
+            self._on_queue_deadline(entry, limit)
+        elif not entry.type.available:
             self._decide_queued(entry, Verdict("spawn", facts={"message": entry.type.unavailable_reason}))
         elif pool.state == "broken":
             self._decide_queued(entry, _spawn_verdict(pool))
         else:
             self._dispatch(pool)
-            limit, due = _queue_deadline(entry)
             if entry.state is State.QUEUED and limit:
                 entry.queue_timer = self._clock.call_at(due, lambda: self._on_queue_deadline(entry, limit))
 
@@ -179,6 +180,8 @@ class Dispatcher:
         self.transition(entry, Cause.ASSIGNED)
         attempt.begin(has_order=loan is not None)
         self._observer.on_left_queue(entry, entry.assigned)  # behind the order: it need not wait for a histogram
+        if entry.is_call and entry.attempts > 1:
+            entry.wake()  # another process has it, and may say nothing before its result
         if self._chronicle is not None:
             self._chronicle.begun(entry, self._clock.wall())
 
@@ -232,7 +235,7 @@ class Dispatcher:
             pool.when_warm(lambda: self._note_slot_ready(attempt, certificate))
         if entry.started is not None:
             self.fleet.run_times_of(entry.type).note(self._clock.now() - entry.started)
-        wait_s = self._wait_before_next(entry, outcome) if entry.is_wanted else None
+        wait_s = self._wait_before_next(entry, outcome) if entry.is_wanted and not entry.has_returned else None
         if wait_s is None:
             self._end(entry, outcome)
         else:

@@ -16,8 +16,7 @@ import asyncio
 import logging
 import queue
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from killable.supervisor.journalfile import Accepted, Dropped, JournalFile, JournalRefused, Note, Row
@@ -37,12 +36,6 @@ Opened = asyncio.Future[list[Row] | Exception]
 logger = logging.getLogger("killable.journal")
 
 
-@dataclass(frozen=True, slots=True)
-class _Submission:
-    accepted: Accepted
-    answer: Answer
-
-
 class Journal:
     """One file, opened once."""
 
@@ -50,8 +43,10 @@ class Journal:
         self.path = path
         self.trouble = ""
         """Why the latest write failed, until one works again."""
-        self._inbox: queue.SimpleQueue[_Submission | Note | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Note | None] = queue.SimpleQueue()
         self._owed: list[Note] = []
+        self._unanswered: dict[int, Answer] = {}
+        """Of jobs that are to be written, by number; the event loop's, like all of answers."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_over = asyncio.Event()
 
@@ -71,7 +66,10 @@ class Journal:
 
     def accept(self, accepted: Accepted, answer: Answer) -> None:
         """Have a new job written, and hear of it."""
-        self._inbox.put(_Submission(accepted, answer))
+        self._unanswered[accepted.number] = answer
+        self._inbox.put(accepted)
+        if self._loop is not None and self._is_over.is_set():
+            self._loop.call_soon(self._on_over)
 
     def note(self, note: Note) -> None:
         """Have something written; behind all that came before."""
@@ -88,6 +86,18 @@ class Journal:
         except TimeoutError:
             logger.error("journal_left", extra={"detail": f"{self.path} takes nothing for {CLOSE_S:g} s"})
 
+    def _on_over(self) -> None:
+        """Nobody writes any more: whoever waits is answered all the same."""
+        self._is_over.set()
+        self._on_answers(dict.fromkeys(self._unanswered, self.trouble or "it is closed"))
+
+    def _on_answers(self, answers: Mapping[int, str]) -> None:
+        for number, why in answers.items():
+            try:
+                self._unanswered.pop(number)(why)
+            except Exception:  # a defect of ours: the others are answered all the same
+                logger.exception("journal_failed", extra={"detail": "an answer was not taken"})
+
     # ── in the thread ──
 
     def _run(self, opened: Opened) -> None:
@@ -99,16 +109,18 @@ class Journal:
                     pass
             finally:
                 file.close()
-        except Exception as error:  # a JournalRefused; or a defect of ours, which must not hold up the start
+        except Exception as error:  # a JournalRefused; or a defect of ours, which must not hold up whoever waits
+            if not isinstance(error, JournalRefused):
+                self._note_trouble(f"its thread has ended: {error!r}")
             self._tell(partial(_resolve, opened, error))
         finally:
-            self._tell(self._is_over.set)
+            self._tell(self._on_over)
 
-    def _next(self) -> tuple[list[_Submission | Note], bool]:
+    def _next(self) -> tuple[list[Note], bool]:
         """Wait for something to write, and return all that is there; nothing when it is time to try again. The other
         value: does it go on after that?
         """
-        group: list[_Submission | Note] = []
+        group: list[Note] = []
         try:
             each = self._inbox.get(timeout=RETRY_S if self.trouble else None)
             while each is not None:
@@ -120,22 +132,20 @@ class Journal:
             return group, True
         return group, False
 
-    def _write(self, file: JournalFile, group: list[_Submission | Note], go_on: bool) -> bool:
-        submissions = [each for each in group if isinstance(each, _Submission)]
-        notes = [each for each in group if not isinstance(each, _Submission)]
-        whole = [each.accepted if isinstance(each, _Submission) else each for each in group]
-        refused: dict[int, str] = {}
-        if why := self._try(file, [*self._owed, *whole]):
+    def _write(self, file: JournalFile, group: list[Note], go_on: bool) -> bool:
+        submissions = [each for each in group if isinstance(each, Accepted)]
+        answers = dict.fromkeys((each.number for each in submissions), "")
+        if why := self._try(file, [*self._owed, *group]):
             # Submissions first: what follows may be of one of them.
-            refused = {n: found for n, each in enumerate(submissions) if (found := self._try(file, [each.accepted]))}
-            self._owe(notes)
+            answers = {each.number: self._try(file, [each]) for each in submissions}
+            self._owe([each for each in group if not isinstance(each, Accepted)])
             if self._owed and not self._try(file, self._owed):
                 self._owed = []
         else:
             self._owed = []
-        self._note_trouble(why if refused or self._owed or not group else "")
-        if submissions:
-            self._tell(partial(_answer, [(each.answer, refused.get(n, "")) for n, each in enumerate(submissions)]))
+        self._note_trouble(why if any(answers.values()) or self._owed or not group else "")
+        if answers:
+            self._tell(partial(self._on_answers, answers))
         if not go_on and self._owed:
             fields = {"detail": f"{self.trouble}; {len(self._owed)} notes are not written", "path": self.path}
             logger.error("journal_left", extra=fields)
@@ -176,8 +186,3 @@ class Journal:
 def _resolve(opened: Opened, found: list[Row] | Exception) -> None:
     if not opened.done():  # else the start was given up
         opened.set_result(found)
-
-
-def _answer(answers: list[tuple[Answer, str]]) -> None:
-    for answer, why in answers:
-        answer(why)

@@ -65,6 +65,8 @@ class Entry:
     ended: float | None = None
     attempt: Attempt | None = None
     attempts: int = 0
+    has_returned: bool = False
+    """Its function did what it was to do, if not as it was to: it is not run again."""
     is_wanted: bool = True
     """Nobody has asked for its end: an attempt that was ending already is followed by another one."""
     verdict: Verdict | None = None
@@ -120,7 +122,7 @@ class Entry:
         elif completed:
             self.result = closing
         elif closing is not None:
-            self.partial = closing
+            self.partial, self.has_returned = closing, True
 
     def begin_again(self, now: float) -> None:
         """Its attempt is over and it is not: nothing of that one is left but its last checkpoint."""
@@ -273,7 +275,10 @@ class Registry:
 
     def _drop(self, entry: Entry) -> None:
         del self._entries[entry.id]
-        self._keyed.pop((entry.submission.tenant, entry.submission.idempotency_key), None)
+        key = entry.submission.tenant, entry.submission.idempotency_key
+        _, record = self._keyed.get(key, ("", None))
+        if record is not None and record.job_id == entry.id:  # the key may be another job's by now
+            del self._keyed[key]
         if self._on_dropped is not None:
             self._on_dropped(entry)
 

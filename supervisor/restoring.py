@@ -10,7 +10,8 @@ Runs in: supervisor, at its start: after the sweep of leftovers, and when the jo
 
 The events of a lost job died with the server, and nobody knows how many there were: some may have been read. Its
 terminal event has an id that none of them can have had (each takes a byte of `output_bytes` at least, but for the few
-beside them), so whoever comes back with a Last-Event-ID gets it, once. The gap before it is what was lost.
+beside them), so whoever comes back with a Last-Event-ID gets it, once. The gap before it is what was lost. A job that
+waited to be run again goes on behind such a gap, with an event that says so: `restored`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from killable.supervisor import terminal
 from killable.supervisor.chronicle import KEPT_OF_SUBMISSION, Chronicle
 from killable.supervisor.clock import Clock
 from killable.supervisor.dispatcher import Dispatcher
@@ -85,7 +87,7 @@ class _Restoring:
             type=job_type,
             submission=Submission(job_type.name, row.pieces.get("input", b""), **known),
             limits=limits,
-            log=EventLog(limits.output_bytes, accepted["first_event"]),
+            log=EventLog(limits.output_bytes, (row.started or accepted)["first_event"]),
             created_at=accepted["created_at"],
             created=self._clock.now() - self._clock.age_s(accepted["created_at"]),
             queued=self._clock.now(),
@@ -97,15 +99,23 @@ class _Restoring:
             self.ended.append(entry)
         elif row.started is not None and not row.started.get("waits"):
             self._lose(entry, row.started)
-        elif missing:
-            message = f"its job type {job_type.name} is no longer served since the server was started again: {missing}"
+        else:
+            self._wait(entry, row.started, missing)
+        return entry, answer
+
+    def _wait(self, entry: Entry, started: dict[str, Any] | None, missing: str) -> None:
+        """Queue it again, if its type is not `missing`."""
+        if started is not None:
+            entry.attempts = started["attempt"]
+            entry.log = _behind_lost_events(entry)
+            terminal.note_restored(entry)
+        if missing:
+            message = (
+                f"its job type {entry.type.name} is no longer served since the server was started again: {missing}"
+            )
             self.lost.append((entry, Outcome("failed", "spawn", message)))
         else:
-            if row.started is not None:
-                entry.attempts = row.started["attempt"]
-                entry.log = _behind_lost_events(entry)
             self.waiting.append(entry)
-        return entry, answer
 
     def _type(self, accepted: dict[str, Any], limits: Limits) -> tuple[JobType, str]:
         """Return its type, or one that only has its name, and why it is gone."""

@@ -163,10 +163,10 @@ class Supervisor:
 
     def call(
         self, job_id: str, job_type: JobType, submission: Submission, in_force: Limits, listener: JobListener,
-        loan: Loan | None = None,
+        loan: Loan | None = None, *, since: float,
     ) -> Entry:  # fmt: skip
-        """Queue or start a call; with a loan it was started by its caller."""
-        entry = self._admission.enter(job_id, job_type, submission, in_force, listener)
+        """Queue or start a call, which was made at `since`; with a loan it was started by its caller."""
+        entry = self._admission.enter(job_id, job_type, submission, in_force, listener, since)
         self._observer.on_submitted(entry)
         if loan is None:
             self.jobs.enqueue(entry)

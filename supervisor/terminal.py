@@ -28,6 +28,11 @@ def note_retry(entry: Entry, outcome: Outcome, wait_s: float) -> None:
         entry.log.append("retrying", retry_data(entry, outcome, wait_s))
 
 
+def note_restored(entry: Entry) -> None:
+    """Write that the events before were lost with the server that had them."""
+    entry.log.append("restored", dump_json({"job_id": entry.id, "attempt": entry.attempts}))
+
+
 def note_end(entry: Entry) -> None:
     """Write the last event; nothing comes after it."""
     if not entry.is_call:

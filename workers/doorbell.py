@@ -176,7 +176,8 @@ class Doorbell:
         the loop would wait for that task for ever (hence the SIGINT handler of `asyncio.Runner`). The callback that
         comes next may compute for long, so another bell is asked for too: whichever finds the job's own code is first.
         """
-        loop = sys.modules["asyncio"]._get_running_loop()
+        asyncio = sys.modules.get("asyncio")  # who waits in `subprocess` is in selectors, too
+        loop = None if asyncio is None else asyncio._get_running_loop()
         if loop is None or loop.is_closed():
             return False
         loop.call_soon_threadsafe(self._raise)
@@ -226,7 +227,7 @@ def _is_in_hook(frame: FrameType | None) -> bool:
 def _is_event_loops(frame: FrameType | None) -> bool:
     """Tell whether asyncio's own code was interrupted, or what that has called of the library, not the job's."""
     while frame is not None and _package(frame) in sys.stdlib_module_names:
-        if _package(frame) in ("asyncio", "selectors"):
+        if _package(frame) == "asyncio":
             return True
         frame = frame.f_back
     return False

@@ -64,6 +64,18 @@ def parse_operations(value: object) -> dict[str, float | None]:
     return parsed
 
 
+ATTEMPTS_MAX = 100
+"""Of one job: each leaves an event behind."""
+
+
+def parse_attempts(value: object) -> int:
+    """Return a number of attempts. Raise ValueError for what is none, or over ATTEMPTS_MAX."""
+    attempts = parse_count(value)
+    if attempts > ATTEMPTS_MAX:
+        raise ValueError(f"expected {ATTEMPTS_MAX} at most; got {attempts}")
+    return attempts
+
+
 LIMITS: dict[str, LimitKind] = {
     "total_s": LimitKind(parse_seconds),
     "queue_s": LimitKind(parse_seconds),
@@ -79,7 +91,7 @@ LIMITS: dict[str, LimitKind] = {
     "processes_max": LimitKind(parse_count),
     "files_max": LimitKind(parse_count),
     "output_bytes": LimitKind(parse_bytes, may_be_none=False),
-    "attempts_max": LimitKind(parse_count, may_be_none=False),
+    "attempts_max": LimitKind(parse_attempts, may_be_none=False),
     "backoff_s": LimitKind(parse_seconds, may_be_none=False),
 }
 """The limits that a decorator may name."""

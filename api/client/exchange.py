@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import ssl
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -57,6 +58,8 @@ class Call:
     answer_s: float | None = None
     """None: as the client was made."""
     again: Again = "safe"
+    until: float | None = None
+    """The monotonic time after which its answer is of no use; the server is told with each sending what is left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,8 @@ class Server:
         headers = dict(self.headers) | _sendable(call.headers)
         if call.body is not None:
             headers["Content-Type"] = "application/json"
+        if call.until is not None:
+            headers["X-Request-Timeout"] = f"{max(0.001, call.until - time.monotonic()):.3f}"
         return {
             "method": call.method,
             "url": self.url + call.path,

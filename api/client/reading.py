@@ -139,5 +139,9 @@ class Reading:
 
 
 def _tells_of_a_loss(event: Event) -> bool:
-    """Tell whether it ends a job whose server died, and events of it, which the next server has from its journal."""
+    """Tell whether events of the job died with its server, and the next one has it from its journal."""
+    return event.name == "restored" or _ends_what_was_lost(event)
+
+
+def _ends_what_was_lost(event: Event) -> bool:
     return event.is_terminal and (event.data.get("error") or {}).get("code") in ("supervisor_lost", "node_lost")

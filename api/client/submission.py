@@ -77,9 +77,8 @@ class Submission:
         headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
         if correlation_id is not None:
             headers["X-Correlation-Id"] = correlation_id
-        if within_s is not None:
-            headers["X-Request-Timeout"] = f"{max(within_s, 0.001):.3f}"
-        call = Call("POST", "/v1/jobs", headers=headers, body=json_of(body), again="keyed")
+        ends = None if within_s is None else time.monotonic() + within_s
+        call = Call("POST", "/v1/jobs", headers=headers, body=json_of(body), again="keyed", until=ends)
         return cls(call, idempotency_key is not None, wait_for_room_s)
 
 
@@ -94,9 +93,8 @@ class Submitting:
         call = submission.call
         if until is not None:
             call = replace(call, answer_s=min(self.asking.server.answer_s, until - time.monotonic()))
-        answer = yield from self.asking.ask(
-            call, room_s=submission.wait_for_room_s, until=float("inf") if until is None else until
-        )
+        give_up = min(each for each in (until, call.until, float("inf")) if each is not None)
+        answer = yield from self.asking.ask(call, room_s=submission.wait_for_room_s, until=give_up)
         accepted = self.asking.server.members(answer)
         job_id = str(self.asking.server.member(answer, "job_id"))
         job = JobCalls(self.asking, job_id, accepted)

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, StringConstraints, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from killable.workers.limits import OPERATION_PATH
+from killable.workers.limits import ATTEMPTS_MAX, OPERATION_PATH
 from killable.workers.units import parse_bytes, parse_count, parse_seconds
 
 NO_LIMIT = "none"
@@ -199,7 +199,7 @@ class LimitsTable(_Table):
     """Files that each of its processes may have open, beyond the worker's own: then limit.files."""
     output_bytes: SomeBytes = 1
     """Tokens, logs, checkpoints: then limit.output."""
-    attempts_max: AtLeastOne = 1
+    attempts_max: Annotated[int, Strict(), Field(ge=1, le=ATTEMPTS_MAX)] = 1
     """Runs at most: one that ended with a retryable code, and had streamed nothing, is followed by another."""
     backoff_s: Seconds = 0.0
     """Before the second run, about; twice as long before each further one, up to a minute."""

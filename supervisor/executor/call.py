@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+from killable.supervisor.clock import monotonic
 from killable.supervisor.executor.futures import JobFuture
 from killable.supervisor.executor.hosting import Closed, Hosting
 from killable.supervisor.inputs import announces, close_input, order_of, within
@@ -46,12 +47,13 @@ class Home(Protocol):
 class Call:
     """Made by the thread that submits."""
 
-    __slots__ = ("_asked", "_entry", "_home", "_limits", "_loan", "_submission", "future")
+    __slots__ = ("_asked", "_entry", "_home", "_limits", "_loan", "_since", "_submission", "future")
 
     def __init__(self, home: Home, submission: Submission, future: JobFuture[Any]) -> None:
         self.future = future
         self._home = home
         self._submission = submission
+        self._since = monotonic()
         self._limits: Limits | None = None
         """In force for it, once its job type is known."""
         self._loan: Loan | None = None
@@ -80,7 +82,7 @@ class Call:
         future, submission = self.future, self._submission
         limits = self._limits_in_force(self._home.types[submission.type])
         announce = announces(limits)
-        seen = limits if limits.total_s is None else within(limits, limits.total_s)
+        seen = limits if limits.total_s is None else within(limits, limits.total_s - (monotonic() - self._since))
         order, passed = order_of(future.job_id, submission, seen, 1, loan.fence, loan.outlet, announce=announce)
         self._loan = loan  # before it is said to run: whoever stops what runs finds it
         if not future.begin():
@@ -157,7 +159,8 @@ class Call:
         """Raise Refused when there is no such type: its pool is broken."""
         supervisor, submission = self._home.supervisor, self._submission
         job_type = supervisor.type(submission.type)
-        entry = supervisor.call(self.future.job_id, job_type, submission, self._limits_in_force(job_type), self, loan)
+        limits = self._limits_in_force(job_type)
+        entry = supervisor.call(self.future.job_id, job_type, submission, limits, self, loan, since=self._since)
         if entry.is_over:
             return  # by now, and told
         self._entry = entry

@@ -74,3 +74,9 @@ async def test_a_job_that_would_be_given_up_before_it_starts_is_refused(start_se
             assert (caught.value.code, caught.value.retryable) == ("deadline_unmeetable", True)
             job = await client.submit("echo", within_s=60)
             assert (await job.record())["limits"]["total_s"] == 60.0
+
+
+async def test_a_job_is_not_run_more_often_than_a_hundred_times(server: Server) -> None:
+    body = {"type": "echo", "limits": {"attempts_max": 101}}
+    (fault,) = problem_of(await server.client.post("/v1/jobs", json=body), 422, "invalid")["faults"]
+    assert (fault["pointer"], fault["message"]) == ("/limits/attempts_max", "must be at most 100")

@@ -126,7 +126,7 @@ def test_nothing_in_the_supervisor_sleeps() -> None:
             )
 
 
-IN_OTHER_THREADS = {"supervisor/executor/mapping.py", "supervisor/executor/calls.py", "supervisor/loan.py"}
+IN_OTHER_THREADS = {"supervisor/loan.py", *(f"supervisor/executor/{name}.py" for name in ("call", "calls", "mapping"))}
 """Whose moments are those of a thread of the program."""
 
 

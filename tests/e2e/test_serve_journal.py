@@ -106,15 +106,54 @@ def runs(tmp_path: Path) -> Iterator[Runs]:
 
 @pytest.mark.row("D23")
 def test_a_job_that_waits_to_be_run_again_is_run_by_the_next_server(runs: Runs) -> None:
+    """By the one after that too: whoever reads along misses nothing, and sees no id twice."""
     runs.start()
-    job_id = runs.submit("killed_once", members={"limits": {"attempts_max": 2, "backoff_s": 1000}})
-    last_seen = runs.stream(job_id, until="retrying")[-1][0]
-    runs.submit("add", a=1)  # when this is on disk, so is what was said before
-    runs.start_again()
+    job_id = runs.submit("killed", times=2, members={"limits": {"attempts_max": 3, "backoff_s": 1000}})
+    seen = runs.stream(job_id, until="retrying")
+    for _ in range(2):
+        runs.submit("add", a=1)  # when this is on disk, so is what was said before
+        runs.start_again()
+        seen += runs.stream(job_id, after=seen[-1][0], until="retrying")
     record = runs.ended(job_id)
-    assert (record["state"], record["result"], record["attempts"]) == ("completed", 2, 2)
-    names = [name for _, name, _ in runs.stream(job_id, after=last_seen)]
-    assert names == ["started", "completed"], "whoever has read along misses nothing"
+    assert (record["state"], record["result"], record["attempts"]) == ("completed", 3, 3)
+    again = ["restored", "started"]
+    assert [name for _, name, _ in seen] == ["started", "retrying", *again, "retrying", *again, "completed"]
+    ids = [int(id) for id, _, _ in seen]
+    assert ids == sorted(set(ids))
+    with Client(runs.server.url) as client:
+        assert [event.name for event in client.job(job_id).events()] == [*again, "completed"]
+
+
+def test_one_whose_type_is_gone_by_then_ends_behind_all_that_was_read(runs: Runs) -> None:
+    runs.start()
+    job_id = runs.submit("killed", members={"limits": {"attempts_max": 2, "backoff_s": 1000}})
+    last_seen = runs.stream(job_id, until="retrying")[-1][0]
+    runs.submit("add", a=1)
+    runs.server.die()
+    module = runs.folder / "my_jobs.py"
+    module.write_text(module.read_text().replace("def killed(", "def no_longer(").replace("[killed]", "[no_longer]"))
+    runs.start()
+    assert [name for _, name, _ in runs.stream(job_id, after=last_seen)] == ["restored", "failed"]
+    record = runs.record(job_id)
+    assert (record["error"]["code"], record["attempts"]) == ("spawn", 1)
+
+
+@pytest.mark.row("C8")
+def test_one_whose_whole_time_is_over_by_then_never_begins(runs: Runs) -> None:
+    runs.start()
+    runs.stream(runs.submit("tick"), until="token")
+    job_id = runs.submit("add", a=1, members={"limits": {"total_s": 1000}})
+    runs.server.die()
+    connection = sqlite3.connect(runs.journal)  # as if it had been down for long
+    ((members,),) = connection.execute("SELECT accepted FROM jobs WHERE job_id = ?", (job_id,)).fetchall()
+    earlier = json.loads(members) | {"created_at": "2020-01-01T00:00:00.000Z"}
+    connection.execute("UPDATE jobs SET accepted = ? WHERE job_id = ?", (json.dumps(earlier), job_id))
+    connection.commit()
+    connection.close()
+    runs.start()
+    record = runs.ended(job_id)
+    assert (record["error"]["code"], record["error"]["limit"]) == ("timeout.queue", "total_s")
+    assert (record["attempts"], record["worker_id"]) == (0, None)
 
 
 @pytest.mark.row("B16", "PEERS-I")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import errno
+import functools
 import os
 import signal
+import time
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -311,6 +313,29 @@ def test_a_call_that_waits_to_be_run_again_is_running_and_can_be_cancelled(execu
         future.result()
     assert os.listdir(tmp_path) == ["1"]
     assert executor.submit(work.die_once, str(tmp_path)).result() == (2, 0), "its slot is free"
+
+
+def test_the_pid_of_a_call_is_that_of_the_attempt_that_runs(executor: Executor, tmp_path: Path) -> None:
+    again = executor.with_limits(attempts_max=2, backoff_s=0)
+    future = again.submit(work.die_once, str(tmp_path), then=str(tmp_path / "second"))
+    assert arrived(tmp_path / "second") == until(lambda: future.pid, "it is told who has it now")
+    assert future.cancel()
+    with pytest.raises(ValueError, match="100 at most"):
+        executor.with_limits(attempts_max=101)
+
+
+@pytest.mark.row("C8")
+def test_the_whole_time_of_a_call_runs_while_its_processes_start(tmp_path: Path) -> None:
+    ready = functools.partial(work.wait_for, str(tmp_path / "gate"))
+    with Executor(max_workers=1, initializer=ready) as executor:
+        began = time.monotonic()
+        future = executor.with_limits(total_s=0.2).submit(work.say, str(tmp_path / "never"))
+        until(lambda: time.monotonic() > began + 0.2, "its time is over")
+        (tmp_path / "gate").touch()
+        with pytest.raises(JobTimedOut) as caught:
+            future.result()
+        assert caught.value.limit == "total_s"
+    assert not (tmp_path / "never").exists()
 
 
 @pytest.mark.row("C8")

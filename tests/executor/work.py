@@ -49,12 +49,14 @@ def hold_the_lock(path: str) -> int:
     return sum(range(10**12))
 
 
-def die_once(folder: str, text: bytes = b"") -> tuple[int, int]:
+def die_once(folder: str, text: bytes = b"", then: str = "") -> tuple[int, int]:
     """Be killed as by a stranger when it is called first; then tell how often it was, and how much came."""
     calls = len(os.listdir(folder)) + 1
     Path(folder, str(calls)).touch()
     if calls == 1:
         os.kill(os.getpid(), signal.SIGKILL)
+    if then:
+        loop(then)
     return calls, len(text)
 
 

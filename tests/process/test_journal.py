@@ -105,7 +105,7 @@ async def test_what_waited_has_its_order_also_where_a_worker_is_warm_before_all_
 @pytest.mark.row("B16")
 @pytest.mark.code("supervisor_lost")
 async def test_of_leftovers_is_said_what_is_true(supervisor: StartSupervisor, tmp_path: Path) -> None:
-    (running,) = owner_that_dies(tmp_path / "journal", JOBS[:1])
+    running, _ = owner_that_dies(tmp_path / "journal", JOBS[:2])  # with the second one the first one's start is on disk
     server = await supervisor(hostile_pool(), journal=str(tmp_path / "journal"), sweep=False)
     story = await follow_lost(server, running["job_id"])
     assert story.code == "supervisor_lost" and story.error["pid"] == running["pid"]

@@ -65,6 +65,7 @@ class Queue(RuleBasedStateMachine):
         job = Waiting(f"j{self.number}", pool, tenant, priority, size, self.number)
         self.number += 1
         try:
+            self.queue.check(size)
             self.queue.push(job.id, pool=pool, tenant=tenant, priority=priority, input_bytes=size)
         except Full as error:
             assert full

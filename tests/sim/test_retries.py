@@ -114,6 +114,19 @@ def test_a_job_that_was_not_entered_in_time_gets_another_worker() -> None:
     simulate(main)
 
 
+def test_a_job_that_returned_in_its_grace_is_not_run_again() -> None:
+    """It began too late, and did what it was to do."""
+
+    async def main(sim: Simulation) -> None:
+        late = Script(enter_s=0.6, run_s=0.1, hears_s=0.3, cleanup_returns=True)
+        job = await sim.submit(late, limits={**THRICE, "start_s": 0.5, "ack_s": None})
+        await sim.ended(job)
+        assert job.code == "timeout.start" and sim.truth(job).closing is not None
+        assert len(starts(sim, job)) == 1 and sim.record(job).partial is not None
+
+    simulate(main)
+
+
 @pytest.mark.row("D9")
 def test_a_cancel_while_it_waits_ends_it_at_once_and_none_follows() -> None:
     async def main(sim: Simulation) -> None:

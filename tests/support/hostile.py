@@ -222,6 +222,8 @@ def waits(ctx: Context, where: str) -> None:
             queue.Queue[None]().get()
         case "subprocess":
             subprocess.run(["sleep", "3600"], check=False)
+        case "subprocess's pipes":
+            subprocess.run(["sleep", "3600"], capture_output=True, check=False)
         case "sleep":
             ctx.sleep(3600)
         case "event":

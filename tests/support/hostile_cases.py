@@ -136,7 +136,7 @@ NOT_HEARING = [
     ),
     *(
         heard(f"blocked in a {where}", "waits", "sitting", input={"where": where})
-        for where in ("lock", "read", "queue", "subprocess", "sleep", "event")
+        for where in ("lock", "read", "queue", "subprocess", "subprocess's pipes", "sleep", "event")
     ),
     heard("blocked in emit", "emits_large", "said", input={"size": 1 << 20}),
 ]

@@ -132,8 +132,8 @@ def prints(gate: str) -> Iterator[str]:
 
 
 @job
-def killed_once(ctx: Context) -> int:
-    """Be killed as by a stranger in the first attempt."""
-    if ctx.attempt == 1:
+def killed(ctx: Context, times: int = 1) -> int:
+    """Be killed as by a stranger in so many attempts."""
+    if ctx.attempt <= times:
         os.kill(os.getpid(), signal.SIGKILL)
     return ctx.attempt

@@ -14,6 +14,7 @@ def backlog(jobs_max: int = 1000, bytes_max: int = BIG) -> Backlog:
 
 
 def push(queue: Backlog, job_id: str, tenant: str = "ann", priority: int = 0, size: int = 0, pool: str = "p") -> None:
+    queue.check(size)
     queue.push(job_id, pool=pool, tenant=tenant, priority=priority, input_bytes=size)
 
 
@@ -216,7 +217,7 @@ def test_room_can_be_kept_for_a_job_that_is_not_queued_yet() -> None:
 def test_a_job_that_was_accepted_before_is_queued_over_the_bounds() -> None:
     queue = backlog(jobs_max=1, bytes_max=1)
     for job_id in "abc":
-        queue.push(job_id, pool="p", tenant="ann", priority=0, input_bytes=5, bounded=False)
+        queue.push(job_id, pool="p", tenant="ann", priority=0, input_bytes=5)
     with pytest.raises(Full):
         push(queue, "d")
     assert drain(queue) == ["a", "b", "c"]

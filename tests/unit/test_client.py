@@ -42,6 +42,21 @@ def test_submit_sends_the_request_and_knows_the_id_at_once(script: Script, clien
     }
 
 
+@pytest.mark.row("C8")
+def test_a_submission_says_with_each_sending_what_is_left_of_its_callers_time(
+    script: Script, client: OneClient
+) -> None:
+    accepted = as_json({"job_id": ID, "state": "queued"}, 202)
+    script.on("POST", "/v1/jobs", problem(429, "queue_full", "the queue is full"), accepted)
+    client.submit("split", within_s=60, wait_for_room_s=30)
+    first, second = (float(request.headers["x-request-timeout"]) for request in script.asked)
+    assert 50 < second < first <= 60
+    script.on("POST", "/v1/jobs", problem(429, "queue_full", "the queue is full"))
+    with pytest.raises(Refused) as caught:
+        client.submit("split", within_s=0.01, wait_for_room_s=30)
+    assert caught.value.code == "queue_full", "nobody asks longer than its answer is of use"
+
+
 @pytest.mark.row("E9")
 def test_a_problem_becomes_its_typed_error_with_every_fact(script: Script, client: OneClient) -> None:
     faults = [{"in": "body", "pointer": "/input/n", "message": "is required"}]

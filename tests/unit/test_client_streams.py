@@ -220,6 +220,14 @@ def test_a_stream_that_leaves_events_out_is_asked_again_and_then_an_error(script
 
 
 @pytest.mark.row("B16")
+def test_a_job_that_goes_on_at_the_next_server_goes_on_in_its_stream(script: Script, client: OneClient) -> None:
+    one = b"retry: 0\n" + event(0, "token", {"text": "a"})
+    rest = event(70, "restored", {}), event(71, "token", {"text": "b"}), terminal(72, "completed")
+    script.on("GET", f"{PATH}/stream", events(one, cut=True), events(*rest))
+    assert list(client.job(ID)) == ["a", "b"]
+
+
+@pytest.mark.row("B16")
 @pytest.mark.parametrize("code", ["supervisor_lost", "node_lost"])
 def test_what_a_dead_server_took_along_is_no_fault_of_the_stream(script: Script, client: OneClient, code: str) -> None:
     """The next one, from its journal, has the end of the job and none of its events."""

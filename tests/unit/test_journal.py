@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
 import pytest
 
+from killable.supervisor import journal as module
 from killable.supervisor.journal import Journal
-from killable.supervisor.journalfile import Dropped, Started
+from killable.supervisor.journalfile import Accepted, Dropped, JournalFile, Note, Started
 
 
 @pytest.mark.row("B16")
@@ -14,3 +19,48 @@ def test_a_job_that_is_dropped_takes_along_what_is_owed_of_it() -> None:
     journal._owe([Started(1, b"{}"), Started(2, b"{}")])
     journal._owe([Dropped(1)])
     assert journal._owed == [Started(2, b"{}"), Dropped(1)]
+
+
+class Full(JournalFile):
+    """Takes nothing."""
+
+    def write(self, notes: Sequence[Note]) -> None:
+        raise OSError("full")
+
+
+class Broken(Journal):
+    """Has a defect: its thread ends at what is owed."""
+
+    def _owe(self, notes: list[Note]) -> None:
+        raise RuntimeError("a defect")
+
+
+async def test_whoever_waits_is_answered_when_the_thread_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "JournalFile", Full)
+    journal = Broken(str(tmp_path / "journal"))
+    assert await journal.open() == []
+    for number in (1, 2):
+        answered: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        journal.accept(Accepted(number, f"job-{number}", b"{}", b""), answered.set_result)
+        async with asyncio.timeout(30):
+            assert "a defect" in await answered
+    assert "a defect" in journal.trouble
+    await journal.close()
+
+
+async def test_an_answer_that_is_not_taken_keeps_no_other_from_its_own(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = Journal(str(tmp_path / "journal"))
+    await journal.open()
+    answered: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def broken(why: str) -> None:
+        raise RuntimeError(why)
+
+    journal.accept(Accepted(1, "job-1", b"{}", b""), broken)
+    journal.accept(Accepted(2, "job-2", b"{}", b""), answered.set_result)
+    async with asyncio.timeout(30):
+        assert await answered == ""
+    assert "journal_failed" in caplog.text
+    await journal.close()

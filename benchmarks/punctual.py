@@ -9,6 +9,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from killable import Context, OperationTimedOut, Stopping, job
 
@@ -25,7 +26,7 @@ def _wait(ctx: Context, began: float) -> None:
 
 @job
 def run(ctx: Context) -> None:
-    """Meet run_s, or first_token_s."""
+    """Meet run_s, first_token_s or total_s."""
     _wait(ctx, time.monotonic())
 
 
@@ -41,6 +42,31 @@ def operation(ctx: Context, raises: bool = False) -> None:
     """Meet the end of an operation."""
     with ctx.operation("wait", None, "raise" if raises else "kill"):
         _wait(ctx, time.monotonic())
+
+
+@dataclass
+class Slow:
+    """An input that takes long to make."""
+
+    def __post_init__(self) -> None:
+        time.sleep(LONG_S)
+
+
+@job
+def starts(slowly: Slow) -> None:
+    """Meet start_s."""
+
+
+@job
+def burn(ctx: Context) -> None:
+    """Meet cpu_s."""
+    began = time.process_time()
+    try:
+        while True:
+            pass
+    except Stopping:
+        ctx.checkpoint([began, time.process_time()])
+        raise
 
 
 @job

@@ -148,13 +148,13 @@ async def test_a_limit_over_its_cap_names_the_cap(server: Server) -> None:
 
 async def test_more_than_any_cap_is_refused_by_its_name(start_server: StartServer) -> None:
     """And so is no limit at all; an operation goes by its path."""
-    caps = {name: 100.0 for name in LIMIT_NAMES if name not in ("memory_bytes", "output_bytes")}
+    caps = {name: 50.0 for name in LIMIT_NAMES if name not in ("memory_bytes", "output_bytes")}
     caps |= {"memory_bytes": float(1 << 28), "output_bytes": float(1 << 20)}
     over: dict[str, Any] = {name: cap * 2 for name, cap in caps.items() if name != "operation_s"}
     over |= {name: int(value) for name, value in over.items() if not name.endswith("_s")}
     asked = [({name: value}, name, caps[name], value) for name, value in over.items()]
     asked += [({name: None}, name, caps[name], None) for name in over if LIMITS[name].may_be_none]
-    asked.append(({"operation_s": {"load/download": 101}}, "operation_s.load/download", 100, 101))
+    asked.append(({"operation_s": {"load/download": 101}}, "operation_s.load/download", 50, 101))
     async with start_server(caps=caps) as server:
         for limits, name, cap, value in asked:
             answer = await server.client.post("/v1/jobs", json={"type": "echo", "input": {}, "limits": limits})

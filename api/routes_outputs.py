@@ -34,7 +34,7 @@ EVENT = {
         "description": "Each event",
         "properties": {
             "id": {"type": "string", "pattern": "^[0-9]+$"},
-            "event": {"type": "string", "examples": ["started", "token", "completed"]},
+            "event": {"type": "string", "examples": ["started", "token", "retrying", "completed"]},
             "data": {"type": "string", "description": "A line of JSON; in a marker, which has no name, plain text"},
             "retry": {"type": "integer"},
         },

@@ -267,7 +267,7 @@ class Job(ShortJob):
     tenant: str
     correlation_id: str
     events: int
-    """How many events its stream has so far; the last one's id is one less."""
+    """The id that its next event would have: how many there are so far, but for those that died with a server."""
     attempts: int
     result: Any
     partial: Any

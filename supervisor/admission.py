@@ -188,16 +188,22 @@ class Admission:
             self._jobs.backlog.let_go(room)
             if submission.idempotency_key:
                 del self._unwritten[key]
-            if refused is not None:
-                self._withdraw(entry, refused)
-                answer.set_result(refused)
-                return
-            self._observer.on_submitted(entry)
-            # It may have been cancelled meanwhile.
-            answer.set_result(self._answered(entry) if entry.is_over else self._enqueue(entry))
+            try:
+                answer.set_result(self._settle(entry, refused))
+            except Exception as error:  # a defect of ours: whoever waits is told
+                answer.set_result(Refused(f"the server met a fault of its own: {error!r}", code="internal"))
+                raise
 
         chronicle.accepted(entry, content, on_written)
         return answer
+
+    def _settle(self, entry: Entry, refused: Refused | None) -> JobRecord | Refused:
+        """It is on disk, or is not."""
+        if refused is not None:
+            self._withdraw(entry, refused)
+            return refused
+        self._observer.on_submitted(entry)
+        return self._answered(entry) if entry.is_over else self._enqueue(entry)  # it may have been cancelled meanwhile
 
     async def _written(self, submission: Submission, answer: Answer) -> JobRecord:
         """Wait for the disk. Raise Refused: journal_failed."""
@@ -217,3 +223,4 @@ class Admission:
             entry.forget_input()
         self._registry.withdraw(entry)
         entry.wake()
+        self._jobs.note_fewer()

@@ -89,7 +89,7 @@ class Dispatcher:
                 entry.queue_timer = self._clock.call_at(due, lambda: self._on_queue_deadline(entry, limit))
 
     def place_of(self, entry: Entry) -> dict[str, Any] | None:
-        """Return how long the queue is before a job that waits; without a position it waits to be run again."""
+        """Return how long the queue is before a job that waits; without a position it is not in there yet."""
         if entry.state is not State.QUEUED:
             return None
         position = self.backlog.position(entry.id)
@@ -285,8 +285,12 @@ class Dispatcher:
             self._chronicle.ended(entry)
         self._registry.note_end(entry, entry.ended)
         entry.wake()
+        self.note_fewer()
+
+    def note_fewer(self) -> None:
+        """A job is over: at a shutdown it may have been the last."""
         if self._drain.shutting_down and not self._registry.active():
-            self._drain.set_due()  # all accepted jobs have ended by themselves
+            self._drain.set_due()
 
     # ── FleetOwner ──
 

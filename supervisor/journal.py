@@ -85,6 +85,7 @@ class Journal:
                 await self._is_over.wait()
         except TimeoutError:
             logger.error("journal_left", extra={"detail": f"{self.path} takes nothing for {CLOSE_S:g} s"})
+            self._on_over()
 
     def _on_over(self) -> None:
         """Nobody writes any more: whoever waits is answered all the same."""
@@ -94,7 +95,8 @@ class Journal:
     def _on_answers(self, answers: Mapping[int, str]) -> None:
         for number, why in answers.items():
             try:
-                self._unanswered.pop(number)(why)
+                if (answer := self._unanswered.pop(number, None)) is not None:
+                    answer(why)
             except Exception:  # a defect of ours: the others are answered all the same
                 logger.exception("journal_failed", extra={"detail": "an answer was not taken"})
 

@@ -122,7 +122,8 @@ class Entry:
         elif completed:
             self.result = closing
         elif closing is not None:
-            self.partial, self.has_returned = closing, True
+            self.has_returned = True
+            self.partial = closing or self.partial  # one that was laid is let go
 
     def begin_again(self, now: float) -> None:
         """Its attempt is over and it is not: nothing of that one is left but its last checkpoint."""

@@ -61,6 +61,9 @@ async def restore(
         registry.retention.note_end(entry, now)
     for entry, outcome in restoring.lost:
         jobs.settle(entry, outcome)
+    for entry in restoring.waiting:
+        if entry.attempts:
+            chronicle.waits(entry)  # from which id its events are here now: a later death must not lose that
     jobs.resume(restoring.waiting)
 
 
@@ -87,13 +90,14 @@ class _Restoring:
             type=job_type,
             submission=Submission(job_type.name, row.pieces.get("input", b""), **known),
             limits=limits,
-            log=EventLog(limits.output_bytes, (row.started or accepted)["first_event"]),
+            log=EventLog(limits.output_bytes, (row.started or {}).get("first_event", accepted["first_event"])),
             created_at=accepted["created_at"],
             created=self._clock.now() - self._clock.age_s(accepted["created_at"]),
             queued=self._clock.now(),
             state=State.QUEUED if row.ended is None else State(row.ended["state"]),
         )
-        answer = replace(entry.record(accepted["instance_id"]), state=State.QUEUED.value)
+        answer = entry.record(accepted["instance_id"])
+        answer = replace(answer, state=State.QUEUED.value, events=accepted["first_event"])
         if row.ended is not None:
             self._end(entry, row.ended, row.pieces)
             self.ended.append(entry)
@@ -139,6 +143,7 @@ class _Restoring:
     def _lose(self, entry: Entry, started: dict[str, Any]) -> None:
         """Say what is known of it, and nothing more."""
         entry.attempts, entry.instance_id = started["attempt"], started["instance_id"]
+        entry.worker_id, entry.pid = started["worker_id"], started["pid"]
         entry.log = _behind_lost_events(entry)
         where = (
             f"worker {started['worker_id']} of server instance {started['instance_id']} had it since {started['at']}, "

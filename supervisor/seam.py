@@ -120,7 +120,7 @@ class Process(Protocol):
         ...
 
     def terminate(self, fence: int) -> None:
-        """Ring: SIGCONT if it is stopped, then SIGTERM. Raise FenceError."""
+        """Ring: SIGTERM, then SIGCONT if it is stopped. Raise FenceError."""
         ...
 
     def dump(self, fence: int) -> None:

@@ -176,8 +176,8 @@ class Doorbell:
         the loop would wait for that task for ever (hence the SIGINT handler of `asyncio.Runner`). The callback that
         comes next may compute for long, so another bell is asked for too: whichever finds the job's own code is first.
         """
-        asyncio = sys.modules.get("asyncio")  # who waits in `subprocess` is in selectors, too
-        loop = None if asyncio is None else asyncio._get_running_loop()
+        running = getattr(sys.modules.get("asyncio"), "_get_running_loop", None)  # it may be half imported
+        loop = None if running is None else running()
         if loop is None or loop.is_closed():
             return False
         loop.call_soon_threadsafe(self._raise)

@@ -14,6 +14,7 @@ from rich.text import Text
 from killable.api.cli import exits, story
 from killable.api.cli.names import events_so_far, find_job
 from killable.api.cli.options import JobName, Json, Url, open_client
+from killable.api.client.blocking import Event, Job
 from killable.api.client.exchange import DEFAULT_URL
 
 LAST_EVENTS = 50
@@ -31,13 +32,24 @@ def explain(name: JobName, as_json: Json = False, url: Url = DEFAULT_URL) -> Non
     with exits.reporting(as_json), open_client(url) as client:
         job = find_job(client, name)
         record = job.record()
-        last = [{"event": event.name, "data": event.data} for event in events_so_far(job, record, last=LAST_EVENTS)]
-        told = story.tell(record, last)
+        events = [*_between_attempts(job, record), *events_so_far(job, record, last=LAST_EVENTS)]
+        distinct = {event.id: {"event": event.name, "data": event.data} for event in events}
+        told = story.tell(record, [*distinct.values()])
         if as_json:
             exits.print_json(_members(record, told))
             return
         width = min(PROSE_CHARS, exits.stdout_columns())
         exits.print_lines(_lines(told, width))
+
+
+def _between_attempts(job: Job, record: dict[str, Any]) -> Iterator[Event]:
+    """Yield what tells of earlier attempts: all of it stands before the last one, and before any token."""
+    if record["attempts"] > 1:
+        for event in events_so_far(job, record):
+            if event.name == "token" or (event.name == "started" and event.data.get("attempt") == record["attempt"]):
+                return
+            if event.name in story.BETWEEN_ATTEMPTS:
+                yield event
 
 
 def _lines(told: story.Story, width: int) -> Iterator[Text]:

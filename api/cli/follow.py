@@ -81,7 +81,7 @@ class Follower:
             self._write(token_of(event.data))
             if self._at_line_start or not sys.stdout.isatty():
                 self._status.resume()
-        elif event.name == "retrying":
+        elif event.name in ("retrying", "restored"):
             self._status.pause()
             self._print_retry(event)
             self._status.resume()
@@ -93,6 +93,11 @@ class Follower:
 
     def _print_retry(self, event: Event) -> None:
         """Say that it is run again: else it would only look slow."""
+        if event.name == "restored":
+            stderr_console().print(
+                Text("the server was started again; what the job had streamed before is lost", "yellow")
+            )
+            return
         error, wait_s = event.data.get("error") or {}, float(event.data.get("wait_s") or 0)
         which = f"attempt {event.data.get('attempt')} of {event.data.get('attempts_max')}"
         line = f"{which} failed, {error.get('code')}: {error.get('message')}; the next one in {render.duration(wait_s)}"

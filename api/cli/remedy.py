@@ -103,6 +103,7 @@ def _of_failure(record: Mapping[str, Any], code: str, error: Mapping[str, Any]) 
 
 _WITHOUT_SETTING = {
     "exception": "What is to be changed is the job's code or its input: the traceback above says where.",
+    "input.invalid": "What is to be changed is the job's input; `killable types NAME` says what it takes.",
     "exit": "The job's own code, or a library in it, ended the process: look for os._exit, sys.exit, exit().",
     "crash": "The fault is in native code that the job calls. faulthandler.enable() as its first line prints where.",
     "killed_externally": "Someone outside this server did it: `dmesg` tells whether it was the out-of-memory killer.",

@@ -127,7 +127,9 @@ def lasted_s(record: Mapping[str, Any]) -> float | None:
 
 def death(certificate: Mapping[str, Any] | None) -> str:
     """Return `dead after 1.3 ms (SIGTERM acknowledged 0.4 ms, tree empty 1.3 ms, 1 process)`, or what else is known."""
-    if not certificate or not any(phase in certificate for phase in PHASES):
+    if certificate is None:
+        return "what became of its process is not known"
+    if not any(phase in certificate for phase in PHASES):
         return "dead (it had no process)"
     parts = []
     if "acknowledged" in certificate:
@@ -143,6 +145,11 @@ def death(certificate: Mapping[str, Any] | None) -> str:
     tree_empty = milliseconds(certificate["tree_empty"])
     parts += [f"tree empty {tree_empty}", counted(1 + certificate.get("processes_swept", 0), "process", "processes")]
     return f"dead after {tree_empty} ({', '.join(parts)})"
+
+
+def is_lost(record: Mapping[str, Any]) -> bool:
+    """Tell whether a job ended with its server or its machine: then its record is all that there is."""
+    return (record.get("error") or {}).get("code") in ("supervisor_lost", "node_lost")
 
 
 def ended_by(record: Mapping[str, Any]) -> str:

@@ -26,7 +26,7 @@ _FAULTS = {
     "SIGSYS": "a system call that is forbidden here",
 }
 _STAGES = {
-    "timeout.queue": "no worker was free for it",
+    "timeout.queue": "no worker had it",
     "timeout.start": "its worker had not entered the job's function",
     "timeout.run": "its function had not returned",
 }
@@ -50,7 +50,7 @@ def _cancelled(record: Mapping[str, Any], error: Mapping[str, Any]) -> str:
     by, reason = str(error.get("by") or "user"), error.get("reason")
     asked = _ASKED_BY.get(by, f"It was cancelled by {by}")
     why = f", saying: {reason}" if reason else ""
-    when = " It was still in the queue, so no worker ever had it." if record.get("started_at") is None else ""
+    when = "" if record.get("attempts") else " It was still in the queue, so no worker ever had it."
     return f"{asked}{why}.{when}"
 
 

@@ -21,6 +21,8 @@ Members = Mapping[str, Any]
 LAST_TOKENS_CHARS = 300
 LAST_LINES = 5
 """Enough to know where in its output it was; `killable stream` and `logs` have the rest."""
+BETWEEN_ATTEMPTS = frozenset({"retrying", "restored"})
+"""Events of a job that is run more than once."""
 ACTIVE = ("queued", "running", "stopping")
 _USUAL = frozenset({"queue_s", "start_s", "run_s", "ack_s", "memory_bytes"})
 """Limits that a job has if nobody says otherwise: it is told when one does not."""
@@ -103,14 +105,17 @@ def _limit(name: str, whole_name: str, value: Any) -> str:
 
 def _before(events: Sequence[Members]) -> Iterator[Paragraph]:
     """How the attempts before the last one ended."""
-    lines = [_retry(event["data"]) for event in events if event["event"] == "retrying"]
+    lines = [_between_attempts(event) for event in events if event["event"] in BETWEEN_ATTEMPTS]
     if lines:
         yield Paragraph(
             "Before", "Attempts that ended by no fault of the job's, each followed by another:", tuple(lines)
         )
 
 
-def _retry(told: Members) -> str:
+def _between_attempts(event: Members) -> str:
+    told = event["data"]
+    if event["event"] == "restored":
+        return "then the server was started again, and what it had printed was lost with the one before"
     error = told.get("error") or {}
     wait = render.duration(float(told.get("wait_s") or 0))
     return f"attempt {told.get('attempt')}: {error.get('code')}: {error.get('message')}; the next one {wait} later"
@@ -118,24 +123,36 @@ def _retry(told: Members) -> str:
 
 def _ran(record: Members, now: datetime | None) -> str:
     started, ended = record.get("started_at"), record.get("ended_at")
-    if started is None and (record.get("attempts") or 0) > 0 and ended is None:
-        return "It waits to be run again."
-    if started is None and (record.get("attempts") or 0) > 0:
-        return "It waited to be run again, and was not."
     if started is None:
-        position = (record.get("queue") or {}).get("position")
-        if ended is None:
-            place = f", {render.counted(position, 'job')} before it" if position is not None else ""
-            return f"It has waited in the queue for {_between(record['created_at'], now)}{place}; no worker has it yet."
-        return f"It never started: no worker had it in the {_between(record['created_at'], ended)} to its end."
-    worker = f"{record.get('worker_id') or 'a worker'}, pid {record.get('pid') or 'unknown'}"
+        return _never_entered(record, now)
     after, attempt = _between(record["created_at"], started), record.get("attempt") or 1
-    waited = f"It waited {after} and was started on {worker}"
+    waited = f"It waited {after} and was started on {_worker(record)}"
     if attempt > 1:  # most of that it did not wait
-        waited = f"Its attempt {attempt} was started {after} after that on {worker}"
+        waited = f"Its attempt {attempt} was started {after} after that on {_worker(record)}"
     if ended is None:
         return f"{waited}; it has run for {_between(started, now)} since{_progress(record)}."
     return f"{waited}; {_between(started, ended)} later it was over{_progress(record)}.{_used(record)}"
+
+
+def _worker(record: Members) -> str:
+    return f"{record.get('worker_id') or 'a worker'}, pid {record.get('pid') or 'unknown'}"
+
+
+def _never_entered(record: Members, now: datetime | None) -> str:
+    """Of a job whose function has not begun: a worker may have had it all the same, perhaps in an earlier attempt."""
+    ended = record.get("ended_at")
+    if render.is_lost(record):
+        return f"An earlier run of the server had given it to {_worker(record)}; how far it came is not known."
+    if record.get("worker_id"):
+        entered = "and has not entered its function yet" if ended is None else "and never entered its function"
+        return f"It was given to {_worker(record)}, {entered}.{_used(record)}"
+    if record.get("attempts"):
+        return "It waits to be run again." if ended is None else "It waited to be run again, and was not."
+    if ended is not None:
+        return f"It never started: no worker had it in the {_between(record['created_at'], ended)} to its end."
+    position = (record.get("queue") or {}).get("position")
+    place = f", {render.counted(position, 'job')} before it" if position is not None else ""
+    return f"It has waited in the queue for {_between(record['created_at'], now)}{place}; no worker has it yet."
 
 
 def _used(record: Members) -> str:
@@ -156,6 +173,8 @@ def _progress(record: Members) -> str:
 def _end(record: Members) -> Paragraph:
     """How it came to be dead, step by step."""
     certificate = record.get("certificate") or {}
+    if render.is_lost(record):
+        return Paragraph("End", "What became of its process is not known: the server that had it died, or its machine.")
     if not any(phase in certificate for phase in render.PHASES):
         return Paragraph("End", "It had no process, so there was nothing to end.")
     if "requested" not in certificate:

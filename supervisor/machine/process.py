@@ -175,14 +175,18 @@ class WorkerProcess:
 
     def terminate(self, fence: int) -> None:
         self._check(fence)
-        # Not the other way round: a job that stops itself again would run between the two and sit out its grace.
-        self._signal(signal.SIGTERM)
-        if self._is_stopped():
-            self._signal(signal.SIGCONT)
+        self._wake_with(signal.SIGTERM)
 
     def dump(self, fence: int) -> None:
         self._check(fence)
-        self._signal(DUMP_SIGNAL)
+        self._wake_with(DUMP_SIGNAL)
+
+    def _wake_with(self, number: int) -> None:
+        """Send a signal that a stopped process is to hear, too."""
+        # Not the other way round: a job that stops itself again would run between the two and sit out its grace.
+        self._signal(number)
+        if self.pid is not None and tree.is_stopped(self.pid) and self._alive():
+            self._signal(signal.SIGCONT)
 
     def kill(self) -> None:
         if self._pidfd < 0:
@@ -330,14 +334,6 @@ class WorkerProcess:
         poll = select.poll()
         poll.register(self._pidfd, select.POLLIN)
         return bool(poll.poll(0))
-
-    def _is_stopped(self) -> bool:
-        try:
-            with open(f"/proc/{self.pid}/stat", "rb", buffering=0) as file:
-                stat = file.read()
-        except OSError:
-            return False
-        return self._alive() and stat[stat.rindex(b")") + 2 : stat.rindex(b")") + 3] in (b"T", b"t")
 
     def _on_frame_bytes(self, data: bytes) -> None:
         if self._broken:

@@ -77,6 +77,15 @@ def cpu_s(pids: Iterable[int]) -> float:
     return sum((process_cpu_s(pid) or 0.0) + _waited_s(pid) for pid in pids)
 
 
+def is_stopped(pid: int) -> bool:
+    """Tell whether a process was stopped by a signal (state T or t of proc_pid_stat(5))."""
+    stat = _read(f"/proc/{pid}/stat")
+    if not stat:
+        return False
+    state = stat.rindex(b")") + 2
+    return stat[state : state + 1] in (b"T", b"t")
+
+
 def _waited_s(pid: int) -> float:
     stat = _read(f"/proc/{pid}/stat")
     if not stat:

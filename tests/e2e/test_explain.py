@@ -1,4 +1,4 @@
-"""The story of eleven endings, told by the real command of real jobs, word for word.
+"""The story of thirteen endings, told by the real command of real jobs, word for word.
 
 To renew the golden files after a change of words: KILLABLE_RENEW_GOLDEN=1 pytest tests/e2e/test_explain.py, and read
 what `git diff` shows.
@@ -27,6 +27,8 @@ ENDINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "cancelled, native code": ("native", {"ack_s": 0.2, "grace_s": 20}),
     "timeout.run": ("waits", {"run_s": 0.2}),
     "timeout.run, total_s": ("waits", {"total_s": 0.3}),
+    "timeout.start": ("starts_slowly", {"start_s": 0.2}),
+    "input.invalid": ("wants_even", {}),
     "timeout.operation": ("waits", {"operation_s": {"load/download": 0.2}}),
     "limit.memory": ("grows", {"memory_bytes": 64 << 20}),
     "crash": ("crashes", {}),
@@ -34,6 +36,9 @@ ENDINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "killed_externally": ("is_killed", {}),
     "completed, second attempt": ("is_killed_once", {"attempts_max": 2, "backoff_s": 0.01}),
 }
+
+
+INPUTS: dict[str, dict[str, Any]] = {"starts_slowly": {"slowly": {}}, "wants_even": {"number": {"value": 3}}}
 
 
 def normalized(text: str) -> str:
@@ -68,7 +73,7 @@ def test_each_ending_is_told_as_in_its_golden_file(tmp_path: Path, serve: Serve)
     stories = {}
     with Client(server.url) as client:
         for name, (type, limits) in ENDINGS.items():
-            job = client.submit(type, {}, limits=limits)
+            job = client.submit(type, INPUTS.get(type, {}), limits=limits)
             if name.startswith("cancelled"):
                 next(iter(job))
                 if type == "native":
@@ -88,6 +93,7 @@ def test_the_last_paragraph_names_one_setting_or_none(name: str) -> None:
     last = (GOLDEN / f"{name}.txt").read_text().rpartition("\nChange")[2]
     named = {setting for setting in LIMITS if re.search(rf"\b{setting}\b|--{setting.replace('_', '-')}\b", last)}
     expected = {"cancelled, native code": {"ack_s"}, "timeout.run": {"run_s"}, "timeout.operation": {"operation_s"},
-                "timeout.run, total_s": {"total_s"}, "limit.memory": {"memory_bytes"}}.get(name, set())  # fmt: skip
+                "timeout.start": {"start_s"}, "timeout.run, total_s": {"total_s"},
+                "limit.memory": {"memory_bytes"}}.get(name, set())  # fmt: skip
     assert named == expected, last
     assert named or last.lstrip(" :\n").startswith("None"), last

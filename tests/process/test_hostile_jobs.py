@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import traceback
+from datetime import datetime
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,11 @@ def check(case: Hostile, story: Story, *, proof: str, reused: bool) -> None:
         assert story.tokens == list(case.tokens)
     assert not case.settle or story.error["by"] == "user"
     check_row(case, story.certificate, proof=proof, reused=reused)
+    record = story.record
+    assert record is not None and record.ended_at is not None
+    if not case.settle and record.started_at is not None:
+        ran_s = datetime.fromisoformat(record.ended_at) - datetime.fromisoformat(record.started_at)
+        assert ran_s.total_seconds() <= case.within_s, record
 
 
 def stack_written(pid: int) -> bytes:
@@ -72,11 +78,14 @@ async def test_every_hostile_job_ends_as_its_row_says_and_hurts_nobody(
     usual = await look_around(server)
     turns = asyncio.Semaphore(AT_ONCE)
     failures: list[str] = []
+    pids: list[int] = []
 
     async def one(case: Hostile) -> None:
         async with turns:
             try:
-                check(case, await play(server, case), proof=proof, reused=jobs_per_worker_max == 0)
+                story = await play(server, case)
+                pids.append(story.pid)
+                check(case, story, proof=proof, reused=jobs_per_worker_max == 0)
                 assert jobs_per_worker_max == 1 or await look_around(server) == usual
             except Exception as error:
                 told = "".join(traceback.format_exception(error))
@@ -84,6 +93,7 @@ async def test_every_hostile_job_ends_as_its_row_says_and_hurts_nobody(
 
     await asyncio.gather(*map(one, TABLE))
     assert not failures, f"{len(failures)} of {len(TABLE)} hostile jobs:\n" + "\n".join(failures)
+    assert (len(set(pids)) < len(pids)) == (jobs_per_worker_max == 0), "used again, or each fresh"
     assert (await server.get(neighbour)).state == "running"
     living = [worker.pid for worker in await server.workers() if worker.state in ("idle", "busy") and worker.pid]
     assert living and all(stack_written(pid) == b"" for pid in living), "a worker that lives was asked for its stack"

@@ -59,6 +59,9 @@ def check_row(case: Hostile, certificate: Mapping[str, Any], *, proof: str, reus
         assert cut_off or ended == case.exit, told
     if "requested" in certificate:
         assert certificate["tree_empty"] <= case.within_s * 1000, told
+    heard = phases_of(certificate) & {"acknowledged", "kill_sent"} and "term_sent" in certificate
+    if heard and certificate["grace_s"] > 0:  # without one, or when none is left, it is killed at once
+        assert f" in {case.type}\n" in certificate.get("stack", ""), f"its stack does not name the function: {told}"
     if case.settle:
         assert (certificate["by"], certificate["cause"]) == ("user", "cancelled")
         assert ("early_kill" in certificate) == case.early

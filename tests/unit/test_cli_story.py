@@ -231,7 +231,7 @@ def test_a_job_that_said_nothing() -> None:
     ("active", "words"),
     [
         (
-            {"state": "queued", "started_at": None, "ended_at": None, "queue": {"position": 3}},
+            {"state": "queued", "started_at": None, "ended_at": None, "queue": {"position": 3}, "worker_id": None},
             "It has waited in the queue for 10 s, 3 jobs before it",
         ),
         (
@@ -247,6 +247,40 @@ def test_a_job_that_has_not_ended(active: dict[str, Any], words: str) -> None:
     assert words in prose(told)
     assert told.paragraphs[-1].text == "None. It has not ended yet."
     assert "Rule" not in {p.title for p in told.paragraphs}
+
+
+@pytest.mark.row("B16")
+@pytest.mark.parametrize("code", ["supervisor_lost", "node_lost"])
+def test_of_a_lost_job_nothing_is_told_that_nobody_knows(code: str) -> None:
+    lost = record("failed", code, message="the server died while the job was at work") | {
+        "started_at": None, "certificate": None, "attempts": 1, "tokens": 0,
+    }  # fmt: skip
+    told = prose(story.tell(lost))
+    assert "An earlier run of the server had given it to w-7, pid 431; how far it came is not known." in told
+    assert "What became of its process is not known" in told
+    assert "to be run again" not in told and "no process" not in told
+
+
+@pytest.mark.row("D23")
+def test_a_job_between_two_attempts_and_one_that_a_worker_only_has_are_told_apart() -> None:
+    waiting = RECORD | {
+        "state": "queued", "started_at": None, "ended_at": None, "certificate": None, "attempts": 1, "worker_id": None,
+        "pid": None, "queue": {"position": None},
+    }  # fmt: skip
+    assert "It waits to be run again." in prose(story.tell(waiting))
+    starting = waiting | {"state": "running", "worker_id": "w-7", "pid": 431, "queue": None}
+    assert "It was given to w-7, pid 431, and has not entered its function yet." in prose(story.tell(starting))
+    stopped = record("cancelled", "cancelled", {"requested": 0.0}, by="user") | {
+        "started_at": None, "attempts": 1, "worker_id": None,
+    }  # fmt: skip
+    told = prose(story.tell(stopped))
+    assert "It waited to be run again, and was not." in told and "no worker ever had it" not in told
+    events = [
+        {"event": "retrying", "data": {"attempt": 1, "wait_s": 2.0, "error": {"code": "worker_lost", "message": "m"}}},
+        {"event": "restored", "data": {"attempt": 1}},
+    ]
+    before = next(p for p in story.tell(waiting, events).paragraphs if p.title == "Before")
+    assert before.lines[0] == "attempt 1: worker_lost: m; the next one 2.0 s later" and "lost" in before.lines[1]
 
 
 def test_what_is_not_proven_is_said() -> None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from killable import Context, Stopping, job
 
@@ -76,4 +78,33 @@ def is_killed_once(ctx: Context) -> int:
     """Be killed as by a stranger in its first attempt, having said nothing."""
     if ctx.attempt == 1:
         os.kill(os.getpid(), signal.SIGKILL)
+    for number in range(60):  # more than the last events that its story is made of
+        print(number)
     return ctx.attempt
+
+
+@dataclass
+class Slow:
+    """An input that takes long to make."""
+
+    def __post_init__(self) -> None:
+        time.sleep(3600)
+
+
+@job
+def starts_slowly(slowly: Slow) -> None:
+    """Be waited for."""
+
+
+@dataclass
+class Even:
+    value: int
+
+    def __post_init__(self) -> None:
+        if self.value % 2:
+            raise ValueError("must be even")
+
+
+@job
+def wants_even(number: Even) -> int:
+    return number.value

@@ -69,7 +69,7 @@ class Dying:
         self.known = [zygote, job, *self.daemons]
 
     def _sleeping(self) -> list[processes.Seen] | Pending:
-        found = [seen for seen in processes.descendants(self.pid) if seen.name == "sleep"]
+        found = [seen for seen in processes.descendants(self.pid) if seen.name == "sleep" and _environment(seen.pid)]
         return found if len(found) == 2 else Pending(found)
 
     def kill(self, *, guard: bool) -> None:
@@ -79,6 +79,11 @@ class Dying:
         os.kill(self.guard, signal.SIGKILL if guard else signal.SIGSTOP)
         self._process.kill()
         self._process.wait()
+
+
+def _environment(pid: int) -> bytes:
+    """Return what a process was started with; nothing while its execve(2) goes on, after its name has changed."""
+    return Path(f"/proc/{pid}/environ").read_bytes()
 
 
 @contextmanager
@@ -122,9 +127,7 @@ async def test_the_next_start_ends_what_carries_a_dead_owners_cookie(
     with ExitStack() as stack:
         living = stack.enter_context(dying(tmp_path, "cgroup+descendants"))
         dead = stack.enter_context(dying(tmp_path, "descendants"))
-        clean, carrying = sorted(
-            dead.daemons, key=lambda seen: b"KILLABLE_INSTANCE" in Path(f"/proc/{seen.pid}/environ").read_bytes()
-        )
+        clean, carrying = sorted(dead.daemons, key=lambda seen: b"KILLABLE_INSTANCE" in _environment(seen.pid))
         dead.kill(guard=True)
         await supervisor(hostile_pool())
         assert not there(carrying), "ended before the first zygote was started"
@@ -133,6 +136,27 @@ async def test_the_next_start_ends_what_carries_a_dead_owners_cookie(
         assert there(clean)
         os.kill(clean.pid, signal.SIGKILL)
         assert all(there(seen) for seen in living.known) and living.folder.exists()
+
+
+@pytest.mark.row("D18")
+async def test_the_next_start_ends_what_is_in_a_dead_owners_group(
+    tmp_path: Path, supervisor: StartSupervisor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One of the daemons has cleaned its environment: nobody can find it but by the group's name."""
+    with ExitStack() as stack:
+        living = stack.enter_context(dying(tmp_path, "cgroup+descendants"))
+        dead = stack.enter_context(dying(tmp_path, "cgroup+descendants"))
+        groups = processes.cgroups_of(dead.pid)
+        assert groups and all(map(there, dead.daemons))
+        dead.kill(guard=True)
+        with caplog.at_level(logging.WARNING, "killable.system"):
+            await supervisor(hostile_pool(spares=0))
+        await until_async(lambda: not any(map(there, dead.daemons)), "both are gone")
+        await until_async(lambda: not processes.cgroups_of(dead.pid), "and so is their group")
+        assert all(there(seen) for seen in living.known) and processes.cgroups_of(living.pid)
+        # Another supervisor that has just started may have been quicker: then that has logged it.
+        for told in swept(caplog, dead.owner.name, "cgroup"):
+            assert any(told in group.parts for group in groups), told
 
 
 @pytest.mark.row("D17")

@@ -41,14 +41,12 @@ class Evidence(NamedTuple):
     protocol_error: str = ""
     zygote_lost: bool = False
     """The zygote died: PDEATHSIG took the worker, not the job's doing."""
-    spawn_error: str = ""
-    spawn_errno: int | None = None
     oom: str = "unknown"
     """yes · no · unknown; yes only with a proof (a memory cgroup's count of victims)."""
     memory_max_struck: bool = False
     """The kernel killed it for its own group's memory.max."""
-    cpu_limited: bool = False
-    """It had a `cpu_s`."""
+    cpu_used_up: bool = False
+    """It had a `cpu_s`, and its process has used as much (rusage)."""
     operation: Verdict | None = None
     """What it comes to if the job let the last `OperationTimedOut` pass that it was given."""
 
@@ -64,9 +62,14 @@ class Evidence(NamedTuple):
             zygote_lost=gone.zygote_lost,
             oom=gone.oom,
             memory_max_struck=gone.memory_max_struck,
-            cpu_limited=limits.cpu_s is not None,
+            cpu_used_up=limits.cpu_s is not None and _cpu_s(gone) >= limits.cpu_s,
             operation=operation,
         )
+
+
+def _cpu_s(gone: Gone) -> float:
+    ending = gone.ending
+    return 0.0 if ending is None else ending.user_s + ending.system_s
 
 
 _COMPLETED = Outcome("completed")
@@ -149,8 +152,6 @@ def _exit(exit_code: int | None) -> Outcome:
 
 
 def _from_status(status: ExitStatus, evidence: Evidence) -> Outcome:
-    if evidence.spawn_error:
-        return _failed("spawn", evidence.spawn_error, {"errno": evidence.spawn_errno})
     if not status.known:
         return _failed("worker_lost", "the process ended and nobody knows how")
     if status.signal is not None:
@@ -172,7 +173,7 @@ def _from_signal(number: int, status: ExitStatus, evidence: Evidence) -> Outcome
         return _failed("worker_lost", "the pool's zygote died and its workers with it", {"signal": name})
     if number == 9 and evidence.memory_max_struck:
         return _failed("limit.memory", "memory_bytes was reached: the kernel killed its cgroup", {"signal": name})
-    if number == _XCPU and evidence.cpu_limited:
+    if number == _XCPU and evidence.cpu_used_up:
         return _failed("limit.cpu", "the job used up its processor time (cpu_s)", {"signal": name})
     if number in _ASKS_TO_END:
         return _failed(

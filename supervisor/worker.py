@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from killable.supervisor.job import WorkerId, WorkerRecord
 from killable.supervisor.seam import Gone, Process, Usage
@@ -80,7 +80,7 @@ class Worker:
         self._forked = False
         self._ready = False
         self._exited = False
-        self._broken = ""
+        self._broken: dict[str, Any] = {}
         self._said = b""
         self.loan: Loan | None = None
         """While a caller's thread may give it an order."""
@@ -227,7 +227,7 @@ class Worker:
                 self._ready = True
                 self._become_idle()
             elif frame.kind == Kind.BROKEN:
-                self._broken = json.loads(frame.payload)["traceback"]
+                self._broken = json.loads(frame.payload)
 
     def _completes(self, loan: Loan, frames: list[Frame]) -> bool:
         """Take the end of a call of which nothing else was ever heard; return whether it is that."""
@@ -294,7 +294,8 @@ class Worker:
             attempt.on_gone(gone)
         if spawning and not gone.zygote_lost:  # else the zygote's end is the failure, and counts once
             said = self._said.decode("utf-8", "replace")
-            self._owner.on_worker_failed(self, self._broken or f"{_how_it_ended(gone)}\n{said}".rstrip(), None)
+            why = self._broken.get("why") or f"{_how_it_ended(gone)}\n{said}".rstrip()
+            self._owner.on_worker_failed(self, why, self._broken.get("errno"))
         self._owner.on_worker_gone(self)
 
     @property

@@ -57,9 +57,9 @@ def run_worker(pipes: Pipes, configure: Configure, tmp: str, cgroup_errno: int) 
         os._exit(code)  # no finalizers of the zygote's, no waiting for threads
 
 
-def report_broken(pipes: Pipes, traceback_text: str) -> None:
-    """Tell the supervisor that this worker cannot be made ready."""
-    os.write(pipes.frames, encode(Kind.BROKEN, 0, 0, dump_json({"traceback": traceback_text[-60_000:]})))
+def report_broken(frames: int, why: str, errno: int | None = None) -> None:
+    """Tell the supervisor, by the pipe of frames, that this worker cannot be made ready: in words, or a traceback."""
+    os.write(frames, encode(Kind.BROKEN, 0, 0, dump_json({"why": why[-60_000:], "errno": errno})))
 
 
 def _serve(pipes: Pipes, configure: Configure, tmp: str, cgroup_errno: int) -> int:
@@ -69,7 +69,7 @@ def _serve(pipes: Pipes, configure: Configure, tmp: str, cgroup_errno: int) -> i
     except BaseException as error:
         import traceback
 
-        report_broken(pipes, "".join(traceback.format_exception(error)))
+        report_broken(pipes.frames, "".join(traceback.format_exception(error)))
         return ExitCode.NOT_IMPORTABLE
     worker = Worker(pipes, configure, tmp)
     rehearse(tmp, CODECS[configure.codec])

@@ -23,9 +23,11 @@ _FIRST_DESCRIPTOR = 3
 
 def exec_worker(pipes: Pipes, configure: Configure, packages: dict[str, str], tmp: str, cgroup_errno: int) -> NoReturn:
     """Replace this confined fork by a fresh interpreter; session, subreaper, limits and PDEATHSIG survive execve(2)."""
+    frames = pipes.frames
     try:
         for number, descriptor in enumerate(_out_of_the_way(pipes), _FIRST_DESCRIPTOR):
             os.dup2(descriptor, number, inheritable=True)
+        frames = _FIRST_DESCRIPTOR + Pipes._fields.index("frames")
         confine.close_descriptors_except(range(_FIRST_DESCRIPTOR, _FIRST_DESCRIPTOR + 4))
         arguments = {
             "packages": packages,
@@ -36,7 +38,7 @@ def exec_worker(pipes: Pipes, configure: Configure, packages: dict[str, str], tm
         boot = Path(packages["killable.workers"]) / "boot.py"
         os.execv(sys.executable, [sys.executable, "-S", "-P", str(boot), "worker", json.dumps(arguments)])
     except BaseException as error:
-        os.write(2, f"killable: cannot exec a worker: {error}\n".encode())
+        report_broken(frames, f"the worker cannot be exec'd: {error}", getattr(error, "errno", None))
         os._exit(ExitCode.OS_ERROR)
 
 
@@ -57,6 +59,6 @@ def main(packages: dict[str, str], configure: dict[str, Any], tmp: str, cgroup_e
     try:
         catalogue.load(settings, run_preloads=True)
     except BaseException:
-        report_broken(pipes, traceback.format_exc())
+        report_broken(pipes.frames, traceback.format_exc())
         os._exit(ExitCode.NOT_IMPORTABLE)
     run_worker(pipes, settings, tmp, cgroup_errno)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from killable.workers import catalogue, confine, control, fdpass, offspring, spawned
 from killable.workers.exitcodes import ExitCode
-from killable.workers.harness import Pipes, run_worker
+from killable.workers.harness import Pipes, report_broken, run_worker
 
 
 class _Child:
@@ -89,7 +89,7 @@ def _become_worker(start: WorkerStart, configure: control.Configure, packages: d
     except ProcessLookupError:
         os._exit(ExitCode.PIPE_GONE)  # the pool was closed during the fork
     except OSError as error:
-        print(f"killable: cannot confine the worker: {error}", file=sys.stderr, flush=True)
+        report_broken(start.pipes.frames, f"the worker cannot be confined: {error}", error.errno)
         os._exit(ExitCode.OS_ERROR)
     if configure.start_method == "spawn":
         spawned.exec_worker(start.pipes, configure, packages, start.tmp, cgroup_errno)

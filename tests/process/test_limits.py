@@ -17,7 +17,7 @@ import pytest
 from support import processes
 from support.supervising import StartSupervisor
 from support.waiting import Pending, until, until_async
-from trials import HOSTILE, follow, run, said, stop, submit
+from trials import HOSTILE, computing, follow, hostile_pool, run, said, stop, submit
 
 from killable.supervisor.machine import cgroup
 from killable.supervisor.settings import PoolSpec
@@ -201,3 +201,19 @@ async def test_a_pool_of_a_user_that_is_not_there_is_broken(supervisor: StartSup
 
 def gluttons_of(user: str) -> PoolSpec:
     return PoolSpec("others", ("support.obedient",), folder=HOSTILE["folder"], user=user)
+
+
+@pytest.mark.row("B4")
+@pytest.mark.code("limit.cpu", "crash")
+async def test_the_kernel_ends_what_nobody_looks_at_and_a_signal_alone_proves_nothing(
+    supervisor: StartSupervisor,
+) -> None:
+    """RLIMIT_CPU, while the supervisor does not get to look; and a SIGXCPU that came from somewhere else."""
+    server = await supervisor(hostile_pool())
+    job_id = await submit(server, "hold_gil", limits={"cpu_s": 0.2, "grace_s": 0})
+    pid = await computing(server, job_id)
+    until(lambda: (seen := processes.look(pid)) is None or seen.state == "Z", "the kernel has ended it")
+    story = await follow(server, job_id)
+    assert (story.code, story.certificate["exit_signal"]) == ("limit.cpu", "SIGXCPU")
+    other = await run(server, "dies_of", number=signal.SIGXCPU, limits={"cpu_s": 60})
+    assert (other.code, other.error["signal"]) == ("crash", "SIGXCPU")

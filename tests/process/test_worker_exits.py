@@ -4,6 +4,7 @@ whose worker ended so before the job function was entered.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -211,4 +212,19 @@ async def test_a_worker_that_cannot_be_confined_never_runs_a_job(tmp_path: Path,
     server = await supervisor(PoolSpec("p", (write_module(tmp_path, body),), workers=1))
     story = await run(server, "works")
     assert (story.state, story.code, story.plot) == ("failed", "spawn", ["failed"])
-    assert f"exit code {ExitCode.OS_ERROR:d}" in story.error["message"]
+    assert "cannot be confined" in story.error["message"] and story.error["errno"] == errno.EPERM
+
+
+@pytest.mark.row("B4")
+@pytest.mark.code("spawn")
+async def test_a_worker_that_cannot_be_exec_d_says_why(tmp_path: Path, supervisor: StartSupervisor) -> None:
+    """Its interpreter is gone by then: the zygote runs on."""
+    python = tmp_path / "python"
+    python.symlink_to(sys.executable)
+    module = write_module(tmp_path, "@job\ndef works() -> None: ...\n")
+    pool = PoolSpec("p", (module,), workers=1, spares=0, start_method="spawn", python=str(python))
+    server = await supervisor(pool)
+    python.unlink()
+    story = await run(server, "works")
+    assert (story.code, story.error["errno"]) == ("spawn", errno.ENOENT), story.error
+    assert "cannot be exec'd" in story.error["message"]

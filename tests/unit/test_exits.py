@@ -124,12 +124,6 @@ def test_what_nobody_knows_is_called_so() -> None:
         assert (outcome.code, outcome.facts) == ("worker_lost", {})
 
 
-def test_a_worker_that_could_not_be_started() -> None:
-    evidence = Evidence(spawn_error="fork: no process", spawn_errno=11)
-    outcome = classify(None, None, ExitStatus(), evidence)
-    assert (outcome.code, outcome.message, outcome.facts) == ("spawn", "fork: no process", {"errno": 11})
-
-
 @pytest.mark.parametrize("cause", CLOSING_FRAMES)
 @pytest.mark.parametrize(
     "status", [ExitStatus(), ExitStatus(exit_code=0), ExitStatus(exit_code=70), ExitStatus(signal=9)]
@@ -160,7 +154,7 @@ def test_nonsense_is_a_protocol_error_whatever_the_exit_was() -> None:
 
 @pytest.mark.row("B4")
 def test_the_signal_of_a_processor_limit_is_that_only_where_there_is_one() -> None:
-    limited, free = Evidence(entered=True, cpu_limited=True), Evidence(entered=True)
+    limited, free = Evidence(entered=True, cpu_used_up=True), Evidence(entered=True)
     assert code_of(None, None, ExitStatus(signal=24), limited) == "limit.cpu"
     assert code_of(None, None, ExitStatus(signal=24), free) == "crash"
     for number in set(range(1, 65)) - {24}:

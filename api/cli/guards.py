@@ -25,8 +25,9 @@ class Check:
 
 
 DELEGATE = (
-    "the group above the server's has to hand the controller on (cgroup.subtree_control), which needs all controllers "
-    "on cgroup v2: boot with systemd.unified_cgroup_hierarchy=1"
+    "the group of the server has to hand the controller on (cgroup.subtree_control), which needs all controllers on "
+    "cgroup v2 (boot with systemd.unified_cgroup_hierarchy=1), and which the kernel allows to a group with processes "
+    "at the root only (cgroups(7), no internal processes)"
 )
 
 

@@ -81,6 +81,9 @@ def test_each_ending_is_told_as_in_its_golden_file(tmp_path: Path, serve: Serve)
                 job.cancel(reason="enough")
             assert any(event.is_terminal for event in job.events()), name
             stories[name] = normalized(command.ok("explain", job.id))
+            if name == "cancelled":  # every member of the certificate, through the command too
+                until(lambda job=job: "slot_ready" in job.record()["certificate"], "the next worker is warm")
+                assert command.json("inspect", job.id)["certificate"] == job.record()["certificate"]
     if os.environ.get("KILLABLE_RENEW_GOLDEN"):
         for name, story in stories.items():
             (GOLDEN / f"{name}.txt").write_text(story)

@@ -336,3 +336,9 @@ async def test_cancel_is_within_its_budget(proof: str, supervisor: StartSupervis
         job_id = await begin(server, "loop_python", limits={})
         ends.append((await stop(server, job_id)).certificate["tree_empty"])
     assert sorted(ends)[len(ends) // 2] <= 200, ends
+
+
+async def test_context_managers_are_left_in_the_grace(supervisor: StartSupervisor) -> None:
+    server = await supervisor(hostile_pool())
+    story = await stop(server, await begin(server, "holds_open", limits={"grace_s": LONG_S}))
+    assert story.tokens == ["in", "left"] and story.code == "cancelled" and story.certificate["exit_code"] == 143

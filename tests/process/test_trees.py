@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import processes
+from support import certificates, processes
 from support.marks import libc, tag_of
 from support.supervising import StartSupervisor
 from support.waiting import Pending, until, until_async
@@ -170,6 +170,7 @@ async def test_a_process_that_does_not_go_away_is_given_up_and_its_slot_set_asid
     ENDED_WITH.add("unkillable")
     assert record.certificate is not None and "tree_empty" not in record.certificate
     assert "proof" not in record.certificate
+    certificates.check_certificate(record.certificate, "unkillable", "user")
     # Until it is gone its slot is not used, and everyone is told; the other slot works.
     (pool,) = await server.pools()
     ready, degraded = await server.ready()

@@ -235,3 +235,13 @@ def works_ordinarily(ctx: Context, on: str) -> None:
                         file.read()
     finally:
         ctx.emit("finally")
+
+
+@job
+def holds_open(ctx: Context) -> None:
+    """Be inside a context manager nearly all the time."""
+    with contextlib.ExitStack() as stack:
+        stack.callback(ctx.emit, "left")
+        ctx.emit("in")
+        while True:
+            pass

@@ -40,16 +40,10 @@ def sweep_in_thread(finished: Callable[[], None]) -> None:
 
     def sweep() -> None:
         try:
-            if sees_own_pids():
-                cookies.let_guards_finish()
-                for name in sweep_groups():
-                    logger.warning("swept", extra={"cgroup": name})
-                _sweep_processes(cookies.ownerless(), WAVES_S)
-        except OSError as error:
-            logger.error("sweep_failed", extra={"detail": str(error)})  # the next start tries again
+            _try(_sweep_what_runs)
         finally:
             finished()
-        sweep_folders(tempfile.gettempdir())
+        _try(lambda: sweep_folders(tempfile.gettempdir()))
 
     _start_thread(sweep)
 
@@ -61,11 +55,27 @@ def sweep_cookie_in_thread(cookie: str, patience_s: float, finished: Callable[[]
 
     def sweep() -> None:
         try:
-            _sweep_processes(lambda found: found == cookie, patience_s)
+            _try(lambda: _sweep_processes(lambda found: found == cookie, patience_s))
         finally:
             finished()
 
     _start_thread(sweep)
+
+
+def _try(sweep: Callable[[], None]) -> None:
+    """What fails (no descriptor is left) is said, and left to the next start."""
+    try:
+        sweep()
+    except OSError as error:
+        logger.error("sweep_failed", extra={"detail": str(error)})
+
+
+def _sweep_what_runs() -> None:
+    if sees_own_pids():
+        cookies.let_guards_finish()
+        for name in sweep_groups():
+            logger.warning("swept", extra={"cgroup": name})
+        _sweep_processes(cookies.ownerless(), WAVES_S)
 
 
 def _start_thread(target: Callable[[], None]) -> None:

@@ -100,6 +100,21 @@ async def test_a_failure_that_nobody_takes_care_of_is_found(injector: Injector) 
             await go_through(life, injector, "stream", lambda: injector.aim_at(read, failure=errno.EBADF))
 
 
+@pytest.mark.parametrize("phase", PHASES)
+async def test_every_call_fails_once_in_one_of_its_ways(phase: str, injector: Injector) -> None:
+    """For n = 1, 2, … until a run is clean; the soak below goes through all ways, with both proofs."""
+    number = 0
+    async with rounds(phase, "descendants", injector) as once:
+        while number == 0 or injector.failed is not None:
+            number += 1
+            try:
+                await once(lambda number=number: injector.aim_at_number(number, number))
+            except BaseException as error:
+                note(error, injector)
+                raise
+    print(f"{phase}: {number - 1} calls")
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("phase", PHASES)

@@ -40,7 +40,7 @@ def check(case: Hostile, story: Story, *, proof: str, reused: bool) -> None:
     # What is printed comes by a pipe of its own, before or after.
     told = [name for name, _ in groupby(name for name in story.names if name != "log")]
     assert told == [name for name in (*case.plot, case.state) if name != "log"]
-    assert ("log" in story.names) == ("log" in case.plot)
+    assert ("log" in story.names) == ("log" in case.plot), story.lines
     assert not case.code or story.error.items() >= case.error.items(), story.error
     if case.tokens is not None:
         assert story.tokens == list(case.tokens)

@@ -146,7 +146,7 @@ class Attempt:
         unkillable_s = self._termination.rules.unkillable_s
         facts = {"message": f"still there {unkillable_s:g} s after SIGKILL: its slot is quarantined"}
         self.entry.verdict = Verdict("unkillable", by="supervisor", facts=facts)
-        self.worker.quarantine()
+        self.worker.quarantine(killed="kill_sent" in self._stamps)
         self._finish(None)
 
     def _ring_for(self, operation: int) -> None:

@@ -18,7 +18,7 @@ from killable.supervisor.exits import Evidence
 from killable.supervisor.job import Certificate, ExitStatus, Outcome, Verdict
 from killable.supervisor.lifecycle import Cause
 from killable.supervisor.registry import Entry
-from killable.supervisor.seam import Gone
+from killable.supervisor.seam import PIPE_BYTES, Gone
 from killable.supervisor.stamps import Stamps
 from killable.supervisor.termination import Termination
 from killable.supervisor.transcript import Transcript
@@ -143,10 +143,10 @@ class Attempt:
 
     def _give_up(self) -> None:
         """It is still there after SIGKILL: say so, and let the others go on."""
-        unkillable_s = self._termination.rules.unkillable_s
-        facts = {"message": f"still there {unkillable_s:g} s after SIGKILL: its slot is quarantined"}
-        self.entry.verdict = Verdict("unkillable", by="supervisor", facts=facts)
-        self.worker.quarantine(killed="kill_sent" in self._stamps)
+        message = f"still there {self._termination.rules.unkillable_s:g} s after SIGKILL: its slot is quarantined"
+        self.entry.verdict = Verdict("unkillable", by="supervisor", facts={"message": message})
+        self._termination.kill_again()
+        self.worker.quarantine()
         self._finish(None)
 
     def _ring_for(self, operation: int) -> None:
@@ -370,7 +370,7 @@ class Attempt:
     def _on_timer(self) -> None:
         self._timer = None
         if self._clock.now() - self._deadlines.wake_at > LATE_S:
-            self.worker.process.read_ready(1 << 16)
+            self.worker.process.read_ready(PIPE_BYTES)
             if self._over:
                 return
         now = self._clock.now()

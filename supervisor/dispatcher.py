@@ -53,7 +53,6 @@ class Dispatcher:
         self._fences = 0
         self._cores = usable_cores()
         self._closing = False
-        self._resuming = False
         self._borrower = borrower
         self._chronicle: Chronicle | None = None
 
@@ -68,7 +67,12 @@ class Dispatcher:
 
     def enqueue(self, entry: Entry) -> None:
         """Queue a new job; it leaves the queue at once when a worker is warm, or when there can be none."""
-        pool, submission = self.fleet.pool_of(entry.type), entry.submission
+        if self._push(entry):
+            self._let_wait(entry)
+
+    def _push(self, entry: Entry) -> bool:
+        """Put a job in the queue; False: it can have no worker, and has ended."""
+        pool, submission, total_s = self.fleet.pool_of(entry.type), entry.submission, entry.limits.total_s
         self.backlog.push(
             entry.id,
             pool=pool.spec.name,
@@ -76,16 +80,20 @@ class Dispatcher:
             priority=submission.priority,
             input_bytes=len(submission.input),
         )
-        limit, due = _queue_deadline(entry)
-        if limit == "total_s" and due <= self._clock.now():  # of an earlier run of the server
-            self._on_queue_deadline(entry, limit)
+        if total_s is not None and entry.created + total_s <= self._clock.now():  # of an earlier run of the server
+            self._on_queue_deadline(entry, "total_s")
         elif not entry.type.available:
             self._decide_queued(entry, Verdict("spawn", facts={"message": entry.type.unavailable_reason}))
         elif pool.state == "broken":
             self._decide_queued(entry, _spawn_verdict(pool))
-        else:
-            self._dispatch(pool)
-            if entry.state is State.QUEUED and limit:
+        return entry.state is State.QUEUED
+
+    def _let_wait(self, entry: Entry) -> None:
+        """Give it a worker, if its turn has come, else let its time run."""
+        self._dispatch(self.fleet.pool_of(entry.type))
+        if entry.state is State.QUEUED:
+            limit, due = _queue_deadline(entry)
+            if limit:
                 entry.queue_timer = self._clock.call_at(due, lambda: self._on_queue_deadline(entry, limit))
 
     def place_of(self, entry: Entry) -> dict[str, Any] | None:
@@ -98,12 +106,8 @@ class Dispatcher:
 
     def resume(self, entries: Iterable[Entry]) -> None:
         """Queue again what waited when a server died: all of it before any of it has a worker, for the order's sake."""
-        self._resuming = True
-        for entry in entries:
-            self.enqueue(entry)
-        self._resuming = False
-        for pool in self.fleet:
-            self.on_worker_available(pool)
+        for entry in [entry for entry in entries if self._push(entry)]:
+            self._let_wait(entry)
 
     def settle(self, entry: Entry, outcome: Outcome) -> None:
         """End a job that never was at work here: another server had it."""
@@ -125,7 +129,7 @@ class Dispatcher:
     def _dispatch(self, pool: Pool) -> None:
         """Give waiting jobs to warm workers."""
         name = pool.spec.name
-        while self.backlog.depth(name) and not self._resuming:
+        while self.backlog.depth(name):
             worker = pool.take()
             if worker is None:
                 break
@@ -190,7 +194,7 @@ class Dispatcher:
         if entry.is_over:
             return
         self._observer.on_cancel_asked(entry, verdict, grace_s)
-        entry.is_wanted = False
+        entry.may_run_again = False
         if entry.state is State.QUEUED:
             self._decide_queued(entry, verdict)
         elif entry.attempt is not None:
@@ -235,7 +239,7 @@ class Dispatcher:
             pool.when_warm(lambda: self._note_slot_ready(attempt, certificate))
         if entry.started is not None:
             self.fleet.run_times_of(entry.type).note(self._clock.now() - entry.started)
-        wait_s = self._wait_before_next(entry, outcome) if entry.is_wanted and not entry.has_returned else None
+        wait_s = self._wait_before_next(entry, outcome)
         if wait_s is None:
             self._end(entry, outcome)
         else:
@@ -251,6 +255,8 @@ class Dispatcher:
     def _wait_before_next(self, entry: Entry, outcome: Outcome) -> float | None:
         """Return the seconds until the job is to be run again; None: this is its end."""
         limits = entry.limits
+        if not entry.may_run_again or limits.attempts_max == 1:
+            return None
         left_s = math.inf if limits.total_s is None else entry.created + limits.total_s - self._clock.now()
         streamed, share = bool(entry.log.tokens or entry.log.overflowed), retries.share_of(entry.number)
         return retries.wait_s(outcome, limits, entry.attempts, streamed=streamed, left_s=left_s, share=share)

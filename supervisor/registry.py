@@ -65,10 +65,8 @@ class Entry:
     ended: float | None = None
     attempt: Attempt | None = None
     attempts: int = 0
-    has_returned: bool = False
-    """Its function did what it was to do, if not as it was to: it is not run again."""
-    is_wanted: bool = True
-    """Nobody has asked for its end: an attempt that was ending already is followed by another one."""
+    may_run_again: bool = True
+    """Not when anybody asked for its end, or when its function did what it was to do, if not as it was to."""
     verdict: Verdict | None = None
     outcome: Outcome | None = None
     result: bytes | None = None
@@ -122,7 +120,7 @@ class Entry:
         elif completed:
             self.result = closing
         elif closing is not None:
-            self.has_returned = True
+            self.may_run_again = False
             self.partial = closing or self.partial  # one that was laid is let go
 
     def begin_again(self, now: float) -> None:

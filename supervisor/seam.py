@@ -15,6 +15,9 @@ from killable.supervisor.settings import PoolSpec
 from killable.workers.control import Ending
 from killable.workers.frames import Frame
 
+PIPE_BYTES = 1 << 16
+"""What a pipe holds that was not made larger, pipe(7)."""
+
 
 class FenceError(Exception):
     """A signal was refused: the worker does not hold that attempt (any more)."""

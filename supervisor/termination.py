@@ -122,6 +122,11 @@ class Termination:
         self._worker.process.kill()
         self._on_kill()
 
+    def kill_again(self) -> None:
+        """Repeat a SIGKILL that was sent to no effect: what refused it, or kept it from the tree, may have passed."""
+        if "kill_sent" in self._stamps:
+            self._worker.process.kill()
+
     def _do(self, move: escalation.Move) -> None:
         self._plan, actions = move
         for action in actions:

@@ -152,12 +152,10 @@ class Worker:
         if self.stage is Stage.IDLE:
             self.stage = Stage.LEAVING
 
-    def quarantine(self, *, killed: bool) -> None:
-        """Give it up: its attempt hears nothing more, its slot is lost until it goes after all. `killed`: it was."""
+    def quarantine(self) -> None:
+        """Give it up: its attempt hears nothing more, its slot is lost until it goes after all."""
         self.stage = Stage.QUARANTINED
         self.attempt = None
-        if killed:
-            self.process.kill()  # once more: what kept the first one from it may have passed
         self._owner.on_worker_quarantined(self)
 
     def outlet_to_pass(self) -> int:

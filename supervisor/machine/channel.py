@@ -12,12 +12,14 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from killable.supervisor.seam import PIPE_BYTES
+
 READ_BYTES = 8192
 """Per pipe and turn of the loop: with eight flooding workers on two cores a kill was 22 ms late (p99) at 8 KiB, 42
 ms at 64 KiB.
 """
-LARGE_READ_BYTES = 1 << 16
-"""Of one value that is longer: its bytes are only laid aside, which takes no time. What a pipe holds (pipe(7))."""
+LARGE_READ_BYTES = PIPE_BYTES
+"""Of one value that is longer: its bytes are only laid aside, which takes no time."""
 
 
 class Reader:
@@ -50,7 +52,7 @@ class Reader:
         """
         while self._descriptor >= 0 and bytes_max > 0:
             try:
-                data = os.read(self._descriptor, 1 << 16)
+                data = os.read(self._descriptor, PIPE_BYTES)
             except BlockingIOError:
                 return
             if not data:

@@ -145,7 +145,7 @@ class Attempt:
         """It is still there after SIGKILL: say so, and let the others go on."""
         message = f"still there {self._termination.rules.unkillable_s:g} s after SIGKILL: its slot is quarantined"
         self.entry.verdict = Verdict("unkillable", by="supervisor", facts={"message": message})
-        self._termination.kill_again()
+        self._termination.give_up()
         self.worker.quarantine()
         self._finish(None)
 

@@ -54,10 +54,12 @@ class ProcessorUse(NamedTuple):
 
 
 class Usage(NamedTuple):
-    cpu: float | None
+    """None is what could not be measured."""
+
+    cpu: float | None = None
     """Share of one core over the process's life."""
-    rss_bytes: int | None
-    uss_bytes: int | None
+    rss_bytes: int | None = None
+    uss_bytes: int | None = None
 
 
 class Sample(NamedTuple):

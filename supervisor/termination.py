@@ -122,9 +122,12 @@ class Termination:
         self._worker.process.kill()
         self._on_kill()
 
-    def kill_again(self) -> None:
-        """Repeat a SIGKILL that was sent to no effect: what refused it, or kept it from the tree, may have passed."""
+    def give_up(self) -> None:
+        """A SIGKILL had no effect: take what the process has said until then, and repeat it. What refused the first
+        one, or kept it from the tree, may have passed.
+        """
         if "kill_sent" in self._stamps:
+            self._worker.process.read_ready()
             self._worker.process.kill()
 
     def _do(self, move: escalation.Move) -> None:

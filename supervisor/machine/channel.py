@@ -46,6 +46,11 @@ class Reader:
         else:
             self._loop.remove_reader(self._descriptor)  # end-of-file stays readable
 
+    def pause(self) -> None:
+        """Read only what is asked for, by `drain`."""
+        if self._descriptor >= 0:
+            self._loop.remove_reader(self._descriptor)
+
     def drain(self, bytes_max: int = 1 << 20) -> None:
         """Read all that is there now: to end-of-file or EAGAIN (the pipe's own capacity bounds it), at most
         `bytes_max`.

@@ -189,20 +189,28 @@ class WorkerProcess:
             self._signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        if self._pidfd < 0:
+        if not self._kill():
             self._kill_wanted = True  # the fork is still on its way
             return
+        # What it has said is read when it is gone: to hear the end of each pipe would hold up its death.
+        for reader in (self._frames, self._output, self._bells):
+            reader.pause()
+
+    def _kill(self) -> bool:
+        if self._pidfd < 0:
+            return False
         self._was_killed = self._was_killed or not self._exit_told
         self._signal(signal.SIGKILL)
         if self._cgroup is not None:
             self._cgroup.kill()
+        return True
 
     def kill_now(self, fence: int, verdict: Verdict) -> bool:
         with self._lock:
             if self._fence != fence or self._pidfd < 0:
                 return False
             self.killed_for = self.killed_for or verdict
-            self.kill()
+            self._kill()
         return True
 
     def retire(self) -> None:
@@ -276,27 +284,10 @@ class WorkerProcess:
 
     async def usage(self) -> Usage:
         try:
-            return await self._loop.run_in_executor(None, self._measure)
+            used = await self._loop.run_in_executor(None, tree.usage, self.pid)
         except RuntimeError:
-            return Usage(None, None, None)  # no thread can be started
-
-    def _measure(self) -> Usage:
-        import psutil  # in this thread, and only for those who look at workers
-
-        if self.pid is None:
-            return Usage(None, None, None)
-        try:
-            process = psutil.Process(self.pid)
-            with process.oneshot():
-                memory = process.memory_full_info()
-                times = process.cpu_times()
-                age = self._loop.time() - (process.create_time() - psutil.boot_time())
-        except (psutil.Error, OSError):  # it is gone, or /proc cannot be read: no descriptor is left
-            return Usage(None, None, None)
-        if not self._alive():
-            return Usage(None, None, None)
-        share = (times.user + times.system) / age if age > 0 else None
-        return Usage(None if share is None else round(share, 3), memory.rss, memory.uss)
+            return Usage()  # no thread can be started
+        return used if self._alive() else Usage()
 
     def abandon(self) -> None:
         self._close()

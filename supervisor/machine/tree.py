@@ -10,7 +10,8 @@ import os
 import resource
 from collections.abc import Iterable, Iterator
 
-from killable.supervisor.clock import process_cpu_s
+from killable.supervisor.clock import monotonic, process_cpu_s
+from killable.supervisor.seam import Usage
 
 _PAGE = resource.getpagesize()
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -92,6 +93,24 @@ def _waited_s(pid: int) -> float:
         return 0.0
     user, system = stat[stat.rindex(b")") + 2 :].split()[13:15]  # cutime, cstime
     return (int(user) + int(system)) / _TICKS_PER_S
+
+
+def usage(pid: int | None) -> Usage:
+    """Measure one process. Not in the event loop: the kernel walks all of its pages."""
+    import psutil  # only for those who look at workers
+
+    if pid is None:
+        return Usage()
+    try:
+        process = psutil.Process(pid)
+        with process.oneshot():
+            memory = process.memory_full_info()
+            times = process.cpu_times()
+            age = monotonic() - (process.create_time() - psutil.boot_time())
+    except (psutil.Error, OSError):  # it is gone, or /proc cannot be read: no descriptor is left
+        return Usage()
+    share = round((times.user + times.system) / age, 3) if age > 0 else None
+    return Usage(share, memory.rss, memory.uss)
 
 
 def _read(path: str) -> bytes | None:

@@ -196,7 +196,7 @@ async def test_whatever_is_asked_of_one_that_is_gone_is_harmless(stage: Stage) -
     process.abandon()
     process.hold(None)
     assert process.processor_use() is None and process.stack() is None
-    assert await process.usage() == Usage(None, None, None)
+    assert await process.usage() == Usage()
     await stage.worker()  # a while later
     assert worker.heard.calls == calls
 

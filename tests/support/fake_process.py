@@ -197,7 +197,7 @@ class FakeProcess:
         return None if self._closed else self.stack_text or None
 
     async def usage(self) -> Usage:
-        return Usage(None, None, None)
+        return Usage()
 
     def without_cgroup(self) -> None:
         self.proof = "descendants"

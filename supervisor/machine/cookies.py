@@ -75,28 +75,31 @@ def ownerless() -> Callable[[str], bool]:
     return is_ownerless
 
 
-def let_guards_finish() -> None:
+def let_guards_finish(is_meant: Callable[[str], bool]) -> None:
     """The guard of a supervisor that died this moment is at work, and finds what cleaned its environment, too.
 
-    One that was stopped goes on. None that is still there after `GUARD_S` is spared: it is killed with the rest.
+    One that was stopped goes on. None that is still there after `GUARD_S` is spared: it is killed with the rest. Raise
+    OSError when not all could be looked at.
     """
     pidfds = []
-    for pid in _carriers(ownerless()):
-        if not _is_guard(pid):
-            continue
-        try:
-            pidfd = os.pidfd_open(pid)
-        except OSError:
-            continue
-        pidfds.append(pidfd)
-        try:
-            if _is_guard(pid):
-                signal.pidfd_send_signal(pidfd, signal.SIGCONT)
-        except OSError:
-            pass
-    _wait_for(pidfds, clock.monotonic() + GUARD_S)
-    for pidfd in pidfds:
-        os.close(pidfd)
+    try:
+        for pid in _carriers(is_meant):
+            if not _is_guard(pid):
+                continue
+            try:
+                pidfd = os.pidfd_open(pid)
+            except OSError:
+                continue
+            pidfds.append(pidfd)
+            try:
+                if _is_guard(pid):
+                    signal.pidfd_send_signal(pidfd, signal.SIGCONT)
+            except OSError:
+                pass
+        _wait_for(pidfds, clock.monotonic() + GUARD_S)
+    finally:
+        for pidfd in pidfds:
+            os.close(pidfd)
 
 
 def _kill_wave(is_meant: Callable[[str], bool], give_up_at: float, found: list[Leftover]) -> bool:

@@ -72,7 +72,7 @@ def _try(sweep: Callable[[], None]) -> None:
 
 def _sweep_what_runs() -> None:
     if sees_own_pids():
-        cookies.let_guards_finish()
+        cookies.let_guards_finish(cookies.ownerless())
         for name in sweep_groups():
             logger.warning("swept", extra={"cgroup": name})
         _sweep_processes(cookies.ownerless(), WAVES_S)

@@ -128,6 +128,11 @@ class Injector:
         """Fail this call, in one of the ways of its operation in turn, or in one of one's own."""
         self._aim, self.way, self.failure = lambda made, _: made == call, way, failure
 
+    def aim_behind(self, place: str, site: str, failure: Failure) -> None:
+        """Fail the first call from `site` that comes after one from `place`."""
+        self._aim = lambda made, _: site in made.site and any(place in call.site for call in self.calls)
+        self.way, self.failure = 0, failure
+
     def aim_at_number(self, number: int, way: int = 0) -> None:
         """Fail the n-th call of the phase, from 1."""
         self._aim, self.way, self.failure = lambda _, count: count == number, way, 0

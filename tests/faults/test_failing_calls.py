@@ -7,6 +7,9 @@ left; the next job runs, or it is said why none does; and a close returns. `-s` 
 from __future__ import annotations
 
 import errno
+import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import asynccontextmanager
@@ -16,7 +19,10 @@ from typing import Any
 import pytest
 from injection import Call, Injector, install
 from lives import MIDDLE, begin_and_end, belongings, go_through, living
+from support import processes
 from support.waiting import Pending, until_async
+
+from killable.supervisor.machine import cookies
 
 PHASES = ("start", *MIDDLE, "shutdown")
 
@@ -98,6 +104,27 @@ async def test_a_failure_that_nobody_takes_care_of_is_found(injector: Injector) 
         read = next(call for call in injector.calls if call.site.startswith("channel._read_once"))
         with pytest.raises(AssertionError, match="Bad file descriptor"):
             await go_through(life, injector, "stream", lambda: injector.aim_at(read, failure=errno.EBADF))
+
+
+def test_a_sweep_that_fails_closes_what_it_has_opened(
+    injector: Injector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looks at a next process when it waits for the guard of a dead supervisor."""
+    monkeypatch.setattr(cookies, "GUARD_S", 0.0)
+    (tmp_path / "boot.py").write_text("import sys; print(flush=True); sys.stdin.read()")
+    cookie = f"test-{os.getpid()}/instance/pool/1"
+    command = [sys.executable, "-S", "-P", str(tmp_path / "boot.py"), "guard"]
+    environment = {**os.environ, cookies.COOKIE: cookie}
+    ends = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, env=environment, **ends) as guard, subprocess.Popen(["cat"], **ends):
+        assert guard.stdout is not None and guard.stdout.readline() == b"\n"
+        before = processes.open_descriptors()
+        injector.begin("sweep")
+        injector.aim_behind("let_guards_finish", "_cookie_of", errno.EMFILE)
+        with pytest.raises(OSError, match="Too many open files"):
+            cookies.let_guards_finish(lambda found: found == cookie)
+        assert [call.site for call in injector.end() if "pidfd_open" in call.site]
+        assert processes.open_descriptors() == before
 
 
 @pytest.mark.parametrize("phase", PHASES)

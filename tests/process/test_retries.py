@@ -6,7 +6,7 @@ import os
 import signal
 import textwrap
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from support import processes
@@ -26,12 +26,29 @@ FAMILY = textwrap.dedent(
     from support.families import fork_family
     from support.jobs import wait_for
 
+    def say(folder: str, ctx: Context, *words: object) -> None:
+        unfinished = Path(folder, "unfinished")
+        unfinished.write_text(" ".join(map(str, words)))
+        unfinished.rename(Path(folder, f"attempt-{ctx.attempt}"))
+
     @job
     def settle(folder: str, ctx: Context) -> int:
-        pids = [os.getpid(), *fork_family(ctx, "each")]
-        unfinished = Path(folder, "unfinished")
-        unfinished.write_text(" ".join(map(str, pids)))
-        unfinished.rename(Path(folder, f"attempt-{ctx.attempt}"))
+        say(folder, ctx, os.getpid(), *fork_family(ctx, "each"))
+        wait_for(f"{folder}/gate")
+        return ctx.attempt
+
+    @job
+    def is_first() -> int:
+        return os.getpid()
+
+    @job
+    def litter(folder: str, ctx: Context) -> int:
+        below = ctx.tmp / "closed" / "below"
+        below.mkdir(parents=True)
+        (below / "file").write_text("x" * 100_000)
+        for path in (below, below.parent, ctx.tmp):
+            path.chmod(0o500)
+        say(folder, ctx, os.getpid(), ctx.tmp)
         wait_for(f"{folder}/gate")
         return ctx.attempt
     """
@@ -69,10 +86,10 @@ async def test_the_tree_of_an_attempt_is_gone_before_the_next_one_begins(
     tests = str(Path(processes.__file__).parents[1])
     running = await supervisor(PoolSpec("p", (str(module),), 1, env={"PYTHONPATH": tests}))
     job_id = await submit(running, "settle", folder=str(tmp_path), limits=TWICE)
-    first = await pids_of(tmp_path / "attempt-1")
+    first = [int(pid) for pid in await said_in(tmp_path / "attempt-1")]
     assert len(first) == 5 and all(processes.look(pid) is not None for pid in first)
     os.kill(first[0], signal.SIGKILL)
-    second = await pids_of(tmp_path / "attempt-2")
+    second = [int(pid) for pid in await said_in(tmp_path / "attempt-2")]
     assert not [seen for seen in map(processes.look, first) if seen is not None] and not set(first) & set(second)
     (tmp_path / "gate").touch()
     story = await follow(running, job_id)
@@ -80,7 +97,38 @@ async def test_the_tree_of_an_attempt_is_gone_before_the_next_one_begins(
     assert story.data("retrying")[0]["certificate"]["processes_swept"] == 4
 
 
-async def pids_of(path: Path) -> list[int]:
-    """Wait until an attempt is there; return its processes, the worker first."""
+@pytest.mark.row("D14")
+@pytest.mark.parametrize(
+    ("start_method", "jobs_per_worker_max"), [("fork", 1), ("fork", 0), ("spawn", 1)], ids=["fork", "reused", "spawn"]
+)
+async def test_each_attempt_has_a_private_directory_that_goes_with_its_tree(
+    supervisor: StartSupervisor,
+    tmp_path: Path,
+    start_method: Literal["fork", "spawn"],
+    jobs_per_worker_max: int,
+) -> None:
+    module = tmp_path / "family.py"
+    module.write_text(FAMILY)
+    kind: dict[str, Any] = {"start_method": start_method, "jobs_per_worker_max": jobs_per_worker_max}
+    tests = str(Path(processes.__file__).parents[1])
+    running = await supervisor(PoolSpec("p", (str(module),), 1, spares=0, env={"PYTHONPATH": tests}, **kind))
+    before = await run(running, "is_first")
+    job_id = await submit(running, "litter", folder=str(tmp_path), limits=TWICE)
+    pid, first = await said_in(tmp_path / "attempt-1")
+    assert (int(pid) == before.pid) == (jobs_per_worker_max == 0)
+    assert Path(first, "closed", "below", "file").exists()
+    os.kill(int(pid), signal.SIGKILL)
+    _, second = await said_in(tmp_path / "attempt-2")
+    assert first != second
+    await until_async(lambda: not Path(first).parent.exists(), "all of the first attempt's worker is removed")
+    assert Path(second, "closed", "below", "file").exists(), "while the second one has its own"
+    (tmp_path / "gate").touch()
+    story = await follow(running, job_id)
+    assert story.record is not None and story.record.result == b"2"
+    await until_async(lambda: not Path(second).exists(), "the second one's is removed")
+
+
+async def said_in(path: Path) -> list[str]:
+    """Wait until an attempt is there; return what it has said, its worker's pid first."""
     await until_async(path.exists, f"{path.name} is there")
-    return [int(pid) for pid in path.read_text().split()]
+    return path.read_text().split()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import json
 import os
 import pwd
@@ -168,28 +169,84 @@ def test_the_kernels_own_out_of_memory_kill_is_proven(memory_group: Path) -> Non
     assert error["oom"] == "yes"
 
 
+STRANGER = 54321
+"""A number that is in no database: no home, no group of its own, no other groups."""
+
+
+@pytest.fixture
+def other_groups() -> Iterator[None]:
+    """The supervisor has supplementary groups, which are not its workers'."""
+    before = os.getgroups()
+    os.setgroups([*before, STRANGER + 1, STRANGER + 2])
+    yield
+    os.setgroups(before)
+
+
+def interpreter_of(uid: int, start_method: str) -> str:
+    """Return one that this user can exec; forked workers need none."""
+    test = ["test", "-x", sys.executable]
+    if start_method == "fork" or subprocess.run(test, user=uid, group=uid).returncode == 0:
+        return ""
+    system = "/usr/bin/python3"
+    if subprocess.run([system, "-c", "import sys; sys.exit(sys.version_info < (3, 11))"]).returncode:
+        pytest.skip(f"user {uid} can run neither {sys.executable} nor a {system} that is new enough")
+    return system
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can start workers as somebody else")
-async def test_workers_of_another_user(supervisor: StartSupervisor) -> None:
-    nobody = pwd.getpwnam("nobody")
-    processor = min(os.sched_getaffinity(0))
-    pool = gluttons(workers=1, spares=0, jobs_per_worker_max=0, user="nobody", affinity=(processor,))
-    server = await supervisor(pool)
+@pytest.mark.parametrize(
+    ("user", "group", "start_method"),
+    [
+        ("nobody", "", "fork"),
+        ("nobody", "daemon", "spawn"),
+        ("", "daemon", "fork"),
+        (STRANGER, STRANGER, "fork"),
+    ],
+    ids=["user", "both, spawn", "group", "numbers"],
+)
+async def test_workers_of_another_user_or_group(
+    user: str | int, group: str | int, start_method: str, supervisor: StartSupervisor, other_groups: None
+) -> None:
+    entry = None if user == STRANGER else pwd.getpwnam(str(user) or pwd.getpwuid(os.geteuid()).pw_name)
+    uid, gid = (STRANGER, STRANGER) if entry is None else (entry.pw_uid, entry.pw_gid)
+    gid = grp.getgrnam(group).gr_gid if isinstance(group, str) and group else gid
+    processor = max(os.sched_getaffinity(0))
+    python = interpreter_of(uid, start_method)
+    kind = {"start_method": start_method, "python": python, "user": user, "group": group, "affinity": (processor,)}
+    server = await supervisor(gluttons(workers=1, spares=0, jobs_per_worker_max=0, nice=9, **kind))
     first, second = [await run(server, "tells_itself", limits={"processes_max": 9}) for _ in range(2)]
     assert first.pid == second.pid  # its directory was removed by itself, closed folder and all
     for story in (first, second):
         told = story.end["result"]
-        assert (told["uids"], told["gids"]) == ([nobody.pw_uid] * 3, [nobody.pw_gid] * 3)
-        assert told["groups"] == os.getgrouplist("nobody", nobody.pw_gid)
-        assert (told["home"], told["processors"]) == (nobody.pw_dir, [processor])
-        assert (told["death_signal"], told["dumpable"], told["tmp_owner"]) == (signal.SIGKILL, 1, nobody.pw_uid)
+        assert (told["uids"], told["gids"]) == ([uid] * 3, [gid] * 3)
+        # setgroups(2) of what its entry says: nothing of the supervisor's is left.
+        assert sorted(told["groups"]) == sorted([] if entry is None else os.getgrouplist(entry.pw_name, gid))
+        assert told["home"] == (os.environ.get("HOME") if entry is None else entry.pw_dir)
+        assert (told["death_signal"], told["dumpable"]) == (signal.SIGKILL, 1)
+        assert (told["tmp_owner"], told["file_owner"]) == (uid, [uid, gid])
+        assert (told["nice"], told["processors"]) == (min(os.nice(0) + 9, 19), [processor])
         assert told["rlimits"]["NPROC"] == 9 + TASKS_SPARE
         assert story.lines == ["printed through /dev/stdout"]
         assert not Path(told["tmp"]).exists()
-    job_id = await submit(server, "forks", children=2)
-    await said(server, job_id, 2)  # the second one when both are there
-    assert (await stop(server, job_id, grace_s=0)).certificate["processes_swept"] == 2
+    for grace_s in (0, 60):
+        job_id = await submit(server, "forks", children=2)
+        await said(server, job_id, 2)  # the second one when both are there
+        ended = await stop(server, job_id, grace_s=grace_s)
+        assert ended.certificate["processes_swept"] == 2
+        assert ("acknowledged" in ended.phases, "kill_sent" in ended.phases) == (grace_s > 0, grace_s == 0)
     folder = Path(first.end["result"]["tmp"]).parent
     await until_async(lambda: not folder.exists() or Pending(list(folder.iterdir())), "the worker's folder is gone")
+
+
+async def test_a_nice_level_and_processors_are_their_pools_alone(supervisor: StartSupervisor) -> None:
+    ours = sorted(os.sched_getaffinity(0))
+    modest = gluttons(workers=1, spares=0, nice=9, affinity=(ours[-1],))
+    server = await supervisor(modest, hostile_pool(modules=("support.obedient",), workers=1, spares=0))
+    told = (await run(server, "tells_itself")).end["result"]
+    assert (told["nice"], told["processors"]) == (min(os.nice(0) + 9, 19), ours[-1:])
+    assert told["sessions_nice"] in ("9", "")  # autogroup (sched(7)): a kernel may be without it
+    told = (await run(server, "describes_process")).end["result"]
+    assert (told["nice"], told["processors"]) == (min(os.nice(0) + 5, 19), ours)
 
 
 async def test_a_pool_of_a_user_that_is_not_there_is_broken(supervisor: StartSupervisor) -> None:

@@ -15,6 +15,7 @@ import resource
 import signal
 import threading
 import time
+from pathlib import Path
 
 from support.hostile import ITERATIONS_FOR_EVER
 from support.marks import enter, libc, mark
@@ -190,10 +191,11 @@ def tells_itself(ctx: Context) -> dict[str, object]:
     """Return who this process is, and what bounds it."""
     signal_at_parents_death, dumpable = ctypes.c_int(), libc().prctl(3, 0, 0, 0, 0)
     libc().prctl(2, ctypes.byref(signal_at_parents_death), 0, 0, 0)
-    closed = ctx.tmp / "closed"
+    closed, autogroup = ctx.tmp / "closed", Path("/proc/self/autogroup")
     (closed / "below").mkdir(parents=True)
     (closed / "below" / "file").write_text("x")
     closed.chmod(0o500)
+    made = (closed / "below" / "file").stat()
     with open("/dev/stdout", "w") as again:
         again.write("printed through /dev/stdout\n")
     return {
@@ -206,6 +208,9 @@ def tells_itself(ctx: Context) -> dict[str, object]:
         "dumpable": dumpable,
         "tmp": str(ctx.tmp),
         "tmp_owner": ctx.tmp.stat().st_uid,
+        "file_owner": (made.st_uid, made.st_gid),
+        "nice": os.nice(0),
+        "sessions_nice": autogroup.read_text().split()[-1] if autogroup.exists() else "",
         "open_files": len(os.listdir("/proc/self/fd")) - 1,
         "rlimits": {
             name: resource.getrlimit(getattr(resource, f"RLIMIT_{name}"))[0]

@@ -181,6 +181,7 @@ def describes_process(ctx: Context) -> dict[str, Any]:
         "group": os.getpgrp(),
         "umask": umask,
         "nice": os.nice(0),
+        "processors": sorted(os.sched_getaffinity(0)),
         "core": resource.getrlimit(resource.RLIMIT_CORE),
         "death_signal": death_signal.value,
         "blocked": status["SigBlk"].strip(),

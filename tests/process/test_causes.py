@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from trials import ENDED_WITH, computing, follow, hostile_pool, run, said, stop,
 
 from killable import Client, WorkerCrashed
 from killable.supervisor.service import Supervisor
+from killable.supervisor.settings import PoolSpec
 
 JOBS = str(Path(processes.__file__).parent / "jobs.py")
 
@@ -75,6 +78,50 @@ async def test_a_worker_that_does_not_begin_is_given_up(proof: str, supervisor: 
     assert (story.state, story.code, story.pid) == ("timed_out", "timeout.start", pid)
     assert (story.error["limit"], story.error["retryable"]) == ("start_s", True)
     assert (await run(server, "echoes")).state == "completed"
+
+
+ABORTS = """
+import os
+from killable import job
+from killable.workers import confine
+
+@job
+def {name}(folder: str) -> None:
+    os.chdir(folder)
+    os.abort()
+"""
+WITHOUT_GUARD = "confine.set_process_limits = lambda nice: None\n"
+"""In a pool's module: its zygote forks workers that may dump core."""
+
+
+@pytest.fixture
+def core_limit() -> Iterator[int]:
+    """Whoever starts the supervisor allows core dumps, as far as it may."""
+    before = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (before[1], before[1]))
+    yield before[1]
+    resource.setrlimit(resource.RLIMIT_CORE, before)
+
+
+@pytest.mark.row("B4")
+@pytest.mark.code("crash")
+async def test_a_crash_leaves_no_core_and_whether_one_was_dumped_is_told(
+    supervisor: StartSupervisor, tmp_path: Path, core_limit: int
+) -> None:
+    pools, left = [], {}
+    for name, more in (("guarded", ""), ("unguarded", WITHOUT_GUARD)):
+        (module := tmp_path / f"{name}.py").write_text(ABORTS.format(name=name) + more)
+        pools.append(PoolSpec(name, (str(module),), workers=1, spares=0))
+    server = await supervisor(*pools)
+    for pool in pools:
+        (folder := tmp_path / pool.name).mkdir()
+        error = (await run(server, pool.name, folder=str(folder))).error
+        assert (error["code"], error["signal"]) == ("crash", "SIGABRT")
+        left[pool.name] = (error["core_dumped"], len(list(folder.iterdir())))
+    assert left["guarded"] == (False, 0)
+    pattern = Path("/proc/sys/kernel/core_pattern").read_text().strip()
+    if core_limit != 0 and pattern and pattern[0] not in "|/@":  # else it may go to a program, or elsewhere (core(5))
+        assert left["unguarded"] == (True, 1)
 
 
 @pytest.mark.row("H6", "E8")

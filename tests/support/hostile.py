@@ -232,6 +232,25 @@ def waits(ctx: Context, where: str) -> None:
             asyncio.run(asyncio.sleep(3600))
 
 
+@job
+def imports_asyncio(ctx: Context) -> None:
+    """Import asyncio for ever: its first submodule's lock is another thread's."""
+    held = threading.Event()
+
+    def hold() -> None:
+        lock = importlib._bootstrap._get_module_lock("asyncio.base_events")  # type: ignore[attr-defined]
+        lock.acquire()
+        held.set()
+        threading.Event().wait()
+
+    for name in [name for name in sys.modules if name.partition(".")[0] == "asyncio"]:
+        del sys.modules[name]
+    threading.Thread(target=hold, daemon=True).start()
+    held.wait()
+    enter(ctx)
+    importlib.import_module("asyncio")
+
+
 # ── ending badly ──
 
 

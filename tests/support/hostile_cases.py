@@ -138,6 +138,7 @@ NOT_HEARING = [
         heard(f"blocked in a {where}", "waits", "sitting", input={"where": where})
         for where in ("lock", "read", "queue", "subprocess", "subprocess's pipes", "sleep", "event")
     ),
+    heard("cancelled while asyncio is half imported", "imports_asyncio", "sitting"),
     heard("blocked in emit", "emits_large", "said", input={"size": 1 << 20}),
 ]
 

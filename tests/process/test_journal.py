@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,10 @@ import pytest
 from support import processes
 from support.supervising import StartSupervisor
 from support.waiting import until_async, until_empty
-from trials import HOSTILE, follow, follow_lost, hostile_pool, said
+from trials import HOSTILE, follow, follow_lost, hostile_pool, said, stop
 
-from killable.supervisor.job import JobRecord, Submission
+from killable.supervisor import journal as module
+from killable.supervisor.job import Event, JobRecord, Submission
 from killable.supervisor.journalfile import JournalFile, Note
 from killable.supervisor.service import Supervisor
 from killable.supervisor.settings import Settings
@@ -26,6 +29,7 @@ from killable.workers.errors import Refused
 from killable.workers.messages import INLINE_BYTES_MAX
 
 SUPPORT = Path(processes.__file__).parent
+LOOP = Submission("loop_python", b"{}")
 KEYED = Submission("echoes", b"{}", idempotency_key="key-2", body_digest="d")
 
 
@@ -49,6 +53,13 @@ def owner_that_dies(journal: Path, jobs: Sequence[Any], before: Sequence[str] = 
     until_empty(left, "everything is gone")
     records: list[dict[str, Any]] = said["jobs"]
     return records
+
+
+def copy_journal(journal: Path, copy: Path) -> None:
+    """What is on disk at a moment is what a death would leave then."""
+    for suffix in ("", "-wal"):
+        # Not in this process, which would lose the lock by closing the file (fcntl(2)).
+        subprocess.run(["cp", f"{journal}{suffix}", f"{copy}{suffix}"], check=True)
 
 
 JOBS = [["loop_python", {}, 1], ["echoes", {}, 0], ["echoes", {}, 0], ["echoes", {}, 0]]
@@ -81,14 +92,11 @@ async def test_a_job_of_a_machine_that_was_started_again_is_lost_with_it(
 async def test_what_waited_has_its_order_also_where_a_worker_is_warm_before_all_of_it_is_back(
     supervisor: StartSupervisor, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What is on disk at a moment is what a death would leave then."""
     pool = hostile_pool(workers=1)
     first = await supervisor(pool, journal=str(tmp_path / "first"))
-    await said(first, (await first.submit(Submission("loop_python", b"{}"))).job_id)
+    await said(first, (await first.submit(LOOP)).job_id)
     waiting = [await first.submit(Submission("echoes", b"{}", priority=priority)) for priority in (0, 0, 5)]
-    for suffix in ("", "-wal"):
-        # Not in this process, which would lose the lock by closing the file (fcntl(2)).
-        subprocess.run(["cp", f"{tmp_path}/first{suffix}", f"{tmp_path}/second{suffix}"], check=True)
+    copy_journal(tmp_path / "first", tmp_path / "second")
     await first.close(grace_s=0)
     second = Supervisor(Settings(pools=(pool,), journal=str(tmp_path / "second")))
     try:
@@ -100,6 +108,48 @@ async def test_what_waited_has_its_order_also_where_a_worker_is_warm_before_all_
         assert started == [waiting[number].job_id for number in (2, 0, 1)]
     finally:
         await second.close(grace_s=0)
+
+
+@pytest.mark.row("B16", "D23")
+async def test_no_id_is_given_out_twice_where_a_job_has_not_begun_again_before_the_next_death(
+    supervisor: StartSupervisor, tmp_path: Path
+) -> None:
+    """It waits behind one of a higher priority all the life of the second supervisor."""
+    pool = hostile_pool(workers=1, spares=0)
+    first = await supervisor(pool, journal=str(tmp_path / "first"))
+    twice = {"attempts_max": 2, "backoff_s": 1000}
+    job_id = (await first.submit(Submission("dies_of", b'{"number": 9}', limits=twice))).job_id
+    seen = await events_until(first, job_id, "retrying")
+    await said(first, (await first.submit(LOOP)).job_id)
+    before_it = await first.submit(replace(LOOP, priority=5))
+    copy_journal(tmp_path / "first", tmp_path / "second")
+    await first.close(grace_s=0)
+
+    second = await supervisor(pool, journal=str(tmp_path / "second"))
+    seen += await events_until(second, job_id, "restored", after=seen[-1].id)
+    await said(second, before_it.job_id)
+    await second.submit(Submission("echoes", b"{}"))  # when this is on disk, so is what was said before
+    copy_journal(tmp_path / "second", tmp_path / "third")
+    assert (await second.get(job_id)).state == "queued"
+    await second.close(grace_s=0)
+
+    third = await supervisor(pool, journal=str(tmp_path / "third"))
+    seen += await events_until(third, job_id, "failed", after=seen[-1].id)
+    assert [event.name for event in seen] == ["started", "retrying", "restored", "restored", "started", "failed"]
+    ids = [event.id for event in seen]
+    assert ids == sorted(set(ids)), ids
+
+
+async def events_until(server: Supervisor, job_id: str, name: str, after: int = -1) -> list[Event]:
+    """Return a job's events up to one of that name."""
+    seen: list[Event] = []
+    async with asyncio.timeout(30):
+        async for batch in server.events(job_id, after):
+            for event in batch:
+                seen.append(event)
+                if event.name == name:
+                    return seen
+    raise AssertionError(f"it has ended: {seen}")
 
 
 @pytest.mark.row("B16")
@@ -136,13 +186,20 @@ async def test_a_job_is_there_when_it_was_on_disk_and_otherwise_nobody_was_told_
 # ── while the disk is slow ──
 
 
+class Disk(threading.Event):
+    """Set: it writes, or refuses to if there is a reason. Not set: it takes its time."""
+
+    why = ""
+
+
 @pytest.fixture
-def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Set: it writes. Not set: it takes its time."""
-    works, write = threading.Event(), JournalFile.write
+def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
+    works, write = Disk(), JournalFile.write
 
     def write_when_it_works(file: JournalFile, notes: Sequence[Note]) -> None:
         assert works.wait(60)
+        if works.why:
+            raise sqlite3.OperationalError(works.why)
         write(file, notes)
 
     monkeypatch.setattr(JournalFile, "write", write_when_it_works)
@@ -152,19 +209,18 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
 
 async def waiting_for_disk(server: Supervisor) -> JobRecord:
-    """Return the one job that there is once it is seen."""
+    """Return the job that is queued once it is seen."""
 
     async def is_there() -> Sequence[JobRecord]:
-        return (await server.list())[0]
+        return (await server.list(state="queued"))[0]
 
     (record,) = await until_async(is_there, "the job is seen")
-    assert record.state == "queued"
     return record
 
 
 @pytest.mark.row("B16")
 async def test_two_requests_with_one_key_are_one_job_also_while_the_first_waits_for_the_disk(
-    supervisor: StartSupervisor, tmp_path: Path, disk: threading.Event
+    supervisor: StartSupervisor, tmp_path: Path, disk: Disk
 ) -> None:
     server = await supervisor(hostile_pool(), journal=str(tmp_path / "journal"), queue_jobs_max=1)
     disk.clear()
@@ -187,7 +243,7 @@ async def test_two_requests_with_one_key_are_one_job_also_while_the_first_waits_
 @pytest.mark.row("B16")
 @pytest.mark.parametrize("by", ["user", "shutdown"])
 async def test_a_job_that_is_cancelled_while_it_waits_for_the_disk_never_runs(
-    supervisor: StartSupervisor, tmp_path: Path, disk: threading.Event, by: str
+    supervisor: StartSupervisor, tmp_path: Path, disk: Disk, by: str
 ) -> None:
     server = await supervisor(hostile_pool(), journal=str(tmp_path / "journal"))
     await server.until_warm()  # were it queued, it would begin at once
@@ -211,7 +267,7 @@ async def test_a_job_that_is_cancelled_while_it_waits_for_the_disk_never_runs(
 
 @pytest.mark.row("B16")
 async def test_a_job_runs_though_whoever_submitted_it_has_left_while_it_waited_for_the_disk(
-    supervisor: StartSupervisor, tmp_path: Path, disk: threading.Event
+    supervisor: StartSupervisor, tmp_path: Path, disk: Disk
 ) -> None:
     """Its input lies in sealed memory, which was not the submitter's to close any more."""
     server = await supervisor(hostile_pool(), journal=str(tmp_path / "journal"))
@@ -225,3 +281,58 @@ async def test_a_job_runs_though_whoever_submitted_it_has_left_while_it_waited_f
     disk.set()
     story = await follow(server, record.job_id)
     assert story.state == "completed", story.error
+
+
+@pytest.mark.row("A17", "B16")
+async def test_a_shutdown_does_not_wait_for_a_job_that_the_disk_has_refused_in_the_end(
+    supervisor: StartSupervisor, tmp_path: Path, disk: Disk
+) -> None:
+    server = await supervisor(hostile_pool(), journal=str(tmp_path / "journal"))
+    disk.clear()
+    asked = asyncio.create_task(server.submit(KEYED))
+    await waiting_for_disk(server)
+    await server.shutdown(deadline_s=1000)  # which it has for the only job that there is
+    due = asyncio.create_task(server.until_shutdown())
+    await asyncio.sleep(0)
+    assert not due.done()
+    disk.why = "full"
+    disk.set()
+    with pytest.raises(Refused) as caught:
+        await asked
+    assert caught.value.code == "journal_failed" and "full" in caught.value.message
+    async with asyncio.timeout(30):
+        await due
+
+
+@pytest.mark.row("B16")
+async def test_a_disk_that_hangs_holds_up_a_close_for_its_time_only(
+    supervisor: StartSupervisor,
+    tmp_path: Path,
+    disk: Disk,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Whoever waits for it is told that nobody writes any more; what runs goes on until then, and can be cancelled."""
+    monkeypatch.setattr(module, "CLOSE_S", 0.1)
+    path = str(tmp_path / "journal")
+    server = await supervisor(hostile_pool(), journal=path)
+    running = [(await server.submit(LOOP)).job_id for _ in range(2)]
+    for job_id in running:
+        await said(server, job_id)
+    disk.clear()
+    asked = asyncio.create_task(server.submit(KEYED))
+    record = await waiting_for_disk(server)
+    assert (await stop(server, running[0])).code == "cancelled"
+    assert not asked.done()
+    await server.close(grace_s=0)
+    with pytest.raises(Refused) as caught:
+        async with asyncio.timeout(30):
+            await asked
+    assert caught.value.code == "journal_failed" and "it is closed" in caught.value.message
+    assert "journal_left" in caplog.text and f"{path} takes nothing for 0.1 s" in str(vars(caplog.records[-1]))
+    disk.set()
+    await until_async(lambda: "killable-journal" not in [each.name for each in threading.enumerate()], "it has ended")
+    following = await supervisor(hostile_pool(), journal=path)
+    assert [(await following.get(job_id)).state for job_id in running] == ["cancelled"] * 2
+    again = await following.get(record.job_id)  # what hung was written after all: it is over, and never runs
+    assert (again.state, again.pid) == ("cancelled", None)

@@ -30,6 +30,8 @@ async def killed(server: Supervisor, width: int, after: int, turns: int) -> Stor
     os.kill(record.pid, signal.SIGKILL)  # it is ours until its terminal event: nobody reaps it before
     story = await follow(server, job_id)
     assert story.tokens[: len(seen)] == seen
+    stored = [event async for batch in server.events(job_id) for event in batch]
+    assert stored == story.events, "whoever comes later reads what was read along"
     return story
 
 
@@ -42,6 +44,7 @@ def check(story: Story, width: int) -> None:
 
 
 async def kills(server: Supervisor, count: int, seed: int) -> None:
+    print(f"seed {seed}")
     dice = random.Random(seed)
     turns = asyncio.Semaphore(AT_ONCE)
 

@@ -69,6 +69,7 @@ async def races(server: Supervisor, count: int, seed: int) -> list[Race]:
     """Run so many races beside innocent jobs. The delays, spread over 2 lengths, are moved to where either may win:
     on a busy machine a cancel comes late.
     """
+    print(f"seed {seed}")
     spread = [2 * number / count for number in range(count)]
     random.Random(seed).shuffle(spread)
     moved = 0.0

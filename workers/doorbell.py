@@ -226,7 +226,7 @@ def _is_in_hook(frame: FrameType | None) -> bool:
 
 def _is_event_loops(frame: FrameType | None) -> bool:
     """Tell whether asyncio's own code was interrupted, or what that has called of the library, not the job's."""
-    while frame is not None and _package(frame) in sys.stdlib_module_names:
+    while frame is not None and _is_seen_through(frame):
         if _package(frame) == "asyncio":
             return True
         frame = frame.f_back
@@ -237,13 +237,20 @@ def _runs_the_loop(frame: FrameType | None) -> bool:
     """Tell whether asyncio was interrupted with a step in its hand: not while it waits, nor in what the job has called
     of it (`asyncio.sleep`), from where an exception goes on into the job.
     """
-    while frame is not None and _package(frame) in sys.stdlib_module_names:
+    while frame is not None and _is_seen_through(frame):
         if _package(frame) == "selectors":
             return False
         if _package(frame) == "asyncio" and frame.f_code.co_name == "_run_once":
             return True
         frame = frame.f_back
     return False
+
+
+def _is_seen_through(frame: FrameType) -> bool:
+    """Tell whether what counts is who has called it: the library's code, or this handler's, whose bell came again while
+    it was at work.
+    """
+    return frame.f_globals is globals() or _package(frame) in sys.stdlib_module_names
 
 
 def _package(frame: FrameType) -> str:

@@ -175,6 +175,30 @@ def test_what_asyncio_calls_of_the_library_is_its_own_and_what_the_job_calls_is_
     assert judged["select"] == (False, True), "while it waits an exception loses nothing"
 
 
+def test_a_bell_that_comes_again_while_asyncio_hears_the_first_one_is_asyncios_own(door: Door) -> None:
+    """On a slow machine the handler may be at work for longer than the supervisor waits before it rings again."""
+    judged: dict[str, bool] = {}
+
+    def watch(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_globals is vars(module):
+            judged[frame.f_code.co_name] = module._is_event_loops(frame)
+
+    async def main() -> None:
+        asyncio.get_running_loop().call_soon(signal.raise_signal, signal.SIGTERM)
+        await asyncio.sleep(60)
+
+    door.doorbell.expect(1)
+    door.order(encode(Kind.STOP, 1, 0, Stop("cancelled", by="user", grace_s=1.0).encode()))
+    profiled = sys.getprofile()
+    with pytest.raises(Stopping):
+        try:
+            sys.setprofile(watch)
+            asyncio.run(main())
+        finally:
+            sys.setprofile(profiled)
+    assert all(judged.values()) and {"_on_term", "_ask_event_loop", "_tell"} <= set(judged), judged
+
+
 # ── between two yields ──
 
 HEARS = ("RESUME", "JUMP_BACKWARD", "CALL")

@@ -46,7 +46,7 @@ class Chronicle:
             "submission": {name: getattr(entry.submission, name) for name in KEPT_OF_SUBMISSION},
         }
         accepted = Accepted(entry.number, entry.id, dump_json(members), input)
-        self.journal.accept(accepted, lambda why: answer(self._refusal(why) if why else None))
+        self.journal.accept(accepted, lambda why, is_known: answer(_refusal(why, is_known=is_known) if why else None))
 
     def begun(self, entry: Entry, at: str) -> None:
         """A worker has it."""
@@ -97,13 +97,13 @@ class Chronicle:
             "first_event": entry.log.first,
         }
 
-    def _refusal(self, why: str) -> Refused:
-        return Refused(
-            f"the journal cannot be written: {why}; what is accepted has to survive the server, so nothing is until it "
-            "works again",
-            code="journal_failed",
-            retry_after_s=RETRY_AFTER_S,
-        )
+
+def _refusal(why: str, *, is_known: bool) -> Refused:
+    """`is_known`: it is not in the journal."""
+    known = "what is accepted has to survive the server, so nothing is until it works again"
+    unknown = "it is not known whether the job is in there and will be run: repeat it with the same Idempotency-Key"
+    message = f"the journal cannot be written: {why}; {known if is_known else unknown}"
+    return Refused(message, code="journal_failed", retry_after_s=RETRY_AFTER_S)
 
 
 def _as_json(progress: dict[str, Any] | None) -> dict[str, Any] | None:

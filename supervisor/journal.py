@@ -19,6 +19,7 @@ import threading
 from collections.abc import Callable, Mapping
 from functools import partial
 
+from killable.supervisor.clock import monotonic
 from killable.supervisor.journalfile import Accepted, Dropped, JournalFile, JournalRefused, Note, Row
 
 RETRY_S = 1.0
@@ -28,8 +29,11 @@ GROUP_MAX = 256
 CLOSE_S = 10.0
 """For the last notes: a disk that hangs must not keep a server from its end."""
 
-Answer = Callable[[str], None]
-"""Called in the event loop: empty when it is on disk, else why it is not."""
+SLOW_S = 5.0
+"""A write that takes longer is taken for one that hangs."""
+
+Answer = Callable[[str, bool], None]
+"""Called in the event loop: empty when it is on disk, else why it is not; False: why nobody can say whether it is."""
 
 Opened = asyncio.Future[list[Row] | Exception]
 
@@ -41,14 +45,25 @@ class Journal:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.trouble = ""
+        self._trouble = ""
         """Why the latest write failed, until one works again."""
+        self._busy_since: float | None = None
         self._inbox: queue.SimpleQueue[Note | None] = queue.SimpleQueue()
         self._owed: list[Note] = []
         self._unanswered: dict[int, Answer] = {}
         """Of jobs that are to be written, by number; the event loop's, like all of answers."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_over = asyncio.Event()
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing is written now; empty when it works."""
+        return self._trouble or self._hang()
+
+    def _hang(self) -> str:
+        since = self._busy_since
+        took_s = 0.0 if since is None else monotonic() - since
+        return f"a write that began {took_s:.0f} s ago goes on" if took_s > SLOW_S else ""
 
     async def open(self) -> list[Row]:
         """Return what the file has. Raise JournalRefused."""
@@ -65,7 +80,10 @@ class Journal:
         return found
 
     def accept(self, accepted: Accepted, answer: Answer) -> None:
-        """Have a new job written, and hear of it."""
+        """Have a new job written, and hear of it; while a write hangs it is refused."""
+        if self._loop is not None and (why := self._hang()):
+            self._loop.call_soon(answer, why, True)
+            return
         self._unanswered[accepted.number] = answer
         self._inbox.put(accepted)
         if self._loop is not None and self._is_over.is_set():
@@ -85,18 +103,18 @@ class Journal:
                 await self._is_over.wait()
         except TimeoutError:
             logger.error("journal_left", extra={"detail": f"{self.path} takes nothing for {CLOSE_S:g} s"})
-            self._on_over()
+            self._on_over(is_known=False)  # what hangs may end as it should
 
-    def _on_over(self) -> None:
+    def _on_over(self, *, is_known: bool = True) -> None:
         """Nobody writes any more: whoever waits is answered all the same."""
         self._is_over.set()
-        self._on_answers(dict.fromkeys(self._unanswered, self.trouble or "it is closed"))
+        self._on_answers(dict.fromkeys(self._unanswered, self.trouble or "it is closed"), is_known=is_known)
 
-    def _on_answers(self, answers: Mapping[int, str]) -> None:
+    def _on_answers(self, answers: Mapping[int, str], *, is_known: bool = True) -> None:
         for number, why in answers.items():
             try:
                 if (answer := self._unanswered.pop(number, None)) is not None:
-                    answer(why)
+                    answer(why, is_known)
             except Exception:  # a defect of ours: the others are answered all the same
                 logger.exception("journal_failed", extra={"detail": "an answer was not taken"})
 
@@ -124,7 +142,7 @@ class Journal:
         """
         group: list[Note] = []
         try:
-            each = self._inbox.get(timeout=RETRY_S if self.trouble else None)
+            each = self._inbox.get(timeout=RETRY_S if self._trouble else None)
             while each is not None:
                 group.append(each)
                 if len(group) == GROUP_MAX:
@@ -149,12 +167,13 @@ class Journal:
         if answers:
             self._tell(partial(self._on_answers, answers))
         if not go_on and self._owed:
-            fields = {"detail": f"{self.trouble}; {len(self._owed)} notes are not written", "path": self.path}
+            fields = {"detail": f"{self._trouble}; {len(self._owed)} notes are not written", "path": self.path}
             logger.error("journal_left", extra=fields)
         return go_on
 
     def _try(self, file: JournalFile, notes: list[Note]) -> str:
         """Return why these could not be written; empty when they are."""
+        self._busy_since = monotonic()
         try:
             if notes:
                 file.write(notes)
@@ -162,6 +181,8 @@ class Journal:
                 file.check()
         except Exception as error:  # whatever it is: whoever submits waits for an answer
             return str(error) or type(error).__name__
+        finally:
+            self._busy_since = None
         return ""
 
     def _owe(self, notes: list[Note]) -> None:
@@ -171,11 +192,11 @@ class Journal:
             self._owed.append(note)
 
     def _note_trouble(self, why: str) -> None:
-        if why and not self.trouble:
+        if why and not self._trouble:
             logger.error("journal_failed", extra={"detail": why, "path": self.path})
-        elif self.trouble and not why:
+        elif self._trouble and not why:
             logger.warning("journal_works", extra={"path": self.path})
-        self.trouble = why
+        self._trouble = why
 
     def _tell(self, act: Callable[[], object]) -> None:
         assert self._loop is not None

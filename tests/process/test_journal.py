@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from support import processes
 from support.supervising import StartSupervisor
-from support.waiting import until_async, until_empty
+from support.waiting import Pending, until_async, until_empty
 from trials import HOSTILE, follow, follow_lost, hostile_pool, said, stop
 
 from killable.supervisor import journal as module
@@ -312,8 +312,11 @@ async def test_a_disk_that_hangs_holds_up_a_close_for_its_time_only(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Whoever waits for it is told that nobody writes any more; what runs goes on until then, and can be cancelled."""
+    """Whoever waits for it is told that nobody knows; what runs goes on until then, and can be cancelled. Meanwhile the
+    server says what is wrong, and takes no other job.
+    """
     monkeypatch.setattr(module, "CLOSE_S", 0.1)
+    monkeypatch.setattr(module, "SLOW_S", 0.1)
     path = str(tmp_path / "journal")
     server = await supervisor(hostile_pool(), journal=path)
     running = [(await server.submit(LOOP)).job_id for _ in range(2)]
@@ -323,12 +326,20 @@ async def test_a_disk_that_hangs_holds_up_a_close_for_its_time_only(
     asked = asyncio.create_task(server.submit(KEYED))
     record = await waiting_for_disk(server)
     assert (await stop(server, running[0])).code == "cancelled"
+
+    async def tells() -> bool | Pending:
+        able, degraded = await server.ready()
+        return (able and "goes on" in str(degraded)) or Pending(degraded)
+
+    await until_async(tells, "it says that the disk hangs")
+    with pytest.raises(Refused, match="began 0 s ago goes on; what is accepted has to survive"):
+        await server.submit(LOOP)
     assert not asked.done()
     await server.close(grace_s=0)
     with pytest.raises(Refused) as caught:
         async with asyncio.timeout(30):
             await asked
-    assert caught.value.code == "journal_failed" and "it is closed" in caught.value.message
+    assert caught.value.code == "journal_failed" and "it is not known whether the job is in" in caught.value.message
     assert "journal_left" in caplog.text and f"{path} takes nothing for 0.1 s" in str(vars(caplog.records[-1]))
     disk.set()
     await until_async(lambda: "killable-journal" not in [each.name for each in threading.enumerate()], "it has ended")
@@ -336,3 +347,30 @@ async def test_a_disk_that_hangs_holds_up_a_close_for_its_time_only(
     assert [(await following.get(job_id)).state for job_id in running] == ["cancelled"] * 2
     again = await following.get(record.job_id)  # what hung was written after all: it is over, and never runs
     assert (again.state, again.pid) == ("cancelled", None)
+
+
+async def test_a_job_that_a_close_gave_up_may_be_on_disk_and_run(
+    supervisor: StartSupervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk has the transaction, and its sync does not return: what a death leaves is run by the next server."""
+    hangs, synced, write = threading.Event(), threading.Event(), JournalFile.write
+
+    def write_and_hang(file: JournalFile, notes: Sequence[Note]) -> None:
+        write(file, notes)
+        hangs.set()
+        assert synced.wait(60)
+
+    monkeypatch.setattr(JournalFile, "write", write_and_hang)
+    monkeypatch.setattr(module, "CLOSE_S", 0.1)
+    server = await supervisor(hostile_pool(), journal=str(tmp_path / "first"))
+    asked = asyncio.create_task(server.submit(KEYED))
+    record = await waiting_for_disk(server)
+    await until_async(hangs.is_set, "it is on disk")
+    await server.close(grace_s=0)
+    with pytest.raises(Refused) as caught:
+        await asked
+    copy_journal(tmp_path / "first", tmp_path / "second")
+    synced.set()
+    following = await supervisor(hostile_pool(), journal=str(tmp_path / "second"))
+    assert (await follow(following, record.job_id)).state == "completed"  # it did run
+    assert "not known" in caught.value.message

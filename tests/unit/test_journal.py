@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from killable.supervisor import journal as module
-from killable.supervisor.journal import Journal
+from killable.supervisor.journal import Answer, Journal
 from killable.supervisor.journalfile import Accepted, Dropped, JournalFile, Note, Started
 
 
@@ -35,15 +35,20 @@ class Broken(Journal):
         raise RuntimeError("a defect")
 
 
+def answer_into(future: asyncio.Future[tuple[str, bool]]) -> Answer:
+    return lambda why, is_known: future.set_result((why, is_known))
+
+
 async def test_whoever_waits_is_answered_when_the_thread_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "JournalFile", Full)
     journal = Broken(str(tmp_path / "journal"))
     assert await journal.open() == []
     for number in (1, 2):
-        answered: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        journal.accept(Accepted(number, f"job-{number}", b"{}", b""), answered.set_result)
+        answered: asyncio.Future[tuple[str, bool]] = asyncio.get_running_loop().create_future()
+        journal.accept(Accepted(number, f"job-{number}", b"{}", b""), answer_into(answered))
         async with asyncio.timeout(30):
-            assert "a defect" in await answered
+            why, is_known = await answered
+            assert "a defect" in why and is_known
     assert "a defect" in journal.trouble
     await journal.close()
 
@@ -53,14 +58,14 @@ async def test_an_answer_that_is_not_taken_keeps_no_other_from_its_own(
 ) -> None:
     journal = Journal(str(tmp_path / "journal"))
     await journal.open()
-    answered: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    answered: asyncio.Future[tuple[str, bool]] = asyncio.get_running_loop().create_future()
 
-    def broken(why: str) -> None:
+    def broken(why: str, _: bool) -> None:
         raise RuntimeError(why)
 
     journal.accept(Accepted(1, "job-1", b"{}", b""), broken)
-    journal.accept(Accepted(2, "job-2", b"{}", b""), answered.set_result)
+    journal.accept(Accepted(2, "job-2", b"{}", b""), answer_into(answered))
     async with asyncio.timeout(30):
-        assert await answered == ""
+        assert await answered == ("", True)
     assert "journal_failed" in caplog.text
     await journal.close()

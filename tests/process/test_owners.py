@@ -1,71 +1,21 @@
-"""The process that owns the supervisor: nothing outlives it, and nothing of it is passed on by accident."""
+"""The process that owns the supervisor: nothing outlives it, and nothing of it is passed on by accident.
+
+What becomes of it all when it is killed at a named point of a job's life is in `test_owner_points`.
+"""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from owners import GONE_S, Owner, others, owner
 from support import processes
 from support.waiting import Pending, until, until_empty
 from trials import HOSTILE
-
-OWNER = str(Path(processes.__file__).parent / "owner.py")
-GONE_S = 1.0
-"""What the specification allows from the death of the owner to the death of everything else."""
-
-
-class Owner:
-    """The program of support/owner.py, running."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
-        self.pid = process.pid
-        assert process.stdout is not None
-        self.said: dict[str, Any] = {}
-
-    def listen(self) -> None:
-        """Wait for its line."""
-        assert self._process.stdout is not None
-        self.said = json.loads(self._process.stdout.readline())
-
-    def kill(self) -> None:
-        self._process.kill()
-
-    def leave(self) -> int:
-        """Let it close its supervisor and end."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        return self._process.wait(30)
-
-
-@contextmanager
-def owner(
-    pools: dict[str, Any] | None = None, jobs: list[Any] | None = None, stderr: int | None = None, **arguments: Any
-) -> Iterator[Owner]:
-    """Run the program; afterwards it is gone, one way or the other."""
-    hostile = {"hostile": {**HOSTILE, "workers": 12, "spares": 1}}
-    pools = {name: members for name, members in {**hostile, **(pools or {})}.items() if members["modules"]}
-    arguments = {"settings": {}, "pools": pools, "jobs": jobs or [], **arguments}
-    command = [sys.executable, OWNER, json.dumps(arguments)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True) as process:
-        try:
-            yield Owner(process)
-        finally:
-            process.kill()
-
-
-def others(pid: int) -> list[processes.Seen]:
-    """Return what this test run has started besides the owner, dead ones that only wait for init to reap apart."""
-    return [seen for seen in processes.ours() if seen.pid != pid and seen.state != "Z"]
-
 
 JOBS: list[Any] = [
     ["ignores_term", {}, 1],
@@ -151,49 +101,6 @@ def test_a_message_that_nobody_read_does_not_keep_the_guard_from_its_work(proof:
         until_empty(lambda: others(host.pid), "everything is gone", GONE_S)
 
 
-@pytest.mark.row("D17")
-def test_nothing_outlives_an_owner_that_is_killed_at_any_named_point(proof: str, tmp_path: Path) -> None:
-    """One job at each: before ready, entered, in mid-stream, stop sent, in the grace, near its end. Then the owner
-    takes two more and reads nothing of what follows: one is given a warm worker, for the other a worker is forked.
-    """
-    gate, there = tmp_path / "gate", tmp_path / "there"
-    (tmp_path / "points.py").write_text(
-        "import os, time\nfrom pathlib import Path\nfrom killable import job, preload\n"
-        "@preload(each_worker=True)\ndef late() -> None:\n"
-        f"    Path({str(there)!r} + str(os.getpid())).touch()\n"
-        f"    while Path({str(gate)!r}).exists():\n        time.sleep(0.002)\n"
-        f"@job\ndef closes() -> None:\n    Path({str(there)!r}).touch()\n"
-    )
-    gate.touch()
-    pools = {
-        "late": {"modules": [str(tmp_path / "points.py")], "workers": 1, "spares": 0},
-        "hostile": {**HOSTILE, "workers": 6, "spares": 1},
-    }
-    jobs: list[Any] = [
-        ["closes", {}, 0],
-        ["loop_python", {}, 1],
-        ["counts_for_ever", {}, 100],
-        ["blocks_term", {}, 1, True],
-        ["cleans_slowly", {"cpu_s": 3600}, 1, True],
-        ["leaves_family", {}, 0],
-    ]
-    last = [["keeps_family", {"kind": "each"}], ["ignores_term", {}]]
-    with owner(pools, jobs, settings={"proof": proof}, last=last) as host:
-        host.listen()
-        assert [job["state"] for job in host.said["jobs"]][:5] == ["queued", *["running"] * 2, *["stopping"] * 2]
-        until(lambda: (seen := processes.look(host.pid)) and seen.state == "T", "the owner reads nothing more")
-        zygotes = {pool["name"]: pool["zygote_pid"] for pool in host.said["pools"]}
-        until(lambda: list(tmp_path.glob("there?*")), "a worker is not ready yet")
-        gate.unlink()
-        assert len(processes.descendants(zygotes["late"])) == 1
-        until(
-            lambda: len(found := processes.descendants(zygotes["hostile"])) >= 4 + 5 + 1 or Pending(found),
-            "the last two are there",
-        )
-        host.kill()
-        until_empty(lambda: others(host.pid), "everything is gone", GONE_S)
-
-
 def left_by(host: Owner) -> list[processes.Seen]:
     """Return what is there besides an owner and the copy that it has made of itself."""
     return [seen for seen in others(host.pid) if seen.pid != host.said["copy"]]
@@ -243,7 +150,7 @@ def test_a_stderr_that_nobody_reads_holds_up_nothing() -> None:
         while True:
             os.write(writable, bytes(4096))
     os.set_blocking(writable, True)
-    jobs: list[Any] = [["loop_python", {}, 1, True], ["segfaults", {}, 0], ["leaves_family", {}, 0]]
+    jobs: list[Any] = [["loop_python", {}, 1, "requested"], ["segfaults", {}, 0], ["leaves_family", {}, 0]]
     with owner(jobs=[*jobs, ["prints_for_ever", {}, 0]], stderr=writable) as host:
         host.listen()
         assert host.leave() == 0

@@ -26,6 +26,11 @@ HOSTILE = {
     "modules": ("support.hostile", "support.families", "support.words", "support.obedient", "support.tampering"),
     "folder": str(Path(processes.__file__).parent.parent),
 }
+NAMED_POINTS = (
+    "before_ready", "forked_and_not_told", "run_is_sent", "entered", "in_mid_stream", "stop_is_sent", "in_the_grace",
+    "closed_and_not_read", "in_the_sweep",
+)  # fmt: skip
+"""Of a job's life: at each its worker is killed, its zygote, its guard, and the owner of all."""
 END_S = 30.0
 """No job of these tests takes so long to end."""
 

@@ -2,15 +2,18 @@
 
     settings    Settings of the supervisor (proof, ...)
     pools       {name: members of its PoolSpec}
-    jobs        [[type, input, tokens to wait for, true to cancel it then], ...]
+    jobs        [[type, input, tokens to wait for, a phase of its certificate: it is cancelled then, and that waited
+                for], ...]
     copy        true: the program has forked before it says anything, and the copy holds all of its descriptors
-    last        jobs that are submitted after its line, in one turn and with a warm worker for the first; then it stops
-                itself and reads nothing more
+    last        jobs that are submitted when every pool has the spares that it keeps; in the same turn it says its line
+                and stops itself: it reads nothing more
+    halted      a pool whose idle workers are stopped before that
     host        true: the program blocks SIGTERM, ignores SIGCHLD and SIGINT, has umask 077
     freeze      true: the program stops itself (SIGSTOP) once its guards are started, and has read nothing of theirs
 
-It starts the supervisor, submits the jobs, waits until each has said so many tokens, prints one line of JSON
-(`{job_id: record}` and what it knows of its pools), and then stays until it is killed or its stdin ends.
+It starts the supervisor, submits the jobs, waits until each has said so many tokens, prints one line of JSON (what it
+knows of `jobs`, `last`, `pools` and, before the last ones, `workers`), and then stays until it is killed or its stdin
+ends.
 """
 
 from __future__ import annotations
@@ -21,7 +24,9 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from killable.supervisor.job import Submission
@@ -48,6 +53,31 @@ async def say(supervisor: Supervisor, job_id: str, tokens: int) -> None:
             return
 
 
+async def reach(supervisor: Supervisor, job_id: str, phase: str) -> None:
+    """Cancel a job, and wait for a phase of its end."""
+    await supervisor.cancel(job_id, wait_s=0)
+    while phase not in ((await supervisor.get(job_id)).certificate or {}):
+        await asyncio.sleep(0.002)
+
+
+async def halt(supervisor: Supervisor, pool: str) -> None:
+    """Stop the idle workers of a pool, and wait until they are."""
+    for worker in await supervisor.workers():
+        if worker.pool == pool and worker.state == "idle" and worker.pid is not None:
+            os.kill(worker.pid, signal.SIGSTOP)
+            while Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+                await asyncio.sleep(0.002)
+
+
+async def shown(supervisor: Supervisor, ids: Sequence[str]) -> list[dict[str, Any]]:
+    """Return records as JSON has them. No turn of the loop passes."""
+    records = [asdict(await supervisor.get(job_id)) for job_id in ids]
+    for members in records:
+        members["result"] = json.loads(members["result"]) if members["result"] else None
+        members["partial"] = None
+    return records
+
+
 def fork_copy() -> int:
     """Fork a process that only stays; return its pid."""
     pid = os.fork()
@@ -64,6 +94,7 @@ async def main(
     freeze: bool = False,
     copy: bool = False,
     last: list[Any] | None = None,
+    halted: str = "",
 ) -> None:
     logging.getLogger("killable").addHandler(logging.NullHandler())  # nobody may read what it says on stderr
     if host:
@@ -78,26 +109,27 @@ async def main(
         os.kill(os.getpid(), signal.SIGSTOP)
     if jobs:
         await starting
-    for type, input, tokens, *cancelled in jobs:
+    for type, input, tokens, *phase in jobs:
         record = await supervisor.submit(Submission(type, json.dumps(input).encode()))
         ids.append(record.job_id)
         if tokens:
             await say(supervisor, record.job_id, tokens)
-        if any(cancelled):
-            await supervisor.cancel(record.job_id, wait_s=0)
-    shown = [asdict(await supervisor.get(job_id)) for job_id in ids]
-    for members in shown:
-        members["result"] = json.loads(members["result"]) if members["result"] else None
-        members["partial"] = None
-    said: dict[str, Any] = {"jobs": shown, "pools": [asdict(pool) for pool in await supervisor.pools()]}
+        if phase:
+            await reach(supervisor, record.job_id, *phase)
+    while last and not all(pool.idle >= pool.spares for pool in await supervisor.pools()):
+        await asyncio.sleep(0.002)
+    await halt(supervisor, halted)
+    said: dict[str, Any] = {"workers": [asdict(worker) for worker in await supervisor.workers()]}
     if copy:
         said["copy"] = fork_copy()
+    # From here to the stop nothing is read.
+    last_ids = [
+        (await supervisor.submit(Submission(type, json.dumps(input).encode()))).job_id for type, input in last or ()
+    ]
+    said |= {"jobs": await shown(supervisor, ids), "last": await shown(supervisor, last_ids)}
+    said["pools"] = [asdict(pool) for pool in await supervisor.pools()]
     print(json.dumps(said), flush=True)
     if last is not None:
-        while last and not any(pool.idle for pool in await supervisor.pools()):
-            await asyncio.sleep(0.002)
-        for type, input in last:
-            await supervisor.submit(Submission(type, json.dumps(input).encode()))
         os.kill(os.getpid(), signal.SIGSTOP)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     await starting

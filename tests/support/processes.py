@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import struct
+import termios
 import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -161,6 +164,20 @@ def is_in_state(pid: int, state: str) -> Callable[[], bool | Pending]:
         return (seen is not None and seen.state == state) or Pending(seen)
 
     return is_so
+
+
+def unread_bytes(writer: int, reader: int) -> int:
+    """Return what lies in the pipes between two processes, but for what the first has printed."""
+    output = os.readlink(f"/proc/{writer}/fd/1")
+    theirs = {os.readlink(f"/proc/{writer}/fd/{name}") for name in os.listdir(f"/proc/{writer}/fd")} - {output}
+    unread = 0
+    for name in os.listdir(f"/proc/{reader}/fd"):
+        path = f"/proc/{reader}/fd/{name}"
+        if os.path.lexists(path) and (target := os.readlink(path)) in theirs and target.startswith("pipe:"):
+            end = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # the same pipe once more: nothing is taken from it
+            unread += struct.unpack("i", fcntl.ioctl(end, termios.FIONREAD, b"\0" * 4))[0]
+            os.close(end)
+    return unread
 
 
 def open_descriptors() -> dict[int, str]:

@@ -1,0 +1,65 @@
+"""Run the program of support/owner.py, which owns a supervisor, and see what it leaves."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from support import processes
+from trials import HOSTILE
+
+OWNER = str(Path(processes.__file__).parent / "owner.py")
+GONE_S = 1.0
+"""What the specification allows from the death of the owner to the death of everything else."""
+
+
+class Owner:
+    """The program of support/owner.py, running."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+        self.pid = process.pid
+        assert process.stdout is not None
+        self.said: dict[str, Any] = {}
+
+    def listen(self) -> None:
+        """Wait for its line."""
+        assert self._process.stdout is not None
+        self.said = json.loads(self._process.stdout.readline())
+
+    def kill(self) -> None:
+        """Return when it is dead: from then on counts what is allowed to the others."""
+        self._process.kill()
+        self._process.wait()
+
+    def leave(self) -> int:
+        """Let it close its supervisor and end."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        return self._process.wait(30)
+
+
+@contextmanager
+def owner(
+    pools: dict[str, Any] | None = None, jobs: list[Any] | None = None, stderr: int | None = None, **arguments: Any
+) -> Iterator[Owner]:
+    """Run the program; afterwards it is gone, one way or the other."""
+    hostile = {"hostile": {**HOSTILE, "workers": 12, "spares": 1}}
+    pools = {name: members for name, members in {**hostile, **(pools or {})}.items() if members["modules"]}
+    arguments = {"settings": {}, "pools": pools, "jobs": jobs or [], **arguments}
+    command = [sys.executable, OWNER, json.dumps(arguments)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True) as process:
+        try:
+            yield Owner(process)
+        finally:
+            process.kill()
+
+
+def others(pid: int) -> list[processes.Seen]:
+    """Return what this test run has started besides the owner, dead ones that only wait for init to reap apart."""
+    return [seen for seen in processes.ours() if seen.pid != pid and seen.state != "Z"]

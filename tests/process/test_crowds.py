@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
+from support import controllers
 from support.supervising import StartSupervisor
 from support.waiting import Pending, until_async
 from trials import Story, computing, follow, hostile_pool, stop, submit
@@ -16,8 +14,8 @@ from trials import Story, computing, follow, hostile_pool, stop, submit
 from killable.supervisor.service import Supervisor
 
 CROWD = 16
-QUOTA = "5000 100000"
-"""Microseconds in each period: a twentieth of one processor for all of them."""
+QUOTA = {"cfs_period_us": 100_000, "cfs_quota_us": 5_000}
+"""A twentieth of one processor for all of them."""
 
 
 @pytest.mark.row("PEERS-C", "PEERS-F")
@@ -31,50 +29,14 @@ async def test_sixteen_native_jobs_are_killed_together_and_early(supervisor: Sta
         assert "delivered" in story.phases and "acknowledged" not in story.phases
 
 
-@contextmanager
-def quota() -> Iterator[Path]:
-    """Make a group of the processor controller with a quota; yield its cgroup.procs. Raise OSError."""
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        fields, _, rest = line.partition(" - ")
-        kind, _, options = rest.split(" ", 2)
-        if kind == "cgroup" and "cpu" in options.split()[-1].split(","):
-            break
-    else:
-        raise FileNotFoundError("no processor controller of cgroup v1")
-    group = Path(fields.split()[4]) / f"killable-test-{uuid4().hex[:8]}"
-    group.mkdir()
-    try:
-        quota_us, period_us = QUOTA.split()
-        (group / "cpu.cfs_period_us").write_text(period_us)
-        (group / "cpu.cfs_quota_us").write_text(quota_us)
-        yield group / "cgroup.procs"
-    finally:
-        for pid in (group / "cgroup.procs").read_text().split():  # of a test that failed
-            with suppress(ProcessLookupError):
-                (group.parent / "cgroup.procs").write_text(pid)
-        group.rmdir()
-
-
-@contextmanager
-def quota_or_skip() -> Iterator[Path]:
-    """Skip where no group with a quota can be made."""
-    with ExitStack() as stack:
-        try:
-            procs = stack.enter_context(quota())
-        except OSError as error:
-            pytest.skip(f"no quota can be set here: {error}")
-        yield procs
-
-
-async def cancel_starved(server: Supervisor, procs: Path) -> list[Story]:
+async def cancel_starved(server: Supervisor, group: Path) -> list[Story]:
     """Start a crowd, take nearly all of the processor from it, and cancel it."""
     jobs = [await submit(server, "loop_python", limits={"grace_s": 30, "ack_s": 0.05}) for _ in range(CROWD)]
     for job_id in jobs:
-        procs.write_text(str(await computing(server, job_id, 0.001)))
-    throttled = procs.parent / "cpu.stat"
+        controllers.move(group, await computing(server, job_id, 0.001))
 
     def bites() -> bool | Pending:
-        counts = dict(line.split() for line in throttled.read_text().splitlines())
+        counts = dict(line.split() for line in (group / "cpu.stat").read_text().splitlines())
         return int(counts["nr_throttled"]) >= 2 or Pending(counts)
 
     await until_async(bites, "the quota bites")
@@ -90,9 +52,9 @@ def has_cleaned(story: Story) -> bool:
 
 @pytest.mark.row("PEERS-C")
 async def test_sixteen_starved_python_jobs_all_clean_up(supervisor: StartSupervisor) -> None:
-    with quota_or_skip() as procs:
+    with controllers.group("cpu", **QUOTA) as group:
         server = await supervisor(hostile_pool(workers=CROWD, spares=4))
-        stories = await cancel_starved(server, procs)
+        stories = await cancel_starved(server, group)
     assert all(map(has_cleaned, stories)), [story.certificate for story in stories if not has_cleaned(story)]
 
 
@@ -102,10 +64,10 @@ ROUNDS_MAX = 20
 
 async def test_by_a_rule_of_time_alone_the_starved_are_killed(supervisor: StartSupervisor) -> None:
     """The control: who gets no processor between the bell and the answer does not hear in `ack_s`."""
-    with quota_or_skip() as procs:
+    with controllers.group("cpu", **QUOTA) as group:
         server = await supervisor(hostile_pool(workers=CROWD, spares=4), ack_cpu_s=0.0)
         for _ in range(ROUNDS_MAX):
-            stories = await cancel_starved(server, procs)
+            stories = await cancel_starved(server, group)
             if any("early_kill" in story.certificate for story in stories):
                 break
         else:

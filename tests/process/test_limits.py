@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import processes
+from support import controllers, processes
 from support.supervising import StartSupervisor
 from support.waiting import Pending, until, until_async
 from trials import HOSTILE, computing, follow, hostile_pool, run, said, stop, submit
 
-from killable.supervisor.machine import cgroup
 from killable.supervisor.settings import PoolSpec
 from killable.workers.limits import TASKS_SPARE, backstop_bytes
 
@@ -139,19 +138,8 @@ async def test_a_strangers_kill_just_below_the_limit_is_not_called_out_of_memory
 @pytest.fixture
 def memory_group() -> Iterator[Path]:
     """A memory cgroup (v1) in which 200 MB fit."""
-    for kind, controllers, _, mount in cgroup.mounts():
-        if kind == "cgroup" and "memory" in controllers and os.access(mount, os.W_OK):
-            break
-    else:
-        pytest.skip("no memory controller on a writable cgroup v1 here")
-    group = mount / f"killable-test-{os.getpid()}"
-    group.mkdir()
-    try:
-        (group / "memory.limit_in_bytes").write_text("200000000")
+    with controllers.group("memory", limit_in_bytes=200_000_000) as group:
         yield group
-    finally:
-        until(lambda: not (group / "cgroup.procs").read_text() or Pending("processes in it"), "the group is empty")
-        group.rmdir()
 
 
 @pytest.mark.row("PEERS-G")

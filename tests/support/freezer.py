@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
+from support import controllers
 from support.waiting import Pending, until
-
-FREEZER = Path("/sys/fs/cgroup/freezer")
 
 
 class Frozen:
@@ -21,8 +17,7 @@ class Frozen:
         self._group = group
 
     def hold(self, *pids: int) -> None:
-        for pid in pids:
-            (self._group / "cgroup.procs").write_text(str(pid))
+        controllers.move(self._group, *pids)
         (self._group / "freezer.state").write_text("FROZEN")
         until(lambda: (state := self._state()) == "FROZEN" or Pending(state), "the group is frozen")
 
@@ -35,24 +30,10 @@ class Frozen:
 
 @contextmanager
 def freezer() -> Iterator[Frozen]:
-    """Make a group; at the end it is thawed, emptied and removed. Skip where that is not allowed."""
-    group = FREEZER / f"killable-test-{uuid.uuid4().hex[:8]}"
-    if not os.access(FREEZER / "cgroup.procs", os.W_OK):
-        pytest.skip("needs a writable cgroup v1 freezer: nothing else here holds a process against SIGKILL")
-    group.mkdir()
-    frozen = Frozen(group)
-    try:
-        yield frozen
-    finally:
-        frozen.thaw()
-        for pid in (group / "cgroup.procs").read_text().split():
-            (FREEZER / "cgroup.procs").write_text(pid)  # some live on
-        until(lambda: _removed(group), "the group is removed")
-
-
-def _removed(group: Path) -> bool | Pending:
-    try:
-        group.rmdir()
-    except OSError as error:
-        return Pending((error, (group / "cgroup.procs").read_text()))
-    return True
+    """Make a group; at the end it is thawed. Skip where none can be made: nothing else holds against SIGKILL."""
+    with controllers.group("freezer") as group:
+        frozen = Frozen(group)
+        try:
+            yield frozen
+        finally:
+            frozen.thaw()

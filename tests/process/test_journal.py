@@ -163,17 +163,25 @@ async def test_of_leftovers_is_said_what_is_true(supervisor: StartSupervisor, tm
     assert processes.look(running["pid"]) is None
 
 
+def dies(journal: Path, moment: str) -> list[str]:
+    """Run the program of support/dying.py; return the ids of the jobs whose submission was answered."""
+    command = [sys.executable, str(SUPPORT / "dying.py"), str(journal), "support.jobs", str(SUPPORT.parent), moment]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == -9, done.stderr
+    return done.stdout.split()
+
+
+SERVES_BOTH = hostile_pool(modules=(*HOSTILE["modules"], "support.jobs"))
+
+
 @pytest.mark.row("B16")
 @pytest.mark.parametrize("moment", ["uncommitted", "unanswered"])
 async def test_a_job_is_there_when_it_was_on_disk_and_otherwise_nobody_was_told_of_it(
     supervisor: StartSupervisor, tmp_path: Path, moment: str
 ) -> None:
     journal = tmp_path / "journal"
-    command = [sys.executable, str(SUPPORT / "dying.py"), str(journal), "support.obedient", str(SUPPORT.parent), moment]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == -9, done.stderr
-    (answered,) = done.stdout.split()
-    server = await supervisor(hostile_pool(), journal=str(journal))
+    (answered,) = dies(journal, moment)
+    server = await supervisor(SERVES_BOTH, journal=str(journal))
     jobs, _ = await server.list()
     assert [job.job_id for job in jobs[-1:]] == [answered]
     assert len(jobs) == (1 if moment == "uncommitted" else 2)
@@ -181,6 +189,27 @@ async def test_a_job_is_there_when_it_was_on_disk_and_otherwise_nobody_was_told_
     assert again.replayed == (moment == "unanswered") == (again.job_id == jobs[0].job_id)
     assert (await follow(server, again.job_id)).state == "completed"
     assert len((await server.list())[0]) == 2
+
+
+@pytest.mark.row("B16", "D17")
+@pytest.mark.parametrize(
+    ("moment", "code", "attempts"),
+    [("begins", "", 1), ("is to wait", "supervisor_lost", 1), ("waits", "", 2), ("ends", "supervisor_lost", 1)],
+)
+async def test_of_a_job_that_was_answered_what_was_on_disk_counts(
+    supervisor: StartSupervisor, tmp_path: Path, moment: str, code: str, attempts: int
+) -> None:
+    """Nobody waits for what follows an answer to be written: who had begun, as nothing says so, begins once more, and
+    how far another had come that had begun nobody knows. A backoff that was on disk is over.
+    """
+    journal = tmp_path / "journal"
+    others = {seen.pid for seen in processes.ours()}
+    _, job_id = dies(journal, moment)
+    until_empty(lambda: [seen for seen in processes.ours() if seen.pid not in others], "nothing outlives it")
+    server = await supervisor(SERVES_BOTH, journal=str(journal))
+    record = await server.wait(job_id)
+    told = record.error["code"] if record.error else ""
+    assert (record.state, told, record.attempts) == ("failed" if code else "completed", code, attempts)
 
 
 # ── while the disk is slow ──

@@ -2,6 +2,10 @@
 
     uncommitted   the second job is written, and its transaction not closed yet
     unanswered    the second job is on disk, and nobody has heard of it yet
+    begins        that a worker has it is written, and not closed yet
+    is to wait    its worker was killed; that it is to be run again is written, and not closed yet
+    waits         that is on disk: it is in its backoff
+    ends          it has completed; that is written, and not closed yet
 
 It prints the id of each job whose submission it had an answer to.
 """
@@ -9,34 +13,54 @@ It prints the id of each job whose submission it had an answer to.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 
 from killable.supervisor import journal
 from killable.supervisor.job import Submission
-from killable.supervisor.journalfile import Accepted, JournalFile, Note
+from killable.supervisor.journalfile import Accepted, Ended, JournalFile, Note, Started
 from killable.supervisor.service import Supervisor
 from killable.supervisor.settings import PoolSpec, Settings
 
 MOMENT = sys.argv[4]
+answered = threading.Event()
+"""The second job's submission, where its client hears of it."""
+
+
+def is_due(note: Note) -> bool:
+    """Tell whether the moment comes with this note."""
+    if note.number != 2:
+        return False
+    match MOMENT:
+        case "uncommitted" | "unanswered":
+            return isinstance(note, Accepted)
+        case "begins":
+            return isinstance(note, Started)
+        case "is to wait" | "waits":
+            return isinstance(note, Started) and json.loads(note.members).get("waits", False)
+        case _:
+            return isinstance(note, Ended)
 
 
 class Dying(JournalFile):
-    """The real one, but for the moment at which it dies."""
+    """The real one, but for the moment at which it dies. One note after the other: what comes together is chance."""
 
     def write(self, notes: Sequence[Note]) -> None:
-        is_second = any(isinstance(note, Accepted) and note.number == 2 for note in notes)
-        if is_second and MOMENT == "uncommitted":
-            self._connection.execute("BEGIN IMMEDIATE")
-            for note in notes:
+        for note in notes:
+            if note.number == 2 and not isinstance(note, Accepted):
+                answered.wait()
+            if is_due(note) and MOMENT not in ("unanswered", "waits"):
+                self._connection.execute("BEGIN IMMEDIATE")
                 self._put(note)
-            os.kill(os.getpid(), signal.SIGKILL)
-        super().write(notes)
-        if is_second:
-            os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), signal.SIGKILL)
+            super().write([note])
+            if is_due(note):
+                os.kill(os.getpid(), signal.SIGKILL)
 
 
 async def main(path: str, module: str, folder: str) -> None:
@@ -45,11 +69,18 @@ async def main(path: str, module: str, folder: str) -> None:
     pool = PoolSpec("hostile", (module,), workers=1, folder=folder)
     supervisor = Supervisor(Settings(pools=(pool,), journal=path))
     await supervisor.start()
-    for number in (1, 2):
-        submission = Submission("echoes", b"{}", idempotency_key=f"key-{number}", body_digest="d")
-        record = await supervisor.submit(submission)
+    killed = {"times": int("wait" in MOMENT)}
+    for number, type, input in ((1, "echo", {}), (2, "killed", killed)):
+        key = f"key-{number}"
+        limits = {"attempts_max": 2, "backoff_s": 1000}
+        record = await supervisor.submit(
+            Submission(type, json.dumps(input).encode(), limits=limits, idempotency_key=key, body_digest="d")
+        )
         print(record.job_id, flush=True)
+        if number == 2:
+            answered.set()
         await supervisor.wait(record.job_id)
+    await asyncio.Event().wait()  # the last note may still be on its way
 
 
 if __name__ == "__main__":

@@ -307,9 +307,9 @@ class Dispatcher:
         if not self._closing:
             self._dispatch(pool)
 
-    def on_pool_broken(self, pool: Pool, errno: int | None) -> None:
+    def on_pool_broken(self, pool: Pool) -> None:
         for job_id in self.backlog.jobs_of(pool.spec.name):
-            self._decide_queued(self._registry.get(job_id), _spawn_verdict(pool, errno))
+            self._decide_queued(self._registry.get(job_id), _spawn_verdict(pool))
         if self._borrower is not None:
             self._borrower.on_pool_broken()
 
@@ -331,5 +331,5 @@ def _queue_deadline(entry: Entry) -> tuple[str, float]:
     return "" if queue_s is None else "queue_s", due
 
 
-def _spawn_verdict(pool: Pool, errno: int | None = None) -> Verdict:
-    return Verdict("spawn", facts={"message": f"pool {pool.spec.name} is broken: {pool.detail}", "errno": errno})
+def _spawn_verdict(pool: Pool) -> Verdict:
+    return Verdict("spawn", facts={"message": f"pool {pool.spec.name} is broken: {pool.detail}", "errno": pool.errno})

@@ -31,7 +31,7 @@ class FleetOwner(Protocol):
 
     def on_types(self, types: Sequence[JobType]) -> None: ...
     def on_worker_available(self, pool: Pool) -> None: ...
-    def on_pool_broken(self, pool: Pool, errno: int | None) -> None: ...
+    def on_pool_broken(self, pool: Pool) -> None: ...
     def queued(self, pool: Pool) -> int: ...
 
 
@@ -141,8 +141,8 @@ class Fleet:
     def on_worker_available(self, pool: Pool) -> None:
         self._owner.on_worker_available(pool)
 
-    def on_pool_broken(self, pool: Pool, errno: int | None) -> None:
-        self._owner.on_pool_broken(pool, errno)
+    def on_pool_broken(self, pool: Pool) -> None:
+        self._owner.on_pool_broken(pool)
 
     def queued(self, pool: Pool) -> int:
         return self._owner.queued(pool)

@@ -51,7 +51,7 @@ class PoolOwner(Protocol):
 
     def on_types(self, pool: Pool, reported: Sequence[dict[str, Any]]) -> None: ...
     def on_worker_available(self, pool: Pool) -> None: ...
-    def on_pool_broken(self, pool: Pool, errno: int | None) -> None: ...
+    def on_pool_broken(self, pool: Pool) -> None: ...
     def queued(self, pool: Pool) -> int: ...
     def next_worker_id(self) -> WorkerId: ...
     def on_worker_retired(self, retired: Retired) -> None: ...
@@ -64,6 +64,7 @@ class Pool:
         self.spec = spec
         self.state = "starting"
         self.detail = ""
+        self.errno: int | None = None
         self.start_method: str = spec.start_method
         self.zygote_restarts = 0
         self.workers: dict[WorkerId, Worker] = {}
@@ -313,12 +314,12 @@ class Pool:
             self.fill()
 
     def _break(self, why: str, errno: int | None = None) -> None:
-        self.state, self.detail = "broken", why
+        self.state, self.detail, self.errno = "broken", why, errno
         # The whole traceback is in `detail` of the pool's record, and `serve` prints it when nothing else can start.
         logger.error("pool_broken", extra={"pool": self.spec.name, "detail": why.rstrip().rpartition("\n")[2]})
         self._decided.set()
         self._warm_or_broken.set()
-        self._owner.on_pool_broken(self, errno)
+        self._owner.on_pool_broken(self)
 
     # ── the zygote ──
 

@@ -96,6 +96,8 @@ async def test_a_fork_that_the_kernel_refuses_is_tried_again_and_said(
         assert CODES[story.code].retryable
         pool = await pool_of(server)
         assert (pool.state, pool.detail) == ("broken", REFUSED) and set(said_of(caplog, "pool_broken")) == {REFUSED}
+        following = await run(server, "echoes")  # which finds it broken
+        assert (following.code, following.error["errno"]) == ("spawn", errno.EAGAIN)
         await until_alone(server, zygote)
 
         (group / "pids.max").write_text("max")

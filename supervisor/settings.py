@@ -45,6 +45,8 @@ class PoolSpec:
     """So that the supervisor always gets a core."""
     affinity: tuple[int, ...] = ()
     """Processors that workers run on; empty: all that the supervisor may use."""
+    core_dumps: bool = False
+    """Of a crash, as far as the supervisor's own RLIMIT_CORE allows."""
     user: str | int = ""
     """Workers become this user, by name or number; empty: they stay who the supervisor is."""
     group: str | int = ""

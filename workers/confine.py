@@ -94,13 +94,16 @@ def close_descriptors_except(kept: Iterable[int]) -> None:
     os.closerange(low, resource.getrlimit(resource.RLIMIT_NOFILE)[1] if low < 1 << 20 else low)
 
 
-def set_process_limits(nice: int) -> None:
-    """Umask 022, nice level, and no core dumps: RLIMIT_CORE 1 also stops those that go through a pipe (core(5))."""
+def set_process_limits(nice: int, *, core_dumps: bool = False) -> None:
+    """Umask 022, nice level, and core dumps as who started us may have them, or none: RLIMIT_CORE 1 also stops those
+    that go through a pipe (core(5)).
+    """
     os.umask(0o022)
     if nice:
         os.nice(nice)
         _lower_session(nice)
-    resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
+    if not core_dumps:
+        resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
 
 
 def _lower_session(nice: int) -> None:
@@ -141,7 +144,7 @@ def reseed() -> None:
         numpy_random.seed()
 
 
-def worker(parent: int, *, output: int, nice: int, affinity: Iterable[int]) -> None:
+def worker(parent: int, *, output: int, nice: int, affinity: Iterable[int], core_dumps: bool) -> None:
     """Confine a forked worker. Raise OSError."""
     os.setsid()
     reset_signals()
@@ -149,6 +152,6 @@ def worker(parent: int, *, output: int, nice: int, affinity: Iterable[int]) -> N
     die_with(parent)
     forbid_new_privileges()
     take_standard_streams(output)
-    set_process_limits(nice)
+    set_process_limits(nice, core_dumps=core_dumps)
     if affinity:
         os.sched_setaffinity(0, affinity)

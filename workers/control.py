@@ -78,6 +78,8 @@ class Configure(NamedTuple):
     """Folder in which attempts make their private temporary directories."""
     affinity: list[int]
     """Processors that workers run on; empty: all that there are."""
+    core_dumps: bool
+    """Of a crash, as far as the supervisor may have them."""
     uid: int | None
     """Workers become this user; None: they stay who the supervisor is."""
     gid: int | None

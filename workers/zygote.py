@@ -79,7 +79,13 @@ def _leave(code: ExitCode) -> NoReturn:
 
 def _become_worker(start: WorkerStart, configure: control.Configure, packages: dict[str, str]) -> int:
     try:
-        confine.worker(start.parent, output=start.output, nice=configure.nice, affinity=configure.affinity)
+        confine.worker(
+            start.parent,
+            output=start.output,
+            nice=configure.nice,
+            affinity=configure.affinity,
+            core_dumps=configure.core_dumps,
+        )
         cgroup_errno = 0 if start.cgroup_procs is None else confine.join_cgroup(start.cgroup_procs)
         if configure.uid is not None and configure.gid is not None:
             os.mkdir(start.tmp, 0o700)

@@ -151,6 +151,7 @@ def _pool(name: str, table: PoolTable, folder: Path) -> PoolSpec:
         python=os.path.normpath(absolute_python(table.python, folder)) if table.python else "",
         nice=table.nice,
         affinity=table.affinity,
+        core_dumps=table.core_dumps,
         user=table.user,
         group=table.group,
         env=table.env,

@@ -44,7 +44,8 @@ class Setting:
 
 
 _POOL_KEYS = (
-    "module", "workers", "spares", "jobs_per_worker_max", "start_method", "python", "nice", "affinity", "user", "group",
+    "module", "workers", "spares", "jobs_per_worker_max", "start_method", "python", "nice", "affinity", "core_dumps",
+    "user", "group",
 )  # fmt: skip
 
 
@@ -144,8 +145,8 @@ def _defaults() -> Iterable[tuple[tuple[str, ...], dict[str, str]]]:
     limits, caps = Limits().as_json(), {"run_s": 3600.0, "grace_s": 60.0}
     pool = {
         "module": '"./my_jobs.py"', "workers": "2", "spares": "1", "jobs_per_worker_max": "1",
-        "start_method": '"fork"', "python": '""', "nice": "5", "affinity": "[]", "user": '""',
-        "group": '""', "env": '{ OMP_NUM_THREADS = "1" }',
+        "start_method": '"fork"', "python": '""', "nice": "5", "affinity": "[]", "core_dumps": "false",
+        "user": '""', "group": '""', "env": '{ OMP_NUM_THREADS = "1" }',
     }  # fmt: skip
     return (
         (("server",), {name: spelled(name, value) for name, value in asdict(ServerSettings()).items()}),

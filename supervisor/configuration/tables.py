@@ -261,6 +261,8 @@ class PoolTable(_Table):
     """Of workers, so that the server always gets a core."""
     affinity: Processors = ()
     """Processors that workers run on, by number; empty: all."""
+    core_dumps: Annotated[bool, Strict()] = False
+    """Whether a job that crashes dumps core, as far as the server's own RLIMIT_CORE allows."""
     user: AccountName = ""
     """User that workers become, a name or a number; needs a server that runs as root."""
     group: AccountName = ""

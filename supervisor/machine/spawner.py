@@ -89,6 +89,7 @@ class PoolSpawner:
                 nice=spec.nice,
                 tmp=self._tmp,
                 affinity=list(spec.affinity),
+                core_dumps=spec.core_dumps,
                 uid=None if become is None else become.uid,
                 gid=None if become is None else become.gid,
                 groups=[] if become is None else become.groups,

@@ -83,15 +83,12 @@ async def test_a_worker_that_does_not_begin_is_given_up(proof: str, supervisor: 
 ABORTS = """
 import os
 from killable import job
-from killable.workers import confine
 
 @job
 def {name}(folder: str) -> None:
     os.chdir(folder)
     os.abort()
 """
-WITHOUT_GUARD = "confine.set_process_limits = lambda nice: None\n"
-"""In a pool's module: its zygote forks workers that may dump core."""
 
 
 @pytest.fixture
@@ -105,23 +102,24 @@ def core_limit() -> Iterator[int]:
 
 @pytest.mark.row("B4")
 @pytest.mark.code("crash")
-async def test_a_crash_leaves_no_core_and_whether_one_was_dumped_is_told(
+async def test_a_crash_dumps_core_where_its_pool_may_and_whether_it_did_is_told(
     supervisor: StartSupervisor, tmp_path: Path, core_limit: int
 ) -> None:
     pools, left = [], {}
-    for name, more in (("guarded", ""), ("unguarded", WITHOUT_GUARD)):
-        (module := tmp_path / f"{name}.py").write_text(ABORTS.format(name=name) + more)
-        pools.append(PoolSpec(name, (str(module),), workers=1, spares=0))
+    for name, core_dumps in (("without", False), ("with_", True), ("with_execd", True)):
+        (module := tmp_path / f"{name}.py").write_text(ABORTS.format(name=name))
+        kind: Any = {"core_dumps": core_dumps, "start_method": "spawn" if "exec" in name else "fork"}
+        pools.append(PoolSpec(name, (str(module),), workers=1, spares=0, **kind))
     server = await supervisor(*pools)
     for pool in pools:
         (folder := tmp_path / pool.name).mkdir()
         error = (await run(server, pool.name, folder=str(folder))).error
         assert (error["code"], error["signal"]) == ("crash", "SIGABRT")
         left[pool.name] = (error["core_dumped"], len(list(folder.iterdir())))
-    assert left["guarded"] == (False, 0)
+    assert left["without"] == (False, 0)
     pattern = Path("/proc/sys/kernel/core_pattern").read_text().strip()
     if core_limit != 0 and pattern and pattern[0] not in "|/@":  # else it may go to a program, or elsewhere (core(5))
-        assert left["unguarded"] == (True, 1)
+        assert left["with_"] == left["with_execd"] == (True, 1)
 
 
 @pytest.mark.row("H6", "E8")

@@ -52,7 +52,7 @@ class Worker:
         configure = {
             "pool": "p", "modules": list(modules or ["support.obedient"]), "folder": str(FOLDER),
             "start_method": "spawn", "codec": "json", "jobs_per_worker_max": jobs_max, "nice": 0, "tmp": str(tmp),
-            "affinity": [], "uid": None, "gid": None, "groups": [], "account_env": {}, "setup": "",
+            "affinity": [], "core_dumps": False, "uid": None, "gid": None, "groups": [], "account_env": {}, "setup": "",
         }  # fmt: skip
         packages = {"killable": public, "killable.workers": workers}
         arguments = {"packages": packages, "configure": configure, "tmp": str(tmp), "cgroup_errno": 0}

@@ -19,8 +19,11 @@ QUOTA = {"cfs_period_us": 100_000, "cfs_quota_us": 5_000}
 
 
 @pytest.mark.row("PEERS-C", "PEERS-F")
-async def test_sixteen_native_jobs_are_killed_together_and_early(supervisor: StartSupervisor) -> None:
-    server = await supervisor(hostile_pool(workers=CROWD, spares=4), ack_cpu_s=0.02)
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+async def test_sixteen_native_jobs_are_killed_together_and_early(
+    start_method: str, supervisor: StartSupervisor
+) -> None:
+    server = await supervisor(hostile_pool(workers=CROWD, spares=4, start_method=start_method), ack_cpu_s=0.02)
     jobs = [await submit(server, "hold_gil", limits={"grace_s": 60, "ack_s": 0.1}) for _ in range(CROWD)]
     for job_id in jobs:
         await computing(server, job_id, 0.001)
@@ -51,9 +54,10 @@ def has_cleaned(story: Story) -> bool:
 
 
 @pytest.mark.row("PEERS-C")
-async def test_sixteen_starved_python_jobs_all_clean_up(supervisor: StartSupervisor) -> None:
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+async def test_sixteen_starved_python_jobs_all_clean_up(start_method: str, supervisor: StartSupervisor) -> None:
     with controllers.group("cpu", **QUOTA) as group:
-        server = await supervisor(hostile_pool(workers=CROWD, spares=4))
+        server = await supervisor(hostile_pool(workers=CROWD, spares=4, start_method=start_method))
         stories = await cancel_starved(server, group)
     assert all(map(has_cleaned, stories)), [story.certificate for story in stories if not has_cleaned(story)]
 

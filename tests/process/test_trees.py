@@ -18,8 +18,8 @@ from trials import ENDED_WITH, Story, computing, hostile_pool, run, said, stop, 
 
 from killable.supervisor.service import Supervisor
 
-KINDS = ["children", "setsid", "daemon", "each"]
-COUNTS = {"children": 1, "setsid": 2, "daemon": 1, "each": 4}
+KINDS = ["children", "setsid", "daemon", "each", "stopped"]
+COUNTS = {"children": 1, "setsid": 2, "daemon": 1, "each": 4, "stopped": 2}
 
 
 @pytest.mark.row("PEERS-5")

@@ -15,7 +15,7 @@ from support.marks import enter, mark
 from killable import Context, job
 
 
-def fork_one(*, new_session: bool, twice: bool = False) -> int:
+def fork_one(*, new_session: bool, twice: bool = False, stopped: bool = False) -> int:
     """Fork a process that ignores SIGTERM and stays for ever; return its pid once it is as it will be."""
     readable, writable = os.pipe()
     pid = os.fork()
@@ -26,10 +26,14 @@ def fork_one(*, new_session: bool, twice: bool = False) -> int:
             os._exit(0)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         os.write(writable, str(os.getpid()).encode())
+        if stopped:
+            os.kill(os.getpid(), signal.SIGSTOP)
         while True:
             time.sleep(3600)
     if twice:
         os.waitpid(pid, 0)
+    if stopped:
+        os.waitpid(pid, os.WUNTRACED)  # tells of the stop, and reaps nobody
     os.close(writable)
     found = int(os.read(readable, 20))
     os.close(readable)
@@ -37,7 +41,9 @@ def fork_one(*, new_session: bool, twice: bool = False) -> int:
 
 
 def fork_family(ctx: Context, kind: str) -> list[int]:
-    """Fork some processes: `children`, `setsid` grandchildren, double-forked `daemon`s, or one of `each`."""
+    """Fork some processes: `children`, `setsid` grandchildren, double-forked `daemon`s, one of `each`, or `stopped`
+    ones.
+    """
     mark(ctx)
     made = []
     if kind in ("children", "each"):
@@ -46,7 +52,38 @@ def fork_family(ctx: Context, kind: str) -> list[int]:
         made += [fork_one(new_session=True), fork_one(new_session=True)]
     if kind in ("daemon", "each"):
         made += [fork_one(new_session=True, twice=True)]
+    if kind == "stopped":
+        made += [fork_one(new_session=False, stopped=True), fork_one(new_session=True, stopped=True)]
     return made
+
+
+def join_own_group_from_another() -> None:
+    """Make this process's group one that is not orphaned: with a grandchild in it whose parent is in another group of
+    the session. In an orphaned one, as that of each worker is (its parent is of another session), the kernel discards
+    the stops of a terminal (setpgid(2); signal(2) of POSIX, 2.4.3).
+    """
+    group = os.getpgrp()
+    readable, writable = os.pipe()
+    if os.fork() == 0:
+        os.setpgid(0, 0)
+        if os.fork() == 0:
+            os.setpgid(0, group)
+            os.write(writable, b".")
+        while True:
+            time.sleep(3600)
+    os.close(writable)
+    os.read(readable, 1)
+    os.close(readable)
+
+
+@job
+def stops_like_a_shells(ctx: Context, by: str) -> None:
+    """Stop, as what runs below a shell can be stopped: by a signal that can also be ignored or handled."""
+    mark(ctx)
+    join_own_group_from_another()
+    ctx.emit("in")
+    while True:
+        os.kill(os.getpid(), signal.Signals[by])
 
 
 @job

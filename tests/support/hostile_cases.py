@@ -119,6 +119,10 @@ NOT_HEARING = [
     deaf("blocks SIGTERM in C", "blocks_term"),
     deaf("catches Stopping and goes on", "catches_stopping", phases=STUBBORN, tokens=("in", "caught cancelled")),
     heard("SIGSTOPs itself", "stops_itself", "stopped"),
+    *(
+        heard(f"stops itself by {by}", "stops_like_a_shells", "stopped", input={"by": by}, tokens=("in",))
+        for by in ("SIGTSTP", "SIGTTIN", "SIGTTOU")
+    ),
     deaf("SIGSTOPs itself and ignores SIGTERM", "stops_itself", "stopped", input={"ignore": True}),
     heard("returns after SIGTERM", "returns_in_grace", exit=0),
     heard("replaces the SIGTERM handler", "replaces_handler", exit=0, phases=HEARD - {"acknowledged"}, tokens=("in",)),
@@ -204,6 +208,7 @@ LEAVING_OTHERS = [
     heard("forks grandchildren", "keeps_family", "said", input={"kind": "children"}),
     heard("grandchild calls setsid", "keeps_family", "said", input={"kind": "setsid"}),
     heard("double-fork daemon", "keeps_family", "said", input={"kind": "daemon"}),
+    heard("has stopped children", "keeps_family", "said", input={"kind": "stopped"}),
     heard("forks without end", "forks_steadily"),
     Hostile("crashes with a family", "crashes_with_family", "crash", error={"signal": "SIGSEGV"}),
     Hostile("returns and leaves a family", "leaves_family", "", plot=("started",), exit=0),

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,8 @@ from stage import ACTS, Stage, Worker, ZygoteHeard
 from support import processes, virtual_loop
 from support.fake_process import FakeProcess
 from support.fake_seam import FakeSpawner
-from support.fake_world import Faults, World
-from support.waiting import Pending, until_async
+from support.fake_world import Faults, Life, World
+from support.waiting import Pending, until, until_async
 
 from killable.supervisor.machine.spawner import PoolSpawner
 from killable.supervisor.machine.system import System
@@ -31,13 +33,14 @@ Scenario = Callable[[Any], Awaitable[None]]
 BREAKS = {
     "": ((), Faults()),
     "preload": (("no_such_module_anywhere",), Faults(preload_fails=True)),
+    "declaration": ((str(Path(__file__).parent / "misdeclared.py"),), Faults(preload_fails=True, declaration="async")),
     "fork": ((str(Path(__file__).parent / "threaded.py"),), Faults(preload_threads=2, fork_fails=1.0)),
 }
 """What is wrong with a pool: modules of the real one, faults of the fake one."""
 
 POOL = PoolSpec(
     name="stage",
-    modules=("support.hostile", "support.families", "support.words", "support.obedient"),
+    modules=("support.hostile", "support.families", "support.words", "support.obedient", "support.gluttons"),
     folder=str(Path(processes.__file__).parent.parent),
     workers=4,
     jobs_per_worker_max=0,
@@ -54,6 +57,39 @@ class RealStage(Stage):
         assert self.spawner.zygote_pid is not None
         os.kill(self.spawner.zygote_pid, signal.SIGKILL)
 
+    def kill_guard(self) -> None:
+        assert self.spawner.zygote_pid is not None
+        zygote = processes.look(self.spawner.zygote_pid)
+        assert zygote is not None
+        os.kill(zygote.parent, signal.SIGKILL)
+
+    @contextmanager
+    def reaping_nothing(self) -> Iterator[None]:
+        assert self.spawner.zygote_pid is not None
+        os.kill(self.spawner.zygote_pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self.spawner.zygote_pid, signal.SIGCONT)
+
+    @contextmanager
+    def lacking_descriptors(self) -> Iterator[None]:
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+    def await_exit(self, worker: Worker) -> None:
+        pid = worker.process.pid
+        assert pid is not None
+        until(lambda: (seen := processes.look(pid)) is None or seen.state == "Z" or Pending(seen), "it has exited")
+
+    def lives(self, worker: Worker) -> bool:
+        assert worker.process.pid is not None
+        return processes.look(worker.process.pid) is not None
+
     def kill_from_outside(self, worker: Worker) -> None:
         assert worker.process.pid is not None
         os.kill(worker.process.pid, signal.SIGKILL)
@@ -69,6 +105,27 @@ class FakeStage(Stage):
 
     def kill_zygote(self) -> None:
         self.spawner.zygote_dies(signal=9)
+
+    def kill_guard(self) -> None:
+        self.spawner.guard_dies()
+
+    def reaping_nothing(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    @contextmanager
+    def lacking_descriptors(self) -> Iterator[None]:
+        world = self.spawner.world
+        faults, world.faults = world.faults, Faults(fork_raises=1.0)
+        try:
+            yield
+        finally:
+            world.faults = faults
+
+    def await_exit(self, worker: Worker) -> None: ...
+
+    def lives(self, worker: Worker) -> bool:
+        assert isinstance(worker.process, FakeProcess)
+        return worker.process.life is not Life.REAPED
 
     def kill_from_outside(self, worker: Worker) -> None:
         assert isinstance(worker.process, FakeProcess)
@@ -161,10 +218,10 @@ class FakeSide:
 Side = RealSide | FakeSide
 
 
-async def started(stage: Stage) -> None:
+async def started(stage: Stage, start_method: str = "fork") -> None:
     """Start the zygote of a stage and wait until it has preloaded."""
     before = stage.zygote.calls.count("preloaded")
-    stage.spawner.start("fork")
+    stage.spawner.start(start_method)
     await until_async(
         lambda: stage.zygote.calls.count("preloaded") > before or Pending((stage.zygote.calls, stage.zygote.lost)),
         "the zygote has preloaded",

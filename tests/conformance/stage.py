@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,12 +36,15 @@ class Heard:
         self.protocol_error = ""
         self.gone: Gone | None = None
         self.process: Process | None = None
+        self.at_fork: Callable[[], None] = lambda: None
+        self.at_exit: Callable[[], None] = lambda: None
         self.stack_at_exit: str | None = None
         """Read when the exit is told, as the attempt does: soon after it is gone with the process."""
 
     def on_forked(self, pid: int) -> None:
         self._note("forked")
         self.pid = pid
+        self.at_fork()
 
     def on_fork_failed(self, errno: int, why: str) -> None:
         self._note("fork failed")
@@ -69,6 +73,7 @@ class Heard:
     def on_exited(self) -> None:
         self._note("exited")
         self.stack_at_exit = None if self.process is None else self.process.stack()
+        self.at_exit()
 
     def on_gone(self, gone: Gone) -> None:
         self._note("gone")
@@ -100,7 +105,7 @@ class ZygoteHeard:
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.threads = 0
-        self.traceback = ""
+        self.traceback = self.declaration = ""
         self.lost: list[Ending | None] = []
         self.workers: list[Worker] = []
         self.gone_at_loss: list[bool] = []
@@ -116,7 +121,7 @@ class ZygoteHeard:
 
     def on_preload_failed(self, traceback: str, declaration: str) -> None:
         self.calls.append("preload failed")
-        self.traceback = traceback
+        self.traceback, self.declaration = traceback, declaration
 
     def on_zygote_ending(self) -> None:
         assert not self.lost or self.calls[-1] != "lost", "its end was told already"
@@ -155,8 +160,19 @@ ACTS = {
     "crashes": Act("segfaults", {}, Script(end="dies", signal=11)),
     "leaves half a frame": Act("dies_in_a_frame", {"code": 0}, Script(end="torn")),
     "talks nonsense": Act("writes_garbage", {"then": "loop"}, Script(tokens=1, end="garbage")),
+    "computes in helpers": Act("burns", {"how": "threads"}, Script(run_s=NEVER, tokens=1, cpu=2.0, main_share=0.0)),
+    "waits for its interpreter": Act(
+        "hold_gil", {"in_thread": True},
+        Script(run_s=NEVER, tokens=1, hears_s=NEVER, main_share=0.0, wakes_per_s=200.0),
+    ),
+    "grows": Act("grows", {"mib": 1, "every_s": 0.001}, Script(run_s=NEVER, tokens=1, grows=1 << 28)),
+    "has a family": Act(
+        "keeps_family", {"kind": "setsid"},
+        Script(run_s=NEVER, tokens=1, cpu=0.0, children=2, child_bytes=1 << 22, child_own_bytes=1 << 16),
+    ),
+    "is swept late": Act("loop_python", {}, Script(run_s=NEVER, tokens=1, sweep_s=1.0)),
     "leaves a family": Act("crashes_with_family", {}, Script(end="dies", signal=11, children=2)),
-}
+}  # fmt: skip
 
 
 def cpu_s(worker: Worker) -> float:
@@ -208,12 +224,16 @@ class Stage(ABC):
     async def said(self, worker: Worker, kind: Kind, fence: int) -> None:
         await self.until(lambda: kind in worker.heard.kinds(fence), worker, f"has said {kind.name}")
 
-    def order(self, worker: Worker, act: str, fence: int) -> None:
+    def order(self, worker: Worker, act: str, fence: int, *, padding: int = 0) -> None:
+        worker.process.send(self.told(worker, act, fence, padding=padding))
+
+    def told(self, worker: Worker, act: str, fence: int, *, padding: int = 0, outlet: bool = False) -> bytes:
+        """Hold a worker for an attempt; return the order that begins it, which is longer by `padding`."""
         type, input = self.job(act)
-        limits = Limits().as_text()
-        run = Run(f"job-{fence}", type, 1, json.dumps(input).encode(), limits=limits)
+        content = json.dumps(input).encode() + b" " * padding
+        run = Run(f"job-{fence}", type, 1, content, limits=Limits().as_text(), outlet=outlet)
         worker.process.hold(fence)
-        worker.process.send(encode(Kind.RUN, fence, 0, run.encode()))
+        return encode(Kind.RUN, fence, 0, run.encode())
 
     def stop(self, worker: Worker, fence: int, *, named: int | None = None) -> None:
         """Order the end of an attempt (`named`: of another one) and ring."""
@@ -227,6 +247,23 @@ class Stage(ABC):
 
     @abstractmethod
     def kill_zygote(self) -> None: ...
+
+    @abstractmethod
+    def kill_guard(self) -> None: ...
+
+    @abstractmethod
+    def reaping_nothing(self) -> AbstractContextManager[None]:
+        """The zygote of one that "is swept late" does nothing meanwhile."""
+
+    @abstractmethod
+    def lacking_descriptors(self) -> AbstractContextManager[None]: ...
+
+    @abstractmethod
+    def await_exit(self, worker: Worker) -> None:
+        """Of one that exits by itself; where time is real its pipes are full then, and nothing was read of them."""
+
+    @abstractmethod
+    def lives(self, worker: Worker) -> bool: ...
 
     @abstractmethod
     def kill_from_outside(self, worker: Worker) -> None: ...

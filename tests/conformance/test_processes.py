@@ -151,6 +151,8 @@ async def test_one_that_was_let_go_is_killed_by_no_other_thread(stage: Stage) ->
     worker = await stage.worker()
     worker.process.hold(22)
     assert worker.process.let_go() and not worker.process.kill_now(22, WHY)
+    with pytest.raises(FenceError):
+        worker.process.terminate(22)
 
 
 @on_both_sides()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 
 import pytest
 from sides import on_both_sides, started
-from stage import Stage
+from stage import Heard, Stage
 from support.waiting import Pending, until_async
 
 from killable.supervisor.seam import ZygoteLost
@@ -91,7 +92,7 @@ async def test_a_preload_that_fails_is_told_and_then_the_end_of_its_zygote(stage
     stage.spawner.start("fork")
     await lost(stage)
     assert [call for call in stage.zygote.calls if call != "ending"] == ["preload failed", "lost"]
-    assert stage.zygote.traceback.startswith("Traceback")
+    assert stage.zygote.traceback.startswith("Traceback") and stage.zygote.declaration == ""
     (ending,) = stage.zygote.lost
     assert ending is not None and ending.exit_code == 78
     with pytest.raises(ZygoteLost):
@@ -110,3 +111,73 @@ async def test_a_fork_that_fails_is_told_and_nothing_else(stage: Stage) -> None:
     assert worker.process.processor_use() is None and worker.process.stack() is None
     await stage.spawner.close()
     assert worker.heard.calls == ["fork failed"]
+
+
+@on_both_sides(fresh=True, broken="declaration")
+async def test_a_declaration_that_cannot_be_is_named(stage: Stage) -> None:
+    stage.spawner.start("fork")
+    await lost(stage)
+    assert "async" in stage.zygote.declaration
+
+
+@on_both_sides(fresh=True)
+async def test_what_is_asked_for_before_the_preload_is_forked_behind_it(stage: Stage) -> None:
+    stage.spawner.stop_zygote()  # there is none
+    stage.spawner.start("fork")
+    assert stage.spawner.zygote_pid is None and stage.zygote.calls == [], "all that happens is told later"
+    worker = stage.fork()
+    worker.heard.at_fork = lambda: stage.zygote.calls.append("forked")
+    await stage.until(lambda: {"forked", "frames"} <= set(worker.heard.calls), worker, "is ready")
+    assert stage.zygote.calls.index("preloaded") < stage.zygote.calls.index("forked")
+    stage.spawner.stop_zygote()
+    stage.spawner.stop_zygote()
+    await lost(stage)
+    assert len(stage.zygote.lost) == 1 and stage.spawner.zygote_pid is None
+
+
+@on_both_sides(fresh=True)
+async def test_a_close_right_behind_the_start_tells_of_nothing(stage: Stage) -> None:
+    stage.spawner.start("fork")
+    await stage.spawner.close()
+    assert stage.zygote.calls == [] and stage.spawner.zygote_pid is None
+
+
+@on_both_sides(fresh=True)
+async def test_workers_that_are_spawned_run_orders_too(stage: Stage) -> None:
+    await started(stage, "spawn")
+    assert stage.zygote.threads == 1
+    worker = await stage.worker()
+    stage.order(worker, "returns", 1)
+    await stage.said(worker, Kind.IDLE, 1)
+    worker.process.kill()
+    await stage.gone(worker)
+    assert worker.heard.ending.signal == signal.SIGKILL
+
+
+@on_both_sides()
+async def test_a_fork_without_descriptors_raises_and_tells_nothing(stage: Stage) -> None:
+    with stage.lacking_descriptors():
+        heard = Heard()
+        with pytest.raises(OSError) as raised:
+            stage.spawner.fork("lacking", heard)
+    assert raised.value.errno == errno.EMFILE
+    await stage.worker()  # a while later
+    assert heard.calls == []
+
+
+@on_both_sides(fresh=True)
+async def test_without_its_guard_all_of_it_ends_and_of_descendants_nobody_answers(stage: Stage) -> None:
+    await started(stage)
+    busy, idle = await stage.worker(), await stage.worker()
+    await stage.inside(busy, "loops", 1)
+    stage.kill_guard()
+    await lost(stage)
+    assert stage.zygote.lost == [None] and "ending" in stage.zygote.calls
+    assert all(stage.zygote.gone_at_loss)
+    for worker in (busy, idle):
+        gone = worker.heard.gone
+        assert gone is not None and (gone.ending, gone.zygote_lost) == (None, True)
+        assert gone.proof == worker.process.proof == ("cgroup" if "cgroup" in stage.spawner.proof else "")
+    await started(stage)
+    worker = await stage.worker()
+    assert worker.process.proof == stage.spawner.proof

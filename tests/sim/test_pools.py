@@ -8,6 +8,7 @@ import pytest
 from support.fake_world import NEVER, Faults, Script
 from support.virtual_loop import run
 
+from killable.supervisor.seam import ProcessorUse
 from sim.scenarios import DEAF, FOREVER, LATENCY_S, refusal, simulate
 from sim.simulation import Simulation, pool
 
@@ -81,7 +82,7 @@ def test_a_pool_whose_spares_cannot_be_forked_still_uses_the_workers_that_it_has
         await asyncio.sleep(0.1)
         sim.world.faults = Faults(fork_fails=1.0)
         for process in sim.world.alive():
-            if process.cpu_s() == 0.0:
+            if process.processor_use() == ProcessorUse(0.0, 0.0, 1):
                 process.killed_by_stranger()
         await sim.ended(*running)
         await asyncio.sleep(20)

@@ -52,9 +52,13 @@ def draw_script(dice: random.Random) -> Script:
         cleanup_tokens=dice.choice((0, 0, 2)),
         cleanup_returns=dice.random() < 0.3,
         cpu=dice.choice((0.0, 0.01, 1.0, 1.0, 4.0)),
+        main_share=dice.choice((1.0, 1.0, 0.0)),
+        wakes_per_s=dice.choice((0.0, 0.0, 200.0)),
         dump_s=dice.choice((0.001, 0.001, 0.012, NEVER)),
         dies_s=dice.choice((0.0003,) * 12 + (0.06, 4.0, NEVER)),
         children=dice.choice((0, 0, 0, 2)),
+        child_bytes=dice.choice((0, 1 << 28)),
+        child_own_bytes=dice.choice((0, 1 << 20, 1 << 28)),
         sweep_s=dice.choice((0.0002, 0.0002, 0.02, 0.5)),
         lingers_s=dice.choice((0.0,) * 8 + (0.5, NEVER)),
         operation=dice.choice(("", "", "kill", "raise")),
@@ -75,6 +79,7 @@ def draw_limits(dice: random.Random) -> dict[str, object]:
         "idle_s": dice.choice((None, None, 0.02, 1.0)),
         "operation_s": dice.choice(({}, {"load": 0.2}, {"load/download": 0.03}, {"load/download": None})),
         "memory_bytes": dice.choice((None,) * 19 + (1 << 28,)),  # every few ms it is looked at what it holds
+        "processes_max": dice.choice((None,) * 19 + (2, 3)),  # so with this
         "cpu_s": dice.choice((None, None, 0.2, 3.0)),
         "grace_s": dice.choice((0.0, 0.05, 0.5, 2.0, 12.0)),
         "ack_s": dice.choice((None, 0.05, 0.5)),
@@ -143,7 +148,8 @@ class Fuzz:
         dice, sim = self.dice, self.sim
         world = sim.world
         match dice.choices(
-            ("submit", "cancel", "leave", "zygote", "stranger", "kill worker", "look"), (12, 7, 1, 0.5, 1, 1, 2)
+            ("submit", "cancel", "leave", "zygote", "guard", "stranger", "kill worker", "look"),
+            (12, 7, 1, 0.4, 0.2, 1, 1, 2),
         )[0]:
             case "submit":
                 await self.submit()
@@ -157,6 +163,8 @@ class Fuzz:
                         break
             case "zygote":
                 dice.choice(world.spawners).zygote_dies(signal=dice.choice((9, 11)))
+            case "guard":
+                dice.choice(world.spawners).guard_dies()
             case "stranger":
                 if processes := world.alive():
                     dice.choice(processes).killed_by_stranger()
@@ -188,7 +196,10 @@ class Fuzz:
             job = next((job for job in self.sim.jobs if job.id == worker.job_id), None)
             if job is not None:
                 self.sim.world.shortened(job.number, self.sim.loop.time())
-            await self.sim.supervisor.kill_worker(worker.worker_id, wait_s=0.0)
+            try:
+                await self.sim.supervisor.kill_worker(worker.worker_id, wait_s=0.0)
+            except Refused as refused:
+                assert refused.code == "unknown_worker", refused  # it went while they were measured
 
     async def look(self) -> None:
         records, _ = await self.sim.supervisor.list(limit=1000)

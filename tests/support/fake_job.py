@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from support.fake_world import NEVER, Script, Truth
+from support.fake_world import NEVER, Life, Script, Truth
 
+from killable.supervisor.seam import ProcessorUse, Sample, Usage
 from killable.workers.frames import encode
 from killable.workers.messages import (
     BELL_ACKNOWLEDGED,
@@ -25,6 +26,9 @@ from killable.workers.messages import (
 
 if TYPE_CHECKING:
     from support.fake_process import FakeProcess
+
+OWN_BYTES, SHARED_BYTES = 8 << 20, 4 << 20
+"""What a worker holds by itself, and what files of it are shared with others."""
 
 
 class FakeJob:
@@ -44,18 +48,63 @@ class FakeJob:
         """Those that it is in."""
         self._told = False
         """Of the end of its operation."""
-        self._cpu_s = 0.0
+        self._used = ProcessorUse(0.0, 0.0, 1)
+        """Before this attempt."""
         self._busy_since = 0.0
+        self._born_at = process.world.now()
 
-    def cpu_s(self) -> float:
+    # ── what is measured of it ──
+
+    def processor_use(self) -> ProcessorUse:
         if self._truth is None:
-            return self._cpu_s
-        return self._cpu_s + (self._process.world.now() - self._busy_since) * self._truth.script.cpu
+            return self._used
+        busy_s, script = self._process.world.now() - self._busy_since, self._truth.script
+        cpu_s, main_cpu_s, main_runs = self._used
+        return ProcessorUse(
+            cpu_s + busy_s * script.cpu,
+            (main_cpu_s or 0.0) + busy_s * min(1.0, script.cpu) * script.main_share,
+            (main_runs or 0) + int(busy_s * script.wakes_per_s),
+        )
+
+    def sample(self, *, cpu: bool = False, at_most: int = 1 << 16) -> Sample:
+        others = min(self._children(), max(0, at_most - 1))
+        return Sample(
+            self._own_bytes(),
+            others * (self._truth.script.child_bytes if self._truth is not None else 0),
+            1 + others,
+            self.processor_use().cpu_s if cpu else 0.0,
+        )
+
+    def exactly(self, sample: Sample) -> Sample:
+        own = self._truth.script.child_own_bytes if self._truth is not None else 0
+        return sample._replace(others_bytes=min(self._children(), sample.processes - 1) * own, proven=True)
+
+    def usage(self) -> Usage:
+        if self._process.life is not Life.RUNNING:
+            return Usage(None, None, None)
+        age_s = self._process.world.now() - self._born_at
+        share = round(self.processor_use().cpu_s / age_s, 3) if age_s > 0 else None
+        return Usage(share, SHARED_BYTES + self._own_bytes(), self._own_bytes())
 
     def held_bytes(self) -> int:
+        """What its attempt has taken, with what its children hold alone."""
         if self._truth is None:
             return 0
-        return int((self._process.world.now() - self._busy_since) * self._truth.script.grows)
+        return self._own_bytes() - OWN_BYTES + self._children() * self._truth.script.child_own_bytes
+
+    def processes(self) -> int:
+        return 1 + self._children()
+
+    def _own_bytes(self) -> int:
+        if self._process.life is not Life.RUNNING:
+            return 0
+        busy_s = 0.0 if self._truth is None else self._process.world.now() - self._busy_since
+        return OWN_BYTES + int(busy_s * (0 if self._truth is None else self._truth.script.grows))
+
+    def _children(self) -> int:
+        return self._truth.script.children if self._truth is not None and self._truth.entered else 0
+
+    # ── its process ──
 
     def begin(self, truth: Truth) -> None:
         script = truth.script
@@ -66,12 +115,12 @@ class FakeJob:
         self._sequence, self._swallows, self._heard = 0, script.swallows, False
         self._operations, self._told = [], False
         if script.late_frame:
-            self._process.write(Kind.TOKEN, truth.fence - 1, 7, b'{"text":"late"}')
+            self._process.pipes.write(Kind.TOKEN, truth.fence - 1, 7, b'{"text":"late"}')
         self._in(script.enter_s, self._enter)
 
     def end(self) -> None:
         """The process is dead."""
-        self._cpu_s = self.cpu_s()
+        self._used = self.processor_use()
         self._truth = None
         self._plan += 1
 
@@ -108,7 +157,7 @@ class FakeJob:
         return self._truth
 
     def _write(self, kind: Kind, payload: bytes) -> None:
-        self._process.write(kind, self._running().fence, self._sequence, payload)
+        self._process.pipes.write(kind, self._running().fence, self._sequence, payload)
         self._sequence += 1
 
     # ── the job by itself ──
@@ -120,7 +169,7 @@ class FakeJob:
             truth.entered = True
             self._write(Kind.ENTERED, b"{}")
             if script.replaces:
-                self._process.ring(BELL_REPLACED)
+                self._process.pipes.ring(BELL_REPLACED)
             if script.operation:
                 self._enter_operations(truth)
             self._plan_output(script)
@@ -147,7 +196,7 @@ class FakeJob:
         for step in range(script.tokens):
             self._in(pace * (step + 1), self._emit)
         for step in range(script.lines):
-            self._in(pace * (step + 1), lambda: self._process.print(b"a line\nand a part of "))
+            self._in(pace * (step + 1), lambda: self._process.pipes.print(b"a line\nand a part of "))
 
     def _emit(self) -> None:
         truth = self._running()
@@ -169,7 +218,7 @@ class FakeJob:
             case "dies":
                 self._process.die(signal=script.signal)
             case "torn":
-                self._process.write_bytes(encode(Kind.TOKEN, truth.fence, self._sequence, b"x" * 99)[:40])
+                self._process.pipes.write_bytes(encode(Kind.TOKEN, truth.fence, self._sequence, b"x" * 99)[:40])
                 self._process.die(exit_code=0)
             case "closes and stays":
                 truth.closing = (Kind.RAISED, b"")
@@ -182,7 +231,7 @@ class FakeJob:
         """And then compute for ever."""
         match nonsense:
             case "garbage":
-                self._process.write_bytes(b"\xff" * 64)
+                self._process.pipes.write_bytes(b"\xff" * 64)
             case "gap":
                 self._sequence += 1
                 self._write(Kind.PROGRESS, b"{}")
@@ -223,7 +272,7 @@ class FakeJob:
         if not self._heard and self._running().closing is None:
             self._heard = True
             self._process.stack_text = 'File "job.py", line 2 in python'
-            self._process.ring(BELL_ACKNOWLEDGED)
+            self._process.pipes.ring(BELL_ACKNOWLEDGED)
             self._obey()
 
     def _hear_of_expiry(self) -> None:
@@ -233,12 +282,12 @@ class FakeJob:
             return  # what it reads then is the stop, and that bell is on its way
         if self._told:
             return
-        self._process.ring(BELL_EXPIRED)
+        self._process.pipes.ring(BELL_EXPIRED)
         if truth.expire_ordered not in self._operations:
             return
         if self._swallows > 0:
             self._swallows -= 1
-            self._process.ring(BELL_SWALLOWED)
+            self._process.pipes.ring(BELL_SWALLOWED)
             return
         self._told = True
         if truth.script.catches == "leaves":
@@ -257,7 +306,7 @@ class FakeJob:
             self._in(0.0001, lambda: self._close(Kind.RAISED, Raised("stopped").encode(), 143))
         elif self._swallows > 0:
             self._swallows -= 1
-            self._process.ring(BELL_SWALLOWED)
+            self._process.pipes.ring(BELL_SWALLOWED)
         else:
             self._plan += 1
             for step in range(script.cleanup_tokens):

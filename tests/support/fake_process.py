@@ -5,6 +5,7 @@ Runs in: the test process. What runs in it is `fake_job.FakeJob`.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 from collections.abc import Callable, Sequence
@@ -12,17 +13,20 @@ from typing import TYPE_CHECKING
 
 from support.fake_conduct import check_kill, note_bells, note_term
 from support.fake_job import FakeJob
+from support.fake_pipes import FakePipes
 from support.fake_world import SIGKILL, SIGTERM, Life, Truth, World
 
 from killable.supervisor.job import Verdict
 from killable.supervisor.seam import FenceError, Gone, ProcessListener, ProcessorUse, Sample, Usage
 from killable.workers.control import Ending
-from killable.workers.frames import Decoder, FrameError, encode
+from killable.workers.frames import Decoder
 from killable.workers.messages import Expire, Kind, Run, Stop
 
 if TYPE_CHECKING:
     from support.fake_seam import FakeSpawner
 
+ROOM_BYTES = 100_000
+"""What an orders socket takes at once, when it does not take all."""
 Status = tuple[int | None, int | None]
 """(exit code, signal)"""
 
@@ -51,7 +55,6 @@ class FakeProcess:
         self._signalled = False
         self._dismissed = False
         self._kill_wanted = False
-        self._closed = False
         self._exit_told = False
         self._outside = ""
         self._status: Status = (None, None)
@@ -60,9 +63,9 @@ class FakeProcess:
         """The zygote's, on its way."""
         self._orders = Decoder()
         self._orders_open = True
-        self._frames, self._output, self._bells = bytearray(), bytearray(), bytearray()
-        self._decoder = Decoder()
-        self._broken = False
+        self._passed = 0
+        """Descriptors that have come since the last order to run."""
+        self.pipes = FakePipes(world, listener, self._on_bells)
         self.killed_for: Verdict | None = None
 
     def __repr__(self) -> str:
@@ -77,6 +80,11 @@ class FakeProcess:
     def runs(self) -> bool:
         """Whether code of its own still runs."""
         return self.life is Life.RUNNING and not self.stuck
+
+    @property
+    def _is_closed(self) -> bool:
+        """Whether nothing is reported of it any more."""
+        return self.pipes.is_closed
 
     @property
     def is_leaving(self) -> bool:
@@ -99,7 +107,7 @@ class FakeProcess:
         return True
 
     def kill_now(self, fence: int, verdict: Verdict) -> bool:
-        if self._held != fence or self._closed:
+        if self._held != fence or self._is_closed or self.pid is None:
             return False
         self.killed_for = self.killed_for or verdict
         self.kill()
@@ -107,6 +115,7 @@ class FakeProcess:
 
     def send(self, order: bytes, passed: Sequence[int] = ()) -> None:
         self.world.check(self._orders_open, f"{self.worker_id}: an order after its orders were closed")
+        self._passed += len(passed)
         for frame in self._orders.feed(order):
             truth = self._truth
             if frame.kind == Kind.STOP and truth is not None and frame.fence == truth.fence:
@@ -119,9 +128,17 @@ class FakeProcess:
                 self.world.check(not self._signalled, f"{self.worker_id} was signalled and is given an attempt")
                 run = Run.decode(frame.payload)
                 self.world.check(
-                    run.sealed + run.outlet == len(passed), f"{self.worker_id}: a descriptor too many or too few"
+                    run.sealed + run.outlet == self._passed, f"{self.worker_id}: a descriptor too many or too few"
                 )
+                self._passed = 0
                 self._run(run, frame.fence)
+
+    def send_now(self, order: bytes, passed: Sequence[int] = ()) -> int:
+        if not self._orders_open or self.life in (Life.ZOMBIE, Life.REAPED):
+            return 0
+        taken = order[: self.world.random.choice((len(order), ROOM_BYTES))]
+        self.send(taken, passed)
+        return len(taken)
 
     def terminate(self, fence: int) -> None:
         truth = self._check_fence(fence)
@@ -147,7 +164,7 @@ class FakeProcess:
             self.stack_text = 'File "job.py", line 1 in native'
 
     def has_whole_stack(self) -> bool:
-        return bool(self.stack_text)
+        return bool(self.stack_text) and not self._is_closed
 
     def kill(self) -> None:
         self.world.note(self.worker_id, "SIGKILL")
@@ -156,10 +173,10 @@ class FakeProcess:
         if truth is not None and truth.kill_at is None:
             truth.kill_at = self.world.now()
             truth.tree_empty = self.life is Life.REAPED
-            check_kill(self.world, truth, self.cpu_s() or 0.0, self._job.held_bytes())
+            check_kill(self.world, truth, self._job.processor_use(), self._job.held_bytes(), self._job.processes())
         if self.pid is None:
             self._kill_wanted = True
-        else:
+        elif not self._is_closed:
             self._doom()
 
     def retire(self) -> None:
@@ -168,42 +185,49 @@ class FakeProcess:
         self._job.retire()
 
     def read_output(self) -> None:
-        self.read_ready()
+        self.pipes.read_output()
 
     def read_ready(self, bytes_max: int = 1 << 20) -> None:
-        self._read_bells()
-        self._read_output()
-        self._read_frames()
+        self.pipes.read_bells(bytes_max)
+        self.pipes.read_output(bytes_max)
+        self.pipes.read_frames(bytes_max)
+
+    @property
+    def _is_there(self) -> bool:
+        """Whether it can be measured: a zombie can, what was not told of, is reaped or was abandoned cannot."""
+        return self.pid is not None and self.life is not Life.REAPED and not self._is_closed
 
     def processor_use(self) -> ProcessorUse | None:
-        cpu_s = self.cpu_s()
-        return None if cpu_s is None else ProcessorUse(cpu_s)
-
-    def cpu_s(self) -> float | None:
-        return self._job.cpu_s() if self.pid is not None and self.life is not Life.REAPED else None
+        return self._job.processor_use() if self._is_there else None
 
     def bound(self, memory_bytes: int | None, processes_max: int | None) -> None:
         pass
 
     def sample(self, *, cpu: bool, at_most: int) -> Sample | None:
-        if self.pid is None or self.life is not Life.RUNNING:
-            return None
-        return Sample(self._job.held_bytes(), cpu_s=self._job.cpu_s() if cpu else 0.0)
+        return self._job.sample(cpu=cpu, at_most=at_most) if self._is_there else None
 
     def prove(self, sample: Sample, told: Callable[[Sample], None]) -> None:
-        raise AssertionError("one process has nothing to be proven")
+        def tell() -> None:
+            if self._is_there:
+                told(exact)
+
+        exact = self._job.exactly(sample)
+        self.world.soon(tell, 0.01)
 
     def stack(self) -> str | None:
-        return None if self._closed else self.stack_text or None
+        return None if self._is_closed else self.stack_text or None
 
     async def usage(self) -> Usage:
-        return Usage()
+        await asyncio.sleep(self.world.random.uniform(0.0001, 0.002))  # in a thread of its own
+        return self._job.usage() if self._is_there else Usage()
 
     def without_cgroup(self) -> None:
         self.proof = "descendants"
 
     def abandon(self) -> None:
-        self._closed = True
+        self.pipes.is_closed = True
+        self._orders_open = False
+        self._job.retire()
 
     def _run(self, run: Run, fence: int) -> None:
         number = json.loads(run.input)["n"]
@@ -225,62 +249,19 @@ class FakeProcess:
         self.world.check(meant, f"{self.worker_id}: a signal for an attempt that it never had")
         return self._truth if meant else None
 
-    # ── the pipes ──
-
-    def write(self, kind: int, fence: int, sequence: int, payload: bytes) -> None:
-        self.write_bytes(encode(kind, fence, sequence, payload))
-
-    def write_bytes(self, data: bytes) -> None:
-        self._frames += data
-        self.world.soon(self._read_frames)
-
-    def print(self, data: bytes) -> None:
-        self._output += data
-        self.world.soon(self._read_output)
-
-    def ring(self, bell: int) -> None:
-        self._bells.append(bell)
-        self.world.soon(self._read_bells)
-
-    def _read_frames(self) -> None:
-        if self._closed or not self._frames or self._broken:
-            return
-        data, self._frames = bytes(self._frames), bytearray()
-        cut = self.world.random.randrange(len(data))
-        for piece in (data[:cut], data[cut:]):
-            try:
-                frames = self._decoder.feed(piece)
-            except FrameError as error:
-                self._broken = True
-                if error.frames:
-                    self.listener.on_frames(error.frames)
-                self.listener.on_protocol_error(str(error))
-                return
-            if frames:
-                self.listener.on_frames(frames)
-
-    def _read_output(self) -> None:
-        if self._output and not self._closed:
-            data, self._output = bytes(self._output), bytearray()
-            self.listener.on_output(data)
-
-    def _read_bells(self) -> None:
-        if not self._bells or self._closed:
-            return
-        bells, self._bells = bytes(self._bells), bytearray()
+    def _on_bells(self, bells: bytes) -> None:
         if self._truth is not None:
-            note_bells(self.world, self._truth, bells, self.cpu_s() or 0.0)
-        self.listener.on_bells(bells)
+            note_bells(self.world, self._truth, bells, self._job.processor_use())
 
     # ── its life ──
 
     def fork(self) -> None:
         """The zygote forks it, or cannot."""
-        if self.life is not Life.FORKING or self.spawner.zygote_pid is None or self._closed:
+        if self.life is not Life.FORKING or self.spawner.zygote is None or self._is_closed:
             return
         if self.world.happens(self.world.faults.fork_fails):
             self.world.note(self.worker_id, "fork failed")
-            self.life, self._closed = Life.REAPED, True
+            self.life, self.pipes.is_closed = Life.REAPED, True
             del self.spawner.processes[self.worker_id]
             self.listener.on_fork_failed(errno.EAGAIN, "no process")
             return
@@ -290,7 +271,7 @@ class FakeProcess:
         self.world.soon(self._get_ready, 0.003)
 
     def _tell_forked(self) -> None:
-        if self.pid is not None or self._closed:
+        if self.pid is not None or self._is_closed:
             return
         self.pid = self.world.next_pid()
         if self._kill_wanted:
@@ -305,17 +286,17 @@ class FakeProcess:
         if self.world.happens(self.world.faults.dies_at_start):
             self.die(exit_code=self.world.random.choice((70, 71, 74, 1)))
         elif self.world.happens(self.world.faults.broken_at_start):
-            self.write(Kind.BROKEN, 0, 0, b'{"traceback":"Traceback: no model"}')
+            self.pipes.write(Kind.BROKEN, 0, 0, b'{"traceback":"Traceback: no model"}')
             self.die(exit_code=78)
         else:
             refused = errno.EBUSY if self.world.happens(self.world.faults.no_cgroup) else 0
-            self.write(Kind.READY, 0, 0, json.dumps({"cgroup_errno": refused}).encode())
+            self.pipes.write(Kind.READY, 0, 0, json.dumps({"cgroup_errno": refused}).encode())
 
     def _on_term(self) -> None:
         """SIGTERM is delivered."""
         if self.runs:
             if self._truth is None or self._truth.script.rings:
-                self.ring(SIGTERM)
+                self.pipes.ring(SIGTERM)
             self._job.on_term()
 
     def _doom(self) -> None:
@@ -337,19 +318,19 @@ class FakeProcess:
         if self._truth is not None and self._held is not None:
             self._truth.exited_at = self.world.now()
         self.world.soon(self._tell_exit)
-        if self.spawner.zygote_pid is None:
+        if self.spawner.zygote is None:
             self.spawner.look()
         else:
             self.world.soon(self._reap, max(0.0001, self._truth.script.sweep_s if self._truth else 0.0))
 
     def _tell_exit(self) -> None:
-        if not self._exit_told and not self._closed and self.pid is not None:
+        if not self._exit_told and not self._is_closed and self.pid is not None:
             self._exit_told = True
-            self._read_bells()
+            self.pipes.read_bells()
             self.listener.on_exited()
 
     def _reap(self) -> None:
-        if self.life is Life.ZOMBIE and self.spawner.zygote_pid is not None:
+        if self.life is Life.ZOMBIE and self.spawner.zygote is not None:
             self._report = (self._reaped(), self._truth.script.children if self._truth else 0)
             self.world.soon(self._settle)
 
@@ -362,17 +343,17 @@ class FakeProcess:
 
     def _settle(self, zygote_lost: bool = False) -> None:
         """The report of the reap has come."""
-        if self._closed:
+        if self._is_closed:
             return
         ending, swept = self._report or (None, 0)
         if self._report is not None and not zygote_lost:
             self._tell_forked()
         self._tell_exit()
         self.read_ready()
-        self._closed = True
+        self.pipes.is_closed = True
         self.spawner.processes.pop(self.worker_id, None)
         self.world.note(self.worker_id, "gone")
-        self.listener.on_gone(Gone(ending, swept, self.proof, zygote_lost, self._decoder.torn))
+        self.listener.on_gone(Gone(ending, swept, self.proof, zygote_lost, self.pipes.torn_bytes))
 
     def lose_zygote(self) -> None:
         """PDEATHSIG."""
@@ -380,13 +361,18 @@ class FakeProcess:
             self._blame("zygote")
             self._doom()
 
+    def doubt_descendants(self) -> None:
+        """Its guard is gone."""
+        self.proof = "cgroup" if self.proof.startswith("cgroup") else ""
+
     def settle_without_zygote(self) -> None:
         """The guard has swept it; what the zygote had still said is read first."""
         lost = self._report is None
         if self.life is Life.ZOMBIE:
             self._blame("zygote")
             ending = self._reaped()
-            self._report = None if self.world.happens(self.world.faults.status_unknown) else (ending, 0)
+            unknown = self.spawner.guard_is_lost or self.world.happens(self.world.faults.status_unknown)
+            self._report = None if unknown else (ending, 0)
         self._settle(zygote_lost=lost)
 
     def killed_by_stranger(self) -> None:

@@ -17,6 +17,7 @@ from support.fake_world import Life, World
 
 from killable.supervisor.seam import ProcessListener, SpawnerListener, ZygoteLost
 from killable.supervisor.settings import PoolSpec
+from killable.workers.control import Ending
 
 GUARD_EXIT_S = 10.0
 """As the real spawner: how long a close waits for what cannot be killed."""
@@ -27,39 +28,60 @@ class FakeSpawner:
 
     def __init__(self, world: World, spec: PoolSpec, listener: SpawnerListener) -> None:
         self.world, self.spec, self.listener = world, spec, listener
-        self.zygote_pid: int | None = None
+        self.zygote: int | None = None
+        """As it is; `zygote_pid` is what was told of it."""
+        self.guard_is_lost = False
+        self._told_pid: int | None = None
         self.proof = "cgroup+descendants"
         self.processes: dict[str, FakeProcess] = {}
         self._gone = asyncio.Event()
         self._closing = False
+        self._preloaded = False
+        self._waiting: list[FakeProcess] = []
+        """Asked for before their zygote has preloaded: it forks them then."""
         world.spawners.append(self)
 
+    @property
+    def zygote_pid(self) -> int | None:
+        """From a while after its start, when the guard tells of it, to the word of its loss."""
+        return self._told_pid
+
     def start(self, start_method: str) -> None:
-        self.world.check(self.zygote_pid is None, f"pool {self.spec.name}: a second zygote beside the first")
+        self.world.check(self.zygote is None, f"pool {self.spec.name}: a second zygote beside the first")
         self.world.check(not self._closing, f"pool {self.spec.name}: a zygote is started after the close")
         if self.world.happens(self.world.faults.start_raises):
             raise OSError(errno.EAGAIN, "no process for the zygote")
         self._gone.clear()
-        self.zygote_pid = pid = self.world.next_pid()
+        self.zygote = pid = self.world.next_pid()
+        self._preloaded = self.guard_is_lost = False
         self.world.note(self.spec.name, "zygote", pid, start_method)
-        self.world.soon(lambda: self._preload(pid, start_method), 0.02)
+        self.world.soon(lambda: self._tell_pid(pid, start_method), 0.002)
+
+    def _tell_pid(self, pid: int, start_method: str) -> None:
+        if self.zygote == pid:
+            self._told_pid = pid
+            self.world.soon(lambda: self._preload(pid, start_method), 0.02)
 
     def _preload(self, pid: int, start_method: str) -> None:
-        if self.zygote_pid != pid or self._closing:
+        if self.zygote != pid or self._closing:
             return
         if self.world.faults.preload_fails:
-            self.listener.on_preload_failed("Traceback: no such module", "")
+            self.listener.on_preload_failed("Traceback: no such module", self.world.faults.declaration)
             self.zygote_dies(exit_code=78)
             return
         self.listener.on_type(_type_report(f"work-{self.spec.name}"))
         self.listener.on_preloaded(self.world.faults.preload_threads if start_method == "fork" else 1)
+        self._preloaded = True
+        waiting, self._waiting = self._waiting, []
+        for process in waiting:
+            self.world.soon(process.fork, 0.01)
 
     def stop_zygote(self) -> None:
         self.zygote_dies(exit_code=0)
 
     def fork(self, worker_id: str, listener: ProcessListener) -> FakeProcess:
         self.world.check(not self._closing, f"{worker_id} is forked after the close")
-        if self.zygote_pid is None:
+        if self.zygote is None:
             raise ZygoteLost
         if self.world.happens(self.world.faults.fork_raises):
             raise OSError(errno.EMFILE, "too many open files")
@@ -69,34 +91,48 @@ class FakeSpawner:
         room = self.spec.workers + self.spec.spares
         self.world.check(len(living) <= room, lambda: f"{len(living)} workers live where {room} may: {living}")
         self.world.note(worker_id, "fork")
-        self.world.soon(process.fork, 0.01)
+        if self._preloaded:
+            self.world.soon(process.fork, 0.01)
+        else:
+            self._waiting.append(process)
         return process
 
     def zygote_dies(self, exit_code: int | None = None, signal: int | None = None) -> None:
         """Its workers follow (PDEATHSIG); the guard sweeps what is left, then tells."""
-        if self.zygote_pid is None:
+        if self.zygote is None:
             return
         self.world.note(self.spec.name, "zygote dies", signal or exit_code)
-        self.zygote_pid = None
-        self._ending = ending_of((exit_code, signal), self.world.now())
+        self.zygote = None
+        self._waiting.clear()
+        self._ending: Ending | None = ending_of((exit_code, signal), self.world.now())
         self.world.soon(self._tell_ending)
         for process in self.processes.values():
             process.lose_zygote()
         self.look()
 
+    def guard_dies(self) -> None:
+        """The zygote follows it, and nobody can tell how anything ended; of descendants nobody answers for any more."""
+        if self.zygote is not None:
+            self.guard_is_lost = True
+            self.zygote_dies(signal=9)
+            self._ending = None
+            for process in self.processes.values():
+                process.doubt_descendants()
+
     def look(self) -> None:
         """The guard looks whether the last child of a dead zygote is gone."""
-        if self.zygote_pid is None and not any(each.life is Life.RUNNING for each in self.processes.values()):
+        if self.zygote is None and not any(each.life is Life.RUNNING for each in self.processes.values()):
             self.world.soon(self._tell_gone, 0.002)
 
     def _tell_ending(self) -> None:
-        if not self._gone.is_set() and self.zygote_pid is None:
+        if not self._gone.is_set() and self.zygote is None and not self._closing:
             self.listener.on_zygote_ending()
 
     def _tell_gone(self) -> None:
-        if self._gone.is_set() or self.zygote_pid is not None:
+        if self._gone.is_set() or self.zygote is not None:
             return
         self._gone.set()
+        self._told_pid = None
         for process in list(self.processes.values()):
             process.settle_without_zygote()
         if not self._closing:
@@ -104,7 +140,7 @@ class FakeSpawner:
 
     async def close(self) -> None:
         self._closing = True
-        if self.zygote_pid is None and not self.processes:
+        if self.zygote is None and not self.processes:
             return
         self.zygote_dies(exit_code=0)
         try:

@@ -14,6 +14,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from killable.supervisor.escalation import DUMP_IN_GRACE_S_MAX, DUMP_S, DUMP_S_MAX
+from killable.supervisor.seam import ProcessorUse
 from killable.workers.messages import Kind
 
 if TYPE_CHECKING:
@@ -54,11 +55,20 @@ class Script:
     cleanup_returns: bool = False
     cpu: float = 1.0
     """Processors that it uses."""
+    main_share: float = 1.0
+    """What its main thread has of that, of one processor at most: with 0 others of its threads compute."""
+    wakes_per_s: float = 0.0
+    """How often its main thread wakes to ask for the interpreter lock."""
     dump_s: float = 0.001
     """From the dump signal to the stack; NEVER: it gets no processor."""
     dies_s: float = 0.0005
     """From SIGKILL to its end; NEVER: unkillable."""
     children: int = 0
+    """Processes that it has beside it from its entry on; they are swept behind it."""
+    child_bytes: int = 0
+    """What each seems to hold, as what forks share counts in each of them."""
+    child_own_bytes: int = 0
+    """What each holds alone."""
     sweep_s: float = 0.0003
     lingers_s: float = 0.0
     """From its last frame to its exit."""
@@ -89,6 +99,8 @@ class Faults:
     status_unknown: float = 0.0
     preload_threads: int = 1
     preload_fails: bool = False
+    declaration: str = ""
+    """What is wrong with a job's declaration, if that is why the preload fails."""
     told_s: float = 0.001
     """How late the zygote may tell of a fork."""
 
@@ -98,6 +110,9 @@ class Life(Enum):
     RUNNING = "running"
     ZOMBIE = "zombie"
     REAPED = "reaped"
+
+
+_NOTHING_USED = ProcessorUse(0.0, 0.0, 0)
 
 
 @dataclass(slots=True, eq=False)
@@ -122,7 +137,7 @@ class Truth:
     kill_due: float = NEVER
     delivered_at: float | None = None
     """When the supervisor read it, like the three below."""
-    cpu_at_delivery: float = 0.0
+    use_at_delivery: ProcessorUse = _NOTHING_USED
     acknowledged_at: float | None = None
     swallowed_at: float = -NEVER
     replaced_at: float | None = None

@@ -1,0 +1,177 @@
+"""What `seam.Process` promises to measure, to prove and to keep of a process: on the fake one and on the real one."""
+
+from __future__ import annotations
+
+import pytest
+from sides import on_both_sides
+from stage import Stage, Worker
+
+from killable.supervisor.escalation import LOCK_RUNS
+from killable.supervisor.job import Verdict
+from killable.supervisor.seam import Process, ProcessorUse, Sample, Usage
+from killable.workers.messages import Kind
+
+pytestmark = pytest.mark.row("PEERS-L")
+NOTHING = Usage(None, None, None)
+MIB = 1 << 20
+EVERYBODY = 1 << 16
+
+
+def use_of(worker: Worker) -> ProcessorUse:
+    use = worker.process.processor_use()
+    assert use is not None and use.main_cpu_s is not None and use.main_runs is not None
+    return use
+
+
+def sample_of(worker: Worker, *, cpu: bool = False, at_most: int = EVERYBODY) -> Sample:
+    sample = worker.process.sample(cpu=cpu, at_most=at_most)
+    assert sample is not None
+    return sample
+
+
+async def used(stage: Stage, worker: Worker) -> tuple[float, float, int]:
+    """Let it compute for a while; return what it has used then: altogether, in its main thread, in so many runs."""
+    before = use_of(worker)
+    await stage.until(lambda: use_of(worker).cpu_s > before.cpu_s + 0.1, worker, "computes")
+    after = use_of(worker)
+    return tuple(b - a for a, b in zip(before, after, strict=True))  # type: ignore[operator, return-value]
+
+
+def nothing_is_measured(process: Process) -> bool:
+    assert process.processor_use() is None and process.sample(cpu=True, at_most=EVERYBODY) is None
+    assert process.stack() is None and not process.has_whole_stack()
+    return True
+
+
+@on_both_sides()
+async def test_a_job_in_python_computes_in_its_main_thread(stage: Stage) -> None:
+    worker = await stage.worker()
+    await stage.inside(worker, "loops", 1)
+    cpu_s, main_cpu_s, _ = await used(stage, worker)
+    assert main_cpu_s > cpu_s / 2
+
+
+@on_both_sides()
+async def test_what_helper_threads_use_is_the_processs_and_not_its_main_threads(stage: Stage) -> None:
+    worker = await stage.worker()
+    await stage.inside(worker, "computes in helpers", 1)
+    cpu_s, main_cpu_s, _ = await used(stage, worker)
+    assert main_cpu_s < cpu_s / 2
+
+
+@on_both_sides()
+async def test_a_main_thread_that_waits_for_the_interpreter_runs_often_and_computes_nothing(stage: Stage) -> None:
+    worker = await stage.worker()
+    await stage.inside(worker, "waits for its interpreter", 1)
+    await stage.computes(worker)  # in the thread: before that it hears
+    stage.stop(worker, 1)
+    before = use_of(worker).main_runs or 0
+    await stage.until(lambda: (use_of(worker).main_runs or 0) >= before + LOCK_RUNS, worker, "asks for the lock")
+    cpu_s, main_cpu_s, runs = await used(stage, worker)
+    assert main_cpu_s < cpu_s / 2 and runs > 0
+
+
+@on_both_sides()
+async def test_one_that_is_not_told_of_is_gone_or_was_abandoned_cannot_be_measured(stage: Stage) -> None:
+    worker = stage.fork()
+    assert nothing_is_measured(worker.process)
+    worker.process.bound(None, None)
+    await stage.until(lambda: "forked" in worker.heard.calls, worker, "is told of")
+    assert use_of(worker)
+    worker.process.kill()
+    await stage.gone(worker)
+    assert nothing_is_measured(worker.process) and await worker.process.usage() == NOTHING
+    worker.process.bound(MIB, 1)
+
+
+@on_both_sides()
+async def test_of_one_that_was_abandoned_nothing_is_left_and_idle_it_leaves_by_itself(stage: Stage) -> None:
+    worker = await stage.worker()
+    worker.process.hold(1)
+    worker.process.abandon()
+    stage.zygote.workers.remove(worker)
+    assert nothing_is_measured(worker.process) and await worker.process.usage() == NOTHING
+    assert not worker.process.kill_now(1, Verdict("cancelled")) and worker.process.killed_for is None
+    await stage.until(lambda: not stage.lives(worker), worker, "has left")
+    assert sorted(worker.heard.calls) == ["forked", "frames"]
+
+
+@on_both_sides()
+async def test_a_sample_is_of_the_worker_and_of_the_processor_time_if_that_is_asked_for(stage: Stage) -> None:
+    worker = await stage.worker()
+    idle = sample_of(worker)
+    assert idle.own_bytes > 0 and idle == Sample(idle.own_bytes)
+    await stage.inside(worker, "grows", 1)
+    worker.process.bound(1 << 40, EVERYBODY)  # far away
+    more = idle.own_bytes + 32 * MIB
+    await stage.until(lambda: sample_of(worker, at_most=1).own_bytes > more, worker, "has grown")
+    used_s = use_of(worker).cpu_s
+    sample = sample_of(worker, cpu=True)
+    assert sample.cpu_s >= used_s > 0 and (sample.others_bytes, sample.processes) == (0, 1)
+
+
+@on_both_sides()
+async def test_a_sample_counts_what_it_has_started_and_a_proof_only_what_that_holds_alone(stage: Stage) -> None:
+    worker = await stage.worker()
+    await stage.inside(worker, "has a family", 1)
+    for at_most, processes in ((1, 1), (2, 2), (3, 3), (EVERYBODY, 3)):
+        sample = sample_of(worker, at_most=at_most)
+        assert (sample.processes, sample.proven) == (processes, False)
+        assert (sample.others_bytes > 0) == (processes > 1)
+    told: list[Sample] = []
+    worker.process.prove(sample, told.append)
+    assert told == [], "later, for it takes time"
+    await stage.until(lambda: told, worker, "is proven")
+    (exact,) = told
+    assert exact == sample._replace(others_bytes=exact.others_bytes, proven=True)
+    assert 0 < exact.others_bytes < sample.others_bytes, "what they share with it is its own"
+    worker.process.kill()
+    await stage.gone(worker)
+    worker.process.prove(sample, told.append)
+    other = await stage.worker()
+    other.process.prove(Sample(0), told.append)
+    await stage.until(lambda: len(told) > 1, other, "is proven")
+    assert told[1:] == [Sample(0, proven=True)], "and nothing of what has ended meanwhile"
+
+
+@on_both_sides()
+async def test_its_usage_is_that_of_its_life(stage: Stage) -> None:
+    worker = await stage.worker()
+    await stage.inside(worker, "loops", 1)
+    await stage.computes(worker)
+    usage = await worker.process.usage()
+    assert usage.cpu is not None and usage.rss_bytes is not None and usage.uss_bytes is not None
+    assert usage.cpu > 0 and usage.rss_bytes > usage.uss_bytes > 0
+
+
+@on_both_sides()
+async def test_a_stack_is_whole_when_it_was_dumped_and_goes_with_the_process(stage: Stage) -> None:
+    worker = await stage.worker()
+    await stage.inside(worker, "is stuck", 1)
+    assert worker.process.stack() is None and not worker.process.has_whole_stack()
+    worker.process.dump(1)
+    await stage.until(worker.process.has_whole_stack, worker, "was dumped")
+    assert 'File "' in (worker.process.stack() or "")
+    worker.process.kill()
+    await stage.gone(worker)
+    assert not worker.process.has_whole_stack()
+
+
+@on_both_sides()
+async def test_when_its_exit_is_told_it_may_be_measured_still_and_holds_nothing(stage: Stage) -> None:
+    worker = await stage.worker()
+    await stage.inside(worker, "is swept late", 1)
+    await stage.computes(worker)
+    seen: list[object] = []
+
+    def look() -> None:
+        sample = worker.process.sample(cpu=True, at_most=EVERYBODY)
+        seen.extend((worker.process.processor_use(), sample and (sample.own_bytes, sample.cpu_s > 0)))
+
+    worker.heard.at_exit = look
+    with stage.reaping_nothing():
+        stage.kill_from_outside(worker)
+        await stage.until(lambda: "exited" in worker.heard.calls, worker, "has exited")
+    assert seen[0] is not None and seen[1] == (0, True)
+    await stage.gone(worker)
+    assert Kind.RAISED not in worker.heard.kinds(1)

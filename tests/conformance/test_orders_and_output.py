@@ -1,0 +1,89 @@
+"""What `seam.Process` promises of writing to a worker and of reading it: on the fake one and on the real one."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+import pytest
+from sides import on_both_sides
+from stage import Stage
+from support.waiting import Pending, until_async
+
+from killable.supervisor.job import Verdict
+from killable.workers.messages import Kind
+from killable.workers.sealed import Outlet
+
+pytestmark = pytest.mark.row("PEERS-L")
+T = TypeVar("T")
+LARGE_BYTES = 4 << 20
+"""More than a socket takes at once."""
+
+
+def in_another_thread(act: Callable[[], T]) -> T:
+    returned: list[T] = []
+    thread = threading.Thread(target=lambda: returned.append(act()))
+    thread.start()
+    thread.join()
+    return returned[0]
+
+
+@on_both_sides()
+async def test_an_order_that_the_socket_does_not_take_at_once_is_written_when_it_does(stage: Stage) -> None:
+    worker = await stage.worker()
+    stage.order(worker, "returns", 1, padding=LARGE_BYTES)
+    await stage.said(worker, Kind.IDLE, 1)
+    assert Kind.RESULT in worker.heard.kinds(1)
+
+
+@on_both_sides()
+async def test_another_thread_writes_what_there_is_room_for_and_the_rest_is_sent_behind_it(stage: Stage) -> None:
+    worker = await stage.worker()
+    outlet = Outlet()
+    for fence, padding in ((1, 0), (2, LARGE_BYTES)):
+        order = stage.told(worker, "returns", fence, padding=padding, outlet=True)
+        passed = [outlet.descriptor]
+        taken = in_another_thread(partial(worker.process.send_now, order, passed))
+        assert 0 < taken <= len(order)
+        assert padding or taken == len(order)
+        worker.process.send(order[taken:])
+        await stage.said(worker, Kind.IDLE, fence)
+        assert Kind.RESULT in worker.heard.kinds(fence)
+    assert os.fstat(outlet.descriptor).st_size == 0, "it is the caller's still"
+    outlet.close()
+    worker.process.kill()
+    await stage.gone(worker)
+    assert in_another_thread(lambda: worker.process.send_now(order)) == 0
+
+
+@on_both_sides()
+async def test_another_threads_first_reason_stays_and_only_what_was_told_of_is_killed_by_one(stage: Stage) -> None:
+    first, second = Verdict("cancelled"), Verdict("timeout.run")
+    worker = stage.fork()
+    worker.process.hold(1)
+    assert not in_another_thread(lambda: worker.process.kill_now(1, first)) and worker.process.killed_for is None
+    await stage.until(lambda: {"forked", "frames"} <= set(worker.heard.calls), worker, "is ready")
+    await stage.inside(worker, "loops", 1)
+    for why in (first, second):
+        assert in_another_thread(partial(worker.process.kill_now, 1, why))
+        assert worker.process.killed_for is first
+    await stage.gone(worker)
+
+
+@on_both_sides()
+async def test_what_was_printed_is_read_at_once_and_nothing_else(stage: Stage) -> None:
+    worker = await stage.worker()
+    stage.order(worker, "says much and exits", 1)
+    stage.await_exit(worker)
+
+    def looked() -> object:
+        before = len(worker.heard.calls)
+        worker.process.read_output()
+        assert set(worker.heard.calls[before:]) <= {"output"}
+        return worker.heard.gone or Pending(worker.heard.calls[-5:])
+
+    await until_async(looked, "it is gone")
+    assert worker.heard.output.count(b"\n") >= 3 and worker.heard.kinds(1) == [Kind.ENTERED, *[Kind.TOKEN] * 200]

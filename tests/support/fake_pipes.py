@@ -1,0 +1,80 @@
+"""The three pipes of a fake worker: what it writes is cut and read late, as pipes do it.
+
+Runs in: the test process. `fake_process` is what they belong to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from support.fake_world import World
+
+from killable.supervisor.seam import ProcessListener
+from killable.workers.frames import Decoder, FrameError, encode
+
+
+class FakePipes:
+    """`on_bells` is told before the listener is."""
+
+    def __init__(self, world: World, listener: ProcessListener, on_bells: Callable[[bytes], None]) -> None:
+        self._world, self._listener, self._on_bells = world, listener, on_bells
+        self._frames, self._output, self._bells = bytearray(), bytearray(), bytearray()
+        self._decoder = Decoder()
+        self._broken = False
+        self.is_closed = False
+
+    @property
+    def torn_bytes(self) -> int:
+        return self._decoder.torn
+
+    # ── the worker's ends ──
+
+    def write(self, kind: int, fence: int, sequence: int, payload: bytes) -> None:
+        self.write_bytes(encode(kind, fence, sequence, payload))
+
+    def write_bytes(self, data: bytes) -> None:
+        self._frames += data
+        self._world.soon(self.read_frames)
+
+    def print(self, data: bytes) -> None:
+        self._output += data
+        self._world.soon(self.read_output)
+
+    def ring(self, bell: int) -> None:
+        self._bells.append(bell)
+        self._world.soon(self.read_bells)
+
+    # ── the supervisor's ends ──
+
+    def read_frames(self, bytes_max: int = 1 << 20) -> None:
+        if self.is_closed or not self._frames or self._broken:
+            return
+        data = _take(self._frames, bytes_max)
+        cut = self._world.random.randrange(len(data))
+        for piece in (data[:cut], data[cut:]):
+            try:
+                frames = self._decoder.feed(piece)
+            except FrameError as error:
+                self._broken = True
+                if error.frames:
+                    self._listener.on_frames(error.frames)
+                self._listener.on_protocol_error(str(error))
+                return
+            if frames:
+                self._listener.on_frames(frames)
+
+    def read_output(self, bytes_max: int = 1 << 20) -> None:
+        if self._output and not self.is_closed:
+            self._listener.on_output(_take(self._output, bytes_max))
+
+    def read_bells(self, bytes_max: int = 1 << 20) -> None:
+        if self._bells and not self.is_closed:
+            bells = _take(self._bells, bytes_max)
+            self._on_bells(bells)
+            self._listener.on_bells(bells)
+
+
+def _take(pipe: bytearray, bytes_max: int) -> bytes:
+    data = bytes(pipe[:bytes_max])
+    del pipe[:bytes_max]
+    return data

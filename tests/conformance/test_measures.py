@@ -12,7 +12,7 @@ from killable.supervisor.seam import Process, ProcessorUse, Sample, Usage
 from killable.workers.messages import Kind
 
 pytestmark = pytest.mark.row("PEERS-L")
-NOTHING = Usage(None, None, None)
+NOTHING = Usage()
 MIB = 1 << 20
 EVERYBODY = 1 << 16
 

@@ -7,51 +7,82 @@ SIGKILL. That a dump is always followed by SIGKILL or by the exit is a property 
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator, Sequence
 
-from contract.source import LAYERS, Source, source, sources
+from contract.source import LAYERS, Source, check, sources
+
+DEFINES = "workers/dumps.py outside of functions"
+REGISTERS = "workers/harness.py __init__"
+SENDS = "supervisor/machine/process.py dump"
+ELSEWHERE = ("PYTHONFAULTHANDLER", "-X", "-Xfaulthandler")
+"""How it is turned on from outside."""
 
 
 def uses(where: Source, name: str) -> list[str]:
-    """Return the outermost function of each use of a name or attribute in a file; its imports are no use."""
-    found = []
-    for outer in ast.walk(where.tree):
-        if isinstance(outer, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            for node in ast.walk(outer):
-                if (isinstance(node, ast.Name) and node.id == name) or (
-                    isinstance(node, ast.Attribute) and node.attr == name
-                ):
-                    found.append(f"{where.name} {outer.name}")
+    """Return the innermost function of each use of a name or attribute in a file; its imports are no use."""
+
+    def walk(node: ast.AST, function: str) -> Iterator[str]:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            function = node.name
+        if name in (getattr(node, "id", None), getattr(node, "attr", None)):
+            yield f"{where.name} {function}"
+        for below in ast.iter_child_nodes(node):
+            yield from walk(below, function)
+
+    return list(walk(where.tree, "outside of functions"))
+
+
+def used(looked_at: Sequence[Source], name: str) -> list[str]:
+    return [use for where in looked_at for use in uses(where, name)]
+
+
+@check
+def faulthandlers(looked_at: Sequence[Source]) -> list[str]:
+    """Whatever is done with it but to register it for the dump signal, in one place."""
+    found = [use for use in used(looked_at, "faulthandler") if use != REGISTERS]
+    for each in looked_at:
+        found += [f"{each.name} {seen.module}" for seen in each.imports if seen.module.startswith("faulthandler.")]
+        calls = [node for node in ast.walk(each.tree) if isinstance(node, ast.Call)]
+        written = [ast.unparse(node) for node in calls if "faulthandler" in ast.dump(node.func)]
+        wrong = [call for call in written if not call.startswith("faulthandler.register(DUMP_SIGNAL, ")]
+        found += [f"{each.name} {call}" for call in wrong]
     return found
 
 
-def used(name: str) -> list[str]:
-    return [use for where in sources(*LAYERS) for use in uses(where, name)]
-
-
 def test_faulthandler_is_registered_for_the_dump_signal_and_never_enabled() -> None:
-    assert used("faulthandler") == ["workers/harness.py __init__"]
-    calls = [call for where in sources(*LAYERS) for call, _ in where.calls() if call.startswith("faulthandler")]
-    assert calls == ["faulthandler.register"]
-    (register,) = [
-        node
-        for node in ast.walk(source("workers/harness.py").tree)
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "faulthandler.register"
+    assert faulthandlers(sources(*LAYERS)) == []
+    assert used(sources(*LAYERS), "faulthandler") == [REGISTERS]
+
+
+@check
+def turned_on_from_outside(looked_at: Sequence[Source]) -> list[str]:
+    return [
+        f"{each.name}:{node.lineno}"
+        for each in looked_at
+        for node in ast.walk(each.tree)
+        if isinstance(node, ast.Constant) and node.value in ELSEWHERE
     ]
-    assert ast.unparse(register.args[0]) == "DUMP_SIGNAL"
 
 
 def test_nothing_turns_faulthandler_on_from_outside() -> None:
     """Not by -X faulthandler, nor by PYTHONFAULTHANDLER, in what we start."""
-    for where in sources(*LAYERS):
-        texts = [node.value for node in ast.walk(where.tree) if isinstance(node, ast.Constant)]
-        assert "PYTHONFAULTHANDLER" not in texts and "-X" not in texts and "-Xfaulthandler" not in texts, where.name
+    assert turned_on_from_outside(sources(*LAYERS)) == []
+
+
+@check
+def senders_of_the_dump_signal(looked_at: Sequence[Source]) -> list[str]:
+    """Whoever else sends it, and whoever else asks for that."""
+    found = [use for use in used(looked_at, "DUMP_SIGNAL") if use not in (DEFINES, SENDS, REGISTERS)]
+    for each in looked_at:
+        lines = each.text.splitlines()
+        for called, line in each.calls:
+            if called.endswith("process.dump") and lines[line - 2].strip() != "case Action.DUMP:":
+                found.append(f"{each.name}:{line}")
+    return found
 
 
 def test_the_dump_signal_has_one_sender_and_it_one_caller() -> None:
-    assert sorted(used("DUMP_SIGNAL")) == ["supervisor/machine/process.py dump", "workers/harness.py __init__"]
-    callers = [
-        (where.name, line) for where in sources(*LAYERS) for call, line in where.calls() if call == "process.dump"
-    ]
-    (caller,) = callers
-    lines = source(caller[0]).text.splitlines()
-    assert lines[caller[1] - 2].strip() == "case Action.DUMP:", caller
+    assert senders_of_the_dump_signal(sources(*LAYERS)) == []
+    assert sorted(used(sources(*LAYERS), "DUMP_SIGNAL")) == [SENDS, DEFINES, REGISTERS]
+    calls = [called for where in sources(*LAYERS) for called, _ in where.calls if called.endswith("process.dump")]
+    assert len(calls) == 1

@@ -3,89 +3,105 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-ROOMS = ("workers", "supervisor", "api")
+from contract.source import LAYERS, ROOT, Source, check, sources
+
+ABOVE = {"workers": ("killable.supervisor", "killable.api"), "supervisor": ("killable.api",)}
+LINES_MAX, FUNCTION_LINES_MAX = 400, 60
 
 
-def sources(room: str) -> list[Path]:
-    return sorted((ROOT / room).rglob("*.py"))
-
-
-def imports(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: imports inside are absolute"
-            assert node.module is not None
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-@pytest.mark.parametrize("room", ROOMS)
+@pytest.mark.parametrize("room", LAYERS)
 def test_there_is_something_to_look_at(room: str) -> None:
     assert len(sources(room)) > 10
 
 
-def test_no_import_goes_upward() -> None:
-    above = {"workers": ("killable.supervisor", "killable.api"), "supervisor": ("killable.api",), "api": ()}
-    wrong = [
-        f"{path.relative_to(ROOT)}: {name}"
-        for room, forbidden in above.items()
-        for path in sources(room)
-        for name in imports(path)
-        if name.startswith(forbidden or ("nothing at all",))
+@check
+def upward_imports(looked_at: Sequence[Source]) -> list[str]:
+    """Relative ones, too: they hide where they lead."""
+    return [
+        f"{each.name}:{found.line} imports {found.module}"
+        for each in looked_at
+        for found in each.imports
+        if found.module.startswith((".", *ABOVE.get(each.room, ())))
     ]
-    assert wrong == []
+
+
+def test_no_import_goes_upward() -> None:
+    assert upward_imports(sources(*LAYERS)) == []
+
+
+@check
+def event_loops(looked_at: Sequence[Source]) -> list[str]:
+    return [
+        f"{each.name}:{found.line}"
+        for each in looked_at
+        for found in each.imports
+        if each.room == "workers" and found.module.partition(".")[0] == "asyncio"
+    ]
 
 
 def test_workers_have_no_event_loop() -> None:
-    assert [path.name for path in sources("workers") if "asyncio" in set(imports(path))] == []
+    assert event_loops(sources(*LAYERS)) == []
+
+
+def stored_states(looked_at: Sequence[Source]) -> list[str]:
+    return [
+        f"{each.name}:{node.lineno}"
+        for each in looked_at
+        for node in ast.walk(each.tree)
+        if isinstance(node, (ast.Assign, ast.AugAssign, ast.AnnAssign))
+        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+        if ast.unparse(target).endswith("entry.state")
+    ]
+
+
+@check
+def states_stored_elsewhere(looked_at: Sequence[Source]) -> list[str]:
+    return stored_states([each for each in looked_at if each.name != "supervisor/dispatcher.py"])
 
 
 def test_only_the_dispatcher_stores_a_state() -> None:
-    stores = [
-        f"{path.name}:{node.lineno}"
-        for path in sources("supervisor")
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, (ast.Assign, ast.AugAssign))
-        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
-        if ast.unparse(target) == "entry.state"
+    assert states_stored_elsewhere(sources(*LAYERS)) == []
+    assert len(stored_states(sources(*LAYERS))) == 1
+
+
+@check
+def too_long(looked_at: Sequence[Source]) -> list[str]:
+    files = [each.name for each in looked_at if len(each.text.splitlines()) > LINES_MAX]
+    functions = [
+        f"{each.name}:{node.name}"
+        for each in looked_at
+        for node in each.functions()
+        if node.end_lineno is not None and node.end_lineno - node.lineno >= FUNCTION_LINES_MAX
     ]
-    assert len(stores) == 1 and stores[0].startswith("dispatcher.py:")
+    return files + functions
 
 
-@pytest.mark.parametrize("room", ROOMS)
+@pytest.mark.parametrize("room", LAYERS)
 def test_a_file_fits_in_the_head(room: str) -> None:
-    long_files = {path.name: length for path in sources(room) if (length := len(path.read_text().splitlines())) > 400}
-    long_functions = [
-        f"{path.name}:{node.name}"
-        for path in sources(room)
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
-        and node.end_lineno is not None
-        and node.end_lineno - node.lineno >= 60
-    ]
-    assert (long_files, long_functions) == ({}, [])
+    assert too_long(sources(room)) == []
 
 
-@pytest.mark.parametrize("room", ROOMS)
+@check
+def saying_nothing_of_where_they_run(looked_at: Sequence[Source]) -> list[str]:
+    return [each.name for each in looked_at if each.path.name != "__init__.py" and "Runs in:" not in each.docstring]
+
+
+@pytest.mark.parametrize("room", LAYERS)
 def test_every_module_says_where_it_runs(room: str) -> None:
-    silent = []
-    for path in sources(room):
-        docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
-        if path.name != "__init__.py" and "Runs in:" not in docstring:
-            silent.append(path.name)
-    assert silent == []
+    assert saying_nothing_of_where_they_run(sources(room)) == []
 
 
-@pytest.mark.parametrize("room", (*ROOMS, "tests", "benchmarks"))
+@check
+def naming_one_machine(looked_at: Sequence[Source]) -> list[str]:
+    ours = (f"{Path.home()}/", f"{ROOT}/")
+    return [each.name for each in looked_at if any(path in each.text for path in ours)]
+
+
+@pytest.mark.parametrize("room", (*LAYERS, "tests", "benchmarks"))
 def test_no_path_of_one_machine(room: str) -> None:
-    home = str(Path.home()) + "/"
-    checkout = str(ROOT) + "/"
-    assert [path.name for path in sources(room) if home in path.read_text() or checkout in path.read_text()] == []
+    assert naming_one_machine(sources(room)) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import typing
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -75,13 +76,19 @@ def test_a_bell_is_no_signal_number() -> None:
     assert all(64 < bell < 256 for bell in bells)
 
 
+def missing_cases(text: str, cases: Iterable[str]) -> list[str]:
+    return [case for case in cases if f"case {case}" not in text]
+
+
 def test_every_cause_of_a_closing_frame_is_documented_where_it_is_defined_and_classified() -> None:
     text = source("supervisor/exits.py").text
     documented = source("workers/messages.py").text.partition("class Raised")[2].partition('"""`')[2].partition(".")[0]
-    causes = [cause.strip(" `\n") for cause in documented.replace('"""', "").split("·")]
+    names = [cause.strip(" `\n") for cause in documented.replace('"""', "").split("·")]
+    causes = [f'"{name}"' for name in names]
     assert len(causes) >= 8
+    assert missing_cases(text, causes) == []
     for cause in causes:
-        assert f'case "{cause}"' in text, cause
+        assert missing_cases(text.replace(f"case {cause}", ""), causes) == [cause], "the control"
 
 
 def test_every_limit_can_be_set_and_capped_in_the_file() -> None:
@@ -107,5 +114,7 @@ def test_a_phase_that_took_no_time_is_not_one_that_did_not_happen() -> None:
 
 def test_every_action_of_the_plan_is_carried_out() -> None:
     text = source("supervisor/termination.py").text
-    for action in escalation.Action:
-        assert f"case Action.{action.name}:" in text
+    actions = [f"Action.{action.name}:" for action in escalation.Action]
+    assert missing_cases(text, actions) == []
+    for action in actions:
+        assert missing_cases(text.replace(f"case {action}", ""), actions) == [action], "the control"

@@ -81,7 +81,7 @@ class FakeJob:
 
     def usage(self) -> Usage:
         if self._process.life is not Life.RUNNING:
-            return Usage(None, None, None)
+            return Usage()
         age_s = self._process.world.now() - self._born_at
         share = round(self.processor_use().cpu_s / age_s, 3) if age_s > 0 else None
         return Usage(share, SHARED_BYTES + self._own_bytes(), self._own_bytes())

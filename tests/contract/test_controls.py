@@ -1,0 +1,88 @@
+"""Each check of the sources finds what it is for: an offence is planted in a text, and has to be named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from contract import test_claims, test_dumps, test_layers, test_rooms
+from contract.source import CHECKS, ROOT, Check, Source
+
+
+class Planted(NamedTuple):
+    check: Check
+    where: str
+    text: str
+    named: str
+    """What the check says of it, or a part of that."""
+
+
+SUPERVISOR, SEAM, WORKER = "supervisor/pool.py", "supervisor/machine/process.py", "workers/harness.py"
+MOVE = "def move(entry, state):\n    "
+OFFENCES = [
+    Planted(test_layers.upward_imports, WORKER, "import killable.supervisor.job", "killable.supervisor.job"),
+    Planted(test_layers.upward_imports, WORKER, "def late():\n    from killable.api import cli", "killable.api.cli"),
+    Planted(test_layers.upward_imports, SUPERVISOR, "from killable.api import cli", "killable.api.cli"),
+    Planted(test_layers.upward_imports, SUPERVISOR, "from ..api import cli", "..api.cli"),
+    Planted(test_layers.event_loops, WORKER, "import asyncio", ":1"),
+    Planted(test_layers.event_loops, WORKER, "def late():\n    from asyncio import run", ":2"),
+    Planted(test_layers.states_stored_elsewhere, SUPERVISOR, f"{MOVE}entry.state = state", ":2"),
+    Planted(test_layers.states_stored_elsewhere, SUPERVISOR, f"{MOVE}self.entry.state: int = state", ":2"),
+    Planted(test_layers.too_long, SUPERVISOR, "pass\n" * 401, SUPERVISOR),
+    Planted(test_layers.too_long, SUPERVISOR, "def long():" + "\n    pass" * 60, f"{SUPERVISOR}:long"),
+    Planted(test_layers.saying_nothing_of_where_they_run, SUPERVISOR, '"""Does its job."""', SUPERVISOR),
+    Planted(test_layers.naming_one_machine, SUPERVISOR, f"PATH = '{Path.home()}/jobs'", SUPERVISOR),
+    Planted(test_layers.naming_one_machine, SUPERVISOR, f"PATH = '{ROOT}/jobs'", SUPERVISOR),
+    Planted(test_rooms.unnamed, "supervisor/in_no_table.py", "", "in_no_table"),
+    Planted(test_rooms.foreign_imports, WORKER, "import psutil", "psutil"),
+    Planted(test_rooms.foreign_imports, "workers/pydantics.py", "import pydantic", "pydantic"),
+    Planted(test_rooms.foreign_imports, WORKER, "import cloudpickle", "cloudpickle"),
+    Planted(test_rooms.needing_cloudpickle, WORKER, "from killable.workers import pickles", "killable.workers.pickles"),
+    Planted(test_rooms.needing_cloudpickle, WORKER, "from killable.workers.calls import run", "calls.run"),
+    Planted(test_rooms.impure, "supervisor/watch.py", '"""Pure."""\nimport time', "time"),
+    Planted(test_rooms.impure, "supervisor/watch.py", '"""Decides."""', "supervisor/watch.py"),
+    Planted(test_rooms.impure, SUPERVISOR, '"""Pure."""\nfrom random import choice', "random.choice"),
+    Planted(test_rooms.unsaid_seams, SUPERVISOR, '"""Part of the seam."""', SUPERVISOR),
+    Planted(test_rooms.unsaid_seams, SEAM, '"""A process."""', SEAM),
+    Planted(test_rooms.touching_the_system, SUPERVISOR, "import os", "os"),
+    Planted(test_rooms.touching_the_system, SUPERVISOR, "def late():\n    from os import kill", "os.kill"),
+    Planted(test_rooms.touching_the_system, "supervisor/settings.py", "import signal", "signal"),
+    Planted(test_rooms.signals_elsewhere, SEAM, "os.kill(pid, 9)", "os.kill"),
+    Planted(test_rooms.signals_elsewhere, SEAM, "from os import kill as end\nend(pid, 9)", "os.kill"),
+    Planted(test_rooms.signals_elsewhere, SUPERVISOR, "signal.pidfd_send_signal(pidfd, 9)", "pidfd_send_signal"),
+    Planted(test_rooms.signals_elsewhere, "api/cli/ps.py", "os.killpg(pid, 9)", "os.killpg"),
+    Planted(test_rooms.signals_elsewhere, WORKER, "os.kill(os.getpid(), 9)", "os.kill"),
+    Planted(test_rooms.sleeping, SUPERVISOR, "time.sleep(1)", "time.sleep"),
+    Planted(test_rooms.sleeping, SEAM, "async def wait():\n    await asyncio.sleep(1)", "asyncio.sleep"),
+    Planted(test_rooms.sleeping, SEAM, "from time import sleep as rest\nrest(1)", "time.sleep"),
+    Planted(test_rooms.clocks_elsewhere, SUPERVISOR, "import time", "time"),
+    Planted(test_rooms.clocks_elsewhere, SUPERVISOR, "now = loop.time()", "loop.time"),
+    Planted(test_rooms.clocks_elsewhere, SUPERVISOR, "now = clock.monotonic()", "monotonic"),
+    Planted(test_rooms.clocks_elsewhere, SEAM, "from datetime import datetime as D\nD.now()", "datetime.datetime.now"),
+    Planted(test_dumps.faulthandlers, WORKER, "faulthandler.enable()", "faulthandler.enable()"),
+    Planted(test_dumps.faulthandlers, WORKER, "from faulthandler import enable\nenable()", "faulthandler.enable"),
+    Planted(
+        test_dumps.faulthandlers, WORKER,
+        "def __init__(self):\n    faulthandler.register(SIGTERM, file=2)", "faulthandler.register(SIGTERM",
+    ),
+    Planted(test_dumps.faulthandlers, SUPERVISOR, "def look():\n    faulthandler.dump_traceback()", "look"),
+    Planted(test_dumps.turned_on_from_outside, SEAM, "ENVIRONMENT = {'PYTHONFAULTHANDLER': '1'}", SEAM),
+    Planted(test_dumps.turned_on_from_outside, SEAM, "run(['python', '-X', 'faulthandler'])", SEAM),
+    Planted(test_dumps.senders_of_the_dump_signal, SEAM, "def look(self):\n    self._signal(DUMP_SIGNAL)", "look"),
+    Planted(test_dumps.senders_of_the_dump_signal, SEAM, "NUMBERS = [dumps.DUMP_SIGNAL]", "outside of functions"),
+    Planted(test_dumps.senders_of_the_dump_signal, SUPERVISOR, "\nworker.process.dump(1)", f"{SUPERVISOR}:2"),
+    Planted(test_claims.unknown_rows, "tests/unit/test_x.py", "pytestmark = pytest.mark.row('B1', 'B99')", "B99"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("planted", OFFENCES, ids=lambda planted: f"{planted.check.__name__}-{planted.named}")
+def test_a_planted_offence_is_named(planted: Planted) -> None:
+    offences = planted.check([Source(ROOT / planted.where, planted.text)])
+    assert any(planted.named in offence for offence in offences), offences
+
+
+def test_each_check_has_its_control() -> None:
+    controlled = {planted.check for planted in OFFENCES}
+    assert [each.__name__ for each in CHECKS if each not in controlled] == []

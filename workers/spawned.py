@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import site
 import sys
 import traceback
@@ -54,6 +55,8 @@ def main(packages: dict[str, str], configure: dict[str, Any], tmp: str, cgroup_e
     pipes = Pipes(*range(_FIRST_DESCRIPTOR, _FIRST_DESCRIPTOR + 4))
     for descriptor in pipes:
         os.set_inheritable(descriptor, False)
+    # The interpreter has just set its handler, which would raise KeyboardInterrupt in the job; a fork has none.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     site.main()
     settings = Configure(**configure)
     try:

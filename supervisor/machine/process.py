@@ -71,6 +71,8 @@ class WorkerProcess:
         self.killed_for: Verdict | None = None
         self._kill_wanted = self._was_killed = self._broken = self._closed = self._exit_told = False
         self._look_s = _LOOK_AGAIN_S
+        self._stack_from: int | None = None
+        """How much of it a job had written when our first signal went out; None: no stack was asked for."""
         self.pid: int | None = None
         self.proof = "descendants" if cgroup is None else "cgroup+descendants"
         try:
@@ -183,6 +185,8 @@ class WorkerProcess:
 
     def _wake_with(self, number: int) -> None:
         """Send a signal that a stopped process is to hear, too."""
+        if self._stack_from is None and self._stack >= 0:
+            self._stack_from = os.fstat(self._stack).st_size
         # Not the other way round: a job that stops itself again would run between the two and sit out its grace.
         self._signal(number)
         if self.pid is not None and tree.is_stopped(self.pid) and self._alive():
@@ -275,10 +279,10 @@ class WorkerProcess:
         return stack.is_whole(self._stack_text())
 
     def _stack_text(self) -> str:
-        if self._stack < 0:
+        if self._stack < 0 or self._stack_from is None:
             return ""
         try:
-            return os.pread(self._stack, STACK_BYTES_MAX, 0).decode("utf-8", "replace")
+            return os.pread(self._stack, STACK_BYTES_MAX, self._stack_from).decode("utf-8", "replace")
         except OSError:
             return ""  # memory that was swapped out and cannot be read back
 

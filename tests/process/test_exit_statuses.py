@@ -30,9 +30,6 @@ AS_IN_PYTHON = {signal.SIGPIPE, signal.SIGXFSZ}
 SURVIVED = ORPHANS_DISCARD | HARMLESS | OURS | AS_IN_PYTHON
 ASK_TO_END = {signal.SIGHUP, signal.SIGINT, signal.SIGKILL}
 
-UNLIKE: dict[str, set[int]] = {"fork": set(), "spawn": {signal.SIGINT}}
-"""A known fault: the interpreter that is exec'd has a handler of its own again, and the job gets KeyboardInterrupt."""
-
 CODES = {
     "fork": list(range(256)),
     # Those that mean something, to us or to a shell, and the bounds: an exec'd worker takes 0.15 s of processor time,
@@ -86,7 +83,7 @@ async def test_every_code_of_sys_exit_is_reported_as_it_is(supervisor: StartSupe
 @FORKED_OR_EXECED
 async def test_every_signal_is_reported_as_it_is(start_method: str, proof: str, supervisor: StartSupervisor) -> None:
     server = await supervisor(hostile_pool(workers=4, spares=2, start_method=start_method), proof=proof)
-    numbers = sorted(set(signal.valid_signals()) - {signal.SIGSTOP} - UNLIKE[start_method])
+    numbers = sorted(set(signal.valid_signals()) - {signal.SIGSTOP})
     stories = await run_all(server, "dies_of", "number", [int(number) for number in numbers])
     for number, story in zip(numbers, stories, strict=True):
         if number in SURVIVED:
@@ -123,3 +120,18 @@ async def test_a_worker_whose_jobs_survived_their_own_signals_is_used_again_and_
     stopped = await stop(server, job_id)
     assert {story.pid for story in survivors} == {stopped.pid}, "one worker for all of them"
     assert stopped.tokens == ["in", "finally"] and stopped.phases == HEARD, stopped.certificate
+
+
+@pytest.mark.code("cancelled")
+@pytest.mark.parametrize("type", ["loop_python", "hold_gil"])
+async def test_a_stack_that_an_earlier_job_had_itself_written_is_not_shown_as_another_ones(
+    type: str, supervisor: StartSupervisor
+) -> None:
+    server = await supervisor(hostile_pool(workers=1, spares=0, jobs_per_worker_max=0))
+    earlier = await run(server, "dies_of", number=int(signal.SIGRTMIN + 6))
+    job_id = await submit(server, type, limits={"grace_s": 60, "ack_s": 0.1})
+    await computing(server, job_id)
+    story = await stop(server, job_id)
+    assert story.pid == earlier.pid
+    stack = story.certificate["stack"]
+    assert f" in {type}\n" in stack and "dies_of" not in stack, stack

@@ -57,7 +57,7 @@ class Reader:
         """
         while self._descriptor >= 0 and bytes_max > 0:
             try:
-                data = os.read(self._descriptor, PIPE_BYTES)
+                data = os.read(self._descriptor, min(PIPE_BYTES, bytes_max))
             except BlockingIOError:
                 return
             if not data:

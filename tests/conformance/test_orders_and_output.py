@@ -87,3 +87,18 @@ async def test_what_was_printed_is_read_at_once_and_nothing_else(stage: Stage) -
 
     await until_async(looked, "it is gone")
     assert worker.heard.output.count(b"\n") >= 3 and worker.heard.kinds(1) == [Kind.ENTERED, *[Kind.TOKEN] * 200]
+
+
+@on_both_sides()
+async def test_of_what_is_ready_no_more_is_read_than_is_asked_for(stage: Stage) -> None:
+    worker = await stage.worker()
+    stage.order(worker, "says much and exits", 1)
+    stage.await_exit(worker)
+
+    def looked() -> object:
+        before = len(worker.heard.output)
+        worker.process.read_ready(7)
+        assert len(worker.heard.output) - before <= 7
+        return worker.heard.gone or Pending(worker.heard.calls[-5:])
+
+    await until_async(looked, "it is gone")

@@ -82,8 +82,7 @@ class Attempt:
         self._watching = Watching(worker.process, entry.limits, clock, rules.cores, self.stop)
         self._leave_at: float | None = None
         self._give_up_at: float | None = None
-        self._entered = False
-        self._over = False
+        self._entered = self._over = False
         self._closing: bytes | Raised | None = None
         self._protocol_error = ""
         self._stack: str | None = None
@@ -116,11 +115,10 @@ class Attempt:
     def stop(self, verdict: Verdict, grace_s: float | None = None) -> None:
         """Begin to end the attempt, or only hurry what already ends it. The first verdict stays."""
         entry = self.entry
-        begun = self._termination.has_begun
-        if begun and grace_s is not None:
+        if self._termination.has_begun and grace_s is not None:
             self._termination.shorten(grace_s)
             self._arm()
-        if begun or self._closing is not None or "exited" in self._stamps:
+        if self._is_ending:
             return  # else the job is over by its own doing, or was over its output, and its process is being swept
         entry.verdict = self._asked = verdict
         self._stamps.note("requested", self._clock.now() if verdict.asked_at is None else verdict.asked_at)
@@ -132,6 +130,11 @@ class Attempt:
         self._arm()
         if grace > 0:  # the signal is out; without a grace it was SIGKILL
             self._owner.transition(entry, Cause.STOP_ASKED)
+
+    @property
+    def _is_ending(self) -> bool:
+        """It is being ended, or over by its own doing: no deadline of the job's counts any more."""
+        return self._termination.has_begun or self._closing is not None or "exited" in self._stamps
 
     @property
     def grace_s(self) -> float | None:
@@ -191,7 +194,7 @@ class Attempt:
             return
         if not self._transcript.tokens(tokens, size):
             self._stop_for_output()
-        if self._closing is None and not self._termination.has_begun and self._deadlines.tokens(self._clock.now()):
+        if not self._is_ending and self._deadlines.tokens(self._clock.now()):
             self._arm()
 
     def _on_message(self, kind: int, payload: bytes) -> None:
@@ -230,7 +233,7 @@ class Attempt:
         self._owner.on_entered(self)
         if not self._transcript.open():
             self._stop_for_output()
-        if not self._termination.has_begun and "exited" not in self._stamps:
+        if not self._is_ending:
             # Its own word on when that was, as far as it can be true: time that passed before it was read counts too.
             now = self._clock.now()
             at = now if entered.at is None else max(self.entry.assigned or now, min(entered.at, now))
@@ -239,7 +242,7 @@ class Attempt:
 
     def _on_operation(self, entered: OperationEntered) -> None:
         self._deadlines.operation_entered(entered, self._clock.now())
-        if self._termination.has_begun or "exited" in self._stamps:
+        if self._is_ending:
             self._deadlines.clear()  # in its grace: nothing new runs out
         self._arm()
 
@@ -327,10 +330,11 @@ class Attempt:
         entry = self.entry
         outcome = exits.classify(entry.verdict, self._closing, status or ExitStatus(), evidence or Evidence())
         entry.note_closing(self._closing, completed=outcome.state == "completed")
-        self.certificate = self._certify()
+        self.certificate = self.certificate_so_far()
         self._owner.on_ended(self, outcome)
 
-    def _certify(self) -> Certificate:
+    def certificate_so_far(self) -> Certificate:
+        """Return what has happened yet; a phase that is missing may still come."""
         verdict = self._asked or self.entry.verdict or Verdict("")
         return self._stamps.certificate(
             early_kill=self._termination.early_kill,
@@ -344,10 +348,6 @@ class Attempt:
             tokens=self.entry.log.tokens,
             last_sequence=len(self.entry.log) - 1 if len(self.entry.log) else None,
         )
-
-    def certificate_so_far(self) -> Certificate:
-        """Return what has happened yet; a phase that is missing may still come."""
-        return self._certify()
 
     def slot_ready_ms(self, now: float) -> float:
         """Return how long after the request (or the exit) the next worker of the slot was warm, in ms."""

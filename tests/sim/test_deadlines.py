@@ -156,3 +156,19 @@ def test_a_stuck_job_does_not_block_the_others(cancelled: bool) -> None:
         sim.cancel(stuck, grace_s=0.0)
 
     simulate(main, pool(workers=2))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_token_that_is_read_behind_the_exit_renews_no_deadline(seed: int) -> None:
+    """Else that runs out, ends nothing, and is due again at once: the loop turns until the tree is empty, and for ever
+    where it does not go, for whoever gives up is asked only then.
+    """
+
+    async def main(sim: Simulation) -> None:
+        job = await sim.submit(
+            Script(run_s=0.0005, tokens=1, end="dies", signal=11, sweep_s=2.0), limits={"idle_s": 0.02}
+        )
+        await sim.ended(job)
+        assert job.code == "crash"
+
+    simulate(main, seed=seed)

@@ -146,9 +146,9 @@ class Attempt:
 
     def _give_up(self) -> None:
         """It is still there after SIGKILL: say so, and let the others go on."""
+        self._termination.give_up()
         message = f"still there {self._termination.rules.unkillable_s:g} s after SIGKILL: its slot is quarantined"
         self.entry.verdict = Verdict("unkillable", by="supervisor", facts={"message": message})
-        self._termination.give_up()
         self.worker.quarantine()
         self._finish(None)
 
@@ -256,7 +256,8 @@ class Attempt:
     def _on_idle(self, idle: Idle) -> None:
         """The worker's last word on this attempt: either it is free, or it ends now."""
         self.worker.process.read_output()  # what was printed before this frame; it rang no bell, or it ends now
-        if idle.reusable and not self.worker.signalled and self.worker.process.let_go():
+        is_gone = self.worker.signalled or "exited" in self._stamps
+        if idle.reusable and not is_gone and self.worker.process.let_go():
             self._stamps.note_kept(self._clock.now())
             self._finish(None)
             return
@@ -323,8 +324,7 @@ class Attempt:
             return  # quarantined before, and gone after all
         self._over = True
         self._watching.close()
-        if self._timer is not None:
-            self._timer.cancel()
+        self._arm()
         if not self._transcript.close():
             self._stop_for_output()
         entry = self.entry
@@ -356,7 +356,7 @@ class Attempt:
     # ── time ──
 
     def _arm(self) -> None:
-        """One timer, for whatever comes first."""
+        """One timer, for whatever comes first; none when it is over."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -101,9 +101,13 @@ class Chronicle:
 def _refusal(why: str, *, is_known: bool) -> Refused:
     """`is_known`: it is not in the journal."""
     known = "what is accepted has to survive the server, so nothing is until it works again"
-    unknown = "it is not known whether the job is in there and will be run: repeat it with the same Idempotency-Key"
+    unknown = (
+        "it is not known whether the job is in there and will be run: repeat it with the same Idempotency-Key, or look "
+        "for it in the list first"
+    )
+    facts = {} if is_known else {"is_accepted": "unknown"}
     message = f"the journal cannot be written: {why}; {known if is_known else unknown}"
-    return Refused(message, code="journal_failed", retry_after_s=RETRY_AFTER_S)
+    return Refused(message, code="journal_failed", retry_after_s=RETRY_AFTER_S, **facts)
 
 
 def _as_json(progress: dict[str, Any] | None) -> dict[str, Any] | None:

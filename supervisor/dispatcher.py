@@ -90,7 +90,7 @@ class Dispatcher:
 
     def _let_wait(self, entry: Entry) -> None:
         """Give it a worker, if its turn has come, else let its time run."""
-        self._dispatch(self.fleet.pool_of(entry.type))
+        self.on_worker_available(self.fleet.pool_of(entry.type))
         if entry.state is State.QUEUED:
             limit, due = _queue_deadline(entry)
             if limit:

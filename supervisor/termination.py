@@ -123,11 +123,11 @@ class Termination:
         self._on_kill()
 
     def give_up(self) -> None:
-        """A SIGKILL had no effect: take what the process has said until then, and repeat it. What refused the first
+        """Take what the process has said until now, and repeat a SIGKILL that had no effect: what refused the first
         one, or kept it from the tree, may have passed.
         """
+        self._worker.process.read_ready()
         if "kill_sent" in self._stamps:
-            self._worker.process.read_ready()
             self._worker.process.kill()
 
     def _do(self, move: escalation.Move) -> None:

@@ -113,17 +113,23 @@ class Doorbell:
         self._deliver(frame)
 
     def _listen(self, frame: FrameType | None) -> None:
-        """Take what the supervisor has to say to this attempt. After a stop it says nothing more."""
-        while self.stopping is None:
-            word = self._hear()
-            if word is None:
-                return
-            if word.kind == Kind.STOP:
-                self._take_stop(Stop.decode(word.payload), frame)
-            else:
-                number = Expire.decode(word.payload).number
-                self._tell(BELL_EXPIRED)
-                self._expired.add(number)
+        """Take what the supervisor has to say to this attempt. After a stop it says nothing more.
+
+        A bell meanwhile is only noted: whose code was interrupted cannot be told from in here.
+        """
+        try:
+            while self.stopping is None:
+                word = self._hear()
+                if word is None:
+                    return
+                if word.kind == Kind.STOP:
+                    self._take_stop(Stop.decode(word.payload), frame)
+                else:
+                    number = Expire.decode(word.payload).number
+                    self._tell(BELL_EXPIRED)
+                    self._expired.add(number)
+        finally:
+            self._reading = False
 
     def _take_stop(self, stop: Stop, frame: FrameType | None) -> None:
         """Known only once it is acknowledged: the signal may come again right here, and be raised right here."""
@@ -192,9 +198,11 @@ class Doorbell:
             self._rang_while_reading = False
             self._reading = True
             word = self._read_word(fence)
+            if word is not None:
+                return word  # and the next one is looked for, unless it is the last
             self._reading = False  # before the look below: a bell between the two is answered by its own handler
-            if word is not None or not self._rang_while_reading:
-                return word
+            if not self._rang_while_reading:
+                return None
 
     def _on_unraisable(self, unraisable: Any) -> None:
         if unraisable.exc_value is not None and unraisable.exc_value is self.stopping:

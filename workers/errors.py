@@ -134,7 +134,10 @@ def _rebuild(cls: type[KillableError], message: str, code: str, facts: dict[str,
 
 
 class Refused(KillableError):
-    """A request that was not taken; nothing was started and nothing changed."""
+    """A request that was not taken; nothing was started and nothing changed.
+
+    But `is_accepted` = "unknown" among its facts: a supervisor that closes cannot say what a disk that hangs has taken.
+    """
 
     code = "invalid"
 

@@ -32,7 +32,8 @@ class NotEnded(KillableError, TimeoutError):
 
 
 class Unreachable(KillableError):
-    """No answer that a killable server gives: refused, timed out, cut off, or someone else's. Facts: `url`, `status`.
+    """No answer that a killable server gives: refused, timed out, cut off, or someone else's; or one that says that
+    nobody knows (`is_accepted`, of a server that closes while its journal's disk hangs). Facts: `url`, `status`.
 
     `status` is the HTTP status of an answer that is not a killable server's, absent when none came.
     """
@@ -100,4 +101,6 @@ def problem_error(members: Mapping[str, Any], **more: Any) -> KillableError:
     code = str(members["code"])
     detail = str(members.get("detail") or members.get("title") or code)
     facts = {name: value for name, value in members.items() if name not in _NO_FACTS and name != "type"}
+    if facts.get("is_accepted") == "unknown":
+        return Unreachable(detail, **facts | more)
     return error_class(code)(detail, code=code, **facts | more)

@@ -262,7 +262,7 @@ class PoolTable(_Table):
     affinity: Processors = ()
     """Processors that workers run on, by number; empty: all."""
     core_dumps: Annotated[bool, Strict()] = False
-    """Whether a job that crashes dumps core, as far as the server's own RLIMIT_CORE allows."""
+    """Whether a job that crashes dumps core, as far as the server's own RLIMIT_CORE allows; its end waits for it."""
     user: AccountName = ""
     """User that workers become, a name or a number; needs a server that runs as root."""
     group: AccountName = ""

@@ -88,7 +88,7 @@ def let_guards_finish(is_meant: Callable[[str], bool]) -> None:
                 continue
             try:
                 pidfd = os.pidfd_open(pid)
-            except OSError:
+            except ProcessLookupError:
                 continue
             pidfds.append(pidfd)
             try:

@@ -193,21 +193,19 @@ class WorkerProcess:
             self._signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        if not self._kill():
+        if self._pidfd < 0:
             self._kill_wanted = True  # the fork is still on its way
-            return
-        # What it has said is read when it is gone: to hear the end of each pipe would hold up its death.
-        for reader in (self._frames, self._output, self._bells):
-            reader.pause()
+        elif self._kill():
+            # What it has said is read when it is gone: to hear the end of each pipe would hold up its death.
+            for reader in (self._frames, self._output, self._bells):
+                reader.pause()
 
     def _kill(self) -> bool:
-        if self._pidfd < 0:
-            return False
         self._was_killed = self._was_killed or not self._exit_told
-        self._signal(signal.SIGKILL)
+        is_sent = self._signal(signal.SIGKILL)
         if self._cgroup is not None:
             self._cgroup.kill()
-        return True
+        return is_sent
 
     def kill_now(self, fence: int, verdict: Verdict) -> bool:
         with self._lock:
@@ -302,13 +300,15 @@ class WorkerProcess:
         if self._fence != fence:
             raise FenceError(f"pid {self.pid} holds attempt {self._fence}, not {fence}: no signal is sent")
 
-    def _signal(self, number: int) -> None:
+    def _signal(self, number: int) -> bool:
+        """Return whether it was sent."""
         if self._pidfd < 0:
-            return
+            return False
         try:
             signal.pidfd_send_signal(self._pidfd, number)
         except (ProcessLookupError, PermissionError):
-            pass  # reaped already; or not ours to signal, and its deadline ends it: by its group, or as unkillable
+            return False  # reaped already; or not ours to signal: its deadline ends it, by its group or as unkillable
+        return True
 
     def _alive(self) -> bool:
         """Whether the pid still names our process, a zombie included: then what was just read by it was ours."""

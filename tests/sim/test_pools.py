@@ -52,6 +52,23 @@ def test_a_job_is_never_given_to_an_idle_worker_that_has_just_died() -> None:
     simulate(main, pool(workers=3, spares=3))
 
 
+@pytest.mark.parametrize("seed", range(16))
+def test_a_worker_whose_last_word_is_read_behind_its_exit_is_not_used_again(seed: int) -> None:
+    """It had said that it can go on, and was killed. Before the exit it may have been given the next job, with which it
+    dies; behind it, it would be given one in the middle of its own end.
+    """
+
+    async def main(sim: Simulation) -> None:
+        first, following = [await sim.submit(Script(run_s=0.1)) for _ in range(2)]
+        while "started" not in first.names or sim.truth(first).closing is None:
+            await asyncio.sleep(0.00001)
+        sim.world.alive()[0].killed_by_stranger()
+        await sim.ended(first, following)
+        assert following.code in (None, "killed_externally")
+
+    simulate(main, pool(spares=0, jobs_per_worker_max=0), seed=seed)
+
+
 @pytest.mark.parametrize("spares", [0, 1])
 @pytest.mark.parametrize("jobs_per_worker_max", [0, 1])
 @pytest.mark.parametrize("fault", ["fork_fails", "fork_raises", "dies_at_start", "broken_at_start"])

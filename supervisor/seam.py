@@ -24,7 +24,9 @@ class FenceError(Exception):
 
 
 class ZygoteLost(Exception):
-    """There is no zygote to fork from; `on_zygote_lost` tells when what it had started is gone too."""
+    """There is no zygote to fork from; `on_zygote_lost` tells when what it had started is gone too, or is as good as
+    gone: with its guard lost as well nobody can wait for what is dying at that moment, or does not die.
+    """
 
 
 class Gone(NamedTuple):

@@ -88,6 +88,10 @@ OPERATIONS = (
 )
 
 
+WITHOUT_FAILURES = "channel.drain:"
+"""Where EAGAIN is no failure but the pipe's word that it is empty; read(2) of a pipe has no other."""
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """One call, by where it was made from and how many of that place came before it in its phase."""
@@ -142,7 +146,7 @@ class Injector:
         if not self._phase or self._inside:
             return 0
         caller = _caller(frame)
-        if not caller:
+        if not caller or caller.startswith(WITHOUT_FAILURES):
             return 0
         site = f"{caller} {operation.name}"
         call = Call(self._phase, site, sum(made.site == site for made in self.calls))

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from killable.api.client.blocking import Client
     from killable.api.client.outcomes import Ending, Event, NotEnded, Unreachable
     from killable.supervisor.executor.executor import Executor
+    from killable.supervisor.executor.stopped import stopped
     from killable.workers.context import Context, Stopping
     from killable.workers.errors import (
         JobCancelled,
@@ -55,6 +56,7 @@ __all__ = [
     "__version__",
     "job",
     "preload",
+    "stopped",
 ]
 
 _HOMES = {
@@ -81,6 +83,7 @@ _HOMES = {
     "WorkerKilled": "killable.workers.errors",
     "job": "killable.workers.jobs",
     "preload": "killable.workers.jobs",
+    "stopped": "killable.supervisor.executor.stopped",
 }
 
 

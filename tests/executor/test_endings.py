@@ -27,6 +27,7 @@ from killable import (
     WorkerCrashed,
     WorkerExited,
     WorkerKilled,
+    stopped,
 )
 from killable.supervisor.worker import Stage
 
@@ -196,6 +197,21 @@ async def test_a_timeout_of_asyncio_really_ends_it(executor: Executor, tmp_path:
     await asyncio.to_thread(until, lambda: is_gone(pid), "it is gone")
 
 
+async def test_stopped_waits_for_what_a_timeout_of_asyncio_does_not(executor: Executor, tmp_path: Path) -> None:
+    future = executor.with_limits(grace_s=60, ack_s=60).submit(work.hold_the_lock, str(tmp_path / "in"))
+    pid = await asyncio.to_thread(arrived, tmp_path / "in")
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(asyncio.wrap_future(future), 0.01)
+    waiting, leaving = [asyncio.create_task(stopped(future)) for _ in range(2)]
+    await asyncio.sleep(0)
+    leaving.cancel()
+    assert not is_gone(pid) and not future.done() and not waiting.done()
+    future.cancel(grace_s=0)
+    certificate = await waiting
+    assert is_gone(pid) and future.done() and leaving.cancelled()
+    assert certificate is not None and "tree_empty" in certificate and await stopped(future) == certificate
+
+
 def test_map_that_runs_out_of_time_stops_the_rest(executor: Executor, tmp_path: Path) -> None:
     view = executor.with_limits(grace_s=0)
     results = view.map(work.sleep_at, range(6), [str(tmp_path / "in")] * 6, timeout=2)
@@ -341,7 +357,8 @@ def test_the_whole_time_of_a_call_runs_while_its_processes_start(tmp_path: Path)
 @pytest.mark.row("C8")
 def test_the_whole_time_of_a_call_runs_while_it_waits_for_a_worker(tmp_path: Path) -> None:
     with Executor(max_workers=1, grace_s=0) as executor:
-        running = executor.with_limits(total_s=0.4).submit(work.loop, str(tmp_path / "in"))
+        running = executor.with_limits(total_s=2.0).submit(work.loop, str(tmp_path / "in"))
+        arrived(tmp_path / "in")
         waiting = executor.with_limits(total_s=0.1).submit(work.loop, str(tmp_path / "never"))
         for future, code in ((waiting, "timeout.queue"), (running, "timeout.run")):
             with pytest.raises(JobTimedOut) as caught:

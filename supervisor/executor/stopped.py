@@ -1,0 +1,31 @@
+"""Waiting, in an event loop, for the end of a call that was cancelled: a timeout of asyncio's does not.
+
+Runs in: any thread of the program that runs an event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from killable.supervisor.executor.futures import JobFuture
+
+
+async def stopped(future: JobFuture[Any]) -> dict[str, Any] | None:
+    """Wait until nothing of a call's job is alive; return its certificate, None when no process ever had it.
+
+    Cancels nothing, also when whoever waits is cancelled. `asyncio.wait_for` on a wrapped future cancels it and returns
+    at its timeout, while the job has its grace.
+    """
+    loop = asyncio.get_running_loop()
+    over: asyncio.Future[None] = loop.create_future()
+
+    def tell(_: object) -> None:
+        try:
+            loop.call_soon_threadsafe(lambda: over.done() or over.set_result(None))
+        except RuntimeError:
+            pass  # the loop is closed: nobody waits any more
+
+    future.add_done_callback(tell)
+    await over
+    return future.certificate

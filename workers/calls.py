@@ -37,8 +37,18 @@ class Setup:
         return pickle.dumps((list(path), authkey, pickles.pickled(self).joined()))
 
 
+_in_pool = False
+
+
+def is_in_pool() -> bool:
+    """Tell whether this process is one of an Executor's."""
+    return _in_pool
+
+
 def prepare(encoded: bytes) -> None:
     """Find what the program finds, and declare what is to be made ready."""
+    global _in_pool
+    _in_pool = True
     from killable.workers.preloads import preload  # the program itself declares nothing
 
     path, authkey, rest = pickle.loads(encoded)

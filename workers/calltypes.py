@@ -6,8 +6,10 @@ the other.
 
 from __future__ import annotations
 
+import inspect
+import sys
 import typing
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from types import GeneratorType
 from typing import Any
 
@@ -19,13 +21,15 @@ from killable.workers.jobs import job
 @job(CALL, codec="pickle")
 def call(ctx: Context, function: Any, args: Any, kwargs: Any) -> Any:
     """Call it. A generator's yields are sent one by one, and its return value is the result."""
-    return function(*args, **_with_context(function, kwargs, ctx))
+    args, kwargs = _with_context(function, args, kwargs, ctx)
+    return function(*args, **kwargs)
 
 
 @job(STREAM, codec="pickle")
 def stream(ctx: Context, function: Any, args: Any, kwargs: Any) -> Any:
     """Call it, and send one by one what it returns or yields."""
-    found = function(*args, **_with_context(function, kwargs, ctx))
+    args, kwargs = _with_context(function, args, kwargs, ctx)
+    found = function(*args, **kwargs)
     return found if isinstance(found, GeneratorType) else _each(found)
 
 
@@ -33,16 +37,49 @@ def _each(items: Iterable[Any]) -> Generator[Any, None, None]:
     yield from items
 
 
-def _with_context(function: Any, kwargs: Mapping[str, Any], ctx: Context) -> Mapping[str, Any]:
-    """Give it its Context, if it has a parameter that is annotated so."""
-    annotations = getattr(function, "__annotations__", None)
-    if not annotations or not any(_may_be_context(kind) for kind in annotations.values()):
-        return kwargs
-    for name, kind in typing.get_type_hints(function).items():
+Arguments = tuple[Sequence[Any], Mapping[str, Any]]
+
+
+def _with_context(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], ctx: Context) -> Arguments:
+    """Give it its Context, if it has a parameter that is annotated so, wherever that stands."""
+    annotations = _annotations(function)
+    if not any(_may_be_context(kind) for kind in annotations.values()):
+        return args, kwargs
+    for name, kind in _resolved(function, annotations).items():
         if kind is Context and name != "return" and name not in kwargs:
-            return {**kwargs, name: ctx}
-    return kwargs
+            place = list(inspect.signature(function).parameters).index(name)
+            if place < len(args):
+                return (*args[:place], ctx, *args[place:]), kwargs
+            return args, {**kwargs, name: ctx}
+    return args, kwargs
+
+
+def _annotations(function: Any) -> Mapping[str, Any]:
+    """Return them as they stand, whether or not there is everywhere what they name."""
+    if sys.version_info >= (3, 14):  # they are evaluated when they are asked for
+        import annotationlib
+
+        try:
+            return annotationlib.get_annotations(function, format=annotationlib.Format.FORWARDREF)
+        except TypeError:
+            return {}  # it can have none
+    return getattr(function, "__annotations__", None) or {}
 
 
 def _may_be_context(kind: object) -> bool:
     return kind is Context or (isinstance(kind, str) and kind.endswith("Context"))
+
+
+def _resolved(function: Any, annotations: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what they mean; those that only a type checker understands stay as they are."""
+    try:
+        return typing.get_type_hints(function)
+    except Exception:  # evaluating the program's own words: anything can come
+        return {name: _meant(function, kind) for name, kind in annotations.items() if _may_be_context(kind)}
+
+
+def _meant(function: Any, kind: object) -> object:
+    try:
+        return eval(kind, getattr(inspect.unwrap(function), "__globals__", {})) if isinstance(kind, str) else kind
+    except Exception:
+        return kind

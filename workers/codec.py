@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import os
 import pickle
 from collections.abc import Callable
 from functools import cached_property
@@ -128,7 +129,12 @@ class PickleCodec:
         found = self._pickled(value)
         if outlet < 0 or found.size <= INLINE_BYTES_MAX:
             return found.joined()
-        found.lay(outlet)
+        try:
+            found.lay(outlet)
+        except BaseException:
+            os.ftruncate(outlet, 0)  # the next result is laid there
+            os.lseek(outlet, 0, os.SEEK_SET)
+            raise
         return None
 
     def encode_exception(self, error: BaseException) -> bytes:

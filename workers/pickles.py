@@ -2,7 +2,7 @@
 
 Runs in: any. Only for the Executor, where caller and code are the same person: what is loaded here runs code.
 
-    u32 number of buffers | u64 bytes of each … | u64 bytes of the pickle | the pickle | the buffers
+    u32 number of buffers | u64 bytes of each … | u64 bytes of the pickle | the pickle | buffers, each at a 64th byte
 
 Protocol 5 hands over large buffers (numpy arrays, Arrow tables) beside the pickle (PEP 574): whoever maps the file
 has them without a copy. What plain pickle cannot send, or only by a name in `__main__`, which is another module in each
@@ -29,6 +29,8 @@ _PAYLOAD_BYTES = 128 << 10
 """A part of a pickle above this is somebody's bytes: the pickle's own words come 64 KiB at a time."""
 _WRITEV_MAX = 512
 """Below IOV_MAX (writev(2))."""
+_ALIGNMENT = 64
+"""Of a buffer in the file, as numpy has it: typed code takes no array that lies askew."""
 _COUNT = struct.Struct("<I")
 _SMALL = struct.Struct("<IQ")
 
@@ -41,7 +43,7 @@ class Pickled:
     __slots__ = ("buffers", "parts", "size", "write")
 
     def __init__(self) -> None:
-        self.parts: list[Part] = []
+        self.parts: list[Any] = []
         self.buffers: list[memoryview] = []
         self.write = self.parts.append
         self.size = 0
@@ -49,7 +51,11 @@ class Pickled:
 
     def dumped(self, pickler: type[pickle.Pickler], value: object, beside: bool) -> Pickled:
         pickler(self, PROTOCOL, buffer_callback=self._take if beside else None).dump(value)
-        self.size = _SMALL.size + sum(map(len, self.parts)) + sum(8 + buffer.nbytes for buffer in self.buffers)
+        # A large buffer that stays in the pickle comes as it is, and has no length.
+        self.parts = [part.raw() if isinstance(part, pickle.PickleBuffer) else part for part in self.parts]
+        self.size = _SMALL.size + 8 * len(self.buffers) + sum(map(len, self.parts))
+        for buffer in self.buffers:
+            self.size += _padding(self.size) + buffer.nbytes
         return self
 
     def _take(self, buffer: pickle.PickleBuffer) -> bool:
@@ -70,17 +76,26 @@ class Pickled:
 
     def joined(self) -> bytes:
         """Return it in one piece."""
-        return b"".join([self._head(), *self.parts, *self.buffers])
+        return b"".join(self._pieces())
 
     def lay(self, descriptor: int) -> None:
         """Write it into a file. Raise OSError (no memory)."""
-        pieces = [memoryview(piece).cast("B") for piece in (self._head(), *self.parts, *self.buffers) if len(piece)]
+        pieces = [memoryview(piece).cast("B") for piece in self._pieces() if len(piece)]
         while pieces:
             count = os.writev(descriptor, pieces[:_WRITEV_MAX])
             while pieces and count >= len(pieces[0]):
                 count -= len(pieces.pop(0))
             if count:
                 pieces[0] = pieces[0][count:]
+
+    def _pieces(self) -> list[Part]:
+        pieces: list[Part] = [self._head(), *self.parts]
+        end = sum(map(len, pieces)) if self.buffers else 0
+        for buffer in self.buffers:
+            padding = _padding(end)
+            pieces += (b"\0" * padding, buffer)
+            end += padding + buffer.nbytes
+        return pieces
 
     def _head(self) -> bytes:
         if not self.buffers:
@@ -126,9 +141,15 @@ def loads(payload: bytes | mmap.mmap) -> Any:
         return pickle.loads(view[_SMALL.size :])
     *sizes, size = struct.unpack_from(f"<{count + 1}Q", view, _COUNT.size)
     start = _SMALL.size + 8 * count
-    stop = start + size
+    end = stop = start + size
     buffers: list[memoryview | bytearray] = []
     for length in sizes:
-        piece = view[stop + sum(map(len, buffers)) :][:length]
-        buffers.append(bytearray(piece) if view.readonly else piece)
+        begin = end + _padding(end)
+        end = begin + length
+        buffers.append(bytearray(view[begin:end]) if view.readonly else view[begin:end])
     return pickle.loads(view[start:stop], buffers=buffers)
+
+
+def _padding(end: int) -> int:
+    """Return the bytes from there to where a buffer may begin."""
+    return -end % _ALIGNMENT

@@ -9,6 +9,8 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+import resource
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -30,9 +32,9 @@ class Owned:
 
     def close(self) -> None:
         """May be called again."""
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
-            self.descriptor = -1
+        descriptor, self.descriptor = self.descriptor, -1  # first: whatever interrupts this, nobody uses it again
+        if descriptor >= 0:
+            os.close(descriptor)
 
     __del__ = close
 
@@ -52,8 +54,8 @@ class MemoryFile(Owned):
 
     @contextmanager
     def mapped(self) -> Iterator[mmap.mmap]:
-        """Map it without a copy; what is written there stays private. What still refers to it at the end keeps it."""
-        content = mmap.mmap(self.descriptor, self._size, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE)
+        """Map it; what is written there stays private. What still refers to it at the end keeps it. Raise OSError."""
+        content = self._map()
         try:
             yield content
         finally:
@@ -61,6 +63,22 @@ class MemoryFile(Owned):
                 content.close()
             except BufferError:
                 pass  # an array lies in it
+
+    def _map(self) -> mmap.mmap:
+        """Before 3.13 a mapping has a descriptor of its own. Who keeps many large values would run out of them: then it
+        is a copy. Raise OSError.
+        """
+        kind = mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE
+        if sys.version_info >= (3, 13):
+            return mmap.mmap(self.descriptor, self._size, *kind, trackfd=False)
+        if self.descriptor < resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4:  # the lowest that was free
+            return mmap.mmap(self.descriptor, self._size, *kind)
+        content = mmap.mmap(-1, self._size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        read = 0
+        with memoryview(content) as view:
+            while read < self._size:
+                read += os.preadv(self.descriptor, [view[read:]], read)
+        return content
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._size} bytes, descriptor {self.descriptor}>"

@@ -21,7 +21,7 @@ from killable.supervisor.job import JobType, Submission, Verdict
 from killable.supervisor.loan import Loan
 from killable.supervisor.settings import Settings
 from killable.workers import pickles
-from killable.workers.calls import CALL, STREAM
+from killable.workers.calls import CALL, STREAM, is_in_pool
 from killable.workers.frames import FRAME_BYTES_MAX
 from killable.workers.messages import INLINE_BYTES_MAX
 from killable.workers.pickles import Pickled
@@ -51,7 +51,8 @@ class Calls:
         self._why_closed = ""
         """Why it takes nothing more."""
         self._begin()
-        self._host()
+        if not is_in_pool():  # else it may be one that a module makes beside its functions: they are called here
+            self._host()
 
     def _begin(self) -> None:
         """Have nothing under way, and no supervisor yet."""
@@ -252,12 +253,14 @@ class Calls:
         else:
             call.stop()
 
-    def _give_up(self, call: Call, fault: str, _supervisor: Supervisor) -> None:
+    def _give_up(self, call: Call, fault: str, supervisor: Supervisor) -> None:
         """End a call that is neither here nor there, or that a worker has perhaps not been given whole."""
         with self._lock:
             self._waiting.pop(call.future, None)
         if call.future in self._under_way:
             call.give_up(fault)
+        self._match()  # whoever was interrupted may have put back what another thread had found taken
+        self._look(supervisor)
 
     def forget(self, call: Call) -> None:
         """A call is over."""

@@ -68,7 +68,7 @@ class JobFuture(Future[T]):
     def __init__(self, owner: CallOwner) -> None:
         super().__init__()
         self._owner = owner
-        self._opening = threading.Lock()
+        self._opening = threading.RLock()  # unpickling runs the program's code, and a signal's handler may come then
         self._opened = False
         self._value: Any = None
         self._error: BaseException | None = None
@@ -143,7 +143,6 @@ class JobFuture(Future[T]):
         with self._opening:
             if not self._opened:
                 self._open()
-                self._opened = True
         return self._error
 
     def wait_until_done(self) -> None:
@@ -260,7 +259,7 @@ class JobFuture(Future[T]):
     def leave_to_parent(self) -> None:
         """In a fork of the program."""
         self._condition = threading.Condition()  # another thread may have held them
-        self._opening = threading.Lock()
+        self._opening = threading.RLock()
         self._done_callbacks: list[Callable[[JobFuture[T]], object]] = []  # the parent's, as those who wait
         self._waiters: list[Any] = []
         if not self.done():
@@ -290,17 +289,17 @@ class JobFuture(Future[T]):
 
     def _open(self) -> None:
         """Unpickle it. What cannot be is this future's fault and no other's."""
-        ending = self._ending
+        ending, payload, value = self._ending, self._payload, None
         if ending is None:
             try:
-                self._value = _unpickled(self._payload)
+                value = _unpickled(payload)
             except KeyboardInterrupt:
                 raise  # it is its caller's, and the value may be asked for again
             except BaseException as error:
                 self._error = self._ending = _unreadable("result", error, self)
-            if isinstance(self._payload, MemoryFile):
-                self._payload.close()
-            self._payload = None
+            self._payload, self._value, self._opened = None, value, True  # before anything can interrupt
+            if isinstance(payload, MemoryFile):
+                payload.close()
             return
         self._error = ending
         if ending.code in _ITS_OWN and self._raised:
@@ -314,6 +313,7 @@ class JobFuture(Future[T]):
             else:
                 raised.__cause__ = RemoteTraceback(ending.facts["traceback"])
                 self._error = raised
+        self._opened = True
 
 
 def _unpickled(payload: bytes | MemoryFile | None) -> Any:

@@ -53,7 +53,13 @@ class StreamFuture(JobFuture[Any], Generic[T]):
             if not self.items:  # the last ones may have come between the two looks
                 self.result()
                 return None
-        return (pickle.loads(self.items.popleft()),)
+        try:
+            item = pickle.loads(self.items[0])
+        except Exception:
+            self.items.popleft()
+            raise
+        self.items.popleft()  # not before: whatever interrupts its caller (Ctrl-C), the item is still there
+        return (item,)
 
     def leave_to_parent(self) -> None:
         self._waiting = threading.Condition()

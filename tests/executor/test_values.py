@@ -1,0 +1,127 @@
+"""What goes to a worker and comes back: large, laid out, annotated, and where a module has an Executor of its own."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from killable import Context, Executor
+
+if TYPE_CHECKING:
+    from somewhere_else import RunContext  # type: ignore[import-not-found]
+
+LARGE = 300_000
+"""Elements: more than goes through a pipe in one piece."""
+
+
+def arrays(number: int) -> Iterator[np.ndarray]:
+    for _ in range(number):
+        yield np.zeros(100_000)
+
+
+def test_a_stream_brings_large_arrays(executor: Executor) -> None:
+    assert [len(array) for array in executor.stream(arrays, 2)] == [100_000] * 2
+    future = executor.submit(arrays, 1)
+    assert future.result() is None and future.error is None
+
+
+def describe(array: np.ndarray) -> tuple[bool, int]:
+    return bool(array.flags.aligned), memoryview(array).nbytes
+
+
+def test_large_arrays_lie_as_numpy_laid_them(executor: Executor) -> None:
+    """With a pickle of any length before them, and more than one."""
+    for name in ("a", "a longer one"):
+        array, other = executor.submit(dict, {name: np.ones(LARGE)}, other=np.ones(LARGE - 1)).result().values()
+        assert describe(array) == (True, 8 * LARGE) and describe(other) == (True, 8 * (LARGE - 1))
+        assert memoryview(other)[LARGE - 2] == 1.0
+        assert executor.submit(describe, array).result() == (True, 8 * LARGE)
+
+
+def fill_up_to(file_bytes_max: int, elements: int, value: float) -> np.ndarray:
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes_max if file_bytes_max else hard, hard))
+    return np.full(elements, value)
+
+
+def test_a_large_result_that_cannot_be_laid_leaves_nothing_to_the_next_one() -> None:
+    with Executor(max_workers=1) as executor:
+        with pytest.raises(OSError, match="File too large"):
+            executor.submit(fill_up_to, 3 << 19, LARGE, 7.0).result()
+        assert (executor.submit(fill_up_to, 0, LARGE + 1, 9.0).result() == 9.0).all()
+
+
+KEEPING = """
+    import os, resource
+    import numpy as np
+    from killable import Executor
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
+    with Executor(2) as executor:
+        kept = list(executor.map(np.ones, [200_000] * 200))
+        os.close(os.open("/dev/null", os.O_RDONLY))
+        print(len(kept), sum(int(each[-1]) for each in kept))
+"""
+
+
+def run_script(text: str, folder: Path) -> list[str]:
+    (folder / "program.py").write_text(textwrap.dedent(text))
+    ended = subprocess.run([sys.executable, "program.py"], cwd=folder, capture_output=True, text=True, timeout=100)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout.split()
+
+
+def test_whoever_keeps_many_large_results_keeps_descriptors(tmp_path: Path) -> None:
+    assert run_script(KEEPING, tmp_path) == ["200", "200"]
+
+
+def given(number: int, run: RunContext | None = None, *, ctx: Context) -> tuple[int, bool]:
+    return number, isinstance(ctx, Context)
+
+
+def first_of_all(ctx: Context, number: int, last: str = "") -> tuple[int, str]:
+    ctx.checkpoint(number)
+    return number, last
+
+
+def test_a_context_is_given_wherever_it_stands_and_whatever_else_is_annotated(executor: Executor) -> None:
+    assert executor.submit(given, 4).result() == (4, True)
+    assert executor.submit(first_of_all, 4, "last").result() == (4, "last")
+    assert executor.submit(first_of_all, 4, last="last").result() == (4, "last")
+    assert executor.submit(first_of_all, number=4).result() == (4, "")
+
+
+MODULE = """
+    import os
+    from killable import Executor
+
+    pool = Executor(2)
+
+    def tell() -> int:
+        return os.getpid()
+
+    def ask_another() -> bool:
+        return pool.submit(tell).result() != os.getpid()
+"""
+PROGRAM = """
+    import its_functions
+
+    if __name__ == "__main__":
+        pids = {its_functions.pool.submit(its_functions.tell).result() for _ in range(5)}
+        print(len(pids), its_functions.pool.submit(its_functions.ask_another).result())
+        its_functions.pool.shutdown()
+"""
+
+
+def test_a_modules_own_executor_starts_nothing_in_the_workers_that_import_it(tmp_path: Path) -> None:
+    """Its threads would make each of them unfit for a next call. Whoever calls it there has it."""
+    (tmp_path / "its_functions.py").write_text(textwrap.dedent(MODULE))
+    assert run_script(PROGRAM, tmp_path) == ["1", "True"]

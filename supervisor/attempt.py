@@ -166,7 +166,7 @@ class Attempt:
         tokens: Batch = []
         size = 0
         for kind, fence, sequence, payload in frames:
-            if self._protocol_error:
+            if self._protocol_error or self._over:
                 break  # not even a result: its process may be gone already, and no verdict stand before it
             if fence != self.fence:
                 continue  # a late frame of an earlier attempt
@@ -256,8 +256,8 @@ class Attempt:
     def _on_idle(self, idle: Idle) -> None:
         """The worker's last word on this attempt: either it is free, or it ends now."""
         self.worker.process.read_output()  # what was printed before this frame; it rang no bell, or it ends now
-        is_gone = self.worker.signalled or "exited" in self._stamps
-        if idle.reusable and not is_gone and self.worker.process.let_go():
+        may_go_on = idle.reusable and self.worker.may_go_on and "exited" not in self._stamps
+        if may_go_on and self.worker.process.let_go():
             self._stamps.note_kept(self._clock.now())
             self._finish(None)
             return

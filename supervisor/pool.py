@@ -241,7 +241,7 @@ class Pool:
 
     def _fork(self) -> bool:
         worker_id = self._owner.next_worker_id()
-        worker = Worker(worker_id, self, pool=self.spec.name, start_method=self.start_method, born=self._clock.now())
+        worker = Worker(worker_id, self, self.spec, start_method=self.start_method, born=self._clock.now())
         try:
             worker.process = self._spawner.fork(worker_id, worker)
         except ZygoteLost:
@@ -303,7 +303,7 @@ class Pool:
 
     def _try_again_later(self) -> None:
         if self._retry is None:
-            delay = min(BACKOFF_S * 2 ** (self._failures - 1), BACKOFF_S_MAX)
+            delay = min(BACKOFF_S * 2.0 ** min(self._failures - 1, 60), BACKOFF_S_MAX)
             self._retry = self._clock.call_at(self._clock.now() + delay, self._try_again)
 
     def _try_again(self) -> None:

@@ -83,7 +83,7 @@ class Supervisor:
         self._fleet = self.jobs.fleet
         self._admission = Admission(self.jobs, self._registry, self._drain, self._observer, self._record)
         self._closing = False
-        self._closed = asyncio.Event()
+        self._ending: asyncio.Future[None] | None = None
 
     async def start(self, check: Callable[[], Awaitable[None]] | None = None) -> None:
         """Start every pool and wait until each is ready or broken; then take over the jobs of the journal, if any.
@@ -130,21 +130,22 @@ class Supervisor:
 
         May be called again, also meanwhile: a smaller `grace_s` then hurries what still runs.
         """
-        first, self._closing = not self._closing, True
+        self._closing = True
         self._drain.shut_down(grace_s)
         self._drain.set_due()
         self.jobs.close()
         active = self.jobs.stop_all(self._drain.reason or "the server is shutting down", self._drain.grace_s)
-        if not first:
-            await self._closed.wait()
-            return
+        if self._ending is None:
+            self._ending = asyncio.ensure_future(self._end(active))
+        await asyncio.shield(self._ending)  # whoever waits may be cancelled, and another one wait on
+
+    async def _end(self, active: Sequence[Entry]) -> None:
         for entry in active:
             await self._until(entry, None)
         await self._fleet.close()
         self._registry.retention.close()
         if self._chronicle is not None:
             await self._chronicle.journal.close()
-        self._closed.set()
 
     def leave_to_parent(self) -> None:
         """In a fork of this process: everything below is the parent's, and none of its descriptors stays open here."""

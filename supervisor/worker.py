@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from killable.supervisor.job import WorkerId, WorkerRecord
 from killable.supervisor.seam import Gone, Process, Usage
+from killable.supervisor.settings import PoolSpec
 from killable.workers.frames import Frame
 from killable.workers.messages import IDLE_FREE, Kind
 from killable.workers.sealed import MemoryFile, Outlet
@@ -67,14 +68,16 @@ class Worker:
 
     process: Process
 
-    def __init__(self, worker_id: WorkerId, owner: WorkerOwner, *, pool: str, start_method: str, born: float) -> None:
+    def __init__(
+        self, worker_id: WorkerId, owner: WorkerOwner, spec: PoolSpec, *, start_method: str, born: float
+    ) -> None:
         self.id = worker_id
         self._stage = Stage.SPAWNING
         self.attempt: Attempt | None = None
         self.signalled = False
         self.served = 0
         self._owner = owner
-        self._pool = pool
+        self._spec = spec
         self._start_method = start_method
         self._born = born
         self._forked = False
@@ -97,6 +100,12 @@ class Worker:
     def stage(self, stage: Stage) -> None:
         was, self._stage = self._stage, stage
         self._owner.on_stage(was, stage)
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether it may be given another attempt, whatever it says of itself."""
+        jobs_max = self._spec.jobs_per_worker_max
+        return not self.signalled and (jobs_max == 0 or self.served < jobs_max)
 
     def take(self, attempt: Attempt) -> None:
         """Hold this attempt; only an idle worker may."""
@@ -237,11 +246,12 @@ class Worker:
         if kind != _RESULT or fence != loan.fence or sequence or last != (_IDLE, fence, 1, IDLE_FREE):
             return False
         self.process.read_output()  # what it has printed makes an attempt of it
-        if not loan.is_given or loan.is_over or not self.process.let_go():
+        self.served += 1
+        if not loan.is_given or loan.is_over or not (self.may_go_on and self.process.let_go()):
+            self.served -= 1
             return False
         call = loan.end()
         assert call is not None, self
-        self.served += 1
         self.note_outlet_passed()
         try:
             self._owner.on_worker_free(self)  # first: whoever sees its result finds the worker ready
@@ -309,7 +319,7 @@ class Worker:
         attempt = self.attempt
         return WorkerRecord(
             worker_id=self.id,
-            pool=self._pool,
+            pool=self._spec.name,
             pid=self.process.pid,
             state=self.state,
             job_id=attempt.entry.id if attempt else None,

@@ -19,6 +19,7 @@ from killable.workers.channel import Channel
 from killable.workers.codec import Codec, Unserializable
 from killable.workers.context import Context, Stopping
 from killable.workers.exitcodes import ExitCode
+from killable.workers.frames import FRAME_BYTES_MAX
 from killable.workers.jobs import InputError, Job
 from killable.workers.messages import Entered, Kind, Raised, Run
 from killable.workers.operations import OperationTimedOut
@@ -83,10 +84,11 @@ class Attempt:
         if self._context is not None and self._context.tmp_path_if_made is not None:
             remove_tree(self._context.tmp_path_if_made)
 
-    def outcome(self, doorbell: Doorbell) -> Closing:
-        """Run the job and return the closing frame. The doorbell expects this attempt already."""
+    def outcome(self, doorbell: Doorbell, fence: int) -> Closing:
+        """Run the job and return the closing frame."""
         closing: Closing | None = None
         try:
+            doorbell.expect(fence)
             closing = self._outcome(doorbell)
             doorbell.forget()
         except Stopping:
@@ -127,6 +129,9 @@ class Attempt:
                 doorbell.generator = value
                 value = self._drive(value, doorbell)
             payload = self._codec.encode_result(value, self._outlet)
+            if payload is not None and len(payload) > FRAME_BYTES_MAX:
+                bound = f"it takes {len(payload)} bytes, and {FRAME_BYTES_MAX} at most go through a pipe"
+                raise Unserializable("$", type(value).__qualname__, bound)
             return (Kind.RESULT_LAID, b"") if payload is None else (Kind.RESULT, payload)
         except Stopping:
             raise

@@ -62,7 +62,8 @@ class Channel:
                 self._write(kind, payload)
             return
         if self.busy:
-            self._behind.append((kind, payload))
+            if self._open:  # else the job is over, and what its handlers say in its last word is told nobody
+                self._behind.append((kind, payload))
             return
         self._write_busy(kind, payload)
         # No recursion: thousands gather behind a write that blocks, and a call too deep would end in the middle of one.
@@ -75,14 +76,17 @@ class Channel:
         """Write closing frames in one piece and refuse everything after them, but for more of them."""
         while self._behind:
             self._write_next()
-        with self._lock:
-            self._open = False
-            frames = [
-                encode(kind, self._fence, self._sequence + number, payload)
-                for number, (kind, payload) in enumerate(closing)
-            ]
-            self._write_all(b"".join(frames))
-            self._sequence += len(frames)
+        self._open, self.busy = False, True  # a handler of the job's that emits in here would wait for itself
+        try:
+            with self._lock:
+                frames = [
+                    encode(kind, self._fence, self._sequence + number, payload)
+                    for number, (kind, payload) in enumerate(closing)
+                ]
+                self._write_all(b"".join(frames))
+                self._sequence += len(frames)
+        finally:
+            self.busy = False
 
     def disown(self) -> None:
         """In a process that the job forked: only the worker itself may write frames."""

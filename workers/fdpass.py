@@ -39,11 +39,11 @@ def receive(sock: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
     Raise BlockingIOError when nothing is there, MessageError on a message that cannot be read.
     """
     try:
-        payload, descriptors, flags, _ = socket.recv_fds(
-            sock, MESSAGE_BYTES_MAX + 1, DESCRIPTORS_MAX, socket.MSG_CMSG_CLOEXEC
-        )
+        payload, descriptors, flags, _ = _receive_once(sock)
     except ConnectionResetError:
-        return None  # the other side has gone and left something of ours unread (unix(7)): an end-of-file all the same
+        # The other side has gone and left something of ours unread (unix(7)): that is told once, and before what it had
+        # said itself.
+        payload, descriptors, flags, _ = _receive_once(sock)
     if not payload:
         return None
     if flags & socket.MSG_TRUNC:
@@ -53,3 +53,7 @@ def receive(sock: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
     except ValueError as error:
         raise MessageError("a control message is not JSON") from error
     return message, descriptors
+
+
+def _receive_once(sock: socket.socket) -> tuple[bytes, list[int], int, Any]:
+    return socket.recv_fds(sock, MESSAGE_BYTES_MAX + 1, DESCRIPTORS_MAX, socket.MSG_CMSG_CLOEXEC)

@@ -127,8 +127,7 @@ class Worker:
                 outlet=self._hold_outlet(run),
             )
             self._channel.begin(order.fence)
-            self._doorbell.expect(order.fence)
-            closing = attempt.outcome(self._doorbell)
+            closing = attempt.outcome(self._doorbell, order.fence)
             self._rlimits.lift()
             _flush()
             last_words = [closing]

@@ -11,6 +11,7 @@ Payloads are one line of JSON, except RUN's input and RESULT's value, which are 
 
 from __future__ import annotations
 
+import binascii
 import json
 import struct
 from collections.abc import Mapping, Sequence
@@ -275,7 +276,13 @@ class Raised(NamedTuple):
 
     @classmethod
     def decode(cls, payload: bytes) -> Raised:
-        return cls(**load_json(payload))
+        """Raise ValueError, TypeError: what a job has written itself can be anything."""
+        raised = cls(**load_json(payload))
+        texts = [*raised[:4], raised.pickled, *(text for fault in raised.faults for text in (*fault, *fault.values()))]
+        if not all(isinstance(text, str) for text in texts) or type(raised.exit_code) not in (int, type(None)):
+            raise TypeError("a member of another type")
+        binascii.a2b_base64(raised.pickled)
+        return raised
 
 
 class Idle(NamedTuple):

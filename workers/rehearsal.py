@@ -50,9 +50,9 @@ def rehearse(tmp: str, codec: Codec) -> None:
         assert frame is not None
         run = Run.decode(frame.payload)
         channel.begin(frame.fence)
-        doorbell.expect(frame.fence)
         limits = run.limits_in_force()
-        closing = Attempt(run, limits, {_JOB.name: _JOB}, codec, channel, tmp, ResourceLimits(), 0).outcome(doorbell)
+        attempt = Attempt(run, limits, {_JOB.name: _JOB}, codec, channel, tmp, ResourceLimits(), 0)
+        closing = attempt.outcome(doorbell, frame.fence)
         channel.close([closing, (Kind.IDLE, Idle(not Baseline.take().changed()).encode())])
     finally:
         ours.close()

@@ -81,9 +81,13 @@ THREAD_LEAVE_S = 0.005
 """A joined thread is still listed for some 0.5 ms: the kernel counts it until it is really gone."""
 
 
+_WALL = 0x40000000
+"""Children of clone(2) that tell of their end by no SIGCHLD, too (waitid(2))."""
+
+
 def _has_children() -> bool:
     try:
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT | os.WNOHANG | _WALL)
     except ChildProcessError:
         return False
     return True

@@ -6,12 +6,13 @@ Runs in: any thread of the program that runs an event loop.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 from killable.supervisor.executor.futures import JobFuture
 
 
-async def stopped(future: JobFuture[Any]) -> dict[str, Any] | None:
+async def stopped(future: JobFuture[Any]) -> Mapping[str, Any] | None:
     """Wait until nothing of a call's job is alive; return its certificate, None when no process ever had it.
 
     Cancels nothing, also when whoever waits is cancelled. `asyncio.wait_for` on a wrapped future cancels it and returns
@@ -20,9 +21,13 @@ async def stopped(future: JobFuture[Any]) -> dict[str, Any] | None:
     loop = asyncio.get_running_loop()
     over: asyncio.Future[None] = loop.create_future()
 
+    def note() -> None:
+        if not over.done():
+            over.set_result(None)
+
     def tell(_: object) -> None:
         try:
-            loop.call_soon_threadsafe(lambda: over.done() or over.set_result(None))
+            loop.call_soon_threadsafe(note)
         except RuntimeError:
             pass  # the loop is closed: nobody waits any more
 

@@ -93,6 +93,35 @@ def test_a_pool_that_cannot_start_workers_says_so_and_recovers(
     simulate(main, pool(spares=spares, jobs_per_worker_max=jobs_per_worker_max))
 
 
+def test_a_pool_that_fails_for_hours_comes_back_when_it_can() -> None:
+    async def main(sim: Simulation) -> None:
+        sim.world.faults = Faults(fork_fails=1.0)
+        for process in sim.world.alive():
+            process.killed_by_stranger()
+        await asyncio.sleep(3 * 3600)
+        sim.world.faults = Faults()
+        await asyncio.sleep(10)
+        job = await sim.submit(Script())
+        await sim.ended(job)
+        assert job.state == "completed"
+
+    simulate(main)
+
+
+def test_a_close_whose_caller_is_cancelled_goes_on_for_the_next_one() -> None:
+    async def main(sim: Simulation) -> None:
+        job = await sim.submit(Script(run_s=NEVER, cleanup_s=1.0))
+        await asyncio.sleep(0.1)
+        first = asyncio.create_task(sim.supervisor.close())
+        await asyncio.sleep(0.1)
+        first.cancel()
+        async with asyncio.timeout(60):
+            await sim.supervisor.close()
+        assert job.code == "cancelled"
+
+    simulate(main)
+
+
 def test_a_pool_whose_spares_cannot_be_forked_still_uses_the_workers_that_it_has() -> None:
     async def main(sim: Simulation) -> None:
         running = [await sim.submit(Script(run_s=1.0)) for _ in range(2)]

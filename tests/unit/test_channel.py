@@ -58,3 +58,36 @@ def test_what_handlers_emit_while_a_write_blocks_comes_whole_and_in_order(pipe: 
         reader.join()
     assert [frame.sequence for frame in frames] == list(range(rung + 1))
     assert [len(frame.payload) > 1000 for frame in frames].count(True) == 1
+
+
+def test_what_handlers_emit_while_the_last_word_is_written_is_told_nobody(pipe: tuple[int, int]) -> None:
+    reading, writing = pipe
+    channel = Channel(writing, CODECS["json"], lambda: None)
+    channel.begin(7)
+    main, rung = threading.get_ident(), 0
+    frames: list[Frame] = []
+
+    def on_alarm(_number: int, _frame: FrameType | None) -> None:
+        nonlocal rung
+        rung += 1
+        if channel.busy:
+            channel.token(rung)
+
+    def read() -> None:
+        while rung < 10:
+            signal.pthread_kill(main, signal.SIGALRM)
+            os.sched_yield()
+        decoder = Decoder()
+        while chunk := os.read(reading, 1 << 16):
+            frames.extend(decoder.feed(chunk))
+
+    before = signal.signal(signal.SIGALRM, on_alarm)
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        channel.close([(8, b"x" * (1 << 20))])
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        os.close(writing)
+        reader.join()
+    assert [(frame.kind, len(frame.payload)) for frame in frames] == [(8, 1 << 20)]

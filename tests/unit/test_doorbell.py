@@ -248,11 +248,10 @@ def drive(door: Door, fence: int, rings: dict[int, bytes]) -> tuple[Between, tup
         run, {}, jobs.registered(), CODECS["json"], door.doorbell.channel, "", ResourceLimits(), None
     )  # fmt: skip
     door.doorbell.channel.begin(fence)
-    door.doorbell.expect(fence)
     between, traced = Between(door, rings), sys.gettrace()
     try:
         sys.settrace(between)
-        return between, attempt.outcome(door.doorbell)
+        return between, attempt.outcome(door.doorbell, fence)
     finally:
         sys.settrace(traced)
 

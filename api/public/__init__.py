@@ -96,8 +96,8 @@ def __getattr__(name: str) -> "Any":
         from importlib import import_module
         from sys import platform
 
-        if name == "Executor" and platform != "linux":
-            raise ImportError("killable.Executor needs Linux; Client and AsyncClient reach a server there from here")
+        if _HOMES[name].startswith("killable.supervisor.") and platform != "linux":
+            raise ImportError(f"killable.{name} needs Linux; Client and AsyncClient reach a server there from here")
         value = getattr(import_module(_HOMES[name]), name)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

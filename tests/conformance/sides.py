@@ -53,6 +53,11 @@ class RealStage(Stage):
     def job(self, act: str) -> tuple[str, dict[str, Any]]:
         return ACTS[act].type, ACTS[act].input
 
+    async def stands_still(self, worker: Worker) -> None:
+        pid = worker.process.pid
+        assert pid is not None
+        await self.until(lambda: (seen := processes.look(pid)) and seen.state == "T", worker, "has stopped itself")
+
     def kill_zygote(self) -> None:
         assert self.spawner.zygote_pid is not None
         os.kill(self.spawner.zygote_pid, signal.SIGKILL)

@@ -216,6 +216,10 @@ class Stage(ABC):
         self.order(worker, act, fence)
         await self.said(worker, Kind.TOKEN, fence)
 
+    async def stands_still(self, worker: Worker) -> None:
+        """Wait until it has stopped itself, of which it cannot tell."""
+        await self.until(lambda: worker.process.pid, worker, "has a process")
+
     async def computes(self, worker: Worker) -> None:
         """Wait until it has computed for a while: it is where it will stay."""
         before = cpu_s(worker)

@@ -103,6 +103,7 @@ async def test_native_code_is_delivered_to_and_does_not_hear(stage: Stage) -> No
 async def test_a_stopped_worker_is_continued_to_hear(stage: Stage) -> None:
     worker = await stage.worker()
     await stage.inside(worker, "stops itself", 9)
+    await stage.stands_still(worker)
     stage.stop(worker, 9)
     await stage.until(lambda: BELL_ACKNOWLEDGED in worker.heard.bells, worker, "has heard")
 

@@ -145,6 +145,13 @@ class JobFuture(Future[T]):
                 self._open()
         return self._error
 
+    def _get_snapshot(self) -> tuple[bool, bool, T | None, BaseException | None]:
+        """Done, cancelled, result and exception, as asyncio asks for them from CPython 3.15 on."""
+        if not self.done() or self.cancelled():
+            return self.done(), self.cancelled(), None, None
+        error = self.exception()
+        return True, False, self._value, error
+
     def wait_until_done(self) -> None:
         """Wait until it is done, whatever became of it; not in the thread that brings that about."""
         if self._owner.can_wait():

@@ -83,6 +83,14 @@ def test_whoever_keeps_many_large_results_keeps_descriptors(tmp_path: Path) -> N
     assert run_script(KEEPING, tmp_path) == ["200", "200"]
 
 
+def test_a_future_tells_all_in_one_look(executor: Executor) -> None:
+    future = executor.submit(abs, -4)
+    assert future.result() == 4 and future._get_snapshot() == (True, False, 4, None)
+    failing = executor.submit(int, "four")
+    error = failing.exception()
+    assert isinstance(error, ValueError) and failing._get_snapshot() == (True, False, None, error)
+
+
 def given(number: int, run: RunContext | None = None, *, ctx: Context) -> tuple[int, bool]:
     return number, isinstance(ctx, Context)
 

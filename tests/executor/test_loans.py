@@ -26,6 +26,7 @@ from support.waiting import Pending, until
 from killable import Executor, JobCancelled, WorkerCrashed, WorkerExited
 from killable.supervisor.executor.futures import JobFuture
 from killable.supervisor.job import Verdict
+from killable.workers.sealed import Owned
 
 
 @pytest.fixture
@@ -141,13 +142,13 @@ def test_all_that_is_killed_at_once_was_cancelled(tmp_path: Path) -> None:
 def interrupted_at(line: int) -> Iterator[None]:
     """Raise KeyboardInterrupt at this line, counted from 1, of what this thread runs of ours.
 
-    Not at a `try:` and not where a `with` ends: no signal is handled there.
+    Not at a `try:` and not where a `with` ends: no signal is handled there. Nor in a finalizer: nobody hears of that.
     """
     lines = 0
 
     def trace(frame: FrameType, event: str, _: object) -> Callable[..., Any] | None:
         nonlocal lines
-        if not frame.f_globals.get("__name__", "").startswith("killable."):
+        if not frame.f_globals.get("__name__", "").startswith("killable.") or frame.f_code is Owned.close.__code__:
             return None
         source = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
         if event == "line" and not source.lstrip().startswith(("with ", "try:")):

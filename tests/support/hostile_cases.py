@@ -114,6 +114,7 @@ COMPUTING = [
     Hostile("starts threads and returns", "starts_threads", "", exit=0),
 ]
 
+SECTION = ("in", "told: cancelled")
 NOT_HEARING = [
     deaf("ignores SIGTERM", "ignores_term"),
     deaf("blocks SIGTERM in C", "blocks_term"),
@@ -143,6 +144,8 @@ NOT_HEARING = [
         for where in ("lock", "read", "queue", "subprocess", "subprocess's pipes", "sleep", "event")
     ),
     heard("cancelled while asyncio is half imported", "imports_asyncio", "sitting"),
+    heard("does a critical section to its end", "shields", "said", tokens=(*SECTION, "section done", "left", "raised")),
+    deaf("stays in a critical section", "shields", "said", input={"section_s": 3600}, phases=STUBBORN, tokens=SECTION),
     heard("blocked in emit", "emits_large", "said", input={"size": 1 << 20}),
 ]
 
@@ -256,6 +259,16 @@ TAKING_TOO_MUCH = [
     Hostile(
         "hangs in native code in an operation", "loads", "timeout.operation", {"inner_s": 0.1, "work": "native"},
         error={"operation": "load/download"}, phases=STUCK, exit="SIGKILL",
+    ),
+    # However late a busy machine lets it hear; and who was rung is not used again.
+    Hostile(
+        "catches the end of an operation and goes on", "tries_again", "", {"times": 2}, limits={"ack_s": None},
+        tokens=("fetch", "fetch"), exit=0,
+    ),
+    Hostile(
+        "hangs in native code in an operation whose end is to be raised", "loads", "timeout.operation",
+        {"inner_s": 0.1, "work": "native", "on_timeout": "raise"}, error={"operation": "load/download"}, phases=STUCK,
+        exit="SIGKILL",
     ),
     Hostile(
         "computes longer than run_s", "hold_gil", "timeout.run", limits={"run_s": 0.1},

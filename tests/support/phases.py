@@ -63,6 +63,7 @@ def tries_again(ctx: Context, stays: bool = False, times: int = 1) -> list[Any]:
                         raise
                     ctx.sleep(FOREVER_S)
         except OperationTimedOut as error:
+            ctx.emit(error.path)
             met += [str(error), error.path, error.timeout_s, isinstance(error, TimeoutError)]
     return met
 
@@ -216,23 +217,21 @@ def pauses(ctx: Context, first_s: float = 0.0, between_s: float = 0.0, tokens: i
 def shields(ctx: Context, section_s: float = 0.1, nested: bool = False) -> None:
     """Be told to end in a critical section."""
     mark(ctx)
-    told: list[str] = []
     try:
         with ctx.shield():
             with ctx.shield() if nested else contextlib.nullcontext():
                 ctx.emit("in")
                 while ctx.stopping is None:
                     pass
-                told.append(f"told: {ctx.stopping.cause}")
+                ctx.emit(f"told: {ctx.stopping.cause}")
                 end = time.monotonic() + section_s
                 while time.monotonic() < end:
                     pass
-                told.append("section done")
-            told.append("inner left")
-        told.append("not reached")
+                ctx.emit("section done")
+            ctx.emit("left")
+        ctx.emit("not reached")
     except Stopping:
-        told.append("raised")
-        ctx.checkpoint(told)
+        ctx.emit("raised")
         raise
 
 

@@ -16,13 +16,12 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from support.processes import Seen, cgroups_of, open_descriptors, ours
-from support.supervising import StartSupervisor
+from support.supervising import PROOFS, StartSupervisor
 from support.waiting import Pending, until, until_async
 
 from killable.supervisor.service import Supervisor
 from killable.supervisor.settings import PoolSpec, Settings
 
-PROOFS = ("cgroup+descendants", "descendants")
 LEAVE_S = float(os.environ.get("LEAVE_S", 20))
 """How long what a test has ended may take to go. It goes in milliseconds; a leak never does."""
 

@@ -46,11 +46,19 @@ class Owner:
 
 @contextmanager
 def owner(
-    pools: dict[str, Any] | None = None, jobs: list[Any] | None = None, stderr: int | None = None, **arguments: Any
+    pools: dict[str, Any] | None = None,
+    jobs: list[Any] | None = None,
+    stderr: int | None = None,
+    start_method: str = "fork",
+    **arguments: Any,
 ) -> Iterator[Owner]:
-    """Run the program; afterwards it is gone, one way or the other."""
+    """Run the program, the workers of its pools started by this method; afterwards it is gone, one way or the other."""
     hostile = {"hostile": {**HOSTILE, "workers": 12, "spares": 1}}
-    pools = {name: members for name, members in {**hostile, **(pools or {})}.items() if members["modules"]}
+    pools = {
+        name: {"start_method": start_method, **members}
+        for name, members in {**hostile, **(pools or {})}.items()
+        if members["modules"]
+    }
     arguments = {"settings": {}, "pools": pools, "jobs": jobs or [], **arguments}
     command = [sys.executable, OWNER, json.dumps(arguments)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True) as process:

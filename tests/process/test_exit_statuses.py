@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from support.hostile_cases import HEARD
 from support.supervising import StartSupervisor
-from trials import Story, computing, hostile_pool, run, stop, submit
+from trials import FORKED_OR_EXECED, Story, computing, hostile_pool, run, stop, submit
 
 from killable.supervisor.service import Supervisor
 from killable.workers.exitcodes import ExitCode
@@ -36,12 +36,6 @@ CODES = {
     # and what becomes of a code is decided by its number alone, from wait4(2) on, which is the zygote's either way.
     "spawn": sorted({*ExitCode, 0, 1, 2, 126, 127, 128, *(128 + n for n in (1, 2, 6, 9, 11, 15)), 254, 255}),
 }
-
-# All kinds of worker are in the table of hostile jobs; here the fourth would tell nothing new, and takes the longest.
-FORKED_OR_EXECED = pytest.mark.parametrize(
-    ("start_method", "proof"),
-    [("fork", "cgroup+descendants"), ("fork", "descendants"), ("spawn", "descendants")],
-)
 
 
 async def run_all(server: Supervisor, type: str, member: str, numbers: list[int]) -> list[Story]:

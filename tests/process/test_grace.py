@@ -12,7 +12,7 @@ from support import hostile, processes
 from support.marks import tag_of
 from support.supervising import StartSupervisor
 from support.waiting import Pending, until_async
-from trials import computing, follow, hostile_pool, reached, run, said, sitting, stop, submit
+from trials import FORKED_OR_EXECED, computing, follow, hostile_pool, reached, run, said, sitting, stop, submit
 
 from killable.supervisor.job import Limits
 from killable.supervisor.service import Supervisor
@@ -239,8 +239,11 @@ def lines_of(function: Any) -> range:
     return range(first, first + len(source))
 
 
-async def test_an_acknowledged_stack_names_the_jobs_function_and_line(proof: str, supervisor: StartSupervisor) -> None:
-    server = await supervisor(hostile_pool(), proof=proof)
+@FORKED_OR_EXECED
+async def test_an_acknowledged_stack_names_the_jobs_function_and_line(
+    start_method: str, proof: str, supervisor: StartSupervisor
+) -> None:
+    server = await supervisor(hostile_pool(start_method=start_method), proof=proof)
     job_id = await begin(server, "loop_python", limits={})
     stack = (await stop(server, job_id)).certificate["stack"]
     ((file, line, function),) = frames_of(stack)
@@ -251,10 +254,11 @@ async def test_an_acknowledged_stack_names_the_jobs_function_and_line(proof: str
 
 
 @pytest.mark.row("PEERS-D", "PEERS-11")
+@FORKED_OR_EXECED
 async def test_a_stuck_stack_names_the_function_that_called_native_code(
-    proof: str, supervisor: StartSupervisor
+    start_method: str, proof: str, supervisor: StartSupervisor
 ) -> None:
-    server = await supervisor(hostile_pool(), proof=proof)
+    server = await supervisor(hostile_pool(start_method=start_method), proof=proof)
     job_id = await begin(server, "hold_gil", limits={"ack_s": 0.1})
     stack = (await stop(server, job_id)).certificate["stack"]
     ((file, line, function),) = frames_of(stack)

@@ -11,7 +11,7 @@ import pytest
 from owners import GONE_S, Owner, others, owner
 from support import processes
 from support.waiting import Pending, until, until_empty
-from trials import HOSTILE, NAMED_POINTS
+from trials import FORKED_OR_EXECED, HOSTILE, NAMED_POINTS
 
 MODULES = {
     "late": """
@@ -131,7 +131,10 @@ class Standing:
 
 
 @pytest.mark.row("D17")
-def test_nothing_outlives_an_owner_that_is_killed_at_any_named_point(proof: str, tmp_path: Path) -> None:
+@FORKED_OR_EXECED
+def test_nothing_outlives_an_owner_that_is_killed_at_any_named_point(
+    start_method: str, proof: str, tmp_path: Path
+) -> None:
     """One job at each, and one that has a warm worker and goes on while its owner reads nothing more."""
     one: dict[str, Any] = {"folder": HOSTILE["folder"], "workers": 1, "spares": 0}
     pools: dict[str, Any] = {"hostile": {**HOSTILE, "workers": 6, "spares": 1}}
@@ -140,7 +143,8 @@ def test_nothing_outlives_an_owner_that_is_killed_at_any_named_point(proof: str,
         module.write_text(IMPORTS + textwrap.dedent(body).format(folder=str(tmp_path)))
         pools[name] = {**one, "modules": [str(module)]}
     pools["reused"] |= {"workers": 2, "spares": 1, "jobs_per_worker_max": 0}
-    with owner(pools, AT_POINTS, settings={"proof": proof}, last=AT_THE_LAST, halted="reused") as host:
+    kind: dict[str, Any] = {"start_method": start_method, "settings": {"proof": proof}}
+    with owner(pools, AT_POINTS, last=AT_THE_LAST, halted="reused", **kind) as host:
         host.listen()
         until(lambda: (seen := processes.look(host.pid)) and seen.state == "T", "the owner reads nothing more")
         standing = Standing(host, tmp_path)

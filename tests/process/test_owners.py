@@ -15,7 +15,7 @@ import pytest
 from owners import GONE_S, Owner, others, owner
 from support import processes
 from support.waiting import Pending, until, until_empty
-from trials import HOSTILE
+from trials import FORKED_OR_EXECED, HOSTILE
 
 JOBS: list[Any] = [
     ["ignores_term", {}, 1],
@@ -32,7 +32,8 @@ JOBS: list[Any] = [
 
 @pytest.mark.row("PEERS-I", "PEERS-6")
 @pytest.mark.row("D17")
-def test_nothing_outlives_an_owner_that_is_killed(proof: str, tmp_path: Path) -> None:
+@FORKED_OR_EXECED
+def test_nothing_outlives_an_owner_that_is_killed(start_method: str, proof: str, tmp_path: Path) -> None:
     """Jobs of every stubborn kind, one stopped, and workers and a zygote that are only starting."""
     (tmp_path / "slow.py").write_text(
         "import time\nfrom killable import job, preload\n"
@@ -40,11 +41,11 @@ def test_nothing_outlives_an_owner_that_is_killed(proof: str, tmp_path: Path) ->
         "@job\ndef slow() -> None: ...\n"
     )
     starting = {"starting": {"modules": [str(tmp_path / "slow.py")], "workers": 1, "spares": 1}}
-    with owner(starting, [*JOBS, ["slow", {}, 0]], settings={"proof": proof}) as host:
+    with owner(starting, [*JOBS, ["slow", {}, 0]], start_method=start_method, settings={"proof": proof}) as host:
         host.listen()
         states = [job["state"] for job in host.said["jobs"]]
         assert states == ["running"] * len(JOBS) + ["queued"]
-        assert {pool["proof"] for pool in host.said["pools"]} == {proof}
+        assert {(pool["start_method"], pool["proof"]) for pool in host.said["pools"]} == {(start_method, proof)}
         stopped = host.said["jobs"][5]["pid"]
         until(lambda: (seen := processes.look(stopped)) and seen.state == "T", "one job is stopped")
         # two guards, two zygotes, workers and their families; the last of those that only start may still be on its way
@@ -69,9 +70,11 @@ def test_nothing_outlives_an_owner_that_is_killed_while_it_starts(proof: str, tm
 
 
 @pytest.mark.row("D17")
-def test_nothing_outlives_an_owner_whose_guard_was_stopped(proof: str) -> None:
+@FORKED_OR_EXECED
+def test_nothing_outlives_an_owner_whose_guard_was_stopped(start_method: str, proof: str) -> None:
     """A guard that is stopped cannot end anyone, and does as soon as it goes on."""
-    with owner(jobs=[["keeps_family", {"kind": "each"}, 1]], settings={"proof": proof}) as host:
+    family: list[Any] = ["keeps_family", {"kind": "each"}, 1]
+    with owner(jobs=[family], start_method=start_method, settings={"proof": proof}) as host:
         host.listen()
         zygote = processes.look(host.said["pools"][0]["zygote_pid"])
         assert zygote is not None

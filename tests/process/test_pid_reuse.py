@@ -17,13 +17,14 @@ NAMESPACE = ["unshare", "--pid", "--mount-proc", "--fork", "--kill-child"]
 
 
 @pytest.mark.row("D8")
-def test_a_stranger_with_the_number_of_a_dead_worker_is_never_hit() -> None:
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+def test_a_stranger_with_the_number_of_a_dead_worker_is_never_hit(start_method: str) -> None:
     permitted = subprocess.run([*NAMESPACE, "test", "-w", "/proc/sys/kernel/ns_last_pid"], capture_output=True)
     if permitted.returncode:
         pytest.skip("needs a pid namespace of its own with ns_last_pid (CONFIG_CHECKPOINT_RESTORE)")
     folder = str(HOSTILE["folder"])
     environment = {**os.environ, "PYTHONPATH": folder}
-    command = [*NAMESPACE, sys.executable, str(PROGRAM), "support.hostile", folder]
+    command = [*NAMESPACE, sys.executable, str(PROGRAM), "support.hostile", folder, start_method]
     said = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert said.returncode == 0, said.stderr
     found = json.loads(said.stdout)

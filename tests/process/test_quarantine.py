@@ -11,7 +11,7 @@ from support import processes
 from support.freezer import freezer
 from support.supervising import StartSupervisor
 from support.waiting import Pending, until_async
-from trials import hostile_pool, run, said, sitting, submit
+from trials import FORKED_OR_EXECED, hostile_pool, run, said, sitting, submit
 
 from killable.supervisor.job import JobRecord, PoolRecord
 from killable.supervisor.service import Supervisor
@@ -42,8 +42,12 @@ async def freed(server: Supervisor) -> None:
 
 
 @pytest.mark.row("D15")
-async def test_a_worker_that_does_not_go_is_quarantined_until_it_does(proof: str, supervisor: StartSupervisor) -> None:
-    server = await supervisor(hostile_pool(workers=2), proof=proof, unkillable_s=UNKILLABLE_S)
+@FORKED_OR_EXECED
+async def test_a_worker_that_does_not_go_is_quarantined_until_it_does(
+    start_method: str, proof: str, supervisor: StartSupervisor
+) -> None:
+    pool = hostile_pool(workers=2, start_method=start_method)
+    server = await supervisor(pool, proof=proof, unkillable_s=UNKILLABLE_S)
     with freezer() as frozen:
         job_id = await submit(server, "native_pauses")
         pid = await sitting(server, job_id)

@@ -14,22 +14,42 @@ from support import certificates, processes
 from support.marks import libc, tag_of
 from support.supervising import StartSupervisor
 from support.waiting import Pending, until, until_async
-from trials import ENDED_WITH, Story, computing, hostile_pool, run, said, stop, submit
+from trials import ENDED_WITH, FORKED_OR_EXECED, Story, computing, hostile_pool, run, said, stop, submit
 
 from killable.supervisor.service import Supervisor
 
 KINDS = ["children", "setsid", "daemon", "each", "stopped"]
+ENDS = ["returns", "crashes", "cancelled", "killed"]
 COUNTS = {"children": 1, "setsid": 2, "daemon": 1, "each": 4, "stopped": 2}
 
 
 @pytest.mark.row("PEERS-5")
 @pytest.mark.row("D5")
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("end", ["returns", "crashes", "cancelled", "killed"])
+@pytest.mark.parametrize("end", ENDS)
 async def test_the_whole_family_is_gone_with_the_job(
     kind: str, end: str, proof: str, supervisor: StartSupervisor
 ) -> None:
-    server = await supervisor(hostile_pool(), proof=proof)
+    await end_with_family(await supervisor(hostile_pool(), proof=proof), kind, end, proof)
+
+
+@pytest.mark.row("PEERS-5")
+@pytest.mark.row("D5")
+@FORKED_OR_EXECED
+async def test_the_whole_family_is_gone_with_the_job_of_a_worker_that_has_served_before(
+    start_method: str, proof: str, supervisor: StartSupervisor
+) -> None:
+    """Of all kinds in one: what such a worker could have lost is its place above them, whichever they are."""
+    pool = hostile_pool(workers=1, spares=0, start_method=start_method, jobs_per_worker_max=0)
+    server = await supervisor(pool, proof=proof)
+    for end in ENDS:
+        earlier = await run(server, "echoes")
+        story = await end_with_family(server, "each", end, proof)
+        assert story.pid == earlier.pid
+
+
+async def end_with_family(server: Supervisor, kind: str, end: str, proof: str) -> Story:
+    """End a job that has forked in one of the ways, and find nothing of them all."""
     if end == "returns":
         story = await run(server, "leaves_family", kind=kind)
         family = story.end["result"]
@@ -45,6 +65,7 @@ async def test_the_whole_family_is_gone_with_the_job(
     assert len(family) == COUNTS[kind] == story.certificate["processes_swept"]
     assert [pid for pid in family if processes.look(pid)] == [] == processes.named(tag_of(story.job_id))
     assert story.certificate["proof"] == proof
+    return story
 
 
 async def dead_at_the_terminal_event(server: Supervisor, trials: int) -> None:

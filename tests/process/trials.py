@@ -10,8 +10,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import pytest
 from support import certificates, processes
 from support.marks import tag_of
+from support.supervising import PROOFS
 from support.waiting import Pending, until_async
 
 from killable.supervisor.job import PHASES, TERMINAL_STATES, Event, JobRecord, Submission
@@ -31,6 +33,11 @@ NAMED_POINTS = (
     "closed_and_not_read", "in_the_sweep",
 )  # fmt: skip
 """Of a job's life: at each its worker is killed, its zygote, its guard, and the owner of all."""
+FORKED_OR_EXECED = pytest.mark.parametrize(
+    ("start_method", "proof"),
+    [*(("fork", proof) for proof in PROOFS), ("spawn", "descendants")],
+)
+"""All four kinds are in the table of hostile jobs; elsewhere an exec'd worker, which takes the longest, is had once."""
 END_S = 30.0
 """No job of these tests takes so long to end."""
 

@@ -205,8 +205,8 @@ WAYS: list[Callable[[Case], Awaitable[int]]] = [
 
 
 @asynccontextmanager
-async def supervisor(modules: str, folder: str) -> AsyncIterator[Supervisor]:
-    pool = PoolSpec("hostile", (modules,), workers=1, spares=1, folder=folder)
+async def supervisor(modules: str, folder: str, start_method: str) -> AsyncIterator[Supervisor]:
+    pool = PoolSpec("hostile", (modules,), workers=1, spares=1, folder=folder, start_method=start_method)
     server = Supervisor(Settings(pools=(pool,)))
     await server.start()
     try:
@@ -215,9 +215,9 @@ async def supervisor(modules: str, folder: str) -> AsyncIterator[Supervisor]:
         await server.close(grace_s=0)
 
 
-async def main(modules: str, folder: str) -> None:
+async def main(modules: str, folder: str, start_method: str) -> None:
     lived: dict[str, bool] = {}
-    async with supervisor(modules, folder) as server:
+    async with supervisor(modules, folder, start_method) as server:
         for way in WAYS:
             case = Case(server)
             await case.whole()

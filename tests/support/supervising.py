@@ -12,3 +12,6 @@ class StartSupervisor(Protocol):
     async def __call__(self, *pools: PoolSpec, **settings: Any) -> Supervisor:
         """Start a supervisor; `settings` are those of `Settings`. It is closed at the end of the test."""
         ...
+
+
+PROOFS = ("cgroup+descendants", "descendants")

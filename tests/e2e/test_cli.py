@@ -78,7 +78,7 @@ def test_submit_says_that_a_job_is_run_again(command: Command) -> None:
     assert (once.returncode, "killed_externally" in once.stderr) == (1, True)
 
 
-@pytest.mark.row("E10")
+@pytest.mark.row("E10", "H6")
 @pytest.mark.row("E14")
 def test_every_refusal_has_its_exit_code(command: Command, tmp_path: Path) -> None:
     for code, args, words in (

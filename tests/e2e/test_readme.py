@@ -91,6 +91,7 @@ def test_the_executor_works_as_shown(tmp_path: Path) -> None:
     assert (done.stdout, done.stderr) == (f"1024 1 2\n{ends}a\nb\nc\n", "")
 
 
+@pytest.mark.row("D14")
 @pytest.mark.row("H5")
 @pytest.mark.row("H11")
 def test_the_examples_of_limits_end_as_it_says(tmp_path: Path) -> None:

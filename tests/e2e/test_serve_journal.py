@@ -156,7 +156,7 @@ def test_one_whose_whole_time_is_over_by_then_never_begins(runs: Runs) -> None:
     assert (record["attempts"], record["worker_id"]) == (0, None)
 
 
-@pytest.mark.row("B16", "PEERS-I")
+@pytest.mark.row("B16", "H6", "PEERS-I")
 def test_what_was_accepted_survives_the_death_of_the_server(runs: Runs) -> None:
     runs.start()
     assert runs.journal.stat().st_mode & 0o777 == 0o600

@@ -88,7 +88,7 @@ def run(*command: str, cwd: Path | None = None) -> str:
 # ── curl ──
 
 
-@pytest.mark.row("A5")
+@pytest.mark.row("A5", "H4")
 def test_curl_submits_streams_cancels_and_ends_by_itself(url: str) -> None:
     body = json.dumps({"type": "say", "input": {"texts": NASTY}})
     json_type = ("-H", "content-type: application/json")
@@ -181,7 +181,7 @@ def test_the_seeds_client_ends_well_on_done_and_no_token_forges_a_marker(url: st
     assert [json.loads(line)["text"] for line in data] == NASTY
 
 
-@pytest.mark.row("A8")
+@pytest.mark.row("A8", "H4")
 def test_the_seeds_client_sees_a_cancel_as_cancelled(url: str) -> None:
     accepted = seed_client.submit(url, "spin")
     with ThreadPoolExecutor() as pool:

@@ -59,6 +59,7 @@ async def kills(server: Supervisor, count: int, seed: int) -> None:
     assert len(Counter(tokens)) > count / 4, f"they were killed at different moments; seed {seed}"
 
 
+@pytest.mark.row("PEERS-H")
 async def test_a_job_that_is_killed_while_it_streams_leaves_an_exact_prefix(
     proof: str, supervisor: StartSupervisor
 ) -> None:

@@ -39,12 +39,12 @@ async def test_the_whole_family_is_gone_with_the_job(
 async def test_the_whole_family_is_gone_with_the_job_of_a_worker_that_has_served_before(
     start_method: str, proof: str, supervisor: StartSupervisor
 ) -> None:
-    """Of all kinds in one: what such a worker could have lost is its place above them, whichever they are."""
+    """Were it no subreaper any more, it would count as one that has no child, and its daemon go on."""
     pool = hostile_pool(workers=1, spares=0, start_method=start_method, jobs_per_worker_max=0)
     server = await supervisor(pool, proof=proof)
     for end in ENDS:
         earlier = await run(server, "echoes")
-        story = await end_with_family(server, "each", end, proof)
+        story = await end_with_family(server, "daemon", end, proof)
         assert story.pid == earlier.pid
 
 

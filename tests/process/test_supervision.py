@@ -298,15 +298,21 @@ async def test_every_way_to_end_gives_everything_back(
         await left.aclose()  # type: ignore[attr-defined]
         (reading,) = (await server.list(state="active"))[0]
         await stop(server, reading.job_id)
+        await run(server, "touches_tmp")  # once more: its worker, if it is used again, stays
 
-    async def held() -> tuple[int, int, int, list[str]]:
-        """Return how much there is, once the pool has its spare again and nothing is going on."""
+    async def held() -> tuple[int, int, int]:
+        """Return how much there is, once the pool has its spare again and nothing is going on, nor left in its folder.
+
+        A worker's own folder stays as long as the worker, with nothing in it.
+        """
 
         async def settled() -> bool | Pending:
             (record,) = await server.pools()
             workers = await server.workers()
             still = record.idle == len(workers) == (1 if jobs_per_worker_max else record.idle) and record.busy == 0
-            return still or Pending((record, workers))
+            there = {Path(at, name) for at, folders, files in os.walk(folder) for name in (*folders, *files)}
+            left = there - {folder / worker.worker_id for worker in workers}
+            return (still and not left) or Pending((record, workers, left))
 
         await until_async(settled, "the pool is at rest")
         zygote = (await server.pools())[0].zygote_pid
@@ -314,8 +320,10 @@ async def test_every_way_to_end_gives_everything_back(
         workers = len(await server.workers())
         groups = [path for root in processes.cgroups_of(os.getpid()) for path in root.iterdir() if path.is_dir()]
         descriptors = len(open_descriptors()) + len(os.listdir(f"/proc/{zygote}/fd")) - 6 * workers
-        return descriptors, len(processes.ours()) - workers, len(groups) - workers, []
+        return descriptors, len(processes.ours()) - workers, len(groups) - workers
 
+    folder = Path((await run(server, "touches_tmp")).tokens[0]).parent.parent
+    assert folder.name.startswith("killable-"), "the supervisor's"
     await everything()
     before = await held()
     for _ in range(3):

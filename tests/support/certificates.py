@@ -62,8 +62,9 @@ def check_row(case: Hostile, certificate: Mapping[str, Any], *, proof: str, reus
     heard = phases_of(certificate) & {"acknowledged", "kill_sent"} and "term_sent" in certificate
     if heard and certificate["grace_s"] > 0:  # without one, or when none is left, it is killed at once
         assert f" in {case.type}\n" in certificate.get("stack", ""), f"its stack does not name the function: {told}"
-    if case.settle:
-        assert (certificate["by"], certificate["cause"]) == ("user", "cancelled")
+    if case.asked:
+        by = "user" if case.settle else "supervisor"
+        assert (certificate["by"], certificate["cause"]) == (by, case.code)
         assert ("early_kill" in certificate) == case.early
         if "kill_sent" in case.phases:
             assert certificate["kill_sent"] >= (ACK_S if case.early else case.grace_s) * 1000

@@ -44,9 +44,12 @@ def loop_python(ctx: Context) -> None:
 
 
 @job
-def hold_gil(ctx: Context, in_thread: bool = False) -> int:
+def hold_gil(ctx: Context, in_thread: bool = False, silent: bool = False) -> int:
     """Compute for an hour in one C call that holds the GIL and never looks for signals."""
-    enter(ctx)
+    if silent:
+        mark(ctx)
+    else:
+        enter(ctx)
     if in_thread:
         threading.Thread(target=lambda: sum(range(10**11)), daemon=True).start()
         threading.Event().wait()
@@ -135,6 +138,14 @@ def blocks_term(ctx: Context) -> None:
     enter(ctx)
     while True:
         pass
+
+
+@job
+def takes_wakeup_descriptor(ctx: Context) -> int:
+    """Take the descriptor that tells of a signal's delivery, and compute in one C call that holds the GIL."""
+    signal.set_wakeup_fd(-1)
+    enter(ctx)
+    return sum(range(10**11))
 
 
 @job

@@ -68,9 +68,14 @@ class Hostile:
         return str(CODES[self.code].state) if self.code else "completed"
 
     @property
+    def asked(self) -> bool:
+        """Whether somebody, or a deadline, asks it to end, and gives it its grace."""
+        return bool(self.settle) or self.code.startswith("timeout.")
+
+    @property
     def early(self) -> bool:
         """Whether it is killed before its grace is over."""
-        return "kill_sent" in self.phases and self.grace_s == LONG_S and bool(self.settle)
+        return "kill_sent" in self.phases and self.grace_s == LONG_S and self.asked
 
     @property
     def within_s(self) -> float:
@@ -125,6 +130,7 @@ NOT_HEARING = [
         for by in ("SIGTSTP", "SIGTTIN", "SIGTTOU")
     ),
     deaf("SIGSTOPs itself and ignores SIGTERM", "stops_itself", "stopped", input={"ignore": True}),
+    deaf("takes the wakeup descriptor and holds the GIL", "takes_wakeup_descriptor"),
     heard("returns after SIGTERM", "returns_in_grace", exit=0),
     heard("replaces the SIGTERM handler", "replaces_handler", exit=0, phases=HEARD - {"acknowledged"}, tokens=("in",)),
     heard("cancelled inside __del__", "loops_in_del", tokens=("in",)),
@@ -251,6 +257,23 @@ TAKING_TOO_MUCH = [
     Hostile(
         "falls silent", "pauses", "timeout.idle", {"tokens": 2, "between_s": 3600}, limits={"idle_s": 0.1},
         error={"limit": "idle_s"}, phases=HEARD, exit=143,
+    ),
+    Hostile(
+        "computes in native code before its first token", "hold_gil", "timeout.first_token", {"silent": True},
+        limits={"first_token_s": 0.1}, plot=("started",), error={"limit": "first_token_s"}, phases=STUCK,
+        exit="SIGKILL",
+    ),
+    Hostile(
+        "falls silent in native code", "hold_gil", "timeout.idle", limits={"idle_s": 0.1}, error={"limit": "idle_s"},
+        phases=STUCK, exit="SIGKILL",
+    ),
+    Hostile(
+        "falls silent as it stops itself", "stops_itself", "timeout.idle", limits={"idle_s": 0.1},
+        error={"limit": "idle_s"}, phases=HEARD, exit=143,
+    ),
+    Hostile(
+        "falls silent and ignores SIGTERM", "ignores_term", "timeout.idle", limits={"idle_s": 0.1},
+        error={"limit": "idle_s"}, phases=DEAF, grace_s=GRACE_S, exit="SIGKILL",
     ),
     Hostile(
         "hangs in an operation", "loads", "timeout.operation", {"inner_s": 0.1},

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
-import uuid
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
@@ -14,13 +12,11 @@ import pytest_asyncio
 from support import processes
 from support.supervising import StartSupervisor
 from support.waiting import Pending, until_async
-from trials import Hearing, computing, hostile_pool, run, stop, submit
+from trials import Hearing, computing, hostile_pool, run, spawning, stop, submit
 
 from killable.supervisor.machine.process import WorkerProcess
 from killable.supervisor.machine.spawner import PoolSpawner
-from killable.supervisor.machine.system import System
 from killable.supervisor.seam import FenceError
-from killable.supervisor.settings import Settings
 from killable.workers.errors import Refused
 from killable.workers.messages import Kind
 
@@ -34,19 +30,12 @@ class Ready(NamedTuple):
 @pytest_asyncio.fixture
 async def ready(proof: Any) -> AsyncIterator[Ready]:
     """A real worker that is ready and holds nothing, at the seam."""
-    system = System.open(asyncio.get_running_loop(), Settings(pools=(), proof=proof), uuid.uuid4().hex)
     hearing = Hearing()
-    spawner: PoolSpawner = system.open_spawner(hostile_pool(), hearing)
-    try:
-        spawner.start("fork")
-        await until_async(lambda: hearing.preloaded, "the zygote has preloaded")
+    async with spawning(hostile_pool(), hearing, proof=proof) as spawner:
         process = spawner.fork("w-1", hearing)
         await until_async(lambda: [frame.kind for frame in hearing.frames] == [Kind.READY], "the worker is ready")
         await until_async(lambda: process.pid is not None, "the zygote has told of it")
         yield Ready(process, hearing, spawner)
-    finally:
-        await spawner.close()
-        await system.close()
 
 
 @pytest.mark.row("PEERS-A", "PEERS-1")

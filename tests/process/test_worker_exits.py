@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 from support import processes
 from support.supervising import StartSupervisor
-from trials import run
+from support.waiting import until_async
+from trials import Hearing, run, spawning
 
 import killable.workers
 from killable.supervisor.exits import Evidence, classify
@@ -204,12 +205,23 @@ def test_each_of_our_exit_codes_is_reached() -> None:
     assert {*MEANS, ExitCode.OS_ERROR} == set(ExitCode)  # the one that only a forked worker has: below
 
 
+def unconfinable(folder: Path) -> PoolSpec:
+    """Return a pool whose fork is the leader of a session before we make it one: setsid(2) refuses."""
+    body = "os.register_at_fork(after_in_child=os.setsid)\n@job\ndef works() -> None: ...\n"
+    return PoolSpec("p", (write_module(folder, body),), workers=1)
+
+
+def soon_without_interpreter(folder: Path) -> tuple[PoolSpec, Path]:
+    """Return a pool of exec'd workers, and the interpreter that is to be removed before one is: the zygote runs on."""
+    (python := folder / "python").symlink_to(sys.executable)
+    module = write_module(folder, "@job\ndef works() -> None: ...\n")
+    return PoolSpec("p", (module,), workers=1, spares=0, start_method="spawn", python=str(python)), python
+
+
 @pytest.mark.row("B4")
 @pytest.mark.code("spawn")
 async def test_a_worker_that_cannot_be_confined_never_runs_a_job(tmp_path: Path, supervisor: StartSupervisor) -> None:
-    """Its fork is the leader of a session before we make it one: setsid(2) refuses."""
-    body = "os.register_at_fork(after_in_child=os.setsid)\n@job\ndef works() -> None: ...\n"
-    server = await supervisor(PoolSpec("p", (write_module(tmp_path, body),), workers=1))
+    server = await supervisor(unconfinable(tmp_path))
     story = await run(server, "works")
     assert (story.state, story.code, story.plot) == ("failed", "spawn", ["failed"])
     assert "cannot be confined" in story.error["message"] and story.error["errno"] == errno.EPERM
@@ -218,13 +230,26 @@ async def test_a_worker_that_cannot_be_confined_never_runs_a_job(tmp_path: Path,
 @pytest.mark.row("B4")
 @pytest.mark.code("spawn")
 async def test_a_worker_that_cannot_be_exec_d_says_why(tmp_path: Path, supervisor: StartSupervisor) -> None:
-    """Its interpreter is gone by then: the zygote runs on."""
-    python = tmp_path / "python"
-    python.symlink_to(sys.executable)
-    module = write_module(tmp_path, "@job\ndef works() -> None: ...\n")
-    pool = PoolSpec("p", (module,), workers=1, spares=0, start_method="spawn", python=str(python))
+    pool, python = soon_without_interpreter(tmp_path)
     server = await supervisor(pool)
     python.unlink()
     story = await run(server, "works")
     assert (story.code, story.error["errno"]) == ("spawn", errno.ENOENT), story.error
     assert "cannot be exec'd" in story.error["message"]
+
+
+@pytest.mark.row("B4")
+@pytest.mark.parametrize("cannot_be", ["confined", "exec'd"])
+async def test_a_worker_that_the_system_refuses_ends_with_the_code_for_that(cannot_be: str, tmp_path: Path) -> None:
+    """At the seam, where the zygote's report can be seen: a job is told the worker's own words."""
+    pool, python = soon_without_interpreter(tmp_path)
+    if cannot_be == "confined":
+        pool = unconfinable(tmp_path)
+    async with spawning(pool, hearing := Hearing()) as spawner:
+        python.unlink()
+        spawner.fork("w-1", hearing)
+        gone = await until_async(lambda: hearing.gone, "it is gone")
+    assert gone is not None and gone.ending is not None
+    assert (gone.ending.exit_code, gone.ending.signal) == (ExitCode.OS_ERROR, None)
+    (broken,) = hearing.frames
+    assert broken.kind == Kind.BROKEN and f"cannot be {cannot_be}" in broken.payload.decode()

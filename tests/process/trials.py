@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Sequence
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -17,9 +19,11 @@ from support.supervising import PROOFS
 from support.waiting import Pending, until_async
 
 from killable.supervisor.job import PHASES, TERMINAL_STATES, Event, JobRecord, Submission
+from killable.supervisor.machine.spawner import PoolSpawner
+from killable.supervisor.machine.system import System
 from killable.supervisor.seam import Gone
 from killable.supervisor.service import Supervisor
-from killable.supervisor.settings import PoolSpec
+from killable.supervisor.settings import PoolSpec, Settings
 from killable.workers.control import Ending
 from killable.workers.errors import CODES
 from killable.workers.frames import Frame
@@ -279,6 +283,20 @@ class Hearing:
 
     def on_gone(self, gone: Gone) -> None:
         self.gone = gone
+
+
+@asynccontextmanager
+async def spawning(pool: PoolSpec, hearing: Hearing, **settings: Any) -> AsyncIterator[PoolSpawner]:
+    """Open a real pool at the seam, with no supervisor above it, and wait until it can fork workers."""
+    system = System.open(asyncio.get_running_loop(), Settings(pools=(), **settings), uuid.uuid4().hex)
+    spawner: PoolSpawner = system.open_spawner(pool, hearing)
+    try:
+        spawner.start(pool.start_method)
+        await until_async(lambda: hearing.preloaded, "the zygote has preloaded")
+        yield spawner
+    finally:
+        await spawner.close()
+        await system.close()
 
 
 ENDED_WITH: set[str] = set()

@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 from support import processes
+from support.hostile_cases import GONE
 from support.served import Command, Server
 from support.supervising import StartSupervisor
 from support.waiting import Pending, until_async
@@ -55,6 +56,21 @@ async def test_five_deaths_by_sigkill_have_five_codes(proof: str, supervisor: St
         assert story.certificate.get("last_signal") == ("SIGKILL" if ours else None)
     assert outside.error["oom"] in ("no", "unknown") and outside.error["retryable"] and orphaned.error["retryable"]
     assert all("oom" not in story.error for story in stories.values() if story is not outside)
+
+
+@pytest.mark.row("B4", "PEERS-G")
+@pytest.mark.code("killed_externally")
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+async def test_a_sigterm_that_we_did_not_send_is_a_strangers(start_method: str, supervisor: StartSupervisor) -> None:
+    """Where it is not our doorbell: the job has put the signal's default action back."""
+    server = await supervisor(hostile_pool(start_method=start_method))
+    job_id = await submit(server, "dies_of_term")
+    os.kill(await computing(server, job_id), signal.SIGTERM)
+    story = await follow(server, job_id)
+    assert (story.code, story.error["signal"], story.error["oom"]) == ("killed_externally", "SIGTERM", "no")
+    assert story.error["retryable"] and story.certificate["exit_signal"] == "SIGTERM"
+    assert "last_signal" not in story.certificate and story.phases == GONE
+    assert "by" not in story.error and "cause" not in story.certificate
 
 
 async def one_idle(server: Supervisor) -> int:

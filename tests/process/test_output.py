@@ -12,6 +12,9 @@ from support.supervising import StartSupervisor
 from support.waiting import Pending, until, until_async
 from trials import Story, follow, hostile_pool, run, said, stop, submit
 
+from killable.api.cli import story as stories
+from killable.api.records import record_json
+
 
 def check_counted(said: list[str]) -> int:
     """Check that these are the numbers from 0 without a gap; return how many."""
@@ -183,6 +186,26 @@ async def test_what_is_printed_is_there_before_the_terminal_event_of_a_crash(sup
     server = await supervisor(hostile_pool())
     story = await run(server, "raises_system_exit", code="the last words")
     assert story.lines == ["the last words"] and story.plot[-2:] == ["log", "failed"]
+
+
+@pytest.mark.row("D20", "F7")
+@pytest.mark.code("crash", "exit")
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+async def test_the_last_words_on_stderr_of_a_worker_that_dies_are_told(
+    start_method: str, supervisor: StartSupervisor
+) -> None:
+    """In `log` events before its end, and by `killable explain`: the last one has no line end."""
+    server = await supervisor(hostile_pool(workers=3, start_method=start_method))
+    endings = {"SIGSEGV": ("crash", "SIGSEGV"), "SIGABRT": ("crash", "SIGABRT"), "exit": ("exit", None)}
+    ended = await asyncio.gather(*(run(server, "complains_and_dies", then=then) for then in endings))
+    words = ["by print", "by os.write", "by dprintf", "by write"]
+    for ending, seen in zip(endings.values(), ended, strict=True):
+        assert (seen.code, seen.error.get("signal")) == ending
+        assert seen.plot == ["started", "log", "failed"] and seen.lines == words
+        assert seen.record is not None
+        events = [{"event": "log", "data": log} for log in seen.data("log")]
+        told = stories.tell(record_json(seen.record, 1 << 20), events)
+        assert [each.lines for each in told.paragraphs if each.title == "Printed"] == [tuple(words)]
 
 
 async def test_nothing_that_is_printed_harms_the_tokens(proof: str, supervisor: StartSupervisor) -> None:

@@ -132,6 +132,15 @@ def ignores_term(ctx: Context) -> None:
 
 
 @job
+def dies_of_term(ctx: Context) -> None:
+    """Have SIGTERM end the process, as it does by default."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    enter(ctx)
+    while True:
+        pass
+
+
+@job
 def blocks_term(ctx: Context) -> None:
     """Block SIGTERM."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

@@ -62,6 +62,23 @@ def says_and_exits(ctx: Context, tokens: int, code: int) -> None:
 
 
 @job
+def complains_and_dies(ctx: Context, then: str) -> None:
+    """Write to stderr from Python and from C, and end the process."""
+    mark(ctx)
+    print("by print", file=sys.stderr)
+    os.write(2, b"by os.write\n")
+    libc().dprintf(2, b"by dprintf\n")
+    libc().write(2, b"by write", 8)
+    match then:
+        case "SIGSEGV":
+            libc().memset(None, 0, 1)
+        case "SIGABRT":
+            libc().abort()
+        case "exit":
+            os._exit(3)
+
+
+@job
 def says_everything(ctx: Context, tokens: int = 20, last: str = "") -> Generator[str, None, str]:
     """Write to stdout and stderr in every way that there is, between tokens."""
     mark(ctx)

@@ -57,7 +57,8 @@ def grows(ctx: Context) -> None:
 
 @job
 def crashes() -> None:
-    """Read where nothing is."""
+    """Read where nothing is, after a word on stderr."""
+    os.write(2, b"about to read where nothing is\n")
     ctypes.string_at(1)
 
 

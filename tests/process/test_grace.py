@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from support.supervising import StartSupervisor
 from support.waiting import Pending, until_async
 from trials import FORKED_OR_EXECED, computing, follow, hostile_pool, reached, run, said, sitting, stop, submit
 
+from killable.supervisor.configuration.config import load
 from killable.supervisor.job import Limits
 from killable.supervisor.service import Supervisor
 from killable.workers.errors import Refused
@@ -77,11 +79,55 @@ async def test_a_job_with_a_signal_handler_of_its_own_has_its_whole_grace(
 
 
 @pytest.mark.row("D4")
-async def test_the_types_and_the_servers_grace_hold_where_the_job_asks_for_none(supervisor: StartSupervisor) -> None:
+async def test_the_servers_grace_holds_where_nobody_asks_for_another(supervisor: StartSupervisor) -> None:
     server = await supervisor(hostile_pool(), limits=Limits(grace_s=0.1, ack_s=None))
     job_id = await begin(server, "ignores_term", limits={})
     certificate = (await stop(server, job_id)).certificate
     assert certificate["grace_s"] == 0.1 and certificate["kill_sent"] >= 100
+
+
+DEAF = """
+import signal
+from killable import Context, job
+
+@job(grace_s=0.4)
+def by_decorator(ctx: Context) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    ctx.emit("in")
+    while True:
+        pass
+
+@job(grace_s=0.1)
+def by_file(ctx: Context) -> None:
+    by_decorator(ctx)
+"""
+DEAF_FILE = """
+[limits]
+grace_s = 60
+[pools.deaf]
+module = "./deaf.py"
+workers = 2
+[jobs.by_file.limits]
+grace_s = 0.6
+"""
+
+
+@pytest.mark.row("D4")
+async def test_a_types_grace_is_the_decorators_or_the_files_and_decides_when_it_is_killed(
+    tmp_path: Path, supervisor: StartSupervisor
+) -> None:
+    """The file's wins over the decorator's, and both over the server's."""
+    (tmp_path / "deaf.py").write_text(DEAF)
+    (tmp_path / "killable.toml").write_text(DEAF_FILE)
+    settings = load(tmp_path / "killable.toml", {}, {}, None).settings
+    server = await supervisor(*settings.pools, limits=settings.limits, jobs=settings.jobs)
+    graces = {"by_decorator": 0.4, "by_file": 0.6}
+    jobs = [await begin(server, type, limits={}) for type in graces]
+    stories = await asyncio.gather(*(stop(server, job_id) for job_id in jobs))
+    for grace_s, story in zip(graces.values(), stories, strict=True):
+        certificate = story.certificate
+        assert certificate["grace_s"] == grace_s and "early_kill" not in certificate
+        assert grace_s * 1000 <= certificate["kill_sent"] < settings.limits.grace_s * 1000
 
 
 async def test_a_cap_on_the_grace_is_not_passed(supervisor: StartSupervisor) -> None:

@@ -329,7 +329,13 @@ async def test_every_way_to_end_gives_everything_back(
     before = await held()
     for _ in range(3):
         await everything()
-    assert await held() == before
+
+    async def no_more() -> bool | Pending:
+        """A thread that has just removed a folder may hold it open for a moment: now, or before."""
+        now = await held()
+        return all(mine <= then for mine, then in zip(now, before, strict=True)) or Pending((now, before))
+
+    await until_async(no_more, "there is no more than before")
 
 
 @pytest.mark.row("D14")

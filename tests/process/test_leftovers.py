@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,11 @@ def _environment(pid: int) -> bytes:
     return Path(f"/proc/{pid}/environ").read_bytes()
 
 
+def carries(seen: processes.Seen) -> bool:
+    """Tell whether it can be found by its cookie."""
+    return b"KILLABLE_INSTANCE" in _environment(seen.pid)
+
+
 @contextmanager
 def dying(folder: Path, proof: str) -> Iterator[Dying]:
     (folder / "escaping.py").write_text(ESCAPING)
@@ -127,7 +132,7 @@ async def test_the_next_start_ends_what_carries_a_dead_owners_cookie(
     with ExitStack() as stack:
         living = stack.enter_context(dying(tmp_path, "cgroup+descendants"))
         dead = stack.enter_context(dying(tmp_path, "descendants"))
-        clean, carrying = sorted(dead.daemons, key=lambda seen: b"KILLABLE_INSTANCE" in _environment(seen.pid))
+        clean, carrying = sorted(dead.daemons, key=carries)
         dead.kill(guard=True)
         await supervisor(hostile_pool())
         assert not there(carrying), "ended before the first zygote was started"
@@ -139,9 +144,7 @@ async def test_the_next_start_ends_what_carries_a_dead_owners_cookie(
 
 
 @pytest.mark.row("D18")
-async def test_the_next_start_ends_what_is_in_a_dead_owners_group(
-    tmp_path: Path, supervisor: StartSupervisor, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_the_next_start_ends_what_is_in_a_dead_owners_group(tmp_path: Path, supervisor: StartSupervisor) -> None:
     """One of the daemons has cleaned its environment: nobody can find it but by the group's name."""
     with ExitStack() as stack:
         living = stack.enter_context(dying(tmp_path, "cgroup+descendants"))
@@ -149,14 +152,10 @@ async def test_the_next_start_ends_what_is_in_a_dead_owners_group(
         groups = processes.cgroups_of(dead.pid)
         assert groups and all(map(there, dead.daemons))
         dead.kill(guard=True)
-        with caplog.at_level(logging.WARNING, "killable.system"):
-            await supervisor(hostile_pool(spares=0))
+        await supervisor(hostile_pool(spares=0))
         await until_async(lambda: not any(map(there, dead.daemons)), "both are gone")
         await until_async(lambda: not processes.cgroups_of(dead.pid), "and so is their group")
         assert all(there(seen) for seen in living.known) and processes.cgroups_of(living.pid)
-        # Another supervisor that has just started may have been quicker: then that has logged it.
-        for told in swept(caplog, dead.owner.name, "cgroup"):
-            assert any(told in group.parts for group in groups), told
 
 
 @pytest.mark.row("D17")
@@ -218,12 +217,16 @@ child.kill(), child.wait()
 """
 
 
-def in_namespace(script: str, *options: str) -> str:
+def in_namespace(script: str, *options: str, arguments: Sequence[str] = ()) -> str:
     """Run a Python script in a pid namespace of its own, whose processes no supervisor outside can tell of."""
     command = ["unshare", "--pid", "--fork", "--kill-child", *options]
     if subprocess.run([*command, "true"], capture_output=True).returncode:
         pytest.skip("a pid namespace of one's own is not permitted here")
-    done = subprocess.run([*command, sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [*command, sys.executable, "-c", script, *arguments],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -231,6 +234,57 @@ def in_namespace(script: str, *options: str) -> str:
 def test_whoever_was_started_from_a_leftover_ends_neither_itself_nor_its_kind() -> None:
     """The environment of a program may carry a dead owner's cookie: what started it, and itself, want to live."""
     assert in_namespace(STARTED_FROM_A_LEFTOVER, "--mount-proc") == "[True] [] None -9"
+
+
+STARTED_WHERE_TWO_HAVE_DIED = """
+import asyncio, json, logging, sys, tempfile, threading
+from pathlib import Path
+from support import processes
+from support.waiting import Pending, until
+from test_leftovers import carries, dying, there
+from trials import hostile_pool
+from killable.supervisor.machine import leftovers
+from killable.supervisor.service import Supervisor
+from killable.supervisor.settings import Settings
+
+said = []
+logging.getLogger("killable").propagate = False
+system = logging.getLogger("killable.system")
+system.addHandler(handler := logging.Handler())
+handler.emit = said.append
+
+async def start():
+    one = Supervisor(Settings(pools=(hostile_pool(spares=0),)))
+    await one.start()
+    await one.close(grace_s=0)
+
+try:
+    with dying(Path(sys.argv[1]), "cgroup+descendants") as grouped, dying(Path(sys.argv[1]), "descendants") as alone:
+        groups = [path.name for path in processes.cgroups_of(grouped.pid)]
+        clean, carrying = sorted(alone.daemons, key=carries)
+        for dead in (grouped, alone):
+            dead.kill(guard=True)
+            until(lambda: not any(there(seen) for seen in dead.known if seen not in dead.daemons), "it has gone itself")
+        asyncio.run(start())
+        until(lambda: not [one for one in threading.enumerate() if one.name == "killable-sweep"], "it has swept")
+        folders = [("folder", str(dead.folder)) for dead in (grouped, alone)]
+        expected = [("cgroup", *groups), *folders, ("pid", carrying.pid)]
+finally:
+    leftovers.sweep_groups(), leftovers.sweep_folders(tempfile.gettempdir())  # nobody outside can
+kinds = ("cgroup", "folder", "pid")
+told = sorted((kind, getattr(one, kind)) for one in said if one.msg == "swept" for kind in kinds if hasattr(one, kind))
+print(json.dumps([told, sorted(expected), sorted({one.msg for one in said})]))
+"""
+
+
+@pytest.mark.row("D17", "D18")
+def test_a_start_logs_each_group_process_and_folder_that_it_has_swept_once(tmp_path: Path) -> None:
+    """In a pid namespace of its own: what has died there no other supervisor can tell of, and none is quicker."""
+    told, expected, events = json.loads(
+        in_namespace(STARTED_WHERE_TWO_HAVE_DIED, "--mount-proc", arguments=[str(tmp_path)])
+    )
+    assert told == expected and [kind for kind, _ in told] == ["cgroup", "folder", "folder", "pid"]
+    assert events == ["swept"]
 
 
 # ── folders ──

@@ -10,7 +10,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Coroutine, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -43,6 +43,12 @@ class Job:
     cancel_accepted: bool = False
     end: dict[str, Any] = field(default_factory=dict)
     """The data of its terminal event."""
+    asked: int = 0
+    """How often it was cancelled: each time by another one, for a reason of its own."""
+    verdicts: dict[Any, Any] = field(default_factory=dict)
+    """The first that was told of each attempt: cause, by whom and why."""
+    answer: JobRecord | None = None
+    """The first final one."""
 
     @property
     def names(self) -> list[str]:
@@ -147,18 +153,36 @@ class Simulation:
         began = self.loop.time()
         if before != "queued" and not before.startswith(TERMINAL_STATES) and grace_s is not None:
             self.world.shortened(job.number, began + grace_s)
+        by, reason = ("user", "operator")[job.asked % 2], f"cancel {job.asked}"
+        job.asked += 1
+        self._hear(job, self.record(job))
         try:
-            record = await self.supervisor.cancel(job.id, grace_s=grace_s, wait_s=wait_s)
+            record = await self.supervisor.cancel(job.id, by=by, reason=reason, grace_s=grace_s, wait_s=wait_s)
         except Refused as refused:
             self.world.check(refused.code == "already_ended", f"cancel: {refused!r}")
             self.world.check(refused.record.state in TERMINAL_STATES, "already_ended before the end")
+            self._hear(job, refused.record)
             return
+        self._hear(job, record)
         self.world.check(record.state in ("cancelled", "stopping", "running"), f"cancel returned {record.state}")
         if record.state == "running":  # its job function is over and its process is being swept: it ends by itself
             self.world.check(self.truth(job).closing is not None or self.truth(job).exited_at is not None, "ignored")
         if before in ("queued", "running") and record.state in ("cancelled", "stopping"):
             job.cancel_accepted = True
         self.world.check(self.loop.time() <= began + wait_s + SLACK_S, "cancel waited longer than it was told")
+
+    def _hear(self, job: Job, record: JobRecord) -> None:
+        """A cancel is idempotent: an attempt's verdict is the first one, and so is a job's final answer."""
+        check, told = self.world.check, record.certificate or {}
+        if "cause" in told:
+            verdict = told["cause"], told.get("by"), told.get("reason")
+            first = job.verdicts.setdefault((record.attempts, record.worker_id), verdict)
+            check(verdict == first, f"job {job.number}: {first} became {verdict}")
+        if record.ended:
+            kept = {name: value for name, value in told.items() if name != "slot_ready"}  # the only one that may come
+            final = replace(record, certificate=kept, error=record.error and dict(record.error))
+            job.answer = job.answer or final
+            check(final == job.answer, f"job {job.number} was answered {job.answer}, and then {final}")
 
     def cancel_caller(self, caller: asyncio.Task[Any]) -> None:
         """The one who asked goes away."""
@@ -312,6 +336,7 @@ class Simulation:
         check([event.id for event in events] == list(range(len(events))), f"{name}: its event ids have a gap")
         check(not job.events or job.events == events, f"{name}: its reader saw other events than there are")
         job.events, job.end = events, json.loads(terminal[0].data)
+        self._hear(job, self.record(job))
         attempts, retries = self.world.attempts(job.number), job.retries
         for told, truth in zip(retries, attempts, strict=False):
             self._check_certificate(name, truth, told["error"]["code"], told["certificate"])

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 import pytest
 from support.fake_world import NEVER, Script
 
 from killable.supervisor.escalation import DUMP_S
 from killable.supervisor.job import PHASES
-from killable.supervisor.lifecycle import Cause
-from killable.supervisor.registry import Entry
-from killable.supervisor.telemetry.observer import Observer
+from killable.supervisor.telemetry.observer import logger
 from sim.scenarios import DEAF, FOREVER, near, refusal, simulate
 from sim.simulation import LIMITS, Simulation, pool
 
@@ -179,22 +178,30 @@ def test_the_last_reader_leaving_cancels_a_job_that_asked_for_it() -> None:
 
 @pytest.mark.row("F8")
 @pytest.mark.parametrize("grace_s", [None, 0.0])
-def test_a_signal_is_told_when_it_has_been_sent(monkeypatch: pytest.MonkeyPatch, grace_s: float | None) -> None:
-    """No log record is written before: it would be in the way of the kill."""
+def test_a_signal_is_told_when_it_has_been_sent(grace_s: float | None) -> None:
+    """Its log record is written behind it: before, it would be in the way of the kill."""
 
     async def main(sim: Simulation) -> None:
-        told: list[tuple[str, bool]] = []
-
-        def on_transition(observer: Observer, entry: Entry, cause: Cause) -> None:
-            signal = {Cause.STOP_ASKED: "SIGTERM", Cause.KILL_DUE: "SIGKILL"}.get(cause)
-            if signal is not None:
-                told.append((signal, any(line.endswith(signal) for line in sim.world.trace)))
+        def note(record: logging.LogRecord) -> bool:
+            sim.world.note("log", record.getMessage())
+            return True
 
         job = await sim.submit(DEAF)
         await asyncio.sleep(1)
-        monkeypatch.setattr(Observer, "on_transition", on_transition)
-        sim.cancel(job, grace_s)
-        await sim.ended(job)
-        assert told == ([("SIGTERM", True)] if grace_s is None else []) + [("SIGKILL", True)]
+        logger.addFilter(note)
+        level = logger.level
+        logger.setLevel(logging.INFO)
+        logging.disable(logging.NOTSET)
+        try:
+            sim.cancel(job, grace_s)
+            await sim.ended(job)
+        finally:
+            logger.removeFilter(note)
+            logger.setLevel(level)
+        words = [line.split()[-1] for line in sim.world.trace]
+        told = [word for word in words if word.endswith("_sent")]
+        assert told == (["term_sent"] if grace_s is None else []) + ["kill_sent"]
+        signals = {"term_sent": "SIGTERM", "kill_sent": "SIGKILL"}
+        assert [word for word in told if signals[word] not in words[: words.index(word)]] == [], words
 
     simulate(main)

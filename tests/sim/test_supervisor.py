@@ -298,14 +298,39 @@ def test_nothing_of_the_supervisor_is_replaced() -> None:
             assert type(sim.supervisor) is Supervisor
 
     run(look())
-    here, support = Path(__file__).parent, Path(__file__).parent.parent / "support"
-    for path in (here / "simulation.py", here / "scenarios.py", *support.glob("fake_*.py")):
-        tree = list(ast.walk(ast.parse(path.read_text())))
-        bases = {ast.unparse(base) for node in tree if isinstance(node, ast.ClassDef) for base in node.bases}
-        assert bases <= {"Enum"}, path.name
-        called = {ast.unparse(node.func) for node in tree if isinstance(node, ast.Call)}
-        assert not {name for name in called if "setattr" in name or "patch" in name}, path.name
-        assigned = {
-            ast.unparse(node) for node in tree if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
-        }
-        assert not {name for name in assigned if "supervisor." in name}, path.name
+    for path in (*Path(__file__).parent.glob("*.py"), *(Path(__file__).parents[1] / "support").glob("fake_*.py")):
+        assert replacements(path.read_text()) == [], path.name
+
+
+PLANTED_FAULT = test_a_failing_seed_shows_itself_and_fails_again_the_same.__name__
+"""The only one that may: it has to be found out."""
+
+
+def replacements(text: str) -> list[str]:
+    """Return what inherits from something of ours, patches, or stores in a supervisor."""
+    module = ast.parse(text)
+    module.body = [node for node in module.body if getattr(node, "name", "") != PLANTED_FAULT]
+    found = []
+    for node in ast.walk(module):
+        match node:
+            case ast.ClassDef():
+                found += [name for name in map(ast.unparse, node.bases) if name != "Enum"]
+            case ast.Call() if any(word in ast.unparse(node.func) for word in ("setattr", "patch")):
+                found.append(ast.unparse(node.func))
+            case ast.Attribute(ctx=ast.Store()) if "supervisor." in ast.unparse(node):
+                found.append(ast.unparse(node))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("class Mine(Supervisor): ...", "Supervisor"),
+        ("def test_x(monkeypatch):\n    monkeypatch.setattr(Observer, 'on_ended', print)", "monkeypatch.setattr"),
+        ("setattr(sim.supervisor, 'x', 1)", "setattr"),
+        ("with mock.patch('killable.supervisor.service.Supervisor'): ...", "mock.patch"),
+        ("sim.supervisor._observer = None", "sim.supervisor._observer"),
+    ],
+)
+def test_what_is_replaced_is_named(text: str, found: str) -> None:
+    assert replacements(text) == [found]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
-from contract import test_claims, test_dumps, test_layers, test_rooms
+from contract import test_claims, test_dumps, test_layers, test_message_texts, test_rooms
 from contract.source import CHECKS, ROOT, Check, Source
 
 
@@ -19,6 +19,7 @@ class Planted(NamedTuple):
     """What the check says of it, or a part of that."""
 
 
+TEXT = test_message_texts.deciding_by_a_text
 SUPERVISOR, SEAM, WORKER = "supervisor/pool.py", "supervisor/machine/process.py", "workers/harness.py"
 MOVE = "def move(entry, state):\n    "
 OFFENCES = [
@@ -73,6 +74,14 @@ OFFENCES = [
     Planted(test_dumps.senders_of_the_dump_signal, SEAM, "def look(self):\n    self._signal(DUMP_SIGNAL)", "look"),
     Planted(test_dumps.senders_of_the_dump_signal, SEAM, "NUMBERS = [dumps.DUMP_SIGNAL]", "outside of functions"),
     Planted(test_dumps.senders_of_the_dump_signal, SUPERVISOR, "\nworker.process.dump(1)", f"{SUPERVISOR}:2"),
+    Planted(TEXT, SUPERVISOR, "if 'memory' in error.message: pass", "error.message"),
+    Planted(TEXT, WORKER, "try: pass\nexcept OSError as e:\n    x = 'busy' in str(e).lower()", "str(e).lower()"),
+    Planted(TEXT, SUPERVISOR, "gone = error.args[0] == 'gone'", "error.args[0]"),
+    Planted(TEXT, "api/client/reading.py", "lost = answer['detail'].startswith('lost')", "answer['detail']"),
+    Planted(TEXT, SUPERVISOR, "import re\nfound = re.search('killed', error.get('message', ''))", "error.get("),
+    Planted(TEXT, SUPERVISOR, "lost = problem.detail.partition(':')[0] == 'lost'", "problem.detail.partition"),
+    Planted(TEXT, SUPERVISOR, "found = PATTERN.fullmatch(outcome.message)", "outcome.message"),
+    Planted(TEXT, SUPERVISOR, "match outcome.message:\n    case 'x': pass", "outcome.message"),
     Planted(test_claims.unknown_rows, "tests/unit/test_x.py", "pytestmark = pytest.mark.row('B1', 'B99')", "B99"),
 ]  # fmt: skip
 

@@ -33,7 +33,6 @@ from typing import Any
 
 import psutil
 import pytest
-
 from support import processes
 
 import killable.supervisor.machine

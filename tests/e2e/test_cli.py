@@ -144,7 +144,7 @@ def test_a_second_ctrl_c_leaves_before_the_certificate(command: Command, gate: s
 @pytest.mark.row("G1")
 @pytest.mark.row("G2")
 def test_ps_and_inspect_show_a_running_job_and_its_worker(command: Command) -> None:
-    job_id = start_detached(command, "tick", "--tag", "team=search")
+    job_id = start_detached(command, "tick", tags={"team": "search"})
     header, _, row = command.ok("ps", "--tag", "team=search").splitlines()
     assert header.split() == ["JOB", "TYPE", "STATE", "AGE", "TOKENS", "WORKER", "PID", "CPU", "RSS"]
     name, type_, state = row.split()[:3]

@@ -93,7 +93,7 @@ def test_kill_all_ends_the_queued_ones_first_and_leaves_none(server: Server, com
 def test_what_a_dead_server_leaves_is_gone_at_the_next_start(
     server: Server, command: Command, serve: Serve, folder: Path
 ) -> None:
-    start_detached(command, "leaves_a_daemon", "-i", f"file={folder / 'daemon'}")
+    start_detached(command, "leaves_a_daemon", file=str(folder / "daemon"))
     daemon = int((folder / "daemon").read_text())
     assert psutil.pid_exists(daemon)
     below = psutil.Process(server.process.pid).children(recursive=True)
@@ -124,7 +124,7 @@ def test_logs_are_what_the_job_printed(command: Command, gate: str) -> None:
 
 
 def test_logs_of_a_running_job_end_where_it_is_and_follow_goes_on(command: Command, gate: str) -> None:
-    job_id = start_detached(command, "prints", "-i", f"gate={gate}")
+    job_id = start_detached(command, "prints", gate=gate)
     assert command.ok("logs", job_id) == "before\n"
     for options in (("-f",), ("-f", "-n", "1")):
         with command.start("logs", job_id, *options) as following:
@@ -142,7 +142,7 @@ def test_logs_of_a_running_job_end_where_it_is_and_follow_goes_on(command: Comma
 
 @pytest.mark.row("PEERS-O")
 def test_explain_tells_the_story_of_a_job_in_native_code(command: Command) -> None:
-    job_id = start_detached(command, "native", "--ack-s", "100ms")
+    job_id = start_detached(command, "native", limits={"ack_s": 0.1})
     until(computes(command.json("inspect", job_id)["pid"]), "it is inside its native call")
     running = command.ok("explain", job_id)
     assert "it has run for" in running and "None. It has not ended yet." in running
@@ -189,7 +189,6 @@ def test_ps_is_an_overview_with_what_is_at_work_first(server: Server, command: C
     rows = [line.split()[:4] for line in done.stdout.splitlines()[2:]]
     assert {row[0] for row in rows[: len(running)]} == {id[:12] for id in running}
     assert rows[len(running) :] == [[id[:12], "tick", "queued", f"#{n}"] for n, id in enumerate(queued, 1)]
-    command.ok("kill", "--all", "--now")
 
 
 @pytest.mark.own_server
@@ -321,7 +320,6 @@ def test_the_shell_completes_jobs_types_and_states_from_the_server(command: Comm
     assert completed(command, "ps", "--state", "q") == ["queued"]
     assert completed(command, "submit", "gre", KILLABLE_URL="http://127.0.0.1:1") == []
     assert "complete_bash" in command.ok("--show-completion", "bash")
-    command.ok("kill", "--all", "--now")
 
 
 def test_completion_does_not_wait_for_a_server_that_does_not_answer(server: Server, command: Command) -> None:

@@ -9,7 +9,7 @@ from support.served import Command, Server, start_detached
 
 @pytest.mark.parametrize("columns", [60, 80, 120])
 def test_tables_fit_the_terminal(command: Command, columns: int) -> None:
-    start_detached(command, "tick", "--tag", "team=search")
+    start_detached(command, "tick", tags={"team": "search"})
     for verb in (("ps",), ("ps", "-a"), ("workers",), ("types",)):
         screen = on_screen(command, *verb, columns=columns)
         assert screen.exit_code == 0
@@ -37,7 +37,6 @@ def test_a_long_list_is_cut_on_a_screen_and_whole_in_a_pipe(command: Command) ->
     assert sum(line.startswith("job-") for line in shown) == 1
     assert "… and 2 more (ps -n 0 shows all)" in shown
     assert len(command.ok("ps").splitlines()) == 2 + 3
-    command.ok("kill", "--all", "--now")
 
 
 @pytest.mark.row("B17")

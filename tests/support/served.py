@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,12 +124,15 @@ def read_line(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline()
 
 
-def start_detached(command: Command, *args: str) -> str:
-    """Start a job and return its id when its function has yielded."""
-    job_id = command.ok("submit", *args, "-d").strip()
+def start_detached(
+    command: Command, type: str, *, limits: Mapping[str, Any] | None = None, tags: Mapping[str, str] | None = None,
+    **input: str,
+) -> str:  # fmt: skip
+    """Start a job and return its id when its function has yielded; not by the command, which takes 0.4 s to start."""
     with Client(command.url) as client:
-        assert next(iter(client.job(job_id))) == "tick\n"
-    return job_id
+        job = client.submit(type, input, limits=limits or {}, tags=tags or {})
+        assert next(iter(job)) == "tick\n"
+    return job.id
 
 
 def open_gate(gate: str) -> None:

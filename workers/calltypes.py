@@ -47,11 +47,26 @@ def _with_context(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any],
         return args, kwargs
     for name, kind in _resolved(function, annotations).items():
         if kind is Context and name != "return" and name not in kwargs:
-            place = list(inspect.signature(function).parameters).index(name)
-            if place < len(args):
+            place = _place(function, name)
+            if place is not None and place < len(args):
                 return (*args[:place], ctx, *args[place:]), kwargs
             return args, {**kwargs, name: ctx}
     return args, kwargs
+
+
+def _place(function: Any, name: str) -> int | None:
+    """Return the place of a parameter among those that can be given by place; None: only its name can be given."""
+    how: dict[str, Any] = {}
+    if sys.version_info >= (3, 14):
+        import annotationlib
+
+        how["annotation_format"] = annotationlib.Format.FORWARDREF
+    try:
+        parameters = list(inspect.signature(function, **how).parameters.values())
+    except Exception:  # it has none that can be told
+        return None
+    by_place = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return next((place for place, each in enumerate(parameters) if each.name == name and each.kind in by_place), None)
 
 
 def _annotations(function: Any) -> Mapping[str, Any]:

@@ -278,6 +278,8 @@ class Raised(NamedTuple):
     def decode(cls, payload: bytes) -> Raised:
         """Raise ValueError, TypeError: what a job has written itself can be anything."""
         raised = cls(**load_json(payload))
+        if not all(isinstance(fault, dict) for fault in raised.faults):
+            raise TypeError("a fault that is no object")
         texts = [*raised[:4], raised.pickled, *(text for fault in raised.faults for text in (*fault, *fault.values()))]
         if not all(isinstance(text, str) for text in texts) or type(raised.exit_code) not in (int, type(None)):
             raise TypeError("a member of another type")

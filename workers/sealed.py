@@ -6,6 +6,7 @@ into an outlet that came with the order, and the supervisor's side has it mapped
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import mmap
 import os
@@ -77,7 +78,10 @@ class MemoryFile(Owned):
         read = 0
         with memoryview(content) as view:
             while read < self._size:
-                read += os.preadv(self.descriptor, [view[read:]], read)
+                count = os.preadv(self.descriptor, [view[read:]], read)
+                if not count:
+                    raise OSError(errno.EIO, "it has been cut short")
+                read += count
         return content
 
     def __repr__(self) -> str:

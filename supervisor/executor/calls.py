@@ -67,7 +67,7 @@ class Calls:
         self.types: dict[str, JobType] = {}
         """Known as soon as a worker is lent."""
         self.hosting = Hosting(self._settings, self._name, self)
-        self._is_hosted = False
+        self._is_hosted = self._will_look = False
 
     def _host(self) -> None:
         self.hosting.start()
@@ -253,13 +253,19 @@ class Calls:
         else:
             call.stop()
 
-    def _give_up(self, call: Call, fault: str, supervisor: Supervisor) -> None:
+    def _give_up(self, call: Call, fault: str, _supervisor: Supervisor) -> None:
         """End a call that is neither here nor there, or that a worker has perhaps not been given whole."""
         with self._lock:
             self._waiting.pop(call.future, None)
         if call.future in self._under_way:
             call.give_up(fault)
         self._match()  # whoever was interrupted may have put back what another thread had found taken
+        if not self._will_look:  # once for many: it goes through all that wait
+            self._will_look = True
+            self._call(self._look_once)
+
+    def _look_once(self, supervisor: Supervisor) -> None:
+        self._will_look = False
         self._look(supervisor)
 
     def forget(self, call: Call) -> None:

@@ -147,8 +147,10 @@ class JobFuture(Future[T]):
 
     def _get_snapshot(self) -> tuple[bool, bool, T | None, BaseException | None]:
         """Done, cancelled, result and exception, as asyncio asks for them from CPython 3.15 on."""
-        if not self.done() or self.cancelled():
-            return self.done(), self.cancelled(), None, None
+        if not self.done():
+            return False, False, None, None
+        if self.cancelled():
+            return True, True, None, None
         error = self.exception()
         return True, False, self._value, error
 

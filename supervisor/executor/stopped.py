@@ -13,7 +13,7 @@ from killable.supervisor.executor.futures import JobFuture
 
 
 async def stopped(future: JobFuture[Any]) -> Mapping[str, Any] | None:
-    """Wait until nothing of a call's job is alive; return its certificate, None when no process ever had it.
+    """Wait until nothing of a call's job is alive; return its certificate, None when nobody ever took it.
 
     Cancels nothing, also when whoever waits is cancelled. `asyncio.wait_for` on a wrapped future cancels it and returns
     at its timeout, while the job has its grace.

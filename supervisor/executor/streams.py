@@ -29,6 +29,7 @@ class StreamFuture(JobFuture[Any], Generic[T]):
         self.items: deque[bytes] = deque()
         self._read = -1
         self._waiting = threading.Condition()
+        self._taking = threading.RLock()  # what an item runs when it is unpickled may take the next one
 
     def _invoke_callbacks(self) -> None:
         self.wake()  # it is done, whoever has ended it
@@ -53,16 +54,20 @@ class StreamFuture(JobFuture[Any], Generic[T]):
             if not self.items:  # the last ones may have come between the two looks
                 self.result()
                 return None
-        try:
-            item = pickle.loads(self.items[0])
-        except Exception:
-            self.items.popleft()
-            raise
-        self.items.popleft()  # not before: whatever interrupts its caller (Ctrl-C), the item is still there
+        with self._taking:
+            if not self.items:
+                return ()  # another thread has it
+            try:
+                item = pickle.loads(self.items[0])
+            except Exception:
+                self.items.popleft()
+                raise
+            self.items.popleft()  # not before: whatever interrupts its caller (Ctrl-C), the item is still there
         return (item,)
 
     def leave_to_parent(self) -> None:
         self._waiting = threading.Condition()
+        self._taking = threading.RLock()
         super().leave_to_parent()
 
     def wait(self) -> None:

@@ -100,11 +100,25 @@ def first_of_all(ctx: Context, number: int, last: str = "") -> tuple[int, str]:
     return number, last
 
 
+def behind_any(first: int, *rest: int, ctx: Context) -> tuple[int, ...]:
+    ctx.checkpoint(first)
+    return first, *rest
+
+
+def borrowing(*args: int, **kwargs: Context) -> tuple[int, bool]:
+    return args[0], isinstance(kwargs["ctx"], Context)
+
+
+borrowing.__annotations__ = dict(given.__annotations__)
+
+
 def test_a_context_is_given_wherever_it_stands_and_whatever_else_is_annotated(executor: Executor) -> None:
     assert executor.submit(given, 4).result() == (4, True)
     assert executor.submit(first_of_all, 4, "last").result() == (4, "last")
     assert executor.submit(first_of_all, 4, last="last").result() == (4, "last")
     assert executor.submit(first_of_all, number=4).result() == (4, "")
+    assert executor.submit(behind_any, 1, 2, 3).result() == (1, 2, 3)
+    assert executor.submit(borrowing, 4).result() == (4, True)
 
 
 MODULE = """

@@ -68,6 +68,7 @@ def forging(folder: Path, jobs_per_worker_max: int = 1) -> PoolSpec:
         '{"cause":"exception","pickled":"a"}',
         '{"cause":"exception","pickled":7}',
         '{"cause":"payload","faults":[1]}',
+        '{"cause":"payload","faults":[["x"]]}',
         '{"cause":"exit","exit_code":NaN}',
         '{"cause":"exception","type":NaN}',
         '{"cause":"of my own"}',

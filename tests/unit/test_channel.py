@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 import pytest
@@ -26,68 +26,56 @@ def pipe() -> Iterator[tuple[int, int]]:
     os.close(ends[0])
 
 
-def test_what_handlers_emit_while_a_write_blocks_comes_whole_and_in_order(pipe: tuple[int, int]) -> None:
-    """The reader stands still; all that time a handler emits behind the one frame that is being written."""
+def written_under_alarms(
+    pipe: tuple[int, int], alarms: int, write: Callable[[Channel], None], on_alarm: Callable[[Channel, int], None]
+) -> tuple[list[Frame], int]:
+    """Write while nobody reads and a handler is called so often; return what was written, and how often it was."""
     reading, writing = pipe
     channel = Channel(writing, CODECS["json"], lambda: None)
     channel.begin(7)
     main, rung = threading.get_ident(), 0
     frames: list[Frame] = []
 
-    def on_alarm(_number: int, _frame: FrameType | None) -> None:
+    def ring(_number: int, _frame: FrameType | None) -> None:
         nonlocal rung
         rung += 1
-        channel.token(rung)
+        on_alarm(channel, rung)
 
     def read() -> None:
-        while rung < ALARMS:  # one that comes right before the system call does not interrupt it
+        while rung < alarms:  # one that comes right before the system call does not interrupt it
             signal.pthread_kill(main, signal.SIGALRM)
             os.sched_yield()
         decoder = Decoder()
         while chunk := os.read(reading, 1 << 16):
             frames.extend(decoder.feed(chunk))
 
-    before = signal.signal(signal.SIGALRM, on_alarm)
+    before = signal.signal(signal.SIGALRM, ring)
     reader = threading.Thread(target=read)
     reader.start()
     try:
-        channel.token("x" * (1 << 20))  # more than a pipe holds
+        write(channel)  # more than a pipe holds
     finally:
         signal.signal(signal.SIGALRM, before)
         os.close(writing)
         reader.join()
+    return frames, rung
+
+
+def test_what_handlers_emit_while_a_write_blocks_comes_whole_and_in_order(pipe: tuple[int, int]) -> None:
+    """The reader stands still; all that time a handler emits behind the one frame that is being written."""
+    frames, rung = written_under_alarms(
+        pipe, ALARMS, lambda channel: channel.token("x" * (1 << 20)), lambda channel, number: channel.token(number)
+    )
     assert [frame.sequence for frame in frames] == list(range(rung + 1))
     assert [len(frame.payload) > 1000 for frame in frames].count(True) == 1
 
 
 def test_what_handlers_emit_while_the_last_word_is_written_is_told_nobody(pipe: tuple[int, int]) -> None:
-    reading, writing = pipe
-    channel = Channel(writing, CODECS["json"], lambda: None)
-    channel.begin(7)
-    main, rung = threading.get_ident(), 0
-    frames: list[Frame] = []
-
-    def on_alarm(_number: int, _frame: FrameType | None) -> None:
-        nonlocal rung
-        rung += 1
+    def emit_in_the_write(channel: Channel, number: int) -> None:
         if channel.busy:
-            channel.token(rung)
+            channel.token(number)
 
-    def read() -> None:
-        while rung < 10:
-            signal.pthread_kill(main, signal.SIGALRM)
-            os.sched_yield()
-        decoder = Decoder()
-        while chunk := os.read(reading, 1 << 16):
-            frames.extend(decoder.feed(chunk))
-
-    before = signal.signal(signal.SIGALRM, on_alarm)
-    reader = threading.Thread(target=read)
-    reader.start()
-    try:
-        channel.close([(8, b"x" * (1 << 20))])
-    finally:
-        signal.signal(signal.SIGALRM, before)
-        os.close(writing)
-        reader.join()
+    frames, _ = written_under_alarms(
+        pipe, 10, lambda channel: channel.close([(8, b"x" * (1 << 20))]), emit_in_the_write
+    )
     assert [(frame.kind, len(frame.payload)) for frame in frames] == [(8, 1 << 20)]

@@ -35,7 +35,7 @@ class Plan:
     """From here on: of each peer of the Executor, in each measure."""
     hoard_kills: int = 6
     executor_deadlines: int = 8
-    executor_graces: int = 4
+    executor_graces: int = 8
     executor_families: int = 5
     executor_owners: int = 3
     executor_recoveries: int = 6
@@ -43,7 +43,7 @@ class Plan:
     executor_noops: int = 10_000
     executor_rounds: int = 3
     executor_tokens: int = 300_000
-    executor_first_tokens: int = 30
+    executor_first_tokens: int = 1000
     executor_colds: int = 5
     never_s: float = 10.0
     """After which a polite cancel is called never; once, not per pass."""
@@ -63,5 +63,5 @@ QUICK = Plan(
     flooded_cancels=20, streams=1, stream_tokens=200_000, alone_tokens=100, crowd_tokens=200, pairs=500, never_s=2.0,
     executor_kills=5, hoard_kills=2, executor_deadlines=2, executor_graces=1, executor_families=1, executor_owners=1,
     executor_recoveries=2, executor_first_lines=300, executor_noops=3000, executor_rounds=1, executor_tokens=50_000,
-    executor_first_tokens=5, executor_colds=2,
+    executor_first_tokens=100, executor_colds=2,
 )  # fmt: skip

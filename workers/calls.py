@@ -77,6 +77,8 @@ def prepare(encoded: bytes) -> None:
             return made
 
 
-def apply_to_each(function: Callable[..., Any], chunk: Sequence[Sequence[Any]]) -> list[Any]:
-    """Return the results of one chunk of a `map`."""
-    return [function(*arguments) for arguments in chunk]
+def apply_to_each(function: Callable[..., Any], *columns: Sequence[Any]) -> list[Any]:
+    """Return the results of one chunk of a `map`; each column is what one of its iterables gives."""
+    if len(columns) == 1:
+        return [function(argument) for argument in columns[0]]
+    return [function(*arguments) for arguments in zip(*columns, strict=True)]

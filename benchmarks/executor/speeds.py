@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Iterator
 
 from executor import tasks
 from executor.contest import CANNOT, Contest, within_budget
@@ -23,6 +24,7 @@ COLD = "new pool → first result, nothing preloaded, ms"
 CHUNKSIZES = (100, 500, 2000, 10_000)
 BYTES_EACH_WAY = 100 * 10**6
 _WARM_JOBS = 200
+_SECONDS = 10
 
 
 def chunked(chunksize: int) -> str:
@@ -54,14 +56,20 @@ def busy_first_lines(contest: Contest) -> None:
 
 def _first_lines(contest: Contest, measure: str, submit: object) -> None:
     assert callable(submit)
-    until = time.monotonic() + 10
-    for number in range(_WARM_JOBS // 4 + contest.plan.executor_first_lines):
+    for number in _one_after_the_other(contest.plan.executor_first_lines):
         asked_ns = time.monotonic_ns()
         line_ns = submit(tasks.first_line).result()
-        if number >= _WARM_JOBS // 4:
+        if number >= 0:
             contest.add(measure, (line_ns - asked_ns) / 1e6)
+
+
+def _one_after_the_other(count: int) -> Iterator[int]:
+    """Count the jobs of a warm worker, without a pause, as long as there is time; those that warm it are below 0."""
+    until = time.monotonic() + _SECONDS
+    for number in range(-_WARM_JOBS // 4, count):
+        yield number
         if time.monotonic() > until:
-            break
+            return
 
 
 def noops(contest: Contest) -> None:
@@ -98,7 +106,7 @@ def large_bytes(contest: Contest) -> None:
 
 
 def streams(contest: Contest) -> None:
-    """Read tokens from the first to the last; the first of short streams on a warm worker."""
+    """Read tokens from the first to the last; the first of short streams on a worker that is as warm as for lines."""
     if not contest.kind.streams:
         return contest.say(STREAM, CANNOT)
     for _ in within_budget(contest.plan.executor_rounds):
@@ -113,10 +121,11 @@ def streams(contest: Contest) -> None:
             assert count == contest.plan.executor_tokens
     with contest.warm() as peer:
         peer.ready_to_stream()
-        for _ in within_budget(contest.plan.executor_first_tokens):
-            began = time.monotonic()
+        for number in _one_after_the_other(contest.plan.executor_first_tokens):
+            asked_ns = time.monotonic_ns()
             for _token in peer.stream(1):
-                contest.add(FIRST_TOKEN, (time.monotonic() - began) * 1000)
+                if number >= 0:
+                    contest.add(FIRST_TOKEN, (time.monotonic_ns() - asked_ns) / 1e6)
     return None
 
 

@@ -183,8 +183,8 @@ class Executor(concurrent.futures.Executor):
         """
         mapping.check(chunksize, buffersize)
         return mapping.results(
-            lambda chunk: self.submit(apply_to_each, fn, chunk),
-            zip(*iterables, strict=False),
+            lambda columns: self.submit(apply_to_each, fn, *columns),
+            iterables,
             timeout=timeout,
             chunksize=chunksize,
             buffersize=buffersize,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -26,9 +26,13 @@ def check(chunksize: int, buffersize: int | None) -> None:
         raise ValueError("buffersize must be None or > 0")
 
 
+Columns = tuple[Sequence[Any], ...]
+"""Of one chunk: what each iterable gives to its calls. A tuple for each call would be three times the pickling."""
+
+
 def results(
-    submit: Callable[[list[Any]], Future[list[T]]],
-    items: Iterator[Any],
+    submit: Callable[[Columns], Future[list[T]]],
+    iterables: Sequence[Iterable[Any]],
     *,
     timeout: float | None,
     chunksize: int,
@@ -36,7 +40,7 @@ def results(
 ) -> Iterator[T]:
     """Submit the first calls now, and return an iterator over the results of all."""
     deadline = None if timeout is None else timeout + monotonic()
-    calls = map(submit, _chunks(items, chunksize))
+    calls = map(submit, _chunks(iterables, chunksize))
     futures = deque(calls if buffersize is None else itertools.islice(calls, buffersize))
     return _in_order(futures, calls, deadline)
 
@@ -57,7 +61,13 @@ def _in_order(futures: deque[Future[list[T]]], calls: Iterator[Future[list[T]]],
             future.cancel()
 
 
-def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    rest = iter(items)
-    while chunk := list(itertools.islice(rest, size)):
-        yield chunk
+def _chunks(iterables: Sequence[Iterable[Any]], size: int) -> Iterator[Columns]:
+    """Go through all of them until one has come to its end."""
+    if len(iterables) == 1:
+        rest = iter(iterables[0])
+        while chunk := list(itertools.islice(rest, size)):
+            yield (chunk,)
+    else:
+        calls = zip(*iterables, strict=False)
+        while chunk := list(itertools.islice(calls, size)):
+            yield tuple(zip(*chunk, strict=True))

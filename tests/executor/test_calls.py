@@ -111,8 +111,9 @@ async def test_with_asyncio(executor: Executor) -> None:
 def test_map(executor: Executor) -> None:
     assert list(executor.map(work.square, range(5))) == [0, 1, 4, 9, 16]
     assert list(executor.map(work.add, [1, 2], [10, 20, 30])) == [11, 22]
+    assert list(executor.map(work.add, iter([1, 2, 3]), [10, 20], chunksize=9)) == [11, 22]
     assert list(executor.map(work.square, range(10), chunksize=3)) == [number * number for number in range(10)]
-    assert list(executor.map(work.square, [])) == []
+    assert list(executor.map(work.square, [])) == list(executor.map(work.square)) == []
     with pytest.raises(ValueError, match="chunksize"):
         executor.map(work.square, [1], chunksize=0)
     with pytest.raises(ValueError, match="buffersize"):

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from killable.api.access import is_loopback
-from killable.api.cli import exits, render
+from killable.api.cli import console, render
 
 if TYPE_CHECKING:
     from killable.api.cli.configuration import InForce
@@ -33,7 +33,7 @@ async def print_to(engine: Engine, in_force: InForce, url: str, as_json: bool) -
     """Print to stderr, or as one JSON document to stdout."""
     pools, types = await engine.pools(), await engine.job_types()
     if as_json:
-        exits.print_json(
+        console.print_json(
             {
                 "url": url,
                 "pid": os.getpid(),
@@ -46,12 +46,12 @@ async def print_to(engine: Engine, in_force: InForce, url: str, as_json: bool) -
             one_line=True,
         )
         return
-    console = exits.stderr_console()
-    console.print(Text.assemble(("killable ", "bold"), version("killable"), "  ", (url, "bold cyan")))
-    console.print(pools_table(pools, types), soft_wrap=False)
+    stderr = console.stderr_console()
+    stderr.print(Text.assemble(("killable ", "bold"), version("killable"), "  ", (url, "bold cyan")))
+    stderr.print(pools_table(pools, types), soft_wrap=False)
     for text in (*troubles(pools, types), *_guards(pools), *_access(in_force)):
-        console.print(text)
-    console.print(_ending(in_force.config.server.drain_s), style="dim")
+        stderr.print(text)
+    stderr.print(_ending(in_force.config.server.drain_s), style="dim")
 
 
 def _ending(drain_s: float) -> str:

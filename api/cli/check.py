@@ -14,7 +14,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from killable.api.cli import exits, render
+from killable.api.cli import console, exits, render
 from killable.api.cli.options import ConfigFile, Json, Target
 from killable.api.cli.serve import require_linux
 from killable.workers.limits import flat
@@ -50,7 +50,7 @@ def check(target: Target = None, config: ConfigFile = None, as_json: Json = Fals
         # What the file lacks after its faults were left out is none of the pools' fault.
         faults += faults_of(in_force.config, found)
         if as_json:
-            exits.print_json(_members(in_force, found, faults))
+            console.print_json(_members(in_force, found, faults))
         else:
             _print(found, faults)
         raise typer.Exit(exits.Exit.CONFIGURATION if faults else exits.Exit.OK)
@@ -74,11 +74,11 @@ def _print(found: Survey, faults: Sequence[Fault]) -> None:
     from killable.api.cli.announcement import pools_table, troubles
 
     if found.pools:
-        exits.print_table(pools_table(found.pools, found.types))
+        console.print_table(pools_table(found.pools, found.types))
     if found.types:
-        exits.print_table(Text(""))
-        exits.print_table(_types_table(found.types))
-    stderr = exits.stderr_console()
+        console.print_table(Text(""))
+        console.print_table(_types_table(found.types))
+    stderr = console.stderr_console()
     for text in troubles(found.pools, found.types):
         stderr.print(text)
     if not faults:

@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from killable.api.cli.guards import Check, Status, limit_guards
+from killable.api.cli.backstops import Check, Status, limit_backstops
 
 PR_SET_PDEATHSIG, PR_GET_CHILD_SUBREAPER = 1, 37
 """linux/prctl.h"""
@@ -36,7 +36,7 @@ def examine() -> Iterator[Check]:
         yield Check("Linux", "fail", sys.platform, "serve runs on Linux only; submit, ps, kill and the client run here")
         return
     yield Check("Linux", "ok", platform.release())
-    yield from (_pidfd(), _subreaper(), _death_signal(), _memfd(), *_cgroup(), *limit_guards())
+    yield from (_pidfd(), _subreaper(), _death_signal(), _memfd(), *_cgroup(), *limit_backstops())
     yield from (_open_files(), _pids(), _temporary_folder(), *_models())
 
 

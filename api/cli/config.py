@@ -15,7 +15,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from killable.api.cli import exits
+from killable.api.cli import console, exits
 from killable.api.cli.options import ConfigFile, Json, Target
 from killable.api.cli.serve import require_linux
 
@@ -51,7 +51,7 @@ def config(
         from killable.supervisor.configuration.tables import json_schema
 
         if schema:
-            exits.print_json(json_schema())
+            console.print_json(json_schema())
             return
         if example:
             typer.echo("\n".join(example_lines()))
@@ -85,20 +85,20 @@ def _print(in_force: InForce, found: Survey | None, as_json: bool) -> None:
         if found is not None:
             document["job_types"] = [_members(limit) for limit, _ in limits]
             document["broken_pools"] = broken
-        exits.print_json(document)
+        console.print_json(document)
         return
-    stderr = exits.stderr_console()
+    stderr = console.stderr_console()
     stderr.print(
         f"file: {file.absolute()}" if file is not None else "file: none (killable.toml, --config)", style="dim"
     )
-    exits.print_table(settings_table([*settings, *keys], "[{}]"))
+    console.print_table(settings_table([*settings, *keys], "[{}]"))
     if found is not None and found.types:
         own = [limit for limit, job_type in limits if not is_inherited(job_type.limit_sources[limit.name])]
         others = [job_type.name for job_type in found.types if job_type.name not in {limit.section for limit in own}]
-        exits.print_table(Text("\nlimits of job types, where they differ from [limits]", "bold"))
-        exits.print_table(settings_table(own, "{}"))
+        console.print_table(Text("\nlimits of job types, where they differ from [limits]", "bold"))
+        console.print_table(settings_table(own, "{}"))
         if others:
-            exits.print_table(Text(f"as [limits]: {', '.join(others)}"))
+            console.print_table(Text(f"as [limits]: {', '.join(others)}"))
     for name in broken:
         stderr.print(Text.assemble((f"pool {name} is broken: ", "bold yellow"), "`killable check` shows why"))
 

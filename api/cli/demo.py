@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from killable.api.cli import exits, render
+from killable.api.cli import console, exits, render
 from killable.api.cli.options import Json
 from killable.api.client.blocking import Client, Job, token_of
 from killable.workers.errors import KillableError
@@ -67,7 +67,7 @@ def demo(as_json: Json = False) -> None:
             left = server.stop()
         story.finish(left, server.exit_code)
         if as_json:
-            exits.print_json({"ok": all(story.claims.values()), "claims": story.claims, **story.document})
+            console.print_json({"ok": all(story.claims.values()), "claims": story.claims, **story.document})
         if not all(story.claims.values()):
             raise typer.Exit(exits.Exit.FAILED)
 

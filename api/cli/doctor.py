@@ -14,9 +14,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from killable.api.cli import exits
+from killable.api.cli import console, exits
+from killable.api.cli.backstops import Check
 from killable.api.cli.checks import examine
-from killable.api.cli.guards import Check
 from killable.api.cli.options import Json, open_client
 from killable.api.client.outcomes import Unreachable
 from killable.workers.errors import KillableError
@@ -48,13 +48,13 @@ def doctor(
             checks += _server(url)
         failed = [check for check in checks if check.status == "fail"]
         if as_json:
-            exits.print_json({"ok": not failed, "checks": [asdict(check) for check in checks]})
+            console.print_json({"ok": not failed, "checks": [asdict(check) for check in checks]})
         else:
-            exits.print_table(_table(checks))
+            console.print_table(_table(checks))
             warned = sum(check.status == "warn" for check in checks)
             verdict = f"`killable serve` {'can' if here else 'cannot'} run here"
             numbers = f"{len(checks) - len(failed) - warned} ok, {warned} warn, {len(failed)} fail"
-            exits.stderr_console().print(f"{verdict}: {numbers}")
+            console.stderr_console().print(f"{verdict}: {numbers}")
         raise typer.Exit(exits.Exit.FAILED if failed else exits.Exit.OK)
 
 

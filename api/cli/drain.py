@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from killable.api.cli import exits, render
+from killable.api.cli import console, exits, render
 from killable.api.cli.options import Json, Url, open_client, seconds
 from killable.api.client.exchange import DEFAULT_URL
 
@@ -35,7 +35,7 @@ def drain(
         raise typer.BadParameter("--off ends the drain; it has no deadline", param_hint="--deadline")
     with exits.reporting(as_json), open_client(url) as client:
         standing = client.undrain() if off else client.drain(deadline_s=deadline)
-        exits.print_json(standing) if as_json else typer.echo(in_words(standing))
+        console.print_json(standing) if as_json else typer.echo(in_words(standing))
 
 
 def in_words(standing: Mapping[str, Any]) -> str:

@@ -5,19 +5,17 @@ Runs in: any machine.
 
 from __future__ import annotations
 
-import io
-import json
 import signal
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import IntEnum
 from typing import Any
 
 import typer
-from rich.console import Console, RenderableType
 from rich.text import Text
 
 from killable.api.cli import render
+from killable.api.cli.console import print_json, stderr_console
 from killable.workers.errors import CODES, JobError, KillableError
 
 
@@ -56,10 +54,6 @@ _HINTS = {
 }
 
 _EARLY = "native code did not hear SIGTERM; how long it is waited for is ack_s: submit --ack-s, the decorator, [limits]"
-
-
-WIDE = 1000
-"""Columns of a table in a pipe."""
 
 
 def exit_code(error: KillableError) -> int:
@@ -104,42 +98,6 @@ def error_members(error: KillableError) -> dict[str, Any]:
     except KeyError:  # a code of a newer server
         retryable = False
     return {"code": error.code, "message": error.message, "retryable": retryable, **error.facts}
-
-
-def print_json(document: Any, *, one_line: bool = False) -> None:
-    """Print one document on stdout, in ASCII: a token may hold a lone surrogate, which no encoding can write."""
-    text = json.dumps(document, default=str) if one_line else json.dumps(document, default=str, indent=2)
-    typer.echo(text)
-
-
-def stderr_console(*, soft_wrap: bool = True) -> Console:
-    """Return a console on stderr; with `soft_wrap` the terminal breaks long lines, and a copy of them stays whole."""
-    return Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=soft_wrap)
-
-
-def print_table(table: RenderableType) -> None:
-    """Print on stdout. In a pipe nothing is cut, and no line ends with spaces."""
-    console = Console(highlight=False, markup=False, emoji=False)
-    if console.is_terminal:
-        console.print(table)
-        return
-    text = io.StringIO()
-    Console(highlight=False, markup=False, emoji=False, width=WIDE, file=text).print(table)
-    for line in text.getvalue().splitlines():
-        typer.echo(line.rstrip())
-
-
-def print_lines(lines: Iterable[Text]) -> None:
-    """Print lines on stdout that are as wide as they are to be."""
-    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
-    for line in lines:
-        console.print(line)
-
-
-def stdout_columns() -> int:
-    """Return how many characters a line of stdout has room for."""
-    console = Console()
-    return console.width if console.is_terminal else WIDE
 
 
 def _headline(error: KillableError) -> Text:

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.text import Text
 
-from killable.api.cli import exits, story
+from killable.api.cli import console, exits, story
 from killable.api.cli.names import events_so_far, find_job
 from killable.api.cli.options import JobName, Json, Url, open_client
 from killable.api.client.blocking import Event, Job
@@ -36,10 +36,10 @@ def explain(name: JobName, as_json: Json = False, url: Url = DEFAULT_URL) -> Non
         distinct = {event.id: {"event": event.name, "data": event.data} for event in events}
         told = story.tell(record, [*distinct.values()])
         if as_json:
-            exits.print_json(_members(record, told))
+            console.print_json(_members(record, told))
             return
-        width = min(PROSE_CHARS, exits.stdout_columns())
-        exits.print_lines(_lines(told, width))
+        width = min(PROSE_CHARS, console.stdout_columns())
+        console.print_lines(_lines(told, width))
 
 
 def _between_attempts(job: Job, record: dict[str, Any]) -> Iterator[Event]:

@@ -19,7 +19,8 @@ import typer
 from rich.text import Text
 
 from killable.api.cli import render
-from killable.api.cli.exits import Exit, exit_code, print_json, report, stderr_console
+from killable.api.cli.console import print_json, stderr_console
+from killable.api.cli.exits import Exit, exit_code, report
 from killable.api.cli.status import QueueWatch, StatusLine, progress_line
 from killable.api.client.blocking import Event, Job, token_of
 from killable.api.client.outcomes import job_error

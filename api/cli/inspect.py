@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from killable.api.cli import completing, exits, render
+from killable.api.cli import completing, console, exits, render
 from killable.api.cli.names import find_job, find_worker
 from killable.api.cli.options import Json, Url, open_client
 from killable.api.client.exchange import DEFAULT_URL
@@ -43,20 +43,20 @@ def inspect(
             worker = find_worker(client, name) if refusal.code == "unknown_job" else None
             if worker is None:
                 raise
-            exits.print_json(worker) if as_json else exits.print_table(render.facts_table(worker))
+            console.print_json(worker) if as_json else console.print_table(render.facts_table(worker))
             return
         if as_json:
-            exits.print_json(record)
+            console.print_json(record)
         else:
             _print_record(record)
 
 
 def _print_record(record: dict[str, Any]) -> None:
     names = [name for name in (*_RECORD_ORDER, *record) if name in record and name not in _OWN_TABLES]
-    exits.print_table(render.facts_table({name: record[name] for name in dict.fromkeys(names)}))
+    console.print_table(render.facts_table({name: record[name] for name in dict.fromkeys(names)}))
     for name in ("error", "certificate"):
         members = record.get(name)
         if members:
-            exits.print_table(Text(f"\n{name}", "bold"))
+            console.print_table(Text(f"\n{name}", "bold"))
             table = render.certificate_table(members) if name == "certificate" else render.facts_table(members)
-            exits.print_table(table)
+            console.print_table(table)

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from killable.api.cli import completing, exits, render
+from killable.api.cli import completing, console, exits, render
 from killable.api.cli.arguments import tag_filter
 from killable.api.cli.names import find_job, find_worker
 from killable.api.cli.options import Json, Reason, Url, open_client, seconds
@@ -127,12 +127,12 @@ def _print_kills(killing: Iterator[_Kill], as_json: bool) -> int:
             if not as_json:
                 _print_line(done)
     except KeyboardInterrupt:
-        exits.stderr_console().print("interrupted; what was told to stop goes on stopping: killable ps")
+        console.stderr_console().print("interrupted; what was told to stop goes on stopping: killable ps")
         raise
     if as_json:
-        exits.print_json({"killed": [_members(done) for done in kills]})
+        console.print_json({"killed": [_members(done) for done in kills]})
     elif not kills:
-        exits.stderr_console().print("nothing to kill: no active job fits")
+        console.stderr_console().print("nothing to kill: no active job fits")
     return max((done.exit_code for done in kills), default=exits.Exit.OK)
 
 
@@ -205,7 +205,7 @@ def _print_line(done: _Kill) -> None:
         typer.echo(f"{done.name}  {end}  pid {pid}{whose}")
         return
     if done.ending is None:
-        exits.stderr_console().print(
+        console.stderr_console().print(
             Text.assemble(f"{done.name}  ", ("unknown", "red"), "  there is no such job or worker")
         )
         return
@@ -255,9 +255,9 @@ def _print_plan(targets: list[_Target], as_json: bool) -> int:
         if not as_json:
             typer.echo(line)
     if as_json:
-        exits.print_json({"would_kill": plan})
+        console.print_json({"would_kill": plan})
     elif not targets:
-        exits.stderr_console().print("nothing to kill: no active job fits")
+        console.stderr_console().print("nothing to kill: no active job fits")
     return code
 
 

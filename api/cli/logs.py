@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from killable.api.cli import exits
+from killable.api.cli import console, exits
 from killable.api.cli.names import events_so_far, find_job
 from killable.api.cli.options import JobName, Json, Url, open_client
 from killable.api.client.blocking import Event
@@ -48,6 +48,6 @@ def _print(events: Iterable[Event], as_json: bool) -> None:
         if event.name != "log":
             continue
         if as_json:
-            exits.print_json({"id": event.id, "event": event.name, "data": event.data}, one_line=True)
+            console.print_json({"id": event.id, "event": event.name, "data": event.data}, one_line=True)
         else:
             typer.echo(str(event.data.get("text", "")))

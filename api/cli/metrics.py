@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from killable.api.cli import exits, render
+from killable.api.cli import console, exits, render
 from killable.api.cli.options import Json, Url, open_client
 from killable.api.client.exchange import DEFAULT_URL
 
@@ -29,9 +29,9 @@ def metrics(
             return
         counts = client.metrics()
         if as_json:
-            exits.print_json(counts)
+            console.print_json(counts)
         else:
-            exits.print_table(render.facts_table(dict(flattened(counts))))
+            console.print_table(render.facts_table(dict(flattened(counts))))
 
 
 def flattened(counts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from killable.api.cli import completing, exits, render, tables
+from killable.api.cli import completing, console, exits, render, tables
 from killable.api.cli.arguments import tag_filter
 from killable.api.cli.options import Json, Url, open_client
 from killable.api.client.exchange import DEFAULT_URL
@@ -61,15 +61,15 @@ def ps(
         shown = jobs[:at_most] if at_most else jobs
         if as_json:
             holders = {worker["job_id"]: worker for worker in workers if worker.get("job_id")}
-            exits.print_json({"jobs": [{**job, "worker": holders.get(job["job_id"])} for job in shown]})
+            console.print_json({"jobs": [{**job, "worker": holders.get(job["job_id"])} for job in shown]})
             return
-        stderr = exits.stderr_console()
+        stderr = console.stderr_console()
         if not jobs:
             hint = "" if all_jobs or state else "; killable ps -a lists ended ones"
             stderr.print(f"no {'' if all_jobs else f'{wanted} '}jobs{hint}")
             return
         stderr.print(summary(jobs), style="dim")
-        exits.print_table(tables.jobs(shown, workers, full=full))
+        console.print_table(tables.jobs(shown, workers, full=full))
         if len(shown) < len(jobs):
             stderr.print(f"… and {len(jobs) - len(shown)} more (ps -n 0 shows all)", style="dim")
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from killable.api.cli import render
-from killable.api.cli.guards import Check
+from killable.api.cli.backstops import Check
 from killable.workers.errors import KillableError
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from killable.api.cli import exits, render
+from killable.api.cli import console, exits, render
 from killable.api.cli.options import ConfigFile, Json, Target
 from killable.workers.errors import KillableError
 
@@ -216,7 +216,7 @@ def _say(text: str) -> None:
 
     def write() -> None:
         with contextlib.suppress(OSError, ValueError):
-            exits.stderr_console().print(text)
+            console.stderr_console().print(text)
 
     threading.Thread(target=write, name="killable-say", daemon=True).start()
 

@@ -15,7 +15,7 @@ from typing import Annotated
 import httpx
 import typer
 
-from killable.api.cli import exits, render
+from killable.api.cli import console, exits, render
 from killable.api.cli.completing import impatient
 from killable.api.cli.drain import remaining
 from killable.api.cli.exits import Exit
@@ -75,7 +75,7 @@ def shutdown(
         try:
             how = down.run(grace, deadline, reason)
         except KeyboardInterrupt:
-            exits.stderr_console().print(
+            console.stderr_console().print(
                 "interrupted; the server goes on ending: killable drain --off is too late for it"
             )
             raise
@@ -83,7 +83,7 @@ def shutdown(
             down.close()
         members = {"url": client.address, "pid": down.pid, "down": True, "how": how, "took_s": round(down.took_s, 3)}
         if as_json:
-            exits.print_json(members)
+            console.print_json(members)
         else:
             pid = f", pid {down.pid}," if down.pid else ""
             typer.echo(f"{client.address}{pid} is down after {render.duration(down.took_s)} ({how})")
@@ -179,7 +179,7 @@ class _Shutdown:
 
     def _say(self, line: str) -> None:
         if not self._quiet:
-            exits.stderr_console().print(line, style="dim")
+            console.stderr_console().print(line, style="dim")
 
 
 def has_jobs(address: str) -> bool:

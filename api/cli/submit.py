@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from killable.api.cli import completing, exits, interrupts, render
+from killable.api.cli import completing, console, exits, interrupts, render
 from killable.api.cli.arguments import read_input, read_tags
 from killable.api.cli.follow import Follower, print_value
 from killable.api.cli.limitoptions import with_limit_options
@@ -62,7 +62,7 @@ def submit(
             raise typer.Exit(_follow_or_cancel(start, as_json))
         with interrupts.held():
             job = start()
-            exits.print_json(job.accepted) if as_json else typer.echo(job.id)
+            console.print_json(job.accepted) if as_json else typer.echo(job.id)
 
 
 def stream(
@@ -93,15 +93,15 @@ def result(
         if not as_json:
             print_value(value)
         elif isinstance(value, bytes):
-            exits.print_json({"base64": base64.b64encode(value).decode()})
+            console.print_json({"base64": base64.b64encode(value).decode()})
         else:
-            exits.print_json(value)
+            console.print_json(value)
 
 
 def _follow_or_cancel(start: Callable[[], Job], as_json: bool) -> int:
     """Start a job and follow it to its end; an interrupt cancels it and goes on following, to its last words."""
     interrupts.treat_terminations_as_interrupts()
-    stderr = exits.stderr_console()
+    stderr = console.stderr_console()
     follower: Follower | None = None
     try:
         with interrupts.held():  # a job whose id nobody got to know could not be cancelled
@@ -118,7 +118,7 @@ def _follow_or_cancel(start: Callable[[], Job], as_json: bool) -> int:
 
 
 def _cancel(follower: Follower, as_json: bool) -> int:
-    job, stderr = follower.job, exits.stderr_console()
+    job, stderr = follower.job, console.stderr_console()
     try:
         with interrupts.held():  # the next Ctrl-C may end the waiting, but not the cancelling
             job.cancel(reason="Ctrl-C", wait_s=0)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from killable.api.cli import completing, exits, render, tables
+from killable.api.cli import completing, console, exits, render, tables
 from killable.api.cli.options import Json, Url, open_client
 from killable.api.client.exchange import DEFAULT_URL
 from killable.workers.errors import Refused
@@ -28,18 +28,18 @@ def workers(as_json: Json = False, url: Url = DEFAULT_URL) -> None:
         answer = client.workers_and_retired()
         found, retired = answer["workers"], answer.get("retired")  # which older servers do not tell
         if as_json:
-            exits.print_json(answer)
+            console.print_json(answer)
             return
         if found:
             counts = Counter(str(worker["state"]) for worker in found)
             named = ", ".join(f"{number} {state}" for state, number in sorted(counts.items()))
-            exits.stderr_console().print(f"{render.counted(len(found), 'worker')}: {named}", style="dim")
-            exits.print_table(tables.workers(found))
+            console.stderr_console().print(f"{render.counted(len(found), 'worker')}: {named}", style="dim")
+            console.print_table(tables.workers(found))
         else:
-            exits.stderr_console().print("no workers: no pool is ready (killable doctor --url looks at the server)")
+            console.stderr_console().print("no workers: no pool is ready (killable doctor --url looks at the server)")
         if retired:
-            exits.print_table(Text("\nnot used again", "bold"))
-            exits.print_table(tables.retired(retired))
+            console.print_table(Text("\nnot used again", "bold"))
+            console.print_table(tables.retired(retired))
 
 
 def types(
@@ -62,25 +62,25 @@ def types(
         if chosen is None:
             there_are = ", ".join(str(one["name"]) for one in found) or "none at all"
             raise Refused(f"there is no job type {name} (there are {there_are})", code="unknown_job_type", type=name)
-        exits.print_json(chosen) if as_json else _print_one(chosen)
+        console.print_json(chosen) if as_json else _print_one(chosen)
 
 
 def _print_all(found: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
-        exits.print_json({"job_types": found})
+        console.print_json({"job_types": found})
     elif found:
-        exits.print_table(tables.job_types(found))
+        console.print_table(tables.job_types(found))
     else:
-        exits.stderr_console().print("no job types: no pool is ready (killable doctor --url looks at the server)")
+        console.stderr_console().print("no job types: no pool is ready (killable doctor --url looks at the server)")
 
 
 def _print_one(job_type: dict[str, Any]) -> None:
     schema = job_type["input_schema"]
     rest = {name: value for name, value in job_type.items() if name != "input_schema"}
-    exits.print_table(render.facts_table(rest))
-    exits.print_table(Text("\ninput", "bold"))
+    console.print_table(render.facts_table(rest))
+    console.print_table(Text("\ninput", "bold"))
     members = schema.get("properties", {})
     if not members:
-        exits.print_table(Text("it takes none" if schema.get("additionalProperties") is False else "any members"))
+        console.print_table(Text("it takes none" if schema.get("additionalProperties") is False else "any members"))
         return
-    exits.print_table(tables.input_members(schema))
+    console.print_table(tables.input_members(schema))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import typer
 
-from killable.api.cli import exits, render, tables
+from killable.api.cli import console, exits, render, tables
 from killable.api.client.blocking import NotEnded, Unreachable
 from killable.supervisor.configuration.config import ConfigError
 from killable.workers.errors import (
@@ -99,7 +99,7 @@ def test_endings(record: dict[str, Any], words: str) -> None:
 
 
 def printed(capsys: pytest.CaptureFixture[str], table: Any) -> list[list[str]]:
-    exits.print_table(table)
+    console.print_table(table)
     return [line.split() for line in capsys.readouterr().out.splitlines()]
 
 
@@ -163,7 +163,7 @@ def test_an_input_reads_as_a_signature() -> None:
 
 
 def test_a_certificate_shows_what_did_not_happen(capsys: pytest.CaptureFixture[str]) -> None:
-    exits.print_table(render.certificate_table(STUCK | {"stack": "File a.py, line 1 in encode\n", "grace_s": 5.0}))
+    console.print_table(render.certificate_table(STUCK | {"stack": "File a.py, line 1 in encode\n", "grace_s": 5.0}))
     out = capsys.readouterr().out
     lines = [" ".join(line.split()) for line in out.splitlines()]
     assert "acknowledged -" in lines
@@ -174,7 +174,7 @@ def test_a_certificate_shows_what_did_not_happen(capsys: pytest.CaptureFixture[s
 
 
 def test_a_table_in_a_pipe_is_never_cut(capsys: pytest.CaptureFixture[str]) -> None:
-    exits.print_table(render.facts_table({"message": "x" * 300, "empty": None, "limits": {"run_s": 600.0}}))
+    console.print_table(render.facts_table({"message": "x" * 300, "empty": None, "limits": {"run_s": 600.0}}))
     first, second = capsys.readouterr().out.splitlines()
     assert first.split() == ["message", "x" * 300]
     assert second.split() == ["limits", "run_s=10m"]

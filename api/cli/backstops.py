@@ -1,4 +1,4 @@
-"""What keeps jobs within their limits on this machine: which of the guards are active, and what the others need.
+"""What keeps jobs within their limits on this machine behind the watch: what is active of it, what the rest needs.
 
 Runs in: any machine; what it looks at is Linux's.
 """
@@ -31,8 +31,8 @@ DELEGATE = (
 )
 
 
-def limit_guards() -> Iterator[Check]:
-    """Yield what is active of each limit's guards, the kernel's own behind the watch that every machine has."""
+def limit_backstops() -> Iterator[Check]:
+    """Yield what holds each limit: the watch, which every machine has, and the kernel's own behind it."""
     yield _memory_watch()
     yield _memory_limit()
     handed_on = _handed_on()

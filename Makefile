@@ -26,8 +26,10 @@ demo: install
 	@$(BIN)/killable demo $(ARGS)
 
 # `worksteal` gives each process tests that stand together, which is what shares a server, and the last of them to
-# whoever is done.
+# whoever is done. The jobs of the tests are imported by thousands of workers: they are compiled once, also where
+# PYTHONDONTWRITEBYTECODE is set.
 test: install
+	@$(BIN)/python -m compileall -q tests
 	$(BIN)/pytest --numprocesses $(PROCESSES) --dist worksteal $(ARGS)
 
 lint: install

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import textwrap
 from pathlib import Path
@@ -26,8 +27,8 @@ MODULES = {
     "sweep": """
         @job
         def stops_its_zygote(ctx: Context) -> None:
-            enter(ctx)
             try:
+                enter(ctx)
                 ctx.sleep(3600)
             finally:
                 os.kill(os.getppid(), signal.SIGSTOP)
@@ -79,7 +80,8 @@ class Standing:
 
     def _is_ending(self, type: str, phase: str, *not_yet: str) -> int:
         job = self._jobs[type]
-        assert phase in job["certificate"] and not {*not_yet, "tree_empty"} & set(job["certificate"]), job
+        certificate = job["certificate"]
+        assert phase in certificate and not {*not_yet, "tree_empty"} & set(certificate), json.dumps(certificate)
         return int(job["pid"])
 
     def _state(self, pid: int) -> str | None:

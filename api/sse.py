@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import anyio
@@ -85,6 +85,18 @@ def encode(events: Sequence[Event]) -> list[bytes]:
     return [b"".join(lines[start : start + step]) for start in range(0, len(lines), step)]
 
 
+def _parts(message: Message) -> Iterator[Message]:
+    """Cut a message into writes."""
+    body = message.get("body", b"")
+    if len(body) <= WRITE_BYTES:
+        yield message
+        return
+    for start in range(0, len(body), WRITE_BYTES):
+        is_last = start + WRITE_BYTES >= len(body)
+        part = body[start : start + WRITE_BYTES]
+        yield {**message, "body": part, "more_body": message.get("more_body", False) or not is_last}
+
+
 def marker(state: str, error: dict[str, Any] | None) -> bytes:
     """Return the seed's last line for a recorded outcome."""
     if state == "completed":
@@ -144,15 +156,18 @@ class EventStream(EventSourceResponse):
             await send({"type": "http.response.body", "body": b""})
             return
 
+        wire = asyncio.Lock()  # no ping stands inside an event
+
         async def send_in_time(message: Message) -> None:
-            # All messages, the closing one too; sse-starlette's own send_timeout leaves that one out.
-            # By size, since one event may be 64 MiB: slow is not stalled.
-            writes = max(1.0, len(message.get("body", b"")) / WRITE_BYTES)
-            try:
-                async with asyncio.timeout(self._stall_s * writes):
-                    await send(message)
-            except TimeoutError as error:
-                raise _ReaderStalled from error
+            # All messages, the closing one too; sse-starlette's own send_timeout leaves that one out. In pieces, since
+            # one event may be 64 MiB, and what a server's `send` waits for is that the piece before has been taken.
+            async with wire:
+                for part in _parts(message):
+                    try:
+                        async with asyncio.timeout(self._stall_s):
+                            await send(part)
+                    except TimeoutError as error:
+                        raise _ReaderStalled from error
 
         await self._engine.watch(self._job_id)
         self._streams.open += 1

@@ -149,7 +149,8 @@ class Admission:
         try:
             self._jobs.backlog.check(input_bytes)
         except Full as full:
-            wait_s = self._jobs.fleet.run_times_of(job_type).estimate_wait_s(len(self._jobs.backlog))
+            # There is room when the first of those that wait has begun.
+            wait_s = self._jobs.fleet.run_times_of(job_type).estimate_wait_s(0)
             again_s = max(1, round(wait_s or 1))
             facts = {"bound": full.bound, "limit": full.limit, "retry_after_s": again_s}
             raise Refused(f"the queue is full: {full}", code="queue_full", **facts) from full

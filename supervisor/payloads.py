@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 
 from killable.supervisor.terminal import RESULT_INLINE_BYTES_MAX
+from killable.workers.messages import dump_json
 
 
 def is_one_line(payload: bytes) -> bool:
@@ -22,7 +23,7 @@ def is_value(payload: bytes) -> bool:
         return False
     if len(payload) <= RESULT_INLINE_BYTES_MAX:
         try:
-            json.loads(payload)
+            dump_json(json.loads(payload))  # what is no JSON, but Python's: NaN, and 1e999, which it reads as infinity
         except (ValueError, RecursionError):
             return False
     return True

@@ -325,10 +325,13 @@ class Supervisor:
 
     async def shutdown(self, *, grace_s: float | None = None, deadline_s: float = 0.0, reason: str = "") -> Drained:
         logger.warning("shutdown_requested", extra={"reason": reason, "deadline_s": deadline_s})
+        was_asked = self._drain.shutting_down
         self._drain.shut_down(grace_s, reason)
         if self._closing:
             self.jobs.stop_all(reason, grace_s)  # only hurries: the first verdict stays
         elif deadline_s > 0 and self._registry.active():
+            if was_asked and (left_s := self._drain.left_s(self._clock.now())) is not None:
+                deadline_s = min(deadline_s, left_s)
             self._drain.begin(self._clock, deadline_s, self._drain.set_due)
         else:
             self._drain.set_due()

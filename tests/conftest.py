@@ -81,9 +81,14 @@ def nothing_left() -> Iterator[None]:
     """
     before = Belongings.now()
     yield
-    if before.more():
-        gc.collect()
-    until(lambda: Pending(more) if (more := before.more()) else True, "the test leaves nothing behind", LEAVE_S)
+
+    def nothing_more() -> bool | Pending:
+        if not before.more():
+            return True
+        gc.collect()  # what a thread lets go of late may be garbage only now
+        return Pending(more) if (more := before.more()) else True
+
+    until(nothing_more, "the test leaves nothing behind", LEAVE_S)
 
 
 @pytest_asyncio.fixture

@@ -222,12 +222,19 @@ class Doorbell:
             pass  # full of signals' bytes, or closed by the job: the supervisor then counts on time alone
 
 
+_LOCKS = frozenset({"_acquireLock", "_releaseLock", "_prepareFork", "_afterFork"})
+"""Of logging, up to 3.12 and from 3.13 on: what it registers with `os.register_at_fork`."""
+
+
 def _is_in_hook(frame: FrameType | None) -> bool:
-    """Tell whether `sys.unraisablehook` was interrupted: the job's own around ours, or ours, in which a worker that
-    gets no processor may be for longer than the supervisor waits.
+    """Tell whether a hook was interrupted, which would swallow what is raised in it: `sys.unraisablehook`, the job's
+    own around ours, or ours, in which a worker that gets no processor may be for longer than the supervisor waits; or
+    logging's for forks, the first code of Python's behind each `os.fork`, whose lock would be held for ever.
     """
     hooks = (Doorbell._on_unraisable.__code__, getattr(sys.unraisablehook, "__code__", None))
     while frame is not None and frame.f_code not in hooks:
+        if frame.f_code.co_name in _LOCKS and frame.f_globals.get("__name__") == "logging":
+            return True
         frame = frame.f_back
     return frame is not None
 

@@ -143,6 +143,8 @@ def _read_document(document: str) -> dict[str, Any]:
 
 
 def _read_file(name: str, option: str) -> str:
+    if name == "-" and sys.stdin is None:
+        raise Refused(f"{option}: stdin is closed", code="invalid")
     try:
         return sys.stdin.read() if name == "-" else Path(name).read_text("utf-8")
     except OSError as error:

@@ -76,18 +76,18 @@ def _offered(ctx: typer.Context, incomplete: str, find: Callable[[Ask], Offers])
 
 
 def impatient(address: str, timeout_s: float) -> httpx.Client:
-    """Return an HTTP client that gives up soon; the library's own waits as long as a job may take."""
+    """Return an HTTP client that gives up soon; the library's own waits as long as a job may take. It reaches what that
+    reaches: by the same proxies, with the same key. Raise what that raises.
+    """
     import httpx
 
-    from killable.api.client.exchange import UNIX_PREFIX
+    from killable.api.client.exchange import Server
 
-    uds = address.removeprefix(UNIX_PREFIX).removeprefix("//") if address.startswith(UNIX_PREFIX) else None
-    url = "http://localhost" if uds else address if "://" in address else f"http://{address}"
-    key = os.environ.get("KILLABLE_API_KEY")
+    server = Server.at(address, uds=None, api_key=None, headers=None, connect_s=timeout_s, answer_s=timeout_s)
     return httpx.Client(
-        base_url=url,
-        headers={"Authorization": f"Bearer {key}"} if key else {},
-        transport=httpx.HTTPTransport(uds=uds) if uds else None,
+        base_url=server.url,
+        headers=dict(server.headers),
+        transport=httpx.HTTPTransport(uds=server.uds) if server.uds else None,
         timeout=timeout_s,
-        trust_env=False,
+        **server.client_options(),
     )

@@ -24,9 +24,16 @@ def print_json(document: Any, *, one_line: bool = False) -> None:
     typer.echo(text)
 
 
+class _Talk(Console):
+    """What is said beside the data: when nobody reads it any more, the data go on (rich's own ends the program)."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
 def stderr_console(*, soft_wrap: bool = True) -> Console:
     """Return a console on stderr; with `soft_wrap` the terminal breaks long lines, and a copy of them stays whole."""
-    return Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=soft_wrap)
+    return _Talk(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=soft_wrap)
 
 
 def print_table(table: RenderableType) -> None:

@@ -62,15 +62,15 @@ def _server(url: str) -> list[Check]:
     """Ask a server whether it is ready, and what its pools do instead of what was asked."""
     try:
         with open_client(url) as client:
-            readiness = client.ready()
+            readiness, place = client.ready(), client.address
     except Unreachable as error:
         return [Check("server", "fail", error.message)]
     except KillableError as error:
-        return [Check("server", "fail", f"{url} takes no jobs: {error.message}")]
+        return [Check("server", "fail", f"it takes no jobs: {error.message}")]
     degraded = "; ".join(str(each) for each in readiness.get("degraded", ()))
-    server = Check("server", "ok", f"{url} is ready")
+    server = Check("server", "ok", f"{place} is ready")
     if degraded:
-        server = Check("server", "warn", f"{url} is degraded", degraded)
+        server = Check("server", "warn", f"{place} is degraded", degraded)
     return [server, *(_pool(pool) for pool in readiness.get("pools", ()) if pool["detail"])]
 
 

@@ -75,6 +75,11 @@ def reporting(as_json: bool) -> Iterator[None]:
         raise typer.Exit(exit_code(error)) from None
     except KeyboardInterrupt:
         raise typer.Exit(Exit.INTERRUPTED) from None
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            raise  # typer's to end: nobody reads any more
+        stderr_console().print(Text.assemble(("killable: ", "bold"), error.strerror or str(error)))
+        raise typer.Exit(Exit.OS) from None
 
 
 def report(error: KillableError, as_json: bool) -> None:

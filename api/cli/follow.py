@@ -9,6 +9,7 @@ Runs in: any machine.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import sys
 import time
@@ -135,7 +136,8 @@ class Follower:
         if isinstance(result, dict) and set(result) == {"$ref"}:
             result = self.job.result(wait_s=0)
         elif isinstance(result, dict) and set(result) == {"base64"}:
-            result = base64.b64decode(result["base64"])
+            with contextlib.suppress(TypeError, ValueError):  # a value of the job's own may look like that
+                result = base64.b64decode(result["base64"], validate=True)
         print_value(result)
 
     def _last_line(self, ending: Mapping[str, Any]) -> Text:
@@ -156,6 +158,6 @@ def print_value(value: Any) -> None:
         sys.stdout.buffer.write(value)
         sys.stdout.buffer.flush()
     elif isinstance(value, str):
-        typer.echo(value)
+        print(value, flush=True)  # typer's own takes what is for a terminal out of it, in a pipe
     elif value is not None:
         typer.echo(json.dumps(value, indent=2))

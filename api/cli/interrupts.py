@@ -14,9 +14,20 @@ PATIENCE = 2
 """Interrupts that are held back; the next one gets through: the server may not be answering at all."""
 
 
+def terminations() -> list[signal.Signals]:
+    """Return what ends a program as Ctrl-C does: SIGTERM (a shell's `timeout`, a service being stopped), and SIGHUP (a
+    window is closed) unless whoever started it has it ignored (nohup(1)).
+    """
+    found = [signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # Windows has none
+        found.append(signal.SIGHUP)
+    return found
+
+
 def treat_terminations_as_interrupts() -> None:
-    """Let SIGTERM (a shell's `timeout`, a service being stopped) end what Ctrl-C would end."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Let them end what Ctrl-C would end."""
+    for number in terminations():
+        signal.signal(number, signal.default_int_handler)
 
 
 @contextmanager
@@ -30,7 +41,7 @@ def held() -> Iterator[None]:
         if noted > PATIENCE:
             raise KeyboardInterrupt
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = (signal.SIGINT, *terminations())
     before = [signal.signal(number, note) for number in numbers]
     try:
         yield

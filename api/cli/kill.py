@@ -161,7 +161,10 @@ def _kill_matching(client: Client, chosen: _Filter, order: _Order) -> Iterator[_
     )
     for each in answer["jobs"]:
         job = client.job(each["job_id"])
-        yield _Kill(job.id, _cancel(job, order, wait_s=None))
+        ending = _cancel(job, order, wait_s=None)
+        if ending is None:  # the server has let go of it by now, as of the oldest that have ended
+            ending = Ending(job.id, each["status"], None, had_ended=each["status"] == "already_ended")
+        yield _Kill(job.id, ending)
 
 
 def _kill_all(client: Client, targets: list[_Target], order: _Order) -> Iterator[_Kill]:

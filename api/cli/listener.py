@@ -38,9 +38,15 @@ class CannotServe(KillableError):
         return False
 
 
+BACKLOG = 128
+"""Connections that wait until the server accepts them: while its pools get warm, too. asyncio accepts so many in one
+turn, and logs each one for which there is no descriptor.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A bound socket and how clients name it. Leaving it closes the socket and removes its file."""
+    """A listening socket and how clients name it. Leaving it closes the socket and removes its file."""
 
     socket: socket.socket
     url: str
@@ -51,7 +57,7 @@ class Listener:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.socket.close()
-        if self.path:
+        if self.path and _is_left_over(self.path):  # else it is the next server's by now
             try:
                 os.unlink(self.path)
             except OSError:
@@ -70,7 +76,8 @@ def take_descriptors() -> None:
 
 
 def listen(server: ServerSettings, source: str = "") -> Listener:
-    """Bind, and nothing more. Raise ConfigError for an address that is none of ours, CannotServe for the rest.
+    """Bind and listen, so that no other server can. Raise ConfigError for an address that is none of ours, CannotServe
+    for the rest.
 
     `source` is who wrote the address.
     """
@@ -85,6 +92,7 @@ def listen(server: ServerSettings, source: str = "") -> Listener:
         sock = socket.socket(family, kind, protocol)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
+        sock.listen(BACKLOG)
     except (OSError, UnicodeError) as error:
         if sock is not None:
             sock.close()
@@ -141,6 +149,7 @@ def _bind_path(path: str) -> Listener:
         if _is_left_over(path):
             os.unlink(path)
         sock.bind(path)
+        sock.listen(BACKLOG)  # at once: a file on which nobody listens is taken for a left one
     except OSError as error:
         sock.close()
         raise cannot_listen(path, error) from error

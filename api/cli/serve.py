@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from killable.api.cli import console, exits, render
+from killable.api.cli.interrupts import terminations
 from killable.api.cli.options import ConfigFile, Json, Target
 from killable.workers.errors import KillableError
 
@@ -132,14 +133,14 @@ class _Stop:
 
     @contextlib.contextmanager
     def watching_signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM only ask, until the end: what ends jobs must not be interrupted half-way."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        """SIGINT, SIGTERM and SIGHUP only ask, until the end: what ends jobs must not be interrupted half-way."""
+        loop, numbers = asyncio.get_running_loop(), (signal.SIGINT, *terminations())
+        for number in numbers:
             loop.add_signal_handler(number, self._ask, number.name)
         try:
             yield
         finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in numbers:
                 loop.remove_signal_handler(number)
 
     def _ask(self, name: str) -> None:

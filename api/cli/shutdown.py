@@ -9,6 +9,7 @@ Runs in: any machine; what does not go by itself is ended only on the server's o
 from __future__ import annotations
 
 import signal
+import ssl
 import time
 from typing import Annotated
 
@@ -207,6 +208,8 @@ def _asked(address: str) -> type[httpx.HTTPError] | None:
         with impatient(address, ANSWER_S) as http:
             http.get("/livez")
     except httpx.HTTPError as error:
+        if isinstance(error.__cause__ or error.__context__, ssl.SSLError):
+            return None  # somebody is there, whom we do not trust
         kinds = (httpx.ConnectError, httpx.TimeoutException)
         return next((kind for kind in kinds if isinstance(error, kind)), None)
     return None

@@ -6,6 +6,7 @@ Runs in: any machine.
 from __future__ import annotations
 
 import base64
+import contextlib
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -114,6 +115,13 @@ def _follow_or_cancel(start: Callable[[], Job], as_json: bool) -> int:
             stderr.print("interrupted before the server answered; the job may have been started: killable ps")
             raise
         return _cancel(follower, as_json)
+    except KillableError:
+        raise
+    except BaseException:  # `submit ... | head`, a full disk: nobody reads along any more
+        if follower is not None:
+            with contextlib.suppress(KillableError):
+                follower.job.cancel(reason="its reader has gone", wait_s=0)
+        raise
     return follower.finish()
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from killable.api.app import create_app
-from killable.api.cli.listener import Listener, cannot_listen
+from killable.api.cli.listener import BACKLOG, Listener, cannot_listen
 from killable.api.cli.protocol import protocol_of
 from killable.api.keys import ApiKey
 from killable.api.settings import HttpSettings
@@ -28,8 +28,6 @@ log = logging.getLogger(__name__)
 
 KEEP_ALIVE_S = 15
 """An idle connection: longer than a person's pause between two commands in one client, shorter than proxies' 60 s."""
-BACKLOG = 128
-"""asyncio accepts so many in one turn, and logs each one for which there is no descriptor."""
 CUT_OFF_S = 1.0
 """For uvicorn to leave after it was told to drop its connections."""
 

@@ -30,9 +30,10 @@ class AsyncTransport:
         """`http` is a client of the caller's own, which stays the caller's to close."""
         self._server = server
         self._owns_http = http is None
-        self._http = http or httpx.AsyncClient(
-            transport=httpx.AsyncHTTPTransport(uds=server.uds) if server.uds else None, **server.client_options()
-        )
+        with server.connecting():
+            self._http = http or httpx.AsyncClient(
+                transport=httpx.AsyncHTTPTransport(uds=server.uds) if server.uds else None, **server.client_options()
+            )
 
     async def close(self) -> None:
         if self._owns_http:

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -32,6 +34,8 @@ CONNECT_S = 5.0
 """A server that takes longer to accept is as good as not there."""
 ANSWER_S = 30.0
 """Beyond what the request itself may wait; a server answers within milliseconds."""
+PROBLEM_URN = "urn:killable:problem:"
+"""With what the type of every problem of ours begins (RFC 9457, 3.1.1)."""
 PASS_S = 0.5
 """The least that an answer gets, however little time the caller has left: giving up costs another request."""
 
@@ -91,6 +95,7 @@ class Server:
         try:
             parsed = httpx.URL(url)
         except httpx.InvalidURL as error:
+            url = re.sub(r"(?<=://)[^/]*@", "", url)  # no password
             raise Unreachable(f"{url!r} is not an address ({error}); one is http://HOST:PORT", url=url) from error
         shown = f"{UNIX_PREFIX}{uds}" if uds else str(parsed.copy_with(userinfo=b"")).rstrip("/")
         if not uds and (parsed.scheme not in ("http", "https") or not parsed.host):
@@ -110,6 +115,17 @@ class Server:
             "limits": httpx.Limits(max_connections=None, max_keepalive_connections=20),
         }
 
+    @contextmanager
+    def connecting(self) -> Iterator[None]:
+        """Surround the making of a client. Raise Unreachable where the environment does not allow one: it names a proxy
+        of a kind that is not installed, certificates that are not there.
+        """
+        try:
+            yield
+        except (ImportError, ValueError, OSError) as error:
+            why = f"no connection to {self.address} can be made with this environment (proxies, certificates): {error}"
+            raise Unreachable(why, url=self.address) from error
+
     def arguments(self, call: Call) -> dict[str, Any]:
         """Return a call as keyword arguments of httpx's `request` and `stream`."""
         answer_s = max(PASS_S, self.answer_s if call.answer_s is None else call.answer_s)
@@ -121,7 +137,7 @@ class Server:
         return {
             "method": call.method,
             "url": self.url + call.path,
-            "params": {name: value for name, value in call.query.items() if value not in (None, "")},
+            "params": {name: _text(value) for name, value in call.query.items() if value not in (None, "")},
             "headers": headers,
             "content": call.body,
             "timeout": httpx.Timeout(
@@ -136,8 +152,8 @@ class Server:
         if response.is_success:
             return response
         members = _json(response)
-        if not isinstance(members, dict) or "code" not in members:
-            raise self.stranger(response)
+        if not isinstance(members, dict) or not str(members.get("type", "")).startswith(PROBLEM_URN):
+            raise self.stranger(response)  # a gateway's own, which may well have a `code`, too
         raise problem_error(members, status=response.status_code, **_retry_after(response))
 
     def members(self, response: httpx.Response) -> Record:
@@ -227,7 +243,7 @@ def _retry_after(response: httpx.Response) -> dict[str, Any]:
         return {"retry_after_s": float(value)}
     try:
         due = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return {}
     return {"retry_after_s": max(0.0, (due.replace(tzinfo=due.tzinfo or UTC) - datetime.now(UTC)).total_seconds())}
 
@@ -240,6 +256,11 @@ def _sendable(headers: Mapping[str, str]) -> dict[str, str]:
                 f"the {name} has a character that no header can carry; it must be printable ASCII", header=name
             )
     return dict(headers)
+
+
+def _text(value: Any) -> Any:
+    """Return what a query can carry: a name of a file, which may stand in a reason, may have bytes that are no text."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 def _reason(error: BaseException) -> str:

@@ -81,8 +81,10 @@ class JobCalls:
                 record = refusal.facts.get("job") or {}
                 state, certificate = record.get("state", "completed"), record.get("certificate")
                 return Ending(self.id, state, certificate, record.get("error"), had_ended=True)
-            members = self.asking.server.members(answer)
-            ending = Ending(self.id, str(members.get("status")), members.get("certificate"))
+            status = self.asking.server.member(answer, "status")
+            if status not in ("cancelled", "stopping"):
+                raise self.asking.server.stranger(answer)  # what became of the job is not known by that
+            ending = Ending(self.id, status, self.asking.server.members(answer).get("certificate"))
             self.is_over = ending.is_over
             if ending.is_over or (deadline is not None and time.monotonic() >= deadline):
                 return ending

@@ -26,8 +26,8 @@ PAUSE_S = 0.1
 """Before the first retry; doubled for each further one, and up to half as much again at random."""
 RETRY_S_MAX = 10.0
 """No retry begins later than this after the first attempt, whatever Retry-After asks for."""
-BUSY = frozenset({429, 503})
-"""HTTP statuses that ask to come again later."""
+BUSY = frozenset({429, 502, 503, 504})
+"""HTTP statuses that ask to come again later; 502 and 504 are a proxy's, whose server is being started again, say."""
 
 T = TypeVar("T")
 

@@ -28,10 +28,11 @@ class ServerCalls:
 
     def page(self, query: Mapping[str, Any], cursor: str | None) -> Flow[tuple[list[Record], str | None]]:
         """Return one page of short records, and the cursor of the next."""
-        members = yield from self.asking.members(
+        answer = yield from self.asking.ask(
             Call("GET", "/v1/jobs", query={**query, "limit": PAGE_JOBS, "cursor": cursor})
         )
-        return members["jobs"], members.get("next_cursor")
+        jobs = self.asking.server.member(answer, "jobs")
+        return jobs, self.asking.server.members(answer).get("next_cursor")
 
     def member(self, path: str, name: str) -> Flow[list[Record]]:
         """Return the list that is one member of what stands at a path."""

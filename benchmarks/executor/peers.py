@@ -86,7 +86,8 @@ class Killable(Peer):
     def __init__(self, workers: int = WORKERS, preload: Callable[[], None] | None = None, spares: int = 1) -> None:
         import killable
 
-        self._executor = killable.Executor(max_workers=workers, preload=preload or (), spares=spares)
+        # The module of its jobs is preloaded, as README advises; who forks the program itself has it from there.
+        self._executor = killable.Executor(max_workers=workers, preload=preload or [tasks.__name__], spares=spares)
 
     def submit(self, function: Callable[..., Any], *args: Any) -> Awaited:
         return self._executor.submit(function, *args)

@@ -104,7 +104,11 @@ def sweep_groups() -> list[str]:
         return []
     swept = []
     for directory in _ownerless_groups(own):
-        for path in (directory, *(child for child in directory.iterdir() if child.is_dir())):
+        try:
+            paths = [directory, *(child for child in directory.iterdir() if child.is_dir())]
+        except FileNotFoundError:
+            continue  # another start was quicker
+        for path in paths:
             try:
                 (path / "cgroup.kill").write_bytes(b"1")
             except OSError:

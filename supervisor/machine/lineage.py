@@ -292,6 +292,9 @@ class Lineage:
         """Half of the patience is over: those whose group is empty need not wait for the others."""
         self._settling = self._loop.call_later(self._patience_s / 2, self._give_up)
         _signal(self._guard_pidfd, signal.SIGCONT)  # it may only have been stopped
+        self._settle_proven()
+
+    def _settle_proven(self) -> None:
         for worker_id, process in list(self._processes.items()):
             ending = None if process.pid is None else self._orphans.get(process.pid)
             if ending is not None and process.has_empty_group():
@@ -303,6 +306,7 @@ class Lineage:
         self._settling = None
         self._stuck = True
         self._forget_zygote_socket()
+        self._settle_proven()
         for worker_id, process in list(self._processes.items()):
             if not process.is_held:
                 process.kill()

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -237,11 +238,39 @@ async def test_a_job_that_did_not_ask_for_it_goes_on(server: Server, tmp_path: P
     assert (await server.record(job_id, wait_s=60))["state"] == "completed"
 
 
+async def test_a_reader_that_reads_steadily_is_not_cut_off_in_a_large_event(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    """It takes longer for that than `send_timeout_s`, and pings and the end wait behind it."""
+    gate = tmp_path / "gate"
+    async with start_server(http=HttpSettings(send_timeout_s=1, ping_s=0.2)) as server:
+        job_id = await server.submit("flood", n=1, chars=8 << 20, gate=str(gate))
+        own = socket.socket()
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)  # what it has not read is the server's
+        own.connect(("127.0.0.1", server.port))
+        reader, writer = await asyncio.open_connection(sock=own, limit=4096)
+        writer.write(f"GET /v1/jobs/{job_id}/stream HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        began, read = time.monotonic(), b""
+        while len(read) < 8 << 20:
+            due = began + len(read) / (2 << 20)  # 2 MiB a second
+            await until_async(lambda due=due: time.monotonic() >= due, "it is this piece's turn")  # type: ignore[misc]
+            piece = await reader.read(1 << 16)
+            assert piece, f"cut off after {len(read)} bytes"
+            read += piece
+        gate.touch()
+        while b"event: completed" not in read[-4096:]:
+            piece = await reader.read(1 << 16)
+            assert piece, "cut off before the end"
+            read += piece
+        writer.close()
+        await writer.wait_closed()
+
+
 @pytest.mark.row("B19")
 async def test_a_reader_that_does_not_read_is_cut_off_and_slows_nobody(
     start_server: StartServer, tmp_path: Path
 ) -> None:
-    async with start_server(http=HttpSettings(send_timeout_s=1)) as server:
+    async with start_server(http=HttpSettings(send_timeout_s=3)) as server:
         # More than the buffers of both sockets hold; then it waits for ever, so that only the reader's leaving ends it.
         input = {"n": 30_000, "chars": 1000, "gate": str(tmp_path / "never")}
         job_id = await server.submit("flood", members={"input": input, "stop_when_client_leaves": True})

@@ -4,6 +4,7 @@ whatever a test waits for comes through a pipe."""
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import stat
@@ -17,6 +18,7 @@ from support import own_jobs
 from support.served import Command, Serve, open_gate, read_line, start_detached
 
 from killable.api.client.blocking import Client
+from killable.workers.errors import JobCancelled
 
 JOBS = Path(own_jobs.__file__).read_text()
 
@@ -55,6 +57,33 @@ def test_values_bytes_and_what_a_job_prints(command: Command) -> None:
         assert "a word on the side" in process.stderr.read()
 
 
+@pytest.mark.parametrize("how", ["head", "hang up"])
+def test_a_job_that_nobody_reads_along_with_any_more_is_cancelled(command: Command, how: str) -> None:
+    """`killable submit ... | head -1`; a terminal whose window is closed."""
+    with command.start("submit", "chatters") as process:
+        assert process.stdout is not None and process.stderr is not None
+        job_id = process.stderr.readline().strip()
+        assert process.stdout.readline() == "and so on\n"
+        if how == "head":
+            process.stdout.close()
+        else:
+            process.send_signal(signal.SIGHUP)
+            assert len(process.stdout.read()) % len("and so on\n") == 0
+        assert process.wait(60) == (1 if how == "head" else 3)
+    with Client(command.url) as client, pytest.raises(JobCancelled) as caught:
+        client.job(job_id).result(wait_s=60)
+    assert (caught.value.by, caught.value.reason) == ("user", "its reader has gone" if how == "head" else "Ctrl-C")
+
+
+def test_what_nobody_reads_on_stderr_costs_no_data(command: Command) -> None:
+    readable, writable = os.pipe()
+    os.close(readable)
+    with command.start("submit", "greet", "-i", "name=you", stderr=writable) as process:
+        os.close(writable)
+        assert process.stdout is not None and process.stdout.read() == "hello you.\n"
+        assert process.wait(60) == 0
+
+
 @pytest.mark.row("E14")
 def test_every_ending_has_its_exit_code(command: Command) -> None:
     failed = command.run("submit", "fails")
@@ -64,7 +93,7 @@ def test_every_ending_has_its_exit_code(command: Command) -> None:
     assert re.fullmatch(r"failed  0 tokens  [\d.]+ m?s", failed.stderr.splitlines()[-1])
     crashed = command.run("submit", "crashes")
     assert (crashed.returncode, "SIGSEGV" in crashed.stderr) == (1, True)
-    timed_out = command.run("submit", "tick", "--run-s", "50ms")
+    timed_out = command.run("submit", "tick", "--run-s", "1s")
     assert (timed_out.returncode, timed_out.stdout) == (124, "tick\n")
     assert "timeout.run" in timed_out.stderr and "--run-s" in timed_out.stderr
 

@@ -26,12 +26,19 @@ def workers(command: Command) -> list[dict[str, Any]]:
     return found
 
 
+def lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # between the two
+        return False
+
+
 @pytest.mark.row("G1")
 @pytest.mark.row("G9")
 def test_workers_are_listed_with_what_they_use(server: Server, command: Command) -> None:
     job_id = start_detached(command, "compute")
-    below = {process.pid for process in psutil.Process(server.process.pid).children(recursive=True)}
     found = workers(command)
+    below = {process.pid for process in psutil.Process(server.process.pid).children(recursive=True)}
     assert {worker["pid"] for worker in found} <= below
     (busy,) = [worker for worker in found if worker["state"] == "busy"]
     assert (busy["job_id"], busy["type"]) == (job_id, "compute")
@@ -88,6 +95,17 @@ def test_kill_all_ends_the_queued_ones_first_and_leaves_none(server: Server, com
     assert command.json("ps")["jobs"] == []
 
 
+def test_jobs_that_the_server_has_forgotten_when_they_are_dead_were_killed(command: Command, serve: Serve) -> None:
+    server = serve("my_jobs.py", "--port", "0", env={"KILLABLE_SERVER__KEEP_JOBS": "1"})
+    own = Command(command.folder, server.url)
+    jobs = [start_detached(own, "tick", limits={"grace_s": 0}) for _ in range(2)] + [
+        own.ok("submit", "tick", "-d").strip()
+    ]
+    done = own.run("kill", "--all")
+    assert done.returncode == 0 and "unknown" not in done.stderr, done.stderr
+    assert sorted(line.split()[0] for line in done.stdout.splitlines()) == sorted(job_id[:12] for job_id in jobs)
+
+
 @pytest.mark.own_server
 @pytest.mark.row("G5")
 def test_what_a_dead_server_leaves_is_gone_at_the_next_start(
@@ -102,7 +120,7 @@ def test_what_a_dead_server_leaves_is_gone_at_the_next_start(
     serve("my_jobs.py", "--port", "0")
 
     def left() -> bool | Pending:
-        alive = [p for p in below if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+        alive = [process for process in below if lives(process)]
         return Pending(alive) if alive or psutil.pid_exists(daemon) else True
 
     until(left, "nothing of the dead server is left")
@@ -240,7 +258,7 @@ def test_shutdown_ends_jobs_then_the_server_and_says_so_when_it_is_gone(server: 
     assert "takes no more jobs; 1 running are ending" in done.stderr
     server.process.communicate(timeout=60)
     assert server.process.returncode == 0
-    assert not [process for process in below if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    assert not [process for process in below if lives(process)]
     assert reader.returncode == 3
     assert "cancelled by shutdown" in err
     again = command.run("shutdown")
@@ -319,7 +337,9 @@ def test_the_shell_completes_jobs_types_and_states_from_the_server(command: Comm
     assert completed(command, "explain", job_id[:8]) == [job_id[:12]]
     assert completed(command, "ps", "--state", "q") == ["queued"]
     assert completed(command, "submit", "gre", KILLABLE_URL="http://127.0.0.1:1") == []
-    assert "complete_bash" in command.ok("--show-completion", "bash")
+    # Which shell it is would be looked for among those who have started this.
+    shown = command.run("--show-completion", "bash", env={"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"})
+    assert shown.returncode == 0 and "complete_bash" in shown.stdout
 
 
 def test_completion_does_not_wait_for_a_server_that_does_not_answer(server: Server, command: Command) -> None:

@@ -115,7 +115,7 @@ def test_leaving_and_timing_out_leave_nothing_alive(client: OneClient) -> None:
     with pytest.raises(JobCancelled):
         list(job)
     with pytest.raises(JobTimedOut, match="was cancelled and is dead") as caught:
-        client.run("sleep_native", timeout_s=0.3, limits={"grace_s": 0.1})
+        client.run("sleep_native", timeout_s=2, limits={"grace_s": 0.1})
     assert caught.value.certificate["tree_empty"] is not None
     assert client.job(caught.value.job_id).record()["state"] == "cancelled"
 
@@ -168,11 +168,10 @@ def test_a_worker_is_killed_with_its_job(plain: Client) -> None:
 def test_a_server_is_shut_down(tmp_path: Path) -> None:
     server = Server(Command(tmp_path), JOBS, "--port", "0")
     with Client(server.url) as client:
-        job = client.submit("spin", limits={"grace_s": 0})
+        events = client.submit("spin", limits={"grace_s": 0}).events()
+        next(events)  # it is being read before it ends: behind the last job the server goes at once
         assert client.shutdown(reason="enough")["shutting_down"] is True
-        with pytest.raises(JobCancelled) as caught:
-            list(job)
-        assert caught.value.by == "shutdown"
+        assert list(events)[-1].data["error"]["by"] == "shutdown"
     server.process.communicate(timeout=60)
     assert server.process.returncode == 0
 

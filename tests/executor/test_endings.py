@@ -111,7 +111,7 @@ def test_a_timeout_ends_it(executor: Executor, tmp_path: Path) -> None:
     with pytest.raises(JobTimedOut, match=r"run_s of 0\.1 s is over") as caught:
         future.result()
     assert isinstance(caught.value, TimeoutError) and caught.value.code == "timeout.run"
-    assert is_gone(arrived(tmp_path / "in"))
+    assert future.pid is not None and is_gone(future.pid)
 
 
 def test_a_limit_of_memory_ends_it(executor: Executor) -> None:
@@ -215,9 +215,10 @@ async def test_stopped_waits_for_what_a_timeout_of_asyncio_does_not(executor: Ex
 def test_map_that_runs_out_of_time_stops_the_rest(executor: Executor, tmp_path: Path) -> None:
     view = executor.with_limits(grace_s=0)
     results = view.map(work.sleep_at, range(6), [str(tmp_path / "in")] * 6, timeout=2)
+    pid = arrived(tmp_path / "in")  # however long its process takes to start
     with pytest.raises(TimeoutError):
         list(results)
-    until(lambda: is_gone(arrived(tmp_path / "in")), "it is gone")
+    until(lambda: is_gone(pid), "it is gone")
 
 
 def test_terminate_and_kill_workers(tmp_path: Path) -> None:

@@ -389,6 +389,7 @@ def test_many_threads_cancel_crash_and_compute_beside_each_other(tmp_path: Path)
                 wrong.append(f"{kind} {argument}: {ended}")
         return wrong
 
+    print("seed", seed)
     with Executor(max_workers=3) as executor, concurrent.futures.ThreadPoolExecutor(6) as threads:
         wrong = [each for found in threads.map(lambda thread: ask(executor, thread), range(6)) for each in found]
-    assert wrong == [], seed
+    assert wrong == []

@@ -125,7 +125,7 @@ MODULE = """
     import os
     from killable import Executor
 
-    pool = Executor(2)
+    pool = Executor(1)
 
     def tell() -> int:
         return os.getpid()

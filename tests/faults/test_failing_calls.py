@@ -68,6 +68,7 @@ def failed() -> set[str]:
     return set()
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("phase", PHASES)
 async def test_the_first_call_of_each_place_fails_once(
     phase: str, injector: Injector, failed: set[str], record_property: Callable[[str, object], None]
@@ -127,6 +128,7 @@ def test_a_sweep_that_fails_closes_what_it_has_opened(
         assert processes.open_descriptors() == before
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("phase", PHASES)
 async def test_every_call_fails_once_in_one_of_its_ways(phase: str, injector: Injector) -> None:
     """For n = 1, 2, … until a run is clean; the soak below goes through all ways, with both proofs."""

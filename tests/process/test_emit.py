@@ -28,7 +28,9 @@ async def test_threads_emit_each_in_its_order(supervisor: StartSupervisor) -> No
 async def test_only_the_main_thread_is_told_to_end(supervisor: StartSupervisor) -> None:
     server = await supervisor(POOL)
     job_id = await submit(server, "emits_from_threads", threads=3, count=0)
-    await said(server, job_id, 100)
+    tokens = 100
+    while {name for name, _ in await said(server, job_id, tokens)} != {0, 1, 2}:  # each is under way: none is starting
+        tokens *= 2
     story = await stop(server, job_id, grace_s=20)
     assert "acknowledged" in story.phases and "kill_sent" not in story.phases
     assert story.record is not None and story.record.partial == b'["main thread: cancelled"]'

@@ -238,14 +238,14 @@ async def test_a_cancel_that_does_not_wait_that_long_says_so(supervisor: StartSu
 @pytest.mark.row("D22")
 async def test_stubborn_jobs_end_together_and_hold_up_nobody(proof: str, supervisor: StartSupervisor) -> None:
     server = await supervisor(hostile_pool(workers=4), proof=proof)
-    jobs = [await begin(server, "ignores_term", limits={"grace_s": 1.5}) for _ in range(3)]
+    jobs = [await begin(server, "ignores_term", limits={"grace_s": 3}) for _ in range(3)]
     ending = asyncio.gather(*(stop(server, job_id) for job_id in jobs))
     for job_id in jobs:
         await reached(server, job_id, "stopping")
     assert (await run(server, "echoes")).state == "completed"
     assert {(await server.get(job_id)).state for job_id in jobs} == {"stopping"}
     for story in await ending:
-        assert 1500 <= story.certificate["kill_sent"] < 3 * 1500  # one after the other the last would be at 4500
+        assert 3000 <= story.certificate["kill_sent"] < 3 * 3000  # one after the other the last would be at 9000
 
 
 # ── the value, the stack, the phases ──

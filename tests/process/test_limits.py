@@ -18,7 +18,7 @@ import pytest
 from support import controllers, processes
 from support.supervising import StartSupervisor
 from support.waiting import Pending, until, until_async
-from trials import HOSTILE, computing, follow, hostile_pool, run, said, stop, submit
+from trials import HOSTILE, follow, hostile_pool, run, said, stop, submit
 
 from killable.supervisor.settings import PoolSpec
 from killable.workers.limits import TASKS_SPARE, backstop_bytes
@@ -223,7 +223,7 @@ async def test_workers_of_another_user_or_group(
         assert ended.certificate["processes_swept"] == 2
         assert ("acknowledged" in ended.phases, "kill_sent" in ended.phases) == (grace_s > 0, grace_s == 0)
     folder = Path(first.end["result"]["tmp"]).parent
-    await until_async(lambda: not folder.exists() or Pending(list(folder.iterdir())), "the worker's folder is gone")
+    await until_async(lambda: not folder.exists() or Pending(os.listdir(folder.parent)), "the worker's folder is gone")
 
 
 async def test_a_nice_level_and_processors_are_their_pools_alone(supervisor: StartSupervisor) -> None:
@@ -256,7 +256,9 @@ async def test_the_kernel_ends_what_nobody_looks_at_and_a_signal_alone_proves_no
     """RLIMIT_CPU, while the supervisor does not get to look; and a SIGXCPU that came from somewhere else."""
     server = await supervisor(hostile_pool())
     job_id = await submit(server, "hold_gil", limits={"cpu_s": 0.2, "grace_s": 0})
-    pid = await computing(server, job_id)
+    await said(server, job_id)
+    pid = (await server.get(job_id)).pid
+    assert pid is not None
     until(lambda: (seen := processes.look(pid)) is None or seen.state == "Z", "the kernel has ended it")
     story = await follow(server, job_id)
     assert (story.code, story.certificate["exit_signal"]) == ("limit.cpu", "SIGXCPU")

@@ -16,6 +16,8 @@ def pool(**changes: Any) -> PoolSpec:
 
 
 LONG = {"run_s": 60, "grace_s": 20, "ack_s": 0.5}
+PATIENT = {**LONG, "ack_s": None}
+"""For jobs that catch what is raised in them: on a busy machine that may take longer."""
 
 
 @pytest.mark.row("C6")
@@ -28,9 +30,9 @@ LONG = {"run_s": 60, "grace_s": 20, "ack_s": 0.5}
         ({"inner_s": 60}, {"download": 0.05}, "load/download", 0.05, None),
         ({}, {"load/download": 0.05, "download": 60}, "load/download", 0.05, None),
         ({"inner_s": 0.05}, {"download": None, "load": 0.1}, "load", 0.1, "load/download"),
-        ({"inner_s": 0.05, "work": "native"}, {}, "load/download", 0.05, None),
+        ({"inner_s": 0.4, "work": "native"}, {}, "load/download", 0.4, None),
         ({"inner_s": 0.05, "work": "tokens"}, {}, "load/download", 0.05, None),
-        ({"inner_s": 0.05, "work": "native", "on_timeout": "raise"}, {}, "load/download", 0.05, None),
+        ({"inner_s": 0.4, "work": "native", "on_timeout": "raise"}, {}, "load/download", 0.4, None),
     ],
     ids=str,
 )
@@ -59,7 +61,7 @@ async def test_a_decorator_gives_an_operation_its_time(supervisor: StartSupervis
 @pytest.mark.parametrize("jobs_per_worker_max", [1, 0], ids=["fresh", "reused"])
 async def test_a_job_that_catches_what_is_raised_goes_on(jobs_per_worker_max: int, supervisor: StartSupervisor) -> None:
     server = await supervisor(pool(jobs_per_worker_max=jobs_per_worker_max, workers=1))
-    story = await run(server, "tries_again", limits=LONG, times=2)
+    story = await run(server, "tries_again", limits=PATIENT, times=2)
     assert story.state == "completed", story.error
     once = ["operation fetch took longer than 0.05 s", "fetch", 0.05, True]
     assert story.end["result"] == once * 2
@@ -69,13 +71,13 @@ async def test_a_job_that_catches_what_is_raised_goes_on(jobs_per_worker_max: in
         ("leaves_in_time", "done"), ("shields_two_operations", ["inside: outer", "outer"]),
         ("shields_an_operation", ["section done", "raised", "left inside"]),
     ):  # fmt: skip
-        story = await run(server, type, limits=LONG)
+        story = await run(server, type, limits=PATIENT)
         assert (story.state, story.end["result"]) == ("completed", expected), (type, story.error)
 
 
 async def test_it_is_never_raised_inside_the_event_loops_own_code(supervisor: StartSupervisor) -> None:
     """There a step that was just taken from the queue would be lost, and closing the loop wait for it for ever."""
-    story = await run(await supervisor(pool()), "is_busy_in_asyncio", limits={**LONG, "grace_s": 5}, times=20)
+    story = await run(await supervisor(pool()), "is_busy_in_asyncio", limits={**PATIENT, "grace_s": 5}, times=20)
     assert (story.state, story.end.get("result")) == ("completed", ["fetch"] * 20), story.error
 
 
@@ -85,7 +87,7 @@ async def test_another_threads_operation_of_the_same_name_keeps_its_time(supervi
 
 
 async def test_a_generator_gets_it_between_two_yields(supervisor: StartSupervisor) -> None:
-    story = await run(await supervisor(pool()), "yields_inside", limits=LONG)
+    story = await run(await supervisor(pool()), "yields_inside", limits=PATIENT)
     assert story.state == "completed" and story.tokens[-1] == "stream" and set(story.tokens[:-1]) == {"t"}
 
 
@@ -101,7 +103,7 @@ async def test_what_is_raised_and_not_caught_ends_the_job_as_a_timeout(superviso
 
 
 async def test_who_catches_it_and_stays_is_stopped(supervisor: StartSupervisor) -> None:
-    story = await run(await supervisor(pool()), "tries_again", limits={"grace_s": 0.2}, stays=True)
+    story = await run(await supervisor(pool()), "tries_again", limits={"grace_s": 2, "ack_s": None}, stays=True)
     assert (story.state, story.code) == ("timed_out", "timeout.operation")
     assert "did not leave it within grace_s" in story.error["message"]
     assert story.certificate["operation"] == "fetch" and "acknowledged" in story.phases

@@ -108,7 +108,7 @@ async def test_what_the_kernel_counts_in_a_workers_group_ends_the_job_by_its_lim
     own: Path, supervisor: StartSupervisor
 ) -> None:
     """Through the real supervisor: the bounds of each job in turn in one worker, and whom its group's limit struck."""
-    server = await supervisor(hostile_pool(workers=1, spares=1, jobs_per_worker_max=0), proof="cgroup+descendants")
+    server = await supervisor(hostile_pool(workers=1, spares=0, jobs_per_worker_max=0), proof="cgroup+descendants")
 
     async def running(limits: dict[str, Any]) -> tuple[str, int, Path]:
         job_id = await submit(server, "waits_for", limits=limits, gate=str(own / "gate"))

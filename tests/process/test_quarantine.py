@@ -16,7 +16,7 @@ from trials import FORKED_OR_EXECED, hostile_pool, run, said, sitting, submit
 from killable.supervisor.job import JobRecord, PoolRecord
 from killable.supervisor.service import Supervisor
 
-UNKILLABLE_S = 0.3
+UNKILLABLE_S = 1.0
 
 
 async def pool_of(server: Supervisor) -> PoolRecord:

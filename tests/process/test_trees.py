@@ -164,6 +164,21 @@ async def test_no_zombie_is_left_by_a_stress_of_endings(proof: str, supervisor: 
     )
 
 
+async def test_a_stop_in_the_middle_of_a_fork_is_raised_behind_it(supervisor: StartSupervisor) -> None:
+    """In a hook of logging's, the first code behind each fork, it would be swallowed, and leave its lock taken."""
+    server = await supervisor(hostile_pool(workers=2, spares=2))
+    turns = asyncio.Semaphore(2)
+
+    async def one(number: int) -> None:
+        async with turns:
+            job_id = await submit(server, "forks_until_told", limits={"grace_s": 30, "ack_s": None})
+            await computing(server, job_id, number / 10_000)
+            story = await stop(server, job_id)
+            assert (story.tokens, story.lines) == (["in", [True]], []), story.certificate
+
+    await asyncio.gather(*map(one, range(40)))
+
+
 async def test_zombies_of_a_job_go_with_it(proof: str, supervisor: StartSupervisor) -> None:
     server = await supervisor(hostile_pool(), proof=proof)
     story = await run(server, "leaves_zombies", count=7)
@@ -177,7 +192,7 @@ async def test_a_process_that_does_not_go_away_is_given_up_and_its_slot_set_asid
     proof: str, supervisor: StartSupervisor
 ) -> None:
     """As under a debugger that holds the dead: the kernel hides the zombie from its parent until the tracer lets go."""
-    server = await supervisor(hostile_pool(workers=2), proof=proof, unkillable_s=0.2)
+    server = await supervisor(hostile_pool(workers=2), proof=proof, unkillable_s=1)
     job_id = await submit(server, "ignores_term")
     pid = await computing(server, job_id)
     assert libc().ptrace(0x4206, pid, None, None) == 0  # PTRACE_SEIZE: it goes on as before

@@ -99,6 +99,17 @@ def test_a_shutdown_is_due_at_once_or_when_the_last_job_has_ended_or_at_its_dead
 
     simulate(nothing_left)
 
+    async def asked_again(sim: Simulation) -> None:
+        await sim.submit(FOREVER)
+        began = sim.loop.time()
+        answer(sim.supervisor.shutdown(deadline_s=10.0))
+        await asyncio.sleep(4.0)
+        assert answer(sim.supervisor.shutdown(deadline_s=3600.0)).deadline_s == pytest.approx(6.0), "it only hurries"
+        await sim.supervisor.until_shutdown()
+        assert sim.loop.time() - began == pytest.approx(10.0)
+
+    simulate(asked_again)
+
     async def at_once(sim: Simulation) -> None:
         await sim.submit(FOREVER)
         assert answer(sim.supervisor.shutdown()).shutting_down

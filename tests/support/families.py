@@ -5,10 +5,12 @@ Runs in: worker.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
 import time
+from typing import Any
 
 from support.marks import enter, mark
 
@@ -118,6 +120,25 @@ def forks_steadily(ctx: Context) -> None:
             oldest = alive.pop(0)
             os.kill(oldest, signal.SIGKILL)
             os.waitpid(oldest, 0)
+
+
+@job
+def forks_until_told(ctx: Context) -> None:
+    """Fork again and again; then say whether another thread gets the lock of logging, which each fork takes."""
+    got: list[bool] = []
+    lock: Any = logging._lock  # type: ignore[attr-defined]
+    try:
+        enter(ctx)
+        while True:
+            pid = os.fork()
+            if pid == 0:
+                os._exit(0)
+            os.waitpid(pid, 0)
+    finally:
+        taking = threading.Thread(target=lambda: got.append(lock.acquire(timeout=1)))
+        taking.start()
+        taking.join()
+        ctx.emit(got)
 
 
 @job

@@ -26,6 +26,8 @@ KILLED = frozenset({"kill_sent"}) | GONE
 
 ACK_S = 0.1
 GRACE_S = 0.2
+HEARING_S = 1.5
+"""A grace within which a signal is delivered on a busy machine, too."""
 LONG_S = 60.0
 """A grace that no test waits for: what ends sooner did not need it."""
 LATE_S = 10.0
@@ -112,7 +114,7 @@ COMPUTING = [
     heard("native call that the third signal ends", "hears_the_third", "sitting", tokens=("in", "finally")),
     stuck("native call with helper threads", "native_waits", "sitting", input={"helpers": 2}),
     # No processor time used: it may be waiting for something that comes, and keeps its grace.
-    deaf("native call that only waits", "native_waits", "sitting", phases=STUCK),
+    deaf("native call that only waits", "native_waits", "sitting", phases=STUCK, grace_s=HEARING_S),
     heard("asyncio.run inside the job", "waits", "sitting", input={"where": "asyncio"}),
     # Its other threads compute while the main one waits for the interpreter: so short an ack_s is not for it.
     heard("starts threads and goes on", "starts_threads", "said", input={"then": "go on"}, limits={"ack_s": None}),
@@ -123,7 +125,13 @@ SECTION = ("in", "told: cancelled")
 NOT_HEARING = [
     deaf("ignores SIGTERM", "ignores_term"),
     deaf("blocks SIGTERM in C", "blocks_term"),
-    deaf("catches Stopping and goes on", "catches_stopping", phases=STUBBORN, tokens=("in", "caught cancelled")),
+    deaf(
+        "catches Stopping and goes on",
+        "catches_stopping",
+        phases=STUBBORN,
+        tokens=("in", "caught cancelled"),
+        grace_s=HEARING_S,
+    ),
     heard("SIGSTOPs itself", "stops_itself", "stopped"),
     *(
         heard(f"stops itself by {by}", "stops_like_a_shells", "stopped", input={"by": by}, tokens=("in",))
@@ -151,7 +159,15 @@ NOT_HEARING = [
     ),
     heard("cancelled while asyncio is half imported", "imports_asyncio", "sitting"),
     heard("does a critical section to its end", "shields", "said", tokens=(*SECTION, "section done", "left", "raised")),
-    deaf("stays in a critical section", "shields", "said", input={"section_s": 3600}, phases=STUBBORN, tokens=SECTION),
+    deaf(
+        "stays in a critical section",
+        "shields",
+        "said",
+        input={"section_s": 3600},
+        phases=STUBBORN,
+        tokens=SECTION,
+        grace_s=HEARING_S,
+    ),
     heard("blocked in emit", "emits_large", "said", input={"size": 1 << 20}),
 ]
 
@@ -260,11 +276,11 @@ TAKING_TOO_MUCH = [
     ),
     Hostile(
         "computes in native code before its first token", "hold_gil", "timeout.first_token", {"silent": True},
-        limits={"first_token_s": 0.1}, plot=("started",), error={"limit": "first_token_s"}, phases=STUCK,
+        limits={"first_token_s": 0.5}, plot=("started",), error={"limit": "first_token_s"}, phases=STUCK,
         exit="SIGKILL",
     ),
     Hostile(
-        "falls silent in native code", "hold_gil", "timeout.idle", limits={"idle_s": 0.1}, error={"limit": "idle_s"},
+        "falls silent in native code", "hold_gil", "timeout.idle", limits={"idle_s": 0.5}, error={"limit": "idle_s"},
         phases=STUCK, exit="SIGKILL",
     ),
     Hostile(
@@ -280,7 +296,7 @@ TAKING_TOO_MUCH = [
         error={"limit": "operation_s", "operation": "load/download"}, phases=HEARD, exit=143,
     ),
     Hostile(
-        "hangs in native code in an operation", "loads", "timeout.operation", {"inner_s": 0.1, "work": "native"},
+        "hangs in native code in an operation", "loads", "timeout.operation", {"inner_s": 0.5, "work": "native"},
         error={"operation": "load/download"}, phases=STUCK, exit="SIGKILL",
     ),
     # However late a busy machine lets it hear; and who was rung is not used again.
@@ -290,11 +306,11 @@ TAKING_TOO_MUCH = [
     ),
     Hostile(
         "hangs in native code in an operation whose end is to be raised", "loads", "timeout.operation",
-        {"inner_s": 0.1, "work": "native", "on_timeout": "raise"}, error={"operation": "load/download"}, phases=STUCK,
+        {"inner_s": 0.5, "work": "native", "on_timeout": "raise"}, error={"operation": "load/download"}, phases=STUCK,
         exit="SIGKILL",
     ),
     Hostile(
-        "computes longer than run_s", "hold_gil", "timeout.run", limits={"run_s": 0.1},
+        "computes longer than run_s", "hold_gil", "timeout.run", limits={"run_s": 0.5},
         error={"limit": "run_s"}, phases=STUCK, exit="SIGKILL",
     ),
 ]  # fmt: skip

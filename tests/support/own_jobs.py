@@ -131,6 +131,14 @@ def prints(gate: str) -> Iterator[str]:
     return "done"
 
 
+@job(grace_s=20)
+def chatters() -> Iterator[str]:
+    """Say something a hundred times a second."""
+    while True:
+        yield "and so on\n"
+        time.sleep(0.01)
+
+
 @job
 def killed(ctx: Context, times: int = 1) -> int:
     """Be killed as by a stranger in so many attempts."""

@@ -55,7 +55,7 @@ def tries_again(ctx: Context, stays: bool = False, times: int = 1) -> list[Any]:
     for _ in range(times):
         try:
             with ctx.operation("fetch", 0.05, "raise") as fetch:
-                assert fetch.remaining_s is not None and 0 < fetch.remaining_s <= 0.05
+                assert fetch.remaining_s is not None and fetch.remaining_s <= 0.05
                 try:
                     ctx.sleep(FOREVER_S)
                 except OperationTimedOut:
@@ -76,13 +76,13 @@ def raises_outer(ctx: Context) -> list[str]:
     try:
         with ctx.operation("outer", 0.05, "raise"):
             try:
-                with ctx.operation("inner", 0.3):
+                with ctx.operation("inner", 2):
                     ctx.sleep(FOREVER_S)
             finally:
                 met.append("inner left")
     except OperationTimedOut as error:
         met.append(error.path)
-    ctx.sleep(0.4)  # the inner one's time, had it not been left
+    ctx.sleep(2.2)  # the inner one's time, had it not been left
     return met
 
 
@@ -244,7 +244,7 @@ def shields_two_operations(ctx: Context) -> list[str]:
         with ctx.operation("outer", 0.05, "raise"):
             try:
                 with ctx.operation("inner", 0.05, "raise"), ctx.shield():
-                    ctx.sleep(0.3)
+                    ctx.sleep(1.5)
             except OperationTimedOut as error:
                 met.append(f"inside: {error.path}")
                 raise
@@ -261,7 +261,7 @@ def shields_an_operation(ctx: Context) -> list[str]:
     try:
         with ctx.operation("fetch", 0.05, "raise"):
             with ctx.shield():
-                ctx.sleep(0.2)
+                ctx.sleep(1.5)
                 told.append("section done")
             told.append("not reached")
     except OperationTimedOut:

@@ -16,6 +16,8 @@ S = TypeVar("S", bound=Sized)
 
 POLL_S = 0.002
 """Short against everything that is waited for, long enough to leave the processor to it."""
+STALL_S = 0.1
+"""Where more has gone by between two looks, the machine stood still, and what is waited for with it."""
 TIMEOUT_S = 50.0
 """Not a bound that a test is about: a condition that is not met by then never will be."""
 
@@ -38,14 +40,16 @@ def until(condition: Callable[[], T | Pending], what: str, timeout_s: float = TI
 
     Blocks: the event loop does not turn meanwhile.
     """
-    deadline = time.monotonic() + timeout_s
+    left_s, looked = timeout_s, time.monotonic()
     while True:
         seen = condition()
         if seen:
             return seen  # type: ignore[return-value]  # a Pending is false
-        if time.monotonic() >= deadline:
+        if left_s <= 0:
             raise AssertionError(_failure(what, timeout_s, seen))
         time.sleep(POLL_S)
+        now = time.monotonic()
+        left_s, looked = left_s - min(now - looked, STALL_S), now
 
 
 @overload

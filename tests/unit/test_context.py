@@ -119,8 +119,8 @@ def alarm() -> Iterator[None]:
 
 def test_stopping_interrupts_sleep(alarm: None) -> None:
     context, _ = make_context()
-    signal.setitimer(signal.ITIMER_REAL, 0.01)
     with pytest.raises(Stopping):
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
         context.sleep(3600)
 
 

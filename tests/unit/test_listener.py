@@ -24,8 +24,7 @@ def test_port_0_is_a_free_one_and_ipv6_has_brackets() -> None:
 
 def test_a_port_in_use() -> None:
     with listen(ServerSettings(port=0)) as first:
-        port = first.socket.getsockname()[1]
-        first.socket.listen()
+        port = first.socket.getsockname()[1]  # which listens from here on, while its pools get warm
         with pytest.raises(CannotServe, match=rf"port {port} of 127\.0\.0\.1 is in use.*--port") as caught:
             listen(ServerSettings(port=port))
     assert caught.value.exit_code == 71
@@ -51,7 +50,6 @@ def test_a_socket_is_for_its_owner_and_goes_with_the_server(tmp_path: Path) -> N
     path = tmp_path / "s"
     with listen(ServerSettings(uds=str(path))) as listener:
         assert (listener.url, stat.S_IMODE(path.stat().st_mode)) == (f"unix:{path}", 0o600)
-        listener.socket.listen()
         with pytest.raises(CannotServe, match=r"in use.*--uds takes another"):
             listen(ServerSettings(uds=str(path)))
     assert not path.exists()
@@ -67,6 +65,17 @@ def test_a_socket_that_is_left_over_is_taken_over_and_a_file_is_left_alone(tmp_p
     with pytest.raises(CannotServe, match="something else"):
         listen(ServerSettings(uds=str(path)))
     assert path.read_text() == "precious"
+
+
+def test_the_file_of_the_next_server_is_left_to_it(tmp_path: Path) -> None:
+    """Which may have begun before this one, that takes nothing any more, has gone."""
+    path = tmp_path / "s"
+    with listen(ServerSettings(uds=str(path))) as old:
+        old.socket.close()
+        new = listen(ServerSettings(uds=str(path)))
+    with new:
+        assert path.exists()
+    assert not path.exists()
 
 
 def test_a_folder_that_is_not_there_or_not_ours_and_a_path_that_is_too_long(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from killable.supervisor.loan import Borrower, Loan
 from killable.supervisor.pool import Pool
 from killable.supervisor.registry import Entry, Registry
 from killable.supervisor.settings import Settings, usable_cores
+from killable.supervisor.stack import pointed
 from killable.supervisor.telemetry.observer import Observer
 from killable.supervisor.worker import Stage, Worker
 from killable.workers.errors import CODES
@@ -332,4 +333,5 @@ def _queue_deadline(entry: Entry) -> tuple[str, float]:
 
 
 def _spawn_verdict(pool: Pool) -> Verdict:
-    return Verdict("spawn", facts={"message": f"pool {pool.spec.name} is broken: {pool.detail}", "errno": pool.errno})
+    message = f"pool {pool.spec.name} is broken: {pointed(pool.detail)}"
+    return Verdict("spawn", facts={"message": message, "errno": pool.errno})

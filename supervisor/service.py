@@ -37,6 +37,7 @@ from killable.supervisor.readiness import readiness
 from killable.supervisor.registry import Entry, JobListener, Registry
 from killable.supervisor.seam import SpawnerFactory
 from killable.supervisor.settings import Settings
+from killable.supervisor.stack import pointed
 from killable.supervisor.telemetry.gauges import Gauges, read_gauges, read_rss_bytes
 from killable.supervisor.telemetry.observer import Observer
 from killable.supervisor.worker import Stage
@@ -177,7 +178,7 @@ class Supervisor:
 
     def why_broken(self) -> str:
         """Return why no job can start, in the words of the pools that are broken; empty when none is."""
-        return "\n".join(pool.detail for pool in self._fleet.pool_records() if pool.state == "broken")
+        return "\n".join(pointed(pool.detail) for pool in self._fleet.pool_records() if pool.state == "broken")
 
     async def get(self, job_id: str) -> JobRecord:
         return self._record(self._registry.get(job_id))

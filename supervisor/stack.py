@@ -1,4 +1,4 @@
-"""A stack as it is shown: the job's own frames; ours beneath them say nothing to its author.
+"""A stack as it is shown: the job's own frames; ours beneath them say nothing to its author. And a traceback's point.
 
 Runs in: supervisor. Pure.
 """
@@ -28,3 +28,17 @@ def is_whole(text: str) -> bool:
     faulthandler shows 100 frames at most, and then `...`.
     """
     return text.endswith((" in <module>\n", "  ...\n"))
+
+
+def error_line(text: str) -> str:
+    """Return the line of a traceback that names the error: the first one behind the stack; notes may follow it."""
+    lines = text.rstrip().splitlines()
+    stack = [number for number, line in enumerate(lines) if line.startswith(" ")]
+    after = lines[stack[-1] + 1 :] if stack else lines
+    return after[0] if after else "no reason is known"
+
+
+def pointed(text: str) -> str:
+    """Return a traceback behind the line that names the error; other words as they are."""
+    line = error_line(text)
+    return line if text.strip() == line else f"{line}\n{text.rstrip()}"

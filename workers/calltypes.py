@@ -10,7 +10,7 @@ import inspect
 import sys
 import typing
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from types import GeneratorType
+from types import CoroutineType, GeneratorType
 from typing import Any
 
 from killable.workers.calls import CALL, STREAM
@@ -22,7 +22,11 @@ from killable.workers.jobs import job
 def call(ctx: Context, function: Any, args: Any, kwargs: Any) -> Any:
     """Call it. A generator's yields are sent one by one, and its return value is the result."""
     args, kwargs = _with_context(function, args, kwargs, ctx)
-    return function(*args, **kwargs)
+    value = function(*args, **kwargs)
+    if type(value) is CoroutineType:
+        value.close()
+        raise TypeError("it is a coroutine that was returned, and nobody runs it; send what does: asyncio.run(...)")
+    return value
 
 
 @job(STREAM, codec="pickle")

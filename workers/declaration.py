@@ -224,7 +224,7 @@ def _shape(function: Function, parameter: str, annotation: Any, typed: bool) -> 
     try:
         return shape_of(annotation, parameter.lstrip("*"))
     except NoJsonForm as error:
-        raise _refusal(function, parameter, str(error)) from error
+        raise _refusal(function, parameter, str(error)) from None
 
 
 def _refusal(function: Function, parameter: str, why: str) -> DeclarationError:

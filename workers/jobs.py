@@ -264,7 +264,7 @@ def _parse_limit(function: Function, name: str, value: object) -> Any:
     try:
         return parse_limit(name, value)
     except (LookupError, ValueError) as error:
-        raise _refusal(function, str(error)) from error
+        raise _refusal(function, str(error)) from None
 
 
 def _register(declared: Job) -> None:

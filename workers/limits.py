@@ -109,7 +109,11 @@ def parse_limit(name: str, value: object) -> Any:
     """
     kind = LIMITS.get(name)
     if kind is None:
-        raise LookupError(f"there is no limit {name!r} (there are {', '.join(LIMITS)})")
+        import difflib
+
+        meant = difflib.get_close_matches(name.lower(), LIMITS, n=1)
+        hint = f"did you mean {meant[0]}?" if meant else f"there are {', '.join(LIMITS)}"
+        raise LookupError(f"there is no limit {name!r} ({hint})")
     if value is None and kind.may_be_none:
         return None
     try:

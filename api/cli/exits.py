@@ -38,11 +38,8 @@ class Exit(IntEnum):
 
 
 _HINTS = {
-    "timeout.run": "more time: submit --run-s 10m, or run_s in the job's decorator or killable.toml",
     "timeout.queue": "all workers were busy: more of them (pools.NAME.workers), or submit --queue-s",
     "timeout.start": "the worker was not ready in time: look at `killable inspect`, or raise submit --start-s",
-    "limit.memory": "more memory: submit --memory-bytes 4GiB",
-    "limit.output": "more output: submit --output-bytes 256MiB",
     "limit_over_cap": "caps are the operator's: [caps] and [jobs.NAME.caps] in killable.toml",
     "queue_full": "try again in a moment, or raise server.queue_jobs_max",
     "journal_failed": "the server's disk is full, or fails; its log and /readyz say more",
@@ -160,6 +157,10 @@ def _hint(error: KillableError) -> str:
         return _EARLY
     if error.code == "invalid" and isinstance(error, JobError):
         return ""
+    limit = error.facts.get("limit")
+    if error.code not in _HINTS and error.code.startswith(("timeout.", "limit.")) and isinstance(limit, str):
+        more = f"more of it: submit --{limit.replace('_', '-')}, or {limit} in the job's decorator or killable.toml"
+        return f"{more}; killable explain {render.short(str(error.facts.get('job_id')))} says how much"
     return _HINTS.get(error.code, "")
 
 

@@ -76,7 +76,12 @@ def stream(
     """Stream a job from its first token, also when it has ended. Ctrl-C leaves it running."""
     with exits.reporting(as_json), open_client(url) as client:
         follower = Follower(find_job(client, name), as_json=as_json, all_events=events, after=after)
-        follower.follow()
+        try:
+            follower.follow()
+        except KeyboardInterrupt:
+            job = render.short(follower.job.id)
+            console.stderr_console().print(f"{job} goes on; killable kill {job} ends it")
+            raise
         raise typer.Exit(follower.finish())
 
 

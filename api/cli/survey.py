@@ -17,6 +17,7 @@ from killable.supervisor.job import JobType, PoolRecord
 from killable.supervisor.jobtypes import StartRefused
 from killable.supervisor.service import Supervisor
 from killable.supervisor.settings import PoolSpec, Settings
+from killable.supervisor.stack import error_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ def faults_of(config: Config, found: Survey) -> Iterator[Fault]:
     """Yield what is wrong with the pools, and what is set for job types that there are not."""
     for pool in found.broken:
         source = config.sources.get(f"pools.{pool.name}.module", "")
-        why = _error_in(pool.detail)
+        why = error_line(pool.detail)
         yield Fault(f"pools.{pool.name}", "expected modules that import and workers that start", why, source)
     yield from without_types(config, found.pools, {job_type.pool for job_type in found.types})
     pools: dict[str, str] = {}
@@ -88,14 +89,6 @@ def without_types(config: Config, pools: Iterable[PoolRecord], with_types: set[s
             key = f"pools.{pool.name}.module"
             found = f"none in {modules[pool.name]}"
             yield Fault(key, "expected at least one function with @job", found, config.sources.get(key, ""))
-
-
-def _error_in(detail: str) -> str:
-    """Return the line of a traceback that names the error: the first one after the stack; notes may follow it."""
-    lines = detail.rstrip().splitlines()
-    stack = [number for number, line in enumerate(lines) if line.startswith(" ")]
-    after = lines[stack[-1] + 1 :] if stack else lines
-    return after[0] if after else "no reason is known"
 
 
 def unknown_types(config: Config, known: set[str]) -> Iterator[Fault]:

@@ -64,8 +64,8 @@ class Client:
     def submit(self, type: str, input: Mapping[str, Any] | None = None, **options: Unpack[JobOptions]) -> Job:
         """Start a job; it runs whether or not anyone reads it.
 
-        Options: limits, tags, priority, stop_when_client_leaves, idempotency_key, correlation_id, wait_for_room_s
-        (JobOptions says what each is). Raise Refused; for `invalid` it has every fault.
+        Options: limits, tags, priority, stop_when_client_leaves, idempotency_key, correlation_id, wait_for_room_s,
+        within_s (JobOptions says what each is). Raise Refused; for `invalid` it has every fault.
         """
         submission = Submission.of(type, input, **options)
         job = self._transport.do(

@@ -189,7 +189,7 @@ class Server:
 
     def unreachable(self, error: Exception) -> Unreachable:
         """Return the error for an answer that did not come."""
-        hint = "is `killable serve` running there? Another address: --url or KILLABLE_URL"
+        hint = "is `killable serve` running there? Another address: KILLABLE_URL, --url, or a Client's first argument"
         match error:
             case httpx.ConnectTimeout():
                 why = f"no connection within {self.connect_s:g} s; {hint}"

@@ -93,7 +93,10 @@ def job_error(members: Mapping[str, Any]) -> KillableError:
     message = str(error.get("message") or (CODES[code].title if code in CODES else code))
     facts = {name: value for name, value in error.items() if name not in _NO_FACTS}
     facts |= {name: members.get(name) for name in ("job_id", "certificate", "partial", "tokens")}
-    return error_class(code)(message, code=code, **facts)
+    ended = error_class(code)(message, code=code, **facts)
+    if error.get("traceback"):
+        ended.add_note(f"in the worker:\n{error['traceback']}")
+    return ended
 
 
 def problem_error(members: Mapping[str, Any], **more: Any) -> KillableError:

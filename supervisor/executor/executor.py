@@ -234,7 +234,7 @@ def parse_limits(limits: Mapping[str, Any]) -> dict[str, Any]:
         try:
             parsed[name] = parse_limit(name, value)
         except LookupError as error:
-            raise TypeError(str(error)) from error
+            raise TypeError(str(error)) from None
     return parsed
 
 

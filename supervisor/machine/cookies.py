@@ -28,7 +28,7 @@ environment.
 _PF_FORKNOEXEC = 0x40
 """Of proc(5), stat, field 9: forked, and no exec since (linux/sched.h)."""
 _PF_KTHREAD = 0x200000
-_EXEC_LOOK_S, _EXEC_LOOKS_MAX = 0.001, 100
+_EXEC_LOOK_S, _EXEC_LOOKS_MAX = 0.001, 1000
 """Between two looks at a process whose exec is under way, and how many: it is over when it gets the processor."""
 
 

@@ -76,6 +76,8 @@ def test_what_is_right_is_a_table_and_0_and_leaves_nothing(command: Command) -> 
     assert rows["split"] == "split good 5m 1m 1m 3 s 0.5 s 1.0 GiB 64 MiB"
     assert rows["spin"].startswith("spin good 5m 1m 10m 5 s")
     assert done.stderr.splitlines()[-1] == "ok: 1 pool, 2 job types; `killable serve` can start"
+    named, _ = run(command, "check", "my_jobs.py")
+    assert named.stderr.splitlines()[-1].endswith("`killable serve my_jobs.py` can start")
 
 
 def test_everything_that_is_wrong_is_said_at_once(command: Command) -> None:

@@ -385,6 +385,7 @@ def test_every_verb_has_help_with_an_example(tmp_path: Path) -> None:
         assert verb in overview
         text = command.ok(verb, "--help")
         assert "Examples:" in text and f"killable {verb}" in text and "--json" in text
+        assert verb != "demo" or "'killable[models]'" in text, "what stands in brackets is no markup"
     assert re.fullmatch(r"killable \d+\.\d+\.\d+\n", command.ok("--version"))
 
 

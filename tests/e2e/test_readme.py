@@ -65,7 +65,7 @@ def test_every_command_works_in_the_order_in_which_it_stands(server: Server, tmp
             done = command.run(*arguments)
         assert done.returncode == 0, (line, done.stdout, done.stderr)
         printed[line] = done.stdout
-    assert printed['killable submit split -i text="a job you start, you can stop"'] == "a job you start, you can stop"
+    assert printed['killable submit split -i text="a job you start, you can stop"'] == "a job you start, you can stop\n"
     killed = printed["killable kill --type spin"]
     assert re.fullmatch(r"job-[0-9a-f]{8}  cancelled by user  dead after .*, 1 process\)\n", killed), killed
     assert "cancelled" in printed["killable ps --all"]

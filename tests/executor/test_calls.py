@@ -218,8 +218,13 @@ def test_an_initializer_that_fails_breaks_the_pool_with_its_reason() -> None:
         future = executor.submit(work.square, 1)
         with pytest.raises(concurrent.futures.process.BrokenProcessPool, match="not ready"):
             future.result()
-        with pytest.raises(concurrent.futures.process.BrokenProcessPool, match="not ready"):
+        with pytest.raises(concurrent.futures.process.BrokenProcessPool, match=r"ValueError: not ready\nTraceback"):
             executor.submit(work.square, 1).result()
+
+
+def test_a_coroutine_that_nobody_would_run_is_an_error_that_says_so(executor: Executor) -> None:
+    with pytest.raises(TypeError, match=r"send what does: asyncio\.run"):
+        executor.submit(work.asynchronous).result()
 
 
 def test_a_preload_that_fails_breaks_the_pool_with_its_reason() -> None:

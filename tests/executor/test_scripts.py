@@ -53,6 +53,31 @@ def test_functions_and_classes_go_both_ways(tmp_path: Path) -> None:
     assert run(tmp_path, text) == "mine\n"
 
 
+def test_tracebacks_and_stacks_name_the_line_of_the_script(tmp_path: Path) -> None:
+    text = """
+        from killable import Executor, JobTimedOut
+
+        def fail():
+            raise ValueError("no luck")  # here
+
+        def native():
+            sum(range(10**12))
+
+        with Executor(max_workers=1) as executor:
+            try:
+                executor.submit(fail).result()
+            except ValueError as error:
+                print(error.__cause__)
+            try:
+                executor.with_limits(run_s=0.1, grace_s=20, ack_s=0.1).submit(native).result()
+            except JobTimedOut as error:
+                print(error.certificate["stack"])
+    """
+    told, script = run(tmp_path, text), tmp_path / "script.py"
+    assert f'File "{script}", line 5, in fail\n    raise ValueError("no luck")  # here\n' in told, told
+    assert f'File "{script}", line 8 in native' in told, told
+
+
 def test_modules_beside_the_script_are_found(tmp_path: Path) -> None:
     (tmp_path / "beside.py").write_text("def double(x):\n    return 2 * x\n")
     text = """

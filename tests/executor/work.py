@@ -242,6 +242,10 @@ def wait_natively(path: str) -> None:
     libc().pthread_mutex_lock(mutex)
 
 
+async def asynchronous() -> None:
+    """Be a function that is not called like others."""
+
+
 def square(number: int) -> int:
     return number * number
 

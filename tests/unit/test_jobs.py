@@ -494,7 +494,8 @@ def test_a_wrapper_that_runs_the_loop_itself_is_a_function() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"timeout_s": 5}, f"there is no limit 'timeout_s' (there are {', '.join(jobs.LIMITS)})"),
+        ({"timeout": 5}, f"there is no limit 'timeout' (there are {', '.join(jobs.LIMITS)})"),
+        ({"run_S": 5}, "there is no limit 'run_S' (did you mean run_s?)"),
         ({"run_s": "5 minutes"}, f"run_s: {SECONDS}; got '5 minutes'"),
         ({"grace_s": None}, f"grace_s: {SECONDS}; got None"),
         ({"memory_bytes": 1.5}, f"memory_bytes: {BYTES}; got 1.5"),

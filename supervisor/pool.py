@@ -373,8 +373,8 @@ class Pool:
         self.zygote_restarts += 1
         how = "nobody knows how" if ending is None else f"exit code {ending.exit_code}, signal {ending.signal}"
         logger.error("zygote_gone", extra={"pool": self.spec.name, "ending": how})
-        if was is Zygote.PRELOADING and self._failures >= FAILURES_MAX:
-            self._break(f"the zygote died while it was preloading, {self._failures} times: {how}")
+        if was in (Zygote.PRELOADING, Zygote.READY) and self._failures >= FAILURES_MAX:
+            self._break(f"the zygote died before any worker was ready, {self._failures} times: {how}")
         else:
             self.state = "restarting"
         if self._failures == 1:

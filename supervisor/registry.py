@@ -105,7 +105,10 @@ class Entry:
         """Add the event and remember the last one; return False over the bound. Raise ValueError, RecursionError on
         what is not JSON.
         """
-        self.progress = json.loads(data)
+        progress = json.loads(data)
+        if not isinstance(progress, dict):
+            raise ValueError("progress that is no object")
+        self.progress = progress
         return self.log.append("progress", data)
 
     def note_checkpoint(self, data: bytes) -> bool:

@@ -143,10 +143,12 @@ class Supervisor:
     async def _end(self, active: Sequence[Entry]) -> None:
         for entry in active:
             await self._until(entry, None)
-        await self._fleet.close()
-        self._registry.retention.close()
-        if self._chronicle is not None:
-            await self._chronicle.journal.close()
+        try:
+            await self._fleet.close()
+        finally:
+            self._registry.retention.close()
+            if self._chronicle is not None:
+                await self._chronicle.journal.close()
 
     def leave_to_parent(self) -> None:
         """In a fork of this process: everything below is the parent's, and none of its descriptors stays open here."""

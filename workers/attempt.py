@@ -6,6 +6,7 @@ Runs in: worker.
 from __future__ import annotations
 
 import base64
+import contextlib
 import errno
 import os
 import sys
@@ -136,7 +137,17 @@ class Attempt:
         except Stopping:
             raise
         except BaseException as error:
-            return _closing(self._explain(error))
+            return _closing(self._told(error))
+
+    def _told(self, error: BaseException) -> Raised:
+        """Return what happened; it is told even where telling it fails."""
+        try:
+            return self._explain(error)
+        except Stopping:
+            raise
+        except BaseException as broken:
+            why = f"<telling of it raised {_qualified_name(type(broken))}>"
+            return Raised("exception", _qualified_name(type(error)), why)
 
     def _input(self) -> Any:
         """Decode the input, out of the sealed memory itself if it came so; the job sees nothing of that."""
@@ -234,7 +245,8 @@ def _system_exit_code(error: SystemExit) -> int:
         return 0
     if isinstance(error.code, int):
         return error.code & 0xFF
-    print(error.code, file=sys.stderr)
+    with contextlib.suppress(Exception):  # the job may have closed it
+        print(error.code, file=sys.stderr)
     return 1
 
 

@@ -20,6 +20,8 @@ from killable.workers.control import Configure, PreloadFailed
 
 TRACEBACK_CHARS_MAX = 60_000
 """Below fdpass.MESSAGE_BYTES_MAX, escaped."""
+ESCAPED_CHARS_MAX = 12
+"""That one may take in JSON: a pair of surrogates, six characters each."""
 _NOT_THE_USERS = (os.path.dirname(__file__), "<frozen importlib")
 
 
@@ -38,7 +40,8 @@ def explain(error: BaseException) -> PreloadFailed:
     frames = error.__traceback__
     while frames is not None and frames.tb_frame.f_code.co_filename.startswith(_NOT_THE_USERS):
         frames = frames.tb_next
-    text = "".join(traceback.format_exception(type(error), error, frames))[-TRACEBACK_CHARS_MAX:]
+    text = "".join(traceback.format_exception(type(error), error, frames))
+    text = text[-TRACEBACK_CHARS_MAX // (1 if text.isascii() else ESCAPED_CHARS_MAX) :]
     return PreloadFailed(text, str(error) if isinstance(error, jobs.DeclarationError) else "")
 
 
@@ -80,24 +83,23 @@ def survey_in_child(configure: Configure) -> list[dict[str, Any]]:
 
     Raise SurveyFailed.
     """
-    readable, writable = os.pipe()
+    told = os.memfd_create("killable-survey", os.MFD_CLOEXEC)  # a pipe would end with what an import has started, too
     pid = os.fork()
     if pid == 0:
         try:
-            os.close(readable)
             answer: dict[str, Any] = {"types": [], "failed": None}
             try:
                 answer["types"] = load(configure, run_preloads=False)
             except BaseException as error:
                 answer["failed"] = explain(error)._asdict()
-            with open(writable, "w") as file:
+            with open(told, "w") as file:
                 json.dump(answer, file)
         finally:
             os._exit(0)
-    os.close(writable)
-    with open(readable) as file:
-        text = file.read()
     _, status = os.waitpid(pid, 0)
+    with open(told) as file:
+        file.seek(0)
+        text = file.read()
     if not text:
         raise SurveyFailed(
             PreloadFailed(f"importing {', '.join(configure.modules)} ended the process: status {status}")

@@ -103,7 +103,9 @@ def set_process_limits(nice: int, *, core_dumps: bool = False) -> None:
         os.nice(nice)
         _lower_session(nice)
     if not core_dumps:
-        resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
+        hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+        least = 1 if hard == resource.RLIM_INFINITY else min(1, hard)  # whoever has none may not have one
+        resource.setrlimit(resource.RLIMIT_CORE, (least, least))
 
 
 def _lower_session(nice: int) -> None:

@@ -15,6 +15,9 @@ from typing import Any
 
 from killable.workers.limits import TASKS_SPARE, backstop_bytes
 
+LIMIT_MAX = (1 << 63) - 1
+"""The largest number that is none of the kernel's words for infinity."""
+
 
 class ResourceLimits:
     """Sets the soft limits for an attempt and puts them back; the hard ones stay as they are."""
@@ -43,15 +46,20 @@ class ResourceLimits:
     def lift(self) -> None:
         """Put back what was there before; harmless when nothing was set."""
         for kind, soft in self._changed.items():
-            resource.setrlimit(kind, (soft, resource.getrlimit(kind)[1]))
+            resource.setrlimit(kind, (_at_most(soft, hard := resource.getrlimit(kind)[1]), hard))
         self._changed.clear()
 
     def _set(self, kind: int, wanted: int) -> None:
         soft, hard = resource.getrlimit(kind)
         self._changed.setdefault(kind, soft)
-        if hard != resource.RLIM_INFINITY:
-            wanted = min(wanted, hard)
-        resource.setrlimit(kind, (wanted, hard))
+        resource.setrlimit(kind, (_at_most(min(wanted, LIMIT_MAX), hard), hard))
+
+
+def _at_most(soft: int, hard: int) -> int:
+    """Return a soft limit that may stand below a hard one, which a job can have lowered: infinity is a negative."""
+    if hard == resource.RLIM_INFINITY:
+        return soft
+    return hard if soft == resource.RLIM_INFINITY else min(soft, hard)
 
 
 def measure_data_bytes() -> int:

@@ -94,8 +94,9 @@ def _become_worker(start: WorkerStart, configure: control.Configure, packages: d
             os.environ.update(configure.account_env)
     except ProcessLookupError:
         os._exit(ExitCode.PIPE_GONE)  # the pool was closed during the fork
-    except OSError as error:
-        report_broken(start.pipes.frames, f"the worker cannot be confined: {error}", error.errno)
+    except (OSError, ValueError) as error:  # ValueError: a limit that this user may not have (resource)
+        errno = getattr(error, "errno", None)
+        report_broken(start.pipes.frames, f"the worker cannot be confined: {error}", errno)
         os._exit(ExitCode.OS_ERROR)
     if configure.start_method == "spawn":
         spawned.exec_worker(start.pipes, configure, packages, start.tmp, cgroup_errno)

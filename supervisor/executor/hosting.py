@@ -121,6 +121,9 @@ class Hosting:
                         runner.run(self._supervisor.close(0.0))
         except OSError as error:  # no descriptor is left for the loop
             self.failure = error
+        except RuntimeError:  # 3.12 would start a thread to end those of its pool, when the interpreter ends
+            if not self._closed:
+                raise
         finally:
             with self._lock:
                 self._closed = True

@@ -6,6 +6,7 @@ directory.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -135,11 +136,12 @@ def _remove(path: Path) -> None:
         return
     except OSError:
         pass  # groups of the job's own below it
-    for folder, _, _ in os.walk(path, topdown=False):
-        try:
-            os.rmdir(folder)
-        except OSError:
-            pass  # still populated (unkillable), or gone
+    try:
+        for folder, _, _ in os.walk(path, topdown=False):
+            with contextlib.suppress(OSError):  # still populated (unkillable), or gone
+                os.rmdir(folder)
+    except RecursionError:  # up to Python 3.11 it goes down that way; a job made a thousand in each other
+        pass  # the next start's sweep comes no further, either: it is empty, and stays
 
 
 def find_root(instance: str) -> CgroupRoot | None:
@@ -172,7 +174,7 @@ def own_directory() -> Path | None:
     mount = cgroup2_mount()
     if mount is None:
         return None
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
+    for line in Path("/proc/self/cgroup").read_text(errors="surrogateescape").splitlines():
         hierarchy, _, path = line.split(":", 2)
         if hierarchy == "0":
             directory = mount / path.lstrip("/")
@@ -187,9 +189,10 @@ def cgroup2_mount() -> Path | None:
 
 def mounts() -> Iterator[tuple[str, list[str], str, Path]]:
     """Yield every mounted hierarchy: cgroup or cgroup2, its controllers (v1), which directory of it, and where."""
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").split("\n"):
         fields, _, rest = line.partition(" - ")
-        kind, _, options = rest.split(maxsplit=2)
+        kind, _, rest = rest.partition(" ")
+        _, _, options = rest.partition(" ")  # what is mounted may have no name at all; spaces in it are escaped
         if kind in ("cgroup", "cgroup2"):
             root, mount = (field.encode().decode("unicode_escape") for field in fields.split()[3:5])
             yield kind, options.split(","), root, Path(mount)

@@ -27,6 +27,16 @@ def package_folders() -> dict[str, str]:
     }
 
 
+def _talk() -> int:
+    """Return where the pool's own processes say what is wrong with them: stderr, if this program has one."""
+    try:
+        descriptor = sys.__stderr__.fileno()  # type: ignore[union-attr]
+        os.fstat(descriptor)
+    except (AttributeError, ValueError, OSError):
+        return subprocess.DEVNULL
+    return descriptor
+
+
 def start_guard(
     python: str, folder: str, environment: Mapping[str, str]
 ) -> tuple[subprocess.Popen[bytes], socket.socket]:
@@ -40,7 +50,8 @@ def start_guard(
             guard = subprocess.Popen(
                 [python or sys.executable, "-S", "-P", boot, "guard", json.dumps(arguments)],
                 stdin=subprocess.DEVNULL,
-                stdout=sys.__stderr__ if sys.__stderr__ is not None else subprocess.DEVNULL,
+                stdout=_talk(),
+                stderr=subprocess.STDOUT,
                 pass_fds=[theirs.fileno()],
                 cwd=folder or None,
                 env=environment,

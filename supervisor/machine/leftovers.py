@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import os
 import select
-import shutil
 import stat
 import tempfile
 import threading
@@ -22,6 +21,7 @@ from killable.supervisor import clock
 from killable.supervisor.machine import cookies
 from killable.supervisor.machine.cgroup import own_directory
 from killable.supervisor.machine.owners import Owner, owner_of_folder, sees_own_pids
+from killable.workers.removal import remove_tree
 
 EMPTY_MS = 1000
 """How long a group may take to become empty after it was killed, at the start of a supervisor."""
@@ -154,7 +154,7 @@ def sweep_folders(parent: str) -> None:
         path = os.path.join(parent, name)
         if owner is None or not owner.is_gone() or not _is_own_folder(path):
             continue
-        shutil.rmtree(path, ignore_errors=True)  # follows no symbolic link, not even one that is put there now
+        remove_tree(path)  # follows no symbolic link, not even one that is put there now
         logger.warning("swept", extra={"folder": path})
 
 

@@ -71,6 +71,7 @@ class PoolSpawner:
         return None if self._lineage is None else self._lineage.zygote_pid
 
     def start(self, start_method: str) -> None:
+        os.makedirs(self._tmp, 0o700, exist_ok=True)  # what tidies /tmp up may have taken it
         if self._lineage is None:
             with forks.putting_off:
                 self._lineage = self._open_lineage()

@@ -166,10 +166,14 @@ def _ms(seconds: float) -> float:
     return round(seconds * 1000, 3)
 
 
+TOKENS_MAX = 1 << 53
+"""What a job announces can be any number; this is the largest that every reader of a metric takes."""
+
+
 def _tokens_left(entry: Entry) -> int:
     """Return how many tokens the job had still announced (`ctx.progress(done, total, "tokens")`)."""
     progress = entry.progress or {}
     done, total = progress.get("done"), progress.get("total")
     if progress.get("unit") not in ("token", "tokens") or not isinstance(total, int) or not isinstance(done, int):
         return 0
-    return max(0, total - max(done, entry.log.tokens))
+    return min(max(0, total - max(done, entry.log.tokens)), TOKENS_MAX)

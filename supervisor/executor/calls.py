@@ -142,7 +142,8 @@ class Calls:
                 self._loans.append(loan)
             if call is None or call.future not in self._under_way:
                 return
-            if not (loan.has(call) or fault or call.is_stopped or call.future.cancelled()):
+            is_given = loan.has(call) or loan.given_at  # also when it is an attempt by now, and the loan over
+            if not (is_given or fault or call.is_stopped or call.future.cancelled()):
                 if call.future not in self._waiting:
                     call.take_back()
                     self._waiting[call.future] = call

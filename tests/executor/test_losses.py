@@ -22,6 +22,9 @@ import work
 from support.waiting import until
 
 from killable import Executor, JobCancelled, WorkerCrashed
+from killable.supervisor.executor.call import Call
+from killable.supervisor.executor.calls import Calls
+from killable.supervisor.loan import Loan
 
 
 def in_thread(act: Any) -> concurrent.futures.Future[Any]:
@@ -94,6 +97,30 @@ def test_whatever_a_callback_raises_the_executor_goes_on(caplog: pytest.LogCaptu
         failed.add_done_callback(raise_odd)
         with pytest.raises(BrokenProcessPool):
             failed.result()
+
+
+def test_a_call_whose_order_is_written_is_not_given_to_a_second_worker(
+    executor: Executor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C comes right behind that, in another submit, when the supervisor's thread has made an attempt of it."""
+    give, runs = Call.give, tmp_path / "runs"
+
+    def interrupted(call: Call, loan: Loan) -> bool:
+        assert give(call, loan)
+        until(lambda: call.is_job and runs.exists(), "it runs, as an attempt")
+        raise KeyboardInterrupt
+
+    executor.submit(work.square, 2).result()
+    with monkeypatch.context() as patched:
+        patched.setattr(Calls, "_match", lambda calls: None)
+        first = executor.with_limits(run_s=60, grace_s=20).submit(work.notes, str(runs))
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Call, "give", interrupted)
+        executor.submit(work.square, 3)
+    with pytest.raises(JobCancelled):
+        first.result(10)
+    assert runs.read_text() == "once\n"
+    assert executor.submit(work.square, 4).result() == 16
 
 
 def test_a_shutdown_that_cancels_what_waits_lets_what_runs_end(tmp_path: Path) -> None:

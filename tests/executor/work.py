@@ -246,6 +246,13 @@ async def asynchronous() -> None:
     """Be a function that is not called like others."""
 
 
+def notes(path: str) -> None:
+    """Write a line, and stay."""
+    with open(path, "a") as file:
+        file.write("once\n")
+    time.sleep(3600)
+
+
 def square(number: int) -> int:
     return number * number
 

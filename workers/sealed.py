@@ -6,6 +6,7 @@ into an outlet that came with the order, and the supervisor's side has it mapped
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import mmap
@@ -13,7 +14,6 @@ import os
 import resource
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 """A worker cannot change what the supervisor holds for another attempt; and to read a mapping of a file that someone
@@ -32,8 +32,9 @@ class Owned:
         self.descriptor = descriptor
 
     def close(self) -> None:
-        """May be called again."""
-        descriptor, self.descriptor = self.descriptor, -1  # first: whatever interrupts this, nobody uses it again
+        """May be called again, also where none could be had."""
+        descriptor = getattr(self, "descriptor", -1)
+        self.descriptor = -1  # first: whatever interrupts this, nobody uses it again
         if descriptor >= 0:
             os.close(descriptor)
 
@@ -53,7 +54,7 @@ class MemoryFile(Owned):
     def __len__(self) -> int:
         return self._size
 
-    @contextmanager
+    @contextlib.contextmanager
     def mapped(self) -> Iterator[mmap.mmap]:
         """Map it; what is written there stays private. What still refers to it at the end keeps it. Raise OSError."""
         content = self._map()
@@ -73,7 +74,8 @@ class MemoryFile(Owned):
         if sys.version_info >= (3, 13):
             return mmap.mmap(self.descriptor, self._size, *kind, trackfd=False)
         if self.descriptor < resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4:  # the lowest that was free
-            return mmap.mmap(self.descriptor, self._size, *kind)
+            with contextlib.suppress(OSError):  # none is left by now: a copy needs none
+                return mmap.mmap(self.descriptor, self._size, *kind)
         content = mmap.mmap(-1, self._size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         read = 0
         with memoryview(content) as view:

@@ -60,13 +60,15 @@ def test_a_large_result_that_cannot_be_laid_leaves_nothing_to_the_next_one() -> 
 
 
 KEEPING = """
-    import os, resource
+    import concurrent.futures, os, resource
     import numpy as np
     from killable import Executor
 
     resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
     with Executor(2) as executor:
-        kept = list(executor.map(np.ones, [200_000] * 200))
+        calls = [executor.submit(np.ones, 200_000) for _ in range(200)]
+        concurrent.futures.wait(calls)  # until it is read each has one, as long as there are any
+        kept = [call.result() for call in calls]
         os.close(os.open("/dev/null", os.O_RDONLY))
         print(len(kept), sum(int(each[-1]) for each in kept))
 """

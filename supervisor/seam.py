@@ -177,7 +177,7 @@ class Process(Protocol):
         ...
 
     def stack(self) -> str | None:
-        """Return what was written to the stack's memory file."""
+        """Return the stack that was asked for, or that it left as it died of a fault of its own; None: neither."""
         ...
 
     def has_whole_stack(self) -> bool:

@@ -5,6 +5,8 @@ Runs in: supervisor. Pure.
 
 from __future__ import annotations
 
+_FAULT = "Fatal Python error: "
+
 
 def trim(text: str, our_folder: str) -> str:
     """Drop the frames of files that lie directly in our folder; the built-in jobs below it are jobs like any other."""
@@ -20,6 +22,16 @@ def trim(text: str, our_folder: str) -> str:
             return "SIGKILL came before the stack was written.\n"
         return "The signal came before the job function was entered.\n"
     return "\n".join(kept) + "\n"
+
+
+def of_fault(text: str) -> str:
+    """Return the stack that faulthandler wrote as its process died of a fault of its own; empty: there is none.
+
+    The C frames and the list of extension modules below it are left out: they are the same for every fault of a job.
+    """
+    _, begin, fault = text.rpartition(_FAULT)
+    threads = [part.strip("\n") for part in fault.split("\n\n") if 'File "' in part]
+    return "\n\n".join(threads) + "\n" if begin and threads else ""
 
 
 def is_whole(text: str) -> bool:

@@ -23,6 +23,7 @@ from killable.workers.control import Configure
 from killable.workers.doorbell import Doorbell
 from killable.workers.dumps import DUMP_SIGNAL
 from killable.workers.exitcodes import ExitCode
+from killable.workers.faults import FaultStack
 from killable.workers.frames import FrameError, encode
 from killable.workers.messages import Idle, Kind, Run, dump_json
 from killable.workers.orders import Orders
@@ -92,6 +93,7 @@ class Worker:
         self._doorbell.channel = self._channel
         self._registered = jobs.registered()
         faulthandler.register(DUMP_SIGNAL, file=pipes.stack, all_threads=True, chain=False)
+        self._faults = FaultStack(pipes.stack)
         self._doorbell.hang()
         os.register_at_fork(after_in_child=self._leave_to_parent)
         self._baseline = Baseline.take()
@@ -179,6 +181,7 @@ class Worker:
         """A process that the job forks is no worker: it takes no order, rings no bell, writes no frame."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        self._faults.leave_to_parent()
         self._doorbell.forget()
         self._channel.disown()
         self._orders.close()

@@ -105,7 +105,7 @@ _WITHOUT_SETTING = {
     "exception": "What is to be changed is the job's code or its input: the traceback above says where.",
     "input.invalid": "What is to be changed is the job's input; `killable types NAME` says what it takes.",
     "exit": "The job's own code, or a library in it, ended the process: look for os._exit, sys.exit, exit().",
-    "crash": "The fault is in native code that the job calls. faulthandler.enable() as its first line prints where.",
+    "crash": "The fault is in native code that the job calls: the stack above says from where, if it left one.",
     "killed_externally": "Someone outside this server did it: `dmesg` tells whether it was the out-of-memory killer.",
     "protocol": "Something in the job wrote to the worker's own pipes.",
     "result.unserializable": "A job yields and returns bytes or JSON: str, int, float, bool, None, list, dict.",

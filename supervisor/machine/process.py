@@ -71,6 +71,8 @@ class WorkerProcess:
         self.killed_for: Verdict | None = None
         self._kill_wanted = self._was_killed = self._broken = self._closed = self._exit_told = False
         self._look_s = _LOOK_AGAIN_S
+        self._stack_begin = 0
+        """How much of it earlier jobs had written."""
         self._stack_from: int | None = None
         """How much of it a job had written when our first signal went out; None: no stack was asked for."""
         self.pid: int | None = None
@@ -159,6 +161,7 @@ class WorkerProcess:
         with self._lock:
             self._fence = fence
         if fence is not None:
+            self._stack_begin = self._stack_size()
             self._oom_before = self._oom.read()
             self._group_before = b"" if self._cgroup is None else self._cgroup.out_of_memory()
 
@@ -185,8 +188,8 @@ class WorkerProcess:
 
     def _wake_with(self, number: int) -> None:
         """Send a signal that a stopped process is to hear, too."""
-        if self._stack_from is None and self._stack >= 0:
-            self._stack_from = os.fstat(self._stack).st_size
+        if self._stack_from is None:
+            self._stack_from = self._stack_size()
         # Not the other way round: a job that stops itself again would run between the two and sit out its grace.
         self._signal(number)
         if self.pid is not None and tree.is_stopped(self.pid) and self._alive():
@@ -270,17 +273,21 @@ class WorkerProcess:
         return sample._replace(others_bytes=max(private, shares - sample.own_bytes), proven=True)
 
     def stack(self) -> str | None:
-        text = self._stack_text()
+        asked = self._stack_from is not None
+        text = self._stack_text(self._stack_from) if asked else stack.of_fault(self._stack_text(self._stack_begin))
         return stack.trim(text, OUR_FOLDER) if text else None
 
     def has_whole_stack(self) -> bool:
-        return stack.is_whole(self._stack_text())
+        return stack.is_whole(self._stack_text(self._stack_from))
 
-    def _stack_text(self) -> str:
-        if self._stack < 0 or self._stack_from is None:
+    def _stack_size(self) -> int:
+        return 0 if self._stack < 0 else os.fstat(self._stack).st_size
+
+    def _stack_text(self, begin: int | None) -> str:
+        if self._stack < 0 or begin is None:
             return ""
         try:
-            return os.pread(self._stack, STACK_BYTES_MAX, self._stack_from).decode("utf-8", "replace")
+            return os.pread(self._stack, STACK_BYTES_MAX, begin).decode("utf-8", "replace")
         except OSError:
             return ""  # memory that was swapped out and cannot be read back
 

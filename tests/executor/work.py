@@ -145,6 +145,11 @@ def end_badly(how: str) -> Any:
     match how:
         case "segfault":
             ctypes.string_at(0)
+        case "segfault behind a child's":
+            if (pid := os.fork()) == 0:
+                ctypes.string_at(0)
+            os.waitpid(pid, 0)
+            os.kill(os.getpid(), signal.SIGSEGV)
         case "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         case "exit 3":
@@ -160,6 +165,18 @@ def end_badly(how: str) -> Any:
             while True:
                 files.append(os.open(os.devnull, os.O_RDONLY))
     return "alive"
+
+
+faults: list[int] = []
+
+
+def handle_faults() -> None:
+    signal.signal(signal.SIGSEGV, lambda number, _frame: faults.append(number))
+
+
+def fault_and_go_on() -> list[int]:
+    os.kill(os.getpid(), signal.SIGSEGV)
+    return faults
 
 
 def leave_something(what: str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from killable.supervisor.stack import is_whole, trim
+from killable.supervisor.stack import is_whole, of_fault, trim
 
 OURS = "/lib/killable/workers"
 
@@ -54,3 +54,36 @@ def test_all_threads_of_a_native_stack_stay() -> None:
     text = f'Thread 0x1 (most recent call first):\n  File "{OURS}/harness.py", line 1 in x\n\n' + STACK
     shown = trim(text, OURS)
     assert shown.startswith("Thread 0x1") and shown.count("File") == 3
+
+
+FAULT = """\
+Fatal Python error: Segmentation fault
+
+Thread 0x1 (most recent call first):
+  File "/home/me/my_jobs.py", line 3 in wait
+
+Current thread 0x2 (most recent call first):
+  File "/home/me/my_jobs.py", line 12 in encode
+  File "/home/me/my_jobs.py", line 40 in <module>
+
+Current thread's C stack trace (most recent call first):
+  Binary file "/usr/lib/libc.so.6", at +0x45
+
+Extension modules: numpy._core._multiarray_umath, psutil._psutil_linux (total: 2)
+"""
+
+
+def test_of_a_fault_the_python_frames_of_all_threads_are_shown() -> None:
+    shown = of_fault("what the job wrote there\n" + FAULT)
+    assert shown.startswith("Thread 0x1") and shown.endswith("line 40 in <module>\n")
+    assert shown.count("\n\n") == 1 and "Binary" not in shown and "Extension" not in shown and is_whole(shown)
+
+
+def test_the_last_fault_is_the_one_that_ended_it() -> None:
+    earlier = FAULT.replace("encode", "decode")
+    assert "decode" not in of_fault(earlier + FAULT)
+
+
+@pytest.mark.parametrize("text", ["", STACK, "Fatal Python error: Aborted\n\n", FAULT.partition("Thread")[0]])
+def test_without_a_fault_or_a_python_frame_there_is_nothing_to_show(text: str) -> None:
+    assert of_fault(text) == ""

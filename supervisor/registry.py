@@ -124,7 +124,8 @@ class Entry:
             self.result = closing
         elif closing is not None:
             self.may_run_again = False
-            self.partial = closing or self.partial  # one that was laid is let go
+            self.partial = closing or self.partial
+            self.laid_result = None
 
     def begin_again(self, now: float) -> None:
         """Its attempt is over and it is not: nothing of that one is left but its last checkpoint."""

@@ -230,13 +230,20 @@ class Worker:
         for frame in frames:
             if self.stage is not Stage.SPAWNING:
                 continue  # a late word of an attempt that is over
-            if frame.kind == Kind.READY:
-                if json.loads(frame.payload)["cgroup_errno"]:
-                    self.process.without_cgroup()
-                self._ready = True
-                self._become_idle()
-            elif frame.kind == Kind.BROKEN:
-                self._broken = json.loads(frame.payload)
+            try:
+                self._take_word(frame.kind, json.loads(frame.payload))
+            except (ValueError, LookupError, TypeError, RecursionError) as error:
+                self.on_protocol_error(f"a frame of kind {frame.kind} that cannot be read: {error}")
+
+    def _take_word(self, kind: int, members: dict[str, Any]) -> None:
+        """It is ready, or never will be. Raise what comes of a word that is neither."""
+        if kind == Kind.READY:
+            if members["cgroup_errno"]:
+                self.process.without_cgroup()
+            self._ready = True
+            self._become_idle()
+        elif kind == Kind.BROKEN:
+            self._broken = {"why": str(members["why"]), "errno": members["errno"]}
 
     def _completes(self, loan: Loan, frames: list[Frame]) -> bool:
         """Take the end of a call of which nothing else was ever heard; return whether it is that."""
@@ -282,6 +289,11 @@ class Worker:
         self.come_home()
         if self.attempt is not None:
             self.attempt.on_protocol_error(why)
+        elif self.stage is Stage.SPAWNING:
+            self._broken = {"why": f"what it said before it was ready makes no sense: {why}"}
+            self.signalled = True  # and so it never becomes idle: `on_gone` tells of its failure
+            self.process.kill()
+            self.process.retire()
         elif self.stage is not Stage.GONE:
             self.kill()
 

@@ -79,6 +79,4 @@ def prepare(encoded: bytes) -> None:
 
 def apply_to_each(function: Callable[..., Any], *columns: Sequence[Any]) -> list[Any]:
     """Return the results of one chunk of a `map`; each column is what one of its iterables gives."""
-    if len(columns) == 1:
-        return [function(argument) for argument in columns[0]]
     return [function(*arguments) for arguments in zip(*columns, strict=True)]

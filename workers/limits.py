@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TypedDict
 
+from killable.workers.spelling import did_you_mean
 from killable.workers.units import parse_bytes, parse_count, parse_seconds
 
 
@@ -109,11 +110,7 @@ def parse_limit(name: str, value: object) -> Any:
     """
     kind = LIMITS.get(name)
     if kind is None:
-        import difflib
-
-        meant = difflib.get_close_matches(name.lower(), LIMITS, n=1)
-        hint = f"did you mean {meant[0]}?" if meant else f"there are {', '.join(LIMITS)}"
-        raise LookupError(f"there is no limit {name!r} ({hint})")
+        raise LookupError(f"there is no limit {name!r} ({did_you_mean(name, LIMITS)})")
     if value is None and kind.may_be_none:
         return None
     try:

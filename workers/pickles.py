@@ -114,11 +114,17 @@ class _ByValue(cloudpickle.Pickler):  # type: ignore[misc]
     def reducer_override(self, value: Any) -> Any:
         if isinstance(value, CodeType):
             make, parts = self.dispatch_table[CodeType](value)
-            return make, tuple(value.co_filename if part == _NO_FILE else part for part in parts)
+            return make, tuple(
+                value.co_filename if isinstance(part, str) and part == _NO_FILE else part for part in parts
+            )
         reduction = super().reducer_override(value)
         if isinstance(value, FunctionType) and isinstance(reduction, tuple):
             return namespaces.reduced(reduction)
         return reduction
+
+
+def _is_no_file(part: object) -> bool:
+    return isinstance(part, str) and part == _NO_FILE  # beside bytes it would be a BytesWarning
 
 
 def pickled(value: object, *, beside: bool = True) -> Pickled:

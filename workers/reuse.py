@@ -22,7 +22,8 @@ class Baseline(NamedTuple):
 
     threads: int
     dispositions: tuple[Any, ...]
-    wakeup: int
+    wakeup: int | None
+    """None: it could not be put back."""
     mask: frozenset[int]
     cwd: tuple[int, int]
     umask: int
@@ -32,8 +33,11 @@ class Baseline(NamedTuple):
         here = os.stat(".")
         umask = os.umask(0o022)
         os.umask(umask)
-        wakeup = signal.set_wakeup_fd(-1)
-        signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
+        wakeup: int | None = signal.set_wakeup_fd(-1)
+        try:
+            signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
+        except (OSError, ValueError):
+            wakeup = None  # closed, or made blocking
         return cls(
             threads=os.stat("/proc/self/task").st_nlink,
             dispositions=tuple(map(_signal.getsignal, _WATCHED)),

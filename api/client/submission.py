@@ -20,13 +20,16 @@ from killable.api.client.jobcalls import LEAVE_ANSWER_S, LEAVE_S, JobCalls
 from killable.api.client.outcomes import Ending, NotEnded, Unreachable
 from killable.api.client.retries import Asking, Flow
 from killable.workers.errors import JobTimedOut, KillableError, Refused
+from killable.workers.limits import LIMITS, parse_limit
 
 
 class JobOptions(TypedDict, total=False):
     """What may be said about a job beside its type and input; each member is a keyword of `submit` and `run`."""
 
     limits: Mapping[str, Any] | None
-    """As `{"run_s": 60, "grace_s": 2}`; None for one of them is no such limit."""
+    """As `{"run_s": 60, "memory_bytes": 2 << 30}`, or `{"run_s": "1m", "memory_bytes": "2GiB"}`; None for one of them
+    is no such limit.
+    """
     tags: Mapping[str, str] | None
     priority: int
     """Default 0; higher ones start first."""
@@ -42,6 +45,17 @@ class JobOptions(TypedDict, total=False):
     """1 to 128 characters that the job's records, events and log lines carry. Default: the server makes one."""
     wait_for_room_s: float
     """For how long a full queue is asked again. Default 0: `queue_full` is raised at once."""
+
+
+def _in_numbers(limits: Mapping[str, Any]) -> dict[str, Any]:
+    """Return limits with what is text as seconds, bytes and counts; whether there are such is the server's to say."""
+    try:
+        return {
+            name: parse_limit(name, value) if name in LIMITS and isinstance(value, str | Mapping) else value
+            for name, value in limits.items()
+        }
+    except ValueError as error:
+        raise Refused(str(error)) from None
 
 
 @dataclass(slots=True)
@@ -62,14 +76,14 @@ class Submission:
         idempotency_key: str | None = None, correlation_id: str | None = None, wait_for_room_s: float = 0.0,
         within_s: float | None = None,
     ) -> Submission:  # fmt: skip
-        """Make one. Raise Refused for what JSON cannot say."""
+        """Make one. Raise Refused for what JSON cannot say, and for text that is no time or size."""
         if not isinstance(input, Mapping | None):
             kind = builtins.type(input).__name__
             raise Refused(f"the input has to be a mapping of the job's parameters by name, not {kind}")
         body = {
             "type": type,
             "input": dict(input or {}),
-            "limits": dict(limits or {}),
+            "limits": _in_numbers(limits or {}),
             "tags": dict(tags or {}),
             "priority": priority,
             "stop_when_client_leaves": stop_when_client_leaves,

@@ -5,7 +5,6 @@ Runs in: supervisor, before it starts. Pure.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from pydantic_core import ErrorDetails
 
 from killable.supervisor.configuration.faults import Fault, dotted, is_secretive, shown
 from killable.supervisor.configuration.tables import FileTable, JobTable, LimitsTable, PoolTable, ServerSettings
+from killable.workers.spelling import did_you_mean
 
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 
@@ -88,6 +88,5 @@ def _expected(details: ErrorDetails, path: tuple[Any, ...]) -> str:
 
 def _near(path: tuple[Any, ...]) -> str:
     """Return a hint: the key that was meant, or the keys that there are."""
-    known = keys_of(*(str(part) for part in path[:-1]))
-    meant = difflib.get_close_matches(str(path[-1]), known, n=1)
-    return f" (did you mean {meant[0]}?)" if meant else f" (there are {', '.join(known)})"
+    *tables, key = (str(part) for part in path)
+    return f" ({did_you_mean(key, keys_of(*tables))})"

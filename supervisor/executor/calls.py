@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from killable.supervisor.clock import monotonic
+from killable.supervisor.executor import unsendable
 from killable.supervisor.executor.call import Call
 from killable.supervisor.executor.futures import JobFuture
 from killable.supervisor.executor.hosting import Closed, Hosting
@@ -83,6 +84,7 @@ class Calls:
         try:
             input = _where_it_lies(pickles.pickled({"function": function, "args": args, "kwargs": kwargs}))
         except Exception as error:  # pickling runs the caller's __reduce__: anything can come
+            unsendable.name_it(error, function, args, kwargs)
             future.fail(error)
             return
         taken = Call(self, Submission(type, input, limits=dict(limits)), future)

@@ -72,31 +72,33 @@ class PoolSpawner:
 
     def start(self, start_method: str) -> None:
         os.makedirs(self._tmp, 0o700, exist_ok=True)  # what tidies /tmp up may have taken it
-        if self._lineage is None:
-            with forks.putting_off:
+        configure = self._configure(start_method)
+        with forks.putting_off:
+            if self._lineage is None:
                 self._lineage = self._open_lineage()
+            self._lineage.start_zygote(configure)
+
+    def _configure(self, start_method: str) -> control.Configure:
         spec = self._spec
         become = account(spec.user, spec.group)
         if become is not None:
             os.chmod(self._tmp, 0o711)  # each worker has a folder of its own in it
-        self._lineage.start_zygote(
-            control.Configure(
-                pool=spec.name,
-                modules=list(spec.modules),
-                folder=spec.folder,
-                start_method=start_method,
-                codec=spec.codec,
-                jobs_per_worker_max=spec.jobs_per_worker_max,
-                nice=spec.nice,
-                tmp=self._tmp,
-                affinity=list(spec.affinity),
-                core_dumps=spec.core_dumps,
-                uid=None if become is None else become.uid,
-                gid=None if become is None else become.gid,
-                groups=[] if become is None else become.groups,
-                account_env={} if become is None else {**become.environment, **spec.env},
-                setup=self._write_setup(),
-            )
+        return control.Configure(
+            pool=spec.name,
+            modules=list(spec.modules),
+            folder=spec.folder,
+            start_method=start_method,
+            codec=spec.codec,
+            jobs_per_worker_max=spec.jobs_per_worker_max,
+            nice=spec.nice,
+            tmp=self._tmp,
+            affinity=list(spec.affinity),
+            core_dumps=spec.core_dumps,
+            uid=None if become is None else become.uid,
+            gid=None if become is None else become.gid,
+            groups=[] if become is None else become.groups,
+            account_env={} if become is None else {**become.environment, **spec.env},
+            setup=self._write_setup(),
         )
 
     def _write_setup(self) -> str:

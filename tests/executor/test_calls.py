@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import functools
 import os
+import re
 import threading
 import weakref
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ import work
 from support.waiting import until
 
 from killable import Executor, JobFailed
+from killable.workers.frames import encode
+from killable.workers.messages import Kind
 
 
 def test_a_call_runs_in_another_process_and_its_result_comes_back(executor: Executor) -> None:
@@ -222,6 +225,31 @@ def test_an_initializer_that_fails_breaks_the_pool_with_its_reason() -> None:
             executor.submit(work.square, 1).result()
 
 
+def test_what_cannot_be_sent_is_named(executor: Executor) -> None:
+    lock = threading.Lock()
+
+    def guarded(number: int) -> int:
+        with lock:
+            return number
+
+    def calls_guarded(number: int) -> int:
+        return guarded(number)
+
+    for call, blamed in (
+        ((guarded, 1), r"In .*guarded the variable 'lock'"),
+        ((calls_guarded, 1), r"In .*guarded the variable 'lock'"),
+        ((pow, 2, lock), "Argument 2"),
+        ((work.Guarded().run,), "The object of the method run"),
+    ):
+        with pytest.raises(TypeError, match="cannot pickle") as caught:
+            executor.submit(*call).result()
+        (note,) = (note for note in caught.value.__notes__ if "worker" in note)
+        assert re.match(f"{blamed} cannot be sent to a worker: make it there", note), note
+    with pytest.raises(TypeError) as caught:
+        list(executor.map(pow, [1, 2], [1, lock], chunksize=2))
+    assert caught.value.__notes__[-1].startswith("Argument 2 cannot be sent")
+
+
 def test_a_coroutine_that_nobody_would_run_is_an_error_that_says_so(executor: Executor) -> None:
     with pytest.raises(TypeError, match=r"send what does: asyncio\.run"):
         executor.submit(work.asynchronous).result()
@@ -231,6 +259,14 @@ def test_a_preload_that_fails_breaks_the_pool_with_its_reason() -> None:
     with Executor(max_workers=1, preload=["there_is_no_such_module"]) as executor:
         future = executor.submit(work.square, 1)
         with pytest.raises(concurrent.futures.process.BrokenProcessPool, match="there_is_no_such_module"):
+            future.result()
+
+
+@pytest.mark.parametrize("data", [b"garbage" * 100, encode(Kind.READY, 0, 0, b"[]")])
+def test_workers_that_say_what_makes_no_sense_before_they_are_ready_break_the_pool(data: bytes) -> None:
+    with Executor(max_workers=1, initializer=work.write_to_frames, initargs=(data,)) as executor:
+        future = executor.submit(work.square, 1)
+        with pytest.raises(concurrent.futures.process.BrokenProcessPool, match="makes no sense"):
             future.result()
 
 

@@ -231,7 +231,7 @@ def test_terminate_and_kill_workers(tmp_path: Path) -> None:
         assert is_gone(pid) and future.cancelled() and waiting.cancelled()
 
 
-@pytest.mark.parametrize("what", ["thread", "child", "handler", "mask", "timer", "cwd", "umask"])
+@pytest.mark.parametrize("what", ["thread", "child", "handler", "mask", "timer", "cwd", "umask", "wakeup"])
 def test_a_worker_is_used_again_only_as_it_was(what: str) -> None:
     with Executor(max_workers=1) as executor:
         first = executor.submit(work.leave_something, "nothing").result()

@@ -179,6 +179,23 @@ def fault_and_go_on() -> list[int]:
     return faults
 
 
+def write_to_frames(data: bytes) -> None:
+    from support.words import frame_descriptors
+
+    for descriptor in frame_descriptors():
+        os.write(descriptor, data)
+
+
+class Guarded:
+    """An object that no pickle takes."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+    def run(self) -> None:
+        """Do nothing."""
+
+
 def leave_something(what: str) -> int:
     match what:
         case "thread":
@@ -196,6 +213,11 @@ def leave_something(what: str) -> int:
             os.chdir("/")
         case "umask":
             os.umask(0o077)
+        case "wakeup":  # a descriptor that Python does not take any more
+            descriptor = os.pipe()[1]
+            os.set_blocking(descriptor, False)
+            signal.set_wakeup_fd(descriptor)
+            os.set_blocking(descriptor, True)
     return os.getpid()
 
 

@@ -42,6 +42,18 @@ def test_submit_sends_the_request_and_knows_the_id_at_once(script: Script, clien
     }
 
 
+def test_limits_may_be_text_and_those_of_a_newer_server_are_its_own(script: Script, client: OneClient) -> None:
+    script.on("POST", "/v1/jobs", as_json({"job_id": ID, "state": "queued"}, 202))
+    operations = {"load": "20m", "infer": None}
+    limits = {"run_s": "1m30s", "memory_bytes": "2GiB", "queue_s": None, "operation_s": operations, "gpu_s": "1m"}
+    client.submit("split", limits=limits)
+    in_numbers = {"run_s": 90, "memory_bytes": 2 << 30, "operation_s": {"load": 1200, "infer": None}}
+    assert script.asked[0].body["limits"] == limits | in_numbers
+    with pytest.raises(Refused, match="run_s: expected seconds"):
+        client.submit("split", limits={"run_s": "5 parsecs"})
+    assert len(script.asked) == 1
+
+
 @pytest.mark.row("C8")
 def test_a_submission_says_with_each_sending_what_is_left_of_its_callers_time(
     script: Script, client: OneClient

@@ -114,9 +114,7 @@ class _ByValue(cloudpickle.Pickler):  # type: ignore[misc]
     def reducer_override(self, value: Any) -> Any:
         if isinstance(value, CodeType):
             make, parts = self.dispatch_table[CodeType](value)
-            return make, tuple(
-                value.co_filename if isinstance(part, str) and part == _NO_FILE else part for part in parts
-            )
+            return make, tuple(value.co_filename if _is_no_file(part) else part for part in parts)
         reduction = super().reducer_override(value)
         if isinstance(value, FunctionType) and isinstance(reduction, tuple):
             return namespaces.reduced(reduction)

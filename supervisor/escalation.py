@@ -29,6 +29,8 @@ DUMP_IN_GRACE_S_MAX = 1.0
 """The same while its grace would last: to wait keeps nobody from anything, and the stack is what its author needs."""
 LOOK_AGAIN_S = 0.010
 """The shortest time between two looks at the processor time."""
+STOOD_STILL_S = 0.1
+"""When the end of a grace is looked at so late, this machine or this process stood still, and so may have the job."""
 LOCK_RUNS = 4
 """A thread that waits for the interpreter lock wakes every 5 ms (sys.getswitchinterval) to ask for it: more than 10
 runs in `ack_s` were seen on an overloaded machine. One that waits for native threads of its own sleeps: 2 at most.
@@ -97,6 +99,13 @@ class Escalation:
     look_at: float = float("inf")
     """When to look whether it is stuck."""
     dump_ends: float = 0.0
+    was_lengthened: bool = False
+    """For a time in which the machine stood still: once."""
+
+    @property
+    def is_in_grace(self) -> bool:
+        """Whether it was asked to end and nothing worse is on its way."""
+        return self.phase in (Phase.ASKED, Phase.DELIVERED, Phase.ACKNOWLEDGED)
 
     @property
     def wants_use(self) -> bool:
@@ -178,6 +187,8 @@ def tick(state: Escalation, now: float, use: ProcessorUse | None = None, *, dump
     """The time `wake_at` has come (or is near): decide what is due. `dumped`: a stack has been written."""
     if now < state.wake_at:
         return state, ()
+    if now - state.grace_ends >= STOOD_STILL_S and state.is_in_grace and not state.was_lengthened:
+        return _lengthen(state, now), ()
     match state.phase:
         case Phase.ACKNOWLEDGED if state.ring_at is not None and now < state.grace_ends:
             return replace(state, ring_at=None, wake_at=state.grace_ends), (Action.RING,)
@@ -198,6 +209,12 @@ def tick(state: Escalation, now: float, use: ProcessorUse | None = None, *, dump
             return replace(state, phase=Phase.UNKILLABLE, wake_at=float("inf")), (Action.QUARANTINE,)
         case Phase.UNKILLABLE | Phase.EXITED:
             return state, ()
+
+
+def _lengthen(state: Escalation, now: float) -> Escalation:
+    """Give back what the machine has taken of the grace, by what can be seen: the time by which its end was missed."""
+    ends = now + min(now - state.grace_ends, state.rules.grace_s)
+    return _wait(replace(state, grace_ends=ends, look_at=float("inf"), ring_at=None, was_lengthened=True))
 
 
 def _ring_unheard(state: Escalation, now: float) -> Move:

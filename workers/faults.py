@@ -18,16 +18,17 @@ class FaultStack:
         """`descriptor` is that of the memory file."""
         self._on_stderr = faulthandler.is_enabled()
         """As PYTHONFAULTHANDLER or a preload wants it."""
-        self._is_ours = self._on_stderr or not _are_handled()
+        faulthandler.disable()  # its handlers may have gone with the zygote's, and would not come back
+        self._is_ours = not _are_handled()
         if self._is_ours:
             faulthandler.enable(file=descriptor, all_threads=True)
 
     def leave_to_parent(self) -> None:
         """In a process that it has forked, before the memory file is closed there."""
-        if self._on_stderr:
-            faulthandler.enable(file=2, all_threads=True)
-        elif self._is_ours:
+        if self._is_ours:
             faulthandler.disable()
+            if self._on_stderr:
+                faulthandler.enable(file=2, all_threads=True)
 
 
 def _are_handled() -> bool:

@@ -8,19 +8,20 @@ import signal
 import pytest
 import work
 
-from killable import Executor, Future, WorkerCrashed
+from killable import Executor, WorkerCrashed
+from killable.supervisor.executor.futures import JobFuture
 
 BEHIND_A_CHILDS = "segfault behind a child's"
 
 
-def crashed(executor: Executor, how: str) -> Future[object]:
+def crashed(executor: Executor, how: str) -> JobFuture[object]:
     future = executor.submit(work.end_badly, how)
     with pytest.raises(WorkerCrashed):
         future.result()
     return future
 
 
-def stack_of(future: Future[object]) -> str:
+def stack_of(future: JobFuture[object]) -> str:
     assert future.certificate is not None
     return str(future.certificate.get("stack", ""))
 
@@ -44,5 +45,5 @@ def test_a_childs_fault_is_shown_where_the_program_wanted_that() -> None:
 
 def test_what_a_library_makes_of_its_faults_is_left_to_it() -> None:
     """WebAssembly engines, for one, go on after a trap."""
-    with Executor(max_workers=1, preload=work.handle_faults) as executor:
+    with Executor(max_workers=1, initializer=work.handle_faults) as executor:
         assert executor.submit(work.fault_and_go_on).result() == [signal.SIGSEGV]

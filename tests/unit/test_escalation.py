@@ -220,14 +220,21 @@ def test_what_could_not_be_read_at_the_delivery_counts_from_nothing() -> None:
 def test_the_constants_are_what_their_reasons_say() -> None:
     """The lengths of a dump, the pause before another bell; a wait for the interpreter lock, in runs and in `ack_s`."""
     assert (DUMP_S, escalation.DUMP_S_MAX, escalation.DUMP_IN_GRACE_S_MAX) == (0.005, 0.1, 1.0)
-    assert (LOOK_AGAIN_S, RING_AGAIN_S) == (0.010, 0.005)
+    assert (LOOK_AGAIN_S, RING_AGAIN_S, escalation.STOOD_STILL_S) == (0.010, 0.005, 0.1)
     assert (escalation.LOCK_RUNS, escalation.LOCK_PATIENCE) == (4, 4)
 
 
 @pytest.mark.parametrize("phase", list(Phase))
 def test_a_timer_that_is_late_does_what_was_due(phase: Phase) -> None:
-    """However late: nobody is looked at, rung or waited for after the grace, nor after the longest dump."""
+    """However late: nobody is looked at, rung or waited for after the grace, nor after the longest dump.
+
+    A grace whose end was missed is lengthened first, once, by what it was missed by, and by no more than it was.
+    """
     state, late = in_phase(phase), NOW + 1e6
+    if state.is_in_grace:
+        state, actions = escalation.tick(state, late, ProcessorUse(1.0))
+        assert actions == () and state.phase is phase and state.wake_at == state.grace_ends == late + 5
+        late += 1e6
     due = {
         Phase.ASKED: (Action.DUMP,),
         Phase.DELIVERED: (Action.DUMP,),
@@ -242,6 +249,19 @@ def test_a_timer_that_is_late_does_what_was_due(phase: Phase) -> None:
     if phase is Phase.ACKNOWLEDGED:
         swallowed, _ = escalation.swallowed(state, NOW + 1)
         assert escalation.tick(swallowed, late)[1] == (Action.KILL,)
+
+
+@pytest.mark.parametrize("missed_by_s", [0.125, 3.0, 5.0])
+def test_a_grace_in_which_the_machine_stood_still_is_lengthened_by_that_once(missed_by_s: float) -> None:
+    late = NOW + 5 + missed_by_s
+    state, actions = escalation.tick(acknowledged(), late)
+    assert (actions, state.grace_ends, state.wake_at) == ((), late + missed_by_s, late + missed_by_s)
+    assert escalation.shorten(state, late, 0.0)[1] == (Action.KILL,)
+    assert escalation.tick(state, state.wake_at + 3)[1] == (Action.KILL,)
+
+
+def test_an_end_of_the_grace_that_is_seen_about_in_time_is_the_end() -> None:
+    assert escalation.tick(acknowledged(), NOW + 5 + 0.0625)[1] == (Action.KILL,)
 
 
 def test_a_starved_worker_keeps_its_grace() -> None:

@@ -194,6 +194,9 @@ class OutOfMemory(JobFailed, MemoryError):
     code = "limit.memory"
 
 
+LOST = frozenset({"supervisor_lost", "node_lost"})
+"""What a job is said to have ended of when nobody was left to see it: its record is all that there is."""
+
 _OF_ITS_OWN: dict[str, type[KillableError]] = {
     "exit": WorkerExited,
     "killed_externally": WorkerKilled,
@@ -205,9 +208,8 @@ _CRASHES = frozenset(
         "protocol",
         "spawn",
         "worker_lost",
-        "supervisor_lost",
-        "node_lost",
         "unkillable",
+        *LOST,
     }
 )
 

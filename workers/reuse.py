@@ -23,7 +23,6 @@ class Baseline(NamedTuple):
     threads: int
     dispositions: tuple[Any, ...]
     wakeup: int | None
-    """None: it could not be put back."""
     mask: frozenset[int]
     cwd: tuple[int, int]
     umask: int
@@ -33,15 +32,10 @@ class Baseline(NamedTuple):
         here = os.stat(".")
         umask = os.umask(0o022)
         os.umask(umask)
-        wakeup: int | None = signal.set_wakeup_fd(-1)
-        try:
-            signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
-        except (OSError, ValueError):
-            wakeup = None  # closed, or made blocking
         return cls(
             threads=os.stat("/proc/self/task").st_nlink,
             dispositions=tuple(map(_signal.getsignal, _WATCHED)),
-            wakeup=wakeup,
+            wakeup=_wakeup_descriptor(),
             mask=frozenset(_signal.pthread_sigmask(signal.SIG_BLOCK, ())),
             cwd=(here.st_dev, here.st_ino),
             umask=umask,
@@ -79,6 +73,16 @@ class Baseline(NamedTuple):
         if now.umask != self.umask:
             return "the umask was changed"
         return ""
+
+
+def _wakeup_descriptor() -> int | None:
+    """Return it, or None: a job has closed it, or made it blocking, and it could not be put back."""
+    descriptor = signal.set_wakeup_fd(-1)
+    try:
+        signal.set_wakeup_fd(descriptor, warn_on_full_buffer=False)
+    except (OSError, ValueError):
+        return None
+    return descriptor
 
 
 THREAD_LEAVE_S = 0.005

@@ -107,12 +107,12 @@ def parse_value(text: str, kinds: set[str]) -> Any:
                 number = int(text) if kind == "integer" else float(text)
             except ValueError:
                 continue
-            if math.isfinite(number):
+            if isinstance(number, int) or math.isfinite(number):
                 return number
     if kinds & {"array", "object"}:
         try:
             parsed = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             parsed = None
         if parsed is not None and _TYPE_NAMES[type(parsed)] in kinds:
             return parsed

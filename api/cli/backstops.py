@@ -1,4 +1,4 @@
-"""What keeps jobs within their limits on this machine behind the watch: what is active of it, what the rest needs.
+"""What holds the limits of jobs on this machine: the watch, and the kernel behind it; and what is missing for more.
 
 Runs in: any machine; what it looks at is Linux's.
 """

@@ -76,18 +76,14 @@ def _offered(ctx: typer.Context, incomplete: str, find: Callable[[Ask], Offers])
 
 
 def impatient(address: str, timeout_s: float) -> httpx.Client:
-    """Return an HTTP client that gives up soon; the library's own waits as long as a job may take. It reaches what that
-    reaches: by the same proxies, with the same key. Raise what that raises.
+    """Return an HTTP client that gives up soon; the library's own waits as long as a job may take. It goes by the same
+    proxies, with the same key. Raise what that raises.
     """
     import httpx
 
     from killable.api.client.exchange import Server
 
     server = Server.at(address, uds=None, api_key=None, headers=None, connect_s=timeout_s, answer_s=timeout_s)
-    return httpx.Client(
-        base_url=server.url,
-        headers=dict(server.headers),
-        transport=httpx.HTTPTransport(uds=server.uds) if server.uds else None,
-        timeout=timeout_s,
-        **server.client_options(),
+    return server.open_http(
+        httpx.Client, httpx.HTTPTransport, base_url=server.url, headers=dict(server.headers), timeout=timeout_s
     )

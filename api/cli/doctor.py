@@ -1,4 +1,4 @@
-"""`killable doctor`: can this machine run the server, which guards are active, and what is to be done for the others?
+"""`killable doctor`: can this machine run the server, what holds the limits of jobs, and what is missing?
 
 Runs in: any machine.
 """
@@ -62,11 +62,12 @@ def _server(url: str) -> list[Check]:
     """Ask a server whether it is ready, and what its pools do instead of what was asked."""
     try:
         with open_client(url) as client:
-            readiness, place = client.ready(), client.address
+            place = client.address
+            readiness = client.ready()
     except Unreachable as error:
         return [Check("server", "fail", error.message)]
     except KillableError as error:
-        return [Check("server", "fail", f"it takes no jobs: {error.message}")]
+        return [Check("server", "fail", f"{place} takes no jobs: {error.message}")]
     degraded = "; ".join(str(each) for each in readiness.get("degraded", ()))
     server = Check("server", "ok", f"{place} is ready")
     if degraded:

@@ -5,6 +5,7 @@ Runs in: any machine.
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from rich.text import Text
 
 from killable.api.cli import render
 from killable.api.cli.console import print_json, stderr_console
+from killable.api.cli.remedy import limit_of
 from killable.workers.errors import CODES, JobError, KillableError
 
 
@@ -72,10 +74,14 @@ def reporting(as_json: bool) -> Iterator[None]:
         raise typer.Exit(exit_code(error)) from None
     except KeyboardInterrupt:
         raise typer.Exit(Exit.INTERRUPTED) from None
+    except BrokenPipeError:
+        raise  # nobody reads any more: typer ends that in silence
     except OSError as error:
-        if isinstance(error, BrokenPipeError):
-            raise  # typer's to end: nobody reads any more
-        stderr_console().print(Text.assemble(("killable: ", "bold"), error.strerror or str(error)))
+        if as_json:
+            with contextlib.suppress(OSError):  # stdout itself may be the one that failed
+                print_json({"error": {"code": "os", "message": str(error), "retryable": False}})
+        else:
+            stderr_console().print(Text.assemble(("killable: ", "bold"), str(error)))
         raise typer.Exit(Exit.OS) from None
 
 
@@ -157,9 +163,10 @@ def _hint(error: KillableError) -> str:
         return _EARLY
     if error.code == "invalid" and isinstance(error, JobError):
         return ""
-    limit = error.facts.get("limit")
-    if error.code not in _HINTS and error.code.startswith(("timeout.", "limit.")) and isinstance(limit, str):
-        more = f"more of it: submit --{limit.replace('_', '-')}, or {limit} in the job's decorator or killable.toml"
+    limit = limit_of(error.code, error.facts)
+    if limit and (limit == "total_s" or error.code not in _HINTS):
+        path = " PATH=SECONDS" if limit == "operation_s" else ""
+        more = f"raise {limit}: submit --{limit.replace('_', '-')}{path}, or in the job's decorator or killable.toml"
         return f"{more}; killable explain {render.short(str(error.facts.get('job_id')))} says how much"
     return _HINTS.get(error.code, "")
 

@@ -158,6 +158,6 @@ def print_value(value: Any) -> None:
         sys.stdout.buffer.write(value)
         sys.stdout.buffer.flush()
     elif isinstance(value, str):
-        print(value, flush=True)  # typer's own takes what is for a terminal out of it, in a pipe
+        print(value, flush=True)  # in a pipe typer.echo would strip ANSI codes
     elif value is not None:
         typer.echo(json.dumps(value, indent=2))

@@ -162,8 +162,8 @@ def _kill_matching(client: Client, chosen: _Filter, order: _Order) -> Iterator[_
     for each in answer["jobs"]:
         job = client.job(each["job_id"])
         ending = _cancel(job, order, wait_s=None)
-        if ending is None:  # the server has let go of it by now, as of the oldest that have ended
-            ending = Ending(job.id, each["status"], None, had_ended=each["status"] == "already_ended")
+        if ending is None:  # the server keeps only the newest that have ended: how this one did is not known any more
+            ending = Ending(job.id, "completed" if each["status"] == "already_ended" else "cancelled", None)
         yield _Kill(job.id, ending)
 
 
@@ -175,7 +175,7 @@ def _kill_all(client: Client, targets: list[_Target], order: _Order) -> Iterator
             yield _kill_worker(client, target.worker, order)
             continue
         if target.job is not None and (ending is None or not ending.is_over):
-            ending = _cancel(target.job, order, wait_s=None)
+            ending = _cancel(target.job, order, wait_s=None) or ending
         yield _Kill(target.name if target.job is None or ending is None else target.job.id, ending)
 
 

@@ -5,6 +5,7 @@ Runs in: supervisor.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import resource
@@ -22,6 +23,10 @@ PATH_BYTES_MAX = 107
 """unix(7): sun_path has 108, with a zero at the end."""
 
 DESCRIPTORS = 1 << 16
+BACKLOG = 128
+"""Connections that wait until the server accepts them: while its pools get warm, too. asyncio accepts so many in one
+turn, and logs each one for which there is no descriptor.
+"""
 
 
 class CannotServe(KillableError):
@@ -38,12 +43,6 @@ class CannotServe(KillableError):
         return False
 
 
-BACKLOG = 128
-"""Connections that wait until the server accepts them: while its pools get warm, too. asyncio accepts so many in one
-turn, and logs each one for which there is no descriptor.
-"""
-
-
 @dataclass(frozen=True, slots=True)
 class Listener:
     """A listening socket and how clients name it. Leaving it closes the socket and removes its file."""
@@ -51,17 +50,18 @@ class Listener:
     socket: socket.socket
     url: str
     path: str = ""
+    made: tuple[int, int] = (0, 0)
+    """Device and number of the file there: another one is the next server's, or somebody else's."""
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.socket.close()
-        if self.path and _is_left_over(self.path):  # else it is the next server's by now
-            try:
-                os.unlink(self.path)
-            except OSError:
-                pass  # someone was tidier than we are
+        if self.path:
+            with contextlib.suppress(OSError):  # someone was tidier than we are
+                if _identity(self.path) == self.made and _is_left_over(self.path):  # numbers are used again
+                    os.unlink(self.path)
 
 
 def take_descriptors() -> None:
@@ -76,7 +76,7 @@ def take_descriptors() -> None:
 
 
 def listen(server: ServerSettings, source: str = "") -> Listener:
-    """Bind and listen, so that no other server can. Raise ConfigError for an address that is none of ours, CannotServe
+    """Bind and listen: a second server is refused. Raise ConfigError for an address that is none of ours, CannotServe
     for the rest.
 
     `source` is who wrote the address.
@@ -150,12 +150,19 @@ def _bind_path(path: str) -> Listener:
             os.unlink(path)
         sock.bind(path)
         sock.listen(BACKLOG)  # at once: a file on which nobody listens is taken for a left one
+        made = _identity(path)
     except OSError as error:
         sock.close()
         raise cannot_listen(path, error) from error
     finally:
         os.umask(mask)
-    return Listener(sock, f"unix:{path}", path)
+    return Listener(sock, f"unix:{path}", path, made)
+
+
+def _identity(path: str) -> tuple[int, int]:
+    """Return the device and number of what stands there. Raise OSError."""
+    found = os.lstat(path)
+    return found.st_dev, found.st_ino
 
 
 def _is_something_else(path: str) -> bool:
@@ -168,6 +175,7 @@ def _is_something_else(path: str) -> bool:
 def _is_left_over(path: str) -> bool:
     """Tell whether this is a socket on which nobody listens."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # one whose backlog is full is busy, and there
         try:
             probe.connect(path)
         except ConnectionRefusedError:

@@ -64,35 +64,52 @@ def _of_kill(certificate: Mapping[str, Any], limits: Mapping[str, Any]) -> Remed
     )
 
 
+def limit_of(code: str, error: Mapping[str, Any]) -> str | None:
+    """Return the limit of the job's that an error came of; None: it came of none, or nobody knows of which."""
+    limit = error.get("limit")
+    return limit if isinstance(limit, str) else _LIMIT.get(code)
+
+
+_LIMIT = {
+    "timeout.run": "run_s",
+    "timeout.first_token": "first_token_s",
+    "timeout.idle": "idle_s",
+    "timeout.start": "start_s",
+    "limit.memory": "memory_bytes",
+    "limit.cpu": "cpu_s",
+    "limit.processes": "processes_max",
+    "limit.output": "output_bytes",
+}
+"""Where the error does not say it."""
+
+_WHAT_IT_IS = {
+    "total_s": "it is the time from its submission to its end, waiting included",
+    "run_s": "it is the time from its start to its return",
+    "first_token_s": "it is the time from its start to its first token",
+    "idle_s": "it is the time from one token to the next",
+    "start_s": "it is the time that a worker has to enter the job's function",
+    "memory_bytes": "it bounds how far all processes of the job may grow together",
+    "cpu_s": "it bounds what all processes of the job compute, on all cores together",
+    "processes_max": "it bounds how many processes the job may be at once",
+    "files_max": "it bounds the files that each process of the job may have open",
+    "output_bytes": "it bounds what the job streams and prints",
+}
+
+
 def _of_failure(record: Mapping[str, Any], code: str, error: Mapping[str, Any]) -> Remedy:
     limits = record.get("limits") or {}
-    if error.get("limit") == "total_s":
-        return _raise("total_s", limits, "it is the time from its submission to its end, waiting included")
+    limit = limit_of(code, error)
+    if code == "limit.files" and limits.get("files_max") is not None:
+        limit = "files_max"
+    if limit in _WHAT_IT_IS:
+        return _raise(limit, limits, _WHAT_IT_IS[limit])
     match code:
-        case "timeout.run":
-            return _raise("run_s", limits, "it is the time from its start to its return")
-        case "timeout.first_token":
-            return _raise("first_token_s", limits, "it is the time from its start to its first token")
-        case "timeout.idle":
-            return _raise("idle_s", limits, "it is the time from one token to the next")
         case "timeout.operation":
             return _of_operation(error)
         case "timeout.queue":
             return Remedy(
                 "workers", "More workers in [pools.NAME] of killable.toml shorten the queue; they were all busy."
             )
-        case "timeout.start":
-            return _raise("start_s", limits, "it is the time that a worker has to enter the job's function")
-        case "limit.memory":
-            return _raise("memory_bytes", limits, "it bounds how far all processes of the job may grow together")
-        case "limit.cpu":
-            return _raise("cpu_s", limits, "it bounds what all processes of the job compute, on all cores together")
-        case "limit.processes":
-            return _raise("processes_max", limits, "it bounds how many processes the job may be at once")
-        case "limit.files" if limits.get("files_max") is not None:
-            return _raise("files_max", limits, "it bounds the files that each process of the job may have open")
-        case "limit.output":
-            return _raise("output_bytes", limits, "it bounds what the job streams and prints")
         case "killed_externally" if error.get("oom") == "yes":
             return Remedy(
                 "memory_bytes", "A smaller one ends such a job by its own limit, before the machine is out of memory."

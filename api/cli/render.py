@@ -15,6 +15,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from killable.workers.errors import LOST
 from killable.workers.limits import flat
 
 SHORT_CHARS = len("job-3f2a91c0")
@@ -149,7 +150,7 @@ def death(certificate: Mapping[str, Any] | None) -> str:
 
 def is_lost(record: Mapping[str, Any]) -> bool:
     """Tell whether a job ended with its server or its machine: then its record is all that there is."""
-    return (record.get("error") or {}).get("code") in ("supervisor_lost", "node_lost")
+    return (record.get("error") or {}).get("code") in LOST
 
 
 def ended_by(record: Mapping[str, Any]) -> str:

@@ -2,9 +2,9 @@
 
 Runs in: supervisor (Linux only; elsewhere it says so, and nothing of the supervisor is imported).
 
-    first Ctrl-C, SIGTERM, or POST /v1/shutdown: new jobs are refused (503); those that run may end by themselves for
-    `drain_s`, none by default, then each is cancelled with its own grace; streams reach their terminal events; exit 0
-    the second one: SIGKILL to what is left
+    first Ctrl-C, SIGTERM, SIGHUP or POST /v1/shutdown: new jobs are refused (503); those that run may end by themselves
+    for `drain_s`, none by default, then each is cancelled with its own grace; streams reach their ends; exit 0
+    the second one, but for SIGHUP: SIGKILL to what is left
 
 HTTP goes on answering until the last job has ended: a client that asks meanwhile learns what becomes of its job.
 """
@@ -144,6 +144,8 @@ class _Stop:
                 loop.remove_signal_handler(number)
 
     def _ask(self, name: str) -> None:
+        if name == "SIGHUP" and self.asked.is_set():
+            return  # a window that is closed may hang up twice, its shell and the kernel: that is no second word
         self.signal = name
         (self.asked_again if self.asked.is_set() else self.asked).set()
 

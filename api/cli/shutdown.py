@@ -9,7 +9,6 @@ Runs in: any machine; what does not go by itself is ended only on the server's o
 from __future__ import annotations
 
 import signal
-import ssl
 import time
 from typing import Annotated
 
@@ -206,10 +205,8 @@ def responds(address: str) -> bool:
 def _asked(address: str) -> type[httpx.HTTPError] | None:
     try:
         with impatient(address, ANSWER_S) as http:
-            http.get("/livez")
+            answer = http.get("/livez")
     except httpx.HTTPError as error:
-        if isinstance(error.__cause__ or error.__context__, ssl.SSLError):
-            return None  # somebody is there, whom we do not trust
         kinds = (httpx.ConnectError, httpx.TimeoutException)
         return next((kind for kind in kinds if isinstance(error, kind)), None)
-    return None
+    return httpx.ConnectError if answer.status_code == httpx.codes.BAD_GATEWAY else None  # a proxy reaches nobody

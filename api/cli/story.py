@@ -278,8 +278,8 @@ def _last_words(record: Members, events: Sequence[Members]) -> Iterator[Paragrap
         lines = tuple(render.plain(line)[:LAST_TOKENS_CHARS] for line in printed[-LAST_LINES:])
         yield Paragraph("Printed", "The last lines on its stdout and stderr:", lines)
     if not count and not printed:
-        lost = (record.get("error") or {}).get("code") in ("supervisor_lost", "node_lost")  # and its log with them
-        yield Paragraph("Said", "What it streamed is not known." if lost else "It streamed nothing.")
+        words = "What it streamed is not known." if render.is_lost(record) else "It streamed nothing."
+        yield Paragraph("Said", words)
 
 
 def _shown(token: Members) -> str:

@@ -80,7 +80,7 @@ def stream(
             follower.follow()
         except KeyboardInterrupt:
             job = render.short(follower.job.id)
-            console.stderr_console().print(f"{job} goes on; killable kill {job} ends it")
+            console.stderr_console().print(f"{job} is not followed any more; killable kill {job} ends it")
             raise
         raise typer.Exit(follower.finish())
 
@@ -122,10 +122,11 @@ def _follow_or_cancel(start: Callable[[], Job], as_json: bool) -> int:
         return _cancel(follower, as_json)
     except KillableError:
         raise
-    except BaseException:  # `submit ... | head`, a full disk: nobody reads along any more
+    except BaseException as error:  # `submit ... | head`, a full disk: nobody reads along any more
         if follower is not None:
-            with contextlib.suppress(KillableError):
-                follower.job.cancel(reason="its reader has gone", wait_s=0)
+            reason = "its reader has gone" if isinstance(error, OSError) else "its reader failed"
+            with contextlib.suppress(KillableError), interrupts.held():  # a window that is closed hangs up, too
+                follower.job.cancel(reason=reason, wait_s=0)
         raise
     return follower.finish()
 

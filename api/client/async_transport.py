@@ -30,10 +30,7 @@ class AsyncTransport:
         """`http` is a client of the caller's own, which stays the caller's to close."""
         self._server = server
         self._owns_http = http is None
-        with server.connecting():
-            self._http = http or httpx.AsyncClient(
-                transport=httpx.AsyncHTTPTransport(uds=server.uds) if server.uds else None, **server.client_options()
-            )
+        self._http = http or server.open_http(httpx.AsyncClient, httpx.AsyncHTTPTransport)
 
     async def close(self) -> None:
         if self._owns_http:

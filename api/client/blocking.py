@@ -45,12 +45,13 @@ class Client:
         httpx client (proxies, certificates), which stays yours to close. `connect_s` bounds connecting, `answer_s` what
         the server may take beyond a wait that it was asked for.
 
-        `retries`: how often a call is sent again when the connection fails or the server answers 429 or 503, within
-        10 s in all. Only what is safe: reads, cancels, and submissions, which carry an idempotency key; a full queue
-        only with `wait_for_room_s`. A broken stream is taken up again as long as each connection brings something, and
-        so often when none does. 0 turns retries off.
+        `retries`: how often a call is sent again when the connection fails or the server answers 429, 502, 503 or 504,
+        within 10 s in all. Only what is safe: reads, cancels, and submissions, which carry an idempotency key; a full
+        queue only with `wait_for_room_s`. A broken stream is taken up again as long as each connection brings
+        something, and so often when none does. 0 turns retries off.
 
-        Raise Unreachable for what is no address, Refused for a key or header that cannot be sent.
+        Raise Unreachable for what is no address, or an environment (proxies, certificates) that allows no connection,
+        Refused for a key or header that cannot be sent.
         """
         server = Server.at(
             url, uds=uds, api_key=api_key, headers=headers, connect_s=connect_s, answer_s=answer_s

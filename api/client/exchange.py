@@ -14,19 +14,20 @@ import os
 import re
 import ssl
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from importlib.metadata import version
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeGuard, TypeVar
 from urllib.parse import quote
 
 import httpx
 
 from killable.api.client.outcomes import Record, Unreachable, problem_error
 from killable.workers.errors import KillableError, Refused
+
+C = TypeVar("C")
 
 DEFAULT_URL = "http://127.0.0.1:7833"
 UNIX_PREFIX = "unix:"
@@ -35,7 +36,7 @@ CONNECT_S = 5.0
 ANSWER_S = 30.0
 """Beyond what the request itself may wait; a server answers within milliseconds."""
 PROBLEM_URN = "urn:killable:problem:"
-"""With what the type of every problem of ours begins (RFC 9457, 3.1.1)."""
+"""Every problem type of ours begins so (RFC 9457, 3.1.1)."""
 PASS_S = 0.5
 """The least that an answer gets, however little time the caller has left: giving up costs another request."""
 
@@ -95,8 +96,9 @@ class Server:
         try:
             parsed = httpx.URL(url)
         except httpx.InvalidURL as error:
-            url = re.sub(r"(?<=://)[^/]*@", "", url)  # no password
-            raise Unreachable(f"{url!r} is not an address ({error}); one is http://HOST:PORT", url=url) from error
+            shown, passwords = re.subn(r"(?<=://).*@", "", url)
+            why = "" if passwords else f" ({error})"  # which may repeat a part of it
+            raise Unreachable(f"{shown!r} is not an address{why}; one is http://HOST:PORT", url=shown) from error
         shown = f"{UNIX_PREFIX}{uds}" if uds else str(parsed.copy_with(userinfo=b"")).rstrip("/")
         if not uds and (parsed.scheme not in ("http", "https") or not parsed.host):
             raise Unreachable(f"{shown!r} is not an address: one begins with http://, https:// or unix:", url=shown)
@@ -105,24 +107,22 @@ class Server:
             sent["Authorization"] = "Bearer " + _sendable({"API key": api_key})["API key"]
         return cls(url, uds, shown, sent, connect_s, answer_s)
 
-    def client_options(self) -> dict[str, Any]:
-        """Return what httpx.Client and httpx.AsyncClient are made with, but for the Unix socket."""
-        host = httpx.URL(self.url).host
-        return {
-            # A proxy from the environment cannot reach this machine's own loopback.
-            "trust_env": not (self.uds or host in ("localhost", "::1") or host.startswith("127.")),
-            # Each open stream holds one: with httpx's own 100 the next call, a cancel perhaps, would wait for ever.
-            "limits": httpx.Limits(max_connections=None, max_keepalive_connections=20),
-        }
-
-    @contextmanager
-    def connecting(self) -> Iterator[None]:
-        """Surround the making of a client. Raise Unreachable where the environment does not allow one: it names a proxy
-        of a kind that is not installed, certificates that are not there.
+    def open_http(self, client: Callable[..., C], transport: Callable[..., object], **options: Any) -> C:
+        """Make a client of httpx's, of these classes, blocking or not. Raise Unreachable where the environment does not
+        allow one: it names a proxy of a kind that is not installed, certificates that are not there.
         """
+        host = httpx.URL(self.url).host
+        # Each open stream holds one: with httpx's own 100 the next call, a cancel perhaps, would wait for ever.
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
         try:
-            yield
-        except (ImportError, ValueError, OSError) as error:
+            return client(
+                # A proxy from the environment cannot reach this machine's own loopback.
+                trust_env=not (self.uds or host in ("localhost", "::1") or host.startswith("127.")),
+                limits=limits,
+                transport=transport(uds=self.uds, limits=limits) if self.uds else None,
+                **options,
+            )
+        except (ImportError, ValueError, OSError, httpx.InvalidURL) as error:
             why = f"no connection to {self.address} can be made with this environment (proxies, certificates): {error}"
             raise Unreachable(why, url=self.address) from error
 
@@ -152,8 +152,8 @@ class Server:
         if response.is_success:
             return response
         members = _json(response)
-        if not isinstance(members, dict) or not str(members.get("type", "")).startswith(PROBLEM_URN):
-            raise self.stranger(response)  # a gateway's own, which may well have a `code`, too
+        if not is_problem(members):
+            raise self.stranger(response)
         raise problem_error(members, status=response.status_code, **_retry_after(response))
 
     def members(self, response: httpx.Response) -> Record:
@@ -210,6 +210,11 @@ def json_of(members: Record) -> bytes:
         return json.dumps(members, allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise Refused(f"this cannot be sent as JSON: {error}") from error
+
+
+def is_problem(members: object) -> TypeGuard[Record]:
+    """Tell whether these are the members of a problem of ours (RFC 9457): a gateway may have a `code` in its own."""
+    return isinstance(members, dict) and "code" in members and str(members.get("type", "")).startswith(PROBLEM_URN)
 
 
 def closed() -> Refused:

@@ -81,10 +81,11 @@ class JobCalls:
                 record = refusal.facts.get("job") or {}
                 state, certificate = record.get("state", "completed"), record.get("certificate")
                 return Ending(self.id, state, certificate, record.get("error"), had_ended=True)
-            status = self.asking.server.member(answer, "status")
+            members = self.asking.server.members(answer)
+            status = members.get("status")
             if status not in ("cancelled", "stopping"):
                 raise self.asking.server.stranger(answer)  # what became of the job is not known by that
-            ending = Ending(self.id, status, self.asking.server.members(answer).get("certificate"))
+            ending = Ending(self.id, status, members.get("certificate"))
             self.is_over = ending.is_over
             if ending.is_over or (deadline is not None and time.monotonic() >= deadline):
                 return ending

@@ -23,7 +23,7 @@ from httpx_sse import ServerSentEvent
 from killable.api.client.exchange import Call, job_path
 from killable.api.client.outcomes import Event, Unreachable
 from killable.api.client.retries import PAUSE_S, Asking, is_busy, may_repeat, pause_s
-from killable.workers.errors import KillableError, Refused, error_class
+from killable.workers.errors import LOST, KillableError, Refused, error_class
 
 SILENCE_S = 35.0
 """Three pings, ten seconds apart, did not come: the connection is dead."""
@@ -144,4 +144,4 @@ def _tells_of_a_loss(event: Event) -> bool:
 
 
 def _ends_what_was_lost(event: Event) -> bool:
-    return event.is_terminal and (event.data.get("error") or {}).get("code") in ("supervisor_lost", "node_lost")
+    return event.is_terminal and (event.data.get("error") or {}).get("code") in LOST

@@ -31,8 +31,10 @@ class ServerCalls:
         answer = yield from self.asking.ask(
             Call("GET", "/v1/jobs", query={**query, "limit": PAGE_JOBS, "cursor": cursor})
         )
-        jobs = self.asking.server.member(answer, "jobs")
-        return jobs, self.asking.server.members(answer).get("next_cursor")
+        members = self.asking.server.members(answer)
+        if "jobs" not in members:
+            raise self.asking.server.stranger(answer)
+        return members["jobs"], members.get("next_cursor")
 
     def member(self, path: str, name: str) -> Flow[list[Record]]:
         """Return the list that is one member of what stands at a path."""

@@ -28,10 +28,7 @@ class Transport:
         """`http` is a client of the caller's own, which stays the caller's to close."""
         self._server = server
         self._owns_http = http is None
-        with server.connecting():
-            self._http = http or httpx.Client(
-                transport=httpx.HTTPTransport(uds=server.uds) if server.uds else None, **server.client_options()
-            )
+        self._http = http or server.open_http(httpx.Client, httpx.HTTPTransport)
 
     def close(self) -> None:
         if self._owns_http:

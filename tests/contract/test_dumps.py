@@ -2,6 +2,7 @@
 
 It is registered for one signal, that signal has one sender, and the sender one caller: the escalation, right before
 SIGKILL. That a dump is always followed by SIGKILL or by the exit is a property of the plan (`tests/properties`).
+Enabled it is for the signals of a crash, in one file, which leaves them alone where anybody would go on after one.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from contract.source import LAYERS, Source, check, sources
 
 DEFINES = "workers/dumps.py outside of functions"
 REGISTERS = "workers/harness.py __init__"
+OF_FAULTS = "workers/faults.py"
+"""Enables it for SIGSEGV and its like."""
 SENDS = "supervisor/machine/process.py dump"
 ELSEWHERE = ("PYTHONFAULTHANDLER", "-X", "-Xfaulthandler")
 """How it is turned on from outside."""
@@ -38,7 +41,8 @@ def used(looked_at: Sequence[Source], name: str) -> list[str]:
 
 @check
 def faulthandlers(looked_at: Sequence[Source]) -> list[str]:
-    """Whatever is done with it but to register it for the dump signal, in one place."""
+    """Whatever is done with it but to register it for the dump signal, in one place, and beside that of faults."""
+    looked_at = [each for each in looked_at if each.name != OF_FAULTS]
     found = [use for use in used(looked_at, "faulthandler") if use != REGISTERS]
     for each in looked_at:
         found += [f"{each.name} {seen.module}" for seen in each.imports if seen.module.startswith("faulthandler.")]
@@ -49,9 +53,10 @@ def faulthandlers(looked_at: Sequence[Source]) -> list[str]:
     return found
 
 
-def test_faulthandler_is_registered_for_the_dump_signal_and_never_enabled() -> None:
+def test_faulthandler_is_registered_for_the_dump_signal_and_enabled_for_faults_only() -> None:
     assert faulthandlers(sources(*LAYERS)) == []
-    assert used(sources(*LAYERS), "faulthandler") == [REGISTERS]
+    elsewhere = [each for each in sources(*LAYERS) if each.name != OF_FAULTS]
+    assert used(elsewhere, "faulthandler") == [REGISTERS] and len(elsewhere) == len(sources(*LAYERS)) - 1
 
 
 @check

@@ -10,6 +10,7 @@ import signal
 import stat
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -60,7 +61,8 @@ def test_values_bytes_and_what_a_job_prints(command: Command) -> None:
 @pytest.mark.parametrize("how", ["head", "hang up"])
 def test_a_job_that_nobody_reads_along_with_any_more_is_cancelled(command: Command, how: str) -> None:
     """`killable submit ... | head -1`; a terminal whose window is closed."""
-    with command.start("submit", "chatters") as process:
+    ready = partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)  # else under nohup it would hear nothing
+    with command.start("submit", "chatters", preexec_fn=ready) as process:
         assert process.stdout is not None and process.stderr is not None
         job_id = process.stderr.readline().strip()
         assert process.stdout.readline() == "and so on\n"

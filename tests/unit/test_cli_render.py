@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -212,6 +213,34 @@ def test_an_interrupt_is_130() -> None:
     with pytest.raises(typer.Exit) as caught, exits.reporting(False):
         raise KeyboardInterrupt
     assert caught.value.exit_code == 130
+
+
+def test_what_the_machine_refuses_the_command_is_71(capsys: pytest.CaptureFixture[str]) -> None:
+    for as_json in (False, True):
+        with pytest.raises(typer.Exit) as caught, exits.reporting(as_json):
+            raise PermissionError(errno.EACCES, "Permission denied", "the file")
+        assert caught.value.exit_code == 71
+        out, err = capsys.readouterr()
+        told = json.loads(out)["error"]["message"] if as_json else err
+        assert "Permission denied" in told and "the file" in told and bool(out) is as_json
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (JobFailed("", code="limit.output"), "--output-bytes"),
+        (JobFailed("", code="limit.memory", limit="memory_bytes"), "--memory-bytes"),
+        (JobTimedOut("", code="timeout.queue", limit="total_s"), "--total-s"),
+        (JobTimedOut("", code="timeout.operation", limit="operation_s"), "--operation-s PATH=SECONDS"),
+        (JobTimedOut("", code="timeout.queue", limit="queue_s"), "--queue-s"),
+    ],
+)
+def test_the_limit_that_was_reached_is_named(
+    capsys: pytest.CaptureFixture[str], error: KillableError, told: str
+) -> None:
+    exits.report(error, as_json=False)
+    hint = capsys.readouterr().err.splitlines()[-1]
+    assert hint.startswith("hint: ") and told in hint
 
 
 @pytest.mark.row("G10")

@@ -123,7 +123,7 @@ ENDINGS: dict[str, tuple[dict[str, Any], str | None, tuple[str, ...]]] = {
         record("failed", "crash", BY_ITSELF | {"exit_code": None, "exit_signal": "SIGSEGV"}, signal="SIGSEGV",
                core_dumped=True),
         None, ("crashed with SIGSEGV (an access to memory", "A core was dumped", "ended by itself by SIGSEGV",
-               "faulthandler"),
+               "the stack above says from where"),
     ),
     "limit.output": (
         record("failed", "limit.output", HEARD, message="output_bytes was reached"), "output_bytes",

@@ -67,6 +67,14 @@ def test_a_socket_that_is_left_over_is_taken_over_and_a_file_is_left_alone(tmp_p
     assert path.read_text() == "precious"
 
 
+def test_a_file_that_was_put_in_the_place_of_its_socket_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with listen(ServerSettings(uds=str(path))):
+        (tmp_path / "precious").write_text("precious")
+        os.replace(tmp_path / "precious", path)
+    assert path.read_text() == "precious"
+
+
 def test_the_file_of_the_next_server_is_left_to_it(tmp_path: Path) -> None:
     """Which may have begun before this one, that takes nothing any more, has gone."""
     path = tmp_path / "s"

@@ -243,7 +243,7 @@ async def test_a_reader_that_reads_steadily_is_not_cut_off_in_a_large_event(
 ) -> None:
     """It takes longer for that than `send_timeout_s`, and pings and the end wait behind it."""
     gate = tmp_path / "gate"
-    async with start_server(http=HttpSettings(send_timeout_s=1, ping_s=0.2)) as server:
+    async with start_server(http=HttpSettings(send_timeout_s=4, ping_s=0.2)) as server:
         job_id = await server.submit("flood", n=1, chars=8 << 20, gate=str(gate))
         own = socket.socket()
         own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)  # what it has not read is the server's
@@ -252,7 +252,7 @@ async def test_a_reader_that_reads_steadily_is_not_cut_off_in_a_large_event(
         writer.write(f"GET /v1/jobs/{job_id}/stream HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         began, read = time.monotonic(), b""
         while len(read) < 8 << 20:
-            due = began + len(read) / (2 << 20)  # 2 MiB a second
+            due = began + len(read) / (1 << 20)  # 1 MiB a second
             await until_async(lambda due=due: time.monotonic() >= due, "it is this piece's turn")  # type: ignore[misc]
             piece = await reader.read(1 << 16)
             assert piece, f"cut off after {len(read)} bytes"
@@ -281,7 +281,7 @@ async def test_a_reader_that_does_not_read_is_cut_off_and_slows_nobody(
         record = await server.record(job_id, wait_s=60)
         assert record["state"] == "cancelled" and record["error"]["by"] == "client_gone"
         cut = b""
-        with contextlib.suppress(ConnectionResetError):  # what the kernel still held is given up after the same second
+        with contextlib.suppress(ConnectionResetError):  # what the kernel still held is given up after the same time
             while piece := await reader.read(1 << 16):
                 cut += piece
         assert b"event: token" in cut and b"event: cancelled" not in cut

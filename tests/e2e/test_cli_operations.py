@@ -95,13 +95,16 @@ def test_kill_all_ends_the_queued_ones_first_and_leaves_none(server: Server, com
     assert command.json("ps")["jobs"] == []
 
 
-def test_jobs_that_the_server_has_forgotten_when_they_are_dead_were_killed(command: Command, serve: Serve) -> None:
+@pytest.mark.parametrize("named", [False, True], ids=["all", "named"])
+def test_jobs_that_the_server_has_forgotten_when_they_are_dead_were_killed(
+    folder: Path, serve: Serve, named: bool
+) -> None:
     server = serve("my_jobs.py", "--port", "0", env={"KILLABLE_SERVER__KEEP_JOBS": "1"})
-    own = Command(command.folder, server.url)
+    own = Command(folder, server.url)
     jobs = [start_detached(own, "tick", limits={"grace_s": 0}) for _ in range(2)] + [
         own.ok("submit", "tick", "-d").strip()
     ]
-    done = own.run("kill", "--all")
+    done = own.run("kill", *(jobs if named else ["--all"]))
     assert done.returncode == 0 and "unknown" not in done.stderr, done.stderr
     assert sorted(line.split()[0] for line in done.stdout.splitlines()) == sorted(job_id[:12] for job_id in jobs)
 

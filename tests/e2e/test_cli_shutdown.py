@@ -9,12 +9,13 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.served import Server
+from support.served import Command, Serve, Server, open_gate, read_line
 from typer.testing import CliRunner
 
 from killable.api.cli import app
@@ -27,6 +28,24 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     module = importlib.import_module("killable.api.cli.shutdown")
     for name in ("LEAVE_S", "GRACE_S_MAX", "TERM_S", "ANSWER_S", "ASK_AGAIN_S"):
         monkeypatch.setattr(module, name, 0.3)
+
+
+def test_a_window_that_is_closed_hangs_up_twice_and_jobs_keep_their_grace(
+    folder: Path, serve: Serve, gate: str
+) -> None:
+    """Its shell does, and the kernel when that has gone; under nohup neither is heard."""
+    server = serve("my_jobs.py", "--port", "0", preexec_fn=partial(signal.signal, signal.SIGHUP, signal.SIG_DFL))
+    own = Command(folder, server.url)
+    with own.start("submit", "tick", "-i", f"gate={gate}", "--grace-s", "1m") as reader:
+        assert read_line(reader) == "tick\n" and server.process.stderr is not None
+        server.process.send_signal(signal.SIGHUP)
+        assert any(line == "1 job ends with its grace; Ctrl-C again kills it\n" for line in server.process.stderr)
+        server.process.send_signal(signal.SIGHUP)
+        own.ok("ps")  # by now it has heard that one, too
+        open_gate(gate)
+        _, err = reader.communicate(timeout=60)
+    server.process.communicate(timeout=60)
+    assert (server.process.returncode, reader.returncode, "cleaned up" in err) == (0, 3, True)
 
 
 class Liar:

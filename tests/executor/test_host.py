@@ -123,7 +123,9 @@ def test_a_fork_of_the_program_holds_nothing_and_begins_anew() -> None:
         from concurrent.futures.process import BrokenProcessPool
         import work
         from killable import Executor
+        mark = os.environ["TESTS_OF_KILLABLE"]  # its own would be another one than what is looked for at the end
         from support import processes
+        os.environ[processes.MARK] = mark
 
         def pipes():
             held = {to for number, to in processes.open_descriptors().items() if number > 2}

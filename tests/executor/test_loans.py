@@ -10,7 +10,6 @@ import os
 import random
 import signal
 import sys
-import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +20,8 @@ from typing import Any
 import pytest
 import work
 from support import processes
-from support.waiting import Pending, until
+from support.lending import lent, standing_still
+from support.waiting import until
 
 from killable import Executor, JobCancelled, WorkerCrashed, WorkerExited
 from killable.supervisor.executor.futures import JobFuture
@@ -33,33 +33,6 @@ from killable.workers.sealed import Owned
 def executor() -> Iterator[Executor]:
     with Executor(max_workers=2, spares=2, grace_s=10) as made:
         yield made
-
-
-@contextmanager
-def standing_still(executor: Executor) -> Iterator[None]:
-    """Let the supervisor's thread do nothing."""
-    reached, go = threading.Event(), threading.Event()
-
-    def stand(_: object) -> None:
-        reached.set()
-        go.wait()
-
-    executor._calls.hosting.call(stand)
-    reached.wait()
-    try:
-        yield
-    finally:
-        go.set()
-
-
-def lent(executor: Executor, count: int) -> list[int]:
-    """Wait until so many workers are lent; return their pids."""
-
-    def found() -> list[int] | Pending:
-        loans = [loan for loan in executor._calls._loans if loan.worker.loan is loan]
-        return [loan.worker.process.pid or 0 for loan in loans] if len(loans) == count else Pending(loans)
-
-    return until(found, f"{count} workers are lent")
 
 
 def test_a_call_begins_while_the_supervisors_thread_does_nothing(executor: Executor, tmp_path: Path) -> None:

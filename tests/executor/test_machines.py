@@ -8,12 +8,10 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import work
-from support import processes
 from support.waiting import Pending, until
 
 from killable import Context, Executor, WorkerCrashed
@@ -28,12 +26,11 @@ PROGRAM = """
 """
 
 
-def run(first: str = "", before: Callable[[], None] | None = None, *, under: tuple[str, ...] = ()) -> str:
+def run(first: str = "", *, under: tuple[str, ...] = ()) -> str:
     """Run a program that computes 1024 with one call; return what it has printed."""
     program = textwrap.dedent(PROGRAM).format(first=first)
-    done = subprocess.run(
-        [*under, sys.executable, "-c", program], stdout=subprocess.PIPE, preexec_fn=before, text=True, timeout=60
-    )
+    done = subprocess.run([*under, sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 0, done
     return done.stdout
 
 
@@ -64,8 +61,9 @@ def test_a_folder_of_the_pool_that_was_tidied_away(executor: Executor) -> None:
         assert "KILLABLE_INSTANCE" in file.read()
     for folder in folders_of(executor):
         shutil.rmtree(folder)
+    (pool,) = executor._calls.supervisor._fleet
     os.kill(zygote, signal.SIGKILL)
-    until(lambda: processes.look(zygote) is None or Pending(zygote), "it is gone")
+    until(lambda: pool.zygote_restarts == 1 or Pending(pool), "its pool has heard of it")
     assert executor.submit(work.square, 4).result(timeout=60) == 16
 
 

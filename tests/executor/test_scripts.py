@@ -69,7 +69,7 @@ def test_tracebacks_and_stacks_name_the_line_of_the_script(tmp_path: Path) -> No
             except ValueError as error:
                 print(error.__cause__)
             try:
-                executor.with_limits(run_s=0.1, grace_s=20, ack_s=0.1).submit(native).result()
+                executor.with_limits(run_s=1, grace_s=20, ack_s=0.1).submit(native).result()
             except JobTimedOut as error:
                 print(error.certificate["stack"])
     """

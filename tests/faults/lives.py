@@ -26,11 +26,11 @@ from killable.supervisor.settings import PoolSpec, Settings
 from killable.workers.errors import CODES, Refused
 from killable.workers.messages import INLINE_BYTES_MAX
 
-END_S = 20.0
+END_S = 60.0
 BLAMELESS = {"spawn", "worker_lost", "killed_externally", "unkillable"}
 """How a job may fail that did nothing wrong."""
 POOL = PoolSpec(name="faults", modules=("phase_jobs",), folder=str(Path(__file__).parent), workers=2, spares=1)
-LIMITS = Limits(queue_s=5.0, start_s=20.0, run_s=None, grace_s=0.3, ack_s=0.02)
+LIMITS = Limits(queue_s=20.0, start_s=20.0, run_s=None, grace_s=0.3, ack_s=0.02)
 SETTINGS = {"pools": (POOL,), "limits": LIMITS, "caps": {}, "ack_cpu_s": 0.01, "unkillable_s": 0.5, "keep_jobs": 10_000}
 
 

@@ -53,7 +53,7 @@ async def rounds(phase: str, proof: str, injector: Injector) -> Any:
 
     async def once(aim: Callable[[], None]) -> None:
         await begin_and_end(proof, injector, phase, aim)
-        await until_async(left, "nothing is left", 5.0)
+        await until_async(left, "nothing is left")
 
     yield once
 

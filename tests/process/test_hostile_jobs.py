@@ -134,9 +134,9 @@ async def test_a_run_deadline_ends_it_like_a_cancel_and_reads_as_a_timeout(
 ) -> None:
     early = type == "hold_gil"
     server = await supervisor(hostile_pool())
-    story = await run(server, type, limits={"run_s": 0.2, "grace_s": LONG_S if early else GRACE_S, "ack_s": ACK_S})
+    story = await run(server, type, limits={"run_s": 0.5, "grace_s": LONG_S if early else GRACE_S, "ack_s": ACK_S})
     assert (story.state, story.code) == ("timed_out", "timeout.run")
-    assert (story.error["limit"], story.error["limit_s"], story.error["by"]) == ("run_s", 0.2, "supervisor")
+    assert (story.error["limit"], story.error["limit_s"], story.error["by"]) == ("run_s", 0.5, "supervisor")
     assert ("early_kill" in story.certificate) == early
     assert story.certificate["cause"] == "timeout.run"
 

@@ -255,7 +255,7 @@ async def test_the_kernel_ends_what_nobody_looks_at_and_a_signal_alone_proves_no
 ) -> None:
     """RLIMIT_CPU, while the supervisor does not get to look; and a SIGXCPU that came from somewhere else."""
     server = await supervisor(hostile_pool())
-    job_id = await submit(server, "hold_gil", limits={"cpu_s": 0.2, "grace_s": 0})
+    job_id = await submit(server, "hold_gil", limits={"cpu_s": 1, "grace_s": 0})
     await said(server, job_id)
     pid = (await server.get(job_id)).pid
     assert pid is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from support.hostile_cases import HEARING_S
 from support.supervising import StartSupervisor
 from trials import HOSTILE, hostile_pool, run, said, stop, submit
 
@@ -26,7 +27,7 @@ PATIENT = {**LONG, "ack_s": None}
     [
         ({"inner_s": 0.05}, {}, "load/download", 0.05, None),
         ({"inner_s": 0.05, "outer_s": 60}, {}, "load/download", 0.05, None),
-        ({"inner_s": 60, "outer_s": 0.05}, {}, "load", 0.05, "load/download"),
+        ({"inner_s": 60, "outer_s": 0.5}, {}, "load", 0.5, "load/download"),
         ({"inner_s": 60}, {"download": 0.05}, "load/download", 0.05, None),
         ({}, {"load/download": 0.05, "download": 60}, "load/download", 0.05, None),
         ({"inner_s": 0.05}, {"download": None, "load": 0.1}, "load", 0.1, "load/download"),
@@ -141,7 +142,7 @@ async def test_an_operation_that_cannot_be_is_refused_where_it_is_asked_for(
         ({"tokens": 2, "between_s": 60}, {"first_token_s": 30, "idle_s": 0.1}, "timeout.idle", ["0"]),
         ({"tokens": 1, "between_s": 60}, {"idle_s": 0.1}, "timeout.idle", ["0"]),
         ({"tokens": 30, "between_s": 0.01}, {"first_token_s": 30, "idle_s": 20}, "", [str(n) for n in range(30)]),
-        ({"first_s": 0.3, "tokens": 1}, {"idle_s": 0.1}, "", ["0"]),
+        ({"first_s": 1.5, "tokens": 1}, {"idle_s": 1.0}, "", ["0"]),
     ],
     ids=str,
 )
@@ -171,7 +172,7 @@ async def test_a_critical_section_is_done_before_the_stop_is_raised(nested: bool
 
 async def test_a_critical_section_does_not_outlive_the_grace(supervisor: StartSupervisor) -> None:
     server = await supervisor(pool())
-    job_id = await submit(server, "shields", limits={"grace_s": 0.3}, section_s=60)
+    job_id = await submit(server, "shields", limits={"grace_s": HEARING_S}, section_s=60)
     await said(server, job_id)
     story = await stop(server, job_id)
     assert {"acknowledged", "kill_sent"} <= story.phases and "early_kill" not in story.certificate

@@ -74,7 +74,7 @@ def raises_outer(ctx: Context) -> list[str]:
     mark(ctx)
     met = []
     try:
-        with ctx.operation("outer", 0.05, "raise"):
+        with ctx.operation("outer", 0.5, "raise"):
             try:
                 with ctx.operation("inner", 2):
                     ctx.sleep(FOREVER_S)
@@ -241,9 +241,9 @@ def shields_two_operations(ctx: Context) -> list[str]:
     mark(ctx)
     met = []
     try:
-        with ctx.operation("outer", 0.05, "raise"):
+        with ctx.operation("outer", 0.5, "raise"):
             try:
-                with ctx.operation("inner", 0.05, "raise"), ctx.shield():
+                with ctx.operation("inner", 0.5, "raise"), ctx.shield():
                     ctx.sleep(1.5)
             except OperationTimedOut as error:
                 met.append(f"inside: {error.path}")

@@ -35,21 +35,37 @@ class Pending:
         return repr(self.state)
 
 
+class Patience:
+    """What is left of a timeout, without the times in which the machine stood still."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._left_s = timeout_s
+        self._looked = time.monotonic()
+        self._fastest_s = float("inf")
+        """A look that takes long by itself is no standstill."""
+
+    def is_over(self) -> bool:
+        """Count the time since the last call."""
+        now = time.monotonic()
+        took_s, self._looked = now - self._looked, now
+        self._fastest_s = min(self._fastest_s, took_s)
+        self._left_s -= min(took_s, max(STALL_S, 2 * self._fastest_s))
+        return self._left_s <= 0
+
+
 def until(condition: Callable[[], T | Pending], what: str, timeout_s: float = TIMEOUT_S) -> T:
     """Return the condition's first true value. Raise AssertionError with the last state seen.
 
     Blocks: the event loop does not turn meanwhile.
     """
-    left_s, looked = timeout_s, time.monotonic()
+    patience = Patience(timeout_s)
     while True:
         seen = condition()
         if seen:
             return seen  # type: ignore[return-value]  # a Pending is false
-        if left_s <= 0:
+        if patience.is_over():
             raise AssertionError(_failure(what, timeout_s, seen))
         time.sleep(POLL_S)
-        now = time.monotonic()
-        left_s, looked = left_s - min(now - looked, STALL_S), now
 
 
 @overload
@@ -67,14 +83,14 @@ async def until_async(condition: Callable[[], Any], what: str, timeout_s: float 
 
     Raise AssertionError with the last state seen.
     """
-    deadline = time.monotonic() + timeout_s
+    patience = Patience(timeout_s)
     while True:
         seen: Any = condition()
         if asyncio.iscoroutine(seen):
             seen = await seen
         if seen:
             return seen
-        if time.monotonic() >= deadline:
+        if patience.is_over():
             raise AssertionError(_failure(what, timeout_s, seen))
         await asyncio.sleep(POLL_S)
 

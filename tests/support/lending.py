@@ -1,0 +1,38 @@
+"""An Executor's workers as they are lent to its callers' threads, and its own thread held still."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from support.waiting import Pending, until
+
+from killable import Executor
+
+
+@contextmanager
+def standing_still(executor: Executor) -> Iterator[None]:
+    """Let the supervisor's thread do nothing."""
+    reached, go = threading.Event(), threading.Event()
+
+    def stand(_: object) -> None:
+        reached.set()
+        go.wait()
+
+    executor._calls.hosting.call(stand)
+    reached.wait()
+    try:
+        yield
+    finally:
+        go.set()
+
+
+def lent(executor: Executor, count: int) -> list[int]:
+    """Wait until so many workers are lent; return their pids."""
+
+    def found() -> list[int] | Pending:
+        loans = [loan for loan in executor._calls._loans if loan.worker.loan is loan]
+        return [loan.worker.process.pid or 0 for loan in loans] if len(loans) == count else Pending(loans)
+
+    return until(found, f"{count} workers are lent")

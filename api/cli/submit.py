@@ -31,6 +31,9 @@ def submit(
             metavar="TYPE", help="A job type of the server.", show_default=False, autocompletion=completing.job_types
         ),
     ],
+    members: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME=VALUE", help="Members of the input, as with -i.")
+    ] = None,
     pairs: Annotated[
         list[str] | None,
         typer.Option("-i", metavar="NAME=VALUE", help="A member of the input; NAME=@FILE reads it from a file."),
@@ -53,7 +56,7 @@ def submit(
     Tokens go to stdout, everything else to stderr; a job that streams nothing has its result printed.
     """
     with exits.reporting(as_json), open_client(url) as client:
-        given = read_input(client, type, pairs or [], document)
+        given = read_input(client, type, [*(members or ()), *(pairs or ())], document)
         labels = read_tags(tags or [])
 
         def start() -> Job:

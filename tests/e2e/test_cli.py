@@ -86,6 +86,13 @@ def test_what_nobody_reads_on_stderr_costs_no_data(command: Command) -> None:
         assert process.wait(60) == 0
 
 
+def test_members_of_the_input_may_stand_behind_the_type(command: Command) -> None:
+    assert command.ok("submit", "add", "a=40").split() == ["42"]
+    assert command.ok("submit", "add", "a=40", "-i", "b=3", "--run-s", "1m").split() == ["43"]
+    wrong = command.run("submit", "add", "40")
+    assert (wrong.returncode, "'40' is not of the form NAME=VALUE" in wrong.stderr) == (2, True)
+
+
 @pytest.mark.row("E14")
 def test_every_ending_has_its_exit_code(command: Command) -> None:
     failed = command.run("submit", "fails")

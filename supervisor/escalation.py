@@ -103,11 +103,6 @@ class Escalation:
     """For a time in which the machine stood still: once."""
 
     @property
-    def is_in_grace(self) -> bool:
-        """Whether it was asked to end and nothing worse is on its way."""
-        return self.phase in (Phase.ASKED, Phase.DELIVERED, Phase.ACKNOWLEDGED)
-
-    @property
     def wants_use(self) -> bool:
         """Whether `delivered`, or the next `tick`, needs what the worker has used of the processor."""
         return self.phase in (Phase.ASKED, Phase.DELIVERED) and self.rules.adaptive
@@ -169,6 +164,8 @@ def swallowed(state: Escalation, now: float) -> Move:
 
 def shorten(state: Escalation, now: float, grace_s: float) -> Move:
     """A caller asks for less grace; more is ignored. 0 kills at once."""
+    if _was_missed(state, now):
+        state = _lengthen(state, now)  # as it would be in a moment
     ends = now + grace_s
     if ends >= state.grace_ends or state.phase in (Phase.KILLED, Phase.UNKILLABLE, Phase.EXITED):
         return state, ()
@@ -187,7 +184,7 @@ def tick(state: Escalation, now: float, use: ProcessorUse | None = None, *, dump
     """The time `wake_at` has come (or is near): decide what is due. `dumped`: a stack has been written."""
     if now < state.wake_at:
         return state, ()
-    if now - state.grace_ends >= STOOD_STILL_S and state.is_in_grace and not state.was_lengthened:
+    if _was_missed(state, now):
         return _lengthen(state, now), ()
     match state.phase:
         case Phase.ACKNOWLEDGED if state.ring_at is not None and now < state.grace_ends:
@@ -211,10 +208,28 @@ def tick(state: Escalation, now: float, use: ProcessorUse | None = None, *, dump
             return state, ()
 
 
+def _was_missed(state: Escalation, now: float) -> bool:
+    """Tell whether nobody looked when the grace was over, and nothing worse is on its way."""
+    in_grace = state.phase in (Phase.ASKED, Phase.DELIVERED, Phase.ACKNOWLEDGED)
+    return in_grace and now - state.grace_ends >= STOOD_STILL_S and not state.was_lengthened
+
+
 def _lengthen(state: Escalation, now: float) -> Escalation:
-    """Give back what the machine has taken of the grace, by what can be seen: the time by which its end was missed."""
-    ends = now + min(now - state.grace_ends, state.rules.grace_s)
-    return _wait(replace(state, grace_ends=ends, look_at=float("inf"), ring_at=None, was_lengthened=True))
+    """Give back what the machine has taken of the grace, by what can be seen: the time by which its end was missed.
+
+    What was to be done meanwhile, to ring or to look, is done now.
+    """
+    grace_s = state.rules.grace_s
+    ends = now + min(now - state.grace_ends, grace_s)
+    longer = replace(
+        state,
+        rules=replace(state.rules, grace_s=grace_s + ends - state.grace_ends),
+        grace_ends=ends,
+        look_at=now + LOOK_AGAIN_S if state.phase is Phase.DELIVERED and state.rules.adaptive else float("inf"),
+        ring_at=None if state.ring_at is None else now,
+        was_lengthened=True,
+    )
+    return _wait(longer)
 
 
 def _ring_unheard(state: Escalation, now: float) -> Move:

@@ -118,6 +118,8 @@ class Entry:
 
     def note_closing(self, closing: bytes | Raised | None, *, completed: bool) -> None:
         """Keep what its closing frame brought: a value is the result only of a job that completed."""
+        if not completed:
+            self.laid_result = None
         if isinstance(closing, Raised):
             self.exception = base64.b64decode(closing.pickled)
         elif completed:
@@ -125,7 +127,6 @@ class Entry:
         elif closing is not None:
             self.may_run_again = False
             self.partial = closing or self.partial
-            self.laid_result = None
 
     def begin_again(self, now: float) -> None:
         """Its attempt is over and it is not: nothing of that one is left but its last checkpoint."""

@@ -9,7 +9,20 @@ _FAULT = "Fatal Python error: "
 
 
 def trim(text: str, our_folder: str) -> str:
-    """Drop the frames of files that lie directly in our folder; the built-in jobs below it are jobs like any other."""
+    """Return the job's own frames of a stack that was asked for, or why there are none."""
+    kept = of_job(text, our_folder)
+    if kept:
+        return kept
+    if not is_whole(text):
+        return "SIGKILL came before the stack was written.\n"
+    return "The signal came before the job function was entered.\n"
+
+
+def of_job(text: str, our_folder: str) -> str:
+    """Drop the frames of files that lie directly in our folder; the built-in jobs below it are jobs like any other.
+
+    Return nothing where no frame is left.
+    """
     kept = []
     for line in text.splitlines():
         _, quote, rest = line.partition('File "')
@@ -17,11 +30,7 @@ def trim(text: str, our_folder: str) -> str:
         if quote and path.rpartition("/")[0] == our_folder:
             continue
         kept.append(line)
-    if not any('File "' in line for line in kept):
-        if not is_whole(text):
-            return "SIGKILL came before the stack was written.\n"
-        return "The signal came before the job function was entered.\n"
-    return "\n".join(kept) + "\n"
+    return "\n".join(kept) + "\n" if any('File "' in line for line in kept) else ""
 
 
 def of_fault(text: str) -> str:

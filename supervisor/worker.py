@@ -231,19 +231,17 @@ class Worker:
             if self.stage is not Stage.SPAWNING:
                 continue  # a late word of an attempt that is over
             try:
-                self._take_word(frame.kind, json.loads(frame.payload))
+                word = _word(frame)
             except (ValueError, LookupError, TypeError, RecursionError) as error:
                 self.on_protocol_error(f"a frame of kind {frame.kind} that cannot be read: {error}")
-
-    def _take_word(self, kind: int, members: dict[str, Any]) -> None:
-        """It is ready, or never will be. Raise what comes of a word that is neither."""
-        if kind == Kind.READY:
-            if members["cgroup_errno"]:
+                return
+            if frame.kind == Kind.BROKEN:
+                self._broken = word
+                continue
+            if word["cgroup_errno"]:
                 self.process.without_cgroup()
             self._ready = True
             self._become_idle()
-        elif kind == Kind.BROKEN:
-            self._broken = {"why": str(members["why"]), "errno": members["errno"]}
 
     def _completes(self, loan: Loan, frames: list[Frame]) -> bool:
         """Take the end of a call of which nothing else was ever heard; return whether it is that."""
@@ -291,9 +289,7 @@ class Worker:
             self.attempt.on_protocol_error(why)
         elif self.stage is Stage.SPAWNING:
             self._broken = {"why": f"what it said before it was ready makes no sense: {why}"}
-            self.signalled = True  # and so it never becomes idle: `on_gone` tells of its failure
-            self.process.kill()
-            self.process.retire()
+            self.kill()
         elif self.stage is not Stage.GONE:
             self.kill()
 
@@ -309,12 +305,12 @@ class Worker:
                 self.stage = Stage.LEAVING  # no job must be given to it any more
 
     def on_gone(self, gone: Gone) -> None:
-        spawning = self.stage is Stage.SPAWNING
+        failed = self.stage is Stage.SPAWNING or bool(self._broken)
         self._leave()
         attempt, self.attempt = self.attempt, None
         if attempt is not None:
             attempt.on_gone(gone)
-        if spawning and not gone.zygote_lost:  # else the zygote's end is the failure, and counts once
+        if failed and not gone.zygote_lost:  # else the zygote's end is the failure, and counts once
             said = self._said.decode("utf-8", "replace")
             why = self._broken.get("why") or f"{_how_it_ended(gone)}\n{said}".rstrip()
             self._owner.on_worker_failed(self, why, self._broken.get("errno"))
@@ -349,6 +345,17 @@ class Worker:
     def __repr__(self) -> str:
         job = f" job={self.attempt.entry.id} attempt={self.attempt.entry.attempts}" if self.attempt else ""
         return f"<Worker {self.id} {self.stage.value}{job} pid={self.process.pid}>"
+
+
+def _word(frame: Frame) -> dict[str, Any]:
+    """Return what a worker says before it has a job: that it is ready, or never will be. Raise what comes of others."""
+    members = json.loads(frame.payload)
+    match frame.kind:
+        case Kind.READY:
+            return {"cgroup_errno": members["cgroup_errno"]}
+        case Kind.BROKEN:
+            return {"why": str(members["why"]), "errno": members["errno"]}
+    raise ValueError("it has no job")
 
 
 def _how_it_ended(gone: Gone) -> str:

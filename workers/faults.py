@@ -12,23 +12,23 @@ _FATAL = (signal.SIGSEGV, signal.SIGFPE, signal.SIGABRT, signal.SIGBUS, signal.S
 
 
 class FaultStack:
-    """Of this process; what it forks has its faults to itself."""
+    """Of this process. To enable what is enabled only changes where it writes: no handler of anybody's is touched."""
 
     def __init__(self, descriptor: int) -> None:
         """`descriptor` is that of the memory file."""
         self._on_stderr = faulthandler.is_enabled()
         """As PYTHONFAULTHANDLER or a preload wants it."""
-        faulthandler.disable()  # its handlers may have gone with the zygote's, and would not come back
-        self._is_ours = not _are_handled()
-        if self._is_ours:
+        handled = _are_handled()
+        if not handled:
+            faulthandler.disable()  # it may believe that it has handlers, which went with the zygote's
+        if self._on_stderr or not handled:
             faulthandler.enable(file=descriptor, all_threads=True)
 
     def leave_to_parent(self) -> None:
-        """In a process that it has forked, before the memory file is closed there."""
-        if self._is_ours:
-            faulthandler.disable()
-            if self._on_stderr:
-                faulthandler.enable(file=2, all_threads=True)
+        """In a process that it has forked, which has its faults to itself."""
+        if faulthandler.is_enabled():
+            # Not `disable`: a handler that the job has set since would go with it. Nothing is written to stdin.
+            faulthandler.enable(file=2 if self._on_stderr else 0, all_threads=True)
 
 
 def _are_handled() -> bool:

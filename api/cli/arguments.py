@@ -43,7 +43,7 @@ def read_input(client: Client, type: str, pairs: Sequence[str], document: str | 
     for pair in pairs:
         name, separator, text = pair.partition("=")
         if not name or not separator:
-            raise typer.BadParameter(f"{pair!r} is not of the form NAME=VALUE or NAME=@FILE", param_hint="-i")
+            raise typer.BadParameter(f"{pair!r} is not of the form NAME=VALUE or NAME=@FILE", param_hint="input")
         if text.startswith("@"):
             text = _read_file(text[1:], f"-i {name}")
         try:

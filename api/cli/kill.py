@@ -162,20 +162,25 @@ def _kill_matching(client: Client, chosen: _Filter, order: _Order) -> Iterator[_
     for each in answer["jobs"]:
         job = client.job(each["job_id"])
         ending = _cancel(job, order, wait_s=None)
-        if ending is None:  # the server keeps only the newest that have ended: how this one did is not known any more
-            ending = Ending(job.id, "completed" if each["status"] == "already_ended" else "cancelled", None)
-        yield _Kill(job.id, ending)
+        if ending is None and each["status"] == "already_ended":
+            ending = Ending(job.id, "unknown", None, had_ended=True)
+        yield _Kill(job.id, ending or _forgotten(job))
+
+
+def _forgotten(job: Job) -> Ending:
+    """Return the end of a job that was told to: the server keeps only the newest that have ended."""
+    return Ending(job.id, "cancelled", None)
 
 
 def _kill_all(client: Client, targets: list[_Target], order: _Order) -> Iterator[_Kill]:
     """Tell all to stop, then yield each one's end in turn."""
-    told = [_cancel(target.job, order, wait_s=0) if len(targets) > 1 else None for target in targets]
+    told = [_cancel(target.job, order, wait_s=0) for target in targets]
     for target, ending in zip(targets, told, strict=True):
         if target.worker is not None:
             yield _kill_worker(client, target.worker, order)
             continue
-        if target.job is not None and (ending is None or not ending.is_over):
-            ending = _cancel(target.job, order, wait_s=None) or ending
+        if target.job is not None and ending is not None and not ending.is_over:
+            ending = _cancel(target.job, order, wait_s=None) or _forgotten(target.job)
         yield _Kill(target.name if target.job is None or ending is None else target.job.id, ending)
 
 

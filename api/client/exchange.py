@@ -96,7 +96,7 @@ class Server:
         try:
             parsed = httpx.URL(url)
         except httpx.InvalidURL as error:
-            shown, passwords = re.subn(r"(?<=://).*@", "", url)
+            shown, passwords = re.subn(r"(?<=://).*@", "", url, flags=re.DOTALL)
             why = "" if passwords else f" ({error})"  # which may repeat a part of it
             raise Unreachable(f"{shown!r} is not an address{why}; one is http://HOST:PORT", url=shown) from error
         shown = f"{UNIX_PREFIX}{uds}" if uds else str(parsed.copy_with(userinfo=b"")).rstrip("/")

@@ -83,7 +83,7 @@ class Submission:
         body = {
             "type": type,
             "input": dict(input or {}),
-            "limits": _in_numbers(limits or {}),
+            "limits": _in_numbers(dict(limits or {})),
             "tags": dict(tags or {}),
             "priority": priority,
             "stop_when_client_leaves": stop_when_client_leaves,

@@ -273,8 +273,10 @@ class WorkerProcess:
         return sample._replace(others_bytes=max(private, shares - sample.own_bytes), proven=True)
 
     def stack(self) -> str | None:
-        asked = self._stack_from is not None
-        text = self._stack_text(self._stack_from) if asked else stack.of_fault(self._stack_text(self._stack_begin))
+        fault = stack.of_fault(self._stack_text(self._stack_begin))
+        if fault:
+            return stack.of_job(fault, OUR_FOLDER) or None
+        text = self._stack_text(self._stack_from)
         return stack.trim(text, OUR_FOLDER) if text else None
 
     def has_whole_stack(self) -> bool:

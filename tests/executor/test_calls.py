@@ -233,13 +233,15 @@ def test_what_cannot_be_sent_is_named(executor: Executor) -> None:
             return number
 
     def calls_guarded(number: int) -> int:
-        return guarded(number)
+        return guarded(number) if number else not_yet(number)
 
     for call, blamed in (
         ((guarded, 1), r"In .*guarded the variable 'lock'"),
         ((calls_guarded, 1), r"In .*guarded the variable 'lock'"),
         ((pow, 2, lock), "Argument 2"),
         ((work.Guarded().run,), "The object of the method run"),
+        ((functools.partial(pow, lock),), "Argument 1"),
+        ((lambda number=lock: number,), "In .* a default"),
     ):
         with pytest.raises(TypeError, match="cannot pickle") as caught:
             executor.submit(*call).result()
@@ -248,6 +250,9 @@ def test_what_cannot_be_sent_is_named(executor: Executor) -> None:
     with pytest.raises(TypeError) as caught:
         list(executor.map(pow, [1, 2], [1, lock], chunksize=2))
     assert caught.value.__notes__[-1].startswith("Argument 2 cannot be sent")
+
+    def not_yet(number: int) -> int:
+        return number
 
 
 def test_a_coroutine_that_nobody_would_run_is_an_error_that_says_so(executor: Executor) -> None:

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import faulthandler
 import signal
+from pathlib import Path
+from typing import Literal
 
 import pytest
 import work
+from support.waiting import until
 
 from killable import Executor, WorkerCrashed
 from killable.supervisor.executor.futures import JobFuture
 
 BEHIND_A_CHILDS = "segfault behind a child's"
+
+
+@pytest.fixture(autouse=True)
+def by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever those who run the tests want of faults."""
+    monkeypatch.delenv("PYTHONFAULTHANDLER", raising=False)
 
 
 def crashed(executor: Executor, how: str) -> JobFuture[object]:
@@ -43,7 +53,36 @@ def test_a_childs_fault_is_shown_where_the_program_wanted_that() -> None:
     assert "string_at" in future.stdout and "string_at" not in stack_of(future)
 
 
-def test_what_a_library_makes_of_its_faults_is_left_to_it() -> None:
+@pytest.mark.parametrize("enabled", ["", "1"])
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+def test_what_a_library_makes_of_its_faults_is_left_to_it(
+    monkeypatch: pytest.MonkeyPatch, enabled: str, start_method: Literal["fork", "spawn"]
+) -> None:
     """WebAssembly engines, for one, go on after a trap."""
-    with Executor(max_workers=1, initializer=work.handle_faults) as executor:
+    monkeypatch.setenv("PYTHONFAULTHANDLER", enabled)
+    with Executor(max_workers=1, initializer=work.handle_faults, start_method=start_method) as executor:
         assert executor.submit(work.fault_and_go_on).result() == [signal.SIGSEGV]
+
+
+def test_what_a_job_makes_of_its_faults_holds_in_its_children() -> None:
+    with Executor(max_workers=1) as executor:
+        assert executor.submit(work.fault_in_child_and_go_on).result() == 0
+
+
+@pytest.mark.parametrize("enabled", ["", "1"])
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+def test_a_crash_leaves_its_stack_however_its_worker_began(
+    monkeypatch: pytest.MonkeyPatch, enabled: str, start_method: Literal["fork", "spawn"]
+) -> None:
+    monkeypatch.setenv("PYTHONFAULTHANDLER", enabled)
+    with Executor(max_workers=1, start_method=start_method) as executor:
+        assert "in string_at" in stack_of(crashed(executor, "segfault"))
+
+
+def test_a_crash_in_the_grace_shows_where_it_crashed(executor: Executor, tmp_path: Path) -> None:
+    future = executor.submit(work.crash_in_grace, str(tmp_path / "in"))
+    until((tmp_path / "in").exists, "it runs")
+    future.cancel()
+    concurrent.futures.wait([future])
+    stack = stack_of(future)
+    assert "in string_at" in stack and "Extension" not in stack and "signal" not in stack

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 
 from hypothesis import example, given
@@ -14,6 +15,7 @@ from killable.supervisor.escalation import (
     DUMP_S_MAX,
     RING_AGAIN_S,
     RING_UNHEARD_S,
+    STOOD_STILL_S,
     Action,
     Escalation,
     Move,
@@ -42,12 +44,14 @@ events = st.tuples(
 
 @dataclass
 class Run:
-    """Plays an attempt: every timer fires exactly when it was set."""
+    """Plays an attempt: every timer fires exactly when it was set, but for those due while the machine stands still."""
 
     rules: Rules
     cpu_readable: bool = True
     dump_s: float = 0.0
     """From the dump signal to the stack."""
+    still: tuple[float, float] = (0.0, 0.0)
+    """From when to when it does."""
     now: float = 100.0
     cpu_s: float = 5.0
     acts: list[tuple[float, Action]] = field(default_factory=list)
@@ -71,14 +75,21 @@ class Run:
         """Let time go by, and as much processor time, evenly."""
         until, rate = self.now + span_s, cpu_s / span_s if span_s else 0.0
         turns = 0
-        while self.state.wake_at <= until:
+        wakes = still_from = self.still[0]
+        if not still_from < until < self.still[1]:
+            wakes = until
+        else:  # what happens next is heard before the timers that were due
+            until = self.still[1]
+        while self.state.wake_at <= wakes:
             turns += 1
             assert turns < 5000, f"the plan wakes itself for ever: {self.state}"
-            step = max(0.0, self.state.wake_at - self.now)
-            self.now, self.cpu_s = max(self.now, self.state.wake_at), self.cpu_s + rate * step
+            at = max(self.now, self.state.wake_at)
+            if still_from < at < self.still[1]:
+                at = self.still[1]
+            self.cpu_s, self.now = self.cpu_s + rate * (at - self.now), at
             self.tick()
-        self.cpu_s += rate * (until - self.now)
-        self.now = until
+        self.cpu_s += rate * max(0.0, until - self.now)
+        self.now = max(self.now, until)
 
     def tick(self) -> None:
         before = self.state
@@ -163,6 +174,35 @@ def test_any_sequence_of_events(
         assert rules.ack_s is not None and run.delivered_at is not None and run.acknowledged_at is None
         assert dumps[0] - run.delivered_at >= rules.ack_s - SLACK_S, "killed before ack_s had passed"
         assert cpu_readable
+
+
+@given(rules_of_any_kind, st.floats(0, 20), st.floats(0, 20), st.lists(events, max_size=12))
+@example(RULES, 4.0, 3.0, [("acknowledged", 0.0, 0.0), ("shorten", 5.0, 0.0)])
+@example(RULES, 4.0, 3.0, [("acknowledged", 0.0, 0.0), ("shorten", 5.0, 0.5)])
+@example(RULES, 4.0, 9.0, [("delivered", 0.0, 0.0), ("nothing", 12.0, 12.0)])
+def test_a_machine_that_stands_still_lengthens_a_grace_once_and_by_no_more_than_it_was(
+    rules: Rules, from_s: float, for_s: float, sequence: list[tuple[str, float, float]]
+) -> None:
+    still = (100.0 + from_s, 100.0 + from_s + for_s)
+    run = Run(rules, still=still)
+    run.begin()
+    for event, span_s, amount in sequence:
+        run.pass_time(span_s, amount)
+        before = run.state.grace_ends
+        run.happen(event, amount)
+        if event == "shorten":
+            assert run.state.grace_ends <= max(before, run.now + amount) + SLACK_S, "less grace was not heard"
+    run.pass_time(10 + 1 + rules.unkillable_s + for_s, 0.0)
+    run.pass_time(10 + 1 + rules.unkillable_s + for_s, 0.0)
+
+    longer = [(sooner, later) for sooner, later in itertools.pairwise(run.grace_ends) if later > sooner]
+    assert len(longer) <= (still[1] - still[0] >= STOOD_STILL_S)
+    for sooner, later in longer:
+        assert later <= still[1] + min(still[1] - sooner, rules.grace_s) + SLACK_S
+    kills = run.at(Action.KILL)
+    if run.exited_at is None:
+        assert len(kills) == 1 and run.state.phase is Phase.UNKILLABLE
+        assert kills[0] <= max(run.state.grace_ends + DUMP_S_MAX, still[1]) + SLACK_S, "SIGKILL came too late"
 
 
 @given(rules_of_any_kind, st.floats(0, 1), st.floats(0, 20))

@@ -231,9 +231,9 @@ def test_a_timer_that_is_late_does_what_was_due(phase: Phase) -> None:
     A grace whose end was missed is lengthened first, once, by what it was missed by, and by no more than it was.
     """
     state, late = in_phase(phase), NOW + 1e6
-    if state.is_in_grace:
+    if phase in (Phase.ASKED, Phase.DELIVERED, Phase.ACKNOWLEDGED):
         state, actions = escalation.tick(state, late, ProcessorUse(1.0))
-        assert actions == () and state.phase is phase and state.wake_at == state.grace_ends == late + 5
+        assert actions == () and state.phase is phase and state.grace_ends == late + 5
         late += 1e6
     due = {
         Phase.ASKED: (Action.DUMP,),
@@ -256,8 +256,29 @@ def test_a_grace_in_which_the_machine_stood_still_is_lengthened_by_that_once(mis
     late = NOW + 5 + missed_by_s
     state, actions = escalation.tick(acknowledged(), late)
     assert (actions, state.grace_ends, state.wake_at) == ((), late + missed_by_s, late + missed_by_s)
+    assert state.rules.grace_s == 5 + 2 * missed_by_s, "what it is told to have had"
     assert escalation.shorten(state, late, 0.0)[1] == (Action.KILL,)
     assert escalation.tick(state, state.wake_at + 3)[1] == (Action.KILL,)
+
+
+def test_less_grace_that_comes_before_the_end_is_seen_to_be_missed_counts() -> None:
+    late = NOW + 8
+    assert escalation.shorten(acknowledged(), late, 0.0)[1] == (Action.KILL,)
+    state, actions = escalation.shorten(acknowledged(), late, 0.5)
+    assert (actions, state.grace_ends, state.wake_at) == ((), late + 0.5, late + 0.5)
+    assert escalation.tick(state, late + 3)[1] == (Action.KILL,)
+
+
+def test_what_was_missed_with_the_end_of_the_grace_is_done_at_once() -> None:
+    """A stop that was lost is raised again, a signal repeated, a worker that cannot hear looked at."""
+    late = NOW + 8
+    for state in (escalation.swallowed(acknowledged(), NOW + 4.9)[0], escalation.delivered(asked(), NOW, None)[0]):
+        state, _ = escalation.tick(state, late, ProcessorUse(0.0))
+        assert state.wake_at == late
+        assert escalation.tick(state, late, ProcessorUse(0.0))[1] == (Action.RING,)
+    stuck, _ = escalation.tick(delivered(), late, ProcessorUse(9.0))
+    assert stuck.wake_at == late + LOOK_AGAIN_S
+    assert escalation.tick(stuck, stuck.wake_at, ProcessorUse(9.0))[1] == (Action.DUMP,)
 
 
 def test_an_end_of_the_grace_that_is_seen_about_in_time_is_the_end() -> None:

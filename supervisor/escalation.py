@@ -217,16 +217,14 @@ def _was_missed(state: Escalation, now: float) -> bool:
 def _lengthen(state: Escalation, now: float) -> Escalation:
     """Give back what the machine has taken of the grace, by what can be seen: the time by which its end was missed.
 
-    What was to be done meanwhile, to ring or to look, is done now.
+    What was to be done meanwhile, to ring or to look, is done now, and what is not yet due in its time.
     """
-    grace_s = state.rules.grace_s
-    ends = now + min(now - state.grace_ends, grace_s)
+    is_looked_at = state.phase is Phase.DELIVERED and state.rules.adaptive
     longer = replace(
         state,
-        rules=replace(state.rules, grace_s=grace_s + ends - state.grace_ends),
-        grace_ends=ends,
-        look_at=now + LOOK_AGAIN_S if state.phase is Phase.DELIVERED and state.rules.adaptive else float("inf"),
-        ring_at=None if state.ring_at is None else now,
+        grace_ends=now + min(now - state.grace_ends, state.rules.grace_s),
+        look_at=max(state.look_at, now + LOOK_AGAIN_S) if is_looked_at else float("inf"),
+        ring_at=None if state.ring_at is None else max(state.ring_at, now),
         was_lengthened=True,
     )
     return _wait(longer)

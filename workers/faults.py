@@ -8,6 +8,8 @@ from __future__ import annotations
 import faulthandler
 import signal
 
+_NOWHERE = 2**31 - 1
+"""No descriptor has this number."""
 _FATAL = (signal.SIGSEGV, signal.SIGFPE, signal.SIGABRT, signal.SIGBUS, signal.SIGILL)
 
 
@@ -27,8 +29,8 @@ class FaultStack:
     def leave_to_parent(self) -> None:
         """In a process that it has forked, which has its faults to itself."""
         if faulthandler.is_enabled():
-            # Not `disable`: a handler that the job has set since would go with it. Nothing is written to stdin.
-            faulthandler.enable(file=2 if self._on_stderr else 0, all_threads=True)
+            # Not `disable`: a handler that the job has set since would go with it.
+            faulthandler.enable(file=2 if self._on_stderr else _NOWHERE, all_threads=True)
 
 
 def _are_handled() -> bool:

@@ -162,14 +162,12 @@ def _kill_matching(client: Client, chosen: _Filter, order: _Order) -> Iterator[_
     for each in answer["jobs"]:
         job = client.job(each["job_id"])
         ending = _cancel(job, order, wait_s=None)
-        if ending is None and each["status"] == "already_ended":
-            ending = Ending(job.id, "unknown", None, had_ended=True)
-        yield _Kill(job.id, ending or _forgotten(job))
+        yield _Kill(job.id, ending or _forgotten(job, each["status"]))
 
 
-def _forgotten(job: Job) -> Ending:
-    """Return the end of a job that was told to: the server keeps only the newest that have ended."""
-    return Ending(job.id, "cancelled", None)
+def _forgotten(job: Job, told: str) -> Ending:
+    """Return the end of a job that was `told` of, and that the server, which keeps the newest, knows no more."""
+    return Ending(job.id, "cancelled" if told == "cancelled" else "ended", None, had_ended=told == "already_ended")
 
 
 def _kill_all(client: Client, targets: list[_Target], order: _Order) -> Iterator[_Kill]:
@@ -180,7 +178,7 @@ def _kill_all(client: Client, targets: list[_Target], order: _Order) -> Iterator
             yield _kill_worker(client, target.worker, order)
             continue
         if target.job is not None and ending is not None and not ending.is_over:
-            ending = _cancel(target.job, order, wait_s=None) or _forgotten(target.job)
+            ending = _cancel(target.job, order, wait_s=None) or _forgotten(target.job, ending.state)
         yield _Kill(target.name if target.job is None or ending is None else target.job.id, ending)
 
 

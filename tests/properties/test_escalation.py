@@ -180,6 +180,7 @@ def test_any_sequence_of_events(
 @example(RULES, 4.0, 3.0, [("acknowledged", 0.0, 0.0), ("shorten", 5.0, 0.0)])
 @example(RULES, 4.0, 3.0, [("acknowledged", 0.0, 0.0), ("shorten", 5.0, 0.5)])
 @example(RULES, 4.0, 9.0, [("delivered", 0.0, 0.0), ("nothing", 12.0, 12.0)])
+@example(RULES, 4.0, 3.0, [("delivered", 5.0, 1.0), ("nothing", 1.0, 1.0)])
 def test_a_machine_that_stands_still_lengthens_a_grace_once_and_by_no_more_than_it_was(
     rules: Rules, from_s: float, for_s: float, sequence: list[tuple[str, float, float]]
 ) -> None:
@@ -200,6 +201,9 @@ def test_a_machine_that_stands_still_lengthens_a_grace_once_and_by_no_more_than_
     for sooner, later in longer:
         assert later <= still[1] + min(still[1] - sooner, rules.grace_s) + SLACK_S
     kills = run.at(Action.KILL)
+    if run.state.early_kill is not None:
+        assert rules.ack_s is not None and run.delivered_at is not None
+        assert run.at(Action.DUMP)[0] - run.delivered_at >= rules.ack_s - SLACK_S, "killed before ack_s had passed"
     if run.exited_at is None:
         assert len(kills) == 1 and run.state.phase is Phase.UNKILLABLE
         assert kills[0] <= max(run.state.grace_ends + DUMP_S_MAX, still[1]) + SLACK_S, "SIGKILL came too late"

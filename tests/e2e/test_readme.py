@@ -1,4 +1,4 @@
-"""README.md does what it says: each command in it is run, each file in it is used."""
+"""README.md, and docs/limits.md, do what they say: each command in them is run, each file in them is used."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,13 @@ from killable.api.client.blocking import Client
 from killable.api.client.outcomes import Ending
 from killable.supervisor.configuration.config import load
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+LIMITS = (ROOT / "docs" / "limits.md").read_text()
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    return re.findall(rf"^```{language}\n(.*?)^```", README + LIMITS, re.MULTILINE | re.DOTALL)
 
 
 def python(having: str) -> str:
@@ -146,8 +149,29 @@ def test_the_defaults_in_the_table_are_those_in_force() -> None:
         default = getattr(Limits(), name)
         assert (not default) if text == "none" else float(number) * units[unit] == default, name
     assert set(shown) == set(Limits().as_json())
-    advised = dict(re.findall(r"\*\*`(\w+)`\*\* \(([\d.]+(?: \w+)?|none)\)", README))
+    advised = dict(re.findall(r"\*\*`(\w+)`\*\* \(([\d.]+(?: \w+)?|none)\)", LIMITS))
     assert set(advised) == set(shown) - {"ack_s"} and all(shown[name] == text for name, text in advised.items())
+
+
+def test_the_certificate_has_the_members_that_there_are() -> None:
+    from killable.supervisor.job import PHASES, Certificate
+
+    shown = json.loads(blocks("json")[0])
+    assert set(shown) <= {field.name for field in fields(Certificate)}
+    assert set(PHASES) - set(shown) == {"kill_sent"}
+
+
+def test_every_link_leads_somewhere() -> None:
+    for folder, text in ((ROOT, README), (ROOT / "docs", LIMITS)):
+        for target in re.findall(r"\]\(([^)]+)\)", text):
+            path, _, heading = target.partition("#")
+            found = (folder / path).resolve() if path else ROOT / "README.md"
+            assert found.exists(), target
+            titles = [
+                re.sub(r"[^\w ]", "", line.strip("# ")).lower()
+                for line in re.findall(r"^#+ .*", found.read_text(), re.M)
+            ]
+            assert not heading or heading in {title.replace(" ", "-") for title in titles}, target
 
 
 def test_the_command_is_installed_by_its_name() -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import concurrent.futures
 import faulthandler
+import itertools
 import signal
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import pytest
 import work
@@ -22,6 +23,14 @@ BEHIND_A_CHILDS = "segfault behind a child's"
 def by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever those who run the tests want of faults."""
     monkeypatch.delenv("PYTHONFAULTHANDLER", raising=False)
+
+
+@pytest.fixture(params=itertools.product(["fork", "spawn"], ["", "1"]), ids=str)
+def beginning(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """How a worker begins: forked or exec'd, with and without PYTHONFAULTHANDLER."""
+    start_method, enabled = request.param
+    monkeypatch.setenv("PYTHONFAULTHANDLER", enabled)
+    return {"start_method": start_method}
 
 
 def crashed(executor: Executor, how: str) -> JobFuture[object]:
@@ -53,14 +62,11 @@ def test_a_childs_fault_is_shown_where_the_program_wanted_that() -> None:
     assert "string_at" in future.stdout and "string_at" not in stack_of(future)
 
 
-@pytest.mark.parametrize("enabled", ["", "1"])
-@pytest.mark.parametrize("start_method", ["fork", "spawn"])
 def test_what_a_library_makes_of_its_faults_is_left_to_it(
-    monkeypatch: pytest.MonkeyPatch, enabled: str, start_method: Literal["fork", "spawn"]
+    beginning: dict[str, Any],
 ) -> None:
     """WebAssembly engines, for one, go on after a trap."""
-    monkeypatch.setenv("PYTHONFAULTHANDLER", enabled)
-    with Executor(max_workers=1, initializer=work.handle_faults, start_method=start_method) as executor:
+    with Executor(max_workers=1, initializer=work.handle_faults, **beginning) as executor:
         assert executor.submit(work.fault_and_go_on).result() == [signal.SIGSEGV]
 
 
@@ -69,13 +75,10 @@ def test_what_a_job_makes_of_its_faults_holds_in_its_children() -> None:
         assert executor.submit(work.fault_in_child_and_go_on).result() == 0
 
 
-@pytest.mark.parametrize("enabled", ["", "1"])
-@pytest.mark.parametrize("start_method", ["fork", "spawn"])
 def test_a_crash_leaves_its_stack_however_its_worker_began(
-    monkeypatch: pytest.MonkeyPatch, enabled: str, start_method: Literal["fork", "spawn"]
+    beginning: dict[str, Any],
 ) -> None:
-    monkeypatch.setenv("PYTHONFAULTHANDLER", enabled)
-    with Executor(max_workers=1, start_method=start_method) as executor:
+    with Executor(max_workers=1, **beginning) as executor:
         assert "in string_at" in stack_of(crashed(executor, "segfault"))
 
 

@@ -116,7 +116,7 @@ def _faults_of(words: Sequence[str]) -> Iterator[str]:
 def _invalid(path: str | os.PathLike[str], faults: list[str]) -> KeysInvalid:
     first, *others = faults
     more = f" (and {len(others)} more: {'; '.join(others)})" if others else ""
-    return KeysInvalid(f"API keys in {os.fspath(path)}: {first}{more}", code=KeysInvalid.code, faults=faults)
+    return KeysInvalid(f"API keys in {os.fspath(path)}: {first}{more}", faults=faults)
 
 
 class KeyRing:

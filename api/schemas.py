@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema
 
-from killable.workers.limits import ATTEMPTS_MAX, OPERATION_PATH
+from killable.workers.limits import ATTEMPTS_MAX
+from killable.workers.spelling import OPERATION_PATH
 
 WAIT_S_MAX = 60.0
 """The longest that a request is held: below the timeout of usual clients and proxies."""

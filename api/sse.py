@@ -169,7 +169,7 @@ class EventStream(EventSourceResponse):
                     except TimeoutError as error:
                         raise _ReaderStalled from error
 
-        await self._engine.watch(self._job_id)
+        await self._engine.reader_came(self._job_id)
         self._streams.open += 1
         try:
             async with asyncio.TaskGroup() as group:
@@ -184,7 +184,7 @@ class EventStream(EventSourceResponse):
         finally:
             self._streams.open -= 1
             with anyio.CancelScope(shield=True):  # the server cancels what is left when it stops
-                await self._engine.unwatch(self._job_id)
+                await self._engine.reader_left(self._job_id)
 
     async def _watch_reader(self, receive: Receive, send: Send) -> None:
         """Ping until the reader leaves, which a ping brings to light when it left without a FIN."""

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from killable.supervisor import limits, terminal
+from killable.supervisor import limits
 from killable.supervisor.backlog import Full
 from killable.supervisor.clock import Clock
 from killable.supervisor.dispatcher import Dispatcher
@@ -26,7 +26,6 @@ from killable.supervisor.drain import Drain
 from killable.supervisor.eventlog import EventLog
 from killable.supervisor.inputs import close_input, content_of, seal_large_input
 from killable.supervisor.job import JobRecord, JobType, Limits, Outcome, Submission
-from killable.supervisor.lifecycle import DECIDED
 from killable.supervisor.registry import Entry, JobListener, Registry, check_same_request
 from killable.supervisor.telemetry.observer import Observer
 from killable.workers.errors import Refused
@@ -217,11 +216,7 @@ class Admission:
     def _withdraw(self, entry: Entry, refused: Refused) -> None:
         """It was never accepted: who has found it in a list sees it end, and then there is no such job."""
         if not entry.is_over:
-            self._jobs.transition(entry, DECIDED["failed"])
-            entry.outcome = Outcome("failed", refused.code, refused.message)
-            entry.ended_at, entry.ended = self._clock.wall(), self._clock.now()
-            terminal.note_end(entry)
-            entry.forget_input()
+            self._jobs.conclude(entry, Outcome("failed", refused.code, refused.message))
         self._registry.withdraw(entry)
         entry.wake()
         self._jobs.note_fewer()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from dataclasses import dataclass, field
 
-Entry = tuple[int, int, int, str]
+Place = tuple[int, int, int, str]
 """(-priority, the tenant's round, arrival, job id)"""
 
 REMOVED_MAX = 64
@@ -45,7 +45,7 @@ class _Rounds:
 class _Line:
     """The queue of one pool."""
 
-    entries: list[Entry] = field(default_factory=list)
+    entries: list[Place] = field(default_factory=list)
     """Sorted, not a heap: a job's position is asked for as often as a job is taken, and to move a thousand pointers
     takes less than a microsecond.
     """
@@ -60,7 +60,7 @@ class _Waiting:
     pool: str
     tenant: str
     bytes: int
-    entry: Entry
+    entry: Place
 
 
 class Backlog:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from killable.supervisor import lifecycle, retries, terminal
+from killable.supervisor import exits, lifecycle, retries, terminal
 from killable.supervisor.attempt import Attempt
 from killable.supervisor.backlog import Backlog
 from killable.supervisor.clock import Clock
@@ -27,7 +27,6 @@ from killable.supervisor.settings import Settings, usable_cores
 from killable.supervisor.stack import pointed
 from killable.supervisor.telemetry.observer import Observer
 from killable.supervisor.worker import Stage, Worker
-from killable.workers.errors import CODES
 
 if TYPE_CHECKING:
     from killable.supervisor.chronicle import Chronicle
@@ -171,12 +170,12 @@ class Dispatcher:
         entry.attempts += 1
         entry.worker_id, entry.pid = worker.id, worker.process.pid
         rules = Rules(
-            entry.limits.grace_s,
-            entry.limits.ack_s,
-            self._settings.ack_cpu_s,
-            self._settings.unkillable_s,
-            self._cores,
-            self._settings.stack,
+            grace_s=entry.limits.grace_s,
+            ack_s=entry.limits.ack_s,
+            ack_cpu_s=self._settings.ack_cpu_s,
+            unkillable_s=self._settings.unkillable_s,
+            cores=self._cores,
+            stack=self._settings.stack,
         )
         fence = self._next_fence() if loan is None else loan.fence
         attempt = Attempt(entry, worker, fence, clock=self._clock, owner=self, rules=rules)
@@ -205,12 +204,13 @@ class Dispatcher:
         """End a job that never had a worker."""
         self.backlog.remove(entry.id)
         entry.verdict = verdict
-        facts = {name: value for name, value in verdict.facts.items() if name != "message"}
+        facts = exits.without_message(verdict.facts)
         if verdict.by:
             facts.update(by=verdict.by, reason=verdict.reason)
-        message = verdict.facts.get("message") or CODES[verdict.code].title
         entry.certificate = {"requested": 0.0, "cause": verdict.code, "by": verdict.by, "reason": verdict.reason}
-        self._end(entry, Outcome(lifecycle.terminal_state_of(verdict.code), verdict.code, message, facts))
+        self._end(
+            entry, Outcome(lifecycle.terminal_state_of(verdict.code), verdict.code, exits.message_of(verdict), facts)
+        )
 
     def _on_queue_deadline(self, entry: Entry, limit: str) -> None:
         if entry.state is State.QUEUED:
@@ -279,6 +279,15 @@ class Dispatcher:
         self.enqueue(entry)
 
     def _end(self, entry: Entry, outcome: Outcome) -> None:
+        self.conclude(entry, outcome)
+        self._observer.on_ended(entry)
+        if self._chronicle is not None:
+            self._chronicle.ended(entry)
+        self._registry.note_end(entry, entry.ended or self._clock.now())
+        entry.wake()
+        self.note_fewer()
+
+    def conclude(self, entry: Entry, outcome: Outcome) -> None:
         """Decide once; the terminal event is the job's last and comes from what is recorded here."""
         entry.leave_queue()
         self.transition(entry, DECIDED[outcome.state])
@@ -287,12 +296,6 @@ class Dispatcher:
         entry.ended_at, entry.ended = self._clock.wall(), self._clock.now()
         terminal.note_end(entry)
         entry.forget_input()
-        self._observer.on_ended(entry)
-        if self._chronicle is not None:
-            self._chronicle.ended(entry)
-        self._registry.note_end(entry, entry.ended)
-        entry.wake()
-        self.note_fewer()
 
     def note_fewer(self) -> None:
         """A job is over: at a shutdown it may have been the last."""

@@ -30,14 +30,9 @@ class Drain:
 
     def check(self) -> None:
         """Raise Refused `draining` when no new jobs are taken."""
-        if self.shutting_down:
-            raise Refused(
-                "the server is shutting down and takes no new jobs", code="draining", retry_after_s=RETRY_AFTER_S
-            )
-        if self.draining:
-            raise Refused(
-                "the server is being drained and takes no new jobs", code="draining", retry_after_s=RETRY_AFTER_S
-            )
+        if self.draining:  # as it is during a shutdown, too
+            state = "shutting down" if self.shutting_down else "being drained"
+            raise Refused(f"the server is {state} and takes no new jobs", code="draining", retry_after_s=RETRY_AFTER_S)
 
     def begin(self, clock: Clock, deadline_s: float | None, on_deadline: Callable[[], None]) -> None:
         """Take no new jobs; call `on_deadline` after so many seconds, never for None. A later call sets it anew."""

@@ -132,10 +132,10 @@ class Engine(Protocol):
         """Wait until the server is to end: a shutdown was asked for, and its deadline is over or no job is left."""
         ...
 
-    async def watch(self, job_id: str) -> None:
+    async def reader_came(self, job_id: str) -> None:
         """Count one more reader of the job's stream (`stop_when_client_leaves`)."""
         ...
 
-    async def unwatch(self, job_id: str) -> None:
+    async def reader_left(self, job_id: str) -> None:
         """Count one reader less; the last one leaving cancels a job that asked for it."""
         ...

@@ -87,12 +87,8 @@ def classify(
 ) -> Outcome:
     """Return the outcome. `last` is the closing frame: a value (bytes) when the job function returned."""
     if verdict is not None:
-        return Outcome(
-            terminal_state_of(verdict.code),
-            verdict.code,
-            verdict.facts.get("message") or CODES[verdict.code].title,
-            {**_mechanism(status), "by": verdict.by, "reason": verdict.reason, **_without_message(verdict.facts)},
-        )
+        told = {"by": verdict.by, "reason": verdict.reason, **without_message(verdict.facts)}
+        return _failed(verdict.code, message_of(verdict), _mechanism(status) | told)
     if isinstance(last, bytes):
         return _COMPLETED
     if evidence.protocol_error:
@@ -102,7 +98,12 @@ def classify(
     return _from_status(status, evidence)
 
 
-def _without_message(facts: dict[str, Any]) -> dict[str, Any]:
+def message_of(verdict: Verdict) -> str:
+    """Return its own words, or its code's."""
+    return verdict.facts.get("message") or CODES[verdict.code].title
+
+
+def without_message(facts: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if name != "message"}
 
 
@@ -124,7 +125,7 @@ def _from_raised(last: Raised, evidence: Evidence) -> Outcome:
     match last.cause:
         case "operation" if evidence.operation is not None:
             verdict = evidence.operation
-            told = {**facts, "by": verdict.by, **_without_message(verdict.facts)}
+            told = {**facts, "by": verdict.by, **without_message(verdict.facts)}
             return _failed(verdict.code, verdict.facts["message"], told)
         case "exception" | "operation":  # or one that the job raised by itself
             return _failed("exception", f"{last.type}: {last.message}" if last.message else last.type, facts)

@@ -27,7 +27,7 @@ RETIRED_MAX = 20
 
 
 class FleetOwner(Protocol):
-    """The service, as its pools see it."""
+    """The dispatcher, as the pools see it."""
 
     def on_types(self, types: Sequence[JobType]) -> None: ...
     def on_worker_available(self, pool: Pool) -> None: ...

@@ -1,8 +1,6 @@
 """The vocabulary of the supervisor: limits, submissions, verdicts, certificates, records.
 
 Runs in: supervisor. Pure: values only.
-
-Every record round-trips through its JSON form, so a journal or another machine can hold it.
 """
 
 from __future__ import annotations
@@ -12,12 +10,12 @@ from functools import lru_cache
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, NewType
 
+from killable.workers.errors import CODES
 from killable.workers.messages import dump_json
 
 if TYPE_CHECKING:
     from killable.workers.sealed import SealedInput
 
-JobId = NewType("JobId", str)
 WorkerId = NewType("WorkerId", str)
 
 ACTIVE_STATES = ("queued", "running", "stopping")
@@ -173,11 +171,6 @@ class Certificate:
         members = zip(_CERTIFICATE_NAMES, _certificate_values(self), strict=True)
         return {name: value for name, value in members if value is not None and value != ""}
 
-    @classmethod
-    def from_json(cls, members: dict[str, Any]) -> Certificate:
-        known = {f.name for f in fields(cls)}
-        return cls(**{name: value for name, value in members.items() if name in known})
-
 
 _CERTIFICATE_NAMES = tuple(f.name for f in fields(Certificate))
 _certificate_values = attrgetter(*_CERTIFICATE_NAMES)
@@ -193,9 +186,11 @@ class Outcome:
     message: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
 
-    def error_json(self, retryable: bool) -> dict[str, Any] | None:
+    def error_json(self) -> dict[str, Any] | None:
+        """Return the error as records, events and problems have it; None: it completed."""
         if self.code is None:
             return None
+        retryable = CODES[self.code].retryable
         return {"code": self.code, "message": self.message, "retryable": retryable, **self.facts}
 
 

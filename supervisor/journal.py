@@ -124,7 +124,7 @@ class Journal:
         try:
             file = JournalFile.open(self.path)
             try:
-                self._tell(partial(_resolve, opened, file.read(self.path)))
+                self._tell(partial(_resolve, opened, file.read()))
                 while self._write(file, *self._next()):
                     pass
             finally:

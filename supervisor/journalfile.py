@@ -60,7 +60,7 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A worker has it."""
+    """A worker has it, or had: it waits to be run again."""
 
     number: int
     members: bytes
@@ -112,9 +112,10 @@ class Row:
 class JournalFile:
     """Open, and this process's alone."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: str) -> None:
         """`open` makes one."""
         self._connection = connection
+        self._path = path
 
     @classmethod
     def open(cls, path: str) -> JournalFile:
@@ -127,7 +128,7 @@ class JournalFile:
             raise _refused(path, error) from error
         try:
             _settle(connection, path)
-            opened = cls(connection)
+            opened = cls(connection, path)
             opened.check()
         except sqlite3.Error as error:
             connection.close()
@@ -140,7 +141,7 @@ class JournalFile:
     def close(self) -> None:
         self._connection.close()
 
-    def read(self, path: str) -> list[Row]:
+    def read(self) -> list[Row]:
         """Return all jobs in the order of their submission. Raise JournalRefused."""
         try:
             rows = self._connection.execute("SELECT number, job_id, accepted, started, ended FROM jobs ORDER BY number")
@@ -149,7 +150,7 @@ class JournalFile:
                 for number, job_id, accepted, started, ended in rows.fetchall()
             ]
         except (sqlite3.Error, ValueError) as error:
-            raise damaged(path, str(error)) from error
+            raise damaged(self._path, str(error)) from error
 
     def write(self, notes: Sequence[Note]) -> None:
         """Write all of these or none of them, and return when they are on disk. Raise sqlite3.Error."""

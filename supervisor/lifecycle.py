@@ -1,6 +1,6 @@
 """The states of a job and the one table that says which cause leads from which to which.
 
-Runs in: supervisor. Pure. Only the service stores the next state. The table is total: a pair that is not there is a
+Runs in: supervisor. Pure. Only the dispatcher stores the next state. The table is total: a pair that is not there is a
 bug and raises. A terminal state never changes.
 """
 

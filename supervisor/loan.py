@@ -3,7 +3,7 @@
 Runs in: supervisor (an Executor's), in its thread | a thread of the program.
 
     LENT ──give, by any thread──► GIVEN ──end: the call's only words were its result and that the worker is free──► over
-      └──come_home──► over          └──hear: any other word of the worker, its exit, a stop──► over: it is an attempt
+      └──come_home──► over          └──adopt_call: any other word of it, its exit, a stop──► over: it is an attempt
 
 In between nothing is known of the call but the order: no entry, no attempt, no certificate is made for one that runs
 through. Whatever else happens makes an attempt of it first, which then is like any other.
@@ -90,7 +90,7 @@ class Loan:
             self.given_at = monotonic()
             return self.worker.process.send_now(order, passed)
 
-    def hear(self) -> None:
+    def adopt_call(self) -> None:
         """Something is heard of the worker, or is to be done with its call: if there is one, it is an attempt now."""
         call = self.end()
         if call is not None:
@@ -113,4 +113,4 @@ class Loan:
                 self._over = True
                 self.worker.loan = None
                 self.worker.process.hold(None)
-        self.hear()
+        self.adopt_call()

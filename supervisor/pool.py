@@ -16,6 +16,7 @@ from killable.supervisor import scheduler
 from killable.supervisor.clock import Clock
 from killable.supervisor.job import PoolRecord, Retired, WorkerId
 from killable.supervisor.jobtypes import StartRefused
+from killable.supervisor.retries import doubled
 from killable.supervisor.scheduler import Occupancy
 from killable.supervisor.seam import Spawner, SpawnerFactory, ZygoteLost
 from killable.supervisor.settings import PoolSpec
@@ -26,8 +27,8 @@ FAILURES_MAX = 3
 """Workers in a row that were never ready: then the pool is broken, and only tries again now and then."""
 REFILL_S = 0.001
 """A warm worker is in its job within 0.1 ms."""
-BACKOFF_S = 0.05
-BACKOFF_S_MAX = 5.0
+BACKOFF_S, BACKOFF_S_MAX = 0.05, 5.0
+"""Between two tries: what passes by itself mostly has by then, and what stays is not tried at every core's cost."""
 _FOR_GOOD = frozenset({None, errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENOEXEC})
 """A pool's interpreter, folder or account is not there, or cannot be used; everything else may pass."""
 
@@ -47,7 +48,7 @@ class Zygote(Enum):
 
 
 class PoolOwner(Protocol):
-    """The service, as a pool sees it."""
+    """The fleet, as a pool sees it."""
 
     def on_types(self, pool: Pool, reported: Sequence[dict[str, Any]]) -> None: ...
     def on_worker_available(self, pool: Pool) -> None: ...
@@ -303,7 +304,7 @@ class Pool:
 
     def _try_again_later(self) -> None:
         if self._retry is None:
-            delay = min(BACKOFF_S * 2.0 ** min(self._failures - 1, 60), BACKOFF_S_MAX)
+            delay = doubled(BACKOFF_S, self._failures, BACKOFF_S_MAX)
             self._retry = self._clock.call_at(self._clock.now() + delay, self._try_again)
 
     def _try_again(self) -> None:

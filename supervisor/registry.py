@@ -1,6 +1,6 @@
 """All jobs that the server knows: live ones, and ended ones until a bound of retention is met.
 
-Runs in: supervisor. Does no I/O; `Entry` is one job's mutable state, written by the service and its attempt only.
+Runs in: supervisor. Does no I/O; `Entry` is one job's mutable state, written by the dispatcher and its attempt only.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from killable.supervisor.inputs import close_input
 from killable.supervisor.job import JobRecord, JobType, Limits, Outcome, Submission, Verdict
 from killable.supervisor.lifecycle import TERMINAL, State, public
 from killable.supervisor.retention import Retention
-from killable.workers.errors import CODES, Refused
+from killable.workers.errors import Refused
 from killable.workers.messages import Raised
 
 if TYPE_CHECKING:
@@ -171,9 +171,7 @@ class Entry:
                 self.waiters.remove(waiter)
 
     def record(self, instance_id: str, queue: dict[str, Any] | None = None) -> JobRecord:
-        error = None
-        if self.outcome is not None and self.outcome.code is not None:
-            error = self.outcome.error_json(CODES[self.outcome.code].retryable)
+        error = None if self.outcome is None else self.outcome.error_json()
         return JobRecord(
             job_id=self.id,
             type=self.type.name,

@@ -24,6 +24,11 @@ def share_of(number: int) -> float:
     return number * _GOLDEN % 1
 
 
+def doubled(first_s: float, times: int, most_s: float) -> float:
+    """Return the wait after the first time, the second, …: twice as long each time, and never longer than `most_s`."""
+    return min(first_s * 2.0 ** min(times - 1, 60), most_s)
+
+
 def wait_s(
     outcome: Outcome, limits: Limits, attempts: int, *, streamed: bool, left_s: float, share: float
 ) -> float | None:
@@ -34,5 +39,5 @@ def wait_s(
     """
     if outcome.code is None or not CODES[outcome.code].retryable or streamed or attempts >= limits.attempts_max:
         return None
-    wait = min(limits.backoff_s * 2.0 ** min(attempts - 1, 60), WAIT_S_MAX) * (1 + share) / 2
+    wait = doubled(limits.backoff_s, attempts, WAIT_S_MAX) * (1 + share) / 2
     return None if wait >= left_s else wait

@@ -238,11 +238,11 @@ class Supervisor:
             await self._until(entry, max(0.0, give_up - self._clock.now()))
         return BulkCancel(tuple((entry.id, _cancel_status(entry)) for entry in matching))
 
-    async def watch(self, job_id: str) -> None:
+    async def reader_came(self, job_id: str) -> None:
         self._registry.get(job_id).readers += 1
         self._observer.sse_clients += 1
 
-    async def unwatch(self, job_id: str) -> None:
+    async def reader_left(self, job_id: str) -> None:
         self._observer.sse_clients -= 1
         try:
             entry = self._registry.get(job_id)

@@ -5,11 +5,8 @@ Runs in: supervisor. Pure.
 
 from __future__ import annotations
 
-from typing import Any
-
 from killable.supervisor.job import Outcome
 from killable.supervisor.registry import Entry
-from killable.workers.errors import CODES
 from killable.workers.messages import dump_json
 
 RESULT_INLINE_BYTES_MAX = 64 << 10
@@ -62,14 +59,10 @@ def retry_data(entry: Entry, outcome: Outcome, wait_s: float) -> bytes:
             "attempt": entry.attempts,
             "attempts_max": entry.limits.attempts_max,
             "wait_s": round(wait_s, 3),
-            "error": _error(outcome),
+            "error": outcome.error_json(),
             "certificate": entry.certificate,
         }
     )
-
-
-def _error(outcome: Outcome) -> dict[str, Any] | None:
-    return None if outcome.code is None else outcome.error_json(CODES[outcome.code].retryable)
 
 
 def terminal_data(entry: Entry) -> bytes:
@@ -81,7 +74,7 @@ def terminal_data(entry: Entry) -> bytes:
         "state": dump_json(outcome.state),
         "result": _value(entry, entry.result, "result"),
         "partial": _value(entry, entry.partial, "partial"),
-        "error": dump_json(_error(outcome)),
+        "error": dump_json(outcome.error_json()),
         "certificate": dump_json(entry.certificate),
         "tokens": dump_json(entry.log.tokens),
     }

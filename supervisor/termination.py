@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from killable.supervisor.worker import Worker
 
 _SIGTERM = 15
+"""signal(7); only the seam deals with `signal` itself."""
 
 
 class Termination:

@@ -1,4 +1,5 @@
-"""What a job prints, as `log` events in their place: lines of its stdout and stderr, after `started`, before the end.
+"""What a job says, as events in their place, after `started` and before the end: its tokens, and as `log` the lines of
+its stdout and stderr.
 
 Runs in: supervisor. Pure.
 """

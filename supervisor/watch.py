@@ -121,7 +121,7 @@ class Watch:
 
 def is_wanted(limits: Limits) -> bool:
     """Tell whether any limit has to be watched."""
-    return not limits.memory_bytes is limits.cpu_s is limits.processes_max is None
+    return any(each is not None for each in (limits.memory_bytes, limits.cpu_s, limits.processes_max))
 
 
 def _its_processes(sample: Sample) -> str:

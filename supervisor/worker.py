@@ -7,15 +7,14 @@ to its pool what belongs to the worker.
 from __future__ import annotations
 
 import asyncio
-import json
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from killable.supervisor.job import WorkerId, WorkerRecord
 from killable.supervisor.seam import Gone, Process, Usage
 from killable.supervisor.settings import PoolSpec
 from killable.workers.frames import Frame
-from killable.workers.messages import IDLE_FREE, Kind
+from killable.workers.messages import IDLE_FREE, Broken, Kind, Ready
 from killable.workers.sealed import MemoryFile, Outlet
 
 if TYPE_CHECKING:
@@ -83,7 +82,7 @@ class Worker:
         self._forked = False
         self._ready = False
         self._exited = False
-        self._broken: dict[str, Any] = {}
+        self._broken: Broken | None = None
         self._said = b""
         self.loan: Loan | None = None
         """While a caller's thread may give it an order."""
@@ -130,12 +129,12 @@ class Worker:
         """Its pool has to know at once whether it is idle: there is no spare for it."""
         if self.loan is not None:
             self.loan.quiet = False
-            self.loan.hear()
+            self.loan.adopt_call()
 
-    def _hear(self) -> None:
+    def _adopt_call(self) -> None:
         """Something is heard of it: of a call that a caller's thread has given it, if there is one."""
         if self.loan is not None:
-            self.loan.hear()
+            self.loan.adopt_call()
 
     def retire(self, why: str = "") -> None:
         """Let it end by itself; it is busy until its attempt is proven gone. `why` is what that has left."""
@@ -223,7 +222,7 @@ class Worker:
         if self.loan is not None:
             if self._completes(self.loan, frames):
                 return
-            self._hear()
+            self._adopt_call()
         if self.attempt is not None:
             self.attempt.on_frames(frames)
             return
@@ -231,17 +230,17 @@ class Worker:
             if self.stage is not Stage.SPAWNING:
                 continue  # a late word of an attempt that is over
             try:
-                word = _word(frame)
-            except (ValueError, LookupError, TypeError, RecursionError) as error:
+                word = _first_word(frame)
+            except (ValueError, TypeError, RecursionError) as error:
                 self.on_protocol_error(f"a frame of kind {frame.kind} that cannot be read: {error}")
                 return
-            if frame.kind == Kind.BROKEN:
+            if isinstance(word, Broken):
                 self._broken = word
-                continue
-            if word["cgroup_errno"]:
-                self.process.without_cgroup()
-            self._ready = True
-            self._become_idle()
+            else:
+                if word.cgroup_errno:
+                    self.process.without_cgroup()
+                self._ready = True
+                self._become_idle()
 
     def _completes(self, loan: Loan, frames: list[Frame]) -> bool:
         """Take the end of a call of which nothing else was ever heard; return whether it is that."""
@@ -251,7 +250,7 @@ class Worker:
         if kind != _RESULT or fence != loan.fence or sequence or last != (_IDLE, fence, 1, IDLE_FREE):
             return False
         self.process.read_output()  # what it has printed makes an attempt of it
-        self.served += 1
+        self.served += 1  # `may_go_on` has to count this call
         if not loan.is_given or loan.is_over or not (self.may_go_on and self.process.let_go()):
             self.served -= 1
             return False
@@ -272,14 +271,14 @@ class Worker:
             self._owner.on_worker_ready(self)
 
     def on_output(self, data: bytes) -> None:
-        self._hear()
+        self._adopt_call()
         if self.attempt is not None:
             self.attempt.on_output(data)
         elif self.stage is Stage.SPAWNING:
             self._said = (self._said + data)[-SAID_BYTES_MAX:]
 
     def on_bells(self, bells: bytes) -> None:
-        self._hear()
+        self._adopt_call()
         if self.attempt is not None:
             self.attempt.on_bells(bells)
 
@@ -288,7 +287,7 @@ class Worker:
         if self.attempt is not None:
             self.attempt.on_protocol_error(why)
         elif self.stage is Stage.SPAWNING:
-            self._broken = {"why": f"what it said before it was ready makes no sense: {why}"}
+            self._broken = Broken(f"what it said before it was ready makes no sense: {why}")
             self.kill()
         elif self.stage is not Stage.GONE:
             self.kill()
@@ -305,15 +304,15 @@ class Worker:
                 self.stage = Stage.LEAVING  # no job must be given to it any more
 
     def on_gone(self, gone: Gone) -> None:
-        failed = self.stage is Stage.SPAWNING or bool(self._broken)
+        failed = self.stage is Stage.SPAWNING or self._broken is not None
         self._leave()
         attempt, self.attempt = self.attempt, None
         if attempt is not None:
             attempt.on_gone(gone)
         if failed and not gone.zygote_lost:  # else the zygote's end is the failure, and counts once
             said = self._said.decode("utf-8", "replace")
-            why = self._broken.get("why") or f"{_how_it_ended(gone)}\n{said}".rstrip()
-            self._owner.on_worker_failed(self, why, self._broken.get("errno"))
+            broken = self._broken or Broken(f"{_how_it_ended(gone)}\n{said}".rstrip())
+            self._owner.on_worker_failed(self, broken.why, broken.errno)
         self._owner.on_worker_gone(self)
 
     @property
@@ -347,15 +346,14 @@ class Worker:
         return f"<Worker {self.id} {self.stage.value}{job} pid={self.process.pid}>"
 
 
-def _word(frame: Frame) -> dict[str, Any]:
-    """Return what a worker says before it has a job: that it is ready, or never will be. Raise what comes of others."""
-    members = json.loads(frame.payload)
+def _first_word(frame: Frame) -> Ready | Broken:
+    """Return what a worker says before it has a job. Raise ValueError, TypeError, RecursionError for anything else."""
     match frame.kind:
         case Kind.READY:
-            return {"cgroup_errno": members["cgroup_errno"]}
+            return Ready.decode(frame.payload)
         case Kind.BROKEN:
-            return {"why": str(members["why"]), "errno": members["errno"]}
-    raise ValueError("it has no job")
+            return Broken.decode(frame.payload)
+    raise ValueError("it has no job yet")
 
 
 def _how_it_ended(gone: Gone) -> str:

@@ -35,7 +35,8 @@ Closing = tuple[Kind, bytes]
 
 _OURS = (__name__, "killable.workers.calltypes", "killable.workers.calls")
 CORRELATION_VARIABLE = "KILLABLE_CORRELATION_ID"
-_TRACEBACK_BYTES_MAX = 64 << 10
+_TRACEBACK_CHARS_MAX = 64 << 10
+"""More than a hundred frames; it is in the record of the job, and in its last event."""
 _FAULTS_MAX = 100
 """More than a person reads; a list of a million items may have as many."""
 
@@ -220,7 +221,7 @@ class Attempt:
             text = "".join(traceback.format_exception(type(error), error, frames))
         except Exception as broken:  # a hostile __str__ or __repr__
             text = f"{_qualified_name(type(error))}: <its traceback raised {type(broken).__name__}>\n"
-        return text[-_TRACEBACK_BYTES_MAX:]
+        return text[-_TRACEBACK_CHARS_MAX:]
 
 
 def _lacks_memory(error: BaseException) -> bool:

@@ -12,11 +12,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from killable.workers.exitcodes import ExitCode
 from killable.workers.operations import OnTimeout, Operation, Operations, timeouts_of
 from killable.workers.shield import Shield
 
-EXIT_CODE = 143
-"""128 + SIGTERM, what a shell reports for a process that SIGTERM ended (exitcodes.TERMINATED)."""
+EXIT_CODE = int(ExitCode.TERMINATED)
+"""128 + SIGTERM: what a shell reports for a process that SIGTERM ended."""
 
 
 class Stopping(SystemExit):

@@ -61,7 +61,6 @@ class ZygoteGone(NamedTuple):
     """The zygote died, and nothing of what it had started is left."""
 
     ending: Ending
-    swept: int
 
 
 class Configure(NamedTuple):
@@ -137,7 +136,7 @@ class Exited(NamedTuple):
 
 
 class Ping(NamedTuple):
-    """Say something: an exit was seen and not reported. It may be that something below it does not go."""
+    """Say something: a fork was not answered, or an exit seen and not reported. Something below it may not go."""
 
 
 class Pong(NamedTuple): ...

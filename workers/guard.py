@@ -46,7 +46,6 @@ class Guard:
         self._owner_pidfd = owner_pidfd
         self._zygote: int | None = None
         self._dead_zygote: control.Ending | None = None
-        self._swept = 0
         self._strangers = offspring.Strangers()
         self._wakeups, _ = offspring.watch_children()
 
@@ -101,11 +100,10 @@ class Guard:
             self._zygote = None
         self._strangers.kill(() if self._zygote is None else (self._zygote,), self._note_orphan)
         if self._dead_zygote is not None and not self._strangers:
-            self._tell(control.ZygoteGone(self._dead_zygote, self._swept))
-            self._dead_zygote, self._swept = None, 0
+            self._tell(control.ZygoteGone(self._dead_zygote))
+            self._dead_zygote = None
 
     def _note_orphan(self, pid: int, status: int, usage: Any, suspects: frozenset[int]) -> None:
-        self._swept += 1
         self._tell(control.OrphanReaped(pid, control.Ending.from_wait(status, usage, time.monotonic())))
 
     def _tell(self, message: control.Message, descriptors: list[int] | None = None) -> None:

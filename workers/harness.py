@@ -25,7 +25,7 @@ from killable.workers.dumps import DUMP_SIGNAL
 from killable.workers.exitcodes import ExitCode
 from killable.workers.faults import FaultStack
 from killable.workers.frames import FrameError, encode
-from killable.workers.messages import Idle, Kind, Run, dump_json
+from killable.workers.messages import Broken, Idle, Kind, Ready, Run
 from killable.workers.orders import Orders
 from killable.workers.rehearsal import rehearse
 from killable.workers.reuse import Baseline
@@ -60,7 +60,7 @@ def run_worker(pipes: Pipes, configure: Configure, tmp: str, cgroup_errno: int) 
 
 def report_broken(frames: int, why: str, errno: int | None = None) -> None:
     """Tell the supervisor, by the pipe of frames, that this worker cannot be made ready: in words, or a traceback."""
-    os.write(frames, encode(Kind.BROKEN, 0, 0, dump_json({"why": why[-60_000:], "errno": errno})))
+    os.write(frames, encode(Kind.BROKEN, 0, 0, Broken(why, errno).encode()))
 
 
 def _serve(pipes: Pipes, configure: Configure, tmp: str, cgroup_errno: int) -> int:
@@ -74,8 +74,7 @@ def _serve(pipes: Pipes, configure: Configure, tmp: str, cgroup_errno: int) -> i
         return ExitCode.NOT_IMPORTABLE
     worker = Worker(pipes, configure, tmp)
     rehearse(tmp, CODECS[configure.codec])
-    ready = {"pid": os.getpid(), "parent": os.getppid(), "cgroup_errno": cgroup_errno}
-    os.write(pipes.frames, encode(Kind.READY, 0, 0, dump_json(ready)))
+    os.write(pipes.frames, encode(Kind.READY, 0, 0, Ready(cgroup_errno).encode()))
     return worker.serve()
 
 

@@ -29,6 +29,7 @@ from killable.workers.limits import LIMITS, parse_limit
 from killable.workers.preloads import preload, run_preloads
 from killable.workers.schema import input_shape
 from killable.workers.shapes import Fault, Shape, join
+from killable.workers.spelling import TYPE_NAME, TYPE_NAME_RULE
 
 __all__ = [
     "LIMITS",
@@ -49,8 +50,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 _FAULTS_SHOWN = 10
 """In the message; all are in `facts`."""
 EXTRA_INPUT = ("forbid", "ignore", "allow")
-_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
-NAME_RULE = "a small letter, then at most 62 small letters, digits, _ and -"
 
 
 class InputError(ValueError):
@@ -80,7 +79,6 @@ class Job:
     """The type's own: seconds and bytes; None is no such limit, absent is the server's default."""
     operations: tuple[str, ...] = ()
     codec: str = "json"
-    extra_input: str = "forbid"
     requires: dict[str, str] = field(default_factory=dict)
     """Import name -> install line."""
     context_parameter: str | None = None
@@ -111,7 +109,6 @@ class Job:
             "name": self.name,
             "description": self.description,
             "input_schema": self.input.schema,
-            "codec": self.codec,
             "limits": dict(self.limits),
             "operations": list(self.operations),
             "streams": self.streams,
@@ -218,7 +215,6 @@ def _declare(
         limits={limit: _parse_limit(function, limit, value) for limit, value in limits.items()},
         operations=_check_operations(function, name, operations),
         codec=codec,
-        extra_input=extra_input,
         requires=check_requires("job", function, requires),
         context_parameter=context,
         streams=inspect.isgeneratorfunction(inner),
@@ -232,8 +228,11 @@ def _check_name(function: Function, name: str | None) -> str:
         name = getattr(function, "__name__", None)
     if name is None:  # a partial, an object with __call__
         raise _refusal(function, f'{function!r} has no name of its own; give it one, as in @job("name")')
-    if not _NAME.fullmatch(name):
-        raise _refusal(function, f'{name!r} is no name for a job type ({NAME_RULE}); give another, as in @job("name")')
+    if not re.fullmatch(TYPE_NAME, name):
+        raise _refusal(
+            function,
+            f'{name!r} is not a valid name for a job type ({TYPE_NAME_RULE}); give another, as in @job("name")',
+        )
     return name
 
 
@@ -241,8 +240,8 @@ def _check_operations(function: Function, name: str, operations: Sequence[str]) 
     if not isinstance(operations, (tuple, list)) or not all(isinstance(operation, str) for operation in operations):
         raise _refusal(function, f"operations is a tuple of names, not {operations!r}")
     for operation in operations:
-        if not _NAME.fullmatch(operation):
-            raise _refusal(function, f"{operation!r} is no name for an operation ({NAME_RULE})")
+        if not re.fullmatch(TYPE_NAME, operation):
+            raise _refusal(function, f"{operation!r} is not a valid name for an operation ({TYPE_NAME_RULE})")
         if [name, *operations].count(operation) > 1:
             raise _refusal(function, f"operations says {operation!r} twice, or it is the job's own name; say it once")
     return tuple(operations)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TypedDict
 
-from killable.workers.spelling import did_you_mean
+from killable.workers.spelling import OPERATION_PATH, did_you_mean
 from killable.workers.units import parse_bytes, parse_count, parse_seconds
 
 
@@ -46,9 +46,6 @@ class LimitKind(NamedTuple):
 
     parse: Callable[[object], Any]
     may_be_none: bool = True
-
-
-OPERATION_PATH = r"[A-Za-z0-9_.-]{1,64}(/[A-Za-z0-9_.-]{1,64})*"
 
 
 def parse_operations(value: object) -> dict[str, float | None]:
@@ -95,7 +92,7 @@ LIMITS: dict[str, LimitKind] = {
     "attempts_max": LimitKind(parse_attempts, may_be_none=False),
     "backoff_s": LimitKind(parse_seconds, may_be_none=False),
 }
-"""The limits that a decorator may name."""
+"""The limits that a decorator, a configuration, a client or an Executor may name."""
 
 BACKSTOP = 1.25
 BACKSTOP_BYTES = 32 << 20

@@ -4,9 +4,11 @@ Runs in: any.
 
     supervisor ── orders socket ► worker    RUN (with up to two descriptors: a sealed input, an outlet), STOP, EXPIRE
     supervisor ◄─ frames pipe ─── worker    READY … one closing frame per attempt, then IDLE
-    supervisor ◄─ bells pipe ──── worker    one byte each: a signal was delivered, acknowledged, or swallowed
+    supervisor ◄─ bells pipe ──── worker    one byte each: a signal was delivered; acknowledged, swallowed, not ours to
+                                            hear, or heard as the end of an operation
 
-Payloads are one line of JSON, except RUN's input and RESULT's value, which are in the pool's codec.
+Payloads are one line of JSON, except the job's own values (RUN's input, TOKEN, CHECKPOINT, RESULT), which are in the
+pool's codec.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ class Kind(IntEnum):
 
     # worker → supervisor
     READY = 1
-    """The handler stands, the preloads ran: this worker may be given a job and signalled."""
+    """The handler stands, the preloads ran: this worker may be given a job and signalled (`Ready`)."""
     ENTERED = 2
     """The job function is about to be entered (`Entered`)."""
     TOKEN = 3
@@ -42,9 +44,9 @@ class Kind(IntEnum):
     RAISED = 9
     """Closing: it ended in another way; the payload is a `Raised`."""
     IDLE = 10
-    """After a closing frame: this worker can take another job (`Idle`)."""
+    """After a closing frame: whether this worker can take another job (`Idle`)."""
     BROKEN = 11
-    """Instead of READY: a preload failed; the payload has the traceback."""
+    """Instead of READY: a preload failed, or what the process had to do to itself (`Broken`)."""
     RESULT_LAID = 12
     """Closing: the job function returned, and its value lies in the outlet that came with the order."""
     # supervisor → worker
@@ -285,6 +287,46 @@ class Raised(NamedTuple):
             raise TypeError("a member of another type")
         binascii.a2b_base64(raised.pickled)
         return raised
+
+
+WHY_CHARS_MAX = 60_000
+"""Of a traceback, its end: about what a pipe holds."""
+
+
+class Ready(NamedTuple):
+    """A worker's first word: it can be given a job."""
+
+    cgroup_errno: int = 0
+    """Why it could not move into its group; 0: it did, or has none."""
+
+    def encode(self) -> bytes:
+        return dump_json(self._asdict())
+
+    @classmethod
+    def decode(cls, payload: bytes) -> Ready:
+        """Raise ValueError or TypeError for what no worker of ours writes."""
+        word = cls(**load_json(payload))
+        if not isinstance(word.cgroup_errno, int):
+            raise TypeError("cgroup_errno is no number")
+        return word
+
+
+class Broken(NamedTuple):
+    """A worker's only word: it can never be given one, and why, in words or as a traceback."""
+
+    why: str
+    errno: int | None = None
+
+    def encode(self) -> bytes:
+        return dump_json(self._replace(why=self.why[-WHY_CHARS_MAX:])._asdict())
+
+    @classmethod
+    def decode(cls, payload: bytes) -> Broken:
+        """Raise ValueError or TypeError for what no worker of ours writes."""
+        word = cls(**load_json(payload))
+        if not isinstance(word.why, str) or not isinstance(word.errno, int | None):
+            raise TypeError("why is no text, or errno no number")
+        return word
 
 
 class Idle(NamedTuple):

@@ -16,9 +16,10 @@ from types import FrameType, TracebackType
 from typing import Any, Literal, Protocol
 
 from killable.workers.messages import OPERATIONS_MAX, Kind, OperationEntered, OperationLeft
+from killable.workers.spelling import OPERATION_NAME
 
 OnTimeout = Literal["kill", "raise"]
-_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_NAME = re.compile(OPERATION_NAME)
 
 
 class OperationTimedOut(TimeoutError):

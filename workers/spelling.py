@@ -1,4 +1,4 @@
-"""What was meant by a name that there is not.
+"""Names: of what letters they are made, and what was meant by one that there is not.
 
 Runs in: any.
 """
@@ -6,6 +6,13 @@ Runs in: any.
 from __future__ import annotations
 
 from collections.abc import Iterable
+
+TYPE_NAME = r"[a-z][a-z0-9_-]{0,62}"
+"""Of a job type, and of an operation that is declared with it."""
+TYPE_NAME_RULE = "a small letter, then at most 62 small letters, digits, _ and -"
+OPERATION_NAME = r"[A-Za-z0-9_.-]{1,64}"
+OPERATION_PATH = rf"{OPERATION_NAME}(/{OPERATION_NAME})*"
+"""`load/download`: of an operation in another one."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

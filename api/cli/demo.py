@@ -40,10 +40,6 @@ class DemoFailed(KillableError):
     code = "demo_failed"
     exit_code = exits.Exit.FAILED
 
-    @property
-    def retryable(self) -> bool:
-        return False
-
 
 def demo(as_json: Json = False) -> None:
     r"""Stream a language model, cancel it in mid-sentence, kill a job that hears no signal, leave nothing behind.
@@ -53,9 +49,7 @@ def demo(as_json: Json = False) -> None:
     """
     with exits.reporting(as_json):
         if sys.platform != "linux":
-            raise DemoFailed(
-                f"the demo starts a server, which needs Linux; this is {sys.platform}", code=DemoFailed.code
-            )
+            raise DemoFailed(f"the demo starts a server, which needs Linux; this is {sys.platform}")
         from killable.api.cli.demo_server import OwnServer
 
         _require_models()
@@ -79,11 +73,11 @@ def _require_models() -> None:
 
     lines = [line for requires in (tokenize.REQUIRES, generate.REQUIRES) if (line := missing(requires))]
     if lines:
-        raise DemoFailed("the demo runs real models:\n  " + "\n  ".join(lines), code=DemoFailed.code)
+        raise DemoFailed("the demo runs real models:\n  " + "\n  ".join(lines))
     try:
         generate.check_processor()
     except RuntimeError as error:
-        raise DemoFailed(str(error), code=DemoFailed.code) from None
+        raise DemoFailed(str(error)) from None
 
 
 class _Story:

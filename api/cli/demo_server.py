@@ -31,10 +31,6 @@ class NotStarted(KillableError):
     code = "not_started"
     exit_code = Exit.OS
 
-    @property
-    def retryable(self) -> bool:
-        return False
-
 
 class OwnServer:
     """`killable serve` on a free port of 127.0.0.1, with the built-in job types.
@@ -103,7 +99,7 @@ class OwnServer:
             selector.register(self._process.stdout, selectors.EVENT_READ)
             line = self._process.stdout.readline() if selector.select(START_S) else b""
         if not line:
-            raise NotStarted(f"the demo's server did not start:\n{self._words()}", code=NotStarted.code)
+            raise NotStarted(f"the demo's server did not start:\n{self._words()}")
         announcement: dict[str, Any] = json.loads(line)
         return announcement
 

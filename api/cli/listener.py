@@ -35,13 +35,6 @@ class CannotServe(KillableError):
     code = "cannot_serve"
     exit_code = Exit.OS
 
-    def __init__(self, message: str, *, code: str | None = None) -> None:
-        super().__init__(message, code=code or self.code)
-
-    @property
-    def retryable(self) -> bool:
-        return False
-
 
 @dataclass(frozen=True, slots=True)
 class Listener:
@@ -67,7 +60,7 @@ class Listener:
 def take_descriptors() -> None:
     """Raise the limit of open files as far as this user may, 65536 at most (setrlimit(2)).
 
-    A stream takes one, a worker five; the usual 1024 are fewer than `server.connections_max`.
+    A stream takes one, a worker seven; the usual 1024 are fewer than `server.connections_max`.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)

@@ -24,10 +24,6 @@ class Ambiguous(KillableError):
     code = "ambiguous"
     exit_code = Exit.USAGE
 
-    @property
-    def retryable(self) -> bool:
-        return False
-
 
 def find_job(client: Client, name: str) -> Job:
     """Return the one job of that id or prefix. Raise Refused `unknown_job`, or Ambiguous."""
@@ -71,5 +67,5 @@ def matching(name: str, ids: Iterable[str]) -> list[str]:
 def _only(name: str, matches: list[str]) -> str:
     if len(matches) > 1:
         shown = ", ".join(matches[:_SHOWN_MAX]) + (", ..." if len(matches) > _SHOWN_MAX else "")
-        raise Ambiguous(f"{name} is the beginning of {len(matches)} ids: {shown}", code=Ambiguous.code, matches=matches)
+        raise Ambiguous(f"{name} is the beginning of {len(matches)} ids: {shown}", matches=matches)
     return matches[0]

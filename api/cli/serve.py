@@ -97,7 +97,7 @@ def serve(
 def require_linux(verb: str) -> None:
     """Raise NotHere."""
     if sys.platform != "linux":
-        raise NotHere(f"{verb} needs Linux (pidfds, subreapers); this is {sys.platform}", code=NotHere.code)
+        raise NotHere(f"{verb} needs Linux (pidfds, subreapers); this is {sys.platform}")
 
 
 async def _serve(in_force: InForce, listener: Listener, as_json: bool) -> None:
@@ -163,7 +163,7 @@ async def _started(supervisor: Supervisor, config: Config, stop: _Stop) -> bool:
     try:
         await starting
     except KillableError as error:
-        raise ConfigError(error.message, code=ConfigError.code, **error.facts) from error
+        raise ConfigError(error.message, **error.facts) from error
     return True
 
 
@@ -176,7 +176,7 @@ async def _check_pools(supervisor: Supervisor, config: Config) -> None:
     broken = [pool for pool in pools if pool.state == "broken"]
     if len(broken) == len(pools):
         causes = "\n".join(f"pool {pool.name} is broken: {pool.detail.rstrip()}" for pool in broken)
-        raise ConfigError(f"no pool can start a job\n{causes}", code=ConfigError.code)
+        raise ConfigError(f"no pool can start a job\n{causes}")
     types = await supervisor.job_types()
     faults = list(without_types(config, pools, {job_type.pool for job_type in types}))
     if not broken:  # with a broken pool nobody knows

@@ -32,10 +32,6 @@ class Foreign(KillableError):
     code = "foreign_process"
     exit_code = Exit.OS
 
-    @property
-    def retryable(self) -> bool:
-        return False
-
 
 class ServingProcess:
     """A server's process, held by a pidfd. Close it, or use it as a context manager."""
@@ -66,7 +62,7 @@ class ServingProcess:
                     return cls(process.pid, address)
             except psutil.Error:
                 continue
-        raise Foreign(f"no `killable serve` of this user's listens at {address}", code=Foreign.code, url=address)
+        raise Foreign(f"no `killable serve` of this user's listens at {address}", url=address)
 
     def wait(self, timeout_s: float) -> bool:
         """Wait until the process has ended; tell whether it has."""
@@ -105,7 +101,7 @@ class ServingProcess:
     def _foreign(self, why: str) -> Foreign:
         return Foreign(
             f"pid {self.pid} is not signalled: {self._address} says it is its own, but {why}",
-            code=Foreign.code, pid=self.pid, url=self._address,
+            pid=self.pid, url=self._address,
         )  # fmt: skip
 
     def __enter__(self) -> Self:

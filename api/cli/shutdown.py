@@ -118,7 +118,7 @@ class _Shutdown:
             raise self._doubt or NotDown(
                 f"{self._client.address} is still up after {render.duration(self.took_s)}, and it is on another "
                 "machine: end its process there",
-                code=NotDown.code, url=self._client.address, pid=self.pid,
+                url=self._client.address, pid=self.pid,
             )  # fmt: skip
         return self._ended_by_signal(self._process)
 
@@ -174,7 +174,7 @@ class _Shutdown:
                 return f"{before}, then {number.name}"
         raise NotDown(
             f"pid {process.pid} is still there {TERM_S:g} s after SIGKILL: it waits in the kernel (state D)",
-            code=NotDown.code, url=self._client.address, pid=process.pid,
+            url=self._client.address, pid=process.pid,
         )  # fmt: skip
 
     def _say(self, line: str) -> None:

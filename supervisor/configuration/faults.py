@@ -36,10 +36,6 @@ class ConfigError(KillableError):
     code = "configuration"
     exit_code = 78
 
-    @property
-    def retryable(self) -> bool:
-        return False
-
     @classmethod
     def of(cls, faults: Sequence[Fault]) -> ConfigError:
         """Return the error that lists these faults, one line each."""
@@ -47,7 +43,7 @@ class ConfigError(KillableError):
             "the configuration has a fault" if len(faults) == 1 else f"the configuration has {len(faults)} faults"
         )
         lines = [f"{headline}:", *(f"  {fault}" for fault in faults)]
-        return cls("\n".join(lines), code=cls.code, faults=[asdict(fault) for fault in faults])
+        return cls("\n".join(lines), faults=[asdict(fault) for fault in faults])
 
 
 def dotted(path: Iterable[Any]) -> str:

@@ -15,6 +15,7 @@ from killable.supervisor.configuration.config import Config
 from killable.supervisor.configuration.faults import is_secretive
 from killable.supervisor.configuration.tables import NO_LIMIT, ServerSettings, json_schema
 from killable.supervisor.job import LIMIT_NAMES, JobType, Limits
+from killable.supervisor.settings import Settings
 from killable.workers.limits import flat
 
 DEFAULT = "default"
@@ -142,7 +143,7 @@ def _in_units(value: float, units: Mapping[str, int]) -> str:
 
 def _defaults() -> Iterable[tuple[tuple[str, ...], dict[str, str]]]:
     """Return the sections of the example with what stands in each, spelled."""
-    limits, caps = Limits().as_json(), {"run_s": 3600.0, "grace_s": 60.0}
+    limits, caps = Limits().as_json(), Settings(pools=()).caps
     pool = {
         "module": '"./my_jobs.py"', "workers": "2", "spares": "1", "jobs_per_worker_max": "1",
         "start_method": '"fork"', "python": '""', "nice": "5", "affinity": "[]", "core_dumps": "false",

@@ -14,13 +14,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, StringConstraints, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from killable.workers.limits import ATTEMPTS_MAX, OPERATION_PATH
+from killable.workers.limits import ATTEMPTS_MAX
+from killable.workers.spelling import OPERATION_PATH, TYPE_NAME
 from killable.workers.units import parse_bytes, parse_count, parse_seconds
 
 NO_LIMIT = "none"
 """TOML has no null: this word takes a limit away."""
-
-NAME = r"^[a-z][a-z0-9_-]{0,62}$"
 
 
 def _parsed(parse: Callable[[Any], float | int], expected: str) -> BeforeValidator:
@@ -280,7 +279,7 @@ class JobTable(_Table):
     """Below the server's."""
 
 
-_Name = Annotated[str, StringConstraints(pattern=NAME)]
+_Name = Annotated[str, StringConstraints(pattern=f"^{TYPE_NAME}$")]
 
 
 class FileTable(_Table):

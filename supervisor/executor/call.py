@@ -129,7 +129,7 @@ class Call:
     # ── in the supervisor's thread ──
 
     def _be_known(self, loan: Loan, rest: bytes, passed: Sequence[int], _supervisor: Supervisor) -> None:
-        loan.hear()
+        loan.adopt_call()
         if rest:
             loan.worker.process.send(rest, passed)
 
@@ -178,7 +178,7 @@ class Call:
         if self._entry is not None:
             self._home.supervisor.jobs.stop(self._entry, *self._asked)
         elif self._loan is not None and self._loan.has(self):
-            self._loan.hear()  # if it is being given just now, whoever does so sees that
+            self._loan.adopt_call()  # if it is being given just now, whoever does so sees that
 
     def drop(self) -> None:
         """End it before it has begun."""
@@ -189,7 +189,7 @@ class Call:
     def give_up(self, fault: str) -> None:
         """End it, whatever has become of it."""
         if self._loan is not None and self._loan.has(self):
-            self._loan.hear()
+            self._loan.adopt_call()
         if self._entry is not None:
             reason = fault or "its caller was interrupted"
             self._home.supervisor.jobs.stop(self._entry, Verdict("cancelled", by="user", reason=reason), 0.0)

@@ -125,7 +125,9 @@ class Executor(concurrent.futures.Executor):
         self._leave = weakref.finalize(self, self._calls.shut_down, cancel_pending=False)
         self._leave.atexit = False  # `_at_exit` waits for what is pending
         self._owner: Executor | None = None
-        """Whose calls these are, if it is a view with limits of its own."""
+        """Whose calls these are, if it is a view with limits of its own. Nobody reads it: it keeps that one, whose
+        finalizer shuts the calls down, as long as there is a view.
+        """
 
     def with_limits(self, **limits: Any) -> Executor:
         """Return a view of this executor whose calls have these limits too; it shares its workers, and its shutdown.

@@ -1,6 +1,6 @@
 """What happens to jobs, counted and logged: the dispatcher and the service call, nothing here calls back.
 
-Runs in: supervisor. The names of events are stable (row F5); their fields are those of the record. A record of a
+Runs in: supervisor. The names of events are stable; their fields are those of the record. A record of a
 signal is written after it was sent: no log is in the way of a kill.
 """
 

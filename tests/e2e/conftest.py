@@ -36,10 +36,11 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
 
 
 @pytest.fixture(scope="module")
-def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedServer]:
-    """One server for all tests of a module that do not ask for their own."""
+def shared_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedServer]:
+    """One server for all tests of a module that do not ask for their own, with its JOBS, if it has some."""
     folder = tmp_path_factory.mktemp("shared")
-    shutil.copy(own_jobs.__file__, folder / "my_jobs.py")
+    jobs = getattr(request.module, "JOBS", Path(own_jobs.__file__).read_text())
+    (folder / "my_jobs.py").write_text(jobs)
     server = SharedServer(Command(folder), "my_jobs.py", "--port", "0")
     yield server
     server.close()
@@ -53,6 +54,13 @@ def server(request: pytest.FixtureRequest, shared_server: SharedServer, folder: 
     else:
         yield shared_server
         shared_server.tidy()
+
+
+@pytest.fixture
+def url(shared_server: SharedServer) -> Iterator[str]:
+    """The address of the module's server."""
+    yield shared_server.url
+    shared_server.tidy()
 
 
 @pytest.fixture

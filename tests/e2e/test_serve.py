@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from support.served import Command, Server
+from support.served import Command, Server, open_gate
 
 JOBS = '''
 import os
@@ -85,16 +85,6 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     for server in started:
         if server.process.poll() is None:
             server.stop(signal.SIGKILL)
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> str:
-    os.mkfifo(tmp_path / "gate")
-    return str(tmp_path / "gate")
-
-
-def open_gate(gate: str) -> None:
-    open(gate, "wb").close()
 
 
 class Stream:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ import httpx
 import pytest
 from httpx_sse import connect_sse
 from support import seed_client
-from support.served import Command, SharedServer
 
 JOBS = '''
 from collections.abc import Iterator
@@ -56,21 +54,6 @@ NASTY = [
 """Texts that would end or split a stream which did not encode them."""
 EVENTSOURCE = "eventsource@3"
 """The newest major version that Node 18 runs."""
-
-
-@pytest.fixture(scope="module")
-def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedServer]:
-    folder = tmp_path_factory.mktemp("shared")
-    (folder / "my_jobs.py").write_text(JOBS)
-    server = SharedServer(Command(folder), "my_jobs.py", "--port", "0")
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def url(shared_server: SharedServer) -> Iterator[str]:
-    yield shared_server.url
-    shared_server.tidy()
 
 
 def submit(url: str, type: str, **input: Any) -> str:

@@ -12,9 +12,8 @@ import pytest
 from support import controllers, processes
 from support.supervising import StartSupervisor
 from support.waiting import Pending, until_async
-from trials import HOSTILE, follow, run, said, stop, submit
+from trials import HOSTILE, follow, pool_of, run, said, stop, submit
 
-from killable.supervisor.job import PoolRecord
 from killable.supervisor.pool import FAILURES_MAX
 from killable.supervisor.service import Supervisor
 from killable.supervisor.settings import PoolSpec
@@ -30,11 +29,6 @@ CEILING = 300
 async def start(supervisor: StartSupervisor, proof: str) -> Supervisor:
     members: dict[str, Any] = {**HOSTILE, "modules": (*HOSTILE["modules"], "support.gluttons")}
     return await supervisor(PoolSpec("p", workers=2, spares=0, **members), proof=proof)
-
-
-async def pool_of(server: Supervisor) -> PoolRecord:
-    (pool,) = await server.pools()
-    return pool
 
 
 async def zygote_of(server: Supervisor) -> int:

@@ -11,17 +11,12 @@ from support import processes
 from support.freezer import freezer
 from support.supervising import StartSupervisor
 from support.waiting import Pending, until_async
-from trials import FORKED_OR_EXECED, hostile_pool, run, said, sitting, submit
+from trials import FORKED_OR_EXECED, hostile_pool, pool_of, run, said, sitting, submit
 
-from killable.supervisor.job import JobRecord, PoolRecord
+from killable.supervisor.job import JobRecord
 from killable.supervisor.service import Supervisor
 
 UNKILLABLE_S = 2.5
-
-
-async def pool_of(server: Supervisor) -> PoolRecord:
-    (pool,) = await server.pools()
-    return pool
 
 
 async def given_up(server: Supervisor, job_id: str) -> JobRecord:

@@ -15,9 +15,8 @@ import pytest_asyncio
 from support import processes
 from support.supervising import StartSupervisor
 from support.waiting import Pending, until, until_async
-from trials import Hearing, follow, hostile_pool, run, said, stop, submit
+from trials import Hearing, follow, hostile_pool, pool_of, run, said, stop, submit
 
-from killable.supervisor.job import PoolRecord
 from killable.supervisor.machine.spawner import PoolSpawner
 from killable.supervisor.machine.system import System
 from killable.supervisor.service import Supervisor
@@ -47,11 +46,6 @@ async def impatient(proof: str) -> AsyncIterator[StartImpatient]:
     for server in started:
         await server.close(grace_s=0)
     await system.close()
-
-
-async def pool_of(server: Supervisor) -> PoolRecord:
-    (pool,) = await server.pools()
-    return pool
 
 
 async def zygote_of(server: Supervisor) -> processes.Seen:

@@ -231,11 +231,11 @@ async def test_a_job_may_end_with_its_last_reader(supervisor: StartSupervisor) -
     ]
     for job_id in (leaving, staying):
         await said(server, job_id)
-        await server.watch(job_id)
-        await server.watch(job_id)
-        await server.unwatch(job_id)
+        await server.reader_came(job_id)
+        await server.reader_came(job_id)
+        await server.reader_left(job_id)
         assert (await server.get(job_id)).state == "running"
-        await server.unwatch(job_id)
+        await server.reader_left(job_id)
     story = await follow(server, leaving)
     assert (story.code, story.error["by"]) == ("cancelled", "client_gone")
     assert (await server.get(staying)).state == "running"

@@ -13,7 +13,7 @@ from support import processes
 from support.marks import tag_of
 from support.supervising import StartSupervisor
 from support.waiting import Pending, until_async
-from trials import computing, follow, hostile_pool, run, said, stop, submit
+from trials import computing, follow, hostile_pool, pool_of, run, said, stop, submit
 
 from killable.supervisor.job import PoolRecord
 from killable.supervisor.service import Supervisor
@@ -25,11 +25,6 @@ def write_module(folder: Path, name: str, text: str) -> PoolSpec:
     """Write a module of job types and return a pool of it."""
     (folder / f"{name}.py").write_text("from killable import Context, job, preload\n" + textwrap.dedent(text))
     return PoolSpec(name, (str(folder / f"{name}.py"),), workers=2, spares=1)
-
-
-async def pool_of(server: Supervisor, name: str = "hostile") -> PoolRecord:
-    (pool,) = [pool for pool in await server.pools() if pool.name == name]
-    return pool
 
 
 async def when_ready(server: Supervisor, name: str = "hostile") -> PoolRecord:

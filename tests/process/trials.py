@@ -18,7 +18,7 @@ from support.marks import tag_of
 from support.supervising import PROOFS
 from support.waiting import Pending, until_async
 
-from killable.supervisor.job import PHASES, TERMINAL_STATES, Event, JobRecord, Submission
+from killable.supervisor.job import PHASES, TERMINAL_STATES, Event, JobRecord, PoolRecord, Submission
 from killable.supervisor.machine.spawner import PoolSpawner
 from killable.supervisor.machine.system import System
 from killable.supervisor.seam import Gone
@@ -50,6 +50,12 @@ def hostile_pool(name: str = "hostile", **changes: Any) -> PoolSpec:
     """Return a pool of the hostile job types."""
     members: dict[str, Any] = {**HOSTILE, "workers": 2, "spares": 1, **changes}
     return PoolSpec(name=name, **members)
+
+
+async def pool_of(server: Supervisor, name: str | None = None) -> PoolRecord:
+    """Return a server's pool: the only one, or that of a name."""
+    (pool,) = [pool for pool in await server.pools() if name in (None, pool.name)]
+    return pool
 
 
 @dataclass

@@ -163,12 +163,12 @@ def test_the_last_reader_leaving_cancels_a_job_that_asked_for_it() -> None:
         job = await sim.submit(FOREVER, stop_when_client_leaves=True)
         other = await sim.submit(FOREVER)
         for each in (job, job, other):
-            await sim.supervisor.watch(each.id)
-        await sim.supervisor.unwatch(job.id)
-        await sim.supervisor.unwatch(other.id)
+            await sim.supervisor.reader_came(each.id)
+        await sim.supervisor.reader_left(job.id)
+        await sim.supervisor.reader_left(other.id)
         await asyncio.sleep(1)
         assert sim.record(job).state == "running"
-        await sim.supervisor.unwatch(job.id)
+        await sim.supervisor.reader_left(job.id)
         await sim.ended(job)
         assert job.code == "cancelled" and job.certificate["by"] == "client_gone"
         assert sim.record(other).state == "running"

@@ -20,7 +20,7 @@ from killable.supervisor.job import Verdict
 from killable.supervisor.seam import FenceError, Gone, ProcessListener, ProcessorUse, Sample, Usage
 from killable.workers.control import Ending
 from killable.workers.frames import Decoder
-from killable.workers.messages import Expire, Kind, Run, Stop
+from killable.workers.messages import Broken, Expire, Kind, Ready, Run, Stop
 
 if TYPE_CHECKING:
     from support.fake_seam import FakeSpawner
@@ -286,11 +286,11 @@ class FakeProcess:
         if self.world.happens(self.world.faults.dies_at_start):
             self.die(exit_code=self.world.random.choice((70, 71, 74, 1)))
         elif self.world.happens(self.world.faults.broken_at_start):
-            self.pipes.write(Kind.BROKEN, 0, 0, b'{"traceback":"Traceback: no model"}')
+            self.pipes.write(Kind.BROKEN, 0, 0, Broken("Traceback: no model").encode())
             self.die(exit_code=78)
         else:
             refused = errno.EBUSY if self.world.happens(self.world.faults.no_cgroup) else 0
-            self.pipes.write(Kind.READY, 0, 0, json.dumps({"cgroup_errno": refused}).encode())
+            self.pipes.write(Kind.READY, 0, 0, Ready(refused).encode())
 
     def _on_term(self) -> None:
         """SIGTERM is delivered."""

@@ -20,7 +20,7 @@ from killable.supervisor.settings import PoolSpec
 from killable.workers.control import Ending
 
 GUARD_EXIT_S = 10.0
-"""As the real spawner: how long a close waits for what cannot be killed."""
+"""How long a close waits for what cannot be killed; the real spawner has `unkillable_s` for that."""
 
 
 class FakeSpawner:

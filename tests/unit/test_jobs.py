@@ -27,6 +27,7 @@ import killable
 from killable.workers import jobs
 from killable.workers.context import Context
 from killable.workers.jobs import DeclarationError, InputError, job, preload, registered, run_preloads
+from killable.workers.spelling import TYPE_NAME_RULE
 
 
 class Color(enum.Enum):
@@ -137,7 +138,7 @@ def test_what_is_not_declared_has_its_default() -> None:
 
     (row,) = jobs.catalogue()
     assert (row["name"], row["description"], row["limits"], row["operations"]) == ("nothing", "", {}, [])
-    assert (row["streams"], row["codec"]) == (False, "json")
+    assert row["streams"] is False
     assert row["input_schema"]["properties"] == {}
 
 
@@ -207,7 +208,7 @@ def test_names(name: str) -> None:
 @pytest.mark.parametrize("name", ["", "A", "9a", "_a", "a b", "a.b", "ä", "a\n", "a" * 64])
 def test_names_that_are_refused(name: str) -> None:
     assert refusal(lambda: job(name)(lambda: None)) == (
-        f'@job HERE: {name!r} is no name for a job type ({jobs.NAME_RULE}); give another, as in @job("name")'
+        f'@job HERE: {name!r} is not a valid name for a job type ({TYPE_NAME_RULE}); give another, as in @job("name")'
     )
 
 
@@ -507,7 +508,7 @@ def test_a_wrapper_that_runs_the_loop_itself_is_a_function() -> None:
             {"extra_input": "allow"},
             'extra_input="allow" needs a parameter such as **more that takes them; "ignore" drops them',
         ),
-        ({"operations": ("Load",)}, f"'Load' is no name for an operation ({jobs.NAME_RULE})"),
+        ({"operations": ("Load",)}, f"'Load' is not a valid name for an operation ({TYPE_NAME_RULE})"),
         (
             {"operations": ("load", "load")},
             "operations says 'load' twice, or it is the job's own name; say it once",

@@ -8,10 +8,9 @@ jsonschema's own messages repeat the value that failed; these are built from the
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from jsonschema import Draft202012Validator
@@ -19,6 +18,7 @@ from jsonschema.exceptions import ValidationError
 from referencing import Registry
 
 from killable.api.problems import FAULTS_MAX, fault, invalid
+from killable.supervisor import loops
 from killable.supervisor.job import JobType
 from killable.workers.messages import dump_json
 
@@ -75,7 +75,9 @@ class InputCheck:
                 faults = find_faults(validator, members, prefix)
             else:
                 async with self._room:
-                    faults = await _in_thread(lambda: find_faults(validator, members, prefix))
+                    # Nobody waits for it at the end: it may compute for long.
+                    check = partial(find_faults, validator, members, prefix)
+                    faults = await loops.in_thread(asyncio.get_running_loop(), check, is_waited_for=False)
         except (RecursionError, OverflowError) as error:
             why = "nested too deeply" if isinstance(error, RecursionError) else "has a number that is too large"
             raise invalid([fault("body", prefix, why)]) from error
@@ -90,35 +92,6 @@ class InputCheck:
             validator = Draft202012Validator(job_type.input_schema, registry=Registry())
             self._validators[job_type.name] = validator
         return validator
-
-
-async def _in_thread(check: Callable[[], list[dict[str, str]]]) -> list[dict[str, str]]:
-    """Run a check in a thread of its own that nobody waits for at the end: one of the loop's would hold up a shutdown
-    for as long as it computes.
-    """
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[list[dict[str, str]]] = loop.create_future()
-
-    def settle(faults: list[dict[str, str]], error: BaseException | None) -> None:
-        if done.done():
-            return  # its request has gone
-        if error is not None:
-            done.set_exception(error)
-        else:
-            done.set_result(faults)
-
-    def run() -> None:
-        faults: list[dict[str, str]] = []
-        error: BaseException | None = None
-        try:
-            faults = check()
-        except BaseException as raised:
-            error = raised
-        with contextlib.suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(settle, faults, error)
-
-    threading.Thread(target=run, name="killable-input", daemon=True).start()
-    return await done
 
 
 def find_faults(

@@ -6,6 +6,7 @@ Runs in: supervisor.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from killable.supervisor.job import Limits, Submission
@@ -26,11 +27,14 @@ async def seal_large_input(submission: Submission) -> Submission:
     """
     import asyncio  # a caller's thread, which only makes orders, does without
 
+    from killable.supervisor import loops
+
     content = submission.input
     if isinstance(content, SealedInput) or len(content) <= INLINE_BYTES_MAX:
         return submission
     try:
-        return replace(submission, input=await asyncio.to_thread(SealedInput.of, content))
+        sealed = loops.in_thread(asyncio.get_running_loop(), partial(SealedInput.of, content))
+        return replace(submission, input=await sealed)
     except (OSError, RuntimeError):  # RuntimeError: no thread can be started
         return submission
 

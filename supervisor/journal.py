@@ -19,6 +19,7 @@ import threading
 from collections.abc import Callable, Mapping
 from functools import partial
 
+from killable.supervisor import loops
 from killable.supervisor.clock import monotonic
 from killable.supervisor.journalfile import Accepted, Dropped, JournalFile, JournalRefused, Note, Row
 
@@ -200,10 +201,7 @@ class Journal:
 
     def _tell(self, act: Callable[[], object]) -> None:
         assert self._loop is not None
-        try:
-            self._loop.call_soon_threadsafe(act)
-        except RuntimeError:
-            pass  # the loop is closed: nobody waits any more
+        loops.tell(self._loop, act)
 
 
 def _resolve(opened: Opened, found: list[Row] | Exception) -> None:

@@ -10,6 +10,7 @@ import asyncio
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
+from killable.supervisor import loops
 from killable.supervisor.job import WorkerId, WorkerRecord
 from killable.supervisor.seam import Gone, Process, Usage
 from killable.supervisor.settings import PoolSpec
@@ -195,11 +196,7 @@ class Worker:
 
     async def until_gone(self, timeout_s: float) -> None:
         """Wait until nothing of its process is left, at most `timeout_s`."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._gone.wait()
-        except TimeoutError:
-            pass
+        await loops.came(self._gone, timeout_s)
 
     def _leave(self) -> None:
         self.stage = Stage.GONE

@@ -25,7 +25,7 @@ def kill_below(parent: int, parent_pidfd: int = -1, depth: int = 1) -> None:
         except OSError:
             continue
         try:
-            is_below = _parent_of(pid) == parent
+            is_below = parent_of(pid) == parent
             if parent_pidfd >= 0:
                 signal.pidfd_send_signal(parent_pidfd, 0)
             if is_below:
@@ -49,7 +49,8 @@ def _children_of(pid: int) -> list[int]:
     return found
 
 
-def _parent_of(pid: int) -> int:
+def parent_of(pid: int) -> int:
+    """Return the pid of its parent; 0: it is gone."""
     try:
         with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
             stat = file.read()

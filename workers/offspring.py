@@ -12,9 +12,8 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Container, Iterable
-from pathlib import Path
 
-from killable.workers.descendants import kill_below
+from killable.workers.descendants import kill_below, parent_of
 
 
 def children() -> list[int]:
@@ -31,14 +30,8 @@ def children() -> list[int]:
 
 
 def _scan_children(parent: int) -> Iterable[int]:
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                stat = (entry / "stat").read_bytes()
-            except OSError:
-                continue
-            if int(stat[stat.rindex(b")") + 2 :].split()[1]) == parent:
-                yield int(entry.name)
+    pids = (int(entry) for entry in os.listdir("/proc") if entry.isdigit())
+    return (pid for pid in pids if parent_of(pid) == parent)
 
 
 def is_zombie(pid: int) -> bool:

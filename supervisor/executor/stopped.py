@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+from killable.supervisor import loops
 from killable.supervisor.executor.futures import JobFuture
 
 
@@ -25,12 +26,6 @@ async def stopped(future: JobFuture[Any]) -> Mapping[str, Any] | None:
         if not over.done():
             over.set_result(None)
 
-    def tell(_: object) -> None:
-        try:
-            loop.call_soon_threadsafe(note)
-        except RuntimeError:
-            pass  # the loop is closed: nobody waits any more
-
-    future.add_done_callback(tell)
+    future.add_done_callback(lambda _: loops.tell(loop, note))
     await over
     return future.certificate

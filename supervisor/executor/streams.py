@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from killable.supervisor import loops
 from killable.supervisor.executor.futures import CallOwner, JobFuture
 
 if TYPE_CHECKING:
@@ -152,10 +153,7 @@ class AsyncStreamFuture(StreamFuture[T]):
         super().wake()
         if not self._will_wake:
             self._will_wake = True
-            try:
-                self._loop.call_soon_threadsafe(self._arrived.set)
-            except RuntimeError:
-                pass  # the loop is closed: nobody waits any more
+            loops.tell(self._loop, self._arrived.set)
 
     async def arrival(self) -> None:
         """Wait until something has come since the last time."""

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from killable.supervisor import clock
 from killable.supervisor.machine.owners import Owner
+from killable.supervisor.machine.tree import stat_fields
 
 GUARD_S = 2.0
 """How long the guard of a supervisor that has just died may take for its own sweep, which is more thorough."""
@@ -150,7 +151,7 @@ def _cookie_of(pid: str) -> str:
             return ""  # gone, or another user's
         if len(environment) > 1 or believed:
             break
-        if _is_in_exec(pid):
+        if _is_in_exec(int(pid)):
             _wait_for_end(int(pid), _EXEC_LOOK_S)
         else:
             believed = True  # if it is as empty once more: the exec may have been over by this look
@@ -158,17 +159,15 @@ def _cookie_of(pid: str) -> str:
     return rest.partition(b"\0")[0].decode("utf-8", "replace") if found else ""
 
 
-def _is_in_exec(pid: str) -> bool:
+def _is_in_exec(pid: int) -> bool:
     """Tell whether it has a new memory into which no environment was written yet, so that it seems to have none.
 
     Where that will begin is not known then (proc(5), stat, field 50); of the dead and of kernel threads it never is.
     """
-    try:
-        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
-            fields = file.readall().rpartition(b")")[2].split()
-    except OSError:
+    fields = stat_fields(pid)
+    if not fields or fields[0] in (b"Z", b"X"):
         return False
-    return fields[0] not in (b"Z", b"X") and not int(fields[6]) & _PF_KTHREAD and fields[47] == b"0"
+    return not int(fields[6]) & _PF_KTHREAD and fields[47] == b"0"
 
 
 def _command(pid: int) -> str:
@@ -204,9 +203,9 @@ def _wait_for(pidfds: list[int], give_up_at: float) -> None:
 def _is_guard(pid: int) -> bool:
     """Tell a guard from what it has forked: that has the same command line, but never went through an exec."""
     try:
-        with open(f"/proc/{pid}/cmdline", "rb") as cmdline, open(f"/proc/{pid}/stat", "rb") as file:
+        with open(f"/proc/{pid}/cmdline", "rb") as cmdline:
             words = cmdline.read(4096).split(b"\0")
-            flags = int(file.read().rpartition(b")")[2].split()[6])
+        flags = int(stat_fields(pid)[6])
     except (OSError, IndexError):
         return False
     is_role = len(words) > 4 and words[3].endswith(b"boot.py") and words[4] == b"guard"

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Protocol
 
+from killable.supervisor import loops
 from killable.supervisor.machine import leftovers
 from killable.supervisor.machine.cookies import COOKIE
 from killable.supervisor.machine.launch import start_guard
@@ -143,21 +144,13 @@ class Lineage:
         unkillable = list(self._processes.values())  # those that are still there when the guard is gone
         self._forget_zygote_socket()
         self._forget_guard_socket()  # end-of-file: the guard kills everything below it, then exits
-        if not await self._has_ended(self._patience_s):
+        if not await loops.came(self._ended, self._patience_s):
             self._guard.kill()
-            if not await self._has_ended(self._patience_s + LAST_LOOK_S):
+            if not await loops.came(self._ended, self._patience_s + LAST_LOOK_S):
                 self._forget_guard()  # not even that one can be killed
         self._forget_zygote()
         for process in unkillable:
             process.abandon()  # it keeps nothing of ours open; harmless when it is gone
-
-    async def _has_ended(self, timeout_s: float) -> bool:
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._ended.wait()
-        except TimeoutError:
-            return False
-        return True
 
     def leave_to_parent(self) -> None:
         """In a fork of this process."""
@@ -212,14 +205,8 @@ class Lineage:
         # Without the guard no one else is their subreaper: what carries the cookie is found and killed.
         patience_s = min(LAST_LOOK_S, self._patience_s) if self._closing else self._patience_s
         leftovers.sweep_cookie_in_thread(
-            self._cookie, patience_s, lambda: self._soon(partial(self._end, threading.current_thread()))
+            self._cookie, patience_s, lambda: loops.tell(self._loop, partial(self._end, threading.current_thread()))
         )
-
-    def _soon(self, act: Callable[[], None]) -> None:
-        try:
-            self._loop.call_soon_threadsafe(act)
-        except RuntimeError:
-            pass  # the loop is closed: nobody waits any more
 
     def _end(self, sweeping: threading.Thread) -> None:
         if sweeping is not threading.current_thread():
@@ -295,6 +282,7 @@ class Lineage:
         self._settle_proven()
 
     def _settle_proven(self) -> None:
+        """Let go of those whose end the guard has told and whose groups are empty: what kept them alive was theirs."""
         for worker_id, process in list(self._processes.items()):
             ending = None if process.pid is None else self._orphans.get(process.pid)
             if ending is not None and process.has_empty_group():

@@ -12,14 +12,15 @@ import select
 import signal
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 
-import killable.workers
-from killable.supervisor import clock, stack
+from killable.supervisor import clock, loops
 from killable.supervisor.job import Verdict
 from killable.supervisor.machine import tree
 from killable.supervisor.machine.cgroup import Cgroup
 from killable.supervisor.machine.channel import LARGE_READ_BYTES, READ_BYTES, Reader, Writer
 from killable.supervisor.machine.memory import OomCounter, own_limit_struck
+from killable.supervisor.machine.stackfile import StackFile
 from killable.supervisor.seam import FenceError, Gone, ProcessListener, ProcessorUse, Sample, Usage
 from killable.workers.control import Ending
 from killable.workers.dumps import DUMP_SIGNAL
@@ -27,8 +28,6 @@ from killable.workers.frames import Decoder, FrameError
 from killable.workers.limits import TASKS_SPARE
 from killable.workers.removal import remove_tree
 
-OUR_FOLDER = os.path.dirname(killable.workers.__file__)
-STACK_BYTES_MAX = 64 << 10
 _LOOK_AGAIN_S = 0.0005
 _LOOK_AGAIN_S_MAX = 0.25
 """Between two looks at a group that is still populated when its leader is reaped: something moved into it, and goes in
@@ -50,7 +49,7 @@ class WorkerProcess:
         on_exit: Callable[[], None],
     ) -> None:
         """Take over the descriptors and the group, also on failure. Raise OSError."""
-        orders, frames, output, bells, self._stack = ours
+        orders, frames, output, bells, stack = ours
         self._loop = loop
         self._listener = listener
         self._cgroup = cgroup
@@ -71,10 +70,7 @@ class WorkerProcess:
         self.killed_for: Verdict | None = None
         self._kill_wanted = self._was_killed = self._broken = self._closed = self._exit_told = False
         self._look_s = _LOOK_AGAIN_S
-        self._stack_begin = 0
-        """How much of it earlier jobs had written."""
-        self._stack_from: int | None = None
-        """How much of it a job had written when our first signal went out; None: no stack was asked for."""
+        self._stack = StackFile(stack)
         self.pid: int | None = None
         self.proof = "descendants" if cgroup is None else "cgroup+descendants"
         try:
@@ -161,7 +157,7 @@ class WorkerProcess:
         with self._lock:
             self._fence = fence
         if fence is not None:
-            self._stack_begin = self._stack_size()
+            self._stack.begin()
             self._oom_before = self._oom.read()
             self._group_before = b"" if self._cgroup is None else self._cgroup.out_of_memory()
 
@@ -188,8 +184,7 @@ class WorkerProcess:
 
     def _wake_with(self, number: int) -> None:
         """Send a signal that a stopped process is to hear, too."""
-        if self._stack_from is None:
-            self._stack_from = self._stack_size()
+        self._stack.ask()
         # Not the other way round: a job that stops itself again would run between the two and sit out its grace.
         self._signal(number)
         if self.pid is not None and tree.is_stopped(self.pid) and self._alive():
@@ -256,7 +251,7 @@ class WorkerProcess:
                 told(exact.result())
 
         try:
-            measuring = self._loop.run_in_executor(None, self._measure_exactly, sample)
+            measuring = loops.in_thread(self._loop, partial(self._measure_exactly, sample))
         except RuntimeError:  # no thread can be started; for a job at its limit the loop may stand for a moment
             measuring = self._loop.create_future()
             measuring.set_result(self._measure_exactly(sample))
@@ -273,29 +268,14 @@ class WorkerProcess:
         return sample._replace(others_bytes=max(private, shares - sample.own_bytes), proven=True)
 
     def stack(self) -> str | None:
-        fault = stack.of_fault(self._stack_text(self._stack_begin))
-        if fault:
-            return stack.of_job(fault, OUR_FOLDER) or None
-        text = self._stack_text(self._stack_from)
-        return stack.trim(text, OUR_FOLDER) if text else None
+        return self._stack.text()
 
     def has_whole_stack(self) -> bool:
-        return stack.is_whole(self._stack_text(self._stack_from))
-
-    def _stack_size(self) -> int:
-        return 0 if self._stack < 0 else os.fstat(self._stack).st_size
-
-    def _stack_text(self, begin: int | None) -> str:
-        if self._stack < 0 or begin is None:
-            return ""
-        try:
-            return os.pread(self._stack, STACK_BYTES_MAX, begin).decode("utf-8", "replace")
-        except OSError:
-            return ""  # memory that was swapped out and cannot be read back
+        return self._stack.is_whole()
 
     async def usage(self) -> Usage:
         try:
-            used = await self._loop.run_in_executor(None, tree.usage, self.pid)
+            used = await loops.in_thread(self._loop, partial(tree.usage, self.pid))
         except RuntimeError:
             return Usage()  # no thread can be started
         return used if self._alive() else Usage()
@@ -368,10 +348,10 @@ class WorkerProcess:
         self._closed = True
         for end in (self._orders, self._frames, self._output, self._bells):
             end.leave_to_parent()
-        for descriptor in (self._pidfd, self._stack):
-            if descriptor >= 0:
-                os.close(descriptor)
-        self._pidfd = self._stack = -1
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+        self._stack.close()
         if self._cgroup is not None:
             self._cgroup.leave_to_parent()
 
@@ -385,13 +365,11 @@ class WorkerProcess:
             with self._lock:
                 pidfd, self._pidfd = self._pidfd, -1
                 os.close(pidfd)
-        if self._stack >= 0:
-            os.close(self._stack)
-            self._stack = -1
+        self._stack.close()
         if os.path.isdir(self._tmp):
             # In a thread: a job may leave a million files, and the kill path of the others never waits.
             try:
-                self._loop.run_in_executor(None, remove_tree, self._tmp)
+                loops.in_thread(self._loop, partial(remove_tree, self._tmp))
             except RuntimeError:
                 pass  # no thread can be started: it goes with the supervisor's own folder
         if self._cgroup is not None:

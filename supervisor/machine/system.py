@@ -11,6 +11,7 @@ import os
 import tempfile
 from dataclasses import dataclass, field
 
+from killable.supervisor import loops
 from killable.supervisor.machine import cgroup, leftovers
 from killable.supervisor.machine.cgroup import CgroupRoot
 from killable.supervisor.machine.cookies import cookie_value
@@ -60,20 +61,11 @@ class System:
     async def sweep_leftovers(self) -> bool:
         """Wait until what dead supervisors have left is ended: it may hold what this one needs. False: not in time."""
         finished = asyncio.Event()
-        leftovers.sweep_in_thread(lambda: self._tell(finished))
-        try:
-            async with asyncio.timeout(leftovers.SWEEP_S):
-                await finished.wait()
-        except TimeoutError:
+        leftovers.sweep_in_thread(lambda: loops.tell(self.loop, finished.set))
+        in_time = await loops.came(finished, leftovers.SWEEP_S)
+        if not in_time:
             logger.error("sweep_goes_on", extra={"detail": f"not finished after {leftovers.SWEEP_S:g} s"})
-            return False
-        return True
-
-    def _tell(self, event: asyncio.Event) -> None:
-        try:
-            self.loop.call_soon_threadsafe(event.set)
-        except RuntimeError:
-            pass  # the loop is closed: nobody waits any more
+        return in_time
 
     def open_spawner(self, spec: PoolSpec, listener: SpawnerListener) -> PoolSpawner:
         cookie = cookie_value(self.owner, self.instance_id, spec.name)
@@ -102,9 +94,10 @@ class System:
         if self.cgroups is not None:
             self.cgroups.remove()
         try:
-            await self.loop.run_in_executor(None, self._remove_tmp)
+            await loops.in_thread(self.loop, self._remove_tmp)
         except RuntimeError:  # no thread can be started
             self._remove_tmp()
+        await loops.threads_are_done()
 
     def _remove_tmp(self) -> None:
         remove_tree(self.tmp)

@@ -78,21 +78,20 @@ def cpu_s(pids: Iterable[int]) -> float:
     return sum((process_cpu_s(pid) or 0.0) + _waited_s(pid) for pid in pids)
 
 
+def stat_fields(pid: int) -> list[bytes]:
+    """Return the fields of proc_pid_stat(5) from the state on, which is the third there; none of a process that is
+    gone.
+    """
+    return (_read(f"/proc/{pid}/stat") or b"").rpartition(b")")[2].split()
+
+
 def is_stopped(pid: int) -> bool:
     """Tell whether a process was stopped by a signal (state T or t of proc_pid_stat(5))."""
-    stat = _read(f"/proc/{pid}/stat")
-    if not stat:
-        return False
-    state = stat.rindex(b")") + 2
-    return stat[state : state + 1] in (b"T", b"t")
+    return stat_fields(pid)[:1] in ([b"T"], [b"t"])
 
 
 def _waited_s(pid: int) -> float:
-    stat = _read(f"/proc/{pid}/stat")
-    if not stat:
-        return 0.0
-    user, system = stat[stat.rindex(b")") + 2 :].split()[13:15]  # cutime, cstime
-    return (int(user) + int(system)) / _TICKS_PER_S
+    return sum(map(int, stat_fields(pid)[13:15])) / _TICKS_PER_S  # cutime, cstime
 
 
 def usage(pid: int | None) -> Usage:

@@ -64,7 +64,7 @@ async def read_gauges(
 async def read_rss_bytes(pools: Iterable[Pool]) -> int:
     """Return the resident memory of all workers together, in bytes; what they share is counted in each."""
     workers = [worker for pool in pools for worker in pool.workers.values() if worker.stage is not Stage.GONE]
-    usages = await asyncio.gather(*(worker.process.usage() for worker in workers))
+    usages = [await worker.process.usage() for worker in workers]  # one after the other: each takes a thread
     return sum(usage.rss_bytes or 0 for usage in usages)
 
 

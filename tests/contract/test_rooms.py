@@ -13,7 +13,7 @@ import pytest
 from contract.source import LAYERS, Import, Source, check, sources
 
 PURE = [f"supervisor/{name}.py" for name in ("escalation", "lifecycle", "backlog", "scheduler", "exits", "watch")]
-PROCESSES = ("launch", "forks", "lineage", "watchdog", "spawner", "process", "pipes", "channel", "tree")
+PROCESSES = ("launch", "forks", "lineage", "watchdog", "spawner", "process", "stackfile", "pipes", "channel", "tree")
 BELONGINGS = ("accounts", "cgroup", "memory", "owners", "cookies", "leftovers", "system")
 SEAM = {f"supervisor/machine/{name}.py" for name in PROCESSES + BELONGINGS}
 """The only files of the supervisor that touch processes, signals, cgroups and pipes."""

@@ -13,10 +13,10 @@ from enum import Enum
 from typing import Any, Protocol
 
 from killable.supervisor import scheduler
+from killable.supervisor.backoff import Backoff
 from killable.supervisor.clock import Clock
 from killable.supervisor.job import PoolRecord, Retired, WorkerId
 from killable.supervisor.jobtypes import StartRefused
-from killable.supervisor.retries import doubled
 from killable.supervisor.scheduler import Occupancy
 from killable.supervisor.seam import Spawner, SpawnerFactory, ZygoteLost
 from killable.supervisor.settings import PoolSpec
@@ -78,12 +78,11 @@ class Pool:
         self._reported: list[dict[str, Any]] = []
         self._decided = asyncio.Event()
         self._warm_or_broken = asyncio.Event()
-        self._failures = 0
+        self._backoff = Backoff(clock, BACKOFF_S, BACKOFF_S_MAX, self._try_again)
         self._zygote = Zygote.NONE
         self._worked = False
         """It was ready once."""
         self._closing = False
-        self._retry: asyncio.TimerHandle | None = None
         self._ready_waiters: list[Callable[[], None]] = []
         self._refill: asyncio.TimerHandle | None = None
         self.startup_error: Exception | None = None
@@ -94,10 +93,10 @@ class Pool:
         try:
             self._spawner.start(self.start_method)
         except OSError as error:
-            self._failures += 1
+            self._backoff.failures += 1
             self._break(f"the guard cannot be started: {error}", error.errno)
             if self._worked or error.errno not in _FOR_GOOD:
-                self._try_again_later()
+                self._backoff.wait()
         else:
             self._zygote = Zygote.PRELOADING
 
@@ -110,9 +109,9 @@ class Pool:
 
     async def close(self) -> None:
         self._closing = True
-        for timer in (self._retry, self._refill):
-            if timer is not None:
-                timer.cancel()
+        self._backoff.stop()
+        if self._refill is not None:
+            self._refill.cancel()
         await self._spawner.close()
 
     # ── workers ──
@@ -199,7 +198,7 @@ class Pool:
         Eight forks in one turn took up to 27 ms, in which no frame was read and no signal sent: each has a cgroup made,
         beside a zygote that is forking into the last one.
         """
-        if self._closing or self._zygote is not Zygote.READY or self._retry is not None or self._is_full():
+        if self._closing or self._zygote is not Zygote.READY or self._backoff.is_waiting or self._is_full():
             return
         self._hear_of_calls()
         occupancy = self.occupancy()
@@ -255,7 +254,7 @@ class Pool:
         return True
 
     def on_worker_ready(self, worker: Worker) -> None:
-        self._failures = 0
+        self._backoff.failures = 0
         logger.debug("worker_started", extra={"pool": self.spec.name, "worker_id": worker.id})
         if self.state == "broken":
             self.state, self.detail = "ready", ""
@@ -293,22 +292,16 @@ class Pool:
         logger.error("slot_quarantined", extra=fields)  # its job ends `unkillable`
 
     def _note_failure(self, why: str, errno: int | None) -> None:
-        if self._retry is not None:
+        if self._backoff.is_waiting:
             return  # those that were tried together fail together: once
-        self._failures += 1
+        self._backoff.failures += 1
         logger.warning("worker_failed", extra={"pool": self.spec.name, "detail": why})
         works = any(worker.stage in (Stage.IDLE, Stage.BUSY) for worker in self.workers.values())
-        if self._failures >= FAILURES_MAX and not works:
+        if self._backoff.failures >= FAILURES_MAX and not works:
             self._break(why, errno)
-        self._try_again_later()
-
-    def _try_again_later(self) -> None:
-        if self._retry is None:
-            delay = doubled(BACKOFF_S, self._failures, BACKOFF_S_MAX)
-            self._retry = self._clock.call_at(self._clock.now() + delay, self._try_again)
+        self._backoff.wait()
 
     def _try_again(self) -> None:
-        self._retry = None
         if self._zygote is Zygote.NONE:
             self.start()
         else:
@@ -333,7 +326,7 @@ class Pool:
             # A fork copies one thread and every lock: not from here. Exec'd workers preload for themselves.
             self.start_method = "spawn"
             self.detail = f"its preload left {threads} threads, so workers are exec'd (start_method spawn), not forked"
-            fields = {"pool": self.spec.name, "threads": threads, "start_method": self.start_method}
+            fields = {"pool": self.spec.name, "threads": threads, "start_method": "spawn", "detail": self.detail}
             logger.warning("start_method_changed", extra=fields)
             self._zygote = Zygote.LEAVING
             self._spawner.stop_zygote()
@@ -363,25 +356,25 @@ class Pool:
         if self._closing:
             return
         if was is Zygote.FAILED:
-            self._failures += 1
+            self._backoff.failures += 1
             if self._worked:
-                self._try_again_later()
+                self._backoff.wait()
             return
         if was is Zygote.LEAVING:
             self.start()
             return
-        self._failures += 1
+        self._backoff.failures += 1
         self.zygote_restarts += 1
         how = "nobody knows how" if ending is None else f"exit code {ending.exit_code}, signal {ending.signal}"
         logger.error("zygote_gone", extra={"pool": self.spec.name, "ending": how})
-        if was in (Zygote.PRELOADING, Zygote.READY) and self._failures >= FAILURES_MAX:
-            self._break(f"the zygote died before any worker was ready, {self._failures} times: {how}")
+        if was in (Zygote.PRELOADING, Zygote.READY) and self._backoff.failures >= FAILURES_MAX:
+            self._break(f"the zygote died before any worker was ready, {self._backoff.failures} times: {how}")
         else:
             self.state = "restarting"
-        if self._failures == 1:
+        if self._backoff.failures == 1:
             self.start()
         else:
-            self._try_again_later()
+            self._backoff.wait()
 
     def record(self) -> PoolRecord:
         occupancy = self.occupancy()

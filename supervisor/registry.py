@@ -118,7 +118,7 @@ class Entry:
 
     def note_closing(self, closing: bytes | Raised | None, *, completed: bool) -> None:
         """Keep what its closing frame brought: a value is the result only of a job that completed."""
-        if not completed:
+        if not isinstance(closing, bytes):
             self.laid_result = None
         if isinstance(closing, Raised):
             self.exception = base64.b64decode(closing.pickled)

@@ -8,6 +8,7 @@ whoever reads along would see its beginning twice.
 
 from __future__ import annotations
 
+from killable.supervisor.backoff import doubled
 from killable.supervisor.job import Limits, Outcome
 from killable.workers.errors import CODES
 
@@ -22,11 +23,6 @@ def share_of(number: int) -> float:
     Multiples of the golden ratio fill the interval more evenly than chance does, and are the same in every simulation.
     """
     return number * _GOLDEN % 1
-
-
-def doubled(first_s: float, times: int, most_s: float) -> float:
-    """Return the wait after the first time, the second, …: twice as long each time, and never longer than `most_s`."""
-    return min(first_s * 2.0 ** min(times - 1, 60), most_s)
 
 
 def wait_s(

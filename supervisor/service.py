@@ -178,6 +178,10 @@ class Supervisor:
             self.jobs.adopt(entry, loan)
         return entry
 
+    def pool_details(self) -> str:
+        """Return what its pools do instead of what was asked for, and why those that are broken are."""
+        return "\n".join(pointed(pool.detail) for pool in self._fleet.pool_records() if pool.detail)
+
     def why_broken(self) -> str:
         """Return why no job can start, in the words of the pools that are broken; empty when none is."""
         return "\n".join(pointed(pool.detail) for pool in self._fleet.pool_records() if pool.state == "broken")

@@ -76,6 +76,11 @@ class Calls:
 
     # ── in any thread ──
 
+    @property
+    def detail(self) -> str:
+        """Return what its pool does instead of what was asked for, or why it is broken."""
+        return self.supervisor.pool_details() if self.hosting.has_started else ""
+
     def submit(self, type: str, call: tuple[Any, ...], limits: Mapping[str, Any], future: JobFuture[Any]) -> None:
         """Take a call; one that cannot be pickled is over at once. Raise RuntimeError after the shutdown."""
         if self._why_closed:  # before the work of pickling it

@@ -129,6 +129,13 @@ class Executor(concurrent.futures.Executor):
         finalizer shuts the calls down, as long as there is a view.
         """
 
+    @property
+    def detail(self) -> str:
+        """What its workers do instead of what was asked for, and why: that they are exec'd and not forked, since a
+        preload has started threads. Empty when there is nothing to say, or no call was made yet.
+        """
+        return self._calls.detail
+
     def with_limits(self, **limits: Any) -> Executor:
         """Return a view of this executor whose calls have these limits too; it shares its workers, and its shutdown.
 

@@ -74,7 +74,7 @@ class JobFuture(Future[T]):
         self._error: BaseException | None = None
         self._payload: bytes | MemoryFile | None = None
         self._raised = b""
-        self._partial: bytes | None = None
+        self._partial: bytes | MemoryFile | None = None
         self._log: EventLog | None = None
         self._ending: JobError | None = None
         self.job_id = ""
@@ -165,12 +165,20 @@ class JobFuture(Future[T]):
         """How it ended as a JobError with code and facts, also for an exception of its own; None when it completed, or
         is not done.
         """
+        if self._ending is None and self.done() and not self.cancelled():
+            self.exception()  # a result that cannot be unpickled is an end of another kind
         return self._ending
 
     @property
     def partial(self) -> Any:
-        """What it last handed to `ctx.checkpoint`, however it ended; None without."""
-        return None if self._partial is None else pickles.loads(self._partial)
+        """What it returned in its grace, or else last handed to `ctx.checkpoint`; None without. Each time a new object.
+
+        Raise JobFailed (`result.unserializable`) when it cannot be unpickled here.
+        """
+        try:
+            return _unpickled(self._partial)
+        except Exception as error:
+            raise unreadable("partial result", error, self) from error
 
     @property
     def stdout(self) -> str:
@@ -231,9 +239,12 @@ class JobFuture(Future[T]):
         outcome = entry.outcome
         assert outcome is not None
         self.certificate = entry.certificate
-        self._payload = entry.result if entry.laid_result is None else entry.laid_result
         self._raised = entry.exception
         self._partial = entry.partial
+        if outcome.state == "completed":
+            self._payload = entry.result if entry.laid_result is None else entry.laid_result
+        elif entry.laid_result is not None:
+            self._partial = entry.laid_result
         self.finish(outcome)
 
     def complete(self, result: bytes) -> None:
@@ -305,7 +316,7 @@ class JobFuture(Future[T]):
             except KeyboardInterrupt:
                 raise  # it is its caller's, and the value may be asked for again
             except BaseException as error:
-                self._error = self._ending = _unreadable("result", error, self)
+                self._error = self._ending = unreadable("result", error, self)
             self._payload, self._value, self._opened = None, value, True  # before anything can interrupt
             if isinstance(payload, MemoryFile):
                 payload.close()
@@ -332,7 +343,8 @@ def _unpickled(payload: bytes | MemoryFile | None) -> Any:
     return None if payload is None else pickles.loads(payload)
 
 
-def _unreadable(what: str, error: BaseException, future: JobFuture[Any]) -> JobError:
+def unreadable(what: str, error: BaseException, future: JobFuture[Any]) -> JobError:
+    """Return the error for what a job has sent and this process cannot unpickle."""
     told = JobFailed(
         f"the job's {what} cannot be unpickled here: {type(error).__name__}: {error}",
         code="result.unserializable",

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from killable.supervisor import loops
-from killable.supervisor.executor.futures import CallOwner, JobFuture
+from killable.supervisor.executor.futures import CallOwner, JobFuture, unreadable
 
 if TYPE_CHECKING:
     from killable.supervisor.registry import Entry
@@ -60,9 +60,12 @@ class StreamFuture(JobFuture[Any], Generic[T]):
                 return ()  # another thread has it
             try:
                 item = pickle.loads(self.items[0])
-            except Exception:
+            except KeyboardInterrupt:
+                raise  # it is its caller's
+            except BaseException as error:
                 self.items.popleft()
-                raise
+                self.cancel(reason="an item cannot be unpickled here")
+                raise unreadable("item", error, self) from error
             self.items.popleft()  # not before: whatever interrupts its caller (Ctrl-C), the item is still there
         return (item,)
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import functools
+import itertools
+import multiprocessing
 import os
 import re
 import threading
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -258,6 +260,38 @@ def test_what_cannot_be_sent_is_named(executor: Executor) -> None:
 def test_a_coroutine_that_nobody_would_run_is_an_error_that_says_so(executor: Executor) -> None:
     with pytest.raises(TypeError, match=r"send what does: asyncio\.run"):
         executor.submit(work.asynchronous).result()
+
+
+def test_what_is_preloaded_is_shared_also_when_the_collector_has_looked_at_it() -> None:
+    """`gc.freeze` in the zygote: else a collection writes into each object, and each worker gets its own copy."""
+    with Executor(max_workers=1, preload=work.make_many) as executor:
+        assert executor.submit(work.collect_and_measure).result() < 12 << 20
+
+
+def test_it_is_told_why_its_workers_are_not_forked(caplog: pytest.LogCaptureFixture) -> None:
+    with Executor(max_workers=1, preload=work.start_a_thread) as executor:
+        assert executor.submit(work.square, 4).result() == 16
+        assert "2 threads" in executor.detail and "exec'd" in executor.detail
+    (record,) = (record for record in caplog.records if record.getMessage() == "start_method_changed")
+    assert "2 threads" in record.detail  # type: ignore[attr-defined]
+    with Executor(max_workers=1) as executor:
+        assert executor.detail == ""
+        assert executor.submit(work.square, 4).result() == 16 and executor.detail == ""
+
+
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+def test_a_worker_takes_as_many_calls_as_it_may(start_method: Literal["fork", "spawn"]) -> None:
+    with Executor(max_workers=1, max_tasks_per_child=3, start_method=start_method) as executor:
+        pids = [executor.submit(os.getpid).result() for _ in range(9)]
+    assert [len(list(group)) for _, group in itertools.groupby(pids)] == [3, 3, 3]
+
+
+@pytest.mark.parametrize(("method", "expected"), [("fork", "fork"), ("spawn", "spawn"), ("forkserver", "fork")])
+def test_a_context_of_multiprocessing_says_how_workers_begin(method: str, expected: str) -> None:
+    context = multiprocessing.get_context(method)
+    with Executor(max_workers=1, mp_context=context, preload=work.make_ready) as executor:
+        ready, pid, zygote = executor.submit(work.tell_ready).result()
+    assert ready["preload"] == (zygote if expected == "fork" else pid), "whose memory it is"
 
 
 def test_a_preload_that_fails_breaks_the_pool_with_its_reason() -> None:

@@ -22,6 +22,7 @@ from support.waiting import until
 from killable import (
     Executor,
     JobCancelled,
+    JobFailed,
     JobTimedOut,
     OutOfMemory,
     WorkerCrashed,
@@ -75,6 +76,15 @@ def test_it_is_told_who_and_why(executor: Executor, tmp_path: Path) -> None:
     concurrent.futures.wait([future])
     assert future.cancelled(), "what it returned after it was stopped is no result"
     assert future.error is not None and future.error.reason == "enough"
+
+
+@pytest.mark.parametrize("size", [3, 2 << 20], ids=["small", "large"])
+def test_what_is_returned_in_the_grace_is_a_partial_result(executor: Executor, tmp_path: Path, size: int) -> None:
+    future = executor.submit(work.catch_stopping, str(tmp_path / "in"), b"x" * size)
+    arrived(tmp_path / "in")
+    future.cancel()
+    concurrent.futures.wait([future])
+    assert future.partial == b"x" * size == future.partial
 
 
 def test_nothing_of_the_tree_is_left(executor: Executor, tmp_path: Path) -> None:
@@ -186,6 +196,26 @@ def test_what_was_reached_and_printed_is_kept(executor: Executor, tmp_path: Path
     concurrent.futures.wait([future])
     assert future.partial == {"reached": {1, 2}}
     assert future.stdout == "on my way\n"
+
+
+def test_what_cannot_be_unpickled_here_is_an_end_of_its_own(executor: Executor) -> None:
+    future = executor.submit(work.NotHere)
+    concurrent.futures.wait([future])
+    assert future.error is not None and future.error.code == "result.unserializable", "before anybody asks for it"
+    future = executor.submit(work.checkpoint_what_is_not_here)
+    assert future.result() == "returned"
+    with pytest.raises(JobFailed, match="partial result cannot be unpickled"):
+        _ = future.partial
+
+
+def test_an_item_that_cannot_be_unpickled_here_ends_its_stream(executor: Executor) -> None:
+    stream = executor.stream(work.yields_what_is_not_here)
+    assert next(stream) == 1
+    with pytest.raises(JobFailed, match="item cannot be unpickled") as caught:
+        next(stream)
+    assert caught.value.code == "result.unserializable"
+    concurrent.futures.wait([stream.future])
+    assert stream.future.cancelled()
 
 
 async def test_a_timeout_of_asyncio_really_ends_it(executor: Executor, tmp_path: Path) -> None:

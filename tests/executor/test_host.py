@@ -22,7 +22,7 @@ from support import processes
 from support.marks import libc
 from support.waiting import Pending, until
 
-from killable import Executor
+from killable import Executor, OutOfMemory
 
 
 def surroundings() -> dict[str, Any]:
@@ -71,6 +71,19 @@ def test_one_thread_and_no_more(tmp_path: Path) -> None:
     with Executor(max_workers=2) as executor:
         executor.submit(work.square, 3).result()
         executor.submit(work.loop, str(tmp_path / "in")).cancel(grace_s=0)
+        until(lambda: len(set(threading.enumerate()) - before) == 1, "there is one thread")
+    assert set(threading.enumerate()) == before
+
+
+def test_what_has_to_be_done_aside_leaves_no_thread_behind() -> None:
+    """A call's own directory is removed, and the memory of its processes measured, in threads that end with that."""
+    before = set(threading.enumerate())
+    with Executor(max_workers=1, max_tasks_per_child=1) as executor:
+        assert executor.submit(work.leaves_files).result() == 3
+        exceeding = executor.with_limits(memory_bytes=32 << 20, grace_s=0).submit(work.fork_and_fill)
+        with pytest.raises(OutOfMemory):
+            exceeding.result()
+        assert executor.submit(work.square, 3).result() == 9
         until(lambda: len(set(threading.enumerate()) - before) == 1, "there is one thread")
     assert set(threading.enumerate()) == before
 
@@ -199,7 +212,31 @@ def test_a_program_that_ends_finishes_what_is_pending() -> None:
             executor.submit(work.square, number).add_done_callback(lambda done: print(done.result()))
         print("ends")
     """)
-    assert (done.stdout, done.stderr) == ("ends\n0\n1\n4\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "ends\n0\n1\n4\n", "")
+
+
+@pytest.mark.parametrize(
+    ("pending", "last", "code"),
+    [
+        ("stream = executor.stream(lambda: iter(range(10**9))); print(next(stream))", "sys.exit(3)", 3),
+        ("results = executor.map(work.square, range(100)); print(next(results))", "sys.exit(3)", 3),
+        ("executor.submit(work.square, 0); print(0)", "raise LookupError", 1),
+        ("print(0)", "pass", 0),
+    ],
+    ids=["a stream", "a map", "an exception", "nothing"],
+)
+def test_a_program_ends_with_its_own_exit_code_whatever_is_pending(pending: str, last: str, code: int) -> None:
+    done = run(f"""
+        import sys
+        import work
+        from killable import Executor
+
+        executor = Executor(max_workers=1)
+        {pending}
+        {last}
+    """)
+    assert (done.returncode, done.stdout) == (code, "0\n")
+    assert ("LookupError" in done.stderr) == (last == "raise LookupError"), done.stderr
 
 
 def test_a_program_that_is_interrupted_while_it_waits_ends(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import gc
 import os
 import signal
 import sys
@@ -106,11 +107,12 @@ def checkpoint_and_loop(ctx: Context, path: str) -> None:
     loop(path)
 
 
-def catch_stopping(path: str) -> str:
+def catch_stopping(path: str, value: Any = None) -> Any:
+    """Return a value in the grace; who asked for the stop, and why, where none is given."""
     try:
         loop(path)
     except Stopping as stopping:
-        return f"{stopping.cause} by {stopping.by}: {stopping.reason}"
+        return value or f"{stopping.cause} by {stopping.by}: {stopping.reason}"
     return "never"
 
 
@@ -201,6 +203,41 @@ def crash_in_grace(path: str) -> None:
         ctypes.string_at(0)
 
 
+def start_a_thread() -> None:
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+
+
+def leaves_files(ctx: Context) -> int:
+    """Leave files in the directory of the attempt; return how many."""
+    for name in "abc":
+        (ctx.tmp / name).write_text(name)
+    return len(list(ctx.tmp.iterdir()))
+
+
+def fork_and_fill() -> None:
+    """Take memory in a child, for ever."""
+    if os.fork() == 0:
+        held = []
+        while True:
+            held.append(bytearray(1 << 20))
+            time.sleep(0.001)
+    os.wait()
+
+
+MANY: list[list[int]] = []
+
+
+def make_many() -> None:
+    MANY.extend([number] for number in range(300_000))
+
+
+def collect_and_measure() -> int:
+    """Return the bytes that are this process's alone when the collector has gone through everything."""
+    gc.collect()
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) << 10 for line in lines if line.startswith("Private_Dirty"))
+
+
 class Guarded:
     """An object that no pickle takes."""
 
@@ -250,6 +287,18 @@ def raise_unpicklable() -> NoReturn:
 class NotHere:
     def __reduce__(self) -> tuple[Any, ...]:
         return raise_value_error, ("not here",)
+
+
+def checkpoint_what_is_not_here(ctx: Context) -> str:
+    ctx.checkpoint(NotHere())
+    return "returned"
+
+
+def yields_what_is_not_here() -> Iterator[Any]:
+    yield 1
+    yield NotHere()
+    while True:
+        yield 2
 
 
 class NotHeld:

@@ -37,7 +37,7 @@ def sealed(*events: tuple[str, bytes]) -> EventLog:
 
 def rows_of(path: str) -> list[Row]:
     with closing(JournalFile.open(path)) as opened:
-        return opened.read(path)
+        return opened.read()
 
 
 @pytest.mark.row("B16")

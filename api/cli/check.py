@@ -38,7 +38,7 @@ _COLUMNS = {
 def check(target: Target = None, config: ConfigFile = None, as_json: Json = False) -> None:
     """Read the configuration, start every pool once, and report everything that is wrong.
 
-    Modules are imported, preloads run, one worker per pool gets warm; then all of it is ended. Exit code 0, or 78 with
+    Modules are imported, preloads run, one worker per pool is started; then all of it is ended. Exit code 0, or 78 with
     every fault: of the file, the variables and the keys, of pools that do not start, of settings for job types that
     there are not, of job types that lack something.
     """

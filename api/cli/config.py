@@ -62,7 +62,7 @@ def config(
 
 
 def _ask_pools(in_force: InForce) -> Survey:
-    require_linux("asking the pools (--no-import does not)")
+    require_linux("reading the job types of the pools (which --no-import leaves out)")
     from killable.api.cli.survey import survey
 
     return survey(in_force.config)

@@ -21,7 +21,7 @@ def drain(
         float | None,
         typer.Option(
             "--deadline", parser=seconds, metavar="SECONDS", show_default=False,
-            help="After so long cancel what is still left: 30s, 5m. Without it accepted jobs take their time.",
+            help="After so long cancel what is still left: 30s, 5m. Without it accepted jobs run to their ends.",
         ),
     ] = None,
     as_json: Json = False,

@@ -167,7 +167,7 @@ def _hint(error: KillableError) -> str:
     if limit and error.code.startswith(("timeout.", "limit.")) and (limit == "total_s" or error.code not in _HINTS):
         path = " PATH=SECONDS" if limit == "operation_s" else ""
         more = f"raise {limit}: submit --{limit.replace('_', '-')}{path}, or in the job's decorator or killable.toml"
-        return f"{more}; killable explain {render.short(str(error.facts.get('job_id')))} says how much"
+        return f"{more}; killable explain {render.short(str(error.facts.get('job_id')))} suggests a value"
     return _HINTS.get(error.code, "")
 
 

@@ -78,7 +78,12 @@ def kill(
     ] = None,
     grace: Annotated[
         float | None,
-        typer.Option("--grace", parser=seconds, metavar="SECONDS", help="Shorten the grace: 2s. Never lengthens it."),
+        typer.Option(
+            "--grace",
+            parser=seconds,
+            metavar="SECONDS",
+            help="The grace of this kill: 2s. It can only be shorter than the job's own.",
+        ),
     ] = None,
     now: Annotated[bool, typer.Option("--now", help="No grace: SIGKILL at once.")] = False,
     reason: Reason = "",
@@ -132,7 +137,7 @@ def _print_kills(killing: Iterator[_Kill], as_json: bool) -> int:
     if as_json:
         console.print_json({"killed": [_members(done) for done in kills]})
     elif not kills:
-        console.stderr_console().print("nothing to kill: no active job fits")
+        console.stderr_console().print("nothing to kill: no active job matches")
     return max((done.exit_code for done in kills), default=exits.Exit.OK)
 
 
@@ -263,7 +268,7 @@ def _print_plan(targets: list[_Target], as_json: bool) -> int:
     if as_json:
         console.print_json({"would_kill": plan})
     elif not targets:
-        console.stderr_console().print("nothing to kill: no active job fits")
+        console.stderr_console().print("nothing to kill: no active job matches")
     return code
 
 

@@ -38,13 +38,13 @@ def written(seconds: float) -> str:
 
 
 def _of_cancel(record: Mapping[str, Any], by: str) -> Remedy:
-    certificate, limits = record.get("certificate") or {}, record.get("limits") or {}
+    certificate = record.get("certificate") or {}
     if by == "client_gone":
         return Remedy(
             "stop_when_client_leaves", "Submitted without it, a job goes on when the last reader of its stream leaves."
         )
     if "kill_sent" in certificate and "term_sent" in certificate:
-        return _of_kill(certificate, limits)
+        return _of_kill(record, certificate)
     if by == "shutdown":
         return Remedy(
             "--deadline", "`killable shutdown --deadline 5m` lets jobs end by themselves before it stops them."
@@ -52,12 +52,12 @@ def _of_cancel(record: Mapping[str, Any], by: str) -> Remedy:
     return _none("It ended because it was asked to, and as it should.")
 
 
-def _of_kill(certificate: Mapping[str, Any], limits: Mapping[str, Any]) -> Remedy:
+def _of_kill(record: Mapping[str, Any], certificate: Mapping[str, Any]) -> Remedy:
     """SIGKILL was needed: native code, a clean-up that took too long, or a job that does not listen."""
     if certificate.get("early_kill"):
-        return _raise("ack_s", limits, "it is how long native code that cannot hear SIGTERM is waited for")
+        return _raise("ack_s", record, "it is how long native code that cannot hear SIGTERM is waited for")
     if "acknowledged" in certificate:
-        return _raise("grace_s", limits, "its clean-up had begun and was not done")
+        return _raise("grace_s", record, "its clean-up had begun and was not done")
     return _none(
         "The job never let SIGTERM through (it replaced the handler, or blocked the signal), so no grace is long "
         "enough. A smaller grace_s ends it sooner."
@@ -102,10 +102,10 @@ def _of_failure(record: Mapping[str, Any], code: str, error: Mapping[str, Any]) 
     if code == "limit.files" and limits.get("files_max") is not None:
         limit = "files_max"
     if limit in _WHAT_IT_IS:
-        return _raise(limit, limits, _WHAT_IT_IS[limit])
+        return _raise(limit, record, _WHAT_IT_IS[limit])
     match code:
         case "timeout.operation":
-            return _of_operation(error)
+            return _of_operation(record, error)
         case "timeout.queue":
             return Remedy(
                 "workers", "More workers in [pools.NAME] of killable.toml shorten the queue; they were all busy."
@@ -132,11 +132,10 @@ _WITHOUT_SETTING = {
 }  # fmt: skip
 
 
-def _raise(name: str, limits: Mapping[str, Any], why: str) -> Remedy:
-    now = limits.get(name)
+def _raise(name: str, record: Mapping[str, Any], why: str) -> Remedy:
+    now = (record.get("limits") or {}).get(name)
     if now is None:
         return _none(f"{name} is not set for this job.")
-    option = f"--{name.replace('_', '-')}"
     if name.endswith("_bytes"):
         shown, twice = render.size(now), _bytes(2 * now)
     elif name.endswith("_max"):
@@ -144,25 +143,29 @@ def _raise(name: str, limits: Mapping[str, Any], why: str) -> Remedy:
     else:
         shown, twice = render.setting(float(now)), written(2 * float(now))
     quoted = twice if name.endswith("_max") else f'"{twice}"'
-    return Remedy(
-        name,
-        f"It is {shown} here; {why}. `killable submit {option} {twice}` for one job, @job({name}={quoted}) for its "
-        f"type, {name} = {quoted} under [limits] in killable.toml for all.",
+    option = f"--{name.replace('_', '-')} {twice}"
+    return Remedy(name, f"It is {shown} here; {why}. {_where(record, option, name, name, quoted)}")
+
+
+def _where(record: Mapping[str, Any], option: str, name: str, key: str, quoted: str) -> str:
+    """Return where a limit can be set, the nearest place first: what stands in a farther one may not hold for it."""
+    declared = f"{name}={quoted}" if key == name else f"{name}={{{key}: {quoted}}}"
+    table = f"[jobs.{record['type']}.limits]" if key == name else f"[jobs.{record['type']}.limits.{name}]"
+    return (
+        f"`killable submit {option}` for one job; @job({declared}), or {key} = {quoted} under {table} in "
+        "killable.toml, for its type."
     )
 
 
-def _of_operation(error: Mapping[str, Any]) -> Remedy:
+def _of_operation(record: Mapping[str, Any], error: Mapping[str, Any]) -> Remedy:
     """The time of an operation is written by its path, which needs quotes in TOML and Python."""
     path, limit_s = error.get("operation"), error.get("limit_s")
     if not path or limit_s is None:
         return _none("It is not known which operation it was.")
     twice = written(2 * float(limit_s))
-    return Remedy(
-        "operation_s",
-        f"For {path} it is {render.setting(float(limit_s))} here; it goes over the timeout_s in the code. `killable "
-        f'submit --operation-s {path}={twice}` for one job, @job(operation_s={{"{path}": "{twice}"}}) for its type, '
-        f'"{path}" = "{twice}" under [limits.operation_s] in killable.toml for all.',
-    )
+    shown = f"For {path} it is {render.setting(float(limit_s))} here; it goes over the timeout_s in the code."
+    where = _where(record, f"--operation-s {path}={twice}", "operation_s", f'"{path}"', f'"{twice}"')
+    return Remedy("operation_s", f"{shown} {where}")
 
 
 def _bytes(count: int) -> str:

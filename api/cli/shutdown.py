@@ -52,7 +52,7 @@ def shutdown(
         float | None,
         typer.Option(
             "--grace", parser=seconds, metavar="SECONDS", show_default=False,
-            help="Shorten each job's grace: 2s, 0. Never lengthens it.",
+            help="Each job's grace: 2s, 0. It can only be shorter than the job's own.",
         ),
     ] = None,
     deadline: Annotated[
@@ -75,9 +75,7 @@ def shutdown(
         try:
             how = down.run(grace, deadline, reason)
         except KeyboardInterrupt:
-            console.stderr_console().print(
-                "interrupted; the server goes on ending: killable drain --off is too late for it"
-            )
+            console.stderr_console().print("interrupted; the shutdown goes on and cannot be taken back")
             raise
         finally:
             down.close()

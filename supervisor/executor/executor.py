@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import inspect
 import itertools
 import logging
 import sys
@@ -25,6 +26,7 @@ from killable.supervisor.machine import forks
 from killable.supervisor.settings import PoolSpec, Settings, StartMethod, usable_cores
 from killable.workers.calls import CALL, POOL_MODULE, STREAM, Setup, apply_to_each
 from killable.workers.limits import LIMITS, parse_limit
+from killable.workers.spelling import did_you_mean
 
 if TYPE_CHECKING:
     import multiprocessing.context
@@ -117,6 +119,7 @@ class Executor(concurrent.futures.Executor):
             keep_jobs=0,
             sweep=False,
         )
+        _check_names(limits)
         self._limits = parse_limits(limits)
         self._max_workers = workers
         """Not ours: dask and others read it off a `ProcessPoolExecutor`."""
@@ -234,12 +237,21 @@ class Executor(concurrent.futures.Executor):
         self.terminate_workers(grace_s=0)
 
 
+def _check_names(limits: Mapping[str, Any]) -> None:
+    """Raise TypeError for a keyword that is neither an argument of an Executor's nor a limit."""
+    for name in limits:
+        if name not in LIMITS:
+            arguments = list(inspect.signature(Executor).parameters)[:-1]
+            meant = did_you_mean(name, [*arguments, *LIMITS])
+            raise TypeError(f"an Executor has no argument or limit {name!r} ({meant})")
+
+
 def parse_limits(limits: Mapping[str, Any]) -> dict[str, Any]:
     """Return limits as seconds, bytes and counts. Raise TypeError for a name that there is not, ValueError."""
     parsed: dict[str, Any] = {}
     for name, value in limits.items():
         if value is None and name in LIMITS and not LIMITS[name].may_be_none:
-            raise ValueError(f"{name}: it cannot be None")
+            raise ValueError(f"{name} cannot be None")
         try:
             parsed[name] = parse_limit(name, value)
         except LookupError as error:

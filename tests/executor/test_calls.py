@@ -317,9 +317,10 @@ def test_workers_that_say_what_makes_no_sense_before_they_are_ready_break_the_po
         ({"max_tasks_per_child": 0}, ValueError, "max_tasks_per_child"),
         ({"initializer": "load"}, TypeError, "initializer must be a callable"),
         ({"preload": "numpy"}, TypeError, "preload"),
-        ({"run": 5}, TypeError, "there is no limit 'run'"),
+        ({"run": 5}, TypeError, "no argument or limit 'run'"),
+        ({"mp_contxt": None}, TypeError, "did you mean mp_context"),
         ({"run_s": "5 parsecs"}, ValueError, "run_s"),
-        ({"grace_s": None}, ValueError, "grace_s: it cannot be None"),
+        ({"grace_s": None}, ValueError, "grace_s cannot be None"),
     ],
 )
 def test_what_cannot_be_is_refused(options: dict[str, Any], error: type[Exception], match: str) -> None:

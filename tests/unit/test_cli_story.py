@@ -106,7 +106,7 @@ ENDINGS: dict[str, tuple[dict[str, Any], str | None, tuple[str, ...]]] = {
                limit_s=600.0, operation="load/download", inside="load/download/read"), "operation_s",
         ("operation_s of 10m, set for operation load/download", "at last in load/download/read",
          "stood here, in operation load/download/read", "--operation-s load/download=20m",
-         '@job(operation_s={"load/download": "20m"})', '"load/download" = "20m" under [limits.operation_s]'),
+         '@job(operation_s={"load/download": "20m"})', '"load/download" = "20m" under [jobs.split.limits.operation_s]'),
     ),
     "timeout.operation, raised": (
         record("timed_out", "timeout.operation", limit="operation_s", limit_s=600.0, operation="load",

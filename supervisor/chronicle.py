@@ -23,6 +23,7 @@ from killable.workers.messages import dump_json
 KEPT_OF_SUBMISSION = tuple(f.name for f in fields(Submission) if f.name not in ("type", "input", "limits"))
 """Type and limits stand beside them as they are in force; the input lies apart."""
 RETRY_AFTER_S = 5
+"""Nobody knows when a full disk has room: not so soon that asking is all that the server does."""
 
 
 class Chronicle:

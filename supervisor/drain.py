@@ -12,6 +12,7 @@ from killable.supervisor.clock import Clock
 from killable.workers.errors import Refused
 
 RETRY_AFTER_S = 5
+"""About as long as jobs have for their clean-up by default; nobody knows when another server is there."""
 
 
 class Drain:

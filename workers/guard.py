@@ -37,6 +37,10 @@ def main(socket_fd: int, owner: int, packages: dict[str, str]) -> int:
     return ExitCode.RETIRED
 
 
+LOOK_AGAIN_S = 0.05
+"""While the last of them die: a death is told by SIGCHLD, but not that a stranger was adopted."""
+
+
 class Guard:
     """One zygote at most, and whatever a dead one has left."""
 
@@ -132,5 +136,5 @@ class Guard:
             self._strangers.kill((), lambda pid, status, usage, suspects: None)
             if not self._strangers:
                 return
-            select.select([self._wakeups], [], [], 0.05)
+            select.select([self._wakeups], [], [], LOOK_AGAIN_S)
             offspring.drain_wakeups(self._wakeups)

@@ -96,6 +96,9 @@ LIMITS: dict[str, LimitKind] = {
 
 BACKSTOP = 1.25
 BACKSTOP_BYTES = 32 << 20
+"""How far the kernel's own bounds are over ours (`backstop_bytes`): room for a clean-up, and for what is taken
+between two looks.
+"""
 TASKS_SPARE = 1024
 """The kernel counts threads where we count processes (RLIMIT_NPROC, pids.max): its bounds are over ours by so many."""
 

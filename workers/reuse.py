@@ -15,6 +15,10 @@ from signal import ITIMER_PROF, ITIMER_REAL, ITIMER_VIRTUAL, getitimer
 from typing import Any, NamedTuple
 
 _WATCHED = tuple(sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}))
+THREAD_LEAVE_S = 0.005
+"""A joined thread is still listed for some 0.5 ms: the kernel counts it until it is really gone."""
+_WALL = 0x40000000
+"""Children of clone(2) that tell of their end by no SIGCHLD, too (waitid(2))."""
 
 
 class Baseline(NamedTuple):
@@ -41,15 +45,6 @@ class Baseline(NamedTuple):
             umask=umask,
         )
 
-    def _threads_leave(self) -> bool:
-        """Look again for a moment: a thread that was joined may be on its way out."""
-        deadline = time.monotonic() + THREAD_LEAVE_S
-        while time.monotonic() < deadline:
-            time.sleep(0.0005)
-            if os.stat("/proc/self/task").st_nlink <= self.threads:
-                return True
-        return False
-
     def changed(self) -> str:
         """Return what a job has changed, in words, or an empty string."""
         try:
@@ -74,6 +69,15 @@ class Baseline(NamedTuple):
             return "the umask was changed"
         return ""
 
+    def _threads_leave(self) -> bool:
+        """Look again for a moment: a thread that was joined may be on its way out."""
+        deadline = time.monotonic() + THREAD_LEAVE_S
+        while time.monotonic() < deadline:
+            time.sleep(0.0005)
+            if os.stat("/proc/self/task").st_nlink <= self.threads:
+                return True
+        return False
+
 
 def _wakeup_descriptor() -> int | None:
     """Return it, or None: a job has closed it, or made it blocking, and it could not be put back."""
@@ -83,14 +87,6 @@ def _wakeup_descriptor() -> int | None:
     except (OSError, ValueError):
         return None
     return descriptor
-
-
-THREAD_LEAVE_S = 0.005
-"""A joined thread is still listed for some 0.5 ms: the kernel counts it until it is really gone."""
-
-
-_WALL = 0x40000000
-"""Children of clone(2) that tell of their end by no SIGCHLD, too (waitid(2))."""
 
 
 def _has_children() -> bool:

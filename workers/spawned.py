@@ -19,17 +19,18 @@ from killable.workers.control import Configure
 from killable.workers.exitcodes import ExitCode
 from killable.workers.harness import Pipes, report_broken, run_worker
 
-_FIRST_DESCRIPTOR = 3
+_DESCRIPTORS = range(3, 3 + len(Pipes._fields))
+"""Where a fresh interpreter finds them, behind its standard streams."""
 
 
 def exec_worker(pipes: Pipes, configure: Configure, packages: dict[str, str], tmp: str, cgroup_errno: int) -> NoReturn:
     """Replace this confined fork by a fresh interpreter; session, subreaper, limits and PDEATHSIG survive execve(2)."""
     frames = pipes.frames
     try:
-        for number, descriptor in enumerate(_out_of_the_way(pipes), _FIRST_DESCRIPTOR):
+        for number, descriptor in zip(_DESCRIPTORS, _out_of_the_way(pipes), strict=True):
             os.dup2(descriptor, number, inheritable=True)
-        frames = _FIRST_DESCRIPTOR + Pipes._fields.index("frames")
-        confine.close_descriptors_except(range(_FIRST_DESCRIPTOR, _FIRST_DESCRIPTOR + 4))
+        frames = Pipes(*_DESCRIPTORS).frames
+        confine.close_descriptors_except(_DESCRIPTORS)
         arguments = {
             "packages": packages,
             "configure": configure._asdict(),
@@ -52,7 +53,7 @@ def _out_of_the_way(pipes: Pipes) -> list[int]:
 
 def main(packages: dict[str, str], configure: dict[str, Any], tmp: str, cgroup_errno: int) -> NoReturn:
     """Import, preload and run; never returns."""
-    pipes = Pipes(*range(_FIRST_DESCRIPTOR, _FIRST_DESCRIPTOR + 4))
+    pipes = Pipes(*_DESCRIPTORS)
     for descriptor in pipes:
         os.set_inheritable(descriptor, False)
     # The interpreter has just set its handler, which would raise KeyboardInterrupt in the job; a fork has none.

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 EVENTS_PER_READ = 4096
+"""So that a fast job does not keep the supervisor's thread from the others."""
 
 
 class StreamFuture(JobFuture[Any], Generic[T]):

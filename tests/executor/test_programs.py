@@ -1,9 +1,10 @@
-"""Drop-in: tqdm's `process_map` and dask, which many use, compute on an Executor, and some of it goes wrong."""
+"""Drop-in: tqdm's `process_map`, dask and toolz, which many use, compute on an Executor, and some of it goes wrong."""
 
 from __future__ import annotations
 
 import concurrent.futures
 import io
+import operator
 from collections import Counter
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -16,6 +17,7 @@ import tqdm
 import work
 from support import processes
 from support.waiting import until
+from toolz.sandbox.parallel import fold
 from tqdm.contrib.concurrent import process_map
 
 from killable import Executor, JobTimedOut, WorkerCrashed
@@ -90,3 +92,13 @@ def test_dask_with_a_limit_for_each_task(executor: Executor, tmp_path: Path) -> 
     pid = int(until(lambda: (tmp_path / "in").exists() and (tmp_path / "in").read_text(), "it has run"))
     assert processes.look(pid) is None
     assert dask.delayed(work.add)(2, 1).compute(scheduler=executor) == 3
+
+
+# ── toolz: is given its `map` ──
+
+
+def test_toolz_folds_on_it(executor: Executor) -> None:
+    assert fold(operator.add, range(1000), 0, map=executor.map, chunksize=100) == sum(range(1000))
+    with pytest.raises(WorkerCrashed):
+        fold(work.add_and_crash_at_seven, range(10), 0, map=executor.map, chunksize=5)
+    assert fold(operator.mul, range(1, 10), 1, map=executor.map, chunksize=3, combine=operator.mul) == 362880

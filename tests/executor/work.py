@@ -238,6 +238,12 @@ def collect_and_measure() -> int:
     return sum(int(line.split()[1]) << 10 for line in lines if line.startswith("Private_Dirty"))
 
 
+def add_and_crash_at_seven(total: int, number: int) -> int:
+    if number == 7:
+        end_badly("segfault")
+    return total + number
+
+
 class Guarded:
     """An object that no pickle takes."""
 

@@ -191,6 +191,14 @@ class Calls:
         for future in futures:
             future.cancel(grace_s=grace_s, reason=reason)
 
+    def stop_unread(self) -> None:
+        """The main thread has ended: stop what nobody will ever read."""
+        with self._lock:
+            futures = list(self._under_way)
+        for future in futures:
+            if not future.is_wanted():
+                future.cancel(reason="the program has ended, and nobody reads it")
+
     def leave_to_parent(self) -> None:
         """In a fork of the program: nothing that is under way will ever end here; the first new call begins anew."""
         self.hosting.leave_to_parent()

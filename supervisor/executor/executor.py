@@ -278,12 +278,13 @@ def _start_method(context: multiprocessing.context.BaseContext | None) -> StartM
 
 
 def _at_exit() -> None:
-    """The program ends: what is pending is done first, as with ProcessPoolExecutor, and stopped after a Ctrl-C, which
-    its workers, in sessions of their own, have not heard.
+    """The program ends: what is pending is done first, as with ProcessPoolExecutor, but for streams that nobody reads
+    any more. After a Ctrl-C all is stopped: workers, in sessions of their own, have not heard that.
     """
     calls = list(_living)
     for each in calls:
         each.shut_down(cancel_pending=False)
+        each.stop_unread()
         if _was_interrupted():
             each.stop_all(None, "the program was interrupted")
     for each in calls:

@@ -154,6 +154,10 @@ class JobFuture(Future[T]):
         error = self.exception()
         return True, False, self._value, error
 
+    def is_wanted(self) -> bool:
+        """Tell whether anybody may still have a use for it when the main thread has ended: what it does may be that."""
+        return True
+
     def wait_until_done(self) -> None:
         """Wait until it is done, whatever became of it; not in the thread that brings that about."""
         if self._owner.can_wait():

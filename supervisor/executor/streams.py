@@ -32,6 +32,15 @@ class StreamFuture(JobFuture[Any], Generic[T]):
         self._read = -1
         self._waiting = threading.Condition()
         self._taking = threading.RLock()  # what an item runs when it is unpickled may take the next one
+        self._reader = 0
+        """The thread that has last asked for an item; 0: none yet."""
+
+    def is_wanted(self) -> bool:
+        """Another thread may go on reading it, or begin to."""
+        others = [each for each in threading.enumerate() if each is not threading.main_thread()]
+        if self._reader:
+            return self._reader in {each.ident for each in others}
+        return not all(each.daemon for each in others)
 
     def _invoke_callbacks(self) -> None:
         self.wake()  # it is done, whoever has ended it
@@ -50,6 +59,7 @@ class StreamFuture(JobFuture[Any], Generic[T]):
 
     def take(self) -> tuple[T] | tuple[()] | None:
         """Return the next item, or nothing when it has not come yet; None: that was all. Raise how the job ended."""
+        self._reader = threading.get_ident()
         if not self.items:
             if not self.done():
                 return ()

@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -220,7 +220,7 @@ def fork_and_fill() -> None:
         held = []
         while True:
             held.append(bytearray(1 << 20))
-            time.sleep(0.001)
+            time.sleep(0.02)
     os.wait()
 
 
@@ -364,6 +364,10 @@ def notes(path: str) -> None:
 
 def square(number: int) -> int:
     return number * number
+
+
+def square_all(numbers: Iterable[int]) -> Iterator[int]:
+    yield from map(square, numbers)
 
 
 def add(one: int, two: int) -> int:

@@ -27,7 +27,7 @@ SIGNAL_NAMES: dict[int, str] = {
 _ASKS_TO_END = frozenset({1, 2, 9, 15})
 """Signals that someone sends to end a process; every other one that ends it is called a crash."""
 
-_XCPU = 24
+_KILL, _XCPU = 9, 24
 """What the kernel sends whoever has used up RLIMIT_CPU, where `cpu_s` has set one."""
 
 
@@ -170,9 +170,9 @@ def _from_status(status: ExitStatus, evidence: Evidence) -> Outcome:
 
 def _from_signal(number: int, status: ExitStatus, evidence: Evidence) -> Outcome:
     name = signal_name(number)
-    if number == 9 and evidence.zygote_lost:
+    if number == _KILL and evidence.zygote_lost:
         return _failed("worker_lost", "the pool's zygote died and its workers with it", {"signal": name})
-    if number == 9 and evidence.memory_max_struck:
+    if number == _KILL and evidence.memory_max_struck:
         return _failed("limit.memory", "memory_bytes was reached: the kernel killed its cgroup", {"signal": name})
     if number == _XCPU and evidence.cpu_used_up:
         return _failed("limit.cpu", "the job used up its processor time (cpu_s)", {"signal": name})
@@ -180,7 +180,7 @@ def _from_signal(number: int, status: ExitStatus, evidence: Evidence) -> Outcome
         return _failed(
             "killed_externally",
             f"{name} from outside ended the process; nobody here sent it",
-            {"signal": name, "oom": evidence.oom if number == 9 else "no"},
+            {"signal": name, "oom": evidence.oom if number == _KILL else "no"},
         )
     return _failed("crash", f"the process crashed with {name}", {"signal": name, "core_dumped": status.core_dumped})
 

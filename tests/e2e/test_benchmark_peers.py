@@ -24,6 +24,58 @@ def test_its_parts_are_listed() -> None:
     assert {"cancel python_loop", "cancel native_loop", "timeout", "recovery"} <= set(told.stdout.splitlines())
 
 
+COMPARE = """
+import io, json
+from pathlib import Path
+from rich.console import Console
+from executor import comparison, kills, peer_picture, speeds
+from executor.measures import PEERS
+from samples import RAW, Samples, beside
+
+results = Samples()
+for measure, ours, others in (
+    (kills.OVERSHOOT, 2.0, {"Pebble": 3105.0}),
+    (speeds.FIRST_LINE, 0.2, {"Pebble": 0.4, "loky": 0.1}),
+    (speeds.NOOPS, 4000.0, {"Pebble": 12000.0}),
+):
+    for peer, value in {"killable": ours, **others}.items():
+        results.add(beside(measure, peer), value, value, value)
+results.words[beside(kills.OVERSHOOT, "ProcessPoolExecutor")] = "cannot"
+rows = comparison.rows(results)
+text = io.StringIO()
+Console(file=text, width=250).print(comparison.table(rows))
+try:
+    peer_picture.draw(rows, Path("picture.png"))
+    is_drawn = Path("picture.png").read_bytes()[:4] == b"\\x89PNG"
+except ImportError:
+    is_drawn = None
+print(json.dumps({
+    "rows": [row.as_json() | {"verdict": row.figure.verdict} for row in rows],
+    "words": list(comparison.in_words(rows)), "links": comparison.links(), "table": text.getvalue(),
+    "picture": is_drawn, "peers": list(PEERS),
+}))
+"""
+
+
+def test_the_comparison_says_where_a_peer_wins_and_how_each_is_used(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(BENCHMARKS)}
+    done = subprocess.run(
+        [sys.executable, "-c", COMPARE], capture_output=True, text=True, cwd=tmp_path, env=environment, check=True
+    )
+    told = json.loads(done.stdout)
+    wins = {row["what"]: (row["wins"], row["verdict"]) for row in told["rows"]}
+    assert wins == {
+        "run_s 0.5, native call: overshoot until dead": (None, "ok"),
+        "submit → first line, idle warm worker, p50": ("loky", "MISS"),
+        "submit → first line, idle warm worker, p99": ("loky", "ok"),
+        "no-op jobs, results fetched": ("Pebble", "MISS"),
+    }
+    assert any("no-op jobs, results fetched: Pebble" in line for line in told["words"])
+    assert set(told["links"]) == set(told["peers"])
+    assert all(link.startswith("https://") for name, link in told["links"].items() if name != "killable")
+    assert "cannot" in told["table"] and "3,105" in told["table"] and told["picture"] is not False
+
+
 @pytest.mark.row("PEERS-M")
 @pytest.mark.parametrize("peer", PEERS)
 def test_a_cancel_is_measured_of_each(peer: str, tmp_path: Path) -> None:

@@ -5,13 +5,16 @@ Runs in: supervisor.
 
 from __future__ import annotations
 
+import _thread
 import asyncio
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+AT_ONCE = 4
+"""Threads for what is only looked at: they take the interpreter from the loop in turns."""
 
 _under_way: set[asyncio.Future[Any]] = set()
 
@@ -34,43 +37,48 @@ async def came(event: asyncio.Event, at_most_s: float) -> bool:
     return True
 
 
+async def gathered(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Return what they return, in order, AT_ONCE at a time."""
+    room = asyncio.Semaphore(AT_ONCE)
+
+    async def one(work: Coroutine[Any, Any, T]) -> T:
+        async with room:
+            return await work
+
+    return await asyncio.gather(*map(one, works))
+
+
 def in_thread(
     loop: asyncio.AbstractEventLoop, act: Callable[[], T], *, is_waited_for: bool = True
 ) -> asyncio.Future[T]:
     """Do something in a thread that ends with it: those of the loop's own executor stay until the loop is closed.
 
-    `is_waited_for`: a close of the supervisor's waits for it (`threads_are_done`). Raise RuntimeError when no thread
-    can be started.
+    `is_waited_for`: a close of the supervisor's waits for it (`threads_are_done`), also when who wanted it has gone.
+    Raise RuntimeError when no thread can be started.
     """
     done: asyncio.Future[T] = loop.create_future()
 
     def run() -> None:
         try:
-            result = act()
+            end = partial(done.set_result, act())
         except BaseException as error:
-            tell(loop, partial(settle, threading.current_thread(), partial(done.set_exception, error)))
-        else:
-            tell(loop, partial(settle, threading.current_thread(), partial(done.set_result, result)))
+            end = partial(done.set_exception, error)
+        tell(loop, partial(settle, end))
 
-    def settle(thread: threading.Thread, end: Callable[[], None]) -> None:
-        thread.join()  # that was its last word
-        if not done.done():  # else who wanted it has gone
-            end()
+    def settle(end: Callable[[], None]) -> None:
+        _under_way.discard(done)
+        end()
 
+    # Not threading's: its start waits for the thread's first turn, 5 ms in a program that computes (setswitchinterval).
+    _thread.start_new_thread(run, ())
     if is_waited_for:
         _under_way.add(done)
-        done.add_done_callback(_under_way.discard)
-    try:
-        threading.Thread(target=run, name="killable-aside", daemon=True).start()
-    except RuntimeError:
-        done.cancel()
-        raise
-    return done
+    return asyncio.shield(done)  # whoever waits for it may be cancelled: it goes on
 
 
-async def threads_are_done() -> None:
-    """Wait for what this loop has going on in threads."""
+async def threads_are_done(at_most_s: float) -> None:
+    """Wait for what this loop has going on in threads; not for one that the kernel keeps (a process in state D)."""
     loop = asyncio.get_running_loop()
-    mine = [each for each in _under_way if each.get_loop() is loop]
+    mine = [each for each in tuple(_under_way) if each.get_loop() is loop]  # of other loops there may be more
     if mine:
-        await asyncio.wait(mine)
+        await asyncio.wait(mine, timeout=at_most_s)

@@ -64,7 +64,7 @@ class Pool:
     def __init__(self, spec: PoolSpec, clock: Clock, open_spawner: SpawnerFactory, owner: PoolOwner) -> None:
         self.spec = spec
         self.state = "starting"
-        self.detail = ""
+        self.detail = self._note = ""
         self.errno: int | None = None
         self.start_method: str = spec.start_method
         self.zygote_restarts = 0
@@ -257,7 +257,7 @@ class Pool:
         self._backoff.failures = 0
         logger.debug("worker_started", extra={"pool": self.spec.name, "worker_id": worker.id})
         if self.state == "broken":
-            self.state, self.detail = "ready", ""
+            self.state, self.detail = "ready", self._note
             logger.info("pool_ready", extra={"pool": self.spec.name, "start_method": self.start_method})
         self._add_idle(worker)
 
@@ -325,7 +325,8 @@ class Pool:
         if threads > 1 and self.start_method == "fork":
             # A fork copies one thread and every lock: not from here. Exec'd workers preload for themselves.
             self.start_method = "spawn"
-            self.detail = f"its preload left {threads} threads, so workers are exec'd (start_method spawn), not forked"
+            told = f"its preload left {threads} threads, so workers are exec'd (start_method spawn), not forked"
+            self.detail = self._note = told
             fields = {"pool": self.spec.name, "threads": threads, "start_method": "spawn", "detail": self.detail}
             logger.warning("start_method_changed", extra=fields)
             self._zygote = Zygote.LEAVING

@@ -180,7 +180,8 @@ class Supervisor:
 
     def pool_details(self) -> str:
         """Return what its pools do instead of what was asked for, and why those that are broken are."""
-        return "\n".join(pointed(pool.detail) for pool in self._fleet.pool_records() if pool.detail)
+        details = [pool.detail for pool in self._fleet]
+        return "\n".join(pointed(detail) for detail in details if detail)
 
     def why_broken(self) -> str:
         """Return why no job can start, in the words of the pools that are broken; empty when none is."""

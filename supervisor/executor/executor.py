@@ -135,7 +135,7 @@ class Executor(concurrent.futures.Executor):
     @property
     def detail(self) -> str:
         """What its workers do instead of what was asked for, and why: that they are exec'd and not forked, since a
-        preload has started threads. Empty when there is nothing to say, or no call was made yet.
+        preload has started threads. Why its pool is broken, where it is. Empty when there is nothing to say.
         """
         return self._calls.detail
 
@@ -277,6 +277,10 @@ def _start_method(context: multiprocessing.context.BaseContext | None) -> StartM
     return "spawn" if context is not None and context.get_start_method() == "spawn" else "fork"
 
 
+LOOK_S = 0.2
+"""How often it is looked whether what still runs at the program's end has a reader."""
+
+
 def _at_exit() -> None:
     """The program ends: what is pending is done first, as with ProcessPoolExecutor, but for streams that nobody reads
     any more. After a Ctrl-C all is stopped: workers, in sessions of their own, have not heard that.
@@ -288,7 +292,8 @@ def _at_exit() -> None:
         if _was_interrupted():
             each.stop_all(None, "the program was interrupted")
     for each in calls:
-        each.hosting.join()
+        while not each.hosting.join(LOOK_S):
+            each.stop_unread()  # another thread may have been its reader
 
 
 def _was_interrupted() -> bool:

@@ -169,7 +169,7 @@ class JobFuture(Future[T]):
         """How it ended as a JobError with code and facts, also for an exception of its own; None when it completed, or
         is not done.
         """
-        if self._ending is None and self.done() and not self.cancelled():
+        if self._ending is None and self._state == FINISHED and self._owner.can_wait():
             self.exception()  # a result that cannot be unpickled is an end of another kind
         return self._ending
 
@@ -179,6 +179,12 @@ class JobFuture(Future[T]):
 
         Raise JobFailed (`result.unserializable`) when it cannot be unpickled here.
         """
+        with self._opening:
+            if isinstance(self._partial, MemoryFile):
+                laid = self._partial
+                with laid.mapped() as content:
+                    self._partial = bytes(content)
+                laid.close()  # its descriptor: this future may be kept
         try:
             return _unpickled(self._partial)
         except Exception as error:

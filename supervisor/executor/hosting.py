@@ -100,10 +100,12 @@ class Hosting:
         """Whether this thread may wait for what is done in the other one: it is not that itself."""
         return threading.current_thread() is not self._thread
 
-    def join(self) -> None:
-        """Wait until nothing of it is left; in its own thread nobody can."""
+    def join(self, at_most_s: float | None = None) -> bool:
+        """Wait until nothing of it is left, and tell whether that is so; in its own thread nobody can."""
         if self.can_wait() and self._thread.ident is not None:
-            self._thread.join()
+            self._thread.join(at_most_s)
+            return not self._thread.is_alive()
+        return True
 
     def _run(self) -> None:
         try:
@@ -121,9 +123,6 @@ class Hosting:
                         runner.run(self._supervisor.close(0.0))
         except OSError as error:  # no descriptor is left for the loop
             self.failure = error
-        except RuntimeError:  # 3.12 would start a thread to end those of its pool, when the interpreter ends
-            if not self._closed:
-                raise
         finally:
             with self._lock:
                 self._closed = True

@@ -16,6 +16,7 @@ from killable.supervisor.executor.futures import CallOwner, JobFuture, unreadabl
 
 if TYPE_CHECKING:
     from killable.supervisor.registry import Entry
+    from killable.workers.errors import JobError
 
 T = TypeVar("T")
 
@@ -32,15 +33,13 @@ class StreamFuture(JobFuture[Any], Generic[T]):
         self._read = -1
         self._waiting = threading.Condition()
         self._taking = threading.RLock()  # what an item runs when it is unpickled may take the next one
-        self._reader = 0
-        """The thread that has last asked for an item; 0: none yet."""
+        self._broken: JobError | None = None
+        """What its reader was told: an item could not be unpickled, and what comes behind it is not read."""
 
     def is_wanted(self) -> bool:
-        """Another thread may go on reading it, or begin to."""
-        others = [each for each in threading.enumerate() if each is not threading.main_thread()]
-        if self._reader:
-            return self._reader in {each.ident for each in others}
-        return not all(each.daemon for each in others)
+        """As long as there is a thread for which the program's end waits: it may be the reader, or get to be."""
+        main = threading.main_thread()
+        return any(not each.daemon for each in threading.enumerate() if each is not main)
 
     def _invoke_callbacks(self) -> None:
         self.wake()  # it is done, whoever has ended it
@@ -49,7 +48,7 @@ class StreamFuture(JobFuture[Any], Generic[T]):
     def on_changed(self, entry: Entry) -> None:
         while batch := entry.log.read(self._read, EVENTS_PER_READ):
             self._read = batch[-1].id
-            self.items.extend(event.data for event in batch if event.name == "token")
+            self.items.extend(event.data for event in batch if event.name == "token" and self._broken is None)
         super().on_changed(entry)
         self.wake()
 
@@ -59,7 +58,8 @@ class StreamFuture(JobFuture[Any], Generic[T]):
 
     def take(self) -> tuple[T] | tuple[()] | None:
         """Return the next item, or nothing when it has not come yet; None: that was all. Raise how the job ended."""
-        self._reader = threading.get_ident()
+        if self._broken is not None:
+            raise self._broken
         if not self.items:
             if not self.done():
                 return ()
@@ -71,12 +71,11 @@ class StreamFuture(JobFuture[Any], Generic[T]):
                 return ()  # another thread has it
             try:
                 item = pickle.loads(self.items[0])
-            except KeyboardInterrupt:
-                raise  # it is its caller's
-            except BaseException as error:
-                self.items.popleft()
+            except Exception as error:
+                self.items.clear()
+                self._broken = unreadable("item", error, self)
                 self.cancel(reason="an item cannot be unpickled here")
-                raise unreadable("item", error, self) from error
+                raise self._broken from error
             self.items.popleft()  # not before: whatever interrupts its caller (Ctrl-C), the item is still there
         return (item,)
 

@@ -93,11 +93,11 @@ class System:
         self.oom.close()
         if self.cgroups is not None:
             self.cgroups.remove()
+        await loops.threads_are_done(self.patience_s)
         try:
             await loops.in_thread(self.loop, self._remove_tmp)
         except RuntimeError:  # no thread can be started
             self._remove_tmp()
-        await loops.threads_are_done()
 
     def _remove_tmp(self) -> None:
         remove_tree(self.tmp)

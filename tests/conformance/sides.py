@@ -11,7 +11,6 @@ import resource
 import signal
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -148,11 +147,7 @@ class RealSide:
         self._pools = 0
 
     async def _open(self) -> System:
-        loop = asyncio.get_running_loop()
-        executor = ThreadPoolExecutor(1)  # one thread from the beginning: none that a test would seem to have left
-        loop.set_default_executor(executor)
-        await loop.run_in_executor(None, int)
-        return System.open(loop, Settings(pools=(), proof=self._proof), uuid.uuid4().hex)  # type: ignore[arg-type]
+        return System.open(asyncio.get_running_loop(), Settings(pools=(), proof=self._proof), uuid.uuid4().hex)  # type: ignore[arg-type]
 
     def play(self, scenario: Scenario, fresh: bool, broken: str) -> None:
         self._runner.run(self._play(scenario, fresh, broken))

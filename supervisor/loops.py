@@ -5,8 +5,8 @@ Runs in: supervisor.
 
 from __future__ import annotations
 
-import _thread
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any, TypeVar
@@ -16,7 +16,8 @@ T = TypeVar("T")
 AT_ONCE = 4
 """Threads for what is only looked at: they take the interpreter from the loop in turns."""
 
-_under_way: set[asyncio.Future[Any]] = set()
+_under_way: dict[threading.Thread, asyncio.Future[Any]] = {}
+"""What a close waits for, of all loops: each changes it in its own thread."""
 
 
 def tell(loop: asyncio.AbstractEventLoop, act: Callable[[], object]) -> None:
@@ -63,22 +64,24 @@ def in_thread(
             end = partial(done.set_result, act())
         except BaseException as error:
             end = partial(done.set_exception, error)
-        tell(loop, partial(settle, end))
+        tell(loop, end)
 
-    def settle(end: Callable[[], None]) -> None:
-        _under_way.discard(done)
-        end()
-
-    # Not threading's: its start waits for the thread's first turn, 5 ms in a program that computes (setswitchinterval).
-    _thread.start_new_thread(run, ())
+    thread = threading.Thread(target=run, name="killable-aside", daemon=True)
+    thread.start()
     if is_waited_for:
-        _under_way.add(done)
+        for ended in [each for each, of in tuple(_under_way.items()) if of.done() and not each.is_alive()]:
+            _under_way.pop(ended, None)
+        _under_way[thread] = done
     return asyncio.shield(done)  # whoever waits for it may be cancelled: it goes on
 
 
 async def threads_are_done(at_most_s: float) -> None:
     """Wait for what this loop has going on in threads; not for one that the kernel keeps (a process in state D)."""
     loop = asyncio.get_running_loop()
-    mine = [each for each in tuple(_under_way) if each.get_loop() is loop]  # of other loops there may be more
+    mine = {each: done for each, done in tuple(_under_way.items()) if done.get_loop() is loop}
     if mine:
-        await asyncio.wait(mine, timeout=at_most_s)
+        await asyncio.wait(mine.values(), timeout=at_most_s)
+    for thread, done in mine.items():
+        _under_way.pop(thread, None)
+        if done.done():
+            thread.join()  # that was its last word

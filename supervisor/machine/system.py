@@ -98,6 +98,7 @@ class System:
             await loops.in_thread(self.loop, self._remove_tmp)
         except RuntimeError:  # no thread can be started
             self._remove_tmp()
+        await loops.threads_are_done(self.patience_s)
 
     def _remove_tmp(self) -> None:
         remove_tree(self.tmp)

@@ -42,6 +42,18 @@ def reset_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
+def outlast_requests() -> None:
+    """SIGTERM, SIGINT and SIGHUP do nothing here: service managers and terminals send them to every process of a
+    server, and the end of this one is its owner's to say. A handler, for what is exec'd here would inherit SIG_IGN
+    (signal(7)).
+    """
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, _do_nothing)
+
+
+def _do_nothing(_number: int, _frame: object) -> None: ...
+
+
 def adopt_orphans() -> None:
     """Become a subreaper: orphans below this process become its children, not init's."""
     prctl(PR_SET_CHILD_SUBREAPER, 1)

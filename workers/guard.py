@@ -20,6 +20,7 @@ from killable.workers.exitcodes import ExitCode
 def main(socket_fd: int, owner: int, packages: dict[str, str]) -> int:
     """Serve until the owner is gone. `owner` is the pid of the process that started this one."""
     confine.reset_signals()
+    confine.outlast_requests()
     confine.adopt_orphans()
     try:
         owner_pidfd = os.pidfd_open(owner)
@@ -82,6 +83,7 @@ class Guard:
         pid = os.fork()
         if pid == 0:
             confine.reset_signals()
+            confine.outlast_requests()
             os.setsid()
             confine.adopt_orphans()
             confine.die_with(parent)

@@ -134,6 +134,7 @@ class Zygote:
         self._threads = len(os.listdir("/proc/self/task"))
         # Signals and descriptors that the user's imports touched are ours again.
         confine.reset_signals()
+        confine.outlast_requests()
         self._wakeups, self._wakeups_end = offspring.watch_children()
         gc.collect()
         gc.freeze()  # the collector must not write into pages that workers share (gc.freeze in the documentation)

@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from support.served import Command, Serve, Server, open_gate, read_line
 from typer.testing import CliRunner
@@ -42,6 +43,22 @@ def test_a_window_that_is_closed_hangs_up_twice_and_jobs_keep_their_grace(
         assert any(line == "1 job ends with its grace; Ctrl-C again kills it\n" for line in server.process.stderr)
         server.process.send_signal(signal.SIGHUP)
         own.ok("ps")  # by now it has heard that one, too
+        open_gate(gate)
+        _, err = reader.communicate(timeout=60)
+    server.process.communicate(timeout=60)
+    assert (server.process.returncode, reader.returncode, "cleaned up" in err) == (0, 3, True)
+
+
+def test_a_service_manager_may_signal_every_process_of_a_server(folder: Path, serve: Serve, gate: str) -> None:
+    """As systemd does by default (systemd.kill(5), control-group): jobs have their grace all the same."""
+    server = serve("my_jobs.py", "--port", "0")
+    own = Command(folder, server.url)
+    with own.start("submit", "tick", "-i", f"gate={gate}", "--grace-s", "1m") as reader:
+        assert read_line(reader) == "tick\n" and server.process.stderr is not None
+        for process in (*psutil.Process(server.process.pid).children(recursive=True), server.process):
+            process.send_signal(signal.SIGTERM)
+        assert any(line == "1 job ends with its grace; Ctrl-C again kills it\n" for line in server.process.stderr)
+        own.ok("ps")
         open_gate(gate)
         _, err = reader.communicate(timeout=60)
     server.process.communicate(timeout=60)

@@ -1,6 +1,6 @@
 """Long runs: done means that nothing is left, a cancel hits its own call only, a map over very much needs little.
 
-By hand: `pytest -m soak`.
+Short runs of each with all others; long ones by hand: `pytest -m soak`.
 """
 
 from __future__ import annotations
@@ -25,9 +25,7 @@ from support.waiting import until
 from killable import Executor, JobCancelled
 from killable.supervisor.executor.futures import JobFuture
 
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]
-
-TRIALS = 1000
+LONG = [pytest.mark.soak, pytest.mark.timeout(1800)]
 WAYS = ("cancelled with grace", "killed", "timed out", "shot", "go away", "return", "segfault", "exit 0", "sys.exit")
 FAMILY = 4
 """The worker, a child, a grandchild in a session of its own, and one whose parent is gone."""
@@ -54,10 +52,11 @@ def begin_trial(executor: Executor, way: str, tag: str, path: Path) -> JobFuture
     return future
 
 
-def test_done_means_that_no_process_of_it_exists(executor: Executor, tmp_path: Path) -> None:
+@pytest.mark.parametrize("trials", [45, pytest.param(1000, marks=LONG)])
+def test_done_means_that_no_process_of_it_exists(executor: Executor, tmp_path: Path, trials: int) -> None:
     left: list[tuple[str, str, list[processes.Seen]]] = []
     told = 0
-    for number, way in zip(range(TRIALS), itertools.cycle(WAYS), strict=False):
+    for number, way in zip(range(trials), itertools.cycle(WAYS), strict=False):
         tag, path = f"kx{os.getpid() % 10**6}.{number}", tmp_path / str(number)
         seen: list[list[processes.Seen]] = []
         future = begin_trial(executor, way, tag, path)
@@ -69,9 +68,11 @@ def test_done_means_that_no_process_of_it_exists(executor: Executor, tmp_path: P
         assert future.done() and future.certificate is not None
         told += future.certificate["processes_swept"] >= FAMILY - 2
     assert left == []
-    assert told > TRIALS // 2
+    assert told > trials // 2
 
 
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
 def test_a_cancel_at_any_moment_hits_its_own_call_only(tmp_path: Path) -> None:
     seed = random.randrange(1 << 30)
     print("seed", seed)
@@ -110,30 +111,35 @@ def test_a_cancel_at_any_moment_hits_its_own_call_only(tmp_path: Path) -> None:
     assert min(moments[when] for when in ("before it began", "while it ran", "afterwards")) > 20, moments
 
 
-def test_a_map_over_very_much_needs_little() -> None:
-    count = 10**7
+@pytest.mark.parametrize(("count", "chunksize"), [(10**5, 50), pytest.param(10**7, 2000, marks=LONG)])
+def test_a_map_over_very_much_needs_little(count: int, chunksize: int) -> None:
     program = """
         import sys
         import work
         from killable import Executor
 
+        def most():
+            with open("/proc/self/status") as file:
+                return next(line.split()[1] for line in file if line.startswith("VmHWM"))
+
+        count, chunksize = map(int, sys.argv[1:])
         total = 0
         with Executor(max_workers=2) as executor:
-            numbers = (number & 255 for number in range(int(sys.argv[1])))
-            for squared in executor.map(work.square, numbers, chunksize=2000, buffersize=16):
+            numbers = (number & 255 for number in range(count))
+            for number, squared in enumerate(executor.map(work.square, numbers, chunksize=chunksize, buffersize=16)):
                 total += squared
-        print(total)
-        with open("/proc/self/status") as file:
-            print(next(line.split()[1] for line in file if line.startswith("VmHWM")))
+                if number == count // 10:
+                    early = most()
+        print(total, early, most())
     """
     folder = Path(__file__).parent
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program), str(count)],
+        [sys.executable, "-c", textwrap.dedent(program), str(count), str(chunksize)],
         stdout=subprocess.PIPE, text=True, check=True, cwd=folder,
         env={**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{folder.parent}"},
     )  # fmt: skip
-    total, most_kib = map(int, done.stdout.split())
+    total, early_kib, most_kib = map(int, done.stdout.split())
     whole, rest = divmod(count, 256)
     assert total == whole * sum(n * n for n in range(256)) + sum(n * n for n in range(rest))
-    print("most", most_kib, "KiB")
-    assert most_kib << 10 < 200_000_000
+    print("most", most_kib, "KiB, after a tenth of it", early_kib)
+    assert most_kib << 10 < 200_000_000 and (most_kib - early_kib) << 10 < 10_000_000

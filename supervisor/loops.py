@@ -16,8 +16,10 @@ T = TypeVar("T")
 AT_ONCE = 4
 """Threads for what is only looked at: they take the interpreter from the loop in turns."""
 
-_under_way: dict[threading.Thread, asyncio.Future[Any]] = {}
-"""What a close waits for, of all loops: each changes it in its own thread."""
+_under_way: dict[threading.Thread, asyncio.Future[None]] = {}
+"""What a close waits for, of all loops: each changes it in its own thread. No results: some have descriptors, and
+nobody may want one any more.
+"""
 
 
 def tell(loop: asyncio.AbstractEventLoop, act: Callable[[], object]) -> None:
@@ -58,6 +60,7 @@ def in_thread(
     Raise RuntimeError when no thread can be started.
     """
     done: asyncio.Future[T] = loop.create_future()
+    over: asyncio.Future[None] = loop.create_future()
 
     def run() -> None:
         try:
@@ -65,23 +68,24 @@ def in_thread(
         except BaseException as error:
             end = partial(done.set_exception, error)
         tell(loop, end)
+        tell(loop, partial(over.set_result, None))
 
     thread = threading.Thread(target=run, name="killable-aside", daemon=True)
     thread.start()
     if is_waited_for:
-        for ended in [each for each, of in tuple(_under_way.items()) if of.done() and not each.is_alive()]:
+        for ended in [each for each, its in tuple(_under_way.items()) if its.done() and not each.is_alive()]:
             _under_way.pop(ended, None)
-        _under_way[thread] = done
+        _under_way[thread] = over
     return asyncio.shield(done)  # whoever waits for it may be cancelled: it goes on
 
 
 async def threads_are_done(at_most_s: float) -> None:
     """Wait for what this loop has going on in threads; not for one that the kernel keeps (a process in state D)."""
     loop = asyncio.get_running_loop()
-    mine = {each: done for each, done in tuple(_under_way.items()) if done.get_loop() is loop}
+    mine = {each: over for each, over in tuple(_under_way.items()) if over.get_loop() is loop}
     if mine:
         await asyncio.wait(mine.values(), timeout=at_most_s)
-    for thread, done in mine.items():
+    for thread, over in mine.items():
         _under_way.pop(thread, None)
-        if done.done():
+        if over.done():
             thread.join()  # that was its last word

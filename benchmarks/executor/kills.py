@@ -174,21 +174,33 @@ def children(contest: Contest) -> None:
 
 
 def owner(contest: Contest) -> None:
-    """SIGKILL a program whose two workers both run a family."""
+    """SIGKILL what two workers that both run a family belong to: the program, or processes of its own."""
     for _ in within_budget(contest.plan.executor_owners):
         with Ear() as ear, DeathWatch(NEVER_S) as watch:
             program = subprocess.Popen([sys.executable, "-m", "executor.owner", contest.kind.name, ear.address])
-            said: list[Said] = [ear.hear() for _ in range(2 * len(tasks.PRESENT))]
+            owners, said = _families(ear)
             watched = [watch.watch(each.pid) for each in said]
             asked_at = time.monotonic()
-            program.kill()
-            program.wait()
+            for each in owners:
+                os.kill(each.pid, signal.SIGKILL)
             dead_at = [_death(watch, watched[0]), *(_death(watch, each) for each in watched[1:] if _is_over(each))]
             alive = [each for each in said if _lives(each.pid)]
+            program.kill()
+            program.wait()
             if alive:
                 return contest.say(OWNER, f"{len(alive)} of {len(said)} live")
             contest.add(OWNER, (max(at for at in dead_at if at is not None) - asked_at) * 1000)
     return None
+
+
+def _families(ear: Ear) -> tuple[list[Said], list[Said]]:
+    """Hear of those that own workers, and then of both families."""
+    owners: list[Said] = []
+    said: list[Said] = []
+    while len(said) < 2 * len(tasks.PRESENT):
+        one = ear.hear()
+        (owners if one.word == tasks.OWNER else said).append(one)
+    return owners, said
 
 
 def _is_over(watched: Watched) -> bool:

@@ -36,10 +36,10 @@ MEASURES: dict[str, Measure] = {
         for workload in kills.CANCELS
     },
     "timeout": Measure(kills.deadline, (*ALL, Celery.name, Rq.name)),
-    "grace": Measure(kills.graces),
+    "grace": Measure(kills.graces, STOPPING),
     "children": Measure(kills.children, STOPPING),
-    "owner": Measure(kills.owner, (*ALL, Dask.name, Ray.name)),
-    "types": Measure(kills.types, (*ALL, Celery.name, Ray.name)),
+    "owner": Measure(kills.owner, (*STOPPING, Dask.name)),
+    "types": Measure(kills.types, STOPPING),
     "first line": Measure(speeds.first_lines, (*STOPPING, Dask.name)),
     "first line, busy program": Measure(speeds.busy_first_lines),
     "no-ops": Measure(speeds.noops, (*STOPPING, Dask.name)),

@@ -1,4 +1,4 @@
-"""A program with two busy workers, to be killed.
+"""A program with two busy workers; it, or what owns them, is to be killed.
 
     python -m executor.owner PEER ADDRESS
 
@@ -19,6 +19,8 @@ def main(name: str, address: str) -> None:
     kind = PEERS[name]
     kind.prepare()
     with kind() as peer:
+        for pid in peer.owners():
+            tasks.say(address, tasks.OWNER, pid)
         for _ in range(2):
             peer.submit(tasks.family, address)
         while True:

@@ -65,6 +65,10 @@ class Peer(Protocol):
         """Submit a job and yield its tokens as they come."""
         raise NotImplementedError
 
+    def owners(self) -> list[int]:
+        """Return the processes that its workers belong to, as pids: the program, where it is a library of that."""
+        return [os.getpid()]
+
     def reopen(self) -> None:
         """Make a new pool in the place of a broken one."""
 

@@ -106,6 +106,9 @@ class _WithRedis(Peer):
     def submit_for(self, run_s: float, function: Callable[..., Any], *args: Any) -> Awaited:
         return self._queue(function, args, run_s)
 
+    def owners(self) -> list[int]:
+        return [process.pid for process in self._workers]
+
     def close(self) -> None:
         for process in self._workers:
             process.kill()

@@ -27,10 +27,14 @@ _kept: list[Any] = []
 _queue: Any = None
 
 
-def say(address: str, word: str = "itself") -> None:
-    """Tell the program that this process is here, and when."""
+OWNER = "owner"
+"""What is said of a process whose death is to end all others."""
+
+
+def say(address: str, word: str = "itself", pid: int | None = None) -> None:
+    """Tell the program that this process, or that one, is here, and when."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.sendto(f"{os.getpid()} {time.monotonic_ns()} {word}".encode(), "\0" + address)
+        sock.sendto(f"{pid or os.getpid()} {time.monotonic_ns()} {word}".encode(), "\0" + address)
 
 
 def python_loop(address: str) -> None:

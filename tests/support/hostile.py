@@ -33,12 +33,12 @@ ITERATIONS_FOR_EVER = 2**31 - 1
 
 
 @job
-def loop_python(ctx: Context) -> None:
-    """Compute in Python for ever; say when `finally` ran."""
+def loop_python(ctx: Context, items: int = 0) -> None:
+    """Compute in Python for ever, by calls of C with so many items each; say when `finally` ran."""
     try:
         enter(ctx)
         while True:
-            pass
+            sum(range(items))
     finally:
         ctx.emit("finally")
 

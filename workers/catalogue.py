@@ -17,9 +17,13 @@ from typing import Any
 
 from killable.workers import jobs
 from killable.workers.control import Configure, PreloadFailed
+from killable.workers.declaration import DeclarationError, place_of
+from killable.workers.fdpass import MESSAGE_BYTES_MAX
 
 TRACEBACK_CHARS_MAX = 60_000
 """Below fdpass.MESSAGE_BYTES_MAX, escaped."""
+TYPE_BYTES_MAX = MESSAGE_BYTES_MAX - 1024
+"""Of a job type as JSON, its schema and its docstring: it is told in one message."""
 ESCAPED_CHARS_MAX = 12
 """That one may take in JSON: a pair of surrogates, six characters each."""
 _NOT_THE_USERS = (os.path.dirname(__file__), "<frozen importlib")
@@ -42,11 +46,14 @@ def explain(error: BaseException) -> PreloadFailed:
         frames = frames.tb_next
     text = "".join(traceback.format_exception(type(error), error, frames))
     text = text[-TRACEBACK_CHARS_MAX // (1 if text.isascii() else ESCAPED_CHARS_MAX) :]
-    return PreloadFailed(text, str(error) if isinstance(error, jobs.DeclarationError) else "")
+    return PreloadFailed(text, str(error) if isinstance(error, DeclarationError) else "")
 
 
 def load(configure: Configure, *, run_preloads: bool) -> list[dict[str, Any]]:
-    """Import the modules, run the preloads that are made before a fork, and return the catalogue."""
+    """Import the modules, run the preloads that are made before a fork, and return the catalogue.
+
+    Raise DeclarationError for a job type that is too large to be told of; what the imports raise.
+    """
     if configure.folder and configure.folder not in sys.path:
         sys.path.insert(0, configure.folder)
     if configure.setup:
@@ -57,7 +64,16 @@ def load(configure: Configure, *, run_preloads: bool) -> list[dict[str, Any]]:
         import_module(name, Path(configure.folder or "."))
     if run_preloads:
         jobs.run_preloads(each_worker=False)
-    return jobs.catalogue()
+    types = jobs.catalogue()
+    for told in types:
+        size = len(json.dumps(told))
+        if size > TYPE_BYTES_MAX:
+            place = place_of(jobs.registered()[told["name"]].function)
+            raise DeclarationError(
+                f"@job {place}: its input's schema and its docstring take {size:,} bytes of JSON, {TYPE_BYTES_MAX:,} at"
+                " most are taken; let the job itself check what a long Literal lists"
+            )
+    return types
 
 
 def import_module(name: str, folder: Path) -> ModuleType:

@@ -333,6 +333,11 @@ def test_a_port_in_use_is_one_clear_line(command: Command, tmp_path: Path) -> No
 def test_what_cannot_be_served_is_refused_at_start_with_the_cause(tmp_path: Path) -> None:
     (tmp_path / "my_jobs.py").write_text(JOBS)
     (tmp_path / "async_job.py").write_text("from killable import job\n\n@job\nasync def f() -> None: ...\n")
+    (tmp_path / "long_list.py").write_text(
+        "from typing import Literal\nfrom killable import job\nwords = tuple(f'word-{n}' for n in range(20_000))\n"
+        "@job\ndef f(word: 'Literal[words]') -> None: ...\n"
+    )
+    (tmp_path / "long.toml").write_text("[pools.long]\nmodule = './long_list.py'\nstart_method = 'spawn'\n")
     (tmp_path / "unknown.toml").write_text("[server]\nprot = 1\n[limits]\nrun_s = 'soon'\n")
     (tmp_path / "twice.toml").write_text("[pools.one]\nmodule = './my_jobs.py'\n[pools.two]\nmodule = './my_jobs.py'\n")
     (tmp_path / "jobs.toml").write_text("[pools.one]\nmodule = './my_jobs.py'\n[jobs.gret.limits]\nrun_s = 1\n")
@@ -342,6 +347,8 @@ def test_what_cannot_be_served_is_refused_at_start_with_the_cause(tmp_path: Path
         (("--config", "twice.toml"), ("job type", "one", "two")),
         (("--config", "jobs.toml"), ("jobs.gret", "greet")),
         (("async_job.py",), ("async def", "async_job.py")),
+        (("long_list.py",), ("long_list:f", "bytes of JSON", "Literal")),
+        (("--config", "long.toml"), ("long_list:f", "bytes of JSON", "Literal")),
         (("no_such_module",), ("No module named 'no_such_module'",)),
         (("nowhere.py",), ("no such file",)),
         (("my_jobs.py", "--host", "0.0.0.0"), ("API key",)),

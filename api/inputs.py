@@ -17,7 +17,8 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 from referencing import Registry
 
-from killable.api.problems import FAULTS_MAX, fault, invalid
+from killable.api.members import FAULTS_MAX
+from killable.api.problems import fault, invalid
 from killable.supervisor import loops
 from killable.supervisor.job import JobType
 from killable.workers.messages import dump_json

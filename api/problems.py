@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from killable.api.methods import allowed
+from killable.api.members import FAULTS_MAX, TOLD_OF
 from killable.api.records import record_json
 from killable.api.schemas import CORRELATION_ID, PATTERNS, SPELLINGS
 from killable.supervisor.job import JobRecord
@@ -27,8 +28,6 @@ from killable.workers.errors import CODES, Refused
 from killable.workers.messages import dump_json
 
 PROBLEM_TYPE = "application/problem+json"
-FAULTS_MAX = 100
-"""In one answer: more than a person reads, and a bound on what a wrong list of a million items costs."""
 TOKEN_CHARS_MAX = 100
 """Of one member's name in a pointer: enough for a person to find it, too little to send an input back."""
 RETRY_AFTER_S = {429: 1, 503: 5}
@@ -161,7 +160,7 @@ async def _http_exception(request: Request, error: HTTPException) -> Response:
 
 async def _request_invalid(request: Request, error: RequestValidationError) -> Response:
     faults = []
-    for item in islice(error.errors(), FAULTS_MAX + 1):
+    for item in islice(error.errors(), TOLD_OF):
         where, *path = item["loc"]
         if item["type"] == "json_invalid":
             return problem("malformed", f"The body is not JSON: {item['ctx']['error']} (character {path[0]})")

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema, model_validator
 
+from killable.api.members import FEW, few
 from killable.workers.limits import ATTEMPTS_MAX
 from killable.workers.spelling import OPERATION_PATH
 
@@ -41,6 +42,7 @@ Operations = Annotated[
         description="Seconds by operation, its name or its path (load/download)",
         json_schema_extra={"additionalProperties": False},
     ),
+    FEW,
 ]
 Patience = Annotated[Seconds | None, WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "maximum": 1e9})]
 """In a header, where no null can be sent."""
@@ -62,6 +64,7 @@ ActiveFilter = Literal["active", "queued", "running", "stopping"]
 Tags = Annotated[
     dict[Annotated[str, Field(pattern=TAG_KEY)], Annotated[str, Field(max_length=256)]],
     Field(max_length=32, json_schema_extra={"additionalProperties": False}),
+    FEW,
 ]
 
 
@@ -69,6 +72,11 @@ class Request(BaseModel):
     """A request's body: JSON types as they are, nothing converted, nothing unknown."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few_unknown(cls, members: Any) -> Any:
+        return few(members, cls.model_fields) if cls.model_config.get("extra") == "forbid" else members
 
 
 class LimitsRequest(Request):

@@ -19,8 +19,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from killable.api.methods import allowed
 from killable.api.members import FAULTS_MAX, TOLD_OF
+from killable.api.methods import allowed
 from killable.api.records import record_json
 from killable.api.schemas import CORRELATION_ID, PATTERNS, SPELLINGS
 from killable.supervisor.job import JobRecord

@@ -296,7 +296,7 @@ async def test_an_acknowledged_stack_names_the_jobs_function_and_line(
     assert file == hostile.__file__ and function == "loop_python"
     assert line in lines_of(hostile.loop_python)
     code = inspect.getsource(hostile).splitlines()[line - 1].strip()
-    assert code in ("while True:", "pass")
+    assert code in ("while True:", "sum(range(items))")
 
 
 @pytest.mark.row("PEERS-D", "PEERS-11")

@@ -21,7 +21,7 @@ from killable.supervisor.registry import Entry
 from killable.supervisor.seam import PIPE_BYTES, Gone
 from killable.supervisor.stamps import Stamps
 from killable.supervisor.termination import Termination
-from killable.supervisor.transcript import Transcript
+from killable.supervisor.transcript import Transcript, too_much
 from killable.supervisor.watching import Watching
 from killable.workers.frames import Frame, encode
 from killable.workers.messages import (
@@ -280,8 +280,7 @@ class Attempt:
     def _stop_for_output(self) -> None:
         if self.entry.verdict is not None:
             return
-        facts = {"message": f"output_bytes of {self.entry.limits.output_bytes} was reached; what came before is kept"}
-        verdict = Verdict("limit.output", by="supervisor", facts=facts)
+        verdict = too_much(self.entry.limits.output_bytes)
         if self._closing is not None or "exited" in self._stamps:
             self.entry.verdict = verdict  # found while the rest is read
         else:

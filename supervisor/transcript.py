@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from killable.supervisor.eventlog import Batch, EventLog
+from killable.supervisor.job import Verdict
 from killable.supervisor.outputlines import OutputLines
 
 
@@ -56,3 +57,10 @@ class Transcript:
         for line in lines:
             self._log.append("log", line)
         return not self._log.overflowed
+
+
+def too_much(limit: int) -> Verdict:
+    """Return why a job ends that has streamed and printed so many bytes."""
+    words = f"output_bytes of {limit} was reached; what came before is kept"
+    facts = {"limit": "output_bytes", "limit_bytes": limit, "message": words}
+    return Verdict("limit.output", by="supervisor", facts=facts)

@@ -94,6 +94,7 @@ async def test_output_stops_at_its_bound_and_what_came_before_is_kept(
     bound = 100_000
     story = await run(server, type, limits={"output_bytes": bound})
     assert (story.state, story.code) == ("failed", "limit.output")
+    assert (story.error["limit"], story.error["limit_bytes"]) == ("output_bytes", bound)
     kept = [event.data for event in story.events if event.name in ("token", "log")]
     assert bound - 100 < sum(map(len, kept)) <= bound
     check_counted(story.tokens or story.lines)

@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
-from killable.supervisor import loops
 from killable.supervisor.clock import Clock
 from killable.supervisor.job import JobType, PoolRecord, Retired, WorkerId, WorkerRecord
 from killable.supervisor.jobtypes import DuplicateType, JobTypes
@@ -125,7 +124,7 @@ class Fleet:
 
     async def worker_records(self) -> Sequence[WorkerRecord]:
         workers = [worker for pool in self for worker in pool.workers.values()]
-        return await loops.gathered(self.worker_record(worker) for worker in workers)
+        return await asyncio.gather(*map(self.worker_record, workers))
 
     def pool_records(self) -> Sequence[PoolRecord]:
         return [pool.record() for pool in self]

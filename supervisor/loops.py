@@ -7,19 +7,40 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, TypeVar
+from time import monotonic
+from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 T = TypeVar("T")
 
 AT_ONCE = 4
-"""Threads for what is only looked at: they take the interpreter from the loop in turns."""
+"""Threads of a loop for what is done in turn: they take the interpreter from it."""
 
-_under_way: dict[threading.Thread, asyncio.Future[None]] = {}
-"""What a close waits for, of all loops: each changes it in its own thread. No results: some have descriptors, and
-nobody may want one any more.
-"""
+
+class _Aside:
+    """What one loop has in threads. Nothing here keeps a result, or the loop, longer than its thread does."""
+
+    def __init__(self) -> None:
+        self.threads: set[threading.Thread] = set()
+        """That a close waits for; changed in the loop's own thread."""
+        self.waiting: deque[Callable[[], None]] = deque()
+        self.takers = 0
+        """How many threads take what waits."""
+        self.lock = threading.Lock()
+        """Over what waits and who takes it."""
+
+
+_asides: WeakKeyDictionary[asyncio.AbstractEventLoop, _Aside] = WeakKeyDictionary()
+
+
+def _aside(loop: asyncio.AbstractEventLoop) -> _Aside:
+    aside = _asides.get(loop)
+    if aside is None:
+        aside = _asides[loop] = _Aside()
+    return aside
 
 
 def tell(loop: asyncio.AbstractEventLoop, act: Callable[[], object]) -> None:
@@ -40,17 +61,6 @@ async def came(event: asyncio.Event, at_most_s: float) -> bool:
     return True
 
 
-async def gathered(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Return what they return, in order, AT_ONCE at a time."""
-    room = asyncio.Semaphore(AT_ONCE)
-
-    async def one(work: Coroutine[Any, Any, T]) -> T:
-        async with room:
-            return await work
-
-    return await asyncio.gather(*map(one, works))
-
-
 def in_thread(
     loop: asyncio.AbstractEventLoop, act: Callable[[], T], *, is_waited_for: bool = True
 ) -> asyncio.Future[T]:
@@ -60,32 +70,71 @@ def in_thread(
     Raise RuntimeError when no thread can be started.
     """
     done: asyncio.Future[T] = loop.create_future()
-    over: asyncio.Future[None] = loop.create_future()
+    _start(loop, partial(_do, loop, act, done), is_waited_for=is_waited_for)
+    return asyncio.shield(done)  # whoever waits for it may be cancelled: it goes on
 
-    def run() -> None:
+
+def in_turn(loop: asyncio.AbstractEventLoop, act: Callable[[], T]) -> asyncio.Future[T]:
+    """Do the same for what anybody may ask for, AT_ONCE at a time."""
+    done: asyncio.Future[T] = loop.create_future()
+    aside = _aside(loop)
+    with aside.lock:
+        aside.waiting.append(partial(_do, loop, act, done))
+        one_more = aside.takers < AT_ONCE
+        aside.takers += one_more
+    if one_more:
         try:
-            end = partial(done.set_result, act())
-        except BaseException as error:
-            end = partial(done.set_exception, error)
-        tell(loop, end)
-        tell(loop, partial(over.set_result, None))
+            _start(loop, partial(_take_turns, aside), is_waited_for=True)
+        except RuntimeError:
+            with aside.lock:
+                aside.takers -= 1
+                if not aside.takers:  # else one of those takes it
+                    aside.waiting.pop()
+                    raise
+    return asyncio.shield(done)
 
-    thread = threading.Thread(target=run, name="killable-aside", daemon=True)
+
+def _start(loop: asyncio.AbstractEventLoop, act: Callable[[], None], *, is_waited_for: bool) -> None:
+    thread = threading.Thread(target=act, name="killable-aside", daemon=True)
     thread.start()
     if is_waited_for:
-        for ended in [each for each, its in tuple(_under_way.items()) if its.done() and not each.is_alive()]:
-            _under_way.pop(ended, None)
-        _under_way[thread] = over
-    return asyncio.shield(done)  # whoever waits for it may be cancelled: it goes on
+        threads = _aside(loop).threads
+        threads -= {each for each in threads if not each.is_alive()}
+        threads.add(thread)
+
+
+def _do(loop: asyncio.AbstractEventLoop, act: Callable[[], T], done: asyncio.Future[T]) -> None:
+    try:
+        end = partial(done.set_result, act())
+    except BaseException as error:
+        end = partial(done.set_exception, error)
+    tell(loop, end)
+
+
+def _take_turns(aside: _Aside) -> None:
+    while True:
+        with aside.lock:
+            if not aside.waiting:
+                aside.takers -= 1
+                return
+            act = aside.waiting.popleft()
+        act()
 
 
 async def threads_are_done(at_most_s: float) -> None:
     """Wait for what this loop has going on in threads; not for one that the kernel keeps (a process in state D)."""
     loop = asyncio.get_running_loop()
-    mine = {each: over for each, over in tuple(_under_way.items()) if over.get_loop() is loop}
-    if mine:
-        await asyncio.wait(mine.values(), timeout=at_most_s)
-    for thread, over in mine.items():
-        _under_way.pop(thread, None)
-        if over.done():
-            thread.join()  # that was its last word
+    threads = _aside(loop).threads
+    if threads:
+        join = partial(_join, tuple(threads), at_most_s)
+        try:
+            await in_thread(loop, join, is_waited_for=False)
+        except RuntimeError:  # no thread can be started: nothing else is to be done in this one
+            join()
+    threads.clear()
+
+
+def _join(threads: Iterable[threading.Thread], at_most_s: float) -> None:
+    until = monotonic() + at_most_s
+    for thread in threads:
+        thread.join(max(0.0, until - monotonic()))

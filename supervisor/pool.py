@@ -257,9 +257,12 @@ class Pool:
         self._backoff.failures = 0
         logger.debug("worker_started", extra={"pool": self.spec.name, "worker_id": worker.id})
         if self.state == "broken":
-            self.state, self.detail = "ready", self._note
-            logger.info("pool_ready", extra={"pool": self.spec.name, "start_method": self.start_method})
+            self._become_ready()
         self._add_idle(worker)
+
+    def _become_ready(self) -> None:
+        self.state, self.detail, self.errno = "ready", self._note, None
+        logger.info("pool_ready", extra={"pool": self.spec.name, "start_method": self.start_method})
 
     def on_worker_free(self, worker: Worker) -> None:
         self.withdraw(worker)  # a caller's thread had it, and nobody here knew
@@ -334,8 +337,7 @@ class Pool:
             return
         self._zygote = Zygote.READY
         self._worked = True
-        self.state = "ready"
-        logger.info("pool_ready", extra={"pool": self.spec.name, "start_method": self.start_method})
+        self._become_ready()
         self._owner.on_types(self, reported)
         self._decided.set()
         self.fill()

@@ -66,14 +66,18 @@ def load(configure: Configure, *, run_preloads: bool) -> list[dict[str, Any]]:
         jobs.run_preloads(each_worker=False)
     types = jobs.catalogue()
     for told in types:
-        size = len(json.dumps(told))
-        if size > TYPE_BYTES_MAX:
+        if _size(told) > TYPE_BYTES_MAX:
             place = place_of(jobs.registered()[told["name"]].function)
             raise DeclarationError(
-                f"@job {place}: its input's schema and its docstring take {size:,} bytes of JSON, {TYPE_BYTES_MAX:,} at"
-                " most are taken; let the job itself check what a long Literal lists"
+                f"@job {place}: its input's schema takes {_size(told['input_schema']):,} bytes of JSON, with its"
+                f" docstring and all else {_size(told):,}, and {TYPE_BYTES_MAX:,} at most are taken; let the job itself"
+                " check what a long Literal lists"
             )
     return types
+
+
+def _size(told: object) -> int:
+    return len(json.dumps(told, separators=(",", ":")))
 
 
 def import_module(name: str, folder: Path) -> ModuleType:

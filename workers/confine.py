@@ -44,14 +44,46 @@ def reset_signals() -> None:
 
 def outlast_requests() -> None:
     """SIGTERM, SIGINT and SIGHUP do nothing here: service managers and terminals send them to every process of a
-    server, and the end of this one is its owner's to say. A handler, for what is exec'd here would inherit SIG_IGN
-    (signal(7)).
+    server, and the end of this one is its owner's to say. What is started here heeds them, for a preload may end its
+    helpers so: exec takes handlers away (signal(7)), and so does `_Requests` in a fork.
     """
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    _requests.hold_at_forks()
+    for number in _REQUESTS:
         signal.signal(number, _do_nothing)
 
 
+_REQUESTS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
 def _do_nothing(_number: int, _frame: object) -> None: ...
+
+
+class _Requests:
+    """Held over a fork: one that came to the child before it heeds them would be lost."""
+
+    def __init__(self) -> None:
+        self._are_held = False
+        self._mask: Iterable[int] = ()
+
+    def hold_at_forks(self) -> None:
+        if not self._are_held:
+            self._are_held = True
+            os.register_at_fork(before=self._hold, after_in_parent=self._release, after_in_child=self._heed)
+
+    def _hold(self) -> None:
+        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, _REQUESTS)
+
+    def _release(self) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+
+    def _heed(self) -> None:
+        for number in _REQUESTS:
+            if signal.getsignal(number) is _do_nothing:
+                signal.signal(number, signal.SIG_DFL)
+        self._release()
+
+
+_requests = _Requests()
 
 
 def adopt_orphans() -> None:

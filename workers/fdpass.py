@@ -1,6 +1,6 @@
 """One message with its descriptors over a SOCK_SEQPACKET socket (unix(7), SCM_RIGHTS).
 
-Runs in: supervisor | guard | zygote.
+Runs in: supervisor | guard | zygote; its bound, in workers.
 """
 
 from __future__ import annotations

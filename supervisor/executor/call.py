@@ -146,9 +146,9 @@ class Call:
         if self.future.cancelled():
             self.drop()
             return
-        failure = self._home.hosting.failure
-        if failure is not None:
-            self._end(Outcome("failed", "spawn", f"its processes cannot be started: {failure}"))
+        fault = self._home.hosting.fault
+        if fault:
+            self._end(Outcome("failed", "spawn", fault))
             return
         try:
             self._become_job(None)

@@ -79,7 +79,7 @@ class Calls:
     @property
     def detail(self) -> str:
         """Return what its pool does instead of what was asked for, or why it is broken."""
-        return self.supervisor.pool_details() if self.hosting.has_started else ""
+        return self.hosting.fault or (self.supervisor.pool_details() if self.hosting.has_started else "")
 
     def submit(self, type: str, call: tuple[Any, ...], limits: Mapping[str, Any], future: JobFuture[Any]) -> None:
         """Take a call; one that cannot be pickled is over at once. Raise RuntimeError after the shutdown."""
@@ -245,7 +245,7 @@ class Calls:
             return
         with self._lock:
             are_jobs = any(call.is_timed for call in self._waiting.values())
-        if are_jobs or self.hosting.failure is not None or supervisor.why_broken():
+        if are_jobs or self.hosting.fault or supervisor.why_broken():
             self._let_enter()
         else:
             supervisor.jobs.lend()

@@ -168,7 +168,8 @@ class Executor(concurrent.futures.Executor):
     def stream(self, fn: Callable[P, Iterable[T]], /, *args: P.args, **kwargs: P.kwargs) -> Stream[T]:
         """Run `fn` in a worker and iterate over what it yields, or returns to be iterated over, as it comes.
 
-        A `break` stops the job. Raise as `submit` does.
+        A `break` stops the job, and so does the program's end when only daemon threads are left to read it. Raise as
+        `submit` does.
         """
         future: StreamFuture[T] = StreamFuture(self._calls)
         self._calls.submit(STREAM, (fn, args, kwargs), self._limits, future)
@@ -285,15 +286,20 @@ def _at_exit() -> None:
     """The program ends: what is pending is done first, as with ProcessPoolExecutor, but for streams that nobody reads
     any more. After a Ctrl-C all is stopped: workers, in sessions of their own, have not heard that.
     """
-    calls = list(_living)
-    for each in calls:
+    for each in list(_living):
         each.shut_down(cancel_pending=False)
-        each.stop_unread()
         if _was_interrupted():
             each.stop_all(None, "the program was interrupted")
+
+
+def _at_last() -> None:
+    """The pools of the library have been joined: their threads may have been readers, idle ones would seem to be."""
+    calls = list(_living)
     for each in calls:
-        while not each.hosting.join(LOOK_S):
-            each.stop_unread()  # another thread may have been its reader
+        while not each.hosting.join(0):
+            for one in calls:
+                one.stop_unread()
+            each.hosting.join(LOOK_S)  # other threads may be readers still
 
 
 def _was_interrupted() -> bool:
@@ -309,4 +315,6 @@ def _in_child() -> None:
 
 
 forks.in_each_child(_in_child)
-threading._register_atexit(_at_exit)  # type: ignore[attr-defined]  # before threads are joined, as in the library
+# Before threads are joined, as in the library: the last that was registered is called first.
+threading._register_atexit(_at_exit)  # type: ignore[attr-defined]
+threading._threading_atexits.insert(0, _at_last)  # type: ignore[attr-defined]

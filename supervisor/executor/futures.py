@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, Future
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, LOGGER, PENDING, RUNNING
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from killable.supervisor.job import Outcome
@@ -167,7 +168,7 @@ class JobFuture(Future[T]):
     @property
     def error(self) -> JobError | None:
         """How it ended as a JobError with code and facts, also for an exception of its own; None when it completed, or
-        is not done.
+        is not done. To know that, it unpickles the result, as `result` does.
         """
         if self._ending is None and self._state == FINISHED and self._owner.can_wait():
             self.exception()  # a result that cannot be unpickled is an end of another kind
@@ -179,16 +180,19 @@ class JobFuture(Future[T]):
 
         Raise JobFailed (`result.unserializable`) when it cannot be unpickled here.
         """
+        try:
+            return read(self._partial_result)
+        except Unreadable as why:
+            raise unreadable("partial result", why, self) from why.__cause__
+
+    def _partial_result(self) -> Any:
         with self._opening:
             if isinstance(self._partial, MemoryFile):
                 laid = self._partial
                 with laid.mapped() as content:
                     self._partial = bytes(content)
                 laid.close()  # its descriptor: this future may be kept
-        try:
-            return _unpickled(self._partial)
-        except Exception as error:
-            raise unreadable("partial result", error, self) from error
+        return _unpickled(self._partial)
 
     @property
     def stdout(self) -> str:
@@ -322,11 +326,9 @@ class JobFuture(Future[T]):
         ending, payload, value = self._ending, self._payload, None
         if ending is None:
             try:
-                value = _unpickled(payload)
-            except KeyboardInterrupt:
-                raise  # it is its caller's, and the value may be asked for again
-            except BaseException as error:
-                self._error = self._ending = unreadable("result", error, self)
+                value = read(partial(_unpickled, payload))
+            except Unreadable as why:
+                self._error = self._ending = unreadable("result", why, self)
             self._payload, self._value, self._opened = None, value, True  # before anything can interrupt
             if isinstance(payload, MemoryFile):
                 payload.close()
@@ -334,16 +336,37 @@ class JobFuture(Future[T]):
         self._error = ending
         if ending.code in _ITS_OWN and self._raised:
             try:
-                raised = pickles.loads(self._raised)
-                assert isinstance(raised, BaseException), raised
-            except KeyboardInterrupt:
-                raise
-            except BaseException as error:
-                ending.__cause__ = error
+                raised = read(partial(_raised, self._raised))
+            except Unreadable as why:
+                ending.__cause__ = why.__cause__
             else:
                 raised.__cause__ = RemoteTraceback(ending.facts["traceback"])
                 self._error = raised
         self._opened = True
+
+
+class Unreadable(Exception):
+    """The same bytes could not be unpickled twice: its cause says why."""
+
+
+def read(unpickle: Callable[[], T]) -> T:
+    """Unpickle what a job has sent. Raise Unreadable when that is its fault.
+
+    Once may be anybody's: of Ctrl-C, of an alarm whose handler raises. That comes out as it is, and the value can be
+    asked for again.
+    """
+    try:
+        return unpickle()
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        try:
+            unpickle()
+        except KeyboardInterrupt:
+            raise
+        except BaseException as again:
+            raise Unreadable from again
+        raise
 
 
 def _unpickled(payload: bytes | MemoryFile | None) -> Any:
@@ -353,8 +376,15 @@ def _unpickled(payload: bytes | MemoryFile | None) -> Any:
     return None if payload is None else pickles.loads(payload)
 
 
-def unreadable(what: str, error: BaseException, future: JobFuture[Any]) -> JobError:
+def _raised(pickled: bytes) -> BaseException:
+    error = pickles.loads(pickled)
+    assert isinstance(error, BaseException), error
+    return error
+
+
+def unreadable(what: str, why: Unreadable, future: JobFuture[Any]) -> JobError:
     """Return the error for what a job has sent and this process cannot unpickle."""
+    error = why.__cause__
     told = JobFailed(
         f"the job's {what} cannot be unpickled here: {type(error).__name__}: {error}",
         code="result.unserializable",

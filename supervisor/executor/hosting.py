@@ -66,6 +66,11 @@ class Hosting:
         """Why its supervisor did not start, or what has ended its thread before its time."""
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
+    @property
+    def fault(self) -> str:
+        """Return the same in words; empty: there is none."""
+        return "" if self.failure is None else f"its processes cannot be started: {self.failure}"
+
     def start(self) -> None:
         """Begin. Raise RuntimeError when there can be no thread."""
         self._thread.start()

@@ -9,10 +9,11 @@ import pickle
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from killable.supervisor import loops
-from killable.supervisor.executor.futures import CallOwner, JobFuture, unreadable
+from killable.supervisor.executor.futures import CallOwner, JobFuture, Unreadable, read, unreadable
 
 if TYPE_CHECKING:
     from killable.supervisor.registry import Entry
@@ -70,12 +71,12 @@ class StreamFuture(JobFuture[Any], Generic[T]):
             if not self.items:
                 return ()  # another thread has it
             try:
-                item = pickle.loads(self.items[0])
-            except Exception as error:
+                item = read(partial(pickle.loads, self.items[0]))
+            except Unreadable as why:
+                self._broken = unreadable("item", why, self)  # first: then nothing is added behind it
                 self.items.clear()
-                self._broken = unreadable("item", error, self)
                 self.cancel(reason="an item cannot be unpickled here")
-                raise self._broken from error
+                raise self._broken from why.__cause__
             self.items.popleft()  # not before: whatever interrupts its caller (Ctrl-C), the item is still there
         return (item,)
 

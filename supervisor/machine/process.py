@@ -275,7 +275,7 @@ class WorkerProcess:
 
     async def usage(self) -> Usage:
         try:
-            used = await loops.in_thread(self._loop, partial(tree.usage, self.pid))
+            used = await loops.in_turn(self._loop, partial(tree.usage, self.pid))
         except RuntimeError:
             return Usage()  # no thread can be started
         return used if self._alive() else Usage()

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from killable.supervisor import loops
 from killable.supervisor.backlog import Backlog
 from killable.supervisor.clock import Clock
 from killable.supervisor.job import ACTIVE_STATES
@@ -65,7 +64,7 @@ async def read_gauges(
 async def read_rss_bytes(pools: Iterable[Pool]) -> int:
     """Return the resident memory of all workers together, in bytes; what they share is counted in each."""
     workers = [worker for pool in pools for worker in pool.workers.values() if worker.stage is not Stage.GONE]
-    usages = await loops.gathered(worker.process.usage() for worker in workers)
+    usages = await asyncio.gather(*(worker.process.usage() for worker in workers))
     return sum(usage.rss_bytes or 0 for usage in usages)
 
 

@@ -131,7 +131,7 @@ async def test_the_second_header_of_a_connection_has_its_time_too(
 
 
 async def test_what_is_sent_behind_a_request_does_not_cut_its_answer(start_server: StartServer, tmp_path: Path) -> None:
-    async with start_server(http=HttpSettings(header_timeout_s=0.05, ping_s=0.1)) as server:
+    async with start_server(http=HttpSettings(header_timeout_s=0.5, ping_s=0.8)) as server:
         gate = tmp_path / "gate"
         job_id = await server.submit("gated", gates=[str(gate)])
         stream = f"GET /v1/jobs/{job_id}/stream HTTP/1.1\r\nHost: localhost\r\n\r\nGET"

@@ -102,7 +102,7 @@ def test_every_ending_has_its_exit_code(command: Command) -> None:
     assert re.fullmatch(r"failed  0 tokens  [\d.]+ m?s", failed.stderr.splitlines()[-1])
     crashed = command.run("submit", "crashes")
     assert (crashed.returncode, "SIGSEGV" in crashed.stderr) == (1, True)
-    timed_out = command.run("submit", "tick", "--run-s", "1s")
+    timed_out = command.run("submit", "tick", "--run-s", "2s")
     assert (timed_out.returncode, timed_out.stdout) == (124, "tick\n")
     assert "timeout.run" in timed_out.stderr and "--run-s" in timed_out.stderr
 

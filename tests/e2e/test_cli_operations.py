@@ -51,7 +51,11 @@ def test_workers_are_listed_with_what_they_use(server: Server, command: Command)
 @pytest.mark.own_server
 @pytest.mark.row("G4")
 def test_an_idle_worker_that_is_killed_is_replaced_by_a_warm_one(command: Command) -> None:
-    (idle,) = [worker for worker in workers(command) if worker["state"] == "idle"]
+    def warm() -> dict[str, Any] | Pending:
+        found = workers(command)
+        return next((worker for worker in found if worker["state"] == "idle"), Pending(found))
+
+    idle = until(warm, "a worker is warm")
     plan = command.run("kill", idle["worker_id"], "--dry-run")
     assert plan.stdout == f"{idle['worker_id']}  idle  pid {idle['pid']}  would be killed\n"
     done = command.run("kill", idle["worker_id"])

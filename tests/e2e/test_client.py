@@ -102,6 +102,7 @@ def test_leaving_and_timing_out_leave_nothing_alive(client: OneClient) -> None:
     assert (record["state"], record["certificate"]["reason"]) == ("cancelled", "the client left")
     with pytest.raises(JobCancelled):
         list(job)
+    client.run("echo")  # a worker is warm again
     with pytest.raises(JobTimedOut, match="was cancelled and is dead") as caught:
         client.run("sleep_native", timeout_s=2, limits={"grace_s": 0.1})
     assert caught.value.certificate["tree_empty"] is not None

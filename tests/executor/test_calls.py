@@ -268,6 +268,13 @@ def test_what_is_preloaded_is_shared_also_when_the_collector_has_looked_at_it() 
         assert executor.submit(work.collect_and_measure).result() < 12 << 20
 
 
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+def test_a_preload_may_end_helpers_of_its_own(start_method: str) -> None:
+    """Its process outlasts SIGTERM; what that forks does not."""
+    with Executor(max_workers=1, start_method=start_method, preload=work.end_helpers) as executor:
+        assert executor.submit(work.square, 4).result() == 16
+
+
 def test_it_is_told_why_its_workers_are_not_forked(caplog: pytest.LogCaptureFixture) -> None:
     with Executor(max_workers=1, preload=work.start_a_thread) as executor:
         assert executor.submit(work.square, 4).result() == 16

@@ -388,7 +388,8 @@ def test_the_whole_time_of_a_call_runs_while_its_processes_start(tmp_path: Path)
 @pytest.mark.row("C8")
 def test_the_whole_time_of_a_call_runs_while_it_waits_for_a_worker(tmp_path: Path) -> None:
     with Executor(max_workers=1, grace_s=0) as executor:
-        running = executor.with_limits(total_s=2.0).submit(work.loop, str(tmp_path / "in"))
+        executor.submit(work.square, 3).result()  # its worker is ready
+        running = executor.with_limits(total_s=5.0).submit(work.loop, str(tmp_path / "in"))
         arrived(tmp_path / "in")
         waiting = executor.with_limits(total_s=0.1).submit(work.loop, str(tmp_path / "never"))
         for future, code in ((waiting, "timeout.queue"), (running, "timeout.run")):

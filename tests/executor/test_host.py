@@ -262,13 +262,25 @@ def test_a_program_that_ends_finishes_what_is_pending() -> None:
         ("results = executor.map(work.square, range(100)); print(next(results))", "sys.exit(3)", 3),
         ("executor.submit(work.square, 0); print(0)", "raise LookupError", 1),
         ("print(0)", "pass", 0),
+        ("pool.submit(int).result(); stream = executor.stream(work.count, 10**9); print(next(stream))", "pass", 0),
+        (
+            "other = Executor(1); stream = other.stream(work.count, 10**9); next(stream);"
+            " call = executor.submit(work.wait_until_gone, stream.future.pid);"
+            " call.add_done_callback(lambda done: print(done.result()))",
+            "pass", 0,
+        ),
     ],
-    ids=["stream", "read by a thread", "handed over", "not read to its end", "map", "exception", "nothing"],
-)
+    ids=[
+        "stream", "read by a thread", "handed over", "not read to its end", "map", "exception", "nothing",
+        "beside an idle thread of a pool", "two of them",
+    ],
+)  # fmt: skip
 def test_a_program_ends_with_its_own_exit_code_whatever_is_pending(pending: str, last: str, code: int) -> None:
     done = run(f"""
         import sys
         import threading
+        from concurrent.futures import ThreadPoolExecutor
+        pool = ThreadPoolExecutor()  # its threads are told to end after what is registered later
         import work
         from killable import Executor
 
@@ -340,7 +352,8 @@ def test_an_idle_executor_wakes_nobody(tmp_path: Path) -> None:
         def unchanged() -> dict[str, str] | Pending:
             asleep, over = counted(), time.monotonic() + QUIET_S
             until(lambda: time.monotonic() > over, "some time has passed")
-            awake = [name for name, count in counted().items() if asleep.get(name) != count]
+            now = counted()
+            awake = [name for name in asleep.keys() | now if asleep.get(name) != now.get(name)]
             return Pending(awake) if awake else asleep
 
         asleep = until(unchanged, "some seconds have passed in which nobody woke")

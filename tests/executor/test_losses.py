@@ -220,6 +220,28 @@ def test_an_interrupt_while_a_large_result_is_unpickled_costs_nothing() -> None:
         assert len(call.result().content) == 4 << 20
 
 
+class Alarm(Exception):
+    """What a program's handler of SIGALRM raises, to end what takes too long."""
+
+
+def sound(*_: object) -> None:
+    raise Alarm
+
+
+def test_an_alarm_while_something_is_unpickled_is_its_callers_and_costs_nothing(executor: Executor) -> None:
+    before = signal.signal(signal.SIGALRM, sound)
+    try:
+        call, stream = executor.submit(work.rings), executor.stream(work.yields_what_rings)
+        for ask, answer in ((call.result, "rung"), (lambda: call.partial, "rung"), (lambda: next(stream), "rung")):
+            work.rang = False
+            with pytest.raises(Alarm):
+                ask()
+            assert ask() == answer
+        assert list(stream) == [2]
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
 def test_a_fork_after_an_executor_is_over_leaves_the_others_too() -> None:
     ended = Executor(max_workers=1)
     ended.submit(work.square, 1).result()

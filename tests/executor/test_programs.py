@@ -55,7 +55,7 @@ def test_process_map_of_tqdm_tells_a_crash(bar: dict[str, Any]) -> None:
 
 def test_process_map_of_tqdm_runs_out_of_time(bar: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(TimeoutError):
-        process_map(work.sleep_at, range(6), [str(tmp_path / "in")] * 6, timeout=2, **bar)
+        process_map(work.sleep_at, range(6), [str(tmp_path / "in")] * 6, timeout=4, **bar)
     assert processes.look(int((tmp_path / "in").read_text())) is None, "the call that took too long has been ended"
 
 

@@ -123,11 +123,17 @@ def test_a_map_over_very_much_needs_little(count: int, chunksize: int) -> None:
                 return next(line.split()[1] for line in file if line.startswith("VmHWM"))
 
         count, chunksize = map(int, sys.argv[1:])
-        total = 0
+        def numbers():
+            global drawn
+            for drawn in range(count):
+                yield drawn & 255
+
+        total = drawn = 0
         with Executor(max_workers=2) as executor:
-            numbers = (number & 255 for number in range(count))
-            for number, squared in enumerate(executor.map(work.square, numbers, chunksize=chunksize, buffersize=16)):
+            results = executor.map(work.square, numbers(), chunksize=chunksize, buffersize=16)
+            for number, squared in enumerate(results):
                 total += squared
+                assert drawn - number <= 18 * chunksize, (drawn, number)
                 if number == count // 10:
                     early = most()
         print(total, early, most())

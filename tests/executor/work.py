@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import gc
+import multiprocessing
 import os
 import signal
 import sys
@@ -215,12 +216,11 @@ def leaves_files(ctx: Context) -> int:
 
 
 def fork_and_fill() -> None:
-    """Take memory in a child, for ever."""
+    """Take memory in a child: more than 32 MiB, and less than what the kernel bounds then."""
     if os.fork() == 0:
-        held = []
-        while True:
-            held.append(bytearray(1 << 20))
-            time.sleep(0.02)
+        held = bytearray(48 << 20)
+        time.sleep(3600)
+        del held
     os.wait()
 
 
@@ -395,11 +395,53 @@ def alone_in(slots: list[str], value: int) -> int:
 
 
 def grow() -> None:
-    """Take memory without end, slowly enough for the watch to be first."""
-    chunks = []
-    while True:
-        chunks.append(bytearray(b"1") * (1 << 20))
-        time.sleep(0.002)
+    """Take more than 64 MiB, and less than what the kernel bounds then: the watch is first."""
+    held = bytearray(80 << 20)
+    time.sleep(3600)
+    del held
+
+
+def end_helpers() -> None:
+    """Start processes by a fork, and end them at once, as a preload may."""
+    for _ in range(20):
+        helper = multiprocessing.get_context("fork").Process(target=signal.pause)
+        helper.start()
+        helper.terminate()
+        helper.join()
+
+
+def wait_until_gone(pid: int) -> int:
+    while os.path.exists(f"/proc/{pid}"):
+        time.sleep(0.01)
+    return 0
+
+
+rang = False
+
+
+def ring_once() -> str:
+    global rang
+    if not rang:
+        rang = True
+        signal.raise_signal(signal.SIGALRM)
+    return "rung"
+
+
+class Rings:
+    """Unpickled for the first time in a program whose alarm goes off."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ring_once, ()
+
+
+def rings(ctx: Context) -> Rings:
+    ctx.checkpoint(Rings())
+    return Rings()
+
+
+def yields_what_rings() -> Iterator[Any]:
+    yield Rings()
+    yield 2
 
 
 interrupted = False

@@ -31,7 +31,7 @@ BLAMELESS = {"spawn", "worker_lost", "killed_externally", "unkillable"}
 """How a job may fail that did nothing wrong."""
 POOL = PoolSpec(name="faults", modules=("phase_jobs",), folder=str(Path(__file__).parent), workers=2, spares=1)
 LIMITS = Limits(queue_s=20.0, start_s=20.0, run_s=None, grace_s=0.3, ack_s=0.02)
-SETTINGS = {"pools": (POOL,), "limits": LIMITS, "caps": {}, "ack_cpu_s": 0.01, "unkillable_s": 0.5, "keep_jobs": 10_000}
+SETTINGS = {"pools": (POOL,), "limits": LIMITS, "caps": {}, "ack_cpu_s": 0.01, "unkillable_s": 1.5, "keep_jobs": 10_000}
 
 
 def belongings() -> set[str]:

@@ -16,7 +16,7 @@ from killable.supervisor.job import JobRecord
 from killable.supervisor.service import Supervisor
 from killable.workers.errors import Refused
 
-LENGTH_S = 0.04
+LENGTH_S = 0.06
 """How long a job works: long against what a cancel takes and a late timer, so that the delay decides."""
 AT_ONCE = 4
 STEP = 0.1
@@ -148,7 +148,6 @@ async def test_ten_thousand_cancels_that_race_the_end(
 async def test_a_cancel_at_any_moment_of_the_beginning(proof: str, supervisor: StartSupervisor) -> None:
     """Right after the submission, or so many turns of the event loop later: queued, starting, or entered."""
     server = await supervisor(hostile_pool(workers=2, spares=1), proof=proof, keep_jobs=1000)
-    phases = Counter[bool]()
     for turns in range(60):
         job_id = await submit(server, "loop_python", limits={"grace_s": 30, "ack_s": None})
         for _ in range(turns // 3):
@@ -156,6 +155,5 @@ async def test_a_cancel_at_any_moment_of_the_beginning(proof: str, supervisor: S
         cancelling = asyncio.create_task(server.cancel(job_id))
         story = await follow(server, job_id)
         assert (await cancelling).state == story.state == "cancelled"
-        phases["started" in story.names] += 1
         assert "kill_sent" not in story.phases
     assert (await run(server, "echoes")).state == "completed"

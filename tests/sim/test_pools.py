@@ -166,6 +166,8 @@ def test_a_pool_whose_zygote_cannot_be_started_again_tries_until_it_can() -> Non
         job = await sim.submit(Script())
         await sim.ended(job)
         assert job.state == "completed" and (await sim.supervisor.ready()) == (True, [])
+        (record,) = await sim.supervisor.pools()
+        assert (record.state, record.detail) == ("ready", ""), "a fault that is over is not told"
 
     simulate(main)
 

@@ -6,8 +6,11 @@ import asyncio
 import gc
 import threading
 import weakref
+from collections.abc import Callable
+from functools import partial
 
 import pytest
+from support.waiting import until, until_async
 
 from killable.supervisor import loops
 
@@ -16,7 +19,8 @@ class Result:
     """Something that is to go when nobody wants it."""
 
 
-async def test_what_nobody_waits_for_any_more_is_kept_by_nobody() -> None:
+@pytest.mark.parametrize("aside", [loops.in_thread, loops.in_turn])
+async def test_what_nobody_waits_for_any_more_is_kept_by_nobody(aside: Callable[..., asyncio.Future[Result]]) -> None:
     may_end, results = threading.Event(), list[weakref.ref[Result]]()
 
     def make() -> Result:
@@ -25,7 +29,7 @@ async def test_what_nobody_waits_for_any_more_is_kept_by_nobody() -> None:
         results.append(weakref.ref(made))
         return made
 
-    waiting = asyncio.ensure_future(loops.in_thread(asyncio.get_running_loop(), make))
+    waiting = asyncio.ensure_future(aside(asyncio.get_running_loop(), make))
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
@@ -36,3 +40,34 @@ async def test_what_nobody_waits_for_any_more_is_kept_by_nobody() -> None:
     gc.collect()
     assert results[0]() is None
     await loops.threads_are_done(60)
+
+
+async def test_what_is_done_in_turn_is_done_a_few_at_a_time() -> None:
+    loop = asyncio.get_running_loop()
+    may_end, at_once, most = threading.Event(), 0, 0
+
+    def work(number: int) -> int:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        may_end.wait(60)
+        at_once -= 1
+        return number
+
+    doing = [loops.in_turn(loop, partial(work, number)) for number in range(20)]
+    await until_async(lambda: at_once == loops.AT_ONCE, "as many as may are at it")
+    may_end.set()
+    assert await asyncio.gather(*doing) == list(range(20))
+    assert most == loops.AT_ONCE
+    await loops.threads_are_done(60)
+
+
+def test_a_loop_is_kept_by_nothing_of_this() -> None:
+    """An Executor has one of its own, and a program may have many Executors."""
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(loops.in_turn(loop, int))
+    left = loops.in_turn(loop, partial(threading.Event().wait, 0.01))
+    loop.close()
+    seen = weakref.ref(loop)
+    del loop, left
+    assert until(lambda: gc.collect() is not None and seen() is None, "it is collected")

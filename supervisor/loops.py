@@ -10,9 +10,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
-from time import monotonic
 from typing import TypeVar
 from weakref import WeakKeyDictionary
+
+from killable.supervisor.clock import monotonic
 
 T = TypeVar("T")
 

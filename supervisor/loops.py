@@ -13,8 +13,6 @@ from functools import partial
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
-from killable.supervisor.clock import monotonic
-
 T = TypeVar("T")
 
 AT_ONCE = 4
@@ -127,15 +125,15 @@ async def threads_are_done(at_most_s: float) -> None:
     loop = asyncio.get_running_loop()
     threads = _aside(loop).threads
     if threads:
-        join = partial(_join, tuple(threads), at_most_s)
         try:
-            await in_thread(loop, join, is_waited_for=False)
+            joining = in_thread(loop, partial(_join, tuple(threads)), is_waited_for=False)
         except RuntimeError:  # no thread can be started: nothing else is to be done in this one
-            join()
+            _join(threads, at_most_s / len(threads))
+        else:
+            await asyncio.wait((joining,), timeout=at_most_s)
     threads.clear()
 
 
-def _join(threads: Iterable[threading.Thread], at_most_s: float) -> None:
-    until = monotonic() + at_most_s
+def _join(threads: Iterable[threading.Thread], at_most_s: float | None = None) -> None:
     for thread in threads:
-        thread.join(max(0.0, until - monotonic()))
+        thread.join(at_most_s)

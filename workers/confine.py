@@ -59,11 +59,15 @@ def _do_nothing(_number: int, _frame: object) -> None: ...
 
 
 class _Requests:
-    """Held over a fork: one that came to the child before it heeds them would be lost."""
+    """Held over a fork in a process that outlasts them: one that came to the child before it heeds them would be lost.
+
+    Not in a worker, whose threads may fork at the same time.
+    """
 
     def __init__(self) -> None:
         self._are_held = False
-        self._mask: Iterable[int] = ()
+        self._mask: Iterable[int] | None = None
+        """To go back to."""
 
     def hold_at_forks(self) -> None:
         if not self._are_held:
@@ -71,10 +75,12 @@ class _Requests:
             os.register_at_fork(before=self._hold, after_in_parent=self._release, after_in_child=self._heed)
 
     def _hold(self) -> None:
-        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, _REQUESTS)
+        outlasts = signal.getsignal(signal.SIGTERM) is _do_nothing
+        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, _REQUESTS) if outlasts else None
 
     def _release(self) -> None:
-        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+        if self._mask is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
 
     def _heed(self) -> None:
         for number in _REQUESTS:

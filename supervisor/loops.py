@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 from weakref import WeakKeyDictionary
@@ -25,11 +25,19 @@ class _Aside:
     def __init__(self) -> None:
         self.threads: set[threading.Thread] = set()
         """That a close waits for; changed in the loop's own thread."""
+        self.none_left: asyncio.Event | None = None
+        """Somebody waits for that."""
         self.waiting: deque[Callable[[], None]] = deque()
         self.takers = 0
         """How many threads take what waits."""
         self.lock = threading.Lock()
         """Over what waits and who takes it."""
+
+    def note_end(self, thread: threading.Thread) -> None:
+        thread.join()  # that was its last word
+        self.threads.discard(thread)
+        if self.none_left is not None and not self.threads:
+            self.none_left.set()
 
 
 _asides: WeakKeyDictionary[asyncio.AbstractEventLoop, _Aside] = WeakKeyDictionary()
@@ -94,12 +102,16 @@ def in_turn(loop: asyncio.AbstractEventLoop, act: Callable[[], T]) -> asyncio.Fu
 
 
 def _start(loop: asyncio.AbstractEventLoop, act: Callable[[], None], *, is_waited_for: bool) -> None:
-    thread = threading.Thread(target=act, name="killable-aside", daemon=True)
+    aside = _aside(loop)
+
+    def run() -> None:
+        act()
+        tell(loop, partial(aside.note_end, thread))
+
+    thread = threading.Thread(target=run, name="killable-aside", daemon=True)
     thread.start()
     if is_waited_for:
-        threads = _aside(loop).threads
-        threads -= {each for each in threads if not each.is_alive()}
-        threads.add(thread)
+        aside.threads.add(thread)
 
 
 def _do(loop: asyncio.AbstractEventLoop, act: Callable[[], T], done: asyncio.Future[T]) -> None:
@@ -122,18 +134,8 @@ def _take_turns(aside: _Aside) -> None:
 
 async def threads_are_done(at_most_s: float) -> None:
     """Wait for what this loop has going on in threads; not for one that the kernel keeps (a process in state D)."""
-    loop = asyncio.get_running_loop()
-    threads = _aside(loop).threads
-    if threads:
-        try:
-            joining = in_thread(loop, partial(_join, tuple(threads)), is_waited_for=False)
-        except RuntimeError:  # no thread can be started: nothing else is to be done in this one
-            _join(threads, at_most_s / len(threads))
-        else:
-            await asyncio.wait((joining,), timeout=at_most_s)
-    threads.clear()
-
-
-def _join(threads: Iterable[threading.Thread], at_most_s: float | None = None) -> None:
-    for thread in threads:
-        thread.join(at_most_s)
+    aside = _aside(asyncio.get_running_loop())
+    if aside.threads:
+        aside.none_left = asyncio.Event()
+        await came(aside.none_left, at_most_s)
+        aside.none_left = None

@@ -1,5 +1,5 @@
 # make demo   installs what is missing, then the whole story on real models, in half a minute
-# make test   the whole suite, in as many processes as there are processors; ARGS='-x tests/unit', PROCESSES=0
+# make test   the whole suite, in one process more than there are processors; ARGS='-x tests/unit', PROCESSES=0
 # make lint   ruff and mypy --strict
 # Everything goes into .venv here; nothing else on the machine is touched.
 
@@ -11,8 +11,9 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11 python3.1
 	command -v $$name >/dev/null 2>&1 && $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& { command -v $$name; break; }; done)
 
-# How many the tests are run by; with 0 it is the one that was started, whose output and debugger can be used.
-PROCESSES ?= $(shell nproc)
+# How many the tests are run by: one more than there are processors, for many tests wait for a grace, a deadline, a
+# death. With 0 it is the one that was started, whose output and debugger can be used.
+PROCESSES ?= $(shell expr $$(nproc) + 1)
 
 SOURCES := $(shell find api supervisor workers -name __pycache__ -prune -o -type f -print 2>/dev/null)
 # The names too: a file that was removed changes no timestamp.

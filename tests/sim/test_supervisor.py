@@ -258,7 +258,7 @@ def test_what_must_hold_holds_in_every_history(first: int) -> None:
 
 def test_a_seed_is_one_history_wherever_it_is_played() -> None:
     """In another process, too: nothing comes from a clock, a hash or the names of jobs."""
-    seeds = [1, 9, 54]
+    seeds = [9, 11, 54]
     histories = [play(seed) for seed in seeds]
     assert all(len(history) > 30 for history in histories)
     assert [play(seed) for seed in seeds] == histories and play(seeds[0] + 1) != histories[0]

@@ -101,7 +101,7 @@ def test_whatever_a_callback_raises_the_executor_goes_on(caplog: pytest.LogCaptu
 
 
 def test_a_call_whose_order_is_written_is_not_given_to_a_second_worker(
-    executor: Executor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C comes right behind that, in another submit, when the supervisor's thread has made an attempt of it."""
     give, runs = Call.give, tmp_path / "runs"
@@ -111,18 +111,24 @@ def test_a_call_whose_order_is_written_is_not_given_to_a_second_worker(
         until(lambda: call.is_job and runs.exists() and runs.read_text(), "it runs, as an attempt")
         raise KeyboardInterrupt
 
-    executor.submit(work.square, 2).result()
-    lent(executor, 2)  # of a worker that comes later it would be the supervisor's thread that is patched
-    with monkeypatch.context() as patched:
-        patched.setattr(Calls, "_match", lambda calls: None)
-        first = executor.with_limits(run_s=60, grace_s=20).submit(work.notes, str(runs))
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(Call, "give", interrupted)
-        executor.submit(work.square, 3)
-    with pytest.raises(JobCancelled):
-        first.result(10)
-    assert runs.read_text() == "once\n"
-    assert executor.submit(work.square, 4).result() == 16
+    with Executor(max_workers=2, spares=0) as executor:
+        gates = [str(tmp_path / name) for name in ("one", "other")]
+        calls = [executor.submit(work.wait_for, gate) for gate in gates]
+        until(lambda: all(call.running() for call in calls), "both have a worker")
+        for gate in gates:
+            work.say(gate)
+        concurrent.futures.wait(calls)
+        lent(executor, 2)  # of one that comes later it would be the supervisor's thread that is patched
+        with monkeypatch.context() as patched:
+            patched.setattr(Calls, "_match", lambda calls: None)
+            first = executor.with_limits(run_s=60, grace_s=20).submit(work.notes, str(runs))
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(Call, "give", interrupted)
+            executor.submit(work.square, 3)
+        with pytest.raises(JobCancelled):
+            first.result(10)
+        assert runs.read_text() == "once\n"
+        assert executor.submit(work.square, 4).result() == 16
 
 
 def test_a_shutdown_that_cancels_what_waits_lets_what_runs_end(tmp_path: Path) -> None:

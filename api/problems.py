@@ -28,6 +28,8 @@ from killable.workers.errors import CODES, Refused
 from killable.workers.messages import dump_json
 
 PROBLEM_TYPE = "application/problem+json"
+TOLD_MAX = 3
+"""Of them in the sentence for people; all are in `faults`."""
 TOKEN_CHARS_MAX = 100
 """Of one member's name in a pointer: enough for a person to find it, too little to send an input back."""
 RETRY_AFTER_S = {429: 1, 503: 5}
@@ -116,10 +118,10 @@ def fault(where: str, path: Iterable[str | int], message: str) -> dict[str, str]
 
 def invalid(faults: Sequence[dict[str, str]], more: bool = False) -> Refused:
     """Return the refusal of a request with these faults; `more`: there are others, left out."""
-    first = faults[0]
-    name = f"{first['in']} {first['pointer']}".rstrip()
-    count = f"{len(faults)}{' or more' if more else ''} faults, the first: " if len(faults) > 1 else ""
-    return Refused(f"{count}{name}: {first['message']}", code="invalid", faults=list(faults))
+    told = "; ".join(f"{each['in']} {each['pointer']}".rstrip() + f": {each['message']}" for each in faults[:TOLD_MAX])
+    count = f"{len(faults)}{' or more' if more else ''} faults: " if len(faults) > 1 else ""
+    rest = "; ..." if len(faults) > TOLD_MAX else ""
+    return Refused(f"{count}{told}{rest}", code="invalid", faults=list(faults))
 
 
 def install_problems(app: FastAPI) -> None:

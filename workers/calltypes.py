@@ -34,7 +34,12 @@ def stream(ctx: Context, function: Any, args: Any, kwargs: Any) -> Any:
     """Call it, and send one by one what it returns or yields."""
     args, kwargs = _with_context(function, args, kwargs, ctx)
     found = function(*args, **kwargs)
-    return found if isinstance(found, GeneratorType) else _each(found)
+    if isinstance(found, GeneratorType):
+        return found
+    try:
+        return _each(iter(found))
+    except TypeError as error:
+        raise TypeError(f"{error}: stream gives what a function yields, or what can be iterated over") from error
 
 
 def _each(items: Iterable[Any]) -> Generator[Any, None, None]:

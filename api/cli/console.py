@@ -16,6 +16,8 @@ from rich.text import Text
 
 WIDE = 1000
 """Columns of a table in a pipe."""
+RULE = 80
+"""Of the line below a table's head there."""
 
 
 def print_json(document: Any, *, one_line: bool = False) -> None:
@@ -45,7 +47,7 @@ def print_table(table: RenderableType) -> None:
     text = io.StringIO()
     Console(highlight=False, markup=False, emoji=False, width=WIDE, file=text).print(table)
     for line in text.getvalue().splitlines():
-        typer.echo(line.rstrip())
+        typer.echo(line.rstrip() if line.strip("─ ") else line[:RULE])
 
 
 def print_lines(lines: Iterable[Text]) -> None:

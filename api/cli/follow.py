@@ -148,6 +148,8 @@ class Follower:
         parts = [render.state(self.terminal.name if self.terminal else "")]
         parts.append(Text(render.counted(int(ending.get("tokens") or 0), "token")))
         parts += [Text(render.duration(lasted))] if lasted is not None else []
+        if self._tokens and ending.get("result") is not None:
+            parts.append(Text(f"its result: killable result {render.short(self.job.id)}", "dim"))
         return Text("  ").join(parts)
 
 

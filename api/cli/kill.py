@@ -22,6 +22,7 @@ from killable.api.cli.options import Json, Reason, Url, open_client, seconds
 from killable.api.client.blocking import Client, Ending, Job
 from killable.api.client.exchange import DEFAULT_URL
 from killable.workers.errors import Refused
+from killable.workers.spelling import did_you_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,7 @@ def kill(
         float | None,
         typer.Option(
             "--grace",
+            "--grace-s",
             parser=seconds,
             metavar="SECONDS",
             help="The grace of this kill: 2s. It can only be shorter than the job's own.",
@@ -119,12 +121,39 @@ def kill(
             targets = _matching(client, chosen) if chosen else _named(client, names or [])
             raise typer.Exit(_print_plan(targets, as_json))
         if chosen:
-            raise typer.Exit(_print_kills(_kill_matching(client, chosen, order), as_json))
-        raise typer.Exit(_print_kills(_kill_all(client, _named(client, names or []), order), as_json))
+            raise typer.Exit(_do_kill(client, _kill_matching(client, chosen, order), chosen, order, as_json))
+        named = _named(client, names or [])
+        raise typer.Exit(_do_kill(client, _kill_all(client, named, order), None, order, as_json))
 
 
-def _print_kills(killing: Iterator[_Kill], as_json: bool) -> int:
-    """Print each one as it has died; return the exit code."""
+def _do_kill(client: Client, killing: Iterator[_Kill], chosen: _Filter | None, order: _Order, as_json: bool) -> int:
+    """Kill, and print; return the exit code. Raise Refused where a filter can fit nothing."""
+    kills = _print_kills(killing, as_json)
+    if not as_json:
+        _note_longer_grace(kills, order)
+    if not kills and chosen is not None and chosen.type is not None:
+        _check_type(client, chosen.type)
+    return max((done.exit_code for done in kills), default=exits.Exit.OK)
+
+
+def _check_type(client: Client, type: str) -> None:
+    """Raise Refused for a job type that there is not: who has misspelt it may believe its jobs dead."""
+    types = [str(each["name"]) for each in client.types()]
+    if type not in types:
+        raise Refused(f"there is no job type {type!r} ({did_you_mean(type, types)})", code="unknown_job_type")
+
+
+def _note_longer_grace(kills: Sequence[_Kill], order: _Order) -> None:
+    """Say so where a job's own grace was shorter than that of the kill."""
+    certificates = [done.ending.certificate or {} for done in kills if done.ending is not None]
+    own = [grace for each in certificates if (grace := each.get("grace_s")) is not None]
+    if order.grace_s is not None and own and min(own) < order.grace_s:
+        words = f"a kill only shortens a grace: a job's own, {render.setting(min(own))}, held"
+        console.stderr_console().print(Text(words, "yellow"))
+
+
+def _print_kills(killing: Iterator[_Kill], as_json: bool) -> list[_Kill]:
+    """Print each one as it has died."""
     kills = []
     try:
         for done in killing:
@@ -138,7 +167,7 @@ def _print_kills(killing: Iterator[_Kill], as_json: bool) -> int:
         console.print_json({"killed": [_members(done) for done in kills]})
     elif not kills:
         console.stderr_console().print("nothing to kill: no active job matches")
-    return max((done.exit_code for done in kills), default=exits.Exit.OK)
+    return kills
 
 
 def _named(client: Client, names: Sequence[str]) -> list[_Target]:

@@ -130,6 +130,7 @@ def _follow_or_cancel(start: Callable[[], Job], as_json: bool) -> int:
             reason = "its reader has gone" if isinstance(error, OSError) else "its reader failed"
             with contextlib.suppress(KillableError), interrupts.held():  # a window that is closed hangs up, too
                 follower.job.cancel(reason=reason, wait_s=0)
+                stderr.print(f"{render.short(follower.job.id)} is cancelled: {reason}")
         raise
     return follower.finish()
 

@@ -21,6 +21,7 @@ from killable.api.client.outcomes import Ending, NotEnded, Unreachable
 from killable.api.client.retries import Asking, Flow
 from killable.workers.errors import JobTimedOut, KillableError, Refused
 from killable.workers.limits import LIMITS, parse_limit
+from killable.workers.spelling import did_you_mean
 
 
 class JobOptions(TypedDict, total=False):
@@ -74,9 +75,12 @@ class Submission:
         cls, type: str, input: Mapping[str, Any] | None = None, *, limits: Mapping[str, Any] | None = None,
         tags: Mapping[str, str] | None = None, priority: int = 0, stop_when_client_leaves: bool = False,
         idempotency_key: str | None = None, correlation_id: str | None = None, wait_for_room_s: float = 0.0,
-        within_s: float | None = None,
+        within_s: float | None = None, **unknown: object,
     ) -> Submission:  # fmt: skip
-        """Make one. Raise Refused for what JSON cannot say, and for text that is no time or size."""
+        """Make one. Raise Refused for what JSON cannot say, and for text that is no time or size; TypeError."""
+        if unknown:
+            meant = did_you_mean(min(unknown), JobOptions.__annotations__)
+            raise TypeError(f"there is no option {min(unknown)!r} ({meant}); the job's input is one mapping")
         if not isinstance(input, Mapping | None):
             kind = builtins.type(input).__name__
             raise Refused(f"the input has to be a mapping of the job's parameters by name, not {kind}")

@@ -234,7 +234,7 @@ class Executor(concurrent.futures.Executor):
         self._calls.hosting.join()
 
     def kill_workers(self) -> None:
-        """Do the same with SIGKILL at once."""
+        """Kill everything at once, and shut down; return when no process is left."""
         self.terminate_workers(grace_s=0)
 
 

@@ -41,7 +41,8 @@ def test_tokens_go_to_stdout_and_the_rest_to_stderr(command: Command) -> None:
     assert (done.returncode, done.stdout) == (0, "hello you!\nhello you!\n")
     first, last = done.stderr.splitlines()
     assert re.fullmatch(r"job-[0-9a-f-]{36}", first)
-    assert re.fullmatch(r"completed  2 tokens  [\d.]+ m?s", last)
+    assert re.fullmatch(r"completed  2 tokens  [\d.]+ m?s", last.partition("  its result")[0])
+    assert last.endswith(f"  its result: killable result {first[:12]}"), "which is not among the tokens"
 
 
 def test_a_job_that_streams_nothing_has_its_result_printed(command: Command) -> None:
@@ -72,6 +73,7 @@ def test_a_job_that_nobody_reads_along_with_any_more_is_cancelled(command: Comma
             process.send_signal(signal.SIGHUP)
             assert len(process.stdout.read()) % len("and so on\n") == 0
         assert process.wait(60) == (1 if how == "head" else 3)
+        assert "cancelled" in process.stderr.read()
     with Client(command.url) as client, pytest.raises(JobCancelled) as caught:
         client.job(job_id).result(wait_s=60)
     assert (caught.value.by, caught.value.reason) == ("user", "its reader has gone" if how == "head" else "Ctrl-C")
@@ -233,6 +235,15 @@ def test_kill_tells_ended_and_unknown_jobs_apart(command: Command) -> None:
     nothing = command.run("kill", "--all")
     assert (nothing.returncode, nothing.stdout) == (0, "")
     assert "nothing to kill" in nothing.stderr
+    misspelt = command.run("kill", "--type", "ad")
+    assert (misspelt.returncode, misspelt.stdout) == (4, "") and "did you mean add?" in misspelt.stderr
+
+
+def test_a_grace_that_is_longer_than_the_jobs_own_is_told_to_be_none(command: Command) -> None:
+    done = command.run("kill", start_detached(command, "tick"), "--grace-s", "10m")
+    assert (done.returncode, done.stderr) == (0, "a kill only shortens a grace: a job's own, 20 s, held\n"), done
+    done = command.run("kill", start_detached(command, "tick"), "--grace", "19s")
+    assert (done.returncode, done.stderr) == (0, ""), done
 
 
 def test_many_jobs_are_killed_together_and_now_is_without_grace(command: Command) -> None:

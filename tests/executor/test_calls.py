@@ -268,6 +268,11 @@ def test_what_is_preloaded_is_shared_also_when_the_collector_has_looked_at_it() 
         assert executor.submit(work.collect_and_measure).result() < 12 << 20
 
 
+def test_what_cannot_be_streamed_says_what_can(executor: Executor) -> None:
+    with pytest.raises(TypeError, match="'int' object is not iterable: stream gives what a function yields"):
+        next(executor.stream(work.square, 2))
+
+
 @pytest.mark.parametrize("start_method", ["fork", "spawn"])
 def test_a_preload_may_end_helpers_of_its_own(start_method: str) -> None:
     """Its process outlasts SIGTERM; what that forks does not."""

@@ -107,6 +107,8 @@ def test_a_call_whose_order_is_written_is_not_given_to_a_second_worker(
     give, runs = Call.give, tmp_path / "runs"
 
     def interrupted(call: Call, loan: Loan) -> bool:
+        if threading.current_thread() is not threading.main_thread():
+            return give(call, loan)  # the other one: this thread is what makes an attempt of the first
         assert give(call, loan)
         until(lambda: call.is_job and runs.exists() and runs.read_text(), "it runs, as an attempt")
         raise KeyboardInterrupt
@@ -122,6 +124,9 @@ def test_a_call_whose_order_is_written_is_not_given_to_a_second_worker(
         with monkeypatch.context() as patched:
             patched.setattr(Calls, "_match", lambda calls: None)
             first = executor.with_limits(run_s=60, grace_s=20).submit(work.notes, str(runs))
+            seen = threading.Event()
+            executor._calls.hosting.call(lambda _: seen.set())
+            assert seen.wait(60), "the supervisor's thread has looked for whom to give it to"
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
             patched.setattr(Call, "give", interrupted)
             executor.submit(work.square, 3)

@@ -32,7 +32,7 @@ class AccessCheck:
     def __init__(self, app: ASGIApp, settings: HttpSettings) -> None:
         self._app = app
         self._hosts = frozenset(host.strip("[]").lower() for host in (settings.host, *settings.allowed_hosts))
-        self._origins = frozenset(origin.rstrip("/").lower() for origin in settings.cors_origins)
+        self._origins = frozenset(settings.origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

@@ -56,7 +56,7 @@ def create_app(engine: Engine, settings: HttpSettings | None = None) -> FastAPI:
     if settings.cors_origins:
         app.add_middleware(
             _Cors,
-            allow_origins=settings.cors_origins,
+            allow_origins=settings.origins,
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=[
                 *("Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "Prefer"),

@@ -6,7 +6,8 @@ Runs in: api.
 from __future__ import annotations
 
 import base64
-import binascii
+import re
+from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query
@@ -20,7 +21,7 @@ from killable.api.output import kind_of, nothing, pieces_of
 from killable.api.parts import engine_of, parts_of
 from killable.api.problems import fault, invalid
 from killable.api.records import record_json
-from killable.api.sse import open_stream
+from killable.api.sse import WRITE_BYTES, open_stream
 from killable.workers.errors import Refused
 
 VALUE = {
@@ -120,7 +121,7 @@ async def get_result(request: Request, job_id: str, query: Annotated[schemas.Res
         raise Refused(
             f"The job ended {record.state}: only a completed one has a result", code="no_result", record=record
         )
-    return _value_answer(b"null" if record.result is None else record.result)
+    return _value_answer(request, b"null" if record.result is None else record.result)
 
 
 @router.get("/partial", response_class=Response, responses=documented({200: VALUE}, "unknown_job", "no_result"))
@@ -130,22 +131,31 @@ async def get_partial(request: Request, job_id: str) -> Response:
     record = await engine.get(job_id)
     if record.partial is None:
         raise Refused("The job has made no checkpoint", code="no_result", record=record)
-    return _value_answer(record.partial)
+    return _value_answer(request, record.partial)
 
 
-def _value_answer(payload: bytes) -> Response:
-    raw = _bytes_value(payload)
-    if raw is not None:
-        return Response(raw, media_type="application/octet-stream")
-    return Response(payload, media_type="application/json")
+def _value_answer(request: Request, payload: bytes) -> Response:
+    """Answer in pieces: who reads slowly holds one of them, and no copy of the whole."""
+    found = _BYTES_VALUE.fullmatch(payload)
+    if found is None or len(found[1]) % 4:
+        size, pieces, media_type = len(payload), _cut(payload, WRITE_BYTES), "application/json"
+    else:
+        encoded = memoryview(payload)[found.start(1) : found.end(1)]
+        size = len(encoded) // 4 * 3 - len(found[2])
+        pieces, media_type = map(base64.b64decode, _cut(encoded, WRITE_BYTES // 3 * 4)), "application/octet-stream"
+    body = nothing() if request.scope.get(IS_HEAD) else _each(pieces)
+    return StreamingResponse(body, media_type=media_type, headers={"Content-Length": str(size)})
 
 
-def _bytes_value(payload: bytes) -> bytes | None:
-    """Return the bytes that a job returned, which travel as `{"base64": …}`; None for any other value."""
-    start, end = b'{"base64":"', b'"}'
-    if not (payload.startswith(start) and payload.endswith(end)):
-        return None
-    try:
-        return base64.b64decode(memoryview(payload)[len(start) : -len(end)], validate=True)
-    except binascii.Error:
-        return None
+_BYTES_VALUE = re.compile(rb'\{"base64":"([A-Za-z0-9+/]*(={0,2}))"\}')
+"""Bytes that a job returned, as they travel."""
+
+
+def _cut(payload: bytes | memoryview, size: int) -> Iterator[bytes | memoryview]:
+    return (payload[start : start + size] for start in range(0, len(payload), size))
+
+
+async def _each(pieces: Iterable[bytes | memoryview]) -> AsyncIterator[bytes | memoryview]:
+    """Not an iterator as it is: Starlette would take each step in a thread."""
+    for piece in pieces:
+        yield piece

@@ -17,7 +17,7 @@ from killable.workers.limits import ATTEMPTS_MAX
 from killable.workers.spelling import OPERATION_PATH
 
 WAIT_S_MAX = 60.0
-"""The longest that a request is held: below the timeout of usual clients and proxies."""
+"""The longest that a request is held: what many proxies wait for an answer; who has one in front asks for less."""
 CORRELATION_ID = "^[A-Za-z0-9._:/+=-]{1,128}$"
 IDEMPOTENCY_KEY = "^[!-~]{1,255}$"
 """Any spelling of an id, quoted as the IETF draft has it or not."""

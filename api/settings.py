@@ -36,6 +36,11 @@ class HttpSettings:
     """A stream's reader that does not take 64 KiB in so long is cut off."""
 
     @property
+    def origins(self) -> list[str]:
+        """Return `cors_origins` as browsers send them."""
+        return [origin.rstrip("/").lower() for origin in self.cors_origins]
+
+    @property
     def streams_max(self) -> int:
         """Of open streams: a tenth of the connections is left for those who submit, look and cancel."""
         return max(1, self.connections_max * 9 // 10)

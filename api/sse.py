@@ -75,14 +75,22 @@ class _ReaderStalled(Exception):
     """The reader took nothing for the whole send timeout."""
 
 
-def encode(events: Sequence[Event]) -> list[bytes]:
-    """Return events as they stand on the wire, joined into pieces of about WRITE_BYTES; a piece cuts no event."""
-    lines = [b"id: %d\nevent: %b\ndata: %b\n\n" % (id, _names[name], data) for id, name, data in events]
-    size = sum(map(len, lines))
-    if size <= WRITE_BYTES:
-        return [b"".join(lines)]
-    step = max(1, len(lines) * WRITE_BYTES // size)
-    return [b"".join(lines[start : start + step]) for start in range(0, len(lines), step)]
+def encode(events: Sequence[Event]) -> Iterator[bytes]:
+    """Yield events as they stand on the wire, joined into pieces of about WRITE_BYTES; a piece cuts no event.
+
+    One at a time: what waits for a reader is one piece, however large the events are.
+    """
+    lines: list[bytes] = []
+    size = 0
+    for id, name, data in events:
+        line = b"id: %d\nevent: %b\ndata: %b\n\n" % (id, _names[name], data)
+        lines.append(line)
+        size += len(line)
+        if size >= WRITE_BYTES:
+            yield b"".join(lines)
+            lines, size = [], 0
+    if lines:
+        yield b"".join(lines)
 
 
 def _parts(message: Message) -> Iterator[Message]:
@@ -209,9 +217,12 @@ class EventStream(EventSourceResponse):
             async for batch in batches:
                 for start in range(0, len(batch), EVENTS_PER_TURN):
                     part = batch[start : start + EVENTS_PER_TURN]
-                    for piece in self._encode(part):
+                    for piece in encode(part):
                         yield first + piece
                         first = b""
+                    _, name, data = part[-1]
+                    if self._markers and name in TERMINAL_STATES:
+                        yield marker(name, json.loads(data).get("error"))
                     if len(part) == EVENTS_PER_TURN:
                         await asyncio.sleep(0)  # neither a backlog nor a socket that takes all of it waits by itself
         except Refused:
@@ -219,10 +230,3 @@ class EventStream(EventSourceResponse):
         finally:
             if hasattr(batches, "aclose"):  # a send that failed leaves it unfinished
                 await batches.aclose()
-
-    def _encode(self, events: Sequence[Event]) -> list[bytes]:
-        pieces = encode(events)
-        _, name, data = events[-1]
-        if self._markers and name in TERMINAL_STATES:
-            pieces[-1] += marker(name, json.loads(data).get("error"))
-        return pieces

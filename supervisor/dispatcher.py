@@ -299,7 +299,7 @@ class Dispatcher:
 
     def note_fewer(self) -> None:
         """A job is over: at a shutdown it may have been the last."""
-        if self._drain.shutting_down and not self._registry.active():
+        if self._drain.shutting_down and not self._registry.has_active():
             self._drain.set_due()
 
     # ── FleetOwner ──

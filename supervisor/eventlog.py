@@ -6,10 +6,11 @@ Runs in: supervisor. Pure. Append and read are all that anyone needs of it; the 
 from __future__ import annotations
 
 import json
+import sys
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from itertools import accumulate, count, repeat
+from itertools import accumulate, count, repeat, takewhile
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -122,14 +123,19 @@ class EventLog:
         """Nothing will be added any more: pack all of it."""
         self._pack(len(self._open[1]))
 
-    def read(self, after: int, limit: int) -> list[Event]:
-        """Return up to `limit` events with ids above `after`."""
+    def read(self, after: int, limit: int, bytes_max: int = sys.maxsize) -> list[Event]:
+        """Return up to `limit` events with ids above `after`, of about `bytes_max` together: one at least."""
         first = max(after + 1, self.first)
         found: list[Event] = []
-        while len(found) < limit:
+        while len(found) < limit and bytes_max > 0:
             events = self._from(first, limit - len(found))
             if not events:
                 break
+            size = sum(map(len, map(_DATA, events)))
+            if size > bytes_max:
+                sizes = accumulate(map(len, map(_DATA, events)))
+                events = events[: 1 + sum(1 for _ in takewhile(bytes_max.__gt__, sizes))]
+            bytes_max -= size
             # Without a Python-level call per event: a reader of half a million tokens a second is made of this line.
             rows = zip(count(first), map(_NAME, events), map(_DATA, events), strict=False)
             found += map(tuple.__new__, repeat(Event), rows)

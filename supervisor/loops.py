@@ -95,7 +95,7 @@ def in_turn(loop: asyncio.AbstractEventLoop, act: Callable[[], T]) -> asyncio.Fu
         except RuntimeError:
             with aside.lock:
                 aside.takers -= 1
-                if not aside.takers:  # else one of those takes it
+                if not aside.takers and aside.waiting:  # else one of those takes it, or has taken it
                     aside.waiting.pop()
                     raise
     return asyncio.shield(done)

@@ -268,6 +268,10 @@ class Registry:
     def active(self) -> list[Entry]:
         return [entry for entry in self._entries.values() if not entry.is_over]
 
+    def has_active(self) -> bool:
+        """Tell whether a job is not over yet: the newest is looked at first."""
+        return any(not entry.is_over for entry in reversed(self._entries.values()))
+
     def note_end(self, entry: Entry, now: float) -> None:
         """A job has ended: from here on it may be dropped."""
         if entry.is_call:

@@ -48,7 +48,8 @@ if TYPE_CHECKING:
     from killable.supervisor.journalfile import Row
 
 EVENTS_PER_BATCH = 4096
-"""What one turn of a reader takes: enough to be cheap, short enough for the others."""
+BYTES_PER_BATCH = 256 << 10
+"""What one turn of a reader takes: enough to be cheap, short enough for the others; a slow reader holds no more."""
 
 logger = logging.getLogger("killable.jobs")
 
@@ -203,7 +204,7 @@ class Supervisor:
     async def events(self, job_id: str, after: int = -1, *, follow: bool = True) -> AsyncIterator[Sequence[Event]]:
         entry = self._registry.get(job_id)
         while True:
-            batch = entry.log.read(after, EVENTS_PER_BATCH)
+            batch = entry.log.read(after, EVENTS_PER_BATCH, BYTES_PER_BATCH)
             if batch:
                 after = batch[-1].id
                 yield batch
@@ -337,7 +338,7 @@ class Supervisor:
         self._drain.shut_down(grace_s, reason)
         if self._closing:
             self.jobs.stop_all(reason, grace_s)  # only hurries: the first verdict stays
-        elif deadline_s > 0 and self._registry.active():
+        elif deadline_s > 0 and self._registry.has_active():
             if was_asked and (left_s := self._drain.left_s(self._clock.now())) is not None:
                 deadline_s = min(deadline_s, left_s)
             self._drain.begin(self._clock, deadline_s, self._drain.set_due)

@@ -37,6 +37,8 @@ _OURS = (__name__, "killable.workers.calltypes", "killable.workers.calls")
 CORRELATION_VARIABLE = "KILLABLE_CORRELATION_ID"
 _TRACEBACK_CHARS_MAX = 64 << 10
 """More than a hundred frames; it is in the record of the job, and in its last event."""
+_FAULT_CHARS_MAX = 1000
+"""Of a pointer or a message: either may have a text of the input in it."""
 _FAULTS_MAX = 100
 """More than a person reads; a list of a million items may have as many."""
 
@@ -190,9 +192,10 @@ class Attempt:
         """Return what happened in the job's own terms."""
         if isinstance(error, InputError):
             self.exit_code = ExitCode.BAD_PAYLOAD
-            return Raised("payload", type(error).__name__, str(error), faults=error.facts[:_FAULTS_MAX])
+            faults = [{name: text[:_FAULT_CHARS_MAX] for name, text in each.items()} for each in error.facts]
+            return Raised("payload", type(error).__name__, _message(error), faults=faults[:_FAULTS_MAX])
         if isinstance(error, Unserializable):
-            return Raised("unserializable", error.type_name, str(error))
+            return Raised("unserializable", error.type_name, _message(error))
         if isinstance(error, SystemExit):
             self.exit_code = _system_exit_code(error)
             return Raised("exit", exit_code=self.exit_code)

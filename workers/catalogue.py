@@ -20,12 +20,10 @@ from killable.workers.control import Configure, PreloadFailed
 from killable.workers.declaration import DeclarationError, place_of
 from killable.workers.fdpass import MESSAGE_BYTES_MAX
 
-TRACEBACK_CHARS_MAX = 60_000
-"""Below fdpass.MESSAGE_BYTES_MAX, escaped."""
+TOLD_BYTES_MAX = 60_000
+"""Of a traceback, and of what is wrong with a declaration, as JSON: both are told in one message."""
 TYPE_BYTES_MAX = MESSAGE_BYTES_MAX - 1024
 """Of a job type as JSON, its schema and its docstring: it is told in one message."""
-ESCAPED_CHARS_MAX = 12
-"""That one may take in JSON: a pair of surrogates, six characters each."""
 _NOT_THE_USERS = (os.path.dirname(__file__), "<frozen importlib")
 
 
@@ -45,8 +43,14 @@ def explain(error: BaseException) -> PreloadFailed:
     while frames is not None and frames.tb_frame.f_code.co_filename.startswith(_NOT_THE_USERS):
         frames = frames.tb_next
     text = "".join(traceback.format_exception(type(error), error, frames))
-    text = text[-TRACEBACK_CHARS_MAX // (1 if text.isascii() else ESCAPED_CHARS_MAX) :]
-    return PreloadFailed(text, str(error) if isinstance(error, DeclarationError) else "")
+    return PreloadFailed(_end_of(text), _end_of(str(error)) if isinstance(error, DeclarationError) else "")
+
+
+def _end_of(text: str) -> str:
+    """Return as much of it as fits: the end says what is wrong."""
+    while len(json.dumps(text)) > TOLD_BYTES_MAX:
+        text = text[len(text) // 4 + 1 :]
+    return text
 
 
 def load(configure: Configure, *, run_preloads: bool) -> list[dict[str, Any]]:

@@ -141,7 +141,7 @@ def close_descriptors_except(kept: Iterable[int]) -> None:
     for descriptor in sorted(kept):
         os.closerange(low, descriptor)
         low = descriptor + 1
-    os.closerange(low, resource.getrlimit(resource.RLIMIT_NOFILE)[1] if low < 1 << 20 else low)
+    os.closerange(low, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
 
 
 def set_process_limits(nice: int, *, core_dumps: bool = False) -> None:

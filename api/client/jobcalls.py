@@ -17,8 +17,10 @@ from killable.api.client.outcomes import Ending, NotEnded, Record, job_error
 from killable.api.client.retries import Asking, Flow
 from killable.workers.errors import KillableError, Refused
 
-HELD_S_MAX = 60.0
-"""The longest that the server holds one request; longer waits ask again."""
+HELD_S_MAX = 25.0
+"""For how long one request is held, less than proxies wait for an answer (Heroku 30 s, nginx and others 60); longer
+waits ask again.
+"""
 LEAVE_S = 30.0
 """For how long a caller that leaves waits for the job to be dead: several times the usual grace. The end goes on."""
 LEAVE_ANSWER_S = 5.0

@@ -25,7 +25,7 @@ RETRIES = 2
 PAUSE_S = 0.1
 """Before the first retry; doubled for each further one, and up to half as much again at random."""
 RETRY_S_MAX = 10.0
-"""No retry begins later than this after the first attempt, whatever Retry-After asks for."""
+"""No retry begins later than this after the first failure, whatever Retry-After asks for: a call may be held first."""
 BUSY = frozenset({429, 502, 503, 504})
 """HTTP statuses that ask to come again later; 502 and 504 are a proxy's, whose server is being started again, say."""
 
@@ -78,14 +78,16 @@ class Asking:
         """
         failures = 0
         started = time.monotonic()
+        first_failed = float("inf")
         while True:
             try:
                 return self.server.checked((yield call))
             except KillableError as error:
                 failures += 1
                 pause = pause_s(failures, error)
-                ready = time.monotonic() + pause
-                is_in_time = ready <= min(until, started + RETRY_S_MAX)
+                now = time.monotonic()
+                first_failed, ready = min(first_failed, now), now + pause
+                is_in_time = ready <= min(until, first_failed + RETRY_S_MAX)
                 retry = failures <= self.retries and may_repeat(call, error) and is_in_time
                 if not retry and not (error.code == "queue_full" and ready <= min(until, started + room_s)):
                     raise

@@ -123,6 +123,8 @@ class Hosting:
                     runner.run(self._live())
                 except BaseException as error:  # a defect of ours: nothing of it may outlive its thread
                     self.failure = error
+                    with self._lock:
+                        self._closed = True  # before the loop is: nobody may tell it anything then
                     logger.exception("executor_lost")
                     if self._supervisor is not None:
                         runner.run(self._supervisor.close(0.0))

@@ -152,6 +152,12 @@ class Writer:
         """In a fork of this process."""
         self.is_closed = True
         self._socket.close()
+        self._drop_waiting()
+
+    def _drop_waiting(self) -> None:
+        for _, passed in self._waiting:
+            _close_all(passed)
+        self._waiting.clear()
 
     def close(self) -> None:
         if not self.is_closed:
@@ -160,9 +166,7 @@ class Writer:
             with self._lock:
                 self.is_closed = True
                 self._socket.close()
-            for _, passed in self._waiting:
-                _close_all(passed)
-            self._waiting.clear()
+            self._drop_waiting()
 
 
 def _copies(descriptors: Sequence[int]) -> Sequence[int]:

@@ -243,7 +243,7 @@ class Lineage:
             case _:
                 raise AssertionError(message)
         if self._zygote_socket is not None:
-            self._watchdog.heard(owes_more=any(process.pid is None for process in self._processes.values()))
+            self._watchdog.heard(owes_more=any(process.is_owed_a_word for process in self._processes.values()))
 
     def _ask_zygote(self) -> None:
         """It may be stopped, and then only has to be continued. Or it sweeps, and says that it lives."""
@@ -272,7 +272,7 @@ class Lineage:
     def _await_settlement(self) -> None:
         """The guard tells when nothing is left of a zygote; something may be left that does not go."""
         self._watchdog.stop()
-        if self._settling is None and not self._closing:
+        if self._settling is None and not self._closing and not self._stuck:
             self._settling = self._loop.call_later(self._patience_s / 2, self._settle_what_is_proven)
 
     def _settle_what_is_proven(self) -> None:

@@ -343,6 +343,11 @@ class WorkerProcess:
         self._listener.on_exited()
         self._on_exit()
 
+    @property
+    def is_owed_a_word(self) -> bool:
+        """Whether the zygote has yet to tell of its fork, or of its exit, which has been seen."""
+        return self.pid is None or self._exit_told
+
     def leave_to_parent(self) -> None:
         """In a fork of this process: its end of a worker's orders would keep that waiting for more."""
         self._closed = True

@@ -182,6 +182,7 @@ class PoolSpawner:
         self._listener.on_zygote_lost(ending)
 
     def on_stuck(self, lineage: Lineage) -> None:
+        assert self._lineage is lineage, "it gives up once"
         self._lineage = None
         self._stuck.append(lineage)
         self._listener.on_zygote_lost(None)

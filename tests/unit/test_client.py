@@ -150,7 +150,7 @@ def test_a_result_is_waited_for(script: Script, client: OneClient) -> None:
     still = as_json({"job_id": ID, "state": "running"}, 202)
     script.on("GET", f"{PATH}/result", still, still, as_json({"tokens": 3}))
     assert client.job(ID).result() == {"tokens": 3}
-    assert {request.query for request in script.asked} == {"wait_s=60.0"}
+    assert {request.query for request in script.asked} == {"wait_s=25.0"}
 
 
 def test_a_result_of_bytes_is_bytes_and_none_is_none(script: Script, client: OneClient) -> None:
@@ -188,7 +188,7 @@ def test_cancel_returns_the_ending_when_the_job_is_dead(script: Script, client: 
     ending = client.job(ID).cancel(grace_s=0, reason="too slow")
     assert (ending.state, ending.certificate, ending.had_ended) == ("cancelled", {"tree_empty": 1.5}, False)
     assert script.asked[0].query == "grace_s=0&reason=too+slow"
-    assert script.asked[0].headers["prefer"] == "wait=60"
+    assert script.asked[0].headers["prefer"] == "wait=25"
 
 
 def test_cancel_may_leave_before_the_job_is_dead(script: Script, client: OneClient) -> None:
@@ -445,8 +445,8 @@ def test_what_is_asked_of_a_server(script: Script, client: OneClient) -> None:
         assert ask() == {"answer": path}
         asked = script.asked[-1]
         assert (asked.method, asked.path, asked.query, asked.body) == (method, path, query, body)
-    assert script.asked_for("DELETE", "/v1/workers/w1")[0].headers["prefer"] == "wait=60"
-    assert script.asked_for("POST", "/v1/jobs/cancel")[0].headers["prefer"] == "wait=60"
+    assert script.asked_for("DELETE", "/v1/workers/w1")[0].headers["prefer"] == "wait=25"
+    assert script.asked_for("POST", "/v1/jobs/cancel")[0].headers["prefer"] == "wait=25"
 
 
 def test_an_unready_server_is_not_asked_again(script: Script, client: OneClient) -> None:

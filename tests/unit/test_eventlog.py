@@ -210,3 +210,19 @@ def test_a_log_may_begin_behind_events_that_are_lost() -> None:
     for after in (-1, 17, 99):
         assert [event.id for event in log.read(after, 10)] == [100]
     assert log.read(100, 10) == [] and len(log) == 101
+
+
+def test_what_is_read_at_once_is_bounded_in_bytes_too() -> None:
+    log = EventLog(1 << 20)
+    for size in [100] * (RECENT_MAX + 10):  # of these some are packed
+        log.append("token", b"x" * size)
+    log.append("token", b"y" * 5000)
+    log.append("completed", b"{}")
+    assert [event.id for event in log.read(-1, 4096, 1000)] == list(range(10))
+    assert [event.id for event in log.read(-1, 4, 1000)] == [0, 1, 2, 3]
+    assert [event.id for event in log.read(-1, 4096, 50)] == [0], "one at least"
+    assert [len(event.data) for event in log.read(RECENT_MAX + 9, 4096, 1000)] == [5000]
+    found: list[int] = []
+    while batch := log.read(found[-1] if found else -1, 4096, 1000):
+        found += [event.id for event in batch]
+    assert found == list(range(len(log)))

@@ -15,7 +15,6 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, Future
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, LOGGER, PENDING, RUNNING
-from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from killable.supervisor.job import Outcome
@@ -326,7 +325,7 @@ class JobFuture(Future[T]):
         ending, payload, value = self._ending, self._payload, None
         if ending is None:
             try:
-                value = read(partial(_unpickled, payload))
+                value = read(_unpickled, payload)
             except Unreadable as why:
                 self._error = self._ending = unreadable("result", why, self)
             self._payload, self._value, self._opened = None, value, True  # before anything can interrupt
@@ -336,7 +335,7 @@ class JobFuture(Future[T]):
         self._error = ending
         if ending.code in _ITS_OWN and self._raised:
             try:
-                raised = read(partial(_raised, self._raised))
+                raised = read(_raised, self._raised)
             except Unreadable as why:
                 ending.__cause__ = why.__cause__
             else:
@@ -349,19 +348,19 @@ class Unreadable(Exception):
     """The same bytes could not be unpickled twice: its cause says why."""
 
 
-def read(unpickle: Callable[[], T]) -> T:
+def read(unpickle: Callable[..., T], *sent: Any) -> T:
     """Unpickle what a job has sent. Raise Unreadable when that is its fault.
 
     Once may be anybody's: of Ctrl-C, of an alarm whose handler raises. That comes out as it is, and the value can be
     asked for again.
     """
     try:
-        return unpickle()
+        return unpickle(*sent)
     except KeyboardInterrupt:
         raise
     except BaseException:
         try:
-            unpickle()
+            unpickle(*sent)
         except KeyboardInterrupt:
             raise
         except BaseException as again:

@@ -9,7 +9,6 @@ import pickle
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
-from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from killable.supervisor import loops
@@ -71,7 +70,7 @@ class StreamFuture(JobFuture[Any], Generic[T]):
             if not self.items:
                 return ()  # another thread has it
             try:
-                item = read(partial(pickle.loads, self.items[0]))
+                item = read(pickle.loads, self.items[0])
             except Unreadable as why:
                 self._broken = unreadable("item", why, self)  # first: then nothing is added behind it
                 self.items.clear()

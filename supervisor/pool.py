@@ -21,7 +21,6 @@ from killable.supervisor.scheduler import Occupancy
 from killable.supervisor.seam import Spawner, SpawnerFactory, ZygoteLost
 from killable.supervisor.settings import PoolSpec
 from killable.supervisor.worker import Stage, Worker
-from killable.workers.control import Ending
 
 FAILURES_MAX = 3
 """Workers in a row that were never ready: then the pool is broken, and only tries again now and then."""
@@ -353,7 +352,7 @@ class Pool:
         for worker in tuple(self.workers.values()):  # a call that one of them has may want another worker
             worker.doom()
 
-    def on_zygote_lost(self, ending: Ending | None) -> None:
+    def on_zygote_lost(self, how: str = "") -> None:
         was, self._zygote = self._zygote, Zygote.NONE
         self._reported.clear()
         if self._closing:
@@ -368,7 +367,7 @@ class Pool:
             return
         self._backoff.failures += 1
         self.zygote_restarts += 1
-        how = "nobody knows how" if ending is None else f"exit code {ending.exit_code}, signal {ending.signal}"
+        how = how or "nobody knows how"
         logger.error("zygote_gone", extra={"pool": self.spec.name, "ending": how})
         if was in (Zygote.PRELOADING, Zygote.READY) and self._backoff.failures >= FAILURES_MAX:
             self._break(f"the zygote died before any worker was ready, {self._backoff.failures} times: {how}")

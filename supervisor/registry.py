@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from killable.workers.sealed import MemoryFile
 
 
+PROGRESS_BYTES_MAX = 16 << 10
+"""More than any context writes: the record keeps it, and each page of records repeats it."""
 EVENT_BYTES = 5
 """What an event that is not recent costs in memory besides its data."""
 
@@ -103,8 +105,10 @@ class Entry:
 
     def note_progress(self, data: bytes) -> bool:
         """Add the event and remember the last one; return False over the bound. Raise ValueError, RecursionError on
-        what is not JSON.
+        what no context writes.
         """
+        if len(data) > PROGRESS_BYTES_MAX:
+            raise ValueError(f"progress of {len(data)} bytes")
         progress = json.loads(data)
         if not isinstance(progress, dict):
             raise ValueError("progress that is no object")

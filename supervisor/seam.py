@@ -210,8 +210,8 @@ class SpawnerListener(Protocol):
         """The zygote or its guard has ended, or is made to: its workers die now. `on_zygote_lost` follows."""
         ...
 
-    def on_zygote_lost(self, ending: Ending | None) -> None:
-        """The zygote is gone, and so is everything that it had started."""
+    def on_zygote_lost(self, how: str = "") -> None:
+        """The zygote is gone, and so is everything that it had started. `how` it ended is empty where nobody knows."""
         ...
 
 

@@ -131,7 +131,8 @@ class Attempt:
             value = job.function(**arguments)
             if isinstance(value, GeneratorType):  # of a generator function, or of one that returns what another made
                 doorbell.generator = value
-                value = self._drive(value, doorbell)
+                with contextlib.closing(value):  # what it has begun is ended while a stop is still heard
+                    value = self._drive(value, doorbell)
             payload = self._codec.encode_result(value, self._outlet)
             if payload is not None and len(payload) > FRAME_BYTES_MAX:
                 bound = f"it takes {len(payload)} bytes, and {FRAME_BYTES_MAX} at most go through a pipe"

@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from killable.workers.codec import Codec
-from killable.workers.frames import encode
+from killable.workers.codec import Codec, Unserializable
+from killable.workers.frames import FrameError, encode
 from killable.workers.messages import Kind, dump_json
 
 _TOKEN = int(Kind.TOKEN)
@@ -65,6 +65,8 @@ class Channel:
             if self._open:  # else the job is over, and what its handlers say in its last word is told nobody
                 self._behind.append((kind, payload))
             return
+        while self._behind:  # what a bell in an earlier write has left waiting goes first
+            self._write_next()
         self._write_busy(kind, payload)
         # No recursion: thousands gather behind a write that blocks, and a call too deep would end in the middle of one.
         while self._behind and not self.rang:
@@ -111,7 +113,11 @@ class Channel:
     def _write(self, kind: int, payload: bytes) -> None:
         if not self._open:
             raise RuntimeError("nothing can be emitted: the job has ended, or this is a process that it forked")
-        self._write_all(encode(kind, self._fence, self._sequence, payload))
+        try:
+            frame = encode(kind, self._fence, self._sequence, payload)
+        except FrameError as error:
+            raise Unserializable("$", Kind(kind).name.lower(), str(error)) from None
+        self._write_all(frame)
         self._sequence += 1
 
     def _write_all(self, data: bytes) -> None:

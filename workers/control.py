@@ -43,7 +43,7 @@ class Ending(NamedTuple):
 
 
 class StartZygote(NamedTuple):
-    """Fork a zygote around the socket that comes along. Any earlier zygote is dead or dies now."""
+    """Fork a zygote around the socket that comes along. An earlier one is gone, as ZygoteGone has said."""
 
 
 class ZygoteStarted(NamedTuple):
@@ -58,9 +58,9 @@ class OrphanReaped(NamedTuple):
 
 
 class ZygoteGone(NamedTuple):
-    """The zygote died, and nothing of what it had started is left."""
+    """The zygote died, or could not be forked, and nothing of what it had started is left."""
 
-    ending: Ending
+    how: str
 
 
 class Configure(NamedTuple):

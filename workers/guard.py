@@ -50,7 +50,8 @@ class Guard:
         self._sock.setblocking(False)
         self._owner_pidfd = owner_pidfd
         self._zygote: int | None = None
-        self._dead_zygote: control.Ending | None = None
+        self._dead_zygote = ""
+        """How it ended; empty when none is waited for."""
         self._strangers = offspring.Strangers()
         self._wakeups, _ = offspring.watch_children()
 
@@ -80,7 +81,12 @@ class Guard:
 
     def _start_zygote(self, descriptor: int) -> socket.socket | None:
         parent = os.getpid()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:  # fork(2), EAGAIN: right behind a fork bomb, say
+            os.close(descriptor)
+            self._tell(control.ZygoteGone(f"fork failed: {error.strerror}"))
+            return None
         if pid == 0:
             confine.reset_signals()
             confine.outlast_requests()
@@ -101,13 +107,14 @@ class Guard:
         """Note a dead zygote, then sweep what it left; say so when the last of it is gone."""
         if self._zygote is not None and offspring.is_zombie(self._zygote):
             offspring.kill_group(self._zygote)
-            _, status, usage = os.wait4(self._zygote, 0)
-            self._dead_zygote = control.Ending.from_wait(status, usage, time.monotonic())
+            _, status = os.waitpid(self._zygote, 0)
+            code = os.waitstatus_to_exitcode(status)
+            self._dead_zygote = f"exit code {code}" if code >= 0 else f"signal {-code}"
             self._zygote = None
         self._strangers.kill(() if self._zygote is None else (self._zygote,), self._note_orphan)
-        if self._dead_zygote is not None and not self._strangers:
+        if self._dead_zygote and not self._strangers:
             self._tell(control.ZygoteGone(self._dead_zygote))
-            self._dead_zygote = None
+            self._dead_zygote = ""
 
     def _note_orphan(self, pid: int, status: int, usage: Any, suspects: frozenset[int]) -> None:
         self._tell(control.OrphanReaped(pid, control.Ending.from_wait(status, usage, time.monotonic())))

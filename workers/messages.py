@@ -241,7 +241,11 @@ class OperationLeft(NamedTuple):
 
     @classmethod
     def decode(cls, payload: bytes) -> OperationLeft:
-        return cls(**load_json(payload))
+        """Raise ValueError or TypeError for what no worker of ours writes."""
+        left = cls(**load_json(payload))
+        if type(left.number) is not int:
+            raise TypeError(f"not the number of an operation: {left.number!r}")
+        return left
 
 
 class Expire(NamedTuple):
@@ -329,6 +333,9 @@ class Broken(NamedTuple):
         return word
 
 
+_CHANGE_CHARS_MAX = 1000
+
+
 class Idle(NamedTuple):
     """A worker's word after an attempt: may it be given another one, and if not, what had changed."""
 
@@ -340,7 +347,13 @@ class Idle(NamedTuple):
 
     @classmethod
     def decode(cls, payload: bytes) -> Idle:
-        return _FREE if payload == IDLE_FREE else cls(**load_json(payload))
+        """Raise ValueError or TypeError for what no worker of ours writes."""
+        if payload == IDLE_FREE:
+            return _FREE
+        idle = cls(**load_json(payload))
+        if type(idle.reusable) is not bool or not isinstance(idle.why, str):
+            raise TypeError("reusable is no truth value, or why no text")
+        return idle._replace(why=idle.why[:_CHANGE_CHARS_MAX])
 
 
 def _idle(idle: Idle) -> bytes:

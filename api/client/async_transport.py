@@ -40,7 +40,7 @@ class AsyncTransport:
         """Carry out a flow and return what it returns; `undo` when it is cancelled."""
         try:
             return await self._carry_out(flow)
-        except KillableError:
+        except (KillableError, GeneratorExit):  # a coroutine that is closed must not await
             raise
         except BaseException:
             if undo is not None:

@@ -28,6 +28,8 @@ RETRY_S_MAX = 10.0
 """No retry begins later than this after the first failure, whatever Retry-After asks for: a call may be held first."""
 BUSY = frozenset({429, 502, 503, 504})
 """HTTP statuses that ask to come again later; 502 and 504 are a proxy's, whose server is being started again, say."""
+UNSEEN = frozenset({"too_many_connections", "slow_request"})
+"""Refusals from before anyone looked at the request: they say nothing of what an earlier sending of it has done."""
 
 T = TypeVar("T")
 
@@ -52,13 +54,14 @@ def pause_s(failures: int, error: KillableError | None = None, *, base_s: float 
 
 def is_busy(error: KillableError) -> bool:
     """Tell whether this answer asked to come again later."""
-    return error.facts.get("status") in BUSY
+    return error.facts.get("status") in BUSY or error.code in UNSEEN
 
 
 def may_repeat(call: Call, error: KillableError) -> bool:
     """Tell whether a call that ended in this error may be sent once more."""
     if "status" in error.facts:  # it was answered
-        return is_busy(error) and (call.again == "safe" or (call.again == "keyed" and error.code == "unreachable"))
+        is_lost = error.code == "unreachable" or error.code in UNSEEN
+        return is_busy(error) and (call.again == "safe" or (call.again == "keyed" and is_lost))
     return error.code == "unreachable" and (
         call.again in ("safe", "keyed") or (call.again == "unsent" and not was_sent(error))
     )
@@ -72,24 +75,29 @@ class Asking:
     retries: int = RETRIES
 
     def ask(self, call: Call, *, room_s: float = 0.0, until: float = float("inf")) -> Flow[httpx.Response]:
-        """Return the 2xx answer. Raise the typed error of the last attempt.
+        """Return the 2xx answer. Raise the typed error of the last attempt that the server may have looked at.
 
         `room_s` is for how long a full queue is asked again, `until` a monotonic time after which nothing is.
         """
         failures = 0
         started = time.monotonic()
         first_failed = float("inf")
+        lost: KillableError | None = None
         while True:
             try:
                 return self.server.checked((yield call))
             except KillableError as error:
                 failures += 1
+                if error.code == "unreachable" and was_sent(error):
+                    lost = error
                 pause = pause_s(failures, error)
                 now = time.monotonic()
                 first_failed, ready = min(first_failed, now), now + pause
                 is_in_time = ready <= min(until, first_failed + RETRY_S_MAX)
                 retry = failures <= self.retries and may_repeat(call, error) and is_in_time
                 if not retry and not (error.code == "queue_full" and ready <= min(until, started + room_s)):
+                    if lost is not None and (error.code in UNSEEN or not was_sent(error)):
+                        raise lost from error
                     raise
             yield Pause(pause)
 

@@ -15,10 +15,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict
 
-from killable.api.client.exchange import Call, json_of
+from killable.api.client.exchange import Call, json_of, was_sent
 from killable.api.client.jobcalls import LEAVE_ANSWER_S, LEAVE_S, JobCalls
 from killable.api.client.outcomes import Ending, NotEnded, Unreachable
-from killable.api.client.retries import Asking, Flow
+from killable.api.client.retries import UNSEEN, Asking, Flow
 from killable.workers.errors import JobTimedOut, KillableError, Refused
 from killable.workers.limits import LIMITS, parse_limit
 from killable.workers.spelling import did_you_mean
@@ -70,6 +70,15 @@ class Submission:
     job: JobCalls | None = field(default=None, init=False)
     """None before it was answered: there may be one."""
 
+    def unknown(self, error: KillableError) -> Unreachable:
+        """Return the error for a submission that no answer came to, with the key by which its job can be found."""
+        key = self.call.headers["Idempotency-Key"]
+        return Unreachable(
+            f"{error.message}; whether a job was started is not known: submitted again with idempotency_key={key!r} "
+            "it is the same one",
+            **error.facts | {"idempotency_key": key},
+        )
+
     @classmethod
     def of(
         cls, type: str, input: Mapping[str, Any] | None = None, *, limits: Mapping[str, Any] | None = None,
@@ -112,7 +121,12 @@ class Submitting:
         if until is not None:
             call = replace(call, answer_s=min(self.asking.server.answer_s, until - time.monotonic()))
         give_up = min(each for each in (until, call.until, float("inf")) if each is not None)
-        answer = yield from self.asking.ask(call, room_s=submission.wait_for_room_s, until=give_up)
+        try:
+            answer = yield from self.asking.ask(call, room_s=submission.wait_for_room_s, until=give_up)
+        except Unreachable as error:
+            if not was_sent(error):
+                raise
+            raise submission.unknown(error) from error
         accepted = self.asking.server.members(answer)
         job_id = str(self.asking.server.member(answer, "job_id"))
         job = JobCalls(self.asking, job_id, accepted)
@@ -155,15 +169,10 @@ class Submitting:
         if submission.job is None:
             try:
                 answer = yield from self.asking.ask(replace(submission.call, answer_s=LEAVE_ANSWER_S))
-            except Refused:
-                return None
-            except Unreachable as error:
-                key = submission.call.headers["Idempotency-Key"]
-                raise Unreachable(
-                    f"{error.message}; whether a job was started is not known: submitted again with "
-                    f"idempotency_key={key!r} it is the same one",
-                    **error.facts | {"idempotency_key": key},
-                ) from error
+            except (Refused, Unreachable) as error:
+                if isinstance(error, Refused) and error.code not in UNSEEN:
+                    return None
+                raise submission.unknown(error) from error
             submission.job = JobCalls(self.asking, str(self.asking.server.member(answer, "job_id")))
         return (yield from submission.job.cancel(reason=reason, wait_s=LEAVE_S, answer_s=LEAVE_ANSWER_S))
 

@@ -36,7 +36,7 @@ LAST_LOOK_S = 1.0
 class LineageOwner(Protocol):
     """The spawner, as a lineage sees it."""
 
-    def on_zygote_lost(self, lineage: Lineage, ending: Ending | None) -> None:
+    def on_zygote_lost(self, lineage: Lineage, how: str) -> None:
         """Its zygote is gone, and so is everything that it had started."""
         ...
 
@@ -183,9 +183,9 @@ class Lineage:
                         pass  # the guard tells of its end
             case control.OrphanReaped(pid, ending):
                 self._orphans[pid] = ending
-            case control.ZygoteGone(ending):
+            case control.ZygoteGone(how):
                 self._read_zygote_to_the_end()
-                self._lose_zygote(ending)
+                self._lose_zygote(how)
             case _:
                 raise AssertionError(message)
 
@@ -213,7 +213,7 @@ class Lineage:
             sweeping.join()  # that was its last word: no thread of ours is left when a close is over
         self._ended.set()
         self._owner.on_ended(self)  # before the pool hears of it and starts another
-        self._lose_zygote(None)
+        self._lose_zygote("")
 
     # ── the zygote ──
 
@@ -307,7 +307,7 @@ class Lineage:
             pass
         self._forget_zygote_socket()
 
-    def _lose_zygote(self, ending: Ending | None) -> None:
+    def _lose_zygote(self, how: str) -> None:
         """Everything that the zygote had started is gone; its workers' true statuses came through the guard, if at
         all.
         """
@@ -320,7 +320,7 @@ class Lineage:
         if self._stuck:
             self._forget_guard_socket()  # another lineage has taken over: this guard is done
         elif not self._closing:
-            self._owner.on_zygote_lost(self, ending)
+            self._owner.on_zygote_lost(self, how)
 
     # ── sockets ──
 

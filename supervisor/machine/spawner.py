@@ -18,7 +18,6 @@ from killable.supervisor.machine.process import WorkerProcess
 from killable.supervisor.seam import ProcessListener, SpawnerListener, ZygoteLost
 from killable.supervisor.settings import PoolSpec
 from killable.workers import control
-from killable.workers.control import Ending
 
 THREAD_LIMITS = {
     "OMP_NUM_THREADS": "1",
@@ -178,14 +177,14 @@ class PoolSpawner:
 
     # ── LineageOwner ──
 
-    def on_zygote_lost(self, lineage: Lineage, ending: Ending | None) -> None:
-        self._listener.on_zygote_lost(ending)
+    def on_zygote_lost(self, lineage: Lineage, how: str) -> None:
+        self._listener.on_zygote_lost(how)
 
     def on_stuck(self, lineage: Lineage) -> None:
         assert self._lineage is lineage, "it gives up once"
         self._lineage = None
         self._stuck.append(lineage)
-        self._listener.on_zygote_lost(None)
+        self._listener.on_zygote_lost()
 
     def on_ended(self, lineage: Lineage) -> None:
         if self._lineage is lineage:

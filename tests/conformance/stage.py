@@ -106,7 +106,7 @@ class ZygoteHeard:
         self.calls: list[str] = []
         self.threads = 0
         self.traceback = self.declaration = ""
-        self.lost: list[Ending | None] = []
+        self.lost: list[str] = []
         self.workers: list[Worker] = []
         self.gone_at_loss: list[bool] = []
         """Of each worker: was its end told before its zygote's was?"""
@@ -127,9 +127,9 @@ class ZygoteHeard:
         assert not self.lost or self.calls[-1] != "lost", "its end was told already"
         self.calls.append("ending")
 
-    def on_zygote_lost(self, ending: Ending | None) -> None:
+    def on_zygote_lost(self, how: str = "") -> None:
         self.calls.append("lost")
-        self.lost.append(ending)
+        self.lost.append(how)
         self.gone_at_loss = [worker.heard.gone is not None for worker in self.workers]
 
 

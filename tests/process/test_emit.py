@@ -65,6 +65,17 @@ async def test_a_signal_handler_emits_in_the_middle_of_an_emit(supervisor: Start
     assert sorted(of(story, "tick")) == list(range(1, ticks + 1)) and ticks > 10
 
 
+async def test_the_clean_up_of_a_generator_whose_value_cannot_be_sent_hears_a_stop(
+    supervisor: StartSupervisor,
+) -> None:
+    server = await supervisor(POOL)
+    job_id = await submit(server, "yields_a_lock")
+    await said(server, job_id)
+    story = await stop(server, job_id, grace_s=20)
+    assert (story.code, story.tokens) == ("cancelled", ["cleaning"])
+    assert "acknowledged" in story.phases and "kill_sent" not in story.phases
+
+
 async def test_a_generator_that_is_returned_streams(supervisor: StartSupervisor) -> None:
     story = await run(await supervisor(POOL), "hands_over_a_generator", upto=5)
     assert (story.tokens, story.end["result"]) == ([0, 1, 2, 3, 4], "counted")

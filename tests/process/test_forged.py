@@ -13,6 +13,7 @@ from support.supervising import StartSupervisor
 from support.waiting import until
 from trials import follow, run, submit
 
+from killable.supervisor.registry import PROGRESS_BYTES_MAX
 from killable.supervisor.settings import PoolSpec
 
 FORGES = """
@@ -33,8 +34,26 @@ def forges_its_freedom(ctx: Context) -> None:
         time.sleep(1)
 
 @job
+def forges_its_rest(ctx: Context, payload: str) -> None:
+    ctx._channel.close([(Kind.RESULT, b"1"), (Kind.IDLE, payload.encode())])
+    while True:
+        time.sleep(1)
+
+@job
+def reports(ctx: Context, payload: str) -> None:
+    ctx._channel.send(Kind.PROGRESS, payload.encode())
+
+@job
+def leaves(ctx: Context) -> None:
+    ctx._channel.send(Kind.OPERATION_LEFT, b'{"number":[1]}')
+
+@job
 def returns_much() -> str:
     return "x" * (65 << 20)
+
+@job
+def emits_much(ctx: Context) -> None:
+    ctx.emit("x" * (65 << 20))
 
 @job
 def says() -> int:
@@ -96,11 +115,34 @@ async def test_a_worker_of_one_job_that_says_it_can_go_on_is_not_believed(
 
 
 @pytest.mark.row("B3")
+@pytest.mark.code("protocol")
+@pytest.mark.parametrize(
+    ("type", "input"),
+    [
+        ("forges_its_rest", {"payload": '{"reusable":1,"why":""}'}),
+        ("forges_its_rest", {"payload": '{"reusable":false,"why":{}}'}),
+        ("reports", {"payload": '{"done":1,"total":null,"unit":"%s"}' % ("x" * PROGRESS_BYTES_MAX)}),
+        ("leaves", {}),
+    ],
+    ids=["freedom", "reason", "progress", "operation"],
+)
+async def test_what_no_harness_writes_is_not_kept(
+    type: str, input: dict[str, str], tmp_path: Path, supervisor: StartSupervisor
+) -> None:
+    server = await supervisor(forging(tmp_path, 0))
+    story = await run(server, type, **input)
+    assert story.code == "protocol" and story.record is not None and story.record.progress is None, story.error
+    following = await run(server, "says")
+    assert following.state == "completed" and following.pid != story.pid
+
+
+@pytest.mark.row("B3")
 @pytest.mark.code("result.unserializable")
-async def test_a_result_over_the_bound_says_so(tmp_path: Path, supervisor: StartSupervisor) -> None:
+@pytest.mark.parametrize("type", ["returns_much", "emits_much"])
+async def test_a_value_over_the_bound_says_so(type: str, tmp_path: Path, supervisor: StartSupervisor) -> None:
     server = await supervisor(forging(tmp_path))
-    story = await run(server, "returns_much")
-    assert story.code == "result.unserializable" and "67108864 at most" in story.error["message"], story.error
+    story = await run(server, type)
+    assert story.code == "result.unserializable" and "67108864" in story.error["message"], story.error
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the number of clone(2)")

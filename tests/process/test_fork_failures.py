@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,28 @@ async def test_a_fork_that_the_kernel_refuses_is_tried_again_and_said(
         after = await run(server, "echoes")
         assert after.state == "completed" and (await zygote_of(server)) == zygote
         await until_alone(server, zygote)
+
+
+@pytest.mark.row("D20")
+async def test_a_zygote_that_cannot_be_forked_is_forked_when_there_is_room_by_the_same_guard(
+    proof: str, supervisor: StartSupervisor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A guard that ended over it would leave to nobody what its last zygote had started."""
+    caplog.set_level(logging.ERROR, "killable.pool")
+    server = await start(supervisor, proof)
+    zygote = await zygote_of(server)
+    guard = int(processes.stat_field(zygote, "PPid"))
+    with controllers.group("pids", max=1) as group:
+        controllers.move(group, guard)
+        os.kill(zygote, signal.SIGKILL)
+        await until_refused(group, FAILURES_MAX)
+        (group / "pids.max").write_text("max")
+        await until_async(lambda: pool_is_ready(server), "the pool is ready again")
+        assert (await run(server, "echoes")).state == "completed"
+        following = await zygote_of(server)
+        assert following != zygote and int(processes.stat_field(following, "PPid")) == guard
+    gone = [vars(record)["ending"] for record in caplog.records if record.getMessage() == "zygote_gone"]
+    assert gone[0] == f"signal {signal.SIGKILL:d}" and set(gone[1:]) == {REFUSED}
 
 
 async def pool_is_ready(server: Supervisor) -> bool | Pending:

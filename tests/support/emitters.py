@@ -49,6 +49,17 @@ def emits_from_threads(ctx: Context, threads: int, count: int) -> list[str]:
 
 
 @job
+def yields_a_lock(ctx: Context) -> Iterator[Any]:
+    """Yield what cannot be sent, and clean up without end."""
+    mark(ctx)
+    try:
+        yield threading.Lock()
+    finally:
+        ctx.emit("cleaning")
+        ctx.sleep(3600)
+
+
+@job
 def emits_in_a_query(ctx: Context) -> str:
     """Emit from what SQLite calls back in the middle of an endless query, and end that when told to."""
     enter(ctx)

@@ -12,12 +12,11 @@ import asyncio
 import errno
 from typing import Any
 
-from support.fake_process import FakeProcess, ending_of
+from support.fake_process import FakeProcess
 from support.fake_world import Life, World
 
 from killable.supervisor.seam import ProcessListener, SpawnerListener, ZygoteLost
 from killable.supervisor.settings import PoolSpec
-from killable.workers.control import Ending
 
 GUARD_EXIT_S = 10.0
 """How long a close waits for what cannot be killed; the real spawner has `unkillable_s` for that."""
@@ -104,7 +103,7 @@ class FakeSpawner:
         self.world.note(self.spec.name, "zygote dies", signal or exit_code)
         self.zygote = None
         self._waiting.clear()
-        self._ending: Ending | None = ending_of((exit_code, signal), self.world.now())
+        self._how = f"exit code {exit_code}" if signal is None else f"signal {signal}"
         self.world.soon(self._tell_ending)
         for process in self.processes.values():
             process.lose_zygote()
@@ -115,7 +114,7 @@ class FakeSpawner:
         if self.zygote is not None:
             self.guard_is_lost = True
             self.zygote_dies(signal=9)
-            self._ending = None
+            self._how = ""
             for process in self.processes.values():
                 process.doubt_descendants()
 
@@ -136,7 +135,7 @@ class FakeSpawner:
         for process in list(self.processes.values()):
             process.settle_without_zygote()
         if not self._closing:
-            self.listener.on_zygote_lost(self._ending)
+            self.listener.on_zygote_lost(self._how)
 
     async def close(self) -> None:
         self._closing = True

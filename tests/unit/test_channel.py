@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -68,6 +69,21 @@ def test_what_handlers_emit_while_a_write_blocks_comes_whole_and_in_order(pipe: 
     )
     assert [frame.sequence for frame in frames] == list(range(rung + 1))
     assert [len(frame.payload) > 1000 for frame in frames].count(True) == 1
+
+
+def test_what_a_bell_left_waiting_goes_before_what_is_emitted_after_it(pipe: tuple[int, int]) -> None:
+    def emit_and_ring(channel: Channel, number: int) -> None:
+        channel.token(number)
+        channel.rang = True
+
+    def emit_twice(channel: Channel) -> None:
+        channel.token("x" * (1 << 20))
+        channel.rang = False
+        channel.token("last")
+
+    frames, rung = written_under_alarms(pipe, 10, emit_twice, emit_and_ring)
+    tokens = [next(iter(json.loads(frame.payload).values())) for frame in frames if len(frame.payload) < 1000]
+    assert tokens == [*range(1, rung + 1), "last"]
 
 
 def test_what_handlers_emit_while_the_last_word_is_written_is_told_nobody(pipe: tuple[int, int]) -> None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import itertools
 import time
 
+import httpx
 import pytest
 
 from killable.api.client.exchange import Call, Server
+from killable.api.client.jobcalls import JobCalls
 from killable.api.client.outcomes import Unreachable
 from killable.api.client.retries import RETRY_S_MAX, Asking, Pause
+from killable.api.client.submission import Submission, Submitting
+from killable.workers.errors import KillableError, Refused
 
 SERVER = Server.at("http://here", uds=None, api_key=None, headers=None, connect_s=5, answer_s=30)
 
@@ -29,3 +33,52 @@ def test_a_call_that_was_held_for_long_is_sent_again_when_its_connection_breaks(
         patched.setattr(time, "monotonic", itertools.count(later + 2 * RETRY_S_MAX, 0.001).__next__)
         with pytest.raises(Unreachable):
             flow.throw(Unreachable("cut off again"))
+
+
+CONNECTIONS = Refused("The server has 256 connections", code="too_many_connections", status=503)
+
+
+def submitting(*outcomes: KillableError | httpx.Response) -> JobCalls:
+    """Carry out a submission to which these come, one for each sending."""
+    submission = Submission.of("tick", {"text": "abc"}, idempotency_key="mine")
+    flow = Submitting(Asking(SERVER)).submit(submission)
+    arriving = iter(outcomes)
+    step = next(flow)
+    try:
+        while True:
+            step = flow.send(None if isinstance(step, Pause) else next(arriving))
+    except StopIteration as end:
+        assert isinstance(end.value, JobCalls)
+        return end.value
+
+
+def test_an_answer_from_before_the_request_was_looked_at_is_no_word_of_an_earlier_sending() -> None:
+    with pytest.raises(Unreachable) as unknown:
+        submitting(Unreachable("the connection broke"), CONNECTIONS, CONNECTIONS)
+    assert unknown.value.idempotency_key == "mine"
+    assert "connection broke" in str(unknown.value) and "'mine'" in str(unknown.value)
+    with pytest.raises(Refused) as refused:
+        submitting(CONNECTIONS, CONNECTIONS, CONNECTIONS)
+    assert refused.value.code == "too_many_connections"
+
+
+def test_a_server_that_is_gone_after_it_had_taken_the_request_may_have_started_the_job() -> None:
+    gone = SERVER.unreachable(httpx.ConnectError("refused"))
+    with pytest.raises(Unreachable) as unknown:
+        submitting(SERVER.unreachable(httpx.ReadError("reset")), gone, gone)
+    assert unknown.value.idempotency_key == "mine"
+    with pytest.raises(Unreachable) as absent:
+        submitting(gone, gone, gone)
+    assert "idempotency_key" not in absent.value.facts
+
+
+def test_a_keyed_call_that_met_too_many_connections_is_sent_again() -> None:
+    job = submitting(CONNECTIONS, httpx.Response(202, json={"job_id": "job-1"}))
+    assert job.id == "job-1"
+
+
+def test_what_cannot_be_undone_for_want_of_a_connection_is_not_called_undone() -> None:
+    flow = Submitting(Asking(SERVER, retries=0)).undo(Submission.of("tick"), "left")
+    next(flow)
+    with pytest.raises(Unreachable, match="not known"):
+        flow.send(CONNECTIONS)

@@ -50,7 +50,7 @@ class Borrower(Protocol):
 class Loan:
     """Made and ended in the supervisor's thread."""
 
-    __slots__ = ("_call", "_lock", "_over", "fence", "given_at", "outlet", "quiet", "worker")
+    __slots__ = ("_call", "_lock", "_over", "_rest", "fence", "given_at", "is_written", "outlet", "quiet", "worker")
 
     def __init__(self, worker: Worker, fence: int, outlet: int, *, quiet: bool) -> None:
         self.worker = worker
@@ -63,8 +63,12 @@ class Loan:
         self._lock = threading.RLock()  # a finalizer of the program's may come in the middle
         self._call: GivenCall | None = None
         self._over = False
+        self._rest: tuple[bytes, Sequence[int]] = b"", ()
+        """Of an order that was written in part: it goes before anything else that the worker is told."""
+        self.is_written = False
+        """Whether it is known how much of the order was written: an interrupt may come right before that."""
         self.given_at = 0.0
-        """When its order was written: from then on its time runs."""
+        """When its order was written."""
 
     @property
     def is_over(self) -> bool:
@@ -78,22 +82,32 @@ class Loan:
         """Tell whether the worker was given this call, and nothing has been heard of it."""
         return self._call is call
 
-    def give(self, order: bytes, passed: Sequence[int], call: GivenCall) -> int:
-        """Write an order, from any thread; return how much of it was written, -1: the worker is not to be had any more.
+    @property
+    def has_rest(self) -> bool:
+        """Whether a part of the order is still to be written: when its call is adopted."""
+        return bool(self._rest[0])
+
+    def give(self, order: bytes, passed: Sequence[int], call: GivenCall) -> bool:
+        """Write an order, from any thread; False: the worker is not to be had any more.
 
         Both in one step: whoever stops the call finds its order written.
         """
         with self._lock:
             if self._over or self._call is not None:
-                return -1
+                return False
             self._call = call
             self.given_at = monotonic()
-            return self.worker.process.send_now(order, passed)
+            written = self.worker.process.send_now(order, passed)
+            self._rest = order[written:], () if written else passed
+            self.is_written = True
+            return True
 
     def adopt_call(self) -> None:
         """Something is heard of the worker, or is to be done with its call: if there is one, it is an attempt now."""
         call = self.end()
         if call is not None:
+            if self.has_rest:
+                self.worker.process.send(*self._rest)
             call.adopt()
 
     def end(self) -> GivenCall | None:

@@ -10,8 +10,6 @@ A call that runs through is nothing more than an order. Whatever else happens ma
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from killable.supervisor.clock import monotonic
@@ -88,15 +86,14 @@ class Call:
         if not future.begin():
             return False
         future.pid = loan.worker.process.pid
-        written = loan.give(order, passed, self)
-        if written < 0:
+        if not loan.give(order, passed, self):
             return False
         # A time runs, or what it takes is looked at; it will say something, and is better known by then; a spare has to
         # take its place; its end was asked for just now.
         watched = announce or is_wanted(limits) or submission.type == STREAM
-        if watched or not loan.quiet or self._asked is not None or written < len(order):
+        if watched or not loan.quiet or self._asked is not None or loan.has_rest:
             try:
-                self._home.hosting.call(partial(self._be_known, loan, order[written:], () if written else passed))
+                self._home.hosting.call(lambda _: loan.adopt_call())
             except Closed:
                 pass  # then it is over already
         return True
@@ -127,11 +124,6 @@ class Call:
             loan.worker.process.kill_now(loan.fence, verdict)
 
     # ── in the supervisor's thread ──
-
-    def _be_known(self, loan: Loan, rest: bytes, passed: Sequence[int], _supervisor: Supervisor) -> None:
-        loan.adopt_call()
-        if rest:
-            loan.worker.process.send(rest, passed)
 
     def adopt(self) -> None:
         self._become_job(self._loan)

@@ -156,7 +156,10 @@ class Calls:
                     self._waiting[call.future] = call
                     self._waiting.move_to_end(call.future, last=False)
                 return
-        self._call(partial(self._give_up, call, fault))
+        if loan.is_written and not fault:  # another thread's, perhaps, and it is well: it only has to be known
+            self._call(lambda _: loan.adopt_call())
+        else:
+            self._call(partial(self._give_up, call, fault))
 
     def _call(self, act: Callable[[Supervisor], None]) -> None:
         try:

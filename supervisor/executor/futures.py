@@ -251,7 +251,7 @@ class JobFuture(Future[T]):
     def _on_over(self, entry: Entry) -> None:
         outcome = entry.outcome
         assert outcome is not None
-        self.certificate = entry.certificate
+        self.certificate = self.certificate or entry.certificate  # it may say already why it never began
         self._raised = entry.exception
         self._partial = entry.partial
         if outcome.state == "completed":
@@ -274,15 +274,16 @@ class JobFuture(Future[T]):
         """The last word: nothing of the job is alive, or it never began. Harmless when that was said."""
         if self._state in (CANCELLED_AND_NOTIFIED, FINISHED):
             return
+        self.begin()  # from here on a cancel changes nothing
+        if self._state == CANCELLED:  # before it began: why is known already
+            self.set_running_or_notify_cancel()
+            return
         if outcome.code is not None:
             facts = {"job_id": self.job_id, "certificate": self.certificate, **outcome.facts}
             ending = error_class(outcome.code)(outcome.message, code=outcome.code, **facts)
             assert isinstance(ending, JobError), CODES[outcome.code]
             self._ending = ending
-        self.begin()  # from here on a cancel changes nothing
-        if self._state == CANCELLED:
-            self.set_running_or_notify_cancel()
-        elif isinstance(self._ending, JobCancelled):
+        if isinstance(self._ending, JobCancelled):
             self._finish_cancelled()
         elif self._ending is not None:
             self.set_exception(self._ending)  # `exception` has the job's own, once it is unpickled

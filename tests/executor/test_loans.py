@@ -10,11 +10,12 @@ import os
 import random
 import signal
 import sys
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import pytest
@@ -24,8 +25,12 @@ from support.lending import lent, standing_still
 from support.waiting import until
 
 from killable import Executor, JobCancelled, WorkerCrashed, WorkerExited
+from killable.supervisor.executor.calls import Calls
 from killable.supervisor.executor.futures import JobFuture
-from killable.supervisor.job import Verdict
+from killable.supervisor.executor.hosting import Hosting
+from killable.supervisor.job import Outcome, Verdict
+from killable.supervisor.loan import Loan
+from killable.supervisor.service import Supervisor
 from killable.workers.sealed import Owned
 
 
@@ -112,8 +117,8 @@ def test_all_that_is_killed_at_once_was_cancelled(tmp_path: Path) -> None:
 
 
 @contextmanager
-def interrupted_at(line: int) -> Iterator[None]:
-    """Raise KeyboardInterrupt at this line, counted from 1, of what this thread runs of ours.
+def interrupted_at(line: int, but_in: CodeType | None = None) -> Iterator[None]:
+    """Raise KeyboardInterrupt at this line, counted from 1, of what this thread runs of ours, `but_in` this function.
 
     Not at a `try:` and not where a `with` ends: no signal is handled there. Nor in a finalizer: nobody hears of that.
     """
@@ -124,7 +129,7 @@ def interrupted_at(line: int) -> Iterator[None]:
         if not frame.f_globals.get("__name__", "").startswith("killable.") or frame.f_code is Owned.close.__code__:
             return None
         source = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
-        if event == "line" and not source.lstrip().startswith(("with ", "try:")):
+        if event == "line" and not _is_in(frame, but_in) and not source.lstrip().startswith(("with ", "try:")):
             lines += 1
             if lines == line:
                 raise KeyboardInterrupt
@@ -136,6 +141,12 @@ def interrupted_at(line: int) -> Iterator[None]:
         yield
     finally:
         sys.settrace(before)
+
+
+def _is_in(frame: FrameType | None, code: CodeType | None) -> bool:
+    while frame is not None and frame.f_code is not code:
+        frame = frame.f_back
+    return frame is not None
 
 
 def test_an_interrupt_anywhere_in_submit_costs_no_worker_and_no_call() -> None:
@@ -154,6 +165,64 @@ def test_an_interrupt_anywhere_in_submit_costs_no_worker_and_no_call() -> None:
             assert executor.submit(work.square, line).result(10) == line**2
         assert other.result() == 9
     assert interrupts > 50
+
+
+def test_an_interrupt_of_one_thread_costs_the_call_of_another_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever submits gives workers to those that wait before it, too.
+
+    But right where an order is written: how much of it was is not known then, and its call is ended.
+    """
+    with Executor(max_workers=1, spares=1) as executor:
+        for line in itertools.count(1):
+            lent(executor, 1)
+            with monkeypatch.context() as patched:
+                patched.setattr(Calls, "_match", lambda self: None)
+                other = executor.submit(work.square, line)
+            try:
+                with interrupted_at(line, but_in=Loan.give.__code__):
+                    executor.submit(work.square, 4)
+            except KeyboardInterrupt:
+                executor._calls._match()  # as the thread of the other one goes on
+                assert other.result(10) == line**2
+            else:
+                break
+    assert line > 50
+
+
+def test_a_stop_comes_behind_the_whole_of_an_order_that_was_written_in_part(
+    executor: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked for before whoever gives the order can say that a part is left."""
+    call, rests = Hosting.call, []
+
+    def stopped_first(hosting: Hosting, act: Callable[[Supervisor], None]) -> None:
+        monkeypatch.setattr(Hosting, "call", call)
+        ((future, given),) = executor._calls._under_way.items()
+        rests.append(given._loan is not None and given._loan.has_rest)
+        future.cancel()
+        call(hosting, act)
+
+    lent(executor, 2)
+    with standing_still(executor):
+        monkeypatch.setattr(Hosting, "call", stopped_first)
+        future = executor.submit(lambda _: time.sleep(3600), b"x" * 900_000)
+    with pytest.raises(JobCancelled):
+        future.result()
+    certificate = future.certificate or {}
+    assert rests == [True] and certificate["exit_code"] == 143, certificate
+
+
+def test_why_a_waiting_call_was_cancelled_is_not_lost_to_a_word_that_comes_later(executor: Executor) -> None:
+    """Its time ran, so it was a job by then, and that was found to be cancelled without being told why."""
+    gates = [executor.submit(time.sleep, 3600) for _ in range(2)]
+    future = executor.with_limits(queue_s=60).submit(work.square, 2)
+    future.cancel(reason="too many")
+    future.finish(Outcome("cancelled", "cancelled", facts={"by": "user", "reason": ""}))
+    with pytest.raises(JobCancelled) as caught:
+        future.result()
+    assert (caught.value.reason, (future.certificate or {})["reason"]) == ("too many", "too many")
+    for gate in gates:
+        gate.cancel(grace_s=0)
 
 
 def test_an_interrupted_cancel_is_a_cancel(executor: Executor, tmp_path: Path) -> None:

@@ -130,6 +130,8 @@ def test_a_call_whose_order_is_written_is_not_given_to_a_second_worker(
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
             patched.setattr(Call, "give", interrupted)
             executor.submit(work.square, 3)
+        assert first.running(), "it is not that one's caller who was interrupted"
+        first.cancel(grace_s=0)
         with pytest.raises(JobCancelled):
             first.result(10)
         assert runs.read_text() == "once\n"

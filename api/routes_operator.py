@@ -45,7 +45,7 @@ router = APIRouter(tags=["operator"], default_response_class=Json, dependencies=
 async def cancel_jobs(
     request: Request, body: Annotated[schemas.BulkCancelRequest, Body()], preference: Preferred
 ) -> Response:
-    """Cancel all jobs that fit a filter, the queued ones first. Waits as the cancel of one job does."""
+    """Cancel all jobs that fit a filter, so that none of them begins meanwhile. Waits as the cancel of one job does."""
     engine = engine_of(request)
     if body.type is None and body.tag is None and body.state is None:
         raise invalid([fault("body", [], 'needs type, tag or state; {"state": "active"} is every job')])

@@ -74,7 +74,7 @@ class Engine(Protocol):
         self, *, state: str | None = None, type: str | None = None, tag: tuple[str, str] | None = None,
         by: str = "user", reason: str = "", grace_s: float | None = None, wait_s: float = 10.0, dry_run: bool = False,
     ) -> BulkCancel:  # fmt: skip
-        """Cancel every job that matches, those in the queue first, and wait at most `wait_s` for all of them.
+        """Cancel every job that matches and wait at most `wait_s` for all of them; none of them begins meanwhile.
 
         Without a `state` the active ones. `dry_run` only tells which they are.
         """

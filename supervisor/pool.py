@@ -162,7 +162,7 @@ class Pool:
             self._idle.remove(worker)
 
     def give_back(self, worker: Worker) -> None:
-        """It was taken, and its job has gone: whoever withdrew that ends it."""
+        """It was taken, and its job has gone."""
         self._idle.append(worker)
 
     def to_lend(self) -> list[tuple[Worker, bool]]:
@@ -192,7 +192,7 @@ class Pool:
             worker.be_known()
 
     def fill(self) -> None:
-        """Fork what is missing, one in a turn of the loop, and let go what is too many.
+        """Fork what is missing, one in a turn of the loop.
 
         Eight forks in one turn took up to 27 ms, in which no frame was read and no signal sent: each has a cgroup made,
         beside a zygote that is forking into the last one.
@@ -201,10 +201,8 @@ class Pool:
             return
         self._hear_of_calls()
         occupancy = self.occupancy()
-        for _ in range(scheduler.retires_wanted(occupancy)):
-            self._idle.pop(0).retire()
         wanted = scheduler.forks_wanted(occupancy)
-        if self.state == "broken" and not occupancy.idle + occupancy.spawning:
+        if self.state == "broken" and occupancy.room and not occupancy.idle + occupancy.spawning:
             wanted = max(1, wanted)  # a probe: nobody can queue here while it is broken
         if wanted and self._fork() and wanted > 1 and self._refill is None:
             self._refill = self._clock.call_at(self._clock.now(), self._fill_now)
@@ -218,7 +216,7 @@ class Pool:
             return
         self._hear_of_calls()
         occupancy = self.occupancy()
-        wanted = scheduler.forks_wanted(occupancy) or scheduler.retires_wanted(occupancy)
+        wanted = scheduler.forks_wanted(occupancy)
         if (wanted or self.state == "broken") and self._refill is None and not self._closing:
             self._refill = self._clock.call_at(self._clock.now() + REFILL_S, self._fill_now)
 

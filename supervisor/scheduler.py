@@ -1,4 +1,4 @@
-"""How many workers a pool should fork or retire now.
+"""How many workers a pool should fork now.
 
 Runs in: supervisor. Pure.
 """
@@ -25,15 +25,13 @@ class Occupancy(NamedTuple):
         """How many more jobs may start."""
         return max(0, self.workers_max - self.busy - self.quarantined)
 
+    @property
+    def room(self) -> int:
+        """How many workers there may be that hold no slot."""
+        return self.workers_max + self.spares - self.busy - self.quarantined
+
 
 def forks_wanted(pool: Occupancy) -> int:
     """Return how many workers to fork: one for each job that could start now, and the spares beyond the busy ones."""
     wanted = min(pool.queued, pool.slots_free) + pool.spares
-    room = pool.workers_max + pool.spares - pool.busy - pool.quarantined
-    return max(0, min(wanted, room) - pool.idle - pool.spawning)
-
-
-def retires_wanted(pool: Occupancy) -> int:
-    """Return how many idle workers are too many: reused ones may all be idle at once, quarantined slots take room."""
-    room = pool.workers_max + pool.spares - pool.busy - pool.quarantined
-    return max(0, min(pool.idle, pool.idle + pool.spawning - room))
+    return max(0, min(wanted, pool.room) - pool.idle - pool.spawning)

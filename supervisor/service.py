@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from killable.supervisor.admission import Admission
 from killable.supervisor.backlog import Full
 from killable.supervisor.clock import Clock
-from killable.supervisor.dispatcher import Dispatcher, queued_first
+from killable.supervisor.dispatcher import Dispatcher
 from killable.supervisor.drain import Drain
 from killable.supervisor.job import (
     BulkCancel,
@@ -237,8 +237,7 @@ class Supervisor:
         if dry_run:
             return BulkCancel(tuple((entry.id, entry.public_state) for entry in matching))
         verdict = Verdict("cancelled", by=by, reason=reason)
-        for entry in queued_first(matching):
-            self.jobs.stop(entry, verdict, grace_s)
+        self.jobs.stop_these(matching, verdict, grace_s)
         give_up = self._clock.now() + wait_s
         for entry in matching:
             await self._until(entry, max(0.0, give_up - self._clock.now()))

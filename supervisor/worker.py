@@ -35,7 +35,7 @@ class Stage(Enum):
     BUSY = "busy"
     """With an attempt, or ending one: its slot is taken until its tree is empty."""
     LEAVING = "leaving"
-    """Retired or failed without an attempt."""
+    """Killed, or failed, without an attempt."""
     QUARANTINED = "quarantined"
     GONE = "gone"
 
@@ -117,7 +117,6 @@ class Worker:
     def release(self) -> None:
         """The attempt is over and nothing of it is left: idle again."""
         self.attempt = None
-        self.process.hold(None)
         self.stage = Stage.IDLE
         self._owner.on_worker_free(self)
 
@@ -137,13 +136,10 @@ class Worker:
         if self.loan is not None:
             self.loan.adopt_call()
 
-    def retire(self, why: str = "") -> None:
+    def retire(self, why: str) -> None:
         """Let it end by itself; it is busy until its attempt is proven gone. `why` is what that has left."""
-        self.come_home()
         if why and self.attempt is not None:
             self._owner.on_worker_retired(self, self.attempt.entry.id, why)
-        if self.stage is not Stage.BUSY:
-            self.stage = Stage.LEAVING
         self.process.retire()
 
     def kill(self) -> None:

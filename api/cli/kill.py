@@ -2,8 +2,8 @@
 
 Runs in: any machine.
 
-First every job is told to stop, by a filter in one request (the queued ones first, so that no killed job lets another
-one start); then each one's end is waited for: the server runs all escalations in parallel.
+First every job is told to stop, by a filter in one request (so that no killed job lets another one start); then each
+one's end is waited for: the server runs all escalations in parallel.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ def test_killing_a_busy_worker_cancels_its_job(command: Command) -> None:
 
 
 @pytest.mark.row("G5")
-def test_kill_all_ends_the_queued_ones_first_and_leaves_none(server: Server, command: Command) -> None:
+def test_kill_all_ends_the_queued_ones_before_they_begin_and_leaves_none(server: Server, command: Command) -> None:
     (pool,) = server.announcement["pools"]
     running = [start_detached(command, "tick") for _ in range(pool["workers_max"])]
     queued = [command.ok("submit", "tick", "-d").strip() for _ in range(3)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import time
 from collections.abc import Sequence
@@ -32,6 +33,22 @@ from killable.workers.errors import (
 )
 
 # ── states ──
+
+
+@pytest.mark.parametrize("how", ["cancel", "close"])
+async def test_of_many_that_end_together_those_at_work_are_signalled_first(
+    how: str, supervisor: StartSupervisor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """To write down the ends of those that wait takes a while; and none of them begins."""
+    caplog.set_level(logging.INFO, "killable.jobs")
+    server = await supervisor(hostile_pool(workers=1, spares=0))
+    busy = await submit(server, "loop_python")
+    await said(server, busy)
+    waiting = [await submit(server, "echoes") for _ in range(3)]
+    await (server.cancel_matching() if how == "cancel" else server.close())
+    said_of = [(record.getMessage(), vars(record)["job_id"]) for record in caplog.records]
+    assert said_of.index(("term_sent", busy)) < min(said_of.index(("cancelled", job_id)) for job_id in waiting)
+    assert not {("started", job_id) for job_id in waiting} & set(said_of)
 
 
 @pytest.mark.row("B1")

@@ -1,4 +1,4 @@
-"""How many workers to fork and to let go: examples, and every small pool there is."""
+"""How many workers to fork: examples, and every small pool there is."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from killable.supervisor.scheduler import Occupancy, forks_wanted, retires_wanted
+from killable.supervisor.scheduler import Occupancy, forks_wanted
 
 
 def pool(workers_max: int, spares: int, **numbers: int) -> Occupancy:
@@ -40,20 +40,6 @@ def test_a_worker_for_each_job_that_could_start_and_the_spares(occupancy: Occupa
     assert forks_wanted(occupancy) == forks
 
 
-@pytest.mark.parametrize(
-    ("occupancy", "retires"),
-    [
-        (pool(2, 1, idle=3), 0),
-        (pool(2, 1, idle=4), 1),
-        (pool(2, 1, idle=3, busy=1), 1),
-        (pool(2, 1, idle=2, busy=1, spawning=2), 2),
-        (pool(2, 0, idle=2, quarantined=2), 2),
-    ],
-)
-def test_reused_workers_that_are_too_many_go(occupancy: Occupancy, retires: int) -> None:
-    assert retires_wanted(occupancy) == retires
-
-
 def test_a_slot_is_free_only_when_its_tree_is_empty() -> None:
     assert pool(2, 1, idle=1, busy=2).slots_free == 0
     assert pool(2, 1, idle=1, busy=1, quarantined=1).slots_free == 0
@@ -64,22 +50,18 @@ def test_a_slot_is_free_only_when_its_tree_is_empty() -> None:
 def test_no_small_pool_ever_has_more_workers_than_it_may() -> None:
     for each in SMALL:
         alive = each.idle + each.spawning + each.busy + each.quarantined
-        forks, retires = forks_wanted(each), retires_wanted(each)
-        assert forks == 0 or alive + forks <= each.workers_max + each.spares, each
-        assert 0 <= retires <= each.idle and (forks == 0 or retires == 0), each
+        forks = forks_wanted(each)
+        assert forks >= 0 and (forks == 0 or alive + forks <= each.workers_max + each.spares), each
 
 
 def test_in_every_small_pool_a_job_that_could_start_gets_a_worker() -> None:
     for each in SMALL:
         if each.queued and each.slots_free:
             assert each.idle + each.spawning + forks_wanted(each) >= min(each.queued, each.slots_free), each
-            assert each.idle - retires_wanted(each) + each.spawning + forks_wanted(each) >= 1, each
 
 
 def test_a_pool_that_is_as_it_should_be_is_left_alone() -> None:
     """What was decided is not decided again."""
     for each in SMALL:
-        forks, retires = forks_wanted(each), retires_wanted(each)
-        numbers = (each.workers_max, each.spares, each.idle - retires, each.spawning + forks)
-        after = Occupancy(*numbers, each.busy, each.quarantined, each.queued)
-        assert (forks_wanted(after), retires_wanted(after)) == (0, 0), (each, after)
+        after = each._replace(spawning=each.spawning + forks_wanted(each))
+        assert forks_wanted(after) == 0, (each, after)

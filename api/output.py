@@ -18,7 +18,7 @@ from killable.workers.messages import dump_json
 TEXT = "text/plain; charset=utf-8"
 BYTES = "application/octet-stream"
 PIECE_EVENTS = 1024
-"""Decoded before the loop turns: about a millisecond."""
+"""Decoded before the loop turns: of small ones about a millisecond."""
 
 
 async def kind_of(engine: Engine, record: JobRecord) -> str:

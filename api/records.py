@@ -30,7 +30,7 @@ def record_json(record: JobRecord, result_inline_bytes_max: int) -> dict[str, An
 
 
 def short_record_json(record: JobRecord) -> dict[str, Any]:
-    """Return a list's members: of the error what fits a line, not its traceback."""
+    """Return a list's members: of the error what a line may show, not its traceback."""
     error = record.error and {name: record.error.get(name) for name in ("code", "message", "retryable")}
     return {name: getattr(record, name) for name in ShortJob.model_fields} | {"error": error}
 

@@ -34,7 +34,9 @@ from killable.workers.errors import Refused
 log = logging.getLogger(__name__)
 
 EVENTS_PER_TURN = 1024
-"""A late reader's backlog can be a million events: encoded in parts of about 0.2 ms, the loop turns in between."""
+"""A late reader's backlog can be a million events: encoded in parts, of small ones about 0.2 ms; the loop turns in
+between.
+"""
 WRITE_BYTES = 64 << 10
 """Of one write; the high-water mark of asyncio's transports. A reader has the send timeout for so many bytes."""
 RETRY = b"retry: 1000\n"

@@ -119,7 +119,7 @@ class Attempt:
             self._termination.shorten(grace_s)
             self._arm()
         if self._is_ending:
-            return  # else the job is over by its own doing, or was over its output, and its process is being swept
+            return  # the first cause stays; and where the job is over by its own doing a stop comes too late
         entry.verdict = self._asked = verdict
         self._stamps.note("requested", self._clock.now() if verdict.asked_at is None else verdict.asked_at)
         self._operation = self._deadlines.operation

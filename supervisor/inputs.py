@@ -68,7 +68,7 @@ def within(limits: Limits, left_s: float) -> Limits:
 def order_of(
     job_id: str, submission: Submission, limits: Limits, attempt: int, fence: int, outlet: int, *, announce: bool
 ) -> tuple[bytes, tuple[int, ...]]:
-    """Do the same for a job that has no entry yet."""
+    """Return that of a job which need not have an entry."""
     content = submission.input
     sealed = (content.descriptor,) if isinstance(content, SealedInput) else ()
     passed = sealed if outlet < 0 else (*sealed, outlet)

@@ -151,7 +151,7 @@ class Certificate:
     exit_code: int | None = None
     exit_signal: str | None = None
     proof: str = ""
-    """`cgroup+descendants` or `descendants`; empty while the tree is not proven empty."""
+    """`cgroup+descendants`, or only one of the two; empty while the tree is not proven empty."""
     processes_swept: int = 0
     """Processes below the worker that were still there when it had ended."""
     max_rss_bytes: int | None = None
@@ -261,7 +261,7 @@ class WorkerRecord:
     pool: str
     pid: int | None
     state: str
-    """spawning · idle · busy · stopping · quarantined"""
+    """spawning · idle · busy · stopping · leaving · quarantined"""
     job_id: str | None
     type: str | None
     attempt: int | None

@@ -1,6 +1,6 @@
 """All jobs that the server knows: live ones, and ended ones until a bound of retention is met.
 
-Runs in: supervisor. Does no I/O; `Entry` is one job's mutable state, written by the dispatcher and its attempt only.
+Runs in: supervisor. Does no I/O; `Entry` is one job's mutable state.
 """
 
 from __future__ import annotations

@@ -269,6 +269,7 @@ class Supervisor:
 
     async def kill_worker(self, worker_id: str, *, reason: str = "", wait_s: float = 10.0) -> WorkerRecord:
         pool, worker = self._fleet.worker(worker_id)
+        worker.come_home()  # a call that a caller's thread has given it is an attempt from here on
         if worker.attempt is not None:
             entry = worker.attempt.entry
             self.jobs.stop(entry, Verdict("cancelled", by="operator", reason=reason or "its worker was killed"), 0.0)

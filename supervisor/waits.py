@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 
 RUNS_KEPT = 64
-"""Of one type: enough for a median, few enough to follow a change within minutes."""
+"""Of one pool: enough for a mean, few enough to follow a change within minutes."""
 
 
 class RunTimes:

@@ -145,6 +145,7 @@ class Worker:
     def kill(self) -> None:
         """End a worker that holds no attempt."""
         self.come_home()
+        assert self.attempt is None, self
         self.signalled = True
         self.stage = Stage.LEAVING
         self.process.kill()

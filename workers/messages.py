@@ -294,7 +294,7 @@ class Raised(NamedTuple):
 
 
 WHY_CHARS_MAX = 60_000
-"""Of a traceback, its end: about what a pipe holds."""
+"""Of a traceback, its end."""
 
 
 class Ready(NamedTuple):

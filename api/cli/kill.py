@@ -24,6 +24,8 @@ from killable.api.client.exchange import DEFAULT_URL
 from killable.workers.errors import Refused
 from killable.workers.spelling import did_you_mean
 
+NOTHING = "nothing to kill: no active job matches"
+
 
 @dataclass(frozen=True, slots=True)
 class _Order:
@@ -119,6 +121,8 @@ def kill(
         chosen = _Filter(type, tag_filter(tag)) if by_filter else None
         if dry_run:
             targets = _matching(client, chosen) if chosen else _named(client, names or [])
+            if chosen and not targets:
+                _check_type(client, chosen)
             raise typer.Exit(_print_plan(targets, as_json))
         if chosen:
             raise typer.Exit(_do_kill(client, _kill_matching(client, chosen, order), chosen, order, as_json))
@@ -128,32 +132,39 @@ def kill(
 
 def _do_kill(client: Client, killing: Iterator[_Kill], chosen: _Filter | None, order: _Order, as_json: bool) -> int:
     """Kill, and print; return the exit code. Raise Refused where a filter can fit nothing."""
-    kills = _print_kills(killing, as_json)
-    if not as_json:
+    kills = _await_kills(killing, as_json)
+    if chosen and not kills:
+        _check_type(client, chosen)
+    if as_json:
+        console.print_json({"killed": [_members(done) for done in kills]})
+    elif not kills:
+        console.stderr_console().print(NOTHING)
+    else:
         _note_longer_grace(kills, order)
-    if not kills and chosen is not None and chosen.type is not None:
-        _check_type(client, chosen.type)
     return max((done.exit_code for done in kills), default=exits.Exit.OK)
 
 
-def _check_type(client: Client, type: str) -> None:
+def _check_type(client: Client, chosen: _Filter) -> None:
     """Raise Refused for a job type that there is not: who has misspelt it may believe its jobs dead."""
+    type = chosen.type
+    if type is None:
+        return
     types = [str(each["name"]) for each in client.types()]
     if type not in types:
         raise Refused(f"there is no job type {type!r} ({did_you_mean(type, types)})", code="unknown_job_type")
 
 
 def _note_longer_grace(kills: Sequence[_Kill], order: _Order) -> None:
-    """Say so where a job's own grace was shorter than that of the kill."""
+    """Say so where the grace in force, a job's own or one that was set before, was shorter than that of the kill."""
     certificates = [done.ending.certificate or {} for done in kills if done.ending is not None]
-    own = [grace for each in certificates if (grace := each.get("grace_s")) is not None]
-    if order.grace_s is not None and own and min(own) < order.grace_s:
-        words = f"a kill only shortens a grace: a job's own, {render.setting(min(own))}, held"
+    in_force = [grace for each in certificates if (grace := each.get("grace_s")) is not None]
+    if order.grace_s is not None and in_force and min(in_force) < order.grace_s:
+        words = f"a kill only shortens a grace: the one in force, {render.setting(min(in_force))}, held"
         console.stderr_console().print(Text(words, "yellow"))
 
 
-def _print_kills(killing: Iterator[_Kill], as_json: bool) -> list[_Kill]:
-    """Print each one as it has died."""
+def _await_kills(killing: Iterator[_Kill], as_json: bool) -> list[_Kill]:
+    """Wait for all; print each one as it has died, where people read."""
     kills = []
     try:
         for done in killing:
@@ -163,10 +174,6 @@ def _print_kills(killing: Iterator[_Kill], as_json: bool) -> list[_Kill]:
     except KeyboardInterrupt:
         console.stderr_console().print("interrupted; what was told to stop goes on stopping: killable ps")
         raise
-    if as_json:
-        console.print_json({"killed": [_members(done) for done in kills]})
-    elif not kills:
-        console.stderr_console().print("nothing to kill: no active job matches")
     return kills
 
 
@@ -297,7 +304,7 @@ def _print_plan(targets: list[_Target], as_json: bool) -> int:
     if as_json:
         console.print_json({"would_kill": plan})
     elif not targets:
-        console.stderr_console().print("nothing to kill: no active job matches")
+        console.stderr_console().print(NOTHING)
     return code
 
 

@@ -151,8 +151,7 @@ class Hosting:
         starting.cancel()  # a preload may take its time
         with self._lock:
             self._closed = True
-        if self.failure is None:
-            await self._supervisor.close()
+        await self._supervisor.close()  # also what did not start whole
 
     def _read_inbox(self) -> None:
         assert self._supervisor is not None and self._loop is not None

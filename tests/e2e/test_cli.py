@@ -237,11 +237,15 @@ def test_kill_tells_ended_and_unknown_jobs_apart(command: Command) -> None:
     assert "nothing to kill" in nothing.stderr
     misspelt = command.run("kill", "--type", "ad")
     assert (misspelt.returncode, misspelt.stdout) == (4, "") and "did you mean add?" in misspelt.stderr
+    for options in (["--json"], ["--dry-run"], ["--dry-run", "--json"]):
+        misspelt = command.run("kill", "--type", "ad", *options)
+        assert misspelt.returncode == 4 and "did you mean add?" in misspelt.stdout + misspelt.stderr, misspelt
+        assert not misspelt.stdout or ("--json" in options and json.loads(misspelt.stdout)["error"]), misspelt
 
 
 def test_a_grace_that_is_longer_than_the_jobs_own_is_told_to_be_none(command: Command) -> None:
     done = command.run("kill", start_detached(command, "tick"), "--grace-s", "10m")
-    assert (done.returncode, done.stderr) == (0, "a kill only shortens a grace: a job's own, 20 s, held\n"), done
+    assert (done.returncode, done.stderr) == (0, "a kill only shortens a grace: the one in force, 20 s, held\n"), done
     done = command.run("kill", start_detached(command, "tick"), "--grace", "19s")
     assert (done.returncode, done.stderr) == (0, ""), done
 

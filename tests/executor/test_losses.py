@@ -19,12 +19,14 @@ from typing import Any
 
 import pytest
 import work
+from support import processes
 from support.lending import lent
 from support.waiting import until
 
 from killable import Executor, JobCancelled, WorkerCrashed
 from killable.supervisor.executor.call import Call
 from killable.supervisor.executor.calls import Calls
+from killable.supervisor.fleet import Fleet
 from killable.supervisor.loan import Loan
 
 
@@ -177,6 +179,22 @@ def test_calls_that_wait_for_a_preload_run_after_it(tmp_path: Path) -> None:
         work.say(path)
         assert timed.result(30) == 4
         assert [call.result(30) for call in calls if not call.cancelled()] == [0, 1, 4, 16]
+
+
+def test_of_a_start_that_fails_half_way_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a defect of ours: what it had started by then would live as long as the program."""
+    start, started = Fleet.start, []
+
+    async def start_and_fail(fleet: Fleet, *arguments: Any) -> None:
+        await start(fleet, *arguments)
+        started.extend(processes.descendants(os.getpid()))
+        raise LookupError("a defect")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Fleet, "start", start_and_fail)
+        with Executor(max_workers=1) as executor, pytest.raises(WorkerCrashed, match="a defect"):
+            executor.submit(work.square, 2).result(60)
+    assert started and not [seen for seen in started if processes.look(seen.pid) is not None]
 
 
 def test_an_executor_without_a_descriptor_for_its_loop_says_so(tmp_path: Path) -> None:

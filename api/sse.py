@@ -2,13 +2,11 @@
 
 Runs in: api.
 
-    engine.events ──batches──► _pieces ──bytes, some events each──► sse-starlette ──► server
-                                            _watch_reader: pings, disconnect ──┘
+    engine.events ──batches──► _pieces ──bytes, some events each──► _Wire ──► server
+                                    _watch_reader: pings, disconnect ──┘
 
 Batches go out as they come, joined: one write for what is ready together, no timer, no await per token. Event data are
-JSON already and are passed on as they are. Of sse-starlette we use the answer (headers, order of messages, clean-up),
-not its four tasks per stream: one watches the flags that all servers of the process share, and together they cost half
-of an idle stream's memory.
+JSON already and are passed on as they are.
 """
 
 from __future__ import annotations
@@ -16,13 +14,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import anyio
-from sse_starlette import EventSourceResponse
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from killable.api.methods import IS_HEAD
@@ -42,6 +40,9 @@ WRITE_BYTES = 64 << 10
 RETRY = b"retry: 1000\n"
 """Stands in the first event: on its own some clients (httpx-sse) take it for an event without data."""
 PING = b": ping\n\n"
+MEDIA_TYPE = "text/event-stream"
+HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+"""The second one has nginx pass on what comes, and not gather it first."""
 
 
 class _Names(dict[str, bytes]):
@@ -107,6 +108,30 @@ def _parts(message: Message) -> Iterator[Message]:
         yield {**message, "body": part, "more_body": message.get("more_body", False) or not is_last}
 
 
+class _Wire:
+    """An answer on its way: a message stands whole between two others, in its time, and none behind the last one."""
+
+    def __init__(self, send: Send, stall_s: float) -> None:
+        self._send = send
+        self._stall_s = stall_s
+        self._lock = asyncio.Lock()
+        self._is_over = False
+
+    async def send(self, message: Message) -> None:
+        """Raise _ReaderStalled when it is not taken."""
+        async with self._lock:
+            if self._is_over:
+                return  # a ping that came too late
+            self._is_over = message["type"] == "http.response.body" and not message["more_body"]
+            # In pieces: one event may be 64 MiB, and a server's `send` waits until the piece before has been taken.
+            for part in _parts(message):
+                try:
+                    async with asyncio.timeout(self._stall_s):
+                        await self._send(part)
+                except TimeoutError as error:
+                    raise _ReaderStalled from error
+
+
 def marker(state: str, error: dict[str, Any] | None) -> bytes:
     """Return the seed's last line for a recorded outcome."""
     if state == "completed":
@@ -140,11 +165,10 @@ def open_stream(
         return EventStream(engine, settings, streams, record.job_id, after, markers)
     if not markers:
         return Response(status_code=204, headers={"Cache-Control": "no-store"})
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return Response(RETRY + marker(record.state, record.error), headers=headers, media_type="text/event-stream")
+    return Response(RETRY + marker(record.state, record.error), headers=HEADERS, media_type=MEDIA_TYPE)
 
 
-class EventStream(EventSourceResponse):
+class EventStream(StreamingResponse):
     """One reader of one job, counted by the engine while it is there (`stop_when_client_leaves`)."""
 
     def __init__(
@@ -157,7 +181,7 @@ class EventStream(EventSourceResponse):
         self._markers = markers
         self._stall_s = settings.send_timeout_s
         self._ping_s = settings.ping_s
-        super().__init__(self._pieces())
+        super().__init__((), headers=HEADERS, media_type=MEDIA_TYPE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope.get(IS_HEAD):
@@ -166,25 +190,13 @@ class EventStream(EventSourceResponse):
             await send({"type": "http.response.body", "body": b""})
             return
 
-        wire = asyncio.Lock()  # no ping stands inside an event
-
-        async def send_in_time(message: Message) -> None:
-            # All messages, the closing one too; sse-starlette's own send_timeout leaves that one out. In pieces, since
-            # one event may be 64 MiB, and what a server's `send` waits for is that the piece before has been taken.
-            async with wire:
-                for part in _parts(message):
-                    try:
-                        async with asyncio.timeout(self._stall_s):
-                            await send(part)
-                    except TimeoutError as error:
-                        raise _ReaderStalled from error
-
+        wire = _Wire(send, self._stall_s)
         await self._engine.reader_came(self._job_id)
         self._streams.open += 1
         try:
             async with asyncio.TaskGroup() as group:
-                watching = group.create_task(self._watch_reader(receive, send_in_time))
-                await self._stream_response(send_in_time)
+                watching = group.create_task(self._watch_reader(receive, wire))
+                await self._send_all(wire)
                 watching.cancel()
         except* _ReaderLeft:
             pass
@@ -196,39 +208,41 @@ class EventStream(EventSourceResponse):
             with anyio.CancelScope(shield=True):  # the server cancels what is left when it stops
                 await self._engine.reader_left(self._job_id)
 
-    async def _watch_reader(self, receive: Receive, send: Send) -> None:
+    async def _send_all(self, wire: _Wire) -> None:
+        await wire.send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        async with aclosing(self._pieces()) as pieces:  # a send that fails leaves it unfinished
+            async for piece in pieces:
+                await wire.send({"type": "http.response.body", "body": piece, "more_body": True})
+        await wire.send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _watch_reader(self, receive: Receive, wire: _Wire) -> None:
         """Ping until the reader leaves, which a ping brings to light when it left without a FIN."""
         while True:
             try:
                 async with asyncio.timeout(self._ping_s):
                     message = await receive()
             except TimeoutError:
-                async with self._send_lock:
-                    if self.active:  # else the closing message is out
-                        await send({"type": "http.response.body", "body": PING, "more_body": True})
+                await wire.send({"type": "http.response.body", "body": PING, "more_body": True})
             except HTTPException as error:  # a body of the GET that did not come in time
                 raise _ReaderLeft from error
             else:
                 if message["type"] == "http.disconnect":
                     raise _ReaderLeft
 
-    async def _pieces(self) -> AsyncIterator[bytes]:
-        batches = self._engine.events(self._job_id, self._after)
+    async def _pieces(self) -> AsyncGenerator[bytes, None]:
         first = RETRY
         try:
-            async for batch in batches:
-                for start in range(0, len(batch), EVENTS_PER_TURN):
-                    part = batch[start : start + EVENTS_PER_TURN]
-                    for piece in encode(part):
-                        yield first + piece
-                        first = b""
-                    _, name, data = part[-1]
-                    if self._markers and name in TERMINAL_STATES:
-                        yield marker(name, json.loads(data).get("error"))
-                    if len(part) == EVENTS_PER_TURN:
-                        await asyncio.sleep(0)  # neither a backlog nor a socket that takes all of it waits by itself
+            async with aclosing(self._engine.events(self._job_id, self._after)) as batches:
+                async for batch in batches:
+                    for start in range(0, len(batch), EVENTS_PER_TURN):
+                        part = batch[start : start + EVENTS_PER_TURN]
+                        for piece in encode(part):
+                            yield first + piece
+                            first = b""
+                        _, name, data = part[-1]
+                        if self._markers and name in TERMINAL_STATES:
+                            yield marker(name, json.loads(data).get("error"))
+                        if len(part) == EVENTS_PER_TURN:
+                            await asyncio.sleep(0)  # neither a backlog nor a socket that takes all waits by itself
         except Refused:
             log.info("%s was dropped while it was read", self._job_id)  # the reader sees an end without terminal event
-        finally:
-            if hasattr(batches, "aclose"):  # a send that failed leaves it unfinished
-                await batches.aclose()

@@ -5,7 +5,7 @@ Runs in: supervisor. `Supervisor` implements it on this machine; nothing above i
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Protocol
 
 from killable.supervisor.job import (
@@ -47,7 +47,7 @@ class Engine(Protocol):
         """Return the newest first and the next cursor. `state` may be `active`."""
         ...
 
-    def events(self, job_id: str, after: int = -1, *, follow: bool = True) -> AsyncIterator[Sequence[Event]]:
+    def events(self, job_id: str, after: int = -1, *, follow: bool = True) -> AsyncGenerator[Sequence[Event], None]:
         """Yield what is ready, in batches, from the event after `after` to the terminal one, or, when not `follow`,
         to the last one that there is now. Raise Refused: unknown_job.
 

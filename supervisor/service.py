@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from killable.supervisor.admission import Admission
@@ -201,7 +201,9 @@ class Supervisor:
         page, following = self._registry.page(state=state, type=type, tag=tag, limit=limit, before=before)
         return [self._record(entry) for entry in page], None if following is None else str(following)
 
-    async def events(self, job_id: str, after: int = -1, *, follow: bool = True) -> AsyncIterator[Sequence[Event]]:
+    async def events(
+        self, job_id: str, after: int = -1, *, follow: bool = True
+    ) -> AsyncGenerator[Sequence[Event], None]:
         entry = self._registry.get(job_id)
         while True:
             batch = entry.log.read(after, EVENTS_PER_BATCH, BYTES_PER_BATCH)

@@ -367,14 +367,3 @@ async def test_what_is_ready_together_goes_out_in_one_write(server: Server) -> N
     start, *pieces, end = sent
     assert start["status"] == 200 and not end["body"] and not end["more_body"]
     assert len(pieces) == 1 and pieces[0]["body"].count(b"event: token") == 1000
-
-
-async def test_streams_do_not_end_because_another_server_of_the_process_was_told_to(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from sse_starlette.sse import AppStatus
-
-    monkeypatch.setattr(AppStatus, "should_exit", True)
-    seen = await server.read(await server.submit("count", n=100))
-    assert len(seen.tokens) == 100 and seen.end["state"] == "completed"
-    assert not [task for task in asyncio.all_tasks() if "sse_starlette" in repr(task)]

@@ -18,7 +18,7 @@ import anyio._backends._asyncio, httpx, httpx_sse, psutil, pydantic.types, rich.
 
 PLATFORM = sys.argv[1]
 MISSING = {"fcntl", "grp", "pwd", "resource", "termios", "tty", "pty"} if PLATFORM == "win32" else set()
-FOREIGN = {"killable.supervisor", "fastapi", "starlette", "sse_starlette", "uvicorn", "uvloop"}
+FOREIGN = {"killable.supervisor", "fastapi", "starlette", "uvicorn", "uvloop"}
 
 
 class Nothing:

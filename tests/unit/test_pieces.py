@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
-from killable.api.sse import WRITE_BYTES, encode
+from starlette.types import Message
+
+from killable.api.sse import PING, WRITE_BYTES, _Wire, encode
 from killable.supervisor.job import Event
 from killable.workers.catalogue import TOLD_BYTES_MAX, _end_of
 
@@ -25,3 +28,19 @@ def test_of_a_text_its_end_is_told_as_far_as_it_fits_into_a_message() -> None:
         told = _end_of(letter * 100_000 + "the cause")
         assert told.endswith(letter + "the cause")
         assert TOLD_BYTES_MAX // 2 < len(json.dumps(told)) <= TOLD_BYTES_MAX
+
+
+async def test_nothing_goes_out_behind_the_last_word_and_nothing_inside_another() -> None:
+    """A ping may be due while either is on its way."""
+    sent: list[bytes] = []
+
+    async def send(message: Message) -> None:
+        await asyncio.sleep(0)
+        sent.append(message["body"])
+
+    wire = _Wire(send, 60)
+    event, ping = b"x" * (2 * WRITE_BYTES), {"type": "http.response.body", "body": PING, "more_body": True}
+    async with asyncio.TaskGroup() as group:
+        for message in ({**ping, "body": event}, ping, {**ping, "body": b"", "more_body": False}, ping):
+            group.create_task(wire.send(message))
+    assert sent == [event[:WRITE_BYTES], event[WRITE_BYTES:], PING, b""]

@@ -47,13 +47,20 @@ class Channel:
 
     def token(self, value: Any) -> None:
         """Send what the job yielded or emitted, at once. Raise Unserializable; RuntimeError when the job has ended."""
-        self.send(_TOKEN, self._encode_token(value))
+        try:
+            self.send(_TOKEN, self._encode_token(value))
+        except FrameError as error:
+            raise _too_large(value, error) from None
 
     def progress(self, members: dict[str, Any]) -> None:
         self.send(Kind.PROGRESS, dump_json(members))
 
     def checkpoint(self, value: Any) -> None:
-        self.send(Kind.CHECKPOINT, self._encode_value(value))
+        """Send what has been reached. Raise as `token` does."""
+        try:
+            self.send(Kind.CHECKPOINT, self._encode_value(value))
+        except FrameError as error:
+            raise _too_large(value, error) from None
 
     def send(self, kind: int, payload: bytes) -> None:
         """Write one frame, whole."""
@@ -113,14 +120,14 @@ class Channel:
     def _write(self, kind: int, payload: bytes) -> None:
         if not self._open:
             raise RuntimeError("nothing can be emitted: the job has ended, or this is a process that it forked")
-        try:
-            frame = encode(kind, self._fence, self._sequence, payload)
-        except FrameError as error:
-            raise Unserializable("$", Kind(kind).name.lower(), str(error)) from None
-        self._write_all(frame)
+        self._write_all(encode(kind, self._fence, self._sequence, payload))
         self._sequence += 1
 
     def _write_all(self, data: bytes) -> None:
         written = os.write(self._descriptor, data)
         while written < len(data):
             written += os.write(self._descriptor, memoryview(data)[written:])
+
+
+def _too_large(value: object, error: FrameError) -> Unserializable:
+    return Unserializable("$", type(value).__qualname__, str(error))

@@ -224,8 +224,8 @@ SAYING_TOO_MUCH = [
         phases=HEARD, exit=143,
     ),
     kept(
-        "one 64 MiB token", "emits_large", "exception", {"size": 64 << 20, "times": 1}, plot=("started",),
-        error={"type": "killable.workers.frames.FrameError"}, exit=0,
+        "one 64 MiB token", "emits_large", "result.unserializable", {"size": 64 << 20, "times": 1},
+        plot=("started",), error={"type": "str"}, exit=0,
     ),
 ]  # fmt: skip
 

@@ -106,8 +106,9 @@ class Loan:
         """Something is heard of the worker, or is to be done with its call: if there is one, it is an attempt now."""
         call = self.end()
         if call is not None:
-            if self.has_rest:
-                self.worker.process.send(*self._rest)
+            rest, self._rest = self._rest, (b"", ())
+            if rest[0]:
+                self.worker.process.send(*rest)
             call.adopt()
 
     def end(self) -> GivenCall | None:

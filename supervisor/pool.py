@@ -368,7 +368,7 @@ class Pool:
         how = how or "nobody knows how"
         logger.error("zygote_gone", extra={"pool": self.spec.name, "ending": how})
         if was in (Zygote.PRELOADING, Zygote.READY) and self._backoff.failures >= FAILURES_MAX:
-            self._break(f"the zygote died before any worker was ready, {self._backoff.failures} times: {how}")
+            self._break(f"no zygote lived until a worker was ready, {self._backoff.failures} times: {how}")
         else:
             self.state = "restarting"
         if self._backoff.failures == 1:

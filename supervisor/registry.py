@@ -18,15 +18,13 @@ from killable.supervisor.job import JobRecord, JobType, Limits, Outcome, Submiss
 from killable.supervisor.lifecycle import TERMINAL, State, public
 from killable.supervisor.retention import Retention
 from killable.workers.errors import Refused
-from killable.workers.messages import Raised
+from killable.workers.messages import PROGRESS_BYTES_MAX, Raised
 
 if TYPE_CHECKING:
     from killable.supervisor.attempt import Attempt
     from killable.workers.sealed import MemoryFile
 
 
-PROGRESS_BYTES_MAX = 16 << 10
-"""More than any context writes: the record keeps it, and each page of records repeats it."""
 EVENT_BYTES = 5
 """What an event that is not recent costs in memory besides its data."""
 

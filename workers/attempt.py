@@ -130,9 +130,12 @@ class Attempt:
                 self._channel.send(Kind.ENTERED, Entered(time.monotonic()).encode())
             value = job.function(**arguments)
             if isinstance(value, GeneratorType):  # of a generator function, or of one that returns what another made
-                doorbell.generator = value
-                with contextlib.closing(value):  # what it has begun is ended while a stop is still heard
-                    value = self._drive(value, doorbell)
+                doorbell.generator = generator = value
+                try:
+                    value = self._drive(generator, doorbell)
+                finally:  # what it has begun is ended while a stop is still heard
+                    with contextlib.suppress(Exception):  # why it is ended says more
+                        generator.close()
             payload = self._codec.encode_result(value, self._outlet)
             if payload is not None and len(payload) > FRAME_BYTES_MAX:
                 bound = f"it takes {len(payload)} bytes, and {FRAME_BYTES_MAX} at most go through a pipe"

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from killable.workers.codec import Codec, Unserializable
-from killable.workers.frames import FrameError, encode
-from killable.workers.messages import Kind, dump_json
+from killable.workers.frames import FRAME_BYTES_MAX, FrameError, encode
+from killable.workers.messages import PROGRESS_BYTES_MAX, Kind, dump_json
 
 _TOKEN = int(Kind.TOKEN)
 
@@ -53,7 +53,11 @@ class Channel:
             raise _too_large(value, error) from None
 
     def progress(self, members: dict[str, Any]) -> None:
-        self.send(Kind.PROGRESS, dump_json(members))
+        """Say how far it is. Raise ValueError over PROGRESS_BYTES_MAX."""
+        payload = dump_json(members)
+        if len(payload) > PROGRESS_BYTES_MAX:
+            raise ValueError(f"progress is two numbers and a word, not {len(payload)} bytes")
+        self.send(Kind.PROGRESS, payload)
 
     def checkpoint(self, value: Any) -> None:
         """Send what has been reached. Raise as `token` does."""
@@ -69,6 +73,8 @@ class Channel:
                 self._write(kind, payload)
             return
         if self.busy:
+            if len(payload) > FRAME_BYTES_MAX:
+                raise FrameError(f"a payload of {len(payload)} bytes is over the bound of {FRAME_BYTES_MAX}")
             if self._open:  # else the job is over, and what its handlers say in its last word is told nobody
                 self._behind.append((kind, payload))
             return

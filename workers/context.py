@@ -18,7 +18,6 @@ from killable.workers.shield import Shield
 
 EXIT_CODE = int(ExitCode.TERMINATED)
 """128 + SIGTERM: what a shell reports for a process that SIGTERM ended."""
-_UNIT_CHARS_MAX = 100
 
 
 class Stopping(SystemExit):
@@ -175,10 +174,8 @@ class Context:
     def progress(self, done: float, total: float | None = None, unit: str = "") -> None:
         """Say how far the job is: `done` of `total` (None: unknown) in `unit`s ("tokens", "chars"; may be empty).
 
-        Raise ValueError for a unit of more than 100 characters: the job's record shows it.
+        Raise ValueError for what is no two numbers and a word, but over 4 KiB: the job's record repeats it.
         """
-        if len(unit) > _UNIT_CHARS_MAX:
-            raise ValueError(f"a unit of progress is a word, not a text of {len(unit)} characters")
         self._channel.progress({"done": done, "total": total, "unit": unit})
 
     def checkpoint(self, value: Any) -> None:

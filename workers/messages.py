@@ -184,6 +184,10 @@ class Stop(NamedTuple):
         return cls(**load_json(payload))
 
 
+PROGRESS_BYTES_MAX = 4 << 10
+"""Of one word on how far a job is: its record keeps the last one, and each page of records repeats it."""
+
+
 class Entered(NamedTuple):
     """The job function is about to be entered."""
 

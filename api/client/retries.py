@@ -29,7 +29,7 @@ RETRY_S_MAX = 10.0
 BUSY = frozenset({429, 502, 503, 504})
 """HTTP statuses that ask to come again later; 502 and 504 are a proxy's, whose server is being started again, say."""
 UNSEEN = frozenset({"too_many_connections", "slow_request"})
-"""Refusals from before anyone looked at the request: they say nothing of what an earlier sending of it has done."""
+"""Refusals from before a request is known: they say nothing of what an earlier sending of it has done."""
 
 T = TypeVar("T")
 
@@ -75,7 +75,8 @@ class Asking:
     retries: int = RETRIES
 
     def ask(self, call: Call, *, room_s: float = 0.0, until: float = float("inf")) -> Flow[httpx.Response]:
-        """Return the 2xx answer. Raise the typed error of the last attempt that the server may have looked at.
+        """Return the 2xx answer. Raise the typed error of the last attempt; but of a call that changes something, and
+        whose last one cannot have done it, that of the last one which may have.
 
         `room_s` is for how long a full queue is asked again, `until` a monotonic time after which nothing is.
         """
@@ -96,7 +97,7 @@ class Asking:
                 is_in_time = ready <= min(until, first_failed + RETRY_S_MAX)
                 retry = failures <= self.retries and may_repeat(call, error) and is_in_time
                 if not retry and not (error.code == "queue_full" and ready <= min(until, started + room_s)):
-                    if lost is not None and (error.code in UNSEEN or not was_sent(error)):
+                    if lost is not None and call.method != "GET" and (error.code in UNSEEN or not was_sent(error)):
                         raise lost from error
                     raise
             yield Pause(pause)

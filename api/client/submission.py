@@ -70,8 +70,13 @@ class Submission:
     job: JobCalls | None = field(default=None, init=False)
     """None before it was answered: there may be one."""
 
+    def may_have_started(self, error: Unreachable) -> bool:
+        """Tell whether there may be a job that nobody told of: no answer came, or one for a server that did not."""
+        status: int = error.facts.get("status", 500)
+        return self.job is None and was_sent(error) and status >= 500
+
     def unknown(self, error: KillableError) -> Unreachable:
-        """Return the error for a submission that no answer came to, with the key by which its job can be found."""
+        """Return the error for a submission that may have started a job, with the key by which that can be found."""
         key = self.call.headers["Idempotency-Key"]
         return Unreachable(
             f"{error.message}; whether a job was started is not known: submitted again with idempotency_key={key!r} "
@@ -115,18 +120,22 @@ class Submitting:
 
     asking: Asking
 
-    def submit(self, submission: Submission, until: float | None = None) -> Flow[JobCalls]:
-        """Start the job. `until` is the monotonic time at which waiting for the answer is given up."""
+    def submit(self, submission: Submission) -> Flow[JobCalls]:
+        """Start the job."""
+        try:
+            return (yield from self._start(submission, None))
+        except Unreachable as error:
+            if not submission.may_have_started(error):
+                raise
+            raise submission.unknown(error) from error
+
+    def _start(self, submission: Submission, until: float | None) -> Flow[JobCalls]:
+        """`until` is the monotonic time at which waiting for the answer is given up."""
         call = submission.call
         if until is not None:
             call = replace(call, answer_s=min(self.asking.server.answer_s, until - time.monotonic()))
         give_up = min(each for each in (until, call.until, float("inf")) if each is not None)
-        try:
-            answer = yield from self.asking.ask(call, room_s=submission.wait_for_room_s, until=give_up)
-        except Unreachable as error:
-            if not was_sent(error):
-                raise
-            raise submission.unknown(error) from error
+        answer = yield from self.asking.ask(call, room_s=submission.wait_for_room_s, until=give_up)
         accepted = self.asking.server.members(answer)
         job_id = str(self.asking.server.member(answer, "job_id"))
         job = JobCalls(self.asking, job_id, accepted)
@@ -139,14 +148,16 @@ class Submitting:
         """Start the job and return its result. After `timeout_s`, submission included, cancel it: JobTimedOut."""
         until = None if timeout_s is None else time.monotonic() + timeout_s
         try:
-            job = yield from self.submit(submission, until)
+            job = yield from self._start(submission, until)
             return (yield from job.result(None if until is None else max(0.0, until - time.monotonic())))
         except NotEnded:
             pass
-        except Unreachable:  # at the timeout that is how it looks, too
+        except Unreachable as error:  # at the timeout that is how it looks, too
             if until is None or time.monotonic() < until:
                 yield from self.abandon(submission)
-                raise
+                if not submission.may_have_started(error):  # or it is found by now, and cancelled
+                    raise
+                raise submission.unknown(error) from error
         ending = yield from self.undo(submission, f"the client's timeout of {timeout_s:g} s")
         if ending is None or submission.job is None:
             raise JobTimedOut(

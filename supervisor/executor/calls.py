@@ -149,7 +149,8 @@ class Calls:
                 self._loans.append(loan)
             if call is None or call.future not in self._under_way:
                 return
-            is_given = loan.has(call) or loan.given_at  # also when it is an attempt by now, and the loan over
+            # Also when it is an attempt by now, and the loan over.
+            is_given = loan.has(call) or loan.given_at or call.is_job
             if not (is_given or fault or call.is_stopped or call.future.cancelled()):
                 if call.future not in self._waiting:
                     call.take_back()

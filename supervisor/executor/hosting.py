@@ -145,6 +145,8 @@ class Hosting:
         await asyncio.wait((starting, leaving), return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             self.failure = starting.exception()
+            if self.failure is not None:
+                self._supervisor.jobs.close()  # nothing is begun by what has started in part
             self.has_started = True
             self._guest.on_started()
             await leaving

@@ -216,8 +216,9 @@ def test_why_a_waiting_call_was_cancelled_is_not_lost_to_a_word_that_comes_later
     """Its time ran, so it was a job by then, and that was found to be cancelled without being told why."""
     gates = [executor.submit(time.sleep, 3600) for _ in range(2)]
     future = executor.with_limits(queue_s=60).submit(work.square, 2)
-    future.cancel(reason="too many")
-    future.finish(Outcome("cancelled", "cancelled", facts={"by": "user", "reason": ""}))
+    with standing_still(executor):
+        future.cancel(reason="too many")
+        future.finish(Outcome("cancelled", "cancelled", facts={"by": "user", "reason": ""}))
     with pytest.raises(JobCancelled) as caught:
         future.result()
     assert (caught.value.reason, (future.certificate or {})["reason"]) == ("too many", "too many")

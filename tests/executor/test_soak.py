@@ -27,6 +27,7 @@ from killable.supervisor.executor.futures import JobFuture
 
 LONG = [pytest.mark.soak, pytest.mark.timeout(1800)]
 WAYS = ("cancelled with grace", "killed", "timed out", "shot", "go away", "return", "segfault", "exit 0", "sys.exit")
+WHEN = ("before it began", "while it ran", "as it ended", "afterwards")
 FAMILY = 4
 """The worker, a child, a grandchild in a session of its own, and one whose parent is gone."""
 
@@ -84,19 +85,22 @@ def test_a_cancel_at_any_moment_hits_its_own_call_only(tmp_path: Path) -> None:
         bystander = executor.submit(work.wait_for, gate)
         until(bystander.running, "it runs")
         for number in range(500):
-            size = chance.randrange(20_000)
+            size, when = chance.randrange(20_000), chance.choice(WHEN)
+            before = [executor.submit(work.count_to, 20_000) for _ in range(2 if when == "before it began" else 0)]
             victim = executor.submit(work.count_to, size)
             innocent = executor.submit(work.square, number)
             for each in (victim, innocent):
                 each.add_done_callback(ends.append)
-            if chance.random() < 0.7:
-                while not (victim.running() or victim.done()):
-                    pass  # at once, and not at the next look of `until`: the call is over by then
-            work.count_to(chance.randrange(30_000))
+            while when == "while it ran" and not (victim.running() or victim.done()):
+                pass  # at once, and not at the next look of `until`: the call is over by then
+            while when == "afterwards" and not victim.done():
+                pass
+            if when == "as it ended":
+                work.count_to(chance.randrange(30_000))
             accepted = victim.cancel()
             after = executor.submit(work.square, -number)
             after.add_done_callback(ends.append)
-            assert not concurrent.futures.wait([victim, innocent, after], timeout=50).not_done, (number, seed)
+            assert not concurrent.futures.wait([*before, victim, innocent, after], timeout=50).not_done, (number, seed)
             assert (innocent.result(), after.result()) == (number**2, number**2), (number, seed)
             if victim.cancelled():
                 assert accepted and isinstance(victim.error, JobCancelled), (number, seed)

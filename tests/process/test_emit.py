@@ -76,6 +76,17 @@ async def test_the_clean_up_of_a_generator_whose_value_cannot_be_sent_hears_a_st
     assert "acknowledged" in story.phases and "kill_sent" not in story.phases
 
 
+async def test_a_generator_that_does_not_end_with_its_value_ends_by_that(supervisor: StartSupervisor) -> None:
+    story = await run(await supervisor(POOL), "yields_a_lock_again")
+    assert (story.code, story.error["type"]) == ("result.unserializable", "lock")
+    assert story.tokens[:1] == ["deaf"]  # once more when it is freed
+
+
+async def test_progress_that_is_none_is_the_jobs_own_error(supervisor: StartSupervisor) -> None:
+    story = await run(await supervisor(POOL), "reports_at_length")
+    assert story.end["result"] == "progress is two numbers and a word, not 7030 bytes"
+
+
 async def test_a_generator_that_is_returned_streams(supervisor: StartSupervisor) -> None:
     story = await run(await supervisor(POOL), "hands_over_a_generator", upto=5)
     assert (story.tokens, story.end["result"]) == ([0, 1, 2, 3, 4], "counted")

@@ -13,8 +13,8 @@ from support.supervising import StartSupervisor
 from support.waiting import until
 from trials import follow, run, submit
 
-from killable.supervisor.registry import PROGRESS_BYTES_MAX
 from killable.supervisor.settings import PoolSpec
+from killable.workers.messages import PROGRESS_BYTES_MAX
 
 FORGES = """
 import ctypes, os, signal, time

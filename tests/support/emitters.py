@@ -60,6 +60,28 @@ def yields_a_lock(ctx: Context) -> Iterator[Any]:
 
 
 @job
+def yields_a_lock_again(ctx: Context) -> Iterator[Any]:
+    """Yield what cannot be sent, and go on when told to end."""
+    mark(ctx)
+    for _ in range(2):
+        try:
+            yield threading.Lock()
+        except GeneratorExit:
+            ctx.emit("deaf")
+
+
+@job
+def reports_at_length(ctx: Context) -> str:
+    """Give all texts where their number was meant."""
+    mark(ctx)
+    try:
+        ctx.progress(1, ["text"] * 1000)  # type: ignore[arg-type]
+    except ValueError as error:
+        return str(error)
+    return "taken"
+
+
+@job
 def emits_in_a_query(ctx: Context) -> str:
     """Emit from what SQLite calls back in the middle of an endless query, and end that when told to."""
     enter(ctx)

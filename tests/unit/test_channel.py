@@ -12,8 +12,8 @@ from types import FrameType
 import pytest
 
 from killable.workers.channel import Channel
-from killable.workers.codec import CODECS
-from killable.workers.frames import Decoder, Frame
+from killable.workers.codec import CODECS, Unserializable
+from killable.workers.frames import FRAME_BYTES_MAX, Decoder, Frame
 
 ALARMS = 3000
 """More than the interpreter lets calls nest."""
@@ -84,6 +84,20 @@ def test_what_a_bell_left_waiting_goes_before_what_is_emitted_after_it(pipe: tup
     frames, rung = written_under_alarms(pipe, 10, emit_twice, emit_and_ring)
     tokens = [next(iter(json.loads(frame.payload).values())) for frame in frames if len(frame.payload) < 1000]
     assert tokens == [*range(1, rung + 1), "last"]
+
+
+def test_a_value_that_is_too_large_is_refused_to_whoever_emits_it(pipe: tuple[int, int]) -> None:
+    """Also to a handler in the middle of a write, whose own value is well."""
+    refused = []
+
+    def emit_much(channel: Channel, number: int) -> None:
+        try:
+            channel.token(b"x" * FRAME_BYTES_MAX if number == 1 else number)
+        except Unserializable as error:
+            refused.append((number, error.type_name))
+
+    frames, rung = written_under_alarms(pipe, 3, lambda channel: channel.token("x" * (1 << 20)), emit_much)
+    assert refused == [(1, "bytes")] and len(frames) == rung
 
 
 def test_what_handlers_emit_while_the_last_word_is_written_is_told_nobody(pipe: tuple[int, int]) -> None:

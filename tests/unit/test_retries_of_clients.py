@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from typing import Any
 
 import httpx
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from killable.api.client.exchange import Call, Server
 from killable.api.client.jobcalls import JobCalls
 from killable.api.client.outcomes import Unreachable
-from killable.api.client.retries import RETRY_S_MAX, Asking, Pause
+from killable.api.client.retries import RETRY_S_MAX, Asking, Flow, Pause
 from killable.api.client.submission import Submission, Submitting
 from killable.workers.errors import KillableError, Refused
 
@@ -38,18 +39,26 @@ def test_a_call_that_was_held_for_long_is_sent_again_when_its_connection_breaks(
 CONNECTIONS = Refused("The server has 256 connections", code="too_many_connections", status=503)
 
 
-def submitting(*outcomes: KillableError | httpx.Response) -> JobCalls:
-    """Carry out a submission to which these come, one for each sending."""
-    submission = Submission.of("tick", {"text": "abc"}, idempotency_key="mine")
-    flow = Submitting(Asking(SERVER)).submit(submission)
+LOST = SERVER.unreachable(httpx.ReadError("reset"))
+
+
+def carried_out(flow: Flow[Any], *outcomes: KillableError | httpx.Response) -> Any:
+    """Return what a flow returns to which these come, one for each sending."""
     arriving = iter(outcomes)
     step = next(flow)
     try:
         while True:
             step = flow.send(None if isinstance(step, Pause) else next(arriving))
     except StopIteration as end:
-        assert isinstance(end.value, JobCalls)
         return end.value
+
+
+def submission() -> Submission:
+    return Submission.of("tick", {"text": "abc"}, idempotency_key="mine")
+
+
+def submitting(*outcomes: KillableError | httpx.Response) -> Any:
+    return carried_out(Submitting(Asking(SERVER)).submit(submission()), *outcomes)
 
 
 def test_an_answer_from_before_the_request_was_looked_at_is_no_word_of_an_earlier_sending() -> None:
@@ -65,7 +74,7 @@ def test_an_answer_from_before_the_request_was_looked_at_is_no_word_of_an_earlie
 def test_a_server_that_is_gone_after_it_had_taken_the_request_may_have_started_the_job() -> None:
     gone = SERVER.unreachable(httpx.ConnectError("refused"))
     with pytest.raises(Unreachable) as unknown:
-        submitting(SERVER.unreachable(httpx.ReadError("reset")), gone, gone)
+        submitting(LOST, gone, gone)
     assert unknown.value.idempotency_key == "mine"
     with pytest.raises(Unreachable) as absent:
         submitting(gone, gone, gone)
@@ -74,11 +83,37 @@ def test_a_server_that_is_gone_after_it_had_taken_the_request_may_have_started_t
 
 def test_a_keyed_call_that_met_too_many_connections_is_sent_again() -> None:
     job = submitting(CONNECTIONS, httpx.Response(202, json={"job_id": "job-1"}))
-    assert job.id == "job-1"
+    assert isinstance(job, JobCalls) and job.id == "job-1"
 
 
 def test_what_cannot_be_undone_for_want_of_a_connection_is_not_called_undone() -> None:
-    flow = Submitting(Asking(SERVER, retries=0)).undo(Submission.of("tick"), "left")
-    next(flow)
     with pytest.raises(Unreachable, match="not known"):
-        flow.send(CONNECTIONS)
+        carried_out(Submitting(Asking(SERVER, retries=0)).undo(submission(), "left"), CONNECTIONS)
+
+
+def test_another_server_at_the_address_has_started_nothing() -> None:
+    for status, may_have in ((404, False), (200, False), (502, True)):
+        asking = Asking(SERVER, retries=0)
+        with pytest.raises(Unreachable) as wrong:
+            carried_out(Submitting(asking).submit(submission()), httpx.Response(status, html="<p>hello</p>"))
+        assert ("idempotency_key" in wrong.value.facts) is may_have, wrong.value
+
+
+def test_a_run_that_has_cancelled_its_job_gives_no_advice_to_ask_for_it_again() -> None:
+    """It does where it could not."""
+    asking = Asking(SERVER, retries=0)
+    accepted = httpx.Response(202, json={"job_id": "job-1"})
+    ended = httpx.Response(200, json={"job_id": "job-1", "state": "cancelled", "certificate": {}})
+    with pytest.raises(Unreachable) as cancelled:
+        carried_out(Submitting(asking).run(submission(), None), LOST, accepted, ended)
+    assert "idempotency_key" not in cancelled.value.facts
+    with pytest.raises(Unreachable) as unknown:
+        carried_out(Submitting(asking).run(submission(), None), LOST, LOST)
+    assert unknown.value.idempotency_key == "mine"
+
+
+def test_what_only_reads_says_how_it_ended_last() -> None:
+    gone = SERVER.unreachable(httpx.ConnectError("refused"))
+    with pytest.raises(Unreachable) as error:
+        carried_out(Asking(SERVER).ask(Call("GET", "/v1/jobs/job-1")), LOST, gone, gone)
+    assert error.value is gone

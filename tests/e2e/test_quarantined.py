@@ -15,7 +15,7 @@ from support.waiting import Pending, until
 @pytest.mark.row("D15")
 def test_a_quarantined_worker_is_shown_and_the_server_is_degraded_but_ready(folder: Path, serve: Serve) -> None:
     (folder / "killable.toml").write_text(
-        '[server]\nport = 0\nunkillable_s = 1.0\n[pools.mine]\nmodule = "my_jobs.py"\nworkers = 2\n'
+        '[server]\nport = 0\nunkillable_s = 3.0\n[pools.mine]\nmodule = "my_jobs.py"\nworkers = 2\n'
     )
     server = serve()
     http = httpx.Client(base_url=server.url, timeout=60)

@@ -377,7 +377,7 @@ def test_the_whole_time_of_a_call_runs_while_its_processes_start(tmp_path: Path)
     with Executor(max_workers=1, initializer=ready) as executor:
         began = time.monotonic()
         future = executor.with_limits(total_s=0.2).submit(work.say, str(tmp_path / "never"))
-        until(lambda: time.monotonic() > began + 0.2, "its time is over")
+        until(lambda: time.monotonic() > began + 2, "its time is over")  # it runs from a moment within `submit` on
         (tmp_path / "gate").touch()
         with pytest.raises(JobTimedOut) as caught:
             future.result()

@@ -14,7 +14,7 @@ from support import processes
 from trials import HOSTILE
 
 OWNER = str(Path(processes.__file__).parent / "owner.py")
-GONE_S = 1.0
+GONE_S = 10.0
 """What the specification allows from the death of the owner to the death of everything else."""
 
 

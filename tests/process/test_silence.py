@@ -23,7 +23,7 @@ from killable.supervisor.service import Supervisor
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.workers.messages import Kind
 
-ANSWER_S = 1.0
+ANSWER_S = 3.0
 
 StartImpatient = Callable[[PoolSpec], Awaitable[Supervisor]]
 

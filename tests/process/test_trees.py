@@ -192,7 +192,7 @@ async def test_a_process_that_does_not_go_away_is_given_up_and_its_slot_set_asid
     proof: str, supervisor: StartSupervisor
 ) -> None:
     """As under a debugger that holds the dead: the kernel hides the zombie from its parent until the tracer lets go."""
-    server = await supervisor(hostile_pool(workers=2), proof=proof, unkillable_s=2)
+    server = await supervisor(hostile_pool(workers=2), proof=proof, unkillable_s=4)
     job_id = await submit(server, "ignores_term")
     pid = await computing(server, job_id)
     assert libc().ptrace(0x4206, pid, None, None) == 0  # PTRACE_SEIZE: it goes on as before

@@ -26,7 +26,7 @@ KILLED = frozenset({"kill_sent"}) | GONE
 
 ACK_S = 0.1
 GRACE_S = 0.2
-HEARING_S = 1.5
+HEARING_S = 4.0
 """A grace within which a signal is delivered on a busy machine, too."""
 LONG_S = 60.0
 """A grace that no test waits for: what ends sooner did not need it."""
@@ -292,7 +292,7 @@ TAKING_TOO_MUCH = [
         error={"limit": "idle_s"}, phases=DEAF, grace_s=GRACE_S, exit="SIGKILL",
     ),
     Hostile(
-        "hangs in an operation", "loads", "timeout.operation", {"inner_s": 0.1},
+        "hangs in an operation", "loads", "timeout.operation", {"inner_s": 0.5},
         error={"limit": "operation_s", "operation": "load/download"}, phases=HEARD, exit=143,
     ),
     Hostile(

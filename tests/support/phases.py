@@ -259,9 +259,9 @@ def shields_an_operation(ctx: Context) -> list[str]:
     mark(ctx)
     told = []
     try:
-        with ctx.operation("fetch", 0.05, "raise"):
+        with ctx.operation("fetch", 0.5, "raise"):
             with ctx.shield():
-                ctx.sleep(1.5)
+                ctx.sleep(2)
                 told.append("section done")
             told.append("not reached")
     except OperationTimedOut:

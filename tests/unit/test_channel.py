@@ -43,6 +43,8 @@ def written_under_alarms(
         on_alarm(channel, rung)
 
     def read() -> None:
+        while not channel.busy:
+            os.sched_yield()
         while rung < alarms:  # one that comes right before the system call does not interrupt it
             signal.pthread_kill(main, signal.SIGALRM)
             os.sched_yield()
@@ -83,7 +85,7 @@ def test_what_a_bell_left_waiting_goes_before_what_is_emitted_after_it(pipe: tup
 
     frames, rung = written_under_alarms(pipe, 10, emit_twice, emit_and_ring)
     tokens = [next(iter(json.loads(frame.payload).values())) for frame in frames if len(frame.payload) < 1000]
-    assert tokens == [*range(1, rung + 1), "last"]
+    assert tokens[-1] == "last" and sorted(tokens[:-1]) == [*range(1, rung + 1)]  # a handler may meet another one
 
 
 def test_a_value_that_is_too_large_is_refused_to_whoever_emits_it(pipe: tuple[int, int]) -> None:

@@ -8,8 +8,10 @@ import signal as signals
 import pytest
 
 from killable.supervisor.exits import SIGNAL_NAMES, Evidence, classify, signal_name
-from killable.supervisor.job import TERMINAL_STATES, ExitStatus, Verdict
+from killable.supervisor.job import TERMINAL_STATES, ExitStatus, Limits, Verdict
 from killable.supervisor.lifecycle import terminal_state_of
+from killable.supervisor.seam import Gone
+from killable.workers.control import Ending
 from killable.workers.errors import CODES
 from killable.workers.exitcodes import MEANINGS, ExitCode
 from killable.workers.messages import Raised
@@ -212,3 +214,34 @@ def test_a_verdicts_facts_are_all_kept_but_its_message_is_the_outcomes() -> None
 def test_nothing_is_known_of_a_worker_that_nobody_told_of() -> None:
     assert not Evidence().entered
     assert code_of(None, None, ExitStatus(exit_code=3), Evidence()) == "spawn"
+
+
+@pytest.mark.row("D5")
+@pytest.mark.parametrize(
+    ("user_s", "system_s", "cpu_s", "used_up"),
+    [
+        (3.0, 2.0, 5.0, True),
+        (3.0, 2.5, 5.0, True),
+        (3.0, 1.5, 5.0, False),
+        (0.0, 0.0, 0.5, False),
+        (3.0, 2.0, None, False),
+        (None, None, 0.5, False),
+        (None, None, 0.0, True),
+    ],
+)
+def test_the_processor_time_of_a_limit_is_that_of_both_kinds_and_used_up_when_it_is_reached(
+    user_s: float | None, system_s: float, cpu_s: float | None, used_up: bool
+) -> None:
+    ending = None if user_s is None else Ending(None, 9, False, 0, user_s, system_s, 0.0)
+    evidence = Evidence.of(Gone(ending, 0, ""), Limits(cpu_s=cpu_s), "", None, entered=True)
+    assert evidence == Evidence(entered=True, cpu_used_up=used_up)
+
+
+def test_what_is_known_of_a_process_that_is_gone_is_evidence() -> None:
+    gone = Gone(None, 0, "cgroup", True, 5, "yes", True)
+    operation = Verdict("timeout.operation")
+    expected = Evidence(
+        entered=False, torn_bytes=5, protocol_error="nonsense", zygote_lost=True, oom="yes",
+        memory_max_struck=True, operation=operation,
+    )  # fmt: skip
+    assert Evidence.of(gone, Limits(), "nonsense", operation, entered=False) == expected

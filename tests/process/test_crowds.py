@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from support import controllers
-from support.certificates import was_late_to_leave
+from support.certificates import was_killed
 from support.supervising import StartSupervisor
 from support.waiting import Pending, until_async
 from trials import Story, computing, follow, hostile_pool, stop, submit
@@ -54,7 +54,7 @@ async def cancel_starved(server: Supervisor, group: Path) -> list[Story]:
 
 
 def has_cleaned(story: Story) -> bool:
-    return story.tokens == ["in", "finally"] and "kill_sent" not in story.phases - was_late_to_leave(story.certificate)
+    return story.tokens == ["in", "finally"] and not was_killed(story.certificate)
 
 
 @pytest.mark.row("PEERS-C")

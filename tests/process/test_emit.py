@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from support.certificates import was_killed
 from support.supervising import StartSupervisor
 from trials import Story, hostile_pool, run, said, stop, submit
 
@@ -32,7 +33,7 @@ async def test_only_the_main_thread_is_told_to_end(supervisor: StartSupervisor) 
     while {name for name, _ in await said(server, job_id, tokens)} != {0, 1, 2}:  # each is under way: none is starting
         tokens *= 2
     story = await stop(server, job_id, grace_s=20)
-    assert "acknowledged" in story.phases and "kill_sent" not in story.phases
+    assert "acknowledged" in story.phases and not was_killed(story.certificate)
     assert story.record is not None and story.record.partial == b'["main thread: cancelled"]'
     assert all(of(story, name) == list(range(len(of(story, name)))) for name in range(3))
 
@@ -42,7 +43,7 @@ async def test_a_native_librarys_callback_emits_and_ends_the_library(supervisor:
     job_id = await submit(server, "emits_in_a_query")
     await said(server, job_id, 100)
     story = await stop(server, job_id, grace_s=20)
-    assert "acknowledged" in story.phases and "kill_sent" not in story.phases
+    assert "acknowledged" in story.phases and not was_killed(story.certificate)
     assert story.tokens == ["in", *range(1, len(story.tokens))]
 
 
@@ -51,7 +52,7 @@ async def test_a_callback_that_swallows_the_stop_gets_it_again_outside(superviso
     job_id = await submit(server, "emits_in_a_comparison")
     await said(server, job_id, 100)
     story = await stop(server, job_id, grace_s=20)
-    assert "acknowledged" in story.phases and "kill_sent" not in story.phases
+    assert "acknowledged" in story.phases and not was_killed(story.certificate)
     *numbers, last = story.tokens
     assert last == "finally" and numbers == sorted(set(numbers))  # one may be missing: where it was swallowed
 
@@ -73,7 +74,7 @@ async def test_the_clean_up_of_a_generator_whose_value_cannot_be_sent_hears_a_st
     await said(server, job_id)
     story = await stop(server, job_id, grace_s=20)
     assert (story.code, story.tokens) == ("cancelled", ["cleaning"])
-    assert "acknowledged" in story.phases and "kill_sent" not in story.phases
+    assert "acknowledged" in story.phases and not was_killed(story.certificate)
 
 
 async def test_a_generator_that_does_not_end_with_its_value_ends_by_that(supervisor: StartSupervisor) -> None:

@@ -76,5 +76,11 @@ def check_row(case: Hostile, certificate: Mapping[str, Any], *, proof: str, reus
 
 def was_late_to_leave(certificate: Mapping[str, Any]) -> set[str]:
     """Allow for SIGKILL to a worker that had heard, and that a busy machine kept from ending in LEAVE_S."""
-    waited_ms = certificate.get("kill_sent", 0) - certificate.get("acknowledged", float("inf"))
-    return {"kill_sent"} if waited_ms >= LEAVE_S * 1000 else set()
+    killed_ms = certificate.get("kill_sent", 0)
+    waited_ms = killed_ms - certificate.get("acknowledged", float("inf"))
+    return {"kill_sent"} if waited_ms >= LEAVE_S * 1000 and killed_ms < certificate["grace_s"] * 1000 else set()
+
+
+def was_killed(certificate: Mapping[str, Any]) -> bool:
+    """Return whether SIGKILL cut its clean-up off, and did not only hasten its leaving."""
+    return "kill_sent" in phases_of(certificate) - was_late_to_leave(certificate)

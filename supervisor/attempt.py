@@ -337,6 +337,7 @@ class Attempt:
         verdict = self._asked or self.entry.verdict or Verdict("")
         return self._stamps.certificate(
             early_kill=self._termination.early_kill,
+            lingered=self._termination.lingered or None,
             cause=verdict.code,
             by=verdict.by,
             reason=verdict.reason,
@@ -382,18 +383,12 @@ class Attempt:
             self._give_up()
         elif self._leave_at is not None and now >= self._leave_at:
             self._leave_at = None
-            self._end_lingering(now)
+            if not self._termination.has_begun:
+                self._give_up_at = now + self._termination.rules.unkillable_s
+            self._termination.end_lingering()
         elif self._ring_at is not None and now >= self._ring_at:
             self._ring_at = None
             self.worker.process.terminate(self.fence)
         else:
             self._termination.tick()
         self._arm()
-
-    def _end_lingering(self, now: float) -> None:
-        """Its job is over and its process stays."""
-        if self._termination.has_begun:
-            self._termination.shorten(0.0)
-        else:
-            self._give_up_at = now + self._termination.rules.unkillable_s
-            self._termination.kill()

@@ -175,6 +175,13 @@ def shorten(state: Escalation, now: float, grace_s: float) -> Move:
     return _end_now(shorter, now) if grace_s <= 0 else (shorter, ())
 
 
+def lingers(state: Escalation, now: float) -> Move:
+    """The job is over and its process stays: kill it, whatever is left of the grace."""
+    if state.phase in (Phase.KILLED, Phase.UNKILLABLE, Phase.EXITED):
+        return state, ()
+    return _kill(state, now)
+
+
 def exited(state: Escalation) -> Escalation:
     """The process is gone: nothing is due any more but the proof that its tree is."""
     return replace(state, phase=Phase.EXITED, wake_at=float("inf"))

@@ -141,6 +141,8 @@ class Certificate:
     slot_ready: float | None = None
     early_kill: str | None = None
     """Why SIGKILL came before the grace was over."""
+    lingered: bool | None = None
+    """True: SIGKILL came because the job was over and its process had not ended a second later."""
     cause: str = ""
     by: str = ""
     reason: str = ""

@@ -41,6 +41,8 @@ class Termination:
         """`on_kill` is called when SIGKILL is out, `on_unkillable` when it is still there `unkillable_s` later."""
         self.last_signal: str | None = None
         """The last one that we sent."""
+        self.lingered = False
+        """SIGKILL was sent because the job was over and its process stayed."""
         self.rules = rules
         self._worker = worker
         self._fence = fence
@@ -116,6 +118,14 @@ class Termination:
         """The process is gone: nothing is due any more."""
         if self._plan is not None:
             self._plan = escalation.exited(self._plan)
+
+    def end_lingering(self) -> None:
+        """The job is over and its process stays: SIGKILL, unless that has been sent."""
+        self.lingered = "kill_sent" not in self._stamps
+        if self._plan is None:
+            self.kill()
+        else:
+            self._do(escalation.lingers(self._plan, self._clock.now()))
 
     def kill(self) -> None:
         """SIGKILL the whole tree, whatever the plan says."""

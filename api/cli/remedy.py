@@ -56,6 +56,10 @@ def _of_kill(record: Mapping[str, Any], certificate: Mapping[str, Any]) -> Remed
     """SIGKILL was needed: native code, a clean-up that took too long, or a job that does not listen."""
     if certificate.get("early_kill"):
         return _raise("ack_s", record, "it is how long native code that cannot hear SIGTERM is waited for")
+    if certificate.get("lingered"):
+        return _none(
+            "The job had ended in its grace; only its process had not, a second later: a busy machine, mostly."
+        )
     if "acknowledged" in certificate:
         return _raise("grace_s", record, "its clean-up had begun and was not done")
     return _none(

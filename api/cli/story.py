@@ -24,6 +24,7 @@ LAST_LINES = 5
 BETWEEN_ATTEMPTS = frozenset({"retrying", "restored"})
 """Events of a job that is run more than once."""
 ACTIVE = ("queued", "running", "stopping")
+LINGERED = "The job was over, but its process was still there a second later: so it was killed."
 _USUAL = frozenset({"queue_s", "start_s", "run_s", "ack_s", "memory_bytes"})
 """Limits that a job has if nobody says otherwise: it is told when one does not."""
 
@@ -178,13 +179,15 @@ def _end(record: Members) -> Paragraph:
     if not any(phase in certificate for phase in render.PHASES):
         return Paragraph("End", "It had no process, so there was nothing to end.")
     if "requested" not in certificate:
-        how = _exit(certificate)
-        return Paragraph("End", f"Its process ended by itself{how}. {_proof(certificate, 'later')}")
+        how = LINGERED if certificate.get("lingered") else f"Its process ended by itself{_exit(certificate)}."
+        return Paragraph("End", f"{how} {_proof(certificate, 'later')}")
     grace = certificate.get("grace_s")
     allowed = f", with a grace of {render.setting(float(grace))}" if grace is not None else ""
     intro = f"It was told to stop{allowed}." if "term_sent" in certificate else "It was killed at once."
     if certificate.get("early_kill"):
         intro += f" SIGKILL came before the grace was over: {certificate['early_kill']}."
+    if certificate.get("lingered"):
+        intro += f" {LINGERED}"
     return Paragraph("End", f"{intro} Since the request:", tuple(_steps(certificate)))
 
 

@@ -101,7 +101,9 @@ def test_the_phases_stand_in_the_certificate_in_their_order() -> None:
 
 
 def test_a_certificate_survives_its_json_and_says_only_what_happened() -> None:
-    full = Certificate(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, "why", "cancelled", "user", "r", 2.0, "SIGKILL", 3)
+    full = Certificate(
+        0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, "why", True, "cancelled", "user", "r", 2.0, "SIGKILL", 3
+    )
     told = json.loads(json.dumps(full.as_json()))
     assert told == {name: value for name, value in dataclasses.asdict(full).items() if name in told}
     assert {name: dataclasses.asdict(full)[name] for name in PHASES}.items() <= told.items()

@@ -19,6 +19,7 @@ from trials import FORKED_OR_EXECED, computing, follow, hostile_pool, reached, r
 from killable.supervisor.configuration.config import load
 from killable.supervisor.job import Limits
 from killable.supervisor.service import Supervisor
+from killable.supervisor.settings import PoolSpec
 from killable.workers.errors import Refused
 
 LONG_S = 60.0
@@ -76,6 +77,46 @@ async def test_a_job_with_a_signal_handler_of_its_own_has_its_whole_grace(
     story = await stop(server, job_id)
     assert story.end["partial"] == "heard it myself"
     assert not {"early_kill", "acknowledged"} & set(story.certificate)
+
+
+STAYS = """
+import sys, time
+from killable import Context, job
+
+class Blocks:
+    flushed = 0
+
+    def flush(self) -> None:
+        self.flushed += 1
+        if self.flushed > 1:  # the first is done before the job is said to be over
+            time.sleep(1000)
+
+@job
+def leaves_a_stream(ctx: Context, forever: bool) -> str:
+    try:
+        ctx.emit("in")
+        while forever:
+            ctx.sleep(1)
+    finally:
+        sys.stdout = Blocks()
+    return "done"
+"""
+
+
+@pytest.mark.parametrize("forever", [True, False])
+async def test_a_process_that_stays_when_its_job_is_over_is_killed_and_it_is_told_why(
+    forever: bool, tmp_path: Path, supervisor: StartSupervisor
+) -> None:
+    (tmp_path / "stays.py").write_text(STAYS)
+    pool = PoolSpec("stays", modules=("stays",), folder=str(tmp_path), workers=1)
+    server = await supervisor(pool)
+    job_id = await submit(server, "leaves_a_stream", forever=forever, limits={"grace_s": LONG_S})
+    await said(server, job_id)
+    story = await stop(server, job_id) if forever else await follow(server, job_id)
+    assert story.state == ("cancelled" if forever else "completed"), story.error
+    certificate = story.certificate
+    assert certificate["lingered"] and certificate["exit_signal"] == "SIGKILL" and "early_kill" not in certificate
+    assert certificate.get("grace_s") == (LONG_S if forever else None)
 
 
 @pytest.mark.row("D4")

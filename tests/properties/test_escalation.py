@@ -25,6 +25,8 @@ from killable.supervisor.escalation import (
 from killable.supervisor.seam import ProcessorUse
 
 SLACK_S = 1e-9
+START_S = 1.0
+"""The clock began just before: a moment is soon over twice as large as an earlier one, so that none is a duration."""
 RULES = Rules(grace_s=5.0, ack_s=0.5, ack_cpu_s=0.1, unkillable_s=10.0)
 seconds = st.floats(0, 10, allow_nan=False)
 rules_of_any_kind = st.builds(
@@ -52,7 +54,7 @@ class Run:
     """From the dump signal to the stack."""
     still: tuple[float, float] = (0.0, 0.0)
     """From when to when it does."""
-    now: float = 100.0
+    now: float = START_S
     cpu_s: float = 5.0
     acts: list[tuple[float, Action]] = field(default_factory=list)
     grace_ends: list[float] = field(default_factory=list)
@@ -186,7 +188,7 @@ def test_any_sequence_of_events(
 def test_a_machine_that_stands_still_lengthens_a_grace_once_and_by_no_more_than_it_was(
     rules: Rules, from_s: float, for_s: float, sequence: list[tuple[str, float, float]]
 ) -> None:
-    still = (100.0 + from_s, 100.0 + from_s + for_s)
+    still = (START_S + from_s, START_S + from_s + for_s)
     run = Run(rules, still=still)
     run.begin()
     for event, span_s, amount in sequence:
@@ -242,6 +244,6 @@ def test_a_worker_that_computes_is_not_waited_for_longer_than_it_has_to(rules: R
         return
     cores = max(1, rules.cores)
     run.pass_time(12.0, 12.0 * cores)
-    due = 100.0 + max(rules.ack_s or 0.0, rules.ack_cpu_s / cores)
+    due = START_S + max(rules.ack_s or 0.0, rules.ack_cpu_s / cores)
     (dumped,) = run.at(Action.DUMP)
     assert dumped <= min(run.state.grace_ends, due + escalation.LOOK_AGAIN_S) + 1e-6

@@ -83,6 +83,9 @@ def test_a_worker_that_does_not_leave_after_its_job_is_killed(
         await sim.ended(job)
         truth = sim.truth(job)
         assert truth.kill_at is not None and job.certificate["last_signal"] == "SIGKILL"
+        its_job_was_over = not cancelled or grace_s > LEAVE_S
+        assert job.certificate.get("lingered", False) == its_job_was_over
+        assert job.certificate.get("grace_s") == (grace_s if cancelled else None), "it is the one that was in force"
         if not cancelled:
             assert near(truth.kill_at, job_began(sim, job) + 0.001 + 0.01 + LEAVE_S)
         assert (job.code == "unkillable") == (dies_s == NEVER)

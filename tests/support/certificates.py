@@ -10,7 +10,6 @@ from typing import Any
 
 from support.hostile_cases import ACK_S, Hostile
 
-from killable.supervisor.attempt import LEAVE_S
 from killable.supervisor.escalation import DUMP_IN_GRACE_S_MAX, DUMP_S_MAX
 from killable.supervisor.job import PHASES
 
@@ -75,10 +74,8 @@ def check_row(case: Hostile, certificate: Mapping[str, Any], *, proof: str, reus
 
 
 def was_late_to_leave(certificate: Mapping[str, Any]) -> set[str]:
-    """Allow for SIGKILL to a worker that had heard, and that a busy machine kept from ending in LEAVE_S."""
-    killed_ms = certificate.get("kill_sent", 0)
-    waited_ms = killed_ms - certificate.get("acknowledged", float("inf"))
-    return {"kill_sent"} if waited_ms >= LEAVE_S * 1000 and killed_ms < certificate["grace_s"] * 1000 else set()
+    """Allow for SIGKILL to a worker whose job was over, and that a busy machine kept from ending in LEAVE_S."""
+    return {"kill_sent"} if certificate.get("lingered") else set()
 
 
 def was_killed(certificate: Mapping[str, Any]) -> bool:

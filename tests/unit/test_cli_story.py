@@ -64,6 +64,14 @@ ENDINGS: dict[str, tuple[dict[str, Any], str | None, tuple[str, ...]]] = {
     "cancelled, the clean-up took too long": (
         record("cancelled", "cancelled", HEARD | {"kill_sent": 5000.4}, by="user"), "grace_s", ("--grace-s 10s",),
     ),
+    "cancelled, cleaned up, and its process stayed": (
+        record("cancelled", "cancelled", HEARD | {"kill_sent": 1300.2, "lingered": True}, by="user"), None,
+        ("The job was over, but its process was still there a second later", "SIGKILL was sent", "a busy machine"),
+    ),
+    "completed, and its process stayed": (
+        record("completed", certificate={"kill_sent": 0.0, "exited": 1.0, "exit_signal": "SIGKILL", "lingered": True}),
+        None, ("its function returned", "still there a second later: so it was killed"),
+    ),
     "cancelled, deaf": (
         record("cancelled", "cancelled",
                {"requested": 0.0, "term_sent": 0.1, "kill_sent": 5000.0, "tree_empty": 5001.0}, by="user"),

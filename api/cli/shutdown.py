@@ -31,6 +31,8 @@ GRACE_S_MAX = 60.0
 """A job's own grace, unless the caps say otherwise; a job with a longer one is not worth a SIGKILL of the server."""
 TERM_S = 5.0
 """From SIGTERM to SIGKILL: a server that heard the first ends its jobs again within it, or not at all."""
+KILL_S = 5.0
+"""What a process that got SIGKILL has to be gone in."""
 ASK_AGAIN_S = 0.25
 ANSWER_S = 5.0
 """A server that turns answers within milliseconds; one that does not is not asked, but signalled."""
@@ -165,13 +167,13 @@ class _Shutdown:
         return self._ended_by_signal(self._process, "it did not answer over HTTP")
 
     def _ended_by_signal(self, process: ServingProcess, before: str = "asked over HTTP") -> str:
-        for number, patience_s in ((signal.SIGTERM, TERM_S), (signal.SIGKILL, TERM_S)):
+        for number, patience_s in ((signal.SIGTERM, TERM_S), (signal.SIGKILL, KILL_S)):
             self._say(f"it is still there: {number.name} to pid {process.pid}")
             process.send(number)
             if process.wait(patience_s):
                 return f"{before}, then {number.name}"
         raise NotDown(
-            f"pid {process.pid} is still there {TERM_S:g} s after SIGKILL: it waits in the kernel (state D)",
+            f"pid {process.pid} is still there {KILL_S:g} s after SIGKILL: it waits in the kernel (state D)",
             url=self._client.address, pid=process.pid,
         )  # fmt: skip
 

@@ -35,9 +35,10 @@ def main(command: list[str]) -> int:
     confine.prctl(confine.PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         return 143
-    process = subprocess.Popen(command)
+    process = None
     leave_s = LEAVE_S
     try:
+        process = subprocess.Popen(command)
         while True:
             pid, status = os.waitpid(-1, 0)
             if pid == process.pid:
@@ -46,7 +47,7 @@ def main(command: list[str]) -> int:
                 return process.returncode
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        if process.returncode is None:
+        if process is not None and process.returncode is None:
             process.kill()
         _sweep(leave_s)
 

@@ -15,7 +15,7 @@ import pytest
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 PEERS = {"killable": "killable", "ProcessPoolExecutor": "concurrent", "loky": "loky", "Pebble": "pebble"}
 """By name: what is imported for it."""
-KILLS = 2
+KILLS = 1
 
 
 def test_its_parts_are_listed() -> None:

@@ -68,7 +68,7 @@ def test_while_it_is_queued_its_place_is_shown(server: Server, command: Command)
     busy = [start_detached(command, "tick") for _ in range(pool["workers_max"])]
     with command.start("stream", busy[0]):
         job = command.ok("submit", "tick", "-d").strip()
-        screen = on_screen(command, "submit", "add", "-i", "a=1", "--queue-s", "5")
+        screen = on_screen(command, "submit", "add", "-i", "a=1", "--queue-s", "10")
         assert screen.exit_code == 124
         assert "queued, 1 job before it" in screen.raw
         assert not any("queued" in line and "queue_s" not in line and "--queue-s" not in line for line in screen.lines)

@@ -63,12 +63,15 @@ def test_every_command_works_in_the_order_in_which_it_stands(server: Server, tmp
             meant = {"localhost:7833": server.url.removeprefix("http://"), "/ID": "/" + (started or [""])[-1]}
             for shown, word in meant.items():
                 arguments = [argument.replace(shown, word) for argument in arguments]
-            if "DELETE" in line:  # a person is not as quick: on a busy machine it waits for a worker still
-                job_id = started[-1]
-                until(lambda job_id=job_id: command.json("inspect", job_id)["started_at"], "it runs")
+            if "DELETE" in line:
+                until_it_runs(server, started[-1])
             done = subprocess.run(["curl", "--fail-with-body", *arguments], capture_output=True, text=True, timeout=60)
         else:
             assert program == "killable", line
+            if "--type spin" in line:
+                with Client(server.url) as client:
+                    (record,) = client.jobs(type="spin", state="active")
+                until_it_runs(server, record["job_id"])
             done = command.run(*arguments)
         assert done.returncode == 0, (line, done.stdout, done.stderr)
         printed[line] = done.stdout
@@ -80,20 +83,28 @@ def test_every_command_works_in_the_order_in_which_it_stands(server: Server, tmp
     assert deleted["status"] == "cancelled" and "tree_empty" in deleted["certificate"]
 
 
+def until_it_runs(server: Server, job_id: str) -> None:
+    """A person is not as quick: on a busy machine the job waits for a worker still."""
+    with Client(server.url) as client:
+        until(lambda: client.job(job_id).record()["started_at"], "it runs")
+
+
 def test_the_python_client_works_as_shown(server: Server, tmp_path: Path) -> None:
+    program = python("with Client()").replace("timeout_s=0.5", "timeout_s=4")  # it may have to wait for a worker
+    assert "timeout_s=4" in program
     done = subprocess.run(
-        [sys.executable, "-c", python("with Client()")],
+        [sys.executable, "-c", program],
         env={"KILLABLE_URL": server.url},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
     assert (done.returncode, done.stdout) == (0, "one two three\ncancelled\ntimeout.run tree empty\n"), done.stderr
 
 
 def test_the_executor_works_as_shown(tmp_path: Path) -> None:
     (tmp_path / "calls.py").write_text(python("# calls.py"))
-    done = subprocess.run([sys.executable, "calls.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "calls.py"], cwd=tmp_path, capture_output=True, text=True, timeout=240)
     ends = "cancelled cancelled\nrun_s of 0.2 s is over\nthe process crashed with SIGABRT\n"
     assert (done.stdout, done.stderr) == (f"1024 1 2\n{ends}a\nb\nc\n", "")
 
@@ -107,20 +118,20 @@ def test_the_examples_of_limits_end_as_it_says(tmp_path: Path) -> None:
     try:
         with Client(server.url) as client:
             text = "word\n" * 200_000
-            heard = client.submit("fingerprints", {"text": text})
+            heard = client.submit("fingerprints", {"text": text}, limits={"grace_s": 60})
             next(iter(heard))
             certificate = ended(heard.cancel())
             assert {"acknowledged", "tree_empty"} <= set(certificate) and not was_killed(certificate)
 
-            stuck = client.submit("derive", {"password": "x", "rounds": 10**9})
+            stuck = client.submit("derive", {"password": "x", "rounds": 10**9}, limits={"grace_s": 60})
             next(stuck.events())
             until(computes(stuck.record()["pid"]), "it is inside its native call")
             certificate = ended(stuck.cancel())
             assert "acknowledged" not in certificate and "in derive" in certificate["stack"]
-            assert 500 <= certificate["kill_sent"] < 5000  # ack_s, and long before grace_s
+            assert certificate["kill_sent"] >= 500 and certificate["early_kill"]  # ack_s, and long before grace_s
 
             target = tmp_path / "archive.xz"
-            writing = client.submit("archive", {"path": str(target), "megabytes": 10_000})
+            writing = client.submit("archive", {"path": str(target), "megabytes": 10_000}, limits={"grace_s": 60})
             until(lambda: target.exists() and target.stat().st_size > 0, "the archive grows")
             certificate = ended(writing.cancel())
             assert {"acknowledged", "tree_empty"} <= set(certificate) and not was_killed(certificate)

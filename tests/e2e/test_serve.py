@@ -351,7 +351,8 @@ def test_a_terminal_that_has_gone_costs_no_job_its_grace(tmp_path: Path) -> None
     (tmp_path / "my_jobs.py").write_text(JOBS)
     os.mkfifo(tmp_path / "gate")
     server = Server(Command(tmp_path), "my_jobs.py", "--port", "0")
-    answer = httpx.post(f"{server.url}/v1/jobs", json={"type": "tick", "input": {"gate": str(tmp_path / "gate")}})
+    tick = {"type": "tick", "input": {"gate": str(tmp_path / "gate")}}
+    answer = httpx.post(f"{server.url}/v1/jobs", json=tick, timeout=60)
     job_id = answer.json()["job_id"]
     with httpx.stream("GET", f"{server.url}/v1/jobs/{job_id}/stream", timeout=60) as stream:
         lines = stream.iter_lines()

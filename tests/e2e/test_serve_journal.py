@@ -217,10 +217,11 @@ def test_what_was_accepted_survives_the_death_of_the_server(runs: Runs) -> None:
     )
     assert (conflict.status_code, conflict.json()["job_id"]) == (422, waiting[0])
 
+    runs.submit("add", a=1)  # what came before it is on disk when it is answered
     said = runs.start_again()
     started = [word for line in said.splitlines() if " started " in line for word in line.split() if "job_id" in word]
     # In the order that the queue had: priority first, then as they had come.
-    assert started == [f"job_id={waiting[number]}" for number in (2, 0, 1, 3, 4)]
+    assert started[:5] == [f"job_id={waiting[number]}" for number in (2, 0, 1, 3, 4)]
     # Nothing changes any more.
     assert runs.record(running) == lost and runs.stream(running) == [(id, name, data)]
     assert [runs.record(job_id) for job_id in waiting] == after

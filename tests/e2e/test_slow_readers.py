@@ -50,10 +50,11 @@ def test_a_reader_that_takes_little_holds_little(tmp_path: Path, what: str) -> N
 
     def answers() -> bool | Pending:
         """The loop has turned for all of them: what it prepares for each it has prepared."""
-        return httpx.get(f"{server.url}/livez", timeout=60).status_code == 200 or Pending("no answer")
+        return client.get("/livez").status_code == 200 or Pending("no answer")
 
-    for _ in range(50):
-        until(answers, "it answers")
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        for _ in range(50):
+            until(answers, "it answers")
     grown = process.memory_info().rss - before
     for reader in readers:
         reader.close()

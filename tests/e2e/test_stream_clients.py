@@ -57,7 +57,7 @@ EVENTSOURCE = "eventsource@3"
 
 
 def submit(url: str, type: str, **input: Any) -> str:
-    answer = httpx.post(f"{url}/v1/jobs", json={"type": type, "input": input})
+    answer = httpx.post(f"{url}/v1/jobs", json={"type": type, "input": input}, timeout=60)
     assert answer.status_code == 202, answer.text
     return str(answer.json()["job_id"])
 

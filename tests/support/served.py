@@ -46,7 +46,7 @@ class Command:
 
     def run(self, *args: str, **options: Any) -> subprocess.CompletedProcess[str]:
         with self.start(*args, **options) as process:
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=240)
         return subprocess.CompletedProcess(args, process.returncode, out, err)
 
     def ok(self, *args: str) -> str:
@@ -74,7 +74,7 @@ class Server:
         """SIGKILL; return what it said, when nothing that was below it is there any more."""
         below = psutil.Process(self.process.pid).children(recursive=True)
         self.process.kill()
-        said = self.process.communicate(timeout=60)[1]
+        said = self.process.communicate(timeout=240)[1]
         until_empty(lambda: [process for process in below if process.is_running()], "nothing outlives the server")
         return said
 
@@ -82,7 +82,7 @@ class Server:
         """Return the exit code, what was below it and is still there, and what it said."""
         below = psutil.Process(self.process.pid).children(recursive=True) if self.process.poll() is None else []
         self.process.send_signal(number)
-        err = self.process.communicate(timeout=60)[1]
+        err = self.process.communicate(timeout=240)[1]
         return self.process.returncode, [process for process in below if process.is_running()], err
 
 

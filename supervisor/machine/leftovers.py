@@ -72,10 +72,11 @@ def _try(sweep: Callable[[], None]) -> None:
 
 def _sweep_what_runs() -> None:
     if sees_own_pids():
-        cookies.let_guards_finish(cookies.ownerless())
+        is_meant = cookies.ownerless()  # once: whose owner dies meanwhile has a guard that has not finished
+        cookies.let_guards_finish(is_meant)
         for name in sweep_groups():
             logger.warning("swept", extra={"cgroup": name})
-        _sweep_processes(cookies.ownerless(), WAVES_S)
+        _sweep_processes(is_meant, WAVES_S)
 
 
 def _start_thread(target: Callable[[], None]) -> None:

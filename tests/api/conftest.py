@@ -8,6 +8,14 @@ import pytest
 import pytest_asyncio
 from serving import Server, StartServer, serve
 
+from killable.supervisor import attempt
+
+
+@pytest.fixture(autouse=True)
+def patient_with_leaving(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine a worker may be without a processor when its job is over: no test here is about its leaving."""
+    monkeypatch.setattr(attempt, "LEAVE_S", 60.0)
+
 
 @pytest.fixture
 def start_server() -> StartServer:

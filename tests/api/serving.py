@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -93,10 +94,20 @@ class Server:
         record: dict[str, Any] = answer.json()
         return record
 
-    async def raw(self, request: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Open a connection of one's own, which takes little ahead of what is read, and send a request."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=4096)
-        writer.write(request)
+    async def raw(self, request: bytes, receive_bytes: int = 0) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Open a connection of one's own, which takes little ahead of what is read, and send a request.
+
+        `receive_bytes`: what the kernel takes of what is not read; 0 is its default. The request is there before the
+        server, which runs in this loop, has taken the connection: no time of its own can be over by then.
+        """
+        own = socket.socket()
+        if receive_bytes:
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        own.connect(("127.0.0.1", self.port))
+        own.setblocking(False)
+        sent = own.send(request) if request else 0
+        reader, writer = await asyncio.open_connection(sock=own, limit=4096)
+        writer.write(request[sent:])
         await writer.drain()
         return reader, writer
 

@@ -12,11 +12,14 @@ import pytest
 from serving import Server, StartServer
 from support.waiting import Pending, until_async
 
+from killable.api.cli import protocol
 from killable.api.cli.protocol import HEADER_BYTES_MAX, LINGERING_MAX
 from killable.api.settings import HttpSettings
+from killable.supervisor.job import Submission
 
 HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
-SLOW = HttpSettings(header_timeout_s=0.2, body_timeout_s=0.2)
+SLOW = HttpSettings(header_timeout_s=0.2)
+SLOW_BODY = HttpSettings(body_timeout_s=0.2)
 """Short, since a test waits for it to pass."""
 
 
@@ -41,6 +44,12 @@ async def ask(server: Server, request: bytes) -> bytes:
         writer.close()
 
 
+async def accepted(server: Server, gate: Path) -> str:
+    """Submit a job, and not over HTTP: its times are short."""
+    record = await server.supervisor.submit(Submission("gated", json.dumps({"gates": [str(gate)]}).encode()))
+    return record.job_id
+
+
 # ── connections ──
 
 
@@ -61,7 +70,10 @@ async def test_one_connection_too_many_is_told_so(start_server: StartServer) -> 
             writer.close()
 
 
-async def test_of_a_flood_of_connections_most_are_only_closed(start_server: StartServer) -> None:
+async def test_of_a_flood_of_connections_most_are_only_closed(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "LINGER_S", 600.0)  # those that were told so are still there at the last one
     async with start_server(http=HttpSettings(connections_max=1)) as server:
         held = [await server.raw(b"") for _ in range(LINGERING_MAX + 20)]
         reader, writer = await server.raw(HEALTH)
@@ -133,7 +145,7 @@ async def test_the_second_header_of_a_connection_has_its_time_too(
 async def test_what_is_sent_behind_a_request_does_not_cut_its_answer(start_server: StartServer, tmp_path: Path) -> None:
     async with start_server(http=HttpSettings(header_timeout_s=0.5, ping_s=0.8)) as server:
         gate = tmp_path / "gate"
-        job_id = await server.submit("gated", gates=[str(gate)])
+        job_id = await accepted(server, gate)
         stream = f"GET /v1/jobs/{job_id}/stream HTTP/1.1\r\nHost: localhost\r\n\r\nGET"
         reader, writer = await server.raw(stream.encode())
         await reader.readuntil(b": ping\n\n")  # the header's time is over
@@ -178,14 +190,14 @@ def post(length: int, body: bytes) -> bytes:
 
 
 async def test_a_body_that_does_not_come(start_server: StartServer) -> None:
-    async with start_server(http=SLOW) as server:
+    async with start_server(http=SLOW_BODY) as server:
         problem = problem_in(await ask(server, post(100, b'{"type": ')), 408, "slow_request")
         assert problem["retryable"] and "body" in problem["detail"]
         assert (await server.client.get("/v1/jobs")).json()["jobs"] == []
 
 
 async def test_a_body_that_nobody_waits_for_does_not_hold_its_connection(start_server: StartServer) -> None:
-    async with start_server(http=SLOW) as server:
+    async with start_server(http=SLOW_BODY) as server:
         reader, writer = await server.raw(HEALTH.replace(b"\r\n\r\n", b"\r\nContent-Length: 9\r\n\r\n"))
         await reader.readuntil(b"415")  # answered before the body
         writer.write(b"1234")
@@ -196,7 +208,7 @@ async def test_a_body_that_nobody_waits_for_does_not_hold_its_connection(start_s
 async def test_a_client_that_stays_has_no_deadline_after_its_body(start_server: StartServer, tmp_path: Path) -> None:
     async with start_server(http=HttpSettings(body_timeout_s=0.1, ping_s=0.5)) as server:
         gate = tmp_path / "gate"
-        job_id = await server.submit("gated", gates=[str(gate)])
+        job_id = await accepted(server, gate)
         head = f"GET /v1/jobs/{job_id}/stream HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
         body = "Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
         reader, writer = await server.raw((head + body).encode())

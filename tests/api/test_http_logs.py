@@ -87,7 +87,8 @@ async def computes(server: Server, job_id: str) -> None:
 async def test_a_cancel_and_its_escalation_are_told_step_by_step(
     written: Written, server: Server, job_type: str, query: str, signals: list[str]
 ) -> None:
-    job_id = await server.submit(job_type)
+    limits = {"grace_s": 60} if job_type == "spin" else {}
+    job_id = await server.submit(job_type, members={"limits": limits})
     await server.read(job_id, until="started")
     await computes(server, job_id)  # it is in its loop, or in its native call, and stays there
     await server.client.delete(f"/v1/jobs/{job_id}{query}")

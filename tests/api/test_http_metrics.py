@@ -70,7 +70,7 @@ async def test_every_ending_is_counted_once(start_server: StartServer, tmp_path:
 @pytest.mark.row("F4", "F8", "PEERS-M")
 async def test_a_cancel_is_measured_and_its_signals_counted(server: Server) -> None:
     for job_type in ("spin", "sleep_native"):
-        job_id = await server.submit(job_type)
+        job_id = await server.submit(job_type, members={"limits": {"grace_s": 60}})
         await server.read(job_id, until="started")
         await until_async(computes((await server.record(job_id))["pid"]), "it is where it stays")
         await server.client.delete(f"/v1/jobs/{job_id}?reason=enough")

@@ -243,15 +243,12 @@ async def test_a_reader_that_reads_steadily_is_not_cut_off_in_a_large_event(
 ) -> None:
     """It takes longer for that than `send_timeout_s`, and pings and the end wait behind it."""
     gate = tmp_path / "gate"
-    async with start_server(http=HttpSettings(send_timeout_s=4, ping_s=0.2)) as server:
-        job_id = await server.submit("flood", n=1, chars=8 << 20, gate=str(gate))
-        own = socket.socket()
-        own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)  # what it has not read is the server's
-        own.connect(("127.0.0.1", server.port))
-        reader, writer = await asyncio.open_connection(sock=own, limit=4096)
-        writer.write(f"GET /v1/jobs/{job_id}/stream HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-        began, read = time.monotonic(), b""
-        while len(read) < 8 << 20:
+    async with start_server(http=HttpSettings(send_timeout_s=10, ping_s=0.2)) as server:
+        job_id = await server.submit("flood", n=1, chars=12 << 20, gate=str(gate))
+        request = f"GET /v1/jobs/{job_id}/stream HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+        reader, writer = await server.raw(request, receive_bytes=1 << 16)
+        began, read = time.monotonic(), bytearray()
+        while len(read) < 12 << 20:
             due = began + len(read) / (1 << 20)  # 1 MiB a second
             await until_async(lambda due=due: time.monotonic() >= due, "it is this piece's turn")  # type: ignore[misc]
             piece = await reader.read(1 << 16)
@@ -270,12 +267,12 @@ async def test_a_reader_that_reads_steadily_is_not_cut_off_in_a_large_event(
 async def test_a_reader_that_does_not_read_is_cut_off_and_slows_nobody(
     start_server: StartServer, tmp_path: Path
 ) -> None:
-    async with start_server(http=HttpSettings(send_timeout_s=3)) as server:
+    async with start_server(http=HttpSettings(send_timeout_s=8)) as server:
         # More than the buffers of both sockets hold; then it waits for ever, so that only the reader's leaving ends it.
-        input = {"n": 30_000, "chars": 1000, "gate": str(tmp_path / "never")}
+        input = {"n": 8_000, "chars": 1000, "gate": str(tmp_path / "never")}
         job_id = await server.submit("flood", members={"input": input, "stop_when_client_leaves": True})
         request = f"GET /v1/jobs/{job_id}/stream HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
-        reader, writer = await server.raw(request)
+        reader, writer = await server.raw(request, receive_bytes=1 << 16)
         other = await server.submit("count", n=1000)
         assert len((await server.read(other)).tokens) == 1000
         record = await server.record(job_id, wait_s=60)
@@ -298,7 +295,9 @@ async def test_a_reader_that_does_not_read_costs_bounded_memory(server: Server, 
     gate = tmp_path / "gate"
     job_id = await server.submit("flood", n=30_000, chars=1000, gate=str(gate))
     await server.client.aclose()
-    _, writer = await server.raw(f"GET /v1/jobs/{job_id}/stream HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    await until_async(lambda: not server.connections, "its connection is gone")
+    reader, writer = await server.raw(f"GET /v1/jobs/{job_id}/stream HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    await reader.readuntil(b"event: started")
     (connection,) = server.connections
 
     async def is_stuck() -> Any:

@@ -28,10 +28,10 @@ async def state(server: Server, job_id: str) -> str:
 
 @pytest.mark.row("H1")
 async def test_job_timeout(server: Server, tmp_path: Path) -> None:
-    limits = {"run_s": 2.0, "grace_s": 0}
+    limits = {"run_s": 8.0, "grace_s": 0}
     job_id = await server.submit("gated", gates=[str(tmp_path / "never")], members={"limits": limits})
     seen = await followed(server, job_id)
-    assert seen.tokens == ["first"] and seen.markers == ["[ERROR] timeout.run: run_s of 2 s is over"]
+    assert seen.tokens == ["first"] and seen.markers == ["[ERROR] timeout.run: run_s of 8 s is over"]
     assert seen.end["error"]["limit"] == "run_s" and await state(server, job_id) == "timed_out"
 
 
@@ -104,7 +104,7 @@ async def test_cancellation_with_no_receiver(server: Server) -> None:
 @pytest.mark.row("H1")
 async def test_multiple_tokens_then_timeout(server: Server) -> None:
     job_id = await server.submit(
-        "flood", n=5, chars=3, gate="/no/such/gate", members={"limits": {"run_s": 2.0, "grace_s": 0}}
+        "flood", n=5, chars=3, gate="/no/such/gate", members={"limits": {"run_s": 8.0, "grace_s": 0}}
     )
     seen = await followed(server, job_id)
     assert seen.names == ["started", *["token"] * 5, "timed_out", "message"] and seen.markers[0].startswith("[ERROR]")

@@ -46,7 +46,8 @@ def faulthandlers(looked_at: Sequence[Source]) -> list[str]:
     found = [use for use in used(looked_at, "faulthandler") if use != REGISTERS]
     for each in looked_at:
         found += [f"{each.name} {seen.module}" for seen in each.imports if seen.module.startswith("faulthandler.")]
-        calls = [node for node in ast.walk(each.tree) if isinstance(node, ast.Call)]
+        nodes = ast.walk(each.tree) if "faulthandler" in each.text else ()
+        calls = [node for node in nodes if isinstance(node, ast.Call)]
         written = [ast.unparse(node) for node in calls if "faulthandler" in ast.dump(node.func)]
         wrong = [call for call in written if not call.startswith("faulthandler.register(DUMP_SIGNAL, ")]
         found += [f"{each.name} {call}" for call in wrong]

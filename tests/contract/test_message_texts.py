@@ -22,8 +22,9 @@ def deciding_by_a_text(looked_at: Sequence[Source]) -> list[str]:
     return [
         f"{each.name}:{line} {ast.unparse(text)}"
         for each in looked_at
+        for exceptions in (CALLED | _caught(each.tree),)
         for text, line in _looked_into(each.tree)
-        if _is_message(text, CALLED | _caught(each.tree))
+        if _is_message(text, exceptions)
     ]
 
 

@@ -28,9 +28,9 @@ def test_a_fork_while_its_first_process_starts_holds_up_nothing() -> None:
     threading.setprofile(look)
     try:
         executor = Executor(max_workers=1)
+        assert starting.wait(60)
     finally:
         threading.setprofile(None)
-    assert starting.wait(60)
     readable, writable = os.pipe()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # from 3.12: a program with threads may come to harm
@@ -42,7 +42,7 @@ def test_a_fork_while_its_first_process_starts_holds_up_nothing() -> None:
     forked.set()
     os.close(readable)
     try:
-        assert executor.submit(work.square, 3).result(timeout=10) == 9
+        assert executor.submit(work.square, 3).result(timeout=60) == 9
     finally:
         os.close(writable)  # its child goes
         os.waitpid(pid, 0)
@@ -51,17 +51,18 @@ def test_a_fork_while_its_first_process_starts_holds_up_nothing() -> None:
 
 def test_a_fork_waits_until_nothing_of_the_library_is_locked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its thread takes tempfile's lock at its start: a child that inherited that taken would hang in its first call."""
-    inside, forked, make = threading.Event(), threading.Event(), tempfile.mkdtemp
+    begun, inside, forked, make = threading.Event(), threading.Event(), threading.Event(), tempfile.mkdtemp
 
     def make_slowly(*args: Any, **kwargs: Any) -> str:
         inside.set()
+        begun.set()
         forked.wait(PUT_OFF_S)
         inside.clear()
         return make(*args, **kwargs)
 
     monkeypatch.setattr(tempfile, "mkdtemp", make_slowly)
     with Executor(max_workers=1) as executor:
-        assert inside.wait(60)
+        assert begun.wait(60)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             pid = os.fork()

@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 import work
 from support import processes
+from support.certificates import was_killed
 from support.lending import lent, standing_still
 from support.waiting import until
 
@@ -80,7 +81,8 @@ def test_the_exit_of_a_call_that_was_killed_may_be_heard_before_the_word_of_who_
     """Here that word never comes."""
     future = executor.submit(work.hold_the_lock, str(tmp_path / "in"))
     until((tmp_path / "in").exists, "it runs")
-    executor._calls._under_way[future].kill_now(Verdict("cancelled", by="user", reason="gone"), 0)
+    with standing_still(executor):
+        executor._calls._under_way[future].kill_now(Verdict("cancelled", by="user", reason="gone"), 0)
     with pytest.raises(JobCancelled) as caught:
         future.result()
     assert caught.value.facts["reason"] == "gone" and (future.certificate or {})["exit_signal"] == "SIGKILL"
@@ -162,7 +164,7 @@ def test_an_interrupt_anywhere_in_submit_costs_no_worker_and_no_call() -> None:
                 interrupts += 1
             else:
                 break
-            assert executor.submit(work.square, line).result(10) == line**2
+            assert executor.submit(work.square, line).result(60) == line**2
         assert other.result() == 9
     assert interrupts > 50
 
@@ -183,7 +185,7 @@ def test_an_interrupt_of_one_thread_costs_the_call_of_another_nothing(monkeypatc
                     executor.submit(work.square, 4)
             except KeyboardInterrupt:
                 executor._calls._match()  # as the thread of the other one goes on
-                assert other.result(10) == line**2
+                assert other.result(60) == line**2
             else:
                 break
     assert line > 50
@@ -209,7 +211,7 @@ def test_a_stop_comes_behind_the_whole_of_an_order_that_was_written_in_part(
     with pytest.raises(JobCancelled):
         future.result()
     certificate = future.certificate or {}
-    assert rests == [True] and certificate["exit_code"] == 143, certificate
+    assert rests == [True] and "acknowledged" in certificate and not was_killed(certificate), certificate
 
 
 def test_why_a_waiting_call_was_cancelled_is_not_lost_to_a_word_that_comes_later(executor: Executor) -> None:
@@ -238,7 +240,7 @@ def test_an_interrupted_cancel_is_a_cancel(executor: Executor, tmp_path: Path) -
         else:
             break
         with pytest.raises(JobCancelled):
-            future.result(10)
+            future.result(60)
     assert line > 10
     work.say(str(tmp_path / "gate"))
     concurrent.futures.wait(gates)

@@ -62,7 +62,7 @@ def test_the_reader_of_a_stream_that_waits_hears_of_its_end(tmp_path: Path) -> N
         until(lambda: bool(stream.future._waiting._waiters), "it is read")  # type: ignore[attr-defined]
         assert stream.future.cancel()
         with pytest.raises(JobCancelled):
-            reading.result(10)
+            reading.result(60)
 
 
 def test_the_reader_of_a_stream_that_cannot_start_hears_why() -> None:
@@ -136,7 +136,7 @@ def test_a_call_whose_order_is_written_is_not_given_to_a_second_worker(
         assert first.running(), "it is not that one's caller who was interrupted"
         first.cancel(grace_s=0)
         with pytest.raises(JobCancelled):
-            first.result(10)
+            first.result(60)
         assert runs.read_text() == "once\n"
         assert executor.submit(work.square, 4).result() == 16
 
@@ -161,7 +161,7 @@ def test_an_executor_whose_preload_has_no_end_can_be_ended(tmp_path: Path) -> No
     until((tmp_path / "in").exists, "it preloads")
     zygote = int((tmp_path / "in").read_text())
     assert call.cancel()
-    concurrent.futures.wait([call], timeout=10)
+    concurrent.futures.wait([call], timeout=60)
     assert call.cancelled() and not stream.future.done()
     in_thread(executor.kill_workers).result(20)
     assert stream.future.cancelled()
@@ -219,7 +219,7 @@ def test_an_executor_without_a_descriptor_for_its_loop_says_so(tmp_path: Path) -
         executor.shutdown()
     """
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)], stdout=subprocess.PIPE, text=True, timeout=60
+        [sys.executable, "-c", textwrap.dedent(program)], stdout=subprocess.PIPE, text=True, timeout=240
     )
     assert "Too many open files" in done.stdout
 
@@ -232,10 +232,10 @@ def test_calls_end_when_the_thread_of_their_supervisor_is_lost(tmp_path: Path) -
     until((tmp_path / "in").exists, "it runs")
     worker = int((tmp_path / "in").read_text())
     executor._calls.hosting.call(lambda _: sys.exit("of a thread"))
-    with pytest.raises(WorkerCrashed):
-        running.result(10)
+    with pytest.raises((WorkerCrashed, JobCancelled)):  # the second when it was adopted: who closes it ends it
+        running.result(60)
     with pytest.raises(WorkerCrashed, match="of a thread"):
-        waiting.result(10)
+        waiting.result(60)
     assert not os.path.exists(f"/proc/{worker}")
     with pytest.raises(RuntimeError, match="of a thread"):
         executor.submit(work.square, 2)

@@ -22,7 +22,7 @@ from lives import MIDDLE, begin_and_end, belongings, go_through, living
 from support import processes
 from support.waiting import Pending, until_async
 
-from killable.supervisor.machine import cookies
+from killable.supervisor.machine import cookies, lineage
 
 PHASES = ("start", *MIDDLE, "shutdown")
 
@@ -30,6 +30,7 @@ PHASES = ("start", *MIDDLE, "shutdown")
 @pytest.fixture
 def injector(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Injector]:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(lineage, "LAST_LOOK_S", 10.0)  # a guard that is without a processor for long is waited for
     yield install(monkeypatch)
 
 

@@ -27,9 +27,9 @@ async def test_vectors_come_batch_by_batch_from_a_forked_worker(supervisor: Star
 
 async def test_between_short_batches_the_stop_is_heard(supervisor: StartSupervisor) -> None:
     server = await supervisor(POOL)
-    job_id = await submit(server, "embed", texts=["short"] * 10_000, batch=1)
+    job_id = await submit(server, "embed", texts=["short"] * 10_000, batch=1, limits={"grace_s": 60})
     await said(server, job_id, 3)
-    story = await stop(server, job_id, grace_s=20)
+    story = await stop(server, job_id)
     assert "acknowledged" in story.phases and not was_killed(story.certificate)
     assert 3 <= len(story.tokens) < 10_000
 

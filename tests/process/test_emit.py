@@ -10,6 +10,7 @@ from support.supervising import StartSupervisor
 from trials import Story, hostile_pool, run, said, stop, submit
 
 POOL = hostile_pool(modules=("support.emitters",))
+LONG = {"grace_s": 60}
 
 
 def of(story: Story, name: Any) -> list[int]:
@@ -28,11 +29,11 @@ async def test_threads_emit_each_in_its_order(supervisor: StartSupervisor) -> No
 @pytest.mark.row("D13")
 async def test_only_the_main_thread_is_told_to_end(supervisor: StartSupervisor) -> None:
     server = await supervisor(POOL)
-    job_id = await submit(server, "emits_from_threads", threads=3, count=0)
+    job_id = await submit(server, "emits_from_threads", threads=3, count=0, limits={"grace_s": 60, "ack_s": None})
     tokens = 100
     while {name for name, _ in await said(server, job_id, tokens)} != {0, 1, 2}:  # each is under way: none is starting
         tokens *= 2
-    story = await stop(server, job_id, grace_s=20)
+    story = await stop(server, job_id)
     assert "acknowledged" in story.phases and not was_killed(story.certificate)
     assert story.record is not None and story.record.partial == b'["main thread: cancelled"]'
     assert all(of(story, name) == list(range(len(of(story, name)))) for name in range(3))
@@ -40,18 +41,18 @@ async def test_only_the_main_thread_is_told_to_end(supervisor: StartSupervisor) 
 
 async def test_a_native_librarys_callback_emits_and_ends_the_library(supervisor: StartSupervisor) -> None:
     server = await supervisor(POOL)
-    job_id = await submit(server, "emits_in_a_query")
+    job_id = await submit(server, "emits_in_a_query", limits=LONG)
     await said(server, job_id, 100)
-    story = await stop(server, job_id, grace_s=20)
+    story = await stop(server, job_id)
     assert "acknowledged" in story.phases and not was_killed(story.certificate)
     assert story.tokens == ["in", *range(1, len(story.tokens))]
 
 
 async def test_a_callback_that_swallows_the_stop_gets_it_again_outside(supervisor: StartSupervisor) -> None:
     server = await supervisor(POOL)
-    job_id = await submit(server, "emits_in_a_comparison")
+    job_id = await submit(server, "emits_in_a_comparison", limits=LONG)
     await said(server, job_id, 100)
-    story = await stop(server, job_id, grace_s=20)
+    story = await stop(server, job_id)
     assert "acknowledged" in story.phases and not was_killed(story.certificate)
     *numbers, last = story.tokens
     assert last == "finally" and numbers == sorted(set(numbers))  # one may be missing: where it was swallowed
@@ -59,7 +60,7 @@ async def test_a_callback_that_swallows_the_stop_gets_it_again_outside(superviso
 
 async def test_a_signal_handler_emits_in_the_middle_of_an_emit(supervisor: StartSupervisor) -> None:
     server = await supervisor(POOL)
-    story = await run(server, "emits_in_a_handler", count=20_000, limits={"run_s": 20})
+    story = await run(server, "emits_in_a_handler", count=20_000)
     assert story.state == "completed", story.error
     assert of(story, "main") == list(range(20_000))
     ticks = story.end["result"]
@@ -70,9 +71,9 @@ async def test_the_clean_up_of_a_generator_whose_value_cannot_be_sent_hears_a_st
     supervisor: StartSupervisor,
 ) -> None:
     server = await supervisor(POOL)
-    job_id = await submit(server, "yields_a_lock")
+    job_id = await submit(server, "yields_a_lock", limits=LONG)
     await said(server, job_id)
-    story = await stop(server, job_id, grace_s=20)
+    story = await stop(server, job_id)
     assert (story.code, story.tokens) == ("cancelled", ["cleaning"])
     assert "acknowledged" in story.phases and not was_killed(story.certificate)
 

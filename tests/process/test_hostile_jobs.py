@@ -17,6 +17,7 @@ import pytest
 from support.certificates import check_row
 from support.hostile_cases import ACK_S, GONE, GRACE_S, LONG_S, TABLE, Hostile
 from support.supervising import StartSupervisor
+from support.waiting import Pending, until_async
 from trials import HOSTILE, SETTLED, Story, follow, hostile_pool, run, said, stop, submit
 
 from killable.supervisor.service import Supervisor
@@ -26,12 +27,28 @@ AT_ONCE = 3
 
 async def play(server: Supervisor, case: Hostile) -> Story:
     """Run one hostile job; cancel it once it is where it will stay, unless it ends by itself."""
-    limits = {"grace_s": case.grace_s, "ack_s": ACK_S, **case.limits}
+    limits = {"grace_s": LONG_S if case.hears else case.grace_s, "ack_s": ACK_S, **case.limits}
     job_id = await submit(server, case.type, limits=limits, **case.input)
     if not case.settle:
         return await follow(server, job_id)
     await SETTLED[case.settle](server, job_id)
-    return await stop(server, job_id)
+    if case.hears:
+        await server.cancel(job_id, wait_s=0)
+
+        async def has_heard() -> bool | Pending:
+            record = await server.get(job_id)
+            return case.hears in (record.certificate or {}) or Pending(record)
+
+        await until_async(has_heard, f"{case}: {case.hears}")
+    return await stop(server, job_id, grace_s=case.grace_s)
+
+
+def struck_too_early(case: Hostile, story: Story) -> bool:
+    """Tell whether its deadline came before it was where it hangs: it has some tenths of a second to get there."""
+    got_there = ("token" not in case.plot or "token" in story.names) and (
+        not case.early or "early_kill" in story.certificate
+    )
+    return case.code.startswith("timeout.") and not got_there
 
 
 def check(case: Hostile, story: Story, *, proof: str, reused: bool) -> None:
@@ -63,6 +80,7 @@ def stack_written(pid: int) -> bytes:
 
 @pytest.mark.row("B3", "B4", "D1", "D2", "D3", "D20", "D21", "H5", "PEERS-3", "PEERS-7", "PEERS-8")
 @pytest.mark.code(*{case.code for case in TABLE if case.code})
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("start_method", ["fork", "spawn"])
 @pytest.mark.parametrize("jobs_per_worker_max", [1, 0], ids=["fresh", "reused"])
 async def test_every_hostile_job_ends_as_its_row_says_and_hurts_nobody(
@@ -73,7 +91,7 @@ async def test_every_hostile_job_ends_as_its_row_says_and_hurts_nobody(
     pool = hostile_pool(modules=modules, workers=AT_ONCE + 1, spares=1, **kind)
     server = await supervisor(pool, proof=proof, ack_cpu_s=0.05)
     assert (await server.pools())[0].start_method == start_method
-    neighbour = await submit(server, "waits", where="event")
+    neighbour = await submit(server, "waits", where="event", limits={"run_s": 3600})
     await said(server, neighbour)
     usual = await look_around(server)
     turns = asyncio.Semaphore(AT_ONCE)
@@ -84,6 +102,9 @@ async def test_every_hostile_job_ends_as_its_row_says_and_hurts_nobody(
         async with turns:
             try:
                 story = await play(server, case)
+                for _ in range(3):
+                    if struck_too_early(case, story):
+                        story = await play(server, case)
                 pids.append(story.pid)
                 check(case, story, proof=proof, reused=jobs_per_worker_max == 0)
                 assert jobs_per_worker_max == 1 or await look_around(server) == usual
@@ -134,7 +155,11 @@ async def test_a_run_deadline_ends_it_like_a_cancel_and_reads_as_a_timeout(
 ) -> None:
     early = type == "hold_gil"
     server = await supervisor(hostile_pool())
-    story = await run(server, type, limits={"run_s": 0.5, "grace_s": LONG_S if early else GRACE_S, "ack_s": ACK_S})
+    limits = {"run_s": 0.5, "grace_s": LONG_S if early else GRACE_S, "ack_s": ACK_S}
+    story = await run(server, type, limits=limits)
+    for _ in range(3):
+        if early and "acknowledged" in story.phases:  # run_s was over before it was inside its native call
+            story = await run(server, type, limits=limits)
     assert (story.state, story.code) == ("timed_out", "timeout.run")
     assert (story.error["limit"], story.error["limit_s"], story.error["by"]) == ("run_s", 0.5, "supervisor")
     assert ("early_kill" in story.certificate) == early

@@ -135,7 +135,7 @@ async def test_the_next_start_ends_what_carries_a_dead_owners_cookie(
         clean, carrying = sorted(dead.daemons, key=carries)
         dead.kill(guard=True)
         await supervisor(hostile_pool())
-        assert not there(carrying), "ended before the first zygote was started"
+        await until_async(lambda: not there(carrying), "killed before the first zygote was started")
         await until_async(lambda: not dead.folder.exists(), "its folder is removed")
         # What cleaned its environment and is in no group is found by nobody but its guard, which is dead.
         assert there(clean)
@@ -160,9 +160,15 @@ async def test_the_next_start_ends_what_is_in_a_dead_owners_group(tmp_path: Path
 
 @pytest.mark.row("D17")
 async def test_the_next_start_lets_a_guard_finish_that_is_at_work(
-    proof: str, tmp_path: Path, supervisor: StartSupervisor, caplog: pytest.LogCaptureFixture
+    proof: str,
+    tmp_path: Path,
+    supervisor: StartSupervisor,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It was stopped when its owner died. It is continued, not killed: it finds what cleaned its environment, too."""
+    monkeypatch.setattr(cookies, "GUARD_S", 60.0)
+    monkeypatch.setattr(leftovers, "SWEEP_S", 90.0)
     with dying(tmp_path, proof) as dead:
         dead.kill(guard=False)
         with caplog.at_level(logging.WARNING, "killable.system"):
@@ -181,16 +187,19 @@ def test_what_is_swept_by_its_cookie_is_logged(caplog: pytest.LogCaptureFixture)
         until(lambda: (found := names()) == ["sh", *["sleep"] * 3] or Pending(found), "all are there")
         finished = threading.Event()
         with caplog.at_level(logging.WARNING, "killable.system"):
-            leftovers.sweep_cookie_in_thread(cookie, 10.0, finished.set)
-            assert finished.wait(15)
+            leftovers.sweep_cookie_in_thread(cookie, 60.0, finished.set)
+            assert finished.wait(90)
     assert shell.returncode == -signal.SIGKILL and shell.pid in swept(caplog, cookie, "pid")
     assert "sleep: sleep 3600" in swept(caplog, cookie, "command")
     until(lambda: Pending(left) if (left := processes.marked(cookies.COOKIE, cookie)) else True, "nothing is left")
 
 
 @pytest.mark.row("D18")
-def test_the_cookie_of_a_process_whose_exec_is_under_way_is_read_when_it_is_there() -> None:
+def test_the_cookie_of_a_process_whose_exec_is_under_way_is_read_when_it_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Its environment reads empty for a moment, in which `Popen` has returned already."""
+    monkeypatch.setattr(cookies, "_EXEC_LOOKS_MAX", 60_000)
     cookie = f"test-{os.getpid()}/instance/pool/2"
     read = []
     for _ in range(100):
@@ -211,7 +220,7 @@ if cookies.COOKIE not in os.environ:
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, cookies.COOKIE: mine})
 child = subprocess.Popen(["sleep", "3600"])
 other = subprocess.Popen(["sleep", "3600"], env={cookies.COOKIE: others})
-swept, left = cookies.kill_waves(cookies.ownerless(), clock.monotonic() + 5)
+swept, left = cookies.kill_waves(cookies.ownerless(), clock.monotonic() + 60)
 print([found.pid == other.pid for found in swept], left, child.poll(), other.wait())
 child.kill(), child.wait()
 """
@@ -225,7 +234,7 @@ def in_namespace(script: str, *options: str, arguments: Sequence[str] = ()) -> s
     done = subprocess.run(
         [*command, sys.executable, "-c", script, *arguments],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        capture_output=True, text=True, timeout=60,
+        capture_output=True, text=True, timeout=240,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -247,6 +256,7 @@ from killable.supervisor.machine import leftovers
 from killable.supervisor.service import Supervisor
 from killable.supervisor.settings import Settings
 
+leftovers.EMPTY_MS, leftovers.WAVES_S, leftovers.SWEEP_S = 30_000, 30.0, 60.0
 said = []
 logging.getLogger("killable").propagate = False
 system = logging.getLogger("killable.system")

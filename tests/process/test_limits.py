@@ -95,9 +95,9 @@ async def test_what_forks_share_counts_once(proof: str, supervisor: StartSupervi
 
 async def test_a_reused_worker_is_measured_from_where_it_is(supervisor: StartSupervisor) -> None:
     server = await supervisor(gluttons(workers=1, spares=0, jobs_per_worker_max=0))
-    used = [await run(server, "uses_cpu", limits={"cpu_s": 0.3}, seconds=0.12) for _ in range(4)]
+    used = [await run(server, "uses_cpu", limits={"cpu_s": 1.0}, seconds=0.3) for _ in range(4)]
     assert [story.state for story in used] == ["completed"] * 4
-    assert len({story.pid for story in used}) == 1 and used[-1].end["result"] > 0.48
+    assert len({story.pid for story in used}) == 1 and used[-1].end["result"] > 1.2
     for files, code in ((20, ""), (21, "limit.files"), (20, ""), (1000, "limit.files"), (20, "")):
         story = await run(server, "opens", limits={"files_max": 20}, files=files)
         assert story.code == code and story.pid == used[0].pid, (files, story.error)
@@ -150,7 +150,7 @@ def test_the_kernels_own_out_of_memory_kill_is_proven(memory_group: Path) -> Non
     program = str(Path(processes.__file__).parent / "owner.py")
     inside = f'echo $$ > "{memory_group}/cgroup.procs"; exec "$0" "$@"'
     command = ["sh", "-c", inside, sys.executable, program, json.dumps(arguments)]
-    ran = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, timeout=60, check=True)
+    ran = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, timeout=240, check=True)
     (record,) = json.loads(ran.stdout)["jobs"]
     error = record["error"]
     assert (record["state"], error["code"], error["signal"]) == ("failed", "killed_externally", "SIGKILL"), error
@@ -193,7 +193,12 @@ def interpreter_of(uid: int, start_method: str) -> str:
     ids=["user", "both, spawn", "group", "numbers"],
 )
 async def test_workers_of_another_user_or_group(
-    user: str | int, group: str | int, start_method: str, supervisor: StartSupervisor, other_groups: None
+    user: str | int,
+    group: str | int,
+    start_method: str,
+    supervisor: StartSupervisor,
+    other_groups: None,
+    patient_with_leaving: None,
 ) -> None:
     entry = None if user == STRANGER else pwd.getpwnam(str(user) or pwd.getpwuid(os.geteuid()).pw_name)
     uid, gid = (STRANGER, STRANGER) if entry is None else (entry.pw_uid, entry.pw_gid)
@@ -217,7 +222,7 @@ async def test_workers_of_another_user_or_group(
         assert story.lines == ["printed through /dev/stdout"]
         assert not Path(told["tmp"]).exists()
     for grace_s in (0, 60):
-        job_id = await submit(server, "forks", children=2)
+        job_id = await submit(server, "forks", children=2, limits={"grace_s": 60})
         await said(server, job_id, 2)  # the second one when both are there
         ended = await stop(server, job_id, grace_s=grace_s)
         assert ended.certificate["processes_swept"] == 2
@@ -255,10 +260,10 @@ async def test_the_kernel_ends_what_nobody_looks_at_and_a_signal_alone_proves_no
 ) -> None:
     """RLIMIT_CPU, while the supervisor does not get to look; and a SIGXCPU that came from somewhere else."""
     server = await supervisor(hostile_pool())
-    job_id = await submit(server, "hold_gil", limits={"cpu_s": 1, "grace_s": 0})
-    await said(server, job_id)
+    await server.until_warm()
+    job_id = await submit(server, "hold_gil", limits={"cpu_s": 0.1, "grace_s": 0})
     pid = (await server.get(job_id)).pid
-    assert pid is not None
+    assert pid is not None, "a warm worker has it in the same turn"
     until(lambda: (seen := processes.look(pid)) is None or seen.state == "Z", "the kernel has ended it")
     story = await follow(server, job_id)
     assert (story.code, story.certificate["exit_signal"]) == ("limit.cpu", "SIGXCPU")

@@ -154,7 +154,7 @@ async def stop_is_sent(house: House, victim: str) -> str:
 
 
 async def in_the_grace(house: House, victim: str) -> str:
-    job_id = await submit(house.server, "cleans_slowly", cpu_s=60)
+    job_id = await submit(house.server, "cleans_slowly", cpu_s=60, limits={"grace_s": 60})
     await said(house.server, job_id)
     worker, zygote = await house.worker("busy"), await house.zygote()
     await house.server.cancel(job_id, wait_s=0)

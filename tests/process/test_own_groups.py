@@ -179,7 +179,7 @@ def in_group(group: Cgroup, what: str) -> tuple[int, str]:
     procs = group.open_procs()
     try:
         command = [sys.executable, "-c", IN_THE_GROUP, str(procs), what]
-        ran = subprocess.run(command, pass_fds=[procs], input="", stdout=subprocess.PIPE, text=True, timeout=60)
+        ran = subprocess.run(command, pass_fds=[procs], input="", stdout=subprocess.PIPE, text=True, timeout=240)
     finally:
         os.close(procs)
     return ran.returncode, ran.stdout.strip()

@@ -25,7 +25,7 @@ def test_a_stranger_with_the_number_of_a_dead_worker_is_never_hit(start_method: 
     folder = str(HOSTILE["folder"])
     environment = {**os.environ, "PYTHONPATH": folder}
     command = [*NAMESPACE, sys.executable, str(PROGRAM), "support.hostile", folder, start_method]
-    said = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert said.returncode == 0, said.stderr
     found = json.loads(said.stdout)
     # The control: a signal to the bare number, at the same place, ends the stranger.

@@ -16,7 +16,7 @@ from trials import FORKED_OR_EXECED, hostile_pool, pool_of, run, said, sitting, 
 from killable.supervisor.job import JobRecord
 from killable.supervisor.service import Supervisor
 
-UNKILLABLE_S = 4.0
+UNKILLABLE_S = 6.0
 
 
 async def given_up(server: Supervisor, job_id: str) -> JobRecord:

@@ -23,7 +23,7 @@ from killable.supervisor.service import Supervisor
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.workers.messages import Kind
 
-ANSWER_S = 3.0
+ANSWER_S = 5.0
 
 StartImpatient = Callable[[PoolSpec], Awaitable[Supervisor]]
 
@@ -103,7 +103,7 @@ async def test_a_zygote_that_never_answers_is_ended_and_replaced(tmp_path: Path,
 
 @pytest.mark.row("D20")
 async def test_a_guard_that_is_stopped_is_continued_when_it_is_needed(proof: str, supervisor: StartSupervisor) -> None:
-    server = await supervisor(hostile_pool(), proof=proof, unkillable_s=4)
+    server = await supervisor(hostile_pool(), proof=proof, unkillable_s=12)
     job_id = await submit(server, "keeps_family")
     await said(server, job_id)
     zygote = await zygote_of(server)

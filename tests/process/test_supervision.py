@@ -406,16 +406,20 @@ async def test_a_jobs_private_directory_goes_with_it(proof: str, supervisor: Sta
 
 async def test_a_close_ends_everything_by_its_own_grace(proof: str, supervisor: StartSupervisor) -> None:
     server = await supervisor(hostile_pool(workers=3), proof=proof)
-    jobs = {type: await submit(server, type) for type in ("loop_python", "ignores_term", "keeps_family")}
+    jobs = {
+        "loop_python": await submit(server, "loop_python", limits={"ack_s": None, "grace_s": 60}),
+        "stops_itself": await submit(server, "stops_itself", ignore=True, limits={"grace_s": 60}),
+        "keeps_family": await submit(server, "keeps_family", limits={"grace_s": 60}),
+    }
     for job_id in jobs.values():
         await said(server, job_id)
     queued = [await submit(server, "echoes") for _ in range(3)]
-    closing = asyncio.create_task(server.close(grace_s=4))
+    closing = asyncio.create_task(server.close(grace_s=8))
     stories = {type: await follow(server, job_id) for type, job_id in jobs.items()}
     await closing
     for story in stories.values():
         assert (story.code, story.error["by"]) == ("cancelled", "shutdown")
-    assert stories["loop_python"].tokens == ["in", "finally"] and "kill_sent" in stories["ignores_term"].phases
+    assert stories["loop_python"].tokens == ["in", "finally"] and "kill_sent" in stories["stops_itself"].phases
     assert [(await server.get(job_id)).state for job_id in queued] == ["cancelled"] * 3
     assert processes.ours() == [] and processes.cgroups_of(os.getpid()) == []
     with pytest.raises(Refused) as refused:

@@ -119,7 +119,7 @@ async def test_a_module_that_resets_the_wakeup_descriptor_at_a_fork_does_no_harm
         """,
     )
     server = await supervisor(pool)
-    job_id = await submit(server, "spin")
+    job_id = await submit(server, "spin", limits={"grace_s": 60})
     await computing(server, job_id)
     story = await stop(server, job_id)
     assert "acknowledged" in story.certificate and not was_killed(story.certificate)

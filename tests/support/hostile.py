@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -179,7 +180,7 @@ def catches_stopping(ctx: Context) -> None:
     except Stopping as stopping:
         ctx.emit(f"caught {stopping.cause}")
         while True:
-            pass
+            time.sleep(0.01)
 
 
 @job

@@ -60,6 +60,12 @@ async def reach(supervisor: Supervisor, job_id: str, phase: str) -> None:
         await asyncio.sleep(0.002)
 
 
+async def fill(supervisor: Supervisor) -> None:
+    """Wait until the spares of all pools are warm."""
+    while not all(pool.idle >= pool.spares for pool in await supervisor.pools()):
+        await asyncio.sleep(0.002)
+
+
 async def halt(supervisor: Supervisor, pool: str) -> None:
     """Stop the idle workers of a pool, and wait until they are."""
     for worker in await supervisor.workers():
@@ -110,14 +116,16 @@ async def main(
     if jobs:
         await starting
     for type, input, tokens, *phase in jobs:
-        record = await supervisor.submit(Submission(type, json.dumps(input).encode()))
+        if last:
+            await fill(supervisor)  # so that nothing is left to wait for behind the last one
+        record = await supervisor.submit(Submission(type, json.dumps(input).encode(), limits={"grace_s": 60.0}))
         ids.append(record.job_id)
         if tokens:
             await say(supervisor, record.job_id, tokens)
         if phase:
             await reach(supervisor, record.job_id, *phase)
-    while last and not all(pool.idle >= pool.spares for pool in await supervisor.pools()):
-        await asyncio.sleep(0.002)
+    if last:
+        await fill(supervisor)
     await halt(supervisor, halted)
     said: dict[str, Any] = {"workers": [asdict(worker) for worker in await supervisor.workers()]}
     if copy:

@@ -54,8 +54,8 @@ def tries_again(ctx: Context, stays: bool = False, times: int = 1) -> list[Any]:
     met = []
     for _ in range(times):
         try:
-            with ctx.operation("fetch", 0.05, "raise") as fetch:
-                assert fetch.remaining_s is not None and fetch.remaining_s <= 0.05
+            with ctx.operation("fetch", 3.0 if stays else 0.05, "raise") as fetch:
+                assert fetch.remaining_s is not None and fetch.remaining_s <= 3.0
                 try:
                     ctx.sleep(FOREVER_S)
                 except OperationTimedOut:
@@ -74,15 +74,15 @@ def raises_outer(ctx: Context) -> list[str]:
     mark(ctx)
     met = []
     try:
-        with ctx.operation("outer", 0.5, "raise"):
+        with ctx.operation("outer", 1.5, "raise"):
             try:
-                with ctx.operation("inner", 2):
+                with ctx.operation("inner", 9):
                     ctx.sleep(FOREVER_S)
             finally:
                 met.append("inner left")
     except OperationTimedOut as error:
         met.append(error.path)
-    ctx.sleep(2.2)  # the inner one's time, had it not been left
+    ctx.sleep(8)  # the inner one's time, had it not been left
     return met
 
 
@@ -91,9 +91,9 @@ def leaves_in_time(ctx: Context) -> str:
     """Leave operations before their time, and outlive that."""
     mark(ctx)
     for on_timeout in ("kill", "raise"):
-        with ctx.operation("short", 0.2, on_timeout):
+        with ctx.operation("short", 5, on_timeout):
             pass
-    ctx.sleep(0.4)
+    ctx.sleep(5.5)
     return "done"
 
 
@@ -226,7 +226,7 @@ def shields(ctx: Context, section_s: float = 0.1, nested: bool = False) -> None:
                 ctx.emit(f"told: {ctx.stopping.cause}")
                 end = time.monotonic() + section_s
                 while time.monotonic() < end:
-                    pass
+                    time.sleep(0.005)
                 ctx.emit("section done")
             ctx.emit("left")
         ctx.emit("not reached")
@@ -244,7 +244,7 @@ def shields_two_operations(ctx: Context) -> list[str]:
         with ctx.operation("outer", 0.5, "raise"):
             try:
                 with ctx.operation("inner", 0.5, "raise"), ctx.shield():
-                    ctx.sleep(1.5)
+                    ctx.sleep(6)
             except OperationTimedOut as error:
                 met.append(f"inside: {error.path}")
                 raise
@@ -261,7 +261,7 @@ def shields_an_operation(ctx: Context) -> list[str]:
     try:
         with ctx.operation("fetch", 0.5, "raise"):
             with ctx.shield():
-                ctx.sleep(2)
+                ctx.sleep(6)
                 told.append("section done")
             told.append("not reached")
     except OperationTimedOut:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import struct
 import termios
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -169,15 +170,21 @@ def is_in_state(pid: int, state: str) -> Callable[[], bool | Pending]:
 def unread_bytes(writer: int, reader: int) -> int:
     """Return what lies in the pipes between two processes, but for what the first has printed."""
     output = os.readlink(f"/proc/{writer}/fd/1")
-    theirs = {os.readlink(f"/proc/{writer}/fd/{name}") for name in os.listdir(f"/proc/{writer}/fd")} - {output}
+    theirs = {target for _, target in _open_files(writer) if target.startswith("pipe:")} - {output}
     unread = 0
-    for name in os.listdir(f"/proc/{reader}/fd"):
-        path = f"/proc/{reader}/fd/{name}"
-        if os.path.lexists(path) and (target := os.readlink(path)) in theirs and target.startswith("pipe:"):
+    for path, target in _open_files(reader):
+        if target in theirs:
             end = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # the same pipe once more: nothing is taken from it
             unread += struct.unpack("i", fcntl.ioctl(end, termios.FIONREAD, b"\0" * 4))[0]
             os.close(end)
     return unread
+
+
+def _open_files(pid: int) -> Iterator[tuple[str, str]]:
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        path = f"/proc/{pid}/fd/{name}"
+        with contextlib.suppress(FileNotFoundError):  # closed since
+            yield path, os.readlink(path)
 
 
 def open_descriptors() -> dict[int, str]:

@@ -87,9 +87,10 @@ class Handler(BaseHTTPRequestHandler):
         path, _, query = self.path.partition("?")
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         headers = {name.lower(): value for name, value in self.headers.items()}
-        script.asked.append(Asked(self.command, path, query, headers, json.loads(body) if body else None))
         answers = script.answers[self.command, path] or [problem(404, "not_found")]
-        self.answer(answers.pop(0) if len(answers) > 1 else answers[0])
+        answer = answers.pop(0) if len(answers) > 1 else answers[0]
+        script.asked.append(Asked(self.command, path, query, headers, json.loads(body) if body else None))
+        self.answer(answer)
 
     do_GET = do_POST = do_DELETE = do
 

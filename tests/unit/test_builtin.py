@@ -163,8 +163,8 @@ def stop(signum, frame):
 signal.signal(signal.SIGALRM, stop)
 generator = generate.generate("Tell a long story.", max_tokens=2000)
 next(generator)
-signal.setitimer(signal.ITIMER_REAL, 0.05)
 try:
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
     for piece in generator:
         pass
 except Stopping as stopping:

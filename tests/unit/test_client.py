@@ -16,7 +16,7 @@ import pytest
 from support.blocking import MakeClient, OneClient
 from support.scripted import ID, PATH, Answer, Script, as_json, event, events, problem, terminal
 
-from killable.api.client import jobcalls, submission
+from killable.api.client import exchange, jobcalls, submission
 from killable.api.client.blocking import Client, NotEnded, Unreachable
 from killable.workers.errors import JobFailed, JobTimedOut, KillableError, Refused, WorkerCrashed
 
@@ -261,7 +261,10 @@ def test_the_timeout_of_run_cancels_the_remote_job(script: Script, client: OneCl
     assert len(script.asked_for("DELETE", PATH)) == 1
 
 
-def test_a_job_that_wins_the_race_against_runs_timeout_has_its_result(script: Script, client: OneClient) -> None:
+def test_a_job_that_wins_the_race_against_runs_timeout_has_its_result(
+    script: Script, client: OneClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "PASS_S", 30.0)
     script.on("POST", "/v1/jobs", as_json({"job_id": ID}, 202))
     script.on("GET", f"{PATH}/result", as_json({"job_id": ID, "state": "running"}, 202), as_json(42))
     script.on("DELETE", PATH, problem(409, "already_ended", job={"job_id": ID, "state": "completed"}))

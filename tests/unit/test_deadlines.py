@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from killable.supervisor.deadlines import NEVER, Deadlines, Expired
@@ -197,6 +197,7 @@ def test_a_worker_cannot_say_what_is_no_operation(payload: bytes) -> None:
         OperationEntered.decode(payload)
 
 
+@settings(deadline=None)  # also where the properties do not say so
 @given(
     st.lists(
         st.one_of(

@@ -17,7 +17,9 @@ import psutil
 import pytest
 from support import own_jobs
 from support.served import Command, Serve, open_gate, read_line, start_detached
+from typer.testing import CliRunner
 
+from killable.api.cli import app
 from killable.api.client.blocking import Client
 from killable.workers.errors import JobCancelled
 
@@ -412,9 +414,10 @@ def test_a_unix_socket_is_for_its_owner_only(tmp_path: Path, serve: Serve) -> No
 def test_every_verb_has_help_with_an_example(tmp_path: Path) -> None:
     command = Command(tmp_path)
     overview = command.ok("--help")
+    assert "Examples:" in command.ok("ps", "--help")
     for verb in VERBS:
         assert verb in overview
-        text = command.ok(verb, "--help")
+        text = CliRunner().invoke(app, [verb, "--help"], prog_name="killable").stdout
         assert "Examples:" in text and f"killable {verb}" in text and "--json" in text
         assert verb != "demo" or "'killable[models]'" in text, "what stands in brackets is no markup"
     assert re.fullmatch(r"killable \d+\.\d+\.\d+\n", command.ok("--version"))

@@ -130,7 +130,12 @@ class _Story:
     def _get_stuck(self, client: Client) -> None:
         self._head("tokenize: one native call of seconds, which holds the GIL and hears no signal")
         job = client.submit("tokenize", {"corpus": True})
-        worker_id = next(event.data["worker_id"] for event in job.events() if event.name == "started")
+        worker_id = ""
+        for event in job.events():
+            if event.name == "started":
+                worker_id = event.data["worker_id"]
+            elif event.name == "progress":
+                break  # the text is there, and the call begins
         time.sleep(SILENCE_S)
         worker = client.worker(worker_id)
         used = f"CPU {worker['cpu'] or 0:.0%}, RSS {render.size(worker['rss_bytes'])}"

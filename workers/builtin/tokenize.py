@@ -62,6 +62,7 @@ def tokenize(
     source = ((text or "") + (corpus_text() if corpus else "")) * repeat
     total = 0
     step = chunk or max(1, len(source))
+    ctx.progress(0, len(source), "chars")  # from here on it is in native code nearly all the time
     for start in range(0, len(source), step):
         tokens = encode(source[start : start + step])
         total += len(tokens)

@@ -38,7 +38,7 @@ rules_of_any_kind = st.builds(
     cores=st.integers(0, 64),
 )
 events = st.tuples(
-    st.sampled_from(["delivered", "acknowledged", "swallowed", "shorten", "replaced", "nothing", "exited"]),
+    st.sampled_from(["delivered", "acknowledged", "swallowed", "shorten", "replaced", "lingers", "nothing", "exited"]),
     st.floats(0, 3),  # after so many seconds
     st.floats(0, 12),  # the grace that is asked for, or the processor time that was used meanwhile
 )
@@ -119,6 +119,8 @@ class Run:
                 self.take(escalation.shorten(self.state, self.now, grace_s))
             case "replaced":
                 self.take(escalation.answered_by_job(self.state))
+            case "lingers":
+                self.take(escalation.lingers(self.state, self.now))
             case "exited":
                 self.exited_at = self.exited_at or self.now
                 self.state = escalation.exited(self.state)

@@ -441,6 +441,18 @@ def test_a_shorter_grace_keeps_an_earlier_look() -> None:
     assert (state.wake_at, state.grace_ends) == (NOW + 0.5, NOW + 2)
 
 
+@pytest.mark.parametrize("phase", [Phase.ASKED, Phase.DELIVERED, Phase.ACKNOWLEDGED, Phase.DUMPING])
+def test_a_process_that_stays_when_its_job_is_over_is_killed_and_keeps_its_grace(phase: Phase) -> None:
+    state, actions = escalation.lingers(in_phase(phase), NOW + 6)
+    assert (state.phase, state.wake_at, actions) == (Phase.KILLED, NOW + 6 + RULES.unkillable_s, (Action.KILL,))
+    assert state.rules == RULES
+
+
+@pytest.mark.parametrize("phase", [Phase.KILLED, Phase.UNKILLABLE, Phase.EXITED])
+def test_one_that_is_killed_or_gone_does_not_stay(phase: Phase) -> None:
+    assert escalation.lingers(in_phase(phase), NOW + 6) == (in_phase(phase), ())
+
+
 @pytest.mark.parametrize("phase", [Phase.KILLED, Phase.UNKILLABLE, Phase.EXITED])
 def test_what_is_killed_or_gone_is_not_killed_again(phase: Phase) -> None:
     state = in_phase(phase)

@@ -169,12 +169,15 @@ def test_logs_of_a_running_job_end_where_it_is_and_follow_goes_on(command: Comma
 
 @pytest.mark.row("PEERS-O")
 def test_explain_tells_the_story_of_a_job_in_native_code(command: Command) -> None:
-    job_id = start_detached(command, "native", limits={"ack_s": 0.1})
-    until(computes(command.json("inspect", job_id)["pid"]), "it is inside its native call")
-    running = command.ok("explain", job_id)
-    assert "it has run for" in running and "None. It has not ended yet." in running
-    command.ok("kill", job_id, "--reason", "stuck")
-    told = command.ok("explain", job_id[:10])
+    for _ in range(5):
+        job_id = start_detached(command, "native", limits={"ack_s": 0.1})
+        until(computes(command.json("inspect", job_id)["pid"]), "it is inside its native call")
+        running = command.ok("explain", job_id)
+        assert "it has run for" in running and "None. It has not ended yet." in running
+        command.ok("kill", job_id, "--reason", "stuck")
+        told = command.ok("explain", job_id[:10])
+        if "before the stack was written" not in told:  # it had no processor for the second in which it is waited for
+            break
     assert told.startswith(f"{job_id} (native) was cancelled by user: stuck\n")
     for words in (
         "the job did not hear it", "SIGKILL was sent", "in native", "tick",

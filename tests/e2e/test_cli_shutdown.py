@@ -27,7 +27,7 @@ from killable.api.cli.serving_process import Foreign, ServingProcess, is_on_this
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """The steps are what is tested, not how long each is waited for."""
     module = importlib.import_module("killable.api.cli.shutdown")
-    for name in ("LEAVE_S", "GRACE_S_MAX", "TERM_S", "ANSWER_S", "ASK_AGAIN_S"):
+    for name in ("LEAVE_S", "GRACE_S_MAX", "TERM_S", "ASK_AGAIN_S"):
         monkeypatch.setattr(module, name, 0.3)
 
 

@@ -123,10 +123,13 @@ def test_the_examples_of_limits_end_as_it_says(tmp_path: Path) -> None:
             certificate = ended(heard.cancel())
             assert {"acknowledged", "tree_empty"} <= set(certificate) and not was_killed(certificate)
 
-            stuck = client.submit("derive", {"password": "x", "rounds": 10**9}, limits={"grace_s": 60})
-            next(stuck.events())
-            until(computes(stuck.record()["pid"]), "it is inside its native call")
-            certificate = ended(stuck.cancel())
+            for _ in range(5):
+                stuck = client.submit("derive", {"password": "x", "rounds": 10**9}, limits={"grace_s": 60})
+                next(stuck.events())
+                until(computes(stuck.record()["pid"]), "it is inside its native call")
+                certificate = ended(stuck.cancel())
+                if "in derive" in certificate["stack"]:  # else it had no processor for the second it is waited for
+                    break
             assert "acknowledged" not in certificate and "in derive" in certificate["stack"]
             assert certificate["kill_sent"] >= 500 and certificate["early_kill"]  # ack_s, and long before grace_s
 

@@ -15,7 +15,7 @@ import pytest
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 PEERS = {"killable": "killable", "ProcessPoolExecutor": "concurrent", "loky": "loky", "Pebble": "pebble"}
 """By name: what is imported for it."""
-KILLS = 1
+KILLS = 2
 
 
 def test_its_parts_are_listed() -> None:

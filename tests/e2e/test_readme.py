@@ -131,7 +131,9 @@ def test_the_examples_of_limits_end_as_it_says(tmp_path: Path) -> None:
                 if "in derive" in certificate["stack"]:  # else it had no processor for the second it is waited for
                     break
             assert "acknowledged" not in certificate and "in derive" in certificate["stack"]
-            assert certificate["kill_sent"] >= 500 and certificate["early_kill"]  # ack_s, and long before grace_s
+            assert (
+                500 <= certificate["kill_sent"] < 5000 and certificate["early_kill"]
+            )  # ack_s, and long before grace_s
 
             target = tmp_path / "archive.xz"
             writing = client.submit("archive", {"path": str(target), "megabytes": 10_000}, limits={"grace_s": 60})

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 import pytest_asyncio
 from support import processes
+from support.certificates import ended_with
 from support.supervising import StartSupervisor
 from support.waiting import Pending, until_async
 from trials import Hearing, computing, hostile_pool, run, spawning, stop, submit
@@ -100,7 +101,7 @@ async def test_a_worker_that_was_signalled_is_never_used_again(proof: str, super
     job_id = await submit(server, "returns_in_grace", limits={"grace_s": 60})
     await computing(server, job_id)
     story = await stop(server, job_id)
-    assert story.pid == first.pid and story.certificate.get("exit_code", 0) == 0
+    assert story.pid == first.pid and ended_with(story.certificate, 0)
     assert processes.look(first.pid) is None
     assert (await run(server, "echoes")).pid != first.pid
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from support import hostile, processes
-from support.certificates import was_killed
+from support.certificates import ended_with, was_killed
 from support.marks import tag_of
 from support.supervising import StartSupervisor
 from support.waiting import Pending, until_async
@@ -78,7 +78,8 @@ async def test_a_job_that_cleans_up_in_python_is_not_taken_for_stuck(proof: str,
     server = await supervisor(hostile_pool(), proof=proof)
     job_id = await begin(server, "cleans_slowly", limits={"grace_s": LONG_S, "ack_s": 0.05}, cpu_s=0.3)
     story = await stop(server, job_id)
-    assert story.tokens == ["in", "cleaned"] and not was_killed(story.certificate)
+    assert story.tokens == ["in", "cleaned"] and ended_with(story.certificate, 143)
+    assert not was_killed(story.certificate)
 
 
 async def test_a_job_with_a_signal_handler_of_its_own_has_its_whole_grace(
@@ -88,7 +89,7 @@ async def test_a_job_with_a_signal_handler_of_its_own_has_its_whole_grace(
     job_id = await begin(server, "replaces_handler", limits={"grace_s": LONG_S, "ack_s": 0.05}, cpu_s=0.3)
     story = await stop(server, job_id)
     assert story.end["partial"] == "heard it myself"
-    assert not {"early_kill", "acknowledged"} & set(story.certificate)
+    assert not was_killed(story.certificate) and "acknowledged" not in story.certificate
 
 
 STAYS = """
@@ -207,7 +208,7 @@ async def every_one_cleans_up(server: Supervisor, trials: int) -> None:
             story = await stop(server, job_id)
             assert story.tokens == ["in", "finally"], (KINDS[number % len(KINDS)], story.certificate)
             certificate = story.certificate
-            assert certificate.get("exit_code", 143) == 143 and not was_killed(certificate), certificate
+            assert ended_with(certificate, 143) and not was_killed(certificate), certificate
 
     await asyncio.gather(*map(one, range(trials)))
 
@@ -226,7 +227,7 @@ async def test_a_busy_event_loop_of_the_job_is_stopped_between_its_callbacks(sup
             job_id = await submit(server, "loops_in_asyncio", limits={"grace_s": 30, "ack_s": None})
             await computing(server, job_id, number % 10 / 1000)
             certificate = (await stop(server, job_id)).certificate
-            assert certificate.get("exit_code", 143) == 143 and not was_killed(certificate), certificate
+            assert ended_with(certificate, 143) and not was_killed(certificate), certificate
 
     await asyncio.gather(*map(one, range(75)))
 
@@ -315,7 +316,7 @@ async def test_a_value_returned_in_the_grace_is_kept_as_partial(proof: str, supe
     assert story.state == "cancelled" and story.end["result"] is None
     assert story.end["partial"] == "cancelled by user: enough"
     assert (story.error["reason"], story.certificate["reason"]) == ("enough", "enough")
-    assert story.certificate.get("exit_code", 0) == 0 and not was_killed(story.certificate)
+    assert ended_with(story.certificate, 0) and not was_killed(story.certificate)
 
 
 async def test_a_job_that_returns_after_a_timeout_has_timed_out(supervisor: StartSupervisor) -> None:
@@ -440,15 +441,13 @@ async def test_cancel_is_within_its_budget(proof: str, supervisor: StartSupervis
     """The budget of the specification, a hundred times what it takes; the figures are the benchmark's."""
     server = await supervisor(hostile_pool(), proof=proof)
     ends = []
-    for _ in range(9):  # a timer that was in the way would be in each
+    for _ in range(9):
         job_id = await begin(server, "loop_python", limits={"grace_s": LONG_S})
         ends.append((await stop(server, job_id)).certificate["tree_empty"])
-        if ends[-1] <= 200:
-            return
-    raise AssertionError(ends)
+    assert sorted(ends)[len(ends) // 2] <= 200, ends
 
 
 async def test_context_managers_are_left_in_the_grace(supervisor: StartSupervisor) -> None:
     server = await supervisor(hostile_pool())
     story = await stop(server, await begin(server, "holds_open", limits={"grace_s": LONG_S}))
-    assert story.tokens == ["in", "left"] and story.code == "cancelled" and not was_killed(story.certificate)
+    assert story.tokens == ["in", "left"] and story.code == "cancelled" and ended_with(story.certificate, 143)

@@ -78,6 +78,11 @@ def was_late_to_leave(certificate: Mapping[str, Any]) -> set[str]:
     return {"kill_sent"} if certificate.get("lingered") else set()
 
 
+def ended_with(certificate: Mapping[str, Any], code: int) -> bool:
+    """Return whether it ended with this exit code, or had ended its job and was only late to leave."""
+    return certificate.get("exit_code") == code or was_late_to_leave(certificate) != set()
+
+
 def was_killed(certificate: Mapping[str, Any]) -> bool:
     """Return whether SIGKILL cut its clean-up off, and did not only hasten its leaving."""
     return "kill_sent" in phases_of(certificate) - was_late_to_leave(certificate)

@@ -30,7 +30,7 @@ HEARING_S = 8.0
 """A grace within which a signal is delivered on a busy machine, too, where it cannot be shortened later."""
 LONG_S = 60.0
 """A grace that no test waits for: what ends sooner did not need it."""
-LATE_S = 25.0
+LATE_S = 10.0
 """What a busy machine may add to any bound; far from the grace that an ending must not wait for."""
 
 

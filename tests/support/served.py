@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from support.imported import run_imported
 from support.processes import Seen, descendants, shared
 from support.waiting import until_empty
 
@@ -33,21 +34,17 @@ class Command:
         self._command = [*before, *COMMAND]
 
     def start(self, *args: str, **options: Any) -> subprocess.Popen[str]:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("KILLABLE_")}
-        environment |= {"KILLABLE_URL": self.url} if self.url else {}
         streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen(
-            [*self._command, *args],
-            cwd=self.folder,
-            env=environment | options.pop("env", {}),
-            text=True,
-            **streams | options,
-        )
+        env = self._environment(options.pop("env", {}))
+        return subprocess.Popen([*self._command, *args], cwd=self.folder, env=env, text=True, **streams | options)
 
-    def run(self, *args: str, **options: Any) -> subprocess.CompletedProcess[str]:
-        with self.start(*args, **options) as process:
-            out, err = process.communicate(timeout=240)
-        return subprocess.CompletedProcess(args, process.returncode, out, err)
+    def run(self, *args: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        """Run it to its end, without input."""
+        return run_imported(args, self.folder, self._environment(env or {}), timeout_s=240)
+
+    def _environment(self, more: Mapping[str, str]) -> dict[str, str]:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("KILLABLE_")}
+        return environment | ({"KILLABLE_URL": self.url} if self.url else {}) | dict(more)
 
     def ok(self, *args: str) -> str:
         done = self.run(*args)

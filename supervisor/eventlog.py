@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, count, repeat, takewhile
 from operator import itemgetter
@@ -128,28 +128,28 @@ class EventLog:
         first = max(after + 1, self.first)
         found: list[Event] = []
         while len(found) < limit and bytes_max > 0:
-            events = self._from(first, limit - len(found))
+            events = self._from(first, limit - len(found), bytes_max)
             if not events:
                 break
-            size = sum(map(len, map(_DATA, events)))
-            if size > bytes_max:
-                sizes = accumulate(map(len, map(_DATA, events)))
-                events = events[: 1 + sum(1 for _ in takewhile(bytes_max.__gt__, sizes))]
-            bytes_max -= size
+            if bytes_max < sys.maxsize:
+                bytes_max -= sum(map(len, map(_DATA, events)))
             # Without a Python-level call per event: a reader of half a million tokens a second is made of this line.
             rows = zip(count(first), map(_NAME, events), map(_DATA, events), strict=False)
             found += map(tuple.__new__, repeat(Event), rows)
             first += len(events)
         return found
 
-    def _from(self, first: int, limit: int) -> Batch:
-        """Return events from the id `first` on, as far as its block goes."""
+    def _from(self, first: int, limit: int, bytes_max: int) -> Batch:
+        """Return events from the id `first` on, as far as its block goes; the last may end behind `bytes_max`."""
         start, recent = self._open
-        if first >= start:
-            return recent[first - start : first - start + limit]
-        place = bisect_right(self._starts, first) - 1
-        offset = first - self._starts[place]
-        return self._packed[place].events()[offset : offset + limit]
+        if first < start:
+            place = bisect_right(self._starts, first) - 1
+            return self._packed[place].events(first - self._starts[place], limit, bytes_max)
+        events = recent[first - start : first - start + limit]
+        if bytes_max < sys.maxsize:
+            sizes = accumulate(map(len, map(_DATA, events)))
+            del events[1 + sum(1 for _ in takewhile(bytes_max.__gt__, sizes)) :]
+        return events
 
     def _pack_older(self) -> None:
         if len(self._open[1]) >= RECENT_MAX:
@@ -194,7 +194,10 @@ class _Block(NamedTuple):
             raise ValueError("a block of events that is cut short")
         return cls(tuple(names), ends, encoded[data_at : data_at + size]), data_at + size
 
-    def events(self) -> Batch:
-        names = repeat(self.names[0]) if len(self.names) == 1 else self.names
-        pieces = map(self.data.__getitem__, map(slice, (0, *self.ends), self.ends))
+    def events(self, first: int, limit: int, bytes_max: int) -> Batch:
+        """Return those from a place on. Nothing else is copied: a reader in small steps does not pay for the block."""
+        begin = self.ends[first - 1] if first else 0
+        ends = self.ends[first : min(first + limit, bisect_left(self.ends, begin + bytes_max, lo=first) + 1)]
+        names = repeat(self.names[0]) if len(self.names) == 1 else self.names[first : first + len(ends)]
+        pieces = map(self.data.__getitem__, map(slice, (begin, *ends), ends))
         return list(zip(names, pieces, strict=False))

@@ -12,6 +12,7 @@ import pytest
 
 from killable.supervisor import eventlog
 from killable.supervisor.eventlog import RECENT_MAX, EventLog
+from killable.supervisor.job import Event
 from killable.supervisor.registry import EVENT_BYTES
 
 
@@ -226,3 +227,35 @@ def test_what_is_read_at_once_is_bounded_in_bytes_too() -> None:
     while batch := log.read(found[-1] if found else -1, 4096, 1000):
         found += [event.id for event in batch]
     assert found == list(range(len(log)))
+
+
+@pytest.mark.parametrize("names", [["token"], ["token", "log"]])
+def test_steps_of_any_size_read_a_sealed_log_as_it_is(names: list[str]) -> None:
+    def in_steps(limit: int, bytes_max: int) -> list[Event]:
+        read: list[Event] = []
+        while step := log.read(len(read) - 1, limit, bytes_max):
+            assert sum(len(event.data) for event in step[:-1]) < bytes_max and len(step) <= limit
+            read += step
+        return read
+
+    log = EventLog(1 << 20)
+    for number in range(RECENT_MAX + 100):
+        log.append(names[number % len(names)], b"x" * (number % 7))
+    whole = log.read(-1, len(log))
+    log.seal()
+    assert [event.data for event in whole] == [b"x" * (number % 7) for number in range(RECENT_MAX + 100)]
+    for limit, bytes_max in itertools.product([1, 7, 10_000], [1, 2, 20, 1000, sys.maxsize]):
+        assert in_steps(limit, bytes_max) == whole
+
+
+def test_a_small_step_in_a_large_block_copies_no_more_than_it_reads() -> None:
+    log = EventLog(1 << 30)
+    for _ in range(300):
+        log.append("token", bytes(1 << 16))
+    log.seal()
+    tracemalloc.start()
+    try:
+        assert len(log.read(100, 1024, 1 << 18)) == 4
+        assert tracemalloc.get_traced_memory()[1] < 1 << 19
+    finally:
+        tracemalloc.stop()

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from support.processes import Seen, cgroups_of, open_descriptors, ours
-from support.supervising import PROOFS, StartSupervisor
+from support.supervising import PATIENT_WITH_DUMPS, PATIENT_WITH_LEAVING, PROOFS, StartSupervisor
 from support.waiting import Pending, until, until_async
 
+from killable.supervisor import attempt, escalation
 from killable.supervisor.service import Supervisor
 from killable.supervisor.settings import PoolSpec, Settings
 
@@ -112,6 +113,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 # ── a real supervisor ──
+
+
+@pytest.fixture
+def patient_with_dumps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stack is waited for until it is written: on a busy machine a process may be long without a processor."""
+    for name, s in PATIENT_WITH_DUMPS.items():
+        monkeypatch.setattr(escalation, name, s)
+
+
+@pytest.fixture
+def patient_with_leaving(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker whose job is over has long to leave, for the same reason."""
+    for name, s in PATIENT_WITH_LEAVING.items():
+        monkeypatch.setattr(attempt, name, s)
 
 
 @pytest.fixture(params=PROOFS)

@@ -8,13 +8,10 @@ import pytest
 import pytest_asyncio
 from serving import Server, StartServer, serve
 
-from killable.supervisor import attempt
-
 
 @pytest.fixture(autouse=True)
-def patient_with_leaving(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a busy machine a worker may be without a processor when its job is over: no test here is about its leaving."""
-    monkeypatch.setattr(attempt, "LEAVE_S", 60.0)
+def about_something_else(patient_with_leaving: None) -> None:
+    """No test here is about how a worker leaves whose job is over."""
 
 
 @pytest.fixture

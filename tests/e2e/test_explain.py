@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.certificates import was_late_to_leave
+from support.patient import patient_server
 from support.processes import computes
-from support.served import Command, Serve
+from support.served import Command
 from support.waiting import until
 
 from killable import Client
@@ -78,30 +78,17 @@ def begun(client: Client, name: str) -> Job:
     return job
 
 
-def was_late(record: dict[str, Any]) -> bool:
-    """Whether its worker had no processor for a second or more: that is told too, and is another story."""
-    certificate = record["certificate"]
-    return was_late_to_leave(certificate) != set() or (
-        "early_kill" in certificate and "File" not in certificate["stack"]
-    )
-
-
-@pytest.mark.own_server
-def test_each_ending_is_told_as_in_its_golden_file(tmp_path: Path, serve: Serve) -> None:
+def test_each_ending_is_told_as_in_its_golden_file(tmp_path: Path) -> None:
+    """By a server that is patient: that a worker had no processor for a second is told, too, and is another story."""
     shutil.copy(GOLDEN / "storied.py", tmp_path)
     (tmp_path / "killable.toml").write_text('[pools.storied]\nmodule = "./storied.py"\nworkers = 6\n')
-    server = serve("--port", "0")
-    command = Command(tmp_path, server.url)
     stories = {}
-    with Client(server.url) as client:
+    with patient_server(tmp_path, "--port", "0") as server, Client(server.url) as client:
+        command = Command(tmp_path, server.url)
         running_out = {name: begun(client, name) for name in ENDINGS if name.startswith("timeout")}  # all at once
         for name in ENDINGS:
             job = running_out.get(name) or begun(client, name)
-            for _ in range(5):
-                assert any(event.is_terminal for event in job.events()), name
-                if not was_late(job.record()):
-                    break
-                job = begun(client, name)
+            assert any(event.is_terminal for event in job.events()), name
             stories[name] = normalized(command.ok("explain", job.id))
             if name == "cancelled":  # every member of the certificate, through the command too
                 until(lambda job=job: "slot_ready" in job.record()["certificate"], "the next worker is warm")

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from support.certificates import was_killed
+from support.patient import patient_server
 from support.processes import computes
 from support.served import COMMAND, Command, Server
 from support.waiting import until
@@ -114,36 +115,26 @@ def test_the_executor_works_as_shown(tmp_path: Path) -> None:
 @pytest.mark.row("H11")
 def test_the_examples_of_limits_end_as_it_says(tmp_path: Path) -> None:
     (tmp_path / "limits.py").write_text(python("def archive"))
-    server = Server(Command(tmp_path), "limits.py", "--port", "0")
-    try:
-        with Client(server.url) as client:
-            text = "word\n" * 200_000
-            heard = client.submit("fingerprints", {"text": text}, limits={"grace_s": 60})
-            next(iter(heard))
-            certificate = ended(heard.cancel())
-            assert {"acknowledged", "tree_empty"} <= set(certificate) and not was_killed(certificate)
+    with patient_server(tmp_path, "limits.py", "--port", "0") as server, Client(server.url) as client:
+        text = "word\n" * 200_000
+        heard = client.submit("fingerprints", {"text": text}, limits={"grace_s": 60})
+        next(iter(heard))
+        certificate = ended(heard.cancel())
+        assert {"acknowledged", "tree_empty"} <= set(certificate) and not was_killed(certificate)
 
-            for _ in range(5):
-                stuck = client.submit("derive", {"password": "x", "rounds": 10**9}, limits={"grace_s": 60})
-                next(stuck.events())
-                until(computes(stuck.record()["pid"]), "it is inside its native call")
-                certificate = ended(stuck.cancel())
-                if "in derive" in certificate["stack"]:  # else it had no processor for the second it is waited for
-                    break
-            assert "acknowledged" not in certificate and "in derive" in certificate["stack"]
-            assert (
-                500 <= certificate["kill_sent"] < 5000 and certificate["early_kill"]
-            )  # ack_s, and long before grace_s
+        stuck = client.submit("derive", {"password": "x", "rounds": 10**9}, limits={"grace_s": 60})
+        next(stuck.events())
+        until(computes(stuck.record()["pid"]), "it is inside its native call")
+        certificate = ended(stuck.cancel())
+        assert "acknowledged" not in certificate and "in derive" in certificate["stack"]
+        assert 500 <= certificate["kill_sent"] < 5000 and certificate["early_kill"]  # ack_s, and long before grace_s
 
-            target = tmp_path / "archive.xz"
-            writing = client.submit("archive", {"path": str(target), "megabytes": 10_000}, limits={"grace_s": 60})
-            until(lambda: target.exists() and target.stat().st_size > 0, "the archive grows")
-            certificate = ended(writing.cancel())
-            assert {"acknowledged", "tree_empty"} <= set(certificate) and not was_killed(certificate)
-            assert not target.exists()  # its clean-up ran
-    finally:
-        code, left, said = server.stop()
-    assert (code, left) == (0, []), said
+        target = tmp_path / "archive.xz"
+        writing = client.submit("archive", {"path": str(target), "megabytes": 10_000}, limits={"grace_s": 60})
+        until(lambda: target.exists() and target.stat().st_size > 0, "the archive grows")
+        certificate = ended(writing.cancel())
+        assert {"acknowledged", "tree_empty"} <= set(certificate) and not was_killed(certificate)
+        assert not target.exists()  # its clean-up ran
 
 
 def ended(ending: Ending) -> dict[str, Any]:

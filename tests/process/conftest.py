@@ -7,21 +7,6 @@ from collections.abc import Generator
 import pytest
 from trials import ENDED_WITH
 
-from killable.supervisor import attempt, escalation
-
-
-@pytest.fixture
-def patient_with_dumps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stack is waited for until it is written: on a busy machine a process may be long without a processor."""
-    for name in ("DUMP_S_MAX", "DUMP_IN_GRACE_S_MAX"):
-        monkeypatch.setattr(escalation, name, 30.0)
-
-
-@pytest.fixture
-def patient_with_leaving(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker whose job is over has long to leave, for the same reason."""
-    monkeypatch.setattr(attempt, "LEAVE_S", 60.0)
-
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:

@@ -438,10 +438,10 @@ async def test_a_phase_that_did_not_happen_is_absent(supervisor: StartSupervisor
 
 @pytest.mark.row("D16")
 async def test_cancel_is_within_its_budget(proof: str, supervisor: StartSupervisor) -> None:
-    """The budget of the specification, a hundred times what it takes; the figures are the benchmark's."""
+    """The budget of the specification, fifty times what it takes; so many that ten of them may meet a standstill."""
     server = await supervisor(hostile_pool(), proof=proof)
     ends = []
-    for _ in range(9):
+    for _ in range(21):
         job_id = await begin(server, "loop_python", limits={"grace_s": LONG_S})
         ends.append((await stop(server, job_id)).certificate["tree_empty"])
     assert sorted(ends)[len(ends) // 2] <= 200, ends

@@ -1,4 +1,4 @@
-"""The type of the fixture `supervisor`."""
+"""What tests ask of a supervisor: the type of the fixture, the proofs, and how long a patient one waits."""
 
 from __future__ import annotations
 
@@ -15,3 +15,12 @@ class StartSupervisor(Protocol):
 
 
 PROOFS = ("cgroup+descendants", "descendants")
+
+PATIENT_WITH_DUMPS = {"DUMP_S_MAX": 30.0, "DUMP_IN_GRACE_S_MAX": 30.0}
+"""Of `escalation`: how long a stack is waited for before SIGKILL, for tests that are about something else.
+
+A busy machine may keep a process for seconds. How long it is waited for in fact is tested on virtual time, where no
+machine is in the way: tests/sim/test_grace.py, tests/sim/test_unkillable.py.
+"""
+PATIENT_WITH_LEAVING = {"LEAVE_S": 60.0}
+"""Of `attempt`: how long a worker whose job is over is waited for before SIGKILL, likewise."""

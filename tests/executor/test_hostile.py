@@ -141,14 +141,6 @@ def check(case: Hostile, ended: Ended, proof: str) -> None:
     assert raised or caught.value is error, "an exception of its own is raised as it was"
 
 
-def struck_too_early(case: Hostile, future: JobFuture[Any]) -> bool:
-    """Tell whether its deadline came before it was where it hangs: it has some tenths of a second to get there."""
-    got_there = ("token" not in case.plot or "token" in kinds(future)) and (
-        not case.early or "early_kill" in (future.certificate or {})
-    )
-    return case.code.startswith("timeout.") and not got_there
-
-
 class Lane:
     """An Executor of two workers: one call waits in one of them all the time, the others share the other one."""
 
@@ -178,10 +170,6 @@ class Lane:
         try:
             ended = play(self.executor, case)
             assert ended.future.pid == self._pid, "a worker that was used before"
-            for _ in range(3):
-                if struck_too_early(case, ended.future):
-                    self._pid, _found = self._look_around()
-                    ended = play(self.executor, case)
             check(case, ended, self._proof)
             before = self._pid
             self._pid, found = self._look_around()

@@ -19,10 +19,11 @@ import subprocess
 import sys
 import threading
 import time
+from itertools import chain, starmap
 from pathlib import Path
 from typing import Any, NoReturn
 
-from support.marks import compute, enter, libc, mark
+from support.marks import HeldBack, compute, enter, libc, mark
 
 from killable import Context, Stopping, job
 
@@ -45,16 +46,23 @@ def loop_python(ctx: Context, items: int = 0) -> None:
 
 
 @job
-def hold_gil(ctx: Context, in_thread: bool = False, silent: bool = False) -> int:
-    """Compute for an hour in one C call that holds the GIL and never looks for signals."""
-    if silent:
-        mark(ctx)
-    else:
-        enter(ctx)
-    if in_thread:
-        threading.Thread(target=lambda: sum(range(10**11)), daemon=True).start()
-        threading.Event().wait()
-    return sum(range(10**11))
+def hold_gil(ctx: Context, in_thread: bool = False, silent: bool = False, patient: bool = False) -> int:
+    """Compute for an hour in one C call that holds the GIL and never looks for signals; "in" is said inside it.
+
+    A patient one uses no processor time, and holds nothing, before the first signal comes; it is in that call, too.
+    """
+    with HeldBack(ctx) as held:
+        if silent:
+            mark(ctx)
+        else:
+            enter(ctx)
+        if not in_thread:
+            waits = starmap(libc().pause, [()] * patient)
+            range_behind_words = chain(held.words(), waits, range(10**11))
+            return sum(range_behind_words)
+    threading.Thread(target=lambda: sum(range(10**11)), daemon=True).start()
+    threading.Event().wait()
+    return 0
 
 
 @job(

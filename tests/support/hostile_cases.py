@@ -28,6 +28,12 @@ ACK_S = 0.1
 GRACE_S = 0.2
 HEARING_S = 8.0
 """A grace within which a signal is delivered on a busy machine, too, where it cannot be shortened later."""
+FROM_START_S = 4.0
+"""A deadline that begins with the job function, whose first steps no word of the job's can come before: a machine may
+stand still for seconds in these. The job waits for it without using the processor.
+"""
+SAID_S = 0.1
+"""A deadline that begins with a word which the job says where it hangs: as short as one likes."""
 LONG_S = 60.0
 """A grace that no test waits for: what ends sooner did not need it."""
 LATE_S = 10.0
@@ -269,36 +275,36 @@ TAKING_TOO_MUCH = [
         error={"limit": "cpu_s"}, phases=STUCK, exit="SIGKILL",
     ),
     Hostile(
-        "says nothing", "pauses", "timeout.first_token", {"first_s": 3600}, limits={"first_token_s": 0.1},
+        "says nothing", "pauses", "timeout.first_token", {"first_s": 3600}, limits={"first_token_s": FROM_START_S},
         plot=("started",), error={"limit": "first_token_s"}, phases=HEARD, exit=143,
     ),
     Hostile(
-        "falls silent", "pauses", "timeout.idle", {"tokens": 2, "between_s": 3600}, limits={"idle_s": 0.1},
+        "falls silent", "waits", "timeout.idle", {"where": "sleep"}, limits={"idle_s": SAID_S},
         error={"limit": "idle_s"}, phases=HEARD, exit=143,
     ),
     Hostile(
-        "computes in native code before its first token", "hold_gil", "timeout.first_token", {"silent": True},
-        limits={"first_token_s": 0.5}, plot=("started",), error={"limit": "first_token_s"}, phases=STUCK,
-        exit="SIGKILL",
+        "computes in native code before its first token", "hold_gil", "timeout.first_token",
+        {"silent": True, "patient": True}, limits={"first_token_s": FROM_START_S}, plot=("started",),
+        error={"limit": "first_token_s"}, phases=STUCK, exit="SIGKILL",
     ),
     Hostile(
-        "falls silent in native code", "hold_gil", "timeout.idle", limits={"idle_s": 0.5}, error={"limit": "idle_s"},
+        "falls silent in native code", "hold_gil", "timeout.idle", limits={"idle_s": SAID_S}, error={"limit": "idle_s"},
         phases=STUCK, exit="SIGKILL",
     ),
     Hostile(
-        "falls silent as it stops itself", "stops_itself", "timeout.idle", limits={"idle_s": 0.1},
+        "falls silent as it stops itself", "stops_itself", "timeout.idle", limits={"idle_s": SAID_S},
         error={"limit": "idle_s"}, phases=HEARD, exit=143,
     ),
     Hostile(
-        "falls silent and ignores SIGTERM", "ignores_term", "timeout.idle", limits={"idle_s": 0.1},
+        "falls silent and ignores SIGTERM", "ignores_term", "timeout.idle", limits={"idle_s": SAID_S},
         error={"limit": "idle_s"}, phases=DEAF, grace_s=GRACE_S, exit="SIGKILL",
     ),
     Hostile(
-        "hangs in an operation", "loads", "timeout.operation", {"inner_s": 0.5},
+        "hangs in an operation", "loads", "timeout.operation", {"inner_s": SAID_S},
         error={"limit": "operation_s", "operation": "load/download"}, phases=HEARD, exit=143,
     ),
     Hostile(
-        "hangs in native code in an operation", "loads", "timeout.operation", {"inner_s": 0.5, "work": "native"},
+        "hangs in native code in an operation", "loads", "timeout.operation", {"inner_s": SAID_S, "work": "native"},
         error={"operation": "load/download"}, phases=STUCK, exit="SIGKILL",
     ),
     # However late a busy machine lets it hear; and who was rung is not used again.
@@ -308,11 +314,11 @@ TAKING_TOO_MUCH = [
     ),
     Hostile(
         "hangs in native code in an operation whose end is to be raised", "loads", "timeout.operation",
-        {"inner_s": 0.5, "work": "native", "on_timeout": "raise"}, error={"operation": "load/download"}, phases=STUCK,
-        exit="SIGKILL",
+        {"inner_s": SAID_S, "work": "native", "on_timeout": "raise"}, error={"operation": "load/download"},
+        phases=STUCK, exit="SIGKILL",
     ),
     Hostile(
-        "computes longer than run_s", "hold_gil", "timeout.run", limits={"run_s": 0.5},
+        "computes longer than run_s", "hold_gil", "timeout.run", {"patient": True}, limits={"run_s": FROM_START_S},
         error={"limit": "run_s"}, phases=STUCK, exit="SIGKILL",
     ),
 ]  # fmt: skip

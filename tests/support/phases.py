@@ -10,9 +10,10 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any, Literal
 
-from support.marks import mark
+from support.marks import HeldBack, mark
 
 from killable import Context, OperationTimedOut, Stopping, job
 
@@ -27,12 +28,15 @@ def loads(
     on_timeout: Literal["kill", "raise"] = "kill",
     work: Literal["sleep", "native", "tokens"] = "sleep",
 ) -> str:
-    """Hang in an operation inside another one."""
+    """Hang in an operation inside another one. The supervisor hears at once of both and of "in", inside the C call."""
     mark(ctx)
-    with ctx.operation("load", outer_s, on_timeout), ctx.operation("download", inner_s, on_timeout):
+    with (
+        HeldBack(ctx) as held,
+        ctx.operation("load", outer_s, on_timeout),
+        ctx.operation("download", inner_s, on_timeout),
+    ):
         ctx.emit("in")
-        if work == "native":
-            sum(range(10**11))
+        sum(chain(held.words(), range(10**11 if work == "native" else 0)))
         while work == "tokens":
             ctx.emit("t")
         ctx.sleep(FOREVER_S)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from serving import Server, StartServer, problem_of
 
@@ -73,8 +75,10 @@ async def test_a_job_that_would_be_given_up_before_it_starts_is_refused(start_se
             with pytest.raises(Refused) as caught:
                 await client.submit("echo", within_s=0.1)
             assert (caught.value.code, caught.value.retryable) == ("deadline_unmeetable", True)
+            began = time.monotonic()
             job = await client.submit("echo", within_s=60)
-            assert (await job.record())["limits"]["total_s"] == 60.0
+            took_s = time.monotonic() - began
+            assert 60 - took_s - 0.001 <= (await job.record())["limits"]["total_s"] <= 60, "what is left of it"
 
 
 async def test_a_job_is_not_run_more_often_than_a_hundred_times(server: Server) -> None:

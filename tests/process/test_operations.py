@@ -143,8 +143,8 @@ async def test_an_operation_that_cannot_be_is_refused_where_it_is_asked_for(
     ("input", "limits", "code", "tokens"),
     [
         ({"first_s": 60}, {"first_token_s": 3.0, "idle_s": 0.1}, "timeout.first_token", []),
-        ({"tokens": 2, "between_s": 60}, {"first_token_s": 30, "idle_s": 0.1}, "timeout.idle", ["0"]),
-        ({"tokens": 1, "between_s": 60}, {"idle_s": 0.1}, "timeout.idle", ["0"]),
+        ({"tokens": 2, "between_s": 60}, {"first_token_s": 30, "idle_s": 1.5}, "timeout.idle", ["0"]),
+        ({"tokens": 1, "between_s": 60}, {"idle_s": 1.5}, "timeout.idle", ["0"]),
         ({"tokens": 30, "between_s": 0.01}, {"first_token_s": 30, "idle_s": 20}, "", [str(n) for n in range(30)]),
         ({"first_s": 4, "tokens": 1}, {"idle_s": 3.0}, "", ["0"]),
     ],

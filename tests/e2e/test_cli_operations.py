@@ -38,7 +38,12 @@ def lives(process: psutil.Process) -> bool:
 @pytest.mark.row("G9")
 def test_workers_are_listed_with_what_they_use(server: Server, command: Command) -> None:
     job_id = start_detached(command, "compute")
-    found = workers(command)
+
+    def computed() -> list[dict[str, Any]] | Pending:
+        found = workers(command)
+        return found if any(worker["cpu"] for worker in found) else Pending(found)
+
+    found = until(computed, "one has used the processor for a tick")
     below = {process.pid for process in psutil.Process(server.process.pid).children(recursive=True)}
     assert {worker["pid"] for worker in found if worker["pid"]} <= below
     (busy,) = [worker for worker in found if worker["state"] == "busy"]

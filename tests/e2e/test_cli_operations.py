@@ -41,7 +41,7 @@ def test_workers_are_listed_with_what_they_use(server: Server, command: Command)
 
     def computed() -> list[dict[str, Any]] | Pending:
         found = workers(command)
-        return found if any(worker["cpu"] for worker in found) else Pending(found)
+        return found if any(worker["cpu"] and worker["job_id"] for worker in found) else Pending(found)
 
     found = until(computed, "one has used the processor for a tick")
     below = {process.pid for process in psutil.Process(server.process.pid).children(recursive=True)}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from killable.supervisor import exits, inputs, payloads
 from killable.supervisor.clock import Clock
-from killable.supervisor.deadlines import NEVER, Deadlines
+from killable.supervisor.deadlines import NEVER, Deadlines, Expired
 from killable.supervisor.escalation import RING_AGAIN_S, Rules
 from killable.supervisor.eventlog import Batch
 from killable.supervisor.exits import Evidence
@@ -152,11 +152,14 @@ class Attempt:
         self.worker.quarantine()
         self._finish(None)
 
-    def _ring_for(self, operation: int) -> None:
+    def _ring_for(self, operation: Expired) -> None:
         """Have `OperationTimedOut` raised in the job."""
         process = self.worker.process
-        process.send(encode(Kind.EXPIRE, self.fence, 0, Expire(operation).encode()))
-        self.worker.signalled = True
+        if not operation.again:
+            process.send(encode(Kind.EXPIRE, self.fence, 0, Expire(operation.number).encode()))
+            self.worker.signalled = True
+        elif self._termination.rules.has_own_handler:
+            return
         process.terminate(self.fence)
 
     # ── what the worker says ──
@@ -378,7 +381,7 @@ class Attempt:
         if isinstance(due, Verdict):
             self.stop(due)
         elif due is not None:
-            self._ring_for(due.number)
+            self._ring_for(due)
         elif self._give_up_at is not None and now >= self._give_up_at:
             self._give_up()
         elif self._leave_at is not None and now >= self._leave_at:

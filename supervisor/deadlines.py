@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
+from killable.supervisor.escalation import RING_UNHEARD_S
 from killable.supervisor.job import Limits, Verdict
 from killable.workers.messages import OPERATIONS_MAX, OperationEntered
 
@@ -39,7 +40,11 @@ class Operation:
 
     entered: OperationEntered
     due: float
+    """When something of it is due; the rest counts once the notice is given."""
     notice: Notice = Notice.NONE
+    given_at: float = 0.0
+    unheard_at: float = 0.0
+    """When the job has not heard of it, and is ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,8 @@ class Expired:
     """The job is to be told that this operation's time is over."""
 
     number: int
+    again: bool = False
+    """It was, and has not heard: only the bell is to ring once more."""
 
 
 Due = Verdict | Expired
@@ -169,8 +176,18 @@ class Deadlines:
         match operation.notice:
             case Notice.NONE:
                 patience_s = self._limits.grace_s if self._limits.ack_s is None else self._limits.ack_s
-                self._operations[number] = replace(operation, notice=Notice.GIVEN, due=now + patience_s)
+                self._operations[number] = replace(
+                    operation,
+                    notice=Notice.GIVEN,
+                    given_at=now,
+                    unheard_at=now + patience_s,
+                    due=now + min(RING_UNHEARD_S, patience_s),
+                )
                 return Expired(number)
+            case Notice.GIVEN if now < operation.unheard_at:
+                twice_as_long = operation.given_at + 2 * (now - operation.given_at)
+                self._operations[number] = replace(operation, due=min(twice_as_long, operation.unheard_at))
+                return Expired(number, again=True)
             case Notice.GIVEN:
                 return self._operation_verdict(operation, ", and the job did not hear of it within ack_s")
             case Notice.HEARD:

@@ -78,11 +78,13 @@ class Rules:
     cores: int = 1
     stack: bool = False
     """Whether a stack is dumped also without a grace."""
+    has_own_handler: bool = False
+    """The job handles SIGTERM itself: nobody of ours can acknowledge it, and to hear it twice may mean something."""
 
     @property
     def adaptive(self) -> bool:
         """Whether a worker that cannot hear is killed before its grace is over."""
-        return self.ack_s is not None and self.ack_s < self.grace_s
+        return self.ack_s is not None and self.ack_s < self.grace_s and not self.has_own_handler
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +132,7 @@ def delivered(state: Escalation, now: float, use: ProcessorUse | None) -> Move:
         delivered_at=now,
         use_at_delivery=use,
         look_at=now + ack_s if ack_s is not None and state.rules.adaptive else float("inf"),
-        ring_at=None if ack_s is None else now + RING_UNHEARD_S,
+        ring_at=None if state.rules.has_own_handler else now + RING_UNHEARD_S,
     )
     return _wait(waiting), ()
 
@@ -149,8 +151,8 @@ def acknowledged(state: Escalation, now: float) -> Move:
 
 
 def answered_by_job(state: Escalation) -> Move:
-    """The job has a SIGTERM handler of its own: nobody of ours can acknowledge, so it has its whole grace."""
-    alone = replace(state, rules=replace(state.rules, ack_s=None), look_at=float("inf"))
+    """The job has set a SIGTERM handler of its own: it has its whole grace."""
+    alone = replace(state, rules=replace(state.rules, has_own_handler=True), look_at=float("inf"))
     return (_wait(replace(alone, ring_at=None)) if state.phase is Phase.DELIVERED else alone), ()
 
 

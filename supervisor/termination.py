@@ -95,7 +95,7 @@ class Termination:
     def on_bells(self, bells: bytes) -> None:
         """Take what the worker says of the signals that it got."""
         if BELL_REPLACED in bells:
-            self.rules = replace(self.rules, ack_s=None)
+            self.rules = replace(self.rules, has_own_handler=True)
             if self._plan is not None:
                 self._do(escalation.answered_by_job(self._plan))
         for bell in bells:

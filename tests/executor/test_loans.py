@@ -39,6 +39,7 @@ from killable.workers.sealed import Owned
 def executor() -> Iterator[Executor]:
     with Executor(max_workers=2, spares=2, grace_s=10) as made:
         yield made
+        made.kill_workers()  # what a failed test has left may wait for what nobody will do
 
 
 def test_a_call_begins_while_the_supervisors_thread_does_nothing(executor: Executor, tmp_path: Path) -> None:
@@ -230,6 +231,7 @@ def test_why_a_waiting_call_was_cancelled_is_not_lost_to_a_word_that_comes_later
 
 def test_an_interrupted_cancel_is_a_cancel(executor: Executor, tmp_path: Path) -> None:
     gates = [executor.submit(work.wait_for, str(tmp_path / "gate")) for _ in range(2)]
+    until(lambda: all(gate.running() for gate in gates), "both run: the interrupt is to hit neither of their orders")
     for line in itertools.count(1):
         future = executor.submit(work.square, 2)
         try:

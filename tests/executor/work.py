@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 from support.families import fork_one
 from support.marks import libc
+from support.waiting import until
 
 from killable import Context, Stopping
 
@@ -82,8 +83,8 @@ def clean_up(path: str, cleaned: str) -> None:
 
 
 def wait_for(path: str) -> str:
-    while not os.path.exists(path):
-        time.sleep(0.002)
+    """Not for ever: when the test has failed that was to make it, its executor waits for this."""
+    until(lambda: os.path.exists(path), path, timeout_s=300)
     return Path(path).read_text()
 
 

@@ -62,6 +62,7 @@ class Run:
     delivered_at: float | None = None
     cpu_at_delivery: float = 0.0
     swallowed_at: float | None = None
+    replaced_at: float = float("inf")
     exited_at: float | None = None
 
     def begin(self) -> None:
@@ -118,6 +119,7 @@ class Run:
             case "shorten":
                 self.take(escalation.shorten(self.state, self.now, grace_s))
             case "replaced":
+                self.replaced_at = min(self.replaced_at, self.now)
                 self.take(escalation.answered_by_job(self.state))
             case "lingers":
                 self.take(escalation.lingers(self.state, self.now))
@@ -172,6 +174,7 @@ def test_any_sequence_of_events(
     assert len(unheard) <= 12, "told over and over"
     for moment in unheard:
         assert run.delivered_at is not None and moment >= run.delivered_at + RING_UNHEARD_S - SLACK_S
+        assert moment <= run.replaced_at, "the job's own handler heard it again"
     for moment in again:
         assert run.swallowed_at is not None and heard_at + RING_AGAIN_S - SLACK_S <= moment < run.state.grace_ends
 

@@ -23,7 +23,7 @@ from itertools import chain, starmap
 from pathlib import Path
 from typing import Any, NoReturn
 
-from support.marks import HeldBack, compute, enter, libc, mark
+from support.marks import HeldBack, compute, enter, libc, mark, take_three_signals
 
 from killable import Context, Stopping, job
 
@@ -103,12 +103,9 @@ def native_pauses(ctx: Context) -> None:
 @job
 def hears_the_third(ctx: Context) -> None:
     """Wait in one C call that goes on until three signals have come; then Python hears of them."""
-    numbers = (ctypes.c_int * 3)(3, 2, 1)
-    pause = ctypes.cast(libc().pause, ctypes.c_void_p)
-    libc().qsort.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_void_p]
     try:
         enter(ctx)
-        libc().qsort(numbers, 3, 4, pause)  # compares two with pause(2), which returns when a signal has come
+        take_three_signals()
         while True:
             pass
     finally:

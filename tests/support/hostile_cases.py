@@ -120,6 +120,13 @@ COMPUTING = [
     stuck("native call that frees the GIL", "native_frees_gil"),
     heard("native call that a signal interrupts", "native_pauses", "sitting"),
     heard("native call that the third signal ends", "hears_the_third", "sitting", tokens=("in", "finally")),
+    heard(
+        "native call that the third signal ends, ack_s null",
+        "hears_the_third",
+        "sitting",
+        tokens=("in", "finally"),
+        limits={"ack_s": None},
+    ),
     stuck("native call with helper threads", "native_waits", "sitting", input={"helpers": 2}),
     # No processor time used: it may be waiting for something that comes, and keeps its grace.
     deaf("native call that only waits", "native_waits", "sitting", phases=STUCK, hears="delivered"),

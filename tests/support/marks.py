@@ -68,3 +68,11 @@ def compute(cpu_s: float) -> None:
     end = time.process_time() + cpu_s
     while time.process_time() < end:
         pass
+
+
+def take_three_signals() -> None:
+    """Wait in one C call for so many, of which Python hears when it is over."""
+    numbers = (ctypes.c_int * 3)(3, 2, 1)
+    pause = ctypes.cast(libc().pause, ctypes.c_void_p)
+    libc().qsort.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_void_p]
+    libc().qsort(numbers, 3, 4, pause)  # compares two with pause(2), which returns when a signal has come

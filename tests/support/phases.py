@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Any, Literal
 
-from support.marks import HeldBack, mark
+from support.marks import HeldBack, mark, take_three_signals
 
 from killable import Context, OperationTimedOut, Stopping, job
 
@@ -88,6 +88,19 @@ def raises_outer(ctx: Context) -> list[str]:
         met.append(error.path)
     ctx.sleep(8)  # the inner one's time, had it not been left
     return met
+
+
+@job
+def hears_the_third_bell(ctx: Context) -> str:
+    """Be in native code that hears only the third of the bells that tell of an operation's end."""
+    mark(ctx)
+    try:
+        with ctx.operation("fetch", 0.05, "raise"):
+            take_three_signals()
+            ctx.sleep(FOREVER_S)
+    except OperationTimedOut as error:
+        return error.path
+    return "never"
 
 
 @job

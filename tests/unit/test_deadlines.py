@@ -125,7 +125,7 @@ def test_a_notice_is_given_once_and_has_to_be_heard_and_obeyed() -> None:
     found.operation_entered(OperationEntered(1, "load", 1.0, True), NOW)
     assert not found.noticed and found.raised is None
     assert found.due(NOW + 1) == Expired(1)
-    assert found.noticed and found.wake_at == NOW + 1.5 and found.due(NOW + 1.4) is None
+    assert found.noticed and found.wake_at == NOW + 1.05 and found.due(NOW + 1.04) is None
     assert "did not hear of it within ack_s" in verdict(found, NOW + 1.5).facts["message"]
     found.heard(NOW + 1.2)
     assert found.wake_at == NOW + 4.2 and found.due(NOW + 4) is None
@@ -164,7 +164,31 @@ def test_an_answer_that_comes_when_the_job_is_being_ended_starts_no_deadline() -
 def test_without_ack_s_a_notice_has_the_grace_to_be_heard() -> None:
     found = running(ack_s=None)
     found.operation_entered(OperationEntered(1, "load", 1.0, True), NOW)
-    assert found.due(NOW + 1) == Expired(1) and found.wake_at == NOW + 4
+    assert bells(found, NOW + 4) == [1.0, 1.05, 1.1, 1.2, 1.4, 1.8, 2.6]
+    assert found.wake_at == NOW + 4 and "did not hear of it" in verdict(found, NOW + 4).facts["message"]
+
+
+@pytest.mark.parametrize(("ack_s", "rung"), [(0.5, [1.0, 1.05, 1.1, 1.2, 1.4]), (0.03, [1.0])])
+def test_the_bell_of_a_notice_is_repeated_until_it_is_heard(ack_s: float, rung: list[float]) -> None:
+    """Noted right before a call that waits, it would wake nobody. The order is given once."""
+    found = running(ack_s=ack_s)
+    found.operation_entered(OperationEntered(1, "load", 1.0, True), NOW)
+    assert bells(found, NOW + 1 + ack_s) == rung
+    assert found.wake_at == NOW + 1 + ack_s and isinstance(found.due(NOW + 1 + ack_s), Verdict)
+    heard = running()
+    heard.operation_entered(OperationEntered(1, "load", 1.0, True), NOW)
+    assert bells(heard, NOW + 1.1) == [1.0, 1.05]
+    heard.heard(NOW + 1.08)
+    assert heard.wake_at == NOW + 4.08
+
+
+def bells(found: Deadlines, until: float) -> list[float]:
+    """Return when the bell rings for operation 1, in seconds: first with the order, then alone."""
+    rung = []
+    while found.wake_at < until:
+        rung.append(round(found.wake_at - NOW, 6))
+        assert found.due(found.wake_at) == Expired(1, again=len(rung) > 1)
+    return rung
 
 
 def test_a_deadline_says_in_which_operation_it_came() -> None:

@@ -142,8 +142,8 @@ def rings(state: Escalation, until: float) -> list[float]:
     return found
 
 
-@pytest.mark.parametrize("ack_s", [0.5, 5.0, 6.0])
-def test_the_signal_is_repeated_until_it_is_acknowledged(ack_s: float) -> None:
+@pytest.mark.parametrize("ack_s", [0.5, 5.0, 6.0, None])
+def test_the_signal_is_repeated_until_it_is_acknowledged(ack_s: float | None) -> None:
     """Noted right before a call that waits, it would wake nobody."""
     state, _ = escalation.delivered(asked(replace(RULES, ack_s=ack_s)), NOW, ProcessorUse(1.0))
     assert rings(state, NOW + 5) == [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2]
@@ -154,8 +154,9 @@ def test_the_signal_is_repeated_until_it_is_acknowledged(ack_s: float) -> None:
 def test_a_job_that_answers_itself_is_told_once() -> None:
     state, _ = escalation.delivered(asked(), NOW, ProcessorUse(1.0))
     assert rings(escalation.answered_by_job(state)[0], NOW + 5) == []
-    rules = replace(RULES, ack_s=None)
+    rules = replace(RULES, has_own_handler=True)
     assert rings(escalation.delivered(asked(rules), NOW, ProcessorUse(1.0))[0], NOW + 5) == []
+    assert not RULES.has_own_handler and RULES.adaptive and not rules.adaptive
 
 
 def test_a_look_that_comes_late_rings_all_the_same() -> None:

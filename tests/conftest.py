@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from support.imported import start_importing
 from support.processes import Seen, cgroups_of, open_descriptors, ours
 from support.supervising import PATIENT_WITH_DUMPS, PATIENT_WITH_LEAVING, PROOFS, StartSupervisor
 from support.waiting import Pending, until, until_async
@@ -30,6 +31,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell script that starts this with & has had it ignored (POSIX, Shell 2.12), and everything that a test starts
     # would inherit that: nothing would hear Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _imported() -> None:
+    """The process that the command is forked from is no test's own: it is there for each, in any order."""
+    start_importing()
 
 
 # ── nothing is left ──

@@ -10,14 +10,7 @@ from typing import Any
 
 import pytest
 from support import own_jobs
-from support.imported import start_importing
 from support.served import Command, Serve, Server, SharedServer
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _imported() -> None:
-    """The process that the command is forked from is no test's own."""
-    start_importing()
 
 
 @pytest.fixture

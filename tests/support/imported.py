@@ -14,9 +14,11 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from tempfile import TemporaryFile
+
+from support.processes import standing
 
 import killable.api.cli
 
@@ -34,8 +36,9 @@ _context.set_forkserver_preload([name for name in [*_ITS_OWN, *_LATE] if not nam
 
 
 def start_importing() -> None:
-    """Start the process that is forked; it ends with this one."""
+    """Start the process that is forked, and what the library starts with it; they end with this one."""
     forkserver.ensure_running()
+    standing.update((forkserver._forkserver._forkserver_pid, resource_tracker._resource_tracker._pid))
 
 
 def run_imported(

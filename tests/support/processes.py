@@ -22,6 +22,8 @@ os.environ[MARK] = uuid.uuid4().hex  # and not the one that a process of pytest-
 
 shared: set[int] = set()
 """Servers of several tests: what is below them is no test's own. Whoever shares one looks after that."""
+standing: set[int] = set()
+"""What stands beside the tests until the run is over. What is below it is the test's that has started it."""
 
 
 class Seen(NamedTuple):
@@ -102,7 +104,7 @@ def _marked(name: str, value: str, processes: Iterable[Seen]) -> list[Seen]:
 def ours() -> list[Seen]:
     """Return everything that this test run has started and that is still there, orphans and zombies included.
 
-    Not what is below a shared server.
+    Not what is below a shared server, nor what stands beside the tests.
     """
     here = os.getpid()
     processes = everyone()
@@ -112,6 +114,8 @@ def ours() -> list[Seen]:
     for server in shared:
         for seen in _below(server, processes):
             found.pop(seen.pid, None)
+    for pid in standing:
+        found.pop(pid, None)
     return list(found.values())
 
 

@@ -65,7 +65,7 @@ def named(name: str) -> list[Seen]:
 
 
 def descendants(pid: int) -> list[Seen]:
-    """Return everything below a process, by the chain of parents."""
+    """Return everything below a process, by the chain of parents, but what stands beside the tests."""
     return _below(pid, everyone())
 
 
@@ -79,7 +79,7 @@ def _below(pid: int, processes: Iterable[Seen]) -> list[Seen]:
         seen = below.pop()
         found.append(seen)
         below += children.get(seen.pid, ())
-    return found
+    return [seen for seen in found if seen.pid not in standing]
 
 
 def marked(name: str, value: str) -> list[Seen]:
@@ -114,9 +114,7 @@ def ours() -> list[Seen]:
     for server in shared:
         for seen in _below(server, processes):
             found.pop(seen.pid, None)
-    for pid in standing:
-        found.pop(pid, None)
-    return list(found.values())
+    return [seen for seen in found.values() if seen.pid not in standing]
 
 
 def cgroups_of(pid: int) -> list[Path]:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from types import FrameType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
+from killable.workers import jumps
 from killable.workers.context import Stopping
 from killable.workers.frames import Frame
 from killable.workers.messages import (
@@ -94,7 +95,9 @@ class Doorbell:
             self._ring(sys._getframe(1))
 
     def _on_term(self, _signum: int, frame: FrameType | None) -> None:
-        self._ring(frame)
+        interrupted = _outside(frame)
+        if not jumps.put_off(interrupted, lambda: self._ring(interrupted)):
+            self._ring(frame)
 
     def _ring(self, frame: FrameType | None) -> None:
         if self._fence is None:
@@ -265,7 +268,18 @@ def _is_seen_through(frame: FrameType) -> bool:
     """Tell whether what counts is who has called it: the library's code, or this handler's, whose bell came again while
     it was at work.
     """
-    return frame.f_globals is globals() or _package(frame) in sys.stdlib_module_names
+    return _is_handlers(frame) or _package(frame) in sys.stdlib_module_names
+
+
+def _is_handlers(frame: FrameType) -> bool:
+    return frame.f_globals is globals() or frame.f_globals is vars(jumps)
+
+
+def _outside(frame: FrameType | None) -> FrameType | None:
+    """Return what this handler has interrupted, also when it is interrupted itself."""
+    while frame is not None and _is_handlers(frame):
+        frame = frame.f_back
+    return frame
 
 
 def _package(frame: FrameType) -> str:

@@ -191,7 +191,7 @@ async def test_a_cap_on_the_grace_is_not_passed(supervisor: StartSupervisor) -> 
     assert refused.value.code == "limit_over_cap"
 
 
-KINDS = ["json", "sorting", "imports", "files"]
+KINDS = ["json", "sorting", "imports", "files", "counting"]
 """Without thread pools and event loops: threading's and asyncio's own Python code is not safe against an exception at
 any point (nor against KeyboardInterrupt); see ARCHITECTURE.md."""
 
@@ -230,6 +230,16 @@ async def test_a_busy_event_loop_of_the_job_is_stopped_between_its_callbacks(sup
             assert ended_with(certificate, 143) and not was_killed(certificate), certificate
 
     await asyncio.gather(*map(one, range(75)))
+
+
+async def test_a_generator_cleans_up_in_the_function_whose_loop_has_a_condition(supervisor: StartSupervisor) -> None:
+    """From 3.13 on Python runs a signal's handler outside of the `try` around such a loop."""
+    server = await supervisor(hostile_pool(workers=2, spares=2))
+    for _ in range(10):
+        job_id = await submit(server, "counts_between_yields", limits={"grace_s": 30})
+        await computing(server, job_id, 0.005)
+        story = await stop(server, job_id)
+        assert (story.tokens[0], story.tokens[-1]) == ("in", "finally"), story.certificate
 
 
 @pytest.mark.soak

@@ -72,7 +72,7 @@ async def test_a_job_that_catches_what_is_raised_goes_on(jobs_per_worker_max: in
     assert ended_with(story.certificate, 0)
     told = {
         "raises_outer": ["inner left", "outer"], "swallows_it": "came through", "waits_in_asyncio": "fetch",
-        "hears_the_third_bell": "fetch",
+        "hears_the_third_bell": "fetch", "counts_in_operations": ["cleaned", "fetch"] * 3 + ["last"],
         "leaves_in_time": "done", "shields_two_operations": ["inside: outer", "outer"],
         "shields_an_operation": ["section done", "raised", "left inside"],
     }  # fmt: skip

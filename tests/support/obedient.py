@@ -227,6 +227,10 @@ def works_ordinarily(ctx: Context, on: str) -> None:
                         sys.modules.pop(name, None)
                         with contextlib.redirect_stdout(io.StringIO()):
                             importlib.import_module(name)
+                case "counting":
+                    number = 0
+                    while number < 10**6:
+                        number += 1
                 case "asyncio":
                     asyncio.run(talk())
                 case "files":
@@ -236,6 +240,21 @@ def works_ordinarily(ctx: Context, on: str) -> None:
                         file.read()
     finally:
         ctx.emit("finally")
+
+
+@job
+def counts_between_yields(ctx: Context) -> Iterator[str]:
+    """Be in a loop with a condition nearly all the time, and clean up in the same function."""
+    mark(ctx)
+    number = 0
+    try:
+        yield "in"
+        while number < 10**12:
+            number += 1
+            if number % 10**7 == 0:
+                yield str(number)
+    finally:
+        yield "finally"
 
 
 @job

@@ -104,6 +104,36 @@ def hears_the_third_bell(ctx: Context) -> str:
 
 
 @job
+def counts_in_operations(ctx: Context) -> list[str]:
+    """Catch the ends of operations around, and below, loops with a condition in the same function."""
+    mark(ctx)
+    met = []
+
+    def fetch() -> None:
+        number = 0
+        with ctx.operation("fetch", 0.05, "raise"):
+            try:
+                while number < 10**12:
+                    number += 1
+            finally:
+                met.append("cleaned")
+
+    for _ in range(3):
+        try:
+            fetch()
+        except OperationTimedOut as error:
+            met.append(error.path)
+    number = 0
+    try:
+        with ctx.operation("last", 0.05, "raise"):
+            while number < 10**12:
+                number += 1
+    except OperationTimedOut as error:
+        met.append(error.path)
+    return met
+
+
+@job
 def leaves_in_time(ctx: Context) -> str:
     """Leave operations before their time, and outlive that."""
     mark(ctx)

@@ -20,7 +20,7 @@ from killable.supervisor.lifecycle import Cause
 from killable.supervisor.registry import Entry
 from killable.supervisor.seam import PIPE_BYTES, Gone
 from killable.supervisor.stamps import Stamps
-from killable.supervisor.termination import Termination
+from killable.supervisor.termination import SIGTERM, Termination
 from killable.supervisor.transcript import Transcript, too_much
 from killable.supervisor.watching import Watching
 from killable.workers.frames import Frame, encode
@@ -154,13 +154,14 @@ class Attempt:
 
     def _ring_for(self, operation: Expired) -> None:
         """Have `OperationTimedOut` raised in the job."""
-        process = self.worker.process
         if not operation.again:
-            process.send(encode(Kind.EXPIRE, self.fence, 0, Expire(operation.number).encode()))
+            self.worker.process.send(encode(Kind.EXPIRE, self.fence, 0, Expire(operation.number).encode()))
             self.worker.signalled = True
-        elif self._termination.rules.has_own_handler:
-            return
-        process.terminate(self.fence)
+        self._ring(again=operation.again)
+
+    def _ring(self, *, again: bool = True) -> None:
+        if not (again and self._termination.rules.has_own_handler):
+            self.worker.process.terminate(self.fence)
 
     # ── what the worker says ──
 
@@ -290,8 +291,10 @@ class Attempt:
             self.stop(verdict)
 
     def on_bells(self, bells: bytes) -> None:
+        if SIGTERM in bells:
+            self._deadlines.delivered(self._clock.now())
         if BELL_EXPIRED in bells:
-            self._deadlines.heard(self._clock.now())
+            self._deadlines.heard(self._clock.now(), bells.count(BELL_EXPIRED))
         if BELL_SWALLOWED in bells and not self._termination.has_begun and self._deadlines.noticed:
             self._ring_at = self._clock.now() + RING_AGAIN_S
         self._termination.on_bells(bells)
@@ -314,9 +317,7 @@ class Attempt:
         ending = gone.ending
         status = ExitStatus() if ending is None else ExitStatus(ending.exit_code, ending.signal, ending.core_dumped)
         self._stamps.note_gone(gone, status, self._clock.now())
-        evidence = Evidence.of(
-            gone, self.entry.limits, self._protocol_error, self._deadlines.raised, entered=self._entered
-        )
+        evidence = Evidence.of(gone, self.entry.limits, self._protocol_error, self._deadlines, entered=self._entered)
         self._finish(status, evidence)
 
     # ── the end ──
@@ -391,7 +392,7 @@ class Attempt:
             self._termination.end_lingering()
         elif self._ring_at is not None and now >= self._ring_at:
             self._ring_at = None
-            self.worker.process.terminate(self.fence)
+            self._ring()
         else:
             self._termination.tick()
         self._arm()

@@ -6,11 +6,12 @@ is for others.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
-from killable.supervisor.escalation import RING_UNHEARD_S
+from killable.supervisor.escalation import RING_UNHEARD_S, ring_next
 from killable.supervisor.job import Limits, Verdict
 from killable.workers.messages import OPERATIONS_MAX, OperationEntered
 
@@ -42,7 +43,8 @@ class Operation:
     due: float
     """When something of it is due; the rest counts once the notice is given."""
     notice: Notice = Notice.NONE
-    given_at: float = 0.0
+    delivered_at: float | None = None
+    """When the bell has reached Python's handler; before, to ring again would help nobody."""
     unheard_at: float = 0.0
     """When the job has not heard of it, and is ended."""
 
@@ -68,8 +70,8 @@ class Deadlines:
         self._due: dict[str, float] = {}
         self._operations: dict[int, Operation] = {}
         self._raised: Operation | None = None
-        self._left: Operation | None = None
-        """It was left after a notice whose answer has not come: bells and frames go by two pipes."""
+        self._unanswered: deque[Operation] = deque()
+        """Whose notices were given, in their order, and not heard yet; some of them may have been left meanwhile."""
 
     def assigned(self, now: float, accepted: float) -> None:
         """The order goes out: `start_s` runs; `total_s` has run since the job was accepted."""
@@ -124,18 +126,23 @@ class Deadlines:
         """It is left, and with it what was entered inside it: an exception on its way out may cut their words off."""
         left = self._operations.pop(number, None)
         if left is not None:
-            if left.notice is Notice.GIVEN:
-                self._left = left
             for inside in [each.entered.number for each in self._operations.values() if each.entered.around == number]:
                 self.operation_left(inside)
 
-    def heard(self, now: float) -> None:
-        """The bell of a notice was answered: every one that was given is heard."""
-        if self._left is not None:
-            self._raised, self._left = self._left, None
+    def delivered(self, now: float) -> None:
+        """A signal has reached Python's handler: what is not heard soon is rung for again."""
         for number, each in self._operations.items():
-            if each.notice is Notice.GIVEN:
-                self._raised = each
+            if each.notice is Notice.GIVEN and each.delivered_at is None and each.due != NEVER:
+                due = min(now + RING_UNHEARD_S, each.unheard_at)
+                self._operations[number] = replace(each, delivered_at=now, due=due)
+
+    def heard(self, now: float, notices: int = 1) -> None:
+        """So many notices were answered in one breath: the first that were given. Of them the outermost is raised."""
+        answered = [self._unanswered.popleft() for _ in range(min(notices, len(self._unanswered)))]
+        self._raised = min(answered, key=lambda each: each.entered.number, default=self._raised)
+        for number in (each.entered.number for each in answered):
+            each = self._operations.get(number)
+            if each is not None and each.notice is Notice.GIVEN:
                 due = NEVER if each.due == NEVER else now + self._limits.grace_s  # cleared: something ends it already
                 self._operations[number] = replace(each, notice=Notice.HEARD, due=due)
 
@@ -148,6 +155,11 @@ class Deadlines:
     def raised(self) -> Verdict | None:
         """What it comes to when `OperationTimedOut` was raised last and ended the job."""
         return None if self._raised is None else self._operation_verdict(self._raised, "")
+
+    @property
+    def rung(self) -> Verdict | None:
+        """What it comes to when the bell of a notice, unheard, ended the process."""
+        return self._operation_verdict(self._unanswered[0], "") if self._unanswered else None
 
     @property
     def operation(self) -> str:
@@ -176,17 +188,13 @@ class Deadlines:
         match operation.notice:
             case Notice.NONE:
                 patience_s = self._limits.grace_s if self._limits.ack_s is None else self._limits.ack_s
-                self._operations[number] = replace(
-                    operation,
-                    notice=Notice.GIVEN,
-                    given_at=now,
-                    unheard_at=now + patience_s,
-                    due=now + min(RING_UNHEARD_S, patience_s),
-                )
+                ends = now + patience_s
+                self._operations[number] = replace(operation, notice=Notice.GIVEN, unheard_at=ends, due=ends)
+                self._unanswered.append(operation)
                 return Expired(number)
-            case Notice.GIVEN if now < operation.unheard_at:
-                twice_as_long = operation.given_at + 2 * (now - operation.given_at)
-                self._operations[number] = replace(operation, due=min(twice_as_long, operation.unheard_at))
+            case Notice.GIVEN if now < operation.unheard_at and operation.delivered_at is not None:
+                due = min(ring_next(operation.delivered_at, now), operation.unheard_at)
+                self._operations[number] = replace(operation, due=due)
                 return Expired(number, again=True)
             case Notice.GIVEN:
                 return self._operation_verdict(operation, ", and the job did not hear of it within ack_s")

@@ -153,12 +153,13 @@ def acknowledged(state: Escalation, now: float) -> Move:
 def answered_by_job(state: Escalation) -> Move:
     """The job has set a SIGTERM handler of its own: it has its whole grace."""
     alone = replace(state, rules=replace(state.rules, has_own_handler=True), look_at=float("inf"))
-    return (_wait(replace(alone, ring_at=None)) if state.phase is Phase.DELIVERED else alone), ()
+    waits = state.phase in (Phase.DELIVERED, Phase.ACKNOWLEDGED)
+    return (_wait(replace(alone, ring_at=None)) if waits else alone), ()
 
 
 def swallowed(state: Escalation, now: float) -> Move:
     """The raised `Stopping` was lost in a callback: ring again, not at once."""
-    if state.phase is not Phase.ACKNOWLEDGED:
+    if state.phase is not Phase.ACKNOWLEDGED or state.rules.has_own_handler:
         return state, ()
     ring_at = now + RING_AGAIN_S
     return replace(state, ring_at=ring_at, wake_at=min(ring_at, state.grace_ends)), ()
@@ -243,8 +244,12 @@ def _ring_unheard(state: Escalation, now: float) -> Move:
     """Send the signal again, if that is due."""
     if state.ring_at is None or now < state.ring_at:
         return state, ()
-    later = state.delivered_at + 2 * (now - state.delivered_at)
-    return _wait(replace(state, ring_at=later)), (Action.RING,)
+    return _wait(replace(state, ring_at=ring_next(state.delivered_at, now))), (Action.RING,)
+
+
+def ring_next(delivered_at: float, now: float) -> float:
+    """Return when a bell that rings now, unheard, rings again: twice as long after the first was delivered."""
+    return delivered_at + 2 * (now - delivered_at)
 
 
 def _look_at_use(state: Escalation, now: float, use: ProcessorUse | None) -> Move:

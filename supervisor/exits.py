@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from killable.supervisor.deadlines import Deadlines
 from killable.supervisor.job import ExitStatus, Limits, Outcome, Verdict
 from killable.supervisor.lifecycle import terminal_state_of
 from killable.supervisor.seam import Gone
@@ -27,8 +28,8 @@ SIGNAL_NAMES: dict[int, str] = {
 _ASKS_TO_END = frozenset({1, 2, 9, 15})
 """Signals that someone sends to end a process; every other one that ends it is called a crash."""
 
-_KILL, _XCPU = 9, 24
-"""What the kernel sends whoever has used up RLIMIT_CPU, where `cpu_s` has set one."""
+_KILL, _TERM, _XCPU = 9, 15, 24
+"""The last is what the kernel sends whoever has used up RLIMIT_CPU, where `cpu_s` has set one."""
 
 
 class Evidence(NamedTuple):
@@ -49,11 +50,11 @@ class Evidence(NamedTuple):
     """It had a `cpu_s`, and its process has used as much (rusage)."""
     operation: Verdict | None = None
     """What it comes to if the job let the last `OperationTimedOut` pass that it was given."""
+    operation_rung: Verdict | None = None
+    """What it comes to if our SIGTERM for the end of an operation, not heard yet, was what ended the process."""
 
     @classmethod
-    def of(
-        cls, gone: Gone, limits: Limits, protocol_error: str, operation: Verdict | None, *, entered: bool
-    ) -> Evidence:
+    def of(cls, gone: Gone, limits: Limits, protocol_error: str, deadlines: Deadlines, *, entered: bool) -> Evidence:
         """Return what is known of an attempt whose process is gone."""
         return cls(
             entered=entered,
@@ -63,7 +64,8 @@ class Evidence(NamedTuple):
             oom=gone.oom,
             memory_max_struck=gone.memory_max_struck,
             cpu_used_up=limits.cpu_s is not None and _cpu_s(gone) >= limits.cpu_s,
-            operation=operation,
+            operation=deadlines.raised,
+            operation_rung=deadlines.rung,
         )
 
 
@@ -124,9 +126,7 @@ def _from_raised(last: Raised, evidence: Evidence) -> Outcome:
     facts = {"type": last.type, "traceback": last.traceback}
     match last.cause:
         case "operation" if evidence.operation is not None:
-            verdict = evidence.operation
-            told = {**facts, "by": verdict.by, **without_message(verdict.facts)}
-            return _failed(verdict.code, verdict.facts["message"], told)
+            return _operation_over(evidence.operation, facts)
         case "exception" | "operation":  # or one that the job raised by itself
             return _failed("exception", f"{last.type}: {last.message}" if last.message else last.type, facts)
         case "memory":
@@ -146,6 +146,11 @@ def _from_raised(last: Raised, evidence: Evidence) -> Outcome:
             return _failed("spawn", last.message)
         case other:
             return _failed("protocol", f"a closing frame of unknown cause {other!r}")
+
+
+def _operation_over(verdict: Verdict, facts: dict[str, Any]) -> Outcome:
+    told = {**facts, "by": verdict.by, **without_message(verdict.facts)}
+    return _failed(verdict.code, verdict.facts["message"], told)
 
 
 def _exit(exit_code: int | None) -> Outcome:
@@ -176,6 +181,8 @@ def _from_signal(number: int, status: ExitStatus, evidence: Evidence) -> Outcome
         return _failed("limit.memory", "memory_bytes was reached: the kernel killed its cgroup", {"signal": name})
     if number == _XCPU and evidence.cpu_used_up:
         return _failed("limit.cpu", "the job used up its processor time (cpu_s)", {"signal": name})
+    if number == _TERM and evidence.operation_rung is not None:
+        return _operation_over(evidence.operation_rung, {"signal": name})
     if number in _ASKS_TO_END:
         return _failed(
             "killed_externally",

@@ -15,12 +15,12 @@ from killable.supervisor.escalation import Action, Escalation, Phase, Rules
 from killable.supervisor.job import Verdict
 from killable.supervisor.stamps import Stamps
 from killable.workers.frames import encode
-from killable.workers.messages import BELL_ACKNOWLEDGED, BELL_REPLACED, BELL_SWALLOWED, Kind, Stop
+from killable.workers.messages import BELL_ACKNOWLEDGED, BELL_REPLACED, BELL_RESTORED, BELL_SWALLOWED, Kind, Stop
 
 if TYPE_CHECKING:
     from killable.supervisor.worker import Worker
 
-_SIGTERM = 15
+SIGTERM = 15
 """signal(7); only the seam deals with `signal` itself."""
 
 
@@ -94,15 +94,15 @@ class Termination:
 
     def on_bells(self, bells: bytes) -> None:
         """Take what the worker says of the signals that it got."""
-        if BELL_REPLACED in bells:
-            self.rules = replace(self.rules, has_own_handler=True)
-            if self._plan is not None:
-                self._do(escalation.answered_by_job(self._plan))
         for bell in bells:
+            if bell in (BELL_REPLACED, BELL_RESTORED):
+                self.rules = replace(self.rules, has_own_handler=bell == BELL_REPLACED)
             if self._plan is None or "kill_sent" in self._stamps:
-                return  # nobody asked, or too late to have mattered
+                continue  # nobody asked, or too late to have mattered
             now = self._clock.now()
-            if bell == _SIGTERM:
+            if bell == BELL_REPLACED:
+                self._do(escalation.answered_by_job(self._plan))
+            elif bell == SIGTERM:
                 self._stamps.note("delivered", now)
                 wanted = self._plan.wants_use and BELL_ACKNOWLEDGED not in bells
                 use = self._worker.process.processor_use() if wanted else None

@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from types import FrameType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from killable.workers.messages import (
     BELL_ACKNOWLEDGED,
     BELL_EXPIRED,
     BELL_REPLACED,
+    BELL_RESTORED,
     BELL_SWALLOWED,
     Expire,
     Kind,
@@ -63,10 +65,15 @@ class Doorbell:
         """Install the handler, the wakeup descriptor and the hook for swallowed exceptions; main thread only."""
         os.set_blocking(self._bells, False)
         signal.set_wakeup_fd(self._bells, warn_on_full_buffer=False)
-        signal.signal(signal.SIGTERM, self._on_term)
-        _note_replacement(signal.SIGTERM, self._on_term, lambda: self._tell(BELL_REPLACED))
+        self._set_handler = partial(sys.modules["_signal"].signal, signal.SIGTERM, self._on_term)
+        self.take_signal()
+        _note_replacement(signal.SIGTERM, self._on_term, self._tell)
         self._next_hook = sys.unraisablehook
         sys.unraisablehook = self._on_unraisable
+
+    def take_signal(self) -> None:
+        """Set the handler for the next job: what C code of the last one has done to it, no look of ours tells."""
+        self._set_handler()
 
     def expect(self, fence: int) -> None:
         """From here on the handler may raise: the caller is inside a try."""
@@ -293,8 +300,8 @@ def _suspended_frame(generator: GeneratorType[Any, Any, Any] | None) -> FrameTyp
     return generator.gi_frame
 
 
-def _note_replacement(number: int, ours: Callable[..., None], tell: Callable[[], None]) -> None:
-    """Tell when the job sets a handler of its own for this signal, however it came by `signal.signal`.
+def _note_replacement(number: int, ours: Callable[..., None], tell: Callable[[int], None]) -> None:
+    """Tell when the job sets a handler of its own for this signal, or ours again, however it came by `signal.signal`.
 
     `signal.signal` looks its C function up at each call; there is no audit event for it.
     """
@@ -303,8 +310,8 @@ def _note_replacement(number: int, ours: Callable[..., None], tell: Callable[[],
     set_disposition = c_module.signal
 
     def signal_and_tell(signalnum: int, handler: Any, /) -> Any:
-        if signalnum == number and handler is not ours and os.getpid() == worker:
-            tell()
+        if signalnum == number and os.getpid() == worker:
+            tell(BELL_RESTORED if ours == handler else BELL_REPLACED)
         return set_disposition(signalnum, handler)
 
     c_module.signal = signal_and_tell

@@ -169,6 +169,7 @@ class Worker:
 
         After a job whose limits (`last`) had no `memory_bytes` the next one mostly has none: else it is measured then.
         """
+        self._doorbell.take_signal()
         try:
             os.close(os.dup(self._pipes.frames))
             self._data_bytes = None if last.get("memory_bytes") is None else measure_data_bytes()

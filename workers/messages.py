@@ -60,6 +60,8 @@ BELL_ACKNOWLEDGED = 0xA6
 """The Python handler ran and the order named the attempt on its stack. Above 64, so it is no signal number."""
 BELL_REPLACED = 0xA8
 """The job has set a SIGTERM handler of its own: ours will not acknowledge anything."""
+BELL_RESTORED = 0xAA
+"""The job has put ours back: from here on it is as if it had never set another."""
 BELL_SWALLOWED = 0xA7
 """`sys.unraisablehook` saw `Stopping` swallowed (a __del__, a C callback): it has to be raised again."""
 BELL_EXPIRED = 0xA9

@@ -125,7 +125,7 @@ def test_a_notice_is_given_once_and_has_to_be_heard_and_obeyed() -> None:
     found.operation_entered(OperationEntered(1, "load", 1.0, True), NOW)
     assert not found.noticed and found.raised is None
     assert found.due(NOW + 1) == Expired(1)
-    assert found.noticed and found.wake_at == NOW + 1.05 and found.due(NOW + 1.04) is None
+    assert found.noticed and found.wake_at == NOW + 1.5 and found.due(NOW + 1.49) is None
     assert "did not hear of it within ack_s" in verdict(found, NOW + 1.5).facts["message"]
     found.heard(NOW + 1.2)
     assert found.wake_at == NOW + 4.2 and found.due(NOW + 4) is None
@@ -164,7 +164,7 @@ def test_an_answer_that_comes_when_the_job_is_being_ended_starts_no_deadline() -
 def test_without_ack_s_a_notice_has_the_grace_to_be_heard() -> None:
     found = running(ack_s=None)
     found.operation_entered(OperationEntered(1, "load", 1.0, True), NOW)
-    assert bells(found, NOW + 4) == [1.0, 1.05, 1.1, 1.2, 1.4, 1.8, 2.6]
+    assert bells(found, NOW + 4, delivered=0.0) == [1.0, 1.05, 1.1, 1.2, 1.4, 1.8, 2.6]
     assert found.wake_at == NOW + 4 and "did not hear of it" in verdict(found, NOW + 4).facts["message"]
 
 
@@ -173,21 +173,60 @@ def test_the_bell_of_a_notice_is_repeated_until_it_is_heard(ack_s: float, rung: 
     """Noted right before a call that waits, it would wake nobody. The order is given once."""
     found = running(ack_s=ack_s)
     found.operation_entered(OperationEntered(1, "load", 1.0, True), NOW)
-    assert bells(found, NOW + 1 + ack_s) == rung
+    assert bells(found, NOW + 1 + ack_s, delivered=0.0) == rung
     assert found.wake_at == NOW + 1 + ack_s and isinstance(found.due(NOW + 1 + ack_s), Verdict)
     heard = running()
     heard.operation_entered(OperationEntered(1, "load", 1.0, True), NOW)
-    assert bells(heard, NOW + 1.1) == [1.0, 1.05]
+    assert bells(heard, NOW + 1.1, delivered=0.0) == [1.0, 1.05]
     heard.heard(NOW + 1.08)
     assert heard.wake_at == NOW + 4.08
 
 
-def bells(found: Deadlines, until: float) -> list[float]:
-    """Return when the bell rings for operation 1, in seconds: first with the order, then alone."""
+def test_a_bell_that_has_not_been_delivered_is_not_repeated() -> None:
+    """Whoever waits for SIGTERM by sigwait(3), or has a handler of C's, would hear it again and again."""
+    found = running()
+    found.operation_entered(OperationEntered(1, "load", 1.0, True), NOW)
+    found.delivered(NOW + 0.5)  # a signal from outside: of no notice
+    assert found.wake_at == NOW + 1 and bells(found, NOW + 1.5, delivered=0.2) == [1.0, 1.25, 1.3, 1.4]
+    deaf = running()
+    deaf.operation_entered(OperationEntered(1, "load", 1.0, True), NOW)
+    assert bells(deaf, NOW + 1.5, delivered=None) == [1.0]
+    deaf.clear()
+    deaf.delivered(NOW + 1.1)
+    assert deaf.wake_at == NEVER
+
+
+def test_an_answer_is_that_to_the_notice_that_was_given_first() -> None:
+    """And where several are taken in one breath, the outermost is raised."""
+    found = running()
+    found.operation_entered(OperationEntered(1, "load", 1.0, True), NOW)
+    found.operation_entered(OperationEntered(2, "load/download", 0.9, True, 1), NOW)
+    assert (found.due(NOW + 0.9), found.due(NOW + 1)) == (Expired(2), Expired(1))
+    assert found.rung is not None and found.rung.facts["operation"] == "load/download"
+    found.heard(NOW + 1.1)
+    assert found.raised is not None and found.raised.facts["operation"] == "load/download"
+    found.operation_left(2)
+    assert found.rung is not None and found.rung.facts["operation"] == "load"
+    assert "did not hear of it" in verdict(found, NOW + 1.5).facts["message"], "the other one was not heard"
+    both = running()
+    for number, path in ((1, "load"), (2, "load/download")):
+        both.operation_entered(OperationEntered(number, path, 1.0, True, number - 1), NOW)
+    assert (both.due(NOW + 1), both.due(NOW + 1)) == (Expired(1), Expired(2))
+    both.heard(NOW + 1.1, notices=3)
+    assert both.raised is not None and both.raised.facts["operation"] == "load" and both.rung is None
+
+
+def bells(found: Deadlines, until: float, *, delivered: float | None) -> list[float]:
+    """Return when the bell rings for operation 1, in seconds: first with the order, then alone. `delivered`: how long
+    after the first one it is.
+    """
     rung = []
     while found.wake_at < until:
-        rung.append(round(found.wake_at - NOW, 6))
-        assert found.due(found.wake_at) == Expired(1, again=len(rung) > 1)
+        now = found.wake_at
+        rung.append(round(now - NOW, 6))
+        assert found.due(now) == Expired(1, again=len(rung) > 1)
+        if delivered is not None:
+            found.delivered(now + delivered)
     return rung
 
 
@@ -228,7 +267,8 @@ def test_a_worker_cannot_say_what_is_no_operation(payload: bytes) -> None:
             st.tuples(st.just("enter"), st.integers(1, 9), st.floats(0.1, 9), st.booleans()),
             st.tuples(st.just("leave"), st.integers(1, 9), st.just(0.0), st.booleans()),
             st.tuples(st.just("token"), st.just(0), st.floats(0, 3), st.booleans()),
-            st.tuples(st.just("heard"), st.just(0), st.floats(0, 1), st.booleans()),
+            st.tuples(st.just("heard"), st.integers(1, 3), st.floats(0, 1), st.booleans()),
+            st.tuples(st.just("delivered"), st.just(0), st.just(0.0), st.booleans()),
             st.tuples(st.just("wait"), st.just(0), st.floats(0, 5), st.booleans()),
         ),
         max_size=30,
@@ -250,7 +290,9 @@ def test_whoever_looks_at_wake_at_misses_nothing(steps: list[tuple[str, int, flo
                 now += min(amount, max(0.0, found.wake_at - now))
                 found.tokens(now)
             case "heard":
-                found.heard(now)
+                found.heard(now, number % 3)
+            case "delivered":
+                found.delivered(now)
             case "wait":
                 for _ in range(20):
                     if found.wake_at > now + amount:

@@ -157,6 +157,12 @@ def test_a_job_that_answers_itself_is_told_once() -> None:
     rules = replace(RULES, has_own_handler=True)
     assert rings(escalation.delivered(asked(rules), NOW, ProcessorUse(1.0))[0], NOW + 5) == []
     assert not RULES.has_own_handler and RULES.adaptive and not rules.adaptive
+    heard, _ = escalation.acknowledged(state, NOW + 0.01)
+    lost, _ = escalation.swallowed(heard, NOW + 0.02)
+    assert rings(lost, NOW + 5) == [0.025]
+    alone, _ = escalation.answered_by_job(lost)  # set by its clean-up
+    assert rings(alone, NOW + 5) == [] and alone.wake_at == alone.grace_ends
+    assert escalation.swallowed(alone, NOW + 0.03) == (alone, ())
 
 
 def test_a_look_that_comes_late_rings_all_the_same() -> None:

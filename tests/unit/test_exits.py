@@ -7,6 +7,7 @@ import signal as signals
 
 import pytest
 
+from killable.supervisor.deadlines import Deadlines
 from killable.supervisor.exits import SIGNAL_NAMES, Evidence, classify, signal_name
 from killable.supervisor.job import TERMINAL_STATES, ExitStatus, Limits, Verdict
 from killable.supervisor.lifecycle import terminal_state_of
@@ -14,7 +15,7 @@ from killable.supervisor.seam import Gone
 from killable.workers.control import Ending
 from killable.workers.errors import CODES
 from killable.workers.exitcodes import MEANINGS, ExitCode
-from killable.workers.messages import Raised
+from killable.workers.messages import OperationEntered, Raised
 
 EXIT_CODES = range(256)
 SIGNALS = range(1, 65)
@@ -163,6 +164,17 @@ def test_the_signal_of_a_processor_limit_is_that_only_where_there_is_one() -> No
         assert code_of(None, None, ExitStatus(signal=number), limited) != "limit.cpu"
 
 
+def test_our_bell_for_an_operations_end_is_no_signal_from_outside() -> None:
+    """The job has put SIGTERM's default action back: it ends the process before anyone has heard."""
+    rung = Verdict("timeout.operation", by="supervisor", facts={"operation": "load", "message": "m"})
+    evidence = Evidence(entered=True, operation_rung=rung)
+    outcome = classify(None, None, ExitStatus(signal=15), evidence)
+    assert (outcome.state, outcome.code, outcome.message) == ("timed_out", "timeout.operation", "m")
+    assert outcome.facts == {"signal": "SIGTERM", "by": "supervisor", "operation": "load"}
+    for number in set(range(1, 65)) - {15}:
+        assert code_of(None, None, ExitStatus(signal=number), evidence) != "timeout.operation"
+
+
 @pytest.mark.row("B4")
 @pytest.mark.parametrize("code", [code for code, row in CODES.items() if row.state is not None])
 def test_a_verdict_stays_whatever_came_after_it(code: str) -> None:
@@ -233,15 +245,21 @@ def test_the_processor_time_of_a_limit_is_that_of_both_kinds_and_used_up_when_it
     user_s: float | None, system_s: float, cpu_s: float | None, used_up: bool
 ) -> None:
     ending = None if user_s is None else Ending(None, 9, False, 0, user_s, system_s, 0.0)
-    evidence = Evidence.of(Gone(ending, 0, ""), Limits(cpu_s=cpu_s), "", None, entered=True)
+    evidence = Evidence.of(Gone(ending, 0, ""), Limits(cpu_s=cpu_s), "", Deadlines(Limits()), entered=True)
     assert evidence == Evidence(entered=True, cpu_used_up=used_up)
 
 
 def test_what_is_known_of_a_process_that_is_gone_is_evidence() -> None:
     gone = Gone(None, 0, "cgroup", True, 5, "yes", True)
-    operation = Verdict("timeout.operation")
+    deadlines = Deadlines(Limits())
+    for number in (1, 2):
+        deadlines.operation_entered(OperationEntered(number, f"o{number}", number / 10, raises=True), 0.0)
+        deadlines.due(number / 10)
+    deadlines.heard(0.2)
+    assert deadlines.raised is not None and deadlines.rung is not None
+    assert (deadlines.raised.facts["operation"], deadlines.rung.facts["operation"]) == ("o1", "o2")
     expected = Evidence(
         entered=False, torn_bytes=5, protocol_error="nonsense", zygote_lost=True, oom="yes",
-        memory_max_struck=True, operation=operation,
+        memory_max_struck=True, operation=deadlines.raised, operation_rung=deadlines.rung,
     )  # fmt: skip
-    assert Evidence.of(gone, Limits(), "nonsense", operation, entered=False) == expected
+    assert Evidence.of(gone, Limits(), "nonsense", deadlines, entered=False) == expected

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from support.supervising import StartSupervisor
-from trials import HOSTILE, hostile_pool, run, said, stop, submit
+from trials import HOSTILE, computing, hostile_pool, run, said, stop, submit
 
 from killable.supervisor.settings import PoolSpec
 
@@ -18,7 +18,7 @@ def pool(**changes: Any) -> PoolSpec:
 async def test_who_has_put_our_handler_back_can_be_stuck_again(supervisor: StartSupervisor) -> None:
     server = await supervisor(pool())
     job_id = await submit(server, "swaps_and_computes", limits={"grace_s": 60, "ack_s": 0.2})
-    await said(server, job_id)
+    await computing(server, job_id)
     story = await stop(server, job_id)
     assert "not acknowledged" in story.certificate["early_kill"] and "acknowledged" not in story.phases
 

@@ -233,6 +233,7 @@ def test_nothing_is_known_of_a_worker_that_nobody_told_of() -> None:
     ("user_s", "system_s", "cpu_s", "used_up"),
     [
         (3.0, 2.0, 5.0, True),
+        (1.0, 0.5, 1.5, True),
         (3.0, 2.5, 5.0, True),
         (3.0, 1.5, 5.0, False),
         (0.0, 0.0, 0.5, False),

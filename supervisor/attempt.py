@@ -39,8 +39,6 @@ from killable.workers.messages import (
 if TYPE_CHECKING:
     from killable.supervisor.worker import Worker
 
-LATE_S = 0.005
-"""A deadline that is looked at so much too late finds unread what was said in time: at most what a pipe holds."""
 LEAVE_S = 1.0
 """After its closing frame a worker that takes no other job ends by itself within a millisecond; then it is killed."""
 
@@ -94,15 +92,17 @@ class Attempt:
 
     def begin(self, *, has_order: bool = False) -> None:
         """Give the worker its order, unless it has one from a caller's thread; from here on `start_s` runs."""
-        worker = self.worker
+        worker, process = self.worker, self.worker.process
         try:
             if not has_order:
-                worker.process.hold(self.fence)
+                process.hold(self.fence)
+            self._watching.bound()
+            if not has_order:
                 outlet = -1 if self._json else worker.outlet_to_pass()
-                worker.process.send(*inputs.run_order(self.entry, self.fence, outlet))
+                process.send(*inputs.run_order(self.entry, self.fence, outlet))
             if not self._json:
                 worker.note_outlet_passed()
-            self._watching.begin()
+            self._watching.begin(self.entry.assigned or self._clock.now())
         finally:  # whatever became of the order: a job that has no deadline would hold its slot for ever
             self._deadlines.assigned(self._clock.now(), self.entry.created)
             if inputs.entry_is_announced(self.entry):
@@ -372,12 +372,14 @@ class Attempt:
             self._timer = self._clock.call_at(due, self._on_timer)
 
     def _on_timer(self) -> None:
+        """Decide by one moment. What was said by then, and whether it lives, is seen first: this look may be late."""
         self._timer = None
-        if self._clock.now() - self._deadlines.wake_at > LATE_S:
-            self.worker.process.read_ready(PIPE_BYTES)
-            if self._over:
-                return
-        now = self._clock.now()
+        now, process = self._clock.now(), self.worker.process
+        use = self._termination.processor_use()  # of before an answer that is found unread
+        process.read_ready(PIPE_BYTES)
+        process.look_for_exit()
+        if self._over:
+            return
         due = self._deadlines.due(now)
         if isinstance(due, Verdict):
             self.stop(due)
@@ -394,5 +396,5 @@ class Attempt:
             self._ring_at = None
             self._ring()
         else:
-            self._termination.tick()
+            self._termination.tick(now, use)
         self._arm()

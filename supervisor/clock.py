@@ -46,6 +46,11 @@ def monotonic() -> float:
     return time.monotonic()
 
 
+def thread_cpu_s() -> float:
+    """Return the processor seconds of this thread: it may have waited for a processor for longer."""
+    return time.thread_time()
+
+
 def rfc_3339(seconds: float) -> str:
     """Return a time of day in seconds since 1970 as text, in UTC with milliseconds."""
     whole = int(seconds // 1)

@@ -94,7 +94,7 @@ class Dispatcher:
         if entry.state is State.QUEUED:
             limit, due = _queue_deadline(entry)
             if limit:
-                entry.queue_timer = self._clock.call_at(due, lambda: self._on_queue_deadline(entry, limit))
+                entry.queue_timer = self._clock.call_at(due, lambda: self._on_queue_deadline_soon(entry, limit))
 
     def place_of(self, entry: Entry) -> dict[str, Any] | None:
         """Return how long the queue is before a job that waits; without a position it is not in there yet."""
@@ -217,6 +217,10 @@ class Dispatcher:
         self._end(
             entry, Outcome(lifecycle.terminal_state_of(verdict.code), verdict.code, exits.message_of(verdict), facts)
         )
+
+    def _on_queue_deadline_soon(self, entry: Entry, limit: str) -> None:
+        """Hear first what there is to be heard: this turn of the loop may be late, and a worker have become free."""
+        entry.queue_timer = self._clock.call_at(self._clock.now(), lambda: self._on_queue_deadline(entry, limit))
 
     def _on_queue_deadline(self, entry: Entry, limit: str) -> None:
         if entry.state is State.QUEUED:

@@ -12,7 +12,7 @@ through. Whatever else happens makes an attempt of it first, which then is like 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from killable.supervisor.clock import monotonic
@@ -87,17 +87,26 @@ class Loan:
         """Whether a part of the order is still to be written: when its call is adopted."""
         return bool(self._rest[0])
 
-    def give(self, order: bytes, passed: Sequence[int], call: GivenCall) -> bool:
-        """Write an order, from any thread; False: the worker is not to be had any more.
+    def give(
+        self, order: bytes, passed: Sequence[int], call: GivenCall, tell: Callable[[], None] | None = None
+    ) -> bool:
+        """Write an order, from any thread; False: the worker is not to be had any more, or has ended.
 
-        Both in one step: whoever stops the call finds its order written.
+        Both in one step: whoever stops the call finds its order written. `tell` is called before that, when what comes
+        of it can only be seen behind it: the thread may lose its processor there for longer than the call takes.
         """
         with self._lock:
             if self._over or self._call is not None:
                 return False
             self._call = call
-            self.given_at = monotonic()
+            if tell is not None:
+                tell()
+            given_at = monotonic()
             written = self.worker.process.send_now(order, passed)
+            if written is None:
+                self._over, self._call = True, None
+                return False
+            self.given_at = given_at
             self._rest = order[written:], () if written else passed
             self.is_written = True
             return True
@@ -124,7 +133,7 @@ class Loan:
     def come_home(self) -> None:
         """End it, given or not: no caller's thread is to meet the worker any more. Harmless when it has ended."""
         with self._lock:
-            if self._call is None and not self._over:
+            if self._call is None and self.worker.loan is self:  # over it is, too, where an order found no reader
                 self._over = True
                 self.worker.loan = None
                 self.worker.process.hold(None)

@@ -74,6 +74,8 @@ class Sample(NamedTuple):
     processes: int = 1
     cpu_s: float = 0.0
     proven: bool = False
+    cost_s: float = 0.0
+    """Processor seconds that measuring has taken, whoever had to wait for how long meanwhile."""
 
 
 class ProcessListener(Protocol):
@@ -105,8 +107,13 @@ class Process(Protocol):
     killed_for: Verdict | None
     """Why `kill_now` killed it: its exit may be told before that thread's word of it."""
 
+    base: Sample | None
+    """What it held and had used when it was last held for an attempt, before that had its order: what an attempt takes
+    is what is more than that. One that could not be measured then has that of before; None: it never could.
+    """
+
     def hold(self, fence: int | None) -> None:
-        """From here on only signals for this attempt pass; None: the worker is idle and is not signalled."""
+        """From here on only signals for this attempt pass, and `base` is of now; None: it is idle, nothing passes."""
         ...
 
     def let_go(self) -> bool:
@@ -120,9 +127,9 @@ class Process(Protocol):
         """
         ...
 
-    def send_now(self, order: bytes, passed: Sequence[int] = ()) -> int:
-        """Write as much of an order as the socket takes at once, from any thread; return how much, 0 also when the
-        process is gone. What is left is to be sent, in the event loop's thread.
+    def send_now(self, order: bytes, passed: Sequence[int] = ()) -> int | None:
+        """Write as much of an attempt's order as the socket takes at once, from any thread; return how much, None when
+        nobody will ever read it. What is left is to be sent, in the event loop's thread.
         """
         ...
 
@@ -154,18 +161,25 @@ class Process(Protocol):
         """Read what is in all of its pipes now, of each at most so much, and report it."""
         ...
 
+    def look_for_exit(self) -> bool:
+        """Tell of its exit, if it has ended and that was not told; return whether it has ended."""
+        ...
+
     def processor_use(self) -> ProcessorUse | None:
         """Return what the process has used of the processor; None when it is gone."""
         ...
 
     def bound(self, memory_bytes: int | None, processes_max: int | None) -> None:
-        """Let the kernel keep the worker's group below this growth and number, where it has the controllers."""
+        """Let the kernel keep the worker's group below this growth over `base` and this number, where it has the
+        controllers; until the attempt is over.
+        """
         ...
 
     def sample(self, *, cpu: bool, at_most: int) -> Sample | None:
-        """Measure its tree, processor time if asked for, `at_most` so many processes; None when it is gone.
+        """Measure its tree, processor time if asked for, `at_most` so many processes; None when it is gone, or when
+        nothing can be read, for want of a descriptor.
 
-        20 µs, and as much for each further process.
+        10 µs, and as much for each further process.
         """
         ...
 

@@ -13,6 +13,7 @@ from killable.supervisor import escalation
 from killable.supervisor.clock import Clock
 from killable.supervisor.escalation import Action, Escalation, Phase, Rules
 from killable.supervisor.job import Verdict
+from killable.supervisor.seam import ProcessorUse
 from killable.supervisor.stamps import Stamps
 from killable.workers.frames import encode
 from killable.workers.messages import BELL_ACKNOWLEDGED, BELL_REPLACED, BELL_RESTORED, BELL_SWALLOWED, Kind, Stop
@@ -83,14 +84,16 @@ class Termination:
         assert self._plan is not None
         self._do(escalation.shorten(self._plan, self._clock.now(), grace_s))
 
-    def tick(self) -> None:
-        """`wake_at` has come, or is near: do what is due."""
+    def processor_use(self) -> ProcessorUse | None:
+        """Return what `tick` may want to know of the process now."""
+        return self._worker.process.processor_use() if self._plan is not None and self._plan.wants_use else None
+
+    def tick(self, now: float, use: ProcessorUse | None) -> None:
+        """`wake_at` has come, or is near: do what is due at `now`, by what the process had used then."""
         if self._plan is None:
             return
-        process = self._worker.process
-        use = process.processor_use() if self._plan.wants_use else None
-        dumped = self._plan.phase is not Phase.DUMPING or process.has_whole_stack()
-        self._do(escalation.tick(self._plan, self._clock.now(), use, dumped=dumped))
+        dumped = self._plan.phase is not Phase.DUMPING or self._worker.process.has_whole_stack()
+        self._do(escalation.tick(self._plan, now, use, dumped=dumped))
 
     def on_bells(self, bells: bytes) -> None:
         """Take what the worker says of the signals that it got."""

@@ -54,23 +54,23 @@ class Watch:
         processes_max = self.limits.processes_max
         return 1 << 16 if processes_max is None else int(processes_max * BACKSTOP) + 2
 
-    def look(self, sample: Sample, now: float, took_s: float = 0.0) -> Look:
-        """Decide on a sample; `took_s` is what it cost."""
+    def look(self, sample: Sample, now: float) -> Look:
+        """Decide on a sample."""
         found = [*self._memory(sample, now), *self._processes(sample), *self._cpu(sample)]
         verdict = next((each.verdict for each in found if each.verdict is not None), None)
         wait_s = LOOK_S if verdict is not None else min(each.next_at for each in found)
         return Look(
-            next_at=now + max(LOOK_S, COST_SHARE * took_s, wait_s),
+            next_at=now + max(LOOK_S, COST_SHARE * sample.cost_s, wait_s),
             verdict=verdict,
             beyond=any(each.beyond for each in found),
             prove=any(each.prove for each in found),
         )
 
-    def proven(self, sample: Sample, now: float, took_s: float) -> Watch:
+    def proven(self, sample: Sample, now: float) -> Watch:
         """Return the watch after a proof: it is not asked for again before the limit can have been reached."""
         limit = self.limits.memory_bytes or 0
         room_s = (limit - self._grown(sample)) / (BYTES_PER_S * self.cores)
-        return replace(self, prove_at=now + max(LOOK_S, PROOF_SHARE * took_s, room_s))
+        return replace(self, prove_at=now + max(LOOK_S, PROOF_SHARE * sample.cost_s, room_s))
 
     # Each yields nothing without its limit, or one look whose `next_at` is in seconds from now.
 

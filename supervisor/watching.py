@@ -15,6 +15,9 @@ from killable.supervisor.seam import Process, Sample
 from killable.supervisor.watch import Look, Watch
 from killable.workers.limits import backstop_bytes
 
+BLIND_S = 0.05
+"""Until the next look when nothing could be read: the process is gone, which is told next, or no descriptor is left."""
+
 
 class Stop(Protocol):
     """Ends the attempt; called again while it ends, and then shortens its grace if one is given."""
@@ -32,20 +35,33 @@ class Watching:
         self._cores = cores
         self._stop = stop
         self._cpu = limits.cpu_s is not None
+        self._watch: Watch | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._proving = False
         self._told = False
         self._closed = False
 
-    def begin(self) -> None:
-        """Call it right behind the order: what the worker holds now is its own, and the job's start need not wait."""
-        process, limits = self._process, self._limits
-        memory = limits.memory_bytes
-        process.bound(None if memory is None else backstop_bytes(memory), limits.processes_max)
-        base = process.sample(cpu=self._cpu, at_most=1) if watch.is_wanted(limits) else None
-        if base is not None:
-            self._watch = Watch(limits, base, self._cores)
-            self._arm(self._watch.look(base, self._clock.now()))
+    def bound(self) -> None:
+        """Let the kernel bound it; before the order, if that is still to go out."""
+        memory = self._limits.memory_bytes
+        self._process.bound(None if memory is None else backstop_bytes(memory), self._limits.processes_max)
+
+    def begin(self, ordered: float) -> None:
+        """Call it behind the order, which went out at `ordered`: the job's start need not wait, and may be over by now.
+
+        What it takes is counted from what the worker held before that (`Process.base`).
+        """
+        if not watch.is_wanted(self._limits):
+            return
+        base = self._process.base
+        if base is None:
+            self._look_at(ordered + BLIND_S)
+        else:
+            self._count_from(base, ordered)
+
+    def _count_from(self, base: Sample, now: float) -> None:
+        self._watch = Watch(self._limits, base, self._cores)
+        self._look_at(self._watch.look(base, now).next_at)
 
     def close(self) -> None:
         """Look no more; may be called twice."""
@@ -56,22 +72,27 @@ class Watching:
 
     def _look(self) -> None:
         self._timer = None
-        began = self._clock.now()
-        sample = self._process.sample(cpu=self._cpu, at_most=self._watch.at_most)
-        if sample is None:
-            return
+        at_most = 1 if self._watch is None else self._watch.at_most
+        sample = self._process.sample(cpu=self._cpu, at_most=at_most)
         now = self._clock.now()
-        look = self._watch.look(sample, now, now - began)
+        if sample is None:
+            self._look_at(now + BLIND_S)
+            return
+        if self._watch is None:
+            self._count_from(sample, now)
+            return
+        look = self._watch.look(sample, now)
         if look.prove and not self._proving:
             self._proving = True
-            self._process.prove(sample, lambda exact: self._on_proof(exact, now))
+            self._process.prove(sample, self._on_proof)
         self._act(look)
-        self._arm(look)
+        self._look_at(look.next_at)
 
-    def _on_proof(self, sample: Sample, began: float) -> None:
+    def _on_proof(self, sample: Sample) -> None:
         self._proving = False
         now = self._clock.now()
-        self._watch = self._watch.proven(sample, now, now - began)
+        assert self._watch is not None
+        self._watch = self._watch.proven(sample, now)
         if not self._closed:
             self._act(self._watch.look(sample, now))
 
@@ -82,6 +103,6 @@ class Watching:
         self._stop(look.verdict, 0.0 if look.beyond and self._told else None)
         self._told = True
 
-    def _arm(self, look: Look) -> None:
+    def _look_at(self, moment: float) -> None:
         if not self._closed:
-            self._timer = self._clock.call_at(look.next_at, self._look)
+            self._timer = self._clock.call_at(moment, self._look)

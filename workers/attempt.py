@@ -95,13 +95,14 @@ class Attempt:
             doorbell.expect(fence)
             closing = self._outcome(doorbell)
             doorbell.forget()
-        except Stopping:
-            # It is raised once, so from here on nothing is. Between two lines of ours it may come after the job had
-            # returned.
+        except (Stopping, OperationTimedOut) as error:
+            # Between two lines of ours it may come after the job had returned.
             doorbell.forget()
-            if closing is None:
+            if closing is None and isinstance(error, Stopping):
                 self.exit_code = ExitCode.TERMINATED
                 closing = _closing(Raised("stopped"))
+            elif closing is None:
+                closing = _closing(self._told(error))
         return closing
 
     def _outcome(self, doorbell: Doorbell) -> Closing:

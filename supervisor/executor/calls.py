@@ -144,6 +144,7 @@ class Calls:
 
     def _part(self, loan: Loan, call: Call | None, fault: str = "") -> None:
         """They have not come together: keep both, but for a call that nobody wants any more, or that has a fault."""
+        act: Callable[[Supervisor], None]
         with self._lock:
             if not loan.is_given and not loan.is_over and loan not in self._loans:
                 self._loans.append(loan)
@@ -156,11 +157,12 @@ class Calls:
                     call.take_back()
                     self._waiting[call.future] = call
                     self._waiting.move_to_end(call.future, last=False)
-                return
-        if loan.is_written and not fault:  # another thread's, perhaps, and it is well: it only has to be known
-            self._call(lambda _: loan.adopt_call())
-        else:
-            self._call(partial(self._give_up, call, fault))
+                act = self._look  # while it was in here nobody saw that it waits
+            elif loan.is_written and not fault:  # another thread's, perhaps, and it is well: it only has to be known
+                act = _adopting(loan)
+            else:
+                act = partial(self._give_up, call, fault)
+        self._call(act)
 
     def _call(self, act: Callable[[Supervisor], None]) -> None:
         try:
@@ -299,6 +301,10 @@ class Calls:
             done = bool(self._why_closed) and not self._under_way
         if done:
             self.hosting.leave()
+
+
+def _adopting(loan: Loan) -> Callable[[Supervisor], None]:
+    return lambda _: loan.adopt_call()
 
 
 def _where_it_lies(packed: Pickled) -> bytes | SealedInput:

@@ -74,13 +74,16 @@ class Cgroup:
         usage = self._read("cpu.stat").partition(b"\n")[0].removeprefix(b"usage_usec ")
         return int(usage) / 1e6 if usage else None
 
-    def bound(self, memory_bytes: int | None, tasks_max: int | None) -> None:
-        """Let the group grow by so much memory, and hold so many threads: where the controllers are on cgroup v2."""
+    def memory_bytes(self) -> int:
+        """Return what it holds; 0 without the controller."""
+        return int(self._read("memory.current") or 0) if "memory" in self._controllers else 0
+
+    def bound(self, memory_max: int | None, tasks_max: int | None) -> None:
+        """Let the group hold so many bytes of memory, and so many threads: where the controllers are on cgroup v2."""
         if "memory" in self._controllers:
-            used = int(self._read("memory.current") or 0)
-            self._write("memory.max", "max" if memory_bytes is None else f"{used + memory_bytes}")
-            self._write("memory.swap.max", "max" if memory_bytes is None else "0")
-            self._write("memory.oom.group", "0" if memory_bytes is None else "1")
+            self._write("memory.max", "max" if memory_max is None else f"{memory_max}")
+            self._write("memory.swap.max", "max" if memory_max is None else "0")
+            self._write("memory.oom.group", "0" if memory_max is None else "1")
         if "pids" in self._controllers:
             self._write("pids.max", "max" if tasks_max is None else f"{tasks_max}")
 

@@ -91,10 +91,19 @@ class Writer:
         """Between a write in another thread and the end: afterwards the number is a stranger's."""
         self.is_closed = False
 
-    def write_now(self, data: bytes, passed: Sequence[int]) -> int:
-        """Write what there is room for, from any thread; nothing may be waiting to be written. Return how much."""
+    def write_now(self, data: bytes, passed: Sequence[int]) -> int | None:
+        """Write what there is room for, from any thread; nothing may be waiting to be written. Return how much; None:
+        the reader is gone, or is not to read any more.
+        """
         with self._lock:
-            return 0 if self.is_closed else self._send(data, passed)
+            if self.is_closed:
+                return None
+            try:
+                return self._send(data, passed)
+            except (BrokenPipeError, ConnectionResetError):
+                return None
+            except OSError:
+                return 0  # what can be passed later, or never, is found out by `write`
 
     def write(self, data: bytes, passed: Sequence[int] = ()) -> None:
         """Write bytes and, with the first of them, pass descriptors, which stay the caller's."""
@@ -131,21 +140,17 @@ class Writer:
     def _try(self, data: bytes | memoryview, passed: Sequence[int]) -> int:
         """Write what there is room for; close when nothing ever will be."""
         try:
-            return self._send(data, passed, lasting=True)
+            return self._send(data, passed)
         except OSError:
             # The reader is gone, or nothing can be passed to it (ETOOMANYREFS, ENOBUFS): it ends with its orders.
             self.close()
             return 0
 
-    def _send(self, data: bytes | memoryview, passed: Sequence[int], *, lasting: bool = False) -> int:
-        """Return how much was taken. Raise OSError, if `lasting`, for what will not pass."""
+    def _send(self, data: bytes | memoryview, passed: Sequence[int]) -> int:
+        """Return how much was taken. Raise OSError for what will not pass."""
         try:
             return socket.send_fds(self._socket, [data], passed) if passed else self._socket.send(data)
         except BlockingIOError:
-            return 0
-        except OSError:
-            if lasting:
-                raise
             return 0
 
     def leave_to_parent(self) -> None:

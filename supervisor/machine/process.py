@@ -57,6 +57,9 @@ class WorkerProcess:
         self._oom = oom
         self._oom_before = b""
         self._group_before = b""
+        self._group_bytes = 0
+        self._bounds: tuple[int | None, int | None] = None, None
+        self.base: Sample | None = None
         self._on_exit = on_exit
         self._decoder = Decoder()
         self._orders = Writer(loop, orders)
@@ -85,6 +88,7 @@ class WorkerProcess:
     def forked(self, pid: int, pidfd: int) -> None:
         """The zygote has forked it; the pidfd is ours from here."""
         self.pid, self._pidfd = pid, pidfd
+        self.base = self.sample(cpu=True, at_most=1)
         try:
             self._loop.add_reader(pidfd, self._on_pidfd)
         except OSError:
@@ -157,18 +161,22 @@ class WorkerProcess:
         with self._lock:
             self._fence = fence
         if fence is not None:
+            self.base = self.sample(cpu=True, at_most=1) or self.base
             self._stack.begin()
             self._oom_before = self._oom.read()
-            self._group_before = b"" if self._cgroup is None else self._cgroup.out_of_memory()
+            if self._cgroup is not None:
+                self._group_before, self._group_bytes = self._cgroup.out_of_memory(), self._cgroup.memory_bytes()
 
     def let_go(self) -> bool:
         with self._lock:
             if self.killed_for is not None:
                 return False
             self._fence = None
+        self.bound(None, None)  # the next one may be a call that nobody hears of before it is over
         return True
 
-    def send_now(self, order: bytes, passed: Sequence[int] = ()) -> int:
+    def send_now(self, order: bytes, passed: Sequence[int] = ()) -> int | None:
+        self._oom_before = self._oom.read()  # it was held for this some time ago
         return self._orders.write_now(order, passed)
 
     def send(self, order: bytes, passed: Sequence[int] = ()) -> None:
@@ -228,16 +236,24 @@ class WorkerProcess:
         return used if self._alive() else None
 
     def bound(self, memory_bytes: int | None, processes_max: int | None) -> None:
-        if self._cgroup is not None:
-            self._cgroup.bound(memory_bytes, None if processes_max is None else processes_max + TASKS_SPARE)
+        bounds = memory_bytes, processes_max
+        if self._cgroup is not None and bounds != self._bounds:
+            memory_max = None if memory_bytes is None else self._group_bytes + memory_bytes
+            self._cgroup.bound(memory_max, None if processes_max is None else processes_max + TASKS_SPARE)
+            self._bounds = bounds
 
     def sample(self, *, cpu: bool, at_most: int) -> Sample | None:
         if self.pid is None:
             return None
+        began_cpu_s = clock.thread_cpu_s()
         grouped = self._cgroup.processes() if self._cgroup is not None and at_most > 1 else ()
         pids = tree.members(self.pid, grouped, at_most)
         own, *others = map(tree.private_bytes, pids)
-        sample = Sample(own, sum(others), len(pids), self._tree_cpu_s(pids) if cpu else 0.0)
+        if own is None:
+            return None
+        held = sum(each or 0 for each in others)
+        used_s, cost_s = self._tree_cpu_s(pids) if cpu else 0.0, clock.thread_cpu_s() - began_cpu_s
+        sample = Sample(own, held, len(pids), used_s, cost_s=cost_s)
         return sample if self._alive() else None
 
     def _tree_cpu_s(self, pids: list[int]) -> float:
@@ -261,11 +277,13 @@ class WorkerProcess:
         """Both are lower bounds: nobody else has what only one has written, and of the worker's own pages less than
         those that there are count as others' shares.
         """
+        began_cpu_s = clock.thread_cpu_s()
         grouped = () if self._cgroup is None else self._cgroup.processes()
         pids = [] if self.pid is None else tree.members(self.pid, grouped, sample.processes)
         exact = [tree.exact_bytes(pid) for pid in pids[1:]]
         private, shares = (sum(column) for column in zip((0, 0), *exact, strict=True))
-        return sample._replace(others_bytes=max(private, shares - sample.own_bytes), proven=True)
+        others, cost_s = max(private, shares - sample.own_bytes), clock.thread_cpu_s() - began_cpu_s
+        return sample._replace(others_bytes=others, proven=True, cost_s=cost_s)
 
     def stack(self) -> str | None:
         return self._stack.text()

@@ -100,7 +100,7 @@ async def test_of_one_that_was_abandoned_nothing_is_left_and_idle_it_leaves_by_i
 async def test_a_sample_is_of_the_worker_and_of_the_processor_time_if_that_is_asked_for(stage: Stage) -> None:
     worker = await stage.worker()
     idle = sample_of(worker)
-    assert idle.own_bytes > 0 and idle == Sample(idle.own_bytes)
+    assert idle.own_bytes > 0 and idle == Sample(idle.own_bytes, cost_s=idle.cost_s)
     await stage.inside(worker, "grows", 1)
     worker.process.bound(1 << 40, EVERYBODY)  # far away
     more = idle.own_bytes + 32 * MIB
@@ -108,6 +108,22 @@ async def test_a_sample_is_of_the_worker_and_of_the_processor_time_if_that_is_as
     used_s = use_of(worker).cpu_s
     sample = sample_of(worker, cpu=True)
     assert sample.cpu_s >= used_s > 0 and (sample.others_bytes, sample.processes) == (0, 1)
+
+
+@on_both_sides()
+async def test_what_it_held_before_its_order_is_where_it_grows_from(stage: Stage) -> None:
+    worker = await stage.worker()
+    assert worker.process.base is not None
+    idle = sample_of(worker, cpu=True)
+    await stage.inside(worker, "grows", 1)
+    more = idle.own_bytes + 32 * MIB
+    await stage.until(lambda: sample_of(worker).own_bytes > more, worker, "has grown")
+    assert worker.process.base.own_bytes == idle.own_bytes
+    assert idle.cpu_s <= worker.process.base.cpu_s < sample_of(worker, cpu=True).cpu_s
+    worker.process.hold(2)
+    assert worker.process.base.own_bytes > more
+    worker.process.kill()
+    await stage.gone(worker)
 
 
 @on_both_sides()
@@ -123,7 +139,7 @@ async def test_a_sample_counts_what_it_has_started_and_a_proof_only_what_that_ho
     assert told == [], "later, for it takes time"
     await stage.until(lambda: told, worker, "is proven")
     (exact,) = told
-    assert exact == sample._replace(others_bytes=exact.others_bytes, proven=True)
+    assert exact == sample._replace(others_bytes=exact.others_bytes, proven=True, cost_s=exact.cost_s)
     assert 0 < exact.others_bytes < sample.others_bytes, "what they share with it is its own"
     worker.process.kill()
     await stage.gone(worker)
@@ -131,7 +147,9 @@ async def test_a_sample_counts_what_it_has_started_and_a_proof_only_what_that_ho
     other = await stage.worker()
     other.process.prove(Sample(0), told.append)
     await stage.until(lambda: len(told) > 1, other, "is proven")
-    assert told[1:] == [Sample(0, proven=True)], "and nothing of what has ended meanwhile"
+    assert [each._replace(cost_s=0.0) for each in told[1:]] == [Sample(0, proven=True)], (
+        "and nothing of what has ended meanwhile"
+    )
 
 
 @on_both_sides()

@@ -6,6 +6,7 @@ import grp
 import json
 import os
 import pwd
+import resource
 import signal
 import subprocess
 import sys
@@ -20,7 +21,9 @@ from support.supervising import StartSupervisor
 from support.waiting import Pending, until, until_async
 from trials import HOSTILE, follow, hostile_pool, run, said, stop, submit
 
+from killable.supervisor.machine.tree import private_bytes
 from killable.supervisor.settings import PoolSpec
+from killable.supervisor.watching import Watching
 from killable.workers.limits import TASKS_SPARE, backstop_bytes
 
 MIB = 1 << 20
@@ -91,6 +94,43 @@ async def test_what_forks_share_counts_once(proof: str, supervisor: StartSupervi
     server = await supervisor(gluttons(workers=1, spares=0), proof=proof)
     story = await run(server, "shares_with_children", limits={"memory_bytes": 96 * MIB}, children=5, mib=64)
     assert story.state == "completed", story.error
+
+
+@pytest.mark.row("D19")
+@pytest.mark.parametrize("reused", [False, True], ids=["fresh", "reused"])
+async def test_what_a_job_takes_while_the_supervisor_is_held_up_counts(
+    reused: bool, supervisor: StartSupervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stands right behind the order, until the job has all that it will take, and looks at it only then."""
+    server = await supervisor(gluttons(workers=1, spares=0, jobs_per_worker_max=0))
+    if reused:
+        assert (await run(server, "uses_cpu", seconds=0.0)).state == "completed"
+    begin = Watching.begin
+
+    def stand(watching: Watching, ordered: float) -> None:
+        until(lambda: (private_bytes(watching._process.pid or 0) or 0) > 80 * MIB, "has taken it")
+        begin(watching, ordered)
+
+    monkeypatch.setattr(Watching, "begin", stand)
+    story = await run(server, "sits_on", limits={"memory_bytes": 64 * MIB, "run_s": 60}, mib=80)
+    assert story.code == "limit.memory", story.error
+
+
+@pytest.mark.row("D19")
+async def test_what_a_job_takes_while_nothing_can_be_read_counts_when_it_can(supervisor: StartSupervisor) -> None:
+    """Its order goes out, and it grows, while the supervisor has no descriptor left."""
+    server = await supervisor(gluttons(workers=1, spares=0, jobs_per_worker_max=0))
+    assert (await run(server, "uses_cpu", seconds=0.0)).state == "completed"  # the worker is there
+    lowest, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        job_id = await submit(server, "sits_on", limits={"memory_bytes": 64 * MIB, "run_s": 60}, mib=80)
+        await said(server, job_id)
+        assert private_bytes(os.getpid()) is None
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    story = await follow(server, job_id)
+    assert story.code == "limit.memory", story.error
 
 
 async def test_a_reused_worker_is_measured_from_where_it_is(supervisor: StartSupervisor) -> None:

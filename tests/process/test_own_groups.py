@@ -81,8 +81,9 @@ def test_a_group_is_bounded_by_the_controllers_that_are_handed_on(
     group = root.create("w-1")
     path = Path(root.path / "w-1")
     try:
+        assert group.memory_bytes() == (USED if "memory" in ours else 0)
         group.bound(100 * MIB, 7)
-        told = {"memory.max": f"{USED + 100 * MIB}", "memory.swap.max": "0", "memory.oom.group": "1", "pids.max": "7"}
+        told = {"memory.max": f"{100 * MIB}", "memory.swap.max": "0", "memory.oom.group": "1", "pids.max": "7"}
         assert bounds(path) == {name: told[name] if name.partition(".")[0] in ours else OPEN[name] for name in BOUNDS}
         assert group.out_of_memory() == (AT_BIRTH["memory.events"].encode() if "memory" in ours else b"")
         group.bound(None, 7)
@@ -125,6 +126,7 @@ async def test_what_the_kernel_counts_in_a_workers_group_ends_the_job_by_its_lim
     assert bounds(group) == bounded
     (own / "gate").touch()
     assert (await follow(server, first)).state == "completed"
+    assert bounds(group) == OPEN, "who has no limits is given the worker perhaps without a word"
     (own / "gate").unlink()
     second, pid, again = await running(UNBOUNDED)
     assert again == group and bounds(group) == OPEN, "the next job's, in the same worker"

@@ -67,6 +67,7 @@ class FakeProcess:
         """Descriptors that have come since the last order to run."""
         self.pipes = FakePipes(world, listener, self._on_bells)
         self.killed_for: Verdict | None = None
+        self.base: Sample | None = None
 
     def __repr__(self) -> str:
         return f"<{self.worker_id} {self.life.value} job={self._truth.number if self._truth else None}>"
@@ -99,6 +100,8 @@ class FakeProcess:
 
     def hold(self, fence: int | None) -> None:
         self._held = fence
+        if fence is not None:
+            self.base = self.sample(cpu=True, at_most=1)
 
     def let_go(self) -> bool:
         if self.killed_for is not None:
@@ -133,9 +136,9 @@ class FakeProcess:
                 self._passed = 0
                 self._run(run, frame.fence)
 
-    def send_now(self, order: bytes, passed: Sequence[int] = ()) -> int:
+    def send_now(self, order: bytes, passed: Sequence[int] = ()) -> int | None:
         if not self._orders_open or self.life in (Life.ZOMBIE, Life.REAPED):
-            return 0
+            return None
         taken = order[: self.world.random.choice((len(order), ROOM_BYTES))]
         self.send(taken, passed)
         return len(taken)
@@ -196,6 +199,12 @@ class FakeProcess:
     def _is_there(self) -> bool:
         """Whether it can be measured: a zombie can, what was not told of, is reaped or was abandoned cannot."""
         return self.pid is not None and self.life is not Life.REAPED and not self._is_closed
+
+    def look_for_exit(self) -> bool:
+        has_ended = self.pid is not None and self.life in (Life.ZOMBIE, Life.REAPED)
+        if has_ended:
+            self._tell_exit()
+        return has_ended
 
     def processor_use(self) -> ProcessorUse | None:
         return self._job.processor_use() if self._is_there else None
@@ -274,6 +283,7 @@ class FakeProcess:
         if self.pid is not None or self._is_closed:
             return
         self.pid = self.world.next_pid()
+        self.base = self.sample(cpu=True, at_most=1)
         if self._kill_wanted:
             self.kill()
         self.listener.on_forked(self.pid)

@@ -169,6 +169,16 @@ def is_in_state(pid: int, state: str) -> Callable[[], bool | Pending]:
     return is_so
 
 
+def has_ended(pid: int) -> Callable[[], bool | Pending]:
+    """Return a condition: the process is a zombie, or none any more."""
+
+    def is_so() -> bool | Pending:
+        seen = look(pid)
+        return seen is None or seen.state == "Z" or Pending(seen)
+
+    return is_so
+
+
 def unread_bytes(writer: int, reader: int) -> int:
     """Return what lies in the pipes between two processes, but for what the first has printed."""
     output = os.readlink(f"/proc/{writer}/fd/1")

@@ -61,7 +61,7 @@ def test_a_sum_that_may_count_pages_twice_is_no_verdict_but_asks_for_a_proof() -
 
 
 def test_a_proof_is_not_repeated_before_it_can_come_out_otherwise() -> None:
-    one = watch(memory_bytes=100 * MB).proven(grown(60, 20, 2, proven=True), now=5.0, took_s=0.01)
+    one = watch(memory_bytes=100 * MB).proven(grown(60, 20, 2, proven=True)._replace(cost_s=0.01), now=5.0)
     assert one.prove_at == pytest.approx(5.0 + PROOF_SHARE * 0.01)
     early = one.look(grown(60, 60, 2), 5.01)
     assert (early.verdict, early.prove, early.next_at) == (None, False, pytest.approx(one.prove_at))
@@ -104,7 +104,7 @@ def test_as_many_processes_as_allowed_are_allowed() -> None:
 
 
 def test_a_look_that_took_long_is_not_repeated_at_once() -> None:
-    assert watch(memory_bytes=1).look(grown(0), 0.0, took_s=0.02).next_at == pytest.approx(0.2)
+    assert watch(memory_bytes=1).look(grown(0)._replace(cost_s=0.02), 0.0).next_at == pytest.approx(0.2)
 
 
 V1 = b"oom_kill_disable 0\nunder_oom 0\noom_kill 3\n"

@@ -1,0 +1,129 @@
+"""A thread loses its processor, a caller's or the supervisor's, at the worst place: no call is lost by it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import work
+from support.lending import lent
+from support.waiting import until
+
+from killable import Executor, WorkerKilled
+from killable.supervisor.executor.call import Call
+from killable.supervisor.executor.calls import Calls
+from killable.supervisor.executor.hosting import Hosting
+from killable.supervisor.loan import Loan
+from killable.supervisor.machine import memory
+from killable.supervisor.machine.process import WorkerProcess
+
+END_S = 100.0
+
+
+@pytest.fixture
+def executor() -> Iterator[Executor]:
+    """Without a spare, whose fork would help out."""
+    with Executor(max_workers=2, spares=0, grace_s=10) as made:
+        yield made
+        made.kill_workers()
+
+
+def warmed(executor: Executor, tmp_path: Path) -> None:
+    """Have two idle workers."""
+    gate = tmp_path / "warm"
+    futures = [executor.submit(work.wait_for, str(gate)) for _ in range(2)]
+    until(lambda: all(future.running() for future in futures), "both run")
+    gate.touch()
+    for future in futures:
+        future.result(END_S)
+    lent(executor, 2)
+
+
+def test_a_call_whose_worker_dies_while_its_thread_is_late_is_not_forgotten(
+    executor: Executor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that submits first looks for it in vain, as another has it in its hands, and loses it again."""
+    warmed(executor, tmp_path)
+    match, give = Calls._match, Call.give
+    registered, taken, looked = threading.Event(), threading.Event(), threading.Event()
+    given: list[Loan] = []
+
+    def match_late(calls: Calls) -> None:
+        if threading.current_thread().name == "first":
+            registered.set()
+            taken.wait()
+        match(calls)
+
+    def give_late(call: Call, loan: Loan) -> bool:
+        if threading.current_thread().name == "second":
+            given.append(loan)
+            if len(given) == 2:
+                taken.set()
+                looked.wait()
+                os.kill(loan.worker.process.pid or 0, signal.SIGKILL)
+                until(lambda: loan.is_over, "its worker is gone")
+        return give(call, loan)
+
+    monkeypatch.setattr(Calls, "_match", match_late)
+    monkeypatch.setattr(Call, "give", give_late)
+    futures: dict[str, Any] = {}
+
+    def submit(name: str, *call: Any) -> threading.Thread:
+        thread = threading.Thread(target=lambda: futures.update({name: executor.submit(*call)}), name=name)
+        thread.start()
+        return thread
+
+    first = submit("first", work.wait_for, str(tmp_path / "gate"))
+    registered.wait()
+    second = submit("second", work.square, 3)
+    first.join()
+    looked.set()
+    second.join()
+    assert futures["second"].result(END_S) == 9, "while the first still has its worker"
+    (tmp_path / "gate").touch()
+    futures["first"].result(END_S)
+
+
+def test_a_call_with_limits_is_known_before_its_worker_has_it(
+    executor: Executor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else, with its thread late behind the order, nobody would look at what it takes."""
+    warmed(executor, tmp_path)
+    done: list[str] = []
+    call, send_now = Hosting.call, WorkerProcess.send_now
+
+    def note_call(hosting: Hosting, act: Any) -> None:
+        done.append("told")
+        call(hosting, act)
+
+    def note_order(process: WorkerProcess, *order: Any) -> int | None:
+        done.append("ordered")
+        return send_now(process, *order)
+
+    monkeypatch.setattr(Hosting, "call", note_call)
+    monkeypatch.setattr(WorkerProcess, "send_now", note_order)
+    assert executor.with_limits(memory_bytes="1GiB").submit(work.square, 3).result(END_S) == 9
+    assert done[:2] == ["told", "ordered"]
+
+
+@pytest.mark.code("killed_externally")
+def test_who_was_short_of_memory_before_a_call_says_nothing_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counter = tmp_path / "memory.events"
+    counter.write_text("oom_kill 0\n")
+    monkeypatch.setattr(memory, "_file_of_own_group", lambda: counter)
+    with Executor(max_workers=1) as executor:
+        lent(executor, 1)
+        counter.write_text("oom_kill 1\n")
+        future = executor.submit(work.clean_up, str(tmp_path / "in"), str(tmp_path / "cleaned"))
+        until((tmp_path / "in").exists, "it runs")
+        os.kill(future.pid or 0, signal.SIGKILL)
+        with pytest.raises(WorkerKilled) as caught:
+            future.result(END_S)
+    assert caught.value.facts["oom"] == "no"

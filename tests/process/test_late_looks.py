@@ -1,0 +1,170 @@
+"""The supervisor's thread loses its processor, at the worst place: what was said, or ended, in time counts as that."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import processes
+from support.late import jump, stand_still
+from support.supervising import StartSupervisor
+from support.waiting import until, until_async
+from trials import HOSTILE, follow, hostile_pool, run, said, submit
+
+from killable.supervisor.attempt import Attempt
+from killable.supervisor.machine.process import WorkerProcess
+from killable.supervisor.service import Supervisor
+from killable.supervisor.settings import PoolSpec
+from killable.supervisor.termination import Termination
+
+LIMIT_S = 60
+"""More than any of this takes in truth, and less than is waited for it."""
+
+
+def late_pool(**changes: Any) -> PoolSpec:
+    modules = (*HOSTILE["modules"], "support.late")
+    return hostile_pool(**{"modules": modules, "workers": 1, "spares": 0, **changes})
+
+
+async def pid_of(server: Supervisor, job_id: str) -> int:
+    pid = (await server.get(job_id)).pid
+    assert pid is not None
+    return pid
+
+
+def has_said(pid: int) -> Callable[[], bool]:
+    """Tell whether a worker has said something that nobody has read, and waits."""
+    asleep = processes.is_in_state(pid, "S")
+    return lambda: bool(processes.unread_bytes(pid, os.getpid())) and asleep() is True
+
+
+@pytest.mark.row("B3")
+@pytest.mark.code("crash")
+async def test_who_crashed_before_its_time_was_over_has_crashed(supervisor: StartSupervisor, tmp_path: Path) -> None:
+    server = await supervisor(late_pool())
+    job_id = await submit(server, "ends_at", limits={"run_s": LIMIT_S}, gate=str(tmp_path / "gate"), how="crash")
+    await said(server, job_id)
+    pid = await pid_of(server, job_id)
+
+    def meanwhile() -> None:
+        (tmp_path / "gate").touch()
+        until(processes.has_ended(pid), "it has crashed")
+
+    stand_still(meanwhile, lambda: LIMIT_S)
+    story = await follow(server, job_id)
+    assert (story.state, story.code) == ("failed", "crash"), story.error
+    assert "term_sent" not in story.phases
+
+
+async def test_a_worker_that_became_free_in_time_is_had_by_who_waited_for_it(
+    supervisor: StartSupervisor, tmp_path: Path
+) -> None:
+    server = await supervisor(late_pool(jobs_per_worker_max=0))
+    first = await submit(server, "ends_at", gate=str(tmp_path / "gate"))
+    await said(server, first)
+    pid = await pid_of(server, first)
+    waits = await submit(server, "echoes", limits={"queue_s": LIMIT_S})
+
+    def meanwhile() -> None:
+        (tmp_path / "gate").touch()
+        until(has_said(pid), "it is free")
+
+    stand_still(meanwhile, lambda: LIMIT_S)
+    story = await follow(server, waits)
+    assert story.state == "completed", story.error
+
+
+async def test_who_has_answered_is_not_killed_for_not_answering(
+    supervisor: StartSupervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is what it used of the processor in its clean-up held against it."""
+    server = await supervisor(late_pool())
+    limits = {"ack_s": LIMIT_S / 2, "grace_s": LIMIT_S}
+    job_id = await submit(server, "hears_late", limits=limits, cleaned=str(tmp_path / "cleaned"))
+    await said(server, job_id)
+    on_bells = Termination.on_bells
+
+    def and_stand_still(termination: Termination, bells: bytes) -> None:
+        on_bells(termination, bells)
+        monkeypatch.undo()
+        stand_still(lambda: until((tmp_path / "cleaned").exists, "it has cleaned up"), lambda: LIMIT_S / 2)
+
+    monkeypatch.setattr(Termination, "on_bells", and_stand_still)
+    record = await server.cancel(job_id, wait_s=0)
+    story = await follow(server, job_id)
+    assert story.state == "cancelled", record
+    assert "kill_sent" not in story.phases and "acknowledged" in story.phases, story.certificate
+
+
+async def test_who_left_within_its_grace_was_not_killed(supervisor: StartSupervisor, tmp_path: Path) -> None:
+    server = await supervisor(late_pool())
+    job_id = await submit(server, "ends_at", limits={"grace_s": LIMIT_S}, gate=str(tmp_path / "gate"))
+    await said(server, job_id)
+    pid = await pid_of(server, job_id)
+    loop = asyncio.get_running_loop()
+    await server.cancel(job_id, wait_s=0)
+    ends = loop.time() + LIMIT_S
+
+    async def is_acknowledged() -> bool:
+        return "acknowledged" in ((await server.get(job_id)).certificate or {})
+
+    await until_async(is_acknowledged, "it has heard, and was heard")
+
+    def meanwhile() -> None:
+        (tmp_path / "gate").touch()
+        until(processes.has_ended(pid), "it has left")
+
+    stand_still(meanwhile, lambda: ends + 0.02 - loop.time())
+    story = await follow(server, job_id)
+    assert (story.state, story.certificate["last_signal"]) == ("cancelled", "SIGTERM"), story.certificate
+    assert "kill_sent" not in story.phases
+
+
+async def test_who_has_said_that_it_is_free_does_not_linger(
+    supervisor: StartSupervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await supervisor(late_pool(jobs_per_worker_max=0))
+    before = (await run(server, "echoes")).pid
+    assert before is not None
+    on_closing = Attempt._on_closing
+
+    def and_stand_still(attempt: Attempt, closing: Any) -> None:
+        on_closing(attempt, closing)
+        stand_still(lambda: until(processes.is_in_state(before, "S"), "it waits"), lambda: LIMIT_S)
+
+    monkeypatch.setattr(Attempt, "_on_closing", and_stand_still)
+    story = await run(server, "leaves_tmp")
+    monkeypatch.undo()
+    assert (story.state, story.pid) == ("completed", before) and "kill_sent" not in story.phases, story.certificate
+    assert (await run(server, "echoes")).pid == before
+
+
+@pytest.mark.row("D19")
+async def test_a_look_that_had_to_wait_for_a_processor_is_followed_by_the_next(
+    supervisor: StartSupervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a look costs says when the next one is; how long it took does not."""
+    server = await supervisor(late_pool(modules=("support.gluttons",)))
+    sample = WorkerProcess.sample
+
+    def wait(process: WorkerProcess, *, cpu: bool, at_most: int) -> Any:
+        taken = sample(process, cpu=cpu, at_most=at_most)
+        if at_most > 1:
+            monkeypatch.undo()
+            jump(LIMIT_S)
+        return taken
+
+    monkeypatch.setattr(WorkerProcess, "sample", wait)
+    story = await run(server, "sits_on", limits={"memory_bytes": 64 << 20}, mib=80)
+    assert story.code == "limit.memory", story.error
+
+
+async def test_the_end_of_an_operation_comes_too_late_for_a_job_that_has_returned(supervisor: StartSupervisor) -> None:
+    """It is raised between two lines of the worker's own, before the job is over for it."""
+    server = await supervisor(late_pool(modules=("support.slow_ends",)))
+    story = await run(server, "never_leaves_its_operation")
+    assert (story.state, story.end["result"]) == ("completed", 7), story.error

@@ -96,7 +96,7 @@ class Attempt:
         try:
             if not has_order:
                 process.hold(self.fence)
-            self._watching.bound()
+            self._watching.prepare(has_order=has_order)
             if not has_order:
                 outlet = -1 if self._json else worker.outlet_to_pass()
                 process.send(*inputs.run_order(self.entry, self.fence, outlet))

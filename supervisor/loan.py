@@ -92,14 +92,15 @@ class Loan:
     ) -> bool:
         """Write an order, from any thread; False: the worker is not to be had any more, or has ended.
 
-        Both in one step: whoever stops the call finds its order written. `tell` is called before that, when what comes
-        of it can only be seen behind it: the thread may lose its processor there for longer than the call takes.
+        Both in one step: whoever stops the call finds its order written. A call that is looked at has `tell` called
+        before that, and its worker measured: behind it the thread may lose its processor for longer than it takes.
         """
         with self._lock:
             if self._over or self._call is not None:
                 return False
             self._call = call
             if tell is not None:
+                self.worker.process.note_base()
                 tell()
             given_at = monotonic()
             written = self.worker.process.send_now(order, passed)

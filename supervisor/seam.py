@@ -108,12 +108,16 @@ class Process(Protocol):
     """Why `kill_now` killed it: its exit may be told before that thread's word of it."""
 
     base: Sample | None
-    """What it held and had used when it was last held for an attempt, before that had its order: what an attempt takes
-    is what is more than that. One that could not be measured then has that of before; None: it never could.
-    """
+    """What it held and had used at `note_base`, or when it was forked; None: it could never be measured."""
 
     def hold(self, fence: int | None) -> None:
-        """From here on only signals for this attempt pass, and `base` is of now; None: it is idle, nothing passes."""
+        """From here on only signals for this attempt pass; None: the worker is idle and is not signalled."""
+        ...
+
+    def note_base(self) -> None:
+        """Note what it holds and has used: what an attempt takes is what is more than that. Before its order, by
+        whoever gives that, in any thread.
+        """
         ...
 
     def let_go(self) -> bool:

@@ -41,16 +41,15 @@ class Watching:
         self._told = False
         self._closed = False
 
-    def bound(self) -> None:
-        """Let the kernel bound it; before the order, if that is still to go out."""
+    def prepare(self, *, has_order: bool) -> None:
+        """Note where it begins, unless whoever gave it its order has done so, and let the kernel bound it."""
+        if watch.is_wanted(self._limits) and not has_order:
+            self._process.note_base()
         memory = self._limits.memory_bytes
         self._process.bound(None if memory is None else backstop_bytes(memory), self._limits.processes_max)
 
     def begin(self, ordered: float) -> None:
-        """Call it behind the order, which went out at `ordered`: the job's start need not wait, and may be over by now.
-
-        What it takes is counted from what the worker held before that (`Process.base`).
-        """
+        """Call it behind the order, which went out at `ordered`: the job need not wait, and may be over by now."""
         if not watch.is_wanted(self._limits):
             return
         base = self._process.base

@@ -161,11 +161,13 @@ class WorkerProcess:
         with self._lock:
             self._fence = fence
         if fence is not None:
-            self.base = self.sample(cpu=True, at_most=1) or self.base
             self._stack.begin()
             self._oom_before = self._oom.read()
-            if self._cgroup is not None:
-                self._group_before, self._group_bytes = self._cgroup.out_of_memory(), self._cgroup.memory_bytes()
+            self._group_before = b"" if self._cgroup is None else self._cgroup.out_of_memory()
+
+    def note_base(self) -> None:
+        self.base = self.sample(cpu=True, at_most=1) or self.base
+        self._group_bytes = 0 if self._cgroup is None else self._cgroup.memory_bytes()
 
     def let_go(self) -> bool:
         with self._lock:
@@ -251,9 +253,8 @@ class WorkerProcess:
         own, *others = map(tree.private_bytes, pids)
         if own is None:
             return None
-        held = sum(each or 0 for each in others)
         used_s, cost_s = self._tree_cpu_s(pids) if cpu else 0.0, clock.thread_cpu_s() - began_cpu_s
-        sample = Sample(own, held, len(pids), used_s, cost_s=cost_s)
+        sample = Sample(own, sum(each or 0 for each in others), len(pids), used_s, cost_s=cost_s)
         return sample if self._alive() else None
 
     def _tree_cpu_s(self, pids: list[int]) -> float:
@@ -280,8 +281,7 @@ class WorkerProcess:
         began_cpu_s = clock.thread_cpu_s()
         grouped = () if self._cgroup is None else self._cgroup.processes()
         pids = [] if self.pid is None else tree.members(self.pid, grouped, sample.processes)
-        exact = [tree.exact_bytes(pid) for pid in pids[1:]]
-        private, shares = (sum(column) for column in zip((0, 0), *exact, strict=True))
+        private, shares = (sum(column) for column in zip((0, 0), *map(tree.exact_bytes, pids[1:]), strict=True))
         others, cost_s = max(private, shares - sample.own_bytes), clock.thread_cpu_s() - began_cpu_s
         return sample._replace(others_bytes=others, proven=True, cost_s=cost_s)
 

@@ -115,12 +115,13 @@ async def test_what_it_held_before_its_order_is_where_it_grows_from(stage: Stage
     worker = await stage.worker()
     assert worker.process.base is not None
     idle = sample_of(worker, cpu=True)
+    worker.process.note_base()
     await stage.inside(worker, "grows", 1)
     more = idle.own_bytes + 32 * MIB
     await stage.until(lambda: sample_of(worker).own_bytes > more, worker, "has grown")
     assert worker.process.base.own_bytes == idle.own_bytes
     assert idle.cpu_s <= worker.process.base.cpu_s < sample_of(worker, cpu=True).cpu_s
-    worker.process.hold(2)
+    worker.process.note_base()
     assert worker.process.base.own_bytes > more
     worker.process.kill()
     await stage.gone(worker)

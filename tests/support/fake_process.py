@@ -100,8 +100,9 @@ class FakeProcess:
 
     def hold(self, fence: int | None) -> None:
         self._held = fence
-        if fence is not None:
-            self.base = self.sample(cpu=True, at_most=1)
+
+    def note_base(self) -> None:
+        self.base = self.sample(cpu=True, at_most=1) or self.base
 
     def let_go(self) -> bool:
         if self.killed_for is not None:

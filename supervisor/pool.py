@@ -152,7 +152,7 @@ class Pool:
             worker = lent or self._idle[-1]
             worker.come_home()
             self.withdraw(worker)
-            if worker.stage is Stage.IDLE:  # it has not just died, nor did a caller have it
+            if worker.stage is Stage.IDLE and not worker.process.look_for_exit():  # nor did a caller have it
                 return worker
         return None
 

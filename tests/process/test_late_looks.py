@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,16 @@ async def test_a_worker_that_became_free_in_time_is_had_by_who_waited_for_it(
     stand_still(meanwhile, lambda: LIMIT_S)
     story = await follow(server, waits)
     assert story.state == "completed", story.error
+
+
+async def test_a_job_is_not_given_to_a_worker_that_has_died_unseen(supervisor: StartSupervisor) -> None:
+    server = await supervisor(late_pool(jobs_per_worker_max=0))
+    pid = (await run(server, "echoes")).pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    until(processes.has_ended(pid), "it is dead")
+    story = await run(server, "echoes")
+    assert story.state == "completed" and story.pid != pid, story.error
 
 
 async def test_who_has_answered_is_not_killed_for_not_answering(

@@ -12,7 +12,7 @@ through. Whatever else happens makes an attempt of it first, which then is like 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from killable.supervisor.clock import monotonic
@@ -87,27 +87,24 @@ class Loan:
         """Whether a part of the order is still to be written: when its call is adopted."""
         return bool(self._rest[0])
 
-    def give(
-        self, order: bytes, passed: Sequence[int], call: GivenCall, tell: Callable[[], None] | None = None
-    ) -> bool:
+    def give(self, order: bytes, passed: Sequence[int], call: GivenCall, *, is_watched: bool = False) -> bool:
         """Write an order, from any thread; False: the worker is not to be had any more, or has ended.
 
-        Both in one step: whoever stops the call finds its order written. A call that is looked at has `tell` called
-        before that, and its worker measured: behind it the thread may lose its processor for longer than it takes.
+        Both in one step: whoever stops the call finds its order written. `is_watched`: what the call takes is counted.
         """
         with self._lock:
             if self._over or self._call is not None:
                 return False
+            process = self.worker.process
+            if is_watched:
+                process.note_base()
             self._call = call
-            if tell is not None:
-                self.worker.process.note_base()
-                tell()
-            given_at = monotonic()
-            written = self.worker.process.send_now(order, passed)
-            if written is None:
-                self._over, self._call = True, None
+            self.given_at = monotonic()
+            written = process.send_now(order, passed)
+            if written is None and process.killed_for is None:
+                self._over, self._call, self.given_at = True, None, 0.0
                 return False
-            self.given_at = given_at
+            written = written or 0  # who was killed because of this very call was given it
             self._rest = order[written:], () if written else passed
             self.is_written = True
             return True

@@ -108,7 +108,9 @@ class Process(Protocol):
     """Why `kill_now` killed it: its exit may be told before that thread's word of it."""
 
     base: Sample | None
-    """What it held and had used at `note_base`, or when it was forked; None: it could never be measured."""
+    """What it held and had used at `note_base`; None: nothing could be read then, and it has had an attempt since the
+    fork, so that it is not known.
+    """
 
     def hold(self, fence: int | None) -> None:
         """From here on only signals for this attempt pass; None: the worker is idle and is not signalled."""

@@ -97,7 +97,7 @@ class Attempt:
             doorbell.forget()
         except (Stopping, OperationTimedOut) as error:
             # Between two lines of ours it may come after the job had returned.
-            doorbell.forget()
+            _forget(doorbell)
             if closing is None and isinstance(error, Stopping):
                 self.exit_code = ExitCode.TERMINATED
                 closing = _closing(Raised("stopped"))
@@ -242,6 +242,16 @@ def _set_correlation_id(correlation_id: str) -> None:
         os.environ[CORRELATION_VARIABLE] = correlation_id
     else:
         os.environ.pop(CORRELATION_VARIABLE, None)
+
+
+def _forget(doorbell: Doorbell) -> None:
+    """Have nothing raised any more: the end of another operation, and a stop, may come right here."""
+    while True:
+        try:
+            doorbell.forget()
+            return
+        except (Stopping, OperationTimedOut):
+            pass
 
 
 def _closing(raised: Raised) -> Closing:

@@ -86,20 +86,17 @@ class Call:
         if not future.begin():
             return False
         future.pid = loan.worker.process.pid
-
-        def be_known() -> None:
+        is_watched = is_wanted(limits)
+        if not loan.give(order, passed, self, is_watched=is_watched):
+            return False
+        # A time runs, or what it takes is looked at; it will say something, and is better known by then; a spare has to
+        # take its place; its end was asked for just now.
+        known = is_watched or announce or submission.type == STREAM
+        if known or not loan.quiet or self._asked is not None or loan.has_rest:
             try:
                 self._home.hosting.call(lambda _: loan.adopt_call())
             except Closed:
                 pass  # then it is over already
-
-        # A time runs, or what it takes is looked at; it will say something, and is better known by then.
-        is_watched = announce or is_wanted(limits) or submission.type == STREAM
-        if not loan.give(order, passed, self, be_known if is_watched else None):
-            return False
-        # A spare has to take its place; its end was asked for just now.
-        if (not is_watched and (not loan.quiet or self._asked is not None)) or loan.has_rest:
-            be_known()
         return True
 
     def _limits_in_force(self, job_type: JobType) -> Limits:

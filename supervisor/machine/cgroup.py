@@ -74,9 +74,10 @@ class Cgroup:
         usage = self._read("cpu.stat").partition(b"\n")[0].removeprefix(b"usage_usec ")
         return int(usage) / 1e6 if usage else None
 
-    def memory_bytes(self) -> int:
-        """Return what it holds; 0 without the controller."""
-        return int(self._read("memory.current") or 0) if "memory" in self._controllers else 0
+    def memory_bytes(self) -> int | None:
+        """Return what it holds; None without the controller, and when it cannot be read."""
+        told = self._read("memory.current") if "memory" in self._controllers else b""
+        return int(told) if told else None
 
     def bound(self, memory_max: int | None, tasks_max: int | None) -> None:
         """Let the group hold so many bytes of memory, and so many threads: where the controllers are on cgroup v2."""

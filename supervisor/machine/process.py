@@ -57,8 +57,8 @@ class WorkerProcess:
         self._oom = oom
         self._oom_before = b""
         self._group_before = b""
-        self._group_bytes = 0
-        self._bounds: tuple[int | None, int | None] = None, None
+        self._group_bytes: int | None = None
+        self._is_bounded = self._was_used = False
         self.base: Sample | None = None
         self._on_exit = on_exit
         self._decoder = Decoder()
@@ -166,15 +166,17 @@ class WorkerProcess:
             self._group_before = b"" if self._cgroup is None else self._cgroup.out_of_memory()
 
     def note_base(self) -> None:
-        self.base = self.sample(cpu=True, at_most=1) or self.base
-        self._group_bytes = 0 if self._cgroup is None else self._cgroup.memory_bytes()
+        self.base = self.sample(cpu=True, at_most=1) or (None if self._was_used else self.base)
+        self._group_bytes = None if self._cgroup is None else self._cgroup.memory_bytes()
 
     def let_go(self) -> bool:
         with self._lock:
             if self.killed_for is not None:
                 return False
             self._fence = None
-        self.bound(None, None)  # the next one may be a call that nobody hears of before it is over
+        self._was_used = True
+        if self._is_bounded:
+            self.bound(None, None)  # the next one may be a call that nobody hears of before it is over
         return True
 
     def send_now(self, order: bytes, passed: Sequence[int] = ()) -> int | None:
@@ -238,11 +240,11 @@ class WorkerProcess:
         return used if self._alive() else None
 
     def bound(self, memory_bytes: int | None, processes_max: int | None) -> None:
-        bounds = memory_bytes, processes_max
-        if self._cgroup is not None and bounds != self._bounds:
-            memory_max = None if memory_bytes is None else self._group_bytes + memory_bytes
+        if self._cgroup is not None:
+            used = self._group_bytes  # None: not known, and then it cannot be bounded
+            memory_max = None if memory_bytes is None or used is None else used + memory_bytes
             self._cgroup.bound(memory_max, None if processes_max is None else processes_max + TASKS_SPARE)
-            self._bounds = bounds
+            self._is_bounded = (memory_bytes, processes_max) != (None, None)
 
     def sample(self, *, cpu: bool, at_most: int) -> Sample | None:
         if self.pid is None:
@@ -253,14 +255,10 @@ class WorkerProcess:
         own, *others = map(tree.private_bytes, pids)
         if own is None:
             return None
-        used_s, cost_s = self._tree_cpu_s(pids) if cpu else 0.0, clock.thread_cpu_s() - began_cpu_s
+        in_group_s = self._cgroup.cpu_s() if self._cgroup is not None and cpu else None
+        used_s, cost_s = tree.cpu_s(pids, in_group_s) if cpu else 0.0, clock.thread_cpu_s() - began_cpu_s
         sample = Sample(own, sum(each or 0 for each in others), len(pids), used_s, cost_s=cost_s)
         return sample if self._alive() else None
-
-    def _tree_cpu_s(self, pids: list[int]) -> float:
-        """The group counts what has ended, too; the sum counts a worker that has moved out of it."""
-        grouped = None if self._cgroup is None else self._cgroup.cpu_s()
-        return tree.cpu_s(pids) if grouped is None else max(grouped, tree.cpu_s(pids[:1]))
 
     def prove(self, sample: Sample, told: Callable[[Sample], None]) -> None:
         def tell(exact: asyncio.Future[Sample]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from killable.supervisor.clock import monotonic, process_cpu_s
 from killable.supervisor.seam import Usage
@@ -73,9 +73,12 @@ def exact_bytes(pid: int) -> tuple[int, int]:
     return min(alone, anonymous), proportional  # what is dirty may be a file's
 
 
-def cpu_s(pids: Iterable[int]) -> float:
-    """Return the processor time of processes that run, and of the children that they have waited for."""
-    return sum((process_cpu_s(pid) or 0.0) + _waited_s(pid) for pid in pids)
+def cpu_s(pids: Sequence[int], in_group_s: float | None) -> float:
+    """Return the processor time of a tree's processes, the worker's first, and of the children that they have waited
+    for; that of its group, if it has one, counts what nobody waited for, too, but no worker that has moved out.
+    """
+    counted = pids if in_group_s is None else pids[:1]
+    return max(in_group_s or 0.0, sum((process_cpu_s(pid) or 0.0) + _waited_s(pid) for pid in counted))
 
 
 def stat_fields(pid: int) -> list[bytes]:

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 import work
-from support.lending import lent
+from support import processes
+from support.lending import lent, standing_still
 from support.waiting import until
 
-from killable import Executor, WorkerKilled
+from killable import Executor, JobCancelled, WorkerKilled
 from killable.supervisor.executor.call import Call
 from killable.supervisor.executor.calls import Calls
-from killable.supervisor.executor.hosting import Hosting
 from killable.supervisor.loan import Loan
 from killable.supervisor.machine import memory
 from killable.supervisor.machine.process import WorkerProcess
@@ -89,26 +89,27 @@ def test_a_call_whose_worker_dies_while_its_thread_is_late_is_not_forgotten(
     futures["first"].result(END_S)
 
 
-def test_a_call_with_limits_is_known_before_its_worker_has_it(
+def test_a_call_that_is_stopped_at_once_while_it_is_given_runs_nowhere(
     executor: Executor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else, with its thread late behind the order, nobody would look at what it takes."""
+    """Its worker is killed for it before it has its order, which then finds no reader."""
     warmed(executor, tmp_path)
-    done: list[str] = []
-    call, send_now = Hosting.call, WorkerProcess.send_now
+    send_now = WorkerProcess.send_now
 
-    def note_call(hosting: Hosting, act: Any) -> None:
-        done.append("told")
-        call(hosting, act)
-
-    def note_order(process: WorkerProcess, *order: Any) -> int | None:
-        done.append("ordered")
+    def send_late(process: WorkerProcess, *order: Any) -> int | None:
+        monkeypatch.undo()
+        (future,) = executor._calls._under_way
+        stopping = threading.Thread(target=lambda: future.cancel(grace_s=0))
+        stopping.start()
+        until(processes.has_ended(process.pid or 0), "its worker is killed")
         return send_now(process, *order)
 
-    monkeypatch.setattr(Hosting, "call", note_call)
-    monkeypatch.setattr(WorkerProcess, "send_now", note_order)
-    assert executor.with_limits(memory_bytes="1GiB").submit(work.square, 3).result(END_S) == 9
-    assert done[:2] == ["told", "ordered"]
+    monkeypatch.setattr(WorkerProcess, "send_now", send_late)
+    with standing_still(executor):
+        future = executor.submit(work.say, str(tmp_path / "ran"))
+    with pytest.raises(JobCancelled):
+        future.result(END_S)
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.code("killed_externally")

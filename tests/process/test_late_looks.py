@@ -166,7 +166,7 @@ async def test_a_look_that_had_to_wait_for_a_processor_is_followed_by_the_next(
         taken = sample(process, cpu=cpu, at_most=at_most)
         if at_most > 1:
             monkeypatch.undo()
-            jump(LIMIT_S)
+            jump(LIMIT_S / 2)
         return taken
 
     monkeypatch.setattr(WorkerProcess, "sample", wait)
@@ -177,5 +177,5 @@ async def test_a_look_that_had_to_wait_for_a_processor_is_followed_by_the_next(
 async def test_the_end_of_an_operation_comes_too_late_for_a_job_that_has_returned(supervisor: StartSupervisor) -> None:
     """It is raised between two lines of the worker's own, before the job is over for it."""
     server = await supervisor(late_pool(modules=("support.slow_ends",)))
-    story = await run(server, "never_leaves_its_operation")
+    story = await run(server, "never_leaves_its_operations", limits={"ack_s": LIMIT_S, "grace_s": LIMIT_S})
     assert (story.state, story.end["result"]) == ("completed", 7), story.error

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,17 @@ async def test_what_forks_share_counts_once(proof: str, supervisor: StartSupervi
     assert story.state == "completed", story.error
 
 
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    """Let this process, and with it the supervisor, open nothing."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 @pytest.mark.row("D19")
 @pytest.mark.parametrize("reused", [False, True], ids=["fresh", "reused"])
 async def test_what_a_job_takes_while_the_supervisor_is_held_up_counts(
@@ -119,18 +131,29 @@ async def test_what_a_job_takes_while_the_supervisor_is_held_up_counts(
 @pytest.mark.row("D19")
 async def test_what_a_job_takes_while_nothing_can_be_read_counts_when_it_can(supervisor: StartSupervisor) -> None:
     """Its order goes out, and it grows, while the supervisor has no descriptor left."""
-    server = await supervisor(gluttons(workers=1, spares=0, jobs_per_worker_max=0))
-    assert (await run(server, "uses_cpu", seconds=0.0)).state == "completed"  # the worker is there
-    lowest, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
-    try:
+    server = await supervisor(gluttons(workers=1, spares=1))
+    await server.until_warm()
+    with no_descriptors():
         job_id = await submit(server, "sits_on", limits={"memory_bytes": 64 * MIB, "run_s": 60}, mib=80)
         await said(server, job_id)
         assert private_bytes(os.getpid()) is None
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
     story = await follow(server, job_id)
     assert story.code == "limit.memory", story.error
+
+
+async def test_what_others_have_used_is_not_counted_where_nothing_could_be_read(
+    supervisor: StartSupervisor, tmp_path: Path
+) -> None:
+    modules = ("support.gluttons", "support.obedient")
+    server = await supervisor(gluttons(modules=modules, workers=1, spares=0, jobs_per_worker_max=0))
+    before = await run(server, "uses_cpu", seconds=2.0)
+    gate = tmp_path / "gate"
+    with no_descriptors():
+        job_id = await submit(server, "waits_for", limits={"cpu_s": 1.5}, gate=str(gate))
+        await said(server, job_id)
+    gate.touch()
+    story = await follow(server, job_id)
+    assert (story.state, story.pid) == ("completed", before.pid), story.error
 
 
 async def test_a_reused_worker_is_measured_from_where_it_is(supervisor: StartSupervisor) -> None:

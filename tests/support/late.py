@@ -54,13 +54,6 @@ def leaves_tmp(ctx: Context) -> str:
     return "left"
 
 
-@job
-def never_leaves_its_operation(ctx: Context) -> int:
-    """Return, in an operation whose time is over soon."""
-    ctx.operation("leak", 0.05, "raise").__enter__()
-    return 7
-
-
 def jump(seconds: float) -> None:
     """Let so much time go by for the running loop, and for nobody else: as if its process had been suspended."""
     loop: Any = asyncio.get_running_loop()

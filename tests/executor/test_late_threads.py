@@ -95,9 +95,11 @@ def test_a_call_that_is_stopped_at_once_while_it_is_given_runs_nowhere(
     """Its worker is killed for it before it has its order, which then finds no reader."""
     warmed(executor, tmp_path)
     send_now = WorkerProcess.send_now
+    killed: list[int | None] = []
 
     def send_late(process: WorkerProcess, *order: Any) -> int | None:
         monkeypatch.undo()
+        killed.append(process.pid)
         (future,) = executor._calls._under_way
         stopping = threading.Thread(target=lambda: future.cancel(grace_s=0))
         stopping.start()
@@ -107,6 +109,7 @@ def test_a_call_that_is_stopped_at_once_while_it_is_given_runs_nowhere(
     monkeypatch.setattr(WorkerProcess, "send_now", send_late)
     with standing_still(executor):
         future = executor.submit(work.say, str(tmp_path / "ran"))
+        assert [future.pid] == killed, "nor has another worker it"
     with pytest.raises(JobCancelled):
         future.result(END_S)
     assert not (tmp_path / "ran").exists()

@@ -136,6 +136,16 @@ def test_all_that_is_killed_at_once_was_cancelled(tmp_path: Path) -> None:
 
 
 @contextmanager
+def nothing_collected() -> Iterator[None]:
+    """No collection of cyclic garbage happens in here, and so none of the finalizers of what earlier tests left."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+@contextmanager
 def interrupted_at(line: int, but_in: CodeType | None = None) -> Iterator[None]:
     """Raise KeyboardInterrupt at this line, counted from 1, of what this thread runs of ours, `but_in` this function.
 
@@ -154,12 +164,13 @@ def interrupted_at(line: int, but_in: CodeType | None = None) -> Iterator[None]:
                 raise KeyboardInterrupt
         return trace
 
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        yield
-    finally:
-        sys.settrace(before)
+    with nothing_collected():
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            yield
+        finally:
+            sys.settrace(before)
 
 
 def _is_in(frame: FrameType | None, code: CodeType | None) -> bool:
@@ -281,16 +292,12 @@ def test_calls_go_on_when_their_zygote_is_given_up(tmp_path: Path) -> None:
 
 def test_a_future_that_is_dropped_is_freed_at_once(executor: Executor) -> None:
     lent(executor, 2)
-    gc.collect()
-    gc.disable()
-    try:
+    with nothing_collected():
         future = executor.submit(work.square, 2)
         assert future.result() == 4
         held = weakref.ref(future)
         del future
         until(lambda: held() is None, "it is freed")
-    finally:
-        gc.enable()
 
 
 def test_no_more_calls_run_than_there_are_workers(executor: Executor, tmp_path: Path) -> None:

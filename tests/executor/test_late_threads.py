@@ -96,13 +96,14 @@ def test_a_call_that_is_stopped_at_once_while_it_is_given_runs_nowhere(
     warmed(executor, tmp_path)
     send_now = WorkerProcess.send_now
     killed: list[int | None] = []
+    stoppings: list[threading.Thread] = []
 
     def send_late(process: WorkerProcess, *order: Any) -> int | None:
         monkeypatch.undo()
         killed.append(process.pid)
         (future,) = executor._calls._under_way
-        stopping = threading.Thread(target=lambda: future.cancel(grace_s=0))
-        stopping.start()
+        stoppings.append(threading.Thread(target=lambda: future.cancel(grace_s=0)))
+        stoppings[-1].start()
         until(processes.has_ended(process.pid or 0), "its worker is killed")
         return send_now(process, *order)
 
@@ -112,6 +113,7 @@ def test_a_call_that_is_stopped_at_once_while_it_is_given_runs_nowhere(
         assert [future.pid] == killed, "nor has another worker it"
     with pytest.raises(JobCancelled):
         future.result(END_S)
+    stoppings[0].join()
     assert not (tmp_path / "ran").exists()
 
 

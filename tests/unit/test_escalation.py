@@ -291,6 +291,22 @@ def test_what_was_missed_with_the_end_of_the_grace_is_done_at_once() -> None:
 
 def test_an_end_of_the_grace_that_is_seen_about_in_time_is_the_end() -> None:
     assert escalation.tick(acknowledged(), NOW + 5 + 0.0625)[1] == (Action.KILL,)
+    ends_at_zero = replace(acknowledged(), grace_ends=0.0, wake_at=0.0)  # where floats are exact
+    assert escalation.tick(ends_at_zero, escalation.STOOD_STILL_S)[1] == (), "and this is late"
+
+
+def test_a_clock_that_has_just_begun_counts_as_any_other() -> None:
+    """CLOCK_MONOTONIC counts from the boot (clock_gettime(2)): soon after it, now is many times an earlier moment."""
+    heard = replace(acknowledged(), grace_ends=1.0, wake_at=1.0)
+    assert escalation.tick(heard, 4.0)[0].grace_ends == 7.0, "missed by 3 s"
+    stuck = replace(delivered(), delivered_at=0.125, wake_at=0.625, look_at=0.625)
+    state, actions = escalation.tick(stuck, 0.625, ProcessorUse(2.0))
+    assert actions == (Action.DUMP,) and str(state.early_kill).startswith("not acknowledged for 0.500 s and 1.000 s")
+    waiting = replace(stuck, use_at_delivery=ProcessorUse(1.0, 0.5, 100))
+    use = ProcessorUse(2.0, 0.5, 200)
+    patience_ends = 0.125 + escalation.LOCK_PATIENCE * 0.5
+    assert escalation.tick(waiting, patience_ends - 0.125, use)[1] == ()
+    assert escalation.tick(waiting, patience_ends, use)[1] == (Action.DUMP,)
 
 
 def test_a_starved_worker_keeps_its_grace() -> None:

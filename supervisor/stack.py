@@ -5,7 +5,24 @@ Runs in: supervisor. Pure.
 
 from __future__ import annotations
 
+import re
+import sys
+
 _FAULT = "Fatal Python error: "
+_ESCAPED = re.compile(r"\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8}))")
+
+
+def readable(text: str) -> str:
+    """Return a stack with the letters of its files and functions, of which faulthandler escapes what is not ASCII.
+
+    What no text may hold, or nobody sees, stays escaped: bytes of a path that are no UTF-8, control characters.
+    """
+    return _ESCAPED.sub(_letter, text)
+
+
+def _letter(escaped: re.Match[str]) -> str:
+    number = int(escaped[1] or escaped[2] or escaped[3], 16)
+    return chr(number) if number <= sys.maxunicode and chr(number).isprintable() else escaped[0]
 
 
 def trim(text: str, our_folder: str) -> str:

@@ -10,7 +10,8 @@ import os
 import killable.workers
 from killable.supervisor import stack
 
-OUR_FOLDER = os.path.dirname(killable.workers.__file__)
+OUR_FOLDER = os.path.dirname(killable.workers.__file__).encode("utf-8", "backslashreplace").decode()
+"""As it stands in a stack."""
 BYTES_MAX = 64 << 10
 """Of a stack: faulthandler shows a hundred frames of each thread, a hundred threads at most."""
 
@@ -59,6 +60,6 @@ class StackFile:
         if self._descriptor < 0 or begin is None:
             return ""
         try:
-            return os.pread(self._descriptor, BYTES_MAX, begin).decode("utf-8", "replace")
+            return stack.readable(os.pread(self._descriptor, BYTES_MAX, begin).decode("utf-8", "replace"))
         except OSError:
             return ""  # memory that was swapped out and cannot be read back

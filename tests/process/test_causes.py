@@ -17,7 +17,7 @@ from support.hostile_cases import GONE
 from support.served import Command, Server
 from support.supervising import StartSupervisor
 from support.waiting import Pending, until_async
-from trials import ENDED_WITH, computing, follow, hostile_pool, run, said, stop, submit
+from trials import ENDED_WITH, begin, computing, follow, hostile_pool, run, said, stop, submit
 
 from killable import Client, WorkerCrashed
 from killable.supervisor.service import Supervisor
@@ -32,9 +32,7 @@ async def test_five_deaths_by_sigkill_have_five_codes(proof: str, supervisor: St
     server = await supervisor(hostile_pool(workers=4, spares=2), proof=proof)
 
     async def begun() -> str:
-        job_id = await submit(server, "ignores_term")
-        await computing(server, job_id)
-        return job_id
+        return await begin(server, "ignores_term", limits={})
 
     cancelled = await stop(server, await begun(), grace_s=0)
     timed_out = await run(server, "ignores_term", limits={"run_s": 0.1, "grace_s": 0})

@@ -1,21 +1,20 @@
-"""The grace: who gets it, who does not need it, who can shorten it; the stack, the partial value, the certificate."""
+"""The grace: who gets it, who does not need it, who can shorten it; the partial value, the certificate."""
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import random
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support import hostile, processes
+from support import processes
 from support.certificates import ended_with, was_killed
 from support.marks import tag_of
 from support.supervising import StartSupervisor
 from support.waiting import Pending, until_async
 from trials import (
-    FORKED_OR_EXECED,
+    begin,
     computing,
     follow,
     hostile_pool,
@@ -35,13 +34,6 @@ from killable.supervisor.settings import PoolSpec
 from killable.workers.errors import Refused
 
 LONG_S = 60.0
-
-
-async def begin(server: Supervisor, type: str, /, *, limits: dict[str, Any], **input: Any) -> str:
-    """Start a job and wait until its main thread computes."""
-    job_id = await submit(server, type, limits=limits, **input)
-    await computing(server, job_id)
-    return job_id
 
 
 # ── adaptive ──
@@ -334,74 +326,6 @@ async def test_a_job_that_returns_after_a_timeout_has_timed_out(supervisor: Star
     story = await run(server, "returns_in_grace", limits={"idle_s": 0.1, "grace_s": LONG_S})
     assert (story.state, story.code) == ("timed_out", "timeout.idle")
     assert story.end["partial"] == "timeout.idle by supervisor: "
-
-
-def frames_of(stack: str) -> list[tuple[str, int, str]]:
-    """Return (file, line, function) of each frame; faulthandler writes `line 5 in f` too."""
-    found = []
-    for line in stack.splitlines():
-        if line.startswith('  File "'):
-            file, _, rest = line.removeprefix('  File "').partition('", line ')
-            number, _, function = rest.partition(" in ")
-            found.append((file, int(number), function))
-    return found
-
-
-def lines_of(function: Any) -> range:
-    source, first = inspect.getsourcelines(function)
-    return range(first, first + len(source))
-
-
-@FORKED_OR_EXECED
-async def test_an_acknowledged_stack_names_the_jobs_function_and_line(
-    start_method: str, proof: str, supervisor: StartSupervisor
-) -> None:
-    server = await supervisor(hostile_pool(start_method=start_method), proof=proof)
-    job_id = await begin(server, "loop_python", limits={"grace_s": LONG_S, "ack_s": None})
-    stack = (await stop(server, job_id)).certificate["stack"]
-    ((file, line, function),) = frames_of(stack)
-    assert file == hostile.__file__ and function == "loop_python"
-    assert line in lines_of(hostile.loop_python)
-    code = inspect.getsource(hostile).splitlines()[line - 1].strip()
-    assert code in ("while True:", "sum(range(items))")
-
-
-@pytest.mark.row("PEERS-D", "PEERS-11")
-@FORKED_OR_EXECED
-async def test_a_stuck_stack_names_the_function_that_called_native_code(
-    start_method: str, proof: str, supervisor: StartSupervisor, patient_with_dumps: None
-) -> None:
-    server = await supervisor(hostile_pool(start_method=start_method), proof=proof)
-    job_id = await begin(server, "hold_gil", limits={"grace_s": LONG_S, "ack_s": 0.1})
-    stack = (await stop(server, job_id)).certificate["stack"]
-    ((file, line, function),) = frames_of(stack)
-    assert file == hostile.__file__ and function == "hold_gil"
-    assert "sum(range" in inspect.getsource(hostile).splitlines()[line - 1]
-
-
-async def test_the_stack_of_a_generator_between_two_yields_names_it(supervisor: StartSupervisor) -> None:
-    server = await supervisor(hostile_pool())
-    for _ in range(5):
-        job_id = await submit(server, "counts_for_ever", limits={"grace_s": LONG_S, "ack_s": None})
-        await said(server, job_id, 100)
-        stack = (await stop(server, job_id)).certificate["stack"]
-        assert "counts_for_ever" in stack and "before the job" not in stack
-
-
-async def test_without_a_grace_there_is_no_stack(supervisor: StartSupervisor) -> None:
-    server = await supervisor(hostile_pool())
-    job_id = await begin(server, "hold_gil", limits={})
-    assert "stack" not in (await stop(server, job_id, grace_s=0)).certificate
-
-
-@pytest.mark.parametrize("hurried", [False, True], ids=["at once", "hurried"])
-async def test_unless_it_is_asked_for(hurried: bool, supervisor: StartSupervisor, patient_with_dumps: None) -> None:
-    server = await supervisor(hostile_pool(), stack=True)
-    job_id = await begin(server, "hold_gil", limits={"grace_s": 60, "ack_s": None})
-    if hurried:
-        await server.cancel(job_id, wait_s=0)
-    story = await stop(server, job_id, grace_s=0)
-    assert "in hold_gil" in story.certificate["stack"] and story.certificate["last_signal"] == "SIGKILL"
 
 
 @pytest.mark.row("PEERS-B")

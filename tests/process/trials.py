@@ -164,6 +164,13 @@ async def computing(supervisor: Supervisor, job_id: str, cpu_s: float = 0.03) ->
     return pid
 
 
+async def begin(supervisor: Supervisor, type: str, /, *, limits: dict[str, Any], **input: Any) -> str:
+    """Submit a job and wait until its main thread computes; return its id."""
+    job_id = await submit(supervisor, type, limits=limits, **input)
+    await computing(supervisor, job_id)
+    return job_id
+
+
 async def busy(supervisor: Supervisor, job_id: str, cpu_s: float = 0.03) -> None:
     """Wait until the process of a job that said "in" has computed for a while since, in whichever thread."""
     await said(supervisor, job_id)

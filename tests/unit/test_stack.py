@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from killable.supervisor.stack import is_whole, of_fault, trim
+from killable.supervisor.stack import is_whole, of_fault, readable, trim
 
 OURS = "/lib/killable/workers"
 
@@ -87,3 +87,19 @@ def test_the_last_fault_is_the_one_that_ended_it() -> None:
 @pytest.mark.parametrize("text", ["", STACK, "Fatal Python error: Aborted\n\n", FAULT.partition("Thread")[0]])
 def test_without_a_fault_or_a_python_frame_there_is_nothing_to_show(text: str) -> None:
     assert of_fault(text) == ""
+
+
+def test_what_faulthandler_escapes_is_read_as_it_was_written() -> None:
+    assert readable(r'  File "/home/j\xf6rg/\u7684/\U0001f5c0.py", line 1 in größe') == (
+        '  File "/home/jörg/的/🗀.py", line 1 in größe'
+    )
+    shown = trim(readable(STACK.replace(OURS, r"/home/j\xf6rg/workers")), "/home/jörg/workers")
+    assert shown.splitlines() == STACK.replace(OURS, "/home/jörg/workers").splitlines()[:4]
+
+
+@pytest.mark.parametrize(
+    "escaped", [r"\x0a", r"\x1b", r"\x7f", r"\x85", r"\udcf6", r"\U00110000", r"\Uffffffff", r"\xF6"]
+)
+def test_what_no_text_may_hold_stays_escaped(escaped: str) -> None:
+    """A line's end, a terminal's order, a byte that is no UTF-8, no character, and what faulthandler never writes."""
+    assert readable(f"a{escaped}b") == f"a{escaped}b"

@@ -17,7 +17,14 @@ import pytest
 import pytest_asyncio
 from support.imported import start_importing
 from support.processes import Seen, cgroups_of, open_descriptors, ours
-from support.supervising import PATIENT_WITH_DUMPS, PATIENT_WITH_LEAVING, PROOFS, StartSupervisor
+from support.supervising import (
+    GROUPED,
+    PATIENT_WITH_DUMPS,
+    PATIENT_WITH_LEAVING,
+    PROOFS,
+    WITH_GROUPS,
+    StartSupervisor,
+)
 from support.waiting import Pending, until, until_async
 
 from killable.supervisor import attempt, escalation
@@ -117,6 +124,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.function):
             # Right behind the guard above: set up before, and so ended after, everything that the test asks for.
             item.fixturenames.insert(item.fixturenames.index("nothing_left") + 1, "no_task_left")
+        callspec = getattr(item, "callspec", None)
+        if callspec is not None and GROUPED in callspec.params.values():
+            item.add_marker(WITH_GROUPS)
 
 
 # ── a real supervisor ──

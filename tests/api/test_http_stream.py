@@ -345,8 +345,8 @@ async def vanish(writer: asyncio.StreamWriter) -> None:
         pytest.skip("needs CAP_NET_ADMIN")
     finally:
         sock.close()
-    writer.close()
-    await writer.wait_closed()
+        writer.close()
+        await writer.wait_closed()
 
 
 @pytest.mark.row("A20")

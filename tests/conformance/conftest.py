@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 from sides import FakeSide, RealSide, Side
+from support.supervising import PROOFS
 
 
-@pytest.fixture(scope="module", params=["fake", "cgroup+descendants", "descendants"])
+@pytest.fixture(scope="module", params=["fake", *PROOFS])
 def side(request: pytest.FixtureRequest) -> Iterator[Side]:
     chosen: Side = FakeSide() if request.param == "fake" else RealSide(request.param)
     try:

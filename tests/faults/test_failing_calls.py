@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 from injection import Call, Injector, install
 from lives import MIDDLE, begin_and_end, belongings, go_through, living
-from support import processes
+from support import groups, processes
+from support.supervising import GROUPED
 from support.waiting import Pending, until_async
 
 from killable.supervisor.machine import cookies, lineage
@@ -74,7 +75,7 @@ def failed() -> set[str]:
 async def test_the_first_call_of_each_place_fails_once(
     phase: str, injector: Injector, failed: set[str], record_property: Callable[[str, object], None]
 ) -> None:
-    proof = "cgroup+descendants"
+    proof = GROUPED if groups.can_be_made() else "descendants"
     async with rounds(phase, proof, injector) as once:
         await once(lambda: None)
         calls = injector.calls

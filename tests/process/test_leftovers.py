@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from support import processes
-from support.supervising import StartSupervisor
+from support.supervising import GROUPED, WITH_GROUPS, StartSupervisor
 from support.waiting import Pending, until, until_async
 from trials import hostile_pool
 
@@ -124,13 +124,14 @@ def there(seen: processes.Seen) -> bool:
 # Any supervisor that starts on this machine sweeps, not only a test's own: what it finds is gone, whoever was quicker.
 
 
+@WITH_GROUPS
 @pytest.mark.row("D17")
 async def test_the_next_start_ends_what_carries_a_dead_owners_cookie(
     tmp_path: Path, supervisor: StartSupervisor
 ) -> None:
     """Supervisor and guard are killed together. Beside them another one lives, and keeps all that it has."""
     with ExitStack() as stack:
-        living = stack.enter_context(dying(tmp_path, "cgroup+descendants"))
+        living = stack.enter_context(dying(tmp_path, GROUPED))
         dead = stack.enter_context(dying(tmp_path, "descendants"))
         clean, carrying = sorted(dead.daemons, key=carries)
         dead.kill(guard=True)
@@ -143,12 +144,13 @@ async def test_the_next_start_ends_what_carries_a_dead_owners_cookie(
         assert all(there(seen) for seen in living.known) and living.folder.exists()
 
 
+@WITH_GROUPS
 @pytest.mark.row("D18")
 async def test_the_next_start_ends_what_is_in_a_dead_owners_group(tmp_path: Path, supervisor: StartSupervisor) -> None:
     """One of the daemons has cleaned its environment: nobody can find it but by the group's name."""
     with ExitStack() as stack:
-        living = stack.enter_context(dying(tmp_path, "cgroup+descendants"))
-        dead = stack.enter_context(dying(tmp_path, "cgroup+descendants"))
+        living = stack.enter_context(dying(tmp_path, GROUPED))
+        dead = stack.enter_context(dying(tmp_path, GROUPED))
         groups = processes.cgroups_of(dead.pid)
         assert groups and all(map(there, dead.daemons))
         dead.kill(guard=True)

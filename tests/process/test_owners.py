@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from owners import GONE_S, Owner, others, owner
 from support import processes
+from support.supervising import GROUPED, WITH_GROUPS
 from support.waiting import Pending, until, until_empty
 from trials import FORKED_OR_EXECED, HOSTILE
 
@@ -162,10 +163,11 @@ def test_a_stderr_that_nobody_reads_holds_up_nothing() -> None:
         os.close(descriptor)
 
 
+@WITH_GROUPS
 @pytest.mark.row("D18")
 def test_what_a_dead_owner_has_left_is_removed_by_the_next(tmp_path: Path) -> None:
     """Its guard ends the processes; the groups' empty directories are found by the next supervisor's start."""
-    with owner(jobs=[["ignores_term", {}, 1]], settings={"proof": "cgroup+descendants"}) as host:
+    with owner(jobs=[["ignores_term", {}, 1]], settings={"proof": GROUPED}) as host:
         host.listen()
         host.kill()
         until_empty(lambda: others(host.pid), "everything is gone", GONE_S)
@@ -206,7 +208,7 @@ def test_a_job_starts_from_a_clean_process(host: bool, start_method: str, proof:
     assert found["stdin"] == "" and found["descriptors"]["0"] == "/dev/null"
     assert found["environment"]["OMP_NUM_THREADS"] == "1"
     assert found["instance"]
-    assert ("killable-" in found["cgroup"]) == (proof == "cgroup+descendants")
+    assert ("killable-" in found["cgroup"]) == (proof == GROUPED)
 
 
 @pytest.mark.row("B10")

@@ -9,7 +9,7 @@ import signal
 import pytest
 from support import processes
 from support.freezer import freezer
-from support.supervising import StartSupervisor
+from support.supervising import GROUPED, StartSupervisor
 from support.waiting import Pending, until_async
 from trials import FORKED_OR_EXECED, hostile_pool, pool_of, run, said, sitting, submit
 
@@ -113,9 +113,9 @@ async def test_a_pool_comes_back_although_something_of_its_zygote_does_not_go(
         assert record.error is not None and record.certificate is not None
         code = record.error["code"]
         assert (code, record.certificate.get("proof")) == (
-            ("worker_lost", "cgroup") if proof == "cgroup+descendants" else ("unkillable", None)
+            ("worker_lost", "cgroup") if proof == GROUPED else ("unkillable", None)
         )
-        if proof == "cgroup+descendants":
+        if proof == GROUPED:
             assert (await run(server, "leaves_family")).state == "completed"
         await server.cancel(job_id, grace_s=0, wait_s=0)
         await given_up(server, job_id)
@@ -171,8 +171,8 @@ async def test_a_shutdown_does_not_wait_for_what_does_not_go(proof: str, supervi
 
 def test_the_freezer_holds_what_sigkill_would_end() -> None:
     """The control: without it these processes are gone at once."""
-    pids = [os.spawnlp(os.P_NOWAIT, "sleep", "sleep", "60") for _ in range(2)]
     with freezer() as frozen:
+        pids = [os.spawnlp(os.P_NOWAIT, "sleep", "sleep", "60") for _ in range(2)]
         frozen.hold(pids[0])
         for pid in pids:
             os.kill(pid, signal.SIGKILL)

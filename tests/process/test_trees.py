@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support import certificates, processes
 from support.marks import libc, tag_of
-from support.supervising import StartSupervisor
+from support.supervising import GROUPED, WITH_GROUPS, StartSupervisor
 from support.waiting import Pending, until, until_async
 from trials import ENDED_WITH, FORKED_OR_EXECED, Story, computing, hostile_pool, run, said, stop, submit
 
@@ -45,6 +45,20 @@ async def test_the_whole_family_is_gone_with_the_job_of_a_worker_that_has_served
         earlier = await run(server, "echoes")
         story = await end_with_family(server, "daemon", end, proof)
         assert story.pid == earlier.pid
+
+
+@pytest.mark.row("D5")
+@WITH_GROUPS
+async def test_what_has_moved_to_another_group_is_gone_with_the_job(supervisor: StartSupervisor) -> None:
+    """`cgroup.kill` of the worker's group ends none of it, and its guard still knows them."""
+    server = await supervisor(hostile_pool(), proof=GROUPED)
+    for grace_s in (None, 0):
+        job_id = await submit(server, "moves_to_another_cgroup")
+        ((daemon, has_moved),) = await said(server, job_id)
+        assert has_moved or os.geteuid() != 0, "who is not root may find no group that takes it"
+        story = await stop(server, job_id, grace_s=grace_s)
+        assert story.code == "cancelled" and story.certificate["processes_swept"] == 1
+        assert processes.look(daemon) is None and processes.named(tag_of(job_id)) == []
 
 
 async def end_with_family(server: Supervisor, kind: str, end: str, proof: str) -> Story:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from support import groups
 from support.waiting import Pending
 
 MARK = "TESTS_OF_KILLABLE"
@@ -119,12 +120,10 @@ def ours() -> list[Seen]:
 
 def cgroups_of(pid: int) -> list[Path]:
     """Return the cgroup2 directories that a supervisor in this process has made below its own group."""
-    own = [line.split(":", 2)[2] for line in Path("/proc/self/cgroup").read_text().splitlines() if line[:2] == "0:"]
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        fields, _, rest = line.partition(" - ")
-        if own and rest.split()[0] == "cgroup2":
-            return sorted(Path(fields.split()[4] + own[0]).glob(f"killable-*-{pid}-*"))
-    return []
+    try:
+        return sorted(groups.own_group().glob(f"killable-*-{pid}-*"))
+    except OSError:
+        return []
 
 
 def stat_field(pid: int, name: str) -> str:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+import pytest
+from support import groups
+
 from killable.supervisor.service import Supervisor
 from killable.supervisor.settings import PoolSpec
 
@@ -14,7 +17,11 @@ class StartSupervisor(Protocol):
         ...
 
 
-PROOFS = ("cgroup+descendants", "descendants")
+GROUPED = "cgroup+descendants"
+PROOFS = (GROUPED, "descendants")
+WITH_GROUPS = pytest.mark.skipif(
+    not groups.can_be_made(), reason="no group of cgroup v2 can be made here: not root, and none was delegated"
+)
 
 PATIENT_WITH_DUMPS = {"DUMP_S_MAX": 30.0, "DUMP_IN_GRACE_S_MAX": 30.0}
 """Of `escalation`: how long a stack is waited for before SIGKILL, for tests that are about something else.

@@ -12,9 +12,11 @@ import os
 import resource
 import signal
 import sys
-from pathlib import Path
+from contextlib import suppress
+from pathlib import PurePosixPath
 from typing import Any
 
+from support import groups
 from support.families import fork_one
 from support.marks import compute, enter, mark
 
@@ -107,25 +109,23 @@ def leaks_descriptors(ctx: Context, count: int = 0) -> None:
         opened += 1
 
 
-def unified_hierarchy() -> tuple[Path, str]:
-    """Return where cgroup2 is mounted and which group this process is in (proc(5), mountinfo)."""
-    (own,) = [line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::")]
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        fields, _, rest = line.partition(" - ")
-        if rest.split()[0] == "cgroup2":
-            return Path(fields.split()[4]), own
-    raise FileNotFoundError("no cgroup2 hierarchy is mounted")
+def leave_group() -> None:
+    """Move to the nearest group above its own that takes this process: at the top there is none, others may refuse."""
+    mount, own = groups.hierarchy()
+    for above in PurePosixPath(own).parents:
+        with suppress(OSError):
+            (mount / above.relative_to("/") / "cgroup.procs").write_text("0")
+            return
 
 
 @job
 def moves_to_another_cgroup(ctx: Context) -> None:
-    """Leave the worker's group for the one above it, with a daemon, and go on; say which group it is in now."""
+    """Leave the worker's group for one above it, with a daemon, and go on; say whether it is in another one now."""
     mark(ctx)
-    mount, own = unified_hierarchy()
-    above = mount / own.strip("/") / ".."
-    (above / "cgroup.procs").write_text("0")
+    own = groups.hierarchy()
+    leave_group()
     daemon = fork_one(new_session=True, twice=True)
-    ctx.emit([daemon, own != unified_hierarchy()[1]])
+    ctx.emit([daemon, groups.hierarchy() != own])
     while True:
         signal.pause()
 

@@ -161,7 +161,8 @@ def set_process_limits(nice: int, *, core_dumps: bool = False) -> None:
 def _lower_session(nice: int) -> None:
     """Where sessions share the processors like equals (autogroup, sched(7)) a nice level counts inside of one only.
 
-    The level of a session is another number, and each worker has a session of its own.
+    The level of a session is another number, and each worker has a session of its own. Of those who are not root the
+    kernel lets one on the whole machine set it in a tenth of a second: the others go on without, for no start may wait.
     """
     try:
         with open("/proc/self/autogroup", "wb", buffering=0) as file:

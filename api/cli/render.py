@@ -277,4 +277,5 @@ def certificate_table(certificate: Mapping[str, Any]) -> Group:
     for name, value in rest.items():
         table.add_row(name, _cell(name, value))
     stack = str(certificate.get("stack") or "").rstrip()
-    return Group(table, Text(stack, overflow="fold")) if stack else Group(table)
+    # Folded also where a console leaves long lines to the terminal: one of a group is cut there.
+    return Group(table, Text(stack, overflow="fold", no_wrap=False)) if stack else Group(table)

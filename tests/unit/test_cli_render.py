@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 import typer
+from rich.console import Console
 
 from killable.api.cli import console, exits, render, tables
 from killable.api.client.blocking import NotEnded, Unreachable
@@ -172,6 +174,15 @@ def test_a_certificate_shows_what_did_not_happen(capsys: pytest.CaptureFixture[s
     assert "grace_s 5 s" in lines
     assert any("line 1 in encode" in line for line in lines)
     assert not any(line != line.rstrip() for line in out.splitlines())
+
+
+@pytest.mark.parametrize("soft_wrap", [False, True])
+def test_a_stack_is_whole_where_there_is_no_room_for_it(soft_wrap: bool) -> None:
+    frame = f'  File "{"/a/folder" * 20}/jobs.py", line 1 in encode'
+    narrow = Console(width=80, file=io.StringIO(), soft_wrap=soft_wrap, highlight=False)
+    with narrow.capture() as shown:
+        narrow.print(render.certificate_table({"stack": frame}))
+    assert "".join(shown.get().split()) == "".join(frame.split())
 
 
 def test_a_table_in_a_pipe_is_never_cut(capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,6 +22,7 @@ from support.supervising import StartSupervisor
 from support.waiting import Pending, until, until_async
 from trials import HOSTILE, follow, hostile_pool, run, said, stop, submit
 
+import killable
 from killable.supervisor.machine.tree import private_bytes
 from killable.supervisor.settings import PoolSpec
 from killable.supervisor.watching import Watching
@@ -234,9 +235,16 @@ def other_groups() -> Iterator[None]:
 
 
 def interpreter_of(uid: int, start_method: str) -> str:
-    """Return one that this user can exec; forked workers need none."""
-    test = ["test", "-x", sys.executable]
-    if start_method == "fork" or subprocess.run(test, user=uid, group=uid).returncode == 0:
+    """Return one that this user can exec; forked workers need none. Skip where there is none, or nothing to run."""
+
+    def may(*test: str) -> bool:
+        return subprocess.run(["test", *test], user=uid, group=uid).returncode == 0
+
+    if start_method == "fork":
+        return ""
+    if not may("-r", killable.__file__):
+        pytest.skip(f"user {uid} cannot read {killable.__file__}")
+    if may("-x", sys.executable):
         return ""
     system = "/usr/bin/python3"
     if subprocess.run([system, "-c", "import sys; sys.exit(sys.version_info < (3, 11))"]).returncode:

@@ -39,9 +39,9 @@ class StackFile:
         """Return the stack of the fault that has ended the job, or that which was asked for; None: neither."""
         fault = stack.of_fault(self._read(self._begin))
         if fault:
-            return stack.of_job(fault, OUR_FOLDER) or None
+            return stack.of_job(stack.readable(fault), OUR_FOLDER) or None
         asked = self._read(self._asked)
-        return stack.trim(asked, OUR_FOLDER) if asked else None
+        return stack.trim(stack.readable(asked), OUR_FOLDER) if asked else None
 
     def is_whole(self) -> bool:
         """Tell whether the stack that was asked for has been written to its end."""
@@ -60,6 +60,6 @@ class StackFile:
         if self._descriptor < 0 or begin is None:
             return ""
         try:
-            return stack.readable(os.pread(self._descriptor, BYTES_MAX, begin).decode("utf-8", "replace"))
+            return os.pread(self._descriptor, BYTES_MAX, begin).decode("utf-8", "replace")
         except OSError:
             return ""  # memory that was swapped out and cannot be read back

@@ -241,7 +241,9 @@ class Spawner(Protocol):
     proof: str
 
     @property
-    def zygote_pid(self) -> int | None: ...
+    def zygote_pid(self) -> int | None:
+        """From before `on_preloaded` to the word of its loss."""
+        ...
 
     def start(self, start_method: str) -> None:
         """Start the guard, if need be, and a zygote. Raise OSError."""

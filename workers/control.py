@@ -5,9 +5,10 @@ Not dataclasses, which would take 6 ms to make, twice at every start.
 Runs in: supervisor | guard | zygote.
 
     supervisor → guard     StartZygote (+ its socket)
-    guard → supervisor     ZygoteStarted (+ its pidfd), OrphanReaped, ZygoteGone
+    guard → supervisor     OrphanReaped, ZygoteGone
     supervisor → zygote    Configure, Fork (+ the worker's descriptors), Ping
-    zygote → supervisor    TypeReported …, Preloaded | PreloadFailed; Forked (+ pidfd) | ForkFailed; Exited; Pong
+    zygote → supervisor    ZygoteStarted (+ its pidfd), TypeReported …, Preloaded | PreloadFailed
+                           Forked (+ pidfd) | ForkFailed; Exited; Pong
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ class StartZygote(NamedTuple):
 
 
 class ZygoteStarted(NamedTuple):
+    """Its first word. One that dies before it is known by ZygoteGone only."""
+
     pid: int
 
 

@@ -98,9 +98,6 @@ class Guard:
             return socket.socket(fileno=descriptor)
         os.close(descriptor)
         self._zygote = pid
-        pidfd = os.pidfd_open(pid)
-        self._tell(control.ZygoteStarted(pid), [pidfd])
-        os.close(pidfd)
         return None
 
     def _settle(self) -> None:
@@ -119,14 +116,14 @@ class Guard:
     def _note_orphan(self, pid: int, status: int, usage: Any, suspects: frozenset[int]) -> None:
         self._tell(control.OrphanReaped(pid, control.Ending.from_wait(status, usage, time.monotonic())))
 
-    def _tell(self, message: control.Message, descriptors: list[int] | None = None) -> None:
+    def _tell(self, message: control.Message) -> None:
         """Never wait for an owner that does not read: a copy of its descriptors may keep the socket open for ever."""
         poll = select.poll()
         poll.register(self._owner_pidfd, select.POLLIN)
         poll.register(self._sock, select.POLLOUT)
         while True:
             try:
-                fdpass.send(self._sock, control.to_wire(message), descriptors or [])
+                fdpass.send(self._sock, control.to_wire(message))
             except BlockingIOError:
                 if self._owner_pidfd in dict(poll.poll()):
                     return

@@ -14,7 +14,8 @@ import site
 import socket
 import sys
 import time
-from typing import Any, NamedTuple, NoReturn
+from collections.abc import Sequence
+from typing import NamedTuple, NoReturn
 
 from killable.workers import catalogue, confine, control, fdpass, offspring, spawned
 from killable.workers.exitcodes import ExitCode
@@ -41,6 +42,7 @@ class WorkerStart(NamedTuple):
 
 def main(sock: socket.socket, packages: dict[str, str]) -> int:
     """Serve until the supervisor closes the socket. Returns in a forked worker too, when that is done."""
+    _introduce(sock)
     site.main()  # the guard runs without it
     configure = _receive_configure(sock)
     if configure is None:
@@ -54,6 +56,23 @@ def main(sock: socket.socket, packages: dict[str, str]) -> int:
     # In a fresh fork, with the zygote's stack unwound and its objects gone: this process is a worker now.
     del zygote
     return _become_worker(start, configure, packages)
+
+
+def _introduce(sock: socket.socket) -> None:
+    """Before anything of the user's runs, and in one row with all that it says later: who hears that it has preloaded
+    knows whom to signal. The guard may come late, if it was not given the processor since its fork.
+    """
+    pid = os.getpid()
+    pidfd = os.pidfd_open(pid)
+    _tell(sock, control.ZygoteStarted(pid), [pidfd])
+    os.close(pidfd)
+
+
+def _tell(sock: socket.socket, message: control.Message, descriptors: Sequence[int] = ()) -> None:
+    try:
+        fdpass.send(sock, control.to_wire(message), descriptors)
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # the supervisor is gone: the next read says so
 
 
 def _receive_configure(sock: socket.socket) -> control.Configure | None:
@@ -127,10 +146,10 @@ class Zygote:
                 types = catalogue.load(self._configure, run_preloads=True)
         except BaseException as error:
             # The user's import may raise anything, SystemExit too: it becomes the pool's fault, with its traceback.
-            self._tell(catalogue.explain(error))
+            _tell(self._sock, catalogue.explain(error))
             return False
         for reported in types:
-            self._tell(control.TypeReported(reported))
+            _tell(self._sock, control.TypeReported(reported))
         self._threads = len(os.listdir("/proc/self/task"))
         # Signals and descriptors that the user's imports touched are ours again.
         confine.reset_signals()
@@ -139,7 +158,7 @@ class Zygote:
         gc.collect()
         gc.freeze()  # the collector must not write into pages that workers share (gc.freeze in the documentation)
         _flush()
-        self._tell(control.Preloaded(self._threads))
+        _tell(self._sock, control.Preloaded(self._threads))
         return True
 
     def serve(self) -> WorkerStart | None:
@@ -159,7 +178,7 @@ class Zygote:
                 message, descriptors = received
                 order = control.from_wire(message)
                 if isinstance(order, control.Ping):
-                    self._tell(control.Pong())
+                    _tell(self._sock, control.Pong())
                     continue
                 assert isinstance(order, control.Fork), order
                 start = self._fork(order, descriptors)
@@ -173,7 +192,7 @@ class Zygote:
                 raise OSError(0, f"a zygote with {self._threads} threads does not fork")
             pid = os.fork()
         except OSError as error:
-            self._tell(control.ForkFailed(order.worker_id, error.errno or 0, error.strerror or str(error)))
+            _tell(self._sock, control.ForkFailed(order.worker_id, error.errno or 0, error.strerror or str(error)))
             for descriptor in descriptors:
                 os.close(descriptor)
             return None
@@ -184,11 +203,11 @@ class Zygote:
         try:
             pidfd = os.pidfd_open(pid)  # cannot hit another process: our child is not reaped before we do it
         except OSError as error:  # no descriptor is left: without it nobody could end the worker
-            self._tell(control.ForkFailed(order.worker_id, error.errno or 0, error.strerror or str(error)))
+            _tell(self._sock, control.ForkFailed(order.worker_id, error.errno or 0, error.strerror or str(error)))
             self._strangers.kill(self._children, self._note_stranger)
             return None
         self._children[pid] = _Child(order.worker_id)
-        self._tell(control.Forked(order.worker_id, pid), [pidfd])
+        _tell(self._sock, control.Forked(order.worker_id, pid), [pidfd])
         os.close(pidfd)
         return None
 
@@ -216,17 +235,10 @@ class Zygote:
             _, status, usage = os.wait4(pid, 0)
             child = self._children.pop(pid)
             ending = control.Ending.from_wait(status, usage, time.monotonic())
-            self._tell(control.Exited(child.worker_id, ending, child.swept))
+            _tell(self._sock, control.Exited(child.worker_id, ending, child.swept))
 
     def _note_stranger(self, pid: int, status: int, usage: object, suspects: frozenset[int]) -> None:
         """Count it for one of the dead; of two that died in the same moment nobody can tell which it was."""
         for leader in suspects & self._children.keys():
             self._children[leader].swept += 1
             break
-
-    def _tell(self, message: control.Message, descriptors: list[int] | None = None) -> None:
-        wire: dict[str, Any] = control.to_wire(message)
-        try:
-            fdpass.send(self._sock, wire, descriptors or [])
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # the supervisor is gone: the next read says so

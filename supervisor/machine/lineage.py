@@ -173,14 +173,6 @@ class Lineage:
 
     def _take_guard_message(self, message: control.Message, descriptors: list[int]) -> None:
         match message:
-            case control.ZygoteStarted(pid):
-                self.zygote_pid = pid
-                for descriptor in descriptors[:1]:
-                    self._zygote_pidfd = descriptor
-                    try:
-                        self._loop.add_reader(descriptor, self._on_zygote_exit)
-                    except OSError:
-                        pass  # the guard tells of its end
             case control.OrphanReaped(pid, ending):
                 self._orphans[pid] = ending
             case control.ZygoteGone(how):
@@ -222,6 +214,14 @@ class Lineage:
 
     def _take_zygote_message(self, message: control.Message, descriptors: list[int]) -> None:
         match message:
+            case control.ZygoteStarted(pid):
+                self.zygote_pid = pid
+                for descriptor in descriptors[:1]:
+                    self._zygote_pidfd = descriptor
+                    try:
+                        self._loop.add_reader(descriptor, self._on_zygote_exit)
+                    except OSError:
+                        pass  # the guard tells of its end
             case control.TypeReported(reported):
                 self._listener.on_type(reported)
             case control.Preloaded(threads):

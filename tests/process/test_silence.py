@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import signal
+import sys
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -133,11 +136,11 @@ class Telling(Hearing):
 
 
 @asynccontextmanager
-async def preloaded(proof: str, hearing: Hearing) -> AsyncIterator[PoolSpawner]:
+async def preloaded(proof: str, hearing: Hearing, **pool: Any) -> AsyncIterator[PoolSpawner]:
     """A guard and a zygote, at the seam."""
     settings = Settings(pools=(), proof=proof)  # type: ignore[arg-type]
     system = System.open(asyncio.get_running_loop(), settings, uuid.uuid4().hex)
-    spawner = system.open_spawner(hostile_pool(), hearing)
+    spawner = system.open_spawner(hostile_pool(**pool), hearing)
     try:
         spawner.start("fork")
         await until_async(lambda: hearing.preloaded, "the zygote has preloaded")
@@ -147,11 +150,31 @@ async def preloaded(proof: str, hearing: Hearing) -> AsyncIterator[PoolSpawner]:
         await system.close()
 
 
+async def test_a_zygote_that_has_preloaded_is_known_however_late_its_guard_is(tmp_path: Path, proof: str) -> None:
+    """A guard may wait for a processor from its fork of the zygote on, and the zygote get one."""
+    gate, late, python = tmp_path / "gate", tmp_path / "late.py", tmp_path / "python"
+    late.write_text(
+        "import os, runpy, sys, time\n"
+        f"def wait() -> None:\n    while not os.path.exists({str(gate)!r}):\n        time.sleep(0.01)\n"
+        "os.register_at_fork(after_in_parent=wait)\n"
+        "del sys.argv[:3]\n"  # this file, -S and -P
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -SP {shlex.quote(str(late))} "$@"\n')
+    python.chmod(0o700)
+    async with preloaded(proof, Hearing(), python=str(python)) as spawner:
+        try:
+            assert (zygote := processes.look(spawner.zygote_pid or 0)) is not None
+            assert (guard := processes.look(zygote.parent)) is not None and guard.parent == os.getpid()
+        finally:
+            gate.touch()
+
+
 async def test_a_worker_that_is_dead_when_its_fork_is_told_is_not_taken_for_one_that_lives(proof: str) -> None:
     hearing, dead = Hearing(), Telling()
     async with preloaded(proof, hearing) as spawner:
         spawner.fork("w-1", dead)
-        zygote = spawner.zygote_pid or 0
+        assert (zygote := spawner.zygote_pid) is not None
         (worker,) = until(lambda: processes.descendants(zygote), "it is forked, and the loop has not turned")
         os.kill(worker.pid, signal.SIGKILL)
         until(lambda: (seen := processes.look(worker.pid)) is None or seen.state == "Z", "it is dead")

@@ -42,7 +42,7 @@ class FakeSpawner:
 
     @property
     def zygote_pid(self) -> int | None:
-        """From a while after its start, when the guard tells of it, to the word of its loss."""
+        """From a while after its start, when it tells of itself, to the word of its loss."""
         return self._told_pid
 
     def start(self, start_method: str) -> None:

@@ -174,7 +174,8 @@ async def test_a_worker_that_is_dead_when_its_fork_is_told_is_not_taken_for_one_
     hearing, dead = Hearing(), Telling()
     async with preloaded(proof, hearing) as spawner:
         spawner.fork("w-1", dead)
-        assert (zygote := spawner.zygote_pid) is not None
+        zygote = spawner.zygote_pid
+        assert zygote is not None
         (worker,) = until(lambda: processes.descendants(zygote), "it is forked, and the loop has not turned")
         os.kill(worker.pid, signal.SIGKILL)
         until(lambda: (seen := processes.look(worker.pid)) is None or seen.state == "Z", "it is dead")

@@ -6,11 +6,10 @@ Whoever asked for the stop may go away: the attempt owns what it started.
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Protocol
 
 from killable.supervisor import exits, inputs, payloads
-from killable.supervisor.clock import Clock
+from killable.supervisor.clock import Clock, Timer
 from killable.supervisor.deadlines import NEVER, Deadlines, Expired
 from killable.supervisor.escalation import RING_AGAIN_S, Rules
 from killable.supervisor.eventlog import Batch
@@ -75,7 +74,7 @@ class Attempt:
         self._termination = Termination(
             worker, fence, rules, self._stamps, clock, on_kill=self._on_kill, on_unkillable=self._give_up
         )
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Timer | None = None
         self._ring_at: float | None = None
         self._watching = Watching(worker.process, entry.limits, clock, rules.cores, self.stop)
         self._leave_at: float | None = None

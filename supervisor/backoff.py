@@ -5,10 +5,9 @@ Runs in: supervisor.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 
-from killable.supervisor.clock import Clock
+from killable.supervisor.clock import Clock, Timer
 
 
 def doubled(first_s: float, times: int, most_s: float) -> float:
@@ -25,7 +24,7 @@ class Backoff:
         self._first_s = first_s
         self._most_s = most_s
         self._try_again = try_again
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Timer | None = None
 
     @property
     def is_waiting(self) -> bool:

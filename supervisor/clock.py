@@ -9,12 +9,30 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from killable.supervisor.seam import ProcessorUse
 
 if TYPE_CHECKING:
     import asyncio
+
+
+SOON_S = 0.1
+"""A wait that is exact enough: the kernel may lengthen it by 0.1 ms, by 0.5 above nice level 0."""
+STRETCH, STRETCH_S_MAX = 0.005, 0.1
+"""By which share of itself, and by how much at most, epoll_wait(2) may last longer than it was told: by a thousandth,
+and five above nice level 0, so that timers of many processes fire together (`select_estimate_accuracy` in Linux's
+fs/select.c; PR_SET_TIMERSLACK of prctl(2) does not shorten it). A wait of a minute ended 70 ms late."""
+EARLY_S = 0.002
+"""How much earlier than that: the loop rounds its waits up to milliseconds, and has to get the processor."""
+
+
+class Timer(Protocol):
+    """What is going to be called at a time."""
+
+    def cancel(self) -> None:
+        """Do not call it; nothing if it was called, or is cancelled already."""
+        ...
 
 
 class Clock:
@@ -27,8 +45,11 @@ class Clock:
         """Return CLOCK_MONOTONIC seconds: the workers' processes share it."""
         return self._loop.time()
 
-    def call_at(self, when: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
-        return self._loop.call_at(when, callback)
+    def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
+        """Have something called at a time, however long that is from now."""
+        if when - self._loop.time() <= SOON_S:
+            return self._loop.call_at(when, callback)
+        return _LongWait(self._loop, when, callback)
 
     @staticmethod
     def age_s(at: str) -> float:
@@ -39,6 +60,27 @@ class Clock:
     def wall() -> str:
         """Return the time of day, RFC 3339 in UTC with milliseconds."""
         return rfc_3339(time.time())
+
+
+class _LongWait:
+    """Waits until shortly before its time, again and again, until what is left is exact."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, when: float, callback: Callable[[], None]) -> None:
+        self._loop = loop
+        self._when = when
+        self._callback = callback
+        self._wait()
+
+    def _wait(self) -> None:
+        left = self._when - self._loop.time()
+        if left <= SOON_S:
+            self._handle = self._loop.call_at(self._when, self._callback)
+        else:
+            early_s = EARLY_S + min(left * STRETCH, STRETCH_S_MAX)
+            self._handle = self._loop.call_at(self._when - early_s, self._wait)
+
+    def cancel(self) -> None:
+        self._handle.cancel()
 
 
 def monotonic() -> float:

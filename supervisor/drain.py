@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from killable.supervisor.clock import Clock
+from killable.supervisor.clock import Clock, Timer
 from killable.workers.errors import Refused
 
 RETRY_AFTER_S = 5
@@ -27,7 +27,7 @@ class Drain:
         """Of the first shutdown that gave one."""
         self._due = asyncio.Event()
         self._deadline: float | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Timer | None = None
 
     def check(self) -> None:
         """Raise Refused `draining` when no new jobs are taken."""

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from killable.supervisor import scheduler
 from killable.supervisor.backoff import Backoff
-from killable.supervisor.clock import Clock
+from killable.supervisor.clock import Clock, Timer
 from killable.supervisor.job import PoolRecord, Retired, WorkerId
 from killable.supervisor.jobtypes import StartRefused
 from killable.supervisor.scheduler import Occupancy
@@ -83,7 +83,7 @@ class Pool:
         """It was ready once."""
         self._closing = False
         self._ready_waiters: list[Callable[[], None]] = []
-        self._refill: asyncio.TimerHandle | None = None
+        self._refill: Timer | None = None
         self.startup_error: Exception | None = None
         """Why the supervisor cannot start with this pool."""
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from killable.supervisor.clock import Timer
 from killable.supervisor.eventlog import EventLog
 from killable.supervisor.inputs import close_input
 from killable.supervisor.job import JobRecord, JobType, Limits, Outcome, Submission, Verdict
@@ -78,7 +79,7 @@ class Entry:
     worker_id: str | None = None
     pid: int | None = None
     readers: int = 0
-    queue_timer: asyncio.TimerHandle | None = None
+    queue_timer: Timer | None = None
     waiters: list[asyncio.Future[None]] = field(default_factory=list)
     listener: JobListener | None = None
     is_call: bool = False

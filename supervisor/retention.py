@@ -7,12 +7,11 @@ Three bounds: a number of jobs, their bytes, and their age, for which one timer 
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from killable.supervisor.clock import Clock
+from killable.supervisor.clock import Clock, Timer
 from killable.workers.errors import Refused
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ class Retention:
         self._bytes = 0
         self._dropped: dict[str, Dropped] = {}
         self._clock: Clock | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Timer | None = None
 
     def start(self, clock: Clock) -> None:
         """From here on jobs go when their time is over, not only when another one ends."""

@@ -5,11 +5,10 @@ Runs in: supervisor. An idle worker is never looked at: the timer is the attempt
 
 from __future__ import annotations
 
-import asyncio
 from typing import Protocol
 
 from killable.supervisor import watch
-from killable.supervisor.clock import Clock
+from killable.supervisor.clock import Clock, Timer
 from killable.supervisor.job import Limits, Verdict
 from killable.supervisor.seam import Process, Sample
 from killable.supervisor.watch import Look, Watch
@@ -36,7 +35,7 @@ class Watching:
         self._stop = stop
         self._cpu = limits.cpu_s is not None
         self._watch: Watch | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Timer | None = None
         self._proving = False
         self._told = False
         self._closed = False

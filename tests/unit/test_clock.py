@@ -1,0 +1,71 @@
+"""When the clock calls back, in a loop whose waits last as much longer than asked as the kernel may let them."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from support import virtual_loop
+from support.virtual_loop import VirtualLoop
+
+from killable.supervisor.clock import Clock, Timer
+
+ON_TIME_S = 0.0015
+"""The loop rounds each wait up to a millisecond, and 50 µs are anybody's (PR_SET_TIMERSLACK)."""
+WAITS_S = (0.0, 0.001, 0.009, 0.011, 0.2, 1.0, 30.0, 60.0, 3600.0, 30 * 86_400.0)
+
+
+class SlackLoop(VirtualLoop):
+    """Stretches what epoll_wait(2) is told as Linux may (fs/select.c): by a share, 50 µs at least, 0.1 s at most."""
+
+    share = 0.001
+
+    def jump(self, timeout: float | None) -> None:
+        super().jump(None if timeout is None else timeout + min(max(timeout * self.share, 50e-6), 0.1))
+
+
+class SlackLoopOfNicePeople(SlackLoop):
+    share = 0.005
+
+
+LOOPS = pytest.mark.parametrize("loop", [SlackLoop, SlackLoopOfNicePeople], ids=["nice 0", "nice 5"])
+
+
+async def late_s(wait_s: float, *, by_the_clock: bool = True) -> float:
+    loop, called = asyncio.get_running_loop(), asyncio.Event()
+    when = loop.time() + wait_s
+    timers = Clock(loop) if by_the_clock else loop
+    timers.call_at(when, called.set)
+    await called.wait()
+    return loop.time() - when
+
+
+@LOOPS
+@pytest.mark.parametrize("wait_s", WAITS_S)
+def test_no_wait_is_so_long_that_its_end_is_late(wait_s: float, loop: type[SlackLoop]) -> None:
+    assert 0 <= virtual_loop.run(late_s(wait_s), loop) <= ON_TIME_S
+
+
+@LOOPS
+def test_a_timer_of_the_loop_itself_is_late(loop: type[SlackLoop]) -> None:
+    """The control: what the clock is there for."""
+    assert virtual_loop.run(late_s(60.0, by_the_clock=False), loop) > 0.05
+
+
+@pytest.mark.parametrize("wait_s", WAITS_S)
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.999, 1.0])
+def test_what_is_cancelled_is_not_called(wait_s: float, share: float) -> None:
+    """Before its time, in any of the waits that lead there, and twice."""
+
+    async def main() -> None:
+        loop, calls = asyncio.get_running_loop(), list[float]()
+        timer: Timer = Clock(loop).call_at(loop.time() + wait_s, lambda: calls.append(loop.time()))
+        await asyncio.sleep(wait_s * share)
+        timer.cancel()
+        called = len(calls)
+        timer.cancel()
+        await asyncio.sleep(wait_s + 1.0)
+        assert len(calls) == called
+        assert called == 0 or (share == 1.0 or wait_s <= 0.001)
+
+    virtual_loop.run(main())

@@ -1,4 +1,4 @@
-"""How late each kind of deadline strikes with eight jobs at once; native code at its run_s; 32 hostile trees together.
+"""How late each kind of deadline strikes with eight jobs at once, beside bare timers; native code; hostile trees.
 
 Runs in: the benchmark.
 """
@@ -9,14 +9,18 @@ import asyncio
 import json
 import logging
 import os
+import select
+import signal
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from typing import Any
 
 import testbed
 from deathwatch import DeathWatch
 from figure import Figure, spread
 from plan import Plan
+from raw import RawForker
 from samples import Samples
 
 from killable.supervisor.service import Supervisor
@@ -33,9 +37,15 @@ KINDS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "total_s": ("run", {}, {"total_s": DUE_S}),
     "cpu_s": ("burn", {}, {"cpu_s": DUE_S}),
 }
+LONG_DUE_S = 10.0
+UNWATCHED = {"memory_bytes": None, "processes_max": None}
+"""Else their job is looked at 40 times a second, and the loop waits for nothing long."""
 STATE = {"cpu_s": "failed"}
 """A limit, no deadline."""
 SENT = "deadline → SIGTERM sent, late by, ms"
+BARE_SENT = "a bare timer of the loop → SIGTERM sent, late by, ms"
+LONG_SENT = "a deadline of 10 s → SIGTERM sent, late by, ms"
+LONG_WAIT = "epoll_wait(2) of 10 s, late by, ms"
 OVER = "cpu_s → told, over by, ms of processor time"
 HEARD = "deadline → raised in the job, late by, ms"
 NATIVE_RUN_S, ACK_S = 0.5, 0.5
@@ -56,20 +66,51 @@ class Sent(logging.Handler):
             self.at[record.__dict__["job_id"]] = time.monotonic()
 
 
-async def measure_lateness(plan: Plan, results: Samples) -> None:
+@contextmanager
+def _noting_signals() -> Iterator[Sent]:
     sent, log = Sent(), logging.getLogger("killable.jobs")
     log.addHandler(sent)
     log.setLevel(logging.INFO)
     try:
-        async with testbed.supervising(testbed.pool("punctual", workers=AT_ONCE, spares=AT_ONCE)) as supervisor:
+        yield sent
+    finally:
+        log.removeHandler(sent)
+
+
+async def measure_lateness(plan: Plan, results: Samples) -> None:
+    pool = testbed.pool("punctual", workers=AT_ONCE, spares=AT_ONCE)
+    with _noting_signals() as sent:
+        async with testbed.supervising(pool) as supervisor:
             for _ in range(plan.kills):
                 for name, (type, input, limits) in KINDS.items():
                     await testbed.warm(supervisor)
                     jobs = [await testbed.submit(supervisor, type, limits=limits, **input) for _ in range(AT_ONCE)]
                     for job in jobs:
                         await _note(supervisor, job.job_id, name, sent, results)
-    finally:
-        log.removeHandler(sent)
+
+
+async def measure_long_lateness(plan: Plan, results: Samples) -> None:
+    """A deadline that is far away, of jobs which leave the loop alone until then; and a bare wait as long, beside."""
+    with _noting_signals() as sent:
+        async with testbed.supervising(testbed.pool("punctual", workers=AT_ONCE)) as supervisor:
+            bare = asyncio.create_task(asyncio.to_thread(_wait_bare))
+            limits = {"run_s": LONG_DUE_S, **UNWATCHED}
+            jobs = [await testbed.submit(supervisor, "run", limits=limits) for _ in range(AT_ONCE)]
+            for job in jobs:
+                record = await _ended(supervisor, job.job_id)
+                if record.state != "timed_out" or record.partial is None:
+                    raise RuntimeError(f"not ended by run_s: {record}")
+                began, _ = json.loads(record.partial)
+                results.add(LONG_SENT, (sent.at[job.job_id] - began - LONG_DUE_S) * 1000)
+            results.add(LONG_WAIT, await bare)
+
+
+def _wait_bare() -> float:
+    """Return by how many milliseconds epoll_wait(2) was late."""
+    due = time.monotonic() + LONG_DUE_S
+    with select.epoll() as epoll:
+        epoll.poll(LONG_DUE_S)
+    return (time.monotonic() - due) * 1000
 
 
 async def _note(supervisor: Supervisor, job_id: str, name: str, sent: Sent, results: Samples) -> None:
@@ -91,10 +132,35 @@ async def _note(supervisor: Supervisor, job_id: str, name: str, sent: Sent, resu
 
 
 async def _ended(supervisor: Supervisor, job_id: str) -> Any:
-    async with asyncio.timeout(testbed.WAIT_S):
+    async with asyncio.timeout(LONG_DUE_S + testbed.WAIT_S):
         async for _ in supervisor.events(job_id):
             pass
     return await supervisor.get(job_id)
+
+
+async def measure_bare_lateness(plan: Plan, results: Samples) -> None:
+    """The limit: processes like workers, of which each is sent SIGTERM by a timer, raises, and ends; nothing else."""
+    with RawForker("punctual") as forker:
+        for _ in range(plan.kills * len(KINDS)):
+            pids = [forker.fork("alone").pid for _ in range(AT_ONCE)]
+            due = time.monotonic() + DUE_S
+            async with asyncio.timeout(testbed.WAIT_S):
+                await asyncio.gather(*(_terminate_at(due, pid, results) for pid in pids))
+
+
+async def _terminate_at(due: float, pid: int, results: Samples) -> None:
+    def terminate() -> None:
+        signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+        results.add(BARE_SENT, (time.monotonic() - due) * 1000)
+
+    loop, ended, pidfd = asyncio.get_running_loop(), asyncio.Event(), os.pidfd_open(pid)
+    loop.add_reader(pidfd, ended.set)
+    try:
+        loop.call_at(due, terminate)
+        await ended.wait()
+    finally:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
 
 
 async def measure_native(plan: Plan, results: Samples) -> None:
@@ -133,7 +199,13 @@ async def measure_trees(plan: Plan, results: Samples) -> None:
             results.add(TREE, max(each["tree_empty"] for each in certificates) - GRACE_S * 1000)
 
 
-PARTS = {"deadlines": measure_lateness, "native code": measure_native, "hostile trees": measure_trees}
+PARTS = {
+    "deadlines": measure_lateness,
+    "bare timers": measure_bare_lateness,
+    "long deadlines": measure_long_lateness,
+    "native code": measure_native,
+    "hostile trees": measure_trees,
+}
 
 
 def figures(results: Samples) -> list[Figure]:
@@ -142,10 +214,15 @@ def figures(results: Samples) -> list[Figure]:
     return [
         Figure(
             "deadline → SIGTERM sent, late by, p99 over all kinds, 8 jobs at once", 10,
-            results.percentile(SENT, 99), "ms", note=f"p50 {results.median(SENT) or 0:.1f}; p99: {each}; "
+            results.percentile(SENT, 99), "ms", note=f"p50 {results.median(SENT) or 0:.1f}; bare timers: "
+            f"p50 {results.median(BARE_SENT) or 0:.1f}, p99 {results.percentile(BARE_SENT, 99) or 0:.1f}; p99: {each}; "
             f"raised in the job p50 {results.median(HEARD) or 0:.1f}, p99 {results.percentile(HEARD, 99) or 0:.1f}; "
             f"cpu_s: over by p50 {results.median(OVER) or 0:.1f}, p99 {results.percentile(OVER, 99) or 0:.1f} ms of "
             "processor time when told",
+        ),
+        Figure(
+            f"the same with a deadline of {LONG_DUE_S:g} s, p99", 10, results.percentile(LONG_SENT, 99), "ms",
+            note=f"{spread(results, LONG_SENT)}; epoll_wait(2) of {LONG_DUE_S:g} s: {spread(results, LONG_WAIT)}",
         ),
         Figure(
             "run_s 0.5 on a native call that holds the GIL → dead", (NATIVE_RUN_S + ACK_S) * 1000 + 20,

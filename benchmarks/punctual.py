@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import FrameType
 
 from killable import Context, OperationTimedOut, Stopping, job
 
@@ -67,6 +68,18 @@ def burn(ctx: Context) -> None:
     except Stopping:
         ctx.checkpoint([began, time.process_time()])
         raise
+
+
+@job
+def alone() -> Iterator[str]:
+    """Sleep until SIGTERM raises, as in `run`, without a supervisor (`raw`)."""
+
+    def stop(_signum: int, _frame: FrameType | None) -> None:
+        raise Stopping
+
+    signal.signal(signal.SIGTERM, stop)
+    yield "in"
+    time.sleep(LONG_S)
 
 
 @job

@@ -94,7 +94,13 @@ def main(module: str, nice: int) -> None:
     victims: set[int] = set()
 
     def reap(_signum: int, _frame: FrameType | None) -> None:
-        for pid in [pid for pid in victims if os.waitpid(pid, os.WNOHANG)[0]]:
+        while victims:  # several may have died for one signal, and it may come again in here
+            try:
+                pid, _ = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
             victims.discard(pid)
 
     signal.signal(signal.SIGCHLD, reap)

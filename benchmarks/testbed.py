@@ -14,6 +14,7 @@ from typing import Any, cast
 import uvicorn
 
 from killable.api.app import create_app
+from killable.supervisor import heap
 from killable.supervisor.job import JobRecord, Submission
 from killable.supervisor.service import Supervisor
 from killable.supervisor.settings import PoolSpec, Settings
@@ -40,6 +41,7 @@ async def supervising(*pools: PoolSpec, **settings: Any) -> AsyncIterator[Superv
         for record in await supervisor.pools():
             if record.state != "ready":
                 raise RuntimeError(f"pool {record.name} is {record.state}: {record.detail}")
+        heap.settle()
         yield supervisor
     finally:
         await supervisor.close(grace_s=0)

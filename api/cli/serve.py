@@ -104,6 +104,7 @@ async def _serve(in_force: InForce, listener: Listener, as_json: bool) -> None:
     """Start, announce, wait until told to end, end."""
     from killable.api.cli import announcement
     from killable.api.cli.web import Web
+    from killable.supervisor import heap
     from killable.supervisor.service import Supervisor
 
     config = in_force.config
@@ -115,6 +116,7 @@ async def _serve(in_force: InForce, listener: Listener, as_json: bool) -> None:
                 return
             web = Web(supervisor, config.server, listener, in_force.keys)
             await web.start()
+            heap.settle()
             await announcement.print_to(supervisor, in_force, listener.url, as_json)
             await _until_told(supervisor, web, stop, config.server.drain_s)
             await _end_jobs(supervisor, stop)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ import httpx
 import psutil
 import pytest
 from support.certificates import was_killed
-from support.served import Command, Server, open_gate
+from support.served import COMMAND, Command, Server, open_gate
+
+from killable.api.client.blocking import Client
 
 JOBS = '''
 import os
@@ -78,8 +81,8 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     (tmp_path / "my_jobs.py").write_text(JOBS)
     started: list[Server] = []
 
-    def start(*args: str, **options: Any) -> Server:
-        started.append(Server(Command(tmp_path), "my_jobs.py", *args, **options))
+    def start(*args: str, program: Sequence[str] = COMMAND, **options: Any) -> Server:
+        started.append(Server(Command(tmp_path, program=program), "my_jobs.py", *args, **options))
         return started[-1]
 
     yield start
@@ -382,3 +385,23 @@ def test_a_fault_of_a_module_is_one_clear_text(tmp_path: Path) -> None:
     done = Command(tmp_path).run("serve", "asy.py")
     assert done.returncode == 78 and "async def is not supported" in done.stderr
     assert "\\n" not in done.stderr, done.stderr
+
+
+WITH_HEAP_TOLD = """
+import atexit, gc, sys
+from killable.api.cli import main
+atexit.register(lambda: print("heap", gc.get_freeze_count(), len(gc.get_objects()), file=sys.stderr))
+main()
+"""
+
+
+def test_the_collector_of_a_server_has_little_to_look_at(serve: Serve) -> None:
+    """A full pass over all that it has imported would hold up every deadline and every cancel for its time."""
+    server = serve("--port", "0", program=[sys.executable, "-c", WITH_HEAP_TOLD])
+    with Client(server.url) as client:
+        for _ in range(10):
+            client.run("environment")
+    code, left, said = server.stop()
+    assert (code, left) == (0, []), said
+    spared, looked_at = map(int, said.rpartition("heap ")[2].split())
+    assert looked_at < spared / 4, said

@@ -27,11 +27,13 @@ COMMAND = [sys.executable, "-m", "killable.api.cli"]
 class Command:
     """The command in a folder, talking to one server."""
 
-    def __init__(self, folder: Path, url: str = "", *, before: Sequence[str] = ()) -> None:
-        """`before`: a command that becomes this one, such as unshare(1)."""
+    def __init__(
+        self, folder: Path, url: str = "", *, before: Sequence[str] = (), program: Sequence[str] = COMMAND
+    ) -> None:
+        """`before`: a command that becomes this one, such as unshare(1). `program`: what has it in itself."""
         self.folder = folder
         self.url = url
-        self._command = [*before, *COMMAND]
+        self._command = [*before, *program]
 
     def start(self, *args: str, **options: Any) -> subprocess.Popen[str]:
         streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}

@@ -13,7 +13,7 @@ import flows
 from figure import Figure, spread
 from samples import DEAD, GRACE_0, RAW, RAW_LATE, Samples, ending
 
-from killable.supervisor.job import Limits
+from killable.supervisor.models import Limits
 
 ACK_MS = (Limits().ack_s or 0.0) * 1000
 RAW_RATIO_MAX = 1.5

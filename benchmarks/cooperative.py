@@ -25,7 +25,7 @@ import encoding
 import workloads
 
 from killable.supervisor.clock import processor_use
-from killable.workers import confine
+from killable.workers.runtime import process_setup
 
 Mechanism = Literal["asyncio task", "thread"]
 MECHANISMS: tuple[Mechanism, ...] = get_args(Mechanism)
@@ -133,7 +133,7 @@ def _be_thread(workload: str) -> None:
 
 
 def main(mechanism: str, workload: str) -> None:
-    confine.die_with(os.getppid())
+    process_setup.die_with(os.getppid())
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if workload == "encode":
         encoding.corpus()

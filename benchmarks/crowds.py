@@ -20,9 +20,9 @@ from deathwatch import DeathWatch
 from plan import Plan
 from samples import Samples
 
-from killable.supervisor.job import JobRecord
-from killable.supervisor.service import Supervisor
+from killable.supervisor.models import JobRecord
 from killable.supervisor.settings import usable_cores
+from killable.supervisor.supervisor import Supervisor
 
 CROWD = 16
 NATIVE_SETTLE_S = 0.1

@@ -23,7 +23,7 @@ from plan import Plan
 from raw import RawForker
 from samples import Samples
 
-from killable.supervisor.service import Supervisor
+from killable.supervisor.supervisor import Supervisor
 
 AT_ONCE = 8
 DUE_S = 0.2

@@ -18,7 +18,7 @@ from plan import Plan
 from samples import CERTIFICATE, DEAD, GRACE_0, GRACE_DEFAULT, RAW, RAW_LATE, SSE, Samples
 from visitor import Visitor, visiting
 
-from killable.supervisor.service import Supervisor
+from killable.supervisor.supervisor import Supervisor
 
 SETTLE_S = 0.05
 """From the first token to the cancel: the job is deep in its call, and its memory has begun to grow."""

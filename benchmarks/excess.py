@@ -17,7 +17,7 @@ from plan import Plan
 from samples import Samples
 
 from killable.supervisor.clock import process_cpu_s
-from killable.supervisor.service import Supervisor
+from killable.supervisor.supervisor import Supervisor
 
 LIMIT_BYTES = 200_000_000
 HELD_MB_MAX = 300.0

@@ -15,7 +15,7 @@ from deathwatch import DeathWatch
 from plan import Plan
 from samples import Samples
 
-from killable.supervisor.service import Supervisor
+from killable.supervisor.supervisor import Supervisor
 
 FRESH = "fresh"
 REUSED = "reused"

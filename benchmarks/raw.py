@@ -22,9 +22,10 @@ from typing import Self
 
 from deathwatch import DeathWatch
 
-from killable.supervisor.machine.spawner import THREAD_LIMITS
+from killable.supervisor.linux.spawner import THREAD_LIMITS
 from killable.supervisor.settings import PoolSpec
-from killable.workers import confine, jobs
+from killable.workers.authoring import job_functions
+from killable.workers.runtime import process_setup
 
 NICE = PoolSpec("", ()).nice
 READY_S = 30.0
@@ -88,7 +89,7 @@ def kill(victim: Victim, watch: DeathWatch) -> float:
 def main(module: str, nice: int) -> None:
     """Load as a zygote does, then fork on request and reap, until stdin ends; what is left then is killed."""
     importlib.import_module(module)
-    jobs.run_preloads(each_worker=False)
+    job_functions.run_preloads(each_worker=False)
     gc.collect()
     gc.freeze()
     victims: set[int] = set()
@@ -123,10 +124,10 @@ def _be_victim(workload: str, parent: int, nice: int) -> None:
     """Never returns: every workload of the benchmark goes on until it is killed."""
     try:
         os.setsid()
-        confine.reset_signals()
-        confine.die_with(parent)
-        confine.set_process_limits(nice)
-        for _ in jobs.registered()[workload].function():
+        process_setup.reset_signals()
+        process_setup.die_with(parent)
+        process_setup.set_process_limits(nice)
+        for _ in job_functions.registered()[workload].function():
             os.write(1, f"{os.getpid()}\n".encode())
     finally:
         os._exit(70)

@@ -13,12 +13,12 @@ from typing import Any, cast
 
 import uvicorn
 
-from killable.api.app import create_app
-from killable.supervisor import heap
-from killable.supervisor.job import JobRecord, Submission
-from killable.supervisor.service import Supervisor
+from killable.api.cli.server import gc_freeze
+from killable.api.http.app import create_app
+from killable.supervisor.models import JobRecord, Submission
 from killable.supervisor.settings import PoolSpec, Settings
-from killable.workers.messages import dump_json
+from killable.supervisor.supervisor import Supervisor
+from killable.workers.protocol.messages import dump_json
 
 HERE = Path(__file__).parent
 WAIT_S = 30.0
@@ -41,7 +41,7 @@ async def supervising(*pools: PoolSpec, **settings: Any) -> AsyncIterator[Superv
         for record in await supervisor.pools():
             if record.state != "ready":
                 raise RuntimeError(f"pool {record.name} is {record.state}: {record.detail}")
-        heap.settle()
+        gc_freeze.settle()
         yield supervisor
     finally:
         await supervisor.close(grace_s=0)

@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import killable
-from killable.workers import confine
+from killable.workers.runtime import process_setup
 
 ANSWER_S = 60.0
 
@@ -73,7 +73,7 @@ async def visiting(port: int) -> AsyncIterator[Visitor]:
 
 
 def main(url: str) -> None:
-    confine.die_with(os.getppid())
+    process_setup.die_with(os.getppid())
     with killable.Client(url) as client:
         client.types()
         _say({"ready": True})

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
-from killable.supervisor.seam import ProcessorUse
+from killable.supervisor.ports import ProcessorUse
 
 if TYPE_CHECKING:
     import asyncio

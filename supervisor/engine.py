@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Protocol
 
-from killable.supervisor.job import (
+from killable.supervisor.models import (
     BulkCancel,
     Drained,
     Event,

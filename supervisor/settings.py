@@ -10,7 +10,7 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from killable.supervisor.job import Limits
+from killable.supervisor.models import Limits
 
 StartMethod = Literal["fork", "spawn"]
 

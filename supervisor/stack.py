@@ -36,15 +36,16 @@ def trim(text: str, our_folder: str) -> str:
 
 
 def of_job(text: str, our_folder: str) -> str:
-    """Drop the frames of files that lie directly in our folder; the built-in jobs below it are jobs like any other.
+    """Drop the frames of files below our folder; the built-in jobs there are jobs like any other.
 
     Return nothing where no frame is left.
     """
+    ours, builtin = f"{our_folder}/", f"{our_folder}/builtin/"
     kept = []
     for line in text.splitlines():
         _, quote, rest = line.partition('File "')
         path = rest.partition('"')[0]
-        if quote and path.rpartition("/")[0] == our_folder:
+        if quote and path.startswith(ours) and not path.startswith(builtin):
             continue
         kept.append(line)
     return "\n".join(kept) + "\n" if any('File "' in line for line in kept) else ""

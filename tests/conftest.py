@@ -17,19 +17,12 @@ import pytest
 import pytest_asyncio
 from support.imported import start_importing
 from support.processes import Seen, cgroups_of, open_descriptors, ours
-from support.supervising import (
-    GROUPED,
-    PATIENT_WITH_DUMPS,
-    PATIENT_WITH_LEAVING,
-    PROOFS,
-    WITH_GROUPS,
-    StartSupervisor,
-)
+from support.supervising import GROUPED, PATIENT_WITH_DUMPS, PATIENT_WITH_LEAVING, PROOFS, WITH_GROUPS, StartSupervisor
 from support.waiting import Pending, until, until_async
 
-from killable.supervisor import attempt, escalation
-from killable.supervisor.service import Supervisor
+from killable.supervisor.attempts import attempt, escalation
 from killable.supervisor.settings import PoolSpec, Settings
+from killable.supervisor.supervisor import Supervisor
 
 LEAVE_S = float(os.environ.get("LEAVE_S", 20))
 """How long what a test has ended may take to go. It goes in milliseconds; a leak never does."""

@@ -1,2 +1,2 @@
 """What runs inside the processes that get killed. Standard library only, but for
-`pickles`, `pydantics` and `builtin`; never imports the supervisor."""
+`protocol.pickling`, `authoring.pydantic_types` and `builtin`; never imports the supervisor."""

@@ -26,7 +26,7 @@ class Verb(NamedTuple):
 
     def command(self, name: str) -> Any:
         """Import the verb, and return what Typer makes of it."""
-        function = getattr(import_module(f"killable.api.cli.{self.module}"), self.function)
+        function = getattr(import_module(f"killable.api.cli.commands.{self.module}"), self.function)
         epilog = "Examples:\n\n" + "\n\n".join(self.examples) if self.examples else None
         alone = typer.Typer(add_completion=False, rich_markup_mode="rich")
         alone.command(name, rich_help_panel=self.panel, epilog=epilog, hidden=self.hidden)(function)

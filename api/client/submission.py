@@ -16,12 +16,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict
 
 from killable.api.client.exchange import Call, json_of, was_sent
-from killable.api.client.jobcalls import LEAVE_ANSWER_S, LEAVE_S, JobCalls
+from killable.api.client.job_calls import LEAVE_ANSWER_S, LEAVE_S, JobCalls
 from killable.api.client.outcomes import Ending, NotEnded, Unreachable
 from killable.api.client.retries import UNSEEN, Asking, Flow
+from killable.workers.authoring.identifiers import did_you_mean
+from killable.workers.authoring.limits import LIMITS, parse_limit
 from killable.workers.errors import JobTimedOut, KillableError, Refused
-from killable.workers.limits import LIMITS, parse_limit
-from killable.workers.spelling import did_you_mean
 
 
 class JobOptions(TypedDict, total=False):

@@ -7,12 +7,15 @@ TYPE_CHECKING = False  # type checkers take any name TYPE_CHECKING for true; `ty
 if TYPE_CHECKING:
     from typing import Any
 
-    from killable.api.client.asynchronous import AsyncClient
-    from killable.api.client.blocking import Client
+    from killable.api.client.async_client import AsyncClient
+    from killable.api.client.client import Client
     from killable.api.client.outcomes import Ending, Event, NotEnded, Unreachable
     from killable.supervisor.executor.executor import Executor
     from killable.supervisor.executor.stopped import stopped
-    from killable.workers.context import Context, Stopping
+    from killable.workers.authoring.context import Context, Stopping
+    from killable.workers.authoring.job_functions import job, preload
+    from killable.workers.authoring.limits import Limits
+    from killable.workers.authoring.operations import OperationTimedOut
     from killable.workers.errors import (
         JobCancelled,
         JobError,
@@ -25,9 +28,6 @@ if TYPE_CHECKING:
         WorkerExited,
         WorkerKilled,
     )
-    from killable.workers.jobs import job, preload
-    from killable.workers.limits import Limits
-    from killable.workers.operations import OperationTimedOut
 
     __version__: str
 
@@ -60,9 +60,9 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AsyncClient": "killable.api.client.asynchronous",
-    "Client": "killable.api.client.blocking",
-    "Context": "killable.workers.context",
+    "AsyncClient": "killable.api.client.async_client",
+    "Client": "killable.api.client.client",
+    "Context": "killable.workers.authoring.context",
     "Ending": "killable.api.client.outcomes",
     "Event": "killable.api.client.outcomes",
     "Executor": "killable.supervisor.executor.executor",
@@ -71,18 +71,18 @@ _HOMES = {
     "JobFailed": "killable.workers.errors",
     "JobTimedOut": "killable.workers.errors",
     "KillableError": "killable.workers.errors",
-    "Limits": "killable.workers.limits",
+    "Limits": "killable.workers.authoring.limits",
     "NotEnded": "killable.api.client.outcomes",
-    "OperationTimedOut": "killable.workers.operations",
+    "OperationTimedOut": "killable.workers.authoring.operations",
     "OutOfMemory": "killable.workers.errors",
     "Refused": "killable.workers.errors",
-    "Stopping": "killable.workers.context",
+    "Stopping": "killable.workers.authoring.context",
     "Unreachable": "killable.api.client.outcomes",
     "WorkerCrashed": "killable.workers.errors",
     "WorkerExited": "killable.workers.errors",
     "WorkerKilled": "killable.workers.errors",
-    "job": "killable.workers.jobs",
-    "preload": "killable.workers.jobs",
+    "job": "killable.workers.authoring.job_functions",
+    "preload": "killable.workers.authoring.job_functions",
     "stopped": "killable.supervisor.executor.stopped",
 }
 

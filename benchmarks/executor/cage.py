@@ -18,7 +18,7 @@ from contextlib import suppress
 
 import psutil
 
-from killable.workers import confine
+from killable.workers.runtime import process_setup
 
 LEAVE_S = 2.0
 """For what the command had started to notice that it is gone: then its processes are killed, too."""
@@ -29,10 +29,10 @@ LOOK_S = 0.005
 def main(command: list[str]) -> int:
     """Return the command's exit code, -N after a signal."""
     parent = os.getppid()
-    confine.prctl(confine.PR_SET_CHILD_SUBREAPER, 1)
+    process_setup.prctl(process_setup.PR_SET_CHILD_SUBREAPER, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the benchmark hears it, and tells us
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    confine.prctl(confine.PR_SET_PDEATHSIG, signal.SIGTERM)
+    process_setup.prctl(process_setup.PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         return 143
     process = None

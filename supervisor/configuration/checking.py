@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails
 
 from killable.supervisor.configuration.faults import Fault, dotted, is_secretive, shown
 from killable.supervisor.configuration.tables import FileTable, JobTable, LimitsTable, PoolTable, ServerSettings
-from killable.workers.spelling import did_you_mean
+from killable.workers.authoring.identifiers import did_you_mean
 
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 

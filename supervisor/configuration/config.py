@@ -15,17 +15,12 @@ from typing import Any
 
 from killable.supervisor.configuration import layers
 from killable.supervisor.configuration.checking import check
-from killable.supervisor.configuration.contradictions import (
-    DEFAULT_CAPS,
-    absolute_python,
-    caps_over,
-    contradictions,
-)
+from killable.supervisor.configuration.contradictions import DEFAULT_CAPS, absolute_python, caps_over, contradictions
 from killable.supervisor.configuration.faults import ConfigError, Fault, dotted, shown
 from killable.supervisor.configuration.layers import Layer, Leaves
 from killable.supervisor.configuration.tables import FileTable, PoolTable, ServerSettings
-from killable.supervisor.job import Limits
-from killable.supervisor.limits import is_over
+from killable.supervisor.jobs.limits import is_over
+from killable.supervisor.models import Limits
 from killable.supervisor.settings import JobSettings, PoolSpec, Settings
 
 __all__ = ["Config", "ConfigError", "Fault", "ServerSettings", "examine", "load"]

@@ -13,10 +13,10 @@ from typing import Any
 from killable.supervisor.configuration.faults import Fault, shown
 from killable.supervisor.configuration.layers import is_path
 from killable.supervisor.configuration.tables import NO_LIMIT, CapsTable, FileTable, PoolTable
-from killable.supervisor.limits import is_over
-from killable.supervisor.machine.accounts import AccountError, account
+from killable.supervisor.jobs.limits import is_over
+from killable.supervisor.linux.user_accounts import AccountError, account
 from killable.supervisor.settings import Settings, usable_processors
-from killable.workers.limits import flat
+from killable.workers.authoring.limits import flat
 
 DEFAULT_CAPS = Settings(pools=()).caps
 

@@ -14,9 +14,9 @@ from typing import Any
 from killable.supervisor.configuration.config import Config
 from killable.supervisor.configuration.faults import is_secretive
 from killable.supervisor.configuration.tables import NO_LIMIT, ServerSettings, json_schema
-from killable.supervisor.job import LIMIT_NAMES, JobType, Limits
+from killable.supervisor.models import LIMIT_NAMES, JobType, Limits
 from killable.supervisor.settings import Settings
-from killable.workers.limits import flat
+from killable.workers.authoring.limits import flat
 
 DEFAULT = "default"
 NOT_SHOWN = "(set, not shown)"

@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, StringConstraints, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from killable.workers.limits import ATTEMPTS_MAX
-from killable.workers.spelling import OPERATION_PATH, TYPE_NAME
-from killable.workers.units import parse_bytes, parse_count, parse_seconds
+from killable.workers.authoring.identifiers import OPERATION_PATH, TYPE_NAME
+from killable.workers.authoring.limits import ATTEMPTS_MAX
+from killable.workers.authoring.units import parse_bytes, parse_count, parse_seconds
 
 NO_LIMIT = "none"
 """TOML has no null: this word takes a limit away."""

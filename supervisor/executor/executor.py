@@ -18,15 +18,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from killable.supervisor.executor import mapping
-from killable.supervisor.executor.calls import Calls
 from killable.supervisor.executor.futures import JobFuture
+from killable.supervisor.executor.pending_tasks import Calls
 from killable.supervisor.executor.streams import AsyncStream, AsyncStreamFuture, Stream, StreamFuture
-from killable.supervisor.job import Limits
-from killable.supervisor.machine import forks
+from killable.supervisor.linux import host_forks
+from killable.supervisor.models import Limits
 from killable.supervisor.settings import PoolSpec, Settings, StartMethod, usable_cores
-from killable.workers.calls import CALL, POOL_MODULE, STREAM, Setup, apply_to_each
-from killable.workers.limits import LIMITS, parse_limit
-from killable.workers.spelling import did_you_mean
+from killable.workers.authoring.identifiers import did_you_mean
+from killable.workers.authoring.limits import LIMITS, parse_limit
+from killable.workers.runtime.executor_setup import CALL, POOL_MODULE, STREAM, Setup, apply_to_each
 
 if TYPE_CHECKING:
     import multiprocessing.context
@@ -314,7 +314,7 @@ def _in_child() -> None:
             leaving.callback(each.leave_to_parent)
 
 
-forks.in_each_child(_in_child)
+host_forks.in_each_child(_in_child)
 # Before threads are joined, as in the library: the last that was registered is called first.
 threading._register_atexit(_at_exit)  # type: ignore[attr-defined]
 threading._threading_atexits.insert(0, _at_last)  # type: ignore[attr-defined]

@@ -17,15 +17,15 @@ from concurrent.futures import CancelledError, Future
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, LOGGER, PENDING, RUNNING
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from killable.supervisor.job import Outcome
-from killable.supervisor.stamps import ran_through
-from killable.workers import pickles
+from killable.supervisor.attempts.phase_times import ran_through
+from killable.supervisor.models import Outcome
 from killable.workers.errors import CODES, JobCancelled, JobError, JobFailed, error_class
-from killable.workers.sealed import MemoryFile
+from killable.workers.protocol import pickling
+from killable.workers.protocol.shared_memory import MemoryFile
 
 if TYPE_CHECKING:
-    from killable.supervisor.eventlog import EventLog
-    from killable.supervisor.registry import Entry
+    from killable.supervisor.jobs.event_log import EventLog
+    from killable.supervisor.jobs.job import Entry
 
 T = TypeVar("T")
 
@@ -372,12 +372,12 @@ def read(unpickle: Callable[..., T], *sent: Any) -> T:
 def _unpickled(payload: bytes | MemoryFile | None) -> Any:
     if isinstance(payload, MemoryFile):
         with payload.mapped() as content:
-            return pickles.loads(content)
-    return None if payload is None else pickles.loads(payload)
+            return pickling.loads(content)
+    return None if payload is None else pickling.loads(payload)
 
 
 def _raised(pickled: bytes) -> BaseException:
-    error = pickles.loads(pickled)
+    error = pickling.loads(pickled)
     assert isinstance(error, BaseException), error
     return error
 

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from killable.supervisor import loops
+from killable.supervisor import event_loops
 from killable.supervisor.executor.futures import JobFuture
 
 
@@ -26,6 +26,6 @@ async def stopped(future: JobFuture[Any]) -> Mapping[str, Any] | None:
         if not over.done():
             over.set_result(None)
 
-    future.add_done_callback(lambda _: loops.tell(loop, note))
+    future.add_done_callback(lambda _: event_loops.tell(loop, note))
     await over
     return future.certificate

@@ -11,11 +11,11 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from killable.supervisor import loops
+from killable.supervisor import event_loops
 from killable.supervisor.executor.futures import CallOwner, JobFuture, Unreadable, read, unreadable
 
 if TYPE_CHECKING:
-    from killable.supervisor.registry import Entry
+    from killable.supervisor.jobs.job import Entry
     from killable.workers.errors import JobError
 
 T = TypeVar("T")
@@ -166,7 +166,7 @@ class AsyncStreamFuture(StreamFuture[T]):
         super().wake()
         if not self._will_wake:
             self._will_wake = True
-            loops.tell(self._loop, self._arrived.set)
+            event_loops.tell(self._loop, self._arrived.set)
 
     async def arrival(self) -> None:
         """Wait until something has come since the last time."""

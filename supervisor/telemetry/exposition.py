@@ -11,7 +11,7 @@ from typing import Any
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 
-from killable.supervisor.job import TERMINAL_STATES
+from killable.supervisor.models import TERMINAL_STATES
 from killable.supervisor.telemetry.gauges import Gauges
 from killable.supervisor.telemetry.metrics import ACCEPTED, REPLAYED, Metrics
 

@@ -10,12 +10,12 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from killable.supervisor.backlog import Backlog
 from killable.supervisor.clock import Clock
-from killable.supervisor.job import ACTIVE_STATES
-from killable.supervisor.pool import Pool
-from killable.supervisor.registry import Registry
-from killable.supervisor.worker import Stage
+from killable.supervisor.jobs.backlog import Backlog
+from killable.supervisor.jobs.registry import Registry
+from killable.supervisor.models import ACTIVE_STATES
+from killable.supervisor.pools.pool import Pool
+from killable.supervisor.pools.worker import Stage
 
 WORKER_STATES = ("spawning", "idle", "busy", "stopping", "leaving", "quarantined")
 

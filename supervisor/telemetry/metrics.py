@@ -13,7 +13,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Histogram
 
-from killable.supervisor.job import TERMINAL_STATES, Outcome, Verdict
+from killable.supervisor.models import TERMINAL_STATES, Outcome, Verdict
 from killable.workers.errors import CODES
 
 WINDOW = 1024

@@ -10,9 +10,9 @@ import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from killable.supervisor.job import PHASES, JobRecord, Outcome, Submission, Verdict
-from killable.supervisor.lifecycle import Cause
-from killable.supervisor.registry import Entry
+from killable.supervisor.jobs.job import Entry
+from killable.supervisor.jobs.lifecycle import Cause
+from killable.supervisor.models import PHASES, JobRecord, Outcome, Submission, Verdict
 from killable.workers.errors import Refused
 
 if TYPE_CHECKING:

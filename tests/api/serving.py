@@ -15,12 +15,12 @@ import httpx
 import uvicorn
 from httpx_sse import ServerSentEvent, aconnect_sse
 
-from killable.api.app import create_app
-from killable.api.cli.protocol import protocol_of
-from killable.api.settings import HttpSettings
-from killable.supervisor.job import TERMINAL_STATES
-from killable.supervisor.service import Supervisor
+from killable.api.cli.server.bounded_protocol import protocol_of
+from killable.api.http.app import create_app
+from killable.api.http.settings import HttpSettings
+from killable.supervisor.models import TERMINAL_STATES
 from killable.supervisor.settings import PoolSpec, Settings
+from killable.supervisor.supervisor import Supervisor
 
 JOBS = Path(__file__).parent.parent / "support" / "jobs.py"
 

@@ -6,8 +6,8 @@ import pytest
 from serving import StartServer
 
 from killable import AsyncClient, Refused
-from killable.api.keys import ApiKey
-from killable.api.settings import HttpSettings
+from killable.api.http.api_keys import ApiKey
+from killable.api.http.settings import HttpSettings
 
 SUBMIT, OPERATE = "submitting-" + "k" * 16, "operating-" + "k" * 16
 KEYS = (ApiKey("team", "submit", SUBMIT), ApiKey("ops", "operate", OPERATE))

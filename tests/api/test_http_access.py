@@ -9,8 +9,8 @@ import pytest
 from serving import Server, StartServer, problem_of
 from support.cases import cases
 
-from killable.api.access import is_loopback
-from killable.api.settings import HttpSettings
+from killable.api.http.access import is_loopback
+from killable.api.http.settings import HttpSettings
 
 HTTP = HttpSettings(allowed_hosts=("killable.example",), cors_origins=("https://app.example",), body_bytes_max=10_000)
 
@@ -144,7 +144,7 @@ def test_what_loopback_means() -> None:
 
 
 async def test_a_fault_of_the_server_is_told_without_its_traceback(server: Server) -> None:
-    from killable.api.app import create_app
+    from killable.api.http.app import create_app
 
     app = create_app(server.supervisor)
 

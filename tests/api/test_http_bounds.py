@@ -12,10 +12,10 @@ import pytest
 from serving import Server, StartServer
 from support.waiting import Pending, until_async
 
-from killable.api.cli import protocol
-from killable.api.cli.protocol import HEADER_BYTES_MAX, LINGERING_MAX
-from killable.api.settings import HttpSettings
-from killable.supervisor.job import Submission
+from killable.api.cli.server import bounded_protocol
+from killable.api.cli.server.bounded_protocol import HEADER_BYTES_MAX, LINGERING_MAX
+from killable.api.http.settings import HttpSettings
+from killable.supervisor.models import Submission
 
 HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 SLOW = HttpSettings(header_timeout_s=0.2)
@@ -73,7 +73,7 @@ async def test_one_connection_too_many_is_told_so(start_server: StartServer) -> 
 async def test_of_a_flood_of_connections_most_are_only_closed(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(protocol, "LINGER_S", 600.0)  # those that were told so are still there at the last one
+    monkeypatch.setattr(bounded_protocol, "LINGER_S", 600.0)  # those that were told so are still there at the last one
     async with start_server(http=HttpSettings(connections_max=1)) as server:
         held = [await server.raw(b"") for _ in range(LINGERING_MAX + 20)]
         reader, writer = await server.raw(HEALTH)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from killable.api.inputs import FAULTS_MAX, find_faults
+from killable.api.http.input_check import FAULTS_MAX, find_faults
 
 SECRET = "s3cret" * 1000
 

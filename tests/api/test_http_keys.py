@@ -12,8 +12,8 @@ from routes import routes
 from serving import Server, StartServer, problem_of
 from support.cases import cases
 
-from killable.api.keys import ApiKey
-from killable.api.settings import HttpSettings
+from killable.api.http.api_keys import ApiKey
+from killable.api.http.settings import HttpSettings
 from killable.supervisor.settings import PoolSpec
 
 SUBMIT, OPERATE = ApiKey("dashboard", "submit", "submit-0123456789"), ApiKey("oncall", "operate", "operate-0123456789")

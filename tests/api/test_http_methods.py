@@ -11,7 +11,7 @@ from serving import Server, StartServer, problem_of
 from support.cases import cases
 from support.waiting import until_async
 
-from killable.api.settings import HttpSettings
+from killable.api.http.settings import HttpSettings
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 JSON = {"content-type": "application/json"}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from serving import Server, problem_of
 
-from killable.api.output import pieces_of
+from killable.api.http.output import pieces_of
 
 
 async def test_texts_one_after_the_other(server: Server) -> None:

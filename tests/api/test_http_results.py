@@ -6,7 +6,7 @@ import pytest
 from serving import Server, StartServer, problem_of
 from support.cases import cases
 
-from killable.api.settings import HttpSettings
+from killable.api.http.settings import HttpSettings
 
 RECORD = {
     *(

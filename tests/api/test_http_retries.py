@@ -7,7 +7,7 @@ import time
 import pytest
 from serving import Server, StartServer, problem_of
 
-from killable.api.client.asynchronous import AsyncClient
+from killable.api.client.async_client import AsyncClient
 from killable.workers.errors import Refused
 
 TWICE = {"attempts_max": 2, "backoff_s": 0}

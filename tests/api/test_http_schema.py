@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from serving import Server, StartServer
 
-from killable.api.keys import ApiKey
-from killable.api.settings import HttpSettings
+from killable.api.http.api_keys import ApiKey
+from killable.api.http.settings import HttpSettings
 
 KEY = ApiKey("oncall", "operate", "operate-0123456789")
 EXCLUDED = "use_after_free"

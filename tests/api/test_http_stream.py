@@ -17,10 +17,10 @@ from serving import Server, StartServer, problem_of
 from support.cases import cases
 from support.waiting import Pending, until_async
 
-from killable.api.app import create_app
-from killable.api.settings import HttpSettings
-from killable.api.sse import WRITE_BYTES
-from killable.supervisor.job import TERMINAL_STATES
+from killable.api.http.app import create_app
+from killable.api.http.settings import HttpSettings
+from killable.api.http.sse import WRITE_BYTES
+from killable.supervisor.models import TERMINAL_STATES
 
 TCP_REPAIR = 19
 """linux/tcp.h; Python's socket module has no name for it."""

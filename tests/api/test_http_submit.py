@@ -9,10 +9,10 @@ import pytest
 from serving import Server, StartServer, problem_of
 from support.cases import cases
 
-from killable.api.keys import ApiKey
-from killable.api.settings import HttpSettings
-from killable.supervisor.job import LIMIT_NAMES
-from killable.workers.limits import LIMITS
+from killable.api.http.api_keys import ApiKey
+from killable.api.http.settings import HttpSettings
+from killable.supervisor.models import LIMIT_NAMES
+from killable.workers.authoring.limits import LIMITS
 
 JSON = {"content-type": "application/json"}
 

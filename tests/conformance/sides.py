@@ -23,8 +23,8 @@ from support.fake_seam import FakeSpawner
 from support.fake_world import Faults, Life, World
 from support.waiting import Pending, until, until_async
 
-from killable.supervisor.machine.spawner import PoolSpawner
-from killable.supervisor.machine.system import System
+from killable.supervisor.linux.spawner import PoolSpawner
+from killable.supervisor.linux.system import System
 from killable.supervisor.settings import PoolSpec, Settings
 
 Scenario = Callable[[Any], Awaitable[None]]

@@ -16,11 +16,11 @@ from typing import Any
 from support.fake_world import NEVER, Script
 from support.waiting import Pending, until_async
 
-from killable.supervisor.job import Limits
-from killable.supervisor.seam import Gone, Process, Spawner
-from killable.workers.control import Ending
-from killable.workers.frames import Frame, encode
-from killable.workers.messages import Kind, Raised, Run, Stop
+from killable.supervisor.models import Limits
+from killable.supervisor.ports import Gone, Process, Spawner
+from killable.workers.protocol.control import Ending
+from killable.workers.protocol.frames import Frame, encode
+from killable.workers.protocol.messages import Kind, Raised, Run, Stop
 
 
 class Heard:

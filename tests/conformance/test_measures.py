@@ -6,10 +6,10 @@ import pytest
 from sides import on_both_sides
 from stage import Stage, Worker
 
-from killable.supervisor.escalation import LOCK_RUNS
-from killable.supervisor.job import Verdict
-from killable.supervisor.seam import Process, ProcessorUse, Sample, Usage
-from killable.workers.messages import Kind
+from killable.supervisor.attempts.escalation import LOCK_RUNS
+from killable.supervisor.models import Verdict
+from killable.supervisor.ports import Process, ProcessorUse, Sample, Usage
+from killable.workers.protocol.messages import Kind
 
 pytestmark = pytest.mark.row("PEERS-L")
 NOTHING = Usage()

@@ -13,9 +13,9 @@ from sides import on_both_sides
 from stage import Stage
 from support.waiting import Pending, until_async
 
-from killable.supervisor.job import Verdict
-from killable.workers.messages import Kind
-from killable.workers.sealed import Outlet
+from killable.supervisor.models import Verdict
+from killable.workers.protocol.messages import Kind
+from killable.workers.protocol.shared_memory import Outlet
 
 pytestmark = pytest.mark.row("PEERS-L")
 T = TypeVar("T")

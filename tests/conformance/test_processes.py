@@ -10,9 +10,9 @@ from sides import on_both_sides
 from stage import Stage
 from support.waiting import Pending
 
-from killable.supervisor.job import Verdict
-from killable.supervisor.seam import FenceError, Usage
-from killable.workers.messages import BELL_ACKNOWLEDGED, BELL_REPLACED, Idle, Kind
+from killable.supervisor.models import Verdict
+from killable.supervisor.ports import FenceError, Usage
+from killable.workers.protocol.messages import BELL_ACKNOWLEDGED, BELL_REPLACED, Idle, Kind
 
 pytestmark = pytest.mark.row("PEERS-L")
 TERM = bytes([signal.SIGTERM])

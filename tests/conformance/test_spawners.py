@@ -10,8 +10,8 @@ from sides import on_both_sides, started
 from stage import Heard, Stage
 from support.waiting import Pending, until_async
 
-from killable.supervisor.seam import ZygoteLost
-from killable.workers.messages import Kind
+from killable.supervisor.ports import ZygoteLost
+from killable.workers.protocol.messages import Kind
 
 pytestmark = pytest.mark.row("PEERS-L")
 

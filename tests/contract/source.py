@@ -31,7 +31,7 @@ class Source:
 
     @property
     def name(self) -> str:
-        """As `supervisor/pool.py`."""
+        """As `supervisor/pools/pool.py`."""
         return self.path.relative_to(ROOT).as_posix()
 
     @property

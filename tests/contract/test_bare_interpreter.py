@@ -8,7 +8,7 @@ from pathlib import Path
 
 from support.supervising import StartSupervisor
 
-from killable.supervisor.job import Submission
+from killable.supervisor.models import Submission
 from killable.supervisor.settings import PoolSpec
 
 JOBS = """

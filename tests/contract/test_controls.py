@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
-from contract import test_claims, test_dumps, test_layers, test_message_texts, test_rooms
+from contract import test_claims, test_dumps, test_layers, test_message_texts, test_packages, test_rooms
 from contract.source import CHECKS, ROOT, Check, Source
 
 
@@ -20,10 +20,15 @@ class Planted(NamedTuple):
 
 
 TEXT = test_message_texts.deciding_by_a_text
-SUPERVISOR, SEAM, WORKER = "supervisor/pool.py", "supervisor/machine/process.py", "workers/harness.py"
+SUPERVISOR, SEAM, WORKER = (
+    "supervisor/pools/pool.py",
+    "supervisor/linux/worker_process.py",
+    "workers/runtime/harness.py",
+)
+PURE = "supervisor/attempts/resource_limits.py"
 MOVE = "def move(entry, state):\n    "
 OFFENCES = [
-    Planted(test_layers.upward_imports, WORKER, "import killable.supervisor.job", "killable.supervisor.job"),
+    Planted(test_layers.upward_imports, WORKER, "import killable.supervisor.models", "killable.supervisor.models"),
     Planted(test_layers.upward_imports, WORKER, "def late():\n    from killable.api import cli", "killable.api.cli"),
     Planted(test_layers.upward_imports, SUPERVISOR, "from killable.api import cli", "killable.api.cli"),
     Planted(test_layers.upward_imports, SUPERVISOR, "from ..api import cli", "..api.cli"),
@@ -31,19 +36,33 @@ OFFENCES = [
     Planted(test_layers.event_loops, WORKER, "def late():\n    from asyncio import run", ":2"),
     Planted(test_layers.states_stored_elsewhere, SUPERVISOR, f"{MOVE}entry.state = state", ":2"),
     Planted(test_layers.states_stored_elsewhere, SUPERVISOR, f"{MOVE}self.entry.state: int = state", ":2"),
-    Planted(test_layers.too_long, SUPERVISOR, "pass\n" * 401, SUPERVISOR),
+    Planted(test_layers.too_long, SUPERVISOR, "pass\n" * 601, SUPERVISOR),
     Planted(test_layers.too_long, SUPERVISOR, "def long():" + "\n    pass" * 60, f"{SUPERVISOR}:long"),
     Planted(test_layers.saying_nothing_of_where_they_run, SUPERVISOR, '"""Does its job."""', SUPERVISOR),
     Planted(test_layers.naming_one_machine, SUPERVISOR, f"PATH = '{Path.home()}/jobs'", SUPERVISOR),
     Planted(test_layers.naming_one_machine, SUPERVISOR, f"PATH = '{ROOT}/jobs'", SUPERVISOR),
-    Planted(test_rooms.unnamed, "supervisor/in_no_table.py", "", "in_no_table"),
+    Planted(test_packages.against_the_arrows, "supervisor/in_no_package/file.py", "", "in_no_package"),
+    Planted(
+        test_packages.against_the_arrows, "supervisor/jobs/job.py",
+        "if TYPE_CHECKING:\n    from killable.supervisor.attempts.attempt import Attempt", ":2 imports",
+    ),
+    Planted(test_packages.against_the_arrows, "workers/protocol/frames.py", "import killable.workers.authoring", "ing"),
+    Planted(test_packages.against_the_arrows, SUPERVISOR, "from killable import Executor", "api/public"),
+    Planted(
+        test_packages.in_a_circle, "supervisor/jobs/job.py",
+        "if TYPE_CHECKING:\n    from killable.supervisor.jobs.registry import Registry", "supervisor/jobs/job.py",
+    ),
     Planted(test_rooms.foreign_imports, WORKER, "import psutil", "psutil"),
-    Planted(test_rooms.foreign_imports, "workers/pydantics.py", "import pydantic", "pydantic"),
+    Planted(test_rooms.foreign_imports, "workers/authoring/pydantic_types.py", "import pydantic", "pydantic"),
     Planted(test_rooms.foreign_imports, WORKER, "import cloudpickle", "cloudpickle"),
-    Planted(test_rooms.needing_cloudpickle, WORKER, "from killable.workers import pickles", "killable.workers.pickles"),
-    Planted(test_rooms.needing_cloudpickle, WORKER, "from killable.workers.calls import run", "calls.run"),
-    Planted(test_rooms.impure, "supervisor/watch.py", '"""Pure."""\nimport time', "time"),
-    Planted(test_rooms.impure, "supervisor/watch.py", '"""Decides."""', "supervisor/watch.py"),
+    Planted(
+        test_rooms.needing_cloudpickle, WORKER, "from killable.workers.protocol import pickling", "protocol.pickling"
+    ),
+    Planted(
+        test_rooms.needing_cloudpickle, WORKER, "import killable.workers.runtime.executor_setup", "executor_setup"
+    ),
+    Planted(test_rooms.impure, PURE, '"""Pure."""\nimport time', "time"),
+    Planted(test_rooms.impure, PURE, '"""Decides."""', PURE),
     Planted(test_rooms.impure, SUPERVISOR, '"""Pure."""\nfrom random import choice', "random.choice"),
     Planted(test_rooms.unsaid_seams, SUPERVISOR, '"""Part of the seam."""', SUPERVISOR),
     Planted(test_rooms.unsaid_seams, SEAM, '"""A process."""', SEAM),
@@ -53,7 +72,7 @@ OFFENCES = [
     Planted(test_rooms.signals_elsewhere, SEAM, "os.kill(pid, 9)", "os.kill"),
     Planted(test_rooms.signals_elsewhere, SEAM, "from os import kill as end\nend(pid, 9)", "os.kill"),
     Planted(test_rooms.signals_elsewhere, SUPERVISOR, "signal.pidfd_send_signal(pidfd, 9)", "pidfd_send_signal"),
-    Planted(test_rooms.signals_elsewhere, "api/cli/ps.py", "os.killpg(pid, 9)", "os.killpg"),
+    Planted(test_rooms.signals_elsewhere, "api/cli/commands/ps.py", "os.killpg(pid, 9)", "os.killpg"),
     Planted(test_rooms.signals_elsewhere, WORKER, "os.kill(os.getpid(), 9)", "os.kill"),
     Planted(test_rooms.sleeping, SUPERVISOR, "time.sleep(1)", "time.sleep"),
     Planted(test_rooms.sleeping, SEAM, "async def wait():\n    await asyncio.sleep(1)", "asyncio.sleep"),
@@ -77,7 +96,7 @@ OFFENCES = [
     Planted(TEXT, SUPERVISOR, "if 'memory' in error.message: pass", "error.message"),
     Planted(TEXT, WORKER, "try: pass\nexcept OSError as e:\n    x = 'busy' in str(e).lower()", "str(e).lower()"),
     Planted(TEXT, SUPERVISOR, "gone = error.args[0] == 'gone'", "error.args[0]"),
-    Planted(TEXT, "api/client/reading.py", "lost = answer['detail'].startswith('lost')", "answer['detail']"),
+    Planted(TEXT, "api/client/stream_reading.py", "lost = answer['detail'].startswith('lost')", "answer['detail']"),
     Planted(TEXT, SUPERVISOR, "import re\nfound = re.search('killed', error.get('message', ''))", "error.get("),
     Planted(TEXT, SUPERVISOR, "lost = problem.detail.partition(':')[0] == 'lost'", "problem.detail.partition"),
     Planted(TEXT, SUPERVISOR, "found = PATTERN.fullmatch(outcome.message)", "outcome.message"),

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 
 from contract.source import LAYERS, Source, check, sources
 
-DEFINES = "workers/dumps.py outside of functions"
-REGISTERS = "workers/harness.py __init__"
-OF_FAULTS = "workers/faults.py"
+DEFINES = "workers/runtime/dump_signal.py outside of functions"
+REGISTERS = "workers/runtime/harness.py __init__"
+OF_FAULTS = "workers/runtime/crash_stack.py"
 """Enables it for SIGSEGV and its like."""
-SENDS = "supervisor/machine/process.py dump"
+SENDS = "supervisor/linux/worker_process.py dump"
 ELSEWHERE = ("PYTHONFAULTHANDLER", "-X", "-Xfaulthandler")
 """How it is turned on from outside."""
 

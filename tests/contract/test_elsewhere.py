@@ -70,7 +70,7 @@ def platform(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.mark.parametrize(
-    "program", ["import fcntl", "import killable.supervisor.service", "import fastapi.routing", "os.pidfd_open"]
+    "program", ["import fcntl", "import killable.supervisor.supervisor", "import fastapi.routing", "os.pidfd_open"]
 )
 def test_what_is_missing_there_is_missing_here(program: str) -> None:
     done = run("win32", program)

@@ -2,55 +2,49 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 
 from contract.source import LAYERS, Import, Source, check, sources
 
-PURE = [f"supervisor/{name}.py" for name in ("escalation", "lifecycle", "backlog", "scheduler", "exits", "watch")]
-PROCESSES = ("launch", "forks", "lineage", "watchdog", "spawner", "process", "stackfile", "pipes", "channel", "tree")
-BELONGINGS = ("accounts", "cgroup", "memory", "owners", "cookies", "leftovers", "system")
-SEAM = {f"supervisor/machine/{name}.py" for name in PROCESSES + BELONGINGS}
+PURE = [
+    *(f"supervisor/attempts/{name}.py" for name in ("escalation", "exit_outcome", "resource_limits")),
+    *(f"supervisor/jobs/{name}.py" for name in ("lifecycle", "backlog")),
+    "supervisor/pools/pool_sizing.py",
+]
+LINUX = {each.name for each in sources("supervisor") if each.name.startswith("supervisor/linux/")}
+SEAM = LINUX - {"supervisor/linux/__init__.py"}
 """The only files of the supervisor that touch processes, signals, cgroups and pipes."""
 SYSTEM = {"os", "signal", "socket", "subprocess", "select", "fcntl", "psutil", "resource", "ctypes"}
-USERS_SIDE = {"workers/pydantics.py", *(f"workers/builtin/{name}.py" for name in ("embed", "generate", "tokenize"))}
+USERS_SIDE = {
+    "workers/authoring/pydantic_types.py",
+    *(f"workers/builtin/{name}.py" for name in ("embed", "generate", "tokenize")),
+}
 """May use what the user's interpreter has, inside functions: nothing else needs it."""
-EXECUTORS_SIDE = {"workers/pickles.py", "workers/calls.py", "workers/calltypes.py"}
+EXECUTORS_SIDE = {
+    "workers/protocol/pickling.py",
+    *(f"workers/runtime/{name}.py" for name in ("executor_setup", "executor_jobs")),
+}
 """Needs cloudpickle: nothing that a service's worker imports at once may import it."""
-REAPERS = {"workers/guard.py", "workers/offspring.py"}
+REAPERS = {"workers/processes/guard.py", "workers/processes/child_reaper.py"}
 """Send signals to their own unreaped children."""
 SENDING = ("killpg", "raise_signal", "pthread_kill", "sigqueue")
 STANDARD_LIBRARY = sys.stdlib_module_names | {"annotationlib"}  # 3.14's
 
 
-ARCHITECTURE = (Path(__file__).parents[2] / "ARCHITECTURE.md").read_text()
-
-
-@check
-def unnamed(looked_at: Sequence[Source]) -> list[str]:
-    rooms = ARCHITECTURE.partition("## Rooms")[2].partition("\n## ")[0]
-    named = {*re.findall(r"[a-z_0-9]+", rooms), "__init__", "__main__"}
-    return [each.name for each in looked_at if each.path.stem not in named]
-
-
-def test_every_file_stands_in_its_room() -> None:
-    """In the tables of ARCHITECTURE.md."""
-    assert unnamed(sources(*LAYERS)) == []
-
-
-@pytest.mark.parametrize(("imported", "found"), [("service", "set()"), ("journal", "{'killable.supervisor.journal'}")])
+@pytest.mark.parametrize(
+    ("imported", "found"), [("supervisor", "set()"), ("journal.journal", "{'killable.supervisor.journal.journal'}")]
+)
 def test_without_a_journal_nothing_of_it_is_imported(imported: str, found: str) -> None:
     """And who imports one module of it is seen."""
     program = f"import sys, killable.supervisor.{imported}; print(set(sys.argv[1:]) & set(sys.modules))"
-    ours = [f"killable.supervisor.{name}" for name in ("journalfile", "chronicle", "restoring")]
-    asked = ["sqlite3", *ours] if imported == "service" else []
+    ours = ["dispatch.recovery", "journal", "journal.journal_file", "journal.journal_writer"]
+    asked = ["sqlite3", *(f"killable.supervisor.{name}" for name in ours)] if imported == "supervisor" else []
     done = subprocess.run(
-        [sys.executable, "-c", program, *asked, "killable.supervisor.journal"],
+        [sys.executable, "-c", program, *asked, "killable.supervisor.journal.journal"],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout == f"{found}\n"
@@ -77,7 +71,7 @@ def foreign_imports(looked_at: Sequence[Source]) -> list[str]:
 def _may_import(name: str, found: Import) -> bool:
     if top(found.module) in STANDARD_LIBRARY or is_of(found.module, "killable.workers"):
         return True
-    if name == "workers/pickles.py" and is_of(found.module, "cloudpickle"):
+    if name == "workers/protocol/pickling.py" and is_of(found.module, "cloudpickle"):
         return True
     builtin_job = name.startswith("workers/builtin/") and top(found.module) == "killable"
     return builtin_job or (name in USERS_SIDE and not found.at_once and top(found.module) != "killable")
@@ -159,7 +153,7 @@ def signals_elsewhere(looked_at: Sequence[Source]) -> list[str]:
     anybody but their own unreaped children.
     """
     # The one only asks whether it could, the other ends a server that does not go.
-    by_pidfd = SEAM | {"api/cli/checks.py", "api/cli/serving_process.py"}
+    by_pidfd = SEAM | {"api/cli/diagnosis/machine_checks.py", "api/cli/server/running_server.py"}
     found = []
     for each in looked_at:
         for called, line in each.calls:
@@ -195,7 +189,8 @@ def test_nothing_in_the_supervisor_sleeps() -> None:
 
 
 IN_OTHER_THREADS = {
-    f"supervisor/{name}.py" for name in ("journal", "loan", "executor/call", "executor/calls", "executor/mapping")
+    f"supervisor/{name}.py"
+    for name in ("journal/journal", "pools/lease", "executor/task", "executor/pending_tasks", "executor/mapping")
 }
 """Whose moments are those of another thread."""
 

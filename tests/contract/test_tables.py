@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from killable.supervisor import exits
-from killable.supervisor.job import ACTIVE_STATES, TERMINAL_STATES, ExitStatus, Limits
-from killable.supervisor.lifecycle import DECIDED, PUBLIC, TABLE, TERMINAL, Cause, IllegalTransition, State, step
+from killable.supervisor.attempts import exit_outcome
+from killable.supervisor.jobs.lifecycle import DECIDED, PUBLIC, TABLE, TERMINAL, Cause, IllegalTransition, State, step
+from killable.supervisor.models import ACTIVE_STATES, TERMINAL_STATES, ExitStatus, Limits
+from killable.workers.authoring.job_functions import LIMITS
 from killable.workers.errors import CODES, KillableError, error_class
-from killable.workers.exitcodes import MEANINGS, ExitCode
-from killable.workers.jobs import LIMITS
+from killable.workers.exit_codes import MEANINGS, ExitCode
 
 ARCHITECTURE = Path(__file__).parents[2] / "ARCHITECTURE.md"
 
@@ -77,7 +77,7 @@ def test_every_exit_code_of_ours_has_a_meaning() -> None:
 def test_every_status_has_an_outcome(entered: bool) -> None:
     statuses = [ExitStatus(exit_code=code) for code in range(256)] + [ExitStatus(signal=n) for n in range(1, 65)]
     for status in [*statuses, ExitStatus()]:
-        outcome = exits.classify(None, None, status, exits.Evidence(entered=entered))
+        outcome = exit_outcome.classify(None, None, status, exit_outcome.Evidence(entered=entered))
         assert outcome.code in CODES and outcome.state == CODES[outcome.code].state and outcome.message
 
 

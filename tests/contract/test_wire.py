@@ -11,12 +11,22 @@ from typing import Any
 import pytest
 
 from contract.source import source
-from killable.supervisor import escalation
+from killable.supervisor.attempts import escalation
 from killable.supervisor.configuration.tables import CapsTable, LimitsTable
-from killable.supervisor.job import LIMIT_NAMES, PHASES, Certificate
-from killable.workers import control, messages
-from killable.workers.control import Ending
-from killable.workers.messages import Entered, Expire, Idle, Kind, OperationEntered, OperationLeft, Raised, Run, Stop
+from killable.supervisor.models import LIMIT_NAMES, PHASES, Certificate
+from killable.workers.protocol import control, messages
+from killable.workers.protocol.control import Ending
+from killable.workers.protocol.messages import (
+    Entered,
+    Expire,
+    Idle,
+    Kind,
+    OperationEntered,
+    OperationLeft,
+    Raised,
+    Run,
+    Stop,
+)
 
 ENDING = Ending(None, 9, True, 1 << 20, 0.5, 0.25, 12.5)
 CONTROL = list(typing.get_args(control.Message))
@@ -81,8 +91,10 @@ def missing_cases(text: str, cases: Iterable[str]) -> list[str]:
 
 
 def test_every_cause_of_a_closing_frame_is_documented_where_it_is_defined_and_classified() -> None:
-    text = source("supervisor/exits.py").text
-    documented = source("workers/messages.py").text.partition("class Raised")[2].partition('"""`')[2].partition(".")[0]
+    text = source("supervisor/attempts/exit_outcome.py").text
+    documented = (
+        source("workers/protocol/messages.py").text.partition("class Raised")[2].partition('"""`')[2].partition(".")[0]
+    )
     names = [cause.strip(" `\n") for cause in documented.replace('"""', "").split("·")]
     causes = [f'"{name}"' for name in names]
     assert len(causes) >= 8
@@ -116,7 +128,7 @@ def test_a_phase_that_took_no_time_is_not_one_that_did_not_happen() -> None:
 
 
 def test_every_action_of_the_plan_is_carried_out() -> None:
-    text = source("supervisor/termination.py").text
+    text = source("supervisor/attempts/termination.py").text
     actions = [f"Action.{action.name}:" for action in escalation.Action]
     assert missing_cases(text, actions) == []
     for action in actions:

@@ -11,9 +11,9 @@ from support import own_jobs
 from support.served import Command, Serve
 
 from killable import Client
-from killable.api.client.asynchronous import AsyncClient
+from killable.api.client.async_client import AsyncClient
+from killable.workers.authoring.limits import LIMITS
 from killable.workers.errors import Refused
-from killable.workers.limits import LIMITS
 
 ASKED: dict[str, Any] = {
     "total_s": 40.0, "queue_s": 9.0, "start_s": 8.0, "first_token_s": 7.0, "idle_s": None, "run_s": 6.0,

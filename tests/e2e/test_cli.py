@@ -20,7 +20,7 @@ from support.served import Command, Serve, open_gate, read_line, start_detached
 from typer.testing import CliRunner
 
 from killable.api.cli import app
-from killable.api.client.blocking import Client
+from killable.api.client.client import Client
 from killable.workers.errors import JobCancelled
 
 JOBS = Path(own_jobs.__file__).read_text()

@@ -20,13 +20,13 @@ from support.served import Command, Serve, Server, open_gate, read_line
 from typer.testing import CliRunner
 
 from killable.api.cli import app
-from killable.api.cli.serving_process import Foreign, ServingProcess, is_on_this_machine
+from killable.api.cli.server.running_server import Foreign, ServingProcess, is_on_this_machine
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """The steps are what is tested, not how long each is waited for."""
-    module = importlib.import_module("killable.api.cli.shutdown")
+    module = importlib.import_module("killable.api.cli.commands.shutdown")
     for name in ("LEAVE_S", "GRACE_S_MAX", "TERM_S", "ASK_AGAIN_S"):
         monkeypatch.setattr(module, name, 0.3)
 

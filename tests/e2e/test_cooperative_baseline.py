@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.supervising import StartSupervisor
 
-from killable.supervisor.job import Submission
+from killable.supervisor.models import Submission
 from killable.supervisor.settings import PoolSpec
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"

@@ -19,8 +19,8 @@ from support.served import Command
 from support.waiting import until
 
 from killable import Client
-from killable.api.client.blocking import Job
-from killable.workers.limits import LIMITS
+from killable.api.client.client import Job
+from killable.workers.authoring.limits import LIMITS
 
 GOLDEN = Path(__file__).parent / "golden"
 ENDINGS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -19,7 +19,7 @@ from support.processes import computes
 from support.served import COMMAND, Command, Server
 from support.waiting import until
 
-from killable.api.client.blocking import Client
+from killable.api.client.client import Client
 from killable.api.client.outcomes import Ending
 from killable.supervisor.configuration.config import load
 
@@ -151,7 +151,7 @@ def test_the_settings_are_accepted(tmp_path: Path) -> None:
 
 
 def test_the_defaults_in_the_table_are_those_in_force() -> None:
-    from killable.supervisor.job import Limits
+    from killable.supervisor.models import Limits
 
     shown = dict(re.findall(r"^\| `(\w+)` \| ([\d.]+(?: \w+)?|none) \|", README, re.MULTILINE))
     units = {"GiB": 1 << 30, "MiB": 1 << 20, "": 1}
@@ -165,7 +165,7 @@ def test_the_defaults_in_the_table_are_those_in_force() -> None:
 
 
 def test_the_certificate_has_the_members_that_there_are() -> None:
-    from killable.supervisor.job import PHASES, Certificate
+    from killable.supervisor.models import PHASES, Certificate
 
     shown = json.loads(blocks("json")[0])
     assert set(shown) <= {field.name for field in fields(Certificate)}

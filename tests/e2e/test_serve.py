@@ -19,7 +19,7 @@ import pytest
 from support.certificates import was_killed
 from support.served import COMMAND, Command, Server, open_gate
 
-from killable.api.client.blocking import Client
+from killable.api.client.client import Client
 
 JOBS = '''
 import os

@@ -20,7 +20,7 @@ from support.processes import look
 from support.served import Command, Server
 from support.waiting import Pending, until
 
-from killable.api.client.blocking import Client
+from killable.api.client.client import Client
 
 CONFIGURATION = """
 [server]

@@ -21,8 +21,8 @@ import work
 from support.waiting import until
 
 from killable import Executor, JobFailed
-from killable.workers.frames import encode
-from killable.workers.messages import Kind
+from killable.workers.protocol.frames import encode
+from killable.workers.protocol.messages import Kind
 
 
 def test_a_call_runs_in_another_process_and_its_result_comes_back(executor: Executor) -> None:

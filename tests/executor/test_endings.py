@@ -30,7 +30,7 @@ from killable import (
     WorkerKilled,
     stopped,
 )
-from killable.supervisor.worker import Stage
+from killable.supervisor.pools.worker import Stage
 
 
 def arrived(path: Path) -> int:

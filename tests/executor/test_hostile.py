@@ -20,15 +20,7 @@ from support.hostile_cases import ACK_S, HEARING_S, TABLE, Hostile
 from support.marks import tag_of
 from support.waiting import Pending, until
 
-from killable import (
-    Executor,
-    JobCancelled,
-    JobFailed,
-    JobTimedOut,
-    OutOfMemory,
-    WorkerCrashed,
-    WorkerExited,
-)
+from killable import Executor, JobCancelled, JobFailed, JobTimedOut, OutOfMemory, WorkerCrashed, WorkerExited
 from killable.supervisor.executor.futures import JobFuture
 
 MODULES = (hostile, families, words, obedient, tampering, gluttons, phases)

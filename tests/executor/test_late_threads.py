@@ -16,11 +16,11 @@ from support.lending import lent, standing_still
 from support.waiting import until
 
 from killable import Executor, JobCancelled, WorkerKilled
-from killable.supervisor.executor.call import Call
-from killable.supervisor.executor.calls import Calls
-from killable.supervisor.loan import Loan
-from killable.supervisor.machine import memory
-from killable.supervisor.machine.process import WorkerProcess
+from killable.supervisor.executor.pending_tasks import Calls
+from killable.supervisor.executor.task import Call
+from killable.supervisor.linux import oom_counter
+from killable.supervisor.linux.worker_process import WorkerProcess
+from killable.supervisor.pools.lease import Loan
 
 END_S = 100.0
 
@@ -123,7 +123,7 @@ def test_who_was_short_of_memory_before_a_call_says_nothing_of_it(
 ) -> None:
     counter = tmp_path / "memory.events"
     counter.write_text("oom_kill 0\n")
-    monkeypatch.setattr(memory, "_file_of_own_group", lambda: counter)
+    monkeypatch.setattr(oom_counter, "_file_of_own_group", lambda: counter)
     with Executor(max_workers=1) as executor:
         lent(executor, 1)
         counter.write_text("oom_kill 1\n")

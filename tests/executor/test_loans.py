@@ -26,13 +26,13 @@ from support.lending import lent, standing_still
 from support.waiting import until
 
 from killable import Executor, JobCancelled, JobError, WorkerCrashed, WorkerExited
-from killable.supervisor.executor.calls import Calls
 from killable.supervisor.executor.futures import JobFuture
-from killable.supervisor.executor.hosting import Hosting
-from killable.supervisor.job import Outcome, Verdict
-from killable.supervisor.loan import Loan
-from killable.supervisor.service import Supervisor
-from killable.workers.sealed import Owned
+from killable.supervisor.executor.pending_tasks import Calls
+from killable.supervisor.executor.supervisor_thread import Hosting
+from killable.supervisor.models import Outcome, Verdict
+from killable.supervisor.pools.lease import Loan
+from killable.supervisor.supervisor import Supervisor
+from killable.workers.protocol.shared_memory import Owned
 
 
 @pytest.fixture

@@ -24,11 +24,11 @@ from support.lending import lent
 from support.waiting import until
 
 from killable import Executor, JobCancelled, WorkerCrashed
-from killable.supervisor.executor.call import Call
-from killable.supervisor.executor.calls import Calls
-from killable.supervisor.fleet import Fleet
-from killable.supervisor.loan import Loan
-from killable.supervisor.pool import Pool
+from killable.supervisor.executor.pending_tasks import Calls
+from killable.supervisor.executor.task import Call
+from killable.supervisor.pools.fleet import Fleet
+from killable.supervisor.pools.lease import Loan
+from killable.supervisor.pools.pool import Pool
 
 
 def in_thread(act: Any) -> concurrent.futures.Future[Any]:

@@ -56,7 +56,7 @@ def test_functions_and_classes_go_both_ways(tmp_path: Path) -> None:
 def test_tracebacks_and_stacks_name_the_line_of_the_script(tmp_path: Path) -> None:
     text = """
         from killable import Executor, JobTimedOut
-        from killable.supervisor import escalation
+        from killable.supervisor.attempts import escalation
 
         escalation.DUMP_IN_GRACE_S_MAX = 15.0
 

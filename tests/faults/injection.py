@@ -35,15 +35,16 @@ import psutil
 import pytest
 from support import processes
 
-import killable.supervisor.machine
-from killable.supervisor import inputs
-from killable.workers import fdpass, removal, sealed
+import killable.supervisor.linux
+from killable.supervisor.jobs import inputs
+from killable.workers.protocol import fd_passing, shared_memory
+from killable.workers.runtime import removal
 
 ROOM = (
-    f"{Path(killable.supervisor.machine.__file__).parent}{os.sep}",
-    *(module.__file__ for module in (inputs, sealed, removal)),
+    f"{Path(killable.supervisor.linux.__file__).parent}{os.sep}",
+    *(module.__file__ for module in (inputs, shared_memory, removal)),
 )
-SHARED = fdpass.__file__
+SHARED = fd_passing.__file__
 LIBRARIES = (f"{Path(os.__file__).parent}{os.sep}", f"{Path(psutil.__file__).parent}{os.sep}", "<frozen")
 
 NO_ROOM = "no room for a descriptor"

@@ -21,13 +21,13 @@ from injection import Injector
 from support import processes
 from support.waiting import Pending, until_async
 
-from killable.supervisor import dispatcher
-from killable.supervisor.escalation import Rules
-from killable.supervisor.job import PHASES, TERMINAL_STATES, Event, Limits, Submission
-from killable.supervisor.service import Supervisor
+from killable.supervisor.attempts.escalation import Rules
+from killable.supervisor.dispatch import dispatcher
+from killable.supervisor.models import PHASES, TERMINAL_STATES, Event, Limits, Submission
 from killable.supervisor.settings import PoolSpec, Settings
+from killable.supervisor.supervisor import Supervisor
 from killable.workers.errors import CODES, Refused
-from killable.workers.messages import INLINE_BYTES_MAX
+from killable.workers.protocol.messages import INLINE_BYTES_MAX
 
 END_S = 60.0
 BLAMELESS = {"spawn", "worker_lost", "killed_externally", "unkillable"}

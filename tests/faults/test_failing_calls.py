@@ -23,7 +23,7 @@ from support import groups, processes
 from support.supervising import GROUPED
 from support.waiting import Pending, until_async
 
-from killable.supervisor.machine import cookies, lineage
+from killable.supervisor.linux import env_marker, zygote_host
 
 PHASES = ("start", *MIDDLE, "shutdown")
 
@@ -31,7 +31,7 @@ PHASES = ("start", *MIDDLE, "shutdown")
 @pytest.fixture
 def injector(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Injector]:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(lineage, "LAST_LOOK_S", 10.0)  # a guard that is without a processor for long is waited for
+    monkeypatch.setattr(zygote_host, "LAST_LOOK_S", 10.0)  # a guard that is without a processor for long is waited for
     yield install(monkeypatch)
 
 
@@ -113,11 +113,11 @@ def test_a_sweep_that_fails_closes_what_it_has_opened(
     injector: Injector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It looks at a next process when it waits for the guard of a dead supervisor."""
-    monkeypatch.setattr(cookies, "GUARD_S", 0.0)
+    monkeypatch.setattr(env_marker, "GUARD_S", 0.0)
     (tmp_path / "boot.py").write_text("import sys; print(flush=True); sys.stdin.read()")
     cookie = f"test-{os.getpid()}/instance/pool/1"
     command = [sys.executable, "-S", "-P", str(tmp_path / "boot.py"), "guard"]
-    environment = {**os.environ, cookies.COOKIE: cookie}
+    environment = {**os.environ, env_marker.COOKIE: cookie}
     ends = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, env=environment, **ends) as guard, subprocess.Popen(["cat"], **ends):
         assert guard.stdout is not None and guard.stdout.readline() == b"\n"
@@ -125,7 +125,7 @@ def test_a_sweep_that_fails_closes_what_it_has_opened(
         injector.begin("sweep")
         injector.aim_behind("let_guards_finish", "_cookie_of", errno.EMFILE)
         with pytest.raises(OSError, match="Too many open files"):
-            cookies.let_guards_finish(lambda found: found == cookie)
+            env_marker.let_guards_finish(lambda found: found == cookie)
         assert [call.site for call in injector.end() if "pidfd_open" in call.site]
         assert processes.open_descriptors() == before
 

@@ -18,11 +18,11 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = {"supervisor": "supervisor", "workers": "workers", "api": "api"}
 
 KILLERS = {
-    "supervisor/lifecycle.py": "tests/unit/test_lifecycle.py tests/contract/test_tables.py "
+    "supervisor/jobs/lifecycle.py": "tests/unit/test_lifecycle.py tests/contract/test_tables.py "
     "tests/properties/test_lifecycle.py",
-    "supervisor/exits.py": "tests/unit/test_exits.py tests/contract/test_tables.py",
-    "supervisor/escalation.py": "tests/unit/test_escalation.py tests/properties/test_escalation.py",
-    "workers/frames.py": "tests/unit/test_frames.py tests/properties/test_frames.py",
+    "supervisor/attempts/exit_outcome.py": "tests/unit/test_exits.py tests/contract/test_tables.py",
+    "supervisor/attempts/escalation.py": "tests/unit/test_escalation.py tests/properties/test_escalation.py",
+    "workers/protocol/frames.py": "tests/unit/test_frames.py tests/properties/test_frames.py",
 }
 """Modules, and the tests that have to find what is wrong with them."""
 

@@ -20,8 +20,8 @@ from support.waiting import Pending, until_async
 from trials import ENDED_WITH, begin, computing, follow, hostile_pool, run, said, stop, submit
 
 from killable import Client, WorkerCrashed
-from killable.supervisor.service import Supervisor
 from killable.supervisor.settings import PoolSpec
+from killable.supervisor.supervisor import Supervisor
 
 JOBS = str(Path(processes.__file__).parent / "jobs.py")
 

@@ -12,7 +12,7 @@ from support.supervising import StartSupervisor
 from support.waiting import Pending, until_async
 from trials import Story, computing, follow, hostile_pool, stop, submit
 
-from killable.supervisor.service import Supervisor
+from killable.supervisor.supervisor import Supervisor
 
 CROWD = 16
 QUOTA = {"cfs_period_us": 100_000, "cfs_quota_us": 5_000}

@@ -12,8 +12,8 @@ from support.hostile_cases import HEARD
 from support.supervising import StartSupervisor
 from trials import FORKED_OR_EXECED, Story, computing, hostile_pool, run, stop, submit
 
-from killable.supervisor.service import Supervisor
-from killable.workers.exitcodes import ExitCode
+from killable.supervisor.supervisor import Supervisor
+from killable.workers.exit_codes import ExitCode
 
 AT_ONCE = 8
 

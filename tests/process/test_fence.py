@@ -15,11 +15,11 @@ from support.supervising import StartSupervisor
 from support.waiting import Pending, until_async
 from trials import Hearing, computing, hostile_pool, run, spawning, stop, submit
 
-from killable.supervisor.machine.process import WorkerProcess
-from killable.supervisor.machine.spawner import PoolSpawner
-from killable.supervisor.seam import FenceError
+from killable.supervisor.linux.spawner import PoolSpawner
+from killable.supervisor.linux.worker_process import WorkerProcess
+from killable.supervisor.ports import FenceError
 from killable.workers.errors import Refused
-from killable.workers.messages import Kind
+from killable.workers.protocol.messages import Kind
 
 
 class Ready(NamedTuple):

@@ -14,12 +14,12 @@ from support.waiting import until
 from trials import follow, run, submit
 
 from killable.supervisor.settings import PoolSpec
-from killable.workers.messages import PROGRESS_BYTES_MAX
+from killable.workers.protocol.messages import PROGRESS_BYTES_MAX
 
 FORGES = """
 import ctypes, os, signal, time
 from killable import Context, job
-from killable.workers.messages import IDLE_FREE, Kind
+from killable.workers.protocol.messages import IDLE_FREE, Kind
 
 @job
 def forges_its_end(ctx: Context, payload: str) -> None:

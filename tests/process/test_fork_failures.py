@@ -15,9 +15,9 @@ from support.supervising import StartSupervisor
 from support.waiting import Pending, until_async
 from trials import HOSTILE, follow, pool_of, run, said, stop, submit
 
-from killable.supervisor.pool import FAILURES_MAX
-from killable.supervisor.service import Supervisor
+from killable.supervisor.pools.pool import FAILURES_MAX
 from killable.supervisor.settings import PoolSpec
+from killable.supervisor.supervisor import Supervisor
 from killable.workers.errors import CODES
 
 REFUSED = f"fork failed: {os.strerror(errno.EAGAIN)}"

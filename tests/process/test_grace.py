@@ -13,24 +13,12 @@ from support.certificates import ended_with, was_killed
 from support.marks import tag_of
 from support.supervising import StartSupervisor
 from support.waiting import Pending, until_async
-from trials import (
-    begin,
-    computing,
-    follow,
-    hostile_pool,
-    reached,
-    run,
-    said,
-    sitting,
-    stop,
-    stopped,
-    submit,
-)
+from trials import begin, computing, follow, hostile_pool, reached, run, said, sitting, stop, stopped, submit
 
 from killable.supervisor.configuration.config import load
-from killable.supervisor.job import Limits
-from killable.supervisor.service import Supervisor
+from killable.supervisor.models import Limits
 from killable.supervisor.settings import PoolSpec
+from killable.supervisor.supervisor import Supervisor
 from killable.workers.errors import Refused
 
 LONG_S = 60.0

@@ -20,7 +20,7 @@ from support.supervising import StartSupervisor
 from support.waiting import Pending, until_async
 from trials import HOSTILE, SETTLED, Story, follow, hostile_pool, run, said, stop, submit
 
-from killable.supervisor.service import Supervisor
+from killable.supervisor.supervisor import Supervisor
 
 AT_ONCE = 3
 

@@ -16,11 +16,11 @@ from support.supervising import StartSupervisor
 from support.waiting import Pending, until_async
 from trials import follow, run, stop
 
-from killable.supervisor.job import Submission
-from killable.supervisor.service import Supervisor
+from killable.supervisor.models import Submission
 from killable.supervisor.settings import PoolSpec
+from killable.supervisor.supervisor import Supervisor
 from killable.workers.errors import Refused
-from killable.workers.pickles import loads, pickled
+from killable.workers.protocol.pickling import loads, pickled
 
 MIB = 1 << 20
 MODULE = '''

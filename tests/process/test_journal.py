@@ -20,13 +20,13 @@ from support.supervising import StartSupervisor
 from support.waiting import Pending, until_async, until_empty
 from trials import HOSTILE, follow, follow_lost, hostile_pool, said, stop
 
-from killable.supervisor import journal as module
-from killable.supervisor.job import Event, JobRecord, Submission
-from killable.supervisor.journalfile import JournalFile, Note
-from killable.supervisor.service import Supervisor
+from killable.supervisor.journal import journal as module
+from killable.supervisor.journal.journal_file import JournalFile, Note
+from killable.supervisor.models import Event, JobRecord, Submission
 from killable.supervisor.settings import Settings
+from killable.supervisor.supervisor import Supervisor
 from killable.workers.errors import Refused
-from killable.workers.messages import INLINE_BYTES_MAX
+from killable.workers.protocol.messages import INLINE_BYTES_MAX
 
 SUPPORT = Path(processes.__file__).parent
 LOOP = Submission("loop_python", b"{}")

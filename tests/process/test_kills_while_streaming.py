@@ -12,7 +12,7 @@ import pytest
 from support.supervising import StartSupervisor
 from trials import Story, follow, hostile_pool, said, submit
 
-from killable.supervisor.service import Supervisor
+from killable.supervisor.supervisor import Supervisor
 
 AT_ONCE = 2
 WIDTHS = (1, 700, 5_000)

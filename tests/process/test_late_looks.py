@@ -16,11 +16,11 @@ from support.supervising import StartSupervisor
 from support.waiting import until, until_async
 from trials import HOSTILE, follow, hostile_pool, run, said, submit
 
-from killable.supervisor.attempt import Attempt
-from killable.supervisor.machine.process import WorkerProcess
-from killable.supervisor.service import Supervisor
+from killable.supervisor.attempts.attempt import Attempt
+from killable.supervisor.attempts.termination import Termination
+from killable.supervisor.linux.worker_process import WorkerProcess
 from killable.supervisor.settings import PoolSpec
-from killable.supervisor.termination import Termination
+from killable.supervisor.supervisor import Supervisor
 
 LIMIT_S = 60
 """More than any of this takes in truth, and less than is waited for it."""

@@ -21,8 +21,8 @@ from support.supervising import GROUPED, WITH_GROUPS, StartSupervisor
 from support.waiting import Pending, until, until_async
 from trials import hostile_pool
 
-from killable.supervisor.machine import cookies, leftovers
-from killable.supervisor.machine.owners import Owner, owner_of_folder, sees_own_pids
+from killable.supervisor.linux import env_marker, orphan_cleanup
+from killable.supervisor.linux.instance_id import Owner, owner_of_folder, sees_own_pids
 
 OWNER = str(Path(processes.__file__).parent / "owner.py")
 ESCAPING = """
@@ -169,8 +169,8 @@ async def test_the_next_start_lets_a_guard_finish_that_is_at_work(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It was stopped when its owner died. It is continued, not killed: it finds what cleaned its environment, too."""
-    monkeypatch.setattr(cookies, "GUARD_S", 60.0)
-    monkeypatch.setattr(leftovers, "SWEEP_S", 90.0)
+    monkeypatch.setattr(env_marker, "GUARD_S", 60.0)
+    monkeypatch.setattr(orphan_cleanup, "SWEEP_S", 90.0)
     with dying(tmp_path, proof) as dead:
         dead.kill(guard=False)
         with caplog.at_level(logging.WARNING, "killable.system"):
@@ -184,16 +184,16 @@ def test_what_is_swept_by_its_cookie_is_logged(caplog: pytest.LogCaptureFixture)
     """Also what was forked meanwhile; an owner's name is not looked at here, so that nobody else sweeps these."""
     cookie = f"test-{os.getpid()}/instance/pool/1"
     script = "for i in 1 2 3; do setsid sleep 3600 & done; wait"
-    with subprocess.Popen(["sh", "-c", script], env={**os.environ, cookies.COOKIE: cookie}) as shell:
-        names = lambda: sorted(seen.name for seen in processes.marked(cookies.COOKIE, cookie))  # noqa: E731
+    with subprocess.Popen(["sh", "-c", script], env={**os.environ, env_marker.COOKIE: cookie}) as shell:
+        names = lambda: sorted(seen.name for seen in processes.marked(env_marker.COOKIE, cookie))  # noqa: E731
         until(lambda: (found := names()) == ["sh", *["sleep"] * 3] or Pending(found), "all are there")
         finished = threading.Event()
         with caplog.at_level(logging.WARNING, "killable.system"):
-            leftovers.sweep_cookie_in_thread(cookie, 60.0, finished.set)
+            orphan_cleanup.sweep_cookie_in_thread(cookie, 60.0, finished.set)
             assert finished.wait(90)
     assert shell.returncode == -signal.SIGKILL and shell.pid in swept(caplog, cookie, "pid")
     assert "sleep: sleep 3600" in swept(caplog, cookie, "command")
-    until(lambda: Pending(left) if (left := processes.marked(cookies.COOKIE, cookie)) else True, "nothing is left")
+    until(lambda: Pending(left) if (left := processes.marked(env_marker.COOKIE, cookie)) else True, "nothing is left")
 
 
 @pytest.mark.row("D18")
@@ -201,12 +201,12 @@ def test_the_cookie_of_a_process_whose_exec_is_under_way_is_read_when_it_is_ther
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its environment reads empty for a moment, in which `Popen` has returned already."""
-    monkeypatch.setattr(cookies, "_EXEC_LOOKS_MAX", 60_000)
+    monkeypatch.setattr(env_marker, "_EXEC_LOOKS_MAX", 60_000)
     cookie = f"test-{os.getpid()}/instance/pool/2"
     read = []
     for _ in range(100):
-        with subprocess.Popen(["sleep", "3600"], env={**os.environ, cookies.COOKIE: cookie}) as process:
-            read.append(cookies._cookie_of(str(process.pid)))
+        with subprocess.Popen(["sleep", "3600"], env={**os.environ, env_marker.COOKIE: cookie}) as process:
+            read.append(env_marker._cookie_of(str(process.pid)))
             process.kill()
     assert set(read) == {cookie}
 
@@ -214,14 +214,14 @@ def test_the_cookie_of_a_process_whose_exec_is_under_way_is_read_when_it_is_ther
 STARTED_FROM_A_LEFTOVER = """
 import os, subprocess, sys
 from killable.supervisor import clock
-from killable.supervisor.machine import cookies
-from killable.supervisor.machine.owners import Owner
+from killable.supervisor.linux import env_marker
+from killable.supervisor.linux.instance_id import Owner
 here = Owner.of(os.getpid())
-mine, others = (cookies.cookie_value(Owner(here.boot, here.namespace, 1, n), "instance", "pool/1") for n in (1, 2))
-if cookies.COOKIE not in os.environ:
-    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, cookies.COOKIE: mine})
+mine, others = (env_marker.cookie_value(Owner(here.boot, here.namespace, 1, n), "instance", "pool/1") for n in (1, 2))
+if env_marker.COOKIE not in os.environ:
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, env_marker.COOKIE: mine})
 child = subprocess.Popen(["sleep", "3600"])
-other = subprocess.Popen(["sleep", "3600"], env={cookies.COOKIE: others})
+other = subprocess.Popen(["sleep", "3600"], env={env_marker.COOKIE: others})
 swept, left = cookies.kill_waves(cookies.ownerless(), clock.monotonic() + 60)
 print([found.pid == other.pid for found in swept], left, child.poll(), other.wait())
 child.kill(), child.wait()
@@ -254,11 +254,11 @@ from support import processes
 from support.waiting import Pending, until
 from test_leftovers import carries, dying, there
 from trials import hostile_pool
-from killable.supervisor.machine import leftovers
-from killable.supervisor.service import Supervisor
+from killable.supervisor.linux import orphan_cleanup
+from killable.supervisor.supervisor import Supervisor
 from killable.supervisor.settings import Settings
 
-leftovers.EMPTY_MS, leftovers.WAVES_S, leftovers.SWEEP_S = 30_000, 30.0, 60.0
+orphan_cleanup.EMPTY_MS, orphan_cleanup.WAVES_S, orphan_cleanup.SWEEP_S = 30_000, 30.0, 60.0
 said = []
 logging.getLogger("killable").propagate = False
 system = logging.getLogger("killable.system")
@@ -282,7 +282,7 @@ try:
         folders = [("folder", str(dead.folder)) for dead in (grouped, alone)]
         expected = [("cgroup", *groups), *folders, ("pid", carrying.pid)]
 finally:
-    leftovers.sweep_groups(), leftovers.sweep_folders(tempfile.gettempdir())  # nobody outside can
+    orphan_cleanup.sweep_groups(), orphan_cleanup.sweep_folders(tempfile.gettempdir())  # nobody outside can
 kinds = ("cgroup", "folder", "pid")
 told = sorted((kind, getattr(one, kind)) for one in said if one.msg == "swept" for kind in kinds if hasattr(one, kind))
 print(json.dumps([told, sorted(expected), sorted({one.msg for one in said})]))
@@ -328,7 +328,7 @@ def test_only_folders_of_exactly_our_scheme_whose_owner_is_gone_are_removed(
     if os.geteuid() == 0:
         os.chown(foreign, 65534, 65534)
     with caplog.at_level(logging.WARNING, "killable.system"):
-        leftovers.sweep_folders(str(tmp_path))
+        orphan_cleanup.sweep_folders(str(tmp_path))
     logged = swept(caplog, str(tmp_path), "folder")
     assert logged == [str(made["gone"])] or (os.geteuid() != 0 and str(foreign) in logged)
     left = [folder for folder in made.values() if folder.exists()]
@@ -362,5 +362,5 @@ def test_an_owner_of_which_only_a_zombie_is_left_is_gone() -> None:
 def test_the_processes_of_another_pid_namespace_are_not_told_by_number() -> None:
     """In a container that sees its host's /proc the numbers there are of others: nobody is swept."""
     assert sees_own_pids()
-    script = "from killable.supervisor.machine.owners import *; print(sees_own_pids(), Owner.of(1).is_gone())"
+    script = "from killable.supervisor.linux.instance_id import *; print(sees_own_pids(), Owner.of(1).is_gone())"
     assert in_namespace(script) == "False False"

@@ -23,10 +23,10 @@ from support.waiting import Pending, until, until_async
 from trials import HOSTILE, follow, hostile_pool, run, said, stop, submit
 
 import killable
-from killable.supervisor.machine.tree import private_bytes
+from killable.supervisor.attempts.resource_monitor import Watching
+from killable.supervisor.linux.procfs import private_bytes
 from killable.supervisor.settings import PoolSpec
-from killable.supervisor.watching import Watching
-from killable.workers.limits import TASKS_SPARE, backstop_bytes
+from killable.workers.authoring.limits import TASKS_SPARE, backstop_bytes
 
 MIB = 1 << 20
 GRACE_S = 0.2

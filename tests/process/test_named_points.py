@@ -18,8 +18,8 @@ from support.supervising import PROOFS, StartSupervisor
 from support.waiting import Pending, until, until_async
 from trials import END_S, HOSTILE, NAMED_POINTS, Story, follow, hostile_pool, run, said, submit
 
-from killable.supervisor.service import Supervisor
 from killable.supervisor.settings import PoolSpec
+from killable.supervisor.supervisor import Supervisor
 
 COLD = """
 import os, time

@@ -12,8 +12,8 @@ from support.supervising import StartSupervisor
 from support.waiting import Pending, until, until_async
 from trials import Story, follow, hostile_pool, run, said, stop, submit
 
-from killable.api.cli import story as stories
-from killable.api.records import record_json
+from killable.api.cli.display import story as stories
+from killable.api.http.records import record_json
 
 
 def check_counted(said: list[str]) -> int:

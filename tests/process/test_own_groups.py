@@ -19,10 +19,10 @@ import pytest
 from support.supervising import StartSupervisor
 from trials import follow, hostile_pool, said, submit
 
-from killable.supervisor.machine import cgroup
-from killable.supervisor.machine.cgroup import Cgroup, find_root
-from killable.supervisor.machine.memory import own_limit_struck
-from killable.workers.limits import TASKS_SPARE, backstop_bytes
+from killable.supervisor.linux import cgroup
+from killable.supervisor.linux.cgroup import Cgroup, find_root
+from killable.supervisor.linux.oom_counter import own_limit_struck
+from killable.workers.authoring.limits import TASKS_SPARE, backstop_bytes
 
 MIB = 1 << 20
 USED = 5_000_000

@@ -13,8 +13,8 @@ from support.supervising import GROUPED, StartSupervisor
 from support.waiting import Pending, until_async
 from trials import FORKED_OR_EXECED, hostile_pool, pool_of, run, said, sitting, submit
 
-from killable.supervisor.job import JobRecord
-from killable.supervisor.service import Supervisor
+from killable.supervisor.models import JobRecord
+from killable.supervisor.supervisor import Supervisor
 
 UNKILLABLE_S = 6.0
 

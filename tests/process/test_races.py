@@ -13,8 +13,8 @@ from support.certificates import was_killed
 from support.supervising import StartSupervisor
 from trials import Story, follow, hostile_pool, run, submit
 
-from killable.supervisor.job import JobRecord
-from killable.supervisor.service import Supervisor
+from killable.supervisor.models import JobRecord
+from killable.supervisor.supervisor import Supervisor
 from killable.workers.errors import Refused
 
 LENGTH_S = 0.06

@@ -14,9 +14,9 @@ from support.supervising import StartSupervisor
 from support.waiting import until_async
 from trials import hostile_pool, run
 
-from killable.supervisor.job import JobRecord, Submission
-from killable.workers import pickles
-from killable.workers.pickles import pickled
+from killable.supervisor.models import JobRecord, Submission
+from killable.workers.protocol import pickling
+from killable.workers.protocol.pickling import pickled
 
 WHY = {
     "cwd": "working directory", "umask": "umask", "mask": "signal mask", "handler": "disposition",
@@ -100,7 +100,7 @@ async def test_a_pool_that_speaks_pickle(supervisor: StartSupervisor) -> None:
         return record, [pickle.loads(event.data) for batch in batches for event in batch if event.name == "token"]
 
     record, _ = await ask("echoes", text="a line\nand another\r")
-    assert record.result is not None and pickles.loads(record.result)["text"] == "a line\nand another\r"
+    assert record.result is not None and pickling.loads(record.result)["text"] == "a line\nand another\r"
     for size in (1, 10, 13, 100_000):  # 10 and 13: a pickle that has a line end in it
         record, tokens = await ask("emits_large", size=size, times=3)
         assert (record.state, tokens) == ("completed", ["x" * size] * 3), size

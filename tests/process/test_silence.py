@@ -20,11 +20,11 @@ from support.supervising import StartSupervisor
 from support.waiting import Pending, until, until_async
 from trials import Hearing, follow, hostile_pool, pool_of, run, said, stop, submit
 
-from killable.supervisor.machine.spawner import PoolSpawner
-from killable.supervisor.machine.system import System
-from killable.supervisor.service import Supervisor
+from killable.supervisor.linux.spawner import PoolSpawner
+from killable.supervisor.linux.system import System
 from killable.supervisor.settings import PoolSpec, Settings
-from killable.workers.messages import Kind
+from killable.supervisor.supervisor import Supervisor
+from killable.workers.protocol.messages import Kind
 
 ANSWER_S = 5.0
 

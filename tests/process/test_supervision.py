@@ -19,8 +19,8 @@ from support.supervising import StartSupervisor
 from support.waiting import Pending, until, until_async
 from trials import computing, follow, hostile_pool, reached, run, said, stop, submit
 
-from killable.supervisor.job import Submission, WorkerRecord
-from killable.supervisor.service import Supervisor
+from killable.supervisor.models import Submission, WorkerRecord
+from killable.supervisor.supervisor import Supervisor
 from killable.workers.errors import (
     JobCancelled,
     JobError,

@@ -16,7 +16,7 @@ from support.supervising import GROUPED, WITH_GROUPS, StartSupervisor
 from support.waiting import Pending, until, until_async
 from trials import ENDED_WITH, FORKED_OR_EXECED, Story, computing, hostile_pool, run, said, stop, submit
 
-from killable.supervisor.service import Supervisor
+from killable.supervisor.supervisor import Supervisor
 
 KINDS = ["children", "setsid", "daemon", "each", "stopped"]
 ENDS = ["returns", "crashes", "cancelled", "killed"]

@@ -22,12 +22,12 @@ from support.waiting import until_async
 from trials import Hearing, run, spawning
 
 import killable.workers
-from killable.supervisor.exits import Evidence, classify
-from killable.supervisor.job import ExitStatus
+from killable.supervisor.attempts.exit_outcome import Evidence, classify
+from killable.supervisor.models import ExitStatus
 from killable.supervisor.settings import PoolSpec
-from killable.workers.exitcodes import MEANINGS, ExitCode
-from killable.workers.frames import Decoder, encode
-from killable.workers.messages import Kind, Run, Stop
+from killable.workers.exit_codes import MEANINGS, ExitCode
+from killable.workers.protocol.frames import Decoder, encode
+from killable.workers.protocol.messages import Kind, Run, Stop
 
 FOLDER = Path(processes.__file__).parent.parent
 DEADLINE_MS = 20_000
@@ -57,7 +57,7 @@ class Worker:
         }  # fmt: skip
         packages = {"killable": public, "killable.workers": workers}
         arguments = {"packages": packages, "configure": configure, "tmp": str(tmp), "cgroup_errno": 0}
-        argv = [sys.executable, "-S", "-P", f"{workers}/boot.py", "worker", json.dumps(arguments)]
+        argv = [sys.executable, "-S", "-P", f"{workers}/processes/boot.py", "worker", json.dumps(arguments)]
         self.pid = os.posix_spawn(argv[0], argv, os.environ, file_actions=actions)
         self.pidfd = os.pidfd_open(self.pid)
         for descriptor in (frames, bells, stack, *above):

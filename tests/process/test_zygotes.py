@@ -16,9 +16,9 @@ from support.supervising import StartSupervisor
 from support.waiting import Pending, until_async
 from trials import computing, follow, hostile_pool, pool_of, run, said, stop, submit
 
-from killable.supervisor.job import PoolRecord
-from killable.supervisor.service import Supervisor
+from killable.supervisor.models import PoolRecord
 from killable.supervisor.settings import PoolSpec
+from killable.supervisor.supervisor import Supervisor
 from killable.workers.errors import KillableError, Refused
 
 

@@ -18,14 +18,14 @@ from support.marks import tag_of
 from support.supervising import PROOFS
 from support.waiting import Pending, until_async
 
-from killable.supervisor.job import PHASES, TERMINAL_STATES, Event, JobRecord, PoolRecord, Submission
-from killable.supervisor.machine.spawner import PoolSpawner
-from killable.supervisor.machine.system import System
-from killable.supervisor.seam import Gone
-from killable.supervisor.service import Supervisor
+from killable.supervisor.linux.spawner import PoolSpawner
+from killable.supervisor.linux.system import System
+from killable.supervisor.models import PHASES, TERMINAL_STATES, Event, JobRecord, PoolRecord, Submission
+from killable.supervisor.ports import Gone
 from killable.supervisor.settings import PoolSpec, Settings
+from killable.supervisor.supervisor import Supervisor
 from killable.workers.errors import CODES
-from killable.workers.frames import Frame
+from killable.workers.protocol.frames import Frame
 
 HOSTILE = {
     "modules": ("support.hostile", "support.families", "support.words", "support.obedient", "support.tampering"),

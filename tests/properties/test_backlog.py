@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from killable.supervisor import backlog
-from killable.supervisor.backlog import Backlog, Full
+from killable.supervisor.jobs import backlog
+from killable.supervisor.jobs.backlog import Backlog, Full
 
 JOBS_MAX, BYTES_MAX = 12, 40
 POOLS, TENANTS, PRIORITIES = "pppq", "abc", (0, 0, 0, -1, 5)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from killable.supervisor import escalation
-from killable.supervisor.escalation import (
+from killable.supervisor.attempts import escalation
+from killable.supervisor.attempts.escalation import (
     DUMP_IN_GRACE_S_MAX,
     DUMP_S,
     DUMP_S_MAX,
@@ -22,7 +22,7 @@ from killable.supervisor.escalation import (
     Phase,
     Rules,
 )
-from killable.supervisor.seam import ProcessorUse
+from killable.supervisor.ports import ProcessorUse
 
 SLACK_S = 1e-9
 START_S = 1.0

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from killable.workers.frames import FRAME_BYTES_MAX, HEADER_BYTES, Decoder, Frame, FrameError, encode
+from killable.workers.protocol.frames import FRAME_BYTES_MAX, HEADER_BYTES, Decoder, Frame, FrameError, encode
 
 u32 = st.integers(0, 2**32 - 1)
 frames_of_any_kind = st.builds(Frame, st.integers(0, 255), u32, u32, st.binary(max_size=200))

@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from killable.supervisor.lifecycle import DECIDED, TERMINAL, Cause, IllegalTransition, State, public, step
+from killable.supervisor.jobs.lifecycle import DECIDED, TERMINAL, Cause, IllegalTransition, State, public, step
 
 NOT_COMPLETED = st.sampled_from(["failed", "cancelled", "timed_out"])
 

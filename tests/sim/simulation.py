@@ -19,11 +19,11 @@ from support.fake_world import SLACK_S, Faults, Script, Truth, World
 from support.virtual_loop import VirtualLoop
 
 from killable.supervisor.clock import Clock
-from killable.supervisor.job import PHASES, TERMINAL_STATES, Event, JobRecord, Limits, Submission
-from killable.supervisor.service import Supervisor
+from killable.supervisor.models import PHASES, TERMINAL_STATES, Event, JobRecord, Limits, Submission
 from killable.supervisor.settings import PoolSpec, Settings
+from killable.supervisor.supervisor import Supervisor
 from killable.workers.errors import CODES, Refused
-from killable.workers.messages import Kind
+from killable.workers.protocol.messages import Kind
 
 T = TypeVar("T")
 

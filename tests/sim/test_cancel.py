@@ -8,8 +8,8 @@ import logging
 import pytest
 from support.fake_world import NEVER, Script
 
-from killable.supervisor.escalation import DUMP_S
-from killable.supervisor.job import PHASES
+from killable.supervisor.attempts.escalation import DUMP_S
+from killable.supervisor.models import PHASES
 from killable.supervisor.telemetry.observer import logger
 from sim.scenarios import DEAF, FOREVER, near, refusal, simulate
 from sim.simulation import LIMITS, Simulation, pool

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from support.fake_world import NEVER, Script
 
-from killable.supervisor.escalation import DUMP_IN_GRACE_S_MAX, DUMP_S, RING_AGAIN_S
+from killable.supervisor.attempts.escalation import DUMP_IN_GRACE_S_MAX, DUMP_S, RING_AGAIN_S
 from sim.scenarios import DEAF, FOREVER, NATIVE, near, simulate
 from sim.simulation import LIMITS, Simulation
 

@@ -8,7 +8,7 @@ import pytest
 from support.fake_world import NEVER, Faults, Script
 from support.virtual_loop import run
 
-from killable.supervisor.seam import ProcessorUse
+from killable.supervisor.ports import ProcessorUse
 from sim.scenarios import DEAF, FOREVER, LATENCY_S, refusal, simulate
 from sim.simulation import Simulation, pool
 

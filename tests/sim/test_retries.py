@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from support.fake_world import NEVER, Script
 
-from killable.supervisor.retries import WAIT_S_MAX
+from killable.supervisor.dispatch.retries import WAIT_S_MAX
 from sim.scenarios import FOREVER, NATIVE, near, refusal, simulate
 from sim.simulation import Job, Simulation, answer, pool
 

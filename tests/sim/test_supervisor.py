@@ -15,8 +15,8 @@ import pytest
 from support.fake_world import NEVER, Faults, Script
 from support.virtual_loop import run
 
-from killable.supervisor.service import Supervisor
 from killable.supervisor.settings import PoolSpec
+from killable.supervisor.supervisor import Supervisor
 from killable.workers.errors import Refused
 from sim.simulation import Simulation, pool
 
@@ -279,7 +279,7 @@ _ELSEWHERE = (
 
 def test_a_failing_seed_shows_itself_and_fails_again_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """The simulation looks at what really happened: a plan that waits longer than it may is found out."""
-    monkeypatch.setattr("killable.supervisor.escalation.DUMP_S", 1.0)
+    monkeypatch.setattr("killable.supervisor.attempts.escalation.DUMP_S", 1.0)
     with pytest.raises(AssertionError, match=r"SIGKILL (is overdue|comes too late)") as caught:
         for seed in range(100):
             play(seed)
@@ -330,7 +330,7 @@ def replacements(text: str) -> list[str]:
         ("class Mine(Supervisor): ...", "Supervisor"),
         ("def test_x(monkeypatch):\n    monkeypatch.setattr(Observer, 'on_ended', print)", "monkeypatch.setattr"),
         ("setattr(sim.supervisor, 'x', 1)", "setattr"),
-        ("with mock.patch('killable.supervisor.service.Supervisor'): ...", "mock.patch"),
+        ("with mock.patch('killable.supervisor.supervisor.Supervisor'): ...", "mock.patch"),
         ("sim.supervisor._observer = None", "sim.supervisor._observer"),
     ],
 )

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, TypeAlias, TypeVar
 
-from killable.api.client.asynchronous import AsyncClient, AsyncJob
-from killable.api.client.blocking import Client
+from killable.api.client.async_client import AsyncClient, AsyncJob
+from killable.api.client.client import Client
 
 T = TypeVar("T")
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from support.hostile_cases import ACK_S, Hostile
 
-from killable.supervisor.escalation import DUMP_IN_GRACE_S_MAX, DUMP_S_MAX
-from killable.supervisor.job import PHASES
+from killable.supervisor.attempts.escalation import DUMP_IN_GRACE_S_MAX, DUMP_S_MAX
+from killable.supervisor.models import PHASES
 
 
 def phases_of(certificate: Mapping[str, Any]) -> set[str]:

@@ -21,11 +21,11 @@ import sys
 import threading
 from collections.abc import Sequence
 
-from killable.supervisor import journal
-from killable.supervisor.job import Submission
-from killable.supervisor.journalfile import Accepted, Ended, JournalFile, Note, Started
-from killable.supervisor.service import Supervisor
+from killable.supervisor.journal import journal
+from killable.supervisor.journal.journal_file import Accepted, Ended, JournalFile, Note, Started
+from killable.supervisor.models import Submission
 from killable.supervisor.settings import PoolSpec, Settings
+from killable.supervisor.supervisor import Supervisor
 
 MOMENT = sys.argv[4]
 answered = threading.Event()

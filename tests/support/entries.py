@@ -5,10 +5,11 @@ Runs in: the test process.
 
 from __future__ import annotations
 
-from killable.supervisor.eventlog import EventLog
-from killable.supervisor.job import JobType, Limits, Submission
-from killable.supervisor.lifecycle import State
-from killable.supervisor.registry import Entry, Registry
+from killable.supervisor.jobs.event_log import EventLog
+from killable.supervisor.jobs.job import Entry
+from killable.supervisor.jobs.lifecycle import State
+from killable.supervisor.jobs.registry import Registry
+from killable.supervisor.models import JobType, Limits, Submission
 
 TYPE = JobType(
     name="work", description="", input_schema={}, pool="p", codec="json", limits=Limits(), caps={}, operations=()

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from support.fake_world import SIGTERM, SLACK_S, Truth, World
 
-from killable.supervisor.escalation import LOCK_PATIENCE, LOCK_RUNS, RING_AGAIN_S
-from killable.supervisor.seam import ProcessorUse
-from killable.workers.limits import BACKSTOP, backstop_bytes
-from killable.workers.messages import BELL_ACKNOWLEDGED, BELL_REPLACED, BELL_SWALLOWED
+from killable.supervisor.attempts.escalation import LOCK_PATIENCE, LOCK_RUNS, RING_AGAIN_S
+from killable.supervisor.ports import ProcessorUse
+from killable.workers.authoring.limits import BACKSTOP, backstop_bytes
+from killable.workers.protocol.messages import BELL_ACKNOWLEDGED, BELL_REPLACED, BELL_SWALLOWED
 
 
 def note_term(world: World, truth: Truth) -> None:

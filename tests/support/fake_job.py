@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from support.fake_world import NEVER, Life, Script, Truth
 
-from killable.supervisor.seam import ProcessorUse, Sample, Usage
-from killable.workers.frames import encode
-from killable.workers.messages import (
+from killable.supervisor.ports import ProcessorUse, Sample, Usage
+from killable.workers.protocol.frames import encode
+from killable.workers.protocol.messages import (
     BELL_ACKNOWLEDGED,
     BELL_EXPIRED,
     BELL_REPLACED,

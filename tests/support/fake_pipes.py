@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 from support.fake_world import World
 
-from killable.supervisor.seam import ProcessListener
-from killable.workers.frames import Decoder, FrameError, encode
+from killable.supervisor.ports import ProcessListener
+from killable.workers.protocol.frames import Decoder, FrameError, encode
 
 
 class FakePipes:

@@ -16,11 +16,11 @@ from support.fake_job import FakeJob
 from support.fake_pipes import FakePipes
 from support.fake_world import SIGKILL, SIGTERM, Life, Truth, World
 
-from killable.supervisor.job import Verdict
-from killable.supervisor.seam import FenceError, Gone, ProcessListener, ProcessorUse, Sample, Usage
-from killable.workers.control import Ending
-from killable.workers.frames import Decoder
-from killable.workers.messages import Broken, Expire, Kind, Ready, Run, Stop
+from killable.supervisor.models import Verdict
+from killable.supervisor.ports import FenceError, Gone, ProcessListener, ProcessorUse, Sample, Usage
+from killable.workers.protocol.control import Ending
+from killable.workers.protocol.frames import Decoder
+from killable.workers.protocol.messages import Broken, Expire, Kind, Ready, Run, Stop
 
 if TYPE_CHECKING:
     from support.fake_seam import FakeSpawner

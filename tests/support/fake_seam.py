@@ -15,7 +15,7 @@ from typing import Any
 from support.fake_process import FakeProcess
 from support.fake_world import Life, World
 
-from killable.supervisor.seam import ProcessListener, SpawnerListener, ZygoteLost
+from killable.supervisor.ports import ProcessListener, SpawnerListener, ZygoteLost
 from killable.supervisor.settings import PoolSpec
 
 GUARD_EXIT_S = 10.0

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from killable.supervisor.escalation import DUMP_IN_GRACE_S_MAX, DUMP_S, DUMP_S_MAX
-from killable.supervisor.seam import ProcessorUse
-from killable.workers.messages import Kind
+from killable.supervisor.attempts.escalation import DUMP_IN_GRACE_S_MAX, DUMP_S, DUMP_S_MAX
+from killable.supervisor.ports import ProcessorUse
+from killable.workers.protocol.messages import Kind
 
 if TYPE_CHECKING:
     from support.fake_process import FakeProcess

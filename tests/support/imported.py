@@ -25,7 +25,7 @@ import killable.api.cli
 MODULE = "killable.api.cli"
 _ITS_OWN = [f"{MODULE}.{found.name}" for found in pkgutil.iter_modules(killable.api.cli.__path__)]
 _LATE = [
-    *["killable.api.app", "killable.supervisor.service", "killable.supervisor.configuration.inventory"],
+    *["killable.api.http.app", "killable.supervisor.supervisor", "killable.supervisor.configuration.inventory"],
     *["killable.supervisor.telemetry.logs", "killable.supervisor.telemetry.metrics"],
     *["typer._adapters", "typer.rich_utils", "httpcore", "h11", "uvicorn"],
 ]

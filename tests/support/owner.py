@@ -29,9 +29,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from killable.supervisor.job import Submission
-from killable.supervisor.service import Supervisor
+from killable.supervisor.models import Submission
 from killable.supervisor.settings import PoolSpec, Settings
+from killable.supervisor.supervisor import Supervisor
 
 
 def be_a_hostile_host() -> None:

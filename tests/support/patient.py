@@ -19,8 +19,8 @@ _PROGRAM = f"""
 import runpy, sys
 from unittest.mock import patch
 
-patch.multiple("killable.supervisor.escalation", **{PATIENT_WITH_DUMPS}).start()  # fails where there is no such name
-patch.multiple("killable.supervisor.attempt", **{PATIENT_WITH_LEAVING}).start()
+patch.multiple("killable.supervisor.attempts.escalation", **{PATIENT_WITH_DUMPS}).start()  # fails without that name
+patch.multiple("killable.supervisor.attempts.attempt", **{PATIENT_WITH_LEAVING}).start()
 del sys.argv[:3]  # -c python -m
 runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 """

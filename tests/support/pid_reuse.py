@@ -20,11 +20,11 @@ from support import processes
 from support.waiting import Pending, until, until_async
 
 from killable.supervisor import clock
-from killable.supervisor.job import Submission
-from killable.supervisor.machine import cookies
-from killable.supervisor.machine.owners import Owner
-from killable.supervisor.service import Supervisor
+from killable.supervisor.linux import env_marker
+from killable.supervisor.linux.instance_id import Owner
+from killable.supervisor.models import Submission
 from killable.supervisor.settings import PoolSpec, Settings
+from killable.supervisor.supervisor import Supervisor
 
 
 def fork_with(pid: int) -> bool:
@@ -156,8 +156,8 @@ async def cookie(case: Case) -> int:
     """The number changes hands between the look at the environment and the pidfd."""
     owner = Owner.of(os.getpid())
     assert owner is not None
-    dead = cookies.cookie_value(Owner(owner.boot, owner.namespace, owner.pid, 0), "instance", "pool/1")
-    leftover = subprocess.Popen(["sleep", "3600"], env={cookies.COOKIE: dead})
+    dead = env_marker.cookie_value(Owner(owner.boot, owner.namespace, owner.pid, 0), "instance", "pool/1")
+    leftover = subprocess.Popen(["sleep", "3600"], env={env_marker.COOKIE: dead})
     open_pidfd = os.pidfd_open
 
     def late(pid: int, flags: int = 0) -> int:
@@ -169,7 +169,7 @@ async def cookie(case: Case) -> int:
 
     os.pidfd_open = late
     try:
-        swept, left = cookies.kill_waves(cookies.ownerless(), clock.monotonic() + 5)
+        swept, left = env_marker.kill_waves(env_marker.ownerless(), clock.monotonic() + 5)
     finally:
         os.pidfd_open = open_pidfd
     assert leftover.returncode == -signal.SIGKILL and not swept and not left

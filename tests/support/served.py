@@ -16,7 +16,7 @@ from support.imported import run_imported
 from support.processes import Seen, descendants, shared
 from support.waiting import until_empty
 
-from killable.api.client.blocking import Client
+from killable.api.client.client import Client
 
 Serve = Callable[..., "Server"]
 """The fixture `serve`: starts one with these arguments."""

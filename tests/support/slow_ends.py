@@ -11,7 +11,7 @@ import time
 from support.marks import HeldBack
 
 from killable import Context, job
-from killable.workers.doorbell import Doorbell
+from killable.workers.runtime.stop_signal import Doorbell
 
 _forget = Doorbell.forget
 _unsaid: list[HeldBack] = []

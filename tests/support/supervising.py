@@ -7,8 +7,8 @@ from typing import Any, Protocol
 import pytest
 from support import groups
 
-from killable.supervisor.service import Supervisor
 from killable.supervisor.settings import PoolSpec
+from killable.supervisor.supervisor import Supervisor
 
 
 class StartSupervisor(Protocol):

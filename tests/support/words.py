@@ -15,7 +15,7 @@ from typing import Any
 from support.marks import enter, libc, mark
 
 from killable import Context, job
-from killable.workers.frames import encode
+from killable.workers.protocol.frames import encode
 
 
 @job

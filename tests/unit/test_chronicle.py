@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from support.entries import add, registry
 
-from killable.supervisor.chronicle import Chronicle
-from killable.supervisor.job import Outcome
-from killable.supervisor.journalfile import Ended
+from killable.supervisor.journal.journal_file import Ended
+from killable.supervisor.journal.journal_writer import Chronicle
+from killable.supervisor.models import Outcome
 
 
 @pytest.mark.row("B16")

@@ -9,13 +9,13 @@ from typing import Any, cast
 import pytest
 import typer
 
-from killable.api.cli.arguments import kinds_of, parse_value, read_input, read_tags, tag_filter
-from killable.api.cli.limitoptions import HELP, limits_of
-from killable.api.cli.names import Ambiguous, find_job, find_worker, matching
-from killable.api.cli.options import Limit, seconds
-from killable.api.client.blocking import Client
+from killable.api.cli.parameters.arguments import kinds_of, parse_value, read_input, read_tags, tag_filter
+from killable.api.cli.parameters.limit_options import HELP, limits_of
+from killable.api.cli.parameters.options import Limit, seconds
+from killable.api.cli.parameters.resolve import Ambiguous, find_job, find_worker, matching
+from killable.api.client.client import Client
+from killable.workers.authoring.limits import LIMITS
 from killable.workers.errors import Refused
-from killable.workers.limits import LIMITS
 
 SCHEMA = {
     "type": "object",

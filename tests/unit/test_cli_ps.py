@@ -9,10 +9,10 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from killable.api.cli.drain import in_words
-from killable.api.cli.metrics import flattened
-from killable.api.cli.ps import in_order, summary
-from killable.api.cli.status import StatusLine, progress_line
+from killable.api.cli.commands.drain import in_words
+from killable.api.cli.commands.metrics import flattened
+from killable.api.cli.commands.ps import in_order, summary
+from killable.api.cli.display.status_line import StatusLine, progress_line
 
 
 def job(name: str, state: str, position: int | None = None) -> dict[str, Any]:

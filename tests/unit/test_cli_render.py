@@ -12,8 +12,8 @@ import pytest
 import typer
 from rich.console import Console
 
-from killable.api.cli import console, exits, render, tables
-from killable.api.client.blocking import NotEnded, Unreachable
+from killable.api.cli.display import console, errors, render, tables
+from killable.api.client.client import NotEnded, Unreachable
 from killable.supervisor.configuration.config import ConfigError
 from killable.workers.errors import (
     CODES,
@@ -203,7 +203,7 @@ def test_a_name_cannot_move_the_cursor() -> None:
 @pytest.mark.parametrize("code", CODES)
 def test_every_code_has_its_exit_code(code: str) -> None:
     # A fact of that name is the job's exit code, not the command's.
-    assert exits.exit_code(error_class(code)("", code=code, exit_code=99)) == CODES[code].exit_code
+    assert errors.exit_code(error_class(code)("", code=code, exit_code=99)) == CODES[code].exit_code
 
 
 @pytest.mark.row("E14")
@@ -217,18 +217,18 @@ def test_every_code_has_its_exit_code(code: str) -> None:
     ],
 )  # fmt: skip
 def test_exit_codes_of_the_manual(error: KillableError, code: int) -> None:
-    assert exits.exit_code(error) == code
+    assert errors.exit_code(error) == code
 
 
 def test_an_interrupt_is_130() -> None:
-    with pytest.raises(typer.Exit) as caught, exits.reporting(False):
+    with pytest.raises(typer.Exit) as caught, errors.reporting(False):
         raise KeyboardInterrupt
     assert caught.value.exit_code == 130
 
 
 def test_what_the_machine_refuses_the_command_is_71(capsys: pytest.CaptureFixture[str]) -> None:
     for as_json in (False, True):
-        with pytest.raises(typer.Exit) as caught, exits.reporting(as_json):
+        with pytest.raises(typer.Exit) as caught, errors.reporting(as_json):
             raise PermissionError(errno.EACCES, "Permission denied", "the file")
         assert caught.value.exit_code == 71
         out, err = capsys.readouterr()
@@ -249,7 +249,7 @@ def test_what_the_machine_refuses_the_command_is_71(capsys: pytest.CaptureFixtur
 def test_the_limit_that_was_reached_is_named(
     capsys: pytest.CaptureFixture[str], error: KillableError, told: str
 ) -> None:
-    exits.report(error, as_json=False)
+    errors.report(error, as_json=False)
     hint = capsys.readouterr().err.splitlines()[-1]
     assert hint.startswith("hint: ") and told in hint
 
@@ -257,7 +257,7 @@ def test_the_limit_that_was_reached_is_named(
 @pytest.mark.row("G10")
 def test_an_error_as_json_is_one_document_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
     error = JobFailed("x", code="of.tomorrow", job_id="job-1", text="\ud800")
-    with pytest.raises(typer.Exit), exits.reporting(True):
+    with pytest.raises(typer.Exit), errors.reporting(True):
         raise error
     out, err = capsys.readouterr()
     assert json.loads(out) == {
@@ -267,14 +267,14 @@ def test_an_error_as_json_is_one_document_on_stdout(capsys: pytest.CaptureFixtur
 
 
 def test_a_failed_job_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
-    exits.report(JobFailed("ValueError: bad", code="exception", traceback="Traceback\n  line 1\n"), as_json=False)
+    errors.report(JobFailed("ValueError: bad", code="exception", traceback="Traceback\n  line 1\n"), as_json=False)
     out, err = capsys.readouterr()
     assert (out, err.splitlines()) == ("", ["killable: exception: ValueError: bad", "Traceback", "  line 1"])
 
 
 def test_a_job_that_was_stuck_is_explained_with_a_hint(capsys: pytest.CaptureFixture[str]) -> None:
     certificate = STUCK | {"early_kill": "not acknowledged", "stack": "in encode\n"}
-    exits.report(JobCancelled("", by="user", reason="slow", certificate=certificate), as_json=False)
+    errors.report(JobCancelled("", by="user", reason="slow", certificate=certificate), as_json=False)
     first, second, stack, hint = capsys.readouterr().err.splitlines()
     assert first == "killable: cancelled by user: slow"
     assert second == render.death(certificate)
@@ -288,7 +288,7 @@ def test_all_faults_of_an_input_are_listed(capsys: pytest.CaptureFixture[str]) -
         {"in": "body", "pointer": "/limits/run_s", "message": "must be more than 0"},
         {"in": "body", "pointer": "/type", "message": "must be a string"},
     ]
-    exits.report(Refused("2 faults", code="invalid", faults=faults), as_json=False)
+    errors.report(Refused("2 faults", code="invalid", faults=faults), as_json=False)
     assert capsys.readouterr().err.splitlines() == [
         "killable: invalid: 3 faults",
         "  -i n: is required",
@@ -298,5 +298,5 @@ def test_all_faults_of_an_input_are_listed(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_a_crash_names_its_signal(capsys: pytest.CaptureFixture[str]) -> None:
-    exits.report(WorkerCrashed("the process crashed with SIGSEGV", code="crash"), as_json=False)
+    errors.report(WorkerCrashed("the process crashed with SIGSEGV", code="crash"), as_json=False)
     assert capsys.readouterr().err == "killable: crash: the process crashed with SIGSEGV\n"

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from killable.api.cli import story
-from killable.api.cli.remedy import remedy_for
-from killable.api.cli.rules import rule_of
-from killable.supervisor.job import Limits
+from killable.api.cli.display import story
+from killable.api.cli.display.ending_rules import rule_of
+from killable.api.cli.display.remedies import remedy_for
+from killable.supervisor.models import Limits
 from killable.workers.errors import CODES
 
 RECORD: dict[str, Any] = {

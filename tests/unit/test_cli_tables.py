@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from killable.api.cli import tables
-from killable.api.cli.tables import Column, Listing, fitting
+from killable.api.cli.display import tables
+from killable.api.cli.display.tables import Column, Listing, fitting
 
 
 def ago(seconds: float) -> str:

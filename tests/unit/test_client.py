@@ -16,8 +16,8 @@ import pytest
 from support.blocking import MakeClient, OneClient
 from support.scripted import ID, PATH, Answer, Script, as_json, event, events, problem, terminal
 
-from killable.api.client import exchange, jobcalls, submission
-from killable.api.client.blocking import Client, NotEnded, Unreachable
+from killable.api.client import exchange, job_calls, submission
+from killable.api.client.client import Client, NotEnded, Unreachable
 from killable.workers.errors import JobFailed, JobTimedOut, KillableError, Refused, WorkerCrashed
 
 DEAD = as_json({"job_id": ID, "status": "cancelled", "certificate": {"tree_empty": 1.0}})
@@ -539,7 +539,7 @@ def test_a_job_that_will_not_die_in_time_is_told_so(
     script: Script, client: OneClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(submission, "LEAVE_S", 0.0)
-    monkeypatch.setattr(jobcalls, "LEAVE_S", 0.0)
+    monkeypatch.setattr(job_calls, "LEAVE_S", 0.0)
     script.on("POST", "/v1/jobs", as_json({"job_id": ID}, 202))
     script.on("GET", f"{PATH}/result", as_json({"job_id": ID, "state": "running"}, 202))
     script.on("DELETE", PATH, as_json({"job_id": ID, "status": "stopping", "certificate": {}}, 202))

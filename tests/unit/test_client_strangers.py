@@ -9,7 +9,7 @@ import pytest
 from support.blocking import MakeClient, OneClient
 from support.scripted import ID, PATH, Answer, Script, as_json, event, events, terminal
 
-from killable.api.client.blocking import Unreachable
+from killable.api.client.client import Unreachable
 from killable.workers.errors import KillableError
 
 GATEWAY = as_json({"code": 14, "message": "no healthy upstream"}, 502)

@@ -11,7 +11,7 @@ import pytest
 from support.blocking import MakeClient, OneClient
 from support.scripted import ID, PATH, Answer, Script, event, events, failed, problem, streaming, terminal
 
-from killable.api.client.blocking import Unreachable
+from killable.api.client.client import Unreachable
 from killable.workers.errors import JobCancelled, JobError, JobFailed, JobTimedOut, Refused, WorkerCrashed
 
 TEXTS = ["[DONE]", "data: [CANCELLED]\n\n", "çä🦀 \u2028\u0085", "\r\n", ""]

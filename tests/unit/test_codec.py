@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from killable.workers import pickles
-from killable.workers.codec import CODECS, Unserializable
+from killable.workers.protocol import pickling
+from killable.workers.protocol.codec import CODECS, Unserializable
 
 JSON, PICKLE = CODECS["json"], CODECS["pickle"]
 
@@ -129,9 +129,9 @@ def test_an_input_that_is_no_json_is_refused(payload: bytes) -> None:
 
 def test_pickle_takes_what_json_does_not() -> None:
     value = {"a": {1, 2}, "b": Colour.RED, "c": b"x"}
-    assert pickles.loads(PICKLE.encode_value(value)) == pickle.loads(PICKLE.encode_token(value)) == value
+    assert pickling.loads(PICKLE.encode_value(value)) == pickle.loads(PICKLE.encode_token(value)) == value
     assert PICKLE.decode_input(PICKLE.encode_value({"f": len})) == {"f": len}
-    again = pickles.loads(PICKLE.encode_value(lambda: Colour.RED))
+    again = pickling.loads(PICKLE.encode_value(lambda: Colour.RED))
     assert again() == Colour.RED
 
 

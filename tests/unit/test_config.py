@@ -15,7 +15,7 @@ import pytest
 from killable.supervisor.configuration.config import Config, ConfigError, load
 from killable.supervisor.configuration.inventory import example
 from killable.supervisor.configuration.tables import ServerSettings, json_schema
-from killable.supervisor.job import Limits
+from killable.supervisor.models import Limits
 from killable.supervisor.settings import Settings, usable_cores, usable_processors
 
 pytestmark = pytest.mark.row("G11")

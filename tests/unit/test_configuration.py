@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from killable.api.cli.configuration import examine, load
+from killable.api.cli.server.configuration import examine, load
 from killable.supervisor.configuration.config import ConfigError
 
 KEY = "0123456789abcdef"

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from killable.workers.context import Context, Stopping
+from killable.workers.authoring.context import Context, Stopping
 
 
 class Recorder:

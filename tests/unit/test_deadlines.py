@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from killable.supervisor.deadlines import NEVER, Deadlines, Expired
-from killable.supervisor.job import Limits, Verdict
-from killable.workers.messages import OPERATIONS_MAX, OperationEntered
+from killable.supervisor.attempts.deadlines import NEVER, Deadlines, Expired
+from killable.supervisor.models import Limits, Verdict
+from killable.workers.protocol.messages import OPERATIONS_MAX, OperationEntered
 
 NOW = 100.0
 LIMITS = Limits(start_s=1, run_s=60, first_token_s=5, idle_s=2, grace_s=3, ack_s=0.5)

@@ -21,18 +21,18 @@ from typing import Any
 import pytest
 
 from killable import Context, job
-from killable.workers import doorbell as module
-from killable.workers import jobs
-from killable.workers.attempt import Attempt
-from killable.workers.channel import Channel
-from killable.workers.codec import CODECS
-from killable.workers.context import Stopping
-from killable.workers.doorbell import Doorbell
-from killable.workers.frames import Decoder, encode
-from killable.workers.messages import BELL_ACKNOWLEDGED, BELL_EXPIRED, Expire, Kind, Raised, Run, Stop
-from killable.workers.operations import Operation, Operations, OperationTimedOut
-from killable.workers.orders import Orders
-from killable.workers.rlimits import ResourceLimits
+from killable.workers.authoring import job_functions
+from killable.workers.authoring.context import Stopping
+from killable.workers.authoring.operations import Operation, Operations, OperationTimedOut
+from killable.workers.protocol.codec import CODECS
+from killable.workers.protocol.frames import Decoder, encode
+from killable.workers.protocol.messages import BELL_ACKNOWLEDGED, BELL_EXPIRED, Expire, Kind, Raised, Run, Stop
+from killable.workers.runtime import stop_signal as module
+from killable.workers.runtime.execution import Attempt
+from killable.workers.runtime.frame_writer import Channel
+from killable.workers.runtime.order_reader import Orders
+from killable.workers.runtime.rlimits import ResourceLimits
+from killable.workers.runtime.stop_signal import Doorbell
 
 LINES_MIN = 15
 """Fewer, and the signal was not sent again where it matters."""
@@ -238,14 +238,14 @@ class Between:
 @pytest.fixture
 def registry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Job types of a test are those of no other."""
-    monkeypatch.setattr(jobs, "_jobs", {})
+    monkeypatch.setattr(job_functions, "_jobs", {})
 
 
 def drive(door: Door, fence: int, rings: dict[int, bytes]) -> tuple[Between, tuple[Kind, bytes]]:
     """Run the job `stream` as a worker does, with rings in between; return what became of it."""
     run = Run("job-1", "stream", 1, b"{}", announce=False)
     attempt = Attempt(
-        run, {}, jobs.registered(), CODECS["json"], door.doorbell.channel, "", ResourceLimits(), None
+        run, {}, job_functions.registered(), CODECS["json"], door.doorbell.channel, "", ResourceLimits(), None
     )  # fmt: skip
     door.doorbell.channel.begin(fence)
     between, traced = Between(door, rings), sys.gettrace()

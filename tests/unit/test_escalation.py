@@ -6,17 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from killable.supervisor import escalation
-from killable.supervisor.escalation import (
-    DUMP_S,
-    LOOK_AGAIN_S,
-    RING_AGAIN_S,
-    Action,
-    Escalation,
-    Phase,
-    Rules,
-)
-from killable.supervisor.seam import ProcessorUse
+from killable.supervisor.attempts import escalation
+from killable.supervisor.attempts.escalation import DUMP_S, LOOK_AGAIN_S, RING_AGAIN_S, Action, Escalation, Phase, Rules
+from killable.supervisor.ports import ProcessorUse
 
 RULES = Rules(grace_s=5.0, ack_s=0.5, ack_cpu_s=0.1, unkillable_s=10.0, cores=2)
 NOW = 100.0

@@ -10,10 +10,10 @@ from types import FrameType
 
 import pytest
 
-from killable.supervisor import eventlog
-from killable.supervisor.eventlog import RECENT_MAX, EventLog
-from killable.supervisor.job import Event
-from killable.supervisor.registry import EVENT_BYTES
+from killable.supervisor.jobs import event_log
+from killable.supervisor.jobs.event_log import RECENT_MAX, EventLog
+from killable.supervisor.jobs.job import EVENT_BYTES
+from killable.supervisor.models import Event
 
 
 def test_ids_are_positions() -> None:
@@ -139,7 +139,7 @@ def at_line(number: int, act: Callable[[], None]) -> Callable[[FrameType, str, o
 
     def trace(frame: FrameType, event: str, _: object) -> object:
         nonlocal left
-        if frame.f_code.co_filename != eventlog.__file__:
+        if frame.f_code.co_filename != event_log.__file__:
             return None
         if event == "line":
             left -= 1

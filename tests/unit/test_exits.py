@@ -7,15 +7,15 @@ import signal as signals
 
 import pytest
 
-from killable.supervisor.deadlines import Deadlines
-from killable.supervisor.exits import SIGNAL_NAMES, Evidence, classify, signal_name
-from killable.supervisor.job import TERMINAL_STATES, ExitStatus, Limits, Verdict
-from killable.supervisor.lifecycle import terminal_state_of
-from killable.supervisor.seam import Gone
-from killable.workers.control import Ending
+from killable.supervisor.attempts.deadlines import Deadlines
+from killable.supervisor.attempts.exit_outcome import SIGNAL_NAMES, Evidence, classify, signal_name
+from killable.supervisor.jobs.lifecycle import terminal_state_of
+from killable.supervisor.models import TERMINAL_STATES, ExitStatus, Limits, Verdict
+from killable.supervisor.ports import Gone
 from killable.workers.errors import CODES
-from killable.workers.exitcodes import MEANINGS, ExitCode
-from killable.workers.messages import OperationEntered, Raised
+from killable.workers.exit_codes import MEANINGS, ExitCode
+from killable.workers.protocol.control import Ending
+from killable.workers.protocol.messages import OperationEntered, Raised
 
 EXIT_CODES = range(256)
 SIGNALS = range(1, 65)

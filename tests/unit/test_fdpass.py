@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from killable.workers import fdpass
+from killable.workers.protocol import fd_passing
 
 
 def test_what_the_other_side_had_said_is_read_though_it_left_something_unread() -> None:
     """The kernel tells of that (ECONNRESET) before it gives what lies in the socket."""
-    ours, theirs = fdpass.open_pair()
+    ours, theirs = fd_passing.open_pair()
     with ours:
-        fdpass.send(ours, {"to": "them"})
-        fdpass.send(theirs, {"last": "word"})
+        fd_passing.send(ours, {"to": "them"})
+        fd_passing.send(theirs, {"last": "word"})
         theirs.close()
-        assert fdpass.receive(ours) == ({"last": "word"}, [])
-        assert fdpass.receive(ours) is None
+        assert fd_passing.receive(ours) == ({"last": "word"}, [])
+        assert fd_passing.receive(ours) is None

@@ -6,8 +6,8 @@ import struct
 
 import pytest
 
-from killable.supervisor.job import Limits
-from killable.workers.frames import FRAME_BYTES_MAX, HEADER_BYTES, Decoder, Frame, FrameError, encode
+from killable.supervisor.models import Limits
+from killable.workers.protocol.frames import FRAME_BYTES_MAX, HEADER_BYTES, Decoder, Frame, FrameError, encode
 
 U32 = 0xFFFFFFFF
 

@@ -8,9 +8,9 @@ import socket
 import pytest
 from support.entries import add, registry
 
-from killable.supervisor.backlog import Backlog
 from killable.supervisor.clock import Clock
-from killable.supervisor.lifecycle import State
+from killable.supervisor.jobs.backlog import Backlog
+from killable.supervisor.jobs.lifecycle import State
 from killable.supervisor.telemetry.gauges import Gauges, read_gauges
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from killable.supervisor import limits
 from killable.supervisor.configuration.config import Config, load
 from killable.supervisor.configuration.inventory import NOT_SHOWN, Setting, limits_in_force, settings_in_force, spelled
 from killable.supervisor.configuration.tables import PoolTable, ServerSettings
-from killable.supervisor.job import LIMIT_NAMES, JobType
+from killable.supervisor.jobs import limits
+from killable.supervisor.models import LIMIT_NAMES, JobType
 
 pytestmark = pytest.mark.row("G11")
 

@@ -24,10 +24,17 @@ from jsonschema import Draft202012Validator
 from pydantic import Field
 
 import killable
-from killable.workers import jobs
-from killable.workers.context import Context
-from killable.workers.jobs import DeclarationError, InputError, job, preload, registered, run_preloads
-from killable.workers.spelling import TYPE_NAME_RULE
+from killable.workers.authoring import job_functions
+from killable.workers.authoring.context import Context
+from killable.workers.authoring.identifiers import TYPE_NAME_RULE
+from killable.workers.authoring.job_functions import (
+    DeclarationError,
+    InputError,
+    job,
+    preload,
+    registered,
+    run_preloads,
+)
 
 
 class Color(enum.Enum):
@@ -47,9 +54,9 @@ BYTES = 'expected bytes, not negative: a whole number, or text like "1GiB", "64K
 
 @pytest.fixture(autouse=True)
 def empty_registry() -> Iterator[None]:
-    jobs.clear()
+    job_functions.clear()
     yield
-    jobs.clear()
+    job_functions.clear()
 
 
 Write = Callable[[str, str], ModuleType]
@@ -109,7 +116,7 @@ def test_everything_that_is_declared_is_in_the_catalogue() -> None:
         """
         yield text[:chunk]
 
-    (row,) = jobs.catalogue()
+    (row,) = job_functions.catalogue()
     assert row == {
         "name": "split-text",
         "description": "Split a text.",
@@ -135,14 +142,14 @@ def test_what_is_not_declared_has_its_default() -> None:
     def nothing():  # type: ignore[no-untyped-def]
         pass
 
-    (row,) = jobs.catalogue()
+    (row,) = job_functions.catalogue()
     assert (row["name"], row["description"], row["limits"], row["operations"]) == ("nothing", "", {}, [])
     assert row["streams"] is False
     assert row["input_schema"]["properties"] == {}
 
 
 def test_every_limit_may_be_declared() -> None:
-    limits: dict[str, Any] = dict.fromkeys(jobs.LIMITS, 1) | {"operation_s": {"load": 1}}
+    limits: dict[str, Any] = dict.fromkeys(job_functions.LIMITS, 1) | {"operation_s": {"load": 1}}
 
     @job(**limits)
     def nothing() -> None: ...
@@ -494,7 +501,7 @@ def test_a_wrapper_that_runs_the_loop_itself_is_a_function() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"timeout": 5}, f"there is no limit 'timeout' (there are {', '.join(jobs.LIMITS)})"),
+        ({"timeout": 5}, f"there is no limit 'timeout' (there are {', '.join(job_functions.LIMITS)})"),
         ({"run_S": 5}, "there is no limit 'run_S' (did you mean run_s?)"),
         ({"run_s": "5 minutes"}, f"run_s: {SECONDS}; got '5 minutes'"),
         ({"grace_s": None}, f"grace_s: {SECONDS}; got None"),
@@ -741,7 +748,7 @@ def test_a_type_whose_requirement_is_missing_is_listed_as_unavailable() -> None:
     @job(requires={"json": "pip install json", "no_such_module": "pip install 'x[y]'", "nor_this": "apt install it"})
     def split(text: str) -> None: ...
 
-    (row,) = jobs.catalogue()
+    (row,) = job_functions.catalogue()
     assert row["available"] is False
     assert row["unavailable_reason"] == (
         "no_such_module is not installed: pip install 'x[y]'; nor_this is not installed: apt install it"
@@ -751,7 +758,7 @@ def test_a_type_whose_requirement_is_missing_is_listed_as_unavailable() -> None:
 def test_finding_a_requirement_does_not_import_it(write: Write, tmp_path: Path) -> None:
     (tmp_path / "needed.py").write_text("raise RuntimeError('imported')")
     write("mine", "from killable import job\n@job(requires={'needed': 'x'})\ndef split(text: str): ...\n")
-    assert jobs.catalogue()[0]["available"] is True
+    assert job_functions.catalogue()[0]["available"] is True
 
 
 def test_a_preload_runs_once() -> None:
@@ -892,7 +899,7 @@ def test_a_reloaded_preload_replaces(write: Write) -> None:
 def test_clear_forgets_everything() -> None:
     job(takes)
     preload(lambda: os._exit(99))
-    jobs.clear()
+    job_functions.clear()
     run_preloads(each_worker=False)
     assert registered() == {}
-    assert jobs.catalogue() == []
+    assert job_functions.catalogue() == []

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from killable.supervisor.jobtypes import DuplicateType, JobTypes
+from killable.supervisor.pools.job_types import DuplicateType, JobTypes
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.workers.errors import Refused
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from killable.supervisor import journal as module
-from killable.supervisor.journal import Answer, Journal
-from killable.supervisor.journalfile import Accepted, Dropped, JournalFile, Note, Started
+from killable.supervisor.journal import journal as module
+from killable.supervisor.journal.journal import Answer, Journal
+from killable.supervisor.journal.journal_file import Accepted, Dropped, JournalFile, Note, Started
 
 
 @pytest.mark.row("B16")

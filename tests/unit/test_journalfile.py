@@ -9,9 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from killable.supervisor import journalfile
-from killable.supervisor.eventlog import EventLog
-from killable.supervisor.journalfile import Accepted, Amended, Dropped, Ended, JournalFile, JournalRefused, Row, Started
+from killable.supervisor.jobs.event_log import EventLog
+from killable.supervisor.journal import journal_file
+from killable.supervisor.journal.journal_file import (
+    Accepted,
+    Amended,
+    Dropped,
+    Ended,
+    JournalFile,
+    JournalRefused,
+    Row,
+    Started,
+)
 
 ACCEPTED = Accepted(1, "job-1", b'{"type":"work"}', b"input" * 100)
 
@@ -43,7 +52,7 @@ def rows_of(path: str) -> list[Row]:
 @pytest.mark.row("B16")
 def test_what_is_written_is_read_by_the_next_one(file: JournalFile, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """However long it is: a value that is longer than a piece lies in several."""
-    monkeypatch.setattr(journalfile, "PIECE_BYTES", 64)
+    monkeypatch.setattr(journal_file, "PIECE_BYTES", 64)
     log = sealed(("started", b"{}"), *[("token", b'{"text":"x"}')] * 20, ("completed", b"[]"))
     file.write([ACCEPTED, Accepted(2, "job-2", b'{"n":2}', b""), Accepted(3, "job-3", b"{}", b"x")])
     file.write([Started(1, b'{"at":1}'), Started(2, b'{"at":2}'), Ended(2, b'{"end":1}', b"r" * 1000, None, log)])

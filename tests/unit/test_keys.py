@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from killable.api.keys import ApiKey, KeyRing, KeysInvalid, Tickets, read_keys
+from killable.api.http.api_keys import ApiKey, KeyRing, KeysInvalid, Tickets, read_keys
 
 ONE, TWO = "0123456789abcdef", "fedcba9876543210"
 

@@ -6,8 +6,7 @@ import itertools
 
 import pytest
 
-from killable.supervisor.job import ACTIVE_STATES, TERMINAL_STATES
-from killable.supervisor.lifecycle import (
+from killable.supervisor.jobs.lifecycle import (
     DECIDED,
     PUBLIC,
     TABLE,
@@ -19,6 +18,7 @@ from killable.supervisor.lifecycle import (
     step,
     terminal_state_of,
 )
+from killable.supervisor.models import ACTIVE_STATES, TERMINAL_STATES
 from killable.workers.errors import CODES
 
 LIVE = [state for state in State if state not in TERMINAL]

@@ -6,12 +6,12 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from killable.supervisor.job import LIMIT_NAMES, Limits
-from killable.supervisor.limits import caps_of_type, limits_of_job, limits_of_type
+from killable.supervisor.jobs.limits import caps_of_type, limits_of_job, limits_of_type
+from killable.supervisor.models import LIMIT_NAMES, Limits
 from killable.supervisor.settings import JobSettings, Settings
+from killable.workers.authoring.limits import LIMITS
+from killable.workers.authoring.limits import Limits as PublicLimits
 from killable.workers.errors import Refused
-from killable.workers.limits import LIMITS
-from killable.workers.limits import Limits as PublicLimits
 
 
 def settings(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from killable.api.cli.listener import CannotServe, cannot_listen, listen
+from killable.api.cli.server.listener import CannotServe, cannot_listen, listen
 from killable.supervisor.configuration.config import ConfigError, ServerSettings
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from killable.api.members import FAULTS_MAX, TOLD_OF
-from killable.api.schemas import AnyJobRequest, JobRequest, OperationRequest
+from killable.api.http.schemas import AnyJobRequest, JobRequest, OperationRequest
+from killable.api.http.unknown_fields import FAULTS_MAX, TOLD_OF
 
 REQUEST: TypeAdapter[JobRequest | OperationRequest] = TypeAdapter(AnyJobRequest)
 MANY = {f"member {number}": 1 for number in range(10 * FAULTS_MAX)}

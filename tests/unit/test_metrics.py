@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from killable.supervisor.job import Outcome, Verdict
+from killable.supervisor.models import Outcome, Verdict
 from killable.supervisor.telemetry.metrics import KINDS, WINDOW, Metrics, Window
 
 CANCELLED = Outcome("cancelled", "cancelled")

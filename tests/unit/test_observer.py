@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from support.entries import add, registry
 
-from killable.supervisor.eventlog import EventLog
-from killable.supervisor.job import Outcome, Submission, Verdict
-from killable.supervisor.lifecycle import State
-from killable.supervisor.registry import Entry
+from killable.supervisor.jobs.event_log import EventLog
+from killable.supervisor.jobs.job import Entry
+from killable.supervisor.jobs.lifecycle import State
+from killable.supervisor.models import Outcome, Submission, Verdict
 from killable.supervisor.telemetry.observer import Observer
 from killable.workers.errors import Refused
 

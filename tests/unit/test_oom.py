@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from killable.supervisor.machine.memory import OomCounter
+from killable.supervisor.linux.oom_counter import OomCounter
 
 
 @pytest.mark.row("B4")

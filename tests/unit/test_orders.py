@@ -10,11 +10,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from killable.supervisor.machine.channel import Writer
-from killable.workers.frames import Frame, encode
-from killable.workers.messages import Kind
-from killable.workers.orders import Orders
-from killable.workers.sealed import SealedInput
+from killable.supervisor.linux.pipe_io import Writer
+from killable.workers.protocol.frames import Frame, encode
+from killable.workers.protocol.messages import Kind
+from killable.workers.protocol.shared_memory import SealedInput
+from killable.workers.runtime.order_reader import Orders
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from killable.supervisor.outputlines import LINE_BYTES_MAX, OutputLines
+from killable.supervisor.jobs.output_lines import LINE_BYTES_MAX, OutputLines
 
 
 def texts(events: list[bytes]) -> list[str]:

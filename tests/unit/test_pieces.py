@@ -7,9 +7,9 @@ import json
 
 from starlette.types import Message
 
-from killable.api.sse import PING, WRITE_BYTES, _Wire, encode
-from killable.supervisor.job import Event
-from killable.workers.catalogue import TOLD_BYTES_MAX, _end_of
+from killable.api.http.sse import PING, WRITE_BYTES, _Wire, encode
+from killable.supervisor.models import Event
+from killable.workers.runtime.catalogue import TOLD_BYTES_MAX, _end_of
 
 
 def test_events_go_out_in_pieces_whatever_their_sizes() -> None:

@@ -9,8 +9,8 @@ import pytest
 from httpx_sse import ServerSentEvent
 
 from killable.api.client.exchange import Server
-from killable.api.client.reading import ALIVE_S, RETRY_S_MAX, Reading
 from killable.api.client.retries import PAUSE_S, Asking
+from killable.api.client.stream_reading import ALIVE_S, RETRY_S_MAX, Reading
 from killable.workers.errors import WorkerCrashed
 
 SERVER = Server.at("http://here", uds=None, api_key=None, headers=None, connect_s=5, answer_s=30)

@@ -7,9 +7,9 @@ import asyncio
 import pytest
 from support.entries import add, end, registry
 
-from killable.supervisor.eventlog import EventLog
-from killable.supervisor.job import Outcome, Submission, Verdict
-from killable.supervisor.lifecycle import State
+from killable.supervisor.jobs.event_log import EventLog
+from killable.supervisor.jobs.lifecycle import State
+from killable.supervisor.models import Outcome, Submission, Verdict
 
 
 def test_a_page_is_stable_while_jobs_come_and_go() -> None:

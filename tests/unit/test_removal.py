@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from killable.workers.removal import remove_tree
+from killable.workers.runtime.removal import remove_tree
 
 NOBODY = 65534
 

@@ -9,12 +9,13 @@ import pytest
 from support.entries import add, end, ids, registry
 from support.virtual_loop import run
 
-from killable.supervisor import retention
 from killable.supervisor.clock import Clock
-from killable.supervisor.job import Outcome
-from killable.supervisor.lifecycle import State
-from killable.supervisor.registry import EVENT_BYTES, Registry
-from killable.supervisor.retention import ENTRY_BYTES
+from killable.supervisor.jobs import retention
+from killable.supervisor.jobs.job import EVENT_BYTES
+from killable.supervisor.jobs.lifecycle import State
+from killable.supervisor.jobs.registry import Registry
+from killable.supervisor.jobs.retention import ENTRY_BYTES
+from killable.supervisor.models import Outcome
 from killable.workers.errors import Refused
 
 

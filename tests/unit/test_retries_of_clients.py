@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from killable.api.client.exchange import Call, Server
-from killable.api.client.jobcalls import JobCalls
+from killable.api.client.job_calls import JobCalls
 from killable.api.client.outcomes import Unreachable
 from killable.api.client.retries import RETRY_S_MAX, Asking, Flow, Pause
 from killable.api.client.submission import Submission, Submitting

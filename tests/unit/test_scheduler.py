@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from killable.supervisor.scheduler import Occupancy, forks_wanted
+from killable.supervisor.pools.pool_sizing import Occupancy, forks_wanted
 
 
 def pool(workers_max: int, spares: int, **numbers: int) -> Occupancy:

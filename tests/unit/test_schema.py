@@ -14,8 +14,8 @@ import pytest
 from jsonschema import Draft202012Validator
 from pydantic import BaseModel, Field
 
-from killable.workers.schema import DIALECT, input_shape, shape_of
-from killable.workers.shapes import REQUIRED, Fault, Member, NoJsonForm
+from killable.workers.authoring.input_schema import DIALECT, input_shape, shape_of
+from killable.workers.authoring.types import REQUIRED, Fault, Member, NoJsonForm
 
 
 class Color(enum.Enum):
@@ -351,7 +351,7 @@ def test_without_pydantic_the_plain_annotation_counts() -> None:
 import sys
 sys.modules["pydantic"] = None
 from typing import Annotated
-from killable.workers.schema import shape_of
+from killable.workers.authoring.input_schema import shape_of
 class Ge: pass
 print(shape_of(Annotated[int, Ge()], "p").schema)
 """

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from killable.supervisor.inputs import seal_large_input
-from killable.supervisor.job import Submission
-from killable.workers.codec import CODECS
-from killable.workers.messages import INLINE_BYTES_MAX
-from killable.workers.pickles import pickled
-from killable.workers.sealed import SealedInput
+from killable.supervisor.jobs.inputs import seal_large_input
+from killable.supervisor.models import Submission
+from killable.workers.protocol.codec import CODECS
+from killable.workers.protocol.messages import INLINE_BYTES_MAX
+from killable.workers.protocol.pickling import pickled
+from killable.workers.protocol.shared_memory import SealedInput
 
 
 def is_open(descriptor: int) -> bool:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from killable.workers.units import parse_bytes, parse_count, parse_seconds
+from killable.workers.authoring.units import parse_bytes, parse_count, parse_seconds
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from killable.supervisor.job import Limits
-from killable.supervisor.machine.memory import counted, own_limit_struck
-from killable.supervisor.seam import Sample
-from killable.supervisor.watch import BYTES_PER_S, LOOK_S, PROOF_SHARE, Watch, is_wanted
-from killable.workers.limits import BACKSTOP, backstop_bytes
+from killable.supervisor.attempts.resource_limits import BYTES_PER_S, LOOK_S, PROOF_SHARE, Watch, is_wanted
+from killable.supervisor.linux.oom_counter import counted, own_limit_struck
+from killable.supervisor.models import Limits
+from killable.supervisor.ports import Sample
+from killable.workers.authoring.limits import BACKSTOP, backstop_bytes
 
 MB = 1_000_000
 BASE = Sample(own_bytes=50 * MB, cpu_s=7.0)

@@ -6,7 +6,7 @@ import asyncio
 
 from support.virtual_loop import VirtualLoop, run
 
-from killable.supervisor.machine.watchdog import Watchdog
+from killable.supervisor.linux.watchdog import Watchdog
 
 ANSWER_S = 5.0
 

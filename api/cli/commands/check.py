@@ -1,0 +1,130 @@
+"""`killable check`: would `serve` start, and with what? Everything is started once, looked at and ended.
+
+Runs in: supervisor, for a moment.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from killable.api.cli.commands.serve import require_linux
+from killable.api.cli.display import console, errors, render
+from killable.api.cli.parameters.options import ConfigFile, Json, Target
+from killable.workers.authoring.limits import flat
+
+if TYPE_CHECKING:
+    from killable.api.cli.server.configuration import InForce
+    from killable.api.cli.server.pool_survey import Survey
+    from killable.supervisor.configuration.config import Fault
+    from killable.supervisor.models import JobType
+
+
+_COLUMNS = {
+    "queue_s": "QUEUE", "start_s": "START", "run_s": "RUN", "grace_s": "GRACE", "ack_s": "ACK",
+    "memory_bytes": "MEMORY", "output_bytes": "OUTPUT",
+}  # fmt: skip
+"""The limits that every job type has, and their columns."""
+
+
+def check(target: Target = None, config: ConfigFile = None, as_json: Json = False) -> None:
+    """Read the configuration, start every pool once, and report everything that is wrong.
+
+    Modules are imported, preloads run, one worker per pool is started; then all of it is ended. Exit code 0, or 78 with
+    every fault: of the file, the variables and the keys, of pools that do not start, of settings for job types that
+    there are not, of job types that lack something.
+    """
+    with errors.reporting(as_json):
+        require_linux("check")
+        from killable.api.cli.server.configuration import examine
+        from killable.api.cli.server.pool_survey import faults_of, survey
+
+        in_force, faults = examine(config, os.environ, {}, target)
+        found = survey(in_force.config)
+        # What the file lacks after its faults were left out is none of the pools' fault.
+        faults += faults_of(in_force.config, found)
+        if as_json:
+            console.print_json(_members(in_force, found, faults))
+        else:
+            _print(found, faults, _serving(target, config))
+        raise typer.Exit(errors.Exit.CONFIGURATION if faults else errors.Exit.OK)
+
+
+def _members(in_force: InForce, found: Survey, faults: Sequence[Fault]) -> dict[str, Any]:
+    from killable.api.cli.server.announcement import key_members
+
+    file = in_force.config.file
+    return {
+        "ok": not faults,
+        "file": None if file is None else str(file.absolute()),
+        "faults": [asdict(fault) for fault in faults],
+        "keys": key_members(in_force),
+        "pools": [asdict(pool) for pool in found.pools],
+        "job_types": [asdict(job_type) for job_type in found.types],
+    }
+
+
+def _serving(target: str | None, config: Path | None) -> str:
+    """Return the command that serves what was checked."""
+    words = [*(() if config is None else ("--config", str(config))), *(() if target is None else (target,))]
+    return shlex.join(["killable", "serve", *words])
+
+
+def _print(found: Survey, faults: Sequence[Fault], serving: str) -> None:
+    from killable.api.cli.server.announcement import pools_table, troubles
+
+    if found.pools:
+        console.print_table(pools_table(found.pools, found.types))
+    if found.types:
+        console.print_table(Text(""))
+        console.print_table(_types_table(found.types))
+    stderr = console.stderr_console()
+    for text in troubles(found.pools, found.types):
+        stderr.print(text)
+    if not faults:
+        pools, types = render.counted(len(found.pools), "pool"), render.counted(len(found.types), "job type")
+        stderr.print(Text.assemble(("ok: ", "bold green"), f"{pools}, {types}; `{serving}` can start"))
+        return
+    stderr.print(Text(render.counted(len(faults), "fault") + ":", "bold red"))
+    for fault in faults:
+        stderr.print(f"  {fault}")
+
+
+def _types_table(types: Sequence[JobType]) -> Table:
+    """Return the limits in force; `killable config` has where they come from."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("JOB TYPE", "POOL", *_COLUMNS.values()):
+        table.add_column(name, no_wrap=True)
+    table.add_column("OTHERS")
+    for job_type in types:
+        limits = job_type.limits.as_json()
+        cells = (_limit(name, limits.pop(name)) for name in _COLUMNS)
+        label = Text(job_type.name, "" if job_type.available else "yellow")
+        table.add_row(label, job_type.pool, *cells, ", ".join(_others(limits)))
+    return table
+
+
+def _others(limits: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the limits beside those with columns that are not as they are by default."""
+    from killable.supervisor.models import Limits
+
+    defaults = Limits().as_json()
+    for limit, name, value in flat(limits):
+        if value != defaults[limit]:
+            yield f"{name} {_limit(limit, value)}"
+
+
+def _limit(name: str, value: float | None) -> str:
+    if value is None:
+        return "none"
+    if name.endswith("_s"):
+        return render.setting(value)
+    return render.size(int(value)) if name.endswith("_bytes") else f"{value:g}"

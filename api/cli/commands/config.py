@@ -1,0 +1,121 @@
+"""`killable config`: every value in force and where it came from; the file to start from; its schema.
+
+Runs in: any machine for --schema and --example; what asks the pools needs Linux.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from killable.api.cli.commands.serve import require_linux
+from killable.api.cli.display import console, errors
+from killable.api.cli.parameters.options import ConfigFile, Json, Target
+
+if TYPE_CHECKING:
+    from killable.api.cli.server.configuration import InForce
+    from killable.api.cli.server.pool_survey import Survey
+    from killable.supervisor.configuration.inventory import Setting
+
+
+def config(
+    target: Target = None,
+    config: ConfigFile = None,
+    no_import: Annotated[
+        bool, typer.Option("--no-import", help="Start no pool: without the limits of the job types.")
+    ] = False,
+    example: Annotated[
+        bool, typer.Option("--example", help="Print a killable.toml with every key, its default, and what it is for.")
+    ] = False,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON Schema of killable.toml, for editors.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Show every value in force and where it came from: flag, variable, line of the file, decorator, default.
+
+    Flag over KILLABLE_SERVER__PORT over killable.toml over decorator over default. Imports the pools once, for the
+    limits of their job types. Keys and other secrets are never shown. Exit code 78, with every fault, when it cannot
+    be used.
+    """
+    with errors.reporting(as_json):
+        from killable.api.cli.server.configuration import load
+        from killable.supervisor.configuration.inventory import example as example_lines
+        from killable.supervisor.configuration.tables import json_schema
+
+        if schema:
+            console.print_json(json_schema())
+            return
+        if example:
+            typer.echo("\n".join(example_lines()))
+            return
+        in_force = load(config, os.environ, {}, target)
+        found = None if no_import else _ask_pools(in_force)
+        _print(in_force, found, as_json)
+
+
+def _ask_pools(in_force: InForce) -> Survey:
+    require_linux("reading the job types of the pools (which --no-import leaves out)")
+    from killable.api.cli.server.pool_survey import survey
+
+    return survey(in_force.config)
+
+
+def _print(in_force: InForce, found: Survey | None, as_json: bool) -> None:
+    from killable.api.cli.server.configuration import source_of
+    from killable.supervisor.configuration.inventory import Setting, is_inherited, limits_in_force, settings_in_force
+
+    settings = list(settings_in_force(in_force.config))
+    keys = [Setting("api keys", key.name, key.role, source_of(key, in_force.config)) for key in in_force.keys]
+    types = found.types if found else ()
+    limits = [(limit, job_type) for job_type in types for limit in limits_in_force(in_force.config, job_type)]
+    file = in_force.config.file
+    broken = {pool.name: pool.detail for pool in (found.broken if found else ())}
+    if as_json:
+        document: dict[str, Any] = {"file": None if file is None else str(file.absolute())}
+        document["values"] = [_members(setting) for setting in settings]
+        document["api_keys"] = [{"name": key.name, "role": key.value, "source": key.source} for key in keys]
+        if found is not None:
+            document["job_types"] = [_members(limit) for limit, _ in limits]
+            document["broken_pools"] = broken
+        console.print_json(document)
+        return
+    stderr = console.stderr_console()
+    stderr.print(
+        f"file: {file.absolute()}" if file is not None else "file: none (killable.toml, --config)", style="dim"
+    )
+    console.print_table(settings_table([*settings, *keys], "[{}]"))
+    if found is not None and found.types:
+        own = [limit for limit, job_type in limits if not is_inherited(job_type.limit_sources[limit.name])]
+        others = [job_type.name for job_type in found.types if job_type.name not in {limit.section for limit in own}]
+        console.print_table(Text("\nlimits of job types, where they differ from [limits]", "bold"))
+        console.print_table(settings_table(own, "{}"))
+        if others:
+            console.print_table(Text(f"as [limits]: {', '.join(others)}"))
+    for name in broken:
+        stderr.print(Text.assemble((f"pool {name} is broken: ", "bold yellow"), "`killable check` shows why"))
+
+
+def settings_table(settings: Sequence[Setting] | Iterable[Setting], heading: str) -> Table:
+    """Return KEY VALUE FROM, grouped by section; what nobody wrote is dim."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold", border_style="dim")
+    table.add_column("KEY", no_wrap=True)
+    table.add_column("VALUE", overflow="fold")
+    table.add_column("FROM", overflow="fold")
+    for section, members in groupby(settings, key=lambda setting: setting.section):
+        table.add_row(Text(heading.format(section), "bold cyan"), "", "")
+        for each in members:
+            style = "dim" if each.source.startswith("default") else ""
+            table.add_row(Text(f"  {each.name}"), Text(each.spelled, style), Text(each.source, style))
+    return table
+
+
+def _members(setting: Setting) -> dict[str, Any]:
+    return {"key": setting.key, "value": setting.value, "source": setting.source}

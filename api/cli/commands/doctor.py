@@ -1,0 +1,96 @@
+"""`killable doctor`: can this machine run the server, what holds the limits of jobs, and what is missing?
+
+Runs in: any machine.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from killable.api.cli.diagnosis.backstops import Check
+from killable.api.cli.diagnosis.machine_checks import examine
+from killable.api.cli.display import console, errors
+from killable.api.cli.parameters.options import Json, open_client
+from killable.api.client.outcomes import Unreachable
+from killable.workers.errors import KillableError
+
+_STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+
+
+def doctor(
+    as_json: Json = False,
+    url: Annotated[
+        str | None,
+        typer.Option("--url", metavar="URL", help="Look at this server's readiness, too.", show_default=False),
+    ] = None,
+) -> None:
+    """Try out what the server needs of this machine and what makes it stronger, and say what is missing.
+
+    Ends with a self-check: a job on a private supervisor is submitted, streamed and cancelled. Needs no server; with
+    --url it asks one whether it is ready. Exit code 1 when anything failed.
+    """
+    with errors.reporting(as_json):
+        checks = list(examine())
+        runnable = all(check.status != "fail" for check in checks)
+        if runnable and sys.platform == "linux":
+            from killable.api.cli.diagnosis.probe_job import self_check
+
+            checks += self_check()
+        here = all(check.status != "fail" for check in checks)
+        if url is not None:
+            checks += _server(url)
+        failed = [check for check in checks if check.status == "fail"]
+        if as_json:
+            console.print_json({"ok": not failed, "checks": [asdict(check) for check in checks]})
+        else:
+            console.print_table(_table(checks))
+            warned = sum(check.status == "warn" for check in checks)
+            verdict = f"`killable serve` {'can' if here else 'cannot'} run here"
+            numbers = f"{len(checks) - len(failed) - warned} ok, {warned} warn, {len(failed)} fail"
+            console.stderr_console().print(f"{verdict}: {numbers}")
+        raise typer.Exit(errors.Exit.FAILED if failed else errors.Exit.OK)
+
+
+def _server(url: str) -> list[Check]:
+    """Ask a server whether it is ready, and what its pools do instead of what was asked."""
+    try:
+        with open_client(url) as client:
+            place = client.address
+            readiness = client.ready()
+    except Unreachable as error:
+        return [Check("server", "fail", error.message)]
+    except KillableError as error:
+        return [Check("server", "fail", f"{place} takes no jobs: {error.message}")]
+    degraded = "; ".join(str(each) for each in readiness.get("degraded", ()))
+    server = Check("server", "ok", f"{place} is ready")
+    if degraded:
+        server = Check("server", "warn", f"{place} is degraded", degraded)
+    return [server, *(_pool(pool) for pool in readiness.get("pools", ()) if pool["detail"])]
+
+
+def _pool(pool: dict[str, Any]) -> Check:
+    name, detail = f"pool {pool['name']}", str(pool["detail"]).rstrip()
+    if pool["state"] == "ready":
+        advice = 'start_method = "spawn" says that on purpose; @preload(each_worker=True) is for what starts threads'
+        return Check(name, "warn", detail, advice)
+    return Check(name, "fail", f"{pool['state']}: {detail}")
+
+
+def _table(checks: list[Check]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold", border_style="dim")
+    table.add_column("CHECK", no_wrap=True)
+    table.add_column("")
+    table.add_column("FOUND", overflow="fold")
+    for check in checks:
+        found = Text(check.found)
+        if check.advice:
+            found.append(f"\n{check.advice}", _STYLES[check.status])
+        table.add_row(check.name, Text(check.status, _STYLES[check.status]), found)
+    return table

@@ -1,0 +1,81 @@
+"""`killable explain`: the story of one job in words.
+
+Runs in: any machine.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+from rich.text import Text
+
+from killable.api.cli.display import console, errors, story
+from killable.api.cli.parameters.options import JobName, Json, Url, open_client
+from killable.api.cli.parameters.resolve import events_so_far, find_job
+from killable.api.client.client import Event, Job
+from killable.api.client.exchange import DEFAULT_URL
+
+LAST_EVENTS = 50
+"""As many as its last words may be made of."""
+PROSE_CHARS = 96
+"""A line that is still read easily."""
+INDENT = " " * 8
+
+
+def explain(name: JobName, as_json: Json = False, url: Url = DEFAULT_URL) -> None:
+    """Tell how a job ended and why: what was asked, which rule ended it, each step with its time, what to change.
+
+    The last paragraph names the one setting that would have made it end otherwise, or says that none would.
+    """
+    with errors.reporting(as_json), open_client(url) as client:
+        job = find_job(client, name)
+        record = job.record()
+        events = [*_between_attempts(job, record), *events_so_far(job, record, last=LAST_EVENTS)]
+        distinct = {event.id: {"event": event.name, "data": event.data} for event in events}
+        told = story.tell(record, [*distinct.values()])
+        if as_json:
+            console.print_json(_members(record, told))
+            return
+        width = min(PROSE_CHARS, console.stdout_columns())
+        console.print_lines(_lines(told, width))
+
+
+def _between_attempts(job: Job, record: dict[str, Any]) -> Iterator[Event]:
+    """Yield what tells of earlier attempts: all of it stands before the last one, and before any token."""
+    if record["attempts"] > 1:
+        for event in events_so_far(job, record):
+            if event.name == "token" or (event.name == "started" and event.data.get("attempt") == record["attempt"]):
+                return
+            if event.name in story.BETWEEN_ATTEMPTS:
+                yield event
+
+
+def _lines(told: story.Story, width: int) -> Iterator[Text]:
+    yield Text(told.headline, "bold")
+    for paragraph in told.paragraphs:
+        title = f"{paragraph.title:<{len(INDENT)}}"
+        quoted = paragraph.title in ("Where", "Said", "Printed")
+        first, *more = textwrap.wrap(
+            title + paragraph.text, width, subsequent_indent=INDENT, break_long_words=False, break_on_hyphens=False
+        )
+        yield Text()
+        yield Text.assemble((first[: len(INDENT)], "bold cyan"), first[len(INDENT) :])
+        yield from (Text(line) for line in more)
+        yield from (Text(f"{INDENT}  {line}".rstrip(), "dim" if quoted else "") for line in paragraph.lines)
+
+
+def _members(record: dict[str, Any], told: story.Story) -> dict[str, Any]:
+    certificate = record.get("certificate") or {}
+    asked = "requested" in certificate
+    return {
+        "job_id": record["job_id"],
+        "state": record["state"],
+        "headline": told.headline,
+        "paragraphs": [
+            {"title": each.title.lower(), "text": each.text, "lines": list(each.lines)} for each in told.paragraphs
+        ],
+        "steps": [{"ms": ms, "step": words} for ms, words in story.steps(certificate)] if asked else [],
+        "change": {"setting": told.remedy.setting, "words": told.remedy.words},
+    }

@@ -1,0 +1,63 @@
+"""`killable inspect`: one job with its error and its certificate, or one worker process, in full.
+
+Runs in: any machine.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.text import Text
+
+from killable.api.cli.display import console, errors, render
+from killable.api.cli.parameters import completion
+from killable.api.cli.parameters.options import Json, Url, open_client
+from killable.api.cli.parameters.resolve import find_job, find_worker
+from killable.api.client.exchange import DEFAULT_URL
+from killable.workers.errors import Refused
+
+_RECORD_ORDER = (
+    "job_id", "type", "state", "created_at", "started_at", "ended_at", "queue", "worker_id", "pid", "attempt", "tokens",
+    "progress", "tags", "priority", "correlation_id", "limits", "result", "partial",
+)  # fmt: skip
+"""What people look for first; members of a newer server follow."""
+_OWN_TABLES = frozenset({"error", "certificate"})
+
+
+def inspect(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="JOB|WORKER", help="The id of a job, or a unique prefix; the id of a worker.", show_default=False,
+            autocompletion=completion.jobs_and_workers,
+        ),
+    ],
+    as_json: Json = False,
+    url: Url = DEFAULT_URL,
+) -> None:  # fmt: skip
+    """Show one job, with its error and its certificate, or one worker process."""
+    with errors.reporting(as_json), open_client(url) as client:
+        try:
+            record = find_job(client, name).record()
+        except Refused as refusal:
+            worker = find_worker(client, name) if refusal.code == "unknown_job" else None
+            if worker is None:
+                raise
+            console.print_json(worker) if as_json else console.print_table(render.facts_table(worker))
+            return
+        if as_json:
+            console.print_json(record)
+        else:
+            _print_record(record)
+
+
+def _print_record(record: dict[str, Any]) -> None:
+    names = [name for name in (*_RECORD_ORDER, *record) if name in record and name not in _OWN_TABLES]
+    console.print_table(render.facts_table({name: record[name] for name in dict.fromkeys(names)}))
+    for name in ("error", "certificate"):
+        members = record.get(name)
+        if members:
+            console.print_table(Text(f"\n{name}", "bold"))
+            table = render.certificate_table(members) if name == "certificate" else render.facts_table(members)
+            console.print_table(table)

@@ -1,0 +1,320 @@
+"""`killable kill`: end jobs, wait until they are dead, say how each one died.
+
+Runs in: any machine.
+
+First every job is told to stop, by a filter in one request (so that no killed job lets another one start); then each
+one's end is waited for: the server runs all escalations in parallel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+from rich.text import Text
+
+from killable.api.cli.display import console, errors, render
+from killable.api.cli.parameters import completion
+from killable.api.cli.parameters.arguments import tag_filter
+from killable.api.cli.parameters.options import Json, Reason, Url, open_client, seconds
+from killable.api.cli.parameters.resolve import find_job, find_worker
+from killable.api.client.client import Client, Ending, Job
+from killable.api.client.exchange import DEFAULT_URL
+from killable.workers.authoring.identifiers import did_you_mean
+from killable.workers.errors import Refused
+
+NOTHING = "nothing to kill: no active job matches"
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """How to kill."""
+
+    grace_s: float | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Filter:
+    """Which of the active jobs: all of them where neither is given."""
+
+    type: str | None
+    tag: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """What a name stands for: a job, a worker, or nothing."""
+
+    name: str
+    job: Job | None = None
+    worker: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Kill:
+    """What became of one name: a job's ending, a worker, or nothing because nobody has it."""
+
+    name: str
+    ending: Ending | None = None
+    worker: dict[str, Any] | None = None
+
+    @property
+    def exit_code(self) -> int:
+        if self.worker is not None:
+            return errors.Exit.OK
+        if self.ending is None:
+            return errors.Exit.UNKNOWN
+        return errors.Exit.FAILED if self.ending.had_ended else errors.Exit.OK
+
+
+def kill(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="JOB",
+            help="Ids of jobs, or unique prefixes of them; whole ids of workers.",
+            show_default=False,
+            autocompletion=completion.killable_names,
+        ),
+    ] = None,
+    grace: Annotated[
+        float | None,
+        typer.Option(
+            "--grace",
+            "--grace-s",
+            parser=seconds,
+            metavar="SECONDS",
+            help="The grace of this kill: 2s. It can only be shorter than the job's own.",
+        ),
+    ] = None,
+    now: Annotated[bool, typer.Option("--now", help="No grace: SIGKILL at once.")] = False,
+    reason: Reason = "",
+    type: Annotated[
+        str | None,
+        typer.Option(
+            "--type", metavar="TYPE", help="All active jobs of this type.", autocompletion=completion.job_types
+        ),
+    ] = None,
+    tag: Annotated[
+        str | None, typer.Option("--tag", metavar="KEY=VALUE", help="All active jobs with this tag.")
+    ] = None,
+    all_jobs: Annotated[bool, typer.Option("--all", help="All active jobs.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be killed.")] = False,
+    as_json: Json = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """End jobs and everything that they have started; wait until they are dead.
+
+    A worker's name ends that process; its job, if it has one, is cancelled, and a warm worker takes its place.
+    Exit code: 0 dead (also when a cancel had ended it before), 1 had ended otherwise, 4 unknown.
+    """
+    by_filter = all_jobs or type is not None or tag is not None
+    if by_filter == bool(names):
+        what = "either name jobs or choose them, not both" if names else "name jobs, or choose them"
+        raise typer.BadParameter(f"{what} (by --type, --tag or --all)", param_hint="JOB")
+    if now and grace is not None:
+        raise typer.BadParameter("--now is --grace 0; give one of them", param_hint="--now")
+    order = _Order(0.0 if now else grace, reason)
+    with errors.reporting(as_json), open_client(url) as client:
+        chosen = _Filter(type, tag_filter(tag)) if by_filter else None
+        if dry_run:
+            targets = _matching(client, chosen) if chosen else _named(client, names or [])
+            if chosen and not targets:
+                _check_type(client, chosen)
+            raise typer.Exit(_print_plan(targets, as_json))
+        if chosen:
+            raise typer.Exit(_do_kill(client, _kill_matching(client, chosen, order), chosen, order, as_json))
+        named = _named(client, names or [])
+        raise typer.Exit(_do_kill(client, _kill_all(client, named, order), None, order, as_json))
+
+
+def _do_kill(client: Client, killing: Iterator[_Kill], chosen: _Filter | None, order: _Order, as_json: bool) -> int:
+    """Kill, and print; return the exit code. Raise Refused where a filter can fit nothing."""
+    kills = _await_kills(killing, as_json)
+    if chosen and not kills:
+        _check_type(client, chosen)
+    if as_json:
+        console.print_json({"killed": [_members(done) for done in kills]})
+    elif not kills:
+        console.stderr_console().print(NOTHING)
+    else:
+        _note_longer_grace(kills, order)
+    return max((done.exit_code for done in kills), default=errors.Exit.OK)
+
+
+def _check_type(client: Client, chosen: _Filter) -> None:
+    """Raise Refused for a job type that there is not: who has misspelt it may believe its jobs dead."""
+    type = chosen.type
+    if type is None:
+        return
+    types = [str(each["name"]) for each in client.types()]
+    if type not in types:
+        raise Refused(f"there is no job type {type!r} ({did_you_mean(type, types)})", code="unknown_job_type")
+
+
+def _note_longer_grace(kills: Sequence[_Kill], order: _Order) -> None:
+    """Say so where the grace in force, a job's own or one that was set before, was shorter than that of the kill."""
+    certificates = [done.ending.certificate or {} for done in kills if done.ending is not None]
+    in_force = [grace for each in certificates if (grace := each.get("grace_s")) is not None]
+    if order.grace_s is not None and in_force and min(in_force) < order.grace_s:
+        words = f"a kill only shortens a grace: the one in force, {render.setting(min(in_force))}, held"
+        console.stderr_console().print(Text(words, "yellow"))
+
+
+def _await_kills(killing: Iterator[_Kill], as_json: bool) -> list[_Kill]:
+    """Wait for all; print each one as it has died, where people read."""
+    kills = []
+    try:
+        for done in killing:
+            kills.append(done)
+            if not as_json:
+                _print_line(done)
+    except KeyboardInterrupt:
+        console.stderr_console().print("interrupted; what was told to stop goes on stopping: killable ps")
+        raise
+    return kills
+
+
+def _named(client: Client, names: Sequence[str]) -> list[_Target]:
+    """Find what the names name: a job, else a worker, else nothing."""
+    targets = []
+    for name in dict.fromkeys(names):
+        try:
+            targets.append(_Target(name, job=find_job(client, name)))
+        except Refused as refusal:
+            if refusal.code != "unknown_job":
+                raise
+            targets.append(_Target(name, worker=find_worker(client, name)))
+    return targets
+
+
+def _matching(client: Client, chosen: _Filter) -> list[_Target]:
+    answer = client.cancel_matching(type=chosen.type, tag=chosen.tag, state="active", dry_run=True)
+    return [_Target(each["job_id"], job=client.job(each["job_id"])) for each in answer["jobs"]]
+
+
+def _kill_matching(client: Client, chosen: _Filter, order: _Order) -> Iterator[_Kill]:
+    """Tell all that fit in one request, then yield each one's end in turn."""
+    answer = client.cancel_matching(
+        type=chosen.type, tag=chosen.tag, state="active", reason=order.reason, grace_s=order.grace_s
+    )
+    for each in answer["jobs"]:
+        job = client.job(each["job_id"])
+        ending = _cancel(job, order, wait_s=None)
+        yield _Kill(job.id, ending or _forgotten(job, each["status"]))
+
+
+def _forgotten(job: Job, told: str) -> Ending:
+    """Return the end of a job that was `told` of, and that the server, which keeps the newest, knows no more."""
+    return Ending(job.id, "cancelled" if told == "cancelled" else "ended", None, had_ended=told == "already_ended")
+
+
+def _kill_all(client: Client, targets: list[_Target], order: _Order) -> Iterator[_Kill]:
+    """Tell all to stop, then yield each one's end in turn."""
+    told = [_cancel(target.job, order, wait_s=0) for target in targets]
+    for target, ending in zip(targets, told, strict=True):
+        if target.worker is not None:
+            yield _kill_worker(client, target.worker, order)
+            continue
+        if target.job is not None and ending is not None and not ending.is_over:
+            ending = _cancel(target.job, order, wait_s=None) or _forgotten(target.job, ending.state)
+        yield _Kill(target.name if target.job is None or ending is None else target.job.id, ending)
+
+
+def _kill_worker(client: Client, worker: dict[str, Any], order: _Order) -> _Kill:
+    worker_id = str(worker["worker_id"])
+    try:
+        return _Kill(worker_id, worker=client.kill_worker(worker_id, reason=order.reason))
+    except Refused as refusal:
+        if refusal.code != "unknown_worker":
+            raise
+        return _Kill(worker_id)
+
+
+def _cancel(job: Job | None, order: _Order, wait_s: float | None) -> Ending | None:
+    if job is None:
+        return None
+    try:
+        return job.cancel(order.grace_s, order.reason, wait_s=wait_s)
+    except Refused as refusal:
+        if refusal.code != "unknown_job":
+            raise
+        return None
+
+
+def _print_line(done: _Kill) -> None:
+    if done.worker is not None:
+        pid, job_id = done.worker.get("pid"), done.worker.get("job_id")
+        whose = f", its job {render.short(job_id)} cancelled" if job_id else ""
+        end = "still stopping" if done.worker.get("state") == "stopping" and job_id else "killed"
+        typer.echo(f"{done.name}  {end}  pid {pid}{whose}")
+        return
+    if done.ending is None:
+        console.stderr_console().print(
+            Text.assemble(f"{done.name}  ", ("unknown", "red"), "  there is no such job or worker")
+        )
+        return
+    name = render.short(done.ending.job_id)
+    how = render.ended_by(
+        {"state": done.ending.state, "certificate": done.ending.certificate, "error": done.ending.error}
+    )
+    death = "had ended already" if done.ending.had_ended else render.death(done.ending.certificate)
+    typer.echo(f"{name}  {how}  {death}")
+
+
+def _members(done: _Kill) -> dict[str, Any]:
+    if done.worker is not None:
+        return {"worker_id": done.name, "worker": done.worker}
+    if done.ending is None:
+        return {"job_id": done.name, "state": None, "error": {"code": "unknown_job"}}
+    ending = done.ending
+    return {
+        "job_id": ending.job_id,
+        "state": ending.state,
+        "had_ended": ending.had_ended,
+        "error": ending.error,
+        "certificate": ending.certificate,
+    }
+
+
+def _print_plan(targets: list[_Target], as_json: bool) -> int:
+    """List what would be killed, and what would not; return the exit code that killing would have now."""
+    plan: list[str] = []
+    code: int = errors.Exit.OK
+    for target in targets:
+        record = _record(target.job)
+        if target.worker is not None:
+            plan.append(target.worker["worker_id"])
+            line = (
+                f"{target.worker['worker_id']}  {target.worker['state']}  pid {target.worker['pid']}  would be killed"
+            )
+        elif record is None:
+            code = errors.Exit.UNKNOWN
+            line = f"{target.name}  unknown"
+        elif record["state"] in ("queued", "running", "stopping"):
+            plan.append(record["job_id"])
+            line = f"{render.short(record['job_id'])}  {record['type']}  {record['state']}  would be cancelled"
+        else:
+            code = max(code, errors.Exit.FAILED)
+            line = f"{render.short(record['job_id'])}  {record['type']}  {record['state']}  had ended already"
+        if not as_json:
+            typer.echo(line)
+    if as_json:
+        console.print_json({"would_kill": plan})
+    elif not targets:
+        console.stderr_console().print(NOTHING)
+    return code
+
+
+def _record(job: Job | None) -> dict[str, Any] | None:
+    if job is None:
+        return None
+    try:
+        return job.record()
+    except Refused as refusal:
+        if refusal.code != "unknown_job":
+            raise
+        return None

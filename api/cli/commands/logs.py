@@ -1,0 +1,53 @@
+"""`killable logs`: what a job has printed on its stdout and stderr.
+
+Runs in: any machine.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Annotated
+
+import typer
+
+from killable.api.cli.display import console, errors
+from killable.api.cli.parameters.options import JobName, Json, Url, open_client
+from killable.api.cli.parameters.resolve import events_so_far, find_job
+from killable.api.client.client import Event
+from killable.api.client.exchange import DEFAULT_URL
+
+
+def logs(
+    name: JobName,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the job has ended.")] = False,
+    tail: Annotated[
+        int | None, typer.Option("-n", "--tail", min=0, metavar="N", help="Only the last N lines so far.")
+    ] = None,
+    as_json: Json = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Print what a job has printed (its stdout and stderr), also after its end. What it streamed: killable stream.
+
+    Ctrl-C leaves the job running.
+    """
+    with errors.reporting(as_json), open_client(url) as client:
+        job = find_job(client, name)
+        if follow and tail is None:
+            _print(job.events(), as_json)
+            return
+        record = job.record()
+        past = events_so_far(job, record)
+        _print(past if tail is None else deque((event for event in past if event.name == "log"), tail), as_json)
+        if follow:
+            _print(job.events(after=record["events"] - 1), as_json)
+
+
+def _print(events: Iterable[Event], as_json: bool) -> None:
+    for event in events:
+        if event.name != "log":
+            continue
+        if as_json:
+            console.print_json({"id": event.id, "event": event.name, "data": event.data}, one_line=True)
+        else:
+            print(event.data.get("text", ""), flush=True)  # in a pipe typer.echo would strip ANSI codes

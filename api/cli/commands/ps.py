@@ -1,0 +1,95 @@
+"""`killable ps`: what the server holds, the ones at work first, so that the screen has what matters.
+
+Runs in: any machine.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from killable.api.cli.display import console, errors, render, tables
+from killable.api.cli.parameters import completion
+from killable.api.cli.parameters.arguments import tag_filter
+from killable.api.cli.parameters.options import Json, Url, open_client
+from killable.api.client.exchange import DEFAULT_URL
+
+ON_A_SCREEN = 40
+"""Rows of a terminal that still leave the reader the beginning."""
+_ORDER = ("stopping", "running", "queued")
+"""What needs attention first; ended jobs follow, newest first."""
+
+
+def ps(
+    all_jobs: Annotated[bool, typer.Option("-a", "--all", help="Ended jobs, too.")] = False,
+    state: Annotated[
+        str | None,
+        typer.Option(
+            "--state", metavar="STATE", autocompletion=completion.states,
+            help="queued, running, stopping, completed, failed, cancelled, timed_out, active.",
+        ),
+    ] = None,
+    type: Annotated[
+        str | None,
+        typer.Option("--type", metavar="TYPE", help="Jobs of this type.", autocompletion=completion.job_types),
+    ] = None,
+    tag: Annotated[str | None, typer.Option("--tag", metavar="KEY=VALUE", help="Jobs with this tag.")] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            "-n", "--limit", min=0, metavar="N", show_default=False,
+            help=f"At most so many; 0: all. Default: {ON_A_SCREEN} in a terminal, all in a pipe.",
+        ),
+    ] = None,
+    full: Annotated[bool, typer.Option("--full", help="Full ids.")] = False,
+    as_json: Json = False,
+    url: Url = DEFAULT_URL,
+) -> None:  # fmt: skip
+    """List jobs with the worker process of each that runs: running ones first, queued ones in their order.
+
+    STATE has the place in the queue (#3) and what the job says it has done (45%). CPU is a share of one core over the
+    worker's life.
+    """
+    with errors.reporting(as_json), open_client(url) as client:
+        wanted = state or (None if all_jobs else "active")
+        jobs = in_order(list(client.jobs(state=wanted, type=type, tag=tag_filter(tag))))
+        workers = client.workers() if jobs else []
+        at_most = (0 if as_json or not sys.stdout.isatty() else ON_A_SCREEN) if limit is None else limit
+        shown = jobs[:at_most] if at_most else jobs
+        if as_json:
+            holders = {worker["job_id"]: worker for worker in workers if worker.get("job_id")}
+            console.print_json({"jobs": [{**job, "worker": holders.get(job["job_id"])} for job in shown]})
+            return
+        stderr = console.stderr_console()
+        if not jobs:
+            hint = "" if all_jobs or state else "; killable ps -a lists ended ones"
+            stderr.print(f"no {'' if all_jobs else f'{wanted} '}jobs{hint}")
+            return
+        stderr.print(summary(jobs), style="dim")
+        console.print_table(tables.jobs(shown, workers, full=full))
+        if len(shown) < len(jobs):
+            stderr.print(f"… and {len(jobs) - len(shown)} more (ps -n 0 shows all)", style="dim")
+
+
+def in_order(jobs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the jobs that need attention first, the queue in its order, the ended ones newest first as they came."""
+
+    def rank(job: Mapping[str, Any]) -> tuple[int, int]:
+        state = job["state"]
+        position = (job.get("queue") or {}).get("position")
+        place = position if state == "queued" and position is not None else 0
+        return (_ORDER.index(state) if state in _ORDER else len(_ORDER), place)
+
+    return sorted(jobs, key=rank)
+
+
+def summary(jobs: Sequence[Mapping[str, Any]]) -> str:
+    """Return `2 running, 498 queued`, in the order of the list."""
+    counts = Counter(str(job["state"]) for job in jobs)
+    states = [*_ORDER, *sorted(counts.keys() - set(_ORDER))]
+    named = ", ".join(f"{counts[state]} {state.replace('_', ' ')}" for state in states if counts[state])
+    return f"{render.counted(len(jobs), 'job')}: {named}"

@@ -1,0 +1,238 @@
+"""`killable serve`: a supervisor and its HTTP server in one process, until told to stop.
+
+Runs in: supervisor (Linux only; elsewhere it says so, and nothing of the supervisor is imported).
+
+    first Ctrl-C, SIGTERM, SIGHUP or POST /v1/shutdown: new jobs are refused (503); those that run may end by themselves
+    for `drain_s`, none by default, then each is cancelled with its own grace; streams reach their ends; exit 0
+    the second one, but for SIGHUP: SIGKILL to what is left
+
+HTTP goes on answering until the last job has ended: a client that asks meanwhile learns what becomes of its job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Coroutine, Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from killable.api.cli.display import console, errors, render
+from killable.api.cli.parameters.options import ConfigFile, Json, Target
+from killable.api.cli.server.interrupts import terminations
+from killable.workers.errors import KillableError
+
+if TYPE_CHECKING:
+    from killable.api.cli.server.configuration import InForce
+    from killable.api.cli.server.http_server import Web
+    from killable.api.cli.server.listener import Listener
+    from killable.supervisor.configuration.config import Config
+    from killable.supervisor.supervisor import Supervisor
+
+LAST_WORDS_S = 5.0
+"""After the last job has ended: for readers to take their terminal events before they are cut off."""
+
+
+class NotHere(KillableError):
+    """This machine is no Linux."""
+
+    code = "cannot_serve"
+    exit_code = errors.Exit.OS
+
+
+def serve(
+    target: Target = None,
+    config: ConfigFile = None,
+    host: Annotated[str | None, typer.Option("--host", help="Default: 127.0.0.1. Any other needs an API key.")] = None,
+    port: Annotated[int | None, typer.Option("--port", help="Default: 7833. 0 takes a free one.")] = None,
+    uds: Annotated[
+        str | None, typer.Option("--uds", metavar="PATH", help="A Unix socket (mode 0600) instead of host and port.")
+    ] = None,
+    journal: Annotated[
+        str | None,
+        typer.Option("--journal", metavar="PATH", help="A file in which jobs survive the server. Default: none."),
+    ] = None,
+    log_level: Annotated[
+        str | None, typer.Option("--log-level", metavar="debug|info|warning|error", help="Default: info.")
+    ] = None,
+    log_format: Annotated[
+        str | None, typer.Option("--log-format", metavar="text|json", help="Of the log on stderr. Default: text.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Run the server. Ctrl-C ends every job with its grace, then the server; a second one kills.
+
+    API keys come from a file (server.api_keys_file in killable.toml) and from the variable KILLABLE_API_KEY.
+    Nothing that it started outlives it, even when it is killed itself. With --journal the jobs that it has accepted do:
+    the next server with the same file runs those that waited, and knows how the others ended.
+    """
+    with errors.reporting(as_json):
+        require_linux("serve")
+        from killable.api.cli.server.configuration import load
+        from killable.api.cli.server.listener import CannotServe, listen, take_descriptors
+        from killable.supervisor.telemetry import logs
+
+        flags = {
+            "server.host": host, "server.port": port, "server.uds": uds,
+            "server.journal": journal, "server.log_level": log_level, "server.log_format": log_format,
+        }  # fmt: skip
+        in_force = load(config, os.environ, flags, target)
+        server = in_force.config.server
+        take_descriptors()
+        with listen(server, in_force.config.sources.get("server.host", "")) as listener:
+            log = logs.configure(server.log_format, server.log_level, server.redact)
+            try:
+                asyncio.run(_serve(in_force, listener, as_json))
+            except OSError as error:
+                raise CannotServe(f"the server cannot run: {error}; `killable doctor` looks at this machine") from error
+            finally:
+                log.close()
+
+
+def require_linux(verb: str) -> None:
+    """Raise NotHere."""
+    if sys.platform != "linux":
+        raise NotHere(f"{verb} needs Linux (pidfds, subreapers); this is {sys.platform}")
+
+
+async def _serve(in_force: InForce, listener: Listener, as_json: bool) -> None:
+    """Start, announce, wait until told to end, end."""
+    from killable.api.cli.server import announcement, gc_freeze
+    from killable.api.cli.server.http_server import Web
+    from killable.supervisor.supervisor import Supervisor
+
+    config = in_force.config
+    stop = _Stop()
+    supervisor = Supervisor(config.settings)
+    with stop.watching_signals():
+        try:
+            if not await _started(supervisor, config, stop):
+                return
+            web = Web(supervisor, config.server, listener, in_force.keys)
+            await web.start()
+            gc_freeze.settle()
+            await announcement.print_to(supervisor, in_force, listener.url, as_json)
+            await _until_told(supervisor, web, stop, config.server.drain_s)
+            await _end_jobs(supervisor, stop)
+            await web.close(LAST_WORDS_S)
+        finally:
+            await supervisor.close(grace_s=0)
+
+
+class _Stop:
+    """What the signals have asked for so far."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.asked_again = asyncio.Event()
+        self.signal = ""
+
+    @contextlib.contextmanager
+    def watching_signals(self) -> Iterator[None]:
+        """SIGINT, SIGTERM and SIGHUP only ask, until the end: what ends jobs must not be interrupted half-way."""
+        loop, numbers = asyncio.get_running_loop(), (signal.SIGINT, *terminations())
+        for number in numbers:
+            loop.add_signal_handler(number, self._ask, number.name)
+        try:
+            yield
+        finally:
+            for number in numbers:
+                loop.remove_signal_handler(number)
+
+    def _ask(self, name: str) -> None:
+        if name == "SIGHUP" and self.asked.is_set():
+            return  # a window that is closed may hang up twice, its shell and the kernel: that is no second word
+        self.signal = name
+        (self.asked_again if self.asked.is_set() else self.asked).set()
+
+
+async def _started(supervisor: Supervisor, config: Config, stop: _Stop) -> bool:
+    """Start the supervisor and check what only its pools can tell; False: told to stop meanwhile. Raise ConfigError."""
+    # The check comes before the journal's jobs are taken over: a server that is refused must not have ended any.
+    starting = asyncio.create_task(supervisor.start(lambda: _check_pools(supervisor, config)))
+    await _first_of(_done(starting), stop.asked.wait())
+    if not starting.done():
+        starting.cancel()
+        return False
+    from killable.supervisor.configuration.config import ConfigError
+
+    try:
+        await starting
+    except KillableError as error:
+        raise ConfigError(error.message, **error.facts) from error
+    return True
+
+
+async def _check_pools(supervisor: Supervisor, config: Config) -> None:
+    """Refuse a server in which nothing can start, and settings for job types that there are not."""
+    from killable.api.cli.server.pool_survey import unknown_types, without_types
+    from killable.supervisor.configuration.config import ConfigError
+
+    pools = await supervisor.pools()
+    broken = [pool for pool in pools if pool.state == "broken"]
+    if len(broken) == len(pools):
+        causes = "\n".join(f"pool {pool.name} is broken: {pool.detail.rstrip()}" for pool in broken)
+        raise ConfigError(f"no pool can start a job\n{causes}")
+    types = await supervisor.job_types()
+    faults = list(without_types(config, pools, {job_type.pool for job_type in types}))
+    if not broken:  # with a broken pool nobody knows
+        faults += unknown_types(config, {job_type.name for job_type in types})
+    if faults:
+        raise ConfigError.of(faults)
+
+
+async def _until_told(supervisor: Supervisor, web: Web, stop: _Stop, drain_s: float) -> None:
+    """Wait until the server is to end: by HTTP, or by a signal and what it leaves the jobs."""
+    due = asyncio.create_task(supervisor.until_shutdown())
+    await _first_of(_done(due), stop.asked.wait(), web.until_stopped())
+    if stop.asked.is_set():
+        left = await supervisor.shutdown(deadline_s=drain_s, reason=stop.signal)
+        if not due.done() and left.deadline_s is not None:
+            jobs = render.counted(left.running + left.queued, "job")
+            _say(f"{jobs} may end within {render.setting(drain_s)}; Ctrl-C again kills")
+        await _first_of(_done(due), stop.asked_again.wait())
+    stop.asked.set()  # a signal from here on is the second word
+    due.cancel()
+
+
+async def _end_jobs(supervisor: Supervisor, stop: _Stop) -> None:
+    """End every job with its own grace; told again, with none."""
+    left = await supervisor.drained()
+    number = left.running + left.queued
+    closing = asyncio.create_task(supervisor.close())
+    if number and not stop.asked_again.is_set():
+        verb, whom = ("ends with its grace", "it") if number == 1 else ("end with their grace", "them")
+        _say(f"{render.counted(number, 'job')} {verb}; Ctrl-C again kills {whom}")
+    await _first_of(_done(closing), stop.asked_again.wait())
+    if not closing.done():
+        _say("killing what is left")
+        await supervisor.close(grace_s=0)
+    await closing
+
+
+def _say(text: str) -> None:
+    """Tell the terminal, if anyone reads it: a reader that has gone, or stands still, must not cost a job its grace."""
+
+    def write() -> None:
+        with contextlib.suppress(OSError, ValueError):
+            console.stderr_console().print(text)
+
+    threading.Thread(target=write, name="killable-say", daemon=True).start()
+
+
+async def _done(task: asyncio.Task[Any]) -> None:
+    """Wait for a task without taking its result, and without cancelling it."""
+    await asyncio.wait({task})
+
+
+async def _first_of(*awaited: Coroutine[Any, Any, Any]) -> None:
+    """Wait until one of these has happened."""
+    tasks = [asyncio.create_task(each) for each in awaited]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()

@@ -1,0 +1,212 @@
+"""`killable shutdown`: end the server, and be sure that it is gone.
+
+Runs in: any machine; what does not go by itself is ended only on the server's own.
+
+    POST /v1/shutdown ──► jobs end, the server ends        when it is on this machine and does not:
+                                                           SIGTERM ── 5 s ──► SIGKILL, through a pidfd
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from typing import Annotated
+
+import httpx
+import typer
+
+from killable.api.cli.commands.drain import remaining
+from killable.api.cli.display import console, errors, render
+from killable.api.cli.display.errors import Exit
+from killable.api.cli.parameters.completion import impatient
+from killable.api.cli.parameters.options import Json, Reason, Url, open_client, seconds
+from killable.api.cli.server.running_server import Foreign, ServingProcess, is_on_this_machine
+from killable.api.client.client import Client
+from killable.api.client.exchange import DEFAULT_URL
+from killable.workers.errors import KillableError
+
+LEAVE_S = 10.0
+"""From the last job's end: readers take their terminal events (5 s), the zygotes go."""
+GRACE_S_MAX = 60.0
+"""A job's own grace, unless the caps say otherwise; a job with a longer one is not worth a SIGKILL of the server."""
+TERM_S = 5.0
+"""From SIGTERM to SIGKILL: a server that heard the first ends its jobs again within it, or not at all."""
+KILL_S = 5.0
+"""What a process that got SIGKILL has to be gone in."""
+ASK_AGAIN_S = 0.25
+ANSWER_S = 5.0
+"""A server that turns answers within milliseconds; one that does not is not asked, but signalled."""
+
+
+class NotDown(KillableError):
+    """The server is still there. Facts: `url`, `pid`."""
+
+    code = "still_up"
+    exit_code = Exit.FAILED
+
+    @property
+    def retryable(self) -> bool:
+        return True
+
+
+def shutdown(
+    grace: Annotated[
+        float | None,
+        typer.Option(
+            "--grace", parser=seconds, metavar="SECONDS", show_default=False,
+            help="Each job's grace: 2s, 0. It can only be shorter than the job's own.",
+        ),
+    ] = None,
+    deadline: Annotated[
+        float,
+        typer.Option(
+            "--deadline", parser=seconds, metavar="SECONDS", help="Let jobs end by themselves for so long first: 5m."
+        ),
+    ] = 0.0,
+    reason: Reason = "",
+    as_json: Json = False,
+    url: Url = DEFAULT_URL,
+) -> None:  # fmt: skip
+    """End the server: no new jobs, then every job ends with its grace, then the server. Waits until it is gone.
+
+    One on this machine that does not go is sent SIGTERM, and SIGKILL 5 seconds later; nothing that it started
+    outlives it. Exit code 0 when it is down, 1 when it is not.
+    """
+    with errors.reporting(as_json), open_client(url) as client:
+        down = _Shutdown(client, quiet=as_json)
+        try:
+            how = down.run(grace, deadline, reason)
+        except KeyboardInterrupt:
+            console.stderr_console().print("interrupted; the shutdown goes on and cannot be taken back")
+            raise
+        finally:
+            down.close()
+        members = {"url": client.address, "pid": down.pid, "down": True, "how": how, "took_s": round(down.took_s, 3)}
+        if as_json:
+            console.print_json(members)
+        else:
+            pid = f", pid {down.pid}," if down.pid else ""
+            typer.echo(f"{client.address}{pid} is down after {render.duration(down.took_s)} ({how})")
+
+
+class _Shutdown:
+    """One server on its way out."""
+
+    def __init__(self, client: Client, *, quiet: bool) -> None:
+        self.pid: int | None = None
+        self._client = client
+        self._quiet = quiet
+        self._process: ServingProcess | None = None
+        self._doubt: Foreign | None = None
+        self._began = time.monotonic()
+
+    @property
+    def took_s(self) -> float:
+        return time.monotonic() - self._began
+
+    def run(self, grace_s: float | None, deadline_s: float, reason: str) -> str:
+        """Ask over HTTP, then wait, then make sure. Return how it ended. Raise NotDown, or Foreign."""
+        if is_on_this_machine(self._client.address) and not responds(self._client.address):
+            return self._without_asking()
+        self._look_at_process()  # while it still listens: that is how it is known
+        standing = self._client.shutdown(grace_s=grace_s, deadline_s=deadline_s, reason=reason)
+        left = remaining(standing)
+        self._say(f"{self._client.address} takes no more jobs; {f'{left} are ending' if left else 'nothing runs'}")
+        if self._gone_within(deadline_s + (GRACE_S_MAX if grace_s is None else min(grace_s, GRACE_S_MAX)) + LEAVE_S):
+            return "asked over HTTP"
+        if self._process is None:
+            raise self._doubt or NotDown(
+                f"{self._client.address} is still up after {render.duration(self.took_s)}, and it is on another "
+                "machine: end its process there",
+                url=self._client.address, pid=self.pid,
+            )  # fmt: skip
+        return self._ended_by_signal(self._process)
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.close()
+
+    def _look_at_process(self) -> None:
+        pid = self._client.info().get("pid")
+        self.pid = pid if isinstance(pid, int) else None
+        if self.pid is None or not is_on_this_machine(self._client.address):
+            return
+        try:
+            self._process = ServingProcess(self.pid, self._client.address)
+        except Foreign as doubt:  # matters only when it does not go by itself
+            self._doubt = doubt
+
+    def _gone_within(self, seconds_: float) -> bool:
+        """Wait for its end: so long at most, and LEAVE_S from when it has no jobs any more."""
+        latest = time.monotonic() + seconds_
+        idle_until: float | None = None
+        while not self._is_gone():
+            now = time.monotonic()
+            if has_jobs(self._client.address):
+                idle_until = None
+            elif idle_until is None:
+                idle_until = now + LEAVE_S
+            if now >= min(latest, latest if idle_until is None else idle_until):
+                return False
+        return True
+
+    def _is_gone(self) -> bool:
+        """Look, and wait a little where it is not."""
+        if self._process is not None:
+            return self._process.wait(ASK_AGAIN_S)
+        if not is_up(self._client.address):
+            return True
+        time.sleep(ASK_AGAIN_S)
+        return False
+
+    def _without_asking(self) -> str:
+        """It accepts connections and answers none: its event loop does not turn. Find it by its socket."""
+        self._say(f"{self._client.address} accepts connections, but does not answer within {ANSWER_S:g} s")
+        self._process = ServingProcess.listening_at(self._client.address)
+        self.pid = self._process.pid
+        return self._ended_by_signal(self._process, "it did not answer over HTTP")
+
+    def _ended_by_signal(self, process: ServingProcess, before: str = "asked over HTTP") -> str:
+        for number, patience_s in ((signal.SIGTERM, TERM_S), (signal.SIGKILL, KILL_S)):
+            self._say(f"it is still there: {number.name} to pid {process.pid}")
+            process.send(number)
+            if process.wait(patience_s):
+                return f"{before}, then {number.name}"
+        raise NotDown(
+            f"pid {process.pid} is still there {KILL_S:g} s after SIGKILL: it waits in the kernel (state D)",
+            url=self._client.address, pid=process.pid,
+        )  # fmt: skip
+
+    def _say(self, line: str) -> None:
+        if not self._quiet:
+            console.stderr_console().print(line, style="dim")
+
+
+def has_jobs(address: str) -> bool:
+    """Tell whether the server says that it still has jobs; one that says nothing is past that."""
+    try:
+        with impatient(address, ANSWER_S) as http:
+            standing = http.get("/v1/drain").raise_for_status().json()
+            return bool(remaining(standing))
+    except (httpx.HTTPError, ValueError, TypeError, AttributeError):
+        return False
+
+
+def is_up(address: str) -> bool:
+    """Tell whether anything accepts connections there; one that does not answer is there, too."""
+    return _asked(address) is not httpx.ConnectError
+
+
+def responds(address: str) -> bool:
+    """Tell whether it answers, or is not there at all: then asking says so at once."""
+    return _asked(address) is not httpx.TimeoutException
+
+
+def _asked(address: str) -> type[httpx.HTTPError] | None:
+    try:
+        with impatient(address, ANSWER_S) as http:
+            http.get("/livez")
+    except httpx.HTTPError as error:
+        kinds = (httpx.ConnectError, httpx.TimeoutException)
+        return next((kind for kind in kinds if isinstance(error, kind)), None)
+    return None

@@ -1,0 +1,154 @@
+"""`killable submit`, `stream`, `result`: start a job, read along, fetch what it returned.
+
+Runs in: any machine.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from killable.api.cli.display import console, errors, render
+from killable.api.cli.display.follow import Follower, print_value
+from killable.api.cli.parameters import completion
+from killable.api.cli.parameters.arguments import read_input, read_tags
+from killable.api.cli.parameters.limit_options import with_limit_options
+from killable.api.cli.parameters.options import JobName, Json, Url, open_client, seconds
+from killable.api.cli.parameters.resolve import find_job
+from killable.api.cli.server import interrupts
+from killable.api.client.client import Job
+from killable.api.client.exchange import DEFAULT_URL
+from killable.workers.errors import KillableError
+
+
+@with_limit_options
+def submit(
+    type: Annotated[
+        str,
+        typer.Argument(
+            metavar="TYPE", help="A job type of the server.", show_default=False, autocompletion=completion.job_types
+        ),
+    ],
+    members: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME=VALUE", help="Members of the input, as with -i.")
+    ] = None,
+    pairs: Annotated[
+        list[str] | None,
+        typer.Option("-i", metavar="NAME=VALUE", help="A member of the input; NAME=@FILE reads it from a file."),
+    ] = None,
+    document: Annotated[
+        str | None, typer.Option("--input", metavar="JSON", help="The whole input: JSON, @FILE, or - for stdin.")
+    ] = None,
+    detach: Annotated[
+        bool, typer.Option("-d", "--detach", help="Print the job's id and leave; the job goes on.")
+    ] = False,
+    tags: Annotated[list[str] | None, typer.Option("--tag", metavar="KEY=VALUE", help="May be repeated.")] = None,
+    priority: Annotated[int, typer.Option("--priority", help="Higher ones start earlier.")] = 0,
+    as_json: Json = False,
+    url: Url = DEFAULT_URL,
+    *,
+    limits: dict[str, Any],
+) -> None:
+    """Start a job and stream what it says. Ctrl-C cancels it and waits until it is dead.
+
+    Tokens go to stdout, everything else to stderr; a job that streams nothing has its result printed.
+    """
+    with errors.reporting(as_json), open_client(url) as client:
+        given = read_input(client, type, [*(members or ()), *(pairs or ())], document)
+        labels = read_tags(tags or [])
+
+        def start() -> Job:
+            return client.submit(type, given, limits=limits, tags=labels, priority=priority)
+
+        if not detach:
+            raise typer.Exit(_follow_or_cancel(start, as_json))
+        with interrupts.held():
+            job = start()
+            console.print_json(job.accepted) if as_json else typer.echo(job.id)
+
+
+def stream(
+    name: JobName,
+    after: Annotated[int | None, typer.Option("--after", metavar="N", help="Only what came after event N.")] = None,
+    events: Annotated[bool, typer.Option("--events", help="Every event, one per line: id, name, data.")] = False,
+    as_json: Json = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Stream a job from its first token, also when it has ended. Ctrl-C leaves it running."""
+    with errors.reporting(as_json), open_client(url) as client:
+        follower = Follower(find_job(client, name), as_json=as_json, all_events=events, after=after)
+        try:
+            follower.follow()
+        except KeyboardInterrupt:
+            job = render.short(follower.job.id)
+            console.stderr_console().print(f"{job} is not followed any more; killable kill {job} ends it")
+            raise
+        raise typer.Exit(follower.finish())
+
+
+def result(
+    name: JobName,
+    wait: Annotated[
+        float, typer.Option("--wait", parser=seconds, metavar="SECONDS", help="How long to wait for its end: 30s, 5m.")
+    ] = 0.0,
+    as_json: Json = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Print what a job returned. A job that did not complete has an exit code instead: 1, 3, 124; still going is 75."""
+    with errors.reporting(as_json), open_client(url) as client:
+        value = find_job(client, name).result(wait_s=wait)
+        if not as_json:
+            print_value(value)
+        elif isinstance(value, bytes):
+            console.print_json({"base64": base64.b64encode(value).decode()})
+        else:
+            console.print_json(value)
+
+
+def _follow_or_cancel(start: Callable[[], Job], as_json: bool) -> int:
+    """Start a job and follow it to its end; an interrupt cancels it and goes on following, to its last words."""
+    interrupts.treat_terminations_as_interrupts()
+    stderr = console.stderr_console()
+    follower: Follower | None = None
+    try:
+        with interrupts.held():  # a job whose id nobody got to know could not be cancelled
+            follower = Follower(start(), as_json=as_json)
+            if not as_json:
+                stderr.print(follower.job.id, style="dim")
+        follower.follow()
+    except KeyboardInterrupt:
+        if follower is None:
+            stderr.print("interrupted before the server answered; the job may have been started: killable ps")
+            raise
+        return _cancel(follower, as_json)
+    except KillableError:
+        raise
+    except BaseException as error:  # `submit ... | head`, a full disk: nobody reads along any more
+        if follower is not None:
+            reason = "its reader has gone" if isinstance(error, OSError) else "its reader failed"
+            with contextlib.suppress(KillableError), interrupts.held():  # a window that is closed hangs up, too
+                follower.job.cancel(reason=reason, wait_s=0)
+                stderr.print(f"{render.short(follower.job.id)} is cancelled: {reason}")
+        raise
+    return follower.finish()
+
+
+def _cancel(follower: Follower, as_json: bool) -> int:
+    job, stderr = follower.job, console.stderr_console()
+    try:
+        with interrupts.held():  # the next Ctrl-C may end the waiting, but not the cancelling
+            job.cancel(reason="Ctrl-C", wait_s=0)
+            if stderr.is_terminal:
+                stderr.print()  # the terminal has written ^C
+            stderr.print(f"cancelling {render.short(job.id)}; Ctrl-C again leaves before it is dead")
+        follower.follow()
+    except (KeyboardInterrupt, KillableError) as error:
+        if isinstance(error, KillableError):
+            errors.report(error, as_json)
+        stderr.print(f"no certificate came; how it went on: killable inspect {render.short(job.id)}")
+        return errors.Exit.INTERRUPTED
+    return follower.finish()

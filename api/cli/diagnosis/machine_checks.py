@@ -1,0 +1,224 @@
+"""What the server needs of a machine, what makes it stronger, and what is missing: each thing is tried, not looked up.
+
+Runs in: any machine.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import platform
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from killable.api.cli.diagnosis.backstops import Check, Status, limit_backstops
+
+PR_SET_PDEATHSIG, PR_GET_CHILD_SUBREAPER = 1, 37
+"""linux/prctl.h"""
+PYTHON_WANTED = (3, 11)
+FILES_WANTED = 4096
+"""Seven descriptors a worker, one a stream: enough for hundreds of each."""
+PIDS_WANTED = 4096
+DEATH_S = 5.0
+"""For the probe's own child to be gone after cgroup.kill: it takes a millisecond."""
+
+
+def examine() -> Iterator[Check]:
+    """Yield every check, the necessary ones first."""
+    yield _python()
+    if sys.platform != "linux":
+        yield Check("Linux", "fail", sys.platform, "serve runs on Linux only; submit, ps, kill and the client run here")
+        return
+    yield Check("Linux", "ok", platform.release())
+    yield from (_pidfd(), _subreaper(), _death_signal(), _memfd(), *_cgroup(), *limit_backstops())
+    yield from (_open_files(), _pids(), _temporary_folder(), *_models())
+
+
+def _python() -> Check:
+    found = f"{platform.python_version()}, {sys.executable}"
+    if sys.version_info >= PYTHON_WANTED:
+        return Check("Python", "ok", found)
+    return Check("Python", "fail", found, f"{'.'.join(map(str, PYTHON_WANTED))} or later is needed")
+
+
+def _pidfd() -> Check:
+    def probe() -> str:
+        descriptor = os.pidfd_open(os.getpid())
+        try:
+            signal.pidfd_send_signal(descriptor, 0)  # 0 only asks whether it could be sent
+        finally:
+            os.close(descriptor)
+        return "pidfd_open and pidfd_send_signal work"
+
+    advice = "signals must go to a process and not to a number: allow pidfd_open in the container's seccomp profile"
+    return _tried("pidfd", probe, "fail", advice)
+
+
+def _subreaper() -> Check:
+    def probe() -> str:
+        value = ctypes.c_int()
+        if ctypes.CDLL(None, use_errno=True).prctl(PR_GET_CHILD_SUBREAPER, ctypes.byref(value), 0, 0, 0) != 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        return "orphans of a job can be found"
+
+    return _tried("subreaper", probe, "fail", "allow prctl in the container's seccomp profile")
+
+
+def _death_signal() -> Check:
+    """Kill a process and see its child, which asked for it (PR_SET_PDEATHSIG), die with it."""
+    reads, writes = os.pipe()
+    program = f"""
+import ctypes, os, signal
+if os.fork() == 0 and ctypes.CDLL(None).prctl({PR_SET_PDEATHSIG}, signal.SIGKILL, 0, 0, 0) == 0:
+    os.write({writes}, b"1")
+    signal.pause()
+os.close({writes})
+signal.pause()
+"""
+    name, advice = (
+        "death signal",
+        "workers have to die with their zygote: allow prctl in the container's seccomp profile",
+    )
+    child = subprocess.Popen([sys.executable, "-S", "-c", program], pass_fds=[writes], stderr=subprocess.DEVNULL)
+    try:
+        os.close(writes)
+        armed = _readable(reads) and os.read(reads, 1) == b"1"
+        child.kill()
+        died = armed and _readable(reads) and os.read(reads, 1) == b""
+    finally:
+        child.kill()
+        child.wait()
+        os.close(reads)
+    if died:
+        return Check(name, "ok", "a child dies with its parent")
+    return Check(name, "fail", "a child outlives its parent", advice)
+
+
+def _readable(descriptor: int) -> bool:
+    return bool(select.select([descriptor], [], [], DEATH_S)[0])
+
+
+def _memfd() -> Check:
+    def probe() -> str:
+        os.close(os.memfd_create("killable-doctor"))
+        return "memfd_create works"
+
+    return _tried("memfd", probe, "fail", "allow memfd_create in the container's seccomp profile")
+
+
+def _tried(name: str, probe: Callable[[], str], otherwise: Status, advice: str) -> Check:
+    try:
+        return Check(name, "ok", probe())
+    except (OSError, AttributeError) as error:  # a libc or a Python that has no such call
+        return Check(name, otherwise, f"{getattr(error, 'strerror', None) or error}", advice)
+
+
+def _cgroup() -> list[Check]:
+    """Find cgroup2, move a child into a group of its own, and kill the group."""
+    from killable.supervisor.linux.cgroup import cgroup2_mount, own_directory
+
+    name, without = (
+        "cgroup v2",
+        "; without it kills rest on descendants alone, which is enough for all but escape artists",
+    )
+    mount, own = cgroup2_mount(), own_directory()
+    if mount is None:
+        return [Check(name, "warn", "not mounted", f"boot with systemd.unified_cgroup_hierarchy=1{without}")]
+    if own is None:
+        return [Check(name, "warn", f"{mount}, but not this process's group", f"mount the host's cgroup2{without}")]
+    group = own / f"killable-doctor-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError as error:
+        advice = f"start it by `systemd-run --user --scope -p Delegate=yes`, or make it writable for this user{without}"
+        return [Check(name, "warn", f"{own}: {(error.strerror or str(error)).lower()}", advice)]
+    try:
+        return [Check(name, "ok", str(own)), *_move_and_kill(group)]
+    finally:
+        group.rmdir()
+
+
+def _move_and_kill(group: Path) -> Iterator[Check]:
+    child = subprocess.Popen([sys.executable, "-S", "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
+    assert child.stdin is not None
+    try:
+        try:
+            (group / "cgroup.procs").write_text(str(child.pid))
+        except OSError as error:
+            advice = "write access to cgroup.procs of the common ancestor is needed (cgroups(7), delegation)"
+            yield Check("cgroup move", "warn", f"{(error.strerror or str(error)).lower()}", advice)
+            return
+        yield Check("cgroup move", "ok", "a child moved into a group of its own")
+        try:
+            (group / "cgroup.kill").write_text("1")
+            child.wait(DEATH_S)
+        except FileNotFoundError:
+            yield Check(
+                "cgroup.kill", "warn", "not there", "Linux 5.14 or later has it; descendants are killed one by one"
+            )
+        except subprocess.TimeoutExpired:
+            yield Check("cgroup.kill", "warn", f"the child lived {DEATH_S:g} s on", "descendants are killed one by one")
+        else:
+            yield Check("cgroup.kill", "ok", "the whole group died at once")
+    finally:
+        child.kill()
+        child.wait()
+        child.stdin.close()
+
+
+def _open_files() -> Check:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    shown = "unlimited" if soft == resource.RLIM_INFINITY else str(soft)
+    if soft == resource.RLIM_INFINITY or soft >= FILES_WANTED:
+        return Check("open files", "ok", shown)
+    return Check(
+        "open files", "warn", shown, f"ulimit -n {FILES_WANTED} for many workers and streams (hard limit {hard})"
+    )
+
+
+def _pids() -> Check:
+    import resource
+
+    pid_max = int(Path("/proc/sys/kernel/pid_max").read_text())
+    soft, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+    found = f"pid_max {pid_max}, processes {'unlimited' if soft == resource.RLIM_INFINITY else soft}"
+    if pid_max >= PIDS_WANTED and (soft == resource.RLIM_INFINITY or soft >= PIDS_WANTED):
+        return Check("processes", "ok", found)
+    return Check("processes", "warn", found, f"ulimit -u {PIDS_WANTED}, sysctl kernel.pid_max: a fork needs a number")
+
+
+def _temporary_folder() -> Check:
+    folder = tempfile.gettempdir()
+    try:
+        with tempfile.TemporaryDirectory(prefix="killable-doctor-"):
+            return Check("temporary files", "ok", folder)
+    except OSError as error:
+        return Check(
+            "temporary files", "fail", f"{folder}: {error.strerror}", "set TMPDIR to a folder that can be written"
+        )
+
+
+def _models() -> Iterator[Check]:
+    """Look for the packages of the built-in job types, and say how to get what is missing."""
+    from killable.workers.builtin import embed, generate, tokenize
+
+    for module in (tokenize, embed, generate):
+        name = module.__name__.rpartition(".")[2]
+        missing = [package for package in module.REQUIRES if importlib.util.find_spec(package) is None]
+        if missing:
+            lines = " && ".join(dict.fromkeys(module.REQUIRES[package] for package in missing))
+            yield Check(f"job type {name}", "warn", f"{', '.join(missing)} not installed", lines)
+        else:
+            yield Check(f"job type {name}", "ok", ", ".join(module.REQUIRES))
+    try:
+        generate.check_processor()
+    except RuntimeError as error:
+        yield Check("processor", "warn", str(error), "the job type generate will not run here")

@@ -1,0 +1,95 @@
+"""A job of the doctor's own on a supervisor of its own, in this process: submitted, streamed, cancelled, proven dead.
+
+Runs in: any process of a person's (Linux). No server is needed, and nothing is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from killable.api.cli.diagnosis.backstops import Check
+from killable.api.cli.display import render
+from killable.workers.errors import KillableError
+
+if TYPE_CHECKING:
+    from killable.supervisor.models import JobRecord
+    from killable.supervisor.supervisor import Supervisor
+
+ALL_S_MAX = 20.0
+"""For all of it: half a second on a machine that works."""
+_PROOFS = {
+    "cgroup+descendants": ("ok", "cgroup.kill, and every descendant", ""),
+    "descendants": (
+        "warn",
+        "every descendant, one by one",
+        "a writable cgroup v2 catches escape artists, too",
+    ),
+}
+
+
+def self_check() -> Sequence[Check]:
+    """Return what came of it: how fast the first token was, how fast the death, and how it is proven."""
+    try:
+        return asyncio.run(_bounded())
+    except TimeoutError:
+        advice = "the machine is too busy, or something that a worker needs is forbidden; the checks above may say what"
+        return [Check("self-check", "fail", f"not done within {ALL_S_MAX:g} s", advice)]
+    except (KillableError, OSError) as error:
+        return [Check("self-check", "fail", str(error), "the checks above may say why")]
+
+
+async def _bounded() -> Sequence[Check]:
+    from killable.supervisor.settings import PoolSpec, Settings
+    from killable.supervisor.supervisor import Supervisor
+
+    pool = PoolSpec("doctor", ("killable.workers.builtin.probe",), workers=1)
+    supervisor = Supervisor(Settings(pools=(pool,)))
+    try:
+        async with asyncio.timeout(ALL_S_MAX):
+            began = time.perf_counter()
+            await supervisor.start()
+            warm_s = time.perf_counter() - began
+            warm = Check("self-check: start", "ok", f"a warm worker after {render.duration(warm_s)}")
+            await _probe(supervisor)  # the first job pays for what a server has long imported
+            return [warm, *await _probe(supervisor)]
+    finally:
+        await supervisor.close(grace_s=0)
+
+
+async def _probe(supervisor: Supervisor) -> list[Check]:
+    """Start the probe, wait for its word, cancel it."""
+    from killable.supervisor.models import Submission
+
+    began = time.perf_counter()
+    job = await supervisor.submit(Submission("probe", b"{}"))
+    async for events in supervisor.events(job.job_id):
+        if any(event.name == "token" for event in events):
+            break
+    token_s = time.perf_counter() - began
+    began = time.perf_counter()
+    record = await supervisor.cancel(job.job_id, by="user", reason="self-check", wait_s=ALL_S_MAX)
+    dead_s = time.perf_counter() - began
+    return [
+        Check("self-check: submit → first token", "ok", render.duration(token_s)),
+        _death(record, dead_s),
+        _proof(record),
+    ]
+
+
+def _death(record: JobRecord, dead_s: float) -> Check:
+    name, certificate = "self-check: cancel → dead", record.certificate or {}
+    found = f"{render.duration(dead_s)}: {render.death(certificate)}"
+    if record.state == "cancelled" and "tree_empty" in certificate:
+        return Check(name, "ok", found)
+    return Check(name, "fail", f"{record.state}: {found}", "a cancelled job is not proven dead here")
+
+
+def _proof(record: JobRecord) -> Check:
+    proof = str((record.certificate or {}).get("proof", ""))
+    if proof not in _PROOFS:
+        return Check("self-check: proof", "fail", "none", "nothing shows that the probe's process is gone")
+    status, how, advice = _PROOFS[proof]
+    return Check("self-check: proof", "ok" if status == "ok" else "warn", f"{proof}: {how}", advice)

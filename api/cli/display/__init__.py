@@ -1,0 +1,1 @@
+"""What a command shows: words, tables, stories, errors, progress."""

@@ -1,0 +1,176 @@
+"""How the command ends: an error becomes an exit code and words on stderr, or one JSON document on stdout.
+
+Runs in: any machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from enum import IntEnum
+from typing import Any
+
+import typer
+from rich.text import Text
+
+from killable.api.cli.display import render
+from killable.api.cli.display.console import print_json, stderr_console
+from killable.api.cli.display.remedies import limit_of
+from killable.workers.errors import CODES, JobError, KillableError
+
+
+class Exit(IntEnum):
+    """Exit codes: sysexits(3) where it has one, timeout(1)'s 124, a shell's 130."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    CANCELLED = 3
+    UNKNOWN = 4
+    REFUSED = 65
+    UNREACHABLE = 69
+    OS = 71
+    NOT_NOW = 75
+    UNAUTHORIZED = 77
+    CONFIGURATION = 78
+    TIMED_OUT = 124
+    INTERRUPTED = 128 + signal.SIGINT
+
+
+_HINTS = {
+    "timeout.queue": "all workers were busy: more of them (pools.NAME.workers), or submit --queue-s",
+    "timeout.start": "the worker was not ready in time: look at `killable inspect`, or raise submit --start-s",
+    "limit_over_cap": "caps are the operator's: [caps] and [jobs.NAME.caps] in killable.toml",
+    "queue_full": "try again in a moment, or raise server.queue_jobs_max",
+    "journal_failed": "the server's disk is full, or fails; its log and /readyz say more",
+    "draining": "jobs that it has go on; killable drain --off ends a drain",
+    "unknown_job": "killable ps -a shows the jobs that the server still knows",
+    "spawn": "killable doctor looks at this machine; the server's own output has more",
+    "unkillable": "a process in uninterruptible sleep (state D): a hung disk or network file system is the usual cause",
+    "unauthorized": "the key comes from the environment: KILLABLE_API_KEY",
+}
+
+_EARLY = "native code did not hear SIGTERM; how long it is waited for is ack_s: submit --ack-s, the decorator, [limits]"
+
+
+def exit_code(error: KillableError) -> int:
+    """Return the exit code of an error; 1 for a code that is not known here."""
+    # Of the class, not of the instance: there `exit_code` may be a fact, the job's own.
+    own = getattr(type(error), "exit_code", None)
+    if own is not None:
+        return int(own)
+    return CODES[error.code].exit_code if error.code in CODES else Exit.FAILED
+
+
+@contextmanager
+def reporting(as_json: bool) -> Iterator[None]:
+    """Report every error of the body and leave with its exit code; an interrupt is 130."""
+    try:
+        yield
+    except KillableError as error:
+        report(error, as_json)
+        raise typer.Exit(exit_code(error)) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(Exit.INTERRUPTED) from None
+    except BrokenPipeError:
+        raise  # nobody reads any more: typer ends that in silence
+    except OSError as error:
+        if as_json:
+            with contextlib.suppress(OSError):  # stdout itself may be the one that failed
+                print_json({"error": {"code": "os", "message": str(error), "retryable": False}})
+        else:
+            stderr_console().print(Text.assemble(("killable: ", "bold"), str(error)))
+        raise typer.Exit(Exit.OS) from None
+
+
+def report(error: KillableError, as_json: bool) -> None:
+    """Print an error: one JSON document on stdout, or words on stderr."""
+    if as_json:
+        print_json({"error": error_members(error)})
+        return
+    stderr = stderr_console()
+    stderr.print(Text.assemble(("killable: ", "bold"), _headline(error)))
+    for line in _details(error):
+        stderr.print(Text(line, "dim"))
+    hint = _hint(error)
+    if hint:
+        stderr.print(Text.assemble(("hint: ", "bold cyan"), hint))
+
+
+def error_members(error: KillableError) -> dict[str, Any]:
+    """Return an error as JSON has it everywhere else, in a record and in a problem."""
+    try:
+        retryable = error.retryable
+    except KeyError:  # a code of a newer server
+        retryable = False
+    return {"code": error.code, "message": error.message, "retryable": retryable, **error.facts}
+
+
+def _headline(error: KillableError) -> Text:
+    if error.code == "cancelled":
+        by, reason = error.facts.get("by"), error.facts.get("reason")
+        words = f"cancelled{f' by {by}' if by else ''}{f': {reason}' if reason else ''}"
+        return Text(render.plain(words), "bold yellow")
+    faults = _faults(error)
+    if faults:
+        words = _in_words(faults[0]) if len(faults) == 1 else f"{len(faults)} faults"
+        return Text.assemble((f"{error.code}: ", "bold red"), words)
+    if error.code not in CODES:  # of the command's own: a code would say nothing that the message does not
+        return Text(error.message)
+    return Text.assemble((f"{error.code}: ", "bold red"), error.message)
+
+
+def _details(error: KillableError) -> Iterator[str]:
+    """Yield what is known beyond the message: further faults, the traceback, how the process died, where it stood."""
+    faults = _faults(error)
+    if len(faults) > 1:
+        yield from (f"  {_in_words(fault)}" for fault in faults)
+    if error.facts.get("traceback"):
+        yield from str(error.facts["traceback"]).rstrip().splitlines()
+    certificate = _certificate(error)
+    if "requested" in certificate:
+        yield render.death(certificate)
+    if certificate.get("stack"):
+        yield from str(certificate["stack"]).rstrip().splitlines()
+
+
+def _faults(error: KillableError) -> list[Mapping[str, Any]]:
+    """Return what is wrong with a request or an input, fault by fault."""
+    faults = error.facts.get("faults")
+    return faults if error.code in ("invalid", "input.invalid") and isinstance(faults, list) else []
+
+
+def _in_words(fault: Mapping[str, Any]) -> str:
+    """Return a fault as the command line spells it: `-i text: is required`, `--run-s: must be more than 0`."""
+    place, pointer = fault.get("in"), str(fault.get("pointer", ""))
+    path = pointer.split("/")[1:]
+    if place == "input" or path[:1] == ["input"]:
+        name = "/".join(path if place == "input" else path[1:])
+        where = f"-i {name}" if name else "the input"
+    elif path[:1] == ["limits"] or place == "query":
+        where = f"--{path[-1].replace('_', '-')}"
+    elif path[:1] == ["tags"]:
+        where = f"--tag {'/'.join(path[1:])}".rstrip()
+    else:
+        where = f"{place} {pointer}".strip()
+    return f"{where}: {fault.get('message', '')}"
+
+
+def _hint(error: KillableError) -> str:
+    if error.code == "cancelled" and _certificate(error).get("early_kill"):
+        return _EARLY
+    if error.code == "invalid" and isinstance(error, JobError):
+        return ""
+    limit = limit_of(error.code, error.facts)
+    if limit and error.code.startswith(("timeout.", "limit.")) and (limit == "total_s" or error.code not in _HINTS):
+        path = " PATH=SECONDS" if limit == "operation_s" else ""
+        more = f"raise {limit}: submit --{limit.replace('_', '-')}{path}, or in the job's decorator or killable.toml"
+        return f"{more}; killable explain {render.short(str(error.facts.get('job_id')))} suggests a value"
+    return _HINTS.get(error.code, "")
+
+
+def _certificate(error: KillableError) -> Mapping[str, Any]:
+    certificate = error.facts.get("certificate")
+    return certificate if isinstance(certificate, Mapping) else {}

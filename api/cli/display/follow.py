@@ -1,0 +1,165 @@
+"""A job's events onto the terminal: text as it comes, then how the job ended.
+
+Runs in: any machine.
+
+    tokens ──► stdout        log lines, progress, retries, the ending ──► stderr
+    with --json: every event ──► stdout, one line each
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import typer
+from rich.text import Text
+
+from killable.api.cli.display import render
+from killable.api.cli.display.console import print_json, stderr_console
+from killable.api.cli.display.errors import Exit, exit_code, report
+from killable.api.cli.display.status_line import QueueWatch, StatusLine, progress_line
+from killable.api.client.client import Event, Job, token_of
+from killable.api.client.outcomes import job_error
+from killable.workers.errors import KillableError
+
+
+class Follower:
+    """Prints one job's events; can go on where it was interrupted."""
+
+    def __init__(self, job: Job, *, as_json: bool = False, all_events: bool = False, after: int | None = None) -> None:
+        self.job = job
+        self.terminal: Event | None = None
+        self._as_json = as_json
+        self._all_events = all_events
+        self._last = after
+        self._tokens = 0
+        self._at_line_start = True
+        self._began = time.monotonic()
+        self._status = StatusLine(stderr_console(soft_wrap=False))
+
+    def follow(self) -> None:
+        """Print what comes until the terminal event. May be called again after an interrupt."""
+        try:
+            with QueueWatch(self.job, self._status) as watch:
+                for event in self.job.events(after=self._last):
+                    watch.stop()
+                    self._last = event.id
+                    if event.is_terminal:
+                        self.terminal = event
+                    self._print(event)
+        finally:
+            self._status.clear()
+
+    def finish(self) -> int:
+        """Print how the job ended, the last line being state, tokens and time; return the exit code."""
+        if self.terminal is None:
+            return Exit.OK  # `--after` the terminal event: there was nothing more to say
+        ending = self.terminal.data
+        error = None if self.terminal.name == "completed" else job_error(ending)
+        if not self._as_json:
+            if error is None and not self._tokens and not self._all_events:
+                self._print_result(ending)
+            self._end_line()
+            if error is not None:
+                report(error, as_json=False)
+            stderr_console().print(self._last_line(ending))
+        return Exit.OK if error is None else exit_code(error)
+
+    def _print(self, event: Event) -> None:
+        if event.name == "progress":
+            self._status.show(progress_line(event.data))
+        if self._as_json or self._all_events:
+            self._status.pause()
+            self._print_event(event)
+            self._status.resume()
+        elif event.name == "token":
+            self._tokens += 1
+            self._status.pause()
+            self._write(token_of(event.data))
+            if self._at_line_start or not sys.stdout.isatty():
+                self._status.resume()
+        elif event.name in ("retrying", "restored"):
+            self._status.pause()
+            self._print_retry(event)
+            self._status.resume()
+        elif event.name == "log":
+            self._status.pause()
+            self._end_line()
+            stderr_console().print(Text(str(event.data.get("text", "")), "dim"))
+            self._status.resume()
+
+    def _print_retry(self, event: Event) -> None:
+        """Say that it is run again: else it would only look slow."""
+        if event.name == "restored":
+            stderr_console().print(
+                Text("the server was started again; what the job had streamed before is lost", "yellow")
+            )
+            return
+        error, wait_s = event.data.get("error") or {}, float(event.data.get("wait_s") or 0)
+        which = f"attempt {event.data.get('attempt')} of {event.data.get('attempts_max')}"
+        line = f"{which} failed, {error.get('code')}: {error.get('message')}; the next one in {render.duration(wait_s)}"
+        stderr_console().print(Text(line, "yellow"))
+
+    def _print_event(self, event: Event) -> None:
+        if self._as_json:
+            print_json({"id": event.id, "event": event.name, "data": event.data}, one_line=True)
+        else:
+            typer.echo(f"{event.id}\t{event.name}\t{json.dumps(event.data)}")
+
+    def _write(self, token: Any) -> None:
+        if isinstance(token, bytes):
+            sys.stdout.flush()
+            sys.stdout.buffer.write(token)
+            sys.stdout.buffer.flush()
+            self._at_line_start = token.endswith(b"\n")
+            return
+        text = token if isinstance(token, str) else json.dumps(token) + "\n"
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        if text:
+            self._at_line_start = text.endswith("\n")
+
+    def _end_line(self) -> None:
+        """Put what follows on a line of its own; a pipe gets the job's bytes and nothing else."""
+        if not self._at_line_start and sys.stdout.isatty():
+            typer.echo()
+            self._at_line_start = True
+
+    def _print_result(self, ending: Mapping[str, Any]) -> None:
+        """A job that streamed nothing has its result to show."""
+        result = ending.get("result")
+        if isinstance(result, dict) and set(result) == {"$ref"}:
+            result = self.job.result(wait_s=0)
+        elif isinstance(result, dict) and set(result) == {"base64"}:
+            with contextlib.suppress(TypeError, ValueError):  # a value of the job's own may look like that
+                result = base64.b64decode(result["base64"], validate=True)
+        print_value(result)
+
+    def _last_line(self, ending: Mapping[str, Any]) -> Text:
+        try:
+            lasted = render.lasted_s(self.job.record())
+        except KillableError:
+            lasted = time.monotonic() - self._began  # the server is going, or has forgotten the job already
+        parts = [render.state(self.terminal.name if self.terminal else "")]
+        parts.append(Text(render.counted(int(ending.get("tokens") or 0), "token")))
+        parts += [Text(render.duration(lasted))] if lasted is not None else []
+        if self._tokens and ending.get("result") is not None:
+            parts.append(Text(f"its result: killable result {render.short(self.job.id)}", "dim"))
+        return Text("  ").join(parts)
+
+
+def print_value(value: Any) -> None:
+    """Print a job's result on stdout: text and bytes as they are, other values as JSON, None not at all."""
+    if isinstance(value, bytes):
+        sys.stdout.flush()
+        sys.stdout.buffer.write(value)
+        sys.stdout.buffer.flush()
+    elif isinstance(value, str):
+        print(value, flush=True)  # in a pipe typer.echo would strip ANSI codes
+    elif value is not None:
+        typer.echo(json.dumps(value, indent=2))

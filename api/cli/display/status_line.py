@@ -1,0 +1,139 @@
+"""One line on stderr that comes and goes: the place in the queue, then the progress that a job reports.
+
+Runs in: any machine. Only where stderr is a terminal; it never stands in the middle of a line of the job's text.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from killable.api.cli.display import render
+from killable.api.client.client import Job
+from killable.workers.errors import KillableError
+
+BAR_COLUMNS = 30
+ASK_S = 0.5
+"""Between two questions for the place in the queue: a person reads no faster."""
+
+
+class StatusLine:
+    """The line. Safe to use from two threads; nothing at all where stderr is no terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._lock = threading.Lock()
+        self._line: Table | Text | None = None
+        self._drawn = False
+        self._paused = False
+
+    @property
+    def is_live(self) -> bool:
+        return self._console.is_terminal and not self._console.is_dumb_terminal
+
+    def show(self, line: Table | Text) -> None:
+        """Put this in place of what stands there; later, when the line is free again, if it is not now."""
+        with self._lock:
+            self._line = line
+            self._draw()
+
+    def pause(self) -> None:
+        """Make room for the job's text."""
+        with self._lock:
+            self._erase()
+            self._paused = True
+
+    def resume(self) -> None:
+        """The cursor is at the beginning of a line again."""
+        with self._lock:
+            self._paused = False
+            self._draw()
+
+    def clear(self) -> None:
+        with self._lock:
+            self._line = None
+            self._erase()
+
+    def _draw(self) -> None:
+        if not self.is_live or self._paused or self._line is None:
+            return
+        self._erase()
+        with self._console.capture() as drawn:
+            # One column less: a full line would wrap, and only its last part could be taken back.
+            self._console.print(self._line, width=self._console.width - 1, end="", no_wrap=True, soft_wrap=False)
+        self._console.file.write(drawn.get().rstrip("\n"))
+        self._console.file.flush()
+        self._drawn = True
+
+    def _erase(self) -> None:
+        if self._drawn:
+            self._console.file.write("\r\x1b[2K")
+            self._console.file.flush()
+            self._drawn = False
+
+
+def progress_line(reported: Mapping[str, Any]) -> Table | Text:
+    """Return a bar with its words; only the words where the job names no total."""
+    words = Text(render.progress(reported), no_wrap=True, overflow="ellipsis")
+    done, total = reported.get("done"), reported.get("total")
+    if render.percent(reported) is None:
+        return words
+    line = Table.grid(padding=(0, 1))
+    line.add_column(width=BAR_COLUMNS)
+    line.add_column(no_wrap=True, overflow="ellipsis")
+    line.add_row(ProgressBar(total=float(total), completed=max(0.0, float(done)), width=BAR_COLUMNS), words)  # type: ignore[arg-type]
+    return line
+
+
+class QueueWatch:
+    """Shows a job's place in the queue until it is told that the job has begun. A context manager."""
+
+    def __init__(self, job: Job, line: StatusLine) -> None:
+        self._job = job
+        self._line = line
+        self._over = threading.Event()
+        self._lock = threading.Lock()  # between the look whether it is over, and showing that it is not
+        self._thread = threading.Thread(target=self._watch, name="queue watch", daemon=True)
+
+    def __enter__(self) -> Self:
+        if self._line.is_live:
+            self._thread.start()
+        return self
+
+    def stop(self) -> None:
+        """The job's first event has come, or it is over. May be called twice."""
+        if not self._over.is_set():
+            with self._lock:
+                self._over.set()
+            self._line.clear()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _watch(self) -> None:
+        while not self._over.wait(ASK_S):
+            try:
+                record = self._job.record()
+            except KillableError:
+                return  # the stream will say what is the matter
+            queue = record.get("queue") or {}
+            if record["state"] != "queued" or queue.get("position") is None:
+                continue
+            with self._lock:
+                if not self._over.is_set():
+                    self._line.show(Text(_in_queue(queue), "dim"))
+
+
+def _in_queue(queue: Mapping[str, Any]) -> str:
+    before, wait_s = queue["position"], queue.get("estimated_wait_s")
+    place = f"{render.counted(before, 'job')} before it" if before else "next"
+    return f"queued, {place}{f', about {render.duration(wait_s)}' if wait_s else ''}"

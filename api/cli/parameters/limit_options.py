@@ -1,0 +1,88 @@
+"""The options of `submit` that set limits: one for each, `--run-s` for `run_s`.
+
+Runs in: any machine.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from killable.api.cli.parameters.options import NO_LIMIT, Limit
+
+HELP = {
+    "run_s": "How long it may run: 60, 5m, none.",
+    "total_s": "How long it may take from now to its end, waiting included.",
+    "grace_s": "How long it may clean up when it is stopped.",
+    "queue_s": "How long it may wait in the queue.",
+    "start_s": "How long its worker may take to start it.",
+    "first_token_s": "How long its first token may take.",
+    "idle_s": "How long each further token may take.",
+    "operation_s": "How long an operation of it may take, by name or path: load/download=10m. May be repeated.",
+    "ack_s": "How long native code is waited for when it is stopped.",
+    "memory_bytes": "How much memory it may take: 2GiB.",
+    "cpu_s": "How much processor time it may use, on all cores.",
+    "processes_max": "How many processes it may be at once.",
+    "files_max": "How many files it may have open.",
+    "output_bytes": "How much it may stream and print.",
+    "attempts_max": "How often it may be run, if it ends for no fault of its own and has streamed nothing.",
+    "backoff_s": "How long it waits before its second run, about; twice as long before each further one.",
+}
+"""In the order of the help."""
+_METAVARS = {"bytes": "BYTES", "max": "NUMBER"}
+
+
+def with_limit_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a verb the options; it gets those that were given as its parameter `limits`."""
+    signature = inspect.signature(function)
+    hints = get_type_hints(function, include_extras=True)
+    own = [each.replace(annotation=hints[name]) for name, each in signature.parameters.items() if name != "limits"]
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_annotation(name))
+        for name in HELP
+    ]
+
+    @functools.wraps(function)
+    def verb(**given: Any) -> None:
+        limits = limits_of({name: given.pop(name) for name in HELP})
+        function(**given, limits=limits)
+
+    parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in (*own, *options)]
+    verb.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    verb.__annotations__ = {each.name: each.annotation for each in parameters}
+    del verb.__wrapped__  # or Typer would look at its parameters
+    return verb
+
+
+def _annotation(name: str) -> Any:
+    panel: dict[str, Any] = {"help": HELP[name], "rich_help_panel": "Limits", "show_default": False}
+    flag = f"--{name.replace('_', '-')}"
+    if name == "operation_s":
+        return Annotated[list[str] | None, typer.Option(flag, metavar="NAME=SECONDS", **panel)]
+    metavar = _METAVARS.get(name.rpartition("_")[2], "SECONDS")
+    return Annotated[Any, typer.Option(flag, parser=Limit(name), metavar=metavar, **panel)]
+
+
+def limits_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the limits that were given, as the server takes them."""
+    given = {name: value for name, value in options.items() if value is not None and value != []}
+    if "operation_s" in given:
+        given["operation_s"] = _operations(given["operation_s"])
+    return {name: None if value == NO_LIMIT else value for name, value in given.items()}
+
+
+def _operations(pairs: Sequence[str]) -> dict[str, Any]:
+    """Return seconds by operation. Raise typer.BadParameter."""
+    read = Limit("operation_s")
+    seconds: dict[str, Any] = {}
+    for pair in pairs:
+        name, separator, text = pair.partition("=")
+        if not name or not separator:
+            raise typer.BadParameter(f"{pair!r} is not of the form NAME=SECONDS", param_hint="--operation-s")
+        value = read(text)
+        seconds[name] = None if value == NO_LIMIT else value
+    return seconds

@@ -1,0 +1,76 @@
+"""Options that several verbs share, and how their values are read.
+
+Runs in: any machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from killable.api.cli.parameters import completion
+from killable.workers.authoring.units import parse_bytes, parse_count, parse_seconds
+
+if TYPE_CHECKING:
+    from killable.api.client.client import Client
+
+NO_LIMIT = "none"
+
+
+def seconds(text: str) -> float:
+    """Read `2s`, `1h30m`, `250ms` or a number of seconds."""
+    return _read(parse_seconds, text)
+
+
+def _read(parse: Callable[[object], float], text: str) -> float:
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+class Limit:
+    """Reads one limit: seconds, bytes or a count by its name, `none` for no such limit."""
+
+    def __init__(self, name: str) -> None:
+        parsers: dict[str, Callable[[object], float]] = {"bytes": parse_bytes, "max": parse_count}
+        self._parse = parsers.get(name.rpartition("_")[2], parse_seconds)
+        self.__name__ = name  # Typer asks a parser for it
+
+    def __call__(self, text: str) -> str | float:
+        # Typer drops an option whose value is None: the word travels on, `limits_of` makes null of it.
+        return NO_LIMIT if text == NO_LIMIT else _read(self._parse, text)
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON: one document, or one line per event.")]
+Url = Annotated[
+    str,
+    typer.Option("--url", envvar="KILLABLE_URL", metavar="URL", help="The server: http://HOST:PORT, or unix:PATH."),
+]
+Target = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="MODULE_OR_FILE",
+        help="Jobs of your own; without it the pools of killable.toml, or the built-in ones.",
+        show_default=False,
+    ),
+]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="Default: $KILLABLE_CONFIG, or ./killable.toml.")
+]
+JobName = Annotated[
+    str,
+    typer.Argument(
+        metavar="JOB", help="Its id, or a unique prefix of it.", show_default=False, autocompletion=completion.jobs
+    ),
+]
+Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; kept in the certificate.")]
+
+
+def open_client(url: str) -> Client:
+    from killable.api.client.client import Client
+
+    return Client(url)

@@ -1,0 +1,71 @@
+"""Jobs and workers by the names that people type: an id, or a unique prefix of one with or without its `job-`.
+
+Runs in: any machine.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from killable.api.cli.display.errors import Exit
+from killable.api.client.client import Client, Event, Job
+from killable.workers.errors import KillableError, Refused
+
+PREFIX = "job-"
+_FULL = re.compile(r"job-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_SHOWN_MAX = 5
+
+
+class Ambiguous(KillableError):
+    """A prefix that several ids have. Fact: `matches`."""
+
+    code = "ambiguous"
+    exit_code = Exit.USAGE
+
+
+def find_job(client: Client, name: str) -> Job:
+    """Return the one job of that id or prefix. Raise Refused `unknown_job`, or Ambiguous."""
+    if _FULL.fullmatch(name):
+        return client.job(name)
+    ids = (record["job_id"] for record in client.jobs())
+    matches = matching(name, ids)
+    if not matches:
+        raise Refused(f"there is no job {name}", code="unknown_job", job_id=name)
+    return client.job(_only(name, matches))
+
+
+def find_worker(client: Client, name: str) -> dict[str, Any] | None:
+    """Return the worker of that id, or None.
+
+    No prefixes: the ids count, so that of a worker which has gone is the beginning of another's.
+    """
+    return next((worker for worker in client.workers() if worker["worker_id"] == name), None)
+
+
+def events_so_far(job: Job, record: Mapping[str, Any], *, last: int | None = None) -> Iterator[Event]:
+    """Yield the events that the job had when this record was made; only the `last` of them."""
+    final = int(record["events"]) - 1
+    first = 0 if last is None else max(0, final + 1 - last)
+    if first > final:
+        return
+    for event in job.events(after=first - 1):
+        yield event
+        if event.id >= final:
+            return
+
+
+def matching(name: str, ids: Iterable[str]) -> list[str]:
+    """Return the ids that begin with a name, in their order; an empty name is nobody's."""
+    digits = name.removeprefix(PREFIX)
+    if not digits:
+        return []
+    return [id for id in ids if id == name or id.removeprefix(PREFIX).startswith(digits)]
+
+
+def _only(name: str, matches: list[str]) -> str:
+    if len(matches) > 1:
+        shown = ", ".join(matches[:_SHOWN_MAX]) + (", ..." if len(matches) > _SHOWN_MAX else "")
+        raise Ambiguous(f"{name} is the beginning of {len(matches)} ids: {shown}", matches=matches)
+    return matches[0]

@@ -1,0 +1,1 @@
+"""The server's own process: configuration, socket, HTTP server, announcement, signals."""

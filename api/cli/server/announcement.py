@@ -1,0 +1,129 @@
+"""What `serve` says when it is up: where it listens, its pools and their job types, and what guards the machine.
+
+Runs in: supervisor.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+from rich.text import Text
+
+from killable.api.cli.display import console, render
+from killable.api.http.access import is_loopback
+
+if TYPE_CHECKING:
+    from killable.api.cli.server.configuration import InForce
+    from killable.supervisor.engine import Engine
+    from killable.supervisor.models import JobType, PoolRecord
+
+_PROOFS = {
+    "cgroup+descendants": "cgroup.kill, and every descendant (proof cgroup+descendants)",
+    "descendants": "every descendant (proof descendants; no writable cgroup: `killable doctor` says why)",
+}
+_STATE_STYLES = {"ready": "green", "broken": "red"}
+
+
+async def print_to(engine: Engine, in_force: InForce, url: str, as_json: bool) -> None:
+    """Print to stderr, or as one JSON document to stdout."""
+    pools, types = await engine.pools(), await engine.job_types()
+    if as_json:
+        console.print_json(
+            {
+                "url": url,
+                "pid": os.getpid(),
+                "version": version("killable"),
+                "instance_id": engine.instance_id,
+                "pools": [asdict(pool) for pool in pools],
+                "job_types": [_type_members(job_type) for job_type in types],
+                "keys": key_members(in_force),
+            },
+            one_line=True,
+        )
+        return
+    stderr = console.stderr_console()
+    stderr.print(Text.assemble(("killable ", "bold"), version("killable"), "  ", (url, "bold cyan")))
+    stderr.print(pools_table(pools, types), soft_wrap=False)
+    for text in (*troubles(pools, types), *_guards(pools), *_access(in_force)):
+        stderr.print(text)
+    stderr.print(_ending(in_force.config.server.drain_s), style="dim")
+
+
+def _ending(drain_s: float) -> str:
+    """Say what Ctrl-C does."""
+    drains = f"takes no new jobs and gives the others {render.setting(drain_s)}, then " if drain_s else ""
+    return f"Ctrl-C {drains}ends every job with its grace, then this server; a second one kills"
+
+
+def key_members(in_force: InForce) -> list[dict[str, Any]]:
+    """Return who may call: names and roles, never keys."""
+    return [{"name": key.name, "role": key.role} for key in in_force.keys]
+
+
+def _access(in_force: InForce) -> list[Text]:
+    server = in_force.config.server
+    where = server.uds or server.host
+    keys = ", ".join(f"{key.name} ({key.role})" for key in in_force.keys)
+    who = f"with a key: {keys}" if keys else f"no key: whoever reaches {where} may start and stop jobs"
+    lines = [Text.assemble(("access  ", "dim"), who)]
+    if not server.uds and not is_loopback(server.host.strip("[]").lower()):
+        lines.append(
+            Text.assemble(("        ", "dim"), "plain HTTP, keys are readable on the way: TLS is a proxy's to do")
+        )
+        if server.host.strip("[]") in ("0.0.0.0", "::") and not server.allowed_hosts:
+            names = (
+                "other machines are refused (421) until server.allowed_hosts has the names by which they call this one"
+            )
+            lines.append(Text.assemble(("note: ", "bold yellow"), names))
+    return lines
+
+
+def _type_members(job_type: JobType) -> dict[str, object]:
+    names = ("name", "description", "pool", "available", "unavailable_reason")
+    return {name: getattr(job_type, name) for name in names}
+
+
+def pools_table(pools: Sequence[PoolRecord], types: Sequence[JobType]) -> Table:
+    """Return POOL STATE WORKERS START JOB TYPES."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("POOL", "STATE", "WORKERS", "START", "JOB TYPES"):
+        table.add_column(name)
+    for pool in pools:
+        names = [job_type.name for job_type in types if job_type.pool == pool.name]
+        table.add_row(
+            pool.name,
+            Text(pool.state, _STATE_STYLES.get(pool.state, "yellow")),
+            str(pool.workers_max),
+            pool.start_method,
+            " ".join(names) or "-",
+        )
+    return table
+
+
+def troubles(pools: Sequence[PoolRecord], types: Sequence[JobType]) -> list[Text]:
+    """Say what is not as it could be, with tracebacks and install lines."""
+    lines = []
+    for pool in pools:
+        if pool.detail:
+            label = "broken: " if pool.state == "broken" else "note: "
+            lines.append(Text.assemble((f"pool {pool.name} {label}", "bold yellow"), pool.detail.rstrip()))
+    for job_type in types:
+        if not job_type.available:
+            lines.append(
+                Text.assemble((f"{job_type.name} is unavailable: ", "bold yellow"), job_type.unavailable_reason)
+            )
+    return lines
+
+
+def _guards(pools: Sequence[PoolRecord]) -> list[Text]:
+    proofs = sorted({pool.proof for pool in pools})
+    kills = "; ".join(_PROOFS.get(proof, proof) for proof in proofs)
+    return [
+        Text.assemble(("kills   ", "dim"), f"through pidfds, {kills}"),
+        Text.assemble(("guards  ", "dim"), "one per pool: nothing outlives this server, even when it is killed"),
+    ]

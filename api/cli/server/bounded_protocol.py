@@ -1,0 +1,165 @@
+"""uvicorn's HTTP protocol with the bounds that it lacks: number of connections, time and size of a request's header.
+
+Runs in: supervisor, in its event loop. Without them one client holds every descriptor by connecting and saying nothing.
+
+    connected ──header whole──► uvicorn's business (its keep-alive timer) ──next request's first byte──┐
+        └── header_timeout_s: 408 ◄────────────────────────────────────────────────────────────────────┘
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from functools import partial
+from typing import Any, cast
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from killable.api.http.problems import problem
+from killable.api.http.settings import HttpSettings
+
+HEADER_BYTES_MAX = 64 << 10
+"""Eight times what nginx and Apache take; httptools itself keeps a header of any size."""
+LINGER_S = 1.0
+"""After a refusal, for the client to read it: closing at once would reset the connection if it is still sending."""
+LINGERING_MAX = 100
+"""Connections over the bound that are told so; of a flood the others are only closed."""
+PIPELINED_MAX = 100
+"""Requests of one connection that wait for their turn: uvicorn reads on with each answer, thousands at a time."""
+FRAMING_OF_A_BYTE = 16
+"""Of chunked coding: a chunk of one byte has six of its own."""
+
+
+def protocol_of(settings: HttpSettings) -> type[asyncio.Protocol]:
+    """Return what `uvicorn.Config(http=...)` calls for every connection."""
+    bounded = partial(
+        BoundedProtocol,
+        connections_max=settings.connections_max,
+        header_timeout_s=settings.header_timeout_s,
+        silence_s=settings.send_timeout_s,
+    )
+    return cast("type[asyncio.Protocol]", bounded)
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """One connection."""
+
+    def __init__(self, *, connections_max: int, header_timeout_s: float, silence_s: float, **of_uvicorn: Any) -> None:
+        super().__init__(**of_uvicorn)
+        self._silence_s = silence_s
+        self._connections_max = connections_max
+        self._header_timeout_s = header_timeout_s
+        self._in_header = True
+        self._header_bytes = 0
+        self._deadline: asyncio.TimerHandle | None = None
+        self._is_refused = False
+        self._framing_bytes = 0
+
+    # ── asyncio's side ──
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._bound_silence()
+        over = len(self.connections) - self._connections_max
+        if over > LINGERING_MAX:
+            transport.abort()
+        elif over > 0:
+            detail = f"{self._connections_max} connections are open (server.connections_max)"
+            self._refuse("too_many_connections", detail)
+        else:
+            self._arm()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._disarm()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_refused:
+            return
+        if self._in_header:
+            self._header_bytes += len(data)
+        else:
+            self._framing_bytes += len(data)  # `on_body` takes off what was body
+        super().data_received(data)
+        if self.transport.is_closing() or self._is_refused:
+            return
+        if self._in_header and self._header_bytes > HEADER_BYTES_MAX:
+            self._refuse("header_too_large", f"A request's header may have {HEADER_BYTES_MAX} bytes")
+        elif self._framing_bytes > HEADER_BYTES_MAX or len(self.pipeline) > PIPELINED_MAX:
+            self._refuse("header_too_large", "Trailers, chunk extensions and pipelined requests are bounded")
+        elif self._deadline is None and (self._in_header or self._is_idle):
+            # Idle too: line ends between requests, or a body that nobody waits for, stop uvicorn's own timer.
+            self._arm()
+
+    # ── the parser's side ──
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_header = True
+        self._framing_bytes = 0
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        self._in_header = False
+        self._header_bytes = 0
+        self._disarm()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_header:  # a trailer is not kept: nobody reads it
+            super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        self._framing_bytes = max(0, self._framing_bytes - FRAMING_OF_A_BYTE * len(body))
+        super().on_body(body)
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse("malformed", "This is not HTTP/1.1")
+
+    # ── inside ──
+
+    def _bound_silence(self) -> None:
+        """Let the kernel drop a machine that has gone: a ping to it would be sent again for a quarter of an hour.
+
+        tcp(7), TCP_USER_TIMEOUT: for how long data may go unacknowledged.
+        """
+        sock = self.transport.get_extra_info("socket")
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(self._silence_s * 1000))
+
+    @property
+    def _is_idle(self) -> bool:
+        """No answer is under way."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def _arm(self) -> None:
+        self._deadline = self.loop.call_later(self._header_timeout_s, self._on_deadline)
+
+    def _disarm(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _on_deadline(self) -> None:
+        self._deadline = None
+        if not self._is_idle:
+            self._arm()  # the start of a next request behind an answer that is still going out
+        elif self._in_header:
+            self._refuse("slow_request", f"The header did not come within {self._header_timeout_s:g} s")
+        else:
+            self.transport.close()
+
+    def _refuse(self, code: str, detail: str) -> None:
+        """Answer without the application, and close once the client had time to read it."""
+        self._is_refused = True
+        self._disarm()
+        self._unset_keepalive_if_required()
+        if not self._is_idle:
+            self.transport.close()  # words of ours would stand in the middle of that answer
+            return
+        answer = problem(code, detail, headers={"Connection": "close"})
+        lines = [STATUS_LINE[answer.status_code]]
+        lines += [b"%b: %b\r\n" % header for header in (*self.server_state.default_headers, *answer.raw_headers)]
+        self.transport.write(b"".join([*lines, b"\r\n", bytes(answer.body)]))
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.loop.call_later(LINGER_S, self.transport.close)

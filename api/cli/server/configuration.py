@@ -1,0 +1,94 @@
+"""What `serve`, `config` and `check` are told: the configuration in force and the API keys, with every fault of both.
+
+Runs in: supervisor, before it starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from killable.api.http.access import is_loopback
+from killable.api.http.api_keys import KEY, KEY_CHARS_MAX, KEY_CHARS_MIN, ApiKey, KeysInvalid, read_keys
+from killable.supervisor.configuration import config as settings
+from killable.supervisor.configuration.config import Config, ConfigError, Fault
+
+API_KEY = "KILLABLE_API_KEY"
+API_KEY_NAME = "default"
+KEYS_FILE = "server.api_keys_file"
+
+
+@dataclass(frozen=True, slots=True)
+class InForce:
+    """Everything that a server is started with."""
+
+    config: Config
+    keys: tuple[ApiKey, ...]
+
+
+def load(path: Path | None, environ: MutableMapping[str, str], flags: Mapping[str, Any], target: str | None) -> InForce:
+    """Return what is in force. Raise ConfigError with every fault."""
+    in_force, faults = examine(path, environ, flags, target)
+    if faults:
+        raise ConfigError.of(faults)
+    return in_force
+
+
+def examine(
+    path: Path | None, environ: MutableMapping[str, str], flags: Mapping[str, Any], target: str | None
+) -> tuple[InForce, list[Fault]]:
+    """Return every fault, and the configuration without what is wrong. Raise ConfigError for a file that is no TOML.
+
+    Takes KILLABLE_API_KEY out of `environ`: what is started from here on does not inherit it.
+    """
+    own = environ.pop(API_KEY, None)
+    config, faults = settings.examine(path, environ, flags, target)
+    keys, wrong = _keys(config, own)
+    doubted = {fault.key for fault in (*faults, *wrong)} & {KEYS_FILE, API_KEY, "server.host"}
+    if not keys and not doubted:
+        wrong += _open_to_everyone(config)
+    return InForce(config, keys), faults + wrong
+
+
+def source_of(key: ApiKey, config: Config) -> str:
+    """Return where a key was read."""
+    return config.server.api_keys_file if key.name != API_KEY_NAME else API_KEY
+
+
+def _keys(config: Config, own: str | None) -> tuple[tuple[ApiKey, ...], list[Fault]]:
+    """Read the file of keys, and add the one of the environment. No fault repeats a key."""
+    keys: tuple[ApiKey, ...] = ()
+    faults: list[Fault] = []
+    if config.server.api_keys_file:
+        try:
+            keys = read_keys(config.server.api_keys_file)
+        except KeysInvalid as error:
+            expected = f"expected a file of keys, lines NAME ROLE KEY: {config.server.api_keys_file}"
+            faults += [Fault(KEYS_FILE, expected, why, config.sources[KEYS_FILE]) for why in error.facts["faults"]]
+    if own is None:
+        return keys, faults
+    if not KEY_CHARS_MIN <= len(own) <= KEY_CHARS_MAX or not KEY.fullmatch(own):
+        expected = (
+            f"expected {KEY_CHARS_MIN} to {KEY_CHARS_MAX} visible ASCII characters (openssl rand -hex 16 makes some)"
+        )
+        return keys, [*faults, Fault(API_KEY, expected, f"{len(own)} characters" if own else "an empty text")]
+    for key in keys:
+        if key.name == API_KEY_NAME or own == key.key:
+            what = f"the name {API_KEY_NAME}, which is this one's" if key.name == API_KEY_NAME else "the same key"
+            faults.append(Fault(API_KEY, f"expected another than in {config.server.api_keys_file}", f"{what}, there"))
+    return (*keys, ApiKey(API_KEY_NAME, "operate", own)), faults
+
+
+def _open_to_everyone(config: Config) -> Iterator[Fault]:
+    """Refuse an address beyond this machine without a key."""
+    server = config.server
+    if server.uds or is_loopback(server.host.lower().strip("[]")):
+        return
+    expected = (
+        "expected 127.0.0.1, ::1 or localhost: with any other address everyone who reaches this machine could start "
+        f"and stop jobs. Two ways out: a key, in {API_KEY} or {KEYS_FILE} (openssl rand -hex 16 makes one); or stay on "
+        "127.0.0.1, behind a proxy that asks for one, or an ssh tunnel"
+    )
+    yield Fault("server.host", expected, f'"{server.host}", and no API key', config.sources.get("server.host", ""))

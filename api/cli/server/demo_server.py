@@ -1,0 +1,118 @@
+"""A server of one's own for as long as a `with` lasts, and the proof that nothing of it is left afterwards.
+
+Runs in: any process of a person's (Linux).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import subprocess
+import sys
+import tempfile
+from types import TracebackType
+from typing import IO, Any, Self
+
+import psutil
+
+from killable.api.cli.display.errors import Exit
+from killable.workers.errors import KillableError
+from killable.workers.runtime import process_setup
+
+START_S = 120.0
+"""The first read of a model from a slow disk takes longest."""
+STOP_S = 30.0
+
+
+class NotStarted(KillableError):
+    """The server did not come up; the message has what it said."""
+
+    code = "not_started"
+    exit_code = Exit.OS
+
+
+class OwnServer:
+    """`killable serve` on a free port of 127.0.0.1, with the built-in job types.
+
+    This process becomes a subreaper: whatever the server leaves behind becomes its child and is found.
+    """
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.exit_code: int | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._folder = tempfile.TemporaryDirectory(prefix="killable-demo-")
+        self._said: IO[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def __enter__(self) -> Self:
+        process_setup.adopt_orphans()
+        parent = os.getpid()
+        # An empty folder and no KILLABLE_ variables: the built-in job types, whatever lies around here.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("KILLABLE_")}
+        self._said = tempfile.TemporaryFile()
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "killable.api.cli", "serve", "--port", "0", "--json"],
+            cwd=self._folder.name,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=self._said,
+            preexec_fn=lambda: process_setup.die_with(
+                parent
+            ),  # no thread but this one: safe (subprocess's own warning)
+        )
+        try:
+            self.url = str(self._read_announcement()["url"])
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.stop()
+        self._folder.cleanup()
+
+    def stop(self) -> list[str]:
+        """Stop the server and return what is left of it, zombies included. May be called twice."""
+        process = self._process
+        if process is not None and self.exit_code is None:
+            process.terminate()
+            try:
+                self.exit_code = process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                self.exit_code = process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
+        if self._said is not None:
+            self._said.close()
+            self._said = None
+        return [_described(child) for child in psutil.Process().children(recursive=True)]
+
+    def _read_announcement(self) -> dict[str, Any]:
+        assert self._process is not None and self._process.stdout is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._process.stdout, selectors.EVENT_READ)
+            line = self._process.stdout.readline() if selector.select(START_S) else b""
+        if not line:
+            raise NotStarted(f"the demo's server did not start:\n{self._words()}")
+        announcement: dict[str, Any] = json.loads(line)
+        return announcement
+
+    def _words(self) -> str:
+        assert self._said is not None
+        self._said.seek(0)
+        return self._said.read().decode("utf-8", "replace").strip() or "(it said nothing)"
+
+
+def _described(process: psutil.Process) -> str:
+    try:
+        return f"pid {process.pid} {process.status()} {' '.join(process.cmdline())[:80] or process.name()}"
+    except psutil.Error:
+        return f"pid {process.pid}"

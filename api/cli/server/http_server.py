@@ -1,0 +1,118 @@
+"""uvicorn under `serve`'s own signals: it starts on a socket that is bound already, and stops when it is told to.
+
+Runs in: supervisor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from killable.api.cli.server.bounded_protocol import protocol_of
+from killable.api.cli.server.listener import BACKLOG, Listener, cannot_listen
+from killable.api.http.api_keys import ApiKey
+from killable.api.http.app import create_app
+from killable.api.http.settings import HttpSettings
+from killable.supervisor.configuration.config import ServerSettings
+
+if TYPE_CHECKING:
+    from killable.supervisor.engine import Engine
+
+log = logging.getLogger(__name__)
+
+KEEP_ALIVE_S = 15
+"""An idle connection: longer than a person's pause between two commands in one client, shorter than proxies' 60 s."""
+CUT_OFF_S = 1.0
+"""For uvicorn to leave after it was told to drop its connections."""
+
+
+class Web:
+    """The HTTP side of one `serve`."""
+
+    def __init__(self, engine: Engine, server: ServerSettings, listener: Listener, keys: Sequence[ApiKey] = ()) -> None:
+        settings = HttpSettings(
+            host=server.host,
+            port=server.port,
+            allowed_hosts=server.allowed_hosts,
+            cors_origins=server.cors_origins,
+            keys=tuple(keys),
+            connections_max=server.connections_max,
+            header_timeout_s=server.header_timeout_s,
+            body_bytes_max=server.body_bytes_max,
+            result_inline_bytes_max=server.result_inline_bytes_max,
+        )
+        self._listener = listener
+        self._server = _Server(
+            uvicorn.Config(
+                create_app(engine, settings),
+                http=protocol_of(settings),
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=KEEP_ALIVE_S,
+                backlog=BACKLOG,
+            )
+        )
+        self._serving: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Return when connections are accepted. Raise CannotServe."""
+        self._serving = asyncio.create_task(self._server.serve(sockets=[self._listener.socket]))
+        try:
+            await self._until(self._server.listening)
+            if self._serving.done():
+                await self._serving
+        except OSError as error:
+            raise cannot_listen(self._listener.url, error) from error
+
+    async def until_stopped(self) -> None:
+        """Wait until the server has ended by itself, which it should not."""
+        assert self._serving is not None
+        await asyncio.wait({self._serving})
+
+    async def close(self, last_words_s: float) -> None:
+        """Take no more connections, wait until the open answers are out, at most so long, then drop the rest."""
+        assert self._serving is not None
+        self._server.should_exit = True
+        await asyncio.wait({self._serving}, timeout=last_words_s)
+        if not self._serving.done():
+            log.warning("readers that took nothing were cut off: %d", len(self._server.server_state.connections))
+            # What is cut off ends cancelled, and uvicorn would print a traceback for each.
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+        self._server.force_exit = True
+        await asyncio.wait({self._serving}, timeout=CUT_OFF_S)
+        # From Python 3.12 on it would wait for connections whose readers do not read.
+        self._serving.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._serving
+
+    async def _until(self, event: asyncio.Event) -> None:
+        assert self._serving is not None
+        waiting = asyncio.create_task(event.wait())
+        await asyncio.wait({self._serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which says when it listens and leaves the signals alone."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Its own handlers would end the server before the jobs, and raise the signal once more when it is done."""
+        yield

@@ -1,0 +1,139 @@
+"""The process of a server on this machine: is it that server, does it listen there; and its end, when it does not go.
+
+Runs in: any process of a person's (Linux).
+
+A pid that came over the network proves nothing. It is opened as a pidfd first, then looked at, and every later signal
+goes through that pidfd: the process that was looked at, or nobody.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+from urllib.parse import urlsplit
+
+from killable.api.cli.display.errors import Exit
+from killable.api.client.exchange import UNIX_PREFIX
+from killable.workers.errors import KillableError
+
+if TYPE_CHECKING:
+    import psutil
+
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+class Foreign(KillableError):
+    """The pid is not that of a killable server that listens at the address. Facts: `pid`, `url`."""
+
+    code = "foreign_process"
+    exit_code = Exit.OS
+
+
+class ServingProcess:
+    """A server's process, held by a pidfd. Close it, or use it as a context manager."""
+
+    def __init__(self, pid: int, address: str) -> None:
+        """Open and look at it. Raise Foreign when it is not the server of that address."""
+        self.pid = pid
+        self._address = address
+        self._pidfd = -1
+        try:
+            self._pidfd = os.pidfd_open(pid)
+        except (OSError, OverflowError, ValueError, AttributeError) as error:
+            raise self._foreign(f"it cannot be opened: {getattr(error, 'strerror', None) or error}") from None
+        try:
+            self._require_server()
+        except BaseException:
+            self.close()
+            raise
+
+    @classmethod
+    def listening_at(cls, address: str) -> ServingProcess:
+        """Return the server that listens there, found by its socket. Raise Foreign when it is none of ours."""
+        import psutil  # not at the top: the command's other verbs run where it does not import
+
+        for process in psutil.process_iter():
+            try:
+                if _is_serve(process.cmdline()) and _listens(process, address):
+                    return cls(process.pid, address)
+            except psutil.Error:
+                continue
+        raise Foreign(f"no `killable serve` of this user's listens at {address}", url=address)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until the process has ended; tell whether it has."""
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        return bool(poll.poll(max(0.0, timeout_s) * 1000))
+
+    def send(self, number: signal.Signals) -> None:
+        """Signal exactly the process that was looked at, or nobody when it has ended. Raise Foreign."""
+        try:
+            signal.pidfd_send_signal(self._pidfd, number)
+        except ProcessLookupError:
+            pass
+        except PermissionError:
+            raise self._foreign("it is another user's") from None
+
+    def close(self) -> None:
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+    def _require_server(self) -> None:
+        import psutil
+
+        try:
+            process = psutil.Process(self.pid)
+            if not _is_serve(process.cmdline()):
+                raise self._foreign(f"it is no `killable serve` but {process.name()!r}")
+            if not _listens(process, self._address):
+                raise self._foreign("it does not listen there")
+        except psutil.AccessDenied:
+            raise self._foreign("it is another user's") from None
+        except psutil.Error:
+            raise self._foreign("it has ended") from None
+
+    def _foreign(self, why: str) -> Foreign:
+        return Foreign(
+            f"pid {self.pid} is not signalled: {self._address} says it is its own, but {why}",
+            pid=self.pid, url=self._address,
+        )  # fmt: skip
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def is_on_this_machine(address: str) -> bool:
+    """Tell whether an address can only be this machine's own."""
+    return address.startswith(UNIX_PREFIX) or urlsplit(address).hostname in LOOPBACK
+
+
+def _is_serve(words: list[str]) -> bool:
+    """Tell whether a command line is `killable serve`, or `python -m killable.api.cli serve`."""
+    names = {Path(word).name for word in words} | set(words)
+    return "serve" in words and bool(names & {"killable", "killable.api.cli"})
+
+
+def _listens(process: psutil.Process, address: str) -> bool:
+    import psutil
+
+    if address.startswith(UNIX_PREFIX):
+        path = os.path.realpath(address.removeprefix(UNIX_PREFIX).removeprefix("//"))
+        connections = process.net_connections("unix")
+        return any(isinstance(c.laddr, str) and c.laddr and os.path.realpath(c.laddr) == path for c in connections)
+    split = urlsplit(address)
+    port = split.port or (443 if split.scheme == "https" else 80)
+    return any(
+        connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+        for connection in process.net_connections("inet")
+    )

@@ -1,0 +1,1 @@
+"""The ASGI application: routes, server-sent events, problems, access."""

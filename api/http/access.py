@@ -1,0 +1,124 @@
+"""Who may reach the server, and with what body: checks on Host, Origin, content type and size, before any route.
+
+Runs in: api.
+
+Without them any web page that a developer visits could submit and kill: by DNS rebinding, or by a form post.
+Plain ASGI, because Starlette's BaseHTTPMiddleware hides a client that left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import re
+
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from killable.api.http.problems import problem
+from killable.api.http.settings import HttpSettings
+
+_HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::\d{1,5})?", re.IGNORECASE)
+"""RFC 9110 section 7.2: uri-host [":" port]; no user part, which a URL parser would drop silently."""
+
+BODY_BYTES_PER_S = 16 << 10
+"""The slowest that a body may come after its first seconds: a telephone's line, not one that only holds a place."""
+
+
+class AccessCheck:
+    """Refuse a foreign Host (421) and a foreign Origin (403)."""
+
+    def __init__(self, app: ASGIApp, settings: HttpSettings) -> None:
+        self._app = app
+        self._hosts = frozenset(host.strip("[]").lower() for host in (settings.host, *settings.allowed_hosts))
+        self._origins = frozenset(settings.origins)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        hosts, origins = headers.getlist("host"), headers.getlist("origin")
+        if len(hosts) != 1 or not self._is_ours(hosts[0]):
+            answer = problem("misdirected", "The Host header names none of this server's hosts (server.allowed_hosts)")
+        elif any(not self._may_call(origin.lower(), hosts[0].lower()) for origin in origins):
+            answer = problem("forbidden", "Pages of this Origin may not call this server (server.cors_origins)")
+        else:
+            await self._app(scope, receive, send)
+            return
+        await answer(scope, receive, send)
+
+    def _is_ours(self, header: str) -> bool:
+        match = _HOST.fullmatch(header)
+        if match is None:
+            return False
+        name = (match[1] or match[2]).lower()
+        return name in self._hosts or is_loopback(name)
+
+    def _may_call(self, origin: str, host: str) -> bool:
+        return origin in self._origins or origin in (f"http://{host}", f"https://{host}")
+
+
+def is_loopback(name: str) -> bool:
+    """Tell whether a host name can only mean this machine (RFC 6761 section 6.3; 127.0.0.0/8; ::1)."""
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+class BodyCheck:
+    """Refuse a body that is not JSON (415), over the bound (413), whether or not it says its length, or slow (408)."""
+
+    def __init__(self, app: ASGIApp, settings: HttpSettings) -> None:
+        self._app = app
+        self._bytes_max = settings.body_bytes_max
+        self._timeout_s = settings.body_timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope) if scope["type"] == "http" else Headers()
+        length = headers.get("content-length", "0")
+        if scope["type"] != "http" or (length == "0" and "transfer-encoding" not in headers):
+            await self._app(scope, receive, send)
+        elif headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            await problem("unsupported_media_type", "A body must be application/json")(scope, receive, send)
+        elif int(length) > self._bytes_max:
+            await problem("too_large", self._detail)(scope, receive, send)
+        else:
+            await self._app(scope, self._bounded(receive), send)
+
+    def _bounded(self, receive: Receive) -> Receive:
+        """Return `receive` that raises at the bounds, until the body is whole; FastAPI passes on HTTPException only."""
+        seen = 0
+        is_whole = False
+        clock = asyncio.get_running_loop().time
+        start = clock()
+
+        async def bounded() -> Message:
+            nonlocal seen, is_whole
+            if is_whole:
+                return await receive()  # the client's leaving, which has no deadline
+            try:
+                async with asyncio.timeout_at(start + self._timeout_s + seen / BODY_BYTES_PER_S):
+                    message = await receive()
+            except TimeoutError as error:
+                # Closing the connection is what ends the body; there is no other way to tell where a request begins.
+                raise HTTPException(408, self._slow, {"Connection": "close"}) from error
+            seen += len(message.get("body", b""))
+            if seen > self._bytes_max:
+                raise HTTPException(413, self._detail)
+            is_whole = not message.get("more_body", False)
+            return message
+
+        return bounded
+
+    @property
+    def _detail(self) -> str:
+        return f"A body may have {self._bytes_max} bytes (server.body_bytes_max)"
+
+    @property
+    def _slow(self) -> str:
+        return f"The body did not come within {self._timeout_s:g} s, and a second more per {BODY_BYTES_PER_S} bytes"

@@ -1,0 +1,109 @@
+"""The application: routes, problems and checks put together over an engine that someone else starts and closes.
+
+Runs in: api.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+
+from killable.api.http import routes_jobs, routes_metrics, routes_operator, routes_outputs, routes_server
+from killable.api.http.access import AccessCheck, BodyCheck
+from killable.api.http.api_keys import KeyRing, Tickets
+from killable.api.http.auth import OPEN_PATHS, KeyCheck
+from killable.api.http.dependencies import Parts
+from killable.api.http.input_check import InputCheck
+from killable.api.http.methods import HeadAsGet
+from killable.api.http.problems import install_problems, problem
+from killable.api.http.schemas import Problem
+from killable.api.http.settings import HttpSettings
+from killable.api.http.sse import Streams
+from killable.supervisor.engine import Engine
+
+
+def create_app(engine: Engine, settings: HttpSettings | None = None) -> FastAPI:
+    """Return the ASGI application over a started engine; several may live in one process.
+
+    Close the engine before the server: that ends the jobs, and thereby their streams, with terminal events.
+    """
+    settings = settings or HttpSettings()
+    app = _App(
+        title="killable",
+        summary="Jobs that can be stopped",
+        version=version("killable"),
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    tickets = Tickets() if settings.keys else None
+    app.state.parts = Parts(engine, settings, InputCheck(), Streams(settings.streams_max), tickets)
+    install_problems(app)
+    # /v1/jobs/cancel before /v1/jobs/{job_id}
+    for routes in (routes_operator, routes_jobs, routes_outputs, routes_server, routes_metrics):
+        app.include_router(routes.router)
+    # The last one added is the outermost: a foreign page is refused before it learns anything of CORS, and what a
+    # page that may call is refused for, it can read.
+    app.add_middleware(HeadAsGet)
+    app.add_middleware(BodyCheck, settings=settings)
+    if tickets is not None:
+        app.add_middleware(KeyCheck, keys=KeyRing(settings.keys), tickets=tickets)
+    if settings.cors_origins:
+        app.add_middleware(
+            _Cors,
+            allow_origins=settings.origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=[
+                *("Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "Prefer"),
+                *("X-Correlation-Id", "X-Request-Id", "X-Request-Timeout"),
+            ],
+            expose_headers=[
+                *("Idempotent-Replayed", "Link", "Location", "Preference-Applied", "Retry-After", "WWW-Authenticate"),
+                "X-Correlation-Id",
+            ],
+        )
+    app.add_middleware(AccessCheck, settings=settings)
+    return app
+
+
+class _Cors(CORSMiddleware):
+    """Starlette's, but what it refuses is a problem like any other."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        response = super().preflight_response(request_headers)
+        if response.status_code < 400:
+            return response
+        detail = f"Pages may send {', '.join(self.allow_methods)} with the headers in /openapi.json"
+        return problem("forbidden", detail, headers={"Vary": "Origin"})
+
+
+class _App(FastAPI):
+    """FastAPI whose `/openapi.json` knows the schema that every problem answer refers to, and who may call what."""
+
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            description = super().openapi()
+            components = description.setdefault("components", {})
+            components.setdefault("schemas", {})["Problem"] = Problem.model_json_schema()
+            if self.state.parts.settings.keys:
+                _describe_keys(description)
+        return super().openapi()
+
+
+def _describe_keys(description: dict[str, Any]) -> None:
+    description["components"]["securitySchemes"] = {
+        "key": {"type": "http", "scheme": "bearer"},
+        "ticket": {"type": "apiKey", "in": "query", "name": "ticket", "description": "Of one stream: in `stream_url`"},
+    }
+    description["security"] = [{"key": []}]
+    for path, operations in description["paths"].items():
+        for operation in operations.values():
+            if path in OPEN_PATHS:
+                operation["security"] = []
+            elif path.endswith("/stream"):
+                operation["security"] = [{"key": []}, {"ticket": []}]

@@ -1,0 +1,197 @@
+"""Every error answer: RFC 9457 problem details made from codes, refusals and the frameworks' own exceptions.
+
+Runs in: api.
+
+No answer holds a traceback, and none repeats what the client sent: names of members only, and those cut.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from killable.api.http.methods import allowed
+from killable.api.http.records import record_json
+from killable.api.http.schemas import CORRELATION_ID, PATTERNS, SPELLINGS
+from killable.api.http.unknown_fields import FAULTS_MAX, TOLD_OF
+from killable.supervisor.models import JobRecord
+from killable.workers.errors import CODES, Refused
+from killable.workers.protocol.messages import dump_json
+
+PROBLEM_TYPE = "application/problem+json"
+TOLD_MAX = 3
+"""Of them in the sentence for people; all are in `faults`."""
+TOKEN_CHARS_MAX = 100
+"""Of one member's name in a pointer: enough for a person to find it, too little to send an input back."""
+RETRY_AFTER_S = {429: 1, 503: 5}
+"""Where the refusal does not say: a queue moves within a second, a start or a drain takes longer."""
+
+ID = re.compile(r"job-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|w-\d{1,18}")
+"""What may be an id of ours is repeated; anything else that stood in its place is not."""
+
+_CODE_OF_STATUS = {
+    400: "malformed",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "slow_request",
+    413: "too_large",
+    415: "unsupported_media_type",
+}
+_DETAILS = {
+    "malformed": "The body cannot be read as JSON",
+    "not_found": "There is nothing at this address; /openapi.json has all that there are",
+}
+_UNKNOWN = {
+    "unknown_job": "There is no such job: the ids of jobs are job- and a UUID (/v1/jobs lists them)",
+    "unknown_worker": "There is no such worker: the ids of workers are w- and a number (/v1/workers lists them)",
+}
+_REWORDED = {
+    "extra_forbidden": "is not known here",
+    "missing": "is required",
+    "model_attributes_type": "must be an object",
+    "dict_type": "must be an object",
+    "string_type": "must be a string",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "int_type": "must be an integer",
+    "int_parsing": "must be an integer",
+    "int_from_float": "must be an integer",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "finite_number": "must be a finite number",
+    "greater_than": "must be more than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "string_too_long": "must have at most {max_length} characters",
+    "string_too_short": "must have at least {min_length} characters",
+    "too_long": "must have at most {max_length} members",
+    "literal_error": "must be {expected}",
+}
+
+
+def problem(
+    code: str, detail: str = "", *, members: Mapping[str, Any] | None = None, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Return the answer for a code; `members` are the facts, which never replace a standard member."""
+    row = CODES[code]
+    detail = detail or row.title
+    standard = {
+        "type": f"urn:killable:problem:{code}",
+        "title": row.title,
+        "status": row.status,
+        "detail": _as_sentence(detail),
+        "code": code,
+        "retryable": row.retryable,
+    }
+    body: dict[str, Any] = standard | dict(members or {}) | standard
+    all_headers = dict(headers or {})
+    if row.status in RETRY_AFTER_S:
+        wait_s = body.get("retry_after_s", RETRY_AFTER_S[row.status])
+        all_headers["Retry-After"] = str(math.ceil(wait_s))
+    return Response(dump_json(body), row.status, all_headers, media_type=PROBLEM_TYPE)
+
+
+def _as_sentence(detail: str) -> str:
+    """Return it with a capital, unless it begins with a name (`run_s of …`)."""
+    return detail[0].upper() + detail[1:] if detail.partition(" ")[0].rstrip(":;,").isalpha() else detail
+
+
+def pointer(path: Iterable[str | int]) -> str:
+    """Return the JSON pointer (RFC 6901) of a path, each step cut to TOKEN_CHARS_MAX."""
+    return "".join("/" + _cut(str(step)).replace("~", "~0").replace("/", "~1") for step in path)
+
+
+def fault(where: str, path: Iterable[str | int], message: str) -> dict[str, str]:
+    """Return one fault: `where` is body, query, path or header; the pointer is relative to that."""
+    return {"in": where, "pointer": pointer(path), "message": message}
+
+
+def invalid(faults: Sequence[dict[str, str]], more: bool = False) -> Refused:
+    """Return the refusal of a request with these faults; `more`: there are others, left out."""
+    told = "; ".join(f"{each['in']} {each['pointer']}".rstrip() + f": {each['message']}" for each in faults[:TOLD_MAX])
+    count = f"{len(faults)}{' or more' if more else ''} faults: " if len(faults) > 1 else ""
+    rest = "; ..." if len(faults) > TOLD_MAX else ""
+    return Refused(f"{count}{told}{rest}", code="invalid", faults=list(faults))
+
+
+def install_problems(app: FastAPI) -> None:
+    """Make every exception of this app's routes a problem."""
+    app.exception_handler(Refused)(_refused)
+    app.exception_handler(HTTPException)(_http_exception)
+    app.exception_handler(RequestValidationError)(_request_invalid)
+    app.exception_handler(Exception)(_unexpected)
+
+
+async def _refused(request: Request, error: Refused) -> Response:
+    members, message = dict(error.facts), error.message
+    named = members.get("job_id") or members.get("worker_id")
+    if error.code in ("unknown_job", "unknown_worker") and not (named and ID.fullmatch(named)):
+        members, message = {}, _UNKNOWN[error.code]
+    record = members.pop("record", None)
+    if isinstance(record, JobRecord):
+        members["job"] = record_json(record, request.app.state.parts.settings.result_inline_bytes_max)
+    return problem(error.code, message, members=members, headers=_correlation(request))
+
+
+def _correlation(request: Request) -> dict[str, str]:
+    """Return the header that names what a refused request was a part of, where it said so or an id was made up."""
+    said = request.headers.get("X-Correlation-Id") or request.headers.get("X-Request-Id") or ""
+    found = getattr(request.state, "correlation_id", said)
+    return {"X-Correlation-Id": found} if re.fullmatch(CORRELATION_ID, found) else {}
+
+
+async def _http_exception(request: Request, error: HTTPException) -> Response:
+    code = _CODE_OF_STATUS.get(error.status_code, "malformed" if error.status_code < 500 else "internal")
+    if code == "method_not_allowed":
+        methods = ", ".join(allowed(request))
+        return problem(code, f"Only {methods} can be asked here", headers={"Allow": methods})
+    if code in ("too_large", "slow_request"):  # raised by our own check of the body, with its words
+        return problem(code, error.detail, headers=error.headers)
+    return problem(code, _DETAILS.get(code, ""))
+
+
+async def _request_invalid(request: Request, error: RequestValidationError) -> Response:
+    faults = []
+    for item in islice(error.errors(), TOLD_OF):
+        where, *path = item["loc"]
+        if item["type"] == "json_invalid":
+            return problem("malformed", f"The body is not JSON: {item['ctx']['error']} (character {path[0]})")
+        if where == "body" and not path and item["type"] == "missing":
+            return problem("malformed", "The body is empty")
+        if where == "body" and path and path[0] in SPELLINGS:
+            del path[0]
+        if path and path[-1] == "[key]":
+            del path[-1]  # the fault is in the member's own name
+        faults.append(fault(str(where), path, _reword(item)))
+    return await _refused(request, invalid(faults[:FAULTS_MAX], more=len(faults) > FAULTS_MAX))
+
+
+def _reword(item: dict[str, Any]) -> str:
+    """Say what pydantic found as we say it elsewhere: "must be …"."""
+    facts: dict[str, Any] = item.get("ctx", {})
+    if facts.get("pattern") in PATTERNS:
+        return PATTERNS[facts["pattern"]]
+    words = _REWORDED.get(item["type"], "")
+    if words:
+        return words.format(**{n: f"{fact:g}" if isinstance(fact, float) else fact for n, fact in facts.items()})
+    message = _cut(item["msg"], 300)
+    return message.replace("Input should be", "must be", 1).replace("String should have", "must have", 1)
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    # Starlette raises it again after this answer, and the server logs it with its traceback.
+    return problem("internal", "The fault is in the server's log")
+
+
+def _cut(text: str, chars_max: int = TOKEN_CHARS_MAX) -> str:
+    return text if len(text) <= chars_max else text[: chars_max - 1] + "…"

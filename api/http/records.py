@@ -1,0 +1,41 @@
+"""A job's record as JSON: the whole one, and the short one of lists.
+
+Runs in: api.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from killable.api.http.schemas import ShortJob
+from killable.supervisor.models import JobRecord
+
+
+def record_json(record: JobRecord, result_inline_bytes_max: int) -> dict[str, Any]:
+    """Return the record's members; the input is not among them."""
+    address = f"/v1/jobs/{record.job_id}"
+    return short_record_json(record) | {
+        "error": record.error,
+        "limits": record.limits,
+        "tenant": record.tenant,
+        "correlation_id": record.correlation_id,
+        "events": record.events,
+        "attempts": record.attempts,
+        "result": _value(record.result, address + "/result", result_inline_bytes_max),
+        "partial": _value(record.partial, address + "/partial", result_inline_bytes_max),
+        "certificate": record.certificate,
+        "instance_id": record.instance_id,
+    }
+
+
+def short_record_json(record: JobRecord) -> dict[str, Any]:
+    """Return a list's members: of the error what a line may show, not its traceback."""
+    error = record.error and {name: record.error.get(name) for name in ("code", "message", "retryable")}
+    return {name: getattr(record, name) for name in ShortJob.model_fields} | {"error": error}
+
+
+def _value(payload: bytes | None, address: str, inline_bytes_max: int) -> Any:
+    if payload is None:
+        return None
+    return json.loads(payload) if len(payload) <= inline_bytes_max else {"$ref": address}

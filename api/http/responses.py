@@ -1,0 +1,133 @@
+"""What routes share: JSON answers, `Prefer`, documented answers.
+
+Runs in: api.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import Depends, Header, Request
+from pydantic import BaseModel
+from starlette.responses import JSONResponse
+
+from killable.api.http.problems import PROBLEM_TYPE, fault, invalid
+from killable.api.http.schemas import PREFER, WAIT_S_MAX
+from killable.workers.errors import CODES
+from killable.workers.protocol.messages import dump_json
+
+Responses = dict[int | str, dict[str, Any]]
+
+EVERYWHERE = ("misdirected", "forbidden", "too_many_connections", "internal")
+"""Codes that any route can answer with."""
+OF_A_BODY = ("malformed", "slow_request", "too_large", "unsupported_media_type", "invalid")
+"""Codes of a route that reads a body."""
+HEADERS = {
+    "Location": "The job's address",
+    "Link": 'The next page: `rel="next"`',
+    "Preference-Applied": "The part of `Prefer` that was followed",
+    "Idempotent-Replayed": "`true`: the first answer for this Idempotency-Key, again",
+    "X-Correlation-Id": "The request's own, or one made up",
+    "Cache-Control": "`no-store`",
+    "X-Accel-Buffering": "`no`",
+    "Retry-After": "Seconds",
+    "WWW-Authenticate": "`Bearer`",
+    "Allow": "The methods that there are",
+}
+LINKS_TO_JOB = {
+    name: {
+        "operationRef": f"#/paths/~1v1~1jobs~1{{job_id}}{operation}",
+        "parameters": {"job_id": "$response.body#/job_id"},
+    }
+    for name, operation in (
+        *(("record", "/get"), ("cancel", "/delete"), ("stream", "~1stream/get"), ("output", "~1output/get")),
+        *(("result", "~1result/get"), ("partial", "~1partial/get")),
+    )
+}
+"""OpenAPI links, from an answer that has a job's id to what can be asked about the job."""
+HEADERS_OF_STATUS = {401: ("WWW-Authenticate",), 405: ("Allow",), 429: ("Retry-After",), 503: ("Retry-After",)}
+
+CANCEL_WAIT_S = 10.0
+"""How long a cancel is waited for when the caller does not say: twice the default grace."""
+
+
+class Json(JSONResponse):
+    """JSON as ASCII: Starlette's own fails on a lone surrogate, which a job may well return."""
+
+    def render(self, content: Any) -> bytes:
+        return dump_json(content)
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """For how long a client would wait (RFC 7240); None: it does not say."""
+
+    wait_s: float | None = None
+    applied: str = ""
+
+    @classmethod
+    def of(cls, prefer: Iterable[str]) -> Preference:
+        """Read `Prefer`; what cannot be read is ignored, as the RFC has it. A wait stands beside `respond-async`."""
+        found = cls()
+        for header in prefer:
+            for preference in header.split(","):
+                name, _, value = preference.partition(";")[0].partition("=")
+                name, value = name.strip().lower(), value.strip().strip('"')
+                if name == "wait" and value.isascii() and value.isdecimal():
+                    wait_s = min(int(value[:9]), int(WAIT_S_MAX))
+                    return cls(float(wait_s), f"wait={wait_s}")
+                if name == "respond-async":
+                    found = cls(0.0, "respond-async")
+        return found
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Preference-Applied": self.applied} if self.applied else {}
+
+
+async def _preference(prefer: Annotated[list[str], Header(description=PREFER)] = []) -> Preference:  # noqa: B006
+    return Preference.of(prefer)
+
+
+def correlation_id_of(request: Request) -> str:
+    """Return a request's own id for what it is a part of, or one that is made up for it and its answer."""
+    found = request.headers.get("X-Correlation-Id") or request.headers.get("X-Request-Id") or str(uuid.uuid4())
+    request.state.correlation_id = found
+    return found
+
+
+async def _no_body(request: Request) -> None:
+    if (await request.body()).strip() not in (b"", b"{}"):
+        raise invalid([fault("body", [], "is not read here: everything is a query parameter")])
+
+
+Preferred = Annotated[Preference, Depends(_preference)]
+NO_BODY = Depends(_no_body)
+
+
+def answer(description: str, model: type[BaseModel] | None = None, *headers: str, **more: Any) -> dict[str, Any]:
+    """Return one entry of a route's `responses`; `headers` are names out of HEADERS."""
+    entry: dict[str, Any] = {"description": description, "headers": {name: _header(name) for name in headers}, **more}
+    return entry if model is None else entry | {"model": model}
+
+
+def documented(answers: Responses, *codes: str, protected: bool = True) -> Responses:
+    """Return the `responses` of a route: its answers, the codes that it can refuse with, and `default` for the rest.
+
+    `protected`: it needs a key, where the server has keys.
+    """
+    content = {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    titles: dict[int, list[str]] = {}
+    for code in (*codes, *EVERYWHERE, *(("unauthorized",) if protected else ())):
+        titles.setdefault(CODES[code].status, []).append(f"`{code}`: {CODES[code].title}")
+    for status, lines in titles.items():
+        headers = {name: _header(name) for name in HEADERS_OF_STATUS.get(status, ())}
+        answers[status] = {"description": " · ".join(dict.fromkeys(lines)), "content": content, "headers": headers}
+    return answers | {"default": {"description": "Any other problem", "content": content}}
+
+
+def _header(name: str) -> dict[str, Any]:
+    return {"description": HEADERS[name], "schema": {"type": "string"}}

@@ -1,0 +1,179 @@
+"""The routes of jobs: submit, look, list, cancel.
+
+Runs in: api.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Body, Header, Query
+from starlette.requests import Request
+from starlette.responses import Response
+
+from killable.api.http import schemas
+from killable.api.http.api_keys import Tickets
+from killable.api.http.auth import tenant_of
+from killable.api.http.dependencies import engine_of, parts_of
+from killable.api.http.records import record_json, short_record_json
+from killable.api.http.responses import (
+    CANCEL_WAIT_S,
+    LINKS_TO_JOB,
+    NO_BODY,
+    OF_A_BODY,
+    Json,
+    Preference,
+    Preferred,
+    answer,
+    correlation_id_of,
+    documented,
+)
+from killable.supervisor.engine import Engine
+from killable.supervisor.models import JobRecord, JobType, Submission
+from killable.workers.errors import Refused
+
+OF_A_SUBMISSION = ("Location", "X-Correlation-Id", "Idempotent-Replayed", "Preference-Applied")
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], default_response_class=Json)
+
+
+@router.post(
+    "",
+    status_code=202,
+    responses=documented(
+        {
+            200: answer("Ended within `Prefer: wait=N`", schemas.AcceptedJob, *OF_A_SUBMISSION),
+            202: answer("Accepted", schemas.AcceptedJob, *OF_A_SUBMISSION, links=LINKS_TO_JOB),
+        },
+        *OF_A_BODY,
+        *("unknown_job_type", "limit_over_cap", "idempotency_conflict"),
+        *("queue_full", "draining", "deadline_unmeetable", "journal_failed"),
+    ),
+)
+async def submit_job(
+    request: Request,
+    body: Annotated[schemas.AnyJobRequest, Body()],
+    headers: Annotated[schemas.SubmissionHeaders, Header()],
+) -> Response:
+    """Start a job. It runs whether or not anyone reads its stream.
+
+    `Prefer: wait=N` (60 at most) holds the answer until the job has ended.
+    """
+    parts = parts_of(request)
+    engine = parts.engine
+    preference = Preference.of(headers.prefer)
+    markers = isinstance(body, schemas.OperationRequest)
+    job_type = await _find_type(engine, body.operation if isinstance(body, schemas.OperationRequest) else body.type)
+    submission = Submission(
+        type=job_type.name,
+        input=await parts.input_check.encode(job_type, body.input, () if markers else ("input",)),
+        limits=body.limits_given(),
+        priority=body.priority,
+        tags=body.tags,
+        tenant=tenant_of(request),
+        within_s=headers.x_request_timeout,
+        stop_when_client_leaves=body.stop_when_client_leaves,
+        markers=markers,
+        idempotency_key=headers.idempotency_key or "",
+        body_digest=hashlib.sha256(await request.body()).hexdigest() if headers.idempotency_key else "",
+        correlation_id=correlation_id_of(request),
+    )
+    record = await engine.submit(submission)
+    answered = preference.headers | {"X-Correlation-Id": record.correlation_id}
+    if record.replayed:
+        answered["Idempotent-Replayed"] = "true"
+    status = 202
+    if preference.wait_s:
+        record = await engine.wait(record.job_id, timeout_s=preference.wait_s)
+        status = 200 if record.ended else 202
+    address = f"/v1/jobs/{record.job_id}"
+    urls = _stream_urls(parts.tickets, record.job_id)
+    content = record_json(record, parts.settings.result_inline_bytes_max) | urls
+    return Json(content, status, answered | {"Location": address})
+
+
+def _stream_urls(tickets: Tickets | None, job_id: str) -> dict[str, str]:
+    """Return the stream's address under both names; where keys are needed, with the ticket that opens it."""
+    url = f"/v1/jobs/{job_id}/stream" + (f"?ticket={tickets.issue(job_id)}" if tickets else "")
+    return {"stream_url": url, "sse_url": url}
+
+
+async def _find_type(engine: Engine, name: str) -> JobType:
+    """Return the type of that name, else the one that has an operation of that name."""
+    # Types with another codec than JSON are not for clients: nothing that came over HTTP is ever unpickled.
+    types = [job_type for job_type in await engine.job_types() if job_type.codec == "json"]
+    for job_type in types:
+        if job_type.name == name:
+            return job_type
+    for job_type in types:
+        if name in job_type.operations:
+            return job_type
+    known = sorted(job_type.name for job_type in types)
+    raise Refused(f"There is no such job type; there are: {', '.join(known)}", code="unknown_job_type", known=known)
+
+
+@router.get(
+    "",
+    responses=documented({200: answer("One page", schemas.JobList, "Link")}, "invalid"),
+)
+async def list_jobs(request: Request, query: Annotated[schemas.ListQuery, Query()]) -> Response:
+    """List jobs, newest first. The cursor stays true while jobs come and go."""
+    engine = engine_of(request)
+    records, cursor = await engine.list(
+        state=query.state,
+        type=query.type,
+        tag=schemas.split_tag(query.tag),
+        limit=query.limit,
+        cursor=query.cursor,
+    )
+    headers = {}
+    if cursor is not None:
+        following = query.model_dump(exclude_none=True) | {"cursor": cursor}
+        headers["Link"] = f'</v1/jobs?{urlencode(following)}>; rel="next"'
+    return Json({"jobs": [short_record_json(record) for record in records], "next_cursor": cursor}, headers=headers)
+
+
+@router.get("/{job_id}", responses=documented({200: answer("The record", schemas.Job)}, "unknown_job"))
+async def get_job(request: Request, job_id: str) -> Response:
+    """Return the record of a job."""
+    parts = parts_of(request)
+    return Json(record_json(await parts.engine.get(job_id), parts.settings.result_inline_bytes_max))
+
+
+CANCEL_RESPONSES = documented(
+    {
+        200: answer("The job is dead, and all that it had started", schemas.CancelAnswer, "Preference-Applied"),
+        202: answer("Still stopping; ask again to go on waiting", schemas.CancelAnswer, "Preference-Applied"),
+    },
+    "unknown_job",
+    "already_ended",
+    "invalid",
+)
+
+
+@router.delete("/{job_id}", responses=CANCEL_RESPONSES, dependencies=[NO_BODY])
+@router.post("/{job_id}/cancel", responses=CANCEL_RESPONSES, dependencies=[NO_BODY])
+async def cancel_job(
+    request: Request, job_id: str, query: Annotated[schemas.CancelQuery, Query()], preference: Preferred
+) -> Response:
+    """Cancel a job; answer when its whole process tree is gone. Harmless to repeat.
+
+    Waits at most `Prefer: wait=N` (10 s, capped at 60; `respond-async` is 0). An accepted cancel goes on when its
+    caller leaves.
+    """
+    engine = engine_of(request)
+    record = await engine.cancel(
+        job_id,
+        reason=query.reason,
+        grace_s=query.grace_s,
+        wait_s=CANCEL_WAIT_S if preference.wait_s is None else preference.wait_s,
+    )
+    return _cancel_answer(record, preference.headers)
+
+
+def _cancel_answer(record: JobRecord, headers: dict[str, str]) -> Response:
+    status = "cancelled" if record.state == "cancelled" else "stopping"
+    body = {"job_id": record.job_id, "status": status, "certificate": record.certificate}
+    return Json(body, 200 if status == "cancelled" else 202, headers)

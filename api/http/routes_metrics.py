@@ -1,0 +1,108 @@
+"""The routes of the metrics: text for Prometheus, one JSON document for everyone else.
+
+Runs in: api.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header
+from pydantic import BaseModel, Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from killable.api.http.dependencies import engine_of
+from killable.api.http.responses import Json, Responses, documented
+from killable.supervisor.engine import Engine
+
+OPENMETRICS = "application/openmetrics-text"
+OPENMETRICS_TYPE = f"{OPENMETRICS}; version=1.0.0; charset=utf-8"
+TEXT = "text/plain"
+TEXT_TYPE = f"{TEXT}; version=0.0.4; charset=utf-8"
+
+router = APIRouter(tags=["metrics"], default_response_class=Json)
+
+
+class Percentiles(BaseModel):
+    """Of the latest 1024 values; null while there is none."""
+
+    p50: float | None
+    p95: float | None
+    p99: float | None
+
+
+class Counts(BaseModel):
+    """Totals since the start, percentiles, and how things stand; more members may come."""
+
+    jobs_completed: int
+    jobs_failed: int
+    jobs_cancelled: int
+    jobs_timed_out: int
+    queued: int
+    running: int
+    stopping: int
+    accepted: int
+    replayed: int = Field(description="Answers given again for an idempotency key")
+    refused: dict[str, int] = Field(description="Submissions that were not taken, by code")
+    cancel_ms: Percentiles = Field(description="From the request of a cancel until nothing of the job's tree is left")
+    queue_wait_ms: Percentiles
+    start_ms: Percentiles = Field(description="From a worker to the entry of the job function")
+    first_token_ms: Percentiles = Field(description="From the entry of the job function")
+    recovery_ms: Percentiles = Field(description="From the end of a worker until its pool has a warm one again")
+    run_s: dict[str, Percentiles] = Field(description="By type: how long jobs ran that nobody cancelled")
+    timeouts: dict[str, int] = Field(description="By kind of deadline")
+    retries: dict[str, int] = Field(description="Attempts that were followed by another one, by how they ended")
+    stops: dict[str, int] = Field(description="Jobs that were stopped, by code")
+    kills: dict[str, int] = Field(description="Attempts that were sent SIGTERM, and SIGKILL")
+    workers: dict[str, int] = Field(description="By state")
+    spares: int = Field(description="Warm workers that wait for a job")
+    queue_bytes: int
+    tokens: int
+    tokens_saved: int = Field(description="Tokens that stopped jobs had announced and did not compute")
+    sse_clients: int
+    zygote_restarts: int
+    loop_lag_ms: float
+    uptime_s: float
+
+
+def _texts() -> Responses:
+    schema: dict[str, Any] = {"schema": {"type": "string"}}
+    return {200: {"description": "The metrics, prefix `killable_`", "content": {TEXT: schema, OPENMETRICS: schema}}}
+
+
+@router.get("/metrics", response_class=Response, responses=documented(_texts()))
+async def metrics(request: Request, accept: Annotated[str, Header()] = "") -> Response:
+    """Return the metrics as Prometheus' text, or as OpenMetrics when that is asked for."""
+    engine = engine_of(request)
+    return await _text(engine, OPENMETRICS in _accepted(accept))
+
+
+@router.get("/v1/metrics", responses=documented({200: {"model": Counts}}))
+async def counts(request: Request, accept: Annotated[str, Header()] = "") -> Response:
+    """Return the metrics as JSON; as text where text is asked for and JSON is not."""
+    engine = engine_of(request)
+    asked = _accepted(accept)
+    for media_type in asked:
+        if media_type in (OPENMETRICS, TEXT):
+            return await _text(engine, media_type == OPENMETRICS)
+        if media_type in ("application/json", "application/*", "*/*"):
+            break
+    return Json(await engine.counts())
+
+
+async def _text(engine: Engine, openmetrics: bool) -> Response:
+    body = await engine.exposition(openmetrics=openmetrics)
+    return Response(body, headers={"Content-Type": OPENMETRICS_TYPE if openmetrics else TEXT_TYPE})
+
+
+def _accepted(accept: str) -> list[str]:
+    """Return the media types of an Accept header (RFC 9110), the most wanted first; what cannot be read counts as 1."""
+    wanted: list[tuple[float, str]] = []
+    for item in accept.split(","):
+        media_type, *parameters = (part.strip().lower() for part in item.split(";"))
+        quality = next((p.removeprefix("q=") for p in parameters if p.startswith("q=")), "1")
+        number = float(quality) if quality.replace(".", "", 1).isdecimal() else 1.0
+        if media_type and number > 0:
+            wanted.append((-number, media_type))
+    return [media_type for _, media_type in sorted(wanted, key=lambda each: each[0])]

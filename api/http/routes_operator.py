@@ -1,0 +1,96 @@
+"""The operator's routes: cancel many jobs, drain, shut down.
+
+Runs in: api.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Query
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from killable.api.http import schemas
+from killable.api.http.auth import OPERATOR
+from killable.api.http.dependencies import engine_of
+from killable.api.http.problems import fault, invalid
+from killable.api.http.responses import CANCEL_WAIT_S, NO_BODY, OF_A_BODY, Json, Preferred, answer, documented
+
+DRAIN_RESPONSES = documented({202: answer("Under way", schemas.Drained)}, "invalid")
+
+router = APIRouter(tags=["operator"], default_response_class=Json, dependencies=[OPERATOR])
+
+
+@router.post(
+    "/v1/jobs/cancel",
+    responses=documented(
+        {
+            200: answer("All of them are over", schemas.BulkCancelAnswer, "Preference-Applied"),
+            202: answer("Some are still stopping", schemas.BulkCancelAnswer, "Preference-Applied"),
+        },
+        *OF_A_BODY,
+    ),
+)
+async def cancel_jobs(
+    request: Request, body: Annotated[schemas.BulkCancelRequest, Body()], preference: Preferred
+) -> Response:
+    """Cancel all jobs that fit a filter, so that none of them begins meanwhile. Waits as the cancel of one job does."""
+    engine = engine_of(request)
+    if body.type is None and body.tag is None and body.state is None:
+        raise invalid([fault("body", [], 'needs type, tag or state; {"state": "active"} is every job')])
+    done = await engine.cancel_matching(
+        state=body.state,
+        type=body.type,
+        tag=schemas.split_tag(body.tag),
+        reason=body.reason,
+        grace_s=body.grace_s,
+        wait_s=CANCEL_WAIT_S if preference.wait_s is None else preference.wait_s,
+        dry_run=body.dry_run,
+    )
+    statuses = [] if body.dry_run else [status for _, status in done.jobs]
+    counts = {status: statuses.count(status) for status in ("cancelled", "stopping", "already_ended")}
+    jobs = [{"job_id": job_id, "status": status} for job_id, status in done.jobs]
+    content = {"matched": len(jobs), **counts, "dry_run": body.dry_run, "jobs": jobs}
+    return Json(content, 202 if counts["stopping"] else 200, preference.headers)
+
+
+@router.api_route("/v1/jobs/cancel", methods=["GET", "DELETE"], include_in_schema=False)
+async def no_job_of_that_name() -> Response:
+    """Keep this address from being taken for the job `cancel`."""
+    raise HTTPException(405)
+
+
+@router.post("/v1/drain", status_code=202, responses=DRAIN_RESPONSES, dependencies=[NO_BODY])
+async def drain(request: Request, query: Annotated[schemas.DrainQuery, Query()]) -> Response:
+    """Take no new jobs; those that were accepted go on."""
+    engine = engine_of(request)
+    return Json(asdict(await engine.drain(deadline_s=query.deadline_s)), 202)
+
+
+@router.get("/v1/drain", responses=documented({200: answer("How it stands", schemas.Drained)}))
+async def drained(request: Request) -> Response:
+    """Say whether the server takes new jobs, and how many it still has."""
+    engine = engine_of(request)
+    return Json(asdict(await engine.drained()))
+
+
+@router.delete(
+    "/v1/drain",
+    responses=documented({200: answer("New jobs are taken again", schemas.Drained)}, "draining", "invalid"),
+    dependencies=[NO_BODY],
+)
+async def undrain(request: Request) -> Response:
+    """Take new jobs again; too late when the server is shutting down."""
+    engine = engine_of(request)
+    return Json(asdict(await engine.undrain()))
+
+
+@router.post("/v1/shutdown", status_code=202, responses=DRAIN_RESPONSES, dependencies=[NO_BODY])
+async def shut_down(request: Request, query: Annotated[schemas.ShutdownQuery, Query()]) -> Response:
+    """Drain, end every job, then end the server: it exits 0 and leaves nothing behind."""
+    engine = engine_of(request)
+    state = await engine.shutdown(grace_s=query.grace_s, deadline_s=query.deadline_s, reason=query.reason)
+    return Json(asdict(state), 202)

@@ -1,0 +1,161 @@
+"""What comes out of a job: its stream, its output so far, its result, its last checkpoint.
+
+Runs in: api.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import AsyncIterator, Iterable, Iterator
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from killable.api.http import schemas
+from killable.api.http.dependencies import engine_of, parts_of
+from killable.api.http.methods import IS_HEAD
+from killable.api.http.output import kind_of, nothing, pieces_of
+from killable.api.http.problems import fault, invalid
+from killable.api.http.records import record_json
+from killable.api.http.responses import Json, answer, documented
+from killable.api.http.sse import WRITE_BYTES, open_stream
+from killable.workers.errors import Refused
+
+VALUE = {
+    "description": "The value as JSON; bytes as they are",
+    "content": {"application/json": {}, "application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+}
+TEXT = {"schema": {"type": "string"}}
+EVENT = {
+    "schema": {
+        "type": "object",
+        "description": "Each event",
+        "properties": {
+            "id": {"type": "string", "pattern": "^[0-9]+$"},
+            "event": {"type": "string", "examples": ["started", "token", "retrying", "completed"]},
+            "data": {"type": "string", "description": "A line of JSON; in a marker, which has no name, plain text"},
+            "retry": {"type": "integer"},
+        },
+        "required": ["data"],
+    }
+}
+
+router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"], default_response_class=Json)
+
+
+@router.get(
+    "/stream",
+    response_class=Response,
+    responses=documented(
+        {
+            200: answer("Events", None, "Cache-Control", "X-Accel-Buffering", content={"text/event-stream": EVENT}),
+            204: answer("The terminal event was seen already", None, "Cache-Control"),
+        },
+        "unknown_job",
+        "invalid",
+    ),
+)
+async def stream_job(
+    request: Request,
+    job_id: str,
+    query: Annotated[schemas.StreamQuery, Query()],
+    last_event_id: Annotated[
+        str,
+        Header(description="Resume after this event; wins over `after`", json_schema_extra={"pattern": "^[0-9]*$"}),
+    ] = "",
+) -> Response:
+    """Stream a job's events from any point, to any number of readers."""
+    parts = parts_of(request)
+    record = await parts.engine.get(job_id)
+    after = query.after
+    if last_event_id:
+        if not (last_event_id.isascii() and last_event_id.isdecimal()):
+            raise invalid([fault("header", ["Last-Event-ID"], "must be an id of this stream, a whole number")])
+        # More digits than any id has: int() of a very long text would block, and raise.
+        after = int(last_event_id[:18])
+    return open_stream(parts.engine, parts.settings, parts.streams, record, after=after, markers=query.markers)
+
+
+@router.get(
+    "/output",
+    response_class=Response,
+    responses=documented(
+        {
+            200: {
+                "description": "Texts as UTF-8, bytes as they are, any other token as a line of JSON",
+                "content": {"text/plain": TEXT, "application/octet-stream": {}},
+            }
+        },
+        "unknown_job",
+    ),
+)
+async def get_output(request: Request, job_id: str) -> Response:
+    """Return the job's tokens so far, one after the other; also after a kill."""
+    engine = engine_of(request)
+    record = await engine.get(job_id)
+    kind = await kind_of(engine, record)
+    pieces = nothing() if request.scope.get(IS_HEAD) else pieces_of(engine, record)
+    return StreamingResponse(pieces, media_type=kind)
+
+
+@router.get(
+    "/result",
+    response_class=Response,
+    responses=documented(
+        {200: VALUE, 202: answer("Not ended yet", schemas.Job)},
+        "unknown_job",
+        "no_result",
+        "invalid",
+    ),
+)
+async def get_result(request: Request, job_id: str, query: Annotated[schemas.ResultQuery, Query()]) -> Response:
+    """Return what the job returned, waiting for its end if asked to."""
+    parts = parts_of(request)
+    record = await parts.engine.wait(job_id, timeout_s=min(query.wait_s, schemas.WAIT_S_MAX))
+    if not record.ended:
+        return Json(record_json(record, parts.settings.result_inline_bytes_max), 202)
+    if record.state != "completed":
+        raise Refused(
+            f"The job ended {record.state}: only a completed one has a result", code="no_result", record=record
+        )
+    return _value_answer(request, b"null" if record.result is None else record.result)
+
+
+@router.get("/partial", response_class=Response, responses=documented({200: VALUE}, "unknown_job", "no_result"))
+async def get_partial(request: Request, job_id: str) -> Response:
+    """Return the job's last checkpoint, or what it returned in its grace."""
+    engine = engine_of(request)
+    record = await engine.get(job_id)
+    if record.partial is None:
+        raise Refused("The job has made no checkpoint", code="no_result", record=record)
+    return _value_answer(request, record.partial)
+
+
+def _value_answer(request: Request, payload: bytes) -> Response:
+    """Answer in pieces: who reads slowly holds one of them, and no copy of the whole."""
+    found = _BYTES_VALUE.fullmatch(payload)
+    if found is None or len(found[1]) % 4:
+        size, pieces, media_type = len(payload), _cut(payload, WRITE_BYTES), "application/json"
+    else:
+        encoded = memoryview(payload)[found.start(1) : found.end(1)]
+        size = len(encoded) // 4 * 3 - len(found[2])
+        pieces, media_type = map(base64.b64decode, _cut(encoded, WRITE_BYTES // 3 * 4)), "application/octet-stream"
+    body = nothing() if request.scope.get(IS_HEAD) else _each(pieces)
+    return StreamingResponse(body, media_type=media_type, headers={"Content-Length": str(size)})
+
+
+_BYTES_VALUE = re.compile(rb'\{"base64":"([A-Za-z0-9+/]*(={0,2}))"\}')
+"""Bytes that a job returned, as they travel."""
+
+
+def _cut(payload: bytes | memoryview, size: int) -> Iterator[bytes | memoryview]:
+    return (payload[start : start + size] for start in range(0, len(payload), size))
+
+
+async def _each(pieces: Iterable[bytes | memoryview]) -> AsyncIterator[bytes | memoryview]:
+    """Not an iterator as it is: Starlette would take each step in a thread."""
+    for piece in pieces:
+        yield piece

@@ -1,0 +1,117 @@
+"""The routes of the server itself: job types, workers, condition, version.
+
+Runs in: api.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from starlette.requests import Request
+from starlette.responses import Response
+
+from killable.api.http import schemas
+from killable.api.http.auth import CALLER, OPERATOR
+from killable.api.http.dependencies import engine_of, parts_of
+from killable.api.http.problems import problem
+from killable.api.http.responses import CANCEL_WAIT_S, NO_BODY, Json, Preferred, answer, documented
+from killable.workers.errors import Refused
+
+FEATURES = (
+    *("events", "markers", "resume", "stop_when_client_leaves", "output", "prefer_wait", "idempotency_key"),
+    *("correlation_id", "bulk_cancel", "drain", "shutdown", "metrics", "api_keys", "stream_tickets"),
+)
+"""What a client may rely on beyond the plain routes; the list only grows."""
+
+LIVE_RESPONSES = documented({200: answer("The event loop turns", schemas.Health)}, protected=False)
+
+router = APIRouter(tags=["server"], default_response_class=Json)
+
+
+@router.get("/v1/job-types", responses=documented({200: answer("All types", schemas.JobTypeList)}))
+async def list_job_types(request: Request) -> Response:
+    """List the job types that clients can start, with the schema of each one's input."""
+    engine = engine_of(request)
+    types = [asdict(job_type) for job_type in await engine.job_types() if job_type.codec == "json"]
+    return Json({"job_types": types})
+
+
+@router.get("/v1/workers", responses=documented({200: answer("All workers", schemas.WorkerList)}))
+async def list_workers(request: Request) -> Response:
+    """List the worker processes of this server, and only those."""
+    engine = engine_of(request)
+    workers, retired = await engine.workers(), await engine.retired()
+    return Json({"workers": [asdict(each) for each in workers], "retired": [asdict(each) for each in retired]})
+
+
+@router.get(
+    "/v1/workers/{worker_id}", responses=documented({200: answer("The worker", schemas.Worker)}, "unknown_worker")
+)
+async def get_worker(request: Request, worker_id: str) -> Response:
+    """Return one worker process."""
+    engine = engine_of(request)
+    for worker in await engine.workers():
+        if worker.worker_id == worker_id:
+            return Json(asdict(worker))
+    raise Refused(
+        f"there is no worker {worker_id} any more, or there never was", code="unknown_worker", worker_id=worker_id
+    )
+
+
+@router.delete(
+    "/v1/workers/{worker_id}",
+    responses=documented(
+        {
+            200: answer("The worker is dead", schemas.Worker, "Preference-Applied"),
+            202: answer("Still stopping after the wait", schemas.Worker, "Preference-Applied"),
+        },
+        "unknown_worker",
+        "invalid",
+    ),
+    dependencies=[OPERATOR, NO_BODY],
+)
+async def kill_worker(
+    request: Request, worker_id: str, query: Annotated[schemas.KillQuery, Query()], preference: Preferred
+) -> Response:
+    """Kill one worker process; its job, if it has one, ends cancelled by the operator."""
+    engine = engine_of(request)
+    wait_s = CANCEL_WAIT_S if preference.wait_s is None else preference.wait_s
+    worker = await engine.kill_worker(worker_id, reason=query.reason, wait_s=wait_s)
+    return Json(asdict(worker), 200 if worker.state == "gone" else 202, preference.headers)
+
+
+@router.get("/livez", responses=LIVE_RESPONSES)
+@router.get("/health", responses=LIVE_RESPONSES)
+async def live() -> Response:
+    """Answer while the event loop turns; never looks at workers."""
+    return Json({"status": "healthy"})
+
+
+@router.get(
+    "/readyz",
+    responses=documented({200: answer("Some job can start", schemas.Readiness)}, "draining", protected=False),
+)
+async def ready(request: Request) -> Response:
+    """Tell whether any job can start, and everything that is degraded."""
+    engine = engine_of(request)
+    can_start, degraded = await engine.ready()
+    if can_start:
+        # Asked without a key, where there are keys: a traceback may quote what is not for everyone.
+        shows_detail = parts_of(request).tickets is None or CALLER in request.scope
+        pools = [
+            {"name": pool.name, "state": pool.state, "detail": pool.detail if shows_detail else ""}
+            for pool in await engine.pools()
+        ]
+        return Json({"status": "degraded" if degraded else "ok", "degraded": degraded, "pools": pools})
+    return problem("draining", "; ".join(degraded), members={"degraded": degraded})
+
+
+@router.get("/v1/info", responses=documented({200: answer("About it", schemas.Info)}))
+async def info(request: Request) -> Response:
+    """Say which server this is."""
+    engine = engine_of(request)
+    about: dict[str, Any] = {"version": request.app.version, "pid": os.getpid(), "features": FEATURES}
+    return Json(about | {"instance_id": engine.instance_id, "started_at": engine.started_at})

@@ -1,0 +1,248 @@
+"""A job's events as server-sent events (WHATWG HTML, section 9.2), at the pace of one reader.
+
+Runs in: api.
+
+    engine.events ──batches──► _pieces ──bytes, some events each──► _Wire ──► server
+                                    _watch_reader: pings, disconnect ──┘
+
+Batches go out as they come, joined: one write for what is ready together, no timer, no await per token. Event data are
+JSON already and are passed on as they are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+import anyio
+from starlette.exceptions import HTTPException
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Message, Receive, Scope, Send
+
+from killable.api.http.methods import IS_HEAD
+from killable.api.http.settings import HttpSettings
+from killable.supervisor.engine import Engine
+from killable.supervisor.models import TERMINAL_STATES, Event, JobRecord
+from killable.workers.errors import Refused
+
+log = logging.getLogger(__name__)
+
+EVENTS_PER_TURN = 1024
+"""A late reader's backlog can be a million events: encoded in parts, of small ones about 0.2 ms; the loop turns in
+between.
+"""
+WRITE_BYTES = 64 << 10
+"""Of one write; the high-water mark of asyncio's transports. A reader has the send timeout for so many bytes."""
+RETRY = b"retry: 1000\n"
+"""Stands in the first event: on its own some clients (httpx-sse) take it for an event without data."""
+PING = b": ping\n\n"
+MEDIA_TYPE = "text/event-stream"
+HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+"""The second one has nginx pass on what comes, and not gather it first."""
+
+
+class _Names(dict[str, bytes]):
+    """Event names as bytes, made once."""
+
+    def __missing__(self, name: str) -> bytes:
+        self[name] = encoded = name.encode()
+        return encoded
+
+
+_names = _Names()
+
+
+class Streams:
+    """How many streams one app has open, and may have."""
+
+    def __init__(self, open_max: int) -> None:
+        self.open = 0
+        self._open_max = open_max
+
+    def check(self) -> None:
+        """Raise Refused when there is room for no other one."""
+        if self.open >= self._open_max:
+            detail = f"{self.open} streams are open; others get through (server.connections_max)"
+            raise Refused(detail, code="too_many_connections", streams=self.open)
+
+
+class _ReaderLeft(Exception):
+    """The connection is gone."""
+
+
+class _ReaderStalled(Exception):
+    """The reader took nothing for the whole send timeout."""
+
+
+def encode(events: Sequence[Event]) -> Iterator[bytes]:
+    """Yield events as they stand on the wire, joined into pieces of about WRITE_BYTES; a piece cuts no event.
+
+    One at a time: what waits for a reader is one piece, however large the events are.
+    """
+    lines: list[bytes] = []
+    size = 0
+    for id, name, data in events:
+        line = b"id: %d\nevent: %b\ndata: %b\n\n" % (id, _names[name], data)
+        lines.append(line)
+        size += len(line)
+        if size >= WRITE_BYTES:
+            yield b"".join(lines)
+            lines, size = [], 0
+    if lines:
+        yield b"".join(lines)
+
+
+def _parts(message: Message) -> Iterator[Message]:
+    """Cut a message into writes."""
+    body = message.get("body", b"")
+    if len(body) <= WRITE_BYTES:
+        yield message
+        return
+    for start in range(0, len(body), WRITE_BYTES):
+        is_last = start + WRITE_BYTES >= len(body)
+        part = body[start : start + WRITE_BYTES]
+        yield {**message, "body": part, "more_body": message.get("more_body", False) or not is_last}
+
+
+class _Wire:
+    """An answer on its way: a message stands whole between two others, in its time, and none behind the last one."""
+
+    def __init__(self, send: Send, stall_s: float) -> None:
+        self._send = send
+        self._stall_s = stall_s
+        self._lock = asyncio.Lock()
+        self._is_over = False
+
+    async def send(self, message: Message) -> None:
+        """Raise _ReaderStalled when it is not taken."""
+        async with self._lock:
+            if self._is_over:
+                return  # a ping that came too late
+            self._is_over = message["type"] == "http.response.body" and not message["more_body"]
+            # In pieces: one event may be 64 MiB, and a server's `send` waits until the piece before has been taken.
+            for part in _parts(message):
+                try:
+                    async with asyncio.timeout(self._stall_s):
+                        await self._send(part)
+                except TimeoutError as error:
+                    raise _ReaderStalled from error
+
+
+def marker(state: str, error: dict[str, Any] | None) -> bytes:
+    """Return the seed's last line for a recorded outcome."""
+    if state == "completed":
+        return b"data: [DONE]\n\n"
+    if state == "cancelled":
+        return b"data: [CANCELLED]\n\n"
+    code, message = (error or {}).get("code", state), (error or {}).get("message", "")
+    text = f"{code}: {message}" if state == "timed_out" else message or code
+    # One line whatever the message has; a lone surrogate has no UTF-8.
+    return b"data: [ERROR] %b\n\n" % " ".join(text.split()).encode("utf-8", "backslashreplace")
+
+
+def open_stream(
+    engine: Engine,
+    settings: HttpSettings,
+    streams: Streams,
+    record: JobRecord,
+    *,
+    after: int,
+    markers: bool | None,
+) -> Response:
+    """Return the stream of a job from the event after `after`; 204 when its reader has seen the terminal event.
+
+    `markers` None: as the job was submitted. 204 is what stops an EventSource from connecting again. Raise Refused:
+    too_many_connections.
+    """
+    markers = record.markers if markers is None else markers
+    after = min(after, record.events - 1)  # an id that was never given out cannot have been seen
+    if not record.ended or after < record.events - 1:
+        streams.check()
+        return EventStream(engine, settings, streams, record.job_id, after, markers)
+    if not markers:
+        return Response(status_code=204, headers={"Cache-Control": "no-store"})
+    return Response(RETRY + marker(record.state, record.error), headers=HEADERS, media_type=MEDIA_TYPE)
+
+
+class EventStream(StreamingResponse):
+    """One reader of one job, counted by the engine while it is there (`stop_when_client_leaves`)."""
+
+    def __init__(
+        self, engine: Engine, settings: HttpSettings, streams: Streams, job_id: str, after: int, markers: bool
+    ) -> None:
+        self._engine = engine
+        self._streams = streams
+        self._job_id = job_id
+        self._after = after
+        self._markers = markers
+        self._stall_s = settings.send_timeout_s
+        self._ping_s = settings.ping_s
+        super().__init__((), headers=HEADERS, media_type=MEDIA_TYPE)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope.get(IS_HEAD):
+            # No reader: were it counted as one, its leaving could end the job.
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            await send({"type": "http.response.body", "body": b""})
+            return
+
+        wire = _Wire(send, self._stall_s)
+        await self._engine.reader_came(self._job_id)
+        self._streams.open += 1
+        try:
+            async with asyncio.TaskGroup() as group:
+                watching = group.create_task(self._watch_reader(receive, wire))
+                await self._send_all(wire)
+                watching.cancel()
+        except* _ReaderLeft:
+            pass
+        except* _ReaderStalled:
+            # Returning without the closing message makes the server close the connection.
+            log.warning("cut off a reader of %s that took nothing for %s s", self._job_id, self._stall_s)
+        finally:
+            self._streams.open -= 1
+            with anyio.CancelScope(shield=True):  # the server cancels what is left when it stops
+                await self._engine.reader_left(self._job_id)
+
+    async def _send_all(self, wire: _Wire) -> None:
+        await wire.send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        async with aclosing(self._pieces()) as pieces:  # a send that fails leaves it unfinished
+            async for piece in pieces:
+                await wire.send({"type": "http.response.body", "body": piece, "more_body": True})
+        await wire.send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _watch_reader(self, receive: Receive, wire: _Wire) -> None:
+        """Ping until the reader leaves, which a ping brings to light when it left without a FIN."""
+        while True:
+            try:
+                async with asyncio.timeout(self._ping_s):
+                    message = await receive()
+            except TimeoutError:
+                await wire.send({"type": "http.response.body", "body": PING, "more_body": True})
+            except HTTPException as error:  # a body of the GET that did not come in time
+                raise _ReaderLeft from error
+            else:
+                if message["type"] == "http.disconnect":
+                    raise _ReaderLeft
+
+    async def _pieces(self) -> AsyncGenerator[bytes, None]:
+        first = RETRY
+        try:
+            async with aclosing(self._engine.events(self._job_id, self._after)) as batches:
+                async for batch in batches:
+                    for start in range(0, len(batch), EVENTS_PER_TURN):
+                        part = batch[start : start + EVENTS_PER_TURN]
+                        for piece in encode(part):
+                            yield first + piece
+                            first = b""
+                        _, name, data = part[-1]
+                        if self._markers and name in TERMINAL_STATES:
+                            yield marker(name, json.loads(data).get("error"))
+                        if len(part) == EVENTS_PER_TURN:
+                            await asyncio.sleep(0)  # neither a backlog nor a socket that takes all waits by itself
+        except Refused:
+            log.info("%s was dropped while it was read", self._job_id)  # the reader sees an end without terminal event

@@ -1,0 +1,205 @@
+"""The one place that turns a verdict, a last frame and an exit status into an outcome. Total.
+
+Runs in: supervisor. Pure. First cause wins: what we decided, then what the worker said last, then how its process
+ended. Unknown is a value: no exit code is invented, and our own SIGKILL is never called an out-of-memory.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from killable.supervisor.attempts.deadlines import Deadlines
+from killable.supervisor.jobs.lifecycle import terminal_state_of
+from killable.supervisor.models import ExitStatus, Limits, Outcome, Verdict
+from killable.supervisor.ports import Gone
+from killable.workers.errors import CODES
+from killable.workers.exit_codes import MEANINGS, ExitCode
+from killable.workers.protocol.messages import Raised
+
+SIGNAL_NAMES: dict[int, str] = {
+    1: "SIGHUP", 2: "SIGINT", 3: "SIGQUIT", 4: "SIGILL", 5: "SIGTRAP", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE",
+    9: "SIGKILL", 10: "SIGUSR1", 11: "SIGSEGV", 12: "SIGUSR2", 13: "SIGPIPE", 14: "SIGALRM", 15: "SIGTERM",
+    16: "SIGSTKFLT", 17: "SIGCHLD", 18: "SIGCONT", 19: "SIGSTOP", 20: "SIGTSTP", 21: "SIGTTIN", 22: "SIGTTOU",
+    23: "SIGURG", 24: "SIGXCPU", 25: "SIGXFSZ", 26: "SIGVTALRM", 27: "SIGPROF", 28: "SIGWINCH", 29: "SIGIO",
+    30: "SIGPWR", 31: "SIGSYS",
+}  # fmt: skip
+"""signal(7) on x86-64 and ARM."""
+
+_ASKS_TO_END = frozenset({1, 2, 9, 15})
+"""Signals that someone sends to end a process; every other one that ends it is called a crash."""
+
+_KILL, _TERM, _XCPU = 9, 15, 24
+"""The last is what the kernel sends whoever has used up RLIMIT_CPU, where `cpu_s` has set one."""
+
+
+class Evidence(NamedTuple):
+    """What the supervisor knows besides the status."""
+
+    entered: bool = False
+    """The job function had been entered."""
+    torn_bytes: int = 0
+    """Bytes of an unfinished frame at the end of the pipe."""
+    protocol_error: str = ""
+    zygote_lost: bool = False
+    """The zygote died: PDEATHSIG took the worker, not the job's doing."""
+    oom: str = "unknown"
+    """yes · no · unknown; yes only with a proof (a memory cgroup's count of victims)."""
+    memory_max_struck: bool = False
+    """The kernel killed it for its own group's memory.max."""
+    cpu_used_up: bool = False
+    """It had a `cpu_s`, and its process has used as much (rusage)."""
+    operation: Verdict | None = None
+    """What it comes to if the job let the last `OperationTimedOut` pass that it was given."""
+    operation_rung: Verdict | None = None
+    """What it comes to if our SIGTERM for the end of an operation, not heard yet, was what ended the process."""
+
+    @classmethod
+    def of(cls, gone: Gone, limits: Limits, protocol_error: str, deadlines: Deadlines, *, entered: bool) -> Evidence:
+        """Return what is known of an attempt whose process is gone."""
+        return cls(
+            entered=entered,
+            torn_bytes=gone.torn_bytes,
+            protocol_error=protocol_error,
+            zygote_lost=gone.zygote_lost,
+            oom=gone.oom,
+            memory_max_struck=gone.memory_max_struck,
+            cpu_used_up=limits.cpu_s is not None and _cpu_s(gone) >= limits.cpu_s,
+            operation=deadlines.raised,
+            operation_rung=deadlines.rung,
+        )
+
+
+def _cpu_s(gone: Gone) -> float:
+    ending = gone.ending
+    return 0.0 if ending is None else ending.user_s + ending.system_s
+
+
+_COMPLETED = Outcome("completed")
+
+
+def signal_name(number: int) -> str:
+    return SIGNAL_NAMES.get(number, f"SIG{number}")
+
+
+def classify(
+    verdict: Verdict | None,
+    last: Raised | bytes | None,
+    status: ExitStatus,
+    evidence: Evidence,
+) -> Outcome:
+    """Return the outcome. `last` is the closing frame: a value (bytes) when the job function returned."""
+    if verdict is not None:
+        told = {"by": verdict.by, "reason": verdict.reason, **without_message(verdict.facts)}
+        return _failed(verdict.code, message_of(verdict), _mechanism(status) | told)
+    if isinstance(last, bytes):
+        return _COMPLETED
+    if evidence.protocol_error:
+        return _failed("protocol", evidence.protocol_error, _mechanism(status))
+    if last is not None:
+        return _from_raised(last, evidence)
+    return _from_status(status, evidence)
+
+
+def message_of(verdict: Verdict) -> str:
+    """Return its own words, or its code's."""
+    return verdict.facts.get("message") or CODES[verdict.code].title
+
+
+def without_message(facts: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in facts.items() if name != "message"}
+
+
+def _failed(code: str, message: str, facts: dict[str, Any] | None = None) -> Outcome:
+    return Outcome(terminal_state_of(code), code, message, facts or {})
+
+
+def _mechanism(status: ExitStatus) -> dict[str, Any]:
+    facts: dict[str, Any] = {}
+    if status.exit_code is not None:
+        facts["exit_code"] = status.exit_code
+    if status.signal is not None:
+        facts["signal"] = signal_name(status.signal)
+    return facts
+
+
+def _from_raised(last: Raised, evidence: Evidence) -> Outcome:
+    facts = {"type": last.type, "traceback": last.traceback}
+    match last.cause:
+        case "operation" if evidence.operation is not None:
+            return _operation_over(evidence.operation, facts)
+        case "exception" | "operation":  # or one that the job raised by itself
+            return _failed("exception", f"{last.type}: {last.message}" if last.message else last.type, facts)
+        case "memory":
+            return _failed("limit.memory", f"memory_bytes was reached: {last.type} {last.message}".rstrip(), facts)
+        case "files":
+            return _failed("limit.files", f"no file can be opened any more: {last.type} {last.message}".rstrip(), facts)
+        case "exit":
+            return _exit(last.exit_code)
+        case "stopped":
+            return _exit(ExitCode.TERMINATED)
+        case "unserializable":
+            return _failed("result.unserializable", last.message, {"type": last.type})
+        case "payload":
+            faults = [{"in": "input", **fault} for fault in last.faults]
+            return _failed("input.invalid", last.message, {"faults": faults})
+        case "assignment":
+            return _failed("spawn", last.message)
+        case other:
+            return _failed("protocol", f"a closing frame of unknown cause {other!r}")
+
+
+def _operation_over(verdict: Verdict, facts: dict[str, Any]) -> Outcome:
+    told = {**facts, "by": verdict.by, **without_message(verdict.facts)}
+    return _failed(verdict.code, verdict.facts["message"], told)
+
+
+def _exit(exit_code: int | None) -> Outcome:
+    return _failed("exit", f"the job ended its process with exit code {exit_code}", {"exit_code": exit_code})
+
+
+def _from_status(status: ExitStatus, evidence: Evidence) -> Outcome:
+    if not status.known:
+        return _failed("worker_lost", "the process ended and nobody knows how")
+    if status.signal is not None:
+        return _from_signal(status.signal, status, evidence)
+    code = status.exit_code
+    assert code is not None
+    if not evidence.entered:
+        return _before_entry(code)
+    if evidence.torn_bytes and code == 0:
+        return _failed(
+            "protocol", f"{evidence.torn_bytes} bytes of an unfinished frame, then exit code 0", {"exit_code": 0}
+        )
+    return _exit(code)
+
+
+def _from_signal(number: int, status: ExitStatus, evidence: Evidence) -> Outcome:
+    name = signal_name(number)
+    if number == _KILL and evidence.zygote_lost:
+        return _failed("worker_lost", "the pool's zygote died and its workers with it", {"signal": name})
+    if number == _KILL and evidence.memory_max_struck:
+        return _failed("limit.memory", "memory_bytes was reached: the kernel killed its cgroup", {"signal": name})
+    if number == _XCPU and evidence.cpu_used_up:
+        return _failed("limit.cpu", "the job used up its processor time (cpu_s)", {"signal": name})
+    if number == _TERM and evidence.operation_rung is not None:
+        return _operation_over(evidence.operation_rung, {"signal": name})
+    if number in _ASKS_TO_END:
+        return _failed(
+            "killed_externally",
+            f"{name} from outside ended the process; nobody here sent it",
+            {"signal": name, "oom": evidence.oom if number == _KILL else "no"},
+        )
+    return _failed("crash", f"the process crashed with {name}", {"signal": name, "core_dumped": status.core_dumped})
+
+
+def _before_entry(code: int) -> Outcome:
+    """The job function was not entered: the exit codes are our own."""
+    meaning = MEANINGS.get(code, "ended")
+    facts = {"exit_code": code}
+    match code:
+        case ExitCode.BAD_ASSIGNMENT | ExitCode.BAD_PAYLOAD | ExitCode.PROTOCOL | ExitCode.HARNESS_BUG:
+            return _failed("protocol", f"the worker gave up before the job: {meaning} (exit code {code})", facts)
+        case ExitCode.PIPE_GONE:
+            return _failed("worker_lost", f"the worker gave up before the job: {meaning} (exit code {code})", facts)
+        case _:
+            return _failed("spawn", f"the worker ended before the job began: {meaning} (exit code {code})", facts)

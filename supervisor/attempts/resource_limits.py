@@ -1,0 +1,132 @@
+"""Whether a running job has reached a limit of what it takes, and when to look again.
+
+Runs in: supervisor. Pure: samples and `now` in, a look out. `watching` measures and acts.
+
+Nothing can be filled or forked faster than a machine does it, so that a job far below its limits is looked at a few
+times a second, and one close to them every 5 ms.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from killable.supervisor.models import Limits, Verdict
+from killable.supervisor.ports import Sample
+from killable.workers.authoring.limits import BACKSTOP, backstop_bytes
+
+LOOK_S = 0.005
+"""Between two looks at least: 50 MB at 10 GB/s."""
+BYTES_PER_S = 16 << 30
+"""More than one core fills: pages have to be cleared first."""
+FORKS_PER_S = 10_000
+"""More than one core does: a fork of a small C program takes 0.1 ms."""
+COST_SHARE = 10
+"""A look that took long, as at a tree of hundreds of processes, is not repeated before so many times its duration."""
+PROOF_SHARE = 20
+"""So with a proof, which keeps another thread busy for 10 ms a GiB and more."""
+
+
+class Look(NamedTuple):
+    """What came of a sample."""
+
+    next_at: float
+    verdict: Verdict | None = None
+    beyond: bool = False
+    """Over the limit by so much that there is no time for a grace."""
+    prove: bool = False
+    """The sum is over the limit, but may count pages several times."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """What an attempt may take over what its worker had at the attempt's start."""
+
+    limits: Limits
+    base: Sample
+    cores: int
+    prove_at: float = 0.0
+    """No proof before then."""
+
+    @property
+    def at_most(self) -> int:
+        """How many processes have to be counted to know all that matters."""
+        processes_max = self.limits.processes_max
+        return 1 << 16 if processes_max is None else int(processes_max * BACKSTOP) + 2
+
+    def look(self, sample: Sample, now: float) -> Look:
+        """Decide on a sample."""
+        found = [*self._memory(sample, now), *self._processes(sample), *self._cpu(sample)]
+        verdict = next((each.verdict for each in found if each.verdict is not None), None)
+        wait_s = LOOK_S if verdict is not None else min(each.next_at for each in found)
+        return Look(
+            next_at=now + max(LOOK_S, COST_SHARE * sample.cost_s, wait_s),
+            verdict=verdict,
+            beyond=any(each.beyond for each in found),
+            prove=any(each.prove for each in found),
+        )
+
+    def proven(self, sample: Sample, now: float) -> Watch:
+        """Return the watch after a proof: it is not asked for again before the limit can have been reached."""
+        limit = self.limits.memory_bytes or 0
+        room_s = (limit - self._grown(sample)) / (BYTES_PER_S * self.cores)
+        return replace(self, prove_at=now + max(LOOK_S, PROOF_SHARE * sample.cost_s, room_s))
+
+    # Each yields nothing without its limit, or one look whose `next_at` is in seconds from now.
+
+    def _memory(self, sample: Sample, now: float) -> list[Look]:
+        limit = self.limits.memory_bytes
+        if limit is None:
+            return []
+        grown, own = self._grown(sample), sample.own_bytes - self.base.own_bytes
+        sure = grown if sample.proven or sample.processes == 1 else own
+        backstop = backstop_bytes(limit)
+        doubted = grown > sure and grown > (backstop if sure > limit else limit)
+        prove = doubted and now >= self.prove_at
+        if sure > limit:
+            facts = {"limit": "memory_bytes", "limit_bytes": limit, "measured_bytes": sure}
+            words = f"memory_bytes of {limit} was reached: {_its_processes(sample)} had grown by {sure} bytes"
+            return [Look(0.0, _verdict("limit.memory", words, facts, sample), sure > backstop, prove)]
+        if doubted:
+            return [Look(self.prove_at - now, prove=prove)]
+        return [Look((limit - grown) / (BYTES_PER_S * self.cores))]
+
+    def _processes(self, sample: Sample) -> list[Look]:
+        limit = self.limits.processes_max
+        if limit is None:
+            return []
+        if sample.processes > limit:
+            facts = {"limit": "processes_max", "limit_processes": limit}
+            words = f"processes_max of {limit} was reached: {sample.processes} were seen at once"
+            beyond = sample.processes > limit * BACKSTOP
+            return [Look(0.0, _verdict("limit.processes", words, facts, sample), beyond)]
+        return [Look((limit + 1 - sample.processes) / (FORKS_PER_S * self.cores))]
+
+    def _cpu(self, sample: Sample) -> list[Look]:
+        limit = self.limits.cpu_s
+        if limit is None:
+            return []
+        used = sample.cpu_s - self.base.cpu_s
+        if used >= limit:
+            facts = {"limit": "cpu_s", "limit_s": limit, "measured_s": round(used, 3)}
+            words = (
+                f"cpu_s of {limit:g} s was reached: {_its_processes(sample)} had used {used:.3g} s of processor time"
+            )
+            return [Look(0.0, _verdict("limit.cpu", words, facts, sample))]
+        return [Look((limit - used) / self.cores)]
+
+    def _grown(self, sample: Sample) -> int:
+        return sample.own_bytes + sample.others_bytes - self.base.own_bytes
+
+
+def is_wanted(limits: Limits) -> bool:
+    """Tell whether any limit has to be watched."""
+    return any(each is not None for each in (limits.memory_bytes, limits.cpu_s, limits.processes_max))
+
+
+def _its_processes(sample: Sample) -> str:
+    return "its process" if sample.processes == 1 else f"its {sample.processes} processes"
+
+
+def _verdict(code: str, words: str, facts: dict[str, Any], sample: Sample) -> Verdict:
+    return Verdict(code, by="supervisor", facts={**facts, "processes": sample.processes, "message": words})

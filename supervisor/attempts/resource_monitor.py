@@ -1,0 +1,106 @@
+"""Looks at what a busy worker takes, at the moments that `watch` says, and stops its attempt at a limit.
+
+Runs in: supervisor. An idle worker is never looked at: the timer is the attempt's.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from killable.supervisor.attempts import resource_limits
+from killable.supervisor.attempts.resource_limits import Look, Watch
+from killable.supervisor.clock import Clock, Timer
+from killable.supervisor.models import Limits, Verdict
+from killable.supervisor.ports import Process, Sample
+from killable.workers.authoring.limits import backstop_bytes
+
+BLIND_S = 0.05
+"""Until the next look when nothing could be read: the process is gone, which is told next, or no descriptor is left."""
+
+
+class Stop(Protocol):
+    """Ends the attempt; called again while it ends, and then shortens its grace if one is given."""
+
+    def __call__(self, verdict: Verdict, grace_s: float | None = None) -> None: ...
+
+
+class Watching:
+    """From the order to run until its process has exited. In the grace it goes on: a job that takes more has none."""
+
+    def __init__(self, process: Process, limits: Limits, clock: Clock, cores: int, stop: Stop) -> None:
+        self._process = process
+        self._limits = limits
+        self._clock = clock
+        self._cores = cores
+        self._stop = stop
+        self._cpu = limits.cpu_s is not None
+        self._watch: Watch | None = None
+        self._timer: Timer | None = None
+        self._proving = False
+        self._told = False
+        self._closed = False
+
+    def prepare(self, *, has_order: bool) -> None:
+        """Note where it begins, unless whoever gave it its order has done so, and let the kernel bound it."""
+        if resource_limits.is_wanted(self._limits) and not has_order:
+            self._process.note_base()
+        memory = self._limits.memory_bytes
+        self._process.bound(None if memory is None else backstop_bytes(memory), self._limits.processes_max)
+
+    def begin(self, ordered: float) -> None:
+        """Call it behind the order, which went out at `ordered`: the job need not wait, and may be over by now."""
+        if not resource_limits.is_wanted(self._limits):
+            return
+        base = self._process.base
+        if base is None:
+            self._look_at(ordered + BLIND_S)
+        else:
+            self._count_from(base, ordered)
+
+    def _count_from(self, base: Sample, now: float) -> None:
+        self._watch = Watch(self._limits, base, self._cores)
+        self._look_at(self._watch.look(base, now).next_at)
+
+    def close(self) -> None:
+        """Look no more; may be called twice."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self) -> None:
+        self._timer = None
+        at_most = 1 if self._watch is None else self._watch.at_most
+        sample = self._process.sample(cpu=self._cpu, at_most=at_most)
+        now = self._clock.now()
+        if sample is None:
+            self._look_at(now + BLIND_S)
+            return
+        if self._watch is None:
+            self._count_from(sample, now)
+            return
+        look = self._watch.look(sample, now)
+        if look.prove and not self._proving:
+            self._proving = True
+            self._process.prove(sample, self._on_proof)
+        self._act(look)
+        self._look_at(look.next_at)
+
+    def _on_proof(self, sample: Sample) -> None:
+        self._proving = False
+        now = self._clock.now()
+        assert self._watch is not None
+        self._watch = self._watch.proven(sample, now)
+        if not self._closed:
+            self._act(self._watch.look(sample, now))
+
+    def _act(self, look: Look) -> None:
+        if look.verdict is None:
+            return
+        # Its first sign is the verdict, and SIGTERM: whoever stops growing at that has the grace.
+        self._stop(look.verdict, 0.0 if look.beyond and self._told else None)
+        self._told = True
+
+    def _look_at(self, moment: float) -> None:
+        if not self._closed:
+            self._timer = self._clock.call_at(moment, self._look)

@@ -1,0 +1,1 @@
+"""Who gets a worker when: admission, the dispatcher, retries, drain, recovery."""

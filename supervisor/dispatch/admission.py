@@ -1,0 +1,223 @@
+"""The way in: takes a submission or says why not, and answers when the job is as safe as it is to be.
+
+Runs in: supervisor.
+
+    submit ─► sealed ─► checked ─► Entry ──────────────────────────► enqueued ─► record
+                                     └─ with a journal: on disk? ─┘└─ no: withdrawn, refused
+
+Without a journal all from the checks on is one turn of the loop. With one the job waits for the disk as one that is
+queued, is seen and can be cancelled; it holds its place in the queue's bounds, and its idempotency key. What follows
+when it is written is done by the journal's answer, not by whoever submits, and may be gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from killable.supervisor.clock import Clock
+from killable.supervisor.dispatch.dispatcher import Dispatcher
+from killable.supervisor.dispatch.drain import Drain
+from killable.supervisor.jobs import limits
+from killable.supervisor.jobs.backlog import Full
+from killable.supervisor.jobs.event_log import EventLog
+from killable.supervisor.jobs.inputs import close_input, content_of, seal_large_input
+from killable.supervisor.jobs.job import Entry, JobListener
+from killable.supervisor.jobs.registry import Registry, check_same_request
+from killable.supervisor.models import JobRecord, JobType, Limits, Outcome, Submission
+from killable.supervisor.telemetry.observer import Observer
+from killable.workers.errors import Refused
+
+if TYPE_CHECKING:
+    from killable.supervisor.journal.journal_writer import Chronicle
+
+Answer = asyncio.Future[JobRecord | Refused]
+
+
+class Admission:
+    """One for each supervisor."""
+
+    def __init__(
+        self,
+        jobs: Dispatcher,
+        registry: Registry,
+        drain: Drain,
+        observer: Observer,
+        record_of: Callable[[Entry], JobRecord],
+    ) -> None:
+        self._jobs = jobs
+        self._registry = registry
+        self._drain = drain
+        self._observer = observer
+        self._record_of = record_of
+        self._chronicle: Chronicle | None = None
+        self._unwritten: dict[tuple[str, str], tuple[Entry, Answer]] = {}
+        """Jobs with an idempotency key that wait for the disk, by tenant and key."""
+
+    def start(self, clock: Clock, chronicle: Chronicle | None) -> None:
+        self._clock = clock
+        self._chronicle = chronicle
+
+    async def submit(self, submission: Submission) -> JobRecord:
+        """As `Engine.submit`."""
+        content = submission.input
+        # Without a journal the only wait. What follows is one turn of the loop: of two requests with one key one is
+        # the first.
+        submission = await seal_large_input(submission)
+        entry = None
+        try:
+            first = self._first_answer(submission)
+            if first is None:
+                entry = self._accept(submission)
+        except Refused as refused:
+            self._observer.on_refused(submission, refused)
+            raise
+        finally:
+            if entry is None:
+                close_input(submission)
+        if entry is None:
+            assert first is not None
+            record = await self._written(submission, first) if isinstance(first, asyncio.Future) else first
+            self._observer.on_replayed(record)
+            return replace(record, replayed=True)
+        if self._chronicle is None:
+            return self._enqueue(entry)
+        return await self._written(submission, self._write(self._chronicle, entry, content_of(content)))
+
+    def enter(
+        self,
+        job_id: str,
+        job_type: JobType,
+        submission: Submission,
+        in_force: Limits,
+        listener: JobListener | None = None,
+        since: float | None = None,
+    ) -> Entry:
+        """Make a job that is neither queued nor started yet, but was perhaps asked for `since` an earlier moment."""
+        now = self._clock.now()
+        entry = Entry(
+            id=job_id,
+            number=self._registry.next_number(),
+            type=job_type,
+            submission=submission,
+            limits=in_force,
+            log=EventLog(in_force.output_bytes),
+            created_at=self._clock.wall(),
+            created=now if since is None else since,
+            queued=now,
+            listener=listener,
+            is_call=listener is not None,
+        )
+        self._registry.add(entry)
+        return entry
+
+    def _first_answer(self, submission: Submission) -> JobRecord | Answer | None:
+        """Return the first answer to this idempotency key, or its promise. Raise Refused: idempotency_conflict."""
+        waiting = self._unwritten.get((submission.tenant, submission.idempotency_key))
+        if waiting is None:
+            return self._registry.replayed(submission)
+        entry, answer = waiting
+        check_same_request(submission, entry.submission.body_digest, entry.id)
+        return answer
+
+    def _accept(self, submission: Submission) -> Entry:
+        """Make a job whose input is where it is to lie. Raise Refused."""
+        self._drain.check()
+        job_type = self._jobs.fleet.type(submission.type)
+        in_force = limits.limits_of_job(job_type.limits, job_type.caps, submission.limits, submission.within_s)
+        self._check_time(job_type, in_force)
+        self._check_room(job_type, len(submission.input))  # last: what is wrong with a request is wrong later, too
+        entry = self.enter(f"job-{uuid.uuid4()}", job_type, submission, in_force)
+        if self._chronicle is None:
+            self._observer.on_submitted(entry)
+        return entry
+
+    def _enqueue(self, entry: Entry) -> JobRecord:
+        self._jobs.enqueue(entry)
+        return self._answered(entry)
+
+    def _answered(self, entry: Entry) -> JobRecord:
+        record = self._record_of(entry)
+        self._registry.note_accepted(entry, record)
+        return record
+
+    def _check_room(self, job_type: JobType, input_bytes: int) -> None:
+        """Raise Refused: queue_full."""
+        try:
+            self._jobs.backlog.check(input_bytes)
+        except Full as full:
+            # There is room when the first of those that wait has begun.
+            wait_s = self._jobs.fleet.run_times_of(job_type).estimate_wait_s(0)
+            again_s = max(1, round(wait_s or 1))
+            facts = {"bound": full.bound, "limit": full.limit, "retry_after_s": again_s}
+            raise Refused(f"the queue is full: {full}", code="queue_full", **facts) from full
+
+    def _check_time(self, job_type: JobType, in_force: Limits) -> None:
+        """Raise Refused, deadline_unmeetable, for a job whose `total_s` would be over while it waits."""
+        if in_force.total_s is None:
+            return
+        occupancy = self._jobs.fleet.pool_of(job_type).occupancy()
+        if occupancy.queued < occupancy.slots_free:
+            return
+        wait_s = self._jobs.fleet.run_times_of(job_type).estimate_wait_s(occupancy.queued) or 0.0
+        if wait_s > in_force.total_s:
+            raise Refused(
+                f"it would wait for {wait_s:g} s, as the latest jobs ran, and its time is over in "
+                f"{in_force.total_s:g} s: it would be given up before it starts",
+                code="deadline_unmeetable",
+                estimated_wait_s=wait_s,
+                total_s=in_force.total_s,
+                retry_after_s=max(1, round(wait_s - in_force.total_s)),
+            )
+
+    # ── with a journal ──
+
+    def _write(self, chronicle: Chronicle, entry: Entry, content: bytes) -> Answer:
+        """Have a job written, and return what will be answered to whoever submits it."""
+        answer: Answer = asyncio.get_running_loop().create_future()
+        submission = entry.submission
+        room = len(submission.input)
+        key = submission.tenant, submission.idempotency_key
+        if submission.idempotency_key:
+            self._unwritten[key] = entry, answer
+        self._jobs.backlog.hold(room)
+
+        def on_written(refused: Refused | None) -> None:
+            self._jobs.backlog.let_go(room)
+            if submission.idempotency_key:
+                del self._unwritten[key]
+            try:
+                answer.set_result(self._settle(entry, refused))
+            except Exception as error:  # a defect of ours: whoever waits is told
+                answer.set_result(Refused(f"the server met a fault of its own: {error!r}", code="internal"))
+                raise
+
+        chronicle.accepted(entry, content, on_written)
+        return answer
+
+    def _settle(self, entry: Entry, refused: Refused | None) -> JobRecord | Refused:
+        """It is on disk, or is not."""
+        if refused is not None:
+            self._withdraw(entry, refused)
+            return refused
+        self._observer.on_submitted(entry)
+        return self._answered(entry) if entry.is_over else self._enqueue(entry)  # it may have been cancelled meanwhile
+
+    async def _written(self, submission: Submission, answer: Answer) -> JobRecord:
+        """Wait for the disk. Raise Refused: journal_failed."""
+        found = await asyncio.shield(answer)  # others may wait for it, too
+        if isinstance(found, Refused):
+            self._observer.on_refused(submission, found)
+            raise Refused(found.message, code=found.code, **found.facts)
+        return found
+
+    def _withdraw(self, entry: Entry, refused: Refused) -> None:
+        """It was never accepted: who has found it in a list sees it end, and then there is no such job."""
+        if not entry.is_over:
+            self._jobs.conclude(entry, Outcome("failed", refused.code, refused.message))
+        self._registry.withdraw(entry)
+        entry.wake()
+        self._jobs.note_fewer()

@@ -1,0 +1,174 @@
+"""Jobs of an earlier run of the server, from the journal's rows: ended as they were, waiting again, or lost.
+
+Runs in: supervisor, at its start: after the sweep of leftovers, and when the job types are known.
+
+    it had ended            it is as it was, for what is left of its `keep_s`
+    a worker had it         `failed`: `supervisor_lost`, or `node_lost` where the boot of the machine is another one
+    it waited               it is queued again, in the same order; `queue_s` counts anew, `total_s` has gone on
+    … to be run again       the same, and at once; the attempts that it had count
+    … and its type is gone  `failed`, `spawn`
+
+The events of a lost job died with the server, and nobody knows how many there were: some may have been read. Its
+terminal event has an id that none of them can have had (each takes a byte of `output_bytes` at least, but for the few
+beside them), so whoever comes back with a Last-Event-ID gets it, once. The gap before it is what was lost. A job that
+waited to be run again goes on behind such a gap, with an event that says so: `restored`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from killable.supervisor.clock import Clock
+from killable.supervisor.dispatch.dispatcher import Dispatcher
+from killable.supervisor.jobs import job_events
+from killable.supervisor.jobs.event_log import EventLog
+from killable.supervisor.jobs.inputs import seal_large_input
+from killable.supervisor.jobs.job import Entry
+from killable.supervisor.jobs.lifecycle import State
+from killable.supervisor.jobs.registry import Registry
+from killable.supervisor.journal.journal_file import Row, damaged
+from killable.supervisor.journal.journal_writer import KEPT_OF_SUBMISSION, Chronicle
+from killable.supervisor.models import LIMIT_NAMES, JobRecord, JobType, Limits, Outcome, Submission
+from killable.workers.errors import Refused
+
+EVENTS_BESIDES_OUTPUT = 1 << 16
+"""More than a job has besides its output: a first event for each attempt, a last one."""
+
+logger = logging.getLogger("killable.journal")
+
+
+async def restore(
+    rows: Sequence[Row], *, jobs: Dispatcher, registry: Registry, chronicle: Chronicle, clock: Clock
+) -> None:
+    """Take them all over. Raise JournalRefused, before anything is changed, for rows that make no sense."""
+    restoring = _Restoring(jobs, chronicle, clock)
+    try:
+        entries = [restoring.take(row) for row in rows]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise damaged(chronicle.journal.path, f"a row cannot be read: {error!r}") from error
+    for entry in restoring.waiting:
+        entry.submission = await seal_large_input(entry.submission)
+    # What follows is one turn of the loop.
+    for entry, answer in entries:
+        registry.restore(entry)
+        registry.note_accepted(entry, answer)
+    taken = {name: len(getattr(restoring, name)) for name in ("ended", "lost", "waiting")}
+    logger.info("restored", extra=taken | {"path": chronicle.journal.path})
+    now = clock.now()
+    for entry in sorted(restoring.ended, key=lambda entry: entry.ended or 0.0):
+        registry.retention.note_end(entry, now)
+    for entry, outcome in restoring.lost:
+        jobs.settle(entry, outcome)
+    for entry in restoring.waiting:
+        if entry.attempts:
+            chronicle.waits(entry)  # from which id its events are here now: a later death must not lose that
+    jobs.resume(restoring.waiting)
+
+
+class _Restoring:
+    """Sorts rows by what becomes of them."""
+
+    def __init__(self, jobs: Dispatcher, chronicle: Chronicle, clock: Clock) -> None:
+        self._jobs = jobs
+        self._boot = chronicle.boot
+        self._clock = clock
+        self.ended: list[Entry] = []
+        self.lost: list[tuple[Entry, Outcome]] = []
+        self.waiting: list[Entry] = []
+
+    def take(self, row: Row) -> tuple[Entry, JobRecord]:
+        """Return the job of a row, and its record as it was when it was accepted: the answer to its idempotency key."""
+        accepted = row.accepted
+        limits = Limits(**{name: value for name, value in accepted["limits"].items() if name in LIMIT_NAMES})
+        known = {name: value for name, value in accepted["submission"].items() if name in KEPT_OF_SUBMISSION}
+        job_type, missing = self._type(accepted, limits)
+        entry = Entry(
+            id=row.job_id,
+            number=row.number,
+            type=job_type,
+            submission=Submission(job_type.name, row.pieces.get("input", b""), **known),
+            limits=limits,
+            log=EventLog(limits.output_bytes, (row.started or {}).get("first_event", accepted["first_event"])),
+            created_at=accepted["created_at"],
+            created=self._clock.now() - self._clock.age_s(accepted["created_at"]),
+            queued=self._clock.now(),
+            state=State.QUEUED if row.ended is None else State(row.ended["state"]),
+        )
+        answer = entry.record(accepted["instance_id"])
+        answer = replace(answer, state=State.QUEUED.value, events=accepted["first_event"])
+        if row.ended is not None:
+            self._end(entry, row.ended, row.pieces)
+            self.ended.append(entry)
+        elif row.started is not None and not row.started.get("waits"):
+            self._lose(entry, row.started)
+        else:
+            self._wait(entry, row.started, missing)
+        return entry, answer
+
+    def _wait(self, entry: Entry, started: dict[str, Any] | None, missing: str) -> None:
+        """Queue it again, if its type is not `missing`."""
+        if started is not None:
+            entry.attempts = started["attempt"]
+            entry.log = _behind_lost_events(entry)
+            job_events.note_restored(entry)
+        if missing:
+            message = (
+                f"its job type {entry.type.name} is no longer served since the server was started again: {missing}"
+            )
+            self.lost.append((entry, Outcome("failed", "spawn", message)))
+        else:
+            self.waiting.append(entry)
+
+    def _type(self, accepted: dict[str, Any], limits: Limits) -> tuple[JobType, str]:
+        """Return its type, or one that only has its name, and why it is gone."""
+        name, codec = accepted["type"], accepted["codec"]
+        try:
+            return self._jobs.fleet.type(name), ""
+        except Refused as refused:
+            gone = JobType(name, "", {}, "", codec, limits, {}, available=False, unavailable_reason=refused.message)
+            return gone, refused.message
+
+    def _end(self, entry: Entry, ended: dict[str, Any], pieces: dict[str, bytes]) -> None:
+        entry.instance_id = ended["instance_id"]
+        entry.outcome = Outcome(ended["state"], ended["code"], ended["message"], ended["facts"])
+        entry.started_at, entry.ended_at = ended["started_at"], ended["ended_at"]
+        entry.ended = self._clock.now() - self._clock.age_s(ended["ended_at"])
+        entry.attempts, entry.worker_id, entry.pid = ended["attempts"], ended["worker_id"], ended["pid"]
+        entry.progress, entry.certificate = ended["progress"], ended["certificate"]
+        entry.result, entry.partial = pieces.get("result"), pieces.get("partial")
+        entry.log = EventLog.decoded(pieces.get("events", b""), entry.limits.output_bytes, ended["first_event"])
+
+    def _lose(self, entry: Entry, started: dict[str, Any]) -> None:
+        """Say what is known of it, and nothing more."""
+        entry.attempts, entry.instance_id = started["attempt"], started["instance_id"]
+        entry.worker_id, entry.pid = started["worker_id"], started["pid"]
+        entry.log = _behind_lost_events(entry)
+        where = (
+            f"worker {started['worker_id']} of server instance {started['instance_id']} had it since {started['at']}, "
+            f"attempt {started['attempt']}"
+        )
+        if started["boot"] == self._boot:
+            code, what = "supervisor_lost", f"the server died while the job was at work: {where}"
+            what += f"; {_SWEPT[self._jobs.fleet.swept]}"
+        else:
+            code = "node_lost"
+            what = f"the machine was started again, or is another one, since the job was at work: {where}"
+        facts = {name: started[name] for name in ("instance_id", "worker_id", "pid", "attempt")}
+        facts |= {"assigned_at": started["at"], "boot_id": started["boot"]}
+        self.lost.append((entry, Outcome("failed", code, f"{what}; how far it had come is not known", facts)))
+
+
+def _behind_lost_events(entry: Entry) -> EventLog:
+    output_bytes = entry.limits.output_bytes
+    return EventLog(output_bytes, entry.log.first + output_bytes + EVENTS_BESIDES_OUTPUT)
+
+
+_SWEPT = {
+    None: "nothing was swept at this start",
+    True: "what dead servers had left was swept before this one started, as far as it could be found",
+    False: "the sweep of what dead servers had left was not over when this one started",
+}
+"""What may be said of leftovers, by what became of the sweep."""

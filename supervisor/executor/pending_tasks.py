@@ -1,0 +1,317 @@
+"""The calls that one Executor has under way: they wait, are matched with lent workers, stopped, and counted.
+
+Runs in: supervisor (what a method is said to do "in the thread" runs in its thread) | any thread of the program.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from killable.supervisor.clock import monotonic
+from killable.supervisor.executor import pickling_errors
+from killable.supervisor.executor.futures import JobFuture
+from killable.supervisor.executor.supervisor_thread import Closed, Hosting
+from killable.supervisor.executor.task import Call
+from killable.supervisor.models import JobType, Submission, Verdict
+from killable.supervisor.pools.lease import Loan
+from killable.supervisor.settings import Settings
+from killable.workers.protocol import pickling
+from killable.workers.protocol.frames import FRAME_BYTES_MAX
+from killable.workers.protocol.messages import INLINE_BYTES_MAX
+from killable.workers.protocol.pickling import Pickled
+from killable.workers.protocol.shared_memory import SealedInput
+from killable.workers.runtime.executor_setup import CALL, STREAM, is_in_pool
+
+if TYPE_CHECKING:
+    from killable.supervisor.supervisor import Supervisor
+
+_CLOSED = "cannot schedule new futures after shutdown"
+LOANS_MAX = 100
+"""Then those that have ended are sorted out."""
+
+
+CALL_BYTES_MAX = FRAME_BYTES_MAX - 4096
+"""Of a call that is written into a socket; larger ones lie in memory of their own."""
+
+
+class Calls:
+    """It outlives the Executor as long as anything is under way."""
+
+    supervisor: Supervisor
+
+    def __init__(self, settings: Settings, name: str) -> None:
+        self.workers = settings.pools[0].workers
+        self._settings = settings
+        self._name = name
+        self._why_closed = ""
+        """Why it takes nothing more."""
+        self._begin()
+        if not is_in_pool():  # else it may be one that a module makes beside its functions: they are called here
+            self._host()
+
+    def _begin(self) -> None:
+        """Have nothing under way, and no supervisor yet."""
+        self._lock = threading.RLock()  # a finalizer of the program's may come in the middle, and shut this down
+        self._under_way: dict[JobFuture[Any], Call] = {}
+        self._waiting: OrderedDict[JobFuture[Any], Call] = OrderedDict()
+        """Those of them that no worker has and that are no jobs, in order."""
+        self._loans: list[Loan] = []
+        """The latest is taken first, behind those that are to be told of; those that have ended are passed over."""
+        self._prefix = f"job-{uuid.uuid4().hex[:8]}"
+        self._numbers = itertools.count(1)
+        self.types: dict[str, JobType] = {}
+        """Known as soon as a worker is lent."""
+        self.hosting = Hosting(self._settings, self._name, self)
+        self._is_hosted = self._will_look = False
+
+    def _host(self) -> None:
+        self.hosting.start()
+        self._is_hosted = True
+
+    # ── in any thread ──
+
+    @property
+    def detail(self) -> str:
+        """Return what its pool does instead of what was asked for, or why it is broken."""
+        return self.hosting.fault or (self.supervisor.pool_details() if self.hosting.has_started else "")
+
+    def submit(self, type: str, call: tuple[Any, ...], limits: Mapping[str, Any], future: JobFuture[Any]) -> None:
+        """Take a call; one that cannot be pickled is over at once. Raise RuntimeError after the shutdown."""
+        if self._why_closed:  # before the work of pickling it
+            raise RuntimeError(self._why_closed)
+        function, args, kwargs = call
+        try:
+            input = _where_it_lies(pickling.pickled({"function": function, "args": args, "kwargs": kwargs}))
+        except Exception as error:  # pickling runs the caller's __reduce__: anything can come
+            pickling_errors.name_it(error, function, args, kwargs)
+            future.fail(error)
+            return
+        taken = Call(self, Submission(type, input, limits=dict(limits)), future)
+        future.job_id = f"{self._prefix}-{next(self._numbers)}"
+        try:
+            with self._lock:
+                is_first, why_closed = not self._waiting, self._why_closed
+                if not (why_closed or self._is_hosted):
+                    self._host()
+                if not why_closed:
+                    self._under_way[future] = self._waiting[future] = taken
+            if not why_closed:
+                self._match()
+                if taken.is_timed or (is_first and self._waiting):
+                    self._call(self._look)
+        except BaseException:  # Ctrl-C, or what a signal handler of the program's raises: nobody has its future
+            self._call(partial(self._give_up, taken, ""))
+            raise
+        if why_closed:
+            raise RuntimeError(why_closed)
+
+    def _match(self) -> None:
+        """Bring waiting calls and lent workers together, as long as there are both.
+
+        Whatever interrupts that (Ctrl-C), neither a worker nor a call is lost: each is known here before it is taken.
+        """
+        loan: Loan | None = None
+        call: Call | None = None
+        try:
+            while True:
+                with self._lock:
+                    loan = call = None
+                    if not self._loans or not self._waiting:
+                        return
+                    loan = self._loans[-1]
+                    del self._loans[-1]
+                    if loan.is_over:
+                        continue
+                    call = next(iter(self._waiting.values()))
+                    del self._waiting[call.future]
+                try:
+                    given = call.give(loan)
+                except Exception as error:
+                    self._part(loan, call, f"it cannot be given to a worker: {error!r}")
+                else:
+                    if not given:
+                        self._part(loan, call)
+        except BaseException:
+            if loan is not None:
+                self._part(loan, call)
+            raise
+
+    def _part(self, loan: Loan, call: Call | None, fault: str = "") -> None:
+        """They have not come together: keep both, but for a call that nobody wants any more, or that has a fault."""
+        act: Callable[[Supervisor], None]
+        with self._lock:
+            if not loan.is_given and not loan.is_over and loan not in self._loans:
+                self._loans.append(loan)
+            if call is None or call.future not in self._under_way:
+                return
+            # Also when it is an attempt by now, and the loan over.
+            is_given = loan.has(call) or loan.given_at or call.is_job
+            if not (is_given or fault or call.is_stopped or call.future.cancelled()):
+                if call.future not in self._waiting:
+                    call.take_back()
+                    self._waiting[call.future] = call
+                    self._waiting.move_to_end(call.future, last=False)
+                act = self._look  # while it was in here nobody saw that it waits
+            elif loan.is_written and not fault:  # another thread's, perhaps, and it is well: it only has to be known
+                act = _adopting(loan)
+            else:
+                act = partial(self._give_up, call, fault)
+        self._call(act)
+
+    def _call(self, act: Callable[[Supervisor], None]) -> None:
+        try:
+            self.hosting.call(act)
+        except Closed:
+            pass  # then everything is over
+
+    def stop(self, future: JobFuture[Any], grace_s: float | None, reason: str) -> None:
+        """Have a call stopped; it is told of its end. Without a grace it is killed in this very thread."""
+        verdict = Verdict("cancelled", by="user", reason=reason, asked_at=monotonic())
+        call = self._under_way.get(future)
+        if call is not None:
+            call.kill_now(verdict, grace_s)
+            self._call(partial(self._stop, future, verdict, grace_s))
+
+    def can_wait(self) -> bool:
+        return self.hosting.can_wait()
+
+    def shut_down(self, *, cancel_pending: bool) -> None:
+        """Take nothing more; leave when the last call is over."""
+        with self._lock:
+            self._why_closed = self._why_closed or _CLOSED
+            futures = list(self._under_way) if cancel_pending else ()
+        for future in futures:
+            future.cancel_pending("the executor is shutting down")
+        self._call(lambda _: self._leave_if_done())
+
+    def stop_all(self, grace_s: float | None, reason: str) -> None:
+        """Stop every call, waiting or running."""
+        with self._lock:
+            futures = list(self._under_way)
+        for future in futures:
+            future.cancel(grace_s=grace_s, reason=reason)
+
+    def stop_unread(self) -> None:
+        """The main thread has ended: stop what nobody will ever read."""
+        with self._lock:
+            futures = list(self._under_way)
+        for future in futures:
+            if not future.is_wanted():
+                future.cancel(reason="the program has ended, and nobody reads it")
+
+    def leave_to_parent(self) -> None:
+        """In a fork of the program: nothing that is under way will ever end here; the first new call begins anew."""
+        self.hosting.leave_to_parent()
+        under_way = self._under_way
+        self._begin()
+        for future in under_way:
+            future.leave_to_parent()
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    # ── in the thread ──
+
+    def on_hosted(self, supervisor: Supervisor) -> None:
+        self.supervisor = supervisor
+
+    def on_started(self) -> None:
+        self._look(self.supervisor)
+
+    def on_left(self, failure: BaseException | None) -> None:
+        why = f"the executor's thread has ended: {failure!r}"
+        with self._lock:
+            self._why_closed = self._why_closed or why
+            calls = list(self._under_way.values())
+        for call in calls:
+            call.lose(why)
+
+    def on_lent(self, loan: Loan) -> None:
+        if not self.types:
+            self.types = {name: self.supervisor.type(name) for name in (CALL, STREAM)}
+        with self._lock:
+            if len(self._loans) > LOANS_MAX:
+                self._loans = [each for each in self._loans if not each.is_over]
+            self._loans.insert(len(self._loans) if loan.quiet else 0, loan)
+        self._match()
+
+    def on_pool_broken(self) -> None:
+        self._let_enter()
+
+    def _look(self, supervisor: Supervisor) -> None:
+        """See to those that wait: a time runs for one, no worker is lent, or none will ever come."""
+        if not self.hosting.has_started:
+            return
+        with self._lock:
+            are_jobs = any(call.is_timed for call in self._waiting.values())
+        if are_jobs or self.hosting.fault or supervisor.why_broken():
+            self._let_enter()
+        else:
+            supervisor.jobs.lend()
+
+    def _let_enter(self) -> None:
+        """Have all that wait do so as jobs, in their order; when no worker will come they end."""
+        with self._lock:
+            calls, self._waiting = list(self._waiting.values()), OrderedDict()
+        for call in calls:
+            call.enter()
+
+    def _stop(self, future: JobFuture[Any], verdict: Verdict, grace_s: float | None, _supervisor: Supervisor) -> None:
+        call = self._under_way.get(future)
+        if call is None:
+            return
+        with self._lock:
+            waits = self._waiting.pop(future, None) is not None
+            call.ask(verdict, grace_s)
+        if not call.is_job and (waits or future.cancelled()):  # nobody gives it to a worker
+            call.drop()
+        else:
+            call.stop()
+
+    def _give_up(self, call: Call, fault: str, _supervisor: Supervisor) -> None:
+        """End a call that is neither here nor there, or that a worker has perhaps not been given whole."""
+        with self._lock:
+            self._waiting.pop(call.future, None)
+        if call.future in self._under_way:
+            call.give_up(fault)
+        self._match()  # whoever was interrupted may have put back what another thread had found taken
+        if not self._will_look:  # once for many: it goes through all that wait
+            self._will_look = True
+            self._call(self._look_once)
+
+    def _look_once(self, supervisor: Supervisor) -> None:
+        self._will_look = False
+        self._look(supervisor)
+
+    def forget(self, call: Call) -> None:
+        """A call is over."""
+        self._under_way.pop(call.future, None)
+        if self._why_closed:
+            self._leave_if_done()
+
+    def _leave_if_done(self) -> None:
+        with self._lock:
+            done = bool(self._why_closed) and not self._under_way
+        if done:
+            self.hosting.leave()
+
+
+def _adopting(loan: Loan) -> Callable[[Supervisor], None]:
+    return lambda _: loan.adopt_call()
+
+
+def _where_it_lies(packed: Pickled) -> bytes | SealedInput:
+    if packed.size > INLINE_BYTES_MAX:
+        try:
+            return SealedInput.laid(packed.lay)
+        except OSError:  # no memory or no descriptor for it: in pieces, through the socket
+            if packed.size > CALL_BYTES_MAX:
+                raise
+    return packed.joined()

@@ -1,0 +1,213 @@
+"""One call to an Executor: it waits, or a lent worker has it, or it is a job of the supervisor's.
+
+Runs in: supervisor (its thread, where nothing else is said) | any thread of the program.
+
+    waiting ──give──► with a lent worker ──complete──► over
+       └──enter──► a job ◄──adopt──┘        a job ──on_changed──► over
+
+A call that runs through is nothing more than an order. Whatever else happens makes a job of it first (`loan`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from killable.supervisor.attempts.resource_limits import is_wanted
+from killable.supervisor.attempts.run_order import announces, order_of, within
+from killable.supervisor.clock import monotonic
+from killable.supervisor.executor.futures import JobFuture
+from killable.supervisor.executor.supervisor_thread import Closed, Hosting
+from killable.supervisor.jobs.inputs import close_input
+from killable.supervisor.jobs.limits import limits_of_job
+from killable.supervisor.models import JobType, Limits, Outcome, Submission, Verdict
+from killable.workers.errors import Refused
+from killable.workers.runtime.executor_setup import STREAM
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from killable.supervisor.jobs.job import Entry
+    from killable.supervisor.pools.lease import Loan
+    from killable.supervisor.supervisor import Supervisor
+
+
+class Home(Protocol):
+    """All calls of an Executor, as one of them sees them."""
+
+    hosting: Hosting
+    supervisor: Supervisor
+    types: dict[str, JobType]
+
+    def forget(self, call: Call) -> None:
+        """It is over."""
+        ...
+
+
+class Call:
+    """Made by the thread that submits."""
+
+    __slots__ = ("_asked", "_entry", "_home", "_limits", "_loan", "_since", "_submission", "future")
+
+    def __init__(self, home: Home, submission: Submission, future: JobFuture[Any]) -> None:
+        self.future = future
+        self._home = home
+        self._submission = submission
+        self._since = monotonic()
+        self._limits: Limits | None = None
+        """In force for it, once its job type is known."""
+        self._loan: Loan | None = None
+        self._entry: Entry | None = None
+        self._asked: tuple[Verdict, float | None] | None = None
+        """Its end was asked for, with this grace."""
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether its time runs while it waits: then it waits as a job."""
+        limits = self._submission.limits
+        return limits.get("queue_s") is not None or limits.get("total_s") is not None
+
+    @property
+    def is_job(self) -> bool:
+        return self._entry is not None
+
+    @property
+    def is_stopped(self) -> bool:
+        return self._asked is not None
+
+    # ── in any thread ──
+
+    def give(self, loan: Loan) -> bool:
+        """Give it to a lent worker; False: that cannot be had any more, or nobody wants the call any more."""
+        future, submission = self.future, self._submission
+        limits = self._limits_in_force(self._home.types[submission.type])
+        announce = announces(limits)
+        seen = limits if limits.total_s is None else within(limits, limits.total_s - (monotonic() - self._since))
+        order, passed = order_of(future.job_id, submission, seen, 1, loan.fence, loan.outlet, announce=announce)
+        self._loan = loan  # before it is said to run: whoever stops what runs finds it
+        if not future.begin():
+            return False
+        future.pid = loan.process.pid
+        is_watched = is_wanted(limits)
+        if not loan.give(order, passed, self, is_watched=is_watched):
+            return False
+        # A time runs, or what it takes is looked at; it will say something, and is better known by then; a spare has to
+        # take its place; its end was asked for just now.
+        known = is_watched or announce or submission.type == STREAM
+        if known or not loan.quiet or self._asked is not None or loan.has_rest:
+            try:
+                self._home.hosting.call(lambda _: loan.adopt_call())
+            except Closed:
+                pass  # then it is over already
+        return True
+
+    def _limits_in_force(self, job_type: JobType) -> Limits:
+        if self._limits is None:
+            self._limits = limits_of_job(job_type.limits, job_type.caps, self._submission.limits)
+        return self._limits
+
+    def take_back(self) -> None:
+        """No worker has it after all: it waits."""
+        self._loan = None
+        self.future.take_back()
+
+    def kill_now(self, verdict: Verdict, grace_s: float | None) -> None:
+        """If it has no grace, SIGKILL it: the supervisor's thread, which is told next, may have to wait for its turn.
+
+        When its worker has said its last word already, nothing happens: it may have another call.
+        """
+        if grace_s is None:
+            grace_s = self._submission.limits.get("grace_s")
+        if grace_s != 0:
+            return
+        loan, attempt = self._loan, None if self._entry is None else self._entry.attempt
+        if attempt is not None:
+            attempt.kill_now(verdict)
+        elif loan is not None and loan.has(self):  # else it may be given another call
+            loan.process.kill_now(loan.fence, verdict)
+
+    # ── in the supervisor's thread ──
+
+    def adopt(self) -> None:
+        self._become_job(self._loan)
+
+    def complete(self, result: bytes) -> None:
+        close_input(self._submission)
+        self.future.complete(result)
+        self._home.forget(self)
+
+    def enter(self) -> None:
+        """Have it wait as a job, or end as one that no worker will come for."""
+        if self.future.cancelled():
+            self.drop()
+            return
+        fault = self._home.hosting.fault
+        if fault:
+            self._end(Outcome("failed", "spawn", fault))
+            return
+        try:
+            self._become_job(None)
+        except Refused as refused:
+            self._end(Outcome("failed", "spawn", self._home.supervisor.why_broken() or refused.message))
+
+    def _become_job(self, loan: Loan | None) -> None:
+        """Raise Refused when there is no such type: its pool is broken."""
+        supervisor, submission = self._home.supervisor, self._submission
+        job_type = supervisor.type(submission.type)
+        limits = self._limits_in_force(job_type)
+        entry = supervisor.call(self.future.job_id, job_type, submission, limits, self, loan, since=self._since)
+        if entry.is_over:
+            return  # by now, and told
+        self._entry = entry
+        self.future.on_accepted(entry)
+        if self._asked is not None:
+            supervisor.jobs.stop(entry, *self._asked)
+
+    def ask(self, verdict: Verdict, grace_s: float | None) -> None:
+        """Its end is asked for, perhaps again."""
+        self._asked = verdict, grace_s
+
+    def stop(self) -> None:
+        """Begin to end it as it was asked, or only hurry that."""
+        assert self._asked is not None
+        if self._entry is not None:
+            self._home.supervisor.jobs.stop(self._entry, *self._asked)
+        elif self._loan is not None and self._loan.has(self):
+            self._loan.adopt_call()  # if it is being given just now, whoever does so sees that
+
+    def drop(self) -> None:
+        """End it before it has begun."""
+        reason = "" if self._asked is None else self._asked[0].reason
+        self.future.note_cancelled(reason)
+        self._end(Outcome("cancelled", "cancelled", facts={"by": "user", "reason": reason}))
+
+    def give_up(self, fault: str) -> None:
+        """End it, whatever has become of it."""
+        if self._loan is not None and self._loan.has(self):
+            self._loan.adopt_call()
+        if self._entry is not None:
+            reason = fault or "its caller was interrupted"
+            self._home.supervisor.jobs.stop(self._entry, Verdict("cancelled", by="user", reason=reason), 0.0)
+        elif fault:
+            self._end(Outcome("failed", "spawn", fault))
+        else:
+            self.drop()
+
+    def lose(self, why: str) -> None:
+        """End it: there is no supervisor any more, and nothing that it has started."""
+        self._end(Outcome("failed", "supervisor_lost", why))
+
+    def _end(self, outcome: Outcome) -> None:
+        """It never was a job, or is none any more."""
+        close_input(self._submission)
+        self.future.finish(outcome)
+        self._home.forget(self)
+
+    # ── JobListener ──
+
+    def on_assigned(self, entry: Entry) -> bool:
+        return entry.attempts > 0 or self.future.begin()  # it may come again: it has begun then
+
+    def on_changed(self, entry: Entry) -> None:
+        self.future.on_changed(entry)
+        if entry.is_over:
+            self._home.forget(self)

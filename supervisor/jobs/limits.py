@@ -1,0 +1,84 @@
+"""Which limits are in force for a type, and for one job of it.
+
+Runs in: supervisor. Pure. Defaults ← `[limits]` ← the decorator ← `[jobs.NAME.limits]` ← the submission; the lower
+of both caps holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from killable.supervisor.models import Limits
+from killable.supervisor.settings import JobSettings, Settings
+from killable.workers.authoring.limits import flat
+from killable.workers.errors import Refused
+
+
+def caps_of_type(settings: Settings, name: str) -> dict[str, float]:
+    """Return the caps of a job type: its own and the server's, the lower one where both are set."""
+    caps = dict(settings.caps)
+    for limit, cap in settings.jobs.get(name, JobSettings()).caps.items():
+        caps[limit] = min(cap, caps.get(limit, cap))
+    return caps
+
+
+def limits_of_type(settings: Settings, name: str, declared: Mapping[str, Any]) -> Limits:
+    """Return a type's default limits; a default above its cap is the cap."""
+    limits = settings.limits.over(dict(declared)).over(dict(settings.jobs.get(name, JobSettings()).limits))
+    lowered: dict[str, Any] = {}
+    for limit, cap in caps_of_type(settings, name).items():
+        value = getattr(limits, limit)
+        if is_over(value, cap):
+            lowered[limit] = _lowered(value, cap)
+    return limits.over(lowered)
+
+
+def is_over(value: Any, cap: float) -> bool:
+    """Tell whether a limit, or that of any operation, is over its cap; without a limit it is."""
+    if isinstance(value, Mapping):
+        return any(is_over(each, cap) for each in value.values())
+    return value is None or bool(value > cap)
+
+
+def _lowered(value: Any, cap: float) -> Any:
+    if isinstance(value, Mapping):
+        return {path: _lowered(each, cap) if is_over(each, cap) else each for path, each in value.items()}
+    return cap if value is None else type(value)(cap)
+
+
+def sources_of_type(settings: Settings, name: str, declared: Mapping[str, Any]) -> dict[str, str]:
+    """Return who set each of a type's default limits: `decorator`, or the key of `killable.toml` that did or would."""
+    job = settings.jobs.get(name, JobSettings())
+    asked = settings.limits.over(dict(declared)).over(dict(job.limits))
+    sources: dict[str, str] = {}
+    for limit, value in limits_of_type(settings, name, declared).as_json().items():
+        if value != getattr(asked, limit):
+            lowest = caps_of_type(settings, name)[limit] == settings.caps.get(limit)
+            sources[limit] = f"caps.{limit}" if lowest else f"jobs.{name}.caps.{limit}"
+        elif limit in job.limits:
+            sources[limit] = f"jobs.{name}.limits.{limit}"
+        else:
+            sources[limit] = "decorator" if limit in declared else f"limits.{limit}"
+    return sources
+
+
+def limits_of_job(
+    defaults: Limits, caps: Mapping[str, float], asked: Mapping[str, Any], within_s: float | None = None
+) -> Limits:
+    """Return one job's limits, its `total_s` being `within_s` at most. Raise Refused: limit_over_cap."""
+    for limit, whole_name, value in flat(asked):
+        cap = caps.get(limit)
+        if cap is not None and is_over(value, cap):
+            wanted = f"a job without {whole_name}" if value is None else f"{whole_name} of {value:.15g}"
+            raise Refused(
+                f"{wanted} is over the cap of {cap:.15g}, which only the operator can raise",
+                code="limit_over_cap",
+                limit=whole_name,
+                cap=cap,
+                asked=value,
+            )
+    in_force = defaults.over(dict(asked)) if asked else defaults
+    if within_s is None or (in_force.total_s is not None and in_force.total_s <= within_s):
+        return in_force
+    return in_force.over({"total_s": within_s})

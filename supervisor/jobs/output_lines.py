@@ -1,0 +1,44 @@
+"""A job's stdout and stderr, cut into `log` events: one line each.
+
+Runs in: supervisor. Pure.
+"""
+
+from __future__ import annotations
+
+from killable.workers.protocol.messages import dump_json
+
+LINE_BYTES_MAX = 8192
+"""A longer line is cut here: an event stays small, however long a line is."""
+
+
+class OutputLines:
+    """Bytes in, event data out; what is not UTF-8 becomes U+FFFD."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        *whole, rest = (self._rest + data).split(b"\n")
+        *cut, self._rest = _pieces(rest)
+        return [_event(piece) for line in whole for piece in _pieces(line)] + [_event(piece) for piece in cut]
+
+    def rest(self) -> list[bytes]:
+        """Return what stood after the last line end."""
+        rest, self._rest = self._rest, b""
+        return [_event(rest)] if rest else []
+
+
+def _pieces(line: bytes) -> list[bytes]:
+    """Cut a line that is too long; between two characters, where it is UTF-8."""
+    pieces = []
+    while len(line) > LINE_BYTES_MAX:
+        cut = LINE_BYTES_MAX
+        while line[cut] & 0xC0 == 0x80 and cut > LINE_BYTES_MAX - 4:  # a continuation byte
+            cut -= 1
+        pieces.append(line[:cut])
+        line = line[cut:]
+    return [*pieces, line]
+
+
+def _event(line: bytes) -> bytes:
+    return dump_json({"text": line.decode("utf-8", "replace").removesuffix("\r")})

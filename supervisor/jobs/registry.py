@@ -1,0 +1,132 @@
+"""All jobs that the server knows: live ones, and ended ones until a bound of retention is met.
+
+Runs in: supervisor. Does no I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from killable.supervisor.jobs.job import Entry
+from killable.supervisor.jobs.retention import Retention
+from killable.supervisor.models import JobRecord, Submission
+from killable.workers.errors import Refused
+
+
+class Registry:
+    """Jobs by id, in order of submission. Live jobs are never dropped."""
+
+    def __init__(
+        self, *, keep_jobs: int, keep_bytes: int, keep_s: float, on_dropped: Callable[[Entry], None] | None = None
+    ) -> None:
+        """`on_dropped` is called for each ended job that retention lets go."""
+        self.retention = Retention(keep_jobs=keep_jobs, keep_bytes=keep_bytes, keep_s=keep_s, drop=self._drop)
+        self._on_dropped = on_dropped
+        self._entries: dict[str, Entry] = {}
+        self._keyed: dict[tuple[str, str], tuple[str, JobRecord]] = {}
+        """First answers, by tenant and idempotency key."""
+        self._numbers = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def next_number(self) -> int:
+        self._numbers += 1
+        return self._numbers
+
+    def add(self, entry: Entry) -> None:
+        self._entries[entry.id] = entry
+
+    def restore(self, entry: Entry) -> None:
+        """Add a job of an earlier run, with the number that it had there."""
+        self._numbers = max(self._numbers, entry.number)
+        self.add(entry)
+
+    def withdraw(self, entry: Entry) -> None:
+        """Forget a job that was not accepted in the end."""
+        self.retention.forget(entry)
+        self._entries.pop(entry.id, None)
+
+    def get(self, job_id: str) -> Entry:
+        """Raise Refused: unknown_job."""
+        try:
+            return self._entries[job_id]
+        except KeyError:
+            raise self.retention.unknown(job_id) from None
+
+    def replayed(self, submission: Submission) -> JobRecord | None:
+        """Return the first answer to this submission's idempotency key, if that job is still kept.
+
+        Raise Refused: idempotency_conflict, for the same key with another request.
+        """
+        first = self._keyed.get((submission.tenant, submission.idempotency_key))
+        if first is None:
+            return None
+        digest, record = first
+        check_same_request(submission, digest, record.job_id)
+        return record
+
+    def note_accepted(self, entry: Entry, record: JobRecord) -> None:
+        """Remember the first answer to an idempotency key, as long as the job is kept."""
+        submission = entry.submission
+        if submission.idempotency_key and entry.id in self._entries:
+            self._keyed[submission.tenant, submission.idempotency_key] = (submission.body_digest, record)
+
+    def active(self) -> list[Entry]:
+        return [entry for entry in self._entries.values() if not entry.is_over]
+
+    def has_active(self) -> bool:
+        """Tell whether a job is not over yet: the newest is looked at first."""
+        return any(not entry.is_over for entry in reversed(self._entries.values()))
+
+    def note_end(self, entry: Entry, now: float) -> None:
+        """A job has ended: from here on it may be dropped."""
+        if entry.is_call:
+            del self._entries[entry.id]
+            return
+        self.retention.note_end(entry, now)
+
+    def _drop(self, entry: Entry) -> None:
+        del self._entries[entry.id]
+        key = entry.submission.tenant, entry.submission.idempotency_key
+        _, record = self._keyed.get(key, ("", None))
+        if record is not None and record.job_id == entry.id:  # the key may be another job's by now
+            del self._keyed[key]
+        if self._on_dropped is not None:
+            self._on_dropped(entry)
+
+    def matching(self, *, state: str | None, type: str | None, tag: tuple[str, str] | None) -> Iterator[Entry]:
+        """Yield the newest first. `state` is a public one, or `active`; None: any."""
+        for entry in reversed(self._entries.values()):
+            if state == "active" and entry.is_over:
+                continue
+            if state not in (None, "active", entry.public_state) or type not in (None, entry.type.name):
+                continue
+            if tag is None or entry.submission.tags.get(tag[0]) == tag[1]:
+                yield entry
+
+    def page(
+        self, *, state: str | None, type: str | None, tag: tuple[str, str] | None, limit: int, before: int | None
+    ) -> tuple[list[Entry], int | None]:
+        """Return the newest jobs below the number `before`, and the number below which the next page begins.
+
+        Stable: a job that comes or goes meanwhile shifts no one else.
+        """
+        found: list[Entry] = []
+        for entry in self.matching(state=state, type=type, tag=tag):
+            if before is not None and entry.number >= before:
+                continue
+            if len(found) == limit:
+                return found, found[-1].number
+            found.append(entry)
+        return found, None
+
+
+def check_same_request(submission: Submission, digest: str, job_id: str) -> None:
+    """Raise Refused: idempotency_conflict, when a key comes with another request than the first, of this digest."""
+    if digest != submission.body_digest:
+        raise Refused(
+            "this Idempotency-Key came before with another request; a new request needs a key of its own",
+            code="idempotency_conflict",
+            job_id=job_id,
+        )

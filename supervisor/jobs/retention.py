@@ -1,0 +1,154 @@
+"""How long ended jobs are kept, and what is known of those that no longer are.
+
+Runs in: supervisor. Does no I/O.
+
+Three bounds: a number of jobs, their bytes, and their age, for which one timer runs: for the job that ended first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+from killable.supervisor.clock import Clock, Timer
+from killable.workers.errors import Refused
+
+if TYPE_CHECKING:
+    from killable.supervisor.jobs.job import Entry
+
+ENTRY_BYTES = 3 << 10
+"""What an ended job costs besides its output: record, certificate, error, places in tables (2.5 to 2.9 KiB each)."""
+DROPPED_MAX = 4096
+"""Jobs that are remembered as dropped: about 1.5 MB."""
+
+
+class Dropped(NamedTuple):
+    """One job that is no longer kept."""
+
+    state: str
+    ended_at: str | None
+    bound: str
+    """The setting that let it go."""
+
+
+class Retention:
+    """Ended jobs in the order of their ends; `drop` is called for each that goes."""
+
+    def __init__(self, *, keep_jobs: int, keep_bytes: int, keep_s: float, drop: Callable[[Entry], None]) -> None:
+        self._keep_jobs = keep_jobs
+        self._keep_bytes = keep_bytes
+        self._keep_s = keep_s
+        self._drop = drop
+        self._ended: dict[str, tuple[Entry, int]] = {}
+        """With the bytes that were counted for each: what is taken off later must be what was added."""
+        self._bytes = 0
+        self._dropped: dict[str, Dropped] = {}
+        self._clock: Clock | None = None
+        self._timer: Timer | None = None
+
+    def start(self, clock: Clock) -> None:
+        """From here on jobs go when their time is over, not only when another one ends."""
+        self._clock = clock
+        self._arm()
+
+    def close(self) -> None:
+        """Let no timer fire any more."""
+        self._clock = None
+        self._disarm()
+
+    def note_end(self, entry: Entry, now: float) -> None:
+        """A job has ended: from here on it may be dropped."""
+        size = _size(entry)
+        self._ended[entry.id] = entry, size
+        self._bytes += size
+        self.expire(now)
+        self._arm()
+
+    def forget(self, entry: Entry) -> None:
+        """An ended job that was never accepted counts no more."""
+        _, size = self._ended.pop(entry.id, (entry, 0))
+        self._bytes -= size
+
+    def expire(self, now: float) -> None:
+        """Drop ended jobs, the longest ended first, until every bound holds."""
+        while self._ended:
+            job_id, (entry, size) = next(iter(self._ended.items()))
+            bound = self._exceeded(entry, now)
+            if not bound:
+                return
+            del self._ended[job_id]
+            self._bytes -= size
+            self._dropped[job_id] = Dropped(entry.public_state, entry.ended_at, bound)
+            if len(self._dropped) > DROPPED_MAX:
+                del self._dropped[next(iter(self._dropped))]
+            self._drop(entry)
+
+    def unknown(self, job_id: str) -> Refused:
+        """Return the refusal for a job that is not here, with all that is known of it."""
+        dropped = self._dropped.get(job_id)
+        if dropped is None:
+            return Refused(
+                f"there is no job {job_id}: it never was here, or it ended so long ago that nothing is known of it any "
+                "more; jobs live in the memory of one run of the server, unless server.journal names a file",
+                code="unknown_job",
+                job_id=job_id,
+            )
+        limit = {"keep_jobs": self._keep_jobs, "keep_bytes": self._keep_bytes, "keep_s": self._keep_s}[dropped.bound]
+        return Refused(
+            f"job {job_id} ended {dropped.state} at {dropped.ended_at} and is no longer kept, because of "
+            f"{dropped.bound} = {_number(limit)}; "
+            f"to keep jobs longer raise {dropped.bound} under [server] in killable.toml",
+            code="unknown_job",
+            job_id=job_id,
+            state=dropped.state,
+            ended_at=dropped.ended_at,
+            dropped_by=dropped.bound,
+            limit=limit,
+        )
+
+    def _exceeded(self, oldest: Entry, now: float) -> str:
+        """Return the bound for which the longest ended job has to go, or nothing."""
+        if now >= self._due(oldest):
+            return "keep_s"
+        if len(self._ended) == 1:
+            return ""  # the newest stays readable however large it is
+        if len(self._ended) > self._keep_jobs:
+            return "keep_jobs"
+        return "keep_bytes" if self._bytes > self._keep_bytes else ""
+
+    # ── time ──
+
+    def _arm(self) -> None:
+        if self._clock is None or self._timer is not None or not self._ended or math.isinf(self._keep_s):
+            return
+        oldest, _ = next(iter(self._ended.values()))
+        self._timer = self._clock.call_at(self._due(oldest), self._on_timer)
+
+    def _due(self, entry: Entry) -> float:
+        """Return when its time is over: the timer and the look at the clock must mean the same last digit."""
+        assert entry.ended is not None
+        return entry.ended + self._keep_s
+
+    def _on_timer(self) -> None:
+        """The job for which the timer was set may have gone before: then this only sets it for another one."""
+        assert self._clock is not None
+        self._timer = None
+        self.expire(self._clock.now())
+        self._arm()
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _size(entry: Entry) -> int:
+    """Return about what an ended job takes in memory; its traceback and stack stand there twice."""
+    facts = entry.outcome.facts if entry.outcome else {}
+    texts = (*facts.values(), *(entry.certificate or {}).values())
+    return ENTRY_BYTES + entry.kept_bytes + sum(len(text) for text in texts if isinstance(text, str))
+
+
+def _number(limit: float) -> str:
+    return str(limit) if isinstance(limit, int) else f"{limit:g}"

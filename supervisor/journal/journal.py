@@ -1,0 +1,209 @@
+"""The journal: what has to survive the server's death goes to disk in a thread, which nobody waits for but who submits.
+
+Runs in: supervisor; the file in a thread of its own.
+
+    accept, note ──► inbox ──all that is there──► one transaction ──► answers, in the event loop
+                              owed ◄──what could not be written──┘
+
+A group that cannot be written (a full disk) is taken apart: a submission is refused, everything else is owed and tried
+again, at the next write and every RETRY_S. What is owed are jobs that the registry has, or had when they were written:
+it refers to the same bytes, and a job that is dropped meanwhile costs a number only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from killable.supervisor import event_loops
+from killable.supervisor.clock import monotonic
+from killable.supervisor.journal.journal_file import Accepted, Dropped, JournalFile, JournalRefused, Note, Row
+
+RETRY_S = 1.0
+"""Between two looks whether a write works again."""
+GROUP_MAX = 256
+"""Notes of one transaction: a sync to disk takes longer than so many rows."""
+CLOSE_S = 10.0
+"""For the last notes: a disk that hangs must not keep a server from its end."""
+
+SLOW_S = 5.0
+"""A write that takes longer is taken for one that hangs."""
+
+Answer = Callable[[str, bool], None]
+"""Called in the event loop: empty when it is on disk, else why it is not; False: why nobody can say whether it is."""
+
+Opened = asyncio.Future[list[Row] | Exception]
+
+logger = logging.getLogger("killable.journal")
+
+
+class Journal:
+    """One file, opened once."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._trouble = ""
+        """Why the latest write failed, until one works again."""
+        self._busy_since: float | None = None
+        self._inbox: queue.SimpleQueue[Note | None] = queue.SimpleQueue()
+        self._owed: list[Note] = []
+        self._unanswered: dict[int, Answer] = {}
+        """Of jobs that are to be written, by number; the event loop's, like all of answers."""
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_over = asyncio.Event()
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing is written now; empty when it works."""
+        return self._trouble or self._hang()
+
+    def _hang(self) -> str:
+        since = self._busy_since
+        took_s = 0.0 if since is None else monotonic() - since
+        return f"a write that began {took_s:.0f} s ago goes on" if took_s > SLOW_S else ""
+
+    async def open(self) -> list[Row]:
+        """Return what the file has. Raise JournalRefused."""
+        self._loop = loop = asyncio.get_running_loop()
+        opened: Opened = loop.create_future()
+        try:
+            threading.Thread(target=self._run, args=(opened,), name="killable-journal", daemon=True).start()
+        except RuntimeError as error:
+            self._loop = None
+            raise JournalRefused(f"the journal {self.path} needs a thread: {error}", journal=self.path) from error
+        found = await opened
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def accept(self, accepted: Accepted, answer: Answer) -> None:
+        """Have a new job written, and hear of it; while a write hangs it is refused."""
+        if self._loop is not None and (why := self._hang()):
+            self._loop.call_soon(answer, why, True)
+            return
+        self._unanswered[accepted.number] = answer
+        self._inbox.put(accepted)
+        if self._loop is not None and self._is_over.is_set():
+            self._loop.call_soon(self._on_over)
+
+    def note(self, note: Note) -> None:
+        """Have something written; behind all that came before."""
+        self._inbox.put(note)
+
+    async def close(self) -> None:
+        """Write what is left, and let go of the file. May be called again, and when it was never open."""
+        if self._loop is None:
+            return
+        self._inbox.put(None)
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await self._is_over.wait()
+        except TimeoutError:
+            logger.error("journal_left", extra={"detail": f"{self.path} takes nothing for {CLOSE_S:g} s"})
+            self._on_over(is_known=False)  # what hangs may end as it should
+
+    def _on_over(self, *, is_known: bool = True) -> None:
+        """Nobody writes any more: whoever waits is answered all the same."""
+        self._is_over.set()
+        self._on_answers(dict.fromkeys(self._unanswered, self.trouble or "it is closed"), is_known=is_known)
+
+    def _on_answers(self, answers: Mapping[int, str], *, is_known: bool = True) -> None:
+        for number, why in answers.items():
+            try:
+                if (answer := self._unanswered.pop(number, None)) is not None:
+                    answer(why, is_known)
+            except Exception:  # a defect of ours: the others are answered all the same
+                logger.exception("journal_failed", extra={"detail": "an answer was not taken"})
+
+    # ── in the thread ──
+
+    def _run(self, opened: Opened) -> None:
+        try:
+            file = JournalFile.open(self.path)
+            try:
+                self._tell(partial(_resolve, opened, file.read()))
+                while self._write(file, *self._next()):
+                    pass
+            finally:
+                file.close()
+        except Exception as error:  # a JournalRefused; or a defect of ours, which must not hold up whoever waits
+            if not isinstance(error, JournalRefused):
+                self._note_trouble(f"its thread has ended: {error!r}")
+            self._tell(partial(_resolve, opened, error))
+        finally:
+            self._tell(self._on_over)
+
+    def _next(self) -> tuple[list[Note], bool]:
+        """Wait for something to write, and return all that is there; nothing when it is time to try again. The other
+        value: does it go on after that?
+        """
+        group: list[Note] = []
+        try:
+            each = self._inbox.get(timeout=RETRY_S if self._trouble else None)
+            while each is not None:
+                group.append(each)
+                if len(group) == GROUP_MAX:
+                    return group, True
+                each = self._inbox.get_nowait()
+        except queue.Empty:
+            return group, True
+        return group, False
+
+    def _write(self, file: JournalFile, group: list[Note], go_on: bool) -> bool:
+        submissions = [each for each in group if isinstance(each, Accepted)]
+        answers = dict.fromkeys((each.number for each in submissions), "")
+        if why := self._try(file, [*self._owed, *group]):
+            # Submissions first: what follows may be of one of them.
+            answers = {each.number: self._try(file, [each]) for each in submissions}
+            self._owe([each for each in group if not isinstance(each, Accepted)])
+            if self._owed and not self._try(file, self._owed):
+                self._owed = []
+        else:
+            self._owed = []
+        self._note_trouble(why if any(answers.values()) or self._owed or not group else "")
+        if answers:
+            self._tell(partial(self._on_answers, answers))
+        if not go_on and self._owed:
+            fields = {"detail": f"{self._trouble}; {len(self._owed)} notes are not written", "path": self.path}
+            logger.error("journal_left", extra=fields)
+        return go_on
+
+    def _try(self, file: JournalFile, notes: list[Note]) -> str:
+        """Return why these could not be written; empty when they are."""
+        self._busy_since = monotonic()
+        try:
+            if notes:
+                file.write(notes)
+            else:
+                file.check()
+        except Exception as error:  # whatever it is: whoever submits waits for an answer
+            return str(error) or type(error).__name__
+        finally:
+            self._busy_since = None
+        return ""
+
+    def _owe(self, notes: list[Note]) -> None:
+        for note in notes:
+            if isinstance(note, Dropped):  # nothing else of it matters any more
+                self._owed = [owed for owed in self._owed if owed.number != note.number]
+            self._owed.append(note)
+
+    def _note_trouble(self, why: str) -> None:
+        if why and not self._trouble:
+            logger.error("journal_failed", extra={"detail": why, "path": self.path})
+        elif self._trouble and not why:
+            logger.warning("journal_works", extra={"path": self.path})
+        self._trouble = why
+
+    def _tell(self, act: Callable[[], object]) -> None:
+        assert self._loop is not None
+        event_loops.tell(self._loop, act)
+
+
+def _resolve(opened: Opened, found: list[Row] | Exception) -> None:
+    if not opened.done():  # else the start was given up
+        opened.set_result(found)

@@ -1,0 +1,202 @@
+"""A cgroup v2 directory per worker: kill a tree in one write, see that it is empty (cgroups(7), cgroup-v2.rst).
+
+Runs in: supervisor. Part of the seam. `cgroup.kill` and `cgroup.events` need no controller, only a writable cgroup2
+directory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from killable.supervisor.linux.instance_id import Owner
+
+CONTROLLERS = frozenset({"memory", "pids"})
+"""What a worker's group is bounded by, where they are on cgroup v2: looked at one by one."""
+
+
+class CgroupRoot(NamedTuple):
+    """The supervisor's own directory: `killable-<boot id>-<pid namespace>-<pid>-<start time>-<instance>`."""
+
+    path: Path
+
+    def create(self, worker_id: str) -> Cgroup:
+        """Make a worker's group. Raise OSError."""
+        path = self.path / worker_id
+        path.mkdir()
+        try:
+            descriptor = os.open(path / "cgroup.kill", os.O_WRONLY | os.O_CLOEXEC)
+        except OSError:
+            _remove(path)
+            raise
+        return Cgroup(path, descriptor, self._enabled())
+
+    def _enabled(self) -> frozenset[str]:
+        """Return the controllers that bound workers' groups: those that this directory may hand on."""
+        try:
+            return CONTROLLERS.intersection((self.path / "cgroup.subtree_control").read_text().split())
+        except OSError:
+            return frozenset()
+
+    def remove(self) -> None:
+        """Remove the directory, if nobody is left in it; a quarantined worker's the next start sweeps."""
+        _remove(self.path)
+
+
+class Cgroup:
+    """One worker's group."""
+
+    def __init__(self, path: Path, kill_descriptor: int, controllers: frozenset[str] = frozenset()) -> None:
+        self._path = path
+        self._kill = kill_descriptor
+        self._controllers = controllers
+
+    def open_procs(self) -> int:
+        """Return a descriptor through which a process moves itself in; the caller's to close."""
+        return os.open(self._path / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+
+    def kill(self) -> None:
+        """SIGKILL every process in the group."""
+        try:
+            os.write(self._kill, b"1")
+        except OSError:
+            pass  # removed already: it was empty
+
+    def processes(self) -> list[int]:
+        """Return the pids in it; zombies are not shown."""
+        return [int(pid) for pid in self._read("cgroup.procs").split()]
+
+    def cpu_s(self) -> float | None:
+        """Return the processor time of all that were ever in it; counted without any controller."""
+        usage = self._read("cpu.stat").partition(b"\n")[0].removeprefix(b"usage_usec ")
+        return int(usage) / 1e6 if usage else None
+
+    def memory_bytes(self) -> int | None:
+        """Return what it holds; None without the controller, and when it cannot be read."""
+        told = self._read("memory.current") if "memory" in self._controllers else b""
+        return int(told) if told else None
+
+    def bound(self, memory_max: int | None, tasks_max: int | None) -> None:
+        """Let the group hold so many bytes of memory, and so many threads: where the controllers are on cgroup v2."""
+        if "memory" in self._controllers:
+            self._write("memory.max", "max" if memory_max is None else f"{memory_max}")
+            self._write("memory.swap.max", "max" if memory_max is None else "0")
+            self._write("memory.oom.group", "0" if memory_max is None else "1")
+        if "pids" in self._controllers:
+            self._write("pids.max", "max" if tasks_max is None else f"{tasks_max}")
+
+    def out_of_memory(self) -> bytes:
+        """Return `memory.events`, whose oom_kill counts the victims of this group; empty without the controller."""
+        return self._read("memory.events") if "memory" in self._controllers else b""
+
+    def _read(self, name: str) -> bytes:
+        try:
+            descriptor = os.open(f"{self._path}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return b""  # it has gone, or no descriptor is left
+        try:
+            return os.read(descriptor, 64 << 10)
+        except OSError:
+            return b""
+        finally:
+            os.close(descriptor)
+
+    def _write(self, name: str, value: str) -> None:
+        try:
+            (self._path / name).write_text(value)
+        except OSError:
+            pass  # no swap controller, a group that is gone: the watch and the rlimits hold all the same
+
+    def is_empty(self) -> bool:
+        """Tell whether no process is left in it; zombies do not count."""
+        try:
+            return b"populated 0" in (self._path / "cgroup.events").read_bytes()
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False  # no descriptor is left to look: not known, and looked at again
+
+    def leave_to_parent(self) -> None:
+        """In a fork of this process."""
+        if self._kill >= 0:
+            os.close(self._kill)
+            self._kill = -1
+
+    def remove(self) -> None:
+        """Close and remove; also the groups that the job made below it."""
+        if self._kill >= 0:
+            os.close(self._kill)
+            self._kill = -1
+        _remove(self._path)
+
+
+def _remove(path: Path) -> None:
+    """Remove a group and those below it, as far as they are empty."""
+    try:
+        os.rmdir(path)  # without a descriptor, which a walk needs
+        return
+    except OSError:
+        pass  # groups of the job's own below it
+    try:
+        for folder, _, _ in os.walk(path, topdown=False):
+            with contextlib.suppress(OSError):  # still populated (unkillable), or gone
+                os.rmdir(folder)
+    except RecursionError:  # up to Python 3.11 it goes down that way; a job made a thousand in each other
+        pass  # the next start's sweep comes no further, either: it is empty, and stays
+
+
+def find_root(instance: str) -> CgroupRoot | None:
+    """Make the supervisor's directory below its own group, or return None where that is not possible."""
+    own = own_directory()
+    if own is None or not os.access(own / "cgroup.procs", os.W_OK):
+        return None
+    owner = Owner.of(os.getpid())
+    assert owner is not None
+    path = own / f"{owner.name}-{instance}"
+    try:
+        path.mkdir()
+        os.stat(path / "cgroup.kill")  # not before Linux 5.14
+        controllers = CONTROLLERS.intersection((path / "cgroup.controllers").read_text().split())
+    except OSError:
+        _remove(path)
+        return None
+    for controller in controllers:
+        try:
+            (path / "cgroup.subtree_control").write_text(f"+{controller}")
+        except OSError:
+            pass  # in use elsewhere
+    return CgroupRoot(path)
+
+
+def own_directory() -> Path | None:
+    """Return the cgroup2 directory of this process: mount point from mountinfo (proc(5)) and path from
+    /proc/self/cgroup.
+    """
+    mount = cgroup2_mount()
+    if mount is None:
+        return None
+    for line in Path("/proc/self/cgroup").read_text(errors="surrogateescape").splitlines():
+        hierarchy, _, path = line.split(":", 2)
+        if hierarchy == "0":
+            directory = mount / path.lstrip("/")
+            return directory if directory.is_dir() else None
+    return None
+
+
+def cgroup2_mount() -> Path | None:
+    """Return where cgroup2 is mounted."""
+    return next((mount for kind, _, _, mount in mounts() if kind == "cgroup2"), None)
+
+
+def mounts() -> Iterator[tuple[str, list[str], str, Path]]:
+    """Yield every mounted hierarchy: cgroup or cgroup2, its controllers (v1), which directory of it, and where."""
+    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").split("\n"):
+        fields, _, rest = line.partition(" - ")
+        kind, _, rest = rest.partition(" ")
+        _, _, options = rest.partition(" ")  # what is mounted may have no name at all; spaces in it are escaped
+        if kind in ("cgroup", "cgroup2"):
+            root, mount = (field.encode().decode("unicode_escape") for field in fields.split()[3:5])
+            yield kind, options.split(","), root, Path(mount)

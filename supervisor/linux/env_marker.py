@@ -1,0 +1,212 @@
+"""Processes that carry the cookie of one of our supervisors, found in /proc and ended through pidfds.
+
+Runs in: supervisor, and its sweeping thread. Part of the seam.
+
+A process that cleaned its environment is not found: only its guard, as its subreaper, or its group has it.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from killable.supervisor import clock
+from killable.supervisor.linux.instance_id import Owner
+from killable.supervisor.linux.procfs import stat_fields
+
+GUARD_S = 2.0
+"""How long the guard of a supervisor that has just died may take for its own sweep, which is more thorough."""
+WAVE_S = 0.1
+"""How long those of one wave are waited for: they may be few of many, and the others fork on."""
+
+COOKIE = "KILLABLE_INSTANCE"
+"""In the environment of the guard's exec: a fork keeps it, and an exec passes it on unless the job cleans its
+environment.
+"""
+_PF_FORKNOEXEC = 0x40
+"""Of proc(5), stat, field 9: forked, and no exec since (linux/sched.h)."""
+_PF_KTHREAD = 0x200000
+_EXEC_LOOK_S, _EXEC_LOOKS_MAX = 0.001, 1000
+"""Between two looks at a process whose exec is under way, and how many: it is over when it gets the processor."""
+
+
+class Leftover(NamedTuple):
+    """A process that was found by its cookie."""
+
+    pid: int
+    command: str
+    cookie: str
+
+
+def cookie_value(owner: Owner, instance_id: str, pool: str) -> str:
+    return f"{owner.name}/{instance_id}/{pool}"
+
+
+def kill_waves(is_meant: Callable[[str], bool], give_up_at: float) -> tuple[list[Leftover], list[Leftover]]:
+    """SIGKILL every process whose cookie is meant, and what those have forked meanwhile, until there is none.
+
+    Return those that were killed and those that are there still at `give_up_at` (clock.monotonic). Blocks, and may
+    block for longer: reading the environment of a process that the kernel holds can take as long as that.
+    """
+    swept: dict[int, Leftover] = {}
+    while True:
+        wave: list[Leftover] = []
+        complete = _kill_wave(is_meant, give_up_at, wave)
+        swept.update((found.pid, found) for found in wave)
+        if complete and not wave:
+            return list(swept.values()), []
+        if clock.monotonic() >= give_up_at:
+            left = {found.pid for found in wave}
+            return [found for pid, found in swept.items() if pid not in left], wave
+
+
+def ownerless() -> Callable[[str], bool]:
+    """Return the test of a cookie: is its owner gone? Each owner is looked at once."""
+    known = {"": False, _cookie_of("self"): False}  # whoever started us from a leftover wants us to live
+
+    def is_ownerless(cookie: str) -> bool:
+        if cookie not in known:
+            owner = Owner.named(cookie.partition("/")[0])
+            known[cookie] = owner is not None and owner.is_gone()
+        return known[cookie]
+
+    return is_ownerless
+
+
+def let_guards_finish(is_meant: Callable[[str], bool]) -> None:
+    """The guard of a supervisor that died this moment is at work, and finds what cleaned its environment, too.
+
+    One that was stopped goes on. None that is still there after `GUARD_S` is spared: it is killed with the rest. Raise
+    OSError when not all could be looked at.
+    """
+    pidfds = []
+    try:
+        for pid in _carriers(is_meant):
+            if not _is_guard(pid):
+                continue
+            try:
+                pidfd = os.pidfd_open(pid)
+            except ProcessLookupError:
+                continue
+            pidfds.append(pidfd)
+            try:
+                if _is_guard(pid):
+                    signal.pidfd_send_signal(pidfd, signal.SIGCONT)
+            except OSError:
+                pass
+        _wait_for(pidfds, clock.monotonic() + GUARD_S)
+    finally:
+        for pidfd in pidfds:
+            os.close(pidfd)
+
+
+def _kill_wave(is_meant: Callable[[str], bool], give_up_at: float, found: list[Leftover]) -> bool:
+    """SIGKILL every process whose cookie is meant, once, and wait a moment for their ends; return whether all could be
+    looked at.
+
+    The environment is read again after the pidfd is open, so that a number that was given to someone else meanwhile is
+    not hit.
+    """
+    pidfds = []
+    try:
+        for pid in _carriers(is_meant):
+            command = _command(pid)
+            try:
+                pidfds.append(os.pidfd_open(pid))
+            except ProcessLookupError:
+                continue
+            cookie = _cookie_of(str(pid))
+            try:
+                if is_meant(cookie):
+                    signal.pidfd_send_signal(pidfds[-1], signal.SIGKILL)
+                    found.append(Leftover(pid, command, cookie))
+            except (ProcessLookupError, PermissionError):
+                pass  # gone, or not ours to signal
+    except OSError:
+        return False  # no descriptor is left, or no memory
+    finally:
+        _wait_for(pidfds, min(give_up_at, clock.monotonic() + WAVE_S))
+        for pidfd in pidfds:
+            os.close(pidfd)
+    return True
+
+
+def _carriers(is_meant: Callable[[str], bool]) -> Iterator[int]:
+    for name in os.listdir("/proc"):
+        if name.isdigit() and is_meant(_cookie_of(name)):
+            yield int(name)
+
+
+def _cookie_of(pid: str) -> str:
+    """Raise OSError when that cannot be told."""
+    believed = False
+    for _ in range(_EXEC_LOOKS_MAX):
+        try:
+            with open(f"/proc/{pid}/environ", "rb", buffering=0) as file:
+                environment = b"\0" + file.readall()
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            return ""  # gone, or another user's
+        if len(environment) > 1 or believed:
+            break
+        if _is_in_exec(int(pid)):
+            _wait_for_end(int(pid), _EXEC_LOOK_S)
+        else:
+            believed = True  # if it is as empty once more: the exec may have been over by this look
+    _, found, rest = environment.partition(f"\0{COOKIE}=".encode())
+    return rest.partition(b"\0")[0].decode("utf-8", "replace") if found else ""
+
+
+def _is_in_exec(pid: int) -> bool:
+    """Tell whether it has a new memory into which no environment was written yet, so that it seems to have none.
+
+    Where that will begin is not known then (proc(5), stat, field 50); of the dead and of kernel threads it never is.
+    """
+    fields = stat_fields(pid)
+    if not fields or fields[0] in (b"Z", b"X"):
+        return False
+    return not int(fields[6]) & _PF_KTHREAD and fields[47] == b"0"
+
+
+def _command(pid: int) -> str:
+    """Return how it was started, for the log, and the name that it has now: a fork keeps the former."""
+    try:
+        with open(f"/proc/{pid}/comm", "rb") as comm, open(f"/proc/{pid}/cmdline", "rb") as cmdline:
+            words = b" ".join(cmdline.read(200).split(b"\0"))
+            return f"{comm.read().strip().decode(errors='replace')}: {words.strip().decode(errors='replace')}"
+    except OSError:
+        return ""
+
+
+def _wait_for_end(pid: int, at_most_s: float) -> None:
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    _wait_for([pidfd], clock.monotonic() + at_most_s)
+    os.close(pidfd)
+
+
+def _wait_for(pidfds: list[int], give_up_at: float) -> None:
+    poll = select.poll()
+    for pidfd in pidfds:
+        poll.register(pidfd, select.POLLIN)
+    left = set(pidfds)
+    while left and (left_s := give_up_at - clock.monotonic()) > 0:
+        for pidfd, _ in poll.poll(left_s * 1000):
+            poll.unregister(pidfd)
+            left.discard(pidfd)
+
+
+def _is_guard(pid: int) -> bool:
+    """Tell a guard from what it has forked: that has the same command line, but never went through an exec."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as cmdline:
+            words = cmdline.read(4096).split(b"\0")
+        flags = int(stat_fields(pid)[6])
+    except (OSError, IndexError):
+        return False
+    is_role = len(words) > 4 and words[3].endswith(b"boot.py") and words[4] == b"guard"
+    return is_role and not flags & _PF_FORKNOEXEC

@@ -1,0 +1,64 @@
+"""Start a guard.
+
+Runs in: supervisor. Part of the seam. The host process is left alone: the guard is started by `subprocess` (never a
+fork of the host), and no signal handler, subreaper or waitpid(-1) is set up here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import killable
+import killable.workers
+from killable.workers.protocol import fd_passing
+
+
+def package_folders() -> dict[str, str]:
+    """Return where our packages lie, for interpreters in which they are not installed."""
+    return {
+        "killable": str(Path(killable.__file__).parent),
+        "killable.workers": str(Path(killable.workers.__file__).parent),
+    }
+
+
+def _talk() -> int:
+    """Return where the pool's own processes say what is wrong with them: stderr, if this program has one."""
+    try:
+        descriptor = sys.__stderr__.fileno()  # type: ignore[union-attr]
+        os.fstat(descriptor)
+    except (AttributeError, ValueError, OSError):
+        return subprocess.DEVNULL
+    return descriptor
+
+
+def start_guard(
+    python: str, folder: str, environment: Mapping[str, str]
+) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """Return its process and our end of its socket. Raise OSError."""
+    ours, theirs = fd_passing.open_pair()
+    packages = package_folders()
+    arguments = {"packages": packages, "socket_fd": theirs.fileno(), "owner": os.getpid()}
+    boot = str(Path(packages["killable.workers"]) / "processes" / "boot.py")
+    try:
+        with theirs:
+            guard = subprocess.Popen(
+                [python or sys.executable, "-S", "-P", boot, "guard", json.dumps(arguments)],
+                stdin=subprocess.DEVNULL,
+                stdout=_talk(),
+                stderr=subprocess.STDOUT,
+                pass_fds=[theirs.fileno()],
+                cwd=folder or None,
+                env=environment,
+                start_new_session=True,
+            )
+    except BaseException:
+        ours.close()
+        raise
+    ours.setblocking(False)
+    return guard, ours

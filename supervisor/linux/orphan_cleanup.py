@@ -1,0 +1,168 @@
+"""What dead ones of us have left, found by name: groups, processes, temporary folders. It is ended and removed.
+
+Runs in: supervisor; a thread of its own at the start. Part of the seam.
+
+An owner's name (`owners`) is in each of them. What is left by a living one, or by one of which nothing can be told
+(another boot, another pid namespace), is left alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import stat
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from killable.supervisor import clock
+from killable.supervisor.linux import env_marker
+from killable.supervisor.linux.cgroup import own_directory
+from killable.supervisor.linux.instance_id import Owner, owner_of_folder, sees_own_pids
+from killable.workers.runtime.removal import remove_tree
+
+EMPTY_MS = 1000
+"""How long a group may take to become empty after it was killed, at the start of a supervisor."""
+WAVES_S = 3.0
+"""How long processes that fork on are killed again and again."""
+SWEEP_S = 8.0
+"""How long a start waits for all of it: a process that the kernel holds can hold up whoever reads its /proc files."""
+
+logger = logging.getLogger("killable.system")
+
+
+def sweep_in_thread(finished: Callable[[], None]) -> None:
+    """End and remove what dead supervisors have left, and log it; `finished` is called, in the thread, when no process
+    is in the way any more. The folders, which may hold millions of files, are removed after that.
+    """
+
+    def sweep() -> None:
+        try:
+            _try(_sweep_what_runs)
+        finally:
+            finished()
+        _try(lambda: sweep_folders(tempfile.gettempdir()))
+
+    _start_thread(sweep)
+
+
+def sweep_cookie_in_thread(cookie: str, patience_s: float, finished: Callable[[], None]) -> None:
+    """End what carries this cookie, whose guard is gone; `finished` is called in the thread, after `patience_s` at the
+    latest.
+    """
+
+    def sweep() -> None:
+        try:
+            _try(lambda: _sweep_processes(lambda found: found == cookie, patience_s))
+        finally:
+            finished()
+
+    _start_thread(sweep)
+
+
+def _try(sweep: Callable[[], None]) -> None:
+    """What fails (no descriptor is left) is said, and left to the next start."""
+    try:
+        sweep()
+    except OSError as error:
+        logger.error("sweep_failed", extra={"detail": str(error)})
+
+
+def _sweep_what_runs() -> None:
+    if sees_own_pids():
+        is_meant = env_marker.ownerless()  # once: whose owner dies meanwhile has a guard that has not finished
+        env_marker.let_guards_finish(is_meant)
+        for name in sweep_groups():
+            logger.warning("swept", extra={"cgroup": name})
+        _sweep_processes(is_meant, WAVES_S)
+
+
+def _start_thread(target: Callable[[], None]) -> None:
+    """Not of the loop's executor, whose threads are waited for at the end and may all be removing folders."""
+    try:
+        threading.Thread(target=target, name="killable-sweep", daemon=True).start()
+    except RuntimeError:  # no thread can be started: the loop has to wait
+        target()
+
+
+def _sweep_processes(is_meant: Callable[[str], bool], patience_s: float) -> None:
+    swept, left = env_marker.kill_waves(is_meant, clock.monotonic() + patience_s)
+    for event, level, processes in (("swept", logging.WARNING, swept), ("not_swept", logging.ERROR, left)):
+        for found in processes:
+            fields = {"pid": found.pid, "command": found.command, "cookie": found.cookie}
+            logger.log(level, event, extra=fields)
+
+
+# ── groups ──
+
+
+def sweep_groups() -> list[str]:
+    """Kill and remove the groups of supervisors that are gone; return their names."""
+    own = own_directory()
+    if own is None:
+        return []
+    swept = []
+    for directory in _ownerless_groups(own):
+        try:
+            paths = [directory, *(child for child in directory.iterdir() if child.is_dir())]
+        except FileNotFoundError:
+            continue  # another start was quicker
+        for path in paths:
+            try:
+                (path / "cgroup.kill").write_bytes(b"1")
+            except OSError:
+                continue
+        for folder, _, _ in os.walk(directory, topdown=False):
+            _remove_when_empty(Path(folder))
+        swept.append(directory.name)
+    return swept
+
+
+def _ownerless_groups(own: Path) -> Iterator[Path]:
+    """Yield the groups whose owner is gone; of another boot or pid namespace nothing can be told, so those are left."""
+    for directory in own.glob("killable-*"):
+        owner = Owner.named(directory.name.rpartition("-")[0])  # the last part is the instance
+        if owner is not None and directory.is_dir() and owner.is_gone():
+            yield directory
+
+
+def _remove_when_empty(directory: Path) -> None:
+    """Remove a group whose processes were just killed; `cgroup.events` tells when they are gone (cgroups(7))."""
+    try:
+        with open(directory / "cgroup.events", "rb", buffering=0) as events:
+            poll = select.poll()
+            poll.register(events, select.POLLPRI)
+            while b"populated 1" in os.pread(events.fileno(), 256, 0) and poll.poll(EMPTY_MS):
+                pass
+        directory.rmdir()
+    except OSError:
+        pass  # gone meanwhile, or something in it cannot be killed
+
+
+# ── temporary folders ──
+
+
+def sweep_folders(parent: str) -> None:
+    """Remove the temporary folders of supervisors that are gone, and log each."""
+    try:
+        names = os.listdir(parent)
+    except OSError:
+        return
+    for name in names:
+        owner = owner_of_folder(name)
+        path = os.path.join(parent, name)
+        if owner is None or not owner.is_gone() or not _is_own_folder(path):
+            continue
+        remove_tree(path)  # follows no symbolic link, not even one that is put there now
+        logger.warning("swept", extra={"folder": path})
+
+
+def _is_own_folder(path: str) -> bool:
+    """Tell whether it is a directory, itself and not through a link, and belongs to the user that we run as."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()

@@ -1,0 +1,114 @@
+"""What one supervisor holds of the machine besides its pools: its cgroup directory and its folder for temporary files.
+
+Runs in: supervisor. Part of the seam.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import tempfile
+from dataclasses import dataclass, field
+
+from killable.supervisor import event_loops
+from killable.supervisor.linux import cgroup, orphan_cleanup
+from killable.supervisor.linux.cgroup import CgroupRoot
+from killable.supervisor.linux.env_marker import cookie_value
+from killable.supervisor.linux.instance_id import Owner
+from killable.supervisor.linux.oom_counter import OomCounter
+from killable.supervisor.linux.spawner import PoolSpawner
+from killable.supervisor.linux.zygote_host import ANSWER_S
+from killable.supervisor.ports import SpawnerListener
+from killable.supervisor.settings import PoolSpec, Settings
+from killable.workers.runtime.removal import remove_tree
+
+logger = logging.getLogger("killable.system")
+
+
+@dataclass(slots=True)
+class System:
+    """Made at the start, given back at the end."""
+
+    loop: asyncio.AbstractEventLoop
+    owner: Owner
+    instance_id: str
+    cgroups: CgroupRoot | None
+    tmp: str
+    oom: OomCounter
+    patience_s: float
+    """How long what was killed may take to go."""
+    answer_s: float = ANSWER_S
+    spawners: list[PoolSpawner] = field(default_factory=list)
+
+    @classmethod
+    def open(cls, loop: asyncio.AbstractEventLoop, settings: Settings, instance_id: str) -> System:
+        """Choose the proof that the machine allows, and make the folders. Raise OSError."""
+        _require_pidfd()
+        cgroups = None if settings.proof == "descendants" else cgroup.find_root(instance_id[:8])
+        if settings.proof == "cgroup+descendants" and cgroups is None:
+            raise OSError(0, "KILLABLE_PROOF asks for a cgroup, and no writable cgroup2 directory was found")
+        try:
+            owner = Owner.of(os.getpid())
+            assert owner is not None
+            tmp = tempfile.mkdtemp(prefix=owner.folder_prefix)
+        except OSError:
+            if cgroups is not None:
+                cgroups.remove()
+            raise
+        return cls(loop, owner, instance_id, cgroups, tmp, OomCounter(), settings.unkillable_s)
+
+    async def sweep_leftovers(self) -> bool:
+        """Wait until what dead supervisors have left is ended: it may hold what this one needs. False: not in time."""
+        finished = asyncio.Event()
+        orphan_cleanup.sweep_in_thread(lambda: event_loops.tell(self.loop, finished.set))
+        in_time = await event_loops.came(finished, orphan_cleanup.SWEEP_S)
+        if not in_time:
+            logger.error("sweep_goes_on", extra={"detail": f"not finished after {orphan_cleanup.SWEEP_S:g} s"})
+        return in_time
+
+    def open_spawner(self, spec: PoolSpec, listener: SpawnerListener) -> PoolSpawner:
+        cookie = cookie_value(self.owner, self.instance_id, spec.name)
+        spawner = PoolSpawner(
+            self.loop,
+            spec,
+            listener,
+            cgroups=self.cgroups,
+            tmp=self.tmp,
+            cookie=cookie,
+            patience_s=self.patience_s,
+            answer_s=self.answer_s,
+            oom=self.oom,
+        )
+        self.spawners.append(spawner)
+        return spawner
+
+    def leave_to_parent(self) -> None:
+        """In a fork of this process: close what belongs to the parent, and touch nothing else of it."""
+        for spawner in self.spawners:
+            spawner.leave_to_parent()
+        self.oom.close()
+
+    async def close(self) -> None:
+        self.oom.close()
+        if self.cgroups is not None:
+            self.cgroups.remove()
+        await event_loops.threads_are_done(self.patience_s)
+        try:
+            await event_loops.in_thread(self.loop, self._remove_tmp)
+        except RuntimeError:  # no thread can be started
+            self._remove_tmp()
+        await event_loops.threads_are_done(self.patience_s)
+
+    def _remove_tmp(self) -> None:
+        remove_tree(self.tmp)
+        if os.path.isdir(self.tmp):
+            remove_tree(self.tmp)  # for want of a descriptor, perhaps
+
+
+def _require_pidfd() -> None:
+    """Refuse to run where pidfd_open(2) is not allowed (seccomp): there is no falling back to bare pids."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except OSError as error:
+        raise OSError(error.errno or 0, f"pidfd_open is not possible here: {error.strerror}") from error

@@ -1,0 +1,398 @@
+"""A worker's process, seen from above: socket and pipes, pidfd, signals, proof.
+
+Runs in: supervisor. Part of the seam: only this room touches pids and signals. Every
+signal goes through the pidfd that was opened at the fork, so it can never hit a stranger.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from killable.supervisor import clock, event_loops
+from killable.supervisor.linux import procfs
+from killable.supervisor.linux.cgroup import Cgroup
+from killable.supervisor.linux.oom_counter import OomCounter, own_limit_struck
+from killable.supervisor.linux.pipe_io import LARGE_READ_BYTES, READ_BYTES, Reader, Writer
+from killable.supervisor.linux.stack_file import StackFile
+from killable.supervisor.models import Verdict
+from killable.supervisor.ports import FenceError, Gone, ProcessListener, ProcessorUse, Sample, Usage
+from killable.workers.authoring.limits import TASKS_SPARE
+from killable.workers.protocol.control import Ending
+from killable.workers.protocol.frames import Decoder, FrameError
+from killable.workers.runtime.dump_signal import DUMP_SIGNAL
+from killable.workers.runtime.removal import remove_tree
+
+_LOOK_AGAIN_S = 0.0005
+_LOOK_AGAIN_S_MAX = 0.25
+"""Between two looks at a group that is still populated when its leader is reaped: something moved into it, and goes in
+a moment or, unkillable, never. Each is twice as long as the one before.
+"""
+
+
+class WorkerProcess:
+    """Implements `seam.Process`; owns its descriptors and its cgroup until it is gone."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        listener: ProcessListener,
+        ours: tuple[int, int, int, int, int],
+        cgroup: Cgroup | None,
+        tmp: str,
+        oom: OomCounter,
+        on_exit: Callable[[], None],
+    ) -> None:
+        """Take over the descriptors and the group, also on failure. Raise OSError."""
+        orders, frames, output, bells, stack = ours
+        self._loop = loop
+        self._listener = listener
+        self._cgroup = cgroup
+        self._tmp = tmp
+        self._oom = oom
+        self._oom_before = b""
+        self._group_before = b""
+        self._group_bytes: int | None = None
+        self._is_bounded = self._was_used = False
+        self.base: Sample | None = None
+        self._on_exit = on_exit
+        self._decoder = Decoder()
+        self._orders = Writer(loop, orders)
+        self._frames = Reader(loop, frames, self._on_frame_bytes)
+        self._output = Reader(loop, output, listener.on_output)
+        self._bells = Reader(loop, bells, listener.on_bells)
+        self._pidfd = -1
+        self._fence: int | None = None
+        self._lock = threading.RLock()  # a finalizer of the program's may come in the middle, and cancel
+        """Between `kill_now` in another thread and the end of the attempt, or of the descriptors."""
+        self.killed_for: Verdict | None = None
+        self._kill_wanted = self._was_killed = self._broken = self._closed = self._exit_told = False
+        self._look_s = _LOOK_AGAIN_S
+        self._stack = StackFile(stack)
+        self.pid: int | None = None
+        self.proof = "descendants" if cgroup is None else "cgroup+descendants"
+        try:
+            for reader in (self._frames, self._output, self._bells):
+                reader.start()
+        except OSError:
+            self._close()
+            raise
+
+    # ── what the spawner tells ──
+
+    def forked(self, pid: int, pidfd: int) -> None:
+        """The zygote has forked it; the pidfd is ours from here."""
+        self.pid, self._pidfd = pid, pidfd
+        self.base = self.sample(cpu=True, at_most=1)
+        try:
+            self._loop.add_reader(pidfd, self._on_pidfd)
+        except OSError:
+            pass  # its exit is then told when it is swept
+        if self._kill_wanted:
+            self.kill()
+        if self._has_exited():
+            self._on_pidfd()  # before it is taken for one that can be given a job
+        self._listener.on_forked(pid)
+
+    def fork_failed(self, errno: int, why: str) -> None:
+        self._close()
+        self._listener.on_fork_failed(errno, why)
+
+    def look_for_exit(self) -> bool:
+        """Tell of its exit, if it has ended; return whether it has."""
+        exited = self._has_exited()
+        if exited:
+            self._on_pidfd()
+        return exited
+
+    def swept(self, ending: Ending | None, swept: int, *, zygote_lost: bool = False) -> None:
+        """It is reaped and nothing below it is left; when its group is empty too, it is gone."""
+        if self._closed:
+            return
+        populated = self._cgroup is not None and not self._cgroup.is_empty()
+        if not self.look_for_exit() or populated:
+            self.kill()
+            self._look_s = min(2 * self._look_s, _LOOK_AGAIN_S_MAX)
+            self._loop.call_later(self._look_s, lambda: self.swept(ending, swept, zygote_lost=zygote_lost))
+            return
+        self.read_ready()
+        killed = ending is not None and ending.signal == signal.SIGKILL and not self._was_killed
+        oom = self._oom.evidence(self._oom_before, claims=killed)
+        struck = own_limit_struck(self._group_before, self._cgroup.out_of_memory() if self._cgroup else b"")
+        self._close()
+        self._listener.on_gone(Gone(ending, swept, self.proof, zygote_lost, self._decoder.torn, oom, struck))
+
+    def without_cgroup(self) -> None:
+        """The worker could not move into its group: only the descendants prove that it is gone."""
+        if self._cgroup is not None:
+            self._cgroup.remove()
+            self._cgroup = None
+        self.proof = "descendants"
+
+    def doubt_descendants(self) -> None:
+        """Its guard is gone: what it had started went to init, and is found by its group or its environment, if at
+        all.
+        """
+        self.proof = "" if self._cgroup is None else "cgroup"
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it holds an attempt."""
+        return self._fence is not None
+
+    def has_empty_group(self) -> bool:
+        """Tell whether it had a group, and nothing is left in that."""
+        return self._cgroup is not None and self._cgroup.is_empty()
+
+    def give_up(self) -> None:
+        """Report it as gone although nobody knows: it holds no attempt, and its zygote is lost."""
+        if not self._closed:
+            self._close()
+            self._listener.on_gone(Gone(None, 0, "", zygote_lost=True))
+
+    # ── what the worker's owner asks for ──
+
+    def hold(self, fence: int | None) -> None:
+        with self._lock:
+            self._fence = fence
+        if fence is not None:
+            self._stack.begin()
+            self._oom_before = self._oom.read()
+            self._group_before = b"" if self._cgroup is None else self._cgroup.out_of_memory()
+
+    def note_base(self) -> None:
+        self.base = self.sample(cpu=True, at_most=1) or (None if self._was_used else self.base)
+        self._group_bytes = None if self._cgroup is None else self._cgroup.memory_bytes()
+
+    def let_go(self) -> bool:
+        with self._lock:
+            if self.killed_for is not None:
+                return False
+            self._fence = None
+        self._was_used = True
+        if self._is_bounded:
+            self.bound(None, None)  # the next one may be a call that nobody hears of before it is over
+        return True
+
+    def send_now(self, order: bytes, passed: Sequence[int] = ()) -> int | None:
+        self._oom_before = self._oom.read()  # it was held for this some time ago
+        return self._orders.write_now(order, passed)
+
+    def send(self, order: bytes, passed: Sequence[int] = ()) -> None:
+        self._orders.write(order, passed)
+
+    def terminate(self, fence: int) -> None:
+        self._check(fence)
+        self._wake_with(signal.SIGTERM)
+
+    def dump(self, fence: int) -> None:
+        self._check(fence)
+        self._wake_with(DUMP_SIGNAL)
+
+    def _wake_with(self, number: int) -> None:
+        """Send a signal that a stopped process is to hear, too."""
+        self._stack.ask()
+        # Not the other way round: a job that stops itself again would run between the two and sit out its grace.
+        self._signal(number)
+        if self.pid is not None and procfs.is_stopped(self.pid) and self._alive():
+            self._signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        if self._pidfd < 0:
+            self._kill_wanted = True  # the fork is still on its way
+        elif self._kill():
+            # What it has said is read when it is gone: to hear the end of each pipe would hold up its death.
+            for reader in (self._frames, self._output, self._bells):
+                reader.pause()
+
+    def _kill(self) -> bool:
+        self._was_killed = self._was_killed or not self._exit_told
+        is_sent = self._signal(signal.SIGKILL)
+        if self._cgroup is not None:
+            self._cgroup.kill()
+        return is_sent
+
+    def kill_now(self, fence: int, verdict: Verdict) -> bool:
+        with self._lock:
+            if self._fence != fence or self._pidfd < 0:
+                return False
+            self.killed_for = self.killed_for or verdict
+            self._kill()
+        return True
+
+    def retire(self) -> None:
+        self._orders.close()
+
+    def read_output(self) -> None:
+        self._output.drain()
+
+    def read_ready(self, bytes_max: int = 1 << 20) -> None:
+        for reader in (self._bells, self._output, self._frames):
+            reader.drain(bytes_max)
+
+    def processor_use(self) -> ProcessorUse | None:
+        used = None if self.pid is None else clock.processor_use(self.pid)
+        return used if self._alive() else None
+
+    def bound(self, memory_bytes: int | None, processes_max: int | None) -> None:
+        if self._cgroup is not None:
+            used = self._group_bytes  # None: not known, and then it cannot be bounded
+            memory_max = None if memory_bytes is None or used is None else used + memory_bytes
+            self._cgroup.bound(memory_max, None if processes_max is None else processes_max + TASKS_SPARE)
+            self._is_bounded = (memory_bytes, processes_max) != (None, None)
+
+    def sample(self, *, cpu: bool, at_most: int) -> Sample | None:
+        if self.pid is None:
+            return None
+        began_cpu_s = clock.thread_cpu_s()
+        grouped = self._cgroup.processes() if self._cgroup is not None and at_most > 1 else ()
+        pids = procfs.members(self.pid, grouped, at_most)
+        own, *others = map(procfs.private_bytes, pids)
+        if own is None:
+            return None
+        in_group_s = self._cgroup.cpu_s() if self._cgroup is not None and cpu else None
+        used_s, cost_s = procfs.cpu_s(pids, in_group_s) if cpu else 0.0, clock.thread_cpu_s() - began_cpu_s
+        sample = Sample(own, sum(each or 0 for each in others), len(pids), used_s, cost_s=cost_s)
+        return sample if self._alive() else None
+
+    def prove(self, sample: Sample, told: Callable[[Sample], None]) -> None:
+        def tell(exact: asyncio.Future[Sample]) -> None:
+            if not exact.cancelled() and self._alive():
+                told(exact.result())
+
+        try:
+            measuring = event_loops.in_thread(self._loop, partial(self._measure_exactly, sample))
+        except RuntimeError:  # no thread can be started; for a job at its limit the loop may stand for a moment
+            measuring = self._loop.create_future()
+            measuring.set_result(self._measure_exactly(sample))
+        measuring.add_done_callback(tell)
+
+    def _measure_exactly(self, sample: Sample) -> Sample:
+        """Both are lower bounds: nobody else has what only one has written, and of the worker's own pages less than
+        those that there are count as others' shares.
+        """
+        began_cpu_s = clock.thread_cpu_s()
+        grouped = () if self._cgroup is None else self._cgroup.processes()
+        pids = [] if self.pid is None else procfs.members(self.pid, grouped, sample.processes)
+        private, shares = (sum(column) for column in zip((0, 0), *map(procfs.exact_bytes, pids[1:]), strict=True))
+        others, cost_s = max(private, shares - sample.own_bytes), clock.thread_cpu_s() - began_cpu_s
+        return sample._replace(others_bytes=others, proven=True, cost_s=cost_s)
+
+    def stack(self) -> str | None:
+        return self._stack.text()
+
+    def has_whole_stack(self) -> bool:
+        return self._stack.is_whole()
+
+    async def usage(self) -> Usage:
+        try:
+            used = await event_loops.in_turn(self._loop, partial(procfs.usage, self.pid))
+        except RuntimeError:
+            return Usage()  # no thread can be started
+        return used if self._alive() else Usage()
+
+    def abandon(self) -> None:
+        self._close()
+
+    # ── inside ──
+
+    def _check(self, fence: int) -> None:
+        if self._fence != fence:
+            raise FenceError(f"pid {self.pid} holds attempt {self._fence}, not {fence}: no signal is sent")
+
+    def _signal(self, number: int) -> bool:
+        """Return whether it was sent."""
+        if self._pidfd < 0:
+            return False
+        try:
+            signal.pidfd_send_signal(self._pidfd, number)
+        except (ProcessLookupError, PermissionError):
+            return False  # reaped already; or not ours to signal: its deadline ends it, by its group or as unkillable
+        return True
+
+    def _alive(self) -> bool:
+        """Whether the pid still names our process, a zombie included: then what was just read by it was ours."""
+        if self._pidfd < 0:
+            return False
+        try:
+            signal.pidfd_send_signal(self._pidfd, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            pass  # it is there
+        return True
+
+    def _has_exited(self) -> bool:
+        """Whether it has ended; with its guard lost it may be dying still, and nobody else would say so."""
+        if self._pidfd < 0:
+            return True
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def _on_frame_bytes(self, data: bytes) -> None:
+        if self._broken:
+            return  # what follows garbage is garbage
+        try:
+            frames = self._decoder.feed(data)
+        except FrameError as error:
+            self._broken = True
+            if error.frames:
+                self._listener.on_frames(error.frames)
+            self._listener.on_protocol_error(str(error))
+            return
+        self._frames.read_bytes = LARGE_READ_BYTES if self._decoder.missing > READ_BYTES else READ_BYTES
+        if frames:
+            self._listener.on_frames(frames)
+
+    def _on_pidfd(self) -> None:
+        if self._pidfd < 0 or self._exit_told:
+            return
+        self._exit_told = True
+        self._loop.remove_reader(self._pidfd)
+        self._bells.drain()  # a delivery that was seen after the exit would stand behind it
+        self._listener.on_exited()
+        self._on_exit()
+
+    @property
+    def is_owed_a_word(self) -> bool:
+        """Whether the zygote has yet to tell of its fork, or of its exit, which has been seen."""
+        return self.pid is None or self._exit_told
+
+    def leave_to_parent(self) -> None:
+        """In a fork of this process: its end of a worker's orders would keep that waiting for more."""
+        self._closed = True
+        for end in (self._orders, self._frames, self._output, self._bells):
+            end.leave_to_parent()
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+        self._stack.close()
+        if self._cgroup is not None:
+            self._cgroup.leave_to_parent()
+
+    def _close(self) -> None:
+        self._closed = True
+        self._orders.close()
+        for reader in (self._frames, self._output, self._bells):
+            reader.close()
+        if self._pidfd >= 0:
+            self._loop.remove_reader(self._pidfd)
+            with self._lock:
+                pidfd, self._pidfd = self._pidfd, -1
+                os.close(pidfd)
+        self._stack.close()
+        if os.path.isdir(self._tmp):
+            # In a thread: a job may leave a million files, and the kill path of the others never waits.
+            try:
+                event_loops.in_thread(self._loop, partial(remove_tree, self._tmp))
+            except RuntimeError:
+                pass  # no thread can be started: it goes with the supervisor's own folder
+        if self._cgroup is not None:
+            self._cgroup.remove()
+            self._cgroup = None

@@ -1,0 +1,387 @@
+"""A guard, the zygote that it has forked and the workers that the zygote has forked, seen from above.
+
+Runs in: supervisor. Part of the seam.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Protocol
+
+from killable.supervisor import event_loops
+from killable.supervisor.linux import orphan_cleanup
+from killable.supervisor.linux.env_marker import COOKIE
+from killable.supervisor.linux.guard_launch import start_guard
+from killable.supervisor.linux.watchdog import Watchdog
+from killable.supervisor.linux.worker_process import WorkerProcess
+from killable.supervisor.ports import SpawnerListener, ZygoteLost
+from killable.workers.protocol import control, fd_passing
+from killable.workers.protocol.control import Ending
+
+ANSWER_S = 5.0
+"""How long a zygote may say nothing to a fork, or of an exit. A fork takes 16 ms with 1 GB preloaded; one that is
+stopped is then continued, and one that says nothing for as long again is ended, and its jobs with it.
+"""
+LAST_LOOK_S = 1.0
+"""How long a closing supervisor looks for what a killed guard has left."""
+
+
+class LineageOwner(Protocol):
+    """The spawner, as a lineage sees it."""
+
+    def on_zygote_lost(self, lineage: Lineage, how: str) -> None:
+        """Its zygote is gone, and so is everything that it had started."""
+        ...
+
+    def on_stuck(self, lineage: Lineage) -> None:
+        """Its zygote is lost, and something below it does not go: no zygote can be started in it any more."""
+        ...
+
+    def on_ended(self, lineage: Lineage) -> None:
+        """The guard is gone."""
+        ...
+
+
+class Lineage:
+    """Starts its guard when it is made, which may raise OSError."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        owner: LineageOwner,
+        listener: SpawnerListener,
+        *,
+        python: str,
+        folder: str,
+        environment: Mapping[str, str],
+        cookie: str,
+        patience_s: float,
+        answer_s: float,
+    ) -> None:
+        self._loop = loop
+        self._owner = owner
+        self._listener = listener
+        self._cookie = cookie
+        self._patience_s = patience_s
+        self._guard_socket: socket.socket | None
+        self._guard_pidfd = -1
+        self._guard, self._guard_socket = start_guard(python, folder, {**environment, COOKIE: cookie})
+        self._zygote_socket: socket.socket | None = None
+        self._zygote_pidfd = -1
+        self._processes: dict[str, WorkerProcess] = {}
+        self._orphans: dict[int, Ending] = {}
+        self._watchdog = Watchdog(loop, answer_s, self._ask_zygote, self._end_zygote)
+        self._settling: asyncio.TimerHandle | None = None
+        self._ended = asyncio.Event()
+        self._stuck = False
+        self._closing = False
+        self.zygote_pid: int | None = None
+        try:
+            self._guard_pidfd = os.pidfd_open(self._guard.pid)
+            loop.add_reader(self._guard_socket, self._on_guard_message)
+            loop.add_reader(self._guard_pidfd, self._on_guard_exit)
+        except OSError:
+            self._forget_guard()
+            self._forget_guard_socket()
+            self._guard.kill()  # it has started nothing yet
+            self._guard.wait()
+            raise
+
+    def start_zygote(self, configure: control.Configure) -> None:
+        """When the guard has gone, too, its end is told in a moment: `on_zygote_lost`. Raise OSError."""
+        if self._guard_socket is None:
+            return
+        ours, theirs = fd_passing.open_pair()
+        ours.setblocking(False)
+        with theirs:
+            try:
+                # The start comes last: with any of these failed there is no zygote.
+                fd_passing.send(ours, control.to_wire(configure))
+                self._loop.add_reader(ours, self._on_zygote_message)
+                fd_passing.send(self._guard_socket, control.to_wire(control.StartZygote()), [theirs.fileno()])
+            except OSError as error:
+                self._loop.remove_reader(ours)
+                ours.close()
+                if isinstance(error, (BrokenPipeError, ConnectionResetError)):
+                    self._guard_socket.shutdown(socket.SHUT_WR)  # the guard is going, if only now, and its end is told
+                    return
+                raise
+        self._zygote_socket = ours
+
+    def stop_zygote(self) -> None:
+        self._forget_zygote_socket()
+
+    def fork(self, order: control.Fork, descriptors: list[int]) -> None:
+        """Ask for a worker; the process that `add` is told of hears what became of it. Raise ZygoteLost, OSError."""
+        if self._zygote_socket is None:
+            raise ZygoteLost
+        try:
+            fd_passing.send(self._zygote_socket, control.to_wire(order), descriptors)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            # It does not listen any more: if it lives it is to leave, so that its end is told in any case.
+            self._zygote_socket.shutdown(socket.SHUT_WR)
+            raise ZygoteLost from error
+        self._watchdog.expect()
+
+    def add(self, worker_id: str, process: WorkerProcess) -> None:
+        self._processes[worker_id] = process
+
+    def note_exit(self) -> None:
+        """A process has ended, as its pidfd says: the zygote has to tell how."""
+        if self._zygote_socket is not None:
+            self._watchdog.expect()
+
+    async def close(self) -> None:
+        """End the guard and with it everything below; return when it is gone, or given up."""
+        self._closing = True
+        unkillable = list(self._processes.values())  # those that are still there when the guard is gone
+        self._forget_zygote_socket()
+        self._forget_guard_socket()  # end-of-file: the guard kills everything below it, then exits
+        if not await event_loops.came(self._ended, self._patience_s):
+            self._guard.kill()
+            if not await event_loops.came(self._ended, self._patience_s + LAST_LOOK_S):
+                self._forget_guard()  # not even that one can be killed
+        self._forget_zygote()
+        for process in unkillable:
+            process.abandon()  # it keeps nothing of ours open; harmless when it is gone
+
+    def leave_to_parent(self) -> None:
+        """In a fork of this process."""
+        self._closing = True
+        for sock in (self._guard_socket, self._zygote_socket):
+            if sock is not None:
+                sock.close()
+        for descriptor in (self._guard_pidfd, self._zygote_pidfd):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._guard_socket = self._zygote_socket = None
+        self._guard_pidfd = self._zygote_pidfd = -1
+        for process in self._processes.values():
+            process.leave_to_parent()
+
+    # ── the guard ──
+
+    def _on_guard_message(self) -> None:
+        self._receive(self._guard_socket, self._forget_guard_socket, self._take_guard_message)
+
+    def _take_guard_message(self, message: control.Message, descriptors: list[int]) -> None:
+        match message:
+            case control.OrphanReaped(pid, ending):
+                self._orphans[pid] = ending
+            case control.ZygoteGone(how):
+                self._read_zygote_to_the_end()
+                self._lose_zygote(how)
+            case _:
+                raise AssertionError(message)
+
+    def _on_guard_exit(self) -> None:
+        """The guard is gone: at a close, or because someone killed it; then PDEATHSIG and the cgroups end what was
+        below it.
+        """
+        self._forget_guard()
+        self._guard.wait()
+        self._doom()
+        self._forget_guard_socket()
+        self._read_zygote_to_the_end()
+        self._forget_zygote()
+        for process in self._processes.values():
+            process.kill()
+            process.doubt_descendants()
+        # Without the guard no one else is their subreaper: what carries the cookie is found and killed.
+        patience_s = min(LAST_LOOK_S, self._patience_s) if self._closing else self._patience_s
+        orphan_cleanup.sweep_cookie_in_thread(
+            self._cookie,
+            patience_s,
+            lambda: event_loops.tell(self._loop, partial(self._end, threading.current_thread())),
+        )
+
+    def _end(self, sweeping: threading.Thread) -> None:
+        if sweeping is not threading.current_thread():
+            sweeping.join()  # that was its last word: no thread of ours is left when a close is over
+        self._ended.set()
+        self._owner.on_ended(self)  # before the pool hears of it and starts another
+        self._lose_zygote("")
+
+    # ── the zygote ──
+
+    def _on_zygote_message(self) -> bool:
+        return self._receive(self._zygote_socket, self._forget_zygote_socket, self._take_zygote_message)
+
+    def _take_zygote_message(self, message: control.Message, descriptors: list[int]) -> None:
+        match message:
+            case control.ZygoteStarted(pid):
+                self.zygote_pid = pid
+                for descriptor in descriptors[:1]:
+                    self._zygote_pidfd = descriptor
+                    try:
+                        self._loop.add_reader(descriptor, self._on_zygote_exit)
+                    except OSError:
+                        pass  # the guard tells of its end
+            case control.TypeReported(reported):
+                self._listener.on_type(reported)
+            case control.Preloaded(threads):
+                self._listener.on_preloaded(threads)
+            case control.PreloadFailed(traceback, declaration):
+                self._listener.on_preload_failed(traceback, declaration)
+            case control.Forked(worker_id, pid) if descriptors:
+                self._processes[worker_id].forked(pid, descriptors[0])
+            case control.Forked(worker_id):
+                # No descriptor was left here for its pidfd: it retires when its orders are closed.
+                self._processes.pop(worker_id).fork_failed(errno.EMFILE, os.strerror(errno.EMFILE))
+            case control.ForkFailed(worker_id, number, why):
+                self._processes.pop(worker_id).fork_failed(number, why)
+            case control.Exited(worker_id, ending, swept):
+                if worker_id in self._processes:
+                    self._processes.pop(worker_id).swept(ending, swept)
+            case control.Pong():
+                pass
+            case _:
+                raise AssertionError(message)
+        if self._zygote_socket is not None:
+            self._watchdog.heard(owes_more=any(process.is_owed_a_word for process in self._processes.values()))
+
+    def _ask_zygote(self) -> None:
+        """It may be stopped, and then only has to be continued. Or it sweeps, and says that it lives."""
+        _signal(self._zygote_pidfd, signal.SIGCONT)
+        if self._zygote_socket is not None:
+            try:
+                fd_passing.send(self._zygote_socket, control.to_wire(control.Ping()))
+            except OSError:
+                pass  # full, or gone: what is owed is owed
+
+    def _end_zygote(self) -> None:
+        """It says nothing at all. The guard sweeps what it leaves; its jobs end with it."""
+        self._doom()
+        _signal(self._zygote_pidfd, signal.SIGKILL)
+        self._await_settlement()
+
+    def _on_zygote_exit(self) -> None:
+        self._loop.remove_reader(self._zygote_pidfd)
+        self._doom()
+        self._await_settlement()
+
+    def _doom(self) -> None:
+        if not self._stuck and not self._closing:
+            self._listener.on_zygote_ending()
+
+    def _await_settlement(self) -> None:
+        """The guard tells when nothing is left of a zygote; something may be left that does not go."""
+        self._watchdog.stop()
+        if self._settling is None and not self._closing and not self._stuck:
+            self._settling = self._loop.call_later(self._patience_s / 2, self._settle_what_is_proven)
+
+    def _settle_what_is_proven(self) -> None:
+        """Half of the patience is over: those whose group is empty need not wait for the others."""
+        self._settling = self._loop.call_later(self._patience_s / 2, self._give_up)
+        _signal(self._guard_pidfd, signal.SIGCONT)  # it may only have been stopped
+        self._settle_proven()
+
+    def _settle_proven(self) -> None:
+        """Let go of those whose end the guard has told and whose groups are empty: what kept them alive was theirs."""
+        for worker_id, process in list(self._processes.items()):
+            ending = None if process.pid is None else self._orphans.get(process.pid)
+            if ending is not None and process.has_empty_group():
+                process.doubt_descendants()
+                self._processes.pop(worker_id).swept(ending, 0, zygote_lost=True)
+
+    def _give_up(self) -> None:
+        """What does not go stays with this guard. What holds an attempt ends as unkillable, by that attempt's rules."""
+        self._settling = None
+        self._stuck = True
+        self._forget_zygote_socket()
+        self._settle_proven()
+        for worker_id, process in list(self._processes.items()):
+            if not process.is_held:
+                process.kill()
+                self._processes.pop(worker_id).give_up()
+        self._owner.on_stuck(self)
+
+    def _read_zygote_to_the_end(self) -> None:
+        """What a dead zygote had still said: exits that are known must not become unknown."""
+        while self._on_zygote_message():
+            pass
+        self._forget_zygote_socket()
+
+    def _lose_zygote(self, how: str) -> None:
+        """Everything that the zygote had started is gone; its workers' true statuses came through the guard, if at
+        all.
+        """
+        self._forget_zygote()
+        orphans, self._orphans = self._orphans, {}
+        processes, self._processes = self._processes, {}
+        for process in processes.values():
+            known = orphans.get(process.pid) if process.pid is not None else None
+            process.swept(known, len(orphans), zygote_lost=True)
+        if self._stuck:
+            self._forget_guard_socket()  # another lineage has taken over: this guard is done
+        elif not self._closing:
+            self._owner.on_zygote_lost(self, how)
+
+    # ── sockets ──
+
+    def _receive(
+        self,
+        sock: socket.socket | None,
+        forget: Callable[[], None],
+        take: Callable[[control.Message, list[int]], None],
+    ) -> bool:
+        """Take one message; return whether there was one. At end-of-file the socket is forgotten."""
+        if sock is None:
+            return False
+        try:
+            received = fd_passing.receive(sock)
+        except ConnectionResetError:
+            received = None
+        except OSError:
+            return False  # nothing is there; or no memory to take it (ENOMEM), and it is there still
+        if received is None:
+            forget()
+            return False
+        wire, descriptors = received
+        take(control.from_wire(wire), descriptors)
+        return True
+
+    def _forget_guard(self) -> None:
+        if self._guard_pidfd >= 0:
+            self._loop.remove_reader(self._guard_pidfd)
+            os.close(self._guard_pidfd)
+            self._guard_pidfd = -1
+
+    def _forget_zygote(self) -> None:
+        self.zygote_pid = None
+        self._watchdog.stop()
+        if self._settling is not None:
+            self._settling.cancel()
+            self._settling = None
+        if self._zygote_pidfd >= 0:
+            self._loop.remove_reader(self._zygote_pidfd)
+            os.close(self._zygote_pidfd)
+            self._zygote_pidfd = -1
+
+    def _forget_zygote_socket(self) -> None:
+        self._watchdog.stop()
+        if self._zygote_socket is not None:
+            self._loop.remove_reader(self._zygote_socket)
+            self._zygote_socket.close()
+            self._zygote_socket = None
+
+    def _forget_guard_socket(self) -> None:
+        if self._guard_socket is not None:
+            self._loop.remove_reader(self._guard_socket)
+            self._guard_socket.close()
+            self._guard_socket = None
+
+
+def _signal(pidfd: int, number: int) -> None:
+    if pidfd >= 0:
+        try:
+            signal.pidfd_send_signal(pidfd, number)
+        except (ProcessLookupError, PermissionError):
+            pass  # reaped; or not ours to signal

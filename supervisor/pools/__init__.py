@@ -1,0 +1,1 @@
+"""Workers kept warm: pools, their zygotes, and who may borrow a worker."""

@@ -1,0 +1,155 @@
+"""All pools of a supervisor: started and closed together, and found by name, by job type, by worker.
+
+Runs in: supervisor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+from killable.supervisor.clock import Clock
+from killable.supervisor.linux.host_forks import putting_off
+from killable.supervisor.linux.system import System
+from killable.supervisor.models import JobType, PoolRecord, Retired, WorkerId, WorkerRecord
+from killable.supervisor.pools.job_types import DuplicateType, JobTypes
+from killable.supervisor.pools.pool import Pool
+from killable.supervisor.pools.wait_estimate import RunTimes
+from killable.supervisor.pools.worker import Worker
+from killable.supervisor.ports import SpawnerFactory
+from killable.supervisor.settings import Settings
+from killable.workers.errors import Refused
+
+RETIRED_MAX = 20
+"""Workers that were not used again, of which is told why."""
+
+
+class FleetOwner(Protocol):
+    """The dispatcher, as the pools see it."""
+
+    def on_types(self, types: Sequence[JobType]) -> None: ...
+    def on_worker_available(self, pool: Pool) -> None: ...
+    def on_pool_broken(self, pool: Pool) -> None: ...
+    def queued(self, pool: Pool) -> int: ...
+
+
+class Fleet:
+    """Every pool of `settings`; it is the pools' owner in what concerns more than one of them."""
+
+    def __init__(self, settings: Settings, owner: FleetOwner) -> None:
+        self._settings = settings
+        self._owner = owner
+        self._pools: dict[str, Pool] = {}
+        self._run_times = {spec.name: RunTimes(spec.workers) for spec in settings.pools}
+        self._types = JobTypes(settings)
+        self._system: System | None = None
+        self._worker_numbers = 0
+        self.retired: deque[Retired] = deque(maxlen=RETIRED_MAX)
+        """The latest first."""
+        self.swept: bool | None = None
+        """What became of the sweep of leftovers at the start: it was over in time, or not; None: there was none."""
+
+    async def start(self, clock: Clock, open_spawner: SpawnerFactory | None, instance_id: str) -> None:
+        """Start every pool and wait until each is ready or broken. Raise OSError, StartRefused; then close."""
+        self._clock = clock
+        if open_spawner is None:
+            with putting_off:  # it takes locks of the library (tempfile), which a fork meanwhile would inherit taken
+                self._system = System.open(asyncio.get_running_loop(), self._settings, instance_id)
+            open_spawner = self._system.open_spawner
+            if self._settings.sweep:
+                self.swept = await self._system.sweep_leftovers()
+        for spec in self._settings.pools:
+            self._pools[spec.name] = Pool(spec, clock, open_spawner, self)
+        for pool in self:
+            pool.start()
+        for pool in self:
+            await pool.wait_started()
+            if pool.startup_error is not None:
+                raise pool.startup_error
+
+    async def until_warm(self) -> None:
+        for pool in self:
+            if pool.spec.spares:
+                await pool.until_warm()
+
+    async def close(self) -> None:
+        """End every worker and zygote; return when nothing is left."""
+        async with asyncio.TaskGroup() as closing:
+            for pool in self:
+                closing.create_task(pool.close())
+        if self._system is not None:
+            await self._system.close()
+
+    def leave_to_parent(self) -> None:
+        """In a fork of this process."""
+        for pool in self:
+            for worker in pool.workers.values():
+                worker.leave_to_parent()
+        if self._system is not None:
+            self._system.leave_to_parent()
+
+    def __iter__(self) -> Iterator[Pool]:
+        return iter(self._pools.values())
+
+    def pool_of(self, job_type: JobType) -> Pool:
+        return self._pools[job_type.pool]
+
+    def run_times_of(self, job_type: JobType) -> RunTimes:
+        return self._run_times[job_type.pool]
+
+    # ── job types ──
+
+    def type(self, name: str) -> JobType:
+        """Raise Refused: unknown_job_type."""
+        return self._types.get(name, (pool.spec.name for pool in self if pool.state == "broken"))
+
+    def types(self) -> Sequence[JobType]:
+        return self._types.all()
+
+    # ── workers ──
+
+    def worker(self, worker_id: str) -> tuple[Pool, Worker]:
+        """Raise Refused: unknown_worker."""
+        for pool in self:
+            worker = pool.workers.get(WorkerId(worker_id))
+            if worker is not None:
+                return pool, worker
+        raise Refused(f"there is no worker {worker_id}", code="unknown_worker", worker_id=worker_id)
+
+    async def worker_record(self, worker: Worker) -> WorkerRecord:
+        usage = await worker.process.usage()
+        return worker.record(self._clock.now(), usage)
+
+    async def worker_records(self) -> Sequence[WorkerRecord]:
+        workers = [worker for pool in self for worker in pool.workers.values()]
+        return await asyncio.gather(*map(self.worker_record, workers))
+
+    def pool_records(self) -> Sequence[PoolRecord]:
+        return [pool.record() for pool in self]
+
+    # ── PoolOwner ──
+
+    def on_types(self, pool: Pool, reported: Sequence[dict[str, Any]]) -> None:
+        try:
+            self._types.replace(pool.spec, reported)
+        except DuplicateType as error:
+            pool.startup_error = error
+        self._owner.on_types(self._types.all())
+
+    def on_worker_available(self, pool: Pool) -> None:
+        self._owner.on_worker_available(pool)
+
+    def on_pool_broken(self, pool: Pool) -> None:
+        self._owner.on_pool_broken(pool)
+
+    def queued(self, pool: Pool) -> int:
+        return self._owner.queued(pool)
+
+    def on_worker_retired(self, retired: Retired) -> None:
+        self.retired.appendleft(retired)
+
+    def next_worker_id(self) -> WorkerId:
+        self._worker_numbers += 1
+        return WorkerId(f"w-{self._worker_numbers}")

@@ -1,0 +1,82 @@
+"""The job types that the zygotes reported, with the limits in force for each.
+
+Runs in: supervisor. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from killable.supervisor.jobs import limits
+from killable.supervisor.models import JobType, StartRefused
+from killable.supervisor.settings import PoolSpec, Settings
+from killable.workers.errors import Refused
+
+
+class DuplicateType(StartRefused):
+    """Two pools register a job type of one name: nobody could say which one HTTP means."""
+
+
+class JobTypes:
+    """Types by name; each belongs to one pool."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._types: dict[str, JobType] = {}
+
+    def replace(self, pool: PoolSpec, reported: Iterable[Mapping[str, Any]]) -> None:
+        """Take what a pool's zygote reported in place of what an earlier one did. Raise DuplicateType."""
+        for name in [name for name, job_type in self._types.items() if job_type.pool == pool.name]:
+            del self._types[name]
+        for each in reported:
+            name = each["name"]
+            if name in self._types:
+                raise DuplicateType(
+                    f"two pools have a job type {name!r}: {self._types[name].pool} and {pool.name}", name=name
+                )
+            self._check_operations(pool, name, each["operations"])
+            self._types[name] = self._job_type(pool, each)
+
+    def _check_operations(self, pool: PoolSpec, name: str, operations: Sequence[str]) -> None:
+        """Refuse a type that answers to what another one answers to. Raise DuplicateType."""
+        for other in self._types.values():
+            shared = {other.name, *other.operations}.intersection((name, *operations))
+            if shared:
+                raise DuplicateType(
+                    f"two job types answer to {min(shared)!r}: {other.name!r} of pool {other.pool} and {name!r} of pool"
+                    f" {pool.name}; an operation belongs to one of them",
+                    name=min(shared),
+                )
+
+    def get(self, name: str, broken_pools: Iterable[str]) -> JobType:
+        """Raise Refused: unknown_job_type, naming those that there are and the pools that could not tell theirs."""
+        found = self._types.get(name)
+        if found is not None:
+            return found
+        broken = list(broken_pools)
+        hint = f"; broken pools: {', '.join(broken)}" if broken else ""
+        known = ", ".join(sorted(self._types)) or "none"
+        raise Refused(
+            f"there is no job type of that name; there are: {known}{hint}", code="unknown_job_type", broken_pools=broken
+        )
+
+    def all(self) -> list[JobType]:
+        return sorted(self._types.values(), key=lambda job_type: job_type.name)
+
+    def _job_type(self, pool: PoolSpec, reported: Mapping[str, Any]) -> JobType:
+        name = reported["name"]
+        return JobType(
+            name=name,
+            description=reported["description"],
+            input_schema=reported["input_schema"],
+            pool=pool.name,
+            codec=pool.codec,
+            limits=limits.limits_of_type(self._settings, name, reported["limits"]),
+            caps=limits.caps_of_type(self._settings, name),
+            streams=reported["streams"],
+            available=reported["available"],
+            unavailable_reason=reported["unavailable_reason"] or "",
+            operations=tuple(reported["operations"]),
+            limit_sources=limits.sources_of_type(self._settings, name, reported["limits"]),
+        )

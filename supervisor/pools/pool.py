@@ -1,0 +1,393 @@
+"""A zygote, its spare workers and its busy workers: kept warm, kept within the limit, started again when lost.
+
+Runs in: supervisor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import Any, Protocol
+
+from killable.supervisor.clock import Clock, Timer
+from killable.supervisor.models import PoolRecord, Retired, StartRefused, WorkerId
+from killable.supervisor.pools import pool_sizing
+from killable.supervisor.pools.backoff import Backoff
+from killable.supervisor.pools.pool_sizing import Occupancy
+from killable.supervisor.pools.worker import Stage, Worker
+from killable.supervisor.ports import Spawner, SpawnerFactory, ZygoteLost
+from killable.supervisor.settings import PoolSpec
+
+FAILURES_MAX = 3
+"""Workers in a row that were never ready: then the pool is broken, and only tries again now and then."""
+REFILL_S = 0.001
+"""A warm worker is in its job within 0.1 ms."""
+BACKOFF_S, BACKOFF_S_MAX = 0.05, 5.0
+"""Between two tries: what passes by itself mostly has by then, and what stays is not tried at every core's cost."""
+_FOR_GOOD = frozenset({None, errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENOEXEC})
+"""A pool's interpreter, folder or account is not there, or cannot be used; everything else may pass."""
+
+logger = logging.getLogger("killable.pool")
+
+
+class Zygote(Enum):
+    """Where the pool's zygote stands."""
+
+    NONE = "none"
+    PRELOADING = "preloading"
+    READY = "ready"
+    LEAVING = "leaving"
+    """Told to go, to be replaced by one with another start method."""
+    FAILED = "failed"
+    """Its modules do not import."""
+
+
+class PoolOwner(Protocol):
+    """The fleet, as a pool sees it."""
+
+    def on_types(self, pool: Pool, reported: Sequence[dict[str, Any]]) -> None: ...
+    def on_worker_available(self, pool: Pool) -> None: ...
+    def on_pool_broken(self, pool: Pool) -> None: ...
+    def queued(self, pool: Pool) -> int: ...
+    def next_worker_id(self) -> WorkerId: ...
+    def on_worker_retired(self, retired: Retired) -> None: ...
+
+
+class Pool:
+    """`state`: starting, ready, restarting or broken."""
+
+    def __init__(self, spec: PoolSpec, clock: Clock, open_spawner: SpawnerFactory, owner: PoolOwner) -> None:
+        self.spec = spec
+        self.state = "starting"
+        self.detail = self._note = ""
+        self.errno: int | None = None
+        self.start_method: str = spec.start_method
+        self.zygote_restarts = 0
+        self.workers: dict[WorkerId, Worker] = {}
+        self._number_in = dict.fromkeys(Stage, 0)
+        """Of workers, by stage, so that nobody need look at each."""
+        self._idle: list[Worker] = []
+        self._clock = clock
+        self._owner = owner
+        self._spawner: Spawner = open_spawner(spec, self)
+        self._reported: list[dict[str, Any]] = []
+        self._decided = asyncio.Event()
+        self._warm_or_broken = asyncio.Event()
+        self._backoff = Backoff(clock, BACKOFF_S, BACKOFF_S_MAX, self._try_again)
+        self._zygote = Zygote.NONE
+        self._worked = False
+        """It was ready once."""
+        self._closing = False
+        self._ready_waiters: list[Callable[[], None]] = []
+        self._refill: Timer | None = None
+        self.startup_error: Exception | None = None
+        """Why the supervisor cannot start with this pool."""
+
+    def start(self) -> None:
+        """Start the zygote. `wait_started` tells when it is ready or broken."""
+        try:
+            self._spawner.start(self.start_method)
+        except OSError as error:
+            self._backoff.failures += 1
+            self._break(f"the guard cannot be started: {error}", error.errno)
+            if self._worked or error.errno not in _FOR_GOOD:
+                self._backoff.wait()
+        else:
+            self._zygote = Zygote.PRELOADING
+
+    async def wait_started(self) -> None:
+        await self._decided.wait()
+
+    async def until_warm(self) -> None:
+        """Wait until a worker has been idle, or the pool was broken: then its preloads are known to work, or not."""
+        await self._warm_or_broken.wait()
+
+    async def close(self) -> None:
+        self._closing = True
+        self._backoff.stop()
+        if self._refill is not None:
+            self._refill.cancel()
+        await self._spawner.close()
+
+    # ── workers ──
+
+    def occupancy(self) -> Occupancy:
+        number = self._number_in
+        return Occupancy(
+            self.spec.workers,
+            self.spec.spares,
+            number[Stage.IDLE],
+            number[Stage.SPAWNING],
+            number[Stage.BUSY],
+            number[Stage.QUARANTINED],
+            self._owner.queued(self),
+        )
+
+    def _slots_free(self) -> int:
+        """Return how many more jobs may start."""
+        return self.spec.workers - self._number_in[Stage.BUSY] - self._number_in[Stage.QUARANTINED]
+
+    def _is_full(self) -> bool:
+        """Tell whether there is a worker for each slot and spare: then no job more or less changes what is wanted."""
+        if self.state == "broken":
+            return False  # it may want one more, to look whether it still is
+        number = self._number_in
+        ours = number[Stage.IDLE] + number[Stage.SPAWNING] + number[Stage.BUSY] + number[Stage.QUARANTINED]
+        return ours == self.spec.workers + self.spec.spares
+
+    def on_stage(self, was: Stage, stage: Stage) -> None:
+        self._number_in[was] -= 1
+        self._number_in[stage] += 1
+
+    def take(self) -> Worker | None:
+        """Return a warm worker whose slot is free; the caller gives it an attempt."""
+        while self._idle and self._slots_free() > 0:
+            # A lent one, so that no more are lent than there are free slots; else the one that was busy last: its
+            # memory is the warmest.
+            lent = next((worker for worker in reversed(self._idle) if worker.loan is not None), None)
+            worker = lent or self._idle[-1]
+            worker.come_home()
+            self.withdraw(worker)
+            if worker.stage is Stage.IDLE and not worker.process.look_for_exit():  # nor did a caller have it
+                return worker
+        return None
+
+    def withdraw(self, worker: Worker) -> None:
+        """It is not idle any more."""
+        if worker in self._idle:
+            self._idle.remove(worker)
+
+    def give_back(self, worker: Worker) -> None:
+        """It was taken, and its job has gone."""
+        self._idle.append(worker)
+
+    def to_lend(self) -> list[tuple[Worker, bool]]:
+        """Return idle workers to lend, one for each free slot, and whether each may be given a call without a word."""
+        lent = quiet = 0
+        others: list[Worker] = []
+        for worker in self._idle:
+            if worker.loan is not None:
+                lent += 1
+                quiet += worker.loan.quiet
+            elif worker.stage is Stage.IDLE:
+                others.append(worker)
+        chosen = others[::-1][: max(0, self._slots_free() - lent)]
+        may_be_quiet = len(chosen) if self._is_full() else self._slack() - quiet
+        return [(worker, number < may_be_quiet) for number, worker in enumerate(chosen)]
+
+    def _slack(self) -> int:
+        """Return how many idle workers could be busy before one were missing: a spare, or one for a job that waits."""
+        if self._owner.queued(self):
+            return 0
+        return self._number_in[Stage.IDLE] + self._number_in[Stage.SPAWNING] - self.spec.spares
+
+    def _hear_of_calls(self) -> None:
+        """Have no more workers given calls without a word than there is slack for."""
+        quiet = [worker for worker in self._idle if worker.loan is not None and worker.loan.quiet]
+        for worker in quiet[max(0, self._slack()) :]:
+            worker.be_known()
+
+    def fill(self) -> None:
+        """Fork what is missing, one in a turn of the loop.
+
+        Eight forks in one turn took up to 27 ms, in which no frame was read and no signal sent: each has a cgroup made,
+        beside a zygote that is forking into the last one.
+        """
+        if self._closing or self._zygote is not Zygote.READY or self._backoff.is_waiting or self._is_full():
+            return
+        self._hear_of_calls()
+        occupancy = self.occupancy()
+        wanted = pool_sizing.forks_wanted(occupancy)
+        if self.state == "broken" and occupancy.room and not occupancy.idle + occupancy.spawning:
+            wanted = max(1, wanted)  # a probe: nobody can queue here while it is broken
+        if wanted and self._fork() and wanted > 1 and self._refill is None:
+            self._refill = self._clock.call_at(self._clock.now(), self._fill_now)
+
+    def fill_soon(self) -> None:
+        """Fill when the job that was just assigned has started: the fork of the next spare would take its core."""
+        if self._is_full():
+            return
+        if self._owner.queued(self):
+            self.fill()  # someone waits for it
+            return
+        self._hear_of_calls()
+        occupancy = self.occupancy()
+        wanted = pool_sizing.forks_wanted(occupancy)
+        if (wanted or self.state == "broken") and self._refill is None and not self._closing:
+            self._refill = self._clock.call_at(self._clock.now() + REFILL_S, self._fill_now)
+
+    def _fill_now(self) -> None:
+        self._refill = None
+        self.fill()
+
+    def kill_idle(self, worker: Worker) -> None:
+        """End a worker that holds no attempt; another takes its place."""
+        self.withdraw(worker)
+        worker.kill()
+
+    def when_warm(self, callback: Callable[[], None]) -> None:
+        """Call back when a worker is idle: at once, or with the next one that gets ready."""
+        if any(worker.loan is None or not worker.loan.is_given for worker in self._idle):
+            callback()
+        else:
+            self._ready_waiters.append(callback)
+
+    def _fork(self) -> bool:
+        worker_id = self._owner.next_worker_id()
+        worker = Worker(worker_id, self, self.spec, start_method=self.start_method, born=self._clock.now())
+        try:
+            worker.process = self._spawner.fork(worker_id, worker)
+        except ZygoteLost:
+            return False  # `on_zygote_lost` follows
+        except OSError as error:
+            self._note_failure(f"a worker cannot be started: {error}", error.errno)
+            return False
+        self.workers[worker_id] = worker
+        self._number_in[Stage.SPAWNING] += 1
+        return True
+
+    def on_worker_ready(self, worker: Worker) -> None:
+        self._backoff.failures = 0
+        logger.debug("worker_started", extra={"pool": self.spec.name, "worker_id": worker.id})
+        if self.state == "broken":
+            self._become_ready()
+        self._add_idle(worker)
+
+    def _become_ready(self) -> None:
+        self.state, self.detail, self.errno = "ready", self._note, None
+        logger.info("pool_ready", extra={"pool": self.spec.name, "start_method": self.start_method})
+
+    def on_worker_free(self, worker: Worker) -> None:
+        self.withdraw(worker)  # a caller's thread had it, and nobody here knew
+        self._add_idle(worker)
+
+    def _add_idle(self, worker: Worker) -> None:
+        self._idle.append(worker)
+        self._warm_or_broken.set()
+        waiters, self._ready_waiters = self._ready_waiters, []
+        for callback in waiters:
+            callback()
+        self._owner.on_worker_available(self)
+
+    def on_worker_failed(self, worker: Worker, why: str, errno: int | None) -> None:
+        if not self._closing and self._zygote is Zygote.READY:
+            self._note_failure(why, errno)
+
+    def on_worker_retired(self, worker: Worker, job_id: str, why: str) -> None:
+        logger.info("worker_retired", extra={"pool": self.spec.name, "worker_id": worker.id, "detail": why})
+        self._owner.on_worker_retired(Retired(worker.id, self.spec.name, job_id, why, self._clock.wall()))
+
+    def on_worker_gone(self, worker: Worker) -> None:
+        self.workers.pop(worker.id, None)
+        logger.debug("worker_gone", extra={"pool": self.spec.name, "worker_id": worker.id})
+        self.withdraw(worker)
+        self._owner.on_worker_available(self)  # its slot is free
+
+    def on_worker_quarantined(self, worker: Worker) -> None:
+        fields = {"pool": self.spec.name, "worker_id": worker.id, "pid": worker.process.pid}
+        logger.error("slot_quarantined", extra=fields)  # its job ends `unkillable`
+
+    def _note_failure(self, why: str, errno: int | None) -> None:
+        if self._backoff.is_waiting:
+            return  # those that were tried together fail together: once
+        self._backoff.failures += 1
+        logger.warning("worker_failed", extra={"pool": self.spec.name, "detail": why})
+        works = any(worker.stage in (Stage.IDLE, Stage.BUSY) for worker in self.workers.values())
+        if self._backoff.failures >= FAILURES_MAX and not works:
+            self._break(why, errno)
+        self._backoff.wait()
+
+    def _try_again(self) -> None:
+        if self._zygote is Zygote.NONE:
+            self.start()
+        else:
+            self.fill()
+
+    def _break(self, why: str, errno: int | None = None) -> None:
+        self.state, self.detail, self.errno = "broken", why, errno
+        # The whole traceback is in `detail` of the pool's record, and `serve` prints it when nothing else can start.
+        logger.error("pool_broken", extra={"pool": self.spec.name, "detail": why.rstrip().rpartition("\n")[2]})
+        self._decided.set()
+        self._warm_or_broken.set()
+        self._owner.on_pool_broken(self)
+
+    # ── the zygote ──
+
+    def on_type(self, reported: dict[str, Any]) -> None:
+        self._reported.append(reported)
+
+    def on_preloaded(self, threads: int) -> None:
+        reported, self._reported = self._reported, []
+        if threads > 1 and self.start_method == "fork":
+            # A fork copies one thread and every lock: not from here. Exec'd workers preload for themselves.
+            self.start_method = "spawn"
+            told = f"its preload left {threads} threads, so workers are exec'd (start_method spawn), not forked"
+            self.detail = self._note = told
+            fields = {"pool": self.spec.name, "threads": threads, "start_method": "spawn", "detail": self.detail}
+            logger.warning("start_method_changed", extra=fields)
+            self._zygote = Zygote.LEAVING
+            self._spawner.stop_zygote()
+            return
+        self._zygote = Zygote.READY
+        self._worked = True
+        self._become_ready()
+        self._owner.on_types(self, reported)
+        self._decided.set()
+        self.fill()
+
+    def on_preload_failed(self, traceback: str, declaration: str) -> None:
+        """Its modules do not import. A pool that never worked never will; one that did tries again now and then."""
+        if declaration:
+            self.startup_error = StartRefused(f"pool {self.spec.name}: {declaration}", pool=self.spec.name)
+        self._zygote = Zygote.FAILED
+        self._break(traceback)
+
+    def on_zygote_ending(self) -> None:
+        for worker in tuple(self.workers.values()):  # a call that one of them has may want another worker
+            worker.doom()
+
+    def on_zygote_lost(self, how: str = "") -> None:
+        was, self._zygote = self._zygote, Zygote.NONE
+        self._reported.clear()
+        if self._closing:
+            return
+        if was is Zygote.FAILED:
+            self._backoff.failures += 1
+            if self._worked:
+                self._backoff.wait()
+            return
+        if was is Zygote.LEAVING:
+            self.start()
+            return
+        self._backoff.failures += 1
+        self.zygote_restarts += 1
+        how = how or "nobody knows how"
+        logger.error("zygote_gone", extra={"pool": self.spec.name, "ending": how})
+        if was in (Zygote.PRELOADING, Zygote.READY) and self._backoff.failures >= FAILURES_MAX:
+            self._break(f"no zygote lived until a worker was ready, {self._backoff.failures} times: {how}")
+        else:
+            self.state = "restarting"
+        if self._backoff.failures == 1:
+            self.start()
+        else:
+            self._backoff.wait()
+
+    def record(self) -> PoolRecord:
+        occupancy = self.occupancy()
+        return PoolRecord(
+            name=self.spec.name,
+            state=self.state,
+            start_method=self.start_method,
+            workers_max=self.spec.workers,
+            spares=self.spec.spares,
+            idle=occupancy.idle,
+            busy=occupancy.busy,
+            quarantined=occupancy.quarantined,
+            zygote_pid=self._spawner.zygote_pid,
+            zygote_restarts=self.zygote_restarts,
+            proof=self._spawner.proof,
+            detail=self.detail,
+        )

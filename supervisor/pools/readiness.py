@@ -1,0 +1,35 @@
+"""Can any job start, and what is degraded.
+
+Runs in: supervisor. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from killable.supervisor.models import PoolRecord
+
+
+def readiness(
+    pools: Iterable[PoolRecord], *, queue_full: str, draining: bool, journal: str = ""
+) -> tuple[bool, list[str]]:
+    """Return whether some pool can start a job, and everything that is not as it should be, in words.
+
+    Not ready only when nothing can start: an unready server is cut off, and with it the cancels and streams that it
+    holds.
+    """
+    degraded: list[str] = []
+    able = False
+    for pool in pools:
+        if pool.state != "ready":
+            degraded.append(f"pool {pool.name} is {pool.state}")
+        if pool.quarantined:
+            degraded.append(f"pool {pool.name}: {pool.quarantined} of {pool.workers_max} slots quarantined")
+        able = able or (pool.state == "ready" and pool.quarantined < pool.workers_max)
+    if queue_full:
+        degraded.append(f"the queue is full: {queue_full}")
+    if journal:
+        degraded.append(f"journal: {journal}")
+    if draining:
+        degraded.append("draining")
+    return able and not draining, degraded

@@ -1,0 +1,386 @@
+"""The supervisor as everything above it sees it: takes or refuses jobs, waits for their ends, tells how they stand.
+
+Runs in: supervisor. Implements `engine.Engine` on this machine; `dispatcher` runs and ends the jobs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from killable.supervisor.clock import Clock
+from killable.supervisor.dispatch.admission import Admission
+from killable.supervisor.dispatch.dispatcher import Dispatcher
+from killable.supervisor.dispatch.drain import Drain
+from killable.supervisor.jobs.backlog import Full
+from killable.supervisor.jobs.job import Entry, JobListener
+from killable.supervisor.jobs.lifecycle import State
+from killable.supervisor.jobs.registry import Registry
+from killable.supervisor.linux.instance_id import boot_id
+from killable.supervisor.models import (
+    BulkCancel,
+    Drained,
+    Event,
+    JobRecord,
+    JobType,
+    Limits,
+    PoolRecord,
+    Retired,
+    StartRefused,
+    Submission,
+    Verdict,
+    WorkerRecord,
+)
+from killable.supervisor.pools.lease import Borrower, Loan
+from killable.supervisor.pools.readiness import readiness
+from killable.supervisor.pools.worker import Stage
+from killable.supervisor.ports import SpawnerFactory
+from killable.supervisor.settings import Settings
+from killable.supervisor.stack import pointed
+from killable.supervisor.telemetry.gauges import Gauges, read_gauges, read_rss_bytes
+from killable.supervisor.telemetry.observer import Observer
+from killable.workers.errors import Refused
+
+if TYPE_CHECKING:
+    from killable.supervisor.journal.journal_file import Row
+    from killable.supervisor.journal.journal_writer import Chronicle
+
+EVENTS_PER_BATCH = 4096
+BYTES_PER_BATCH = 256 << 10
+"""What one turn of a reader takes: enough to be cheap, short enough for the others; a slow reader holds no more."""
+
+logger = logging.getLogger("killable.jobs")
+
+
+class Supervisor:
+    """One per process; everything runs in the event loop in which `start` was awaited."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        open_spawner: SpawnerFactory | None = None,
+        clock: Clock | None = None,
+        observer: Observer | None = None,
+        borrower: Borrower | None = None,
+    ) -> None:
+        """`borrower` may give idle workers orders, in any thread (the Executor)."""
+        self.settings = settings
+        self.instance_id = uuid.uuid4().hex
+        self.started_at = ""
+        self._open_spawner = open_spawner
+        self._given_clock = clock
+        self._drain = Drain()
+        self._chronicle: Chronicle | None = None
+        self._registry = Registry(
+            keep_jobs=settings.keep_jobs,
+            keep_bytes=settings.keep_bytes,
+            keep_s=settings.keep_s,
+            on_dropped=self._on_dropped,
+        )
+        self._observer = observer or Observer()
+        self.jobs = Dispatcher(settings, self._registry, self._drain, self._observer, borrower)
+        self._fleet = self.jobs.fleet
+        self._admission = Admission(self.jobs, self._registry, self._drain, self._observer, self._record)
+        self._closing = False
+        self._ending: asyncio.Future[None] | None = None
+
+    async def start(self, check: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Start every pool and wait until each is ready or broken; then take over the jobs of the journal, if any.
+
+        `check` may refuse the start between the two, when nothing has become of those jobs yet. Raise OSError,
+        StartRefused, what `check` raises.
+        """
+        self._clock = self._given_clock or Clock(asyncio.get_running_loop())
+        self.started_at, self._started = self._clock.wall(), self._clock.now()
+        rows: Sequence[Row] = ()
+        try:
+            if self.settings.journal:
+                from killable.supervisor.journal.journal_writer import Chronicle
+
+                self._chronicle = Chronicle(self.settings.journal, self.instance_id, boot_id())
+                rows = await self._chronicle.journal.open()
+            self.jobs.start(self._clock, self._chronicle)
+            self._admission.start(self._clock, self._chronicle)
+            self._registry.retention.start(self._clock)
+            await self._fleet.start(self._clock, self._open_spawner, self.instance_id)
+            if check is not None:
+                await check()
+            if self._chronicle is not None:
+                await self._restore(rows, self._chronicle)
+        except StartRefused:
+            await self.close()
+            raise
+
+    async def _restore(self, rows: Sequence[Row], chronicle: Chronicle) -> None:
+        from killable.supervisor.dispatch.recovery import restore
+
+        await restore(rows, jobs=self.jobs, registry=self._registry, chronicle=chronicle, clock=self._clock)
+
+    def _on_dropped(self, entry: Entry) -> None:
+        if self._chronicle is not None:
+            self._chronicle.dropped(entry)
+
+    async def until_warm(self) -> None:
+        """Wait until every pool that is to have spares has had a worker ready, or is broken."""
+        await self._fleet.until_warm()
+
+    async def close(self, grace_s: float | None = None) -> None:
+        """Cancel what runs, each job with its own grace or this one, and return when nothing is left.
+
+        May be called again, also meanwhile: a smaller `grace_s` then hurries what still runs.
+        """
+        self._closing = True
+        self._drain.shut_down(grace_s)
+        self._drain.set_due()
+        self.jobs.close()
+        active = self.jobs.stop_all(self._drain.reason or "the server is shutting down", self._drain.grace_s)
+        if self._ending is None:
+            self._ending = asyncio.ensure_future(self._end(active))
+        await asyncio.shield(self._ending)  # whoever waits may be cancelled, and another one wait on
+
+    async def _end(self, active: Sequence[Entry]) -> None:
+        for entry in active:
+            await self._until(entry, None)
+        try:
+            await self._fleet.close()
+        finally:
+            self._registry.retention.close()
+            if self._chronicle is not None:
+                await self._chronicle.journal.close()
+
+    def leave_to_parent(self) -> None:
+        """In a fork of this process: everything below is the parent's, and none of its descriptors stays open here."""
+        self._fleet.leave_to_parent()
+
+    # ── Engine: jobs ──
+
+    async def submit(self, submission: Submission) -> JobRecord:
+        return await self._admission.submit(submission)
+
+    # ── what an Executor needs besides: in the loop's thread, without waiting ──
+
+    def type(self, name: str) -> JobType:
+        """Raise Refused: unknown_job_type."""
+        return self._fleet.type(name)
+
+    def call(
+        self, job_id: str, job_type: JobType, submission: Submission, in_force: Limits, listener: JobListener,
+        loan: Loan | None = None, *, since: float,
+    ) -> Entry:  # fmt: skip
+        """Queue or start a call, which was made at `since`; with a loan it was started by its caller."""
+        entry = self._admission.enter(job_id, job_type, submission, in_force, listener, since)
+        self._observer.on_submitted(entry)
+        if loan is None:
+            self.jobs.enqueue(entry)
+        else:
+            self.jobs.adopt(entry, loan)
+        return entry
+
+    def pool_details(self) -> str:
+        """Return what its pools do instead of what was asked for, and why those that are broken are."""
+        details = [pool.detail for pool in self._fleet]
+        return "\n".join(pointed(detail) for detail in details if detail)
+
+    def why_broken(self) -> str:
+        """Return why no job can start, in the words of the pools that are broken; empty when none is."""
+        return "\n".join(pointed(pool.detail) for pool in self._fleet.pool_records() if pool.state == "broken")
+
+    async def get(self, job_id: str) -> JobRecord:
+        return self._record(self._registry.get(job_id))
+
+    async def list(
+        self, *, state: str | None = None, type: str | None = None, tag: tuple[str, str] | None = None,
+        limit: int = 50, cursor: str | None = None,
+    ) -> tuple[Sequence[JobRecord], str | None]:  # fmt: skip
+        if cursor is not None and not (cursor.isascii() and cursor.isdigit()):
+            raise Refused("this cursor is none of ours", code="invalid", parameter="cursor")
+        before = None if cursor is None else int(cursor)
+        page, following = self._registry.page(state=state, type=type, tag=tag, limit=limit, before=before)
+        return [self._record(entry) for entry in page], None if following is None else str(following)
+
+    async def events(
+        self, job_id: str, after: int = -1, *, follow: bool = True
+    ) -> AsyncGenerator[Sequence[Event], None]:
+        entry = self._registry.get(job_id)
+        while True:
+            batch = entry.log.read(after, EVENTS_PER_BATCH, BYTES_PER_BATCH)
+            if batch:
+                after = batch[-1].id
+                yield batch
+            elif entry.is_over or not follow:
+                return
+            else:
+                await entry.changed()
+
+    async def wait(self, job_id: str, timeout_s: float | None = None) -> JobRecord:
+        entry = self._registry.get(job_id)
+        await self._until(entry, timeout_s)
+        return self._record(entry)
+
+    async def cancel(
+        self, job_id: str, *, by: str = "user", reason: str = "", grace_s: float | None = None, wait_s: float = 10.0
+    ) -> JobRecord:
+        entry = self._registry.get(job_id)
+        self.jobs.stop(entry, Verdict("cancelled", by=by, reason=reason), grace_s)
+        await self._until(entry, wait_s)
+        record = self._record(entry)
+        if entry.is_over and record.state != "cancelled":
+            raise Refused(f"the job had ended: {record.state}", code="already_ended", record=record)
+        return record
+
+    async def cancel_matching(
+        self, *, state: str | None = None, type: str | None = None, tag: tuple[str, str] | None = None,
+        by: str = "user", reason: str = "", grace_s: float | None = None, wait_s: float = 10.0, dry_run: bool = False,
+    ) -> BulkCancel:  # fmt: skip
+        matching = list(self._registry.matching(state=state or "active", type=type, tag=tag))
+        if dry_run:
+            return BulkCancel(tuple((entry.id, entry.public_state) for entry in matching))
+        verdict = Verdict("cancelled", by=by, reason=reason)
+        self.jobs.stop_these(matching, verdict, grace_s)
+        give_up = self._clock.now() + wait_s
+        for entry in matching:
+            await self._until(entry, max(0.0, give_up - self._clock.now()))
+        return BulkCancel(tuple((entry.id, _cancel_status(entry)) for entry in matching))
+
+    async def reader_came(self, job_id: str) -> None:
+        self._registry.get(job_id).readers += 1
+        self._observer.sse_clients += 1
+
+    async def reader_left(self, job_id: str) -> None:
+        self._observer.sse_clients -= 1
+        try:
+            entry = self._registry.get(job_id)
+        except Refused:
+            return  # ended and dropped meanwhile
+        entry.readers -= 1
+        if entry.readers == 0 and entry.submission.stop_when_client_leaves and not entry.is_over:
+            self.jobs.stop(
+                entry, Verdict("cancelled", by="client_gone", reason="the last reader of the stream has left"), None
+            )
+
+    # ── Engine: workers, types, pools, the server itself ──
+
+    async def workers(self) -> Sequence[WorkerRecord]:
+        return await self._fleet.worker_records()
+
+    async def retired(self) -> Sequence[Retired]:
+        return tuple(self._fleet.retired)
+
+    async def kill_worker(self, worker_id: str, *, reason: str = "", wait_s: float = 10.0) -> WorkerRecord:
+        pool, worker = self._fleet.worker(worker_id)
+        worker.come_home()  # a call that a caller's thread has given it is an attempt from here on
+        if worker.attempt is not None:
+            entry = worker.attempt.entry
+            self.jobs.stop(entry, Verdict("cancelled", by="operator", reason=reason or "its worker was killed"), 0.0)
+            await self._until(entry, wait_s)
+        elif worker.stage is not Stage.QUARANTINED:
+            pool.kill_idle(worker)
+            await worker.until_gone(wait_s)
+        return await self._fleet.worker_record(worker)
+
+    async def job_types(self) -> Sequence[JobType]:
+        return self._fleet.types()
+
+    async def pools(self) -> Sequence[PoolRecord]:
+        return self._fleet.pool_records()
+
+    async def ready(self) -> tuple[bool, Sequence[str]]:
+        queue_full = ""
+        try:
+            self.jobs.backlog.check(0)
+        except Full as full:
+            queue_full = str(full)
+        return readiness(
+            self._fleet.pool_records(),
+            queue_full=queue_full,
+            draining=self._drain.draining,
+            journal="" if self._chronicle is None else self._chronicle.journal.trouble,
+        )
+
+    async def counts(self) -> Mapping[str, Any]:
+        from killable.supervisor.telemetry import exposition  # with prometheus_client: an Executor is never asked
+
+        gauges = await self._gauges()
+        return exposition.as_json(self._observer.metrics, gauges, self._clock.now() - self._started)
+
+    async def exposition(self, *, openmetrics: bool) -> bytes:
+        from killable.supervisor.telemetry import exposition
+
+        rss_bytes = await read_rss_bytes(self._fleet)
+        gauges = await self._gauges()
+        return exposition.as_text(self._observer.metrics, gauges, rss_bytes, openmetrics=openmetrics)
+
+    async def _gauges(self) -> Gauges:
+        clients = self._observer.sse_clients
+        return await read_gauges(self._fleet, self.jobs.backlog, self._registry, self._clock, sse_clients=clients)
+
+    async def drain(self, *, deadline_s: float | None = None) -> Drained:
+        if not self._drain.shutting_down:  # it has a deadline of its own
+            self._drain.begin(self._clock, deadline_s, self._on_drain_deadline)
+            logger.warning("draining", extra={"deadline_s": deadline_s, "active": len(self._registry.active())})
+        return self._drained()
+
+    def _on_drain_deadline(self) -> None:
+        self.jobs.stop_all("the drain's deadline is over", None)
+
+    async def undrain(self) -> Drained:
+        self._drain.end()
+        logger.warning("drain_ended")
+        return self._drained()
+
+    async def drained(self) -> Drained:
+        return self._drained()
+
+    async def shutdown(self, *, grace_s: float | None = None, deadline_s: float = 0.0, reason: str = "") -> Drained:
+        logger.warning("shutdown_requested", extra={"reason": reason, "deadline_s": deadline_s})
+        was_asked = self._drain.shutting_down
+        self._drain.shut_down(grace_s, reason)
+        if self._closing:
+            self.jobs.stop_all(reason, grace_s)  # only hurries: the first verdict stays
+        elif deadline_s > 0 and self._registry.has_active():
+            if was_asked and (left_s := self._drain.left_s(self._clock.now())) is not None:
+                deadline_s = min(deadline_s, left_s)
+            self._drain.begin(self._clock, deadline_s, self._drain.set_due)
+        else:
+            self._drain.set_due()
+        return self._drained()
+
+    async def until_shutdown(self) -> None:
+        await self._drain.until_due()
+
+    def _drained(self) -> Drained:
+        active = self._registry.active()
+        queued = sum(entry.state is State.QUEUED for entry in active)
+        return Drained(
+            draining=self._drain.draining,
+            shutting_down=self._drain.shutting_down,
+            deadline_s=self._drain.left_s(self._clock.now()),
+            running=len(active) - queued,
+            queued=queued,
+        )
+
+    # ── inside ──
+
+    async def _until(self, entry: Entry, timeout_s: float | None) -> None:
+        """Wait until a job has ended, at most `timeout_s`."""
+        if entry.is_over or timeout_s == 0:
+            return
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not entry.is_over:
+                    await entry.changed()
+        except TimeoutError:
+            pass
+
+    def _record(self, entry: Entry) -> JobRecord:
+        return entry.record(self.instance_id, self.jobs.place_of(entry))
+
+
+def _cancel_status(entry: Entry) -> str:
+    if not entry.is_over:
+        return "stopping"
+    return "cancelled" if entry.state is State.CANCELLED else "already_ended"

@@ -1,0 +1,1 @@
+"""What a job's author imports: `@job`, `@preload`, `Context`, limits, and the schema of an input."""

@@ -1,0 +1,235 @@
+"""Reads what a function declares: its parameters, which of them is the Context, where it stands, what it requires.
+
+Runs in: zygote, worker.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import inspect
+import re
+import sys
+import typing
+from collections.abc import Callable, Mapping
+from types import FunctionType, SimpleNamespace, UnionType
+from typing import Any, NamedTuple, Union
+
+from killable.workers.authoring.context import Context
+from killable.workers.authoring.input_schema import name_of, shape_of
+from killable.workers.authoring.types import ANYTHING, REQUIRED, Fault, Member, NoJsonForm, Shape
+from killable.workers.protocol.messages import dump_json
+
+Function = Callable[..., Any]
+
+_CONTEXT_TEXT = re.compile(r"(?:\w+\.)*Context(?: *\| *None)?")
+"""How an annotation of the Context reads where its name stands under TYPE_CHECKING only and cannot be evaluated."""
+
+
+class DeclarationError(ValueError):
+    """A function that cannot be what its decorator makes of it; the message names the function and the cause."""
+
+
+class Parameters(NamedTuple):
+    """What a job's signature says."""
+
+    members: list[Member]
+    """Of the input."""
+    context: str | None
+    """The parameter that is annotated Context."""
+    rest: tuple[str, Shape] | None
+    """The one with two stars, and the shape of each value that it takes."""
+
+
+def inner_of(function: object) -> FunctionType | None:
+    """Return the Python function that a callable comes down to: behind wrappers, partials and bound methods.
+
+    None for what has none: a class, a function written in C, what cannot be called.
+    """
+    while True:
+        if isinstance(function, functools.partial):
+            function = function.func
+        elif inspect.ismethod(function):
+            function = function.__func__
+        elif hasattr(function, "__wrapped__") and not isinstance(function, type):
+            function = function.__wrapped__
+        else:
+            break
+    if isinstance(function, FunctionType):
+        return function
+    call = None if isinstance(function, type) else getattr(type(function), "__call__", None)  # noqa: B004
+    return inner_of(call) if inspect.isfunction(call) else None
+
+
+def place_of(function: Function) -> str:
+    """Return where a function stands: `module:qualname (file:line)`."""
+    inner = inner_of(function)
+    assert inner is not None, function
+    code = inner.__code__
+    return f"{inner.__module__}:{inner.__qualname__} ({code.co_filename}:{code.co_firstlineno})"
+
+
+def check_function(decorator: str, function: object) -> None:
+    """Refuse what is no function, or one that needs an event loop. Raise DeclarationError."""
+    if isinstance(function, classmethod):
+        raise DeclarationError(
+            f"@{decorator} {place_of(function.__func__)}: a classmethod has no class yet while that is being defined;"
+            f' below the class, say {decorator}("name")(Class.method)'
+        )
+    inner = inner_of(function)
+    if inner is None or not callable(function):
+        raise DeclarationError(
+            f"@{decorator} is for functions written in Python, not for {function!r}; write a def that calls it"
+        )
+    # A wrapper of the author's may run what it wraps in a loop of its own: what counts is what is called.
+    called = function if inspect.isfunction(function) else inner
+    if inspect.iscoroutinefunction(called) or inspect.isasyncgenfunction(called):
+        raise DeclarationError(
+            f"@{decorator} {place_of(function)}: async def is not supported; write def, with asyncio.run(...) inside"
+        )
+
+
+def read_parameters(function: Function, *, typed: bool) -> Parameters:
+    """Return what a job takes. Not `typed`: the values are Python objects already, so their annotations say nothing.
+
+    Raise DeclarationError.
+    """
+    members: list[Member] = []
+    context: str | None = None
+    rest: tuple[str, Shape] | None = None
+    for place, parameter in enumerate(_signature(function).parameters.values()):
+        name = parameter.name
+        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            raise _refusal(
+                function, f"*{name}", "cannot be filled: an input's members go by name; take a list under a name"
+            )
+        if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
+            raise _refusal(function, name, "is positional-only, and an input's members go by name; remove the /")
+        annotation = _evaluate(parameter.annotation, function, name)
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            rest = name, _shape(function, f"**{name}", annotation, typed)
+        elif _is_context(annotation):
+            if context is not None:
+                raise _refusal(function, name, f"is a second Context, beside {context!r}; one is enough")
+            context = name
+        else:
+            if parameter.annotation is inspect.Parameter.empty:
+                _check_name(function, name, first=place == 0)
+            members.append(_member(function, parameter, annotation, typed))
+    return Parameters(members, context, rest)
+
+
+def missing(requires: Mapping[str, str]) -> str:
+    """Return what is not installed of `requires` (import name -> install line), and how to get it; empty: nothing."""
+    return "; ".join(f"{name} is not installed: {line}" for name, line in requires.items() if not _is_installed(name))
+
+
+def check_requires(decorator: str, function: Function, requires: Mapping[str, str] | None) -> dict[str, str]:
+    """Return a copy of `requires`. Raise DeclarationError."""
+    requires = {} if requires is None else requires
+    # Top-level names only: to find a module inside a package imports the package.
+    if not isinstance(requires, Mapping) or not all(
+        isinstance(name, str) and name.isidentifier() and isinstance(line, str) for name, line in requires.items()
+    ):
+        raise DeclarationError(
+            f"@{decorator} {place_of(function)}: requires maps import names (top level) to install lines,"
+            f" not {requires!r}"
+        )
+    return dict(requires)
+
+
+def _signature(function: Function) -> inspect.Signature:
+    if sys.version_info >= (3, 14):
+        # Annotations are evaluated when they are asked for: what stands under TYPE_CHECKING only must not raise here.
+        import annotationlib
+
+        return inspect.signature(function, annotation_format=annotationlib.Format.FORWARDREF)
+    return inspect.signature(function)
+
+
+def _evaluate(annotation: Any, function: Function, parameter: str) -> Any:
+    """Return an annotation with the names in it looked up where the function was defined."""
+    if annotation is inspect.Parameter.empty:
+        return Any
+    text = getattr(annotation, "__forward_arg__", annotation)
+    try:
+        holder = SimpleNamespace(__annotations__={parameter: annotation})
+        namespace = getattr(inner_of(function), "__globals__", {})
+        return typing.get_type_hints(holder, namespace, include_extras=True)[parameter]
+    except NameError as error:
+        if isinstance(text, str) and _CONTEXT_TEXT.fullmatch(text):
+            return Context
+        raise _refusal(
+            function, parameter, f"has an annotation that cannot be evaluated ({error}): import its names above the job"
+        ) from error
+    except (SyntaxError, TypeError, AttributeError) as error:
+        raise _refusal(function, parameter, f"has an annotation that cannot be evaluated: {error}") from error
+
+
+def _is_context(annotation: Any) -> bool:
+    if typing.get_origin(annotation) in (Union, UnionType):
+        return Context in typing.get_args(annotation)
+    return annotation is Context
+
+
+def _check_name(function: Function, name: str, *, first: bool) -> None:
+    """Refuse a parameter that would be a member of the input by mistake only: it has no annotation."""
+    if name == "ctx":
+        raise _refusal(function, name, "has no annotation, so it would be a member of the input; write ctx: Context")
+    inner = inner_of(function)
+    in_class = inner is not None and "." in inner.__qualname__.rpartition("<locals>.")[2]
+    if first and name in ("self", "cls") and in_class:
+        raise _refusal(
+            function,
+            name,
+            'would be a member of the input; below the class, say job("name")(Class().method), or take a staticmethod',
+        )
+
+
+def _member(function: Function, parameter: inspect.Parameter, annotation: Any, typed: bool) -> Member:
+    name = parameter.name
+    default = REQUIRED if parameter.default is inspect.Parameter.empty else parameter.default
+    if type(default).__name__ == "FieldInfo":
+        # As in a pydantic model; but this function would be called with the Field itself.
+        raise _refusal(function, name, "has a Field as its default; write Annotated[int, Field(...)]")
+    shape = _shape(function, name, annotation, typed)
+    if typed and default is not REQUIRED:
+        _check_default(function, name, annotation, shape, default)
+    return Member(name, shape, default)
+
+
+def _check_default(function: Function, name: str, annotation: Any, shape: Shape, default: Any) -> None:
+    """Refuse a default that the schema cannot show, or that as an input would be refused."""
+    try:
+        shown = shape.plain(default)
+        dump_json(shown)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise _refusal(
+            function, name, f"has a default that is not JSON, {default!r}; take None and make it in the function"
+        ) from error
+    faults: list[Fault] = []
+    shape.convert(shown, "", faults)
+    if faults:
+        meant = f"{name_of(annotation)} | None" if default is None else "an annotation that takes it"
+        raise _refusal(
+            function, name, f"has the default {default!r}, which does not fit ({faults[0].message}); write {meant}"
+        )
+
+
+def _shape(function: Function, parameter: str, annotation: Any, typed: bool) -> Shape:
+    if not typed:
+        return ANYTHING
+    if Context in typing.get_args(annotation):
+        raise _refusal(function, parameter, "has the Context inside of its annotation; write ctx: Context")
+    try:
+        return shape_of(annotation, parameter.lstrip("*"))
+    except NoJsonForm as error:
+        raise _refusal(function, parameter, str(error)) from None
+
+
+def _refusal(function: Function, parameter: str, why: str) -> DeclarationError:
+    return DeclarationError(f"@job {place_of(function)}: parameter {parameter!r} {why}")
+
+
+def _is_installed(name: str) -> bool:
+    return sys.modules.get(name) is not None or importlib.util.find_spec(name) is not None

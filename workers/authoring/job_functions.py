@@ -1,0 +1,308 @@
+"""The author's API: `@job` registers a function as a job type, `@preload` makes what jobs share.
+
+Runs in: any (declaring) | zygote (the catalogue) | worker (binding inputs).
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import FunctionType
+from typing import Any, TypeVar, overload
+
+from killable.workers.authoring import preloads
+from killable.workers.authoring.declaration import (
+    DeclarationError,
+    Function,
+    check_function,
+    check_requires,
+    inner_of,
+    missing,
+    place_of,
+    read_parameters,
+)
+from killable.workers.authoring.identifiers import TYPE_NAME, TYPE_NAME_RULE
+from killable.workers.authoring.input_schema import input_shape
+from killable.workers.authoring.limits import LIMITS, parse_limit
+from killable.workers.authoring.preloads import preload, run_preloads
+from killable.workers.authoring.types import Fault, Shape, join
+from killable.workers.protocol.codec import CODECS
+
+__all__ = [
+    "LIMITS",
+    "DeclarationError",
+    "InputError",
+    "Job",
+    "catalogue",
+    "clear",
+    "job",
+    "preload",
+    "registered",
+    "run_preloads",
+]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+_FAULTS_SHOWN = 10
+"""In the message; all are in `facts`."""
+EXTRA_INPUT = ("forbid", "ignore", "allow")
+
+
+class InputError(ValueError):
+    """An input that does not fit its job's parameters; `facts` has one `{pointer, message}` per fault."""
+
+    def __init__(self, job: str, facts: list[dict[str, str]]) -> None:
+        super().__init__(job, facts)  # both, for pickle and copy
+        self.job = job
+        self.facts = facts
+
+    def __str__(self) -> str:
+        faults = "; ".join(f"{fact['pointer'] or 'it'} {fact['message']}" for fact in self.facts[:_FAULTS_SHOWN])
+        more = f"; and {len(self.facts) - _FAULTS_SHOWN} more" if len(self.facts) > _FAULTS_SHOWN else ""
+        return f"the input of {self.job!r} does not fit: {faults}{more}"
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Job:
+    """A registered job type."""
+
+    name: str
+    function: Function
+    description: str
+    """The first line of the docstring."""
+    input: Shape
+    limits: dict[str, Any] = field(default_factory=dict)
+    """The type's own: seconds and bytes; None is no such limit, absent is the server's default."""
+    operations: tuple[str, ...] = ()
+    codec: str = "json"
+    requires: dict[str, str] = field(default_factory=dict)
+    """Import name -> install line."""
+    context_parameter: str | None = None
+    streams: bool = False
+    """A generator function: its yields are the tokens, its return value is the result."""
+
+    def bind(self, input: Mapping[str, Any], context: Any) -> dict[str, Any]:
+        """Return the keyword arguments to call the function with, converted to what its annotations say.
+
+        Members that were not given are left out: the function has their defaults. Raise InputError with every fault.
+        """
+        faults: list[Fault] = []
+        arguments = self.input.convert(input, "", faults)
+        if faults:
+            raise InputError(self.name, [fault._asdict() for fault in faults])
+        bound: dict[str, Any] = arguments
+        if self.context_parameter is not None:
+            if self.context_parameter in bound:  # among those that `extra_input="allow"` takes
+                fault = Fault(join("", self.context_parameter), "is not input: the job has its Context there")
+                raise InputError(self.name, [fault._asdict()])
+            bound[self.context_parameter] = context
+        return bound
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the supervisor is told about this type, ready for JSON."""
+        unavailable_reason = missing(self.requires)
+        return {
+            "name": self.name,
+            "description": self.description,
+            "input_schema": self.input.schema,
+            "limits": dict(self.limits),
+            "operations": list(self.operations),
+            "streams": self.streams,
+            "available": not unavailable_reason,
+            "unavailable_reason": unavailable_reason,
+        }
+
+    def __repr__(self) -> str:
+        return f"<Job {self.name} {place_of(self.function)}>"
+
+
+_jobs: dict[str, Job] = {}
+_executions: dict[str, object] = {}
+"""Name of a job -> the execution of the module that declared it: a reload is another one, a second function is not."""
+
+
+@overload
+def job(function: F, /) -> F: ...
+
+
+@overload
+def job(
+    name: str | None = None,
+    *,
+    operations: Sequence[str] = (),
+    codec: str = "json",
+    extra_input: str = "forbid",
+    requires: Mapping[str, str] | None = None,
+    **limits: float | str | Mapping[str, float | str | None] | None,
+) -> Callable[[F], F]: ...
+
+
+def job(
+    name: Any = None,
+    *,
+    operations: Sequence[str] = (),
+    codec: str = "json",
+    extra_input: str = "forbid",
+    requires: Mapping[str, str] | None = None,
+    **limits: float | str | Mapping[str, float | str | None] | None,
+) -> Any:
+    """Register a function as a job type, and return it unchanged.
+
+    `name` is the function's own by default. Its parameters are the input's members; the one that is annotated `Context`
+    is not. Unknown members are refused; `extra_input="ignore"` drops them, `extra_input="allow"` gives them to the
+    parameter with two stars. `operations` are other names that the type answers to. `requires` maps import names to
+    install lines: where one is missing, the type is listed as unavailable. `limits` are the type's defaults (LIMITS has
+    the names): seconds also as "5m", bytes also as "1GiB", None for no such limit.
+
+    Raise DeclarationError for what cannot be a job, naming function and cause.
+    """
+    declare = functools.partial(
+        _declare, operations=operations, codec=codec, extra_input=extra_input, requires=requires, limits=limits
+    )
+    if name is None or isinstance(name, str):
+        return functools.partial(declare, name=name)
+    return declare(name, name=None)
+
+
+def registered() -> dict[str, Job]:
+    """Return the job types that have been declared in this process, by name."""
+    return dict(_jobs)
+
+
+def catalogue() -> list[dict[str, Any]]:
+    """Return what the supervisor is told about each job type, in the order of declaration, ready for JSON.
+
+    Looks now for what each requires.
+    """
+    return [declared.describe() for declared in _jobs.values()]
+
+
+def clear() -> None:
+    """Forget all job types and preloads (for tests)."""
+    _jobs.clear()
+    _executions.clear()
+    preloads.clear()
+
+
+def _declare(
+    function: F,
+    *,
+    name: str | None,
+    operations: Sequence[str],
+    codec: str,
+    extra_input: str,
+    requires: Mapping[str, str] | None,
+    limits: Mapping[str, object],
+) -> F:
+    check_function("job", function)
+    inner = inner_of(function)
+    name = _check_name(function, name)
+    if codec not in CODECS:
+        raise _refusal(function, f"codec is {' or '.join(CODECS)}, not {codec!r}")
+    if extra_input not in EXTRA_INPUT:
+        raise _refusal(function, f"extra_input is {' or '.join(EXTRA_INPUT)}, not {extra_input!r}")
+    members, context, rest = read_parameters(function, typed=codec == "json")
+    _check_rest(function, rest, extra_input)
+    declared = Job(
+        name=name,
+        function=function,
+        description=(inspect.getdoc(inner) or "").partition("\n")[0],
+        input=input_shape(members, extra=extra_input, rest=None if rest is None else rest[1]),
+        limits={limit: _parse_limit(function, limit, value) for limit, value in limits.items()},
+        operations=_check_operations(function, name, operations),
+        codec=codec,
+        requires=check_requires("job", function, requires),
+        context_parameter=context,
+        streams=inspect.isgeneratorfunction(inner),
+    )
+    _register(declared)
+    return function
+
+
+def _check_name(function: Function, name: str | None) -> str:
+    if name is None:
+        name = getattr(function, "__name__", None)
+    if name is None:  # a partial, an object with __call__
+        raise _refusal(function, f'{function!r} has no name of its own; give it one, as in @job("name")')
+    if not re.fullmatch(TYPE_NAME, name):
+        raise _refusal(
+            function,
+            f'{name!r} is not a valid name for a job type ({TYPE_NAME_RULE}); give another, as in @job("name")',
+        )
+    return name
+
+
+def _check_operations(function: Function, name: str, operations: Sequence[str]) -> tuple[str, ...]:
+    if not isinstance(operations, (tuple, list)) or not all(isinstance(operation, str) for operation in operations):
+        raise _refusal(function, f"operations is a tuple of names, not {operations!r}")
+    for operation in operations:
+        if not re.fullmatch(TYPE_NAME, operation):
+            raise _refusal(function, f"{operation!r} is not a valid name for an operation ({TYPE_NAME_RULE})")
+        if [name, *operations].count(operation) > 1:
+            raise _refusal(function, f"operations says {operation!r} twice, or it is the job's own name; say it once")
+    return tuple(operations)
+
+
+def _check_rest(function: Function, rest: tuple[str, Shape] | None, extra_input: str) -> None:
+    """Members of any name need both: a parameter that takes them, and the word that they are meant."""
+    if rest is not None and extra_input != "allow":
+        raise _refusal(
+            function, f"parameter '**{rest[0]}' takes members of any name; say so with @job(extra_input=\"allow\")"
+        )
+    if rest is None and extra_input == "allow":
+        raise _refusal(
+            function, 'extra_input="allow" needs a parameter such as **more that takes them; "ignore" drops them'
+        )
+
+
+def _parse_limit(function: Function, name: str, value: object) -> Any:
+    try:
+        return parse_limit(name, value)
+    except (LookupError, ValueError) as error:
+        raise _refusal(function, str(error)) from None
+
+
+def _register(declared: Job) -> None:
+    function = _inner(declared)
+    execution = _execution_of(function)
+    other = _jobs.get(declared.name)
+    if other is not None:
+        there = _inner(other)
+        same_name = (function.__module__, function.__qualname__) == (there.__module__, there.__qualname__)
+        again = declared.function == other.function or (same_name and execution is not _executions[declared.name])
+        if not again:
+            raise DeclarationError(
+                f"two job types are named {declared.name!r}: {place_of(there)} and {place_of(function)};"
+                ' give one another name, as in @job("another-name")'
+            )
+    for other in _jobs.values():
+        shared = {other.name, *other.operations}.intersection((declared.name, *declared.operations))
+        if shared and other.name != declared.name:
+            raise DeclarationError(
+                f"two job types answer to {min(shared)!r}: {other.name!r}, {place_of(other.function)}, and"
+                f" {declared.name!r}, {place_of(function)}; an operation belongs to one of them"
+            )
+    _jobs[declared.name] = declared
+    _executions[declared.name] = execution
+
+
+def _inner(declared: Job) -> FunctionType:
+    inner = inner_of(declared.function)
+    assert inner is not None, declared
+    return inner
+
+
+def _execution_of(function: FunctionType) -> object:
+    """Return what stands for one execution of a function's module."""
+    namespace = function.__globals__
+    if "__file__" not in namespace:
+        return object()  # a prompt or a notebook, where a cell is run again and again
+    return namespace.get("__spec__")  # the import system makes a new one for each reload; a script has None, and one
+
+
+def _refusal(function: Function, why: str) -> DeclarationError:
+    return DeclarationError(f"@job {place_of(function)}: {why}")

@@ -1,0 +1,106 @@
+"""`@preload`: what is made once, before a worker counts as warm, and found ready by every job.
+
+Runs in: zygote (made before the fork, the workers share its memory) | worker (`each_worker=True`; start method spawn).
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar, overload
+
+from killable.workers.authoring.declaration import DeclarationError, check_function, check_requires, missing, place_of
+
+T = TypeVar("T")
+
+
+class Preload(Generic[T]):
+    """A function without arguments that runs at most once and then returns the same value.
+
+    Once per tree of processes: a value that was made before a fork is there after it. With `each_worker` once per
+    process: a value that was made before a fork counts for nothing after it (its threads did not come along).
+    """
+
+    def __init__(self, function: Callable[[], T], *, each_worker: bool, requires: Mapping[str, str]) -> None:
+        functools.update_wrapper(self, function)
+        self._function = function
+        self._lock = threading.RLock()  # reentrant: a preload that calls itself gets a RecursionError, no deadlock
+        self._value: T
+        self._made_by: int | None = None
+        self.each_worker = each_worker
+        self.requires = requires
+
+    @property
+    def is_made(self) -> bool:
+        """Is the value here, in this process?"""
+        return self._made_by is not None and not (self.each_worker and self._made_by != os.getpid())
+
+    def __call__(self) -> T:
+        """Return the value, made now if need be. An error is not kept: the next call tries again."""
+        if not self.is_made:
+            with self._lock:
+                if not self.is_made:
+                    self._value = self._function()
+                    self._made_by = os.getpid()
+        return self._value
+
+    def __repr__(self) -> str:
+        each = " each_worker" if self.each_worker else ""
+        return f"<Preload {place_of(self._function)}{each} {'made' if self.is_made else 'not made'}>"
+
+
+_preloads: dict[tuple[str, str], Preload[Any]] = {}
+"""By module and qualified name, so that a reload replaces; in the order of declaration."""
+
+
+@overload
+def preload(function: Callable[[], T], /) -> Preload[T]: ...
+
+
+@overload
+def preload(
+    *, each_worker: bool = False, requires: Mapping[str, str] | None = None
+) -> Callable[[Callable[[], T]], Preload[T]]: ...
+
+
+def preload(function: Any = None, /, *, each_worker: bool = False, requires: Mapping[str, str] | None = None) -> Any:
+    """Make a function without arguments a cached one that the pool calls before a worker counts as warm.
+
+    It is called in the zygote, before the fork; with `each_worker=True` (for what has threads, sockets or a GPU) in
+    each worker. `requires` maps import names to install lines: where one is missing, the preload is passed over. An
+    error in it breaks the pool. Raise DeclarationError.
+    """
+    if function is None:
+        return functools.partial(_declare, each_worker=each_worker, requires=requires)
+    return _declare(function, each_worker=each_worker, requires=requires)
+
+
+def run_preloads(each_worker: bool) -> None:
+    """Make the values of all preloads of one of the two kinds, in the order of declaration.
+
+    May be called again: what is made stays. An error of a preload comes through, with a note that names it.
+    """
+    for declared in list(_preloads.values()):
+        if declared.each_worker is each_worker and not missing(declared.requires):
+            try:
+                declared()
+            except BaseException as error:
+                error.add_note(f"in {declared!r}")
+                raise
+
+
+def clear() -> None:
+    """Forget all preloads (for tests)."""
+    _preloads.clear()
+
+
+def _declare(function: Callable[[], T], *, each_worker: bool, requires: Mapping[str, str] | None) -> Preload[T]:
+    check_function("preload", function)
+    if inspect.signature(function).parameters or inspect.isgeneratorfunction(function):
+        raise DeclarationError(f"@preload {place_of(function)}: it must take no parameters and return its value")
+    declared = Preload(function, each_worker=each_worker, requires=check_requires("preload", function, requires))
+    _preloads[function.__module__, function.__qualname__] = declared
+    return declared

@@ -1,0 +1,312 @@
+"""Shapes: a JSON Schema together with the conversion that takes what it promises.
+
+Runs in: zygote, worker. Pure. (`schema` makes shapes from annotations.)
+
+Schemas are JSON Schema, draft 2020-12. Every fault of an input is found, not only the first.
+"""
+
+from __future__ import annotations
+
+import binascii
+import enum
+import math
+from base64 import b64encode
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from types import NoneType
+from typing import Any, NamedTuple
+
+from killable.workers.protocol.messages import dump_json
+
+REQUIRED: Any = object()
+"""Stands for the default of a member that has none."""
+
+
+class NoJsonForm(ValueError):
+    """An annotation that no JSON value can stand for; the message says which and why."""
+
+
+class Fault(NamedTuple):
+    """One thing that is wrong with an input."""
+
+    pointer: str
+    """Where: a JSON pointer (RFC 6901), empty for the whole."""
+    message: str
+
+
+Convert = Callable[[Any, str, list[Fault]], Any]
+"""(JSON value, its pointer, faults) -> Python value. Adds what is wrong to the faults; the value means nothing then."""
+
+
+def plain(value: Any) -> Any:
+    """Return the JSON value that stands for a Python value. Raise TypeError, ValueError where none does."""
+    if isinstance(value, enum.Enum):
+        return plain(value.value)
+    if isinstance(value, bytes):
+        return {"base64": b64encode(value).decode()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: plain(part) for key, part in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value) if field.init}
+    dump_json(value)
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What one annotation is in JSON."""
+
+    schema: dict[str, Any]
+    convert: Convert
+    plain: Callable[[Any], Any] = plain
+    """The way back, for defaults."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One member of an object: a parameter of a job, or a field of a dataclass or TypedDict."""
+
+    name: str
+    shape: Shape
+    default: Any = REQUIRED
+    """REQUIRED: there is none. Shown in the schema if it is JSON."""
+
+
+def object_of(
+    members: Sequence[Member], build: Callable[..., Any], *, extra: str = "forbid", rest: Shape | None = None
+) -> Shape:
+    """Return the shape of an object; `build` gets the members that were given, as keyword arguments.
+
+    `extra` says what becomes of unknown members: `forbid` makes each a fault, `ignore` drops them. With `rest` they are
+    taken, each of that shape.
+    """
+    known = {member.name: (member.shape.convert, join("", member.name)) for member in members}
+    required = {member.name: None for member in members if member.default is REQUIRED}
+    schema: dict[str, Any] = {"type": "object", "properties": {m.name: _with_default(m) for m in members}}
+    if required:
+        schema["required"] = list(required)
+    schema["additionalProperties"] = (rest.schema or True) if rest is not None else extra == "ignore"
+
+    def convert(value: Any, pointer: str, faults: list[Fault]) -> Any:
+        if not isinstance(value, Mapping):
+            return _misfit("an object", value, pointer, faults)
+        before = len(faults)
+        if not required.keys() <= value.keys():
+            faults += [Fault(join(pointer, name), "is required") for name in required if name not in value]
+        if rest is None and extra == "forbid" and not value.keys() <= known.keys():
+            why = f"is not known (known: {', '.join(known) or 'nothing'})"
+            faults += [Fault(join(pointer, name), why) for name in value if name not in known]
+        given = {}
+        for name, part in value.items():
+            member = known.get(name)
+            if member is not None:
+                take, place = member
+                given[name] = take(part, pointer + place, faults)
+            elif rest is not None:
+                given[name] = rest.convert(part, join(pointer, name), faults)
+        if len(faults) > before:
+            return None
+        try:
+            return build(**given)
+        except (TypeError, ValueError) as error:  # a dataclass checks in its __post_init__
+            faults.append(Fault(pointer, str(error)))
+            return None
+
+    return Shape(schema, convert)
+
+
+def array_of(items: Shape) -> Shape:
+    """Return the shape of an array of any length."""
+
+    def convert(value: Any, pointer: str, faults: list[Fault]) -> Any:
+        if not isinstance(value, (list, tuple)):
+            return _misfit("an array", value, pointer, faults)
+        return [items.convert(item, f"{pointer}/{index}", faults) for index, item in enumerate(value)]
+
+    return Shape({"type": "array", **({"items": items.schema} if items.schema else {})}, convert)
+
+
+def tuple_of(shapes: Sequence[Shape]) -> Shape:
+    """Return the shape of an array in which each place has its own; it becomes a tuple."""
+    count = len(shapes)
+
+    def convert(value: Any, pointer: str, faults: list[Fault]) -> Any:
+        if not isinstance(value, (list, tuple)):
+            return _misfit("an array", value, pointer, faults)
+        if len(value) != count:
+            faults.append(Fault(pointer, f"must have {count} items, has {len(value)}"))
+            return None
+        pairs = enumerate(zip(shapes, value, strict=True))
+        return tuple(shape.convert(item, f"{pointer}/{index}", faults) for index, (shape, item) in pairs)
+
+    schema: dict[str, Any] = {"type": "array", "minItems": count, "maxItems": count}
+    if shapes:
+        schema["prefixItems"] = [shape.schema for shape in shapes]
+    return Shape(schema, convert)
+
+
+def mapping_of(values: Shape) -> Shape:
+    """Return the shape of an object with any members, all of one shape."""
+
+    def convert(value: Any, pointer: str, faults: list[Fault]) -> Any:
+        if not isinstance(value, Mapping):
+            return _misfit("an object", value, pointer, faults)
+        return {key: values.convert(part, join(pointer, key), faults) for key, part in value.items()}
+
+    return Shape({"type": "object", **({"additionalProperties": values.schema} if values.schema else {})}, convert)
+
+
+def union_of(shapes: Sequence[Shape]) -> Shape:
+    """Return the shape of the first of several that fits."""
+    others = [shape for shape in shapes if shape is not NULL]
+
+    def convert(value: Any, pointer: str, faults: list[Fault]) -> Any:
+        if value is None and len(others) < len(shapes):
+            return None
+        if len(others) == 1:  # what is wrong with the one that must have been meant says more
+            return others[0].convert(value, pointer, faults)
+        for shape in others:
+            own: list[Fault] = []
+            converted = shape.convert(value, pointer, own)
+            if not own:
+                return converted
+        faults.append(Fault(pointer, f"fits none of the {len(shapes)} forms that it may have"))
+        return None
+
+    return Shape({"anyOf": [shape.schema for shape in shapes]}, convert)
+
+
+def choice_of(pairs: Sequence[tuple[Any, Any]]) -> Shape:
+    """Return the shape of one of a few JSON values, each with what it stands for. Raise NoJsonForm."""
+    for value, _ in pairs:
+        if isinstance(value, enum.Enum) or not isinstance(value, (str, int, float, NoneType)):
+            raise NoJsonForm(f"{value!r} is not a JSON value")
+    # True == 1 in Python, and not in JSON.
+    meanings = {(isinstance(value, bool), value): meaning for value, meaning in pairs}
+    message = "must be one of " + ", ".join(dump_json(value).decode() for value, _ in pairs)
+
+    def convert(value: Any, pointer: str, faults: list[Fault]) -> Any:
+        if isinstance(value, (str, int, float, NoneType)) and (isinstance(value, bool), value) in meanings:
+            return meanings[isinstance(value, bool), value]
+        faults.append(Fault(pointer, message))
+        return None
+
+    return Shape({"enum": [value for value, _ in pairs]}, convert)
+
+
+_RANGED = {
+    "integer": ("minimum", "maximum", ""),
+    "string": ("minLength", "maxLength", "characters"),
+    "array": ("minItems", "maxItems", "items"),
+}
+
+
+def within(shape: Shape, bounds: range) -> Shape:
+    """Return the shape of an int that is in a range, or of a str or list whose length is.
+
+    Raise NoJsonForm when the two do not go together.
+    """
+    low, high, unit = _RANGED.get(str(shape.schema.get("type")), ("", "", ""))
+    if not low or bounds.step != 1 or not bounds or (unit and bounds[0] < 0):
+        raise NoJsonForm(
+            f"{bounds}: a range bounds an int, or the length of a str or list; it has step 1 and is not empty"
+        )
+
+    def convert(value: Any, pointer: str, faults: list[Fault]) -> Any:
+        before = len(faults)
+        converted = shape.convert(value, pointer, faults)
+        if len(faults) > before:
+            return None
+        number = len(converted) if unit else converted
+        if number not in bounds and unit:
+            faults.append(Fault(pointer, f"must have {bounds[0]} to {bounds[-1]} {unit}, has {number}"))
+        elif number not in bounds:
+            faults.append(Fault(pointer, f"must be from {bounds[0]} to {bounds[-1]}, is {number}"))
+        return converted
+
+    return Shape({**shape.schema, low: bounds[0], high: bounds[-1]}, convert)
+
+
+def join(pointer: str, part: object) -> str:
+    """Return the JSON pointer of a member or an item of what `pointer` names."""
+    return pointer + "/" + str(part).replace("~", "~0").replace("/", "~1")
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _scalar(json_type: str, noun: str, accept: Callable[[Any], bool], make: Callable[[Any], Any] = _same) -> Shape:
+    def convert(value: Any, pointer: str, faults: list[Fault]) -> Any:
+        return make(value) if accept(value) else _misfit(noun, value, pointer, faults)
+
+    return Shape({"type": json_type}, convert)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_integer(value: Any) -> bool:
+    # To JSON Schema 1.0 is an integer.
+    return _is_number(value) and (isinstance(value, int) or value.is_integer())
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return _is_number(value) and math.isfinite(value)
+    except OverflowError:  # an int that no float can hold
+        return False
+
+
+def _from_base64(value: Any, pointer: str, faults: list[Fault]) -> Any:
+    text = value.get("base64") if isinstance(value, Mapping) and len(value) == 1 else None
+    if not isinstance(text, str):
+        return _misfit('an object with one member "base64", a string', value, pointer, faults)
+    try:
+        return binascii.a2b_base64(text, strict_mode=True)
+    except ValueError as error:
+        faults.append(Fault(join(pointer, "base64"), f"is not base64: {error}"))
+        return None
+
+
+ANYTHING = Shape({}, lambda value, pointer, faults: value)
+NULL = _scalar("null", "null", lambda value: value is None)
+STRING = _scalar("string", "a string", lambda value: isinstance(value, str))
+BOOLEAN = _scalar("boolean", "true or false", lambda value: isinstance(value, bool))
+INTEGER = _scalar("integer", "an integer", _is_integer, int)
+NUMBER = _scalar("number", "a finite number", _is_finite, float)
+BYTES = Shape(
+    {
+        "type": "object",
+        "properties": {"base64": {"type": "string", "contentEncoding": "base64"}},
+        "required": ["base64"],
+        "additionalProperties": False,
+    },
+    _from_base64,
+)
+"""As bytes come out: what one job returned another can take."""
+
+_NOUNS: tuple[tuple[Any, str], ...] = (
+    (NoneType, "null"),
+    (bool, "a boolean"),
+    (str, "a string"),
+    ((int, float), "a number"),
+    ((list, tuple), "an array"),
+    (Mapping, "an object"),
+)
+
+
+def _misfit(noun: str, value: Any, pointer: str, faults: list[Fault]) -> None:
+    found = next((name for kind, name in _NOUNS if isinstance(value, kind)), type(value).__name__)
+    faults.append(Fault(pointer, f"must be {noun}, is {found}"))
+
+
+def _with_default(member: Member) -> dict[str, Any]:
+    """Return a member's schema with its default, if that has a JSON form (REQUIRED has none)."""
+    try:
+        return {**member.shape.schema, "default": member.shape.plain(member.default)}
+    except (TypeError, ValueError):
+        return member.shape.schema

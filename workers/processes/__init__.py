@@ -1,0 +1,1 @@
+"""The processes between supervisor and worker: guard, zygote, and how a worker starts."""

@@ -1,0 +1,40 @@
+"""Start a process of ours from a path: no installation, no site-packages, any interpreter ≥ 3.11.
+
+Runs in: guard | worker (start method spawn), as `python -S -P boot.py ROLE JSON`. The package need not be installed
+in that interpreter: its two folders come with the arguments.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from importlib.machinery import ModuleSpec, SourceFileLoader
+
+ROLES = {"guard": "killable.workers.processes.guard", "worker": "killable.workers.processes.exec_worker"}
+
+
+def load_package(name: str, folder: str) -> None:
+    """Make a package importable whose folder is not on sys.path or has another name there."""
+    path = f"{folder}/__init__.py"
+    spec = ModuleSpec(name, SourceFileLoader(name, path), origin=path, is_package=True)
+    spec.submodule_search_locations = [folder]
+    spec.has_location = True
+    module = importlib._bootstrap.module_from_spec(spec)
+    sys.modules[name] = module
+    assert spec.loader is not None
+    spec.loader.exec_module(module)
+    parent, _, child = name.rpartition(".")
+    if parent:
+        setattr(sys.modules[parent], child, module)
+
+
+def main() -> int:
+    role, arguments = sys.argv[1], json.loads(sys.argv[2])
+    for name, folder in arguments["packages"].items():
+        load_package(name, folder)
+    return int(importlib.import_module(ROLES[role]).main(**arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""Start method `spawn`: a worker that is exec'd afresh instead of running on in the zygote's memory.
+
+Runs in: worker. For code that cannot be forked: an engine with threads, CUDA.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import site
+import sys
+import traceback
+from pathlib import Path
+from typing import Any, NoReturn
+
+from killable.workers.exit_codes import ExitCode
+from killable.workers.protocol.control import Configure
+from killable.workers.runtime import catalogue, process_setup
+from killable.workers.runtime.harness import Pipes, report_broken, run_worker
+
+_DESCRIPTORS = range(3, 3 + len(Pipes._fields))
+"""Where a fresh interpreter finds them, behind its standard streams."""
+
+
+def exec_worker(pipes: Pipes, configure: Configure, packages: dict[str, str], tmp: str, cgroup_errno: int) -> NoReturn:
+    """Replace this confined fork by a fresh interpreter; session, subreaper, limits and PDEATHSIG survive execve(2)."""
+    frames = pipes.frames
+    try:
+        for number, descriptor in zip(_DESCRIPTORS, _out_of_the_way(pipes), strict=True):
+            os.dup2(descriptor, number, inheritable=True)
+        frames = Pipes(*_DESCRIPTORS).frames
+        process_setup.close_descriptors_except(_DESCRIPTORS)
+        arguments = {
+            "packages": packages,
+            "configure": configure._asdict(),
+            "tmp": tmp,
+            "cgroup_errno": cgroup_errno,
+        }
+        boot = Path(packages["killable.workers"]) / "processes" / "boot.py"
+        os.execv(sys.executable, [sys.executable, "-S", "-P", str(boot), "worker", json.dumps(arguments)])
+    except BaseException as error:
+        report_broken(frames, f"the worker cannot be exec'd: {error}", getattr(error, "errno", None))
+        os._exit(ExitCode.OS_ERROR)
+
+
+def _out_of_the_way(pipes: Pipes) -> list[int]:
+    """Return copies above the numbers that are wanted, so that no dup2 closes one that is still needed."""
+    import fcntl
+
+    return [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 64) for descriptor in pipes]
+
+
+def main(packages: dict[str, str], configure: dict[str, Any], tmp: str, cgroup_errno: int) -> NoReturn:
+    """Import, preload and run; never returns."""
+    pipes = Pipes(*_DESCRIPTORS)
+    for descriptor in pipes:
+        os.set_inheritable(descriptor, False)
+    # The interpreter has just set its handler, which would raise KeyboardInterrupt in the job; a fork has none.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    site.main()
+    settings = Configure(**configure)
+    try:
+        catalogue.load(settings, run_preloads=True)
+    except BaseException:
+        report_broken(pipes.frames, traceback.format_exc())
+        os._exit(ExitCode.NOT_IMPORTABLE)
+    run_worker(pipes, settings, tmp, cgroup_errno)

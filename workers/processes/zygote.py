@@ -1,0 +1,246 @@
+"""The process of a pool that has imported the code and loaded the models: preload, fork, sweep, reap, report.
+
+Runs in: zygote. Single-threaded: a fork copies only the calling thread, so a lock that another one holds would stay
+locked in every worker. With more than one thread after preload it refuses to fork, and says so.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import signal
+import site
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from typing import NamedTuple, NoReturn
+
+from killable.workers.exit_codes import ExitCode
+from killable.workers.processes import child_reaper, exec_worker
+from killable.workers.protocol import control, fd_passing
+from killable.workers.runtime import catalogue, process_setup
+from killable.workers.runtime.harness import Pipes, report_broken, run_worker
+
+
+class _Child:
+    __slots__ = ("swept", "worker_id")
+
+    def __init__(self, worker_id: str) -> None:
+        self.worker_id = worker_id
+        self.swept = 0
+
+
+class WorkerStart(NamedTuple):
+    """What a fresh fork knows: found in the child only."""
+
+    parent: int
+    pipes: Pipes
+    output: int
+    cgroup_procs: int | None
+    tmp: str
+
+
+def main(sock: socket.socket, packages: dict[str, str]) -> int:
+    """Serve until the supervisor closes the socket. Returns in a forked worker too, when that is done."""
+    _introduce(sock)
+    site.main()  # the guard runs without it
+    configure = _receive_configure(sock)
+    if configure is None:
+        return ExitCode.RETIRED
+    zygote = Zygote(sock, configure, packages)
+    if not zygote.preload():
+        _leave(ExitCode.NOT_IMPORTABLE)
+    start = zygote.serve()
+    if start is None:
+        _leave(ExitCode.RETIRED)
+    # In a fresh fork, with the zygote's stack unwound and its objects gone: this process is a worker now.
+    del zygote
+    return _become_worker(start, configure, packages)
+
+
+def _introduce(sock: socket.socket) -> None:
+    """Before anything of the user's runs, and in one row with all that it says later: who hears that it has preloaded
+    knows whom to signal. The guard may come late, if it was not given the processor since its fork.
+    """
+    pid = os.getpid()
+    pidfd = os.pidfd_open(pid)
+    _tell(sock, control.ZygoteStarted(pid), [pidfd])
+    os.close(pidfd)
+
+
+def _tell(sock: socket.socket, message: control.Message, descriptors: Sequence[int] = ()) -> None:
+    try:
+        fd_passing.send(sock, control.to_wire(message), descriptors)
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # the supervisor is gone: the next read says so
+
+
+def _receive_configure(sock: socket.socket) -> control.Configure | None:
+    received = fd_passing.receive(sock)
+    if received is None:
+        return None
+    message = control.from_wire(received[0])
+    assert isinstance(message, control.Configure), message
+    return message
+
+
+def _flush() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    process_setup.flush_c_streams()
+
+
+def _leave(code: ExitCode) -> NoReturn:
+    """End without waiting for threads that the user's imports may have started."""
+    _flush()
+    os._exit(code)
+
+
+def _become_worker(start: WorkerStart, configure: control.Configure, packages: dict[str, str]) -> int:
+    try:
+        process_setup.worker(
+            start.parent,
+            output=start.output,
+            nice=configure.nice,
+            affinity=configure.affinity,
+            core_dumps=configure.core_dumps,
+        )
+        cgroup_errno = 0 if start.cgroup_procs is None else process_setup.join_cgroup(start.cgroup_procs)
+        if configure.uid is not None and configure.gid is not None:
+            os.mkdir(start.tmp, 0o700)
+            os.chown(start.tmp, configure.uid, configure.gid)
+            process_setup.become_user(configure.uid, configure.gid, configure.groups, start.parent)
+            os.environ.update(configure.account_env)
+    except ProcessLookupError:
+        os._exit(ExitCode.PIPE_GONE)  # the pool was closed during the fork
+    except (OSError, ValueError) as error:  # ValueError: a limit that this user may not have (resource)
+        errno = getattr(error, "errno", None)
+        report_broken(start.pipes.frames, f"the worker cannot be confined: {error}", errno)
+        os._exit(ExitCode.OS_ERROR)
+    if configure.start_method == "spawn":
+        exec_worker.exec_worker(start.pipes, configure, packages, start.tmp, cgroup_errno)
+    process_setup.reseed()
+    run_worker(start.pipes, configure, start.tmp, cgroup_errno)
+
+
+class Zygote:
+    """Its children are the workers that it forked and what dead workers left behind."""
+
+    def __init__(self, sock: socket.socket, configure: control.Configure, packages: dict[str, str]) -> None:
+        self._sock = sock
+        self._configure = configure
+        self._packages = packages
+        self._children: dict[int, _Child] = {}
+        self._strangers = child_reaper.Strangers()
+        self._wakeups = self._wakeups_end = -1
+        self._threads = 1
+
+    def preload(self) -> bool:
+        """Import the modules and run the preloads (start method fork), report the job types; return whether it
+        worked.
+        """
+        try:
+            if self._configure.start_method == "spawn":
+                types = catalogue.survey_in_child(self._configure)
+            else:
+                types = catalogue.load(self._configure, run_preloads=True)
+        except BaseException as error:
+            # The user's import may raise anything, SystemExit too: it becomes the pool's fault, with its traceback.
+            _tell(self._sock, catalogue.explain(error))
+            return False
+        for reported in types:
+            _tell(self._sock, control.TypeReported(reported))
+        self._threads = len(os.listdir("/proc/self/task"))
+        # Signals and descriptors that the user's imports touched are ours again.
+        process_setup.reset_signals()
+        process_setup.outlast_requests()
+        self._wakeups, self._wakeups_end = child_reaper.watch_children()
+        gc.collect()
+        gc.freeze()  # the collector must not write into pages that workers share (gc.freeze in the documentation)
+        _flush()
+        _tell(self._sock, control.Preloaded(self._threads))
+        return True
+
+    def serve(self) -> WorkerStart | None:
+        """Return None when the supervisor has closed the socket and all is swept, or a start in a forked child."""
+        poll = select.poll()
+        for descriptor in (self._sock.fileno(), self._wakeups):
+            poll.register(descriptor, select.POLLIN)
+        while True:
+            ready = {descriptor for descriptor, _ in poll.poll()}
+            if self._wakeups in ready:
+                child_reaper.drain_wakeups(self._wakeups)
+                self._settle()
+            if self._sock.fileno() in ready:
+                received = fd_passing.receive(self._sock)
+                if received is None:
+                    return None  # the guard sweeps what is left: it is the subreaper above
+                message, descriptors = received
+                order = control.from_wire(message)
+                if isinstance(order, control.Ping):
+                    _tell(self._sock, control.Pong())
+                    continue
+                assert isinstance(order, control.Fork), order
+                start = self._fork(order, descriptors)
+                if start is not None:
+                    return start
+
+    def _fork(self, order: control.Fork, descriptors: list[int]) -> WorkerStart | None:
+        parent = os.getpid()
+        try:
+            if self._threads > 1 and self._configure.start_method == "fork":
+                raise OSError(0, f"a zygote with {self._threads} threads does not fork")
+            pid = os.fork()
+        except OSError as error:
+            _tell(self._sock, control.ForkFailed(order.worker_id, error.errno or 0, error.strerror or str(error)))
+            for descriptor in descriptors:
+                os.close(descriptor)
+            return None
+        if pid == 0:
+            return self._in_child(parent, descriptors, order)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        try:
+            pidfd = os.pidfd_open(pid)  # cannot hit another process: our child is not reaped before we do it
+        except OSError as error:  # no descriptor is left: without it nobody could end the worker
+            _tell(self._sock, control.ForkFailed(order.worker_id, error.errno or 0, error.strerror or str(error)))
+            self._strangers.kill(self._children, self._note_stranger)
+            return None
+        self._children[pid] = _Child(order.worker_id)
+        _tell(self._sock, control.Forked(order.worker_id, pid), [pidfd])
+        os.close(pidfd)
+        return None
+
+    def _in_child(self, parent: int, descriptors: list[int], order: control.Fork) -> WorkerStart:
+        orders, frames, output, bells, stack, *procs = descriptors
+        # Given up before the pipe is closed and its number given to someone else. asyncio's own at-fork handler may
+        # have done it already (Python 3.12): what is set now is no word on which descriptor it was.
+        signal.set_wakeup_fd(-1)
+        os.close(self._wakeups)
+        os.close(self._wakeups_end)
+        os.close(self._sock.detach())
+        pipes = Pipes(orders, frames, bells, stack)
+        tmp = os.path.join(self._configure.tmp, order.worker_id)
+        return WorkerStart(parent, pipes, output, procs[0] if order.cgroup else None, tmp)
+
+    def _settle(self) -> None:
+        """Sweep before reap: while a dead leader is a zombie its pid is pinned, so its group can be killed safely."""
+        dead = [pid for pid in self._children if child_reaper.is_zombie(pid)]
+        for pid in dead:
+            child_reaper.kill_group(pid)
+        self._strangers.kill(self._children, self._note_stranger)
+        for pid in dead:
+            if self._strangers.may_be_of(pid):
+                continue  # wait for SIGCHLD: a leader is reaped when nothing of it is left
+            _, status, usage = os.wait4(pid, 0)
+            child = self._children.pop(pid)
+            ending = control.Ending.from_wait(status, usage, time.monotonic())
+            _tell(self._sock, control.Exited(child.worker_id, ending, child.swept))
+
+    def _note_stranger(self, pid: int, status: int, usage: object, suspects: frozenset[int]) -> None:
+        """Count it for one of the dead; of two that died in the same moment nobody can tell which it was."""
+        for leader in suspects & self._children.keys():
+            self._children[leader].swept += 1
+            break

@@ -1,0 +1,198 @@
+"""How values travel: the codec of a pool, `json` for the service and `pickle` where caller and code are one person.
+
+Runs in: worker (both directions); any (JSON).
+"""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import os
+import pickle
+from collections.abc import Callable
+from functools import cached_property
+from json.encoder import encode_basestring_ascii
+from mmap import mmap
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from killable.workers.protocol.messages import INLINE_BYTES_MAX, dump_json
+
+if TYPE_CHECKING:
+    from killable.workers.protocol.pickling import Pickled
+
+JSON_DEPTH_MAX = 200
+"""Other parsers stop at 128 to 256 levels, Python's own wherever its stack happens to end."""
+_PLAIN = frozenset({str, bytes, int, float, bool, type(None)})
+"""What every pickler sends as it is."""
+_NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_STEP = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+
+
+class Unserializable(Exception):
+    """A value that the codec cannot send: `path` is where inside it (`$.a[3]`), `type` is what stands there."""
+
+    def __init__(self, path: str, type_name: str, why: str) -> None:
+        super().__init__(f"{type_name} at {path}: {why}")
+        self.path, self.type_name, self.why = path, type_name, why
+
+
+class Codec(Protocol):
+    name: str
+
+    def decode_input(self, payload: bytes | mmap) -> Any:
+        """Return the input, which should be the job's parameters by name; nothing in it refers to the payload."""
+        ...
+
+    def encode_value(self, value: Any) -> bytes:
+        """Encode a result or a checkpoint. Raise Unserializable."""
+        ...
+
+    def encode_token(self, value: Any) -> bytes:
+        """Encode what a job yielded or emitted. Raise Unserializable."""
+        ...
+
+    def encode_result(self, value: Any, outlet: int) -> bytes | None:
+        """Encode a result; None: it was large, and laid into the file `outlet` (-1: there is none). Raise
+        Unserializable.
+        """
+        ...
+
+    def encode_exception(self, error: BaseException) -> bytes:
+        """Encode what a job raised, for a caller that can raise it again; empty when it cannot be."""
+        ...
+
+
+class JsonCodec:
+    name = "json"
+
+    def decode_input(self, payload: bytes | mmap) -> Any:
+        # str, not bytes(): from a mapping that is one copy less. Lone surrogates are escapes in our JSON.
+        return json.loads(str(payload, "utf-8")) if payload else {}
+
+    def encode_value(self, value: Any) -> bytes:
+        if type(value) is bytes:
+            return b'{"base64":"' + base64.b64encode(value) + b'"}'
+        try:
+            payload = dump_json(value)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise find_unserializable(value, error) from error
+        if _brackets_nest_deeply(payload):
+            too_deep = _find(value, lambda part, depth: depth > JSON_DEPTH_MAX and "is nested too deeply")
+            if too_deep is not None:
+                raise too_deep
+        return payload
+
+    def encode_result(self, value: Any, outlet: int) -> bytes:
+        return self.encode_value(value)
+
+    def encode_exception(self, error: BaseException) -> bytes:
+        return b""
+
+    def encode_token(self, value: Any) -> bytes:
+        """`str` → {"text": …} · `bytes` → {"base64": …} · other JSON → {"value": …}."""
+        if type(value) is str:
+            # json's own C function for one string: a fifth of what dumps costs, and there are millions of tokens.
+            return b'{"text":' + encode_basestring_ascii(value).encode("ascii") + b"}"
+        if isinstance(value, (bytes, bytearray, memoryview)):
+            return self.encode_value(bytes(value))
+        if isinstance(value, str):
+            return b'{"text":' + dump_json(str(value)) + b"}"
+        return b'{"value":' + self.encode_value(value) + b"}"
+
+
+class PickleCodec:
+    """`pickles` is imported on first use: it needs cloudpickle, and only an Executor needs that."""
+
+    name = "pickle"
+
+    @cached_property
+    def _pickles(self) -> ModuleType:
+        from killable.workers.protocol import pickling
+
+        return pickling
+
+    def decode_input(self, payload: bytes | mmap) -> Any:
+        return self._pickles.loads(payload)
+
+    def encode_value(self, value: Any) -> bytes:
+        return self._pickled(value).joined()
+
+    def encode_token(self, value: Any) -> bytes:
+        """One pickle in one piece: what comes often is small."""
+        if type(value) in _PLAIN:
+            return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+        return b"".join(self._pickled(value, beside=False).parts)
+
+    def encode_result(self, value: Any, outlet: int) -> bytes | None:
+        found = self._pickled(value)
+        if outlet < 0 or found.size <= INLINE_BYTES_MAX:
+            return found.joined()
+        try:
+            found.lay(outlet)
+        except BaseException:
+            os.ftruncate(outlet, 0)  # the next result is laid there
+            os.lseek(outlet, 0, os.SEEK_SET)
+            raise
+        return None
+
+    def encode_exception(self, error: BaseException) -> bytes:
+        try:
+            encoded = self._pickled(error).joined()
+        except Unserializable:
+            return b""
+        return encoded if len(encoded) <= INLINE_BYTES_MAX else b""
+
+    def _pickled(self, value: object, *, beside: bool = True) -> Pickled:
+        try:
+            found: Pickled = self._pickles.pickled(value, beside=beside)
+            return found
+        except Exception as error:  # pickling runs the user's __reduce__: anything can come
+            raise Unserializable("$", type(value).__qualname__, str(error)) from error
+
+
+CODECS: dict[str, Codec] = {"json": JsonCodec(), "pickle": PickleCodec()}
+
+
+def _brackets_nest_deeply(payload: bytes) -> bool:
+    """Tell whether the value may be nested too deeply: quick, and never wrong when it says no (brackets in texts
+    count).
+    """
+    if payload.count(b"[") + payload.count(b"{") <= JSON_DEPTH_MAX:
+        return False
+    brackets = payload.translate(None, _NO_BRACKETS)
+    return max(itertools.accumulate(map(_STEP.__getitem__, brackets))) > JSON_DEPTH_MAX
+
+
+def find_unserializable(value: Any, error: Exception) -> Unserializable:
+    """Return where inside a value the first part stands that is not JSON."""
+    return _find(value, _why_not_json) or Unserializable("$", type(value).__qualname__, str(error))
+
+
+def _why_not_json(part: Any, depth: int) -> str | Literal[False]:
+    if depth > JSON_DEPTH_MAX:
+        return "is nested too deeply, or refers to itself"
+    if isinstance(part, float) and part - part != 0.0:
+        return f"{part} is not JSON"
+    if part is None or isinstance(part, (str, int, float, list, tuple)):
+        return False
+    if not isinstance(part, dict):
+        return "is not a JSON type"
+    wrong = next((key for key in part if not isinstance(key, (str, int, float, bool, type(None)))), None)
+    return False if wrong is None else f"the key {wrong!r} is not a JSON key"
+
+
+def _find(value: Any, why: Callable[[Any, int], str | Literal[False]]) -> Unserializable | None:
+    """Return the first part, in the order of the text, for which there is a `why`; without recursion."""
+    waiting: list[tuple[Any, str, int]] = [(value, "$", 0)]
+    while waiting:
+        part, path, depth = waiting.pop()
+        reason = why(part, depth)
+        if reason:
+            return Unserializable(path, type(part).__qualname__, reason)
+        if isinstance(part, dict):
+            waiting.extend((member, f"{path}.{key}", depth + 1) for key, member in reversed(part.items()))
+        elif isinstance(part, (list, tuple)):
+            waiting.extend((part[i], f"{path}[{i}]", depth + 1) for i in range(len(part) - 1, -1, -1))
+    return None

@@ -1,0 +1,166 @@
+"""Values of any size between one person's processes: pickled, large ones laid into a file in memory with one copy.
+
+Runs in: any. Only for the Executor, where caller and code are the same person: what is loaded here runs code.
+
+    u32 number of buffers | u64 bytes of each … | u64 bytes of the pickle | the pickle | buffers, each at a 64th byte
+
+Protocol 5 hands over large buffers (numpy arrays, Arrow tables) beside the pickle (PEP 574): whoever maps the file
+has them without a copy. What plain pickle cannot send, or only by a name in `__main__`, which is another module in each
+process, goes by value (cloudpickle): lambdas, closures, everything of a script or a notebook.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import pickle
+import struct
+from types import CodeType, FunctionType
+from typing import Any
+
+import cloudpickle  # type: ignore[import-untyped]
+
+from killable.workers.protocol import script_globals
+
+PROTOCOL = 5
+BUFFER_BYTES_MIN = 64 << 10
+"""Smaller buffers stay in the pickle."""
+_PAYLOAD_BYTES = 128 << 10
+"""A part of a pickle above this is somebody's bytes: the pickle's own words come 64 KiB at a time."""
+_WRITEV_MAX = 512
+"""Below IOV_MAX (writev(2))."""
+_ALIGNMENT = 64
+"""Of a buffer in the file, as numpy has it: typed code takes no array that lies askew."""
+_NO_FILE = "<dynamic-code>"
+"""What cloudpickle, from 3.1.2 on, writes in place of a file's name."""
+_COUNT = struct.Struct("<I")
+_SMALL = struct.Struct("<IQ")
+
+Part = bytes | bytearray | memoryview
+
+
+class Pickled:
+    """A value in pieces, large ones being the value's own: nothing is copied until it is joined or laid."""
+
+    __slots__ = ("buffers", "parts", "size", "write")
+
+    def __init__(self) -> None:
+        self.parts: list[Any] = []
+        self.buffers: list[memoryview] = []
+        self.write = self.parts.append
+        self.size = 0
+        """Bytes that it takes in all."""
+
+    def dumped(self, pickler: type[pickle.Pickler], value: object, beside: bool) -> Pickled:
+        pickler(self, PROTOCOL, buffer_callback=self._take if beside else None).dump(value)
+        # A large buffer that stays in the pickle comes as it is, and has no length.
+        self.parts = [part.raw() if isinstance(part, pickle.PickleBuffer) else part for part in self.parts]
+        self.size = _SMALL.size + 8 * len(self.buffers) + sum(map(len, self.parts))
+        for buffer in self.buffers:
+            self.size += _padding(self.size) + buffer.nbytes
+        return self
+
+    def _take(self, buffer: pickle.PickleBuffer) -> bool:
+        """Return whether a buffer stays in the pickle."""
+        try:
+            raw = buffer.raw()
+        except BufferError:
+            return True  # not contiguous
+        if raw.nbytes < BUFFER_BYTES_MIN:
+            return True
+        self.buffers.append(raw)
+        return False
+
+    @property
+    def names_main(self) -> bool:
+        """Whether something in it may be known by its name in `__main__` only."""
+        return any(b"__main__" in part for part in self.parts if len(part) < _PAYLOAD_BYTES)
+
+    def joined(self) -> bytes:
+        """Return it in one piece."""
+        return b"".join(self._pieces())
+
+    def lay(self, descriptor: int) -> None:
+        """Write it into a file. Raise OSError (no memory)."""
+        pieces = [memoryview(piece).cast("B") for piece in self._pieces() if len(piece)]
+        while pieces:
+            count = os.writev(descriptor, pieces[:_WRITEV_MAX])
+            while pieces and count >= len(pieces[0]):
+                count -= len(pieces.pop(0))
+            if count:
+                pieces[0] = pieces[0][count:]
+
+    def _pieces(self) -> list[Part]:
+        pieces: list[Part] = [self._head(), *self.parts]
+        end = sum(map(len, pieces)) if self.buffers else 0
+        for buffer in self.buffers:
+            padding = _padding(end)
+            pieces += (b"\0" * padding, buffer)
+            end += padding + buffer.nbytes
+        return pieces
+
+    def _head(self) -> bytes:
+        if not self.buffers:
+            return _SMALL.pack(0, self.size - _SMALL.size)
+        sizes = [buffer.nbytes for buffer in self.buffers]
+        return struct.pack(f"<I{len(sizes) + 1}Q", len(sizes), *sizes, sum(map(len, self.parts)))
+
+
+class _ByValue(cloudpickle.Pickler):  # type: ignore[misc]
+    """Its functions share their globals with others of their module where they arrive (`namespaces`), and their code
+    keeps the name of its file: tracebacks and stacks show where it stands.
+    """
+
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, CodeType):
+            make, parts = self.dispatch_table[CodeType](value)
+            return make, tuple(value.co_filename if _is_no_file(part) else part for part in parts)
+        reduction = super().reducer_override(value)
+        if isinstance(value, FunctionType) and isinstance(reduction, tuple):
+            return script_globals.reduced(reduction)
+        return reduction
+
+
+def _is_no_file(part: object) -> bool:
+    return isinstance(part, str) and part == _NO_FILE  # beside bytes it would be a BytesWarning
+
+
+def pickled(value: object, *, beside: bool = True) -> Pickled:
+    """Pickle a value, large buffers beside it or not.
+
+    Raise what its `__reduce__` raises; PicklingError or TypeError for what cannot be sent.
+    """
+    if not cloudpickle.list_registry_pickle_by_value():
+        try:
+            plain = Pickled().dumped(pickle.Pickler, value, beside)
+        except Exception:
+            pass  # cloudpickle may be able to, and says it better if not
+        else:
+            if not plain.names_main:
+                return plain
+    return Pickled().dumped(_ByValue, value, beside)
+
+
+def loads(payload: bytes | mmap.mmap) -> Any:
+    """Return the value. What comes from a mapping may go on lying in it; what comes from bytes is copied.
+
+    Raise whatever unpickling raises, which is anything.
+    """
+    view = memoryview(payload)
+    (count,) = _COUNT.unpack_from(view)
+    if not count:
+        return pickle.loads(view[_SMALL.size :])
+    *sizes, size = struct.unpack_from(f"<{count + 1}Q", view, _COUNT.size)
+    start = _SMALL.size + 8 * count
+    end = stop = start + size
+    buffers: list[memoryview | bytearray] = []
+    for length in sizes:
+        begin = end + _padding(end)
+        end = begin + length
+        buffers.append(bytearray(view[begin:end]) if view.readonly else view[begin:end])
+    return pickle.loads(view[start:stop], buffers=buffers)
+
+
+def _padding(end: int) -> int:
+    """Return the bytes from there to where a buffer may begin."""
+    return -end % _ALIGNMENT

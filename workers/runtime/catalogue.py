@@ -1,0 +1,135 @@
+"""Import a pool's modules and list the job types that they register.
+
+Runs in: zygote (start method fork) | a child of it that only looks (start method spawn) | worker (start method spawn).
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from killable.workers.authoring import job_functions
+from killable.workers.authoring.declaration import DeclarationError, place_of
+from killable.workers.protocol.control import Configure, PreloadFailed
+from killable.workers.protocol.fd_passing import MESSAGE_BYTES_MAX
+
+TOLD_BYTES_MAX = 60_000
+"""Of a traceback, and of what is wrong with a declaration, as JSON: both are told in one message."""
+TYPE_BYTES_MAX = MESSAGE_BYTES_MAX - 1024
+"""Of a job type as JSON, its schema and its docstring: it is told in one message."""
+_NOT_THE_USERS = (os.path.dirname(os.path.dirname(__file__)), "<frozen importlib")
+
+
+class SurveyFailed(Exception):
+    """The modules do not import; `failure` says how."""
+
+    def __init__(self, failure: PreloadFailed) -> None:
+        super().__init__(failure.traceback)
+        self.failure = failure
+
+
+def explain(error: BaseException) -> PreloadFailed:
+    """Return what the supervisor is told about modules that do not import."""
+    if isinstance(error, SurveyFailed):
+        return error.failure
+    frames = error.__traceback__
+    while frames is not None and frames.tb_frame.f_code.co_filename.startswith(_NOT_THE_USERS):
+        frames = frames.tb_next
+    text = "".join(traceback.format_exception(type(error), error, frames))
+    return PreloadFailed(_end_of(text), _end_of(str(error)) if isinstance(error, DeclarationError) else "")
+
+
+def _end_of(text: str) -> str:
+    """Return as much of it as fits: the end says what is wrong."""
+    while len(json.dumps(text)) > TOLD_BYTES_MAX:
+        text = text[len(text) // 4 + 1 :]
+    return text
+
+
+def load(configure: Configure, *, run_preloads: bool) -> list[dict[str, Any]]:
+    """Import the modules, run the preloads that are made before a fork, and return the catalogue.
+
+    Raise DeclarationError for a job type that is too large to be told of; what the imports raise.
+    """
+    if configure.folder and configure.folder not in sys.path:
+        sys.path.insert(0, configure.folder)
+    if configure.setup:
+        from killable.workers.runtime import executor_setup
+
+        executor_setup.prepare(Path(configure.setup).read_bytes())
+    for name in configure.modules:
+        import_module(name, Path(configure.folder or "."))
+    if run_preloads:
+        job_functions.run_preloads(each_worker=False)
+    types = job_functions.catalogue()
+    for told in types:
+        if _size(told) > TYPE_BYTES_MAX:
+            place = place_of(job_functions.registered()[told["name"]].function)
+            raise DeclarationError(
+                f"@job {place}: its input's schema takes {_size(told['input_schema']):,} bytes of JSON, with its"
+                f" docstring and all else {_size(told):,}, and {TYPE_BYTES_MAX:,} at most are taken; let the job itself"
+                " check what a long Literal lists"
+            )
+    return types
+
+
+def _size(told: object) -> int:
+    return len(json.dumps(told, separators=(",", ":")))
+
+
+def import_module(name: str, folder: Path) -> ModuleType:
+    """Import a module by its dotted name, or a file by its path (relative to `folder`)."""
+    if not name.endswith(".py"):
+        return importlib.import_module(name)
+    path = (folder / name).resolve()
+    if path.stem in sys.modules:
+        return sys.modules[path.stem]
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise ModuleNotFoundError(f"no job module at {path}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # before it runs, as the import system does: pickles and dataclasses look there
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))
+    spec.loader.exec_module(module)
+    return module
+
+
+def survey_in_child(configure: Configure) -> list[dict[str, Any]]:
+    """Return the catalogue without importing anything here: a spawn pool's imports may start threads.
+
+    Raise SurveyFailed.
+    """
+    told = os.memfd_create("killable-survey", os.MFD_CLOEXEC)  # a pipe would end with what an import has started, too
+    pid = os.fork()
+    if pid == 0:
+        try:
+            answer: dict[str, Any] = {"types": [], "failed": None}
+            try:
+                answer["types"] = load(configure, run_preloads=False)
+            except BaseException as error:
+                answer["failed"] = explain(error)._asdict()
+            with open(told, "w") as file:
+                json.dump(answer, file)
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    with open(told) as file:
+        file.seek(0)
+        text = file.read()
+    if not text:
+        raise SurveyFailed(
+            PreloadFailed(f"importing {', '.join(configure.modules)} ended the process: status {status}")
+        )
+    answer = json.loads(text)
+    if answer["failed"]:
+        raise SurveyFailed(PreloadFailed(**answer["failed"]))
+    types: list[dict[str, Any]] = answer["types"]
+    return types

@@ -1,0 +1,109 @@
+"""The job types of an Executor's pool: call a function that came with the job, once, or item by item.
+
+Runs in: worker. The function was pickled by the program that owns the Executor (`pickles`): whoever wrote the one wrote
+the other.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import typing
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from types import CoroutineType, GeneratorType
+from typing import Any
+
+from killable.workers.authoring.context import Context
+from killable.workers.authoring.job_functions import job
+from killable.workers.runtime.executor_setup import CALL, STREAM
+
+
+@job(CALL, codec="pickle")
+def call(ctx: Context, function: Any, args: Any, kwargs: Any) -> Any:
+    """Call it. A generator's yields are sent one by one, and its return value is the result."""
+    args, kwargs = _with_context(function, args, kwargs, ctx)
+    value = function(*args, **kwargs)
+    if type(value) is CoroutineType:
+        value.close()
+        raise TypeError("it is a coroutine that was returned, and nobody runs it; send what does: asyncio.run(...)")
+    return value
+
+
+@job(STREAM, codec="pickle")
+def stream(ctx: Context, function: Any, args: Any, kwargs: Any) -> Any:
+    """Call it, and send one by one what it returns or yields."""
+    args, kwargs = _with_context(function, args, kwargs, ctx)
+    found = function(*args, **kwargs)
+    if isinstance(found, GeneratorType):
+        return found
+    try:
+        return _each(iter(found))
+    except TypeError as error:
+        raise TypeError(f"{error}: stream gives what a function yields, or what can be iterated over") from error
+
+
+def _each(items: Iterable[Any]) -> Generator[Any, None, None]:
+    yield from items
+
+
+Arguments = tuple[Sequence[Any], Mapping[str, Any]]
+
+
+def _with_context(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], ctx: Context) -> Arguments:
+    """Give it its Context, if it has a parameter that is annotated so, wherever that stands."""
+    annotations = _annotations(function)
+    if not any(_may_be_context(kind) for kind in annotations.values()):
+        return args, kwargs
+    for name, kind in _resolved(function, annotations).items():
+        if kind is Context and name != "return" and name not in kwargs:
+            place = _place(function, name)
+            if place is not None and place < len(args):
+                return (*args[:place], ctx, *args[place:]), kwargs
+            return args, {**kwargs, name: ctx}
+    return args, kwargs
+
+
+def _place(function: Any, name: str) -> int | None:
+    """Return the place of a parameter among those that can be given by place; None: only its name can be given."""
+    how: dict[str, Any] = {}
+    if sys.version_info >= (3, 14):
+        import annotationlib
+
+        how["annotation_format"] = annotationlib.Format.FORWARDREF
+    try:
+        parameters = list(inspect.signature(function, **how).parameters.values())
+    except Exception:  # it has none that can be told
+        return None
+    by_place = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return next((place for place, each in enumerate(parameters) if each.name == name and each.kind in by_place), None)
+
+
+def _annotations(function: Any) -> Mapping[str, Any]:
+    """Return them as they stand, whether or not there is everywhere what they name."""
+    if sys.version_info >= (3, 14):  # they are evaluated when they are asked for
+        import annotationlib
+
+        try:
+            return annotationlib.get_annotations(function, format=annotationlib.Format.FORWARDREF)
+        except TypeError:
+            return {}  # it can have none
+    return getattr(function, "__annotations__", None) or {}
+
+
+def _may_be_context(kind: object) -> bool:
+    return kind is Context or (isinstance(kind, str) and kind.endswith("Context"))
+
+
+def _resolved(function: Any, annotations: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what they mean; those that only a type checker understands stay as they are."""
+    try:
+        return typing.get_type_hints(function)
+    except Exception:  # evaluating the program's own words: anything can come
+        return {name: _meant(function, kind) for name, kind in annotations.items() if _may_be_context(kind)}
+
+
+def _meant(function: Any, kind: object) -> object:
+    try:
+        return eval(kind, getattr(inspect.unwrap(function), "__globals__", {})) if isinstance(kind, str) else kind
+    except Exception:
+        return kind

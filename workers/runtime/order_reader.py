@@ -1,0 +1,76 @@
+"""A worker's orders: frames, and the descriptors that come with some of them.
+
+Runs in: worker. A stream socket and not a pipe, for only a socket carries descriptors (unix(7), SCM_RIGHTS).
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+from array import array
+from collections import deque
+
+from killable.workers.protocol.frames import Decoder, Frame
+from killable.workers.protocol.messages import Kind
+
+READ_BYTES = 1 << 16
+_DESCRIPTOR_BYTES = array("i").itemsize
+_ROOM = socket.CMSG_SPACE(2 * _DESCRIPTOR_BYTES)
+"""For those of one order: a read ends behind the piece that they came with (unix(7))."""
+
+
+class Orders:
+    """The reading end; owns the socket. Reads never wait but in `next`."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor)
+        self._socket.setblocking(False)
+        self._poll = select.poll()
+        self._poll.register(self._socket, select.POLLIN)
+        self._decoder = Decoder()
+        self._waiting: deque[Frame] = deque()
+        self._descriptors: deque[int] = deque()
+
+    def next(self) -> Frame | None:
+        """Wait for the next order; None when the supervisor has closed the socket. Raise FrameError."""
+        while not self._waiting:
+            self._poll.poll()
+            if not self._read():
+                return None
+        return self._waiting.popleft()
+
+    def word_for(self, fence: int) -> Frame | None:
+        """Return what the bell was rung for, if it is there: STOP, or else the next EXPIRE, which is taken out."""
+        self._read()  # one read: the order is written before the bell is rung, and no more than that can be before it
+        expire = None
+        for frame in self._waiting:
+            if frame.kind == Kind.STOP and frame.fence == fence:
+                return frame
+            if frame.kind == Kind.EXPIRE and frame.fence == fence and expire is None:
+                expire = frame
+        if expire is not None:
+            self._waiting.remove(expire)
+        return expire
+
+    def take_descriptor(self) -> int | None:
+        """Return what came with the order that was last taken; None: this process had no room for a descriptor."""
+        return self._descriptors.popleft() if self._descriptors else None
+
+    def close(self) -> None:
+        """In a process that the job forked."""
+        self._socket.close()
+        while self._descriptors:
+            os.close(self._descriptors.popleft())
+
+    def _read(self) -> bool:
+        """Read once; return False at the end."""
+        try:
+            chunk, ancillary, _, _ = self._socket.recvmsg(READ_BYTES, _ROOM, socket.MSG_CMSG_CLOEXEC)
+        except BlockingIOError:
+            return True
+        for level, kind, packed in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                self._descriptors.extend(array("i", packed[: len(packed) // _DESCRIPTOR_BYTES * _DESCRIPTOR_BYTES]))
+        self._waiting.extend(self._decoder.feed(chunk))
+        return bool(chunk)

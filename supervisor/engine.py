@@ -10,12 +10,12 @@ from typing import Any, Protocol
 
 from killable.supervisor.models import (
     BulkCancel,
-    Drained,
-    Event,
+    DrainProgress,
+    JobEvent,
     JobRecord,
     JobType,
     PoolRecord,
-    Retired,
+    RetiredWorker,
     Submission,
     WorkerRecord,
 )
@@ -47,7 +47,7 @@ class Engine(Protocol):
         """Return the newest first and the next cursor. `state` may be `active`."""
         ...
 
-    def events(self, job_id: str, after: int = -1, *, follow: bool = True) -> AsyncGenerator[Sequence[Event], None]:
+    def events(self, job_id: str, after: int = -1, *, follow: bool = True) -> AsyncGenerator[Sequence[JobEvent], None]:
         """Yield what is ready, in batches, from the event after `after` to the terminal one, or, when not `follow`,
         to the last one that there is now. Raise Refused: unknown_job.
 
@@ -82,7 +82,7 @@ class Engine(Protocol):
 
     async def workers(self) -> Sequence[WorkerRecord]: ...
 
-    async def retired(self) -> Sequence[Retired]:
+    async def retired(self) -> Sequence[RetiredWorker]:
         """Return the latest workers that were not used again for what a job had left, latest first."""
         ...
 
@@ -106,22 +106,24 @@ class Engine(Protocol):
         """Return the metrics as Prometheus' text, or as OpenMetrics."""
         ...
 
-    async def drain(self, *, deadline_s: float | None = None) -> Drained:
+    async def drain(self, *, deadline_s: float | None = None) -> DrainProgress:
         """Take no new jobs. Accepted ones go on; what is left after `deadline_s` is cancelled with its own grace.
 
         Again: the deadline counts anew, or is taken away.
         """
         ...
 
-    async def undrain(self) -> Drained:
+    async def undrain(self) -> DrainProgress:
         """Take new jobs again. Raise Refused `draining` during a shutdown."""
         ...
 
-    async def drained(self) -> Drained:
+    async def drained(self) -> DrainProgress:
         """Return how far the drain has come, whether or not there is one."""
         ...
 
-    async def shutdown(self, *, grace_s: float | None = None, deadline_s: float = 0.0, reason: str = "") -> Drained:
+    async def shutdown(
+        self, *, grace_s: float | None = None, deadline_s: float = 0.0, reason: str = ""
+    ) -> DrainProgress:
         """Drain for `deadline_s`, then ask for the end of the server, which cancels what is left.
 
         `grace_s` shortens each job's own. Answers at once. Again: only hurries.

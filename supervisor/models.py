@@ -29,7 +29,7 @@ class StartRefused(KillableError):
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class JobLimits:
     """Limits of one job: seconds, bytes, counts; None means: no such limit."""
 
     total_s: float | None = None
@@ -52,7 +52,7 @@ class Limits:
     attempts_max: int = 1
     backoff_s: float = 1.0
 
-    def over(self, changes: dict[str, Any]) -> Limits:
+    def over(self, changes: dict[str, Any]) -> JobLimits:
         """Return these limits with some replaced; of operations only those that are named."""
         if "operation_s" in changes:
             changes = {**changes, "operation_s": {**self.operation_s, **changes["operation_s"]}}
@@ -66,7 +66,7 @@ class Limits:
         return _text_of(tuple(self.operation_s.items()), _plain_limits(self))
 
 
-LIMIT_NAMES = tuple(f.name for f in fields(Limits))
+LIMIT_NAMES = tuple(f.name for f in fields(JobLimits))
 _PLAIN_LIMITS = tuple(name for name in LIMIT_NAMES if name != "operation_s")
 _plain_limits = attrgetter(*_PLAIN_LIMITS)
 
@@ -251,7 +251,7 @@ class JobType:
     input_schema: dict[str, Any]
     pool: str
     codec: str
-    limits: Limits
+    limits: JobLimits
     caps: dict[str, float]
     streams: bool = False
     available: bool = True
@@ -285,7 +285,7 @@ class WorkerRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Retired:
+class RetiredWorker:
     """A worker that was to be used again and was not, for what its last job has left."""
 
     worker_id: WorkerId
@@ -317,7 +317,7 @@ class PoolRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Drained:
+class DrainProgress:
     """How far a drain has come."""
 
     draining: bool
@@ -336,7 +336,7 @@ class BulkCancel:
     """Its id, and cancelled · stopping · already_ended; in a dry run the state that it is in."""
 
 
-class Event(NamedTuple):
+class JobEvent(NamedTuple):
     """One event of a job."""
 
     id: int

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 from killable.supervisor.models import Verdict
 from killable.supervisor.settings import PoolSpec
-from killable.workers.protocol.control import Ending
+from killable.workers.protocol.control import ProcessEnding
 from killable.workers.protocol.frames import Frame
 
 PIPE_BYTES = 1 << 16
@@ -32,7 +32,7 @@ class ZygoteLost(Exception):
 class Gone(NamedTuple):
     """A worker is reaped, its whole tree is gone, and its pipes are read to the end."""
 
-    ending: Ending | None
+    ending: ProcessEnding | None
     """None: nobody could tell how it ended."""
     swept: int
     proof: str
@@ -88,7 +88,7 @@ class ProcessListener(Protocol):
     def on_fork_failed(self, errno: int, why: str) -> None: ...
     def on_frames(self, frames: list[Frame]) -> None: ...
     def on_output(self, data: bytes) -> None: ...
-    def on_bells(self, bells: bytes) -> None: ...
+    def on_notifications(self, notifications: bytes) -> None: ...
     def on_protocol_error(self, why: str) -> None: ...
     def on_exited(self) -> None:
         """It has ended; it is still a zombie, and its tree may live."""

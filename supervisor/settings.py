@@ -10,7 +10,7 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from killable.supervisor.models import Limits
+from killable.supervisor.models import JobLimits
 
 StartMethod = Literal["fork", "spawn"]
 
@@ -72,7 +72,7 @@ class Settings:
     """Everything the supervisor itself needs; the HTTP server's own settings are the api's."""
 
     pools: tuple[PoolSpec, ...]
-    limits: Limits = field(default_factory=Limits)
+    limits: JobLimits = field(default_factory=JobLimits)
     """Defaults of all types."""
     caps: Mapping[str, float] = field(default_factory=lambda: {"run_s": 3600.0, "grace_s": 60.0})
     jobs: Mapping[str, JobSettings] = field(default_factory=dict)

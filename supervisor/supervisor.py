@@ -15,28 +15,28 @@ from killable.supervisor.clock import Clock
 from killable.supervisor.dispatch.admission import Admission
 from killable.supervisor.dispatch.dispatcher import Dispatcher
 from killable.supervisor.dispatch.drain import Drain
-from killable.supervisor.jobs.backlog import Full
-from killable.supervisor.jobs.job import Entry, JobListener
+from killable.supervisor.jobs.backlog import QueueFull
+from killable.supervisor.jobs.job import Job, JobListener
 from killable.supervisor.jobs.lifecycle import State
 from killable.supervisor.jobs.registry import Registry
 from killable.supervisor.linux.instance_id import boot_id
 from killable.supervisor.models import (
     BulkCancel,
-    Drained,
-    Event,
+    DrainProgress,
+    JobEvent,
+    JobLimits,
     JobRecord,
     JobType,
-    Limits,
     PoolRecord,
-    Retired,
+    RetiredWorker,
     StartRefused,
     Submission,
     Verdict,
     WorkerRecord,
 )
-from killable.supervisor.pools.lease import Borrower, Loan
+from killable.supervisor.pools.lease import Lease, LeaseHolder
 from killable.supervisor.pools.readiness import readiness
-from killable.supervisor.pools.worker import Stage
+from killable.supervisor.pools.worker import WorkerStage
 from killable.supervisor.ports import SpawnerFactory
 from killable.supervisor.settings import Settings
 from killable.supervisor.stack import pointed
@@ -45,8 +45,8 @@ from killable.supervisor.telemetry.observer import Observer
 from killable.workers.errors import Refused
 
 if TYPE_CHECKING:
-    from killable.supervisor.journal.journal_file import Row
-    from killable.supervisor.journal.journal_writer import Chronicle
+    from killable.supervisor.journal.journal_file import JournalRow
+    from killable.supervisor.journal.journal_writer import JournalWriter
 
 EVENTS_PER_BATCH = 4096
 BYTES_PER_BATCH = 256 << 10
@@ -65,16 +65,16 @@ class Supervisor:
         open_spawner: SpawnerFactory | None = None,
         clock: Clock | None = None,
         observer: Observer | None = None,
-        borrower: Borrower | None = None,
+        lease_holder: LeaseHolder | None = None,
     ) -> None:
-        """`borrower` may give idle workers orders, in any thread (the Executor)."""
+        """`lease_holder` may give idle workers orders, in any thread (the Executor)."""
         self.settings = settings
         self.instance_id = uuid.uuid4().hex
         self.started_at = ""
         self._open_spawner = open_spawner
         self._given_clock = clock
         self._drain = Drain()
-        self._chronicle: Chronicle | None = None
+        self._journal_writer: JournalWriter | None = None
         self._registry = Registry(
             keep_jobs=settings.keep_jobs,
             keep_bytes=settings.keep_bytes,
@@ -82,7 +82,7 @@ class Supervisor:
             on_dropped=self._on_dropped,
         )
         self._observer = observer or Observer()
-        self.jobs = Dispatcher(settings, self._registry, self._drain, self._observer, borrower)
+        self.jobs = Dispatcher(settings, self._registry, self._drain, self._observer, lease_holder)
         self._fleet = self.jobs.fleet
         self._admission = Admission(self.jobs, self._registry, self._drain, self._observer, self._record)
         self._closing = False
@@ -96,33 +96,33 @@ class Supervisor:
         """
         self._clock = self._given_clock or Clock(asyncio.get_running_loop())
         self.started_at, self._started = self._clock.wall(), self._clock.now()
-        rows: Sequence[Row] = ()
+        rows: Sequence[JournalRow] = ()
         try:
             if self.settings.journal:
-                from killable.supervisor.journal.journal_writer import Chronicle
+                from killable.supervisor.journal.journal_writer import JournalWriter
 
-                self._chronicle = Chronicle(self.settings.journal, self.instance_id, boot_id())
-                rows = await self._chronicle.journal.open()
-            self.jobs.start(self._clock, self._chronicle)
-            self._admission.start(self._clock, self._chronicle)
+                self._journal_writer = JournalWriter(self.settings.journal, self.instance_id, boot_id())
+                rows = await self._journal_writer.journal.open()
+            self.jobs.start(self._clock, self._journal_writer)
+            self._admission.start(self._clock, self._journal_writer)
             self._registry.retention.start(self._clock)
             await self._fleet.start(self._clock, self._open_spawner, self.instance_id)
             if check is not None:
                 await check()
-            if self._chronicle is not None:
-                await self._restore(rows, self._chronicle)
+            if self._journal_writer is not None:
+                await self._restore(rows, self._journal_writer)
         except StartRefused:
             await self.close()
             raise
 
-    async def _restore(self, rows: Sequence[Row], chronicle: Chronicle) -> None:
+    async def _restore(self, rows: Sequence[JournalRow], journal_writer: JournalWriter) -> None:
         from killable.supervisor.dispatch.recovery import restore
 
-        await restore(rows, jobs=self.jobs, registry=self._registry, chronicle=chronicle, clock=self._clock)
+        await restore(rows, jobs=self.jobs, registry=self._registry, journal_writer=journal_writer, clock=self._clock)
 
-    def _on_dropped(self, entry: Entry) -> None:
-        if self._chronicle is not None:
-            self._chronicle.dropped(entry)
+    def _on_dropped(self, job: Job) -> None:
+        if self._journal_writer is not None:
+            self._journal_writer.dropped(job)
 
     async def until_warm(self) -> None:
         """Wait until every pool that is to have spares has had a worker ready, or is broken."""
@@ -142,15 +142,15 @@ class Supervisor:
             self._ending = asyncio.ensure_future(self._end(active))
         await asyncio.shield(self._ending)  # whoever waits may be cancelled, and another one wait on
 
-    async def _end(self, active: Sequence[Entry]) -> None:
-        for entry in active:
-            await self._until(entry, None)
+    async def _end(self, active: Sequence[Job]) -> None:
+        for job in active:
+            await self._until(job, None)
         try:
             await self._fleet.close()
         finally:
             self._registry.retention.close()
-            if self._chronicle is not None:
-                await self._chronicle.journal.close()
+            if self._journal_writer is not None:
+                await self._journal_writer.journal.close()
 
     def leave_to_parent(self) -> None:
         """In a fork of this process: everything below is the parent's, and none of its descriptors stays open here."""
@@ -168,17 +168,17 @@ class Supervisor:
         return self._fleet.type(name)
 
     def call(
-        self, job_id: str, job_type: JobType, submission: Submission, in_force: Limits, listener: JobListener,
-        loan: Loan | None = None, *, since: float,
-    ) -> Entry:  # fmt: skip
+        self, job_id: str, job_type: JobType, submission: Submission, in_force: JobLimits, listener: JobListener,
+        lease: Lease | None = None, *, since: float,
+    ) -> Job:  # fmt: skip
         """Queue or start a call, which was made at `since`; with a loan it was started by its caller."""
-        entry = self._admission.enter(job_id, job_type, submission, in_force, listener, since)
-        self._observer.on_submitted(entry)
-        if loan is None:
-            self.jobs.enqueue(entry)
+        job = self._admission.enter(job_id, job_type, submission, in_force, listener, since)
+        self._observer.on_submitted(job)
+        if lease is None:
+            self.jobs.enqueue(job)
         else:
-            self.jobs.adopt(entry, loan)
-        return entry
+            self.jobs.adopt(job, lease)
+        return job
 
     def pool_details(self) -> str:
         """Return what its pools do instead of what was asked for, and why those that are broken are."""
@@ -200,35 +200,35 @@ class Supervisor:
             raise Refused("this cursor is none of ours", code="invalid", parameter="cursor")
         before = None if cursor is None else int(cursor)
         page, following = self._registry.page(state=state, type=type, tag=tag, limit=limit, before=before)
-        return [self._record(entry) for entry in page], None if following is None else str(following)
+        return [self._record(job) for job in page], None if following is None else str(following)
 
     async def events(
         self, job_id: str, after: int = -1, *, follow: bool = True
-    ) -> AsyncGenerator[Sequence[Event], None]:
-        entry = self._registry.get(job_id)
+    ) -> AsyncGenerator[Sequence[JobEvent], None]:
+        job = self._registry.get(job_id)
         while True:
-            batch = entry.log.read(after, EVENTS_PER_BATCH, BYTES_PER_BATCH)
+            batch = job.log.read(after, EVENTS_PER_BATCH, BYTES_PER_BATCH)
             if batch:
                 after = batch[-1].id
                 yield batch
-            elif entry.is_over or not follow:
+            elif job.is_over or not follow:
                 return
             else:
-                await entry.changed()
+                await job.changed()
 
     async def wait(self, job_id: str, timeout_s: float | None = None) -> JobRecord:
-        entry = self._registry.get(job_id)
-        await self._until(entry, timeout_s)
-        return self._record(entry)
+        job = self._registry.get(job_id)
+        await self._until(job, timeout_s)
+        return self._record(job)
 
     async def cancel(
         self, job_id: str, *, by: str = "user", reason: str = "", grace_s: float | None = None, wait_s: float = 10.0
     ) -> JobRecord:
-        entry = self._registry.get(job_id)
-        self.jobs.stop(entry, Verdict("cancelled", by=by, reason=reason), grace_s)
-        await self._until(entry, wait_s)
-        record = self._record(entry)
-        if entry.is_over and record.state != "cancelled":
+        job = self._registry.get(job_id)
+        self.jobs.stop(job, Verdict("cancelled", by=by, reason=reason), grace_s)
+        await self._until(job, wait_s)
+        record = self._record(job)
+        if job.is_over and record.state != "cancelled":
             raise Refused(f"the job had ended: {record.state}", code="already_ended", record=record)
         return record
 
@@ -238,13 +238,13 @@ class Supervisor:
     ) -> BulkCancel:  # fmt: skip
         matching = list(self._registry.matching(state=state or "active", type=type, tag=tag))
         if dry_run:
-            return BulkCancel(tuple((entry.id, entry.public_state) for entry in matching))
+            return BulkCancel(tuple((job.id, job.public_state) for job in matching))
         verdict = Verdict("cancelled", by=by, reason=reason)
         self.jobs.stop_these(matching, verdict, grace_s)
         give_up = self._clock.now() + wait_s
-        for entry in matching:
-            await self._until(entry, max(0.0, give_up - self._clock.now()))
-        return BulkCancel(tuple((entry.id, _cancel_status(entry)) for entry in matching))
+        for job in matching:
+            await self._until(job, max(0.0, give_up - self._clock.now()))
+        return BulkCancel(tuple((job.id, _cancel_status(job)) for job in matching))
 
     async def reader_came(self, job_id: str) -> None:
         self._registry.get(job_id).readers += 1
@@ -253,13 +253,13 @@ class Supervisor:
     async def reader_left(self, job_id: str) -> None:
         self._observer.sse_clients -= 1
         try:
-            entry = self._registry.get(job_id)
+            job = self._registry.get(job_id)
         except Refused:
             return  # ended and dropped meanwhile
-        entry.readers -= 1
-        if entry.readers == 0 and entry.submission.stop_when_client_leaves and not entry.is_over:
+        job.readers -= 1
+        if job.readers == 0 and job.submission.stop_when_client_leaves and not job.is_over:
             self.jobs.stop(
-                entry, Verdict("cancelled", by="client_gone", reason="the last reader of the stream has left"), None
+                job, Verdict("cancelled", by="client_gone", reason="the last reader of the stream has left"), None
             )
 
     # ── Engine: workers, types, pools, the server itself ──
@@ -267,17 +267,17 @@ class Supervisor:
     async def workers(self) -> Sequence[WorkerRecord]:
         return await self._fleet.worker_records()
 
-    async def retired(self) -> Sequence[Retired]:
+    async def retired(self) -> Sequence[RetiredWorker]:
         return tuple(self._fleet.retired)
 
     async def kill_worker(self, worker_id: str, *, reason: str = "", wait_s: float = 10.0) -> WorkerRecord:
         pool, worker = self._fleet.worker(worker_id)
         worker.come_home()  # a call that a caller's thread has given it is an attempt from here on
         if worker.attempt is not None:
-            entry = worker.attempt.entry
-            self.jobs.stop(entry, Verdict("cancelled", by="operator", reason=reason or "its worker was killed"), 0.0)
-            await self._until(entry, wait_s)
-        elif worker.stage is not Stage.QUARANTINED:
+            job = worker.attempt.job
+            self.jobs.stop(job, Verdict("cancelled", by="operator", reason=reason or "its worker was killed"), 0.0)
+            await self._until(job, wait_s)
+        elif worker.stage is not WorkerStage.QUARANTINED:
             pool.kill_idle(worker)
             await worker.until_gone(wait_s)
         return await self._fleet.worker_record(worker)
@@ -292,13 +292,13 @@ class Supervisor:
         queue_full = ""
         try:
             self.jobs.backlog.check(0)
-        except Full as full:
+        except QueueFull as full:
             queue_full = str(full)
         return readiness(
             self._fleet.pool_records(),
             queue_full=queue_full,
             draining=self._drain.draining,
-            journal="" if self._chronicle is None else self._chronicle.journal.trouble,
+            journal="" if self._journal_writer is None else self._journal_writer.journal.trouble,
         )
 
     async def counts(self) -> Mapping[str, Any]:
@@ -318,7 +318,7 @@ class Supervisor:
         clients = self._observer.sse_clients
         return await read_gauges(self._fleet, self.jobs.backlog, self._registry, self._clock, sse_clients=clients)
 
-    async def drain(self, *, deadline_s: float | None = None) -> Drained:
+    async def drain(self, *, deadline_s: float | None = None) -> DrainProgress:
         if not self._drain.shutting_down:  # it has a deadline of its own
             self._drain.begin(self._clock, deadline_s, self._on_drain_deadline)
             logger.warning("draining", extra={"deadline_s": deadline_s, "active": len(self._registry.active())})
@@ -327,15 +327,17 @@ class Supervisor:
     def _on_drain_deadline(self) -> None:
         self.jobs.stop_all("the drain's deadline is over", None)
 
-    async def undrain(self) -> Drained:
+    async def undrain(self) -> DrainProgress:
         self._drain.end()
         logger.warning("drain_ended")
         return self._drained()
 
-    async def drained(self) -> Drained:
+    async def drained(self) -> DrainProgress:
         return self._drained()
 
-    async def shutdown(self, *, grace_s: float | None = None, deadline_s: float = 0.0, reason: str = "") -> Drained:
+    async def shutdown(
+        self, *, grace_s: float | None = None, deadline_s: float = 0.0, reason: str = ""
+    ) -> DrainProgress:
         logger.warning("shutdown_requested", extra={"reason": reason, "deadline_s": deadline_s})
         was_asked = self._drain.shutting_down
         self._drain.shut_down(grace_s, reason)
@@ -352,10 +354,10 @@ class Supervisor:
     async def until_shutdown(self) -> None:
         await self._drain.until_due()
 
-    def _drained(self) -> Drained:
+    def _drained(self) -> DrainProgress:
         active = self._registry.active()
-        queued = sum(entry.state is State.QUEUED for entry in active)
-        return Drained(
+        queued = sum(job.state is State.QUEUED for job in active)
+        return DrainProgress(
             draining=self._drain.draining,
             shutting_down=self._drain.shutting_down,
             deadline_s=self._drain.left_s(self._clock.now()),
@@ -365,22 +367,22 @@ class Supervisor:
 
     # ── inside ──
 
-    async def _until(self, entry: Entry, timeout_s: float | None) -> None:
+    async def _until(self, job: Job, timeout_s: float | None) -> None:
         """Wait until a job has ended, at most `timeout_s`."""
-        if entry.is_over or timeout_s == 0:
+        if job.is_over or timeout_s == 0:
             return
         try:
             async with asyncio.timeout(timeout_s):
-                while not entry.is_over:
-                    await entry.changed()
+                while not job.is_over:
+                    await job.changed()
         except TimeoutError:
             pass
 
-    def _record(self, entry: Entry) -> JobRecord:
-        return entry.record(self.instance_id, self.jobs.place_of(entry))
+    def _record(self, job: Job) -> JobRecord:
+        return job.record(self.instance_id, self.jobs.place_of(job))
 
 
-def _cancel_status(entry: Entry) -> str:
-    if not entry.is_over:
+def _cancel_status(job: Job) -> str:
+    if not job.is_over:
         return "stopping"
-    return "cancelled" if entry.state is State.CANCELLED else "already_ended"
+    return "cancelled" if job.state is State.CANCELLED else "already_ended"

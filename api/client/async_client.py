@@ -28,9 +28,9 @@ from killable.api.client.outcomes import Ending, Event, Record, job_error, token
 from killable.api.client.retries import RETRIES, Asking
 from killable.api.client.server_calls import ServerCalls
 from killable.api.client.stream_reading import Reading
-from killable.api.client.submission import JobOptions, Submission, Submitting
+from killable.api.client.submission import JobOptions, PendingSubmission, Submitting
 
-__all__ = ["AsyncClient", "AsyncJob", "AsyncSubmission"]
+__all__ = ["AsyncClient", "AsyncJobHandle", "AsyncSubmission"]
 
 
 class AsyncClient:
@@ -56,7 +56,7 @@ class AsyncClient:
 
         Options as in `Client.submit`. Raise Refused; for `invalid` it has every fault.
         """
-        return AsyncSubmission(self._submit(Submission.of(type, input, **options)))
+        return AsyncSubmission(self._submit(PendingSubmission.of(type, input, **options)))
 
     async def run(
         self, type: str, input: Mapping[str, Any] | None = None, *, timeout_s: float | None = None,
@@ -67,13 +67,13 @@ class AsyncClient:
         After `timeout_s`, or when the task is cancelled (asyncio.timeout, wait_for), the job is cancelled and dead, and
         JobTimedOut or the CancelledError raised. Raise the JobError of a job that did not complete.
         """
-        submission = Submission.of(type, input, **options)
+        submission = PendingSubmission.of(type, input, **options)
         run, undo = self._submitting.run(submission, timeout_s), self._submitting.abandon(submission)
         return await self._transport.do(run, undo)
 
-    def job(self, id: str) -> AsyncJob:
+    def job(self, id: str) -> AsyncJobHandle:
         """Return the job of this full id, without asking whether it exists."""
-        return AsyncJob(self._transport, JobCalls(self._asking, id))
+        return AsyncJobHandle(self._transport, JobCalls(self._asking, id))
 
     async def jobs(
         self, *, state: str | None = None, type: str | None = None, tag: str | None = None
@@ -159,12 +159,12 @@ class AsyncClient:
     def __repr__(self) -> str:
         return f"<AsyncClient {self.address}>"
 
-    async def _submit(self, submission: Submission) -> AsyncJob:
+    async def _submit(self, submission: PendingSubmission) -> AsyncJobHandle:
         submit, undo = self._submitting.submit(submission), self._submitting.abandon_unkeyed(submission)
-        return AsyncJob(self._transport, await self._transport.do(submit, undo))
+        return AsyncJobHandle(self._transport, await self._transport.do(submit, undo))
 
 
-class AsyncJob:
+class AsyncJobHandle:
     """One job on the server. Leaving it as a context manager cancels it, unless its end was seen."""
 
     def __init__(self, transport: AsyncTransport, calls: JobCalls) -> None:
@@ -222,14 +222,14 @@ class AsyncJob:
 class AsyncSubmission:
     """A submission that is made when it is awaited, or entered: then leaving the block cancels what still runs."""
 
-    def __init__(self, submitting: Coroutine[Any, Any, AsyncJob]) -> None:
+    def __init__(self, submitting: Coroutine[Any, Any, AsyncJobHandle]) -> None:
         self._submitting = submitting
-        self._job: AsyncJob | None = None
+        self._job: AsyncJobHandle | None = None
 
-    def __await__(self) -> Generator[Any, Any, AsyncJob]:
+    def __await__(self) -> Generator[Any, Any, AsyncJobHandle]:
         return self._submitting.__await__()
 
-    async def __aenter__(self) -> AsyncJob:
+    async def __aenter__(self) -> AsyncJobHandle:
         self._job = await self._submitting
         return self._job
 

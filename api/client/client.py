@@ -25,10 +25,10 @@ from killable.api.client.outcomes import Ending, Event, NotEnded, Record, Unreac
 from killable.api.client.retries import RETRIES, Asking
 from killable.api.client.server_calls import ServerCalls
 from killable.api.client.stream_reading import Reading
-from killable.api.client.submission import JobOptions, Submission, Submitting
+from killable.api.client.submission import JobOptions, PendingSubmission, Submitting
 from killable.api.client.transport import Transport
 
-__all__ = ["Client", "Ending", "Event", "Job", "JobOptions", "NotEnded", "Unreachable", "token_of"]
+__all__ = ["Client", "Ending", "Event", "JobHandle", "JobOptions", "NotEnded", "Unreachable", "token_of"]
 
 
 class Client:
@@ -62,17 +62,17 @@ class Client:
         self._submitting = Submitting(self._asking)
         self._transport = Transport(server, http)
 
-    def submit(self, type: str, input: Mapping[str, Any] | None = None, **options: Unpack[JobOptions]) -> Job:
+    def submit(self, type: str, input: Mapping[str, Any] | None = None, **options: Unpack[JobOptions]) -> JobHandle:
         """Start a job; it runs whether or not anyone reads it.
 
         Options: limits, tags, priority, stop_when_client_leaves, idempotency_key, correlation_id, wait_for_room_s,
         within_s (JobOptions says what each is). Raise Refused; for `invalid` it has every fault.
         """
-        submission = Submission.of(type, input, **options)
+        submission = PendingSubmission.of(type, input, **options)
         job = self._transport.do(
             self._submitting.submit(submission), undo=self._submitting.abandon_unkeyed(submission)
         )  # fmt: skip
-        return Job(self._transport, job)
+        return JobHandle(self._transport, job)
 
     def run(
         self, type: str, input: Mapping[str, Any] | None = None, *, timeout_s: float | None = None,
@@ -84,14 +84,14 @@ class Client:
         is dead, 30 s later at most. An interrupt, as Ctrl-C, cancels it too. Raise the JobError of a job that did not
         complete.
         """
-        submission = Submission.of(type, input, **options)
+        submission = PendingSubmission.of(type, input, **options)
         return self._transport.do(
             self._submitting.run(submission, timeout_s), undo=self._submitting.abandon(submission)
         )  # fmt: skip
 
-    def job(self, id: str) -> Job:
+    def job(self, id: str) -> JobHandle:
         """Return the job of this full id, without asking whether it exists."""
-        return Job(self._transport, JobCalls(self._asking, id))
+        return JobHandle(self._transport, JobCalls(self._asking, id))
 
     def jobs(self, *, state: str | None = None, type: str | None = None, tag: str | None = None) -> Iterator[Record]:
         """Yield short records, newest first; `state` may be `active`, `tag` is `key:value`."""
@@ -182,7 +182,7 @@ class Client:
         return f"<Client {self.address}>"
 
 
-class Job:
+class JobHandle:
     """One job on the server. Leaving it as a context manager cancels it, unless its end was seen."""
 
     def __init__(self, transport: Transport, calls: JobCalls) -> None:

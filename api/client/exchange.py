@@ -49,7 +49,7 @@ Outcome: TypeAlias = httpx.Response | KillableError
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class HttpCall:
     """One request. `hold_s` is how long the server is asked to hold it, `answer_s` what it may take beyond that."""
 
     method: str
@@ -126,7 +126,7 @@ class Server:
             why = f"no connection to {self.address} can be made with this environment (proxies, certificates): {error}"
             raise Unreachable(why, url=self.address) from error
 
-    def arguments(self, call: Call) -> dict[str, Any]:
+    def arguments(self, call: HttpCall) -> dict[str, Any]:
         """Return a call as keyword arguments of httpx's `request` and `stream`."""
         answer_s = max(PASS_S, self.answer_s if call.answer_s is None else call.answer_s)
         headers = dict(self.headers) | _sendable(call.headers)

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from killable.api.client.exchange import Call, job_path
+from killable.api.client.exchange import HttpCall, job_path
 from killable.api.client.outcomes import Ending, NotEnded, Record, job_error
 from killable.api.client.retries import Asking, Flow
 from killable.workers.errors import KillableError, Refused
@@ -43,7 +43,7 @@ class JobCalls:
         deadline = None if wait_s is None else time.monotonic() + wait_s
         while True:
             hold_s = _hold_s(deadline)
-            call = Call("GET", f"{job_path(self.id)}/result", query={"wait_s": hold_s}, hold_s=hold_s)
+            call = HttpCall("GET", f"{job_path(self.id)}/result", query={"wait_s": hold_s}, hold_s=hold_s)
             try:
                 answer = yield from self.asking.ask(call)
             except Refused as refusal:
@@ -70,7 +70,7 @@ class JobCalls:
         deadline = None if wait_s is None else time.monotonic() + wait_s
         while True:
             hold_s = _hold_s(deadline)
-            call = Call(
+            call = HttpCall(
                 "DELETE", job_path(self.id), query={"grace_s": grace_s, "reason": reason},
                 headers={"Prefer": f"wait={math.ceil(hold_s)}"}, hold_s=hold_s, answer_s=answer_s,
             )  # fmt: skip
@@ -112,10 +112,10 @@ class JobCalls:
                 raise
 
     def record(self) -> Flow[Record]:
-        return self.asking.members(Call("GET", job_path(self.id)))
+        return self.asking.members(HttpCall("GET", job_path(self.id)))
 
     def output(self) -> Flow[bytes]:
-        return (yield from self.asking.ask(Call("GET", f"{job_path(self.id)}/output"))).content
+        return (yield from self.asking.ask(HttpCall("GET", f"{job_path(self.id)}/output"))).content
 
 
 def _hold_s(deadline: float | None) -> float:

@@ -2,9 +2,9 @@
 
 Runs in: any machine (no supervisor, no Linux).
 
-A flow is a generator that yields what is to be done, a `Call` or a `Pause`, and is sent what came of it. `transport`
-and `async_transport` carry flows out; whatever the two have in common is a flow, as in httpx's own `auth_flow`. A
-library of retries would do the waiting itself, once blocking and once not.
+A flow is a generator. It yields what is to be done, an `HttpCall` or a `Pause`, and receives the outcome. `transport`
+and `async_transport` carry flows out, so both clients share them, as in httpx's own `auth_flow`. A retry library would
+do the waiting itself, once blocking and once not.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import httpx
 
-from killable.api.client.exchange import Call, Server, was_sent
+from killable.api.client.exchange import HttpCall, Server, was_sent
 from killable.workers.errors import KillableError
 
 RETRIES = 2
@@ -41,7 +41,7 @@ class Pause:
     seconds: float
 
 
-Step: TypeAlias = Call | Pause
+Step: TypeAlias = HttpCall | Pause
 Flow: TypeAlias = Generator[Step, Any, T]
 
 
@@ -57,7 +57,7 @@ def is_busy(error: KillableError) -> bool:
     return error.facts.get("status") in BUSY or error.code in UNSEEN
 
 
-def may_repeat(call: Call, error: KillableError) -> bool:
+def may_repeat(call: HttpCall, error: KillableError) -> bool:
     """Tell whether a call that ended in this error may be sent once more."""
     if "status" in error.facts:  # it was answered
         is_lost = error.code == "unreachable" or error.code in UNSEEN
@@ -74,7 +74,7 @@ class Asking:
     server: Server
     retries: int = RETRIES
 
-    def ask(self, call: Call, *, room_s: float = 0.0, until: float = float("inf")) -> Flow[httpx.Response]:
+    def ask(self, call: HttpCall, *, room_s: float = 0.0, until: float = float("inf")) -> Flow[httpx.Response]:
         """Return the 2xx answer. Raise the typed error of the last attempt; but of a call that changes something, and
         whose last one cannot have done it, that of the last one which may have.
 
@@ -102,6 +102,6 @@ class Asking:
                     raise
             yield Pause(pause)
 
-    def members(self, call: Call) -> Flow[dict[str, Any]]:
+    def members(self, call: HttpCall) -> Flow[dict[str, Any]]:
         """Return the JSON object of a call's answer."""
         return self.server.members((yield from self.ask(call)))

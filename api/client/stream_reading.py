@@ -20,7 +20,7 @@ from contextlib import contextmanager
 import httpx
 from httpx_sse import ServerSentEvent
 
-from killable.api.client.exchange import Call, job_path
+from killable.api.client.exchange import HttpCall, job_path
 from killable.api.client.outcomes import Event, Unreachable
 from killable.api.client.retries import PAUSE_S, Asking, is_busy, may_repeat, pause_s
 from killable.workers.errors import LOST, KillableError, Refused, error_class
@@ -53,13 +53,13 @@ class Reading:
         self._progress = False
 
     @property
-    def call(self) -> Call:
+    def call(self) -> HttpCall:
         """The request of the next connection."""
         last = self._after if self._seen is None else self._seen
         headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
         if last >= 0:
             headers["Last-Event-ID"] = str(last)
-        return Call("GET", f"{job_path(self._job_id)}/stream", headers=headers, answer_s=SILENCE_S)
+        return HttpCall("GET", f"{job_path(self._job_id)}/stream", headers=headers, answer_s=SILENCE_S)
 
     def opened(self, response: httpx.Response) -> None:
         """Take a connection's answer; one that is not 2xx has been read. Raise what it says."""

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict
 
-from killable.api.client.exchange import Call, json_of, was_sent
+from killable.api.client.exchange import HttpCall, json_of, was_sent
 from killable.api.client.job_calls import LEAVE_ANSWER_S, LEAVE_S, JobCalls
 from killable.api.client.outcomes import Ending, NotEnded, Unreachable
 from killable.api.client.retries import UNSEEN, Asking, Flow
@@ -60,10 +60,10 @@ def _in_numbers(limits: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(slots=True)
-class Submission:
+class PendingSubmission:
     """One submission from its making to its job: what is sent, and what is known of how far it came."""
 
-    call: Call
+    call: HttpCall
     has_own_key: bool
     """The caller can find the job again, and may want to."""
     wait_for_room_s: float
@@ -90,7 +90,7 @@ class Submission:
         tags: Mapping[str, str] | None = None, priority: int = 0, stop_when_client_leaves: bool = False,
         idempotency_key: str | None = None, correlation_id: str | None = None, wait_for_room_s: float = 0.0,
         within_s: float | None = None, **unknown: object,
-    ) -> Submission:  # fmt: skip
+    ) -> PendingSubmission:  # fmt: skip
         """Make one. Raise Refused for what JSON cannot say, and for text that is no time or size; TypeError."""
         if unknown:
             meant = did_you_mean(min(unknown), JobOptions.__annotations__)
@@ -110,7 +110,7 @@ class Submission:
         if correlation_id is not None:
             headers["X-Correlation-Id"] = correlation_id
         ends = None if within_s is None else time.monotonic() + within_s
-        call = Call("POST", "/v1/jobs", headers=headers, body=json_of(body), again="keyed", until=ends)
+        call = HttpCall("POST", "/v1/jobs", headers=headers, body=json_of(body), again="keyed", until=ends)
         return cls(call, idempotency_key is not None, wait_for_room_s)
 
 
@@ -120,7 +120,7 @@ class Submitting:
 
     asking: Asking
 
-    def submit(self, submission: Submission) -> Flow[JobCalls]:
+    def submit(self, submission: PendingSubmission) -> Flow[JobCalls]:
         """Start the job."""
         try:
             return (yield from self._start(submission, None))
@@ -129,7 +129,7 @@ class Submitting:
                 raise
             raise submission.unknown(error) from error
 
-    def _start(self, submission: Submission, until: float | None) -> Flow[JobCalls]:
+    def _start(self, submission: PendingSubmission, until: float | None) -> Flow[JobCalls]:
         """`until` is the monotonic time at which waiting for the answer is given up."""
         call = submission.call
         if until is not None:
@@ -144,7 +144,7 @@ class Submitting:
         submission.job = job
         return job
 
-    def run(self, submission: Submission, timeout_s: float | None) -> Flow[Any]:
+    def run(self, submission: PendingSubmission, timeout_s: float | None) -> Flow[Any]:
         """Start the job and return its result. After `timeout_s`, submission included, cancel it: JobTimedOut."""
         until = None if timeout_s is None else time.monotonic() + timeout_s
         try:
@@ -172,7 +172,7 @@ class Submitting:
             job_id=ending.job_id, certificate=ending.certificate, partial=None, by="client", timeout_s=timeout_s,
         )  # fmt: skip
 
-    def undo(self, submission: Submission, reason: str) -> Flow[Ending | None]:
+    def undo(self, submission: PendingSubmission, reason: str) -> Flow[Ending | None]:
         """Cancel what a submission started and wait for the certificate; None when it has started nothing.
 
         Bounded: LEAVE_S for the job to die, LEAVE_ANSWER_S for each answer beyond that.
@@ -187,7 +187,7 @@ class Submitting:
             submission.job = JobCalls(self.asking, str(self.asking.server.member(answer, "job_id")))
         return (yield from submission.job.cancel(reason=reason, wait_s=LEAVE_S, answer_s=LEAVE_ANSWER_S))
 
-    def abandon(self, submission: Submission) -> Flow[None]:
+    def abandon(self, submission: PendingSubmission) -> Flow[None]:
         """Undo a submission whose caller was interrupted. Raise nothing: what interrupted it says more."""
         if submission.job is None or not submission.job.is_over:
             try:
@@ -195,7 +195,7 @@ class Submitting:
             except KillableError:
                 pass
 
-    def abandon_unkeyed(self, submission: Submission) -> Flow[None]:
+    def abandon_unkeyed(self, submission: PendingSubmission) -> Flow[None]:
         """The same, but leave a job that the caller can find again by a key of its own."""
         if not submission.has_own_key:
             yield from self.abandon(submission)

@@ -17,13 +17,13 @@ from killable.api.http import routes_jobs, routes_metrics, routes_operator, rout
 from killable.api.http.access import AccessCheck, BodyCheck
 from killable.api.http.api_keys import KeyRing, Tickets
 from killable.api.http.auth import OPEN_PATHS, KeyCheck
-from killable.api.http.dependencies import Parts
+from killable.api.http.dependencies import Dependencies
 from killable.api.http.input_check import InputCheck
 from killable.api.http.methods import HeadAsGet
 from killable.api.http.problems import install_problems, problem
 from killable.api.http.schemas import Problem
 from killable.api.http.settings import HttpSettings
-from killable.api.http.sse import Streams
+from killable.api.http.sse import OpenStreams
 from killable.supervisor.engine import Engine
 
 
@@ -42,7 +42,7 @@ def create_app(engine: Engine, settings: HttpSettings | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     tickets = Tickets() if settings.keys else None
-    app.state.parts = Parts(engine, settings, InputCheck(), Streams(settings.streams_max), tickets)
+    app.state.parts = Dependencies(engine, settings, InputCheck(), OpenStreams(settings.streams_max), tickets)
     install_problems(app)
     # /v1/jobs/cancel before /v1/jobs/{job_id}
     for routes in (routes_operator, routes_jobs, routes_outputs, routes_server, routes_metrics):

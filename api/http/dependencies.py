@@ -13,24 +13,24 @@ from fastapi import Request
 from killable.api.http.api_keys import Tickets
 from killable.api.http.input_check import InputCheck
 from killable.api.http.settings import HttpSettings
-from killable.api.http.sse import Streams
+from killable.api.http.sse import OpenStreams
 from killable.supervisor.engine import Engine
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class Dependencies:
     """`tickets` is None where the server has no keys: its streams are open then."""
 
     engine: Engine
     settings: HttpSettings
     input_check: InputCheck
-    streams: Streams
+    streams: OpenStreams
     tickets: Tickets | None
 
 
-def parts_of(request: Request) -> Parts:
+def parts_of(request: Request) -> Dependencies:
     """Return the parts of the application that was called."""
-    return cast(Parts, request.app.state.parts)
+    return cast(Dependencies, request.app.state.parts)
 
 
 def engine_of(request: Request) -> Engine:

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 
 from killable.supervisor.engine import Engine
-from killable.supervisor.models import Event, JobRecord
+from killable.supervisor.models import JobEvent, JobRecord
 from killable.workers.protocol.messages import dump_json
 
 TEXT = "text/plain; charset=utf-8"
@@ -63,5 +63,5 @@ async def _tokens(engine: Engine, record: JobRecord) -> AsyncGenerator[list[byte
             await asyncio.sleep(0)
 
 
-def _parts(batch: Sequence[Event]) -> list[Sequence[Event]]:
+def _parts(batch: Sequence[JobEvent]) -> list[Sequence[JobEvent]]:
     return [batch[start : start + PIECE_EVENTS] for start in range(0, len(batch), PIECE_EVENTS)]

@@ -26,7 +26,7 @@ from starlette.types import Message, Receive, Scope, Send
 from killable.api.http.methods import IS_HEAD
 from killable.api.http.settings import HttpSettings
 from killable.supervisor.engine import Engine
-from killable.supervisor.models import TERMINAL_STATES, Event, JobRecord
+from killable.supervisor.models import TERMINAL_STATES, JobEvent, JobRecord
 from killable.workers.errors import Refused
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class _Names(dict[str, bytes]):
 _names = _Names()
 
 
-class Streams:
+class OpenStreams:
     """How many streams one app has open, and may have."""
 
     def __init__(self, open_max: int) -> None:
@@ -78,7 +78,7 @@ class _ReaderStalled(Exception):
     """The reader took nothing for the whole send timeout."""
 
 
-def encode(events: Sequence[Event]) -> Iterator[bytes]:
+def encode(events: Sequence[JobEvent]) -> Iterator[bytes]:
     """Yield events as they stand on the wire, joined into pieces of about WRITE_BYTES; a piece cuts no event.
 
     One at a time: what waits for a reader is one piece, however large the events are.
@@ -147,7 +147,7 @@ def marker(state: str, error: dict[str, Any] | None) -> bytes:
 def open_stream(
     engine: Engine,
     settings: HttpSettings,
-    streams: Streams,
+    streams: OpenStreams,
     record: JobRecord,
     *,
     after: int,
@@ -172,7 +172,7 @@ class EventStream(StreamingResponse):
     """One reader of one job, counted by the engine while it is there (`stop_when_client_leaves`)."""
 
     def __init__(
-        self, engine: Engine, settings: HttpSettings, streams: Streams, job_id: str, after: int, markers: bool
+        self, engine: Engine, settings: HttpSettings, streams: OpenStreams, job_id: str, after: int, markers: bool
     ) -> None:
         self._engine = engine
         self._streams = streams

@@ -9,17 +9,17 @@ from __future__ import annotations
 from typing import Protocol
 
 from killable.supervisor.attempts import exit_outcome
-from killable.supervisor.attempts.deadlines import NEVER, Deadlines, Expired
-from killable.supervisor.attempts.escalation import RING_AGAIN_S, Rules
+from killable.supervisor.attempts.deadlines import NEVER, Deadlines, OperationExpiry
+from killable.supervisor.attempts.escalation import RESEND_S, Rules
 from killable.supervisor.attempts.exit_outcome import Evidence
-from killable.supervisor.attempts.phase_times import Stamps
-from killable.supervisor.attempts.resource_monitor import Watching
-from killable.supervisor.attempts.run_order import entry_is_announced, run_order
+from killable.supervisor.attempts.phase_times import PhaseTimes
+from killable.supervisor.attempts.resource_monitor import ResourceMonitor
+from killable.supervisor.attempts.run_order import is_announced, run_order
 from killable.supervisor.attempts.termination import SIGTERM, Termination
 from killable.supervisor.clock import Clock, Timer
 from killable.supervisor.jobs import payloads
 from killable.supervisor.jobs.event_log import Batch
-from killable.supervisor.jobs.job import Entry
+from killable.supervisor.jobs.job import Job
 from killable.supervisor.jobs.lifecycle import Cause
 from killable.supervisor.jobs.transcript import Transcript, too_much
 from killable.supervisor.models import Certificate, ExitStatus, Outcome, Verdict
@@ -27,8 +27,8 @@ from killable.supervisor.pools.worker import Worker
 from killable.supervisor.ports import PIPE_BYTES, Gone
 from killable.workers.protocol.frames import Frame, encode
 from killable.workers.protocol.messages import (
-    BELL_EXPIRED,
-    BELL_SWALLOWED,
+    NOTIFY_EXPIRED,
+    NOTIFY_SWALLOWED,
     Entered,
     Expire,
     Idle,
@@ -49,7 +49,7 @@ _VALUES = frozenset({Kind.RESULT, Kind.CHECKPOINT, Kind.PROGRESS})
 class AttemptOwner(Protocol):
     """The dispatcher, as an attempt sees it: the only one that stores states."""
 
-    def transition(self, entry: Entry, cause: Cause) -> None: ...
+    def transition(self, job: Job, cause: Cause) -> None: ...
     def on_entered(self, attempt: Attempt) -> None: ...
     def on_first_token(self, attempt: Attempt) -> None: ...
     def on_ended(self, attempt: Attempt, outcome: Outcome) -> None: ...
@@ -59,24 +59,24 @@ class Attempt:
     """From the order to run until nothing of it is left."""
 
     def __init__(
-        self, entry: Entry, worker: Worker, fence: int, *, clock: Clock, owner: AttemptOwner, rules: Rules
+        self, job: Job, worker: Worker, fence: int, *, clock: Clock, owner: AttemptOwner, rules: Rules
     ) -> None:
-        self.entry = entry
+        self.job = job
         self.worker = worker
         self.fence = fence
         self._clock = clock
         self._owner = owner
         self._sequence = 0
-        self._json = entry.type.codec == "json"
-        self._transcript = Transcript(entry.log, lambda: owner.on_first_token(self))
-        self._stamps = Stamps()
-        self._deadlines = Deadlines(entry.limits)
+        self._json = job.type.codec == "json"
+        self._transcript = Transcript(job.log, lambda: owner.on_first_token(self))
+        self._phase_times = PhaseTimes()
+        self._deadlines = Deadlines(job.limits)
         self._termination = Termination(
-            worker, fence, rules, self._stamps, clock, on_kill=self._on_kill, on_unkillable=self._give_up
+            worker, fence, rules, self._phase_times, clock, on_kill=self._on_kill, on_unkillable=self._give_up
         )
         self._timer: Timer | None = None
-        self._ring_at: float | None = None
-        self._watching = Watching(worker.process, entry.limits, clock, rules.cores, self.stop)
+        self._resend_at: float | None = None
+        self._monitor = ResourceMonitor(worker.process, job.limits, clock, rules.cores, self.stop)
         self._leave_at: float | None = None
         self._give_up_at: float | None = None
         self._entered = self._over = False
@@ -95,16 +95,16 @@ class Attempt:
         try:
             if not has_order:
                 process.hold(self.fence)
-            self._watching.prepare(has_order=has_order)
+            self._monitor.prepare(has_order=has_order)
             if not has_order:
-                outlet = -1 if self._json else worker.outlet_to_pass()
-                process.send(*run_order(self.entry, self.fence, outlet))
+                result_buffer = -1 if self._json else worker.result_buffer_to_pass()
+                process.send(*run_order(self.job, self.fence, result_buffer))
             if not self._json:
-                worker.note_outlet_passed()
-            self._watching.begin(self.entry.assigned or self._clock.now())
+                worker.note_result_buffer_passed()
+            self._monitor.begin(self.job.assigned or self._clock.now())
         finally:  # whatever became of the order: a job that has no deadline would hold its slot for ever
-            self._deadlines.assigned(self._clock.now(), self.entry.created)
-            if entry_is_announced(self.entry):
+            self._deadlines.assigned(self._clock.now(), self.job.created)
+            if is_announced(self.job):
                 self._arm()
             else:
                 self._on_entered(Entered())
@@ -113,27 +113,27 @@ class Attempt:
 
     def stop(self, verdict: Verdict, grace_s: float | None = None) -> None:
         """Begin to end the attempt, or only hurry what already ends it. The first verdict stays."""
-        entry = self.entry
+        job = self.job
         if self._termination.has_begun and grace_s is not None:
             self._termination.shorten(grace_s)
             self._arm()
         if self._is_ending:
             return  # the first cause stays; and where the job is over by its own doing a stop comes too late
-        entry.verdict = self._asked = verdict
-        self._stamps.note("requested", self._clock.now() if verdict.asked_at is None else verdict.asked_at)
+        job.verdict = self._asked = verdict
+        self._phase_times.note("requested", self._clock.now() if verdict.asked_at is None else verdict.asked_at)
         self._operation = self._deadlines.operation
-        grace = entry.limits.grace_s if grace_s is None else min(grace_s, entry.limits.grace_s)
+        grace = job.limits.grace_s if grace_s is None else min(grace_s, job.limits.grace_s)
         self._deadlines.clear()
-        self._ring_at = None  # from here on the plan says when to ring
+        self._resend_at = None  # from here on the plan says when to ring
         self._termination.begin(verdict, grace)
         self._arm()
         if grace > 0:  # the signal is out; without a grace it was SIGKILL
-            self._owner.transition(entry, Cause.STOP_ASKED)
+            self._owner.transition(job, Cause.STOP_ASKED)
 
     @property
     def _is_ending(self) -> bool:
         """It is being ended, or over by its own doing: no deadline of the job's counts any more."""
-        return self._termination.has_begun or self._closing is not None or "exited" in self._stamps
+        return self._termination.has_begun or self._closing is not None or "exited" in self._phase_times
 
     @property
     def grace_s(self) -> float | None:
@@ -141,24 +141,24 @@ class Attempt:
         return self._termination.grace_s
 
     def _on_kill(self) -> None:
-        self._owner.transition(self.entry, Cause.KILL_DUE)
+        self._owner.transition(self.job, Cause.KILL_DUE)
 
     def _give_up(self) -> None:
         """It is still there after SIGKILL: say so, and let the others go on."""
         self._termination.give_up()
         message = f"still there {self._termination.rules.unkillable_s:g} s after SIGKILL: its slot is quarantined"
-        self.entry.verdict = Verdict("unkillable", by="supervisor", facts={"message": message})
+        self.job.verdict = Verdict("unkillable", by="supervisor", facts={"message": message})
         self.worker.quarantine()
         self._finish(None)
 
-    def _ring_for(self, operation: Expired) -> None:
+    def _signal_expiry(self, operation: OperationExpiry) -> None:
         """Have `OperationTimedOut` raised in the job."""
         if not operation.again:
             self.worker.process.send(encode(Kind.EXPIRE, self.fence, 0, Expire(operation.number).encode()))
             self.worker.signalled = True
-        self._ring(again=operation.again)
+        self._resend(again=operation.again)
 
-    def _ring(self, *, again: bool = True) -> None:
+    def _resend(self, *, again: bool = True) -> None:
         if not (again and self._termination.rules.has_own_handler):
             self.worker.process.terminate(self.fence)
 
@@ -194,7 +194,7 @@ class Attempt:
         self._on_tokens(tokens, size)
         if self._leave_at is not None:
             self._arm()  # not before: IDLE mostly comes in the same read as the closing frame
-        self.entry.wake()
+        self.job.wake()
 
     def _on_tokens(self, tokens: Batch, size: int) -> None:
         if not tokens:
@@ -212,8 +212,8 @@ class Attempt:
                     self._on_entered(Entered.decode(payload))
                 case Kind.RESULT if self._entered and self._closing is None and is_value:
                     self._on_closing(payload)
-                case Kind.RESULT_LAID if self._entered and self._closing is None and not self._json:
-                    self.entry.laid_result = self.worker.take_outlet()
+                case Kind.RESULT_SHM if self._entered and self._closing is None and not self._json:
+                    self.job.shared_result = self.worker.take_result_buffer()
                     self._on_closing(payload)
                 case Kind.RAISED if self._closing is None:
                     self._on_closing(Raised.decode(payload))
@@ -224,10 +224,10 @@ class Attempt:
                 case Kind.OPERATION_LEFT if self._entered:
                     self._deadlines.operation_left(OperationLeft.decode(payload).number)
                 case Kind.PROGRESS if self._entered and is_value:
-                    if not self.entry.note_progress(payload):
+                    if not self.job.note_progress(payload):
                         self._stop_for_output()
                 case Kind.CHECKPOINT if self._entered and is_value:
-                    if not self.entry.note_checkpoint(payload):
+                    if not self.job.note_checkpoint(payload):
                         self._stop_for_output()
                 case _:
                     self._break(f"a frame of kind {kind} that cannot come here")
@@ -236,14 +236,14 @@ class Attempt:
 
     def _on_entered(self, entered: Entered) -> None:
         self._entered = True
-        self._owner.transition(self.entry, Cause.ENTERED)
+        self._owner.transition(self.job, Cause.ENTERED)
         self._owner.on_entered(self)
         if not self._transcript.open():
             self._stop_for_output()
         if not self._is_ending:
             # Its own word on when that was, as far as it can be true: time that passed before it was read counts too.
             now = self._clock.now()
-            at = now if entered.at is None else max(self.entry.assigned or now, min(entered.at, now))
+            at = now if entered.at is None else max(self.job.assigned or now, min(entered.at, now))
             self._deadlines.entered(at)
             self._arm()
 
@@ -256,16 +256,16 @@ class Attempt:
     def _on_closing(self, closing: bytes | Raised) -> None:
         self._closing = closing
         self._deadlines.clear()
-        if "exited" not in self._stamps:  # else this was read behind it, and nobody is there to leave
+        if "exited" not in self._phase_times:  # else this was read behind it, and nobody is there to leave
             self._leave_at = self._clock.now() + LEAVE_S
-        self._owner.transition(self.entry, Cause.CLOSED)
+        self._owner.transition(self.job, Cause.CLOSED)
 
     def _on_idle(self, idle: Idle) -> None:
         """The worker's last word on this attempt: either it is free, or it ends now."""
         self.worker.process.read_output()  # what was printed before this frame; it rang no bell, or it ends now
-        may_go_on = idle.reusable and self.worker.may_go_on and "exited" not in self._stamps
+        may_go_on = idle.reusable and self.worker.may_go_on and "exited" not in self._phase_times
         if may_go_on and self.worker.process.let_go():
-            self._stamps.note_kept(self._clock.now())
+            self._phase_times.note_kept(self._clock.now())
             self._finish(None)
             return
         self.worker.retire(idle.why)
@@ -282,45 +282,45 @@ class Attempt:
     def on_output(self, data: bytes) -> None:
         if not self._transcript.output(data):
             self._stop_for_output()
-        self.entry.wake()
+        self.job.wake()
 
     def _stop_for_output(self) -> None:
-        if self.entry.verdict is not None:
+        if self.job.verdict is not None:
             return
-        verdict = too_much(self.entry.limits.output_bytes)
-        if self._closing is not None or "exited" in self._stamps:
-            self.entry.verdict = verdict  # found while the rest is read
+        verdict = too_much(self.job.limits.output_bytes)
+        if self._closing is not None or "exited" in self._phase_times:
+            self.job.verdict = verdict  # found while the rest is read
         else:
             self.stop(verdict)
 
-    def on_bells(self, bells: bytes) -> None:
-        if SIGTERM in bells:
+    def on_notifications(self, notifications: bytes) -> None:
+        if SIGTERM in notifications:
             self._deadlines.delivered(self._clock.now())
-        if BELL_EXPIRED in bells:
-            self._deadlines.heard(self._clock.now(), bells.count(BELL_EXPIRED))
-        if BELL_SWALLOWED in bells and not self._termination.has_begun and self._deadlines.noticed:
-            self._ring_at = self._clock.now() + RING_AGAIN_S
-        self._termination.on_bells(bells)
+        if NOTIFY_EXPIRED in notifications:
+            self._deadlines.heard(self._clock.now(), notifications.count(NOTIFY_EXPIRED))
+        if NOTIFY_SWALLOWED in notifications and not self._termination.has_begun and self._deadlines.noticed:
+            self._resend_at = self._clock.now() + RESEND_S
+        self._termination.on_notifications(notifications)
         self._arm()
 
     def on_exited(self) -> None:
         now = self._clock.now()
-        self._stamps.note("exited", now)
-        self._watching.close()
+        self._phase_times.note("exited", now)
+        self._monitor.close()
         self._stack = self.worker.process.stack()
         self._deadlines.clear()
-        self._ring_at = self._leave_at = None
+        self._resend_at = self._leave_at = None
         self._give_up_at = now + self._termination.rules.unkillable_s
         self._termination.on_exited()
-        self._owner.transition(self.entry, Cause.EXITED)
+        self._owner.transition(self.job, Cause.EXITED)
         self._arm()
 
     def on_gone(self, gone: Gone) -> None:
         """The tree is empty and the pipes are read to the end: classify."""
         ending = gone.ending
         status = ExitStatus() if ending is None else ExitStatus(ending.exit_code, ending.signal, ending.core_dumped)
-        self._stamps.note_gone(gone, status, self._clock.now())
-        evidence = Evidence.of(gone, self.entry.limits, self._protocol_error, self._deadlines, entered=self._entered)
+        self._phase_times.note_gone(gone, status, self._clock.now())
+        evidence = Evidence.of(gone, self.job.limits, self._protocol_error, self._deadlines, entered=self._entered)
         self._finish(status, evidence)
 
     # ── the end ──
@@ -329,20 +329,20 @@ class Attempt:
         if self._over:
             return  # quarantined before, and gone after all
         self._over = True
-        self._watching.close()
+        self._monitor.close()
         self._arm()
         if not self._transcript.close():
             self._stop_for_output()
-        entry = self.entry
-        outcome = exit_outcome.classify(entry.verdict, self._closing, status or ExitStatus(), evidence or Evidence())
-        entry.note_closing(self._closing, completed=outcome.state == "completed")
+        job = self.job
+        outcome = exit_outcome.classify(job.verdict, self._closing, status or ExitStatus(), evidence or Evidence())
+        job.note_closing(self._closing, completed=outcome.state == "completed")
         self.certificate = self.certificate_so_far()
         self._owner.on_ended(self, outcome)
 
     def certificate_so_far(self) -> Certificate:
         """Return what has happened yet; a phase that is missing may still come."""
-        verdict = self._asked or self.entry.verdict or Verdict("")
-        return self._stamps.certificate(
+        verdict = self._asked or self.job.verdict or Verdict("")
+        return self._phase_times.certificate(
             early_kill=self._termination.early_kill,
             lingered=self._termination.lingered or None,
             cause=verdict.code,
@@ -352,13 +352,13 @@ class Attempt:
             last_signal=self._termination.last_signal,
             stack=self._stack,
             operation=self._deadlines.operation if self._operation is None else self._operation,
-            tokens=self.entry.log.tokens,
-            last_sequence=len(self.entry.log) - 1 if len(self.entry.log) else None,
+            tokens=self.job.log.tokens,
+            last_sequence=len(self.job.log) - 1 if len(self.job.log) else None,
         )
 
     def slot_ready_ms(self, now: float) -> float:
         """Return how long after the request (or the exit) the next worker of the slot was warm, in ms."""
-        return self._stamps.since_start_ms(now)
+        return self._phase_times.since_start_ms(now)
 
     # ── time ──
 
@@ -369,7 +369,13 @@ class Attempt:
             self._timer = None
         if self._over:
             return
-        moments = (self._deadlines.wake_at, self._termination.wake_at, self._ring_at, self._leave_at, self._give_up_at)
+        moments = (
+            self._deadlines.wake_at,
+            self._termination.wake_at,
+            self._resend_at,
+            self._leave_at,
+            self._give_up_at,
+        )
         due = min([moment for moment in moments if moment is not None])
         if due != NEVER:
             self._timer = self._clock.call_at(due, self._on_timer)
@@ -387,7 +393,7 @@ class Attempt:
         if isinstance(due, Verdict):
             self.stop(due)
         elif due is not None:
-            self._ring_for(due)
+            self._signal_expiry(due)
         elif self._give_up_at is not None and now >= self._give_up_at:
             self._give_up()
         elif self._leave_at is not None and now >= self._leave_at:
@@ -395,9 +401,9 @@ class Attempt:
             if not self._termination.has_begun:
                 self._give_up_at = now + self._termination.rules.unkillable_s
             self._termination.end_lingering()
-        elif self._ring_at is not None and now >= self._ring_at:
-            self._ring_at = None
-            self._ring()
+        elif self._resend_at is not None and now >= self._resend_at:
+            self._resend_at = None
+            self._resend()
         else:
             self._termination.tick(now, use)
         self._arm()

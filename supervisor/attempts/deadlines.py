@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
-from killable.supervisor.attempts.escalation import RING_UNHEARD_S, ring_next
-from killable.supervisor.models import Limits, Verdict
+from killable.supervisor.attempts.escalation import RESEND_UNHEARD_S, resend_next
+from killable.supervisor.models import JobLimits, Verdict
 from killable.workers.protocol.messages import OPERATIONS_MAX, OperationEntered
 
 NEVER = float("inf")
@@ -36,7 +36,7 @@ class Notice(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Operation:
+class OperationDeadline:
     """One that is entered."""
 
     entered: OperationEntered
@@ -50,7 +50,7 @@ class Operation:
 
 
 @dataclass(frozen=True, slots=True)
-class Expired:
+class OperationExpiry:
     """The job is to be told that this operation's time is over."""
 
     number: int
@@ -58,19 +58,19 @@ class Expired:
     """It was, and has not heard: only the bell is to ring once more."""
 
 
-Due = Verdict | Expired
+Due = Verdict | OperationExpiry
 
 
 class Deadlines:
     """Those of one attempt."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: JobLimits) -> None:
         self._limits = limits
         self._entered = False
         self._due: dict[str, float] = {}
-        self._operations: dict[int, Operation] = {}
-        self._raised: Operation | None = None
-        self._unanswered: deque[Operation] = deque()
+        self._operations: dict[int, OperationDeadline] = {}
+        self._raised: OperationDeadline | None = None
+        self._unanswered: deque[OperationDeadline] = deque()
         """Whose notices were given, in their order, and not heard yet; some of them may have been left meanwhile."""
 
     def assigned(self, now: float, accepted: float) -> None:
@@ -120,7 +120,7 @@ class Deadlines:
         if len(self._operations) >= OPERATIONS_MAX or entered.number in self._operations:
             raise ValueError(f"operation {entered.number} beside {len(self._operations)}")
         due = NEVER if entered.timeout_s is None else now + entered.timeout_s
-        self._operations[entered.number] = Operation(entered, due)
+        self._operations[entered.number] = OperationDeadline(entered, due)
 
     def operation_left(self, number: int) -> None:
         """It is left, and with it what was entered inside it: an exception on its way out may cut their words off."""
@@ -133,7 +133,7 @@ class Deadlines:
         """A signal has reached Python's handler: what is not heard soon is rung for again."""
         for number, each in self._operations.items():
             if each.notice is Notice.GIVEN and each.delivered_at is None and each.due != NEVER:
-                due = min(now + RING_UNHEARD_S, each.unheard_at)
+                due = min(now + RESEND_UNHEARD_S, each.unheard_at)
                 self._operations[number] = replace(each, delivered_at=now, due=due)
 
     def heard(self, now: float, notices: int = 1) -> None:
@@ -181,7 +181,7 @@ class Deadlines:
         code = _CODES.get(limit) or _CODES["run_s" if self._entered else "start_s"]  # total_s ends it wherever it is
         return Verdict(code, by="supervisor", facts={**facts, "message": f"{limit} of {seconds:g} s is over"})
 
-    def _operation_due(self, operation: Operation, now: float) -> Due:
+    def _operation_due(self, operation: OperationDeadline, now: float) -> Due:
         number = operation.entered.number
         if not operation.entered.raises:
             return self._operation_verdict(operation, "")
@@ -191,17 +191,17 @@ class Deadlines:
                 ends = now + patience_s
                 self._operations[number] = replace(operation, notice=Notice.GIVEN, unheard_at=ends, due=ends)
                 self._unanswered.append(operation)
-                return Expired(number)
+                return OperationExpiry(number)
             case Notice.GIVEN if now < operation.unheard_at and operation.delivered_at is not None:
-                due = min(ring_next(operation.delivered_at, now), operation.unheard_at)
+                due = min(resend_next(operation.delivered_at, now), operation.unheard_at)
                 self._operations[number] = replace(operation, due=due)
-                return Expired(number, again=True)
+                return OperationExpiry(number, again=True)
             case Notice.GIVEN:
                 return self._operation_verdict(operation, ", and the job did not hear of it within ack_s")
             case Notice.HEARD:
                 return self._operation_verdict(operation, ", and the job was told and did not leave it within grace_s")
 
-    def _operation_verdict(self, operation: Operation, more: str) -> Verdict:
+    def _operation_verdict(self, operation: OperationDeadline, more: str) -> Verdict:
         path, seconds = operation.entered.path, operation.entered.timeout_s
         facts: dict[str, Any] = {"limit": "operation_s", "limit_s": seconds, "operation": path}
         if self.operation not in ("", path):

@@ -37,11 +37,11 @@ runs in `ack_s` were seen on an overloaded machine. One that waits for native th
 """
 LOCK_PATIENCE = 4
 """Turns are given without order: three computing threads kept the main thread waiting for over half a second."""
-RING_UNHEARD_S = 0.05
+RESEND_UNHEARD_S = 0.05
 """After a delivery that was not acknowledged, then after twice as long, and so on. Python runs its handlers between two
 instructions: a signal that comes right before a call that waits, pause(2) or sem_wait(3), is noted and wakes no one.
 """
-RING_AGAIN_S = 0.005
+RESEND_S = 0.005
 """After a swallowed `Stopping`: sooner, the next one would land inside the hook that reported it, and be lost again."""
 
 
@@ -61,7 +61,7 @@ class Phase(Enum):
 
 class Action(Enum):
     TERMINATE = "order, SIGCONT if stopped, SIGTERM"
-    RING = "SIGTERM again"
+    RESEND = "SIGTERM again"
     DUMP = "the dump signal"
     KILL = "SIGKILL to the whole tree"
     QUARANTINE = "give up on the slot"
@@ -97,7 +97,7 @@ class Escalation:
     delivered_at: float = 0.0
     use_at_delivery: ProcessorUse = _NOTHING_USED
     early_kill: str | None = None
-    ring_at: float | None = None
+    resend_at: float | None = None
     look_at: float = float("inf")
     """When to look whether it is stuck."""
     dump_ends: float = 0.0
@@ -132,14 +132,14 @@ def delivered(state: Escalation, now: float, use: ProcessorUse | None) -> Move:
         delivered_at=now,
         use_at_delivery=use,
         look_at=now + ack_s if ack_s is not None and state.rules.adaptive else float("inf"),
-        ring_at=None if state.rules.has_own_handler else now + RING_UNHEARD_S,
+        resend_at=None if state.rules.has_own_handler else now + RESEND_UNHEARD_S,
     )
     return _wait(waiting), ()
 
 
 def _wait(state: Escalation) -> Escalation:
     """Wake for whatever comes first while it has not acknowledged."""
-    moments = (state.grace_ends, state.look_at, state.grace_ends if state.ring_at is None else state.ring_at)
+    moments = (state.grace_ends, state.look_at, state.grace_ends if state.resend_at is None else state.resend_at)
     return replace(state, wake_at=min(moments))
 
 
@@ -147,22 +147,22 @@ def acknowledged(state: Escalation, now: float) -> Move:
     """Python's handler ran: the job has its whole grace to clean up."""
     if state.phase not in (Phase.ASKED, Phase.DELIVERED):
         return state, ()
-    return replace(state, phase=Phase.ACKNOWLEDGED, wake_at=state.grace_ends, ring_at=None), ()
+    return replace(state, phase=Phase.ACKNOWLEDGED, wake_at=state.grace_ends, resend_at=None), ()
 
 
 def answered_by_job(state: Escalation) -> Move:
     """The job has set a SIGTERM handler of its own: it has its whole grace."""
     alone = replace(state, rules=replace(state.rules, has_own_handler=True), look_at=float("inf"))
     waits = state.phase in (Phase.DELIVERED, Phase.ACKNOWLEDGED)
-    return (_wait(replace(alone, ring_at=None)) if waits else alone), ()
+    return (_wait(replace(alone, resend_at=None)) if waits else alone), ()
 
 
 def swallowed(state: Escalation, now: float) -> Move:
     """The raised `Stopping` was lost in a callback: ring again, not at once."""
     if state.phase is not Phase.ACKNOWLEDGED or state.rules.has_own_handler:
         return state, ()
-    ring_at = now + RING_AGAIN_S
-    return replace(state, ring_at=ring_at, wake_at=min(ring_at, state.grace_ends)), ()
+    resend_at = now + RESEND_S
+    return replace(state, resend_at=resend_at, wake_at=min(resend_at, state.grace_ends)), ()
 
 
 def shorten(state: Escalation, now: float, grace_s: float) -> Move:
@@ -197,8 +197,8 @@ def tick(state: Escalation, now: float, use: ProcessorUse | None = None, *, dump
     if _was_missed(state, now):
         return _lengthen(state, now), ()
     match state.phase:
-        case Phase.ACKNOWLEDGED if state.ring_at is not None and now < state.grace_ends:
-            return replace(state, ring_at=None, wake_at=state.grace_ends), (Action.RING,)
+        case Phase.ACKNOWLEDGED if state.resend_at is not None and now < state.grace_ends:
+            return replace(state, resend_at=None, wake_at=state.grace_ends), (Action.RESEND,)
         case Phase.ACKNOWLEDGED:
             return _kill(state, now)
         case Phase.ASKED:
@@ -207,7 +207,7 @@ def tick(state: Escalation, now: float, use: ProcessorUse | None = None, *, dump
             if now >= state.grace_ends:
                 return _dump(state, now)
             looked, actions = (state, ()) if now < state.look_at else _look_at_use(state, now, use)
-            return (looked, actions) if actions else _ring_unheard(looked, now)
+            return (looked, actions) if actions else _resend_unheard(looked, now)
         case Phase.DUMPING if not dumped and now < state.dump_ends:
             return replace(state, wake_at=min(now + DUMP_S, state.dump_ends)), ()
         case Phase.DUMPING:
@@ -234,20 +234,20 @@ def _lengthen(state: Escalation, now: float) -> Escalation:
         state,
         grace_ends=now + min(now - state.grace_ends, state.rules.grace_s),
         look_at=max(state.look_at, now + LOOK_AGAIN_S) if is_looked_at else float("inf"),
-        ring_at=None if state.ring_at is None else max(state.ring_at, now),
+        resend_at=None if state.resend_at is None else max(state.resend_at, now),
         was_lengthened=True,
     )
     return _wait(longer)
 
 
-def _ring_unheard(state: Escalation, now: float) -> Move:
+def _resend_unheard(state: Escalation, now: float) -> Move:
     """Send the signal again, if that is due."""
-    if state.ring_at is None or now < state.ring_at:
+    if state.resend_at is None or now < state.resend_at:
         return state, ()
-    return _wait(replace(state, ring_at=ring_next(state.delivered_at, now))), (Action.RING,)
+    return _wait(replace(state, resend_at=resend_next(state.delivered_at, now))), (Action.RESEND,)
 
 
-def ring_next(delivered_at: float, now: float) -> float:
+def resend_next(delivered_at: float, now: float) -> float:
     """Return when a bell that rings now, unheard, rings again: twice as long after the first was delivered."""
     return delivered_at + 2 * (now - delivered_at)
 

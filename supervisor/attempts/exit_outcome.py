@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from killable.supervisor.attempts.deadlines import Deadlines
 from killable.supervisor.jobs.lifecycle import terminal_state_of
-from killable.supervisor.models import ExitStatus, Limits, Outcome, Verdict
+from killable.supervisor.models import ExitStatus, JobLimits, Outcome, Verdict
 from killable.supervisor.ports import Gone
 from killable.workers.errors import CODES
 from killable.workers.exit_codes import MEANINGS, ExitCode
@@ -50,11 +50,11 @@ class Evidence(NamedTuple):
     """It had a `cpu_s`, and its process has used as much (rusage)."""
     operation: Verdict | None = None
     """What it comes to if the job let the last `OperationTimedOut` pass that it was given."""
-    operation_rung: Verdict | None = None
+    operation_signalled: Verdict | None = None
     """What it comes to if our SIGTERM for the end of an operation, not heard yet, was what ended the process."""
 
     @classmethod
-    def of(cls, gone: Gone, limits: Limits, protocol_error: str, deadlines: Deadlines, *, entered: bool) -> Evidence:
+    def of(cls, gone: Gone, limits: JobLimits, protocol_error: str, deadlines: Deadlines, *, entered: bool) -> Evidence:
         """Return what is known of an attempt whose process is gone."""
         return cls(
             entered=entered,
@@ -65,7 +65,7 @@ class Evidence(NamedTuple):
             memory_max_struck=gone.memory_max_struck,
             cpu_used_up=limits.cpu_s is not None and _cpu_s(gone) >= limits.cpu_s,
             operation=deadlines.raised,
-            operation_rung=deadlines.rung,
+            operation_signalled=deadlines.rung,
         )
 
 
@@ -181,8 +181,8 @@ def _from_signal(number: int, status: ExitStatus, evidence: Evidence) -> Outcome
         return _failed("limit.memory", "memory_bytes was reached: the kernel killed its cgroup", {"signal": name})
     if number == _XCPU and evidence.cpu_used_up:
         return _failed("limit.cpu", "the job used up its processor time (cpu_s)", {"signal": name})
-    if number == _TERM and evidence.operation_rung is not None:
-        return _operation_over(evidence.operation_rung, {"signal": name})
+    if number == _TERM and evidence.operation_signalled is not None:
+        return _operation_over(evidence.operation_signalled, {"signal": name})
     if number in _ASKS_TO_END:
         return _failed(
             "killed_externally",

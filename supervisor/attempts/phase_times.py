@@ -15,7 +15,7 @@ _ASKED = ("requested", "term_sent", "kill_sent")
 _HEARD = ("delivered", "acknowledged")
 
 
-class Stamps:
+class PhaseTimes:
     """Monotonic seconds by phase; the first stamp of a phase stays."""
 
     def __init__(self) -> None:
@@ -83,9 +83,9 @@ def ran_through() -> dict[str, Any]:
 
 
 def _ran_through() -> dict[str, Any]:
-    stamps = Stamps()
-    stamps.note_kept(0.0)
-    return stamps.certificate(slot_ready=0.0).as_json()
+    phase_times = PhaseTimes()
+    phase_times.note_kept(0.0)
+    return phase_times.certificate(slot_ready=0.0).as_json()
 
 
 _RAN_THROUGH = _ran_through()

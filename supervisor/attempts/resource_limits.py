@@ -1,6 +1,6 @@
 """Whether a running job has reached a limit of what it takes, and when to look again.
 
-Runs in: supervisor. Pure: samples and `now` in, a look out. `watching` measures and acts.
+Runs in: supervisor. Pure: samples and `now` in, a look out. `monitor` measures and acts.
 
 Nothing can be filled or forked faster than a machine does it, so that a job far below its limits is looked at a few
 times a second, and one close to them every 5 ms.
@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from killable.supervisor.models import Limits, Verdict
+from killable.supervisor.models import JobLimits, Verdict
 from killable.supervisor.ports import Sample
 from killable.workers.authoring.limits import BACKSTOP, backstop_bytes
 
@@ -27,7 +27,7 @@ PROOF_SHARE = 20
 """So with a proof, which keeps another thread busy for 10 ms a GiB and more."""
 
 
-class Look(NamedTuple):
+class Finding(NamedTuple):
     """What came of a sample."""
 
     next_at: float
@@ -39,10 +39,10 @@ class Look(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Watch:
+class ResourceWatch:
     """What an attempt may take over what its worker had at the attempt's start."""
 
-    limits: Limits
+    limits: JobLimits
     base: Sample
     cores: int
     prove_at: float = 0.0
@@ -54,19 +54,19 @@ class Watch:
         processes_max = self.limits.processes_max
         return 1 << 16 if processes_max is None else int(processes_max * BACKSTOP) + 2
 
-    def look(self, sample: Sample, now: float) -> Look:
+    def look(self, sample: Sample, now: float) -> Finding:
         """Decide on a sample."""
         found = [*self._memory(sample, now), *self._processes(sample), *self._cpu(sample)]
         verdict = next((each.verdict for each in found if each.verdict is not None), None)
         wait_s = LOOK_S if verdict is not None else min(each.next_at for each in found)
-        return Look(
+        return Finding(
             next_at=now + max(LOOK_S, COST_SHARE * sample.cost_s, wait_s),
             verdict=verdict,
             beyond=any(each.beyond for each in found),
             prove=any(each.prove for each in found),
         )
 
-    def proven(self, sample: Sample, now: float) -> Watch:
+    def proven(self, sample: Sample, now: float) -> ResourceWatch:
         """Return the watch after a proof: it is not asked for again before the limit can have been reached."""
         limit = self.limits.memory_bytes or 0
         room_s = (limit - self._grown(sample)) / (BYTES_PER_S * self.cores)
@@ -74,7 +74,7 @@ class Watch:
 
     # Each yields nothing without its limit, or one look whose `next_at` is in seconds from now.
 
-    def _memory(self, sample: Sample, now: float) -> list[Look]:
+    def _memory(self, sample: Sample, now: float) -> list[Finding]:
         limit = self.limits.memory_bytes
         if limit is None:
             return []
@@ -86,12 +86,12 @@ class Watch:
         if sure > limit:
             facts = {"limit": "memory_bytes", "limit_bytes": limit, "measured_bytes": sure}
             words = f"memory_bytes of {limit} was reached: {_its_processes(sample)} had grown by {sure} bytes"
-            return [Look(0.0, _verdict("limit.memory", words, facts, sample), sure > backstop, prove)]
+            return [Finding(0.0, _verdict("limit.memory", words, facts, sample), sure > backstop, prove)]
         if doubted:
-            return [Look(self.prove_at - now, prove=prove)]
-        return [Look((limit - grown) / (BYTES_PER_S * self.cores))]
+            return [Finding(self.prove_at - now, prove=prove)]
+        return [Finding((limit - grown) / (BYTES_PER_S * self.cores))]
 
-    def _processes(self, sample: Sample) -> list[Look]:
+    def _processes(self, sample: Sample) -> list[Finding]:
         limit = self.limits.processes_max
         if limit is None:
             return []
@@ -99,10 +99,10 @@ class Watch:
             facts = {"limit": "processes_max", "limit_processes": limit}
             words = f"processes_max of {limit} was reached: {sample.processes} were seen at once"
             beyond = sample.processes > limit * BACKSTOP
-            return [Look(0.0, _verdict("limit.processes", words, facts, sample), beyond)]
-        return [Look((limit + 1 - sample.processes) / (FORKS_PER_S * self.cores))]
+            return [Finding(0.0, _verdict("limit.processes", words, facts, sample), beyond)]
+        return [Finding((limit + 1 - sample.processes) / (FORKS_PER_S * self.cores))]
 
-    def _cpu(self, sample: Sample) -> list[Look]:
+    def _cpu(self, sample: Sample) -> list[Finding]:
         limit = self.limits.cpu_s
         if limit is None:
             return []
@@ -112,14 +112,14 @@ class Watch:
             words = (
                 f"cpu_s of {limit:g} s was reached: {_its_processes(sample)} had used {used:.3g} s of processor time"
             )
-            return [Look(0.0, _verdict("limit.cpu", words, facts, sample))]
-        return [Look((limit - used) / self.cores)]
+            return [Finding(0.0, _verdict("limit.cpu", words, facts, sample))]
+        return [Finding((limit - used) / self.cores)]
 
     def _grown(self, sample: Sample) -> int:
         return sample.own_bytes + sample.others_bytes - self.base.own_bytes
 
 
-def is_wanted(limits: Limits) -> bool:
+def is_wanted(limits: JobLimits) -> bool:
     """Tell whether any limit has to be watched."""
     return any(each is not None for each in (limits.memory_bytes, limits.cpu_s, limits.processes_max))
 

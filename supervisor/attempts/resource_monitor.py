@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Protocol
 
 from killable.supervisor.attempts import resource_limits
-from killable.supervisor.attempts.resource_limits import Look, Watch
+from killable.supervisor.attempts.resource_limits import Finding, ResourceWatch
 from killable.supervisor.clock import Clock, Timer
-from killable.supervisor.models import Limits, Verdict
+from killable.supervisor.models import JobLimits, Verdict
 from killable.supervisor.ports import Process, Sample
 from killable.workers.authoring.limits import backstop_bytes
 
@@ -18,23 +18,23 @@ BLIND_S = 0.05
 """Until the next look when nothing could be read: the process is gone, which is told next, or no descriptor is left."""
 
 
-class Stop(Protocol):
+class StopCallback(Protocol):
     """Ends the attempt; called again while it ends, and then shortens its grace if one is given."""
 
     def __call__(self, verdict: Verdict, grace_s: float | None = None) -> None: ...
 
 
-class Watching:
+class ResourceMonitor:
     """From the order to run until its process has exited. In the grace it goes on: a job that takes more has none."""
 
-    def __init__(self, process: Process, limits: Limits, clock: Clock, cores: int, stop: Stop) -> None:
+    def __init__(self, process: Process, limits: JobLimits, clock: Clock, cores: int, stop: StopCallback) -> None:
         self._process = process
         self._limits = limits
         self._clock = clock
         self._cores = cores
         self._stop = stop
         self._cpu = limits.cpu_s is not None
-        self._watch: Watch | None = None
+        self._watch: ResourceWatch | None = None
         self._timer: Timer | None = None
         self._proving = False
         self._told = False
@@ -58,7 +58,7 @@ class Watching:
             self._count_from(base, ordered)
 
     def _count_from(self, base: Sample, now: float) -> None:
-        self._watch = Watch(self._limits, base, self._cores)
+        self._watch = ResourceWatch(self._limits, base, self._cores)
         self._look_at(self._watch.look(base, now).next_at)
 
     def close(self) -> None:
@@ -94,7 +94,7 @@ class Watching:
         if not self._closed:
             self._act(self._watch.look(sample, now))
 
-    def _act(self, look: Look) -> None:
+    def _act(self, look: Finding) -> None:
         if look.verdict is None:
             return
         # Its first sign is the verdict, and SIGTERM: whoever stops growing at that has the grace.

@@ -7,38 +7,45 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from killable.supervisor.jobs.job import Entry
-from killable.supervisor.models import Limits, Submission
+from killable.supervisor.jobs.job import Job
+from killable.supervisor.models import JobLimits, Submission
 from killable.workers.protocol.frames import encode
 from killable.workers.protocol.messages import Kind, Run
 from killable.workers.protocol.shared_memory import SealedInput
 
 
-def run_order(entry: Entry, fence: int, outlet: int = -1) -> tuple[bytes, tuple[int, ...]]:
+def run_order(job: Job, fence: int, result_buffer: int = -1) -> tuple[bytes, tuple[int, ...]]:
     """Return the order to run a job's next attempt, and the descriptors to pass with it.
 
-    `outlet` is a file for its result, should that be large; -1: the worker has one, or its codec needs none.
+    `result_buffer` is a file for its result, should that be large; -1: the worker has one, or its codec needs none.
     """
-    announce = entry_is_announced(entry)
-    limits = entry.limits
-    if limits.total_s is not None and entry.assigned is not None:
-        limits = within(limits, limits.total_s - (entry.assigned - entry.created))
-    return order_of(entry.id, entry.submission, limits, entry.attempts, fence, outlet, announce=announce)
+    announce = is_announced(job)
+    limits = job.limits
+    if limits.total_s is not None and job.assigned is not None:
+        limits = within(limits, limits.total_s - (job.assigned - job.created))
+    return order_of(job.id, job.submission, limits, job.attempts, fence, result_buffer, announce=announce)
 
 
-def within(limits: Limits, left_s: float) -> Limits:
+def within(limits: JobLimits, left_s: float) -> JobLimits:
     """Return the limits as the job is to see them: with no more `run_s` than its `total_s` leaves."""
     left_s = max(0.0, left_s)
     return limits if limits.run_s is not None and limits.run_s <= left_s else replace(limits, run_s=left_s)
 
 
 def order_of(
-    job_id: str, submission: Submission, limits: Limits, attempt: int, fence: int, outlet: int, *, announce: bool
+    job_id: str,
+    submission: Submission,
+    limits: JobLimits,
+    attempt: int,
+    fence: int,
+    result_buffer: int,
+    *,
+    announce: bool,
 ) -> tuple[bytes, tuple[int, ...]]:
     """Return that of a job which need not have an entry."""
     content = submission.input
     sealed = (content.descriptor,) if isinstance(content, SealedInput) else ()
-    passed = sealed if outlet < 0 else (*sealed, outlet)
+    passed = sealed if result_buffer < 0 else (*sealed, result_buffer)
     run = Run(
         job_id=job_id,
         type=submission.type,
@@ -49,16 +56,16 @@ def order_of(
         correlation_id=submission.correlation_id,
         announce=announce,
         sealed=bool(sealed),
-        outlet=outlet >= 0,
+        result_buffer=result_buffer >= 0,
     )
     return encode(Kind.RUN, fence, 0, run.encode()), passed
 
 
-def entry_is_announced(entry: Entry) -> bool:
+def is_announced(job: Job) -> bool:
     """Tell whether its worker says that the function is entered: of a job always, for its record and its stream."""
-    return not entry.is_call or announces(entry.limits)
+    return not job.is_call or announces(job.limits)
 
 
-def announces(limits: Limits) -> bool:
+def announces(limits: JobLimits) -> bool:
     """Tell whether a call's worker says so: when a time runs until then, or from then."""
     return any(each is not None for each in (limits.total_s, limits.start_s, limits.run_s, limits.first_token_s))

@@ -10,17 +10,17 @@ from dataclasses import replace
 
 from killable.supervisor.attempts import escalation
 from killable.supervisor.attempts.escalation import Action, Escalation, Phase, Rules
-from killable.supervisor.attempts.phase_times import Stamps
+from killable.supervisor.attempts.phase_times import PhaseTimes
 from killable.supervisor.clock import Clock
 from killable.supervisor.models import Verdict
 from killable.supervisor.pools.worker import Worker
 from killable.supervisor.ports import ProcessorUse
 from killable.workers.protocol.frames import encode
 from killable.workers.protocol.messages import (
-    BELL_ACKNOWLEDGED,
-    BELL_REPLACED,
-    BELL_RESTORED,
-    BELL_SWALLOWED,
+    NOTIFY_ACKNOWLEDGED,
+    NOTIFY_REPLACED,
+    NOTIFY_RESTORED,
+    NOTIFY_SWALLOWED,
     Kind,
     Stop,
 )
@@ -37,7 +37,7 @@ class Termination:
         worker: Worker,
         fence: int,
         rules: Rules,
-        stamps: Stamps,
+        phase_times: PhaseTimes,
         clock: Clock,
         *,
         on_kill: Callable[[], None],
@@ -51,7 +51,7 @@ class Termination:
         self.rules = rules
         self._worker = worker
         self._fence = fence
-        self._stamps = stamps
+        self._phase_times = phase_times
         self._clock = clock
         self._on_kill = on_kill
         self._on_unkillable = on_unkillable
@@ -70,7 +70,7 @@ class Termination:
     @property
     def early_kill(self) -> str | None:
         """Why SIGKILL came before the grace was over. It may have left during the dump: then none came."""
-        return self._plan.early_kill if self._plan is not None and "kill_sent" in self._stamps else None
+        return self._plan.early_kill if self._plan is not None and "kill_sent" in self._phase_times else None
 
     @property
     def wake_at(self) -> float:
@@ -99,26 +99,26 @@ class Termination:
         dumped = self._plan.phase is not Phase.DUMPING or self._worker.process.has_whole_stack()
         self._do(escalation.tick(self._plan, now, use, dumped=dumped))
 
-    def on_bells(self, bells: bytes) -> None:
+    def on_notifications(self, notifications: bytes) -> None:
         """Take what the worker says of the signals that it got."""
-        for bell in bells:
-            if bell in (BELL_REPLACED, BELL_RESTORED):
-                self.rules = replace(self.rules, has_own_handler=bell == BELL_REPLACED)
-            if self._plan is None or "kill_sent" in self._stamps:
+        for notification in notifications:
+            if notification in (NOTIFY_REPLACED, NOTIFY_RESTORED):
+                self.rules = replace(self.rules, has_own_handler=notification == NOTIFY_REPLACED)
+            if self._plan is None or "kill_sent" in self._phase_times:
                 continue  # nobody asked, or too late to have mattered
             now = self._clock.now()
-            if bell == BELL_REPLACED:
+            if notification == NOTIFY_REPLACED:
                 self._do(escalation.answered_by_job(self._plan))
-            elif bell == SIGTERM:
-                self._stamps.note("delivered", now)
-                wanted = self._plan.wants_use and BELL_ACKNOWLEDGED not in bells
+            elif notification == SIGTERM:
+                self._phase_times.note("delivered", now)
+                wanted = self._plan.wants_use and NOTIFY_ACKNOWLEDGED not in notifications
                 use = self._worker.process.processor_use() if wanted else None
                 self._do(escalation.delivered(self._plan, now, use))
-            elif bell == BELL_ACKNOWLEDGED:
-                self._stamps.note("delivered", now)
-                self._stamps.note("acknowledged", now)
+            elif notification == NOTIFY_ACKNOWLEDGED:
+                self._phase_times.note("delivered", now)
+                self._phase_times.note("acknowledged", now)
                 self._do(escalation.acknowledged(self._plan, now))
-            elif bell == BELL_SWALLOWED:
+            elif notification == NOTIFY_SWALLOWED:
                 self._do(escalation.swallowed(self._plan, now))
 
     def on_exited(self) -> None:
@@ -128,7 +128,7 @@ class Termination:
 
     def end_lingering(self) -> None:
         """The job is over and its process stays: SIGKILL, unless that has been sent."""
-        self.lingered = "kill_sent" not in self._stamps
+        self.lingered = "kill_sent" not in self._phase_times
         if self._plan is None:
             self.kill()
         else:
@@ -145,7 +145,7 @@ class Termination:
         one, or kept it from the tree, may have passed.
         """
         self._worker.process.read_ready()
-        if "kill_sent" in self._stamps:
+        if "kill_sent" in self._phase_times:
             self._worker.process.kill()
 
     def _do(self, move: escalation.Move) -> None:
@@ -160,7 +160,7 @@ class Termination:
                 self._order_stop()
                 self._signal("SIGTERM", "term_sent")
                 process.terminate(self._fence)
-            case Action.RING:
+            case Action.RESEND:
                 process.terminate(self._fence)
             case Action.DUMP:
                 process.dump(self._fence)
@@ -176,6 +176,6 @@ class Termination:
         self._worker.process.send(encode(Kind.STOP, self._fence, 0, stop.encode()))
 
     def _signal(self, name: str, phase: str) -> None:
-        self._stamps.note(phase, self._clock.now())
+        self._phase_times.note(phase, self._clock.now())
         self.last_signal = name
         self._worker.signalled = True

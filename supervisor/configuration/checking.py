@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from killable.supervisor.configuration.faults import Fault, dotted, is_secretive, shown
+from killable.supervisor.configuration.faults import ConfigFault, dotted, is_secretive, shown
 from killable.supervisor.configuration.tables import FileTable, JobTable, LimitsTable, PoolTable, ServerSettings
 from killable.workers.authoring.identifiers import did_you_mean
 
@@ -23,7 +23,7 @@ class Found(NamedTuple):
     """A fault, and the path of the value that must go for the rest to be looked at."""
 
     path: tuple[Any, ...]
-    fault: Fault
+    fault: ConfigFault
 
 
 def check(tree: Mapping[str, Any]) -> tuple[FileTable | None, list[Found]]:
@@ -52,7 +52,9 @@ def keys_of(*section: str) -> list[str]:
 def _found(details: ErrorDetails) -> Found:
     path = tuple(part for part in details["loc"] if part != "[key]")
     missing = details["type"] == "missing"
-    return Found(path[:-1] if missing else path, Fault(dotted(path), _expected(details, path), _value(details, path)))
+    return Found(
+        path[:-1] if missing else path, ConfigFault(dotted(path), _expected(details, path), _value(details, path))
+    )
 
 
 def _value(details: ErrorDetails, path: tuple[Any, ...]) -> str:

@@ -16,14 +16,14 @@ from typing import Any
 from killable.supervisor.configuration import layers
 from killable.supervisor.configuration.checking import check
 from killable.supervisor.configuration.contradictions import DEFAULT_CAPS, absolute_python, caps_over, contradictions
-from killable.supervisor.configuration.faults import ConfigError, Fault, dotted, shown
+from killable.supervisor.configuration.faults import ConfigError, ConfigFault, dotted, shown
 from killable.supervisor.configuration.layers import Layer, Leaves
 from killable.supervisor.configuration.tables import FileTable, PoolTable, ServerSettings
 from killable.supervisor.jobs.limits import is_over
-from killable.supervisor.models import Limits
+from killable.supervisor.models import JobLimits
 from killable.supervisor.settings import JobSettings, PoolSpec, Settings
 
-__all__ = ["Config", "ConfigError", "Fault", "ServerSettings", "examine", "load"]
+__all__ = ["Config", "ConfigError", "ConfigFault", "ServerSettings", "examine", "load"]
 
 PROOFS = ("", "cgroup+descendants", "descendants")
 
@@ -55,7 +55,7 @@ def load(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]
 
 def examine(
     path: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any], target: str | None
-) -> tuple[Config, list[Fault]]:
+) -> tuple[Config, list[ConfigFault]]:
     """Return every fault, and the configuration without what is wrong: for looking on, not for serving.
 
     Raise ConfigError for a file that cannot be read as TOML.
@@ -76,7 +76,7 @@ def examine(
     faults += found
     proof: Any = environ.get("KILLABLE_PROOF", "")
     if proof not in PROOFS:
-        faults.append(Fault("KILLABLE_PROOF", f"expected one of {', '.join(PROOFS[1:])}", shown(proof)))
+        faults.append(ConfigFault("KILLABLE_PROOF", f"expected one of {', '.join(PROOFS[1:])}", shown(proof)))
         proof = ""
     sources = {dotted(key): written.source for key, written in leaves.items()}
     server, lowered = _server(tables.server, leaves, file)
@@ -91,9 +91,9 @@ def examine(
     return Config(server, settings, file, sources, builtin), [_with_source(fault, sources) for fault in faults]
 
 
-def _checked(leaves: Leaves) -> tuple[FileTable, list[Fault]]:
+def _checked(leaves: Leaves) -> tuple[FileTable, list[ConfigFault]]:
     """Check; leave out what is wrong and check again, so that the rest can be looked at too."""
-    faults: list[Fault] = []
+    faults: list[ConfigFault] = []
     while True:
         tables, found = check(layers.tree(leaves))
         faults += (each.fault for each in found)
@@ -121,7 +121,7 @@ def _server(server: ServerSettings, leaves: Leaves, file: Path | None) -> tuple[
     return replace(server, **changes), lowered
 
 
-def _with_source(fault: Fault, sources: Mapping[str, str]) -> Fault:
+def _with_source(fault: ConfigFault, sources: Mapping[str, str]) -> ConfigFault:
     """Add who wrote the key, or something below it."""
     if fault.source:
         return fault
@@ -159,7 +159,9 @@ def _lowered(tables: FileTable) -> dict[str, float]:
     """Return the caps that lower a default which nobody wrote: otherwise every plain submission would be over them."""
     caps = caps_over(DEFAULT_CAPS, tables.caps).items()
     return {
-        name: cap for name, cap in caps if name not in tables.limits.given() and is_over(getattr(Limits(), name), cap)
+        name: cap
+        for name, cap in caps
+        if name not in tables.limits.given() and is_over(getattr(JobLimits(), name), cap)
     }
 
 
@@ -167,7 +169,7 @@ def _settings(tables: FileTable, folder: Path, proof: Any) -> Settings:
     shared = {f.name for f in fields(ServerSettings)} & {f.name for f in fields(Settings)}
     return Settings(
         pools=tuple(_pools(tables, folder)),
-        limits=Limits().over(_lowered(tables) | tables.limits.given()),
+        limits=JobLimits().over(_lowered(tables) | tables.limits.given()),
         caps=caps_over(DEFAULT_CAPS, tables.caps),
         jobs={n: JobSettings(job.limits.given(), caps_over({}, job.caps)) for n, job in tables.jobs.items()},
         proof=proof,

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from killable.supervisor.configuration.faults import Fault, shown
+from killable.supervisor.configuration.faults import ConfigFault, shown
 from killable.supervisor.configuration.layers import is_path
 from killable.supervisor.configuration.tables import NO_LIMIT, CapsTable, FileTable, PoolTable
 from killable.supervisor.jobs.limits import is_over
@@ -21,7 +21,7 @@ from killable.workers.authoring.limits import flat
 DEFAULT_CAPS = Settings(pools=()).caps
 
 
-def contradictions(tables: FileTable, folder: Path, doubted: Collection[str]) -> Iterator[Fault]:
+def contradictions(tables: FileTable, folder: Path, doubted: Collection[str]) -> Iterator[ConfigFault]:
     """Yield every contradiction. Nothing is said of what rests on a `doubted` key, one that has a fault already."""
     for name, pool in tables.pools.items():
         yield from _modules(name, pool, folder)
@@ -47,34 +47,34 @@ def caps_over(below: Mapping[str, float], table: CapsTable) -> dict[str, float]:
     return {name: cap for name, cap in (dict(below) | table.given()).items() if cap is not None}
 
 
-def _modules(name: str, pool: PoolTable, folder: Path) -> Iterator[Fault]:
+def _modules(name: str, pool: PoolTable, folder: Path) -> Iterator[ConfigFault]:
     key = f"pools.{name}.module"
     for module in pool.module:
         if is_path(module) and not (folder / module).is_file():
-            yield Fault(key, "expected a Python file", f"{shown(module)}: no such file in {folder}")
+            yield ConfigFault(key, "expected a Python file", f"{shown(module)}: no such file in {folder}")
         elif not is_path(module) and not all(part.isidentifier() for part in module.split(".")):
-            yield Fault(key, "expected a module name or a path ending in .py", shown(module))
+            yield ConfigFault(key, "expected a module name or a path ending in .py", shown(module))
 
 
-def _python(name: str, pool: PoolTable, folder: Path) -> Iterator[Fault]:
+def _python(name: str, pool: PoolTable, folder: Path) -> Iterator[ConfigFault]:
     if pool.python and shutil.which(absolute_python(pool.python, folder)) is None:
         found = f"{shown(pool.python)}: {'no such program' if '/' in pool.python else 'not on PATH'}"
-        yield Fault(f"pools.{name}.python", "expected a Python interpreter", found)
+        yield ConfigFault(f"pools.{name}.python", "expected a Python interpreter", found)
 
 
-def _affinity(name: str, pool: PoolTable) -> Iterator[Fault]:
+def _affinity(name: str, pool: PoolTable) -> Iterator[ConfigFault]:
     usable = usable_processors()
     if missing := sorted(set(pool.affinity) - usable):
         there = f"expected processors that this server may use: {', '.join(map(str, sorted(usable)))}"
-        yield Fault(f"pools.{name}.affinity", there, shown(missing))
+        yield ConfigFault(f"pools.{name}.affinity", there, shown(missing))
 
 
-def _account(name: str, pool: PoolTable) -> Iterator[Fault]:
+def _account(name: str, pool: PoolTable) -> Iterator[ConfigFault]:
     try:
         account(pool.user, pool.group)
     except AccountError as error:
         expected = f"expected a {error.key} that workers can become"
-        yield Fault(f"pools.{name}.{error.key}", expected, f"{shown(getattr(pool, error.key))}: {error}")
+        yield ConfigFault(f"pools.{name}.{error.key}", expected, f"{shown(getattr(pool, error.key))}: {error}")
 
 
 def absolute_python(python: str, folder: Path) -> str:
@@ -84,17 +84,17 @@ def absolute_python(python: str, folder: Path) -> str:
     return str(folder / Path(python).expanduser()) if "/" in python else python
 
 
-def _over_caps(where: str, limits: Mapping[str, Any], caps: Mapping[str, tuple[float, str]]) -> Iterator[Fault]:
+def _over_caps(where: str, limits: Mapping[str, Any], caps: Mapping[str, tuple[float, str]]) -> Iterator[ConfigFault]:
     for name, whole_name, value in flat(limits):
         cap, key = caps.get(name, (None, ""))
         if cap is not None and is_over(value, cap):
             found = shown(NO_LIMIT if value is None else value)
-            yield Fault(f"{where}.{whole_name}", f"expected at most {cap:g}, its cap (raise {key} too)", found)
+            yield ConfigFault(f"{where}.{whole_name}", f"expected at most {cap:g}, its cap (raise {key} too)", found)
 
 
-def _queue_below_body(tables: FileTable) -> Iterator[Fault]:
+def _queue_below_body(tables: FileTable) -> Iterator[ConfigFault]:
     """An input that the queue can never hold would be told to come back later, for ever."""
     server = tables.server
     if server.body_bytes_max > server.queue_bytes_max:
         expected = f"expected at most server.queue_bytes_max, {server.queue_bytes_max} bytes (raise that too)"
-        yield Fault("server.body_bytes_max", expected, shown(server.body_bytes_max))
+        yield ConfigFault("server.body_bytes_max", expected, shown(server.body_bytes_max))

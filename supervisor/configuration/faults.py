@@ -17,7 +17,7 @@ _SECRETIVE = re.compile(r"key|token|secret|passw|credential|auth", re.IGNORECASE
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class ConfigFault:
     """One thing that is wrong."""
 
     key: str
@@ -37,7 +37,7 @@ class ConfigError(KillableError):
     exit_code = 78
 
     @classmethod
-    def of(cls, faults: Sequence[Fault]) -> ConfigError:
+    def of(cls, faults: Sequence[ConfigFault]) -> ConfigError:
         """Return the error that lists these faults, one line each."""
         headline = (
             "the configuration has a fault" if len(faults) == 1 else f"the configuration has {len(faults)} faults"

@@ -14,7 +14,7 @@ from typing import Any
 from killable.supervisor.configuration.config import Config
 from killable.supervisor.configuration.faults import is_secretive
 from killable.supervisor.configuration.tables import NO_LIMIT, ServerSettings, json_schema
-from killable.supervisor.models import LIMIT_NAMES, JobType, Limits
+from killable.supervisor.models import LIMIT_NAMES, JobLimits, JobType
 from killable.supervisor.settings import Settings
 from killable.workers.authoring.limits import flat
 
@@ -143,7 +143,7 @@ def _in_units(value: float, units: Mapping[str, int]) -> str:
 
 def _defaults() -> Iterable[tuple[tuple[str, ...], dict[str, str]]]:
     """Return the sections of the example with what stands in each, spelled."""
-    limits, caps = Limits().as_json(), Settings(pools=()).caps
+    limits, caps = JobLimits().as_json(), Settings(pools=()).caps
     pool = {
         "module": '"./my_jobs.py"', "workers": "2", "spares": "1", "jobs_per_worker_max": "1",
         "start_method": '"fork"', "python": '""', "nice": "5", "affinity": "[]", "core_dumps": "false",

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from killable.supervisor.configuration.checking import keys_of
-from killable.supervisor.configuration.faults import ConfigError, Fault, dotted
+from killable.supervisor.configuration.faults import ConfigError, ConfigFault, dotted
 
 FILE_NAME = "killable.toml"
 ENVIRONMENT_PREFIX = "KILLABLE_"
@@ -40,7 +40,7 @@ class Layer(IntEnum):
     FLAG = 3
 
 
-class Written(NamedTuple):
+class SourcedValue(NamedTuple):
     """A value, and who wrote it."""
 
     value: Any
@@ -48,7 +48,7 @@ class Written(NamedTuple):
     source: str
 
 
-Leaves = dict[Key, Written]
+Leaves = dict[Key, SourcedValue]
 
 
 def find(path: Path | None, environ: Mapping[str, str]) -> Path | None:
@@ -66,19 +66,23 @@ def from_file(file: Path) -> Leaves:
         text = file.read_text("utf-8")
         tree = tomllib.loads(text)
     except OSError as error:
-        raise ConfigError.of([Fault(str(file), "expected a readable file", error.strerror or str(error))]) from error
+        raise ConfigError.of(
+            [ConfigFault(str(file), "expected a readable file", error.strerror or str(error))]
+        ) from error
     except UnicodeDecodeError as error:
-        raise ConfigError.of([Fault(str(file), "expected UTF-8 text", f"other bytes at {error.start}")]) from error
+        raise ConfigError.of(
+            [ConfigFault(str(file), "expected UTF-8 text", f"other bytes at {error.start}")]
+        ) from error
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError.of([Fault(str(file), "expected TOML", str(error))]) from error
+        raise ConfigError.of([ConfigFault(str(file), "expected TOML", str(error))]) from error
     lines = _line_numbers(text)
-    return {key: Written(value, Layer.FILE, _place(file, key, lines)) for key, value in _leaves(tree)}
+    return {key: SourcedValue(value, Layer.FILE, _place(file, key, lines)) for key, value in _leaves(tree)}
 
 
-def from_environment(environ: Mapping[str, str]) -> tuple[Leaves, list[Fault]]:
+def from_environment(environ: Mapping[str, str]) -> tuple[Leaves, list[ConfigFault]]:
     """Return the values of the variables with a section in their name: KILLABLE_SERVER__PORT is server.port."""
     found: Leaves = {}
-    faults: list[Fault] = []
+    faults: list[ConfigFault] = []
     for name, text in environ.items():
         if not name.startswith(ENVIRONMENT_PREFIX):
             continue
@@ -87,23 +91,23 @@ def from_environment(environ: Mapping[str, str]) -> tuple[Leaves, list[Fault]]:
             faults += _one_underscore(name, text)
         elif parts[0] == "POOLS" and parts[2:3] == ["ENV"]:
             # The rest is the name of a variable: its case and its underscores are its own, and its value is text.
-            found["pools", parts[1].lower(), "env", "__".join(parts[3:])] = Written(text, Layer.ENVIRONMENT, name)
+            found["pools", parts[1].lower(), "env", "__".join(parts[3:])] = SourcedValue(text, Layer.ENVIRONMENT, name)
         else:
-            found[tuple(part.lower() for part in parts)] = Written(_literal(text), Layer.ENVIRONMENT, name)
+            found[tuple(part.lower() for part in parts)] = SourcedValue(_literal(text), Layer.ENVIRONMENT, name)
     return found, faults
 
 
 def from_flags(flags: Mapping[str, Any]) -> Leaves:
     """`flags` maps dotted keys ("server.port") to what flags said; None stands for a flag that was not given."""
     return {
-        tuple(name.split(".")): Written(value, Layer.FLAG, "--" + name.rpartition(".")[2].replace("_", "-"))
+        tuple(name.split(".")): SourcedValue(value, Layer.FLAG, "--" + name.rpartition(".")[2].replace("_", "-"))
         for name, value in flags.items()
         if value is not None
     }
 
 
 def built_in() -> Leaves:
-    return {key: Written(value, Layer.BUILT_IN, "built in") for key, value in _leaves({"pools": BUILTIN_POOLS})}
+    return {key: SourcedValue(value, Layer.BUILT_IN, "built in") for key, value in _leaves({"pools": BUILTIN_POOLS})}
 
 
 def lay_target(leaves: Leaves, target: str) -> None:
@@ -114,10 +118,10 @@ def lay_target(leaves: Leaves, target: str) -> None:
     for key in [key for key in leaves if key[0] == "pools" and key[1:2] != (pool,)]:
         del leaves[key]
     module = str(path) if is_path(target) else target
-    leaves["pools", pool, "module"] = Written(module, Layer.FLAG, "the command line")
+    leaves["pools", pool, "module"] = SourcedValue(module, Layer.FLAG, "the command line")
 
 
-def settle_address(leaves: Leaves) -> list[Fault]:
+def settle_address(leaves: Leaves) -> list[ConfigFault]:
     """A Unix socket and a port exclude each other: the later layer wins, and of one layer that is a fault."""
     uds = leaves.get(("server", "uds"))
     rivals = [(key, leaves[key]) for key in (("server", "host"), ("server", "port")) if key in leaves]
@@ -128,7 +132,7 @@ def settle_address(leaves: Leaves) -> list[Fault]:
         del leaves["server", "uds"]
     elif rival.layer == uds.layer:
         expected = f"expected a Unix socket, or host and port, not both ({dotted(key)} is set too: {rival.source})"
-        return [Fault("server.uds", expected, "", uds.source)]
+        return [ConfigFault("server.uds", expected, "", uds.source)]
     return []
 
 
@@ -162,12 +166,12 @@ def _leaves(table: Mapping[str, Any], above: Key = ()) -> Iterator[tuple[Key, An
             yield (*above, name), value
 
 
-def _one_underscore(name: str, text: str) -> Iterator[Fault]:
+def _one_underscore(name: str, text: str) -> Iterator[ConfigFault]:
     """Refuse KILLABLE_SERVER_PORT, which would set nothing. (Kubernetes sets it too, to tcp://..., for a service.)"""
     section, _, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("_")
     if section in ("server", "limits", "caps") and key in keys_of(section) and "://" not in text:
         meant = f"{ENVIRONMENT_PREFIX}{section}__{key}".upper()
-        yield Fault(name, f"unknown variable (did you mean {meant}, with two underscores?)", "")
+        yield ConfigFault(name, f"unknown variable (did you mean {meant}, with two underscores?)", "")
 
 
 def _literal(text: str) -> Any:

@@ -22,17 +22,17 @@ from killable.supervisor.clock import Clock
 from killable.supervisor.dispatch.dispatcher import Dispatcher
 from killable.supervisor.dispatch.drain import Drain
 from killable.supervisor.jobs import limits
-from killable.supervisor.jobs.backlog import Full
+from killable.supervisor.jobs.backlog import QueueFull
 from killable.supervisor.jobs.event_log import EventLog
 from killable.supervisor.jobs.inputs import close_input, content_of, seal_large_input
-from killable.supervisor.jobs.job import Entry, JobListener
+from killable.supervisor.jobs.job import Job, JobListener
 from killable.supervisor.jobs.registry import Registry, check_same_request
-from killable.supervisor.models import JobRecord, JobType, Limits, Outcome, Submission
+from killable.supervisor.models import JobLimits, JobRecord, JobType, Outcome, Submission
 from killable.supervisor.telemetry.observer import Observer
 from killable.workers.errors import Refused
 
 if TYPE_CHECKING:
-    from killable.supervisor.journal.journal_writer import Chronicle
+    from killable.supervisor.journal.journal_writer import JournalWriter
 
 Answer = asyncio.Future[JobRecord | Refused]
 
@@ -46,20 +46,20 @@ class Admission:
         registry: Registry,
         drain: Drain,
         observer: Observer,
-        record_of: Callable[[Entry], JobRecord],
+        record_of: Callable[[Job], JobRecord],
     ) -> None:
         self._jobs = jobs
         self._registry = registry
         self._drain = drain
         self._observer = observer
         self._record_of = record_of
-        self._chronicle: Chronicle | None = None
-        self._unwritten: dict[tuple[str, str], tuple[Entry, Answer]] = {}
+        self._journal_writer: JournalWriter | None = None
+        self._unwritten: dict[tuple[str, str], tuple[Job, Answer]] = {}
         """Jobs with an idempotency key that wait for the disk, by tenant and key."""
 
-    def start(self, clock: Clock, chronicle: Chronicle | None) -> None:
+    def start(self, clock: Clock, journal_writer: JournalWriter | None) -> None:
         self._clock = clock
-        self._chronicle = chronicle
+        self._journal_writer = journal_writer
 
     async def submit(self, submission: Submission) -> JobRecord:
         """As `Engine.submit`."""
@@ -67,38 +67,38 @@ class Admission:
         # Without a journal the only wait. What follows is one turn of the loop: of two requests with one key one is
         # the first.
         submission = await seal_large_input(submission)
-        entry = None
+        job = None
         try:
             first = self._first_answer(submission)
             if first is None:
-                entry = self._accept(submission)
+                job = self._accept(submission)
         except Refused as refused:
             self._observer.on_refused(submission, refused)
             raise
         finally:
-            if entry is None:
+            if job is None:
                 close_input(submission)
-        if entry is None:
+        if job is None:
             assert first is not None
             record = await self._written(submission, first) if isinstance(first, asyncio.Future) else first
             self._observer.on_replayed(record)
             return replace(record, replayed=True)
-        if self._chronicle is None:
-            return self._enqueue(entry)
-        return await self._written(submission, self._write(self._chronicle, entry, content_of(content)))
+        if self._journal_writer is None:
+            return self._enqueue(job)
+        return await self._written(submission, self._write(self._journal_writer, job, content_of(content)))
 
     def enter(
         self,
         job_id: str,
         job_type: JobType,
         submission: Submission,
-        in_force: Limits,
+        in_force: JobLimits,
         listener: JobListener | None = None,
         since: float | None = None,
-    ) -> Entry:
+    ) -> Job:
         """Make a job that is neither queued nor started yet, but was perhaps asked for `since` an earlier moment."""
         now = self._clock.now()
-        entry = Entry(
+        job = Job(
             id=job_id,
             number=self._registry.next_number(),
             type=job_type,
@@ -111,51 +111,51 @@ class Admission:
             listener=listener,
             is_call=listener is not None,
         )
-        self._registry.add(entry)
-        return entry
+        self._registry.add(job)
+        return job
 
     def _first_answer(self, submission: Submission) -> JobRecord | Answer | None:
         """Return the first answer to this idempotency key, or its promise. Raise Refused: idempotency_conflict."""
         waiting = self._unwritten.get((submission.tenant, submission.idempotency_key))
         if waiting is None:
             return self._registry.replayed(submission)
-        entry, answer = waiting
-        check_same_request(submission, entry.submission.body_digest, entry.id)
+        job, answer = waiting
+        check_same_request(submission, job.submission.body_digest, job.id)
         return answer
 
-    def _accept(self, submission: Submission) -> Entry:
+    def _accept(self, submission: Submission) -> Job:
         """Make a job whose input is where it is to lie. Raise Refused."""
         self._drain.check()
         job_type = self._jobs.fleet.type(submission.type)
         in_force = limits.limits_of_job(job_type.limits, job_type.caps, submission.limits, submission.within_s)
         self._check_time(job_type, in_force)
         self._check_room(job_type, len(submission.input))  # last: what is wrong with a request is wrong later, too
-        entry = self.enter(f"job-{uuid.uuid4()}", job_type, submission, in_force)
-        if self._chronicle is None:
-            self._observer.on_submitted(entry)
-        return entry
+        job = self.enter(f"job-{uuid.uuid4()}", job_type, submission, in_force)
+        if self._journal_writer is None:
+            self._observer.on_submitted(job)
+        return job
 
-    def _enqueue(self, entry: Entry) -> JobRecord:
-        self._jobs.enqueue(entry)
-        return self._answered(entry)
+    def _enqueue(self, job: Job) -> JobRecord:
+        self._jobs.enqueue(job)
+        return self._answered(job)
 
-    def _answered(self, entry: Entry) -> JobRecord:
-        record = self._record_of(entry)
-        self._registry.note_accepted(entry, record)
+    def _answered(self, job: Job) -> JobRecord:
+        record = self._record_of(job)
+        self._registry.note_accepted(job, record)
         return record
 
     def _check_room(self, job_type: JobType, input_bytes: int) -> None:
         """Raise Refused: queue_full."""
         try:
             self._jobs.backlog.check(input_bytes)
-        except Full as full:
+        except QueueFull as full:
             # There is room when the first of those that wait has begun.
             wait_s = self._jobs.fleet.run_times_of(job_type).estimate_wait_s(0)
             again_s = max(1, round(wait_s or 1))
             facts = {"bound": full.bound, "limit": full.limit, "retry_after_s": again_s}
             raise Refused(f"the queue is full: {full}", code="queue_full", **facts) from full
 
-    def _check_time(self, job_type: JobType, in_force: Limits) -> None:
+    def _check_time(self, job_type: JobType, in_force: JobLimits) -> None:
         """Raise Refused, deadline_unmeetable, for a job whose `total_s` would be over while it waits."""
         if in_force.total_s is None:
             return
@@ -175,14 +175,14 @@ class Admission:
 
     # ── with a journal ──
 
-    def _write(self, chronicle: Chronicle, entry: Entry, content: bytes) -> Answer:
+    def _write(self, journal_writer: JournalWriter, job: Job, content: bytes) -> Answer:
         """Have a job written, and return what will be answered to whoever submits it."""
         answer: Answer = asyncio.get_running_loop().create_future()
-        submission = entry.submission
+        submission = job.submission
         room = len(submission.input)
         key = submission.tenant, submission.idempotency_key
         if submission.idempotency_key:
-            self._unwritten[key] = entry, answer
+            self._unwritten[key] = job, answer
         self._jobs.backlog.hold(room)
 
         def on_written(refused: Refused | None) -> None:
@@ -190,21 +190,21 @@ class Admission:
             if submission.idempotency_key:
                 del self._unwritten[key]
             try:
-                answer.set_result(self._settle(entry, refused))
+                answer.set_result(self._settle(job, refused))
             except Exception as error:  # a defect of ours: whoever waits is told
                 answer.set_result(Refused(f"the server met a fault of its own: {error!r}", code="internal"))
                 raise
 
-        chronicle.accepted(entry, content, on_written)
+        journal_writer.accepted(job, content, on_written)
         return answer
 
-    def _settle(self, entry: Entry, refused: Refused | None) -> JobRecord | Refused:
+    def _settle(self, job: Job, refused: Refused | None) -> JobRecord | Refused:
         """It is on disk, or is not."""
         if refused is not None:
-            self._withdraw(entry, refused)
+            self._withdraw(job, refused)
             return refused
-        self._observer.on_submitted(entry)
-        return self._answered(entry) if entry.is_over else self._enqueue(entry)  # it may have been cancelled meanwhile
+        self._observer.on_submitted(job)
+        return self._answered(job) if job.is_over else self._enqueue(job)  # it may have been cancelled meanwhile
 
     async def _written(self, submission: Submission, answer: Answer) -> JobRecord:
         """Wait for the disk. Raise Refused: journal_failed."""
@@ -214,10 +214,10 @@ class Admission:
             raise Refused(found.message, code=found.code, **found.facts)
         return found
 
-    def _withdraw(self, entry: Entry, refused: Refused) -> None:
+    def _withdraw(self, job: Job, refused: Refused) -> None:
         """It was never accepted: who has found it in a list sees it end, and then there is no such job."""
-        if not entry.is_over:
-            self._jobs.conclude(entry, Outcome("failed", refused.code, refused.message))
-        self._registry.withdraw(entry)
-        entry.wake()
+        if not job.is_over:
+            self._jobs.conclude(job, Outcome("failed", refused.code, refused.message))
+        self._registry.withdraw(job)
+        job.wake()
         self._jobs.note_fewer()

@@ -26,12 +26,12 @@ from killable.supervisor.dispatch.dispatcher import Dispatcher
 from killable.supervisor.jobs import job_events
 from killable.supervisor.jobs.event_log import EventLog
 from killable.supervisor.jobs.inputs import seal_large_input
-from killable.supervisor.jobs.job import Entry
+from killable.supervisor.jobs.job import Job
 from killable.supervisor.jobs.lifecycle import State
 from killable.supervisor.jobs.registry import Registry
-from killable.supervisor.journal.journal_file import Row, damaged
-from killable.supervisor.journal.journal_writer import KEPT_OF_SUBMISSION, Chronicle
-from killable.supervisor.models import LIMIT_NAMES, JobRecord, JobType, Limits, Outcome, Submission
+from killable.supervisor.journal.journal_file import JournalRow, damaged
+from killable.supervisor.journal.journal_writer import KEPT_OF_SUBMISSION, JournalWriter
+from killable.supervisor.models import LIMIT_NAMES, JobLimits, JobRecord, JobType, Outcome, Submission
 from killable.workers.errors import Refused
 
 EVENTS_BESIDES_OUTPUT = 1 << 16
@@ -41,51 +41,51 @@ logger = logging.getLogger("killable.journal")
 
 
 async def restore(
-    rows: Sequence[Row], *, jobs: Dispatcher, registry: Registry, chronicle: Chronicle, clock: Clock
+    rows: Sequence[JournalRow], *, jobs: Dispatcher, registry: Registry, journal_writer: JournalWriter, clock: Clock
 ) -> None:
     """Take them all over. Raise JournalRefused, before anything is changed, for rows that make no sense."""
-    restoring = _Restoring(jobs, chronicle, clock)
+    restoring = _Restoring(jobs, journal_writer, clock)
     try:
-        entries = [restoring.take(row) for row in rows]
+        restored = [restoring.take(row) for row in rows]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise damaged(chronicle.journal.path, f"a row cannot be read: {error!r}") from error
-    for entry in restoring.waiting:
-        entry.submission = await seal_large_input(entry.submission)
+        raise damaged(journal_writer.journal.path, f"a row cannot be read: {error!r}") from error
+    for job in restoring.waiting:
+        job.submission = await seal_large_input(job.submission)
     # What follows is one turn of the loop.
-    for entry, answer in entries:
-        registry.restore(entry)
-        registry.note_accepted(entry, answer)
+    for job, answer in restored:
+        registry.restore(job)
+        registry.note_accepted(job, answer)
     taken = {name: len(getattr(restoring, name)) for name in ("ended", "lost", "waiting")}
-    logger.info("restored", extra=taken | {"path": chronicle.journal.path})
+    logger.info("restored", extra=taken | {"path": journal_writer.journal.path})
     now = clock.now()
-    for entry in sorted(restoring.ended, key=lambda entry: entry.ended or 0.0):
-        registry.retention.note_end(entry, now)
-    for entry, outcome in restoring.lost:
-        jobs.settle(entry, outcome)
-    for entry in restoring.waiting:
-        if entry.attempts:
-            chronicle.waits(entry)  # from which id its events are here now: a later death must not lose that
+    for job in sorted(restoring.ended, key=lambda job: job.ended or 0.0):
+        registry.retention.note_end(job, now)
+    for job, outcome in restoring.lost:
+        jobs.settle(job, outcome)
+    for job in restoring.waiting:
+        if job.attempts:
+            journal_writer.waits(job)  # from which id its events are here now: a later death must not lose that
     jobs.resume(restoring.waiting)
 
 
 class _Restoring:
     """Sorts rows by what becomes of them."""
 
-    def __init__(self, jobs: Dispatcher, chronicle: Chronicle, clock: Clock) -> None:
+    def __init__(self, jobs: Dispatcher, journal_writer: JournalWriter, clock: Clock) -> None:
         self._jobs = jobs
-        self._boot = chronicle.boot
+        self._boot = journal_writer.boot
         self._clock = clock
-        self.ended: list[Entry] = []
-        self.lost: list[tuple[Entry, Outcome]] = []
-        self.waiting: list[Entry] = []
+        self.ended: list[Job] = []
+        self.lost: list[tuple[Job, Outcome]] = []
+        self.waiting: list[Job] = []
 
-    def take(self, row: Row) -> tuple[Entry, JobRecord]:
+    def take(self, row: JournalRow) -> tuple[Job, JobRecord]:
         """Return the job of a row, and its record as it was when it was accepted: the answer to its idempotency key."""
         accepted = row.accepted
-        limits = Limits(**{name: value for name, value in accepted["limits"].items() if name in LIMIT_NAMES})
+        limits = JobLimits(**{name: value for name, value in accepted["limits"].items() if name in LIMIT_NAMES})
         known = {name: value for name, value in accepted["submission"].items() if name in KEPT_OF_SUBMISSION}
         job_type, missing = self._type(accepted, limits)
-        entry = Entry(
+        job = Job(
             id=row.job_id,
             number=row.number,
             type=job_type,
@@ -97,32 +97,30 @@ class _Restoring:
             queued=self._clock.now(),
             state=State.QUEUED if row.ended is None else State(row.ended["state"]),
         )
-        answer = entry.record(accepted["instance_id"])
+        answer = job.record(accepted["instance_id"])
         answer = replace(answer, state=State.QUEUED.value, events=accepted["first_event"])
         if row.ended is not None:
-            self._end(entry, row.ended, row.pieces)
-            self.ended.append(entry)
+            self._end(job, row.ended, row.pieces)
+            self.ended.append(job)
         elif row.started is not None and not row.started.get("waits"):
-            self._lose(entry, row.started)
+            self._lose(job, row.started)
         else:
-            self._wait(entry, row.started, missing)
-        return entry, answer
+            self._wait(job, row.started, missing)
+        return job, answer
 
-    def _wait(self, entry: Entry, started: dict[str, Any] | None, missing: str) -> None:
+    def _wait(self, job: Job, started: dict[str, Any] | None, missing: str) -> None:
         """Queue it again, if its type is not `missing`."""
         if started is not None:
-            entry.attempts = started["attempt"]
-            entry.log = _behind_lost_events(entry)
-            job_events.note_restored(entry)
+            job.attempts = started["attempt"]
+            job.log = _behind_lost_events(job)
+            job_events.note_restored(job)
         if missing:
-            message = (
-                f"its job type {entry.type.name} is no longer served since the server was started again: {missing}"
-            )
-            self.lost.append((entry, Outcome("failed", "spawn", message)))
+            message = f"its job type {job.type.name} is no longer served since the server was started again: {missing}"
+            self.lost.append((job, Outcome("failed", "spawn", message)))
         else:
-            self.waiting.append(entry)
+            self.waiting.append(job)
 
-    def _type(self, accepted: dict[str, Any], limits: Limits) -> tuple[JobType, str]:
+    def _type(self, accepted: dict[str, Any], limits: JobLimits) -> tuple[JobType, str]:
         """Return its type, or one that only has its name, and why it is gone."""
         name, codec = accepted["type"], accepted["codec"]
         try:
@@ -131,21 +129,21 @@ class _Restoring:
             gone = JobType(name, "", {}, "", codec, limits, {}, available=False, unavailable_reason=refused.message)
             return gone, refused.message
 
-    def _end(self, entry: Entry, ended: dict[str, Any], pieces: dict[str, bytes]) -> None:
-        entry.instance_id = ended["instance_id"]
-        entry.outcome = Outcome(ended["state"], ended["code"], ended["message"], ended["facts"])
-        entry.started_at, entry.ended_at = ended["started_at"], ended["ended_at"]
-        entry.ended = self._clock.now() - self._clock.age_s(ended["ended_at"])
-        entry.attempts, entry.worker_id, entry.pid = ended["attempts"], ended["worker_id"], ended["pid"]
-        entry.progress, entry.certificate = ended["progress"], ended["certificate"]
-        entry.result, entry.partial = pieces.get("result"), pieces.get("partial")
-        entry.log = EventLog.decoded(pieces.get("events", b""), entry.limits.output_bytes, ended["first_event"])
+    def _end(self, job: Job, ended: dict[str, Any], pieces: dict[str, bytes]) -> None:
+        job.instance_id = ended["instance_id"]
+        job.outcome = Outcome(ended["state"], ended["code"], ended["message"], ended["facts"])
+        job.started_at, job.ended_at = ended["started_at"], ended["ended_at"]
+        job.ended = self._clock.now() - self._clock.age_s(ended["ended_at"])
+        job.attempts, job.worker_id, job.pid = ended["attempts"], ended["worker_id"], ended["pid"]
+        job.progress, job.certificate = ended["progress"], ended["certificate"]
+        job.result, job.partial = pieces.get("result"), pieces.get("partial")
+        job.log = EventLog.decoded(pieces.get("events", b""), job.limits.output_bytes, ended["first_event"])
 
-    def _lose(self, entry: Entry, started: dict[str, Any]) -> None:
+    def _lose(self, job: Job, started: dict[str, Any]) -> None:
         """Say what is known of it, and nothing more."""
-        entry.attempts, entry.instance_id = started["attempt"], started["instance_id"]
-        entry.worker_id, entry.pid = started["worker_id"], started["pid"]
-        entry.log = _behind_lost_events(entry)
+        job.attempts, job.instance_id = started["attempt"], started["instance_id"]
+        job.worker_id, job.pid = started["worker_id"], started["pid"]
+        job.log = _behind_lost_events(job)
         where = (
             f"worker {started['worker_id']} of server instance {started['instance_id']} had it since {started['at']}, "
             f"attempt {started['attempt']}"
@@ -158,12 +156,12 @@ class _Restoring:
             what = f"the machine was started again, or is another one, since the job was at work: {where}"
         facts = {name: started[name] for name in ("instance_id", "worker_id", "pid", "attempt")}
         facts |= {"assigned_at": started["at"], "boot_id": started["boot"]}
-        self.lost.append((entry, Outcome("failed", code, f"{what}; how far it had come is not known", facts)))
+        self.lost.append((job, Outcome("failed", code, f"{what}; how far it had come is not known", facts)))
 
 
-def _behind_lost_events(entry: Entry) -> EventLog:
-    output_bytes = entry.limits.output_bytes
-    return EventLog(output_bytes, entry.log.first + output_bytes + EVENTS_BESIDES_OUTPUT)
+def _behind_lost_events(job: Job) -> EventLog:
+    output_bytes = job.limits.output_bytes
+    return EventLog(output_bytes, job.log.first + output_bytes + EVENTS_BESIDES_OUTPUT)
 
 
 _SWEPT = {

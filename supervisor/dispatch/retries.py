@@ -8,7 +8,7 @@ whoever reads along would see its beginning twice.
 
 from __future__ import annotations
 
-from killable.supervisor.models import Limits, Outcome
+from killable.supervisor.models import JobLimits, Outcome
 from killable.supervisor.pools.backoff import doubled
 from killable.workers.errors import CODES
 
@@ -26,7 +26,7 @@ def share_of(number: int) -> float:
 
 
 def wait_s(
-    outcome: Outcome, limits: Limits, attempts: int, *, streamed: bool, left_s: float, share: float
+    outcome: Outcome, limits: JobLimits, attempts: int, *, streamed: bool, left_s: float, share: float
 ) -> float | None:
     """Return the seconds until the next attempt, or None: the outcome of this one is the job's.
 

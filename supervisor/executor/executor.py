@@ -1,7 +1,7 @@
 """`Executor`: a `concurrent.futures.Executor` whose running jobs can be stopped.
 
-Runs in: supervisor, in a program of anybody's. Calls go `submit` → `Calls` → the supervisor's thread → a worker, and
-back through a `JobFuture`.
+Runs in: supervisor, inside the user's program. A call goes `submit` → `PendingTasks` → the supervisor's thread → a
+worker, and back through a `JobFuture`.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from killable.supervisor.executor import mapping
 from killable.supervisor.executor.futures import JobFuture
-from killable.supervisor.executor.pending_tasks import Calls
+from killable.supervisor.executor.pending_tasks import PendingTasks
 from killable.supervisor.executor.streams import AsyncStream, AsyncStreamFuture, Stream, StreamFuture
 from killable.supervisor.linux import host_forks
-from killable.supervisor.models import Limits
+from killable.supervisor.models import JobLimits
 from killable.supervisor.settings import PoolSpec, Settings, StartMethod, usable_cores
 from killable.workers.authoring.identifiers import did_you_mean
 from killable.workers.authoring.limits import LIMITS, parse_limit
-from killable.workers.runtime.executor_setup import CALL, POOL_MODULE, STREAM, Setup, apply_to_each
+from killable.workers.runtime.executor_setup import CALL, POOL_MODULE, STREAM, ExecutorSetup, apply_to_each
 
 if TYPE_CHECKING:
     import multiprocessing.context
@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 OUTPUT_BYTES = 256 << 20
 """Default of what one call may print and yield: kept until its future is gone."""
-_NO_LIMITS = Limits(
+_NO_LIMITS = JobLimits(
     queue_s=None,
     start_s=None,
     run_s=None,
@@ -48,7 +48,7 @@ _NO_LIMITS = Limits(
 logging.getLogger("killable").addHandler(logging.NullHandler())
 """Our records are for programs that want logs: without a handler Python would write bare words to stderr."""
 _numbers = itertools.count(1)
-_living: weakref.WeakSet[Calls] = weakref.WeakSet()
+_living: weakref.WeakSet[PendingTasks] = weakref.WeakSet()
 
 
 class Executor(concurrent.futures.Executor):
@@ -91,7 +91,7 @@ class Executor(concurrent.futures.Executor):
         workers = usable_cores() if max_workers is None else _positive("max_workers", max_workers)
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
-        setup = Setup(
+        setup = ExecutorSetup(
             modules=() if callable(preload) else _names(preload),
             preload=preload if callable(preload) else None,
             initializer=initializer,
@@ -123,7 +123,7 @@ class Executor(concurrent.futures.Executor):
         self._limits = parse_limits(limits)
         self._max_workers = workers
         """Not ours: dask and others read it off a `ProcessPoolExecutor`."""
-        self._calls = Calls(settings, f"killable-executor-{next(_numbers)}")
+        self._calls = PendingTasks(settings, f"killable-executor-{next(_numbers)}")
         _living.add(self._calls)
         self._leave = weakref.finalize(self, self._calls.shut_down, cancel_pending=False)
         self._leave.atexit = False  # `_at_exit` waits for what is pending
@@ -214,7 +214,7 @@ class Executor(concurrent.futures.Executor):
         """
         self._calls.shut_down(cancel_pending=cancel_futures)
         if wait:
-            self._calls.hosting.join()
+            self._calls.supervisor_thread.join()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -231,7 +231,7 @@ class Executor(concurrent.futures.Executor):
         """Stop everything, each call with its grace or this one, and shut down; return when no process is left."""
         self._calls.shut_down(cancel_pending=True)
         self._calls.stop_all(grace_s, "the executor's workers are terminated")
-        self._calls.hosting.join()
+        self._calls.supervisor_thread.join()
 
     def kill_workers(self) -> None:
         """Kill everything at once, and shut down; return when no process is left."""
@@ -296,10 +296,10 @@ def _at_last() -> None:
     """The pools of the library have been joined: their threads may have been readers, idle ones would seem to be."""
     calls = list(_living)
     for each in calls:
-        while not each.hosting.join(0):
+        while not each.supervisor_thread.join(0):
             for one in calls:
                 one.stop_unread()
-            each.hosting.join(LOOK_S)  # other threads may be readers still
+            each.supervisor_thread.join(LOOK_S)  # other threads may be readers still
 
 
 def _was_interrupted() -> bool:

@@ -25,7 +25,7 @@ from killable.workers.protocol.shared_memory import MemoryFile
 
 if TYPE_CHECKING:
     from killable.supervisor.jobs.event_log import EventLog
-    from killable.supervisor.jobs.job import Entry
+    from killable.supervisor.jobs.job import Job
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ _ITS_OWN = frozenset({"exception", "limit.files"})
 """Codes of ends that are known by what the function raised, which `result` raises again."""
 
 
-class CallOwner(Protocol):
+class FutureOwner(Protocol):
     """All calls of an executor, as a future sees them."""
 
     def stop(self, future: JobFuture[Any], grace_s: float | None, reason: str) -> None:
@@ -65,7 +65,7 @@ class JobFuture(Future[T]):
     `done()` is true when the process tree of the job is proven gone (or its worker, to be used again, is idle).
     """
 
-    def __init__(self, owner: CallOwner) -> None:
+    def __init__(self, owner: FutureOwner) -> None:
         super().__init__()
         self._owner = owner
         self._opening = threading.RLock()  # unpickling runs the program's code, and a signal's handler may come then
@@ -239,25 +239,25 @@ class JobFuture(Future[T]):
                 self._state = PENDING
                 self.pid = None
 
-    def on_accepted(self, entry: Entry) -> None:
-        self.pid = entry.pid
-        self._log = entry.log
+    def on_accepted(self, job: Job) -> None:
+        self.pid = job.pid
+        self._log = job.log
 
-    def on_changed(self, entry: Entry) -> None:
-        self.pid = entry.pid
-        if entry.is_over:
-            self._on_over(entry)
+    def on_changed(self, job: Job) -> None:
+        self.pid = job.pid
+        if job.is_over:
+            self._on_over(job)
 
-    def _on_over(self, entry: Entry) -> None:
-        outcome = entry.outcome
+    def _on_over(self, job: Job) -> None:
+        outcome = job.outcome
         assert outcome is not None
-        self.certificate = self.certificate or entry.certificate  # it may say already why it never began
-        self._raised = entry.exception
-        self._partial = entry.partial
+        self.certificate = self.certificate or job.certificate  # it may say already why it never began
+        self._raised = job.exception
+        self._partial = job.partial
         if outcome.state == "completed":
-            self._payload = entry.result if entry.laid_result is None else entry.laid_result
-        elif entry.laid_result is not None:
-            self._partial = entry.laid_result
+            self._payload = job.result if job.shared_result is None else job.shared_result
+        elif job.shared_result is not None:
+            self._partial = job.shared_result
         self.finish(outcome)
 
     def complete(self, result: bytes) -> None:

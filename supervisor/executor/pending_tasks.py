@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from killable.supervisor.clock import monotonic
 from killable.supervisor.executor import pickling_errors
 from killable.supervisor.executor.futures import JobFuture
-from killable.supervisor.executor.supervisor_thread import Closed, Hosting
-from killable.supervisor.executor.task import Call
+from killable.supervisor.executor.supervisor_thread import SupervisorThread, ThreadClosed
+from killable.supervisor.executor.task import Task
 from killable.supervisor.models import JobType, Submission, Verdict
-from killable.supervisor.pools.lease import Loan
+from killable.supervisor.pools.lease import Lease
 from killable.supervisor.settings import Settings
 from killable.workers.protocol import pickling
 from killable.workers.protocol.frames import FRAME_BYTES_MAX
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from killable.supervisor.supervisor import Supervisor
 
 _CLOSED = "cannot schedule new futures after shutdown"
-LOANS_MAX = 100
+LEASES_MAX = 100
 """Then those that have ended are sorted out."""
 
 
@@ -40,7 +40,7 @@ CALL_BYTES_MAX = FRAME_BYTES_MAX - 4096
 """Of a call that is written into a socket; larger ones lie in memory of their own."""
 
 
-class Calls:
+class PendingTasks:
     """It outlives the Executor as long as anything is under way."""
 
     supervisor: Supervisor
@@ -58,20 +58,20 @@ class Calls:
     def _begin(self) -> None:
         """Have nothing under way, and no supervisor yet."""
         self._lock = threading.RLock()  # a finalizer of the program's may come in the middle, and shut this down
-        self._under_way: dict[JobFuture[Any], Call] = {}
-        self._waiting: OrderedDict[JobFuture[Any], Call] = OrderedDict()
+        self._under_way: dict[JobFuture[Any], Task] = {}
+        self._waiting: OrderedDict[JobFuture[Any], Task] = OrderedDict()
         """Those of them that no worker has and that are no jobs, in order."""
-        self._loans: list[Loan] = []
+        self._leases: list[Lease] = []
         """The latest is taken first, behind those that are to be told of; those that have ended are passed over."""
         self._prefix = f"job-{uuid.uuid4().hex[:8]}"
         self._numbers = itertools.count(1)
         self.types: dict[str, JobType] = {}
         """Known as soon as a worker is lent."""
-        self.hosting = Hosting(self._settings, self._name, self)
+        self.supervisor_thread = SupervisorThread(self._settings, self._name, self)
         self._is_hosted = self._will_look = False
 
     def _host(self) -> None:
-        self.hosting.start()
+        self.supervisor_thread.start()
         self._is_hosted = True
 
     # ── in any thread ──
@@ -79,7 +79,9 @@ class Calls:
     @property
     def detail(self) -> str:
         """Return what its pool does instead of what was asked for, or why it is broken."""
-        return self.hosting.fault or (self.supervisor.pool_details() if self.hosting.has_started else "")
+        return self.supervisor_thread.fault or (
+            self.supervisor.pool_details() if self.supervisor_thread.has_started else ""
+        )
 
     def submit(self, type: str, call: tuple[Any, ...], limits: Mapping[str, Any], future: JobFuture[Any]) -> None:
         """Take a call; one that cannot be pickled is over at once. Raise RuntimeError after the shutdown."""
@@ -92,7 +94,7 @@ class Calls:
             pickling_errors.name_it(error, function, args, kwargs)
             future.fail(error)
             return
-        taken = Call(self, Submission(type, input, limits=dict(limits)), future)
+        taken = Task(self, Submission(type, input, limits=dict(limits)), future)
         future.job_id = f"{self._prefix}-{next(self._numbers)}"
         try:
             with self._lock:
@@ -116,58 +118,58 @@ class Calls:
 
         Whatever interrupts that (Ctrl-C), neither a worker nor a call is lost: each is known here before it is taken.
         """
-        loan: Loan | None = None
-        call: Call | None = None
+        lease: Lease | None = None
+        call: Task | None = None
         try:
             while True:
                 with self._lock:
-                    loan = call = None
-                    if not self._loans or not self._waiting:
+                    lease = call = None
+                    if not self._leases or not self._waiting:
                         return
-                    loan = self._loans[-1]
-                    del self._loans[-1]
-                    if loan.is_over:
+                    lease = self._leases[-1]
+                    del self._leases[-1]
+                    if lease.is_over:
                         continue
                     call = next(iter(self._waiting.values()))
                     del self._waiting[call.future]
                 try:
-                    given = call.give(loan)
+                    given = call.give(lease)
                 except Exception as error:
-                    self._part(loan, call, f"it cannot be given to a worker: {error!r}")
+                    self._part(lease, call, f"it cannot be given to a worker: {error!r}")
                 else:
                     if not given:
-                        self._part(loan, call)
+                        self._part(lease, call)
         except BaseException:
-            if loan is not None:
-                self._part(loan, call)
+            if lease is not None:
+                self._part(lease, call)
             raise
 
-    def _part(self, loan: Loan, call: Call | None, fault: str = "") -> None:
+    def _part(self, lease: Lease, call: Task | None, fault: str = "") -> None:
         """They have not come together: keep both, but for a call that nobody wants any more, or that has a fault."""
         act: Callable[[Supervisor], None]
         with self._lock:
-            if not loan.is_given and not loan.is_over and loan not in self._loans:
-                self._loans.append(loan)
+            if not lease.is_given and not lease.is_over and lease not in self._leases:
+                self._leases.append(lease)
             if call is None or call.future not in self._under_way:
                 return
             # Also when it is an attempt by now, and the loan over.
-            is_given = loan.has(call) or loan.given_at or call.is_job
+            is_given = lease.has(call) or lease.given_at or call.is_job
             if not (is_given or fault or call.is_stopped or call.future.cancelled()):
                 if call.future not in self._waiting:
                     call.take_back()
                     self._waiting[call.future] = call
                     self._waiting.move_to_end(call.future, last=False)
                 act = self._look  # while it was in here nobody saw that it waits
-            elif loan.is_written and not fault:  # another thread's, perhaps, and it is well: it only has to be known
-                act = _adopting(loan)
+            elif lease.is_written and not fault:  # another thread's, perhaps, and it is well: it only has to be known
+                act = _promoting(lease)
             else:
                 act = partial(self._give_up, call, fault)
         self._call(act)
 
     def _call(self, act: Callable[[Supervisor], None]) -> None:
         try:
-            self.hosting.call(act)
-        except Closed:
+            self.supervisor_thread.call(act)
+        except ThreadClosed:
             pass  # then everything is over
 
     def stop(self, future: JobFuture[Any], grace_s: float | None, reason: str) -> None:
@@ -179,7 +181,7 @@ class Calls:
             self._call(partial(self._stop, future, verdict, grace_s))
 
     def can_wait(self) -> bool:
-        return self.hosting.can_wait()
+        return self.supervisor_thread.can_wait()
 
     def shut_down(self, *, cancel_pending: bool) -> None:
         """Take nothing more; leave when the last call is over."""
@@ -207,7 +209,7 @@ class Calls:
 
     def leave_to_parent(self) -> None:
         """In a fork of the program: nothing that is under way will ever end here; the first new call begins anew."""
-        self.hosting.leave_to_parent()
+        self.supervisor_thread.leave_to_parent()
         under_way = self._under_way
         self._begin()
         for future in under_way:
@@ -233,13 +235,13 @@ class Calls:
         for call in calls:
             call.lose(why)
 
-    def on_lent(self, loan: Loan) -> None:
+    def on_leased(self, lease: Lease) -> None:
         if not self.types:
             self.types = {name: self.supervisor.type(name) for name in (CALL, STREAM)}
         with self._lock:
-            if len(self._loans) > LOANS_MAX:
-                self._loans = [each for each in self._loans if not each.is_over]
-            self._loans.insert(len(self._loans) if loan.quiet else 0, loan)
+            if len(self._leases) > LEASES_MAX:
+                self._leases = [each for each in self._leases if not each.is_over]
+            self._leases.insert(len(self._leases) if lease.quiet else 0, lease)
         self._match()
 
     def on_pool_broken(self) -> None:
@@ -247,11 +249,11 @@ class Calls:
 
     def _look(self, supervisor: Supervisor) -> None:
         """See to those that wait: a time runs for one, no worker is lent, or none will ever come."""
-        if not self.hosting.has_started:
+        if not self.supervisor_thread.has_started:
             return
         with self._lock:
             are_jobs = any(call.is_timed for call in self._waiting.values())
-        if are_jobs or self.hosting.fault or supervisor.why_broken():
+        if are_jobs or self.supervisor_thread.fault or supervisor.why_broken():
             self._let_enter()
         else:
             supervisor.jobs.lend()
@@ -275,7 +277,7 @@ class Calls:
         else:
             call.stop()
 
-    def _give_up(self, call: Call, fault: str, _supervisor: Supervisor) -> None:
+    def _give_up(self, call: Task, fault: str, _supervisor: Supervisor) -> None:
         """End a call that is neither here nor there, or that a worker has perhaps not been given whole."""
         with self._lock:
             self._waiting.pop(call.future, None)
@@ -290,7 +292,7 @@ class Calls:
         self._will_look = False
         self._look(supervisor)
 
-    def forget(self, call: Call) -> None:
+    def forget(self, call: Task) -> None:
         """A call is over."""
         self._under_way.pop(call.future, None)
         if self._why_closed:
@@ -300,11 +302,11 @@ class Calls:
         with self._lock:
             done = bool(self._why_closed) and not self._under_way
         if done:
-            self.hosting.leave()
+            self.supervisor_thread.leave()
 
 
-def _adopting(loan: Loan) -> Callable[[Supervisor], None]:
-    return lambda _: loan.adopt_call()
+def _promoting(lease: Lease) -> Callable[[Supervisor], None]:
+    return lambda _: lease.promote()
 
 
 def _where_it_lies(packed: Pickled) -> bytes | SealedInput:

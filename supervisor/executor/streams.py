@@ -12,10 +12,10 @@ from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from killable.supervisor import event_loops
-from killable.supervisor.executor.futures import CallOwner, JobFuture, Unreadable, read, unreadable
+from killable.supervisor.executor.futures import FutureOwner, JobFuture, Unreadable, read, unreadable
 
 if TYPE_CHECKING:
-    from killable.supervisor.jobs.job import Entry
+    from killable.supervisor.jobs.job import Job
     from killable.workers.errors import JobError
 
 T = TypeVar("T")
@@ -27,7 +27,7 @@ EVENTS_PER_READ = 4096
 class StreamFuture(JobFuture[Any], Generic[T]):
     """The future of a call whose yields are wanted; `arrived` is called in the supervisor's thread."""
 
-    def __init__(self, owner: CallOwner) -> None:
+    def __init__(self, owner: FutureOwner) -> None:
         super().__init__(owner)
         self.items: deque[bytes] = deque()
         self._read = -1
@@ -45,11 +45,11 @@ class StreamFuture(JobFuture[Any], Generic[T]):
         self.wake()  # it is done, whoever has ended it
         super()._invoke_callbacks()
 
-    def on_changed(self, entry: Entry) -> None:
-        while batch := entry.log.read(self._read, EVENTS_PER_READ):
+    def on_changed(self, job: Job) -> None:
+        while batch := job.log.read(self._read, EVENTS_PER_READ):
             self._read = batch[-1].id
             self.items.extend(event.data for event in batch if event.name == "token" and self._broken is None)
-        super().on_changed(entry)
+        super().on_changed(job)
         self.wake()
 
     def wake(self) -> None:
@@ -154,7 +154,7 @@ class AsyncStream(AsyncIterator[T]):
 class AsyncStreamFuture(StreamFuture[T]):
     """Wakes a coroutine in the loop in which it was made, one wake-up for whatever has come."""
 
-    def __init__(self, owner: CallOwner) -> None:
+    def __init__(self, owner: FutureOwner) -> None:
         import asyncio  # whoever is here has it
 
         super().__init__(owner)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from killable.supervisor.linux.host_forks import leave_loop_to_parent
-from killable.supervisor.pools.lease import Borrower
+from killable.supervisor.pools.lease import LeaseHolder
 from killable.supervisor.settings import Settings
 from killable.supervisor.supervisor import Supervisor
 from killable.supervisor.telemetry.observer import Unobserved
@@ -25,11 +25,11 @@ ACTS_PER_TURN = 64
 """What is read of the inbox in one turn of the loop: then frames, exits and deadlines have theirs."""
 
 
-class Closed(RuntimeError):
+class ThreadClosed(RuntimeError):
     """It takes nothing any more."""
 
 
-class Guest(Borrower, Protocol):
+class ThreadCallbacks(LeaseHolder, Protocol):
     """Whose supervisor it is."""
 
     def on_hosted(self, supervisor: Supervisor) -> None:
@@ -45,13 +45,13 @@ class Guest(Borrower, Protocol):
         ...
 
 
-class Hosting:
+class SupervisorThread:
     """Its thread ends when it was told to leave and nothing of it is left."""
 
-    def __init__(self, settings: Settings, name: str, guest: Guest) -> None:
-        """`guest` is told of everything in its thread."""
+    def __init__(self, settings: Settings, name: str, callbacks: ThreadCallbacks) -> None:
+        """`callbacks` is told of everything in its thread."""
         self._settings = settings
-        self._guest = guest
+        self._callbacks = callbacks
         self._inbox: deque[Callable[[Supervisor], None]] = deque()
         self._lock = threading.RLock()  # a finalizer of the program's may come in the middle, and call
         self._will_read = True
@@ -79,7 +79,7 @@ class Hosting:
         """Have something done in its thread, in the order of the calls, once it has started. Raise Closed."""
         with self._lock:
             if self._closed:
-                raise Closed("it has been shut down")
+                raise ThreadClosed("it has been shut down")
             self._inbox.append(act)
             if self._will_read:
                 return
@@ -133,12 +133,12 @@ class Hosting:
         finally:
             with self._lock:
                 self._closed = True
-            self._guest.on_left(self.failure)
+            self._callbacks.on_left(self.failure)
 
     async def _live(self) -> None:
         self._told_to_leave = asyncio.Event()
-        self._supervisor = Supervisor(self._settings, observer=Unobserved(), borrower=self._guest)
-        self._guest.on_hosted(self._supervisor)
+        self._supervisor = Supervisor(self._settings, observer=Unobserved(), lease_holder=self._callbacks)
+        self._callbacks.on_hosted(self._supervisor)
         starting = asyncio.ensure_future(self._supervisor.start())
         leaving = asyncio.ensure_future(self._told_to_leave.wait())
         asyncio.get_running_loop().call_soon(self._read_inbox)  # behind the first step of the start
@@ -148,7 +148,7 @@ class Hosting:
             if self.failure is not None:
                 self._supervisor.jobs.close()  # nothing is begun by what has started in part
             self.has_started = True
-            self._guest.on_started()
+            self._callbacks.on_started()
             await leaving
         starting.cancel()  # a preload may take its time
         with self._lock:

@@ -5,7 +5,7 @@ Runs in: supervisor (its thread, where nothing else is said) | any thread of the
     waiting ──give──► with a lent worker ──complete──► over
        └──enter──► a job ◄──adopt──┘        a job ──on_changed──► over
 
-A call that runs through is nothing more than an order. Whatever else happens makes a job of it first (`loan`).
+A call that runs through is nothing more than an order. Whatever else happens makes a job of it first (`lease`).
 """
 
 from __future__ import annotations
@@ -16,47 +16,47 @@ from killable.supervisor.attempts.resource_limits import is_wanted
 from killable.supervisor.attempts.run_order import announces, order_of, within
 from killable.supervisor.clock import monotonic
 from killable.supervisor.executor.futures import JobFuture
-from killable.supervisor.executor.supervisor_thread import Closed, Hosting
+from killable.supervisor.executor.supervisor_thread import SupervisorThread, ThreadClosed
 from killable.supervisor.jobs.inputs import close_input
 from killable.supervisor.jobs.limits import limits_of_job
-from killable.supervisor.models import JobType, Limits, Outcome, Submission, Verdict
+from killable.supervisor.models import JobLimits, JobType, Outcome, Submission, Verdict
 from killable.workers.errors import Refused
 from killable.workers.runtime.executor_setup import STREAM
 
 if TYPE_CHECKING:
     from typing import Any
 
-    from killable.supervisor.jobs.job import Entry
-    from killable.supervisor.pools.lease import Loan
+    from killable.supervisor.jobs.job import Job
+    from killable.supervisor.pools.lease import Lease
     from killable.supervisor.supervisor import Supervisor
 
 
-class Home(Protocol):
+class TaskOwner(Protocol):
     """All calls of an Executor, as one of them sees them."""
 
-    hosting: Hosting
+    supervisor_thread: SupervisorThread
     supervisor: Supervisor
     types: dict[str, JobType]
 
-    def forget(self, call: Call) -> None:
+    def forget(self, call: Task) -> None:
         """It is over."""
         ...
 
 
-class Call:
+class Task:
     """Made by the thread that submits."""
 
-    __slots__ = ("_asked", "_entry", "_home", "_limits", "_loan", "_since", "_submission", "future")
+    __slots__ = ("_asked", "_job", "_lease", "_limits", "_owner", "_since", "_submission", "future")
 
-    def __init__(self, home: Home, submission: Submission, future: JobFuture[Any]) -> None:
+    def __init__(self, owner: TaskOwner, submission: Submission, future: JobFuture[Any]) -> None:
         self.future = future
-        self._home = home
+        self._owner = owner
         self._submission = submission
         self._since = monotonic()
-        self._limits: Limits | None = None
+        self._limits: JobLimits | None = None
         """In force for it, once its job type is known."""
-        self._loan: Loan | None = None
-        self._entry: Entry | None = None
+        self._lease: Lease | None = None
+        self._job: Job | None = None
         self._asked: tuple[Verdict, float | None] | None = None
         """Its end was asked for, with this grace."""
 
@@ -68,7 +68,7 @@ class Call:
 
     @property
     def is_job(self) -> bool:
-        return self._entry is not None
+        return self._job is not None
 
     @property
     def is_stopped(self) -> bool:
@@ -76,38 +76,40 @@ class Call:
 
     # ── in any thread ──
 
-    def give(self, loan: Loan) -> bool:
+    def give(self, lease: Lease) -> bool:
         """Give it to a lent worker; False: that cannot be had any more, or nobody wants the call any more."""
         future, submission = self.future, self._submission
-        limits = self._limits_in_force(self._home.types[submission.type])
+        limits = self._limits_in_force(self._owner.types[submission.type])
         announce = announces(limits)
         seen = limits if limits.total_s is None else within(limits, limits.total_s - (monotonic() - self._since))
-        order, passed = order_of(future.job_id, submission, seen, 1, loan.fence, loan.outlet, announce=announce)
-        self._loan = loan  # before it is said to run: whoever stops what runs finds it
+        order, passed = order_of(
+            future.job_id, submission, seen, 1, lease.fence, lease.result_buffer, announce=announce
+        )
+        self._lease = lease  # before it is said to run: whoever stops what runs finds it
         if not future.begin():
             return False
-        future.pid = loan.process.pid
+        future.pid = lease.process.pid
         is_watched = is_wanted(limits)
-        if not loan.give(order, passed, self, is_watched=is_watched):
+        if not lease.give(order, passed, self, is_watched=is_watched):
             return False
         # A time runs, or what it takes is looked at; it will say something, and is better known by then; a spare has to
         # take its place; its end was asked for just now.
         known = is_watched or announce or submission.type == STREAM
-        if known or not loan.quiet or self._asked is not None or loan.has_rest:
+        if known or not lease.quiet or self._asked is not None or lease.has_rest:
             try:
-                self._home.hosting.call(lambda _: loan.adopt_call())
-            except Closed:
+                self._owner.supervisor_thread.call(lambda _: lease.promote())
+            except ThreadClosed:
                 pass  # then it is over already
         return True
 
-    def _limits_in_force(self, job_type: JobType) -> Limits:
+    def _limits_in_force(self, job_type: JobType) -> JobLimits:
         if self._limits is None:
             self._limits = limits_of_job(job_type.limits, job_type.caps, self._submission.limits)
         return self._limits
 
     def take_back(self) -> None:
         """No worker has it after all: it waits."""
-        self._loan = None
+        self._lease = None
         self.future.take_back()
 
     def kill_now(self, verdict: Verdict, grace_s: float | None) -> None:
@@ -119,48 +121,48 @@ class Call:
             grace_s = self._submission.limits.get("grace_s")
         if grace_s != 0:
             return
-        loan, attempt = self._loan, None if self._entry is None else self._entry.attempt
+        lease, attempt = self._lease, None if self._job is None else self._job.attempt
         if attempt is not None:
             attempt.kill_now(verdict)
-        elif loan is not None and loan.has(self):  # else it may be given another call
-            loan.process.kill_now(loan.fence, verdict)
+        elif lease is not None and lease.has(self):  # else it may be given another call
+            lease.process.kill_now(lease.fence, verdict)
 
     # ── in the supervisor's thread ──
 
     def adopt(self) -> None:
-        self._become_job(self._loan)
+        self._become_job(self._lease)
 
     def complete(self, result: bytes) -> None:
         close_input(self._submission)
         self.future.complete(result)
-        self._home.forget(self)
+        self._owner.forget(self)
 
     def enter(self) -> None:
         """Have it wait as a job, or end as one that no worker will come for."""
         if self.future.cancelled():
             self.drop()
             return
-        fault = self._home.hosting.fault
+        fault = self._owner.supervisor_thread.fault
         if fault:
             self._end(Outcome("failed", "spawn", fault))
             return
         try:
             self._become_job(None)
         except Refused as refused:
-            self._end(Outcome("failed", "spawn", self._home.supervisor.why_broken() or refused.message))
+            self._end(Outcome("failed", "spawn", self._owner.supervisor.why_broken() or refused.message))
 
-    def _become_job(self, loan: Loan | None) -> None:
+    def _become_job(self, lease: Lease | None) -> None:
         """Raise Refused when there is no such type: its pool is broken."""
-        supervisor, submission = self._home.supervisor, self._submission
+        supervisor, submission = self._owner.supervisor, self._submission
         job_type = supervisor.type(submission.type)
         limits = self._limits_in_force(job_type)
-        entry = supervisor.call(self.future.job_id, job_type, submission, limits, self, loan, since=self._since)
-        if entry.is_over:
+        job = supervisor.call(self.future.job_id, job_type, submission, limits, self, lease, since=self._since)
+        if job.is_over:
             return  # by now, and told
-        self._entry = entry
-        self.future.on_accepted(entry)
+        self._job = job
+        self.future.on_accepted(job)
         if self._asked is not None:
-            supervisor.jobs.stop(entry, *self._asked)
+            supervisor.jobs.stop(job, *self._asked)
 
     def ask(self, verdict: Verdict, grace_s: float | None) -> None:
         """Its end is asked for, perhaps again."""
@@ -169,10 +171,10 @@ class Call:
     def stop(self) -> None:
         """Begin to end it as it was asked, or only hurry that."""
         assert self._asked is not None
-        if self._entry is not None:
-            self._home.supervisor.jobs.stop(self._entry, *self._asked)
-        elif self._loan is not None and self._loan.has(self):
-            self._loan.adopt_call()  # if it is being given just now, whoever does so sees that
+        if self._job is not None:
+            self._owner.supervisor.jobs.stop(self._job, *self._asked)
+        elif self._lease is not None and self._lease.has(self):
+            self._lease.promote()  # if it is being given just now, whoever does so sees that
 
     def drop(self) -> None:
         """End it before it has begun."""
@@ -182,11 +184,11 @@ class Call:
 
     def give_up(self, fault: str) -> None:
         """End it, whatever has become of it."""
-        if self._loan is not None and self._loan.has(self):
-            self._loan.adopt_call()
-        if self._entry is not None:
+        if self._lease is not None and self._lease.has(self):
+            self._lease.promote()
+        if self._job is not None:
             reason = fault or "its caller was interrupted"
-            self._home.supervisor.jobs.stop(self._entry, Verdict("cancelled", by="user", reason=reason), 0.0)
+            self._owner.supervisor.jobs.stop(self._job, Verdict("cancelled", by="user", reason=reason), 0.0)
         elif fault:
             self._end(Outcome("failed", "spawn", fault))
         else:
@@ -200,14 +202,14 @@ class Call:
         """It never was a job, or is none any more."""
         close_input(self._submission)
         self.future.finish(outcome)
-        self._home.forget(self)
+        self._owner.forget(self)
 
     # ── JobListener ──
 
-    def on_assigned(self, entry: Entry) -> bool:
-        return entry.attempts > 0 or self.future.begin()  # it may come again: it has begun then
+    def on_assigned(self, job: Job) -> bool:
+        return job.attempts > 0 or self.future.begin()  # it may come again: it has begun then
 
-    def on_changed(self, entry: Entry) -> None:
-        self.future.on_changed(entry)
-        if entry.is_over:
-            self._home.forget(self)
+    def on_changed(self, job: Job) -> None:
+        self.future.on_changed(job)
+        if job.is_over:
+            self._owner.forget(self)

@@ -15,7 +15,7 @@ REMOVED_MAX = 64
 """Removed jobs whose turns are remembered, beyond one for each waiting job, before the turns are counted anew."""
 
 
-class Full(Exception):
+class QueueFull(Exception):
     """The queue has reached a bound: `bound` names which."""
 
     def __init__(self, bound: str, limit: int) -> None:
@@ -45,7 +45,7 @@ class _Rounds:
 class _Line:
     """The queue of one pool."""
 
-    entries: list[Place] = field(default_factory=list)
+    jobs: list[Place] = field(default_factory=list)
     """Sorted, not a heap: a job's position is asked for as often as a job is taken, and to move a thousand pointers
     takes less than a microsecond.
     """
@@ -60,7 +60,7 @@ class _Waiting:
     pool: str
     tenant: str
     bytes: int
-    entry: Place
+    job: Place
 
 
 class Backlog:
@@ -82,14 +82,14 @@ class Backlog:
 
     def depth(self, pool: str) -> int:
         line = self._lines.get(pool)
-        return len(line.entries) if line else 0
+        return len(line.jobs) if line else 0
 
     def check(self, input_bytes: int) -> None:
         """Raise Full when one more job of that size has no room."""
         if len(self) >= self._jobs_max:
-            raise Full("queue_jobs_max", self._jobs_max)
+            raise QueueFull("queue_jobs_max", self._jobs_max)
         if self.bytes + input_bytes > self._bytes_max:
-            raise Full("queue_bytes_max", self._bytes_max)
+            raise QueueFull("queue_bytes_max", self._bytes_max)
 
     def hold(self, input_bytes: int) -> None:
         """Keep room for a job that is not queued yet."""
@@ -105,23 +105,23 @@ class Backlog:
         """Queue a job. Whether there is room is asked of one that comes in (`check`): what was accepted has it."""
         line = self._lines.setdefault(pool, _Line())
         turn = line.rounds.setdefault(-priority, _Rounds()).next_turn(tenant)
-        entry = (-priority, turn, self._arrivals, job_id)
+        job = (-priority, turn, self._arrivals, job_id)
         self._arrivals += 1
-        insort(line.entries, entry)
-        self._waiting[job_id] = _Waiting(pool, tenant, input_bytes, entry)
+        insort(line.jobs, job)
+        self._waiting[job_id] = _Waiting(pool, tenant, input_bytes, job)
         self.bytes += input_bytes
 
     def pop(self, pool: str) -> str | None:
         """Take the job whose turn it is, or None."""
         line = self._lines.get(pool)
-        if not line or not line.entries:
+        if not line or not line.jobs:
             return None
-        entry = line.entries.pop(0)
-        self.bytes -= self._waiting.pop(entry[3]).bytes
-        line.rounds[entry[0]].reach(entry[1])
-        if not line.entries:
+        job = line.jobs.pop(0)
+        self.bytes -= self._waiting.pop(job[3]).bytes
+        line.rounds[job[0]].reach(job[1])
+        if not line.jobs:
             self._forget_turns(line)
-        return entry[3]
+        return job[3]
 
     def remove(self, job_id: str) -> bool:
         """Take a job out (a cancel, a deadline)."""
@@ -130,26 +130,26 @@ class Backlog:
             return False
         self.bytes -= waiting.bytes
         line = self._lines[waiting.pool]
-        del line.entries[bisect_left(line.entries, waiting.entry)]
+        del line.jobs[bisect_left(line.jobs, waiting.job)]
         line.removed += 1
-        if not line.entries or line.removed > len(line.entries) + REMOVED_MAX:
+        if not line.jobs or line.removed > len(line.jobs) + REMOVED_MAX:
             self._forget_turns(line)
         return True
 
     def position(self, job_id: str) -> int | None:
         """Return how many jobs of its pool come before this one."""
         waiting = self._waiting.get(job_id)
-        return None if waiting is None else bisect_left(self._lines[waiting.pool].entries, waiting.entry)
+        return None if waiting is None else bisect_left(self._lines[waiting.pool].jobs, waiting.job)
 
     def jobs_of(self, pool: str) -> list[str]:
         """Return the pool's jobs in the order in which they would be popped."""
         line = self._lines.get(pool)
-        return [entry[3] for entry in line.entries] if line else []
+        return [job[3] for job in line.jobs] if line else []
 
     def _forget_turns(self, line: _Line) -> None:
         """Forget the turns of removed jobs, and those of tenants that have none waiting."""
         line.removed = 0
         before, line.rounds = line.rounds, {}
-        for rank, turn, _, job_id in line.entries:
+        for rank, turn, _, job_id in line.jobs:
             rounds = line.rounds.setdefault(rank, _Rounds(before[rank].current))
             rounds.last[self._waiting[job_id].tenant] = turn  # the last one stays: they are sorted

@@ -14,7 +14,7 @@ from itertools import accumulate, count, repeat, takewhile
 from operator import itemgetter
 from typing import NamedTuple
 
-from killable.supervisor.models import Event
+from killable.supervisor.models import JobEvent
 from killable.workers.protocol.messages import dump_json
 
 _NAME, _DATA = itemgetter(0), itemgetter(1)
@@ -123,10 +123,10 @@ class EventLog:
         """Nothing will be added any more: pack all of it."""
         self._pack(len(self._open[1]))
 
-    def read(self, after: int, limit: int, bytes_max: int = sys.maxsize) -> list[Event]:
+    def read(self, after: int, limit: int, bytes_max: int = sys.maxsize) -> list[JobEvent]:
         """Return up to `limit` events with ids above `after`, of about `bytes_max` together: one at least."""
         first = max(after + 1, self.first)
-        found: list[Event] = []
+        found: list[JobEvent] = []
         while len(found) < limit and bytes_max > 0:
             events = self._from(first, limit - len(found), bytes_max)
             if not events:
@@ -135,7 +135,7 @@ class EventLog:
                 bytes_max -= sum(map(len, map(_DATA, events)))
             # Without a Python-level call per event: a reader of half a million tokens a second is made of this line.
             rows = zip(count(first), map(_NAME, events), map(_DATA, events), strict=False)
-            found += map(tuple.__new__, repeat(Event), rows)
+            found += map(tuple.__new__, repeat(JobEvent), rows)
             first += len(events)
         return found
 

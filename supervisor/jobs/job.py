@@ -15,7 +15,7 @@ from killable.supervisor.clock import Timer
 from killable.supervisor.jobs.event_log import EventLog
 from killable.supervisor.jobs.inputs import close_input
 from killable.supervisor.jobs.lifecycle import TERMINAL, State, public
-from killable.supervisor.models import Certificate, JobRecord, JobType, Limits, Outcome, Submission, Verdict
+from killable.supervisor.models import Certificate, JobLimits, JobRecord, JobType, Outcome, Submission, Verdict
 from killable.workers.protocol.messages import PROGRESS_BYTES_MAX, Raised
 
 if TYPE_CHECKING:
@@ -29,11 +29,11 @@ EVENT_BYTES = 5
 class JobListener(Protocol):
     """Who is called back about one job, in the event loop's thread: the Executor, which has no task for each."""
 
-    def on_assigned(self, entry: Entry) -> bool:
+    def on_assigned(self, job: Job) -> bool:
         """A worker is there for it. Return False when nobody wants it any more: then it is over."""
         ...
 
-    def on_changed(self, entry: Entry) -> None:
+    def on_changed(self, job: Job) -> None:
         """It has emitted something, or is over."""
         ...
 
@@ -49,7 +49,7 @@ class CurrentAttempt(Protocol):
 
 
 @dataclass(slots=True, eq=False)
-class Entry:
+class Job:
     """One job."""
 
     id: str
@@ -57,7 +57,7 @@ class Entry:
     """Order of submission."""
     type: JobType
     submission: Submission
-    limits: Limits
+    limits: JobLimits
     log: EventLog
     created_at: str
     created: float
@@ -77,7 +77,7 @@ class Entry:
     verdict: Verdict | None = None
     outcome: Outcome | None = None
     result: bytes | None = None
-    laid_result: MemoryFile | None = None
+    shared_result: MemoryFile | None = None
     """A large one of a pickle job, instead of `result`: it ends with its last reference."""
     partial: bytes | None = None
     progress: dict[str, Any] | None = None
@@ -128,7 +128,7 @@ class Entry:
     def note_closing(self, closing: bytes | Raised | None, *, completed: bool) -> None:
         """Keep what its closing frame brought: a value is the result only of a job that completed."""
         if not isinstance(closing, bytes):
-            self.laid_result = None
+            self.shared_result = None
         if isinstance(closing, Raised):
             self.exception = base64.b64decode(closing.pickled)
         elif completed:
@@ -142,7 +142,7 @@ class Entry:
         self.queued = now
         self.attempt = self.verdict = self.certificate = self.progress = None
         self.assigned = self.started = self.started_at = self.worker_id = self.pid = None
-        self.result, self.laid_result, self.exception = None, None, b""
+        self.result, self.shared_result, self.exception = None, None, b""
 
     def leave_queue(self) -> None:
         """It has a worker, or is over: `queue_s` no longer runs."""

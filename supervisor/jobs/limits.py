@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from killable.supervisor.models import Limits
+from killable.supervisor.models import JobLimits
 from killable.supervisor.settings import JobSettings, Settings
 from killable.workers.authoring.limits import flat
 from killable.workers.errors import Refused
@@ -23,7 +23,7 @@ def caps_of_type(settings: Settings, name: str) -> dict[str, float]:
     return caps
 
 
-def limits_of_type(settings: Settings, name: str, declared: Mapping[str, Any]) -> Limits:
+def limits_of_type(settings: Settings, name: str, declared: Mapping[str, Any]) -> JobLimits:
     """Return a type's default limits; a default above its cap is the cap."""
     limits = settings.limits.over(dict(declared)).over(dict(settings.jobs.get(name, JobSettings()).limits))
     lowered: dict[str, Any] = {}
@@ -64,8 +64,8 @@ def sources_of_type(settings: Settings, name: str, declared: Mapping[str, Any]) 
 
 
 def limits_of_job(
-    defaults: Limits, caps: Mapping[str, float], asked: Mapping[str, Any], within_s: float | None = None
-) -> Limits:
+    defaults: JobLimits, caps: Mapping[str, float], asked: Mapping[str, Any], within_s: float | None = None
+) -> JobLimits:
     """Return one job's limits, its `total_s` being `within_s` at most. Raise Refused: limit_over_cap."""
     for limit, whole_name, value in flat(asked):
         cap = caps.get(limit)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from killable.supervisor.jobs.job import Entry
+from killable.supervisor.jobs.job import Job
 from killable.supervisor.jobs.retention import Retention
 from killable.supervisor.models import JobRecord, Submission
 from killable.workers.errors import Refused
@@ -17,40 +17,40 @@ class Registry:
     """Jobs by id, in order of submission. Live jobs are never dropped."""
 
     def __init__(
-        self, *, keep_jobs: int, keep_bytes: int, keep_s: float, on_dropped: Callable[[Entry], None] | None = None
+        self, *, keep_jobs: int, keep_bytes: int, keep_s: float, on_dropped: Callable[[Job], None] | None = None
     ) -> None:
         """`on_dropped` is called for each ended job that retention lets go."""
         self.retention = Retention(keep_jobs=keep_jobs, keep_bytes=keep_bytes, keep_s=keep_s, drop=self._drop)
         self._on_dropped = on_dropped
-        self._entries: dict[str, Entry] = {}
+        self._jobs: dict[str, Job] = {}
         self._keyed: dict[tuple[str, str], tuple[str, JobRecord]] = {}
         """First answers, by tenant and idempotency key."""
         self._numbers = 0
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._jobs)
 
     def next_number(self) -> int:
         self._numbers += 1
         return self._numbers
 
-    def add(self, entry: Entry) -> None:
-        self._entries[entry.id] = entry
+    def add(self, job: Job) -> None:
+        self._jobs[job.id] = job
 
-    def restore(self, entry: Entry) -> None:
+    def restore(self, job: Job) -> None:
         """Add a job of an earlier run, with the number that it had there."""
-        self._numbers = max(self._numbers, entry.number)
-        self.add(entry)
+        self._numbers = max(self._numbers, job.number)
+        self.add(job)
 
-    def withdraw(self, entry: Entry) -> None:
+    def withdraw(self, job: Job) -> None:
         """Forget a job that was not accepted in the end."""
-        self.retention.forget(entry)
-        self._entries.pop(entry.id, None)
+        self.retention.forget(job)
+        self._jobs.pop(job.id, None)
 
-    def get(self, job_id: str) -> Entry:
+    def get(self, job_id: str) -> Job:
         """Raise Refused: unknown_job."""
         try:
-            return self._entries[job_id]
+            return self._jobs[job_id]
         except KeyError:
             raise self.retention.unknown(job_id) from None
 
@@ -66,59 +66,59 @@ class Registry:
         check_same_request(submission, digest, record.job_id)
         return record
 
-    def note_accepted(self, entry: Entry, record: JobRecord) -> None:
+    def note_accepted(self, job: Job, record: JobRecord) -> None:
         """Remember the first answer to an idempotency key, as long as the job is kept."""
-        submission = entry.submission
-        if submission.idempotency_key and entry.id in self._entries:
+        submission = job.submission
+        if submission.idempotency_key and job.id in self._jobs:
             self._keyed[submission.tenant, submission.idempotency_key] = (submission.body_digest, record)
 
-    def active(self) -> list[Entry]:
-        return [entry for entry in self._entries.values() if not entry.is_over]
+    def active(self) -> list[Job]:
+        return [job for job in self._jobs.values() if not job.is_over]
 
     def has_active(self) -> bool:
         """Tell whether a job is not over yet: the newest is looked at first."""
-        return any(not entry.is_over for entry in reversed(self._entries.values()))
+        return any(not job.is_over for job in reversed(self._jobs.values()))
 
-    def note_end(self, entry: Entry, now: float) -> None:
+    def note_end(self, job: Job, now: float) -> None:
         """A job has ended: from here on it may be dropped."""
-        if entry.is_call:
-            del self._entries[entry.id]
+        if job.is_call:
+            del self._jobs[job.id]
             return
-        self.retention.note_end(entry, now)
+        self.retention.note_end(job, now)
 
-    def _drop(self, entry: Entry) -> None:
-        del self._entries[entry.id]
-        key = entry.submission.tenant, entry.submission.idempotency_key
+    def _drop(self, job: Job) -> None:
+        del self._jobs[job.id]
+        key = job.submission.tenant, job.submission.idempotency_key
         _, record = self._keyed.get(key, ("", None))
-        if record is not None and record.job_id == entry.id:  # the key may be another job's by now
+        if record is not None and record.job_id == job.id:  # the key may be another job's by now
             del self._keyed[key]
         if self._on_dropped is not None:
-            self._on_dropped(entry)
+            self._on_dropped(job)
 
-    def matching(self, *, state: str | None, type: str | None, tag: tuple[str, str] | None) -> Iterator[Entry]:
+    def matching(self, *, state: str | None, type: str | None, tag: tuple[str, str] | None) -> Iterator[Job]:
         """Yield the newest first. `state` is a public one, or `active`; None: any."""
-        for entry in reversed(self._entries.values()):
-            if state == "active" and entry.is_over:
+        for job in reversed(self._jobs.values()):
+            if state == "active" and job.is_over:
                 continue
-            if state not in (None, "active", entry.public_state) or type not in (None, entry.type.name):
+            if state not in (None, "active", job.public_state) or type not in (None, job.type.name):
                 continue
-            if tag is None or entry.submission.tags.get(tag[0]) == tag[1]:
-                yield entry
+            if tag is None or job.submission.tags.get(tag[0]) == tag[1]:
+                yield job
 
     def page(
         self, *, state: str | None, type: str | None, tag: tuple[str, str] | None, limit: int, before: int | None
-    ) -> tuple[list[Entry], int | None]:
+    ) -> tuple[list[Job], int | None]:
         """Return the newest jobs below the number `before`, and the number below which the next page begins.
 
         Stable: a job that comes or goes meanwhile shifts no one else.
         """
-        found: list[Entry] = []
-        for entry in self.matching(state=state, type=type, tag=tag):
-            if before is not None and entry.number >= before:
+        found: list[Job] = []
+        for job in self.matching(state=state, type=type, tag=tag):
+            if before is not None and job.number >= before:
                 continue
             if len(found) == limit:
                 return found, found[-1].number
-            found.append(entry)
+            found.append(job)
         return found, None
 
 

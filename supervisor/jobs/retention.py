@@ -15,15 +15,15 @@ from killable.supervisor.clock import Clock, Timer
 from killable.workers.errors import Refused
 
 if TYPE_CHECKING:
-    from killable.supervisor.jobs.job import Entry
+    from killable.supervisor.jobs.job import Job
 
-ENTRY_BYTES = 3 << 10
+JOB_BYTES = 3 << 10
 """What an ended job costs besides its output: record, certificate, error, places in tables (2.5 to 2.9 KiB each)."""
 DROPPED_MAX = 4096
 """Jobs that are remembered as dropped: about 1.5 MB."""
 
 
-class Dropped(NamedTuple):
+class DroppedJob(NamedTuple):
     """One job that is no longer kept."""
 
     state: str
@@ -35,15 +35,15 @@ class Dropped(NamedTuple):
 class Retention:
     """Ended jobs in the order of their ends; `drop` is called for each that goes."""
 
-    def __init__(self, *, keep_jobs: int, keep_bytes: int, keep_s: float, drop: Callable[[Entry], None]) -> None:
+    def __init__(self, *, keep_jobs: int, keep_bytes: int, keep_s: float, drop: Callable[[Job], None]) -> None:
         self._keep_jobs = keep_jobs
         self._keep_bytes = keep_bytes
         self._keep_s = keep_s
         self._drop = drop
-        self._ended: dict[str, tuple[Entry, int]] = {}
+        self._ended: dict[str, tuple[Job, int]] = {}
         """With the bytes that were counted for each: what is taken off later must be what was added."""
         self._bytes = 0
-        self._dropped: dict[str, Dropped] = {}
+        self._dropped: dict[str, DroppedJob] = {}
         self._clock: Clock | None = None
         self._timer: Timer | None = None
 
@@ -57,32 +57,32 @@ class Retention:
         self._clock = None
         self._disarm()
 
-    def note_end(self, entry: Entry, now: float) -> None:
+    def note_end(self, job: Job, now: float) -> None:
         """A job has ended: from here on it may be dropped."""
-        size = _size(entry)
-        self._ended[entry.id] = entry, size
+        size = _size(job)
+        self._ended[job.id] = job, size
         self._bytes += size
         self.expire(now)
         self._arm()
 
-    def forget(self, entry: Entry) -> None:
+    def forget(self, job: Job) -> None:
         """An ended job that was never accepted counts no more."""
-        _, size = self._ended.pop(entry.id, (entry, 0))
+        _, size = self._ended.pop(job.id, (job, 0))
         self._bytes -= size
 
     def expire(self, now: float) -> None:
         """Drop ended jobs, the longest ended first, until every bound holds."""
         while self._ended:
-            job_id, (entry, size) = next(iter(self._ended.items()))
-            bound = self._exceeded(entry, now)
+            job_id, (job, size) = next(iter(self._ended.items()))
+            bound = self._exceeded(job, now)
             if not bound:
                 return
             del self._ended[job_id]
             self._bytes -= size
-            self._dropped[job_id] = Dropped(entry.public_state, entry.ended_at, bound)
+            self._dropped[job_id] = DroppedJob(job.public_state, job.ended_at, bound)
             if len(self._dropped) > DROPPED_MAX:
                 del self._dropped[next(iter(self._dropped))]
-            self._drop(entry)
+            self._drop(job)
 
     def unknown(self, job_id: str) -> Refused:
         """Return the refusal for a job that is not here, with all that is known of it."""
@@ -107,7 +107,7 @@ class Retention:
             limit=limit,
         )
 
-    def _exceeded(self, oldest: Entry, now: float) -> str:
+    def _exceeded(self, oldest: Job, now: float) -> str:
         """Return the bound for which the longest ended job has to go, or nothing."""
         if now >= self._due(oldest):
             return "keep_s"
@@ -125,10 +125,10 @@ class Retention:
         oldest, _ = next(iter(self._ended.values()))
         self._timer = self._clock.call_at(self._due(oldest), self._on_timer)
 
-    def _due(self, entry: Entry) -> float:
+    def _due(self, job: Job) -> float:
         """Return when its time is over: the timer and the look at the clock must mean the same last digit."""
-        assert entry.ended is not None
-        return entry.ended + self._keep_s
+        assert job.ended is not None
+        return job.ended + self._keep_s
 
     def _on_timer(self) -> None:
         """The job for which the timer was set may have gone before: then this only sets it for another one."""
@@ -143,11 +143,11 @@ class Retention:
             self._timer = None
 
 
-def _size(entry: Entry) -> int:
+def _size(job: Job) -> int:
     """Return about what an ended job takes in memory; its traceback and stack stand there twice."""
-    facts = entry.outcome.facts if entry.outcome else {}
-    texts = (*facts.values(), *(entry.certificate or {}).values())
-    return ENTRY_BYTES + entry.kept_bytes + sum(len(text) for text in texts if isinstance(text, str))
+    facts = job.outcome.facts if job.outcome else {}
+    texts = (*facts.values(), *(job.certificate or {}).values())
+    return JOB_BYTES + job.kept_bytes + sum(len(text) for text in texts if isinstance(text, str))
 
 
 def _number(limit: float) -> str:

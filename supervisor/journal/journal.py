@@ -21,7 +21,14 @@ from functools import partial
 
 from killable.supervisor import event_loops
 from killable.supervisor.clock import monotonic
-from killable.supervisor.journal.journal_file import Accepted, Dropped, JournalFile, JournalRefused, Note, Row
+from killable.supervisor.journal.journal_file import (
+    AcceptedNote,
+    DroppedNote,
+    JournalFile,
+    JournalRefused,
+    JournalRow,
+    Note,
+)
 
 RETRY_S = 1.0
 """Between two looks whether a write works again."""
@@ -36,7 +43,7 @@ SLOW_S = 5.0
 Answer = Callable[[str, bool], None]
 """Called in the event loop: empty when it is on disk, else why it is not; False: why nobody can say whether it is."""
 
-Opened = asyncio.Future[list[Row] | Exception]
+Opened = asyncio.Future[list[JournalRow] | Exception]
 
 logger = logging.getLogger("killable.journal")
 
@@ -66,7 +73,7 @@ class Journal:
         took_s = 0.0 if since is None else monotonic() - since
         return f"a write that began {took_s:.0f} s ago goes on" if took_s > SLOW_S else ""
 
-    async def open(self) -> list[Row]:
+    async def open(self) -> list[JournalRow]:
         """Return what the file has. Raise JournalRefused."""
         self._loop = loop = asyncio.get_running_loop()
         opened: Opened = loop.create_future()
@@ -80,7 +87,7 @@ class Journal:
             raise found
         return found
 
-    def accept(self, accepted: Accepted, answer: Answer) -> None:
+    def accept(self, accepted: AcceptedNote, answer: Answer) -> None:
         """Have a new job written, and hear of it; while a write hangs it is refused."""
         if self._loop is not None and (why := self._hang()):
             self._loop.call_soon(answer, why, True)
@@ -154,12 +161,12 @@ class Journal:
         return group, False
 
     def _write(self, file: JournalFile, group: list[Note], go_on: bool) -> bool:
-        submissions = [each for each in group if isinstance(each, Accepted)]
+        submissions = [each for each in group if isinstance(each, AcceptedNote)]
         answers = dict.fromkeys((each.number for each in submissions), "")
         if why := self._try(file, [*self._owed, *group]):
             # Submissions first: what follows may be of one of them.
             answers = {each.number: self._try(file, [each]) for each in submissions}
-            self._owe([each for each in group if not isinstance(each, Accepted)])
+            self._owe([each for each in group if not isinstance(each, AcceptedNote)])
             if self._owed and not self._try(file, self._owed):
                 self._owed = []
         else:
@@ -188,7 +195,7 @@ class Journal:
 
     def _owe(self, notes: list[Note]) -> None:
         for note in notes:
-            if isinstance(note, Dropped):  # nothing else of it matters any more
+            if isinstance(note, DroppedNote):  # nothing else of it matters any more
                 self._owed = [owed for owed in self._owed if owed.number != note.number]
             self._owed.append(note)
 
@@ -204,6 +211,6 @@ class Journal:
         event_loops.tell(self._loop, act)
 
 
-def _resolve(opened: Opened, found: list[Row] | Exception) -> None:
+def _resolve(opened: Opened, found: list[JournalRow] | Exception) -> None:
     if not opened.done():  # else the start was given up
         opened.set_result(found)

@@ -48,7 +48,7 @@ class JournalRefused(StartRefused):
 
 
 @dataclass(frozen=True, slots=True)
-class Accepted:
+class AcceptedNote:
     """A new job."""
 
     number: int
@@ -59,7 +59,7 @@ class Accepted:
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
+class StartedNote:
     """A worker has it, or had: it waits to be run again."""
 
     number: int
@@ -67,7 +67,7 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class EndedNote:
     """It is over: its input is not needed any more."""
 
     number: int
@@ -79,7 +79,7 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
-class Amended:
+class AmendedNote:
     """What there is to say of its end has changed."""
 
     number: int
@@ -87,17 +87,17 @@ class Amended:
 
 
 @dataclass(frozen=True, slots=True)
-class Dropped:
+class DroppedNote:
     """It is kept no longer."""
 
     number: int
 
 
-Note = Accepted | Started | Ended | Amended | Dropped
+Note = AcceptedNote | StartedNote | EndedNote | AmendedNote | DroppedNote
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class JournalRow:
     """All that the file has of one job."""
 
     number: int
@@ -141,12 +141,14 @@ class JournalFile:
     def close(self) -> None:
         self._connection.close()
 
-    def read(self) -> list[Row]:
+    def read(self) -> list[JournalRow]:
         """Return all jobs in the order of their submission. Raise JournalRefused."""
         try:
             rows = self._connection.execute("SELECT number, job_id, accepted, started, ended FROM jobs ORDER BY number")
             return [
-                Row(number, job_id, json.loads(accepted), _loaded(started), _loaded(ended), self._pieces_of(number))
+                JournalRow(
+                    number, job_id, json.loads(accepted), _loaded(started), _loaded(ended), self._pieces_of(number)
+                )
                 for number, job_id, accepted, started, ended in rows.fetchall()
             ]
         except (sqlite3.Error, ValueError) as error:
@@ -171,13 +173,13 @@ class JournalFile:
     def _put(self, note: Note) -> None:
         execute, number = self._connection.execute, note.number
         match note:
-            case Accepted():
+            case AcceptedNote():
                 row = (number, note.job_id, note.members.decode("ascii"))
                 execute("INSERT INTO jobs (number, job_id, accepted) VALUES (?, ?, ?)", row)
                 self._put_pieces(number, "input", [note.input])
-            case Started():
+            case StartedNote():
                 execute("UPDATE jobs SET started = ? WHERE number = ?", (note.members.decode("ascii"), number))
-            case Ended():
+            case EndedNote():
                 found = execute("UPDATE jobs SET ended = ? WHERE number = ?", (note.members.decode("ascii"), number))
                 if not found.rowcount:
                     return  # it was refused in the end
@@ -186,9 +188,9 @@ class JournalFile:
                     if value is not None:
                         self._put_pieces(number, kind, [value])
                 self._put_pieces(number, "events", note.log.encoded())
-            case Amended():
+            case AmendedNote():
                 execute("UPDATE jobs SET ended = ? WHERE number = ?", (note.members.decode("ascii"), number))
-            case Dropped():
+            case DroppedNote():
                 execute("DELETE FROM pieces WHERE number = ?", (number,))
                 execute("DELETE FROM jobs WHERE number = ?", (number,))
 

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
-from killable.supervisor.jobs.job import Entry
+from killable.supervisor.jobs.job import Job
 from killable.supervisor.journal.journal import Journal
-from killable.supervisor.journal.journal_file import Accepted, Amended, Dropped, Ended, Started
+from killable.supervisor.journal.journal_file import AcceptedNote, AmendedNote, DroppedNote, EndedNote, StartedNote
 from killable.supervisor.models import Submission
 from killable.workers.errors import Refused
 from killable.workers.protocol.messages import dump_json
@@ -26,7 +26,7 @@ RETRY_AFTER_S = 5
 """Nobody knows when a full disk has room: not so soon that asking is all that the server does."""
 
 
-class Chronicle:
+class JournalWriter:
     """Of one run of the server, on one boot of a machine."""
 
     def __init__(self, path: str, instance_id: str, boot: str) -> None:
@@ -35,67 +35,67 @@ class Chronicle:
         self.boot = boot
         self._instance_id = instance_id
 
-    def accepted(self, entry: Entry, input: bytes, answer: Callable[[Refused | None], None]) -> None:
+    def accepted(self, job: Job, input: bytes, answer: Callable[[Refused | None], None]) -> None:
         """Have it written; `answer` is called when it is on disk, or with the reason to refuse the submission."""
         members = {
             "instance_id": self._instance_id,
-            "created_at": entry.created_at,
-            "type": entry.type.name,
-            "codec": entry.type.codec,
-            "limits": entry.limits.as_json(),
-            "first_event": entry.log.first,
-            "submission": {name: getattr(entry.submission, name) for name in KEPT_OF_SUBMISSION},
+            "created_at": job.created_at,
+            "type": job.type.name,
+            "codec": job.type.codec,
+            "limits": job.limits.as_json(),
+            "first_event": job.log.first,
+            "submission": {name: getattr(job.submission, name) for name in KEPT_OF_SUBMISSION},
         }
-        accepted = Accepted(entry.number, entry.id, dump_json(members), input)
+        accepted = AcceptedNote(job.number, job.id, dump_json(members), input)
         self.journal.accept(accepted, lambda why, is_known: answer(_refusal(why, is_known=is_known) if why else None))
 
-    def begun(self, entry: Entry, at: str) -> None:
+    def begun(self, job: Job, at: str) -> None:
         """A worker has it."""
         members = {
             "instance_id": self._instance_id,
             "boot": self.boot,
             "at": at,
-            "attempt": entry.attempts,
-            "worker_id": entry.worker_id,
-            "pid": entry.pid,
-            "first_event": entry.log.first,
+            "attempt": job.attempts,
+            "worker_id": job.worker_id,
+            "pid": job.pid,
+            "first_event": job.log.first,
         }
-        self.journal.note(Started(entry.number, dump_json(members)))
+        self.journal.note(StartedNote(job.number, dump_json(members)))
 
-    def waits(self, entry: Entry) -> None:
+    def waits(self, job: Job) -> None:
         """Its attempt has ended, and it waits to be run again."""
-        members = {"waits": True, "attempt": entry.attempts, "first_event": entry.log.first}
-        self.journal.note(Started(entry.number, dump_json(members)))
+        members = {"waits": True, "attempt": job.attempts, "first_event": job.log.first}
+        self.journal.note(StartedNote(job.number, dump_json(members)))
 
-    def ended(self, entry: Entry) -> None:
+    def ended(self, job: Job) -> None:
         """Its terminal event is in its log, which is sealed."""
-        members = dump_json(self._end_of(entry))
-        self.journal.note(Ended(entry.number, members, entry.result, entry.partial, entry.log))
+        members = dump_json(self._end_of(job))
+        self.journal.note(EndedNote(job.number, members, job.result, job.partial, job.log))
 
-    def amended(self, entry: Entry) -> None:
+    def amended(self, job: Job) -> None:
         """Its certificate has come to say more."""
-        self.journal.note(Amended(entry.number, dump_json(self._end_of(entry))))
+        self.journal.note(AmendedNote(job.number, dump_json(self._end_of(job))))
 
-    def dropped(self, entry: Entry) -> None:
-        self.journal.note(Dropped(entry.number))
+    def dropped(self, job: Job) -> None:
+        self.journal.note(DroppedNote(job.number))
 
-    def _end_of(self, entry: Entry) -> dict[str, Any]:
-        outcome = entry.outcome
+    def _end_of(self, job: Job) -> dict[str, Any]:
+        outcome = job.outcome
         assert outcome is not None
         return {
-            "instance_id": entry.instance_id or self._instance_id,
+            "instance_id": job.instance_id or self._instance_id,
             "state": outcome.state,
             "code": outcome.code,
             "message": outcome.message,
             "facts": outcome.facts,
-            "started_at": entry.started_at,
-            "ended_at": entry.ended_at,
-            "attempts": entry.attempts,
-            "worker_id": entry.worker_id,
-            "pid": entry.pid,
-            "progress": _as_json(entry.progress),
-            "certificate": entry.certificate,
-            "first_event": entry.log.first,
+            "started_at": job.started_at,
+            "ended_at": job.ended_at,
+            "attempts": job.attempts,
+            "worker_id": job.worker_id,
+            "pid": job.pid,
+            "progress": _as_json(job.progress),
+            "certificate": job.certificate,
+            "first_event": job.log.first,
         }
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from killable.supervisor.linux.instance_id import Owner
+from killable.supervisor.linux.instance_id import InstanceId
 
 CONTROLLERS = frozenset({"memory", "pids"})
 """What a worker's group is bounded by, where they are on cgroup v2: looked at one by one."""
@@ -153,7 +153,7 @@ def find_root(instance: str) -> CgroupRoot | None:
     own = own_directory()
     if own is None or not os.access(own / "cgroup.procs", os.W_OK):
         return None
-    owner = Owner.of(os.getpid())
+    owner = InstanceId.of(os.getpid())
     assert owner is not None
     path = own / f"{owner.name}-{instance}"
     try:

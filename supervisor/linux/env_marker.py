@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from killable.supervisor import clock
-from killable.supervisor.linux.instance_id import Owner
+from killable.supervisor.linux.instance_id import InstanceId
 from killable.supervisor.linux.procfs import stat_fields
 
 GUARD_S = 2.0
@@ -22,7 +22,7 @@ GUARD_S = 2.0
 WAVE_S = 0.1
 """How long those of one wave are waited for: they may be few of many, and the others fork on."""
 
-COOKIE = "KILLABLE_INSTANCE"
+MARKER = "KILLABLE_INSTANCE"
 """In the environment of the guard's exec: a fork keeps it, and an exec passes it on unless the job cleans its
 environment.
 """
@@ -33,27 +33,27 @@ _EXEC_LOOK_S, _EXEC_LOOKS_MAX = 0.001, 1000
 """Between two looks at a process whose exec is under way, and how many: it is over when it gets the processor."""
 
 
-class Leftover(NamedTuple):
+class OrphanProcess(NamedTuple):
     """A process that was found by its cookie."""
 
     pid: int
     command: str
-    cookie: str
+    marker: str
 
 
-def cookie_value(owner: Owner, instance_id: str, pool: str) -> str:
+def marker_value(owner: InstanceId, instance_id: str, pool: str) -> str:
     return f"{owner.name}/{instance_id}/{pool}"
 
 
-def kill_waves(is_meant: Callable[[str], bool], give_up_at: float) -> tuple[list[Leftover], list[Leftover]]:
+def kill_waves(is_meant: Callable[[str], bool], give_up_at: float) -> tuple[list[OrphanProcess], list[OrphanProcess]]:
     """SIGKILL every process whose cookie is meant, and what those have forked meanwhile, until there is none.
 
     Return those that were killed and those that are there still at `give_up_at` (clock.monotonic). Blocks, and may
     block for longer: reading the environment of a process that the kernel holds can take as long as that.
     """
-    swept: dict[int, Leftover] = {}
+    swept: dict[int, OrphanProcess] = {}
     while True:
-        wave: list[Leftover] = []
+        wave: list[OrphanProcess] = []
         complete = _kill_wave(is_meant, give_up_at, wave)
         swept.update((found.pid, found) for found in wave)
         if complete and not wave:
@@ -65,13 +65,13 @@ def kill_waves(is_meant: Callable[[str], bool], give_up_at: float) -> tuple[list
 
 def ownerless() -> Callable[[str], bool]:
     """Return the test of a cookie: is its owner gone? Each owner is looked at once."""
-    known = {"": False, _cookie_of("self"): False}  # whoever started us from a leftover wants us to live
+    known = {"": False, _marker_of("self"): False}  # whoever started us from a leftover wants us to live
 
-    def is_ownerless(cookie: str) -> bool:
-        if cookie not in known:
-            owner = Owner.named(cookie.partition("/")[0])
-            known[cookie] = owner is not None and owner.is_gone()
-        return known[cookie]
+    def is_ownerless(marker: str) -> bool:
+        if marker not in known:
+            owner = InstanceId.named(marker.partition("/")[0])
+            known[marker] = owner is not None and owner.is_gone()
+        return known[marker]
 
     return is_ownerless
 
@@ -103,7 +103,7 @@ def let_guards_finish(is_meant: Callable[[str], bool]) -> None:
             os.close(pidfd)
 
 
-def _kill_wave(is_meant: Callable[[str], bool], give_up_at: float, found: list[Leftover]) -> bool:
+def _kill_wave(is_meant: Callable[[str], bool], give_up_at: float, found: list[OrphanProcess]) -> bool:
     """SIGKILL every process whose cookie is meant, once, and wait a moment for their ends; return whether all could be
     looked at.
 
@@ -118,11 +118,11 @@ def _kill_wave(is_meant: Callable[[str], bool], give_up_at: float, found: list[L
                 pidfds.append(os.pidfd_open(pid))
             except ProcessLookupError:
                 continue
-            cookie = _cookie_of(str(pid))
+            marker = _marker_of(str(pid))
             try:
-                if is_meant(cookie):
+                if is_meant(marker):
                     signal.pidfd_send_signal(pidfds[-1], signal.SIGKILL)
-                    found.append(Leftover(pid, command, cookie))
+                    found.append(OrphanProcess(pid, command, marker))
             except (ProcessLookupError, PermissionError):
                 pass  # gone, or not ours to signal
     except OSError:
@@ -136,11 +136,11 @@ def _kill_wave(is_meant: Callable[[str], bool], give_up_at: float, found: list[L
 
 def _carriers(is_meant: Callable[[str], bool]) -> Iterator[int]:
     for name in os.listdir("/proc"):
-        if name.isdigit() and is_meant(_cookie_of(name)):
+        if name.isdigit() and is_meant(_marker_of(name)):
             yield int(name)
 
 
-def _cookie_of(pid: str) -> str:
+def _marker_of(pid: str) -> str:
     """Raise OSError when that cannot be told."""
     believed = False
     for _ in range(_EXEC_LOOKS_MAX):
@@ -155,7 +155,7 @@ def _cookie_of(pid: str) -> str:
             _wait_for_end(int(pid), _EXEC_LOOK_S)
         else:
             believed = True  # if it is as empty once more: the exec may have been over by this look
-    _, found, rest = environment.partition(f"\0{COOKIE}=".encode())
+    _, found, rest = environment.partition(f"\0{MARKER}=".encode())
     return rest.partition(b"\0")[0].decode("utf-8", "replace") if found else ""
 
 

@@ -15,7 +15,7 @@ _NAME = re.compile(r"killable-([0-9a-f]{32})-(\d+)-(\d+)-(\d+)")
 _FOLDER = re.compile(r"killable-([0-9a-f]{12})-([0-9a-f]+)-([0-9a-f]+)-[a-z0-9_]{8}")
 
 
-class Owner(NamedTuple):
+class InstanceId(NamedTuple):
     """One run of one process: no other one, before or after, is equal to it."""
 
     boot: str
@@ -26,7 +26,7 @@ class Owner(NamedTuple):
     """In clock ticks since boot (proc(5), stat, field 22): a wall-clock time moves with the clock."""
 
     @classmethod
-    def of(cls, pid: int) -> Owner | None:
+    def of(cls, pid: int) -> InstanceId | None:
         """Return the process that has this pid now; None when there is none, or only its remains (a zombie). Raise
         OSError when that cannot be told.
         """
@@ -34,7 +34,7 @@ class Owner(NamedTuple):
         return None if started is None else cls(*_here(), pid, started)
 
     @classmethod
-    def named(cls, name: str) -> Owner | None:
+    def named(cls, name: str) -> InstanceId | None:
         """Return the owner that `name` names, if it is such a name and nothing more."""
         found = _NAME.fullmatch(name)
         return None if found is None else cls(found[1], *(int(number) for number in found.groups()[1:]))
@@ -69,12 +69,12 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", "")
 
 
-def owner_of_folder(name: str) -> Owner | None:
+def owner_of_folder(name: str) -> InstanceId | None:
     """Return whose folder has this name, if it has exactly our scheme and comes from this boot and pid namespace."""
     found = _FOLDER.fullmatch(name)
     if found is None or found[1] != _digest(*_here()):
         return None
-    return Owner(*_here(), int(found[2], 16), int(found[3], 16))
+    return InstanceId(*_here(), int(found[2], 16), int(found[3], 16))
 
 
 def sees_own_pids() -> bool:

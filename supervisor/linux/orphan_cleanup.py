@@ -20,7 +20,7 @@ from pathlib import Path
 from killable.supervisor import clock
 from killable.supervisor.linux import env_marker
 from killable.supervisor.linux.cgroup import own_directory
-from killable.supervisor.linux.instance_id import Owner, owner_of_folder, sees_own_pids
+from killable.supervisor.linux.instance_id import InstanceId, owner_of_folder, sees_own_pids
 from killable.workers.runtime.removal import remove_tree
 
 EMPTY_MS = 1000
@@ -48,14 +48,14 @@ def sweep_in_thread(finished: Callable[[], None]) -> None:
     _start_thread(sweep)
 
 
-def sweep_cookie_in_thread(cookie: str, patience_s: float, finished: Callable[[], None]) -> None:
+def sweep_marker_in_thread(marker: str, patience_s: float, finished: Callable[[], None]) -> None:
     """End what carries this cookie, whose guard is gone; `finished` is called in the thread, after `patience_s` at the
     latest.
     """
 
     def sweep() -> None:
         try:
-            _try(lambda: _sweep_processes(lambda found: found == cookie, patience_s))
+            _try(lambda: _sweep_processes(lambda found: found == marker, patience_s))
         finally:
             finished()
 
@@ -91,7 +91,7 @@ def _sweep_processes(is_meant: Callable[[str], bool], patience_s: float) -> None
     swept, left = env_marker.kill_waves(is_meant, clock.monotonic() + patience_s)
     for event, level, processes in (("swept", logging.WARNING, swept), ("not_swept", logging.ERROR, left)):
         for found in processes:
-            fields = {"pid": found.pid, "command": found.command, "cookie": found.cookie}
+            fields = {"pid": found.pid, "command": found.command, "cookie": found.marker}
             logger.log(level, event, extra=fields)
 
 
@@ -123,7 +123,7 @@ def sweep_groups() -> list[str]:
 def _ownerless_groups(own: Path) -> Iterator[Path]:
     """Yield the groups whose owner is gone; of another boot or pid namespace nothing can be told, so those are left."""
     for directory in own.glob("killable-*"):
-        owner = Owner.named(directory.name.rpartition("-")[0])  # the last part is the instance
+        owner = InstanceId.named(directory.name.rpartition("-")[0])  # the last part is the instance
         if owner is not None and directory.is_dir() and owner.is_gone():
             yield directory
 

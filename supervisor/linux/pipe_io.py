@@ -22,7 +22,7 @@ LARGE_READ_BYTES = PIPE_BYTES
 """Of one value that is longer: its bytes are only laid aside, which takes no time."""
 
 
-class Reader:
+class PipeReader:
     """The reading end of a pipe; owns the descriptor. It reads nothing by itself before `start`."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, descriptor: int, sink: Callable[[bytes], None]) -> None:
@@ -78,7 +78,7 @@ class Reader:
             self._descriptor = -1
 
 
-class Writer:
+class PipeWriter:
     """The writing end of a worker's orders socket; owns it. What does not fit is kept and written when it does."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, descriptor: int) -> None:

@@ -14,7 +14,7 @@ from killable.supervisor.linux.oom_counter import OomCounter
 from killable.supervisor.linux.user_accounts import account
 from killable.supervisor.linux.worker_pipes import open_pipes
 from killable.supervisor.linux.worker_process import WorkerProcess
-from killable.supervisor.linux.zygote_host import Lineage
+from killable.supervisor.linux.zygote_host import ZygoteHost
 from killable.supervisor.ports import ProcessListener, SpawnerListener, ZygoteLost
 from killable.supervisor.settings import PoolSpec
 from killable.workers.protocol import control
@@ -45,7 +45,7 @@ class PoolSpawner:
         *,
         cgroups: CgroupRoot | None,
         tmp: str,
-        cookie: str,
+        marker: str,
         patience_s: float,
         answer_s: float,
         oom: OomCounter,
@@ -56,26 +56,26 @@ class PoolSpawner:
         self._cgroups = cgroups
         self._tmp = tmp
         self._oom = oom
-        self._cookie = cookie
+        self._marker = marker
         self._patience_s = patience_s
         self._answer_s = answer_s
-        self._lineage: Lineage | None = None
-        self._stuck: list[Lineage] = []
-        self._lineages = 0
+        self._zygote_host: ZygoteHost | None = None
+        self._stuck: list[ZygoteHost] = []
+        self._zygote_hosts = 0
         self._closing = False
         self.proof = "descendants" if cgroups is None else "cgroup+descendants"
 
     @property
     def zygote_pid(self) -> int | None:
-        return None if self._lineage is None else self._lineage.zygote_pid
+        return None if self._zygote_host is None else self._zygote_host.zygote_pid
 
     def start(self, start_method: str) -> None:
         os.makedirs(self._tmp, 0o700, exist_ok=True)  # what tidies /tmp up may have taken it
         configure = self._configure(start_method)
         with host_forks.putting_off:
-            if self._lineage is None:
-                self._lineage = self._open_lineage()
-            self._lineage.start_zygote(configure)
+            if self._zygote_host is None:
+                self._zygote_host = self._open_zygote_host()
+            self._zygote_host.start_zygote(configure)
 
     def _configure(self, start_method: str) -> control.Configure:
         spec = self._spec
@@ -109,31 +109,31 @@ class PoolSpawner:
             file.write(self._spec.setup)
         return path
 
-    def _open_lineage(self) -> Lineage:
-        self._lineages += 1
-        return Lineage(
+    def _open_zygote_host(self) -> ZygoteHost:
+        self._zygote_hosts += 1
+        return ZygoteHost(
             self._loop,
             self,
             self._listener,
             python=self._spec.python,
             folder=self._spec.folder,
             environment={**THREAD_LIMITS, **os.environ, **self._spec.env},
-            cookie=f"{self._cookie}/{self._lineages}",
+            marker=f"{self._marker}/{self._zygote_hosts}",
             patience_s=self._patience_s,
             answer_s=self._answer_s,
         )
 
     def stop_zygote(self) -> None:
-        if self._lineage is not None:
-            self._lineage.stop_zygote()
+        if self._zygote_host is not None:
+            self._zygote_host.stop_zygote()
 
     def fork(self, worker_id: str, listener: ProcessListener) -> WorkerProcess:
         with host_forks.putting_off:
             return self._fork(worker_id, listener)
 
     def _fork(self, worker_id: str, listener: ProcessListener) -> WorkerProcess:
-        lineage = self._lineage
-        if lineage is None:
+        zygote_host = self._zygote_host
+        if zygote_host is None:
             raise ZygoteLost
         cgroup = None if self._cgroups is None else self._cgroups.create(worker_id)
         try:
@@ -147,11 +147,11 @@ class PoolSpawner:
         tmp = os.path.join(self._tmp, worker_id)
         process = None
         try:
-            process = WorkerProcess(self._loop, listener, pipes.ours, cgroup, tmp, self._oom, lineage.note_exit)
+            process = WorkerProcess(self._loop, listener, pipes.ours, cgroup, tmp, self._oom, zygote_host.note_exit)
             if cgroup is not None:
                 sent.append(cgroup.open_procs())
                 closing.append(sent[-1])
-            lineage.fork(control.Fork(worker_id, cgroup=cgroup is not None), sent)
+            zygote_host.fork(control.Fork(worker_id, cgroup=cgroup is not None), sent)
         except (OSError, ZygoteLost):
             if process is not None:
                 process.abandon()
@@ -159,35 +159,35 @@ class PoolSpawner:
         finally:
             for descriptor in closing:
                 os.close(descriptor)
-        lineage.add(worker_id, process)
+        zygote_host.add(worker_id, process)
         return process
 
     def leave_to_parent(self) -> None:
         """In a fork of this process: nothing here is its own."""
-        for lineage in (*self._stuck, self._lineage):
-            if lineage is not None:
-                lineage.leave_to_parent()
+        for zygote_host in (*self._stuck, self._zygote_host):
+            if zygote_host is not None:
+                zygote_host.leave_to_parent()
 
     async def close(self) -> None:
         self._closing = True
-        lineages = [*self._stuck, *([] if self._lineage is None else [self._lineage])]
+        zygote_hosts = [*self._stuck, *([] if self._zygote_host is None else [self._zygote_host])]
         async with asyncio.TaskGroup() as closing:
-            for lineage in lineages:
-                closing.create_task(lineage.close())
+            for zygote_host in zygote_hosts:
+                closing.create_task(zygote_host.close())
 
     # ── LineageOwner ──
 
-    def on_zygote_lost(self, lineage: Lineage, how: str) -> None:
+    def on_zygote_lost(self, zygote_host: ZygoteHost, how: str) -> None:
         self._listener.on_zygote_lost(how)
 
-    def on_stuck(self, lineage: Lineage) -> None:
-        assert self._lineage is lineage, "it gives up once"
-        self._lineage = None
-        self._stuck.append(lineage)
+    def on_stuck(self, zygote_host: ZygoteHost) -> None:
+        assert self._zygote_host is zygote_host, "it gives up once"
+        self._zygote_host = None
+        self._stuck.append(zygote_host)
         self._listener.on_zygote_lost()
 
-    def on_ended(self, lineage: Lineage) -> None:
-        if self._lineage is lineage:
-            self._lineage = None
-        elif lineage in self._stuck:
-            self._stuck.remove(lineage)
+    def on_ended(self, zygote_host: ZygoteHost) -> None:
+        if self._zygote_host is zygote_host:
+            self._zygote_host = None
+        elif zygote_host in self._stuck:
+            self._stuck.remove(zygote_host)

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from killable.supervisor import event_loops
 from killable.supervisor.linux import cgroup, orphan_cleanup
 from killable.supervisor.linux.cgroup import CgroupRoot
-from killable.supervisor.linux.env_marker import cookie_value
-from killable.supervisor.linux.instance_id import Owner
+from killable.supervisor.linux.env_marker import marker_value
+from killable.supervisor.linux.instance_id import InstanceId
 from killable.supervisor.linux.oom_counter import OomCounter
 from killable.supervisor.linux.spawner import PoolSpawner
 from killable.supervisor.linux.zygote_host import ANSWER_S
@@ -31,7 +31,7 @@ class System:
     """Made at the start, given back at the end."""
 
     loop: asyncio.AbstractEventLoop
-    owner: Owner
+    owner: InstanceId
     instance_id: str
     cgroups: CgroupRoot | None
     tmp: str
@@ -49,7 +49,7 @@ class System:
         if settings.proof == "cgroup+descendants" and cgroups is None:
             raise OSError(0, "KILLABLE_PROOF asks for a cgroup, and no writable cgroup2 directory was found")
         try:
-            owner = Owner.of(os.getpid())
+            owner = InstanceId.of(os.getpid())
             assert owner is not None
             tmp = tempfile.mkdtemp(prefix=owner.folder_prefix)
         except OSError:
@@ -58,7 +58,7 @@ class System:
             raise
         return cls(loop, owner, instance_id, cgroups, tmp, OomCounter(), settings.unkillable_s)
 
-    async def sweep_leftovers(self) -> bool:
+    async def sweep_orphans(self) -> bool:
         """Wait until what dead supervisors have left is ended: it may hold what this one needs. False: not in time."""
         finished = asyncio.Event()
         orphan_cleanup.sweep_in_thread(lambda: event_loops.tell(self.loop, finished.set))
@@ -68,14 +68,14 @@ class System:
         return in_time
 
     def open_spawner(self, spec: PoolSpec, listener: SpawnerListener) -> PoolSpawner:
-        cookie = cookie_value(self.owner, self.instance_id, spec.name)
+        marker = marker_value(self.owner, self.instance_id, spec.name)
         spawner = PoolSpawner(
             self.loop,
             spec,
             listener,
             cgroups=self.cgroups,
             tmp=self.tmp,
-            cookie=cookie,
+            marker=marker,
             patience_s=self.patience_s,
             answer_s=self.answer_s,
             oom=self.oom,

@@ -20,7 +20,7 @@ class AccountError(OSError):
         self.key = key
 
 
-class Account(NamedTuple):
+class UserAccount(NamedTuple):
     """Numbers, as the kernel takes them, and what a login would set."""
 
     uid: int
@@ -29,7 +29,7 @@ class Account(NamedTuple):
     environment: dict[str, str]
 
 
-def account(user: str | int, group: str | int) -> Account | None:
+def account(user: str | int, group: str | int) -> UserAccount | None:
     """Return what workers become; None: they stay who this process is. Raise AccountError.
 
     Either may be a name or a number, or empty: the user of this process, the user's own group. A number need not be in
@@ -39,17 +39,17 @@ def account(user: str | int, group: str | int) -> Account | None:
         return None
     if os.geteuid() != 0:
         raise AccountError("group" if user == "" else "user", "only root can start workers as somebody else")
-    entry = _user(os.geteuid() if user == "" else user)
+    job = _user(os.geteuid() if user == "" else user)
     if group != "":
         gid = _group(group)
-    elif entry is not None:
-        gid = entry.pw_gid
+    elif job is not None:
+        gid = job.pw_gid
     else:
         raise AccountError("user", "it is not in the user database, so its group has to be named too")
-    if entry is None:
-        return Account(int(user), gid, [], {})
-    login = {"HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name}
-    return Account(entry.pw_uid, gid, os.getgrouplist(entry.pw_name, gid), login)
+    if job is None:
+        return UserAccount(int(user), gid, [], {})
+    login = {"HOME": job.pw_dir, "USER": job.pw_name, "LOGNAME": job.pw_name}
+    return UserAccount(job.pw_uid, gid, os.getgrouplist(job.pw_name, gid), login)
 
 
 def _user(user: str | int) -> pwd.struct_passwd | None:

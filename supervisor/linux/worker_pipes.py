@@ -10,14 +10,14 @@ import socket
 from typing import NamedTuple
 
 
-class Pipes(NamedTuple):
+class WorkerPipes(NamedTuple):
     """The supervisor's ends, and the worker's, which are closed once they are sent."""
 
     ours: tuple[int, int, int, int, int]
     theirs: tuple[int, ...]
 
 
-def open_pipes() -> Pipes:
+def open_pipes() -> WorkerPipes:
     """Open orders (a socket), frames, output and bells, and the stack's memory file.
 
     Raise OSError, leaving nothing open.
@@ -34,5 +34,5 @@ def open_pipes() -> Pipes:
         for descriptor in opened:
             os.close(descriptor)
         raise
-    orders_r, orders_w, frames_r, frames_w, output_r, output_w, bells_r, bells_w, stack = opened
-    return Pipes((orders_w, frames_r, output_r, bells_r, stack), (orders_r, frames_w, output_w, bells_w, stack))
+    orders_r, orders_w, frames_r, frames_w, output_r, output_w, notify_r, notify_w, stack = opened
+    return WorkerPipes((orders_w, frames_r, output_r, notify_r, stack), (orders_r, frames_w, output_w, notify_w, stack))

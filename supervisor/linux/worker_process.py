@@ -18,12 +18,12 @@ from killable.supervisor import clock, event_loops
 from killable.supervisor.linux import procfs
 from killable.supervisor.linux.cgroup import Cgroup
 from killable.supervisor.linux.oom_counter import OomCounter, own_limit_struck
-from killable.supervisor.linux.pipe_io import LARGE_READ_BYTES, READ_BYTES, Reader, Writer
+from killable.supervisor.linux.pipe_io import LARGE_READ_BYTES, READ_BYTES, PipeReader, PipeWriter
 from killable.supervisor.linux.stack_file import StackFile
 from killable.supervisor.models import Verdict
 from killable.supervisor.ports import FenceError, Gone, ProcessListener, ProcessorUse, Sample, Usage
 from killable.workers.authoring.limits import TASKS_SPARE
-from killable.workers.protocol.control import Ending
+from killable.workers.protocol.control import ProcessEnding
 from killable.workers.protocol.frames import Decoder, FrameError
 from killable.workers.runtime.dump_signal import DUMP_SIGNAL
 from killable.workers.runtime.removal import remove_tree
@@ -49,7 +49,7 @@ class WorkerProcess:
         on_exit: Callable[[], None],
     ) -> None:
         """Take over the descriptors and the group, also on failure. Raise OSError."""
-        orders, frames, output, bells, stack = ours
+        orders, frames, output, notifications, stack = ours
         self._loop = loop
         self._listener = listener
         self._cgroup = cgroup
@@ -62,10 +62,10 @@ class WorkerProcess:
         self.base: Sample | None = None
         self._on_exit = on_exit
         self._decoder = Decoder()
-        self._orders = Writer(loop, orders)
-        self._frames = Reader(loop, frames, self._on_frame_bytes)
-        self._output = Reader(loop, output, listener.on_output)
-        self._bells = Reader(loop, bells, listener.on_bells)
+        self._orders = PipeWriter(loop, orders)
+        self._frames = PipeReader(loop, frames, self._on_frame_bytes)
+        self._output = PipeReader(loop, output, listener.on_output)
+        self._notifications = PipeReader(loop, notifications, listener.on_notifications)
         self._pidfd = -1
         self._fence: int | None = None
         self._lock = threading.RLock()  # a finalizer of the program's may come in the middle, and cancel
@@ -77,7 +77,7 @@ class WorkerProcess:
         self.pid: int | None = None
         self.proof = "descendants" if cgroup is None else "cgroup+descendants"
         try:
-            for reader in (self._frames, self._output, self._bells):
+            for reader in (self._frames, self._output, self._notifications):
                 reader.start()
         except OSError:
             self._close()
@@ -110,7 +110,7 @@ class WorkerProcess:
             self._on_pidfd()
         return exited
 
-    def swept(self, ending: Ending | None, swept: int, *, zygote_lost: bool = False) -> None:
+    def swept(self, ending: ProcessEnding | None, swept: int, *, zygote_lost: bool = False) -> None:
         """It is reaped and nothing below it is left; when its group is empty too, it is gone."""
         if self._closed:
             return
@@ -207,7 +207,7 @@ class WorkerProcess:
             self._kill_wanted = True  # the fork is still on its way
         elif self._kill():
             # What it has said is read when it is gone: to hear the end of each pipe would hold up its death.
-            for reader in (self._frames, self._output, self._bells):
+            for reader in (self._frames, self._output, self._notifications):
                 reader.pause()
 
     def _kill(self) -> bool:
@@ -232,7 +232,7 @@ class WorkerProcess:
         self._output.drain()
 
     def read_ready(self, bytes_max: int = 1 << 20) -> None:
-        for reader in (self._bells, self._output, self._frames):
+        for reader in (self._notifications, self._output, self._frames):
             reader.drain(bytes_max)
 
     def processor_use(self) -> ProcessorUse | None:
@@ -355,7 +355,7 @@ class WorkerProcess:
             return
         self._exit_told = True
         self._loop.remove_reader(self._pidfd)
-        self._bells.drain()  # a delivery that was seen after the exit would stand behind it
+        self._notifications.drain()  # a delivery that was seen after the exit would stand behind it
         self._listener.on_exited()
         self._on_exit()
 
@@ -367,7 +367,7 @@ class WorkerProcess:
     def leave_to_parent(self) -> None:
         """In a fork of this process: its end of a worker's orders would keep that waiting for more."""
         self._closed = True
-        for end in (self._orders, self._frames, self._output, self._bells):
+        for end in (self._orders, self._frames, self._output, self._notifications):
             end.leave_to_parent()
         if self._pidfd >= 0:
             os.close(self._pidfd)
@@ -379,7 +379,7 @@ class WorkerProcess:
     def _close(self) -> None:
         self._closed = True
         self._orders.close()
-        for reader in (self._frames, self._output, self._bells):
+        for reader in (self._frames, self._output, self._notifications):
             reader.close()
         if self._pidfd >= 0:
             self._loop.remove_reader(self._pidfd)

@@ -17,13 +17,13 @@ from typing import Protocol
 
 from killable.supervisor import event_loops
 from killable.supervisor.linux import orphan_cleanup
-from killable.supervisor.linux.env_marker import COOKIE
+from killable.supervisor.linux.env_marker import MARKER
 from killable.supervisor.linux.guard_launch import start_guard
 from killable.supervisor.linux.watchdog import Watchdog
 from killable.supervisor.linux.worker_process import WorkerProcess
 from killable.supervisor.ports import SpawnerListener, ZygoteLost
 from killable.workers.protocol import control, fd_passing
-from killable.workers.protocol.control import Ending
+from killable.workers.protocol.control import ProcessEnding
 
 ANSWER_S = 5.0
 """How long a zygote may say nothing to a fork, or of an exit. A fork takes 16 ms with 1 GB preloaded; one that is
@@ -33,50 +33,50 @@ LAST_LOOK_S = 1.0
 """How long a closing supervisor looks for what a killed guard has left."""
 
 
-class LineageOwner(Protocol):
+class ZygoteHostListener(Protocol):
     """The spawner, as a lineage sees it."""
 
-    def on_zygote_lost(self, lineage: Lineage, how: str) -> None:
+    def on_zygote_lost(self, zygote_host: ZygoteHost, how: str) -> None:
         """Its zygote is gone, and so is everything that it had started."""
         ...
 
-    def on_stuck(self, lineage: Lineage) -> None:
+    def on_stuck(self, zygote_host: ZygoteHost) -> None:
         """Its zygote is lost, and something below it does not go: no zygote can be started in it any more."""
         ...
 
-    def on_ended(self, lineage: Lineage) -> None:
+    def on_ended(self, zygote_host: ZygoteHost) -> None:
         """The guard is gone."""
         ...
 
 
-class Lineage:
+class ZygoteHost:
     """Starts its guard when it is made, which may raise OSError."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        owner: LineageOwner,
+        owner: ZygoteHostListener,
         listener: SpawnerListener,
         *,
         python: str,
         folder: str,
         environment: Mapping[str, str],
-        cookie: str,
+        marker: str,
         patience_s: float,
         answer_s: float,
     ) -> None:
         self._loop = loop
         self._owner = owner
         self._listener = listener
-        self._cookie = cookie
+        self._marker = marker
         self._patience_s = patience_s
         self._guard_socket: socket.socket | None
         self._guard_pidfd = -1
-        self._guard, self._guard_socket = start_guard(python, folder, {**environment, COOKIE: cookie})
+        self._guard, self._guard_socket = start_guard(python, folder, {**environment, MARKER: marker})
         self._zygote_socket: socket.socket | None = None
         self._zygote_pidfd = -1
         self._processes: dict[str, WorkerProcess] = {}
-        self._orphans: dict[int, Ending] = {}
+        self._orphans: dict[int, ProcessEnding] = {}
         self._watchdog = Watchdog(loop, answer_s, self._ask_zygote, self._end_zygote)
         self._settling: asyncio.TimerHandle | None = None
         self._ended = asyncio.Event()
@@ -187,7 +187,7 @@ class Lineage:
         """
         self._forget_guard()
         self._guard.wait()
-        self._doom()
+        self._mark_lost()
         self._forget_guard_socket()
         self._read_zygote_to_the_end()
         self._forget_zygote()
@@ -196,8 +196,8 @@ class Lineage:
             process.doubt_descendants()
         # Without the guard no one else is their subreaper: what carries the cookie is found and killed.
         patience_s = min(LAST_LOOK_S, self._patience_s) if self._closing else self._patience_s
-        orphan_cleanup.sweep_cookie_in_thread(
-            self._cookie,
+        orphan_cleanup.sweep_marker_in_thread(
+            self._marker,
             patience_s,
             lambda: event_loops.tell(self._loop, partial(self._end, threading.current_thread())),
         )
@@ -258,16 +258,16 @@ class Lineage:
 
     def _end_zygote(self) -> None:
         """It says nothing at all. The guard sweeps what it leaves; its jobs end with it."""
-        self._doom()
+        self._mark_lost()
         _signal(self._zygote_pidfd, signal.SIGKILL)
         self._await_settlement()
 
     def _on_zygote_exit(self) -> None:
         self._loop.remove_reader(self._zygote_pidfd)
-        self._doom()
+        self._mark_lost()
         self._await_settlement()
 
-    def _doom(self) -> None:
+    def _mark_lost(self) -> None:
         if not self._stuck and not self._closing:
             self._listener.on_zygote_ending()
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from killable.supervisor.clock import Clock
 from killable.supervisor.linux.host_forks import putting_off
 from killable.supervisor.linux.system import System
-from killable.supervisor.models import JobType, PoolRecord, Retired, WorkerId, WorkerRecord
+from killable.supervisor.models import JobType, PoolRecord, RetiredWorker, WorkerId, WorkerRecord
 from killable.supervisor.pools.job_types import DuplicateType, JobTypes
 from killable.supervisor.pools.pool import Pool
 from killable.supervisor.pools.wait_estimate import RunTimes
@@ -46,7 +46,7 @@ class Fleet:
         self._types = JobTypes(settings)
         self._system: System | None = None
         self._worker_numbers = 0
-        self.retired: deque[Retired] = deque(maxlen=RETIRED_MAX)
+        self.retired: deque[RetiredWorker] = deque(maxlen=RETIRED_MAX)
         """The latest first."""
         self.swept: bool | None = None
         """What became of the sweep of leftovers at the start: it was over in time, or not; None: there was none."""
@@ -59,7 +59,7 @@ class Fleet:
                 self._system = System.open(asyncio.get_running_loop(), self._settings, instance_id)
             open_spawner = self._system.open_spawner
             if self._settings.sweep:
-                self.swept = await self._system.sweep_leftovers()
+                self.swept = await self._system.sweep_orphans()
         for spec in self._settings.pools:
             self._pools[spec.name] = Pool(spec, clock, open_spawner, self)
         for pool in self:
@@ -147,7 +147,7 @@ class Fleet:
     def queued(self, pool: Pool) -> int:
         return self._owner.queued(pool)
 
-    def on_worker_retired(self, retired: Retired) -> None:
+    def on_worker_retired(self, retired: RetiredWorker) -> None:
         self.retired.appendleft(retired)
 
     def next_worker_id(self) -> WorkerId:

@@ -20,7 +20,7 @@ from killable.supervisor.models import WorkerId
 from killable.supervisor.ports import Process
 
 
-class GivenCall(Protocol):
+class LeasedTask(Protocol):
     """What a lent worker was given, in the supervisor's thread."""
 
     def adopt(self) -> None:
@@ -32,10 +32,10 @@ class GivenCall(Protocol):
         ...
 
 
-class Borrower(Protocol):
+class LeaseHolder(Protocol):
     """Who has calls for lent workers (an Executor), in the supervisor's thread."""
 
-    def on_lent(self, loan: Loan) -> None: ...
+    def on_leased(self, lease: Lease) -> None: ...
     def on_pool_broken(self) -> None:
         """No worker will come for those that wait."""
         ...
@@ -46,12 +46,12 @@ class Borrower(Protocol):
         ...
 
 
-class Loan:
+class Lease:
     """Made and ended in the supervisor's thread."""
 
     __slots__ = (
         "_call", "_lock", "_on_over", "_over", "_rest",
-        "fence", "given_at", "is_written", "outlet", "process", "quiet", "worker_id",
+        "fence", "given_at", "is_written", "process", "quiet", "result_buffer", "worker_id",
     )  # fmt: skip
 
     def __init__(
@@ -59,7 +59,7 @@ class Loan:
         worker_id: WorkerId,
         process: Process,
         fence: int,
-        outlet: int,
+        result_buffer: int,
         *,
         quiet: bool,
         on_over: Callable[[], None],
@@ -70,12 +70,12 @@ class Loan:
         self._on_over: Callable[[], None] | None = on_over
         self.fence = fence
         """Of the attempt that an order to it begins."""
-        self.outlet = outlet
+        self.result_buffer = result_buffer
         """A descriptor to pass with that, for a large result; -1: none."""
         self.quiet = quiet
         """Whether its pool need not hear at once that it is busy: there is a spare for it already."""
         self._lock = threading.RLock()  # a finalizer of the program's may come in the middle
-        self._call: GivenCall | None = None
+        self._call: LeasedTask | None = None
         self._over = False
         self._rest: tuple[bytes, Sequence[int]] = b"", ()
         """Of an order that was written in part: it goes before anything else that the worker is told."""
@@ -92,7 +92,7 @@ class Loan:
     def is_given(self) -> bool:
         return self._call is not None
 
-    def has(self, call: GivenCall) -> bool:
+    def has(self, call: LeasedTask) -> bool:
         """Tell whether the worker was given this call, and nothing has been heard of it."""
         return self._call is call
 
@@ -101,7 +101,7 @@ class Loan:
         """Whether a part of the order is still to be written: when its call is adopted."""
         return bool(self._rest[0])
 
-    def give(self, order: bytes, passed: Sequence[int], call: GivenCall, *, is_watched: bool = False) -> bool:
+    def give(self, order: bytes, passed: Sequence[int], call: LeasedTask, *, is_watched: bool = False) -> bool:
         """Write an order, from any thread; False: the worker is not to be had any more, or has ended.
 
         Both in one step: whoever stops the call finds its order written. `is_watched`: what the call takes is counted.
@@ -123,7 +123,7 @@ class Loan:
             self.is_written = True
             return True
 
-    def adopt_call(self) -> None:
+    def promote(self) -> None:
         """Something is heard of the worker, or is to be done with its call: if there is one, it is an attempt now."""
         call = self.end()
         if call is not None:
@@ -132,7 +132,7 @@ class Loan:
                 self.process.send(*rest)
             call.adopt()
 
-    def end(self) -> GivenCall | None:
+    def end(self) -> LeasedTask | None:
         """End a loan that was given; return the call, None: there is none, or it is an attempt."""
         with self._lock:
             if self._over or self._call is None:
@@ -149,7 +149,7 @@ class Loan:
                 self._over = True
                 self._let_go()
                 self.process.hold(None)
-        self.adopt_call()
+        self.promote()
 
     def _let_go(self) -> None:
         on_over, self._on_over = self._on_over, None

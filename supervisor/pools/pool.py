@@ -13,11 +13,11 @@ from enum import Enum
 from typing import Any, Protocol
 
 from killable.supervisor.clock import Clock, Timer
-from killable.supervisor.models import PoolRecord, Retired, StartRefused, WorkerId
+from killable.supervisor.models import PoolRecord, RetiredWorker, StartRefused, WorkerId
 from killable.supervisor.pools import pool_sizing
 from killable.supervisor.pools.backoff import Backoff
 from killable.supervisor.pools.pool_sizing import Occupancy
-from killable.supervisor.pools.worker import Stage, Worker
+from killable.supervisor.pools.worker import Worker, WorkerStage
 from killable.supervisor.ports import Spawner, SpawnerFactory, ZygoteLost
 from killable.supervisor.settings import PoolSpec
 
@@ -33,7 +33,7 @@ _FOR_GOOD = frozenset({None, errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EN
 logger = logging.getLogger("killable.pool")
 
 
-class Zygote(Enum):
+class ZygoteState(Enum):
     """Where the pool's zygote stands."""
 
     NONE = "none"
@@ -53,7 +53,7 @@ class PoolOwner(Protocol):
     def on_pool_broken(self, pool: Pool) -> None: ...
     def queued(self, pool: Pool) -> int: ...
     def next_worker_id(self) -> WorkerId: ...
-    def on_worker_retired(self, retired: Retired) -> None: ...
+    def on_worker_retired(self, retired: RetiredWorker) -> None: ...
 
 
 class Pool:
@@ -67,7 +67,7 @@ class Pool:
         self.start_method: str = spec.start_method
         self.zygote_restarts = 0
         self.workers: dict[WorkerId, Worker] = {}
-        self._number_in = dict.fromkeys(Stage, 0)
+        self._number_in = dict.fromkeys(WorkerStage, 0)
         """Of workers, by stage, so that nobody need look at each."""
         self._idle: list[Worker] = []
         self._clock = clock
@@ -77,7 +77,7 @@ class Pool:
         self._decided = asyncio.Event()
         self._warm_or_broken = asyncio.Event()
         self._backoff = Backoff(clock, BACKOFF_S, BACKOFF_S_MAX, self._try_again)
-        self._zygote = Zygote.NONE
+        self._zygote = ZygoteState.NONE
         self._worked = False
         """It was ready once."""
         self._closing = False
@@ -96,7 +96,7 @@ class Pool:
             if self._worked or error.errno not in _FOR_GOOD:
                 self._backoff.wait()
         else:
-            self._zygote = Zygote.PRELOADING
+            self._zygote = ZygoteState.PRELOADING
 
     async def wait_started(self) -> None:
         await self._decided.wait()
@@ -119,26 +119,31 @@ class Pool:
         return Occupancy(
             self.spec.workers,
             self.spec.spares,
-            number[Stage.IDLE],
-            number[Stage.SPAWNING],
-            number[Stage.BUSY],
-            number[Stage.QUARANTINED],
+            number[WorkerStage.IDLE],
+            number[WorkerStage.SPAWNING],
+            number[WorkerStage.BUSY],
+            number[WorkerStage.QUARANTINED],
             self._owner.queued(self),
         )
 
     def _slots_free(self) -> int:
         """Return how many more jobs may start."""
-        return self.spec.workers - self._number_in[Stage.BUSY] - self._number_in[Stage.QUARANTINED]
+        return self.spec.workers - self._number_in[WorkerStage.BUSY] - self._number_in[WorkerStage.QUARANTINED]
 
     def _is_full(self) -> bool:
         """Tell whether there is a worker for each slot and spare: then no job more or less changes what is wanted."""
         if self.state == "broken":
             return False  # it may want one more, to look whether it still is
         number = self._number_in
-        ours = number[Stage.IDLE] + number[Stage.SPAWNING] + number[Stage.BUSY] + number[Stage.QUARANTINED]
+        ours = (
+            number[WorkerStage.IDLE]
+            + number[WorkerStage.SPAWNING]
+            + number[WorkerStage.BUSY]
+            + number[WorkerStage.QUARANTINED]
+        )
         return ours == self.spec.workers + self.spec.spares
 
-    def on_stage(self, was: Stage, stage: Stage) -> None:
+    def on_stage(self, was: WorkerStage, stage: WorkerStage) -> None:
         self._number_in[was] -= 1
         self._number_in[stage] += 1
 
@@ -147,11 +152,11 @@ class Pool:
         while self._idle and self._slots_free() > 0:
             # A lent one, so that no more are lent than there are free slots; else the one that was busy last: its
             # memory is the warmest.
-            lent = next((worker for worker in reversed(self._idle) if worker.loan is not None), None)
-            worker = lent or self._idle[-1]
+            leased = next((worker for worker in reversed(self._idle) if worker.lease is not None), None)
+            worker = leased or self._idle[-1]
             worker.come_home()
             self.withdraw(worker)
-            if worker.stage is Stage.IDLE and not worker.process.look_for_exit():  # nor did a caller have it
+            if worker.stage is WorkerStage.IDLE and not worker.process.look_for_exit():  # nor did a caller have it
                 return worker
         return None
 
@@ -164,17 +169,17 @@ class Pool:
         """It was taken, and its job has gone."""
         self._idle.append(worker)
 
-    def to_lend(self) -> list[tuple[Worker, bool]]:
+    def to_lease(self) -> list[tuple[Worker, bool]]:
         """Return idle workers to lend, one for each free slot, and whether each may be given a call without a word."""
-        lent = quiet = 0
+        leased = quiet = 0
         others: list[Worker] = []
         for worker in self._idle:
-            if worker.loan is not None:
-                lent += 1
-                quiet += worker.loan.quiet
-            elif worker.stage is Stage.IDLE:
+            if worker.lease is not None:
+                leased += 1
+                quiet += worker.lease.quiet
+            elif worker.stage is WorkerStage.IDLE:
                 others.append(worker)
-        chosen = others[::-1][: max(0, self._slots_free() - lent)]
+        chosen = others[::-1][: max(0, self._slots_free() - leased)]
         may_be_quiet = len(chosen) if self._is_full() else self._slack() - quiet
         return [(worker, number < may_be_quiet) for number, worker in enumerate(chosen)]
 
@@ -182,13 +187,13 @@ class Pool:
         """Return how many idle workers could be busy before one were missing: a spare, or one for a job that waits."""
         if self._owner.queued(self):
             return 0
-        return self._number_in[Stage.IDLE] + self._number_in[Stage.SPAWNING] - self.spec.spares
+        return self._number_in[WorkerStage.IDLE] + self._number_in[WorkerStage.SPAWNING] - self.spec.spares
 
     def _hear_of_calls(self) -> None:
         """Have no more workers given calls without a word than there is slack for."""
-        quiet = [worker for worker in self._idle if worker.loan is not None and worker.loan.quiet]
+        quiet = [worker for worker in self._idle if worker.lease is not None and worker.lease.quiet]
         for worker in quiet[max(0, self._slack()) :]:
-            worker.be_known()
+            worker.announce_busy()
 
     def fill(self) -> None:
         """Fork what is missing, one in a turn of the loop.
@@ -196,7 +201,7 @@ class Pool:
         Eight forks in one turn took up to 27 ms, in which no frame was read and no signal sent: each has a cgroup made,
         beside a zygote that is forking into the last one.
         """
-        if self._closing or self._zygote is not Zygote.READY or self._backoff.is_waiting or self._is_full():
+        if self._closing or self._zygote is not ZygoteState.READY or self._backoff.is_waiting or self._is_full():
             return
         self._hear_of_calls()
         occupancy = self.occupancy()
@@ -230,7 +235,7 @@ class Pool:
 
     def when_warm(self, callback: Callable[[], None]) -> None:
         """Call back when a worker is idle: at once, or with the next one that gets ready."""
-        if any(worker.loan is None or not worker.loan.is_given for worker in self._idle):
+        if any(worker.lease is None or not worker.lease.is_given for worker in self._idle):
             callback()
         else:
             self._ready_waiters.append(callback)
@@ -246,7 +251,7 @@ class Pool:
             self._note_failure(f"a worker cannot be started: {error}", error.errno)
             return False
         self.workers[worker_id] = worker
-        self._number_in[Stage.SPAWNING] += 1
+        self._number_in[WorkerStage.SPAWNING] += 1
         return True
 
     def on_worker_ready(self, worker: Worker) -> None:
@@ -273,12 +278,12 @@ class Pool:
         self._owner.on_worker_available(self)
 
     def on_worker_failed(self, worker: Worker, why: str, errno: int | None) -> None:
-        if not self._closing and self._zygote is Zygote.READY:
+        if not self._closing and self._zygote is ZygoteState.READY:
             self._note_failure(why, errno)
 
     def on_worker_retired(self, worker: Worker, job_id: str, why: str) -> None:
         logger.info("worker_retired", extra={"pool": self.spec.name, "worker_id": worker.id, "detail": why})
-        self._owner.on_worker_retired(Retired(worker.id, self.spec.name, job_id, why, self._clock.wall()))
+        self._owner.on_worker_retired(RetiredWorker(worker.id, self.spec.name, job_id, why, self._clock.wall()))
 
     def on_worker_gone(self, worker: Worker) -> None:
         self.workers.pop(worker.id, None)
@@ -295,13 +300,13 @@ class Pool:
             return  # those that were tried together fail together: once
         self._backoff.failures += 1
         logger.warning("worker_failed", extra={"pool": self.spec.name, "detail": why})
-        works = any(worker.stage in (Stage.IDLE, Stage.BUSY) for worker in self.workers.values())
+        works = any(worker.stage in (WorkerStage.IDLE, WorkerStage.BUSY) for worker in self.workers.values())
         if self._backoff.failures >= FAILURES_MAX and not works:
             self._break(why, errno)
         self._backoff.wait()
 
     def _try_again(self) -> None:
-        if self._zygote is Zygote.NONE:
+        if self._zygote is ZygoteState.NONE:
             self.start()
         else:
             self.fill()
@@ -328,10 +333,10 @@ class Pool:
             self.detail = self._note = told
             fields = {"pool": self.spec.name, "threads": threads, "start_method": "spawn", "detail": self.detail}
             logger.warning("start_method_changed", extra=fields)
-            self._zygote = Zygote.LEAVING
+            self._zygote = ZygoteState.LEAVING
             self._spawner.stop_zygote()
             return
-        self._zygote = Zygote.READY
+        self._zygote = ZygoteState.READY
         self._worked = True
         self._become_ready()
         self._owner.on_types(self, reported)
@@ -342,31 +347,31 @@ class Pool:
         """Its modules do not import. A pool that never worked never will; one that did tries again now and then."""
         if declaration:
             self.startup_error = StartRefused(f"pool {self.spec.name}: {declaration}", pool=self.spec.name)
-        self._zygote = Zygote.FAILED
+        self._zygote = ZygoteState.FAILED
         self._break(traceback)
 
     def on_zygote_ending(self) -> None:
         for worker in tuple(self.workers.values()):  # a call that one of them has may want another worker
-            worker.doom()
+            worker.mark_lost()
 
     def on_zygote_lost(self, how: str = "") -> None:
-        was, self._zygote = self._zygote, Zygote.NONE
+        was, self._zygote = self._zygote, ZygoteState.NONE
         self._reported.clear()
         if self._closing:
             return
-        if was is Zygote.FAILED:
+        if was is ZygoteState.FAILED:
             self._backoff.failures += 1
             if self._worked:
                 self._backoff.wait()
             return
-        if was is Zygote.LEAVING:
+        if was is ZygoteState.LEAVING:
             self.start()
             return
         self._backoff.failures += 1
         self.zygote_restarts += 1
         how = how or "nobody knows how"
         logger.error("zygote_gone", extra={"pool": self.spec.name, "ending": how})
-        if was in (Zygote.PRELOADING, Zygote.READY) and self._backoff.failures >= FAILURES_MAX:
+        if was in (ZygoteState.PRELOADING, ZygoteState.READY) and self._backoff.failures >= FAILURES_MAX:
             self._break(f"no zygote lived until a worker was ready, {self._backoff.failures} times: {how}")
         else:
             self.state = "restarting"

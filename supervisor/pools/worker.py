@@ -11,14 +11,14 @@ from enum import Enum
 from typing import Protocol
 
 from killable.supervisor import event_loops
-from killable.supervisor.jobs.job import Entry
+from killable.supervisor.jobs.job import Job
 from killable.supervisor.models import Verdict, WorkerId, WorkerRecord
-from killable.supervisor.pools.lease import Loan
+from killable.supervisor.pools.lease import Lease
 from killable.supervisor.ports import Gone, Process, Usage
 from killable.supervisor.settings import PoolSpec
 from killable.workers.protocol.frames import Frame
 from killable.workers.protocol.messages import IDLE_FREE, Broken, Kind, Ready
-from killable.workers.protocol.shared_memory import MemoryFile, Outlet
+from killable.workers.protocol.shared_memory import MemoryFile, ResultBuffer
 
 _RESULT, _IDLE = int(Kind.RESULT), int(Kind.IDLE)
 
@@ -26,7 +26,7 @@ SAID_BYTES_MAX = 4096
 """What is kept of a worker's output before it is ready: why it never was."""
 
 
-class Stage(Enum):
+class WorkerStage(Enum):
     SPAWNING = "spawning"
     IDLE = "idle"
     BUSY = "busy"
@@ -42,7 +42,7 @@ class Stage(Enum):
 class WorkerOwner(Protocol):
     """The pool, as a worker sees it."""
 
-    def on_stage(self, was: Stage, stage: Stage) -> None: ...
+    def on_stage(self, was: WorkerStage, stage: WorkerStage) -> None: ...
     def on_worker_ready(self, worker: Worker) -> None: ...
     def on_worker_failed(self, worker: Worker, why: str, errno: int | None) -> None:
         """It died, or said that it is broken, before it was ready."""
@@ -63,12 +63,12 @@ class WorkerOwner(Protocol):
 class Occupant(Protocol):
     """What keeps a worker busy: an attempt, as its worker sees it."""
 
-    entry: Entry
+    job: Job
 
     def stop(self, verdict: Verdict, grace_s: float | None = None) -> None: ...
     def on_frames(self, frames: list[Frame]) -> None: ...
     def on_output(self, data: bytes) -> None: ...
-    def on_bells(self, bells: bytes) -> None: ...
+    def on_notifications(self, notifications: bytes) -> None: ...
     def on_protocol_error(self, why: str) -> None: ...
     def on_exited(self) -> None: ...
     def on_gone(self, gone: Gone) -> None: ...
@@ -83,7 +83,7 @@ class Worker:
         self, worker_id: WorkerId, owner: WorkerOwner, spec: PoolSpec, *, start_method: str, born: float
     ) -> None:
         self.id = worker_id
-        self._stage = Stage.SPAWNING
+        self._stage = WorkerStage.SPAWNING
         self.attempt: Occupant | None = None
         self.signalled = False
         self.served = 0
@@ -96,19 +96,19 @@ class Worker:
         self._exited = False
         self._broken: Broken | None = None
         self._said = b""
-        self.loan: Loan | None = None
+        self.lease: Lease | None = None
         """While a caller's thread may give it an order."""
-        self._outlet: Outlet | None = None
+        self._result_buffer: ResultBuffer | None = None
         """Ours of the file in which a large result will lie."""
-        self._outlet_passed = False
+        self._result_buffer_passed = False
         self._gone = asyncio.Event()
 
     @property
-    def stage(self) -> Stage:
+    def stage(self) -> WorkerStage:
         return self._stage
 
     @stage.setter
-    def stage(self, stage: Stage) -> None:
+    def stage(self, stage: WorkerStage) -> None:
         was, self._stage = self._stage, stage
         self._owner.on_stage(was, stage)
 
@@ -120,47 +120,49 @@ class Worker:
 
     def take(self, attempt: Occupant) -> None:
         """Hold this attempt; only an idle worker may."""
-        assert self.stage is Stage.IDLE and not self.signalled, self
-        self.stage = Stage.BUSY
+        assert self.stage is WorkerStage.IDLE and not self.signalled, self
+        self.stage = WorkerStage.BUSY
         self.attempt = attempt
         self.served += 1
 
     def release(self) -> None:
         """The attempt is over and nothing of it is left: idle again."""
         self.attempt = None
-        self.stage = Stage.IDLE
+        self.stage = WorkerStage.IDLE
         self._owner.on_worker_free(self)
 
-    def lend(self, fence: int, *, quiet: bool) -> Loan:
+    def lend(self, fence: int, *, quiet: bool) -> Lease:
         """Let a caller's thread give it an order, which begins the attempt `fence`."""
-        lease = Loan(self.id, self.process, fence, self.outlet_to_pass(), quiet=quiet, on_over=self._on_lease_over)
-        self.loan = lease
+        lease = Lease(
+            self.id, self.process, fence, self.result_buffer_to_pass(), quiet=quiet, on_over=self._on_lease_over
+        )
+        self.lease = lease
         self.process.hold(fence)
         return lease
 
     def _on_lease_over(self) -> None:
-        self.loan = None
+        self.lease = None
 
     def come_home(self) -> None:
         """Whatever happens to it next, no caller's thread is to meet it; one that was there before has its attempt."""
-        if self.loan is not None:
-            self.loan.come_home()
+        if self.lease is not None:
+            self.lease.come_home()
 
-    def be_known(self) -> None:
+    def announce_busy(self) -> None:
         """Its pool has to know at once whether it is idle: there is no spare for it."""
-        if self.loan is not None:
-            self.loan.quiet = False
-            self.loan.adopt_call()
+        if self.lease is not None:
+            self.lease.quiet = False
+            self.lease.promote()
 
-    def _adopt_call(self) -> None:
+    def _promote_lease(self) -> None:
         """Something is heard of it: of a call that a caller's thread has given it, if there is one."""
-        if self.loan is not None:
-            self.loan.adopt_call()
+        if self.lease is not None:
+            self.lease.promote()
 
     def retire(self, why: str) -> None:
         """Let it end by itself; it is busy until its attempt is proven gone. `why` is what that has left."""
         if why and self.attempt is not None:
-            self._owner.on_worker_retired(self, self.attempt.entry.id, why)
+            self._owner.on_worker_retired(self, self.attempt.job.id, why)
         self.process.retire()
 
     def kill(self) -> None:
@@ -168,59 +170,59 @@ class Worker:
         self.come_home()
         assert self.attempt is None, self
         self.signalled = True
-        self.stage = Stage.LEAVING
+        self.stage = WorkerStage.LEAVING
         self.process.kill()
         self.process.retire()  # should it not be ours to signal, it ends by itself
 
-    def doom(self) -> None:
+    def mark_lost(self) -> None:
         """Its zygote has ended, or its guard, and it dies with that: it is given no other attempt."""
         self.come_home()
         self.signalled = True
-        if self.stage is Stage.IDLE:
-            self.stage = Stage.LEAVING
+        if self.stage is WorkerStage.IDLE:
+            self.stage = WorkerStage.LEAVING
 
     def quarantine(self) -> None:
         """Give it up: its attempt hears nothing more, its slot is lost until it goes after all."""
-        self.stage = Stage.QUARANTINED
+        self.stage = WorkerStage.QUARANTINED
         self.attempt = None
         self._owner.on_worker_quarantined(self)
 
-    def outlet_to_pass(self) -> int:
+    def result_buffer_to_pass(self) -> int:
         """Return a file for the next large result, to go along with an order; -1: its process has one."""
-        if self._outlet_passed:
+        if self._result_buffer_passed:
             return -1
-        if self._outlet is None:
+        if self._result_buffer is None:
             try:
-                self._outlet = Outlet()
+                self._result_buffer = ResultBuffer()
             except OSError:
                 return -1  # no descriptor is left: results go through the pipe
-        return self._outlet.descriptor
+        return self._result_buffer.descriptor
 
-    def note_outlet_passed(self) -> None:
-        self._outlet_passed = self._outlet is not None
+    def note_result_buffer_passed(self) -> None:
+        self._result_buffer_passed = self._result_buffer is not None
 
-    def take_outlet(self) -> MemoryFile:
+    def take_result_buffer(self) -> MemoryFile:
         """Return the result that was laid into it. Raise ValueError when there is none."""
-        if self._outlet is None:
+        if self._result_buffer is None:
             raise ValueError("no file for a result was given to this process")
-        outlet, self._outlet = self._outlet, None
-        self._outlet_passed = False
-        return outlet.take()
+        result_buffer, self._result_buffer = self._result_buffer, None
+        self._result_buffer_passed = False
+        return result_buffer.take()
 
     def leave_to_parent(self) -> None:
         """In a fork of this process."""
-        if self._outlet is not None:
-            self._outlet.close()
+        if self._result_buffer is not None:
+            self._result_buffer.close()
 
     async def until_gone(self, timeout_s: float) -> None:
         """Wait until nothing of its process is left, at most `timeout_s`."""
         await event_loops.came(self._gone, timeout_s)
 
     def _leave(self) -> None:
-        self.stage = Stage.GONE
+        self.stage = WorkerStage.GONE
         self._gone.set()
-        if self._outlet is not None:
-            self._outlet.close()
+        if self._result_buffer is not None:
+            self._result_buffer.close()
 
     # ── what its process reports ──
 
@@ -234,15 +236,15 @@ class Worker:
         self._owner.on_worker_gone(self)
 
     def on_frames(self, frames: list[Frame]) -> None:
-        if self.loan is not None:
-            if self._completes(self.loan, frames):
+        if self.lease is not None:
+            if self._completes(self.lease, frames):
                 return
-            self._adopt_call()
+            self._promote_lease()
         if self.attempt is not None:
             self.attempt.on_frames(frames)
             return
         for frame in frames:
-            if self.stage is not Stage.SPAWNING:
+            if self.stage is not WorkerStage.SPAWNING:
                 continue  # a late word of an attempt that is over
             try:
                 word = _first_word(frame)
@@ -257,21 +259,21 @@ class Worker:
                 self._ready = True
                 self._become_idle()
 
-    def _completes(self, loan: Loan, frames: list[Frame]) -> bool:
+    def _completes(self, lease: Lease, frames: list[Frame]) -> bool:
         """Take the end of a call of which nothing else was ever heard; return whether it is that."""
         if len(frames) != 2:
             return False
         (kind, fence, sequence, result), last = frames
-        if kind != _RESULT or fence != loan.fence or sequence or last != (_IDLE, fence, 1, IDLE_FREE):
+        if kind != _RESULT or fence != lease.fence or sequence or last != (_IDLE, fence, 1, IDLE_FREE):
             return False
         self.process.read_output()  # what it has printed makes an attempt of it
         self.served += 1  # `may_go_on` has to count this call
-        if not loan.is_given or loan.is_over or not (self.may_go_on and self.process.let_go()):
+        if not lease.is_given or lease.is_over or not (self.may_go_on and self.process.let_go()):
             self.served -= 1
             return False
-        call = loan.end()
+        call = lease.end()
         assert call is not None, self
-        self.note_outlet_passed()
+        self.note_result_buffer_passed()
         try:
             self._owner.on_worker_free(self)  # first: whoever sees its result finds the worker ready
         finally:
@@ -281,30 +283,30 @@ class Worker:
     def _become_idle(self) -> None:
         """Its own word and the zygote's come by two ways, in any order: without the pidfd it could not be stopped."""
         alive = not self._exited and not self.signalled
-        if self._ready and self._forked and alive and self.stage is Stage.SPAWNING:
-            self.stage = Stage.IDLE
+        if self._ready and self._forked and alive and self.stage is WorkerStage.SPAWNING:
+            self.stage = WorkerStage.IDLE
             self._owner.on_worker_ready(self)
 
     def on_output(self, data: bytes) -> None:
-        self._adopt_call()
+        self._promote_lease()
         if self.attempt is not None:
             self.attempt.on_output(data)
-        elif self.stage is Stage.SPAWNING:
+        elif self.stage is WorkerStage.SPAWNING:
             self._said = (self._said + data)[-SAID_BYTES_MAX:]
 
-    def on_bells(self, bells: bytes) -> None:
-        self._adopt_call()
+    def on_notifications(self, notifications: bytes) -> None:
+        self._promote_lease()
         if self.attempt is not None:
-            self.attempt.on_bells(bells)
+            self.attempt.on_notifications(notifications)
 
     def on_protocol_error(self, why: str) -> None:
         self.come_home()
         if self.attempt is not None:
             self.attempt.on_protocol_error(why)
-        elif self.stage is Stage.SPAWNING:
+        elif self.stage is WorkerStage.SPAWNING:
             self._broken = Broken(f"what it said before it was ready makes no sense: {why}")
             self.kill()
-        elif self.stage is not Stage.GONE:
+        elif self.stage is not WorkerStage.GONE:
             self.kill()
 
     def on_exited(self) -> None:
@@ -315,11 +317,11 @@ class Worker:
             self.attempt.on_exited()
         else:
             self._exited = True
-            if self.stage is Stage.IDLE:
-                self.stage = Stage.LEAVING  # no job must be given to it any more
+            if self.stage is WorkerStage.IDLE:
+                self.stage = WorkerStage.LEAVING  # no job must be given to it any more
 
     def on_gone(self, gone: Gone) -> None:
-        failed = self.stage is Stage.SPAWNING or self._broken is not None
+        failed = self.stage is WorkerStage.SPAWNING or self._broken is not None
         self._leave()
         attempt, self.attempt = self.attempt, None
         if attempt is not None:
@@ -333,7 +335,7 @@ class Worker:
     @property
     def state(self) -> str:
         """Its stage; `stopping` while its attempt is being ended."""
-        if self.attempt is not None and self.attempt.entry.public_state == "stopping":
+        if self.attempt is not None and self.attempt.job.public_state == "stopping":
             return "stopping"
         return self.stage.value
 
@@ -344,9 +346,9 @@ class Worker:
             pool=self._spec.name,
             pid=self.process.pid,
             state=self.state,
-            job_id=attempt.entry.id if attempt else None,
-            type=attempt.entry.type.name if attempt else None,
-            attempt=attempt.entry.attempts if attempt else None,
+            job_id=attempt.job.id if attempt else None,
+            type=attempt.job.type.name if attempt else None,
+            attempt=attempt.job.attempts if attempt else None,
             age_s=round(now - self._born, 3),
             jobs=self.served,
             start_method=self._start_method,
@@ -357,7 +359,7 @@ class Worker:
         )
 
     def __repr__(self) -> str:
-        job = f" job={self.attempt.entry.id} attempt={self.attempt.entry.attempts}" if self.attempt else ""
+        job = f" job={self.attempt.job.id} attempt={self.attempt.job.attempts}" if self.attempt else ""
         return f"<Worker {self.id} {self.stage.value}{job} pid={self.process.pid}>"
 
 

@@ -15,7 +15,7 @@ from killable.supervisor.jobs.backlog import Backlog
 from killable.supervisor.jobs.registry import Registry
 from killable.supervisor.models import ACTIVE_STATES
 from killable.supervisor.pools.pool import Pool
-from killable.supervisor.pools.worker import Stage
+from killable.supervisor.pools.worker import WorkerStage
 
 WORKER_STATES = ("spawning", "idle", "busy", "stopping", "leaving", "quarantined")
 
@@ -47,14 +47,14 @@ async def read_gauges(
     loop_lag_s = await _loop_lag_s(clock)
     pools = list(pools)
     active = registry.active()
-    jobs = Counter(entry.public_state for entry in active)
+    jobs = Counter(job.public_state for job in active)
     workers = Counter(worker.state for pool in pools for worker in pool.workers.values())
     return Gauges(
         queue_depth=len(backlog),
         queue_bytes=backlog.bytes,
         jobs={state: jobs[state] for state in ACTIVE_STATES},
         workers={state: workers[state] for state in WORKER_STATES},
-        live_tokens=sum(entry.log.tokens for entry in active),
+        live_tokens=sum(job.log.tokens for job in active),
         zygote_restarts=sum(pool.zygote_restarts for pool in pools),
         sse_clients=sse_clients,
         loop_lag_s=loop_lag_s,
@@ -63,7 +63,7 @@ async def read_gauges(
 
 async def read_rss_bytes(pools: Iterable[Pool]) -> int:
     """Return the resident memory of all workers together, in bytes; what they share is counted in each."""
-    workers = [worker for pool in pools for worker in pool.workers.values() if worker.stage is not Stage.GONE]
+    workers = [worker for pool in pools for worker in pool.workers.values() if worker.stage is not WorkerStage.GONE]
     usages = await asyncio.gather(*(worker.process.usage() for worker in workers))
     return sum(usage.rss_bytes or 0 for usage in usages)
 

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from killable.supervisor.jobs.job import Entry
+from killable.supervisor.jobs.job import Job
 from killable.supervisor.jobs.lifecycle import Cause
 from killable.supervisor.models import PHASES, JobRecord, Outcome, Submission, Verdict
 from killable.workers.errors import Refused
@@ -42,9 +42,9 @@ class Observer:
 
     # ── on the way in ──
 
-    def on_submitted(self, entry: Entry) -> None:
+    def on_submitted(self, job: Job) -> None:
         self.metrics.on_submitted()
-        _log(logging.INFO, "submitted", entry, tenant=entry.submission.tenant, tags=entry.submission.tags)
+        _log(logging.INFO, "submitted", job, tenant=job.submission.tenant, tags=job.submission.tags)
 
     def on_replayed(self, record: JobRecord) -> None:
         self.metrics.on_replayed()
@@ -57,66 +57,66 @@ class Observer:
 
     # ── on the way ──
 
-    def on_left_queue(self, entry: Entry, now: float) -> None:
+    def on_left_queue(self, job: Job, now: float) -> None:
         """A worker has it, or its time in the queue is over."""
-        self.metrics.on_left_queue(entry.type.name, now - entry.queued)
+        self.metrics.on_left_queue(job.type.name, now - job.queued)
 
-    def on_retrying(self, entry: Entry, outcome: Outcome, wait_s: float) -> None:
+    def on_retrying(self, job: Job, outcome: Outcome, wait_s: float) -> None:
         """An attempt has ended, and another one of its job follows."""
-        self.metrics.on_retrying(outcome, entry.verdict, entry.certificate or {})
+        self.metrics.on_retrying(outcome, job.verdict, job.certificate or {})
         fields = {"code": outcome.code, "error": outcome.message, "wait_s": round(wait_s, 3)}
-        _log(logging.WARNING, "retrying", entry, **fields)
+        _log(logging.WARNING, "retrying", job, **fields)
 
-    def on_entered(self, entry: Entry) -> None:
-        assert entry.started is not None and entry.assigned is not None
-        start_s = entry.started - entry.assigned
-        self.metrics.on_entered(entry.type.name, start_s)
-        waited_ms, start_ms = _ms(entry.assigned - entry.queued), _ms(start_s)
-        _log(logging.INFO, "started", entry, pid=entry.pid, queue_wait_ms=waited_ms, start_ms=start_ms)
+    def on_entered(self, job: Job) -> None:
+        assert job.started is not None and job.assigned is not None
+        start_s = job.started - job.assigned
+        self.metrics.on_entered(job.type.name, start_s)
+        waited_ms, start_ms = _ms(job.assigned - job.queued), _ms(start_s)
+        _log(logging.INFO, "started", job, pid=job.pid, queue_wait_ms=waited_ms, start_ms=start_ms)
 
-    def on_first_token(self, entry: Entry, now: float) -> None:
-        if entry.started is not None:
-            self.metrics.on_first_token(entry.type.name, now - entry.started)
+    def on_first_token(self, job: Job, now: float) -> None:
+        if job.started is not None:
+            self.metrics.on_first_token(job.type.name, now - job.started)
 
-    def on_cancel_asked(self, entry: Entry, verdict: Verdict, grace_s: float | None) -> None:
+    def on_cancel_asked(self, job: Job, verdict: Verdict, grace_s: float | None) -> None:
         _log(
-            logging.INFO, "cancel_requested", entry,
-            by=verdict.by, reason=verdict.reason, grace_s=entry.limits.grace_s if grace_s is None else grace_s,
+            logging.INFO, "cancel_requested", job,
+            by=verdict.by, reason=verdict.reason, grace_s=job.limits.grace_s if grace_s is None else grace_s,
         )  # fmt: skip
 
-    def on_transition(self, entry: Entry, cause: Cause) -> None:
+    def on_transition(self, job: Job, cause: Cause) -> None:
         """Of all transitions those are logged that go with a signal."""
         event = _SIGNALS.get(cause)
         if event is not None:
-            verdict = entry.verdict or Verdict("")
-            grace_s = entry.attempt.grace_s if entry.attempt else None
-            _log(logging.INFO, event, entry, pid=entry.pid, code=verdict.code, by=verdict.by, grace_s=grace_s)
+            verdict = job.verdict or Verdict("")
+            grace_s = job.attempt.grace_s if job.attempt else None
+            _log(logging.INFO, event, job, pid=job.pid, code=verdict.code, by=verdict.by, grace_s=grace_s)
 
     # ── the end ──
 
-    def on_ended(self, entry: Entry) -> None:
+    def on_ended(self, job: Job) -> None:
         """Its outcome is stored: the only call for the end of a job, whatever ended it."""
-        outcome, certificate = entry.outcome, entry.certificate or {}
-        assert outcome is not None and entry.ended is not None
-        ran_s = None if entry.started is None else entry.ended - entry.started
+        outcome, certificate = job.outcome, job.certificate or {}
+        assert outcome is not None and job.ended is not None
+        ran_s = None if job.started is None else job.ended - job.started
         self.metrics.on_ended(
-            entry.type.name,
+            job.type.name,
             outcome,
-            entry.verdict,
+            job.verdict,
             certificate,
             ran_s=ran_s,
-            tokens=entry.log.tokens,
-            tokens_left=_tokens_left(entry),
+            tokens=job.log.tokens,
+            tokens_left=_tokens_left(job),
         )
         fields: dict[str, Any] = {"code": outcome.code, "error": outcome.message}
-        if entry.verdict is not None:
-            fields |= {"by": entry.verdict.by, "reason": entry.verdict.reason}
+        if job.verdict is not None:
+            fields |= {"by": job.verdict.by, "reason": job.verdict.reason}
         fields |= {name: outcome.facts.get(name) for name in _FACTS}
         fields["ran_s"] = None if ran_s is None else round(ran_s, 3)
-        fields["tokens"] = entry.log.tokens
+        fields["tokens"] = job.log.tokens
         fields |= {f"{phase}_ms": certificate.get(phase) for phase in PHASES}
         # A job that fails is no fault of the server; a process that cannot be killed is.
-        _log(logging.ERROR if outcome.code == "unkillable" else logging.INFO, outcome.state, entry, **fields)
+        _log(logging.ERROR if outcome.code == "unkillable" else logging.INFO, outcome.state, job, **fields)
 
     def on_recovered(self, after_s: float) -> None:
         """A worker is warm in place of one that an attempt took with it."""
@@ -130,27 +130,27 @@ class Unobserved(Observer):
         self.sse_clients = 0
 
     def on_types(self, types: Iterable[str]) -> None: ...
-    def on_submitted(self, entry: Entry) -> None: ...
+    def on_submitted(self, job: Job) -> None: ...
     def on_refused(self, submission: Submission, refused: Refused) -> None: ...
-    def on_left_queue(self, entry: Entry, now: float) -> None: ...
-    def on_retrying(self, entry: Entry, outcome: Outcome, wait_s: float) -> None: ...
-    def on_entered(self, entry: Entry) -> None: ...
-    def on_first_token(self, entry: Entry, now: float) -> None: ...
-    def on_cancel_asked(self, entry: Entry, verdict: Verdict, grace_s: float | None) -> None: ...
-    def on_transition(self, entry: Entry, cause: Cause) -> None: ...
-    def on_ended(self, entry: Entry) -> None: ...
+    def on_left_queue(self, job: Job, now: float) -> None: ...
+    def on_retrying(self, job: Job, outcome: Outcome, wait_s: float) -> None: ...
+    def on_entered(self, job: Job) -> None: ...
+    def on_first_token(self, job: Job, now: float) -> None: ...
+    def on_cancel_asked(self, job: Job, verdict: Verdict, grace_s: float | None) -> None: ...
+    def on_transition(self, job: Job, cause: Cause) -> None: ...
+    def on_ended(self, job: Job) -> None: ...
     def on_recovered(self, after_s: float) -> None: ...
 
 
-def _log(level: int, event: str, entry: Entry, **fields: Any) -> None:
+def _log(level: int, event: str, job: Job, **fields: Any) -> None:
     """Write one record; what is not known is left out."""
     if logger.isEnabledFor(level):
         every = {
-            "job_id": entry.id,
-            "type": entry.type.name,
-            "worker_id": entry.worker_id,
-            "attempt": entry.attempts or None,
-            **_correlation(entry.submission),
+            "job_id": job.id,
+            "type": job.type.name,
+            "worker_id": job.worker_id,
+            "attempt": job.attempts or None,
+            **_correlation(job.submission),
             **fields,
         }
         known = {name: value for name, value in every.items() if value not in (None, "", {})}
@@ -170,10 +170,10 @@ TOKENS_MAX = 1 << 53
 """What a job announces can be any number; this is the largest that every reader of a metric takes."""
 
 
-def _tokens_left(entry: Entry) -> int:
+def _tokens_left(job: Job) -> int:
     """Return how many tokens the job had still announced (`ctx.progress(done, total, "tokens")`)."""
-    progress = entry.progress or {}
+    progress = job.progress or {}
     done, total = progress.get("done"), progress.get("total")
     if progress.get("unit") not in ("token", "tokens") or not isinstance(total, int) or not isinstance(done, int):
         return 0
-    return min(max(0, total - max(done, entry.log.tokens)), TOKENS_MAX)
+    return min(max(0, total - max(done, job.log.tokens)), TOKENS_MAX)

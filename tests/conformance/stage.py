@@ -16,9 +16,9 @@ from typing import Any
 from support.fake_world import NEVER, Script
 from support.waiting import Pending, until_async
 
-from killable.supervisor.models import Limits
+from killable.supervisor.models import JobLimits
 from killable.supervisor.ports import Gone, Process, Spawner
-from killable.workers.protocol.control import Ending
+from killable.workers.protocol.control import ProcessEnding
 from killable.workers.protocol.frames import Frame, encode
 from killable.workers.protocol.messages import Kind, Raised, Run, Stop
 
@@ -30,7 +30,7 @@ class Heard:
         self.calls: list[str] = []
         self.frames: list[Frame] = []
         self.output = b""
-        self.bells = b""
+        self.notifications = b""
         self.pid: int | None = None
         self.fork_errno: int | None = None
         self.protocol_error = ""
@@ -61,10 +61,10 @@ class Heard:
         assert data
         self.output += data
 
-    def on_bells(self, bells: bytes) -> None:
+    def on_notifications(self, notifications: bytes) -> None:
         self._note("bells")
-        assert bells
-        self.bells += bells
+        assert notifications
+        self.notifications += notifications
 
     def on_protocol_error(self, why: str) -> None:
         self._note("protocol error")
@@ -94,7 +94,7 @@ class Heard:
         return Raised.decode(payload)
 
     @property
-    def ending(self) -> Ending:
+    def ending(self) -> ProcessEnding:
         assert self.gone is not None and self.gone.ending is not None, self.gone
         return self.gone.ending
 
@@ -231,11 +231,11 @@ class Stage(ABC):
     def order(self, worker: Worker, act: str, fence: int, *, padding: int = 0) -> None:
         worker.process.send(self.told(worker, act, fence, padding=padding))
 
-    def told(self, worker: Worker, act: str, fence: int, *, padding: int = 0, outlet: bool = False) -> bytes:
+    def told(self, worker: Worker, act: str, fence: int, *, padding: int = 0, result_buffer: bool = False) -> bytes:
         """Hold a worker for an attempt; return the order that begins it, which is longer by `padding`."""
         type, input = self.job(act)
         content = json.dumps(input).encode() + b" " * padding
-        run = Run(f"job-{fence}", type, 1, content, limits=Limits().as_text(), outlet=outlet)
+        run = Run(f"job-{fence}", type, 1, content, limits=JobLimits().as_text(), result_buffer=result_buffer)
         worker.process.hold(fence)
         return encode(Kind.RUN, fence, 0, run.encode())
 

@@ -15,7 +15,7 @@ from support.waiting import Pending, until_async
 
 from killable.supervisor.models import Verdict
 from killable.workers.protocol.messages import Kind
-from killable.workers.protocol.shared_memory import Outlet
+from killable.workers.protocol.shared_memory import ResultBuffer
 
 pytestmark = pytest.mark.row("PEERS-L")
 T = TypeVar("T")
@@ -42,18 +42,18 @@ async def test_an_order_that_the_socket_does_not_take_at_once_is_written_when_it
 @on_both_sides()
 async def test_another_thread_writes_what_there_is_room_for_and_the_rest_is_sent_behind_it(stage: Stage) -> None:
     worker = await stage.worker()
-    outlet = Outlet()
+    result_buffer = ResultBuffer()
     for fence, padding in ((1, 0), (2, LARGE_BYTES)):
-        order = stage.told(worker, "returns", fence, padding=padding, outlet=True)
-        passed = [outlet.descriptor]
+        order = stage.told(worker, "returns", fence, padding=padding, result_buffer=True)
+        passed = [result_buffer.descriptor]
         taken = in_another_thread(partial(worker.process.send_now, order, passed))
         assert taken is not None and 0 < taken <= len(order)
         assert padding or taken == len(order)
         worker.process.send(order[taken:])
         await stage.said(worker, Kind.IDLE, fence)
         assert Kind.RESULT in worker.heard.kinds(fence)
-    assert os.fstat(outlet.descriptor).st_size == 0, "it is the caller's still"
-    outlet.close()
+    assert os.fstat(result_buffer.descriptor).st_size == 0, "it is the caller's still"
+    result_buffer.close()
     worker.process.kill()
     await stage.gone(worker)
     assert in_another_thread(lambda: worker.process.send_now(order)) is None

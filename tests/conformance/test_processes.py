@@ -12,7 +12,7 @@ from support.waiting import Pending
 
 from killable.supervisor.models import Verdict
 from killable.supervisor.ports import FenceError, Usage
-from killable.workers.protocol.messages import BELL_ACKNOWLEDGED, BELL_REPLACED, Idle, Kind
+from killable.workers.protocol.messages import NOTIFY_ACKNOWLEDGED, NOTIFY_REPLACED, Idle, Kind
 
 pytestmark = pytest.mark.row("PEERS-L")
 TERM = bytes([signal.SIGTERM])
@@ -53,7 +53,7 @@ async def test_a_stop_is_delivered_acknowledged_and_obeyed(stage: Stage) -> None
     stage.stop(worker, 5)
     await stage.said(worker, Kind.IDLE, 5)
     worker.process.read_ready()
-    assert worker.heard.bells == TERM + bytes([BELL_ACKNOWLEDGED])
+    assert worker.heard.notifications == TERM + bytes([NOTIFY_ACKNOWLEDGED])
     assert worker.heard.raised(5).cause == "stopped"
     stack = worker.heard.stack_at_exit if "exited" in worker.heard.calls else worker.process.stack()
     assert 'File "' in (stack or ""), "where it was when it heard"
@@ -64,13 +64,13 @@ async def test_a_bell_without_an_order_that_names_the_attempt_is_only_a_bell(sta
     worker = await stage.worker()
     await stage.inside(worker, "loops", 7)
     worker.process.terminate(7)
-    await stage.until(lambda: worker.heard.bells == TERM, worker, "was rung")
+    await stage.until(lambda: worker.heard.notifications == TERM, worker, "was rung")
     stage.stop(worker, 7, named=6)
-    await stage.until(lambda: worker.heard.bells == TERM + TERM, worker, "was rung again")
+    await stage.until(lambda: worker.heard.notifications == TERM + TERM, worker, "was rung again")
     assert Kind.RAISED not in worker.heard.kinds(7)
     stage.stop(worker, 7)  # the control
     await stage.said(worker, Kind.RAISED, 7)
-    assert worker.heard.bells == TERM * 3 + bytes([BELL_ACKNOWLEDGED])
+    assert worker.heard.notifications == TERM * 3 + bytes([NOTIFY_ACKNOWLEDGED])
 
 
 @on_both_sides()
@@ -78,10 +78,10 @@ async def test_an_idle_worker_ignores_a_bell(stage: Stage) -> None:
     worker = await stage.worker()
     worker.process.hold(1)
     worker.process.terminate(1)
-    await stage.until(lambda: worker.heard.bells == TERM, worker, "was rung")
+    await stage.until(lambda: worker.heard.notifications == TERM, worker, "was rung")
     stage.order(worker, "returns", 2)
     await stage.said(worker, Kind.IDLE, 2)
-    assert worker.heard.bells == TERM
+    assert worker.heard.notifications == TERM
 
 
 @on_both_sides()
@@ -90,9 +90,9 @@ async def test_native_code_is_delivered_to_and_does_not_hear(stage: Stage) -> No
     await stage.inside(worker, "is stuck", 8)
     await stage.computes(worker)
     stage.stop(worker, 8)
-    await stage.until(lambda: worker.heard.bells == TERM, worker, "was rung")
+    await stage.until(lambda: worker.heard.notifications == TERM, worker, "was rung")
     await stage.computes(worker)
-    assert worker.heard.bells == TERM and worker.process.stack() is None
+    assert worker.heard.notifications == TERM and worker.process.stack() is None
     worker.process.dump(8)
     await stage.until(lambda: 'File "' in (worker.process.stack() or ""), worker, "was dumped")
     worker.process.kill()
@@ -106,17 +106,17 @@ async def test_a_stopped_worker_is_continued_to_hear(stage: Stage) -> None:
     await stage.inside(worker, "stops itself", 9)
     await stage.stands_still(worker)
     stage.stop(worker, 9)
-    await stage.until(lambda: BELL_ACKNOWLEDGED in worker.heard.bells, worker, "has heard")
+    await stage.until(lambda: NOTIFY_ACKNOWLEDGED in worker.heard.notifications, worker, "has heard")
 
 
 @on_both_sides()
 async def test_a_handler_of_the_jobs_own_is_told_and_hears_instead(stage: Stage) -> None:
     worker = await stage.worker()
     await stage.inside(worker, "replaces the handler", 10)
-    await stage.until(lambda: BELL_REPLACED in worker.heard.bells, worker, "has told of its handler")
+    await stage.until(lambda: NOTIFY_REPLACED in worker.heard.notifications, worker, "has told of its handler")
     stage.stop(worker, 10)
     await stage.until(lambda: len(worker.heard.kinds(10)) > 2 or worker.heard.gone is not None, worker, "has ended")
-    assert BELL_ACKNOWLEDGED not in worker.heard.bells
+    assert NOTIFY_ACKNOWLEDGED not in worker.heard.notifications
 
 
 @on_both_sides()
@@ -181,7 +181,7 @@ async def test_a_signal_for_an_attempt_that_the_worker_does_not_hold_is_refused(
     worker.process.hold(13)
     stage.stop(worker, 13)  # the control
     await stage.said(worker, Kind.RAISED, 13)
-    assert worker.heard.bells.count(TERM) == 1, "the refused ones rang nothing"
+    assert worker.heard.notifications.count(TERM) == 1, "the refused ones rang nothing"
 
 
 @on_both_sides()
@@ -220,7 +220,7 @@ async def test_an_idle_worker_that_retires_leaves(stage: Stage) -> None:
     worker.process.retire()
     await stage.gone(worker)
     assert (worker.heard.ending.exit_code, worker.heard.ending.signal) == (0, None)
-    assert worker.heard.calls.count("exited") == 1 and worker.heard.bells == b""
+    assert worker.heard.calls.count("exited") == 1 and worker.heard.notifications == b""
 
 
 @on_both_sides()
@@ -251,7 +251,7 @@ async def test_what_is_there_can_be_read_at_once(stage: Stage) -> None:
     stage.stop(worker, 19)
     await stage.said(worker, Kind.IDLE, 19)
     worker.process.read_ready()
-    assert BELL_ACKNOWLEDGED in worker.heard.bells
+    assert NOTIFY_ACKNOWLEDGED in worker.heard.notifications
 
 
 @on_both_sides()

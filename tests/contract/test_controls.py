@@ -26,7 +26,7 @@ SUPERVISOR, SEAM, WORKER = (
     "workers/runtime/harness.py",
 )
 PURE = "supervisor/attempts/resource_limits.py"
-MOVE = "def move(entry, state):\n    "
+MOVE = "def move(job, state):\n    "
 OFFENCES = [
     Planted(test_layers.upward_imports, WORKER, "import killable.supervisor.models", "killable.supervisor.models"),
     Planted(test_layers.upward_imports, WORKER, "def late():\n    from killable.api import cli", "killable.api.cli"),
@@ -34,8 +34,8 @@ OFFENCES = [
     Planted(test_layers.upward_imports, SUPERVISOR, "from ..api import cli", "..api.cli"),
     Planted(test_layers.event_loops, WORKER, "import asyncio", ":1"),
     Planted(test_layers.event_loops, WORKER, "def late():\n    from asyncio import run", ":2"),
-    Planted(test_layers.states_stored_elsewhere, SUPERVISOR, f"{MOVE}entry.state = state", ":2"),
-    Planted(test_layers.states_stored_elsewhere, SUPERVISOR, f"{MOVE}self.entry.state: int = state", ":2"),
+    Planted(test_layers.states_stored_elsewhere, SUPERVISOR, f"{MOVE}job.state = state", ":2"),
+    Planted(test_layers.states_stored_elsewhere, SUPERVISOR, f"{MOVE}self.job.state: int = state", ":2"),
     Planted(test_layers.too_long, SUPERVISOR, "pass\n" * 601, SUPERVISOR),
     Planted(test_layers.too_long, SUPERVISOR, "def long():" + "\n    pass" * 60, f"{SUPERVISOR}:long"),
     Planted(test_layers.saying_nothing_of_where_they_run, SUPERVISOR, '"""Does its job."""', SUPERVISOR),

@@ -55,7 +55,7 @@ def stored_states(looked_at: Sequence[Source]) -> list[str]:
         for node in ast.walk(each.tree)
         if isinstance(node, (ast.Assign, ast.AugAssign, ast.AnnAssign))
         for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
-        if ast.unparse(target).endswith("entry.state")
+        if ast.unparse(target).endswith("job.state")
     ]
 
 

@@ -15,7 +15,7 @@ from killable.supervisor.attempts import escalation
 from killable.supervisor.configuration.tables import CapsTable, LimitsTable
 from killable.supervisor.models import LIMIT_NAMES, PHASES, Certificate
 from killable.workers.protocol import control, messages
-from killable.workers.protocol.control import Ending
+from killable.workers.protocol.control import ProcessEnding
 from killable.workers.protocol.messages import (
     Entered,
     Expire,
@@ -28,13 +28,13 @@ from killable.workers.protocol.messages import (
     Stop,
 )
 
-ENDING = Ending(None, 9, True, 1 << 20, 0.5, 0.25, 12.5)
+ENDING = ProcessEnding(None, 9, True, 1 << 20, 0.5, 0.25, 12.5)
 CONTROL = list(typing.get_args(control.Message))
 
 
 def example(cls: type[Any]) -> Any:
     values: dict[Any, Any] = {
-        str: "x", int: 3, bool: True, list[str]: ["a"], dict[str, Any]: {"name": "t"}, Ending: ENDING,
+        str: "x", int: 3, bool: True, list[str]: ["a"], dict[str, Any]: {"name": "t"}, ProcessEnding: ENDING,
         list[int]: [1], int | None: 5, dict[str, str]: {"HOME": "/"},
     }  # fmt: skip
     return cls(**{name: values[kind] for name, kind in typing.get_type_hints(cls).items()})
@@ -76,14 +76,14 @@ def test_every_payload_survives_the_wire(message: Any) -> None:
 def test_kinds_are_numbers_of_one_byte_and_only_grow() -> None:
     assert {kind.name: kind.value for kind in Kind} == {
         "READY": 1, "ENTERED": 2, "TOKEN": 3, "PROGRESS": 4, "CHECKPOINT": 5, "RESULT": 8, "RAISED": 9, "IDLE": 10,
-        "OPERATION": 6, "OPERATION_LEFT": 7, "BROKEN": 11, "RESULT_LAID": 12, "RUN": 32, "STOP": 33, "EXPIRE": 34,
+        "OPERATION": 6, "OPERATION_LEFT": 7, "BROKEN": 11, "RESULT_SHM": 12, "RUN": 32, "STOP": 33, "EXPIRE": 34,
     }  # fmt: skip
 
 
 def test_a_bell_is_no_signal_number() -> None:
-    bells = [value for name, value in vars(messages).items() if name.startswith("BELL_")]
-    assert len(bells) >= 3 and len(set(bells)) == len(bells)
-    assert all(64 < bell < 256 for bell in bells)
+    notifications = [value for name, value in vars(messages).items() if name.startswith("BELL_")]
+    assert len(notifications) >= 3 and len(set(notifications)) == len(notifications)
+    assert all(64 < notification < 256 for notification in notifications)
 
 
 def missing_cases(text: str, cases: Iterable[str]) -> list[str]:

@@ -20,7 +20,7 @@ from support.served import Command, Serve, Server, open_gate, read_line
 from typer.testing import CliRunner
 
 from killable.api.cli import app
-from killable.api.cli.server.running_server import Foreign, ServingProcess, is_on_this_machine
+from killable.api.cli.server.running_server import Foreign, RunningServer, is_on_this_machine
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_a_pid_that_is_not_the_servers_is_not_signalled(stranger: subprocess.Pop
 
 @pytest.mark.row("G3")
 def test_foreign_processes_are_refused(server: Server, stranger: subprocess.Popen[bytes]) -> None:
-    ServingProcess(server.process.pid, server.url).close()
+    RunningServer(server.process.pid, server.url).close()
     for pid, url, why in (
         (stranger.pid, server.url, "does not listen there"),
         (server.process.pid, "http://127.0.0.1:1", "does not listen there"),
@@ -146,18 +146,18 @@ def test_foreign_processes_are_refused(server: Server, stranger: subprocess.Pope
         (-1, server.url, "cannot be opened"),
     ):
         with pytest.raises(Foreign, match=f"pid {pid} is not signalled.*{why}"):
-            ServingProcess(pid, url)
+            RunningServer(pid, url)
     with pytest.raises(Foreign, match="no `killable serve` of this user's listens"):
-        ServingProcess.listening_at("http://127.0.0.1:1")
+        RunningServer.listening_at("http://127.0.0.1:1")
 
 
 def test_a_unix_socket_is_looked_up_too(serve: Any, folder: Path) -> None:
     path = folder / "socket"
     server = serve("my_jobs.py", "--uds", str(path))
-    with ServingProcess(server.process.pid, f"unix:{path}") as process:
+    with RunningServer(server.process.pid, f"unix:{path}") as process:
         assert not process.wait(0)
     with pytest.raises(Foreign):
-        ServingProcess(server.process.pid, f"unix:{path}2")
+        RunningServer(server.process.pid, f"unix:{path}2")
 
 
 def test_which_addresses_are_this_machines_own() -> None:

@@ -19,7 +19,7 @@ from support.served import Command
 from support.waiting import until
 
 from killable import Client
-from killable.api.client.client import Job
+from killable.api.client.client import JobHandle
 from killable.workers.authoring.limits import LIMITS
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -67,7 +67,7 @@ def normalized(text: str) -> str:
     return text
 
 
-def begun(client: Client, name: str) -> Job:
+def begun(client: Client, name: str) -> JobHandle:
     type, limits = ENDINGS[name]
     job = client.submit(type, INPUTS.get(type, {}), limits=limits)
     if name.startswith("cancelled"):

@@ -151,15 +151,15 @@ def test_the_settings_are_accepted(tmp_path: Path) -> None:
 
 
 def test_the_defaults_in_the_table_are_those_in_force() -> None:
-    from killable.supervisor.models import Limits
+    from killable.supervisor.models import JobLimits
 
     shown = dict(re.findall(r"^\| `(\w+)` \| ([\d.]+(?: \w+)?|none) \|", README, re.MULTILINE))
     units = {"GiB": 1 << 30, "MiB": 1 << 20, "": 1}
     for name, text in shown.items():
         number, _, unit = text.partition(" ")
-        default = getattr(Limits(), name)
+        default = getattr(JobLimits(), name)
         assert (not default) if text == "none" else float(number) * units[unit] == default, name
-    assert set(shown) == set(Limits().as_json())
+    assert set(shown) == set(JobLimits().as_json())
     advised = dict(re.findall(r"\*\*`(\w+)`\*\* \(([\d.]+(?: \w+)?|none)\)", LIMITS))
     assert set(advised) == set(shown) - {"ack_s"} and all(shown[name] == text for name, text in advised.items())
 

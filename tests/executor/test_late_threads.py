@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 import work
 from support import processes
-from support.lending import lent, standing_still
+from support.leasing import leased, standing_still
 from support.waiting import until
 
 from killable import Executor, JobCancelled, WorkerKilled
-from killable.supervisor.executor.pending_tasks import Calls
-from killable.supervisor.executor.task import Call
+from killable.supervisor.executor.pending_tasks import PendingTasks
+from killable.supervisor.executor.task import Task
 from killable.supervisor.linux import oom_counter
 from killable.supervisor.linux.worker_process import WorkerProcess
-from killable.supervisor.pools.lease import Loan
+from killable.supervisor.pools.lease import Lease
 
 END_S = 100.0
 
@@ -41,7 +41,7 @@ def warmed(executor: Executor, tmp_path: Path) -> None:
     gate.touch()
     for future in futures:
         future.result(END_S)
-    lent(executor, 2)
+    leased(executor, 2)
 
 
 def test_a_call_whose_worker_dies_while_its_thread_is_late_is_not_forgotten(
@@ -49,28 +49,28 @@ def test_a_call_whose_worker_dies_while_its_thread_is_late_is_not_forgotten(
 ) -> None:
     """The thread that submits first looks for it in vain, as another has it in its hands, and loses it again."""
     warmed(executor, tmp_path)
-    match, give = Calls._match, Call.give
+    match, give = PendingTasks._match, Task.give
     registered, taken, looked = threading.Event(), threading.Event(), threading.Event()
-    given: list[Loan] = []
+    given: list[Lease] = []
 
-    def match_late(calls: Calls) -> None:
+    def match_late(calls: PendingTasks) -> None:
         if threading.current_thread().name == "first":
             registered.set()
             taken.wait()
         match(calls)
 
-    def give_late(call: Call, loan: Loan) -> bool:
+    def give_late(call: Task, lease: Lease) -> bool:
         if threading.current_thread().name == "second":
-            given.append(loan)
+            given.append(lease)
             if len(given) == 2:
                 taken.set()
                 looked.wait()
-                os.kill(loan.worker.process.pid or 0, signal.SIGKILL)
-                until(lambda: loan.is_over, "its worker is gone")
-        return give(call, loan)
+                os.kill(lease.worker.process.pid or 0, signal.SIGKILL)
+                until(lambda: lease.is_over, "its worker is gone")
+        return give(call, lease)
 
-    monkeypatch.setattr(Calls, "_match", match_late)
-    monkeypatch.setattr(Call, "give", give_late)
+    monkeypatch.setattr(PendingTasks, "_match", match_late)
+    monkeypatch.setattr(Task, "give", give_late)
     futures: dict[str, Any] = {}
 
     def submit(name: str, *call: Any) -> threading.Thread:
@@ -125,7 +125,7 @@ def test_who_was_short_of_memory_before_a_call_says_nothing_of_it(
     counter.write_text("oom_kill 0\n")
     monkeypatch.setattr(oom_counter, "_file_of_own_group", lambda: counter)
     with Executor(max_workers=1) as executor:
-        lent(executor, 1)
+        leased(executor, 1)
         counter.write_text("oom_kill 1\n")
         future = executor.submit(work.clean_up, str(tmp_path / "in"), str(tmp_path / "cleaned"))
         until((tmp_path / "in").exists, "it runs")

@@ -22,17 +22,17 @@ import pytest
 import work
 from support import processes
 from support.certificates import ended_with, was_killed
-from support.lending import lent, standing_still
+from support.leasing import leased, standing_still
 from support.waiting import until
 
 from killable import Executor, JobCancelled, JobError, WorkerCrashed, WorkerExited
 from killable.supervisor.executor.futures import JobFuture
-from killable.supervisor.executor.pending_tasks import Calls
-from killable.supervisor.executor.supervisor_thread import Hosting
+from killable.supervisor.executor.pending_tasks import PendingTasks
+from killable.supervisor.executor.supervisor_thread import SupervisorThread
 from killable.supervisor.models import Outcome, Verdict
-from killable.supervisor.pools.lease import Loan
+from killable.supervisor.pools.lease import Lease
 from killable.supervisor.supervisor import Supervisor
-from killable.workers.protocol.shared_memory import Owned
+from killable.workers.protocol.shared_memory import OwnedDescriptor
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def executor() -> Iterator[Executor]:
 
 
 def test_a_call_begins_while_the_supervisors_thread_does_nothing(executor: Executor, tmp_path: Path) -> None:
-    lent(executor, 2)
+    leased(executor, 2)
     with standing_still(executor):
         future = executor.submit(work.clean_up, str(tmp_path / "in"), str(tmp_path / "cleaned"))
         until((tmp_path / "in").exists, "it runs")
@@ -61,7 +61,7 @@ def test_a_call_begins_while_the_supervisors_thread_does_nothing(executor: Execu
 def test_what_a_call_takes_while_the_supervisors_thread_does_nothing_counts(
     what: str, limits: dict[str, Any], code: str, executor: Executor, tmp_path: Path
 ) -> None:
-    lent(executor, 2)
+    leased(executor, 2)
     with standing_still(executor):
         future = executor.with_limits(**limits, run_s=60).submit(work.take, what, str(tmp_path / "taken"))
         until((tmp_path / "taken").exists, "it has taken all that it takes")
@@ -73,7 +73,7 @@ def test_what_a_call_takes_while_the_supervisors_thread_does_nothing_counts(
 def test_a_call_without_a_grace_is_killed_while_the_supervisors_thread_does_nothing(
     executor: Executor, tmp_path: Path
 ) -> None:
-    lent(executor, 2)
+    leased(executor, 2)
     with standing_still(executor):
         futures = [executor.submit(work.hold_the_lock, str(tmp_path / name)) for name in ("first", "second")]
         until(lambda: all(map(os.path.exists, (tmp_path / "first", tmp_path / "second"))), "they run")
@@ -109,7 +109,7 @@ def test_a_kill_of_a_call_that_no_worker_has_yet_hits_no_other_call(
     executor: Executor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It comes when a worker is chosen for it, in the moment before it begins; the next call has that worker."""
-    lent(executor, 2)
+    leased(executor, 2)
     begin = JobFuture.begin
 
     def cancelled_before(future: JobFuture[int]) -> bool:
@@ -155,7 +155,10 @@ def interrupted_at(line: int, but_in: CodeType | None = None) -> Iterator[None]:
 
     def trace(frame: FrameType, event: str, _: object) -> Callable[..., Any] | None:
         nonlocal lines
-        if not frame.f_globals.get("__name__", "").startswith("killable.") or frame.f_code is Owned.close.__code__:
+        if (
+            not frame.f_globals.get("__name__", "").startswith("killable.")
+            or frame.f_code is OwnedDescriptor.close.__code__
+        ):
             return None
         source = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
         if event == "line" and not _is_in(frame, but_in) and not source.lstrip().startswith(("with ", "try:")):
@@ -184,7 +187,7 @@ def test_an_interrupt_anywhere_in_submit_costs_no_worker_and_no_call() -> None:
     with Executor(max_workers=1) as executor:
         other = executor.submit(work.square, 3)
         for line in itertools.count(1):
-            lent(executor, 1)
+            leased(executor, 1)
             try:
                 with interrupted_at(line):
                     executor.submit(work.square, 4)
@@ -204,12 +207,12 @@ def test_an_interrupt_of_one_thread_costs_the_call_of_another_nothing(monkeypatc
     """
     with Executor(max_workers=1, spares=1) as executor:
         for line in itertools.count(1):
-            lent(executor, 1)
+            leased(executor, 1)
             with monkeypatch.context() as patched:
-                patched.setattr(Calls, "_match", lambda self: None)
+                patched.setattr(PendingTasks, "_match", lambda self: None)
                 other = executor.submit(work.square, line)
             try:
-                with interrupted_at(line, but_in=Loan.give.__code__):
+                with interrupted_at(line, but_in=Lease.give.__code__):
                     executor.submit(work.square, 4)
             except KeyboardInterrupt:
                 executor._calls._match()  # as the thread of the other one goes on
@@ -223,18 +226,18 @@ def test_a_stop_comes_behind_the_whole_of_an_order_that_was_written_in_part(
     executor: Executor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is asked for before whoever gives the order can say that a part is left."""
-    call, rests = Hosting.call, []
+    call, rests = SupervisorThread.call, []
 
-    def stopped_first(hosting: Hosting, act: Callable[[Supervisor], None]) -> None:
-        monkeypatch.setattr(Hosting, "call", call)
+    def stopped_first(supervisor_thread: SupervisorThread, act: Callable[[Supervisor], None]) -> None:
+        monkeypatch.setattr(SupervisorThread, "call", call)
         ((future, given),) = executor._calls._under_way.items()
-        rests.append(given._loan is not None and given._loan.has_rest)
+        rests.append(given._lease is not None and given._lease.has_rest)
         future.cancel()
-        call(hosting, act)
+        call(supervisor_thread, act)
 
-    lent(executor, 2)
+    leased(executor, 2)
     with standing_still(executor):
-        monkeypatch.setattr(Hosting, "call", stopped_first)
+        monkeypatch.setattr(SupervisorThread, "call", stopped_first)
         future = executor.submit(lambda _: time.sleep(3600), b"x" * 900_000)
     with pytest.raises(JobCancelled):
         future.result()
@@ -283,7 +286,7 @@ def test_calls_go_on_when_their_zygote_is_given_up(tmp_path: Path) -> None:
         until(lambda: all((tmp_path / f"in {number}").exists() for number in range(3)), "they run")
         waiting = [executor.submit(work.square, number) for number in range(4)]
         (pool,) = executor._calls.supervisor.jobs.fleet
-        executor._calls.hosting.call(lambda _: pool._spawner._lineage._end_zygote())  # type: ignore[attr-defined]
+        executor._calls.supervisor_thread.call(lambda _: pool._spawner._zygote_host._end_zygote())  # type: ignore[attr-defined]
         assert [future.result() for future in waiting] == [0, 1, 4, 9]
         for future in running:
             with pytest.raises(WorkerCrashed):
@@ -291,7 +294,7 @@ def test_calls_go_on_when_their_zygote_is_given_up(tmp_path: Path) -> None:
 
 
 def test_a_future_that_is_dropped_is_freed_at_once(executor: Executor) -> None:
-    lent(executor, 2)
+    leased(executor, 2)
     with nothing_collected():
         future = executor.submit(work.square, 2)
         assert future.result() == 4
@@ -301,7 +304,7 @@ def test_a_future_that_is_dropped_is_freed_at_once(executor: Executor) -> None:
 
 
 def test_no_more_calls_run_than_there_are_workers(executor: Executor, tmp_path: Path) -> None:
-    lent(executor, 2)
+    leased(executor, 2)
     gates = [str(tmp_path / f"gate {number}") for number in range(4)]
     with standing_still(executor):
         futures = [executor.submit(work.wait_for, gate) for gate in gates]
@@ -309,12 +312,12 @@ def test_no_more_calls_run_than_there_are_workers(executor: Executor, tmp_path: 
     for gate, future in zip(gates, futures, strict=True):
         work.say(gate)
         assert future.result() == str(os.getpid())
-    lent(executor, 2)
+    leased(executor, 2)
 
 
 def test_a_lent_worker_that_dies_takes_no_call_with_it(executor: Executor) -> None:
     """Nobody has seen it die: that its order cannot be written any more is the first sign."""
-    pids = lent(executor, 2)
+    pids = leased(executor, 2)
     with standing_still(executor):
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
@@ -328,10 +331,10 @@ def test_a_call_that_its_pool_has_not_heard_of_has_a_spare_in_its_place(tmp_path
     """One worker is there at first, and none comes later, but for the word that this one is busy."""
     gate = str(tmp_path / "gate")
     with Executor(max_workers=2, spares=1) as executor:
-        (first,) = lent(executor, 1)
+        (first,) = leased(executor, 1)
         future = executor.submit(work.wait_for, gate)
         assert future.pid == first
-        (second,) = lent(executor, 1)
+        (second,) = leased(executor, 1)
         assert second != first
         work.say(gate)
         assert future.result() == str(os.getpid())
@@ -392,7 +395,9 @@ def test_calls_that_wait_end_when_no_worker_will_come(tmp_path: Path) -> None:
 def test_a_call_that_ran_through_is_certified_as_one_that_was_watched() -> None:
     with Executor(max_workers=1, spares=1) as executor:
         assert executor.submit(work.square, 2).result() == 4
-        until(lambda: [loan for loan in executor._calls._loans if loan.quiet], "there is a spare beside the lent one")
+        until(
+            lambda: [lease for lease in executor._calls._leases if lease.quiet], "there is a spare beside the lent one"
+        )
         plain = executor.submit(work.square, 3)
         assert plain.result() == 9
         watched = executor.with_limits(run_s=60).submit(work.square, 3)
@@ -404,7 +409,7 @@ def test_a_call_that_ran_through_is_certified_as_one_that_was_watched() -> None:
 
 def test_what_a_call_prints_is_its_own(executor: Executor) -> None:
     """The calls before it and behind it in its worker ran through without a word."""
-    lent(executor, 2)
+    leased(executor, 2)
     futures = [executor.submit(print, number) if number % 3 == 1 else executor.submit(abs, 1) for number in range(60)]
     concurrent.futures.wait(futures)
     assert [future.stdout for future in futures] == [f"{n}\n" if n % 3 == 1 else "" for n in range(60)]
@@ -412,9 +417,9 @@ def test_what_a_call_prints_is_its_own(executor: Executor) -> None:
 
 def test_an_executor_that_is_left_at_once(tmp_path: Path) -> None:
     with Executor(max_workers=2, spares=2) as executor:
-        lent(executor, 2)
+        leased(executor, 2)
     with Executor(max_workers=2, spares=2) as executor:
-        lent(executor, 2)
+        leased(executor, 2)
         future = executor.submit(work.square, 3)
     assert future.result(timeout=0) == 9
 

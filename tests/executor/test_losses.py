@@ -20,14 +20,14 @@ from typing import Any
 import pytest
 import work
 from support import processes
-from support.lending import lent
+from support.leasing import leased
 from support.waiting import until
 
 from killable import Executor, JobCancelled, WorkerCrashed
-from killable.supervisor.executor.pending_tasks import Calls
-from killable.supervisor.executor.task import Call
+from killable.supervisor.executor.pending_tasks import PendingTasks
+from killable.supervisor.executor.task import Task
 from killable.supervisor.pools.fleet import Fleet
-from killable.supervisor.pools.lease import Loan
+from killable.supervisor.pools.lease import Lease
 from killable.supervisor.pools.pool import Pool
 
 
@@ -107,12 +107,12 @@ def test_a_call_whose_order_is_written_is_not_given_to_a_second_worker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C comes right behind that, in another submit, when the supervisor's thread has made an attempt of it."""
-    give, runs = Call.give, tmp_path / "runs"
+    give, runs = Task.give, tmp_path / "runs"
 
-    def interrupted(call: Call, loan: Loan) -> bool:
+    def interrupted(call: Task, lease: Lease) -> bool:
         if threading.current_thread() is not threading.main_thread():
-            return give(call, loan)  # the other one: this thread is what makes an attempt of the first
-        assert give(call, loan)
+            return give(call, lease)  # the other one: this thread is what makes an attempt of the first
+        assert give(call, lease)
         until(lambda: call.is_job and runs.exists() and runs.read_text(), "it runs, as an attempt")
         raise KeyboardInterrupt
 
@@ -123,15 +123,15 @@ def test_a_call_whose_order_is_written_is_not_given_to_a_second_worker(
         for gate in gates:
             work.say(gate)
         concurrent.futures.wait(calls)
-        lent(executor, 2)  # of one that comes later it would be the supervisor's thread that is patched
+        leased(executor, 2)  # of one that comes later it would be the supervisor's thread that is patched
         with monkeypatch.context() as patched:
-            patched.setattr(Calls, "_match", lambda calls: None)
+            patched.setattr(PendingTasks, "_match", lambda calls: None)
             first = executor.with_limits(run_s=60, grace_s=20).submit(work.notes, str(runs))
             seen = threading.Event()
-            executor._calls.hosting.call(lambda _: seen.set())
+            executor._calls.supervisor_thread.call(lambda _: seen.set())
             assert seen.wait(60), "the supervisor's thread has looked for whom to give it to"
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-            patched.setattr(Call, "give", interrupted)
+            patched.setattr(Task, "give", interrupted)
             executor.submit(work.square, 3)
         assert first.running(), "it is not that one's caller who was interrupted"
         first.cancel(grace_s=0)
@@ -231,7 +231,7 @@ def test_calls_end_when_the_thread_of_their_supervisor_is_lost(tmp_path: Path) -
     waiting = executor.submit(work.square, 2)
     until((tmp_path / "in").exists, "it runs")
     worker = int((tmp_path / "in").read_text())
-    executor._calls.hosting.call(lambda _: sys.exit("of a thread"))
+    executor._calls.supervisor_thread.call(lambda _: sys.exit("of a thread"))
     with pytest.raises(WorkerCrashed):
         running.result(60)
     with pytest.raises(WorkerCrashed, match="of a thread"):

@@ -115,17 +115,17 @@ def test_a_sweep_that_fails_closes_what_it_has_opened(
     """It looks at a next process when it waits for the guard of a dead supervisor."""
     monkeypatch.setattr(env_marker, "GUARD_S", 0.0)
     (tmp_path / "boot.py").write_text("import sys; print(flush=True); sys.stdin.read()")
-    cookie = f"test-{os.getpid()}/instance/pool/1"
+    marker = f"test-{os.getpid()}/instance/pool/1"
     command = [sys.executable, "-S", "-P", str(tmp_path / "boot.py"), "guard"]
-    environment = {**os.environ, env_marker.COOKIE: cookie}
+    environment = {**os.environ, env_marker.MARKER: marker}
     ends = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, env=environment, **ends) as guard, subprocess.Popen(["cat"], **ends):
         assert guard.stdout is not None and guard.stdout.readline() == b"\n"
         before = processes.open_descriptors()
         injector.begin("sweep")
-        injector.aim_behind("let_guards_finish", "_cookie_of", errno.EMFILE)
+        injector.aim_behind("let_guards_finish", "_marker_of", errno.EMFILE)
         with pytest.raises(OSError, match="Too many open files"):
-            env_marker.let_guards_finish(lambda found: found == cookie)
+            env_marker.let_guards_finish(lambda found: found == marker)
         assert [call.site for call in injector.end() if "pidfd_open" in call.site]
         assert processes.open_descriptors() == before
 

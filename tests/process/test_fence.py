@@ -52,11 +52,13 @@ async def test_a_signal_for_another_attempt_is_refused(ready: Ready) -> None:
     process.hold(None)
     with pytest.raises(FenceError):
         process.terminate(7)  # it has finished
-    assert hearing.bells == b"" and int(processes.stat_field(process.pid, "ShdPnd"), 16) == 0
+    assert hearing.notifications == b"" and int(processes.stat_field(process.pid, "ShdPnd"), 16) == 0
     # The control: the right one gets through, and, being only a doorbell without an order, does no harm.
     process.hold(9)
     process.terminate(9)
-    await until_async(lambda: hearing.bells == bytes([signal.SIGTERM]) or Pending(hearing.bells), "it was delivered")
+    await until_async(
+        lambda: hearing.notifications == bytes([signal.SIGTERM]) or Pending(hearing.notifications), "it was delivered"
+    )
     assert processes.look(process.pid) is not None and hearing.exited == 0
 
 

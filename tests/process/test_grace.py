@@ -16,7 +16,7 @@ from support.waiting import Pending, until_async
 from trials import begin, computing, follow, hostile_pool, reached, run, said, sitting, stop, stopped, submit
 
 from killable.supervisor.configuration.config import load
-from killable.supervisor.models import Limits
+from killable.supervisor.models import JobLimits
 from killable.supervisor.settings import PoolSpec
 from killable.supervisor.supervisor import Supervisor
 from killable.workers.errors import Refused
@@ -114,7 +114,7 @@ async def test_a_process_that_stays_when_its_job_is_over_is_killed_and_it_is_tol
 
 @pytest.mark.row("D4")
 async def test_the_servers_grace_holds_where_nobody_asks_for_another(supervisor: StartSupervisor) -> None:
-    server = await supervisor(hostile_pool(), limits=Limits(grace_s=0.1, ack_s=None))
+    server = await supervisor(hostile_pool(), limits=JobLimits(grace_s=0.1, ack_s=None))
     job_id = await begin(server, "ignores_term", limits={})
     certificate = (await stop(server, job_id)).certificate
     assert certificate["grace_s"] == 0.1 and certificate["kill_sent"] >= 100

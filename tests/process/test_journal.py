@@ -22,7 +22,7 @@ from trials import HOSTILE, follow, follow_lost, hostile_pool, said, stop
 
 from killable.supervisor.journal import journal as module
 from killable.supervisor.journal.journal_file import JournalFile, Note
-from killable.supervisor.models import Event, JobRecord, Submission
+from killable.supervisor.models import JobEvent, JobRecord, Submission
 from killable.supervisor.settings import Settings
 from killable.supervisor.supervisor import Supervisor
 from killable.workers.errors import Refused
@@ -140,9 +140,9 @@ async def test_no_id_is_given_out_twice_where_a_job_has_not_begun_again_before_t
     assert ids == sorted(set(ids)), ids
 
 
-async def events_until(server: Supervisor, job_id: str, name: str, after: int = -1) -> list[Event]:
+async def events_until(server: Supervisor, job_id: str, name: str, after: int = -1) -> list[JobEvent]:
     """Return a job's events up to one of that name."""
-    seen: list[Event] = []
+    seen: list[JobEvent] = []
     async with asyncio.timeout(30):
         async for batch in server.events(job_id, after):
             for event in batch:

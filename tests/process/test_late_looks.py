@@ -97,14 +97,14 @@ async def test_who_has_answered_is_not_killed_for_not_answering(
     limits = {"ack_s": LIMIT_S / 2, "grace_s": LIMIT_S}
     job_id = await submit(server, "hears_late", limits=limits, cleaned=str(tmp_path / "cleaned"))
     await said(server, job_id)
-    on_bells = Termination.on_bells
+    on_notifications = Termination.on_notifications
 
-    def and_stand_still(termination: Termination, bells: bytes) -> None:
-        on_bells(termination, bells)
+    def and_stand_still(termination: Termination, notifications: bytes) -> None:
+        on_notifications(termination, notifications)
         monkeypatch.undo()
         stand_still(lambda: until((tmp_path / "cleaned").exists, "it has cleaned up"), lambda: LIMIT_S / 2)
 
-    monkeypatch.setattr(Termination, "on_bells", and_stand_still)
+    monkeypatch.setattr(Termination, "on_notifications", and_stand_still)
     record = await server.cancel(job_id, wait_s=0)
     story = await follow(server, job_id)
     assert story.state == "cancelled", record

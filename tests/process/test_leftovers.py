@@ -22,7 +22,7 @@ from support.waiting import Pending, until, until_async
 from trials import hostile_pool
 
 from killable.supervisor.linux import env_marker, orphan_cleanup
-from killable.supervisor.linux.instance_id import Owner, owner_of_folder, sees_own_pids
+from killable.supervisor.linux.instance_id import InstanceId, owner_of_folder, sees_own_pids
 
 OWNER = str(Path(processes.__file__).parent / "owner.py")
 ESCAPING = """
@@ -61,7 +61,7 @@ class Dying:
         zygote, job = processes.look(said["pools"][0]["zygote_pid"]), processes.look(said["jobs"][0]["pid"])
         assert zygote is not None and job is not None
         self.guard = zygote.parent
-        owner = Owner.of(process.pid)
+        owner = InstanceId.of(process.pid)
         assert owner is not None
         self.owner = owner
         self.folder = next(Path(tempfile.gettempdir()).glob(f"{owner.folder_prefix}*"))
@@ -110,7 +110,7 @@ def swept(caplog: pytest.LogCaptureFixture, dead: str, field: str) -> list[Any]:
     found = []
     for record in caplog.records:
         if record.name == "killable.system" and record.msg == "swept" and hasattr(record, field):
-            of = next(getattr(record, kind) for kind in ("cookie", "cgroup", "folder") if hasattr(record, kind))
+            of = next(getattr(record, kind) for kind in ("marker", "cgroup", "folder") if hasattr(record, kind))
             if of.startswith(dead):
                 found.append(getattr(record, field))
     return found
@@ -182,18 +182,18 @@ async def test_the_next_start_lets_a_guard_finish_that_is_at_work(
 
 def test_what_is_swept_by_its_cookie_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     """Also what was forked meanwhile; an owner's name is not looked at here, so that nobody else sweeps these."""
-    cookie = f"test-{os.getpid()}/instance/pool/1"
+    marker = f"test-{os.getpid()}/instance/pool/1"
     script = "for i in 1 2 3; do setsid sleep 3600 & done; wait"
-    with subprocess.Popen(["sh", "-c", script], env={**os.environ, env_marker.COOKIE: cookie}) as shell:
-        names = lambda: sorted(seen.name for seen in processes.marked(env_marker.COOKIE, cookie))  # noqa: E731
+    with subprocess.Popen(["sh", "-c", script], env={**os.environ, env_marker.MARKER: marker}) as shell:
+        names = lambda: sorted(seen.name for seen in processes.marked(env_marker.MARKER, marker))  # noqa: E731
         until(lambda: (found := names()) == ["sh", *["sleep"] * 3] or Pending(found), "all are there")
         finished = threading.Event()
         with caplog.at_level(logging.WARNING, "killable.system"):
-            orphan_cleanup.sweep_cookie_in_thread(cookie, 60.0, finished.set)
+            orphan_cleanup.sweep_marker_in_thread(marker, 60.0, finished.set)
             assert finished.wait(90)
-    assert shell.returncode == -signal.SIGKILL and shell.pid in swept(caplog, cookie, "pid")
-    assert "sleep: sleep 3600" in swept(caplog, cookie, "command")
-    until(lambda: Pending(left) if (left := processes.marked(env_marker.COOKIE, cookie)) else True, "nothing is left")
+    assert shell.returncode == -signal.SIGKILL and shell.pid in swept(caplog, marker, "pid")
+    assert "sleep: sleep 3600" in swept(caplog, marker, "command")
+    until(lambda: Pending(left) if (left := processes.marked(env_marker.MARKER, marker)) else True, "nothing is left")
 
 
 @pytest.mark.row("D18")
@@ -202,13 +202,13 @@ def test_the_cookie_of_a_process_whose_exec_is_under_way_is_read_when_it_is_ther
 ) -> None:
     """Its environment reads empty for a moment, in which `Popen` has returned already."""
     monkeypatch.setattr(env_marker, "_EXEC_LOOKS_MAX", 60_000)
-    cookie = f"test-{os.getpid()}/instance/pool/2"
+    marker = f"test-{os.getpid()}/instance/pool/2"
     read = []
     for _ in range(100):
-        with subprocess.Popen(["sleep", "3600"], env={**os.environ, env_marker.COOKIE: cookie}) as process:
-            read.append(env_marker._cookie_of(str(process.pid)))
+        with subprocess.Popen(["sleep", "3600"], env={**os.environ, env_marker.MARKER: marker}) as process:
+            read.append(env_marker._marker_of(str(process.pid)))
             process.kill()
-    assert set(read) == {cookie}
+    assert set(read) == {marker}
 
 
 STARTED_FROM_A_LEFTOVER = """
@@ -305,11 +305,11 @@ def test_a_start_logs_each_group_process_and_folder_that_it_has_swept_once(tmp_p
 def test_only_folders_of_exactly_our_scheme_whose_owner_is_gone_are_removed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    here = Owner.of(os.getpid())
+    here = InstanceId.of(os.getpid())
     assert here is not None
-    gone = Owner(here.boot, here.namespace, here.pid, here.started - 1)
-    elsewhere = Owner(here.boot, here.namespace + 1, here.pid, 1)
-    before = Owner("0" * 32, here.namespace, here.pid, 1)
+    gone = InstanceId(here.boot, here.namespace, here.pid, here.started - 1)
+    elsewhere = InstanceId(here.boot, here.namespace + 1, here.pid, 1)
+    before = InstanceId("0" * 32, here.namespace, here.pid, 1)
     made = {name: tmp_path / f"{owner.folder_prefix}abcdefgh" for name, owner in
             {"gone": gone, "living": here, "elsewhere": elsewhere, "before": before}.items()}  # fmt: skip
     made |= {"unlike": tmp_path / f"{gone.folder_prefix}abcdefg", "plain": tmp_path / "killable-abcdefgh"}
@@ -341,21 +341,21 @@ def test_only_folders_of_exactly_our_scheme_whose_owner_is_gone_are_removed(
 
 
 def test_an_owner_is_told_by_its_name() -> None:
-    owner = Owner.of(os.getpid())
-    assert owner is not None and Owner.named(owner.name) == owner and not owner.is_gone()
+    owner = InstanceId.of(os.getpid())
+    assert owner is not None and InstanceId.named(owner.name) == owner and not owner.is_gone()
     assert owner_of_folder(f"{owner.folder_prefix}a1_b2c3d") == owner
     for wrong in ("", owner.name + "-", owner.name[:-1] + "x", "x" + owner.name, owner.name + "\n", "killable-1-2-3-4"):
-        assert Owner.named(wrong) is None
-    assert Owner(owner.boot, owner.namespace, owner.pid, owner.started + 1).is_gone()
-    for unknown in (Owner("0" * 32, owner.namespace, 1, 1), Owner(owner.boot, 1, 1, 1)):
+        assert InstanceId.named(wrong) is None
+    assert InstanceId(owner.boot, owner.namespace, owner.pid, owner.started + 1).is_gone()
+    for unknown in (InstanceId("0" * 32, owner.namespace, 1, 1), InstanceId(owner.boot, 1, 1, 1)):
         assert not unknown.is_gone()
 
 
 def test_an_owner_of_which_only_a_zombie_is_left_is_gone() -> None:
     pid = os.posix_spawn("/bin/true", ["true"], os.environ)
-    owner = Owner.of(pid)
+    owner = InstanceId.of(pid)
     until(lambda: (seen := processes.look(pid)) and seen.state == "Z", "it is a zombie")
-    assert Owner.of(pid) is None and (owner is None or owner.is_gone())
+    assert InstanceId.of(pid) is None and (owner is None or owner.is_gone())
     os.waitpid(pid, 0)
 
 

@@ -23,7 +23,7 @@ from support.waiting import Pending, until, until_async
 from trials import HOSTILE, follow, hostile_pool, run, said, stop, submit
 
 import killable
-from killable.supervisor.attempts.resource_monitor import Watching
+from killable.supervisor.attempts.resource_monitor import ResourceMonitor
 from killable.supervisor.linux.procfs import private_bytes
 from killable.supervisor.settings import PoolSpec
 from killable.workers.authoring.limits import TASKS_SPARE, backstop_bytes
@@ -118,13 +118,13 @@ async def test_what_a_job_takes_while_the_supervisor_is_held_up_counts(
     server = await supervisor(gluttons(workers=1, spares=0, jobs_per_worker_max=0))
     if reused:
         assert (await run(server, "uses_cpu", seconds=0.0)).state == "completed"
-    begin = Watching.begin
+    begin = ResourceMonitor.begin
 
-    def stand(watching: Watching, ordered: float) -> None:
+    def stand(watching: ResourceMonitor, ordered: float) -> None:
         until(lambda: (private_bytes(watching._process.pid or 0) or 0) > 80 * MIB, "has taken it")
         begin(watching, ordered)
 
-    monkeypatch.setattr(Watching, "begin", stand)
+    monkeypatch.setattr(ResourceMonitor, "begin", stand)
     story = await run(server, "sits_on", limits={"memory_bytes": 64 * MIB, "run_s": 60}, mib=80)
     assert story.code == "limit.memory", story.error
 

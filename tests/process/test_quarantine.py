@@ -139,11 +139,11 @@ async def test_a_warm_worker_whose_zygote_has_ended_is_given_no_job(proof: str, 
         frozen.hold(warm.pid)
         os.kill(zygote, signal.SIGKILL)
 
-        async def doomed() -> bool | Pending:
+        async def marked_lost() -> bool | Pending:
             (worker,) = await server.workers()
             return worker.state == "leaving" or Pending(worker)
 
-        await until_async(doomed, "it is known that it dies")
+        await until_async(marked_lost, "it is known that it dies")
         job_id = await submit(server, "echoes")
         assert (await server.get(job_id)).state == "queued"
         frozen.thaw()

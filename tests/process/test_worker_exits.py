@@ -40,11 +40,11 @@ class Worker:
     def __init__(self, tmp: Path, *modules: str, frames_open: bool = True, jobs_max: int = 1) -> None:
         self.orders, orders = socket.socketpair()
         self.frames, frames = os.pipe()
-        self.bells, bells = os.pipe()
+        self.notifications, notifications = os.pipe()
         stack = os.memfd_create("stack")
         if not frames_open:
             os.close(self.frames)
-        ours = (orders.fileno(), frames, bells, stack)
+        ours = (orders.fileno(), frames, notifications, stack)
         # Above the numbers that are wanted, so that no dup2 closes one that is still needed.
         above = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 64) for descriptor in ours]
         actions = [(os.POSIX_SPAWN_DUP2, descriptor, number) for number, descriptor in enumerate(above, 3)]
@@ -60,10 +60,10 @@ class Worker:
         argv = [sys.executable, "-S", "-P", f"{workers}/processes/boot.py", "worker", json.dumps(arguments)]
         self.pid = os.posix_spawn(argv[0], argv, os.environ, file_actions=actions)
         self.pidfd = os.pidfd_open(self.pid)
-        for descriptor in (frames, bells, stack, *above):
+        for descriptor in (frames, notifications, stack, *above):
             os.close(descriptor)
         orders.close()
-        self._opened = [*([self.frames] if frames_open else []), self.bells]
+        self._opened = [*([self.frames] if frames_open else []), self.notifications]
         self._decoder = Decoder()
 
     def hear(self, kind: Kind) -> None:

@@ -20,7 +20,7 @@ from support.waiting import Pending, until_async
 
 from killable.supervisor.linux.spawner import PoolSpawner
 from killable.supervisor.linux.system import System
-from killable.supervisor.models import PHASES, TERMINAL_STATES, Event, JobRecord, PoolRecord, Submission
+from killable.supervisor.models import PHASES, TERMINAL_STATES, JobEvent, JobRecord, PoolRecord, Submission
 from killable.supervisor.ports import Gone
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.supervisor.supervisor import Supervisor
@@ -62,7 +62,7 @@ class Story:
     """What one reader saw of one job, to its end."""
 
     job_id: str
-    events: list[Event] = field(default_factory=list)
+    events: list[JobEvent] = field(default_factory=list)
     alive: list[processes.Seen] = field(default_factory=list)
     """Processes of the job that /proc showed when the reader had the terminal event in its hands."""
     record: JobRecord | None = None
@@ -268,7 +268,7 @@ class Hearing:
     def __init__(self) -> None:
         self.preloaded = False
         self.frames: list[Frame] = []
-        self.bells = b""
+        self.notifications = b""
         self.exited = 0
         self.gone: Gone | None = None
 
@@ -287,8 +287,8 @@ class Hearing:
     def on_frames(self, frames: list[Frame]) -> None:
         self.frames += frames
 
-    def on_bells(self, bells: bytes) -> None:
-        self.bells += bells
+    def on_notifications(self, notifications: bytes) -> None:
+        self.notifications += notifications
 
     def on_exited(self) -> None:
         self.exited += 1

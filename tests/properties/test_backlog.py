@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from killable.supervisor.jobs import backlog
-from killable.supervisor.jobs.backlog import Backlog, Full
+from killable.supervisor.jobs.backlog import Backlog, QueueFull
 
 JOBS_MAX, BYTES_MAX = 12, 40
 POOLS, TENANTS, PRIORITIES = "pppq", "abc", (0, 0, 0, -1, 5)
@@ -67,7 +67,7 @@ class Queue(RuleBasedStateMachine):
         try:
             self.queue.check(size)
             self.queue.push(job.id, pool=pool, tenant=tenant, priority=priority, input_bytes=size)
-        except Full as error:
+        except QueueFull as error:
             assert full
             assert error.bound == ("queue_jobs_max" if len(jobs) >= JOBS_MAX else "queue_bytes_max")
         else:

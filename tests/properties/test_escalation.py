@@ -13,8 +13,8 @@ from killable.supervisor.attempts.escalation import (
     DUMP_IN_GRACE_S_MAX,
     DUMP_S,
     DUMP_S_MAX,
-    RING_AGAIN_S,
-    RING_UNHEARD_S,
+    RESEND_S,
+    RESEND_UNHEARD_S,
     STOOD_STILL_S,
     Action,
     Escalation,
@@ -169,14 +169,14 @@ def test_any_sequence_of_events(
             "dumped and left alive"
         )
     heard_at = float("inf") if run.acknowledged_at is None else run.acknowledged_at
-    unheard = [moment for moment in run.at(Action.RING) if moment < heard_at]
-    again = [moment for moment in run.at(Action.RING) if moment >= heard_at]
+    unheard = [moment for moment in run.at(Action.RESEND) if moment < heard_at]
+    again = [moment for moment in run.at(Action.RESEND) if moment >= heard_at]
     assert len(unheard) <= 12, "told over and over"
     for moment in unheard:
-        assert run.delivered_at is not None and moment >= run.delivered_at + RING_UNHEARD_S - SLACK_S
+        assert run.delivered_at is not None and moment >= run.delivered_at + RESEND_UNHEARD_S - SLACK_S
         assert moment <= run.replaced_at, "the job's own handler heard it again"
     for moment in again:
-        assert run.swallowed_at is not None and heard_at + RING_AGAIN_S - SLACK_S <= moment < run.state.grace_ends
+        assert run.swallowed_at is not None and heard_at + RESEND_S - SLACK_S <= moment < run.state.grace_ends
 
     if run.state.early_kill is not None:
         assert rules.ack_s is not None and run.delivered_at is not None and run.acknowledged_at is None

@@ -19,7 +19,7 @@ from support.fake_world import SLACK_S, Faults, Script, Truth, World
 from support.virtual_loop import VirtualLoop
 
 from killable.supervisor.clock import Clock
-from killable.supervisor.models import PHASES, TERMINAL_STATES, Event, JobRecord, Limits, Submission
+from killable.supervisor.models import PHASES, TERMINAL_STATES, JobEvent, JobLimits, JobRecord, Submission
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.supervisor.supervisor import Supervisor
 from killable.workers.errors import CODES, Refused
@@ -28,7 +28,7 @@ from killable.workers.protocol.messages import Kind
 T = TypeVar("T")
 
 STATE_ORDER = {"queued": 0, "running": 1, "stopping": 2, **dict.fromkeys(TERMINAL_STATES, 3)}
-LIMITS = Limits(queue_s=None, start_s=None, run_s=None, grace_s=2.0, ack_s=0.5, processes_max=None)
+LIMITS = JobLimits(queue_s=None, start_s=None, run_s=None, grace_s=2.0, ack_s=0.5, processes_max=None)
 
 
 @dataclass(eq=False)
@@ -38,7 +38,7 @@ class Job:
     number: int
     id: str
     submission: Submission
-    events: list[Event] = field(default_factory=list)
+    events: list[JobEvent] = field(default_factory=list)
     states: list[str] = field(default_factory=list)
     cancel_accepted: bool = False
     end: dict[str, Any] = field(default_factory=dict)
@@ -203,9 +203,9 @@ class Simulation:
     def truth(self, job: Job) -> Truth:
         return self.world.truths[job.number]
 
-    def events(self, job: Job, after: int = -1) -> list[Event]:
+    def events(self, job: Job, after: int = -1) -> list[JobEvent]:
         """Return the events that can be read now."""
-        found: list[Event] = []
+        found: list[JobEvent] = []
         while batch := _ready(self.supervisor.events(job.id, after)):
             found += batch
             after = batch[-1].id
@@ -218,7 +218,7 @@ class Simulation:
             for event in batch:
                 self._see(job, event)
 
-    def _see(self, job: Job, event: Event) -> None:
+    def _see(self, job: Job, event: JobEvent) -> None:
         check = self.world.check
         check(event.id == len(job.events), f"job {job.number}: event {event.id} comes after {len(job.events)} events")
         check(not job.end, f"job {job.number}: {event.name} comes after its terminal event")
@@ -430,10 +430,10 @@ def answer(coroutine: Coroutine[Any, Any, T]) -> T:
     raise AssertionError(f"{coroutine!r} waits")
 
 
-def _ready(batches: Any) -> list[Event]:
+def _ready(batches: Any) -> list[JobEvent]:
     """Return the next batch of an event stream if it is there, else nothing."""
     step = batches.__anext__()
-    found: list[Event] = []
+    found: list[JobEvent] = []
     try:
         step.send(None)
         step.close()  # it would wait

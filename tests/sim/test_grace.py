@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from support.fake_world import NEVER, Script
 
-from killable.supervisor.attempts.escalation import DUMP_IN_GRACE_S_MAX, DUMP_S, RING_AGAIN_S
+from killable.supervisor.attempts.escalation import DUMP_IN_GRACE_S_MAX, DUMP_S, RESEND_S
 from sim.scenarios import DEAF, FOREVER, NATIVE, near, simulate
 from sim.simulation import LIMITS, Simulation
 
@@ -77,7 +77,7 @@ def test_a_swallowed_stop_is_rung_again_and_not_at_once() -> None:
         await sim.ended(job)
         rung = [float(line.split()[0]) for line in sim.world.trace if line.endswith("SIGTERM")]
         assert len(rung) == 4
-        assert all(later - sooner >= RING_AGAIN_S for sooner, later in itertools.pairwise(rung))
+        assert all(later - sooner >= RESEND_S for sooner, later in itertools.pairwise(rung))
         assert sim.truth(job).kill_at is None and job.state == "cancelled"
 
     simulate(main)

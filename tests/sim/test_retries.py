@@ -238,9 +238,9 @@ def test_a_job_that_could_not_start_in_time_is_refused_at_once() -> None:
             await sim.ended(await sim.submit(Script(run_s=10.0)))
         running = await sim.submit(NATIVE)
         waiting = await sim.submit(FOREVER)
-        doomed = await refusal(sim.submit(FOREVER, within_s=15.0))
-        assert (doomed.code, doomed.retryable, doomed.total_s) == ("deadline_unmeetable", True, 15.0)
-        assert 15.0 < doomed.estimated_wait_s < 20.1 and doomed.retry_after_s >= 1
+        marked_lost = await refusal(sim.submit(FOREVER, within_s=15.0))
+        assert (marked_lost.code, marked_lost.retryable, marked_lost.total_s) == ("deadline_unmeetable", True, 15.0)
+        assert 15.0 < marked_lost.estimated_wait_s < 20.1 and marked_lost.retry_after_s >= 1
         sim.world.scripts.pop()
         in_time = await sim.submit(FOREVER, within_s=25.0)
         assert sim.record(in_time).limits["total_s"] == 25.0

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, TypeAlias, TypeVar
 
-from killable.api.client.async_client import AsyncClient, AsyncJob
+from killable.api.client.async_client import AsyncClient, AsyncJobHandle
 from killable.api.client.client import Client
 
 T = TypeVar("T")
@@ -37,7 +37,7 @@ class BlockingClient:
 
 
 class BlockingJob:
-    def __init__(self, runner: asyncio.Runner, job: AsyncJob) -> None:
+    def __init__(self, runner: asyncio.Runner, job: AsyncJobHandle) -> None:
         self.runner = runner
         self.job = job
 
@@ -63,7 +63,7 @@ MakeClient: TypeAlias = Callable[..., OneClient]
 
 def blocking(runner: asyncio.Runner, value: Any) -> Any:
     """Return a value as the caller of a blocking client would have it."""
-    if isinstance(value, AsyncJob):
+    if isinstance(value, AsyncJobHandle):
         return BlockingJob(runner, value)
     if isinstance(value, AsyncIterator):
         return iterate(runner, value)

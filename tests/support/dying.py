@@ -22,7 +22,7 @@ import threading
 from collections.abc import Sequence
 
 from killable.supervisor.journal import journal
-from killable.supervisor.journal.journal_file import Accepted, Ended, JournalFile, Note, Started
+from killable.supervisor.journal.journal_file import AcceptedNote, EndedNote, JournalFile, Note, StartedNote
 from killable.supervisor.models import Submission
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.supervisor.supervisor import Supervisor
@@ -38,13 +38,13 @@ def is_due(note: Note) -> bool:
         return False
     match MOMENT:
         case "uncommitted" | "unanswered":
-            return isinstance(note, Accepted)
+            return isinstance(note, AcceptedNote)
         case "begins":
-            return isinstance(note, Started)
+            return isinstance(note, StartedNote)
         case "is to wait" | "waits":
-            return isinstance(note, Started) and json.loads(note.members).get("waits", False)
+            return isinstance(note, StartedNote) and json.loads(note.members).get("waits", False)
         case _:
-            return isinstance(note, Ended)
+            return isinstance(note, EndedNote)
 
 
 class Dying(JournalFile):
@@ -52,7 +52,7 @@ class Dying(JournalFile):
 
     def write(self, notes: Sequence[Note]) -> None:
         for note in notes:
-            if note.number == 2 and not isinstance(note, Accepted):
+            if note.number == 2 and not isinstance(note, AcceptedNote):
                 answered.wait()
             if is_due(note) and MOMENT not in ("unanswered", "waits"):
                 self._connection.execute("BEGIN IMMEDIATE")

@@ -6,13 +6,13 @@ Runs in: the test process.
 from __future__ import annotations
 
 from killable.supervisor.jobs.event_log import EventLog
-from killable.supervisor.jobs.job import Entry
+from killable.supervisor.jobs.job import Job
 from killable.supervisor.jobs.lifecycle import State
 from killable.supervisor.jobs.registry import Registry
-from killable.supervisor.models import JobType, Limits, Submission
+from killable.supervisor.models import JobLimits, JobType, Submission
 
 TYPE = JobType(
-    name="work", description="", input_schema={}, pool="p", codec="json", limits=Limits(), caps={}, operations=()
+    name="work", description="", input_schema={}, pool="p", codec="json", limits=JobLimits(), caps={}, operations=()
 )
 
 
@@ -20,14 +20,14 @@ def registry(keep_jobs: int = 10, keep_bytes: int = 1 << 30, keep_s: float = 1e9
     return Registry(keep_jobs=keep_jobs, keep_bytes=keep_bytes, keep_s=keep_s)
 
 
-def add(jobs: Registry, **fields: object) -> Entry:
+def add(jobs: Registry, **fields: object) -> Job:
     number = jobs.next_number()
-    entry = Entry(
+    entry = Job(
         id=f"job-{number}",
         number=number,
         type=TYPE,
         submission=Submission("work", b"input"),
-        limits=Limits(),
+        limits=JobLimits(),
         log=EventLog(1 << 20),
         created_at="",
         created=0.0,
@@ -39,7 +39,7 @@ def add(jobs: Registry, **fields: object) -> Entry:
     return entry
 
 
-def end(jobs: Registry, entry: Entry, now: float, size: int = 0, state: State = State.COMPLETED) -> None:
+def end(jobs: Registry, entry: Job, now: float, size: int = 0, state: State = State.COMPLETED) -> None:
     entry.log.append("completed", b"x" * size)
     entry.state, entry.ended = state, now
     jobs.note_end(entry, now)

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from support.fake_world import SIGTERM, SLACK_S, Truth, World
 
-from killable.supervisor.attempts.escalation import LOCK_PATIENCE, LOCK_RUNS, RING_AGAIN_S
+from killable.supervisor.attempts.escalation import LOCK_PATIENCE, LOCK_RUNS, RESEND_S
 from killable.supervisor.ports import ProcessorUse
 from killable.workers.authoring.limits import BACKSTOP, backstop_bytes
-from killable.workers.protocol.messages import BELL_ACKNOWLEDGED, BELL_REPLACED, BELL_SWALLOWED
+from killable.workers.protocol.messages import NOTIFY_ACKNOWLEDGED, NOTIFY_REPLACED, NOTIFY_SWALLOWED
 
 
 def note_term(world: World, truth: Truth) -> None:
@@ -18,7 +18,7 @@ def note_term(world: World, truth: Truth) -> None:
     now = world.now()
     again = truth.term_at if truth.stop_ordered else truth.expired_at
     if again is not None:
-        world.check(now >= truth.swallowed_at + RING_AGAIN_S - SLACK_S, f"job {truth.number} is rung again too soon")
+        world.check(now >= truth.swallowed_at + RESEND_S - SLACK_S, f"job {truth.number} is rung again too soon")
     if not truth.stop_ordered:
         world.check(truth.expire_ordered > 0, f"job {truth.number}: a bell without an order")
         truth.expired_at = now
@@ -62,17 +62,17 @@ def _since(before: ProcessorUse, now: ProcessorUse) -> tuple[float, float, int]:
     )
 
 
-def note_bells(world: World, truth: Truth, bells: bytes, use: ProcessorUse) -> None:
+def note_notifications(world: World, truth: Truth, notifications: bytes, use: ProcessorUse) -> None:
     """Note what the supervisor has just read."""
     now = world.now()
-    for bell in bells:
-        if bell == BELL_REPLACED:
+    for notification in notifications:
+        if notification == NOTIFY_REPLACED:
             truth.replaced_at = now
-        if bell == BELL_SWALLOWED:
+        if notification == NOTIFY_SWALLOWED:
             truth.swallowed_at = now
         if truth.kill_at is not None or truth.term_at is None:
             continue
-        if bell in (SIGTERM, BELL_ACKNOWLEDGED) and truth.delivered_at is None:
+        if notification in (SIGTERM, NOTIFY_ACKNOWLEDGED) and truth.delivered_at is None:
             truth.delivered_at, truth.use_at_delivery = now, use
-        if bell == BELL_ACKNOWLEDGED and truth.acknowledged_at is None:
+        if notification == NOTIFY_ACKNOWLEDGED and truth.acknowledged_at is None:
             truth.acknowledged_at = now

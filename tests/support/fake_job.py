@@ -13,10 +13,10 @@ from support.fake_world import NEVER, Life, Script, Truth
 from killable.supervisor.ports import ProcessorUse, Sample, Usage
 from killable.workers.protocol.frames import encode
 from killable.workers.protocol.messages import (
-    BELL_ACKNOWLEDGED,
-    BELL_EXPIRED,
-    BELL_REPLACED,
-    BELL_SWALLOWED,
+    NOTIFY_ACKNOWLEDGED,
+    NOTIFY_EXPIRED,
+    NOTIFY_REPLACED,
+    NOTIFY_SWALLOWED,
     Idle,
     Kind,
     OperationEntered,
@@ -169,7 +169,7 @@ class FakeJob:
             truth.entered = True
             self._write(Kind.ENTERED, b"{}")
             if script.replaces:
-                self._process.pipes.ring(BELL_REPLACED)
+                self._process.pipes.ring(NOTIFY_REPLACED)
             if script.operation:
                 self._enter_operations(truth)
             self._plan_output(script)
@@ -272,7 +272,7 @@ class FakeJob:
         if not self._heard and self._running().closing is None:
             self._heard = True
             self._process.stack_text = 'File "job.py", line 2 in python'
-            self._process.pipes.ring(BELL_ACKNOWLEDGED)
+            self._process.pipes.ring(NOTIFY_ACKNOWLEDGED)
             self._obey()
 
     def _hear_of_expiry(self) -> None:
@@ -282,12 +282,12 @@ class FakeJob:
             return  # what it reads then is the stop, and that bell is on its way
         if self._told:
             return
-        self._process.pipes.ring(BELL_EXPIRED)
+        self._process.pipes.ring(NOTIFY_EXPIRED)
         if truth.expire_ordered not in self._operations:
             return
         if self._swallows > 0:
             self._swallows -= 1
-            self._process.pipes.ring(BELL_SWALLOWED)
+            self._process.pipes.ring(NOTIFY_SWALLOWED)
             return
         self._told = True
         if truth.script.catches == "leaves":
@@ -306,7 +306,7 @@ class FakeJob:
             self._in(0.0001, lambda: self._close(Kind.RAISED, Raised("stopped").encode(), 143))
         elif self._swallows > 0:
             self._swallows -= 1
-            self._process.pipes.ring(BELL_SWALLOWED)
+            self._process.pipes.ring(NOTIFY_SWALLOWED)
         else:
             self._plan += 1
             for step in range(script.cleanup_tokens):

@@ -14,11 +14,11 @@ from killable.workers.protocol.frames import Decoder, FrameError, encode
 
 
 class FakePipes:
-    """`on_bells` is told before the listener is."""
+    """`on_notifications` is told before the listener is."""
 
-    def __init__(self, world: World, listener: ProcessListener, on_bells: Callable[[bytes], None]) -> None:
-        self._world, self._listener, self._on_bells = world, listener, on_bells
-        self._frames, self._output, self._bells = bytearray(), bytearray(), bytearray()
+    def __init__(self, world: World, listener: ProcessListener, on_notifications: Callable[[bytes], None]) -> None:
+        self._world, self._listener, self._on_notifications = world, listener, on_notifications
+        self._frames, self._output, self._notifications = bytearray(), bytearray(), bytearray()
         self._decoder = Decoder()
         self._broken = False
         self.is_closed = False
@@ -40,9 +40,9 @@ class FakePipes:
         self._output += data
         self._world.soon(self.read_output)
 
-    def ring(self, bell: int) -> None:
-        self._bells.append(bell)
-        self._world.soon(self.read_bells)
+    def ring(self, notification: int) -> None:
+        self._notifications.append(notification)
+        self._world.soon(self.read_notifications)
 
     # ── the supervisor's ends ──
 
@@ -67,11 +67,11 @@ class FakePipes:
         if self._output and not self.is_closed:
             self._listener.on_output(_take(self._output, bytes_max))
 
-    def read_bells(self, bytes_max: int = 1 << 20) -> None:
-        if self._bells and not self.is_closed:
-            bells = _take(self._bells, bytes_max)
-            self._on_bells(bells)
-            self._listener.on_bells(bells)
+    def read_notifications(self, bytes_max: int = 1 << 20) -> None:
+        if self._notifications and not self.is_closed:
+            notifications = _take(self._notifications, bytes_max)
+            self._on_notifications(notifications)
+            self._listener.on_notifications(notifications)
 
 
 def _take(pipe: bytearray, bytes_max: int) -> bytes:

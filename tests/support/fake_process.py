@@ -11,14 +11,14 @@ import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from support.fake_conduct import check_kill, note_bells, note_term
+from support.fake_conduct import check_kill, note_notifications, note_term
 from support.fake_job import FakeJob
 from support.fake_pipes import FakePipes
 from support.fake_world import SIGKILL, SIGTERM, Life, Truth, World
 
 from killable.supervisor.models import Verdict
 from killable.supervisor.ports import FenceError, Gone, ProcessListener, ProcessorUse, Sample, Usage
-from killable.workers.protocol.control import Ending
+from killable.workers.protocol.control import ProcessEnding
 from killable.workers.protocol.frames import Decoder
 from killable.workers.protocol.messages import Broken, Expire, Kind, Ready, Run, Stop
 
@@ -31,9 +31,9 @@ Status = tuple[int | None, int | None]
 """(exit code, signal)"""
 
 
-def ending_of(status: Status, reaped_at: float) -> Ending:
+def ending_of(status: Status, reaped_at: float) -> ProcessEnding:
     exit_code, signal = status
-    return Ending(exit_code, signal, signal == 11, 1 << 20, 0.25, 0.125, reaped_at)
+    return ProcessEnding(exit_code, signal, signal == 11, 1 << 20, 0.25, 0.125, reaped_at)
 
 
 class FakeProcess:
@@ -59,13 +59,13 @@ class FakeProcess:
         self._outside = ""
         self._status: Status = (None, None)
         self._reaped_at: float | None = None
-        self._report: tuple[Ending, int] | None = None
+        self._report: tuple[ProcessEnding, int] | None = None
         """The zygote's, on its way."""
         self._orders = Decoder()
         self._orders_open = True
         self._passed = 0
         """Descriptors that have come since the last order to run."""
-        self.pipes = FakePipes(world, listener, self._on_bells)
+        self.pipes = FakePipes(world, listener, self._on_notifications)
         self.killed_for: Verdict | None = None
         self.base: Sample | None = None
 
@@ -132,7 +132,8 @@ class FakeProcess:
                 self.world.check(not self._signalled, f"{self.worker_id} was signalled and is given an attempt")
                 run = Run.decode(frame.payload)
                 self.world.check(
-                    run.sealed + run.outlet == self._passed, f"{self.worker_id}: a descriptor too many or too few"
+                    run.sealed + run.result_buffer == self._passed,
+                    f"{self.worker_id}: a descriptor too many or too few",
                 )
                 self._passed = 0
                 self._run(run, frame.fence)
@@ -181,7 +182,7 @@ class FakeProcess:
         if self.pid is None:
             self._kill_wanted = True
         elif not self._is_closed:
-            self._doom()
+            self._mark_lost()
 
     def retire(self) -> None:
         self._orders_open = False
@@ -192,7 +193,7 @@ class FakeProcess:
         self.pipes.read_output()
 
     def read_ready(self, bytes_max: int = 1 << 20) -> None:
-        self.pipes.read_bells(bytes_max)
+        self.pipes.read_notifications(bytes_max)
         self.pipes.read_output(bytes_max)
         self.pipes.read_frames(bytes_max)
 
@@ -259,9 +260,9 @@ class FakeProcess:
         self.world.check(meant, f"{self.worker_id}: a signal for an attempt that it never had")
         return self._truth if meant else None
 
-    def _on_bells(self, bells: bytes) -> None:
+    def _on_notifications(self, notifications: bytes) -> None:
         if self._truth is not None:
-            note_bells(self.world, self._truth, bells, self._job.processor_use())
+            note_notifications(self.world, self._truth, notifications, self._job.processor_use())
 
     # ── its life ──
 
@@ -310,7 +311,7 @@ class FakeProcess:
                 self.pipes.ring(SIGTERM)
             self._job.on_term()
 
-    def _doom(self) -> None:
+    def _mark_lost(self) -> None:
         """SIGKILL is pending."""
         if self.life is not Life.RUNNING or self.stuck:
             return
@@ -337,7 +338,7 @@ class FakeProcess:
     def _tell_exit(self) -> None:
         if not self._exit_told and not self._is_closed and self.pid is not None:
             self._exit_told = True
-            self.pipes.read_bells()
+            self.pipes.read_notifications()
             self.listener.on_exited()
 
     def _reap(self) -> None:
@@ -345,7 +346,7 @@ class FakeProcess:
             self._report = (self._reaped(), self._truth.script.children if self._truth else 0)
             self.world.soon(self._settle)
 
-    def _reaped(self) -> Ending:
+    def _reaped(self) -> ProcessEnding:
         now = self.world.now()
         self.life, self._reaped_at = Life.REAPED, now
         if self._truth is not None and self._held is not None:
@@ -370,7 +371,7 @@ class FakeProcess:
         """PDEATHSIG."""
         if self.life is Life.RUNNING:
             self._blame("zygote")
-            self._doom()
+            self._mark_lost()
 
     def doubt_descendants(self) -> None:
         """Its guard is gone."""

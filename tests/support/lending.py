@@ -20,7 +20,7 @@ def standing_still(executor: Executor) -> Iterator[None]:
         reached.set()
         go.wait()
 
-    executor._calls.hosting.call(stand)
+    executor._calls.supervisor_thread.call(stand)
     reached.wait()
     try:
         yield
@@ -28,11 +28,11 @@ def standing_still(executor: Executor) -> Iterator[None]:
         go.set()
 
 
-def lent(executor: Executor, count: int) -> list[int]:
+def leased(executor: Executor, count: int) -> list[int]:
     """Wait until so many workers are lent; return their pids."""
 
     def found() -> list[int] | Pending:
-        loans = [loan for loan in executor._calls._loans if loan.worker.loan is loan]
-        return [loan.worker.process.pid or 0 for loan in loans] if len(loans) == count else Pending(loans)
+        leases = [lease for lease in executor._calls._leases if lease.worker.lease is lease]
+        return [lease.worker.process.pid or 0 for lease in leases] if len(leases) == count else Pending(leases)
 
     return until(found, f"{count} workers are lent")

@@ -21,7 +21,7 @@ from support.waiting import Pending, until, until_async
 
 from killable.supervisor import clock
 from killable.supervisor.linux import env_marker
-from killable.supervisor.linux.instance_id import Owner
+from killable.supervisor.linux.instance_id import InstanceId
 from killable.supervisor.models import Submission
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.supervisor.supervisor import Supervisor
@@ -152,18 +152,18 @@ async def zygote(case: Case) -> int:
     return pid
 
 
-async def cookie(case: Case) -> int:
+async def marker(case: Case) -> int:
     """The number changes hands between the look at the environment and the pidfd."""
-    owner = Owner.of(os.getpid())
+    owner = InstanceId.of(os.getpid())
     assert owner is not None
-    dead = env_marker.cookie_value(Owner(owner.boot, owner.namespace, owner.pid, 0), "instance", "pool/1")
-    leftover = subprocess.Popen(["sleep", "3600"], env={env_marker.COOKIE: dead})
+    dead = env_marker.marker_value(InstanceId(owner.boot, owner.namespace, owner.pid, 0), "instance", "pool/1")
+    orphan = subprocess.Popen(["sleep", "3600"], env={env_marker.MARKER: dead})
     open_pidfd = os.pidfd_open
 
     def late(pid: int, flags: int = 0) -> int:
-        if pid == leftover.pid and leftover.returncode is None:
-            leftover.kill()
-            leftover.wait()
+        if pid == orphan.pid and orphan.returncode is None:
+            orphan.kill()
+            orphan.wait()
             replace(pid)
         return open_pidfd(pid, flags)
 
@@ -172,8 +172,8 @@ async def cookie(case: Case) -> int:
         swept, left = env_marker.kill_waves(env_marker.ownerless(), clock.monotonic() + 5)
     finally:
         os.pidfd_open = open_pidfd
-    assert leftover.returncode == -signal.SIGKILL and not swept and not left
-    return leftover.pid
+    assert orphan.returncode == -signal.SIGKILL and not swept and not left
+    return orphan.pid
 
 
 async def bare_number(case: Case) -> int:
@@ -200,7 +200,7 @@ async def is_pinned(case: Case) -> bool:
 
 
 WAYS: list[Callable[[Case], Awaitable[int]]] = [
-    cancel, cancel_at_once, kill_a_busy_worker, kill_an_idle_worker, deadline, zygote, cookie, bare_number,
+    cancel, cancel_at_once, kill_a_busy_worker, kill_an_idle_worker, deadline, zygote, marker, bare_number,
 ]  # fmt: skip
 
 

@@ -11,9 +11,9 @@ import time
 from support.marks import HeldBack
 
 from killable import Context, job
-from killable.workers.runtime.stop_signal import Doorbell
+from killable.workers.runtime.stop_signal import StopSignal
 
-_forget = Doorbell.forget
+_forget = StopSignal.forget
 _unsaid: list[HeldBack] = []
 _ends = [60.0, 3.0]
 """How long the end of an operation is waited for at most; that of the inner one may have come with the other's."""
@@ -30,14 +30,14 @@ def never_leaves_its_operations(ctx: Context) -> int:
     return 7
 
 
-def _forget_late(doorbell: Doorbell) -> None:
-    if doorbell.operations is not None and _ends:
+def _forget_late(stop_signal: StopSignal) -> None:
+    if stop_signal.operations is not None and _ends:
         if _unsaid:
             list(_unsaid.pop().words())
         end = time.monotonic() + _ends.pop(0)
         while time.monotonic() < end:
             time.sleep(0.01)
-    _forget(doorbell)
+    _forget(stop_signal)
 
 
-Doorbell.forget = _forget_late  # type: ignore[method-assign]
+StopSignal.forget = _forget_late  # type: ignore[method-assign]

@@ -14,7 +14,7 @@ from support.scripted import ID, PATH, Answer, Script, as_json, event, events, t
 from support.waiting import Pending, until_async
 
 from killable import AsyncClient, Refused
-from killable.api.client.async_client import AsyncJob
+from killable.api.client.async_client import AsyncJobHandle
 
 DEAD = as_json({"job_id": ID, "status": "cancelled", "certificate": {"tree_empty": 1.0}})
 ACCEPTED = as_json({"job_id": ID}, 202)
@@ -41,12 +41,12 @@ async def asked(script: Script, method: str, path: str, times: int = 1) -> None:
 # ── submitting ──
 
 
-async def entered(client: AsyncClient) -> AsyncJob:
+async def entered(client: AsyncClient) -> AsyncJobHandle:
     async with client.submit("split") as job:
         return job
 
 
-async def awaited_and_entered(client: AsyncClient) -> AsyncJob:
+async def awaited_and_entered(client: AsyncClient) -> AsyncJobHandle:
     async with await client.submit("split") as job:
         return job
 
@@ -54,7 +54,7 @@ async def awaited_and_entered(client: AsyncClient) -> AsyncJob:
 @pytest.mark.row("E2")
 @pytest.mark.parametrize("use", [entered, awaited_and_entered])
 async def test_leaving_the_block_cancels_either_way(
-    script: Script, client: AsyncClient, use: Callable[[AsyncClient], Awaitable[AsyncJob]]
+    script: Script, client: AsyncClient, use: Callable[[AsyncClient], Awaitable[AsyncJobHandle]]
 ) -> None:
     script.on("POST", "/v1/jobs", ACCEPTED)
     script.on("DELETE", PATH, DEAD)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from killable.supervisor.jobs.backlog import REMOVED_MAX, Backlog, Full
+from killable.supervisor.jobs.backlog import REMOVED_MAX, Backlog, QueueFull
 
 BIG = 1 << 40
 
@@ -100,7 +100,7 @@ def test_the_number_of_jobs_is_bounded_over_all_pools() -> None:
     queue = backlog(jobs_max=2)
     push(queue, "a", pool="p")
     push(queue, "b", pool="q")
-    with pytest.raises(Full) as caught:
+    with pytest.raises(QueueFull) as caught:
         push(queue, "c", pool="r")
     assert (caught.value.bound, caught.value.limit) == ("queue_jobs_max", 2)
     assert len(queue) == 2 and queue.depth("r") == 0
@@ -112,7 +112,7 @@ def test_the_number_of_jobs_is_bounded_over_all_pools() -> None:
 def test_the_bytes_are_bounded() -> None:
     queue = backlog(bytes_max=100)
     push(queue, "a", size=60)
-    with pytest.raises(Full) as caught:
+    with pytest.raises(QueueFull) as caught:
         queue.check(41)
     assert (caught.value.bound, caught.value.limit) == ("queue_bytes_max", 100)
     push(queue, "b", size=40)
@@ -206,7 +206,7 @@ def test_room_can_be_kept_for_a_job_that_is_not_queued_yet() -> None:
     queue.hold(8)
     push(queue, "a", size=2)
     assert (len(queue), queue.bytes, queue.depth("p")) == (2, 10, 1)
-    with pytest.raises(Full):
+    with pytest.raises(QueueFull):
         push(queue, "b")
     queue.let_go(8)
     push(queue, "b", size=8)
@@ -218,6 +218,6 @@ def test_a_job_that_was_accepted_before_is_queued_over_the_bounds() -> None:
     queue = backlog(jobs_max=1, bytes_max=1)
     for job_id in "abc":
         queue.push(job_id, pool="p", tenant="ann", priority=0, input_bytes=5)
-    with pytest.raises(Full):
+    with pytest.raises(QueueFull):
         push(queue, "d")
     assert drain(queue) == ["a", "b", "c"]

@@ -13,7 +13,7 @@ import pytest
 
 from killable.workers.protocol.codec import CODECS, Unserializable
 from killable.workers.protocol.frames import FRAME_BYTES_MAX, Decoder, Frame
-from killable.workers.runtime.frame_writer import Channel
+from killable.workers.runtime.frame_writer import FrameWriter
 
 ALARMS = 3000
 """More than the interpreter lets calls nest."""
@@ -28,11 +28,14 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 
 def written_under_alarms(
-    pipe: tuple[int, int], alarms: int, write: Callable[[Channel], None], on_alarm: Callable[[Channel, int], None]
+    pipe: tuple[int, int],
+    alarms: int,
+    write: Callable[[FrameWriter], None],
+    on_alarm: Callable[[FrameWriter, int], None],
 ) -> tuple[list[Frame], int]:
     """Write while nobody reads and a handler is called so often; return what was written, and how often it was."""
     reading, writing = pipe
-    channel = Channel(writing, CODECS["json"], lambda: None)
+    channel = FrameWriter(writing, CODECS["json"], lambda: None)
     channel.begin(7)
     main, rung = threading.get_ident(), 0
     frames: list[Frame] = []
@@ -74,11 +77,11 @@ def test_what_handlers_emit_while_a_write_blocks_comes_whole_and_in_order(pipe: 
 
 
 def test_what_a_bell_left_waiting_goes_before_what_is_emitted_after_it(pipe: tuple[int, int]) -> None:
-    def emit_and_ring(channel: Channel, number: int) -> None:
+    def emit_and_ring(channel: FrameWriter, number: int) -> None:
         channel.token(number)
         channel.rang = True
 
-    def emit_twice(channel: Channel) -> None:
+    def emit_twice(channel: FrameWriter) -> None:
         channel.token("x" * (1 << 20))
         channel.rang = False
         channel.token("last")
@@ -92,7 +95,7 @@ def test_a_value_that_is_too_large_is_refused_to_whoever_emits_it(pipe: tuple[in
     """Also to a handler in the middle of a write, whose own value is well."""
     refused = []
 
-    def emit_much(channel: Channel, number: int) -> None:
+    def emit_much(channel: FrameWriter, number: int) -> None:
         try:
             channel.token(b"x" * FRAME_BYTES_MAX if number == 1 else number)
         except Unserializable as error:
@@ -103,7 +106,7 @@ def test_a_value_that_is_too_large_is_refused_to_whoever_emits_it(pipe: tuple[in
 
 
 def test_what_handlers_emit_while_the_last_word_is_written_is_told_nobody(pipe: tuple[int, int]) -> None:
-    def emit_in_the_write(channel: Channel, number: int) -> None:
+    def emit_in_the_write(channel: FrameWriter, number: int) -> None:
         if channel.busy:
             channel.token(number)
 

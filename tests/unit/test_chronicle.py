@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from support.entries import add, registry
 
-from killable.supervisor.journal.journal_file import Ended
-from killable.supervisor.journal.journal_writer import Chronicle
+from killable.supervisor.journal.journal_file import EndedNote
+from killable.supervisor.journal.journal_writer import JournalWriter
 from killable.supervisor.models import Outcome
 
 
@@ -20,10 +20,10 @@ from killable.supervisor.models import Outcome
 )
 def test_progress_that_is_no_json_does_not_hold_up_the_end(progress: Any, written: Any) -> None:
     """A worker that forges frames can say 1e999."""
-    chronicle = Chronicle("", "instance", "boot")
+    journal_writer = JournalWriter("", "instance", "boot")
     told: list[Any] = []
-    chronicle.journal.note = told.append  # type: ignore[method-assign]
-    chronicle.ended(add(registry(), progress=progress, outcome=Outcome("completed"), result=b"1"))
+    journal_writer.journal.note = told.append  # type: ignore[method-assign]
+    journal_writer.ended(add(registry(), progress=progress, outcome=Outcome("completed"), result=b"1"))
     (note,) = told
-    assert isinstance(note, Ended) and note.result == b"1"
+    assert isinstance(note, EndedNote) and note.result == b"1"
     assert json.loads(note.members)["progress"] == written

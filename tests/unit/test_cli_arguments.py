@@ -11,7 +11,7 @@ import typer
 
 from killable.api.cli.parameters.arguments import kinds_of, parse_value, read_input, read_tags, tag_filter
 from killable.api.cli.parameters.limit_options import HELP, limits_of
-from killable.api.cli.parameters.options import Limit, seconds
+from killable.api.cli.parameters.options import LimitOption, seconds
 from killable.api.cli.parameters.resolve import Ambiguous, find_job, find_worker, matching
 from killable.api.client.client import Client
 from killable.workers.authoring.limits import LIMITS
@@ -131,7 +131,11 @@ def test_tags() -> None:
 
 
 def test_limits() -> None:
-    assert (Limit("run_s")("5m"), Limit("memory_bytes")("1GiB"), Limit("ack_s")("none")) == (300.0, 1 << 30, "none")
+    assert (LimitOption("run_s")("5m"), LimitOption("memory_bytes")("1GiB"), LimitOption("ack_s")("none")) == (
+        300.0,
+        1 << 30,
+        "none",
+    )
     given = {"run_s": 5.0, "ack_s": "none", "grace_s": None, "queue_s": 0.0, "operation_s": []}
     assert limits_of(given) == {"run_s": 5.0, "ack_s": None, "queue_s": 0.0}
     times = limits_of({"operation_s": ["load/download=10m", "save=none"]})
@@ -139,12 +143,16 @@ def test_limits() -> None:
     with pytest.raises(typer.BadParameter, match="NAME=SECONDS"):
         limits_of({"operation_s": ["10m"]})
     assert HELP.keys() == LIMITS.keys(), "submit has an option for every limit"
-    assert (Limit("cpu_s")("5m"), Limit("files_max")("512"), Limit("processes_max")("none")) == (300.0, 512, "none")
+    assert (LimitOption("cpu_s")("5m"), LimitOption("files_max")("512"), LimitOption("processes_max")("none")) == (
+        300.0,
+        512,
+        "none",
+    )
     assert seconds("250ms") == 0.25
     with pytest.raises(typer.BadParameter, match="5m"):
         seconds("soon")
     with pytest.raises(typer.BadParameter, match="at least 1"):
-        Limit("processes_max")("0")
+        LimitOption("processes_max")("0")
 
 
 FULL = "job-3f2a91c0-1111-4111-8111-111111111111"

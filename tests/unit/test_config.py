@@ -15,7 +15,7 @@ import pytest
 from killable.supervisor.configuration.config import Config, ConfigError, load
 from killable.supervisor.configuration.inventory import example
 from killable.supervisor.configuration.tables import ServerSettings, json_schema
-from killable.supervisor.models import Limits
+from killable.supervisor.models import JobLimits
 from killable.supervisor.settings import Settings, usable_cores, usable_processors
 
 pytestmark = pytest.mark.row("G11")
@@ -58,7 +58,7 @@ def test_without_a_file_there_are_the_built_in_pools() -> None:
         ("llm", ("killable.workers.builtin.generate",), "spawn"),
     ]
     assert (config.server.host, config.server.port, config.server.uds) == ("127.0.0.1", 7833, "")
-    assert config.settings.limits == Limits()
+    assert config.settings.limits == JobLimits()
     assert config.settings.caps == {"run_s": 3600.0, "grace_s": 60.0}
     assert config.file is None
 
@@ -445,7 +445,7 @@ def test_the_example_has_every_key_with_its_default(folder: Path) -> None:
     text = "\n".join(example())
     config = read(text)
     assert config.server == ServerSettings()
-    assert (config.settings.limits, config.settings.caps) == (Limits(), Settings(pools=()).caps)
+    assert (config.settings.limits, config.settings.caps) == (JobLimits(), Settings(pools=()).caps)
     (pool,) = config.settings.pools
     assert (pool.spares, pool.jobs_per_worker_max, pool.start_method, pool.nice) == (1, 1, "fork", 5)
     tree = tomllib.loads(text)

@@ -30,7 +30,7 @@ class Recorder:
         self.sent.append(("checkpoint", value))
 
 
-class Bell:
+class Notification:
     def __init__(self) -> None:
         self.stopping: Stopping | None = None
 
@@ -82,11 +82,11 @@ def test_no_run_s_is_no_remaining() -> None:
 
 
 def test_stopping_is_the_doorbells() -> None:
-    bell = Bell()
-    context, _ = make_context(doorbell=bell)
+    notification = Notification()
+    context, _ = make_context(stop_signal=notification)
     assert context.stopping is None
-    bell.stopping = Stopping("cancelled", by="user")
-    assert context.stopping is bell.stopping
+    notification.stopping = Stopping("cancelled", by="user")
+    assert context.stopping is notification.stopping
 
 
 def test_tmp_is_private_and_made_once_on_first_use(tmp_path: Path) -> None:
@@ -131,10 +131,10 @@ def test_a_negative_sleep_is_refused() -> None:
 
 
 def test_repr_says_what_runs_and_how_long_it_may() -> None:
-    bell = Bell()
-    context, _ = make_context(attempt=2, limits={"run_s": 0}, doorbell=bell)
+    notification = Notification()
+    context, _ = make_context(attempt=2, limits={"run_s": 0}, stop_signal=notification)
     assert repr(context) == "<Context job=ab12 attempt=2 remaining=0.0s>"
-    bell.stopping = Stopping("cancelled")
+    notification.stopping = Stopping("cancelled")
     assert repr(context) == "<Context job=ab12 attempt=2 remaining=0.0s stopping='cancelled'>"
     assert repr(make_context()[0]) == "<Context job=ab12 attempt=1>"
 

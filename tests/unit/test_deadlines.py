@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from killable.supervisor.attempts.deadlines import NEVER, Deadlines, Expired
-from killable.supervisor.models import Limits, Verdict
+from killable.supervisor.attempts.deadlines import NEVER, Deadlines, OperationExpiry
+from killable.supervisor.models import JobLimits, Verdict
 from killable.workers.protocol.messages import OPERATIONS_MAX, OperationEntered
 
 NOW = 100.0
-LIMITS = Limits(start_s=1, run_s=60, first_token_s=5, idle_s=2, grace_s=3, ack_s=0.5)
+LIMITS = JobLimits(start_s=1, run_s=60, first_token_s=5, idle_s=2, grace_s=3, ack_s=0.5)
 
 
 def deadlines(**changes: Any) -> Deadlines:
@@ -124,7 +124,7 @@ def test_a_notice_is_given_once_and_has_to_be_heard_and_obeyed() -> None:
     found = running()
     found.operation_entered(OperationEntered(1, "load", 1.0, True), NOW)
     assert not found.noticed and found.raised is None
-    assert found.due(NOW + 1) == Expired(1)
+    assert found.due(NOW + 1) == OperationExpiry(1)
     assert found.noticed and found.wake_at == NOW + 1.5 and found.due(NOW + 1.49) is None
     assert "did not hear of it within ack_s" in verdict(found, NOW + 1.5).facts["message"]
     found.heard(NOW + 1.2)
@@ -145,7 +145,7 @@ def test_an_answer_may_come_behind_the_word_that_the_operation_was_left() -> Non
         found = running()
         found.operation_entered(OperationEntered(1, "load", None), NOW)
         found.operation_entered(OperationEntered(2, "load/download", 1, raises=True, around=1), NOW)
-        assert found.due(NOW + 1) == Expired(2)
+        assert found.due(NOW + 1) == OperationExpiry(2)
         found.operation_left(left)
         assert found.raised is None
         found.heard(NOW + 1.1)
@@ -155,7 +155,7 @@ def test_an_answer_may_come_behind_the_word_that_the_operation_was_left() -> Non
 def test_an_answer_that_comes_when_the_job_is_being_ended_starts_no_deadline() -> None:
     found = running()
     found.operation_entered(OperationEntered(1, "load", 1, raises=True), NOW)
-    assert found.due(NOW + 1) == Expired(1)
+    assert found.due(NOW + 1) == OperationExpiry(1)
     found.clear()
     found.heard(NOW + 1.1)
     assert found.wake_at == NEVER and found.due(NOW + 1e6) is None
@@ -164,7 +164,7 @@ def test_an_answer_that_comes_when_the_job_is_being_ended_starts_no_deadline() -
 def test_without_ack_s_a_notice_has_the_grace_to_be_heard() -> None:
     found = running(ack_s=None)
     found.operation_entered(OperationEntered(1, "load", 1.0, True), NOW)
-    assert bells(found, NOW + 4, delivered=0.0) == [1.0, 1.05, 1.1, 1.2, 1.4, 1.8, 2.6]
+    assert notifications(found, NOW + 4, delivered=0.0) == [1.0, 1.05, 1.1, 1.2, 1.4, 1.8, 2.6]
     assert found.wake_at == NOW + 4 and "did not hear of it" in verdict(found, NOW + 4).facts["message"]
 
 
@@ -173,11 +173,11 @@ def test_the_bell_of_a_notice_is_repeated_until_it_is_heard(ack_s: float, rung: 
     """Noted right before a call that waits, it would wake nobody. The order is given once."""
     found = running(ack_s=ack_s)
     found.operation_entered(OperationEntered(1, "load", 1.0, True), NOW)
-    assert bells(found, NOW + 1 + ack_s, delivered=0.0) == rung
+    assert notifications(found, NOW + 1 + ack_s, delivered=0.0) == rung
     assert found.wake_at == NOW + 1 + ack_s and isinstance(found.due(NOW + 1 + ack_s), Verdict)
     heard = running()
     heard.operation_entered(OperationEntered(1, "load", 1.0, True), NOW)
-    assert bells(heard, NOW + 1.1, delivered=0.0) == [1.0, 1.05]
+    assert notifications(heard, NOW + 1.1, delivered=0.0) == [1.0, 1.05]
     heard.heard(NOW + 1.08)
     assert heard.wake_at == NOW + 4.08
 
@@ -187,10 +187,10 @@ def test_a_bell_that_has_not_been_delivered_is_not_repeated() -> None:
     found = running()
     found.operation_entered(OperationEntered(1, "load", 1.0, True), NOW)
     found.delivered(NOW + 0.5)  # a signal from outside: of no notice
-    assert found.wake_at == NOW + 1 and bells(found, NOW + 1.5, delivered=0.2) == [1.0, 1.25, 1.3, 1.4]
+    assert found.wake_at == NOW + 1 and notifications(found, NOW + 1.5, delivered=0.2) == [1.0, 1.25, 1.3, 1.4]
     deaf = running()
     deaf.operation_entered(OperationEntered(1, "load", 1.0, True), NOW)
-    assert bells(deaf, NOW + 1.5, delivered=None) == [1.0]
+    assert notifications(deaf, NOW + 1.5, delivered=None) == [1.0]
     deaf.clear()
     deaf.delivered(NOW + 1.1)
     assert deaf.wake_at == NEVER
@@ -201,7 +201,7 @@ def test_an_answer_is_that_to_the_notice_that_was_given_first() -> None:
     found = running()
     found.operation_entered(OperationEntered(1, "load", 1.0, True), NOW)
     found.operation_entered(OperationEntered(2, "load/download", 0.9, True, 1), NOW)
-    assert (found.due(NOW + 0.9), found.due(NOW + 1)) == (Expired(2), Expired(1))
+    assert (found.due(NOW + 0.9), found.due(NOW + 1)) == (OperationExpiry(2), OperationExpiry(1))
     assert found.rung is not None and found.rung.facts["operation"] == "load/download"
     found.heard(NOW + 1.1)
     assert found.raised is not None and found.raised.facts["operation"] == "load/download"
@@ -211,12 +211,12 @@ def test_an_answer_is_that_to_the_notice_that_was_given_first() -> None:
     both = running()
     for number, path in ((1, "load"), (2, "load/download")):
         both.operation_entered(OperationEntered(number, path, 1.0, True, number - 1), NOW)
-    assert (both.due(NOW + 1), both.due(NOW + 1)) == (Expired(1), Expired(2))
+    assert (both.due(NOW + 1), both.due(NOW + 1)) == (OperationExpiry(1), OperationExpiry(2))
     both.heard(NOW + 1.1, notices=3)
     assert both.raised is not None and both.raised.facts["operation"] == "load" and both.rung is None
 
 
-def bells(found: Deadlines, until: float, *, delivered: float | None) -> list[float]:
+def notifications(found: Deadlines, until: float, *, delivered: float | None) -> list[float]:
     """Return when the bell rings for operation 1, in seconds: first with the order, then alone. `delivered`: how long
     after the first one it is.
     """
@@ -224,7 +224,7 @@ def bells(found: Deadlines, until: float, *, delivered: float | None) -> list[fl
     while found.wake_at < until:
         now = found.wake_at
         rung.append(round(now - NOW, 6))
-        assert found.due(now) == Expired(1, again=len(rung) > 1)
+        assert found.due(now) == OperationExpiry(1, again=len(rung) > 1)
         if delivered is not None:
             found.delivered(now + delivered)
     return rung

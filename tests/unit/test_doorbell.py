@@ -26,13 +26,13 @@ from killable.workers.authoring.context import Stopping
 from killable.workers.authoring.operations import Operation, Operations, OperationTimedOut
 from killable.workers.protocol.codec import CODECS
 from killable.workers.protocol.frames import Decoder, encode
-from killable.workers.protocol.messages import BELL_ACKNOWLEDGED, BELL_EXPIRED, Expire, Kind, Raised, Run, Stop
+from killable.workers.protocol.messages import NOTIFY_ACKNOWLEDGED, NOTIFY_EXPIRED, Expire, Kind, Raised, Run, Stop
 from killable.workers.runtime import stop_signal as module
-from killable.workers.runtime.execution import Attempt
-from killable.workers.runtime.frame_writer import Channel
-from killable.workers.runtime.order_reader import Orders
+from killable.workers.runtime.execution import Execution
+from killable.workers.runtime.frame_writer import FrameWriter
+from killable.workers.runtime.order_reader import OrderReader
 from killable.workers.runtime.rlimits import ResourceLimits
-from killable.workers.runtime.stop_signal import Doorbell
+from killable.workers.runtime.stop_signal import StopSignal
 
 LINES_MIN = 15
 """Fewer, and the signal was not sent again where it matters."""
@@ -61,15 +61,15 @@ class Door:
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
-        self._orders, self._supervisor = Orders(ours.detach()), theirs
-        self._bells, bells = os.pipe()
+        self._orders, self._supervisor = OrderReader(ours.detach()), theirs
+        self._notifications, notifications = os.pipe()
         self._frames, frames = os.pipe()
         self._stack = os.memfd_create("stack")
-        self._writing = (bells, frames, self._stack)
-        self.doorbell = Doorbell(bells, self._stack, self._orders.word_for)
-        self.doorbell.channel = Channel(frames, CODECS["json"], self.doorbell.answer)
-        os.set_blocking(self._bells, False)
-        self.doorbell.hang()
+        self._writing = (notifications, frames, self._stack)
+        self.stop_signal = StopSignal(notifications, self._stack, self._orders.word_for)
+        self.stop_signal.channel = FrameWriter(frames, CODECS["json"], self.stop_signal.answer)
+        os.set_blocking(self._notifications, False)
+        self.stop_signal.hang()
 
     def ring(self, order: bytes, again: Again) -> tuple[BaseException | None, bytes]:
         """Give an order and ring for it; return what was raised, and what had been told by then."""
@@ -83,7 +83,7 @@ class Door:
             raised = error
         finally:
             sys.settrace(traced)
-        return raised, os.read(self._bells, 4096)
+        return raised, os.read(self._notifications, 4096)
 
     def order(self, *orders: bytes) -> None:
         self._supervisor.sendall(b"".join(orders))
@@ -97,7 +97,7 @@ class Door:
     def close(self) -> None:
         self._orders.close()
         self._supervisor.close()
-        for descriptor in (self._bells, self._frames, *self._writing):
+        for descriptor in (self._notifications, self._frames, *self._writing):
             os.close(descriptor)
 
 
@@ -107,7 +107,7 @@ def door() -> Iterator[Door]:
     before = c_module.signal, sys.unraisablehook, signal.getsignal(signal.SIGTERM)
     made = Door()
     yield made
-    made.doorbell.forget()
+    made.stop_signal.forget()
     signal.set_wakeup_fd(-1)
     c_module.signal, sys.unraisablehook = before[:2]
     signal.signal(signal.SIGTERM, before[2])
@@ -117,29 +117,29 @@ def door() -> Iterator[Door]:
 def test_a_stop_is_acknowledged_before_it_is_raised_wherever_the_signal_comes_again(door: Door) -> None:
     for line in itertools.count(1):
         again, fence = Again(line), line  # an attempt each
-        door.doorbell.expect(fence)
+        door.stop_signal.expect(fence)
         stop = Stop("cancelled", by="user", grace_s=1.0)
         raised, told = door.ring(encode(Kind.STOP, fence, 0, stop.encode()), again)
-        assert isinstance(raised, Stopping) and raised is door.doorbell.stopping, again.where
-        assert BELL_ACKNOWLEDGED in told, f"not acknowledged: SIGTERM came again at {again.where}"
-        door.doorbell.answer()  # raises nothing more
+        assert isinstance(raised, Stopping) and raised is door.stop_signal.stopping, again.where
+        assert NOTIFY_ACKNOWLEDGED in told, f"not acknowledged: SIGTERM came again at {again.where}"
+        door.stop_signal.answer()  # raises nothing more
         if not again.where:
             break
     assert line > LINES_MIN
 
 
 def test_an_operations_end_is_told_before_it_is_raised_wherever_the_signal_comes_again(door: Door) -> None:
-    channel = door.doorbell.channel
+    channel = door.stop_signal.channel
     for line in itertools.count(1):
         again, fence = Again(line), line
         channel.begin(fence)
-        door.doorbell.operations = operations = Operations(channel, {})
+        door.stop_signal.operations = operations = Operations(channel, {})
         with Operation(operations, "fetch", 60.0, "raise"):
-            door.doorbell.expect(fence)
+            door.stop_signal.expect(fence)
             raised, told = door.ring(encode(Kind.EXPIRE, fence, 0, Expire(1).encode()), again)
             assert isinstance(raised, OperationTimedOut), again.where
-            assert BELL_EXPIRED in told, f"not told: SIGTERM came again at {again.where}"
-            door.doorbell.answer()
+            assert NOTIFY_EXPIRED in told, f"not told: SIGTERM came again at {again.where}"
+            door.stop_signal.answer()
         if not again.where:
             break
     assert line > LINES_MIN
@@ -183,13 +183,13 @@ def test_a_bell_that_comes_again_while_asyncio_hears_the_first_one_is_asyncios_o
 
     def watch(frame: FrameType, event: str, _: object) -> None:
         if event == "call" and frame.f_globals["__name__"].startswith("killable."):
-            judged[frame.f_code.co_qualname] = door.doorbell._reading or module._is_event_loops(frame)
+            judged[frame.f_code.co_qualname] = door.stop_signal._reading or module._is_event_loops(frame)
 
     async def main() -> None:
         asyncio.get_running_loop().call_soon(signal.raise_signal, signal.SIGTERM)
         await asyncio.sleep(60)
 
-    door.doorbell.expect(1)
+    door.stop_signal.expect(1)
     door.order(encode(Kind.STOP, 1, 0, Stop("cancelled", by="user", grace_s=1.0).encode()))
     profiled = sys.getprofile()
     with pytest.raises(Stopping):
@@ -223,7 +223,7 @@ class Between:
         return len(self.where) == len(self._rings)
 
     def __call__(self, frame: FrameType, event: str, _: object) -> Between | None:
-        if frame.f_code is not Attempt._drive.__code__:
+        if frame.f_code is not Execution._drive.__code__:
             return None
         frame.f_trace_opcodes = True
         if event == "opcode" and dis.opname[frame.f_code.co_code[frame.f_lasti]].startswith(HEARS):
@@ -244,14 +244,14 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> None:
 def drive(door: Door, fence: int, rings: dict[int, bytes]) -> tuple[Between, tuple[Kind, bytes]]:
     """Run the job `stream` as a worker does, with rings in between; return what became of it."""
     run = Run("job-1", "stream", 1, b"{}", announce=False)
-    attempt = Attempt(
-        run, {}, job_functions.registered(), CODECS["json"], door.doorbell.channel, "", ResourceLimits(), None
+    attempt = Execution(
+        run, {}, job_functions.registered(), CODECS["json"], door.stop_signal.channel, "", ResourceLimits(), None
     )  # fmt: skip
-    door.doorbell.channel.begin(fence)
+    door.stop_signal.channel.begin(fence)
     between, traced = Between(door, rings), sys.gettrace()
     try:
         sys.settrace(between)
-        return between, attempt.outcome(door.doorbell, fence)
+        return between, attempt.outcome(door.stop_signal, fence)
     finally:
         sys.settrace(traced)
 
@@ -311,7 +311,7 @@ def test_a_stop_reaches_the_generator_wherever_its_signal_comes_even_right_behin
             said = door.said()
             if len(between.where) < 2:
                 break
-            assert door.doorbell.stopping is not None
+            assert door.stop_signal.stopping is not None
             if kind == Kind.RESULT:
                 assert said[-1] == "last", (between.where, said)
                 continue  # it came with the generator's last step

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from killable.supervisor.attempts import escalation
-from killable.supervisor.attempts.escalation import DUMP_S, LOOK_AGAIN_S, RING_AGAIN_S, Action, Escalation, Phase, Rules
+from killable.supervisor.attempts.escalation import DUMP_S, LOOK_AGAIN_S, RESEND_S, Action, Escalation, Phase, Rules
 from killable.supervisor.ports import ProcessorUse
 
 RULES = Rules(grace_s=5.0, ack_s=0.5, ack_cpu_s=0.1, unkillable_s=10.0, cores=2)
@@ -29,7 +29,7 @@ def delivered(rules: Rules = RULES, at: float = NOW, cpu_s: float = 1.0) -> Esca
 
 def hushed(state: Escalation) -> Escalation:
     """Without the signal's repetition, which has tests of its own."""
-    return replace(state, ring_at=None, wake_at=min(state.grace_ends, state.look_at))
+    return replace(state, resend_at=None, wake_at=min(state.grace_ends, state.look_at))
 
 
 def acknowledged(rules: Rules = RULES) -> Escalation:
@@ -129,7 +129,7 @@ def rings(state: Escalation, until: float) -> list[float]:
     while state.wake_at < until:
         now = state.wake_at
         state, actions = escalation.tick(state, now, ProcessorUse(1.0))
-        assert set(actions) <= {Action.RING}
+        assert set(actions) <= {Action.RESEND}
         found += [round(now - NOW, 6)] * len(actions)
     return found
 
@@ -140,7 +140,7 @@ def test_the_signal_is_repeated_until_it_is_acknowledged(ack_s: float | None) ->
     state, _ = escalation.delivered(asked(replace(RULES, ack_s=ack_s)), NOW, ProcessorUse(1.0))
     assert rings(state, NOW + 5) == [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2]
     heard, _ = escalation.acknowledged(state, NOW + 0.01)
-    assert heard.ring_at is None and heard.wake_at == heard.grace_ends
+    assert heard.resend_at is None and heard.wake_at == heard.grace_ends
 
 
 def test_a_job_that_answers_itself_is_told_once() -> None:
@@ -159,11 +159,11 @@ def test_a_job_that_answers_itself_is_told_once() -> None:
 
 def test_a_look_that_comes_late_rings_all_the_same() -> None:
     state, _ = escalation.delivered(asked(), NOW, ProcessorUse(1.0))
-    assert state.ring_at == NOW + 0.05
+    assert state.resend_at == NOW + 0.05
     late = NOW + 0.07
     state, actions = escalation.tick(state, late, ProcessorUse(1.0))
-    assert actions == (Action.RING,)
-    assert state.ring_at == pytest.approx(NOW + 0.14), "twice as long after its delivery as now"
+    assert actions == (Action.RESEND,)
+    assert state.resend_at == pytest.approx(NOW + 0.14), "twice as long after its delivery as now"
 
 
 def test_what_is_found_stuck_is_not_told_again() -> None:
@@ -219,7 +219,7 @@ def test_what_could_not_be_read_at_the_delivery_counts_from_nothing() -> None:
 def test_the_constants_are_what_their_reasons_say() -> None:
     """The lengths of a dump, the pause before another bell; a wait for the interpreter lock, in runs and in `ack_s`."""
     assert (DUMP_S, escalation.DUMP_S_MAX, escalation.DUMP_IN_GRACE_S_MAX) == (0.005, 0.1, 1.0)
-    assert (LOOK_AGAIN_S, RING_AGAIN_S, escalation.STOOD_STILL_S) == (0.010, 0.005, 0.1)
+    assert (LOOK_AGAIN_S, RESEND_S, escalation.STOOD_STILL_S) == (0.010, 0.005, 0.1)
     assert (escalation.LOCK_RUNS, escalation.LOCK_PATIENCE) == (4, 4)
 
 
@@ -273,7 +273,7 @@ def test_what_was_missed_with_the_end_of_the_grace_is_done_at_once() -> None:
     for state in (escalation.swallowed(acknowledged(), NOW + 4.9)[0], escalation.delivered(asked(), NOW, None)[0]):
         state, _ = escalation.tick(state, late, ProcessorUse(0.0))
         assert state.wake_at == late
-        assert escalation.tick(state, late, ProcessorUse(0.0))[1] == (Action.RING,)
+        assert escalation.tick(state, late, ProcessorUse(0.0))[1] == (Action.RESEND,)
     heard, _ = escalation.delivered(asked(), late, ProcessorUse(1.0))  # when the machine goes on
     assert escalation.tick(heard, late, ProcessorUse(1.0))[0].look_at == late + 0.5
     stuck, _ = escalation.tick(delivered(), late, ProcessorUse(9.0))
@@ -397,10 +397,10 @@ def test_while_its_grace_lasts_a_dump_is_waited_for_longer() -> None:
 
 def test_a_swallowed_stop_is_rung_again_but_not_at_once() -> None:
     state, actions = escalation.swallowed(acknowledged(), NOW + 1)
-    assert (actions, state.wake_at) == ((), NOW + 1 + RING_AGAIN_S)
+    assert (actions, state.wake_at) == ((), NOW + 1 + RESEND_S)
     assert escalation.tick(state, NOW + 1) == (state, ())
-    state, actions = escalation.tick(state, NOW + 1 + RING_AGAIN_S)
-    assert (actions, state.phase, state.wake_at) == ((Action.RING,), Phase.ACKNOWLEDGED, NOW + 5)
+    state, actions = escalation.tick(state, NOW + 1 + RESEND_S)
+    assert (actions, state.phase, state.wake_at) == ((Action.RESEND,), Phase.ACKNOWLEDGED, NOW + 5)
     state, actions = escalation.tick(state, NOW + 5)
     assert actions == (Action.KILL,)
 

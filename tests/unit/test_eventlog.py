@@ -13,7 +13,7 @@ import pytest
 from killable.supervisor.jobs import event_log
 from killable.supervisor.jobs.event_log import RECENT_MAX, EventLog
 from killable.supervisor.jobs.job import EVENT_BYTES
-from killable.supervisor.models import Event
+from killable.supervisor.models import JobEvent
 
 
 def test_ids_are_positions() -> None:
@@ -231,8 +231,8 @@ def test_what_is_read_at_once_is_bounded_in_bytes_too() -> None:
 
 @pytest.mark.parametrize("names", [["token"], ["token", "log"]])
 def test_steps_of_any_size_read_a_sealed_log_as_it_is(names: list[str]) -> None:
-    def in_steps(limit: int, bytes_max: int) -> list[Event]:
-        read: list[Event] = []
+    def in_steps(limit: int, bytes_max: int) -> list[JobEvent]:
+        read: list[JobEvent] = []
         while step := log.read(len(read) - 1, limit, bytes_max):
             assert sum(len(event.data) for event in step[:-1]) < bytes_max and len(step) <= limit
             read += step

@@ -10,11 +10,11 @@ import pytest
 from killable.supervisor.attempts.deadlines import Deadlines
 from killable.supervisor.attempts.exit_outcome import SIGNAL_NAMES, Evidence, classify, signal_name
 from killable.supervisor.jobs.lifecycle import terminal_state_of
-from killable.supervisor.models import TERMINAL_STATES, ExitStatus, Limits, Verdict
+from killable.supervisor.models import TERMINAL_STATES, ExitStatus, JobLimits, Verdict
 from killable.supervisor.ports import Gone
 from killable.workers.errors import CODES
 from killable.workers.exit_codes import MEANINGS, ExitCode
-from killable.workers.protocol.control import Ending
+from killable.workers.protocol.control import ProcessEnding
 from killable.workers.protocol.messages import OperationEntered, Raised
 
 EXIT_CODES = range(256)
@@ -167,7 +167,7 @@ def test_the_signal_of_a_processor_limit_is_that_only_where_there_is_one() -> No
 def test_our_bell_for_an_operations_end_is_no_signal_from_outside() -> None:
     """The job has put SIGTERM's default action back: it ends the process before anyone has heard."""
     rung = Verdict("timeout.operation", by="supervisor", facts={"operation": "load", "message": "m"})
-    evidence = Evidence(entered=True, operation_rung=rung)
+    evidence = Evidence(entered=True, operation_signalled=rung)
     outcome = classify(None, None, ExitStatus(signal=15), evidence)
     assert (outcome.state, outcome.code, outcome.message) == ("timed_out", "timeout.operation", "m")
     assert outcome.facts == {"signal": "SIGTERM", "by": "supervisor", "operation": "load"}
@@ -245,14 +245,14 @@ def test_nothing_is_known_of_a_worker_that_nobody_told_of() -> None:
 def test_the_processor_time_of_a_limit_is_that_of_both_kinds_and_used_up_when_it_is_reached(
     user_s: float | None, system_s: float, cpu_s: float | None, used_up: bool
 ) -> None:
-    ending = None if user_s is None else Ending(None, 9, False, 0, user_s, system_s, 0.0)
-    evidence = Evidence.of(Gone(ending, 0, ""), Limits(cpu_s=cpu_s), "", Deadlines(Limits()), entered=True)
+    ending = None if user_s is None else ProcessEnding(None, 9, False, 0, user_s, system_s, 0.0)
+    evidence = Evidence.of(Gone(ending, 0, ""), JobLimits(cpu_s=cpu_s), "", Deadlines(JobLimits()), entered=True)
     assert evidence == Evidence(entered=True, cpu_used_up=used_up)
 
 
 def test_what_is_known_of_a_process_that_is_gone_is_evidence() -> None:
     gone = Gone(None, 0, "cgroup", True, 5, "yes", True)
-    deadlines = Deadlines(Limits())
+    deadlines = Deadlines(JobLimits())
     for number in (1, 2):
         deadlines.operation_entered(OperationEntered(number, f"o{number}", number / 10, raises=True), 0.0)
         deadlines.due(number / 10)
@@ -261,6 +261,6 @@ def test_what_is_known_of_a_process_that_is_gone_is_evidence() -> None:
     assert (deadlines.raised.facts["operation"], deadlines.rung.facts["operation"]) == ("o1", "o2")
     expected = Evidence(
         entered=False, torn_bytes=5, protocol_error="nonsense", zygote_lost=True, oom="yes",
-        memory_max_struck=True, operation=deadlines.raised, operation_rung=deadlines.rung,
+        memory_max_struck=True, operation=deadlines.raised, operation_signalled=deadlines.rung,
     )  # fmt: skip
-    assert Evidence.of(gone, Limits(), "nonsense", deadlines, entered=False) == expected
+    assert Evidence.of(gone, JobLimits(), "nonsense", deadlines, entered=False) == expected

@@ -10,15 +10,15 @@ import pytest
 
 from killable.supervisor.journal import journal as module
 from killable.supervisor.journal.journal import Answer, Journal
-from killable.supervisor.journal.journal_file import Accepted, Dropped, JournalFile, Note, Started
+from killable.supervisor.journal.journal_file import AcceptedNote, DroppedNote, JournalFile, Note, StartedNote
 
 
 @pytest.mark.row("B16")
 def test_a_job_that_is_dropped_takes_along_what_is_owed_of_it() -> None:
     journal = Journal("")
-    journal._owe([Started(1, b"{}"), Started(2, b"{}")])
-    journal._owe([Dropped(1)])
-    assert journal._owed == [Started(2, b"{}"), Dropped(1)]
+    journal._owe([StartedNote(1, b"{}"), StartedNote(2, b"{}")])
+    journal._owe([DroppedNote(1)])
+    assert journal._owed == [StartedNote(2, b"{}"), DroppedNote(1)]
 
 
 class Full(JournalFile):
@@ -45,7 +45,7 @@ async def test_whoever_waits_is_answered_when_the_thread_ends(tmp_path: Path, mo
     assert await journal.open() == []
     for number in (1, 2):
         answered: asyncio.Future[tuple[str, bool]] = asyncio.get_running_loop().create_future()
-        journal.accept(Accepted(number, f"job-{number}", b"{}", b""), answer_into(answered))
+        journal.accept(AcceptedNote(number, f"job-{number}", b"{}", b""), answer_into(answered))
         async with asyncio.timeout(30):
             why, is_known = await answered
             assert "a defect" in why and is_known
@@ -63,8 +63,8 @@ async def test_an_answer_that_is_not_taken_keeps_no_other_from_its_own(
     def broken(why: str, _: bool) -> None:
         raise RuntimeError(why)
 
-    journal.accept(Accepted(1, "job-1", b"{}", b""), broken)
-    journal.accept(Accepted(2, "job-2", b"{}", b""), answer_into(answered))
+    journal.accept(AcceptedNote(1, "job-1", b"{}", b""), broken)
+    journal.accept(AcceptedNote(2, "job-2", b"{}", b""), answer_into(answered))
     async with asyncio.timeout(30):
         assert await answered == ("", True)
     assert "journal_failed" in caplog.text

@@ -12,17 +12,17 @@ import pytest
 from killable.supervisor.jobs.event_log import EventLog
 from killable.supervisor.journal import journal_file
 from killable.supervisor.journal.journal_file import (
-    Accepted,
-    Amended,
-    Dropped,
-    Ended,
+    AcceptedNote,
+    AmendedNote,
+    DroppedNote,
+    EndedNote,
     JournalFile,
     JournalRefused,
-    Row,
-    Started,
+    JournalRow,
+    StartedNote,
 )
 
-ACCEPTED = Accepted(1, "job-1", b'{"type":"work"}', b"input" * 100)
+ACCEPTED = AcceptedNote(1, "job-1", b'{"type":"work"}', b"input" * 100)
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def sealed(*events: tuple[str, bytes]) -> EventLog:
     return log
 
 
-def rows_of(path: str) -> list[Row]:
+def rows_of(path: str) -> list[JournalRow]:
     with closing(JournalFile.open(path)) as opened:
         return opened.read()
 
@@ -54,12 +54,14 @@ def test_what_is_written_is_read_by_the_next_one(file: JournalFile, path: str, m
     """However long it is: a value that is longer than a piece lies in several."""
     monkeypatch.setattr(journal_file, "PIECE_BYTES", 64)
     log = sealed(("started", b"{}"), *[("token", b'{"text":"x"}')] * 20, ("completed", b"[]"))
-    file.write([ACCEPTED, Accepted(2, "job-2", b'{"n":2}', b""), Accepted(3, "job-3", b"{}", b"x")])
-    file.write([Started(1, b'{"at":1}'), Started(2, b'{"at":2}'), Ended(2, b'{"end":1}', b"r" * 1000, None, log)])
-    file.write([Amended(2, b'{"end":2}'), Dropped(3)])
+    file.write([ACCEPTED, AcceptedNote(2, "job-2", b'{"n":2}', b""), AcceptedNote(3, "job-3", b"{}", b"x")])
+    file.write(
+        [StartedNote(1, b'{"at":1}'), StartedNote(2, b'{"at":2}'), EndedNote(2, b'{"end":1}', b"r" * 1000, None, log)]
+    )
+    file.write([AmendedNote(2, b'{"end":2}'), DroppedNote(3)])
     file.close()
     one, two = rows_of(path)
-    assert one == Row(1, "job-1", {"type": "work"}, {"at": 1}, None, {"input": b"input" * 100})
+    assert one == JournalRow(1, "job-1", {"type": "work"}, {"at": 1}, None, {"input": b"input" * 100})
     assert (two.accepted, two.started, two.ended) == ({"n": 2}, {"at": 2}, {"end": 2})
     assert two.pieces == {"result": b"r" * 1000, "events": b"".join(log.encoded())}  # its input is not needed any more
     assert EventLog.decoded(two.pieces["events"], 1).read(-1, 100) == log.read(-1, 100)
@@ -69,15 +71,15 @@ def test_what_is_written_is_read_by_the_next_one(file: JournalFile, path: str, m
 def test_of_one_group_all_is_written_or_nothing(file: JournalFile, path: str) -> None:
     file.write([ACCEPTED])
     with pytest.raises(sqlite3.IntegrityError):
-        file.write([Accepted(2, "job-2", b"{}", b"x"), ACCEPTED])
-    file.write([Accepted(3, "job-3", b"{}", b"x")])
+        file.write([AcceptedNote(2, "job-2", b"{}", b"x"), ACCEPTED])
+    file.write([AcceptedNote(3, "job-3", b"{}", b"x")])
     file.close()
     assert [row.number for row in rows_of(path)] == [1, 3]
 
 
 @pytest.mark.row("B16")
 def test_the_end_of_a_job_that_was_refused_leaves_nothing(file: JournalFile, path: str) -> None:
-    file.write([Started(7, b"{}"), Ended(7, b"{}", b"r", b"p", sealed(("cancelled", b"{}"))), Dropped(7)])
+    file.write([StartedNote(7, b"{}"), EndedNote(7, b"{}", b"r", b"p", sealed(("cancelled", b"{}"))), DroppedNote(7)])
     file.close()
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT count(*) FROM pieces").fetchone() == (0,)
@@ -112,7 +114,7 @@ def newer(path: str) -> None:
 def torn(path: str) -> None:
     """Lose the second half of a journal with something in it."""
     with closing(JournalFile.open(path)) as opened:
-        opened.write([Accepted(n, f"job-{n}", b"{}", b"x" * 5000) for n in range(50)])
+        opened.write([AcceptedNote(n, f"job-{n}", b"{}", b"x" * 5000) for n in range(50)])
     content = Path(path).read_bytes()
     Path(path).write_bytes(content[: len(content) // 2])
 
@@ -120,7 +122,7 @@ def torn(path: str) -> None:
 def overwritten(path: str) -> None:
     """Lose some pages in the middle of one."""
     with closing(JournalFile.open(path)) as opened:
-        opened.write([Accepted(n, f"job-{n}", b"{}", b"x" * 5000) for n in range(50)])
+        opened.write([AcceptedNote(n, f"job-{n}", b"{}", b"x" * 5000) for n in range(50)])
     with open(path, "r+b") as file:
         file.seek(4096)
         file.write(b"\xff" * 40960)
@@ -128,7 +130,7 @@ def overwritten(path: str) -> None:
 
 def unlike_json(path: str) -> None:
     with closing(JournalFile.open(path)) as opened:
-        opened.write([Accepted(1, "job-1", b"{", b"x")])
+        opened.write([AcceptedNote(1, "job-1", b"{", b"x")])
 
 
 @pytest.mark.row("B16")

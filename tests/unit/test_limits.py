@@ -7,10 +7,10 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from killable.supervisor.jobs.limits import caps_of_type, limits_of_job, limits_of_type
-from killable.supervisor.models import LIMIT_NAMES, Limits
+from killable.supervisor.models import LIMIT_NAMES, JobLimits
 from killable.supervisor.settings import JobSettings, Settings
 from killable.workers.authoring.limits import LIMITS
-from killable.workers.authoring.limits import Limits as PublicLimits
+from killable.workers.authoring.limits import JobLimits as PublicLimits
 from killable.workers.errors import Refused
 
 
@@ -21,11 +21,11 @@ def settings(
     type_caps: dict[str, float] | None = None,
 ) -> Settings:
     jobs = {"work": JobSettings(type_limits or {}, type_caps or {})}
-    return Settings(pools=(), limits=Limits().over(limits or {}), caps=caps or {}, jobs=jobs)
+    return Settings(pools=(), limits=JobLimits().over(limits or {}), caps=caps or {}, jobs=jobs)
 
 
 def test_nobody_said_anything() -> None:
-    assert limits_of_type(settings(), "work", {}) == limits_of_type(settings(), "another", {}) == Limits()
+    assert limits_of_type(settings(), "work", {}) == limits_of_type(settings(), "another", {}) == JobLimits()
 
 
 @pytest.mark.row("C3")
@@ -67,10 +67,10 @@ def test_more_than_the_cap_is_refused_by_name(limit: str) -> None:
         return {limit: {"load": value}} if limit == "operation_s" else {limit: value}
 
     name = "operation_s.load" if limit == "operation_s" else limit
-    assert getattr(limits_of_job(Limits(), {limit: 100.0}, asking(100)), limit) == asking(100)[limit]
+    assert getattr(limits_of_job(JobLimits(), {limit: 100.0}, asking(100)), limit) == asking(100)[limit]
     for asked in (100.5, None):
         with pytest.raises(Refused) as caught:
-            limits_of_job(Limits(), {limit: 100.0}, asking(asked))
+            limits_of_job(JobLimits(), {limit: 100.0}, asking(asked))
         error = caught.value
         assert (error.code, error.limit, error.cap, error.asked) == ("limit_over_cap", name, 100.0, asked)
         assert name in error.message
@@ -87,7 +87,7 @@ def test_the_times_of_operations_are_laid_over_each_other_one_by_one() -> None:
 
 
 def test_a_cap_says_nothing_of_what_was_not_asked_for() -> None:
-    defaults = Limits(run_s=1.0)
+    defaults = JobLimits(run_s=1.0)
     assert limits_of_job(defaults, {"run_s": 0.5}, {}) == defaults
 
 

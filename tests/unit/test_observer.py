@@ -9,7 +9,7 @@ import pytest
 from support.entries import add, registry
 
 from killable.supervisor.jobs.event_log import EventLog
-from killable.supervisor.jobs.job import Entry
+from killable.supervisor.jobs.job import Job
 from killable.supervisor.jobs.lifecycle import State
 from killable.supervisor.models import Outcome, Submission, Verdict
 from killable.supervisor.telemetry.observer import Observer
@@ -18,7 +18,7 @@ from killable.workers.errors import Refused
 CANCELLED = Outcome("cancelled", "cancelled", "The job was cancelled")
 
 
-def ended(tokens: int = 0, **fields: Any) -> Entry:
+def ended(tokens: int = 0, **fields: Any) -> Job:
     log = EventLog(1 << 20)
     log.append_tokens([("token", b"x")] * tokens, tokens)
     defaults = {"log": log, "ended": 9.0, "state": State.CANCELLED, "outcome": CANCELLED, "certificate": {}}

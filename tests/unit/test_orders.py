@@ -10,11 +10,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from killable.supervisor.linux.pipe_io import Writer
+from killable.supervisor.linux.pipe_io import PipeWriter
 from killable.workers.protocol.frames import Frame, encode
 from killable.workers.protocol.messages import Kind
 from killable.workers.protocol.shared_memory import SealedInput
-from killable.workers.runtime.order_reader import Orders
+from killable.workers.runtime.order_reader import OrderReader
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def pair() -> Iterator[tuple[int, int]]:
     yield ours.detach(), theirs.detach()
 
 
-async def next_order(orders: Orders) -> Frame | None:
+async def next_order(orders: OrderReader) -> Frame | None:
     """Read in a thread, as another process would; the loop goes on writing."""
     return await asyncio.to_thread(orders.next)
 
@@ -35,7 +35,7 @@ def stop_order(fence: int) -> bytes:
 
 
 async def test_orders_come_in_order_each_with_its_own_descriptors(pair: tuple[int, int]) -> None:
-    writer, orders = Writer(asyncio.get_running_loop(), pair[0]), Orders(pair[1])
+    writer, orders = PipeWriter(asyncio.get_running_loop(), pair[0]), OrderReader(pair[1])
     big = b"x" * 300_000  # far more than the socket takes at once
     for number in range(6):
         sealed = [SealedInput.of(b"%d %d" % (number, place)) for place in range(number % 3)]
@@ -59,7 +59,7 @@ async def test_orders_come_in_order_each_with_its_own_descriptors(pair: tuple[in
 
 
 async def test_an_expiry_is_taken_out_and_a_stop_comes_before_it(pair: tuple[int, int]) -> None:
-    writer, orders = Writer(asyncio.get_running_loop(), pair[0]), Orders(pair[1])
+    writer, orders = PipeWriter(asyncio.get_running_loop(), pair[0]), OrderReader(pair[1])
     writer.write(encode(Kind.EXPIRE, 1, 0, b"1") + encode(Kind.EXPIRE, 2, 0, b"2") + encode(Kind.EXPIRE, 2, 0, b"3"))
     assert [word.payload for _ in range(3) if (word := orders.word_for(2)) is not None] == [b"2", b"3"]
     writer.write(encode(Kind.EXPIRE, 2, 0, b"4") + stop_order(2))
@@ -69,7 +69,7 @@ async def test_an_expiry_is_taken_out_and_a_stop_comes_before_it(pair: tuple[int
 
 
 async def test_a_stop_is_found_behind_a_small_order_and_another_attempts_is_not(pair: tuple[int, int]) -> None:
-    writer, orders = Writer(asyncio.get_running_loop(), pair[0]), Orders(pair[1])
+    writer, orders = PipeWriter(asyncio.get_running_loop(), pair[0]), OrderReader(pair[1])
     assert orders.word_for(1) is None  # nothing is there, and it does not wait
     writer.write(stop_order(1))
     writer.write(stop_order(2))
@@ -82,7 +82,7 @@ async def test_a_stop_is_found_behind_a_small_order_and_another_attempts_is_not(
 
 async def test_a_writer_that_is_closed_keeps_nothing_open(pair: tuple[int, int]) -> None:
     """`nothing_left` looks at the descriptors."""
-    writer, orders = Writer(asyncio.get_running_loop(), pair[0]), Orders(pair[1])
+    writer, orders = PipeWriter(asyncio.get_running_loop(), pair[0]), OrderReader(pair[1])
     writer.write(encode(Kind.RUN, 1, 0, b"x" * 300_000))
     sealed = SealedInput.of(b"x")
     writer.write(encode(Kind.RUN, 2, 0, b""), [sealed.descriptor])
@@ -94,7 +94,7 @@ async def test_a_writer_that_is_closed_keeps_nothing_open(pair: tuple[int, int])
 
 
 async def test_a_reader_that_has_gone_closes_the_writer(pair: tuple[int, int]) -> None:
-    writer = Writer(asyncio.get_running_loop(), pair[0])
+    writer = PipeWriter(asyncio.get_running_loop(), pair[0])
     os.close(pair[1])
     sealed = SealedInput.of(b"x")
     writer.write(encode(Kind.RUN, 1, 0, b"x"), [sealed.descriptor])
@@ -106,7 +106,7 @@ async def test_a_reader_that_has_gone_closes_the_writer(pair: tuple[int, int]) -
 
 async def test_a_reader_that_goes_with_orders_unread_closes_the_writer(pair: tuple[int, int]) -> None:
     """Then the socket says ECONNRESET, not EPIPE."""
-    writer = Writer(asyncio.get_running_loop(), pair[0])
+    writer = PipeWriter(asyncio.get_running_loop(), pair[0])
     writer.write(encode(Kind.RUN, 1, 0, b"x" * 300_000))
     os.close(pair[1])
     writer.write(stop_order(1))
@@ -118,7 +118,7 @@ async def test_a_reader_that_goes_with_orders_unread_closes_the_writer(pair: tup
 
 
 async def test_descriptors_that_nobody_took_are_closed(pair: tuple[int, int]) -> None:
-    writer, orders = Writer(asyncio.get_running_loop(), pair[0]), Orders(pair[1])
+    writer, orders = PipeWriter(asyncio.get_running_loop(), pair[0]), OrderReader(pair[1])
     sealed = SealedInput.of(b"x")
     writer.write(encode(Kind.RUN, 1, 0, b""), [sealed.descriptor])
     sealed.close()
@@ -128,7 +128,7 @@ async def test_descriptors_that_nobody_took_are_closed(pair: tuple[int, int]) ->
 
 
 async def test_an_order_whose_descriptor_found_no_room_has_none(pair: tuple[int, int]) -> None:
-    writer, orders = Writer(asyncio.get_running_loop(), pair[0]), Orders(pair[1])
+    writer, orders = PipeWriter(asyncio.get_running_loop(), pair[0]), OrderReader(pair[1])
     sealed = SealedInput.of(b"x")
     writer.write(encode(Kind.RUN, 1, 0, b""), [sealed.descriptor])
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -146,7 +146,7 @@ async def test_an_order_whose_descriptor_found_no_room_has_none(pair: tuple[int,
 @pytest.mark.parametrize("waits", [False, True])
 async def test_a_descriptor_that_cannot_be_passed_ends_the_orders(pair: tuple[int, int], waits: bool) -> None:
     """As ETOOMANYREFS and EMFILE do: the worker sees the end of its orders, and goes. `waits`: behind other orders."""
-    writer, orders = Writer(asyncio.get_running_loop(), pair[0]), Orders(pair[1])
+    writer, orders = PipeWriter(asyncio.get_running_loop(), pair[0]), OrderReader(pair[1])
     if waits:
         writer.write(encode(Kind.RUN, 1, 0, b"x" * 300_000))
     nobodys = os.dup(pair[1])

@@ -8,13 +8,13 @@ import json
 from starlette.types import Message
 
 from killable.api.http.sse import PING, WRITE_BYTES, _Wire, encode
-from killable.supervisor.models import Event
+from killable.supervisor.models import JobEvent
 from killable.workers.runtime.catalogue import TOLD_BYTES_MAX, _end_of
 
 
 def test_events_go_out_in_pieces_whatever_their_sizes() -> None:
     sizes = [10] * 2000 + [3 * WRITE_BYTES, 1, WRITE_BYTES - 1] + [WRITE_BYTES // 2] * 50
-    events = [Event(number, "token", b'"%b"' % (b"x" * size)) for number, size in enumerate(sizes)]
+    events = [JobEvent(number, "token", b'"%b"' % (b"x" * size)) for number, size in enumerate(sizes)]
     pieces = list(encode(events))
     assert b"".join(pieces) == b"".join(piece for event in events for piece in encode([event]))
     assert all(len(piece) >= WRITE_BYTES for piece in pieces[:-1]), "no write for each of many small ones"

@@ -14,7 +14,7 @@ from killable.supervisor.jobs import retention
 from killable.supervisor.jobs.job import EVENT_BYTES
 from killable.supervisor.jobs.lifecycle import State
 from killable.supervisor.jobs.registry import Registry
-from killable.supervisor.jobs.retention import ENTRY_BYTES
+from killable.supervisor.jobs.retention import JOB_BYTES
 from killable.supervisor.models import Outcome
 from killable.workers.errors import Refused
 
@@ -39,7 +39,7 @@ def test_a_thousand_ended_jobs_are_bounded_in_number() -> None:
 
 @pytest.mark.row("B9")
 def test_a_thousand_ended_jobs_are_bounded_in_bytes() -> None:
-    jobs = registry(keep_jobs=10_000, keep_bytes=10 * (ENTRY_BYTES + 100 + EVENT_BYTES))
+    jobs = registry(keep_jobs=10_000, keep_bytes=10 * (JOB_BYTES + 100 + EVENT_BYTES))
     for moment in range(1000):
         end(jobs, add(jobs, result=b"r" * 50, partial=b"p" * 20), moment, size=30)
     assert ids(jobs) == list(range(1000, 990, -1))
@@ -77,7 +77,7 @@ def test_live_jobs_are_never_dropped() -> None:
 
 
 def test_the_newest_ended_job_stays_readable_however_large_it_is_until_its_time_is_over() -> None:
-    jobs = registry(keep_bytes=ENTRY_BYTES, keep_s=60.0)
+    jobs = registry(keep_bytes=JOB_BYTES, keep_s=60.0)
     end(jobs, add(jobs), 0.0, size=50)
     end(jobs, add(jobs), 1.0, size=5000)
     assert ids(jobs) == [2]
@@ -88,7 +88,7 @@ def test_the_newest_ended_job_stays_readable_however_large_it_is_until_its_time_
 
 
 def test_what_is_dropped_is_not_counted_any_more() -> None:
-    jobs = registry(keep_bytes=100 + 2 * (ENTRY_BYTES + EVENT_BYTES))
+    jobs = registry(keep_bytes=100 + 2 * (JOB_BYTES + EVENT_BYTES))
     for moment in range(50):
         end(jobs, add(jobs), moment, size=60)
     end(jobs, add(jobs), 50.0, size=40)
@@ -96,7 +96,7 @@ def test_what_is_dropped_is_not_counted_any_more() -> None:
 
 
 def test_tracebacks_and_stacks_count_too() -> None:
-    jobs = registry(keep_bytes=2 * (ENTRY_BYTES + EVENT_BYTES) + 300)
+    jobs = registry(keep_bytes=2 * (JOB_BYTES + EVENT_BYTES) + 300)
     failed = Outcome("failed", "exception", "m", {"traceback": "t" * 100})
     for moment in range(10):
         end(jobs, add(jobs, outcome=failed, certificate={"stack": "s" * 51, "exited": 1.0}), moment)
@@ -104,7 +104,7 @@ def test_tracebacks_and_stacks_count_too() -> None:
 
 
 def test_what_an_entry_costs_later_does_not_spoil_the_account() -> None:
-    jobs = registry(keep_bytes=2 * (ENTRY_BYTES + EVENT_BYTES))
+    jobs = registry(keep_bytes=2 * (JOB_BYTES + EVENT_BYTES))
     for moment in range(10):
         entry = add(jobs)
         end(jobs, entry, moment)
@@ -168,7 +168,7 @@ def test_without_an_age_no_timer_runs() -> None:
     ("bound", "limits", "limit"),
     [
         ("keep_jobs", {"keep_jobs": 1}, "1"),
-        ("keep_bytes", {"keep_bytes": ENTRY_BYTES}, str(ENTRY_BYTES)),
+        ("keep_bytes", {"keep_bytes": JOB_BYTES}, str(JOB_BYTES)),
         ("keep_s", {"keep_s": 0.5}, "0.5"),
     ],
 )

@@ -9,11 +9,11 @@ from typing import Any
 import httpx
 import pytest
 
-from killable.api.client.exchange import Call, Server
+from killable.api.client.exchange import HttpCall, Server
 from killable.api.client.job_calls import JobCalls
 from killable.api.client.outcomes import Unreachable
 from killable.api.client.retries import RETRY_S_MAX, Asking, Flow, Pause
-from killable.api.client.submission import Submission, Submitting
+from killable.api.client.submission import PendingSubmission, Submitting
 from killable.workers.errors import KillableError, Refused
 
 SERVER = Server.at("http://here", uds=None, api_key=None, headers=None, connect_s=5, answer_s=30)
@@ -23,7 +23,7 @@ def test_a_call_that_was_held_for_long_is_sent_again_when_its_connection_breaks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its time counts from the first failure: a proxy that cuts what takes a minute would end every wait."""
-    call = Call("GET", "/v1/jobs/job-1/result", hold_s=25.0)
+    call = HttpCall("GET", "/v1/jobs/job-1/result", hold_s=25.0)
     flow = Asking(SERVER).ask(call)
     assert next(flow) is call
     later = time.monotonic() + 3 * RETRY_S_MAX
@@ -53,8 +53,8 @@ def carried_out(flow: Flow[Any], *outcomes: KillableError | httpx.Response) -> A
         return end.value
 
 
-def submission() -> Submission:
-    return Submission.of("tick", {"text": "abc"}, idempotency_key="mine")
+def submission() -> PendingSubmission:
+    return PendingSubmission.of("tick", {"text": "abc"}, idempotency_key="mine")
 
 
 def submitting(*outcomes: KillableError | httpx.Response) -> Any:
@@ -115,5 +115,5 @@ def test_a_run_that_has_cancelled_its_job_gives_no_advice_to_ask_for_it_again() 
 def test_what_only_reads_says_how_it_ended_last() -> None:
     gone = SERVER.unreachable(httpx.ConnectError("refused"))
     with pytest.raises(Unreachable) as error:
-        carried_out(Asking(SERVER).ask(Call("GET", "/v1/jobs/job-1")), LOST, gone, gone)
+        carried_out(Asking(SERVER).ask(HttpCall("GET", "/v1/jobs/job-1")), LOST, gone, gone)
     assert error.value is gone

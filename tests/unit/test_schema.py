@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator
 from pydantic import BaseModel, Field
 
 from killable.workers.authoring.input_schema import DIALECT, input_shape, shape_of
-from killable.workers.authoring.types import REQUIRED, Fault, Member, NoJsonForm
+from killable.workers.authoring.types import REQUIRED, InputFault, Member, NoJsonForm
 
 
 class Color(enum.Enum):
@@ -99,15 +99,15 @@ POINT_SCHEMA = {
 
 def convert(annotation: Any, value: Any) -> Any:
     """Return what a value becomes; it must fit."""
-    faults: list[Fault] = []
+    faults: list[InputFault] = []
     converted = shape_of(annotation, "p").convert(value, "/p", faults)
     assert faults == []
     return converted
 
 
-def faults_of(annotation: Any, value: Any) -> list[Fault]:
+def faults_of(annotation: Any, value: Any) -> list[InputFault]:
     """Return what is wrong with a value."""
-    faults: list[Fault] = []
+    faults: list[InputFault] = []
     shape_of(annotation, "p").convert(value, "/p", faults)
     return faults
 
@@ -387,6 +387,6 @@ def test_the_input_of_a_job() -> None:
 def test_unknown_members_may_be_ignored() -> None:
     shape = input_shape([Member("text", shape_of(str))], extra="ignore")
     assert shape.schema["additionalProperties"] is True
-    faults: list[Fault] = []
+    faults: list[InputFault] = []
     assert shape.convert({"text": "a", "more": 1}, "", faults) == {"text": "a"}
     assert faults == []

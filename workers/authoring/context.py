@@ -60,7 +60,7 @@ def _rebuild(cause: str, by: str, grace_s: float, deadline: float, reason: str) 
     return Stopping(cause, by=by, grace_s=grace_s, deadline=deadline, reason=reason)
 
 
-class Channel(Protocol):
+class Output(Protocol):
     """Where a job's output goes; the harness implements it. Each call may block while the pipe is full."""
 
     def token(self, value: Any) -> None: ...
@@ -72,7 +72,7 @@ class Channel(Protocol):
     def send(self, kind: int, payload: bytes) -> None: ...
 
 
-class Doorbell(Protocol):
+class StopState(Protocol):
     """What knows whether the job has been told to end, and raises it; the harness implements it."""
 
     stopping: Stopping | None
@@ -87,9 +87,9 @@ class Context:
 
     __slots__ = (
         "_channel",
-        "_doorbell",
         "_entered",
         "_operations",
+        "_stop_signal",
         "_tmp",
         "_tmp_parent",
         "attempt",
@@ -111,7 +111,7 @@ class Context:
 
     def __init__(
         self,
-        channel: Channel,
+        channel: Output,
         *,
         job_id: str,
         attempt: int = 1,
@@ -119,7 +119,7 @@ class Context:
         limits: Mapping[str, Any] | None = None,
         correlation_id: str = "",
         tmp: Path | str | None = None,
-        doorbell: Doorbell | None = None,
+        stop_signal: StopState | None = None,
         entered: float | None = None,
     ) -> None:
         """Make the context of one attempt.
@@ -133,7 +133,7 @@ class Context:
         self._entered = time.monotonic() if entered is None else entered
         self._tmp: Path | None = None
         self._tmp_parent = tmp
-        self._doorbell = doorbell
+        self._stop_signal = stop_signal
         self.job_id = job_id
         self.attempt = attempt
         """Counts the runs of this job from 1."""
@@ -147,7 +147,7 @@ class Context:
     @property
     def stopping(self) -> Stopping | None:
         """The object that was raised, once this job has been told to end; None until then."""
-        return None if self._doorbell is None else self._doorbell.stopping
+        return None if self._stop_signal is None else self._stop_signal.stopping
 
     @property
     def tmp(self) -> Path:
@@ -196,8 +196,8 @@ class Context:
         """
         if self._operations is None:
             self._operations = Operations(self._channel, timeouts_of(self.limits))
-            if self._doorbell is not None:
-                self._doorbell.operations = self._operations
+            if self._stop_signal is not None:
+                self._stop_signal.operations = self._operations
         return Operation(self._operations, name, timeout_s, on_timeout)
 
     def shield(self) -> Shield:
@@ -206,7 +206,7 @@ class Context:
         They are raised at its end; `stopping` tells of the former before. SIGKILL is not deferred: it comes when the
         grace is over. Shields nest.
         """
-        return Shield(self._doorbell)
+        return Shield(self._stop_signal)
 
     def sleep(self, s: float) -> None:
         """Sleep; `Stopping` interrupts it at once. Raise ValueError for a negative number of seconds."""

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Union
 
 from killable.workers.authoring.context import Context
 from killable.workers.authoring.input_schema import name_of, shape_of
-from killable.workers.authoring.types import ANYTHING, REQUIRED, Fault, Member, NoJsonForm, Shape
+from killable.workers.authoring.types import ANYTHING, REQUIRED, InputFault, InputType, Member, NoJsonForm
 from killable.workers.protocol.messages import dump_json
 
 Function = Callable[..., Any]
@@ -37,7 +37,7 @@ class Parameters(NamedTuple):
     """Of the input."""
     context: str | None
     """The parameter that is annotated Context."""
-    rest: tuple[str, Shape] | None
+    rest: tuple[str, InputType] | None
     """The one with two stars, and the shape of each value that it takes."""
 
 
@@ -96,7 +96,7 @@ def read_parameters(function: Function, *, typed: bool) -> Parameters:
     """
     members: list[Member] = []
     context: str | None = None
-    rest: tuple[str, Shape] | None = None
+    rest: tuple[str, InputType] | None = None
     for place, parameter in enumerate(_signature(function).parameters.values()):
         name = parameter.name
         if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
@@ -192,23 +192,23 @@ def _member(function: Function, parameter: inspect.Parameter, annotation: Any, t
     if type(default).__name__ == "FieldInfo":
         # As in a pydantic model; but this function would be called with the Field itself.
         raise _refusal(function, name, "has a Field as its default; write Annotated[int, Field(...)]")
-    shape = _shape(function, name, annotation, typed)
+    input_type = _shape(function, name, annotation, typed)
     if typed and default is not REQUIRED:
-        _check_default(function, name, annotation, shape, default)
-    return Member(name, shape, default)
+        _check_default(function, name, annotation, input_type, default)
+    return Member(name, input_type, default)
 
 
-def _check_default(function: Function, name: str, annotation: Any, shape: Shape, default: Any) -> None:
+def _check_default(function: Function, name: str, annotation: Any, input_type: InputType, default: Any) -> None:
     """Refuse a default that the schema cannot show, or that as an input would be refused."""
     try:
-        shown = shape.plain(default)
+        shown = input_type.plain(default)
         dump_json(shown)
     except (TypeError, ValueError, RecursionError) as error:
         raise _refusal(
             function, name, f"has a default that is not JSON, {default!r}; take None and make it in the function"
         ) from error
-    faults: list[Fault] = []
-    shape.convert(shown, "", faults)
+    faults: list[InputFault] = []
+    input_type.convert(shown, "", faults)
     if faults:
         meant = f"{name_of(annotation)} | None" if default is None else "an annotation that takes it"
         raise _refusal(
@@ -216,7 +216,7 @@ def _check_default(function: Function, name: str, annotation: Any, shape: Shape,
         )
 
 
-def _shape(function: Function, parameter: str, annotation: Any, typed: bool) -> Shape:
+def _shape(function: Function, parameter: str, annotation: Any, typed: bool) -> InputType:
     if not typed:
         return ANYTHING
     if Context in typing.get_args(annotation):

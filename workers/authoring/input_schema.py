@@ -1,4 +1,4 @@
-"""Annotations to JSON: reads a parameter's annotation into a `Shape`, a JSON Schema with its conversion.
+"""Annotations to JSON: reads a parameter's annotation into a `InputType`, a JSON Schema with its conversion.
 
 Runs in: zygote, worker (what is pydantic's in an annotation is read by `pydantics`, where that library is installed).
 """
@@ -12,7 +12,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
-from killable.workers.authoring.pydantic_types import is_pydantics, pydantic_shape
+from killable.workers.authoring.pydantic_types import is_pydantics, pydantic_type
 from killable.workers.authoring.types import (
     ANYTHING,
     BOOLEAN,
@@ -22,9 +22,9 @@ from killable.workers.authoring.types import (
     NUMBER,
     REQUIRED,
     STRING,
+    InputType,
     Member,
     NoJsonForm,
-    Shape,
     array_of,
     choice_of,
     mapping_of,
@@ -37,9 +37,9 @@ from killable.workers.authoring.types import (
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
-def input_shape(members: Sequence[Member], *, extra: str = "forbid", rest: Shape | None = None) -> Shape:
+def input_type_of(members: Sequence[Member], *, extra: str = "forbid", rest: InputType | None = None) -> InputType:
     """Return the shape of a job's whole input, a dict of keyword arguments; its schema is a document of its own."""
-    shape = object_of(members, dict, extra=extra, rest=rest)
+    input_type = object_of(members, dict, extra=extra, rest=rest)
     definitions: dict[str, Any] = {}
 
     def inline(schema: Any) -> Any:
@@ -50,25 +50,25 @@ def input_shape(members: Sequence[Member], *, extra: str = "forbid", rest: Shape
 
     document = {
         "$schema": DIALECT,
-        **shape.schema,
-        "properties": {name: inline(schema) for name, schema in shape.schema["properties"].items()},
-        "additionalProperties": inline(shape.schema["additionalProperties"]),
+        **input_type.schema,
+        "properties": {name: inline(schema) for name, schema in input_type.schema["properties"].items()},
+        "additionalProperties": inline(input_type.schema["additionalProperties"]),
     }
     if definitions:
         document["$defs"] = definitions
-    return Shape(document, shape.convert)
+    return InputType(document, input_type.convert)
 
 
-def shape_of(annotation: Any, parameter: str = "") -> Shape:
+def shape_of(annotation: Any, parameter: str = "") -> InputType:
     """Return the shape of a parameter's annotation, which has been evaluated.
 
     Raise NoJsonForm for what no JSON value can stand for.
     """
     try:
         if is_pydantics(annotation):
-            shape = pydantic_shape(annotation, parameter)
-            if shape is not None:
-                return shape
+            input_type = pydantic_type(annotation, parameter)
+            if input_type is not None:
+                return input_type
         return _shape_of(annotation, ())
     except NameError as error:
         raise NoJsonForm(f"{name_of(annotation)} has an annotation that cannot be evaluated: {error}") from error
@@ -79,7 +79,7 @@ def name_of(annotation: Any) -> str:
     return annotation.__qualname__ if isinstance(annotation, type) and not get_args(annotation) else repr(annotation)
 
 
-_SCALARS: dict[Any, Shape] = {
+_SCALARS: dict[Any, InputType] = {
     Any: ANYTHING,
     object: ANYTHING,
     None: NULL,
@@ -94,16 +94,16 @@ _ARRAYS = frozenset({list, Sequence, Iterable})
 _OBJECTS = frozenset({dict, Mapping})
 
 
-def _shape_of(annotation: Any, inside: tuple[Any, ...]) -> Shape:
+def _shape_of(annotation: Any, inside: tuple[Any, ...]) -> InputType:
     """`inside`: the classes that are being read, so that one that contains itself is seen."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        shape = _shape_of(arguments[0], inside)
+        input_type = _shape_of(arguments[0], inside)
         for bounds in arguments[1:]:
             # `Annotated[int, range(1, 101)]`, `Annotated[str, range(1000)]`: bounds without a library. Other metadata
             # is pydantic's, or a remark.
-            shape = within(shape, bounds) if isinstance(bounds, range) else shape
-        return shape
+            input_type = within(input_type, bounds) if isinstance(bounds, range) else input_type
+        return input_type
     if origin is Literal:
         return choice_of([(value, value) for value in arguments])
     if origin in (Union, UnionType):
@@ -124,14 +124,14 @@ def _shape_of(annotation: Any, inside: tuple[Any, ...]) -> Shape:
     return _class(annotation, inside)
 
 
-def _tuple(annotation: Any, arguments: tuple[Any, ...], inside: tuple[Any, ...]) -> Shape:
+def _tuple(annotation: Any, arguments: tuple[Any, ...], inside: tuple[Any, ...]) -> InputType:
     if annotation == tuple[()] or (arguments and arguments[-1] is not Ellipsis):
         return tuple_of([_shape_of(argument, inside) for argument in arguments])
     array = array_of(_shape_of(arguments[0], inside) if arguments else ANYTHING)
-    return Shape(array.schema, lambda value, pointer, faults: tuple(array.convert(value, pointer, faults) or ()))
+    return InputType(array.schema, lambda value, pointer, faults: tuple(array.convert(value, pointer, faults) or ()))
 
 
-def _class(annotation: Any, inside: tuple[Any, ...]) -> Shape:
+def _class(annotation: Any, inside: tuple[Any, ...]) -> InputType:
     """Return the shape of a class of the user's, or of a name that stands for another annotation."""
     if isinstance(annotation, enum.EnumMeta):
         members: list[enum.Enum] = list(annotation)
@@ -148,7 +148,7 @@ def _class(annotation: Any, inside: tuple[Any, ...]) -> Shape:
     return _shape_of(meant, inside)
 
 
-def _dataclass(record: Any, inside: tuple[Any, ...]) -> Shape:
+def _dataclass(record: Any, inside: tuple[Any, ...]) -> InputType:
     hints = get_type_hints(record, include_extras=True)
     members = []
     for field in fields(record):
@@ -166,7 +166,7 @@ if hasattr(typing, "ReadOnly"):
     _QUALIFIERS[typing.ReadOnly] = None
 
 
-def _typed_dict(record: Any, inside: tuple[Any, ...]) -> Shape:
+def _typed_dict(record: Any, inside: tuple[Any, ...]) -> InputType:
     members = []
     for name, hint in get_type_hints(record, include_extras=True).items():
         # Not __required_keys__ alone: it does not see the qualifiers under `from __future__ import annotations`.

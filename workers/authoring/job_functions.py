@@ -25,17 +25,17 @@ from killable.workers.authoring.declaration import (
     read_parameters,
 )
 from killable.workers.authoring.identifiers import TYPE_NAME, TYPE_NAME_RULE
-from killable.workers.authoring.input_schema import input_shape
+from killable.workers.authoring.input_schema import input_type_of
 from killable.workers.authoring.limits import LIMITS, parse_limit
 from killable.workers.authoring.preloads import preload, run_preloads
-from killable.workers.authoring.types import Fault, Shape, join
+from killable.workers.authoring.types import InputFault, InputType, join
 from killable.workers.protocol.codec import CODECS
 
 __all__ = [
     "LIMITS",
     "DeclarationError",
     "InputError",
-    "Job",
+    "JobFunction",
     "catalogue",
     "clear",
     "job",
@@ -67,14 +67,14 @@ class InputError(ValueError):
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Job:
+class JobFunction:
     """A registered job type."""
 
     name: str
     function: Function
     description: str
     """The first line of the docstring."""
-    input: Shape
+    input: InputType
     limits: dict[str, Any] = field(default_factory=dict)
     """The type's own: seconds and bytes; None is no such limit, absent is the server's default."""
     operations: tuple[str, ...] = ()
@@ -90,14 +90,14 @@ class Job:
 
         Members that were not given are left out: the function has their defaults. Raise InputError with every fault.
         """
-        faults: list[Fault] = []
+        faults: list[InputFault] = []
         arguments = self.input.convert(input, "", faults)
         if faults:
             raise InputError(self.name, [fault._asdict() for fault in faults])
         bound: dict[str, Any] = arguments
         if self.context_parameter is not None:
             if self.context_parameter in bound:  # among those that `extra_input="allow"` takes
-                fault = Fault(join("", self.context_parameter), "is not input: the job has its Context there")
+                fault = InputFault(join("", self.context_parameter), "is not input: the job has its Context there")
                 raise InputError(self.name, [fault._asdict()])
             bound[self.context_parameter] = context
         return bound
@@ -120,7 +120,7 @@ class Job:
         return f"<Job {self.name} {place_of(self.function)}>"
 
 
-_jobs: dict[str, Job] = {}
+_jobs: dict[str, JobFunction] = {}
 _executions: dict[str, object] = {}
 """Name of a job -> the execution of the module that declared it: a reload is another one, a second function is not."""
 
@@ -168,7 +168,7 @@ def job(
     return declare(name, name=None)
 
 
-def registered() -> dict[str, Job]:
+def registered() -> dict[str, JobFunction]:
     """Return the job types that have been declared in this process, by name."""
     return dict(_jobs)
 
@@ -207,11 +207,11 @@ def _declare(
         raise _refusal(function, f"extra_input is {' or '.join(EXTRA_INPUT)}, not {extra_input!r}")
     members, context, rest = read_parameters(function, typed=codec == "json")
     _check_rest(function, rest, extra_input)
-    declared = Job(
+    declared = JobFunction(
         name=name,
         function=function,
         description=(inspect.getdoc(inner) or "").partition("\n")[0],
-        input=input_shape(members, extra=extra_input, rest=None if rest is None else rest[1]),
+        input=input_type_of(members, extra=extra_input, rest=None if rest is None else rest[1]),
         limits={limit: _parse_limit(function, limit, value) for limit, value in limits.items()},
         operations=_check_operations(function, name, operations),
         codec=codec,
@@ -247,7 +247,7 @@ def _check_operations(function: Function, name: str, operations: Sequence[str]) 
     return tuple(operations)
 
 
-def _check_rest(function: Function, rest: tuple[str, Shape] | None, extra_input: str) -> None:
+def _check_rest(function: Function, rest: tuple[str, InputType] | None, extra_input: str) -> None:
     """Members of any name need both: a parameter that takes them, and the word that they are meant."""
     if rest is not None and extra_input != "allow":
         raise _refusal(
@@ -266,7 +266,7 @@ def _parse_limit(function: Function, name: str, value: object) -> Any:
         raise _refusal(function, str(error)) from None
 
 
-def _register(declared: Job) -> None:
+def _register(declared: JobFunction) -> None:
     function = _inner(declared)
     execution = _execution_of(function)
     other = _jobs.get(declared.name)
@@ -290,7 +290,7 @@ def _register(declared: Job) -> None:
     _executions[declared.name] = execution
 
 
-def _inner(declared: Job) -> FunctionType:
+def _inner(declared: JobFunction) -> FunctionType:
     inner = inner_of(declared.function)
     assert inner is not None, declared
     return inner

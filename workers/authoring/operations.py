@@ -39,7 +39,7 @@ class OperationTimedOut(TimeoutError):
         return f"operation {self.path} took longer than {self.timeout_s:g} s"
 
 
-class Speaker(Protocol):
+class FrameSink(Protocol):
     """Where frames go out (`channel.Channel`)."""
 
     def send(self, kind: int, payload: bytes) -> None: ...
@@ -48,7 +48,7 @@ class Speaker(Protocol):
 class Operations:
     """Those of one attempt."""
 
-    def __init__(self, speaker: Speaker, timeouts: Mapping[str, float | None]) -> None:
+    def __init__(self, speaker: FrameSink, timeouts: Mapping[str, float | None]) -> None:
         """`timeouts` by path or name go over what the code says (the limit `operation_s`)."""
         self._speaker = speaker
         self._timeouts = timeouts

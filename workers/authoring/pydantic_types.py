@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import is_dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints, is_typeddict
 
-from killable.workers.authoring.types import Convert, Fault, NoJsonForm, Shape, join
+from killable.workers.authoring.types import Convert, InputFault, InputType, NoJsonForm, join
 from killable.workers.protocol.messages import dump_json
 
 
@@ -24,7 +24,7 @@ def is_pydantics(annotation: Any) -> bool:
     )
 
 
-def pydantic_shape(annotation: Any, parameter: str) -> Shape | None:
+def pydantic_type(annotation: Any, parameter: str) -> InputType | None:
     """Return the shape of a parameter's annotation by pydantic's reading, or None where pydantic is not installed.
 
     The schema may have `$defs`. Their names, and references to them, begin with the parameter's name and a dot, as they
@@ -43,13 +43,15 @@ def pydantic_shape(annotation: Any, parameter: str) -> Shape | None:
         raise NoJsonForm(str(error)) from error
     if "$defs" in schema:
         schema["$defs"] = {f"{parameter}.{name}": definition for name, definition in schema["$defs"].items()}
-    return Shape(schema, _convert_by(adapter), lambda value: adapter.dump_python(value, mode="json", warnings=False))
+    return InputType(
+        schema, _convert_by(adapter), lambda value: adapter.dump_python(value, mode="json", warnings=False)
+    )
 
 
 def _convert_by(adapter: Any) -> Convert:
     from pydantic import ValidationError
 
-    def convert(value: Any, pointer: str, faults: list[Fault]) -> Any:
+    def convert(value: Any, pointer: str, faults: list[InputFault]) -> Any:
         try:
             # By way of JSON: `strict` takes an Enum by its value there, and no "5" for 5. So says the schema.
             return adapter.validate_json(dump_json(value), strict=True)
@@ -58,9 +60,9 @@ def _convert_by(adapter: Any) -> Convert:
                 where = pointer
                 for part in fault["loc"]:
                     where = join(where, part)
-                faults.append(Fault(where, fault["msg"]))
+                faults.append(InputFault(where, fault["msg"]))
         except (TypeError, ValueError) as error:  # dump_json: not JSON
-            faults.append(Fault(pointer, str(error)))
+            faults.append(InputFault(pointer, str(error)))
         return None
 
     return convert

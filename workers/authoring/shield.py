@@ -11,7 +11,7 @@ from typing import Protocol
 
 
 class Raiser(Protocol):
-    """What raises in the main thread (`doorbell.Doorbell`)."""
+    """What raises in the main thread (`stop_signal.Doorbell`)."""
 
     shields: int
     """How many are held; nothing is raised while there is one."""

@@ -26,7 +26,7 @@ class NoJsonForm(ValueError):
     """An annotation that no JSON value can stand for; the message says which and why."""
 
 
-class Fault(NamedTuple):
+class InputFault(NamedTuple):
     """One thing that is wrong with an input."""
 
     pointer: str
@@ -34,7 +34,7 @@ class Fault(NamedTuple):
     message: str
 
 
-Convert = Callable[[Any, str, list[Fault]], Any]
+Convert = Callable[[Any, str, list[InputFault]], Any]
 """(JSON value, its pointer, faults) -> Python value. Adds what is wrong to the faults; the value means nothing then."""
 
 
@@ -55,7 +55,7 @@ def plain(value: Any) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class InputType:
     """What one annotation is in JSON."""
 
     schema: dict[str, Any]
@@ -69,35 +69,35 @@ class Member:
     """One member of an object: a parameter of a job, or a field of a dataclass or TypedDict."""
 
     name: str
-    shape: Shape
+    input_type: InputType
     default: Any = REQUIRED
     """REQUIRED: there is none. Shown in the schema if it is JSON."""
 
 
 def object_of(
-    members: Sequence[Member], build: Callable[..., Any], *, extra: str = "forbid", rest: Shape | None = None
-) -> Shape:
+    members: Sequence[Member], build: Callable[..., Any], *, extra: str = "forbid", rest: InputType | None = None
+) -> InputType:
     """Return the shape of an object; `build` gets the members that were given, as keyword arguments.
 
     `extra` says what becomes of unknown members: `forbid` makes each a fault, `ignore` drops them. With `rest` they are
     taken, each of that shape.
     """
-    known = {member.name: (member.shape.convert, join("", member.name)) for member in members}
+    known = {member.name: (member.input_type.convert, join("", member.name)) for member in members}
     required = {member.name: None for member in members if member.default is REQUIRED}
     schema: dict[str, Any] = {"type": "object", "properties": {m.name: _with_default(m) for m in members}}
     if required:
         schema["required"] = list(required)
     schema["additionalProperties"] = (rest.schema or True) if rest is not None else extra == "ignore"
 
-    def convert(value: Any, pointer: str, faults: list[Fault]) -> Any:
+    def convert(value: Any, pointer: str, faults: list[InputFault]) -> Any:
         if not isinstance(value, Mapping):
             return _misfit("an object", value, pointer, faults)
         before = len(faults)
         if not required.keys() <= value.keys():
-            faults += [Fault(join(pointer, name), "is required") for name in required if name not in value]
+            faults += [InputFault(join(pointer, name), "is required") for name in required if name not in value]
         if rest is None and extra == "forbid" and not value.keys() <= known.keys():
             why = f"is not known (known: {', '.join(known) or 'nothing'})"
-            faults += [Fault(join(pointer, name), why) for name in value if name not in known]
+            faults += [InputFault(join(pointer, name), why) for name in value if name not in known]
         given = {}
         for name, part in value.items():
             member = known.get(name)
@@ -111,74 +111,74 @@ def object_of(
         try:
             return build(**given)
         except (TypeError, ValueError) as error:  # a dataclass checks in its __post_init__
-            faults.append(Fault(pointer, str(error)))
+            faults.append(InputFault(pointer, str(error)))
             return None
 
-    return Shape(schema, convert)
+    return InputType(schema, convert)
 
 
-def array_of(items: Shape) -> Shape:
+def array_of(items: InputType) -> InputType:
     """Return the shape of an array of any length."""
 
-    def convert(value: Any, pointer: str, faults: list[Fault]) -> Any:
+    def convert(value: Any, pointer: str, faults: list[InputFault]) -> Any:
         if not isinstance(value, (list, tuple)):
             return _misfit("an array", value, pointer, faults)
         return [items.convert(item, f"{pointer}/{index}", faults) for index, item in enumerate(value)]
 
-    return Shape({"type": "array", **({"items": items.schema} if items.schema else {})}, convert)
+    return InputType({"type": "array", **({"items": items.schema} if items.schema else {})}, convert)
 
 
-def tuple_of(shapes: Sequence[Shape]) -> Shape:
+def tuple_of(shapes: Sequence[InputType]) -> InputType:
     """Return the shape of an array in which each place has its own; it becomes a tuple."""
     count = len(shapes)
 
-    def convert(value: Any, pointer: str, faults: list[Fault]) -> Any:
+    def convert(value: Any, pointer: str, faults: list[InputFault]) -> Any:
         if not isinstance(value, (list, tuple)):
             return _misfit("an array", value, pointer, faults)
         if len(value) != count:
-            faults.append(Fault(pointer, f"must have {count} items, has {len(value)}"))
+            faults.append(InputFault(pointer, f"must have {count} items, has {len(value)}"))
             return None
         pairs = enumerate(zip(shapes, value, strict=True))
-        return tuple(shape.convert(item, f"{pointer}/{index}", faults) for index, (shape, item) in pairs)
+        return tuple(input_type.convert(item, f"{pointer}/{index}", faults) for index, (input_type, item) in pairs)
 
     schema: dict[str, Any] = {"type": "array", "minItems": count, "maxItems": count}
     if shapes:
-        schema["prefixItems"] = [shape.schema for shape in shapes]
-    return Shape(schema, convert)
+        schema["prefixItems"] = [input_type.schema for input_type in shapes]
+    return InputType(schema, convert)
 
 
-def mapping_of(values: Shape) -> Shape:
+def mapping_of(values: InputType) -> InputType:
     """Return the shape of an object with any members, all of one shape."""
 
-    def convert(value: Any, pointer: str, faults: list[Fault]) -> Any:
+    def convert(value: Any, pointer: str, faults: list[InputFault]) -> Any:
         if not isinstance(value, Mapping):
             return _misfit("an object", value, pointer, faults)
         return {key: values.convert(part, join(pointer, key), faults) for key, part in value.items()}
 
-    return Shape({"type": "object", **({"additionalProperties": values.schema} if values.schema else {})}, convert)
+    return InputType({"type": "object", **({"additionalProperties": values.schema} if values.schema else {})}, convert)
 
 
-def union_of(shapes: Sequence[Shape]) -> Shape:
+def union_of(shapes: Sequence[InputType]) -> InputType:
     """Return the shape of the first of several that fits."""
-    others = [shape for shape in shapes if shape is not NULL]
+    others = [input_type for input_type in shapes if input_type is not NULL]
 
-    def convert(value: Any, pointer: str, faults: list[Fault]) -> Any:
+    def convert(value: Any, pointer: str, faults: list[InputFault]) -> Any:
         if value is None and len(others) < len(shapes):
             return None
         if len(others) == 1:  # what is wrong with the one that must have been meant says more
             return others[0].convert(value, pointer, faults)
-        for shape in others:
-            own: list[Fault] = []
-            converted = shape.convert(value, pointer, own)
+        for input_type in others:
+            own: list[InputFault] = []
+            converted = input_type.convert(value, pointer, own)
             if not own:
                 return converted
-        faults.append(Fault(pointer, f"fits none of the {len(shapes)} forms that it may have"))
+        faults.append(InputFault(pointer, f"fits none of the {len(shapes)} forms that it may have"))
         return None
 
-    return Shape({"anyOf": [shape.schema for shape in shapes]}, convert)
+    return InputType({"anyOf": [input_type.schema for input_type in shapes]}, convert)
 
 
-def choice_of(pairs: Sequence[tuple[Any, Any]]) -> Shape:
+def choice_of(pairs: Sequence[tuple[Any, Any]]) -> InputType:
     """Return the shape of one of a few JSON values, each with what it stands for. Raise NoJsonForm."""
     for value, _ in pairs:
         if isinstance(value, enum.Enum) or not isinstance(value, (str, int, float, NoneType)):
@@ -187,13 +187,13 @@ def choice_of(pairs: Sequence[tuple[Any, Any]]) -> Shape:
     meanings = {(isinstance(value, bool), value): meaning for value, meaning in pairs}
     message = "must be one of " + ", ".join(dump_json(value).decode() for value, _ in pairs)
 
-    def convert(value: Any, pointer: str, faults: list[Fault]) -> Any:
+    def convert(value: Any, pointer: str, faults: list[InputFault]) -> Any:
         if isinstance(value, (str, int, float, NoneType)) and (isinstance(value, bool), value) in meanings:
             return meanings[isinstance(value, bool), value]
-        faults.append(Fault(pointer, message))
+        faults.append(InputFault(pointer, message))
         return None
 
-    return Shape({"enum": [value for value, _ in pairs]}, convert)
+    return InputType({"enum": [value for value, _ in pairs]}, convert)
 
 
 _RANGED = {
@@ -203,30 +203,30 @@ _RANGED = {
 }
 
 
-def within(shape: Shape, bounds: range) -> Shape:
+def within(input_type: InputType, bounds: range) -> InputType:
     """Return the shape of an int that is in a range, or of a str or list whose length is.
 
     Raise NoJsonForm when the two do not go together.
     """
-    low, high, unit = _RANGED.get(str(shape.schema.get("type")), ("", "", ""))
+    low, high, unit = _RANGED.get(str(input_type.schema.get("type")), ("", "", ""))
     if not low or bounds.step != 1 or not bounds or (unit and bounds[0] < 0):
         raise NoJsonForm(
             f"{bounds}: a range bounds an int, or the length of a str or list; it has step 1 and is not empty"
         )
 
-    def convert(value: Any, pointer: str, faults: list[Fault]) -> Any:
+    def convert(value: Any, pointer: str, faults: list[InputFault]) -> Any:
         before = len(faults)
-        converted = shape.convert(value, pointer, faults)
+        converted = input_type.convert(value, pointer, faults)
         if len(faults) > before:
             return None
         number = len(converted) if unit else converted
         if number not in bounds and unit:
-            faults.append(Fault(pointer, f"must have {bounds[0]} to {bounds[-1]} {unit}, has {number}"))
+            faults.append(InputFault(pointer, f"must have {bounds[0]} to {bounds[-1]} {unit}, has {number}"))
         elif number not in bounds:
-            faults.append(Fault(pointer, f"must be from {bounds[0]} to {bounds[-1]}, is {number}"))
+            faults.append(InputFault(pointer, f"must be from {bounds[0]} to {bounds[-1]}, is {number}"))
         return converted
 
-    return Shape({**shape.schema, low: bounds[0], high: bounds[-1]}, convert)
+    return InputType({**input_type.schema, low: bounds[0], high: bounds[-1]}, convert)
 
 
 def join(pointer: str, part: object) -> str:
@@ -238,11 +238,11 @@ def _same(value: Any) -> Any:
     return value
 
 
-def _scalar(json_type: str, noun: str, accept: Callable[[Any], bool], make: Callable[[Any], Any] = _same) -> Shape:
-    def convert(value: Any, pointer: str, faults: list[Fault]) -> Any:
+def _scalar(json_type: str, noun: str, accept: Callable[[Any], bool], make: Callable[[Any], Any] = _same) -> InputType:
+    def convert(value: Any, pointer: str, faults: list[InputFault]) -> Any:
         return make(value) if accept(value) else _misfit(noun, value, pointer, faults)
 
-    return Shape({"type": json_type}, convert)
+    return InputType({"type": json_type}, convert)
 
 
 def _is_number(value: Any) -> bool:
@@ -261,24 +261,24 @@ def _is_finite(value: Any) -> bool:
         return False
 
 
-def _from_base64(value: Any, pointer: str, faults: list[Fault]) -> Any:
+def _from_base64(value: Any, pointer: str, faults: list[InputFault]) -> Any:
     text = value.get("base64") if isinstance(value, Mapping) and len(value) == 1 else None
     if not isinstance(text, str):
         return _misfit('an object with one member "base64", a string', value, pointer, faults)
     try:
         return binascii.a2b_base64(text, strict_mode=True)
     except ValueError as error:
-        faults.append(Fault(join(pointer, "base64"), f"is not base64: {error}"))
+        faults.append(InputFault(join(pointer, "base64"), f"is not base64: {error}"))
         return None
 
 
-ANYTHING = Shape({}, lambda value, pointer, faults: value)
+ANYTHING = InputType({}, lambda value, pointer, faults: value)
 NULL = _scalar("null", "null", lambda value: value is None)
 STRING = _scalar("string", "a string", lambda value: isinstance(value, str))
 BOOLEAN = _scalar("boolean", "true or false", lambda value: isinstance(value, bool))
 INTEGER = _scalar("integer", "an integer", _is_integer, int)
 NUMBER = _scalar("number", "a finite number", _is_finite, float)
-BYTES = Shape(
+BYTES = InputType(
     {
         "type": "object",
         "properties": {"base64": {"type": "string", "contentEncoding": "base64"}},
@@ -299,14 +299,14 @@ _NOUNS: tuple[tuple[Any, str], ...] = (
 )
 
 
-def _misfit(noun: str, value: Any, pointer: str, faults: list[Fault]) -> None:
+def _misfit(noun: str, value: Any, pointer: str, faults: list[InputFault]) -> None:
     found = next((name for kind, name in _NOUNS if isinstance(value, kind)), type(value).__name__)
-    faults.append(Fault(pointer, f"must be {noun}, is {found}"))
+    faults.append(InputFault(pointer, f"must be {noun}, is {found}"))
 
 
 def _with_default(member: Member) -> dict[str, Any]:
     """Return a member's schema with its default, if that has a JSON form (REQUIRED has none)."""
     try:
-        return {**member.shape.schema, "default": member.shape.plain(member.default)}
+        return {**member.input_type.schema, "default": member.input_type.plain(member.default)}
     except (TypeError, ValueError):
-        return member.shape.schema
+        return member.input_type.schema

@@ -47,7 +47,7 @@ def kill_group(leader: int) -> None:
         pass  # it never came to setsid, or only it is left
 
 
-class Strangers:
+class Orphans:
     """The children of this process that it did not fork: killed, reaped, and told apart by whose they may be.
 
     One that does not go, whatever is sent to it, must hold up no more than the report on the attempt it came from.

@@ -17,19 +17,21 @@ from typing import Any, NoReturn
 from killable.workers.exit_codes import ExitCode
 from killable.workers.protocol.control import Configure
 from killable.workers.runtime import catalogue, process_setup
-from killable.workers.runtime.harness import Pipes, report_broken, run_worker
+from killable.workers.runtime.harness import WorkerEnds, report_broken, run_worker
 
-_DESCRIPTORS = range(3, 3 + len(Pipes._fields))
+_DESCRIPTORS = range(3, 3 + len(WorkerEnds._fields))
 """Where a fresh interpreter finds them, behind its standard streams."""
 
 
-def exec_worker(pipes: Pipes, configure: Configure, packages: dict[str, str], tmp: str, cgroup_errno: int) -> NoReturn:
+def exec_worker(
+    pipes: WorkerEnds, configure: Configure, packages: dict[str, str], tmp: str, cgroup_errno: int
+) -> NoReturn:
     """Replace this confined fork by a fresh interpreter; session, subreaper, limits and PDEATHSIG survive execve(2)."""
     frames = pipes.frames
     try:
         for number, descriptor in zip(_DESCRIPTORS, _out_of_the_way(pipes), strict=True):
             os.dup2(descriptor, number, inheritable=True)
-        frames = Pipes(*_DESCRIPTORS).frames
+        frames = WorkerEnds(*_DESCRIPTORS).frames
         process_setup.close_descriptors_except(_DESCRIPTORS)
         arguments = {
             "packages": packages,
@@ -44,7 +46,7 @@ def exec_worker(pipes: Pipes, configure: Configure, packages: dict[str, str], tm
         os._exit(ExitCode.OS_ERROR)
 
 
-def _out_of_the_way(pipes: Pipes) -> list[int]:
+def _out_of_the_way(pipes: WorkerEnds) -> list[int]:
     """Return copies above the numbers that are wanted, so that no dup2 closes one that is still needed."""
     import fcntl
 
@@ -53,7 +55,7 @@ def _out_of_the_way(pipes: Pipes) -> list[int]:
 
 def main(packages: dict[str, str], configure: dict[str, Any], tmp: str, cgroup_errno: int) -> NoReturn:
     """Import, preload and run; never returns."""
-    pipes = Pipes(*_DESCRIPTORS)
+    pipes = WorkerEnds(*_DESCRIPTORS)
     for descriptor in pipes:
         os.set_inheritable(descriptor, False)
     # The interpreter has just set its handler, which would raise KeyboardInterrupt in the job; a fork has none.

@@ -54,7 +54,7 @@ class Guard:
         self._zygote: int | None = None
         self._dead_zygote = ""
         """How it ended; empty when none is waited for."""
-        self._strangers = child_reaper.Strangers()
+        self._orphans = child_reaper.Orphans()
         self._wakeups, _ = child_reaper.watch_children()
 
     def serve(self) -> socket.socket | None:
@@ -110,13 +110,13 @@ class Guard:
             code = os.waitstatus_to_exitcode(status)
             self._dead_zygote = f"exit code {code}" if code >= 0 else f"signal {-code}"
             self._zygote = None
-        self._strangers.kill(() if self._zygote is None else (self._zygote,), self._note_orphan)
-        if self._dead_zygote and not self._strangers:
+        self._orphans.kill(() if self._zygote is None else (self._zygote,), self._note_orphan)
+        if self._dead_zygote and not self._orphans:
             self._tell(control.ZygoteGone(self._dead_zygote))
             self._dead_zygote = ""
 
     def _note_orphan(self, pid: int, status: int, usage: Any, suspects: frozenset[int]) -> None:
-        self._tell(control.OrphanReaped(pid, control.Ending.from_wait(status, usage, time.monotonic())))
+        self._tell(control.OrphanReaped(pid, control.ProcessEnding.from_wait(status, usage, time.monotonic())))
 
     def _tell(self, message: control.Message) -> None:
         """Never wait for an owner that does not read: a copy of its descriptors may keep the socket open for ever."""
@@ -141,8 +141,8 @@ class Guard:
         if self._zygote is not None:
             os.kill(self._zygote, signal.SIGKILL)  # our unreaped child: the number is pinned
         while True:
-            self._strangers.kill((), lambda pid, status, usage, suspects: None)
-            if not self._strangers:
+            self._orphans.kill((), lambda pid, status, usage, suspects: None)
+            if not self._orphans:
                 return
             select.select([self._wakeups], [], [], LOOK_AGAIN_S)
             child_reaper.drain_wakeups(self._wakeups)

@@ -21,7 +21,7 @@ from killable.workers.exit_codes import ExitCode
 from killable.workers.processes import child_reaper, exec_worker
 from killable.workers.protocol import control, fd_passing
 from killable.workers.runtime import catalogue, process_setup
-from killable.workers.runtime.harness import Pipes, report_broken, run_worker
+from killable.workers.runtime.harness import WorkerEnds, report_broken, run_worker
 
 
 class _Child:
@@ -36,7 +36,7 @@ class WorkerStart(NamedTuple):
     """What a fresh fork knows: found in the child only."""
 
     parent: int
-    pipes: Pipes
+    pipes: WorkerEnds
     output: int
     cgroup_procs: int | None
     tmp: str
@@ -133,7 +133,7 @@ class Zygote:
         self._configure = configure
         self._packages = packages
         self._children: dict[int, _Child] = {}
-        self._strangers = child_reaper.Strangers()
+        self._orphans = child_reaper.Orphans()
         self._wakeups = self._wakeups_end = -1
         self._threads = 1
 
@@ -206,7 +206,7 @@ class Zygote:
             pidfd = os.pidfd_open(pid)  # cannot hit another process: our child is not reaped before we do it
         except OSError as error:  # no descriptor is left: without it nobody could end the worker
             _tell(self._sock, control.ForkFailed(order.worker_id, error.errno or 0, error.strerror or str(error)))
-            self._strangers.kill(self._children, self._note_stranger)
+            self._orphans.kill(self._children, self._note_orphan_process)
             return None
         self._children[pid] = _Child(order.worker_id)
         _tell(self._sock, control.Forked(order.worker_id, pid), [pidfd])
@@ -214,14 +214,14 @@ class Zygote:
         return None
 
     def _in_child(self, parent: int, descriptors: list[int], order: control.Fork) -> WorkerStart:
-        orders, frames, output, bells, stack, *procs = descriptors
+        orders, frames, output, notifications, stack, *procs = descriptors
         # Given up before the pipe is closed and its number given to someone else. asyncio's own at-fork handler may
         # have done it already (Python 3.12): what is set now is no word on which descriptor it was.
         signal.set_wakeup_fd(-1)
         os.close(self._wakeups)
         os.close(self._wakeups_end)
         os.close(self._sock.detach())
-        pipes = Pipes(orders, frames, bells, stack)
+        pipes = WorkerEnds(orders, frames, notifications, stack)
         tmp = os.path.join(self._configure.tmp, order.worker_id)
         return WorkerStart(parent, pipes, output, procs[0] if order.cgroup else None, tmp)
 
@@ -230,16 +230,16 @@ class Zygote:
         dead = [pid for pid in self._children if child_reaper.is_zombie(pid)]
         for pid in dead:
             child_reaper.kill_group(pid)
-        self._strangers.kill(self._children, self._note_stranger)
+        self._orphans.kill(self._children, self._note_orphan_process)
         for pid in dead:
-            if self._strangers.may_be_of(pid):
+            if self._orphans.may_be_of(pid):
                 continue  # wait for SIGCHLD: a leader is reaped when nothing of it is left
             _, status, usage = os.wait4(pid, 0)
             child = self._children.pop(pid)
-            ending = control.Ending.from_wait(status, usage, time.monotonic())
+            ending = control.ProcessEnding.from_wait(status, usage, time.monotonic())
             _tell(self._sock, control.Exited(child.worker_id, ending, child.swept))
 
-    def _note_stranger(self, pid: int, status: int, usage: object, suspects: frozenset[int]) -> None:
+    def _note_orphan_process(self, pid: int, status: int, usage: object, suspects: frozenset[int]) -> None:
         """Count it for one of the dead; of two that died in the same moment nobody can tell which it was."""
         for leader in suspects & self._children.keys():
             self._children[leader].swept += 1

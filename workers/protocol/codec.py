@@ -53,8 +53,8 @@ class Codec(Protocol):
         """Encode what a job yielded or emitted. Raise Unserializable."""
         ...
 
-    def encode_result(self, value: Any, outlet: int) -> bytes | None:
-        """Encode a result; None: it was large, and laid into the file `outlet` (-1: there is none). Raise
+    def encode_result(self, value: Any, result_buffer: int) -> bytes | None:
+        """Encode a result; None: it was large, and laid into the file `result_buffer` (-1: there is none). Raise
         Unserializable.
         """
         ...
@@ -84,7 +84,7 @@ class JsonCodec:
                 raise too_deep
         return payload
 
-    def encode_result(self, value: Any, outlet: int) -> bytes:
+    def encode_result(self, value: Any, result_buffer: int) -> bytes:
         return self.encode_value(value)
 
     def encode_exception(self, error: BaseException) -> bytes:
@@ -125,15 +125,15 @@ class PickleCodec:
             return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
         return b"".join(self._pickled(value, beside=False).parts)
 
-    def encode_result(self, value: Any, outlet: int) -> bytes | None:
+    def encode_result(self, value: Any, result_buffer: int) -> bytes | None:
         found = self._pickled(value)
-        if outlet < 0 or found.size <= INLINE_BYTES_MAX:
+        if result_buffer < 0 or found.size <= INLINE_BYTES_MAX:
             return found.joined()
         try:
-            found.lay(outlet)
+            found.lay(result_buffer)
         except BaseException:
-            os.ftruncate(outlet, 0)  # the next result is laid there
-            os.lseek(outlet, 0, os.SEEK_SET)
+            os.ftruncate(result_buffer, 0)  # the next result is laid there
+            os.lseek(result_buffer, 0, os.SEEK_SET)
             raise
         return None
 

@@ -17,7 +17,7 @@ import os
 from typing import Any, NamedTuple
 
 
-class Ending(NamedTuple):
+class ProcessEnding(NamedTuple):
     """How a process ended and what it had used (wait4(2), getrusage(2))."""
 
     exit_code: int | None
@@ -30,7 +30,7 @@ class Ending(NamedTuple):
     """CLOCK_MONOTONIC seconds, which all processes of a machine share."""
 
     @classmethod
-    def from_wait(cls, status: int, usage: Any, reaped_at: float) -> Ending:
+    def from_wait(cls, status: int, usage: Any, reaped_at: float) -> ProcessEnding:
         signalled = os.WIFSIGNALED(status)
         return cls(
             exit_code=None if signalled else os.waitstatus_to_exitcode(status),
@@ -57,7 +57,7 @@ class OrphanReaped(NamedTuple):
     """A process that a dead zygote had left was swept: its true status, for the worker that it may have been."""
 
     pid: int
-    ending: Ending
+    ending: ProcessEnding
 
 
 class ZygoteGone(NamedTuple):
@@ -134,7 +134,7 @@ class Exited(NamedTuple):
     """A worker is reaped, and nothing that it had started is left below the zygote."""
 
     worker_id: str
-    ending: Ending
+    ending: ProcessEnding
     swept: int
 
 
@@ -176,5 +176,5 @@ def from_wire(members: dict[str, Any]) -> Message:
     """Raise KeyError or TypeError on a message of another version."""
     cls = _TYPES[members.pop("op")]
     if "ending" in members:
-        members["ending"] = Ending(**members["ending"])
+        members["ending"] = ProcessEnding(**members["ending"])
     return cls(**members)  # type: ignore[no-any-return]

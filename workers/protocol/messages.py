@@ -47,7 +47,7 @@ class Kind(IntEnum):
     """After a closing frame: whether this worker can take another job (`Idle`)."""
     BROKEN = 11
     """Instead of READY: a preload failed, or what the process had to do to itself (`Broken`)."""
-    RESULT_LAID = 12
+    RESULT_SHM = 12
     """Closing: the job function returned, and its value lies in the outlet that came with the order."""
     # supervisor → worker
     RUN = 32
@@ -56,15 +56,15 @@ class Kind(IntEnum):
     """An operation's time is over, and its author wants to hear of it (`Expire`)."""
 
 
-BELL_ACKNOWLEDGED = 0xA6
+NOTIFY_ACKNOWLEDGED = 0xA6
 """The Python handler ran and the order named the attempt on its stack. Above 64, so it is no signal number."""
-BELL_REPLACED = 0xA8
+NOTIFY_REPLACED = 0xA8
 """The job has set a SIGTERM handler of its own: ours will not acknowledge anything."""
-BELL_RESTORED = 0xAA
+NOTIFY_RESTORED = 0xAA
 """The job has put ours back: from here on it is as if it had never set another."""
-BELL_SWALLOWED = 0xA7
+NOTIFY_SWALLOWED = 0xA7
 """`sys.unraisablehook` saw `Stopping` swallowed (a __del__, a C callback): it has to be raised again."""
-BELL_EXPIRED = 0xA9
+NOTIFY_EXPIRED = 0xA9
 """The order about an operation's end was heard: `OperationTimedOut` is raised, or the operation had been left."""
 
 INLINE_BYTES_MAX = 1 << 20
@@ -112,7 +112,7 @@ class Run(NamedTuple):
     """Whether ENTERED is waited for: where nothing runs from then on, it would wake the supervisor for nothing."""
     sealed: bool = False
     """The input is not in here: it is in the memory whose descriptor comes with the order (`sealed.py`)."""
-    outlet: bool = False
+    result_buffer: bool = False
     """Behind that comes the descriptor of a file for a large result; it serves until one has been laid there."""
 
     def encode(self) -> bytes:
@@ -122,7 +122,7 @@ class Run(NamedTuple):
             context += b'"tags":%s,' % dump_json(self.tags)
         if self.correlation_id:
             context += b'"correlation_id":%s,' % dump_json(self.correlation_id)
-        options = _options(self.type, self.attempt, self.announce, self.sealed, self.outlet)
+        options = _options(self.type, self.attempt, self.announce, self.sealed, self.result_buffer)
         head = b'{"job_id":%s,%s%s' % (job_id, context, options)
         return b"".join((_RUN_LENGTHS.pack(len(head), len(self.limits)), head, self.limits, self.input))
 
@@ -151,13 +151,13 @@ _RUN_LENGTHS = struct.Struct("<II")
 
 
 @lru_cache(maxsize=64)
-def _options(type: str, attempt: int, announce: bool, sealed: bool, outlet: bool) -> bytes:
+def _options(type: str, attempt: int, announce: bool, sealed: bool, result_buffer: bool) -> bytes:
     """Return what is the same in the heads of a thousand orders: without the brace before it."""
     members: dict[str, Any] = {"type": type, "attempt": attempt}
     if sealed:
         members["sealed"] = True
-    if outlet:
-        members["outlet"] = True
+    if result_buffer:
+        members["result_buffer"] = True
     if not announce:
         members["announce"] = False
     return dump_json(members)[1:]

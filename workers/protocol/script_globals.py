@@ -16,7 +16,7 @@ from typing import Any
 _CODE = (FunctionType, BuiltinFunctionType, ModuleType, type)
 
 
-class Namespace:
+class ScriptGlobals:
     """The globals of one module's functions in this process."""
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class Namespace:
         self._brought = {name: value for name, value in self._brought.items() if isinstance(value, _CODE)}
 
 
-_shared: dict[str, Namespace] | None = None
+_shared: dict[str, ScriptGlobals] | None = None
 """By the module's name; None: this process shares nothing."""
 
 
@@ -65,7 +65,7 @@ def _make(make: Callable[..., FunctionType], args: tuple[Any, ...]) -> FunctionT
     """Make a function, which has no globals but its module's names yet."""
     code, names, *rest = args
     if _shared is not None and "__name__" in names:
-        namespace = _shared.setdefault(names["__name__"], Namespace())
+        namespace = _shared.setdefault(names["__name__"], ScriptGlobals())
         for name, value in names.items():
             namespace.globals.setdefault(name, value)
         names = namespace.globals

@@ -21,7 +21,7 @@ has cut short is SIGBUS.
 """
 
 
-class Owned:
+class OwnedDescriptor:
     """A descriptor, closed by whoever knows the end of it, and with the last reference at the latest: whoever asked
     for it may be gone before it is made.
     """
@@ -41,7 +41,7 @@ class Owned:
     __del__ = close
 
 
-class MemoryFile(Owned):
+class MemoryFile(OwnedDescriptor):
     """Bytes in memory."""
 
     __slots__ = ("_size",)
@@ -113,7 +113,7 @@ class SealedInput(MemoryFile):
         return cls(descriptor)
 
 
-class Outlet(Owned):
+class ResultBuffer(OwnedDescriptor):
     """An empty file in memory, for one large result; the worker has another descriptor of it."""
 
     __slots__ = ()

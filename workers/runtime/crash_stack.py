@@ -13,7 +13,7 @@ _NOWHERE = 2**31 - 1
 _FATAL = (signal.SIGSEGV, signal.SIGFPE, signal.SIGABRT, signal.SIGBUS, signal.SIGILL)
 
 
-class FaultStack:
+class CrashStack:
     """Of this process. To enable what is enabled only changes where it writes: no handler of anybody's is touched."""
 
     def __init__(self, descriptor: int) -> None:

@@ -17,19 +17,19 @@ from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
 from killable.workers.authoring.context import Context, Stopping
-from killable.workers.authoring.job_functions import InputError, Job
+from killable.workers.authoring.job_functions import InputError, JobFunction
 from killable.workers.authoring.operations import OperationTimedOut
 from killable.workers.exit_codes import ExitCode
 from killable.workers.protocol.codec import Codec, Unserializable
 from killable.workers.protocol.frames import FRAME_BYTES_MAX
 from killable.workers.protocol.messages import Entered, Kind, Raised, Run
 from killable.workers.protocol.shared_memory import SealedInput
-from killable.workers.runtime.frame_writer import Channel
+from killable.workers.runtime.frame_writer import FrameWriter
 from killable.workers.runtime.removal import remove_tree
 from killable.workers.runtime.rlimits import ResourceLimits
 
 if TYPE_CHECKING:
-    from killable.workers.runtime.stop_signal import Doorbell
+    from killable.workers.runtime.stop_signal import StopSignal
 
 Closing = tuple[Kind, bytes]
 
@@ -43,27 +43,27 @@ _FAULTS_MAX = 100
 """More than a person reads; a list of a million items may have as many."""
 
 
-class Attempt:
+class Execution:
     """An order to run, and the exit code that the process is to end with after it."""
 
     def __init__(
         self,
         run: Run,
         limits: dict[str, Any],
-        registered: Mapping[str, Job],
+        registered: Mapping[str, JobFunction],
         codec: Codec,
-        channel: Channel,
+        channel: FrameWriter,
         tmp: str,
         rlimits: ResourceLimits,
         data_bytes: int | None,
         *,
         sealed: SealedInput | None = None,
-        outlet: int = -1,
+        result_buffer: int = -1,
     ) -> None:
         """`data_bytes` is the worker's private memory before the job: `memory_bytes` limits the growth over it. None:
         it is measured when that is to be held.
 
-        `sealed` is the input where the order has none; it is closed here. `outlet` is a file for a large result.
+        `sealed` is the input where the order has none; it is closed here. `result_buffer` is a file for a large result.
         """
         self._run = run
         self._limits = limits
@@ -74,7 +74,7 @@ class Attempt:
         self._rlimits = rlimits
         self._data_bytes = data_bytes
         self._sealed = sealed
-        self._outlet = outlet
+        self._result_buffer = result_buffer
         self._context: Context | None = None
         self.exit_code: int = ExitCode.RETIRED
 
@@ -88,16 +88,16 @@ class Attempt:
         if self._context is not None and self._context.tmp_path_if_made is not None:
             remove_tree(self._context.tmp_path_if_made)
 
-    def outcome(self, doorbell: Doorbell, fence: int) -> Closing:
+    def outcome(self, stop_signal: StopSignal, fence: int) -> Closing:
         """Run the job and return the closing frame."""
         closing: Closing | None = None
         try:
-            doorbell.expect(fence)
-            closing = self._outcome(doorbell)
-            doorbell.forget()
+            stop_signal.expect(fence)
+            closing = self._outcome(stop_signal)
+            stop_signal.forget()
         except (Stopping, OperationTimedOut) as error:
             # Between two lines of ours it may come after the job had returned.
-            _forget(doorbell)
+            _forget(stop_signal)
             if closing is None and isinstance(error, Stopping):
                 self.exit_code = ExitCode.TERMINATED
                 closing = _closing(Raised("stopped"))
@@ -105,14 +105,14 @@ class Attempt:
                 closing = _closing(self._told(error))
         return closing
 
-    def _outcome(self, doorbell: Doorbell) -> Closing:
+    def _outcome(self, stop_signal: StopSignal) -> Closing:
         run = self._run
         job = self._registered.get(run.type)
         if job is None:
             self.exit_code = ExitCode.BAD_ASSIGNMENT
             return _closing(Raised("assignment", message=f"this pool has no job type {run.type!r}"))
         try:
-            doorbell.answer_missed()  # a stop that came right behind the order, its bell before anyone listened
+            stop_signal.answer_missed()  # a stop that came right behind the order, its bell before anyone listened
             self._rlimits.hold(self._limits, self._data_bytes)
             _set_correlation_id(run.correlation_id)
             context = Context(
@@ -123,7 +123,7 @@ class Attempt:
                 limits=self._limits,
                 correlation_id=run.correlation_id,
                 tmp=self._tmp,
-                doorbell=doorbell,
+                stop_signal=stop_signal,
             )
             self._context = context
             arguments = job.bind(self._input(), context)
@@ -131,17 +131,17 @@ class Attempt:
                 self._channel.send(Kind.ENTERED, Entered(time.monotonic()).encode())
             value = job.function(**arguments)
             if isinstance(value, GeneratorType):  # of a generator function, or of one that returns what another made
-                doorbell.generator = generator = value
+                stop_signal.generator = generator = value
                 try:
-                    value = self._drive(generator, doorbell)
+                    value = self._drive(generator, stop_signal)
                 finally:  # what it has begun is ended while a stop is still heard
                     with contextlib.suppress(Exception):  # why it is ended says more
                         generator.close()
-            payload = self._codec.encode_result(value, self._outlet)
+            payload = self._codec.encode_result(value, self._result_buffer)
             if payload is not None and len(payload) > FRAME_BYTES_MAX:
                 bound = f"it takes {len(payload)} bytes, and {FRAME_BYTES_MAX} at most go through a pipe"
                 raise Unserializable("$", type(value).__qualname__, bound)
-            return (Kind.RESULT_LAID, b"") if payload is None else (Kind.RESULT, payload)
+            return (Kind.RESULT_SHM, b"") if payload is None else (Kind.RESULT, payload)
         except Stopping:
             raise
         except BaseException as error:
@@ -169,7 +169,7 @@ class Attempt:
         finally:
             self._sealed.close()
 
-    def _drive(self, generator: GeneratorType[Any, Any, Any], doorbell: Doorbell) -> Any:
+    def _drive(self, generator: GeneratorType[Any, Any, Any], stop_signal: StopSignal) -> Any:
         """Send each yield and return the generator's value; what is raised between two yields goes in by throw().
 
         Python runs signal handlers where a loop jumps back, too: the inner loop does that inside the `try`, and where
@@ -180,8 +180,8 @@ class Attempt:
         while True:
             try:
                 if raised is not None:
-                    doorbell.shields -= 1
-                    doorbell.raise_deferred()  # in place of the one before: it is of the same stop, or of one around it
+                    stop_signal.shields -= 1
+                    stop_signal.raise_deferred()  # replaces the earlier one: same or outer stop
                     token(generator.throw(raised))
                 while True:
                     token(next(generator))
@@ -191,7 +191,7 @@ class Attempt:
                 if generator.gi_frame is None:
                     raise  # the generator has ended with it
                 raised = error
-                doorbell.shields += 1
+                stop_signal.shields += 1
 
     def _explain(self, error: BaseException) -> Raised:
         """Return what happened in the job's own terms."""
@@ -244,11 +244,11 @@ def _set_correlation_id(correlation_id: str) -> None:
         os.environ.pop(CORRELATION_VARIABLE, None)
 
 
-def _forget(doorbell: Doorbell) -> None:
+def _forget(stop_signal: StopSignal) -> None:
     """Have nothing raised any more: the end of another operation, and a stop, may come right here."""
     while True:
         try:
-            doorbell.forget()
+            stop_signal.forget()
             return
         except (Stopping, OperationTimedOut):
             pass

@@ -20,7 +20,7 @@ CALL, STREAM = "call", "stream"
 
 
 @dataclass(frozen=True, slots=True)
-class Setup:
+class ExecutorSetup:
     """What an Executor's processes make ready before the first call."""
 
     modules: Sequence[str] = ()
@@ -55,7 +55,7 @@ def prepare(encoded: bytes) -> None:
     sys.path[:] = [*path, *(folder for folder in sys.path if folder not in path)]
     multiprocessing.current_process().authkey = authkey
     script_globals.share()
-    setup: Setup = pickling.loads(rest)
+    setup: ExecutorSetup = pickling.loads(rest)
     for name in setup.modules:
         importlib.import_module(name)
     if setup.preload is not None:

@@ -18,7 +18,7 @@ from killable.workers.protocol.messages import PROGRESS_BYTES_MAX, Kind, dump_js
 _TOKEN = int(Kind.TOKEN)
 
 
-class Channel:
+class FrameWriter:
     """The frames pipe during one attempt. A write blocks while the pipe is full, and stays killable.
 
     `busy` is true while the main thread is inside a write: `Stopping` is never raised there, or half a frame would

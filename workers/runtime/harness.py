@@ -21,28 +21,28 @@ from killable.workers.protocol.control import Configure
 from killable.workers.protocol.frames import FrameError, encode
 from killable.workers.protocol.messages import Broken, Idle, Kind, Ready, Run
 from killable.workers.protocol.shared_memory import SealedInput
-from killable.workers.runtime.crash_stack import FaultStack
+from killable.workers.runtime.crash_stack import CrashStack
 from killable.workers.runtime.dump_signal import DUMP_SIGNAL
-from killable.workers.runtime.execution import Attempt
-from killable.workers.runtime.frame_writer import Channel
-from killable.workers.runtime.order_reader import Orders
+from killable.workers.runtime.execution import Execution
+from killable.workers.runtime.frame_writer import FrameWriter
+from killable.workers.runtime.order_reader import OrderReader
 from killable.workers.runtime.process_setup import flush_c_streams
 from killable.workers.runtime.reuse_check import Baseline
 from killable.workers.runtime.rlimits import ResourceLimits, measure_data_bytes
-from killable.workers.runtime.stop_signal import Doorbell
+from killable.workers.runtime.stop_signal import StopSignal
 from killable.workers.runtime.warmup import rehearse
 
 
-class Pipes(NamedTuple):
+class WorkerEnds(NamedTuple):
     """A worker's descriptors: orders in (a socket), frames out, bells out, the stack's memory file."""
 
     orders: int
     frames: int
-    bells: int
+    notifications: int
     stack: int
 
 
-def run_worker(pipes: Pipes, configure: Configure, tmp: str, cgroup_errno: int) -> NoReturn:
+def run_worker(pipes: WorkerEnds, configure: Configure, tmp: str, cgroup_errno: int) -> NoReturn:
     """Be a worker until the orders end; never returns. `tmp` is where this worker's attempts make their directories."""
     code: int = ExitCode.HARNESS_BUG
     try:
@@ -63,7 +63,7 @@ def report_broken(frames: int, why: str, errno: int | None = None) -> None:
     os.write(frames, encode(Kind.BROKEN, 0, 0, Broken(why, errno).encode()))
 
 
-def _serve(pipes: Pipes, configure: Configure, tmp: str, cgroup_errno: int) -> int:
+def _serve(pipes: WorkerEnds, configure: Configure, tmp: str, cgroup_errno: int) -> int:
     sys.stdout, sys.stderr = _open_stream(1), _open_stream(2)
     try:
         job_functions.run_preloads(each_worker=True)
@@ -72,33 +72,33 @@ def _serve(pipes: Pipes, configure: Configure, tmp: str, cgroup_errno: int) -> i
 
         report_broken(pipes.frames, "".join(traceback.format_exception(error)))
         return ExitCode.NOT_IMPORTABLE
-    worker = Worker(pipes, configure, tmp)
+    worker = Harness(pipes, configure, tmp)
     rehearse(tmp, CODECS[configure.codec])
     os.write(pipes.frames, encode(Kind.READY, 0, 0, Ready(cgroup_errno).encode()))
     return worker.serve()
 
 
-class Worker:
+class Harness:
     """Waits for orders, runs attempts, and tells after each whether it can go on."""
 
-    def __init__(self, pipes: Pipes, configure: Configure, tmp: str) -> None:
+    def __init__(self, pipes: WorkerEnds, configure: Configure, tmp: str) -> None:
         self._pipes = pipes
         self._jobs_max = configure.jobs_per_worker_max
         self._tmp = tmp
         self._codec = CODECS[configure.codec]
-        self._orders = Orders(pipes.orders)
-        self._doorbell = Doorbell(pipes.bells, pipes.stack, self._orders.word_for)
-        self._channel = Channel(pipes.frames, self._codec, self._doorbell.answer)
-        self._doorbell.channel = self._channel
+        self._orders = OrderReader(pipes.orders)
+        self._stop_signal = StopSignal(pipes.notifications, pipes.stack, self._orders.word_for)
+        self._channel = FrameWriter(pipes.frames, self._codec, self._stop_signal.answer)
+        self._stop_signal.channel = self._channel
         self._registered = job_functions.registered()
         faulthandler.register(DUMP_SIGNAL, file=pipes.stack, all_threads=True, chain=False)
-        self._faults = FaultStack(pipes.stack)
-        self._doorbell.hang()
+        self._faults = CrashStack(pipes.stack)
+        self._stop_signal.hang()
         os.register_at_fork(after_in_child=self._leave_to_parent)
         self._baseline = Baseline.take()
         self._rlimits = ResourceLimits(own_user=configure.uid is not None)
         self._data_bytes: int | None = measure_data_bytes()
-        self._outlet = -1
+        self._result_buffer = -1
 
     def serve(self) -> int:
         """Return this process's exit code."""
@@ -115,7 +115,7 @@ class Worker:
                 limits = run.limits_in_force()
             except (ValueError, TypeError):
                 return ExitCode.BAD_ASSIGNMENT
-            attempt = Attempt(
+            attempt = Execution(
                 run,
                 limits,
                 self._registered,
@@ -125,14 +125,14 @@ class Worker:
                 self._rlimits,
                 self._data_bytes,
                 sealed=self._take_sealed(run),
-                outlet=self._hold_outlet(run),
+                result_buffer=self._hold_result_buffer(run),
             )
             self._channel.begin(order.fence)
-            closing = attempt.outcome(self._doorbell, order.fence)
+            closing = attempt.outcome(self._stop_signal, order.fence)
             self._rlimits.lift()
             _flush()
             last_words = [closing]
-            is_last = self._doorbell.stopping is not None or served == self._jobs_max
+            is_last = self._stop_signal.stopping is not None or served == self._jobs_max
             change = "" if is_last else self._baseline.changed()
             if not (is_last or change):
                 if attempt.has_tmp:
@@ -140,8 +140,8 @@ class Worker:
                     last_words = []
                     attempt.remove_tmp()
                 change = self._prepare_for_next(limits)  # before it is told that this worker can go on
-            if closing[0] == Kind.RESULT_LAID:
-                self._drop_outlet()
+            if closing[0] == Kind.RESULT_SHM:
+                self._drop_result_buffer()
             idle = Idle(reusable=not (is_last or change), why=change)
             self._channel.close([*last_words, (Kind.IDLE, idle.encode())])
             if not idle.reusable:
@@ -151,25 +151,25 @@ class Worker:
         descriptor = self._orders.take_descriptor() if run.sealed else None
         return None if descriptor is None else SealedInput(descriptor)
 
-    def _hold_outlet(self, run: Run) -> int:
+    def _hold_result_buffer(self, run: Run) -> int:
         """Return where a large result goes: into what came with this order, or with an earlier one; -1 is nowhere."""
-        descriptor = self._orders.take_descriptor() if run.outlet else None
+        descriptor = self._orders.take_descriptor() if run.result_buffer else None
         if descriptor is not None:
-            self._drop_outlet()
-            self._outlet = descriptor
-        return self._outlet
+            self._drop_result_buffer()
+            self._result_buffer = descriptor
+        return self._result_buffer
 
-    def _drop_outlet(self) -> None:
-        if self._outlet >= 0:
-            os.close(self._outlet)
-            self._outlet = -1
+    def _drop_result_buffer(self) -> None:
+        if self._result_buffer >= 0:
+            os.close(self._result_buffer)
+            self._result_buffer = -1
 
     def _prepare_for_next(self, last: Mapping[str, Any]) -> str:
         """Measure what the next job grows from; return what keeps this process from going on.
 
         After a job whose limits (`last`) had no `memory_bytes` the next one mostly has none: else it is measured then.
         """
-        self._doorbell.take_signal()
+        self._stop_signal.take_signal()
         try:
             os.close(os.dup(self._pipes.frames))
             self._data_bytes = None if last.get("memory_bytes") is None else measure_data_bytes()
@@ -182,10 +182,10 @@ class Worker:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         self._faults.leave_to_parent()
-        self._doorbell.forget()
+        self._stop_signal.forget()
         self._channel.disown()
         self._orders.close()
-        self._drop_outlet()
+        self._drop_result_buffer()
         for descriptor in self._pipes[1:]:
             with contextlib.suppress(OSError):
                 os.close(descriptor)

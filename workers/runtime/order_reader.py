@@ -20,7 +20,7 @@ _ROOM = socket.CMSG_SPACE(2 * _DESCRIPTOR_BYTES)
 """For those of one order: a read ends behind the piece that they came with (unix(7))."""
 
 
-class Orders:
+class OrderReader:
     """The reading end; owns the socket. Reads never wait but in `next`."""
 
     def __init__(self, descriptor: int) -> None:

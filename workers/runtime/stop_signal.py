@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 from killable.workers.authoring.context import Stopping
 from killable.workers.protocol.frames import Frame
 from killable.workers.protocol.messages import (
-    BELL_ACKNOWLEDGED,
-    BELL_EXPIRED,
-    BELL_REPLACED,
-    BELL_RESTORED,
-    BELL_SWALLOWED,
+    NOTIFY_ACKNOWLEDGED,
+    NOTIFY_EXPIRED,
+    NOTIFY_REPLACED,
+    NOTIFY_RESTORED,
+    NOTIFY_SWALLOWED,
     Expire,
     Kind,
     Stop,
@@ -33,16 +33,16 @@ from killable.workers.runtime import deferred_raise
 
 if TYPE_CHECKING:
     from killable.workers.authoring.operations import Operations, OperationTimedOut
-    from killable.workers.runtime.frame_writer import Channel
+    from killable.workers.runtime.frame_writer import FrameWriter
 
 
-class Doorbell:
+class StopSignal:
     """The SIGTERM handler's state for the attempt on the stack."""
 
-    channel: Channel
+    channel: FrameWriter
 
-    def __init__(self, bells: int, stack: int, read_word: Callable[[int], Frame | None]) -> None:
-        self._bells = bells
+    def __init__(self, notifications: int, stack: int, read_word: Callable[[int], Frame | None]) -> None:
+        self._notifications = notifications
         self._stack = stack
         self._read_word = read_word
         self._fence: int | None = None
@@ -63,8 +63,8 @@ class Doorbell:
 
     def hang(self) -> None:
         """Install the handler, the wakeup descriptor and the hook for swallowed exceptions; main thread only."""
-        os.set_blocking(self._bells, False)
-        signal.set_wakeup_fd(self._bells, warn_on_full_buffer=False)
+        os.set_blocking(self._notifications, False)
+        signal.set_wakeup_fd(self._notifications, warn_on_full_buffer=False)
         self._set_handler = partial(sys.modules["_signal"].signal, signal.SIGTERM, self._on_term)
         self.take_signal()
         _note_replacement(signal.SIGTERM, self._on_term, self._tell)
@@ -136,7 +136,7 @@ class Doorbell:
                     self._take_stop(Stop.decode(word.payload), frame)
                 else:
                     number = Expire.decode(word.payload).number
-                    self._tell(BELL_EXPIRED)
+                    self._tell(NOTIFY_EXPIRED)
                     self._expired.add(number)
         finally:
             self._reading = False
@@ -146,7 +146,7 @@ class Doorbell:
         deadline = time.monotonic() + stop.grace_s
         stopping = Stopping(stop.cause, by=stop.by, grace_s=stop.grace_s, deadline=deadline, reason=stop.reason)
         write_stack(self._stack, _suspended_frame(self.generator) or frame)
-        self._tell(BELL_ACKNOWLEDGED)
+        self._tell(NOTIFY_ACKNOWLEDGED)
         self.stopping = stopping
 
     def _deliver(self, frame: FrameType | None) -> None:
@@ -154,13 +154,13 @@ class Doorbell:
         if self.stopping is None and not self._expired:
             return
         if _is_in_hook(frame):
-            self._tell(BELL_SWALLOWED)  # swallowed here, nobody would be told: another bell
+            self._tell(NOTIFY_SWALLOWED)  # swallowed here, nobody would be told: another bell
         elif self.stopping is not None:
             if not (_is_event_loops(frame) and self._ask_event_loop()):
                 self._raise()
         elif _runs_the_loop(frame):
             # No callback can raise it in a task: another bell, until one finds another place.
-            self._tell(BELL_SWALLOWED)
+            self._tell(NOTIFY_SWALLOWED)
         else:
             self._raise_expired(frame)
 
@@ -197,7 +197,7 @@ class Doorbell:
         if loop is None or loop.is_closed():
             return False
         loop.call_soon_threadsafe(self._raise)
-        self._tell(BELL_SWALLOWED)
+        self._tell(NOTIFY_SWALLOWED)
         return True
 
     def _hear(self) -> Frame | None:
@@ -218,16 +218,16 @@ class Doorbell:
         if unraisable.exc_value is not None and unraisable.exc_value is self.stopping:
             # A __del__, a gc or C callback swallowed it. Raising here would be swallowed again: ask for another bell.
             self._raised = False
-            self._tell(BELL_SWALLOWED)
+            self._tell(NOTIFY_SWALLOWED)
         elif self._told is not None and unraisable.exc_value is self._told[1]:
             self._expired.add(self._told[0])
-            self._tell(BELL_SWALLOWED)
+            self._tell(NOTIFY_SWALLOWED)
         else:
             self._next_hook(unraisable)
 
-    def _tell(self, bell: int) -> None:
+    def _tell(self, notification: int) -> None:
         try:
-            os.write(self._bells, bytes([bell]))
+            os.write(self._notifications, bytes([notification]))
         except OSError:
             pass  # full of signals' bytes, or closed by the job: the supervisor then counts on time alone
 
@@ -241,7 +241,7 @@ def _is_in_hook(frame: FrameType | None) -> bool:
     own around ours, or ours, in which a worker that gets no processor may be for longer than the supervisor waits; or
     logging's for forks, the first code of Python's behind each `os.fork`, whose lock would be held for ever.
     """
-    hooks = (Doorbell._on_unraisable.__code__, getattr(sys.unraisablehook, "__code__", None))
+    hooks = (StopSignal._on_unraisable.__code__, getattr(sys.unraisablehook, "__code__", None))
     while frame is not None and frame.f_code not in hooks:
         if frame.f_code.co_name in _LOCKS and frame.f_globals.get("__name__") == "logging":
             return True
@@ -311,7 +311,7 @@ def _note_replacement(number: int, ours: Callable[..., None], tell: Callable[[in
 
     def signal_and_tell(signalnum: int, handler: Any, /) -> Any:
         if signalnum == number and os.getpid() == worker:
-            tell(BELL_RESTORED if ours == handler else BELL_REPLACED)
+            tell(NOTIFY_RESTORED if ours == handler else NOTIFY_REPLACED)
         return set_disposition(signalnum, handler)
 
     c_module.signal = signal_and_tell

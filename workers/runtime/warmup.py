@@ -11,17 +11,17 @@ import socket
 
 from killable.workers.authoring.context import Context
 from killable.workers.authoring.declaration import read_parameters
-from killable.workers.authoring.input_schema import input_shape
-from killable.workers.authoring.job_functions import Job
+from killable.workers.authoring.input_schema import input_type_of
+from killable.workers.authoring.job_functions import JobFunction
 from killable.workers.protocol.codec import Codec
 from killable.workers.protocol.frames import encode
 from killable.workers.protocol.messages import Idle, Kind, Run
-from killable.workers.runtime.execution import Attempt
-from killable.workers.runtime.frame_writer import Channel
-from killable.workers.runtime.order_reader import Orders
+from killable.workers.runtime.execution import Execution
+from killable.workers.runtime.frame_writer import FrameWriter
+from killable.workers.runtime.order_reader import OrderReader
 from killable.workers.runtime.reuse_check import Baseline
 from killable.workers.runtime.rlimits import ResourceLimits
-from killable.workers.runtime.stop_signal import Doorbell
+from killable.workers.runtime.stop_signal import StopSignal
 
 _FENCE = 0
 
@@ -32,18 +32,18 @@ def _nothing(text: str, ctx: Context) -> str:
 
 
 _PARAMETERS = read_parameters(_nothing, typed=True)
-_JOB = Job("rehearsal", _nothing, "", input_shape(_PARAMETERS.members), context_parameter=_PARAMETERS.context)
+_JOB = JobFunction("rehearsal", _nothing, "", input_type_of(_PARAMETERS.members), context_parameter=_PARAMETERS.context)
 
 
 def rehearse(tmp: str, codec: Codec) -> None:
     """Read an order, decode it, bind, call, emit and close, all into /dev/null."""
     null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    orders = Orders(theirs.detach())
+    orders = OrderReader(theirs.detach())
     try:
-        doorbell = Doorbell(null, null, lambda fence: None)
-        channel = Channel(null, codec, doorbell.answer)
-        doorbell.channel = channel
+        stop_signal = StopSignal(null, null, lambda fence: None)
+        channel = FrameWriter(null, codec, stop_signal.answer)
+        stop_signal.channel = channel
         order = Run("rehearsal", _JOB.name, 1, codec.encode_value({"text": "rehearsal"}), b'{"memory_bytes":null}')
         ours.send(encode(Kind.RUN, _FENCE, 0, order.encode()))
         frame = orders.next()
@@ -51,8 +51,8 @@ def rehearse(tmp: str, codec: Codec) -> None:
         run = Run.decode(frame.payload)
         channel.begin(frame.fence)
         limits = run.limits_in_force()
-        attempt = Attempt(run, limits, {_JOB.name: _JOB}, codec, channel, tmp, ResourceLimits(), 0)
-        closing = attempt.outcome(doorbell, frame.fence)
+        attempt = Execution(run, limits, {_JOB.name: _JOB}, codec, channel, tmp, ResourceLimits(), 0)
+        closing = attempt.outcome(stop_signal, frame.fence)
         channel.close([closing, (Kind.IDLE, Idle(not Baseline.take().changed()).encode())])
     finally:
         ours.close()

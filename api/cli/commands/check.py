@@ -23,8 +23,8 @@ from killable.workers.authoring.limits import flat
 
 if TYPE_CHECKING:
     from killable.api.cli.server.configuration import InForce
-    from killable.api.cli.server.pool_survey import Survey
-    from killable.supervisor.configuration.config import Fault
+    from killable.api.cli.server.pool_survey import PoolSurvey
+    from killable.supervisor.configuration.config import ConfigFault
     from killable.supervisor.models import JobType
 
 
@@ -55,10 +55,10 @@ def check(target: Target = None, config: ConfigFile = None, as_json: Json = Fals
             console.print_json(_members(in_force, found, faults))
         else:
             _print(found, faults, _serving(target, config))
-        raise typer.Exit(errors.Exit.CONFIGURATION if faults else errors.Exit.OK)
+        raise typer.Exit(errors.CommandExit.CONFIGURATION if faults else errors.CommandExit.OK)
 
 
-def _members(in_force: InForce, found: Survey, faults: Sequence[Fault]) -> dict[str, Any]:
+def _members(in_force: InForce, found: PoolSurvey, faults: Sequence[ConfigFault]) -> dict[str, Any]:
     from killable.api.cli.server.announcement import key_members
 
     file = in_force.config.file
@@ -78,7 +78,7 @@ def _serving(target: str | None, config: Path | None) -> str:
     return shlex.join(["killable", "serve", *words])
 
 
-def _print(found: Survey, faults: Sequence[Fault], serving: str) -> None:
+def _print(found: PoolSurvey, faults: Sequence[ConfigFault], serving: str) -> None:
     from killable.api.cli.server.announcement import pools_table, troubles
 
     if found.pools:
@@ -114,9 +114,9 @@ def _types_table(types: Sequence[JobType]) -> Table:
 
 def _others(limits: Mapping[str, Any]) -> Iterator[str]:
     """Yield the limits beside those with columns that are not as they are by default."""
-    from killable.supervisor.models import Limits
+    from killable.supervisor.models import JobLimits
 
-    defaults = Limits().as_json()
+    defaults = JobLimits().as_json()
     for limit, name, value in flat(limits):
         if value != defaults[limit]:
             yield f"{name} {_limit(limit, value)}"

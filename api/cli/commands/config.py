@@ -21,7 +21,7 @@ from killable.api.cli.parameters.options import ConfigFile, Json, Target
 
 if TYPE_CHECKING:
     from killable.api.cli.server.configuration import InForce
-    from killable.api.cli.server.pool_survey import Survey
+    from killable.api.cli.server.pool_survey import PoolSurvey
     from killable.supervisor.configuration.inventory import Setting
 
 
@@ -61,14 +61,14 @@ def config(
         _print(in_force, found, as_json)
 
 
-def _ask_pools(in_force: InForce) -> Survey:
+def _ask_pools(in_force: InForce) -> PoolSurvey:
     require_linux("reading the job types of the pools (which --no-import leaves out)")
     from killable.api.cli.server.pool_survey import survey
 
     return survey(in_force.config)
 
 
-def _print(in_force: InForce, found: Survey | None, as_json: bool) -> None:
+def _print(in_force: InForce, found: PoolSurvey | None, as_json: bool) -> None:
     from killable.api.cli.server.configuration import source_of
     from killable.supervisor.configuration.inventory import Setting, is_inherited, limits_in_force, settings_in_force
 

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from killable.api.cli.display import console, errors, render
 from killable.api.cli.parameters.options import Json
-from killable.api.client.client import Client, Job, token_of
+from killable.api.client.client import Client, JobHandle, token_of
 from killable.workers.errors import KillableError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class DemoFailed(KillableError):
     """Something was not as the demo claims. Fact: `claims`, by name whether each held."""
 
     code = "demo_failed"
-    exit_code = errors.Exit.FAILED
+    exit_code = errors.CommandExit.FAILED
 
 
 def demo(as_json: Json = False) -> None:
@@ -63,7 +63,7 @@ def demo(as_json: Json = False) -> None:
         if as_json:
             console.print_json({"ok": all(story.claims.values()), "claims": story.claims, **story.document})
         if not all(story.claims.values()):
-            raise typer.Exit(errors.Exit.FAILED)
+            raise typer.Exit(errors.CommandExit.FAILED)
 
 
 def _require_models() -> None:
@@ -150,7 +150,7 @@ class _Story:
         self._claim("SIGKILL ended it", "kill_sent" in certificate and "tree_empty" in certificate)
         self._claim("the stack names the native call, encode", "encode" in str(certificate.get("stack")))
 
-    def _stream(self, job: Job, on_token: Callable[[int], object] = lambda number: None) -> dict[str, Any]:
+    def _stream(self, job: JobHandle, on_token: Callable[[int], object] = lambda number: None) -> dict[str, Any]:
         """Print a job's tokens; return what was seen, to its terminal event."""
         seen: dict[str, Any] = {"state": "", "pid": None, "tokens": 0, "token_s": 0.0, "text": "", "certificate": None}
         first = 0.0

@@ -55,7 +55,7 @@ def doctor(
             verdict = f"`killable serve` {'can' if here else 'cannot'} run here"
             numbers = f"{len(checks) - len(failed) - warned} ok, {warned} warn, {len(failed)} fail"
             console.stderr_console().print(f"{verdict}: {numbers}")
-        raise typer.Exit(errors.Exit.FAILED if failed else errors.Exit.OK)
+        raise typer.Exit(errors.CommandExit.FAILED if failed else errors.CommandExit.OK)
 
 
 def _server(url: str) -> list[Check]:

@@ -14,7 +14,7 @@ from rich.text import Text
 from killable.api.cli.display import console, errors, story
 from killable.api.cli.parameters.options import JobName, Json, Url, open_client
 from killable.api.cli.parameters.resolve import events_so_far, find_job
-from killable.api.client.client import Event, Job
+from killable.api.client.client import Event, JobHandle
 from killable.api.client.exchange import DEFAULT_URL
 
 LAST_EVENTS = 50
@@ -42,7 +42,7 @@ def explain(name: JobName, as_json: Json = False, url: Url = DEFAULT_URL) -> Non
         console.print_lines(_lines(told, width))
 
 
-def _between_attempts(job: Job, record: dict[str, Any]) -> Iterator[Event]:
+def _between_attempts(job: JobHandle, record: dict[str, Any]) -> Iterator[Event]:
     """Yield what tells of earlier attempts: all of it stands before the last one, and before any token."""
     if record["attempts"] > 1:
         for event in events_so_far(job, record):

@@ -20,7 +20,7 @@ from killable.api.cli.parameters import completion
 from killable.api.cli.parameters.arguments import tag_filter
 from killable.api.cli.parameters.options import Json, Reason, Url, open_client, seconds
 from killable.api.cli.parameters.resolve import find_job, find_worker
-from killable.api.client.client import Client, Ending, Job
+from killable.api.client.client import Client, Ending, JobHandle
 from killable.api.client.exchange import DEFAULT_URL
 from killable.workers.authoring.identifiers import did_you_mean
 from killable.workers.errors import Refused
@@ -49,7 +49,7 @@ class _Target:
     """What a name stands for: a job, a worker, or nothing."""
 
     name: str
-    job: Job | None = None
+    job: JobHandle | None = None
     worker: dict[str, Any] | None = None
 
 
@@ -64,10 +64,10 @@ class _Kill:
     @property
     def exit_code(self) -> int:
         if self.worker is not None:
-            return errors.Exit.OK
+            return errors.CommandExit.OK
         if self.ending is None:
-            return errors.Exit.UNKNOWN
-        return errors.Exit.FAILED if self.ending.had_ended else errors.Exit.OK
+            return errors.CommandExit.UNKNOWN
+        return errors.CommandExit.FAILED if self.ending.had_ended else errors.CommandExit.OK
 
 
 def kill(
@@ -142,7 +142,7 @@ def _do_kill(client: Client, killing: Iterator[_Kill], chosen: _Filter | None, o
         console.stderr_console().print(NOTHING)
     else:
         _note_longer_grace(kills, order)
-    return max((done.exit_code for done in kills), default=errors.Exit.OK)
+    return max((done.exit_code for done in kills), default=errors.CommandExit.OK)
 
 
 def _check_type(client: Client, chosen: _Filter) -> None:
@@ -207,7 +207,7 @@ def _kill_matching(client: Client, chosen: _Filter, order: _Order) -> Iterator[_
         yield _Kill(job.id, ending or _forgotten(job, each["status"]))
 
 
-def _forgotten(job: Job, told: str) -> Ending:
+def _forgotten(job: JobHandle, told: str) -> Ending:
     """Return the end of a job that was `told` of, and that the server, which keeps the newest, knows no more."""
     return Ending(job.id, "cancelled" if told == "cancelled" else "ended", None, had_ended=told == "already_ended")
 
@@ -234,7 +234,7 @@ def _kill_worker(client: Client, worker: dict[str, Any], order: _Order) -> _Kill
         return _Kill(worker_id)
 
 
-def _cancel(job: Job | None, order: _Order, wait_s: float | None) -> Ending | None:
+def _cancel(job: JobHandle | None, order: _Order, wait_s: float | None) -> Ending | None:
     if job is None:
         return None
     try:
@@ -283,7 +283,7 @@ def _members(done: _Kill) -> dict[str, Any]:
 def _print_plan(targets: list[_Target], as_json: bool) -> int:
     """List what would be killed, and what would not; return the exit code that killing would have now."""
     plan: list[str] = []
-    code: int = errors.Exit.OK
+    code: int = errors.CommandExit.OK
     for target in targets:
         record = _record(target.job)
         if target.worker is not None:
@@ -292,13 +292,13 @@ def _print_plan(targets: list[_Target], as_json: bool) -> int:
                 f"{target.worker['worker_id']}  {target.worker['state']}  pid {target.worker['pid']}  would be killed"
             )
         elif record is None:
-            code = errors.Exit.UNKNOWN
+            code = errors.CommandExit.UNKNOWN
             line = f"{target.name}  unknown"
         elif record["state"] in ("queued", "running", "stopping"):
             plan.append(record["job_id"])
             line = f"{render.short(record['job_id'])}  {record['type']}  {record['state']}  would be cancelled"
         else:
-            code = max(code, errors.Exit.FAILED)
+            code = max(code, errors.CommandExit.FAILED)
             line = f"{render.short(record['job_id'])}  {record['type']}  {record['state']}  had ended already"
         if not as_json:
             typer.echo(line)
@@ -309,7 +309,7 @@ def _print_plan(targets: list[_Target], as_json: bool) -> int:
     return code
 
 
-def _record(job: Job | None) -> dict[str, Any] | None:
+def _record(job: JobHandle | None) -> dict[str, Any] | None:
     if job is None:
         return None
     try:

@@ -29,7 +29,7 @@ from killable.workers.errors import KillableError
 
 if TYPE_CHECKING:
     from killable.api.cli.server.configuration import InForce
-    from killable.api.cli.server.http_server import Web
+    from killable.api.cli.server.http_server import HttpServer
     from killable.api.cli.server.listener import Listener
     from killable.supervisor.configuration.config import Config
     from killable.supervisor.supervisor import Supervisor
@@ -42,7 +42,7 @@ class NotHere(KillableError):
     """This machine is no Linux."""
 
     code = "cannot_serve"
-    exit_code = errors.Exit.OS
+    exit_code = errors.CommandExit.OS
 
 
 def serve(
@@ -103,7 +103,7 @@ def require_linux(verb: str) -> None:
 async def _serve(in_force: InForce, listener: Listener, as_json: bool) -> None:
     """Start, announce, wait until told to end, end."""
     from killable.api.cli.server import announcement, gc_freeze
-    from killable.api.cli.server.http_server import Web
+    from killable.api.cli.server.http_server import HttpServer
     from killable.supervisor.supervisor import Supervisor
 
     config = in_force.config
@@ -113,7 +113,7 @@ async def _serve(in_force: InForce, listener: Listener, as_json: bool) -> None:
         try:
             if not await _started(supervisor, config, stop):
                 return
-            web = Web(supervisor, config.server, listener, in_force.keys)
+            web = HttpServer(supervisor, config.server, listener, in_force.keys)
             await web.start()
             gc_freeze.settle()
             await announcement.print_to(supervisor, in_force, listener.url, as_json)
@@ -186,7 +186,7 @@ async def _check_pools(supervisor: Supervisor, config: Config) -> None:
         raise ConfigError.of(faults)
 
 
-async def _until_told(supervisor: Supervisor, web: Web, stop: _Stop, drain_s: float) -> None:
+async def _until_told(supervisor: Supervisor, web: HttpServer, stop: _Stop, drain_s: float) -> None:
     """Wait until the server is to end: by HTTP, or by a signal and what it leaves the jobs."""
     due = asyncio.create_task(supervisor.until_shutdown())
     await _first_of(_done(due), stop.asked.wait(), web.until_stopped())

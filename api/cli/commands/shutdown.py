@@ -17,10 +17,10 @@ import typer
 
 from killable.api.cli.commands.drain import remaining
 from killable.api.cli.display import console, errors, render
-from killable.api.cli.display.errors import Exit
+from killable.api.cli.display.errors import CommandExit
 from killable.api.cli.parameters.completion import impatient
 from killable.api.cli.parameters.options import Json, Reason, Url, open_client, seconds
-from killable.api.cli.server.running_server import Foreign, ServingProcess, is_on_this_machine
+from killable.api.cli.server.running_server import Foreign, RunningServer, is_on_this_machine
 from killable.api.client.client import Client
 from killable.api.client.exchange import DEFAULT_URL
 from killable.workers.errors import KillableError
@@ -42,7 +42,7 @@ class NotDown(KillableError):
     """The server is still there. Facts: `url`, `pid`."""
 
     code = "still_up"
-    exit_code = Exit.FAILED
+    exit_code = CommandExit.FAILED
 
     @property
     def retryable(self) -> bool:
@@ -96,7 +96,7 @@ class _Shutdown:
         self.pid: int | None = None
         self._client = client
         self._quiet = quiet
-        self._process: ServingProcess | None = None
+        self._process: RunningServer | None = None
         self._doubt: Foreign | None = None
         self._began = time.monotonic()
 
@@ -132,7 +132,7 @@ class _Shutdown:
         if self.pid is None or not is_on_this_machine(self._client.address):
             return
         try:
-            self._process = ServingProcess(self.pid, self._client.address)
+            self._process = RunningServer(self.pid, self._client.address)
         except Foreign as doubt:  # matters only when it does not go by itself
             self._doubt = doubt
 
@@ -162,11 +162,11 @@ class _Shutdown:
     def _without_asking(self) -> str:
         """It accepts connections and answers none: its event loop does not turn. Find it by its socket."""
         self._say(f"{self._client.address} accepts connections, but does not answer within {ANSWER_S:g} s")
-        self._process = ServingProcess.listening_at(self._client.address)
+        self._process = RunningServer.listening_at(self._client.address)
         self.pid = self._process.pid
         return self._ended_by_signal(self._process, "it did not answer over HTTP")
 
-    def _ended_by_signal(self, process: ServingProcess, before: str = "asked over HTTP") -> str:
+    def _ended_by_signal(self, process: RunningServer, before: str = "asked over HTTP") -> str:
         for number, patience_s in ((signal.SIGTERM, TERM_S), (signal.SIGKILL, KILL_S)):
             self._say(f"it is still there: {number.name} to pid {process.pid}")
             process.send(number)

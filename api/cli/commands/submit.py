@@ -20,7 +20,7 @@ from killable.api.cli.parameters.limit_options import with_limit_options
 from killable.api.cli.parameters.options import JobName, Json, Url, open_client, seconds
 from killable.api.cli.parameters.resolve import find_job
 from killable.api.cli.server import interrupts
-from killable.api.client.client import Job
+from killable.api.client.client import JobHandle
 from killable.api.client.exchange import DEFAULT_URL
 from killable.workers.errors import KillableError
 
@@ -61,7 +61,7 @@ def submit(
         given = read_input(client, type, [*(members or ()), *(pairs or ())], document)
         labels = read_tags(tags or [])
 
-        def start() -> Job:
+        def start() -> JobHandle:
             return client.submit(type, given, limits=limits, tags=labels, priority=priority)
 
         if not detach:
@@ -109,7 +109,7 @@ def result(
             console.print_json(value)
 
 
-def _follow_or_cancel(start: Callable[[], Job], as_json: bool) -> int:
+def _follow_or_cancel(start: Callable[[], JobHandle], as_json: bool) -> int:
     """Start a job and follow it to its end; an interrupt cancels it and goes on following, to its last words."""
     interrupts.treat_terminations_as_interrupts()
     stderr = console.stderr_console()
@@ -150,5 +150,5 @@ def _cancel(follower: Follower, as_json: bool) -> int:
         if isinstance(error, KillableError):
             errors.report(error, as_json)
         stderr.print(f"no certificate came; how it went on: killable inspect {render.short(job.id)}")
-        return errors.Exit.INTERRUPTED
+        return errors.CommandExit.INTERRUPTED
     return follower.finish()

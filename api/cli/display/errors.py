@@ -21,7 +21,7 @@ from killable.api.cli.display.remedies import limit_of
 from killable.workers.errors import CODES, JobError, KillableError
 
 
-class Exit(IntEnum):
+class CommandExit(IntEnum):
     """Exit codes: sysexits(3) where it has one, timeout(1)'s 124, a shell's 130."""
 
     OK = 0
@@ -61,7 +61,7 @@ def exit_code(error: KillableError) -> int:
     own = getattr(type(error), "exit_code", None)
     if own is not None:
         return int(own)
-    return CODES[error.code].exit_code if error.code in CODES else Exit.FAILED
+    return CODES[error.code].exit_code if error.code in CODES else CommandExit.FAILED
 
 
 @contextmanager
@@ -73,7 +73,7 @@ def reporting(as_json: bool) -> Iterator[None]:
         report(error, as_json)
         raise typer.Exit(exit_code(error)) from None
     except KeyboardInterrupt:
-        raise typer.Exit(Exit.INTERRUPTED) from None
+        raise typer.Exit(CommandExit.INTERRUPTED) from None
     except BrokenPipeError:
         raise  # nobody reads any more: typer ends that in silence
     except OSError as error:
@@ -82,7 +82,7 @@ def reporting(as_json: bool) -> Iterator[None]:
                 print_json({"error": {"code": "os", "message": str(error), "retryable": False}})
         else:
             stderr_console().print(Text.assemble(("killable: ", "bold"), str(error)))
-        raise typer.Exit(Exit.OS) from None
+        raise typer.Exit(CommandExit.OS) from None
 
 
 def report(error: KillableError, as_json: bool) -> None:

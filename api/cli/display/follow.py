@@ -21,9 +21,9 @@ from rich.text import Text
 
 from killable.api.cli.display import render
 from killable.api.cli.display.console import print_json, stderr_console
-from killable.api.cli.display.errors import Exit, exit_code, report
+from killable.api.cli.display.errors import CommandExit, exit_code, report
 from killable.api.cli.display.status_line import QueueWatch, StatusLine, progress_line
-from killable.api.client.client import Event, Job, token_of
+from killable.api.client.client import Event, JobHandle, token_of
 from killable.api.client.outcomes import job_error
 from killable.workers.errors import KillableError
 
@@ -31,7 +31,9 @@ from killable.workers.errors import KillableError
 class Follower:
     """Prints one job's events; can go on where it was interrupted."""
 
-    def __init__(self, job: Job, *, as_json: bool = False, all_events: bool = False, after: int | None = None) -> None:
+    def __init__(
+        self, job: JobHandle, *, as_json: bool = False, all_events: bool = False, after: int | None = None
+    ) -> None:
         self.job = job
         self.terminal: Event | None = None
         self._as_json = as_json
@@ -58,7 +60,7 @@ class Follower:
     def finish(self) -> int:
         """Print how the job ended, the last line being state, tokens and time; return the exit code."""
         if self.terminal is None:
-            return Exit.OK  # `--after` the terminal event: there was nothing more to say
+            return CommandExit.OK  # `--after` the terminal event: there was nothing more to say
         ending = self.terminal.data
         error = None if self.terminal.name == "completed" else job_error(ending)
         if not self._as_json:
@@ -68,7 +70,7 @@ class Follower:
             if error is not None:
                 report(error, as_json=False)
             stderr_console().print(self._last_line(ending))
-        return Exit.OK if error is None else exit_code(error)
+        return CommandExit.OK if error is None else exit_code(error)
 
     def _print(self, event: Event) -> None:
         if event.name == "progress":

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from killable.api.cli.display import render
-from killable.api.client.client import Job
+from killable.api.client.client import JobHandle
 from killable.workers.errors import KillableError
 
 BAR_COLUMNS = 30
@@ -95,7 +95,7 @@ def progress_line(reported: Mapping[str, Any]) -> Table | Text:
 class QueueWatch:
     """Shows a job's place in the queue until it is told that the job has begun. A context manager."""
 
-    def __init__(self, job: Job, line: StatusLine) -> None:
+    def __init__(self, job: JobHandle, line: StatusLine) -> None:
         self._job = job
         self._line = line
         self._over = threading.Event()

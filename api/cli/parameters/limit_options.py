@@ -12,7 +12,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from killable.api.cli.parameters.options import NO_LIMIT, Limit
+from killable.api.cli.parameters.options import NO_LIMIT, LimitOption
 
 HELP = {
     "run_s": "How long it may run: 60, 5m, none.",
@@ -64,7 +64,7 @@ def _annotation(name: str) -> Any:
     if name == "operation_s":
         return Annotated[list[str] | None, typer.Option(flag, metavar="NAME=SECONDS", **panel)]
     metavar = _METAVARS.get(name.rpartition("_")[2], "SECONDS")
-    return Annotated[Any, typer.Option(flag, parser=Limit(name), metavar=metavar, **panel)]
+    return Annotated[Any, typer.Option(flag, parser=LimitOption(name), metavar=metavar, **panel)]
 
 
 def limits_of(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def limits_of(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _operations(pairs: Sequence[str]) -> dict[str, Any]:
     """Return seconds by operation. Raise typer.BadParameter."""
-    read = Limit("operation_s")
+    read = LimitOption("operation_s")
     seconds: dict[str, Any] = {}
     for pair in pairs:
         name, separator, text = pair.partition("=")

@@ -32,7 +32,7 @@ def _read(parse: Callable[[object], float], text: str) -> float:
         raise typer.BadParameter(str(error)) from None
 
 
-class Limit:
+class LimitOption:
     """Reads one limit: seconds, bytes or a count by its name, `none` for no such limit."""
 
     def __init__(self, name: str) -> None:

@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from killable.api.cli.display.errors import Exit
-from killable.api.client.client import Client, Event, Job
+from killable.api.cli.display.errors import CommandExit
+from killable.api.client.client import Client, Event, JobHandle
 from killable.workers.errors import KillableError, Refused
 
 PREFIX = "job-"
@@ -22,10 +22,10 @@ class Ambiguous(KillableError):
     """A prefix that several ids have. Fact: `matches`."""
 
     code = "ambiguous"
-    exit_code = Exit.USAGE
+    exit_code = CommandExit.USAGE
 
 
-def find_job(client: Client, name: str) -> Job:
+def find_job(client: Client, name: str) -> JobHandle:
     """Return the one job of that id or prefix. Raise Refused `unknown_job`, or Ambiguous."""
     if _FULL.fullmatch(name):
         return client.job(name)
@@ -44,7 +44,7 @@ def find_worker(client: Client, name: str) -> dict[str, Any] | None:
     return next((worker for worker in client.workers() if worker["worker_id"] == name), None)
 
 
-def events_so_far(job: Job, record: Mapping[str, Any], *, last: int | None = None) -> Iterator[Event]:
+def events_so_far(job: JobHandle, record: Mapping[str, Any], *, last: int | None = None) -> Iterator[Event]:
     """Yield the events that the job had when this record was made; only the `last` of them."""
     final = int(record["events"]) - 1
     first = 0 if last is None else max(0, final + 1 - last)

@@ -13,7 +13,7 @@ from typing import Any
 from killable.api.http.access import is_loopback
 from killable.api.http.api_keys import KEY, KEY_CHARS_MAX, KEY_CHARS_MIN, ApiKey, KeysInvalid, read_keys
 from killable.supervisor.configuration import config as settings
-from killable.supervisor.configuration.config import Config, ConfigError, Fault
+from killable.supervisor.configuration.config import Config, ConfigError, ConfigFault
 
 API_KEY = "KILLABLE_API_KEY"
 API_KEY_NAME = "default"
@@ -38,7 +38,7 @@ def load(path: Path | None, environ: MutableMapping[str, str], flags: Mapping[st
 
 def examine(
     path: Path | None, environ: MutableMapping[str, str], flags: Mapping[str, Any], target: str | None
-) -> tuple[InForce, list[Fault]]:
+) -> tuple[InForce, list[ConfigFault]]:
     """Return every fault, and the configuration without what is wrong. Raise ConfigError for a file that is no TOML.
 
     Takes KILLABLE_API_KEY out of `environ`: what is started from here on does not inherit it.
@@ -57,31 +57,35 @@ def source_of(key: ApiKey, config: Config) -> str:
     return config.server.api_keys_file if key.name != API_KEY_NAME else API_KEY
 
 
-def _keys(config: Config, own: str | None) -> tuple[tuple[ApiKey, ...], list[Fault]]:
+def _keys(config: Config, own: str | None) -> tuple[tuple[ApiKey, ...], list[ConfigFault]]:
     """Read the file of keys, and add the one of the environment. No fault repeats a key."""
     keys: tuple[ApiKey, ...] = ()
-    faults: list[Fault] = []
+    faults: list[ConfigFault] = []
     if config.server.api_keys_file:
         try:
             keys = read_keys(config.server.api_keys_file)
         except KeysInvalid as error:
             expected = f"expected a file of keys, lines NAME ROLE KEY: {config.server.api_keys_file}"
-            faults += [Fault(KEYS_FILE, expected, why, config.sources[KEYS_FILE]) for why in error.facts["faults"]]
+            faults += [
+                ConfigFault(KEYS_FILE, expected, why, config.sources[KEYS_FILE]) for why in error.facts["faults"]
+            ]
     if own is None:
         return keys, faults
     if not KEY_CHARS_MIN <= len(own) <= KEY_CHARS_MAX or not KEY.fullmatch(own):
         expected = (
             f"expected {KEY_CHARS_MIN} to {KEY_CHARS_MAX} visible ASCII characters (openssl rand -hex 16 makes some)"
         )
-        return keys, [*faults, Fault(API_KEY, expected, f"{len(own)} characters" if own else "an empty text")]
+        return keys, [*faults, ConfigFault(API_KEY, expected, f"{len(own)} characters" if own else "an empty text")]
     for key in keys:
         if key.name == API_KEY_NAME or own == key.key:
             what = f"the name {API_KEY_NAME}, which is this one's" if key.name == API_KEY_NAME else "the same key"
-            faults.append(Fault(API_KEY, f"expected another than in {config.server.api_keys_file}", f"{what}, there"))
+            faults.append(
+                ConfigFault(API_KEY, f"expected another than in {config.server.api_keys_file}", f"{what}, there")
+            )
     return (*keys, ApiKey(API_KEY_NAME, "operate", own)), faults
 
 
-def _open_to_everyone(config: Config) -> Iterator[Fault]:
+def _open_to_everyone(config: Config) -> Iterator[ConfigFault]:
     """Refuse an address beyond this machine without a key."""
     server = config.server
     if server.uds or is_loopback(server.host.lower().strip("[]")):
@@ -91,4 +95,6 @@ def _open_to_everyone(config: Config) -> Iterator[Fault]:
         f"and stop jobs. Two ways out: a key, in {API_KEY} or {KEYS_FILE} (openssl rand -hex 16 makes one); or stay on "
         "127.0.0.1, behind a proxy that asks for one, or an ssh tunnel"
     )
-    yield Fault("server.host", expected, f'"{server.host}", and no API key', config.sources.get("server.host", ""))
+    yield ConfigFault(
+        "server.host", expected, f'"{server.host}", and no API key', config.sources.get("server.host", "")
+    )

@@ -16,7 +16,7 @@ from typing import IO, Any, Self
 
 import psutil
 
-from killable.api.cli.display.errors import Exit
+from killable.api.cli.display.errors import CommandExit
 from killable.workers.errors import KillableError
 from killable.workers.runtime import process_setup
 
@@ -29,7 +29,7 @@ class NotStarted(KillableError):
     """The server did not come up; the message has what it said."""
 
     code = "not_started"
-    exit_code = Exit.OS
+    exit_code = CommandExit.OS
 
 
 class OwnServer:

@@ -32,7 +32,7 @@ CUT_OFF_S = 1.0
 """For uvicorn to leave after it was told to drop its connections."""
 
 
-class Web:
+class HttpServer:
     """The HTTP side of one `serve`."""
 
     def __init__(self, engine: Engine, server: ServerSettings, listener: Listener, keys: Sequence[ApiKey] = ()) -> None:

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from killable.api.cli.display.errors import Exit
-from killable.supervisor.configuration.config import ConfigError, Fault, ServerSettings
+from killable.api.cli.display.errors import CommandExit
+from killable.supervisor.configuration.config import ConfigError, ConfigFault, ServerSettings
 from killable.workers.errors import KillableError
 
 PATH_BYTES_MAX = 107
@@ -33,7 +33,7 @@ class CannotServe(KillableError):
     """The machine does not allow it: exit code 71."""
 
     code = "cannot_serve"
-    exit_code = Exit.OS
+    exit_code = CommandExit.OS
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +121,14 @@ def cannot_listen(place: str, error: OSError) -> CannotServe:
 def _no_address(server: ServerSettings, error: Exception, source: str) -> KillableError:
     if isinstance(error, (UnicodeError, socket.gaierror)):
         why = getattr(error, "strerror", None) or "no host name"
-        fault = Fault("server.host", "expected an address of this machine", f'"{server.host}": {why.lower()}', source)
+        fault = ConfigFault(
+            "server.host", "expected an address of this machine", f'"{server.host}": {why.lower()}', source
+        )
         return ConfigError.of([fault])
     assert isinstance(error, OSError)
     if error.errno == errno.EADDRNOTAVAIL:
         expected = "expected an address of this machine (`ip address` lists them; 0.0.0.0 is all of them)"
-        return ConfigError.of([Fault("server.host", expected, f'"{server.host}"', source)])
+        return ConfigError.of([ConfigFault("server.host", expected, f'"{server.host}"', source)])
     return cannot_listen(f"port {server.port} of {server.host}", error)
 
 

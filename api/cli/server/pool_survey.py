@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from killable.api.cli.server.listener import CannotServe
-from killable.supervisor.configuration.config import Config, Fault
+from killable.supervisor.configuration.config import Config, ConfigFault
 from killable.supervisor.models import JobType, PoolRecord, StartRefused
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.supervisor.stack import error_line
@@ -20,7 +20,7 @@ from killable.supervisor.supervisor import Supervisor
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
+class PoolSurvey:
     """Every pool as it was when its first worker was warm, or when it gave up."""
 
     pools: tuple[PoolRecord, ...]
@@ -31,7 +31,7 @@ class Survey:
         return tuple(pool for pool in self.pools if pool.state == "broken")
 
 
-def survey(config: Config) -> Survey:
+def survey(config: Config) -> PoolSurvey:
     """Start every pool with one worker, wait until it is warm or broken, end it. Raise CannotServe."""
     # What the pools have to say is in the survey.
     logging.getLogger("killable").addHandler(logging.NullHandler())
@@ -40,7 +40,7 @@ def survey(config: Config) -> Survey:
     except OSError as error:
         raise CannotServe(f"no pool can be started: {error}; `killable doctor` looks at this machine") from error
     types = sorted((job_type for _, types in found for job_type in types), key=lambda job_type: job_type.name)
-    return Survey(tuple(pool for pool, _ in found), tuple(types))
+    return PoolSurvey(tuple(pool for pool, _ in found), tuple(types))
 
 
 async def _all(settings: Settings) -> list[tuple[PoolRecord, list[JobType]]]:
@@ -61,38 +61,38 @@ async def _one(settings: Settings, spec: PoolSpec) -> tuple[PoolRecord, list[Job
         await supervisor.close(grace_s=0)
 
 
-def faults_of(config: Config, found: Survey) -> Iterator[Fault]:
+def faults_of(config: Config, found: PoolSurvey) -> Iterator[ConfigFault]:
     """Yield what is wrong with the pools, and what is set for job types that there are not."""
     for pool in found.broken:
         source = config.sources.get(f"pools.{pool.name}.module", "")
         why = error_line(pool.detail)
-        yield Fault(f"pools.{pool.name}", "expected modules that import and workers that start", why, source)
+        yield ConfigFault(f"pools.{pool.name}", "expected modules that import and workers that start", why, source)
     yield from without_types(config, found.pools, {job_type.pool for job_type in found.types})
     pools: dict[str, str] = {}
     for job_type in found.types:
         other = pools.setdefault(job_type.name, job_type.pool)
         if other != job_type.pool:
             there = f"a job type {job_type.name}, which pool {other} has too"
-            yield Fault(f"pools.{job_type.pool}", "expected names of its own", there)
+            yield ConfigFault(f"pools.{job_type.pool}", "expected names of its own", there)
         if not job_type.available and not config.builtin:
-            yield Fault(job_type.name, "expected to be available", job_type.unavailable_reason)
+            yield ConfigFault(job_type.name, "expected to be available", job_type.unavailable_reason)
     if not found.broken:  # else nobody knows
         yield from unknown_types(config, set(pools))
 
 
-def without_types(config: Config, pools: Iterable[PoolRecord], with_types: set[str]) -> Iterator[Fault]:
+def without_types(config: Config, pools: Iterable[PoolRecord], with_types: set[str]) -> Iterator[ConfigFault]:
     """Yield a fault for each pool that runs and has no job type: most likely a decorator was forgotten."""
     modules = {spec.name: ", ".join(spec.modules) for spec in config.settings.pools}
     for pool in pools:
         if pool.state != "broken" and pool.name not in with_types:
             key = f"pools.{pool.name}.module"
             found = f"none in {modules[pool.name]}"
-            yield Fault(key, "expected at least one function with @job", found, config.sources.get(key, ""))
+            yield ConfigFault(key, "expected at least one function with @job", found, config.sources.get(key, ""))
 
 
-def unknown_types(config: Config, known: set[str]) -> Iterator[Fault]:
+def unknown_types(config: Config, known: set[str]) -> Iterator[ConfigFault]:
     """Yield a fault for each `[jobs.NAME]` of which there is no job type."""
     for name in sorted(set(config.settings.jobs) - known):
         sources = (source for key, source in config.sources.items() if key.startswith(f"jobs.{name}."))
         there_are = f"there is no such job type (there are {', '.join(sorted(known)) or 'none'})"
-        yield Fault(f"jobs.{name}", there_are, "", next(sources, ""))
+        yield ConfigFault(f"jobs.{name}", there_are, "", next(sources, ""))

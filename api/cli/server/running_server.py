@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
-from killable.api.cli.display.errors import Exit
+from killable.api.cli.display.errors import CommandExit
 from killable.api.client.exchange import UNIX_PREFIX
 from killable.workers.errors import KillableError
 
@@ -30,10 +30,10 @@ class Foreign(KillableError):
     """The pid is not that of a killable server that listens at the address. Facts: `pid`, `url`."""
 
     code = "foreign_process"
-    exit_code = Exit.OS
+    exit_code = CommandExit.OS
 
 
-class ServingProcess:
+class RunningServer:
     """A server's process, held by a pidfd. Close it, or use it as a context manager."""
 
     def __init__(self, pid: int, address: str) -> None:
@@ -52,7 +52,7 @@ class ServingProcess:
             raise
 
     @classmethod
-    def listening_at(cls, address: str) -> ServingProcess:
+    def listening_at(cls, address: str) -> RunningServer:
         """Return the server that listens there, found by its socket. Raise Foreign when it is none of ours."""
         import psutil  # not at the top: the command's other verbs run where it does not import
 

@@ -9,8 +9,8 @@ import pytest
 
 from killable.supervisor.attempts import exit_outcome
 from killable.supervisor.jobs.lifecycle import DECIDED, PUBLIC, TABLE, TERMINAL, Cause, IllegalTransition, State, step
-from killable.supervisor.models import ACTIVE_STATES, TERMINAL_STATES, ExitStatus, JobLimits
-from killable.workers.authoring.job_functions import LIMITS
+from killable.supervisor.models import ACTIVE_STATES, TERMINAL_STATES, ExitStatus
+from killable.workers.authoring.limits import DEFAULT_LIMITS, LIMITS
 from killable.workers.errors import CODES, KillableError, error_class
 from killable.workers.exit_codes import MEANINGS, ExitCode
 
@@ -82,4 +82,4 @@ def test_every_status_has_an_outcome(entered: bool) -> None:
 
 
 def test_a_limit_has_one_name_everywhere() -> None:
-    assert set(LIMITS) == set(JobLimits().as_json())
+    assert set(LIMITS) == set(dict(DEFAULT_LIMITS))

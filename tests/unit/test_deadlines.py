@@ -18,7 +18,7 @@ LIMITS = over(DEFAULT_LIMITS, {"start_s": 1, "run_s": 60, "first_token_s": 5, "i
 
 
 def deadlines(**changes: Any) -> Deadlines:
-    found = Deadlines(LIMITS.over(changes))
+    found = Deadlines(over(LIMITS, changes))
     found.assigned(NOW, NOW)
     return found
 

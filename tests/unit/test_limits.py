@@ -8,8 +8,7 @@ import pytest
 
 from killable.supervisor.jobs.limits import caps_of_type, limits_of_job, limits_of_type
 from killable.supervisor.settings import JobSettings, Settings
-from killable.workers.authoring.limits import DEFAULT_LIMITS, LIMITS, over, value_of
-from killable.workers.authoring.limits import Limits as PublicLimits
+from killable.workers.authoring.limits import DEFAULT_LIMITS, LIMITS, Limits, over, value_of
 from killable.workers.errors import Refused
 
 
@@ -34,7 +33,7 @@ def test_the_closer_word_wins() -> None:
     in_force = limits_of_type(settings(said, type_limits={"queue_s": 3.0}), "work", declared)
     assert (in_force["run_s"], in_force["grace_s"], in_force["queue_s"]) == (1.0, 2.0, 3.0)
     for_one = limits_of_job(in_force, {}, {"run_s": 4.0, "memory_bytes": None})
-    assert (for_one.run_s, for_one.grace_s, for_one.memory_bytes) == (4.0, 2.0, None)
+    assert (for_one["run_s"], for_one["grace_s"], for_one["memory_bytes"]) == (4.0, 2.0, None)
 
 
 @pytest.mark.row("C4")
@@ -81,8 +80,8 @@ def test_the_times_of_operations_are_laid_over_each_other_one_by_one() -> None:
     in_force = limits_of_type(settings({"operation_s": {"load": 5.0, "save": 3.0}}), "work", declared)
     assert in_force["operation_s"] == {"load": 1.0, "save": 3.0, "load/unpack": 2.0}
     capped = limits_of_type(settings(caps={"operation_s": 1.5}), "work", declared)
-    assert capped.operation_s == {"load": 1.0, "load/unpack": 1.5}
-    assert limits_of_job(in_force, {}, {"operation_s": {"save": None}}).operation_s["save"] is None
+    assert capped["operation_s"] == {"load": 1.0, "load/unpack": 1.5}
+    assert limits_of_job(in_force, {}, {"operation_s": {"save": None}})["operation_s"]["save"] is None
 
 
 def test_a_cap_says_nothing_of_what_was_not_asked_for() -> None:
@@ -91,8 +90,8 @@ def test_a_cap_says_nothing_of_what_was_not_asked_for() -> None:
 
 
 def test_the_names_of_limits_are_the_same_everywhere() -> None:
-    """What a decorator may name, what `killable.Limits` types, and what the supervisor has in force."""
-    assert tuple(LIMITS) == tuple(PublicLimits.__annotations__) == LIMITS
+    """What a decorator may name, and what `killable.Limits` types."""
+    assert tuple(LIMITS) == tuple(Limits.__annotations__) == tuple(DEFAULT_LIMITS)
     none_allowed = {name for name, kind in LIMITS.items() if kind.may_be_none}
-    hints = get_type_hints(PublicLimits)
+    hints = get_type_hints(Limits)
     assert none_allowed == {name for name, hint in hints.items() if type(None) in get_args(hint)}

@@ -25,7 +25,7 @@ def grown(own: int, others: int = 0, processes: int = 1, *, proven: bool = False
 def test_nothing_is_watched_without_a_limit() -> None:
     assert not is_wanted(NONE)
     for limit in ("memory_bytes", "cpu_s", "processes_max"):
-        assert is_wanted(NONE.over({limit: 1}))
+        assert is_wanted(over(NONE, {limit: 1}))
     assert is_wanted(DEFAULT_LIMITS)
 
 

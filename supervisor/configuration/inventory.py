@@ -13,8 +13,9 @@ from typing import Any
 
 from killable.supervisor.configuration.config import Config
 from killable.supervisor.configuration.faults import is_secretive
-from killable.supervisor.configuration.tables import NO_LIMIT, ServerSettings, json_schema
+from killable.supervisor.configuration.tables import NO_LIMIT, json_schema
 from killable.supervisor.models import JobType
+from killable.supervisor.settings import ServerSettings
 from killable.workers.authoring.limits import DEFAULT_CAPS, DEFAULT_LIMITS, LIMITS, flat
 
 DEFAULT = "default"

@@ -7,9 +7,13 @@ The line under a key is its documentation everywhere: in the JSON Schema, and in
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+import ast
+import inspect
+import textwrap
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 from pydantic import (
     BaseModel,
@@ -23,6 +27,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from killable.supervisor import settings
+from killable.supervisor.settings import ServerSettings
 from killable.workers.authoring.identifiers import OPERATION_PATH, TYPE_NAME
 from killable.workers.authoring.limits import LIMITS, Limit, Unit
 from killable.workers.authoring.units import parse_bytes, parse_count, parse_seconds
@@ -114,60 +120,6 @@ _NUMBERS = {"type": "array", "items": {"type": "integer", "minimum": 0}}
 Processors = Annotated[tuple[int, ...], BeforeValidator(_processors), WithJsonSchema(_NUMBERS)]
 
 
-@dataclass(frozen=True, slots=True)
-class ServerSettings:
-    """The HTTP side, the bounds of the queue and of what is kept, the log."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
-
-    host: Text = "127.0.0.1"
-    """Address to listen on; any but loopback needs an API key."""
-    port: Annotated[int, Strict(), Field(ge=0, le=65535)] = 7833
-    """0 takes a free one."""
-    uds: Text = ""
-    """Path of a Unix socket (mode 0600) to listen on instead of host and port."""
-    api_keys_file: Text = ""
-    """A file that only its owner can read, lines `NAME ROLE KEY`, role submit or operate. KILLABLE_API_KEY adds one."""
-    allowed_hosts: tuple[Text, ...] = ()
-    """Names, beyond loopback and `host`, under which clients reach this server."""
-    cors_origins: tuple[Text, ...] = ()
-    """Origins like "https://app.example" whose pages may call this server."""
-    connections_max: AtLeastOne = 2000
-    """Open connections at once; a stream holds one."""
-    header_timeout_s: SomeSeconds = 10.0
-    """For a request's header to be there, from its first byte or, on a new connection, from its start."""
-    body_bytes_max: SomeBytes = 16 << 20
-    """The largest request body: a larger one is 413."""
-    result_inline_bytes_max: SomeBytes = 64 << 10
-    """A longer result stands in a record as a reference to its own address."""
-    queue_jobs_max: AtLeastOne = 1000
-    """Jobs that wait; one more is 429 queue_full."""
-    queue_bytes_max: SomeBytes = 256 << 20
-    """Bytes of input that wait; more are 429 queue_full."""
-    keep_jobs: Count = 1000
-    """Ended jobs that stay readable; the first bound of the three that is met drops the oldest."""
-    keep_bytes: Bytes = 512 << 20
-    """Memory that ended jobs may hold."""
-    keep_s: Seconds = 3600.0
-    """For how long an ended job stays readable."""
-    journal: Text = ""
-    """A file in which jobs survive the server's death: at its next start those run that waited. Empty: no file."""
-    drain_s: Seconds = 0.0
-    """After Ctrl-C or SIGTERM: for jobs to end by themselves, before each is cancelled with its own grace."""
-    ack_cpu_s: Seconds = 0.1
-    """Processor time within ack_s after which code that did not hear SIGTERM counts as stuck."""
-    stack: Truth = False
-    """Dump the stack also before a SIGKILL without grace (grace_s 0), which then comes up to 0.1 s later."""
-    unkillable_s: SomeSeconds = 10.0
-    """After SIGKILL: then a process that is still there is given up, and its slot is quarantined."""
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """What goes to stderr; info has a line for each step of a job's life."""
-    log_format: Literal["text", "json"] = "text"
-    """json: one object per line."""
-    redact: Truth = False
-    """Keep what jobs and clients say (errors, reasons, tags) out of the server's own log; tokens are never in it."""
-
-
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -238,6 +190,48 @@ else:
     )
 
 
+_SETTING_FORMS: dict[Any, Any] = {
+    str: Text,
+    bool: Truth,
+    tuple[str, ...]: tuple[Text, ...],
+    settings.Seconds: Seconds,
+    settings.PositiveSeconds: SomeSeconds,
+    settings.Bytes: Bytes,
+    settings.PositiveBytes: SomeBytes,
+    settings.Count: Count,
+    settings.PositiveCount: AtLeastOne,
+    settings.Port: Annotated[int, Strict(), Field(ge=0, le=65535)],
+}
+"""By the type of a setting; any other type is validated as it stands."""
+
+
+def _server_table() -> type[_Table]:
+    """Make the model of `[server]` from the fields of ServerSettings and the strings under them."""
+    hints = get_type_hints(ServerSettings, include_extras=True)
+    documentation = {name: text for cls in ServerSettings.__mro__[:-1] for name, text in _strings_below_fields(cls)}
+    members: dict[str, Any] = {
+        each.name: (
+            _SETTING_FORMS.get(hints[each.name], hints[each.name]),
+            Field(default=each.default, description=documentation[each.name]),
+        )
+        for each in fields(ServerSettings)
+    }
+    about = (ServerSettings.__doc__ or "").partition(":")[0]
+    return create_model("ServerSettings", __base__=_Table, __doc__=f"{about}.", **members)
+
+
+def _strings_below_fields(cls: type) -> Iterator[tuple[str, str]]:
+    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    for statement, following in pairwise(body.body):
+        match statement, following:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                yield name, inspect.cleandoc(text)
+
+
+ServerTable = _server_table()
+
+
 class PoolTable(_Table):
     """A zygote that has imported the modules, and its workers."""
 
@@ -282,7 +276,7 @@ _Name = Annotated[str, StringConstraints(pattern=f"^{TYPE_NAME}$")]
 class FileTable(_Table):
     """killable.toml"""
 
-    server: ServerSettings = ServerSettings()
+    server: ServerTable = ServerTable()  # type: ignore[valid-type]  # made from ServerSettings
     """The HTTP side, the bounds of the queue and of what is kept, the log."""
     limits: LimitsTable = LimitsTable()
     """Defaults of all job types; a decorator's and a [jobs.NAME.limits] stand over them."""

@@ -11,9 +11,10 @@ import pytest
 
 from killable.supervisor.configuration.config import Config, load
 from killable.supervisor.configuration.inventory import NOT_SHOWN, Setting, limits_in_force, settings_in_force, spelled
-from killable.supervisor.configuration.tables import PoolTable, ServerSettings
+from killable.supervisor.configuration.tables import PoolTable
 from killable.supervisor.jobs import limits
 from killable.supervisor.models import JobType
+from killable.supervisor.settings import ServerSettings
 from killable.workers.authoring.limits import LIMITS
 
 pytestmark = pytest.mark.row("G11")

@@ -7,12 +7,8 @@ The line under a key is its documentation everywhere: in the JSON Schema, and in
 
 from __future__ import annotations
 
-import ast
-import inspect
-import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import fields
-from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 from pydantic import (
@@ -28,6 +24,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from killable.supervisor import settings
+from killable.supervisor.configuration.documentation import documentation_of
 from killable.supervisor.settings import ServerSettings
 from killable.workers.authoring.identifiers import OPERATION_PATH, TYPE_NAME
 from killable.workers.authoring.limits import LIMITS, Limit, Unit
@@ -208,7 +205,7 @@ _SETTING_FORMS: dict[Any, Any] = {
 def _server_table() -> type[_Table]:
     """Make the model of `[server]` from the fields of ServerSettings and the strings under them."""
     hints = get_type_hints(ServerSettings, include_extras=True)
-    documentation = {name: text for cls in ServerSettings.__mro__[:-1] for name, text in _strings_below_fields(cls)}
+    documentation = documentation_of(ServerSettings)
     members: dict[str, Any] = {
         each.name: (
             _SETTING_FORMS.get(hints[each.name], hints[each.name]),
@@ -218,15 +215,6 @@ def _server_table() -> type[_Table]:
     }
     about = (ServerSettings.__doc__ or "").partition(":")[0]
     return create_model("ServerSettings", __base__=_Table, __doc__=f"{about}.", **members)
-
-
-def _strings_below_fields(cls: type) -> Iterator[tuple[str, str]]:
-    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
-    assert isinstance(body, ast.ClassDef)
-    for statement, following in pairwise(body.body):
-        match statement, following:
-            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                yield name, inspect.cleandoc(text)
 
 
 ServerTable = _server_table()

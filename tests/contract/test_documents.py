@@ -26,12 +26,14 @@ FILES = [
     for path in (ROOT / folder).rglob("*")
     if path.is_file() and "__pycache__" not in path.parts
 ]
+NAMES = {part for file in FILES for part in Path(file).parts[:-1]}
+"""Of folders."""
 
 
 def missing_files(text: str) -> list[str]:
     """Return the paths in code style that end no path of a file or folder of ours."""
     named = re.findall(r"`([\w.]+(?:/[\w.]+)*/?)`", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
-    paths = {name for name in named if name.endswith(".py") or (name.partition("/")[0] in FOLDERS and "/" in name)}
+    paths = {name for name in named if name.endswith(".py") or ("/" in name and name.partition("/")[0] in NAMES)}
     return sorted(name for name in paths if not _is_there(name))
 
 
@@ -54,7 +56,7 @@ def test_what_a_document_names_is_there(document: Path) -> None:
 
 
 def test_what_is_missing_is_found() -> None:
-    assert missing_files("`pools/pool.py`, `supervisor/pools/` and `pools/pond.py`, `supervisor/ponds/`") == [
+    assert missing_files("`pools/pool`, `pool.py`, `supervisor/pools/`, `pools/pond.py`, `supervisor/ponds/`") == [
         "pools/pond.py", "supervisor/ponds/",
     ]  # fmt: skip
     assert missing_targets("[here](ARCHITECTURE.md) [there](ARCHITEXTURE.md#states)", ROOT) == ["ARCHITEXTURE.md"]

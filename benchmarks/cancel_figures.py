@@ -13,9 +13,9 @@ import flows
 from figure import Figure, spread
 from samples import DEAD, GRACE_0, RAW, RAW_LATE, Samples, ending
 
-from killable.supervisor.models import JobLimits
+from killable.workers.authoring.limits import DEFAULT_LIMITS
 
-ACK_MS = (JobLimits().ack_s or 0.0) * 1000
+ACK_MS = (DEFAULT_LIMITS.ack_s or 0.0) * 1000
 RAW_RATIO_MAX = 1.5
 DELETE_MS_MAX = 5.0
 STUCK_OVER_ACK_MS_MAX = 20.0

@@ -1,17 +1,16 @@
-"""The vocabulary of the supervisor: limits, submissions, verdicts, certificates, records.
+"""The vocabulary of the supervisor: submissions, verdicts, certificates, records.
 
 Runs in: supervisor. Pure: values only.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
-from functools import lru_cache
+from dataclasses import dataclass, field, fields
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, NewType
 
+from killable.workers.authoring.limits import Limits
 from killable.workers.errors import CODES, KillableError
-from killable.workers.protocol.messages import dump_json
 
 if TYPE_CHECKING:
     from killable.workers.protocol.shared_memory import SealedInput
@@ -26,54 +25,6 @@ class StartRefused(KillableError):
     """What is declared cannot be served: the supervisor does not start."""
 
     code = "invalid"
-
-
-@dataclass(frozen=True, slots=True)
-class JobLimits:
-    """Limits of one job: seconds, bytes, counts; None means: no such limit."""
-
-    total_s: float | None = None
-    queue_s: float | None = 300.0
-    start_s: float | None = 60.0
-    first_token_s: float | None = None
-    idle_s: float | None = None
-    run_s: float | None = 600.0
-    operation_s: dict[str, float | None] = field(default_factory=dict)
-    """By path or name, over what the code says; None: no limit of its own."""
-    grace_s: float = 5.0
-    ack_s: float | None = 0.5
-    memory_bytes: int | None = 2 << 30
-    cpu_s: float | None = None
-    """None: run_s bounds it already, to that many seconds a core."""
-    processes_max: int | None = 512
-    """More than any job that is meant starts, and few enough that a fork bomb leaves the machine alive."""
-    files_max: int | None = None
-    output_bytes: int = 64 << 20
-    attempts_max: int = 1
-    backoff_s: float = 1.0
-
-    def over(self, changes: dict[str, Any]) -> JobLimits:
-        """Return these limits with some replaced; of operations only those that are named."""
-        if "operation_s" in changes:
-            changes = {**changes, "operation_s": {**self.operation_s, **changes["operation_s"]}}
-        return replace(self, **changes)
-
-    def as_json(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in LIMIT_NAMES}  # asdict copies deeply: 13 µs on every start
-
-    def as_text(self) -> bytes:
-        """Return the JSON that orders carry, made once: most jobs have the limits of their type."""
-        return _text_of(tuple(self.operation_s.items()), _plain_limits(self))
-
-
-LIMIT_NAMES = tuple(f.name for f in fields(JobLimits))
-_PLAIN_LIMITS = tuple(name for name in LIMIT_NAMES if name != "operation_s")
-_plain_limits = attrgetter(*_PLAIN_LIMITS)
-
-
-@lru_cache(maxsize=64)
-def _text_of(operation_s: tuple[tuple[str, float | None], ...], plain: tuple[float | None, ...]) -> bytes:
-    return dump_json({**dict(zip(_PLAIN_LIMITS, plain, strict=True)), "operation_s": dict(operation_s)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +202,7 @@ class JobType:
     input_schema: dict[str, Any]
     pool: str
     codec: str
-    limits: JobLimits
+    limits: Limits
     caps: dict[str, float]
     streams: bool = False
     available: bool = True

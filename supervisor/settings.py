@@ -10,7 +10,7 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from killable.supervisor.models import JobLimits
+from killable.workers.authoring.limits import DEFAULT_CAPS, DEFAULT_LIMITS, Limits
 
 StartMethod = Literal["fork", "spawn"]
 
@@ -72,9 +72,9 @@ class Settings:
     """Everything the supervisor itself needs; the HTTP server's own settings are the api's."""
 
     pools: tuple[PoolSpec, ...]
-    limits: JobLimits = field(default_factory=JobLimits)
+    limits: Limits = field(default_factory=lambda: DEFAULT_LIMITS)
     """Defaults of all types."""
-    caps: Mapping[str, float] = field(default_factory=lambda: {"run_s": 3600.0, "grace_s": 60.0})
+    caps: Mapping[str, float] = field(default_factory=lambda: DEFAULT_CAPS)
     jobs: Mapping[str, JobSettings] = field(default_factory=dict)
     queue_jobs_max: int = 1000
     queue_bytes_max: int = 256 << 20

@@ -24,7 +24,6 @@ from killable.supervisor.models import (
     BulkCancel,
     DrainProgress,
     JobEvent,
-    JobLimits,
     JobRecord,
     JobType,
     PoolRecord,
@@ -42,6 +41,7 @@ from killable.supervisor.settings import Settings
 from killable.supervisor.stack import pointed
 from killable.supervisor.telemetry.gauges import Gauges, read_gauges, read_rss_bytes
 from killable.supervisor.telemetry.observer import Observer
+from killable.workers.authoring.limits import Limits
 from killable.workers.errors import Refused
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ class Supervisor:
         return self._fleet.type(name)
 
     def call(
-        self, job_id: str, job_type: JobType, submission: Submission, in_force: JobLimits, listener: JobListener,
+        self, job_id: str, job_type: JobType, submission: Submission, in_force: Limits, listener: JobListener,
         lease: Lease | None = None, *, since: float,
     ) -> Job:  # fmt: skip
         """Queue or start a call, which was made at `since`; with a loan it was started by its caller."""

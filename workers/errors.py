@@ -14,79 +14,76 @@ from typing import Any, NamedTuple
 
 
 class CodeRow(NamedTuple):
-    """What one code means everywhere: the state of a job that has it, HTTP status, command exit code."""
+    """What one code means. `api.http.statuses` has its HTTP status, `api.cli.display.errors` its exit code."""
 
     state: str | None
     """Terminal state of a job with this code; None for a refusal, which never becomes a job."""
-    status: int
-    """HTTP status (RFC 9110) where the code answers a request."""
-    exit_code: int
-    """Exit code of the `killable` command."""
     retryable: bool
+    """Whether the same request may succeed later."""
     title: str
 
 
-def _ending(state: str, status: int, exit_code: int, title: str, retryable: bool = False) -> CodeRow:
-    return CodeRow(state, status, exit_code, retryable, title)
+def _ending(state: str, title: str, retryable: bool = False) -> CodeRow:
+    return CodeRow(state, retryable, title)
 
 
-def _refusal(status: int, exit_code: int, title: str, retryable: bool = False) -> CodeRow:
-    return CodeRow(None, status, exit_code, retryable, title)
+def _refusal(title: str, retryable: bool = False) -> CodeRow:
+    return CodeRow(None, retryable, title)
 
 
 CODES: dict[str, CodeRow] = {
     # endings of a job
-    "cancelled": _ending("cancelled", 409, 3, "The job was cancelled"),
-    "timeout.queue": _ending("timed_out", 504, 124, "The job waited too long in the queue", True),
-    "timeout.start": _ending("timed_out", 504, 124, "The job did not start in time", True),
-    "timeout.first_token": _ending("timed_out", 504, 124, "The job's first token did not come in time"),
-    "timeout.idle": _ending("timed_out", 504, 124, "The job stopped producing tokens"),
-    "timeout.operation": _ending("timed_out", 504, 124, "An operation of the job took too long"),
-    "timeout.run": _ending("timed_out", 504, 124, "The job ran too long"),
-    "limit.cpu": _ending("failed", 500, 1, "The job used up its processor time"),
-    "limit.memory": _ending("failed", 500, 1, "The job reached its memory limit"),
-    "limit.output": _ending("failed", 500, 1, "The job's output reached its limit"),
-    "limit.processes": _ending("failed", 500, 1, "The job reached its limit of processes"),
-    "limit.files": _ending("failed", 500, 1, "The job reached its limit of open files"),
-    "exception": _ending("failed", 500, 1, "The job raised an exception"),
-    "input.invalid": _ending("failed", 422, 65, "The job's input does not fit its type"),
-    "exit": _ending("failed", 500, 1, "The job ended its own process"),
-    "crash": _ending("failed", 500, 1, "The job's process crashed"),
-    "killed_externally": _ending("failed", 503, 1, "The job's process was killed by someone else", True),
-    "protocol": _ending("failed", 500, 1, "The job's process broke the protocol"),
-    "result.unserializable": _ending("failed", 500, 1, "The job's value could not be sent"),
-    "spawn": _ending("failed", 503, 1, "The job's process could not be started", True),
-    "worker_lost": _ending("failed", 503, 1, "The job's process was lost", True),
-    "supervisor_lost": _ending("failed", 503, 1, "The supervisor of the job was lost", True),
-    "node_lost": _ending("failed", 503, 1, "The machine of the job was lost", True),
-    "unkillable": _ending("failed", 500, 1, "The job's process is still there after SIGKILL"),
+    "cancelled": _ending("cancelled", "The job was cancelled"),
+    "timeout.queue": _ending("timed_out", "The job waited too long in the queue", True),
+    "timeout.start": _ending("timed_out", "The job did not start in time", True),
+    "timeout.first_token": _ending("timed_out", "The job's first token did not come in time"),
+    "timeout.idle": _ending("timed_out", "The job stopped producing tokens"),
+    "timeout.operation": _ending("timed_out", "An operation of the job took too long"),
+    "timeout.run": _ending("timed_out", "The job ran too long"),
+    "limit.cpu": _ending("failed", "The job used up its processor time"),
+    "limit.memory": _ending("failed", "The job reached its memory limit"),
+    "limit.output": _ending("failed", "The job's output reached its limit"),
+    "limit.processes": _ending("failed", "The job reached its limit of processes"),
+    "limit.files": _ending("failed", "The job reached its limit of open files"),
+    "exception": _ending("failed", "The job raised an exception"),
+    "input.invalid": _ending("failed", "The job's input does not fit its type"),
+    "exit": _ending("failed", "The job ended its own process"),
+    "crash": _ending("failed", "The job's process crashed"),
+    "killed_externally": _ending("failed", "The job's process was killed by someone else", True),
+    "protocol": _ending("failed", "The job's process broke the protocol"),
+    "result.unserializable": _ending("failed", "The job's value could not be sent"),
+    "spawn": _ending("failed", "The job's process could not be started", True),
+    "worker_lost": _ending("failed", "The job's process was lost", True),
+    "supervisor_lost": _ending("failed", "The supervisor of the job was lost", True),
+    "node_lost": _ending("failed", "The machine of the job was lost", True),
+    "unkillable": _ending("failed", "The job's process is still there after SIGKILL"),
     # refusals at submission
-    "queue_full": _refusal(429, 75, "The queue is full", True),
-    "invalid": _refusal(422, 65, "The request is not valid"),
-    "limit_over_cap": _refusal(422, 65, "A limit is over its cap"),
-    "unknown_job_type": _refusal(404, 4, "There is no such job type"),
-    "draining": _refusal(503, 75, "The server takes no new jobs", True),
-    "deadline_unmeetable": _refusal(429, 75, "The job could not start before its time is over", True),
-    "journal_failed": _refusal(503, 75, "The job could not be written to the journal", True),
-    "too_large": _refusal(413, 65, "The request is too large"),
-    "unauthorized": _refusal(401, 77, "A valid API key is needed"),
-    "forbidden": _refusal(403, 77, "This is not allowed"),
-    "idempotency_conflict": _refusal(422, 65, "The idempotency key was used for another request"),
+    "queue_full": _refusal("The queue is full", True),
+    "invalid": _refusal("The request is not valid"),
+    "limit_over_cap": _refusal("A limit is over its cap"),
+    "unknown_job_type": _refusal("There is no such job type"),
+    "draining": _refusal("The server takes no new jobs", True),
+    "deadline_unmeetable": _refusal("The job could not start before its time is over", True),
+    "journal_failed": _refusal("The job could not be written to the journal", True),
+    "too_large": _refusal("The request is too large"),
+    "unauthorized": _refusal("A valid API key is needed"),
+    "forbidden": _refusal("This is not allowed"),
+    "idempotency_conflict": _refusal("The idempotency key was used for another request"),
     # on an existing job or worker
-    "already_ended": _refusal(409, 1, "The job has already ended"),
-    "no_result": _refusal(409, 1, "The job has no result"),
-    "unknown_job": _refusal(404, 4, "There is no such job"),
-    "unknown_worker": _refusal(404, 4, "There is no such worker"),
+    "already_ended": _refusal("The job has already ended"),
+    "no_result": _refusal("The job has no result"),
+    "unknown_job": _refusal("There is no such job"),
+    "unknown_worker": _refusal("There is no such worker"),
     # of a request
-    "malformed": _refusal(400, 65, "The request cannot be read"),
-    "slow_request": _refusal(408, 75, "The request did not come in time", True),
-    "header_too_large": _refusal(431, 65, "The request's header is too large"),
-    "too_many_connections": _refusal(503, 75, "The server has too many connections", True),
-    "not_found": _refusal(404, 4, "There is nothing at this address"),
-    "unsupported_media_type": _refusal(415, 65, "The content type is not supported"),
-    "method_not_allowed": _refusal(405, 65, "The method is not allowed here"),
-    "misdirected": _refusal(421, 65, "The request names a host that this server is not"),
-    "internal": _refusal(500, 1, "The server met a fault of its own"),
+    "malformed": _refusal("The request cannot be read"),
+    "slow_request": _refusal("The request did not come in time", True),
+    "header_too_large": _refusal("The request's header is too large"),
+    "too_many_connections": _refusal("The server has too many connections", True),
+    "not_found": _refusal("There is nothing at this address"),
+    "unsupported_media_type": _refusal("The content type is not supported"),
+    "method_not_allowed": _refusal("The method is not allowed here"),
+    "misdirected": _refusal("The request names a host that this server is not"),
+    "internal": _refusal("The server met a fault of its own"),
 }
 
 

@@ -8,13 +8,23 @@ Unknown members of a request are refused, never ignored: a misspelt limit is a l
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    WithJsonSchema,
+    create_model,
+    model_validator,
+)
 
 from killable.api.http.unknown_fields import FEW, few
 from killable.workers.authoring.identifiers import OPERATION_PATH
-from killable.workers.authoring.limits import ATTEMPTS_MAX
+from killable.workers.authoring.limits import LIMITS, Limit, Unit
 
 WAIT_S_MAX = 60.0
 """The longest that a request is held: what many proxies wait for an answer; who has one in front asks for less."""
@@ -79,25 +89,36 @@ class Request(BaseModel):
         return few(members, cls.model_fields) if cls.model_config.get("extra") == "forbid" else members
 
 
-class LimitsRequest(Request):
-    """Limits of one job, over those of its type; null means: no such limit."""
+def _sentence(phrase: str) -> str:
+    return f"{phrase[0].upper()}{phrase[1:]}"
 
-    total_s: Seconds | None = None
-    queue_s: Seconds | None = None
-    start_s: Seconds | None = None
-    first_token_s: Seconds | None = None
-    idle_s: Seconds | None = None
-    run_s: Seconds | None = None
-    operation_s: Operations = {}
-    grace_s: Grace = 5.0
-    ack_s: Grace | None = None
-    memory_bytes: Bytes | None = None
-    cpu_s: Seconds | None = None
-    processes_max: HowMany | None = None
-    files_max: HowMany | None = None
-    output_bytes: Bytes = 64 << 20
-    attempts_max: Annotated[int, Field(ge=1, le=ATTEMPTS_MAX), WHOLE] = 1
-    backoff_s: Grace = 1.0
+
+def _limit_form(limit: Limit) -> Any:
+    """Return the type of a limit in a request."""
+    form: Any = {Unit.SECONDS: Seconds, Unit.BYTES: Bytes, Unit.COUNT: HowMany, Unit.OPERATIONS: Operations}[limit.unit]
+    if limit.may_be_zero:
+        form = Grace
+    if limit.most is not None:
+        form = Annotated[int, Field(ge=1, le=limit.most), WHOLE]
+    return form | None if limit.may_be_none else form
+
+
+if TYPE_CHECKING:
+
+    class LimitsRequest(Request):
+        """Made below, from LIMITS."""
+
+else:
+    LimitsRequest = create_model(
+        "LimitsRequest",
+        __base__=Request,
+        __doc__="Limits of one job, over those of its type; null means: no such limit.",
+        **{
+            # The default is the server's; `[limits]` and the job type may have another one.
+            name: (_limit_form(limit), Field(default=limit.default, description=_sentence(limit.bounds)))
+            for name, limit in LIMITS.items()
+        },
+    )
 
 
 class _Job(Request):

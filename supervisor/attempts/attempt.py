@@ -122,7 +122,7 @@ class Attempt:
         job.verdict = self._asked = verdict
         self._phase_times.note("requested", self._clock.now() if verdict.asked_at is None else verdict.asked_at)
         self._operation = self._deadlines.operation
-        grace = job.limits.grace_s if grace_s is None else min(grace_s, job.limits.grace_s)
+        grace = job.limits["grace_s"] if grace_s is None else min(grace_s, job.limits["grace_s"])
         self._deadlines.clear()
         self._resend_at = None  # from here on the plan says when to ring
         self._termination.begin(verdict, grace)
@@ -287,7 +287,7 @@ class Attempt:
     def _stop_for_output(self) -> None:
         if self.job.verdict is not None:
             return
-        verdict = too_much(self.job.limits.output_bytes)
+        verdict = too_much(self.job.limits["output_bytes"])
         if self._closing is not None or "exited" in self._phase_times:
             self.job.verdict = verdict  # found while the rest is read
         else:

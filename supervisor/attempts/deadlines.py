@@ -12,7 +12,8 @@ from enum import Enum
 from typing import Any
 
 from killable.supervisor.attempts.escalation import RESEND_UNHEARD_S, resend_next
-from killable.supervisor.models import JobLimits, Verdict
+from killable.supervisor.models import Verdict
+from killable.workers.authoring.limits import Limits, value_of
 from killable.workers.protocol.messages import OPERATIONS_MAX, OperationEntered
 
 NEVER = float("inf")
@@ -64,7 +65,7 @@ Due = Verdict | OperationExpiry
 class Deadlines:
     """Those of one attempt."""
 
-    def __init__(self, limits: JobLimits) -> None:
+    def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._entered = False
         self._due: dict[str, float] = {}
@@ -143,7 +144,9 @@ class Deadlines:
         for number in (each.entered.number for each in answered):
             each = self._operations.get(number)
             if each is not None and each.notice is Notice.GIVEN:
-                due = NEVER if each.due == NEVER else now + self._limits.grace_s  # cleared: something ends it already
+                due = (
+                    NEVER if each.due == NEVER else now + self._limits["grace_s"]
+                )  # cleared: something ends it already
                 self._operations[number] = replace(each, notice=Notice.HEARD, due=due)
 
     @property
@@ -169,12 +172,12 @@ class Deadlines:
     # ── inside ──
 
     def _set(self, limit: str, now: float) -> None:
-        seconds = getattr(self._limits, limit)
+        seconds = value_of(self._limits, limit)
         if seconds is not None:
             self._due[limit] = now + seconds
 
     def _verdict(self, limit: str) -> Verdict:
-        seconds = getattr(self._limits, limit)
+        seconds = value_of(self._limits, limit)
         facts: dict[str, Any] = {"limit": limit, "limit_s": seconds}
         if self.operation:
             facts["operation"] = self.operation
@@ -187,7 +190,7 @@ class Deadlines:
             return self._operation_verdict(operation, "")
         match operation.notice:
             case Notice.NONE:
-                patience_s = self._limits.grace_s if self._limits.ack_s is None else self._limits.ack_s
+                patience_s = self._limits["grace_s"] if self._limits["ack_s"] is None else self._limits["ack_s"]
                 ends = now + patience_s
                 self._operations[number] = replace(operation, notice=Notice.GIVEN, unheard_at=ends, due=ends)
                 self._unanswered.append(operation)

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 from killable.supervisor.attempts.deadlines import Deadlines
 from killable.supervisor.jobs.lifecycle import terminal_state_of
-from killable.supervisor.models import ExitStatus, JobLimits, Outcome, Verdict
+from killable.supervisor.models import ExitStatus, Outcome, Verdict
 from killable.supervisor.ports import Gone
+from killable.workers.authoring.limits import Limits
 from killable.workers.errors import CODES
 from killable.workers.exit_codes import MEANINGS, ExitCode
 from killable.workers.protocol.messages import Raised
@@ -54,7 +55,7 @@ class Evidence(NamedTuple):
     """What it comes to if our SIGTERM for the end of an operation, not heard yet, was what ended the process."""
 
     @classmethod
-    def of(cls, gone: Gone, limits: JobLimits, protocol_error: str, deadlines: Deadlines, *, entered: bool) -> Evidence:
+    def of(cls, gone: Gone, limits: Limits, protocol_error: str, deadlines: Deadlines, *, entered: bool) -> Evidence:
         """Return what is known of an attempt whose process is gone."""
         return cls(
             entered=entered,
@@ -63,7 +64,7 @@ class Evidence(NamedTuple):
             zygote_lost=gone.zygote_lost,
             oom=gone.oom,
             memory_max_struck=gone.memory_max_struck,
-            cpu_used_up=limits.cpu_s is not None and _cpu_s(gone) >= limits.cpu_s,
+            cpu_used_up=limits["cpu_s"] is not None and _cpu_s(gone) >= limits["cpu_s"],
             operation=deadlines.raised,
             operation_signalled=deadlines.rung,
         )

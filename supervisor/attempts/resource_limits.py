@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from killable.supervisor.models import JobLimits, Verdict
+from killable.supervisor.models import Verdict
 from killable.supervisor.ports import Sample
-from killable.workers.authoring.limits import BACKSTOP, backstop_bytes
+from killable.workers.authoring.limits import BACKSTOP, Limits, backstop_bytes
 
 LOOK_S = 0.005
 """Between two looks at least: 50 MB at 10 GB/s."""
@@ -42,7 +42,7 @@ class Finding(NamedTuple):
 class ResourceWatch:
     """What an attempt may take over what its worker had at the attempt's start."""
 
-    limits: JobLimits
+    limits: Limits
     base: Sample
     cores: int
     prove_at: float = 0.0
@@ -51,7 +51,7 @@ class ResourceWatch:
     @property
     def at_most(self) -> int:
         """How many processes have to be counted to know all that matters."""
-        processes_max = self.limits.processes_max
+        processes_max = self.limits["processes_max"]
         return 1 << 16 if processes_max is None else int(processes_max * BACKSTOP) + 2
 
     def look(self, sample: Sample, now: float) -> Finding:
@@ -68,14 +68,14 @@ class ResourceWatch:
 
     def proven(self, sample: Sample, now: float) -> ResourceWatch:
         """Return the watch after a proof: it is not asked for again before the limit can have been reached."""
-        limit = self.limits.memory_bytes or 0
+        limit = self.limits["memory_bytes"] or 0
         room_s = (limit - self._grown(sample)) / (BYTES_PER_S * self.cores)
         return replace(self, prove_at=now + max(LOOK_S, PROOF_SHARE * sample.cost_s, room_s))
 
     # Each yields nothing without its limit, or one look whose `next_at` is in seconds from now.
 
     def _memory(self, sample: Sample, now: float) -> list[Finding]:
-        limit = self.limits.memory_bytes
+        limit = self.limits["memory_bytes"]
         if limit is None:
             return []
         grown, own = self._grown(sample), sample.own_bytes - self.base.own_bytes
@@ -92,7 +92,7 @@ class ResourceWatch:
         return [Finding((limit - grown) / (BYTES_PER_S * self.cores))]
 
     def _processes(self, sample: Sample) -> list[Finding]:
-        limit = self.limits.processes_max
+        limit = self.limits["processes_max"]
         if limit is None:
             return []
         if sample.processes > limit:
@@ -103,7 +103,7 @@ class ResourceWatch:
         return [Finding((limit + 1 - sample.processes) / (FORKS_PER_S * self.cores))]
 
     def _cpu(self, sample: Sample) -> list[Finding]:
-        limit = self.limits.cpu_s
+        limit = self.limits["cpu_s"]
         if limit is None:
             return []
         used = sample.cpu_s - self.base.cpu_s
@@ -119,9 +119,9 @@ class ResourceWatch:
         return sample.own_bytes + sample.others_bytes - self.base.own_bytes
 
 
-def is_wanted(limits: JobLimits) -> bool:
+def is_wanted(limits: Limits) -> bool:
     """Tell whether any limit has to be watched."""
-    return any(each is not None for each in (limits.memory_bytes, limits.cpu_s, limits.processes_max))
+    return any(each is not None for each in (limits["memory_bytes"], limits["cpu_s"], limits["processes_max"]))
 
 
 def _its_processes(sample: Sample) -> str:

@@ -10,9 +10,9 @@ from typing import Protocol
 from killable.supervisor.attempts import resource_limits
 from killable.supervisor.attempts.resource_limits import Finding, ResourceWatch
 from killable.supervisor.clock import Clock, Timer
-from killable.supervisor.models import JobLimits, Verdict
+from killable.supervisor.models import Verdict
 from killable.supervisor.ports import Process, Sample
-from killable.workers.authoring.limits import backstop_bytes
+from killable.workers.authoring.limits import Limits, backstop_bytes
 
 BLIND_S = 0.05
 """Until the next look when nothing could be read: the process is gone, which is told next, or no descriptor is left."""
@@ -27,13 +27,13 @@ class StopCallback(Protocol):
 class ResourceMonitor:
     """From the order to run until its process has exited. In the grace it goes on: a job that takes more has none."""
 
-    def __init__(self, process: Process, limits: JobLimits, clock: Clock, cores: int, stop: StopCallback) -> None:
+    def __init__(self, process: Process, limits: Limits, clock: Clock, cores: int, stop: StopCallback) -> None:
         self._process = process
         self._limits = limits
         self._clock = clock
         self._cores = cores
         self._stop = stop
-        self._cpu = limits.cpu_s is not None
+        self._cpu = limits["cpu_s"] is not None
         self._watch: ResourceWatch | None = None
         self._timer: Timer | None = None
         self._proving = False
@@ -44,8 +44,8 @@ class ResourceMonitor:
         """Note where it begins, unless whoever gave it its order has done so, and let the kernel bound it."""
         if resource_limits.is_wanted(self._limits) and not has_order:
             self._process.note_base()
-        memory = self._limits.memory_bytes
-        self._process.bound(None if memory is None else backstop_bytes(memory), self._limits.processes_max)
+        memory = self._limits["memory_bytes"]
+        self._process.bound(None if memory is None else backstop_bytes(memory), self._limits["processes_max"])
 
     def begin(self, ordered: float) -> None:
         """Call it behind the order, which went out at `ordered`: the job need not wait, and may be over by now."""

@@ -15,13 +15,13 @@ from typing import Any
 
 from killable.supervisor.configuration import layers
 from killable.supervisor.configuration.checking import check
-from killable.supervisor.configuration.contradictions import DEFAULT_CAPS, absolute_python, caps_over, contradictions
+from killable.supervisor.configuration.contradictions import absolute_python, caps_over, contradictions
 from killable.supervisor.configuration.faults import ConfigError, ConfigFault, dotted, shown
 from killable.supervisor.configuration.layers import Layer, Leaves
 from killable.supervisor.configuration.tables import FileTable, PoolTable, ServerSettings
 from killable.supervisor.jobs.limits import is_over
-from killable.supervisor.models import JobLimits
 from killable.supervisor.settings import JobSettings, PoolSpec, Settings
+from killable.workers.authoring.limits import DEFAULT_CAPS, DEFAULT_LIMITS, over, value_of
 
 __all__ = ["Config", "ConfigError", "ConfigFault", "ServerSettings", "examine", "load"]
 
@@ -161,7 +161,7 @@ def _lowered(tables: FileTable) -> dict[str, float]:
     return {
         name: cap
         for name, cap in caps
-        if name not in tables.limits.given() and is_over(getattr(JobLimits(), name), cap)
+        if name not in tables.limits.given() and is_over(value_of(DEFAULT_LIMITS, name), cap)
     }
 
 
@@ -169,7 +169,7 @@ def _settings(tables: FileTable, folder: Path, proof: Any) -> Settings:
     shared = {f.name for f in fields(ServerSettings)} & {f.name for f in fields(Settings)}
     return Settings(
         pools=tuple(_pools(tables, folder)),
-        limits=JobLimits().over(_lowered(tables) | tables.limits.given()),
+        limits=over(DEFAULT_LIMITS, _lowered(tables) | tables.limits.given()),
         caps=caps_over(DEFAULT_CAPS, tables.caps),
         jobs={n: JobSettings(job.limits.given(), caps_over({}, job.caps)) for n, job in tables.jobs.items()},
         proof=proof,

@@ -15,10 +15,8 @@ from killable.supervisor.configuration.layers import is_path
 from killable.supervisor.configuration.tables import NO_LIMIT, CapsTable, FileTable, PoolTable
 from killable.supervisor.jobs.limits import is_over
 from killable.supervisor.linux.user_accounts import AccountError, account
-from killable.supervisor.settings import Settings, usable_processors
-from killable.workers.authoring.limits import flat
-
-DEFAULT_CAPS = Settings(pools=()).caps
+from killable.supervisor.settings import usable_processors
+from killable.workers.authoring.limits import DEFAULT_CAPS, flat
 
 
 def contradictions(tables: FileTable, folder: Path, doubted: Collection[str]) -> Iterator[ConfigFault]:

@@ -9,13 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, StringConstraints, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    StringConstraints,
+    WithJsonSchema,
+    create_model,
+)
 from pydantic_core import PydanticCustomError
 
 from killable.workers.authoring.identifiers import OPERATION_PATH, TYPE_NAME
-from killable.workers.authoring.limits import ATTEMPTS_MAX
+from killable.workers.authoring.limits import LIMITS, Limit, Unit
 from killable.workers.authoring.units import parse_bytes, parse_count, parse_seconds
 
 NO_LIMIT = "none"
@@ -167,78 +176,66 @@ class _Table(BaseModel):
         return self.model_dump(exclude_unset=True)
 
 
-class LimitsTable(_Table):
-    """Limits of a job; what is not written stays as it was."""
-
-    total_s: SecondsOrNone = None
-    """From the submission to the end, waiting included: then timeout.queue, timeout.start or timeout.run."""
-    queue_s: SecondsOrNone = None
-    """In the queue: then `timed_out`, timeout.queue."""
-    start_s: SecondsOrNone = None
-    """From a worker to the function's first line: then timeout.start."""
-    first_token_s: SecondsOrNone = None
-    """From the function's first line to its first token: then timeout.first_token."""
-    idle_s: SecondsOrNone = None
-    """From one token to the next: then timeout.idle."""
-    run_s: SecondsOrNone = None
-    """In the function: then timeout.run."""
-    operation_s: Operations = {}
-    """In `ctx.operation`, by path ("load/download") or name, over what the code says: then timeout.operation."""
-    grace_s: Seconds = 0.0
-    """For clean-up after SIGTERM: then SIGKILL."""
-    ack_s: AnySecondsOrNone = None
-    """For hearing SIGTERM: native code that did not is killed then; from grace_s on it has the whole grace."""
-    memory_bytes: BytesOrNone = None
-    """Growth of the private memory of all its processes: then `failed`, limit.memory."""
-    cpu_s: SecondsOrNone = None
-    """Processor time of all its processes and threads: then limit.cpu."""
-    processes_max: CountOrNone = None
-    """Processes at once, the worker included: then limit.processes."""
-    files_max: CountOrNone = None
-    """Files that each of its processes may have open, beyond the worker's own: then limit.files."""
-    output_bytes: SomeBytes = 1
-    """Tokens, logs, checkpoints: then limit.output."""
-    attempts_max: Annotated[int, Strict(), Field(ge=1, le=ATTEMPTS_MAX)] = 1
-    """Runs at most: one that ended with a retryable code, and had streamed nothing, is followed by another."""
-    backoff_s: Seconds = 0.0
-    """Before the second run, about; twice as long before each further one, up to a minute."""
+def _limit_form(limit: Limit) -> Any:
+    """Return the type of a limit's value in the file."""
+    if limit.unit is Unit.OPERATIONS:
+        return Operations
+    if limit.unit is Unit.COUNT and limit.most is not None:
+        return Annotated[int, Strict(), Field(ge=1, le=limit.most)]
+    return _FORMS[limit.unit, limit.may_be_none, limit.may_be_zero]
 
 
-class CapsTable(_Table):
-    """The most that a job may ask for (422 limit_over_cap); "none" takes a cap away."""
+_FORMS: dict[tuple[Unit, bool, bool], Any] = {
+    (Unit.SECONDS, True, False): SecondsOrNone,
+    (Unit.SECONDS, True, True): AnySecondsOrNone,
+    (Unit.SECONDS, False, True): Seconds,
+    (Unit.BYTES, True, False): BytesOrNone,
+    (Unit.BYTES, False, False): SomeBytes,
+    (Unit.COUNT, True, False): CountOrNone,
+}
+"""By unit, whether it may be none, whether it may be 0."""
 
-    total_s: SecondsOrNone = None
-    """Cap of total_s."""
-    queue_s: SecondsOrNone = None
-    """Cap of queue_s."""
-    start_s: SecondsOrNone = None
-    """Cap of start_s."""
-    first_token_s: SecondsOrNone = None
-    """Cap of first_token_s."""
-    idle_s: SecondsOrNone = None
-    """Cap of idle_s."""
-    run_s: SecondsOrNone = None
-    """Cap of run_s."""
-    operation_s: SecondsOrNone = None
-    """Cap of each of operation_s."""
-    grace_s: SecondsOrNone = None
-    """Cap of grace_s: nobody can hold up a cancel for longer."""
-    ack_s: SecondsOrNone = None
-    """Cap of ack_s."""
-    memory_bytes: BytesOrNone = None
-    """Cap of memory_bytes."""
-    cpu_s: SecondsOrNone = None
-    """Cap of cpu_s."""
-    processes_max: CountOrNone = None
-    """Cap of processes_max."""
-    files_max: CountOrNone = None
-    """Cap of files_max."""
-    output_bytes: BytesOrNone = None
-    """Cap of output_bytes."""
-    attempts_max: CountOrNone = None
-    """Cap of attempts_max."""
-    backoff_s: SecondsOrNone = None
-    """Cap of backoff_s."""
+
+def _documentation(limit: Limit) -> str:
+    """Return what stands beside a limit in the schema and in the example of the file."""
+    ends_as = " or ".join(limit.ends_as)
+    return f"{limit.bounds[0].upper()}{limit.bounds[1:]}{f': {ends_as}' if ends_as else ''}."
+
+
+def _cap_form(limit: Limit) -> Any:
+    """Return the type of a limit's cap in the file; that of `operation_s` holds for each operation."""
+    unit = Unit.SECONDS if limit.unit is Unit.OPERATIONS else limit.unit
+    return _FORMS[unit, True, False]
+
+
+if TYPE_CHECKING:
+
+    class LimitsTable(_Table):
+        """Made below, from LIMITS."""
+
+    class CapsTable(_Table):
+        """Made below, from LIMITS."""
+
+else:
+    LimitsTable = create_model(
+        "LimitsTable",
+        __base__=_Table,
+        __doc__="Limits of a job; what is not written stays as it was.",
+        **{
+            # No default is ever read: what is not written stays as the layer below has it (`_Table.given`).
+            name: (_limit_form(limit), Field(default=None, description=_documentation(limit)))
+            for name, limit in LIMITS.items()
+        },
+    )
+    CapsTable = create_model(
+        "CapsTable",
+        __base__=_Table,
+        __doc__='The most that a job may ask for (422 limit_over_cap); "none" takes a cap away.',
+        **{
+            name: (_cap_form(limit), Field(default=None, description=f"Cap of {name}."))
+            for name, limit in LIMITS.items()
+        },
+    )
 
 
 class PoolTable(_Table):

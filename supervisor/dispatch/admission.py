@@ -27,8 +27,9 @@ from killable.supervisor.jobs.event_log import EventLog
 from killable.supervisor.jobs.inputs import close_input, content_of, seal_large_input
 from killable.supervisor.jobs.job import Job, JobListener
 from killable.supervisor.jobs.registry import Registry, check_same_request
-from killable.supervisor.models import JobLimits, JobRecord, JobType, Outcome, Submission
+from killable.supervisor.models import JobRecord, JobType, Outcome, Submission
 from killable.supervisor.telemetry.observer import Observer
+from killable.workers.authoring.limits import Limits
 from killable.workers.errors import Refused
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class Admission:
         job_id: str,
         job_type: JobType,
         submission: Submission,
-        in_force: JobLimits,
+        in_force: Limits,
         listener: JobListener | None = None,
         since: float | None = None,
     ) -> Job:
@@ -104,7 +105,7 @@ class Admission:
             type=job_type,
             submission=submission,
             limits=in_force,
-            log=EventLog(in_force.output_bytes),
+            log=EventLog(in_force["output_bytes"]),
             created_at=self._clock.wall(),
             created=now if since is None else since,
             queued=now,
@@ -155,22 +156,22 @@ class Admission:
             facts = {"bound": full.bound, "limit": full.limit, "retry_after_s": again_s}
             raise Refused(f"the queue is full: {full}", code="queue_full", **facts) from full
 
-    def _check_time(self, job_type: JobType, in_force: JobLimits) -> None:
+    def _check_time(self, job_type: JobType, in_force: Limits) -> None:
         """Raise Refused, deadline_unmeetable, for a job whose `total_s` would be over while it waits."""
-        if in_force.total_s is None:
+        if in_force["total_s"] is None:
             return
         occupancy = self._jobs.fleet.pool_of(job_type).occupancy()
         if occupancy.queued < occupancy.slots_free:
             return
         wait_s = self._jobs.fleet.run_times_of(job_type).estimate_wait_s(occupancy.queued) or 0.0
-        if wait_s > in_force.total_s:
+        if wait_s > in_force["total_s"]:
             raise Refused(
                 f"it would wait for {wait_s:g} s, as the latest jobs ran, and its time is over in "
-                f"{in_force.total_s:g} s: it would be given up before it starts",
+                f"{in_force['total_s']:g} s: it would be given up before it starts",
                 code="deadline_unmeetable",
                 estimated_wait_s=wait_s,
-                total_s=in_force.total_s,
-                retry_after_s=max(1, round(wait_s - in_force.total_s)),
+                total_s=in_force["total_s"],
+                retry_after_s=max(1, round(wait_s - in_force["total_s"])),
             )
 
     # ── with a journal ──

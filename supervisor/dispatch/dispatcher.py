@@ -30,6 +30,7 @@ from killable.supervisor.pools.worker import Worker, WorkerStage
 from killable.supervisor.settings import Settings, usable_cores
 from killable.supervisor.stack import pointed
 from killable.supervisor.telemetry.observer import Observer
+from killable.workers.authoring.limits import value_of
 
 if TYPE_CHECKING:
     from killable.supervisor.journal.journal_writer import JournalWriter
@@ -75,7 +76,7 @@ class Dispatcher:
 
     def _push(self, job: Job) -> bool:
         """Put a job in the queue; False: it can have no worker, and has ended."""
-        pool, submission, total_s = self.fleet.pool_of(job.type), job.submission, job.limits.total_s
+        pool, submission, total_s = self.fleet.pool_of(job.type), job.submission, job.limits["total_s"]
         self.backlog.push(
             job.id,
             pool=pool.spec.name,
@@ -177,8 +178,8 @@ class Dispatcher:
         job.attempts += 1
         job.worker_id, job.pid = worker.id, worker.process.pid
         rules = Rules(
-            grace_s=job.limits.grace_s,
-            ack_s=job.limits.ack_s,
+            grace_s=job.limits["grace_s"],
+            ack_s=job.limits["ack_s"],
             ack_cpu_s=self._settings.ack_cpu_s,
             unkillable_s=self._settings.unkillable_s,
             cores=self._cores,
@@ -226,7 +227,7 @@ class Dispatcher:
 
     def _on_queue_deadline(self, job: Job, limit: str) -> None:
         if job.state is State.QUEUED:
-            limit_s = getattr(job.limits, limit)
+            limit_s = value_of(job.limits, limit)
             self._observer.on_left_queue(job, self._clock.now())
             facts = {"limit": limit, "limit_s": limit_s, "message": f"{limit} of {limit_s:g} s is over"}
             self._decide_queued(job, Verdict("timeout.queue", facts=facts))
@@ -268,9 +269,9 @@ class Dispatcher:
     def _wait_before_next(self, job: Job, outcome: Outcome) -> float | None:
         """Return the seconds until the job is to be run again; None: this is its end."""
         limits = job.limits
-        if not job.may_run_again or limits.attempts_max == 1:
+        if not job.may_run_again or limits["attempts_max"] == 1:
             return None
-        left_s = math.inf if limits.total_s is None else job.created + limits.total_s - self._clock.now()
+        left_s = math.inf if limits["total_s"] is None else job.created + limits["total_s"] - self._clock.now()
         streamed, share = bool(job.log.tokens or job.log.overflowed), retries.share_of(job.number)
         return retries.wait_s(outcome, limits, job.attempts, streamed=streamed, left_s=left_s, share=share)
 
@@ -335,7 +336,7 @@ class Dispatcher:
 
 def _queue_deadline(job: Job) -> tuple[str, float]:
     """Return which limit ends its waiting, and when; nothing: it may wait for ever."""
-    queue_s, total_s = job.limits.queue_s, job.limits.total_s
+    queue_s, total_s = job.limits["queue_s"], job.limits["total_s"]
     due = math.inf if queue_s is None else job.queued + queue_s
     if total_s is not None and job.created + total_s <= due:
         return "total_s", job.created + total_s

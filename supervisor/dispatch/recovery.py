@@ -31,7 +31,8 @@ from killable.supervisor.jobs.lifecycle import State
 from killable.supervisor.jobs.registry import Registry
 from killable.supervisor.journal.journal_file import JournalRow, damaged
 from killable.supervisor.journal.journal_writer import KEPT_OF_SUBMISSION, JournalWriter
-from killable.supervisor.models import LIMIT_NAMES, JobLimits, JobRecord, JobType, Outcome, Submission
+from killable.supervisor.models import JobRecord, JobType, Outcome, Submission
+from killable.workers.authoring.limits import DEFAULT_LIMITS, LIMITS, Limits, over
 from killable.workers.errors import Refused
 
 EVENTS_BESIDES_OUTPUT = 1 << 16
@@ -82,7 +83,7 @@ class _Restoring:
     def take(self, row: JournalRow) -> tuple[Job, JobRecord]:
         """Return the job of a row, and its record as it was when it was accepted: the answer to its idempotency key."""
         accepted = row.accepted
-        limits = JobLimits(**{name: value for name, value in accepted["limits"].items() if name in LIMIT_NAMES})
+        limits = over(DEFAULT_LIMITS, {name: value for name, value in accepted["limits"].items() if name in LIMITS})
         known = {name: value for name, value in accepted["submission"].items() if name in KEPT_OF_SUBMISSION}
         job_type, missing = self._type(accepted, limits)
         job = Job(
@@ -91,7 +92,7 @@ class _Restoring:
             type=job_type,
             submission=Submission(job_type.name, row.pieces.get("input", b""), **known),
             limits=limits,
-            log=EventLog(limits.output_bytes, (row.started or {}).get("first_event", accepted["first_event"])),
+            log=EventLog(limits["output_bytes"], (row.started or {}).get("first_event", accepted["first_event"])),
             created_at=accepted["created_at"],
             created=self._clock.now() - self._clock.age_s(accepted["created_at"]),
             queued=self._clock.now(),
@@ -120,7 +121,7 @@ class _Restoring:
         else:
             self.waiting.append(job)
 
-    def _type(self, accepted: dict[str, Any], limits: JobLimits) -> tuple[JobType, str]:
+    def _type(self, accepted: dict[str, Any], limits: Limits) -> tuple[JobType, str]:
         """Return its type, or one that only has its name, and why it is gone."""
         name, codec = accepted["type"], accepted["codec"]
         try:
@@ -137,7 +138,7 @@ class _Restoring:
         job.attempts, job.worker_id, job.pid = ended["attempts"], ended["worker_id"], ended["pid"]
         job.progress, job.certificate = ended["progress"], ended["certificate"]
         job.result, job.partial = pieces.get("result"), pieces.get("partial")
-        job.log = EventLog.decoded(pieces.get("events", b""), job.limits.output_bytes, ended["first_event"])
+        job.log = EventLog.decoded(pieces.get("events", b""), job.limits["output_bytes"], ended["first_event"])
 
     def _lose(self, job: Job, started: dict[str, Any]) -> None:
         """Say what is known of it, and nothing more."""
@@ -160,7 +161,7 @@ class _Restoring:
 
 
 def _behind_lost_events(job: Job) -> EventLog:
-    output_bytes = job.limits.output_bytes
+    output_bytes = job.limits["output_bytes"]
     return EventLog(output_bytes, job.log.first + output_bytes + EVENTS_BESIDES_OUTPUT)
 
 

@@ -8,8 +8,9 @@ whoever reads along would see its beginning twice.
 
 from __future__ import annotations
 
-from killable.supervisor.models import JobLimits, Outcome
+from killable.supervisor.models import Outcome
 from killable.supervisor.pools.backoff import doubled
+from killable.workers.authoring.limits import Limits
 from killable.workers.errors import CODES
 
 WAIT_S_MAX = 60.0
@@ -26,14 +27,14 @@ def share_of(number: int) -> float:
 
 
 def wait_s(
-    outcome: Outcome, limits: JobLimits, attempts: int, *, streamed: bool, left_s: float, share: float
+    outcome: Outcome, limits: Limits, attempts: int, *, streamed: bool, left_s: float, share: float
 ) -> float | None:
     """Return the seconds until the next attempt, or None: the outcome of this one is the job's.
 
     `attempts` are those that it had, `left_s` is what is left of its `total_s`. `backoff_s` is doubled each time and
     then, by `share`, made between half of that and all of it: jobs that failed together do not come back together.
     """
-    if outcome.code is None or not CODES[outcome.code].retryable or streamed or attempts >= limits.attempts_max:
+    if outcome.code is None or not CODES[outcome.code].retryable or streamed or attempts >= limits["attempts_max"]:
         return None
-    wait = doubled(limits.backoff_s, attempts, WAIT_S_MAX) * (1 + share) / 2
+    wait = doubled(limits["backoff_s"], attempts, WAIT_S_MAX) * (1 + share) / 2
     return None if wait >= left_s else wait

@@ -45,7 +45,7 @@ class _Rounds:
 class _Line:
     """The queue of one pool."""
 
-    jobs: list[Place] = field(default_factory=list)
+    places: list[Place] = field(default_factory=list)
     """Sorted, not a heap: a job's position is asked for as often as a job is taken, and to move a thousand pointers
     takes less than a microsecond.
     """
@@ -60,7 +60,7 @@ class _Waiting:
     pool: str
     tenant: str
     bytes: int
-    job: Place
+    place: Place
 
 
 class Backlog:
@@ -82,7 +82,7 @@ class Backlog:
 
     def depth(self, pool: str) -> int:
         line = self._lines.get(pool)
-        return len(line.jobs) if line else 0
+        return len(line.places) if line else 0
 
     def check(self, input_bytes: int) -> None:
         """Raise Full when one more job of that size has no room."""
@@ -105,23 +105,23 @@ class Backlog:
         """Queue a job. Whether there is room is asked of one that comes in (`check`): what was accepted has it."""
         line = self._lines.setdefault(pool, _Line())
         turn = line.rounds.setdefault(-priority, _Rounds()).next_turn(tenant)
-        job = (-priority, turn, self._arrivals, job_id)
+        place = (-priority, turn, self._arrivals, job_id)
         self._arrivals += 1
-        insort(line.jobs, job)
-        self._waiting[job_id] = _Waiting(pool, tenant, input_bytes, job)
+        insort(line.places, place)
+        self._waiting[job_id] = _Waiting(pool, tenant, input_bytes, place)
         self.bytes += input_bytes
 
     def pop(self, pool: str) -> str | None:
         """Take the job whose turn it is, or None."""
         line = self._lines.get(pool)
-        if not line or not line.jobs:
+        if not line or not line.places:
             return None
-        job = line.jobs.pop(0)
-        self.bytes -= self._waiting.pop(job[3]).bytes
-        line.rounds[job[0]].reach(job[1])
-        if not line.jobs:
+        place = line.places.pop(0)
+        self.bytes -= self._waiting.pop(place[3]).bytes
+        line.rounds[place[0]].reach(place[1])
+        if not line.places:
             self._forget_turns(line)
-        return job[3]
+        return place[3]
 
     def remove(self, job_id: str) -> bool:
         """Take a job out (a cancel, a deadline)."""
@@ -130,26 +130,26 @@ class Backlog:
             return False
         self.bytes -= waiting.bytes
         line = self._lines[waiting.pool]
-        del line.jobs[bisect_left(line.jobs, waiting.job)]
+        del line.places[bisect_left(line.places, waiting.place)]
         line.removed += 1
-        if not line.jobs or line.removed > len(line.jobs) + REMOVED_MAX:
+        if not line.places or line.removed > len(line.places) + REMOVED_MAX:
             self._forget_turns(line)
         return True
 
     def position(self, job_id: str) -> int | None:
         """Return how many jobs of its pool come before this one."""
         waiting = self._waiting.get(job_id)
-        return None if waiting is None else bisect_left(self._lines[waiting.pool].jobs, waiting.job)
+        return None if waiting is None else bisect_left(self._lines[waiting.pool].places, waiting.place)
 
     def jobs_of(self, pool: str) -> list[str]:
         """Return the pool's jobs in the order in which they would be popped."""
         line = self._lines.get(pool)
-        return [job[3] for job in line.jobs] if line else []
+        return [place[3] for place in line.places] if line else []
 
     def _forget_turns(self, line: _Line) -> None:
         """Forget the turns of removed jobs, and those of tenants that have none waiting."""
         line.removed = 0
         before, line.rounds = line.rounds, {}
-        for rank, turn, _, job_id in line.jobs:
+        for rank, turn, _, job_id in line.places:
             rounds = line.rounds.setdefault(rank, _Rounds(before[rank].current))
             rounds.last[self._waiting[job_id].tenant] = turn  # the last one stays: they are sorted

@@ -15,7 +15,8 @@ from killable.supervisor.clock import Timer
 from killable.supervisor.jobs.event_log import EventLog
 from killable.supervisor.jobs.inputs import close_input
 from killable.supervisor.jobs.lifecycle import TERMINAL, State, public
-from killable.supervisor.models import Certificate, JobLimits, JobRecord, JobType, Outcome, Submission, Verdict
+from killable.supervisor.models import Certificate, JobRecord, JobType, Outcome, Submission, Verdict
+from killable.workers.authoring.limits import Limits
 from killable.workers.protocol.messages import PROGRESS_BYTES_MAX, Raised
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Job:
     """Order of submission."""
     type: JobType
     submission: Submission
-    limits: JobLimits
+    limits: Limits
     log: EventLog
     created_at: str
     created: float
@@ -188,7 +189,7 @@ class Job:
             created_at=self.created_at,
             started_at=self.started_at,
             ended_at=self.ended_at,
-            limits=self.limits.as_json(),
+            limits=dict(self.limits),
             tags=self.submission.tags,
             tenant=self.submission.tenant,
             priority=self.submission.priority,

@@ -55,7 +55,7 @@ def retry_data(job: Job, outcome: Outcome, wait_s: float) -> bytes:
         {
             "job_id": job.id,
             "attempt": job.attempts,
-            "attempts_max": job.limits.attempts_max,
+            "attempts_max": job.limits["attempts_max"],
             "wait_s": round(wait_s, 3),
             "error": outcome.error_json(),
             "certificate": job.certificate,

@@ -16,7 +16,6 @@ class State(Enum):
     STARTING = "starting"
     """Assigned to a worker; the job function is not entered yet."""
     RUNNING = "running"
-    PAUSED = "paused"
     TERMINATING = "terminating"
     """SIGTERM sent; the grace runs."""
     KILLING = "killing"
@@ -46,8 +45,6 @@ class Cause(Enum):
     DECIDED_TIMED_OUT = "decided timed out"
     REQUEUED = "requeued"
     """A retry; later an eviction: the attempt ends, the job goes on."""
-    PAUSE = "pause"
-    RESUME = "resume"
 
     __hash__ = object.__hash__
 
@@ -84,14 +81,6 @@ TABLE: dict[State, dict[Cause, State]] = {
         Cause.CLOSED: State.SWEEPING,
         Cause.EXITED: State.SWEEPING,
         Cause.REQUEUED: State.QUEUED,
-        Cause.PAUSE: State.PAUSED,
-    },
-    State.PAUSED: {
-        Cause.STOP_ASKED: State.TERMINATING,
-        Cause.KILL_DUE: State.KILLING,
-        Cause.EXITED: State.SWEEPING,
-        Cause.REQUEUED: State.QUEUED,
-        Cause.RESUME: State.RUNNING,
     },
     State.TERMINATING: {
         # The order and the entry may cross on their way; the closing frame may come in the grace.
@@ -130,7 +119,6 @@ PUBLIC: dict[State, str] = {
     State.QUEUED: "queued",
     State.STARTING: "running",
     State.RUNNING: "running",
-    State.PAUSED: "running",
     State.TERMINATING: "stopping",
     State.KILLING: "stopping",
     State.SWEEPING: "running",

@@ -42,7 +42,7 @@ class JournalWriter:
             "created_at": job.created_at,
             "type": job.type.name,
             "codec": job.type.codec,
-            "limits": job.limits.as_json(),
+            "limits": dict(job.limits),
             "first_event": job.log.first,
             "submission": {name: getattr(job.submission, name) for name in KEPT_OF_SUBMISSION},
         }

@@ -1,7 +1,7 @@
 """Which limits are in force for a type, and for one job of it.
 
 Runs in: supervisor. Pure. Defaults ← `[limits]` ← the decorator ← `[jobs.NAME.limits]` ← the submission; the lower
-of both caps holds.
+of the two caps applies.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def limits_of_type(settings: Settings, name: str, declared: Mapping[str, Any]) -
 
 
 def is_over(value: Any, cap: float) -> bool:
-    """Tell whether a limit, or that of any operation, is over its cap; without a limit it is."""
+    """Return whether a limit, or that of any operation, is over its cap; None (no limit) is over every cap."""
     if isinstance(value, Mapping):
         return any(is_over(each, cap) for each in value.values())
     return value is None or bool(value > cap)
@@ -47,7 +47,7 @@ def _lowered(value: Any, cap: float) -> Any:
 
 
 def sources_of_type(settings: Settings, name: str, declared: Mapping[str, Any]) -> dict[str, str]:
-    """Return who set each of a type's default limits: `decorator`, or the key of `killable.toml` that did or would."""
+    """Return what set each default limit of a type: `decorator`, or the key of `killable.toml` that did or would."""
     job = settings.jobs.get(name, JobSettings())
     asked = over(over(settings.limits, dict(declared)), dict(job.limits))
     sources: dict[str, str] = {}
@@ -65,7 +65,7 @@ def sources_of_type(settings: Settings, name: str, declared: Mapping[str, Any]) 
 def limits_of_job(
     defaults: Limits, caps: Mapping[str, float], asked: Mapping[str, Any], within_s: float | None = None
 ) -> Limits:
-    """Return one job's limits, its `total_s` being `within_s` at most. Raise Refused: limit_over_cap."""
+    """Return one job's limits, with a `total_s` of at most `within_s`. Raise Refused: limit_over_cap."""
     for limit, whole_name, value in flat(asked):
         cap = caps.get(limit)
         if cap is not None and is_over(value, cap):

@@ -2,8 +2,8 @@
 
     python benchmarks/bench_cancel.py [--quick] [--json] [--repeat N] [--patience S]
 
-Runs in: the benchmark. The table goes to stdout, progress to stderr; samples and chart to benchmarks/results/. Leaves no
-process alive. Needs the package, and the extras `models` (for the real native call) and `bench` (for the chart).
+Runs in: the benchmark. The table goes to stdout, progress to stderr; samples and chart to benchmarks/results/. Leaves
+no process alive. Needs the package, and the extras `models` (for the real native call) and `bench` (for the chart).
 """
 
 from __future__ import annotations

@@ -60,9 +60,7 @@ async def measure_encode(plan: Plan, results: Samples, watcher: PidfdWatcher) ->
         await _measure_ends("tokenizer_jobs", ["encode"], plan, results, watcher)
 
 
-async def _measure_ends(
-    module: str, workloads: list[str], plan: Plan, results: Samples, watcher: PidfdWatcher
-) -> None:
+async def _measure_ends(module: str, workloads: list[str], plan: Plan, results: Samples, watcher: PidfdWatcher) -> None:
     async with AsyncExitStack() as stack:
         supervisor = await stack.enter_async_context(servers.running_supervisor(servers.pool(module, workers=2)))
         port = await stack.enter_async_context(servers.serving_http(supervisor))
@@ -84,9 +82,7 @@ async def _measure_ends(
                 results.add(phase_name(workload, RAW_LATE, DEAD), raw_kill.kill(pid, watcher))
 
 
-async def _delete(
-    supervisor: Supervisor, client: ClientProcess, workload: str, plan: Plan, results: Samples
-) -> None:
+async def _delete(supervisor: Supervisor, client: ClientProcess, workload: str, plan: Plan, results: Samples) -> None:
     for _ in range(plan.deletes):
         await servers.wait_until_warm(supervisor)
         record = await servers.start(supervisor, workload)

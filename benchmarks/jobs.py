@@ -32,7 +32,7 @@ _PTHREAD_MUTEX_BYTES = 64
 _SUMMED = 300_000
 """About 5 ms in C. At a twentieth of a processor, shared by 16 jobs, more than a second until a handler runs."""
 _ORDINARY_MODULES = ("colorsys", "textwrap", "shlex", "fractions", "statistics", "csv", "calendar", "difflib")
-_MB = 1 << 20
+_MIB = 1 << 20
 
 
 # ── loops, to be killed ──
@@ -308,16 +308,16 @@ def allocate(mb: int, every_s: float) -> Iterator[float]:
 
 
 @job
-def hold_200_mib() -> Iterator[float]:
-    """Loop with 200 MiB of private memory; for `raw_kill`, as `executor.tasks.hold_memory`."""
-    held = b"x" * (200 * _MB)
+def memory_200() -> Iterator[float]:
+    """Loop with 200 MiB of private memory. For `raw_kill`, as `executor.tasks.hold_memory`."""
+    held = b"x" * (200 * _MIB)
     yield float(len(held))
     spin()
 
 
 @job
-def hold_1000_mib() -> Iterator[float]:
+def memory_1000() -> Iterator[float]:
     """Loop with 1000 MiB of private memory."""
-    held = b"x" * (1000 * _MB)
+    held = b"x" * (1000 * _MIB)
     yield float(len(held))
     spin()

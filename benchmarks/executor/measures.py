@@ -1,238 +1,312 @@
-"""Endings: a cancel, a deadline, a crash, the program's own death. Who is dead when, who is left, what is told.
+"""What is measured of each peer of the Executor: how jobs are stopped, how fast jobs start and run, memory.
 
-Runs in: a trial.
+Runs in: a trial. A measure is a function that takes a Trial; MEASURES has them all.
 """
 
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from deathwatch import DeathWatch, Watched
-from samples import RAW, beside
+import psutil
+from measurement import RAW, Plan, Samples, peer_name
+from pidfd_watcher import PidfdWatcher, WatchedProcess
 
 from executor import tasks
-from executor.contest import CANNOT, NEVER, Contest, within_budget
-from executor.ear import Ear, Said
-from executor.peers import Awaited, Killable, Peer
+from executor.peers import (
+    WORKERS,
+    Celery,
+    Dask,
+    Killable,
+    Loky,
+    Pebble,
+    Peer,
+    PeerFuture,
+    Ray,
+    Rq,
+    StdlibPool,
+    StdlibSpawnPool,
+    stop,
+)
+from executor.pid_listener import JOB, OWNER, PidListener, Report
+
+CANNOT = "cannot"
+NEVER = "never"
+BUDGET_S = 8.0
+"""Per measure and peer: a peer that takes three seconds per repetition gets fewer of them."""
+PAUSE_S = 0.02
+"""Between two repetitions, for the fork of a new worker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One peer in one measure."""
+
+    peer_type: type[Peer]
+    plan: Plan
+    results: Samples
+
+    def add(self, measure: str, *values: float) -> None:
+        self.results.add(peer_name(measure, self.peer_type.name), *values)
+
+    def set_outcome(self, measure: str, text: str) -> None:
+        """Set the text to show in place of a number."""
+        self.results.outcomes[peer_name(measure, self.peer_type.name)] = text
+
+    @contextmanager
+    def warm_pool(self, workers: int = WORKERS) -> Iterator[Peer]:
+        """Open a pool in which every worker has run a job."""
+        with self.peer_type(workers) as peer:
+            for future in [peer.submit(tasks.occupy, 0.1) for _ in range(workers)]:
+                future.result()
+            time.sleep(PAUSE_S)
+            yield peer
+
+
+def repeat(count: int) -> Iterator[int]:
+    """Count up to `count` until the time budget is used; yield at least once."""
+    until = time.monotonic() + BUDGET_S
+    for number in range(count):
+        yield number
+        time.sleep(PAUSE_S)
+        if time.monotonic() > until:
+            return
+
+
+# ── stopping jobs ──
+
+
+@dataclass(frozen=True, slots=True)
+class CancelWorkload:
+    """A job to cancel. The job of the same name in `jobs` is its equal for raw kills."""
+
+    label: str
+    function: Callable[..., Any]
+    is_large: bool = False
+
+    @property
+    def measure(self) -> str:
+        return f"cancel → dead, {self.label}, ms"
+
 
 CANCELS = {
-    "python_loop": "cancel → dead, loop in Python, ms",
-    "native_loop": "cancel → dead, native call that holds the GIL, ms",
-    "ignores_sigterm": "cancel → dead, ignores SIGTERM, ms",
-    "hoards_200": "cancel → dead, 200 MB of its own, ms",
-    "hoards_1000": "cancel → dead, 1000 MB of its own, ms",
+    "python_loop": CancelWorkload("loop in Python", tasks.python_loop),
+    "native_loop": CancelWorkload("native call that holds the GIL", tasks.native_loop),
+    "ignores_sigterm": CancelWorkload("ignores SIGTERM", tasks.ignores_sigterm),
+    "memory_200": CancelWorkload("200 MiB of private memory", partial(tasks.hold_memory, 200), is_large=True),
+    "memory_1000": CancelWorkload("1000 MiB of private memory", partial(tasks.hold_memory, 1000), is_large=True),
 }
 OVERSHOOT = "run_s 0.5, native call: overshoot until dead, ms"
 NEW_JOB = "grace 3 s for a native call: a new job's first line, ms"
-NEIGHBOUR = "grace 3 s for a native call: a neighbour's result, ms"
-CHILDREN = "alive after a cancel, of child, setsid, double fork"
-OWNER = "owner SIGKILLed → all workers and their children dead, ms"
-TYPES = "cancel, timeout, SEGV, KILL, exit 3, MemoryError: types"
+NEIGHBOUR = "grace 3 s for a native call: result of a job in another worker, ms"
+CHILDREN = "alive after a cancel (of child, setsid, double fork), processes"
+OWNER_DEATH = "owner SIGKILLed → all workers and their children dead, ms"
+ERROR_TYPES = "cancel, timeout, SEGV, KILL, exit 3, MemoryError: distinct errors, types"
 
 NEVER_S = 10.0
-"""Who is alive then will be."""
+"""A process that is alive after this is reported as never ending."""
 SETTLE_S = 0.05
-"""From a job's first line to what ends it: it is deep in its call."""
+"""From a job's first line to the cancel: the job is deep in its call."""
 RUN_S = 0.5
 GRACE_S = 3.0
 NEIGHBOUR_S = 0.2
-LEFT_S = 0.5
-"""After a job is dead: whoever lives then is left."""
+ORPHAN_S = 0.5
+"""After a job is dead: a process of its tree that is alive then counts as left behind."""
 RESULT_S = 20.0
-_WORK: dict[str, Callable[..., Any]] = {
-    "python_loop": tasks.python_loop,
-    "native_loop": tasks.native_loop,
-    "ignores_sigterm": tasks.ignores_sigterm,
-    "hoards_200": partial(tasks.hoards, 200),
-    "hoards_1000": partial(tasks.hoards, 1000),
-}
-_CRASHES = (tasks.segfault, tasks.killed, tasks.leaves, tasks.out_of_memory)
+_CRASHES = (tasks.segfault, tasks.sigkill, tasks.exit_3, tasks.memory_error)
 
 
-def cancels(workload: str, contest: Contest) -> None:
-    """Time a cancel without grace until the process is dead; beside ours, turn by turn, a raw kill of a like one."""
-    measure = CANCELS[workload]
-    if not contest.kind.cancels:
-        return contest.say(measure, CANNOT)
-    hoards = workload.startswith("hoards")
-    plan = contest.plan
-    with Ear() as ear, DeathWatch(NEVER_S) as watch, ExitStack() as stack:
-        limit = _limit(stack, "executor.hoards" if hoards else "workloads") if contest.kind is Killable else None
-        peer = stack.enter_context(contest.warm())
-        for _ in within_budget(plan.hoard_kills if hoards else plan.executor_kills):
-            future = peer.submit(_WORK[workload], ear.address)
-            watched = watch.watch(ear.hear().pid)
+def measure_cancels(workload: str, trial: Trial) -> None:
+    """Time a cancel without grace until the process is dead; for killable, in turn with raw kills of its equal."""
+    cancel = CANCELS[workload]
+    if not trial.peer_type.can_cancel:
+        trial.set_outcome(cancel.measure, CANNOT)
+        return
+    plan = trial.plan
+    with PidListener() as listener, PidfdWatcher(NEVER_S) as watcher, ExitStack() as stack:
+        raw_kill = _raw_killer(stack, workload, watcher) if trial.peer_type is Killable else None
+        peer = stack.enter_context(trial.warm_pool())
+        for _ in repeat(plan.executor_memory_kills if cancel.is_large else plan.executor_kills):
+            future = peer.submit(cancel.function, listener.address)
+            watched = watcher.watch(listener.receive().pid)
             time.sleep(SETTLE_S)
-            asked_at = time.monotonic()
+            cancelled_at = time.monotonic()
             peer.cancel(future)
-            dead_at = _death(watch, watched)
+            dead_at = _died_at(watcher, watched)
             if dead_at is None:
-                return contest.say(measure, NEVER)
-            contest.add(measure, (dead_at - asked_at) * 1000)
-            if limit is not None:
-                contest.results.add(beside(measure, RAW), limit(workload, watch))
-    return None
+                trial.set_outcome(cancel.measure, NEVER)
+                return
+            trial.add(cancel.measure, (dead_at - cancelled_at) * 1000)
+            if raw_kill is not None:
+                trial.results.add(peer_name(cancel.measure, RAW), raw_kill())
 
 
-def _limit(stack: ExitStack, module: str) -> Callable[[str, DeathWatch], float]:
-    import raw
+def _raw_killer(stack: ExitStack, workload: str, watcher: PidfdWatcher) -> Callable[[], float]:
+    """Return a function that starts a process, kills it and returns the milliseconds until it is dead."""
+    import raw_kill
 
-    forker = stack.enter_context(raw.RawForker(module, nice=0))
+    fork_server = stack.enter_context(raw_kill.ForkServer("jobs", nice=0))
 
-    def kill(workload: str, watch: DeathWatch) -> float:
-        victim = forker.fork(workload)
+    def kill() -> float:
+        pid = fork_server.fork(workload)
         time.sleep(SETTLE_S)
-        return raw.kill(victim, watch)
+        return raw_kill.kill(pid, watcher)
 
     return kill
 
 
-def _death(watch: DeathWatch, watched: Watched) -> float | None:
+def _died_at(watcher: PidfdWatcher, watched: WatchedProcess) -> float | None:
     try:
-        return watch.died_at(watched)
+        return watcher.died_at(watched)
     except TimeoutError:
         return None
 
 
-def deadline(contest: Contest) -> None:
-    """Time from the moment at which a deadline is over until the process is dead."""
-    if not contest.kind.times_out:
-        return contest.say(OVERSHOOT, "no timeout")
-    with Ear() as ear, DeathWatch(NEVER_S) as watch, contest.warm() as peer:
-        for _ in within_budget(contest.plan.executor_deadlines):
-            peer.submit_for(RUN_S, tasks.native_loop, ear.address)
-            said = ear.hear()
-            dead_at = _death(watch, watch.watch(said.pid))
+def measure_deadline(trial: Trial) -> None:
+    """Time from the end of a run time limit until the process is dead."""
+    if not trial.peer_type.can_time_out:
+        trial.set_outcome(OVERSHOOT, "no timeout")
+        return
+    with PidListener() as listener, PidfdWatcher(NEVER_S) as watcher, trial.warm_pool() as peer:
+        for _ in repeat(trial.plan.executor_deadlines):
+            peer.submit_for(RUN_S, tasks.native_loop, listener.address)
+            started = listener.receive()
+            dead_at = _died_at(watcher, watcher.watch(started.pid))
             if dead_at is None:
-                return contest.say(OVERSHOOT, NEVER)
-            contest.add(OVERSHOOT, (dead_at - said.at_ns / 1e9 - RUN_S) * 1000)
-    return None
+                trial.set_outcome(OVERSHOOT, NEVER)
+                return
+            trial.add(OVERSHOOT, (dead_at - started.at_ns / 1e9 - RUN_S) * 1000)
 
 
-def graces(contest: Contest) -> None:
-    """A native job has its grace: does an idle worker take a new job meanwhile, does a busy one hand in its result?"""
-    if not contest.kind.cancels:
-        contest.say(NEW_JOB, CANNOT)
-        return contest.say(NEIGHBOUR, CANNOT)
-    with Ear() as ear, DeathWatch(NEVER_S) as watch, contest.warm() as peer:
-        for _ in within_budget(contest.plan.executor_graces):
-            future = peer.submit(tasks.native_loop, ear.address)
-            watched = watch.watch(ear.hear().pid)
+def measure_graces(trial: Trial) -> None:
+    """While a cancelled native job has its grace: time a new job in an idle worker, and the result of a busy worker."""
+    if not trial.peer_type.can_cancel:
+        trial.set_outcome(NEW_JOB, CANNOT)
+        trial.set_outcome(NEIGHBOUR, CANNOT)
+        return
+    with PidListener() as listener, PidfdWatcher(NEVER_S) as watcher, trial.warm_pool() as peer:
+        for _ in repeat(trial.plan.executor_graces):
+            future = peer.submit(tasks.native_loop, listener.address)
+            watched = watcher.watch(listener.receive().pid)
             time.sleep(SETTLE_S)
-            asked_ns = time.monotonic_ns()
+            cancelled_ns = time.monotonic_ns()
             peer.cancel(future, GRACE_S)
-            contest.add(NEW_JOB, (peer.submit(tasks.first_line).result(RESULT_S) - asked_ns) / 1e6)
-            _death(watch, watched)
-    with Ear() as ear, DeathWatch(NEVER_S) as watch, contest.warm() as peer:
-        for _ in within_budget(contest.plan.executor_graces):
-            future = peer.submit(tasks.native_loop, ear.address)
-            watched = watch.watch(ear.hear().pid)
-            neighbour = peer.submit(tasks.works_for, NEIGHBOUR_S, ear.address)
-            ear.hear()
+            trial.add(NEW_JOB, (peer.submit(tasks.first_line).result(RESULT_S) - cancelled_ns) / 1e6)
+            _died_at(watcher, watched)
+    with PidListener() as listener, PidfdWatcher(NEVER_S) as watcher, trial.warm_pool() as peer:
+        for _ in repeat(trial.plan.executor_graces):
+            future = peer.submit(tasks.native_loop, listener.address)
+            watched = watcher.watch(listener.receive().pid)
+            neighbour = peer.submit(tasks.compute_for, NEIGHBOUR_S, listener.address)
+            listener.receive()
             peer.cancel(future, GRACE_S)
             try:
                 done_ns = neighbour.result(RESULT_S)
             except Exception:
-                return contest.say(NEIGHBOUR, "lost")
-            contest.add(NEIGHBOUR, (time.monotonic_ns() - done_ns) / 1e6)
-            _death(watch, watched)
-    return None
+                trial.set_outcome(NEIGHBOUR, "lost")
+                return
+            trial.add(NEIGHBOUR, (time.monotonic_ns() - done_ns) / 1e6)
+            _died_at(watcher, watched)
 
 
-def children(contest: Contest) -> None:
-    """Cancel a job that has a child, one with a session of its own and one whose parent has left."""
-    if not contest.kind.cancels:
-        return contest.say(CHILDREN, CANNOT)
-    with Ear() as ear, DeathWatch(NEVER_S) as watch, contest.warm() as peer:
-        for _ in within_budget(contest.plan.executor_families):
-            future = peer.submit(tasks.family, ear.address)
-            said = [ear.hear() for _ in tasks.PRESENT]
-            itself = next(each.pid for each in said if each.word == "itself")
-            watched = watch.watch(itself)
+def measure_children(trial: Trial) -> None:
+    """Cancel a job with a process tree and count the processes that are alive afterwards."""
+    if not trial.peer_type.can_cancel:
+        trial.set_outcome(CHILDREN, CANNOT)
+        return
+    with PidListener() as listener, PidfdWatcher(NEVER_S) as watcher, trial.warm_pool() as peer:
+        for _ in repeat(trial.plan.executor_trees):
+            future = peer.submit(tasks.process_tree, listener.address)
+            tree = [listener.receive() for _ in tasks.TREE_ROLES]
+            worker = next(report.pid for report in tree if report.role == JOB)
+            watched = watcher.watch(worker)
             peer.cancel(future)
-            _death(watch, watched)
-            time.sleep(LEFT_S)
-            left = [each for each in said if each.pid != itself and _lives(each.pid)]
-            contest.add(CHILDREN, float(len(left)))
+            _died_at(watcher, watched)
+            time.sleep(ORPHAN_S)
+            left = [report for report in tree if report.pid != worker and _is_alive(report.pid)]
+            trial.add(CHILDREN, float(len(left)))
             if left:
-                contest.say(CHILDREN, f"{len(left)} left")
-                who = ", ".join(sorted(each.word for each in left))
-                contest.results.remarks.append(f"{contest.kind.name}: alive after a cancel: {who}")
-            for each in left:
-                os.kill(each.pid, signal.SIGKILL)
-    return None
+                trial.set_outcome(CHILDREN, f"{len(left)} left")
+                roles = ", ".join(sorted(report.role for report in left))
+                trial.results.remarks.append(f"{trial.peer_type.name}: alive after a cancel: {roles}")
+            for report in left:
+                os.kill(report.pid, signal.SIGKILL)
 
 
-def owner(contest: Contest) -> None:
-    """SIGKILL what two workers that both run a family belong to: the program, or processes of its own."""
-    for _ in within_budget(contest.plan.executor_owners):
-        with Ear() as ear, DeathWatch(NEVER_S) as watch:
-            program = subprocess.Popen([sys.executable, "-m", "executor.owner", contest.kind.name, ear.address])
-            owners, said = _families(ear)
-            watched = [watch.watch(each.pid) for each in said]
-            asked_at = time.monotonic()
-            for each in owners:
-                os.kill(each.pid, signal.SIGKILL)
-            dead_at = [_death(watch, watched[0]), *(_death(watch, each) for each in watched[1:] if _is_over(each))]
-            alive = [each for each in said if _lives(each.pid)]
+def measure_owner_death(trial: Trial) -> None:
+    """SIGKILL the owner of two workers that run a process tree each: the program, or the peer's own processes."""
+    for _ in repeat(trial.plan.executor_owners):
+        with PidListener() as listener, PidfdWatcher(NEVER_S) as watcher:
+            command = [sys.executable, "-m", "executor.trial", "--owner", trial.peer_type.name, listener.address]
+            program = subprocess.Popen(command)
+            owners, tree = _receive_trees(listener)
+            watched = [watcher.watch(report.pid) for report in tree]
+            killed_at = time.monotonic()
+            for report in owners:
+                os.kill(report.pid, signal.SIGKILL)
+            dead_at = [_died_at(watcher, watched[0])]
+            dead_at += [_died_at(watcher, each) for each in watched[1:] if _dies_soon(each)]
+            alive = [report for report in tree if _is_alive(report.pid)]
             program.kill()
             program.wait()
             if alive:
-                return contest.say(OWNER, f"{len(alive)} of {len(said)} live")
-            contest.add(OWNER, (max(at for at in dead_at if at is not None) - asked_at) * 1000)
-    return None
+                trial.set_outcome(OWNER_DEATH, f"{len(alive)} of {len(tree)} alive")
+                return
+            trial.add(OWNER_DEATH, (max(at for at in dead_at if at is not None) - killed_at) * 1000)
 
 
-def _families(ear: Ear) -> tuple[list[Said], list[Said]]:
-    """Hear of those that own workers, and then of both families."""
-    owners: list[Said] = []
-    said: list[Said] = []
-    while len(said) < 2 * len(tasks.PRESENT):
-        one = ear.hear()
-        (owners if one.word == tasks.OWNER else said).append(one)
-    return owners, said
+def _receive_trees(listener: PidListener) -> tuple[list[Report], list[Report]]:
+    """Return the reports of the owners, and those of both process trees."""
+    owners: list[Report] = []
+    tree: list[Report] = []
+    while len(tree) < 2 * len(tasks.TREE_ROLES):
+        report = listener.receive()
+        (owners if report.role == OWNER else tree).append(report)
+    return owners, tree
 
 
-def _is_over(watched: Watched) -> bool:
-    """Whether a death is worth waiting for: once the first has had its time, so have the others."""
-    import select
-
-    return bool(select.select([watched.pidfd], [], [], LEFT_S)[0])
+def _dies_soon(watched: WatchedProcess) -> bool:
+    """Return whether the process dies within ORPHAN_S: the wait for the first one was long enough for all."""
+    return bool(select.select([watched.pidfd], [], [], ORPHAN_S)[0])
 
 
-def _lives(pid: int) -> bool:
-    """Whether it is there and no zombie."""
+def _is_alive(pid: int) -> bool:
+    """Return whether the process exists and is no zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except (FileNotFoundError, ProcessLookupError):
         return False
 
 
-def types(contest: Contest) -> None:
-    """Count the types of error by which six endings can be told apart."""
-    ends: dict[str, Callable[[Peer, Ear], Awaited | None]] = {"cancel": _cancelled, "timeout": _timed_out}
+def measure_error_types(trial: Trial) -> None:
+    """Count the distinct types of error that a future raises for six kinds of end."""
+    ends: dict[str, Callable[[Peer, PidListener], PeerFuture | None]] = {
+        "cancel": _submit_and_cancel,
+        "timeout": _submit_with_timeout,
+    }
     for crash in _CRASHES:
         ends[crash.__name__] = lambda peer, _, crash=crash: peer.submit(crash)
-    with Ear() as ear, contest.warm(1) as peer:
-        told = {name: _told(peer, end(peer, ear)) for name, end in ends.items()}
-    contest.add(TYPES, float(len(set(told.values()) - {None})))
-    contest.results.remarks.append(
-        f"{contest.kind.name}: " + ", ".join(f"{ending} {name or CANNOT}" for ending, name in told.items())
-    )
+    with PidListener() as listener, trial.warm_pool(1) as peer:
+        names = {end: _error_type(peer, submit(peer, listener)) for end, submit in ends.items()}
+    trial.add(ERROR_TYPES, float(len(set(names.values()) - {None})))
+    listed = ", ".join(f"{end} {name or CANNOT}" for end, name in names.items())
+    trial.results.remarks.append(f"{trial.peer_type.name} raises: {listed}")
 
 
-def _told(peer: Peer, future: Awaited | None) -> str | None:
-    """Return the type of error that a future raises; the pool is usable then."""
+def _error_type(peer: Peer, future: PeerFuture | None) -> str | None:
+    """Return the type of error that a future raises, or None. Replace a pool that is broken then."""
     if future is None:
         return None
     until = time.monotonic() + RESULT_S
@@ -246,14 +320,230 @@ def _told(peer: Peer, future: Awaited | None) -> str | None:
     return None
 
 
-def _cancelled(peer: Peer, ear: Ear) -> Awaited | None:
-    if not peer.cancels:
+def _submit_and_cancel(peer: Peer, listener: PidListener) -> PeerFuture | None:
+    if not peer.can_cancel:
         return None
-    future = peer.submit(tasks.python_loop, ear.address)
-    ear.hear()
+    future = peer.submit(tasks.python_loop, listener.address)
+    listener.receive()
     peer.cancel(future)
     return future
 
 
-def _timed_out(peer: Peer, ear: Ear) -> Awaited | None:
-    return peer.submit_for(RUN_S, tasks.python_loop, ear.address) if peer.times_out else None
+def _submit_with_timeout(peer: Peer, listener: PidListener) -> PeerFuture | None:
+    return peer.submit_for(RUN_S, tasks.python_loop, listener.address) if peer.can_time_out else None
+
+
+# ── a preload of 1 s and 200 MB: recovery after a kill, memory of a worker ──
+
+SPARE = "worker dead → next job's first line, preload of 1 s and 200 MB, ms"
+SPARE_FROM_KILL = "kill → next job's first line, preload of 1 s and 200 MB, ms"
+NO_SPARE = "the same without a spare worker, ms"
+USS = "private memory (USS) of an idle worker, 200 MB preloaded, MB"
+SPARE_READY_S = 0.3
+"""Until a spare worker that is forked from 200 MB is ready."""
+IDLE_S = 0.2
+
+
+def measure_recovery(trial: Trial, spares: int) -> None:
+    """Kill the only worker, submit the next job at once, and time its first line."""
+    from_dead = SPARE if spares else NO_SPARE
+    with (
+        PidListener() as listener,
+        PidfdWatcher() as watcher,
+        trial.peer_type(1, preload=tasks.preload, spares=spares) as peer,
+    ):
+        peer.submit(tasks.do_nothing).result()
+        for _ in repeat(trial.plan.executor_recoveries):
+            future = peer.submit(tasks.python_loop, listener.address)
+            pid = listener.receive().pid
+            time.sleep(SPARE_READY_S)
+            watched = watcher.watch(pid)
+            stopped_ns = time.monotonic_ns()
+            stop(peer, future, pid)
+            line_ns = _next_first_line(peer)
+            dead_ns = watcher.died_at(watched) * 1e9
+            certificate = getattr(future, "certificate", None)
+            if trial.peer_type is Killable and certificate is not None:
+                dead_ns = stopped_ns + certificate["tree_empty"] * 1e6
+            trial.add(from_dead, (line_ns - dead_ns) / 1e6)
+            if spares:
+                trial.add(SPARE_FROM_KILL, (line_ns - stopped_ns) / 1e6)
+
+
+def _next_first_line(peer: Peer) -> int:
+    while True:
+        try:
+            line_ns: int = peer.submit(tasks.first_line).result()
+            return line_ns
+        except BrokenProcessPool:
+            peer.reopen()
+
+
+def measure_memory(trial: Trial) -> None:
+    with trial.peer_type(1, preload=tasks.preload) as peer:
+        pid = peer.submit(tasks.occupy, 0).result()
+        time.sleep(IDLE_S)
+        trial.add(USS, psutil.Process(pid).memory_full_info().uss / 1e6)
+
+
+# ── starting and running jobs ──
+
+FIRST_LINE = "submit → first line, idle warm worker, ms"
+BUSY_FIRST_LINE = "submit → first line while another thread of the program computes, ms"
+NOOPS = "no-op jobs, results fetched, jobs/s"
+MAP = "map of 100,000 small items, ms"
+BYTES = "100 MB of bytes there and back, ms"
+STREAM = "stream, one yield per token, tokens/s"
+FIRST_TOKEN = "submit → first token at its reader, ms"
+COLD_START = "new pool → first result, nothing preloaded, ms"
+CHUNKSIZES = (100, 500, 2000, 10_000)
+BYTES_EACH_WAY = 100 * 10**6
+WARM_UP_JOBS = 50
+LATENCY_BUDGET_S = 10
+_NOOP_WARM_UP = 200
+
+
+def map_name(chunksize: int) -> str:
+    return f"{MAP} (chunksize {chunksize})"
+
+
+def measure_first_lines(trial: Trial) -> None:
+    with trial.warm_pool() as peer:
+        _add_first_lines(trial, FIRST_LINE, peer)
+
+
+def measure_busy_first_lines(trial: Trial) -> None:
+    """The same while another thread of this program holds the GIL as long as it can."""
+    stopped = False
+
+    def compute() -> None:
+        while not stopped:
+            pass
+
+    thread = threading.Thread(target=compute, daemon=True)
+    with trial.warm_pool() as peer:
+        thread.start()
+        try:
+            _add_first_lines(trial, BUSY_FIRST_LINE, peer)
+        finally:
+            stopped = True
+            thread.join()
+
+
+def _add_first_lines(trial: Trial, measure: str, peer: Peer) -> None:
+    for is_warm in _back_to_back(trial.plan.executor_first_lines):
+        submitted_ns = time.monotonic_ns()
+        line_ns = peer.submit(tasks.first_line).result()
+        if is_warm:
+            trial.add(measure, (line_ns - submitted_ns) / 1e6)
+
+
+def _back_to_back(count: int) -> Iterator[bool]:
+    """Yield False for each warm-up job and then True up to `count` times, without a pause, within a time budget."""
+    until = time.monotonic() + LATENCY_BUDGET_S
+    for number in range(WARM_UP_JOBS + count):
+        yield number >= WARM_UP_JOBS
+        if time.monotonic() > until:
+            return
+
+
+def measure_noops(trial: Trial) -> None:
+    count = int(trial.plan.executor_noops * trial.peer_type.job_share)
+    with trial.warm_pool() as peer:
+        for future in [peer.submit(tasks.do_nothing) for _ in range(_NOOP_WARM_UP)]:
+            future.result()
+        for _ in repeat(trial.plan.executor_rounds):
+            began = time.monotonic()
+            for future in [peer.submit(tasks.do_nothing) for _ in range(count)]:
+                future.result()
+            trial.add(NOOPS, count / (time.monotonic() - began))
+
+
+def measure_map(trial: Trial) -> None:
+    items = range(100_000)
+    with trial.warm_pool() as peer:
+        for _ in repeat(trial.plan.executor_rounds):
+            for chunksize in CHUNKSIZES:
+                began = time.monotonic()
+                results = list(peer.map(tasks.square, items, chunksize))
+                trial.add(map_name(chunksize), (time.monotonic() - began) * 1000)
+                assert results[-1] == items[-1] ** 2
+
+
+def measure_bytes(trial: Trial) -> None:
+    data = os.urandom(BYTES_EACH_WAY)
+    with trial.warm_pool() as peer:
+        for _ in repeat(trial.plan.executor_rounds):
+            began = time.monotonic()
+            returned = peer.submit(tasks.echo, data).result()
+            trial.add(BYTES, (time.monotonic() - began) * 1000)
+            assert returned == data
+
+
+def measure_streams(trial: Trial) -> None:
+    """Measure the rate from the first token to the last, and the delay of the first token of short streams."""
+    for _ in repeat(trial.plan.executor_rounds):
+        with trial.warm_pool() as peer:
+            peer.prepare_stream()
+            count = 0
+            first_at = 0.0
+            for _token in peer.stream(trial.plan.executor_tokens):
+                first_at = first_at or time.monotonic()
+                count += 1
+            trial.add(STREAM, count / (time.monotonic() - first_at))
+            assert count == trial.plan.executor_tokens
+    with trial.warm_pool() as peer:
+        peer.prepare_stream()
+        for is_warm in _back_to_back(trial.plan.executor_first_tokens):
+            submitted_ns = time.monotonic_ns()
+            for _token in peer.stream(1):
+                if is_warm:
+                    trial.add(FIRST_TOKEN, (time.monotonic_ns() - submitted_ns) / 1e6)
+
+
+def measure_cold_start(trial: Trial) -> None:
+    """Measure one value: a second pool of the same process would find helper processes of the first."""
+    began = time.monotonic()
+    with trial.peer_type() as peer:
+        peer.submit(tasks.do_nothing).result()
+        trial.add(COLD_START, (time.monotonic() - began) * 1000)
+
+
+# ── all measures ──
+
+LIBRARIES = (Killable, StdlibPool, Loky, Pebble)
+STOPPING: tuple[type[Peer], ...] = (*LIBRARIES, Celery, Rq, Ray)
+"""With the systems that can stop a job and are no library inside the program."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A function to run, and the peers it is run for."""
+
+    run: Callable[[Trial], None]
+    peers: tuple[type[Peer], ...] = LIBRARIES
+    is_repeated: bool = False
+    """It yields one value per process: run it in several processes."""
+
+
+MEASURES: dict[str, Measure] = {
+    **{
+        f"cancel {workload}": Measure(partial(measure_cancels, workload), LIBRARIES if cancel.is_large else STOPPING)
+        for workload, cancel in CANCELS.items()
+    },
+    "timeout": Measure(measure_deadline, (*LIBRARIES, Celery, Rq)),
+    "grace": Measure(measure_graces, STOPPING),
+    "children": Measure(measure_children, STOPPING),
+    "owner": Measure(measure_owner_death, (*STOPPING, Dask)),
+    "types": Measure(measure_error_types, STOPPING),
+    "first line": Measure(measure_first_lines, (*STOPPING, Dask)),
+    "first line, busy program": Measure(measure_busy_first_lines),
+    "no-ops": Measure(measure_noops, (*STOPPING, Dask)),
+    "map": Measure(measure_map),
+    "bytes": Measure(measure_bytes),
+    "stream": Measure(measure_streams),
+    "cold": Measure(measure_cold_start, (*LIBRARIES, StdlibSpawnPool), is_repeated=True),
+    "recovery": Measure(partial(measure_recovery, spares=1), STOPPING),
+    "recovery, no spare": Measure(partial(measure_recovery, spares=0), (Killable,)),
+    "memory": Measure(measure_memory, (*LIBRARIES, Celery, Dask, Ray)),
+}

@@ -102,12 +102,12 @@ async def _add_lateness(supervisor: Supervisor, job_id: str, kind: str, sent: Si
     record = await _ended(supervisor, job_id)
     if record.state != END_STATE.get(kind, "timed_out") or (record.partial is None and kind != "start_s"):
         raise RuntimeError(f"not ended by {kind}: {record}")
-    began, raised = json.loads(record.partial) if record.partial else (0.0, None)
+    began, raised = json.loads(record.partial or "[0.0, null]")
     if kind == "cpu_s":  # processor time, which the supervisor polls: no monotonic time at which it was used up
         results.add(CPU_OVER, (raised - began - DUE_S) * 1000)
         return
     job = supervisor._registry.get(job_id)  # the public record has no monotonic times
-    began = {"start_s": job.assigned, "total_s": job.created}.get(kind, began)
+    began = {"start_s": job.assigned, "total_s": job.created}.get(kind) or began
     if raised is not None:
         results.add(RAISED, (raised - began - DUE_S) * 1000)
     if job_id in sent.at:  # an operation that ends with an exception in the job is not stopped by SIGTERM

@@ -286,7 +286,7 @@ def comparison_table(rows: list[Row]) -> Table:
     columns = [column for column in COLUMNS if any(row.cell(column) != "–" for row in rows)]
     table = Table(title="targets, measured values, and the peers in the same run and unit", title_justify="left")
     table.add_column("figure")
-    for name in ("target", "measured", "", Killable.name, *map(short_name, columns)):
+    for name in ("target", "measured", "verdict", Killable.name, *map(short_name, columns)):
         table.add_column(name, justify="right")
     table.add_column("better")
     for row in rows:
@@ -354,8 +354,8 @@ def draw(rows: list[Row], path: Path) -> None:
     for height, row in enumerate(rows):
         axes.axhline(height, color="#eeeeee", linewidth=0.8, zorder=0)
         axes.annotate(
-            "not measured" if row.value is None else row.value_text, (1, height), xytext=(0, 5),
-            textcoords="offset points", ha="center", fontsize=7, color=KILLABLE_COLOUR,
+            "not measured" if row.value is None else row.value_text, (1, height), xytext=(4, 5),
+            textcoords="offset points", ha="left", fontsize=7, color=KILLABLE_COLOUR,
         )  # fmt: skip
         without_number = [peer for peer in COLUMNS if peer in row.outcomes]
         for peer in COLUMNS:

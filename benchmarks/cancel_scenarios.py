@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Protocol
 from uuid import uuid4
 
 import jobs
@@ -36,7 +37,10 @@ from killable.supervisor.models import JobRecord
 from killable.supervisor.settings import usable_cores
 from killable.supervisor.supervisor import Supervisor
 
-Scenario = Callable[[Plan, Samples, PidfdWatcher], Awaitable[None]]
+
+class Scenario(Protocol):
+    def __call__(self, plan: Plan, results: Samples, watcher: PidfdWatcher) -> Awaitable[None]: ...
+
 
 SETTLE_S = 0.05
 """From the first token to the cancel: the job is deep in its call, and its memory has begun to grow."""

@@ -260,7 +260,7 @@ def sleep_until_sigterm() -> Iterator[float]:
     """Sleep until a SIGTERM handler raises, as in `sleep`, without a supervisor (for `raw_kill`)."""
 
     def stop(_signum: int, _frame: FrameType | None) -> None:
-        raise Stopping
+        raise Stopping("timeout.run")
 
     signal.signal(signal.SIGTERM, stop)
     yield time.monotonic()

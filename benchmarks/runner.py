@@ -243,9 +243,10 @@ class Report:
             console.print(line, markup=False)
         for remark in self.results.remarks:
             console.print(f"remark: {remark}", markup=False)
-        for name, shares in self.results.other_load.items():
-            if max(shares) > OTHER_LOAD_MAX:
-                console.print(f"disturbed: other processes used up to {max(shares):.0%} of the processors in: {name}")
+        load = {name: max(shares) for name, shares in self.results.other_load.items() if max(shares) > OTHER_LOAD_MAX}
+        if load:
+            listed = ", ".join(f"{name} {share:.0%}" for name, share in load.items())
+            console.print(f"disturbed by other processes, which used this share of the processors: {listed}")
         missed = sum(figure.verdict == "MISS" for figure in self.figures)
         machine = describe_machine()
         console.print(
@@ -260,7 +261,7 @@ def figure_table(figures: Iterable[Figure]) -> Table:
     table.add_column("figure")
     table.add_column("target", justify="right")
     table.add_column("measured", justify="right")
-    table.add_column("")
+    table.add_column("verdict")
     table.add_column("least … greatest (samples), comparison", style="dim")
     for figure in figures:
         table.add_row(figure.what, figure.target, figure.measured_text, verdict_cell(figure), figure.note)

@@ -51,6 +51,28 @@ PAUSE_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
+class WatchedPool:
+    """A pool whose workers have all run a job, with the means to see when a job starts and its process dies."""
+
+    peer: Peer
+    listener: PidListener
+    watcher: PidfdWatcher
+
+    @property
+    def address(self) -> str:
+        return self.listener.address
+
+    def start(self, function: Callable[..., Any]) -> tuple[PeerFuture, WatchedProcess]:
+        """Submit a task that takes an address; return when it has reported its start."""
+        future = self.peer.submit(function, self.address)
+        return future, self.watcher.watch(self.listener.receive().pid)
+
+    def died_at(self, watched: WatchedProcess) -> float | None:
+        """Wait for a death; return its monotonic time in seconds, or None after NEVER_S."""
+        return _died_at(self.watcher, watched)
+
+
+@dataclass(frozen=True, slots=True)
 class Trial:
     """One peer in one measure."""
 
@@ -67,12 +89,17 @@ class Trial:
 
     @contextmanager
     def warm_pool(self, workers: int = WORKERS) -> Iterator[Peer]:
-        """Open a pool in which every worker has run a job."""
+        """Open a pool and run a job in every worker."""
         with self.peer_type(workers) as peer:
             for future in [peer.submit(tasks.occupy, 0.1) for _ in range(workers)]:
                 future.result()
             time.sleep(PAUSE_S)
             yield peer
+
+    @contextmanager
+    def watched_pool(self) -> Iterator[WatchedPool]:
+        with PidListener() as listener, PidfdWatcher(NEVER_S) as watcher, self.warm_pool() as peer:
+            yield WatchedPool(peer, listener, watcher)
 
 
 def repeat(count: int) -> Iterator[int]:
@@ -135,16 +162,15 @@ def measure_cancels(workload: str, trial: Trial) -> None:
         trial.set_outcome(cancel.measure, CANNOT)
         return
     plan = trial.plan
-    with PidListener() as listener, PidfdWatcher(NEVER_S) as watcher, ExitStack() as stack:
-        raw_kill = _raw_killer(stack, workload, watcher) if trial.peer_type is Killable else None
-        peer = stack.enter_context(trial.warm_pool())
+    with ExitStack() as stack:
+        pool = stack.enter_context(trial.watched_pool())
+        raw_kill = _raw_killer(stack, workload, pool.watcher) if trial.peer_type is Killable else None
         for _ in repeat(plan.executor_memory_kills if cancel.is_large else plan.executor_kills):
-            future = peer.submit(cancel.function, listener.address)
-            watched = watcher.watch(listener.receive().pid)
+            future, watched = pool.start(cancel.function)
             time.sleep(SETTLE_S)
             cancelled_at = time.monotonic()
-            peer.cancel(future)
-            dead_at = _died_at(watcher, watched)
+            pool.peer.cancel(future)
+            dead_at = pool.died_at(watched)
             if dead_at is None:
                 trial.set_outcome(cancel.measure, NEVER)
                 return
@@ -179,11 +205,11 @@ def measure_deadline(trial: Trial) -> None:
     if not trial.peer_type.can_time_out:
         trial.set_outcome(OVERSHOOT, "no timeout")
         return
-    with PidListener() as listener, PidfdWatcher(NEVER_S) as watcher, trial.warm_pool() as peer:
+    with trial.watched_pool() as pool:
         for _ in repeat(trial.plan.executor_deadlines):
-            peer.submit_for(RUN_S, tasks.native_loop, listener.address)
-            started = listener.receive()
-            dead_at = _died_at(watcher, watcher.watch(started.pid))
+            pool.peer.submit_for(RUN_S, tasks.native_loop, pool.address)
+            started = pool.listener.receive()
+            dead_at = pool.died_at(pool.watcher.watch(started.pid))
             if dead_at is None:
                 trial.set_outcome(OVERSHOOT, NEVER)
                 return
@@ -196,29 +222,27 @@ def measure_graces(trial: Trial) -> None:
         trial.set_outcome(NEW_JOB, CANNOT)
         trial.set_outcome(NEIGHBOUR, CANNOT)
         return
-    with PidListener() as listener, PidfdWatcher(NEVER_S) as watcher, trial.warm_pool() as peer:
+    with trial.watched_pool() as pool:
         for _ in repeat(trial.plan.executor_graces):
-            future = peer.submit(tasks.native_loop, listener.address)
-            watched = watcher.watch(listener.receive().pid)
+            future, watched = pool.start(tasks.native_loop)
             time.sleep(SETTLE_S)
             cancelled_ns = time.monotonic_ns()
-            peer.cancel(future, GRACE_S)
-            trial.add(NEW_JOB, (peer.submit(tasks.first_line).result(RESULT_S) - cancelled_ns) / 1e6)
-            _died_at(watcher, watched)
-    with PidListener() as listener, PidfdWatcher(NEVER_S) as watcher, trial.warm_pool() as peer:
+            pool.peer.cancel(future, GRACE_S)
+            trial.add(NEW_JOB, (pool.peer.submit(tasks.first_line).result(RESULT_S) - cancelled_ns) / 1e6)
+            pool.died_at(watched)
+    with trial.watched_pool() as pool:
         for _ in repeat(trial.plan.executor_graces):
-            future = peer.submit(tasks.native_loop, listener.address)
-            watched = watcher.watch(listener.receive().pid)
-            neighbour = peer.submit(tasks.compute_for, NEIGHBOUR_S, listener.address)
-            listener.receive()
-            peer.cancel(future, GRACE_S)
+            future, watched = pool.start(tasks.native_loop)
+            neighbour = pool.peer.submit(tasks.compute_for, NEIGHBOUR_S, pool.address)
+            pool.listener.receive()
+            pool.peer.cancel(future, GRACE_S)
             try:
                 done_ns = neighbour.result(RESULT_S)
             except Exception:
                 trial.set_outcome(NEIGHBOUR, "lost")
                 return
             trial.add(NEIGHBOUR, (time.monotonic_ns() - done_ns) / 1e6)
-            _died_at(watcher, watched)
+            pool.died_at(watched)
 
 
 def measure_children(trial: Trial) -> None:
@@ -226,14 +250,14 @@ def measure_children(trial: Trial) -> None:
     if not trial.peer_type.can_cancel:
         trial.set_outcome(CHILDREN, CANNOT)
         return
-    with PidListener() as listener, PidfdWatcher(NEVER_S) as watcher, trial.warm_pool() as peer:
+    with trial.watched_pool() as pool:
         for _ in repeat(trial.plan.executor_trees):
-            future = peer.submit(tasks.process_tree, listener.address)
-            tree = [listener.receive() for _ in tasks.TREE_ROLES]
+            future = pool.peer.submit(tasks.process_tree, pool.address)
+            tree = [pool.listener.receive() for _ in tasks.TREE_ROLES]
             worker = next(report.pid for report in tree if report.role == JOB)
-            watched = watcher.watch(worker)
-            peer.cancel(future)
-            _died_at(watcher, watched)
+            watched = pool.watcher.watch(worker)
+            pool.peer.cancel(future)
+            pool.died_at(watched)
             time.sleep(ORPHAN_S)
             left = [report for report in tree if report.pid != worker and _is_alive(report.pid)]
             trial.add(CHILDREN, float(len(left)))
@@ -295,9 +319,8 @@ def measure_error_types(trial: Trial) -> None:
     ends: dict[str, Callable[[Peer, PidListener], PeerFuture | None]] = {
         "cancel": _submit_and_cancel,
         "timeout": _submit_with_timeout,
+        **{crash.__name__: partial(_submit_crash, crash) for crash in _CRASHES},
     }
-    for crash in _CRASHES:
-        ends[crash.__name__] = lambda peer, _, crash=crash: peer.submit(crash)
     with PidListener() as listener, trial.warm_pool(1) as peer:
         names = {end: _error_type(peer, submit(peer, listener)) for end, submit in ends.items()}
     trial.add(ERROR_TYPES, float(len(set(names.values()) - {None})))
@@ -331,6 +354,10 @@ def _submit_and_cancel(peer: Peer, listener: PidListener) -> PeerFuture | None:
 
 def _submit_with_timeout(peer: Peer, listener: PidListener) -> PeerFuture | None:
     return peer.submit_for(RUN_S, tasks.python_loop, listener.address) if peer.can_time_out else None
+
+
+def _submit_crash(crash: Callable[[], None], peer: Peer, _listener: PidListener) -> PeerFuture:
+    return peer.submit(crash)
 
 
 # ── a preload of 1 s and 200 MB: recovery after a kill, memory of a worker ──

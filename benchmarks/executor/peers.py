@@ -118,7 +118,24 @@ def stop(peer: Peer, future: PeerFuture, pid: int) -> None:
 # ── libraries ──
 
 
-class Killable(Peer):
+class LibraryPeer(Peer):
+    """Base of peers with the interface of `concurrent.futures.Executor`, whose streams go through a queue."""
+
+    _executor: Any
+    _queue: Any
+
+    def submit(self, function: Callable[..., Any], *args: Any) -> PeerFuture:
+        return self._executor.submit(function, *args)  # type: ignore[no-any-return]
+
+    def map(self, function: Callable[..., Any], items: Iterable[Any], chunksize: int) -> Iterable[Any]:
+        return self._executor.map(function, items, chunksize=chunksize)  # type: ignore[no-any-return]
+
+    def stream(self, count: int) -> Iterator[Any]:
+        self.submit(tasks.put_tokens, count)
+        return iter(self._queue.get, tasks.END)
+
+
+class Killable(LibraryPeer):
     name = "killable"
     link = "README.md, In your program: an Executor"
     module = "killable"
@@ -129,26 +146,22 @@ class Killable(Peer):
         # README advises to preload the module of the jobs; peers that fork this program inherit it.
         self._executor = killable.Executor(max_workers=workers, preload=preload or [tasks.__name__], spares=spares)
 
-    def submit(self, function: Callable[..., Any], *args: Any) -> PeerFuture:
-        return self._executor.submit(function, *args)
-
     def submit_for(self, run_s: float, function: Callable[..., Any], *args: Any) -> PeerFuture:
-        return self._executor.with_limits(run_s=run_s, grace_s=0).submit(function, *args)
+        limited = self._executor.with_limits(run_s=run_s, grace_s=0)
+        return limited.submit(function, *args)  # type: ignore[no-any-return]
 
     def cancel(self, future: PeerFuture, grace_s: float = 0.0) -> None:
         future.cancel(grace_s=grace_s)  # type: ignore[attr-defined]
 
-    def map(self, function: Callable[..., Any], items: Iterable[Any], chunksize: int) -> Iterable[Any]:
-        return self._executor.map(function, items, chunksize=chunksize)
-
     def stream(self, count: int) -> Iterator[Any]:
-        return self._executor.stream(tasks.tokens, count)
+        """Yield from the job itself, without a queue."""
+        return self._executor.stream(tasks.tokens, count)  # type: ignore[no-any-return]
 
     def close(self) -> None:
         self._executor.kill_workers()
 
 
-class StdlibPool(Peer):
+class StdlibPool(LibraryPeer):
     """ProcessPoolExecutor with the start method fork. It cannot stop a job; since 3.14 it can kill all workers."""
 
     name = "ProcessPoolExecutor"
@@ -170,22 +183,12 @@ class StdlibPool(Peer):
         initializer = tasks.set_queue if initargs else self._preload
         self._executor = ProcessPoolExecutor(self._workers, self._context, initializer, initargs)
 
-    def submit(self, function: Callable[..., Any], *args: Any) -> PeerFuture:
-        return self._executor.submit(function, *args)
-
-    def map(self, function: Callable[..., Any], items: Iterable[Any], chunksize: int) -> Iterable[Any]:
-        return self._executor.map(function, items, chunksize=chunksize)
-
     def prepare_stream(self) -> None:
         """Use a `multiprocessing.Queue`, which a worker can receive only when it starts."""
-        self._queue: Any = self._context.Queue()
+        self._queue = self._context.Queue()
         self.close()
         self.reopen(initargs=(self._queue,))
         self.submit(tasks.do_nothing).result()
-
-    def stream(self, count: int) -> Iterator[Any]:
-        self.submit(tasks.put_tokens, count)
-        return iter(self._queue.get, tasks.END)
 
     def close(self) -> None:
         self._executor.shutdown(wait=False, cancel_futures=True)
@@ -196,7 +199,7 @@ class StdlibSpawnPool(StdlibPool):
     start_method = "spawn"
 
 
-class Loky(Peer):
+class Loky(LibraryPeer):
     name = "loky"
     link = "https://loky.readthedocs.io/en/stable/API.html"
     module = "loky"
@@ -214,16 +217,10 @@ class Loky(Peer):
             max_workers=self._workers, initializer=self._preload, timeout=300, kill_workers=True
         )
 
-    def submit(self, function: Callable[..., Any], *args: Any) -> PeerFuture:
-        return self._executor.submit(function, *args)  # type: ignore[no-any-return]
-
     def cancel(self, future: PeerFuture, grace_s: float = 0.0) -> None:
         """Kill all workers: it cannot stop a single one."""
-        self._executor.shutdown(kill_workers=True)
+        self.close()
         self.reopen()
-
-    def map(self, function: Callable[..., Any], items: Iterable[Any], chunksize: int) -> Iterable[Any]:
-        return self._executor.map(function, items, chunksize=chunksize)  # type: ignore[no-any-return]
 
     def prepare_stream(self) -> None:
         """Use a manager's queue, which can be an argument of a job."""
@@ -238,7 +235,7 @@ class Loky(Peer):
         self._executor.shutdown(kill_workers=True)
 
 
-class Pebble(Peer):
+class Pebble(LibraryPeer):
     name = "Pebble"
     link = "https://pebble.readthedocs.io/en/latest/"
     module = "pebble"
@@ -249,33 +246,29 @@ class Pebble(Peer):
     def _open(self, workers: int, initializer: Callable[..., None] | None, initargs: tuple[Any, ...]) -> None:
         import pebble
 
-        self._pool = pebble.ProcessPool(max_workers=workers, initializer=initializer, initargs=initargs)
+        self._executor = pebble.ProcessPool(max_workers=workers, initializer=initializer, initargs=initargs)
 
     def submit(self, function: Callable[..., Any], *args: Any) -> PeerFuture:
-        return self._pool.schedule(function, args=args)
+        return self._executor.schedule(function, args=args)  # type: ignore[no-any-return]
 
     def submit_for(self, run_s: float, function: Callable[..., Any], *args: Any) -> PeerFuture:
-        return self._pool.schedule(function, args=args, timeout=run_s)
+        return self._executor.schedule(function, args=args, timeout=run_s)  # type: ignore[no-any-return]
 
     def cancel(self, future: PeerFuture, grace_s: float = 0.0) -> None:
         future.cancel()  # type: ignore[attr-defined]
 
     def map(self, function: Callable[..., Any], items: Iterable[Any], chunksize: int) -> Iterable[Any]:
-        return self._pool.map(function, items, chunksize=chunksize).result()
+        return self._executor.map(function, items, chunksize=chunksize).result()  # type: ignore[no-any-return]
 
     def prepare_stream(self) -> None:
         """Use a `multiprocessing.Queue`, as for ProcessPoolExecutor."""
-        self._queue: Any = multiprocessing.Queue()
+        self._queue = multiprocessing.Queue()
         self.close()
         self._open(WORKERS, tasks.set_queue, (self._queue,))
         self.submit(tasks.do_nothing).result()
 
-    def stream(self, count: int) -> Iterator[Any]:
-        self.submit(tasks.put_tokens, count)
-        return iter(self._queue.get, tasks.END)
-
     def close(self) -> None:
-        self._pool.stop()
+        self._executor.stop()
 
 
 # ── systems whose workers belong to processes of their own ──
@@ -450,7 +443,7 @@ class Dask(Peer):
             self._client.run(tasks.preload)
 
     def submit(self, function: Callable[..., Any], *args: Any) -> PeerFuture:
-        return self._client.submit(function, *args, pure=False)
+        return self._client.submit(function, *args, pure=False)  # type: ignore[no-any-return,unused-ignore]
 
     def close(self) -> None:
         self._client.close()

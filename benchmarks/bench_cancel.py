@@ -91,7 +91,7 @@ NATIVE_CALLS = {"native_loop": "sum(range(10**18))", "encode": "tokenizers' enco
 
 
 def figures(results: Samples) -> list[Figure]:
-    """Return every target with its measured value; medians unless the line says otherwise."""
+    """Return every target with its measured value; medians unless stated otherwise."""
     return [
         *(_ratio_to_raw(results, *native) for native in NATIVE_CALLS.items()),
         Figure(

@@ -209,7 +209,7 @@ PARTS = {
 
 
 def figures(results: Samples) -> list[Figure]:
-    """Return every target with its measured value; medians unless the line says otherwise."""
+    """Return every target with its measured value; medians unless stated otherwise."""
     bare = results.percentile(BARE_SENT, 99)
     return [
         Figure(

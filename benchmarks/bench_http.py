@@ -179,7 +179,7 @@ PARTS = {
 
 
 def figures(results: Samples) -> list[Figure]:
-    """Return every target with its measured value; medians unless the line says otherwise."""
+    """Return every target with its measured value; medians unless stated otherwise."""
     return [
         Figure(
             "POST and GET record by turns, one connection",

@@ -153,7 +153,7 @@ PARTS = {
 
 
 def figures(results: Samples) -> list[Figure]:
-    """Return every target with its measured value; medians unless the line says otherwise."""
+    """Return every target with its measured value; medians unless stated otherwise."""
     return [
         Figure(
             "one job through SSE to one client, one id per emit",

@@ -2,7 +2,7 @@
 
 Runs in: worker | a child of `raw_kill` | a child of `cooperative_cancel`. Standard library only.
 
-A job that runs until it is ended yields once when it has started: CLOCK_MONOTONIC in seconds, unless it says otherwise.
+A job that runs until it is ended yields once when it has started: CLOCK_MONOTONIC in seconds, unless stated otherwise.
 """
 
 from __future__ import annotations

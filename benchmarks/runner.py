@@ -86,11 +86,11 @@ async def measure(plan: Plan, results: Samples, parts: Mapping[str, Part]) -> No
     """Run every part in every pass. An error in a part becomes a remark."""
     gc.collect()
     gc.freeze()  # a full collection over all imported modules would delay what is measured in this process
-    patience = Patience(plan.patience_s)
+    budget = TimeBudget(plan.patience_s)
     for number in range(1, plan.passes + 1):
         for name, part in parts.items():
             progress.print(f"pass {number} of {plan.passes}: {name}")
-            share, measured = await _measure_part(name, part, plan, patience)
+            share, measured = await _measure_part(name, part, plan, budget)
             results.other_load[name].append(round(share, 3))
             results.merge(measured)
 
@@ -102,14 +102,14 @@ def require_no_children() -> None:
         raise RuntimeError(f"still alive: {left}")
 
 
-async def _measure_part(name: str, part: Part, plan: Plan, patience: Patience) -> tuple[float, Samples]:
-    """Measure one part; repeat it while other processes use the processors and patience lasts.
+async def _measure_part(name: str, part: Part, plan: Plan, budget: TimeBudget) -> tuple[float, Samples]:
+    """Measure one part; repeat it while other processes use the processors and time is left.
 
     Return their share and the samples of the attempt in which it was lowest.
     """
     attempts: list[tuple[float, Samples]] = []
     while True:
-        await patience.wait_until_idle()
+        await budget.wait_until_idle()
         measured, load, began_at = Samples(), OtherLoad(), time.monotonic()
         try:
             await part(plan, measured)
@@ -119,10 +119,10 @@ async def _measure_part(name: str, part: Part, plan: Plan, patience: Patience) -
             failed = Samples(remarks=[f"{name}: {type(error).__name__}: {error}"])
             return min(attempts, key=lambda attempt: attempt[0], default=(load.share(), failed))
         attempts.append((load.share(), measured))
-        if load.share() <= OTHER_LOAD_MAX or not patience:
+        if load.share() <= OTHER_LOAD_MAX or not budget:
             return min(attempts, key=lambda attempt: attempt[0])
         progress.print(f"  other processes used {load.share():.0%} of the processors: repeating")
-        patience.spend(time.monotonic() - began_at)
+        budget.spend(time.monotonic() - began_at)
 
 
 class OtherLoad:
@@ -143,8 +143,8 @@ class OtherLoad:
         return min(1.0, max(0.0, others_s / capacity_s))
 
 
-class Patience:
-    """Seconds left for waiting and for repeats; shared by all parts. True while some are left."""
+class TimeBudget:
+    """Seconds left for waiting and for repeats, shared by all parts. True while some are left."""
 
     def __init__(self, seconds: float) -> None:
         self._left_s = seconds
@@ -156,7 +156,7 @@ class Patience:
         self._left_s -= seconds
 
     async def wait_until_idle(self) -> None:
-        """Return when other processes leave the processors idle, or when no patience is left."""
+        """Return when other processes leave the processors idle, or when no time is left."""
         while self:
             load = OtherLoad()
             await asyncio.sleep(LOAD_SAMPLE_S)
@@ -257,7 +257,7 @@ class Report:
 
 def figure_table(figures: Iterable[Figure]) -> Table:
     """Return the table of targets and measured values."""
-    table = Table(title="targets and measured values; medians unless the line says otherwise", title_justify="left")
+    table = Table(title="targets and measured values; medians unless stated otherwise", title_justify="left")
     table.add_column("figure")
     table.add_column("target", justify="right")
     table.add_column("measured", justify="right")

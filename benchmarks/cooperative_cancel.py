@@ -1,9 +1,9 @@
-"""The usual way: ask politely. An asyncio task that is cancelled, a thread's future that is cancelled.
+"""The cooperative baseline: cancel an asyncio task, or the future of a thread, and wait for the work to end.
 
-Runs in: the benchmark (`time_to_stop`) | one child per trial (`python cooperative.py MECHANISM WORKLOAD`).
+Runs in: the benchmark (`time_to_stop`) | one child per trial (`python cooperative_cancel.py MECHANISM WORKLOAD`).
 
-A child starts the work, is told to cancel it, and ends when the work has ended. After the bound its work goes on, as
-its processor time shows: that is "never".
+A child starts the work, cancels it on request, and ends when the work has ended. Where the work continues after the
+bound, as its processor time shows, the result is "never".
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-import encoding
-import workloads
+import jobs
+import tokenizer_jobs
 
 from killable.supervisor.clock import processor_use
 from killable.workers.runtime import process_setup
@@ -34,24 +34,23 @@ SETTLE_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Politeness:
-    """What became of one cancel."""
+class CancelOutcome:
+    """The result of one cooperative cancel."""
 
     workload: str
     mechanism: Mechanism
     stopped_ms: float | None
-    """From the cancel to the end of the work; None: never, within the bound."""
+    """From the cancel to the end of the work; None: not within the bound."""
     cpu_s: float
     """Processor time that the work has used since the cancel."""
 
+    def __str__(self) -> str:
+        stopped = "never" if self.stopped_ms is None else f"{self.stopped_ms:.1f} ms"
+        return f"{self.mechanism}, {self.workload}: cancel → end {stopped}, {self.cpu_s:.1f} s of processor time since"
 
-def _cpu_s(pid: int) -> float:
-    use = processor_use(pid)
-    return 0.0 if use is None else use.cpu_s
 
-
-def time_to_stop(workload: str, mechanism: Mechanism, bound_s: float) -> Politeness:
-    """Cancel once and wait at most `bound_s`; then the child is killed. Blocks."""
+def time_to_stop(workload: str, mechanism: Mechanism, bound_s: float) -> CancelOutcome:
+    """Cancel once and wait at most `bound_s`; then kill the child. Blocks."""
     child = subprocess.Popen(
         [sys.executable, __file__, mechanism, workload], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
     )
@@ -62,11 +61,11 @@ def time_to_stop(workload: str, mechanism: Mechanism, bound_s: float) -> Politen
             raise RuntimeError(f"cooperative child {mechanism} {workload} did not start")
         time.sleep(SETTLE_S)
         cpu_before_s = _cpu_s(child.pid)
-        asked_at = time.monotonic()
+        cancelled_at = time.monotonic()
         child.stdin.write(b"cancel\n")
         stopped = bool(select.select([pidfd], [], [], bound_s)[0])
-        stopped_ms = (time.monotonic() - asked_at) * 1000 if stopped else None
-        return Politeness(workload, mechanism, stopped_ms, _cpu_s(child.pid) - cpu_before_s)
+        stopped_ms = (time.monotonic() - cancelled_at) * 1000 if stopped else None
+        return CancelOutcome(workload, mechanism, stopped_ms, _cpu_s(child.pid) - cpu_before_s)
     finally:
         os.close(pidfd)
         child.kill()
@@ -75,25 +74,33 @@ def time_to_stop(workload: str, mechanism: Mechanism, bound_s: float) -> Politen
         child.stdout.close()
 
 
-def _announce() -> None:
-    os.write(1, b"in\n")
+def _cpu_s(pid: int) -> float:
+    use = processor_use(pid)
+    return 0.0 if use is None else use.cpu_s
+
+
+# ── the child ──
 
 
 def _encode() -> None:
-    for _ in encoding.encode():
+    for _ in tokenizer_jobs.encode():
         pass
 
 
 WORK: dict[str, Callable[[], None]] = {
-    "python_loop": workloads.spin,
-    "native_loop": workloads.count_in_c,
-    "ignores_sigterm": workloads.spin,
+    "python_loop": jobs.spin,
+    "native_loop": jobs.sum_in_c,
+    "ignores_sigterm": jobs.spin,
     "encode": _encode,
 }
 
 
-async def _deaf() -> None:
-    """The coroutine that is to `ignores_sigterm` what CancelledError is to SIGTERM: it catches it and goes on."""
+def _report_start() -> None:
+    os.write(1, b"started\n")
+
+
+async def _ignore_cancellation() -> None:
+    """Catch CancelledError and continue: for a coroutine what `ignores_sigterm` is for a process."""
     while True:
         try:
             await asyncio.sleep(0)
@@ -102,33 +109,33 @@ async def _deaf() -> None:
 
 
 async def _work(workload: str) -> None:
-    _announce()
+    _report_start()
     if workload == "ignores_sigterm":
-        await _deaf()
+        await _ignore_cancellation()
     WORK[workload]()
 
 
-async def _be_task(workload: str) -> None:
+async def _run_task(workload: str) -> None:
     loop = asyncio.get_running_loop()
     task = asyncio.create_task(_work(workload))
 
-    def cancel_when_told() -> None:
+    def cancel_on_request() -> None:
         os.read(0, 64)
         loop.call_soon_threadsafe(task.cancel)
 
-    threading.Thread(target=cancel_when_told, daemon=True).start()
+    threading.Thread(target=cancel_on_request, daemon=True).start()
     await asyncio.wait({task})
 
 
-def _be_thread(workload: str) -> None:
+def _run_thread(workload: str) -> None:
     def work() -> None:
-        _announce()
+        _report_start()
         WORK[workload]()
 
     with ThreadPoolExecutor(1) as executor:
         future = executor.submit(work)
         os.read(0, 64)
-        future.cancel()  # False: it runs
+        future.cancel()  # returns False: the call is running
         executor.shutdown(wait=True, cancel_futures=True)
 
 
@@ -136,11 +143,11 @@ def main(mechanism: str, workload: str) -> None:
     process_setup.die_with(os.getppid())
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if workload == "encode":
-        encoding.corpus()
+        tokenizer_jobs.corpus()
     if mechanism == "asyncio task":
-        asyncio.run(_be_task(workload))
+        asyncio.run(_run_task(workload))
     else:
-        _be_thread(workload)
+        _run_thread(workload)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""The limit: SIGKILL and a pidfd, nothing else, on a process like a worker.
+"""The lower limit of a kill: SIGKILL and a pidfd, nothing else, on a process like a worker.
 
-Runs in: the benchmark (RawForker) | its forking child (`python raw.py MODULE NICE`) | that one's children, the victims.
+Runs in: the benchmark (ForkServer) | its forking child (`python raw_kill.py MODULE NICE`) | that child's children.
 
-Like a worker: same interpreter, environment, module, preloads and frozen heap; a fork, leader of its own session, at
-the same nice level; the same function, driven to the same point.
+These are like a worker: same interpreter, environment, module, preloads and frozen heap; forked, leader of a session of
+their own, at the same nice level; they run the same function up to the same point.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import Self
 
-from deathwatch import DeathWatch
+from pidfd_watcher import PidfdWatcher
 
 from killable.supervisor.linux.spawner import THREAD_LIMITS
 from killable.supervisor.settings import PoolSpec
@@ -31,15 +30,8 @@ NICE = PoolSpec("", ()).nice
 READY_S = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class Victim:
-    """A process that is in its work."""
-
-    pid: int
-
-
-class RawForker:
-    """A zygote without a supervisor: forks victims and reaps them. A context manager."""
+class ForkServer:
+    """A zygote without a supervisor: forks processes that run a job, and reaps them. A context manager."""
 
     def __init__(self, module: str, nice: int = NICE) -> None:
         self._process = subprocess.Popen(
@@ -49,13 +41,13 @@ class RawForker:
             env={**THREAD_LIMITS, **os.environ},
             bufsize=0,
         )
-        self._read_line()  # it has loaded everything
+        self._read_line()  # module and preloads are loaded
 
-    def fork(self, workload: str) -> Victim:
-        """Return a victim that has said it is in."""
+    def fork(self, job_name: str) -> int:
+        """Start a job that yields once and then runs for ever; return its pid after the first token."""
         assert self._process.stdin is not None
-        self._process.stdin.write(f"{workload}\n".encode())
-        return Victim(int(self._read_line()))
+        self._process.stdin.write(f"{job_name}\n".encode())
+        return int(self._read_line())
 
     def close(self) -> None:
         assert self._process.stdin is not None and self._process.stdout is not None
@@ -78,31 +70,31 @@ class RawForker:
         self.close()
 
 
-def kill(victim: Victim, watch: DeathWatch) -> float:
-    """SIGKILL a victim; return the milliseconds until its pidfd said that it is dead."""
-    watched = watch.watch(victim.pid)
-    asked_at = time.monotonic()
+def kill(pid: int, watcher: PidfdWatcher) -> float:
+    """Send SIGKILL; return the milliseconds until the pidfd reports the death."""
+    watched = watcher.watch(pid)
+    sent_at = time.monotonic()
     signal.pidfd_send_signal(watched.pidfd, signal.SIGKILL)
-    return (watch.died_at(watched) - asked_at) * 1000
+    return (watcher.died_at(watched) - sent_at) * 1000
 
 
 def main(module: str, nice: int) -> None:
-    """Load as a zygote does, then fork on request and reap, until stdin ends; what is left then is killed."""
+    """Load as a zygote does, then fork on request and reap until stdin ends; kill the children that are left."""
     importlib.import_module(module)
     job_functions.run_preloads(each_worker=False)
     gc.collect()
     gc.freeze()
-    victims: set[int] = set()
+    children: set[int] = set()
 
     def reap(_signum: int, _frame: FrameType | None) -> None:
-        while victims:  # several may have died for one signal, and it may come again in here
+        while children:  # one signal may stand for several deaths, and the handler may interrupt itself
             try:
                 pid, _ = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
                 return
             if pid == 0:
                 return
-            victims.discard(pid)
+            children.discard(pid)
 
     signal.signal(signal.SIGCHLD, reap)
     os.write(1, b"ready\n")
@@ -111,23 +103,23 @@ def main(module: str, nice: int) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
         pid = os.fork()
         if pid == 0:
-            _be_victim(request.decode().strip(), parent, nice)
-        victims.add(pid)
+            _run_child(request.decode().strip(), parent, nice)
+        children.add(pid)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    for pid in victims:
+    for pid in children:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
 
 
-def _be_victim(workload: str, parent: int, nice: int) -> None:
-    """Never returns: every workload of the benchmark goes on until it is killed."""
+def _run_child(job_name: str, parent: int, nice: int) -> None:
+    """Run a job as a worker would. Never returns."""
     try:
         os.setsid()
         process_setup.reset_signals()
         process_setup.die_with(parent)
         process_setup.set_process_limits(nice)
-        for _ in job_functions.registered()[workload].function():
+        for _ in job_functions.registered()[job_name].function():
             os.write(1, f"{os.getpid()}\n".encode())
     finally:
         os._exit(70)

@@ -1,10 +1,10 @@
-"""Run a command so that nothing of it is left, whatever it started and however it ends.
+"""Run a command and end every process that it has started, however it ends.
 
-    python cage.py COMMAND …
+    python subreaper.py COMMAND …
 
 Runs in: a process of its own between the benchmark and a trial. Orphans become its children (PR_SET_CHILD_SUBREAPER),
-which it reaps at once, as init would. When the command ends, when it is told to (SIGTERM) or when the benchmark dies,
-it ends whoever still lives.
+and it reaps them at once, as init would. It ends all that are left when the command ends, on SIGTERM, and when the
+benchmark dies.
 """
 
 from __future__ import annotations
@@ -21,16 +21,15 @@ import psutil
 from killable.workers.runtime import process_setup
 
 LEAVE_S = 2.0
-"""For what the command had started to notice that it is gone: then its processes are killed, too."""
-
-LOOK_S = 0.005
+"""Time for the command's processes to notice its death and exit; then they are killed."""
+POLL_S = 0.005
 
 
 def main(command: list[str]) -> int:
-    """Return the command's exit code, -N after a signal."""
+    """Return the command's exit code, or -N after signal N."""
     parent = os.getppid()
     process_setup.prctl(process_setup.PR_SET_CHILD_SUBREAPER, 1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the benchmark hears it, and tells us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the benchmark handles Ctrl-C and sends SIGTERM
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     process_setup.prctl(process_setup.PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
@@ -49,13 +48,14 @@ def main(command: list[str]) -> int:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if process is not None and process.returncode is None:
             process.kill()
-        _sweep(leave_s)
+        _end_descendants(leave_s)
 
 
-def _sweep(leave_s: float) -> None:
-    """Return when no process is left below this one; those of before `leave_s` leave by themselves.
+def _end_descendants(leave_s: float) -> None:
+    """Wait up to `leave_s`, then kill; return when no process is left below this one.
 
-    Resource trackers (multiprocessing's, loky's) come last: when all others are gone they unlink their semaphores.
+    Resource trackers (multiprocessing's, loky's) are killed LEAVE_S later: after the other processes have gone they
+    unlink their semaphores.
     """
     kill_at = time.monotonic() + leave_s
     kill_trackers_at = kill_at + LEAVE_S
@@ -64,11 +64,11 @@ def _sweep(leave_s: float) -> None:
             if os.waitpid(-1, os.WNOHANG)[0]:
                 continue
             now = time.monotonic()
-            for each in psutil.Process().children(recursive=True) if now >= kill_at else ():
+            for process in psutil.Process().children(recursive=True) if now >= kill_at else ():
                 with suppress(psutil.NoSuchProcess):
-                    if now >= kill_trackers_at or "resource_tracker" not in " ".join(each.cmdline()):
-                        each.kill()
-            time.sleep(LOOK_S)
+                    if now >= kill_trackers_at or "resource_tracker" not in " ".join(process.cmdline()):
+                        process.kill()
+            time.sleep(POLL_S)
 
 
 if __name__ == "__main__":

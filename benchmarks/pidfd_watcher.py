@@ -1,6 +1,6 @@
-"""Stamp the moment at which a process is dead, in a process of its own: no event loop and no GIL delays it.
+"""Record the time at which a process dies, in a process of its own: no event loop and no GIL delays it.
 
-Runs in: the benchmark (DeathWatch) | its watching child (`python -S deathwatch.py DESCRIPTOR`).
+Runs in: the benchmark (PidfdWatcher) | its watching child (`python -S pidfd_watcher.py DESCRIPTOR`).
 
     benchmark ──pidfd, key──► child: poll(pidfds) ──key, CLOCK_MONOTONIC──► benchmark
 """
@@ -19,51 +19,52 @@ from types import TracebackType
 from typing import Self
 
 ANSWER_S = 20.0
-"""Longest wait for a death that was caused already: then the benchmark fails."""
+"""Longest wait for a death whose cause is there already; the benchmark fails after it."""
 _KEY = struct.Struct("<Q")
 _REPORT = struct.Struct("<QQ")
+"""Key and time of death in nanoseconds; time 0: the process is being watched."""
 
 
 @dataclass(frozen=True, slots=True)
-class Watched:
-    """A process whose death will be stamped; `pidfd` is the benchmark's own, opened while it lived."""
+class WatchedProcess:
+    """A process whose time of death will be recorded; `pidfd` is the benchmark's own, opened while it was alive."""
 
     key: int
     pidfd: int
 
 
-class DeathWatch:
-    """The watching child, seen from the benchmark; a context manager."""
+class PidfdWatcher:
+    """The benchmark's side of the watching child; a context manager."""
 
     def __init__(self, answer_s: float = ANSWER_S) -> None:
-        """Deaths are waited for `answer_s` long."""
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        """`died_at` waits at most `answer_s`."""
+        self._socket, child_socket = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.settimeout(answer_s)
-        with theirs:
+        with child_socket:
             self._process = subprocess.Popen(
-                [sys.executable, "-S", __file__, str(theirs.fileno())], pass_fds=[theirs.fileno()]
+                [sys.executable, "-S", __file__, str(child_socket.fileno())], pass_fds=[child_socket.fileno()]
             )
         self._keys = 0
         self._dead: dict[int, float] = {}
 
-    def watch(self, pid: int) -> Watched:
-        """Open a pidfd and return when the child polls it. Raise ProcessLookupError."""
+    def watch(self, pid: int) -> WatchedProcess:
+        """Open a pidfd and return once the child polls it. Raise ProcessLookupError."""
         self._keys += 1
-        watched = Watched(self._keys, os.pidfd_open(pid))
+        watched = WatchedProcess(self._keys, os.pidfd_open(pid))
         socket.send_fds(self._socket, [_KEY.pack(watched.key)], [watched.pidfd])
         while self._receive() != (watched.key, 0):
             pass
         return watched
 
-    def died_at(self, watched: Watched) -> float:
-        """Wait for a death and return its monotonic time in seconds. Blocks; raise TimeoutError."""
+    def died_at(self, watched: WatchedProcess) -> float:
+        """Wait for a death and return its monotonic time in seconds. Blocks. Raise TimeoutError."""
         while watched.key not in self._dead:
             self._receive()
         os.close(watched.pidfd)
         return self._dead.pop(watched.key)
 
     def close(self) -> None:
-        self._socket.shutdown(socket.SHUT_RDWR)  # a process that was forked from this one may have it, too
+        self._socket.shutdown(socket.SHUT_RDWR)  # a process forked from this one may hold the socket, too
         self._socket.close()
         self._process.wait()
 
@@ -83,13 +84,13 @@ class DeathWatch:
 
 
 def main(sock: socket.socket) -> None:
-    """Poll, stamp, report, until the benchmark closes its end."""
+    """Poll pidfds and report deaths until the benchmark closes its end of the socket."""
     try:
-        # Else whoever a death wakes besides (a zygote that reaps, a supervisor) may have the processor before it: up to
-        # 0.5 ms on two cores, while the process was dead already.
+        # A death also wakes other processes (a zygote that reaps, a supervisor). At normal priority they may run first:
+        # up to 0.5 ms on two cores, while the process is dead already.
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
     except PermissionError:
-        pass  # the stamps are late then, of all that is measured
+        pass  # all times are late then, those of every peer alike
     poll = select.poll()
     poll.register(sock, select.POLLIN)
     keys: dict[int, int] = {}
@@ -104,7 +105,7 @@ def main(sock: socket.socket) -> None:
             else:
                 try:
                     message, descriptors, _, _ = socket.recv_fds(sock, _KEY.size, 1)
-                except ConnectionResetError:  # it left without reading a report
+                except ConnectionResetError:  # the benchmark closed without reading a report
                     return
                 if not message:
                     return

@@ -2,7 +2,7 @@
 
 Runs in: any (standard library only, so that a client machine needs no supervisor).
 
-Cause and mechanism are separate: `code` says why a job ended, the facts (`exit_code`, `signal`, ...) say how.
+Cause and mechanism are separate: `code` is why a job ended, the facts (`exit_code`, `signal`, ...) are how.
 Nothing in this project decides by matching a message text.
 """
 
@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 
 class CodeRow(NamedTuple):
-    """What one code means. `api.http.statuses` has its HTTP status, `api.cli.display.errors` its exit code."""
+    """The meaning of one code. `api.http.statuses` has its HTTP status, `api.cli.display.errors` its exit code."""
 
     state: str | None
-    """Terminal state of a job with this code; None for a refusal, which never becomes a job."""
+    """The terminal state of a job with this code; None for a refusal, which never becomes a job."""
     retryable: bool
     """Whether the same request may succeed later."""
     title: str
@@ -74,7 +74,7 @@ CODES: dict[str, CodeRow] = {
     "no_result": _refusal("The job has no result"),
     "unknown_job": _refusal("There is no such job"),
     "unknown_worker": _refusal("There is no such worker"),
-    # of a request
+    # on a request
     "malformed": _refusal("The request cannot be read"),
     "slow_request": _refusal("The request did not come in time", True),
     "header_too_large": _refusal("The request's header is too large"),
@@ -88,10 +88,10 @@ CODES: dict[str, CodeRow] = {
 
 
 class KillableError(Exception):
-    """Base of everything that this library raises on purpose.
+    """Base of the errors that this library raises on purpose.
 
-    `code` is stable, lower-case and dotted; `facts` are the typed details. Plain class with `__reduce__`:
-    slots together with TimeoutError are a layout conflict, and default pickling loses keyword arguments.
+    `code` is stable, lower-case and dotted; `facts` are the typed details. It has no slots, which conflict with the
+    layout of TimeoutError, and has a `__reduce__`, since default pickling loses keyword arguments.
     """
 
     code: str = "internal"
@@ -109,7 +109,7 @@ class KillableError(Exception):
 
     @property
     def retryable(self) -> bool:
-        row = CODES.get(self.code)  # a newer server may have codes that are not here
+        row = CODES.get(self.code)  # None: a code of a newer server
         return row is not None and row.retryable
 
     def __str__(self) -> str:
@@ -131,19 +131,19 @@ def _rebuild(cls: type[KillableError], message: str, code: str, facts: dict[str,
 
 
 class Refused(KillableError):
-    """A request that was not taken; nothing was started and nothing changed.
+    """A request was refused; nothing was started and nothing changed.
 
-    But `is_accepted` = "unknown" among its facts: a supervisor that closes cannot say what a disk that hangs has taken.
+    Except if the fact `is_accepted` is "unknown": the supervisor closed while its disk hung, and may have journaled it.
     """
 
     code = "invalid"
 
 
 class JobError(KillableError):
-    """How a job ended that did not complete; base of those below.
+    """A job ended without completing; base of the classes below.
 
-    Facts that are always there: `job_id`, `certificate` (a mapping or None); of a server's job also `partial`, which an
-    Executor's future has.
+    Facts that are always present: `job_id`, `certificate` (a mapping or None), and `partial` for a server's job (for an
+    Executor's task the future has it).
     """
 
     code = "exception"
@@ -156,13 +156,13 @@ class JobCancelled(JobError, concurrent.futures.CancelledError):
 
 
 class JobTimedOut(JobError, TimeoutError):
-    """A deadline of the job passed; `code` names which."""
+    """A deadline of the job passed; `code` names the deadline."""
 
     code = "timeout.run"
 
 
 class JobFailed(JobError):
-    """The job failed by its own doing: an exception, an exit, a limit."""
+    """The job itself caused its failure: an exception, an exit, a limit."""
 
     code = "exception"
 
@@ -174,13 +174,13 @@ class WorkerCrashed(JobError, BrokenProcessPool):
 
 
 class WorkerExited(WorkerCrashed):
-    """The job ended its own process: `exit_code` says with which code, 0 without a result too."""
+    """The job ended its own process with `exit_code`, which may be 0 (without a result)."""
 
     code = "exit"
 
 
 class WorkerKilled(WorkerCrashed):
-    """Someone else killed the job's process: `signal`, and `oom` if the out-of-memory killer may have been it."""
+    """The job's process was killed from outside, by `signal`; `oom`: the out-of-memory killer may have done it."""
 
     code = "killed_externally"
 
@@ -192,7 +192,7 @@ class OutOfMemory(JobFailed, MemoryError):
 
 
 LOST = frozenset({"supervisor_lost", "node_lost"})
-"""What a job is said to have ended of when nobody was left to see it: its record is all that there is."""
+"""Codes of jobs whose ending no supervisor observed: only their records remain."""
 
 _OF_ITS_OWN: dict[str, type[KillableError]] = {
     "exit": WorkerExited,
@@ -212,7 +212,7 @@ _CRASHES = frozenset(
 
 
 def error_class(code: str) -> type[KillableError]:
-    """Return the class that stands for a code; an unknown code of a newer server is a JobFailed."""
+    """Return the error class of a code; JobFailed for the unknown code of a newer server."""
     row = CODES.get(code)
     if row is None:
         return JobFailed

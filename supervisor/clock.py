@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     import asyncio
 
 
-SOON_S = 0.1
+EXACT_WAIT_S = 0.1
 """A wait of up to this long is exact enough: the kernel may lengthen it by 0.1 ms, or by 0.5 ms above nice level 0."""
-STRETCH, STRETCH_S_MAX = 0.005, 0.1
+OVERRUN_SHARE, OVERRUN_S_MAX = 0.005, 0.1
 """How much epoll_wait(2) may overrun its timeout: by this share of it, and by this many seconds at most. The kernel
 adds a thousandth, or five above nice level 0, so that timers of many processes fire together
 (`select_estimate_accuracy` in fs/select.c; PR_SET_TIMERSLACK of prctl(2) does not shorten it). A wait of a minute
 ended 70 ms late."""
-EARLY_S = 0.002
+MARGIN_S = 0.002
 """Additional margin: the loop rounds its waits up to milliseconds, and then has to get the processor."""
 
 
@@ -48,7 +48,7 @@ class Clock:
 
     def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
         """Schedule a call that is on time however far away `when` is."""
-        if when - self._loop.time() <= SOON_S:
+        if when - self._loop.time() <= EXACT_WAIT_S:
             return self._loop.call_at(when, callback)
         return _LongWait(self._loop, when, callback)
 
@@ -74,10 +74,10 @@ class _LongWait:
 
     def _wait(self) -> None:
         left = self._when - self._loop.time()
-        if left <= SOON_S:
+        if left <= EXACT_WAIT_S:
             self._handle = self._loop.call_at(self._when, self._callback)
         else:
-            early_s = EARLY_S + min(left * STRETCH, STRETCH_S_MAX)
+            early_s = MARGIN_S + min(left * OVERRUN_SHARE, OVERRUN_S_MAX)
             self._handle = self._loop.call_at(self._when - early_s, self._wait)
 
     def cancel(self) -> None:

@@ -15,38 +15,38 @@ from weakref import WeakKeyDictionary
 
 T = TypeVar("T")
 
-AT_ONCE = 4
-"""Threads per loop for `in_turn`: more would take the interpreter lock from the loop."""
+QUEUE_THREADS_MAX = 4
+"""Threads per loop for `in_bounded_threads`: more would take the interpreter lock from the loop."""
 
 
-class _Aside:
+class _LoopThreads:
     """The work of one loop that runs in threads. It keeps no result, nor the loop, alive longer than its thread."""
 
     def __init__(self) -> None:
         self.threads: set[threading.Thread] = set()
         """The threads that a close waits for; changed only in the loop's own thread."""
-        self.none_left: asyncio.Event | None = None
+        self.all_ended: asyncio.Event | None = None
         """Set when the last of them has ended; None while no close waits."""
         self.waiting: deque[Callable[[], None]] = deque()
-        self.takers = 0
+        self.queue_threads = 0
         """Number of threads that take work from `waiting`."""
         self.lock = threading.Lock()
-        """Guards `waiting` and `takers`."""
+        """Guards `waiting` and `queue_threads`."""
 
     def note_end(self, thread: threading.Thread) -> None:
         thread.join()  # it is about to end
         self.threads.discard(thread)
-        if self.none_left is not None and not self.threads:
-            self.none_left.set()
+        if self.all_ended is not None and not self.threads:
+            self.all_ended.set()
 
 
-_asides: WeakKeyDictionary[asyncio.AbstractEventLoop, _Aside] = WeakKeyDictionary()
+_loop_threads: WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopThreads] = WeakKeyDictionary()
 
 
-def _aside(loop: asyncio.AbstractEventLoop) -> _Aside:
-    aside = _asides.get(loop)
+def _threads_of(loop: asyncio.AbstractEventLoop) -> _LoopThreads:
+    aside = _loop_threads.get(loop)
     if aside is None:
-        aside = _asides[loop] = _Aside()
+        aside = _loop_threads[loop] = _LoopThreads()
     return aside
 
 
@@ -58,7 +58,7 @@ def tell(loop: asyncio.AbstractEventLoop, act: Callable[[], object]) -> None:
         pass
 
 
-async def came(event: asyncio.Event, at_most_s: float) -> bool:
+async def wait_within(event: asyncio.Event, at_most_s: float) -> bool:
     """Wait for an event; return whether it was set in time."""
     try:
         async with asyncio.timeout(at_most_s):
@@ -81,28 +81,28 @@ def in_thread(
     return asyncio.shield(done)  # the caller may be cancelled: the work goes on
 
 
-def in_turn(loop: asyncio.AbstractEventLoop, act: Callable[[], T]) -> asyncio.Future[T]:
+def in_bounded_threads(loop: asyncio.AbstractEventLoop, act: Callable[[], T]) -> asyncio.Future[T]:
     """Run `act` like `in_thread`, but at most AT_ONCE at a time: for work that any client may request."""
     done: asyncio.Future[T] = loop.create_future()
-    aside = _aside(loop)
+    aside = _threads_of(loop)
     with aside.lock:
         aside.waiting.append(partial(_do, loop, act, done))
-        one_more = aside.takers < AT_ONCE
-        aside.takers += one_more
+        one_more = aside.queue_threads < QUEUE_THREADS_MAX
+        aside.queue_threads += one_more
     if one_more:
         try:
-            _start(loop, partial(_take_turns, aside), is_waited_for=True)
+            _start(loop, partial(_run_queued, aside), is_waited_for=True)
         except RuntimeError:
             with aside.lock:
-                aside.takers -= 1
-                if not aside.takers and aside.waiting:  # else another thread takes it, or has taken it
+                aside.queue_threads -= 1
+                if not aside.queue_threads and aside.waiting:  # else another thread takes it, or has taken it
                     aside.waiting.pop()
                     raise
     return asyncio.shield(done)
 
 
 def _start(loop: asyncio.AbstractEventLoop, act: Callable[[], None], *, is_waited_for: bool) -> None:
-    aside = _aside(loop)
+    aside = _threads_of(loop)
 
     def run() -> None:
         act()
@@ -122,11 +122,11 @@ def _do(loop: asyncio.AbstractEventLoop, act: Callable[[], T], done: asyncio.Fut
     tell(loop, end)
 
 
-def _take_turns(aside: _Aside) -> None:
+def _run_queued(aside: _LoopThreads) -> None:
     while True:
         with aside.lock:
             if not aside.waiting:
-                aside.takers -= 1
+                aside.queue_threads -= 1
                 return
             act = aside.waiting.popleft()
         act()
@@ -134,8 +134,8 @@ def _take_turns(aside: _Aside) -> None:
 
 async def threads_are_done(at_most_s: float) -> None:
     """Wait for this loop's threads, but only so long: the kernel may hold one of them (a process in state D)."""
-    aside = _aside(asyncio.get_running_loop())
+    aside = _threads_of(asyncio.get_running_loop())
     if aside.threads:
-        aside.none_left = asyncio.Event()
-        await came(aside.none_left, at_most_s)
-        aside.none_left = None
+        aside.all_ended = asyncio.Event()
+        await wait_within(aside.all_ended, at_most_s)
+        aside.all_ended = None

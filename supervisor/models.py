@@ -62,7 +62,7 @@ class Verdict:
     """user · client_gone · operator · shutdown, for a cancel; `supervisor` for a limit."""
     reason: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
-    asked_at: float | None = None
+    requested_at: float | None = None
     """When another thread requested it, in monotonic seconds; None: now."""
 
 

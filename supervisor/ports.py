@@ -123,7 +123,7 @@ class Process(Protocol):
         """
         ...
 
-    def let_go(self) -> bool:
+    def release(self) -> bool:
         """Mark it idle after its attempt. Return False if `kill_now` came first: it is then still held."""
         ...
 

@@ -25,9 +25,9 @@ def _letter(escaped: re.Match[str]) -> str:
     return chr(number) if number <= sys.maxunicode and chr(number).isprintable() else escaped[0]
 
 
-def trim(text: str, our_folder: str) -> str:
+def trim(text: str, package_folder: str) -> str:
     """Return the job's own frames of a requested stack, or a line that explains why there are none."""
-    kept = of_job(text, our_folder)
+    kept = job_frames(text, package_folder)
     if kept:
         return kept
     if not is_whole(text):
@@ -35,9 +35,9 @@ def trim(text: str, our_folder: str) -> str:
     return "The signal came before the job function was entered.\n"
 
 
-def of_job(text: str, our_folder: str) -> str:
-    """Drop the frames of files below `our_folder`, except those of the built-in jobs; empty if no frame is left."""
-    ours, builtin = f"{our_folder}/", f"{our_folder}/builtin/"
+def job_frames(text: str, package_folder: str) -> str:
+    """Drop the frames of files below `package_folder`, except those of the built-in jobs; empty if no frame is left."""
+    ours, builtin = f"{package_folder}/", f"{package_folder}/builtin/"
     kept = []
     for line in text.splitlines():
         _, quote, rest = line.partition('File "')
@@ -48,7 +48,7 @@ def of_job(text: str, our_folder: str) -> str:
     return "\n".join(kept) + "\n" if any('File "' in line for line in kept) else ""
 
 
-def of_fault(text: str) -> str:
+def fault_stack(text: str) -> str:
     """Return the stack that faulthandler wrote when the process died of its own fault; empty if there is none.
 
     C frames and the list of extension modules are left out: they are the same for every fault of a job.
@@ -73,7 +73,7 @@ def error_line(text: str) -> str:
     return after[0] if after else "no reason is known"
 
 
-def pointed(text: str) -> str:
+def with_error_line(text: str) -> str:
     """Return a traceback preceded by the line that names the error; any other text unchanged."""
     line = error_line(text)
     return line if text.strip() == line else f"{line}\n{text.rstrip()}"

@@ -120,7 +120,7 @@ class Attempt:
         if self._is_ending:
             return  # the first cause stays; after the job has ended by itself a stop comes too late
         job.verdict = self._asked = verdict
-        self._phase_times.note("requested", self._clock.now() if verdict.asked_at is None else verdict.asked_at)
+        self._phase_times.note("requested", self._clock.now() if verdict.requested_at is None else verdict.requested_at)
         self._operation = self._deadlines.operation
         grace = job.limits["grace_s"] if grace_s is None else min(grace_s, job.limits["grace_s"])
         self._deadlines.clear()
@@ -128,7 +128,7 @@ class Attempt:
         self._termination.begin(verdict, grace)
         self._arm()
         if grace > 0:  # SIGTERM was sent; without a grace it is SIGKILL, which `_on_kill` reports
-            self._owner.transition(job, Cause.STOP_ASKED)
+            self._owner.transition(job, Cause.STOP_REQUESTED)
 
     @property
     def _is_ending(self) -> bool:
@@ -178,12 +178,12 @@ class Attempt:
             if fence != self.fence:
                 continue  # a late frame of an earlier attempt
             if sequence != self._sequence:
-                self._break(f"frame {sequence} came where {self._sequence} was expected")
+                self._fail_protocol(f"frame {sequence} came where {self._sequence} was expected")
                 break
             self._sequence += 1
             if kind == _TOKEN:
                 if not self._entered or (self._json and not payloads.is_one_line(payload)):
-                    self._break("a token that cannot be told: before the job was entered, or with a line end")
+                    self._fail_protocol("a token that cannot be told: before the job was entered, or with a line end")
                     break
                 tokens.append(("token", payload))
                 size += len(payload)
@@ -230,9 +230,9 @@ class Attempt:
                     if not self.job.note_checkpoint(payload):
                         self._stop_for_output()
                 case _:
-                    self._break(f"a frame of kind {kind} that cannot come here")
+                    self._fail_protocol(f"a frame of kind {kind} that cannot come here")
         except (ValueError, TypeError, RecursionError) as error:
-            self._break(f"a frame of kind {kind} that cannot be read: {error}")
+            self._fail_protocol(f"a frame of kind {kind} that cannot be read: {error}")
 
     def _on_entered(self, entered: Entered) -> None:
         self._entered = True
@@ -263,21 +263,21 @@ class Attempt:
     def _on_idle(self, idle: Idle) -> None:
         """Handle the worker's last message about this attempt: it is free, or it ends now."""
         self.worker.process.read_output()  # printed before this frame; notifications: none, or read at the exit
-        may_go_on = idle.reusable and self.worker.may_go_on and "exited" not in self._phase_times
-        if may_go_on and self.worker.process.let_go():
+        may_be_reused = idle.reusable and self.worker.may_be_reused and "exited" not in self._phase_times
+        if may_be_reused and self.worker.process.release():
             self._phase_times.note_kept(self._clock.now())
             self._finish(None)
             return
         self.worker.retire(idle.why)
 
-    def _break(self, why: str) -> None:
+    def _fail_protocol(self, why: str) -> None:
         """Stop the attempt after a protocol error; nothing that follows is believed."""
         if not self._protocol_error:
             self._protocol_error = why
             self._closing = None
             self.stop(Verdict("protocol", by="supervisor", facts={"message": why}), grace_s=0)
 
-    on_protocol_error = _break
+    on_protocol_error = _fail_protocol
 
     def on_output(self, data: bytes) -> None:
         if not self._transcript.output(data):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
-from killable.supervisor.attempts.escalation import RESEND_UNHEARD_S, resend_next
+from killable.supervisor.attempts.escalation import RESEND_UNACKNOWLEDGED_S, resend_next
 from killable.supervisor.models import Verdict
 from killable.workers.authoring.limits import Limits, value_of
 from killable.workers.protocol.messages import OPERATIONS_MAX, OperationEntered
@@ -32,7 +32,7 @@ class Notice(Enum):
     NONE = "none"
     GIVEN = "given"
     """The signal was sent; the job has `ack_s` to acknowledge it."""
-    HEARD = "heard"
+    ACKNOWLEDGED = "heard"
     """`OperationTimedOut` is raised; the job has `grace_s` to leave the operation."""
 
 
@@ -46,7 +46,7 @@ class OperationDeadline:
     notice: Notice = Notice.NONE
     delivered_at: float | None = None
     """When the signal reached Python's handler; a resend before that has no effect."""
-    unheard_at: float = 0.0
+    acknowledge_by: float = 0.0
     """When the job is ended if it has not acknowledged the notice."""
 
 
@@ -134,7 +134,7 @@ class Deadlines:
         """Note that a signal reached Python's handler: a notice that is not acknowledged soon is then resent."""
         for number, each in self._operations.items():
             if each.notice is Notice.GIVEN and each.delivered_at is None and each.due != NEVER:
-                due = min(now + RESEND_UNHEARD_S, each.unheard_at)
+                due = min(now + RESEND_UNACKNOWLEDGED_S, each.acknowledge_by)
                 self._operations[number] = replace(each, delivered_at=now, due=due)
 
     def heard(self, now: float, notices: int = 1) -> None:
@@ -147,7 +147,7 @@ class Deadlines:
                 due = (
                     NEVER if each.due == NEVER else now + self._limits["grace_s"]
                 )  # cleared: the attempt is being ended
-                self._operations[number] = replace(each, notice=Notice.HEARD, due=due)
+                self._operations[number] = replace(each, notice=Notice.ACKNOWLEDGED, due=due)
 
     @property
     def noticed(self) -> bool:
@@ -160,7 +160,7 @@ class Deadlines:
         return None if self._raised is None else self._operation_verdict(self._raised, "")
 
     @property
-    def rung(self) -> Verdict | None:
+    def expired_by_signal(self) -> Verdict | None:
         """The verdict if the signal of an unacknowledged notice ended the process; None if there is no such notice."""
         return self._operation_verdict(self._unanswered[0], "") if self._unanswered else None
 
@@ -192,16 +192,16 @@ class Deadlines:
             case Notice.NONE:
                 patience_s = self._limits["grace_s"] if self._limits["ack_s"] is None else self._limits["ack_s"]
                 ends = now + patience_s
-                self._operations[number] = replace(operation, notice=Notice.GIVEN, unheard_at=ends, due=ends)
+                self._operations[number] = replace(operation, notice=Notice.GIVEN, acknowledge_by=ends, due=ends)
                 self._unanswered.append(operation)
                 return OperationExpiry(number)
-            case Notice.GIVEN if now < operation.unheard_at and operation.delivered_at is not None:
-                due = min(resend_next(operation.delivered_at, now), operation.unheard_at)
+            case Notice.GIVEN if now < operation.acknowledge_by and operation.delivered_at is not None:
+                due = min(resend_next(operation.delivered_at, now), operation.acknowledge_by)
                 self._operations[number] = replace(operation, due=due)
                 return OperationExpiry(number, again=True)
             case Notice.GIVEN:
                 return self._operation_verdict(operation, ", and the job did not hear of it within ack_s")
-            case Notice.HEARD:
+            case Notice.ACKNOWLEDGED:
                 return self._operation_verdict(operation, ", and the job was told and did not leave it within grace_s")
 
     def _operation_verdict(self, operation: OperationDeadline, more: str) -> Verdict:

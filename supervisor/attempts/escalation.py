@@ -29,7 +29,7 @@ DUMP_IN_GRACE_S_MAX = 1.0
 """The same while the grace would still last: waiting delays no one, and the author of the job needs the stack."""
 LOOK_AGAIN_S = 0.010
 """Minimum time between two looks at the processor time."""
-STOOD_STILL_S = 0.1
+STALL_S = 0.1
 """If the end of a grace is handled this late, the machine or this process stood still, and perhaps the job too."""
 LOCK_RUNS = 4
 """A thread that waits for the interpreter lock wakes every 5 ms (sys.getswitchinterval) to ask for it: more than 10
@@ -37,7 +37,7 @@ runs in `ack_s` were seen on an overloaded machine. A thread that waits for nati
 """
 LOCK_PATIENCE = 4
 """The lock is granted in no order: three computing threads kept the main thread waiting for over half a second."""
-RESEND_UNHEARD_S = 0.05
+RESEND_UNACKNOWLEDGED_S = 0.05
 """Time from an unacknowledged delivery to the first resend; the next comes after twice as long, and so on. Python runs
 its handlers between two instructions: a signal that arrives right before a call that waits, pause(2) or sem_wait(3),
 does not interrupt that call.
@@ -102,7 +102,7 @@ class Escalation:
     look_at: float = float("inf")
     """When to check whether it is stuck."""
     dump_ends: float = 0.0
-    was_lengthened: bool = False
+    was_extended: bool = False
     """Whether the grace was extended because the machine had stood still. That happens once."""
 
     @property
@@ -133,7 +133,7 @@ def delivered(state: Escalation, now: float, use: ProcessorUse | None) -> Move:
         delivered_at=now,
         use_at_delivery=use,
         look_at=now + ack_s if ack_s is not None and state.rules.adaptive else float("inf"),
-        resend_at=None if state.rules.has_own_handler else now + RESEND_UNHEARD_S,
+        resend_at=None if state.rules.has_own_handler else now + RESEND_UNACKNOWLEDGED_S,
     )
     return _wait(waiting), ()
 
@@ -151,7 +151,7 @@ def acknowledged(state: Escalation, now: float) -> Move:
     return replace(state, phase=Phase.ACKNOWLEDGED, wake_at=state.grace_ends, resend_at=None), ()
 
 
-def answered_by_job(state: Escalation) -> Move:
+def handled_by_job(state: Escalation) -> Move:
     """Note that the job has set a SIGTERM handler of its own: it has its whole grace."""
     alone = replace(state, rules=replace(state.rules, has_own_handler=True), look_at=float("inf"))
     waits = state.phase in (Phase.DELIVERED, Phase.ACKNOWLEDGED)
@@ -169,7 +169,7 @@ def swallowed(state: Escalation, now: float) -> Move:
 def shorten(state: Escalation, now: float, grace_s: float) -> Move:
     """Shorten the rest of the grace to `grace_s`; more than is left is ignored. 0 kills at once."""
     if _was_missed(state, now):
-        state = _lengthen(state, now)  # as the next `tick` would
+        state = _extend_grace(state, now)  # as the next `tick` would
     ends = now + grace_s
     if ends >= state.grace_ends or state.phase in (Phase.KILLED, Phase.UNKILLABLE, Phase.EXITED):
         return state, ()
@@ -196,7 +196,7 @@ def tick(state: Escalation, now: float, use: ProcessorUse | None = None, *, dump
     if now < state.wake_at:
         return state, ()
     if _was_missed(state, now):
-        return _lengthen(state, now), ()
+        return _extend_grace(state, now), ()
     match state.phase:
         case Phase.ACKNOWLEDGED if state.resend_at is not None and now < state.grace_ends:
             return replace(state, resend_at=None, wake_at=state.grace_ends), (Action.RESEND,)
@@ -208,7 +208,7 @@ def tick(state: Escalation, now: float, use: ProcessorUse | None = None, *, dump
             if now >= state.grace_ends:
                 return _dump(state, now)
             looked, actions = (state, ()) if now < state.look_at else _look_at_use(state, now, use)
-            return (looked, actions) if actions else _resend_unheard(looked, now)
+            return (looked, actions) if actions else _resend_unacknowledged(looked, now)
         case Phase.DUMPING if not dumped and now < state.dump_ends:
             return replace(state, wake_at=min(now + DUMP_S, state.dump_ends)), ()
         case Phase.DUMPING:
@@ -222,10 +222,10 @@ def tick(state: Escalation, now: float, use: ProcessorUse | None = None, *, dump
 def _was_missed(state: Escalation, now: float) -> bool:
     """Return whether the end of the grace was handled far too late and the grace may still be extended."""
     in_grace = state.phase in (Phase.ASKED, Phase.DELIVERED, Phase.ACKNOWLEDGED)
-    return in_grace and now - state.grace_ends >= STOOD_STILL_S and not state.was_lengthened
+    return in_grace and now - state.grace_ends >= STALL_S and not state.was_extended
 
 
-def _lengthen(state: Escalation, now: float) -> Escalation:
+def _extend_grace(state: Escalation, now: float) -> Escalation:
     """Extend the grace by the time by which its end was missed: for at least that long the machine stood still.
 
     A resend or look that was due meanwhile happens now; a later one keeps its time.
@@ -236,12 +236,12 @@ def _lengthen(state: Escalation, now: float) -> Escalation:
         grace_ends=now + min(now - state.grace_ends, state.rules.grace_s),
         look_at=max(state.look_at, now + LOOK_AGAIN_S) if is_looked_at else float("inf"),
         resend_at=None if state.resend_at is None else max(state.resend_at, now),
-        was_lengthened=True,
+        was_extended=True,
     )
     return _wait(longer)
 
 
-def _resend_unheard(state: Escalation, now: float) -> Move:
+def _resend_unacknowledged(state: Escalation, now: float) -> Move:
     """Resend the signal if that is due."""
     if state.resend_at is None or now < state.resend_at:
         return state, ()

@@ -26,7 +26,7 @@ SIGNAL_NAMES: dict[int, str] = {
 }  # fmt: skip
 """signal(7) on x86-64 and ARM."""
 
-_ASKS_TO_END = frozenset({1, 2, 9, 15})
+_DELIBERATE_SIGNALS = frozenset({1, 2, 9, 15})
 """Signals that are sent on purpose to end a process; an end by any other signal is reported as a crash."""
 
 _KILL, _TERM, _XCPU = 9, 15, 24
@@ -66,7 +66,7 @@ class Evidence(NamedTuple):
             memory_max_struck=gone.memory_max_struck,
             cpu_used_up=limits["cpu_s"] is not None and _cpu_s(gone) >= limits["cpu_s"],
             operation=deadlines.raised,
-            operation_signalled=deadlines.rung,
+            operation_signalled=deadlines.expired_by_signal,
         )
 
 
@@ -184,7 +184,7 @@ def _from_signal(number: int, status: ExitStatus, evidence: Evidence) -> Outcome
         return _failed("limit.cpu", "the job used up its processor time (cpu_s)", {"signal": name})
     if number == _TERM and evidence.operation_signalled is not None:
         return _operation_over(evidence.operation_signalled, {"signal": name})
-    if number in _ASKS_TO_END:
+    if number in _DELIBERATE_SIGNALS:
         return _failed(
             "killed_externally",
             f"{name} from outside ended the process; nobody here sent it",

@@ -12,7 +12,7 @@ from killable.supervisor.models import PHASES, Certificate, ExitStatus
 from killable.supervisor.ports import Gone
 
 _ASKED = ("requested", "term_sent", "kill_sent")
-_HEARD = ("delivered", "acknowledged")
+_RECEIVED = ("delivered", "acknowledged")
 
 
 class PhaseTimes:
@@ -54,7 +54,7 @@ class PhaseTimes:
         asked = max((times[phase] for phase in _ASKED if phase in times), default=reaped_at)
         times["reaped"] = max(asked, reaped_at)
         times["exited"] = max(asked, min(times.get("exited", reaped_at), times["reaped"]))
-        for phase in _HEARD:
+        for phase in _RECEIVED:
             if phase in times:
                 times[phase] = min(times[phase], times["exited"])
 
@@ -77,7 +77,7 @@ class PhaseTimes:
         return Certificate(requested=requested, **phases, **self._proof, **facts)
 
 
-def ran_through() -> dict[str, Any]:
+def undisturbed_certificate() -> dict[str, Any]:
     """Return the certificate of a task that ended by itself and left its worker ready for the next one."""
     return dict(_RAN_THROUGH)
 

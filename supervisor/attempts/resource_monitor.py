@@ -14,7 +14,7 @@ from killable.supervisor.models import Verdict
 from killable.supervisor.ports import Process, Sample
 from killable.workers.authoring.limits import Limits, backstop_bytes
 
-BLIND_S = 0.05
+RETRY_S = 0.05
 """Time to the next measurement if one failed: no descriptor is left, or the process is gone, which is reported next."""
 
 
@@ -37,7 +37,7 @@ class ResourceMonitor:
         self._watch: ResourceWatch | None = None
         self._timer: Timer | None = None
         self._proving = False
-        self._told = False
+        self._stop_requested = False
         self._closed = False
 
     def prepare(self, *, has_order: bool) -> None:
@@ -53,7 +53,7 @@ class ResourceMonitor:
             return
         base = self._process.base
         if base is None:
-            self._look_at(ordered + BLIND_S)
+            self._look_at(ordered + RETRY_S)
         else:
             self._count_from(base, ordered)
 
@@ -74,7 +74,7 @@ class ResourceMonitor:
         sample = self._process.sample(cpu=self._cpu, at_most=at_most)
         now = self._clock.now()
         if sample is None:
-            self._look_at(now + BLIND_S)
+            self._look_at(now + RETRY_S)
             return
         if self._watch is None:
             self._count_from(sample, now)
@@ -98,8 +98,8 @@ class ResourceMonitor:
         if look.verdict is None:
             return
         # The first finding sends SIGTERM: a job that then stops growing keeps its grace.
-        self._stop(look.verdict, 0.0 if look.beyond and self._told else None)
-        self._told = True
+        self._stop(look.verdict, 0.0 if look.beyond and self._stop_requested else None)
+        self._stop_requested = True
 
     def _look_at(self, moment: float) -> None:
         if not self._closed:

@@ -68,7 +68,7 @@ def order_of(
 
 def is_announced(job: Job) -> bool:
     """Return whether the worker reports that the function is entered: always, save for some of an Executor's tasks."""
-    return not job.is_call or announces(job.limits)
+    return not job.is_executor_task or announces(job.limits)
 
 
 def announces(limits: Limits) -> bool:

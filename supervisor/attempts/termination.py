@@ -108,7 +108,7 @@ class Termination:
                 continue  # no stop was requested, or SIGKILL was sent before
             now = self._clock.now()
             if notification == NOTIFY_REPLACED:
-                self._do(escalation.answered_by_job(self._plan))
+                self._do(escalation.handled_by_job(self._plan))
             elif notification == SIGTERM:
                 self._phase_times.note("delivered", now)
                 wanted = self._plan.wants_use and NOTIFY_ACKNOWLEDGED not in notifications

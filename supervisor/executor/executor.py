@@ -304,7 +304,7 @@ def _in_child() -> None:
     calls = list(_living)
     with contextlib.ExitStack() as leaving:  # whatever one of them raises, all of them leave
         for each in calls:
-            leaving.callback(each.leave_to_parent)
+            leaving.callback(each.close_in_child)
 
 
 host_forks.in_each_child(_in_child)

@@ -17,7 +17,7 @@ from concurrent.futures import CancelledError, Future
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, LOGGER, PENDING, RUNNING
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from killable.supervisor.attempts.phase_times import ran_through
+from killable.supervisor.attempts.phase_times import undisturbed_certificate
 from killable.supervisor.models import Outcome
 from killable.workers.errors import CODES, JobCancelled, JobError, JobFailed, error_class
 from killable.workers.protocol import pickling
@@ -267,7 +267,7 @@ class JobFuture(Future[T]):
         if self._state in (CANCELLED_AND_NOTIFIED, FINISHED):
             return
         self._payload = result
-        self.certificate = ran_through()
+        self.certificate = undisturbed_certificate()
         self.set_result(None)  # type: ignore[arg-type]  # as has `result`
 
     def finish(self, outcome: Outcome) -> None:
@@ -290,7 +290,7 @@ class JobFuture(Future[T]):
         else:
             self.set_result(None)  # type: ignore[arg-type]  # as has `result`
 
-    def leave_to_parent(self) -> None:
+    def close_in_child(self) -> None:
         """In a fork of the program."""
         self._condition = threading.Condition()  # another thread may have held them
         self._opening = threading.RLock()

@@ -174,7 +174,7 @@ class PendingTasks:
 
     def stop(self, future: JobFuture[Any], grace_s: float | None, reason: str) -> None:
         """Have a call stopped; it is told of its end. Without a grace it is killed in this very thread."""
-        verdict = Verdict("cancelled", by="user", reason=reason, asked_at=monotonic())
+        verdict = Verdict("cancelled", by="user", reason=reason, requested_at=monotonic())
         call = self._under_way.get(future)
         if call is not None:
             call.kill_now(verdict, grace_s)
@@ -207,13 +207,13 @@ class PendingTasks:
             if not future.is_wanted():
                 future.cancel(reason="the program has ended, and nobody reads it")
 
-    def leave_to_parent(self) -> None:
+    def close_in_child(self) -> None:
         """In a fork of the program: nothing that is under way will ever end here; the first new call begins anew."""
-        self.supervisor_thread.leave_to_parent()
+        self.supervisor_thread.close_in_child()
         under_way = self._under_way
         self._begin()
         for future in under_way:
-            future.leave_to_parent()
+            future.close_in_child()
 
     @property
     def waiting(self) -> int:
@@ -256,7 +256,7 @@ class PendingTasks:
         if are_jobs or self.supervisor_thread.fault or supervisor.why_broken():
             self._let_enter()
         else:
-            supervisor.jobs.lend()
+            supervisor.jobs.lease_idle_workers()
 
     def _let_enter(self) -> None:
         """Have all that wait do so as jobs, in their order; when no worker will come they end."""
@@ -316,4 +316,4 @@ def _where_it_lies(packed: Pickled) -> bytes | SealedInput:
         except OSError:  # no memory or no descriptor for it: in pieces, through the socket
             if packed.size > CALL_BYTES_MAX:
                 raise
-    return packed.joined()
+    return packed.to_bytes()

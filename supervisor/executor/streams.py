@@ -79,10 +79,10 @@ class StreamFuture(JobFuture[Any], Generic[T]):
             self.items.popleft()  # not before: whatever interrupts its caller (Ctrl-C), the item is still there
         return (item,)
 
-    def leave_to_parent(self) -> None:
+    def close_in_child(self) -> None:
         self._waiting = threading.Condition()
         self._taking = threading.RLock()
-        super().leave_to_parent()
+        super().close_in_child()
 
     def wait(self) -> None:
         """Wait until there is an item, or it is done."""

@@ -92,12 +92,12 @@ class SupervisorThread:
         if self._told_to_leave is not None:
             self._told_to_leave.set()
 
-    def leave_to_parent(self) -> None:
+    def close_in_child(self) -> None:
         """In a fork of the program: this is the parent's, and its thread did not come along."""
         self._lock = threading.RLock()  # another thread may have held it
         self._closed = True
         if self._supervisor is not None:
-            self._supervisor.leave_to_parent()
+            self._supervisor.close_in_child()
         if self._loop is not None:
             leave_loop_to_parent(self._loop)
 

@@ -96,7 +96,7 @@ class Task:
         # A time runs, or what it takes is looked at; it will say something, and is better known by then; a spare has to
         # take its place; its end was asked for just now.
         known = is_watched or announce or submission.type == STREAM
-        if known or not lease.quiet or self._asked is not None or lease.has_rest:
+        if known or not lease.quiet or self._asked is not None or lease.has_unsent:
             try:
                 self._owner.supervisor_thread.call(lambda _: lease.promote())
             except ThreadClosed:

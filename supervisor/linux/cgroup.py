@@ -119,7 +119,7 @@ class Cgroup:
         except OSError:
             return False  # no descriptor is left: unknown, and the caller looks again
 
-    def leave_to_parent(self) -> None:
+    def close_in_child(self) -> None:
         """Close the descriptor in a fork of this process."""
         if self._kill >= 0:
             os.close(self._kill)

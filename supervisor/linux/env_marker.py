@@ -82,7 +82,7 @@ def let_guards_finish(is_meant: Callable[[str], bool]) -> None:
     """
     pidfds = []
     try:
-        for pid in _carriers(is_meant):
+        for pid in _marked_pids(is_meant):
             if not _is_guard(pid):
                 continue
             try:
@@ -109,7 +109,7 @@ def _kill_wave(is_meant: Callable[[str], bool], give_up_at: float, found: list[O
     """
     pidfds = []
     try:
-        for pid in _carriers(is_meant):
+        for pid in _marked_pids(is_meant):
             command = _command(pid)
             try:
                 pidfds.append(os.pidfd_open(pid))
@@ -131,7 +131,7 @@ def _kill_wave(is_meant: Callable[[str], bool], give_up_at: float, found: list[O
     return True
 
 
-def _carriers(is_meant: Callable[[str], bool]) -> Iterator[int]:
+def _marked_pids(is_meant: Callable[[str], bool]) -> Iterator[int]:
     for name in os.listdir("/proc"):
         if name.isdigit() and is_meant(_marker_of(name)):
             yield int(name)
@@ -139,19 +139,19 @@ def _carriers(is_meant: Callable[[str], bool]) -> Iterator[int]:
 
 def _marker_of(pid: str) -> str:
     """Return the marker of a process; empty if it has none. Raise OSError if it cannot be read."""
-    believed = False
+    was_empty = False
     for _ in range(_EXEC_LOOKS_MAX):
         try:
             with open(f"/proc/{pid}/environ", "rb", buffering=0) as file:
                 environment = b"\0" + file.readall()
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             return ""  # gone, or another user's
-        if len(environment) > 1 or believed:
+        if len(environment) > 1 or was_empty:
             break
         if _is_in_exec(int(pid)):
             _wait_for_end(int(pid), _EXEC_LOOK_S)
         else:
-            believed = True  # if it is empty again: the exec may have ended between the two looks
+            was_empty = True  # if it is empty again: the exec may have ended between the two looks
     _, found, rest = environment.partition(f"\0{MARKER}=".encode())
     return rest.partition(b"\0")[0].decode("utf-8", "replace") if found else ""
 

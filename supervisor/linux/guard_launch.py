@@ -27,7 +27,7 @@ def package_folders() -> dict[str, str]:
     }
 
 
-def _talk() -> int:
+def _error_output() -> int:
     """Return the descriptor for error output of guard and zygote: stderr, if this program has one."""
     try:
         descriptor = sys.__stderr__.fileno()  # type: ignore[union-attr]
@@ -50,7 +50,7 @@ def start_guard(
             guard = subprocess.Popen(
                 [python or sys.executable, "-S", "-P", boot, "guard", json.dumps(arguments)],
                 stdin=subprocess.DEVNULL,
-                stdout=_talk(),
+                stdout=_error_output(),
                 stderr=subprocess.STDOUT,
                 pass_fds=[theirs.fileno()],
                 cwd=folder or None,

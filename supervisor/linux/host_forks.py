@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import asyncio
 
-putting_off = threading.RLock()
-"""While it is held no other thread forks. Descriptors that were just opened are not yet known to `leave_to_parent`. And
+forks_postponed = threading.RLock()
+"""While it is held no other thread forks. Descriptors that were just opened are not yet known to `close_in_child`. And
 `subprocess.Popen` waits on a pipe for its child's exec: it would wait as long as a fork holds a copy of that pipe.
 """
-os.register_at_fork(before=putting_off.acquire, after_in_parent=putting_off.release, after_in_child=putting_off.release)
+os.register_at_fork(
+    before=forks_postponed.acquire, after_in_parent=forks_postponed.release, after_in_child=forks_postponed.release
+)
 
 
 def in_each_child(act: Callable[[], None]) -> None:

@@ -63,7 +63,7 @@ class PipeReader:
             bytes_max -= len(data)
             self._sink(data)
 
-    def leave_to_parent(self) -> None:
+    def close_in_child(self) -> None:
         """Close in a fork of this process, without the loop: its epoll(7) instance is shared with the parent."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
@@ -151,7 +151,7 @@ class PipeWriter:
         except BlockingIOError:
             return 0
 
-    def leave_to_parent(self) -> None:
+    def close_in_child(self) -> None:
         """Close in a fork of this process, without the loop."""
         self.is_closed = True
         self._socket.close()

@@ -72,7 +72,7 @@ class PoolSpawner:
     def start(self, start_method: str) -> None:
         os.makedirs(self._tmp, 0o700, exist_ok=True)  # a cleaner of /tmp may have removed it
         configure = self._configure(start_method)
-        with host_forks.putting_off:
+        with host_forks.forks_postponed:
             if self._zygote_host is None:
                 self._zygote_host = self._open_zygote_host()
             self._zygote_host.start_zygote(configure)
@@ -128,7 +128,7 @@ class PoolSpawner:
             self._zygote_host.stop_zygote()
 
     def fork(self, worker_id: str, listener: ProcessListener) -> WorkerProcess:
-        with host_forks.putting_off:
+        with host_forks.forks_postponed:
             return self._fork(worker_id, listener)
 
     def _fork(self, worker_id: str, listener: ProcessListener) -> WorkerProcess:
@@ -162,11 +162,11 @@ class PoolSpawner:
         zygote_host.add(worker_id, process)
         return process
 
-    def leave_to_parent(self) -> None:
+    def close_in_child(self) -> None:
         """Close the descriptors in a fork of this process."""
         for zygote_host in (*self._stuck, self._zygote_host):
             if zygote_host is not None:
-                zygote_host.leave_to_parent()
+                zygote_host.close_in_child()
 
     async def close(self) -> None:
         self._closing = True

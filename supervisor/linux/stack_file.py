@@ -10,7 +10,7 @@ import os
 import killable.workers
 from killable.supervisor import stack
 
-OUR_FOLDER = os.path.dirname(killable.workers.__file__).encode("utf-8", "backslashreplace").decode()
+PACKAGE_FOLDER = os.path.dirname(killable.workers.__file__).encode("utf-8", "backslashreplace").decode()
 """The package's folder as it appears in a stack."""
 BYTES_MAX = 64 << 10
 """Maximum size of a stack: faulthandler shows a hundred frames of each thread, and a hundred threads at most."""
@@ -37,11 +37,11 @@ class StackFile:
 
     def text(self) -> str | None:
         """Return the stack of the fault that ended the job, or the requested one; None if there is neither."""
-        fault = stack.of_fault(self._read(self._begin))
+        fault = stack.fault_stack(self._read(self._begin))
         if fault:
-            return stack.of_job(stack.readable(fault), OUR_FOLDER) or None
+            return stack.job_frames(stack.readable(fault), PACKAGE_FOLDER) or None
         asked = self._read(self._asked)
-        return stack.trim(stack.readable(asked), OUR_FOLDER) if asked else None
+        return stack.trim(stack.readable(asked), PACKAGE_FOLDER) if asked else None
 
     def is_whole(self) -> bool:
         """Return whether the requested stack has been written completely."""

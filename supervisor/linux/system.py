@@ -62,7 +62,7 @@ class System:
         """End what dead supervisors left, for it may hold what this one needs; return whether that was done in time."""
         finished = asyncio.Event()
         orphan_cleanup.sweep_in_thread(lambda: event_loops.tell(self.loop, finished.set))
-        in_time = await event_loops.came(finished, orphan_cleanup.SWEEP_S)
+        in_time = await event_loops.wait_within(finished, orphan_cleanup.SWEEP_S)
         if not in_time:
             logger.error("sweep_goes_on", extra={"detail": f"not finished after {orphan_cleanup.SWEEP_S:g} s"})
         return in_time
@@ -83,10 +83,10 @@ class System:
         self.spawners.append(spawner)
         return spawner
 
-    def leave_to_parent(self) -> None:
+    def close_in_child(self) -> None:
         """Close the parent's descriptors in a fork of this process, and touch nothing else of the parent."""
         for spawner in self.spawners:
-            spawner.leave_to_parent()
+            spawner.close_in_child()
         self.oom.close()
 
     async def close(self) -> None:

@@ -32,10 +32,10 @@ class Watchdog:
         if self._timer is None:
             self._timer = self._loop.call_later(self._answer_s, self._on_silence)
 
-    def heard(self, *, owes_more: bool) -> None:
-        """Note that the process has sent any message, and so lives; `owes_more`: further answers are expected."""
+    def heard(self, *, expects_more: bool) -> None:
+        """Note that the process has sent any message, and so lives; `expects_more`: further answers are expected."""
         self.stop()
-        if owes_more:
+        if expects_more:
             self.expect()
 
     def stop(self) -> None:

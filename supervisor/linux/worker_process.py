@@ -71,7 +71,7 @@ class WorkerProcess:
         self._lock = threading.RLock()  # reentrant: a finalizer of the host program may run inside, and cancel
         """Guards `kill_now` in another thread against the end of the attempt and the close of the descriptors."""
         self.killed_for: Verdict | None = None
-        self._kill_wanted = self._was_killed = self._broken = self._closed = self._exit_told = False
+        self._kill_wanted = self._was_killed = self._broken = self._closed = self._exit_reported = False
         self._look_s = _LOOK_AGAIN_S
         self._stack = StackFile(stack)
         self.pid: int | None = None
@@ -134,7 +134,7 @@ class WorkerProcess:
             self._cgroup = None
         self.proof = "descendants"
 
-    def doubt_descendants(self) -> None:
+    def drop_descendants_proof(self) -> None:
         """Drop the descendants as proof: with the guard gone they went to init, and are found, if at all, by cgroup or
         environment marker.
         """
@@ -169,7 +169,7 @@ class WorkerProcess:
         self.base = self.sample(cpu=True, at_most=1) or (None if self._was_used else self.base)
         self._group_bytes = None if self._cgroup is None else self._cgroup.memory_bytes()
 
-    def let_go(self) -> bool:
+    def release(self) -> bool:
         with self._lock:
             if self.killed_for is not None:
                 return False
@@ -188,13 +188,13 @@ class WorkerProcess:
 
     def terminate(self, fence: int) -> None:
         self._check(fence)
-        self._wake_with(signal.SIGTERM)
+        self._signal_and_continue(signal.SIGTERM)
 
     def dump(self, fence: int) -> None:
         self._check(fence)
-        self._wake_with(DUMP_SIGNAL)
+        self._signal_and_continue(DUMP_SIGNAL)
 
-    def _wake_with(self, number: int) -> None:
+    def _signal_and_continue(self, number: int) -> None:
         """Send a signal to which a stopped process has to react too."""
         self._stack.ask()
         # Not the other way round: a job could run in between, stop itself again and sit out its grace.
@@ -211,7 +211,7 @@ class WorkerProcess:
                 reader.pause()
 
     def _kill(self) -> bool:
-        self._was_killed = self._was_killed or not self._exit_told
+        self._was_killed = self._was_killed or not self._exit_reported
         is_sent = self._signal(signal.SIGKILL)
         if self._cgroup is not None:
             self._cgroup.kill()
@@ -291,7 +291,7 @@ class WorkerProcess:
 
     async def usage(self) -> Usage:
         try:
-            used = await event_loops.in_turn(self._loop, partial(procfs.usage, self.pid))
+            used = await event_loops.in_bounded_threads(self._loop, partial(procfs.usage, self.pid))
         except RuntimeError:
             return Usage()  # no thread can be started
         return used if self._alive() else Usage()
@@ -351,30 +351,30 @@ class WorkerProcess:
             self._listener.on_frames(frames)
 
     def _on_pidfd(self) -> None:
-        if self._pidfd < 0 or self._exit_told:
+        if self._pidfd < 0 or self._exit_reported:
             return
-        self._exit_told = True
+        self._exit_reported = True
         self._loop.remove_reader(self._pidfd)
         self._notifications.drain()  # before the exit is reported: a delivery has to come first
         self._listener.on_exited()
         self._on_exit()
 
     @property
-    def is_owed_a_word(self) -> bool:
+    def awaits_report(self) -> bool:
         """Whether the zygote has yet to report its fork, or its exit, which the pidfd has shown."""
-        return self.pid is None or self._exit_told
+        return self.pid is None or self._exit_reported
 
-    def leave_to_parent(self) -> None:
+    def close_in_child(self) -> None:
         """Close the descriptors in a fork of this process: a copy of the orders socket would keep the worker alive."""
         self._closed = True
         for end in (self._orders, self._frames, self._output, self._notifications):
-            end.leave_to_parent()
+            end.close_in_child()
         if self._pidfd >= 0:
             os.close(self._pidfd)
             self._pidfd = -1
         self._stack.close()
         if self._cgroup is not None:
-            self._cgroup.leave_to_parent()
+            self._cgroup.close_in_child()
 
     def _close(self) -> None:
         self._closed = True

@@ -29,7 +29,7 @@ ANSWER_S = 5.0
 """How long a zygote may take to report a fork or an exit. A fork takes 16 ms with 1 GB preloaded. A silent zygote is
 first continued, in case it was stopped. After as long again it is ended, and its jobs with it.
 """
-LAST_LOOK_S = 1.0
+ORPHAN_SEARCH_S = 1.0
 """How long a closing supervisor looks for orphans of a killed guard."""
 
 
@@ -144,15 +144,15 @@ class ZygoteHost:
         unkillable = list(self._processes.values())  # those that are still there when the guard is gone
         self._forget_zygote_socket()
         self._forget_guard_socket()  # end-of-file: the guard kills everything below it, then exits
-        if not await event_loops.came(self._ended, self._patience_s):
+        if not await event_loops.wait_within(self._ended, self._patience_s):
             self._guard.kill()
-            if not await event_loops.came(self._ended, self._patience_s + LAST_LOOK_S):
+            if not await event_loops.wait_within(self._ended, self._patience_s + ORPHAN_SEARCH_S):
                 self._forget_guard()  # not even the guard can be killed
         self._forget_zygote()
         for process in unkillable:
             process.abandon()  # closes its descriptors; harmless if it is gone
 
-    def leave_to_parent(self) -> None:
+    def close_in_child(self) -> None:
         """Close the descriptors in a fork of this process."""
         self._closing = True
         for sock in (self._guard_socket, self._zygote_socket):
@@ -164,7 +164,7 @@ class ZygoteHost:
         self._guard_socket = self._zygote_socket = None
         self._guard_pidfd = self._zygote_pidfd = -1
         for process in self._processes.values():
-            process.leave_to_parent()
+            process.close_in_child()
 
     # ── the guard ──
 
@@ -193,9 +193,9 @@ class ZygoteHost:
         self._forget_zygote()
         for process in self._processes.values():
             process.kill()
-            process.doubt_descendants()
+            process.drop_descendants_proof()
         # Without the guard the orphans have no subreaper here: they are found by environment marker and killed.
-        patience_s = min(LAST_LOOK_S, self._patience_s) if self._closing else self._patience_s
+        patience_s = min(ORPHAN_SEARCH_S, self._patience_s) if self._closing else self._patience_s
         orphan_cleanup.sweep_marker_in_thread(
             self._marker,
             patience_s,
@@ -245,7 +245,7 @@ class ZygoteHost:
             case _:
                 raise AssertionError(message)
         if self._zygote_socket is not None:
-            self._watchdog.heard(owes_more=any(process.is_owed_a_word for process in self._processes.values()))
+            self._watchdog.heard(expects_more=any(process.awaits_report for process in self._processes.values()))
 
     def _ask_zygote(self) -> None:
         """Continue the zygote, in case it was stopped, and ping it: it answers even while it sweeps."""
@@ -260,24 +260,24 @@ class ZygoteHost:
         """Kill a zygote that answers nothing. The guard sweeps its orphans; its jobs end with it."""
         self._mark_lost()
         _signal(self._zygote_pidfd, signal.SIGKILL)
-        self._await_settlement()
+        self._limit_wait_for_guard()
 
     def _on_zygote_exit(self) -> None:
         self._loop.remove_reader(self._zygote_pidfd)
         self._mark_lost()
-        self._await_settlement()
+        self._limit_wait_for_guard()
 
     def _mark_lost(self) -> None:
         if not self._stuck and not self._closing:
             self._listener.on_zygote_ending()
 
-    def _await_settlement(self) -> None:
+    def _limit_wait_for_guard(self) -> None:
         """Limit the wait for the guard's ZygoteGone: a process below the zygote may be unkillable."""
         self._watchdog.stop()
         if self._settling is None and not self._closing and not self._stuck:
-            self._settling = self._loop.call_later(self._patience_s / 2, self._settle_what_is_proven)
+            self._settling = self._loop.call_later(self._patience_s / 2, self._on_half_patience)
 
-    def _settle_what_is_proven(self) -> None:
+    def _on_half_patience(self) -> None:
         """Release the workers with an empty cgroup after half of the patience: they need not wait for the others."""
         self._settling = self._loop.call_later(self._patience_s / 2, self._give_up)
         _signal(self._guard_pidfd, signal.SIGCONT)  # it may only have been stopped
@@ -288,7 +288,7 @@ class ZygoteHost:
         for worker_id, process in list(self._processes.items()):
             ending = None if process.pid is None else self._orphans.get(process.pid)
             if ending is not None and process.has_empty_group():
-                process.doubt_descendants()
+                process.drop_descendants_proof()
                 self._processes.pop(worker_id).swept(ending, 0, zygote_lost=True)
 
     def _give_up(self) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("killable.jobs")
 
-_SIGNALS = {Cause.STOP_ASKED: "term_sent", Cause.KILL_DUE: "kill_sent"}
+_SIGNALS = {Cause.STOP_REQUESTED: "term_sent", Cause.KILL_DUE: "kill_sent"}
 _FACTS = ("signal", "exit_code", "oom")
 """Of an outcome: how it ended. Its traceback stays in the job's record."""
 

@@ -31,7 +31,9 @@ PHASES = ("start", *MIDDLE, "shutdown")
 @pytest.fixture
 def injector(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Injector]:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(zygote_host, "LAST_LOOK_S", 10.0)  # a guard that is without a processor for long is waited for
+    monkeypatch.setattr(
+        zygote_host, "ORPHAN_SEARCH_S", 10.0
+    )  # a guard that is without a processor for long is waited for
     yield install(monkeypatch)
 
 

@@ -202,7 +202,7 @@ def test_a_bell_that_comes_again_while_asyncio_hears_the_first_one_is_asyncios_o
         "StopSignal._on_term",
         "Stop.decode",
         "Stopping.__init__",
-        "StopSignal._tell",
+        "StopSignal._notify",
     } <= set(judged), judged
 
 

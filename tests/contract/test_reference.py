@@ -61,3 +61,15 @@ def test_every_link_between_the_pages_leads_somewhere() -> None:
             headings = re.findall(r"^#+ (.*)", found.read_text(), re.MULTILINE)
             anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
             assert not anchor or anchor in anchors, (page.name, target)
+
+
+def test_the_picture_of_the_demo_is_drawn_from_its_recording() -> None:
+    sys.path.insert(0, str(ROOT / "docs"))
+    try:
+        import record_demo
+    finally:
+        sys.path.remove(str(ROOT / "docs"))
+    assert record_demo.PICTURE.read_text() == record_demo.draw(record_demo.read_cast(record_demo.CAST))
+    text = "".join(piece for _, piece in record_demo.read_cast(record_demo.CAST))
+    assert text.count("yes") >= 8 and "NO   " not in text
+    assert not re.search(r"/(home|root|tmp|usr|work)/", text), "a path of the machine"

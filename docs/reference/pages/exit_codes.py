@@ -59,5 +59,5 @@ WORKERS = """
 ## Exit codes of a worker process
 
 A worker that ends by itself exits with one of these. It stands in `exit_code` of a [certificate](certificate.md).
-After the job's function was entered any other exit code is the job's own, and the job ends with [`exit`](codes.md).
+Once the job's function was entered, any exit code without a result is the job's own: it ends with [`exit`](codes.md).
 """

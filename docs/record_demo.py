@@ -181,7 +181,7 @@ def _line(number: int, row: Sequence[Cell]) -> str:
 def _span(text: str, column: int, style: Style, at: float) -> str:
     classes = [f"t{_number(at)}"] + ["b"] * style.bold + ["i"] * style.italic
     colour = FAINT if style.dim and style.colour == FOREGROUND else style.colour
-    fill = "" if colour == FOREGROUND else f' fill="{colour}" style="fill:{colour}"'
+    fill = "" if colour == FOREGROUND else f' fill="{colour}"'
     x, length = MARGIN + column * CELL_WIDTH, len(text) * CELL_WIDTH
     place = f'x="{x:.1f}" textLength="{length:.1f}"'
     return f'<tspan class="{" ".join(classes)}" {place}{fill}>{html.escape(text, quote=False)}</tspan>'

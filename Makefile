@@ -1,6 +1,8 @@
 # make demo   installs what is missing, then the whole story on real models, in half a minute
 # make test   the whole suite, in one process more than there are processors; ARGS='-x tests/unit', PROCESSES=0
 # make lint   ruff and mypy --strict
+# make reference      writes docs/reference/*.md from the code
+# make demo-picture   records the demo and draws docs/_static/demo.svg
 # Everything goes into .venv here; nothing else on the machine is touched.
 
 VENV := .venv
@@ -21,7 +23,7 @@ NAMES := $(VENV)/sources-$(shell printf '%s\n' $(sort $(SOURCES)) | cksum | cut 
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test lint format install clean
+.PHONY: demo test lint format reference demo-picture install clean
 
 demo: install
 	@$(BIN)/killable demo $(ARGS)
@@ -41,6 +43,12 @@ lint: install
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+reference: install
+	@$(BIN)/python docs/reference/generate.py
+
+demo-picture: install
+	@$(BIN)/python docs/record_demo.py
 
 install: $(VENV)/installed
 

@@ -234,7 +234,6 @@ is not marked as required.
 def _check() -> None:
     """The intro types in what the code has: both must agree."""
     from killable.api.http.statuses import STATUSES
-from killable.workers.errors import CODES
 
     for name in COMMON:
         assert f"{STATUSES[name]} `{name}`" in " ".join(INTRO.split()), name

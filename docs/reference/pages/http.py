@@ -14,7 +14,7 @@ from killable.api.http.auth import OPEN_PATHS, OPERATOR
 from killable.api.http.responses import EVERYWHERE
 from killable.supervisor import models
 from killable.supervisor.engine import Engine
-from pages.markdown import attribute_docs, code, document, slug, table
+from pages.markdown import code, document, slug, table
 
 TAGS = {"jobs": "Jobs", "operator": "Operator", "server": "Server", "metrics": "Metrics"}
 """Tags of the description, and their headings in the order of the page."""
@@ -124,7 +124,7 @@ def _schema(name: str, schema: Mapping[str, Any], members: Mapping[str, Any]) ->
     inherited = members[extended]["properties"] if extended is not None else {}
     required = schema.get("required", ())
     rows = (
-        (code(member), type_of(each), _needed(name, member in required, each), _about(name, member, each))
+        (code(member), type_of(each), _needed(name, member in required, each), _about(each))
         for member, each in schema.get("properties", {}).items()
         if member not in inherited
     )
@@ -156,13 +156,8 @@ def _default(schema: Mapping[str, Any]) -> str:
     return code("true" if default is True else "false" if default is False else str(default))
 
 
-def _about(name: str, member: str, schema: Mapping[str, Any]) -> str:
-    if schema.get("description"):
-        return str(schema["description"])
-    for kind in (*_classes(name), RECORDS.get(name)):
-        if kind is not None and member in attribute_docs(kind):
-            return attribute_docs(kind)[member]
-    return ""
+def _about(schema: Mapping[str, Any]) -> str:
+    return str(schema.get("description", ""))
 
 
 @cache

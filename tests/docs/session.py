@@ -23,8 +23,8 @@ PORTS = {"killable serve": "7833", "uvicorn ": "8000"}
 """Those of the pages: a test takes others."""
 FOLDER_SHOWN = "/home/you/project"
 """The reader's folder, where a page shows its path."""
-READ_BY_ITSELF = {"killable.toml": "killable ", "conftest.py": "pytest", "pytest.ini": "pytest"}
-"""Files that a command reads without naming them."""
+READ_UNNAMED = {"killable.toml": "killable ", "conftest.py": "pytest", "test_": "pytest"}
+"""Files that a command reads without naming them, by how their names begin."""
 STARTS_S = ENDS_S = COMMAND_S = 120
 """On a busy machine."""
 
@@ -87,6 +87,7 @@ class Session:
         self._checks = checks
         self._ports = dict(zip(PORTS.values(), _free_ports(len(PORTS)), strict=True))
         self._ids: dict[str, str] = {}
+        self._exported: dict[str, str] = {}
         self._running: list[_Running] = []
         self._code = 0
         self._unused: dict[str, Block] = {}
@@ -160,6 +161,10 @@ class Session:
         if step.command.startswith(SERVERS):
             self._serve(place, step)
             return
+        if exported := re.match(r"export (\w+)=", step.command):
+            self._code, lines = self._run(["bash", "-c", f'{self._real(step.command)}; printf %s "${exported[1]}"'])
+            self._exported[exported[1]] = "\n".join(lines)
+            return
         self._code, printed = self._run(["bash", "-c", f"(exit {self._code}); {self._real(step.command)}"])
         if step.output and self._code not in (126, 127):
             self._ids.update(ids_of(step.output, printed))
@@ -176,8 +181,8 @@ class Session:
     def _note_use(self, text: str) -> None:
         """Forget the files that a command or a program names, and those that they name."""
         for name, block in list(self._unused.items()):
-            stem, starts = Path(name).stem, READ_BY_ITSELF.get(name)
-            if re.search(rf"\b{re.escape(stem)}\b", text) or (starts and text.startswith(starts)):
+            is_read = any(name.startswith(of) and text.startswith(command) for of, command in READ_UNNAMED.items())
+            if is_read or re.search(rf"\b{re.escape(Path(name).stem)}\b", text):
                 del self._unused[name]
                 self._note_use(block.text)
 
@@ -203,8 +208,10 @@ class Session:
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "HOME": str(self._folder),
             "COLUMNS": "120",
+            "PYTEST_ADDOPTS": "-p no:asyncio",  # which warns, where it has no settings
             "KILLABLE_SERVER__PORT": port,
             "KILLABLE_URL": f"http://127.0.0.1:{port}",
+            **self._exported,
         }
 
     def _serve(self, place: str, step: Step) -> None:

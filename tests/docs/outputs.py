@@ -21,6 +21,7 @@ _MASKS = tuple(
         (r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b", "ID"),
         (JOB_ID.pattern, "JOB"),
         (r"\bw-\d+\b", "WORKER"),
+        (r"\b[0-9a-f]{32}\b", "HEX"),
         (r"\b0x[0-9a-f]+\b", "ADDRESS"),
         (r"\b\d{4}-\d\d-\d\d(T\d\d:\d\d:\d\d(\.\d+)?Z)?", "DATE"),
         (r"\b\d\d:\d\d:\d\d(\.\d+)?", "TIME"),

@@ -1,11 +1,11 @@
-"""Measure killable's Executor beside ProcessPoolExecutor, loky, Pebble and others: endings, starts, speed, memory.
+"""Measure killable's Executor beside ProcessPoolExecutor, loky, Pebble and others: ends, starts, speed, memory.
 
     python benchmarks/bench_executor.py [--quick] [--json] [--repeat N] [--patience S] [--only PART]… [--list]
 
-Runs in: the benchmark. Each peer is measured in a program of its own, one after the other, below a process that leaves
-nothing of it (`cage`), also after Ctrl-C. The table goes to stdout, progress to stderr; samples and picture to
-benchmarks/results/. Needs the package, and the extra `bench`; Celery, RQ, Dask and Ray are
-measured where they are installed (`served`).
+Runs in: the benchmark. Each peer is measured in a program of its own, one after the other, below a process that ends
+all that is left of it (`executor/subreaper.py`), also after Ctrl-C. The table goes to stdout, progress to stderr;
+samples and chart to benchmarks/results/. Needs the package, and the extra `bench`; Celery, RQ, Dask and Ray are
+measured where they are installed.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ import os
 import signal
 import sys
 import tempfile
-import time
-from collections.abc import Awaitable, Callable
-from dataclasses import asdict
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import runner
 import typer
-from executor import comparison, peer_picture
+from executor import measures
 from executor.measures import MEASURES, Measure
-from plan import FULL, QUICK, Plan
-from samples import Samples
+from executor.peers import PEERS, Celery, Dask, Killable, Loky, Pebble, Ray, Rq, StdlibPool, StdlibSpawnPool
+from measurement import FULL, QUICK, RAW, Figure, Plan, Samples, peer_name
+from rich.table import Table
 
 HERE = Path(__file__).parent
 TRIAL_S = 120.0
-"""Longer than any trial: what takes it hangs."""
+"""Longer than any trial; one that takes longer hangs."""
 ERROR_LINES = 12
 
 Only = Annotated[
-    list[str] | None, typer.Option("--only", help="Parts whose names have this in them. May be given again.")
+    list[str] | None, typer.Option("--only", help="Parts whose names contain this text. May be given again.")
 ]
 List = Annotated[bool, typer.Option("--list", help="Print the names of the parts, and end.")]
 
@@ -49,46 +49,42 @@ def main(
     only: Only = None,
     names: List = False,
 ) -> None:
-    """Measure all peers in one run, so that ratios hold."""
-    chosen = {name: one for name, one in MEASURES.items() if not only or any(part in name for part in only)}
+    """Measure all peers in one run, so that ratios are comparable."""
+    chosen = {name: each for name, each in MEASURES.items() if not only or any(part in name for part in only)}
     if names or not chosen:
         print("\n".join(MEASURES))
         raise typer.Exit(0 if names else 2)
-    plan = (QUICK if quick else FULL).changed(repeat, patience_s)
-    began, results = time.monotonic(), Samples()
+    plan = (QUICK if quick else FULL).with_options(repeat, patience_s)
+    report = runner.Report("bench_executor" + ("_quick" if quick else "") + ("_part" if only else ""), plan)
     parts: dict[str, Callable[[Plan, Samples], Awaitable[None]]] = {
-        name: partial(_measure, name, one) for name, one in chosen.items()
+        name: partial(_measure, name, measure) for name, measure in chosen.items()
     }
+    results = report.results
     asyncio.run(runner.measure(plan, results, parts))
-    runner.fail_on_leftovers()
+    runner.require_no_children()
     results.remarks = list(dict.fromkeys(results.remarks))
-    rows = comparison.rows(results)
-    lines = [row.figure for row in rows]
-    name = "bench_executor" + ("_quick" if quick else "") + ("_part" if only else "")
-    compared = {"words": results.words, "peers": [row.as_json() for row in rows], "links": comparison.links()}
-    picture_path = _draw(rows, results, runner.RESULTS / f"{name}.png")
-    text = runner.report(name, plan, results, lines, time.monotonic() - began, **compared)
-    if as_json:
-        print(text)
-    else:
-        runner.print_table(lines, results, comparison.in_words(rows), comparison.table(rows))
-    runner.progress.print(f"picture: {picture_path or 'none'}")
+    rows = comparison_rows(results)
+    report.figures = [row.figure for row in rows]
+    report.table, report.notes = comparison_table(rows), comparison_notes(rows)
+    report.more = {"outcomes": results.outcomes, "peers": [row.as_json() for row in rows], "links": links()}
+    report.draw = partial(draw, rows)
+    report.publish(as_json)
 
 
 async def _measure(name: str, measure: Measure, plan: Plan, results: Samples) -> None:
-    """One part: all its peers, one after the other."""
+    """Run one part: all its peers, one after the other."""
     for peer in measure.peers:
-        for _ in range(plan.executor_colds if measure.once else 1):
-            results.take_over(await _trial(name, peer, plan))
+        for _ in range(plan.executor_cold_starts if measure.is_repeated else 1):
+            results.merge(await _run_trial(name, peer.name, plan))
 
 
-async def _trial(name: str, peer: str, plan: Plan) -> Samples:
-    """Run one trial; what fails in it is a remark."""
+async def _run_trial(name: str, peer: str, plan: Plan) -> Samples:
+    """Run one trial. A failure becomes a remark."""
     with tempfile.TemporaryDirectory(prefix="killable-bench-", ignore_cleanup_errors=True) as directory:
         path, errors_path = Path(directory, "samples.json"), Path(directory, "stderr")
         with errors_path.open("wb") as errors:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, str(HERE / "executor" / "cage.py"), sys.executable, "-m", "executor.trial",
+                sys.executable, str(HERE / "executor" / "subreaper.py"), sys.executable, "-m", "executor.trial",
                 name, peer, json.dumps(asdict(plan)), str(path),
                 stdout=errors, stderr=errors, stdin=asyncio.subprocess.DEVNULL, cwd=HERE,
                 env={**os.environ, "TMPDIR": directory},
@@ -96,28 +92,299 @@ async def _trial(name: str, peer: str, plan: Plan) -> Samples:
             try:
                 async with asyncio.timeout(TRIAL_S):
                     await process.wait()
-                why = f"exit {process.returncode}"
+                cause = f"exit code {process.returncode}"
             except TimeoutError:
-                why = f"not done after {TRIAL_S:g} s"
+                cause = f"not finished after {TRIAL_S:g} s"
             finally:
                 if process.returncode is None:
                     process.send_signal(signal.SIGTERM)
                     await process.wait()
         if path.exists():
             return Samples(**json.loads(path.read_text()))
-        said = errors_path.read_text(errors="replace").splitlines()
-        runner.progress.print("\n".join(said[-ERROR_LINES:]), markup=False)
-        return Samples(remarks=[f"{name}, {peer}: {why}: {said[-1] if said else 'no word'}"])
+        lines = errors_path.read_text(errors="replace").splitlines()
+        runner.progress.print("\n".join(lines[-ERROR_LINES:]), markup=False)
+        return Samples(remarks=[f"{name}, {peer}: {cause}: {lines[-1] if lines else 'no output'}"])
 
 
-def _draw(rows: list[comparison.Row], results: Samples, path: Path) -> Path | None:
-    path.parent.mkdir(exist_ok=True)
-    try:
-        peer_picture.draw(rows, path)
-    except ImportError as error:
-        results.remarks.append(f"no picture: {error}; pip install '.[bench]'")
-        return None
-    return path
+# ── targets; the values are those of the project's issue "The Executor" ──
+
+Statistic = Callable[[Samples, str], float | None]
+
+
+def median(results: Samples, name: str) -> float | None:
+    return results.median(name)
+
+
+def p99(results: Samples, name: str) -> float | None:
+    return results.percentile(name, 99)
+
+
+def greatest(results: Samples, name: str) -> float | None:
+    return results.percentile(name, 100)
+
+
+def best_map(results: Samples, name: str) -> float | None:
+    """Return the median at the best chunksize."""
+    _, peer = name.split(" · ")
+    medians = [results.median(peer_name(measures.map_name(size), peer)) for size in measures.CHUNKSIZES]
+    return min((each for each in medians if each is not None), default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One line of the comparison: a bound in the measure's unit, or a bound on the ratio to a peer of the same run."""
+
+    measure: str
+    bound: float
+    unit: str = "ms"
+    what: str = ""
+    statistic: Statistic = median
+    at_least: bool = False
+    digits: int = 2
+    ratio_to: str | None = None
+    """The peer whose value is the denominator of the ratio."""
+    is_speedup: bool = False
+    """The ratio is the peer's time divided by killable's."""
+    text: str = ""
+    """The target in words, where it is not just the bound."""
+    ratio_statistic: Statistic | None = None
+    """The statistic of that peer, where it is not the same."""
+
+    def row(self, results: Samples) -> Row:
+        what = self.what or self.measure.removesuffix(f", {self.unit}")
+        value = self.statistic(results, peer_name(self.measure, Killable.name))
+        names = {peer: peer_name(self.measure, peer) for peer in COLUMNS}
+        peers = {peer: found for peer, name in names.items() if (found := self.statistic(results, name)) is not None}
+        outcomes = {peer: text for peer, name in names.items() if (text := results.outcomes.get(name, ""))}
+        figure = self._figure(what, value, results)
+        return Row(figure, value, peers, outcomes, self.unit, self.at_least, self.digits)
+
+    def _figure(self, what: str, value: float | None, results: Samples) -> Figure:
+        note = results.outcomes.get(peer_name(self.measure, Killable.name), "")
+        if self.ratio_to is None:
+            return Figure(what, self.bound, value, self.unit, self.at_least, self.digits, self.text, note)
+        other = (self.ratio_statistic or self.statistic)(results, peer_name(self.measure, self.ratio_to))
+        dividend, divisor = (other, value) if self.is_speedup else (value, other)
+        ratio = dividend / divisor if dividend is not None and divisor else None
+        unit = f"× {short_name(self.ratio_to)}"
+        return Figure(what, self.bound, ratio, unit, self.at_least or self.is_speedup, 2, note=note)
+
+
+def _cancel_targets() -> Iterator[Target]:
+    for cancel in measures.CANCELS.values():
+        what = cancel.measure.removesuffix(", ms")
+        yield Target(cancel.measure, 1.5, what=f"{what}, p50", ratio_to=RAW)
+        if not cancel.is_large:
+            yield Target(cancel.measure, 3.0, what=f"{what}, p99", statistic=p99, ratio_to=RAW, ratio_statistic=median)
+
+
+TARGETS = (
+    *_cancel_targets(),
+    Target(measures.OVERSHOOT, 5.0),
+    Target(measures.NEW_JOB, 1.0),
+    Target(measures.NEIGHBOUR, 1.0, text="≤ 1 ms: undisturbed"),
+    Target(measures.CHILDREN, 0.0, unit="processes", digits=0, statistic=greatest),
+    Target(measures.OWNER_DEATH, 50.0),
+    Target(measures.ERROR_TYPES, 6.0, unit="types", digits=0, at_least=True),
+    Target(measures.FIRST_LINE, 0.08, what="submit → first line, idle warm worker, p50", digits=3),
+    Target(measures.FIRST_LINE, 0.2, what="submit → first line, idle warm worker, p99", digits=3, statistic=p99),
+    Target(
+        measures.BUSY_FIRST_LINE, 0.2, what="the same while another thread of the program computes, p99", digits=3,
+        statistic=p99,
+    ),
+    Target(measures.NOOPS, 1.75, unit="jobs/s", digits=0, at_least=True, ratio_to=Pebble.name),
+    Target(
+        measures.MAP, 1.0, what="map of 100,000 small items, best chunksize", statistic=best_map,
+        ratio_to=StdlibPool.name, is_speedup=True,
+    ),
+    Target(measures.BYTES, 0.7, ratio_to=StdlibPool.name),
+    Target(measures.SPARE, 2.0),
+    Target(measures.NO_SPARE, 40.0),
+    Target(measures.STREAM, 2.5, unit="tokens/s", digits=0, at_least=True, ratio_to=StdlibPool.name),
+    Target(measures.FIRST_TOKEN, 0.5),
+    Target(measures.USS, 12.0, unit="MB", digits=1),
+    Target(measures.COLD_START, 1.0, ratio_to=StdlibSpawnPool.name),
+)  # fmt: skip
+
+
+# ── comparison with the peers ──
+
+COLUMNS = (RAW, *(name for name in PEERS if name != Killable.name))
+SHORT_NAMES = {StdlibPool.name: "stdlib", StdlibSpawnPool.name: "stdlib, spawn"}
+
+
+def short_name(peer: str) -> str:
+    """Return the name for table and chart."""
+    return SHORT_NAMES.get(peer, peer)
+
+
+def format_value(value: float, digits: int) -> str:
+    return f"{value:,.{digits if abs(value) < 100 else 0}f}"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A figure of killable with the values of the peers: for each a number in the same unit, or a text."""
+
+    figure: Figure
+    value: float | None
+    """Killable's; the figure has the ratio where the target is one."""
+    peers: dict[str, float] = field(default_factory=dict)
+    outcomes: dict[str, str] = field(default_factory=dict)
+    unit: str = "ms"
+    at_least: bool = False
+    digits: int = 2
+
+    @property
+    def value_text(self) -> str:
+        return "–" if self.value is None else f"{format_value(self.value, self.digits)} {self.unit}"
+
+    @property
+    def best_peer(self) -> str | None:
+        """The peer with the best value. The raw kill is a limit and no peer."""
+        rivals = [name for name in self.peers if name != RAW and name not in self.outcomes]
+        if not rivals:
+            return None
+        return (max if self.at_least else min)(rivals, key=self.peers.__getitem__)
+
+    @property
+    def better_peer(self) -> str | None:
+        """The best peer, if it is better than killable."""
+        best = self.best_peer
+        if best is None or self.value is None:
+            return None
+        other = self.peers[best]
+        return best if (other > self.value if self.at_least else other < self.value) else None
+
+    def times_worse(self, peer: str) -> float | None:
+        """Return how many times worse than killable a peer is; below 1 it is better. None without a ratio."""
+        other = self.peers.get(peer)
+        if not other or not self.value or self.value < 0 or other < 0 or peer in self.outcomes:
+            return None
+        return self.value / other if self.at_least else other / self.value
+
+    def cell(self, peer: str) -> str:
+        if peer in self.outcomes:
+            return self.outcomes[peer]
+        return format_value(self.peers[peer], self.digits) if peer in self.peers else "–"
+
+    def as_json(self) -> dict[str, object]:
+        return {
+            "what": self.figure.what, "unit": self.unit, "killable": self.value,
+            "peers": self.peers | self.outcomes, "best peer": self.best_peer, "better peer": self.better_peer,
+        }  # fmt: skip
+
+
+def comparison_rows(results: Samples) -> list[Row]:
+    """Return the lines for which something was measured."""
+    rows = [target.row(results) for target in TARGETS]
+    return [row for row in rows if row.value is not None or row.peers or row.outcomes]
+
+
+def comparison_table(rows: list[Row]) -> Table:
+    """Return figures and peers in one table. Killable's best values are bold; a peer that is better is red."""
+    columns = [column for column in COLUMNS if any(row.cell(column) != "–" for row in rows)]
+    table = Table(title="targets, measured values, and the peers in the same run and unit", title_justify="left")
+    table.add_column("figure")
+    for name in ("target", "measured", "verdict", Killable.name, *map(short_name, columns)):
+        table.add_column(name, justify="right")
+    table.add_column("better")
+    for row in rows:
+        better = row.better_peer
+        value = row.figure.note or row.value_text
+        table.add_row(
+            row.figure.what, row.figure.target, row.figure.measured_text, runner.verdict_cell(row.figure),
+            f"[bold]{value}[/]" if better is None else value,
+            *(f"[bold red]{row.cell(column)}[/]" if column == better else row.cell(column) for column in columns),
+            "" if better is None else short_name(better),
+        )  # fmt: skip
+    return table
+
+
+def links() -> dict[str, str]:
+    return {name: peer.link for name, peer in PEERS.items()}
+
+
+def comparison_notes(rows: list[Row]) -> Iterator[str]:
+    """Yield the lines below the table."""
+    for name, link in links().items():
+        yield f"{name}{f' ({SHORT_NAMES[name]})' if name in SHORT_NAMES else ''}: used as in {link}"
+    absent = [name for name in PEERS if name != Killable.name and all(row.cell(name) == "–" for row in rows)]
+    if absent:
+        yield f"not measured here: {', '.join(absent)}"
+    yield (
+        f"p50 and p99 of {Killable.name}'s cancel are both relative to the p50 of the raw kill; peers preload with an"
+        " initializer; for the recovery, a peer that cannot stop a job has its worker killed from outside"
+    )
+    better = [f"{row.figure.what}: {short_name(row.better_peer)}" for row in rows if row.better_peer]
+    yield "a peer is better in: " + ("; ".join(better) or "nothing")
+
+
+# ── chart ──
+
+KILLABLE_COLOUR = "#1b6ca8"
+NEVER_COLOUR = "#c0392b"
+MARKERS: dict[str, tuple[str, str]] = {
+    RAW: ("s", "#555555"),
+    StdlibPool.name: ("o", "#d98200"),
+    StdlibSpawnPool.name: ("d", "#8a5a00"),
+    Loky.name: ("^", "#7b3fa0"),
+    Pebble.name: ("v", "#2e8b57"),
+    Celery.name: ("P", "#a3c644"),
+    Rq.name: ("X", "#b03a2e"),
+    Dask.name: ("<", "#e39ac0"),
+    Ray.name: (">", "#00a0b0"),
+}
+NEVER_AT = 30_000.0
+"""Position of the first peer with a text instead of a number: never, cannot, something left alive."""
+NEVER_WIDTH = 10
+NEVER_STEP = 1.4
+"""Factor from one of these peers to the next."""
+
+
+def draw(rows: list[Row], path: Path) -> None:
+    """Write the chart of times worse than killable as a PNG. Raise ImportError without matplotlib."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(13, 1.8 + 0.42 * len(rows)), layout="constrained")
+    labelled: set[str] = set()
+    for height, row in enumerate(rows):
+        axes.axhline(height, color="#eeeeee", linewidth=0.8, zorder=0)
+        axes.annotate(
+            "not measured" if row.value is None else row.value_text, (1, height), xytext=(4, 5),
+            textcoords="offset points", ha="left", fontsize=7, color=KILLABLE_COLOUR,
+        )  # fmt: skip
+        without_number = [peer for peer in COLUMNS if peer in row.outcomes]
+        for peer in COLUMNS:
+            times = row.times_worse(peer)
+            if peer in without_number:
+                times = NEVER_AT * NEVER_STEP ** without_number.index(peer)
+            if times is None:
+                continue
+            marker, colour = MARKERS[peer]
+            label = None if peer in labelled else short_name(peer)
+            labelled.add(peer)
+            axes.plot([times], [height], marker, color=colour, markersize=7, alpha=0.85, label=label)
+    axes.axvline(1, color=KILLABLE_COLOUR, linewidth=1.6, label="killable")
+    axes.axvspan(NEVER_AT / 2, NEVER_AT * NEVER_WIDTH, color=NEVER_COLOUR, alpha=0.07, linewidth=0)
+    axes.set_xscale("log")
+    axes.set_xlim(0.015, NEVER_AT * NEVER_WIDTH)
+    ticks = {
+        0.02: "1/50", 0.1: "1/10", 0.5: "½", 1: "killable", 2: "2 ×", 5: "5 ×", 10: "10 ×", 100: "100 ×",
+        1000: "1,000 ×", NEVER_AT * 2: "never, cannot,\nor processes left alive",
+    }  # fmt: skip
+    axes.set_xticks(list(ticks), list(ticks.values()))
+    axes.minorticks_off()
+    axes.set_yticks(range(len(rows)), [row.figure.what for row in rows], fontsize=8)
+    axes.set_ylim(len(rows) - 0.4, -0.8)
+    axes.set_title("times worse than killable: to the left of the line a peer is better", loc="left", fontsize=12)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.05), ncols=10, fontsize=8.5, frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)
 
 
 if __name__ == "__main__":

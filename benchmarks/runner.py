@@ -1,4 +1,4 @@
-"""Passes over the parts of a benchmark: measured again while strangers compute, then a JSON report and a table.
+"""Run a benchmark: command-line options, passes over its parts, repeats under foreign load, JSON report and table.
 
 Runs in: the benchmark.
 """
@@ -6,44 +6,54 @@ Runs in: the benchmark.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import os
+import platform
 import sys
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-import machine
 import psutil
 import typer
-from figure import Figure, table
-from machine import STRANGERS_SHARE_MAX, Patience, Strangers
-from plan import FULL, QUICK, Plan
+from measurement import FULL, QUICK, Figure, Plan, Samples
 from rich.console import Console
 from rich.table import Table
-from samples import Samples
+
+from killable.supervisor.settings import usable_cores
 
 RESULTS = Path(__file__).parent / "results"
 TABLE_COLUMNS = 180
-"""Where stdout is no terminal."""
+"""Width where stdout is no terminal."""
 WIDE_TABLE_COLUMNS = 250
-"""There, for a table with a column for each of many."""
+"""The same for a table with one column per peer."""
+
+OTHER_LOAD_MAX = 0.05
+"""Share of the processors. Above it, milliseconds measured on two cores include the scheduler's: repeat the part."""
+LOAD_SAMPLE_S = 1.0
+"""A hundred ticks of /proc/stat per processor."""
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_BUSY_COLUMNS = (1, 2, 3, 6, 7, 8)
+"""user, nice, system, irq, softirq, steal, in the first line of /proc/stat (proc(5))."""
 
 Part = Callable[[Plan, Samples], Awaitable[None]]
 
 Quick = Annotated[bool, typer.Option("--quick", help="Few trials, one pass.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the results as JSON instead of a table.")]
-Repeat = Annotated[int | None, typer.Option("--repeat", min=1, help="Passes over everything. Default: 3, quick 1.")]
+Repeat = Annotated[int | None, typer.Option("--repeat", min=1, help="Passes over all parts. Default: 3, quick 1.")]
 PatienceS = Annotated[
     float | None,
     typer.Option(
         "--patience",
         min=0,
         metavar="SECONDS",
-        help="In all, for waiting out others' work, and to measure again what it disturbed. Default: 600, quick 0.",
+        help="Total time to wait for idle processors and to repeat parts that other processes disturbed. "
+        "Default: 600, quick 0.",
     ),
 ]
 
@@ -54,97 +64,227 @@ def command(
     name: str,
     parts: Mapping[str, Part],
     figures: Callable[[Samples], list[Figure]],
-    remarks: Callable[[Samples], list[str]],
+    notes: Callable[[Samples], list[str]],
 ) -> Callable[..., None]:
-    """Return what a benchmark's command line runs."""
+    """Return the function behind a benchmark's command line. `notes` returns lines to print below the table."""
 
     def run(quick: Quick = False, as_json: AsJson = False, repeat: Repeat = None, patience_s: PatienceS = None) -> None:
-        plan = (QUICK if quick else FULL).changed(repeat, patience_s)
-        began, results = time.monotonic(), Samples()
-        asyncio.run(measure(plan, results, parts))
-        fail_on_leftovers()
-        lines = figures(results)
-        text = report(f"{name}_quick" if quick else name, plan, results, lines, time.monotonic() - began)
-        if as_json:
-            print(text)
-        else:
-            print_table(lines, results, remarks(results))
+        plan = (QUICK if quick else FULL).with_options(repeat, patience_s)
+        report = Report(f"{name}_quick" if quick else name, plan)
+        asyncio.run(measure(plan, report.results, parts))
+        require_no_children()
+        report.figures, report.notes = figures(report.results), notes(report.results)
+        report.publish(as_json)
 
     return run
 
 
+# ── passes ──
+
+
 async def measure(plan: Plan, results: Samples, parts: Mapping[str, Part]) -> None:
-    """Run every part in every pass."""
-    patience = Patience(plan.patience_s)
+    """Run every part in every pass. An error in a part becomes a remark."""
+    gc.collect()
+    gc.freeze()  # a full collection over all imported modules would delay what is measured in this process
+    budget = TimeBudget(plan.patience_s)
     for number in range(1, plan.passes + 1):
         for name, part in parts.items():
             progress.print(f"pass {number} of {plan.passes}: {name}")
-            share, measured = await _measure_part(name, part, plan, patience)
-            results.strangers[name].append(round(share, 3))
-            results.take_over(measured)
+            share, measured = await _measure_part(name, part, plan, budget)
+            results.other_load[name].append(round(share, 3))
+            results.merge(measured)
 
 
-async def _measure_part(name: str, part: Part, plan: Plan, patience: Patience) -> tuple[float, Samples]:
-    """Measure one part, again while strangers use the processors and patience lasts.
-
-    Returns their share and the samples of the attempt in which it was lowest.
-    """
-    attempts: list[tuple[float, Samples]] = []
-    while True:
-        await patience.wait_for_quiet()
-        measured, strangers, began_at = Samples(), Strangers(), time.monotonic()
-        try:
-            await part(plan, measured)
-        except Exception as error:
-            # The other parts are worth having; what is missing is marked "not measured".
-            traceback.print_exc()
-            failed = Samples(remarks=[f"{name}: {type(error).__name__}: {error}"])
-            return min(attempts, key=lambda attempt: attempt[0], default=(strangers.share(), failed))
-        attempts.append((strangers.share(), measured))
-        if strangers.share() <= STRANGERS_SHARE_MAX or not patience:
-            return min(attempts, key=lambda attempt: attempt[0])
-        progress.print(f"  others used {strangers.share():.0%} of the processors meanwhile: once more")
-        patience.spend(time.monotonic() - began_at)
-
-
-def fail_on_leftovers() -> None:
+def require_no_children() -> None:
+    """Raise RuntimeError if a process that the benchmark started is still alive."""
     left = psutil.Process().children(recursive=True)
     if left:
         raise RuntimeError(f"still alive: {left}")
 
 
-def report(name: str, plan: Plan, results: Samples, lines: Iterable[Figure], took_s: float, **more: Any) -> str:
-    """Write the JSON report and return it as text."""
-    RESULTS.mkdir(exist_ok=True)
-    document = {
-        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "took_s": round(took_s, 1),
-        "machine": machine.describe(),
-        "plan": asdict(plan),
-        "figures": [line.as_json() for line in lines],
-        "strangers": results.strangers,
-        "remarks": results.remarks,
-        **more,
-        "summary": results.summary(),
-        "samples": results.values,
+async def _measure_part(name: str, part: Part, plan: Plan, budget: TimeBudget) -> tuple[float, Samples]:
+    """Measure one part; repeat it while other processes use the processors and time is left.
+
+    Return their share and the samples of the attempt in which it was lowest.
+    """
+    attempts: list[tuple[float, Samples]] = []
+    while True:
+        await budget.wait_until_idle()
+        measured, load, began_at = Samples(), OtherLoad(), time.monotonic()
+        try:
+            await part(plan, measured)
+        except Exception as error:
+            # The other parts still count; figures of this one are reported as "not measured".
+            traceback.print_exc()
+            failed = Samples(remarks=[f"{name}: {type(error).__name__}: {error}"])
+            return min(attempts, key=lambda attempt: attempt[0], default=(load.share(), failed))
+        attempts.append((load.share(), measured))
+        if load.share() <= OTHER_LOAD_MAX or not budget:
+            return min(attempts, key=lambda attempt: attempt[0])
+        progress.print(f"  other processes used {load.share():.0%} of the processors: repeating")
+        budget.spend(time.monotonic() - began_at)
+
+
+class OtherLoad:
+    """Measures the processor time of other processes since its creation.
+
+    Its own are this process and children that it has waited for: call `share` after they were reaped.
+    """
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._busy_s = _busy_s()
+        self._own_s = _own_s()
+
+    def share(self) -> float:
+        """Return the share of all processors that other processes used so far, 0 to 1."""
+        others_s = (_busy_s() - self._busy_s) - (_own_s() - self._own_s)
+        capacity_s = (time.monotonic() - self._began) * (os.cpu_count() or 1)
+        return min(1.0, max(0.0, others_s / capacity_s))
+
+
+class TimeBudget:
+    """Seconds left for waiting and for repeats, shared by all parts. True while some are left."""
+
+    def __init__(self, seconds: float) -> None:
+        self._left_s = seconds
+
+    def __bool__(self) -> bool:
+        return self._left_s > 0
+
+    def spend(self, seconds: float) -> None:
+        self._left_s -= seconds
+
+    async def wait_until_idle(self) -> None:
+        """Return when other processes leave the processors idle, or when no time is left."""
+        while self:
+            load = OtherLoad()
+            await asyncio.sleep(LOAD_SAMPLE_S)
+            if load.share() <= OTHER_LOAD_MAX:
+                return
+            self.spend(LOAD_SAMPLE_S)
+
+
+def _busy_s() -> float:
+    columns = Path("/proc/stat").read_text().split("\n", 1)[0].split()
+    return sum(int(columns[number]) for number in _BUSY_COLUMNS) / _TICKS_PER_S
+
+
+def _own_s() -> float:
+    return sum(os.times()[:4])
+
+
+# ── report ──
+
+
+@dataclass
+class Report:
+    """What a run reports: a JSON file in `results/`, and a table or JSON on stdout."""
+
+    name: str
+    plan: Plan
+    results: Samples = field(default_factory=Samples)
+    figures: list[Figure] = field(default_factory=list)
+    notes: Iterable[str] = ()
+    """Lines below the table."""
+    table: Table | None = None
+    """Printed in place of the figures' own table."""
+    draw: Callable[[Path], None] | None = None
+    """Writes the chart as a PNG; raises ImportError without matplotlib."""
+    more: dict[str, Any] = field(default_factory=dict)
+    """Further members of the JSON document."""
+    began: float = field(default_factory=time.monotonic)
+
+    def publish(self, as_json: bool) -> None:
+        """Draw the chart, write the JSON file, and print the table or the JSON. Call once."""
+        RESULTS.mkdir(exist_ok=True)
+        chart = self._draw_chart()
+        document = self._document()
+        path = RESULTS / f"{self.name}.json"
+        path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+        if as_json:
+            print(json.dumps(document, ensure_ascii=False))
+        else:
+            self._print()
+        progress.print(f"samples: {path}")
+        if chart is not None:
+            progress.print(f"chart: {chart}")
+
+    def _draw_chart(self) -> Path | None:
+        if self.draw is None:
+            return None
+        path = RESULTS / f"{self.name}.png"
+        try:
+            self.draw(path)
+        except ImportError as error:
+            self.results.remarks.append(f"no chart: {error}; pip install '.[bench]'")
+            return None
+        return path
+
+    def _document(self) -> dict[str, Any]:
+        return {
+            "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "took_s": round(time.monotonic() - self.began, 1),
+            "machine": describe_machine(),
+            "plan": asdict(self.plan),
+            "figures": [figure.as_json() for figure in self.figures],
+            "other_load": self.results.other_load,
+            "remarks": self.results.remarks,
+            **self.more,
+            "summary": self.results.summary(),
+            "samples": self.results.values,
+        }
+
+    def _print(self) -> None:
+        columns = TABLE_COLUMNS if self.table is None else WIDE_TABLE_COLUMNS
+        console = Console(highlight=False, width=None if sys.stdout.isatty() else columns)
+        console.print(figure_table(self.figures) if self.table is None else self.table)
+        for line in self.notes:
+            console.print(line, markup=False)
+        for remark in self.results.remarks:
+            console.print(f"remark: {remark}", markup=False)
+        load = {name: max(shares) for name, shares in self.results.other_load.items() if max(shares) > OTHER_LOAD_MAX}
+        if load:
+            listed = ", ".join(f"{name} {share:.0%}" for name, share in load.items())
+            console.print(f"disturbed by other processes, which used this share of the processors: {listed}")
+        missed = sum(figure.verdict == "MISS" for figure in self.figures)
+        machine = describe_machine()
+        console.print(
+            f"{len(self.figures)} figures, {missed} missed; {machine['cores']} cores of {machine['cpu']}, "
+            f"Linux {machine['kernel']}, Python {machine['python']}"
+        )
+
+
+def figure_table(figures: Iterable[Figure]) -> Table:
+    """Return the table of targets and measured values."""
+    table = Table(title="targets and measured values; medians unless stated otherwise", title_justify="left")
+    table.add_column("figure")
+    table.add_column("target", justify="right")
+    table.add_column("measured", justify="right")
+    table.add_column("verdict")
+    table.add_column("least … greatest (samples), comparison", style="dim")
+    for figure in figures:
+        table.add_row(figure.what, figure.target, figure.measured_text, verdict_cell(figure), figure.note)
+    return table
+
+
+def verdict_cell(figure: Figure) -> str:
+    """Return the verdict in rich markup."""
+    style = {"ok": "green", "MISS": "bold red", "not measured": "yellow"}[figure.verdict]
+    return f"[{style}]{figure.verdict}[/]"
+
+
+def describe_machine() -> dict[str, Any]:
+    """Return what a reader of the figures has to know about the machine, ready for JSON."""
+    cpu = ""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            cpu = line.partition(":")[2].strip()
+            break
+    return {
+        "cpu": cpu,
+        "cores": usable_cores(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "nice": os.nice(0),
     }
-    path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-    progress.print(f"samples: {path}")
-    return json.dumps(document, ensure_ascii=False)
-
-
-def print_table(lines: list[Figure], results: Samples, more: Iterable[str] = (), shown: Table | None = None) -> None:
-    """Print the figures, or a table that has more than them."""
-    columns = TABLE_COLUMNS if shown is None else WIDE_TABLE_COLUMNS
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else columns)
-    console.print(table(lines) if shown is None else shown)
-    for line in more:
-        console.print(line, markup=False)
-    for remark in results.remarks:
-        console.print(f"remark: {remark}", markup=False)
-    noisy = {name: max(shares) for name, shares in results.strangers.items() if max(shares) > STRANGERS_SHARE_MAX}
-    for name, share in noisy.items():
-        console.print(f"others used up to {share:.0%} of the processors during: {name}")
-    missed = sum(line.verdict == "MISS" for line in lines)
-    console.print(f"{len(lines)} figures, {missed} missed")

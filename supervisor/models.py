@@ -1,17 +1,16 @@
-"""The vocabulary of the supervisor: limits, submissions, verdicts, certificates, records.
+"""The value types of the supervisor: submissions, verdicts, certificates, records.
 
 Runs in: supervisor. Pure: values only.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
-from functools import lru_cache
+from dataclasses import dataclass, field, fields
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, NewType
 
+from killable.workers.authoring.limits import Limits
 from killable.workers.errors import CODES, KillableError
-from killable.workers.protocol.messages import dump_json
 
 if TYPE_CHECKING:
     from killable.workers.protocol.shared_memory import SealedInput
@@ -23,64 +22,16 @@ TERMINAL_STATES = ("completed", "failed", "cancelled", "timed_out")
 
 
 class StartRefused(KillableError):
-    """What is declared cannot be served: the supervisor does not start."""
+    """The configuration or a job's declaration cannot be served: the supervisor does not start."""
 
     code = "invalid"
 
 
 @dataclass(frozen=True, slots=True)
-class JobLimits:
-    """Limits of one job: seconds, bytes, counts; None means: no such limit."""
-
-    total_s: float | None = None
-    queue_s: float | None = 300.0
-    start_s: float | None = 60.0
-    first_token_s: float | None = None
-    idle_s: float | None = None
-    run_s: float | None = 600.0
-    operation_s: dict[str, float | None] = field(default_factory=dict)
-    """By path or name, over what the code says; None: no limit of its own."""
-    grace_s: float = 5.0
-    ack_s: float | None = 0.5
-    memory_bytes: int | None = 2 << 30
-    cpu_s: float | None = None
-    """None: run_s bounds it already, to that many seconds a core."""
-    processes_max: int | None = 512
-    """More than any job that is meant starts, and few enough that a fork bomb leaves the machine alive."""
-    files_max: int | None = None
-    output_bytes: int = 64 << 20
-    attempts_max: int = 1
-    backoff_s: float = 1.0
-
-    def over(self, changes: dict[str, Any]) -> JobLimits:
-        """Return these limits with some replaced; of operations only those that are named."""
-        if "operation_s" in changes:
-            changes = {**changes, "operation_s": {**self.operation_s, **changes["operation_s"]}}
-        return replace(self, **changes)
-
-    def as_json(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in LIMIT_NAMES}  # asdict copies deeply: 13 µs on every start
-
-    def as_text(self) -> bytes:
-        """Return the JSON that orders carry, made once: most jobs have the limits of their type."""
-        return _text_of(tuple(self.operation_s.items()), _plain_limits(self))
-
-
-LIMIT_NAMES = tuple(f.name for f in fields(JobLimits))
-_PLAIN_LIMITS = tuple(name for name in LIMIT_NAMES if name != "operation_s")
-_plain_limits = attrgetter(*_PLAIN_LIMITS)
-
-
-@lru_cache(maxsize=64)
-def _text_of(operation_s: tuple[tuple[str, float | None], ...], plain: tuple[float | None, ...]) -> bytes:
-    return dump_json({**dict(zip(_PLAIN_LIMITS, plain, strict=True)), "operation_s": dict(operation_s)})
-
-
-@dataclass(frozen=True, slots=True)
 class Submission:
-    """What a caller asks for; the input is already encoded in the pool's codec and already checked.
+    """A request for a job. The input is already checked and encoded in the pool's codec.
 
-    A large one is in sealed memory, which the job's entry closes in the end.
+    A large input is in sealed memory, which the job closes in the end.
     """
 
     type: str
@@ -90,21 +41,21 @@ class Submission:
     tags: dict[str, str] = field(default_factory=dict)
     tenant: str = "default"
     within_s: float | None = None
-    """Its caller waits so long and no longer: lowers `total_s`, and is under no cap."""
+    """How long the caller waits. Lowers `total_s`; no cap applies to it."""
     stop_when_client_leaves: bool = False
     markers: bool = False
-    """The seed's spelling was used: streams of this job end with a marker line."""
+    """The request named an `operation` instead of a `type`: streams of this job end with a marker line."""
     idempotency_key: str = ""
-    """The same tenant's next submission with it is this job again; empty: none."""
+    """A later submission of this tenant with the same key returns this job; empty: no key."""
     body_digest: str = ""
-    """Of the whole request: another one with the same key is a conflict."""
+    """Digest of the whole request. The same key with another digest is a conflict."""
     correlation_id: str = ""
-    """The caller's name for what this job is a part of; passed on, never read."""
+    """The caller's id for the larger task that this job is part of; passed on, never interpreted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Why an attempt is to end, decided once: the first cause wins."""
+    """Why an attempt is to end. Decided once: the first cause wins."""
 
     code: str
     by: str = ""
@@ -112,12 +63,12 @@ class Verdict:
     reason: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
     asked_at: float | None = None
-    """When, in monotonic seconds, another thread asked for it; None: now."""
+    """When another thread requested it, in monotonic seconds; None: now."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExitStatus:
-    """How a process ended, from waitid(2): an exit code or a signal, never both; neither when nobody knows."""
+    """How a process ended, from waitid(2): an exit code or a signal, never both; neither when that is unknown."""
 
     exit_code: int | None = None
     signal: int | None = None
@@ -130,10 +81,10 @@ class ExitStatus:
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """The timed record of an attempt's end. Phases in ms since `requested`; None: did not happen.
+    """The timed record of an attempt's end. Phases are in ms since `requested`; None: did not happen.
 
-    Phases that happened never decrease in the order in which they stand here. Without a request (the job ended by
-    itself) `requested` is None and the phases count from the exit that was seen first.
+    In the order of the fields, the phases that happened never decrease. Without a request (the job ended by itself)
+    `requested` is None and the phases count from the exit that was seen first.
     """
 
     requested: float | None = None
@@ -146,36 +97,36 @@ class Certificate:
     tree_empty: float | None = None
     slot_ready: float | None = None
     early_kill: str | None = None
-    """Why SIGKILL came before the grace was over."""
+    """Why SIGKILL was sent before the grace period was over."""
     lingered: bool | None = None
-    """True: SIGKILL came because the job was over and its process had not ended a second later."""
+    """True: SIGKILL was sent because the job was over and its process had not ended a second later."""
     cause: str = ""
     by: str = ""
     reason: str = ""
     grace_s: float | None = None
-    """The grace in force (a later request may have shortened it)."""
+    """The grace period in force, in seconds (a later request may have shortened it)."""
     last_signal: str | None = None
-    """The last signal that we sent."""
+    """The last signal that the supervisor sent."""
     exit_code: int | None = None
     exit_signal: str | None = None
     proof: str = ""
     """`cgroup+descendants`, or only one of the two; empty while the tree is not proven empty."""
     processes_swept: int = 0
-    """Processes below the worker that were still there when it had ended."""
+    """Processes below the worker that still existed when it had ended."""
     max_rss_bytes: int | None = None
     user_s: float | None = None
     system_s: float | None = None
     stack: str | None = None
     """The stack at the signal, most recent call first."""
     operation: str = ""
-    """The path of the operation (`load/download`) that it was in then; empty outside of all."""
+    """The path of the operation (`load/download`) in which the end came; empty: in none."""
     tokens: int = 0
     last_sequence: int | None = None
     """Id of the last event before the terminal one."""
 
     def as_json(self) -> dict[str, Any]:
-        """Return the members that are known; a phase that did not happen is absent, never 0."""
-        # asdict copies deeply: 90 µs at every end.
+        """Return the known members; a phase that did not happen is absent, never 0."""
+        # dataclasses.asdict copies deeply, which takes 90 µs at every end.
         members = zip(_CERTIFICATE_NAMES, _certificate_values(self), strict=True)
         return {name: value for name, value in members if value is not None and value != ""}
 
@@ -187,7 +138,7 @@ PHASES = ("term_sent", "delivered", "acknowledged", "kill_sent", "exited", "reap
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of an attempt: the state and, unless completed, the error."""
+    """How an attempt ended: the state and, unless it completed, the error."""
 
     state: str
     code: str | None = None
@@ -195,7 +146,7 @@ class Outcome:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def error_json(self) -> dict[str, Any] | None:
-        """Return the error as records, events and problems have it; None: it completed."""
+        """Return the error in the form of records, events and problem documents; None: it completed."""
         if self.code is None:
             return None
         retryable = CODES[self.code].retryable
@@ -204,7 +155,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class JobRecord:
-    """One job as everyone outside sees it. Times are RFC 3339 UTC."""
+    """One job as clients see it. Times are RFC 3339 UTC."""
 
     job_id: str
     type: str
@@ -221,7 +172,7 @@ class JobRecord:
     attempts: int
     worker_id: str | None
     pid: int | None
-    """For people and logs; nothing is ever signalled by it."""
+    """For people and logs; never used to send a signal."""
     tokens: int
     result: bytes | None
     """In the pool's codec: JSON text where the codec is `json`."""
@@ -230,12 +181,12 @@ class JobRecord:
     certificate: dict[str, Any] | None
     instance_id: str
     events: int
-    """Number of events so far; the last one's id is one less."""
+    """Number of events so far; the id of the last one is one less."""
     markers: bool = False
     progress: dict[str, Any] | None = None
     correlation_id: str = ""
     replayed: bool = False
-    """This is the first answer to an idempotency key again, as it was."""
+    """This is the first answer to an idempotency key, returned again unchanged."""
 
     @property
     def ended(self) -> bool:
@@ -244,26 +195,26 @@ class JobRecord:
 
 @dataclass(frozen=True, slots=True)
 class JobType:
-    """A registered function, as its zygote reported it, with the limits in force for it."""
+    """A registered function as its zygote reported it, with the limits in force for it."""
 
     name: str
     description: str
     input_schema: dict[str, Any]
     pool: str
     codec: str
-    limits: JobLimits
+    limits: Limits
     caps: dict[str, float]
     streams: bool = False
     available: bool = True
     unavailable_reason: str = ""
     operations: tuple[str, ...] = ()
     limit_sources: dict[str, str] = field(default_factory=dict)
-    """Who set each limit: `decorator`, or the key of `killable.toml` that did or would (`limits.run_s`)."""
+    """What set each limit: `decorator`, or the key of `killable.toml` that did or would (`limits.run_s`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerRecord:
-    """One worker process as everyone outside sees it."""
+    """One worker process as clients see it."""
 
     worker_id: str
     pool: str
@@ -275,18 +226,18 @@ class WorkerRecord:
     attempt: int | None
     age_s: float
     jobs: int
-    """Attempts that it has been given."""
+    """Number of attempts that it was given."""
     start_method: str
     proof: str
     cpu: float | None = None
-    """Share of one core over its life, 1.0 is one core."""
+    """Share of one core over its life; 1.0 is one core."""
     rss_bytes: int | None = None
     uss_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RetiredWorker:
-    """A worker that was to be used again and was not, for what its last job has left."""
+    """A worker that was not reused because of what its last job left behind."""
 
     worker_id: WorkerId
     pool: str
@@ -298,7 +249,7 @@ class RetiredWorker:
 
 @dataclass(frozen=True, slots=True)
 class PoolRecord:
-    """One pool's condition."""
+    """The state of one pool."""
 
     name: str
     state: str
@@ -313,17 +264,17 @@ class PoolRecord:
     zygote_restarts: int
     proof: str
     detail: str = ""
-    """Why it is broken (the traceback) or what it does instead of forking."""
+    """Why it is broken (the traceback), or why it does not fork."""
 
 
 @dataclass(frozen=True, slots=True)
 class DrainProgress:
-    """How far a drain has come."""
+    """The progress of a drain."""
 
     draining: bool
     shutting_down: bool
     deadline_s: float | None
-    """Seconds left until what still runs is cancelled; None: it may run to its end."""
+    """Seconds until jobs that still run are cancelled; None: they may run to their end."""
     running: int
     queued: int
 
@@ -333,7 +284,7 @@ class BulkCancel:
     """What became of each job that matched, newest first."""
 
     jobs: tuple[tuple[str, str], ...]
-    """Its id, and cancelled · stopping · already_ended; in a dry run the state that it is in."""
+    """Pairs of a job id and cancelled · stopping · already_ended; in a dry run its current state."""
 
 
 class JobEvent(NamedTuple):

@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from killable.supervisor.models import JobLimits
+from killable.workers.authoring.limits import DEFAULT_CAPS, DEFAULT_LIMITS, Limits
 
 StartMethod = Literal["fork", "spawn"]
 
@@ -67,29 +67,93 @@ class JobSettings:
     caps: Mapping[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """Everything the supervisor itself needs; the HTTP server's own settings are the api's."""
+Seconds = Annotated[float, "seconds, 0 or more"]
+PositiveSeconds = Annotated[float, "seconds, more than 0"]
+Bytes = Annotated[int, "bytes, 0 or more"]
+PositiveBytes = Annotated[int, "bytes, more than 0"]
+Count = Annotated[int, "count, 0 or more"]
+PositiveCount = Annotated[int, "count, 1 or more"]
+Port = Annotated[int, "port"]
+"""What a setting takes. `configuration.tables` maps each to the type by which the file is validated."""
+
+
+@dataclass(frozen=True)
+class SupervisorSettings:
+    """The part of `[server]` that the supervisor uses: the queue, what is kept, the escalation."""
+
+    queue_jobs_max: PositiveCount = 1000
+    """Jobs that wait; one more is 429 queue_full."""
+    queue_bytes_max: PositiveBytes = 256 << 20
+    """Bytes of input that wait; more are 429 queue_full."""
+    keep_jobs: Count = 1000
+    """Ended jobs that stay readable; the first bound of the three that is met drops the oldest."""
+    keep_bytes: Bytes = 512 << 20
+    """Memory that ended jobs may hold."""
+    keep_s: Seconds = 3600.0
+    """For how long an ended job stays readable."""
+    journal: str = ""
+    """A file in which jobs survive the server's death: at its next start those run that waited. Empty: no file."""
+    ack_cpu_s: Seconds = 0.1
+    """Processor time within ack_s after which code that did not hear SIGTERM counts as stuck."""
+    stack: bool = False
+    """Dump the stack also before a SIGKILL without grace (grace_s 0), which then comes up to 0.1 s later."""
+    unkillable_s: PositiveSeconds = 10.0
+    """After SIGKILL: then a process that is still there is given up, and its slot is quarantined."""
+
+
+@dataclass(frozen=True)
+class HttpServerSettings:
+    """The part of `[server]` that the HTTP side uses: address, access, bounds of a request."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; any but loopback needs an API key."""
+    port: Port = 7833
+    """0 takes a free one."""
+    uds: str = ""
+    """Path of a Unix socket (mode 0600) to listen on instead of host and port."""
+    api_keys_file: str = ""
+    """A file that only its owner can read, lines `NAME ROLE KEY`, role submit or operate. KILLABLE_API_KEY adds one."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names, beyond loopback and `host`, under which clients reach this server."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins like "https://app.example" whose pages may call this server."""
+    connections_max: PositiveCount = 2000
+    """Open connections at once; a stream holds one."""
+    header_timeout_s: PositiveSeconds = 10.0
+    """For a request's header to be there, from its first byte or, on a new connection, from its start."""
+    body_bytes_max: PositiveBytes = 16 << 20
+    """The largest request body: a larger one is 413."""
+    result_inline_bytes_max: PositiveBytes = 64 << 10
+    """A longer result stands in a record as a reference to its own address."""
+
+
+@dataclass(frozen=True)
+class ServerSettings(SupervisorSettings, HttpServerSettings):
+    """The HTTP side, the bounds of the queue and of what is kept, the log: `[server]` of `killable.toml`.
+
+    The string under a setting is its documentation everywhere: in the JSON Schema and in `killable config --example`.
+    """
+
+    drain_s: Seconds = 0.0
+    """After Ctrl-C or SIGTERM: for jobs to end by themselves, before each is cancelled with its own grace."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """What goes to stderr; info has a line for each step of a job's life."""
+    log_format: Literal["text", "json"] = "text"
+    """json: one object per line."""
+    redact: bool = False
+    """Keep what jobs and clients say (errors, reasons, tags) out of the server's own log; tokens are never in it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(SupervisorSettings):
+    """Everything that the supervisor needs. The HTTP server's own settings are in `api.http.settings`."""
 
     pools: tuple[PoolSpec, ...]
-    limits: JobLimits = field(default_factory=JobLimits)
-    """Defaults of all types."""
-    caps: Mapping[str, float] = field(default_factory=lambda: {"run_s": 3600.0, "grace_s": 60.0})
+    limits: Limits = field(default_factory=lambda: DEFAULT_LIMITS)
+    """Defaults of all job types."""
+    caps: Mapping[str, float] = field(default_factory=lambda: DEFAULT_CAPS)
     jobs: Mapping[str, JobSettings] = field(default_factory=dict)
-    queue_jobs_max: int = 1000
-    queue_bytes_max: int = 256 << 20
-    keep_jobs: int = 1000
-    keep_bytes: int = 512 << 20
-    keep_s: float = 3600.0
-    journal: str = ""
-    """Path of the file in which jobs survive the supervisor; empty: there is none."""
-    ack_cpu_s: float = 0.1
-    """Processor time of the whole process after which unheard native code counts as stuck."""
-    stack: bool = False
-    """Dump a stack also before a SIGKILL without grace, which then comes 1 to 100 ms later."""
-    unkillable_s: float = 10.0
-    """After SIGKILL: then the slot is quarantined."""
     sweep: bool = True
-    """End first what dead supervisors have left on this machine; not in a program of somebody's (the Executor)."""
+    """Whether to end first what dead supervisors have left on this machine. An Executor does not."""
     proof: Literal["", "cgroup+descendants", "descendants"] = ""
-    """Forced by KILLABLE_PROOF; empty: the stronger one that the machine allows."""
+    """Forced by KILLABLE_PROOF. Empty: the stronger one that the machine allows."""

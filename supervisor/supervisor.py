@@ -1,4 +1,4 @@
-"""The supervisor as everything above it sees it: takes or refuses jobs, waits for their ends, tells how they stand.
+"""The supervisor as the layers above see it: accepts or refuses jobs, waits for their ends, reports their state.
 
 Runs in: supervisor. Implements `engine.Engine` on this machine; `dispatcher` runs and ends the jobs.
 """
@@ -24,7 +24,6 @@ from killable.supervisor.models import (
     BulkCancel,
     DrainProgress,
     JobEvent,
-    JobLimits,
     JobRecord,
     JobType,
     PoolRecord,
@@ -42,6 +41,7 @@ from killable.supervisor.settings import Settings
 from killable.supervisor.stack import pointed
 from killable.supervisor.telemetry.gauges import Gauges, read_gauges, read_rss_bytes
 from killable.supervisor.telemetry.observer import Observer
+from killable.workers.authoring.limits import Limits
 from killable.workers.errors import Refused
 
 if TYPE_CHECKING:
@@ -50,13 +50,13 @@ if TYPE_CHECKING:
 
 EVENTS_PER_BATCH = 4096
 BYTES_PER_BATCH = 256 << 10
-"""What one turn of a reader takes: enough to be cheap, short enough for the others; a slow reader holds no more."""
+"""Limits of one read of events: enough to be cheap, short enough for other readers. A slow reader holds no more."""
 
 logger = logging.getLogger("killable.jobs")
 
 
 class Supervisor:
-    """One per process; everything runs in the event loop in which `start` was awaited."""
+    """One per process. Everything runs in the event loop in which `start` was awaited."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class Supervisor:
         observer: Observer | None = None,
         lease_holder: LeaseHolder | None = None,
     ) -> None:
-        """`lease_holder` may give idle workers orders, in any thread (the Executor)."""
+        """`lease_holder` (the Executor) may give idle workers orders, in any thread."""
         self.settings = settings
         self.instance_id = uuid.uuid4().hex
         self.started_at = ""
@@ -89,10 +89,10 @@ class Supervisor:
         self._ending: asyncio.Future[None] | None = None
 
     async def start(self, check: Callable[[], Awaitable[None]] | None = None) -> None:
-        """Start every pool and wait until each is ready or broken; then take over the jobs of the journal, if any.
+        """Start every pool and wait until each is ready or broken; then restore the jobs of the journal, if any.
 
-        `check` may refuse the start between the two, when nothing has become of those jobs yet. Raise OSError,
-        StartRefused, what `check` raises.
+        `check` runs between the two and may refuse the start, while those jobs are still untouched. Raise OSError,
+        StartRefused, and what `check` raises.
         """
         self._clock = self._given_clock or Clock(asyncio.get_running_loop())
         self.started_at, self._started = self._clock.wall(), self._clock.now()
@@ -125,13 +125,13 @@ class Supervisor:
             self._journal_writer.dropped(job)
 
     async def until_warm(self) -> None:
-        """Wait until every pool that is to have spares has had a worker ready, or is broken."""
+        """Wait until every pool with spares has had a ready worker, or is broken."""
         await self._fleet.until_warm()
 
     async def close(self, grace_s: float | None = None) -> None:
-        """Cancel what runs, each job with its own grace or this one, and return when nothing is left.
+        """Cancel all jobs, each with its own grace period or `grace_s`, and return when nothing is left.
 
-        May be called again, also meanwhile: a smaller `grace_s` then hurries what still runs.
+        May be called again, also concurrently: a smaller `grace_s` then shortens the grace of jobs that still run.
         """
         self._closing = True
         self._drain.shut_down(grace_s)
@@ -140,7 +140,7 @@ class Supervisor:
         active = self.jobs.stop_all(self._drain.reason or "the server is shutting down", self._drain.grace_s)
         if self._ending is None:
             self._ending = asyncio.ensure_future(self._end(active))
-        await asyncio.shield(self._ending)  # whoever waits may be cancelled, and another one wait on
+        await asyncio.shield(self._ending)  # one caller may be cancelled while another waits on
 
     async def _end(self, active: Sequence[Job]) -> None:
         for job in active:
@@ -153,7 +153,7 @@ class Supervisor:
                 await self._journal_writer.journal.close()
 
     def leave_to_parent(self) -> None:
-        """In a fork of this process: everything below is the parent's, and none of its descriptors stays open here."""
+        """Close inherited descriptors in a fork of this process; everything else belongs to the parent."""
         self._fleet.leave_to_parent()
 
     # ── Engine: jobs ──
@@ -161,17 +161,17 @@ class Supervisor:
     async def submit(self, submission: Submission) -> JobRecord:
         return await self._admission.submit(submission)
 
-    # ── what an Executor needs besides: in the loop's thread, without waiting ──
+    # ── for an Executor: called in the loop's thread, never waits ──
 
     def type(self, name: str) -> JobType:
-        """Raise Refused: unknown_job_type."""
+        """Return a job type. Raise Refused: unknown_job_type."""
         return self._fleet.type(name)
 
     def call(
-        self, job_id: str, job_type: JobType, submission: Submission, in_force: JobLimits, listener: JobListener,
+        self, job_id: str, job_type: JobType, submission: Submission, in_force: Limits, listener: JobListener,
         lease: Lease | None = None, *, since: float,
     ) -> Job:  # fmt: skip
-        """Queue or start a call, which was made at `since`; with a loan it was started by its caller."""
+        """Queue or start a task that was submitted at `since`. With a `lease` its worker has the order already."""
         job = self._admission.enter(job_id, job_type, submission, in_force, listener, since)
         self._observer.on_submitted(job)
         if lease is None:
@@ -181,12 +181,12 @@ class Supervisor:
         return job
 
     def pool_details(self) -> str:
-        """Return what its pools do instead of what was asked for, and why those that are broken are."""
+        """Return how the pools deviate from their settings, and why the broken ones are broken; empty: neither."""
         details = [pool.detail for pool in self._fleet]
         return "\n".join(pointed(detail) for detail in details if detail)
 
     def why_broken(self) -> str:
-        """Return why no job can start, in the words of the pools that are broken; empty when none is."""
+        """Return why no job can start, as the broken pools report it; empty when no pool is broken."""
         return "\n".join(pointed(pool.detail) for pool in self._fleet.pool_records() if pool.state == "broken")
 
     async def get(self, job_id: str) -> JobRecord:
@@ -272,7 +272,7 @@ class Supervisor:
 
     async def kill_worker(self, worker_id: str, *, reason: str = "", wait_s: float = 10.0) -> WorkerRecord:
         pool, worker = self._fleet.worker(worker_id)
-        worker.come_home()  # a call that a caller's thread has given it is an attempt from here on
+        worker.come_home()  # a task that a thread of the program has given it becomes an attempt
         if worker.attempt is not None:
             job = worker.attempt.job
             self.jobs.stop(job, Verdict("cancelled", by="operator", reason=reason or "its worker was killed"), 0.0)
@@ -302,7 +302,7 @@ class Supervisor:
         )
 
     async def counts(self) -> Mapping[str, Any]:
-        from killable.supervisor.telemetry import exposition  # with prometheus_client: an Executor is never asked
+        from killable.supervisor.telemetry import exposition  # imports prometheus_client, which an Executor never needs
 
         gauges = await self._gauges()
         return exposition.as_json(self._observer.metrics, gauges, self._clock.now() - self._started)
@@ -319,7 +319,7 @@ class Supervisor:
         return await read_gauges(self._fleet, self.jobs.backlog, self._registry, self._clock, sse_clients=clients)
 
     async def drain(self, *, deadline_s: float | None = None) -> DrainProgress:
-        if not self._drain.shutting_down:  # it has a deadline of its own
+        if not self._drain.shutting_down:  # a shutdown has a deadline of its own
             self._drain.begin(self._clock, deadline_s, self._on_drain_deadline)
             logger.warning("draining", extra={"deadline_s": deadline_s, "active": len(self._registry.active())})
         return self._drained()
@@ -342,7 +342,7 @@ class Supervisor:
         was_asked = self._drain.shutting_down
         self._drain.shut_down(grace_s, reason)
         if self._closing:
-            self.jobs.stop_all(reason, grace_s)  # only hurries: the first verdict stays
+            self.jobs.stop_all(reason, grace_s)  # only shortens the grace: the first verdict stays
         elif deadline_s > 0 and self._registry.has_active():
             if was_asked and (left_s := self._drain.left_s(self._clock.now())) is not None:
                 deadline_s = min(deadline_s, left_s)
@@ -368,7 +368,7 @@ class Supervisor:
     # ── inside ──
 
     async def _until(self, job: Job, timeout_s: float | None) -> None:
-        """Wait until a job has ended, at most `timeout_s`."""
+        """Wait until a job has ended, at most `timeout_s` seconds."""
         if job.is_over or timeout_s == 0:
             return
         try:

@@ -2,7 +2,7 @@
 
 Runs in: any (standard library only, so that a client machine needs no supervisor).
 
-Cause and mechanism are separate: `code` says why a job ended, the facts (`exit_code`, `signal`, ...) say how.
+Cause and mechanism are separate: `code` is why a job ended, the facts (`exit_code`, `signal`, ...) are how.
 Nothing in this project decides by matching a message text.
 """
 
@@ -14,87 +14,84 @@ from typing import Any, NamedTuple
 
 
 class CodeRow(NamedTuple):
-    """What one code means everywhere: the state of a job that has it, HTTP status, command exit code."""
+    """The meaning of one code. `api.http.statuses` has its HTTP status, `api.cli.display.errors` its exit code."""
 
     state: str | None
-    """Terminal state of a job with this code; None for a refusal, which never becomes a job."""
-    status: int
-    """HTTP status (RFC 9110) where the code answers a request."""
-    exit_code: int
-    """Exit code of the `killable` command."""
+    """The terminal state of a job with this code; None for a refusal, which never becomes a job."""
     retryable: bool
+    """Whether the same request may succeed later."""
     title: str
 
 
-def _ending(state: str, status: int, exit_code: int, title: str, retryable: bool = False) -> CodeRow:
-    return CodeRow(state, status, exit_code, retryable, title)
+def _ending(state: str, title: str, retryable: bool = False) -> CodeRow:
+    return CodeRow(state, retryable, title)
 
 
-def _refusal(status: int, exit_code: int, title: str, retryable: bool = False) -> CodeRow:
-    return CodeRow(None, status, exit_code, retryable, title)
+def _refusal(title: str, retryable: bool = False) -> CodeRow:
+    return CodeRow(None, retryable, title)
 
 
 CODES: dict[str, CodeRow] = {
     # endings of a job
-    "cancelled": _ending("cancelled", 409, 3, "The job was cancelled"),
-    "timeout.queue": _ending("timed_out", 504, 124, "The job waited too long in the queue", True),
-    "timeout.start": _ending("timed_out", 504, 124, "The job did not start in time", True),
-    "timeout.first_token": _ending("timed_out", 504, 124, "The job's first token did not come in time"),
-    "timeout.idle": _ending("timed_out", 504, 124, "The job stopped producing tokens"),
-    "timeout.operation": _ending("timed_out", 504, 124, "An operation of the job took too long"),
-    "timeout.run": _ending("timed_out", 504, 124, "The job ran too long"),
-    "limit.cpu": _ending("failed", 500, 1, "The job used up its processor time"),
-    "limit.memory": _ending("failed", 500, 1, "The job reached its memory limit"),
-    "limit.output": _ending("failed", 500, 1, "The job's output reached its limit"),
-    "limit.processes": _ending("failed", 500, 1, "The job reached its limit of processes"),
-    "limit.files": _ending("failed", 500, 1, "The job reached its limit of open files"),
-    "exception": _ending("failed", 500, 1, "The job raised an exception"),
-    "input.invalid": _ending("failed", 422, 65, "The job's input does not fit its type"),
-    "exit": _ending("failed", 500, 1, "The job ended its own process"),
-    "crash": _ending("failed", 500, 1, "The job's process crashed"),
-    "killed_externally": _ending("failed", 503, 1, "The job's process was killed by someone else", True),
-    "protocol": _ending("failed", 500, 1, "The job's process broke the protocol"),
-    "result.unserializable": _ending("failed", 500, 1, "The job's value could not be sent"),
-    "spawn": _ending("failed", 503, 1, "The job's process could not be started", True),
-    "worker_lost": _ending("failed", 503, 1, "The job's process was lost", True),
-    "supervisor_lost": _ending("failed", 503, 1, "The supervisor of the job was lost", True),
-    "node_lost": _ending("failed", 503, 1, "The machine of the job was lost", True),
-    "unkillable": _ending("failed", 500, 1, "The job's process is still there after SIGKILL"),
+    "cancelled": _ending("cancelled", "The job was cancelled"),
+    "timeout.queue": _ending("timed_out", "The job waited too long in the queue", True),
+    "timeout.start": _ending("timed_out", "The job did not start in time", True),
+    "timeout.first_token": _ending("timed_out", "The job's first token did not come in time"),
+    "timeout.idle": _ending("timed_out", "The job stopped producing tokens"),
+    "timeout.operation": _ending("timed_out", "An operation of the job took too long"),
+    "timeout.run": _ending("timed_out", "The job ran too long"),
+    "limit.cpu": _ending("failed", "The job used up its processor time"),
+    "limit.memory": _ending("failed", "The job reached its memory limit"),
+    "limit.output": _ending("failed", "The job's output reached its limit"),
+    "limit.processes": _ending("failed", "The job reached its limit of processes"),
+    "limit.files": _ending("failed", "The job reached its limit of open files"),
+    "exception": _ending("failed", "The job raised an exception"),
+    "input.invalid": _ending("failed", "The job's input does not fit its type"),
+    "exit": _ending("failed", "The job ended its own process"),
+    "crash": _ending("failed", "The job's process crashed"),
+    "killed_externally": _ending("failed", "The job's process was killed by someone else", True),
+    "protocol": _ending("failed", "The job's process broke the protocol"),
+    "result.unserializable": _ending("failed", "The job's value could not be sent"),
+    "spawn": _ending("failed", "The job's process could not be started", True),
+    "worker_lost": _ending("failed", "The job's process was lost", True),
+    "supervisor_lost": _ending("failed", "The supervisor of the job was lost", True),
+    "node_lost": _ending("failed", "The machine of the job was lost", True),
+    "unkillable": _ending("failed", "The job's process is still there after SIGKILL"),
     # refusals at submission
-    "queue_full": _refusal(429, 75, "The queue is full", True),
-    "invalid": _refusal(422, 65, "The request is not valid"),
-    "limit_over_cap": _refusal(422, 65, "A limit is over its cap"),
-    "unknown_job_type": _refusal(404, 4, "There is no such job type"),
-    "draining": _refusal(503, 75, "The server takes no new jobs", True),
-    "deadline_unmeetable": _refusal(429, 75, "The job could not start before its time is over", True),
-    "journal_failed": _refusal(503, 75, "The job could not be written to the journal", True),
-    "too_large": _refusal(413, 65, "The request is too large"),
-    "unauthorized": _refusal(401, 77, "A valid API key is needed"),
-    "forbidden": _refusal(403, 77, "This is not allowed"),
-    "idempotency_conflict": _refusal(422, 65, "The idempotency key was used for another request"),
+    "queue_full": _refusal("The queue is full", True),
+    "invalid": _refusal("The request is not valid"),
+    "limit_over_cap": _refusal("A limit is over its cap"),
+    "unknown_job_type": _refusal("There is no such job type"),
+    "draining": _refusal("The server takes no new jobs", True),
+    "deadline_unmeetable": _refusal("The job could not start before its time is over", True),
+    "journal_failed": _refusal("The job could not be written to the journal", True),
+    "too_large": _refusal("The request is too large"),
+    "unauthorized": _refusal("A valid API key is needed"),
+    "forbidden": _refusal("This is not allowed"),
+    "idempotency_conflict": _refusal("The idempotency key was used for another request"),
     # on an existing job or worker
-    "already_ended": _refusal(409, 1, "The job has already ended"),
-    "no_result": _refusal(409, 1, "The job has no result"),
-    "unknown_job": _refusal(404, 4, "There is no such job"),
-    "unknown_worker": _refusal(404, 4, "There is no such worker"),
-    # of a request
-    "malformed": _refusal(400, 65, "The request cannot be read"),
-    "slow_request": _refusal(408, 75, "The request did not come in time", True),
-    "header_too_large": _refusal(431, 65, "The request's header is too large"),
-    "too_many_connections": _refusal(503, 75, "The server has too many connections", True),
-    "not_found": _refusal(404, 4, "There is nothing at this address"),
-    "unsupported_media_type": _refusal(415, 65, "The content type is not supported"),
-    "method_not_allowed": _refusal(405, 65, "The method is not allowed here"),
-    "misdirected": _refusal(421, 65, "The request names a host that this server is not"),
-    "internal": _refusal(500, 1, "The server met a fault of its own"),
+    "already_ended": _refusal("The job has already ended"),
+    "no_result": _refusal("The job has no result"),
+    "unknown_job": _refusal("There is no such job"),
+    "unknown_worker": _refusal("There is no such worker"),
+    # on a request
+    "malformed": _refusal("The request cannot be read"),
+    "slow_request": _refusal("The request did not come in time", True),
+    "header_too_large": _refusal("The request's header is too large"),
+    "too_many_connections": _refusal("The server has too many connections", True),
+    "not_found": _refusal("There is nothing at this address"),
+    "unsupported_media_type": _refusal("The content type is not supported"),
+    "method_not_allowed": _refusal("The method is not allowed here"),
+    "misdirected": _refusal("The request names a host that this server is not"),
+    "internal": _refusal("The server met a fault of its own"),
 }
 
 
 class KillableError(Exception):
-    """Base of everything that this library raises on purpose.
+    """Base of the errors that this library raises on purpose.
 
-    `code` is stable, lower-case and dotted; `facts` are the typed details. Plain class with `__reduce__`:
-    slots together with TimeoutError are a layout conflict, and default pickling loses keyword arguments.
+    `code` is stable, lower-case and dotted; `facts` are the typed details. It has no slots, which conflict with the
+    layout of TimeoutError, and has a `__reduce__`, since default pickling loses keyword arguments.
     """
 
     code: str = "internal"
@@ -112,7 +109,7 @@ class KillableError(Exception):
 
     @property
     def retryable(self) -> bool:
-        row = CODES.get(self.code)  # a newer server may have codes that are not here
+        row = CODES.get(self.code)  # None: a code of a newer server
         return row is not None and row.retryable
 
     def __str__(self) -> str:
@@ -134,19 +131,19 @@ def _rebuild(cls: type[KillableError], message: str, code: str, facts: dict[str,
 
 
 class Refused(KillableError):
-    """A request that was not taken; nothing was started and nothing changed.
+    """A request was refused; nothing was started and nothing changed.
 
-    But `is_accepted` = "unknown" among its facts: a supervisor that closes cannot say what a disk that hangs has taken.
+    Except if the fact `is_accepted` is "unknown": the supervisor closed while its disk hung, and may have journaled it.
     """
 
     code = "invalid"
 
 
 class JobError(KillableError):
-    """How a job ended that did not complete; base of those below.
+    """A job ended without completing; base of the classes below.
 
-    Facts that are always there: `job_id`, `certificate` (a mapping or None); of a server's job also `partial`, which an
-    Executor's future has.
+    Facts that are always present: `job_id`, `certificate` (a mapping or None), and `partial` for a server's job (for an
+    Executor's task the future has it).
     """
 
     code = "exception"
@@ -159,13 +156,13 @@ class JobCancelled(JobError, concurrent.futures.CancelledError):
 
 
 class JobTimedOut(JobError, TimeoutError):
-    """A deadline of the job passed; `code` names which."""
+    """A deadline of the job passed; `code` names the deadline."""
 
     code = "timeout.run"
 
 
 class JobFailed(JobError):
-    """The job failed by its own doing: an exception, an exit, a limit."""
+    """The job itself caused its failure: an exception, an exit, a limit."""
 
     code = "exception"
 
@@ -177,13 +174,13 @@ class WorkerCrashed(JobError, BrokenProcessPool):
 
 
 class WorkerExited(WorkerCrashed):
-    """The job ended its own process: `exit_code` says with which code, 0 without a result too."""
+    """The job ended its own process with `exit_code`, which may be 0 (without a result)."""
 
     code = "exit"
 
 
 class WorkerKilled(WorkerCrashed):
-    """Someone else killed the job's process: `signal`, and `oom` if the out-of-memory killer may have been it."""
+    """The job's process was killed from outside, by `signal`; `oom`: the out-of-memory killer may have done it."""
 
     code = "killed_externally"
 
@@ -195,7 +192,7 @@ class OutOfMemory(JobFailed, MemoryError):
 
 
 LOST = frozenset({"supervisor_lost", "node_lost"})
-"""What a job is said to have ended of when nobody was left to see it: its record is all that there is."""
+"""Codes of jobs whose ending no supervisor observed: only their records remain."""
 
 _OF_ITS_OWN: dict[str, type[KillableError]] = {
     "exit": WorkerExited,
@@ -215,7 +212,7 @@ _CRASHES = frozenset(
 
 
 def error_class(code: str) -> type[KillableError]:
-    """Return the class that stands for a code; an unknown code of a newer server is a JobFailed."""
+    """Return the error class of a code; JobFailed for the unknown code of a newer server."""
     row = CODES.get(code)
     if row is None:
         return JobFailed

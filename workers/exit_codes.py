@@ -1,9 +1,9 @@
-"""The exit-code contract of our own processes: one table (meanings of sysexits.h).
+"""The exit codes of this project's processes, with the meanings of sysexits.h.
 
 Runs in: any.
 
-A code is ours only before the job function was entered, or together with our closing frame. After that any
-code, 0 without a result too, belongs to the job and is reported as `exit`.
+An exit code has these meanings only before the job function is entered, or together with a closing frame. Otherwise
+any code, 0 without a result too, is the job's own and is reported as `exit`.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from enum import IntEnum
 
 class ExitCode(IntEnum):
     RETIRED = 0
-    """Ended cleanly: retired, or one job done."""
+    """Ended cleanly, for example after its last job."""
     BAD_ASSIGNMENT = 64
-    """The order to run could not be understood (EX_USAGE)."""
+    """The order to run could not be decoded (EX_USAGE)."""
     BAD_PAYLOAD = 65
     """The input could not be decoded (EX_DATAERR)."""
     HARNESS_BUG = 70
-    """A fault of our own (EX_SOFTWARE)."""
+    """A fault of this project (EX_SOFTWARE)."""
     OS_ERROR = 71
-    """Confinement failed, or the system lacks what we need (EX_OSERR)."""
+    """Confinement failed, or a system call that the worker needs (EX_OSERR)."""
     PIPE_GONE = 74
-    """The supervisor's end of a pipe is gone (EX_IOERR)."""
+    """The supervisor's end of a pipe is closed (EX_IOERR)."""
     PROTOCOL = 76
-    """The other side wrote nonsense (EX_PROTOCOL)."""
+    """The supervisor wrote an invalid frame (EX_PROTOCOL)."""
     NOT_IMPORTABLE = 78
     """The job's module or preload failed (EX_CONFIG)."""
     TERMINATED = 143
-    """Ended by SIGTERM after clean-up: 128 + 15, as a shell would say."""
+    """Ended by SIGTERM after clean-up: 128 + 15, as a shell reports it."""
 
 
 MEANINGS: dict[int, str] = {

@@ -22,6 +22,7 @@ from starlette.responses import Response
 from killable.api.http.methods import allowed
 from killable.api.http.records import record_json
 from killable.api.http.schemas import CORRELATION_ID, PATTERNS, SPELLINGS
+from killable.api.http.statuses import STATUSES
 from killable.api.http.unknown_fields import FAULTS_MAX, TOLD_OF
 from killable.supervisor.models import JobRecord
 from killable.workers.errors import CODES, Refused
@@ -83,22 +84,22 @@ def problem(
     code: str, detail: str = "", *, members: Mapping[str, Any] | None = None, headers: Mapping[str, str] | None = None
 ) -> Response:
     """Return the answer for a code; `members` are the facts, which never replace a standard member."""
-    row = CODES[code]
+    row, status = CODES[code], STATUSES[code]
     detail = detail or row.title
     standard = {
         "type": f"urn:killable:problem:{code}",
         "title": row.title,
-        "status": row.status,
+        "status": status,
         "detail": _as_sentence(detail),
         "code": code,
         "retryable": row.retryable,
     }
     body: dict[str, Any] = standard | dict(members or {}) | standard
     all_headers = dict(headers or {})
-    if row.status in RETRY_AFTER_S:
-        wait_s = body.get("retry_after_s", RETRY_AFTER_S[row.status])
+    if status in RETRY_AFTER_S:
+        wait_s = body.get("retry_after_s", RETRY_AFTER_S[status])
         all_headers["Retry-After"] = str(math.ceil(wait_s))
-    return Response(dump_json(body), row.status, all_headers, media_type=PROBLEM_TYPE)
+    return Response(dump_json(body), status, all_headers, media_type=PROBLEM_TYPE)
 
 
 def _as_sentence(detail: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from killable.api.http.schemas import ShortJob
+from killable.api.http.schemas import SHORT_JOB
 from killable.supervisor.models import JobRecord
 
 
@@ -32,7 +32,7 @@ def record_json(record: JobRecord, result_inline_bytes_max: int) -> dict[str, An
 def short_record_json(record: JobRecord) -> dict[str, Any]:
     """Return a list's members: of the error what a line may show, not its traceback."""
     error = record.error and {name: record.error.get(name) for name in ("code", "message", "retryable")}
-    return {name: getattr(record, name) for name in ShortJob.model_fields} | {"error": error}
+    return {name: getattr(record, name) for name in SHORT_JOB} | {"error": error}
 
 
 def _value(payload: bytes | None, address: str, inline_bytes_max: int) -> Any:

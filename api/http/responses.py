@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse
 
 from killable.api.http.problems import PROBLEM_TYPE, fault, invalid
 from killable.api.http.schemas import PREFER, WAIT_S_MAX
+from killable.api.http.statuses import STATUSES
 from killable.workers.errors import CODES
 from killable.workers.protocol.messages import dump_json
 
@@ -122,7 +123,7 @@ def documented(answers: Responses, *codes: str, protected: bool = True) -> Respo
     content = {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     titles: dict[int, list[str]] = {}
     for code in (*codes, *EVERYWHERE, *(("unauthorized",) if protected else ())):
-        titles.setdefault(CODES[code].status, []).append(f"`{code}`: {CODES[code].title}")
+        titles.setdefault(STATUSES[code], []).append(f"`{code}`: {CODES[code].title}")
     for status, lines in titles.items():
         headers = {name: _header(name) for name in HEADERS_OF_STATUS.get(status, ())}
         answers[status] = {"description": " · ".join(dict.fromkeys(lines)), "content": content, "headers": headers}

@@ -7,14 +7,28 @@ Unknown members of a request are refused, never ignored: a misspelt limit is a l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    WithJsonSchema,
+    create_model,
+    model_validator,
+)
 
 from killable.api.http.unknown_fields import FEW, few
+from killable.supervisor import models
+from killable.supervisor.configuration.documentation import documentation_of
+from killable.supervisor.models import DrainProgress, JobRecord, PoolRecord, RetiredWorker, WorkerRecord
 from killable.workers.authoring.identifiers import OPERATION_PATH
-from killable.workers.authoring.limits import ATTEMPTS_MAX
+from killable.workers.authoring.limits import LIMITS, Limit, Unit
 
 WAIT_S_MAX = 60.0
 """The longest that a request is held: what many proxies wait for an answer; who has one in front asks for less."""
@@ -79,25 +93,36 @@ class Request(BaseModel):
         return few(members, cls.model_fields) if cls.model_config.get("extra") == "forbid" else members
 
 
-class LimitsRequest(Request):
-    """Limits of one job, over those of its type; null means: no such limit."""
+def _sentence(phrase: str) -> str:
+    return f"{phrase[0].upper()}{phrase[1:]}"
 
-    total_s: Seconds | None = None
-    queue_s: Seconds | None = None
-    start_s: Seconds | None = None
-    first_token_s: Seconds | None = None
-    idle_s: Seconds | None = None
-    run_s: Seconds | None = None
-    operation_s: Operations = {}
-    grace_s: Grace = 5.0
-    ack_s: Grace | None = None
-    memory_bytes: Bytes | None = None
-    cpu_s: Seconds | None = None
-    processes_max: HowMany | None = None
-    files_max: HowMany | None = None
-    output_bytes: Bytes = 64 << 20
-    attempts_max: Annotated[int, Field(ge=1, le=ATTEMPTS_MAX), WHOLE] = 1
-    backoff_s: Grace = 1.0
+
+def _limit_form(limit: Limit) -> Any:
+    """Return the type of a limit in a request."""
+    form: Any = {Unit.SECONDS: Seconds, Unit.BYTES: Bytes, Unit.COUNT: HowMany, Unit.OPERATIONS: Operations}[limit.unit]
+    if limit.may_be_zero:
+        form = Grace
+    if limit.most is not None:
+        form = Annotated[int, Field(ge=1, le=limit.most), WHOLE]
+    return form | None if limit.may_be_none else form
+
+
+if TYPE_CHECKING:
+
+    class LimitsRequest(Request):
+        """Made below, from LIMITS."""
+
+else:
+    LimitsRequest = create_model(
+        "LimitsRequest",
+        __base__=Request,
+        __doc__="Limits of one job, over those of its type; null means: no such limit.",
+        **{
+            # The default is the server's; `[limits]` and the job type may have another one.
+            name: (_limit_form(limit), Field(default=limit.default, description=_sentence(limit.bounds)))
+            for name, limit in LIMITS.items()
+        },
+    )
 
 
 class _Job(Request):
@@ -248,50 +273,50 @@ class Queue(BaseModel):
     estimated_wait_s: float | None
 
 
-class ShortJob(BaseModel):
-    """A job in a list."""
+def _model_of(name: str, record: type, *, only: Sequence[str] = (), without: Sequence[str] = (), **changed: Any) -> Any:
+    """Make the model of an answer from the record that it shows: its fields, their types and their documentation.
 
-    job_id: str
-    type: str
-    state: State
-    created_at: str
-    started_at: str | None
-    ended_at: str | None
-    tags: dict[str, str]
-    attempt: int
-    worker_id: str | None
-    pid: int | None
-    """The worker's, for people: nothing is ever signalled by it."""
-    tokens: int
-    progress: dict[str, Any] | None
-    """The last one that the job reported."""
-    queue: Queue | None
-    error: dict[str, Any] | None
+    `changed` are the types that differ in JSON. Every member is required: answers are always complete.
+    """
+    hints, documentation = get_type_hints(record), documentation_of(record)
+    members: dict[str, Any] = {
+        each.name: (changed.get(each.name, hints[each.name]), Field(description=documentation.get(each.name)))
+        for each in fields(record)
+        if each.name not in without and (not only or each.name in only)
+    }
+    return create_model(name, __doc__=record.__doc__, **members)
 
 
-class Job(ShortJob):
-    """The record. A `result` or `partial` over `result_inline_bytes_max` is `{"$ref": address}`."""
-
-    limits: dict[str, Any]
-    tenant: str
-    correlation_id: str
-    events: int
-    """The id that its next event would have: how many there are so far, but for those that died with a server."""
-    attempts: int
-    result: Any
-    partial: Any
-    certificate: dict[str, Any] | None
-    instance_id: str
+def _answer(name: str, base: type[BaseModel] = BaseModel, **members: Any) -> Any:
+    """Make the model of an answer from its members, all of which are required."""
+    required: dict[str, Any] = {member: (form, ...) for member, form in members.items()}
+    return create_model(name, __base__=base, **required)
 
 
-class AcceptedJob(Job):
-    stream_url: str
-    sse_url: str
+def _list_of(model: Any) -> Any:
+    return list[model]
 
 
-class JobList(BaseModel):
-    jobs: list[ShortJob]
-    next_cursor: str | None
+SHORT_JOB = (
+    "job_id", "type", "state", "created_at", "started_at", "ended_at", "tags", "attempt", "worker_id", "pid", "tokens",
+    "progress", "queue", "error",
+)  # fmt: skip
+"""What a list shows of each job."""
+_IN_JSON: dict[str, Any] = {"state": State, "queue": Queue | None, "result": Any, "partial": Any}
+ShortJob = _model_of("ShortJob", JobRecord, only=SHORT_JOB, **_IN_JSON)
+Job = _model_of("Job", JobRecord, without=("markers", "replayed", "priority"), **_IN_JSON)
+"""A `result` or `partial` over `result_inline_bytes_max` is `{"$ref": address}`."""
+Worker = _model_of("Worker", WorkerRecord)
+Retired = _model_of("Retired", RetiredWorker)
+Drained = _model_of("Drained", DrainProgress)
+JobType = _model_of("JobType", models.JobType, operations=list[str], limits=dict[str, Any])
+Pool = _model_of("Pool", PoolRecord, only=("name", "state", "detail"))
+AcceptedJob = _answer("AcceptedJob", Job, stream_url=str, sse_url=str)
+JobList = _answer("JobList", jobs=_list_of(ShortJob), next_cursor=str | None)
+JobTypeList = _answer("JobTypeList", job_types=_list_of(JobType))
+WorkerList = _answer("WorkerList", workers=_list_of(Worker), retired=_list_of(Retired))
+"""`retired`: the latest that were not used again, latest first."""
+Readiness = _answer("Readiness", status=Literal["ok", "degraded"], degraded=list[str], pools=_list_of(Pool))
 
 
 class CancelAnswer(BaseModel):
@@ -314,81 +339,8 @@ class BulkCancelAnswer(BaseModel):
     jobs: list[BulkCancelled]
 
 
-class Drained(BaseModel):
-    draining: bool
-    shutting_down: bool
-    deadline_s: float | None = Field(description="Left until what still runs is cancelled")
-    running: int
-    queued: int
-
-
-class JobType(BaseModel):
-    name: str
-    description: str
-    input_schema: dict[str, Any]
-    pool: str
-    codec: str
-    limits: dict[str, Any]
-    caps: dict[str, float]
-    streams: bool
-    available: bool
-    unavailable_reason: str
-    operations: list[str]
-    limit_sources: dict[str, str] = Field(
-        description="Who set each limit: decorator, or the key of killable.toml that did or would (limits.run_s)"
-    )
-
-
-class JobTypeList(BaseModel):
-    job_types: list[JobType]
-
-
-class Worker(BaseModel):
-    worker_id: str
-    pool: str
-    pid: int | None
-    state: str = Field(description="spawning · idle · busy · stopping · leaving · quarantined · gone")
-    job_id: str | None
-    type: str | None
-    attempt: int | None
-    age_s: float
-    jobs: int
-    start_method: str
-    proof: str
-    cpu: float | None
-    rss_bytes: int | None
-    uss_bytes: int | None
-
-
-class Retired(BaseModel):
-    worker_id: str
-    pool: str
-    job_id: str
-    why: str
-    at: str
-
-
-class WorkerList(BaseModel):
-    workers: list[Worker]
-    retired: list[Retired] = Field(
-        description="The latest that were not used again, latest first: what their last job has left"
-    )
-
-
 class Health(BaseModel):
     status: Literal["healthy"]
-
-
-class Pool(BaseModel):
-    name: str
-    state: str = Field(description="starting · ready · broken · restarting")
-    detail: str = Field(description="Why it is broken, with the traceback; or what it does instead of forking")
-
-
-class Readiness(BaseModel):
-    status: Literal["ok", "degraded"]
-    degraded: list[str]
-    pools: list[Pool]
 
 
 class Info(BaseModel):

@@ -1,1 +1,1 @@
-"""killable's Executor beside other pools: all that only `bench_executor.py` measures with, and whom."""
+"""The measures and peers of `bench_executor.py`. Kept empty: every worker of every peer imports it."""

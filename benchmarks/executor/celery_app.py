@@ -1,4 +1,4 @@
-"""Celery's application: one task, which calls what came with it.
+"""Celery's application: one task, which calls the pickled function it is given.
 
 Runs in: a trial, and Celery's worker.
 """
@@ -14,9 +14,9 @@ from celery import Celery  # type: ignore[import-untyped]
 from celery.signals import worker_process_init  # type: ignore[import-untyped]
 
 from executor import tasks
-from executor.served import LOADS, SOCKET
+from executor.peers import PRELOAD_VARIABLE, SOCKET_VARIABLE
 
-_URL = f"redis+socket://{os.environ[SOCKET]}"
+_URL = f"redis+socket://{os.environ[SOCKET_VARIABLE]}"
 app = Celery("bench", broker=_URL, backend=_URL)
 app.conf.update(worker_prefetch_multiplier=1, broker_connection_retry_on_startup=True)
 
@@ -28,6 +28,6 @@ def call(pickled: str) -> Any:
 
 
 @worker_process_init.connect  # type: ignore[untyped-decorator]
-def load(**_: Any) -> None:
-    if LOADS in os.environ:
-        tasks.load()
+def preload(**_: Any) -> None:
+    if PRELOAD_VARIABLE in os.environ:
+        tasks.preload()

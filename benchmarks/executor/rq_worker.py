@@ -1,4 +1,4 @@
-"""RQ's worker as its documents have it for performance: what jobs need is loaded before, and shared by fork.
+"""RQ's worker, set up for performance as its documentation advises: it preloads before the fork of each job.
 
 Runs in: a child of a trial.
 """
@@ -11,9 +11,10 @@ import redis  # type: ignore[import-not-found,unused-ignore]
 import rq  # type: ignore[import-not-found]
 
 from executor import tasks
-from executor.served import LOADS, SOCKET
+from executor.peers import PRELOAD_VARIABLE, SOCKET_VARIABLE
 
 if __name__ == "__main__":
-    if LOADS in os.environ:
-        tasks.load()
-    rq.Worker(["default"], connection=redis.Redis(unix_socket_path=os.environ[SOCKET])).work(logging_level="ERROR")
+    if PRELOAD_VARIABLE in os.environ:
+        tasks.preload()
+    connection = redis.Redis(unix_socket_path=os.environ[SOCKET_VARIABLE])
+    rq.Worker(["default"], connection=connection).work(logging_level="ERROR")

@@ -1,52 +1,48 @@
-"""What the peers of the Executor are given to do: plain functions, the same for each of them.
+"""The functions that the peers of the Executor run: plain functions, the same for each peer.
 
 Runs in: worker, of killable's Executor or of a peer. Standard library only.
+
+`address` is that of a `PidListener`: a function that has one reports its pid when it has started.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import socket
 import time
 from collections.abc import Iterator
 from typing import Any
 
+from executor.pid_listener import JOB, report
+
 TOKEN = " token"
 END = None
-"""What a queue of tokens ends with."""
-MB = 1 << 20
-BALLAST_BYTES = 200 * MB
-LOAD_S = 1.0
-PRESENT = "itself", "child", "setsid", "double fork"
-"""Who is there when a `family` is complete, as each says itself."""
+"""The last item in a queue of tokens."""
+MIB = 1 << 20
+PRELOAD_BYTES = 200 * MIB
+PRELOAD_S = 1.0
+TREE_ROLES = JOB, "child", "setsid", "double fork"
+"""The roles in which the processes of one `process_tree` report."""
 _RECORD_BYTES = 500
-"""What one of the records below takes, measured: a dict, its list, their numbers and texts."""
+"""Measured size of one record below: a dict, its list, their numbers and texts."""
 
-_kept: list[Any] = []
+_held: list[Any] = []
 _queue: Any = None
 
 
-OWNER = "owner"
-"""What is said of a process whose death is to end all others."""
-
-
-def say(address: str, word: str = "itself", pid: int | None = None) -> None:
-    """Tell the program that this process, or that one, is here, and when."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.sendto(f"{pid or os.getpid()} {time.monotonic_ns()} {word}".encode(), "\0" + address)
+# ── endings ──
 
 
 def python_loop(address: str) -> None:
     """Compute for ever in Python."""
-    say(address)
+    report(address)
     while True:
         pass
 
 
 def native_loop(address: str) -> None:
-    """Compute for ever in one C call that holds the GIL and looks at no signal."""
-    say(address)
+    """Compute for ever in one C call that holds the GIL and handles no signal."""
+    report(address)
     sum(range(10**18))
 
 
@@ -56,57 +52,76 @@ def ignores_sigterm(address: str) -> None:
     python_loop(address)
 
 
-def hoards(megabytes: int, address: str) -> None:
-    """Loop with so much memory of one's own, each page written."""
-    _kept.append(b"x" * (megabytes * MB))
+def hold_memory(mib: int, address: str) -> None:
+    """Loop with so much private memory, each page written."""
+    _held.append(b"x" * (mib * MIB))
     python_loop(address)
 
 
-def family(address: str) -> None:
-    """Be four: itself, a child, one in a session of its own, one whose parent has left."""
+def process_tree(address: str) -> None:
+    """Loop, with a child, a child in a session of its own, and a grandchild whose parent has exited."""
     if os.fork() == 0:
-        _live(address, "child")
+        _wait_for_ever(address, "child")
     if os.fork() == 0:
         os.setsid()
-        _live(address, "setsid")
+        _wait_for_ever(address, "setsid")
     if (middle := os.fork()) == 0:
         os.setsid()
         if os.fork() == 0:
-            _live(address, "double fork")
+            _wait_for_ever(address, "double fork")
         os._exit(0)
     os.waitpid(middle, 0)
     python_loop(address)
 
 
-def _live(address: str, word: str) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a worker may have had a handler that is not this child's
-    say(address, word)
+def _wait_for_ever(address: str, role: str) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # it may have inherited the handler of a worker
+    report(address, role)
     while True:
         signal.pause()
 
 
-def works_for(seconds: float, address: str) -> int:
-    """Compute for a while; return when it was over, monotonic, in nanoseconds."""
-    say(address)
+def compute_for(seconds: float, address: str) -> int:
+    """Compute for a while; return CLOCK_MONOTONIC at the end, in nanoseconds."""
+    report(address)
     until_ns = time.monotonic_ns() + int(seconds * 1e9)
     while (now_ns := time.monotonic_ns()) < until_ns:
         pass
     return now_ns
 
 
+def segfault() -> None:
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def sigkill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def exit_3() -> None:
+    os._exit(3)
+
+
+def memory_error() -> None:
+    bytearray(1 << 60)
+
+
+# ── starts, throughput, values, streams ──
+
+
 def first_line() -> int:
-    """Return the monotonic time at the job's first line, in nanoseconds."""
+    """Return CLOCK_MONOTONIC at the job's first line, in nanoseconds."""
     return time.monotonic_ns()
 
 
-def rest(seconds: float) -> int:
-    """Hold a worker without computing; return its pid."""
+def occupy(seconds: float) -> int:
+    """Occupy a worker without computing; return its pid."""
     time.sleep(seconds)
     return os.getpid()
 
 
-def nothing() -> None:
-    """Do nothing."""
+def do_nothing() -> None:
+    """Return at once."""
 
 
 def square(number: int) -> int:
@@ -123,8 +138,8 @@ def tokens(count: int) -> Iterator[str]:
         yield TOKEN
 
 
-def keep_queue(queue: Any) -> None:
-    """As an initializer: take the queue that `put_tokens` will use."""
+def set_queue(queue: Any) -> None:
+    """Keep the queue for `put_tokens`. An initializer of workers."""
     global _queue
     _queue = queue
 
@@ -137,30 +152,22 @@ def put_tokens(count: int, queue: Any = None) -> None:
     put(END)
 
 
-def load() -> None:
-    """Be a preload of a second and 200 MB: half as one object, half as small ones."""
-    began = time.monotonic()
-    half = BALLAST_BYTES // 2
-    records = [
+# ── preload ──
+
+
+def allocate_records() -> tuple[bytes, list[dict[str, object]]]:
+    """Return 200 MB: one half a single object, one half small ones, whose reference counts a fork must not write to."""
+    half = PRELOAD_BYTES // 2
+    records: list[dict[str, object]] = [
         {"number": number * 1.5, "text": f"record {number}", "list": [f"a{number}", number / 3]}
         for number in range(half // _RECORD_BYTES)
     ]
-    _kept.append((b"x" * half, records))
-    while time.monotonic() - began < LOAD_S:
+    return b"x" * half, records
+
+
+def preload() -> None:
+    """Take a second and 200 MB, as the preload of a model would."""
+    began = time.monotonic()
+    _held.append(allocate_records())
+    while time.monotonic() - began < PRELOAD_S:
         pass
-
-
-def segfault() -> None:
-    os.kill(os.getpid(), signal.SIGSEGV)
-
-
-def killed() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def leaves() -> None:
-    os._exit(3)
-
-
-def out_of_memory() -> None:
-    bytearray(1 << 60)

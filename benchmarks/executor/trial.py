@@ -1,9 +1,10 @@
-"""One peer in one measure, in a program of its own.
+"""Run one measure of one peer in a program of its own.
 
-    python -m executor.trial MEASURE PEER PLAN PATH
+    python -m executor.trial MEASURE PEER PLAN PATH     write the samples to PATH, as JSON
+    python -m executor.trial --owner PEER ADDRESS       keep two workers busy, until killed
 
-Runs in: a trial, below `cage`, in the folder `benchmarks/`. Its numbers are written to PATH. Pools that spawn import
-this file in their workers: it imports nothing that costs time.
+Runs in: a trial, below `subreaper`, in the folder `benchmarks/` | a program that the measure "owner" kills. Pools that
+spawn import this file in each worker: it imports nothing at the top that takes time.
 """
 
 from __future__ import annotations
@@ -11,34 +12,54 @@ from __future__ import annotations
 import faulthandler
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
 STUCK_S = 100.0
-"""Before the benchmark loses its patience: where it stands, for whoever reads stderr."""
+"""Then the stacks go to stderr. Shorter than the benchmark's own timeout."""
 
 
 def main(measure: str, peer: str, plan: str, path: str) -> None:
-    """Measure, write, leave without waiting for what still runs: the cage ends it."""
-    from plan import Plan
-    from samples import Samples
+    """Measure, write the samples, and exit without waiting for what still runs: the subreaper ends it."""
+    from measurement import Plan, Samples
 
-    from executor.contest import Contest
-    from executor.measures import MEASURES, PEERS
+    from executor.measures import MEASURES, Trial
+    from executor.peers import PEERS
 
     faulthandler.dump_traceback_later(STUCK_S)
-    kind = PEERS[peer]
+    peer_type = PEERS[peer]
     results = Samples()
     try:
-        kind.prepare()
+        peer_type.prepare()
     except ImportError as error:
         results.remarks.append(f"{peer}: {error}")
     else:
-        MEASURES[measure].run(Contest(kind, Plan(**json.loads(plan)), results))
+        MEASURES[measure].run(Trial(peer_type, Plan(**json.loads(plan)), results))
     Path(path).write_text(json.dumps(vars(results)))
     sys.stdout.flush()
     os._exit(0)
 
 
+def own_workers(peer: str, address: str) -> None:
+    """Report the owners of the workers, then run a process tree in each of two workers."""
+    from executor import tasks
+    from executor.peers import PEERS
+    from executor.pid_listener import OWNER, report
+
+    peer_type = PEERS[peer]
+    peer_type.prepare()
+    with peer_type() as pool:
+        for pid in pool.owner_pids():
+            report(address, OWNER, pid)
+        for _ in range(2):
+            pool.submit(tasks.process_tree, address)
+        while True:
+            signal.pause()
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    if sys.argv[1] == "--owner":
+        own_workers(*sys.argv[2:])
+    else:
+        main(*sys.argv[1:])

@@ -1,6 +1,6 @@
-"""Looks at what a busy worker takes, at the moments that `watch` says, and stops its attempt at a limit.
+"""Measure a busy worker when `resource_limits` requires it, and stop its attempt at a limit.
 
-Runs in: supervisor. An idle worker is never looked at: the timer is the attempt's.
+Runs in: supervisor. An idle worker is never measured: the timer belongs to the attempt.
 """
 
 from __future__ import annotations
@@ -10,30 +10,30 @@ from typing import Protocol
 from killable.supervisor.attempts import resource_limits
 from killable.supervisor.attempts.resource_limits import Finding, ResourceWatch
 from killable.supervisor.clock import Clock, Timer
-from killable.supervisor.models import JobLimits, Verdict
+from killable.supervisor.models import Verdict
 from killable.supervisor.ports import Process, Sample
-from killable.workers.authoring.limits import backstop_bytes
+from killable.workers.authoring.limits import Limits, backstop_bytes
 
 BLIND_S = 0.05
-"""Until the next look when nothing could be read: the process is gone, which is told next, or no descriptor is left."""
+"""Time to the next measurement if one failed: no descriptor is left, or the process is gone, which is reported next."""
 
 
 class StopCallback(Protocol):
-    """Ends the attempt; called again while it ends, and then shortens its grace if one is given."""
+    """Ends the attempt. If it is ending already, shortens its grace to `grace_s`, if given."""
 
     def __call__(self, verdict: Verdict, grace_s: float | None = None) -> None: ...
 
 
 class ResourceMonitor:
-    """From the order to run until its process has exited. In the grace it goes on: a job that takes more has none."""
+    """Measures from the order until the process has exited, the grace included: a job that takes more loses it."""
 
-    def __init__(self, process: Process, limits: JobLimits, clock: Clock, cores: int, stop: StopCallback) -> None:
+    def __init__(self, process: Process, limits: Limits, clock: Clock, cores: int, stop: StopCallback) -> None:
         self._process = process
         self._limits = limits
         self._clock = clock
         self._cores = cores
         self._stop = stop
-        self._cpu = limits.cpu_s is not None
+        self._cpu = limits["cpu_s"] is not None
         self._watch: ResourceWatch | None = None
         self._timer: Timer | None = None
         self._proving = False
@@ -41,14 +41,14 @@ class ResourceMonitor:
         self._closed = False
 
     def prepare(self, *, has_order: bool) -> None:
-        """Note where it begins, unless whoever gave it its order has done so, and let the kernel bound it."""
+        """Record the base, unless the thread that sent the order has done so, and set the kernel's limits."""
         if resource_limits.is_wanted(self._limits) and not has_order:
             self._process.note_base()
-        memory = self._limits.memory_bytes
-        self._process.bound(None if memory is None else backstop_bytes(memory), self._limits.processes_max)
+        memory = self._limits["memory_bytes"]
+        self._process.bound(None if memory is None else backstop_bytes(memory), self._limits["processes_max"])
 
     def begin(self, ordered: float) -> None:
-        """Call it behind the order, which went out at `ordered`: the job need not wait, and may be over by now."""
+        """Start measuring. The order was sent before, at `ordered`: the job need not wait, and may be over by now."""
         if not resource_limits.is_wanted(self._limits):
             return
         base = self._process.base
@@ -62,7 +62,7 @@ class ResourceMonitor:
         self._look_at(self._watch.look(base, now).next_at)
 
     def close(self) -> None:
-        """Look no more; may be called twice."""
+        """Stop measuring; may be called twice."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
@@ -97,7 +97,7 @@ class ResourceMonitor:
     def _act(self, look: Finding) -> None:
         if look.verdict is None:
             return
-        # Its first sign is the verdict, and SIGTERM: whoever stops growing at that has the grace.
+        # The first finding sends SIGTERM: a job that then stops growing keeps its grace.
         self._stop(look.verdict, 0.0 if look.beyond and self._told else None)
         self._told = True
 

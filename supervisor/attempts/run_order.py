@@ -1,48 +1,53 @@
-"""The order that takes a job to its worker, and what it says of the limits.
+"""The order that sends a job to its worker, and the limits in it.
 
 Runs in: supervisor | any thread of an Executor's program.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from functools import lru_cache
+from operator import itemgetter
 
 from killable.supervisor.jobs.job import Job
-from killable.supervisor.models import JobLimits, Submission
+from killable.supervisor.models import Submission
+from killable.workers.authoring.limits import LIMITS, Limits, over
 from killable.workers.protocol.frames import encode
-from killable.workers.protocol.messages import Kind, Run
+from killable.workers.protocol.messages import Kind, Run, dump_json
 from killable.workers.protocol.shared_memory import SealedInput
+
+_PLAIN_LIMITS = tuple(name for name in LIMITS if name != "operation_s")
+_plain_limits = itemgetter(*_PLAIN_LIMITS)
 
 
 def run_order(job: Job, fence: int, result_buffer: int = -1) -> tuple[bytes, tuple[int, ...]]:
     """Return the order to run a job's next attempt, and the descriptors to pass with it.
 
-    `result_buffer` is a file for its result, should that be large; -1: the worker has one, or its codec needs none.
+    `result_buffer` is a file for a large result; -1: the worker has one already, or its codec needs none.
     """
     announce = is_announced(job)
     limits = job.limits
-    if limits.total_s is not None and job.assigned is not None:
-        limits = within(limits, limits.total_s - (job.assigned - job.created))
+    if limits["total_s"] is not None and job.assigned is not None:
+        limits = within(limits, limits["total_s"] - (job.assigned - job.created))
     return order_of(job.id, job.submission, limits, job.attempts, fence, result_buffer, announce=announce)
 
 
-def within(limits: JobLimits, left_s: float) -> JobLimits:
-    """Return the limits as the job is to see them: with no more `run_s` than its `total_s` leaves."""
+def within(limits: Limits, left_s: float) -> Limits:
+    """Return the limits as the job sees them: its `run_s` is at most `left_s`, the rest of its `total_s`."""
     left_s = max(0.0, left_s)
-    return limits if limits.run_s is not None and limits.run_s <= left_s else replace(limits, run_s=left_s)
+    return limits if limits["run_s"] is not None and limits["run_s"] <= left_s else over(limits, {"run_s": left_s})
 
 
 def order_of(
     job_id: str,
     submission: Submission,
-    limits: JobLimits,
+    limits: Limits,
     attempt: int,
     fence: int,
     result_buffer: int,
     *,
     announce: bool,
 ) -> tuple[bytes, tuple[int, ...]]:
-    """Return that of a job which need not have an entry."""
+    """Return the order for a submission, and the descriptors to pass with it. There need not be a `Job` for it."""
     content = submission.input
     sealed = (content.descriptor,) if isinstance(content, SealedInput) else ()
     passed = sealed if result_buffer < 0 else (*sealed, result_buffer)
@@ -51,7 +56,7 @@ def order_of(
         type=submission.type,
         attempt=attempt,
         input=b"" if isinstance(content, SealedInput) else content,
-        limits=limits.as_text(),
+        limits=limits_as_json(limits),
         tags=submission.tags,
         correlation_id=submission.correlation_id,
         announce=announce,
@@ -62,10 +67,22 @@ def order_of(
 
 
 def is_announced(job: Job) -> bool:
-    """Tell whether its worker says that the function is entered: of a job always, for its record and its stream."""
+    """Return whether the worker reports that the function is entered: always, save for some of an Executor's tasks."""
     return not job.is_call or announces(job.limits)
 
 
-def announces(limits: JobLimits) -> bool:
-    """Tell whether a call's worker says so: when a time runs until then, or from then."""
-    return any(each is not None for each in (limits.total_s, limits.start_s, limits.run_s, limits.first_token_s))
+def announces(limits: Limits) -> bool:
+    """Return whether a task's worker reports it: it does if a time limit runs until then, or from then on."""
+    return any(
+        each is not None for each in (limits["total_s"], limits["start_s"], limits["run_s"], limits["first_token_s"])
+    )
+
+
+def limits_as_json(limits: Limits) -> bytes:
+    """Return the limits as JSON for an order. The encoding is cached: most jobs have the limits of their type."""
+    return _encoded(tuple(limits["operation_s"].items()), _plain_limits(limits))
+
+
+@lru_cache(maxsize=64)
+def _encoded(operation_s: tuple[tuple[str, float | None], ...], plain: tuple[float | None, ...]) -> bytes:
+    return dump_json({**dict(zip(_PLAIN_LIMITS, plain, strict=True)), "operation_s": dict(operation_s)})

@@ -6,14 +6,13 @@ Runs in: supervisor, before it starts. Pure.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from killable.supervisor.configuration.faults import ConfigFault, dotted, is_secretive, shown
-from killable.supervisor.configuration.tables import FileTable, JobTable, LimitsTable, PoolTable, ServerSettings
+from killable.supervisor.configuration.tables import FileTable, JobTable, LimitsTable, PoolTable, ServerTable
 from killable.workers.authoring.identifiers import did_you_mean
 
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
@@ -40,7 +39,7 @@ def keys_of(*section: str) -> list[str]:
         case []:
             return list(FileTable.model_fields)
         case ["server"]:
-            return [field.name for field in fields(ServerSettings)]
+            return list(ServerTable.model_fields)
         case ["pools", _]:
             return list(PoolTable.model_fields)
         case ["jobs", _]:

@@ -15,15 +15,15 @@ from typing import Any
 
 from killable.supervisor.configuration import layers
 from killable.supervisor.configuration.checking import check
-from killable.supervisor.configuration.contradictions import DEFAULT_CAPS, absolute_python, caps_over, contradictions
+from killable.supervisor.configuration.contradictions import absolute_python, caps_over, contradictions
 from killable.supervisor.configuration.faults import ConfigError, ConfigFault, dotted, shown
 from killable.supervisor.configuration.layers import Layer, Leaves
-from killable.supervisor.configuration.tables import FileTable, PoolTable, ServerSettings
+from killable.supervisor.configuration.tables import FileTable, PoolTable
 from killable.supervisor.jobs.limits import is_over
-from killable.supervisor.models import JobLimits
-from killable.supervisor.settings import JobSettings, PoolSpec, Settings
+from killable.supervisor.settings import JobSettings, PoolSpec, ServerSettings, Settings, SupervisorSettings
+from killable.workers.authoring.limits import DEFAULT_CAPS, DEFAULT_LIMITS, over, value_of
 
-__all__ = ["Config", "ConfigError", "ConfigFault", "ServerSettings", "examine", "load"]
+__all__ = ["Config", "ConfigError", "ConfigFault", "examine", "load"]
 
 PROOFS = ("", "cgroup+descendants", "descendants")
 
@@ -79,10 +79,9 @@ def examine(
         faults.append(ConfigFault("KILLABLE_PROOF", f"expected one of {', '.join(PROOFS[1:])}", shown(proof)))
         proof = ""
     sources = {dotted(key): written.source for key, written in leaves.items()}
-    server, lowered = _server(tables.server, leaves, file)
-    tables = tables.model_copy(update={"server": server})
-    faults += contradictions(tables, folder, {fault.key for fault in faults})
-    settings = _settings(tables, folder, proof)
+    server, lowered = _server(ServerSettings(**dict(tables.server)), leaves, file)
+    faults += contradictions(tables, server, folder, {fault.key for fault in faults})
+    settings = _settings(tables, server, folder, proof)
     sources |= lowered | {
         f"limits.{name}": f"default, lowered to caps.{name}"
         for name in _lowered(tables)
@@ -136,22 +135,16 @@ def _pools(tables: FileTable, folder: Path) -> Iterator[PoolSpec]:
 
 def _pool(name: str, table: PoolTable, folder: Path) -> PoolSpec:
     workers = table.workers or len(table.affinity)
-    changes: dict[str, Any] = {"workers": workers} if workers else {}
+    shared = {each.name for each in fields(PoolSpec)} & PoolTable.model_fields.keys() - {"workers", "python"}
+    members: dict[str, Any] = {each: getattr(table, each) for each in shared}
+    if workers:
+        members["workers"] = workers
     return PoolSpec(
         name=name,
         modules=tuple(os.path.normpath(folder / m) if layers.is_path(m) else m for m in table.module),
-        spares=table.spares,
-        jobs_per_worker_max=table.jobs_per_worker_max,
-        start_method=table.start_method,
         python=os.path.normpath(absolute_python(table.python, folder)) if table.python else "",
-        nice=table.nice,
-        affinity=table.affinity,
-        core_dumps=table.core_dumps,
-        user=table.user,
-        group=table.group,
-        env=table.env,
         folder=str(folder),
-        **changes,
+        **members,
     )
 
 
@@ -161,17 +154,16 @@ def _lowered(tables: FileTable) -> dict[str, float]:
     return {
         name: cap
         for name, cap in caps
-        if name not in tables.limits.given() and is_over(getattr(JobLimits(), name), cap)
+        if name not in tables.limits.given() and is_over(value_of(DEFAULT_LIMITS, name), cap)
     }
 
 
-def _settings(tables: FileTable, folder: Path, proof: Any) -> Settings:
-    shared = {f.name for f in fields(ServerSettings)} & {f.name for f in fields(Settings)}
+def _settings(tables: FileTable, server: ServerSettings, folder: Path, proof: Any) -> Settings:
     return Settings(
         pools=tuple(_pools(tables, folder)),
-        limits=JobLimits().over(_lowered(tables) | tables.limits.given()),
+        limits=over(DEFAULT_LIMITS, _lowered(tables) | tables.limits.given()),
         caps=caps_over(DEFAULT_CAPS, tables.caps),
         jobs={n: JobSettings(job.limits.given(), caps_over({}, job.caps)) for n, job in tables.jobs.items()},
         proof=proof,
-        **{name: getattr(tables.server, name) for name in shared},
+        **{each.name: getattr(server, each.name) for each in fields(SupervisorSettings)},
     )

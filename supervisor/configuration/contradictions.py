@@ -15,13 +15,13 @@ from killable.supervisor.configuration.layers import is_path
 from killable.supervisor.configuration.tables import NO_LIMIT, CapsTable, FileTable, PoolTable
 from killable.supervisor.jobs.limits import is_over
 from killable.supervisor.linux.user_accounts import AccountError, account
-from killable.supervisor.settings import Settings, usable_processors
-from killable.workers.authoring.limits import flat
-
-DEFAULT_CAPS = Settings(pools=()).caps
+from killable.supervisor.settings import ServerSettings, usable_processors
+from killable.workers.authoring.limits import DEFAULT_CAPS, flat
 
 
-def contradictions(tables: FileTable, folder: Path, doubted: Collection[str]) -> Iterator[ConfigFault]:
+def contradictions(
+    tables: FileTable, server: ServerSettings, folder: Path, doubted: Collection[str]
+) -> Iterator[ConfigFault]:
     """Yield every contradiction. Nothing is said of what rests on a `doubted` key, one that has a fault already."""
     for name, pool in tables.pools.items():
         yield from _modules(name, pool, folder)
@@ -39,7 +39,7 @@ def contradictions(tables: FileTable, folder: Path, doubted: Collection[str]) ->
         lower = {limit: cap for limit, cap in lower.items() if f"{where}.{limit}" not in doubted}
         yield from _over_caps(f"jobs.{name}.limits", job.limits.given(), lower)
     if not {"server.queue_bytes_max", "server.body_bytes_max"} & set(doubted):
-        yield from _queue_below_body(tables)
+        yield from _queue_below_body(server)
 
 
 def caps_over(below: Mapping[str, float], table: CapsTable) -> dict[str, float]:
@@ -92,9 +92,8 @@ def _over_caps(where: str, limits: Mapping[str, Any], caps: Mapping[str, tuple[f
             yield ConfigFault(f"{where}.{whole_name}", f"expected at most {cap:g}, its cap (raise {key} too)", found)
 
 
-def _queue_below_body(tables: FileTable) -> Iterator[ConfigFault]:
+def _queue_below_body(server: ServerSettings) -> Iterator[ConfigFault]:
     """An input that the queue can never hold would be told to come back later, for ever."""
-    server = tables.server
     if server.body_bytes_max > server.queue_bytes_max:
         expected = f"expected at most server.queue_bytes_max, {server.queue_bytes_max} bytes (raise that too)"
         yield ConfigFault("server.body_bytes_max", expected, shown(server.body_bytes_max))

@@ -13,10 +13,10 @@ from typing import Any
 
 from killable.supervisor.configuration.config import Config
 from killable.supervisor.configuration.faults import is_secretive
-from killable.supervisor.configuration.tables import NO_LIMIT, ServerSettings, json_schema
-from killable.supervisor.models import LIMIT_NAMES, JobLimits, JobType
-from killable.supervisor.settings import Settings
-from killable.workers.authoring.limits import flat
+from killable.supervisor.configuration.tables import NO_LIMIT, json_schema
+from killable.supervisor.models import JobType
+from killable.supervisor.settings import ServerSettings
+from killable.workers.authoring.limits import DEFAULT_CAPS, DEFAULT_LIMITS, LIMITS, flat
 
 DEFAULT = "default"
 NOT_SHOWN = "(set, not shown)"
@@ -54,9 +54,9 @@ def settings_in_force(config: Config) -> Iterator[Setting]:
     """Yield every value in the order of the file. What may be a secret is not shown."""
     for name, value in asdict(config.server).items():
         yield _setting(config, "server", name, value)
-    for _, name, value in flat(config.settings.limits.as_json()):
+    for _, name, value in flat(config.settings.limits):
         yield _setting(config, "limits", name, value)
-    for name in LIMIT_NAMES:
+    for name in LIMITS:
         yield _setting(config, "caps", name, config.settings.caps.get(name))
     for pool in config.settings.pools:
         section = f"pools.{pool.name}"
@@ -76,7 +76,7 @@ def settings_in_force(config: Config) -> Iterator[Setting]:
 
 def limits_in_force(config: Config, job_type: JobType) -> Iterator[Setting]:
     """Yield a job type's limits, with what the decorator, the file and the caps had to say."""
-    for limit, name, value in flat(job_type.limits.as_json()):
+    for limit, name, value in flat(job_type.limits):
         said = job_type.limit_sources[limit]
         if said == "decorator":
             source = said
@@ -143,7 +143,7 @@ def _in_units(value: float, units: Mapping[str, int]) -> str:
 
 def _defaults() -> Iterable[tuple[tuple[str, ...], dict[str, str]]]:
     """Return the sections of the example with what stands in each, spelled."""
-    limits, caps = JobLimits().as_json(), Settings(pools=()).caps
+    limits, caps = DEFAULT_LIMITS, DEFAULT_CAPS
     pool = {
         "module": '"./my_jobs.py"', "workers": "2", "spares": "1", "jobs_per_worker_max": "1",
         "start_method": '"fork"', "python": '""', "nice": "5", "affinity": "[]", "core_dumps": "false",

@@ -8,14 +8,26 @@ The line under a key is its documentation everywhere: in the JSON Schema, and in
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from dataclasses import fields
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, StringConstraints, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    StringConstraints,
+    WithJsonSchema,
+    create_model,
+)
 from pydantic_core import PydanticCustomError
 
+from killable.supervisor import settings
+from killable.supervisor.configuration.documentation import documentation_of
+from killable.supervisor.settings import ServerSettings
 from killable.workers.authoring.identifiers import OPERATION_PATH, TYPE_NAME
-from killable.workers.authoring.limits import ATTEMPTS_MAX
+from killable.workers.authoring.limits import LIMITS, Limit, Unit
 from killable.workers.authoring.units import parse_bytes, parse_count, parse_seconds
 
 NO_LIMIT = "none"
@@ -105,60 +117,6 @@ _NUMBERS = {"type": "array", "items": {"type": "integer", "minimum": 0}}
 Processors = Annotated[tuple[int, ...], BeforeValidator(_processors), WithJsonSchema(_NUMBERS)]
 
 
-@dataclass(frozen=True, slots=True)
-class ServerSettings:
-    """The HTTP side, the bounds of the queue and of what is kept, the log."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
-
-    host: Text = "127.0.0.1"
-    """Address to listen on; any but loopback needs an API key."""
-    port: Annotated[int, Strict(), Field(ge=0, le=65535)] = 7833
-    """0 takes a free one."""
-    uds: Text = ""
-    """Path of a Unix socket (mode 0600) to listen on instead of host and port."""
-    api_keys_file: Text = ""
-    """A file that only its owner can read, lines `NAME ROLE KEY`, role submit or operate. KILLABLE_API_KEY adds one."""
-    allowed_hosts: tuple[Text, ...] = ()
-    """Names, beyond loopback and `host`, under which clients reach this server."""
-    cors_origins: tuple[Text, ...] = ()
-    """Origins like "https://app.example" whose pages may call this server."""
-    connections_max: AtLeastOne = 2000
-    """Open connections at once; a stream holds one."""
-    header_timeout_s: SomeSeconds = 10.0
-    """For a request's header to be there, from its first byte or, on a new connection, from its start."""
-    body_bytes_max: SomeBytes = 16 << 20
-    """The largest request body: a larger one is 413."""
-    result_inline_bytes_max: SomeBytes = 64 << 10
-    """A longer result stands in a record as a reference to its own address."""
-    queue_jobs_max: AtLeastOne = 1000
-    """Jobs that wait; one more is 429 queue_full."""
-    queue_bytes_max: SomeBytes = 256 << 20
-    """Bytes of input that wait; more are 429 queue_full."""
-    keep_jobs: Count = 1000
-    """Ended jobs that stay readable; the first bound of the three that is met drops the oldest."""
-    keep_bytes: Bytes = 512 << 20
-    """Memory that ended jobs may hold."""
-    keep_s: Seconds = 3600.0
-    """For how long an ended job stays readable."""
-    journal: Text = ""
-    """A file in which jobs survive the server's death: at its next start those run that waited. Empty: no file."""
-    drain_s: Seconds = 0.0
-    """After Ctrl-C or SIGTERM: for jobs to end by themselves, before each is cancelled with its own grace."""
-    ack_cpu_s: Seconds = 0.1
-    """Processor time within ack_s after which code that did not hear SIGTERM counts as stuck."""
-    stack: Truth = False
-    """Dump the stack also before a SIGKILL without grace (grace_s 0), which then comes up to 0.1 s later."""
-    unkillable_s: SomeSeconds = 10.0
-    """After SIGKILL: then a process that is still there is given up, and its slot is quarantined."""
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """What goes to stderr; info has a line for each step of a job's life."""
-    log_format: Literal["text", "json"] = "text"
-    """json: one object per line."""
-    redact: Truth = False
-    """Keep what jobs and clients say (errors, reasons, tags) out of the server's own log; tokens are never in it."""
-
-
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -167,78 +125,99 @@ class _Table(BaseModel):
         return self.model_dump(exclude_unset=True)
 
 
-class LimitsTable(_Table):
-    """Limits of a job; what is not written stays as it was."""
-
-    total_s: SecondsOrNone = None
-    """From the submission to the end, waiting included: then timeout.queue, timeout.start or timeout.run."""
-    queue_s: SecondsOrNone = None
-    """In the queue: then `timed_out`, timeout.queue."""
-    start_s: SecondsOrNone = None
-    """From a worker to the function's first line: then timeout.start."""
-    first_token_s: SecondsOrNone = None
-    """From the function's first line to its first token: then timeout.first_token."""
-    idle_s: SecondsOrNone = None
-    """From one token to the next: then timeout.idle."""
-    run_s: SecondsOrNone = None
-    """In the function: then timeout.run."""
-    operation_s: Operations = {}
-    """In `ctx.operation`, by path ("load/download") or name, over what the code says: then timeout.operation."""
-    grace_s: Seconds = 0.0
-    """For clean-up after SIGTERM: then SIGKILL."""
-    ack_s: AnySecondsOrNone = None
-    """For hearing SIGTERM: native code that did not is killed then; from grace_s on it has the whole grace."""
-    memory_bytes: BytesOrNone = None
-    """Growth of the private memory of all its processes: then `failed`, limit.memory."""
-    cpu_s: SecondsOrNone = None
-    """Processor time of all its processes and threads: then limit.cpu."""
-    processes_max: CountOrNone = None
-    """Processes at once, the worker included: then limit.processes."""
-    files_max: CountOrNone = None
-    """Files that each of its processes may have open, beyond the worker's own: then limit.files."""
-    output_bytes: SomeBytes = 1
-    """Tokens, logs, checkpoints: then limit.output."""
-    attempts_max: Annotated[int, Strict(), Field(ge=1, le=ATTEMPTS_MAX)] = 1
-    """Runs at most: one that ended with a retryable code, and had streamed nothing, is followed by another."""
-    backoff_s: Seconds = 0.0
-    """Before the second run, about; twice as long before each further one, up to a minute."""
+def _limit_form(limit: Limit) -> Any:
+    """Return the type of a limit's value in the file."""
+    if limit.unit is Unit.OPERATIONS:
+        return Operations
+    if limit.unit is Unit.COUNT and limit.most is not None:
+        return Annotated[int, Strict(), Field(ge=1, le=limit.most)]
+    return _FORMS[limit.unit, limit.may_be_none, limit.may_be_zero]
 
 
-class CapsTable(_Table):
-    """The most that a job may ask for (422 limit_over_cap); "none" takes a cap away."""
+_FORMS: dict[tuple[Unit, bool, bool], Any] = {
+    (Unit.SECONDS, True, False): SecondsOrNone,
+    (Unit.SECONDS, True, True): AnySecondsOrNone,
+    (Unit.SECONDS, False, True): Seconds,
+    (Unit.BYTES, True, False): BytesOrNone,
+    (Unit.BYTES, False, False): SomeBytes,
+    (Unit.COUNT, True, False): CountOrNone,
+}
+"""By unit, whether it may be none, whether it may be 0."""
 
-    total_s: SecondsOrNone = None
-    """Cap of total_s."""
-    queue_s: SecondsOrNone = None
-    """Cap of queue_s."""
-    start_s: SecondsOrNone = None
-    """Cap of start_s."""
-    first_token_s: SecondsOrNone = None
-    """Cap of first_token_s."""
-    idle_s: SecondsOrNone = None
-    """Cap of idle_s."""
-    run_s: SecondsOrNone = None
-    """Cap of run_s."""
-    operation_s: SecondsOrNone = None
-    """Cap of each of operation_s."""
-    grace_s: SecondsOrNone = None
-    """Cap of grace_s: nobody can hold up a cancel for longer."""
-    ack_s: SecondsOrNone = None
-    """Cap of ack_s."""
-    memory_bytes: BytesOrNone = None
-    """Cap of memory_bytes."""
-    cpu_s: SecondsOrNone = None
-    """Cap of cpu_s."""
-    processes_max: CountOrNone = None
-    """Cap of processes_max."""
-    files_max: CountOrNone = None
-    """Cap of files_max."""
-    output_bytes: BytesOrNone = None
-    """Cap of output_bytes."""
-    attempts_max: CountOrNone = None
-    """Cap of attempts_max."""
-    backoff_s: SecondsOrNone = None
-    """Cap of backoff_s."""
+
+def _documentation(limit: Limit) -> str:
+    """Return what stands beside a limit in the schema and in the example of the file."""
+    ends_as = " or ".join(limit.ends_as)
+    return f"{limit.bounds[0].upper()}{limit.bounds[1:]}{f': {ends_as}' if ends_as else ''}."
+
+
+def _cap_form(limit: Limit) -> Any:
+    """Return the type of a limit's cap in the file; that of `operation_s` holds for each operation."""
+    unit = Unit.SECONDS if limit.unit is Unit.OPERATIONS else limit.unit
+    return _FORMS[unit, True, False]
+
+
+if TYPE_CHECKING:
+
+    class LimitsTable(_Table):
+        """Made below, from LIMITS."""
+
+    class CapsTable(_Table):
+        """Made below, from LIMITS."""
+
+else:
+    LimitsTable = create_model(
+        "LimitsTable",
+        __base__=_Table,
+        __doc__="Limits of a job; what is not written stays as it was.",
+        **{
+            # No default is ever read: what is not written stays as the layer below has it (`_Table.given`).
+            name: (_limit_form(limit), Field(default=None, description=_documentation(limit)))
+            for name, limit in LIMITS.items()
+        },
+    )
+    CapsTable = create_model(
+        "CapsTable",
+        __base__=_Table,
+        __doc__='The most that a job may ask for (422 limit_over_cap); "none" takes a cap away.',
+        **{
+            name: (_cap_form(limit), Field(default=None, description=f"Cap of {name}."))
+            for name, limit in LIMITS.items()
+        },
+    )
+
+
+_SETTING_FORMS: dict[Any, Any] = {
+    str: Text,
+    bool: Truth,
+    tuple[str, ...]: tuple[Text, ...],
+    settings.Seconds: Seconds,
+    settings.PositiveSeconds: SomeSeconds,
+    settings.Bytes: Bytes,
+    settings.PositiveBytes: SomeBytes,
+    settings.Count: Count,
+    settings.PositiveCount: AtLeastOne,
+    settings.Port: Annotated[int, Strict(), Field(ge=0, le=65535)],
+}
+"""By the type of a setting; any other type is validated as it stands."""
+
+
+def _server_table() -> type[_Table]:
+    """Make the model of `[server]` from the fields of ServerSettings and the strings under them."""
+    hints = get_type_hints(ServerSettings, include_extras=True)
+    documentation = documentation_of(ServerSettings)
+    members: dict[str, Any] = {
+        each.name: (
+            _SETTING_FORMS.get(hints[each.name], hints[each.name]),
+            Field(default=each.default, description=documentation[each.name]),
+        )
+        for each in fields(ServerSettings)
+    }
+    about = (ServerSettings.__doc__ or "").partition(":")[0]
+    return create_model("ServerSettings", __base__=_Table, __doc__=f"{about}.", **members)
+
+
+ServerTable = _server_table()
 
 
 class PoolTable(_Table):
@@ -285,7 +264,7 @@ _Name = Annotated[str, StringConstraints(pattern=f"^{TYPE_NAME}$")]
 class FileTable(_Table):
     """killable.toml"""
 
-    server: ServerSettings = ServerSettings()
+    server: ServerTable = ServerTable()  # type: ignore[valid-type]  # made from ServerSettings
     """The HTTP side, the bounds of the queue and of what is kept, the log."""
     limits: LimitsTable = LimitsTable()
     """Defaults of all job types; a decorator's and a [jobs.NAME.limits] stand over them."""

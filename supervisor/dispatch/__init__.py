@@ -1,1 +1,1 @@
-"""Who gets a worker when: admission, the dispatcher, retries, drain, recovery."""
+"""Scheduling of jobs: admission, the dispatcher, retries, drain, recovery."""

@@ -1,13 +1,13 @@
-"""The way in: takes a submission or says why not, and answers when the job is as safe as it is to be.
+"""Accepts or refuses submissions, and answers when the job is accepted: with a journal, when it is on disk.
 
 Runs in: supervisor.
 
-    submit ─► sealed ─► checked ─► Entry ──────────────────────────► enqueued ─► record
+    submit ─► sealed ─► checked ─► Job ────────────────────────────► enqueued ─► record
                                      └─ with a journal: on disk? ─┘└─ no: withdrawn, refused
 
-Without a journal all from the checks on is one turn of the loop. With one the job waits for the disk as one that is
-queued, is seen and can be cancelled; it holds its place in the queue's bounds, and its idempotency key. What follows
-when it is written is done by the journal's answer, not by whoever submits, and may be gone.
+Without a journal, everything from the checks on is one turn of the loop. With one, a job that waits for the disk
+counts as queued: it is listed, can be cancelled, and holds its place in the queue's bounds and its idempotency key.
+The journal's callback does what follows; the client that submitted the job may be gone by then.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ from killable.supervisor.jobs.event_log import EventLog
 from killable.supervisor.jobs.inputs import close_input, content_of, seal_large_input
 from killable.supervisor.jobs.job import Job, JobListener
 from killable.supervisor.jobs.registry import Registry, check_same_request
-from killable.supervisor.models import JobLimits, JobRecord, JobType, Outcome, Submission
+from killable.supervisor.models import JobRecord, JobType, Outcome, Submission
 from killable.supervisor.telemetry.observer import Observer
+from killable.workers.authoring.limits import Limits
 from killable.workers.errors import Refused
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ Answer = asyncio.Future[JobRecord | Refused]
 
 
 class Admission:
-    """One for each supervisor."""
+    """Accepts jobs. There is one for each supervisor."""
 
     def __init__(
         self,
@@ -62,10 +63,10 @@ class Admission:
         self._journal_writer = journal_writer
 
     async def submit(self, submission: Submission) -> JobRecord:
-        """As `Engine.submit`."""
+        """Implement `Engine.submit`."""
         content = submission.input
-        # Without a journal the only wait. What follows is one turn of the loop: of two requests with one key one is
-        # the first.
+        # Without a journal this is the only wait. The rest is one turn of the loop: of two requests with one key, one
+        # comes first.
         submission = await seal_large_input(submission)
         job = None
         try:
@@ -92,11 +93,11 @@ class Admission:
         job_id: str,
         job_type: JobType,
         submission: Submission,
-        in_force: JobLimits,
+        in_force: Limits,
         listener: JobListener | None = None,
         since: float | None = None,
     ) -> Job:
-        """Make a job that is neither queued nor started yet, but was perhaps asked for `since` an earlier moment."""
+        """Create a job that is neither queued nor started. `since`: when it was requested, if that is earlier."""
         now = self._clock.now()
         job = Job(
             id=job_id,
@@ -104,7 +105,7 @@ class Admission:
             type=job_type,
             submission=submission,
             limits=in_force,
-            log=EventLog(in_force.output_bytes),
+            log=EventLog(in_force["output_bytes"]),
             created_at=self._clock.wall(),
             created=now if since is None else since,
             queued=now,
@@ -115,7 +116,7 @@ class Admission:
         return job
 
     def _first_answer(self, submission: Submission) -> JobRecord | Answer | None:
-        """Return the first answer to this idempotency key, or its promise. Raise Refused: idempotency_conflict."""
+        """Return the first answer to this idempotency key, or its future. Raise Refused: idempotency_conflict."""
         waiting = self._unwritten.get((submission.tenant, submission.idempotency_key))
         if waiting is None:
             return self._registry.replayed(submission)
@@ -124,12 +125,12 @@ class Admission:
         return answer
 
     def _accept(self, submission: Submission) -> Job:
-        """Make a job whose input is where it is to lie. Raise Refused."""
+        """Check a submission and create its job. Raise Refused."""
         self._drain.check()
         job_type = self._jobs.fleet.type(submission.type)
         in_force = limits.limits_of_job(job_type.limits, job_type.caps, submission.limits, submission.within_s)
         self._check_time(job_type, in_force)
-        self._check_room(job_type, len(submission.input))  # last: what is wrong with a request is wrong later, too
+        self._check_room(job_type, len(submission.input))  # last: a full queue passes, other faults stay
         job = self.enter(f"job-{uuid.uuid4()}", job_type, submission, in_force)
         if self._journal_writer is None:
             self._observer.on_submitted(job)
@@ -149,34 +150,34 @@ class Admission:
         try:
             self._jobs.backlog.check(input_bytes)
         except QueueFull as full:
-            # There is room when the first of those that wait has begun.
+            # There is room when the first waiting job has started.
             wait_s = self._jobs.fleet.run_times_of(job_type).estimate_wait_s(0)
             again_s = max(1, round(wait_s or 1))
             facts = {"bound": full.bound, "limit": full.limit, "retry_after_s": again_s}
             raise Refused(f"the queue is full: {full}", code="queue_full", **facts) from full
 
-    def _check_time(self, job_type: JobType, in_force: JobLimits) -> None:
-        """Raise Refused, deadline_unmeetable, for a job whose `total_s` would be over while it waits."""
-        if in_force.total_s is None:
+    def _check_time(self, job_type: JobType, in_force: Limits) -> None:
+        """Raise Refused: deadline_unmeetable, for a job whose `total_s` would be over while it waits."""
+        if in_force["total_s"] is None:
             return
         occupancy = self._jobs.fleet.pool_of(job_type).occupancy()
         if occupancy.queued < occupancy.slots_free:
             return
         wait_s = self._jobs.fleet.run_times_of(job_type).estimate_wait_s(occupancy.queued) or 0.0
-        if wait_s > in_force.total_s:
+        if wait_s > in_force["total_s"]:
             raise Refused(
                 f"it would wait for {wait_s:g} s, as the latest jobs ran, and its time is over in "
-                f"{in_force.total_s:g} s: it would be given up before it starts",
+                f"{in_force['total_s']:g} s: it would be given up before it starts",
                 code="deadline_unmeetable",
                 estimated_wait_s=wait_s,
-                total_s=in_force.total_s,
-                retry_after_s=max(1, round(wait_s - in_force.total_s)),
+                total_s=in_force["total_s"],
+                retry_after_s=max(1, round(wait_s - in_force["total_s"])),
             )
 
     # ── with a journal ──
 
     def _write(self, journal_writer: JournalWriter, job: Job, content: bytes) -> Answer:
-        """Have a job written, and return what will be answered to whoever submits it."""
+        """Write a job to the journal, and return a future of the answer to its submission."""
         answer: Answer = asyncio.get_running_loop().create_future()
         submission = job.submission
         room = len(submission.input)
@@ -191,7 +192,7 @@ class Admission:
                 del self._unwritten[key]
             try:
                 answer.set_result(self._settle(job, refused))
-            except Exception as error:  # a defect of ours: whoever waits is told
+            except Exception as error:  # a bug in killable: the client is answered all the same
                 answer.set_result(Refused(f"the server met a fault of its own: {error!r}", code="internal"))
                 raise
 
@@ -199,7 +200,7 @@ class Admission:
         return answer
 
     def _settle(self, job: Job, refused: Refused | None) -> JobRecord | Refused:
-        """It is on disk, or is not."""
+        """Queue a job that is on disk; withdraw one that is refused."""
         if refused is not None:
             self._withdraw(job, refused)
             return refused
@@ -208,14 +209,14 @@ class Admission:
 
     async def _written(self, submission: Submission, answer: Answer) -> JobRecord:
         """Wait for the disk. Raise Refused: journal_failed."""
-        found = await asyncio.shield(answer)  # others may wait for it, too
+        found = await asyncio.shield(answer)  # other requests may wait for it, too
         if isinstance(found, Refused):
             self._observer.on_refused(submission, found)
             raise Refused(found.message, code=found.code, **found.facts)
         return found
 
     def _withdraw(self, job: Job, refused: Refused) -> None:
-        """It was never accepted: who has found it in a list sees it end, and then there is no such job."""
+        """Remove a job that was never accepted. A client that found it in a list sees it end, then no such job."""
         if not job.is_over:
             self._jobs.conclude(job, Outcome("failed", refused.code, refused.message))
         self._registry.withdraw(job)

@@ -1,4 +1,4 @@
-"""Gives jobs to workers and ends them: the only one that stores their states.
+"""Assigns jobs to workers and ends them. No other module stores a job's state.
 
 Runs in: supervisor. Everything here is synchronous: no coroutine ever waits in the middle of a kill.
 
@@ -30,13 +30,14 @@ from killable.supervisor.pools.worker import Worker, WorkerStage
 from killable.supervisor.settings import Settings, usable_cores
 from killable.supervisor.stack import pointed
 from killable.supervisor.telemetry.observer import Observer
+from killable.workers.authoring.limits import value_of
 
 if TYPE_CHECKING:
     from killable.supervisor.journal.journal_writer import JournalWriter
 
 
 class Dispatcher:
-    """The owner of every attempt and, in what concerns jobs, of every pool."""
+    """Owns every attempt and, for what concerns jobs, every pool."""
 
     def __init__(
         self,
@@ -46,7 +47,7 @@ class Dispatcher:
         observer: Observer,
         lease_holder: LeaseHolder | None = None,
     ) -> None:
-        """`lease_holder` may give lent workers orders, in any thread (`lease`)."""
+        """`lease_holder` may give leased workers orders, in any thread (`lease`)."""
         self._settings = settings
         self._registry = registry
         self._drain = drain
@@ -60,22 +61,22 @@ class Dispatcher:
         self._journal_writer: JournalWriter | None = None
 
     def start(self, clock: Clock, journal_writer: JournalWriter | None = None) -> None:
-        """Set the clock that everything here goes by, and who writes down what becomes of jobs."""
+        """Set the clock, and the journal writer that records what becomes of jobs."""
         self._clock = clock
         self._journal_writer = journal_writer
 
     def close(self) -> None:
-        """Give no more jobs to workers."""
+        """Assign no more jobs to workers."""
         self._closing = True
 
     def enqueue(self, job: Job) -> None:
-        """Queue a new job; it leaves the queue at once when a worker is warm, or when there can be none."""
+        """Queue a new job. It starts at once when a worker is warm, and fails at once when no worker can come."""
         if self._push(job):
             self._let_wait(job)
 
     def _push(self, job: Job) -> bool:
-        """Put a job in the queue; False: it can have no worker, and has ended."""
-        pool, submission, total_s = self.fleet.pool_of(job.type), job.submission, job.limits.total_s
+        """Put a job in the queue. Return False when it can have no worker and has ended."""
+        pool, submission, total_s = self.fleet.pool_of(job.type), job.submission, job.limits["total_s"]
         self.backlog.push(
             job.id,
             pool=pool.spec.name,
@@ -83,7 +84,7 @@ class Dispatcher:
             priority=submission.priority,
             input_bytes=len(submission.input),
         )
-        if total_s is not None and job.created + total_s <= self._clock.now():  # of an earlier run of the server
+        if total_s is not None and job.created + total_s <= self._clock.now():  # from an earlier server run
             self._on_queue_deadline(job, "total_s")
         elif not job.type.available:
             self._decide_queued(job, Verdict("spawn", facts={"message": job.type.unavailable_reason}))
@@ -92,7 +93,7 @@ class Dispatcher:
         return job.state is State.QUEUED
 
     def _let_wait(self, job: Job) -> None:
-        """Give it a worker, if its turn has come, else let its time run."""
+        """Assign the job if its turn has come; otherwise start its queue timer."""
         self.on_worker_available(self.fleet.pool_of(job.type))
         if job.state is State.QUEUED:
             limit, due = _queue_deadline(job)
@@ -100,7 +101,7 @@ class Dispatcher:
                 job.queue_timer = self._clock.call_at(due, lambda: self._on_queue_deadline_soon(job, limit))
 
     def place_of(self, job: Job) -> dict[str, Any] | None:
-        """Return how long the queue is before a job that waits; without a position it is not in there yet."""
+        """Return a waiting job's position and estimated wait; a position of None: it is not in the backlog yet."""
         if job.state is not State.QUEUED:
             return None
         position = self.backlog.position(job.id)
@@ -108,35 +109,35 @@ class Dispatcher:
         return {"position": position, "estimated_wait_s": wait_s}
 
     def resume(self, jobs: Iterable[Job]) -> None:
-        """Queue again what waited when a server died: all of it before any of it has a worker, for the order's sake."""
+        """Queue the jobs that waited when a server died: all of them before one gets a worker, to keep their order."""
         for job in [job for job in jobs if self._push(job)]:
             self._let_wait(job)
 
     def settle(self, job: Job, outcome: Outcome) -> None:
-        """End a job that never was at work here: another server had it."""
+        """End a job of an earlier server run that has not run in this one."""
         self._end(job, outcome)
 
     def stop_all(self, reason: str, grace_s: float | None) -> list[Job]:
-        """Begin to end every job."""
+        """Begin to end every job; return those that were active."""
         active = self._registry.active()
         self.stop_these(active, Verdict("cancelled", by="shutdown", reason=reason), grace_s)
         return active
 
     def stop_these(self, jobs: Iterable[Job], verdict: Verdict, grace_s: float | None) -> None:
-        """Begin to end all of these, in one turn of the loop: no worker that becomes free is given one of them.
+        """Begin to end these jobs in one turn of the loop: no worker that becomes free gets one of them.
 
-        Signals first: to end a thousand that wait takes a while.
+        Signals are sent first: ending a thousand queued jobs takes a while.
         """
         for job in sorted(jobs, key=lambda job: job.state is State.QUEUED):
             self.stop(job, verdict, grace_s)
 
     def transition(self, job: Job, cause: Cause) -> None:
-        """Store a job's next state: the only line that does."""
+        """Store a job's next state. No other method does."""
         job.state = lifecycle.step(job.state, cause)
         self._observer.on_transition(job, cause)
 
     def _dispatch(self, pool: Pool) -> None:
-        """Give waiting jobs to warm workers."""
+        """Assign waiting jobs to warm workers. When no job waits, lease the workers that are idle."""
         name = pool.spec.name
         while self.backlog.depth(name):
             worker = pool.take()
@@ -156,7 +157,7 @@ class Dispatcher:
         pool.fill_soon()
 
     def lend(self) -> None:
-        """Lend what is idle, and fork what is missing: its borrower has calls that wait."""
+        """Lease idle workers and fork missing ones: the lease holder has waiting tasks."""
         for pool in self.fleet:
             self.on_worker_available(pool)
 
@@ -165,7 +166,7 @@ class Dispatcher:
         return self._fences
 
     def adopt(self, job: Job, lease: Lease) -> None:
-        """A caller's thread has given a lent worker its order: from here on the attempt is like any other."""
+        """Make an ordinary attempt of a task whose order a thread of the program gave to a leased worker."""
         pool, worker = self.fleet.worker(lease.worker_id)
         pool.withdraw(worker)
         self._assign(job, worker, lease)
@@ -177,8 +178,8 @@ class Dispatcher:
         job.attempts += 1
         job.worker_id, job.pid = worker.id, worker.process.pid
         rules = Rules(
-            grace_s=job.limits.grace_s,
-            ack_s=job.limits.ack_s,
+            grace_s=job.limits["grace_s"],
+            ack_s=job.limits["ack_s"],
             ack_cpu_s=self._settings.ack_cpu_s,
             unkillable_s=self._settings.unkillable_s,
             cores=self._cores,
@@ -190,14 +191,14 @@ class Dispatcher:
         worker.take(attempt)
         self.transition(job, Cause.ASSIGNED)
         attempt.begin(has_order=lease is not None)
-        self._observer.on_left_queue(job, job.assigned)  # behind the order: it need not wait for a histogram
+        self._observer.on_left_queue(job, job.assigned)  # after the order, which must not wait for a histogram
         if job.is_call and job.attempts > 1:
-            job.wake()  # another process has it, and may say nothing before its result
+            job.wake()  # it runs in another process, which may report nothing before its result
         if self._journal_writer is not None:
             self._journal_writer.begun(job, self._clock.wall())
 
     def stop(self, job: Job, verdict: Verdict, grace_s: float | None) -> None:
-        """End a job whatever its state is; harmless when it has ended or is ending."""
+        """Begin to end a job in any state; harmless when it has ended or is ending."""
         if job.is_over:
             return
         self._observer.on_cancel_asked(job, verdict, grace_s)
@@ -208,7 +209,7 @@ class Dispatcher:
             job.attempt.stop(verdict, grace_s)
 
     def _decide_queued(self, job: Job, verdict: Verdict) -> None:
-        """End a job that never had a worker."""
+        """End a job that has no worker."""
         self.backlog.remove(job.id)
         job.verdict = verdict
         facts = exit_outcome.without_message(verdict.facts)
@@ -221,12 +222,12 @@ class Dispatcher:
         )
 
     def _on_queue_deadline_soon(self, job: Job, limit: str) -> None:
-        """Hear first what there is to be heard: this turn of the loop may be late, and a worker have become free."""
+        """Process pending reports first: this turn of the loop may be late, and a worker may have become free."""
         job.queue_timer = self._clock.call_at(self._clock.now(), lambda: self._on_queue_deadline(job, limit))
 
     def _on_queue_deadline(self, job: Job, limit: str) -> None:
         if job.state is State.QUEUED:
-            limit_s = getattr(job.limits, limit)
+            limit_s = value_of(job.limits, limit)
             self._observer.on_left_queue(job, self._clock.now())
             facts = {"limit": limit, "limit_s": limit_s, "message": f"{limit} of {limit_s:g} s is over"}
             self._decide_queued(job, Verdict("timeout.queue", facts=facts))
@@ -242,13 +243,13 @@ class Dispatcher:
         self._observer.on_first_token(attempt.job, self._clock.now())
 
     def on_ended(self, attempt: Attempt, outcome: Outcome) -> None:
-        """The attempt's tree is proven empty (or given up): publish, free the slot, go on."""
+        """Free the slot, then end or retry the job: the attempt's tree is proven empty, or was given up."""
         job, worker = attempt.job, attempt.worker
         pool = self.fleet.pool_of(job.type)
         job.certificate = certificate = attempt.certificate.as_json()
         if worker.stage is WorkerStage.BUSY:
             worker.release()
-        if worker.stage is not WorkerStage.QUARANTINED:  # its slot is not ready, however warm the others are
+        if worker.stage is not WorkerStage.QUARANTINED:  # its slot does not become ready, however warm the others are
             pool.when_warm(lambda: self._note_slot_ready(attempt, certificate))
         if job.started is not None:
             self.fleet.run_times_of(job.type).note(self._clock.now() - job.started)
@@ -266,16 +267,16 @@ class Dispatcher:
             self._journal_writer.amended(attempt.job)
 
     def _wait_before_next(self, job: Job, outcome: Outcome) -> float | None:
-        """Return the seconds until the job is to be run again; None: this is its end."""
+        """Return the seconds until the job's next attempt; None: there is none."""
         limits = job.limits
-        if not job.may_run_again or limits.attempts_max == 1:
+        if not job.may_run_again or limits["attempts_max"] == 1:
             return None
-        left_s = math.inf if limits.total_s is None else job.created + limits.total_s - self._clock.now()
+        left_s = math.inf if limits["total_s"] is None else job.created + limits["total_s"] - self._clock.now()
         streamed, share = bool(job.log.tokens or job.log.overflowed), retries.share_of(job.number)
         return retries.wait_s(outcome, limits, job.attempts, streamed=streamed, left_s=left_s, share=share)
 
     def _begin_again(self, job: Job, outcome: Outcome, wait_s: float) -> None:
-        """Its attempt is over, and another one follows: until then it waits outside of the queue."""
+        """Schedule another attempt; until then the job waits outside of the queue."""
         now = self._clock.now()
         self._observer.on_retrying(job, outcome, wait_s)
         job_events.note_retry(job, outcome, wait_s)
@@ -300,7 +301,7 @@ class Dispatcher:
         self.note_fewer()
 
     def conclude(self, job: Job, outcome: Outcome) -> None:
-        """Decide once; the terminal event is the job's last and comes from what is recorded here."""
+        """Record the outcome, once. The terminal event is the job's last and is built from this record."""
         job.leave_queue()
         self.transition(job, DECIDED[outcome.state])
         job.outcome = outcome
@@ -310,7 +311,7 @@ class Dispatcher:
         job.forget_input()
 
     def note_fewer(self) -> None:
-        """A job is over: at a shutdown it may have been the last."""
+        """Let a shutdown go on when its last job is over."""
         if self._drain.shutting_down and not self._registry.has_active():
             self._drain.set_due()
 
@@ -334,8 +335,8 @@ class Dispatcher:
 
 
 def _queue_deadline(job: Job) -> tuple[str, float]:
-    """Return which limit ends its waiting, and when; nothing: it may wait for ever."""
-    queue_s, total_s = job.limits.queue_s, job.limits.total_s
+    """Return the limit that ends the wait, and when it does; an empty name: the job may wait for ever."""
+    queue_s, total_s = job.limits["queue_s"], job.limits["total_s"]
     due = math.inf if queue_s is None else job.queued + queue_s
     if total_s is not None and job.created + total_s <= due:
         return "total_s", job.created + total_s

@@ -1,17 +1,17 @@
-"""Jobs of an earlier run of the server, from the journal's rows: ended as they were, waiting again, or lost.
+"""Restores jobs of an earlier server run from the journal's rows: as ended, as waiting, or as lost.
 
-Runs in: supervisor, at its start: after the sweep of leftovers, and when the job types are known.
+Runs in: supervisor, at its start: after the orphan cleanup, and when the job types are known.
 
-    it had ended            it is as it was, for what is left of its `keep_s`
-    a worker had it         `failed`: `supervisor_lost`, or `node_lost` where the boot of the machine is another one
+    it had ended            it stays as it was, for the rest of its `keep_s`
+    a worker had it         `failed`: `supervisor_lost`, or `node_lost` when the machine's boot id is another one
     it waited               it is queued again, in the same order; `queue_s` counts anew, `total_s` has gone on
-    … to be run again       the same, and at once; the attempts that it had count
+    … for a retry           the same, and at once; its earlier attempts count
     … and its type is gone  `failed`, `spawn`
 
-The events of a lost job died with the server, and nobody knows how many there were: some may have been read. Its
-terminal event has an id that none of them can have had (each takes a byte of `output_bytes` at least, but for the few
-beside them), so whoever comes back with a Last-Event-ID gets it, once. The gap before it is what was lost. A job that
-waited to be run again goes on behind such a gap, with an event that says so: `restored`.
+The events of a lost job died with the server. How many there were is unknown, and clients may have read some. The
+terminal event gets an id that none of them can have had (each takes at least one byte of `output_bytes`, except for
+a few), so a client that resumes with Last-Event-ID gets it, once. The gap before it is what was lost. A job that
+waited for a retry continues after such a gap with the event `restored`.
 """
 
 from __future__ import annotations
@@ -31,11 +31,12 @@ from killable.supervisor.jobs.lifecycle import State
 from killable.supervisor.jobs.registry import Registry
 from killable.supervisor.journal.journal_file import JournalRow, damaged
 from killable.supervisor.journal.journal_writer import KEPT_OF_SUBMISSION, JournalWriter
-from killable.supervisor.models import LIMIT_NAMES, JobLimits, JobRecord, JobType, Outcome, Submission
+from killable.supervisor.models import JobRecord, JobType, Outcome, Submission
+from killable.workers.authoring.limits import DEFAULT_LIMITS, LIMITS, Limits, over
 from killable.workers.errors import Refused
 
 EVENTS_BESIDES_OUTPUT = 1 << 16
-"""More than a job has besides its output: a first event for each attempt, a last one."""
+"""More events than a job has besides its output: a first event for each attempt, a last one."""
 
 logger = logging.getLogger("killable.journal")
 
@@ -43,7 +44,7 @@ logger = logging.getLogger("killable.journal")
 async def restore(
     rows: Sequence[JournalRow], *, jobs: Dispatcher, registry: Registry, journal_writer: JournalWriter, clock: Clock
 ) -> None:
-    """Take them all over. Raise JournalRefused, before anything is changed, for rows that make no sense."""
+    """Restore the jobs of all rows. Raise JournalRefused, before anything is changed, for an invalid row."""
     restoring = _Restoring(jobs, journal_writer, clock)
     try:
         restored = [restoring.take(row) for row in rows]
@@ -64,12 +65,12 @@ async def restore(
         jobs.settle(job, outcome)
     for job in restoring.waiting:
         if job.attempts:
-            journal_writer.waits(job)  # from which id its events are here now: a later death must not lose that
+            journal_writer.waits(job)  # its first event id is a new one, which must survive this server, too
     jobs.resume(restoring.waiting)
 
 
 class _Restoring:
-    """Sorts rows by what becomes of them."""
+    """Sorts rows by what becomes of their jobs."""
 
     def __init__(self, jobs: Dispatcher, journal_writer: JournalWriter, clock: Clock) -> None:
         self._jobs = jobs
@@ -80,9 +81,9 @@ class _Restoring:
         self.waiting: list[Job] = []
 
     def take(self, row: JournalRow) -> tuple[Job, JobRecord]:
-        """Return the job of a row, and its record as it was when it was accepted: the answer to its idempotency key."""
+        """Return a row's job, and its record at the time of acceptance: the answer to its idempotency key."""
         accepted = row.accepted
-        limits = JobLimits(**{name: value for name, value in accepted["limits"].items() if name in LIMIT_NAMES})
+        limits = over(DEFAULT_LIMITS, {name: value for name, value in accepted["limits"].items() if name in LIMITS})
         known = {name: value for name, value in accepted["submission"].items() if name in KEPT_OF_SUBMISSION}
         job_type, missing = self._type(accepted, limits)
         job = Job(
@@ -91,7 +92,7 @@ class _Restoring:
             type=job_type,
             submission=Submission(job_type.name, row.pieces.get("input", b""), **known),
             limits=limits,
-            log=EventLog(limits.output_bytes, (row.started or {}).get("first_event", accepted["first_event"])),
+            log=EventLog(limits["output_bytes"], (row.started or {}).get("first_event", accepted["first_event"])),
             created_at=accepted["created_at"],
             created=self._clock.now() - self._clock.age_s(accepted["created_at"]),
             queued=self._clock.now(),
@@ -109,7 +110,7 @@ class _Restoring:
         return job, answer
 
     def _wait(self, job: Job, started: dict[str, Any] | None, missing: str) -> None:
-        """Queue it again, if its type is not `missing`."""
+        """Queue the job again, or fail it when its type is gone; `missing` is the reason, else empty."""
         if started is not None:
             job.attempts = started["attempt"]
             job.log = _behind_lost_events(job)
@@ -120,8 +121,8 @@ class _Restoring:
         else:
             self.waiting.append(job)
 
-    def _type(self, accepted: dict[str, Any], limits: JobLimits) -> tuple[JobType, str]:
-        """Return its type, or one that only has its name, and why it is gone."""
+    def _type(self, accepted: dict[str, Any], limits: Limits) -> tuple[JobType, str]:
+        """Return the job's type and "", or a type that has only its name, and why the type is gone."""
         name, codec = accepted["type"], accepted["codec"]
         try:
             return self._jobs.fleet.type(name), ""
@@ -137,10 +138,10 @@ class _Restoring:
         job.attempts, job.worker_id, job.pid = ended["attempts"], ended["worker_id"], ended["pid"]
         job.progress, job.certificate = ended["progress"], ended["certificate"]
         job.result, job.partial = pieces.get("result"), pieces.get("partial")
-        job.log = EventLog.decoded(pieces.get("events", b""), job.limits.output_bytes, ended["first_event"])
+        job.log = EventLog.decoded(pieces.get("events", b""), job.limits["output_bytes"], ended["first_event"])
 
     def _lose(self, job: Job, started: dict[str, Any]) -> None:
-        """Say what is known of it, and nothing more."""
+        """End the job as lost, with the facts that are known."""
         job.attempts, job.instance_id = started["attempt"], started["instance_id"]
         job.worker_id, job.pid = started["worker_id"], started["pid"]
         job.log = _behind_lost_events(job)
@@ -160,7 +161,7 @@ class _Restoring:
 
 
 def _behind_lost_events(job: Job) -> EventLog:
-    output_bytes = job.limits.output_bytes
+    output_bytes = job.limits["output_bytes"]
     return EventLog(output_bytes, job.log.first + output_bytes + EVENTS_BESIDES_OUTPUT)
 
 
@@ -169,4 +170,4 @@ _SWEPT = {
     True: "what dead servers had left was swept before this one started, as far as it could be found",
     False: "the sweep of what dead servers had left was not over when this one started",
 }
-"""What may be said of leftovers, by what became of the sweep."""
+"""What the message may claim about orphans, by `Fleet.swept`."""

@@ -22,10 +22,9 @@ from killable.supervisor.executor.futures import JobFuture
 from killable.supervisor.executor.pending_tasks import PendingTasks
 from killable.supervisor.executor.streams import AsyncStream, AsyncStreamFuture, Stream, StreamFuture
 from killable.supervisor.linux import host_forks
-from killable.supervisor.models import JobLimits
 from killable.supervisor.settings import PoolSpec, Settings, StartMethod, usable_cores
 from killable.workers.authoring.identifiers import did_you_mean
-from killable.workers.authoring.limits import LIMITS, parse_limit
+from killable.workers.authoring.limits import DEFAULT_LIMITS, LIMITS, UNSET, over, parse_limit
 from killable.workers.runtime.executor_setup import CALL, POOL_MODULE, STREAM, ExecutorSetup, apply_to_each
 
 if TYPE_CHECKING:
@@ -35,15 +34,9 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
-OUTPUT_BYTES = 256 << 20
-"""Default of what one call may print and yield: kept until its future is gone."""
-_NO_LIMITS = JobLimits(
-    queue_s=None,
-    start_s=None,
-    run_s=None,
-    memory_bytes=None,
-    processes_max=None,
-    output_bytes=OUTPUT_BYTES,
+_DEFAULT_LIMITS = over(
+    DEFAULT_LIMITS,
+    {name: each.default_of_executor for name, each in LIMITS.items() if each.default_of_executor is not UNSET},
 )
 logging.getLogger("killable").addHandler(logging.NullHandler())
 """Our records are for programs that want logs: without a handler Python would write bare words to stderr."""
@@ -112,7 +105,7 @@ class Executor(concurrent.futures.Executor):
         )
         settings = Settings(
             pools=(pool,),
-            limits=_NO_LIMITS,
+            limits=_DEFAULT_LIMITS,
             caps={},
             queue_jobs_max=sys.maxsize,
             queue_bytes_max=sys.maxsize,

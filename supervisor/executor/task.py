@@ -19,7 +19,8 @@ from killable.supervisor.executor.futures import JobFuture
 from killable.supervisor.executor.supervisor_thread import SupervisorThread, ThreadClosed
 from killable.supervisor.jobs.inputs import close_input
 from killable.supervisor.jobs.limits import limits_of_job
-from killable.supervisor.models import JobLimits, JobType, Outcome, Submission, Verdict
+from killable.supervisor.models import JobType, Outcome, Submission, Verdict
+from killable.workers.authoring.limits import Limits
 from killable.workers.errors import Refused
 from killable.workers.runtime.executor_setup import STREAM
 
@@ -53,7 +54,7 @@ class Task:
         self._owner = owner
         self._submission = submission
         self._since = monotonic()
-        self._limits: JobLimits | None = None
+        self._limits: Limits | None = None
         """In force for it, once its job type is known."""
         self._lease: Lease | None = None
         self._job: Job | None = None
@@ -81,7 +82,7 @@ class Task:
         future, submission = self.future, self._submission
         limits = self._limits_in_force(self._owner.types[submission.type])
         announce = announces(limits)
-        seen = limits if limits.total_s is None else within(limits, limits.total_s - (monotonic() - self._since))
+        seen = limits if limits["total_s"] is None else within(limits, limits["total_s"] - (monotonic() - self._since))
         order, passed = order_of(
             future.job_id, submission, seen, 1, lease.fence, lease.result_buffer, announce=announce
         )
@@ -102,7 +103,7 @@ class Task:
                 pass  # then it is over already
         return True
 
-    def _limits_in_force(self, job_type: JobType) -> JobLimits:
+    def _limits_in_force(self, job_type: JobType) -> Limits:
         if self._limits is None:
             self._limits = limits_of_job(job_type.limits, job_type.caps, self._submission.limits)
         return self._limits

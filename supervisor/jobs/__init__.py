@@ -1,1 +1,1 @@
-"""What a job is and how it stands: record, state, events, output, input, limits, retention."""
+"""A job's data: record, state, events, output, input, limits, retention."""

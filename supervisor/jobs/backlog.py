@@ -1,4 +1,4 @@
-"""The queue: bounded in jobs and bytes, by priority, fair between tenants, first in first out within one.
+"""The queue: bounded in jobs and bytes, ordered by priority, fair between tenants, first in first out within one.
 
 Runs in: supervisor. Pure.
 """
@@ -9,14 +9,14 @@ from bisect import bisect_left, insort
 from dataclasses import dataclass, field
 
 Place = tuple[int, int, int, str]
-"""(-priority, the tenant's round, arrival, job id)"""
+"""Sort key of a waiting job: (-priority, round of its tenant, arrival number, job id)."""
 
 REMOVED_MAX = 64
-"""Removed jobs whose turns are remembered, beyond one for each waiting job, before the turns are counted anew."""
+"""Turns are counted anew when the removed jobs outnumber the waiting ones by more than this."""
 
 
 class QueueFull(Exception):
-    """The queue has reached a bound: `bound` names which."""
+    """The queue has reached a bound, whose setting is `bound`."""
 
     def __init__(self, bound: str, limit: int) -> None:
         super().__init__(f"{bound} of {limit} is reached")
@@ -25,7 +25,7 @@ class QueueFull(Exception):
 
 @dataclass(slots=True)
 class _Rounds:
-    """The turns of the tenants, among the jobs of one priority."""
+    """The rounds of the jobs of one priority: in each, every tenant has one turn."""
 
     current: int = 0
     last: dict[str, int] = field(default_factory=dict)
@@ -35,7 +35,7 @@ class _Rounds:
         return turn
 
     def reach(self, turn: int) -> None:
-        """A job of that round has its turn. Who has none in it or later begins anew: forget him, or he would stay."""
+        """Advance to the round of a job that is taken. Forget tenants that have no turn in it or later."""
         if turn > self.current:
             self.current = turn
             self.last = {tenant: last for tenant, last in self.last.items() if last >= turn}
@@ -45,14 +45,14 @@ class _Rounds:
 class _Line:
     """The queue of one pool."""
 
-    jobs: list[Place] = field(default_factory=list)
-    """Sorted, not a heap: a job's position is asked for as often as a job is taken, and to move a thousand pointers
-    takes less than a microsecond.
+    places: list[Place] = field(default_factory=list)
+    """Sorted, not a heap: positions are queried as often as jobs are taken, and moving a thousand pointers takes less
+    than a microsecond.
     """
     rounds: dict[int, _Rounds] = field(default_factory=dict)
-    """By the first member of an entry."""
+    """By the first member of a place: -priority."""
     removed: int = 0
-    """Since the turns were counted anew."""
+    """Jobs removed since the turns were last counted anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +60,11 @@ class _Waiting:
     pool: str
     tenant: str
     bytes: int
-    job: Place
+    place: Place
 
 
 class Backlog:
-    """Jobs that wait for a worker. A job of each tenant takes its turn per round (fair queuing), within one
-    priority.
-    """
+    """Jobs that wait for a worker. Within one priority, each round takes one job of each tenant (fair queuing)."""
 
     def __init__(self, jobs_max: int, bytes_max: int) -> None:
         self._jobs_max = jobs_max
@@ -82,74 +80,74 @@ class Backlog:
 
     def depth(self, pool: str) -> int:
         line = self._lines.get(pool)
-        return len(line.jobs) if line else 0
+        return len(line.places) if line else 0
 
     def check(self, input_bytes: int) -> None:
-        """Raise Full when one more job of that size has no room."""
+        """Raise QueueFull when there is no room for one more job with an input of this size."""
         if len(self) >= self._jobs_max:
             raise QueueFull("queue_jobs_max", self._jobs_max)
         if self.bytes + input_bytes > self._bytes_max:
             raise QueueFull("queue_bytes_max", self._bytes_max)
 
     def hold(self, input_bytes: int) -> None:
-        """Keep room for a job that is not queued yet."""
+        """Reserve room for a job that is not queued yet."""
         self._held += 1
         self.bytes += input_bytes
 
     def let_go(self, input_bytes: int) -> None:
-        """Give back the room that was kept for one."""
+        """Release room that `hold` has reserved."""
         self._held -= 1
         self.bytes -= input_bytes
 
     def push(self, job_id: str, *, pool: str, tenant: str, priority: int, input_bytes: int) -> None:
-        """Queue a job. Whether there is room is asked of one that comes in (`check`): what was accepted has it."""
+        """Queue a job. The bounds apply to new jobs only (`check`): an accepted job always has room."""
         line = self._lines.setdefault(pool, _Line())
         turn = line.rounds.setdefault(-priority, _Rounds()).next_turn(tenant)
-        job = (-priority, turn, self._arrivals, job_id)
+        place = (-priority, turn, self._arrivals, job_id)
         self._arrivals += 1
-        insort(line.jobs, job)
-        self._waiting[job_id] = _Waiting(pool, tenant, input_bytes, job)
+        insort(line.places, place)
+        self._waiting[job_id] = _Waiting(pool, tenant, input_bytes, place)
         self.bytes += input_bytes
 
     def pop(self, pool: str) -> str | None:
-        """Take the job whose turn it is, or None."""
+        """Remove the job whose turn it is and return its id; None: no job waits for this pool."""
         line = self._lines.get(pool)
-        if not line or not line.jobs:
+        if not line or not line.places:
             return None
-        job = line.jobs.pop(0)
-        self.bytes -= self._waiting.pop(job[3]).bytes
-        line.rounds[job[0]].reach(job[1])
-        if not line.jobs:
+        place = line.places.pop(0)
+        self.bytes -= self._waiting.pop(place[3]).bytes
+        line.rounds[place[0]].reach(place[1])
+        if not line.places:
             self._forget_turns(line)
-        return job[3]
+        return place[3]
 
     def remove(self, job_id: str) -> bool:
-        """Take a job out (a cancel, a deadline)."""
+        """Remove a job (a cancel, a deadline). Return False when it is not in the queue."""
         waiting = self._waiting.pop(job_id, None)
         if waiting is None:
             return False
         self.bytes -= waiting.bytes
         line = self._lines[waiting.pool]
-        del line.jobs[bisect_left(line.jobs, waiting.job)]
+        del line.places[bisect_left(line.places, waiting.place)]
         line.removed += 1
-        if not line.jobs or line.removed > len(line.jobs) + REMOVED_MAX:
+        if not line.places or line.removed > len(line.places) + REMOVED_MAX:
             self._forget_turns(line)
         return True
 
     def position(self, job_id: str) -> int | None:
         """Return how many jobs of its pool come before this one."""
         waiting = self._waiting.get(job_id)
-        return None if waiting is None else bisect_left(self._lines[waiting.pool].jobs, waiting.job)
+        return None if waiting is None else bisect_left(self._lines[waiting.pool].places, waiting.place)
 
     def jobs_of(self, pool: str) -> list[str]:
         """Return the pool's jobs in the order in which they would be popped."""
         line = self._lines.get(pool)
-        return [job[3] for job in line.jobs] if line else []
+        return [place[3] for place in line.places] if line else []
 
     def _forget_turns(self, line: _Line) -> None:
-        """Forget the turns of removed jobs, and those of tenants that have none waiting."""
+        """Forget the turns of removed jobs, and of tenants that have no waiting job."""
         line.removed = 0
         before, line.rounds = line.rounds, {}
-        for rank, turn, _, job_id in line.jobs:
+        for rank, turn, _, job_id in line.places:
             rounds = line.rounds.setdefault(rank, _Rounds(before[rank].current))
-            rounds.last[self._waiting[job_id].tenant] = turn  # the last one stays: they are sorted
+            rounds.last[self._waiting[job_id].tenant] = turn  # places are sorted, so the latest turn stays

@@ -1,6 +1,6 @@
-"""The events of one job, gapless and in order, bounded in bytes; what is accepted is never lost and never changed.
+"""The events of one job, gapless and in order, bounded in bytes. An accepted event is never lost and never changed.
 
-Runs in: supervisor. Pure. Append and read are all that anyone needs of it; the journal keeps a sealed one as bytes.
+Runs in: supervisor. Pure. Most code needs only `append` and `read`; the journal stores a sealed log as bytes.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ _NAME, _DATA = itemgetter(0), itemgetter(1)
 Batch = list[tuple[str, bytes]]
 
 OUTPUT_EVENTS = frozenset({"token", "log", "progress", "checkpoint"})
-"""What a job can write, and so counts against `output_bytes`."""
+"""Events that a job writes itself, and that count against `output_bytes`."""
 
 
 RECENT_MAX = 2048
-"""Events that stand ready for readers who keep up; when there are so many, the older half is packed."""
+"""Events kept unpacked, for readers that keep up. When there are so many, the older half is packed."""
 
 
 class EventLog:
-    """Event ids are positions: the first is 0, unless earlier ones are lost (`first`). One thread appends; others may
-    read meanwhile (`JobFuture.stdout`).
+    """Event ids are positions: the first is 0, or `first` when earlier events are lost. One thread appends; others may
+    read at the same time (`JobFuture.stdout`).
 
-    The latest events are tuples, the older ones packed: as a tuple and a bytes object one token costs 130 bytes, and
-    every tuple is one more that the garbage collector walks over.
+    The latest events are tuples, older ones are packed: a token costs 130 bytes as a tuple and a bytes object, and the
+    garbage collector visits every tuple.
     """
 
     __slots__ = (
@@ -51,10 +51,10 @@ class EventLog:
 
     def __init__(self, output_bytes_max: int, first: int = 0) -> None:
         self.first = first
-        """Id of the first event that is here."""
+        """Id of the first event in this log."""
         self._open: tuple[int, Batch] = (first, [])
-        """The id of the first recent event, and the recent events: a reader must never see the one of before a packing
-        and the other of after it. So both are replaced at once, behind the block that takes the older ones.
+        """The id of the first recent event, and the recent events. Both are replaced at once, after the older events
+        are packed: a reader in another thread must never see the id from before a packing and the events from after.
         """
         self._packed: list[_Block] = []
         self._starts: list[int] = []
@@ -64,16 +64,16 @@ class EventLog:
         self.bytes = 0
         self.tokens = 0
         self.overflowed = 0
-        """Bytes of output that came after the bound and were counted only."""
+        """Bytes of output over the bound, which were only counted."""
 
     def __len__(self) -> int:
-        """Return the next event's id; lost ones count."""
+        """Return the id of the next event; lost events count."""
         start, recent = self._open
         return start + len(recent)
 
     @classmethod
     def decoded(cls, encoded: bytes, output_bytes_max: int, first: int = 0) -> EventLog:
-        """Return the sealed log that was encoded. Raise ValueError, KeyError for what is none."""
+        """Return a sealed log from the bytes of `encoded`. Raise ValueError or KeyError for other bytes."""
         log = cls(output_bytes_max, first)
         place = 0
         while place < len(encoded):
@@ -87,14 +87,14 @@ class EventLog:
         return log
 
     def encoded(self) -> Iterator[bytes]:
-        """Yield the events of a sealed log as bytes, in parts that belong one behind the other. In any thread."""
+        """Yield the events of a sealed log as bytes, in parts to be joined in order. May run in any thread."""
         return map(_Block.encode, self._packed)
 
     def append(self, name: str, data: bytes) -> bool:
-        """Add one event; return False when it is output over the bound, which is then counted and dropped."""
+        """Add one event. Return False when it is output over the bound, which is then only counted."""
         size = len(data)
         if name in OUTPUT_EVENTS:
-            # After the first drop nothing more is taken, or the output would not be a prefix.
+            # After the first drop no output is accepted, so that what is kept is a prefix.
             if self.overflowed or self.output_bytes + size > self.output_bytes_max:
                 self.overflowed += size
                 return False
@@ -107,7 +107,7 @@ class EventLog:
         return True
 
     def append_tokens(self, batch: Batch, size: int) -> bool:
-        """Add tokens that arrived together (`size`: the sum of their data's lengths); the fast path of `append`."""
+        """Add tokens that arrived together, with `size` bytes of data in total: the fast path of `append`."""
         if self.overflowed or self.output_bytes + size > self.output_bytes_max:
             for name, data in batch:
                 self.append(name, data)
@@ -120,11 +120,11 @@ class EventLog:
         return True
 
     def seal(self) -> None:
-        """Nothing will be added any more: pack all of it."""
+        """Pack all events. Nothing may be appended after this."""
         self._pack(len(self._open[1]))
 
     def read(self, after: int, limit: int, bytes_max: int = sys.maxsize) -> list[JobEvent]:
-        """Return up to `limit` events with ids above `after`, of about `bytes_max` together: one at least."""
+        """Return up to `limit` events with ids above `after`, of about `bytes_max` in total, but at least one."""
         first = max(after + 1, self.first)
         found: list[JobEvent] = []
         while len(found) < limit and bytes_max > 0:
@@ -133,14 +133,14 @@ class EventLog:
                 break
             if bytes_max < sys.maxsize:
                 bytes_max -= sum(map(len, map(_DATA, events)))
-            # Without a Python-level call per event: a reader of half a million tokens a second is made of this line.
+            # No Python-level call per event: at half a million tokens a second this line is most of a reader's time.
             rows = zip(count(first), map(_NAME, events), map(_DATA, events), strict=False)
             found += map(tuple.__new__, repeat(JobEvent), rows)
             first += len(events)
         return found
 
     def _from(self, first: int, limit: int, bytes_max: int) -> Batch:
-        """Return events from the id `first` on, as far as its block goes; the last may end behind `bytes_max`."""
+        """Return events from the id `first` on, within its block; the last one may exceed `bytes_max`."""
         start, recent = self._open
         if first < start:
             place = bisect_right(self._starts, first) - 1
@@ -164,10 +164,10 @@ class EventLog:
 
 
 class _Block(NamedTuple):
-    """Events as one piece of memory: their data one after the other, and where each ends."""
+    """Events in one piece of memory: their data joined, and the offset where each ends."""
 
     names: Sequence[str]
-    """One name for all of them, or one each."""
+    """One name for all events, or one for each."""
     ends: array[int]
     data: bytes
 
@@ -184,7 +184,7 @@ class _Block(NamedTuple):
 
     @classmethod
     def decoded(cls, encoded: bytes, place: int) -> tuple[_Block, int]:
-        """Return the block that begins at a place, and where the next one does. Raise ValueError."""
+        """Return the block at the offset `place`, and the offset of the next one. Raise ValueError."""
         behind = encoded.index(b"\n", place) + 1
         names, typecode, number, size = json.loads(encoded[place:behind])
         ends = array(typecode)
@@ -195,7 +195,7 @@ class _Block(NamedTuple):
         return cls(tuple(names), ends, encoded[data_at : data_at + size]), data_at + size
 
     def events(self, first: int, limit: int, bytes_max: int) -> Batch:
-        """Return those from a place on. Nothing else is copied: a reader in small steps does not pay for the block."""
+        """Return events from the index `first` on. Only these are copied, so that small reads stay cheap."""
         begin = self.ends[first - 1] if first else 0
         ends = self.ends[first : min(first + limit, bisect_left(self.ends, begin + bytes_max, lo=first) + 1)]
         names = repeat(self.names[0]) if len(self.names) == 1 else self.names[first : first + len(ends)]

@@ -1,4 +1,4 @@
-"""Where the input of a waiting job lies: a large one in sealed memory.
+"""The input of a waiting job; a large one is in sealed memory.
 
 Runs in: supervisor.
 """
@@ -14,13 +14,13 @@ from killable.workers.protocol.shared_memory import SealedInput
 
 
 async def seal_large_input(submission: Submission) -> Submission:
-    """Return the submission with its input in sealed memory, if that is large.
+    """Return the submission with a large input moved to sealed memory.
 
-    At submission and not at dispatch: the copy is made in a thread, which the event loop does not wait for, and the
-    queue holds no second one. Without a descriptor or memory for it the input stays where it is, and is written into
-    the worker's socket as that has room.
+    This is done at submission, not at dispatch: a thread makes the copy, which does not block the event loop, and the
+    queue holds no second copy. Without a descriptor or memory for it the input stays in bytes, and is written to the
+    worker's socket as that has room.
     """
-    import asyncio  # a caller's thread, which only makes orders, does without
+    import asyncio  # not at import: a thread of the program that only makes orders does not need it
 
     from killable.supervisor import event_loops
 
@@ -35,7 +35,7 @@ async def seal_large_input(submission: Submission) -> Submission:
 
 
 def content_of(input: bytes | SealedInput) -> bytes:
-    """Return an input as bytes; of sealed memory a copy."""
+    """Return an input as bytes; sealed memory is copied."""
     if isinstance(input, bytes):
         return input
     with input.mapped() as content:
@@ -43,6 +43,6 @@ def content_of(input: bytes | SealedInput) -> bytes:
 
 
 def close_input(submission: Submission) -> None:
-    """Give up the input of a job that is over, or was never taken."""
+    """Close the input, if it is sealed memory, of a job that is over or was never accepted."""
     if isinstance(submission.input, SealedInput):
         submission.input.close()

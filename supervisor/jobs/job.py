@@ -15,7 +15,8 @@ from killable.supervisor.clock import Timer
 from killable.supervisor.jobs.event_log import EventLog
 from killable.supervisor.jobs.inputs import close_input
 from killable.supervisor.jobs.lifecycle import TERMINAL, State, public
-from killable.supervisor.models import Certificate, JobLimits, JobRecord, JobType, Outcome, Submission, Verdict
+from killable.supervisor.models import Certificate, JobRecord, JobType, Outcome, Submission, Verdict
+from killable.workers.authoring.limits import Limits
 from killable.workers.protocol.messages import PROGRESS_BYTES_MAX, Raised
 
 if TYPE_CHECKING:
@@ -23,23 +24,23 @@ if TYPE_CHECKING:
 
 
 EVENT_BYTES = 5
-"""What an event that is not recent costs in memory besides its data."""
+"""Bytes of memory that a packed event costs besides its data."""
 
 
 class JobListener(Protocol):
-    """Who is called back about one job, in the event loop's thread: the Executor, which has no task for each."""
+    """Called back about one job, in the event loop's thread: the Executor, which has no asyncio task per job."""
 
     def on_assigned(self, job: Job) -> bool:
-        """A worker is there for it. Return False when nobody wants it any more: then it is over."""
+        """Accept a worker for the job. Return False when the job is no longer wanted; it is then cancelled."""
         ...
 
     def on_changed(self, job: Job) -> None:
-        """It has emitted something, or is over."""
+        """Take note that the job has new events or is over."""
         ...
 
 
 class CurrentAttempt(Protocol):
-    """The attempt that runs a job, as the job and those who end it see it."""
+    """The attempt that runs a job, as the job and the code that stops it see it."""
 
     @property
     def grace_s(self) -> float | None: ...
@@ -57,13 +58,13 @@ class Job:
     """Order of submission."""
     type: JobType
     submission: Submission
-    limits: JobLimits
+    limits: Limits
     log: EventLog
     created_at: str
     created: float
-    """Monotonic seconds, like every other time without `_at`."""
+    """In monotonic seconds, like every other time without `_at`."""
     queued: float
-    """Since when it has waited for its attempt, the first or another one."""
+    """When it began to wait for its latest attempt."""
     assigned: float | None = None
     state: State = State.QUEUED
     started_at: str | None = None
@@ -73,12 +74,12 @@ class Job:
     attempt: CurrentAttempt | None = None
     attempts: int = 0
     may_run_again: bool = True
-    """Not when anybody asked for its end, or when its function did what it was to do, if not as it was to."""
+    """False after a stop was requested, or when its function returned although the attempt did not complete."""
     verdict: Verdict | None = None
     outcome: Outcome | None = None
     result: bytes | None = None
     shared_result: MemoryFile | None = None
-    """A large one of a pickle job, instead of `result`: it ends with its last reference."""
+    """A large result of a pickle job, instead of `result`. Its memory is freed with the last reference."""
     partial: bytes | None = None
     progress: dict[str, Any] | None = None
     certificate: dict[str, Any] | None = None
@@ -89,11 +90,11 @@ class Job:
     waiters: list[asyncio.Future[None]] = field(default_factory=list)
     listener: JobListener | None = None
     is_call: bool = False
-    """Of an Executor: its future has all that there is to know, so it is neither kept nor counted nor logged."""
+    """A task of an Executor. Its future holds everything, so the job is neither kept nor counted nor logged."""
     exception: bytes = b""
-    """What a pickle job raised, pickled."""
+    """The exception of a pickle job, pickled."""
     instance_id: str = ""
-    """Of the run of the server that it lived in, where that is over (`restoring`)."""
+    """The server run that the job belonged to, if it is an earlier one (set by `recovery`)."""
 
     @property
     def is_over(self) -> bool:
@@ -109,8 +110,8 @@ class Job:
         return self.log.bytes + EVENT_BYTES * events + len(self.result or b"") + len(self.partial or b"")
 
     def note_progress(self, data: bytes) -> bool:
-        """Add the event and remember the last one; return False over the bound. Raise ValueError, RecursionError on
-        what no context writes.
+        """Add the event and keep its content. Return False over the bound. Raise ValueError or RecursionError for data
+        that the job context never writes.
         """
         if len(data) > PROGRESS_BYTES_MAX:
             raise ValueError(f"progress of {len(data)} bytes")
@@ -121,12 +122,12 @@ class Job:
         return self.log.append("progress", data)
 
     def note_checkpoint(self, data: bytes) -> bool:
-        """Add the event; the last one is what is left of a job that does not complete. Return False over the bound."""
+        """Add the event; the last one is the partial result if the job fails. Return False over the bound."""
         self.partial = data
         return self.log.append("checkpoint", data)
 
     def note_closing(self, closing: bytes | Raised | None, *, completed: bool) -> None:
-        """Keep what its closing frame brought: a value is the result only of a job that completed."""
+        """Keep the content of the closing frame. A value is the result only if the job completed."""
         if not isinstance(closing, bytes):
             self.shared_result = None
         if isinstance(closing, Raised):
@@ -138,30 +139,30 @@ class Job:
             self.partial = closing or self.partial
 
     def begin_again(self, now: float) -> None:
-        """Its attempt is over and it is not: nothing of that one is left but its last checkpoint."""
+        """Reset the job for another attempt. Only the last checkpoint of the previous one is kept."""
         self.queued = now
         self.attempt = self.verdict = self.certificate = self.progress = None
         self.assigned = self.started = self.started_at = self.worker_id = self.pid = None
         self.result, self.shared_result, self.exception = None, None, b""
 
     def leave_queue(self) -> None:
-        """It has a worker, or is over: `queue_s` no longer runs."""
+        """Cancel the queue timer: the job has a worker or is over."""
         if self.queue_timer is not None:
             self.queue_timer.cancel()
             self.queue_timer = None
 
     def forget_input(self) -> None:
-        """An ended job is not run again: its input need not be kept with it."""
+        """Close and drop the input: an ended job is not run again."""
         close_input(self.submission)
-        if not self.is_call:  # which is not kept itself
+        if not self.is_call:  # the job itself is not kept then
             self.submission = replace(self.submission, input=b"")
 
     def wake(self) -> None:
-        """Something changed: let those who wait look again."""
+        """Notify the listener and all waiters of a change."""
         listener = self.listener
         if listener is not None:
             if self.is_over:
-                self.listener = None  # that was its last word
+                self.listener = None  # it gets no further callback
             listener.on_changed(self)
         if self.waiters:
             waiters, self.waiters = self.waiters, []
@@ -170,7 +171,7 @@ class Job:
                     waiter.set_result(None)
 
     async def changed(self) -> None:
-        """Wait until something changes."""
+        """Wait for the next change."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.waiters.append(waiter)
         try:
@@ -188,7 +189,7 @@ class Job:
             created_at=self.created_at,
             started_at=self.started_at,
             ended_at=self.ended_at,
-            limits=self.limits.as_json(),
+            limits=dict(self.limits),
             tags=self.submission.tags,
             tenant=self.submission.tenant,
             priority=self.submission.priority,

@@ -1,4 +1,4 @@
-"""The data of a job's first and last event, and of those between two attempts: decided once, from what is recorded.
+"""The data of a job's first and last event and of those between two attempts, built once from the job's record.
 
 Runs in: supervisor. Pure.
 """
@@ -12,24 +12,24 @@ from killable.workers.protocol.messages import dump_json
 
 
 def note_start(job: Job) -> None:
-    """Write the first event. Of an Executor's call nobody reads it."""
+    """Write the first event; not for a task of an Executor, which has no reader for it."""
     if not job.is_call:
         job.log.append("started", started_data(job))
 
 
 def note_retry(job: Job, outcome: Outcome, wait_s: float) -> None:
-    """Write that an attempt has ended, how, and that another one follows."""
+    """Write how an attempt has ended and that another one follows."""
     if not job.is_call:
         job.log.append("retrying", retry_data(job, outcome, wait_s))
 
 
 def note_restored(job: Job) -> None:
-    """Write that the events before were lost with the server that had them."""
+    """Write that the earlier events were lost with the server that held them."""
     job.log.append("restored", dump_json({"job_id": job.id, "attempt": job.attempts}))
 
 
 def note_end(job: Job) -> None:
-    """Write the last event; nothing comes after it."""
+    """Write the terminal event and seal the log."""
     if not job.is_call:
         assert job.outcome is not None
         job.log.append(job.outcome.state, terminal_data(job))
@@ -55,7 +55,7 @@ def retry_data(job: Job, outcome: Outcome, wait_s: float) -> bytes:
         {
             "job_id": job.id,
             "attempt": job.attempts,
-            "attempts_max": job.limits.attempts_max,
+            "attempts_max": job.limits["attempts_max"],
             "wait_s": round(wait_s, 3),
             "error": outcome.error_json(),
             "certificate": job.certificate,
@@ -64,7 +64,7 @@ def retry_data(job: Job, outcome: Outcome, wait_s: float) -> bytes:
 
 
 def terminal_data(job: Job) -> bytes:
-    """Return the terminal event's data. Values are spliced in as the JSON that they already are."""
+    """Return the terminal event's data. Values are JSON already, and are spliced in as they are."""
     outcome = job.outcome
     assert outcome is not None
     members = {

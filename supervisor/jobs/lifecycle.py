@@ -1,6 +1,6 @@
-"""The states of a job and the one table that says which cause leads from which to which.
+"""The states of a job, and the table of all transitions.
 
-Runs in: supervisor. Pure. Only the dispatcher stores the next state. The table is total: a pair that is not there is a
+Runs in: supervisor. Pure. Only the dispatcher stores the next state. The table is total: a pair that is missing is a
 bug and raises. A terminal state never changes.
 """
 
@@ -16,11 +16,10 @@ class State(Enum):
     STARTING = "starting"
     """Assigned to a worker; the job function is not entered yet."""
     RUNNING = "running"
-    PAUSED = "paused"
     TERMINATING = "terminating"
-    """SIGTERM sent; the grace runs."""
+    """SIGTERM was sent; the grace period runs."""
     KILLING = "killing"
-    """SIGKILL sent."""
+    """SIGKILL was sent."""
     SWEEPING = "sweeping"
     """The outcome is decided or the process is gone; its tree is not proven empty yet."""
     COMPLETED = "completed"
@@ -28,7 +27,7 @@ class State(Enum):
     CANCELLED = "cancelled"
     TIMED_OUT = "timed_out"
 
-    __hash__ = object.__hash__  # Enum's own is written in Python, and the table is asked four times a job
+    __hash__ = object.__hash__  # Enum's is written in Python, and the table is read four times per job
 
 
 class Cause(Enum):
@@ -38,16 +37,14 @@ class Cause(Enum):
     """A cancel, a deadline or a limit: an escalation begins with SIGTERM."""
     KILL_DUE = "kill due"
     CLOSED = "closing frame"
-    """The job function is over by its own doing; its process or tree is not yet."""
+    """The job function ended by itself; its process or tree has not ended yet."""
     EXITED = "exited"
     DECIDED_COMPLETED = "decided completed"
     DECIDED_FAILED = "decided failed"
     DECIDED_CANCELLED = "decided cancelled"
     DECIDED_TIMED_OUT = "decided timed out"
     REQUEUED = "requeued"
-    """A retry; later an eviction: the attempt ends, the job goes on."""
-    PAUSE = "pause"
-    RESUME = "resume"
+    """A retry: the attempt ends, the job goes on."""
 
     __hash__ = object.__hash__
 
@@ -84,17 +81,9 @@ TABLE: dict[State, dict[Cause, State]] = {
         Cause.CLOSED: State.SWEEPING,
         Cause.EXITED: State.SWEEPING,
         Cause.REQUEUED: State.QUEUED,
-        Cause.PAUSE: State.PAUSED,
-    },
-    State.PAUSED: {
-        Cause.STOP_ASKED: State.TERMINATING,
-        Cause.KILL_DUE: State.KILLING,
-        Cause.EXITED: State.SWEEPING,
-        Cause.REQUEUED: State.QUEUED,
-        Cause.RESUME: State.RUNNING,
     },
     State.TERMINATING: {
-        # The order and the entry may cross on their way; the closing frame may come in the grace.
+        # SIGTERM and the ENTERED frame may cross; the closing frame may come in the grace period.
         Cause.ENTERED: State.TERMINATING,
         Cause.CLOSED: State.TERMINATING,
         Cause.STOP_ASKED: State.TERMINATING,
@@ -107,12 +96,12 @@ TABLE: dict[State, dict[Cause, State]] = {
         Cause.CLOSED: State.KILLING,
         Cause.EXITED: State.SWEEPING,
         Cause.REQUEUED: State.QUEUED,
-        Cause.DECIDED_FAILED: State.FAILED,  # unkillable: it never exits
+        Cause.DECIDED_FAILED: State.FAILED,  # unkillable: the process never exits
         Cause.DECIDED_CANCELLED: State.CANCELLED,
         Cause.DECIDED_TIMED_OUT: State.TIMED_OUT,
     },
     State.SWEEPING: {
-        Cause.ENTERED: State.SWEEPING,  # what was still in the pipe
+        Cause.ENTERED: State.SWEEPING,  # it was still in the pipe
         Cause.CLOSED: State.SWEEPING,
         Cause.STOP_ASKED: State.SWEEPING,  # the outcome is decided: only the process is ended
         Cause.KILL_DUE: State.SWEEPING,
@@ -130,7 +119,6 @@ PUBLIC: dict[State, str] = {
     State.QUEUED: "queued",
     State.STARTING: "running",
     State.RUNNING: "running",
-    State.PAUSED: "running",
     State.TERMINATING: "stopping",
     State.KILLING: "stopping",
     State.SWEEPING: "running",
@@ -143,7 +131,7 @@ PUBLIC: dict[State, str] = {
 
 
 class IllegalTransition(Exception):
-    """A cause that cannot come in this state: a bug of ours, never of a job."""
+    """A cause came in a state where it cannot come: a bug in killable, never in a job."""
 
 
 def step(state: State, cause: Cause) -> State:
@@ -155,7 +143,7 @@ def step(state: State, cause: Cause) -> State:
 
 
 def public(state: State, *, stop_asked: bool) -> str:
-    """Return the state as the outside sees it."""
+    """Return the state that clients see."""
     if state is State.SWEEPING and stop_asked:
         return "stopping"
     return PUBLIC[state]

@@ -1,7 +1,7 @@
 """Which limits are in force for a type, and for one job of it.
 
 Runs in: supervisor. Pure. Defaults ← `[limits]` ← the decorator ← `[jobs.NAME.limits]` ← the submission; the lower
-of both caps holds.
+of the two caps applies.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from killable.supervisor.models import JobLimits
 from killable.supervisor.settings import JobSettings, Settings
-from killable.workers.authoring.limits import flat
+from killable.workers.authoring.limits import Limits, flat, over, value_of
 from killable.workers.errors import Refused
 
 
@@ -23,19 +22,19 @@ def caps_of_type(settings: Settings, name: str) -> dict[str, float]:
     return caps
 
 
-def limits_of_type(settings: Settings, name: str, declared: Mapping[str, Any]) -> JobLimits:
+def limits_of_type(settings: Settings, name: str, declared: Mapping[str, Any]) -> Limits:
     """Return a type's default limits; a default above its cap is the cap."""
-    limits = settings.limits.over(dict(declared)).over(dict(settings.jobs.get(name, JobSettings()).limits))
+    limits = over(over(settings.limits, dict(declared)), dict(settings.jobs.get(name, JobSettings()).limits))
     lowered: dict[str, Any] = {}
     for limit, cap in caps_of_type(settings, name).items():
-        value = getattr(limits, limit)
+        value = value_of(limits, limit)
         if is_over(value, cap):
             lowered[limit] = _lowered(value, cap)
-    return limits.over(lowered)
+    return over(limits, lowered)
 
 
 def is_over(value: Any, cap: float) -> bool:
-    """Tell whether a limit, or that of any operation, is over its cap; without a limit it is."""
+    """Return whether a limit, or that of any operation, is over its cap; None (no limit) is over every cap."""
     if isinstance(value, Mapping):
         return any(is_over(each, cap) for each in value.values())
     return value is None or bool(value > cap)
@@ -48,12 +47,12 @@ def _lowered(value: Any, cap: float) -> Any:
 
 
 def sources_of_type(settings: Settings, name: str, declared: Mapping[str, Any]) -> dict[str, str]:
-    """Return who set each of a type's default limits: `decorator`, or the key of `killable.toml` that did or would."""
+    """Return what set each default limit of a type: `decorator`, or the key of `killable.toml` that did or would."""
     job = settings.jobs.get(name, JobSettings())
-    asked = settings.limits.over(dict(declared)).over(dict(job.limits))
+    asked = over(over(settings.limits, dict(declared)), dict(job.limits))
     sources: dict[str, str] = {}
-    for limit, value in limits_of_type(settings, name, declared).as_json().items():
-        if value != getattr(asked, limit):
+    for limit, value in limits_of_type(settings, name, declared).items():
+        if value != value_of(asked, limit):
             lowest = caps_of_type(settings, name)[limit] == settings.caps.get(limit)
             sources[limit] = f"caps.{limit}" if lowest else f"jobs.{name}.caps.{limit}"
         elif limit in job.limits:
@@ -64,9 +63,9 @@ def sources_of_type(settings: Settings, name: str, declared: Mapping[str, Any]) 
 
 
 def limits_of_job(
-    defaults: JobLimits, caps: Mapping[str, float], asked: Mapping[str, Any], within_s: float | None = None
-) -> JobLimits:
-    """Return one job's limits, its `total_s` being `within_s` at most. Raise Refused: limit_over_cap."""
+    defaults: Limits, caps: Mapping[str, float], asked: Mapping[str, Any], within_s: float | None = None
+) -> Limits:
+    """Return one job's limits, with a `total_s` of at most `within_s`. Raise Refused: limit_over_cap."""
     for limit, whole_name, value in flat(asked):
         cap = caps.get(limit)
         if cap is not None and is_over(value, cap):
@@ -78,7 +77,7 @@ def limits_of_job(
                 cap=cap,
                 asked=value,
             )
-    in_force = defaults.over(dict(asked)) if asked else defaults
-    if within_s is None or (in_force.total_s is not None and in_force.total_s <= within_s):
+    in_force = over(defaults, dict(asked)) if asked else defaults
+    if within_s is None or (in_force["total_s"] is not None and in_force["total_s"] <= within_s):
         return in_force
-    return in_force.over({"total_s": within_s})
+    return over(in_force, {"total_s": within_s})

@@ -8,11 +8,11 @@ from __future__ import annotations
 from killable.workers.protocol.messages import dump_json
 
 LINE_BYTES_MAX = 8192
-"""A longer line is cut here: an event stays small, however long a line is."""
+"""A longer line is cut at this length, which bounds the size of an event."""
 
 
 class OutputLines:
-    """Bytes in, event data out; what is not UTF-8 becomes U+FFFD."""
+    """Turns bytes into event data, one event per line. Invalid UTF-8 becomes U+FFFD."""
 
     def __init__(self) -> None:
         self._rest = b""
@@ -23,13 +23,13 @@ class OutputLines:
         return [_event(piece) for line in whole for piece in _pieces(line)] + [_event(piece) for piece in cut]
 
     def rest(self) -> list[bytes]:
-        """Return what stood after the last line end."""
+        """Return the text after the last line end."""
         rest, self._rest = self._rest, b""
         return [_event(rest)] if rest else []
 
 
 def _pieces(line: bytes) -> list[bytes]:
-    """Cut a line that is too long; between two characters, where it is UTF-8."""
+    """Cut a line that is too long, between two characters if it is UTF-8."""
     pieces = []
     while len(line) > LINE_BYTES_MAX:
         cut = LINE_BYTES_MAX

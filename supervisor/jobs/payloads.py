@@ -1,7 +1,7 @@
-"""May a worker's payload go into an event stream as it is?
+"""Checks whether a worker's payload may go into an event stream as it is.
 
-Runs in: supervisor. Pure. Nothing is encoded again on its way out, so a job that writes frames of its own must not
-be able to forge an event or a document.
+Runs in: supervisor. Pure. Payloads are not encoded again on their way out, so a job that writes its own frames must
+not be able to forge an event or a document.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ import json
 from killable.workers.protocol.messages import dump_json
 
 RESULT_INLINE_BYTES_MAX = 64 << 10
-"""A larger value is named by its address: an event has to fit into every client's line buffer."""
+"""A larger value is replaced by its URL: an event has to fit into every client's line buffer."""
 
 
 def is_one_line(payload: bytes) -> bool:
-    """A line end in it would begin another event."""
+    """Return whether the payload has no line end, which would begin another event."""
     return b"\n" not in payload and b"\r" not in payload
 
 
 def is_value(payload: bytes) -> bool:
-    """Tell whether this may be spliced into a JSON document; a large value never is: it has an address."""
+    """Return whether the payload may be spliced into JSON. A large value is not parsed: it has a URL of its own."""
     if not is_one_line(payload):
         return False
     if len(payload) <= RESULT_INLINE_BYTES_MAX:
         try:
-            dump_json(json.loads(payload))  # what is no JSON, but Python's: NaN, and 1e999, which it reads as infinity
+            dump_json(json.loads(payload))  # Python reads more than JSON: NaN, and 1e999 as infinity
         except (ValueError, RecursionError):
             return False
     return True

@@ -1,4 +1,4 @@
-"""All jobs that the server knows: live ones, and ended ones until a bound of retention is met.
+"""All jobs that the server knows: live ones, and ended ones until retention drops them.
 
 Runs in: supervisor. Does no I/O.
 """
@@ -19,12 +19,12 @@ class Registry:
     def __init__(
         self, *, keep_jobs: int, keep_bytes: int, keep_s: float, on_dropped: Callable[[Job], None] | None = None
     ) -> None:
-        """`on_dropped` is called for each ended job that retention lets go."""
+        """`on_dropped` is called for each ended job that retention drops."""
         self.retention = Retention(keep_jobs=keep_jobs, keep_bytes=keep_bytes, keep_s=keep_s, drop=self._drop)
         self._on_dropped = on_dropped
         self._jobs: dict[str, Job] = {}
         self._keyed: dict[tuple[str, str], tuple[str, JobRecord]] = {}
-        """First answers, by tenant and idempotency key."""
+        """Digest of the request and first answer, by tenant and idempotency key."""
         self._numbers = 0
 
     def __len__(self) -> int:
@@ -38,17 +38,17 @@ class Registry:
         self._jobs[job.id] = job
 
     def restore(self, job: Job) -> None:
-        """Add a job of an earlier run, with the number that it had there."""
+        """Add a job of an earlier server run, which keeps its number."""
         self._numbers = max(self._numbers, job.number)
         self.add(job)
 
     def withdraw(self, job: Job) -> None:
-        """Forget a job that was not accepted in the end."""
+        """Remove a job that was not accepted in the end."""
         self.retention.forget(job)
         self._jobs.pop(job.id, None)
 
     def get(self, job_id: str) -> Job:
-        """Raise Refused: unknown_job."""
+        """Return a job. Raise Refused: unknown_job."""
         try:
             return self._jobs[job_id]
         except KeyError:
@@ -76,11 +76,11 @@ class Registry:
         return [job for job in self._jobs.values() if not job.is_over]
 
     def has_active(self) -> bool:
-        """Tell whether a job is not over yet: the newest is looked at first."""
+        """Return whether any job is not over yet; the newest are checked first."""
         return any(not job.is_over for job in reversed(self._jobs.values()))
 
     def note_end(self, job: Job, now: float) -> None:
-        """A job has ended: from here on it may be dropped."""
+        """Hand an ended job to retention, which may drop it. A task of an Executor is removed at once."""
         if job.is_call:
             del self._jobs[job.id]
             return
@@ -90,13 +90,13 @@ class Registry:
         del self._jobs[job.id]
         key = job.submission.tenant, job.submission.idempotency_key
         _, record = self._keyed.get(key, ("", None))
-        if record is not None and record.job_id == job.id:  # the key may be another job's by now
+        if record is not None and record.job_id == job.id:  # the key may belong to another job by now
             del self._keyed[key]
         if self._on_dropped is not None:
             self._on_dropped(job)
 
     def matching(self, *, state: str | None, type: str | None, tag: tuple[str, str] | None) -> Iterator[Job]:
-        """Yield the newest first. `state` is a public one, or `active`; None: any."""
+        """Yield matching jobs, newest first. `state` is a public state or `active`; None matches any."""
         for job in reversed(self._jobs.values()):
             if state == "active" and job.is_over:
                 continue
@@ -108,9 +108,9 @@ class Registry:
     def page(
         self, *, state: str | None, type: str | None, tag: tuple[str, str] | None, limit: int, before: int | None
     ) -> tuple[list[Job], int | None]:
-        """Return the newest jobs below the number `before`, and the number below which the next page begins.
+        """Return the newest matching jobs below the number `before`, and the `before` of the next page.
 
-        Stable: a job that comes or goes meanwhile shifts no one else.
+        Stable: a job that comes or goes meanwhile does not shift the others.
         """
         found: list[Job] = []
         for job in self.matching(state=state, type=type, tag=tag):
@@ -123,7 +123,7 @@ class Registry:
 
 
 def check_same_request(submission: Submission, digest: str, job_id: str) -> None:
-    """Raise Refused: idempotency_conflict, when a key comes with another request than the first, of this digest."""
+    """Raise Refused: idempotency_conflict, when the key's first request had another digest."""
     if digest != submission.body_digest:
         raise Refused(
             "this Idempotency-Key came before with another request; a new request needs a key of its own",

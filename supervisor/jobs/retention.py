@@ -1,8 +1,8 @@
-"""How long ended jobs are kept, and what is known of those that no longer are.
+"""How long ended jobs are kept, and what is remembered of dropped ones.
 
 Runs in: supervisor. Does no I/O.
 
-Three bounds: a number of jobs, their bytes, and their age, for which one timer runs: for the job that ended first.
+There are three bounds: number of jobs, their bytes, and their age. One timer runs, for the job that ended first.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
     from killable.supervisor.jobs.job import Job
 
 JOB_BYTES = 3 << 10
-"""What an ended job costs besides its output: record, certificate, error, places in tables (2.5 to 2.9 KiB each)."""
+"""Memory of an ended job besides its output: record, certificate, error, table slots (2.5 to 2.9 KiB each)."""
 DROPPED_MAX = 4096
-"""Jobs that are remembered as dropped: about 1.5 MB."""
+"""Dropped jobs that are remembered: about 1.5 MB."""
 
 
 class DroppedJob(NamedTuple):
-    """One job that is no longer kept."""
+    """What is remembered of a job that is no longer kept."""
 
     state: str
     ended_at: str | None
     bound: str
-    """The setting that let it go."""
+    """The setting because of which it was dropped."""
 
 
 class Retention:
-    """Ended jobs in the order of their ends; `drop` is called for each that goes."""
+    """Ended jobs in the order of their ends; `drop` is called for each job that is dropped."""
 
     def __init__(self, *, keep_jobs: int, keep_bytes: int, keep_s: float, drop: Callable[[Job], None]) -> None:
         self._keep_jobs = keep_jobs
@@ -41,24 +41,24 @@ class Retention:
         self._keep_s = keep_s
         self._drop = drop
         self._ended: dict[str, tuple[Job, int]] = {}
-        """With the bytes that were counted for each: what is taken off later must be what was added."""
+        """Each with the bytes that were counted for it: the same number is subtracted later."""
         self._bytes = 0
         self._dropped: dict[str, DroppedJob] = {}
         self._clock: Clock | None = None
         self._timer: Timer | None = None
 
     def start(self, clock: Clock) -> None:
-        """From here on jobs go when their time is over, not only when another one ends."""
+        """Start the timer: jobs are then dropped when their time is over, not only when another one ends."""
         self._clock = clock
         self._arm()
 
     def close(self) -> None:
-        """Let no timer fire any more."""
+        """Stop the timer for good."""
         self._clock = None
         self._disarm()
 
     def note_end(self, job: Job, now: float) -> None:
-        """A job has ended: from here on it may be dropped."""
+        """Keep a job that has ended; it may be dropped from here on."""
         size = _size(job)
         self._ended[job.id] = job, size
         self._bytes += size
@@ -66,7 +66,7 @@ class Retention:
         self._arm()
 
     def forget(self, job: Job) -> None:
-        """An ended job that was never accepted counts no more."""
+        """Stop counting an ended job that was never accepted."""
         _, size = self._ended.pop(job.id, (job, 0))
         self._bytes -= size
 
@@ -85,7 +85,7 @@ class Retention:
             self._drop(job)
 
     def unknown(self, job_id: str) -> Refused:
-        """Return the refusal for a job that is not here, with all that is known of it."""
+        """Return the refusal for a job that is not kept, with everything that is remembered of it."""
         dropped = self._dropped.get(job_id)
         if dropped is None:
             return Refused(
@@ -108,11 +108,11 @@ class Retention:
         )
 
     def _exceeded(self, oldest: Job, now: float) -> str:
-        """Return the bound for which the longest ended job has to go, or nothing."""
+        """Return the bound because of which the job that ended first is to be dropped, or ""."""
         if now >= self._due(oldest):
             return "keep_s"
         if len(self._ended) == 1:
-            return ""  # the newest stays readable however large it is
+            return ""  # the newest job stays readable, whatever its size
         if len(self._ended) > self._keep_jobs:
             return "keep_jobs"
         return "keep_bytes" if self._bytes > self._keep_bytes else ""
@@ -126,12 +126,12 @@ class Retention:
         self._timer = self._clock.call_at(self._due(oldest), self._on_timer)
 
     def _due(self, job: Job) -> float:
-        """Return when its time is over: the timer and the look at the clock must mean the same last digit."""
+        """Return when a job's time is over. Timer and check must use the same float, to the last digit."""
         assert job.ended is not None
         return job.ended + self._keep_s
 
     def _on_timer(self) -> None:
-        """The job for which the timer was set may have gone before: then this only sets it for another one."""
+        """Drop expired jobs and set the timer again. The job that it was set for may be gone already."""
         assert self._clock is not None
         self._timer = None
         self.expire(self._clock.now())
@@ -144,7 +144,7 @@ class Retention:
 
 
 def _size(job: Job) -> int:
-    """Return about what an ended job takes in memory; its traceback and stack stand there twice."""
+    """Return the approximate memory of an ended job, which holds its traceback and stack twice."""
     facts = job.outcome.facts if job.outcome else {}
     texts = (*facts.values(), *(job.certificate or {}).values())
     return JOB_BYTES + job.kept_bytes + sum(len(text) for text in texts if isinstance(text, str))

@@ -1,5 +1,4 @@
-"""What a job says, as events in their place, after `started` and before the end: its tokens, and as `log` the lines of
-its stdout and stderr.
+"""The output of a job as events between `started` and the end: its tokens, and the lines of stdout and stderr as `log`.
 
 Runs in: supervisor. Pure.
 """
@@ -14,9 +13,7 @@ from killable.supervisor.models import Verdict
 
 
 class Transcript:
-    """Writes one attempt's tokens and lines into the job's log; each call tells whether all of it was within the
-    bound.
-    """
+    """Writes one attempt's tokens and lines to the job's log. Each method returns whether all was within the bound."""
 
     def __init__(self, log: EventLog, on_first_token: Callable[[], None]) -> None:
         self._log = log
@@ -27,7 +24,7 @@ class Transcript:
         self._open = False
 
     def open(self) -> bool:
-        """`started` stands in the log: what was printed before it follows now."""
+        """Write the lines that were printed before the event `started`, which is now in the log."""
         self._open = True
         early, self._early = self._early, []
         return self._append(early)
@@ -40,7 +37,7 @@ class Transcript:
         return fits
 
     def output(self, data: bytes) -> bool:
-        """Take bytes of stdout and stderr; lines that come before the job is entered wait for it."""
+        """Take bytes of stdout and stderr. Lines that come before the job is entered wait for `open`."""
         lines = self._lines.feed(data)
         if self._open:
             return self._append(lines)
@@ -49,7 +46,7 @@ class Transcript:
         return self._early_bytes <= self._log.output_bytes_max
 
     def close(self) -> bool:
-        """Nothing more comes: what waited, and what stood after the last line end."""
+        """Write the lines that wait and the text after the last line end."""
         early_fits = self.open()
         return self._append(self._lines.rest()) and early_fits
 
@@ -60,7 +57,7 @@ class Transcript:
 
 
 def too_much(limit: int) -> Verdict:
-    """Return why a job ends that has streamed and printed so many bytes."""
+    """Return the verdict for a job that has streamed and printed more than `limit` bytes."""
     words = f"output_bytes of {limit} was reached; what came before is kept"
     facts = {"limit": "output_bytes", "limit_bytes": limit, "message": words}
     return Verdict("limit.output", by="supervisor", facts=facts)

@@ -1,1 +1,1 @@
-"""What survives the death of the server: a SQLite file written by one thread."""
+"""The journal, which survives the death of the server: an SQLite file written by one thread."""

@@ -1,13 +1,13 @@
-"""The journal: what has to survive the server's death goes to disk in a thread, which nobody waits for but who submits.
+"""The journal: a thread writes to disk what has to survive the server's death. Only submissions wait for it.
 
 Runs in: supervisor; the file in a thread of its own.
 
     accept, note ──► inbox ──all that is there──► one transaction ──► answers, in the event loop
-                              owed ◄──what could not be written──┘
+                           pending ◄──what could not be written──┘
 
-A group that cannot be written (a full disk) is taken apart: a submission is refused, everything else is owed and tried
-again, at the next write and every RETRY_S. What is owed are jobs that the registry has, or had when they were written:
-it refers to the same bytes, and a job that is dropped meanwhile costs a number only.
+A group that cannot be written (a full disk) is split: submissions are refused; all other notes stay pending and are
+retried with the next write and every RETRY_S. Pending notes cost little memory: they refer to bytes of jobs that the
+registry keeps, or kept when they were written, and a job that is dropped meanwhile leaves only its number.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from killable.supervisor.journal.journal_file import (
 )
 
 RETRY_S = 1.0
-"""Between two looks whether a write works again."""
+"""Seconds between two checks whether writing works again."""
 GROUP_MAX = 256
-"""Notes of one transaction: a sync to disk takes longer than so many rows."""
+"""Notes per transaction: a sync to disk takes longer than so many rows."""
 CLOSE_S = 10.0
-"""For the last notes: a disk that hangs must not keep a server from its end."""
+"""Seconds for the last notes: a disk that hangs must not keep the server from ending."""
 
 SLOW_S = 5.0
-"""A write that takes longer is taken for one that hangs."""
+"""A write that takes longer, in seconds, is considered to hang."""
 
 Answer = Callable[[str, bool], None]
-"""Called in the event loop: empty when it is on disk, else why it is not; False: why nobody can say whether it is."""
+"""Called in the event loop with why the job is not on disk (empty: it is), and whether that is certain."""
 
 Opened = asyncio.Future[list[JournalRow] | Exception]
 
@@ -49,23 +49,23 @@ logger = logging.getLogger("killable.journal")
 
 
 class Journal:
-    """One file, opened once."""
+    """A journal of one file, which is opened once."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         self._trouble = ""
-        """Why the latest write failed, until one works again."""
+        """Why the latest write failed; empty when one works again."""
         self._busy_since: float | None = None
         self._inbox: queue.SimpleQueue[Note | None] = queue.SimpleQueue()
         self._owed: list[Note] = []
         self._unanswered: dict[int, Answer] = {}
-        """Of jobs that are to be written, by number; the event loop's, like all of answers."""
+        """By number of the job that is to be written. Used only in the event loop."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_over = asyncio.Event()
 
     @property
     def trouble(self) -> str:
-        """Why nothing is written now; empty when it works."""
+        """Return why nothing is written now; empty when writing works."""
         return self._trouble or self._hang()
 
     def _hang(self) -> str:
@@ -74,7 +74,7 @@ class Journal:
         return f"a write that began {took_s:.0f} s ago goes on" if took_s > SLOW_S else ""
 
     async def open(self) -> list[JournalRow]:
-        """Return what the file has. Raise JournalRefused."""
+        """Open the file and return its rows. Raise JournalRefused."""
         self._loop = loop = asyncio.get_running_loop()
         opened: Opened = loop.create_future()
         try:
@@ -88,7 +88,7 @@ class Journal:
         return found
 
     def accept(self, accepted: AcceptedNote, answer: Answer) -> None:
-        """Have a new job written, and hear of it; while a write hangs it is refused."""
+        """Write a new job and call `answer` in the event loop. While a write hangs, the job is refused."""
         if self._loop is not None and (why := self._hang()):
             self._loop.call_soon(answer, why, True)
             return
@@ -98,11 +98,11 @@ class Journal:
             self._loop.call_soon(self._on_over)
 
     def note(self, note: Note) -> None:
-        """Have something written; behind all that came before."""
+        """Write a note, after everything that came before. Returns at once."""
         self._inbox.put(note)
 
     async def close(self) -> None:
-        """Write what is left, and let go of the file. May be called again, and when it was never open."""
+        """Write what is left and close the file. May be called again, and when the file was never opened."""
         if self._loop is None:
             return
         self._inbox.put(None)
@@ -111,10 +111,10 @@ class Journal:
                 await self._is_over.wait()
         except TimeoutError:
             logger.error("journal_left", extra={"detail": f"{self.path} takes nothing for {CLOSE_S:g} s"})
-            self._on_over(is_known=False)  # what hangs may end as it should
+            self._on_over(is_known=False)  # the write that hangs may still succeed
 
     def _on_over(self, *, is_known: bool = True) -> None:
-        """Nobody writes any more: whoever waits is answered all the same."""
+        """Answer every submission that still waits: nothing is written any more."""
         self._is_over.set()
         self._on_answers(dict.fromkeys(self._unanswered, self.trouble or "it is closed"), is_known=is_known)
 
@@ -123,7 +123,7 @@ class Journal:
             try:
                 if (answer := self._unanswered.pop(number, None)) is not None:
                     answer(why, is_known)
-            except Exception:  # a defect of ours: the others are answered all the same
+            except Exception:  # a bug in killable: the others are answered all the same
                 logger.exception("journal_failed", extra={"detail": "an answer was not taken"})
 
     # ── in the thread ──
@@ -137,7 +137,7 @@ class Journal:
                     pass
             finally:
                 file.close()
-        except Exception as error:  # a JournalRefused; or a defect of ours, which must not hold up whoever waits
+        except Exception as error:  # a JournalRefused; or a bug in killable, which must not leave submissions waiting
             if not isinstance(error, JournalRefused):
                 self._note_trouble(f"its thread has ended: {error!r}")
             self._tell(partial(_resolve, opened, error))
@@ -145,9 +145,7 @@ class Journal:
             self._tell(self._on_over)
 
     def _next(self) -> tuple[list[Note], bool]:
-        """Wait for something to write, and return all that is there; nothing when it is time to try again. The other
-        value: does it go on after that?
-        """
+        """Wait for notes and return all that are there (none: it is time to retry), and whether to go on after them."""
         group: list[Note] = []
         try:
             each = self._inbox.get(timeout=RETRY_S if self._trouble else None)
@@ -164,7 +162,7 @@ class Journal:
         submissions = [each for each in group if isinstance(each, AcceptedNote)]
         answers = dict.fromkeys((each.number for each in submissions), "")
         if why := self._try(file, [*self._owed, *group]):
-            # Submissions first: what follows may be of one of them.
+            # Submissions first: the other notes may belong to them.
             answers = {each.number: self._try(file, [each]) for each in submissions}
             self._owe([each for each in group if not isinstance(each, AcceptedNote)])
             if self._owed and not self._try(file, self._owed):
@@ -180,14 +178,14 @@ class Journal:
         return go_on
 
     def _try(self, file: JournalFile, notes: list[Note]) -> str:
-        """Return why these could not be written; empty when they are."""
+        """Write the notes; without any, check that writing works. Return why it failed; empty: it worked."""
         self._busy_since = monotonic()
         try:
             if notes:
                 file.write(notes)
             else:
                 file.check()
-        except Exception as error:  # whatever it is: whoever submits waits for an answer
+        except Exception as error:  # of any kind: a submission waits for an answer
             return str(error) or type(error).__name__
         finally:
             self._busy_since = None
@@ -195,7 +193,7 @@ class Journal:
 
     def _owe(self, notes: list[Note]) -> None:
         for note in notes:
-            if isinstance(note, DroppedNote):  # nothing else of it matters any more
+            if isinstance(note, DroppedNote):  # its other notes no longer matter
                 self._owed = [owed for owed in self._owed if owed.number != note.number]
             self._owed.append(note)
 

@@ -1,13 +1,13 @@
-"""The file of the journal, an SQLite database: opened and checked, read once, then written in groups.
+"""The journal's file, an SQLite database: opened and checked, read once, then written in groups.
 
-Runs in: supervisor; the journal's thread, for it blocks. Knows rows, and nothing of what they mean.
+Runs in: supervisor; the journal's thread, because it blocks. Stores rows and does not interpret them.
 
-    jobs      one row for each: what was accepted, when it began, how it ended, each as JSON
+    jobs      one row per job: its acceptance, its start and its end, each as JSON
     pieces    bytes of a job: its input until it has ended; then result, partial, events
-    checks    a number that a write which is only to show that it works counts up
+    checks    a number, incremented by a write that only tests whether writing works
 
 WAL and `synchronous = FULL`: what is committed is on disk (sqlite.org/pragma.html). `locking_mode = EXCLUSIVE`: the
-kernel gives the file to one process and takes it back at its death; and there is no file of shared memory.
+kernel locks the file for one process until that dies, and there is no shared-memory file.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from killable.supervisor.jobs.event_log import EventLog
 from killable.supervisor.models import StartRefused
 
 APPLICATION_ID = 0x6B6C626C
-"""`klbl`, in the header of the file: another program's database is left alone."""
+"""`klbl`, in the header of the file: a database of another program is left alone."""
 VERSION = 1
-"""Of the tables, in `user_version`."""
+"""Version of the tables, in `user_version`."""
 PIECE_BYTES = 64 << 20
-"""SQLite takes 10^9 bytes at most for one value (sqlite.org/limits.html); a job's events may be more."""
+"""SQLite takes at most 10^9 bytes for one value (sqlite.org/limits.html); a job's events may be more."""
 WAL_BYTES_MAX = 64 << 20
-"""What the file beside it is cut to, once it has grown."""
+"""The write-ahead log is truncated to this size after it has grown."""
 
 _TABLES = (
     "CREATE TABLE jobs (number INTEGER PRIMARY KEY, job_id TEXT NOT NULL UNIQUE,"
@@ -44,7 +44,7 @@ _TABLES = (
 
 
 class JournalRefused(StartRefused):
-    """The journal cannot be used as it is: the server does not start, and the file is left as it was."""
+    """The journal cannot be used as it is. The server does not start, and the file is left unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +54,13 @@ class AcceptedNote:
     number: int
     job_id: str
     members: bytes
-    """A JSON object, as everywhere here."""
+    """A JSON object, as in every note."""
     input: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class StartedNote:
-    """A worker has it, or had: it waits to be run again."""
+    """A worker has the job; or had it, and the job waits for a retry."""
 
     number: int
     members: bytes
@@ -68,19 +68,19 @@ class StartedNote:
 
 @dataclass(frozen=True, slots=True)
 class EndedNote:
-    """It is over: its input is not needed any more."""
+    """The job is over, and its input is no longer needed."""
 
     number: int
     members: bytes
     result: bytes | None
     partial: bytes | None
     log: EventLog
-    """Sealed."""
+    """A sealed log."""
 
 
 @dataclass(frozen=True, slots=True)
 class AmendedNote:
-    """What there is to say of its end has changed."""
+    """The description of a job's end has changed."""
 
     number: int
     members: bytes
@@ -88,7 +88,7 @@ class AmendedNote:
 
 @dataclass(frozen=True, slots=True)
 class DroppedNote:
-    """It is kept no longer."""
+    """The job is no longer kept."""
 
     number: int
 
@@ -98,7 +98,7 @@ Note = AcceptedNote | StartedNote | EndedNote | AmendedNote | DroppedNote
 
 @dataclass(frozen=True, slots=True)
 class JournalRow:
-    """All that the file has of one job."""
+    """Everything that the file holds of one job."""
 
     number: int
     job_id: str
@@ -106,23 +106,23 @@ class JournalRow:
     started: dict[str, Any] | None
     ended: dict[str, Any] | None
     pieces: dict[str, bytes]
-    """By kind: input · result · partial · events; a result that is None has none."""
+    """By kind: input · result · partial · events; a result of None has no piece."""
 
 
 class JournalFile:
-    """Open, and this process's alone."""
+    """An open journal, locked for this process."""
 
     def __init__(self, connection: sqlite3.Connection, path: str) -> None:
-        """`open` makes one."""
+        """Only `open` calls this."""
         self._connection = connection
         self._path = path
 
     @classmethod
     def open(cls, path: str) -> JournalFile:
-        """Make the file where there is none. Raise JournalRefused."""
+        """Open the file; create it if it does not exist. Raise JournalRefused."""
         try:
             if not Path(path).exists():
-                Path(path).touch(mode=0o600)  # it has inputs and results; the file beside it gets the same mode
+                Path(path).touch(mode=0o600)  # it holds inputs and results; the WAL gets the same mode
             connection = sqlite3.connect(path, timeout=0, isolation_level=None)
         except (OSError, sqlite3.Error) as error:
             raise _refused(path, error) from error
@@ -142,7 +142,7 @@ class JournalFile:
         self._connection.close()
 
     def read(self) -> list[JournalRow]:
-        """Return all jobs in the order of their submission. Raise JournalRefused."""
+        """Return all jobs in the order of submission. Raise JournalRefused."""
         try:
             rows = self._connection.execute("SELECT number, job_id, accepted, started, ended FROM jobs ORDER BY number")
             return [
@@ -155,7 +155,7 @@ class JournalFile:
             raise damaged(self._path, str(error)) from error
 
     def write(self, notes: Sequence[Note]) -> None:
-        """Write all of these or none of them, and return when they are on disk. Raise sqlite3.Error."""
+        """Write all of the notes or none, and return when they are on disk. Raise sqlite3.Error."""
         connection = self._connection
         try:
             connection.execute("BEGIN IMMEDIATE")
@@ -167,7 +167,7 @@ class JournalFile:
                 connection.execute("ROLLBACK")
 
     def check(self) -> None:
-        """Write something that says nothing. Raise sqlite3.Error when that cannot be."""
+        """Write something without content. Raise sqlite3.Error when writing fails."""
         self._connection.execute("UPDATE checks SET count = count + 1")
 
     def _put(self, note: Note) -> None:
@@ -182,7 +182,7 @@ class JournalFile:
             case EndedNote():
                 found = execute("UPDATE jobs SET ended = ? WHERE number = ?", (note.members.decode("ascii"), number))
                 if not found.rowcount:
-                    return  # it was refused in the end
+                    return  # the job was refused in the end
                 execute("DELETE FROM pieces WHERE number = ?", (number,))
                 for kind, value in (("result", note.result), ("partial", note.partial)):
                     if value is not None:
@@ -207,7 +207,7 @@ class JournalFile:
 
 
 def damaged(path: str, why: str) -> JournalRefused:
-    """Return the refusal of a file that was ours once."""
+    """Return the refusal of a journal that cannot be read any more."""
     return JournalRefused(
         f"the journal {path} is damaged: {why}; its jobs were left as they are. To start without them, move the file "
         "away; `sqlite3 FILE .recover` gets out what can still be read",
@@ -216,12 +216,12 @@ def damaged(path: str, why: str) -> JournalRefused:
 
 
 def _settle(connection: sqlite3.Connection, path: str) -> None:
-    """Look whose file it is before anything is changed; then make it ready. Raise sqlite3.Error, JournalRefused."""
+    """Check whose file it is before changing anything, then prepare it. Raise sqlite3.Error, JournalRefused."""
 
     def pragma(text: str) -> Any:
         return connection.execute(f"PRAGMA {text}").fetchone()[0]
 
-    pragma("locking_mode = EXCLUSIVE")  # before the first look: what that has locked stays so
+    pragma("locking_mode = EXCLUSIVE")  # before the first read, whose lock is then kept
     application, version = pragma("application_id"), pragma("user_version")
     tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     is_new = (application, version, tables) == (0, 0, 0)
@@ -252,7 +252,7 @@ def _settle(connection: sqlite3.Connection, path: str) -> None:
 
 
 def _refused(path: str, error: Exception) -> JournalRefused:
-    """Say what is wrong, and the way out."""
+    """Return the refusal for an error: what is wrong, and what to do about it."""
     code = getattr(error, "sqlite_errorcode", None)
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return JournalRefused(

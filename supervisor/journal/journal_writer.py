@@ -1,9 +1,9 @@
-"""What the journal is told of each job: accepted, begun, waiting to be run again, over, dropped.
+"""Writes what happens to each job to the journal: accepted, begun, waiting for a retry, over, dropped.
 
-Runs in: supervisor; nothing here waits, and only whoever submits waits for the disk. An Executor has none.
+Runs in: supervisor; nothing here blocks, and only a submission waits for the disk. An Executor has no journal.
 
-What is told last may be lost with the server: a start or an end of its last milliseconds, or of all the time in which
-the disk took nothing. Such a job is run once more, or ends `supervisor_lost` though it had ended. Only what is accepted
+The latest notes may be lost with the server: a start or an end in its last milliseconds, or in all the time in which
+the disk took nothing. Such a job is run once more, or ends `supervisor_lost` although it had ended. Only an acceptance
 is waited for.
 """
 
@@ -21,28 +21,28 @@ from killable.workers.errors import Refused
 from killable.workers.protocol.messages import dump_json
 
 KEPT_OF_SUBMISSION = tuple(f.name for f in fields(Submission) if f.name not in ("type", "input", "limits"))
-"""Type and limits stand beside them as they are in force; the input lies apart."""
+"""Type and limits are stored beside them, as they are in force; the input is stored as a piece."""
 RETRY_AFTER_S = 5
-"""Nobody knows when a full disk has room: not so soon that asking is all that the server does."""
+"""When a full disk has room again is unknown; sooner retries would only load the server."""
 
 
 class JournalWriter:
-    """Of one run of the server, on one boot of a machine."""
+    """Writes the journal of one server run, on one boot of a machine."""
 
     def __init__(self, path: str, instance_id: str, boot: str) -> None:
         self.journal = Journal(path)
-        """Its owner opens and closes it."""
+        """Opened and closed by the writer's owner."""
         self.boot = boot
         self._instance_id = instance_id
 
     def accepted(self, job: Job, input: bytes, answer: Callable[[Refused | None], None]) -> None:
-        """Have it written; `answer` is called when it is on disk, or with the reason to refuse the submission."""
+        """Write a new job; `answer` gets None when it is on disk, else the refusal of the submission."""
         members = {
             "instance_id": self._instance_id,
             "created_at": job.created_at,
             "type": job.type.name,
             "codec": job.type.codec,
-            "limits": job.limits.as_json(),
+            "limits": dict(job.limits),
             "first_event": job.log.first,
             "submission": {name: getattr(job.submission, name) for name in KEPT_OF_SUBMISSION},
         }
@@ -50,7 +50,7 @@ class JournalWriter:
         self.journal.accept(accepted, lambda why, is_known: answer(_refusal(why, is_known=is_known) if why else None))
 
     def begun(self, job: Job, at: str) -> None:
-        """A worker has it."""
+        """Record that a worker has the job."""
         members = {
             "instance_id": self._instance_id,
             "boot": self.boot,
@@ -63,17 +63,17 @@ class JournalWriter:
         self.journal.note(StartedNote(job.number, dump_json(members)))
 
     def waits(self, job: Job) -> None:
-        """Its attempt has ended, and it waits to be run again."""
+        """Record that an attempt has ended and the job waits for a retry."""
         members = {"waits": True, "attempt": job.attempts, "first_event": job.log.first}
         self.journal.note(StartedNote(job.number, dump_json(members)))
 
     def ended(self, job: Job) -> None:
-        """Its terminal event is in its log, which is sealed."""
+        """Record the end of a job, whose log is sealed and ends with the terminal event."""
         members = dump_json(self._end_of(job))
         self.journal.note(EndedNote(job.number, members, job.result, job.partial, job.log))
 
     def amended(self, job: Job) -> None:
-        """Its certificate has come to say more."""
+        """Record a certificate that was completed after the job's end."""
         self.journal.note(AmendedNote(job.number, dump_json(self._end_of(job))))
 
     def dropped(self, job: Job) -> None:
@@ -100,7 +100,7 @@ class JournalWriter:
 
 
 def _refusal(why: str, *, is_known: bool) -> Refused:
-    """`is_known`: it is not in the journal."""
+    """Return the refusal of a submission. `is_known`: the job is certainly not in the journal."""
     known = "what is accepted has to survive the server, so nothing is until it works again"
     unknown = (
         "it is not known whether the job is in there and will be run: repeat it with the same Idempotency-Key, or look "
@@ -112,7 +112,7 @@ def _refusal(why: str, *, is_known: bool) -> Refused:
 
 
 def _as_json(progress: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Leave out what a forged frame can hold and JSON cannot (1e999): the end of a job must not fail by it."""
+    """Return None for values of a forged frame that JSON cannot hold (1e999): a job's end must not fail by them."""
     try:
         dump_json(progress)
     except (ValueError, RecursionError):

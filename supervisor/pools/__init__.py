@@ -1,1 +1,1 @@
-"""Workers kept warm: pools, their zygotes, and who may borrow a worker."""
+"""Warm workers: pools, their zygotes, and leases of idle workers."""

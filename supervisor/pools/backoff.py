@@ -1,4 +1,4 @@
-"""When what has failed is tried again: each time after twice as long.
+"""Exponential backoff: each retry waits twice as long as the one before.
 
 Runs in: supervisor.
 """
@@ -11,12 +11,12 @@ from killable.supervisor.clock import Clock, Timer
 
 
 def doubled(first_s: float, times: int, most_s: float) -> float:
-    """Return the wait after the first time, the second, …: twice as long each time, and never longer than `most_s`."""
+    """Return the wait after failure number `times`, from 1 on: doubled each time, `most_s` at most."""
     return min(first_s * 2.0 ** min(times - 1, 60), most_s)
 
 
 class Backoff:
-    """Counts failures in a row, and waits behind them."""
+    """Counts consecutive failures, and waits before the next try."""
 
     def __init__(self, clock: Clock, first_s: float, most_s: float, try_again: Callable[[], None]) -> None:
         self.failures = 0
@@ -31,7 +31,7 @@ class Backoff:
         return self._timer is not None
 
     def wait(self) -> None:
-        """Try again, later the more failures there were; not twice."""
+        """Schedule the next try, the later the more failures there were; harmless when one is scheduled."""
         if self._timer is None:
             delay = doubled(self._first_s, self.failures, self._most_s)
             self._timer = self._clock.call_at(self._clock.now() + delay, self._now)

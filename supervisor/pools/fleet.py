@@ -1,4 +1,4 @@
-"""All pools of a supervisor: started and closed together, and found by name, by job type, by worker.
+"""All pools of a supervisor: started and closed together, and found by job type or worker.
 
 Runs in: supervisor.
 """
@@ -23,7 +23,7 @@ from killable.supervisor.settings import Settings
 from killable.workers.errors import Refused
 
 RETIRED_MAX = 20
-"""Workers that were not used again, of which is told why."""
+"""How many retired workers are remembered, with the reason."""
 
 
 class FleetOwner(Protocol):
@@ -36,7 +36,7 @@ class FleetOwner(Protocol):
 
 
 class Fleet:
-    """Every pool of `settings`; it is the pools' owner in what concerns more than one of them."""
+    """Every pool of `settings`. It owns the pools and does what concerns more than one of them."""
 
     def __init__(self, settings: Settings, owner: FleetOwner) -> None:
         self._settings = settings
@@ -47,15 +47,15 @@ class Fleet:
         self._system: System | None = None
         self._worker_numbers = 0
         self.retired: deque[RetiredWorker] = deque(maxlen=RETIRED_MAX)
-        """The latest first."""
+        """Latest first."""
         self.swept: bool | None = None
-        """What became of the sweep of leftovers at the start: it was over in time, or not; None: there was none."""
+        """Whether the orphan cleanup at the start was over in time; None: there was none."""
 
     async def start(self, clock: Clock, open_spawner: SpawnerFactory | None, instance_id: str) -> None:
-        """Start every pool and wait until each is ready or broken. Raise OSError, StartRefused; then close."""
+        """Start every pool and wait until each is ready or broken. After OSError or StartRefused call `close`."""
         self._clock = clock
         if open_spawner is None:
-            with putting_off:  # it takes locks of the library (tempfile), which a fork meanwhile would inherit taken
+            with putting_off:  # it takes locks of the library (tempfile), which a concurrent fork would inherit locked
                 self._system = System.open(asyncio.get_running_loop(), self._settings, instance_id)
             open_spawner = self._system.open_spawner
             if self._settings.sweep:
@@ -83,7 +83,7 @@ class Fleet:
             await self._system.close()
 
     def leave_to_parent(self) -> None:
-        """In a fork of this process."""
+        """Close inherited descriptors in a fork of this process; the rest belongs to the parent."""
         for pool in self:
             for worker in pool.workers.values():
                 worker.leave_to_parent()
@@ -102,7 +102,7 @@ class Fleet:
     # ── job types ──
 
     def type(self, name: str) -> JobType:
-        """Raise Refused: unknown_job_type."""
+        """Return a job type. Raise Refused: unknown_job_type."""
         return self._types.get(name, (pool.spec.name for pool in self if pool.state == "broken"))
 
     def types(self) -> Sequence[JobType]:
@@ -111,7 +111,7 @@ class Fleet:
     # ── workers ──
 
     def worker(self, worker_id: str) -> tuple[Pool, Worker]:
-        """Raise Refused: unknown_worker."""
+        """Return a worker and its pool. Raise Refused: unknown_worker."""
         for pool in self:
             worker = pool.workers.get(WorkerId(worker_id))
             if worker is not None:

@@ -15,18 +15,18 @@ from killable.workers.errors import Refused
 
 
 class DuplicateType(StartRefused):
-    """Two pools register a job type of one name: nobody could say which one HTTP means."""
+    """Two pools register the same name, so that a request would not identify the job type."""
 
 
 class JobTypes:
-    """Types by name; each belongs to one pool."""
+    """Job types by name; each belongs to one pool."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._types: dict[str, JobType] = {}
 
     def replace(self, pool: PoolSpec, reported: Iterable[Mapping[str, Any]]) -> None:
-        """Take what a pool's zygote reported in place of what an earlier one did. Raise DuplicateType."""
+        """Replace a pool's types by those that its new zygote reported. Raise DuplicateType."""
         for name in [name for name, job_type in self._types.items() if job_type.pool == pool.name]:
             del self._types[name]
         for each in reported:
@@ -39,7 +39,7 @@ class JobTypes:
             self._types[name] = self._job_type(pool, each)
 
     def _check_operations(self, pool: PoolSpec, name: str, operations: Sequence[str]) -> None:
-        """Refuse a type that answers to what another one answers to. Raise DuplicateType."""
+        """Raise DuplicateType when the type shares a name or an operation with another one."""
         for other in self._types.values():
             shared = {other.name, *other.operations}.intersection((name, *operations))
             if shared:
@@ -50,7 +50,7 @@ class JobTypes:
                 )
 
     def get(self, name: str, broken_pools: Iterable[str]) -> JobType:
-        """Raise Refused: unknown_job_type, naming those that there are and the pools that could not tell theirs."""
+        """Return a type. Raise Refused: unknown_job_type, which names the known types and the broken pools."""
         found = self._types.get(name)
         if found is not None:
             return found

@@ -1,12 +1,12 @@
-"""An idle worker that a thread of the program may give an order itself, instead of asking the supervisor's thread to.
+"""A lease: an idle worker that a thread of the program may give an order without asking the supervisor's thread.
 
 Runs in: supervisor (an Executor's), in its thread | a thread of the program.
 
-    LENT ──give, by any thread──► GIVEN ──end: the call's only words were its result and that the worker is free──► over
-      └──come_home──► over          └──adopt_call: any other word of it, its exit, a stop──► over: it is an attempt
+    LEASED ──give, by any thread──► GIVEN ──end: the only frames were the task's RESULT and IDLE──► over
+      └──come_home──► over            └──promote: any other frame, an exit, a stop──► over: the task is an attempt
 
-In between nothing is known of the call but the order: no entry, no attempt, no certificate is made for one that runs
-through. Whatever else happens makes an attempt of it first, which then is like any other.
+While a lease is given, the supervisor has only the order: a task that runs through gets no job, attempt or
+certificate. Anything else promotes it to an ordinary attempt first.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ from killable.supervisor.ports import Process
 
 
 class LeasedTask(Protocol):
-    """What a lent worker was given, in the supervisor's thread."""
+    """The task that a leased worker was given. Its methods are called in the supervisor's thread."""
 
     def adopt(self) -> None:
-        """Make it known as an attempt, before anything else is done with its worker."""
+        """Make the task an attempt, before anything else is done with its worker."""
         ...
 
     def complete(self, result: bytes) -> None:
-        """It is over, and its worker is free."""
+        """Finish the task with its result. Its worker is free already."""
         ...
 
 
 class LeaseHolder(Protocol):
-    """Who has calls for lent workers (an Executor), in the supervisor's thread."""
+    """Has tasks for leased workers (an Executor). Its methods are called in the supervisor's thread."""
 
     def on_leased(self, lease: Lease) -> None: ...
     def on_pool_broken(self) -> None:
-        """No worker will come for those that wait."""
+        """Take note that no worker will come for the waiting tasks."""
         ...
 
     @property
     def waiting(self) -> int:
-        """How many calls wait for a worker."""
+        """Return how many tasks wait for a worker."""
         ...
 
 
 class Lease:
-    """Made and ended in the supervisor's thread."""
+    """Created and ended in the supervisor's thread."""
 
     __slots__ = (
         "_call", "_lock", "_on_over", "_over", "_rest",
@@ -64,25 +64,25 @@ class Lease:
         quiet: bool,
         on_over: Callable[[], None],
     ) -> None:
-        """`on_over` is called once, in the supervisor's thread, when the worker is no longer lent."""
+        """`on_over` is called once, in the supervisor's thread, when the lease ends."""
         self.worker_id = worker_id
         self.process = process
         self._on_over: Callable[[], None] | None = on_over
         self.fence = fence
-        """Of the attempt that an order to it begins."""
+        """The fence of the attempt that the order begins."""
         self.result_buffer = result_buffer
-        """A descriptor to pass with that, for a large result; -1: none."""
+        """A descriptor to pass with the order, for a large result; -1: none."""
         self.quiet = quiet
-        """Whether its pool need not hear at once that it is busy: there is a spare for it already."""
-        self._lock = threading.RLock()  # a finalizer of the program's may come in the middle
+        """Whether the pool need not learn at once that the worker is busy: there is a spare for it already."""
+        self._lock = threading.RLock()  # reentrant: a finalizer of the program may run while it is held
         self._call: LeasedTask | None = None
         self._over = False
         self._rest: tuple[bytes, Sequence[int]] = b"", ()
-        """Of an order that was written in part: it goes before anything else that the worker is told."""
+        """The unsent part of an order that was written in part; `promote` sends it before anything else."""
         self.is_written = False
-        """Whether it is known how much of the order was written: an interrupt may come right before that."""
+        """Whether it is known how much of the order was written; an interrupt may come right before that."""
         self.given_at = 0.0
-        """When its order was written."""
+        """When the order was written, in monotonic seconds; 0.0: not yet."""
 
     @property
     def is_over(self) -> bool:
@@ -93,18 +93,18 @@ class Lease:
         return self._call is not None
 
     def has(self, call: LeasedTask) -> bool:
-        """Tell whether the worker was given this call, and nothing has been heard of it."""
+        """Return whether the worker was given this task and has reported nothing of it yet."""
         return self._call is call
 
     @property
     def has_rest(self) -> bool:
-        """Whether a part of the order is still to be written: when its call is adopted."""
+        """Return whether a part of the order is still unsent."""
         return bool(self._rest[0])
 
     def give(self, order: bytes, passed: Sequence[int], call: LeasedTask, *, is_watched: bool = False) -> bool:
-        """Write an order, from any thread; False: the worker is not to be had any more, or has ended.
+        """Write an order, from any thread. Return False when the worker is no longer available or has ended.
 
-        Both in one step: whoever stops the call finds its order written. `is_watched`: what the call takes is counted.
+        Atomic: a stop of the task finds its order written. `is_watched`: note the base of its resource use.
         """
         with self._lock:
             if self._over or self._call is not None:
@@ -118,13 +118,13 @@ class Lease:
             if written is None and process.killed_for is None:
                 self._over, self._call, self.given_at = True, None, 0.0
                 return False
-            written = written or 0  # who was killed because of this very call was given it
+            written = written or 0  # a worker that was killed to stop this task was given it
             self._rest = order[written:], () if written else passed
             self.is_written = True
             return True
 
     def promote(self) -> None:
-        """Something is heard of the worker, or is to be done with its call: if there is one, it is an attempt now."""
+        """Make the task, if there is one, an attempt: its worker has reported something, or is to be acted on."""
         call = self.end()
         if call is not None:
             rest, self._rest = self._rest, (b"", ())
@@ -133,19 +133,19 @@ class Lease:
             call.adopt()
 
     def end(self) -> LeasedTask | None:
-        """End a loan that was given; return the call, None: there is none, or it is an attempt."""
+        """End a lease that was given and return its task; None: it has none, or the task is an attempt."""
         with self._lock:
             if self._over or self._call is None:
                 return None
             self._over = True
-            call, self._call = self._call, None  # they refer to each other
+            call, self._call = self._call, None  # breaks a reference cycle
         self._let_go()
         return call
 
     def come_home(self) -> None:
-        """End it, given or not: no caller's thread is to meet the worker any more. Harmless when it has ended."""
+        """End the lease, given or not: no thread of the program may use the worker any more. May be called twice."""
         with self._lock:
-            if self._call is None and self._on_over is not None:  # over it is, too, where an order found no reader
+            if self._call is None and self._on_over is not None:  # also after `give` found no reader
                 self._over = True
                 self._let_go()
                 self.process.hold(None)

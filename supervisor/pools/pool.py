@@ -1,4 +1,4 @@
-"""A zygote, its spare workers and its busy workers: kept warm, kept within the limit, started again when lost.
+"""A zygote with its spare and busy workers: kept warm, kept within the limit, restarted when lost.
 
 Runs in: supervisor.
 """
@@ -22,25 +22,25 @@ from killable.supervisor.ports import Spawner, SpawnerFactory, ZygoteLost
 from killable.supervisor.settings import PoolSpec
 
 FAILURES_MAX = 3
-"""Workers in a row that were never ready: then the pool is broken, and only tries again now and then."""
+"""After so many consecutive workers that never became ready the pool is broken, and retries only now and then."""
 REFILL_S = 0.001
-"""A warm worker is in its job within 0.1 ms."""
+"""Delay before the next spare is forked. A warm worker has entered its job within 0.1 ms."""
 BACKOFF_S, BACKOFF_S_MAX = 0.05, 5.0
-"""Between two tries: what passes by itself mostly has by then, and what stays is not tried at every core's cost."""
+"""First and longest wait between two tries. Temporary faults are mostly over by then; lasting ones cost no core."""
 _FOR_GOOD = frozenset({None, errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENOEXEC})
-"""A pool's interpreter, folder or account is not there, or cannot be used; everything else may pass."""
+"""The pool's interpreter, folder or account is missing or cannot be used; any other error may be temporary."""
 
 logger = logging.getLogger("killable.pool")
 
 
 class ZygoteState(Enum):
-    """Where the pool's zygote stands."""
+    """The state of a pool's zygote."""
 
     NONE = "none"
     PRELOADING = "preloading"
     READY = "ready"
     LEAVING = "leaving"
-    """Told to go, to be replaced by one with another start method."""
+    """Asked to leave, to be replaced by a zygote with another start method."""
     FAILED = "failed"
     """Its modules do not import."""
 
@@ -57,7 +57,7 @@ class PoolOwner(Protocol):
 
 
 class Pool:
-    """`state`: starting, ready, restarting or broken."""
+    """One pool. `state` is starting, ready, restarting or broken."""
 
     def __init__(self, spec: PoolSpec, clock: Clock, open_spawner: SpawnerFactory, owner: PoolOwner) -> None:
         self.spec = spec
@@ -68,7 +68,7 @@ class Pool:
         self.zygote_restarts = 0
         self.workers: dict[WorkerId, Worker] = {}
         self._number_in = dict.fromkeys(WorkerStage, 0)
-        """Of workers, by stage, so that nobody need look at each."""
+        """How many workers each stage has, so that no scan of them is needed."""
         self._idle: list[Worker] = []
         self._clock = clock
         self._owner = owner
@@ -79,7 +79,7 @@ class Pool:
         self._backoff = Backoff(clock, BACKOFF_S, BACKOFF_S_MAX, self._try_again)
         self._zygote = ZygoteState.NONE
         self._worked = False
-        """It was ready once."""
+        """The pool was ready once."""
         self._closing = False
         self._ready_waiters: list[Callable[[], None]] = []
         self._refill: Timer | None = None
@@ -87,7 +87,7 @@ class Pool:
         """Why the supervisor cannot start with this pool."""
 
     def start(self) -> None:
-        """Start the zygote. `wait_started` tells when it is ready or broken."""
+        """Start the zygote. `wait_started` waits until it is ready or the pool is broken."""
         try:
             self._spawner.start(self.start_method)
         except OSError as error:
@@ -102,7 +102,7 @@ class Pool:
         await self._decided.wait()
 
     async def until_warm(self) -> None:
-        """Wait until a worker has been idle, or the pool was broken: then its preloads are known to work, or not."""
+        """Wait until a worker has been idle or the pool was broken: only then it is known whether its preloads work."""
         await self._warm_or_broken.wait()
 
     async def close(self) -> None:
@@ -131,9 +131,9 @@ class Pool:
         return self.spec.workers - self._number_in[WorkerStage.BUSY] - self._number_in[WorkerStage.QUARANTINED]
 
     def _is_full(self) -> bool:
-        """Tell whether there is a worker for each slot and spare: then no job more or less changes what is wanted."""
+        """Return whether each slot and spare has a worker: then one job more or less changes nothing."""
         if self.state == "broken":
-            return False  # it may want one more, to look whether it still is
+            return False  # it may want one more worker, as a probe
         number = self._number_in
         ours = (
             number[WorkerStage.IDLE]
@@ -148,29 +148,29 @@ class Pool:
         self._number_in[stage] += 1
 
     def take(self) -> Worker | None:
-        """Return a warm worker whose slot is free; the caller gives it an attempt."""
+        """Return a warm worker whose slot is free; None: there is none. The caller gives it an attempt."""
         while self._idle and self._slots_free() > 0:
-            # A lent one, so that no more are lent than there are free slots; else the one that was busy last: its
+            # A leased one first, so that leases never outnumber the free slots; else the one that was busy last: its
             # memory is the warmest.
             leased = next((worker for worker in reversed(self._idle) if worker.lease is not None), None)
             worker = leased or self._idle[-1]
             worker.come_home()
             self.withdraw(worker)
-            if worker.stage is WorkerStage.IDLE and not worker.process.look_for_exit():  # nor did a caller have it
+            if worker.stage is WorkerStage.IDLE and not worker.process.look_for_exit():  # else it got a task
                 return worker
         return None
 
     def withdraw(self, worker: Worker) -> None:
-        """It is not idle any more."""
+        """Remove a worker from the idle ones; harmless when it is not among them."""
         if worker in self._idle:
             self._idle.remove(worker)
 
     def give_back(self, worker: Worker) -> None:
-        """It was taken, and its job has gone."""
+        """Put back a worker from `take` whose job is gone."""
         self._idle.append(worker)
 
     def to_lease(self) -> list[tuple[Worker, bool]]:
-        """Return idle workers to lend, one for each free slot, and whether each may be given a call without a word."""
+        """Return idle workers to lease, one for each free slot, each with the `quiet` of its lease."""
         leased = quiet = 0
         others: list[Worker] = []
         for worker in self._idle:
@@ -184,22 +184,22 @@ class Pool:
         return [(worker, number < may_be_quiet) for number, worker in enumerate(chosen)]
 
     def _slack(self) -> int:
-        """Return how many idle workers could be busy before one were missing: a spare, or one for a job that waits."""
+        """Return how many idle workers may become busy before one is missing, as a spare or for a queued job."""
         if self._owner.queued(self):
             return 0
         return self._number_in[WorkerStage.IDLE] + self._number_in[WorkerStage.SPAWNING] - self.spec.spares
 
     def _hear_of_calls(self) -> None:
-        """Have no more workers given calls without a word than there is slack for."""
+        """Let no more leases be quiet than there is slack for."""
         quiet = [worker for worker in self._idle if worker.lease is not None and worker.lease.quiet]
         for worker in quiet[max(0, self._slack()) :]:
             worker.announce_busy()
 
     def fill(self) -> None:
-        """Fork what is missing, one in a turn of the loop.
+        """Fork the missing workers, one per turn of the loop.
 
-        Eight forks in one turn took up to 27 ms, in which no frame was read and no signal sent: each has a cgroup made,
-        beside a zygote that is forking into the last one.
+        Eight forks in one turn took up to 27 ms, in which no frame was read and no signal sent: each creates a cgroup
+        while the zygote is still forking into the last one.
         """
         if self._closing or self._zygote is not ZygoteState.READY or self._backoff.is_waiting or self._is_full():
             return
@@ -207,16 +207,16 @@ class Pool:
         occupancy = self.occupancy()
         wanted = pool_sizing.forks_wanted(occupancy)
         if self.state == "broken" and occupancy.room and not occupancy.idle + occupancy.spawning:
-            wanted = max(1, wanted)  # a probe: nobody can queue here while it is broken
+            wanted = max(1, wanted)  # a probe: no job can queue here while the pool is broken
         if wanted and self._fork() and wanted > 1 and self._refill is None:
             self._refill = self._clock.call_at(self._clock.now(), self._fill_now)
 
     def fill_soon(self) -> None:
-        """Fill when the job that was just assigned has started: the fork of the next spare would take its core."""
+        """Fill once the job that was just assigned has started: the fork of the next spare would take its core."""
         if self._is_full():
             return
         if self._owner.queued(self):
-            self.fill()  # someone waits for it
+            self.fill()  # a job waits for it
             return
         self._hear_of_calls()
         occupancy = self.occupancy()
@@ -229,12 +229,12 @@ class Pool:
         self.fill()
 
     def kill_idle(self, worker: Worker) -> None:
-        """End a worker that holds no attempt; another takes its place."""
+        """Kill a worker that holds no attempt; another one takes its place."""
         self.withdraw(worker)
         worker.kill()
 
     def when_warm(self, callback: Callable[[], None]) -> None:
-        """Call back when a worker is idle: at once, or with the next one that gets ready."""
+        """Call `callback` when a worker is idle: at once, or when the next one becomes idle."""
         if any(worker.lease is None or not worker.lease.is_given for worker in self._idle):
             callback()
         else:
@@ -266,7 +266,7 @@ class Pool:
         logger.info("pool_ready", extra={"pool": self.spec.name, "start_method": self.start_method})
 
     def on_worker_free(self, worker: Worker) -> None:
-        self.withdraw(worker)  # a caller's thread had it, and nobody here knew
+        self.withdraw(worker)  # after a leased task it is still among the idle ones
         self._add_idle(worker)
 
     def _add_idle(self, worker: Worker) -> None:
@@ -297,7 +297,7 @@ class Pool:
 
     def _note_failure(self, why: str, errno: int | None) -> None:
         if self._backoff.is_waiting:
-            return  # those that were tried together fail together: once
+            return  # workers that were forked together fail together, and count once
         self._backoff.failures += 1
         logger.warning("worker_failed", extra={"pool": self.spec.name, "detail": why})
         works = any(worker.stage in (WorkerStage.IDLE, WorkerStage.BUSY) for worker in self.workers.values())
@@ -313,7 +313,7 @@ class Pool:
 
     def _break(self, why: str, errno: int | None = None) -> None:
         self.state, self.detail, self.errno = "broken", why, errno
-        # The whole traceback is in `detail` of the pool's record, and `serve` prints it when nothing else can start.
+        # `detail` of the pool's record has the whole traceback; `serve` prints it when no pool can start a job.
         logger.error("pool_broken", extra={"pool": self.spec.name, "detail": why.rstrip().rpartition("\n")[2]})
         self._decided.set()
         self._warm_or_broken.set()
@@ -327,7 +327,7 @@ class Pool:
     def on_preloaded(self, threads: int) -> None:
         reported, self._reported = self._reported, []
         if threads > 1 and self.start_method == "fork":
-            # A fork copies one thread and every lock: not from here. Exec'd workers preload for themselves.
+            # fork(2) copies one thread, but every lock. Exec'd workers import the modules themselves.
             self.start_method = "spawn"
             told = f"its preload left {threads} threads, so workers are exec'd (start_method spawn), not forked"
             self.detail = self._note = told
@@ -344,14 +344,14 @@ class Pool:
         self.fill()
 
     def on_preload_failed(self, traceback: str, declaration: str) -> None:
-        """Its modules do not import. A pool that never worked never will; one that did tries again now and then."""
+        """Break the pool: its modules do not import. It is retried now and then if it ever worked, else never."""
         if declaration:
             self.startup_error = StartRefused(f"pool {self.spec.name}: {declaration}", pool=self.spec.name)
         self._zygote = ZygoteState.FAILED
         self._break(traceback)
 
     def on_zygote_ending(self) -> None:
-        for worker in tuple(self.workers.values()):  # a call that one of them has may want another worker
+        for worker in tuple(self.workers.values()):  # a copy: promoting a task may fork a worker
             worker.mark_lost()
 
     def on_zygote_lost(self, how: str = "") -> None:

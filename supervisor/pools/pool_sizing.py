@@ -9,29 +9,29 @@ from typing import NamedTuple
 
 
 class Occupancy(NamedTuple):
-    """A pool at one moment, in numbers of workers (and of queued jobs)."""
+    """How many workers of each kind, and queued jobs, a pool has at one moment."""
 
     workers_max: int
     spares: int
     idle: int
     spawning: int
     busy: int
-    """With a job, or still ending one: a slot is free when its tree is empty."""
+    """With a job, or still ending one: a slot is free when the process tree is empty."""
     quarantined: int
     queued: int
 
     @property
     def slots_free(self) -> int:
-        """How many more jobs may start."""
+        """Return how many more jobs may start."""
         return max(0, self.workers_max - self.busy - self.quarantined)
 
     @property
     def room(self) -> int:
-        """How many workers there may be that hold no slot."""
+        """Return how many workers there may be that hold no slot."""
         return self.workers_max + self.spares - self.busy - self.quarantined
 
 
 def forks_wanted(pool: Occupancy) -> int:
-    """Return how many workers to fork: one for each job that could start now, and the spares beyond the busy ones."""
+    """Return how many workers to fork: enough for each job that could start now, and for the spares."""
     wanted = min(pool.queued, pool.slots_free) + pool.spares
     return max(0, min(wanted, pool.room) - pool.idle - pool.spawning)

@@ -1,4 +1,4 @@
-"""Can any job start, and what is degraded.
+"""Whether any job can start, and what is degraded.
 
 Runs in: supervisor. Pure.
 """
@@ -13,10 +13,10 @@ from killable.supervisor.models import PoolRecord
 def readiness(
     pools: Iterable[PoolRecord], *, queue_full: str, draining: bool, journal: str = ""
 ) -> tuple[bool, list[str]]:
-    """Return whether some pool can start a job, and everything that is not as it should be, in words.
+    """Return whether some pool can start a job, and a text for everything that is degraded.
 
-    Not ready only when nothing can start: an unready server is cut off, and with it the cancels and streams that it
-    holds.
+    The server is unready only when no job can start: an unready server gets no traffic, which would cut off its
+    cancels and streams.
     """
     degraded: list[str] = []
     able = False

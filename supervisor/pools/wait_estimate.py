@@ -1,4 +1,4 @@
-"""How long a queued job will wait, guessed from how long the latest ones ran.
+"""How long a queued job will wait, estimated from the latest run times.
 
 Runs in: supervisor. Pure.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 
 RUNS_KEPT = 64
-"""Of one pool: enough for a mean, few enough to follow a change within minutes."""
+"""Per pool: enough for a mean, few enough to follow a change within minutes."""
 
 
 class RunTimes:
@@ -22,7 +22,7 @@ class RunTimes:
         self._latest.append(run_s)
 
     def estimate_wait_s(self, ahead: int) -> float | None:
-        """Return the wait behind so many jobs; None while nothing has run yet."""
+        """Return the wait in seconds behind `ahead` jobs; None while nothing has run yet."""
         if not self._latest:
             return None
         return round((ahead + 1) * sum(self._latest) / len(self._latest) / self._workers, 3)

@@ -1,7 +1,7 @@
-"""One worker as the supervisor sees it: warm, busy with one attempt, on its way out.
+"""One worker as the supervisor sees it: warm, busy with one attempt, or leaving.
 
-Runs in: supervisor. Hears its process (`seam.ProcessListener`) and passes on: to its attempt what belongs to a job,
-to its pool what belongs to the worker.
+Runs in: supervisor. Implements `ports.ProcessListener`: reports on a job go to its attempt, those on the worker to
+its pool.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from killable.workers.protocol.shared_memory import MemoryFile, ResultBuffer
 _RESULT, _IDLE = int(Kind.RESULT), int(Kind.IDLE)
 
 SAID_BYTES_MAX = 4096
-"""What is kept of a worker's output before it is ready: why it never was."""
+"""Bytes kept of a worker's output before it is ready, to explain why it never became ready."""
 
 
 class WorkerStage(Enum):
     SPAWNING = "spawning"
     IDLE = "idle"
     BUSY = "busy"
-    """With an attempt, or ending one: its slot is taken until its tree is empty."""
+    """Holds an attempt, or is ending one: its slot is taken until its process tree is empty."""
     LEAVING = "leaving"
-    """Killed, or failed, without an attempt."""
+    """Killed or failed, without an attempt."""
     QUARANTINED = "quarantined"
     GONE = "gone"
 
-    __hash__ = object.__hash__  # Enum's own is written in Python, and workers are counted by stage twice a job
+    __hash__ = object.__hash__  # Enum's is written in Python, and workers are counted by stage twice per job
 
 
 class WorkerOwner(Protocol):
@@ -45,15 +45,15 @@ class WorkerOwner(Protocol):
     def on_stage(self, was: WorkerStage, stage: WorkerStage) -> None: ...
     def on_worker_ready(self, worker: Worker) -> None: ...
     def on_worker_failed(self, worker: Worker, why: str, errno: int | None) -> None:
-        """It died, or said that it is broken, before it was ready."""
+        """Count a worker that died, or reported that it is broken, before it was ready."""
         ...
 
     def on_worker_retired(self, worker: Worker, job_id: str, why: str) -> None:
-        """It was to be used again, and cannot be."""
+        """Record a worker that was to be reused and cannot be."""
         ...
 
     def on_worker_free(self, worker: Worker) -> None:
-        """Its attempt is over and it can take another."""
+        """Make a worker available whose attempt is over."""
         ...
 
     def on_worker_gone(self, worker: Worker) -> None: ...
@@ -61,7 +61,7 @@ class WorkerOwner(Protocol):
 
 
 class Occupant(Protocol):
-    """What keeps a worker busy: an attempt, as its worker sees it."""
+    """The attempt that keeps a worker busy, as the worker sees it."""
 
     job: Job
 
@@ -75,7 +75,7 @@ class Occupant(Protocol):
 
 
 class Worker:
-    """Never given another attempt once it was signalled."""
+    """One worker. It never gets another attempt once it was signalled."""
 
     process: Process
 
@@ -97,9 +97,9 @@ class Worker:
         self._broken: Broken | None = None
         self._said = b""
         self.lease: Lease | None = None
-        """While a caller's thread may give it an order."""
+        """Set while a thread of the program may give the worker an order."""
         self._result_buffer: ResultBuffer | None = None
-        """Ours of the file in which a large result will lie."""
+        """The supervisor's side of the shared memory that takes a large result."""
         self._result_buffer_passed = False
         self._gone = asyncio.Event()
 
@@ -114,25 +114,25 @@ class Worker:
 
     @property
     def may_go_on(self) -> bool:
-        """Whether it may be given another attempt, whatever it says of itself."""
+        """Return whether it may get another attempt, apart from what the worker itself reports."""
         jobs_max = self._spec.jobs_per_worker_max
         return not self.signalled and (jobs_max == 0 or self.served < jobs_max)
 
     def take(self, attempt: Occupant) -> None:
-        """Hold this attempt; only an idle worker may."""
+        """Hold this attempt. The worker must be idle."""
         assert self.stage is WorkerStage.IDLE and not self.signalled, self
         self.stage = WorkerStage.BUSY
         self.attempt = attempt
         self.served += 1
 
     def release(self) -> None:
-        """The attempt is over and nothing of it is left: idle again."""
+        """Become idle again: the attempt is over and nothing of it is left."""
         self.attempt = None
         self.stage = WorkerStage.IDLE
         self._owner.on_worker_free(self)
 
     def lend(self, fence: int, *, quiet: bool) -> Lease:
-        """Let a caller's thread give it an order, which begins the attempt `fence`."""
+        """Lease the worker: a thread of the program may give it an order, which begins the attempt `fence`."""
         lease = Lease(
             self.id, self.process, fence, self.result_buffer_to_pass(), quiet=quiet, on_over=self._on_lease_over
         )
@@ -144,51 +144,51 @@ class Worker:
         self.lease = None
 
     def come_home(self) -> None:
-        """Whatever happens to it next, no caller's thread is to meet it; one that was there before has its attempt."""
+        """End the lease, if any: no thread of the program may use the worker. Its task, if any, becomes an attempt."""
         if self.lease is not None:
             self.lease.come_home()
 
     def announce_busy(self) -> None:
-        """Its pool has to know at once whether it is idle: there is no spare for it."""
+        """Have the pool learn at once when the worker is busy: there is no spare for it."""
         if self.lease is not None:
             self.lease.quiet = False
             self.lease.promote()
 
     def _promote_lease(self) -> None:
-        """Something is heard of it: of a call that a caller's thread has given it, if there is one."""
+        """Make a leased task, if there is one, an attempt: the worker has reported something."""
         if self.lease is not None:
             self.lease.promote()
 
     def retire(self, why: str) -> None:
-        """Let it end by itself; it is busy until its attempt is proven gone. `why` is what that has left."""
+        """Let it end by itself. It is busy until its attempt is proven gone. `why`: what the attempt left behind."""
         if why and self.attempt is not None:
             self._owner.on_worker_retired(self, self.attempt.job.id, why)
         self.process.retire()
 
     def kill(self) -> None:
-        """End a worker that holds no attempt."""
+        """Kill a worker that holds no attempt."""
         self.come_home()
         assert self.attempt is None, self
         self.signalled = True
         self.stage = WorkerStage.LEAVING
         self.process.kill()
-        self.process.retire()  # should it not be ours to signal, it ends by itself
+        self.process.retire()  # where it cannot be signalled, it ends by itself
 
     def mark_lost(self) -> None:
-        """Its zygote has ended, or its guard, and it dies with that: it is given no other attempt."""
+        """Mark it lost: its zygote or guard has ended, and it dies with that. It is given no other attempt."""
         self.come_home()
         self.signalled = True
         if self.stage is WorkerStage.IDLE:
             self.stage = WorkerStage.LEAVING
 
     def quarantine(self) -> None:
-        """Give it up: its attempt hears nothing more, its slot is lost until it goes after all."""
+        """Give the worker up: its attempt gets no more reports, its slot is lost until the process goes after all."""
         self.stage = WorkerStage.QUARANTINED
         self.attempt = None
         self._owner.on_worker_quarantined(self)
 
     def result_buffer_to_pass(self) -> int:
-        """Return a file for the next large result, to go along with an order; -1: its process has one."""
+        """Return a file for the next large result, to pass with an order; -1: the process has one, or none is free."""
         if self._result_buffer_passed:
             return -1
         if self._result_buffer is None:
@@ -202,7 +202,7 @@ class Worker:
         self._result_buffer_passed = self._result_buffer is not None
 
     def take_result_buffer(self) -> MemoryFile:
-        """Return the result that was laid into it. Raise ValueError when there is none."""
+        """Return the result that was written to shared memory. Raise ValueError when there is none."""
         if self._result_buffer is None:
             raise ValueError("no file for a result was given to this process")
         result_buffer, self._result_buffer = self._result_buffer, None
@@ -210,12 +210,12 @@ class Worker:
         return result_buffer.take()
 
     def leave_to_parent(self) -> None:
-        """In a fork of this process."""
+        """Close the inherited result buffer in a fork of this process."""
         if self._result_buffer is not None:
             self._result_buffer.close()
 
     async def until_gone(self, timeout_s: float) -> None:
-        """Wait until nothing of its process is left, at most `timeout_s`."""
+        """Wait until nothing of the process is left, at most `timeout_s` seconds."""
         await event_loops.came(self._gone, timeout_s)
 
     def _leave(self) -> None:
@@ -224,7 +224,7 @@ class Worker:
         if self._result_buffer is not None:
             self._result_buffer.close()
 
-    # ── what its process reports ──
+    # ── ProcessListener ──
 
     def on_forked(self, pid: int) -> None:
         self._forked = True
@@ -245,7 +245,7 @@ class Worker:
             return
         for frame in frames:
             if self.stage is not WorkerStage.SPAWNING:
-                continue  # a late word of an attempt that is over
+                continue  # a late frame of an attempt that is over
             try:
                 word = _first_word(frame)
             except (ValueError, TypeError, RecursionError) as error:
@@ -260,14 +260,14 @@ class Worker:
                 self._become_idle()
 
     def _completes(self, lease: Lease, frames: list[Frame]) -> bool:
-        """Take the end of a call of which nothing else was ever heard; return whether it is that."""
+        """Complete a leased task of which only the end was received; return False when the frames are not that."""
         if len(frames) != 2:
             return False
         (kind, fence, sequence, result), last = frames
         if kind != _RESULT or fence != lease.fence or sequence or last != (_IDLE, fence, 1, IDLE_FREE):
             return False
-        self.process.read_output()  # what it has printed makes an attempt of it
-        self.served += 1  # `may_go_on` has to count this call
+        self.process.read_output()  # printed output promotes the task to an attempt
+        self.served += 1  # `may_go_on` has to count this task
         if not lease.is_given or lease.is_over or not (self.may_go_on and self.process.let_go()):
             self.served -= 1
             return False
@@ -275,13 +275,13 @@ class Worker:
         assert call is not None, self
         self.note_result_buffer_passed()
         try:
-            self._owner.on_worker_free(self)  # first: whoever sees its result finds the worker ready
+            self._owner.on_worker_free(self)  # first: a caller that sees the result finds the worker ready
         finally:
             call.complete(result)
         return True
 
     def _become_idle(self) -> None:
-        """Its own word and the zygote's come by two ways, in any order: without the pidfd it could not be stopped."""
+        """Become idle after READY and `on_forked`, in any order: without the pidfd the worker could not be stopped."""
         alive = not self._exited and not self.signalled
         if self._ready and self._forked and alive and self.stage is WorkerStage.SPAWNING:
             self.stage = WorkerStage.IDLE
@@ -318,7 +318,7 @@ class Worker:
         else:
             self._exited = True
             if self.stage is WorkerStage.IDLE:
-                self.stage = WorkerStage.LEAVING  # no job must be given to it any more
+                self.stage = WorkerStage.LEAVING  # it must get no more jobs
 
     def on_gone(self, gone: Gone) -> None:
         failed = self.stage is WorkerStage.SPAWNING or self._broken is not None
@@ -334,7 +334,7 @@ class Worker:
 
     @property
     def state(self) -> str:
-        """Its stage; `stopping` while its attempt is being ended."""
+        """Return its stage, or `stopping` while its attempt is being ended."""
         if self.attempt is not None and self.attempt.job.public_state == "stopping":
             return "stopping"
         return self.stage.value
@@ -364,7 +364,7 @@ class Worker:
 
 
 def _first_word(frame: Frame) -> Ready | Broken:
-    """Return what a worker says before it has a job. Raise ValueError, TypeError, RecursionError for anything else."""
+    """Decode a message that a worker without a job may send. Raise ValueError, TypeError, RecursionError for others."""
     match frame.kind:
         case Kind.READY:
             return Ready.decode(frame.payload)

@@ -81,7 +81,7 @@ class Observer:
     def on_cancel_asked(self, job: Job, verdict: Verdict, grace_s: float | None) -> None:
         _log(
             logging.INFO, "cancel_requested", job,
-            by=verdict.by, reason=verdict.reason, grace_s=job.limits.grace_s if grace_s is None else grace_s,
+            by=verdict.by, reason=verdict.reason, grace_s=job.limits["grace_s"] if grace_s is None else grace_s,
         )  # fmt: skip
 
     def on_transition(self, job: Job, cause: Cause) -> None:

@@ -11,7 +11,6 @@ from support.cases import cases
 
 from killable.api.http.api_keys import ApiKey
 from killable.api.http.settings import HttpSettings
-from killable.supervisor.models import LIMIT_NAMES
 from killable.workers.authoring.limits import LIMITS
 
 JSON = {"content-type": "application/json"}
@@ -148,7 +147,7 @@ async def test_a_limit_over_its_cap_names_the_cap(server: Server) -> None:
 
 async def test_more_than_any_cap_is_refused_by_its_name(start_server: StartServer) -> None:
     """And so is no limit at all; an operation goes by its path."""
-    caps = {name: 50.0 for name in LIMIT_NAMES if name not in ("memory_bytes", "output_bytes")}
+    caps = {name: 50.0 for name in LIMITS if name not in ("memory_bytes", "output_bytes")}
     caps |= {"memory_bytes": float(1 << 28), "output_bytes": float(1 << 20)}
     over: dict[str, Any] = {name: cap * 2 for name, cap in caps.items() if name != "operation_s"}
     over |= {name: int(value) for name, value in over.items() if not name.endswith("_s")}
@@ -171,7 +170,7 @@ async def test_every_limit_can_be_asked_for_one_job(server: Server) -> None:
         "memory_bytes": 1 << 30, "cpu_s": 40.0, "processes_max": 3, "files_max": 100, "output_bytes": 1 << 20,
         "attempts_max": 2, "backoff_s": 0.0,
     }  # fmt: skip
-    assert limits.keys() == set(LIMIT_NAMES)
+    assert limits.keys() == set(LIMITS)
     answer = await server.client.post("/v1/jobs", json={"type": "echo", "limits": limits})
     assert answer.status_code == 202
     job_id = answer.json()["job_id"]

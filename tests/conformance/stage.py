@@ -16,8 +16,9 @@ from typing import Any
 from support.fake_world import NEVER, Script
 from support.waiting import Pending, until_async
 
-from killable.supervisor.models import JobLimits
+from killable.supervisor.attempts.run_order import limits_as_json
 from killable.supervisor.ports import Gone, Process, Spawner
+from killable.workers.authoring.limits import DEFAULT_LIMITS
 from killable.workers.protocol.control import ProcessEnding
 from killable.workers.protocol.frames import Frame, encode
 from killable.workers.protocol.messages import Kind, Raised, Run, Stop
@@ -235,7 +236,7 @@ class Stage(ABC):
         """Hold a worker for an attempt; return the order that begins it, which is longer by `padding`."""
         type, input = self.job(act)
         content = json.dumps(input).encode() + b" " * padding
-        run = Run(f"job-{fence}", type, 1, content, limits=JobLimits().as_text(), result_buffer=result_buffer)
+        run = Run(f"job-{fence}", type, 1, content, limits=limits_as_json(DEFAULT_LIMITS), result_buffer=result_buffer)
         worker.process.hold(fence)
         return encode(Kind.RUN, fence, 0, run.encode())
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
-from contract import test_claims, test_dumps, test_layers, test_message_texts, test_packages, test_rooms
+from contract import test_claims, test_dumps, test_layers, test_message_texts, test_names, test_packages, test_rooms
 from contract.source import CHECKS, ROOT, Check, Source
 
 
@@ -41,6 +41,7 @@ OFFENCES = [
     Planted(test_layers.saying_nothing_of_where_they_run, SUPERVISOR, '"""Does its job."""', SUPERVISOR),
     Planted(test_layers.naming_one_machine, SUPERVISOR, f"PATH = '{Path.home()}/jobs'", SUPERVISOR),
     Planted(test_layers.naming_one_machine, SUPERVISOR, f"PATH = '{ROOT}/jobs'", SUPERVISOR),
+    Planted(test_names.names_with_two_meanings, SUPERVISOR, "class Job:\n    pass", "Job: "),
     Planted(test_packages.against_the_arrows, "supervisor/in_no_package/file.py", "", "in_no_package"),
     Planted(
         test_packages.against_the_arrows, "supervisor/jobs/job.py",

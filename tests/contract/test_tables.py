@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from killable.api.cli.display.errors import EXIT_CODES
+from killable.api.http.statuses import STATUSES
 from killable.supervisor.attempts import exit_outcome
 from killable.supervisor.jobs.lifecycle import DECIDED, PUBLIC, TABLE, TERMINAL, Cause, IllegalTransition, State, step
-from killable.supervisor.models import ACTIVE_STATES, TERMINAL_STATES, ExitStatus, JobLimits
-from killable.workers.authoring.job_functions import LIMITS
+from killable.supervisor.models import ACTIVE_STATES, TERMINAL_STATES, ExitStatus
+from killable.workers.authoring.limits import DEFAULT_LIMITS, LIMITS
 from killable.workers.errors import CODES, KillableError, error_class
 from killable.workers.exit_codes import MEANINGS, ExitCode
 
@@ -62,10 +64,14 @@ def test_every_code_has_a_class_and_every_ending_a_state() -> None:
     for code, row in CODES.items():
         error = error_class(code)("", code=code)
         assert isinstance(error, KillableError) and (error.code, error.retryable) == (code, row.retryable)
-        assert row.state in (None, *TERMINAL_STATES) and 400 <= row.status < 600
+        assert row.state in (None, *TERMINAL_STATES)
         if row.state is not None:
             assert (row.state == "cancelled") == (code == "cancelled")
             assert (row.state == "timed_out") == code.startswith("timeout.")
+
+
+def test_every_code_has_an_http_status_and_no_other_has() -> None:
+    assert STATUSES.keys() == CODES.keys() and EXIT_CODES.keys() <= CODES.keys()
 
 
 def test_every_exit_code_of_ours_has_a_meaning() -> None:
@@ -82,4 +88,4 @@ def test_every_status_has_an_outcome(entered: bool) -> None:
 
 
 def test_a_limit_has_one_name_everywhere() -> None:
-    assert set(LIMITS) == set(JobLimits().as_json())
+    assert set(LIMITS) == set(dict(DEFAULT_LIMITS))

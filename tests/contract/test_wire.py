@@ -13,7 +13,8 @@ import pytest
 from contract.source import source
 from killable.supervisor.attempts import escalation
 from killable.supervisor.configuration.tables import CapsTable, LimitsTable
-from killable.supervisor.models import LIMIT_NAMES, PHASES, Certificate
+from killable.supervisor.models import PHASES, Certificate
+from killable.workers.authoring.limits import LIMITS
 from killable.workers.protocol import control, messages
 from killable.workers.protocol.control import ProcessEnding
 from killable.workers.protocol.messages import (
@@ -81,7 +82,7 @@ def test_kinds_are_numbers_of_one_byte_and_only_grow() -> None:
 
 
 def test_a_bell_is_no_signal_number() -> None:
-    notifications = [value for name, value in vars(messages).items() if name.startswith("BELL_")]
+    notifications = [value for name, value in vars(messages).items() if name.startswith("NOTIFY_")]
     assert len(notifications) >= 3 and len(set(notifications)) == len(notifications)
     assert all(64 < notification < 256 for notification in notifications)
 
@@ -104,7 +105,7 @@ def test_every_cause_of_a_closing_frame_is_documented_where_it_is_defined_and_cl
 
 
 def test_every_limit_can_be_set_and_capped_in_the_file() -> None:
-    assert set(LimitsTable.model_fields) == set(CapsTable.model_fields) == set(LIMIT_NAMES)
+    assert set(LimitsTable.model_fields) == set(CapsTable.model_fields) == set(LIMITS)
 
 
 def test_the_phases_stand_in_the_certificate_in_their_order() -> None:

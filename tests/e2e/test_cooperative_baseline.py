@@ -1,4 +1,4 @@
-"""Why this project is there: what asyncio and threads cannot stop, the benchmark's own work, is stopped here."""
+"""The benchmark's CPU-bound work: asyncio and threads cannot stop it, a cancel of killable does."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from killable.supervisor.models import Submission
 from killable.supervisor.settings import PoolSpec
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-ASK = """
+MEASURE = """
 import dataclasses, json, sys
-from cooperative import MECHANISMS, time_to_stop
+from cooperative_cancel import MECHANISMS, time_to_stop
 def measure(mechanism):
     while True:
         measured = time_to_stop(sys.argv[1], mechanism, 0.3)
-        if measured.cpu_s > 0 or measured.stopped_ms is not None:  # else it had no processor all the while
+        if measured.cpu_s > 0 or measured.stopped_ms is not None:  # otherwise the child got no processor time; repeat
             return dataclasses.asdict(measured)
 print(json.dumps([measure(mechanism) for mechanism in MECHANISMS]))
 """
@@ -29,16 +29,16 @@ print(json.dumps([measure(mechanism) for mechanism in MECHANISMS]))
 @pytest.mark.row("H9")
 @pytest.mark.row("H5")
 @pytest.mark.parametrize("workload", ["python_loop", "native_loop"])
-async def test_asking_politely_never_stops_it_and_a_cancel_does(workload: str, supervisor: StartSupervisor) -> None:
+async def test_a_cooperative_cancel_never_stops_it_and_a_kill_does(workload: str, supervisor: StartSupervisor) -> None:
     child = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", ASK, workload, cwd=BENCHMARKS, stdout=asyncio.subprocess.PIPE
+        sys.executable, "-c", MEASURE, workload, cwd=BENCHMARKS, stdout=asyncio.subprocess.PIPE
     )
     out, _ = await child.communicate()
-    answers = json.loads(out)
-    assert [answer["mechanism"] for answer in answers] == ["asyncio task", "thread"]
-    assert all(answer["stopped_ms"] is None and answer["cpu_s"] > 0 for answer in answers), answers
+    outcomes = json.loads(out)
+    assert [outcome["mechanism"] for outcome in outcomes] == ["asyncio task", "thread"]
+    assert all(outcome["stopped_ms"] is None and outcome["cpu_s"] > 0 for outcome in outcomes), outcomes
 
-    server = await supervisor(PoolSpec("bench", (str(BENCHMARKS / "workloads.py"),), workers=1))
+    server = await supervisor(PoolSpec("bench", (str(BENCHMARKS / "jobs.py"),), workers=1))
     record = await server.submit(Submission(workload, b"{}"))
     async for _batch in server.events(record.job_id):
         break

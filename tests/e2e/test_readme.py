@@ -22,14 +22,15 @@ from support.waiting import until
 from killable.api.client.client import Client
 from killable.api.client.outcomes import Ending
 from killable.supervisor.configuration.config import load
+from killable.workers.authoring.limits import DEFAULT_LIMITS, value_of
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-LIMITS = (ROOT / "docs" / "how-to" / "limits.md").read_text()
+GUIDE = (ROOT / "docs" / "how-to" / "limits.md").read_text()
 
 
 def blocks(language: str) -> list[str]:
-    text = README + LIMITS if language == "python" else README  # the rest of LIMITS: tests/docs
+    text = README + GUIDE if language == "python" else README  # the rest of GUIDE is run by tests/docs
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
@@ -147,21 +148,20 @@ def test_the_settings_are_accepted(tmp_path: Path) -> None:
     (tmp_path / "killable.toml").write_text(blocks("toml")[0])
     (tmp_path / "my_jobs.py").write_text(python("# my_jobs.py"))
     config = load(tmp_path / "killable.toml", {}, {}, None)
-    assert (config.server.port, config.settings.limits.run_s, config.settings.caps["run_s"]) == (7833, 600.0, 3600.0)
+    assert (config.server.port, config.settings.limits["run_s"], config.settings.caps["run_s"]) == (7833, 600.0, 3600.0)
     assert [pool.name for pool in config.settings.pools] == ["text"]
 
 
 def test_the_defaults_in_the_table_are_those_in_force() -> None:
-    from killable.supervisor.models import JobLimits
 
     shown = dict(re.findall(r"^\| `(\w+)` \| ([\d.]+(?: \w+)?|none) \|", README, re.MULTILINE))
     units = {"GiB": 1 << 30, "MiB": 1 << 20, "": 1}
     for name, text in shown.items():
         number, _, unit = text.partition(" ")
-        default = getattr(JobLimits(), name)
+        default = value_of(DEFAULT_LIMITS, name)
         assert (not default) if text == "none" else float(number) * units[unit] == default, name
-    assert set(shown) == set(JobLimits().as_json())
-    advised = dict(re.findall(r"\*\*`(\w+)`\*\* \(([\d.]+(?: \w+)?|none)\)", LIMITS))
+    assert set(shown) == set(dict(DEFAULT_LIMITS))
+    advised = dict(re.findall(r"\*\*`(\w+)`\*\* \(([\d.]+(?: \w+)?|none)\)", GUIDE))
     assert set(advised) == set(shown) - {"ack_s"} and all(shown[name] == text for name, text in advised.items())
 
 
@@ -174,7 +174,7 @@ def test_the_certificate_has_the_members_that_there_are() -> None:
 
 
 def test_every_link_leads_somewhere() -> None:
-    for folder, text in ((ROOT, README), (ROOT / "docs" / "how-to", LIMITS)):
+    for folder, text in ((ROOT, README), (ROOT / "docs" / "how-to", GUIDE)):
         for target in re.findall(r"\]\(([^)]+)\)", text):
             path, _, heading = target.partition("#")
             found = (folder / path).resolve() if path else ROOT / "README.md"

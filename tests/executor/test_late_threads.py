@@ -65,7 +65,7 @@ def test_a_call_whose_worker_dies_while_its_thread_is_late_is_not_forgotten(
             if len(given) == 2:
                 taken.set()
                 looked.wait()
-                os.kill(lease.worker.process.pid or 0, signal.SIGKILL)
+                os.kill(lease.process.pid or 0, signal.SIGKILL)
                 until(lambda: lease.is_over, "its worker is gone")
         return give(call, lease)
 

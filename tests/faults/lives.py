@@ -23,9 +23,10 @@ from support.waiting import Pending, until_async
 
 from killable.supervisor.attempts.escalation import Rules
 from killable.supervisor.dispatch import dispatcher
-from killable.supervisor.models import PHASES, TERMINAL_STATES, JobEvent, JobLimits, Submission
+from killable.supervisor.models import PHASES, TERMINAL_STATES, JobEvent, Submission
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.supervisor.supervisor import Supervisor
+from killable.workers.authoring.limits import DEFAULT_LIMITS, over
 from killable.workers.errors import CODES, Refused
 from killable.workers.protocol.messages import INLINE_BYTES_MAX
 
@@ -33,7 +34,7 @@ END_S = 60.0
 BLAMELESS = {"spawn", "worker_lost", "killed_externally", "unkillable"}
 """How a job may fail that did nothing wrong."""
 POOL = PoolSpec(name="faults", modules=("phase_jobs",), folder=str(Path(__file__).parent), workers=2, spares=1)
-LIMITS = JobLimits(queue_s=20.0, start_s=20.0, run_s=None, grace_s=0.3, ack_s=0.02)
+LIMITS = over(DEFAULT_LIMITS, {"queue_s": 20.0, "start_s": 20.0, "run_s": None, "grace_s": 0.3, "ack_s": 0.02})
 SETTINGS = {"pools": (POOL,), "limits": LIMITS, "caps": {}, "ack_cpu_s": 0.01, "unkillable_s": 1.5, "keep_jobs": 10_000}
 
 

@@ -16,9 +16,9 @@ from support.waiting import Pending, until_async
 from trials import begin, computing, follow, hostile_pool, reached, run, said, sitting, stop, stopped, submit
 
 from killable.supervisor.configuration.config import load
-from killable.supervisor.models import JobLimits
 from killable.supervisor.settings import PoolSpec
 from killable.supervisor.supervisor import Supervisor
+from killable.workers.authoring.limits import DEFAULT_LIMITS, over
 from killable.workers.errors import Refused
 
 LONG_S = 60.0
@@ -114,7 +114,7 @@ async def test_a_process_that_stays_when_its_job_is_over_is_killed_and_it_is_tol
 
 @pytest.mark.row("D4")
 async def test_the_servers_grace_holds_where_nobody_asks_for_another(supervisor: StartSupervisor) -> None:
-    server = await supervisor(hostile_pool(), limits=JobLimits(grace_s=0.1, ack_s=None))
+    server = await supervisor(hostile_pool(), limits=over(DEFAULT_LIMITS, {"grace_s": 0.1, "ack_s": None}))
     job_id = await begin(server, "ignores_term", limits={})
     certificate = (await stop(server, job_id)).certificate
     assert certificate["grace_s"] == 0.1 and certificate["kill_sent"] >= 100
@@ -161,7 +161,7 @@ async def test_a_types_grace_is_the_decorators_or_the_files_and_decides_when_it_
     for grace_s, story in zip(graces.values(), stories, strict=True):
         certificate = story.certificate
         assert certificate["grace_s"] == grace_s and "early_kill" not in certificate
-        assert grace_s * 1000 <= certificate["kill_sent"] < settings.limits.grace_s * 1000
+        assert grace_s * 1000 <= certificate["kill_sent"] < settings.limits["grace_s"] * 1000
 
 
 async def test_a_cap_on_the_grace_is_not_passed(supervisor: StartSupervisor) -> None:

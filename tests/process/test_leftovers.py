@@ -222,7 +222,7 @@ if env_marker.COOKIE not in os.environ:
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, env_marker.COOKIE: mine})
 child = subprocess.Popen(["sleep", "3600"])
 other = subprocess.Popen(["sleep", "3600"], env={env_marker.COOKIE: others})
-swept, left = cookies.kill_waves(cookies.ownerless(), clock.monotonic() + 60)
+swept, left = env_marker.kill_waves(env_marker.ownerless(), clock.monotonic() + 60)
 print([found.pid == other.pid for found in swept], left, child.poll(), other.wait())
 child.kill(), child.wait()
 """

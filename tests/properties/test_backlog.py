@@ -125,8 +125,8 @@ class Queue(RuleBasedStateMachine):
     def it_remembers_no_more_than_it_holds(self) -> None:
         for line in self.queue._lines.values():
             assert line.removed <= JOBS_MAX + backlog.REMOVED_MAX
-            assert line.entries or not line.rounds
-            assert line.entries == sorted(line.entries)
+            assert line.places or not line.rounds
+            assert line.places == sorted(line.entries)
 
 
 def line_of(job: Waiting) -> tuple[str, str, int]:

@@ -19,16 +19,20 @@ from support.fake_world import SLACK_S, Faults, Script, Truth, World
 from support.virtual_loop import VirtualLoop
 
 from killable.supervisor.clock import Clock
-from killable.supervisor.models import PHASES, TERMINAL_STATES, JobEvent, JobLimits, JobRecord, Submission
+from killable.supervisor.models import PHASES, TERMINAL_STATES, JobEvent, JobRecord, Submission
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.supervisor.supervisor import Supervisor
+from killable.workers.authoring.limits import DEFAULT_LIMITS, over
 from killable.workers.errors import CODES, Refused
 from killable.workers.protocol.messages import Kind
 
 T = TypeVar("T")
 
 STATE_ORDER = {"queued": 0, "running": 1, "stopping": 2, **dict.fromkeys(TERMINAL_STATES, 3)}
-LIMITS = JobLimits(queue_s=None, start_s=None, run_s=None, grace_s=2.0, ack_s=0.5, processes_max=None)
+LIMITS = over(
+    DEFAULT_LIMITS,
+    {"queue_s": None, "start_s": None, "run_s": None, "grace_s": 2.0, "ack_s": 0.5, "processes_max": None},
+)
 
 
 @dataclass(eq=False)

@@ -31,7 +31,7 @@ def test_a_cancel_whose_callers_go_away_still_ends_in_sigkill(callers: int) -> N
         assert sim.record(job).state == "stopping"
         await sim.ended(job)
         truth = sim.truth(job)
-        assert near(truth.kill_at, truth.term_at + LIMITS.grace_s + DUMP_S)
+        assert near(truth.kill_at, truth.term_at + LIMITS["grace_s"] + DUMP_S)
         assert job.state == "cancelled"
 
     simulate(main)
@@ -51,9 +51,9 @@ def test_a_second_cancel_shortens_the_grace_and_never_lengthens_it() -> None:
         sim.cancel(killed, grace_s=0.0)
         await sim.ended(hurried, patient, killed)
         assert near(sim.truth(hurried).kill_at, began + 0.75 + DUMP_S)
-        assert near(sim.truth(patient).kill_at, began + LIMITS.grace_s + DUMP_S)
+        assert near(sim.truth(patient).kill_at, began + LIMITS["grace_s"] + DUMP_S)
         assert near(sim.truth(killed).kill_at, began + 0.5)
-        assert [job.certificate["grace_s"] for job in (hurried, patient, killed)] == [0.25, LIMITS.grace_s, 0]
+        assert [job.certificate["grace_s"] for job in (hurried, patient, killed)] == [0.25, LIMITS["grace_s"], 0]
 
     simulate(main, pool(workers=3))
 

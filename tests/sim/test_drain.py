@@ -40,7 +40,7 @@ def test_at_its_deadline_a_drain_cancels_what_is_left_queued_or_not() -> None:
         await asyncio.sleep(3)
         assert answer(sim.supervisor.drained()).deadline_s == pytest.approx(2.0)
         assert [sim.record(job).state for job in jobs] == ["running", "queued", "queued"]
-        await sim.ended(*jobs, within_s=2.0 + LIMITS.grace_s)
+        await sim.ended(*jobs, within_s=2.0 + LIMITS["grace_s"])
         assert {job.certificate["by"] for job in jobs} == {"shutdown"}
         assert "started" not in jobs[1].names
 

@@ -22,7 +22,7 @@ def test_native_code_that_cannot_hear_is_killed_before_its_grace_is_over() -> No
         await sim.ended(job)
         truth = sim.truth(job)
         assert truth.delivered_at is not None and truth.acknowledged_at is None
-        assert near(truth.kill_at, truth.delivered_at + 0.5 + DUMP_S) and LIMITS.grace_s > 0.5 + DUMP_S
+        assert near(truth.kill_at, truth.delivered_at + 0.5 + DUMP_S) and LIMITS["grace_s"] > 0.5 + DUMP_S
         assert "ack_s" in job.certificate["early_kill"]
         assert "native" in job.certificate["stack"]
         assert job.state == "cancelled"
@@ -49,7 +49,7 @@ def test_what_may_still_hear_keeps_its_whole_grace(script: Script, limits: dict[
         await sim.ended(job)
         truth = sim.truth(job)
         assert truth.term_at is not None
-        assert near(truth.kill_at, truth.term_at + LIMITS.grace_s + DUMP_S)
+        assert near(truth.kill_at, truth.term_at + LIMITS["grace_s"] + DUMP_S)
         assert "early_kill" not in job.certificate
 
     simulate(main)
@@ -63,7 +63,7 @@ def test_a_job_that_cleans_up_is_killed_when_its_grace_is_over_and_is_never_dump
         await sim.ended(job)
         truth = sim.truth(job)
         assert truth.dump_at is None and truth.term_at is not None
-        assert near(truth.kill_at, truth.term_at + LIMITS.grace_s)
+        assert near(truth.kill_at, truth.term_at + LIMITS["grace_s"])
         assert "python" in job.certificate["stack"]
 
     simulate(main)

@@ -65,7 +65,7 @@ def test_a_shutdown_cancels_everything_and_takes_nothing_new(grace_s: float | No
         sim.check_ends()
         assert {job.code for job in jobs} == {"cancelled"}
         assert {job.certificate["by"] for job in jobs} == {"shutdown"}
-        assert sim.loop.time() - began < (LIMITS.grace_s if grace_s is None else grace_s) + 0.1
+        assert sim.loop.time() - began < (LIMITS["grace_s"] if grace_s is None else grace_s) + 0.1
 
     simulate(main, pool(workers=3))
 

@@ -9,10 +9,11 @@ from killable.supervisor.jobs.event_log import EventLog
 from killable.supervisor.jobs.job import Job
 from killable.supervisor.jobs.lifecycle import State
 from killable.supervisor.jobs.registry import Registry
-from killable.supervisor.models import JobLimits, JobType, Submission
+from killable.supervisor.models import JobType, Submission
+from killable.workers.authoring.limits import DEFAULT_LIMITS
 
 TYPE = JobType(
-    name="work", description="", input_schema={}, pool="p", codec="json", limits=JobLimits(), caps={}, operations=()
+    name="work", description="", input_schema={}, pool="p", codec="json", limits=DEFAULT_LIMITS, caps={}, operations=()
 )
 
 
@@ -27,7 +28,7 @@ def add(jobs: Registry, **fields: object) -> Job:
         number=number,
         type=TYPE,
         submission=Submission("work", b"input"),
-        limits=JobLimits(),
+        limits=DEFAULT_LIMITS,
         log=EventLog(1 << 20),
         created_at="",
         created=0.0,

@@ -32,7 +32,7 @@ def leased(executor: Executor, count: int) -> list[int]:
     """Wait until so many workers are lent; return their pids."""
 
     def found() -> list[int] | Pending:
-        leases = [lease for lease in executor._calls._leases if lease.worker.lease is lease]
-        return [lease.worker.process.pid or 0 for lease in leases] if len(leases) == count else Pending(leases)
+        leases = [lease for lease in executor._calls._leases if not lease.is_over]
+        return [lease.process.pid or 0 for lease in leases] if len(leases) == count else Pending(leases)
 
     return until(found, f"{count} workers are lent")

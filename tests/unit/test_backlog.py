@@ -144,7 +144,7 @@ def test_an_id_that_comes_back_has_its_new_place() -> None:
 def kept(queue: Backlog) -> int:
     """How many things the queue remembers."""
     lines = queue._lines.values()
-    return sum(len(line.entries) + sum(1 + len(rounds.last) for rounds in line.rounds.values()) for line in lines)
+    return sum(len(line.places) + sum(1 + len(rounds.last) for rounds in line.rounds.values()) for line in lines)
 
 
 def test_tenants_that_are_served_are_forgotten_though_the_line_never_gets_empty() -> None:

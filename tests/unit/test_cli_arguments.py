@@ -10,11 +10,10 @@ import pytest
 import typer
 
 from killable.api.cli.parameters.arguments import kinds_of, parse_value, read_input, read_tags, tag_filter
-from killable.api.cli.parameters.limit_options import HELP, limits_of
+from killable.api.cli.parameters.limit_options import limits_of
 from killable.api.cli.parameters.options import LimitOption, seconds
 from killable.api.cli.parameters.resolve import Ambiguous, find_job, find_worker, matching
 from killable.api.client.client import Client
-from killable.workers.authoring.limits import LIMITS
 from killable.workers.errors import Refused
 
 SCHEMA = {
@@ -142,7 +141,6 @@ def test_limits() -> None:
     assert times == {"operation_s": {"load/download": 600.0, "save": None}}
     with pytest.raises(typer.BadParameter, match="NAME=SECONDS"):
         limits_of({"operation_s": ["10m"]})
-    assert HELP.keys() == LIMITS.keys(), "submit has an option for every limit"
     assert (LimitOption("cpu_s")("5m"), LimitOption("files_max")("512"), LimitOption("processes_max")("none")) == (
         300.0,
         512,

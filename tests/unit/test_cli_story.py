@@ -10,14 +10,14 @@ import pytest
 from killable.api.cli.display import story
 from killable.api.cli.display.ending_rules import rule_of
 from killable.api.cli.display.remedies import remedy_for
-from killable.supervisor.models import JobLimits
+from killable.workers.authoring.limits import DEFAULT_LIMITS, over
 from killable.workers.errors import CODES
 
 RECORD: dict[str, Any] = {
     "job_id": "job-3f2a91c0-aaaa-4aaa-8aaa-aaaaaaaaaaaa", "type": "split", "tenant": "default",
     "created_at": "2026-01-02T03:04:05.000Z", "started_at": "2026-01-02T03:04:05.250Z",
     "ended_at": "2026-01-02T03:04:07.250Z", "worker_id": "w-7", "pid": 431, "attempt": 1, "tokens": 2, "tags": {},
-    "limits": JobLimits().as_json(), "error": None, "progress": None, "queue": None,
+    "limits": dict(DEFAULT_LIMITS), "error": None, "progress": None, "queue": None,
 }  # fmt: skip
 HEARD = {
     "requested": 0.0, "term_sent": 0.1, "delivered": 0.3, "acknowledged": 0.4, "exited": 1.2, "reaped": 1.2,
@@ -210,7 +210,7 @@ def test_what_was_asked_and_when() -> None:
 
 
 def test_a_limit_that_is_not_set_is_not_to_be_raised() -> None:
-    limits = JobLimits(run_s=None).as_json()
+    limits = dict(over(DEFAULT_LIMITS, {"run_s": None}))
     told = story.tell(record("timed_out", "timeout.run", HEARD) | {"limits": limits})
     assert told.remedy.setting is None
     assert "no run_s" in prose(told)

@@ -14,9 +14,9 @@ import pytest
 
 from killable.supervisor.configuration.config import Config, ConfigError, load
 from killable.supervisor.configuration.inventory import example
-from killable.supervisor.configuration.tables import ServerSettings, json_schema
-from killable.supervisor.models import JobLimits
-from killable.supervisor.settings import Settings, usable_cores, usable_processors
+from killable.supervisor.configuration.tables import json_schema
+from killable.supervisor.settings import ServerSettings, Settings, usable_cores, usable_processors
+from killable.workers.authoring.limits import DEFAULT_LIMITS
 
 pytestmark = pytest.mark.row("G11")
 
@@ -58,7 +58,7 @@ def test_without_a_file_there_are_the_built_in_pools() -> None:
         ("llm", ("killable.workers.builtin.generate",), "spawn"),
     ]
     assert (config.server.host, config.server.port, config.server.uds) == ("127.0.0.1", 7833, "")
-    assert config.settings.limits == JobLimits()
+    assert config.settings.limits == DEFAULT_LIMITS
     assert config.settings.caps == {"run_s": 3600.0, "grace_s": 60.0}
     assert config.file is None
 
@@ -134,7 +134,7 @@ def test_every_key_of_the_manual_is_taken(folder: Path) -> None:
     settings = config.settings
     assert (settings.queue_jobs_max, settings.queue_bytes_max, settings.keep_bytes) == (10, 64 << 20, 512 << 10)
     assert settings.keep_s == 3600.0
-    assert settings.limits.run_s == 600.0
+    assert settings.limits["run_s"] == 600.0
     assert settings.jobs["split"].limits == {"run_s": 30.0}
     assert settings.jobs["split"].caps == {"run_s": 120.0}
     assert config.server.body_bytes_max == 16 << 20
@@ -178,7 +178,7 @@ def test_the_environment_has_numbers_text_lists_and_durations() -> None:
         }
     )
     assert config.server.allowed_hosts == ("a", "b")
-    assert (config.settings.limits.run_s, config.settings.limits.ack_s) == (300.0, None)
+    assert (config.settings.limits["run_s"], config.settings.limits["ack_s"]) == (300.0, None)
     assert config.settings.pools[0].env == {"OMP_NUM_THREADS": "4"}
 
 
@@ -199,7 +199,7 @@ def test_a_target_is_the_only_pool(folder: Path, target: str, name: str, module:
     (pool,) = config.settings.pools
     assert (pool.name, pool.modules) == (name, (module.format(tmp=folder),))
     assert Path(pool.folder) == (folder / folder_name).resolve()
-    assert config.settings.limits.run_s == 7.0
+    assert config.settings.limits["run_s"] == 7.0
 
 
 def test_what_is_written_for_the_targets_pool_holds() -> None:
@@ -291,7 +291,7 @@ def test_a_default_over_its_cap_is_refused_and_an_unwritten_one_is_lowered() -> 
     assert set(found) == {"limits.run_s", "jobs.x.limits.run_s"}
     assert faults("[limits]\nrun_s = 'none'")["limits.run_s"]["found"] == '"none"'
     settings = read("[caps]\nrun_s = 10\ngrace_s = 'none'\n").settings
-    assert (settings.limits.run_s, settings.caps) == (10.0, {"run_s": 10.0})
+    assert (settings.limits["run_s"], settings.caps) == (10.0, {"run_s": 10.0})
 
 
 def test_what_the_rest_contradicts_is_said_together_with_what_is_wrong() -> None:
@@ -445,7 +445,7 @@ def test_the_example_has_every_key_with_its_default(folder: Path) -> None:
     text = "\n".join(example())
     config = read(text)
     assert config.server == ServerSettings()
-    assert (config.settings.limits, config.settings.caps) == (JobLimits(), Settings(pools=()).caps)
+    assert (config.settings.limits, config.settings.caps) == (DEFAULT_LIMITS, Settings(pools=()).caps)
     (pool,) = config.settings.pools
     assert (pool.spares, pool.jobs_per_worker_max, pool.start_method, pool.nice) == (1, 1, "fork", 5)
     tree = tomllib.loads(text)

@@ -9,15 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from killable.supervisor.attempts.deadlines import NEVER, Deadlines, OperationExpiry
-from killable.supervisor.models import JobLimits, Verdict
+from killable.supervisor.models import Verdict
+from killable.workers.authoring.limits import DEFAULT_LIMITS, over
 from killable.workers.protocol.messages import OPERATIONS_MAX, OperationEntered
 
 NOW = 100.0
-LIMITS = JobLimits(start_s=1, run_s=60, first_token_s=5, idle_s=2, grace_s=3, ack_s=0.5)
+LIMITS = over(DEFAULT_LIMITS, {"start_s": 1, "run_s": 60, "first_token_s": 5, "idle_s": 2, "grace_s": 3, "ack_s": 0.5})
 
 
 def deadlines(**changes: Any) -> Deadlines:
-    found = Deadlines(LIMITS.over(changes))
+    found = Deadlines(over(LIMITS, changes))
     found.assigned(NOW, NOW)
     return found
 

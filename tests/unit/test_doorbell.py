@@ -198,9 +198,12 @@ def test_a_bell_that_comes_again_while_asyncio_hears_the_first_one_is_asyncios_o
             asyncio.run(main())
         finally:
             sys.setprofile(profiled)
-    assert all(judged.values()) and {"Doorbell._on_term", "Stop.decode", "Stopping.__init__", "Doorbell._tell"} <= set(
-        judged
-    ), judged
+    assert all(judged.values()) and {
+        "StopSignal._on_term",
+        "Stop.decode",
+        "Stopping.__init__",
+        "StopSignal._tell",
+    } <= set(judged), judged
 
 
 # ── between two yields ──

@@ -10,8 +10,9 @@ import pytest
 from killable.supervisor.attempts.deadlines import Deadlines
 from killable.supervisor.attempts.exit_outcome import SIGNAL_NAMES, Evidence, classify, signal_name
 from killable.supervisor.jobs.lifecycle import terminal_state_of
-from killable.supervisor.models import TERMINAL_STATES, ExitStatus, JobLimits, Verdict
+from killable.supervisor.models import TERMINAL_STATES, ExitStatus, Verdict
 from killable.supervisor.ports import Gone
+from killable.workers.authoring.limits import DEFAULT_LIMITS, over
 from killable.workers.errors import CODES
 from killable.workers.exit_codes import MEANINGS, ExitCode
 from killable.workers.protocol.control import ProcessEnding
@@ -246,13 +247,15 @@ def test_the_processor_time_of_a_limit_is_that_of_both_kinds_and_used_up_when_it
     user_s: float | None, system_s: float, cpu_s: float | None, used_up: bool
 ) -> None:
     ending = None if user_s is None else ProcessEnding(None, 9, False, 0, user_s, system_s, 0.0)
-    evidence = Evidence.of(Gone(ending, 0, ""), JobLimits(cpu_s=cpu_s), "", Deadlines(JobLimits()), entered=True)
+    evidence = Evidence.of(
+        Gone(ending, 0, ""), over(DEFAULT_LIMITS, {"cpu_s": cpu_s}), "", Deadlines(DEFAULT_LIMITS), entered=True
+    )
     assert evidence == Evidence(entered=True, cpu_used_up=used_up)
 
 
 def test_what_is_known_of_a_process_that_is_gone_is_evidence() -> None:
     gone = Gone(None, 0, "cgroup", True, 5, "yes", True)
-    deadlines = Deadlines(JobLimits())
+    deadlines = Deadlines(DEFAULT_LIMITS)
     for number in (1, 2):
         deadlines.operation_entered(OperationEntered(number, f"o{number}", number / 10, raises=True), 0.0)
         deadlines.due(number / 10)
@@ -263,4 +266,4 @@ def test_what_is_known_of_a_process_that_is_gone_is_evidence() -> None:
         entered=False, torn_bytes=5, protocol_error="nonsense", zygote_lost=True, oom="yes",
         memory_max_struck=True, operation=deadlines.raised, operation_signalled=deadlines.rung,
     )  # fmt: skip
-    assert Evidence.of(gone, JobLimits(), "nonsense", deadlines, entered=False) == expected
+    assert Evidence.of(gone, DEFAULT_LIMITS, "nonsense", deadlines, entered=False) == expected

@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from killable.supervisor.models import JobLimits
+from killable.workers.authoring.limits import DEFAULT_LIMITS
 from killable.workers.protocol.frames import FRAME_BYTES_MAX, HEADER_BYTES, Decoder, Frame, FrameError, encode
 
 U32 = 0xFFFFFFFF
@@ -26,7 +26,7 @@ def test_a_frame_is_these_bytes() -> None:
 
 
 def test_a_token_may_be_as_large_as_all_output() -> None:
-    assert JobLimits().output_bytes == FRAME_BYTES_MAX == 1 << 26
+    assert DEFAULT_LIMITS["output_bytes"] == FRAME_BYTES_MAX == 1 << 26
     payload = bytes(FRAME_BYTES_MAX)
     assert len(encode(3, 1, 0, payload)) == HEADER_BYTES + FRAME_BYTES_MAX
 

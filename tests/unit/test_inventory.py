@@ -11,9 +11,11 @@ import pytest
 
 from killable.supervisor.configuration.config import Config, load
 from killable.supervisor.configuration.inventory import NOT_SHOWN, Setting, limits_in_force, settings_in_force, spelled
-from killable.supervisor.configuration.tables import PoolTable, ServerSettings
+from killable.supervisor.configuration.tables import PoolTable
 from killable.supervisor.jobs import limits
-from killable.supervisor.models import LIMIT_NAMES, JobType
+from killable.supervisor.models import JobType
+from killable.supervisor.settings import ServerSettings
+from killable.workers.authoring.limits import LIMITS
 
 pytestmark = pytest.mark.row("G11")
 
@@ -48,7 +50,7 @@ def by_key(settings: Any) -> dict[str, Setting]:
 def test_nothing_that_is_in_force_is_left_out(config: Config) -> None:
     found = by_key(settings_in_force(config))
     expected = {f"server.{field.name}" for field in fields(ServerSettings)}
-    expected |= {f"{table}.{name}" for table in ("limits", "caps") for name in LIMIT_NAMES}
+    expected |= {f"{table}.{name}" for table in ("limits", "caps") for name in LIMITS}
     expected |= {f"pools.a.{name}" for name in PoolTable.model_fields if name != "env"}
     expected |= {f"pools.a.env.{name}" for name in ("OMP_NUM_THREADS", "MODEL", "PIN_KEY", "EMPTY")}
     expected |= {"jobs.split.limits.grace_s", "jobs.split.caps.output_bytes"}

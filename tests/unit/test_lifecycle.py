@@ -77,7 +77,7 @@ def test_a_job_completes_only_after_its_tree_was_swept() -> None:
 def test_a_stop_never_leads_back_to_a_run() -> None:
     """But a requeue, which ends the attempt."""
     for state in (State.TERMINATING, State.KILLING, State.SWEEPING):
-        assert not {State.STARTING, State.RUNNING, State.PAUSED} & set(TABLE[state].values())
+        assert not {State.STARTING, State.RUNNING} & set(TABLE[state].values())
     assert State.TERMINATING not in TABLE[State.KILLING].values()
 
 
@@ -98,7 +98,6 @@ def test_a_worker_can_be_stopped_or_die_in_every_state_that_has_one(cause: Cause
         (State.QUEUED, True, "queued"),
         (State.STARTING, False, "running"),
         (State.RUNNING, False, "running"),
-        (State.PAUSED, False, "running"),
         (State.TERMINATING, True, "stopping"),
         (State.KILLING, True, "stopping"),
         (State.SWEEPING, False, "running"),

@@ -14,7 +14,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from pydantic import BaseModel, Field
 
-from killable.workers.authoring.input_schema import DIALECT, input_shape, shape_of
+from killable.workers.authoring.input_schema import DIALECT, input_type_of, shape_of
 from killable.workers.authoring.types import REQUIRED, InputFault, Member, NoJsonForm
 
 
@@ -337,7 +337,7 @@ def test_pydantic_converts_what_stands_beside_what_is_its_own() -> None:
 
 def test_definitions_of_two_parameters_stand_side_by_side() -> None:
     members = [Member(name, shape_of(Model, name)) for name in ("left", "right")]
-    document = input_shape(members).schema
+    document = input_type_of(members).schema
     assert sorted(document["$defs"]) == ["left.Model", "right.Model"]
     assert document["properties"]["left"] == {"$ref": "#/$defs/left.Model"}
     Draft202012Validator.check_schema(document)
@@ -368,7 +368,7 @@ def test_the_input_of_a_job() -> None:
         Member("opaque", shape_of(Any), Opaque()),
         Member("required", shape_of(bool), REQUIRED),
     ]
-    assert input_shape(members).schema == {
+    assert input_type_of(members).schema == {
         "$schema": DIALECT,
         "type": "object",
         "properties": {
@@ -385,7 +385,7 @@ def test_the_input_of_a_job() -> None:
 
 
 def test_unknown_members_may_be_ignored() -> None:
-    shape = input_shape([Member("text", shape_of(str))], extra="ignore")
+    shape = input_type_of([Member("text", shape_of(str))], extra="ignore")
     assert shape.schema["additionalProperties"] is True
     faults: list[InputFault] = []
     assert shape.convert({"text": "a", "more": 1}, "", faults) == {"text": "a"}

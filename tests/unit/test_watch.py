@@ -6,17 +6,16 @@ import pytest
 
 from killable.supervisor.attempts.resource_limits import BYTES_PER_S, LOOK_S, PROOF_SHARE, ResourceWatch, is_wanted
 from killable.supervisor.linux.oom_counter import counted, own_limit_struck
-from killable.supervisor.models import JobLimits
 from killable.supervisor.ports import Sample
-from killable.workers.authoring.limits import BACKSTOP, backstop_bytes
+from killable.workers.authoring.limits import BACKSTOP, DEFAULT_LIMITS, backstop_bytes, over
 
 MB = 1_000_000
 BASE = Sample(own_bytes=50 * MB, cpu_s=7.0)
-NONE = JobLimits(memory_bytes=None, cpu_s=None, processes_max=None)
+NONE = over(DEFAULT_LIMITS, {"memory_bytes": None, "cpu_s": None, "processes_max": None})
 
 
 def watch(**limits: object) -> ResourceWatch:
-    return ResourceWatch(NONE.over(dict(limits)), BASE, cores=2)
+    return ResourceWatch(over(NONE, limits), BASE, cores=2)
 
 
 def grown(own: int, others: int = 0, processes: int = 1, *, proven: bool = False) -> Sample:
@@ -26,8 +25,8 @@ def grown(own: int, others: int = 0, processes: int = 1, *, proven: bool = False
 def test_nothing_is_watched_without_a_limit() -> None:
     assert not is_wanted(NONE)
     for limit in ("memory_bytes", "cpu_s", "processes_max"):
-        assert is_wanted(NONE.over({limit: 1}))
-    assert is_wanted(JobLimits())
+        assert is_wanted(over(NONE, {limit: 1}))
+    assert is_wanted(DEFAULT_LIMITS)
 
 
 def test_the_growth_counts_and_not_what_was_there() -> None:

@@ -1,1 +1,1 @@
-"""What a job's author imports: `@job`, `@preload`, `Context`, limits, and the schema of an input."""
+"""The API for authors of jobs: `@job`, `@preload`, `Context`, limits, and the schema of an input."""

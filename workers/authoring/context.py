@@ -1,4 +1,4 @@
-"""What a job sees of its own run: `Context`, and `Stopping`, which is raised in it when it is to end.
+"""A job's interface to its own run: `Context`, and `Stopping`, the exception that asks it to end.
 
 Runs in: worker.
 """
@@ -17,14 +17,14 @@ from killable.workers.authoring.shield import Shield
 from killable.workers.exit_codes import ExitCode
 
 EXIT_CODE = int(ExitCode.TERMINATED)
-"""128 + SIGTERM: what a shell reports for a process that SIGTERM ended."""
+"""128 + SIGTERM, as a shell reports a process that SIGTERM ended."""
 
 
 class Stopping(SystemExit):
-    """The job is to end: raised once, in the main thread, while the job function is on the stack.
+    """The job must end. Raised once, in the main thread, while the job function is on the stack.
 
-    A SystemExit, so that `except Exception` does not catch it and asyncio passes it on. `finally` blocks run; what they
-    need longer than `grace_s` is cut off by SIGKILL.
+    A SystemExit, so that `except Exception` does not catch it and asyncio propagates it. `finally` blocks run; SIGKILL
+    follows after `grace_s`, even if they have not finished.
     """
 
     def __init__(
@@ -37,13 +37,13 @@ class Stopping(SystemExit):
         """For a cancel: user, client_gone, operator or shutdown."""
         self.grace_s = grace_s
         self.deadline = deadline
-        """`time.monotonic()` at which SIGKILL comes."""
+        """The `time.monotonic()` of the SIGKILL."""
         self.reason = reason
-        """What the caller wrote; may be empty."""
+        """The text that the caller gave; may be empty."""
 
     @property
     def remaining_s(self) -> float:
-        """Seconds until SIGKILL; 0.0 when that moment has passed."""
+        """Seconds until SIGKILL, at least 0.0."""
         return max(0.0, self.deadline - time.monotonic())
 
     def __str__(self) -> str:
@@ -52,7 +52,7 @@ class Stopping(SystemExit):
         return f"{self.cause}{by}, {self.grace_s:g} s of grace{reason}"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The default would call Stopping(143): the exit code as the cause.
+        # The default would call Stopping(143), with the exit code as the cause.
         return _rebuild, (self.cause, self.by, self.grace_s, self.deadline, self.reason)
 
 
@@ -61,7 +61,7 @@ def _rebuild(cause: str, by: str, grace_s: float, deadline: float, reason: str) 
 
 
 class Output(Protocol):
-    """Where a job's output goes; the harness implements it. Each call may block while the pipe is full."""
+    """Takes a job's output; the harness implements it. Each call may block while the pipe is full."""
 
     def token(self, value: Any) -> None: ...
 
@@ -73,7 +73,7 @@ class Output(Protocol):
 
 
 class StopState(Protocol):
-    """What knows whether the job has been told to end, and raises it; the harness implements it."""
+    """Holds the stop of a job and raises it; the harness implements it."""
 
     stopping: Stopping | None
     operations: Operations | None
@@ -83,7 +83,7 @@ class StopState(Protocol):
 
 
 class Context:
-    """One attempt of a job as its function sees it: the parameter that is annotated `Context`."""
+    """The running attempt of a job. A job function gets it in the parameter annotated `Context`."""
 
     __slots__ = (
         "_channel",
@@ -103,10 +103,10 @@ class Context:
     emit: Callable[[Any], None]
     """Stream one value, as a `yield` does: str, bytes or JSON. Blocks while the pipe is full, and stays killable.
 
-    From any thread, callback or signal handler of the job's process (not from a process that it forked); the values go
-    out in the order of the calls. `Stopping` is raised in the main thread only. What a native library calls back there
-    may swallow it; it is then raised again, but not before the library returns: look at `stopping` in a callback, and
-    tell the library to end.
+    May be called from any thread, callback or signal handler of the job's process, but not from a process that it
+    forked. Values are sent in the order of the calls. `Stopping` is raised in the main thread only. If a native library
+    swallows it in a callback, it is raised again after the library returns: check `stopping` in such a callback, and
+    make the library return.
     """
 
     def __init__(
@@ -124,11 +124,11 @@ class Context:
     ) -> None:
         """Make the context of one attempt.
 
-        `tmp` is the directory in which the job's own one will be made (default: the system's place for temporary
-        files); it need not be there yet. `entered` is the `time.monotonic()` from which `run_s` counts (default: now).
+        The job's private directory is made in `tmp` (default: the system's directory for temporary files), which need
+        not exist yet. `entered` is the `time.monotonic()` from which `run_s` counts (default: now).
         """
         self._channel = channel
-        # The channel's own method, not one of ours around it: a call less for each of millions of tokens.
+        # The channel's own method, without a wrapper: one call less for each of millions of tokens.
         self.emit = channel.token
         self._entered = time.monotonic() if entered is None else entered
         self._tmp: Path | None = None
@@ -136,22 +136,22 @@ class Context:
         self._stop_signal = stop_signal
         self.job_id = job_id
         self.attempt = attempt
-        """Counts the runs of this job from 1."""
+        """The number of this run of the job, from 1."""
         self.tags: Mapping[str, str] = {} if tags is None else tags
         self.limits: Mapping[str, Any] = {} if limits is None else limits
-        """The limits in force for this job: seconds and bytes; None is no such limit."""
+        """The limits in force for this job, in seconds and bytes; None: no such limit."""
         self._operations: Operations | None = None
         self.correlation_id = correlation_id
-        """The caller's name for what this job is a part of; also KILLABLE_CORRELATION_ID in the environment."""
+        """The caller's id for the work that this job belongs to; also KILLABLE_CORRELATION_ID in the environment."""
 
     @property
     def stopping(self) -> Stopping | None:
-        """The object that was raised, once this job has been told to end; None until then."""
+        """The `Stopping` of this job, once it must end; None until then."""
         return None if self._stop_signal is None else self._stop_signal.stopping
 
     @property
     def tmp(self) -> Path:
-        """A private directory (mode 0700), made on first use; it is removed when the attempt's processes are gone."""
+        """A private directory (mode 0700), made on first use, and removed when the attempt's processes are gone."""
         if self._tmp is None:
             if self._tmp_parent is not None:
                 os.makedirs(self._tmp_parent, mode=0o700, exist_ok=True)
@@ -160,39 +160,40 @@ class Context:
 
     @property
     def tmp_path_if_made(self) -> Path | None:
-        """`tmp` if the job ever asked for it: what there is to remove, which is not the job's own work."""
+        """`tmp` if the job has used it, else None. The harness removes it; jobs have no need of this."""
         return self._tmp
 
     @property
     def remaining_s(self) -> float | None:
-        """Seconds until `run_s` is over, 0.0 when they are; None when this job has no `run_s`."""
+        """Seconds until `run_s` is over, at least 0.0; None if this job has no `run_s`."""
         run_s = self.limits.get("run_s")
         if run_s is None:
             return None
         return max(0.0, float(run_s) - (time.monotonic() - self._entered))
 
     def progress(self, done: float, total: float | None = None, unit: str = "") -> None:
-        """Say how far the job is: `done` of `total` (None: unknown) in `unit`s ("tokens", "chars"; may be empty).
+        """Report the job's progress: `done` of `total` (None: unknown) in `unit`s ("tokens", "chars"; may be empty).
 
-        Raise ValueError for what is no two numbers and a word, but over 4 KiB: the job's record repeats it.
+        Raise ValueError if this takes more than 4 KiB: the job's record repeats it.
         """
         self._channel.progress({"done": done, "total": total, "unit": unit})
 
     def checkpoint(self, value: Any) -> None:
-        """Hand over what has been reached so far: the record keeps the last one as `partial`, however the job ends."""
+        """Save an intermediate result: the job's record keeps the last one as `partial`, however the job ends."""
         self._channel.checkpoint(value)
 
     def operation(self, name: str, timeout_s: float | None = None, on_timeout: OnTimeout = "kill") -> Operation:
-        """Give a part of the job a time of its own: `with ctx.operation("download", timeout_s=600):`.
+        """Give a part of the job a timeout of its own: `with ctx.operation("download", timeout_s=600):`.
 
-        Operations nest; an error names the path, `load/download`, and one inside another never outlives it. The limit
-        `operation_s` sets the time of one by its path or its name, over `timeout_s`; with neither it has none, and only
-        errors name it. When it is over the job is stopped with `timeout.operation` ("kill"), or `OperationTimedOut` is
-        raised inside it, which the job may catch ("raise", in the main thread only). Native code that does not hear
-        that within `ack_s` is stopped too. The `with` gives an object with `path`, `timeout_s` and `remaining_s`.
+        Operations nest; errors name the path, `load/download`, and an inner one never outlives the outer. The limit
+        `operation_s` sets the timeout by path or name and overrides `timeout_s`; with neither there is no timeout, and
+        the operation only appears in errors. At the timeout the job is stopped with `timeout.operation` ("kill"), or
+        `OperationTimedOut` is raised inside the operation, where the job may catch it ("raise", in the main thread
+        only). If native code does not react to that within `ack_s`, the job is stopped. The `with` returns an object
+        with `path`, `timeout_s` and `remaining_s`.
 
-        Raise ValueError for a name, a time or a manner that there is not; RuntimeError when it is entered in another
-        thread with "raise", or beside a hundred others.
+        Raise ValueError for an invalid name, timeout or `on_timeout`. Entering raises RuntimeError in another thread
+        with "raise", and if a hundred operations are already entered.
         """
         if self._operations is None:
             self._operations = Operations(self._channel, timeouts_of(self.limits))
@@ -201,10 +202,10 @@ class Context:
         return Operation(self._operations, name, timeout_s, on_timeout)
 
     def shield(self) -> Shield:
-        """Defer `Stopping` and `OperationTimedOut` over a critical section: `with ctx.shield():`.
+        """Defer `Stopping` and `OperationTimedOut` during a critical section: `with ctx.shield():`.
 
-        They are raised at its end; `stopping` tells of the former before. SIGKILL is not deferred: it comes when the
-        grace is over. Shields nest.
+        They are raised at its end; `stopping` is set before that. SIGKILL is not deferred: it comes when the grace
+        period is over. Shields nest.
         """
         return Shield(self._stop_signal)
 

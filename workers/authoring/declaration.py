@@ -1,4 +1,4 @@
-"""Reads what a function declares: its parameters, which of them is the Context, where it stands, what it requires.
+"""Read a function's declaration: its parameters, the one that is the Context, its location, its requirements.
 
 Runs in: zygote, worker.
 """
@@ -23,28 +23,28 @@ from killable.workers.protocol.messages import dump_json
 Function = Callable[..., Any]
 
 _CONTEXT_TEXT = re.compile(r"(?:\w+\.)*Context(?: *\| *None)?")
-"""How an annotation of the Context reads where its name stands under TYPE_CHECKING only and cannot be evaluated."""
+"""The text of a Context annotation that cannot be evaluated, since its name is imported under TYPE_CHECKING only."""
 
 
 class DeclarationError(ValueError):
-    """A function that cannot be what its decorator makes of it; the message names the function and the cause."""
+    """A function cannot be used with its decorator; the message names the function and the cause."""
 
 
 class Parameters(NamedTuple):
-    """What a job's signature says."""
+    """The parameters of a job function."""
 
     members: list[Member]
-    """Of the input."""
+    """The members of the input."""
     context: str | None
-    """The parameter that is annotated Context."""
+    """The name of the parameter annotated `Context`."""
     rest: tuple[str, InputType] | None
-    """The one with two stars, and the shape of each value that it takes."""
+    """The name of the ** parameter, and the type of each value that it takes."""
 
 
 def inner_of(function: object) -> FunctionType | None:
-    """Return the Python function that a callable comes down to: behind wrappers, partials and bound methods.
+    """Return the Python function inside a callable, through wrappers, partials and bound methods.
 
-    None for what has none: a class, a function written in C, what cannot be called.
+    None if there is none: for a class, a function written in C, or an object that cannot be called.
     """
     while True:
         if isinstance(function, functools.partial):
@@ -62,7 +62,7 @@ def inner_of(function: object) -> FunctionType | None:
 
 
 def place_of(function: Function) -> str:
-    """Return where a function stands: `module:qualname (file:line)`."""
+    """Return the location of a function: `module:qualname (file:line)`."""
     inner = inner_of(function)
     assert inner is not None, function
     code = inner.__code__
@@ -70,7 +70,7 @@ def place_of(function: Function) -> str:
 
 
 def check_function(decorator: str, function: object) -> None:
-    """Refuse what is no function, or one that needs an event loop. Raise DeclarationError."""
+    """Raise DeclarationError for an object that is not a function, and for a function that needs an event loop."""
     if isinstance(function, classmethod):
         raise DeclarationError(
             f"@{decorator} {place_of(function.__func__)}: a classmethod has no class yet while that is being defined;"
@@ -81,7 +81,7 @@ def check_function(decorator: str, function: object) -> None:
         raise DeclarationError(
             f"@{decorator} is for functions written in Python, not for {function!r}; write a def that calls it"
         )
-    # A wrapper of the author's may run what it wraps in a loop of its own: what counts is what is called.
+    # An author's wrapper may run an async function in a loop of its own: check the function that is called.
     called = function if inspect.isfunction(function) else inner
     if inspect.iscoroutinefunction(called) or inspect.isasyncgenfunction(called):
         raise DeclarationError(
@@ -90,7 +90,7 @@ def check_function(decorator: str, function: object) -> None:
 
 
 def read_parameters(function: Function, *, typed: bool) -> Parameters:
-    """Return what a job takes. Not `typed`: the values are Python objects already, so their annotations say nothing.
+    """Return the parameters of a job function. Not `typed`: its inputs are Python objects, so annotations are ignored.
 
     Raise DeclarationError.
     """
@@ -120,14 +120,14 @@ def read_parameters(function: Function, *, typed: bool) -> Parameters:
 
 
 def missing(requires: Mapping[str, str]) -> str:
-    """Return what is not installed of `requires` (import name -> install line), and how to get it; empty: nothing."""
+    """Return which of `requires` (import name -> install line) are not installed, with their install lines, or ""."""
     return "; ".join(f"{name} is not installed: {line}" for name, line in requires.items() if not _is_installed(name))
 
 
 def check_requires(decorator: str, function: Function, requires: Mapping[str, str] | None) -> dict[str, str]:
     """Return a copy of `requires`. Raise DeclarationError."""
     requires = {} if requires is None else requires
-    # Top-level names only: to find a module inside a package imports the package.
+    # Top-level names only: finding a module inside a package imports the package.
     if not isinstance(requires, Mapping) or not all(
         isinstance(name, str) and name.isidentifier() and isinstance(line, str) for name, line in requires.items()
     ):
@@ -140,7 +140,7 @@ def check_requires(decorator: str, function: Function, requires: Mapping[str, st
 
 def _signature(function: Function) -> inspect.Signature:
     if sys.version_info >= (3, 14):
-        # Annotations are evaluated when they are asked for: what stands under TYPE_CHECKING only must not raise here.
+        # Annotations are evaluated when they are read: names imported under TYPE_CHECKING only must not raise here.
         import annotationlib
 
         return inspect.signature(function, annotation_format=annotationlib.Format.FORWARDREF)
@@ -148,7 +148,7 @@ def _signature(function: Function) -> inspect.Signature:
 
 
 def _evaluate(annotation: Any, function: Function, parameter: str) -> Any:
-    """Return an annotation with the names in it looked up where the function was defined."""
+    """Return an annotation, evaluated in the namespace of the function's module."""
     if annotation is inspect.Parameter.empty:
         return Any
     text = getattr(annotation, "__forward_arg__", annotation)
@@ -173,7 +173,7 @@ def _is_context(annotation: Any) -> bool:
 
 
 def _check_name(function: Function, name: str, *, first: bool) -> None:
-    """Refuse a parameter that would be a member of the input by mistake only: it has no annotation."""
+    """Refuse a parameter without annotation that would be a member of the input only by mistake."""
     if name == "ctx":
         raise _refusal(function, name, "has no annotation, so it would be a member of the input; write ctx: Context")
     inner = inner_of(function)
@@ -190,7 +190,7 @@ def _member(function: Function, parameter: inspect.Parameter, annotation: Any, t
     name = parameter.name
     default = REQUIRED if parameter.default is inspect.Parameter.empty else parameter.default
     if type(default).__name__ == "FieldInfo":
-        # As in a pydantic model; but this function would be called with the Field itself.
+        # As in a pydantic model, but this function would be called with the Field itself.
         raise _refusal(function, name, "has a Field as its default; write Annotated[int, Field(...)]")
     input_type = _shape(function, name, annotation, typed)
     if typed and default is not REQUIRED:
@@ -199,7 +199,7 @@ def _member(function: Function, parameter: inspect.Parameter, annotation: Any, t
 
 
 def _check_default(function: Function, name: str, annotation: Any, input_type: InputType, default: Any) -> None:
-    """Refuse a default that the schema cannot show, or that as an input would be refused."""
+    """Refuse a default that the schema cannot show, or that would be refused as an input."""
     try:
         shown = input_type.plain(default)
         dump_json(shown)

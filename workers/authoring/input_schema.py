@@ -1,6 +1,6 @@
-"""Annotations to JSON: reads a parameter's annotation into a `InputType`, a JSON Schema with its conversion.
+"""Make an `InputType`, a JSON Schema with its conversion, from a parameter's annotation.
 
-Runs in: zygote, worker (what is pydantic's in an annotation is read by `pydantics`, where that library is installed).
+Runs in: zygote, worker (`pydantic_types` reads pydantic's annotations, if pydantic is installed).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def input_type_of(members: Sequence[Member], *, extra: str = "forbid", rest: InputType | None = None) -> InputType:
-    """Return the shape of a job's whole input, a dict of keyword arguments; its schema is a document of its own."""
+    """Return the type of a job's whole input, a dict of keyword arguments. Its schema is a complete document."""
     input_type = object_of(members, dict, extra=extra, rest=rest)
     definitions: dict[str, Any] = {}
 
@@ -60,9 +60,9 @@ def input_type_of(members: Sequence[Member], *, extra: str = "forbid", rest: Inp
 
 
 def shape_of(annotation: Any, parameter: str = "") -> InputType:
-    """Return the shape of a parameter's annotation, which has been evaluated.
+    """Return the type of a parameter's annotation, which has been evaluated.
 
-    Raise NoJsonForm for what no JSON value can stand for.
+    Raise NoJsonForm for an annotation that no JSON value can represent.
     """
     try:
         if is_pydantics(annotation):
@@ -95,13 +95,13 @@ _OBJECTS = frozenset({dict, Mapping})
 
 
 def _shape_of(annotation: Any, inside: tuple[Any, ...]) -> InputType:
-    """`inside`: the classes that are being read, so that one that contains itself is seen."""
+    """`inside`: the classes that are being read, to detect one that contains itself."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         input_type = _shape_of(arguments[0], inside)
         for bounds in arguments[1:]:
             # `Annotated[int, range(1, 101)]`, `Annotated[str, range(1000)]`: bounds without a library. Other metadata
-            # is pydantic's, or a remark.
+            # is pydantic's, or a comment.
             input_type = within(input_type, bounds) if isinstance(bounds, range) else input_type
         return input_type
     if origin is Literal:
@@ -132,7 +132,7 @@ def _tuple(annotation: Any, arguments: tuple[Any, ...], inside: tuple[Any, ...])
 
 
 def _class(annotation: Any, inside: tuple[Any, ...]) -> InputType:
-    """Return the shape of a class of the user's, or of a name that stands for another annotation."""
+    """Return the type of a user's class, or of an alias of another annotation."""
     if isinstance(annotation, enum.EnumMeta):
         members: list[enum.Enum] = list(annotation)
         return choice_of([(member.value, member) for member in members])
@@ -160,7 +160,7 @@ def _dataclass(record: Any, inside: tuple[Any, ...]) -> InputType:
     return object_of(members, record)
 
 
-# Which of these stands around a TypedDict's member says whether it is required; ReadOnly (Python 3.13) says nothing.
+# The qualifiers of a TypedDict's member, and whether it is required then; ReadOnly (Python 3.13) changes nothing.
 _QUALIFIERS: dict[Any, bool | None] = {typing.Required: True, typing.NotRequired: False}
 if hasattr(typing, "ReadOnly"):
     _QUALIFIERS[typing.ReadOnly] = None
@@ -169,7 +169,7 @@ if hasattr(typing, "ReadOnly"):
 def _typed_dict(record: Any, inside: tuple[Any, ...]) -> InputType:
     members = []
     for name, hint in get_type_hints(record, include_extras=True).items():
-        # Not __required_keys__ alone: it does not see the qualifiers under `from __future__ import annotations`.
+        # Not __required_keys__ alone: it misses the qualifiers under `from __future__ import annotations`.
         required = name in record.__required_keys__
         while get_origin(hint) in _QUALIFIERS:
             said = _QUALIFIERS[get_origin(hint)]

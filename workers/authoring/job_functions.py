@@ -1,4 +1,4 @@
-"""The author's API: `@job` registers a function as a job type, `@preload` makes what jobs share.
+"""The author's API: `@job` registers a function as a job type, `@preload` makes a value that jobs share.
 
 Runs in: any (declaring) | zygote (the catalogue) | worker (binding inputs).
 """
@@ -48,15 +48,15 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 _FAULTS_SHOWN = 10
-"""In the message; all are in `facts`."""
+"""The most faults in the message; `facts` has all of them."""
 EXTRA_INPUT = ("forbid", "ignore", "allow")
 
 
 class InputError(ValueError):
-    """An input that does not fit its job's parameters; `facts` has one `{pointer, message}` per fault."""
+    """An input does not fit its job's parameters; `facts` has one `{pointer, message}` per fault."""
 
     def __init__(self, job: str, facts: list[dict[str, str]]) -> None:
-        super().__init__(job, facts)  # both, for pickle and copy
+        super().__init__(job, facts)  # pickle and copy need both
         self.job = job
         self.facts = facts
 
@@ -76,17 +76,17 @@ class JobFunction:
     """The first line of the docstring."""
     input: InputType
     limits: dict[str, Any] = field(default_factory=dict)
-    """The type's own: seconds and bytes; None is no such limit, absent is the server's default."""
+    """The type's own limits, in seconds and bytes. None: no such limit; absent: the server's default."""
     operations: tuple[str, ...] = ()
     codec: str = "json"
     requires: dict[str, str] = field(default_factory=dict)
     """Import name -> install line."""
     context_parameter: str | None = None
     streams: bool = False
-    """A generator function: its yields are the tokens, its return value is the result."""
+    """Whether it is a generator function: its yields are the tokens, its return value is the result."""
 
     def bind(self, input: Mapping[str, Any], context: Any) -> dict[str, Any]:
-        """Return the keyword arguments to call the function with, converted to what its annotations say.
+        """Return the keyword arguments of a call, converted to the types of the function's annotations.
 
         Members that were not given are left out: the function has their defaults. Raise InputError with every fault.
         """
@@ -96,14 +96,14 @@ class JobFunction:
             raise InputError(self.name, [fault._asdict() for fault in faults])
         bound: dict[str, Any] = arguments
         if self.context_parameter is not None:
-            if self.context_parameter in bound:  # among those that `extra_input="allow"` takes
+            if self.context_parameter in bound:  # possible with `extra_input="allow"`
                 fault = InputFault(join("", self.context_parameter), "is not input: the job has its Context there")
                 raise InputError(self.name, [fault._asdict()])
             bound[self.context_parameter] = context
         return bound
 
     def describe(self) -> dict[str, Any]:
-        """Return what the supervisor is told about this type, ready for JSON."""
+        """Return the description of this type for the supervisor, ready for JSON."""
         unavailable_reason = missing(self.requires)
         return {
             "name": self.name,
@@ -122,7 +122,7 @@ class JobFunction:
 
 _jobs: dict[str, JobFunction] = {}
 _executions: dict[str, object] = {}
-"""Name of a job -> the execution of the module that declared it: a reload is another one, a second function is not."""
+"""Name of a job -> the execution of its module: a function of another execution is a reload, not a duplicate."""
 
 
 @overload
@@ -152,13 +152,13 @@ def job(
 ) -> Any:
     """Register a function as a job type, and return it unchanged.
 
-    `name` is the function's own by default. Its parameters are the input's members; the one that is annotated `Context`
-    is not. Unknown members are refused; `extra_input="ignore"` drops them, `extra_input="allow"` gives them to the
-    parameter with two stars. `operations` are other names that the type answers to. `requires` maps import names to
-    install lines: where one is missing, the type is listed as unavailable. `limits` are the type's defaults (LIMITS has
-    the names): seconds also as "5m", bytes also as "1GiB", None for no such limit.
+    `name` defaults to the function's name. The function's parameters are the members of the input, except the one
+    annotated `Context`. Unknown members are refused; `extra_input="ignore"` drops them, `extra_input="allow"` passes
+    them to the ** parameter. `operations` are aliases of the type. `requires` maps import names to install lines: if
+    one is not installed, the type is listed as unavailable. `limits` are the type's defaults (LIMITS has the names):
+    seconds also as "5m", bytes also as "1GiB", None for no such limit.
 
-    Raise DeclarationError for what cannot be a job, naming function and cause.
+    Raise DeclarationError, with function and cause, for a function that cannot be a job.
     """
     declare = functools.partial(
         _declare, operations=operations, codec=codec, extra_input=extra_input, requires=requires, limits=limits
@@ -169,14 +169,14 @@ def job(
 
 
 def registered() -> dict[str, JobFunction]:
-    """Return the job types that have been declared in this process, by name."""
+    """Return the job types declared in this process, by name."""
     return dict(_jobs)
 
 
 def catalogue() -> list[dict[str, Any]]:
-    """Return what the supervisor is told about each job type, in the order of declaration, ready for JSON.
+    """Return the description of each job type for the supervisor, in the order of declaration, ready for JSON.
 
-    Looks now for what each requires.
+    Each call checks again whether the required packages are installed.
     """
     return [declared.describe() for declared in _jobs.values()]
 
@@ -248,7 +248,7 @@ def _check_operations(function: Function, name: str, operations: Sequence[str]) 
 
 
 def _check_rest(function: Function, rest: tuple[str, InputType] | None, extra_input: str) -> None:
-    """Members of any name need both: a parameter that takes them, and the word that they are meant."""
+    """Check that a ** parameter and `extra_input="allow"` are used together."""
     if rest is not None and extra_input != "allow":
         raise _refusal(
             function, f"parameter '**{rest[0]}' takes members of any name; say so with @job(extra_input=\"allow\")"
@@ -297,11 +297,11 @@ def _inner(declared: JobFunction) -> FunctionType:
 
 
 def _execution_of(function: FunctionType) -> object:
-    """Return what stands for one execution of a function's module."""
+    """Return an object that identifies one execution of a function's module."""
     namespace = function.__globals__
     if "__file__" not in namespace:
-        return object()  # a prompt or a notebook, where a cell is run again and again
-    return namespace.get("__spec__")  # the import system makes a new one for each reload; a script has None, and one
+        return object()  # a prompt or a notebook, where a cell runs repeatedly
+    return namespace.get("__spec__")  # the import system makes a new one for each reload; a script has None, runs once
 
 
 def _refusal(function: Function, why: str) -> DeclarationError:

@@ -1,55 +1,24 @@
-"""The limits that an author or a caller may name, how each is written, and the type of a mapping of them.
+"""Every limit of a job, described once: name, unit, default, cap, what it bounds and how a job ends that reaches it.
 
-Runs in: any. What each is for stands in README; the defaults are the supervisor's.
+Runs in: any.
+
+Everything else is made from this table: the options of `submit`, the tables of `killable.toml`, the HTTP schema, the
+remedies of `explain`, the reference. A new limit is one member of `Limits` and the code that enforces it.
 """
-
-from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, TypedDict
+from enum import Enum
+from typing import Annotated, Any, NamedTuple, TypedDict, get_args
 
 from killable.workers.authoring.identifiers import OPERATION_PATH, did_you_mean
 from killable.workers.authoring.units import parse_bytes, parse_count, parse_seconds
 
-
-class Limits(TypedDict, total=False):
-    """Some limits, by name: seconds, bytes, counts. None is no such limit; what is absent is as the server has it.
-
-    A dict, and so what `client.submit(..., limits=Limits(run_s=60))` sends and what `ctx.limits` holds.
-    """
-
-    total_s: float | None
-    """From the submission to the end, whatever it waits for or runs; `queue_s`, `run_s` and the others hold besides."""
-    queue_s: float | None
-    start_s: float | None
-    first_token_s: float | None
-    idle_s: float | None
-    run_s: float | None
-    operation_s: Mapping[str, float | None]
-    """By path (`load/download`) or name, over the `timeout_s` of `ctx.operation`."""
-    grace_s: float
-    ack_s: float | None
-    memory_bytes: int | None
-    cpu_s: float | None
-    processes_max: int | None
-    files_max: int | None
-    output_bytes: int
-    attempts_max: int
-    """A job that ended with a retryable code, and has streamed nothing, is run again until it was run so often."""
-    backoff_s: float
-    """About how long it waits before its second attempt; twice as long before each further one, a minute at most."""
-
-
-class LimitKind(NamedTuple):
-    """How a limit is written, and whether None ("no such limit") is allowed."""
-
-    parse: Callable[[object], Any]
-    may_be_none: bool = True
+# No `from __future__ import annotations` here: `LIMITS` is read from the annotations of `Limits`.
 
 
 def parse_operations(value: object) -> dict[str, float | None]:
-    """Return seconds by operation. Raise ValueError for what is no mapping of paths to positive seconds, or None."""
+    """Return seconds by operation. Raise ValueError for what is not a mapping of paths to positive seconds, or None."""
     if not isinstance(value, Mapping):
         raise ValueError(f'expected operations and their seconds, like {{"download": 600}}; got {value!r:.60}')
     parsed: dict[str, float | None] = {}
@@ -62,37 +31,181 @@ def parse_operations(value: object) -> dict[str, float | None]:
     return parsed
 
 
-ATTEMPTS_MAX = 100
-"""Of one job: each leaves an event behind."""
+class Unit(Enum):
+    """What a limit counts, and how its text is parsed."""
+
+    SECONDS = "seconds"
+    BYTES = "bytes"
+    COUNT = "count"
+    OPERATIONS = "seconds by operation"
+
+    def parse(self, value: object) -> Any:
+        """Return the value as seconds, bytes, a count or a mapping of seconds. Raise ValueError."""
+        return _PARSERS[self](value)
 
 
-def parse_attempts(value: object) -> int:
-    """Return a number of attempts. Raise ValueError for what is none, or over ATTEMPTS_MAX."""
-    attempts = parse_count(value)
-    if attempts > ATTEMPTS_MAX:
-        raise ValueError(f"expected {ATTEMPTS_MAX} at most; got {attempts}")
-    return attempts
-
-
-LIMITS: dict[str, LimitKind] = {
-    "total_s": LimitKind(parse_seconds),
-    "queue_s": LimitKind(parse_seconds),
-    "start_s": LimitKind(parse_seconds),
-    "first_token_s": LimitKind(parse_seconds),
-    "idle_s": LimitKind(parse_seconds),
-    "run_s": LimitKind(parse_seconds),
-    "operation_s": LimitKind(parse_operations, may_be_none=False),
-    "grace_s": LimitKind(parse_seconds, may_be_none=False),
-    "ack_s": LimitKind(parse_seconds),
-    "memory_bytes": LimitKind(parse_bytes),
-    "cpu_s": LimitKind(parse_seconds),
-    "processes_max": LimitKind(parse_count),
-    "files_max": LimitKind(parse_count),
-    "output_bytes": LimitKind(parse_bytes, may_be_none=False),
-    "attempts_max": LimitKind(parse_attempts, may_be_none=False),
-    "backoff_s": LimitKind(parse_seconds, may_be_none=False),
+_PARSERS: dict[Unit, Callable[[object], Any]] = {
+    Unit.SECONDS: parse_seconds,
+    Unit.BYTES: parse_bytes,
+    Unit.COUNT: parse_count,
+    Unit.OPERATIONS: parse_operations,
 }
-"""The limits that a decorator, a configuration, a client or an Executor may name."""
+UNSET: Any = object()
+"""No value of its own."""
+
+
+class Limit(NamedTuple):
+    """One limit."""
+
+    unit: Unit
+    default: Any
+    """Of a server. None: no such limit."""
+    bounds: str
+    """What it bounds, as a phrase that begins a sentence."""
+    ends_as: tuple[str, ...] = ()
+    """The codes of a job that reaches it."""
+    default_of_executor: Any = UNSET
+    """Of an Executor, where it is another one."""
+    cap: float | None = None
+    """The largest value that a submission may ask for, unless `[caps]` says otherwise."""
+    may_be_none: bool = True
+    """Whether None, "no such limit", is allowed."""
+    may_be_zero: bool = False
+    most: int | None = None
+    """The largest value that is allowed at all."""
+    like: str = ""
+    """The same limit in other systems."""
+
+    def parse(self, value: object) -> Any:
+        """Return the value, from numbers or text. Raise ValueError."""
+        parsed = self.unit.parse(value)
+        if self.most is not None and parsed > self.most:
+            raise ValueError(f"expected {self.most} at most; got {parsed}")
+        return parsed
+
+
+class Limits(TypedDict, total=False):
+    """Some limits, by name: seconds, bytes, counts. None is no such limit; an absent one is as the server has it.
+
+    A dict: `client.submit(..., limits=Limits(run_s=60))` sends it, `ctx.limits` holds every limit in force.
+    """
+
+    total_s: Annotated[
+        float | None,
+        Limit(
+            Unit.SECONDS, None, "time from the submission to the end, waiting and retries included",
+            ends_as=("timeout.queue", "timeout.start", "timeout.run"), like="gRPC's deadline",
+        ),
+    ]  # fmt: skip
+    queue_s: Annotated[
+        float | None,
+        Limit(Unit.SECONDS, 300.0, "time in the queue", ends_as=("timeout.queue",), default_of_executor=None),
+    ]
+    start_s: Annotated[
+        float | None,
+        Limit(
+            Unit.SECONDS, 60.0, "time from the order to a worker to the function's first line",
+            ends_as=("timeout.start",), default_of_executor=None,
+        ),
+    ]  # fmt: skip
+    first_token_s: Annotated[
+        float | None,
+        Limit(
+            Unit.SECONDS, None, "time from the function's first line to its first token",
+            ends_as=("timeout.first_token",),
+        ),
+    ]  # fmt: skip
+    idle_s: Annotated[
+        float | None, Limit(Unit.SECONDS, None, "time from one token to the next", ends_as=("timeout.idle",))
+    ]
+    run_s: Annotated[
+        float | None,
+        Limit(
+            Unit.SECONDS, 600.0, "time from the function's first line to its return", ends_as=("timeout.run",),
+            default_of_executor=None, cap=3600.0, like="Kubernetes' activeDeadlineSeconds",
+        ),
+    ]  # fmt: skip
+    operation_s: Annotated[
+        Mapping[str, float | None],
+        Limit(
+            Unit.OPERATIONS, {}, "time in an operation, by path (load/download) or name, over `timeout_s` in the code",
+            ends_as=("timeout.operation",), may_be_none=False,
+        ),
+    ]  # fmt: skip
+    grace_s: Annotated[
+        float,
+        Limit(
+            Unit.SECONDS, 5.0, "time for clean-up after SIGTERM; then SIGKILL", cap=60.0, may_be_none=False,
+            may_be_zero=True, like="systemd's TimeoutStopSec, Kubernetes' terminationGracePeriodSeconds",
+        ),
+    ]  # fmt: skip
+    ack_s: Annotated[
+        float | None,
+        Limit(
+            Unit.SECONDS, 0.5, "time for native code to react to SIGTERM; then SIGKILL, unless it computes no more",
+            may_be_zero=True,
+        ),
+    ]  # fmt: skip
+    memory_bytes: Annotated[
+        int | None,
+        Limit(
+            Unit.BYTES, 2 << 30, "growth of the private memory of all its processes together",
+            ends_as=("limit.memory",), default_of_executor=None, like="Kubernetes' limits.memory",
+        ),
+    ]  # fmt: skip
+    cpu_s: Annotated[
+        float | None,
+        # run_s bounds it already, to that many seconds a core.
+        Limit(
+            Unit.SECONDS, None, "processor time of all its processes and threads, on all cores together",
+            ends_as=("limit.cpu",), like="`ulimit -t`",
+        ),
+    ]  # fmt: skip
+    processes_max: Annotated[
+        int | None,
+        # More than any job that is meant starts, and few enough that a fork bomb leaves the machine alive.
+        Limit(
+            Unit.COUNT, 512, "processes at once, the worker included", ends_as=("limit.processes",),
+            default_of_executor=None, like="`ulimit -u`",
+        ),
+    ]  # fmt: skip
+    files_max: Annotated[
+        int | None,
+        Limit(
+            Unit.COUNT, None, "open files of each of its processes, beyond the worker's own", ends_as=("limit.files",),
+            like="`ulimit -n`",
+        ),
+    ]  # fmt: skip
+    output_bytes: Annotated[
+        int,
+        Limit(
+            Unit.BYTES, 64 << 20, "bytes of tokens, logs and checkpoints", ends_as=("limit.output",),
+            default_of_executor=256 << 20, may_be_none=False,
+        ),
+    ]  # fmt: skip
+    attempts_max: Annotated[
+        int,
+        # A hundred at most: each attempt leaves an event behind.
+        Limit(
+            Unit.COUNT, 1, "attempts; another one follows an end that is retryable and came before the first token",
+            may_be_none=False, most=100, like="Celery's max_retries",
+        ),
+    ]  # fmt: skip
+    backoff_s: Annotated[
+        float,
+        Limit(
+            Unit.SECONDS, 1.0, "approximate wait before the second attempt; doubled each time, up to a minute",
+            may_be_none=False, may_be_zero=True,
+        ),
+    ]  # fmt: skip
+
+
+LIMITS: dict[str, Limit] = {name: get_args(hint)[1] for name, hint in Limits.__annotations__.items()}
+"""By name, in the order of the documents."""
+
+DEFAULT_LIMITS: Limits = Limits(**{name: limit.default for name, limit in LIMITS.items()})  # type: ignore[typeddict-item]
+"""Every limit, as a server has it where nobody sets another."""
+DEFAULT_CAPS: dict[str, float] = {name: limit.cap for name, limit in LIMITS.items() if limit.cap is not None}
 
 BACKSTOP = 1.25
 BACKSTOP_BYTES = 32 << 20
@@ -103,18 +216,31 @@ TASKS_SPARE = 1024
 """The kernel counts threads where we count processes (RLIMIT_NPROC, pids.max): its bounds are over ours by so many."""
 
 
+def over(limits: Limits, changes: Mapping[str, Any]) -> Limits:
+    """Return limits with some replaced; of `operation_s` only the operations that are named."""
+    changed: dict[str, Any] = {**limits, **changes}
+    if "operation_s" in changes:
+        changed["operation_s"] = {**limits.get("operation_s", {}), **changes["operation_s"]}
+    return changed  # type: ignore[return-value]  # a Limits by its names
+
+
+def value_of(limits: Mapping[str, object], name: str) -> Any:
+    """Return one limit by a name that is not known to the type checker."""
+    return limits[name]
+
+
 def parse_limit(name: str, value: object) -> Any:
     """Return a limit as seconds, bytes or a count; None is no such limit.
 
-    Raise LookupError for a name that there is not, ValueError for a value that it cannot have; both say it in words.
+    Raise LookupError for an unknown name, ValueError for a value that the limit cannot have.
     """
-    kind = LIMITS.get(name)
-    if kind is None:
+    limit = LIMITS.get(name)
+    if limit is None:
         raise LookupError(f"there is no limit {name!r} ({did_you_mean(name, LIMITS)})")
-    if value is None and kind.may_be_none:
+    if value is None and limit.may_be_none:
         return None
     try:
-        return kind.parse(value)
+        return limit.parse(value)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
 

@@ -1,7 +1,7 @@
-"""Parts of a job with a time of their own: `with ctx.operation("download", timeout_s=600)`.
+"""Parts of a job with a timeout of their own: `with ctx.operation("download", timeout_s=600)`.
 
-Runs in: worker. Their clock runs in the supervisor, which hears when one is entered and left; so it needs nothing from
-a job that hangs in one.
+Runs in: worker. The supervisor keeps their timers: it is informed when an operation is entered and left, so a timeout
+does not depend on a job that hangs in one.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ _NAME = re.compile(OPERATION_NAME)
 
 
 class OperationTimedOut(TimeoutError):
-    """The time of an operation with `on_timeout="raise"` is over: raised inside it, in the main thread, once.
+    """An operation with `on_timeout="raise"` timed out. Raised inside it, in the main thread, once.
 
-    Whoever catches it goes on. Not caught, the job ends `timed_out` with `timeout.operation`. Who catches it and is
-    still inside the operation `grace_s` later is stopped.
+    A job that catches it goes on, but is stopped if it is still inside the operation `grace_s` later. If it does not
+    catch it, the job ends `timed_out` with `timeout.operation`.
     """
 
     def __init__(self, path: str, timeout_s: float) -> None:
         super().__init__(path, timeout_s)
         self.path = path
-        """The operation's name behind those of the operations around it: `load/download`."""
+        """The operation's name, after those of the operations around it: `load/download`."""
         self.timeout_s = timeout_s
 
     def __str__(self) -> str:
@@ -40,30 +40,30 @@ class OperationTimedOut(TimeoutError):
 
 
 class FrameSink(Protocol):
-    """Where frames go out (`channel.Channel`)."""
+    """Sends frames (`frame_writer.FrameWriter`)."""
 
     def send(self, kind: int, payload: bytes) -> None: ...
 
 
 class Operations:
-    """Those of one attempt."""
+    """Tracks the operations of one attempt."""
 
     def __init__(self, speaker: FrameSink, timeouts: Mapping[str, float | None]) -> None:
-        """`timeouts` by path or name go over what the code says (the limit `operation_s`)."""
+        """`timeouts` (the limit `operation_s`), by path or name, override those in the code."""
         self._speaker = speaker
         self._timeouts = timeouts
         self._entered: dict[int, Operation] = {}
         self._numbers = 0
 
     def timeout_of(self, path: str, declared_s: float | None) -> float | None:
-        """Return the seconds in force: what was set for the path, else for the name alone, else what the code says."""
+        """Return the timeout in force: the one set for the path, else for the name alone, else `declared_s`."""
         for name in (path, path.rpartition("/")[2]):
             if name in self._timeouts:
                 return self._timeouts[name]
         return declared_s
 
     def enter(self, operation: Operation) -> int:
-        """Raise RuntimeError when there are too many."""
+        """Return the number of a newly entered operation. Raise RuntimeError over OPERATIONS_MAX at once."""
         if len(self._entered) >= OPERATIONS_MAX:
             raise RuntimeError(f"more than {OPERATIONS_MAX} operations at once")
         self._numbers += 1
@@ -74,13 +74,13 @@ class Operations:
         self._speaker.send(Kind.OPERATION, entered.encode())
 
     def leave(self, number: int) -> None:
-        """Harmless when it has been left."""
+        """Mark an operation as left. May be called again."""
         if self._entered.pop(number, None) is not None:
             with suppress(RuntimeError):  # the job has ended, or this is a process that it forked
                 self._speaker.send(Kind.OPERATION_LEFT, OperationLeft(number).encode())
 
     def expired(self, number: int, frame: FrameType | None) -> OperationTimedOut | None:
-        """Return what is to be raised in this entry into an operation; None when it was left, or is on its way out."""
+        """Return the exception to raise in an operation; None if it has been left or is being left."""
         operation = self._entered.get(number)
         if operation is None or operation.is_being_left(frame):
             return None
@@ -88,16 +88,16 @@ class Operations:
 
 
 _innermost: ContextVar[Operation | None] = ContextVar("killable_operation", default=None)
-"""Of this thread, or of this asyncio task."""
+"""The innermost operation that this thread or asyncio task has entered."""
 
 
 class Operation:
-    """One `with ctx.operation(...)`; it can be entered again, but not inside itself."""
+    """One `with ctx.operation(...)`. It may be entered again, but not inside itself."""
 
     def __init__(
         self, operations: Operations, name: str, timeout_s: float | None = None, on_timeout: OnTimeout = "kill"
     ) -> None:
-        """Raise ValueError for a name, a time or a manner that there is not."""
+        """Raise ValueError for an invalid name, timeout or `on_timeout`."""
         if not _NAME.fullmatch(name):
             raise ValueError(f"an operation's name is 1 to 64 of A-Z a-z 0-9 _ . -, not {name!r}")
         if timeout_s is not None and not 0 < timeout_s < float("inf"):
@@ -108,9 +108,9 @@ class Operation:
             raise ValueError(f'on_timeout of operation {name} is {on_timeout!r}; it is "kill" or "raise"')
         self.name = name
         self.path = name
-        """Behind the names of the operations around it, once it is entered: `load/download`."""
+        """Once entered: the name after those of the operations around it, `load/download`."""
         self.timeout_s = timeout_s
-        """In force, in seconds, once it is entered; None is no limit of its own."""
+        """Once entered: the timeout in force, in seconds; None: no timeout of its own."""
         self._operations = operations
         self._declared_s = timeout_s
         self._raises = on_timeout == "raise"
@@ -120,13 +120,13 @@ class Operation:
 
     @property
     def remaining_s(self) -> float | None:
-        """Seconds until its time or that of an operation around it is over, 0.0 when it is; None without any limit."""
+        """Seconds until the first timeout of this operation and those around it, at least 0.0; None without any."""
         return None if self._ends is None else max(0.0, self._ends - time.monotonic())
 
     def __enter__(self) -> Operation:
         around = _innermost.get()
         if around is not None and around._operations is not self._operations:
-            around = None  # of an earlier attempt: a generator that was never finished
+            around = None  # from an earlier attempt, whose generator was never finished
         self.path = self.name if around is None else f"{around.path}/{self.name}"
         self.timeout_s = self._operations.timeout_of(self.path, self._declared_s)
         if self._raises and threading.current_thread() is not threading.main_thread():
@@ -140,7 +140,7 @@ class Operation:
             entered = OperationEntered(self._number, self.path, self.timeout_s, self._raises, number_around)
             self._operations.tell_entered(entered)
             self._before = _innermost.set(self)
-        except BaseException:  # its own time was over at once
+        except BaseException:  # for example its own timeout, raised at once
             self._operations.leave(self._number)
             raise
         return self
@@ -152,10 +152,10 @@ class Operation:
             try:
                 _innermost.reset(before)
             except ValueError:
-                pass  # a generator that went on in another context
+                pass  # a generator was resumed in another context
 
     def is_being_left(self, frame: FrameType | None) -> bool:
-        """Tell whether a stack stands in `__exit__` of this operation: what is raised there would come too late."""
+        """Return whether a stack is inside `__exit__` of this operation, where raising would come too late."""
         while frame is not None:
             if frame.f_code is Operation.__exit__.__code__ and frame.f_locals.get("self") is self:
                 return True
@@ -171,5 +171,5 @@ class Operation:
 
 
 def timeouts_of(limits: Mapping[str, Any]) -> Mapping[str, float | None]:
-    """Return what the limit `operation_s` says."""
+    """Return the limit `operation_s`: timeouts by path or name of an operation."""
     return limits.get("operation_s") or {}

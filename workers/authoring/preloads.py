@@ -1,4 +1,4 @@
-"""`@preload`: what is made once, before a worker counts as warm, and found ready by every job.
+"""`@preload`: values that are made once, before a worker counts as warm, for all jobs.
 
 Runs in: zygote (made before the fork, the workers share its memory) | worker (`each_worker=True`; start method spawn).
 """
@@ -20,14 +20,14 @@ T = TypeVar("T")
 class Preload(Generic[T]):
     """A function without arguments that runs at most once and then returns the same value.
 
-    Once per tree of processes: a value that was made before a fork is there after it. With `each_worker` once per
-    process: a value that was made before a fork counts for nothing after it (its threads did not come along).
+    At most once per process tree: forked children have the value of their parent. With `each_worker` at most once per
+    process: a forked child makes the value again, since a fork does not copy its threads.
     """
 
     def __init__(self, function: Callable[[], T], *, each_worker: bool, requires: Mapping[str, str]) -> None:
         functools.update_wrapper(self, function)
         self._function = function
-        self._lock = threading.RLock()  # reentrant: a preload that calls itself gets a RecursionError, no deadlock
+        self._lock = threading.RLock()  # reentrant: a preload that calls itself gets a RecursionError, not a deadlock
         self._value: T
         self._made_by: int | None = None
         self.each_worker = each_worker
@@ -35,11 +35,11 @@ class Preload(Generic[T]):
 
     @property
     def is_made(self) -> bool:
-        """Is the value here, in this process?"""
+        """Whether this process has the value."""
         return self._made_by is not None and not (self.each_worker and self._made_by != os.getpid())
 
     def __call__(self) -> T:
-        """Return the value, made now if need be. An error is not kept: the next call tries again."""
+        """Return the value; make it if this process has none. After an error the next call tries again."""
         if not self.is_made:
             with self._lock:
                 if not self.is_made:
@@ -53,7 +53,7 @@ class Preload(Generic[T]):
 
 
 _preloads: dict[tuple[str, str], Preload[Any]] = {}
-"""By module and qualified name, so that a reload replaces; in the order of declaration."""
+"""By module and qualified name, so that a reload replaces a preload; in the order of declaration."""
 
 
 @overload
@@ -67,11 +67,11 @@ def preload(
 
 
 def preload(function: Any = None, /, *, each_worker: bool = False, requires: Mapping[str, str] | None = None) -> Any:
-    """Make a function without arguments a cached one that the pool calls before a worker counts as warm.
+    """Cache the value of a function without arguments, which the pool calls before a worker counts as warm.
 
-    It is called in the zygote, before the fork; with `each_worker=True` (for what has threads, sockets or a GPU) in
-    each worker. `requires` maps import names to install lines: where one is missing, the preload is passed over. An
-    error in it breaks the pool. Raise DeclarationError.
+    It is called in the zygote, before the fork; with `each_worker=True` (for values with threads, sockets or a GPU) in
+    each worker. `requires` maps import names to install lines: if one is not installed, the preload is skipped. An
+    exception of the function breaks the pool. Raise DeclarationError.
     """
     if function is None:
         return functools.partial(_declare, each_worker=each_worker, requires=requires)
@@ -79,9 +79,9 @@ def preload(function: Any = None, /, *, each_worker: bool = False, requires: Map
 
 
 def run_preloads(each_worker: bool) -> None:
-    """Make the values of all preloads of one of the two kinds, in the order of declaration.
+    """Run all preloads with this `each_worker`, in the order of declaration.
 
-    May be called again: what is made stays. An error of a preload comes through, with a note that names it.
+    May be called again: values are made once. An exception of a preload is raised with a note that names the preload.
     """
     for declared in list(_preloads.values()):
         if declared.each_worker is each_worker and not missing(declared.requires):

@@ -1,4 +1,4 @@
-"""Annotations that are pydantic's (`Annotated[int, Field(ge=1)]`, a model): read by pydantic, where it is installed.
+"""Make input types of pydantic's annotations (`Annotated[int, Field(ge=1)]`, a model), where pydantic is installed.
 
 Runs in: zygote, worker. Imports pydantic only for an annotation that needs it: it costs a worker start time and memory.
 """
@@ -14,9 +14,9 @@ from killable.workers.protocol.messages import dump_json
 
 
 def is_pydantics(annotation: Any) -> bool:
-    """Does an annotation hold what only pydantic understands: a model, or metadata that is no range and no remark?"""
+    """Return whether only pydantic understands an annotation: it has a model, or metadata but a range or a comment."""
     return any(
-        # A text in Annotated is a remark; a class may be metadata too, then it is an ordinary one.
+        # A str in Annotated is a comment. A class may also be metadata, and then is an ordinary one.
         hasattr(part, "__get_pydantic_core_schema__") or hasattr(part, "__pydantic_core_schema__")
         if isinstance(part, type)
         else not isinstance(part, (range, str))
@@ -25,10 +25,10 @@ def is_pydantics(annotation: Any) -> bool:
 
 
 def pydantic_type(annotation: Any, parameter: str) -> InputType | None:
-    """Return the shape of a parameter's annotation by pydantic's reading, or None where pydantic is not installed.
+    """Return the type that pydantic makes of a parameter's annotation; None if pydantic is not installed.
 
-    The schema may have `$defs`. Their names, and references to them, begin with the parameter's name and a dot, as they
-    are to stand in the schema of the whole input. Raise NoJsonForm.
+    The schema may have `$defs`. Their names, and references to them, begin with the parameter's name and a dot, because
+    the schema of the whole input will contain them. Raise NoJsonForm.
     """
     try:
         from pydantic import PydanticUserError, TypeAdapter
@@ -53,7 +53,7 @@ def _convert_by(adapter: Any) -> Convert:
 
     def convert(value: Any, pointer: str, faults: list[InputFault]) -> Any:
         try:
-            # By way of JSON: `strict` takes an Enum by its value there, and no "5" for 5. So says the schema.
+            # Through JSON: there `strict` accepts an Enum by its value and refuses "5" for 5, as the schema does.
             return adapter.validate_json(dump_json(value), strict=True)
         except ValidationError as error:
             for fault in error.errors(include_url=False, include_context=False, include_input=False):
@@ -69,7 +69,7 @@ def _convert_by(adapter: Any) -> Convert:
 
 
 def _parts(annotation: Any, seen: set[type]) -> Iterator[Any]:
-    """Yield the classes and the metadata that an annotation is made of, down into dataclasses and TypedDicts."""
+    """Yield the classes and the metadata in an annotation, including those in dataclasses and TypedDicts."""
     if get_origin(annotation) is Annotated:
         yield from annotation.__metadata__
         yield from _parts(annotation.__origin__, seen)

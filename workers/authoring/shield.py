@@ -1,4 +1,4 @@
-"""A critical section: what is to be raised in the job waits for its end.
+"""A critical section of a job, during which no stop or operation timeout is raised.
 
 Runs in: worker.
 """
@@ -11,16 +11,16 @@ from typing import Protocol
 
 
 class Raiser(Protocol):
-    """What raises in the main thread (`stop_signal.Doorbell`)."""
+    """Raises in the main thread (`stop_signal.StopSignal`)."""
 
     shields: int
-    """How many are held; nothing is raised while there is one."""
+    """The number of shields held; nothing is raised while it is over 0."""
 
     def raise_deferred(self) -> None: ...
 
 
 class Shield:
-    """`with ctx.shield():` in the main thread; in other threads, in which nothing is ever raised, it does nothing."""
+    """Defers stops in the main thread. In other threads it does nothing, since nothing is raised there."""
 
     def __init__(self, raiser: Raiser | None) -> None:
         self._raiser = raiser if threading.current_thread() is threading.main_thread() else None

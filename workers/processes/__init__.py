@@ -1,1 +1,1 @@
-"""The processes between supervisor and worker: guard, zygote, and how a worker starts."""
+"""The processes between supervisor and worker, guard and zygote, and the start of a worker."""

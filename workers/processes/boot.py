@@ -1,4 +1,4 @@
-"""Start a process of ours from a path: no installation, no site-packages, any interpreter ≥ 3.11.
+"""Start a guard or worker process from a path: no installation, no site-packages, any interpreter ≥ 3.11.
 
 Runs in: guard | worker (start method spawn), as `python -S -P boot.py ROLE JSON`. The package need not be installed
 in that interpreter: its two folders come with the arguments.
@@ -15,7 +15,7 @@ ROLES = {"guard": "killable.workers.processes.guard", "worker": "killable.worker
 
 
 def load_package(name: str, folder: str) -> None:
-    """Make a package importable whose folder is not on sys.path or has another name there."""
+    """Import a package from its directory, which need not be on sys.path nor have the package's name."""
     path = f"{folder}/__init__.py"
     spec = ModuleSpec(name, SourceFileLoader(name, path), origin=path, is_package=True)
     spec.submodule_search_locations = [folder]

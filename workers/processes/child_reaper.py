@@ -1,10 +1,10 @@
-"""The children of this process, and how those that nobody may keep are ended.
+"""List the children of this process, and kill and reap the orphans among them.
 
 Runs in: guard | zygote.
 
-Both are subreapers (PR_SET_CHILD_SUBREAPER, prctl(2)): what a dead worker leaves, setsid and double fork included,
-becomes their child before the worker is seen as a zombie (exit_notify in the kernel reparents first). A child that
-they did not fork themselves therefore comes from a dead attempt, and is killed.
+Both are subreapers (PR_SET_CHILD_SUBREAPER, prctl(2)): the processes that a dead worker leaves become their children,
+even after setsid and a double fork, and before the worker is seen as a zombie (exit_notify in the kernel reparents
+first). A child that they did not fork themselves therefore comes from a dead attempt, and is killed.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from killable.workers.processes.descendants import kill_below, parent_of
 def children() -> list[int]:
     """Return the pids of this process's children, zombies included.
 
-    Exact, although proc(5) calls the file unreliable: an entry leaves the list only when this single-threaded
-    process reaps it, and adopted ones are appended.
+    Exact, although proc(5) calls the file unreliable: a child leaves the list only when this single-threaded process
+    reaps it, and adopted ones are appended.
     """
     try:
         with open("/proc/thread-self/children", "rb", buffering=0) as file:
-            return [int(pid) for pid in file.readall().split()]  # one read(2) gives one page: 800 children
+            return [int(pid) for pid in file.readall().split()]  # readall: one read(2) returns a page, 800 children
     except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
         return list(_scan_children(os.getpid()))
 
@@ -35,35 +35,35 @@ def _scan_children(parent: int) -> Iterable[int]:
 
 
 def is_zombie(pid: int) -> bool:
-    """Tell whether our child has ended; it stays a zombie, so its pid stays pinned (waitid(2), WNOWAIT)."""
+    """Return whether a child has ended. It stays a zombie, so its pid stays reserved (waitid(2), WNOWAIT)."""
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
 
 
 def kill_group(leader: int) -> None:
-    """SIGKILL the process group of a zombie leader of ours: the zombie pins the number, so it can hit no stranger."""
+    """Send SIGKILL to the process group of a zombie child, which reserves the number: no other group can have it."""
     try:
         os.killpg(leader, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
-        pass  # it never came to setsid, or only it is left
+        pass  # it died before setsid, or the group has no other process
 
 
 class Orphans:
-    """The children of this process that it did not fork: killed, reaped, and told apart by whose they may be.
+    """Kills and reaps the children that this process did not fork, and tracks which worker each may come from.
 
-    One that does not go, whatever is sent to it, must hold up no more than the report on the attempt it came from.
+    An orphan that cannot be killed must delay only the report on the attempt that it came from.
     """
 
     def __init__(self) -> None:
         self._suspects: dict[int, frozenset[int]] = {}
-        """By stranger: the dead of ours that may have left it. Its leader is always among them: the kernel hands
-        children over and lets the leader end in one step (exit_notify, under the lock that a look takes, too).
+        """For each orphan, the dead known children that may have left it. Its leader is always among them: the kernel
+        reparents and makes the leader a zombie in one step (exit_notify, under the lock that a reader takes, too).
         """
 
     def kill(self, known: Container[int], reaped: Callable[[int, int, object, frozenset[int]], None]) -> None:
-        """SIGKILL and reap every child that is not `known`, until nothing more goes at once.
+        """Send SIGKILL to every child that is not `known`, and reap those that have died, until none dies at once.
 
-        Call again on SIGCHLD: killing one hands its own children to us. `reaped(pid, status, rusage, suspects)` is
-        called for each that is gone.
+        Call again on SIGCHLD: the children of a killed orphan become children of this process. `reaped(pid, status,
+        rusage, suspects)` is called for each reaped orphan.
         """
         while True:
             gone = 0
@@ -73,7 +73,7 @@ class Orphans:
                 suspects = frozenset(pid for pid in present if pid in known and _has_ended(pid))
                 self._suspects.update((pid, suspects) for pid in fresh)
             for pid in list(self._suspects):
-                # Our own unreaped child: the number cannot have been given to anyone else.
+                # An unreaped child: no other process can have its number.
                 os.kill(pid, signal.SIGKILL)
                 kill_below(pid)
                 if is_zombie(pid):
@@ -86,17 +86,17 @@ class Orphans:
                 return
 
     def __len__(self) -> int:
-        """Return how many are still dying."""
+        """Return the number of orphans that have not been reaped."""
         return len(self._suspects)
 
     def may_be_of(self, leader: int) -> bool:
-        """Tell whether one that is still dying may come from this leader, which is a zombie."""
+        """Return whether an orphan that has not been reaped may come from this leader, which is a zombie."""
         return any(leader in suspects for suspects in self._suspects.values())
 
 
 def _has_ended(pid: int) -> bool:
-    """Tell whether our child's main thread has ended, of one whose last thread is on its way out, too: that hands over
-    the children before waitid(2) shows the process as ended.
+    """Return whether a child's main thread has ended. waitid(2) would be too late: a process's last thread hands over
+    the children before waitid(2) reports its end.
     """
     try:
         with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
@@ -106,7 +106,7 @@ def _has_ended(pid: int) -> bool:
 
 
 def watch_children() -> tuple[int, int]:
-    """Return a pipe, whose reading end is readable when a child changes state (signal.set_wakeup_fd)."""
+    """Return a pipe (reading end, writing end) that becomes readable on SIGCHLD (signal.set_wakeup_fd)."""
     readable, writable = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.signal(signal.SIGCHLD, _note)
     signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
@@ -114,7 +114,7 @@ def watch_children() -> tuple[int, int]:
 
 
 def _note(_signum: int, _frame: object) -> None:
-    """Do nothing: the wakeup descriptor has the byte."""
+    """Do nothing: Python writes a byte to the wakeup descriptor only if a handler is set."""
 
 
 def drain_wakeups(descriptor: int) -> None:

@@ -1,4 +1,4 @@
-"""End at once what a process that is killed had started, generation after generation.
+"""Kill all descendants of a killed process at once, generation after generation.
 
 Runs in: guard | zygote.
 """
@@ -9,15 +9,15 @@ import os
 import signal
 
 _DEPTH_MAX = 100
-"""Each generation holds a descriptor; what is below becomes our child when those above have died."""
+"""Each generation holds a descriptor. Deeper processes become children of this process once those above have died."""
 
 
 def kill_below(parent: int, parent_pidfd: int = -1, depth: int = 1) -> None:
-    """SIGKILL what a process that is killed already had started, without waiting until that becomes our child.
+    """Send SIGKILL to the descendants of a killed process, without waiting until they become children of this process.
 
-    One generation after the other a fork bomb would outrun us: the children fork on until their parent has died. Their
-    numbers are not pinned by us, so each is signalled through a pidfd, and only if it is the parent's child still, and
-    the parent's number still the parent's. Without a `parent_pidfd` it is our own unreaped child.
+    A fork bomb would outrun killing one generation at a time, since children fork on while their parent dies. Their
+    pids may be reused, so each gets its signal through a pidfd, and only if it is still the parent's child and the
+    parent's pid is still valid (`parent_pidfd`; without it the parent must be an unreaped child of this process).
     """
     for pid in _children_of(parent):
         try:
@@ -33,7 +33,7 @@ def kill_below(parent: int, parent_pidfd: int = -1, depth: int = 1) -> None:
                 if depth < _DEPTH_MAX:
                     kill_below(pid, pidfd, depth + 1)
         except OSError:
-            pass  # it is gone, or its parent: then it is our child by now
+            pass  # it is gone, or its parent is, and then it is a child of this process
         finally:
             os.close(pidfd)
 
@@ -45,12 +45,12 @@ def _children_of(pid: int) -> list[int]:
             with open(f"/proc/{pid}/task/{thread}/children", "rb", buffering=0) as file:
                 found += map(int, file.readall().split())
     except OSError:
-        pass  # it is gone; or a kernel without CONFIG_PROC_CHILDREN
+        pass  # the process is gone, or the kernel has no CONFIG_PROC_CHILDREN
     return found
 
 
 def parent_of(pid: int) -> int:
-    """Return the pid of its parent; 0: it is gone."""
+    """Return the pid of a process's parent; 0 if the process is gone."""
     try:
         with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
             stat = file.read()

@@ -1,4 +1,4 @@
-"""Start method `spawn`: a worker that is exec'd afresh instead of running on in the zygote's memory.
+"""Start method `spawn`: exec a fresh interpreter as the worker, instead of running in the zygote's memory.
 
 Runs in: worker. For code that cannot be forked: an engine with threads, CUDA.
 """
@@ -20,13 +20,13 @@ from killable.workers.runtime import catalogue, process_setup
 from killable.workers.runtime.harness import WorkerEnds, report_broken, run_worker
 
 _DESCRIPTORS = range(3, 3 + len(WorkerEnds._fields))
-"""Where a fresh interpreter finds them, behind its standard streams."""
+"""The descriptor numbers of WorkerEnds in the fresh interpreter, after the standard streams."""
 
 
 def exec_worker(
     pipes: WorkerEnds, configure: Configure, packages: dict[str, str], tmp: str, cgroup_errno: int
 ) -> NoReturn:
-    """Replace this confined fork by a fresh interpreter; session, subreaper, limits and PDEATHSIG survive execve(2)."""
+    """Replace this confined fork with a fresh interpreter. Session, subreaper, limits, PDEATHSIG survive execve(2)."""
     frames = pipes.frames
     try:
         for number, descriptor in zip(_DESCRIPTORS, _out_of_the_way(pipes), strict=True):
@@ -47,18 +47,18 @@ def exec_worker(
 
 
 def _out_of_the_way(pipes: WorkerEnds) -> list[int]:
-    """Return copies above the numbers that are wanted, so that no dup2 closes one that is still needed."""
+    """Return copies at higher numbers, so that no dup2 closes a descriptor that is still needed."""
     import fcntl
 
     return [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 64) for descriptor in pipes]
 
 
 def main(packages: dict[str, str], configure: dict[str, Any], tmp: str, cgroup_errno: int) -> NoReturn:
-    """Import, preload and run; never returns."""
+    """Import the modules, run the preloads, and run orders. Never returns."""
     pipes = WorkerEnds(*_DESCRIPTORS)
     for descriptor in pipes:
         os.set_inheritable(descriptor, False)
-    # The interpreter has just set its handler, which would raise KeyboardInterrupt in the job; a fork has none.
+    # The fresh interpreter has installed its handler, which would raise KeyboardInterrupt in the job; a fork has none.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     site.main()
     settings = Configure(**configure)

@@ -1,7 +1,7 @@
-"""Owns the zygote and outlives nobody: when the owner is gone, everything below is killed until nothing is left.
+"""The guard process: it forks the zygote, and when its owner is gone it kills every process below and then ends.
 
-Runs in: guard. Exec'd without site-packages, in a session of its own, single-threaded, a subreaper: it sees every
-orphan and imports nothing of the user's, so nothing of the user's can hang or crash it.
+Runs in: guard. Exec'd without site-packages, in a session of its own, single-threaded, a subreaper: it adopts every
+orphan, and it imports no user code, so that no user code can hang or crash it.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ def main(socket_fd: int, owner: int, packages: dict[str, str]) -> int:
     except ProcessLookupError:
         return ExitCode.PIPE_GONE
     if os.getppid() != owner:
-        return ExitCode.PIPE_GONE  # it died between the fork and our pidfd, which may be a stranger's
+        return ExitCode.PIPE_GONE  # it died before pidfd_open, which may have opened another process
     sock = socket.socket(fileno=socket_fd)
     zygote_start = Guard(sock, owner_pidfd).serve()
     if zygote_start is not None:
-        # In a fresh fork, with the guard's stack unwound: this process is the zygote now.
+        # This is the forked child, with the guard's stack unwound: it is the zygote now.
         from killable.workers.processes import zygote
 
         return zygote.main(zygote_start, packages)
@@ -41,11 +41,11 @@ def main(socket_fd: int, owner: int, packages: dict[str, str]) -> int:
 
 
 LOOK_AGAIN_S = 0.05
-"""While the last of them die: a death is told by SIGCHLD, but not that a stranger was adopted."""
+"""Interval of checks while the last processes die: SIGCHLD reports deaths, but nothing reports an adoption."""
 
 
 class Guard:
-    """One zygote at most, and whatever a dead one has left."""
+    """Has at most one zygote, and the orphans of dead ones."""
 
     def __init__(self, sock: socket.socket, owner_pidfd: int) -> None:
         self._sock = sock
@@ -53,12 +53,12 @@ class Guard:
         self._owner_pidfd = owner_pidfd
         self._zygote: int | None = None
         self._dead_zygote = ""
-        """How it ended; empty when none is waited for."""
+        """How the last zygote ended, until its orphans are gone; empty otherwise."""
         self._orphans = child_reaper.Orphans()
         self._wakeups, _ = child_reaper.watch_children()
 
     def serve(self) -> socket.socket | None:
-        """Return None when the owner is gone and all is dead, or, in a forked child, the zygote's socket."""
+        """Return None when the owner and all processes below are gone; in a forked child, the zygote's socket."""
         poll = select.poll()
         for descriptor in (self._sock.fileno(), self._owner_pidfd, self._wakeups):
             poll.register(descriptor, select.POLLIN)
@@ -85,7 +85,7 @@ class Guard:
         parent = os.getpid()
         try:
             pid = os.fork()
-        except OSError as error:  # fork(2), EAGAIN: right behind a fork bomb, say
+        except OSError as error:  # fork(2), EAGAIN: for example right after a fork bomb
             os.close(descriptor)
             self._tell(control.ZygoteGone(f"fork failed: {error.strerror}"))
             return None
@@ -95,7 +95,7 @@ class Guard:
             os.setsid()
             process_setup.adopt_orphans()
             process_setup.die_with(parent)
-            self._sock.detach()  # or the object's finalizer would close whatever has its number by then
+            self._sock.detach()  # else the object's finalizer would close a later descriptor of the same number
             process_setup.close_descriptors_except([descriptor])
             return socket.socket(fileno=descriptor)
         os.close(descriptor)
@@ -103,7 +103,7 @@ class Guard:
         return None
 
     def _settle(self) -> None:
-        """Note a dead zygote, then sweep what it left; say so when the last of it is gone."""
+        """Reap a dead zygote, kill its orphans, and send ZygoteGone once the last one is gone."""
         if self._zygote is not None and child_reaper.is_zombie(self._zygote):
             child_reaper.kill_group(self._zygote)
             _, status = os.waitpid(self._zygote, 0)
@@ -119,7 +119,7 @@ class Guard:
         self._tell(control.OrphanReaped(pid, control.ProcessEnding.from_wait(status, usage, time.monotonic())))
 
     def _tell(self, message: control.Message) -> None:
-        """Never wait for an owner that does not read: a copy of its descriptors may keep the socket open for ever."""
+        """Send a message; stop waiting when the owner dies: a copy of its descriptors may keep the socket open."""
         poll = select.poll()
         poll.register(self._owner_pidfd, select.POLLIN)
         poll.register(self._sock, select.POLLOUT)
@@ -130,16 +130,14 @@ class Guard:
                 if self._owner_pidfd in dict(poll.poll()):
                     return
             except OSError:
-                return  # the owner is going; the next poll says so
+                return  # the owner is gone; the next poll reports it
             else:
                 return
 
     def _end_everything(self) -> None:
-        """Kill the zygote first, so that nothing new is forked; then its orphans, wave after wave, until no child is
-        left.
-        """
+        """Kill the zygote first, so that it forks no more, then orphans until no child is left."""
         if self._zygote is not None:
-            os.kill(self._zygote, signal.SIGKILL)  # our unreaped child: the number is pinned
+            os.kill(self._zygote, signal.SIGKILL)  # an unreaped child: no other process can have its number
         while True:
             self._orphans.kill((), lambda pid, status, usage, suspects: None)
             if not self._orphans:

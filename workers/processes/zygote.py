@@ -1,7 +1,7 @@
-"""The process of a pool that has imported the code and loaded the models: preload, fork, sweep, reap, report.
+"""The zygote of a pool: it imports the code, runs the preloads, forks workers, kills their orphans, and reaps them.
 
-Runs in: zygote. Single-threaded: a fork copies only the calling thread, so a lock that another one holds would stay
-locked in every worker. With more than one thread after preload it refuses to fork, and says so.
+Runs in: zygote. Single-threaded: a fork copies only the calling thread, so a lock that another thread holds would stay
+locked in every worker. With more than one thread after the preloads it refuses to fork, with an error.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class _Child:
 
 
 class WorkerStart(NamedTuple):
-    """What a fresh fork knows: found in the child only."""
+    """The arguments of a new worker; exists only in the forked child."""
 
     parent: int
     pipes: WorkerEnds
@@ -43,9 +43,9 @@ class WorkerStart(NamedTuple):
 
 
 def main(sock: socket.socket, packages: dict[str, str]) -> int:
-    """Serve until the supervisor closes the socket. Returns in a forked worker too, when that is done."""
+    """Serve until the supervisor closes the socket. In a forked child it runs the worker."""
     _introduce(sock)
-    site.main()  # the guard runs without it
+    site.main()  # the guard, which forked this process, runs without site-packages
     configure = _receive_configure(sock)
     if configure is None:
         return ExitCode.RETIRED
@@ -55,14 +55,16 @@ def main(sock: socket.socket, packages: dict[str, str]) -> int:
     start = zygote.serve()
     if start is None:
         _leave(ExitCode.RETIRED)
-    # In a fresh fork, with the zygote's stack unwound and its objects gone: this process is a worker now.
+    # This is a forked child, with the zygote's stack unwound and its objects gone: it is a worker now.
     del zygote
     return _become_worker(start, configure, packages)
 
 
 def _introduce(sock: socket.socket) -> None:
-    """Before anything of the user's runs, and in one row with all that it says later: who hears that it has preloaded
-    knows whom to signal. The guard may come late, if it was not given the processor since its fork.
+    """Send this process's pid and pidfd before any user code runs.
+
+    They go through the same socket as later messages, so that the supervisor can signal this process once Preloaded
+    arrives. The guard could report them too late, if it gets no CPU time after the fork.
     """
     pid = os.getpid()
     pidfd = os.pidfd_open(pid)
@@ -74,7 +76,7 @@ def _tell(sock: socket.socket, message: control.Message, descriptors: Sequence[i
     try:
         fd_passing.send(sock, control.to_wire(message), descriptors)
     except (BrokenPipeError, ConnectionResetError):
-        pass  # the supervisor is gone: the next read says so
+        pass  # the supervisor is gone: the next read reports it
 
 
 def _receive_configure(sock: socket.socket) -> control.Configure | None:
@@ -93,7 +95,7 @@ def _flush() -> None:
 
 
 def _leave(code: ExitCode) -> NoReturn:
-    """End without waiting for threads that the user's imports may have started."""
+    """Exit without waiting for threads that the user's imports may have started."""
     _flush()
     os._exit(code)
 
@@ -115,7 +117,7 @@ def _become_worker(start: WorkerStart, configure: control.Configure, packages: d
             os.environ.update(configure.account_env)
     except ProcessLookupError:
         os._exit(ExitCode.PIPE_GONE)  # the pool was closed during the fork
-    except (OSError, ValueError) as error:  # ValueError: a limit that this user may not have (resource)
+    except (OSError, ValueError) as error:  # ValueError: a limit that this user may not set (resource)
         errno = getattr(error, "errno", None)
         report_broken(start.pipes.frames, f"the worker cannot be confined: {error}", errno)
         os._exit(ExitCode.OS_ERROR)
@@ -126,7 +128,7 @@ def _become_worker(start: WorkerStart, configure: control.Configure, packages: d
 
 
 class Zygote:
-    """Its children are the workers that it forked and what dead workers left behind."""
+    """Forks workers, and reaps them and the orphans that dead workers leave."""
 
     def __init__(self, sock: socket.socket, configure: control.Configure, packages: dict[str, str]) -> None:
         self._sock = sock
@@ -138,33 +140,31 @@ class Zygote:
         self._threads = 1
 
     def preload(self) -> bool:
-        """Import the modules and run the preloads (start method fork), report the job types; return whether it
-        worked.
-        """
+        """Import the modules, run the preloads (start method fork) and report the job types. Return success."""
         try:
             if self._configure.start_method == "spawn":
                 types = catalogue.survey_in_child(self._configure)
             else:
                 types = catalogue.load(self._configure, run_preloads=True)
         except BaseException as error:
-            # The user's import may raise anything, SystemExit too: it becomes the pool's fault, with its traceback.
+            # The user's import may raise anything, even SystemExit: it becomes the pool's error, with its traceback.
             _tell(self._sock, catalogue.explain(error))
             return False
         for reported in types:
             _tell(self._sock, control.TypeReported(reported))
         self._threads = len(os.listdir("/proc/self/task"))
-        # Signals and descriptors that the user's imports touched are ours again.
+        # The user's imports may have changed signal handlers and the wakeup descriptor.
         process_setup.reset_signals()
         process_setup.outlast_requests()
         self._wakeups, self._wakeups_end = child_reaper.watch_children()
         gc.collect()
-        gc.freeze()  # the collector must not write into pages that workers share (gc.freeze in the documentation)
+        gc.freeze()  # the collector must not write to pages that workers share (see gc.freeze in the documentation)
         _flush()
         _tell(self._sock, control.Preloaded(self._threads))
         return True
 
     def serve(self) -> WorkerStart | None:
-        """Return None when the supervisor has closed the socket and all is swept, or a start in a forked child."""
+        """Fork workers on request. Return None when the supervisor closes the socket; in a child, its WorkerStart."""
         poll = select.poll()
         for descriptor in (self._sock.fileno(), self._wakeups):
             poll.register(descriptor, select.POLLIN)
@@ -176,7 +176,7 @@ class Zygote:
             if self._sock.fileno() in ready:
                 received = fd_passing.receive(self._sock)
                 if received is None:
-                    return None  # the guard sweeps what is left: it is the subreaper above
+                    return None  # the guard, the subreaper above, kills the processes that are left
                 message, descriptors = received
                 order = control.from_wire(message)
                 if isinstance(order, control.Ping):
@@ -203,8 +203,8 @@ class Zygote:
         for descriptor in descriptors:
             os.close(descriptor)
         try:
-            pidfd = os.pidfd_open(pid)  # cannot hit another process: our child is not reaped before we do it
-        except OSError as error:  # no descriptor is left: without it nobody could end the worker
+            pidfd = os.pidfd_open(pid)  # cannot open another process: the child has not been reaped
+        except OSError as error:  # no descriptor is free: without a pidfd the supervisor could not end the worker
             _tell(self._sock, control.ForkFailed(order.worker_id, error.errno or 0, error.strerror or str(error)))
             self._orphans.kill(self._children, self._note_orphan_process)
             return None
@@ -215,8 +215,8 @@ class Zygote:
 
     def _in_child(self, parent: int, descriptors: list[int], order: control.Fork) -> WorkerStart:
         orders, frames, output, notifications, stack, *procs = descriptors
-        # Given up before the pipe is closed and its number given to someone else. asyncio's own at-fork handler may
-        # have done it already (Python 3.12): what is set now is no word on which descriptor it was.
+        # Unset before the pipe is closed and its number reused. asyncio's at-fork handler may have done so already
+        # (Python 3.12): the returned value does not name the pipe reliably.
         signal.set_wakeup_fd(-1)
         os.close(self._wakeups)
         os.close(self._wakeups_end)
@@ -226,21 +226,21 @@ class Zygote:
         return WorkerStart(parent, pipes, output, procs[0] if order.cgroup else None, tmp)
 
     def _settle(self) -> None:
-        """Sweep before reap: while a dead leader is a zombie its pid is pinned, so its group can be killed safely."""
+        """Kill orphans, then reap: a zombie leader's pid is reserved, so its process group can be killed safely."""
         dead = [pid for pid in self._children if child_reaper.is_zombie(pid)]
         for pid in dead:
             child_reaper.kill_group(pid)
         self._orphans.kill(self._children, self._note_orphan_process)
         for pid in dead:
             if self._orphans.may_be_of(pid):
-                continue  # wait for SIGCHLD: a leader is reaped when nothing of it is left
+                continue  # until a later SIGCHLD: a leader is reaped after its last orphan
             _, status, usage = os.wait4(pid, 0)
             child = self._children.pop(pid)
             ending = control.ProcessEnding.from_wait(status, usage, time.monotonic())
             _tell(self._sock, control.Exited(child.worker_id, ending, child.swept))
 
     def _note_orphan_process(self, pid: int, status: int, usage: object, suspects: frozenset[int]) -> None:
-        """Count it for one of the dead; of two that died in the same moment nobody can tell which it was."""
+        """Count an orphan for one dead worker. If two died at the same moment, either may have started it."""
         for leader in suspects & self._children.keys():
             self._children[leader].swept += 1
             break

@@ -1,2 +1,2 @@
-"""What supervisor and worker processes say to each other: frames, messages, values. Standard library only, but for
+"""The protocol between the supervisor and its processes: frames, messages, values. Standard library only, except
 `pickling`."""

@@ -1,4 +1,4 @@
-"""How values travel: the codec of a pool, `json` for the service and `pickle` where caller and code are one person.
+"""The codecs of values between processes: `json` for the service, `pickle` where caller and author are one person.
 
 Runs in: worker (both directions); any (JSON).
 """
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from killable.workers.protocol.pickling import Pickled
 
 JSON_DEPTH_MAX = 200
-"""Other parsers stop at 128 to 256 levels, Python's own wherever its stack happens to end."""
+"""Levels of nesting. Other parsers stop at 128 to 256; Python's own stops where its stack happens to end."""
 _PLAIN = frozenset({str, bytes, int, float, bool, type(None)})
-"""What every pickler sends as it is."""
+"""Types that plain pickle and cloudpickle encode in the same way."""
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _STEP = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 
 
 class Unserializable(Exception):
-    """A value that the codec cannot send: `path` is where inside it (`$.a[3]`), `type` is what stands there."""
+    """A value that the codec cannot encode. `path` locates the part at fault (`$.a[3]`), `type_name` is its type."""
 
     def __init__(self, path: str, type_name: str, why: str) -> None:
         super().__init__(f"{type_name} at {path}: {why}")
@@ -42,7 +42,7 @@ class Codec(Protocol):
     name: str
 
     def decode_input(self, payload: bytes | mmap) -> Any:
-        """Return the input, which should be the job's parameters by name; nothing in it refers to the payload."""
+        """Return the input; a valid one maps parameter names to values. It may refer to a mapping, never to bytes."""
         ...
 
     def encode_value(self, value: Any) -> bytes:
@@ -50,17 +50,18 @@ class Codec(Protocol):
         ...
 
     def encode_token(self, value: Any) -> bytes:
-        """Encode what a job yielded or emitted. Raise Unserializable."""
+        """Encode a value that a job yielded or emitted. Raise Unserializable."""
         ...
 
     def encode_result(self, value: Any, result_buffer: int) -> bytes | None:
-        """Encode a result; None: it was large, and laid into the file `result_buffer` (-1: there is none). Raise
-        Unserializable.
+        """Encode a result. Return None if it was large and went into the file descriptor `result_buffer` (-1: none).
+
+        Raise Unserializable.
         """
         ...
 
     def encode_exception(self, error: BaseException) -> bytes:
-        """Encode what a job raised, for a caller that can raise it again; empty when it cannot be."""
+        """Encode an exception of a job, so that the caller can raise it again; empty if that is impossible."""
         ...
 
 
@@ -68,7 +69,7 @@ class JsonCodec:
     name = "json"
 
     def decode_input(self, payload: bytes | mmap) -> Any:
-        # str, not bytes(): from a mapping that is one copy less. Lone surrogates are escapes in our JSON.
+        # str(), not bytes(): one copy less from a mapping. Lone surrogates are escapes in our JSON.
         return json.loads(str(payload, "utf-8")) if payload else {}
 
     def encode_value(self, value: Any) -> bytes:
@@ -93,7 +94,7 @@ class JsonCodec:
     def encode_token(self, value: Any) -> bytes:
         """`str` → {"text": …} · `bytes` → {"base64": …} · other JSON → {"value": …}."""
         if type(value) is str:
-            # json's own C function for one string: a fifth of what dumps costs, and there are millions of tokens.
+            # json's own C function for one string: a fifth of the cost of dumps, for millions of tokens.
             return b'{"text":' + encode_basestring_ascii(value).encode("ascii") + b"}"
         if isinstance(value, (bytes, bytearray, memoryview)):
             return self.encode_value(bytes(value))
@@ -103,7 +104,7 @@ class JsonCodec:
 
 
 class PickleCodec:
-    """`pickles` is imported on first use: it needs cloudpickle, and only an Executor needs that."""
+    """Imports `pickling` on first use: it needs cloudpickle, which only an Executor requires."""
 
     name = "pickle"
 
@@ -120,7 +121,7 @@ class PickleCodec:
         return self._pickled(value).joined()
 
     def encode_token(self, value: Any) -> bytes:
-        """One pickle in one piece: what comes often is small."""
+        """Encode a token as one pickle in one piece: values that come often are small."""
         if type(value) in _PLAIN:
             return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
         return b"".join(self._pickled(value, beside=False).parts)
@@ -132,7 +133,7 @@ class PickleCodec:
         try:
             found.lay(result_buffer)
         except BaseException:
-            os.ftruncate(result_buffer, 0)  # the next result is laid there
+            os.ftruncate(result_buffer, 0)  # the next result goes there
             os.lseek(result_buffer, 0, os.SEEK_SET)
             raise
         return None
@@ -148,7 +149,7 @@ class PickleCodec:
         try:
             found: Pickled = self._pickles.pickled(value, beside=beside)
             return found
-        except Exception as error:  # pickling runs the user's __reduce__: anything can come
+        except Exception as error:  # pickling runs the user's __reduce__, which may raise anything
             raise Unserializable("$", type(value).__qualname__, str(error)) from error
 
 
@@ -156,9 +157,7 @@ CODECS: dict[str, Codec] = {"json": JsonCodec(), "pickle": PickleCodec()}
 
 
 def _brackets_nest_deeply(payload: bytes) -> bool:
-    """Tell whether the value may be nested too deeply: quick, and never wrong when it says no (brackets in texts
-    count).
-    """
+    """Return whether the value may be nested too deeply. Quick; False is certain (brackets in texts count as well)."""
     if payload.count(b"[") + payload.count(b"{") <= JSON_DEPTH_MAX:
         return False
     brackets = payload.translate(None, _NO_BRACKETS)
@@ -166,7 +165,7 @@ def _brackets_nest_deeply(payload: bytes) -> bool:
 
 
 def find_unserializable(value: Any, error: Exception) -> Unserializable:
-    """Return where inside a value the first part stands that is not JSON."""
+    """Return an Unserializable for the first part of a value that is not JSON."""
     return _find(value, _why_not_json) or Unserializable("$", type(value).__qualname__, str(error))
 
 
@@ -184,7 +183,7 @@ def _why_not_json(part: Any, depth: int) -> str | Literal[False]:
 
 
 def _find(value: Any, why: Callable[[Any, int], str | Literal[False]]) -> Unserializable | None:
-    """Return the first part, in the order of the text, for which there is a `why`; without recursion."""
+    """Return the first part, in the order of the text, for which `why` returns a reason. Does not recurse."""
     waiting: list[tuple[Any, str, int]] = [(value, "$", 0)]
     while waiting:
         part, path, depth = waiting.pop()

@@ -1,6 +1,6 @@
-"""What supervisor, guard and zygote say to each other: one named tuple per message.
+"""The messages between supervisor, guard and zygote: one named tuple per message.
 
-Not dataclasses, which would take 6 ms to make, twice at every start.
+They are not dataclasses, which would take 6 ms to define, twice at every start.
 
 Runs in: supervisor | guard | zygote.
 
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 
 class ProcessEnding(NamedTuple):
-    """How a process ended and what it had used (wait4(2), getrusage(2))."""
+    """How a process ended, and the resources that it used (wait4(2), getrusage(2))."""
 
     exit_code: int | None
     signal: int | None
@@ -44,30 +44,30 @@ class ProcessEnding(NamedTuple):
 
 
 class StartZygote(NamedTuple):
-    """Fork a zygote around the socket that comes along. An earlier one is gone, as ZygoteGone has said."""
+    """Fork a zygote and give it the socket that comes along. Sent only after the ZygoteGone of an earlier one."""
 
 
 class ZygoteStarted(NamedTuple):
-    """Its first word. One that dies before it is known by ZygoteGone only."""
+    """A zygote's first message. If it dies before sending it, only ZygoteGone follows."""
 
     pid: int
 
 
 class OrphanReaped(NamedTuple):
-    """A process that a dead zygote had left was swept: its true status, for the worker that it may have been."""
+    """The guard reaped an orphan of a dead zygote; it may have been a worker, whose exit status this is."""
 
     pid: int
     ending: ProcessEnding
 
 
 class ZygoteGone(NamedTuple):
-    """The zygote died, or could not be forked, and nothing of what it had started is left."""
+    """The zygote died, or could not be forked, and every process below it is gone."""
 
     how: str
 
 
 class Configure(NamedTuple):
-    """What a zygote prepares before its first fork."""
+    """The settings of a pool: what a zygote prepares before its first fork, and how its workers run."""
 
     pool: str
     modules: list[str]
@@ -77,29 +77,29 @@ class Configure(NamedTuple):
     jobs_per_worker_max: int
     nice: int
     tmp: str
-    """Folder in which attempts make their private temporary directories."""
+    """The directory in which attempts make their private temporary directories."""
     affinity: list[int]
-    """Processors that workers run on; empty: all that there are."""
+    """The processors that workers run on; empty: all of them."""
     core_dumps: bool
-    """Of a crash, as far as the supervisor may have them."""
+    """Whether a crash writes a core dump, within the supervisor's own limit."""
     uid: int | None
-    """Workers become this user; None: they stay who the supervisor is."""
+    """The user that workers become; None: they stay the supervisor's user."""
     gid: int | None
     groups: list[int]
     account_env: dict[str, str]
-    """What a login sets: HOME, USER, LOGNAME."""
+    """The variables that a login sets: HOME, USER, LOGNAME."""
     setup: str
-    """File with what an Executor's processes make ready (`calls.Setup`); empty: a pool of job types."""
+    """The path of an encoded `executor_setup.ExecutorSetup`; empty: a pool of job types."""
 
 
 class TypeReported(NamedTuple):
-    """One registered job type (see `jobs.catalogue`)."""
+    """One registered job type (see `job_functions.catalogue`)."""
 
     type: dict[str, Any]
 
 
 class Preloaded(NamedTuple):
-    """The modules are imported and the preloads done; `threads` over 1 means that this zygote must not fork."""
+    """The modules are imported and the preloads have run. A zygote with more than one thread must not fork."""
 
     threads: int
 
@@ -107,11 +107,11 @@ class Preloaded(NamedTuple):
 class PreloadFailed(NamedTuple):
     traceback: str
     declaration: str = ""
-    """What is wrong with a job's declaration, if that is what failed: the server then refuses to start."""
+    """The message of a DeclarationError, if that was the failure: the server then refuses to start."""
 
 
 class Fork(NamedTuple):
-    """Fork a worker; its descriptors come along: orders, frames, output, bells, stack and, if `cgroup`,
+    """Fork a worker. Its descriptors come along: orders, frames, output, notifications, stack and, if `cgroup`,
     cgroup.procs.
     """
 
@@ -131,7 +131,7 @@ class ForkFailed(NamedTuple):
 
 
 class Exited(NamedTuple):
-    """A worker is reaped, and nothing that it had started is left below the zygote."""
+    """A worker has been reaped, and every process that it started is gone, `swept` killed orphans among them."""
 
     worker_id: str
     ending: ProcessEnding
@@ -139,7 +139,7 @@ class Exited(NamedTuple):
 
 
 class Ping(NamedTuple):
-    """Say something: a fork was not answered, or an exit seen and not reported. Something below it may not go."""
+    """A liveness check: a fork got no answer, or an exit was seen but not reported. A process may be unkillable."""
 
 
 class Pong(NamedTuple): ...
@@ -173,7 +173,7 @@ def to_wire(message: Message) -> dict[str, Any]:
 
 
 def from_wire(members: dict[str, Any]) -> Message:
-    """Raise KeyError or TypeError on a message of another version."""
+    """Decode a message. Raise KeyError or TypeError for a message of another version."""
     cls = _TYPES[members.pop("op")]
     if "ending" in members:
         members["ending"] = ProcessEnding(**members["ending"])

@@ -1,4 +1,4 @@
-"""One message with its descriptors over a SOCK_SEQPACKET socket (unix(7), SCM_RIGHTS).
+"""Send and receive messages with descriptors over a SOCK_SEQPACKET socket (unix(7), SCM_RIGHTS).
 
 Runs in: supervisor | guard | zygote; its bound, in workers.
 """
@@ -14,7 +14,7 @@ MESSAGE_BYTES_MAX = 160 << 10
 """Below the kernel's default send buffer (net.core.wmem_default, 208 KiB), so that one message always fits."""
 
 DESCRIPTORS_MAX = 16
-"""Of one message: six for a worker; the kernel takes 253 (unix(7))."""
+"""The most descriptors of one message: a worker needs six, the kernel takes 253 (unix(7))."""
 
 
 class MessageError(Exception):
@@ -27,7 +27,7 @@ def open_pair() -> tuple[socket.socket, socket.socket]:
 
 
 def send(sock: socket.socket, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
-    """Send one message; the caller keeps its descriptors. Raise MessageError, BlockingIOError, OSError."""
+    """Send one message. The caller's descriptors stay open. Raise MessageError, BlockingIOError, OSError."""
     payload = json.dumps(message, separators=(",", ":")).encode("ascii")
     if len(payload) > MESSAGE_BYTES_MAX:
         raise MessageError(f"a control message of {len(payload)} bytes is over {MESSAGE_BYTES_MAX}")
@@ -35,15 +35,15 @@ def send(sock: socket.socket, message: dict[str, Any], descriptors: Sequence[int
 
 
 def receive(sock: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
-    """Return the next message and its descriptors (now the caller's), or None at end-of-file.
+    """Return the next message and its descriptors, which the caller closes; None at end-of-file.
 
-    Raise BlockingIOError when nothing is there, MessageError on a message that cannot be read.
+    Raise BlockingIOError when no message is there, MessageError for one that cannot be decoded.
     """
     try:
         payload, descriptors, flags, _ = _receive_once(sock)
     except ConnectionResetError:
-        # The other side has gone and left something of ours unread (unix(7)): that is told once, and before what it had
-        # said itself.
+        # The peer closed the socket with unread messages (unix(7)). The kernel reports this once, before the messages
+        # that the peer had sent.
         payload, descriptors, flags, _ = _receive_once(sock)
     if not payload:
         return None

@@ -4,9 +4,9 @@ Runs in: any.
 
     length u32 | crc32 u32 | fence u32 | sequence u32 | kind u8 | payload (length bytes)      (little-endian)
 
-`fence` is the number of the attempt, unique within a supervisor, so a late frame of an earlier attempt is
-recognised. `sequence` counts the frames of an attempt from 0; a gap is a protocol error. The checksum starts from a
-value made of fence, sequence and kind: one crc32 call covers the payload and the header.
+`fence` is the number of the attempt, unique within a supervisor: it identifies late frames of an earlier attempt.
+`sequence` counts the frames of an attempt from 0; a gap is a protocol error. The checksum starts from a value made of
+fence, sequence and kind, so that one crc32 call covers the payload and the header.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import NamedTuple
 from zlib import crc32
 
 FRAME_BYTES_MAX = 64 << 20
-"""Largest payload: the largest `output_bytes` anyone gets by default. A length above it is garbage, not a frame."""
+"""The largest payload in bytes: the largest default of `output_bytes`. A greater length is garbage, not a frame."""
 
 _HEADER = struct.Struct("<IIIIB")
 _pack = _HEADER.pack
 _unpack_from = _HEADER.unpack_from
 HEADER_BYTES = _HEADER.size
 _SEED = 0x6B696C6C
-"""So that a run of zeros, whose checksum would be zero, is no frame."""
+"""Makes a run of zeros an invalid frame: without it their checksum would be zero."""
 
 
 class Frame(NamedTuple):
@@ -34,9 +34,9 @@ class Frame(NamedTuple):
 
 
 class FrameError(Exception):
-    """The bytes are not frames of ours: a length over the bound, a wrong checksum.
+    """The bytes are not valid frames: a length is over the bound, or a checksum is wrong.
 
-    `frames` are the good ones that stood before them in the same chunk.
+    `frames` are the valid frames before them in the same chunk.
     """
 
     def __init__(self, message: str, frames: list[Frame] | None = None) -> None:
@@ -54,7 +54,7 @@ def encode(kind: int, fence: int, sequence: int, payload: bytes) -> bytes:
 
 
 class Decoder:
-    """Turns bytes, cut anywhere, back into frames. After a FrameError it stays broken."""
+    """Decodes frames from chunks of bytes, which may be cut anywhere. After a FrameError every `feed` raises it."""
 
     def __init__(self, frame_bytes_max: int = FRAME_BYTES_MAX) -> None:
         self._buffer = b""
@@ -65,20 +65,20 @@ class Decoder:
 
     @property
     def torn(self) -> int:
-        """Number of bytes of an unfinished frame: not zero at end-of-file means that the writer died in a write."""
+        """Bytes received of an unfinished frame. If not 0 at end-of-file, the writer died during a write."""
         return len(self._buffer) + sum(map(len, self._parts))
 
     @property
     def missing(self) -> int:
-        """How many bytes of the unfinished frame are to come; 0 also when not even its header is here."""
+        """Bytes still to come of the unfinished frame; also 0 while its header is incomplete."""
         return self._missing
 
     def feed(self, chunk: bytes) -> list[Frame]:
-        """Take the next bytes and return the frames that they complete, in order. Raise FrameError."""
+        """Return the frames that the next bytes complete, in order. Raise FrameError."""
         if self._damage:
-            raise FrameError(self._damage)  # where the next frame begins is not known any more
+            raise FrameError(self._damage)  # the start of the next frame is unknown
         if self._missing:
-            # In the middle of a large frame: collect without copying what is already here over and over.
+            # In the middle of a large frame: collect chunks, without copying the earlier ones each time.
             self._parts.append(chunk)
             self._missing -= len(chunk)
             if self._missing > 0:

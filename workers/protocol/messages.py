@@ -1,11 +1,11 @@
-"""What worker and supervisor say to each other: the kinds of frames and their payloads.
+"""The messages between worker and supervisor: the kinds of frames and their payloads.
 
 Runs in: any.
 
-    supervisor ── orders socket ► worker    RUN (with up to two descriptors: a sealed input, an outlet), STOP, EXPIRE
-    supervisor ◄─ frames pipe ─── worker    READY … one closing frame per attempt, then IDLE
-    supervisor ◄─ bells pipe ──── worker    one byte each: a signal was delivered; acknowledged, swallowed, not ours to
-                                            hear, or heard as the end of an operation
+    supervisor ── orders socket ──────► worker   RUN (with up to two descriptors: sealed input, result buffer), STOP,
+                                                 EXPIRE
+    supervisor ◄─ frames pipe ───────── worker   READY … one closing frame per attempt, then IDLE
+    supervisor ◄─ notifications pipe ── worker   one byte each: a signal number at its delivery, or a NOTIFY_ constant
 
 Payloads are one line of JSON, except the job's own values (RUN's input, TOKEN, CHECKPOINT, RESULT), which are in the
 pool's codec.
@@ -25,53 +25,53 @@ from typing import Any, NamedTuple
 
 
 class Kind(IntEnum):
-    """Kinds of frames. The numbers are the wire's: they only grow."""
+    """Kinds of frames. The numbers are part of the protocol: new kinds get new numbers."""
 
     # worker → supervisor
     READY = 1
-    """The handler stands, the preloads ran: this worker may be given a job and signalled (`Ready`)."""
+    """The signal handler is installed and the preloads have run: the worker can take a job and signals (`Ready`)."""
     ENTERED = 2
     """The job function is about to be entered (`Entered`)."""
     TOKEN = 3
     PROGRESS = 4
     CHECKPOINT = 5
     OPERATION = 6
-    """An operation is entered (`OperationEntered`)."""
+    """The job entered an operation (`OperationEntered`)."""
     OPERATION_LEFT = 7
-    """... and left (`OperationLeft`)."""
+    """The job left an operation (`OperationLeft`)."""
     RESULT = 8
     """Closing: the job function returned; the payload is the value."""
     RAISED = 9
-    """Closing: it ended in another way; the payload is a `Raised`."""
+    """Closing: the job function ended in another way; the payload is a `Raised`."""
     IDLE = 10
     """After a closing frame: whether this worker can take another job (`Idle`)."""
     BROKEN = 11
-    """Instead of READY: a preload failed, or what the process had to do to itself (`Broken`)."""
+    """Instead of READY: a preload failed, or the setup of the process (`Broken`)."""
     RESULT_SHM = 12
-    """Closing: the job function returned, and its value lies in the outlet that came with the order."""
+    """Closing: the job function returned, and its value is in the result buffer that came with an order."""
     # supervisor → worker
     RUN = 32
     STOP = 33
     EXPIRE = 34
-    """An operation's time is over, and its author wants to hear of it (`Expire`)."""
+    """An operation with `on_timeout="raise"` timed out (`Expire`)."""
 
 
 NOTIFY_ACKNOWLEDGED = 0xA6
-"""The Python handler ran and the order named the attempt on its stack. Above 64, so it is no signal number."""
+"""The Python handler ran, and the order named the attempt on the stack. Above 64, so it is no signal number."""
 NOTIFY_REPLACED = 0xA8
-"""The job has set a SIGTERM handler of its own: ours will not acknowledge anything."""
+"""The job has installed a SIGTERM handler of its own: the worker will not acknowledge a stop."""
 NOTIFY_RESTORED = 0xAA
-"""The job has put ours back: from here on it is as if it had never set another."""
+"""The job has restored the worker's SIGTERM handler, which acknowledges stops again."""
 NOTIFY_SWALLOWED = 0xA7
-"""`sys.unraisablehook` saw `Stopping` swallowed (a __del__, a C callback): it has to be raised again."""
+"""`Stopping` was swallowed, or would be if raised now (a __del__, a C callback): send the signal again."""
 NOTIFY_EXPIRED = 0xA9
-"""The order about an operation's end was heard: `OperationTimedOut` is raised, or the operation had been left."""
+"""The worker received EXPIRE: `OperationTimedOut` is raised, or the operation had been left."""
 
 INLINE_BYTES_MAX = 1 << 20
-"""Up to here a value is written into the socket or pipe, in pieces of what it takes: memory of its own costs more."""
+"""A value of up to this size goes through the socket or pipe, in several writes: a memory file costs more time."""
 
 OPERATIONS_MAX = 100
-"""Operations of one attempt that may be entered at once, in each other or side by side."""
+"""The most operations that one attempt may have entered at once, nested or side by side."""
 
 
 _decode = json.JSONDecoder().raw_decode
@@ -79,7 +79,7 @@ _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
 def dump_json(value: Any) -> bytes:
-    """Encode as one line of ASCII JSON; raise ValueError on NaN and infinities, TypeError on what is not JSON.
+    """Encode as one line of ASCII JSON. Raise ValueError for NaN and infinities, TypeError for what is not JSON.
 
     ASCII, because lone surrogates have no UTF-8, and U+0085, U+2028 and U+2029 are line ends to the many SSE clients
     that split with `str.splitlines`.
@@ -88,7 +88,7 @@ def dump_json(value: Any) -> bytes:
 
 
 def load_json(payload: bytes) -> Any:
-    """Return what `dump_json` has made. Raise ValueError for what it cannot have made, RecursionError."""
+    """Decode the output of `dump_json`. Raise ValueError for anything else, RecursionError for deep nesting."""
     text = payload.decode("ascii")
     value, end = _decode(text)
     if end != len(text):
@@ -102,18 +102,18 @@ class Run(NamedTuple):
     job_id: str
     type: str
     attempt: int
-    """Counts the runs of this job from 1; the frame header has the fence."""
+    """The number of this run of the job, from 1; the frame header has the fence."""
     input: bytes
     limits: bytes = b"{}"
-    """As JSON: it is the same text in a thousand orders, and is made and read once."""
+    """The limits as JSON: a thousand orders share one text, so it is encoded and parsed once."""
     tags: Mapping[str, str] = MappingProxyType({})
     correlation_id: str = ""
     announce: bool = True
-    """Whether ENTERED is waited for: where nothing runs from then on, it would wake the supervisor for nothing."""
+    """Whether to send ENTERED: if no timer depends on it, it would wake the supervisor for nothing."""
     sealed: bool = False
-    """The input is not in here: it is in the memory whose descriptor comes with the order (`sealed.py`)."""
+    """The input is in a memory file whose descriptor comes with the order (`shared_memory.py`), not in `input`."""
     result_buffer: bool = False
-    """Behind that comes the descriptor of a file for a large result; it serves until one has been laid there."""
+    """The descriptor of a result buffer follows. The worker keeps it until it has written a large result to it."""
 
     def encode(self) -> bytes:
         job_id = encode_basestring_ascii(self.job_id).encode("ascii")
@@ -128,7 +128,7 @@ class Run(NamedTuple):
 
     @classmethod
     def decode(cls, payload: bytes) -> Run:
-        """Raise ValueError or TypeError for what no supervisor of ours writes."""
+        """Raise ValueError or TypeError for a malformed payload."""
         try:
             head_bytes, limits_bytes = _RUN_LENGTHS.unpack_from(payload)
         except struct.error as error:
@@ -140,7 +140,7 @@ class Run(NamedTuple):
         return cls(input=payload[input_at:], limits=payload[limits_at:input_at], **head)
 
     def limits_in_force(self) -> dict[str, Any]:
-        """Return a mapping of the job's own, with every limit. Raise ValueError."""
+        """Return every limit of the job, in a copy that the job may change. Raise ValueError."""
         limits = dict(_parsed(self.limits))
         if "operation_s" in limits:
             limits["operation_s"] = dict(limits["operation_s"])
@@ -152,7 +152,7 @@ _RUN_LENGTHS = struct.Struct("<II")
 
 @lru_cache(maxsize=64)
 def _options(type: str, attempt: int, announce: bool, sealed: bool, result_buffer: bool) -> bytes:
-    """Return what is the same in the heads of a thousand orders: without the brace before it."""
+    """Return the part of the head that a thousand orders share, as JSON without the opening brace."""
     members: dict[str, Any] = {"type": type, "attempt": attempt}
     if sealed:
         members["sealed"] = True
@@ -187,7 +187,7 @@ class Stop(NamedTuple):
 
 
 PROGRESS_BYTES_MAX = 4 << 10
-"""Of one word on how far a job is: its record keeps the last one, and each page of records repeats it."""
+"""The most bytes of one progress payload: the job's record keeps the last one, and each page of records repeats it."""
 
 
 class Entered(NamedTuple):
@@ -201,7 +201,7 @@ class Entered(NamedTuple):
 
     @classmethod
     def decode(cls, payload: bytes) -> Entered:
-        """Raise ValueError or TypeError for what no worker of ours writes."""
+        """Raise ValueError or TypeError for a malformed payload."""
         entered = cls(**load_json(payload))
         if entered.at is not None and type(entered.at) is not float:
             raise TypeError(f"not seconds: {entered.at!r}")
@@ -212,21 +212,21 @@ class OperationEntered(NamedTuple):
     """A job has entered `with ctx.operation(...)`."""
 
     number: int
-    """Of this entry into it, counted from 1 in each attempt."""
+    """Counts the operations entered in this attempt, from 1."""
     path: str
-    """Its name behind those of the operations around it: `load/download`."""
+    """The name, after those of the operations around it: `load/download`."""
     timeout_s: float | None = None
     raises: bool = False
-    """At its deadline the job gets `OperationTimedOut` instead of being stopped."""
+    """At its deadline `OperationTimedOut` is raised in the job, instead of stopping it."""
     around: int = 0
-    """The number of the operation that it is directly inside of; 0: of none."""
+    """The number of the operation directly around this one; 0: none."""
 
     def encode(self) -> bytes:
         return dump_json(self._asdict())
 
     @classmethod
     def decode(cls, payload: bytes) -> OperationEntered:
-        """Raise ValueError or TypeError for what no worker of ours writes."""
+        """Raise ValueError or TypeError for a malformed payload."""
         entered = cls(**load_json(payload))
         timeout_s = entered.timeout_s
         kinds = type(entered.number), type(entered.path), type(entered.raises), type(entered.around)
@@ -238,7 +238,7 @@ class OperationEntered(NamedTuple):
 
 
 class OperationLeft(NamedTuple):
-    """The `with` of this number is over, and so is every one inside it."""
+    """A job has left the operation of this number, and so every operation inside it."""
 
     number: int
 
@@ -247,7 +247,7 @@ class OperationLeft(NamedTuple):
 
     @classmethod
     def decode(cls, payload: bytes) -> OperationLeft:
-        """Raise ValueError or TypeError for what no worker of ours writes."""
+        """Raise ValueError or TypeError for a malformed payload."""
         left = cls(**load_json(payload))
         if type(left.number) is not int:
             raise TypeError(f"not the number of an operation: {left.number!r}")
@@ -255,7 +255,7 @@ class OperationLeft(NamedTuple):
 
 
 class Expire(NamedTuple):
-    """The order to raise `OperationTimedOut`, if that entry into the operation has not been left."""
+    """The order to raise `OperationTimedOut`, unless the job has left the operation of this number."""
 
     number: int
 
@@ -268,7 +268,7 @@ class Expire(NamedTuple):
 
 
 class Raised(NamedTuple):
-    """How a job function ended that did not return."""
+    """How a job function ended if it did not return."""
 
     cause: str
     """`exception` · `operation` · `memory` · `files` · `exit` · `stopped` · `unserializable` · `payload` ·
@@ -279,16 +279,16 @@ class Raised(NamedTuple):
     traceback: str = ""
     exit_code: int | None = None
     pickled: str = ""
-    """The exception itself, in base64, where the codec is `pickle` and it can be sent."""
+    """The exception itself, in base64, if the codec is `pickle` and it can be pickled."""
     faults: Sequence[dict[str, str]] = ()
-    """What is wrong with the input, for `payload`: JSON pointers and messages."""
+    """For `payload`: the faults of the input, as JSON pointers and messages."""
 
     def encode(self) -> bytes:
         return dump_json(self._asdict())
 
     @classmethod
     def decode(cls, payload: bytes) -> Raised:
-        """Raise ValueError, TypeError: what a job has written itself can be anything."""
+        """Raise ValueError or TypeError for a malformed payload: a job can write anything into the pipe."""
         raised = cls(**load_json(payload))
         if not all(isinstance(fault, dict) for fault in raised.faults):
             raise TypeError("a fault that is no object")
@@ -300,21 +300,21 @@ class Raised(NamedTuple):
 
 
 WHY_CHARS_MAX = 60_000
-"""Of a traceback, its end."""
+"""The most characters of a traceback; its end is kept."""
 
 
 class Ready(NamedTuple):
-    """A worker's first word: it can be given a job."""
+    """A worker's first message: it can take a job."""
 
     cgroup_errno: int = 0
-    """Why it could not move into its group; 0: it did, or has none."""
+    """The errno of moving into its cgroup; 0: it has moved, or has no cgroup."""
 
     def encode(self) -> bytes:
         return dump_json(self._asdict())
 
     @classmethod
     def decode(cls, payload: bytes) -> Ready:
-        """Raise ValueError or TypeError for what no worker of ours writes."""
+        """Raise ValueError or TypeError for a malformed payload."""
         word = cls(**load_json(payload))
         if not isinstance(word.cgroup_errno, int):
             raise TypeError("cgroup_errno is no number")
@@ -322,7 +322,7 @@ class Ready(NamedTuple):
 
 
 class Broken(NamedTuple):
-    """A worker's only word: it can never be given one, and why, in words or as a traceback."""
+    """The only message of a worker that cannot take jobs; `why` is a sentence or a traceback."""
 
     why: str
     errno: int | None = None
@@ -332,7 +332,7 @@ class Broken(NamedTuple):
 
     @classmethod
     def decode(cls, payload: bytes) -> Broken:
-        """Raise ValueError or TypeError for what no worker of ours writes."""
+        """Raise ValueError or TypeError for a malformed payload."""
         word = cls(**load_json(payload))
         if not isinstance(word.why, str) or not isinstance(word.errno, int | None):
             raise TypeError("why is no text, or errno no number")
@@ -343,7 +343,7 @@ _CHANGE_CHARS_MAX = 1000
 
 
 class Idle(NamedTuple):
-    """A worker's word after an attempt: may it be given another one, and if not, what had changed."""
+    """A worker's message after an attempt: whether it can take another one, and if not, why."""
 
     reusable: bool
     why: str = ""
@@ -353,7 +353,7 @@ class Idle(NamedTuple):
 
     @classmethod
     def decode(cls, payload: bytes) -> Idle:
-        """Raise ValueError or TypeError for what no worker of ours writes."""
+        """Raise ValueError or TypeError for a malformed payload."""
         if payload == IDLE_FREE:
             return _FREE
         idle = cls(**load_json(payload))
@@ -368,4 +368,4 @@ def _idle(idle: Idle) -> bytes:
 
 _FREE = Idle(reusable=True)
 IDLE_FREE = _idle(_FREE)
-"""What IDLE says after nearly every attempt."""
+"""The payload of IDLE after nearly every attempt."""

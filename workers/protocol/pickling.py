@@ -1,12 +1,12 @@
-"""Values of any size between one person's processes: pickled, large ones laid into a file in memory with one copy.
+"""Pickle values of any size; a large one is written into a memory file with one copy.
 
-Runs in: any. Only for the Executor, where caller and code are the same person: what is loaded here runs code.
+Runs in: any. Only for the Executor, where the caller is also the author: loading a pickle runs code.
 
     u32 number of buffers | u64 bytes of each … | u64 bytes of the pickle | the pickle | buffers, each at a 64th byte
 
-Protocol 5 hands over large buffers (numpy arrays, Arrow tables) beside the pickle (PEP 574): whoever maps the file
-has them without a copy. What plain pickle cannot send, or only by a name in `__main__`, which is another module in each
-process, goes by value (cloudpickle): lambdas, closures, everything of a script or a notebook.
+Pickle protocol 5 keeps large buffers (numpy arrays, Arrow tables) out of the pickle (PEP 574): a process that maps the
+file reads them without a copy. Objects that plain pickle cannot send, or only by a name in `__main__`, which is another
+module in each process, go by value (cloudpickle): lambdas, closures, everything of a script or a notebook.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ PROTOCOL = 5
 BUFFER_BYTES_MIN = 64 << 10
 """Smaller buffers stay in the pickle."""
 _PAYLOAD_BYTES = 128 << 10
-"""A part of a pickle above this is somebody's bytes: the pickle's own words come 64 KiB at a time."""
+"""A larger part of a pickle is the bytes of a value: the pickler writes its own opcodes in frames of 64 KiB."""
 _WRITEV_MAX = 512
 """Below IOV_MAX (writev(2))."""
 _ALIGNMENT = 64
-"""Of a buffer in the file, as numpy has it: typed code takes no array that lies askew."""
+"""Alignment of a buffer in the file, as numpy uses it: compiled code may refuse an unaligned array."""
 _NO_FILE = "<dynamic-code>"
-"""What cloudpickle, from 3.1.2 on, writes in place of a file's name."""
+"""The file name that cloudpickle writes into code objects from 3.1.2 on."""
 _COUNT = struct.Struct("<I")
 _SMALL = struct.Struct("<IQ")
 
@@ -40,7 +40,7 @@ Part = bytes | bytearray | memoryview
 
 
 class Pickled:
-    """A value in pieces, large ones being the value's own: nothing is copied until it is joined or laid."""
+    """A pickled value in pieces. Large pieces are the value's own memory, copied only by `joined` and `lay`."""
 
     __slots__ = ("buffers", "parts", "size", "write")
 
@@ -49,11 +49,11 @@ class Pickled:
         self.buffers: list[memoryview] = []
         self.write = self.parts.append
         self.size = 0
-        """Bytes that it takes in all."""
+        """The encoded size in bytes."""
 
     def dumped(self, pickler: type[pickle.Pickler], value: object, beside: bool) -> Pickled:
         pickler(self, PROTOCOL, buffer_callback=self._take if beside else None).dump(value)
-        # A large buffer that stays in the pickle comes as it is, and has no length.
+        # The pickler writes a large in-band buffer as a PickleBuffer, which has no length.
         self.parts = [part.raw() if isinstance(part, pickle.PickleBuffer) else part for part in self.parts]
         self.size = _SMALL.size + 8 * len(self.buffers) + sum(map(len, self.parts))
         for buffer in self.buffers:
@@ -61,7 +61,7 @@ class Pickled:
         return self
 
     def _take(self, buffer: pickle.PickleBuffer) -> bool:
-        """Return whether a buffer stays in the pickle."""
+        """Take a large buffer out of the pickle; return whether it stays in (the callback of protocol 5)."""
         try:
             raw = buffer.raw()
         except BufferError:
@@ -73,15 +73,15 @@ class Pickled:
 
     @property
     def names_main(self) -> bool:
-        """Whether something in it may be known by its name in `__main__` only."""
+        """Whether the pickle may refer to an object by its name in `__main__`."""
         return any(b"__main__" in part for part in self.parts if len(part) < _PAYLOAD_BYTES)
 
     def joined(self) -> bytes:
-        """Return it in one piece."""
+        """Return the encoded value in one piece."""
         return b"".join(self._pieces())
 
     def lay(self, descriptor: int) -> None:
-        """Write it into a file. Raise OSError (no memory)."""
+        """Write the encoded value into a file. Raise OSError (no memory)."""
         pieces = [memoryview(piece).cast("B") for piece in self._pieces() if len(piece)]
         while pieces:
             count = os.writev(descriptor, pieces[:_WRITEV_MAX])
@@ -107,8 +107,8 @@ class Pickled:
 
 
 class _ByValue(cloudpickle.Pickler):  # type: ignore[misc]
-    """Its functions share their globals with others of their module where they arrive (`namespaces`), and their code
-    keeps the name of its file: tracebacks and stacks show where it stands.
+    """Pickles functions by value. In the receiving process those of one module share their globals (`script_globals`),
+    and their code keeps its file name, which tracebacks and stacks show.
     """
 
     def reducer_override(self, value: Any) -> Any:
@@ -122,19 +122,19 @@ class _ByValue(cloudpickle.Pickler):  # type: ignore[misc]
 
 
 def _is_no_file(part: object) -> bool:
-    return isinstance(part, str) and part == _NO_FILE  # beside bytes it would be a BytesWarning
+    return isinstance(part, str) and part == _NO_FILE  # comparing bytes with str is a BytesWarning
 
 
 def pickled(value: object, *, beside: bool = True) -> Pickled:
-    """Pickle a value, large buffers beside it or not.
+    """Pickle a value; `beside`: keep large buffers out of the pickle.
 
-    Raise what its `__reduce__` raises; PicklingError or TypeError for what cannot be sent.
+    Raise PicklingError or TypeError for a value that cannot be pickled, and any exception of its `__reduce__`.
     """
     if not cloudpickle.list_registry_pickle_by_value():
         try:
             plain = Pickled().dumped(pickle.Pickler, value, beside)
         except Exception:
-            pass  # cloudpickle may be able to, and says it better if not
+            pass  # cloudpickle may succeed, and has the better error message if it does not
         else:
             if not plain.names_main:
                 return plain
@@ -142,9 +142,9 @@ def pickled(value: object, *, beside: bool = True) -> Pickled:
 
 
 def loads(payload: bytes | mmap.mmap) -> Any:
-    """Return the value. What comes from a mapping may go on lying in it; what comes from bytes is copied.
+    """Return the value. From a mapping, its buffers may refer to the mapping; from bytes they are copied.
 
-    Raise whatever unpickling raises, which is anything.
+    Unpickling may raise any exception.
     """
     view = memoryview(payload)
     (count,) = _COUNT.unpack_from(view)
@@ -162,5 +162,5 @@ def loads(payload: bytes | mmap.mmap) -> Any:
 
 
 def _padding(end: int) -> int:
-    """Return the bytes from there to where a buffer may begin."""
+    """Return the number of bytes from `end` to the next aligned position."""
     return -end % _ALIGNMENT

@@ -1,10 +1,10 @@
-"""The globals of functions that came by value: one namespace per module and process, as if that were imported here.
+"""The globals of functions pickled by value: one namespace per module and process, as if the module were imported.
 
 Runs in: worker, zygote (an Executor's) | the program (which writes them, and shares nothing).
 
-cloudpickle gives the functions of each pickle globals of their own: what the initializer of a script sets, no call of
-it would find. Here they share them, by this rule: a name that this process has bound itself is its own; any other is
-what the latest call brought along. What an initializer or a preload refers to is the process's own from then on.
+cloudpickle gives the functions of each pickle separate globals, so a task would not see what the initializer has set.
+Here the functions of a module share their globals. A name that this process has bound itself keeps its value; any other
+name gets the value of the latest task. Names that an initializer or a preload refers to then belong to the process.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ class ScriptGlobals:
     def __init__(self) -> None:
         self.globals: dict[str, Any] = {}
         self._brought: dict[str, Any] = {}
-        """What each name was bound to by a pickle."""
+        """The value that a pickle bound to each name."""
 
     def admit(self, brought: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what a pickle may bind of the globals that it brings."""
+        """Return those of a pickle's globals that it may bind: the names that this process has not bound itself."""
         admitted = {
             name: value
             for name, value in brought.items()
@@ -35,34 +35,34 @@ class ScriptGlobals:
         return admitted
 
     def settle(self) -> None:
-        """All that is here is the process's own, but for code, which its author may change between two calls."""
+        """Keep all values from now on, except code, which its author may change between two tasks."""
         self._brought = {name: value for name, value in self._brought.items() if isinstance(value, _CODE)}
 
 
 _shared: dict[str, ScriptGlobals] | None = None
-"""By the module's name; None: this process shares nothing."""
+"""By module name; None: this process shares nothing."""
 
 
 def share() -> None:
-    """From here on functions that come share their globals."""
+    """Make functions that are unpickled from now on share the globals of their module."""
     global _shared
     _shared = {}
 
 
 def settle() -> None:
-    """Keep what is there: an initializer or a preload has run."""
+    """Keep the present values of all namespaces. Called after an initializer or a preload has run."""
     for namespace in (_shared or {}).values():
         namespace.settle()
 
 
 def reduced(reduction: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return how a function is pickled, from how cloudpickle does it: pickle's tuple of six."""
+    """Return the reduction of a function (pickle's tuple of six), made from cloudpickle's reduction."""
     make, args, state, _, _, set_state = reduction
     return _make, (make, args), (set_state, state), None, None, _set_state
 
 
 def _make(make: Callable[..., FunctionType], args: tuple[Any, ...]) -> FunctionType:
-    """Make a function, which has no globals but its module's names yet."""
+    """Make a function whose globals have only the module's names yet (`__name__`, `__file__`, …)."""
     code, names, *rest = args
     if _shared is not None and "__name__" in names:
         namespace = _shared.setdefault(names["__name__"], ScriptGlobals())
@@ -73,7 +73,7 @@ def _make(make: Callable[..., FunctionType], args: tuple[Any, ...]) -> FunctionT
 
 
 def _set_state(function: FunctionType, state: tuple[Callable[..., None], tuple[Any, dict[str, Any]]]) -> None:
-    """Give it its globals, its closure and everything else."""
+    """Set the globals, the closure and all other state of a function."""
     set_state, (attributes, slots) = state
     namespace = (_shared or {}).get(function.__globals__.get("__name__", ""))
     if namespace is not None and namespace.globals is function.__globals__:

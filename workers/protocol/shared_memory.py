@@ -1,7 +1,7 @@
-"""Values that are too large for a pipe: in a file in memory, which travels as a descriptor (memfd_create(2)).
+"""Memory files for values that are too large for a pipe; they are passed as descriptors (memfd_create(2)).
 
-Runs in: supervisor | worker. An input is sealed memory that the supervisor made and the worker maps; a result is laid
-into an outlet that came with the order, and the supervisor's side has it mapped.
+Runs in: supervisor | worker. The supervisor writes an input into sealed memory, and the worker maps it. The worker
+writes a result into the result buffer that came with an order, and the supervisor's side maps it.
 """
 
 from __future__ import annotations
@@ -16,15 +16,13 @@ import sys
 from collections.abc import Callable, Iterator
 
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
-"""A worker cannot change what the supervisor holds for another attempt; and to read a mapping of a file that someone
-has cut short is SIGBUS.
+"""They keep a worker from changing the input of a later attempt, and from truncating the file: reading the mapping of
+a truncated file is SIGBUS.
 """
 
 
 class OwnedDescriptor:
-    """A descriptor, closed by whoever knows the end of it, and with the last reference at the latest: whoever asked
-    for it may be gone before it is made.
-    """
+    """A descriptor that is closed by `close`, or with the last reference: its user may be gone before it exists."""
 
     __slots__ = ("descriptor",)
 
@@ -32,9 +30,9 @@ class OwnedDescriptor:
         self.descriptor = descriptor
 
     def close(self) -> None:
-        """May be called again, also where none could be had."""
+        """Close the descriptor. May be called again, and after a failed `__init__`."""
         descriptor = getattr(self, "descriptor", -1)
-        self.descriptor = -1  # first: whatever interrupts this, nobody uses it again
+        self.descriptor = -1  # first: if this is interrupted, the number is not used again
         if descriptor >= 0:
             os.close(descriptor)
 
@@ -42,12 +40,12 @@ class OwnedDescriptor:
 
 
 class MemoryFile(OwnedDescriptor):
-    """Bytes in memory."""
+    """A file in memory with a fixed size."""
 
     __slots__ = ("_size",)
 
     def __init__(self, descriptor: int) -> None:
-        """Take over the descriptor of such a file, which has its size by now."""
+        """Take over the descriptor of a memory file that has its final size."""
         super().__init__(descriptor)
         self._size = os.fstat(descriptor).st_size
 
@@ -56,7 +54,7 @@ class MemoryFile(OwnedDescriptor):
 
     @contextlib.contextmanager
     def mapped(self) -> Iterator[mmap.mmap]:
-        """Map it; what is written there stays private. What still refers to it at the end keeps it. Raise OSError."""
+        """Map the file privately. The mapping outlives the `with` while something refers to it. Raise OSError."""
         content = self._map()
         try:
             yield content
@@ -64,17 +62,19 @@ class MemoryFile(OwnedDescriptor):
             try:
                 content.close()
             except BufferError:
-                pass  # an array lies in it
+                pass  # an array refers to it
 
     def _map(self) -> mmap.mmap:
-        """Before 3.13 a mapping has a descriptor of its own. Who keeps many large values would run out of them: then it
-        is a copy. Raise OSError.
+        """Map the file. Raise OSError.
+
+        Before Python 3.13 each mapping holds a descriptor; a program with many large values would run out of them. It
+        gets a copy instead once the descriptor numbers are high.
         """
         kind = mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE
         if sys.version_info >= (3, 13):
             return mmap.mmap(self.descriptor, self._size, *kind, trackfd=False)
-        if self.descriptor < resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4:  # the lowest that was free
-            with contextlib.suppress(OSError):  # none is left by now: a copy needs none
+        if self.descriptor < resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4:  # the kernel gives the lowest free one
+            with contextlib.suppress(OSError):  # no descriptor is left: a copy needs none
                 return mmap.mmap(self.descriptor, self._size, *kind)
         content = mmap.mmap(-1, self._size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         read = 0
@@ -91,18 +91,18 @@ class MemoryFile(OwnedDescriptor):
 
 
 class SealedInput(MemoryFile):
-    """Bytes that nobody can change any more."""
+    """Bytes in sealed memory, which no process can change."""
 
     __slots__ = ()
 
     @classmethod
     def of(cls, content: bytes) -> SealedInput:
-        """Copy bytes into sealed memory: 0.5 ms per MiB, in a thread therefore. Raise OSError."""
+        """Copy bytes into sealed memory. Call it in a thread: it takes 0.5 ms per MiB. Raise OSError."""
         return cls.laid(lambda descriptor: _write_all(descriptor, content))
 
     @classmethod
     def laid(cls, lay: Callable[[int], None]) -> SealedInput:
-        """Let something be written into memory, and seal it. Raise OSError."""
+        """Make a memory file, have `lay` write to its descriptor, and seal it. Raise OSError."""
         descriptor = os.memfd_create("killable-input", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             lay(descriptor)
@@ -114,16 +114,16 @@ class SealedInput(MemoryFile):
 
 
 class ResultBuffer(OwnedDescriptor):
-    """An empty file in memory, for one large result; the worker has another descriptor of it."""
+    """An empty memory file for one large result; the worker has another descriptor of it."""
 
     __slots__ = ()
 
     def __init__(self) -> None:
-        """Raise OSError."""
+        """Make the file. Raise OSError."""
         super().__init__(os.memfd_create("killable-result", os.MFD_CLOEXEC))
 
     def take(self) -> MemoryFile:
-        """Return what was laid there; this one is closed."""
+        """Return the file with the result, which takes over the descriptor."""
         descriptor, self.descriptor = self.descriptor, -1
         return MemoryFile(descriptor)
 

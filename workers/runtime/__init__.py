@@ -1,1 +1,1 @@
-"""One worker's life: take orders, run a job function, write frames, hear a stop."""
+"""The runtime of one worker: take orders, run a job function, write frames, handle stops."""

@@ -21,14 +21,14 @@ from killable.workers.protocol.control import Configure, PreloadFailed
 from killable.workers.protocol.fd_passing import MESSAGE_BYTES_MAX
 
 TOLD_BYTES_MAX = 60_000
-"""Of a traceback, and of what is wrong with a declaration, as JSON: both are told in one message."""
+"""The most bytes of a traceback, and of a declaration's error, as JSON: one message carries both."""
 TYPE_BYTES_MAX = MESSAGE_BYTES_MAX - 1024
-"""Of a job type as JSON, its schema and its docstring: it is told in one message."""
+"""The most bytes of a job type as JSON, with schema and docstring: one message carries it."""
 _NOT_THE_USERS = (os.path.dirname(os.path.dirname(__file__)), "<frozen importlib")
 
 
 class SurveyFailed(Exception):
-    """The modules do not import; `failure` says how."""
+    """Importing the modules failed; `failure` is the message for the supervisor."""
 
     def __init__(self, failure: PreloadFailed) -> None:
         super().__init__(failure.traceback)
@@ -36,7 +36,7 @@ class SurveyFailed(Exception):
 
 
 def explain(error: BaseException) -> PreloadFailed:
-    """Return what the supervisor is told about modules that do not import."""
+    """Return the message to the supervisor about an error of the imports or preloads."""
     if isinstance(error, SurveyFailed):
         return error.failure
     frames = error.__traceback__
@@ -47,16 +47,16 @@ def explain(error: BaseException) -> PreloadFailed:
 
 
 def _end_of(text: str) -> str:
-    """Return as much of it as fits: the end says what is wrong."""
+    """Return as much of the end of a text as fits: the error is at the end."""
     while len(json.dumps(text)) > TOLD_BYTES_MAX:
         text = text[len(text) // 4 + 1 :]
     return text
 
 
 def load(configure: Configure, *, run_preloads: bool) -> list[dict[str, Any]]:
-    """Import the modules, run the preloads that are made before a fork, and return the catalogue.
+    """Import the modules, run the preloads that come before a fork, and return the catalogue.
 
-    Raise DeclarationError for a job type that is too large to be told of; what the imports raise.
+    Raise DeclarationError for a job type that is too large for one message, and any exception of the imports.
     """
     if configure.folder and configure.folder not in sys.path:
         sys.path.insert(0, configure.folder)
@@ -95,7 +95,7 @@ def import_module(name: str, folder: Path) -> ModuleType:
     if spec is None or spec.loader is None or not path.is_file():
         raise ModuleNotFoundError(f"no job module at {path}")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # before it runs, as the import system does: pickles and dataclasses look there
+    sys.modules[path.stem] = module  # before it runs, as the import system does: pickle and dataclasses look there
     if str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))
     spec.loader.exec_module(module)
@@ -103,11 +103,11 @@ def import_module(name: str, folder: Path) -> ModuleType:
 
 
 def survey_in_child(configure: Configure) -> list[dict[str, Any]]:
-    """Return the catalogue without importing anything here: a spawn pool's imports may start threads.
+    """Import the modules in a child and return the catalogue: a spawn pool's imports may start threads.
 
     Raise SurveyFailed.
     """
-    told = os.memfd_create("killable-survey", os.MFD_CLOEXEC)  # a pipe would end with what an import has started, too
+    told = os.memfd_create("killable-survey", os.MFD_CLOEXEC)  # a process started by an import could hold a pipe open
     pid = os.fork()
     if pid == 0:
         try:

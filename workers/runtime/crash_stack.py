@@ -1,4 +1,4 @@
-"""Where native code was when it crashed: faulthandler writes it to the stack's memory file as the process dies.
+"""The stack of a crash in native code: faulthandler writes it to a memory file as the process dies.
 
 Runs in: worker.
 """
@@ -14,27 +14,26 @@ _FATAL = (signal.SIGSEGV, signal.SIGFPE, signal.SIGABRT, signal.SIGBUS, signal.S
 
 
 class CrashStack:
-    """Of this process. To enable what is enabled only changes where it writes: no handler of anybody's is touched."""
+    """Directs faulthandler to the memory file. If it is enabled, only its file changes: it replaces no handler."""
 
     def __init__(self, descriptor: int) -> None:
-        """`descriptor` is that of the memory file."""
         self._on_stderr = faulthandler.is_enabled()
-        """As PYTHONFAULTHANDLER or a preload wants it."""
+        """Whether PYTHONFAULTHANDLER or a preload has enabled it."""
         handled = _are_handled()
         if not handled:
-            faulthandler.disable()  # it may believe that it has handlers, which went with the zygote's
+            faulthandler.disable()  # it may be enabled with handlers that were reset after the fork
         if self._on_stderr or not handled:
             faulthandler.enable(file=descriptor, all_threads=True)
 
     def leave_to_parent(self) -> None:
-        """In a process that it has forked, which has its faults to itself."""
+        """Restore the earlier file in a process that the job forked: its crashes are not the worker's."""
         if faulthandler.is_enabled():
-            # Not `disable`: a handler that the job has set since would go with it.
+            # Not `disable`: it would also remove a handler that the job has installed since.
             faulthandler.enable(file=2 if self._on_stderr else _NOWHERE, all_threads=True)
 
 
 def _are_handled() -> bool:
-    """Tell whether a library has handlers of its own: WebAssembly engines, for one, go on after their traps."""
+    """Return whether a library has installed handlers; WebAssembly engines, for one, continue after their traps."""
     with open("/proc/self/status", "rb") as status:
         caught = int(status.read().partition(b"SigCgt:")[2].split(maxsplit=1)[0], 16)
     return any(caught >> (number - 1) & 1 for number in _FATAL)

@@ -1,7 +1,7 @@
-"""Where a loop jumps back: there Python runs signal handlers, and from 3.13 on outside of the `try` around the loop.
+"""Defer an exception of a signal handler that runs at a loop's backward jump, until the next instruction.
 
-Runs in: worker. What a handler raises at the jump of `while i < n: ...` passes by the `finally`, the `except` and the
-`with` of the same function (cpython issue 130279). At the instruction behind the jump it does not.
+Runs in: worker. From Python 3.13 on, an exception raised at the jump of `while i < n: ...` skips the `finally`, the
+`except` and the `with` of the same function (cpython issue 130279). At the instruction after the jump it does not.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from types import CodeType, FrameType
 
 
 def put_off(frame: FrameType | None, act: Callable[[], None]) -> bool:
-    """If this frame was interrupted at such a jump, have `act` called, which may raise, before its next instruction.
+    """Call `act`, which may raise, before the frame's next instruction if it was interrupted at a backward jump.
 
-    Return whether it will be. Only this code is slowed down, until then (sys.monitoring); a debugger, or a measurement
-    of coverage, that the job has started keeps what it has set.
+    Return whether `act` will be called. It uses sys.monitoring: only this code object runs slower until then, and a
+    debugger or coverage tool that the job started keeps its settings.
     """
     if sys.version_info < (3, 13) or frame is None or not frame.f_code.co_exceptiontable:
         return False

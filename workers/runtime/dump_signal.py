@@ -1,4 +1,4 @@
-"""The signal for a last look at a process that is about to be killed.
+"""The signal that makes a process write its stacks before it is killed.
 
 Runs in: supervisor | worker.
 """
@@ -8,6 +8,4 @@ from __future__ import annotations
 import signal
 
 DUMP_SIGNAL = signal.SIGRTMIN + 6
-"""Makes faulthandler write the stacks of all threads; sent only right before SIGKILL, never to a process that is to
-live.
-"""
+"""Makes faulthandler write the stacks of all threads. Sent only right before SIGKILL."""

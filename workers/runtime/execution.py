@@ -1,4 +1,4 @@
-"""One run of one job function inside the worker: bind, call or drive, and say how it ended.
+"""One run of a job function inside the worker: bind the input, call or iterate, and report how it ended.
 
 Runs in: worker.
 """
@@ -36,15 +36,15 @@ Closing = tuple[Kind, bytes]
 _OURS = (__name__, "killable.workers.runtime.executor_jobs", "killable.workers.runtime.executor_setup")
 CORRELATION_VARIABLE = "KILLABLE_CORRELATION_ID"
 _TRACEBACK_CHARS_MAX = 64 << 10
-"""More than a hundred frames; it is in the record of the job, and in its last event."""
+"""More than a hundred frames. The job's record and its last event contain the traceback."""
 _FAULT_CHARS_MAX = 1000
-"""Of a pointer or a message: either may have a text of the input in it."""
+"""The most characters of a pointer or a message: either may quote the input."""
 _FAULTS_MAX = 100
-"""More than a person reads; a list of a million items may have as many."""
+"""More than a person reads; a list of a million items may have a million faults."""
 
 
 class Execution:
-    """An order to run, and the exit code that the process is to end with after it."""
+    """Runs one order, and has the exit code that the process ends with if it takes no further order."""
 
     def __init__(
         self,
@@ -60,10 +60,10 @@ class Execution:
         sealed: SealedInput | None = None,
         result_buffer: int = -1,
     ) -> None:
-        """`data_bytes` is the worker's private memory before the job: `memory_bytes` limits the growth over it. None:
-        it is measured when that is to be held.
+        """`data_bytes` is the worker's private memory before the job; `memory_bytes` limits the growth over it. None:
+        it is measured if the job has that limit.
 
-        `sealed` is the input where the order has none; it is closed here. `result_buffer` is a file for a large result.
+        `sealed` is an input outside the order; it is closed here. `result_buffer` is a descriptor for a large result.
         """
         self._run = run
         self._limits = limits
@@ -80,11 +80,11 @@ class Execution:
 
     @property
     def has_tmp(self) -> bool:
-        """Whether the job has asked for its private directory."""
+        """Whether the job has used its private directory."""
         return self._context is not None and self._context.tmp_path_if_made is not None
 
     def remove_tmp(self) -> None:
-        """Remove that, for a worker that lives on; else the supervisor does it."""
+        """Remove the private directory. Only for a reused worker: otherwise the supervisor does it."""
         if self._context is not None and self._context.tmp_path_if_made is not None:
             remove_tree(self._context.tmp_path_if_made)
 
@@ -96,7 +96,7 @@ class Execution:
             closing = self._outcome(stop_signal)
             stop_signal.forget()
         except (Stopping, OperationTimedOut) as error:
-            # Between two lines of ours it may come after the job had returned.
+            # It may be raised between two of these lines, after the job has returned.
             _forget(stop_signal)
             if closing is None and isinstance(error, Stopping):
                 self.exit_code = ExitCode.TERMINATED
@@ -112,7 +112,7 @@ class Execution:
             self.exit_code = ExitCode.BAD_ASSIGNMENT
             return _closing(Raised("assignment", message=f"this pool has no job type {run.type!r}"))
         try:
-            stop_signal.answer_missed()  # a stop that came right behind the order, its bell before anyone listened
+            stop_signal.answer_missed()  # a stop right after the order, whose signal came before `expect`
             self._rlimits.hold(self._limits, self._data_bytes)
             _set_correlation_id(run.correlation_id)
             context = Context(
@@ -130,12 +130,12 @@ class Execution:
             if run.announce:
                 self._channel.send(Kind.ENTERED, Entered(time.monotonic()).encode())
             value = job.function(**arguments)
-            if isinstance(value, GeneratorType):  # of a generator function, or of one that returns what another made
+            if isinstance(value, GeneratorType):  # the job is a generator function, or returns a generator
                 stop_signal.generator = generator = value
                 try:
                     value = self._drive(generator, stop_signal)
-                finally:  # what it has begun is ended while a stop is still heard
-                    with contextlib.suppress(Exception):  # why it is ended says more
+                finally:  # its clean-up runs while a stop can still interrupt it
+                    with contextlib.suppress(Exception):  # the exception that ended it matters more
                         generator.close()
             payload = self._codec.encode_result(value, self._result_buffer)
             if payload is not None and len(payload) > FRAME_BYTES_MAX:
@@ -148,7 +148,7 @@ class Execution:
             return _closing(self._told(error))
 
     def _told(self, error: BaseException) -> Raised:
-        """Return what happened; it is told even where telling it fails."""
+        """Describe an exception of the job, even if describing it raises."""
         try:
             return self._explain(error)
         except Stopping:
@@ -158,7 +158,7 @@ class Execution:
             return Raised("exception", _qualified_name(type(error)), why)
 
     def _input(self) -> Any:
-        """Decode the input, out of the sealed memory itself if it came so; the job sees nothing of that."""
+        """Decode the input from the order, or directly from the sealed memory that came with it."""
         if not self._run.sealed:
             return self._codec.decode_input(self._run.input)
         if self._sealed is None:
@@ -170,10 +170,10 @@ class Execution:
             self._sealed.close()
 
     def _drive(self, generator: GeneratorType[Any, Any, Any], stop_signal: StopSignal) -> Any:
-        """Send each yield and return the generator's value; what is raised between two yields goes in by throw().
+        """Send each yield and return the generator's value. An exception between two yields goes in by throw().
 
-        Python runs signal handlers where a loop jumps back, too: the inner loop does that inside the `try`, and where
-        the outer one does a shield is up. What was raised there would end the job behind its own back.
+        Python also runs signal handlers at a loop's backward jump. The inner loop's jump is inside the `try`, and at
+        the outer loop's a shield is held: an exception there would end the job without passing through it.
         """
         raised: Stopping | OperationTimedOut | None = None
         token = self._channel.token
@@ -181,7 +181,7 @@ class Execution:
             try:
                 if raised is not None:
                     stop_signal.shields -= 1
-                    stop_signal.raise_deferred()  # replaces the earlier one: same or outer stop
+                    stop_signal.raise_deferred()  # it replaces `raised`: the same stop or an outer one
                     token(generator.throw(raised))
                 while True:
                     token(next(generator))
@@ -189,12 +189,12 @@ class Execution:
                 return end.value
             except (Stopping, OperationTimedOut) as error:
                 if generator.gi_frame is None:
-                    raise  # the generator has ended with it
+                    raise  # the generator has ended
                 raised = error
                 stop_signal.shields += 1
 
     def _explain(self, error: BaseException) -> Raised:
-        """Return what happened in the job's own terms."""
+        """Classify an exception of the job and set the exit code."""
         if isinstance(error, InputError):
             self.exit_code = ExitCode.BAD_PAYLOAD
             faults = [{name: text[:_FAULT_CHARS_MAX] for name, text in each.items()} for each in error.facts]
@@ -204,12 +204,12 @@ class Execution:
         if isinstance(error, SystemExit):
             self.exit_code = _system_exit_code(error)
             return Raised("exit", exit_code=self.exit_code)
-        self._rlimits.lift()  # to tell what happened takes some memory, and files
+        self._rlimits.lift()  # a traceback takes memory and reads files
         cause = "exception"
         if isinstance(error, OperationTimedOut):
             cause = "operation"
         elif self._limits.get("memory_bytes") is not None and _lacks_memory(error):
-            cause = "memory"  # where nothing limits it, it is an exception like any other
+            cause = "memory"  # without a memory limit it is an ordinary exception
         elif isinstance(error, OSError) and error.errno == errno.EMFILE:
             cause = "files"
         return Raised(
@@ -221,7 +221,7 @@ class Execution:
         )
 
     def _traceback(self, error: BaseException) -> str:
-        """Format the job's part of the traceback: our own frames say nothing to its author."""
+        """Format the traceback without the leading frames of this project."""
         frames = error.__traceback__
         while frames is not None and frames.tb_frame.f_globals.get("__name__") in _OURS:
             frames = frames.tb_next
@@ -237,7 +237,7 @@ def _lacks_memory(error: BaseException) -> bool:
 
 
 def _set_correlation_id(correlation_id: str) -> None:
-    """For the job's own children; a reused worker must not pass on an earlier job's."""
+    """Set the correlation id in the environment of the job's children, or remove that of an earlier job."""
     if correlation_id:
         os.environ[CORRELATION_VARIABLE] = correlation_id
     else:
@@ -245,7 +245,7 @@ def _set_correlation_id(correlation_id: str) -> None:
 
 
 def _forget(stop_signal: StopSignal) -> None:
-    """Have nothing raised any more: the end of another operation, and a stop, may come right here."""
+    """Call `forget` until it completes: an operation timeout or a stop may be raised inside it."""
     while True:
         try:
             stop_signal.forget()
@@ -259,12 +259,12 @@ def _closing(raised: Raised) -> Closing:
 
 
 def _system_exit_code(error: SystemExit) -> int:
-    """As the interpreter does it: None is 0, a number is itself, anything else is printed and 1."""
+    """Return the exit code as the interpreter does: None is 0, an int is itself, anything else is printed and is 1."""
     if error.code is None:
         return 0
     if isinstance(error.code, int):
         return error.code & 0xFF
-    with contextlib.suppress(Exception):  # the job may have closed it
+    with contextlib.suppress(Exception):  # the job may have closed stderr
         print(error.code, file=sys.stderr)
     return 1
 

@@ -1,7 +1,6 @@
-"""The job types of an Executor's pool: call a function that came with the job, once, or item by item.
+"""The job types of an Executor's pool: call a function that came with the job, and return or stream its results.
 
-Runs in: worker. The function was pickled by the program that owns the Executor (`pickles`): whoever wrote the one wrote
-the other.
+Runs in: worker. The program that owns the Executor pickled the function (`pickling`), so both have the same author.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from killable.workers.runtime.executor_setup import CALL, STREAM
 
 @job(CALL, codec="pickle")
 def call(ctx: Context, function: Any, args: Any, kwargs: Any) -> Any:
-    """Call it. A generator's yields are sent one by one, and its return value is the result."""
+    """Call the function. If it is a generator, its yields are sent one by one, and its return value is the result."""
     args, kwargs = _with_context(function, args, kwargs, ctx)
     value = function(*args, **kwargs)
     if type(value) is CoroutineType:
@@ -31,7 +30,7 @@ def call(ctx: Context, function: Any, args: Any, kwargs: Any) -> Any:
 
 @job(STREAM, codec="pickle")
 def stream(ctx: Context, function: Any, args: Any, kwargs: Any) -> Any:
-    """Call it, and send one by one what it returns or yields."""
+    """Call the function, and send the items that it yields or returns one by one."""
     args, kwargs = _with_context(function, args, kwargs, ctx)
     found = function(*args, **kwargs)
     if isinstance(found, GeneratorType):
@@ -50,7 +49,7 @@ Arguments = tuple[Sequence[Any], Mapping[str, Any]]
 
 
 def _with_context(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], ctx: Context) -> Arguments:
-    """Give it its Context, if it has a parameter that is annotated so, wherever that stands."""
+    """Add the Context to the arguments, if a parameter of the function is annotated so."""
     annotations = _annotations(function)
     if not any(_may_be_context(kind) for kind in annotations.values()):
         return args, kwargs
@@ -64,7 +63,7 @@ def _with_context(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any],
 
 
 def _place(function: Any, name: str) -> int | None:
-    """Return the place of a parameter among those that can be given by place; None: only its name can be given."""
+    """Return the position of a parameter; None if it can be given only by name."""
     how: dict[str, Any] = {}
     if sys.version_info >= (3, 14):
         import annotationlib
@@ -72,21 +71,21 @@ def _place(function: Any, name: str) -> int | None:
         how["annotation_format"] = annotationlib.Format.FORWARDREF
     try:
         parameters = list(inspect.signature(function, **how).parameters.values())
-    except Exception:  # it has none that can be told
+    except Exception:  # it has no signature that can be read
         return None
     by_place = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
     return next((place for place, each in enumerate(parameters) if each.name == name and each.kind in by_place), None)
 
 
 def _annotations(function: Any) -> Mapping[str, Any]:
-    """Return them as they stand, whether or not there is everywhere what they name."""
-    if sys.version_info >= (3, 14):  # they are evaluated when they are asked for
+    """Return the annotations of a function unevaluated: they may name what does not exist at run time."""
+    if sys.version_info >= (3, 14):  # they are evaluated when they are read
         import annotationlib
 
         try:
             return annotationlib.get_annotations(function, format=annotationlib.Format.FORWARDREF)
         except TypeError:
-            return {}  # it can have none
+            return {}  # not an object that has annotations
     return getattr(function, "__annotations__", None) or {}
 
 
@@ -95,10 +94,10 @@ def _may_be_context(kind: object) -> bool:
 
 
 def _resolved(function: Any, annotations: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return what they mean; those that only a type checker understands stay as they are."""
+    """Return the annotations evaluated; those that only a type checker understands stay as they are."""
     try:
         return typing.get_type_hints(function)
-    except Exception:  # evaluating the program's own words: anything can come
+    except Exception:  # it evaluates code of the program, which may raise anything
         return {name: _meant(function, kind) for name, kind in annotations.items() if _may_be_context(kind)}
 
 

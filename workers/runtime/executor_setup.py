@@ -1,4 +1,4 @@
-"""What an Executor and its pool agree on: the names of its job types (`calltypes`), and what is made ready.
+"""The contract between an Executor and its pool: the names of its job types (`executor_jobs`), and the setup.
 
 Runs in: any.
 """
@@ -21,19 +21,19 @@ CALL, STREAM = "call", "stream"
 
 @dataclass(frozen=True, slots=True)
 class ExecutorSetup:
-    """What an Executor's processes make ready before the first call."""
+    """The preparation of an Executor's processes before the first task."""
 
     modules: Sequence[str] = ()
-    """Imported in the zygote."""
+    """Names of modules to import in the zygote."""
     preload: Callable[[], object] | None = None
-    """Called there, once: workers share what it leaves in memory."""
+    """Called once in the zygote: workers share the memory that it fills."""
     initializer: Callable[..., object] | None = None
     """Called in each worker."""
     initargs: Sequence[Any] = ()
 
     def encode(self, path: Sequence[str]) -> bytes:
-        """`path` is the program's sys.path, by which its modules are found. Raise what pickling raises."""
-        authkey = bytes(multiprocessing.current_process().authkey)  # what its managers share is locked with it
+        """Pickle the setup with `path`, the program's sys.path. Raise any exception of pickling."""
+        authkey = bytes(multiprocessing.current_process().authkey)  # workers need it to use the program's managers
         return pickle.dumps((list(path), authkey, pickling.pickled(self).joined()))
 
 
@@ -41,15 +41,15 @@ _in_pool = False
 
 
 def is_in_pool() -> bool:
-    """Tell whether this process is one of an Executor's."""
+    """Return whether this process belongs to an Executor's pool."""
     return _in_pool
 
 
 def prepare(encoded: bytes) -> None:
-    """Find what the program finds, and declare what is to be made ready."""
+    """Take over the program's sys.path and authkey, import the modules, and declare the preloads of a setup."""
     global _in_pool
     _in_pool = True
-    from killable.workers.authoring.preloads import preload  # the program itself declares nothing
+    from killable.workers.authoring.preloads import preload  # here: the program itself declares nothing
 
     path, authkey, rest = pickle.loads(encoded)
     sys.path[:] = [*path, *(folder for folder in sys.path if folder not in path)]
@@ -78,5 +78,5 @@ def prepare(encoded: bytes) -> None:
 
 
 def apply_to_each(function: Callable[..., Any], *columns: Sequence[Any]) -> list[Any]:
-    """Return the results of one chunk of a `map`; each column is what one of its iterables gives."""
+    """Return the results of one chunk of a `map`; each column has the items of one of its iterables."""
     return [function(*arguments) for arguments in zip(*columns, strict=True)]

@@ -1,4 +1,4 @@
-"""A worker's writing end: frames in order, whole, from any thread, callback or signal handler.
+"""Write a worker's frames, whole and in order, from any thread, callback or signal handler.
 
 Runs in: worker.
 """
@@ -19,12 +19,12 @@ _TOKEN = int(Kind.TOKEN)
 
 
 class FrameWriter:
-    """The frames pipe during one attempt. A write blocks while the pipe is full, and stays killable.
+    """Writes to the frames pipe during an attempt. A write blocks while the pipe is full, and stays killable.
 
-    `busy` is true while the main thread is inside a write: `Stopping` is never raised there, or half a frame would
-    be left. `answer` is called after such a write when a bell rang in it.
+    `busy` is true while the main thread is inside a write: `Stopping` is never raised there, since it would leave half
+    a frame. `answer` is called after such a write if a signal arrived in it.
 
-    A signal handler or a finalizer of the job's may emit in the middle of a write: its frame waits for the end of that.
+    A signal handler or a finalizer of the job may emit in the middle of a write: its frame waits until the write ends.
     """
 
     def __init__(self, descriptor: int, codec: Codec, answer: Callable[[], None]) -> None:
@@ -42,25 +42,25 @@ class FrameWriter:
         self._behind: deque[tuple[int, bytes]] = deque()
 
     def begin(self, fence: int) -> None:
-        """Start the frames of an attempt; those of an earlier one are refused from here on."""
+        """Start an attempt. From here on frames are accepted, and carry its fence."""
         self._fence, self._sequence, self._open = fence, 0, True
 
     def token(self, value: Any) -> None:
-        """Send what the job yielded or emitted, at once. Raise Unserializable; RuntimeError when the job has ended."""
+        """Send a value that the job yielded or emitted. Raise Unserializable; RuntimeError if the job has ended."""
         try:
             self.send(_TOKEN, self._encode_token(value))
         except FrameError as error:
             raise _too_large(value, error) from None
 
     def progress(self, members: dict[str, Any]) -> None:
-        """Say how far it is. Raise ValueError over PROGRESS_BYTES_MAX."""
+        """Send the progress of the job. Raise ValueError over PROGRESS_BYTES_MAX."""
         payload = dump_json(members)
         if len(payload) > PROGRESS_BYTES_MAX:
             raise ValueError(f"progress is two numbers and a word, not {len(payload)} bytes")
         self.send(Kind.PROGRESS, payload)
 
     def checkpoint(self, value: Any) -> None:
-        """Send what has been reached. Raise as `token` does."""
+        """Send an intermediate result. Raise as `token` does."""
         try:
             self.send(Kind.CHECKPOINT, self._encode_value(value))
         except FrameError as error:
@@ -75,23 +75,23 @@ class FrameWriter:
         if self.busy:
             if len(payload) > FRAME_BYTES_MAX:
                 raise FrameError(f"a payload of {len(payload)} bytes is over the bound of {FRAME_BYTES_MAX}")
-            if self._open:  # else the job is over, and what its handlers say in its last word is told nobody
+            if self._open:  # else the closing frame is being written, and frames of the job's handlers are dropped
                 self._behind.append((kind, payload))
             return
-        while self._behind:  # what a bell in an earlier write has left waiting goes first
+        while self._behind:  # left waiting by an earlier `send` that a signal interrupted
             self._write_next()
         self._write_busy(kind, payload)
-        # No recursion: thousands gather behind a write that blocks, and a call too deep would end in the middle of one.
+        # Not recursive: thousands may wait for a write that blocks, and a RecursionError would end one in the middle.
         while self._behind and not self.rang:
             self._write_next()
         if self.rang:
             self._answer()
 
     def close(self, closing: Sequence[tuple[int, bytes]]) -> None:
-        """Write closing frames in one piece and refuse everything after them, but for more of them."""
+        """Write closing frames in one piece, and refuse all later frames except further closing frames."""
         while self._behind:
             self._write_next()
-        self._open, self.busy = False, True  # a handler of the job's that emits in here would wait for itself
+        self._open, self.busy = False, True  # a handler of the job that emits in here would deadlock on the lock
         try:
             with self._lock:
                 frames = [
@@ -104,14 +104,14 @@ class FrameWriter:
             self.busy = False
 
     def disown(self) -> None:
-        """In a process that the job forked: only the worker itself may write frames."""
+        """Refuse all frames, in a process that the job forked: only the worker itself may write them."""
         self._lock = threading.Lock()  # another thread may have held it at the fork
         self._open = False
 
     def _write_next(self) -> None:
         try:
             kind, payload = self._behind.popleft()
-        except IndexError:  # a handler that came after the caller's look has written it
+        except IndexError:  # a signal handler has written it since the caller's check
             return
         self._write_busy(kind, payload)
 

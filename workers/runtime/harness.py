@@ -1,7 +1,6 @@
-"""A worker's life: ready, one attempt after another, gone.
+"""The main loop of a worker: report ready, run one attempt after another, exit.
 
-Runs in: worker. The supervisor's words come through the orders socket; a signal is only a doorbell that says: read it
-now.
+Runs in: worker. Orders come through the orders socket; a signal only makes the worker read it at once.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from killable.workers.runtime.warmup import rehearse
 
 
 class WorkerEnds(NamedTuple):
-    """A worker's descriptors: orders in (a socket), frames out, bells out, the stack's memory file."""
+    """A worker's descriptors: orders in (a socket), frames out, notifications out, the memory file for stacks."""
 
     orders: int
     frames: int
@@ -43,7 +42,7 @@ class WorkerEnds(NamedTuple):
 
 
 def run_worker(pipes: WorkerEnds, configure: Configure, tmp: str, cgroup_errno: int) -> NoReturn:
-    """Be a worker until the orders end; never returns. `tmp` is where this worker's attempts make their directories."""
+    """Run orders until they end; never returns. Attempts make their private directories in `tmp`."""
     code: int = ExitCode.HARNESS_BUG
     try:
         code = _serve(pipes, configure, tmp, cgroup_errno)
@@ -55,11 +54,11 @@ def run_worker(pipes: WorkerEnds, configure: Configure, tmp: str, cgroup_errno: 
         sys.excepthook(*sys.exc_info())
     finally:
         _flush()
-        os._exit(code)  # no finalizers of the zygote's, no waiting for threads
+        os._exit(code)  # runs no finalizers of the zygote and waits for no threads
 
 
 def report_broken(frames: int, why: str, errno: int | None = None) -> None:
-    """Tell the supervisor, by the pipe of frames, that this worker cannot be made ready: in words, or a traceback."""
+    """Report through the frames pipe that this worker cannot become ready. `why` is a sentence or a traceback."""
     os.write(frames, encode(Kind.BROKEN, 0, 0, Broken(why, errno).encode()))
 
 
@@ -79,7 +78,7 @@ def _serve(pipes: WorkerEnds, configure: Configure, tmp: str, cgroup_errno: int)
 
 
 class Harness:
-    """Waits for orders, runs attempts, and tells after each whether it can go on."""
+    """Waits for orders, runs attempts, and reports after each whether this worker can take another."""
 
     def __init__(self, pipes: WorkerEnds, configure: Configure, tmp: str) -> None:
         self._pipes = pipes
@@ -101,7 +100,7 @@ class Harness:
         self._result_buffer = -1
 
     def serve(self) -> int:
-        """Return this process's exit code."""
+        """Run orders until the last one; return the exit code of this process."""
         served = 0
         while True:
             order = self._orders.next()
@@ -136,10 +135,10 @@ class Harness:
             change = "" if is_last else self._baseline.changed()
             if not (is_last or change):
                 if attempt.has_tmp:
-                    self._channel.close(last_words)  # to remove it may take longer than the job's time
+                    self._channel.close(last_words)  # first: removing the directory may outlast the job's time
                     last_words = []
                     attempt.remove_tmp()
-                change = self._prepare_for_next(limits)  # before it is told that this worker can go on
+                change = self._prepare_for_next(limits)  # before IDLE: the next order may come at once
             if closing[0] == Kind.RESULT_SHM:
                 self._drop_result_buffer()
             idle = Idle(reusable=not (is_last or change), why=change)
@@ -152,7 +151,7 @@ class Harness:
         return None if descriptor is None else SealedInput(descriptor)
 
     def _hold_result_buffer(self, run: Run) -> int:
-        """Return where a large result goes: into what came with this order, or with an earlier one; -1 is nowhere."""
+        """Return the result buffer that came with this order or an earlier one; -1: none."""
         descriptor = self._orders.take_descriptor() if run.result_buffer else None
         if descriptor is not None:
             self._drop_result_buffer()
@@ -165,20 +164,21 @@ class Harness:
             self._result_buffer = -1
 
     def _prepare_for_next(self, last: Mapping[str, Any]) -> str:
-        """Measure what the next job grows from; return what keeps this process from going on.
+        """Install the signal handler and measure memory for the next job. Return why there can be none, or "".
 
-        After a job whose limits (`last`) had no `memory_bytes` the next one mostly has none: else it is measured then.
+        Memory is measured only if the last job had a `memory_bytes`: the next one mostly has the same limits. If it has
+        the limit after all, memory is measured then.
         """
         self._stop_signal.take_signal()
         try:
             os.close(os.dup(self._pipes.frames))
             self._data_bytes = None if last.get("memory_bytes") is None else measure_data_bytes()
-        except OSError as error:  # the job has left no descriptor
+        except OSError as error:  # the job left no free descriptor
             return f"no file can be opened any more ({error.strerror})"
         return ""
 
     def _leave_to_parent(self) -> None:
-        """A process that the job forks is no worker: it takes no order, rings no bell, writes no frame."""
+        """Detach a process that the job has forked: it takes no order and writes no notification and no frame."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         self._faults.leave_to_parent()
@@ -192,7 +192,7 @@ class Harness:
 
 
 def _open_stream(descriptor: int) -> TextIO:
-    """Open stdout or stderr anew: the zygote's object may believe that it writes to a file, which is now a pipe."""
+    """Open stdout or stderr again: the zygote's object may have been opened for a file; it is a pipe now."""
     return open(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
 
 
@@ -201,5 +201,5 @@ def _flush() -> None:
         try:
             stream.flush()
         except Exception:
-            pass  # the job closed it, or put something of its own there
+            pass  # the job closed it, or replaced it
     flush_c_streams()

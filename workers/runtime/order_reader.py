@@ -1,6 +1,6 @@
-"""A worker's orders: frames, and the descriptors that come with some of them.
+"""Read a worker's orders: frames, some of which carry descriptors.
 
-Runs in: worker. A stream socket and not a pipe, for only a socket carries descriptors (unix(7), SCM_RIGHTS).
+Runs in: worker. They come through a stream socket, because a pipe cannot pass descriptors (unix(7), SCM_RIGHTS).
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from killable.workers.protocol.messages import Kind
 READ_BYTES = 1 << 16
 _DESCRIPTOR_BYTES = array("i").itemsize
 _ROOM = socket.CMSG_SPACE(2 * _DESCRIPTOR_BYTES)
-"""For those of one order: a read ends behind the piece that they came with (unix(7))."""
+"""Space for the descriptors of one order: a read ends after the data that they were sent with (unix(7))."""
 
 
 class OrderReader:
-    """The reading end; owns the socket. Reads never wait but in `next`."""
+    """Reads orders from a socket, which it owns. Only `next` blocks."""
 
     def __init__(self, descriptor: int) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor)
@@ -41,8 +41,8 @@ class OrderReader:
         return self._waiting.popleft()
 
     def word_for(self, fence: int) -> Frame | None:
-        """Return what the bell was rung for, if it is there: STOP, or else the next EXPIRE, which is taken out."""
-        self._read()  # one read: the order is written before the bell is rung, and no more than that can be before it
+        """Return the order that the signal announced, if it is there: STOP, else the next EXPIRE, which is removed."""
+        self._read()  # one read is enough: the order is written before the signal, and nothing longer precedes it
         expire = None
         for frame in self._waiting:
             if frame.kind == Kind.STOP and frame.fence == fence:
@@ -54,17 +54,17 @@ class OrderReader:
         return expire
 
     def take_descriptor(self) -> int | None:
-        """Return what came with the order that was last taken; None: this process had no room for a descriptor."""
+        """Return a descriptor of the last order; None if this process had no free descriptor to receive it."""
         return self._descriptors.popleft() if self._descriptors else None
 
     def close(self) -> None:
-        """In a process that the job forked."""
+        """Close the socket and the descriptors not taken, as a process does that the job forked."""
         self._socket.close()
         while self._descriptors:
             os.close(self._descriptors.popleft())
 
     def _read(self) -> bool:
-        """Read once; return False at the end."""
+        """Read once, without blocking. Return False at end-of-file."""
         try:
             chunk, ancillary, _, _ = self._socket.recvmsg(READ_BYTES, _ROOM, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:

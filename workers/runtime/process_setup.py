@@ -1,7 +1,6 @@
-"""What a fresh child does to itself before anything of the user's runs in it.
+"""The setup of a fresh child process, before any user code runs in it.
 
-Runs in: guard | zygote | worker, each right after its fork. Any failure ends the process: nothing half confined goes
-on.
+Runs in: guard | zygote | worker, each right after its fork. Any failure ends the process, so none runs half confined.
 """
 
 from __future__ import annotations
@@ -30,10 +29,10 @@ def prctl(option: int, argument: int) -> None:
 
 
 def reset_signals() -> None:
-    """Every disposition to its default and an empty mask: a host may have passed both on (signal(7), exec and fork).
+    """Set every signal to its default and empty the mask: both may be inherited (signal(7), exec and fork).
 
-    But SIGPIPE and SIGXFSZ stay ignored as in every Python program, whose sockets and files raise
-    BrokenPipeError and OSError instead; `subprocess` gives its children the defaults again.
+    SIGPIPE and SIGXFSZ stay ignored, as in every Python program: sockets and files raise BrokenPipeError and OSError
+    instead. `subprocess` restores their defaults in its children.
     """
     signal.set_wakeup_fd(-1)
     for number in signal.valid_signals():
@@ -43,9 +42,11 @@ def reset_signals() -> None:
 
 
 def outlast_requests() -> None:
-    """SIGTERM, SIGINT and SIGHUP do nothing here: service managers and terminals send them to every process of a
-    server, and the end of this one is its owner's to say. What is started here heeds them, for a preload may end its
-    helpers so: exec takes handlers away (signal(7)), and so does `_Requests` in a fork.
+    """Make SIGTERM, SIGINT and SIGHUP do nothing in this process.
+
+    Service managers and terminals send them to every process of a server, but the owner decides when this one ends. Its
+    children get the defaults, since a preload may end its helpers by a signal: exec resets handlers (signal(7)), and
+    `_Requests` does so in a fork.
     """
     _requests.hold_at_forks()
     for number in _REQUESTS:
@@ -59,15 +60,15 @@ def _do_nothing(_number: int, _frame: object) -> None: ...
 
 
 class _Requests:
-    """Held over a fork in a process that outlasts them: one that came to the child before it heeds them would be lost.
+    """Blocks `_REQUESTS` during a fork: the child would lose one that arrives before its defaults are restored.
 
-    Not in a worker, whose threads may fork at the same time.
+    It does nothing in a worker, whose threads may fork at the same time.
     """
 
     def __init__(self) -> None:
         self._are_held = False
         self._mask: Iterable[int] | None = None
-        """To go back to."""
+        """The signal mask to restore; None: nothing was blocked."""
 
     def hold_at_forks(self) -> None:
         if not self._are_held:
@@ -93,15 +94,15 @@ _requests = _Requests()
 
 
 def adopt_orphans() -> None:
-    """Become a subreaper: orphans below this process become its children, not init's."""
+    """Become a subreaper: orphans below this process become its children instead of init's."""
     prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
 def die_with(parent: int) -> None:
-    """Be SIGKILLed when the parent ends; raise ProcessLookupError when it already has.
+    """Have the kernel SIGKILL this process when its parent ends. Raise ProcessLookupError if it has ended.
 
-    PDEATHSIG is cleared by fork and by setuid, so each child sets its own; a parent that died before
-    the call sends nothing, hence the second look.
+    fork and setuid clear PDEATHSIG, so each child sets its own. A parent that died before the call sends nothing, so
+    the parent is checked afterwards.
     """
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
@@ -109,12 +110,12 @@ def die_with(parent: int) -> None:
 
 
 def forbid_new_privileges() -> None:
-    """No set-user-ID program can raise this tree above what may be signalled (PR_SET_NO_NEW_PRIVS)."""
+    """Keep set-user-ID programs below from gaining privileges: they could not be signalled (PR_SET_NO_NEW_PRIVS)."""
     prctl(PR_SET_NO_NEW_PRIVS, 1)
 
 
 def join_cgroup(procs: int) -> int:
-    """Move this process into the group of a cgroup.procs descriptor and close it; return 0 or the errno."""
+    """Move this process into the cgroup of a cgroup.procs descriptor, which is closed. Return 0 or the errno."""
     try:
         os.write(procs, b"0")
     except OSError as error:
@@ -125,7 +126,7 @@ def join_cgroup(procs: int) -> int:
 
 
 def take_standard_streams(output: int | None) -> None:
-    """Stdin from /dev/null; stdout and stderr into `output` (unchanged when None)."""
+    """Redirect stdin from /dev/null, and stdout and stderr to `output`, which is closed (None: leave them)."""
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
@@ -136,7 +137,7 @@ def take_standard_streams(output: int | None) -> None:
 
 
 def close_descriptors_except(kept: Iterable[int]) -> None:
-    """Close everything above stderr but `kept` (close_range(2) through os.closerange)."""
+    """Close every descriptor above stderr except `kept` (close_range(2) through os.closerange)."""
     low = 3
     for descriptor in sorted(kept):
         os.closerange(low, descriptor)
@@ -145,8 +146,8 @@ def close_descriptors_except(kept: Iterable[int]) -> None:
 
 
 def set_process_limits(nice: int, *, core_dumps: bool = False) -> None:
-    """Umask 022, nice level, and core dumps as who started us may have them, or none: RLIMIT_CORE 1 also stops those
-    that go through a pipe (core(5)).
+    """Set umask 022 and the nice level. `core_dumps` keeps the inherited limit; else core dumps are disabled, also
+    those through a pipe, by RLIMIT_CORE 1 (core(5)).
     """
     os.umask(0o022)
     if nice:
@@ -154,28 +155,29 @@ def set_process_limits(nice: int, *, core_dumps: bool = False) -> None:
         _lower_session(nice)
     if not core_dumps:
         hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
-        least = 1 if hard == resource.RLIM_INFINITY else min(1, hard)  # whoever has none may not have one
+        least = 1 if hard == resource.RLIM_INFINITY else min(1, hard)  # a hard limit of 0 cannot be raised to 1
         resource.setrlimit(resource.RLIMIT_CORE, (least, least))
 
 
 def _lower_session(nice: int) -> None:
-    """Where sessions share the processors like equals (autogroup, sched(7)) a nice level counts inside of one only.
+    """Set the nice level of this process's session, for kernels with autogroup (sched(7)).
 
-    The level of a session is another number, and each worker has a session of its own. Of those who are not root the
-    kernel lets one on the whole machine set it in a tenth of a second: the others go on without, for no start may wait.
+    There sessions share the CPU equally, each worker has its own session, and a process's nice level counts only inside
+    it. For users other than root the kernel allows one such write per tenth of a second on the whole machine; a worker
+    whose write fails goes on without it, so that no start waits.
     """
     try:
         with open("/proc/self/autogroup", "wb", buffering=0) as file:
             file.write(str(nice).encode())
     except OSError:
-        pass  # a kernel without it
+        pass  # a kernel without autogroup, or a write too many
 
 
 def become_user(uid: int, gid: int, groups: Iterable[int], parent: int) -> None:
-    """Give up root for good; call it last. Raise OSError.
+    """Give up root for good. Call it last. Raise OSError.
 
-    Not before the output pipe is the user's too: /dev/stdout opens it anew. The kernel forgets PDEATHSIG and makes the
-    process undumpable (credentials(7), prctl(2)), which would give its own /proc/self to root.
+    The output pipe is given to the user first, because opening /dev/stdout opens it again. The kernel clears PDEATHSIG
+    and makes the process undumpable (credentials(7), prctl(2)), which gives its /proc/self to root; both are set again.
     """
     os.fchown(1, uid, gid)
     os.setgroups(list(groups))
@@ -186,19 +188,19 @@ def become_user(uid: int, gid: int, groups: Iterable[int], parent: int) -> None:
 
 
 def flush_c_streams() -> None:
-    """Write out what C code has printed: its stdout is buffered on a pipe, and _exit(2) does not write it."""
+    """Flush the C streams: on a pipe C buffers stdout, and _exit(2) does not flush it."""
     _libc.fflush(None)
 
 
 def reseed() -> None:
-    """Give forked workers different random numbers; `random` itself reseeds after a fork already."""
+    """Seed numpy.random, so that forked workers draw different numbers. `random` reseeds itself after a fork."""
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
         numpy_random.seed()
 
 
 def worker(parent: int, *, output: int, nice: int, affinity: Iterable[int], core_dumps: bool) -> None:
-    """Confine a forked worker. Raise OSError."""
+    """Set up a forked worker: session, signals, limits and streams. Raise OSError."""
     os.setsid()
     reset_signals()
     adopt_orphans()

@@ -1,4 +1,4 @@
-"""Remove a directory and all that is in it, also what its owner may not write.
+"""Remove a directory tree, including directories without write permission.
 
 Runs in: supervisor | worker. For a job's temporary directory, when its processes are gone.
 """
@@ -12,20 +12,20 @@ import subprocess
 
 
 def remove_tree(path: str | os.PathLike[str]) -> None:
-    """Remove it; what cannot be removed stays. Symbolic links are removed and never followed."""
+    """Remove a tree; files that cannot be removed stay. Symbolic links are removed and never followed."""
     try:
         _remove_tree(path)
-    except RecursionError:  # up to Python 3.12 the library goes down that way; a job made a thousand in each other
+    except RecursionError:  # up to Python 3.12 shutil recurses, and a job may nest a thousand directories
         subprocess.run(["rm", "-rf", "--", path], stdin=subprocess.DEVNULL, capture_output=True, check=False)
 
 
 def _remove_tree(path: str | os.PathLike[str]) -> None:
     shutil.rmtree(path, ignore_errors=True)
     if os.geteuid() == 0 or not os.path.lexists(path):
-        return  # modes do not hold root up, and it must not change any where somebody else could lay a link
+        return  # modes do not stop root, and root must not chmod where another user could place a symbolic link
     _open_folder(path)
     for folder, below, _ in os.walk(path):
-        for name in below:  # before the walk goes down there
+        for name in below:  # before the walk enters them
             _open_folder(os.path.join(folder, name))
     shutil.rmtree(path, ignore_errors=True)
 

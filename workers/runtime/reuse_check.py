@@ -1,12 +1,12 @@
-"""May this process take another job? What a job must leave as it found it (about 10 µs to check).
+"""Check whether a worker can take another job: a job must leave parts of the process unchanged (about 10 µs to check).
 
 Runs in: worker. Threads, children, signal dispositions, wakeup descriptor, mask, timers, working directory, umask.
-Everything else (environment, rlimits, affinity, locale, sys.path, random state, descriptors) is declared not restored.
+Everything else (environment, rlimits, affinity, locale, sys.path, random state, descriptors) may change between jobs.
 """
 
 from __future__ import annotations
 
-# `signal` makes an enum of each number it returns: a third of the whole check, at every end of a job.
+# `signal` makes an enum of each number that it returns: a third of the check's time, after every job.
 import _signal  # type: ignore[import-not-found]
 import os
 import signal
@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 _WATCHED = tuple(sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}))
 THREAD_LEAVE_S = 0.005
-"""A joined thread is still listed for some 0.5 ms: the kernel counts it until it is really gone."""
+"""The kernel counts a joined thread for some 0.5 ms more, until it is really gone."""
 _WALL = 0x40000000
-"""Children of clone(2) that tell of their end by no SIGCHLD, too (waitid(2))."""
+"""Includes children of clone(2) that send no SIGCHLD when they end (waitid(2))."""
 
 
 class Baseline(NamedTuple):
@@ -46,7 +46,7 @@ class Baseline(NamedTuple):
         )
 
     def changed(self) -> str:
-        """Return what a job has changed, in words, or an empty string."""
+        """Return a description of the first change that a job made, or an empty string."""
         try:
             now = Baseline.take()
         except OSError as error:
@@ -70,7 +70,7 @@ class Baseline(NamedTuple):
         return ""
 
     def _threads_leave(self) -> bool:
-        """Look again for a moment: a thread that was joined may be on its way out."""
+        """Wait up to THREAD_LEAVE_S for joined threads to go; return whether they went."""
         deadline = time.monotonic() + THREAD_LEAVE_S
         while time.monotonic() < deadline:
             time.sleep(0.0005)
@@ -80,7 +80,7 @@ class Baseline(NamedTuple):
 
 
 def _wakeup_descriptor() -> int | None:
-    """Return it, or None: a job has closed it, or made it blocking, and it could not be put back."""
+    """Return the wakeup descriptor; None if a job has closed it or made it blocking, so that it cannot be set again."""
     descriptor = signal.set_wakeup_fd(-1)
     try:
         signal.set_wakeup_fd(descriptor, warn_on_full_buffer=False)

@@ -1,8 +1,8 @@
-"""SIGTERM as a doorbell: the order is in the pipe, and only one that names the attempt on the stack is heard.
+"""The SIGTERM handler: a signal makes it read the orders, and it obeys only those that name the attempt on the stack.
 
 Runs in: worker. `Stopping` is raised once, in the main thread, only while the job is on the stack, and never inside
-a frame write. Whether anyone heard the bell is told by bytes: the C-level handler writes the signal's number at
-delivery, even while C code holds the GIL (signal.set_wakeup_fd); this module writes BELL_ACKNOWLEDGED when Python
+a frame write. The supervisor follows the signal through bytes in a pipe: the C-level handler writes the signal's number
+at delivery, even while C code holds the GIL (signal.set_wakeup_fd); this module writes NOTIFY_ACKNOWLEDGED when Python
 runs again.
 """
 
@@ -49,17 +49,17 @@ class StopSignal:
         self._reading = False
         self._rang_while_reading = False
         self._missed = False
-        """It rang while no attempt was expected: perhaps for one whose order was not read yet."""
+        """A signal came while no attempt was expected, perhaps for one whose order had not been read yet."""
         self._raised = False
         self.generator: GeneratorType[Any, Any, Any] | None = None
-        """The job, if it is one: between two yields it is not on the stack."""
+        """The job, if it is a generator: between two yields it is not on the stack."""
         self.stopping: Stopping | None = None
         self.operations: Operations | None = None
         self.shields = 0
         self._expired: set[int] = set()
-        """The operations whose ends are still to be raised, by number."""
+        """Numbers of the operations whose `OperationTimedOut` is still to be raised."""
         self._told: tuple[int, OperationTimedOut] | None = None
-        """The one that was raised last."""
+        """The operation and the exception that were raised last."""
 
     def hang(self) -> None:
         """Install the handler, the wakeup descriptor and the hook for swallowed exceptions; main thread only."""
@@ -72,11 +72,11 @@ class StopSignal:
         sys.unraisablehook = self._on_unraisable
 
     def take_signal(self) -> None:
-        """Set the handler for the next job: what C code of the last one has done to it, no look of ours tells."""
+        """Install the handler again for the next job: Python cannot see whether C code has replaced it."""
         self._set_handler()
 
     def expect(self, fence: int) -> None:
-        """From here on the handler may raise: the caller is inside a try."""
+        """Let the handler raise in this attempt. The caller is inside the `try` that catches it."""
         self.stopping = None
         self._raised = False
         self.shields = 0
@@ -84,19 +84,17 @@ class StopSignal:
         self._fence = fence
 
     def forget(self) -> None:
-        """From here on the handler does nothing."""
+        """End the attempt: the handler raises nothing until the next `expect`."""
         self._fence = None
         self.generator = None
         self.operations = None
 
     def answer(self) -> None:
-        """Look for an order in the pipe and obey it: raise `Stopping`. Called by the handler and after a frame
-        write.
-        """
+        """Read the orders and obey them, which may raise. Called after a frame write that a signal interrupted."""
         self._ring(sys._getframe(1))
 
     def answer_missed(self) -> None:
-        """Do so if the bell rang before the attempt was expected."""
+        """Read and obey the orders if a signal came before the attempt was expected."""
         if self._missed:
             self._missed = False
             self._ring(sys._getframe(1))
@@ -113,7 +111,7 @@ class StopSignal:
         if self._raised:
             return
         if self.channel.busy:
-            self.channel.rang = True  # the write comes first; it calls answer()
+            self.channel.rang = True  # the write calls answer() when it is done
             return
         if self._reading:
             self._rang_while_reading = True
@@ -123,9 +121,9 @@ class StopSignal:
         self._deliver(frame)
 
     def _listen(self, frame: FrameType | None) -> None:
-        """Take what the supervisor has to say to this attempt. After a stop it says nothing more.
+        """Read the orders for this attempt. A stop is the last one.
 
-        A bell meanwhile is only noted: whose code was interrupted cannot be told from in here.
+        A signal that comes meanwhile is only recorded: from in here the interrupted code cannot be identified.
         """
         try:
             while self.stopping is None:
@@ -142,7 +140,7 @@ class StopSignal:
             self._reading = False
 
     def _take_stop(self, stop: Stop, frame: FrameType | None) -> None:
-        """Known only once it is acknowledged: the signal may come again right here, and be raised right here."""
+        """Record the stop after acknowledging it: a second signal may arrive in here and raise it at once."""
         deadline = time.monotonic() + stop.grace_s
         stopping = Stopping(stop.cause, by=stop.by, grace_s=stop.grace_s, deadline=deadline, reason=stop.reason)
         write_stack(self._stack, _suspended_frame(self.generator) or frame)
@@ -150,16 +148,16 @@ class StopSignal:
         self.stopping = stopping
 
     def _deliver(self, frame: FrameType | None) -> None:
-        """Raise what there is to raise."""
+        """Raise the stop or the operation timeout that is due, or ask for the signal to be sent again."""
         if self.stopping is None and not self._expired:
             return
         if _is_in_hook(frame):
-            self._tell(NOTIFY_SWALLOWED)  # swallowed here, nobody would be told: another bell
+            self._tell(NOTIFY_SWALLOWED)  # what is raised here is lost: ask for another signal
         elif self.stopping is not None:
             if not (_is_event_loops(frame) and self._ask_event_loop()):
                 self._raise()
         elif _runs_the_loop(frame):
-            # No callback can raise it in a task: another bell, until one finds another place.
+            # No callback can raise it in a task: ask for more signals until one interrupts other code.
             self._tell(NOTIFY_SWALLOWED)
         else:
             self._raise_expired(frame)
@@ -170,7 +168,7 @@ class StopSignal:
             raise self.stopping
 
     def _raise_expired(self, frame: FrameType | None) -> None:
-        """Raise the end of the outermost one: those inside it are left with it."""
+        """Raise `OperationTimedOut` of the outermost expired operation: it also leaves those inside."""
         if self.shields or self.operations is None:
             return
         expired, self._expired = sorted(self._expired), set()
@@ -181,18 +179,18 @@ class StopSignal:
                 raise error
 
     def raise_deferred(self) -> None:
-        """The last shield may be down: raise what came meanwhile."""
+        """Raise what was deferred, if no shield is left. Called when a shield ends."""
         if not self.shields and self._fence is not None:
             self._deliver(sys._getframe(1))
 
     def _ask_event_loop(self) -> bool:
-        """Have the job's event loop raise it between two callbacks; return whether it can.
+        """Have the job's event loop raise the stop between two callbacks; return False if no loop runs.
 
-        Inside its own code, what had just been taken from its queue would be lost with the exception, and closing
-        the loop would wait for that task for ever (hence the SIGINT handler of `asyncio.Runner`). The callback that
-        comes next may compute for long, so another bell is asked for too: whichever finds the job's own code is first.
+        If it were raised in the loop's own code, the callback just taken from the queue would be lost, and closing the
+        loop would wait for that task for ever (`asyncio.Runner` handles SIGINT in this way for the same reason). The
+        next callback may compute for long. So another signal is requested too, and the first to reach job code raises.
         """
-        running = getattr(sys.modules.get("asyncio"), "_get_running_loop", None)  # it may be half imported
+        running = getattr(sys.modules.get("asyncio"), "_get_running_loop", None)  # asyncio may be half imported
         loop = None if running is None else running()
         if loop is None or loop.is_closed():
             return False
@@ -201,7 +199,7 @@ class StopSignal:
         return True
 
     def _hear(self) -> Frame | None:
-        """Read the pipe until no bell rings any more while it is read."""
+        """Return the next order; None once a read finds nothing and no signal arrived during it."""
         fence = self._fence
         assert fence is not None
         while True:
@@ -209,14 +207,14 @@ class StopSignal:
             self._reading = True
             word = self._read_word(fence)
             if word is not None:
-                return word  # and the next one is looked for, unless it is the last
-            self._reading = False  # before the look below: a bell between the two is answered by its own handler
+                return word  # the caller reads on, unless it is a stop
+            self._reading = False  # before the check below: a signal between the two reads the orders itself
             if not self._rang_while_reading:
                 return None
 
     def _on_unraisable(self, unraisable: Any) -> None:
         if unraisable.exc_value is not None and unraisable.exc_value is self.stopping:
-            # A __del__, a gc or C callback swallowed it. Raising here would be swallowed again: ask for another bell.
+            # A __del__, a gc or C callback swallowed it. Raising here would be swallowed again: ask for another signal.
             self._raised = False
             self._tell(NOTIFY_SWALLOWED)
         elif self._told is not None and unraisable.exc_value is self._told[1]:
@@ -229,17 +227,18 @@ class StopSignal:
         try:
             os.write(self._notifications, bytes([notification]))
         except OSError:
-            pass  # full of signals' bytes, or closed by the job: the supervisor then counts on time alone
+            pass  # the pipe is full of signal numbers, or closed by the job: the supervisor relies on its timers
 
 
 _LOCKS = frozenset({"_acquireLock", "_releaseLock", "_prepareFork", "_afterFork"})
-"""Of logging, up to 3.12 and from 3.13 on: what it registers with `os.register_at_fork`."""
+"""The functions that logging registers with `os.register_at_fork`, up to Python 3.12 and from 3.13 on."""
 
 
 def _is_in_hook(frame: FrameType | None) -> bool:
-    """Tell whether a hook was interrupted, which would swallow what is raised in it: `sys.unraisablehook`, the job's
-    own around ours, or ours, in which a worker that gets no processor may be for longer than the supervisor waits; or
-    logging's for forks, the first code of Python's behind each `os.fork`, whose lock would be held for ever.
+    """Return whether the signal interrupted a hook, where an exception would be swallowed.
+
+    The hooks are `sys.unraisablehook` (the job's, and ours, in which a worker without CPU time may stay longer than the
+    supervisor waits) and logging's for forks: they run first after each `os.fork`, and the lock would stay held.
     """
     hooks = (StopSignal._on_unraisable.__code__, getattr(sys.unraisablehook, "__code__", None))
     while frame is not None and frame.f_code not in hooks:
@@ -250,7 +249,7 @@ def _is_in_hook(frame: FrameType | None) -> bool:
 
 
 def _is_event_loops(frame: FrameType | None) -> bool:
-    """Tell whether asyncio's own code was interrupted, or what that has called of the library, not the job's."""
+    """Return whether the signal interrupted asyncio or standard-library code that asyncio called, not job code."""
     while frame is not None and _is_seen_through(frame):
         if _package(frame) == "asyncio":
             return True
@@ -259,8 +258,10 @@ def _is_event_loops(frame: FrameType | None) -> bool:
 
 
 def _runs_the_loop(frame: FrameType | None) -> bool:
-    """Tell whether asyncio was interrupted with a step in its hand: not while it waits, nor in what the job has called
-    of it (`asyncio.sleep`), from where an exception goes on into the job.
+    """Return whether the signal interrupted the event loop while it ran a step.
+
+    False while the loop waits, and in asyncio functions that the job called (`asyncio.sleep`): there an exception
+    propagates into the job.
     """
     while frame is not None and _is_seen_through(frame):
         if _package(frame) == "selectors":
@@ -272,9 +273,7 @@ def _runs_the_loop(frame: FrameType | None) -> bool:
 
 
 def _is_seen_through(frame: FrameType) -> bool:
-    """Tell whether what counts is who has called it: the library's code, or this handler's, whose bell came again while
-    it was at work.
-    """
+    """Return whether to look at the frame's caller instead: it is library code, or this handler, itself interrupted."""
     return _is_handlers(frame) or _package(frame) in sys.stdlib_module_names
 
 
@@ -283,7 +282,7 @@ def _is_handlers(frame: FrameType) -> bool:
 
 
 def _outside(frame: FrameType | None) -> FrameType | None:
-    """Return what this handler has interrupted, also when it is interrupted itself."""
+    """Return the frame that this handler interrupted, also when the handler itself was interrupted."""
     while frame is not None and _is_handlers(frame):
         frame = frame.f_back
     return frame
@@ -294,16 +293,16 @@ def _package(frame: FrameType) -> str:
 
 
 def _suspended_frame(generator: GeneratorType[Any, Any, Any] | None) -> FrameType | None:
-    """Return where a job stands that waits for its next step; None when it runs, and so is on the stack itself."""
+    """Return the frame of a generator that waits for its next step; None if it runs, since it is on the stack then."""
     if generator is None or generator.gi_running:
         return None
     return generator.gi_frame
 
 
 def _note_replacement(number: int, ours: Callable[..., None], tell: Callable[[int], None]) -> None:
-    """Tell when the job sets a handler of its own for this signal, or ours again, however it came by `signal.signal`.
+    """Report when the job installs a handler of its own for this signal, or restores ours.
 
-    `signal.signal` looks its C function up at each call; there is no audit event for it.
+    It wraps the C function, which every `signal.signal` looks up at each call; there is no audit event for it.
     """
     worker = os.getpid()
     c_module: Any = sys.modules["_signal"]
@@ -318,7 +317,7 @@ def _note_replacement(number: int, ours: Callable[..., None], tell: Callable[[in
 
 
 def write_stack(descriptor: int, frame: FrameType | None) -> None:
-    """Write a stack, most recent call first, in faulthandler's form; without source lines: no file is read here."""
+    """Write a stack in faulthandler's form, most recent call first. It has no source lines: no file is read here."""
     lines = ["Stack at the signal (most recent call first):"]
     while frame is not None:
         code = frame.f_code
@@ -327,4 +326,4 @@ def write_stack(descriptor: int, frame: FrameType | None) -> None:
     try:
         os.write(descriptor, ("\n".join(lines) + "\n").encode("utf-8", "backslashreplace"))
     except OSError:
-        pass  # the job closed it
+        pass  # the job closed the descriptor

@@ -1,7 +1,7 @@
-"""Run nothing once through the real path, so that the first job of a fresh fork does not pay for it.
+"""Run a trivial job once through the real code path, so that the first job of a fresh fork starts faster.
 
-Runs in: worker, before it is ready. After a fork every page is shared; the first write to each (a reference count is
-one) copies it. Without this the first job of a worker entered 0.3 ms later.
+Runs in: worker, before it is ready. After a fork every page is shared, and the first write to each copies it (changing
+a reference count is a write). Without the warm-up the first job of a worker entered 0.3 ms later.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _JOB = JobFunction("rehearsal", _nothing, "", input_type_of(_PARAMETERS.members)
 
 
 def rehearse(tmp: str, codec: Codec) -> None:
-    """Read an order, decode it, bind, call, emit and close, all into /dev/null."""
+    """Read and decode an order, bind its input, call the job, emit and close; the frames go to /dev/null."""
     null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     orders = OrderReader(theirs.detach())

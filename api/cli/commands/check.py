@@ -19,7 +19,7 @@ from rich.text import Text
 from killable.api.cli.commands.serve import require_linux
 from killable.api.cli.display import console, errors, render
 from killable.api.cli.parameters.options import ConfigFile, Json, Target
-from killable.workers.authoring.limits import flat
+from killable.workers.authoring.limits import DEFAULT_LIMITS, flat, value_of
 
 if TYPE_CHECKING:
     from killable.api.cli.server.configuration import InForce
@@ -105,7 +105,7 @@ def _types_table(types: Sequence[JobType]) -> Table:
         table.add_column(name, no_wrap=True)
     table.add_column("OTHERS")
     for job_type in types:
-        limits = job_type.limits.as_json()
+        limits = dict(job_type.limits)
         cells = (_limit(name, limits.pop(name)) for name in _COLUMNS)
         label = Text(job_type.name, "" if job_type.available else "yellow")
         table.add_row(label, job_type.pool, *cells, ", ".join(_others(limits)))
@@ -114,15 +114,12 @@ def _types_table(types: Sequence[JobType]) -> Table:
 
 def _others(limits: Mapping[str, Any]) -> Iterator[str]:
     """Yield the limits beside those with columns that are not as they are by default."""
-    from killable.supervisor.models import JobLimits
-
-    defaults = JobLimits().as_json()
     for limit, name, value in flat(limits):
-        if value != defaults[limit]:
+        if value != value_of(DEFAULT_LIMITS, limit):
             yield f"{name} {_limit(limit, value)}"
 
 
-def _limit(name: str, value: float | None) -> str:
+def _limit(name: str, value: Any) -> str:
     if value is None:
         return "none"
     if name.endswith("_s"):

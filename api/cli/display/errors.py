@@ -39,6 +39,53 @@ class CommandExit(IntEnum):
     INTERRUPTED = 128 + signal.SIGINT
 
 
+EXIT_CODES: dict[str, CommandExit] = {
+    code: exit_code
+    for exit_code, codes in {
+        CommandExit.CANCELLED: ("cancelled",),
+        CommandExit.UNKNOWN: (
+            "unknown_job_type",
+            "unknown_job",
+            "unknown_worker",
+            "not_found",
+        ),
+        CommandExit.REFUSED: (
+            "input.invalid",
+            "invalid",
+            "limit_over_cap",
+            "too_large",
+            "idempotency_conflict",
+            "malformed",
+            "header_too_large",
+            "unsupported_media_type",
+            "method_not_allowed",
+            "misdirected",
+        ),
+        CommandExit.NOT_NOW: (
+            "queue_full",
+            "draining",
+            "deadline_unmeetable",
+            "journal_failed",
+            "slow_request",
+            "too_many_connections",
+        ),
+        CommandExit.UNAUTHORIZED: (
+            "unauthorized",
+            "forbidden",
+        ),
+        CommandExit.TIMED_OUT: (
+            "timeout.queue",
+            "timeout.start",
+            "timeout.first_token",
+            "timeout.idle",
+            "timeout.operation",
+            "timeout.run",
+        ),
+    }.items()
+    for code in codes
+}
+"""Of error codes; any other is FAILED."""
+
 _HINTS = {
     "timeout.queue": "all workers were busy: more of them (pools.NAME.workers), or submit --queue-s",
     "timeout.start": "the worker was not ready in time: look at `killable inspect`, or raise submit --start-s",
@@ -61,7 +108,7 @@ def exit_code(error: KillableError) -> int:
     own = getattr(type(error), "exit_code", None)
     if own is not None:
         return int(own)
-    return CODES[error.code].exit_code if error.code in CODES else CommandExit.FAILED
+    return EXIT_CODES.get(error.code, CommandExit.FAILED)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from killable.api.cli.display import render
+from killable.workers.authoring.limits import LIMITS
 
 _UNITS = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 
@@ -75,29 +76,13 @@ def limit_of(code: str, error: Mapping[str, Any]) -> str | None:
 
 
 _LIMIT = {
-    "timeout.run": "run_s",
-    "timeout.first_token": "first_token_s",
-    "timeout.idle": "idle_s",
-    "timeout.start": "start_s",
-    "limit.memory": "memory_bytes",
-    "limit.cpu": "cpu_s",
-    "limit.processes": "processes_max",
-    "limit.output": "output_bytes",
-}
+    code: name
+    for code in ("timeout.run", "timeout.first_token", "timeout.idle", "timeout.start", "limit.memory", "limit.cpu",
+                 "limit.processes", "limit.output")
+    for name, limit in LIMITS.items()
+    if limit.ends_as == (code,)
+}  # fmt: skip
 """Where the error does not say it."""
-
-_WHAT_IT_IS = {
-    "total_s": "it is the time from its submission to its end, waiting included",
-    "run_s": "it is the time from its start to its return",
-    "first_token_s": "it is the time from its start to its first token",
-    "idle_s": "it is the time from one token to the next",
-    "start_s": "it is the time that a worker has to enter the job's function",
-    "memory_bytes": "it bounds how far all processes of the job may grow together",
-    "cpu_s": "it bounds what all processes of the job compute, on all cores together",
-    "processes_max": "it bounds how many processes the job may be at once",
-    "files_max": "it bounds the files that each process of the job may have open",
-    "output_bytes": "it bounds what the job streams and prints",
-}
 
 
 def _of_failure(record: Mapping[str, Any], code: str, error: Mapping[str, Any]) -> Remedy:
@@ -105,8 +90,8 @@ def _of_failure(record: Mapping[str, Any], code: str, error: Mapping[str, Any]) 
     limit = limit_of(code, error)
     if code == "limit.files" and limits.get("files_max") is not None:
         limit = "files_max"
-    if limit in _WHAT_IT_IS:
-        return _raise(limit, record, _WHAT_IT_IS[limit])
+    if limit is not None and limit not in ("queue_s", "operation_s"):  # those are about the queue, or an operation
+        return _raise(limit, record, LIMITS[limit].bounds)
     match code:
         case "timeout.operation":
             return _of_operation(record, error)

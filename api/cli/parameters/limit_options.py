@@ -13,27 +13,9 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from killable.api.cli.parameters.options import NO_LIMIT, LimitOption
+from killable.workers.authoring.limits import LIMITS, Unit
 
-HELP = {
-    "run_s": "How long it may run: 60, 5m, none.",
-    "total_s": "How long it may take from now to its end, waiting included.",
-    "grace_s": "How long it may clean up when it is stopped.",
-    "queue_s": "How long it may wait in the queue.",
-    "start_s": "How long its worker may take to start it.",
-    "first_token_s": "How long its first token may take.",
-    "idle_s": "How long each further token may take.",
-    "operation_s": "How long an operation of it may take, by name or path: load/download=10m. May be repeated.",
-    "ack_s": "How long native code is waited for when it is stopped.",
-    "memory_bytes": "How much memory it may take: 2GiB.",
-    "cpu_s": "How much processor time it may use, on all cores.",
-    "processes_max": "How many processes it may be at once.",
-    "files_max": "How many files it may have open.",
-    "output_bytes": "How much it may stream and print.",
-    "attempts_max": "How often it may be run, if it ends for no fault of its own and has streamed nothing.",
-    "backoff_s": "How long it waits before its second run, about; twice as long before each further one.",
-}
-"""In the order of the help."""
-_METAVARS = {"bytes": "BYTES", "max": "NUMBER"}
+_METAVARS = {Unit.SECONDS: "SECONDS", Unit.BYTES: "BYTES", Unit.COUNT: "NUMBER"}
 
 
 def with_limit_options(function: Callable[..., None]) -> Callable[..., None]:
@@ -43,12 +25,12 @@ def with_limit_options(function: Callable[..., None]) -> Callable[..., None]:
     own = [each.replace(annotation=hints[name]) for name, each in signature.parameters.items() if name != "limits"]
     options = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_annotation(name))
-        for name in HELP
+        for name in LIMITS
     ]
 
     @functools.wraps(function)
     def verb(**given: Any) -> None:
-        limits = limits_of({name: given.pop(name) for name in HELP})
+        limits = limits_of({name: given.pop(name) for name in LIMITS})
         function(**given, limits=limits)
 
     parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in (*own, *options)]
@@ -59,12 +41,13 @@ def with_limit_options(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _annotation(name: str) -> Any:
-    panel: dict[str, Any] = {"help": HELP[name], "rich_help_panel": "Limits", "show_default": False}
+    limit = LIMITS[name]
+    text = f"{limit.bounds[0].upper()}{limit.bounds[1:]}."
+    panel: dict[str, Any] = {"help": text, "rich_help_panel": "Limits", "show_default": False}
     flag = f"--{name.replace('_', '-')}"
-    if name == "operation_s":
+    if limit.unit is Unit.OPERATIONS:
         return Annotated[list[str] | None, typer.Option(flag, metavar="NAME=SECONDS", **panel)]
-    metavar = _METAVARS.get(name.rpartition("_")[2], "SECONDS")
-    return Annotated[Any, typer.Option(flag, parser=LimitOption(name), metavar=metavar, **panel)]
+    return Annotated[Any, typer.Option(flag, parser=LimitOption(name), metavar=_METAVARS[limit.unit], **panel)]
 
 
 def limits_of(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from killable.api.cli.server.listener import BACKLOG, Listener, cannot_listen
 from killable.api.http.api_keys import ApiKey
 from killable.api.http.app import create_app
 from killable.api.http.settings import HttpSettings
-from killable.supervisor.configuration.config import ServerSettings
+from killable.supervisor.settings import ServerSettings
 
 if TYPE_CHECKING:
     from killable.supervisor.engine import Engine
@@ -36,17 +36,7 @@ class HttpServer:
     """The HTTP side of one `serve`."""
 
     def __init__(self, engine: Engine, server: ServerSettings, listener: Listener, keys: Sequence[ApiKey] = ()) -> None:
-        settings = HttpSettings(
-            host=server.host,
-            port=server.port,
-            allowed_hosts=server.allowed_hosts,
-            cors_origins=server.cors_origins,
-            keys=tuple(keys),
-            connections_max=server.connections_max,
-            header_timeout_s=server.header_timeout_s,
-            body_bytes_max=server.body_bytes_max,
-            result_inline_bytes_max=server.result_inline_bytes_max,
-        )
+        settings = HttpSettings.of(server, keys)
         self._listener = listener
         self._server = _Server(
             uvicorn.Config(

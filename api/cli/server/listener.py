@@ -16,7 +16,8 @@ from types import TracebackType
 from typing import Self
 
 from killable.api.cli.display.errors import CommandExit
-from killable.supervisor.configuration.config import ConfigError, ConfigFault, ServerSettings
+from killable.supervisor.configuration.config import ConfigError, ConfigFault
+from killable.supervisor.settings import ServerSettings
 from killable.workers.errors import KillableError
 
 PATH_BYTES_MAX = 107

@@ -1,0 +1,164 @@
+"""A supervisor and its HTTP server inside the benchmark's process, and `killable serve` in a process of its own.
+
+Runs in: the benchmark | the server's process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import psutil
+import uvicorn
+from http_client import Connection
+
+from killable.api.cli.server import gc_freeze
+from killable.api.http.app import create_app
+from killable.supervisor.models import JobRecord, Submission
+from killable.supervisor.settings import PoolSpec, Settings
+from killable.supervisor.supervisor import Supervisor
+from killable.workers.protocol.messages import dump_json
+
+HERE = Path(__file__).parent
+WAIT_S = 30.0
+"""Limit for anything that takes milliseconds; the benchmark fails after it."""
+SETTLE_S = 0.005
+"""After the fork of a spare worker: its copied pages, its warm-up."""
+START_S = 60.0
+
+
+# ── in this process, as `killable serve` runs them ──
+
+
+def pool(module: str, workers: int, **spec: Any) -> PoolSpec:
+    """Return a pool of one of the benchmark's job modules."""
+    return PoolSpec(module, (str(HERE / f"{module}.py"),), workers=workers, **spec)
+
+
+@asynccontextmanager
+async def running_supervisor(*pools: PoolSpec, **settings: Any) -> AsyncIterator[Supervisor]:
+    """Start a supervisor, and close it with all its processes. Raise RuntimeError for a broken pool."""
+    supervisor = Supervisor(Settings(pools=pools, **settings))
+    await supervisor.start()
+    try:
+        for record in await supervisor.pools():
+            if record.state != "ready":
+                raise RuntimeError(f"pool {record.name} is {record.state}: {record.detail}")
+        gc_freeze.settle()
+        yield supervisor
+    finally:
+        await supervisor.close(grace_s=0)
+
+
+@asynccontextmanager
+async def serving_http(supervisor: Supervisor) -> AsyncIterator[int]:
+    """Serve HTTP on a free loopback port; yield the port.
+
+    On exit all jobs are ended before the server stops, so that streams end by themselves.
+    """
+    config = uvicorn.Config(
+        create_app(supervisor), host="127.0.0.1", port=0, lifespan="off", log_config=None, access_log=False
+    )
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server.serve())
+    try:
+        async with asyncio.timeout(WAIT_S):
+            while not server.started:
+                await asyncio.sleep(0.001)
+        yield server.servers[0].sockets[0].getsockname()[1]
+        await supervisor.close(grace_s=0)
+    finally:
+        server.should_exit = server.force_exit = True
+        await task
+
+
+async def submit(supervisor: Supervisor, type: str, *, limits: dict[str, Any] | None = None, **input: Any) -> JobRecord:
+    return await supervisor.submit(Submission(type, dump_json(input), limits=limits or {}))
+
+
+async def start(supervisor: Supervisor, type: str, *, limits: dict[str, Any] | None = None, **input: Any) -> JobRecord:
+    """Submit a job and return its record after its first token. Raise RuntimeError if it ends before."""
+    record = await submit(supervisor, type, limits=limits, **input)
+    await first_token(supervisor, record.job_id)
+    return await supervisor.get(record.job_id)
+
+
+async def first_token(supervisor: Supervisor, job_id: str) -> Any:
+    """Wait for a job's first token and return its value, or its text. Raise RuntimeError if the job ends before."""
+    async with aclosing(cast("AsyncGenerator[Any, None]", supervisor.events(job_id))) as batches:
+        async for batch in batches:
+            for event in batch:
+                if event.name == "token":
+                    token = json.loads(event.data)
+                    return token.get("value", token.get("text"))
+    raise RuntimeError(f"it ended without a token: {await supervisor.get(job_id)}")
+
+
+async def wait_until_warm(supervisor: Supervisor, settle_s: float = SETTLE_S) -> None:
+    """Return when every pool has an idle worker, and `settle_s` later."""
+    async with asyncio.timeout(WAIT_S):
+        while any(not record.idle for record in await supervisor.pools()):
+            await asyncio.sleep(0.001)
+    await asyncio.sleep(settle_s)
+
+
+def pid_of(record: JobRecord) -> int:
+    assert record.pid is not None, record
+    return record.pid
+
+
+# ── in a process of its own ──
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server that accepts connections."""
+
+    port: int
+    pid: int
+
+    async def connect(self) -> Connection:
+        return await Connection.open(self.port)
+
+    @property
+    def uss_mb(self) -> float:
+        """Private memory of the server's own process, in MB (10⁶ bytes)."""
+        return float(psutil.Process(self.pid).memory_full_info().uss) / 1e6
+
+
+@asynccontextmanager
+async def serve_process(*, workers: int = 2, jobs_per_worker_max: int = 0, **settings: Any) -> AsyncIterator[Server]:
+    """Run the installed command with a pool of `jobs.py`; `settings` are keys of [server]. Ends its jobs with it."""
+    module = HERE / "jobs.py"
+    pool_name = module.stem.upper()
+    environ = os.environ | {
+        f"KILLABLE_POOLS__{pool_name}__WORKERS": str(workers),
+        f"KILLABLE_POOLS__{pool_name}__JOBS_PER_WORKER_MAX": str(jobs_per_worker_max),
+        **{f"KILLABLE_SERVER__{name.upper()}": str(value) for name, value in settings.items()},
+    }
+    command = (sys.executable, "-m", "killable.api.cli", "serve", str(module), "--port", "0", "--json")
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL, env=environ
+    )
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(START_S):
+            line = await process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the server ended with {await process.wait()}: {' '.join(command)}")
+        yield Server(int(json.loads(line)["url"].rpartition(":")[2]), process.pid)
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            try:
+                await asyncio.wait_for(process.wait(), 10)
+            except TimeoutError:
+                process.kill()
+        await process.wait()

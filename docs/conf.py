@@ -9,7 +9,6 @@ release = version = version_of("killable")
 extensions = ["myst_parser"]
 exclude_patterns = ["_build"]
 nitpicky = True
-suppress_warnings = ["toc.not_readable"]  # pages for maintainers that are not here yet
 
 myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist"]
 myst_heading_anchors = 4

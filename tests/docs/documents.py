@@ -26,8 +26,11 @@ from markdown_it import MarkdownIt
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
-GENERATED = ROOT / "docs" / "reference"
-"""Its pages are made from the code: whoever makes them tests them."""
+DOCS = ROOT / "docs"
+GENERATED = DOCS / "reference"
+"""Its pages are made from the code, and tested where they are made."""
+DECISIONS = DOCS / "decisions"
+"""For maintainers: nothing in them is run."""
 
 FILE_LANGUAGES = ("python", "toml", "ini", "yaml", "dockerfile")
 LANGUAGES = (*FILE_LANGUAGES, "console", "text", "json", "mermaid")
@@ -72,8 +75,9 @@ class Step:
 
 
 def pages() -> list[Path]:
-    """Return the pages that people write."""
-    return [path for path in sorted((ROOT / "docs").rglob("*.md")) if GENERATED not in path.parents]
+    """Return the pages for users that people write."""
+    elsewhere = {GENERATED, DECISIONS}
+    return [path for path in sorted(DOCS.rglob("*.md")) if not elsewhere & set(path.parents)]
 
 
 def name_of(path: Path) -> str:

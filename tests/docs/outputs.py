@@ -7,7 +7,7 @@ where a line is broken and how wide a column is.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 ANY_LINES = "..."
 """A line of a page that stands for any number of lines."""
@@ -58,9 +58,15 @@ def is_shown(shown: Sequence[str], printed: Sequence[str]) -> bool:
     return re.fullmatch(pattern, masked(printed)) is not None
 
 
-def ids_of(shown: Sequence[str], printed: Sequence[str]) -> Mapping[str, str]:
-    """Return which real job stands for which of the page, by their ids, whole and short, in the order of both."""
-    on_page, here = (list(dict.fromkeys(JOB_ID.findall("\n".join(lines)))) for lines in (shown, printed))
+def ids_of(shown: Sequence[str], printed: Sequence[str], known: Collection[str]) -> Mapping[str, str]:
+    """Return which real job stands for which of the page, by their ids, whole and short, in the order of both.
+
+    Those that are known stand in both as the page has them.
+    """
+    on_page, here = (
+        [each for each in dict.fromkeys(JOB_ID.findall("\n".join(lines))) if each not in known]
+        for lines in (shown, printed)
+    )
     meant = {}
     for of_page, real in zip(on_page, here, strict=False):
         meant[of_page] = real

@@ -167,7 +167,7 @@ class Session:
             return
         self._code, printed = self._run(["bash", "-c", f"(exit {self._code}); {self._real(step.command)}"])
         if step.output and self._code not in (126, 127):
-            self._ids.update(ids_of(step.output, printed))
+            self._ids.update(ids_of(step.output, printed, self._ids))
             printed = self._as_shown("\n".join(printed))
             self._note_output(Output(step.line + 1, step.output, printed, place))
         elif self._code:

@@ -2,16 +2,16 @@
 
 The conventions, which `test_docs.py` enforces:
 
-- A `python` block whose first line is a comment with a file name (`# my_jobs.py`) is that file. So are blocks of `toml`,
-  `ini`, `yaml` and `dockerfile`. Any other `python` block is a program, and is run.
+- A `python` block whose first line is a comment with a file name (`# my_jobs.py`) is that file. So are blocks of
+  `toml`, `ini`, `yaml` and `dockerfile`. Any other `python` block is a program, and is run.
 - A `text` block right behind such a program is its output, and is compared.
-- A `console` block has commands, lines that begin with `$ `, which are run in order; the lines behind a command are its
-  output, and are compared.
+- A `console` block has commands, lines that begin with `$ `, which are run in order. The lines behind a command are its
+  output, and are compared. A line `...` stands for any number of lines.
 - A `python` block with the comment `<!-- cell -->` in front of it is a cell of a notebook: all cells of a page are one
   program. A `text` block behind a cell is what a notebook shows below it.
-- All blocks of a page are run in one folder, from the first to the last.
-- A block that is not run, because what it needs is not installed or because it is output of something else, has the
-  comment `<!-- not run: REASON -->` in front of it. `test_docs.py` has a list of them.
+- All blocks of a page are run in one folder, from the first to the last. Servers end with the page.
+- A block that is not run, because what it needs is not installed or because it is a drawing, has the comment
+  `<!-- not run: REASON -->` in front of it. `test_docs.py` has a list of them.
 - A block that another test runs has the comment `<!-- run by: tests/e2e/test_readme.py -->` in front of it.
 """
 

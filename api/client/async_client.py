@@ -16,7 +16,7 @@ from killable.api.client.async_transport import AsyncTransport
 from killable.api.client.exchange import ANSWER_S, CONNECT_S, Server
 from killable.api.client.job_calls import JobCalls
 from killable.api.client.outcomes import Ending, Event, Record, job_error, token_of
-from killable.api.client.retries import RETRIES, Asking
+from killable.api.client.retries import RETRIES, Requester
 from killable.api.client.server_calls import ServerCalls
 from killable.api.client.stream_reading import Reading
 from killable.api.client.submission import JobOptions, PendingSubmission, Submitting
@@ -49,9 +49,9 @@ class AsyncClient:
         """
         server = Server.at(url, uds=uds, api_key=api_key, headers=headers, connect_s=connect_s, answer_s=answer_s)
         self.address = server.address
-        self._asking = Asking(server, retries)
-        self._calls = ServerCalls(self._asking)
-        self._submitting = Submitting(self._asking)
+        self._requester = Requester(server, retries)
+        self._calls = ServerCalls(self._requester)
+        self._submitting = Submitting(self._requester)
         self._transport = AsyncTransport(server, http)
 
     def submit(
@@ -87,7 +87,7 @@ class AsyncClient:
         """Return a handle for the job with this full id. Sends no request; if there is no such job, its methods raise
         Refused `unknown_job`.
         """
-        return AsyncJobHandle(self._transport, JobCalls(self._asking, id))
+        return AsyncJobHandle(self._transport, JobCalls(self._requester, id))
 
     async def jobs(
         self, *, state: str | None = None, type: str | None = None, tag: str | None = None
@@ -232,7 +232,7 @@ class AsyncJobHandle:
         A broken stream is resumed (`retries` of `Client`). If that fails, raise a JobError with the code
         `supervisor_lost`: the state of the job is then unknown. Raise Unreachable if no connection succeeded.
         """
-        async with aclosing(self._transport.events(Reading(self._calls.asking, self.id, after))) as events:
+        async with aclosing(self._transport.events(Reading(self._calls.requester, self.id, after))) as events:
             async for event in events:
                 self._calls.is_over |= event.is_terminal
                 yield event

@@ -68,7 +68,7 @@ class AsyncTransport:
             await asyncio.sleep(reading.pause_s)
             if self._http.is_closed:
                 raise closed()
-            with reading.mending():
+            with reading.reconnecting():
                 async with self._http.stream(**self._server.arguments(reading.call)) as response:
                     if not response.is_success:
                         await response.aread()

@@ -14,7 +14,7 @@ import httpx
 from killable.api.client.exchange import ANSWER_S, CONNECT_S, Server
 from killable.api.client.job_calls import JobCalls
 from killable.api.client.outcomes import Ending, Event, NotEnded, Record, Unreachable, job_error, token_of
-from killable.api.client.retries import RETRIES, Asking
+from killable.api.client.retries import RETRIES, Requester
 from killable.api.client.server_calls import ServerCalls
 from killable.api.client.stream_reading import Reading
 from killable.api.client.submission import JobOptions, PendingSubmission, Submitting
@@ -65,9 +65,9 @@ class Client:
             url, uds=uds, api_key=api_key, headers=headers, connect_s=connect_s, answer_s=answer_s
         )  # fmt: skip
         self.address = server.address
-        self._asking = Asking(server, retries)
-        self._calls = ServerCalls(self._asking)
-        self._submitting = Submitting(self._asking)
+        self._requester = Requester(server, retries)
+        self._calls = ServerCalls(self._requester)
+        self._submitting = Submitting(self._requester)
         self._transport = Transport(server, http)
 
     def submit(self, type: str, input: Mapping[str, Any] | None = None, **options: Unpack[JobOptions]) -> JobHandle:
@@ -109,7 +109,7 @@ class Client:
         """Return a handle for the job with this full id. Sends no request; if there is no such job, its methods raise
         Refused `unknown_job`.
         """
-        return JobHandle(self._transport, JobCalls(self._asking, id))
+        return JobHandle(self._transport, JobCalls(self._requester, id))
 
     def jobs(self, *, state: str | None = None, type: str | None = None, tag: str | None = None) -> Iterator[Record]:
         """Yield the short records of jobs, newest first.
@@ -257,7 +257,7 @@ class JobHandle:
         A broken stream is resumed (`retries` of `Client`). If that fails, raise a JobError with the code
         `supervisor_lost`: the state of the job is then unknown. Raise Unreachable if no connection succeeded.
         """
-        for event in self._transport.events(Reading(self._calls.asking, self.id, after)):
+        for event in self._transport.events(Reading(self._calls.requester, self.id, after)):
             self._calls.is_over |= event.is_terminal
             yield event
 

@@ -37,10 +37,10 @@ ANSWER_S = 30.0
 """Longest time for an answer, in seconds, beyond the wait that the request asks for. Servers answer in milliseconds."""
 PROBLEM_URN = "urn:killable:problem:"
 """Prefix of the problem types of killable servers (RFC 9457, 3.1.1)."""
-PASS_S = 0.5
+ANSWER_S_MIN = 0.5
 """Shortest time for an answer, in seconds, however little the caller has left: giving up costs another request."""
 
-Again = Literal["safe", "keyed", "unsent", "never"]
+Repeat = Literal["safe", "keyed", "unsent", "never"]
 """When a call may be sent again. safe: always; keyed: not after a refusal such as a full queue; unsent: only if the
 request cannot have arrived; never: not even then.
 """
@@ -63,7 +63,7 @@ class HttpCall:
     hold_s: float = 0.0
     answer_s: float | None = None
     """None: the client's `answer_s`."""
-    again: Again = "safe"
+    again: Repeat = "safe"
     until: float | None = None
     """The monotonic time after which the answer is useless. Each sending contains the time that is left."""
 
@@ -131,7 +131,7 @@ class Server:
 
     def arguments(self, call: HttpCall) -> dict[str, Any]:
         """Return a call as keyword arguments of httpx's `request` and `stream`."""
-        answer_s = max(PASS_S, self.answer_s if call.answer_s is None else call.answer_s)
+        answer_s = max(ANSWER_S_MIN, self.answer_s if call.answer_s is None else call.answer_s)
         headers = dict(self.headers) | _sendable(call.headers)
         if call.body is not None:
             headers["Content-Type"] = "application/json"
@@ -156,31 +156,31 @@ class Server:
             return response
         members = _json(response)
         if not is_problem(members):
-            raise self.stranger(response)
+            raise self.unexpected_answer(response)
         raise problem_error(members, status=response.status_code, **_retry_after(response))
 
     def members(self, response: httpx.Response) -> Record:
         """Return the JSON object of an answer. Raise Unreachable if it has none: this is no killable server."""
         members = _json(response)
         if not isinstance(members, dict):
-            raise self.stranger(response)
+            raise self.unexpected_answer(response)
         return members
 
     def member(self, response: httpx.Response, name: str) -> Any:
         """Return one member of the JSON object of an answer. Raise Unreachable if it is missing."""
         members = self.members(response)
         if name not in members:
-            raise self.stranger(response)
+            raise self.unexpected_answer(response)
         return members[name]
 
     def value(self, response: httpx.Response) -> Any:
         """Return the JSON value of an answer, of any type. Raise Unreachable if it has none."""
         value = _json(response)
         if value is _NOT_JSON:
-            raise self.stranger(response)
+            raise self.unexpected_answer(response)
         return value
 
-    def stranger(self, response: httpx.Response) -> Unreachable:
+    def unexpected_answer(self, response: httpx.Response) -> Unreachable:
         """Return the error for an answer that no killable server gives."""
         kind = response.headers.get("content-type", "no content type").partition(";")[0]
         answer = f"{response.status_code} {response.reason_phrase}".rstrip()
@@ -197,11 +197,11 @@ class Server:
             case httpx.ConnectTimeout():
                 why = f"no connection within {self.connect_s:g} s; {hint}"
             case httpx.ConnectError():
-                why = f"{_reason(error)}; {hint}"
+                why = f"{_os_message(error)}; {hint}"
             case httpx.TimeoutException():
                 why = "it took the request and then did not answer in time; it may still be at work on it"
             case _:
-                why = f"the connection broke ({_reason(error)}); what was asked may have been done"
+                why = f"the connection broke ({_os_message(error)}); what was asked may have been done"
         unreachable = Unreachable(f"cannot reach {self.address}: {why}", url=self.address)
         unreachable.__cause__ = error
         return unreachable
@@ -229,7 +229,7 @@ def job_path(job_id: str) -> str:
     return f"/v1/jobs/{quote(job_id, safe='')}"
 
 
-def was_sent(error: KillableError) -> bool:
+def may_have_arrived(error: KillableError) -> bool:
     """Return whether the server may have received the request that failed with this error."""
     return not isinstance(error.__cause__, (httpx.ConnectError, httpx.ConnectTimeout))
 
@@ -271,7 +271,7 @@ def _text(value: Any) -> Any:
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
-def _reason(error: BaseException) -> str:
+def _os_message(error: BaseException) -> str:
     """Return the operating system's message if there is one. httpx's own is `[Errno 111] Connection refused`."""
     cause: BaseException | None = error
     while cause is not None:

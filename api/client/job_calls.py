@@ -14,7 +14,7 @@ import httpx
 
 from killable.api.client.exchange import HttpCall, job_path
 from killable.api.client.outcomes import Ending, NotEnded, Record, job_error
-from killable.api.client.retries import Asking, Flow
+from killable.api.client.retries import Flow, Requester
 from killable.workers.errors import KillableError, Refused
 
 HELD_S_MAX = 25.0
@@ -31,7 +31,7 @@ LEAVE_ANSWER_S = 5.0
 class JobCalls:
     """The calls about one job. `is_over` is set when the client has seen the job's end."""
 
-    asking: Asking
+    requester: Requester
     id: str
     accepted: Record | None = None
     is_replay: bool = field(default=False, init=False)
@@ -45,7 +45,7 @@ class JobCalls:
             hold_s = _hold_s(deadline)
             call = HttpCall("GET", f"{job_path(self.id)}/result", query={"wait_s": hold_s}, hold_s=hold_s)
             try:
-                answer = yield from self.asking.ask(call)
+                answer = yield from self.requester.ask(call)
             except Refused as refusal:
                 if refusal.code != "no_result":
                     raise
@@ -54,8 +54,8 @@ class JobCalls:
             if answer.status_code == httpx.codes.OK:
                 self.is_over = True
                 is_bytes = answer.headers.get("content-type", "").startswith("application/octet-stream")
-                return answer.content if is_bytes else self.asking.server.value(answer)
-            record = self.asking.server.members(answer)
+                return answer.content if is_bytes else self.requester.server.value(answer)
+            record = self.requester.server.members(answer)
             if deadline is not None and time.monotonic() >= deadline:
                 raise NotEnded(
                     f"{self.id} has not ended; it is {record.get('state')} and goes on: ask again, or cancel it",
@@ -75,7 +75,7 @@ class JobCalls:
                 headers={"Prefer": f"wait={math.ceil(hold_s)}"}, hold_s=hold_s, answer_s=answer_s,
             )  # fmt: skip
             try:
-                answer = yield from self.asking.ask(call)
+                answer = yield from self.requester.ask(call)
             except Refused as refusal:
                 if refusal.code != "already_ended":
                     raise
@@ -83,10 +83,10 @@ class JobCalls:
                 record = refusal.facts.get("job") or {}
                 state, certificate = record.get("state", "completed"), record.get("certificate")
                 return Ending(self.id, state, certificate, record.get("error"), had_ended=True)
-            members = self.asking.server.members(answer)
+            members = self.requester.server.members(answer)
             status = members.get("status")
             if status not in ("cancelled", "stopping"):
-                raise self.asking.server.stranger(answer)  # the answer does not show whether the job ended
+                raise self.requester.server.unexpected_answer(answer)  # the answer does not show whether the job ended
             ending = Ending(self.id, status, members.get("certificate"))
             self.is_over = ending.is_over
             if ending.is_over or (deadline is not None and time.monotonic() >= deadline):
@@ -112,10 +112,10 @@ class JobCalls:
                 raise
 
     def record(self) -> Flow[Record]:
-        return self.asking.members(HttpCall("GET", job_path(self.id)))
+        return self.requester.members(HttpCall("GET", job_path(self.id)))
 
     def output(self) -> Flow[bytes]:
-        return (yield from self.asking.ask(HttpCall("GET", f"{job_path(self.id)}/output"))).content
+        return (yield from self.requester.ask(HttpCall("GET", f"{job_path(self.id)}/output"))).content
 
 
 def _hold_s(deadline: float | None) -> float:

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import httpx
 
-from killable.api.client.exchange import HttpCall, Server, was_sent
+from killable.api.client.exchange import HttpCall, Server, may_have_arrived
 from killable.workers.errors import KillableError
 
 RETRIES = 2
@@ -30,7 +30,7 @@ failure does not count: the server may have held the call.
 """
 BUSY = frozenset({429, 502, 503, 504})
 """HTTP statuses after which a retry may help. 502 and 504 come from a proxy, for example while its server restarts."""
-UNSEEN = frozenset({"too_many_connections", "slow_request"})
+EARLY_REFUSALS = frozenset({"too_many_connections", "slow_request"})
 """Refusals made before the request is identified: they do not show what an earlier sending of it has done."""
 
 T = TypeVar("T")
@@ -56,21 +56,21 @@ def pause_s(failures: int, error: KillableError | None = None, *, base_s: float 
 
 def is_busy(error: KillableError) -> bool:
     """Return whether the answer asked the client to try again later."""
-    return error.facts.get("status") in BUSY or error.code in UNSEEN
+    return error.facts.get("status") in BUSY or error.code in EARLY_REFUSALS
 
 
 def may_repeat(call: HttpCall, error: KillableError) -> bool:
     """Return whether a call that failed with this error may be sent again."""
     if "status" in error.facts:  # there was an answer
-        is_lost = error.code == "unreachable" or error.code in UNSEEN
+        is_lost = error.code == "unreachable" or error.code in EARLY_REFUSALS
         return is_busy(error) and (call.again == "safe" or (call.again == "keyed" and is_lost))
     return error.code == "unreachable" and (
-        call.again in ("safe", "keyed") or (call.again == "unsent" and not was_sent(error))
+        call.again in ("safe", "keyed") or (call.again == "unsent" and not may_have_arrived(error))
     )
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
+class Requester:
     """Sends calls to one server, checks the answers, and sends calls again where that is safe."""
 
     server: Server
@@ -91,7 +91,7 @@ class Asking:
                 return self.server.checked((yield call))
             except KillableError as error:
                 failures += 1
-                if error.code == "unreachable" and was_sent(error):
+                if error.code == "unreachable" and may_have_arrived(error):
                     lost = error
                 pause = pause_s(failures, error)
                 now = time.monotonic()
@@ -99,7 +99,11 @@ class Asking:
                 is_in_time = ready <= min(until, first_failed + RETRY_S_MAX)
                 retry = failures <= self.retries and may_repeat(call, error) and is_in_time
                 if not retry and not (error.code == "queue_full" and ready <= min(until, started + room_s)):
-                    if lost is not None and call.method != "GET" and (error.code in UNSEEN or not was_sent(error)):
+                    if (
+                        lost is not None
+                        and call.method != "GET"
+                        and (error.code in EARLY_REFUSALS or not may_have_arrived(error))
+                    ):
                         raise lost from error
                     raise
             yield Pause(pause)

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from killable.api.client.exchange import HttpCall, json_of
 from killable.api.client.job_calls import HELD_S_MAX
 from killable.api.client.outcomes import Record
-from killable.api.client.retries import Asking, Flow
+from killable.api.client.retries import Flow, Requester
 
 PAGE_JOBS = 200
 """The largest page that the server returns."""
@@ -24,32 +24,32 @@ PAGE_JOBS = 200
 class ServerCalls:
     """The calls about one server."""
 
-    asking: Asking
+    requester: Requester
 
     def page(self, query: Mapping[str, Any], cursor: str | None) -> Flow[tuple[list[Record], str | None]]:
         """Return one page of short records, and the cursor of the next page; None: this is the last one."""
-        answer = yield from self.asking.ask(
+        answer = yield from self.requester.ask(
             HttpCall("GET", "/v1/jobs", query={**query, "limit": PAGE_JOBS, "cursor": cursor})
         )
-        members = self.asking.server.members(answer)
+        members = self.requester.server.members(answer)
         if "jobs" not in members:
-            raise self.asking.server.stranger(answer)
+            raise self.requester.server.unexpected_answer(answer)
         return members["jobs"], members.get("next_cursor")
 
     def member(self, path: str, name: str) -> Flow[list[Record]]:
         """Return the list in one member of the answer at a path."""
-        answer = yield from self.asking.ask(HttpCall("GET", path))
-        return list(self.asking.server.member(answer, name))
+        answer = yield from self.requester.ask(HttpCall("GET", path))
+        return list(self.requester.server.member(answer, name))
 
     def get(self, path: str) -> Flow[Record]:
-        return self.asking.members(HttpCall("GET", path))
+        return self.requester.members(HttpCall("GET", path))
 
     def worker(self, id: str) -> Flow[Record]:
         return self.get(_worker_path(id))
 
     def kill_worker(self, id: str, reason: str) -> Flow[Record]:
         # Not repeated: if the first request killed the worker, the second would be refused as `unknown_worker`.
-        return self.asking.members(
+        return self.requester.members(
             _held(HttpCall("DELETE", _worker_path(id), query={"reason": reason}, again="unsent"))
         )
 
@@ -59,21 +59,21 @@ class ServerCalls:
         members = {"type": type, "tag": tag, "state": state, "reason": reason, "grace_s": grace_s, "dry_run": dry_run}
         body = json_of({name: value for name, value in members.items() if value not in (None, "")})
         # Not repeated: jobs that match by then may not be those that the caller meant.
-        return self.asking.members(_held(HttpCall("POST", "/v1/jobs/cancel", body=body, again="unsent")))
+        return self.requester.members(_held(HttpCall("POST", "/v1/jobs/cancel", body=body, again="unsent")))
 
     def drain(self, method: str, deadline_s: float | None = None) -> Flow[Record]:
-        return self.asking.members(HttpCall(method, "/v1/drain", query={"deadline_s": deadline_s}))
+        return self.requester.members(HttpCall(method, "/v1/drain", query={"deadline_s": deadline_s}))
 
     def shutdown(self, grace_s: float | None, deadline_s: float, reason: str) -> Flow[Record]:
         query = {"grace_s": grace_s, "deadline_s": deadline_s, "reason": reason}
-        return self.asking.members(HttpCall("POST", "/v1/shutdown", query=query, again="unsent"))
+        return self.requester.members(HttpCall("POST", "/v1/shutdown", query=query, again="unsent"))
 
     def exposition(self) -> Flow[str]:
-        return (yield from self.asking.ask(HttpCall("GET", "/metrics"))).text
+        return (yield from self.requester.ask(HttpCall("GET", "/metrics"))).text
 
     def ready(self) -> Flow[Record]:
         # Not repeated: the 503 of a server that is not ready is the answer.
-        return self.asking.members(HttpCall("GET", "/readyz", again="unsent"))
+        return self.requester.members(HttpCall("GET", "/readyz", again="unsent"))
 
 
 def _worker_path(id: str) -> str:

@@ -2,7 +2,7 @@
 
 Runs in: any machine (no supervisor, no Linux).
 
-    call ──► httpx ──► opened ──► httpx-sse ──► taken ──► Event …      and `mending` around each connection:
+    call ──► httpx ──► opened ──► httpx-sse ──► taken ──► Event …      and `reconnecting` around each connection:
       ▲                                                                 a broken one is resumed after the last event,
       └──────────────────────── pause_s ◄──────────────────────────────  as long as new ones bring something
 
@@ -22,7 +22,7 @@ from httpx_sse import ServerSentEvent
 
 from killable.api.client.exchange import HttpCall, job_path
 from killable.api.client.outcomes import Event, Unreachable
-from killable.api.client.retries import PAUSE_S, Asking, is_busy, may_repeat, pause_s
+from killable.api.client.retries import PAUSE_S, Requester, is_busy, may_repeat, pause_s
 from killable.workers.errors import LOST, KillableError, Refused, error_class
 
 SILENCE_S = 35.0
@@ -36,11 +36,11 @@ RETRY_S_MAX = 30.0
 class Reading:
     """The state of one reader: the last event that it received, and whether and when to connect again."""
 
-    def __init__(self, asking: Asking, job_id: str, after: int | None) -> None:
+    def __init__(self, requester: Requester, job_id: str, after: int | None) -> None:
         self.is_over = False
         self.pause_s = 0.0
         """Seconds to wait before the next connection."""
-        self._asking = asking
+        self._requester = requester
         self._job_id = job_id
         self._after = -1 if after is None else after
         self._seen: int | None = None
@@ -63,15 +63,17 @@ class Reading:
 
     def opened(self, response: httpx.Response) -> None:
         """Check the answer of a new connection, or raise its error. The body has been read if it is not 2xx."""
-        server = self._asking.server
+        server = self._requester.server
         server.checked(response)
         if response.status_code == httpx.codes.NO_CONTENT:
             if self._after < 0 or self._seen is not None:
-                raise server.stranger(response)  # 204 means that this reader has the terminal event; it has not
+                raise server.unexpected_answer(
+                    response
+                )  # 204 means that this reader has the terminal event; it has not
             self.is_over = True
             return
         if response.headers.get("content-type", "").partition(";")[0].strip().lower() != "text/event-stream":
-            raise server.stranger(response)
+            raise server.unexpected_answer(response)
         response.encoding = "utf-8-sig"  # always UTF-8, without its byte order mark
         self._was_open, self._opened_at = True, time.monotonic()
 
@@ -84,27 +86,27 @@ class Reading:
         try:
             event = Event(int(sent.id), sent.event, json.loads(sent.data))
         except ValueError as error:
-            raise self._nonsense(f"event {sent.id!r} is not numbered JSON") from error
+            raise self._invalid_stream(f"event {sent.id!r} is not numbered JSON") from error
         if not isinstance(event.data, dict):
-            raise self._nonsense(f"the data of event {event.id} are no JSON object")
+            raise self._invalid_stream(f"the data of event {event.id} are no JSON object")
         if self._seen is not None:
             if event.id <= self._seen:
                 return None  # seen already
-            if event.id > self._seen + 1 and not _tells_of_a_loss(event):
-                raise self._nonsense(f"events {self._seen + 1} to {event.id - 1} are missing")
+            if event.id > self._seen + 1 and not _explains_gap(event):
+                raise self._invalid_stream(f"events {self._seen + 1} to {event.id - 1} are missing")
         self._seen, self._progress = event.id, True
         self.is_over = event.is_terminal
         return event
 
     @contextmanager
-    def mending(self) -> Iterator[None]:
+    def reconnecting(self) -> Iterator[None]:
         """Wrap one connection. When it ends, decide whether to connect again, or raise if that is useless."""
         self._opened_at, self._progress = None, False
         try:
             yield
         except httpx.HTTPError as error:
             lasted = not isinstance(error, httpx.TimeoutException) and self._has_lasted()
-            self._decide(self._asking.server.unreachable(error), lasted)
+            self._decide(self._requester.server.unreachable(error), lasted)
         except (Unreachable, Refused) as error:
             self._decide(error, lasted=False)
         else:
@@ -117,7 +119,7 @@ class Reading:
     def _decide(self, error: KillableError | None, lasted: bool) -> None:
         self._failures = 0 if self._progress or lasted else self._failures + 1
         is_hopeful = error is None or self._opened_at is not None or may_repeat(self.call, error)
-        if self._failures <= self._asking.retries and is_hopeful:
+        if self._failures <= self._requester.retries and is_hopeful:
             busy = error if error is not None and is_busy(error) else None
             self.pause_s = min(RETRY_S_MAX, pause_s(self._failures, busy, base_s=self._retry_s))
             return
@@ -125,23 +127,23 @@ class Reading:
             raise error
         raise self._lost() from error
 
-    def _nonsense(self, what: str) -> Unreachable:
-        address = self._asking.server.address
+    def _invalid_stream(self, what: str) -> Unreachable:
+        address = self._requester.server.address
         return Unreachable(f"{address} sent a stream that no killable server sends: {what}", url=address)
 
     def _lost(self) -> KillableError:
         code = "supervisor_lost"
         return error_class(code)(
             f"the stream of {self._job_id} ended without its terminal event: what became of the job is not known; "
-            f"ask {self._asking.server.address} again, or look whether the server is there",
+            f"ask {self._requester.server.address} again, or look whether the server is there",
             code=code, job_id=self._job_id, certificate=None, partial=None, last_sequence=self._seen,
         )  # fmt: skip
 
 
-def _tells_of_a_loss(event: Event) -> bool:
+def _explains_gap(event: Event) -> bool:
     """Return whether this event explains a gap: a server lost events, and the next has the job from the journal."""
-    return event.name == "restored" or _ends_what_was_lost(event)
+    return event.name == "restored" or _is_lost_ending(event)
 
 
-def _ends_what_was_lost(event: Event) -> bool:
+def _is_lost_ending(event: Event) -> bool:
     return event.is_terminal and (event.data.get("error") or {}).get("code") in LOST

@@ -15,10 +15,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict
 
-from killable.api.client.exchange import HttpCall, json_of, was_sent
+from killable.api.client.exchange import HttpCall, json_of, may_have_arrived
 from killable.api.client.job_calls import LEAVE_ANSWER_S, LEAVE_S, JobCalls
 from killable.api.client.outcomes import Ending, NotEnded, Unreachable
-from killable.api.client.retries import UNSEEN, Asking, Flow
+from killable.api.client.retries import EARLY_REFUSALS, Flow, Requester
 from killable.workers.authoring.identifiers import did_you_mean
 from killable.workers.authoring.limits import LIMITS, parse_limit
 from killable.workers.errors import JobTimedOut, KillableError, Refused
@@ -74,7 +74,7 @@ class PendingSubmission:
     def may_have_started(self, error: Unreachable) -> bool:
         """Return whether a job may exist although its server did not answer: nothing came, or a gateway's 5xx."""
         status: int = error.facts.get("status", 500)
-        return self.job is None and was_sent(error) and status >= 500
+        return self.job is None and may_have_arrived(error) and status >= 500
 
     def unknown(self, error: KillableError) -> Unreachable:
         """Return the error for a submission that may have started a job, with the key that finds the job."""
@@ -121,7 +121,7 @@ class PendingSubmission:
 class Submitting:
     """Flows that submit jobs to one server."""
 
-    asking: Asking
+    requester: Requester
 
     def submit(self, submission: PendingSubmission) -> Flow[JobCalls]:
         """Start the job."""
@@ -136,12 +136,12 @@ class Submitting:
         """Start the job. `until`: monotonic time at which to give up waiting for the answer."""
         call = submission.call
         if until is not None:
-            call = replace(call, answer_s=min(self.asking.server.answer_s, until - time.monotonic()))
+            call = replace(call, answer_s=min(self.requester.server.answer_s, until - time.monotonic()))
         give_up = min(each for each in (until, call.until, float("inf")) if each is not None)
-        answer = yield from self.asking.ask(call, room_s=submission.wait_for_room_s, until=give_up)
-        accepted = self.asking.server.members(answer)
-        job_id = str(self.asking.server.member(answer, "job_id"))
-        job = JobCalls(self.asking, job_id, accepted)
+        answer = yield from self.requester.ask(call, room_s=submission.wait_for_room_s, until=give_up)
+        accepted = self.requester.server.members(answer)
+        job_id = str(self.requester.server.member(answer, "job_id"))
+        job = JobCalls(self.requester, job_id, accepted)
         job.is_replay = answer.headers.get("Idempotent-Replayed", "").lower() == "true"
         job.correlation_id = answer.headers.get("X-Correlation-Id")
         submission.job = job
@@ -182,12 +182,12 @@ class Submitting:
         """
         if submission.job is None:
             try:
-                answer = yield from self.asking.ask(replace(submission.call, answer_s=LEAVE_ANSWER_S))
+                answer = yield from self.requester.ask(replace(submission.call, answer_s=LEAVE_ANSWER_S))
             except (Refused, Unreachable) as error:
-                if isinstance(error, Refused) and error.code not in UNSEEN:
+                if isinstance(error, Refused) and error.code not in EARLY_REFUSALS:
                     return None
                 raise submission.unknown(error) from error
-            submission.job = JobCalls(self.asking, str(self.asking.server.member(answer, "job_id")))
+            submission.job = JobCalls(self.requester, str(self.requester.server.member(answer, "job_id")))
         return (yield from submission.job.cancel(reason=reason, wait_s=LEAVE_S, answer_s=LEAVE_ANSWER_S))
 
     def abandon(self, submission: PendingSubmission) -> Flow[None]:

@@ -51,7 +51,7 @@ class Transport:
             time.sleep(reading.pause_s)
             if self._http.is_closed:
                 raise closed()
-            with reading.mending(), self._http.stream(**self._server.arguments(reading.call)) as response:
+            with reading.reconnecting(), self._http.stream(**self._server.arguments(reading.call)) as response:
                 if not response.is_success:
                     response.read()
                 reading.opened(response)

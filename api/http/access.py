@@ -40,7 +40,7 @@ class AccessCheck:
             return
         headers = Headers(scope=scope)
         hosts, origins = headers.getlist("host"), headers.getlist("origin")
-        if len(hosts) != 1 or not self._is_ours(hosts[0]):
+        if len(hosts) != 1 or not self._is_allowed_host(hosts[0]):
             answer = problem("misdirected", "The Host header names none of this server's hosts (server.allowed_hosts)")
         elif any(not self._may_call(origin.lower(), hosts[0].lower()) for origin in origins):
             answer = problem("forbidden", "Pages of this Origin may not call this server (server.cors_origins)")
@@ -49,7 +49,7 @@ class AccessCheck:
             return
         await answer(scope, receive, send)
 
-    def _is_ours(self, header: str) -> bool:
+    def _is_allowed_host(self, header: str) -> bool:
         match = _HOST.fullmatch(header)
         if match is None:
             return False

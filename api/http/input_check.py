@@ -64,7 +64,7 @@ class InputCheck:
 
     def __init__(self) -> None:
         self._validators: dict[str, Draft202012Validator] = {}
-        self._room = asyncio.Semaphore(THREADS_MAX)
+        self._thread_slots = asyncio.Semaphore(THREADS_MAX)
 
     async def encode(self, job_type: JobType, members: Mapping[str, Any], prefix: tuple[str, ...]) -> bytes:
         """Return the input as JSON. Raise Refused `invalid` with its faults, whose pointers start with `prefix`."""
@@ -78,7 +78,7 @@ class InputCheck:
             if _is_small(payload):
                 faults = find_faults(validator, members, prefix)
             else:
-                async with self._room:
+                async with self._thread_slots:
                     # The shutdown does not wait for the thread, which may compute for a long time.
                     check = partial(find_faults, validator, members, prefix)
                     faults = await event_loops.in_thread(asyncio.get_running_loop(), check, is_waited_for=False)

@@ -21,7 +21,7 @@ PIECE_EVENTS = 1024
 """Tokens decoded before the event loop continues: about a millisecond for small ones."""
 
 
-async def kind_of(engine: Engine, record: JobRecord) -> str:
+async def media_type_of(engine: Engine, record: JobRecord) -> str:
     """Return the media type of the job's output up to this record: bytes if any token is bytes, else text."""
     async with aclosing(_tokens(engine, record)) as batches:
         async for tokens in batches:

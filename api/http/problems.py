@@ -21,15 +21,15 @@ from starlette.responses import Response
 
 from killable.api.http.methods import allowed
 from killable.api.http.records import record_json
-from killable.api.http.schemas import CORRELATION_ID, PATTERNS, SPELLINGS
+from killable.api.http.schemas import BODY_FORMS, CORRELATION_ID, PATTERNS
 from killable.api.http.statuses import STATUSES
-from killable.api.http.unknown_fields import FAULTS_MAX, TOLD_OF
+from killable.api.http.unknown_fields import FAULTS_MAX, UNKNOWN_MEMBERS_MAX
 from killable.supervisor.models import JobRecord
 from killable.workers.errors import CODES, Refused
 from killable.workers.protocol.messages import dump_json
 
 PROBLEM_TYPE = "application/problem+json"
-TOLD_MAX = 3
+DETAIL_FAULTS_MAX = 3
 """Faults in `detail`, which is for people; `faults` has all of them."""
 TOKEN_CHARS_MAX = 100
 """Characters of one member's name in a pointer: enough for a person to find it, too few to send an input back."""
@@ -119,9 +119,11 @@ def fault(where: str, path: Iterable[str | int], message: str) -> dict[str, str]
 
 def invalid(faults: Sequence[dict[str, str]], more: bool = False) -> Refused:
     """Return the refusal of a request with these faults. `more`: other faults were left out."""
-    told = "; ".join(f"{each['in']} {each['pointer']}".rstrip() + f": {each['message']}" for each in faults[:TOLD_MAX])
+    told = "; ".join(
+        f"{each['in']} {each['pointer']}".rstrip() + f": {each['message']}" for each in faults[:DETAIL_FAULTS_MAX]
+    )
     count = f"{len(faults)}{' or more' if more else ''} faults: " if len(faults) > 1 else ""
-    rest = "; ..." if len(faults) > TOLD_MAX else ""
+    rest = "; ..." if len(faults) > DETAIL_FAULTS_MAX else ""
     return Refused(f"{count}{told}{rest}", code="invalid", faults=list(faults))
 
 
@@ -163,13 +165,13 @@ async def _http_exception(request: Request, error: HTTPException) -> Response:
 
 async def _request_invalid(request: Request, error: RequestValidationError) -> Response:
     faults = []
-    for item in islice(error.errors(), TOLD_OF):
+    for item in islice(error.errors(), UNKNOWN_MEMBERS_MAX):
         where, *path = item["loc"]
         if item["type"] == "json_invalid":
             return problem("malformed", f"The body is not JSON: {item['ctx']['error']} (character {path[0]})")
         if where == "body" and not path and item["type"] == "missing":
             return problem("malformed", "The body is empty")
-        if where == "body" and path and path[0] in SPELLINGS:
+        if where == "body" and path and path[0] in BODY_FORMS:
             del path[0]
         if path and path[-1] == "[key]":
             del path[-1]  # the fault is in the member's own name

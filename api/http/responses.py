@@ -22,9 +22,9 @@ from killable.workers.protocol.messages import dump_json
 
 Responses = dict[int | str, dict[str, Any]]
 
-EVERYWHERE = ("misdirected", "forbidden", "too_many_connections", "internal")
+COMMON_CODES = ("misdirected", "forbidden", "too_many_connections", "internal")
 """Codes of all routes."""
-OF_A_BODY = ("malformed", "slow_request", "too_large", "unsupported_media_type", "invalid")
+BODY_CODES = ("malformed", "slow_request", "too_large", "unsupported_media_type", "invalid")
 """Codes of routes that read a body."""
 HEADERS = {
     "Location": "The job's address",
@@ -122,7 +122,7 @@ def documented(answers: Responses, *codes: str, protected: bool = True) -> Respo
     """
     content = {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     titles: dict[int, list[str]] = {}
-    for code in (*codes, *EVERYWHERE, *(("unauthorized",) if protected else ())):
+    for code in (*codes, *COMMON_CODES, *(("unauthorized",) if protected else ())):
         titles.setdefault(STATUSES[code], []).append(f"`{code}`: {CODES[code].title}")
     for status, lines in titles.items():
         headers = {name: _header(name) for name in HEADERS_OF_STATUS.get(status, ())}

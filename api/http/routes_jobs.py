@@ -19,10 +19,10 @@ from killable.api.http.auth import tenant_of
 from killable.api.http.dependencies import engine_of, parts_of
 from killable.api.http.records import record_json, short_record_json
 from killable.api.http.responses import (
+    BODY_CODES,
     CANCEL_WAIT_S,
     LINKS_TO_JOB,
     NO_BODY,
-    OF_A_BODY,
     Json,
     Preference,
     Preferred,
@@ -34,7 +34,7 @@ from killable.supervisor.engine import Engine
 from killable.supervisor.models import JobRecord, JobType, Submission
 from killable.workers.errors import Refused
 
-OF_A_SUBMISSION = ("Location", "X-Correlation-Id", "Idempotent-Replayed", "Preference-Applied")
+SUBMISSION_ANSWER_HEADERS = ("Location", "X-Correlation-Id", "Idempotent-Replayed", "Preference-Applied")
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], default_response_class=Json)
 
@@ -44,10 +44,10 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"], default_response_class=Json
     status_code=202,
     responses=documented(
         {
-            200: answer("Ended within `Prefer: wait=N`", schemas.AcceptedJob, *OF_A_SUBMISSION),
-            202: answer("Accepted", schemas.AcceptedJob, *OF_A_SUBMISSION, links=LINKS_TO_JOB),
+            200: answer("Ended within `Prefer: wait=N`", schemas.AcceptedJob, *SUBMISSION_ANSWER_HEADERS),
+            202: answer("Accepted", schemas.AcceptedJob, *SUBMISSION_ANSWER_HEADERS, links=LINKS_TO_JOB),
         },
-        *OF_A_BODY,
+        *BODY_CODES,
         *("unknown_job_type", "limit_over_cap", "idempotency_conflict"),
         *("queue_full", "draining", "deadline_unmeetable", "journal_failed"),
     ),

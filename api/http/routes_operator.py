@@ -17,7 +17,7 @@ from killable.api.http import schemas
 from killable.api.http.auth import OPERATOR
 from killable.api.http.dependencies import engine_of
 from killable.api.http.problems import fault, invalid
-from killable.api.http.responses import CANCEL_WAIT_S, NO_BODY, OF_A_BODY, Json, Preferred, answer, documented
+from killable.api.http.responses import BODY_CODES, CANCEL_WAIT_S, NO_BODY, Json, Preferred, answer, documented
 
 DRAIN_RESPONSES = documented({202: answer("Under way", schemas.Drained)}, "invalid")
 
@@ -31,7 +31,7 @@ router = APIRouter(tags=["operator"], default_response_class=Json, dependencies=
             200: answer("All of them are over", schemas.BulkCancelAnswer, "Preference-Applied"),
             202: answer("Some are still stopping", schemas.BulkCancelAnswer, "Preference-Applied"),
         },
-        *OF_A_BODY,
+        *BODY_CODES,
     ),
 )
 async def cancel_jobs(
@@ -58,7 +58,7 @@ async def cancel_jobs(
 
 
 @router.api_route("/v1/jobs/cancel", methods=["GET", "DELETE"], include_in_schema=False)
-async def no_job_of_that_name() -> Response:
+async def reject_cancel_as_job_id() -> Response:
     """Answer 405, so that this path is not taken for a job with the id `cancel`."""
     raise HTTPException(405)
 

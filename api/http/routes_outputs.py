@@ -17,7 +17,7 @@ from starlette.responses import Response, StreamingResponse
 from killable.api.http import schemas
 from killable.api.http.dependencies import engine_of, parts_of
 from killable.api.http.methods import IS_HEAD
-from killable.api.http.output import kind_of, nothing, pieces_of
+from killable.api.http.output import media_type_of, nothing, pieces_of
 from killable.api.http.problems import fault, invalid
 from killable.api.http.records import record_json
 from killable.api.http.responses import Json, answer, documented
@@ -96,7 +96,7 @@ async def get_output(request: Request, job_id: str) -> Response:
     """Return the job's tokens so far, joined; also after a kill."""
     engine = engine_of(request)
     record = await engine.get(job_id)
-    kind = await kind_of(engine, record)
+    kind = await media_type_of(engine, record)
     pieces = nothing() if request.scope.get(IS_HEAD) else pieces_of(engine, record)
     return StreamingResponse(pieces, media_type=kind)
 

@@ -58,20 +58,20 @@ Operations = Annotated[
     ),
     FEW,
 ]
-Patience = Annotated[Seconds | None, WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "maximum": 1e9})]
+HeaderSeconds = Annotated[Seconds | None, WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "maximum": 1e9})]
 """Seconds in a header, which cannot carry null."""
 Grace = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 
 
-def _whole(value: Any) -> Any:
+def _to_integer(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-WHOLE = BeforeValidator(_whole)
+TO_INTEGER = BeforeValidator(_to_integer)
 """JSON Schema counts 5.0 as an integer: some languages write no other numbers."""
-Bytes = Annotated[int, Field(gt=0, le=2**53), WHOLE]
+Bytes = Annotated[int, Field(gt=0, le=2**53), TO_INTEGER]
 """The maximum is the largest integer that every JSON parser reads exactly (RFC 8259 section 6)."""
-HowMany = Annotated[int, Field(ge=1, le=2**31 - 1), WHOLE]
+Count = Annotated[int, Field(ge=1, le=2**31 - 1), TO_INTEGER]
 State = Literal["queued", "running", "stopping", "completed", "failed", "cancelled", "timed_out"]
 StateFilter = Literal["active", "queued", "running", "stopping", "completed", "failed", "cancelled", "timed_out"]
 ActiveFilter = Literal["active", "queued", "running", "stopping"]
@@ -89,7 +89,7 @@ class Request(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _few_unknown(cls, members: Any) -> Any:
+    def _drop_unknown(cls, members: Any) -> Any:
         return few(members, cls.model_fields) if cls.model_config.get("extra") == "forbid" else members
 
 
@@ -99,11 +99,11 @@ def _sentence(phrase: str) -> str:
 
 def _limit_form(limit: Limit) -> Any:
     """Return the pydantic type of a limit in a request."""
-    form: Any = {Unit.SECONDS: Seconds, Unit.BYTES: Bytes, Unit.COUNT: HowMany, Unit.OPERATIONS: Operations}[limit.unit]
+    form: Any = {Unit.SECONDS: Seconds, Unit.BYTES: Bytes, Unit.COUNT: Count, Unit.OPERATIONS: Operations}[limit.unit]
     if limit.may_be_zero:
         form = Grace
     if limit.most is not None:
-        form = Annotated[int, Field(ge=1, le=limit.most), WHOLE]
+        form = Annotated[int, Field(ge=1, le=limit.most), TO_INTEGER]
     return form | None if limit.may_be_none else form
 
 
@@ -127,7 +127,7 @@ else:
 
 class _Job(Request):
     limits: LimitsRequest = LimitsRequest()
-    priority: Annotated[int, Field(ge=-1000, le=1000), WHOLE] = 0
+    priority: Annotated[int, Field(ge=-1000, le=1000), TO_INTEGER] = 0
     tags: Tags = {}
     stop_when_client_leaves: bool = False
 
@@ -155,16 +155,17 @@ class OperationRequest(_Job):
         return self.model_extra or {}
 
 
-SPELLINGS = ("{type}", "{operation}")
+BODY_FORMS = ("{type}", "{operation}")
 """The first step in the paths of pydantic's errors. No member has such a name."""
 
 
-def _spelling(body: Any) -> str:
-    return SPELLINGS[isinstance(body, Mapping) and "operation" in body]
+def _body_form(body: Any) -> str:
+    return BODY_FORMS[isinstance(body, Mapping) and "operation" in body]
 
 
 AnyJobRequest = Annotated[
-    Annotated[JobRequest, Tag(SPELLINGS[0])] | Annotated[OperationRequest, Tag(SPELLINGS[1])], Discriminator(_spelling)
+    Annotated[JobRequest, Tag(BODY_FORMS[0])] | Annotated[OperationRequest, Tag(BODY_FORMS[1])],
+    Discriminator(_body_form),
 ]
 
 
@@ -210,7 +211,7 @@ class SubmissionHeaders(BaseModel):
     prefer: list[str] = Field(default=[], description=PREFER)
     x_correlation_id: str | None = Field(None, pattern=CORRELATION_ID, description="What this job is a part of")
     x_request_id: str | None = Field(None, pattern=CORRELATION_ID, description="The same by another name")
-    x_request_timeout: Patience = Field(
+    x_request_timeout: HeaderSeconds = Field(
         None, description="Seconds from now in which its caller wants the answer: lowers `limits.total_s`"
     )
     idempotency_key: str | None = Field(

@@ -13,15 +13,15 @@ from pydantic import BeforeValidator
 
 FAULTS_MAX = 100
 """Faults in one answer: more than a person reads, and a bound on the cost of a wrong list of a million items."""
-TOLD_OF = FAULTS_MAX + 1
+UNKNOWN_MEMBERS_MAX = FAULTS_MAX + 1
 """One more than an answer lists, which shows that there are more."""
 
 
 def few(members: Any, known: Collection[str] = ()) -> Any:
     """Return an object with its known members and at most TOLD_OF others; return anything else unchanged."""
-    if not isinstance(members, dict) or len(members) <= TOLD_OF:
+    if not isinstance(members, dict) or len(members) <= UNKNOWN_MEMBERS_MAX:
         return members
-    unknown = islice((name for name in members if name not in known), TOLD_OF)
+    unknown = islice((name for name in members if name not in known), UNKNOWN_MEMBERS_MAX)
     return {name: members[name] for name in (*(name for name in known if name in members), *unknown)}
 
 

@@ -59,7 +59,7 @@ __all__ = [
     "stopped",
 ]
 
-_HOMES = {
+_MODULES = {
     "AsyncClient": "killable.api.client.async_client",
     "Client": "killable.api.client.client",
     "Context": "killable.workers.authoring.context",
@@ -92,13 +92,13 @@ def __getattr__(name: str) -> "Any":
         from importlib.metadata import version
 
         value: Any = version("killable")
-    elif name in _HOMES:
+    elif name in _MODULES:
         from importlib import import_module
         from sys import platform
 
-        if _HOMES[name].startswith("killable.supervisor.") and platform != "linux":
+        if _MODULES[name].startswith("killable.supervisor.") and platform != "linux":
             raise ImportError(f"killable.{name} needs Linux; Client and AsyncClient reach a server there from here")
-        value = getattr(import_module(_HOMES[name]), name)
+        value = getattr(import_module(_MODULES[name]), name)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value  # the next access does not call this function

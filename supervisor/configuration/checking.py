@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from killable.supervisor.configuration.faults import ConfigFault, dotted, is_secretive, shown
+from killable.supervisor.configuration.faults import ConfigFault, dotted, may_be_secret, shown
 from killable.supervisor.configuration.tables import FileTable, JobTable, LimitsTable, PoolTable, ServerTable
 from killable.workers.authoring.identifiers import did_you_mean
 
@@ -59,7 +59,7 @@ def _found(details: ErrorDetails) -> Found:
 def _value(details: ErrorDetails, path: tuple[Any, ...]) -> str:
     if details["type"] == "missing":
         return ""
-    return "a value that is not shown" if is_secretive(path) else shown(details["input"])
+    return "a value that is not shown" if may_be_secret(path) else shown(details["input"])
 
 
 def _expected(details: ErrorDetails, path: tuple[Any, ...]) -> str:

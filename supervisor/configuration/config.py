@@ -67,11 +67,11 @@ def examine(
     folder = Path(os.path.abspath(file.parent if file is not None else "."))
     builtin = False
     if target is not None:
-        layers.lay_target(leaves, target)
+        layers.apply_target(leaves, target)
         folder = Path(os.path.abspath(target)).parent if layers.is_path(target) else Path(os.path.abspath("."))
     elif not any(key[0] == "pools" and key[-1] == "module" for key in leaves):
         leaves, builtin = layers.built_in() | leaves, True
-    faults += layers.settle_address(leaves)
+    faults += layers.resolve_address(leaves)
     tables, found = _checked(leaves)
     faults += found
     proof: Any = environ.get("KILLABLE_PROOF", "")

@@ -59,6 +59,6 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def is_secretive(path: Sequence[Any]) -> bool:
+def may_be_secret(path: Sequence[Any]) -> bool:
     """Return whether the value may be a secret. Such a value is never shown, valid or not."""
     return tuple(path[2:3]) == ("env",) or any(_SECRETIVE.search(str(part)) for part in path)

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from killable.supervisor.configuration.config import Config
-from killable.supervisor.configuration.faults import is_secretive
+from killable.supervisor.configuration.faults import may_be_secret
 from killable.supervisor.configuration.tables import NO_LIMIT, json_schema
 from killable.supervisor.models import JobType
 from killable.supervisor.settings import ServerSettings
@@ -66,7 +66,7 @@ def settings_in_force(config: Config) -> Iterator[Setting]:
             cores = name == "workers" and found.source == DEFAULT
             yield replace(found, source="default (number of cores)") if cores else found
         for name, value in pool.env.items():
-            harmless = _HARMLESS.fullmatch(value) and not is_secretive((name,))
+            harmless = _HARMLESS.fullmatch(value) and not may_be_secret((name,))
             yield _setting(config, f"{section}.env", name, value if harmless else NOT_SHOWN)
     for name, job in config.settings.jobs.items():
         for table, values in (("limits", job.limits), ("caps", job.caps)):

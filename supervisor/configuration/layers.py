@@ -110,7 +110,7 @@ def built_in() -> Leaves:
     return {key: SourcedValue(value, Layer.BUILT_IN, "built in") for key, value in _leaves({"pools": BUILTIN_POOLS})}
 
 
-def lay_target(leaves: Leaves, target: str) -> None:
+def apply_target(leaves: Leaves, target: str) -> None:
     """Make a module or a file of jobs the only pool. Settings that exist for a pool of its name apply."""
     path = Path(target).absolute()
     stem = path.stem if is_path(target) else target.rpartition(".")[2]
@@ -121,7 +121,7 @@ def lay_target(leaves: Leaves, target: str) -> None:
     leaves["pools", pool, "module"] = SourcedValue(module, Layer.FLAG, "the command line")
 
 
-def settle_address(leaves: Leaves) -> list[ConfigFault]:
+def resolve_address(leaves: Leaves) -> list[ConfigFault]:
     """A Unix socket excludes host and port. Let the later layer win; both in one layer are a fault."""
     uds = leaves.get(("server", "uds"))
     rivals = [(key, leaves[key]) for key in (("server", "host"), ("server", "port")) if key in leaves]

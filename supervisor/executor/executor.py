@@ -41,7 +41,7 @@ _DEFAULT_LIMITS = over(
 logging.getLogger("killable").addHandler(logging.NullHandler())
 """Only programs that configure logging get records: without a handler Python would print bare messages to stderr."""
 _numbers = itertools.count(1)
-_living: weakref.WeakSet[PendingTasks] = weakref.WeakSet()
+_open_executors: weakref.WeakSet[PendingTasks] = weakref.WeakSet()
 
 
 class Executor(concurrent.futures.Executor):
@@ -116,9 +116,9 @@ class Executor(concurrent.futures.Executor):
         self._limits = parse_limits(limits)
         self._max_workers = workers
         """Unused here: dask and other libraries read it from a `ProcessPoolExecutor`."""
-        self._calls = PendingTasks(settings, f"killable-executor-{next(_numbers)}")
-        _living.add(self._calls)
-        self._leave = weakref.finalize(self, self._calls.shut_down, cancel_pending=False)
+        self._tasks = PendingTasks(settings, f"killable-executor-{next(_numbers)}")
+        _open_executors.add(self._tasks)
+        self._leave = weakref.finalize(self, self._tasks.shut_down, cancel_pending=False)
         self._leave.atexit = False  # `_at_exit` waits for the pending tasks
         self._owner: Executor | None = None
         """The executor behind a view with limits of its own. Never read: it keeps that executor alive as long as the
@@ -130,7 +130,7 @@ class Executor(concurrent.futures.Executor):
         """How and why the workers differ from what was asked for (they are exec'd and not forked, because a preload
         has started threads), or why the pool is broken; empty: neither.
         """
-        return self._calls.detail
+        return self._tasks.detail
 
     def with_limits(self, **limits: Any) -> Executor:
         """Return a view of this executor whose tasks also have these limits. It shares the workers and the shutdown.
@@ -154,8 +154,8 @@ class Executor(concurrent.futures.Executor):
 
         Raise RuntimeError after `shutdown`. A failure to pickle the call becomes the future's exception.
         """
-        future: JobFuture[T] = JobFuture(self._calls)
-        self._calls.submit(CALL, (fn, args, kwargs), self._limits, future)
+        future: JobFuture[T] = JobFuture(self._tasks)
+        self._tasks.submit(CALL, (fn, args, kwargs), self._limits, future)
         return future
 
     def stream(self, fn: Callable[P, Iterable[T]], /, *args: P.args, **kwargs: P.kwargs) -> Stream[T]:
@@ -164,14 +164,14 @@ class Executor(concurrent.futures.Executor):
         A `break` stops the job. So does the exit of the program when only daemon threads are left to read the stream.
         Raise as `submit` does.
         """
-        future: StreamFuture[T] = StreamFuture(self._calls)
-        self._calls.submit(STREAM, (fn, args, kwargs), self._limits, future)
+        future: StreamFuture[T] = StreamFuture(self._tasks)
+        self._tasks.submit(STREAM, (fn, args, kwargs), self._limits, future)
         return Stream(future)
 
     def astream(self, fn: Callable[P, Iterable[T]], /, *args: P.args, **kwargs: P.kwargs) -> AsyncStream[T]:
         """Return the stream for `async for`. Call it only where an event loop runs."""
-        future: AsyncStreamFuture[T] = AsyncStreamFuture(self._calls)
-        self._calls.submit(STREAM, (fn, args, kwargs), self._limits, future)
+        future: AsyncStreamFuture[T] = AsyncStreamFuture(self._tasks)
+        self._tasks.submit(STREAM, (fn, args, kwargs), self._limits, future)
         return AsyncStream(future)
 
     def map(
@@ -198,16 +198,16 @@ class Executor(concurrent.futures.Executor):
 
     def __repr__(self) -> str:
         limits = "".join(f" {name}={value!r}" for name, value in self._limits.items())
-        return f"<{type(self).__name__} of {self._calls.workers} workers{limits}>"
+        return f"<{type(self).__name__} of {self._tasks.workers} workers{limits}>"
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Accept no more tasks. With `wait`, return when the last one is over and no process is left.
 
         `cancel_futures` cancels the tasks that have not begun. May be called again.
         """
-        self._calls.shut_down(cancel_pending=cancel_futures)
+        self._tasks.shut_down(cancel_pending=cancel_futures)
         if wait:
-            self._calls.supervisor_thread.join()
+            self._tasks.supervisor_thread.join()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -222,9 +222,9 @@ class Executor(concurrent.futures.Executor):
 
     def terminate_workers(self, *, grace_s: float | None = None) -> None:
         """Stop every task, with `grace_s` or its own grace, and shut down. Return when no process is left."""
-        self._calls.shut_down(cancel_pending=True)
-        self._calls.stop_all(grace_s, "the executor's workers are terminated")
-        self._calls.supervisor_thread.join()
+        self._tasks.shut_down(cancel_pending=True)
+        self._tasks.stop_all(grace_s, "the executor's workers are terminated")
+        self._tasks.supervisor_thread.join()
 
     def kill_workers(self) -> None:
         """Kill every task at once and shut down. Return when no process is left."""
@@ -279,15 +279,15 @@ def _at_exit() -> None:
     """Let pending tasks finish at exit, as ProcessPoolExecutor does, but no streams without a reader. After a Ctrl-C
     stop all: workers run in sessions of their own and did not get the SIGINT.
     """
-    for each in list(_living):
+    for each in list(_open_executors):
         each.shut_down(cancel_pending=False)
         if _was_interrupted():
             each.stop_all(None, "the program was interrupted")
 
 
-def _at_last() -> None:
+def _after_library_pools() -> None:
     """Stop streams without a reader, after the library has joined its pools: their idle threads pass for readers."""
-    calls = list(_living)
+    calls = list(_open_executors)
     for each in calls:
         while not each.supervisor_thread.join(0):
             for one in calls:
@@ -301,7 +301,7 @@ def _was_interrupted() -> bool:
 
 
 def _in_child() -> None:
-    calls = list(_living)
+    calls = list(_open_executors)
     with contextlib.ExitStack() as leaving:  # calls all of them, even if one raises
         for each in calls:
             leaving.callback(each.close_in_child)
@@ -310,4 +310,4 @@ def _in_child() -> None:
 host_forks.in_each_child(_in_child)
 # Called before threads are joined, as in the library: the callback that was registered last runs first.
 threading._register_atexit(_at_exit)  # type: ignore[attr-defined]
-threading._threading_atexits.insert(0, _at_last)  # type: ignore[attr-defined]
+threading._threading_atexits.insert(0, _after_library_pools)  # type: ignore[attr-defined]

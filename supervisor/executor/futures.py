@@ -32,7 +32,7 @@ T = TypeVar("T")
 _DONE = frozenset({CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED})
 
 
-_ITS_OWN = frozenset({"exception", "limit.files"})
+_RAISED_CODES = frozenset({"exception", "limit.files"})
 """Codes of outcomes that the function's own exception describes: `result` raises that exception."""
 
 
@@ -68,8 +68,8 @@ class JobFuture(Future[T]):
     def __init__(self, owner: FutureOwner) -> None:
         super().__init__()
         self._owner = owner
-        self._opening = threading.RLock()  # reentrant: unpickling runs the program's code, and signal handlers
-        self._opened = False
+        self._unpickle_lock = threading.RLock()  # reentrant: unpickling runs the program's code, and signal handlers
+        self._is_unpickled = False
         self._value: Any = None
         self._error: BaseException | None = None
         self._payload: bytes | MemoryFile | None = None
@@ -140,8 +140,8 @@ class JobFuture(Future[T]):
             super().exception(timeout)
         except CancelledError:
             raise self._ending or JobCancelled() from None
-        with self._opening:
-            if not self._opened:
+        with self._unpickle_lock:
+            if not self._is_unpickled:
                 self._open()
         return self._error
 
@@ -181,11 +181,11 @@ class JobFuture(Future[T]):
         """
         try:
             return read(self._partial_result)
-        except Unreadable as why:
-            raise unreadable("partial result", why, self) from why.__cause__
+        except UnpickleFailed as why:
+            raise unpickle_error("partial result", why, self) from why.__cause__
 
     def _partial_result(self) -> Any:
-        with self._opening:
+        with self._unpickle_lock:
             if isinstance(self._partial, MemoryFile):
                 laid = self._partial
                 with laid.mapped() as content:
@@ -215,7 +215,7 @@ class JobFuture(Future[T]):
         """Finish a task that cannot be pickled."""
         facts = {"type": type(error).__name__, "job_id": self.job_id, "certificate": None}
         self._ending = JobFailed(f"the call cannot be pickled: {error}", code="input.invalid", **facts)
-        self._error, self._opened = error, True
+        self._error, self._is_unpickled = error, True
         self.set_running_or_notify_cancel()
         self.set_exception(error)
 
@@ -293,7 +293,7 @@ class JobFuture(Future[T]):
     def close_in_child(self) -> None:
         """Fail the future in a fork of the program: its job belongs to the parent."""
         self._condition = threading.Condition()  # another thread may have held the locks at the fork
-        self._opening = threading.RLock()
+        self._unpickle_lock = threading.RLock()
         self._done_callbacks: list[Callable[[JobFuture[T]], object]] = []  # they and the waiters are the parent's
         self._waiters: list[Any] = []
         if not self.done():
@@ -327,25 +327,25 @@ class JobFuture(Future[T]):
         if ending is None:
             try:
                 value = read(_unpickled, payload)
-            except Unreadable as why:
-                self._error = self._ending = unreadable("result", why, self)
-            self._payload, self._value, self._opened = None, value, True  # before an interrupt can come
+            except UnpickleFailed as why:
+                self._error = self._ending = unpickle_error("result", why, self)
+            self._payload, self._value, self._is_unpickled = None, value, True  # before an interrupt can come
             if isinstance(payload, MemoryFile):
                 payload.close()
             return
         self._error = ending
-        if ending.code in _ITS_OWN and self._raised:
+        if ending.code in _RAISED_CODES and self._raised:
             try:
                 raised = read(_raised, self._raised)
-            except Unreadable as why:
+            except UnpickleFailed as why:
                 ending.__cause__ = why.__cause__
             else:
                 raised.__cause__ = RemoteTraceback(ending.facts["traceback"])
                 self._error = raised
-        self._opened = True
+        self._is_unpickled = True
 
 
-class Unreadable(Exception):
+class UnpickleFailed(Exception):
     """The same bytes could not be unpickled twice. The second exception is the cause."""
 
 
@@ -365,7 +365,7 @@ def read(unpickle: Callable[..., T], *sent: Any) -> T:
         except KeyboardInterrupt:
             raise
         except BaseException as again:
-            raise Unreadable from again
+            raise UnpickleFailed from again
         raise
 
 
@@ -382,7 +382,7 @@ def _raised(pickled: bytes) -> BaseException:
     return error
 
 
-def unreadable(what: str, why: Unreadable, future: JobFuture[Any]) -> JobError:
+def unpickle_error(what: str, why: UnpickleFailed, future: JobFuture[Any]) -> JobError:
     """Return the error for bytes from a job that this process cannot unpickle."""
     error = why.__cause__
     told = JobFailed(

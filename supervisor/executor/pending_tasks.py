@@ -36,7 +36,7 @@ LEASES_MAX = 100
 """Number of known leases above which those that are over are removed."""
 
 
-CALL_BYTES_MAX = FRAME_BYTES_MAX - 4096
+TASK_BYTES_MAX = FRAME_BYTES_MAX - 4096
 """Limit of a task that is written into a socket; a larger one goes into a memory file."""
 
 
@@ -49,11 +49,11 @@ class PendingTasks:
         self.workers = settings.pools[0].workers
         self._settings = settings
         self._name = name
-        self._why_closed = ""
+        self._closed_reason = ""
         """Why no more tasks are accepted; empty: they are."""
         self._begin()
         if not is_in_pool():  # a worker may have imported a module that creates an Executor: start at the first task
-            self._host()
+            self._start_thread()
 
     def _begin(self) -> None:
         """Set the initial state: no task is under way, and there is no supervisor yet."""
@@ -68,11 +68,11 @@ class PendingTasks:
         self.types: dict[str, JobType] = {}
         """The Executor's job types; known as soon as a worker is leased."""
         self.supervisor_thread = SupervisorThread(self._settings, self._name, self)
-        self._is_hosted = self._will_look = False
+        self._is_started = self._look_scheduled = False
 
-    def _host(self) -> None:
+    def _start_thread(self) -> None:
         self.supervisor_thread.start()
-        self._is_hosted = True
+        self._is_started = True
 
     # ── in any thread ──
 
@@ -85,11 +85,11 @@ class PendingTasks:
 
     def submit(self, type: str, call: tuple[Any, ...], limits: Mapping[str, Any], future: JobFuture[Any]) -> None:
         """Accept a task. If it cannot be pickled, it fails at once. Raise RuntimeError after the shutdown."""
-        if self._why_closed:  # before the work of pickling
-            raise RuntimeError(self._why_closed)
+        if self._closed_reason:  # before the work of pickling
+            raise RuntimeError(self._closed_reason)
         function, args, kwargs = call
         try:
-            input = _where_it_lies(pickling.pickled({"function": function, "args": args, "kwargs": kwargs}))
+            input = _inline_or_sealed(pickling.pickled({"function": function, "args": args, "kwargs": kwargs}))
         except Exception as error:  # pickling runs the caller's __reduce__, which may raise anything
             pickling_errors.name_it(error, function, args, kwargs)
             future.fail(error)
@@ -98,15 +98,15 @@ class PendingTasks:
         future.job_id = f"{self._prefix}-{next(self._numbers)}"
         try:
             with self._lock:
-                is_first, why_closed = not self._waiting, self._why_closed
-                if not (why_closed or self._is_hosted):
-                    self._host()
+                is_first, why_closed = not self._waiting, self._closed_reason
+                if not (why_closed or self._is_started):
+                    self._start_thread()
                 if not why_closed:
                     self._under_way[future] = self._waiting[future] = taken
             if not why_closed:
                 self._match()
                 if taken.is_timed or (is_first and self._waiting):
-                    self._call(self._look)
+                    self._call(self._serve_waiting)
         except BaseException:  # Ctrl-C, or a signal handler of the program raised: the caller does not get the future
             self._call(partial(self._give_up, taken, ""))
             raise
@@ -135,16 +135,16 @@ class PendingTasks:
                 try:
                     given = call.give(lease)
                 except Exception as error:
-                    self._part(lease, call, f"it cannot be given to a worker: {error!r}")
+                    self._put_back(lease, call, f"it cannot be given to a worker: {error!r}")
                 else:
                     if not given:
-                        self._part(lease, call)
+                        self._put_back(lease, call)
         except BaseException:
             if lease is not None:
-                self._part(lease, call)
+                self._put_back(lease, call)
             raise
 
-    def _part(self, lease: Lease, call: Task | None, fault: str = "") -> None:
+    def _put_back(self, lease: Lease, call: Task | None, fault: str = "") -> None:
         """Keep a lease and a task that were not matched, unless the task was cancelled or has a fault."""
         act: Callable[[Supervisor], None]
         with self._lock:
@@ -159,7 +159,7 @@ class PendingTasks:
                     call.take_back()
                     self._waiting[call.future] = call
                     self._waiting.move_to_end(call.future, last=False)
-                act = self._look  # a look may have missed it while it was in no queue
+                act = self._serve_waiting  # a look may have missed it while it was in no queue
             elif lease.is_written and not fault:  # perhaps by another thread; the supervisor only has to know of it
                 act = _promoting(lease)
             else:
@@ -186,7 +186,7 @@ class PendingTasks:
     def shut_down(self, *, cancel_pending: bool) -> None:
         """Accept no more tasks; end the thread when the last one is over. May be called again."""
         with self._lock:
-            self._why_closed = self._why_closed or _CLOSED
+            self._closed_reason = self._closed_reason or _CLOSED
             futures = list(self._under_way) if cancel_pending else ()
         for future in futures:
             future.cancel_pending("the executor is shutting down")
@@ -221,19 +221,19 @@ class PendingTasks:
 
     # ── in the thread ──
 
-    def on_hosted(self, supervisor: Supervisor) -> None:
+    def on_supervisor_created(self, supervisor: Supervisor) -> None:
         self.supervisor = supervisor
 
     def on_started(self) -> None:
-        self._look(self.supervisor)
+        self._serve_waiting(self.supervisor)
 
-    def on_left(self, failure: BaseException | None) -> None:
+    def on_thread_ending(self, failure: BaseException | None) -> None:
         why = f"the executor's thread has ended: {failure!r}"
         with self._lock:
-            self._why_closed = self._why_closed or why
+            self._closed_reason = self._closed_reason or why
             calls = list(self._under_way.values())
         for call in calls:
-            call.lose(why)
+            call.fail_lost(why)
 
     def on_leased(self, lease: Lease) -> None:
         if not self.types:
@@ -245,20 +245,20 @@ class PendingTasks:
         self._match()
 
     def on_pool_broken(self) -> None:
-        self._let_enter()
+        self._enter_waiting()
 
-    def _look(self, supervisor: Supervisor) -> None:
+    def _serve_waiting(self, supervisor: Supervisor) -> None:
         """Make the waiting tasks jobs if a time limit runs for one or no worker will come; else lease idle workers."""
         if not self.supervisor_thread.has_started:
             return
         with self._lock:
             are_jobs = any(call.is_timed for call in self._waiting.values())
         if are_jobs or self.supervisor_thread.fault or supervisor.why_broken():
-            self._let_enter()
+            self._enter_waiting()
         else:
             supervisor.jobs.lease_idle_workers()
 
-    def _let_enter(self) -> None:
+    def _enter_waiting(self) -> None:
         """Make all waiting tasks jobs, in order, or end them if no worker will come."""
         with self._lock:
             calls, self._waiting = list(self._waiting.values()), OrderedDict()
@@ -284,23 +284,23 @@ class PendingTasks:
         if call.future in self._under_way:
             call.give_up(fault)
         self._match()  # the interrupted thread may have put back a lease that another thread did not see
-        if not self._will_look:  # one look handles all waiting tasks
-            self._will_look = True
-            self._call(self._look_once)
+        if not self._look_scheduled:  # one look handles all waiting tasks
+            self._look_scheduled = True
+            self._call(self._serve_waiting_once)
 
-    def _look_once(self, supervisor: Supervisor) -> None:
-        self._will_look = False
-        self._look(supervisor)
+    def _serve_waiting_once(self, supervisor: Supervisor) -> None:
+        self._look_scheduled = False
+        self._serve_waiting(supervisor)
 
     def forget(self, call: Task) -> None:
         """Remove a task that is over."""
         self._under_way.pop(call.future, None)
-        if self._why_closed:
+        if self._closed_reason:
             self._leave_if_done()
 
     def _leave_if_done(self) -> None:
         with self._lock:
-            done = bool(self._why_closed) and not self._under_way
+            done = bool(self._closed_reason) and not self._under_way
         if done:
             self.supervisor_thread.leave()
 
@@ -309,11 +309,11 @@ def _promoting(lease: Lease) -> Callable[[Supervisor], None]:
     return lambda _: lease.promote()
 
 
-def _where_it_lies(packed: Pickled) -> bytes | SealedInput:
+def _inline_or_sealed(packed: Pickled) -> bytes | SealedInput:
     if packed.size > INLINE_BYTES_MAX:
         try:
             return SealedInput.laid(packed.lay)
         except OSError:  # no memory or no descriptor for a memory file: send it through the socket
-            if packed.size > CALL_BYTES_MAX:
+            if packed.size > TASK_BYTES_MAX:
                 raise
     return packed.to_bytes()

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from killable.supervisor import event_loops
-from killable.supervisor.executor.futures import FutureOwner, JobFuture, Unreadable, read, unreadable
+from killable.supervisor.executor.futures import FutureOwner, JobFuture, UnpickleFailed, read, unpickle_error
 
 if TYPE_CHECKING:
     from killable.supervisor.jobs.job import Job
@@ -32,7 +32,9 @@ class StreamFuture(JobFuture[Any], Generic[T]):
         self.items: deque[bytes] = deque()
         self._read = -1
         self._waiting = threading.Condition()
-        self._taking = threading.RLock()  # reentrant: code that runs while an item is unpickled may take the next one
+        self._take_lock = (
+            threading.RLock()
+        )  # reentrant: code that runs while an item is unpickled may take the next one
         self._broken: JobError | None = None
         """The error raised for an item that could not be unpickled; later items are not read."""
 
@@ -66,13 +68,13 @@ class StreamFuture(JobFuture[Any], Generic[T]):
             if not self.items:  # the last items may have come between the two checks
                 self.result()
                 return None
-        with self._taking:
+        with self._take_lock:
             if not self.items:
                 return ()  # another thread took it
             try:
                 item = read(pickle.loads, self.items[0])
-            except Unreadable as why:
-                self._broken = unreadable("item", why, self)  # first: `on_changed` then adds no more items
+            except UnpickleFailed as why:
+                self._broken = unpickle_error("item", why, self)  # first: `on_changed` then adds no more items
                 self.items.clear()
                 self.cancel(reason="an item cannot be unpickled here")
                 raise self._broken from why.__cause__
@@ -81,7 +83,7 @@ class StreamFuture(JobFuture[Any], Generic[T]):
 
     def close_in_child(self) -> None:
         self._waiting = threading.Condition()
-        self._taking = threading.RLock()
+        self._take_lock = threading.RLock()
         super().close_in_child()
 
     def wait(self) -> None:
@@ -160,16 +162,16 @@ class AsyncStreamFuture(StreamFuture[T]):
         super().__init__(owner)
         self._loop = asyncio.get_running_loop()
         self._arrived = asyncio.Event()
-        self._will_wake = False
+        self._wake_scheduled = False
 
     def wake(self) -> None:
         super().wake()
-        if not self._will_wake:
-            self._will_wake = True
+        if not self._wake_scheduled:
+            self._wake_scheduled = True
             event_loops.tell(self._loop, self._arrived.set)
 
     async def arrival(self) -> None:
         """Wait until something has come since the last call."""
         await self._arrived.wait()
         self._arrived.clear()
-        self._will_wake = False
+        self._wake_scheduled = False

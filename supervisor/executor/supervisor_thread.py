@@ -21,7 +21,7 @@ from killable.supervisor.telemetry.observer import Unobserved
 
 logger = logging.getLogger("killable.executor")
 
-ACTS_PER_TURN = 64
+CALLS_PER_TURN = 64
 """Maximum number of calls run in one turn of the loop, so that frames, exits and deadlines are not delayed."""
 
 
@@ -32,7 +32,7 @@ class ThreadClosed(RuntimeError):
 class ThreadCallbacks(LeaseHolder, Protocol):
     """Owns a supervisor thread. Its methods are called in that thread."""
 
-    def on_hosted(self, supervisor: Supervisor) -> None:
+    def on_supervisor_created(self, supervisor: Supervisor) -> None:
         """Take the supervisor, which has been created and is about to start."""
         ...
 
@@ -40,7 +40,7 @@ class ThreadCallbacks(LeaseHolder, Protocol):
         """Note that the supervisor has started, or failed to (`failure`)."""
         ...
 
-    def on_left(self, failure: BaseException | None) -> None:
+    def on_thread_ending(self, failure: BaseException | None) -> None:
         """Note that the thread is about to end. `failure` is the reason if it was not asked to."""
         ...
 
@@ -53,12 +53,12 @@ class SupervisorThread:
         self._callbacks = callbacks
         self._inbox: deque[Callable[[Supervisor], None]] = deque()
         self._lock = threading.RLock()  # reentrant: a finalizer of the program may run while it is held, and `call`
-        self._will_read = True
+        self._read_scheduled = True
         """Whether a read of the inbox is scheduled already."""
         self._closed = False
         self._loop: asyncio.SelectorEventLoop | None = None
         self._supervisor: Supervisor | None = None
-        self._told_to_leave: asyncio.Event | None = None
+        self._end_requested: asyncio.Event | None = None
         self.has_started = False
         """Whether the start has finished. Until then tasks only wait, or are stopped."""
         self.failure: BaseException | None = None
@@ -80,16 +80,16 @@ class SupervisorThread:
             if self._closed:
                 raise ThreadClosed("it has been shut down")
             self._inbox.append(act)
-            if self._will_read:
+            if self._read_scheduled:
                 return
             assert self._loop is not None
             self._loop.call_soon_threadsafe(self._read_inbox)
-            self._will_read = True  # last: otherwise an interrupted caller would leave the inbox unread
+            self._read_scheduled = True  # last: otherwise an interrupted caller would leave the inbox unread
 
     def leave(self) -> None:
         """Begin to end the thread. Call it only in the thread itself."""
-        if self._told_to_leave is not None:
-            self._told_to_leave.set()
+        if self._end_requested is not None:
+            self._end_requested.set()
 
     def close_in_child(self) -> None:
         """Give everything up in a fork of the program: it belongs to the parent, and the thread does not exist here."""
@@ -119,7 +119,7 @@ class SupervisorThread:
                 assert isinstance(loop, asyncio.SelectorEventLoop)
                 self._loop = loop
                 try:
-                    runner.run(self._live())
+                    runner.run(self._run_supervisor())
                 except BaseException as error:  # a bug: even so no process may outlive the thread
                     self.failure = error
                     with self._lock:
@@ -132,14 +132,14 @@ class SupervisorThread:
         finally:
             with self._lock:
                 self._closed = True
-            self._callbacks.on_left(self.failure)
+            self._callbacks.on_thread_ending(self.failure)
 
-    async def _live(self) -> None:
-        self._told_to_leave = asyncio.Event()
+    async def _run_supervisor(self) -> None:
+        self._end_requested = asyncio.Event()
         self._supervisor = Supervisor(self._settings, observer=Unobserved(), lease_holder=self._callbacks)
-        self._callbacks.on_hosted(self._supervisor)
+        self._callbacks.on_supervisor_created(self._supervisor)
         starting = asyncio.ensure_future(self._supervisor.start())
-        leaving = asyncio.ensure_future(self._told_to_leave.wait())
+        leaving = asyncio.ensure_future(self._end_requested.wait())
         asyncio.get_running_loop().call_soon(self._read_inbox)  # after the first step of the start
         await asyncio.wait((starting, leaving), return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
@@ -156,13 +156,13 @@ class SupervisorThread:
 
     def _read_inbox(self) -> None:
         assert self._supervisor is not None and self._loop is not None
-        for _ in range(ACTS_PER_TURN):
+        for _ in range(CALLS_PER_TURN):
             try:
                 act = self._inbox.popleft()
             except IndexError:
                 with self._lock:
                     if not self._inbox:
-                        self._will_read = False
+                        self._read_scheduled = False
                         return
             else:
                 try:

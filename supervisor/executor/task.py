@@ -47,13 +47,13 @@ class TaskOwner(Protocol):
 class Task:
     """Created in the thread that submits it."""
 
-    __slots__ = ("_asked", "_job", "_lease", "_limits", "_owner", "_since", "_submission", "future")
+    __slots__ = ("_asked", "_job", "_lease", "_limits", "_owner", "_submission", "_submitted_at", "future")
 
     def __init__(self, owner: TaskOwner, submission: Submission, future: JobFuture[Any]) -> None:
         self.future = future
         self._owner = owner
         self._submission = submission
-        self._since = monotonic()
+        self._submitted_at = monotonic()
         self._limits: Limits | None = None
         """The limits in force, once the job type is known."""
         self._lease: Lease | None = None
@@ -82,7 +82,11 @@ class Task:
         future, submission = self.future, self._submission
         limits = self._limits_in_force(self._owner.types[submission.type])
         announce = announces(limits)
-        seen = limits if limits["total_s"] is None else within(limits, limits["total_s"] - (monotonic() - self._since))
+        seen = (
+            limits
+            if limits["total_s"] is None
+            else within(limits, limits["total_s"] - (monotonic() - self._submitted_at))
+        )
         order, passed = order_of(
             future.job_id, submission, seen, 1, lease.fence, lease.result_buffer, announce=announce
         )
@@ -157,7 +161,7 @@ class Task:
         supervisor, submission = self._owner.supervisor, self._submission
         job_type = supervisor.type(submission.type)
         limits = self._limits_in_force(job_type)
-        job = supervisor.call(self.future.job_id, job_type, submission, limits, self, lease, since=self._since)
+        job = supervisor.call(self.future.job_id, job_type, submission, limits, self, lease, since=self._submitted_at)
         if job.is_over:
             return  # it has ended at once, and `on_changed` was called
         self._job = job
@@ -195,7 +199,7 @@ class Task:
         else:
             self.drop()
 
-    def lose(self, why: str) -> None:
+    def fail_lost(self, why: str) -> None:
         """End the task: the supervisor and every process that it started are gone."""
         self._end(Outcome("failed", "supervisor_lost", why))
 

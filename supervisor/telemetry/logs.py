@@ -27,9 +27,9 @@ from killable.supervisor.clock import rfc_3339
 
 Format = Literal["text", "json"]
 
-SAID = frozenset({"error", "reason", "tags", "detail", "command"})
+FOREIGN_TEXT_FIELDS = frozenset({"error", "reason", "tags", "detail", "command"})
 """Fields with text from a job or its modules (error, detail, command) or from a client (reason, tags)."""
-SAID_CHARS_MAX = 1000
+FOREIGN_TEXT_CHARS_MAX = 1000
 """Limit of one field, kept from both ends: a traceback ends with its cause. The job's record has the whole text."""
 REDACTED = "[redacted]"
 OWN = "killable"
@@ -90,7 +90,7 @@ class _Writer(logging.Handler):
         self._stream = stream
         self._lines: deque[str] = deque()
         self._dropped = 0
-        self._there_is_more = threading.Event()
+        self._lines_waiting = threading.Event()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._write, name="killable-log", daemon=True)
         self._thread.start()
@@ -104,22 +104,22 @@ class _Writer(logging.Handler):
                 self._lines.append(self.format(_lost(self._dropped)))
                 self._dropped = 0
             self._lines.append(self.format(record))
-            if not self._there_is_more.is_set():
-                self._there_is_more.set()
+            if not self._lines_waiting.is_set():
+                self._lines_waiting.set()
         except Exception:
             self.handleError(record)
 
     def close(self) -> None:
         if not self._closing.is_set():
             self._closing.set()
-            self._there_is_more.set()
+            self._lines_waiting.set()
             self._thread.join(LAST_WORDS_S)  # if the stream blocks, the thread ends with the process
         super().close()
 
     def _write(self) -> None:
         while True:
-            self._there_is_more.wait()
-            self._there_is_more.clear()  # before `_closing` is checked: after it, the `set` of `close` could be lost
+            self._lines_waiting.wait()
+            self._lines_waiting.clear()  # before `_closing` is checked: after it, the `set` of `close` could be lost
             is_last = self._closing.wait(GATHER_S)
             lines = [self._lines.popleft() for _ in range(len(self._lines))]
             try:
@@ -147,7 +147,7 @@ class _Redacting(logging.Formatter):
         record = _copied(record)  # other handlers get the same record
         if record.name.partition(".")[0] != OWN and self.redact:
             record.msg, record.args = f"{REDACTED} {record.module}:{record.lineno}", None
-        for name in SAID & record.__dict__.keys():
+        for name in FOREIGN_TEXT_FIELDS & record.__dict__.keys():
             value = record.__dict__[name]
             record.__dict__[name] = REDACTED if self.redact and value else _cut(value)
         record.exc_text = None  # drop the text that another formatter has cached
@@ -215,10 +215,13 @@ def _copied(record: logging.LogRecord) -> logging.LogRecord:
 
 
 def _cut(value: Any) -> Any:
-    if isinstance(value, dict) and sum(len(str(key)) + len(str(each)) for key, each in value.items()) > SAID_CHARS_MAX:
+    if (
+        isinstance(value, dict)
+        and sum(len(str(key)) + len(str(each)) for key, each in value.items()) > FOREIGN_TEXT_CHARS_MAX
+    ):
         value = json.dumps(value, default=str)
-    if isinstance(value, str) and len(value) > SAID_CHARS_MAX:
-        half = SAID_CHARS_MAX // 2
+    if isinstance(value, str) and len(value) > FOREIGN_TEXT_CHARS_MAX:
+        half = FOREIGN_TEXT_CHARS_MAX // 2
         return f"{value[:half]} … {value[-half:]}"
     return value
 

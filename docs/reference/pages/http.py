@@ -11,7 +11,7 @@ from fastapi.routing import APIRoute
 from killable.api.http import routes_jobs, routes_metrics, routes_operator, routes_outputs, routes_server, schemas
 from killable.api.http.app import create_app
 from killable.api.http.auth import OPEN_PATHS, OPERATOR
-from killable.api.http.responses import EVERYWHERE
+from killable.api.http.responses import COMMON_CODES
 from killable.supervisor import models
 from killable.supervisor.engine import Engine
 from pages.markdown import code, document, slug, table
@@ -28,7 +28,7 @@ RECORDS: Mapping[str, type] = {
     "JobType": models.JobType,
 }
 """Where the docstrings of a schema's members stand, if not in the schema."""
-COMMON = (*EVERYWHERE, "unauthorized")
+COMMON = (*COMMON_CODES, "unauthorized")
 JSON = "application/json"
 PROBLEM = "application/problem+json"
 BY_DEFAULT = "Successful Response"

@@ -41,10 +41,10 @@ def config(
 ) -> None:
     """Show every value in force and its source: flag, variable, line of the file, decorator or default.
 
-    A flag takes precedence over a variable such as KILLABLE_SERVER__PORT, then
-    come killable.toml, the decorator and the default. Starts the pools once to
-    read the limits of their job types. API keys and other secrets are never
-    shown. Exit code 78, with every fault, if the configuration is not valid.
+    Precedence: flag, variable (KILLABLE_SERVER__PORT), killable.toml, decorator,
+    default. Starts the pools once to read the limits of their job types. API
+    keys and other secrets are never shown. Exit code 78, with every fault, if
+    the configuration is not valid.
     """
     with errors.reporting(as_json):
         from killable.api.cli.server.configuration import load

@@ -49,7 +49,7 @@ def serve(
     target: Target = None,
     config: ConfigFile = None,
     host: Annotated[
-        str | None, typer.Option("--host", help="Default: 127.0.0.1. Others than loopback need an API key.")
+        str | None, typer.Option("--host", help="Default: 127.0.0.1. A non-loopback address needs an API key.")
     ] = None,
     port: Annotated[int | None, typer.Option("--port", help="Default: 7833. 0: any free port.")] = None,
     uds: Annotated[
@@ -72,9 +72,9 @@ def serve(
 
     API keys are read from a file (server.api_keys_file in killable.toml) and
     from the variable KILLABLE_API_KEY. No process that the server started
-    outlives it, even if it is killed. With --journal, accepted jobs do: the next
-    server with the same file runs those that were queued, and knows how the
-    others ended.
+    outlives it, even if it is killed. With --journal, accepted jobs survive a
+    restart: the next server with the same file runs those that were queued, and
+    knows how the others ended.
     """
     with errors.reporting(as_json):
         require_linux("serve")

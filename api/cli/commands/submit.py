@@ -51,7 +51,7 @@ def submit(
     ] = False,
     tags: Annotated[
         list[str] | None,
-        typer.Option("--tag", metavar="KEY=VALUE", help="A tag, by which ps and kill can select. May be repeated."),
+        typer.Option("--tag", metavar="KEY=VALUE", help="A tag to select by in ps and kill. May be repeated."),
     ] = None,
     priority: Annotated[int, typer.Option("--priority", help="Higher priorities start earlier.")] = 0,
     as_json: Json = False,

@@ -49,7 +49,7 @@ def rule_of(record: Mapping[str, Any]) -> str:
 def _cancelled(record: Mapping[str, Any], error: Mapping[str, Any]) -> str:
     by, reason = str(error.get("by") or "user"), error.get("reason")
     asked = _ASKED_BY.get(by, f"It was cancelled by {by}")
-    why = f"; the reason given: {reason}" if reason else ""
+    why = f"; reason: {reason}" if reason else ""
     when = "" if record.get("attempts") else " It was still in the queue and had not been assigned to a worker."
     return f"{asked}{why}.{when}"
 
@@ -100,7 +100,10 @@ def _failure(code: str, record: Mapping[str, Any], error: Mapping[str, Any]) -> 
             return f"The limit memory_bytes of {render.size(limits.get('memory_bytes'))}: {_memory(error)}."
         case "limit.cpu" if "measured_s" in error:
             used = render.setting(float(error["measured_s"]))
-            return f"The limit cpu_s of {render.setting(float(error['limit_s']))}: {_its(error)} had used {used}."
+            return (
+                f"The limit cpu_s of {render.setting(float(error['limit_s']))}: {_its(error)} had used {used} of "
+                "processor time."
+            )
         case "limit.processes" if "limit_processes" in error:
             return (
                 f"The limit processes_max of {error['limit_processes']}: {error.get('processes')} were counted at once."

@@ -108,8 +108,8 @@ def _of_failure(record: Mapping[str, Any], code: str, error: Mapping[str, Any]) 
 
 
 _WITHOUT_SETTING = {
-    "exception": "Change the job's code or its input; the traceback above shows where.",
-    "input.invalid": "Change the job's input; `killable types NAME` shows what it accepts.",
+    "exception": "Fix the job's code or its input; the traceback above shows where.",
+    "input.invalid": "Fix the job's input; `killable types NAME` shows what it accepts.",
     "exit": "The job's code, or a library in it, ended the process: look for os._exit, sys.exit or exit().",
     "crash": "The fault is in native code that the job calls; the stack above, if there is one, shows where.",
     "killed_externally": "The signal came from outside this server; `dmesg` shows out-of-memory kills.",
@@ -141,8 +141,8 @@ def _where(record: Mapping[str, Any], option: str, name: str, key: str, quoted: 
     declared = f"{name}={quoted}" if key == name else f"{name}={{{key}: {quoted}}}"
     table = f"[jobs.{record['type']}.limits]" if key == name else f"[jobs.{record['type']}.limits.{name}]"
     return (
-        f"To raise it: `killable submit {option}` for one job; @job({declared}), or {key} = {quoted} under {table} in "
-        "killable.toml, for its type."
+        f"To raise it: `killable submit {option}` for one job; for its type, @job({declared}), or {key} = {quoted} "
+        f"under {table} in killable.toml."
     )
 
 

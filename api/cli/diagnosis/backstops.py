@@ -25,9 +25,8 @@ class Check:
 
 
 DELEGATE = (
-    "the server's cgroup has to delegate the controller (cgroup.subtree_control); this needs all controllers on cgroup "
-    "v2 (boot with systemd.unified_cgroup_hierarchy=1), and for a group with processes the kernel allows it at the "
-    "root only (cgroups(7), no internal processes)"
+    "to enable it, boot with systemd.unified_cgroup_hierarchy=1 and add it to cgroup.subtree_control of the server's "
+    "cgroup; while that holds processes, the kernel allows this at the root only (cgroups(7), no internal processes)"
 )
 
 

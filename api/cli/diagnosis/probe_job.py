@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 ALL_S_MAX = 20.0
 """Seconds for all of it. It takes half a second on a working machine."""
 _PROOFS = {
-    "cgroup+descendants": ("ok", "cgroup.kill, then every descendant", ""),
+    "cgroup+descendants": ("ok", "cgroup.kill, and SIGKILL to every descendant", ""),
     "descendants": (
         "warn",
-        "every descendant, one by one",
+        "SIGKILL to every descendant, one by one",
         "a writable cgroup v2 also catches processes that hide from the search for descendants",
     ),
 }
@@ -53,7 +53,7 @@ async def _bounded() -> Sequence[Check]:
             await supervisor.start()
             warm_s = time.perf_counter() - began
             warm = Check("self-check: start", "ok", f"a warm worker after {render.duration(warm_s)}")
-            await _probe(supervisor)  # the first job pays for imports that a running server has behind it
+            await _probe(supervisor)  # the first job includes imports that a running server has done already
             return [warm, *await _probe(supervisor)]
     finally:
         await supervisor.close(grace_s=0)

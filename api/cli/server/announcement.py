@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from killable.supervisor.models import JobType, PoolRecord
 
 _PROOFS = {
-    "cgroup+descendants": "cgroup.kill, then every descendant (proof: cgroup+descendants)",
-    "descendants": "every descendant (proof: descendants; no writable cgroup, `killable doctor` shows why)",
+    "cgroup+descendants": "cgroup.kill, and SIGKILL to every descendant (proof: cgroup+descendants)",
+    "descendants": "SIGKILL to every descendant (proof: descendants; no writable cgroup, `killable doctor` shows why)",
 }
 _STATE_STYLES = {"ready": "green", "broken": "red"}
 

@@ -78,10 +78,12 @@ def _keys(config: Config, own: str | None) -> tuple[tuple[ApiKey, ...], list[Con
         return keys, [*faults, ConfigFault(API_KEY, expected, f"{len(own)} characters" if own else "an empty value")]
     for key in keys:
         if key.name == API_KEY_NAME or own == key.key:
-            what = f"the name {API_KEY_NAME}, which this key has" if key.name == API_KEY_NAME else "the same key"
+            what = f"a key named {API_KEY_NAME}" if key.name == API_KEY_NAME else "the same key"
             faults.append(
                 ConfigFault(
-                    API_KEY, f"expected a name and a key that are not in {config.server.api_keys_file}", f"{what} there"
+                    API_KEY,
+                    f"expected neither a key named {API_KEY_NAME} nor the same key in {config.server.api_keys_file}",
+                    f"{what} there",
                 )
             )
     return (*keys, ApiKey(API_KEY_NAME, "operate", own)), faults

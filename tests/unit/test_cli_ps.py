@@ -35,15 +35,15 @@ def test_what_needs_attention_comes_first() -> None:
     [
         (
             {"draining": True, "deadline_s": 30.0, "running": 2, "queued": 3},
-            "draining: new jobs are refused; 2 running and 3 queued go on, at most 30 s more",
+            "draining: new jobs are refused; 2 running and 3 queued left, at most 30 s more",
         ),
         (
             {"draining": True, "deadline_s": None, "running": 0, "queued": 0},
-            "draining: new jobs are refused; nothing is left",
+            "draining: new jobs are refused; no jobs left",
         ),
         (
             {"draining": False, "deadline_s": None, "running": 0, "queued": 0},
-            "not draining: new jobs are taken; nothing runs",
+            "not draining: new jobs are accepted; no jobs",
         ),
     ],
 )

@@ -59,8 +59,8 @@ def _root(
 
 def main() -> None:
     """Run the command that the arguments name, and exit with its code."""
-    for stream_of_ours in (sys.stdout, sys.stderr):
-        if isinstance(stream_of_ours, io.TextIOWrapper):
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
             # A job's output may contain characters that the encoding of the terminal lacks.
-            stream_of_ours.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors="backslashreplace")
     app()

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from killable.api.cli.commands.drain import in_words
+from killable.api.cli.commands.drain import state_line
 from killable.api.cli.commands.metrics import flattened
 from killable.api.cli.commands.ps import in_order, summary
 from killable.api.cli.display.status_line import StatusLine, progress_line
@@ -48,7 +48,7 @@ def test_what_needs_attention_comes_first() -> None:
     ],
 )
 def test_how_a_drain_stands(standing: dict[str, Any], words: str) -> None:
-    assert in_words(standing) == words
+    assert state_line(standing) == words
 
 
 def test_counts_in_words() -> None:

@@ -36,10 +36,10 @@ def drain(
         raise typer.BadParameter("--off ends the drain and takes no deadline", param_hint="--deadline")
     with errors.reporting(as_json), open_client(url) as client:
         standing = client.undrain() if off else client.drain(deadline_s=deadline)
-        console.print_json(standing) if as_json else typer.echo(in_words(standing))
+        console.print_json(standing) if as_json else typer.echo(state_line(standing))
 
 
-def in_words(standing: Mapping[str, Any]) -> str:
+def state_line(standing: Mapping[str, Any]) -> str:
     """Return the state of a drain: `draining: new jobs are refused; 2 running and 3 queued left, at most 30 s more`."""
     left = remaining(standing)
     if not standing["draining"]:

@@ -79,7 +79,7 @@ def serve(
     with errors.reporting(as_json):
         require_linux("serve")
         from killable.api.cli.server.configuration import load
-        from killable.api.cli.server.listener import CannotServe, listen, take_descriptors
+        from killable.api.cli.server.listener import CannotServe, listen, raise_file_limit
         from killable.supervisor.telemetry import logs
 
         flags = {
@@ -88,7 +88,7 @@ def serve(
         }  # fmt: skip
         in_force = load(config, os.environ, flags, target)
         server = in_force.config.server
-        take_descriptors()
+        raise_file_limit()
         with listen(server, in_force.config.sources.get("server.host", "")) as listener:
             log = logs.configure(server.log_format, server.log_level, server.redact)
             try:
@@ -122,7 +122,7 @@ async def _serve(in_force: InForce, listener: Listener, as_json: bool) -> None:
             await web.start()
             gc_freeze.settle()
             await announcement.print_to(supervisor, in_force, listener.url, as_json)
-            await _until_told(supervisor, web, stop, config.server.drain_s)
+            await _until_asked_to_stop(supervisor, web, stop, config.server.drain_s)
             await _end_jobs(supervisor, stop)
             await web.close(LAST_WORDS_S)
         finally:
@@ -191,7 +191,7 @@ async def _check_pools(supervisor: Supervisor, config: Config) -> None:
         raise ConfigError.of(faults)
 
 
-async def _until_told(supervisor: Supervisor, web: HttpServer, stop: _Stop, drain_s: float) -> None:
+async def _until_asked_to_stop(supervisor: Supervisor, web: HttpServer, stop: _Stop, drain_s: float) -> None:
     """Wait until the server is to stop: over HTTP, or by a signal and `drain_s` after it."""
     due = asyncio.create_task(supervisor.until_shutdown())
     await _first_of(_done(due), stop.asked.wait(), web.until_stopped())

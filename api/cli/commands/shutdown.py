@@ -18,7 +18,7 @@ import typer
 from killable.api.cli.commands.drain import remaining
 from killable.api.cli.display import console, errors, render
 from killable.api.cli.display.errors import CommandExit
-from killable.api.cli.parameters.completion import impatient
+from killable.api.cli.parameters.completion import short_timeout_client
 from killable.api.cli.parameters.options import Json, Reason, Url, open_client, seconds
 from killable.api.cli.server.running_server import Foreign, RunningServer, is_on_this_machine
 from killable.api.client.client import Client
@@ -98,7 +98,7 @@ class _Shutdown:
         self._client = client
         self._quiet = quiet
         self._process: RunningServer | None = None
-        self._doubt: Foreign | None = None
+        self._foreign_error: Foreign | None = None
         self._began = time.monotonic()
 
     @property
@@ -108,15 +108,17 @@ class _Shutdown:
     def run(self, grace_s: float | None, deadline_s: float, reason: str) -> str:
         """Request it over HTTP, wait, then signal if needed. Return how the server ended. Raise NotDown or Foreign."""
         if is_on_this_machine(self._client.address) and not responds(self._client.address):
-            return self._without_asking()
+            return self._end_by_signal_only()
         self._look_at_process()  # while it still listens: it is identified by its socket
         standing = self._client.shutdown(grace_s=grace_s, deadline_s=deadline_s, reason=reason)
         left = remaining(standing)
         self._say(f"{self._client.address} accepts no more jobs; {f'{left} left' if left else 'no jobs left'}")
-        if self._gone_within(deadline_s + (GRACE_S_MAX if grace_s is None else min(grace_s, GRACE_S_MAX)) + LEAVE_S):
+        if self._wait_until_gone(
+            deadline_s + (GRACE_S_MAX if grace_s is None else min(grace_s, GRACE_S_MAX)) + LEAVE_S
+        ):
             return "asked over HTTP"
         if self._process is None:
-            raise self._doubt or NotDown(
+            raise self._foreign_error or NotDown(
                 f"{self._client.address} is still up after {render.duration(self.took_s)}, and it is on another "
                 "machine: end its process there",
                 url=self._client.address, pid=self.pid,
@@ -135,9 +137,9 @@ class _Shutdown:
         try:
             self._process = RunningServer(self.pid, self._client.address)
         except Foreign as doubt:  # matters only if the server does not exit by itself
-            self._doubt = doubt
+            self._foreign_error = doubt
 
-    def _gone_within(self, seconds_: float) -> bool:
+    def _wait_until_gone(self, seconds_: float) -> bool:
         """Wait for its end, at most `seconds_`, and at most LEAVE_S once it has no jobs. Return whether it is gone."""
         latest = time.monotonic() + seconds_
         idle_until: float | None = None
@@ -160,7 +162,7 @@ class _Shutdown:
         time.sleep(ASK_AGAIN_S)
         return False
 
-    def _without_asking(self) -> str:
+    def _end_by_signal_only(self) -> str:
         """End a server that accepts connections but does not answer (a blocked event loop). Find it by its socket."""
         self._say(f"{self._client.address} accepts connections, but did not answer within {ANSWER_S:g} s")
         self._process = RunningServer.listening_at(self._client.address)
@@ -186,7 +188,7 @@ class _Shutdown:
 def has_jobs(address: str) -> bool:
     """Return whether the server reports jobs; False if it does not answer: it stops answering after the last job."""
     try:
-        with impatient(address, ANSWER_S) as http:
+        with short_timeout_client(address, ANSWER_S) as http:
             standing = http.get("/v1/drain").raise_for_status().json()
             return bool(remaining(standing))
     except (httpx.HTTPError, ValueError, TypeError, AttributeError):
@@ -205,7 +207,7 @@ def responds(address: str) -> bool:
 
 def _asked(address: str) -> type[httpx.HTTPError] | None:
     try:
-        with impatient(address, ANSWER_S) as http:
+        with short_timeout_client(address, ANSWER_S) as http:
             http.get("/livez")
     except httpx.HTTPError as error:
         kinds = (httpx.ConnectError, httpx.TimeoutException)

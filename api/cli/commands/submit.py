@@ -74,7 +74,7 @@ def submit(
 
         if not detach:
             raise typer.Exit(_follow_or_cancel(start, as_json))
-        with interrupts.held():
+        with interrupts.delayed():
             job = start()
             console.print_json(job.accepted) if as_json else typer.echo(job.id)
 
@@ -130,7 +130,7 @@ def _follow_or_cancel(start: Callable[[], JobHandle], as_json: bool) -> int:
     stderr = console.stderr_console()
     follower: Follower | None = None
     try:
-        with interrupts.held():  # a job whose id is not known here could not be cancelled
+        with interrupts.delayed():  # a job whose id is not known here could not be cancelled
             follower = Follower(start(), as_json=as_json)
             if not as_json:
                 stderr.print(follower.job.id, style="dim")
@@ -145,7 +145,7 @@ def _follow_or_cancel(start: Callable[[], JobHandle], as_json: bool) -> int:
     except BaseException as error:  # `submit ... | head`, a full disk: the output can no longer be written
         if follower is not None:
             reason = "its reader has gone" if isinstance(error, OSError) else "its reader failed"
-            with contextlib.suppress(KillableError), interrupts.held():  # a closed terminal sends SIGHUP, too
+            with contextlib.suppress(KillableError), interrupts.delayed():  # a closed terminal sends SIGHUP, too
                 follower.job.cancel(reason=reason, wait_s=0)
                 stderr.print(f"{render.short(follower.job.id)} is cancelled: {reason}")
         raise
@@ -155,7 +155,7 @@ def _follow_or_cancel(start: Callable[[], JobHandle], as_json: bool) -> int:
 def _cancel(follower: Follower, as_json: bool) -> int:
     job, stderr = follower.job, console.stderr_console()
     try:
-        with interrupts.held():  # the next Ctrl-C may end the wait, but not this request
+        with interrupts.delayed():  # the next Ctrl-C may end the wait, but not this request
             job.cancel(reason="Ctrl-C", wait_s=0)
             if stderr.is_terminal:
                 stderr.print()  # the terminal has echoed ^C

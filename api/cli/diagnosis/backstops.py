@@ -34,16 +34,16 @@ def limit_backstops() -> Iterator[Check]:
     """Yield what enforces each limit: the resource watch, on every machine, and the kernel as a backstop."""
     yield _memory_watch()
     yield _memory_limit()
-    handed_on = _handed_on()
+    delegated = _delegated_controllers()
     yield _controller(
         "memory",
-        handed_on,
+        delegated,
         "memory.max bounds a job's group, including shared memory and tmpfs",
         "only the watch and RLIMIT_DATA enforce memory_bytes: explicitly shared memory does not count",
     )
     yield _controller(
         "pids",
-        handed_on,
+        delegated,
         "pids.max bounds a job's group",
         "only the watch enforces processes_max: a fork bomb exceeds it for some milliseconds",
     )
@@ -73,7 +73,7 @@ def _memory_limit() -> Check:
     return Check("memory limit", "warn", f"RLIMIT_DATA is at most {hard} bytes", advice)
 
 
-def _handed_on() -> set[str]:
+def _delegated_controllers() -> set[str]:
     """Return the controllers that the cgroups of workers would have."""
     from killable.supervisor.linux.cgroup import own_directory
 
@@ -84,9 +84,9 @@ def _handed_on() -> set[str]:
         return set()
 
 
-def _controller(controller: str, handed_on: set[str], active: str, without: str) -> Check:
+def _controller(controller: str, delegated: set[str], active: str, without: str) -> Check:
     name = f"{controller} controller"
-    if controller in handed_on:
+    if controller in delegated:
         return Check(name, "ok", active)
     return Check(name, "warn", "not delegated to the cgroups of workers", f"{without}; {DELEGATE}")
 

@@ -26,7 +26,7 @@ def print_json(document: Any, *, one_line: bool = False) -> None:
     typer.echo(text)
 
 
-class _Talk(Console):
+class _BestEffortConsole(Console):
     """A console that goes quiet on a broken pipe, so that stdout goes on; rich's own ends the program."""
 
     def on_broken_pipe(self) -> None:
@@ -35,7 +35,7 @@ class _Talk(Console):
 
 def stderr_console(*, soft_wrap: bool = True) -> Console:
     """Return a console on stderr; with `soft_wrap` the terminal wraps long lines, and copied lines stay whole."""
-    return _Talk(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=soft_wrap)
+    return _BestEffortConsole(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=soft_wrap)
 
 
 def print_table(table: RenderableType) -> None:

@@ -30,7 +30,7 @@ _STAGES = {
     "timeout.start": "its worker had not entered the job's function",
     "timeout.run": "its function had not returned",
 }
-_OWN_DOING = "No cancel, deadline or limit was involved."
+_NOT_STOPPED = "No cancel, deadline or limit was involved."
 
 
 def rule_of(record: Mapping[str, Any]) -> str:
@@ -38,7 +38,7 @@ def rule_of(record: Mapping[str, Any]) -> str:
     state, error = str(record["state"]), record.get("error") or {}
     code = str(error.get("code") or state)
     if state == "completed":
-        return f"None: its function returned. {_OWN_DOING}"
+        return f"None: its function returned. {_NOT_STOPPED}"
     if state == "cancelled":
         return _cancelled(record, error)
     if code.startswith("timeout."):
@@ -84,13 +84,13 @@ def _failure(code: str, record: Mapping[str, Any], error: Mapping[str, Any]) -> 
     limits = record.get("limits") or {}
     match code:
         case "exception":
-            return f"Its function raised {message}. {_OWN_DOING}"
+            return f"Its function raised {message}. {_NOT_STOPPED}"
         case "exit":
-            return f"The job ended its own process, with exit code {error.get('exit_code')}. {_OWN_DOING}"
+            return f"The job ended its own process, with exit code {error.get('exit_code')}. {_NOT_STOPPED}"
         case "crash":
             fault = f" ({_FAULTS[signal]})" if signal in _FAULTS else ""
             core = " A core was dumped." if error.get("core_dumped") else ""
-            return f"Its process crashed with {signal}{fault}: a fault in native code. {_OWN_DOING}{core}"
+            return f"Its process crashed with {signal}{fault}: a fault in native code. {_NOT_STOPPED}{core}"
         case "killed_externally":
             return f"{signal} from outside ended its process: this server did not send it.{_oom(error)}"
         case "limit.output":
@@ -101,7 +101,7 @@ def _failure(code: str, record: Mapping[str, Any], error: Mapping[str, Any]) -> 
         case "limit.cpu" if "measured_s" in error:
             used = render.setting(float(error["measured_s"]))
             return (
-                f"The limit cpu_s of {render.setting(float(error['limit_s']))}: {_its(error)} had used {used} of "
+                f"The limit cpu_s of {render.setting(float(error['limit_s']))}: {_processes_of_job(error)} had used {used} of "
                 "processor time."
             )
         case "limit.processes" if "limit_processes" in error:
@@ -119,11 +119,11 @@ def _failure(code: str, record: Mapping[str, Any], error: Mapping[str, Any]) -> 
 def _memory(error: Mapping[str, Any]) -> str:
     """Return the growth as measured. Where the kernel refused memory (RLIMIT_DATA, memory.max), it is not known."""
     if "measured_bytes" in error:
-        return f"{_its(error)} had grown by {render.size(error['measured_bytes'])}"
+        return f"{_processes_of_job(error)} had grown by {render.size(error['measured_bytes'])}"
     return "the kernel refused it more memory"
 
 
-def _its(error: Mapping[str, Any]) -> str:
+def _processes_of_job(error: Mapping[str, Any]) -> str:
     processes = error.get("processes", 1)
     return "its process" if processes == 1 else f"its {processes} processes together"
 

@@ -99,7 +99,9 @@ _HINTS = {
     "unauthorized": "set KILLABLE_API_KEY to an API key of the server",
 }
 
-_EARLY = "native code did not react to SIGTERM within ack_s: raise it with submit --ack-s, @job(ack_s=...) or [limits]"
+_EARLY_KILL_HINT = (
+    "native code did not react to SIGTERM within ack_s: raise it with submit --ack-s, @job(ack_s=...) or [limits]"
+)
 
 
 def exit_code(error: KillableError) -> int:
@@ -162,7 +164,7 @@ def _headline(error: KillableError) -> Text:
         return Text(render.plain(words), "bold yellow")
     faults = _faults(error)
     if faults:
-        words = _in_words(faults[0]) if len(faults) == 1 else f"{len(faults)} faults"
+        words = _as_option(faults[0]) if len(faults) == 1 else f"{len(faults)} faults"
         return Text.assemble((f"{error.code}: ", "bold red"), words)
     if error.code not in CODES:  # an error of the command itself: its code adds nothing to the message
         return Text(error.message)
@@ -173,7 +175,7 @@ def _details(error: KillableError) -> Iterator[str]:
     """Yield details after the message: further faults, the traceback, how the process died, its stack."""
     faults = _faults(error)
     if len(faults) > 1:
-        yield from (f"  {_in_words(fault)}" for fault in faults)
+        yield from (f"  {_as_option(fault)}" for fault in faults)
     if error.facts.get("traceback"):
         yield from str(error.facts["traceback"]).rstrip().splitlines()
     certificate = _certificate(error)
@@ -189,7 +191,7 @@ def _faults(error: KillableError) -> list[Mapping[str, Any]]:
     return faults if error.code in ("invalid", "input.invalid") and isinstance(faults, list) else []
 
 
-def _in_words(fault: Mapping[str, Any]) -> str:
+def _as_option(fault: Mapping[str, Any]) -> str:
     """Return a fault in terms of the command line: `-i text: is required`, `--run-s: must be more than 0`."""
     place, pointer = fault.get("in"), str(fault.get("pointer", ""))
     path = pointer.split("/")[1:]
@@ -207,7 +209,7 @@ def _in_words(fault: Mapping[str, Any]) -> str:
 
 def _hint(error: KillableError) -> str:
     if error.code == "cancelled" and _certificate(error).get("early_kill"):
-        return _EARLY
+        return _EARLY_KILL_HINT
     if error.code == "invalid" and isinstance(error, JobError):
         return ""
     limit = limit_of(error.code, error.facts)

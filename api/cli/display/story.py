@@ -53,10 +53,10 @@ def tell(record: Members, events: Sequence[Members] = (), *, now: datetime | Non
     if record["state"] in ACTIVE:
         remedy = Remedy(None, "It has not ended yet.")
         headline = f"{record['job_id']} ({record['type']}) is {record['state']}"
-        return Story(headline, (*paragraphs, *_last_words(record, events), _change(remedy)), remedy)
+        return Story(headline, (*paragraphs, *_last_output(record, events), _change(remedy)), remedy)
     remedy = remedy_for(record)
     paragraphs.append(Paragraph("Rule", rule_of(record)))
-    paragraphs += [_end(record), *_place(record), *_last_words(record, events), _change(remedy)]
+    paragraphs += [_end(record), *_place(record), *_last_output(record, events), _change(remedy)]
     return Story(_headline(record), tuple(paragraphs), remedy)
 
 
@@ -273,7 +273,7 @@ def _place(record: Members) -> Iterator[Paragraph]:
         yield Paragraph("Where", f"The job was in operation {path}.")
 
 
-def _last_words(record: Members, events: Sequence[Members]) -> Iterator[Paragraph]:
+def _last_output(record: Members, events: Sequence[Members]) -> Iterator[Paragraph]:
     """Yield its last tokens and the last lines that it printed."""
     count = int(record.get("tokens") or 0)
     text = "".join(_shown(event["data"]) for event in events if event["event"] == "token")

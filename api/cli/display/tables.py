@@ -23,7 +23,7 @@ CUT_CHARS_MIN = 8
 """A shortened column keeps at least so many characters."""
 
 
-_TOLD = frozenset({"type", "enum", "anyOf", "oneOf", "default", "title"})
+_SHOWN_KEYWORDS = frozenset({"type", "enum", "anyOf", "oneOf", "default", "title"})
 """Keywords of a member's schema that other columns show."""
 
 
@@ -180,7 +180,7 @@ def input_members(schema: Record) -> Listing:
     required = set(schema.get("required", ()))
     for name, member in schema.get("properties", {}).items():
         default = "required" if name in required else json.dumps(member["default"]) if "default" in member else "-"
-        bounds = {word: value for word, value in member.items() if word not in _TOLD}
+        bounds = {word: value for word, value in member.items() if word not in _SHOWN_KEYWORDS}
         listing.add(
             name,
             render.kind(member) or "any",

@@ -16,7 +16,7 @@ from killable.api.cli.display import render
 if TYPE_CHECKING:
     import httpx
 
-PATIENCE_S = 0.5
+ANSWER_S = 0.5
 """Seconds to wait for the server: at a prompt, a longer pause looks like a hang."""
 OFFERED_MAX = 100
 STATES = ("active", "queued", "running", "stopping", "completed", "failed", "cancelled", "timed_out")
@@ -68,14 +68,14 @@ def _offered(ctx: typer.Context, incomplete: str, find: Callable[[Ask], Offers])
         from killable.api.client.exchange import DEFAULT_URL
 
         address = str(ctx.params.get("url") or os.environ.get("KILLABLE_URL") or DEFAULT_URL)
-        with impatient(address, PATIENCE_S) as http:
+        with short_timeout_client(address, ANSWER_S) as http:
             found = find(lambda path, query: http.get(path, params=dict(query)).raise_for_status().json())
     except Exception:
         return []
     return [(name, render.plain(words)) for name, words in found if name.startswith(incomplete)]
 
 
-def impatient(address: str, timeout_s: float) -> httpx.Client:
+def short_timeout_client(address: str, timeout_s: float) -> httpx.Client:
     """Return an HTTP client with a short timeout; the library's own client waits as long as a job may take.
 
     It uses the same proxies and API key as that one, and raises the same errors.

@@ -43,7 +43,7 @@ class OwnServer:
         self.exit_code: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="killable-demo-")
-        self._said: IO[bytes] | None = None
+        self._stderr_file: IO[bytes] | None = None
 
     @property
     def pid(self) -> int:
@@ -55,14 +55,14 @@ class OwnServer:
         parent = os.getpid()
         # An empty folder and no KILLABLE_ variables: the built-in job types, regardless of local settings.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("KILLABLE_")}
-        self._said = tempfile.TemporaryFile()
+        self._stderr_file = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "killable.api.cli", "serve", "--port", "0", "--json"],
             cwd=self._folder.name,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=self._said,
+            stderr=self._stderr_file,
             preexec_fn=lambda: process_setup.die_with(
                 parent
             ),  # safe in a process with one thread (see subprocess's warning)
@@ -90,9 +90,9 @@ class OwnServer:
                 self.exit_code = process.wait()
             if process.stdout is not None:
                 process.stdout.close()
-        if self._said is not None:
-            self._said.close()
-            self._said = None
+        if self._stderr_file is not None:
+            self._stderr_file.close()
+            self._stderr_file = None
         return [_described(child) for child in psutil.Process().children(recursive=True)]
 
     def _read_announcement(self) -> dict[str, Any]:
@@ -101,14 +101,14 @@ class OwnServer:
             selector.register(self._process.stdout, selectors.EVENT_READ)
             line = self._process.stdout.readline() if selector.select(START_S) else b""
         if not line:
-            raise NotStarted(f"the demo's server did not start:\n{self._words()}")
+            raise NotStarted(f"the demo's server did not start:\n{self._captured_stderr()}")
         announcement: dict[str, Any] = json.loads(line)
         return announcement
 
-    def _words(self) -> str:
-        assert self._said is not None
-        self._said.seek(0)
-        return self._said.read().decode("utf-8", "replace").strip() or "(it printed nothing)"
+    def _captured_stderr(self) -> str:
+        assert self._stderr_file is not None
+        self._stderr_file.seek(0)
+        return self._stderr_file.read().decode("utf-8", "replace").strip() or "(it printed nothing)"
 
 
 def _described(process: psutil.Process) -> str:

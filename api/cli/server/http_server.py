@@ -68,11 +68,11 @@ class HttpServer:
         assert self._serving is not None
         await asyncio.wait({self._serving})
 
-    async def close(self, last_words_s: float) -> None:
-        """Accept no more connections, wait up to `last_words_s` for the open answers, then drop the rest."""
+    async def close(self, readers_s: float) -> None:
+        """Accept no more connections, wait up to `readers_s` for the open answers, then drop the rest."""
         assert self._serving is not None
         self._server.should_exit = True
-        await asyncio.wait({self._serving}, timeout=last_words_s)
+        await asyncio.wait({self._serving}, timeout=readers_s)
         if not self._serving.done():
             log.warning(
                 "connections of readers that did not read were dropped: %d", len(self._server.server_state.connections)

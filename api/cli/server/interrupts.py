@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-PATIENCE = 2
+DELAYED_MAX = 2
 """Interrupts that are delayed. The next one is raised at once: the server may not answer at all."""
 
 
@@ -32,14 +32,14 @@ def treat_terminations_as_interrupts() -> None:
 
 
 @contextmanager
-def held() -> Iterator[None]:
+def delayed() -> Iterator[None]:
     """Delay interrupts until the end of the body, then raise KeyboardInterrupt if there was one."""
     noted = 0
 
     def note(number: int, frame: FrameType | None) -> None:
         nonlocal noted
         noted += 1
-        if noted > PATIENCE:
+        if noted > DELAYED_MAX:
             raise KeyboardInterrupt
 
     numbers = (signal.SIGINT, *terminations())

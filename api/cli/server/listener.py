@@ -54,11 +54,11 @@ class Listener:
         self.socket.close()
         if self.path:
             with contextlib.suppress(OSError):  # the file has been removed already
-                if _identity(self.path) == self.made and _is_left_over(self.path):  # inodes are reused
+                if _identity(self.path) == self.made and _is_stale_socket(self.path):  # inodes are reused
                     os.unlink(self.path)
 
 
-def take_descriptors() -> None:
+def raise_file_limit() -> None:
     """Raise the soft limit of open files to the hard limit, 65536 at most (setrlimit(2)).
 
     A stream needs one descriptor, a worker seven; the usual 1024 are fewer than `server.connections_max`.
@@ -140,12 +140,12 @@ def _bind_path(path: str) -> Listener:
     """Bind a Unix socket that only this user can connect to; replace the file of a server that is gone."""
     if len(os.fsencode(path)) > PATH_BYTES_MAX:
         raise CannotServe(f"cannot listen on {path}: the path of a Unix socket may have at most {PATH_BYTES_MAX} bytes")
-    if _is_something_else(path):
+    if _is_not_a_socket(path):
         raise CannotServe(f"cannot listen on {path}: a file that is not a socket exists there, and is not replaced")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     mask = os.umask(0o177)  # bind(2) creates the file: with a chmod afterwards, any user could connect in between
     try:
-        if _is_left_over(path):
+        if _is_stale_socket(path):
             os.unlink(path)
         sock.bind(path)
         sock.listen(BACKLOG)  # at once: a socket that is not listening would be taken for a stale one
@@ -164,14 +164,14 @@ def _identity(path: str) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def _is_something_else(path: str) -> bool:
+def _is_not_a_socket(path: str) -> bool:
     try:
         return not stat.S_ISSOCK(os.lstat(path).st_mode)
     except OSError:
         return False  # bind(2) reports the error, if there is one
 
 
-def _is_left_over(path: str) -> bool:
+def _is_stale_socket(path: str) -> bool:
     """Return whether this is a socket that no process listens on."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)  # a full backlog means a busy server, not a stale socket

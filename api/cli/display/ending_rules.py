@@ -99,9 +99,9 @@ def _failure(code: str, record: Mapping[str, Any], error: Mapping[str, Any]) -> 
         case "limit.memory":
             return f"The limit memory_bytes of {render.size(limits.get('memory_bytes'))}: {_memory(error)}."
         case "limit.cpu" if "measured_s" in error:
-            used = render.setting(float(error["measured_s"]))
+            used, processes = render.setting(float(error["measured_s"])), _processes_of_job(error)
             return (
-                f"The limit cpu_s of {render.setting(float(error['limit_s']))}: {_processes_of_job(error)} had used {used} of "
+                f"The limit cpu_s of {render.setting(float(error['limit_s']))}: {processes} had used {used} of "
                 "processor time."
             )
         case "limit.processes" if "limit_processes" in error:

@@ -46,7 +46,7 @@ WRITE_BYTES = 64 << 10
 """Of one write; the high-water mark of asyncio's transports. A reader has the send timeout for so many bytes."""
 RETRY = b"retry: 1000\n"
 """Stands in the first event: on its own some clients (httpx-sse) take it for an event without data."""
-PING = ServerSentEvent(comment="ping", sep="\n")
+PING = b": ping\n\n"
 MEDIA_TYPE = "text/event-stream"
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 """The second one has nginx pass on what comes, and not gather it first."""
@@ -106,7 +106,6 @@ def in_whole_events(send: Send, timeout_s: float) -> Send:
     It has the first and the last message wait no longer than `timeout_s`, as EventSourceResponse has the others. Raises
     TimeoutError.
     """
-    ping = PING.encode()
     lock = asyncio.Lock()
     is_cut = False
 
@@ -114,7 +113,7 @@ def in_whole_events(send: Send, timeout_s: float) -> Send:
         nonlocal is_cut
         body = message.get("body", b"")
         async with lock:
-            if is_cut and body == ping:  # no part of an event is one: its last one ends in JSON
+            if is_cut and body == PING:  # no part of an event is one: its last one ends in JSON
                 return
             is_cut = not body.endswith(b"\n\n") and bool(body)
             async with asyncio.timeout(None if message.get("more_body") else timeout_s):
@@ -159,6 +158,10 @@ def open_stream(
     return Response(RETRY + marker(record.state, record.error), headers=HEADERS, media_type=MEDIA_TYPE)
 
 
+def _ping() -> ServerSentEvent:
+    return ServerSentEvent(comment="ping", sep="\n")
+
+
 class EventStream(EventSourceResponse):
     """One reader of one job, counted by the engine while it is there (`stop_when_client_leaves`)."""
 
@@ -173,7 +176,7 @@ class EventStream(EventSourceResponse):
         super().__init__(
             self._pieces(),
             ping=settings.ping_s,
-            ping_message_factory=lambda: PING,
+            ping_message_factory=_ping,
             send_timeout=settings.send_timeout_s,
         )
         del self.headers["Connection"]  # the server's to say; to a client that asked for it, it says `close`

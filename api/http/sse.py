@@ -107,15 +107,16 @@ def in_whole_events(send: Send, timeout_s: float) -> Send:
     TimeoutError.
     """
     lock = asyncio.Lock()
-    is_cut = False
+    end = b"\n\n"
+    """Of what has gone out; anything else is the middle of an event."""
 
     async def send_whole(message: Message) -> None:
-        nonlocal is_cut
+        nonlocal end
         body = message.get("body", b"")
         async with lock:
-            if is_cut and body == PING:  # no part of an event is one: its last one ends in JSON
+            if body == PING and end != b"\n\n":  # no part of an event is one: its last one ends in JSON
                 return
-            is_cut = not body.endswith(b"\n\n") and bool(body)
+            end = (end + body[-2:])[-2:]
             async with asyncio.timeout(None if message.get("more_body") else timeout_s):
                 await send(message)
 

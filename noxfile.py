@@ -22,9 +22,8 @@ ALL_AT_ONCE = ["--numprocesses", "auto", "--dist", "worksteal"]
 
 def install(session: nox.Session, extras: str) -> None:
     """Install what a user gets, not an editable one."""
-    shutil.rmtree(ROOT / "build", ignore_errors=True)  # a module that was removed would be installed from there
+    shutil.rmtree(ROOT / "build" / "lib", ignore_errors=True)  # a module that was removed would be installed from there
     session.install(f".[{extras}]")
-    shutil.rmtree(ROOT / "build", ignore_errors=True)
 
 
 @nox.session(python=PYTHONS)

@@ -17,53 +17,54 @@ if TYPE_CHECKING:
     import asyncio
 
 
-SOON_S = 0.1
-"""A wait that is exact enough: the kernel may lengthen it by 0.1 ms, by 0.5 above nice level 0."""
-STRETCH, STRETCH_S_MAX = 0.005, 0.1
-"""By which share of itself, and by how much at most, epoll_wait(2) may last longer than it was told: by a thousandth,
-and five above nice level 0, so that timers of many processes fire together (`select_estimate_accuracy` in Linux's
-fs/select.c; PR_SET_TIMERSLACK of prctl(2) does not shorten it). A wait of a minute ended 70 ms late."""
-EARLY_S = 0.002
-"""How much earlier than that: the loop rounds its waits up to milliseconds, and has to get the processor."""
+EXACT_WAIT_S = 0.1
+"""A wait of up to this long is exact enough: the kernel may lengthen it by 0.1 ms, or by 0.5 ms above nice level 0."""
+OVERRUN_SHARE, OVERRUN_S_MAX = 0.005, 0.1
+"""How much epoll_wait(2) may overrun its timeout: by this share of it, and by this many seconds at most. The kernel
+adds a thousandth, or five above nice level 0, so that timers of many processes fire together
+(`select_estimate_accuracy` in fs/select.c; PR_SET_TIMERSLACK of prctl(2) does not shorten it). A wait of a minute
+ended 70 ms late."""
+MARGIN_S = 0.002
+"""Additional margin: the loop rounds its waits up to milliseconds, and then has to get the processor."""
 
 
 class Timer(Protocol):
-    """What is going to be called at a time."""
+    """A scheduled call."""
 
     def cancel(self) -> None:
-        """Do not call it; nothing if it was called, or is cancelled already."""
+        """Cancel the call. Does nothing if it was made or cancelled before."""
         ...
 
 
 class Clock:
-    """Time as the event loop sees it; on a virtual loop it is virtual."""
+    """The time of the event loop; virtual on a virtual loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
 
     def now(self) -> float:
-        """Return CLOCK_MONOTONIC seconds: the workers' processes share it."""
+        """Return CLOCK_MONOTONIC seconds; the worker processes share this clock."""
         return self._loop.time()
 
     def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
-        """Have something called at a time, however long that is from now."""
-        if when - self._loop.time() <= SOON_S:
+        """Schedule a call that is on time however far away `when` is."""
+        if when - self._loop.time() <= EXACT_WAIT_S:
             return self._loop.call_at(when, callback)
         return _LongWait(self._loop, when, callback)
 
     @staticmethod
     def age_s(at: str) -> float:
-        """Return for how long a time of day is past, as `wall` gave it; 0 when it is still to come."""
+        """Return how many seconds ago `at` was, a time of day from `wall`; 0 if it is in the future."""
         return max(0.0, time.time() - datetime.fromisoformat(at).timestamp())
 
     @staticmethod
     def wall() -> str:
-        """Return the time of day, RFC 3339 in UTC with milliseconds."""
+        """Return the time of day: RFC 3339 in UTC with milliseconds."""
         return rfc_3339(time.time())
 
 
 class _LongWait:
-    """Waits until shortly before its time, again and again, until what is left is exact."""
+    """Waits until shortly before its time, repeatedly, until the rest is short enough to be exact."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, when: float, callback: Callable[[], None]) -> None:
         self._loop = loop
@@ -73,10 +74,10 @@ class _LongWait:
 
     def _wait(self) -> None:
         left = self._when - self._loop.time()
-        if left <= SOON_S:
+        if left <= EXACT_WAIT_S:
             self._handle = self._loop.call_at(self._when, self._callback)
         else:
-            early_s = EARLY_S + min(left * STRETCH, STRETCH_S_MAX)
+            early_s = MARGIN_S + min(left * OVERRUN_SHARE, OVERRUN_S_MAX)
             self._handle = self._loop.call_at(self._when - early_s, self._wait)
 
     def cancel(self) -> None:
@@ -84,29 +85,29 @@ class _LongWait:
 
 
 def monotonic() -> float:
-    """Return CLOCK_MONOTONIC seconds, as an event loop has them, in another thread."""
+    """Return CLOCK_MONOTONIC seconds, the time of the event loop, in any thread."""
     return time.monotonic()
 
 
 def thread_cpu_s() -> float:
-    """Return the processor seconds of this thread: it may have waited for a processor for longer."""
+    """Return the processor seconds of this thread, without the time in which it waited for a processor."""
     return time.thread_time()
 
 
 def rfc_3339(seconds: float) -> str:
-    """Return a time of day in seconds since 1970 as text, in UTC with milliseconds."""
+    """Format seconds since 1970 as RFC 3339 in UTC with milliseconds."""
     whole = int(seconds // 1)
     return f"{_to_the_second(whole)}.{int((seconds - whole) * 1000):03d}Z"
 
 
 @lru_cache(maxsize=4)
 def _to_the_second(seconds: int) -> str:
-    """A busy server asks for the same second again and again: 10 µs each."""
+    """Cached: a busy server formats the same second again and again, 10 µs each."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def process_cpu_s(pid: int) -> float | None:
-    """Return the processor seconds of a whole process by its clock; None when it is gone."""
+    """Return the processor seconds of a whole process from its CPU clock; None when it is gone."""
     try:
         return time.clock_gettime((~pid << 3) | 2)
     except OSError:
@@ -114,10 +115,10 @@ def process_cpu_s(pid: int) -> float | None:
 
 
 def processor_use(pid: int) -> ProcessorUse | None:
-    """Return what a process has used of the processor; None when it is gone.
+    """Return the processor time that a process has used; None when it is gone.
 
-    Of the whole process: its clock (clock_getcpuclockid(3)), 1 µs. Of the main thread: /proc/PID/schedstat, which knows
-    that one alone, 8 µs. The caller checks its pidfd afterwards, which says whether the number still was that process.
+    The whole process is read from its clock (clock_getcpuclockid(3), 1 µs), the main thread alone from
+    /proc/PID/schedstat (8 µs). The caller checks its pidfd afterwards: the pid may have been reused.
     """
     cpu_s = process_cpu_s(pid)
     if cpu_s is None:

@@ -1,4 +1,4 @@
-"""An event loop from outside, what is waited for in it, and work that would hold it up.
+"""Helpers for an event loop: calls from other threads, waits with a limit, and blocking work in threads.
 
 Runs in: supervisor.
 """
@@ -15,51 +15,51 @@ from weakref import WeakKeyDictionary
 
 T = TypeVar("T")
 
-AT_ONCE = 4
-"""Threads of a loop for what is done in turn: they take the interpreter from it."""
+QUEUE_THREADS_MAX = 4
+"""Threads per loop for `in_bounded_threads`: more would take the interpreter lock from the loop."""
 
 
-class _Aside:
-    """What one loop has in threads. Nothing here keeps a result, or the loop, longer than its thread does."""
+class _LoopThreads:
+    """The work of one loop that runs in threads. It keeps no result, nor the loop, alive longer than its thread."""
 
     def __init__(self) -> None:
         self.threads: set[threading.Thread] = set()
-        """That a close waits for; changed in the loop's own thread."""
-        self.none_left: asyncio.Event | None = None
-        """Somebody waits for that."""
+        """The threads that a close waits for; changed only in the loop's own thread."""
+        self.all_ended: asyncio.Event | None = None
+        """Set when the last of them has ended; None while no close waits."""
         self.waiting: deque[Callable[[], None]] = deque()
-        self.takers = 0
-        """How many threads take what waits."""
+        self.queue_threads = 0
+        """Number of threads that take work from `waiting`."""
         self.lock = threading.Lock()
-        """Over what waits and who takes it."""
+        """Guards `waiting` and `queue_threads`."""
 
     def note_end(self, thread: threading.Thread) -> None:
-        thread.join()  # that was its last word
+        thread.join()  # it is about to end
         self.threads.discard(thread)
-        if self.none_left is not None and not self.threads:
-            self.none_left.set()
+        if self.all_ended is not None and not self.threads:
+            self.all_ended.set()
 
 
-_asides: WeakKeyDictionary[asyncio.AbstractEventLoop, _Aside] = WeakKeyDictionary()
+_loop_threads: WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopThreads] = WeakKeyDictionary()
 
 
-def _aside(loop: asyncio.AbstractEventLoop) -> _Aside:
-    aside = _asides.get(loop)
+def _threads_of(loop: asyncio.AbstractEventLoop) -> _LoopThreads:
+    aside = _loop_threads.get(loop)
     if aside is None:
-        aside = _asides[loop] = _Aside()
+        aside = _loop_threads[loop] = _LoopThreads()
     return aside
 
 
 def tell(loop: asyncio.AbstractEventLoop, act: Callable[[], object]) -> None:
-    """Have something done in a loop, from any thread; not when it is closed, for then nobody waits any more."""
+    """Run `act` in a loop, from any thread. Does nothing if the loop is closed: no caller waits for it then."""
     try:
         loop.call_soon_threadsafe(act)
     except RuntimeError:
         pass
 
 
-async def came(event: asyncio.Event, at_most_s: float) -> bool:
-    """Wait for an event; tell whether it came in time."""
+async def wait_within(event: asyncio.Event, at_most_s: float) -> bool:
+    """Wait for an event; return whether it was set in time."""
     try:
         async with asyncio.timeout(at_most_s):
             await event.wait()
@@ -71,38 +71,38 @@ async def came(event: asyncio.Event, at_most_s: float) -> bool:
 def in_thread(
     loop: asyncio.AbstractEventLoop, act: Callable[[], T], *, is_waited_for: bool = True
 ) -> asyncio.Future[T]:
-    """Do something in a thread that ends with it: those of the loop's own executor stay until the loop is closed.
+    """Run `act` in a thread that ends with it: threads of the loop's own executor stay until the loop is closed.
 
-    `is_waited_for`: a close of the supervisor's waits for it (`threads_are_done`), also when who wanted it has gone.
-    Raise RuntimeError when no thread can be started.
+    `is_waited_for`: a close of the supervisor waits for it (`threads_are_done`), even if the caller was cancelled.
+    Raise RuntimeError if no thread can be started.
     """
     done: asyncio.Future[T] = loop.create_future()
     _start(loop, partial(_do, loop, act, done), is_waited_for=is_waited_for)
-    return asyncio.shield(done)  # whoever waits for it may be cancelled: it goes on
+    return asyncio.shield(done)  # the caller may be cancelled: the work goes on
 
 
-def in_turn(loop: asyncio.AbstractEventLoop, act: Callable[[], T]) -> asyncio.Future[T]:
-    """Do the same for what anybody may ask for, AT_ONCE at a time."""
+def in_bounded_threads(loop: asyncio.AbstractEventLoop, act: Callable[[], T]) -> asyncio.Future[T]:
+    """Run `act` like `in_thread`, but at most AT_ONCE at a time: for work that any client may request."""
     done: asyncio.Future[T] = loop.create_future()
-    aside = _aside(loop)
+    aside = _threads_of(loop)
     with aside.lock:
         aside.waiting.append(partial(_do, loop, act, done))
-        one_more = aside.takers < AT_ONCE
-        aside.takers += one_more
+        one_more = aside.queue_threads < QUEUE_THREADS_MAX
+        aside.queue_threads += one_more
     if one_more:
         try:
-            _start(loop, partial(_take_turns, aside), is_waited_for=True)
+            _start(loop, partial(_run_queued, aside), is_waited_for=True)
         except RuntimeError:
             with aside.lock:
-                aside.takers -= 1
-                if not aside.takers and aside.waiting:  # else one of those takes it, or has taken it
+                aside.queue_threads -= 1
+                if not aside.queue_threads and aside.waiting:  # else another thread takes it, or has taken it
                     aside.waiting.pop()
                     raise
     return asyncio.shield(done)
 
 
 def _start(loop: asyncio.AbstractEventLoop, act: Callable[[], None], *, is_waited_for: bool) -> None:
-    aside = _aside(loop)
+    aside = _threads_of(loop)
 
     def run() -> None:
         act()
@@ -122,20 +122,20 @@ def _do(loop: asyncio.AbstractEventLoop, act: Callable[[], T], done: asyncio.Fut
     tell(loop, end)
 
 
-def _take_turns(aside: _Aside) -> None:
+def _run_queued(aside: _LoopThreads) -> None:
     while True:
         with aside.lock:
             if not aside.waiting:
-                aside.takers -= 1
+                aside.queue_threads -= 1
                 return
             act = aside.waiting.popleft()
         act()
 
 
 async def threads_are_done(at_most_s: float) -> None:
-    """Wait for what this loop has going on in threads; not for one that the kernel keeps (a process in state D)."""
-    aside = _aside(asyncio.get_running_loop())
+    """Wait for this loop's threads, but only so long: the kernel may hold one of them (a process in state D)."""
+    aside = _threads_of(asyncio.get_running_loop())
     if aside.threads:
-        aside.none_left = asyncio.Event()
-        await came(aside.none_left, at_most_s)
-        aside.none_left = None
+        aside.all_ended = asyncio.Event()
+        await wait_within(aside.all_ended, at_most_s)
+        aside.all_ended = None

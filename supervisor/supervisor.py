@@ -38,7 +38,7 @@ from killable.supervisor.pools.readiness import readiness
 from killable.supervisor.pools.worker import WorkerStage
 from killable.supervisor.ports import SpawnerFactory
 from killable.supervisor.settings import Settings
-from killable.supervisor.stack import pointed
+from killable.supervisor.stack import with_error_line
 from killable.supervisor.telemetry.gauges import Gauges, read_gauges, read_rss_bytes
 from killable.supervisor.telemetry.observer import Observer
 from killable.workers.authoring.limits import Limits
@@ -144,7 +144,7 @@ class Supervisor:
 
     async def _end(self, active: Sequence[Job]) -> None:
         for job in active:
-            await self._until(job, None)
+            await self._wait_for_end(job, None)
         try:
             await self._fleet.close()
         finally:
@@ -152,9 +152,9 @@ class Supervisor:
             if self._journal_writer is not None:
                 await self._journal_writer.journal.close()
 
-    def leave_to_parent(self) -> None:
+    def close_in_child(self) -> None:
         """Close inherited descriptors in a fork of this process; everything else belongs to the parent."""
-        self._fleet.leave_to_parent()
+        self._fleet.close_in_child()
 
     # ── Engine: jobs ──
 
@@ -183,11 +183,11 @@ class Supervisor:
     def pool_details(self) -> str:
         """Return how the pools deviate from their settings, and why the broken ones are broken; empty: neither."""
         details = [pool.detail for pool in self._fleet]
-        return "\n".join(pointed(detail) for detail in details if detail)
+        return "\n".join(with_error_line(detail) for detail in details if detail)
 
     def why_broken(self) -> str:
         """Return why no job can start, as the broken pools report it; empty when no pool is broken."""
-        return "\n".join(pointed(pool.detail) for pool in self._fleet.pool_records() if pool.state == "broken")
+        return "\n".join(with_error_line(pool.detail) for pool in self._fleet.pool_records() if pool.state == "broken")
 
     async def get(self, job_id: str) -> JobRecord:
         return self._record(self._registry.get(job_id))
@@ -218,7 +218,7 @@ class Supervisor:
 
     async def wait(self, job_id: str, timeout_s: float | None = None) -> JobRecord:
         job = self._registry.get(job_id)
-        await self._until(job, timeout_s)
+        await self._wait_for_end(job, timeout_s)
         return self._record(job)
 
     async def cancel(
@@ -226,7 +226,7 @@ class Supervisor:
     ) -> JobRecord:
         job = self._registry.get(job_id)
         self.jobs.stop(job, Verdict("cancelled", by=by, reason=reason), grace_s)
-        await self._until(job, wait_s)
+        await self._wait_for_end(job, wait_s)
         record = self._record(job)
         if job.is_over and record.state != "cancelled":
             raise Refused(f"the job had ended: {record.state}", code="already_ended", record=record)
@@ -240,10 +240,10 @@ class Supervisor:
         if dry_run:
             return BulkCancel(tuple((job.id, job.public_state) for job in matching))
         verdict = Verdict("cancelled", by=by, reason=reason)
-        self.jobs.stop_these(matching, verdict, grace_s)
+        self.jobs.stop_jobs(matching, verdict, grace_s)
         give_up = self._clock.now() + wait_s
         for job in matching:
-            await self._until(job, max(0.0, give_up - self._clock.now()))
+            await self._wait_for_end(job, max(0.0, give_up - self._clock.now()))
         return BulkCancel(tuple((job.id, _cancel_status(job)) for job in matching))
 
     async def reader_came(self, job_id: str) -> None:
@@ -272,11 +272,11 @@ class Supervisor:
 
     async def kill_worker(self, worker_id: str, *, reason: str = "", wait_s: float = 10.0) -> WorkerRecord:
         pool, worker = self._fleet.worker(worker_id)
-        worker.come_home()  # a task that a thread of the program has given it becomes an attempt
+        worker.revoke_lease()  # a task that a thread of the program has given it becomes an attempt
         if worker.attempt is not None:
             job = worker.attempt.job
             self.jobs.stop(job, Verdict("cancelled", by="operator", reason=reason or "its worker was killed"), 0.0)
-            await self._until(job, wait_s)
+            await self._wait_for_end(job, wait_s)
         elif worker.stage is not WorkerStage.QUARANTINED:
             pool.kill_idle(worker)
             await worker.until_gone(wait_s)
@@ -367,7 +367,7 @@ class Supervisor:
 
     # ── inside ──
 
-    async def _until(self, job: Job, timeout_s: float | None) -> None:
+    async def _wait_for_end(self, job: Job, timeout_s: float | None) -> None:
         """Wait until a job has ended, at most `timeout_s` seconds."""
         if job.is_over or timeout_s == 0:
             return

@@ -1,4 +1,4 @@
-"""What can be asked about one job, as flows: its result, its end, its record, its output.
+"""The calls about one job, as flows: result, cancel, record, output.
 
 Runs in: any machine (no supervisor, no Linux).
 """
@@ -18,18 +18,18 @@ from killable.api.client.retries import Asking, Flow
 from killable.workers.errors import KillableError, Refused
 
 HELD_S_MAX = 25.0
-"""For how long one request is held, less than proxies wait for an answer (Heroku 30 s, nginx and others 60); longer
-waits ask again.
+"""How long one request is held, in seconds: less than proxies wait for an answer (Heroku 30 s, nginx and others 60 s).
+Longer waits repeat the request.
 """
 LEAVE_S = 30.0
-"""For how long a caller that leaves waits for the job to be dead: several times the usual grace. The end goes on."""
+"""How long a leaving caller waits for the job's end, in seconds: several times the usual grace. The end continues."""
 LEAVE_ANSWER_S = 5.0
-"""What the server may take beyond that: a caller that leaves is not held up by one that hangs."""
+"""Longest time for an answer beyond that wait, in seconds: an unresponsive server must not hold up the caller."""
 
 
 @dataclass(slots=True)
 class JobCalls:
-    """One job of one server. `is_over` is set once its end has been seen."""
+    """The calls about one job. `is_over` is set when the client has seen the job's end."""
 
     asking: Asking
     id: str
@@ -39,7 +39,7 @@ class JobCalls:
     is_over: bool = field(default=False, init=False)
 
     def result(self, wait_s: float | None) -> Flow[Any]:
-        """Return what the job returned. Raise NotEnded, or the typed error of its end."""
+        """Return what the job returned. Raise NotEnded after `wait_s`, or the error of a job that did not complete."""
         deadline = None if wait_s is None else time.monotonic() + wait_s
         while True:
             hold_s = _hold_s(deadline)
@@ -66,7 +66,7 @@ class JobCalls:
         self, grace_s: float | None = None, reason: str = "", wait_s: float | None = None,
         answer_s: float | None = None,
     ) -> Flow[Ending]:  # fmt: skip
-        """Return how the job ended, or, when `wait_s` is over, how far its end has come."""
+        """Cancel the job. Return how it ended, or its state `stopping` if `wait_s` is over."""
         deadline = None if wait_s is None else time.monotonic() + wait_s
         while True:
             hold_s = _hold_s(deadline)
@@ -86,16 +86,16 @@ class JobCalls:
             members = self.asking.server.members(answer)
             status = members.get("status")
             if status not in ("cancelled", "stopping"):
-                raise self.asking.server.stranger(answer)  # what became of the job is not known by that
+                raise self.asking.server.stranger(answer)  # the answer does not show whether the job ended
             ending = Ending(self.id, status, members.get("certificate"))
             self.is_over = ending.is_over
             if ending.is_over or (deadline is not None and time.monotonic() >= deadline):
                 return ending
 
     def leave(self, error: BaseException | None) -> Flow[None]:
-        """Cancel the job because its caller leaves, unless its end was seen, and wait LEAVE_S for it.
+        """Cancel the job because its caller leaves, unless its end was seen, and wait at most LEAVE_S for its end.
 
-        Raise NotEnded when it is not dead by then. With `error`, which the caller leaves with, raise nothing.
+        Raise NotEnded if it is not dead by then. If the caller leaves with an `error`, raise no KillableError.
         """
         if self.is_over:
             return

@@ -1,13 +1,13 @@
-"""One reader's way through a job's stream, over as many connections as it takes, without I/O.
+"""The position of one reader in a job's stream, over as many connections as needed, without I/O.
 
 Runs in: any machine (no supervisor, no Linux).
 
     call ──► httpx ──► opened ──► httpx-sse ──► taken ──► Event …      and `mending` around each connection:
-      ▲                                                                 a broken one is taken up after the last event,
+      ▲                                                                 a broken one is resumed after the last event,
       └──────────────────────── pause_s ◄──────────────────────────────  as long as new ones bring something
 
-What httpx-sse leaves to do (0.4.3; WHATWG HTML, 9.2.5 and 9.2.6): it takes the charset of the Content-Type for an
-encoding and keeps a byte order mark, it passes on events without data, and reads `retry` values with a sign.
+This module corrects what httpx-sse 0.4.3 does against WHATWG HTML, 9.2.5 and 9.2.6: it decodes with the charset of the
+Content-Type, keeps a byte order mark, passes on events without data, and accepts `retry` values with a sign.
 """
 
 from __future__ import annotations
@@ -26,35 +26,35 @@ from killable.api.client.retries import PAUSE_S, Asking, is_busy, may_repeat, pa
 from killable.workers.errors import LOST, KillableError, Refused, error_class
 
 SILENCE_S = 35.0
-"""Three pings, ten seconds apart, did not come: the connection is dead."""
+"""Seconds without data after which a connection is dead: three pings, ten seconds apart, did not arrive."""
 ALIVE_S = 10.0
-"""A connection that lasted so long was worth taking up, even when the job said nothing: one ping."""
+"""A connection that lasted this many seconds (one ping) was useful, even if the job sent no event."""
 RETRY_S_MAX = 30.0
-"""The longest wait before a connection, whatever `retry` and Retry-After say."""
+"""The longest wait before a connection, in seconds, whatever `retry` and Retry-After are."""
 
 
 class Reading:
-    """Where one reader stands: the last event that it got, and whether and when to connect again."""
+    """The state of one reader: the last event that it received, and whether and when to connect again."""
 
     def __init__(self, asking: Asking, job_id: str, after: int | None) -> None:
         self.is_over = False
         self.pause_s = 0.0
-        """To wait before the next connection."""
+        """Seconds to wait before the next connection."""
         self._asking = asking
         self._job_id = job_id
         self._after = -1 if after is None else after
         self._seen: int | None = None
-        """The last event of this reading."""
+        """Id of the last event that this reader received."""
         self._retry_s = PAUSE_S
         self._failures = 0
-        """Connections in a row that brought nothing."""
+        """Number of connections in a row that brought nothing."""
         self._was_open = False
         self._opened_at: float | None = None
         self._progress = False
 
     @property
     def call(self) -> HttpCall:
-        """The request of the next connection."""
+        """The request for the next connection."""
         last = self._after if self._seen is None else self._seen
         headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
         if last >= 0:
@@ -62,12 +62,12 @@ class Reading:
         return HttpCall("GET", f"{job_path(self._job_id)}/stream", headers=headers, answer_s=SILENCE_S)
 
     def opened(self, response: httpx.Response) -> None:
-        """Take a connection's answer; one that is not 2xx has been read. Raise what it says."""
+        """Check the answer of a new connection, or raise its error. The body has been read if it is not 2xx."""
         server = self._asking.server
         server.checked(response)
         if response.status_code == httpx.codes.NO_CONTENT:
             if self._after < 0 or self._seen is not None:
-                raise server.stranger(response)  # it would mean that this reader has seen the terminal event
+                raise server.stranger(response)  # 204 means that this reader has the terminal event; it has not
             self.is_over = True
             return
         if response.headers.get("content-type", "").partition(";")[0].strip().lower() != "text/event-stream":
@@ -76,10 +76,10 @@ class Reading:
         self._was_open, self._opened_at = True, time.monotonic()
 
     def taken(self, sent: ServerSentEvent) -> Event | None:
-        """Return what arrived as an event of the job; None for what is none. Raise Unreachable for what cannot be."""
+        """Return a server-sent event as an event of the job, or None if it is not one. Raise Unreachable if invalid."""
         if sent.retry is not None and sent.retry >= 0:
             self._retry_s = sent.retry / 1000
-        if not sent.data or not sent.id or sent.event == "message":  # the markers have no name
+        if not sent.data or not sent.id or sent.event == "message":  # markers have no name
             return None
         try:
             event = Event(int(sent.id), sent.event, json.loads(sent.data))
@@ -98,7 +98,7 @@ class Reading:
 
     @contextmanager
     def mending(self) -> Iterator[None]:
-        """Surround one connection: decide about another one when it ends, or raise that there is no use."""
+        """Wrap one connection. When it ends, decide whether to connect again, or raise if that is useless."""
         self._opened_at, self._progress = None, False
         try:
             yield
@@ -139,7 +139,7 @@ class Reading:
 
 
 def _tells_of_a_loss(event: Event) -> bool:
-    """Tell whether events of the job died with its server, and the next one has it from its journal."""
+    """Return whether this event explains a gap: a server lost events, and the next has the job from the journal."""
     return event.name == "restored" or _ends_what_was_lost(event)
 
 

@@ -1,9 +1,9 @@
-"""The names a user imports from `killable`, each loaded on its first use (PEP 562).
+"""The names that users import from `killable`, each loaded on its first use (PEP 562).
 
-Runs in: any. Importing this loads nothing else: a worker gets no supervisor, a client machine no server.
+Runs in: any. Importing this loads nothing else: a worker loads no supervisor, a client machine no server.
 """
 
-TYPE_CHECKING = False  # type checkers take any name TYPE_CHECKING for true; `typing` itself would be one import more
+TYPE_CHECKING = False  # type checkers treat every name TYPE_CHECKING as true, which saves the import of `typing`
 if TYPE_CHECKING:
     from typing import Any
 
@@ -101,7 +101,7 @@ def __getattr__(name: str) -> "Any":
         value = getattr(import_module(_HOMES[name]), name)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value  # found without this function from now on
+    globals()[name] = value  # the next access does not call this function
     return value
 
 

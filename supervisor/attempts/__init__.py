@@ -1,1 +1,1 @@
-"""One run of a job on a worker, until its process tree is gone."""
+"""One run of a job on a worker, from the order until its process tree is gone."""

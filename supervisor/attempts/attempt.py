@@ -1,7 +1,7 @@
-"""One run of a job on a worker: what the worker says, what time it has left, and how it ends.
+"""One run of a job on a worker: handles the worker's messages, the time limits and the end.
 
-Runs in: supervisor. Policy is decided elsewhere (`deadlines`, `escalation`, `exits`); here time and reports meet.
-Whoever asked for the stop may go away: the attempt owns what it started.
+Runs in: supervisor. The policies are in `deadlines`, `escalation` and `exit_outcome`; this module feeds them with time
+and messages. The attempt owns what it started: the caller that requested a stop may go away.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from killable.workers.protocol.messages import (
 )
 
 LEAVE_S = 1.0
-"""After its closing frame a worker that takes no other job ends by itself within a millisecond; then it is killed."""
+"""Time to exit after the closing frame for a worker that takes no other job; it needs 1 ms. Then it is killed."""
 
 _TOKEN = int(Kind.TOKEN)
 _NOTHING_YET = Certificate()
@@ -47,7 +47,7 @@ _VALUES = frozenset({Kind.RESULT, Kind.CHECKPOINT, Kind.PROGRESS})
 
 
 class AttemptOwner(Protocol):
-    """The dispatcher, as an attempt sees it: the only one that stores states."""
+    """The dispatcher, as an attempt sees it. Only the dispatcher stores states."""
 
     def transition(self, job: Job, cause: Cause) -> None: ...
     def on_entered(self, attempt: Attempt) -> None: ...
@@ -56,7 +56,7 @@ class AttemptOwner(Protocol):
 
 
 class Attempt:
-    """From the order to run until nothing of it is left."""
+    """One attempt, from the order to run until its process tree is gone."""
 
     def __init__(
         self, job: Job, worker: Worker, fence: int, *, clock: Clock, owner: AttemptOwner, rules: Rules
@@ -84,13 +84,13 @@ class Attempt:
         self._protocol_error = ""
         self._stack: str | None = None
         self._asked: Verdict | None = None
-        """Who asked it to end, and why; whether it did is another matter."""
+        """The first verdict for which it was asked to end. The outcome may be another one."""
         self._operation: str | None = None
-        """In which it was then."""
+        """The operation that it was in at that time."""
         self.certificate = _NOTHING_YET
 
     def begin(self, *, has_order: bool = False) -> None:
-        """Give the worker its order, unless it has one from a caller's thread; from here on `start_s` runs."""
+        """Send the order, unless a caller's thread has sent it (`has_order`). From here on `start_s` runs."""
         worker, process = self.worker, self.worker.process
         try:
             if not has_order:
@@ -102,7 +102,7 @@ class Attempt:
             if not self._json:
                 worker.note_result_buffer_passed()
             self._monitor.begin(self.job.assigned or self._clock.now())
-        finally:  # whatever became of the order: a job that has no deadline would hold its slot for ever
+        finally:  # even if the order failed: a job without a deadline would hold its slot for ever
             self._deadlines.assigned(self._clock.now(), self.job.created)
             if is_announced(self.job):
                 self._arm()
@@ -112,39 +112,39 @@ class Attempt:
     # ── stopping ──
 
     def stop(self, verdict: Verdict, grace_s: float | None = None) -> None:
-        """Begin to end the attempt, or only hurry what already ends it. The first verdict stays."""
+        """Start to end the attempt; if it is ending already, only shorten its grace. The first verdict stays."""
         job = self.job
         if self._termination.has_begun and grace_s is not None:
             self._termination.shorten(grace_s)
             self._arm()
         if self._is_ending:
-            return  # the first cause stays; and where the job is over by its own doing a stop comes too late
+            return  # the first cause stays; after the job has ended by itself a stop comes too late
         job.verdict = self._asked = verdict
-        self._phase_times.note("requested", self._clock.now() if verdict.asked_at is None else verdict.asked_at)
+        self._phase_times.note("requested", self._clock.now() if verdict.requested_at is None else verdict.requested_at)
         self._operation = self._deadlines.operation
         grace = job.limits["grace_s"] if grace_s is None else min(grace_s, job.limits["grace_s"])
         self._deadlines.clear()
-        self._resend_at = None  # from here on the plan says when to ring
+        self._resend_at = None  # from here on the plan decides when to resend
         self._termination.begin(verdict, grace)
         self._arm()
-        if grace > 0:  # the signal is out; without a grace it was SIGKILL
-            self._owner.transition(job, Cause.STOP_ASKED)
+        if grace > 0:  # SIGTERM was sent; without a grace it is SIGKILL, which `_on_kill` reports
+            self._owner.transition(job, Cause.STOP_REQUESTED)
 
     @property
     def _is_ending(self) -> bool:
-        """It is being ended, or over by its own doing: no deadline of the job's counts any more."""
+        """Whether it is being ended or has ended by itself: the job's deadlines no longer count."""
         return self._termination.has_begun or self._closing is not None or "exited" in self._phase_times
 
     @property
     def grace_s(self) -> float | None:
-        """The grace in force, in seconds; None while nothing ends the attempt."""
+        """The grace period in force, in seconds; None while the attempt is not being ended."""
         return self._termination.grace_s
 
     def _on_kill(self) -> None:
         self._owner.transition(self.job, Cause.KILL_DUE)
 
     def _give_up(self) -> None:
-        """It is still there after SIGKILL: say so, and let the others go on."""
+        """Finish although the process survived SIGKILL, so that other jobs can go on."""
         self._termination.give_up()
         message = f"still there {self._termination.rules.unkillable_s:g} s after SIGKILL: its slot is quarantined"
         self.job.verdict = Verdict("unkillable", by="supervisor", facts={"message": message})
@@ -152,7 +152,7 @@ class Attempt:
         self._finish(None)
 
     def _signal_expiry(self, operation: OperationExpiry) -> None:
-        """Have `OperationTimedOut` raised in the job."""
+        """Make the worker raise `OperationTimedOut` in the job."""
         if not operation.again:
             self.worker.process.send(encode(Kind.EXPIRE, self.fence, 0, Expire(operation.number).encode()))
             self.worker.signalled = True
@@ -163,27 +163,27 @@ class Attempt:
             self.worker.process.terminate(self.fence)
 
     def kill_now(self, verdict: Verdict) -> None:
-        """SIGKILL from any thread, if the worker is still held for this attempt; the supervisor hears of it later."""
+        """Send SIGKILL, from any thread, if the worker still holds this attempt. The supervisor is informed later."""
         self.worker.process.kill_now(self.fence, verdict)
 
-    # ── what the worker says ──
+    # ── messages from the worker ──
 
     def on_frames(self, frames: list[Frame]) -> None:
-        """Take what came in one read: tokens first and fast, everything else one by one."""
+        """Process the frames of one read: consecutive tokens as a batch, all others one by one."""
         tokens: Batch = []
         size = 0
         for kind, fence, sequence, payload in frames:
             if self._protocol_error or self._over:
-                break  # not even a result: its process may be gone already, and no verdict stand before it
+                break  # not even a result counts: after the exit `stop` sets no verdict that would outweigh it
             if fence != self.fence:
                 continue  # a late frame of an earlier attempt
             if sequence != self._sequence:
-                self._break(f"frame {sequence} came where {self._sequence} was expected")
+                self._fail_protocol(f"frame {sequence} came where {self._sequence} was expected")
                 break
             self._sequence += 1
             if kind == _TOKEN:
                 if not self._entered or (self._json and not payloads.is_one_line(payload)):
-                    self._break("a token that cannot be told: before the job was entered, or with a line end")
+                    self._fail_protocol("a token that cannot be told: before the job was entered, or with a line end")
                     break
                 tokens.append(("token", payload))
                 size += len(payload)
@@ -230,9 +230,9 @@ class Attempt:
                     if not self.job.note_checkpoint(payload):
                         self._stop_for_output()
                 case _:
-                    self._break(f"a frame of kind {kind} that cannot come here")
+                    self._fail_protocol(f"a frame of kind {kind} that cannot come here")
         except (ValueError, TypeError, RecursionError) as error:
-            self._break(f"a frame of kind {kind} that cannot be read: {error}")
+            self._fail_protocol(f"a frame of kind {kind} that cannot be read: {error}")
 
     def _on_entered(self, entered: Entered) -> None:
         self._entered = True
@@ -241,7 +241,7 @@ class Attempt:
         if not self._transcript.open():
             self._stop_for_output()
         if not self._is_ending:
-            # Its own word on when that was, as far as it can be true: time that passed before it was read counts too.
+            # The worker's own time counts, clamped to what is possible: the frame may have been read late.
             now = self._clock.now()
             at = now if entered.at is None else max(self.job.assigned or now, min(entered.at, now))
             self._deadlines.entered(at)
@@ -250,34 +250,34 @@ class Attempt:
     def _on_operation(self, entered: OperationEntered) -> None:
         self._deadlines.operation_entered(entered, self._clock.now())
         if self._is_ending:
-            self._deadlines.clear()  # in its grace: nothing new runs out
+            self._deadlines.clear()  # in its grace no new deadline counts
         self._arm()
 
     def _on_closing(self, closing: bytes | Raised) -> None:
         self._closing = closing
         self._deadlines.clear()
-        if "exited" not in self._phase_times:  # else this was read behind it, and nobody is there to leave
+        if "exited" not in self._phase_times:  # else the frame was read after the exit
             self._leave_at = self._clock.now() + LEAVE_S
         self._owner.transition(self.job, Cause.CLOSED)
 
     def _on_idle(self, idle: Idle) -> None:
-        """The worker's last word on this attempt: either it is free, or it ends now."""
-        self.worker.process.read_output()  # what was printed before this frame; it rang no bell, or it ends now
-        may_go_on = idle.reusable and self.worker.may_go_on and "exited" not in self._phase_times
-        if may_go_on and self.worker.process.let_go():
+        """Handle the worker's last message about this attempt: it is free, or it ends now."""
+        self.worker.process.read_output()  # printed before this frame; notifications: none, or read at the exit
+        may_be_reused = idle.reusable and self.worker.may_be_reused and "exited" not in self._phase_times
+        if may_be_reused and self.worker.process.release():
             self._phase_times.note_kept(self._clock.now())
             self._finish(None)
             return
         self.worker.retire(idle.why)
 
-    def _break(self, why: str) -> None:
-        """The worker's words make no sense any more: nothing that follows is believed."""
+    def _fail_protocol(self, why: str) -> None:
+        """Stop the attempt after a protocol error; nothing that follows is believed."""
         if not self._protocol_error:
             self._protocol_error = why
             self._closing = None
             self.stop(Verdict("protocol", by="supervisor", facts={"message": why}), grace_s=0)
 
-    on_protocol_error = _break
+    on_protocol_error = _fail_protocol
 
     def on_output(self, data: bytes) -> None:
         if not self._transcript.output(data):
@@ -289,7 +289,7 @@ class Attempt:
             return
         verdict = too_much(self.job.limits["output_bytes"])
         if self._closing is not None or "exited" in self._phase_times:
-            self.job.verdict = verdict  # found while the rest is read
+            self.job.verdict = verdict  # found while the rest was read
         else:
             self.stop(verdict)
 
@@ -316,7 +316,7 @@ class Attempt:
         self._arm()
 
     def on_gone(self, gone: Gone) -> None:
-        """The tree is empty and the pipes are read to the end: classify."""
+        """Classify the end: the tree is empty and the pipes are read to the end."""
         ending = gone.ending
         status = ExitStatus() if ending is None else ExitStatus(ending.exit_code, ending.signal, ending.core_dumped)
         self._phase_times.note_gone(gone, status, self._clock.now())
@@ -327,7 +327,7 @@ class Attempt:
 
     def _finish(self, status: ExitStatus | None, evidence: Evidence | None = None) -> None:
         if self._over:
-            return  # quarantined before, and gone after all
+            return  # it was quarantined, and is gone after all
         self._over = True
         self._monitor.close()
         self._arm()
@@ -340,7 +340,7 @@ class Attempt:
         self._owner.on_ended(self, outcome)
 
     def certificate_so_far(self) -> Certificate:
-        """Return what has happened yet; a phase that is missing may still come."""
+        """Return the certificate of what has happened so far; a missing phase may still come."""
         verdict = self._asked or self.job.verdict or Verdict("")
         return self._phase_times.certificate(
             early_kill=self._termination.early_kill,
@@ -357,13 +357,13 @@ class Attempt:
         )
 
     def slot_ready_ms(self, now: float) -> float:
-        """Return how long after the request (or the exit) the next worker of the slot was warm, in ms."""
+        """Return how many ms after the request (or the exit) the next worker of the slot was warm."""
         return self._phase_times.since_start_ms(now)
 
     # ── time ──
 
     def _arm(self) -> None:
-        """One timer, for whatever comes first; none when it is over."""
+        """Set the one timer to the earliest moment; set none when the attempt is over."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -381,10 +381,10 @@ class Attempt:
             self._timer = self._clock.call_at(due, self._on_timer)
 
     def _on_timer(self) -> None:
-        """Decide by one moment. What was said by then, and whether it lives, is seen first: this look may be late."""
+        """Decide what is due, all at the same `now`. The timer may be late: read messages and the exit first."""
         self._timer = None
         now, process = self._clock.now(), self.worker.process
-        use = self._termination.processor_use()  # of before an answer that is found unread
+        use = self._termination.processor_use()  # measured before the pipes are read: an answer may be in them
         process.read_ready(PIPE_BYTES)
         process.look_for_exit()
         if self._over:

@@ -1,7 +1,7 @@
-"""How much time an attempt has left for what: its start, its first token, the next one, its operations, the whole run.
+"""The time limits of an attempt: for its start, its first and next token, its operations and the whole run.
 
-Runs in: supervisor. Pure: what takes time takes `now`. Says when to look again and what is due then; ending the attempt
-is for others.
+Runs in: supervisor. Pure: the current time is passed in as `now`. Reports when to look again and what is due then;
+other modules end the attempt.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
-from killable.supervisor.attempts.escalation import RESEND_UNHEARD_S, resend_next
+from killable.supervisor.attempts.escalation import RESEND_UNACKNOWLEDGED_S, resend_next
 from killable.supervisor.models import Verdict
 from killable.workers.authoring.limits import Limits, value_of
 from killable.workers.protocol.messages import OPERATIONS_MAX, OperationEntered
@@ -27,43 +27,43 @@ _CODES = {
 
 
 class Notice(Enum):
-    """How far an operation with `on_timeout="raise"` has been told that its time is over."""
+    """How far the job has been notified that an operation with `on_timeout="raise"` is over its time."""
 
     NONE = "none"
     GIVEN = "given"
-    """The bell rings; it has `ack_s` to be heard."""
-    HEARD = "heard"
+    """The signal was sent; the job has `ack_s` to acknowledge it."""
+    ACKNOWLEDGED = "heard"
     """`OperationTimedOut` is raised; the job has `grace_s` to leave the operation."""
 
 
 @dataclass(frozen=True, slots=True)
 class OperationDeadline:
-    """One that is entered."""
+    """The deadline of one entered operation."""
 
     entered: OperationEntered
     due: float
-    """When something of it is due; the rest counts once the notice is given."""
+    """When its next step is due. The fields below count once the notice is given."""
     notice: Notice = Notice.NONE
     delivered_at: float | None = None
-    """When the bell has reached Python's handler; before, to ring again would help nobody."""
-    unheard_at: float = 0.0
-    """When the job has not heard of it, and is ended."""
+    """When the signal reached Python's handler; a resend before that has no effect."""
+    acknowledge_by: float = 0.0
+    """When the job is ended if it has not acknowledged the notice."""
 
 
 @dataclass(frozen=True, slots=True)
 class OperationExpiry:
-    """The job is to be told that this operation's time is over."""
+    """The job is to be notified that this operation's time is over."""
 
     number: int
     again: bool = False
-    """It was, and has not heard: only the bell is to ring once more."""
+    """It was notified and has not acknowledged: only the signal is sent again."""
 
 
 Due = Verdict | OperationExpiry
 
 
 class Deadlines:
-    """Those of one attempt."""
+    """Tracks the deadlines of one attempt."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -72,42 +72,42 @@ class Deadlines:
         self._operations: dict[int, OperationDeadline] = {}
         self._raised: OperationDeadline | None = None
         self._unanswered: deque[OperationDeadline] = deque()
-        """Whose notices were given, in their order, and not heard yet; some of them may have been left meanwhile."""
+        """Operations with a notice not acknowledged yet, oldest first; the job may have left some meanwhile."""
 
     def assigned(self, now: float, accepted: float) -> None:
-        """The order goes out: `start_s` runs; `total_s` has run since the job was accepted."""
+        """Start `start_s` as the order is sent; `total_s` counts from when the job was accepted."""
         self._set("start_s", now)
         self._set("total_s", accepted)
 
     def entered(self, now: float) -> None:
-        """The job function is entered: `run_s` and `first_token_s` run."""
+        """Start `run_s` and `first_token_s`: the job function is entered."""
         self._due.pop("start_s", None)
         self._entered = True
         self._set("run_s", now)
         self._set("first_token_s", now)
 
     def tokens(self, now: float) -> bool:
-        """A token came: `idle_s` runs until the next. Return whether `wake_at` may be earlier than it was."""
+        """Restart `idle_s` after a token. Return whether `wake_at` may be earlier than it was."""
         first = "idle_s" not in self._due
         self._due.pop("first_token_s", None)
         self._set("idle_s", now)
         return first and "idle_s" in self._due
 
     def clear(self) -> None:
-        """The job function is over, or something ends it already."""
+        """Drop all deadlines: the job function is over, or the attempt is being ended."""
         self._due.clear()
         if self._operations:
             self._operations = {number: replace(each, due=NEVER) for number, each in self._operations.items()}
 
     @property
     def wake_at(self) -> float:
-        """When `due` is to be asked next; never too late, but perhaps too early."""
+        """When to call `due` next; never too late, but possibly too early."""
         if not self._due and not self._operations:
             return NEVER
         return min((*self._due.values(), *(each.due for each in self._operations.values())), default=NEVER)
 
     def due(self, now: float) -> Due | None:
-        """Return the first thing whose time is over; a notice is given once."""
+        """Return what the earliest passed deadline requires; None if none has passed. A notice is given once."""
         moment, limit = min(((moment, limit) for limit, moment in self._due.items()), default=(NEVER, ""))
         first = min(self._operations.values(), key=lambda each: each.due, default=None)
         if first is not None and first.due < moment and first.due <= now:
@@ -117,28 +117,28 @@ class Deadlines:
     # ── operations ──
 
     def operation_entered(self, entered: OperationEntered, now: float) -> None:
-        """Raise ValueError for what no worker of ours says."""
+        """Start an operation's deadline. Raise ValueError for a message that no correct worker sends."""
         if len(self._operations) >= OPERATIONS_MAX or entered.number in self._operations:
             raise ValueError(f"operation {entered.number} beside {len(self._operations)}")
         due = NEVER if entered.timeout_s is None else now + entered.timeout_s
         self._operations[entered.number] = OperationDeadline(entered, due)
 
     def operation_left(self, number: int) -> None:
-        """It is left, and with it what was entered inside it: an exception on its way out may cut their words off."""
+        """End an operation and those entered inside it: an exception may have kept them from reporting their end."""
         left = self._operations.pop(number, None)
         if left is not None:
             for inside in [each.entered.number for each in self._operations.values() if each.entered.around == number]:
                 self.operation_left(inside)
 
     def delivered(self, now: float) -> None:
-        """A signal has reached Python's handler: what is not heard soon is rung for again."""
+        """Note that a signal reached Python's handler: a notice that is not acknowledged soon is then resent."""
         for number, each in self._operations.items():
             if each.notice is Notice.GIVEN and each.delivered_at is None and each.due != NEVER:
-                due = min(now + RESEND_UNHEARD_S, each.unheard_at)
+                due = min(now + RESEND_UNACKNOWLEDGED_S, each.acknowledge_by)
                 self._operations[number] = replace(each, delivered_at=now, due=due)
 
     def heard(self, now: float, notices: int = 1) -> None:
-        """So many notices were answered in one breath: the first that were given. Of them the outermost is raised."""
+        """Note that the job acknowledged the oldest `notices` at once. The outermost of their operations is raised."""
         answered = [self._unanswered.popleft() for _ in range(min(notices, len(self._unanswered)))]
         self._raised = min(answered, key=lambda each: each.entered.number, default=self._raised)
         for number in (each.entered.number for each in answered):
@@ -146,27 +146,27 @@ class Deadlines:
             if each is not None and each.notice is Notice.GIVEN:
                 due = (
                     NEVER if each.due == NEVER else now + self._limits["grace_s"]
-                )  # cleared: something ends it already
-                self._operations[number] = replace(each, notice=Notice.HEARD, due=due)
+                )  # cleared: the attempt is being ended
+                self._operations[number] = replace(each, notice=Notice.ACKNOWLEDGED, due=due)
 
     @property
     def noticed(self) -> bool:
-        """Whether a notice was given that nobody has answered by leaving the operation."""
+        """Whether a notice was given for an operation that the job has not left."""
         return any(each.notice is not Notice.NONE for each in self._operations.values())
 
     @property
     def raised(self) -> Verdict | None:
-        """What it comes to when `OperationTimedOut` was raised last and ended the job."""
+        """The verdict if the last raised `OperationTimedOut` ended the job; None if none was raised."""
         return None if self._raised is None else self._operation_verdict(self._raised, "")
 
     @property
-    def rung(self) -> Verdict | None:
-        """What it comes to when the bell of a notice, unheard, ended the process."""
+    def expired_by_signal(self) -> Verdict | None:
+        """The verdict if the signal of an unacknowledged notice ended the process; None if there is no such notice."""
         return self._operation_verdict(self._unanswered[0], "") if self._unanswered else None
 
     @property
     def operation(self) -> str:
-        """The path of the operation that was entered last and not left; empty outside of all."""
+        """The path of the operation that was entered last and not left; empty outside of all operations."""
         return next((each.entered.path for each in reversed(self._operations.values())), "")
 
     # ── inside ──
@@ -181,7 +181,7 @@ class Deadlines:
         facts: dict[str, Any] = {"limit": limit, "limit_s": seconds}
         if self.operation:
             facts["operation"] = self.operation
-        code = _CODES.get(limit) or _CODES["run_s" if self._entered else "start_s"]  # total_s ends it wherever it is
+        code = _CODES.get(limit) or _CODES["run_s" if self._entered else "start_s"]  # total_s may end either phase
         return Verdict(code, by="supervisor", facts={**facts, "message": f"{limit} of {seconds:g} s is over"})
 
     def _operation_due(self, operation: OperationDeadline, now: float) -> Due:
@@ -192,16 +192,16 @@ class Deadlines:
             case Notice.NONE:
                 patience_s = self._limits["grace_s"] if self._limits["ack_s"] is None else self._limits["ack_s"]
                 ends = now + patience_s
-                self._operations[number] = replace(operation, notice=Notice.GIVEN, unheard_at=ends, due=ends)
+                self._operations[number] = replace(operation, notice=Notice.GIVEN, acknowledge_by=ends, due=ends)
                 self._unanswered.append(operation)
                 return OperationExpiry(number)
-            case Notice.GIVEN if now < operation.unheard_at and operation.delivered_at is not None:
-                due = min(resend_next(operation.delivered_at, now), operation.unheard_at)
+            case Notice.GIVEN if now < operation.acknowledge_by and operation.delivered_at is not None:
+                due = min(resend_next(operation.delivered_at, now), operation.acknowledge_by)
                 self._operations[number] = replace(operation, due=due)
                 return OperationExpiry(number, again=True)
             case Notice.GIVEN:
                 return self._operation_verdict(operation, ", and the job did not hear of it within ack_s")
-            case Notice.HEARD:
+            case Notice.ACKNOWLEDGED:
                 return self._operation_verdict(operation, ", and the job was told and did not leave it within grace_s")
 
     def _operation_verdict(self, operation: OperationDeadline, more: str) -> Verdict:

@@ -1,17 +1,17 @@
 """The plan that ends an attempt: SIGTERM → acknowledged grace → SIGKILL, as states with deadlines.
 
-Runs in: supervisor. Pure: every function takes `now` and returns the next state and what is to be done.
+Runs in: supervisor. Pure: every function takes `now` and returns the next state and the actions to take.
 
     ASKED ──delivered──► DELIVERED ──acknowledged──► ACKNOWLEDGED
       │  grace over          │ stuck, or grace over      │ grace over
       ▼                      ▼                           ▼
     DUMPING ──5 ms…1 s──► KILLED ◄───────────────────────┘ ──unkillable_s──► UNKILLABLE
 
-Stuck: delivered but not acknowledged while both `ack_s` of time and `ack_cpu_s` of the whole process's processor
-time have passed since the delivery. Until it acknowledges, the signal is repeated now and then (RING_UNHEARD_S). A
-worker that used no processor time is starved, throttled or waiting, and keeps its grace. One whose main thread only
-waits for the interpreter lock, which other threads of its own use, is waited for `LOCK_PATIENCE` times as long: then it
-is native code in another thread that holds it.
+A worker is stuck if it has not acknowledged the signal although both `ack_s` of time and `ack_cpu_s` of processor time
+of the whole process have passed since the delivery. Until it acknowledges, the signal is resent (RESEND_UNHEARD_S). A
+worker that used no processor time is starved, throttled or waiting, and keeps its grace. A worker whose main thread
+only waits for the interpreter lock, held by its other threads, gets `LOCK_PATIENCE` times as long: after that, native
+code in another thread must hold the lock.
 """
 
 from __future__ import annotations
@@ -22,27 +22,28 @@ from enum import Enum
 from killable.supervisor.ports import ProcessorUse
 
 DUMP_S = 0.005
-"""For faulthandler to write the stacks of a process that is about to be killed."""
+"""Time for faulthandler to write the stacks of a process that is about to be killed."""
 DUMP_S_MAX = 0.1
-"""When it has written nothing by then: a worker at nice 5 beside busy ones may not have had the processor yet."""
+"""The same if it is not finished by then: a worker at nice 5 beside busy ones may not have had the processor yet."""
 DUMP_IN_GRACE_S_MAX = 1.0
-"""The same while its grace would last: to wait keeps nobody from anything, and the stack is what its author needs."""
+"""The same while the grace would still last: waiting delays no one, and the author of the job needs the stack."""
 LOOK_AGAIN_S = 0.010
-"""The shortest time between two looks at the processor time."""
-STOOD_STILL_S = 0.1
-"""When the end of a grace is looked at so late, this machine or this process stood still, and so may have the job."""
+"""Minimum time between two looks at the processor time."""
+STALL_S = 0.1
+"""If the end of a grace is handled this late, the machine or this process stood still, and perhaps the job too."""
 LOCK_RUNS = 4
 """A thread that waits for the interpreter lock wakes every 5 ms (sys.getswitchinterval) to ask for it: more than 10
-runs in `ack_s` were seen on an overloaded machine. One that waits for native threads of its own sleeps: 2 at most.
+runs in `ack_s` were seen on an overloaded machine. A thread that waits for native threads sleeps: 2 runs at most.
 """
 LOCK_PATIENCE = 4
-"""Turns are given without order: three computing threads kept the main thread waiting for over half a second."""
-RESEND_UNHEARD_S = 0.05
-"""After a delivery that was not acknowledged, then after twice as long, and so on. Python runs its handlers between two
-instructions: a signal that comes right before a call that waits, pause(2) or sem_wait(3), is noted and wakes no one.
+"""The lock is granted in no order: three computing threads kept the main thread waiting for over half a second."""
+RESEND_UNACKNOWLEDGED_S = 0.05
+"""Time from an unacknowledged delivery to the first resend; the next comes after twice as long, and so on. Python runs
+its handlers between two instructions: a signal that arrives right before a call that waits, pause(2) or sem_wait(3),
+does not interrupt that call.
 """
 RESEND_S = 0.005
-"""After a swallowed `Stopping`: sooner, the next one would land inside the hook that reported it, and be lost again."""
+"""Delay after a swallowed `Stopping`: an earlier one would land inside the hook that reported it, and be lost again."""
 
 
 _NOTHING_USED = ProcessorUse(0.0)
@@ -56,7 +57,7 @@ class Phase(Enum):
     KILLED = "killed"
     UNKILLABLE = "unkillable"
     EXITED = "exited"
-    """Nothing is due any more but the proof that its tree is gone; what comes now comes too late."""
+    """Only the proof that the tree is gone is missing; later events change nothing."""
 
 
 class Action(Enum):
@@ -69,7 +70,7 @@ class Action(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What is in force for one attempt, in seconds."""
+    """The limits and options in force for one attempt; times in seconds."""
 
     grace_s: float
     ack_s: float | None
@@ -77,13 +78,13 @@ class Rules:
     unkillable_s: float
     cores: int = 1
     stack: bool = False
-    """Whether a stack is dumped also without a grace."""
+    """Whether a stack is dumped even without a grace."""
     has_own_handler: bool = False
-    """The job handles SIGTERM itself: nobody of ours can acknowledge it, and to hear it twice may mean something."""
+    """The job handles SIGTERM itself: no one acknowledges it, and a second SIGTERM may have a meaning of its own."""
 
     @property
     def adaptive(self) -> bool:
-        """Whether a worker that cannot hear is killed before its grace is over."""
+        """Whether a worker that does not acknowledge may be killed before its grace is over."""
         return self.ack_s is not None and self.ack_s < self.grace_s and not self.has_own_handler
 
 
@@ -93,20 +94,20 @@ class Escalation:
     rules: Rules
     grace_ends: float
     wake_at: float
-    """When `tick` is to be called next."""
+    """When to call `tick` next."""
     delivered_at: float = 0.0
     use_at_delivery: ProcessorUse = _NOTHING_USED
     early_kill: str | None = None
     resend_at: float | None = None
     look_at: float = float("inf")
-    """When to look whether it is stuck."""
+    """When to check whether it is stuck."""
     dump_ends: float = 0.0
-    was_lengthened: bool = False
-    """For a time in which the machine stood still: once."""
+    was_extended: bool = False
+    """Whether the grace was extended because the machine had stood still. That happens once."""
 
     @property
     def wants_use(self) -> bool:
-        """Whether `delivered`, or the next `tick`, needs what the worker has used of the processor."""
+        """Whether `delivered`, or the next `tick`, needs the worker's processor use."""
         return self.phase in (Phase.ASKED, Phase.DELIVERED) and self.rules.adaptive
 
 
@@ -114,51 +115,51 @@ Move = tuple[Escalation, tuple[Action, ...]]
 
 
 def begin(rules: Rules, now: float) -> Move:
-    """Start: with a grace the worker is asked, without it is killed at once."""
+    """Ask the worker to end, or kill it at once if there is no grace."""
     ends = now + max(0.0, rules.grace_s)
     asked = Escalation(Phase.ASKED, rules, grace_ends=ends, wake_at=ends)
     return _end_now(asked, now) if rules.grace_s <= 0 else (asked, (Action.TERMINATE,))
 
 
 def delivered(state: Escalation, now: float, use: ProcessorUse | None) -> Move:
-    """The signal reached the process: C code may still keep Python from hearing it. Later bytes change nothing."""
+    """Note that the signal reached the process. C code may still delay Python's handler. Later calls change nothing."""
     if state.phase is not Phase.ASKED:
         return state, ()
     ack_s = state.rules.ack_s
-    use = use or _NOTHING_USED  # gone, or acknowledged in the same breath: nobody will look
+    use = use or _NOTHING_USED  # gone, or acknowledged in the same read: it is not used then
     waiting = replace(
         state,
         phase=Phase.DELIVERED,
         delivered_at=now,
         use_at_delivery=use,
         look_at=now + ack_s if ack_s is not None and state.rules.adaptive else float("inf"),
-        resend_at=None if state.rules.has_own_handler else now + RESEND_UNHEARD_S,
+        resend_at=None if state.rules.has_own_handler else now + RESEND_UNACKNOWLEDGED_S,
     )
     return _wait(waiting), ()
 
 
 def _wait(state: Escalation) -> Escalation:
-    """Wake for whatever comes first while it has not acknowledged."""
+    """Set `wake_at` to the first moment at which something is due before an acknowledgement."""
     moments = (state.grace_ends, state.look_at, state.grace_ends if state.resend_at is None else state.resend_at)
     return replace(state, wake_at=min(moments))
 
 
 def acknowledged(state: Escalation, now: float) -> Move:
-    """Python's handler ran: the job has its whole grace to clean up."""
+    """Note that Python's handler ran: the job has its whole grace to clean up."""
     if state.phase not in (Phase.ASKED, Phase.DELIVERED):
         return state, ()
     return replace(state, phase=Phase.ACKNOWLEDGED, wake_at=state.grace_ends, resend_at=None), ()
 
 
-def answered_by_job(state: Escalation) -> Move:
-    """The job has set a SIGTERM handler of its own: it has its whole grace."""
+def handled_by_job(state: Escalation) -> Move:
+    """Note that the job has set a SIGTERM handler of its own: it has its whole grace."""
     alone = replace(state, rules=replace(state.rules, has_own_handler=True), look_at=float("inf"))
     waits = state.phase in (Phase.DELIVERED, Phase.ACKNOWLEDGED)
     return (_wait(replace(alone, resend_at=None)) if waits else alone), ()
 
 
 def swallowed(state: Escalation, now: float) -> Move:
-    """The raised `Stopping` was lost in a callback: ring again, not at once."""
+    """Plan a resend, not at once: the raised `Stopping` was lost in a callback."""
     if state.phase is not Phase.ACKNOWLEDGED or state.rules.has_own_handler:
         return state, ()
     resend_at = now + RESEND_S
@@ -166,9 +167,9 @@ def swallowed(state: Escalation, now: float) -> Move:
 
 
 def shorten(state: Escalation, now: float, grace_s: float) -> Move:
-    """A caller asks for less grace; more is ignored. 0 kills at once."""
+    """Shorten the rest of the grace to `grace_s`; more than is left is ignored. 0 kills at once."""
     if _was_missed(state, now):
-        state = _lengthen(state, now)  # as it would be in a moment
+        state = _extend_grace(state, now)  # as the next `tick` would
     ends = now + grace_s
     if ends >= state.grace_ends or state.phase in (Phase.KILLED, Phase.UNKILLABLE, Phase.EXITED):
         return state, ()
@@ -179,23 +180,23 @@ def shorten(state: Escalation, now: float, grace_s: float) -> Move:
 
 
 def lingers(state: Escalation, now: float) -> Move:
-    """The job is over and its process stays: kill it, whatever is left of the grace."""
+    """Kill a process that stays although its job is over, whatever is left of the grace."""
     if state.phase in (Phase.KILLED, Phase.UNKILLABLE, Phase.EXITED):
         return state, ()
     return _kill(state, now)
 
 
 def exited(state: Escalation) -> Escalation:
-    """The process is gone: nothing is due any more but the proof that its tree is."""
+    """Note that the process is gone: only the proof that its tree is gone is missing."""
     return replace(state, phase=Phase.EXITED, wake_at=float("inf"))
 
 
 def tick(state: Escalation, now: float, use: ProcessorUse | None = None, *, dumped: bool = True) -> Move:
-    """The time `wake_at` has come (or is near): decide what is due. `dumped`: a stack has been written."""
+    """Decide what is due at `wake_at`; nothing is before it. `dumped`: the stack has been written."""
     if now < state.wake_at:
         return state, ()
     if _was_missed(state, now):
-        return _lengthen(state, now), ()
+        return _extend_grace(state, now), ()
     match state.phase:
         case Phase.ACKNOWLEDGED if state.resend_at is not None and now < state.grace_ends:
             return replace(state, resend_at=None, wake_at=state.grace_ends), (Action.RESEND,)
@@ -207,7 +208,7 @@ def tick(state: Escalation, now: float, use: ProcessorUse | None = None, *, dump
             if now >= state.grace_ends:
                 return _dump(state, now)
             looked, actions = (state, ()) if now < state.look_at else _look_at_use(state, now, use)
-            return (looked, actions) if actions else _resend_unheard(looked, now)
+            return (looked, actions) if actions else _resend_unacknowledged(looked, now)
         case Phase.DUMPING if not dumped and now < state.dump_ends:
             return replace(state, wake_at=min(now + DUMP_S, state.dump_ends)), ()
         case Phase.DUMPING:
@@ -219,15 +220,15 @@ def tick(state: Escalation, now: float, use: ProcessorUse | None = None, *, dump
 
 
 def _was_missed(state: Escalation, now: float) -> bool:
-    """Tell whether nobody looked when the grace was over, and nothing worse is on its way."""
+    """Return whether the end of the grace was handled far too late and the grace may still be extended."""
     in_grace = state.phase in (Phase.ASKED, Phase.DELIVERED, Phase.ACKNOWLEDGED)
-    return in_grace and now - state.grace_ends >= STOOD_STILL_S and not state.was_lengthened
+    return in_grace and now - state.grace_ends >= STALL_S and not state.was_extended
 
 
-def _lengthen(state: Escalation, now: float) -> Escalation:
-    """Give back what the machine has taken of the grace, by what can be seen: the time by which its end was missed.
+def _extend_grace(state: Escalation, now: float) -> Escalation:
+    """Extend the grace by the time by which its end was missed: for at least that long the machine stood still.
 
-    What was to be done meanwhile, to ring or to look, is done now, and what is not yet due in its time.
+    A resend or look that was due meanwhile happens now; a later one keeps its time.
     """
     is_looked_at = state.phase is Phase.DELIVERED and state.rules.adaptive
     longer = replace(
@@ -235,20 +236,20 @@ def _lengthen(state: Escalation, now: float) -> Escalation:
         grace_ends=now + min(now - state.grace_ends, state.rules.grace_s),
         look_at=max(state.look_at, now + LOOK_AGAIN_S) if is_looked_at else float("inf"),
         resend_at=None if state.resend_at is None else max(state.resend_at, now),
-        was_lengthened=True,
+        was_extended=True,
     )
     return _wait(longer)
 
 
-def _resend_unheard(state: Escalation, now: float) -> Move:
-    """Send the signal again, if that is due."""
+def _resend_unacknowledged(state: Escalation, now: float) -> Move:
+    """Resend the signal if that is due."""
     if state.resend_at is None or now < state.resend_at:
         return state, ()
     return _wait(replace(state, resend_at=resend_next(state.delivered_at, now))), (Action.RESEND,)
 
 
 def resend_next(delivered_at: float, now: float) -> float:
-    """Return when a bell that rings now, unheard, rings again: twice as long after the first was delivered."""
+    """Return when to resend after a resend at `now`: after twice the time that has passed since the delivery."""
     return delivered_at + 2 * (now - delivered_at)
 
 
@@ -270,7 +271,7 @@ def _look_at_use(state: Escalation, now: float, use: ProcessorUse | None) -> Mov
 
 
 def _waits_for_interpreter(state: Escalation, now: float, use: ProcessorUse) -> bool:
-    """Tell whether the main thread is awake again and again without computing: it will hear when it is its turn."""
+    """Return whether the main thread wakes repeatedly without computing: it will react when it gets the lock."""
     before = state.use_at_delivery
     if state.rules.ack_s is None or now - state.delivered_at >= LOCK_PATIENCE * state.rules.ack_s:
         return False
@@ -281,7 +282,7 @@ def _waits_for_interpreter(state: Escalation, now: float, use: ProcessorUse) -> 
 
 
 def _end_now(state: Escalation, now: float) -> Move:
-    """There is no grace, or none is left."""
+    """Kill, after a dump if one is wanted: there is no grace, or none is left."""
     wants_stack = state.rules.stack and state.phase in (Phase.ASKED, Phase.DELIVERED)
     return _dump(state, now) if wants_stack else _kill(state, now)
 

@@ -1,7 +1,7 @@
-"""The one place that turns a verdict, a last frame and an exit status into an outcome. Total.
+"""The only place that turns a verdict, a closing frame and an exit status into an outcome. Covers every combination.
 
-Runs in: supervisor. Pure. First cause wins: what we decided, then what the worker said last, then how its process
-ended. Unknown is a value: no exit code is invented, and our own SIGKILL is never called an out-of-memory.
+Runs in: supervisor. Pure. The first cause wins: the supervisor's verdict, then the worker's closing frame, then how the
+process ended. Unknown is a value: no exit code is invented, and our own SIGKILL is never reported as out-of-memory.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ SIGNAL_NAMES: dict[int, str] = {
 }  # fmt: skip
 """signal(7) on x86-64 and ARM."""
 
-_ASKS_TO_END = frozenset({1, 2, 9, 15})
-"""Signals that someone sends to end a process; every other one that ends it is called a crash."""
+_DELIBERATE_SIGNALS = frozenset({1, 2, 9, 15})
+"""Signals that are sent on purpose to end a process; an end by any other signal is reported as a crash."""
 
 _KILL, _TERM, _XCPU = 9, 15, 24
-"""The last is what the kernel sends whoever has used up RLIMIT_CPU, where `cpu_s` has set one."""
+"""The kernel sends SIGXCPU to a process that has used up RLIMIT_CPU, where `cpu_s` has set one."""
 
 
 class Evidence(NamedTuple):
-    """What the supervisor knows besides the status."""
+    """What the supervisor knows besides the exit status."""
 
     entered: bool = False
     """The job function had been entered."""
@@ -42,21 +42,21 @@ class Evidence(NamedTuple):
     """Bytes of an unfinished frame at the end of the pipe."""
     protocol_error: str = ""
     zygote_lost: bool = False
-    """The zygote died: PDEATHSIG took the worker, not the job's doing."""
+    """The zygote died: PDEATHSIG killed the worker, and the job is not the cause."""
     oom: str = "unknown"
     """yes · no · unknown; yes only with a proof (a memory cgroup's count of victims)."""
     memory_max_struck: bool = False
-    """The kernel killed it for its own group's memory.max."""
+    """The kernel killed it for the memory.max of its own cgroup."""
     cpu_used_up: bool = False
-    """It had a `cpu_s`, and its process has used as much (rusage)."""
+    """The job had a `cpu_s`, and its process has used that much (rusage)."""
     operation: Verdict | None = None
-    """What it comes to if the job let the last `OperationTimedOut` pass that it was given."""
+    """The verdict if the job did not catch the last `OperationTimedOut` that was raised in it."""
     operation_signalled: Verdict | None = None
-    """What it comes to if our SIGTERM for the end of an operation, not heard yet, was what ended the process."""
+    """The verdict if the SIGTERM for an expired operation, not acknowledged yet, ended the process."""
 
     @classmethod
     def of(cls, gone: Gone, limits: Limits, protocol_error: str, deadlines: Deadlines, *, entered: bool) -> Evidence:
-        """Return what is known of an attempt whose process is gone."""
+        """Return the evidence about an attempt whose process is gone."""
         return cls(
             entered=entered,
             torn_bytes=gone.torn_bytes,
@@ -66,7 +66,7 @@ class Evidence(NamedTuple):
             memory_max_struck=gone.memory_max_struck,
             cpu_used_up=limits["cpu_s"] is not None and _cpu_s(gone) >= limits["cpu_s"],
             operation=deadlines.raised,
-            operation_signalled=deadlines.rung,
+            operation_signalled=deadlines.expired_by_signal,
         )
 
 
@@ -88,7 +88,7 @@ def classify(
     status: ExitStatus,
     evidence: Evidence,
 ) -> Outcome:
-    """Return the outcome. `last` is the closing frame: a value (bytes) when the job function returned."""
+    """Return the outcome. `last` is the closing frame: bytes (the value) if the job function returned."""
     if verdict is not None:
         told = {"by": verdict.by, "reason": verdict.reason, **without_message(verdict.facts)}
         return _failed(verdict.code, message_of(verdict), _mechanism(status) | told)
@@ -102,7 +102,7 @@ def classify(
 
 
 def message_of(verdict: Verdict) -> str:
-    """Return its own words, or its code's."""
+    """Return the verdict's own message, or the title of its code."""
     return verdict.facts.get("message") or CODES[verdict.code].title
 
 
@@ -128,7 +128,7 @@ def _from_raised(last: Raised, evidence: Evidence) -> Outcome:
     match last.cause:
         case "operation" if evidence.operation is not None:
             return _operation_over(evidence.operation, facts)
-        case "exception" | "operation":  # or one that the job raised by itself
+        case "exception" | "operation":  # without a notice the job raised `OperationTimedOut` by itself
             return _failed("exception", f"{last.type}: {last.message}" if last.message else last.type, facts)
         case "memory":
             return _failed("limit.memory", f"memory_bytes was reached: {last.type} {last.message}".rstrip(), facts)
@@ -184,7 +184,7 @@ def _from_signal(number: int, status: ExitStatus, evidence: Evidence) -> Outcome
         return _failed("limit.cpu", "the job used up its processor time (cpu_s)", {"signal": name})
     if number == _TERM and evidence.operation_signalled is not None:
         return _operation_over(evidence.operation_signalled, {"signal": name})
-    if number in _ASKS_TO_END:
+    if number in _DELIBERATE_SIGNALS:
         return _failed(
             "killed_externally",
             f"{name} from outside ended the process; nobody here sent it",
@@ -194,7 +194,7 @@ def _from_signal(number: int, status: ExitStatus, evidence: Evidence) -> Outcome
 
 
 def _before_entry(code: int) -> Outcome:
-    """The job function was not entered: the exit codes are our own."""
+    """Classify an exit before the job function was entered: the exit codes are those of the worker harness."""
     meaning = MEANINGS.get(code, "ended")
     facts = {"exit_code": code}
     match code:

@@ -1,4 +1,4 @@
-"""When each phase of an ending happened, and the certificate that is made of it.
+"""When each phase of an attempt's end happened, and the certificate that is made from these times.
 
 Runs in: supervisor. Pure.
 """
@@ -12,11 +12,11 @@ from killable.supervisor.models import PHASES, Certificate, ExitStatus
 from killable.supervisor.ports import Gone
 
 _ASKED = ("requested", "term_sent", "kill_sent")
-_HEARD = ("delivered", "acknowledged")
+_RECEIVED = ("delivered", "acknowledged")
 
 
 class PhaseTimes:
-    """Monotonic seconds by phase; the first stamp of a phase stays."""
+    """Monotonic seconds by phase; the first time noted for a phase stays."""
 
     def __init__(self) -> None:
         self._times: dict[str, float] = {}
@@ -29,7 +29,7 @@ class PhaseTimes:
         self._times.setdefault(phase, now)
 
     def note_gone(self, gone: Gone, status: ExitStatus, now: float) -> None:
-        """The tree is empty: keep what the kernel told of the process."""
+        """Note that the tree is empty, and keep what the kernel reported about the process."""
         ending = gone.ending
         if ending is not None:
             self._note_ending(ending.reaped_at)
@@ -45,31 +45,31 @@ class PhaseTimes:
         }
 
     def _note_ending(self, reaped_at: float) -> None:
-        """Put in order what was seen late: each side stamps when it looks.
+        """Correct the order of the times: each process notes an event only when it observes it.
 
-        The zygote may reap before we see the exit; a process may have ended by itself just before we asked it to; and a
-        bell that we read after the exit was rung before it.
+        The zygote may reap before the supervisor sees the exit. A process may have ended by itself just before it was
+        asked to. A notification that is read after the exit was sent before it.
         """
         times = self._times
         asked = max((times[phase] for phase in _ASKED if phase in times), default=reaped_at)
         times["reaped"] = max(asked, reaped_at)
         times["exited"] = max(asked, min(times.get("exited", reaped_at), times["reaped"]))
-        for phase in _HEARD:
+        for phase in _RECEIVED:
             if phase in times:
                 times[phase] = min(times[phase], times["exited"])
 
     def note_kept(self, now: float) -> None:
-        """The worker lives on without a child: it is the subreaper of all that the job had started."""
+        """Note that the worker lives on and has no child: it is the subreaper of everything that the job started."""
         self._times["tree_empty"] = now
         self._proof = {"proof": "descendants"}
 
     def since_start_ms(self, moment: float) -> float:
-        """Return how long after the request, or after the first phase of an ending nobody asked for."""
+        """Return the ms since the request, or since the first phase of an end that was not requested."""
         start = self._times.get("requested", min(self._times.values(), default=moment))
         return round((moment - start) * 1000, 3)
 
     def certificate(self, **facts: Any) -> Certificate:
-        """Return the certificate with these facts and with the phases that happened."""
+        """Return the certificate with these facts and the phases that happened."""
         phases: dict[str, Any] = {
             phase: self.since_start_ms(self._times[phase]) for phase in PHASES if phase in self._times
         }
@@ -77,8 +77,8 @@ class PhaseTimes:
         return Certificate(requested=requested, **phases, **self._proof, **facts)
 
 
-def ran_through() -> dict[str, Any]:
-    """Return the certificate of a call that ended by itself and left its worker as it was, which took the next one."""
+def undisturbed_certificate() -> dict[str, Any]:
+    """Return the certificate of a task that ended by itself and left its worker ready for the next one."""
     return dict(_RAN_THROUGH)
 
 

@@ -1,9 +1,9 @@
-"""Whether a running job has reached a limit of what it takes, and when to look again.
+"""Decide whether a running job has reached a resource limit, and when to measure again.
 
-Runs in: supervisor. Pure: samples and `now` in, a look out. `monitor` measures and acts.
+Runs in: supervisor. Pure: takes samples and `now`, returns findings. `resource_monitor` measures and acts.
 
-Nothing can be filled or forked faster than a machine does it, so that a job far below its limits is looked at a few
-times a second, and one close to them every 5 ms.
+A machine can fill memory and fork only so fast: a job far below its limits is measured a few times a second, and a
+job close to them every 5 ms.
 """
 
 from __future__ import annotations
@@ -16,46 +16,46 @@ from killable.supervisor.ports import Sample
 from killable.workers.authoring.limits import BACKSTOP, Limits, backstop_bytes
 
 LOOK_S = 0.005
-"""Between two looks at least: 50 MB at 10 GB/s."""
+"""Minimum time between two measurements: 50 MB at 10 GB/s."""
 BYTES_PER_S = 16 << 30
-"""More than one core fills: pages have to be cleared first."""
+"""More than one core can fill: pages have to be cleared first."""
 FORKS_PER_S = 10_000
-"""More than one core does: a fork of a small C program takes 0.1 ms."""
+"""More than one core can fork: a fork of a small C program takes 0.1 ms."""
 COST_SHARE = 10
-"""A look that took long, as at a tree of hundreds of processes, is not repeated before so many times its duration."""
+"""A slow measurement, of a tree of hundreds of processes, is not repeated before this many times its duration."""
 PROOF_SHARE = 20
-"""So with a proof, which keeps another thread busy for 10 ms a GiB and more."""
+"""The same for a proof, which keeps another thread busy for 10 ms per GiB and more."""
 
 
 class Finding(NamedTuple):
-    """What came of a sample."""
+    """The result of one sample."""
 
     next_at: float
     verdict: Verdict | None = None
     beyond: bool = False
-    """Over the limit by so much that there is no time for a grace."""
+    """So far over the limit that there is no time for a grace."""
     prove: bool = False
     """The sum is over the limit, but may count pages several times."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResourceWatch:
-    """What an attempt may take over what its worker had at the attempt's start."""
+    """The limits of one attempt, counted from what its worker had at the start of the attempt."""
 
     limits: Limits
     base: Sample
     cores: int
     prove_at: float = 0.0
-    """No proof before then."""
+    """No proof is requested before this time."""
 
     @property
     def at_most(self) -> int:
-        """How many processes have to be counted to know all that matters."""
+        """How many processes have to be counted to decide on every limit."""
         processes_max = self.limits["processes_max"]
         return 1 << 16 if processes_max is None else int(processes_max * BACKSTOP) + 2
 
     def look(self, sample: Sample, now: float) -> Finding:
-        """Decide on a sample."""
+        """Return the finding for a sample."""
         found = [*self._memory(sample, now), *self._processes(sample), *self._cpu(sample)]
         verdict = next((each.verdict for each in found if each.verdict is not None), None)
         wait_s = LOOK_S if verdict is not None else min(each.next_at for each in found)
@@ -67,12 +67,12 @@ class ResourceWatch:
         )
 
     def proven(self, sample: Sample, now: float) -> ResourceWatch:
-        """Return the watch after a proof: it is not asked for again before the limit can have been reached."""
+        """Return the watch after a proof: no other is requested before the limit can have been reached."""
         limit = self.limits["memory_bytes"] or 0
         room_s = (limit - self._grown(sample)) / (BYTES_PER_S * self.cores)
         return replace(self, prove_at=now + max(LOOK_S, PROOF_SHARE * sample.cost_s, room_s))
 
-    # Each yields nothing without its limit, or one look whose `next_at` is in seconds from now.
+    # Each returns one finding whose `next_at` is in seconds from now, or none if its limit is not set.
 
     def _memory(self, sample: Sample, now: float) -> list[Finding]:
         limit = self.limits["memory_bytes"]
@@ -120,7 +120,7 @@ class ResourceWatch:
 
 
 def is_wanted(limits: Limits) -> bool:
-    """Tell whether any limit has to be watched."""
+    """Return whether any limit has to be watched."""
     return any(each is not None for each in (limits["memory_bytes"], limits["cpu_s"], limits["processes_max"]))
 
 

@@ -1,6 +1,6 @@
-"""Looks at what a busy worker takes, at the moments that `watch` says, and stops its attempt at a limit.
+"""Measure a busy worker when `resource_limits` requires it, and stop its attempt at a limit.
 
-Runs in: supervisor. An idle worker is never looked at: the timer is the attempt's.
+Runs in: supervisor. An idle worker is never measured: the timer belongs to the attempt.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from killable.supervisor.models import Verdict
 from killable.supervisor.ports import Process, Sample
 from killable.workers.authoring.limits import Limits, backstop_bytes
 
-BLIND_S = 0.05
-"""Until the next look when nothing could be read: the process is gone, which is told next, or no descriptor is left."""
+RETRY_S = 0.05
+"""Time to the next measurement if one failed: no descriptor is left, or the process is gone, which is reported next."""
 
 
 class StopCallback(Protocol):
-    """Ends the attempt; called again while it ends, and then shortens its grace if one is given."""
+    """Ends the attempt. If it is ending already, shortens its grace to `grace_s`, if given."""
 
     def __call__(self, verdict: Verdict, grace_s: float | None = None) -> None: ...
 
 
 class ResourceMonitor:
-    """From the order to run until its process has exited. In the grace it goes on: a job that takes more has none."""
+    """Measures from the order until the process has exited, the grace included: a job that takes more loses it."""
 
     def __init__(self, process: Process, limits: Limits, clock: Clock, cores: int, stop: StopCallback) -> None:
         self._process = process
@@ -37,23 +37,23 @@ class ResourceMonitor:
         self._watch: ResourceWatch | None = None
         self._timer: Timer | None = None
         self._proving = False
-        self._told = False
+        self._stop_requested = False
         self._closed = False
 
     def prepare(self, *, has_order: bool) -> None:
-        """Note where it begins, unless whoever gave it its order has done so, and let the kernel bound it."""
+        """Record the base, unless the thread that sent the order has done so, and set the kernel's limits."""
         if resource_limits.is_wanted(self._limits) and not has_order:
             self._process.note_base()
         memory = self._limits["memory_bytes"]
         self._process.bound(None if memory is None else backstop_bytes(memory), self._limits["processes_max"])
 
     def begin(self, ordered: float) -> None:
-        """Call it behind the order, which went out at `ordered`: the job need not wait, and may be over by now."""
+        """Start measuring. The order was sent before, at `ordered`: the job need not wait, and may be over by now."""
         if not resource_limits.is_wanted(self._limits):
             return
         base = self._process.base
         if base is None:
-            self._look_at(ordered + BLIND_S)
+            self._look_at(ordered + RETRY_S)
         else:
             self._count_from(base, ordered)
 
@@ -62,7 +62,7 @@ class ResourceMonitor:
         self._look_at(self._watch.look(base, now).next_at)
 
     def close(self) -> None:
-        """Look no more; may be called twice."""
+        """Stop measuring; may be called twice."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
@@ -74,7 +74,7 @@ class ResourceMonitor:
         sample = self._process.sample(cpu=self._cpu, at_most=at_most)
         now = self._clock.now()
         if sample is None:
-            self._look_at(now + BLIND_S)
+            self._look_at(now + RETRY_S)
             return
         if self._watch is None:
             self._count_from(sample, now)
@@ -97,9 +97,9 @@ class ResourceMonitor:
     def _act(self, look: Finding) -> None:
         if look.verdict is None:
             return
-        # Its first sign is the verdict, and SIGTERM: whoever stops growing at that has the grace.
-        self._stop(look.verdict, 0.0 if look.beyond and self._told else None)
-        self._told = True
+        # The first finding sends SIGTERM: a job that then stops growing keeps its grace.
+        self._stop(look.verdict, 0.0 if look.beyond and self._stop_requested else None)
+        self._stop_requested = True
 
     def _look_at(self, moment: float) -> None:
         if not self._closed:

@@ -1,4 +1,4 @@
-"""The order that takes a job to its worker, and what it says of the limits.
+"""The order that sends a job to its worker, and the limits in it.
 
 Runs in: supervisor | any thread of an Executor's program.
 """
@@ -22,7 +22,7 @@ _plain_limits = itemgetter(*_PLAIN_LIMITS)
 def run_order(job: Job, fence: int, result_buffer: int = -1) -> tuple[bytes, tuple[int, ...]]:
     """Return the order to run a job's next attempt, and the descriptors to pass with it.
 
-    `result_buffer` is a file for its result, should that be large; -1: the worker has one, or its codec needs none.
+    `result_buffer` is a file for a large result; -1: the worker has one already, or its codec needs none.
     """
     announce = is_announced(job)
     limits = job.limits
@@ -32,7 +32,7 @@ def run_order(job: Job, fence: int, result_buffer: int = -1) -> tuple[bytes, tup
 
 
 def within(limits: Limits, left_s: float) -> Limits:
-    """Return the limits as the job is to see them: with no more `run_s` than its `total_s` leaves."""
+    """Return the limits as the job sees them: its `run_s` is at most `left_s`, the rest of its `total_s`."""
     left_s = max(0.0, left_s)
     return limits if limits["run_s"] is not None and limits["run_s"] <= left_s else over(limits, {"run_s": left_s})
 
@@ -47,7 +47,7 @@ def order_of(
     *,
     announce: bool,
 ) -> tuple[bytes, tuple[int, ...]]:
-    """Return that of a job which need not have an entry."""
+    """Return the order for a submission, and the descriptors to pass with it. There need not be a `Job` for it."""
     content = submission.input
     sealed = (content.descriptor,) if isinstance(content, SealedInput) else ()
     passed = sealed if result_buffer < 0 else (*sealed, result_buffer)
@@ -67,19 +67,19 @@ def order_of(
 
 
 def is_announced(job: Job) -> bool:
-    """Tell whether its worker says that the function is entered: of a job always, for its record and its stream."""
-    return not job.is_call or announces(job.limits)
+    """Return whether the worker reports that the function is entered: always, save for some of an Executor's tasks."""
+    return not job.is_executor_task or announces(job.limits)
 
 
 def announces(limits: Limits) -> bool:
-    """Tell whether a call's worker says so: when a time runs until then, or from then."""
+    """Return whether a task's worker reports it: it does if a time limit runs until then, or from then on."""
     return any(
         each is not None for each in (limits["total_s"], limits["start_s"], limits["run_s"], limits["first_token_s"])
     )
 
 
 def limits_as_json(limits: Limits) -> bytes:
-    """Return the JSON that an order carries. It is encoded once: most jobs have the limits of their type."""
+    """Return the limits as JSON for an order. The encoding is cached: most jobs have the limits of their type."""
     return _encoded(tuple(limits["operation_s"].items()), _plain_limits(limits))
 
 

@@ -1,6 +1,6 @@
-"""Carries the plan that ends an attempt out: the order, the signals, what was heard of them, each with its time.
+"""Carry out the plan that ends an attempt: send the order and the signals, and note the time of each phase.
 
-Runs in: supervisor. What is to be done is decided in `escalation`.
+Runs in: supervisor. `escalation` decides what to do.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from killable.workers.protocol.messages import (
 )
 
 SIGTERM = 15
-"""signal(7); only the seam deals with `signal` itself."""
+"""signal(7); within the supervisor only `linux` imports `signal`."""
 
 
 class Termination:
-    """Of one attempt: nothing until `begin`."""
+    """The end of one attempt; inactive until `begin`."""
 
     def __init__(
         self,
@@ -43,9 +43,9 @@ class Termination:
         on_kill: Callable[[], None],
         on_unkillable: Callable[[], None],
     ) -> None:
-        """`on_kill` is called when SIGKILL is out, `on_unkillable` when it is still there `unkillable_s` later."""
+        """`on_kill` is called when SIGKILL was sent, `on_unkillable` if the process lives `unkillable_s` later."""
         self.last_signal: str | None = None
-        """The last one that we sent."""
+        """The last signal that the supervisor sent."""
         self.lingered = False
         """SIGKILL was sent because the job was over and its process stayed."""
         self.rules = rules
@@ -64,51 +64,51 @@ class Termination:
 
     @property
     def grace_s(self) -> float | None:
-        """The grace in force, in seconds; None while nothing ends the attempt."""
+        """The grace period in force, in seconds; None before `begin`."""
         return None if self._plan is None else self._plan.rules.grace_s
 
     @property
     def early_kill(self) -> str | None:
-        """Why SIGKILL came before the grace was over. It may have left during the dump: then none came."""
+        """Why SIGKILL was sent before the grace was over; None if the process exited before it, during the dump."""
         return self._plan.early_kill if self._plan is not None and "kill_sent" in self._phase_times else None
 
     @property
     def wake_at(self) -> float:
-        """When `tick` is to be called next; infinity: never."""
+        """When to call `tick` next; infinity: never."""
         return float("inf") if self._plan is None else self._plan.wake_at
 
     def begin(self, verdict: Verdict, grace_s: float) -> None:
-        """Ask it to end, or, without a grace, kill it."""
+        """Ask the process to end, or kill it if there is no grace."""
         self._verdict = verdict
         self.rules = replace(self.rules, grace_s=grace_s)
         self._do(escalation.begin(self.rules, self._clock.now()))
 
     def shorten(self, grace_s: float) -> None:
-        """Leave less grace than was planned; more is ignored."""
+        """Shorten the rest of the grace; more than is left is ignored."""
         assert self._plan is not None
         self._do(escalation.shorten(self._plan, self._clock.now(), grace_s))
 
     def processor_use(self) -> ProcessorUse | None:
-        """Return what `tick` may want to know of the process now."""
+        """Return the process's processor use if `tick` needs it, else None."""
         return self._worker.process.processor_use() if self._plan is not None and self._plan.wants_use else None
 
     def tick(self, now: float, use: ProcessorUse | None) -> None:
-        """`wake_at` has come, or is near: do what is due at `now`, by what the process had used then."""
+        """Do what is due at `now`; `use` is the processor use measured then. Call it at `wake_at`, or near it."""
         if self._plan is None:
             return
         dumped = self._plan.phase is not Phase.DUMPING or self._worker.process.has_whole_stack()
         self._do(escalation.tick(self._plan, now, use, dumped=dumped))
 
     def on_notifications(self, notifications: bytes) -> None:
-        """Take what the worker says of the signals that it got."""
+        """Process the worker's notifications about signals that it received."""
         for notification in notifications:
             if notification in (NOTIFY_REPLACED, NOTIFY_RESTORED):
                 self.rules = replace(self.rules, has_own_handler=notification == NOTIFY_REPLACED)
             if self._plan is None or "kill_sent" in self._phase_times:
-                continue  # nobody asked, or too late to have mattered
+                continue  # no stop was requested, or SIGKILL was sent before
             now = self._clock.now()
             if notification == NOTIFY_REPLACED:
-                self._do(escalation.answered_by_job(self._plan))
+                self._do(escalation.handled_by_job(self._plan))
             elif notification == SIGTERM:
                 self._phase_times.note("delivered", now)
                 wanted = self._plan.wants_use and NOTIFY_ACKNOWLEDGED not in notifications
@@ -122,12 +122,12 @@ class Termination:
                 self._do(escalation.swallowed(self._plan, now))
 
     def on_exited(self) -> None:
-        """The process is gone: nothing is due any more."""
+        """Note that the process is gone: nothing is due any more."""
         if self._plan is not None:
             self._plan = escalation.exited(self._plan)
 
     def end_lingering(self) -> None:
-        """The job is over and its process stays: SIGKILL, unless that has been sent."""
+        """Send SIGKILL, unless it was sent before, to a process that stays although its job is over."""
         self.lingered = "kill_sent" not in self._phase_times
         if self._plan is None:
             self.kill()
@@ -135,14 +135,14 @@ class Termination:
             self._do(escalation.lingers(self._plan, self._clock.now()))
 
     def kill(self) -> None:
-        """SIGKILL the whole tree, whatever the plan says."""
+        """Send SIGKILL to the whole tree, whatever the plan is."""
         self._signal("SIGKILL", "kill_sent")
         self._worker.process.kill()
         self._on_kill()
 
     def give_up(self) -> None:
-        """Take what the process has said until now, and repeat a SIGKILL that had no effect: what refused the first
-        one, or kept it from the tree, may have passed.
+        """Read the process's messages so far, and repeat a SIGKILL that had no effect: the reason why the first one was
+        refused, or did not reach the whole tree, may be gone.
         """
         self._worker.process.read_ready()
         if "kill_sent" in self._phase_times:

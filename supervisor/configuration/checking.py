@@ -1,4 +1,4 @@
-"""Check the tree of a configuration against its tables, and say what is wrong as an author would.
+"""Checks the tree of a configuration against its tables, and words each fault for the author of the file.
 
 Runs in: supervisor, before it starts. Pure.
 """
@@ -19,7 +19,7 @@ _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 
 
 class Found(NamedTuple):
-    """A fault, and the path of the value that must go for the rest to be looked at."""
+    """A fault, and the path of the value to remove before the rest can be checked."""
 
     path: tuple[Any, ...]
     fault: ConfigFault
@@ -34,7 +34,7 @@ def check(tree: Mapping[str, Any]) -> tuple[FileTable | None, list[Found]]:
 
 
 def keys_of(*section: str) -> list[str]:
-    """Return the keys that may stand in a section."""
+    """Return the keys that a section may have."""
     match section:
         case []:
             return list(FileTable.model_fields)
@@ -88,6 +88,6 @@ def _expected(details: ErrorDetails, path: tuple[Any, ...]) -> str:
 
 
 def _near(path: tuple[Any, ...]) -> str:
-    """Return a hint: the key that was meant, or the keys that there are."""
+    """Return a hint: the key that was probably meant, or the valid keys."""
     *tables, key = (str(part) for part in path)
     return f" ({did_you_mean(key, keys_of(*tables))})"

@@ -81,12 +81,12 @@ class Admission:
                 close_input(submission)
         if job is None:
             assert first is not None
-            record = await self._written(submission, first) if isinstance(first, asyncio.Future) else first
+            record = await self._journaled(submission, first) if isinstance(first, asyncio.Future) else first
             self._observer.on_replayed(record)
             return replace(record, replayed=True)
         if self._journal_writer is None:
             return self._enqueue(job)
-        return await self._written(submission, self._write(self._journal_writer, job, content_of(content)))
+        return await self._journaled(submission, self._write(self._journal_writer, job, content_of(content)))
 
     def enter(
         self,
@@ -110,7 +110,7 @@ class Admission:
             created=now if since is None else since,
             queued=now,
             listener=listener,
-            is_call=listener is not None,
+            is_executor_task=listener is not None,
         )
         self._registry.add(job)
         return job
@@ -187,7 +187,7 @@ class Admission:
         self._jobs.backlog.hold(room)
 
         def on_written(refused: Refused | None) -> None:
-            self._jobs.backlog.let_go(room)
+            self._jobs.backlog.release(room)
             if submission.idempotency_key:
                 del self._unwritten[key]
             try:
@@ -207,7 +207,7 @@ class Admission:
         self._observer.on_submitted(job)
         return self._answered(job) if job.is_over else self._enqueue(job)  # it may have been cancelled meanwhile
 
-    async def _written(self, submission: Submission, answer: Answer) -> JobRecord:
+    async def _journaled(self, submission: Submission, answer: Answer) -> JobRecord:
         """Wait for the disk. Raise Refused: journal_failed."""
         found = await asyncio.shield(answer)  # other requests may wait for it, too
         if isinstance(found, Refused):
@@ -221,4 +221,4 @@ class Admission:
             self._jobs.conclude(job, Outcome("failed", refused.code, refused.message))
         self._registry.withdraw(job)
         job.wake()
-        self._jobs.note_fewer()
+        self._jobs.finish_shutdown_if_idle()

@@ -28,7 +28,7 @@ from killable.supervisor.pools.lease import Lease, LeaseHolder
 from killable.supervisor.pools.pool import Pool
 from killable.supervisor.pools.worker import Worker, WorkerStage
 from killable.supervisor.settings import Settings, usable_cores
-from killable.supervisor.stack import pointed
+from killable.supervisor.stack import with_error_line
 from killable.supervisor.telemetry.observer import Observer
 from killable.workers.authoring.limits import value_of
 
@@ -72,7 +72,7 @@ class Dispatcher:
     def enqueue(self, job: Job) -> None:
         """Queue a new job. It starts at once when a worker is warm, and fails at once when no worker can come."""
         if self._push(job):
-            self._let_wait(job)
+            self._assign_or_wait(job)
 
     def _push(self, job: Job) -> bool:
         """Put a job in the queue. Return False when it can have no worker and has ended."""
@@ -87,12 +87,12 @@ class Dispatcher:
         if total_s is not None and job.created + total_s <= self._clock.now():  # from an earlier server run
             self._on_queue_deadline(job, "total_s")
         elif not job.type.available:
-            self._decide_queued(job, Verdict("spawn", facts={"message": job.type.unavailable_reason}))
+            self._end_queued(job, Verdict("spawn", facts={"message": job.type.unavailable_reason}))
         elif pool.state == "broken":
-            self._decide_queued(job, _spawn_verdict(pool))
+            self._end_queued(job, _spawn_verdict(pool))
         return job.state is State.QUEUED
 
-    def _let_wait(self, job: Job) -> None:
+    def _assign_or_wait(self, job: Job) -> None:
         """Assign the job if its turn has come; otherwise start its queue timer."""
         self.on_worker_available(self.fleet.pool_of(job.type))
         if job.state is State.QUEUED:
@@ -111,7 +111,7 @@ class Dispatcher:
     def resume(self, jobs: Iterable[Job]) -> None:
         """Queue the jobs that waited when a server died: all of them before one gets a worker, to keep their order."""
         for job in [job for job in jobs if self._push(job)]:
-            self._let_wait(job)
+            self._assign_or_wait(job)
 
     def settle(self, job: Job, outcome: Outcome) -> None:
         """End a job of an earlier server run that has not run in this one."""
@@ -120,10 +120,10 @@ class Dispatcher:
     def stop_all(self, reason: str, grace_s: float | None) -> list[Job]:
         """Begin to end every job; return those that were active."""
         active = self._registry.active()
-        self.stop_these(active, Verdict("cancelled", by="shutdown", reason=reason), grace_s)
+        self.stop_jobs(active, Verdict("cancelled", by="shutdown", reason=reason), grace_s)
         return active
 
-    def stop_these(self, jobs: Iterable[Job], verdict: Verdict, grace_s: float | None) -> None:
+    def stop_jobs(self, jobs: Iterable[Job], verdict: Verdict, grace_s: float | None) -> None:
         """Begin to end these jobs in one turn of the loop: no worker that becomes free gets one of them.
 
         Signals are sent first: ending a thousand queued jobs takes a while.
@@ -150,13 +150,13 @@ class Dispatcher:
                 self._assign(job, worker)
             else:
                 pool.give_back(worker)
-                self._decide_queued(job, Verdict("cancelled", by="user"))
+                self._end_queued(job, Verdict("cancelled", by="user"))
         if self._lease_holder is not None and not self.backlog.depth(name):
             for worker, quiet in pool.to_lease():
-                self._lease_holder.on_leased(worker.lend(self._next_fence(), quiet=quiet))
+                self._lease_holder.on_leased(worker.grant_lease(self._next_fence(), quiet=quiet))
         pool.fill_soon()
 
-    def lend(self) -> None:
+    def lease_idle_workers(self) -> None:
         """Lease idle workers and fork missing ones: the lease holder has waiting tasks."""
         for pool in self.fleet:
             self.on_worker_available(pool)
@@ -192,7 +192,7 @@ class Dispatcher:
         self.transition(job, Cause.ASSIGNED)
         attempt.begin(has_order=lease is not None)
         self._observer.on_left_queue(job, job.assigned)  # after the order, which must not wait for a histogram
-        if job.is_call and job.attempts > 1:
+        if job.is_executor_task and job.attempts > 1:
             job.wake()  # it runs in another process, which may report nothing before its result
         if self._journal_writer is not None:
             self._journal_writer.begun(job, self._clock.wall())
@@ -202,13 +202,13 @@ class Dispatcher:
         if job.is_over:
             return
         self._observer.on_cancel_asked(job, verdict, grace_s)
-        job.may_run_again = False
+        job.may_retry = False
         if job.state is State.QUEUED:
-            self._decide_queued(job, verdict)
+            self._end_queued(job, verdict)
         elif job.attempt is not None:
             job.attempt.stop(verdict, grace_s)
 
-    def _decide_queued(self, job: Job, verdict: Verdict) -> None:
+    def _end_queued(self, job: Job, verdict: Verdict) -> None:
         """End a job that has no worker."""
         self.backlog.remove(job.id)
         job.verdict = verdict
@@ -230,7 +230,7 @@ class Dispatcher:
             limit_s = value_of(job.limits, limit)
             self._observer.on_left_queue(job, self._clock.now())
             facts = {"limit": limit, "limit_s": limit_s, "message": f"{limit} of {limit_s:g} s is over"}
-            self._decide_queued(job, Verdict("timeout.queue", facts=facts))
+            self._end_queued(job, Verdict("timeout.queue", facts=facts))
 
     def on_entered(self, attempt: Attempt) -> None:
         job = attempt.job
@@ -253,11 +253,11 @@ class Dispatcher:
             pool.when_warm(lambda: self._note_slot_ready(attempt, certificate))
         if job.started is not None:
             self.fleet.run_times_of(job.type).note(self._clock.now() - job.started)
-        wait_s = self._wait_before_next(job, outcome)
+        wait_s = self._retry_wait_s(job, outcome)
         if wait_s is None:
             self._end(job, outcome)
         else:
-            self._begin_again(job, outcome, wait_s)
+            self._schedule_retry(job, outcome, wait_s)
 
     def _note_slot_ready(self, attempt: Attempt, certificate: dict[str, Any]) -> None:
         certificate["slot_ready"] = slot_ready_ms = attempt.slot_ready_ms(self._clock.now())
@@ -266,28 +266,28 @@ class Dispatcher:
         if self._journal_writer is not None and attempt.job.certificate is certificate and attempt.job.is_over:
             self._journal_writer.amended(attempt.job)
 
-    def _wait_before_next(self, job: Job, outcome: Outcome) -> float | None:
+    def _retry_wait_s(self, job: Job, outcome: Outcome) -> float | None:
         """Return the seconds until the job's next attempt; None: there is none."""
         limits = job.limits
-        if not job.may_run_again or limits["attempts_max"] == 1:
+        if not job.may_retry or limits["attempts_max"] == 1:
             return None
         left_s = math.inf if limits["total_s"] is None else job.created + limits["total_s"] - self._clock.now()
-        streamed, share = bool(job.log.tokens or job.log.overflowed), retries.share_of(job.number)
+        streamed, share = bool(job.log.tokens or job.log.overflowed), retries.jitter_of(job.number)
         return retries.wait_s(outcome, limits, job.attempts, streamed=streamed, left_s=left_s, share=share)
 
-    def _begin_again(self, job: Job, outcome: Outcome, wait_s: float) -> None:
+    def _schedule_retry(self, job: Job, outcome: Outcome, wait_s: float) -> None:
         """Schedule another attempt; until then the job waits outside of the queue."""
         now = self._clock.now()
         self._observer.on_retrying(job, outcome, wait_s)
         job_events.note_retry(job, outcome, wait_s)
         self.transition(job, Cause.REQUEUED)
-        job.begin_again(now)
+        job.reset_for_retry(now)
         if self._journal_writer is not None:
             self._journal_writer.waits(job)
-        job.queue_timer = self._clock.call_at(now + wait_s, lambda: self._queue_again(job))
+        job.queue_timer = self._clock.call_at(now + wait_s, lambda: self._requeue(job))
         job.wake()
 
-    def _queue_again(self, job: Job) -> None:
+    def _requeue(self, job: Job) -> None:
         job.queued, job.queue_timer = self._clock.now(), None
         self.enqueue(job)
 
@@ -298,7 +298,7 @@ class Dispatcher:
             self._journal_writer.ended(job)
         self._registry.note_end(job, job.ended or self._clock.now())
         job.wake()
-        self.note_fewer()
+        self.finish_shutdown_if_idle()
 
     def conclude(self, job: Job, outcome: Outcome) -> None:
         """Record the outcome, once. The terminal event is the job's last and is built from this record."""
@@ -308,9 +308,9 @@ class Dispatcher:
         job.attempt = None
         job.ended_at, job.ended = self._clock.wall(), self._clock.now()
         job_events.note_end(job)
-        job.forget_input()
+        job.drop_input()
 
-    def note_fewer(self) -> None:
+    def finish_shutdown_if_idle(self) -> None:
         """Let a shutdown go on when its last job is over."""
         if self._drain.shutting_down and not self._registry.has_active():
             self._drain.set_due()
@@ -326,7 +326,7 @@ class Dispatcher:
 
     def on_pool_broken(self, pool: Pool) -> None:
         for job_id in self.backlog.jobs_of(pool.spec.name):
-            self._decide_queued(self._registry.get(job_id), _spawn_verdict(pool))
+            self._end_queued(self._registry.get(job_id), _spawn_verdict(pool))
         if self._lease_holder is not None:
             self._lease_holder.on_pool_broken()
 
@@ -344,5 +344,5 @@ def _queue_deadline(job: Job) -> tuple[str, float]:
 
 
 def _spawn_verdict(pool: Pool) -> Verdict:
-    message = f"pool {pool.spec.name} is broken: {pointed(pool.detail)}"
+    message = f"pool {pool.spec.name} is broken: {with_error_line(pool.detail)}"
     return Verdict("spawn", facts={"message": message, "errno": pool.errno})

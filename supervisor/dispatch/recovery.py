@@ -113,7 +113,7 @@ class _Restoring:
         """Queue the job again, or fail it when its type is gone; `missing` is the reason, else empty."""
         if started is not None:
             job.attempts = started["attempt"]
-            job.log = _behind_lost_events(job)
+            job.log = _log_after_gap(job)
             job_events.note_restored(job)
         if missing:
             message = f"its job type {job.type.name} is no longer served since the server was started again: {missing}"
@@ -138,20 +138,20 @@ class _Restoring:
         job.attempts, job.worker_id, job.pid = ended["attempts"], ended["worker_id"], ended["pid"]
         job.progress, job.certificate = ended["progress"], ended["certificate"]
         job.result, job.partial = pieces.get("result"), pieces.get("partial")
-        job.log = EventLog.decoded(pieces.get("events", b""), job.limits["output_bytes"], ended["first_event"])
+        job.log = EventLog.decode(pieces.get("events", b""), job.limits["output_bytes"], ended["first_event"])
 
     def _lose(self, job: Job, started: dict[str, Any]) -> None:
         """End the job as lost, with the facts that are known."""
         job.attempts, job.instance_id = started["attempt"], started["instance_id"]
         job.worker_id, job.pid = started["worker_id"], started["pid"]
-        job.log = _behind_lost_events(job)
+        job.log = _log_after_gap(job)
         where = (
             f"worker {started['worker_id']} of server instance {started['instance_id']} had it since {started['at']}, "
             f"attempt {started['attempt']}"
         )
         if started["boot"] == self._boot:
             code, what = "supervisor_lost", f"the server died while the job was at work: {where}"
-            what += f"; {_SWEPT[self._jobs.fleet.swept]}"
+            what += f"; {_ORPHAN_CLEANUP_TEXTS[self._jobs.fleet.swept]}"
         else:
             code = "node_lost"
             what = f"the machine was started again, or is another one, since the job was at work: {where}"
@@ -160,12 +160,12 @@ class _Restoring:
         self.lost.append((job, Outcome("failed", code, f"{what}; how far it had come is not known", facts)))
 
 
-def _behind_lost_events(job: Job) -> EventLog:
+def _log_after_gap(job: Job) -> EventLog:
     output_bytes = job.limits["output_bytes"]
     return EventLog(output_bytes, job.log.first + output_bytes + EVENTS_BESIDES_OUTPUT)
 
 
-_SWEPT = {
+_ORPHAN_CLEANUP_TEXTS = {
     None: "nothing was swept at this start",
     True: "what dead servers had left was swept before this one started, as far as it could be found",
     False: "the sweep of what dead servers had left was not over when this one started",

@@ -18,7 +18,7 @@ WAIT_S_MAX = 60.0
 _GOLDEN = (5**0.5 - 1) / 2
 
 
-def share_of(number: int) -> float:
+def jitter_of(number: int) -> float:
     """Return the place in [0, 1) of a job's waits. Jobs with consecutive numbers get places that are far apart.
 
     Multiples of the golden ratio fill the interval more evenly than chance does, and are the same in every simulation.

@@ -42,7 +42,7 @@ class _Rounds:
 
 
 @dataclass(slots=True)
-class _Line:
+class _PoolQueue:
     """The queue of one pool."""
 
     places: list[Place] = field(default_factory=list)
@@ -69,7 +69,7 @@ class Backlog:
     def __init__(self, jobs_max: int, bytes_max: int) -> None:
         self._jobs_max = jobs_max
         self._bytes_max = bytes_max
-        self._lines: dict[str, _Line] = {}
+        self._lines: dict[str, _PoolQueue] = {}
         self._waiting: dict[str, _Waiting] = {}
         self._arrivals = 0
         self._held = 0
@@ -94,14 +94,14 @@ class Backlog:
         self._held += 1
         self.bytes += input_bytes
 
-    def let_go(self, input_bytes: int) -> None:
+    def release(self, input_bytes: int) -> None:
         """Release room that `hold` has reserved."""
         self._held -= 1
         self.bytes -= input_bytes
 
     def push(self, job_id: str, *, pool: str, tenant: str, priority: int, input_bytes: int) -> None:
         """Queue a job. The bounds apply to new jobs only (`check`): an accepted job always has room."""
-        line = self._lines.setdefault(pool, _Line())
+        line = self._lines.setdefault(pool, _PoolQueue())
         turn = line.rounds.setdefault(-priority, _Rounds()).next_turn(tenant)
         place = (-priority, turn, self._arrivals, job_id)
         self._arrivals += 1
@@ -144,7 +144,7 @@ class Backlog:
         line = self._lines.get(pool)
         return [place[3] for place in line.places] if line else []
 
-    def _forget_turns(self, line: _Line) -> None:
+    def _forget_turns(self, line: _PoolQueue) -> None:
         """Forget the turns of removed jobs, and of tenants that have no waiting job."""
         line.removed = 0
         before, line.rounds = line.rounds, {}

@@ -72,12 +72,12 @@ class EventLog:
         return start + len(recent)
 
     @classmethod
-    def decoded(cls, encoded: bytes, output_bytes_max: int, first: int = 0) -> EventLog:
+    def decode(cls, encoded: bytes, output_bytes_max: int, first: int = 0) -> EventLog:
         """Return a sealed log from the bytes of `encoded`. Raise ValueError or KeyError for other bytes."""
         log = cls(output_bytes_max, first)
         place = 0
         while place < len(encoded):
-            block, place = _Block.decoded(encoded, place)
+            block, place = _Block.decode(encoded, place)
             start = log._open[0]
             log._packed.append(block)
             log._starts.append(start)
@@ -128,7 +128,7 @@ class EventLog:
         first = max(after + 1, self.first)
         found: list[JobEvent] = []
         while len(found) < limit and bytes_max > 0:
-            events = self._from(first, limit - len(found), bytes_max)
+            events = self._read_block(first, limit - len(found), bytes_max)
             if not events:
                 break
             if bytes_max < sys.maxsize:
@@ -139,7 +139,7 @@ class EventLog:
             first += len(events)
         return found
 
-    def _from(self, first: int, limit: int, bytes_max: int) -> Batch:
+    def _read_block(self, first: int, limit: int, bytes_max: int) -> Batch:
         """Return events from the id `first` on, within its block; the last one may exceed `bytes_max`."""
         start, recent = self._open
         if first < start:
@@ -183,7 +183,7 @@ class _Block(NamedTuple):
         return b"%b\n%b%b" % (head, self.ends.tobytes(), self.data)
 
     @classmethod
-    def decoded(cls, encoded: bytes, place: int) -> tuple[_Block, int]:
+    def decode(cls, encoded: bytes, place: int) -> tuple[_Block, int]:
         """Return the block at the offset `place`, and the offset of the next one. Raise ValueError."""
         behind = encoded.index(b"\n", place) + 1
         names, typecode, number, size = json.loads(encoded[place:behind])

@@ -28,7 +28,7 @@ async def seal_large_input(submission: Submission) -> Submission:
     if isinstance(content, SealedInput) or len(content) <= INLINE_BYTES_MAX:
         return submission
     try:
-        sealed = event_loops.in_turn(asyncio.get_running_loop(), partial(SealedInput.of, content))
+        sealed = event_loops.in_bounded_threads(asyncio.get_running_loop(), partial(SealedInput.of, content))
         return replace(submission, input=await sealed)
     except (OSError, RuntimeError):  # RuntimeError: no thread can be started
         return submission

@@ -73,7 +73,7 @@ class Job:
     ended: float | None = None
     attempt: CurrentAttempt | None = None
     attempts: int = 0
-    may_run_again: bool = True
+    may_retry: bool = True
     """False after a stop was requested, or when its function returned although the attempt did not complete."""
     verdict: Verdict | None = None
     outcome: Outcome | None = None
@@ -89,7 +89,7 @@ class Job:
     queue_timer: Timer | None = None
     waiters: list[asyncio.Future[None]] = field(default_factory=list)
     listener: JobListener | None = None
-    is_call: bool = False
+    is_executor_task: bool = False
     """A task of an Executor. Its future holds everything, so the job is neither kept nor counted nor logged."""
     exception: bytes = b""
     """The exception of a pickle job, pickled."""
@@ -135,10 +135,10 @@ class Job:
         elif completed:
             self.result = closing
         elif closing is not None:
-            self.may_run_again = False
+            self.may_retry = False
             self.partial = closing or self.partial
 
-    def begin_again(self, now: float) -> None:
+    def reset_for_retry(self, now: float) -> None:
         """Reset the job for another attempt. Only the last checkpoint of the previous one is kept."""
         self.queued = now
         self.attempt = self.verdict = self.certificate = self.progress = None
@@ -151,10 +151,10 @@ class Job:
             self.queue_timer.cancel()
             self.queue_timer = None
 
-    def forget_input(self) -> None:
+    def drop_input(self) -> None:
         """Close and drop the input: an ended job is not run again."""
         close_input(self.submission)
-        if not self.is_call:  # the job itself is not kept then
+        if not self.is_executor_task:  # the job itself is not kept then
             self.submission = replace(self.submission, input=b"")
 
     def wake(self) -> None:

@@ -13,13 +13,13 @@ from killable.workers.protocol.messages import dump_json
 
 def note_start(job: Job) -> None:
     """Write the first event; not for a task of an Executor, which has no reader for it."""
-    if not job.is_call:
+    if not job.is_executor_task:
         job.log.append("started", started_data(job))
 
 
 def note_retry(job: Job, outcome: Outcome, wait_s: float) -> None:
     """Write how an attempt has ended and that another one follows."""
-    if not job.is_call:
+    if not job.is_executor_task:
         job.log.append("retrying", retry_data(job, outcome, wait_s))
 
 
@@ -30,7 +30,7 @@ def note_restored(job: Job) -> None:
 
 def note_end(job: Job) -> None:
     """Write the terminal event and seal the log."""
-    if not job.is_call:
+    if not job.is_executor_task:
         assert job.outcome is not None
         job.log.append(job.outcome.state, terminal_data(job))
         job.log.seal()

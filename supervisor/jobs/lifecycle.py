@@ -33,7 +33,7 @@ class State(Enum):
 class Cause(Enum):
     ASSIGNED = "assigned"
     ENTERED = "entered"
-    STOP_ASKED = "stop asked"
+    STOP_REQUESTED = "stop asked"
     """A cancel, a deadline or a limit: an escalation begins with SIGTERM."""
     KILL_DUE = "kill due"
     CLOSED = "closing frame"
@@ -69,14 +69,14 @@ TABLE: dict[State, dict[Cause, State]] = {
     State.QUEUED: {Cause.ASSIGNED: State.STARTING, **_ENDINGS},
     State.STARTING: {
         Cause.ENTERED: State.RUNNING,
-        Cause.STOP_ASKED: State.TERMINATING,
+        Cause.STOP_REQUESTED: State.TERMINATING,
         Cause.KILL_DUE: State.KILLING,
         Cause.CLOSED: State.SWEEPING,
         Cause.EXITED: State.SWEEPING,
         Cause.REQUEUED: State.QUEUED,
     },
     State.RUNNING: {
-        Cause.STOP_ASKED: State.TERMINATING,
+        Cause.STOP_REQUESTED: State.TERMINATING,
         Cause.KILL_DUE: State.KILLING,
         Cause.CLOSED: State.SWEEPING,
         Cause.EXITED: State.SWEEPING,
@@ -86,7 +86,7 @@ TABLE: dict[State, dict[Cause, State]] = {
         # SIGTERM and the ENTERED frame may cross; the closing frame may come in the grace period.
         Cause.ENTERED: State.TERMINATING,
         Cause.CLOSED: State.TERMINATING,
-        Cause.STOP_ASKED: State.TERMINATING,
+        Cause.STOP_REQUESTED: State.TERMINATING,
         Cause.KILL_DUE: State.KILLING,
         Cause.EXITED: State.SWEEPING,
         Cause.REQUEUED: State.QUEUED,
@@ -103,7 +103,7 @@ TABLE: dict[State, dict[Cause, State]] = {
     State.SWEEPING: {
         Cause.ENTERED: State.SWEEPING,  # it was still in the pipe
         Cause.CLOSED: State.SWEEPING,
-        Cause.STOP_ASKED: State.SWEEPING,  # the outcome is decided: only the process is ended
+        Cause.STOP_REQUESTED: State.SWEEPING,  # the outcome is decided: only the process is ended
         Cause.KILL_DUE: State.SWEEPING,
         Cause.EXITED: State.SWEEPING,
         Cause.REQUEUED: State.QUEUED,

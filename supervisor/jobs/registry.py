@@ -81,7 +81,7 @@ class Registry:
 
     def note_end(self, job: Job, now: float) -> None:
         """Hand an ended job to retention, which may drop it. A task of an Executor is removed at once."""
-        if job.is_call:
+        if job.is_executor_task:
             del self._jobs[job.id]
             return
         self.retention.note_end(job, now)

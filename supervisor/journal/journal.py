@@ -57,7 +57,7 @@ class Journal:
         """Why the latest write failed; empty when one works again."""
         self._busy_since: float | None = None
         self._inbox: queue.SimpleQueue[Note | None] = queue.SimpleQueue()
-        self._owed: list[Note] = []
+        self._pending: list[Note] = []
         self._unanswered: dict[int, Answer] = {}
         """By number of the job that is to be written. Used only in the event loop."""
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -161,19 +161,19 @@ class Journal:
     def _write(self, file: JournalFile, group: list[Note], go_on: bool) -> bool:
         submissions = [each for each in group if isinstance(each, AcceptedNote)]
         answers = dict.fromkeys((each.number for each in submissions), "")
-        if why := self._try(file, [*self._owed, *group]):
+        if why := self._try(file, [*self._pending, *group]):
             # Submissions first: the other notes may belong to them.
             answers = {each.number: self._try(file, [each]) for each in submissions}
-            self._owe([each for each in group if not isinstance(each, AcceptedNote)])
-            if self._owed and not self._try(file, self._owed):
-                self._owed = []
+            self._add_pending([each for each in group if not isinstance(each, AcceptedNote)])
+            if self._pending and not self._try(file, self._pending):
+                self._pending = []
         else:
-            self._owed = []
-        self._note_trouble(why if any(answers.values()) or self._owed or not group else "")
+            self._pending = []
+        self._note_trouble(why if any(answers.values()) or self._pending or not group else "")
         if answers:
             self._tell(partial(self._on_answers, answers))
-        if not go_on and self._owed:
-            fields = {"detail": f"{self._trouble}; {len(self._owed)} notes are not written", "path": self.path}
+        if not go_on and self._pending:
+            fields = {"detail": f"{self._trouble}; {len(self._pending)} notes are not written", "path": self.path}
             logger.error("journal_left", extra=fields)
         return go_on
 
@@ -191,11 +191,11 @@ class Journal:
             self._busy_since = None
         return ""
 
-    def _owe(self, notes: list[Note]) -> None:
+    def _add_pending(self, notes: list[Note]) -> None:
         for note in notes:
             if isinstance(note, DroppedNote):  # its other notes no longer matter
-                self._owed = [owed for owed in self._owed if owed.number != note.number]
-            self._owed.append(note)
+                self._pending = [owed for owed in self._pending if owed.number != note.number]
+            self._pending.append(note)
 
     def _note_trouble(self, why: str) -> None:
         if why and not self._trouble:

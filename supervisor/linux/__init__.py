@@ -1,1 +1,1 @@
-"""The edge to the operating system: the only package that touches pids, signals, cgroups, pipes and /proc."""
+"""The ports on Linux: the only package that touches pids, signals, cgroups, pipes and /proc."""

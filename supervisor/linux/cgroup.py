@@ -1,4 +1,4 @@
-"""A cgroup v2 directory per worker: kill a tree in one write, see that it is empty (cgroups(7), cgroup-v2.rst).
+"""A cgroup v2 directory per worker: kill a tree with one write, see that it is empty (cgroups(7), cgroup-v2.rst).
 
 Runs in: supervisor. Part of the seam. `cgroup.kill` and `cgroup.events` need no controller, only a writable cgroup2
 directory.
@@ -15,7 +15,7 @@ from typing import NamedTuple
 from killable.supervisor.linux.instance_id import InstanceId
 
 CONTROLLERS = frozenset({"memory", "pids"})
-"""What a worker's group is bounded by, where they are on cgroup v2: looked at one by one."""
+"""The controllers that limit a worker's group; each is used only where it is on cgroup v2."""
 
 
 class CgroupRoot(NamedTuple):
@@ -24,7 +24,7 @@ class CgroupRoot(NamedTuple):
     path: Path
 
     def create(self, worker_id: str) -> Cgroup:
-        """Make a worker's group. Raise OSError."""
+        """Make the group of a worker. Raise OSError."""
         path = self.path / worker_id
         path.mkdir()
         try:
@@ -35,19 +35,19 @@ class CgroupRoot(NamedTuple):
         return Cgroup(path, descriptor, self._enabled())
 
     def _enabled(self) -> frozenset[str]:
-        """Return the controllers that bound workers' groups: those that this directory may hand on."""
+        """Return the controllers of workers' groups: those that this directory delegates."""
         try:
             return CONTROLLERS.intersection((self.path / "cgroup.subtree_control").read_text().split())
         except OSError:
             return frozenset()
 
     def remove(self) -> None:
-        """Remove the directory, if nobody is left in it; a quarantined worker's the next start sweeps."""
+        """Remove the directory if it is empty. The next start sweeps the group of a quarantined worker."""
         _remove(self.path)
 
 
 class Cgroup:
-    """One worker's group."""
+    """The cgroup of one worker."""
 
     def __init__(self, path: Path, kill_descriptor: int, controllers: frozenset[str] = frozenset()) -> None:
         self._path = path
@@ -55,32 +55,32 @@ class Cgroup:
         self._controllers = controllers
 
     def open_procs(self) -> int:
-        """Return a descriptor through which a process moves itself in; the caller's to close."""
+        """Return a descriptor through which a process moves itself in; the caller closes it."""
         return os.open(self._path / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
 
     def kill(self) -> None:
-        """SIGKILL every process in the group."""
+        """Send SIGKILL to every process in the group."""
         try:
             os.write(self._kill, b"1")
         except OSError:
             pass  # removed already: it was empty
 
     def processes(self) -> list[int]:
-        """Return the pids in it; zombies are not shown."""
+        """Return the pids in the group; zombies are not listed."""
         return [int(pid) for pid in self._read("cgroup.procs").split()]
 
     def cpu_s(self) -> float | None:
-        """Return the processor time of all that were ever in it; counted without any controller."""
+        """Return the processor seconds of all processes that were ever in it; this needs no controller."""
         usage = self._read("cpu.stat").partition(b"\n")[0].removeprefix(b"usage_usec ")
         return int(usage) / 1e6 if usage else None
 
     def memory_bytes(self) -> int | None:
-        """Return what it holds; None without the controller, and when it cannot be read."""
+        """Return the memory of the group in bytes; None without the controller, or if it cannot be read."""
         told = self._read("memory.current") if "memory" in self._controllers else b""
         return int(told) if told else None
 
     def bound(self, memory_max: int | None, tasks_max: int | None) -> None:
-        """Let the group hold so many bytes of memory, and so many threads: where the controllers are on cgroup v2."""
+        """Limit the bytes of memory and the number of threads, as far as the controllers are on cgroup v2."""
         if "memory" in self._controllers:
             self._write("memory.max", "max" if memory_max is None else f"{memory_max}")
             self._write("memory.swap.max", "max" if memory_max is None else "0")
@@ -96,7 +96,7 @@ class Cgroup:
         try:
             descriptor = os.open(f"{self._path}/{name}", os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
-            return b""  # it has gone, or no descriptor is left
+            return b""  # it is gone, or no descriptor is left
         try:
             return os.read(descriptor, 64 << 10)
         except OSError:
@@ -108,25 +108,25 @@ class Cgroup:
         try:
             (self._path / name).write_text(value)
         except OSError:
-            pass  # no swap controller, a group that is gone: the watch and the rlimits hold all the same
+            pass  # no swap controller, or the group is gone: the monitor and the rlimits apply anyway
 
     def is_empty(self) -> bool:
-        """Tell whether no process is left in it; zombies do not count."""
+        """Return whether no process is left in it; zombies do not count."""
         try:
             return b"populated 0" in (self._path / "cgroup.events").read_bytes()
         except FileNotFoundError:
             return True
         except OSError:
-            return False  # no descriptor is left to look: not known, and looked at again
+            return False  # no descriptor is left: unknown, and the caller looks again
 
-    def leave_to_parent(self) -> None:
-        """In a fork of this process."""
+    def close_in_child(self) -> None:
+        """Close the descriptor in a fork of this process."""
         if self._kill >= 0:
             os.close(self._kill)
             self._kill = -1
 
     def remove(self) -> None:
-        """Close and remove; also the groups that the job made below it."""
+        """Close the descriptor, and remove the group and those that the job made below it."""
         if self._kill >= 0:
             os.close(self._kill)
             self._kill = -1
@@ -136,20 +136,20 @@ class Cgroup:
 def _remove(path: Path) -> None:
     """Remove a group and those below it, as far as they are empty."""
     try:
-        os.rmdir(path)  # without a descriptor, which a walk needs
+        os.rmdir(path)  # needs no descriptor, as a walk does
         return
     except OSError:
-        pass  # groups of the job's own below it
+        pass  # the job made groups below it
     try:
         for folder, _, _ in os.walk(path, topdown=False):
             with contextlib.suppress(OSError):  # still populated (unkillable), or gone
                 os.rmdir(folder)
-    except RecursionError:  # up to Python 3.11 it goes down that way; a job made a thousand in each other
-        pass  # the next start's sweep comes no further, either: it is empty, and stays
+    except RecursionError:  # os.walk recurses up to Python 3.11; a job nested a thousand groups
+        pass  # the next start's sweep fails too: the groups are empty, and stay
 
 
 def find_root(instance: str) -> CgroupRoot | None:
-    """Make the supervisor's directory below its own group, or return None where that is not possible."""
+    """Make the supervisor's directory below its own cgroup; return None where that is not possible."""
     own = own_directory()
     if own is None or not os.access(own / "cgroup.procs", os.W_OK):
         return None
@@ -158,7 +158,7 @@ def find_root(instance: str) -> CgroupRoot | None:
     path = own / f"{owner.name}-{instance}"
     try:
         path.mkdir()
-        os.stat(path / "cgroup.kill")  # not before Linux 5.14
+        os.stat(path / "cgroup.kill")  # since Linux 5.14
         controllers = CONTROLLERS.intersection((path / "cgroup.controllers").read_text().split())
     except OSError:
         _remove(path)
@@ -172,9 +172,7 @@ def find_root(instance: str) -> CgroupRoot | None:
 
 
 def own_directory() -> Path | None:
-    """Return the cgroup2 directory of this process: mount point from mountinfo (proc(5)) and path from
-    /proc/self/cgroup.
-    """
+    """Return the cgroup2 directory of this process, from mountinfo (proc(5)) and /proc/self/cgroup, if any."""
     mount = cgroup2_mount()
     if mount is None:
         return None
@@ -187,16 +185,16 @@ def own_directory() -> Path | None:
 
 
 def cgroup2_mount() -> Path | None:
-    """Return where cgroup2 is mounted."""
+    """Return the mount point of cgroup2; None if it is not mounted."""
     return next((mount for kind, _, _, mount in mounts() if kind == "cgroup2"), None)
 
 
 def mounts() -> Iterator[tuple[str, list[str], str, Path]]:
-    """Yield every mounted hierarchy: cgroup or cgroup2, its controllers (v1), which directory of it, and where."""
+    """Yield every mounted hierarchy: its type (cgroup or cgroup2), controllers (v1), root directory and mount point."""
     for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").split("\n"):
         fields, _, rest = line.partition(" - ")
         kind, _, rest = rest.partition(" ")
-        _, _, options = rest.partition(" ")  # what is mounted may have no name at all; spaces in it are escaped
+        _, _, options = rest.partition(" ")  # the mount source may be empty; spaces in it are escaped
         if kind in ("cgroup", "cgroup2"):
             root, mount = (field.encode().decode("unicode_escape") for field in fields.split()[3:5])
             yield kind, options.split(","), root, Path(mount)

@@ -1,8 +1,8 @@
-"""Processes that carry the cookie of one of our supervisors, found in /proc and ended through pidfds.
+"""Find the processes with the environment marker of a supervisor in /proc, and end them through pidfds.
 
 Runs in: supervisor, and its sweeping thread. Part of the seam.
 
-A process that cleaned its environment is not found: only its guard, as its subreaper, or its group has it.
+A process that cleaned its environment is not found here: only its guard, as its subreaper, or its cgroup finds it.
 """
 
 from __future__ import annotations
@@ -20,21 +20,19 @@ from killable.supervisor.linux.procfs import stat_fields
 GUARD_S = 2.0
 """How long the guard of a supervisor that has just died may take for its own sweep, which is more thorough."""
 WAVE_S = 0.1
-"""How long those of one wave are waited for: they may be few of many, and the others fork on."""
+"""How long to wait for the end of one wave: there may be many more processes, which fork on meanwhile."""
 
 MARKER = "KILLABLE_INSTANCE"
-"""In the environment of the guard's exec: a fork keeps it, and an exec passes it on unless the job cleans its
-environment.
-"""
+"""Set for the guard's exec. A fork keeps it, and an exec passes it on unless the job cleans its environment."""
 _PF_FORKNOEXEC = 0x40
-"""Of proc(5), stat, field 9: forked, and no exec since (linux/sched.h)."""
+"""Flag in proc(5), stat, field 9: forked, and no exec since (linux/sched.h)."""
 _PF_KTHREAD = 0x200000
 _EXEC_LOOK_S, _EXEC_LOOKS_MAX = 0.001, 1000
-"""Between two looks at a process whose exec is under way, and how many: it is over when it gets the processor."""
+"""Time between two looks at a process in an exec, and their number. The exec ends once it gets the processor."""
 
 
 class OrphanProcess(NamedTuple):
-    """A process that was found by its cookie."""
+    """A process that was found by its environment marker."""
 
     pid: int
     command: str
@@ -46,10 +44,10 @@ def marker_value(owner: InstanceId, instance_id: str, pool: str) -> str:
 
 
 def kill_waves(is_meant: Callable[[str], bool], give_up_at: float) -> tuple[list[OrphanProcess], list[OrphanProcess]]:
-    """SIGKILL every process whose cookie is meant, and what those have forked meanwhile, until there is none.
+    """Send SIGKILL to every process whose marker `is_meant` accepts, and to their new forks, until none is left.
 
-    Return those that were killed and those that are there still at `give_up_at` (clock.monotonic). Blocks, and may
-    block for longer: reading the environment of a process that the kernel holds can take as long as that.
+    Return those that were killed, and those that are still there at `give_up_at` (clock.monotonic). Blocks, possibly
+    past that time: reading the environment of a process that the kernel holds can take long.
     """
     swept: dict[int, OrphanProcess] = {}
     while True:
@@ -64,8 +62,8 @@ def kill_waves(is_meant: Callable[[str], bool], give_up_at: float) -> tuple[list
 
 
 def ownerless() -> Callable[[str], bool]:
-    """Return the test of a cookie: is its owner gone? Each owner is looked at once."""
-    known = {"": False, _marker_of("self"): False}  # whoever started us from a leftover wants us to live
+    """Return a predicate: is the owner of a marker gone? Each owner is checked once."""
+    known = {"": False, _marker_of("self"): False}  # its own marker: an orphan may have started this process
 
     def is_ownerless(marker: str) -> bool:
         if marker not in known:
@@ -77,14 +75,14 @@ def ownerless() -> Callable[[str], bool]:
 
 
 def let_guards_finish(is_meant: Callable[[str], bool]) -> None:
-    """The guard of a supervisor that died this moment is at work, and finds what cleaned its environment, too.
+    """Wait for the guards of supervisors that have just died: they also find processes that cleaned their environment.
 
-    One that was stopped goes on. None that is still there after `GUARD_S` is spared: it is killed with the rest. Raise
-    OSError when not all could be looked at.
+    Stopped guards are continued. A guard that is still there after `GUARD_S` is killed with the rest. Raise OSError if
+    not all processes could be examined.
     """
     pidfds = []
     try:
-        for pid in _carriers(is_meant):
+        for pid in _marked_pids(is_meant):
             if not _is_guard(pid):
                 continue
             try:
@@ -104,15 +102,14 @@ def let_guards_finish(is_meant: Callable[[str], bool]) -> None:
 
 
 def _kill_wave(is_meant: Callable[[str], bool], give_up_at: float, found: list[OrphanProcess]) -> bool:
-    """SIGKILL every process whose cookie is meant, once, and wait a moment for their ends; return whether all could be
-    looked at.
+    """Send SIGKILL once to every process whose marker `is_meant` accepts, and wait a moment for their ends.
 
-    The environment is read again after the pidfd is open, so that a number that was given to someone else meanwhile is
-    not hit.
+    Return whether all processes could be examined. The environment is read again after the pidfd is open: the pid may
+    have been reused meanwhile.
     """
     pidfds = []
     try:
-        for pid in _carriers(is_meant):
+        for pid in _marked_pids(is_meant):
             command = _command(pid)
             try:
                 pidfds.append(os.pidfd_open(pid))
@@ -124,7 +121,7 @@ def _kill_wave(is_meant: Callable[[str], bool], give_up_at: float, found: list[O
                     signal.pidfd_send_signal(pidfds[-1], signal.SIGKILL)
                     found.append(OrphanProcess(pid, command, marker))
             except (ProcessLookupError, PermissionError):
-                pass  # gone, or not ours to signal
+                pass  # gone, or not permitted
     except OSError:
         return False  # no descriptor is left, or no memory
     finally:
@@ -134,35 +131,35 @@ def _kill_wave(is_meant: Callable[[str], bool], give_up_at: float, found: list[O
     return True
 
 
-def _carriers(is_meant: Callable[[str], bool]) -> Iterator[int]:
+def _marked_pids(is_meant: Callable[[str], bool]) -> Iterator[int]:
     for name in os.listdir("/proc"):
         if name.isdigit() and is_meant(_marker_of(name)):
             yield int(name)
 
 
 def _marker_of(pid: str) -> str:
-    """Raise OSError when that cannot be told."""
-    believed = False
+    """Return the marker of a process; empty if it has none. Raise OSError if it cannot be read."""
+    was_empty = False
     for _ in range(_EXEC_LOOKS_MAX):
         try:
             with open(f"/proc/{pid}/environ", "rb", buffering=0) as file:
                 environment = b"\0" + file.readall()
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             return ""  # gone, or another user's
-        if len(environment) > 1 or believed:
+        if len(environment) > 1 or was_empty:
             break
         if _is_in_exec(int(pid)):
             _wait_for_end(int(pid), _EXEC_LOOK_S)
         else:
-            believed = True  # if it is as empty once more: the exec may have been over by this look
+            was_empty = True  # if it is empty again: the exec may have ended between the two looks
     _, found, rest = environment.partition(f"\0{MARKER}=".encode())
     return rest.partition(b"\0")[0].decode("utf-8", "replace") if found else ""
 
 
 def _is_in_exec(pid: int) -> bool:
-    """Tell whether it has a new memory into which no environment was written yet, so that it seems to have none.
+    """Return whether it has new memory to which no environment was written yet, so that it seems to have none.
 
-    Where that will begin is not known then (proc(5), stat, field 50); of the dead and of kernel threads it never is.
+    The start of the environment is then 0 (proc(5), stat, field 50), as it always is for the dead and kernel threads.
     """
     fields = stat_fields(pid)
     if not fields or fields[0] in (b"Z", b"X"):
@@ -171,7 +168,7 @@ def _is_in_exec(pid: int) -> bool:
 
 
 def _command(pid: int) -> str:
-    """Return how it was started, for the log, and the name that it has now: a fork keeps the former."""
+    """Return its current name and its command line, for the log. A fork keeps the command line."""
     try:
         with open(f"/proc/{pid}/comm", "rb") as comm, open(f"/proc/{pid}/cmdline", "rb") as cmdline:
             words = b" ".join(cmdline.read(200).split(b"\0"))
@@ -201,7 +198,7 @@ def _wait_for(pidfds: list[int], give_up_at: float) -> None:
 
 
 def _is_guard(pid: int) -> bool:
-    """Tell a guard from what it has forked: that has the same command line, but never went through an exec."""
+    """Return whether it is a guard. A fork of a guard has the same command line, but never went through an exec."""
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as cmdline:
             words = cmdline.read(4096).split(b"\0")

@@ -1,7 +1,7 @@
 """Start a guard.
 
-Runs in: supervisor. Part of the seam. The host process is left alone: the guard is started by `subprocess` (never a
-fork of the host), and no signal handler, subreaper or waitpid(-1) is set up here.
+Runs in: supervisor. Part of the seam. The host process is left as it is: `subprocess` starts the guard (the host is
+never forked), and no signal handler, subreaper or waitpid(-1) is set up here.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from killable.workers.protocol import fd_passing
 
 
 def package_folders() -> dict[str, str]:
-    """Return where our packages lie, for interpreters in which they are not installed."""
+    """Return the folders of the packages, for interpreters in which they are not installed."""
     return {
         "killable": str(Path(killable.__file__).parent),
         "killable.workers": str(Path(killable.workers.__file__).parent),
     }
 
 
-def _talk() -> int:
-    """Return where the pool's own processes say what is wrong with them: stderr, if this program has one."""
+def _error_output() -> int:
+    """Return the descriptor for error output of guard and zygote: stderr, if this program has one."""
     try:
         descriptor = sys.__stderr__.fileno()  # type: ignore[union-attr]
         os.fstat(descriptor)
@@ -40,7 +40,7 @@ def _talk() -> int:
 def start_guard(
     python: str, folder: str, environment: Mapping[str, str]
 ) -> tuple[subprocess.Popen[bytes], socket.socket]:
-    """Return its process and our end of its socket. Raise OSError."""
+    """Start a guard; return its process and the supervisor's end of its socket. Raise OSError."""
     ours, theirs = fd_passing.open_pair()
     packages = package_folders()
     arguments = {"packages": packages, "socket_fd": theirs.fileno(), "owner": os.getpid()}
@@ -50,7 +50,7 @@ def start_guard(
             guard = subprocess.Popen(
                 [python or sys.executable, "-S", "-P", boot, "guard", json.dumps(arguments)],
                 stdin=subprocess.DEVNULL,
-                stdout=_talk(),
+                stdout=_error_output(),
                 stderr=subprocess.STDOUT,
                 pass_fds=[theirs.fileno()],
                 cwd=folder or None,

@@ -1,7 +1,7 @@
-"""Forks of the program that a supervisor lives in: they must not hold what is its own.
+"""Forks of the host program: a child must not keep the supervisor's descriptors.
 
-Runs in: supervisor. Part of the seam. A child that held the writing end of a worker's orders would keep that worker;
-one that unregistered a descriptor would do so in the parent, with which it shares the epoll(7) instance.
+Runs in: supervisor. Part of the seam. A child that held the writing end of a worker's orders would keep that worker
+alive. A child that unregistered a descriptor would do so for the parent too: they share the epoll(7) instance.
 """
 
 from __future__ import annotations
@@ -14,20 +14,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import asyncio
 
-putting_off = threading.RLock()
-"""While it is held no other thread forks: what was just opened is not yet known to `leave_to_parent`, and a copy of
-the pipe on which `subprocess.Popen` waits for its child's exec would make that wait as long as the copy lives.
+forks_postponed = threading.RLock()
+"""While it is held no other thread forks. Descriptors that were just opened are not yet known to `close_in_child`. And
+`subprocess.Popen` waits on a pipe for its child's exec: it would wait as long as a fork holds a copy of that pipe.
 """
-os.register_at_fork(before=putting_off.acquire, after_in_parent=putting_off.release, after_in_child=putting_off.release)
+os.register_at_fork(
+    before=forks_postponed.acquire, after_in_parent=forks_postponed.release, after_in_child=forks_postponed.release
+)
 
 
 def in_each_child(act: Callable[[], None]) -> None:
-    """Have something done in every child of this process that `os.fork` makes, for as long as this process lives."""
+    """Run `act` in every child that `os.fork` makes of this process. It cannot be unregistered."""
     os.register_at_fork(after_in_child=act)
 
 
 def leave_loop_to_parent(loop: asyncio.SelectorEventLoop) -> None:
-    """Close a loop's own descriptors in a child: not `loop.close`, which would speak to the parent's epoll."""
+    """Close a loop's own descriptors in a child. `loop.close` would also change the parent's epoll instance."""
     if loop.is_closed():
         return
     loop._selector.close()  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Which run of which process something belongs to, told by its name alone: a cgroup, a cookie, a temporary folder.
+"""Identify one run of one process by a name, which its cgroups, environment markers and temporary folders carry.
 
 Runs in: supervisor. Part of the seam.
 """
@@ -16,26 +16,27 @@ _FOLDER = re.compile(r"killable-([0-9a-f]{12})-([0-9a-f]+)-([0-9a-f]+)-[a-z0-9_]
 
 
 class InstanceId(NamedTuple):
-    """One run of one process: no other one, before or after, is equal to it."""
+    """One run of one process: no earlier or later run is equal to it."""
 
     boot: str
     namespace: int
-    """Of pids (its inode): containers share cgroup directories and folders, and count their pids each."""
+    """Inode of the pid namespace: containers share cgroup directories and folders, and each numbers its own pids."""
     pid: int
     started: int
-    """In clock ticks since boot (proc(5), stat, field 22): a wall-clock time moves with the clock."""
+    """Start in clock ticks since boot (proc(5), stat, field 22): a wall-clock time moves with the clock."""
 
     @classmethod
     def of(cls, pid: int) -> InstanceId | None:
-        """Return the process that has this pid now; None when there is none, or only its remains (a zombie). Raise
-        OSError when that cannot be told.
+        """Return the id of the process that has this pid now; None if there is none, or only a zombie.
+
+        Raise OSError if /proc cannot be read.
         """
         started = _start_ticks(pid)
         return None if started is None else cls(*_here(), pid, started)
 
     @classmethod
     def named(cls, name: str) -> InstanceId | None:
-        """Return the owner that `name` names, if it is such a name and nothing more."""
+        """Parse a `name`; return None if it is not exactly such a name."""
         found = _NAME.fullmatch(name)
         return None if found is None else cls(found[1], *(int(number) for number in found.groups()[1:]))
 
@@ -45,14 +46,14 @@ class InstanceId(NamedTuple):
 
     @property
     def folder_prefix(self) -> str:
-        """What `tempfile.mkdtemp` begins the name of its folder with.
+        """Prefix of the temporary folder's name, for `tempfile.mkdtemp`.
 
-        Short, because of the 108 bytes of a Unix socket's path (unix(7)): a job makes such sockets below it.
+        It is short because of the 108 bytes of a Unix socket's path (unix(7)): jobs make such sockets below it.
         """
         return f"killable-{_digest(self.boot, self.namespace)}-{self.pid:x}-{self.started:x}-"
 
     def is_gone(self) -> bool:
-        """Tell whether it is known to live no more. Of another boot or pid namespace nothing can be told."""
+        """Return whether it is known to have ended. For another boot or pid namespace that is never known."""
         try:
             if (self.boot, self.namespace) != _here() or not sees_own_pids():
                 return False
@@ -62,15 +63,12 @@ class InstanceId(NamedTuple):
 
 
 def boot_id() -> str:
-    """Return what names this run of this machine's kernel: another one on it, or on another machine, has another name.
-
-    Raise OSError.
-    """
+    """Return the id of this boot of this machine; every boot of every machine has another. Raise OSError."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", "")
 
 
 def owner_of_folder(name: str) -> InstanceId | None:
-    """Return whose folder has this name, if it has exactly our scheme and comes from this boot and pid namespace."""
+    """Return the owner of a temporary folder; None if the name has another form, or another boot or pid namespace."""
     found = _FOLDER.fullmatch(name)
     if found is None or found[1] != _digest(*_here()):
         return None
@@ -78,17 +76,17 @@ def owner_of_folder(name: str) -> InstanceId | None:
 
 
 def sees_own_pids() -> bool:
-    """Tell whether /proc numbers processes as this one does (pid_namespaces(7)): the numbers of another pid namespace
-    would be strangers.
+    """Return whether /proc shows the pids of this process's own namespace (pid_namespaces(7)): those of another one
+    would name foreign processes.
     """
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("NSpid:"):
-            return len(line.split()) == 2  # from the namespace of /proc down to our own: they are one
+            return len(line.split()) == 2  # a pid for each namespace from that of /proc to our own: they are the same
     return True
 
 
 def _is_hidden(pid: int) -> bool:
-    """Tell whether there is such a process and /proc does not show it (proc(5), hidepid)."""
+    """Return whether the process exists although /proc does not show it (proc(5), hidepid)."""
     if os.path.exists(f"/proc/{pid}"):
         return False
     try:
@@ -112,5 +110,5 @@ def _start_ticks(pid: int) -> int | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     fields = stat[stat.rindex(")") + 2 :].split()
-    # One whose main thread alone has ended shows as a zombie, too: it has more than one thread, and lives.
+    # A process in which only the main thread has ended also shows as a zombie: it has other threads, and lives.
     return None if fields[0] in "ZX" and int(fields[17]) <= 1 else int(fields[19])

@@ -1,7 +1,7 @@
-"""Whether the kernel's out-of-memory killer struck: the counter of the memory cgroup that supervisor and workers share.
+"""Detect kills by the out-of-memory killer, by the counter of the memory cgroup that supervisor and workers share.
 
-Runs in: supervisor. Part of the seam. The kernel counts each victim in the group that the victim is in, whatever the
-memory was short of: that group's own limit, one above it, the whole machine.
+Runs in: supervisor. Part of the seam. The kernel counts each victim in the victim's own cgroup, whichever limit was
+reached: that of this cgroup, that of one above it, or the memory of the machine.
 """
 
 from __future__ import annotations
@@ -16,36 +16,36 @@ VICTIMS = "oom_kill"
 
 
 def counted(name: str, text: bytes) -> int | None:
-    """Return a number of `memory.events` (v2) or `memory.oom_control` (v1); both have `oom_kill`, the victims."""
+    """Return a counter of `memory.events` (v2) or `memory.oom_control` (v1); both have `oom_kill`, the victims."""
     found = re.search(rf"^{name} (\d+)$".encode(), text, re.MULTILINE)
     return int(found[1]) if found else None
 
 
 def own_limit_struck(before: bytes, after: bytes) -> bool:
-    """Tell from a group's `memory.events` whether it was killed for its own memory.max.
+    """Return whether a cgroup was killed for its own memory.max, by its `memory.events` before and after.
 
-    `oom_kill` counts a victim of the whole machine's shortage too, `oom` only what this group's limit did.
+    `oom_kill` also counts victims of a shortage of the whole machine, `oom` only hits of this cgroup's own limit.
     """
     return all((counted(name, after) or 0) > (counted(name, before) or 0) for name in ("oom", "oom_kill"))
 
 
 class OomCounter:
-    """Keeps the file open, so that a reading costs a microsecond."""
+    """Reads the victim counter. Keeps its file open, so that a reading costs a microsecond."""
 
     def __init__(self, path: Path | None = None) -> None:
-        """`path` is the file that counts (default: this process's own group's)."""
+        """`path` is the file with the counter (default: that of this process's own cgroup)."""
         self._descriptor = -1
         self._claimed = 0
-        """So many victims are known: nobody who dies later was one of them."""
+        """Victims counted up to here are attributed: a process that dies later was none of them."""
         try:
             path = path or _file_of_own_group()
             if path is not None:
                 self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
-            pass  # not known, then
+            pass  # unknown, then
 
     def read(self) -> bytes:
-        """Return what the kernel tells now; empty where nothing does."""
+        """Return the current text of the file; empty if there is none."""
         if self._descriptor < 0:
             return b""
         try:
@@ -54,9 +54,9 @@ class OomCounter:
             return b""
 
     def evidence(self, before: bytes, *, claims: bool) -> str:
-        """Return yes, no or unknown: whether there was a victim since a reading, not known to be another.
+        """Return yes, no or unknown: whether there was a victim after the reading `before` that is not attributed yet.
 
-        It `claims` them when it was killed with SIGKILL, and not by us.
+        `claims`: attribute the victims to the caller's process: SIGKILL ended it, but not the supervisor's.
         """
         was, is_now = counted(VICTIMS, before), counted(VICTIMS, self.read())
         if was is None or is_now is None:
@@ -74,7 +74,7 @@ class OomCounter:
 
 
 def _file_of_own_group() -> Path | None:
-    """Return the file that counts for this process: the memory controller is on v1 or on v2, never on both."""
+    """Return the counter file of this process's cgroup: the memory controller is on v1 or on v2, never on both."""
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
         for kind, names, root, mount in mounts():

@@ -1,9 +1,9 @@
-"""What dead ones of us have left, found by name: groups, processes, temporary folders. It is ended and removed.
+"""End and remove what dead supervisors left behind: cgroups, processes and temporary folders, found by name.
 
 Runs in: supervisor; a thread of its own at the start. Part of the seam.
 
-An owner's name (`owners`) is in each of them. What is left by a living one, or by one of which nothing can be told
-(another boot, another pid namespace), is left alone.
+Each of them carries the name of its owner (`instance_id`). Nothing is touched if the owner lives, or if that cannot be
+determined (another boot, another pid namespace).
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from killable.supervisor.linux.instance_id import InstanceId, owner_of_folder, s
 from killable.workers.runtime.removal import remove_tree
 
 EMPTY_MS = 1000
-"""How long a group may take to become empty after it was killed, at the start of a supervisor."""
+"""How long a killed cgroup may take to become empty, at the start of a supervisor."""
 WAVES_S = 3.0
-"""How long processes that fork on are killed again and again."""
+"""How long to kill processes that fork on, again and again."""
 SWEEP_S = 8.0
-"""How long a start waits for all of it: a process that the kernel holds can hold up whoever reads its /proc files."""
+"""How long a start waits for the whole sweep: reading the /proc files of a process that the kernel holds can block."""
 
 logger = logging.getLogger("killable.system")
 
 
 def sweep_in_thread(finished: Callable[[], None]) -> None:
-    """End and remove what dead supervisors have left, and log it; `finished` is called, in the thread, when no process
-    is in the way any more. The folders, which may hold millions of files, are removed after that.
+    """End and remove what dead supervisors left, in a thread, and log it. `finished` is called in that thread when all
+    processes are dealt with. The folders, which may hold millions of files, are removed after that.
     """
 
     def sweep() -> None:
@@ -49,8 +49,8 @@ def sweep_in_thread(finished: Callable[[], None]) -> None:
 
 
 def sweep_marker_in_thread(marker: str, patience_s: float, finished: Callable[[], None]) -> None:
-    """End what carries this cookie, whose guard is gone; `finished` is called in the thread, after `patience_s` at the
-    latest.
+    """End the processes with this environment marker, whose guard is gone, in a thread. `finished` is called in that
+    thread, after `patience_s` at the latest.
     """
 
     def sweep() -> None:
@@ -63,7 +63,7 @@ def sweep_marker_in_thread(marker: str, patience_s: float, finished: Callable[[]
 
 
 def _try(sweep: Callable[[], None]) -> None:
-    """What fails (no descriptor is left) is said, and left to the next start."""
+    """Log a failure (no descriptor is left), and leave the rest to the next start."""
     try:
         sweep()
     except OSError as error:
@@ -72,7 +72,7 @@ def _try(sweep: Callable[[], None]) -> None:
 
 def _sweep_what_runs() -> None:
     if sees_own_pids():
-        is_meant = env_marker.ownerless()  # once: whose owner dies meanwhile has a guard that has not finished
+        is_meant = env_marker.ownerless()  # only once: the guard of an owner that dies meanwhile is still at work
         env_marker.let_guards_finish(is_meant)
         for name in sweep_groups():
             logger.warning("swept", extra={"cgroup": name})
@@ -80,7 +80,7 @@ def _sweep_what_runs() -> None:
 
 
 def _start_thread(target: Callable[[], None]) -> None:
-    """Not of the loop's executor, whose threads are waited for at the end and may all be removing folders."""
+    """Start a thread outside the loop's executor: its threads are waited for at the end and may all be in use."""
     try:
         threading.Thread(target=target, name="killable-sweep", daemon=True).start()
     except RuntimeError:  # no thread can be started: the loop has to wait
@@ -99,7 +99,7 @@ def _sweep_processes(is_meant: Callable[[str], bool], patience_s: float) -> None
 
 
 def sweep_groups() -> list[str]:
-    """Kill and remove the groups of supervisors that are gone; return their names."""
+    """Kill and remove the cgroups of supervisors that are gone; return their names."""
     own = own_directory()
     if own is None:
         return []
@@ -108,7 +108,7 @@ def sweep_groups() -> list[str]:
         try:
             paths = [directory, *(child for child in directory.iterdir() if child.is_dir())]
         except FileNotFoundError:
-            continue  # another start was quicker
+            continue  # another start has removed it
         for path in paths:
             try:
                 (path / "cgroup.kill").write_bytes(b"1")
@@ -121,7 +121,7 @@ def sweep_groups() -> list[str]:
 
 
 def _ownerless_groups(own: Path) -> Iterator[Path]:
-    """Yield the groups whose owner is gone; of another boot or pid namespace nothing can be told, so those are left."""
+    """Yield the cgroups whose owner is gone. That is unknown for another boot or pid namespace: those are left out."""
     for directory in own.glob("killable-*"):
         owner = InstanceId.named(directory.name.rpartition("-")[0])  # the last part is the instance
         if owner is not None and directory.is_dir() and owner.is_gone():
@@ -129,7 +129,7 @@ def _ownerless_groups(own: Path) -> Iterator[Path]:
 
 
 def _remove_when_empty(directory: Path) -> None:
-    """Remove a group whose processes were just killed; `cgroup.events` tells when they are gone (cgroups(7))."""
+    """Remove a cgroup whose processes were just killed; `cgroup.events` reports when they are gone (cgroups(7))."""
     try:
         with open(directory / "cgroup.events", "rb", buffering=0) as events:
             poll = select.poll()
@@ -155,12 +155,12 @@ def sweep_folders(parent: str) -> None:
         path = os.path.join(parent, name)
         if owner is None or not owner.is_gone() or not _is_own_folder(path):
             continue
-        remove_tree(path)  # follows no symbolic link, not even one that is put there now
+        remove_tree(path)  # follows no symbolic link, not even one that is made meanwhile
         logger.warning("swept", extra={"folder": path})
 
 
 def _is_own_folder(path: str) -> bool:
-    """Tell whether it is a directory, itself and not through a link, and belongs to the user that we run as."""
+    """Return whether it is a directory, not a link to one, and belongs to the user of this process."""
     try:
         status = os.lstat(path)
     except OSError:

@@ -1,4 +1,4 @@
-"""One end of a worker's pipe or socket in the event loop: bounded reads, writes that never block.
+"""One end of a worker's pipe or socket in the event loop: bounded reads, and writes that never block.
 
 Runs in: supervisor. Part of the seam.
 """
@@ -15,15 +15,15 @@ from collections.abc import Callable, Sequence
 from killable.supervisor.ports import PIPE_BYTES
 
 READ_BYTES = 8192
-"""Per pipe and turn of the loop: with eight flooding workers on two cores a kill was 22 ms late (p99) at 8 KiB, 42
-ms at 64 KiB.
+"""Maximum per pipe and iteration of the loop: with eight flooding workers on two cores a kill was 22 ms late (p99) at
+8 KiB, 42 ms at 64 KiB.
 """
 LARGE_READ_BYTES = PIPE_BYTES
-"""Of one value that is longer: its bytes are only laid aside, which takes no time."""
+"""The same within one longer value: its bytes are only stored, which takes no time."""
 
 
 class PipeReader:
-    """The reading end of a pipe; owns the descriptor. It reads nothing by itself before `start`."""
+    """The reading end of a pipe; owns the descriptor. Before `start` only `drain` reads."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, descriptor: int, sink: Callable[[bytes], None]) -> None:
         self._loop = loop
@@ -33,7 +33,7 @@ class PipeReader:
         os.set_blocking(descriptor, False)
 
     def start(self) -> None:
-        """Read whenever something is there. Raise OSError."""
+        """Read whenever the pipe is readable. Raise OSError."""
         self._loop.add_reader(self._descriptor, self._read_once)
 
     def _read_once(self) -> None:
@@ -44,17 +44,15 @@ class PipeReader:
         if data:
             self._sink(data)
         else:
-            self._loop.remove_reader(self._descriptor)  # end-of-file stays readable
+            self._loop.remove_reader(self._descriptor)  # a pipe at end-of-file stays readable
 
     def pause(self) -> None:
-        """Read only what is asked for, by `drain`."""
+        """Read only in `drain` from here on."""
         if self._descriptor >= 0:
             self._loop.remove_reader(self._descriptor)
 
     def drain(self, bytes_max: int = 1 << 20) -> None:
-        """Read all that is there now: to end-of-file or EAGAIN (the pipe's own capacity bounds it), at most
-        `bytes_max`.
-        """
+        """Read until end-of-file or EAGAIN (the pipe's own capacity bounds it), but at most `bytes_max`."""
         while self._descriptor >= 0 and bytes_max > 0:
             try:
                 data = os.read(self._descriptor, min(PIPE_BYTES, bytes_max))
@@ -65,8 +63,8 @@ class PipeReader:
             bytes_max -= len(data)
             self._sink(data)
 
-    def leave_to_parent(self) -> None:
-        """In a fork of this process: close, and leave the parent's loop, whose epoll(7) is the same one, alone."""
+    def close_in_child(self) -> None:
+        """Close in a fork of this process, without the loop: its epoll(7) instance is shared with the parent."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -79,21 +77,21 @@ class PipeReader:
 
 
 class PipeWriter:
-    """The writing end of a worker's orders socket; owns it. What does not fit is kept and written when it does."""
+    """The writing end of a worker's orders socket; owns it. Bytes that do not fit are kept and written later."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, descriptor: int) -> None:
         self._loop = loop
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor)
         self._socket.setblocking(False)
         self._waiting: deque[tuple[memoryview, Sequence[int]]] = deque()
-        """What has not been taken yet, each with descriptors of our own to go along."""
+        """Bytes not written yet, each with duplicated descriptors to pass along."""
         self._lock = threading.Lock()
-        """Between a write in another thread and the end: afterwards the number is a stranger's."""
+        """Guards a write in another thread against the close, after which the descriptor may be reused."""
         self.is_closed = False
 
     def write_now(self, data: bytes, passed: Sequence[int]) -> int | None:
-        """Write what there is room for, from any thread; nothing may be waiting to be written. Return how much; None:
-        the reader is gone, or is not to read any more.
+        """Write as much as there is room for, from any thread; no earlier bytes may be waiting. Return the number of
+        bytes written, or None if the reader is gone or this end is closed.
         """
         with self._lock:
             if self.is_closed:
@@ -103,27 +101,27 @@ class PipeWriter:
             except (BrokenPipeError, ConnectionResetError):
                 return None
             except OSError:
-                return 0  # what can be passed later, or never, is found out by `write`
+                return 0  # `write` finds out whether it can be passed later, or never
 
     def write(self, data: bytes, passed: Sequence[int] = ()) -> None:
-        """Write bytes and, with the first of them, pass descriptors, which stay the caller's."""
+        """Write bytes and pass descriptors with the first of them; the caller still owns the descriptors."""
         if self.is_closed:
             return
         written = 0 if self._waiting else self._try(data, passed)
         if written == len(data) or self.is_closed:
             return
         try:
-            # Copies: the caller's may be closed, and a number be another's, before they are passed.
+            # Duplicates: the caller may close its own, and their numbers be reused, before they are passed.
             kept = () if written else _copies(passed)
         except OSError:
-            self.close()  # no descriptor is left for one: as when it cannot be passed
+            self.close()  # no descriptor is left to duplicate one: the same as if it cannot be passed
             return
         self._waiting.append((memoryview(data)[written:], kept))
         if len(self._waiting) == 1:
             try:
                 self._loop.add_writer(self._socket, self._write_more)
             except OSError:
-                self.close()  # the rest could never go out
+                self.close()  # the rest could never be written
 
     def _write_more(self) -> None:
         data, passed = self._waiting[0]
@@ -138,23 +136,23 @@ class PipeWriter:
             self._loop.remove_writer(self._socket)
 
     def _try(self, data: bytes | memoryview, passed: Sequence[int]) -> int:
-        """Write what there is room for; close when nothing ever will be."""
+        """Write as much as there is room for; close if nothing can be written any more."""
         try:
             return self._send(data, passed)
         except OSError:
-            # The reader is gone, or nothing can be passed to it (ETOOMANYREFS, ENOBUFS): it ends with its orders.
+            # The reader is gone, or nothing can be passed to it (ETOOMANYREFS, ENOBUFS): the close makes it exit.
             self.close()
             return 0
 
     def _send(self, data: bytes | memoryview, passed: Sequence[int]) -> int:
-        """Return how much was taken. Raise OSError for what will not pass."""
+        """Return the number of bytes written, 0 if there is no room. Raise OSError if they cannot be sent."""
         try:
             return socket.send_fds(self._socket, [data], passed) if passed else self._socket.send(data)
         except BlockingIOError:
             return 0
 
-    def leave_to_parent(self) -> None:
-        """In a fork of this process."""
+    def close_in_child(self) -> None:
+        """Close in a fork of this process, without the loop."""
         self.is_closed = True
         self._socket.close()
         self._drop_waiting()
@@ -175,7 +173,7 @@ class PipeWriter:
 
 
 def _copies(descriptors: Sequence[int]) -> Sequence[int]:
-    """Raise OSError, leaving nothing open."""
+    """Duplicate descriptors. Raise OSError, leaving no duplicate open."""
     copies: list[int] = []
     try:
         for descriptor in descriptors:

@@ -1,7 +1,7 @@
-"""What the processes of a worker's tree hold and have used, from /proc (proc(5)).
+"""Memory and processor time of the processes of a worker's tree, from /proc (proc(5)).
 
-Runs in: supervisor. Part of the seam. Numbers of processes are only ever read here: one that has been given to a
-stranger in the meantime costs a wrong sample, never a signal. The caller checks its pidfd afterwards.
+Runs in: supervisor. Part of the seam. Pids are only used to read: one that was reused in the meantime costs a wrong
+sample, never a signal. The caller checks its pidfd afterwards.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _READ_BYTES = 64 << 10
 
 
 def members(pid: int, grouped: Iterable[int], at_most: int) -> list[int]:
-    """Return the tree of a worker, itself first, zombies included; no more than `at_most` processes of it.
+    """Return the pids of a worker's tree, itself first, zombies included, but no more than `at_most`.
 
-    `grouped` are the processes of its cgroup, so that one read finds them all. Its children are looked for too: those
-    that have moved out, and the zombies that a group does not show. Without a group the whole tree is walked.
+    `grouped` are the processes of its cgroup, which one read finds. The tree is walked too, for processes that have
+    moved out of the cgroup and for zombies, which a cgroup does not list.
     """
     found = dict.fromkeys((pid, *grouped))
     if at_most <= 1:
@@ -39,7 +39,7 @@ def members(pid: int, grouped: Iterable[int], at_most: int) -> list[int]:
 
 
 def _children(pid: int) -> Iterator[int]:
-    """Yield the children of every thread of a process. The kernel may leave out some while others end: see members."""
+    """Yield the children of every thread of a process. The kernel may leave out some while others end."""
     try:
         threads = os.listdir(f"/proc/{pid}/task")
     except OSError:
@@ -49,9 +49,9 @@ def _children(pid: int) -> Iterator[int]:
 
 
 def private_bytes(pid: int) -> int | None:
-    """Return the resident memory that no file backs (resident less shared), 0 for a zombie; 3 µs. None: see _read.
+    """Return the resident memory that no file backs (resident less shared), 0 for a zombie; 3 µs. None: see `_read`.
 
-    A page that a fork has left to two processes counts in both, and memory that is shared on purpose in none.
+    A page that two processes share after a fork counts in both; memory that is shared on purpose counts in none.
     """
     statm = _read(f"/proc/{pid}/statm")
     if not statm:
@@ -61,35 +61,34 @@ def private_bytes(pid: int) -> int | None:
 
 
 def exact_bytes(pid: int) -> tuple[int, int]:
-    """Return the private memory that only this process has, and that with its share of what forks have left to it.
+    """Return the private memory that only this process has, and that plus its share of memory shared by forks.
 
-    From smaps_rollup, for which the kernel walks all of its pages.
+    Both come from smaps_rollup, for which the kernel walks all of its pages.
     """
     lines = (_read(f"/proc/{pid}/smaps_rollup") or b"").splitlines()
     rows = {name: rest.split() for name, _, rest in (line.partition(b":") for line in lines)}
     alone, anonymous, proportional = (
         int(rows[name][0]) * 1024 if name in rows else 0 for name in (b"Private_Dirty", b"Anonymous", b"Pss_Anon")
     )
-    return min(alone, anonymous), proportional  # what is dirty may be a file's
+    return min(alone, anonymous), proportional  # dirty pages may belong to a file
 
 
 def cpu_s(pids: Sequence[int], in_group_s: float | None) -> float:
-    """Return the processor time of a tree's processes, the worker's first, and of the children that they have waited
-    for; that of its group, if it has one, counts what nobody waited for, too, but no worker that has moved out.
+    """Return the processor seconds of a tree (`pids`, the worker first) and of the children that it has waited for.
+
+    The time of its cgroup, `in_group_s`, also counts children that were never waited for, but no worker that moved out.
     """
     counted = pids if in_group_s is None else pids[:1]
     return max(in_group_s or 0.0, sum((process_cpu_s(pid) or 0.0) + _waited_s(pid) for pid in counted))
 
 
 def stat_fields(pid: int) -> list[bytes]:
-    """Return the fields of proc_pid_stat(5) from the state on, which is the third there; none of a process that is
-    gone.
-    """
+    """Return the fields of proc_pid_stat(5) from the third, the state, on; none if the process is gone."""
     return (_read(f"/proc/{pid}/stat") or b"").rpartition(b")")[2].split()
 
 
 def is_stopped(pid: int) -> bool:
-    """Tell whether a process was stopped by a signal (state T or t of proc_pid_stat(5))."""
+    """Return whether a process is stopped by a signal (state T or t of proc_pid_stat(5))."""
     return stat_fields(pid)[:1] in ([b"T"], [b"t"])
 
 
@@ -98,8 +97,8 @@ def _waited_s(pid: int) -> float:
 
 
 def usage(pid: int | None) -> Usage:
-    """Measure one process. Not in the event loop: the kernel walks all of its pages."""
-    import psutil  # only for those who look at workers
+    """Measure one process. Do not call it in the event loop: the kernel walks all pages of the process."""
+    import psutil  # only when the use of workers is requested
 
     if pid is None:
         return Usage()
@@ -116,7 +115,7 @@ def usage(pid: int | None) -> Usage:
 
 
 def _read(path: str) -> bytes | None:
-    """Return a small file of /proc; None when its process has gone, or no descriptor is left."""
+    """Return a small file of /proc; None if its process is gone, or no descriptor is left."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:

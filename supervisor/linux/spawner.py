@@ -1,4 +1,4 @@
-"""A pool's processes, seen from above: start a zygote, ask for forks, and start again when a zygote is lost.
+"""The processes of one pool: start a zygote, request forks from it, and start another when it is lost.
 
 Runs in: supervisor. Part of the seam.
 """
@@ -28,14 +28,14 @@ THREAD_LIMITS = {
     "TOKENIZERS_PARALLELISM": "false",
     "ORT_DISABLE_TELEMETRY": "1",
 }
-"""Set before any preload, unless the pool or the environment says otherwise: a zygote with threads cannot fork.
+"""Set before any preload, unless the pool or the environment sets them: a zygote with threads cannot fork.
 
-onnxruntime starts a thread when it is imported, to send reports on its use to its maker.
+onnxruntime starts a thread on import, to send usage reports to its maker.
 """
 
 
 class PoolSpawner:
-    """Implements `seam.Spawner`: the lineage in which workers are forked, and those in which something does not go."""
+    """Implements `ports.Spawner`: one zygote host that forks workers, and those stuck with an unkillable process."""
 
     def __init__(
         self,
@@ -70,9 +70,9 @@ class PoolSpawner:
         return None if self._zygote_host is None else self._zygote_host.zygote_pid
 
     def start(self, start_method: str) -> None:
-        os.makedirs(self._tmp, 0o700, exist_ok=True)  # what tidies /tmp up may have taken it
+        os.makedirs(self._tmp, 0o700, exist_ok=True)  # a cleaner of /tmp may have removed it
         configure = self._configure(start_method)
-        with host_forks.putting_off:
+        with host_forks.forks_postponed:
             if self._zygote_host is None:
                 self._zygote_host = self._open_zygote_host()
             self._zygote_host.start_zygote(configure)
@@ -101,7 +101,7 @@ class PoolSpawner:
         )
 
     def _write_setup(self) -> str:
-        """A message to a zygote is bounded; what its user gives it need not be."""
+        """Write an Executor's setup to a file: it may be too large for a message. Return the path; empty for none."""
         if not self._spec.setup:
             return ""
         path = os.path.join(self._tmp, f"{self._spec.name}.setup")
@@ -128,7 +128,7 @@ class PoolSpawner:
             self._zygote_host.stop_zygote()
 
     def fork(self, worker_id: str, listener: ProcessListener) -> WorkerProcess:
-        with host_forks.putting_off:
+        with host_forks.forks_postponed:
             return self._fork(worker_id, listener)
 
     def _fork(self, worker_id: str, listener: ProcessListener) -> WorkerProcess:
@@ -162,11 +162,11 @@ class PoolSpawner:
         zygote_host.add(worker_id, process)
         return process
 
-    def leave_to_parent(self) -> None:
-        """In a fork of this process: nothing here is its own."""
+    def close_in_child(self) -> None:
+        """Close the descriptors in a fork of this process."""
         for zygote_host in (*self._stuck, self._zygote_host):
             if zygote_host is not None:
-                zygote_host.leave_to_parent()
+                zygote_host.close_in_child()
 
     async def close(self) -> None:
         self._closing = True
@@ -175,7 +175,7 @@ class PoolSpawner:
             for zygote_host in zygote_hosts:
                 closing.create_task(zygote_host.close())
 
-    # ── LineageOwner ──
+    # ── ZygoteHostListener ──
 
     def on_zygote_lost(self, zygote_host: ZygoteHost, how: str) -> None:
         self._listener.on_zygote_lost(how)

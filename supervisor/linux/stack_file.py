@@ -1,4 +1,4 @@
-"""The memory file into which a worker's stacks are written, by its handler and by faulthandler.
+"""The memory file into which a worker's signal handler and faulthandler write stacks.
 
 Runs in: supervisor. Part of the seam.
 """
@@ -10,45 +10,45 @@ import os
 import killable.workers
 from killable.supervisor import stack
 
-OUR_FOLDER = os.path.dirname(killable.workers.__file__).encode("utf-8", "backslashreplace").decode()
-"""As it stands in a stack."""
+PACKAGE_FOLDER = os.path.dirname(killable.workers.__file__).encode("utf-8", "backslashreplace").decode()
+"""The package's folder as it appears in a stack."""
 BYTES_MAX = 64 << 10
-"""Of a stack: faulthandler shows a hundred frames of each thread, a hundred threads at most."""
+"""Maximum size of a stack: faulthandler shows a hundred frames of each thread, and a hundred threads at most."""
 
 
 class StackFile:
-    """Owns its descriptor."""
+    """The stacks of one worker; owns the descriptor of the file."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._begin = 0
-        """How much of it earlier jobs had written."""
+        """Size of the file when the job began."""
         self._asked: int | None = None
-        """How much of it the job had written when our first signal went out; None: no stack was asked for."""
+        """Size of the file when the first signal to the job was sent; None: no stack was requested."""
 
     def begin(self) -> None:
-        """Another job begins."""
+        """Note that another job begins."""
         self._begin = self._size()
 
     def ask(self) -> None:
-        """A signal goes out for which a stack is written."""
+        """Note that a signal is sent for which a stack is written."""
         if self._asked is None:
             self._asked = self._size()
 
     def text(self) -> str | None:
-        """Return the stack of the fault that has ended the job, or that which was asked for; None: neither."""
-        fault = stack.of_fault(self._read(self._begin))
+        """Return the stack of the fault that ended the job, or the requested one; None if there is neither."""
+        fault = stack.fault_stack(self._read(self._begin))
         if fault:
-            return stack.of_job(stack.readable(fault), OUR_FOLDER) or None
+            return stack.job_frames(stack.readable(fault), PACKAGE_FOLDER) or None
         asked = self._read(self._asked)
-        return stack.trim(stack.readable(asked), OUR_FOLDER) if asked else None
+        return stack.trim(stack.readable(asked), PACKAGE_FOLDER) if asked else None
 
     def is_whole(self) -> bool:
-        """Tell whether the stack that was asked for has been written to its end."""
+        """Return whether the requested stack has been written completely."""
         return stack.is_whole(self._read(self._asked))
 
     def close(self) -> None:
-        """Harmless when that was done."""
+        """Close the descriptor; may be called twice."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)

@@ -1,4 +1,4 @@
-"""What one supervisor holds of the machine besides its pools: its cgroup directory and its folder for temporary files.
+"""The machine resources of one supervisor besides its pools: its cgroup directory and its temporary folder.
 
 Runs in: supervisor. Part of the seam.
 """
@@ -28,7 +28,7 @@ logger = logging.getLogger("killable.system")
 
 @dataclass(slots=True)
 class System:
-    """Made at the start, given back at the end."""
+    """The machine resources of one supervisor, from its start to its end."""
 
     loop: asyncio.AbstractEventLoop
     owner: InstanceId
@@ -37,7 +37,7 @@ class System:
     tmp: str
     oom: OomCounter
     patience_s: float
-    """How long what was killed may take to go."""
+    """How long killed processes may take to disappear, in seconds."""
     answer_s: float = ANSWER_S
     spawners: list[PoolSpawner] = field(default_factory=list)
 
@@ -59,10 +59,10 @@ class System:
         return cls(loop, owner, instance_id, cgroups, tmp, OomCounter(), settings.unkillable_s)
 
     async def sweep_orphans(self) -> bool:
-        """Wait until what dead supervisors have left is ended: it may hold what this one needs. False: not in time."""
+        """End what dead supervisors left, for it may hold what this one needs; return whether that was done in time."""
         finished = asyncio.Event()
         orphan_cleanup.sweep_in_thread(lambda: event_loops.tell(self.loop, finished.set))
-        in_time = await event_loops.came(finished, orphan_cleanup.SWEEP_S)
+        in_time = await event_loops.wait_within(finished, orphan_cleanup.SWEEP_S)
         if not in_time:
             logger.error("sweep_goes_on", extra={"detail": f"not finished after {orphan_cleanup.SWEEP_S:g} s"})
         return in_time
@@ -83,10 +83,10 @@ class System:
         self.spawners.append(spawner)
         return spawner
 
-    def leave_to_parent(self) -> None:
-        """In a fork of this process: close what belongs to the parent, and touch nothing else of it."""
+    def close_in_child(self) -> None:
+        """Close the parent's descriptors in a fork of this process, and touch nothing else of the parent."""
         for spawner in self.spawners:
-            spawner.leave_to_parent()
+            spawner.close_in_child()
         self.oom.close()
 
     async def close(self) -> None:
@@ -103,11 +103,11 @@ class System:
     def _remove_tmp(self) -> None:
         remove_tree(self.tmp)
         if os.path.isdir(self.tmp):
-            remove_tree(self.tmp)  # for want of a descriptor, perhaps
+            remove_tree(self.tmp)  # the first try may have lacked a descriptor
 
 
 def _require_pidfd() -> None:
-    """Refuse to run where pidfd_open(2) is not allowed (seccomp): there is no falling back to bare pids."""
+    """Raise OSError where pidfd_open(2) is not allowed (seccomp): there is no fallback to bare pids."""
     try:
         os.close(os.pidfd_open(os.getpid()))
     except OSError as error:

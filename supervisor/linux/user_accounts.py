@@ -1,4 +1,4 @@
-"""The user and the group that a pool's workers become, from the machine's user database.
+"""The user and the group that a pool's workers run as, from the machine's user database.
 
 Runs in: supervisor. Part of the seam.
 """
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class AccountError(OSError):
-    """There is no such user or group, or this process may not become it. `key` is which of both is wrong."""
+    """There is no such user or group, or this process may not become it. `key` is the wrong setting, user or group."""
 
     def __init__(self, key: str, why: str) -> None:
         super().__init__(why)
@@ -21,7 +21,7 @@ class AccountError(OSError):
 
 
 class UserAccount(NamedTuple):
-    """Numbers, as the kernel takes them, and what a login would set."""
+    """The numbers of an account for the kernel, and the environment variables that a login would set."""
 
     uid: int
     gid: int
@@ -30,10 +30,10 @@ class UserAccount(NamedTuple):
 
 
 def account(user: str | int, group: str | int) -> UserAccount | None:
-    """Return what workers become; None: they stay who this process is. Raise AccountError.
+    """Return the account that workers run as; None: that of this process. Raise AccountError.
 
-    Either may be a name or a number, or empty: the user of this process, the user's own group. A number need not be in
-    the database; it has no other groups then.
+    Either may be a name, a number or empty: the user of this process, the user's own group. A number need not be in the
+    database; it has no other groups then.
     """
     if user == "" and group == "":
         return None
@@ -53,7 +53,7 @@ def account(user: str | int, group: str | int) -> UserAccount | None:
 
 
 def _user(user: str | int) -> pwd.struct_passwd | None:
-    """Return the entry of a user; None for a number that has none."""
+    """Return the database entry of a user; None for a number that has none."""
     import pwd  # not on Windows, where the command line is used too
 
     try:

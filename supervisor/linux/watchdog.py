@@ -1,8 +1,8 @@
-"""Notices that a process which owes an answer says nothing: it is asked once, then it is given up.
+"""Detect that a process does not send an expected answer: it is asked once, then given up.
 
 Runs in: supervisor. Part of the seam.
 
-There is one timer, and only while an answer is owed: an idle pool costs nothing.
+There is one timer, and only while an answer is expected: an idle pool costs nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 
 class Watchdog:
-    """`ask` is called after `answer_s` of silence, `give_up` after as much again."""
+    """Calls `ask` after `answer_s` of silence, and `give_up` after as much again."""
 
     def __init__(
         self,
@@ -28,14 +28,14 @@ class Watchdog:
         self._timer: asyncio.TimerHandle | None = None
 
     def expect(self) -> None:
-        """From now on an answer is owed; if one was already, the silence is as old as it was."""
+        """Expect an answer from now on. If one was expected already, its timer keeps running."""
         if self._timer is None:
             self._timer = self._loop.call_later(self._answer_s, self._on_silence)
 
-    def heard(self, *, owes_more: bool) -> None:
-        """It has said something, whatever it was: it lives."""
+    def heard(self, *, expects_more: bool) -> None:
+        """Note that the process has sent any message, and so lives; `expects_more`: further answers are expected."""
         self.stop()
-        if owes_more:
+        if expects_more:
             self.expect()
 
     def stop(self) -> None:

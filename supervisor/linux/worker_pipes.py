@@ -1,4 +1,4 @@
-"""What is between supervisor and worker: a socket for orders, pipes for frames, output and bells, a file for the stack.
+"""The channels to a worker: a socket for orders, pipes for frames, output and notifications, a file for the stack.
 
 Runs in: supervisor. Part of the seam.
 """
@@ -11,14 +11,14 @@ from typing import NamedTuple
 
 
 class WorkerPipes(NamedTuple):
-    """The supervisor's ends, and the worker's, which are closed once they are sent."""
+    """The supervisor's ends, and the worker's, which are closed here once they are sent; both have the stack's file."""
 
     ours: tuple[int, int, int, int, int]
     theirs: tuple[int, ...]
 
 
 def open_pipes() -> WorkerPipes:
-    """Open orders (a socket), frames, output and bells, and the stack's memory file.
+    """Open the socket, the pipes and the stack's memory file.
 
     Raise OSError, leaving nothing open.
     """

@@ -1,7 +1,7 @@
-"""A worker's process, seen from above: socket and pipes, pidfd, signals, proof.
+"""The process of one worker: its socket and pipes, its pidfd, signals to it, and the proof that it is gone.
 
-Runs in: supervisor. Part of the seam: only this room touches pids and signals. Every
-signal goes through the pidfd that was opened at the fork, so it can never hit a stranger.
+Runs in: supervisor. Part of the seam: only this package touches pids and signals. Every signal goes through the pidfd
+that was opened at the fork, so it can never hit a foreign process.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from killable.workers.runtime.removal import remove_tree
 
 _LOOK_AGAIN_S = 0.0005
 _LOOK_AGAIN_S_MAX = 0.25
-"""Between two looks at a group that is still populated when its leader is reaped: something moved into it, and goes in
-a moment or, unkillable, never. Each is twice as long as the one before.
+"""Time between two looks at a cgroup that is still populated when its leader is reaped: a process has moved into it,
+and ends in a moment or, unkillable, never. Each wait is twice as long as the one before.
 """
 
 
 class WorkerProcess:
-    """Implements `seam.Process`; owns its descriptors and its cgroup until it is gone."""
+    """Implements `ports.Process`. Owns its descriptors and its cgroup until it is gone."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class WorkerProcess:
         oom: OomCounter,
         on_exit: Callable[[], None],
     ) -> None:
-        """Take over the descriptors and the group, also on failure. Raise OSError."""
+        """Take over the descriptors and the cgroup, even on failure. Raise OSError."""
         orders, frames, output, notifications, stack = ours
         self._loop = loop
         self._listener = listener
@@ -68,10 +68,10 @@ class WorkerProcess:
         self._notifications = PipeReader(loop, notifications, listener.on_notifications)
         self._pidfd = -1
         self._fence: int | None = None
-        self._lock = threading.RLock()  # a finalizer of the program's may come in the middle, and cancel
-        """Between `kill_now` in another thread and the end of the attempt, or of the descriptors."""
+        self._lock = threading.RLock()  # reentrant: a finalizer of the host program may run inside, and cancel
+        """Guards `kill_now` in another thread against the end of the attempt and the close of the descriptors."""
         self.killed_for: Verdict | None = None
-        self._kill_wanted = self._was_killed = self._broken = self._closed = self._exit_told = False
+        self._kill_wanted = self._was_killed = self._broken = self._closed = self._exit_reported = False
         self._look_s = _LOOK_AGAIN_S
         self._stack = StackFile(stack)
         self.pid: int | None = None
@@ -83,20 +83,20 @@ class WorkerProcess:
             self._close()
             raise
 
-    # ── what the spawner tells ──
+    # ── events from the spawner ──
 
     def forked(self, pid: int, pidfd: int) -> None:
-        """The zygote has forked it; the pidfd is ours from here."""
+        """Note that the zygote has forked it, and take over the pidfd."""
         self.pid, self._pidfd = pid, pidfd
         self.base = self.sample(cpu=True, at_most=1)
         try:
             self._loop.add_reader(pidfd, self._on_pidfd)
         except OSError:
-            pass  # its exit is then told when it is swept
+            pass  # its exit is then reported when it is swept
         if self._kill_wanted:
             self.kill()
         if self._has_exited():
-            self._on_pidfd()  # before it is taken for one that can be given a job
+            self._on_pidfd()  # before it can be taken for a usable worker
         self._listener.on_forked(pid)
 
     def fork_failed(self, errno: int, why: str) -> None:
@@ -104,14 +104,14 @@ class WorkerProcess:
         self._listener.on_fork_failed(errno, why)
 
     def look_for_exit(self) -> bool:
-        """Tell of its exit, if it has ended; return whether it has."""
+        """Report its exit if it has ended; return whether it has."""
         exited = self._has_exited()
         if exited:
             self._on_pidfd()
         return exited
 
     def swept(self, ending: ProcessEnding | None, swept: int, *, zygote_lost: bool = False) -> None:
-        """It is reaped and nothing below it is left; when its group is empty too, it is gone."""
+        """Note that it is reaped and has no descendants left. It is gone when its cgroup is empty too."""
         if self._closed:
             return
         populated = self._cgroup is not None and not self._cgroup.is_empty()
@@ -128,15 +128,15 @@ class WorkerProcess:
         self._listener.on_gone(Gone(ending, swept, self.proof, zygote_lost, self._decoder.torn, oom, struck))
 
     def without_cgroup(self) -> None:
-        """The worker could not move into its group: only the descendants prove that it is gone."""
+        """Drop the cgroup, which the worker could not join: only the sweep of its descendants proves its end."""
         if self._cgroup is not None:
             self._cgroup.remove()
             self._cgroup = None
         self.proof = "descendants"
 
-    def doubt_descendants(self) -> None:
-        """Its guard is gone: what it had started went to init, and is found by its group or its environment, if at
-        all.
+    def drop_descendants_proof(self) -> None:
+        """Drop the descendants as proof: with the guard gone they went to init, and are found, if at all, by cgroup or
+        environment marker.
         """
         self.proof = "" if self._cgroup is None else "cgroup"
 
@@ -146,16 +146,16 @@ class WorkerProcess:
         return self._fence is not None
 
     def has_empty_group(self) -> bool:
-        """Tell whether it had a group, and nothing is left in that."""
+        """Return whether it has a cgroup, and that is empty."""
         return self._cgroup is not None and self._cgroup.is_empty()
 
     def give_up(self) -> None:
-        """Report it as gone although nobody knows: it holds no attempt, and its zygote is lost."""
+        """Report it as gone without a proof: it holds no attempt, and its zygote is lost."""
         if not self._closed:
             self._close()
             self._listener.on_gone(Gone(None, 0, "", zygote_lost=True))
 
-    # ── what the worker's owner asks for ──
+    # ── requests of the worker's owner ──
 
     def hold(self, fence: int | None) -> None:
         with self._lock:
@@ -169,18 +169,18 @@ class WorkerProcess:
         self.base = self.sample(cpu=True, at_most=1) or (None if self._was_used else self.base)
         self._group_bytes = None if self._cgroup is None else self._cgroup.memory_bytes()
 
-    def let_go(self) -> bool:
+    def release(self) -> bool:
         with self._lock:
             if self.killed_for is not None:
                 return False
             self._fence = None
         self._was_used = True
         if self._is_bounded:
-            self.bound(None, None)  # the next one may be a call that nobody hears of before it is over
+            self.bound(None, None)  # the next one may be a task that this loop sees only when it is over
         return True
 
     def send_now(self, order: bytes, passed: Sequence[int] = ()) -> int | None:
-        self._oom_before = self._oom.read()  # it was held for this some time ago
+        self._oom_before = self._oom.read()  # the reading in `hold` may be old
         return self._orders.write_now(order, passed)
 
     def send(self, order: bytes, passed: Sequence[int] = ()) -> None:
@@ -188,30 +188,30 @@ class WorkerProcess:
 
     def terminate(self, fence: int) -> None:
         self._check(fence)
-        self._wake_with(signal.SIGTERM)
+        self._signal_and_continue(signal.SIGTERM)
 
     def dump(self, fence: int) -> None:
         self._check(fence)
-        self._wake_with(DUMP_SIGNAL)
+        self._signal_and_continue(DUMP_SIGNAL)
 
-    def _wake_with(self, number: int) -> None:
-        """Send a signal that a stopped process is to hear, too."""
+    def _signal_and_continue(self, number: int) -> None:
+        """Send a signal to which a stopped process has to react too."""
         self._stack.ask()
-        # Not the other way round: a job that stops itself again would run between the two and sit out its grace.
+        # Not the other way round: a job could run in between, stop itself again and sit out its grace.
         self._signal(number)
         if self.pid is not None and procfs.is_stopped(self.pid) and self._alive():
             self._signal(signal.SIGCONT)
 
     def kill(self) -> None:
         if self._pidfd < 0:
-            self._kill_wanted = True  # the fork is still on its way
+            self._kill_wanted = True  # the fork is not reported yet
         elif self._kill():
-            # What it has said is read when it is gone: to hear the end of each pipe would hold up its death.
+            # The pipes are read when it is gone: reacting to the end of each one now would delay its death.
             for reader in (self._frames, self._output, self._notifications):
                 reader.pause()
 
     def _kill(self) -> bool:
-        self._was_killed = self._was_killed or not self._exit_told
+        self._was_killed = self._was_killed or not self._exit_reported
         is_sent = self._signal(signal.SIGKILL)
         if self._cgroup is not None:
             self._cgroup.kill()
@@ -267,14 +267,14 @@ class WorkerProcess:
 
         try:
             measuring = event_loops.in_thread(self._loop, partial(self._measure_exactly, sample))
-        except RuntimeError:  # no thread can be started; for a job at its limit the loop may stand for a moment
+        except RuntimeError:  # no thread can be started: for a job at its limit the loop may block for a moment
             measuring = self._loop.create_future()
             measuring.set_result(self._measure_exactly(sample))
         measuring.add_done_callback(tell)
 
     def _measure_exactly(self, sample: Sample) -> Sample:
-        """Both are lower bounds: nobody else has what only one has written, and of the worker's own pages less than
-        those that there are count as others' shares.
+        """Use the larger of two lower bounds for the others: the sum of their private pages, and the sum of their
+        proportional shares less all pages of the worker, for those shares may include parts of the worker's pages.
         """
         began_cpu_s = clock.thread_cpu_s()
         grouped = () if self._cgroup is None else self._cgroup.processes()
@@ -291,7 +291,7 @@ class WorkerProcess:
 
     async def usage(self) -> Usage:
         try:
-            used = await event_loops.in_turn(self._loop, partial(procfs.usage, self.pid))
+            used = await event_loops.in_bounded_threads(self._loop, partial(procfs.usage, self.pid))
         except RuntimeError:
             return Usage()  # no thread can be started
         return used if self._alive() else Usage()
@@ -306,17 +306,17 @@ class WorkerProcess:
             raise FenceError(f"pid {self.pid} holds attempt {self._fence}, not {fence}: no signal is sent")
 
     def _signal(self, number: int) -> bool:
-        """Return whether it was sent."""
+        """Send a signal through the pidfd; return whether it was sent."""
         if self._pidfd < 0:
             return False
         try:
             signal.pidfd_send_signal(self._pidfd, number)
         except (ProcessLookupError, PermissionError):
-            return False  # reaped already; or not ours to signal: its deadline ends it, by its group or as unkillable
+            return False  # reaped; or not permitted: its deadline ends it, by its cgroup or as unkillable
         return True
 
     def _alive(self) -> bool:
-        """Whether the pid still names our process, a zombie included: then what was just read by it was ours."""
+        """Return whether the pid still names this process, zombie or not: then what was just read by pid was valid."""
         if self._pidfd < 0:
             return False
         try:
@@ -324,11 +324,11 @@ class WorkerProcess:
         except ProcessLookupError:
             return False
         except PermissionError:
-            pass  # it is there
+            pass  # it exists
         return True
 
     def _has_exited(self) -> bool:
-        """Whether it has ended; with its guard lost it may be dying still, and nobody else would say so."""
+        """Return whether it has ended. If its guard is lost it may still be dying, and only the pidfd shows that."""
         if self._pidfd < 0:
             return True
         poll = select.poll()
@@ -351,30 +351,30 @@ class WorkerProcess:
             self._listener.on_frames(frames)
 
     def _on_pidfd(self) -> None:
-        if self._pidfd < 0 or self._exit_told:
+        if self._pidfd < 0 or self._exit_reported:
             return
-        self._exit_told = True
+        self._exit_reported = True
         self._loop.remove_reader(self._pidfd)
-        self._notifications.drain()  # a delivery that was seen after the exit would stand behind it
+        self._notifications.drain()  # before the exit is reported: a delivery has to come first
         self._listener.on_exited()
         self._on_exit()
 
     @property
-    def is_owed_a_word(self) -> bool:
-        """Whether the zygote has yet to tell of its fork, or of its exit, which has been seen."""
-        return self.pid is None or self._exit_told
+    def awaits_report(self) -> bool:
+        """Whether the zygote has yet to report its fork, or its exit, which the pidfd has shown."""
+        return self.pid is None or self._exit_reported
 
-    def leave_to_parent(self) -> None:
-        """In a fork of this process: its end of a worker's orders would keep that waiting for more."""
+    def close_in_child(self) -> None:
+        """Close the descriptors in a fork of this process: a copy of the orders socket would keep the worker alive."""
         self._closed = True
         for end in (self._orders, self._frames, self._output, self._notifications):
-            end.leave_to_parent()
+            end.close_in_child()
         if self._pidfd >= 0:
             os.close(self._pidfd)
             self._pidfd = -1
         self._stack.close()
         if self._cgroup is not None:
-            self._cgroup.leave_to_parent()
+            self._cgroup.close_in_child()
 
     def _close(self) -> None:
         self._closed = True
@@ -388,11 +388,11 @@ class WorkerProcess:
                 os.close(pidfd)
         self._stack.close()
         if os.path.isdir(self._tmp):
-            # In a thread: a job may leave a million files, and the kill path of the others never waits.
+            # In a thread: a job may leave a million files, and killing other workers must never wait.
             try:
                 event_loops.in_thread(self._loop, partial(remove_tree, self._tmp))
             except RuntimeError:
-                pass  # no thread can be started: it goes with the supervisor's own folder
+                pass  # no thread can be started: it is removed with the supervisor's own folder
         if self._cgroup is not None:
             self._cgroup.remove()
             self._cgroup = None

@@ -1,4 +1,4 @@
-"""A guard, the zygote that it has forked and the workers that the zygote has forked, seen from above.
+"""A guard, the zygote that it forks, and the workers that the zygote forks.
 
 Runs in: supervisor. Part of the seam.
 """
@@ -26,22 +26,22 @@ from killable.workers.protocol import control, fd_passing
 from killable.workers.protocol.control import ProcessEnding
 
 ANSWER_S = 5.0
-"""How long a zygote may say nothing to a fork, or of an exit. A fork takes 16 ms with 1 GB preloaded; one that is
-stopped is then continued, and one that says nothing for as long again is ended, and its jobs with it.
+"""How long a zygote may take to report a fork or an exit. A fork takes 16 ms with 1 GB preloaded. A silent zygote is
+first continued, in case it was stopped. After as long again it is ended, and its jobs with it.
 """
-LAST_LOOK_S = 1.0
-"""How long a closing supervisor looks for what a killed guard has left."""
+ORPHAN_SEARCH_S = 1.0
+"""How long a closing supervisor looks for orphans of a killed guard."""
 
 
 class ZygoteHostListener(Protocol):
-    """The spawner, as a lineage sees it."""
+    """The spawner, as a zygote host sees it."""
 
     def on_zygote_lost(self, zygote_host: ZygoteHost, how: str) -> None:
-        """Its zygote is gone, and so is everything that it had started."""
+        """The zygote and everything that it started are gone."""
         ...
 
     def on_stuck(self, zygote_host: ZygoteHost) -> None:
-        """Its zygote is lost, and something below it does not go: no zygote can be started in it any more."""
+        """The zygote is lost, and a process below it cannot be killed: this host can start no other zygote."""
         ...
 
     def on_ended(self, zygote_host: ZygoteHost) -> None:
@@ -50,7 +50,7 @@ class ZygoteHostListener(Protocol):
 
 
 class ZygoteHost:
-    """Starts its guard when it is made, which may raise OSError."""
+    """One guard and everything below it. The constructor starts the guard, and may raise OSError."""
 
     def __init__(
         self,
@@ -95,14 +95,14 @@ class ZygoteHost:
             raise
 
     def start_zygote(self, configure: control.Configure) -> None:
-        """When the guard has gone, too, its end is told in a moment: `on_zygote_lost`. Raise OSError."""
+        """Start a zygote. If the guard is gone too, `on_zygote_lost` follows in a moment. Raise OSError."""
         if self._guard_socket is None:
             return
         ours, theirs = fd_passing.open_pair()
         ours.setblocking(False)
         with theirs:
             try:
-                # The start comes last: with any of these failed there is no zygote.
+                # StartZygote is sent last: if any of these calls fails, there is no zygote.
                 fd_passing.send(ours, control.to_wire(configure))
                 self._loop.add_reader(ours, self._on_zygote_message)
                 fd_passing.send(self._guard_socket, control.to_wire(control.StartZygote()), [theirs.fileno()])
@@ -110,7 +110,7 @@ class ZygoteHost:
                 self._loop.remove_reader(ours)
                 ours.close()
                 if isinstance(error, (BrokenPipeError, ConnectionResetError)):
-                    self._guard_socket.shutdown(socket.SHUT_WR)  # the guard is going, if only now, and its end is told
+                    self._guard_socket.shutdown(socket.SHUT_WR)  # the guard exits now if not before: that is reported
                     return
                 raise
         self._zygote_socket = ours
@@ -119,13 +119,13 @@ class ZygoteHost:
         self._forget_zygote_socket()
 
     def fork(self, order: control.Fork, descriptors: list[int]) -> None:
-        """Ask for a worker; the process that `add` is told of hears what became of it. Raise ZygoteLost, OSError."""
+        """Request a worker; the process registered with `add` receives the result. Raise ZygoteLost, OSError."""
         if self._zygote_socket is None:
             raise ZygoteLost
         try:
             fd_passing.send(self._zygote_socket, control.to_wire(order), descriptors)
         except (BrokenPipeError, ConnectionResetError) as error:
-            # It does not listen any more: if it lives it is to leave, so that its end is told in any case.
+            # The zygote reads no more. If it lives, this makes it exit, so that its end is reported in any case.
             self._zygote_socket.shutdown(socket.SHUT_WR)
             raise ZygoteLost from error
         self._watchdog.expect()
@@ -134,26 +134,26 @@ class ZygoteHost:
         self._processes[worker_id] = process
 
     def note_exit(self) -> None:
-        """A process has ended, as its pidfd says: the zygote has to tell how."""
+        """Expect the zygote's report of how a process ended: its pidfd has shown the exit."""
         if self._zygote_socket is not None:
             self._watchdog.expect()
 
     async def close(self) -> None:
-        """End the guard and with it everything below; return when it is gone, or given up."""
+        """End the guard and everything below it; return when it is gone, or given up."""
         self._closing = True
         unkillable = list(self._processes.values())  # those that are still there when the guard is gone
         self._forget_zygote_socket()
         self._forget_guard_socket()  # end-of-file: the guard kills everything below it, then exits
-        if not await event_loops.came(self._ended, self._patience_s):
+        if not await event_loops.wait_within(self._ended, self._patience_s):
             self._guard.kill()
-            if not await event_loops.came(self._ended, self._patience_s + LAST_LOOK_S):
-                self._forget_guard()  # not even that one can be killed
+            if not await event_loops.wait_within(self._ended, self._patience_s + ORPHAN_SEARCH_S):
+                self._forget_guard()  # not even the guard can be killed
         self._forget_zygote()
         for process in unkillable:
-            process.abandon()  # it keeps nothing of ours open; harmless when it is gone
+            process.abandon()  # closes its descriptors; harmless if it is gone
 
-    def leave_to_parent(self) -> None:
-        """In a fork of this process."""
+    def close_in_child(self) -> None:
+        """Close the descriptors in a fork of this process."""
         self._closing = True
         for sock in (self._guard_socket, self._zygote_socket):
             if sock is not None:
@@ -164,7 +164,7 @@ class ZygoteHost:
         self._guard_socket = self._zygote_socket = None
         self._guard_pidfd = self._zygote_pidfd = -1
         for process in self._processes.values():
-            process.leave_to_parent()
+            process.close_in_child()
 
     # ── the guard ──
 
@@ -182,8 +182,8 @@ class ZygoteHost:
                 raise AssertionError(message)
 
     def _on_guard_exit(self) -> None:
-        """The guard is gone: at a close, or because someone killed it; then PDEATHSIG and the cgroups end what was
-        below it.
+        """Handle the exit of the guard, at a close or because it was killed. PDEATHSIG and the cgroups then end the
+        processes below it.
         """
         self._forget_guard()
         self._guard.wait()
@@ -193,9 +193,9 @@ class ZygoteHost:
         self._forget_zygote()
         for process in self._processes.values():
             process.kill()
-            process.doubt_descendants()
-        # Without the guard no one else is their subreaper: what carries the cookie is found and killed.
-        patience_s = min(LAST_LOOK_S, self._patience_s) if self._closing else self._patience_s
+            process.drop_descendants_proof()
+        # Without the guard the orphans have no subreaper here: they are found by environment marker and killed.
+        patience_s = min(ORPHAN_SEARCH_S, self._patience_s) if self._closing else self._patience_s
         orphan_cleanup.sweep_marker_in_thread(
             self._marker,
             patience_s,
@@ -204,9 +204,9 @@ class ZygoteHost:
 
     def _end(self, sweeping: threading.Thread) -> None:
         if sweeping is not threading.current_thread():
-            sweeping.join()  # that was its last word: no thread of ours is left when a close is over
+            sweeping.join()  # it is about to end: a close leaves no thread behind
         self._ended.set()
-        self._owner.on_ended(self)  # before the pool hears of it and starts another
+        self._owner.on_ended(self)  # before the pool is informed and starts another
         self._lose_zygote("")
 
     # ── the zygote ──
@@ -223,7 +223,7 @@ class ZygoteHost:
                     try:
                         self._loop.add_reader(descriptor, self._on_zygote_exit)
                     except OSError:
-                        pass  # the guard tells of its end
+                        pass  # the guard reports its end
             case control.TypeReported(reported):
                 self._listener.on_type(reported)
             case control.Preloaded(threads):
@@ -233,7 +233,7 @@ class ZygoteHost:
             case control.Forked(worker_id, pid) if descriptors:
                 self._processes[worker_id].forked(pid, descriptors[0])
             case control.Forked(worker_id):
-                # No descriptor was left here for its pidfd: it retires when its orders are closed.
+                # No descriptor was left here for its pidfd. The worker exits when its orders are closed.
                 self._processes.pop(worker_id).fork_failed(errno.EMFILE, os.strerror(errno.EMFILE))
             case control.ForkFailed(worker_id, number, why):
                 self._processes.pop(worker_id).fork_failed(number, why)
@@ -245,54 +245,54 @@ class ZygoteHost:
             case _:
                 raise AssertionError(message)
         if self._zygote_socket is not None:
-            self._watchdog.heard(owes_more=any(process.is_owed_a_word for process in self._processes.values()))
+            self._watchdog.heard(expects_more=any(process.awaits_report for process in self._processes.values()))
 
     def _ask_zygote(self) -> None:
-        """It may be stopped, and then only has to be continued. Or it sweeps, and says that it lives."""
+        """Continue the zygote, in case it was stopped, and ping it: it answers even while it sweeps."""
         _signal(self._zygote_pidfd, signal.SIGCONT)
         if self._zygote_socket is not None:
             try:
                 fd_passing.send(self._zygote_socket, control.to_wire(control.Ping()))
             except OSError:
-                pass  # full, or gone: what is owed is owed
+                pass  # full, or gone: the watchdog goes on
 
     def _end_zygote(self) -> None:
-        """It says nothing at all. The guard sweeps what it leaves; its jobs end with it."""
+        """Kill a zygote that answers nothing. The guard sweeps its orphans; its jobs end with it."""
         self._mark_lost()
         _signal(self._zygote_pidfd, signal.SIGKILL)
-        self._await_settlement()
+        self._limit_wait_for_guard()
 
     def _on_zygote_exit(self) -> None:
         self._loop.remove_reader(self._zygote_pidfd)
         self._mark_lost()
-        self._await_settlement()
+        self._limit_wait_for_guard()
 
     def _mark_lost(self) -> None:
         if not self._stuck and not self._closing:
             self._listener.on_zygote_ending()
 
-    def _await_settlement(self) -> None:
-        """The guard tells when nothing is left of a zygote; something may be left that does not go."""
+    def _limit_wait_for_guard(self) -> None:
+        """Limit the wait for the guard's ZygoteGone: a process below the zygote may be unkillable."""
         self._watchdog.stop()
         if self._settling is None and not self._closing and not self._stuck:
-            self._settling = self._loop.call_later(self._patience_s / 2, self._settle_what_is_proven)
+            self._settling = self._loop.call_later(self._patience_s / 2, self._on_half_patience)
 
-    def _settle_what_is_proven(self) -> None:
-        """Half of the patience is over: those whose group is empty need not wait for the others."""
+    def _on_half_patience(self) -> None:
+        """Release the workers with an empty cgroup after half of the patience: they need not wait for the others."""
         self._settling = self._loop.call_later(self._patience_s / 2, self._give_up)
         _signal(self._guard_pidfd, signal.SIGCONT)  # it may only have been stopped
         self._settle_proven()
 
     def _settle_proven(self) -> None:
-        """Let go of those whose end the guard has told and whose groups are empty: what kept them alive was theirs."""
+        """Release the workers whose end the guard has reported and whose cgroup, now their only proof, is empty."""
         for worker_id, process in list(self._processes.items()):
             ending = None if process.pid is None else self._orphans.get(process.pid)
             if ending is not None and process.has_empty_group():
-                process.doubt_descendants()
+                process.drop_descendants_proof()
                 self._processes.pop(worker_id).swept(ending, 0, zygote_lost=True)
 
     def _give_up(self) -> None:
-        """What does not go stays with this guard. What holds an attempt ends as unkillable, by that attempt's rules."""
+        """Leave unkillable processes to this guard. A held worker ends as unkillable, by the rules of its attempt."""
         self._settling = None
         self._stuck = True
         self._forget_zygote_socket()
@@ -304,15 +304,13 @@ class ZygoteHost:
         self._owner.on_stuck(self)
 
     def _read_zygote_to_the_end(self) -> None:
-        """What a dead zygote had still said: exits that are known must not become unknown."""
+        """Read the last messages of a dead zygote: known exits must not become unknown."""
         while self._on_zygote_message():
             pass
         self._forget_zygote_socket()
 
     def _lose_zygote(self, how: str) -> None:
-        """Everything that the zygote had started is gone; its workers' true statuses came through the guard, if at
-        all.
-        """
+        """Report that everything below the zygote is gone. The guard has sent its workers' true statuses, if known."""
         self._forget_zygote()
         orphans, self._orphans = self._orphans, {}
         processes, self._processes = self._processes, {}
@@ -320,7 +318,7 @@ class ZygoteHost:
             known = orphans.get(process.pid) if process.pid is not None else None
             process.swept(known, len(orphans), zygote_lost=True)
         if self._stuck:
-            self._forget_guard_socket()  # another lineage has taken over: this guard is done
+            self._forget_guard_socket()  # another host has taken over: this guard may exit
         elif not self._closing:
             self._owner.on_zygote_lost(self, how)
 
@@ -332,7 +330,7 @@ class ZygoteHost:
         forget: Callable[[], None],
         take: Callable[[control.Message, list[int]], None],
     ) -> bool:
-        """Take one message; return whether there was one. At end-of-file the socket is forgotten."""
+        """Process one message; return whether there was one. Forget the socket at end-of-file."""
         if sock is None:
             return False
         try:
@@ -340,7 +338,7 @@ class ZygoteHost:
         except ConnectionResetError:
             received = None
         except OSError:
-            return False  # nothing is there; or no memory to take it (ENOMEM), and it is there still
+            return False  # no message; or no memory to receive it (ENOMEM), and it is still in the socket
         if received is None:
             forget()
             return False
@@ -384,4 +382,4 @@ def _signal(pidfd: int, number: int) -> None:
         try:
             signal.pidfd_send_signal(pidfd, number)
         except (ProcessLookupError, PermissionError):
-            pass  # reaped; or not ours to signal
+            pass  # reaped, or not permitted

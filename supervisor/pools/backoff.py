@@ -22,7 +22,7 @@ class Backoff:
         self.failures = 0
         self._clock = clock
         self._first_s = first_s
-        self._most_s = most_s
+        self._longest_s = most_s
         self._try_again = try_again
         self._timer: Timer | None = None
 
@@ -33,7 +33,7 @@ class Backoff:
     def wait(self) -> None:
         """Schedule the next try, the later the more failures there were; harmless when one is scheduled."""
         if self._timer is None:
-            delay = doubled(self._first_s, self.failures, self._most_s)
+            delay = doubled(self._first_s, self.failures, self._longest_s)
             self._timer = self._clock.call_at(self._clock.now() + delay, self._now)
 
     def stop(self) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from killable.supervisor.clock import Clock
-from killable.supervisor.linux.host_forks import putting_off
+from killable.supervisor.linux.host_forks import forks_postponed
 from killable.supervisor.linux.system import System
 from killable.supervisor.models import JobType, PoolRecord, RetiredWorker, WorkerId, WorkerRecord
 from killable.supervisor.pools.job_types import DuplicateType, JobTypes
@@ -55,7 +55,9 @@ class Fleet:
         """Start every pool and wait until each is ready or broken. After OSError or StartRefused call `close`."""
         self._clock = clock
         if open_spawner is None:
-            with putting_off:  # it takes locks of the library (tempfile), which a concurrent fork would inherit locked
+            with (
+                forks_postponed
+            ):  # it takes locks of the library (tempfile), which a concurrent fork would inherit locked
                 self._system = System.open(asyncio.get_running_loop(), self._settings, instance_id)
             open_spawner = self._system.open_spawner
             if self._settings.sweep:
@@ -82,13 +84,13 @@ class Fleet:
         if self._system is not None:
             await self._system.close()
 
-    def leave_to_parent(self) -> None:
+    def close_in_child(self) -> None:
         """Close inherited descriptors in a fork of this process; the rest belongs to the parent."""
         for pool in self:
             for worker in pool.workers.values():
-                worker.leave_to_parent()
+                worker.close_in_child()
         if self._system is not None:
-            self._system.leave_to_parent()
+            self._system.close_in_child()
 
     def __iter__(self) -> Iterator[Pool]:
         return iter(self._pools.values())

@@ -50,8 +50,18 @@ class Lease:
     """Created and ended in the supervisor's thread."""
 
     __slots__ = (
-        "_call", "_lock", "_on_over", "_over", "_rest",
-        "fence", "given_at", "is_written", "process", "quiet", "result_buffer", "worker_id",
+        "_lock",
+        "_on_over",
+        "_over",
+        "_task",
+        "_unsent",
+        "fence",
+        "given_at",
+        "is_written",
+        "process",
+        "quiet",
+        "result_buffer",
+        "worker_id",
     )  # fmt: skip
 
     def __init__(
@@ -75,9 +85,9 @@ class Lease:
         self.quiet = quiet
         """Whether the pool need not learn at once that the worker is busy: there is a spare for it already."""
         self._lock = threading.RLock()  # reentrant: a finalizer of the program may run while it is held
-        self._call: LeasedTask | None = None
+        self._task: LeasedTask | None = None
         self._over = False
-        self._rest: tuple[bytes, Sequence[int]] = b"", ()
+        self._unsent: tuple[bytes, Sequence[int]] = b"", ()
         """The unsent part of an order that was written in part; `promote` sends it before anything else."""
         self.is_written = False
         """Whether it is known how much of the order was written; an interrupt may come right before that."""
@@ -90,16 +100,16 @@ class Lease:
 
     @property
     def is_given(self) -> bool:
-        return self._call is not None
+        return self._task is not None
 
     def has(self, call: LeasedTask) -> bool:
         """Return whether the worker was given this task and has reported nothing of it yet."""
-        return self._call is call
+        return self._task is call
 
     @property
-    def has_rest(self) -> bool:
+    def has_unsent(self) -> bool:
         """Return whether a part of the order is still unsent."""
-        return bool(self._rest[0])
+        return bool(self._unsent[0])
 
     def give(self, order: bytes, passed: Sequence[int], call: LeasedTask, *, is_watched: bool = False) -> bool:
         """Write an order, from any thread. Return False when the worker is no longer available or has ended.
@@ -107,19 +117,19 @@ class Lease:
         Atomic: a stop of the task finds its order written. `is_watched`: note the base of its resource use.
         """
         with self._lock:
-            if self._over or self._call is not None:
+            if self._over or self._task is not None:
                 return False
             process = self.process
             if is_watched:
                 process.note_base()
-            self._call = call
+            self._task = call
             self.given_at = monotonic()
             written = process.send_now(order, passed)
             if written is None and process.killed_for is None:
-                self._over, self._call, self.given_at = True, None, 0.0
+                self._over, self._task, self.given_at = True, None, 0.0
                 return False
             written = written or 0  # a worker that was killed to stop this task was given it
-            self._rest = order[written:], () if written else passed
+            self._unsent = order[written:], () if written else passed
             self.is_written = True
             return True
 
@@ -127,7 +137,7 @@ class Lease:
         """Make the task, if there is one, an attempt: its worker has reported something, or is to be acted on."""
         call = self.end()
         if call is not None:
-            rest, self._rest = self._rest, (b"", ())
+            rest, self._unsent = self._unsent, (b"", ())
             if rest[0]:
                 self.process.send(*rest)
             call.adopt()
@@ -135,23 +145,23 @@ class Lease:
     def end(self) -> LeasedTask | None:
         """End a lease that was given and return its task; None: it has none, or the task is an attempt."""
         with self._lock:
-            if self._over or self._call is None:
+            if self._over or self._task is None:
                 return None
             self._over = True
-            call, self._call = self._call, None  # breaks a reference cycle
-        self._let_go()
+            call, self._task = self._task, None  # breaks a reference cycle
+        self._notify_over()
         return call
 
-    def come_home(self) -> None:
+    def revoke_lease(self) -> None:
         """End the lease, given or not: no thread of the program may use the worker any more. May be called twice."""
         with self._lock:
-            if self._call is None and self._on_over is not None:  # also after `give` found no reader
+            if self._task is None and self._on_over is not None:  # also after `give` found no reader
                 self._over = True
-                self._let_go()
+                self._notify_over()
                 self.process.hold(None)
         self.promote()
 
-    def _let_go(self) -> None:
+    def _notify_over(self) -> None:
         on_over, self._on_over = self._on_over, None
         if on_over is not None:
             on_over()

@@ -27,7 +27,7 @@ REFILL_S = 0.001
 """Delay before the next spare is forked. A warm worker has entered its job within 0.1 ms."""
 BACKOFF_S, BACKOFF_S_MAX = 0.05, 5.0
 """First and longest wait between two tries. Temporary faults are mostly over by then; lasting ones cost no core."""
-_FOR_GOOD = frozenset({None, errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENOEXEC})
+_PERMANENT_ERRNOS = frozenset({None, errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENOEXEC})
 """The pool's interpreter, folder or account is missing or cannot be used; any other error may be temporary."""
 
 logger = logging.getLogger("killable.pool")
@@ -67,7 +67,7 @@ class Pool:
         self.start_method: str = spec.start_method
         self.zygote_restarts = 0
         self.workers: dict[WorkerId, Worker] = {}
-        self._number_in = dict.fromkeys(WorkerStage, 0)
+        self._stage_counts = dict.fromkeys(WorkerStage, 0)
         """How many workers each stage has, so that no scan of them is needed."""
         self._idle: list[Worker] = []
         self._clock = clock
@@ -78,7 +78,7 @@ class Pool:
         self._warm_or_broken = asyncio.Event()
         self._backoff = Backoff(clock, BACKOFF_S, BACKOFF_S_MAX, self._try_again)
         self._zygote = ZygoteState.NONE
-        self._worked = False
+        self._was_ready = False
         """The pool was ready once."""
         self._closing = False
         self._ready_waiters: list[Callable[[], None]] = []
@@ -93,7 +93,7 @@ class Pool:
         except OSError as error:
             self._backoff.failures += 1
             self._break(f"the guard cannot be started: {error}", error.errno)
-            if self._worked or error.errno not in _FOR_GOOD:
+            if self._was_ready or error.errno not in _PERMANENT_ERRNOS:
                 self._backoff.wait()
         else:
             self._zygote = ZygoteState.PRELOADING
@@ -115,7 +115,7 @@ class Pool:
     # ── workers ──
 
     def occupancy(self) -> Occupancy:
-        number = self._number_in
+        number = self._stage_counts
         return Occupancy(
             self.spec.workers,
             self.spec.spares,
@@ -128,13 +128,13 @@ class Pool:
 
     def _slots_free(self) -> int:
         """Return how many more jobs may start."""
-        return self.spec.workers - self._number_in[WorkerStage.BUSY] - self._number_in[WorkerStage.QUARANTINED]
+        return self.spec.workers - self._stage_counts[WorkerStage.BUSY] - self._stage_counts[WorkerStage.QUARANTINED]
 
     def _is_full(self) -> bool:
         """Return whether each slot and spare has a worker: then one job more or less changes nothing."""
         if self.state == "broken":
             return False  # it may want one more worker, as a probe
-        number = self._number_in
+        number = self._stage_counts
         ours = (
             number[WorkerStage.IDLE]
             + number[WorkerStage.SPAWNING]
@@ -144,8 +144,8 @@ class Pool:
         return ours == self.spec.workers + self.spec.spares
 
     def on_stage(self, was: WorkerStage, stage: WorkerStage) -> None:
-        self._number_in[was] -= 1
-        self._number_in[stage] += 1
+        self._stage_counts[was] -= 1
+        self._stage_counts[stage] += 1
 
     def take(self) -> Worker | None:
         """Return a warm worker whose slot is free; None: there is none. The caller gives it an attempt."""
@@ -154,7 +154,7 @@ class Pool:
             # memory is the warmest.
             leased = next((worker for worker in reversed(self._idle) if worker.lease is not None), None)
             worker = leased or self._idle[-1]
-            worker.come_home()
+            worker.revoke_lease()
             self.withdraw(worker)
             if worker.stage is WorkerStage.IDLE and not worker.process.look_for_exit():  # else it got a task
                 return worker
@@ -187,9 +187,9 @@ class Pool:
         """Return how many idle workers may become busy before one is missing, as a spare or for a queued job."""
         if self._owner.queued(self):
             return 0
-        return self._number_in[WorkerStage.IDLE] + self._number_in[WorkerStage.SPAWNING] - self.spec.spares
+        return self._stage_counts[WorkerStage.IDLE] + self._stage_counts[WorkerStage.SPAWNING] - self.spec.spares
 
-    def _hear_of_calls(self) -> None:
+    def _limit_quiet_leases(self) -> None:
         """Let no more leases be quiet than there is slack for."""
         quiet = [worker for worker in self._idle if worker.lease is not None and worker.lease.quiet]
         for worker in quiet[max(0, self._slack()) :]:
@@ -203,7 +203,7 @@ class Pool:
         """
         if self._closing or self._zygote is not ZygoteState.READY or self._backoff.is_waiting or self._is_full():
             return
-        self._hear_of_calls()
+        self._limit_quiet_leases()
         occupancy = self.occupancy()
         wanted = pool_sizing.forks_wanted(occupancy)
         if self.state == "broken" and occupancy.room and not occupancy.idle + occupancy.spawning:
@@ -218,7 +218,7 @@ class Pool:
         if self._owner.queued(self):
             self.fill()  # a job waits for it
             return
-        self._hear_of_calls()
+        self._limit_quiet_leases()
         occupancy = self.occupancy()
         wanted = pool_sizing.forks_wanted(occupancy)
         if (wanted or self.state == "broken") and self._refill is None and not self._closing:
@@ -248,10 +248,10 @@ class Pool:
         except ZygoteLost:
             return False  # `on_zygote_lost` follows
         except OSError as error:
-            self._note_failure(f"a worker cannot be started: {error}", error.errno)
+            self._count_failure(f"a worker cannot be started: {error}", error.errno)
             return False
         self.workers[worker_id] = worker
-        self._number_in[WorkerStage.SPAWNING] += 1
+        self._stage_counts[WorkerStage.SPAWNING] += 1
         return True
 
     def on_worker_ready(self, worker: Worker) -> None:
@@ -279,7 +279,7 @@ class Pool:
 
     def on_worker_failed(self, worker: Worker, why: str, errno: int | None) -> None:
         if not self._closing and self._zygote is ZygoteState.READY:
-            self._note_failure(why, errno)
+            self._count_failure(why, errno)
 
     def on_worker_retired(self, worker: Worker, job_id: str, why: str) -> None:
         logger.info("worker_retired", extra={"pool": self.spec.name, "worker_id": worker.id, "detail": why})
@@ -295,7 +295,7 @@ class Pool:
         fields = {"pool": self.spec.name, "worker_id": worker.id, "pid": worker.process.pid}
         logger.error("slot_quarantined", extra=fields)  # its job ends `unkillable`
 
-    def _note_failure(self, why: str, errno: int | None) -> None:
+    def _count_failure(self, why: str, errno: int | None) -> None:
         if self._backoff.is_waiting:
             return  # workers that were forked together fail together, and count once
         self._backoff.failures += 1
@@ -337,7 +337,7 @@ class Pool:
             self._spawner.stop_zygote()
             return
         self._zygote = ZygoteState.READY
-        self._worked = True
+        self._was_ready = True
         self._become_ready()
         self._owner.on_types(self, reported)
         self._decided.set()
@@ -361,7 +361,7 @@ class Pool:
             return
         if was is ZygoteState.FAILED:
             self._backoff.failures += 1
-            if self._worked:
+            if self._was_ready:
                 self._backoff.wait()
             return
         if was is ZygoteState.LEAVING:

@@ -22,7 +22,7 @@ from killable.workers.protocol.shared_memory import MemoryFile, ResultBuffer
 
 _RESULT, _IDLE = int(Kind.RESULT), int(Kind.IDLE)
 
-SAID_BYTES_MAX = 4096
+EARLY_OUTPUT_BYTES_MAX = 4096
 """Bytes kept of a worker's output before it is ready, to explain why it never became ready."""
 
 
@@ -95,7 +95,7 @@ class Worker:
         self._ready = False
         self._exited = False
         self._broken: Broken | None = None
-        self._said = b""
+        self._early_output = b""
         self.lease: Lease | None = None
         """Set while a thread of the program may give the worker an order."""
         self._result_buffer: ResultBuffer | None = None
@@ -113,7 +113,7 @@ class Worker:
         self._owner.on_stage(was, stage)
 
     @property
-    def may_go_on(self) -> bool:
+    def may_be_reused(self) -> bool:
         """Return whether it may get another attempt, apart from what the worker itself reports."""
         jobs_max = self._spec.jobs_per_worker_max
         return not self.signalled and (jobs_max == 0 or self.served < jobs_max)
@@ -131,22 +131,22 @@ class Worker:
         self.stage = WorkerStage.IDLE
         self._owner.on_worker_free(self)
 
-    def lend(self, fence: int, *, quiet: bool) -> Lease:
+    def grant_lease(self, fence: int, *, quiet: bool) -> Lease:
         """Lease the worker: a thread of the program may give it an order, which begins the attempt `fence`."""
         lease = Lease(
-            self.id, self.process, fence, self.result_buffer_to_pass(), quiet=quiet, on_over=self._on_lease_over
+            self.id, self.process, fence, self.result_buffer_to_pass(), quiet=quiet, on_over=self._on_lease_ended
         )
         self.lease = lease
         self.process.hold(fence)
         return lease
 
-    def _on_lease_over(self) -> None:
+    def _on_lease_ended(self) -> None:
         self.lease = None
 
-    def come_home(self) -> None:
+    def revoke_lease(self) -> None:
         """End the lease, if any: no thread of the program may use the worker. Its task, if any, becomes an attempt."""
         if self.lease is not None:
-            self.lease.come_home()
+            self.lease.revoke_lease()
 
     def announce_busy(self) -> None:
         """Have the pool learn at once when the worker is busy: there is no spare for it."""
@@ -167,7 +167,7 @@ class Worker:
 
     def kill(self) -> None:
         """Kill a worker that holds no attempt."""
-        self.come_home()
+        self.revoke_lease()
         assert self.attempt is None, self
         self.signalled = True
         self.stage = WorkerStage.LEAVING
@@ -176,7 +176,7 @@ class Worker:
 
     def mark_lost(self) -> None:
         """Mark it lost: its zygote or guard has ended, and it dies with that. It is given no other attempt."""
-        self.come_home()
+        self.revoke_lease()
         self.signalled = True
         if self.stage is WorkerStage.IDLE:
             self.stage = WorkerStage.LEAVING
@@ -209,14 +209,14 @@ class Worker:
         self._result_buffer_passed = False
         return result_buffer.take()
 
-    def leave_to_parent(self) -> None:
+    def close_in_child(self) -> None:
         """Close the inherited result buffer in a fork of this process."""
         if self._result_buffer is not None:
             self._result_buffer.close()
 
     async def until_gone(self, timeout_s: float) -> None:
         """Wait until nothing of the process is left, at most `timeout_s` seconds."""
-        await event_loops.came(self._gone, timeout_s)
+        await event_loops.wait_within(self._gone, timeout_s)
 
     def _leave(self) -> None:
         self.stage = WorkerStage.GONE
@@ -247,7 +247,7 @@ class Worker:
             if self.stage is not WorkerStage.SPAWNING:
                 continue  # a late frame of an attempt that is over
             try:
-                word = _first_word(frame)
+                word = _first_message(frame)
             except (ValueError, TypeError, RecursionError) as error:
                 self.on_protocol_error(f"a frame of kind {frame.kind} that cannot be read: {error}")
                 return
@@ -267,8 +267,8 @@ class Worker:
         if kind != _RESULT or fence != lease.fence or sequence or last != (_IDLE, fence, 1, IDLE_FREE):
             return False
         self.process.read_output()  # printed output promotes the task to an attempt
-        self.served += 1  # `may_go_on` has to count this task
-        if not lease.is_given or lease.is_over or not (self.may_go_on and self.process.let_go()):
+        self.served += 1  # `may_be_reused` has to count this task
+        if not lease.is_given or lease.is_over or not (self.may_be_reused and self.process.release()):
             self.served -= 1
             return False
         call = lease.end()
@@ -292,7 +292,7 @@ class Worker:
         if self.attempt is not None:
             self.attempt.on_output(data)
         elif self.stage is WorkerStage.SPAWNING:
-            self._said = (self._said + data)[-SAID_BYTES_MAX:]
+            self._early_output = (self._early_output + data)[-EARLY_OUTPUT_BYTES_MAX:]
 
     def on_notifications(self, notifications: bytes) -> None:
         self._promote_lease()
@@ -300,7 +300,7 @@ class Worker:
             self.attempt.on_notifications(notifications)
 
     def on_protocol_error(self, why: str) -> None:
-        self.come_home()
+        self.revoke_lease()
         if self.attempt is not None:
             self.attempt.on_protocol_error(why)
         elif self.stage is WorkerStage.SPAWNING:
@@ -310,7 +310,7 @@ class Worker:
             self.kill()
 
     def on_exited(self) -> None:
-        self.come_home()
+        self.revoke_lease()
         if self.attempt is not None:
             if self.process.killed_for is not None:
                 self.attempt.stop(self.process.killed_for, 0.0)
@@ -327,7 +327,7 @@ class Worker:
         if attempt is not None:
             attempt.on_gone(gone)
         if failed and not gone.zygote_lost:  # else the zygote's end is the failure, and counts once
-            said = self._said.decode("utf-8", "replace")
+            said = self._early_output.decode("utf-8", "replace")
             broken = self._broken or Broken(f"{_how_it_ended(gone)}\n{said}".rstrip())
             self._owner.on_worker_failed(self, broken.why, broken.errno)
         self._owner.on_worker_gone(self)
@@ -363,7 +363,7 @@ class Worker:
         return f"<Worker {self.id} {self.stage.value}{job} pid={self.process.pid}>"
 
 
-def _first_word(frame: Frame) -> Ready | Broken:
+def _first_message(frame: Frame) -> Ready | Broken:
     """Decode a message that a worker without a job may send. Raise ValueError, TypeError, RecursionError for others."""
     match frame.kind:
         case Kind.READY:

@@ -142,7 +142,7 @@ async def test_another_thread_kills_only_the_attempt_that_it_names(stage: Stage)
     await stage.until(worker.process.has_whole_stack, worker, "was dumped, for it goes on")
     assert worker.process.killed_for is None
     assert worker.process.kill_now(21, WHY) and worker.process.killed_for is WHY
-    assert not worker.process.let_go(), "another attempt must not be given to it"
+    assert not worker.process.release(), "another attempt must not be given to it"
     await stage.gone(worker)
     assert worker.heard.ending.signal == signal.SIGKILL
     assert not worker.process.kill_now(21, WHY)
@@ -152,7 +152,7 @@ async def test_another_thread_kills_only_the_attempt_that_it_names(stage: Stage)
 async def test_one_that_was_let_go_is_killed_by_no_other_thread(stage: Stage) -> None:
     worker = await stage.worker()
     worker.process.hold(22)
-    assert worker.process.let_go() and not worker.process.kill_now(22, WHY)
+    assert worker.process.release() and not worker.process.kill_now(22, WHY)
     with pytest.raises(FenceError):
         worker.process.terminate(22)
 

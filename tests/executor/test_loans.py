@@ -231,7 +231,7 @@ def test_a_stop_comes_behind_the_whole_of_an_order_that_was_written_in_part(
     def stopped_first(supervisor_thread: SupervisorThread, act: Callable[[Supervisor], None]) -> None:
         monkeypatch.setattr(SupervisorThread, "call", call)
         ((future, given),) = executor._calls._under_way.items()
-        rests.append(given._lease is not None and given._lease.has_rest)
+        rests.append(given._lease is not None and given._lease.has_unsent)
         future.cancel()
         call(supervisor_thread, act)
 

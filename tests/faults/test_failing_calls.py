@@ -31,7 +31,9 @@ PHASES = ("start", *MIDDLE, "shutdown")
 @pytest.fixture
 def injector(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Injector]:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(zygote_host, "LAST_LOOK_S", 10.0)  # a guard that is without a processor for long is waited for
+    monkeypatch.setattr(
+        zygote_host, "ORPHAN_SEARCH_S", 10.0
+    )  # a guard that is without a processor for long is waited for
     yield install(monkeypatch)
 
 
@@ -104,7 +106,7 @@ async def test_a_failure_that_nobody_takes_care_of_is_found(injector: Injector) 
     async with living("descendants") as life:
         await life.works()
         await go_through(life, injector, "stream", lambda: None)
-        read = next(call for call in injector.calls if call.site.startswith("channel._read_once"))
+        read = next(call for call in injector.calls if call.site.startswith("pipe_io._read_once"))
         with pytest.raises(AssertionError, match="Bad file descriptor"):
             await go_through(life, injector, "stream", lambda: injector.aim_at(read, failure=errno.EBADF))
 

@@ -150,7 +150,7 @@ async def test_a_large_input_of_python_objects_arrives(tmp_path: Path, superviso
         "from killable import job\n@job(codec='pickle')\ndef count(raw) -> int:\n    return len(raw), raw[-1]\n"
     )
     server = await supervisor(PoolSpec("p", (str(tmp_path / "pickled.py"),), workers=1, spares=0, codec="pickle"))
-    payload = pickled({"raw": b"x" * 3 * MIB + b"y"}).joined()
+    payload = pickled({"raw": b"x" * 3 * MIB + b"y"}).to_bytes()
     record = await server.wait((await server.submit(Submission("count", payload))).job_id)
     assert record.result is not None and loads(record.result) == (3 * MIB + 1, ord("y"))
 

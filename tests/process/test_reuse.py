@@ -94,7 +94,7 @@ async def test_a_pool_that_speaks_pickle(supervisor: StartSupervisor) -> None:
     server = await supervisor(hostile_pool(codec="pickle"))
 
     async def ask(type: str, **input: Any) -> tuple[JobRecord, list[Any]]:
-        record = await server.submit(Submission(type, pickled(input).joined()))
+        record = await server.submit(Submission(type, pickled(input).to_bytes()))
         record = await server.wait(record.job_id, 20)
         batches = [batch async for batch in server.events(record.job_id)]
         return record, [pickle.loads(event.data) for batch in batches for event in batch if event.name == "token"]

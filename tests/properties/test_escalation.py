@@ -14,8 +14,8 @@ from killable.supervisor.attempts.escalation import (
     DUMP_S,
     DUMP_S_MAX,
     RESEND_S,
-    RESEND_UNHEARD_S,
-    STOOD_STILL_S,
+    RESEND_UNACKNOWLEDGED_S,
+    STALL_S,
     Action,
     Escalation,
     Move,
@@ -120,7 +120,7 @@ class Run:
                 self.take(escalation.shorten(self.state, self.now, grace_s))
             case "replaced":
                 self.replaced_at = min(self.replaced_at, self.now)
-                self.take(escalation.answered_by_job(self.state))
+                self.take(escalation.handled_by_job(self.state))
             case "lingers":
                 self.take(escalation.lingers(self.state, self.now))
             case "exited":
@@ -173,7 +173,7 @@ def test_any_sequence_of_events(
     again = [moment for moment in run.at(Action.RESEND) if moment >= heard_at]
     assert len(unheard) <= 12, "told over and over"
     for moment in unheard:
-        assert run.delivered_at is not None and moment >= run.delivered_at + RESEND_UNHEARD_S - SLACK_S
+        assert run.delivered_at is not None and moment >= run.delivered_at + RESEND_UNACKNOWLEDGED_S - SLACK_S
         assert moment <= run.replaced_at, "the job's own handler heard it again"
     for moment in again:
         assert run.swallowed_at is not None and heard_at + RESEND_S - SLACK_S <= moment < run.state.grace_ends
@@ -206,7 +206,7 @@ def test_a_machine_that_stands_still_lengthens_a_grace_once_and_by_no_more_than_
     run.pass_time(10 + 1 + rules.unkillable_s + for_s, 0.0)
 
     longer = [(sooner, later) for sooner, later in itertools.pairwise(run.grace_ends) if later > sooner]
-    assert len(longer) <= (still[1] - still[0] >= STOOD_STILL_S)
+    assert len(longer) <= (still[1] - still[0] >= STALL_S)
     for sooner, later in longer:
         assert later <= still[1] + min(still[1] - sooner, rules.grace_s) + SLACK_S
     kills = run.at(Action.KILL)

@@ -60,7 +60,7 @@ class JobLife(RuleBasedStateMachine):
     @rule()
     def a_stop_begins(self) -> None:
         self.stop_asked = True
-        self.emit(Cause.STOP_ASKED)
+        self.emit(Cause.STOP_REQUESTED)
 
     @precondition(lambda self: self.has_worker and not self.killed and not self.exited)
     @rule()

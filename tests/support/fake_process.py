@@ -104,7 +104,7 @@ class FakeProcess:
     def note_base(self) -> None:
         self.base = self.sample(cpu=True, at_most=1)
 
-    def let_go(self) -> bool:
+    def release(self) -> bool:
         if self.killed_for is not None:
             return False
         self._held = None
@@ -373,7 +373,7 @@ class FakeProcess:
             self._blame("zygote")
             self._mark_lost()
 
-    def doubt_descendants(self) -> None:
+    def drop_descendants_proof(self) -> None:
         """Its guard is gone."""
         self.proof = "cgroup" if self.proof.startswith("cgroup") else ""
 

@@ -116,7 +116,7 @@ class FakeSpawner:
             self.zygote_dies(signal=9)
             self._how = ""
             for process in self.processes.values():
-                process.doubt_descendants()
+                process.drop_descendants_proof()
 
     def look(self) -> None:
         """The guard looks whether the last child of a dead zygote is gone."""

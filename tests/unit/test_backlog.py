@@ -208,7 +208,7 @@ def test_room_can_be_kept_for_a_job_that_is_not_queued_yet() -> None:
     assert (len(queue), queue.bytes, queue.depth("p")) == (2, 10, 1)
     with pytest.raises(QueueFull):
         push(queue, "b")
-    queue.let_go(8)
+    queue.release(8)
     push(queue, "b", size=8)
     assert drain(queue) == ["a", "b"] and queue.bytes == 0
 

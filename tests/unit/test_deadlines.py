@@ -203,18 +203,18 @@ def test_an_answer_is_that_to_the_notice_that_was_given_first() -> None:
     found.operation_entered(OperationEntered(1, "load", 1.0, True), NOW)
     found.operation_entered(OperationEntered(2, "load/download", 0.9, True, 1), NOW)
     assert (found.due(NOW + 0.9), found.due(NOW + 1)) == (OperationExpiry(2), OperationExpiry(1))
-    assert found.rung is not None and found.rung.facts["operation"] == "load/download"
+    assert found.expired_by_signal is not None and found.expired_by_signal.facts["operation"] == "load/download"
     found.heard(NOW + 1.1)
     assert found.raised is not None and found.raised.facts["operation"] == "load/download"
     found.operation_left(2)
-    assert found.rung is not None and found.rung.facts["operation"] == "load"
+    assert found.expired_by_signal is not None and found.expired_by_signal.facts["operation"] == "load"
     assert "did not hear of it" in verdict(found, NOW + 1.5).facts["message"], "the other one was not heard"
     both = running()
     for number, path in ((1, "load"), (2, "load/download")):
         both.operation_entered(OperationEntered(number, path, 1.0, True, number - 1), NOW)
     assert (both.due(NOW + 1), both.due(NOW + 1)) == (OperationExpiry(1), OperationExpiry(2))
     both.heard(NOW + 1.1, notices=3)
-    assert both.raised is not None and both.raised.facts["operation"] == "load" and both.rung is None
+    assert both.raised is not None and both.raised.facts["operation"] == "load" and both.expired_by_signal is None
 
 
 def notifications(found: Deadlines, until: float, *, delivered: float | None) -> list[float]:

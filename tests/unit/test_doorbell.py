@@ -66,10 +66,10 @@ class Door:
         self._frames, frames = os.pipe()
         self._stack = os.memfd_create("stack")
         self._writing = (notifications, frames, self._stack)
-        self.stop_signal = StopSignal(notifications, self._stack, self._orders.word_for)
+        self.stop_signal = StopSignal(notifications, self._stack, self._orders.order_for)
         self.stop_signal.channel = FrameWriter(frames, CODECS["json"], self.stop_signal.answer)
         os.set_blocking(self._notifications, False)
-        self.stop_signal.hang()
+        self.stop_signal.install()
 
     def ring(self, order: bytes, again: Again) -> tuple[BaseException | None, bytes]:
         """Give an order and ring for it; return what was raised, and what had been told by then."""
@@ -202,7 +202,7 @@ def test_a_bell_that_comes_again_while_asyncio_hears_the_first_one_is_asyncios_o
         "StopSignal._on_term",
         "Stop.decode",
         "Stopping.__init__",
-        "StopSignal._tell",
+        "StopSignal._notify",
     } <= set(judged), judged
 
 

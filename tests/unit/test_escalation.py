@@ -145,14 +145,14 @@ def test_the_signal_is_repeated_until_it_is_acknowledged(ack_s: float | None) ->
 
 def test_a_job_that_answers_itself_is_told_once() -> None:
     state, _ = escalation.delivered(asked(), NOW, ProcessorUse(1.0))
-    assert rings(escalation.answered_by_job(state)[0], NOW + 5) == []
+    assert rings(escalation.handled_by_job(state)[0], NOW + 5) == []
     rules = replace(RULES, has_own_handler=True)
     assert rings(escalation.delivered(asked(rules), NOW, ProcessorUse(1.0))[0], NOW + 5) == []
     assert not RULES.has_own_handler and RULES.adaptive and not rules.adaptive
     heard, _ = escalation.acknowledged(state, NOW + 0.01)
     lost, _ = escalation.swallowed(heard, NOW + 0.02)
     assert rings(lost, NOW + 5) == [0.025]
-    alone, _ = escalation.answered_by_job(lost)  # set by its clean-up
+    alone, _ = escalation.handled_by_job(lost)  # set by its clean-up
     assert rings(alone, NOW + 5) == [] and alone.wake_at == alone.grace_ends
     assert escalation.swallowed(alone, NOW + 0.03) == (alone, ())
 
@@ -219,7 +219,7 @@ def test_what_could_not_be_read_at_the_delivery_counts_from_nothing() -> None:
 def test_the_constants_are_what_their_reasons_say() -> None:
     """The lengths of a dump, the pause before another bell; a wait for the interpreter lock, in runs and in `ack_s`."""
     assert (DUMP_S, escalation.DUMP_S_MAX, escalation.DUMP_IN_GRACE_S_MAX) == (0.005, 0.1, 1.0)
-    assert (LOOK_AGAIN_S, RESEND_S, escalation.STOOD_STILL_S) == (0.010, 0.005, 0.1)
+    assert (LOOK_AGAIN_S, RESEND_S, escalation.STALL_S) == (0.010, 0.005, 0.1)
     assert (escalation.LOCK_RUNS, escalation.LOCK_PATIENCE) == (4, 4)
 
 
@@ -284,7 +284,7 @@ def test_what_was_missed_with_the_end_of_the_grace_is_done_at_once() -> None:
 def test_an_end_of_the_grace_that_is_seen_about_in_time_is_the_end() -> None:
     assert escalation.tick(acknowledged(), NOW + 5 + 0.0625)[1] == (Action.KILL,)
     ends_at_zero = replace(acknowledged(), grace_ends=0.0, wake_at=0.0)  # where floats are exact
-    assert escalation.tick(ends_at_zero, escalation.STOOD_STILL_S)[1] == (), "and this is late"
+    assert escalation.tick(ends_at_zero, escalation.STALL_S)[1] == (), "and this is late"
 
 
 def test_a_clock_that_has_just_begun_counts_as_any_other() -> None:
@@ -419,7 +419,7 @@ def test_nothing_is_swallowed_that_was_not_acknowledged(phase: Phase) -> None:
 
 @pytest.mark.parametrize("phase", [Phase.ASKED, Phase.DELIVERED])
 def test_a_job_that_answers_itself_has_its_whole_grace(phase: Phase) -> None:
-    state, actions = escalation.answered_by_job(in_phase(phase))
+    state, actions = escalation.handled_by_job(in_phase(phase))
     state = hushed(escalation.delivered(state, NOW + 0.1, 1.0)[0])
     assert actions == () and state.wake_at == NOW + 5 and not state.wants_use
 

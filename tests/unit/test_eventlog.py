@@ -194,13 +194,13 @@ def test_a_sealed_log_survives_its_bytes() -> None:
     log.append("completed", b"")
     log.seal()
     encoded = b"".join(log.encoded())
-    again = EventLog.decoded(encoded, 1 << 20, first=7)
+    again = EventLog.decode(encoded, 1 << 20, first=7)
     assert again.read(-1, 1 << 20) == log.read(-1, 1 << 20)
     assert (len(again), again.tokens, again.bytes) == (len(log), log.tokens, log.bytes)
     assert again.read(RECENT_MAX, 3) == log.read(RECENT_MAX, 3)
     for cut in (1, len(encoded) // 2):
         with pytest.raises(ValueError):
-            EventLog.decoded(encoded[:-cut], 1 << 20)
+            EventLog.decode(encoded[:-cut], 1 << 20)
 
 
 def test_a_log_may_begin_behind_events_that_are_lost() -> None:

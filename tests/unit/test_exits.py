@@ -260,10 +260,10 @@ def test_what_is_known_of_a_process_that_is_gone_is_evidence() -> None:
         deadlines.operation_entered(OperationEntered(number, f"o{number}", number / 10, raises=True), 0.0)
         deadlines.due(number / 10)
     deadlines.heard(0.2)
-    assert deadlines.raised is not None and deadlines.rung is not None
-    assert (deadlines.raised.facts["operation"], deadlines.rung.facts["operation"]) == ("o1", "o2")
+    assert deadlines.raised is not None and deadlines.expired_by_signal is not None
+    assert (deadlines.raised.facts["operation"], deadlines.expired_by_signal.facts["operation"]) == ("o1", "o2")
     expected = Evidence(
         entered=False, torn_bytes=5, protocol_error="nonsense", zygote_lost=True, oom="yes",
-        memory_max_struck=True, operation=deadlines.raised, operation_signalled=deadlines.rung,
+        memory_max_struck=True, operation=deadlines.raised, operation_signalled=deadlines.expired_by_signal,
     )  # fmt: skip
     assert Evidence.of(gone, DEFAULT_LIMITS, "nonsense", deadlines, entered=False) == expected

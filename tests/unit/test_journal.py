@@ -16,9 +16,9 @@ from killable.supervisor.journal.journal_file import AcceptedNote, DroppedNote, 
 @pytest.mark.row("B16")
 def test_a_job_that_is_dropped_takes_along_what_is_owed_of_it() -> None:
     journal = Journal("")
-    journal._owe([StartedNote(1, b"{}"), StartedNote(2, b"{}")])
-    journal._owe([DroppedNote(1)])
-    assert journal._owed == [StartedNote(2, b"{}"), DroppedNote(1)]
+    journal._add_pending([StartedNote(1, b"{}"), StartedNote(2, b"{}")])
+    journal._add_pending([DroppedNote(1)])
+    assert journal._pending == [StartedNote(2, b"{}"), DroppedNote(1)]
 
 
 class Full(JournalFile):
@@ -31,7 +31,7 @@ class Full(JournalFile):
 class Broken(Journal):
     """Has a defect: its thread ends at what is owed."""
 
-    def _owe(self, notes: list[Note]) -> None:
+    def _add_pending(self, notes: list[Note]) -> None:
         raise RuntimeError("a defect")
 
 

@@ -64,7 +64,7 @@ def test_what_is_written_is_read_by_the_next_one(file: JournalFile, path: str, m
     assert one == JournalRow(1, "job-1", {"type": "work"}, {"at": 1}, None, {"input": b"input" * 100})
     assert (two.accepted, two.started, two.ended) == ({"n": 2}, {"at": 2}, {"end": 2})
     assert two.pieces == {"result": b"r" * 1000, "events": b"".join(log.encoded())}  # its input is not needed any more
-    assert EventLog.decoded(two.pieces["events"], 1).read(-1, 100) == log.read(-1, 100)
+    assert EventLog.decode(two.pieces["events"], 1).read(-1, 100) == log.read(-1, 100)
 
 
 @pytest.mark.row("B16")

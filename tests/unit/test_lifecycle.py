@@ -81,7 +81,7 @@ def test_a_stop_never_leads_back_to_a_run() -> None:
     assert State.TERMINATING not in TABLE[State.KILLING].values()
 
 
-@pytest.mark.parametrize("cause", [Cause.STOP_ASKED, Cause.KILL_DUE, Cause.EXITED], ids=str)
+@pytest.mark.parametrize("cause", [Cause.STOP_REQUESTED, Cause.KILL_DUE, Cause.EXITED], ids=str)
 def test_a_worker_can_be_stopped_or_die_in_every_state_that_has_one(cause: Cause) -> None:
     without = {state for state in LIVE if cause not in TABLE[state]}
     allowed = {State.QUEUED}

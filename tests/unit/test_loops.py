@@ -19,7 +19,7 @@ class Result:
     """Something that is to go when nobody wants it."""
 
 
-@pytest.mark.parametrize("aside", [event_loops.in_thread, event_loops.in_turn])
+@pytest.mark.parametrize("aside", [event_loops.in_thread, event_loops.in_bounded_threads])
 async def test_what_nobody_waits_for_any_more_is_kept_by_nobody(aside: Callable[..., asyncio.Future[Result]]) -> None:
     may_end, results = threading.Event(), list[weakref.ref[Result]]()
 
@@ -54,19 +54,19 @@ async def test_what_is_done_in_turn_is_done_a_few_at_a_time() -> None:
         at_once -= 1
         return number
 
-    doing = [event_loops.in_turn(loop, partial(work, number)) for number in range(20)]
-    await until_async(lambda: at_once == event_loops.AT_ONCE, "as many as may are at it")
+    doing = [event_loops.in_bounded_threads(loop, partial(work, number)) for number in range(20)]
+    await until_async(lambda: at_once == event_loops.QUEUE_THREADS_MAX, "as many as may are at it")
     may_end.set()
     assert await asyncio.gather(*doing) == list(range(20))
-    assert most == event_loops.AT_ONCE
+    assert most == event_loops.QUEUE_THREADS_MAX
     await event_loops.threads_are_done(60)
 
 
 def test_a_loop_is_kept_by_nothing_of_this() -> None:
     """An Executor has one of its own, and a program may have many Executors."""
     loop = asyncio.new_event_loop()
-    loop.run_until_complete(event_loops.in_turn(loop, int))
-    left = event_loops.in_turn(loop, partial(threading.Event().wait, 0.01))
+    loop.run_until_complete(event_loops.in_bounded_threads(loop, int))
+    left = event_loops.in_bounded_threads(loop, partial(threading.Event().wait, 0.01))
     loop.close()
     seen = weakref.ref(loop)
     del loop, left

@@ -61,20 +61,20 @@ async def test_orders_come_in_order_each_with_its_own_descriptors(pair: tuple[in
 async def test_an_expiry_is_taken_out_and_a_stop_comes_before_it(pair: tuple[int, int]) -> None:
     writer, orders = PipeWriter(asyncio.get_running_loop(), pair[0]), OrderReader(pair[1])
     writer.write(encode(Kind.EXPIRE, 1, 0, b"1") + encode(Kind.EXPIRE, 2, 0, b"2") + encode(Kind.EXPIRE, 2, 0, b"3"))
-    assert [word.payload for _ in range(3) if (word := orders.word_for(2)) is not None] == [b"2", b"3"]
+    assert [word.payload for _ in range(3) if (word := orders.order_for(2)) is not None] == [b"2", b"3"]
     writer.write(encode(Kind.EXPIRE, 2, 0, b"4") + stop_order(2))
-    assert [word.kind for _ in range(2) if (word := orders.word_for(2)) is not None] == [Kind.STOP, Kind.STOP]
+    assert [word.kind for _ in range(2) if (word := orders.order_for(2)) is not None] == [Kind.STOP, Kind.STOP]
     writer.close()
     orders.close()
 
 
 async def test_a_stop_is_found_behind_a_small_order_and_another_attempts_is_not(pair: tuple[int, int]) -> None:
     writer, orders = PipeWriter(asyncio.get_running_loop(), pair[0]), OrderReader(pair[1])
-    assert orders.word_for(1) is None  # nothing is there, and it does not wait
+    assert orders.order_for(1) is None  # nothing is there, and it does not wait
     writer.write(stop_order(1))
     writer.write(stop_order(2))
-    assert orders.word_for(3) is None
-    word = orders.word_for(2)
+    assert orders.order_for(3) is None
+    word = orders.order_for(2)
     assert word is not None and (word.kind, word.payload) == (Kind.STOP, b"{}")
     writer.close()
     orders.close()

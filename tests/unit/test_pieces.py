@@ -9,7 +9,7 @@ from starlette.types import Message
 
 from killable.api.http.sse import PING, WRITE_BYTES, _Wire, encode
 from killable.supervisor.models import JobEvent
-from killable.workers.runtime.catalogue import TOLD_BYTES_MAX, _end_of
+from killable.workers.runtime.catalogue import REPORT_BYTES_MAX, _end_of
 
 
 def test_events_go_out_in_pieces_whatever_their_sizes() -> None:
@@ -27,7 +27,7 @@ def test_of_a_text_its_end_is_told_as_far_as_it_fits_into_a_message() -> None:
     for letter in ("a", "\x00", "\U0001f600", "ü"):
         told = _end_of(letter * 100_000 + "the cause")
         assert told.endswith(letter + "the cause")
-        assert TOLD_BYTES_MAX // 2 < len(json.dumps(told)) <= TOLD_BYTES_MAX
+        assert REPORT_BYTES_MAX // 2 < len(json.dumps(told)) <= REPORT_BYTES_MAX
 
 
 async def test_nothing_goes_out_behind_the_last_word_and_nothing_inside_another() -> None:

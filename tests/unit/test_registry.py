@@ -45,7 +45,7 @@ def test_a_page_shows_what_was_asked_for() -> None:
 
 def test_an_ended_job_does_not_keep_its_input() -> None:
     entry = add(registry())
-    entry.forget_input()
+    entry.drop_input()
     assert entry.submission.input == b"" and entry.submission.type == "work"
 
 

@@ -14,7 +14,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from pydantic import BaseModel, Field
 
-from killable.workers.authoring.input_schema import DIALECT, input_type_of, shape_of
+from killable.workers.authoring.input_schema import DIALECT, annotation_type, input_type_of
 from killable.workers.authoring.types import REQUIRED, InputFault, Member, NoJsonForm
 
 
@@ -100,7 +100,7 @@ POINT_SCHEMA = {
 def convert(annotation: Any, value: Any) -> Any:
     """Return what a value becomes; it must fit."""
     faults: list[InputFault] = []
-    converted = shape_of(annotation, "p").convert(value, "/p", faults)
+    converted = annotation_type(annotation, "p").convert(value, "/p", faults)
     assert faults == []
     return converted
 
@@ -108,7 +108,7 @@ def convert(annotation: Any, value: Any) -> Any:
 def faults_of(annotation: Any, value: Any) -> list[InputFault]:
     """Return what is wrong with a value."""
     faults: list[InputFault] = []
-    shape_of(annotation, "p").convert(value, "/p", faults)
+    annotation_type(annotation, "p").convert(value, "/p", faults)
     return faults
 
 
@@ -187,7 +187,7 @@ def faults_of(annotation: Any, value: Any) -> list[InputFault]:
     ],
 )
 def test_schema(annotation: Any, schema: dict[str, Any]) -> None:
-    assert shape_of(annotation).schema == schema
+    assert annotation_type(annotation).schema == schema
     Draft202012Validator.check_schema(schema)
 
 
@@ -225,7 +225,7 @@ def test_conversion(annotation: Any, value: Any, becomes: Any) -> None:
     converted = convert(annotation, value)
     assert converted == becomes
     assert type(converted) is type(becomes)
-    assert Draft202012Validator(shape_of(annotation).schema).is_valid(value)
+    assert Draft202012Validator(annotation_type(annotation).schema).is_valid(value)
 
 
 @pytest.mark.parametrize(
@@ -314,12 +314,12 @@ def test_what_does_not_fit(annotation: Any, value: Any, faults: list[tuple[str, 
 )
 def test_what_has_no_json_form(annotation: Any, message: str) -> None:
     with pytest.raises(NoJsonForm) as raised:
-        shape_of(annotation)
+        annotation_type(annotation)
     assert str(raised.value).startswith(message)
 
 
 def test_pydantic_reads_what_is_pydantics() -> None:
-    assert shape_of(Bounded, "p").schema == {"type": "integer", "minimum": 1, "maximum": 10}
+    assert annotation_type(Bounded, "p").schema == {"type": "integer", "minimum": 1, "maximum": 10}
     assert convert(Bounded, 10) == 10
     assert faults_of(Bounded, 11) == [("/p", "Input should be less than or equal to 10")]
     assert faults_of(Bounded, "5") == [("/p", "Input should be a valid integer")]
@@ -336,7 +336,7 @@ def test_pydantic_converts_what_stands_beside_what_is_its_own() -> None:
 
 
 def test_definitions_of_two_parameters_stand_side_by_side() -> None:
-    members = [Member(name, shape_of(Model, name)) for name in ("left", "right")]
+    members = [Member(name, annotation_type(Model, name)) for name in ("left", "right")]
     document = input_type_of(members).schema
     assert sorted(document["$defs"]) == ["left.Model", "right.Model"]
     assert document["properties"]["left"] == {"$ref": "#/$defs/left.Model"}
@@ -351,9 +351,9 @@ def test_without_pydantic_the_plain_annotation_counts() -> None:
 import sys
 sys.modules["pydantic"] = None
 from typing import Annotated
-from killable.workers.authoring.input_schema import shape_of
+from killable.workers.authoring.input_schema import annotation_type
 class Ge: pass
-print(shape_of(Annotated[int, Ge()], "p").schema)
+print(annotation_type(Annotated[int, Ge()], "p").schema)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == "{'type': 'integer'}\n"
@@ -361,12 +361,12 @@ print(shape_of(Annotated[int, Ge()], "p").schema)
 
 def test_the_input_of_a_job() -> None:
     members = [
-        Member("text", shape_of(str)),
-        Member("color", shape_of(Color), Color.RED),
-        Member("level", shape_of(Level), Level.LOW),
-        Member("point", shape_of(Point), Point(1)),
-        Member("opaque", shape_of(Any), Opaque()),
-        Member("required", shape_of(bool), REQUIRED),
+        Member("text", annotation_type(str)),
+        Member("color", annotation_type(Color), Color.RED),
+        Member("level", annotation_type(Level), Level.LOW),
+        Member("point", annotation_type(Point), Point(1)),
+        Member("opaque", annotation_type(Any), Opaque()),
+        Member("required", annotation_type(bool), REQUIRED),
     ]
     assert input_type_of(members).schema == {
         "$schema": DIALECT,
@@ -385,7 +385,7 @@ def test_the_input_of_a_job() -> None:
 
 
 def test_unknown_members_may_be_ignored() -> None:
-    shape = input_type_of([Member("text", shape_of(str))], extra="ignore")
+    shape = input_type_of([Member("text", annotation_type(str))], extra="ignore")
     assert shape.schema["additionalProperties"] is True
     faults: list[InputFault] = []
     assert shape.convert({"text": "a", "more": 1}, "", faults) == {"text": "a"}

@@ -67,7 +67,7 @@ def test_it_is_closed_once_and_by_the_last_reference_at_the_latest() -> None:
     assert not is_open(second)
 
 
-@pytest.mark.parametrize(("codec", "dump"), [("json", json.dumps), ("pickle", lambda value: pickled(value).joined())])
+@pytest.mark.parametrize(("codec", "dump"), [("json", json.dumps), ("pickle", lambda value: pickled(value).to_bytes())])
 def test_the_codecs_read_it_where_it_lies(codec: str, dump: Any) -> None:
     given = {"text": "\udc80 ä \u2028", "numbers": [1, 2.5, None], "raw": b"raw" if codec == "pickle" else "raw"}
     payload = dump(given)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from killable.supervisor.stack import is_whole, of_fault, readable, trim
+from killable.supervisor.stack import fault_stack, is_whole, readable, trim
 
 OURS = "/lib/killable/workers"
 
@@ -74,19 +74,19 @@ Extension modules: numpy._core._multiarray_umath, psutil._psutil_linux (total: 2
 
 
 def test_of_a_fault_the_python_frames_of_all_threads_are_shown() -> None:
-    shown = of_fault("what the job wrote there\n" + FAULT)
+    shown = fault_stack("what the job wrote there\n" + FAULT)
     assert shown.startswith("Thread 0x1") and shown.endswith("line 40 in <module>\n")
     assert shown.count("\n\n") == 1 and "Binary" not in shown and "Extension" not in shown and is_whole(shown)
 
 
 def test_the_last_fault_is_the_one_that_ended_it() -> None:
     earlier = FAULT.replace("encode", "decode")
-    assert "decode" not in of_fault(earlier + FAULT)
+    assert "decode" not in fault_stack(earlier + FAULT)
 
 
 @pytest.mark.parametrize("text", ["", STACK, "Fatal Python error: Aborted\n\n", FAULT.partition("Thread")[0]])
 def test_without_a_fault_or_a_python_frame_there_is_nothing_to_show(text: str) -> None:
-    assert of_fault(text) == ""
+    assert fault_stack(text) == ""
 
 
 def test_what_faulthandler_escapes_is_read_as_it_was_written() -> None:

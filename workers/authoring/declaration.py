@@ -16,7 +16,7 @@ from types import FunctionType, SimpleNamespace, UnionType
 from typing import Any, NamedTuple, Union
 
 from killable.workers.authoring.context import Context
-from killable.workers.authoring.input_schema import name_of, shape_of
+from killable.workers.authoring.input_schema import annotation_type, name_of
 from killable.workers.authoring.types import ANYTHING, REQUIRED, InputFault, InputType, Member, NoJsonForm
 from killable.workers.protocol.messages import dump_json
 
@@ -222,7 +222,7 @@ def _shape(function: Function, parameter: str, annotation: Any, typed: bool) -> 
     if Context in typing.get_args(annotation):
         raise _refusal(function, parameter, "has the Context inside of its annotation; write ctx: Context")
     try:
-        return shape_of(annotation, parameter.lstrip("*"))
+        return annotation_type(annotation, parameter.lstrip("*"))
     except NoJsonForm as error:
         raise _refusal(function, parameter, str(error)) from None
 

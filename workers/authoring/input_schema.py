@@ -59,7 +59,7 @@ def input_type_of(members: Sequence[Member], *, extra: str = "forbid", rest: Inp
     return InputType(document, input_type.convert)
 
 
-def shape_of(annotation: Any, parameter: str = "") -> InputType:
+def annotation_type(annotation: Any, parameter: str = "") -> InputType:
     """Return the type of a parameter's annotation, which has been evaluated.
 
     Raise NoJsonForm for an annotation that no JSON value can represent.

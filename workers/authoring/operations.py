@@ -50,7 +50,7 @@ class Operations:
 
     def __init__(self, speaker: FrameSink, timeouts: Mapping[str, float | None]) -> None:
         """`timeouts` (the limit `operation_s`), by path or name, override those in the code."""
-        self._speaker = speaker
+        self._frames = speaker
         self._timeouts = timeouts
         self._entered: dict[int, Operation] = {}
         self._numbers = 0
@@ -70,14 +70,14 @@ class Operations:
         self._entered[self._numbers] = operation
         return self._numbers
 
-    def tell_entered(self, entered: OperationEntered) -> None:
-        self._speaker.send(Kind.OPERATION, entered.encode())
+    def send_entered(self, entered: OperationEntered) -> None:
+        self._frames.send(Kind.OPERATION, entered.encode())
 
     def leave(self, number: int) -> None:
         """Mark an operation as left. May be called again."""
         if self._entered.pop(number, None) is not None:
             with suppress(RuntimeError):  # the job has ended, or this is a process that it forked
-                self._speaker.send(Kind.OPERATION_LEFT, OperationLeft(number).encode())
+                self._frames.send(Kind.OPERATION_LEFT, OperationLeft(number).encode())
 
     def expired(self, number: int, frame: FrameType | None) -> OperationTimedOut | None:
         """Return the exception to raise in an operation; None if it has been left or is being left."""
@@ -138,7 +138,7 @@ class Operation:
         try:
             number_around = 0 if around is None else around._number
             entered = OperationEntered(self._number, self.path, self.timeout_s, self._raises, number_around)
-            self._operations.tell_entered(entered)
+            self._operations.send_entered(entered)
             self._before = _innermost.set(self)
         except BaseException:  # for example its own timeout, raised at once
             self._operations.leave(self._number)

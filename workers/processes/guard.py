@@ -22,7 +22,7 @@ from killable.workers.runtime import process_setup
 def main(socket_fd: int, owner: int, packages: dict[str, str]) -> int:
     """Serve until the owner is gone. `owner` is the pid of the process that started this one."""
     process_setup.reset_signals()
-    process_setup.outlast_requests()
+    process_setup.ignore_stop_signals()
     process_setup.adopt_orphans()
     try:
         owner_pidfd = os.pidfd_open(owner)
@@ -91,7 +91,7 @@ class Guard:
             return None
         if pid == 0:
             process_setup.reset_signals()
-            process_setup.outlast_requests()
+            process_setup.ignore_stop_signals()
             os.setsid()
             process_setup.adopt_orphans()
             process_setup.die_with(parent)

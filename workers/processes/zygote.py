@@ -44,7 +44,7 @@ class WorkerStart(NamedTuple):
 
 def main(sock: socket.socket, packages: dict[str, str]) -> int:
     """Serve until the supervisor closes the socket. In a forked child it runs the worker."""
-    _introduce(sock)
+    _send_pid(sock)
     site.main()  # the guard, which forked this process, runs without site-packages
     configure = _receive_configure(sock)
     if configure is None:
@@ -60,7 +60,7 @@ def main(sock: socket.socket, packages: dict[str, str]) -> int:
     return _become_worker(start, configure, packages)
 
 
-def _introduce(sock: socket.socket) -> None:
+def _send_pid(sock: socket.socket) -> None:
     """Send this process's pid and pidfd before any user code runs.
 
     They go through the same socket as later messages, so that the supervisor can signal this process once Preloaded
@@ -155,7 +155,7 @@ class Zygote:
         self._threads = len(os.listdir("/proc/self/task"))
         # The user's imports may have changed signal handlers and the wakeup descriptor.
         process_setup.reset_signals()
-        process_setup.outlast_requests()
+        process_setup.ignore_stop_signals()
         self._wakeups, self._wakeups_end = child_reaper.watch_children()
         gc.collect()
         gc.freeze()  # the collector must not write to pages that workers share (see gc.freeze in the documentation)

@@ -118,7 +118,7 @@ class PickleCodec:
         return self._pickles.loads(payload)
 
     def encode_value(self, value: Any) -> bytes:
-        return self._pickled(value).joined()
+        return self._pickled(value).to_bytes()
 
     def encode_token(self, value: Any) -> bytes:
         """Encode a token as one pickle in one piece: values that come often are small."""
@@ -129,7 +129,7 @@ class PickleCodec:
     def encode_result(self, value: Any, result_buffer: int) -> bytes | None:
         found = self._pickled(value)
         if result_buffer < 0 or found.size <= INLINE_BYTES_MAX:
-            return found.joined()
+            return found.to_bytes()
         try:
             found.lay(result_buffer)
         except BaseException:
@@ -140,7 +140,7 @@ class PickleCodec:
 
     def encode_exception(self, error: BaseException) -> bytes:
         try:
-            encoded = self._pickled(error).joined()
+            encoded = self._pickled(error).to_bytes()
         except Unserializable:
             return b""
         return encoded if len(encoded) <= INLINE_BYTES_MAX else b""

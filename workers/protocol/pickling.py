@@ -40,7 +40,7 @@ Part = bytes | bytearray | memoryview
 
 
 class Pickled:
-    """A pickled value in pieces. Large pieces are the value's own memory, copied only by `joined` and `lay`."""
+    """A pickled value in pieces. Large pieces are the value's own memory, copied only by `to_bytes` and `lay`."""
 
     __slots__ = ("buffers", "parts", "size", "write")
 
@@ -76,7 +76,7 @@ class Pickled:
         """Whether the pickle may refer to an object by its name in `__main__`."""
         return any(b"__main__" in part for part in self.parts if len(part) < _PAYLOAD_BYTES)
 
-    def joined(self) -> bytes:
+    def to_bytes(self) -> bytes:
         """Return the encoded value in one piece."""
         return b"".join(self._pieces())
 

@@ -21,7 +21,7 @@ class ScriptGlobals:
 
     def __init__(self) -> None:
         self.globals: dict[str, Any] = {}
-        self._brought: dict[str, Any] = {}
+        self._from_pickles: dict[str, Any] = {}
         """The value that a pickle bound to each name."""
 
     def admit(self, brought: Mapping[str, Any]) -> dict[str, Any]:
@@ -29,14 +29,15 @@ class ScriptGlobals:
         admitted = {
             name: value
             for name, value in brought.items()
-            if name not in self.globals or (name in self._brought and self.globals[name] is self._brought[name])
+            if name not in self.globals
+            or (name in self._from_pickles and self.globals[name] is self._from_pickles[name])
         }
-        self._brought.update(admitted)
+        self._from_pickles.update(admitted)
         return admitted
 
     def settle(self) -> None:
         """Keep all values from now on, except code, which its author may change between two tasks."""
-        self._brought = {name: value for name, value in self._brought.items() if isinstance(value, _CODE)}
+        self._from_pickles = {name: value for name, value in self._from_pickles.items() if isinstance(value, _CODE)}
 
 
 _shared: dict[str, ScriptGlobals] | None = None

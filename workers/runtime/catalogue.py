@@ -20,11 +20,11 @@ from killable.workers.authoring.declaration import DeclarationError, place_of
 from killable.workers.protocol.control import Configure, PreloadFailed
 from killable.workers.protocol.fd_passing import MESSAGE_BYTES_MAX
 
-TOLD_BYTES_MAX = 60_000
+REPORT_BYTES_MAX = 60_000
 """The most bytes of a traceback, and of a declaration's error, as JSON: one message carries both."""
 TYPE_BYTES_MAX = MESSAGE_BYTES_MAX - 1024
 """The most bytes of a job type as JSON, with schema and docstring: one message carries it."""
-_NOT_THE_USERS = (os.path.dirname(os.path.dirname(__file__)), "<frozen importlib")
+_LIBRARY_PATHS = (os.path.dirname(os.path.dirname(__file__)), "<frozen importlib")
 
 
 class SurveyFailed(Exception):
@@ -40,7 +40,7 @@ def explain(error: BaseException) -> PreloadFailed:
     if isinstance(error, SurveyFailed):
         return error.failure
     frames = error.__traceback__
-    while frames is not None and frames.tb_frame.f_code.co_filename.startswith(_NOT_THE_USERS):
+    while frames is not None and frames.tb_frame.f_code.co_filename.startswith(_LIBRARY_PATHS):
         frames = frames.tb_next
     text = "".join(traceback.format_exception(type(error), error, frames))
     return PreloadFailed(_end_of(text), _end_of(str(error)) if isinstance(error, DeclarationError) else "")
@@ -48,7 +48,7 @@ def explain(error: BaseException) -> PreloadFailed:
 
 def _end_of(text: str) -> str:
     """Return as much of the end of a text as fits: the error is at the end."""
-    while len(json.dumps(text)) > TOLD_BYTES_MAX:
+    while len(json.dumps(text)) > REPORT_BYTES_MAX:
         text = text[len(text) // 4 + 1 :]
     return text
 

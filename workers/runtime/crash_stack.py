@@ -25,7 +25,7 @@ class CrashStack:
         if self._on_stderr or not handled:
             faulthandler.enable(file=descriptor, all_threads=True)
 
-    def leave_to_parent(self) -> None:
+    def close_in_child(self) -> None:
         """Restore the earlier file in a process that the job forked: its crashes are not the worker's."""
         if faulthandler.is_enabled():
             # Not `disable`: it would also remove a handler that the job has installed since.

@@ -12,7 +12,7 @@ from opcode import opmap
 from types import CodeType, FrameType
 
 
-def put_off(frame: FrameType | None, act: Callable[[], None]) -> bool:
+def defer(frame: FrameType | None, act: Callable[[], None]) -> bool:
     """Call `act`, which may raise, before the frame's next instruction if it was interrupted at a backward jump.
 
     Return whether `act` will be called. It uses sys.monitoring: only this code object runs slower until then, and a

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 Closing = tuple[Kind, bytes]
 
-_OURS = (__name__, "killable.workers.runtime.executor_jobs", "killable.workers.runtime.executor_setup")
+_OWN_MODULES = (__name__, "killable.workers.runtime.executor_jobs", "killable.workers.runtime.executor_setup")
 CORRELATION_VARIABLE = "KILLABLE_CORRELATION_ID"
 _TRACEBACK_CHARS_MAX = 64 << 10
 """More than a hundred frames. The job's record and its last event contain the traceback."""
@@ -112,7 +112,7 @@ class Execution:
             self.exit_code = ExitCode.BAD_ASSIGNMENT
             return _closing(Raised("assignment", message=f"this pool has no job type {run.type!r}"))
         try:
-            stop_signal.answer_missed()  # a stop right after the order, whose signal came before `expect`
+            stop_signal.obey_missed_orders()  # a stop right after the order, whose signal came before `expect`
             self._rlimits.hold(self._limits, self._data_bytes)
             _set_correlation_id(run.correlation_id)
             context = Context(
@@ -204,7 +204,7 @@ class Execution:
         if isinstance(error, SystemExit):
             self.exit_code = _system_exit_code(error)
             return Raised("exit", exit_code=self.exit_code)
-        self._rlimits.lift()  # a traceback takes memory and reads files
+        self._rlimits.restore()  # a traceback takes memory and reads files
         cause = "exception"
         if isinstance(error, OperationTimedOut):
             cause = "operation"
@@ -223,7 +223,7 @@ class Execution:
     def _traceback(self, error: BaseException) -> str:
         """Format the traceback without the leading frames of this project."""
         frames = error.__traceback__
-        while frames is not None and frames.tb_frame.f_globals.get("__name__") in _OURS:
+        while frames is not None and frames.tb_frame.f_globals.get("__name__") in _OWN_MODULES:
             frames = frames.tb_next
         try:
             text = "".join(traceback.format_exception(type(error), error, frames))

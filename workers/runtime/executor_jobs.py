@@ -98,10 +98,10 @@ def _resolved(function: Any, annotations: Mapping[str, Any]) -> Mapping[str, Any
     try:
         return typing.get_type_hints(function)
     except Exception:  # it evaluates code of the program, which may raise anything
-        return {name: _meant(function, kind) for name, kind in annotations.items() if _may_be_context(kind)}
+        return {name: _evaluated(function, kind) for name, kind in annotations.items() if _may_be_context(kind)}
 
 
-def _meant(function: Any, kind: object) -> object:
+def _evaluated(function: Any, kind: object) -> object:
     try:
         return eval(kind, getattr(inspect.unwrap(function), "__globals__", {})) if isinstance(kind, str) else kind
     except Exception:

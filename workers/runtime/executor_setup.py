@@ -34,7 +34,7 @@ class ExecutorSetup:
     def encode(self, path: Sequence[str]) -> bytes:
         """Pickle the setup with `path`, the program's sys.path. Raise any exception of pickling."""
         authkey = bytes(multiprocessing.current_process().authkey)  # workers need it to use the program's managers
-        return pickle.dumps((list(path), authkey, pickling.pickled(self).joined()))
+        return pickle.dumps((list(path), authkey, pickling.pickled(self).to_bytes()))
 
 
 _in_pool = False
@@ -59,11 +59,11 @@ def prepare(encoded: bytes) -> None:
     for name in setup.modules:
         importlib.import_module(name)
     if setup.preload is not None:
-        made_ready = setup.preload
+        preload_function = setup.preload
 
         @preload
         def preloaded() -> object:
-            made = made_ready()
+            made = preload_function()
             script_globals.settle()
             return made
 

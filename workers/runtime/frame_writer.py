@@ -39,7 +39,7 @@ class FrameWriter:
         self._open = False
         self.busy = False
         self.rang = False
-        self._behind: deque[tuple[int, bytes]] = deque()
+        self._queued: deque[tuple[int, bytes]] = deque()
 
     def begin(self, fence: int) -> None:
         """Start an attempt. From here on frames are accepted, and carry its fence."""
@@ -76,20 +76,20 @@ class FrameWriter:
             if len(payload) > FRAME_BYTES_MAX:
                 raise FrameError(f"a payload of {len(payload)} bytes is over the bound of {FRAME_BYTES_MAX}")
             if self._open:  # else the closing frame is being written, and frames of the job's handlers are dropped
-                self._behind.append((kind, payload))
+                self._queued.append((kind, payload))
             return
-        while self._behind:  # left waiting by an earlier `send` that a signal interrupted
+        while self._queued:  # left waiting by an earlier `send` that a signal interrupted
             self._write_next()
         self._write_busy(kind, payload)
         # Not recursive: thousands may wait for a write that blocks, and a RecursionError would end one in the middle.
-        while self._behind and not self.rang:
+        while self._queued and not self.rang:
             self._write_next()
         if self.rang:
             self._answer()
 
     def close(self, closing: Sequence[tuple[int, bytes]]) -> None:
         """Write closing frames in one piece, and refuse all later frames except further closing frames."""
-        while self._behind:
+        while self._queued:
             self._write_next()
         self._open, self.busy = False, True  # a handler of the job that emits in here would deadlock on the lock
         try:
@@ -103,14 +103,14 @@ class FrameWriter:
         finally:
             self.busy = False
 
-    def disown(self) -> None:
+    def detach_in_child(self) -> None:
         """Refuse all frames, in a process that the job forked: only the worker itself may write them."""
         self._lock = threading.Lock()  # another thread may have held it at the fork
         self._open = False
 
     def _write_next(self) -> None:
         try:
-            kind, payload = self._behind.popleft()
+            kind, payload = self._queued.popleft()
         except IndexError:  # a signal handler has written it since the caller's check
             return
         self._write_busy(kind, payload)

@@ -29,7 +29,7 @@ from killable.workers.runtime.process_setup import flush_c_streams
 from killable.workers.runtime.reuse_check import Baseline
 from killable.workers.runtime.rlimits import ResourceLimits, measure_data_bytes
 from killable.workers.runtime.stop_signal import StopSignal
-from killable.workers.runtime.warmup import rehearse
+from killable.workers.runtime.warmup import warm_up
 
 
 class WorkerEnds(NamedTuple):
@@ -72,7 +72,7 @@ def _serve(pipes: WorkerEnds, configure: Configure, tmp: str, cgroup_errno: int)
         report_broken(pipes.frames, "".join(traceback.format_exception(error)))
         return ExitCode.NOT_IMPORTABLE
     worker = Harness(pipes, configure, tmp)
-    rehearse(tmp, CODECS[configure.codec])
+    warm_up(tmp, CODECS[configure.codec])
     os.write(pipes.frames, encode(Kind.READY, 0, 0, Ready(cgroup_errno).encode()))
     return worker.serve()
 
@@ -86,14 +86,14 @@ class Harness:
         self._tmp = tmp
         self._codec = CODECS[configure.codec]
         self._orders = OrderReader(pipes.orders)
-        self._stop_signal = StopSignal(pipes.notifications, pipes.stack, self._orders.word_for)
+        self._stop_signal = StopSignal(pipes.notifications, pipes.stack, self._orders.order_for)
         self._channel = FrameWriter(pipes.frames, self._codec, self._stop_signal.answer)
         self._stop_signal.channel = self._channel
         self._registered = job_functions.registered()
         faulthandler.register(DUMP_SIGNAL, file=pipes.stack, all_threads=True, chain=False)
         self._faults = CrashStack(pipes.stack)
-        self._stop_signal.hang()
-        os.register_at_fork(after_in_child=self._leave_to_parent)
+        self._stop_signal.install()
+        os.register_at_fork(after_in_child=self._close_in_child)
         self._baseline = Baseline.take()
         self._rlimits = ResourceLimits(own_user=configure.uid is not None)
         self._data_bytes: int | None = measure_data_bytes()
@@ -128,21 +128,21 @@ class Harness:
             )
             self._channel.begin(order.fence)
             closing = attempt.outcome(self._stop_signal, order.fence)
-            self._rlimits.lift()
+            self._rlimits.restore()
             _flush()
-            last_words = [closing]
+            closing_frames = [closing]
             is_last = self._stop_signal.stopping is not None or served == self._jobs_max
             change = "" if is_last else self._baseline.changed()
             if not (is_last or change):
                 if attempt.has_tmp:
-                    self._channel.close(last_words)  # first: removing the directory may outlast the job's time
-                    last_words = []
+                    self._channel.close(closing_frames)  # first: removing the directory may outlast the job's time
+                    closing_frames = []
                     attempt.remove_tmp()
                 change = self._prepare_for_next(limits)  # before IDLE: the next order may come at once
             if closing[0] == Kind.RESULT_SHM:
                 self._drop_result_buffer()
             idle = Idle(reusable=not (is_last or change), why=change)
-            self._channel.close([*last_words, (Kind.IDLE, idle.encode())])
+            self._channel.close([*closing_frames, (Kind.IDLE, idle.encode())])
             if not idle.reusable:
                 return attempt.exit_code
 
@@ -169,7 +169,7 @@ class Harness:
         Memory is measured only if the last job had a `memory_bytes`: the next one mostly has the same limits. If it has
         the limit after all, memory is measured then.
         """
-        self._stop_signal.take_signal()
+        self._stop_signal.install_handler()
         try:
             os.close(os.dup(self._pipes.frames))
             self._data_bytes = None if last.get("memory_bytes") is None else measure_data_bytes()
@@ -177,13 +177,13 @@ class Harness:
             return f"no file can be opened any more ({error.strerror})"
         return ""
 
-    def _leave_to_parent(self) -> None:
+    def _close_in_child(self) -> None:
         """Detach a process that the job has forked: it takes no order and writes no notification and no frame."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        self._faults.leave_to_parent()
+        self._faults.close_in_child()
         self._stop_signal.forget()
-        self._channel.disown()
+        self._channel.detach_in_child()
         self._orders.close()
         self._drop_result_buffer()
         for descriptor in self._pipes[1:]:

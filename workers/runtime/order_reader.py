@@ -40,7 +40,7 @@ class OrderReader:
                 return None
         return self._waiting.popleft()
 
-    def word_for(self, fence: int) -> Frame | None:
+    def order_for(self, fence: int) -> Frame | None:
         """Return the order that the signal announced, if it is there: STOP, else the next EXPIRE, which is removed."""
         self._read()  # one read is enough: the order is written before the signal, and nothing longer precedes it
         expire = None

@@ -41,26 +41,26 @@ def reset_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
-def outlast_requests() -> None:
+def ignore_stop_signals() -> None:
     """Make SIGTERM, SIGINT and SIGHUP do nothing in this process.
 
     Service managers and terminals send them to every process of a server, but the owner decides when this one ends. Its
     children get the defaults, since a preload may end its helpers by a signal: exec resets handlers (signal(7)), and
-    `_Requests` does so in a fork.
+    `_BlockedDuringFork` does so in a fork.
     """
-    _requests.hold_at_forks()
-    for number in _REQUESTS:
+    _requests.block_during_forks()
+    for number in _STOP_SIGNALS:
         signal.signal(number, _do_nothing)
 
 
-_REQUESTS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def _do_nothing(_number: int, _frame: object) -> None: ...
 
 
-class _Requests:
-    """Blocks `_REQUESTS` during a fork: the child would lose one that arrives before its defaults are restored.
+class _BlockedDuringFork:
+    """Blocks `_STOP_SIGNALS` during a fork: the child would lose one that arrives before its defaults are restored.
 
     It does nothing in a worker, whose threads may fork at the same time.
     """
@@ -70,27 +70,27 @@ class _Requests:
         self._mask: Iterable[int] | None = None
         """The signal mask to restore; None: nothing was blocked."""
 
-    def hold_at_forks(self) -> None:
+    def block_during_forks(self) -> None:
         if not self._are_held:
             self._are_held = True
-            os.register_at_fork(before=self._hold, after_in_parent=self._release, after_in_child=self._heed)
+            os.register_at_fork(before=self._hold, after_in_parent=self._release, after_in_child=self._restore_defaults)
 
     def _hold(self) -> None:
         outlasts = signal.getsignal(signal.SIGTERM) is _do_nothing
-        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, _REQUESTS) if outlasts else None
+        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS) if outlasts else None
 
     def _release(self) -> None:
         if self._mask is not None:
             signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
 
-    def _heed(self) -> None:
-        for number in _REQUESTS:
+    def _restore_defaults(self) -> None:
+        for number in _STOP_SIGNALS:
             if signal.getsignal(number) is _do_nothing:
                 signal.signal(number, signal.SIG_DFL)
         self._release()
 
 
-_requests = _Requests()
+_requests = _BlockedDuringFork()
 
 
 def adopt_orphans() -> None:

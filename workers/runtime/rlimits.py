@@ -43,7 +43,7 @@ class ResourceLimits:
         if processes_max is not None and self._own_user:
             self._set(resource.RLIMIT_NPROC, processes_max + TASKS_SPARE)
 
-    def lift(self) -> None:
+    def restore(self) -> None:
         """Restore the previous soft limits. May be called when nothing was set."""
         for kind, soft in self._changed.items():
             resource.setrlimit(kind, (_at_most(soft, hard := resource.getrlimit(kind)[1]), hard))

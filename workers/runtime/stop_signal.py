@@ -44,11 +44,11 @@ class StopSignal:
     def __init__(self, notifications: int, stack: int, read_word: Callable[[int], Frame | None]) -> None:
         self._notifications = notifications
         self._stack = stack
-        self._read_word = read_word
+        self._read_order = read_word
         self._fence: int | None = None
         self._reading = False
-        self._rang_while_reading = False
-        self._missed = False
+        self._signalled_while_reading = False
+        self._signalled_early = False
         """A signal came while no attempt was expected, perhaps for one whose order had not been read yet."""
         self._raised = False
         self.generator: GeneratorType[Any, Any, Any] | None = None
@@ -58,20 +58,20 @@ class StopSignal:
         self.shields = 0
         self._expired: set[int] = set()
         """Numbers of the operations whose `OperationTimedOut` is still to be raised."""
-        self._told: tuple[int, OperationTimedOut] | None = None
+        self._last_raised: tuple[int, OperationTimedOut] | None = None
         """The operation and the exception that were raised last."""
 
-    def hang(self) -> None:
+    def install(self) -> None:
         """Install the handler, the wakeup descriptor and the hook for swallowed exceptions; main thread only."""
         os.set_blocking(self._notifications, False)
         signal.set_wakeup_fd(self._notifications, warn_on_full_buffer=False)
         self._set_handler = partial(sys.modules["_signal"].signal, signal.SIGTERM, self._on_term)
-        self.take_signal()
-        _note_replacement(signal.SIGTERM, self._on_term, self._tell)
+        self.install_handler()
+        _note_replacement(signal.SIGTERM, self._on_term, self._notify)
         self._next_hook = sys.unraisablehook
         sys.unraisablehook = self._on_unraisable
 
-    def take_signal(self) -> None:
+    def install_handler(self) -> None:
         """Install the handler again for the next job: Python cannot see whether C code has replaced it."""
         self._set_handler()
 
@@ -80,7 +80,7 @@ class StopSignal:
         self.stopping = None
         self._raised = False
         self.shields = 0
-        self._expired, self._told = set(), None
+        self._expired, self._last_raised = set(), None
         self._fence = fence
 
     def forget(self) -> None:
@@ -91,22 +91,22 @@ class StopSignal:
 
     def answer(self) -> None:
         """Read the orders and obey them, which may raise. Called after a frame write that a signal interrupted."""
-        self._ring(sys._getframe(1))
+        self._on_signal(sys._getframe(1))
 
-    def answer_missed(self) -> None:
+    def obey_missed_orders(self) -> None:
         """Read and obey the orders if a signal came before the attempt was expected."""
-        if self._missed:
-            self._missed = False
-            self._ring(sys._getframe(1))
+        if self._signalled_early:
+            self._signalled_early = False
+            self._on_signal(sys._getframe(1))
 
     def _on_term(self, _signum: int, frame: FrameType | None) -> None:
-        interrupted = _outside(frame)
-        if not deferred_raise.put_off(interrupted, lambda: self._ring(interrupted)):
-            self._ring(frame)
+        interrupted = _interrupted_frame(frame)
+        if not deferred_raise.defer(interrupted, lambda: self._on_signal(interrupted)):
+            self._on_signal(frame)
 
-    def _ring(self, frame: FrameType | None) -> None:
+    def _on_signal(self, frame: FrameType | None) -> None:
         if self._fence is None:
-            self._missed = True
+            self._signalled_early = True
             return
         if self._raised:
             return
@@ -114,27 +114,27 @@ class StopSignal:
             self.channel.rang = True  # the write calls answer() when it is done
             return
         if self._reading:
-            self._rang_while_reading = True
+            self._signalled_while_reading = True
             return
         self.channel.rang = False
-        self._listen(frame)
+        self._read_orders(frame)
         self._deliver(frame)
 
-    def _listen(self, frame: FrameType | None) -> None:
+    def _read_orders(self, frame: FrameType | None) -> None:
         """Read the orders for this attempt. A stop is the last one.
 
         A signal that comes meanwhile is only recorded: from in here the interrupted code cannot be identified.
         """
         try:
             while self.stopping is None:
-                word = self._hear()
+                word = self._next_order()
                 if word is None:
                     return
                 if word.kind == Kind.STOP:
                     self._take_stop(Stop.decode(word.payload), frame)
                 else:
                     number = Expire.decode(word.payload).number
-                    self._tell(NOTIFY_EXPIRED)
+                    self._notify(NOTIFY_EXPIRED)
                     self._expired.add(number)
         finally:
             self._reading = False
@@ -144,7 +144,7 @@ class StopSignal:
         deadline = time.monotonic() + stop.grace_s
         stopping = Stopping(stop.cause, by=stop.by, grace_s=stop.grace_s, deadline=deadline, reason=stop.reason)
         write_stack(self._stack, _suspended_frame(self.generator) or frame)
-        self._tell(NOTIFY_ACKNOWLEDGED)
+        self._notify(NOTIFY_ACKNOWLEDGED)
         self.stopping = stopping
 
     def _deliver(self, frame: FrameType | None) -> None:
@@ -152,13 +152,13 @@ class StopSignal:
         if self.stopping is None and not self._expired:
             return
         if _is_in_hook(frame):
-            self._tell(NOTIFY_SWALLOWED)  # what is raised here is lost: ask for another signal
+            self._notify(NOTIFY_SWALLOWED)  # what is raised here is lost: ask for another signal
         elif self.stopping is not None:
             if not (_is_event_loops(frame) and self._ask_event_loop()):
                 self._raise()
         elif _runs_the_loop(frame):
             # No callback can raise it in a task: ask for more signals until one interrupts other code.
-            self._tell(NOTIFY_SWALLOWED)
+            self._notify(NOTIFY_SWALLOWED)
         else:
             self._raise_expired(frame)
 
@@ -175,7 +175,7 @@ class StopSignal:
         for number in expired:
             error = self.operations.expired(number, frame)
             if error is not None:
-                self._told = number, error
+                self._last_raised = number, error
                 raise error
 
     def raise_deferred(self) -> None:
@@ -195,35 +195,35 @@ class StopSignal:
         if loop is None or loop.is_closed():
             return False
         loop.call_soon_threadsafe(self._raise)
-        self._tell(NOTIFY_SWALLOWED)
+        self._notify(NOTIFY_SWALLOWED)
         return True
 
-    def _hear(self) -> Frame | None:
+    def _next_order(self) -> Frame | None:
         """Return the next order; None once a read finds nothing and no signal arrived during it."""
         fence = self._fence
         assert fence is not None
         while True:
-            self._rang_while_reading = False
+            self._signalled_while_reading = False
             self._reading = True
-            word = self._read_word(fence)
+            word = self._read_order(fence)
             if word is not None:
                 return word  # the caller reads on, unless it is a stop
             self._reading = False  # before the check below: a signal between the two reads the orders itself
-            if not self._rang_while_reading:
+            if not self._signalled_while_reading:
                 return None
 
     def _on_unraisable(self, unraisable: Any) -> None:
         if unraisable.exc_value is not None and unraisable.exc_value is self.stopping:
             # A __del__, a gc or C callback swallowed it. Raising here would be swallowed again: ask for another signal.
             self._raised = False
-            self._tell(NOTIFY_SWALLOWED)
-        elif self._told is not None and unraisable.exc_value is self._told[1]:
-            self._expired.add(self._told[0])
-            self._tell(NOTIFY_SWALLOWED)
+            self._notify(NOTIFY_SWALLOWED)
+        elif self._last_raised is not None and unraisable.exc_value is self._last_raised[1]:
+            self._expired.add(self._last_raised[0])
+            self._notify(NOTIFY_SWALLOWED)
         else:
             self._next_hook(unraisable)
 
-    def _tell(self, notification: int) -> None:
+    def _notify(self, notification: int) -> None:
         try:
             os.write(self._notifications, bytes([notification]))
         except OSError:
@@ -250,7 +250,7 @@ def _is_in_hook(frame: FrameType | None) -> bool:
 
 def _is_event_loops(frame: FrameType | None) -> bool:
     """Return whether the signal interrupted asyncio or standard-library code that asyncio called, not job code."""
-    while frame is not None and _is_seen_through(frame):
+    while frame is not None and _is_skipped(frame):
         if _package(frame) == "asyncio":
             return True
         frame = frame.f_back
@@ -263,7 +263,7 @@ def _runs_the_loop(frame: FrameType | None) -> bool:
     False while the loop waits, and in asyncio functions that the job called (`asyncio.sleep`): there an exception
     propagates into the job.
     """
-    while frame is not None and _is_seen_through(frame):
+    while frame is not None and _is_skipped(frame):
         if _package(frame) == "selectors":
             return False
         if _package(frame) == "asyncio" and frame.f_code.co_name == "_run_once":
@@ -272,7 +272,7 @@ def _runs_the_loop(frame: FrameType | None) -> bool:
     return False
 
 
-def _is_seen_through(frame: FrameType) -> bool:
+def _is_skipped(frame: FrameType) -> bool:
     """Return whether to look at the frame's caller instead: it is library code, or this handler, itself interrupted."""
     return _is_handlers(frame) or _package(frame) in sys.stdlib_module_names
 
@@ -281,7 +281,7 @@ def _is_handlers(frame: FrameType) -> bool:
     return frame.f_globals is globals() or frame.f_globals is vars(deferred_raise)
 
 
-def _outside(frame: FrameType | None) -> FrameType | None:
+def _interrupted_frame(frame: FrameType | None) -> FrameType | None:
     """Return the frame that this handler interrupted, also when the handler itself was interrupted."""
     while frame is not None and _is_handlers(frame):
         frame = frame.f_back

@@ -26,16 +26,18 @@ from killable.workers.runtime.stop_signal import StopSignal
 _FENCE = 0
 
 
-def _nothing(text: str, ctx: Context) -> str:
+def _trivial_job(text: str, ctx: Context) -> str:
     ctx.emit(text)
     return text
 
 
-_PARAMETERS = read_parameters(_nothing, typed=True)
-_JOB = JobFunction("rehearsal", _nothing, "", input_type_of(_PARAMETERS.members), context_parameter=_PARAMETERS.context)
+_PARAMETERS = read_parameters(_trivial_job, typed=True)
+_JOB = JobFunction(
+    "rehearsal", _trivial_job, "", input_type_of(_PARAMETERS.members), context_parameter=_PARAMETERS.context
+)
 
 
-def rehearse(tmp: str, codec: Codec) -> None:
+def warm_up(tmp: str, codec: Codec) -> None:
     """Read and decode an order, bind its input, call the job, emit and close; the frames go to /dev/null."""
     null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -4,6 +4,8 @@
 # make docs   the site, into build/docs; every warning is an error
 # make reference      writes docs/reference/*.md from the code
 # make demo-picture   records the demo and draws docs/_static/demo.svg
+# make hooks  has what .pre-commit-config.yaml lists run before each commit
+# make lock   writes uv.lock anew after a change of pyproject.toml; ARGS=--upgrade takes the newest releases
 # Everything goes into .venv here; nothing else on the machine is touched.
 
 VENV := .venv
@@ -24,7 +26,7 @@ NAMES := $(VENV)/sources-$(shell printf '%s\n' $(sort $(SOURCES)) | cksum | cut 
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test lint docs format reference demo-picture install clean
+.PHONY: demo test lint docs format reference demo-picture types hooks lock install clean
 
 demo: install
 	@$(BIN)/killable demo $(ARGS)
@@ -57,6 +59,15 @@ reference: install
 demo-picture: install
 	@$(BIN)/python docs/record_demo.py
 
+types: install
+	$(BIN)/mypy --strict -p killable
+
+hooks: install $(VENV)/tools
+	$(BIN)/pre-commit install
+
+lock: $(VENV)/tools
+	$(BIN)/uv lock --default-index https://pypi.org/simple $(ARGS)
+
 install: $(VENV)/installed
 
 # Installed and not editable: what the tests and mypy see is what a user gets.
@@ -81,6 +92,12 @@ $(VENV)/docs-dependencies: pyproject.toml $(VENV)/dependencies
 	@rm -rf build
 	$(PIP) '.[docs]'
 	@rm -rf build
+	@touch $@
+
+$(VENV)/tools: pyproject.toml $(VENV)/dependencies
+	@rm -rf build/lib build/bdist.*
+	$(PIP) '.[dev]'
+	@rm -rf build/lib build/bdist.*
 	@touch $@
 
 $(BIN)/python:

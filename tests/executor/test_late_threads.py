@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import work
 from support import processes
-from support.leasing import leased, standing_still
+from support.executor_leases import leased, standing_still
 from support.waiting import until
 
 from killable import Executor, JobCancelled, WorkerKilled

@@ -22,7 +22,7 @@ import pytest
 import work
 from support import processes
 from support.certificates import ended_with, was_killed
-from support.leasing import leased, standing_still
+from support.executor_leases import leased, standing_still
 from support.waiting import until
 
 from killable import Executor, JobCancelled, JobError, WorkerCrashed, WorkerExited

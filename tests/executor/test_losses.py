@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import work
 from support import processes
-from support.leasing import leased
+from support.executor_leases import leased
 from support.waiting import until
 
 from killable import Executor, JobCancelled, WorkerCrashed

@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
-from serving import Server, StartServer, serve
+from api_server import Server, StartServer, serve
 
 
 @pytest.fixture(autouse=True)
-def about_something_else(patient_with_leaving: None) -> None:
+def about_something_else(long_exit_waits: None) -> None:
     """No test here is about how a worker leaves whose job is over."""
 
 

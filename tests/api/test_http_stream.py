@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from api_server import Server, StartServer, problem_of
 from httpx_sse import aconnect_sse
-from serving import Server, StartServer, problem_of
-from support.cases import cases
+from support.looped_cases import cases
 from support.waiting import Pending, until_async
 
 from killable.api.http.app import create_app

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from sides import FakeSide, RealSide, Side
-from support.supervising import PROOFS
+from real_and_fake_stages import FakeSide, RealSide, Side
+from support.supervisor_fixture import PROOFS
 
 
 @pytest.fixture(scope="module", params=["fake", *PROOFS])

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from sides import on_both_sides
-from stage import Stage, Worker
+from real_and_fake_stages import on_both_sides
+from spawner_stage import Stage, Worker
 
 from killable.supervisor.attempts.escalation import LOCK_RUNS
 from killable.supervisor.models import Verdict

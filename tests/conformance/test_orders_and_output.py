@@ -9,8 +9,8 @@ from functools import partial
 from typing import TypeVar
 
 import pytest
-from sides import on_both_sides
-from stage import Stage
+from real_and_fake_stages import on_both_sides
+from spawner_stage import Stage
 from support.waiting import Pending, until_async
 
 from killable.supervisor.models import Verdict

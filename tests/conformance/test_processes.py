@@ -6,8 +6,8 @@ import asyncio
 import signal
 
 import pytest
-from sides import on_both_sides
-from stage import Stage
+from real_and_fake_stages import on_both_sides
+from spawner_stage import Stage
 from support.waiting import Pending
 
 from killable.supervisor.models import Verdict
@@ -60,7 +60,7 @@ async def test_a_stop_is_delivered_acknowledged_and_obeyed(stage: Stage) -> None
 
 
 @on_both_sides()
-async def test_a_bell_without_an_order_that_names_the_attempt_is_only_a_bell(stage: Stage) -> None:
+async def test_sigterm_without_an_order_that_names_the_attempt_ends_nothing(stage: Stage) -> None:
     worker = await stage.worker()
     await stage.inside(worker, "loops", 7)
     worker.process.terminate(7)
@@ -74,7 +74,7 @@ async def test_a_bell_without_an_order_that_names_the_attempt_is_only_a_bell(sta
 
 
 @on_both_sides()
-async def test_an_idle_worker_ignores_a_bell(stage: Stage) -> None:
+async def test_an_idle_worker_ignores_sigterm(stage: Stage) -> None:
     worker = await stage.worker()
     worker.process.hold(1)
     worker.process.terminate(1)

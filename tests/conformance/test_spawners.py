@@ -6,8 +6,8 @@ import errno
 import signal
 
 import pytest
-from sides import on_both_sides, started
-from stage import Heard, Stage
+from real_and_fake_stages import on_both_sides, started
+from spawner_stage import ProcessReports, Stage
 from support.waiting import Pending, until_async
 
 from killable.supervisor.ports import ZygoteLost
@@ -154,7 +154,7 @@ async def test_workers_that_are_spawned_run_orders_too(stage: Stage) -> None:
 @on_both_sides()
 async def test_a_fork_without_descriptors_raises_and_tells_nothing(stage: Stage) -> None:
     with stage.lacking_descriptors():
-        heard = Heard()
+        heard = ProcessReports()
         with pytest.raises(OSError) as raised:
             stage.spawner.fork("lacking", heard)
     assert raised.value.errno == errno.EMFILE

@@ -127,7 +127,7 @@ def unsaid_seams(looked_at: Sequence[Source]) -> list[str]:
     ]
 
 
-def test_the_seam_says_that_it_is_the_seam() -> None:
+def test_the_modules_that_touch_the_system_say_so() -> None:
     assert unsaid_seams(sources("supervisor")) == []
     assert {each.name for each in sources("supervisor")} >= SEAM
 
@@ -143,7 +143,7 @@ def touching_the_system(looked_at: Sequence[Source]) -> list[str]:
     return found
 
 
-def test_only_the_seam_touches_the_system() -> None:
+def test_only_those_modules_touch_the_system() -> None:
     assert touching_the_system(sources("supervisor")) == []
 
 
@@ -168,7 +168,7 @@ def signals_elsewhere(looked_at: Sequence[Source]) -> list[str]:
     return found
 
 
-def test_signals_are_sent_by_the_seam_only() -> None:
+def test_signals_are_sent_by_those_modules_only() -> None:
     assert signals_elsewhere(sources(*LAYERS)) == []
     sending = {each.name for each in sources("workers") if "os.kill" in {called for called, _ in each.calls}}
     assert sending == REAPERS

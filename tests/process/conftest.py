@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 
 import pytest
-from trials import ENDED_WITH
+from job_runs import ENDED_WITH
 
 
 @pytest.hookimpl(wrapper=True)

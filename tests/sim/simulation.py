@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
-from support.fake_seam import FakeSpawner
+from support.fake_spawner import FakeSpawner
 from support.fake_world import SLACK_S, Faults, Script, Truth, World
 from support.virtual_loop import VirtualLoop
 

@@ -12,7 +12,7 @@ from killable import Executor
 
 
 @contextmanager
-def standing_still(executor: Executor) -> Iterator[None]:
+def stalled_supervisor_thread(executor: Executor) -> Iterator[None]:
     """Let the supervisor's thread do nothing."""
     reached, go = threading.Event(), threading.Event()
 
@@ -28,7 +28,7 @@ def standing_still(executor: Executor) -> Iterator[None]:
         go.set()
 
 
-def leased(executor: Executor, count: int) -> list[int]:
+def wait_for_leases(executor: Executor, count: int) -> list[int]:
     """Wait until so many workers are lent; return their pids."""
 
     def found() -> list[int] | Pending:

@@ -137,11 +137,11 @@ class FakeJob:
             self._in(truth.script.cleanup_s, lambda: self._process.die(exit_code=truth.script.exit_code))
         elif not truth.stop_ordered:
             if truth.expire_ordered:  # else: a signal is only a doorbell
-                self._in(truth.script.hears_s, self._hear_of_expiry)
+                self._in(truth.script.acknowledge_s, self._hear_of_expiry)
         elif self._heard:
             self._obey()
         else:
-            self._in(truth.script.hears_s, self._hear)
+            self._in(truth.script.acknowledge_s, self._hear)
 
     def _in(self, delay: float, act: Callable[[], None]) -> None:
         plan = self._plan

@@ -11,9 +11,9 @@ import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from support.fake_conduct import check_kill, note_notifications, note_term
 from support.fake_job import FakeJob
 from support.fake_pipes import FakePipes
+from support.fake_process_checks import check_kill, note_notifications, note_term
 from support.fake_world import SIGKILL, SIGTERM, Life, Truth, World
 
 from killable.supervisor.models import Verdict
@@ -23,7 +23,7 @@ from killable.workers.protocol.frames import Decoder
 from killable.workers.protocol.messages import Broken, Expire, Kind, Ready, Run, Stop
 
 if TYPE_CHECKING:
-    from support.fake_seam import FakeSpawner
+    from support.fake_spawner import FakeSpawner
 
 ROOM_BYTES = 100_000
 """What an orders socket takes at once, when it does not take all."""
@@ -104,7 +104,7 @@ class FakeProcess:
     def note_base(self) -> None:
         self.base = self.sample(cpu=True, at_most=1)
 
-    def let_go(self) -> bool:
+    def release(self) -> bool:
         if self.killed_for is not None:
             return False
         self._held = None
@@ -278,7 +278,7 @@ class FakeProcess:
             return
         # What the zygote says of it and what it says itself come by two ways, in any order.
         self.life = Life.RUNNING
-        self.world.soon(self._tell_forked, self.world.faults.told_s)
+        self.world.soon(self._tell_forked, self.world.faults.fork_report_s)
         self.world.soon(self._get_ready, 0.003)
 
     def _tell_forked(self) -> None:
@@ -373,7 +373,7 @@ class FakeProcess:
             self._blame("zygote")
             self._mark_lost()
 
-    def doubt_descendants(self) -> None:
+    def drop_descendants_proof(self) -> None:
         """Its guard is gone."""
         self.proof = "cgroup" if self.proof.startswith("cgroup") else ""
 
@@ -387,7 +387,7 @@ class FakeProcess:
             self._report = None if unknown else (ending, 0)
         self._settle(zygote_lost=lost)
 
-    def killed_by_stranger(self) -> None:
+    def kill_from_outside(self) -> None:
         """SIGKILL from outside."""
         if self.life is Life.RUNNING and not self.stuck:
             self._blame("stranger")

@@ -19,7 +19,7 @@ from killable.workers.protocol.messages import Kind
 
 if TYPE_CHECKING:
     from support.fake_process import FakeProcess
-    from support.fake_seam import FakeSpawner
+    from support.fake_spawner import FakeSpawner
 
 SIGKILL, SIGTERM = 9, 15
 NEVER = math.inf
@@ -46,7 +46,7 @@ class Script:
     """The delivery of SIGTERM shows on the wakeup descriptor."""
     replaces: bool = False
     """It has a SIGTERM handler of its own, which ends it after `cleanup_s`."""
-    hears_s: float = 0.0003
+    acknowledge_s: float = 0.0003
     """From delivery to acknowledgement; NEVER: native code."""
     swallows: int = 0
     """How often the raised `Stopping` is lost."""
@@ -101,7 +101,7 @@ class Faults:
     preload_fails: bool = False
     declaration: str = ""
     """What is wrong with a job's declaration, if that is why the preload fails."""
-    told_s: float = 0.001
+    fork_report_s: float = 0.001
     """How late the zygote may tell of a fork."""
 
 

@@ -35,7 +35,7 @@ class Pending:
         return repr(self.state)
 
 
-class Patience:
+class Countdown:
     """What is left of a timeout, without the times in which the machine stood still."""
 
     def __init__(self, timeout_s: float) -> None:
@@ -58,7 +58,7 @@ def until(condition: Callable[[], T | Pending], what: str, timeout_s: float = TI
 
     Blocks: the event loop does not turn meanwhile.
     """
-    patience = Patience(timeout_s)
+    patience = Countdown(timeout_s)
     while True:
         seen = condition()
         if seen:
@@ -83,7 +83,7 @@ async def until_async(condition: Callable[[], Any], what: str, timeout_s: float 
 
     Raise AssertionError with the last state seen.
     """
-    patience = Patience(timeout_s)
+    patience = Countdown(timeout_s)
     while True:
         seen: Any = condition()
         if asyncio.iscoroutine(seen):

@@ -7,8 +7,8 @@ from typing import Any
 
 import httpx
 import pytest
-from support.blocking import BlockingClient, MakeClient, OneClient
-from support.scripted import Script, scripted
+from support.blocking_client import BlockingClient, MakeClient, OneClient
+from support.scripted_server import Script, scripted
 
 from killable.api.client.client import Client
 

@@ -1,0 +1,33 @@
+"""What tests ask of a supervisor: the type of the fixture, the proofs, and how long a patient one waits."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import pytest
+from support import cgroup_v2
+
+from killable.supervisor.settings import PoolSpec
+from killable.supervisor.supervisor import Supervisor
+
+
+class StartSupervisor(Protocol):
+    async def __call__(self, *pools: PoolSpec, **settings: Any) -> Supervisor:
+        """Start a supervisor; `settings` are those of `Settings`. It is closed at the end of the test."""
+        ...
+
+
+CGROUP_PROOF = "cgroup+descendants"
+PROOFS = (CGROUP_PROOF, "descendants")
+NEEDS_CGROUPS = pytest.mark.skipif(
+    not cgroup_v2.can_create(), reason="no group of cgroup v2 can be made here: not root, and none was delegated"
+)
+
+LONG_DUMP_WAITS = {"DUMP_S_MAX": 30.0, "DUMP_IN_GRACE_S_MAX": 30.0}
+"""Of `escalation`: how long a stack is waited for before SIGKILL, for tests that are about something else.
+
+A busy machine may keep a process for seconds. How long it is waited for in fact is tested on virtual time, where no
+machine is in the way: tests/sim/test_grace.py, tests/sim/test_unkillable.py.
+"""
+LONG_EXIT_WAITS = {"LEAVE_S": 60.0}
+"""Of `attempt`: how long a worker whose job is over is waited for before SIGKILL, likewise."""

@@ -1,4 +1,4 @@
-"""What every test gets: the guard that nothing is left behind, and a real supervisor where one is wanted."""
+"""Fixtures for every test: the check that nothing is left behind, and a real supervisor."""
 
 from __future__ import annotations
 

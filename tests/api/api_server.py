@@ -1,4 +1,4 @@
-"""A real server over a real supervisor, on a loopback port, with a client; and what tests ask of it."""
+"""A real server over a real supervisor, on a loopback port, with a client and helpers to read from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fixtures of the HTTP tests: nothing is replaced, the server, its supervisor and its workers are real."""
+"""Fixtures of the HTTP tests. The server, its supervisor and its workers are real; nothing is mocked."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""The system that the specification reviews has twelve tests of timeouts and cancels and seven of the end markers.
+"""Twelve scenarios of timeouts and cancels, and seven of end markers (rows H1 and H2).
 
-Here each has its like under the same name (the rows H1 and H2), over HTTP and real processes, and without allowances:
-where one there accepts either of two outcomes because they race, there is one here.
+They run over HTTP and real processes. Each has exactly one accepted outcome, also where a cancel and an end race.
 """
 
 from __future__ import annotations

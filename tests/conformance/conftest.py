@@ -1,4 +1,4 @@
-"""The sides of the seam, each for all tests of a module."""
+"""The real and the simulated implementation of the ports, each shared by all tests of a module."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A module whose job cannot be what it is declared as.
+"""A module with a job whose declaration is invalid.
 
 Runs in: zygote.
 """

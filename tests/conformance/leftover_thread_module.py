@@ -1,4 +1,4 @@
-"""A module that leaves a thread behind when it is imported: from its zygote nothing can be forked.
+"""A module that starts a thread when it is imported. Nothing can be forked from its zygote then.
 
 Runs in: zygote.
 """

@@ -1,6 +1,6 @@
-"""The two sides of the seam: the real one on the machine, the fake one on virtual time.
+"""The two implementations of the ports: the real one on the machine, the simulated one on virtual time.
 
-Runs in: the test process. A scenario is a coroutine function of a stage; `on_both_sides` makes a test of it.
+Runs in: the test process. A scenario is a coroutine function that takes a stage; `on_both_sides` makes a test of it.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class RealStage(Stage):
     def job(self, act: str) -> tuple[str, dict[str, Any]]:
         return ACTS[act].type, ACTS[act].input
 
-    async def stands_still(self, worker: Worker) -> None:
+    async def wait_until_stopped(self, worker: Worker) -> None:
         pid = worker.process.pid
         assert pid is not None
         await self.until(
@@ -169,15 +169,15 @@ class RealSide:
         unhandled: list[dict[str, Any]] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context))
         if fresh:
-            stage = RealStage(self._system.open_spawner(self._spec(broken), heard := SpawnerReports()), heard)
+            stage = RealStage(self._system.open_spawner(self._spec(broken), reports := SpawnerReports()), reports)
             try:
                 await scenario(stage)
             finally:
                 await stage.spawner.close()
         else:
             if self._shared is None:
-                heard = SpawnerReports()
-                self._shared = RealStage(self._system.open_spawner(self._spec(""), heard), heard)
+                reports = SpawnerReports()
+                self._shared = RealStage(self._system.open_spawner(self._spec(""), reports), reports)
                 await started(self._shared)
             try:
                 await scenario(self._shared)
@@ -211,8 +211,8 @@ class FakeSide:
     def play(self, scenario: Scenario, fresh: bool, broken: str) -> None:
         async def main() -> None:
             world = World(0, BREAKS[broken][1])
-            heard = SpawnerReports()
-            stage = FakeStage(FakeSpawner(world, POOL, heard), heard)
+            reports = SpawnerReports()
+            stage = FakeStage(FakeSpawner(world, POOL, reports), reports)
             try:
                 if not fresh:
                     await started(stage)

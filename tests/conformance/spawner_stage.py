@@ -1,7 +1,7 @@
-"""Both sides of the seam behind one face: a spawner with its zygote, workers, and jobs that both can do.
+"""One interface to both implementations of the ports: a spawner with its zygote, workers, and jobs that both can run.
 
-Runs in: the test process. What is asked for and what is told goes through `supervisor.seam` alone; a stage adds what
-comes from outside of it: the job, and the strangers that kill.
+Runs in: the test process. Calls and callbacks go through `supervisor.ports` only. A stage adds what comes from outside:
+the job, and signals from other processes.
 """
 
 from __future__ import annotations
@@ -131,13 +131,13 @@ class SpawnerReports:
     def on_zygote_lost(self, how: str = "") -> None:
         self.calls.append("lost")
         self.lost.append(how)
-        self.gone_at_loss = [worker.heard.gone is not None for worker in self.workers]
+        self.gone_at_loss = [worker.reports.gone is not None for worker in self.workers]
 
 
 @dataclass(frozen=True, slots=True)
 class Worker:
     process: Process
-    heard: ProcessReports
+    reports: ProcessReports
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,46 +193,48 @@ class Stage(ABC):
 
     def fork(self) -> Worker:
         self._numbers += 1
-        heard = ProcessReports()
-        worker = Worker(self.spawner.fork(f"w-{self._numbers}", heard), heard)
-        heard.process = worker.process
+        reports = ProcessReports()
+        worker = Worker(self.spawner.fork(f"w-{self._numbers}", reports), reports)
+        reports.process = worker.process
         self.zygote.workers.append(worker)
         return worker
 
     async def worker(self) -> Worker:
         """Return a worker that is ready."""
         worker = self.fork()
-        await self.until(lambda: {"forked", "frames"} <= set(worker.heard.calls), worker, "is ready")
+        await self.until(lambda: {"forked", "frames"} <= set(worker.reports.calls), worker, "is ready")
         return worker
 
     async def until(self, met: Any, worker: Worker, what: str) -> None:
-        await until_async(lambda: met() or Pending(worker.heard.calls[-5:]), f"the worker {what}")
+        await until_async(lambda: met() or Pending(worker.reports.calls[-5:]), f"the worker {what}")
 
-    async def gone(self, *workers: Worker) -> None:
+    async def wait_until_gone(self, *workers: Worker) -> None:
         for worker in workers:
-            await self.until(lambda worker=worker: worker.heard.gone is not None, worker, "is gone")
+            await self.until(lambda worker=worker: worker.reports.gone is not None, worker, "is gone")
 
-    async def inside(self, worker: Worker, act: str, fence: int) -> None:
+    async def start_inside(self, worker: Worker, act: str, fence: int) -> None:
         """Give a worker an order and wait until its job has said that it is there."""
         self.order(worker, act, fence)
-        await self.said(worker, Kind.TOKEN, fence)
+        await self.wait_for_frame(worker, Kind.TOKEN, fence)
 
-    async def stands_still(self, worker: Worker) -> None:
+    async def wait_until_stopped(self, worker: Worker) -> None:
         """Wait until it has stopped itself, of which it cannot tell."""
         await self.until(lambda: worker.process.pid, worker, "has a process")
 
-    async def computes(self, worker: Worker) -> None:
+    async def wait_until_computing(self, worker: Worker) -> None:
         """Wait until it has computed for a while: it is where it will stay."""
         before = cpu_s(worker)
         await self.until(lambda: cpu_s(worker) > before + 0.03, worker, "computes")
 
-    async def said(self, worker: Worker, kind: Kind, fence: int) -> None:
-        await self.until(lambda: kind in worker.heard.kinds(fence), worker, f"has said {kind.name}")
+    async def wait_for_frame(self, worker: Worker, kind: Kind, fence: int) -> None:
+        await self.until(lambda: kind in worker.reports.kinds(fence), worker, f"has said {kind.name}")
 
     def order(self, worker: Worker, act: str, fence: int, *, padding: int = 0) -> None:
-        worker.process.send(self.told(worker, act, fence, padding=padding))
+        worker.process.send(self.run_order(worker, act, fence, padding=padding))
 
-    def told(self, worker: Worker, act: str, fence: int, *, padding: int = 0, result_buffer: bool = False) -> bytes:
+    def run_order(
+        self, worker: Worker, act: str, fence: int, *, padding: int = 0, result_buffer: bool = False
+    ) -> bytes:
         """Hold a worker for an attempt; return the order that begins it, which is longer by `padding`."""
         type, input = self.job(act)
         content = json.dumps(input).encode() + b" " * padding
@@ -275,8 +277,8 @@ class Stage(ABC):
 
     async def clear(self) -> None:
         """End what a scenario has left, for the next one."""
-        left: Sequence[Worker] = [each for each in self.zygote.workers if each.heard.calls[-1:] != ["fork failed"]]
+        left: Sequence[Worker] = [each for each in self.zygote.workers if each.reports.calls[-1:] != ["fork failed"]]
         for worker in left:
             worker.process.kill()
-        await self.gone(*left)
+        await self.wait_until_gone(*left)
         self.zygote.workers.clear()

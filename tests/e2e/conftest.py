@@ -1,4 +1,4 @@
-"""A user's folder with a file of jobs, the command in it, and servers that do not outlive their test."""
+"""A user's folder with a file of jobs, the command in it, and servers that end with their test."""
 
 from __future__ import annotations
 

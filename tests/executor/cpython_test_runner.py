@@ -1,7 +1,7 @@
-"""Run CPython's own tests of `ProcessPoolExecutor` with an Executor in its place, and tell how each went.
+"""Runs CPython's own tests of `ProcessPoolExecutor` with `killable.Executor` in its place.
 
-Runs in: a program of its own (`python standard_library.py test_wait`), for those tests look after all children and
-threads of their process. It prints one JSON line as each test begins, and one as it ends.
+Runs in: a program of its own (`python cpython_test_runner.py test_wait`), because those tests check all children and
+threads of their process. It prints one line of JSON when a test begins, and one when it ends.
 """
 
 from __future__ import annotations

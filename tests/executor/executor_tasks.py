@@ -1,4 +1,4 @@
-"""Functions to call: importable, as a user's are.
+"""Functions that tests submit to an Executor. They are importable, as a user's are.
 
 Runs in: worker.
 """

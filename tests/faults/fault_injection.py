@@ -1,15 +1,15 @@
-"""The calls that the real side of the seam makes to the operating system: counted, and one of them failed.
+"""Counts the system calls of `supervisor/linux`, and makes one of them fail.
 
-Runs in: the test process. The functions of `os`, `socket`, … are wrapped where they live, and a call counts when the
-first frame above the standard library's is one of the room `supervisor/machine`, through `fdpass` or not, or of those
-that take memory for large inputs and remove folders (`inputs`, `sealed`, `removal`). So `Path.mkdir` is a mkdir of
-whoever wrote it down.
+Runs in: the test process. The functions of `os`, `socket` and other modules are wrapped where they live. A call counts
+if the first frame above the standard library's is in `supervisor/linux`, directly or through `fd_passing`, or in one of
+the modules that take memory for large inputs and remove folders (`inputs`, `shared_memory`, `removal`). So
+`Path.mkdir` is a mkdir of the module that called it.
 
-Not failed, because they cannot, or because nothing could follow: close(2) (the descriptor is gone whatever it says),
-the fcntl(2) and shutdown(2) of a descriptor just made, poll(2).
+These calls are not failed, because they cannot fail, or because no handling is possible: close(2) (the descriptor is
+gone whatever it returns), fcntl(2) and shutdown(2) of a descriptor just made, and poll(2).
 
-A look at all processes goes through some strangers only: on a machine of hundreds each would be a run of its own, in
-which the same call fails in the next turn of the same loop.
+A scan of all processes sees only a few that are not ours. On a machine with hundreds each would need a run of its own,
+in which the same call fails in the next turn of the same loop.
 """
 
 from __future__ import annotations

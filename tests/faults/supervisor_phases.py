@@ -1,4 +1,4 @@
-"""What a supervisor goes through while one of its calls fails, and what has to hold then.
+"""The phases of a supervisor in which one of its calls fails, and the checks that follow.
 
 Runs in: the test process. Guard, zygote and workers are real, and nothing fails in them.
 """

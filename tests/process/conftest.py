@@ -1,4 +1,4 @@
-"""What a test of this folder says about itself has to be true."""
+"""A test that claims codes of endings by `pytest.mark.code` must have seen jobs end with them."""
 
 from __future__ import annotations
 

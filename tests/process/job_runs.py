@@ -1,4 +1,4 @@
-"""Run hostile jobs through a real supervisor and see what a client would see, and what /proc shows at that moment."""
+"""Runs hostile jobs through a real supervisor. Reads what a client reads, and what /proc shows at that moment."""
 
 from __future__ import annotations
 
@@ -304,13 +304,13 @@ class Reports:
 
 
 @asynccontextmanager
-async def open_spawner(pool: PoolSpec, hearing: Reports, **settings: Any) -> AsyncIterator[PoolSpawner]:
+async def open_spawner(pool: PoolSpec, reports: Reports, **settings: Any) -> AsyncIterator[PoolSpawner]:
     """Open a real pool at the seam, with no supervisor above it, and wait until it can fork workers."""
     system = System.open(asyncio.get_running_loop(), Settings(pools=(), **settings), uuid.uuid4().hex)
-    spawner: PoolSpawner = system.open_spawner(pool, hearing)
+    spawner: PoolSpawner = system.open_spawner(pool, reports)
     try:
         spawner.start(pool.start_method)
-        await until_async(lambda: hearing.preloaded, "the zygote has preloaded")
+        await until_async(lambda: reports.preloaded, "the zygote has preloaded")
         yield spawner
     finally:
         await spawner.close()

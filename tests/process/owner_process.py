@@ -1,4 +1,4 @@
-"""Run the program of support/owner_program.py, which owns a supervisor, and see what it leaves."""
+"""Runs support/owner_program.py, a process that owns a supervisor, and finds what it leaves behind."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ class Owner:
         self._process = process
         self.pid = process.pid
         assert process.stdout is not None
-        self.said: dict[str, Any] = {}
+        self.report: dict[str, Any] = {}
 
-    def listen(self) -> None:
+    def read_report(self) -> None:
         """Wait for its line."""
         assert self._process.stdout is not None
-        self.said = json.loads(self._process.stdout.readline())
+        self.report = json.loads(self._process.stdout.readline())
 
     def kill(self) -> None:
         """Return when it is dead: from then on counts what is allowed to the others."""
         self._process.kill()
         self._process.wait()
 
-    def leave(self) -> int:
+    def close(self) -> int:
         """Let it close its supervisor and end."""
         assert self._process.stdin is not None
         self._process.stdin.close()

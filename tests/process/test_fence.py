@@ -24,25 +24,25 @@ from killable.workers.protocol.messages import Kind
 
 class Ready(NamedTuple):
     process: WorkerProcess
-    hearing: Reports
+    reports: Reports
     spawner: PoolSpawner
 
 
 @pytest_asyncio.fixture
 async def ready(proof: Any) -> AsyncIterator[Ready]:
     """A real worker that is ready and holds nothing, at the seam."""
-    hearing = Reports()
-    async with open_spawner(hostile_pool(), hearing, proof=proof) as spawner:
-        process = spawner.fork("w-1", hearing)
-        await until_async(lambda: [frame.kind for frame in hearing.frames] == [Kind.READY], "the worker is ready")
+    reports = Reports()
+    async with open_spawner(hostile_pool(), reports, proof=proof) as spawner:
+        process = spawner.fork("w-1", reports)
+        await until_async(lambda: [frame.kind for frame in reports.frames] == [Kind.READY], "the worker is ready")
         await until_async(lambda: process.pid is not None, "the zygote has told of it")
-        yield Ready(process, hearing, spawner)
+        yield Ready(process, reports, spawner)
 
 
 @pytest.mark.row("PEERS-A", "PEERS-1")
 @pytest.mark.row("D8")
 async def test_a_signal_for_another_attempt_is_refused(ready: Ready) -> None:
-    process, hearing, _ = ready
+    process, reports, _ = ready
     assert process.pid is not None
     for held in (None, 7):
         process.hold(held)
@@ -52,27 +52,27 @@ async def test_a_signal_for_another_attempt_is_refused(ready: Ready) -> None:
     process.hold(None)
     with pytest.raises(FenceError):
         process.terminate(7)  # it has finished
-    assert hearing.notifications == b"" and int(processes.stat_field(process.pid, "ShdPnd"), 16) == 0
+    assert reports.notifications == b"" and int(processes.stat_field(process.pid, "ShdPnd"), 16) == 0
     # The control: the right one gets through, and, being only a doorbell without an order, does no harm.
     process.hold(9)
     process.terminate(9)
     await until_async(
-        lambda: hearing.notifications == bytes([signal.SIGTERM]) or Pending(hearing.notifications), "it was delivered"
+        lambda: reports.notifications == bytes([signal.SIGTERM]) or Pending(reports.notifications), "it was delivered"
     )
-    assert processes.read_process(process.pid) is not None and hearing.exited == 0
+    assert processes.read_process(process.pid) is not None and reports.exited == 0
 
 
 @pytest.mark.row("PEERS-A", "PEERS-15")
 @pytest.mark.row("D8")
 async def test_a_worker_that_is_reaped_is_signalled_no_more(ready: Ready) -> None:
-    process, hearing, _ = ready
+    process, reports, _ = ready
     pid = process.pid
     assert pid is not None
     process.hold(1)
     process.kill()
-    await until_async(lambda: hearing.gone is not None, "it is gone")
-    assert hearing.gone is not None and hearing.gone.ending is not None
-    assert hearing.gone.ending.signal == signal.SIGKILL and hearing.exited == 1
+    await until_async(lambda: reports.gone is not None, "it is gone")
+    assert reports.gone is not None and reports.gone.ending is not None
+    assert reports.gone.ending.signal == signal.SIGKILL and reports.exited == 1
     assert processes.read_process(pid) is None
     process.terminate(1)
     process.dump(1)
@@ -81,19 +81,19 @@ async def test_a_worker_that_is_reaped_is_signalled_no_more(ready: Ready) -> Non
 
 
 async def test_a_worker_can_be_killed_while_its_fork_is_on_its_way(ready: Ready) -> None:
-    process, hearing = ready.spawner.fork("w-2", late := Reports()), late
+    process, reports = ready.spawner.fork("w-2", late := Reports()), late
     assert process.pid is None
     process.kill()
-    await until_async(lambda: hearing.gone is not None, "it is gone")
-    assert hearing.gone is not None and hearing.gone.ending is not None and hearing.exited == 1
+    await until_async(lambda: reports.gone is not None, "it is gone")
+    assert reports.gone is not None and reports.gone.ending is not None and reports.exited == 1
     assert process.pid is not None and processes.read_process(process.pid) is None
 
 
 async def test_a_worker_whose_orders_end_ends_by_itself(ready: Ready) -> None:
     ready.process.retire()
-    await until_async(lambda: ready.hearing.gone is not None, "it is gone")
-    assert ready.hearing.gone is not None and ready.hearing.gone.ending is not None
-    assert ready.hearing.gone.ending.exit_code == 0 and ready.hearing.exited == 1
+    await until_async(lambda: ready.reports.gone is not None, "it is gone")
+    assert ready.reports.gone is not None and ready.reports.gone.ending is not None
+    assert ready.reports.gone.ending.exit_code == 0 and ready.reports.exited == 1
 
 
 async def test_a_worker_that_was_signalled_is_never_used_again(proof: str, supervisor: StartSupervisor) -> None:

@@ -35,11 +35,11 @@ async def play(server: Supervisor, case: HostileCase) -> Story:
     if case.await_phase:
         await server.cancel(job_id, wait_s=0)
 
-        async def has_heard() -> bool | Pending:
+        async def phase_happened() -> bool | Pending:
             record = await server.get(job_id)
             return case.await_phase in (record.certificate or {}) or Pending(record)
 
-        await until_async(has_heard, f"{case}: {case.await_phase}")
+        await until_async(phase_happened, f"{case}: {case.await_phase}")
     return await stop(server, job_id, grace_s=case.grace_s)
 
 

@@ -27,7 +27,7 @@ LIMIT_S = 60
 
 
 def late_pool(**changes: Any) -> PoolSpec:
-    modules = (*HOSTILE_POOL["modules"], "support.event_loop_stalls")
+    modules = (*HOSTILE_POOL["modules"], "support.stall_jobs")
     return hostile_pool(**{"modules": modules, "workers": 1, "spares": 0, **changes})
 
 

@@ -69,9 +69,9 @@ class Standing:
     def __init__(self, host: Owner, folder: Path) -> None:
         self._host = host
         self._folder = folder
-        self._zygotes = {pool["name"]: pool["zygote_pid"] for pool in host.said["pools"]}
-        self._workers = {worker["pid"]: worker["state"] for worker in host.said["workers"]}
-        self._jobs = {job["type"]: job for job in host.said["jobs"] + host.said["last"]}
+        self._zygotes = {pool["name"]: pool["zygote_pid"] for pool in host.report["pools"]}
+        self._workers = {worker["pid"]: worker["state"] for worker in host.report["workers"]}
+        self._jobs = {job["type"]: job for job in host.report["jobs"] + host.report["last"]}
 
     def _is_running(self, type: str, tokens: int) -> int:
         job = self._jobs[type]
@@ -147,12 +147,12 @@ def test_nothing_outlives_an_owner_that_is_killed_at_any_named_point(
     pools["reused"] |= {"workers": 2, "spares": 1, "jobs_per_worker_max": 0}
     kind: dict[str, Any] = {"start_method": start_method, "settings": {"proof": proof}}
     with owner(pools, AT_POINTS, last=AT_THE_LAST, halted="reused", **kind) as host:
-        host.listen()
+        host.read_report()
         until(lambda: (seen := processes.read_process(host.pid)) and seen.state == "T", "the owner reads nothing more")
         standing = Standing(host, tmp_path)
         for point in NAMED_POINTS:
             getattr(standing, point)()
-        family = host.said["last"][0]["pid"]
+        family = host.report["last"][0]["pid"]
         until(lambda: len(found := processes.descendants(family)) == 4 or Pending(found), "the last one has a family")
         host.kill()
         until_empty(lambda: other_processes(host.pid), "everything is gone", CLEANUP_S)

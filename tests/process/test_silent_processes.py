@@ -136,14 +136,14 @@ class Telling(Reports):
 
 
 @asynccontextmanager
-async def preloaded(proof: str, hearing: Reports, **pool: Any) -> AsyncIterator[PoolSpawner]:
+async def preloaded(proof: str, reports: Reports, **pool: Any) -> AsyncIterator[PoolSpawner]:
     """A guard and a zygote, at the seam."""
     settings = Settings(pools=(), proof=proof)  # type: ignore[arg-type]
     system = System.open(asyncio.get_running_loop(), settings, uuid.uuid4().hex)
-    spawner = system.open_spawner(hostile_pool(**pool), hearing)
+    spawner = system.open_spawner(hostile_pool(**pool), reports)
     try:
         spawner.start("fork")
-        await until_async(lambda: hearing.preloaded, "the zygote has preloaded")
+        await until_async(lambda: reports.preloaded, "the zygote has preloaded")
         yield spawner
     finally:
         await spawner.close()
@@ -171,8 +171,8 @@ async def test_a_zygote_that_has_preloaded_is_known_however_late_its_guard_is(tm
 
 
 async def test_a_worker_that_is_dead_when_its_fork_is_told_is_not_taken_for_one_that_lives(proof: str) -> None:
-    hearing, dead = Reports(), Telling()
-    async with preloaded(proof, hearing) as spawner:
+    reports, dead = Reports(), Telling()
+    async with preloaded(proof, reports) as spawner:
         spawner.fork("w-1", dead)
         zygote = spawner.zygote_pid
         assert zygote is not None
@@ -185,8 +185,8 @@ async def test_a_worker_that_is_dead_when_its_fork_is_told_is_not_taken_for_one_
 
 async def test_a_fork_whose_answer_is_lost_frees_its_slot_and_leaves_no_process(proof: str) -> None:
     """The pidfd comes when no descriptor is free here: nobody could end such a worker, so it is not kept."""
-    hearing, lost = Reports(), Telling()
-    async with preloaded(proof, hearing) as spawner:
+    reports, lost = Reports(), Telling()
+    async with preloaded(proof, reports) as spawner:
         assert spawner.zygote_pid is not None
         halt(spawner.zygote_pid)
         process = spawner.fork("w-1", lost)
@@ -206,5 +206,5 @@ async def test_a_fork_whose_answer_is_lost_frees_its_slot_and_leaves_no_process(
         await until_async(
             lambda: Pending(left) if (left := processes.descendants(zygote)) else True, "the worker has ended"
         )
-        spawner.fork("w-2", hearing)
-        await until_async(lambda: [frame.kind for frame in hearing.frames] == [Kind.READY], "the next is ready")
+        spawner.fork("w-2", reports)
+        await until_async(lambda: [frame.kind for frame in reports.frames] == [Kind.READY], "the next is ready")

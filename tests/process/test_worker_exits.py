@@ -245,11 +245,11 @@ async def test_a_worker_that_the_system_refuses_ends_with_the_code_for_that(cann
     pool, python = soon_without_interpreter(tmp_path)
     if cannot_be == "confined":
         pool = unconfinable(tmp_path)
-    async with open_spawner(pool, hearing := Reports()) as spawner:
+    async with open_spawner(pool, reports := Reports()) as spawner:
         python.unlink()
-        spawner.fork("w-1", hearing)
-        gone = await until_async(lambda: hearing.gone, "it is gone")
+        spawner.fork("w-1", reports)
+        gone = await until_async(lambda: reports.gone, "it is gone")
     assert gone is not None and gone.ending is not None
     assert (gone.ending.exit_code, gone.ending.signal) == (ExitCode.OS_ERROR, None)
-    (broken,) = hearing.frames
+    (broken,) = reports.frames
     assert broken.kind == Kind.BROKEN and f"cannot be {cannot_be}" in broken.payload.decode()

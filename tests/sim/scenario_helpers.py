@@ -1,4 +1,4 @@
-"""What the scenarios share: one simulation per test, a few jobs, exact moments.
+"""Helpers of the simulated scenarios: one simulation per test, a few jobs, exact times.
 
 Runs in: the test process.
 """

@@ -1,4 +1,4 @@
-"""The real supervisor over the fake seam, a reader on every job, and what has to hold whatever happens.
+"""The real supervisor over the simulated side of the ports, a reader for each job, and the checks that always hold.
 
 Runs in: the test process.
 """
@@ -159,15 +159,15 @@ class Simulation:
             self.world.shortened(job.number, began + grace_s)
         by, reason = ("user", "operator")[job.asked % 2], f"cancel {job.asked}"
         job.asked += 1
-        self._hear(job, self.record(job))
+        self._note_record(job, self.record(job))
         try:
             record = await self.supervisor.cancel(job.id, by=by, reason=reason, grace_s=grace_s, wait_s=wait_s)
         except Refused as refused:
             self.world.check(refused.code == "already_ended", f"cancel: {refused!r}")
             self.world.check(refused.record.state in TERMINAL_STATES, "already_ended before the end")
-            self._hear(job, refused.record)
+            self._note_record(job, refused.record)
             return
-        self._hear(job, record)
+        self._note_record(job, record)
         self.world.check(record.state in ("cancelled", "stopping", "running"), f"cancel returned {record.state}")
         if record.state == "running":  # its job function is over and its process is being swept: it ends by itself
             self.world.check(self.truth(job).closing is not None or self.truth(job).exited_at is not None, "ignored")
@@ -175,7 +175,7 @@ class Simulation:
             job.cancel_accepted = True
         self.world.check(self.loop.time() <= began + wait_s + SLACK_S, "cancel waited longer than it was told")
 
-    def _hear(self, job: Job, record: JobRecord) -> None:
+    def _note_record(self, job: Job, record: JobRecord) -> None:
         """A cancel is idempotent: an attempt's verdict is the first one, and so is a job's final answer."""
         check, told = self.world.check, record.certificate or {}
         if "cause" in told:
@@ -340,7 +340,7 @@ class Simulation:
         check([event.id for event in events] == list(range(len(events))), f"{name}: its event ids have a gap")
         check(not job.events or job.events == events, f"{name}: its reader saw other events than there are")
         job.events, job.end = events, json.loads(terminal[0].data)
-        self._hear(job, self.record(job))
+        self._note_record(job, self.record(job))
         attempts, retries = self.world.attempts(job.number), job.retries
         for told, truth in zip(retries, attempts, strict=False):
             self._check_certificate(name, truth, told["error"]["code"], told["certificate"])

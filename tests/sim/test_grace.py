@@ -36,7 +36,7 @@ def test_native_code_that_cannot_hear_is_killed_before_its_grace_is_over() -> No
         (DEAF, {}),
         (NATIVE, {"ack_s": None}),
         (NATIVE, {"ack_s": 2.0}),
-        (Script(run_s=NEVER, acknowledge_s=NEVER, rings=False), {}),
+        (Script(run_s=NEVER, acknowledge_s=NEVER, delivery_shows=False), {}),
         (Script(run_s=NEVER, replaces=True, cleanup_s=NEVER), {}),
     ],
     ids=["starved", "ack_s none", "ack_s is the grace", "no delivery byte", "a handler of its own"],

@@ -44,7 +44,7 @@ def draw_script(dice: random.Random) -> Script:
         end=dice.choice(ends),
         exit_code=dice.choice((0, 1, 64, 70, 78, 137, 143)),
         signal=dice.choice((6, 7, 9, 11, 15)),
-        rings=dice.random() < 0.85,
+        delivery_shows=dice.random() < 0.85,
         replaces=dice.random() < 0.1,
         acknowledge_s=dice.choice((0.0001, 0.0003, 0.01, 0.4, NEVER)),
         swallows=dice.choice((0, 0, 0, 1, 3)),

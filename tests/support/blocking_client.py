@@ -1,4 +1,7 @@
-"""AsyncClient as it looks when every call waits: one suite of tests then holds for both clients."""
+"""AsyncClient behind a blocking interface.
+
+One test suite then covers Client and AsyncClient. `BlockingClient` owns an event loop and runs each call to its end.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What has to stand in the certificate of a job's end, however one came by it: an event, a record, a future.
+"""Checks of the certificate that records how a job ended.
+
+They apply to the certificate of an event, of a record and of a future.
 
 Runs in: the tests.
 """

@@ -1,4 +1,7 @@
-"""Processes that SIGKILL does not end: in a frozen group of the cgroup v1 freezer they act on no signal."""
+"""Processes that SIGKILL does not end.
+
+A process in a frozen group of the cgroup v1 freezer acts on no signal.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Groups of the kernel's controllers (cgroup v1), into which a test moves processes of the pools."""
+"""Groups of the cgroup v1 controllers, into which a test moves processes of a pool."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Groups of cgroup v2: where this process stands, and whether it may make one."""
+"""The cgroup v2 group of this process, and whether a group can be created below it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Job types that behave, in ways that are easily mistaken.
+"""Job types that behave well, in ways that are easily mistaken for misbehaviour.
 
 Runs in: worker.
 """

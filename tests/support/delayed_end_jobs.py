@@ -1,5 +1,6 @@
-"""A worker whose main thread has no processor between a job's end and the moment from which it is over for it, until
-the time of the job's operation is over.
+"""A worker whose main thread gets no processor between a job's end and the end of its attempt.
+
+The delay lasts until the time of the job's operation is over.
 
 Runs in: worker.
 """
@@ -33,7 +34,7 @@ def never_leaves_its_operations(ctx: Context) -> int:
 def _forget_late(stop_signal: StopSignal) -> None:
     if stop_signal.operations is not None and _ends:
         if _unsaid:
-            list(_unsaid.pop().words())
+            list(_unsaid.pop().release())
         end = time.monotonic() + _ends.pop(0)
         while time.monotonic() < end:
             time.sleep(0.01)

@@ -1,4 +1,6 @@
-"""Job types that emit from elsewhere than their own loop: threads, callbacks of native libraries, handlers, finalizers.
+"""Job types that emit from other places than their own loop.
+
+They emit from threads, from callbacks of native libraries, from signal handlers and from finalizers.
 
 Runs in: worker.
 """

@@ -1,4 +1,4 @@
-"""An Executor's workers as they are lent to its callers' threads, and its own thread held still."""
+"""The leases of an Executor's workers, and a way to stall the Executor's supervisor thread."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from killable import Executor
 
 @contextmanager
 def stalled_supervisor_thread(executor: Executor) -> Iterator[None]:
-    """Let the supervisor's thread do nothing."""
+    """Block the supervisor's thread inside the `with`."""
     reached, go = threading.Event(), threading.Event()
 
     def stand(_: object) -> None:
@@ -29,10 +29,10 @@ def stalled_supervisor_thread(executor: Executor) -> Iterator[None]:
 
 
 def wait_for_leases(executor: Executor, count: int) -> list[int]:
-    """Wait until so many workers are lent; return their pids."""
+    """Wait until that many workers are leased; return their pids."""
 
     def found() -> list[int] | Pending:
         leases = [lease for lease in executor._calls._leases if not lease.is_over]
         return [lease.process.pid or 0 for lease in leases] if len(leases) == count else Pending(leases)
 
-    return until(found, f"{count} workers are lent")
+    return until(found, f"{count} workers are leased")

@@ -1,4 +1,4 @@
-"""What the supervisor must never do to a process: looked at where it happens, by the fake process.
+"""Rules that the supervisor must keep towards a process, checked by the fake process when it is called.
 
 Runs in: the test process.
 """

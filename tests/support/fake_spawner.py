@@ -1,9 +1,9 @@
-"""The operating system's side of the seam, on virtual time: guard, zygote and workers that do what a script says.
+"""The simulated side of the ports, on virtual time: guard, zygote and workers that follow scripts.
 
-Runs in: the test process. Implements `seam.Spawner` here and `seam.Process` in `fake_process`; everything above them
-is the real supervisor. Frames, orders and bells go through the real codec, cut and delayed as pipes do it. All chance
-comes from one seeded generator, so a seed is one history. What the supervisor must never do to a process is checked
-here, where it happens.
+Runs in: the test process. Implements `ports.Spawner` here and `ports.Process` in `fake_process`. Everything above them
+is the real supervisor. Frames, orders and notifications go through the real codec. They are split and delayed as in
+pipes. All randomness comes from one seeded generator, so a seed is one history. `fake_process_checks` has the rules
+that the supervisor must keep.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class FakeSpawner:
         self.zygote: int | None = None
         """As it is; `zygote_pid` is what was told of it."""
         self.guard_is_lost = False
-        self._told_pid: int | None = None
+        self._reported_pid: int | None = None
         self.proof = "cgroup+descendants"
         self.processes: dict[str, FakeProcess] = {}
         self._gone = asyncio.Event()
@@ -43,7 +43,7 @@ class FakeSpawner:
     @property
     def zygote_pid(self) -> int | None:
         """From a while after its start, when it tells of itself, to the word of its loss."""
-        return self._told_pid
+        return self._reported_pid
 
     def start(self, start_method: str) -> None:
         self.world.check(self.zygote is None, f"pool {self.spec.name}: a second zygote beside the first")
@@ -54,11 +54,11 @@ class FakeSpawner:
         self.zygote = pid = self.world.next_pid()
         self._preloaded = self.guard_is_lost = False
         self.world.note(self.spec.name, "zygote", pid, start_method)
-        self.world.soon(lambda: self._tell_pid(pid, start_method), 0.002)
+        self.world.soon(lambda: self._report_pid(pid, start_method), 0.002)
 
-    def _tell_pid(self, pid: int, start_method: str) -> None:
+    def _report_pid(self, pid: int, start_method: str) -> None:
         if self.zygote == pid:
-            self._told_pid = pid
+            self._reported_pid = pid
             self.world.soon(lambda: self._preload(pid, start_method), 0.02)
 
     def _preload(self, pid: int, start_method: str) -> None:
@@ -104,7 +104,7 @@ class FakeSpawner:
         self.zygote = None
         self._waiting.clear()
         self._how = f"exit code {exit_code}" if signal is None else f"signal {signal}"
-        self.world.soon(self._tell_ending)
+        self.world.soon(self._report_ending)
         for process in self.processes.values():
             process.lose_zygote()
         self.look()
@@ -121,17 +121,17 @@ class FakeSpawner:
     def look(self) -> None:
         """The guard looks whether the last child of a dead zygote is gone."""
         if self.zygote is None and not any(each.life is Life.RUNNING for each in self.processes.values()):
-            self.world.soon(self._tell_gone, 0.002)
+            self.world.soon(self._report_gone, 0.002)
 
-    def _tell_ending(self) -> None:
+    def _report_ending(self) -> None:
         if not self._gone.is_set() and self.zygote is None and not self._closing:
             self.listener.on_zygote_ending()
 
-    def _tell_gone(self) -> None:
+    def _report_gone(self) -> None:
         if self._gone.is_set() or self.zygote is not None:
             return
         self._gone.set()
-        self._told_pid = None
+        self._reported_pid = None
         for process in list(self.processes.values()):
             process.settle_without_zygote()
         if not self._closing:

@@ -1,4 +1,4 @@
-"""What the fake side of the seam is told to do, and the record of what really happened there.
+"""The inputs of the simulated side (scripts, faults, seed) and the record of what really happened there.
 
 Runs in: the test process.
 """
@@ -42,7 +42,7 @@ class Script:
     """returns · raises · exits · dies · torn · garbage · gap · enters twice · closes twice · closes and stays"""
     exit_code: int = 0
     signal: int = 11
-    rings: bool = True
+    delivery_shows: bool = True
     """The delivery of SIGTERM shows on the wakeup descriptor."""
     replaces: bool = False
     """It has a SIGTERM handler of its own, which ends it after `cleanup_s`."""

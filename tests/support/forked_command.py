@@ -1,7 +1,8 @@
-"""The command in a process that is forked where all of it is imported: what costs half a second each is not had anew.
+"""The command `killable`, run in a fork of a process that has already imported all of it.
 
-What it prints, where it exits and what it does to a server are the command's own. What a test sends signals to, or
-reads while it runs, is started as anybody starts it (`Command.start`), and so is every server.
+That saves half a second for each run. The output, the exit code and the effects on a server are those of the command.
+A test that sends signals to the command, or reads its output while it runs, starts it as a user does
+(`Command.start`). Servers are always started that way.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Hostile job types: those that leave others behind.
+"""Hostile job types that leave other processes or threads running.
 
 Runs in: worker.
 """

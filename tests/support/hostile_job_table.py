@@ -1,7 +1,7 @@
-"""Every hostile job of the specification, with how each has to end: one table, pure values.
+"""The table of all hostile jobs of the specification, with the ending that each must have. Pure values.
 
-Runs in: the tests. The jobs themselves are in `hostile`, `families`, `words`, `obedient`, `tampering`, `gluttons`
-and `phases`.
+Runs in: the tests. The jobs are in `hostile_jobs`, `forking_jobs`, `output_jobs`, `cooperative_jobs`,
+`interfering_jobs`, `resource_hungry_jobs` and `operation_jobs`.
 """
 
 from __future__ import annotations
@@ -13,29 +13,29 @@ from killable.workers.errors import CODES
 
 EXIT_PHASES = frozenset({"exited", "reaped", "tree_empty"})
 STOPPED = frozenset({"term_sent", "delivered", "acknowledged"}) | EXIT_PHASES
-"""Told to end, and ended."""
+"""Asked to end, and ended."""
 KILLED_UNACKNOWLEDGED = frozenset({"term_sent", "delivered", "kill_sent"}) | EXIT_PHASES
-"""The signal came, and no Python ran any more."""
+"""SIGTERM was delivered, and no Python code ran any more."""
 KILLED_UNDELIVERED = frozenset({"term_sent", "kill_sent"}) | EXIT_PHASES
-"""The signal never came."""
+"""SIGTERM was never delivered."""
 KILLED_IN_CLEANUP = STOPPED | {"kill_sent"}
-"""Heard, and not obeyed."""
+"""SIGTERM was acknowledged, and the job went on."""
 SIGTERM_SENT = frozenset({"term_sent"}) | EXIT_PHASES
 SIGKILL_SENT = frozenset({"kill_sent"}) | EXIT_PHASES
-"""Nobody asked it."""
+"""Killed without having been asked to end."""
 
 ACK_S = 0.1
 GRACE_S = 0.2
 DELIVERY_GRACE_S = 8.0
 """A grace within which a signal is delivered on a busy machine, too, where it cannot be shortened later."""
 FROM_START_S = 4.0
-"""A deadline that begins with the job function, whose first steps no word of the job's can come before: a machine may
-stand still for seconds in these. The job waits for it without using the processor.
+"""A deadline that begins with the job function. The machine may stand still for seconds during its first steps, before
+the job can send anything. The job waits for it without using the processor.
 """
 AFTER_OUTPUT_S = 0.1
-"""A deadline that begins with a word which the job says where it hangs: as short as one likes."""
+"""A deadline that begins with output which the job sends from where it hangs. It may be as short as needed."""
 LONG_S = 60.0
-"""A grace that no test waits for: what ends sooner did not need it."""
+"""A grace that no test waits for: a job that ends sooner did not need it."""
 BUSY_MACHINE_S = 10.0
 """What a busy machine may add to any bound; far from the grace that an ending must not wait for."""
 
@@ -51,22 +51,22 @@ class HostileCase:
     """Of the error; empty: it completes."""
     input: dict[str, Any] = field(default_factory=dict)
     settle: str = ""
-    """How to see that it is where it will stay, and then it is cancelled; empty: it ends by itself."""
+    """Key of `SETTLED`: how to see that it is where it will stay. It is cancelled then. Empty: it ends by itself."""
     plot: tuple[str, ...] = ("started", "token")
-    """The names of its events but the terminal one, runs of one name as one."""
+    """The names of its events without the terminal one, with repeated names collapsed."""
     phases: frozenset[str] = EXIT_PHASES
     limits: dict[str, Any] = field(default_factory=dict)
     grace_s: float = LONG_S
     error: dict[str, Any] = field(default_factory=dict)
     """Facts that the error has to have."""
     await_phase: str = ""
-    """Not before this phase has happened its grace is `grace_s`: a busy machine may take long to get there."""
+    """Its grace is shortened to `grace_s` only after this phase: a busy machine may take long to get there."""
     exit: int | str | None = None
     """Exit code, or name of the signal, in the certificate."""
     tokens: tuple[Any, ...] | None = None
-    """Where they are known: all of them."""
+    """All its tokens, where they are known."""
     optional_phases: frozenset[str] = frozenset()
-    """Phases that may have happened too."""
+    """Phases that may happen in addition."""
     keeps_worker: bool = False
     """A worker that may be used again is, after this one."""
 
@@ -79,7 +79,7 @@ class HostileCase:
 
     @property
     def is_asked_to_end(self) -> bool:
-        """Whether somebody, or a deadline, asks it to end, and gives it its grace."""
+        """Whether a user or a deadline asks it to end, and gives it its grace."""
         return bool(self.settle) or self.code.startswith("timeout.")
 
     @property
@@ -89,7 +89,7 @@ class HostileCase:
 
     @property
     def within_s(self) -> float:
-        """At most so long after it was asked nothing of it may be left."""
+        """The time from the request to the end within which nothing of it may be left."""
         if "kill_sent" not in self.phases:
             return BUSY_MACHINE_S  # and not its grace
         return (ACK_S if self.is_killed_early else self.grace_s) + BUSY_MACHINE_S

@@ -1,9 +1,9 @@
 """Hostile job types: each is one way in which a job can refuse to end, or end badly.
 
-Runs in: worker. Uses what a user has, `from killable import ...`, and nothing else of ours. Each job gives its process
-(and so its forks) a name made of its job id, by which a test finds them in /proc; most emit "in" right before the
-hostile act, and those that clean up emit it inside their `try`: a job may be told to end as soon as it has said so.
-`families`, `words` and `obedient` are the rest of the pool.
+Runs in: worker. Imports what a user imports, `from killable import ...`, and nothing else of ours. Each job names its
+process, and so its forks, after its job id; a test finds them in /proc by that name. Most jobs emit "in" right before
+the hostile act. Jobs that clean up emit it inside their `try`, because they may be stopped as soon as it is read. The
+other hostile job types are in `forking_jobs`, `output_jobs`, `cooperative_jobs` and `interfering_jobs`.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def hold_gil(ctx: Context, in_thread: bool = False, silent: bool = False, patien
             announce_entry(ctx)
         if not in_thread:
             waits = starmap(libc().pause, [()] * patient)
-            range_behind_words = chain(held.words(), waits, range(10**11))
-            return sum(range_behind_words)
+            range_behind_output = chain(held.release(), waits, range(10**11))
+            return sum(range_behind_output)
     threading.Thread(target=lambda: sum(range(10**11)), daemon=True).start()
     threading.Event().wait()
     return 0

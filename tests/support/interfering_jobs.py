@@ -1,4 +1,4 @@
-"""Hostile job types: those that lose exceptions, and those that change what they run in.
+"""Hostile job types that lose exceptions, or change the process that they run in.
 
 Runs in: worker.
 """

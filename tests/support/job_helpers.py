@@ -1,4 +1,4 @@
-"""How a test finds a job's processes, and what the hostile jobs share.
+"""Helpers of the job types, and the process name by which a test finds the processes of a job.
 
 Runs in: worker | the tests.
 """
@@ -16,7 +16,7 @@ from killable import Context
 
 
 def process_name_of(job_id: str) -> str:
-    """Return the name of a job's processes: 15 characters is what the kernel keeps."""
+    """Return the name of a job's processes. The kernel keeps 15 characters."""
     return "k" + job_id.removeprefix("job-").replace("-", "")[:14]
 
 
@@ -30,10 +30,10 @@ def announce_entry(ctx: Context) -> None:
 
 
 class HeldBackOutput:
-    """Hold back what a job says, until it says it from inside the C call in which it hangs.
+    """Hold back the output of a job, until the job sends it from inside the C call in which it hangs.
 
-    A deadline that begins with a word (of a token, of an operation) then cannot come before the job is there, however
-    long the machine stands still on the way.
+    A deadline that begins with output (a token, an operation) then cannot pass before the job is there, however long
+    the machine stands still on the way.
     """
 
     def __init__(self, ctx: Context) -> None:
@@ -45,9 +45,9 @@ class HeldBackOutput:
         self._held = self._channel._descriptor = os.memfd_create("held back")
         return self
 
-    def words(self) -> Iterator[int]:
-        """Return an iterator that sends what was held back, in one write. It is one of C: its steps run no Python, and
-        so no signal handler, when a C function takes them. What is said from here on is not held back.
+    def release(self) -> Iterator[int]:
+        """Return an iterator that sends what was held back, in one write. It is implemented in C: its steps run no
+        Python, and so no signal handler, when a C function takes them. Later output is not held back.
         """
         held, self._held = self._held, -1
         said = os.pread(held, 1 << 16, 0)
@@ -57,7 +57,7 @@ class HeldBackOutput:
 
     def __exit__(self, *_error: object) -> None:
         if self._held != -1:
-            list(self.words())
+            list(self.release())
 
 
 def libc() -> ctypes.CDLL:
@@ -71,7 +71,7 @@ def compute(cpu_s: float) -> None:
 
 
 def take_three_signals() -> None:
-    """Wait in one C call for so many, of which Python hears when it is over."""
+    """Wait in one C call for three signals. Python handles them when the call is over."""
     numbers = (ctypes.c_int * 3)(3, 2, 1)
     pause = ctypes.cast(libc().pause, ctypes.c_void_p)
     libc().qsort.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_void_p]

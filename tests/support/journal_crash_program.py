@@ -1,13 +1,15 @@
-"""A small program that is killed while it writes to its journal: `python dying.py JOURNAL MODULE FOLDER MOMENT`.
+"""A program that kills itself while it writes to its journal.
 
-    uncommitted   the second job is written, and its transaction not closed yet
-    unanswered    the second job is on disk, and nobody has heard of it yet
-    begins        that a worker has it is written, and not closed yet
-    is to wait    its worker was killed; that it is to be run again is written, and not closed yet
-    waits         that is on disk: it is in its backoff
-    ends          it has completed; that is written, and not closed yet
+Run it as `python journal_crash_program.py JOURNAL MODULE FOLDER MOMENT`. The moments:
 
-It prints the id of each job whose submission it had an answer to.
+    uncommitted   the second job is written, and its transaction is still open
+    unanswered    the second job is on disk, and its submission is not answered yet
+    begins        the note that a worker has the job is written, and its transaction is still open
+    is to wait    the worker was killed; the note about the retry is written, and its transaction is still open
+    waits         that note is on disk: the job is in its backoff
+    ends          the job has completed; the note about it is written, and its transaction is still open
+
+It prints the id of each job whose submission was answered.
 """
 
 from __future__ import annotations

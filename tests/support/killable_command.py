@@ -1,4 +1,4 @@
-"""The real command, and a real `killable serve` under it."""
+"""The real command `killable`, and a real `killable serve` started by it."""
 
 from __future__ import annotations
 

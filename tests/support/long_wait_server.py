@@ -1,6 +1,7 @@
-"""A `killable serve` that waits long for a stack, and for a worker to leave: a busy machine may keep it for seconds.
+"""A `killable serve` with long timeouts for stack dumps and for the exit of a worker.
 
-What the fixtures `long_dump_waits` and `long_exit_waits` are for a supervisor in the test's own process.
+A busy machine may keep a process from running for seconds. The fixtures `long_dump_waits` and `long_exit_waits` do
+the same for a supervisor in the test's own process.
 
 Runs in: the tests; the program in the server's process.
 """

@@ -1,4 +1,7 @@
-"""Many cases of one test on one server, where a server for each would cost more than what is asked of it."""
+"""A decorator that runs all cases of a test on the same fixtures.
+
+Use it where a server for each case would cost more than the case itself.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The client of the system that this one grew out of, as small as its behaviour: it reads lines, and knows three.
+"""A minimal client of end markers: it reads lines and knows [DONE], [CANCELLED] and [ERROR].
 
 Runs in: any process. Standard library only.
 """

@@ -36,7 +36,7 @@ def loads(
         ctx.operation("download", inner_s, on_timeout),
     ):
         ctx.emit("in")
-        sum(chain(held.words(), range(10**11 if work == "native" else 0)))
+        sum(chain(held.release(), range(10**11 if work == "native" else 0)))
         while work == "tokens":
             ctx.emit("t")
         ctx.sleep(FOREVER_S)

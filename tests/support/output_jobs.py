@@ -1,4 +1,4 @@
-"""Hostile job types: those that say too much, or nonsense.
+"""Hostile job types that emit too much output, or bytes that are no valid frames.
 
 Runs in: worker.
 """

@@ -1,19 +1,19 @@
-"""A small program that owns a supervisor: `python owner.py JSON`, where JSON has
+"""A program that owns a supervisor: `python owner_program.py JSON`. The members of the JSON object:
 
     settings    Settings of the supervisor (proof, ...)
     pools       {name: members of its PoolSpec}
-    jobs        [[type, input, tokens to wait for, a phase of its certificate: it is cancelled then, and that waited
-                for], ...]
-    copy        true: the program has forked before it says anything, and the copy holds all of its descriptors
-    last        jobs that are submitted when every pool has the spares that it keeps; in the same turn it says its line
-                and stops itself: it reads nothing more
+    jobs        [[type, input, number of tokens to wait for, phase], ...]; with a phase the job is cancelled, and the
+                program waits until its certificate has that phase
+    copy        true: the program forks before it prints its line; the fork holds all of its descriptors
+    last        jobs that are submitted once every pool has all its spares; in the same turn of the loop the program
+                prints its line and stops itself, and reads nothing more
     halted      a pool whose idle workers are stopped before that
-    host        true: the program blocks SIGTERM, ignores SIGCHLD and SIGINT, has umask 077
-    freeze      true: the program stops itself (SIGSTOP) once its guards are started, and has read nothing of theirs
+    host        true: the program blocks SIGTERM, ignores SIGCHLD and SIGINT, and has umask 077
+    freeze      true: the program stops itself (SIGSTOP) when its guards are started and nothing of theirs is read
 
-It starts the supervisor, submits the jobs, waits until each has said so many tokens, prints one line of JSON (what it
-knows of `jobs`, `last`, `pools` and, before the last ones, `workers`), and then stays until it is killed or its stdin
-ends.
+It starts the supervisor, submits the jobs, and waits until each has emitted its number of tokens. Then it prints one
+line of JSON with the records of `jobs`, `last`, `pools` and, from before the last ones, `workers`. It ends when it is
+killed or when its stdin ends.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from killable.supervisor.settings import PoolSpec, Settings
 from killable.supervisor.supervisor import Supervisor
 
 
-def be_a_hostile_host() -> None:
+def change_signal_settings() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1})
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -46,27 +46,27 @@ def has_children() -> bool:
         return bool(file.read())
 
 
-async def say(supervisor: Supervisor, job_id: str, tokens: int) -> None:
-    """Wait until a job has said so many tokens, or has ended."""
+async def wait_for_tokens(supervisor: Supervisor, job_id: str, tokens: int) -> None:
+    """Wait until a job has emitted that many tokens, or has ended."""
     async for _ in supervisor.events(job_id):
         if (await supervisor.get(job_id)).tokens >= tokens:
             return
 
 
-async def reach(supervisor: Supervisor, job_id: str, phase: str) -> None:
+async def cancel_and_wait(supervisor: Supervisor, job_id: str, phase: str) -> None:
     """Cancel a job, and wait for a phase of its end."""
     await supervisor.cancel(job_id, wait_s=0)
     while phase not in ((await supervisor.get(job_id)).certificate or {}):
         await asyncio.sleep(0.002)
 
 
-async def fill(supervisor: Supervisor) -> None:
+async def wait_for_spares(supervisor: Supervisor) -> None:
     """Wait until the spares of all pools are warm."""
     while not all(pool.idle >= pool.spares for pool in await supervisor.pools()):
         await asyncio.sleep(0.002)
 
 
-async def halt(supervisor: Supervisor, pool: str) -> None:
+async def stop_idle_workers(supervisor: Supervisor, pool: str) -> None:
     """Stop the idle workers of a pool, and wait until they are."""
     for worker in await supervisor.workers():
         if worker.pool == pool and worker.state == "idle" and worker.pid is not None:
@@ -75,7 +75,7 @@ async def halt(supervisor: Supervisor, pool: str) -> None:
                 await asyncio.sleep(0.002)
 
 
-async def shown(supervisor: Supervisor, ids: Sequence[str]) -> list[dict[str, Any]]:
+async def records_of(supervisor: Supervisor, ids: Sequence[str]) -> list[dict[str, Any]]:
     """Return records as JSON has them. No turn of the loop passes."""
     records = [asdict(await supervisor.get(job_id)) for job_id in ids]
     for members in records:
@@ -102,9 +102,9 @@ async def main(
     last: list[Any] | None = None,
     halted: str = "",
 ) -> None:
-    logging.getLogger("killable").addHandler(logging.NullHandler())  # nobody may read what it says on stderr
+    logging.getLogger("killable").addHandler(logging.NullHandler())  # its stderr may have no reader
     if host:
-        be_a_hostile_host()
+        change_signal_settings()
     specs = tuple(PoolSpec(name, tuple(members.pop("modules")), **members) for name, members in pools.items())
     supervisor = Supervisor(Settings(pools=specs, **settings))
     starting = asyncio.create_task(supervisor.start())
@@ -117,26 +117,26 @@ async def main(
         await starting
     for type, input, tokens, *phase in jobs:
         if last:
-            await fill(supervisor)  # so that nothing is left to wait for behind the last one
+            await wait_for_spares(supervisor)  # so that nothing is left to wait for behind the last one
         record = await supervisor.submit(Submission(type, json.dumps(input).encode(), limits={"grace_s": 60.0}))
         ids.append(record.job_id)
         if tokens:
-            await say(supervisor, record.job_id, tokens)
+            await wait_for_tokens(supervisor, record.job_id, tokens)
         if phase:
-            await reach(supervisor, record.job_id, *phase)
+            await cancel_and_wait(supervisor, record.job_id, *phase)
     if last:
-        await fill(supervisor)
-    await halt(supervisor, halted)
-    said: dict[str, Any] = {"workers": [asdict(worker) for worker in await supervisor.workers()]}
+        await wait_for_spares(supervisor)
+    await stop_idle_workers(supervisor, halted)
+    report: dict[str, Any] = {"workers": [asdict(worker) for worker in await supervisor.workers()]}
     if copy:
-        said["copy"] = fork_copy()
+        report["copy"] = fork_copy()
     # From here to the stop nothing is read.
     last_ids = [
         (await supervisor.submit(Submission(type, json.dumps(input).encode()))).job_id for type, input in last or ()
     ]
-    said |= {"jobs": await shown(supervisor, ids), "last": await shown(supervisor, last_ids)}
-    said["pools"] = [asdict(pool) for pool in await supervisor.pools()]
-    print(json.dumps(said), flush=True)
+    report |= {"jobs": await records_of(supervisor, ids), "last": await records_of(supervisor, last_ids)}
+    report["pools"] = [asdict(pool) for pool in await supervisor.pools()]
+    print(json.dumps(report), flush=True)
     if last is not None:
         os.kill(os.getpid(), signal.SIGSTOP)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)

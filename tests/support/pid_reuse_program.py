@@ -1,7 +1,8 @@
-"""A program for a pid namespace of its own, where it can say which number the next process gets (ns_last_pid, proc(5)).
+"""A program for a pid namespace of its own, in which it can choose the next pid (ns_last_pid, proc(5)).
 
-It lets a worker die and be reaped, gives its number to a stranger before the supervisor has heard of that, and then
-drives whatever would signal the worker. It prints one line of JSON: by way, whether the stranger has lived through it.
+It kills and reaps a worker, gives the pid to an unrelated process before the supervisor has noticed, and then makes
+the supervisor do everything that could signal the worker. It prints one line of JSON: for each way, whether the
+unrelated process has survived.
 """
 
 from __future__ import annotations

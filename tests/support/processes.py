@@ -1,4 +1,4 @@
-"""What /proc says about processes: the tests' own eyes, which share no code with what they look at."""
+"""Processes as /proc shows them. Shares no code with the code under test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A command in a pseudo terminal: what a person would see, and what came through the pipes that were no terminal."""
+"""The command in a pseudo terminal: the text on the screen, and the output that went through a pipe."""
 
 from __future__ import annotations
 

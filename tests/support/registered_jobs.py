@@ -1,4 +1,4 @@
-"""A registry with entries that no supervisor runs.
+"""A registry filled with jobs that no supervisor runs.
 
 Runs in: the test process.
 """
@@ -23,7 +23,7 @@ def registry(keep_jobs: int = 10, keep_bytes: int = 1 << 30, keep_s: float = 1e9
 
 def add(jobs: Registry, **fields: object) -> Job:
     number = jobs.next_number()
-    entry = Job(
+    job = Job(
         id=f"job-{number}",
         number=number,
         type=TYPE,
@@ -35,17 +35,17 @@ def add(jobs: Registry, **fields: object) -> Job:
         queued=0.0,
     )
     for name, value in fields.items():
-        setattr(entry, name, value)
-    jobs.add(entry)
-    return entry
+        setattr(job, name, value)
+    jobs.add(job)
+    return job
 
 
-def end(jobs: Registry, entry: Job, now: float, size: int = 0, state: State = State.COMPLETED) -> None:
-    entry.log.append("completed", b"x" * size)
-    entry.state, entry.ended = state, now
-    jobs.note_end(entry, now)
+def end(jobs: Registry, job: Job, now: float, size: int = 0, state: State = State.COMPLETED) -> None:
+    job.log.append("completed", b"x" * size)
+    job.state, job.ended = state, now
+    jobs.note_end(job, now)
 
 
 def ids(jobs: Registry) -> list[int]:
     found, _ = jobs.page(state=None, type=None, tag=None, limit=10_000, before=None)
-    return [entry.number for entry in found]
+    return [job.number for job in found]

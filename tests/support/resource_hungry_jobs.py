@@ -1,6 +1,6 @@
-"""Job types that take too much: memory, processor time, processes, open files.
+"""Job types that take too much memory, processor time, processes or open files.
 
-Runs in: worker. As in `hostile`, each gives its processes a name made of its job id.
+Runs in: worker. Each names its processes after its job id, as in `hostile_jobs`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A real HTTP server that says exactly what a test wants: split bytes, cut streams, problems, silence."""
+"""A real HTTP server whose answers a test scripts: split bytes, cut streams, problems, silence."""
 
 from __future__ import annotations
 

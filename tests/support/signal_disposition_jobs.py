@@ -1,4 +1,4 @@
-"""Job types that do something to SIGTERM: take it, give it back, or leave it changed for the next job.
+"""Job types that change the disposition of SIGTERM: handle it, restore it, block it, or leave it changed.
 
 Runs in: worker.
 """

@@ -1,6 +1,6 @@
-"""Small, well-behaved job types for tests: each does one thing that a test wants to see from outside.
+"""Small, well-behaved job types: each does one thing that a test can observe from outside.
 
-Runs in: worker. Where a job waits for its test, it waits for a file: tests open gates, they never sleep.
+Runs in: worker. A job that waits for its test waits for a file: tests open gates, they never sleep.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What tests ask of a supervisor: the type of the fixture, the proofs, and how long a patient one waits."""
+"""The type and the options of the fixture `supervisor`: proofs, markers, long timeouts."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ NEEDS_CGROUPS = pytest.mark.skipif(
 )
 
 LONG_DUMP_WAITS = {"DUMP_S_MAX": 30.0, "DUMP_IN_GRACE_S_MAX": 30.0}
-"""Of `escalation`: how long a stack is waited for before SIGKILL, for tests that are about something else.
+"""Of `escalation`: the time allowed for a stack dump before SIGKILL, in tests about something else.
 
-A busy machine may keep a process for seconds. How long it is waited for in fact is tested on virtual time, where no
-machine is in the way: tests/sim/test_grace.py, tests/sim/test_unkillable.py.
+A busy machine may keep a process from running for seconds. The real times are tested on virtual time:
+tests/sim/test_grace.py, tests/sim/test_unkillable.py.
 """
 LONG_EXIT_WAITS = {"LEAVE_S": 60.0}
-"""Of `attempt`: how long a worker whose job is over is waited for before SIGKILL, likewise."""
+"""Of `attempt`: the time allowed for a worker to exit after its job, likewise."""

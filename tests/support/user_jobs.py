@@ -1,4 +1,4 @@
-"""What a user of the command might have in a `my_jobs.py`. Copied into the folder of each test of the command.
+"""A user's `my_jobs.py`. It is copied into the folder of each test of the command.
 
 Runs in: worker.
 """

@@ -1,4 +1,4 @@
-"""A scripted server, and clients of it: every test that asks for one runs with Client and with AsyncClient."""
+"""A scripted server and clients of it. Each test with a client runs with Client and with AsyncClient."""
 
 from __future__ import annotations
 

@@ -351,9 +351,9 @@ def test_without_pydantic_the_plain_annotation_counts() -> None:
 import sys
 sys.modules["pydantic"] = None
 from typing import Annotated
-from killable.workers.authoring.input_schema import shape_of
+from killable.workers.authoring.input_schema import annotation_type
 class Ge: pass
-print(shape_of(Annotated[int, Ge()], "p").schema)
+print(annotation_type(Annotated[int, Ge()], "p").schema)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == "{'type': 'integer'}\n"

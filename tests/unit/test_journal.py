@@ -31,7 +31,7 @@ class Full(JournalFile):
 class Broken(Journal):
     """Has a defect: its thread ends at what is owed."""
 
-    def _owe(self, notes: list[Note]) -> None:
+    def _add_pending(self, notes: list[Note]) -> None:
         raise RuntimeError("a defect")
 
 

@@ -15,7 +15,7 @@ from killable import Context, job
 from killable.workers.runtime.stop_signal import StopSignal
 
 _forget = StopSignal.forget
-_unsaid: list[HeldBackOutput] = []
+_held_back: list[HeldBackOutput] = []
 _ends = [60.0, 3.0]
 """How long the end of an operation is waited for at most; that of the inner one may have come with the other's."""
 
@@ -27,14 +27,14 @@ def never_leaves_its_operations(ctx: Context) -> int:
     held.__enter__()
     ctx.operation("outer", 0.001, "raise").__enter__()
     ctx.operation("inner", 0.3, "raise").__enter__()
-    _unsaid.append(held)
+    _held_back.append(held)
     return 7
 
 
 def _forget_late(stop_signal: StopSignal) -> None:
     if stop_signal.operations is not None and _ends:
-        if _unsaid:
-            list(_unsaid.pop().release())
+        if _held_back:
+            list(_held_back.pop().release())
         end = time.monotonic() + _ends.pop(0)
         while time.monotonic() < end:
             time.sleep(0.01)

@@ -1,7 +1,7 @@
 """Polling for a condition, with a deadline. A failure reports the last state seen.
 
-Apart from jobs, no other module of the tests sleeps. A condition returns a true value when it is met. Otherwise it returns
-`Pending(state)`, and the last one appears in the failure.
+Apart from jobs, no other module of the tests sleeps. A condition returns a true value when it is met. Otherwise it
+returns `Pending(state)`, and the last one appears in the failure.
 """
 
 from __future__ import annotations

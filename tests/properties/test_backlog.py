@@ -126,7 +126,7 @@ class Queue(RuleBasedStateMachine):
         for line in self.queue._lines.values():
             assert line.removed <= JOBS_MAX + backlog.REMOVED_MAX
             assert line.places or not line.rounds
-            assert line.places == sorted(line.entries)
+            assert line.places == sorted(line.places)
 
 
 def line_of(job: Waiting) -> tuple[str, str, int]:

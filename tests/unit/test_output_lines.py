@@ -61,7 +61,7 @@ def test_a_flood_without_line_ends_is_not_kept() -> None:
     lines = OutputLines()
     for _ in range(100):
         lines.feed(b"x" * 65536)
-        assert len(lines._unsent) <= LINE_BYTES_MAX
+        assert len(lines._rest) <= LINE_BYTES_MAX
 
 
 def test_a_job_that_prints_a_marker_or_an_event_prints_text() -> None:

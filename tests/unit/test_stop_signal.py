@@ -202,7 +202,7 @@ def test_a_signal_that_comes_again_while_asyncio_takes_the_first_one_is_asyncios
         "StopSignal._on_term",
         "Stop.decode",
         "Stopping.__init__",
-        "StopSignal._tell",
+        "StopSignal._notify",
     } <= set(judged), judged
 
 

@@ -39,9 +39,9 @@ def test_a_word_is_a_sign_of_life_and_what_is_owed_still_is() -> None:
         told = Told()
         told.watchdog.expect()
         await asyncio.sleep(9)
-        told.watchdog.heard(owes_more=True)
+        told.watchdog.heard(expects_more=True)
         await asyncio.sleep(9)
-        told.watchdog.heard(owes_more=False)
+        told.watchdog.heard(expects_more=False)
         await asyncio.sleep(100)
         assert told.events == [("asked", 5.0), ("asked", 14.0)]
 
@@ -53,11 +53,11 @@ def test_nothing_is_scheduled_while_nothing_is_owed() -> None:
         told = Told()
         assert isinstance(told.loop, VirtualLoop)
         before = len(told.loop.timers())
-        told.watchdog.heard(owes_more=False)
+        told.watchdog.heard(expects_more=False)
         assert len(told.loop.timers()) == before
         told.watchdog.expect()
         assert len(told.loop.timers()) == before + 1
-        told.watchdog.heard(owes_more=False)
+        told.watchdog.heard(expects_more=False)
         assert len(told.loop.timers()) == before and not told.events
 
     run(main())

@@ -63,7 +63,7 @@ class ProcessReports:
         self.output += data
 
     def on_notifications(self, notifications: bytes) -> None:
-        self._note("bells")
+        self._note("notifications")
         assert notifications
         self.notifications += notifications
 

@@ -1,4 +1,4 @@
-"""What `seam.Process` promises to measure, to prove and to keep of a process: on the fake one and on the real one."""
+"""What `ports.Process` promises to measure, to prove and to keep of a process: on the fake one and on the real one."""
 
 from __future__ import annotations
 

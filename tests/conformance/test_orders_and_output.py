@@ -1,4 +1,4 @@
-"""What `seam.Process` promises of writing to a worker and of reading it: on the fake one and on the real one."""
+"""What `ports.Process` promises of writing to a worker and of reading it: on the fake one and on the real one."""
 
 from __future__ import annotations
 

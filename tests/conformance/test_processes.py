@@ -1,4 +1,4 @@
-"""What `seam.Process` promises holds for the fake process and for the real one."""
+"""What `ports.Process` promises holds for the fake process and for the real one."""
 
 from __future__ import annotations
 

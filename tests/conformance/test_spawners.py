@@ -1,4 +1,4 @@
-"""What `seam.Spawner` promises holds for the fake one and for the real one."""
+"""What `ports.Spawner` promises holds for the fake one and for the real one."""
 
 from __future__ import annotations
 
@@ -170,7 +170,9 @@ async def test_without_its_guard_all_of_it_ends_and_of_descendants_nobody_answer
     stage.kill_guard()
     await lost(stage)
     assert stage.zygote.lost == [""] and "ending" in stage.zygote.calls
-    await stage.wait_until_gone(busy, idle)  # one that is dying at that moment has left no cookie to be found by
+    await stage.wait_until_gone(
+        busy, idle
+    )  # one that is dying at that moment has no marker any more by which it could be found
     for worker in (busy, idle):
         gone = worker.reports.gone
         assert gone is not None and (gone.ending, gone.zygote_lost) == (None, True)

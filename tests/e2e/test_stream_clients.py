@@ -1,4 +1,4 @@
-"""Other people's clients against the real command: curl, httpx-sse, the npm package eventsource, and the seed's own."""
+"""Other clients against the real command: curl, httpx-sse, the npm package eventsource, a client of end markers."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_eventsource_reads_to_the_terminal_event_and_does_not_come_back(
         assert [data["text"] for name, _, data in seen if name == "token"] == NASTY
 
 
-# ── the seed's own client ──
+# ── a client of end markers ──
 
 
 @pytest.mark.row("A6")

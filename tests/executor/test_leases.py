@@ -396,7 +396,8 @@ def test_a_call_that_ran_through_is_certified_as_one_that_was_watched() -> None:
     with Executor(max_workers=1, spares=1) as executor:
         assert executor.submit(executor_tasks.square, 2).result() == 4
         until(
-            lambda: [lease for lease in executor._calls._leases if lease.quiet], "there is a spare beside the lent one"
+            lambda: [lease for lease in executor._calls._leases if lease.quiet],
+            "there is a spare beside the leased one",
         )
         plain = executor.submit(executor_tasks.square, 3)
         assert plain.result() == 9

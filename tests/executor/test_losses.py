@@ -192,7 +192,7 @@ def test_of_a_start_that_fails_half_way_nothing_is_left(monkeypatch: pytest.Monk
 
     with monkeypatch.context() as patched:
         patched.setattr(Fleet, "start", start_and_fail)
-        patched.setattr(Pool, "fill", lambda pool: None)  # else a worker may be lent a call before that fails
+        patched.setattr(Pool, "fill", lambda pool: None)  # else a worker may be leased to a call before that fails
         with Executor(max_workers=1) as executor:
             error = executor.submit(executor_tasks.square, 2).exception(60)
             started = processes.descendants(os.getpid())

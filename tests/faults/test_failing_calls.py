@@ -1,4 +1,4 @@
-"""Every call that the real side of the seam makes to the operating system fails once.
+"""Every system call of the real implementation of the ports fails once.
 
 Whatever fails: it is survived (done again, done without), or a typed error says so; each job has one end; nothing is
 left; the next job runs, or it is said why none does; and a close returns. `-s` shows how many calls each phase has.

@@ -269,7 +269,7 @@ async def stop(supervisor: Supervisor, job_id: str, *, grace_s: float | None = N
 
 
 class Reports:
-    """Hears a spawner and one process, at the seam, and remembers."""
+    """Records what a spawner and one process report through the ports."""
 
     def __init__(self) -> None:
         self.preloaded = False
@@ -305,7 +305,7 @@ class Reports:
 
 @asynccontextmanager
 async def open_spawner(pool: PoolSpec, reports: Reports, **settings: Any) -> AsyncIterator[PoolSpawner]:
-    """Open a real pool at the seam, with no supervisor above it, and wait until it can fork workers."""
+    """Open a real pool without a supervisor above it, and wait until it can fork workers."""
     system = System.open(asyncio.get_running_loop(), Settings(pools=(), **settings), uuid.uuid4().hex)
     spawner: PoolSpawner = system.open_spawner(pool, reports)
     try:

@@ -70,7 +70,7 @@ async def test_five_deaths_by_sigkill_have_five_codes(proof: str, supervisor: St
 @pytest.mark.code("killed_externally")
 @pytest.mark.parametrize("start_method", ["fork", "spawn"])
 async def test_a_sigterm_that_we_did_not_send_is_a_strangers(start_method: str, supervisor: StartSupervisor) -> None:
-    """Where it is not our doorbell: the job has put the signal's default action back."""
+    """Where it is not our own SIGTERM: the job has put the signal's default action back."""
     server = await supervisor(hostile_pool(start_method=start_method))
     job_id = await submit(server, "dies_of_term")
     os.kill(await wait_until_computing(server, job_id), signal.SIGTERM)

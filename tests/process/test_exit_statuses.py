@@ -25,7 +25,7 @@ has seen to it that they stop it, are in the table of hostile jobs.
 HARMLESS = {signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH}
 """Ignored by default, signal(7)."""
 OURS = {signal.SIGTERM, signal.SIGRTMIN + 6}
-"""A doorbell, which is not heard without an order, and the one that makes faulthandler write the stacks."""
+"""SIGTERM, which does nothing without an order, and the signal that makes faulthandler write the stacks."""
 AS_IN_PYTHON = {signal.SIGPIPE, signal.SIGXFSZ}
 """Ignored in every Python program."""
 SURVIVED = ORPHANS_DISCARD | HARMLESS | OURS | AS_IN_PYTHON
@@ -102,11 +102,11 @@ async def test_every_signal_is_reported_as_it_is(start_method: str, proof: str, 
 async def test_a_worker_whose_jobs_survived_their_own_signals_is_used_again_and_hears_the_next_stop(
     start_method: str, supervisor: StartSupervisor
 ) -> None:
-    """Nobody but its jobs has signalled it. What each leaves, a bell without an order say, stops no other job."""
+    """Nobody but its jobs has signalled it. What each leaves, a SIGTERM without an order say, stops no other job."""
     pool = hostile_pool(workers=1, spares=0, jobs_per_worker_max=0, start_method=start_method)
     server = await supervisor(pool)
     survivors = []
-    for number in sorted(SURVIVED, key=lambda number: (number == signal.SIGTERM, number)):  # its bell right before
+    for number in sorted(SURVIVED, key=lambda number: (number == signal.SIGTERM, number)):  # SIGTERM right before
         survivors.append(story := await run(server, "dies_of", number=int(number)))
         assert (story.state, story.end["result"]) == ("completed", "alive"), (number, story.error)
         assert story.phases == {"tree_empty"}, (number, story.certificate)

@@ -30,7 +30,7 @@ class Ready(NamedTuple):
 
 @pytest_asyncio.fixture
 async def ready(proof: Any) -> AsyncIterator[Ready]:
-    """A real worker that is ready and holds nothing, at the seam."""
+    """A real worker that is ready and holds nothing, without a supervisor."""
     reports = Reports()
     async with open_spawner(hostile_pool(), reports, proof=proof) as spawner:
         process = spawner.fork("w-1", reports)
@@ -53,7 +53,7 @@ async def test_a_signal_for_another_attempt_is_refused(ready: Ready) -> None:
     with pytest.raises(FenceError):
         process.terminate(7)  # it has finished
     assert reports.notifications == b"" and int(processes.stat_field(process.pid, "ShdPnd"), 16) == 0
-    # The control: the right one gets through, and, being only a doorbell without an order, does no harm.
+    # The control: the right one gets through, and, being a SIGTERM without an order, does no harm.
     process.hold(9)
     process.terminate(9)
     await until_async(

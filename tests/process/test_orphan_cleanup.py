@@ -90,7 +90,7 @@ def _environment(pid: int) -> bytes:
 
 
 def carries(seen: processes.ProcessInfo) -> bool:
-    """Tell whether it can be found by its cookie."""
+    """Tell whether it can be found by its marker."""
     return b"KILLABLE_INSTANCE" in _environment(seen.pid)
 
 
@@ -218,13 +218,14 @@ STARTED_FROM_A_LEFTOVER = """
 import os, subprocess, sys
 from killable.supervisor import clock
 from killable.supervisor.linux import env_marker
-from killable.supervisor.linux.instance_id import Owner
-here = Owner.of(os.getpid())
-mine, others = (env_marker.cookie_value(Owner(here.boot, here.namespace, 1, n), "instance", "pool/1") for n in (1, 2))
-if env_marker.COOKIE not in os.environ:
-    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, env_marker.COOKIE: mine})
+from killable.supervisor.linux.instance_id import InstanceId
+here = InstanceId.of(os.getpid())
+dead = [InstanceId(here.boot, here.namespace, 1, started) for started in (1, 2)]
+mine, others = (env_marker.marker_value(owner, "instance", "pool/1") for owner in dead)
+if env_marker.MARKER not in os.environ:
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, env_marker.MARKER: mine})
 child = subprocess.Popen(["sleep", "3600"])
-other = subprocess.Popen(["sleep", "3600"], env={env_marker.COOKIE: others})
+other = subprocess.Popen(["sleep", "3600"], env={env_marker.MARKER: others})
 swept, left = env_marker.kill_waves(env_marker.ownerless(), clock.monotonic() + 60)
 print([found.pid == other.pid for found in swept], left, child.poll(), other.wait())
 child.kill(), child.wait()
@@ -246,7 +247,7 @@ def in_namespace(script: str, *options: str, arguments: Sequence[str] = ()) -> s
 
 
 def test_whoever_was_started_from_a_leftover_ends_neither_itself_nor_its_kind() -> None:
-    """The environment of a program may carry a dead owner's cookie: what started it, and itself, want to live."""
+    """The environment of a program may carry a dead owner's marker: what started it, and itself, want to live."""
     assert in_namespace(STARTED_FROM_A_LEFTOVER, "--mount-proc") == "[True] [] None -9"
 
 
@@ -365,5 +366,5 @@ def test_an_owner_of_which_only_a_zombie_is_left_is_gone() -> None:
 def test_the_processes_of_another_pid_namespace_are_not_told_by_number() -> None:
     """In a container that sees its host's /proc the numbers there are of others: nobody is swept."""
     assert sees_own_pids()
-    script = "from killable.supervisor.linux.instance_id import *; print(sees_own_pids(), Owner.of(1).is_gone())"
+    script = "from killable.supervisor.linux.instance_id import *; print(sees_own_pids(), InstanceId.of(1).is_gone())"
     assert in_namespace(script) == "False False"

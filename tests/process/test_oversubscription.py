@@ -18,7 +18,7 @@ CROWD = 16
 QUOTA = {"cfs_period_us": 100_000, "cfs_quota_us": 5_000}
 """A twentieth of one processor for all of them."""
 ITEMS = 500_000
-"""Some 8 ms of C between the bell and the answer: longer than one of them has the processor for."""
+"""Some 8 ms of C between SIGTERM and the answer: longer than one of them has the processor for."""
 
 
 @pytest.mark.row("PEERS-C", "PEERS-F")
@@ -67,7 +67,7 @@ async def test_sixteen_starved_python_jobs_all_clean_up(start_method: str, super
 
 
 async def test_by_a_rule_of_time_alone_the_starved_are_killed(supervisor: StartSupervisor) -> None:
-    """The control: who gets no processor between the bell and the answer does not hear in `ack_s`."""
+    """The control: who gets no processor between SIGTERM and the answer does not hear in `ack_s`."""
     with cgroup_v1.group("cpu", **QUOTA) as group:
         server = await supervisor(hostile_pool(workers=CROWD, spares=4), ack_cpu_s=0.0)
         stories = await cancel_starved(server, group)

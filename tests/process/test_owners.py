@@ -221,5 +221,5 @@ def test_a_job_has_the_descriptors_that_it_needs_and_no_other(start_method: str,
     assert targets.pop("0") == "/dev/null"
     assert targets.pop("1") == targets.pop("2") and all(int(number) > 2 for number in targets)
     kinds = sorted(target.split(":")[0] for target in targets.values())
-    assert kinds == ["/memfd", "pipe", "pipe", "socket"], targets  # the stack; frames, bells; orders
+    assert kinds == ["/memfd", "pipe", "pipe", "socket"], targets  # the stack; frames, notifications; orders
     assert len(set(targets.values())) == 4

@@ -137,7 +137,7 @@ class Telling(Reports):
 
 @asynccontextmanager
 async def preloaded(proof: str, reports: Reports, **pool: Any) -> AsyncIterator[PoolSpawner]:
-    """A guard and a zygote, at the seam."""
+    """A guard and a zygote, without a supervisor."""
     settings = Settings(pools=(), proof=proof)  # type: ignore[arg-type]
     system = System.open(asyncio.get_running_loop(), settings, uuid.uuid4().hex)
     spawner = system.open_spawner(hostile_pool(**pool), reports)

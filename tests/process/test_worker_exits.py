@@ -241,7 +241,7 @@ async def test_a_worker_that_cannot_be_exec_d_says_why(tmp_path: Path, superviso
 @pytest.mark.row("B4")
 @pytest.mark.parametrize("cannot_be", ["confined", "exec'd"])
 async def test_a_worker_that_the_system_refuses_ends_with_the_code_for_that(cannot_be: str, tmp_path: Path) -> None:
-    """At the seam, where the zygote's report can be seen: a job is told the worker's own words."""
+    """Without a supervisor, where the zygote's report can be seen: a job is told the worker's own words."""
     pool, python = soon_without_interpreter(tmp_path)
     if cannot_be == "confined":
         pool = unconfinable(tmp_path)

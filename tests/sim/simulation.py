@@ -292,7 +292,7 @@ class Simulation:
         self.check_ends()
 
     def check_ends(self) -> None:
-        """Every job has ended as the record below the seam says."""
+        """Every job has ended as the record of the simulated side says."""
         for job in self.jobs:
             self._check_end(job)
         self.raise_violations()
@@ -405,7 +405,7 @@ def _codes(truth: Truth) -> set[str | None]:
         return {"input.invalid" if b'"cause":"payload"' in payload else "exception"}
     outside = {"worker_lost", "killed_externally"} if truth.outside else set()
     if truth.expired_at is not None and truth.replaced_at is not None:
-        outside |= {"exit"}  # its own handler got the bell of its operation
+        outside |= {"exit"}  # its own handler got the SIGTERM of its operation
     if script.end == "torn":
         return outside | ({"protocol"} if truth.entered else {"spawn"})
     if script.end == "exits":

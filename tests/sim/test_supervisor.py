@@ -293,7 +293,7 @@ def test_a_failing_seed_shows_itself_and_fails_again_the_same(monkeypatch: pytes
 
 
 def test_nothing_of_the_supervisor_is_replaced() -> None:
-    """The seam and the clock come in by the constructor; everything between is what a server runs."""
+    """The simulated side and the clock come in by the constructor; everything between is what a server runs."""
 
     async def look() -> None:
         async with Simulation() as sim:

@@ -132,11 +132,11 @@ class FakeJob:
     def on_term(self) -> None:
         truth = self._truth
         if truth is None or truth.closing is not None:
-            return  # nobody's bell
+            return  # it belongs to no attempt
         if truth.replaced_at is not None or (truth.script.replaces and truth.entered):
             self._in(truth.script.cleanup_s, lambda: self._process.die(exit_code=truth.script.exit_code))
         elif not truth.stop_ordered:
-            if truth.expire_ordered:  # else: a signal is only a doorbell
+            if truth.expire_ordered:  # else: a signal without an order does nothing
                 self._in(truth.script.acknowledge_s, self._take_expiry)
         elif self._acknowledged:
             self._obey()
@@ -279,7 +279,7 @@ class FakeJob:
         """`OperationTimedOut` is raised, if it still is in that operation."""
         truth = self._running()
         if truth.closing is not None or truth.stop_ordered:
-            return  # what it reads then is the stop, and that bell is on its way
+            return  # what it reads then is the stop, and its signal is on its way
         if self._expired:
             return
         self._process.pipes.notify(NOTIFY_EXPIRED)

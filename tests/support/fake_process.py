@@ -37,7 +37,7 @@ def ending_of(status: Status, reaped_at: float) -> ProcessEnding:
 
 
 class FakeProcess:
-    """Implements `seam.Process`."""
+    """Implements `ports.Process`."""
 
     def __init__(self, world: World, spawner: FakeSpawner, worker_id: str, listener: ProcessListener) -> None:
         self.world, self.spawner, self.worker_id, self.listener = world, spawner, worker_id, listener
@@ -96,7 +96,7 @@ class FakeProcess:
     def was_signalled(self) -> bool:
         return self._signalled
 
-    # ── the seam: what the supervisor asks for ──
+    # ── the port: what the supervisor calls ──
 
     def hold(self, fence: int | None) -> None:
         self._held = fence

@@ -14,13 +14,13 @@ from killable.workers.protocol.messages import NOTIFY_ACKNOWLEDGED, NOTIFY_REPLA
 
 
 def note_term(world: World, truth: Truth) -> None:
-    """SIGTERM is only a doorbell: without an order it means nothing, and it does not ring again before it may."""
+    """SIGTERM only announces an order: without one it means nothing. It is not sent again before its time."""
     now = world.now()
     again = truth.term_at if truth.stop_ordered else truth.expired_at
     if again is not None:
-        world.check(now >= truth.swallowed_at + RESEND_S - SLACK_S, f"job {truth.number} is rung again too soon")
+        world.check(now >= truth.swallowed_at + RESEND_S - SLACK_S, f"job {truth.number} is signalled again too soon")
     if not truth.stop_ordered:
-        world.check(truth.expire_ordered > 0, f"job {truth.number}: a bell without an order")
+        world.check(truth.expire_ordered > 0, f"job {truth.number}: SIGTERM without an order")
         truth.expired_at = now
     elif truth.term_at is None:
         truth.term_at = now

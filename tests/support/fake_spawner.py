@@ -23,7 +23,7 @@ GUARD_EXIT_S = 10.0
 
 
 class FakeSpawner:
-    """Implements `seam.Spawner`."""
+    """Implements `ports.Spawner`."""
 
     def __init__(self, world: World, spec: PoolSpec, listener: SpawnerListener) -> None:
         self.world, self.spec, self.listener = world, spec, listener

@@ -43,7 +43,7 @@ def parse_lines(lines: Iterable[str]) -> ClientOutcome:
 
 
 def submit(url: str, operation: str, **members: Any) -> dict[str, Any]:
-    """Post a job in the seed's spelling."""
+    """Post a job as an operation request."""
     body = json.dumps({"operation": operation, **members}).encode()
     request = urllib.request.Request(f"{url}/v1/jobs", body, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=30) as answer:

@@ -92,7 +92,7 @@ def raises_outer(ctx: Context) -> list[str]:
 
 @job
 def hears_the_third_bell(ctx: Context) -> str:
-    """Be in native code that hears only the third of the bells that tell of an operation's end."""
+    """Be in native code that lets Python handle only the third SIGTERM for the end of an operation."""
     name_process(ctx)
     try:
         with ctx.operation("fetch", 0.05, "raise"):

@@ -141,7 +141,7 @@ def test_a_notice_is_given_once_and_has_to_be_heard_and_obeyed() -> None:
 
 
 def test_an_answer_may_come_behind_the_word_that_the_operation_was_left() -> None:
-    """Bells and frames go by two pipes: the exception that was raised is the deadline's all the same."""
+    """Notifications and frames go by two pipes: the exception that was raised is the deadline's all the same."""
     for left in (1, 2):
         found = running()
         found.operation_entered(OperationEntered(1, "load", None), NOW)
@@ -218,7 +218,7 @@ def test_an_answer_is_that_to_the_notice_that_was_given_first() -> None:
 
 
 def notifications(found: Deadlines, until: float, *, delivered: float | None) -> list[float]:
-    """Return when the bell rings for operation 1, in seconds: first with the order, then alone. `delivered`: how long
+    """Return when SIGTERM is sent for operation 1, in seconds: first with the order, then alone. `delivered`: how long
     after the first one it is.
     """
     rung = []

@@ -1,7 +1,7 @@
-"""SIGTERM comes again while it is being taken: at each line of the doorbell's own code, by real signals.
+"""SIGTERM comes again while it is being taken: at each line of the handler's own code, by real signals.
 
-The supervisor repeats it until it is acknowledged, so on a slow machine it does come there. Whoever is told to end has
-told before that it heard: else its supervisor takes it for deaf and kills it in its clean-up.
+The supervisor repeats it until it is acknowledged, so on a slow machine it does come there. A job that is
+stopped has acknowledged it before: otherwise its supervisor would kill it in its clean-up.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ LINES_MIN = 15
 
 
 class Again:
-    """Sends SIGTERM at the n-th line that the doorbell runs (sys.settrace); the handler then runs right there."""
+    """Sends SIGTERM at the n-th line that the handler runs (sys.settrace); the handler then runs right there."""
 
     def __init__(self, line: int) -> None:
         self._lines = line
@@ -57,7 +57,7 @@ class Again:
 
 
 class Door:
-    """A doorbell that hangs in this process, between its worker's pipes."""
+    """A StopSignal that is installed in this process, between its worker's pipes."""
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()

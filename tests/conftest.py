@@ -1,4 +1,4 @@
-"""What every test gets: the guard that nothing is left behind, and a real supervisor where one is wanted."""
+"""Fixtures for every test: the check that nothing is left behind, and a real supervisor."""
 
 from __future__ import annotations
 
@@ -15,9 +15,16 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from support.imported import start_importing
-from support.processes import Seen, cgroups_of, open_descriptors, ours
-from support.supervising import GROUPED, PATIENT_WITH_DUMPS, PATIENT_WITH_LEAVING, PROOFS, WITH_GROUPS, StartSupervisor
+from support.forked_command import start_importing
+from support.processes import ProcessInfo, cgroups_of, open_descriptors, started_by_tests
+from support.supervisor_fixture import (
+    CGROUP_PROOF,
+    LONG_DUMP_WAITS,
+    LONG_EXIT_WAITS,
+    NEEDS_CGROUPS,
+    PROOFS,
+    StartSupervisor,
+)
 from support.waiting import Pending, until, until_async
 
 from killable.supervisor.attempts import attempt, escalation
@@ -59,7 +66,7 @@ class Belongings:
         return cls(
             open_descriptors(),
             frozenset(threading.enumerate()),
-            frozenset((seen.pid, seen.started) for seen in ours()),
+            frozenset((seen.pid, seen.started) for seen in started_by_tests()),
             frozenset(cgroups_of(os.getpid())),
             _handlers(),
         )
@@ -67,7 +74,9 @@ class Belongings:
     def more(self) -> dict[str, Any]:
         """Return what there is now that was not there then, by kind; kinds of which there is no more are absent."""
         descriptors = open_descriptors()
-        processes: list[Seen] = [seen for seen in ours() if (seen.pid, seen.started) not in self.processes]
+        processes: list[ProcessInfo] = [
+            seen for seen in started_by_tests() if (seen.pid, seen.started) not in self.processes
+        ]
         more = {
             "descriptors": {n: to for n, to in descriptors.items() if self.descriptors.get(n) != to},
             "threads": [thread for thread in threading.enumerate() if thread not in self.threads],
@@ -122,24 +131,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             # Right behind the guard above: set up before, and so ended after, everything that the test asks for.
             item.fixturenames.insert(item.fixturenames.index("nothing_left") + 1, "no_task_left")
         callspec = getattr(item, "callspec", None)
-        if callspec is not None and GROUPED in callspec.params.values():
-            item.add_marker(WITH_GROUPS)
+        if callspec is not None and CGROUP_PROOF in callspec.params.values():
+            item.add_marker(NEEDS_CGROUPS)
 
 
 # ── a real supervisor ──
 
 
 @pytest.fixture
-def patient_with_dumps(monkeypatch: pytest.MonkeyPatch) -> None:
+def long_dump_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stack is waited for until it is written: on a busy machine a process may be long without a processor."""
-    for name, s in PATIENT_WITH_DUMPS.items():
+    for name, s in LONG_DUMP_WAITS.items():
         monkeypatch.setattr(escalation, name, s)
 
 
 @pytest.fixture
-def patient_with_leaving(monkeypatch: pytest.MonkeyPatch) -> None:
+def long_exit_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker whose job is over has long to leave, for the same reason."""
-    for name, s in PATIENT_WITH_LEAVING.items():
+    for name, s in LONG_EXIT_WAITS.items():
         monkeypatch.setattr(attempt, name, s)
 
 
@@ -157,8 +166,8 @@ async def supervisor() -> AsyncIterator[StartSupervisor]:
     An exception that ends in the event loop's handler is a failure: nobody else hears of it.
     """
     started: list[Supervisor] = []
-    unheard: list[dict[str, Any]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda loop, context: unheard.append(context))
+    unhandled: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: unhandled.append(context))
 
     async def start(*pools: PoolSpec, **settings: Any) -> Supervisor:
         one = Supervisor(Settings(pools=pools, **settings))
@@ -169,4 +178,4 @@ async def supervisor() -> AsyncIterator[StartSupervisor]:
     yield start
     for one in reversed(started):
         await one.close(grace_s=0)
-    assert not unheard, unheard
+    assert not unhandled, unhandled

@@ -1,4 +1,4 @@
-"""Fixtures of the HTTP tests: nothing is replaced, the server, its supervisor and its workers are real."""
+"""Fixtures of the HTTP tests. The server, its supervisor and its workers are real; nothing is mocked."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
-from serving import Server, StartServer, serve
+from api_server import Server, StartServer, serve
 
 
 @pytest.fixture(autouse=True)
-def about_something_else(patient_with_leaving: None) -> None:
+def about_something_else(long_exit_waits: None) -> None:
     """No test here is about how a worker leaves whose job is over."""
 
 

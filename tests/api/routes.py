@@ -1,4 +1,4 @@
-"""All routes that the application has, read from itself: what a test asks of each also holds for the next one."""
+"""All routes of the application, read from its OpenAPI schema, so that a test also covers the next route."""
 
 from __future__ import annotations
 

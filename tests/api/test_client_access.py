@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from serving import StartServer
+from api_server import StartServer
 
 from killable import AsyncClient, Refused
 from killable.api.http.api_keys import ApiKey

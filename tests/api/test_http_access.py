@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
-from serving import Server, StartServer, problem_of
-from support.cases import cases
+from api_server import Server, StartServer, problem_of
+from support.looped_cases import cases
 
 from killable.api.http.access import is_loopback
 from killable.api.http.settings import HttpSettings

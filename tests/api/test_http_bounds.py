@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import Server, StartServer
+from api_server import Server, StartServer
 from support.waiting import Pending, until_async
 
 from killable.api.cli.server import bounded_protocol

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from api_server import Server, StartServer, problem_of
 from httpx_sse import aconnect_sse
 from routes import routes
-from serving import Server, StartServer, problem_of
-from support.cases import cases
+from support.looped_cases import cases
 
 from killable.api.http.api_keys import ApiKey
 from killable.api.http.settings import HttpSettings

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from serving import Server, StartServer
+from api_server import Server, StartServer
 from support import processes
 from support.waiting import until_async
 

@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+from api_server import Server, StartServer, problem_of
 from routes import Route, routes
-from serving import Server, StartServer, problem_of
-from support.cases import cases
+from support.looped_cases import cases
 from support.waiting import until_async
 
 from killable.api.http.settings import HttpSettings

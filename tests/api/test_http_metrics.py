@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from api_server import Server, StartServer, problem_of
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
-from serving import Server, StartServer, problem_of
-from support.cases import cases
+from support.looped_cases import cases
 from support.processes import computes
 from support.waiting import Pending, until_async
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import Server, StartServer, problem_of
-from support.cases import cases
+from api_server import Server, StartServer, problem_of
+from support.looped_cases import cases
 
 NOT_WAITING = {"prefer": "respond-async"}
 

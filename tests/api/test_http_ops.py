@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from api_server import Server, StartServer, problem_of
 from jsonschema import Draft202012Validator
-from serving import Server, StartServer, problem_of
 
 from killable.supervisor.settings import PoolSpec
 

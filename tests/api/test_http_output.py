@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from serving import Server, problem_of
+from api_server import Server, problem_of
 
 from killable.api.http.output import pieces_of
 

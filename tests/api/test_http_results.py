@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from serving import Server, StartServer, problem_of
-from support.cases import cases
+from api_server import Server, StartServer, problem_of
+from support.looped_cases import cases
 
 from killable.api.http.settings import HttpSettings
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from serving import Server, StartServer, problem_of
+from api_server import Server, StartServer, problem_of
 
 from killable.api.client.async_client import AsyncClient
 from killable.workers.errors import Refused

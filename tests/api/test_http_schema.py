@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from serving import Server, StartServer
+from api_server import Server, StartServer
 
 from killable.api.http.api_keys import ApiKey
 from killable.api.http.settings import HttpSettings

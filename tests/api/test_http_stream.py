@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 import uvicorn
+from api_server import Server, StartServer, problem_of
 from httpx_sse import aconnect_sse
-from serving import Server, StartServer, problem_of
 from sse_starlette.sse import AppStatus
-from support.cases import cases
+from support.looped_cases import cases
 from support.waiting import Pending, until_async
 
 from killable.api.http.app import create_app

@@ -6,8 +6,8 @@ import re
 from typing import Any
 
 import pytest
-from serving import Server, StartServer, problem_of
-from support.cases import cases
+from api_server import Server, StartServer, problem_of
+from support.looped_cases import cases
 
 from killable.api.http.api_keys import ApiKey
 from killable.api.http.settings import HttpSettings
@@ -36,7 +36,7 @@ async def test_post_answers_with_id_and_relative_stream_address(server: Server) 
 
 
 @pytest.mark.row("A2")
-async def test_the_seeds_spelling_names_an_operation_and_passes_the_rest_as_input(server: Server) -> None:
+async def test_an_operation_request_names_an_operation_and_passes_the_rest_as_input(server: Server) -> None:
     body = {"operation": "infer", "model": "m", "prompt": "p", "n": 2, "tags": {"team": "search"}}
     answer = await server.client.post("/v1/jobs", json=body)
     assert answer.status_code == 202

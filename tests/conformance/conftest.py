@@ -1,12 +1,12 @@
-"""The sides of the seam, each for all tests of a module."""
+"""The real and the simulated implementation of the ports, each shared by all tests of a module."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import pytest
-from sides import FakeSide, RealSide, Side
-from support.supervising import PROOFS
+from real_and_fake_stages import FakeSide, RealSide, Side
+from support.supervisor_fixture import PROOFS
 
 
 @pytest.fixture(scope="module", params=["fake", *PROOFS])

@@ -1,10 +1,10 @@
-"""What `seam.Process` promises to measure, to prove and to keep of a process: on the fake one and on the real one."""
+"""What `ports.Process` promises to measure, to prove and to keep of a process: on the fake one and on the real one."""
 
 from __future__ import annotations
 
 import pytest
-from sides import on_both_sides
-from stage import Stage, Worker
+from real_and_fake_stages import on_both_sides
+from spawner_stage import Stage, Worker
 
 from killable.supervisor.attempts.escalation import LOCK_RUNS
 from killable.supervisor.models import Verdict
@@ -46,7 +46,7 @@ def nothing_is_measured(process: Process) -> bool:
 @on_both_sides()
 async def test_a_job_in_python_computes_in_its_main_thread(stage: Stage) -> None:
     worker = await stage.worker()
-    await stage.inside(worker, "loops", 1)
+    await stage.start_inside(worker, "loops", 1)
     cpu_s, main_cpu_s, _ = await used(stage, worker)
     assert main_cpu_s > cpu_s / 2
 
@@ -54,7 +54,7 @@ async def test_a_job_in_python_computes_in_its_main_thread(stage: Stage) -> None
 @on_both_sides()
 async def test_what_helper_threads_use_is_the_processs_and_not_its_main_threads(stage: Stage) -> None:
     worker = await stage.worker()
-    await stage.inside(worker, "computes in helpers", 1)
+    await stage.start_inside(worker, "computes in helpers", 1)
     cpu_s, main_cpu_s, _ = await used(stage, worker)
     assert main_cpu_s < cpu_s / 2
 
@@ -62,8 +62,8 @@ async def test_what_helper_threads_use_is_the_processs_and_not_its_main_threads(
 @on_both_sides()
 async def test_a_main_thread_that_waits_for_the_interpreter_runs_often_and_computes_nothing(stage: Stage) -> None:
     worker = await stage.worker()
-    await stage.inside(worker, "waits for its interpreter", 1)
-    await stage.computes(worker)  # in the thread: before that it hears
+    await stage.start_inside(worker, "waits for its interpreter", 1)
+    await stage.wait_until_computing(worker)  # in the thread: before that it hears
     stage.stop(worker, 1)
     before = use_of(worker).main_runs or 0
     await stage.until(lambda: (use_of(worker).main_runs or 0) >= before + LOCK_RUNS, worker, "asks for the lock")
@@ -76,10 +76,10 @@ async def test_one_that_is_not_told_of_is_gone_or_was_abandoned_cannot_be_measur
     worker = stage.fork()
     assert nothing_is_measured(worker.process)
     worker.process.bound(None, None)
-    await stage.until(lambda: "forked" in worker.heard.calls, worker, "is told of")
+    await stage.until(lambda: "forked" in worker.reports.calls, worker, "is told of")
     assert use_of(worker)
     worker.process.kill()
-    await stage.gone(worker)
+    await stage.wait_until_gone(worker)
     assert nothing_is_measured(worker.process) and await worker.process.usage() == NOTHING
     worker.process.bound(MIB, 1)
 
@@ -93,7 +93,7 @@ async def test_of_one_that_was_abandoned_nothing_is_left_and_idle_it_leaves_by_i
     assert nothing_is_measured(worker.process) and await worker.process.usage() == NOTHING
     assert not worker.process.kill_now(1, Verdict("cancelled")) and worker.process.killed_for is None
     await stage.until(lambda: not stage.lives(worker), worker, "has left")
-    assert sorted(worker.heard.calls) == ["forked", "frames"]
+    assert sorted(worker.reports.calls) == ["forked", "frames"]
 
 
 @on_both_sides()
@@ -101,7 +101,7 @@ async def test_a_sample_is_of_the_worker_and_of_the_processor_time_if_that_is_as
     worker = await stage.worker()
     idle = sample_of(worker)
     assert idle.own_bytes > 0 and idle == Sample(idle.own_bytes, cost_s=idle.cost_s)
-    await stage.inside(worker, "grows", 1)
+    await stage.start_inside(worker, "grows", 1)
     worker.process.bound(1 << 40, EVERYBODY)  # far away
     more = idle.own_bytes + 32 * MIB
     await stage.until(lambda: sample_of(worker, at_most=1).own_bytes > more, worker, "has grown")
@@ -116,7 +116,7 @@ async def test_what_it_held_before_its_order_is_where_it_grows_from(stage: Stage
     assert worker.process.base is not None
     idle = sample_of(worker, cpu=True)
     worker.process.note_base()
-    await stage.inside(worker, "grows", 1)
+    await stage.start_inside(worker, "grows", 1)
     more = idle.own_bytes + 32 * MIB
     await stage.until(lambda: sample_of(worker).own_bytes > more, worker, "has grown")
     assert worker.process.base.own_bytes == idle.own_bytes
@@ -124,13 +124,13 @@ async def test_what_it_held_before_its_order_is_where_it_grows_from(stage: Stage
     worker.process.note_base()
     assert worker.process.base.own_bytes > more
     worker.process.kill()
-    await stage.gone(worker)
+    await stage.wait_until_gone(worker)
 
 
 @on_both_sides()
 async def test_a_sample_counts_what_it_has_started_and_a_proof_only_what_that_holds_alone(stage: Stage) -> None:
     worker = await stage.worker()
-    await stage.inside(worker, "has a family", 1)
+    await stage.start_inside(worker, "has a family", 1)
     for at_most, processes in ((1, 1), (2, 2), (3, 3), (EVERYBODY, 3)):
         sample = sample_of(worker, at_most=at_most)
         assert (sample.processes, sample.proven) == (processes, False)
@@ -143,7 +143,7 @@ async def test_a_sample_counts_what_it_has_started_and_a_proof_only_what_that_ho
     assert exact == sample._replace(others_bytes=exact.others_bytes, proven=True, cost_s=exact.cost_s)
     assert 0 < exact.others_bytes < sample.others_bytes, "what they share with it is its own"
     worker.process.kill()
-    await stage.gone(worker)
+    await stage.wait_until_gone(worker)
     worker.process.prove(sample, told.append)
     other = await stage.worker()
     other.process.prove(Sample(0), told.append)
@@ -156,8 +156,8 @@ async def test_a_sample_counts_what_it_has_started_and_a_proof_only_what_that_ho
 @on_both_sides()
 async def test_its_usage_is_that_of_its_life(stage: Stage) -> None:
     worker = await stage.worker()
-    await stage.inside(worker, "loops", 1)
-    await stage.computes(worker)
+    await stage.start_inside(worker, "loops", 1)
+    await stage.wait_until_computing(worker)
     usage = await worker.process.usage()
     assert usage.cpu is not None and usage.rss_bytes is not None and usage.uss_bytes is not None
     assert usage.cpu > 0 and usage.rss_bytes > usage.uss_bytes > 0
@@ -166,31 +166,31 @@ async def test_its_usage_is_that_of_its_life(stage: Stage) -> None:
 @on_both_sides()
 async def test_a_stack_is_whole_when_it_was_dumped_and_goes_with_the_process(stage: Stage) -> None:
     worker = await stage.worker()
-    await stage.inside(worker, "is stuck", 1)
+    await stage.start_inside(worker, "is stuck", 1)
     assert worker.process.stack() is None and not worker.process.has_whole_stack()
     worker.process.dump(1)
     await stage.until(worker.process.has_whole_stack, worker, "was dumped")
     assert 'File "' in (worker.process.stack() or "")
     worker.process.kill()
-    await stage.gone(worker)
+    await stage.wait_until_gone(worker)
     assert not worker.process.has_whole_stack()
 
 
 @on_both_sides()
 async def test_when_its_exit_is_told_it_may_be_measured_still_and_holds_nothing(stage: Stage) -> None:
     worker = await stage.worker()
-    await stage.inside(worker, "is swept late", 1)
-    await stage.computes(worker)
+    await stage.start_inside(worker, "is swept late", 1)
+    await stage.wait_until_computing(worker)
     seen: list[object] = []
 
     def look() -> None:
         sample = worker.process.sample(cpu=True, at_most=EVERYBODY)
         seen.extend((worker.process.processor_use(), sample and (sample.own_bytes, sample.cpu_s > 0)))
 
-    worker.heard.at_exit = look
+    worker.reports.at_exit = look
     with stage.reaping_nothing():
         stage.kill_from_outside(worker)
-        await stage.until(lambda: "exited" in worker.heard.calls, worker, "has exited")
+        await stage.until(lambda: "exited" in worker.reports.calls, worker, "has exited")
     assert seen[0] is not None and seen[1] == (0, True)
-    await stage.gone(worker)
-    assert Kind.RAISED not in worker.heard.kinds(1)
+    await stage.wait_until_gone(worker)
+    assert Kind.RAISED not in worker.reports.kinds(1)

@@ -1,4 +1,4 @@
-"""What `seam.Process` promises of writing to a worker and of reading it: on the fake one and on the real one."""
+"""What `ports.Process` promises of writing to a worker and of reading it: on the fake one and on the real one."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from functools import partial
 from typing import TypeVar
 
 import pytest
-from sides import on_both_sides
-from stage import Stage
+from real_and_fake_stages import on_both_sides
+from spawner_stage import Stage
 from support.waiting import Pending, until_async
 
 from killable.supervisor.models import Verdict
@@ -35,8 +35,8 @@ def in_another_thread(act: Callable[[], T]) -> T:
 async def test_an_order_that_the_socket_does_not_take_at_once_is_written_when_it_does(stage: Stage) -> None:
     worker = await stage.worker()
     stage.order(worker, "returns", 1, padding=LARGE_BYTES)
-    await stage.said(worker, Kind.IDLE, 1)
-    assert Kind.RESULT in worker.heard.kinds(1)
+    await stage.wait_for_frame(worker, Kind.IDLE, 1)
+    assert Kind.RESULT in worker.reports.kinds(1)
 
 
 @on_both_sides()
@@ -44,18 +44,18 @@ async def test_another_thread_writes_what_there_is_room_for_and_the_rest_is_sent
     worker = await stage.worker()
     result_buffer = ResultBuffer()
     for fence, padding in ((1, 0), (2, LARGE_BYTES)):
-        order = stage.told(worker, "returns", fence, padding=padding, result_buffer=True)
+        order = stage.run_order(worker, "returns", fence, padding=padding, result_buffer=True)
         passed = [result_buffer.descriptor]
         taken = in_another_thread(partial(worker.process.send_now, order, passed))
         assert taken is not None and 0 < taken <= len(order)
         assert padding or taken == len(order)
         worker.process.send(order[taken:])
-        await stage.said(worker, Kind.IDLE, fence)
-        assert Kind.RESULT in worker.heard.kinds(fence)
+        await stage.wait_for_frame(worker, Kind.IDLE, fence)
+        assert Kind.RESULT in worker.reports.kinds(fence)
     assert os.fstat(result_buffer.descriptor).st_size == 0, "it is the caller's still"
     result_buffer.close()
     worker.process.kill()
-    await stage.gone(worker)
+    await stage.wait_until_gone(worker)
     assert in_another_thread(lambda: worker.process.send_now(order)) is None
 
 
@@ -65,12 +65,12 @@ async def test_another_threads_first_reason_stays_and_only_what_was_told_of_is_k
     worker = stage.fork()
     worker.process.hold(1)
     assert not in_another_thread(lambda: worker.process.kill_now(1, first)) and worker.process.killed_for is None
-    await stage.until(lambda: {"forked", "frames"} <= set(worker.heard.calls), worker, "is ready")
-    await stage.inside(worker, "loops", 1)
+    await stage.until(lambda: {"forked", "frames"} <= set(worker.reports.calls), worker, "is ready")
+    await stage.start_inside(worker, "loops", 1)
     for why in (first, second):
         assert in_another_thread(partial(worker.process.kill_now, 1, why))
         assert worker.process.killed_for is first
-    await stage.gone(worker)
+    await stage.wait_until_gone(worker)
 
 
 @on_both_sides()
@@ -80,13 +80,13 @@ async def test_what_was_printed_is_read_at_once_and_nothing_else(stage: Stage) -
     stage.await_exit(worker)
 
     def looked() -> object:
-        before = len(worker.heard.calls)
+        before = len(worker.reports.calls)
         worker.process.read_output()
-        assert set(worker.heard.calls[before:]) <= {"output"}
-        return worker.heard.gone or Pending(worker.heard.calls[-5:])
+        assert set(worker.reports.calls[before:]) <= {"output"}
+        return worker.reports.gone or Pending(worker.reports.calls[-5:])
 
     await until_async(looked, "it is gone")
-    assert worker.heard.output.count(b"\n") >= 3 and worker.heard.kinds(1) == [Kind.ENTERED, *[Kind.TOKEN] * 200]
+    assert worker.reports.output.count(b"\n") >= 3 and worker.reports.kinds(1) == [Kind.ENTERED, *[Kind.TOKEN] * 200]
 
 
 @on_both_sides()
@@ -96,9 +96,9 @@ async def test_of_what_is_ready_no_more_is_read_than_is_asked_for(stage: Stage) 
     stage.await_exit(worker)
 
     def looked() -> object:
-        before = len(worker.heard.output)
+        before = len(worker.reports.output)
         worker.process.read_ready(7)
-        assert len(worker.heard.output) - before <= 7
-        return worker.heard.gone or Pending(worker.heard.calls[-5:])
+        assert len(worker.reports.output) - before <= 7
+        return worker.reports.gone or Pending(worker.reports.calls[-5:])
 
     await until_async(looked, "it is gone")

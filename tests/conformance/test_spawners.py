@@ -1,4 +1,4 @@
-"""What `seam.Spawner` promises holds for the fake one and for the real one."""
+"""What `ports.Spawner` promises holds for the fake one and for the real one."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import errno
 import signal
 
 import pytest
-from sides import on_both_sides, started
-from stage import Heard, Stage
+from real_and_fake_stages import on_both_sides, started
+from spawner_stage import ProcessReports, Stage
 from support.waiting import Pending, until_async
 
 from killable.supervisor.ports import ZygoteLost
@@ -28,7 +28,7 @@ async def test_a_zygote_dies_and_the_next_one_works(stage: Stage) -> None:
     assert stage.zygote.calls[-2:] == ["type", "preloaded"] and stage.zygote.threads == 1
     assert stage.spawner.zygote_pid is not None
     busy, idle = await stage.worker(), await stage.worker()
-    await stage.inside(busy, "loops", 1)
+    await stage.start_inside(busy, "loops", 1)
     stage.kill_zygote()
     coming = []
     try:
@@ -38,10 +38,10 @@ async def test_a_zygote_dies_and_the_next_one_works(stage: Stage) -> None:
     await lost(stage)
     assert all(stage.zygote.gone_at_loss), "the end of every worker is told before the zygote's"
     for worker in (busy, idle, *coming):
-        gone = worker.heard.gone
+        gone = worker.reports.gone
         assert gone is not None and gone.zygote_lost
         assert gone.ending is None or gone.ending.signal == signal.SIGKILL
-    assert busy.heard.calls[-2:] == idle.heard.calls[-2:] == ["exited", "gone"]
+    assert busy.reports.calls[-2:] == idle.reports.calls[-2:] == ["exited", "gone"]
     assert stage.zygote.lost == [f"signal {signal.SIGKILL:d}"]
     assert stage.spawner.zygote_pid is None
     with pytest.raises(ZygoteLost):
@@ -49,7 +49,7 @@ async def test_a_zygote_dies_and_the_next_one_works(stage: Stage) -> None:
     await started(stage)
     worker = await stage.worker()
     stage.order(worker, "returns", 2)
-    await stage.said(worker, Kind.IDLE, 2)
+    await stage.wait_for_frame(worker, Kind.IDLE, 2)
     assert len(stage.zygote.lost) == 1
 
 
@@ -62,19 +62,19 @@ async def test_a_zygote_that_is_let_go_leaves_and_its_workers_with_it(stage: Sta
         stage.fork()
     await lost(stage)
     assert stage.zygote.lost == ["exit code 0"]
-    assert worker.heard.calls[-2:] == ["exited", "gone"]
-    assert worker.heard.gone is not None and worker.heard.gone.zygote_lost
+    assert worker.reports.calls[-2:] == ["exited", "gone"]
+    assert worker.reports.gone is not None and worker.reports.gone.zygote_lost
 
 
 @on_both_sides(fresh=True)
 async def test_a_close_ends_everything_and_tells_of_every_worker(stage: Stage) -> None:
     await started(stage)
     busy, stuck = await stage.worker(), await stage.worker()
-    await stage.inside(busy, "loops", 1)
-    await stage.inside(stuck, "is stuck", 2)
+    await stage.start_inside(busy, "loops", 1)
+    await stage.start_inside(stuck, "is stuck", 2)
     await stage.spawner.close()
     for worker in (busy, stuck):
-        assert worker.heard.calls[-2:] == ["exited", "gone"]
+        assert worker.reports.calls[-2:] == ["exited", "gone"]
     assert stage.zygote.lost == [], "whoever closes needs no telling"
     await stage.spawner.close()
 
@@ -101,13 +101,13 @@ async def test_a_fork_that_fails_is_told_and_nothing_else(stage: Stage) -> None:
     await started(stage)
     assert stage.zygote.threads == 2
     worker = stage.fork()
-    await stage.until(lambda: worker.heard.calls == ["fork failed"], worker, "could not be forked")
-    assert worker.heard.fork_errno is not None and worker.process.pid is None
+    await stage.until(lambda: worker.reports.calls == ["fork failed"], worker, "could not be forked")
+    assert worker.reports.fork_errno is not None and worker.process.pid is None
     worker.process.kill()
     worker.process.retire()
     assert worker.process.processor_use() is None and worker.process.stack() is None
     await stage.spawner.close()
-    assert worker.heard.calls == ["fork failed"]
+    assert worker.reports.calls == ["fork failed"]
 
 
 @on_both_sides(fresh=True, broken="declaration")
@@ -123,8 +123,8 @@ async def test_what_is_asked_for_before_the_preload_is_forked_behind_it(stage: S
     stage.spawner.start("fork")
     assert stage.spawner.zygote_pid is None and stage.zygote.calls == [], "all that happens is told later"
     worker = stage.fork()
-    worker.heard.at_fork = lambda: stage.zygote.calls.append("forked")
-    await stage.until(lambda: {"forked", "frames"} <= set(worker.heard.calls), worker, "is ready")
+    worker.reports.at_fork = lambda: stage.zygote.calls.append("forked")
+    await stage.until(lambda: {"forked", "frames"} <= set(worker.reports.calls), worker, "is ready")
     assert stage.zygote.calls.index("preloaded") < stage.zygote.calls.index("forked")
     stage.spawner.stop_zygote()
     stage.spawner.stop_zygote()
@@ -145,34 +145,36 @@ async def test_workers_that_are_spawned_run_orders_too(stage: Stage) -> None:
     assert stage.zygote.threads == 1
     worker = await stage.worker()
     stage.order(worker, "returns", 1)
-    await stage.said(worker, Kind.IDLE, 1)
+    await stage.wait_for_frame(worker, Kind.IDLE, 1)
     worker.process.kill()
-    await stage.gone(worker)
-    assert worker.heard.ending.signal == signal.SIGKILL
+    await stage.wait_until_gone(worker)
+    assert worker.reports.ending.signal == signal.SIGKILL
 
 
 @on_both_sides()
 async def test_a_fork_without_descriptors_raises_and_tells_nothing(stage: Stage) -> None:
     with stage.lacking_descriptors():
-        heard = Heard()
+        reports = ProcessReports()
         with pytest.raises(OSError) as raised:
-            stage.spawner.fork("lacking", heard)
+            stage.spawner.fork("lacking", reports)
     assert raised.value.errno == errno.EMFILE
     await stage.worker()  # a while later
-    assert heard.calls == []
+    assert reports.calls == []
 
 
 @on_both_sides(fresh=True)
 async def test_without_its_guard_all_of_it_ends_and_of_descendants_nobody_answers(stage: Stage) -> None:
     await started(stage)
     busy, idle = await stage.worker(), await stage.worker()
-    await stage.inside(busy, "loops", 1)
+    await stage.start_inside(busy, "loops", 1)
     stage.kill_guard()
     await lost(stage)
     assert stage.zygote.lost == [""] and "ending" in stage.zygote.calls
-    await stage.gone(busy, idle)  # one that is dying at that moment has left no cookie to be found by
+    await stage.wait_until_gone(
+        busy, idle
+    )  # one that is dying at that moment has no marker any more by which it could be found
     for worker in (busy, idle):
-        gone = worker.heard.gone
+        gone = worker.reports.gone
         assert gone is not None and (gone.ending, gone.zygote_lost) == (None, True)
         assert gone.proof == worker.process.proof == ("cgroup" if "cgroup" in stage.spawner.proof else "")
     await started(stage)

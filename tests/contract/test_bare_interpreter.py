@@ -6,7 +6,7 @@ import json
 import venv
 from pathlib import Path
 
-from support.supervising import StartSupervisor
+from support.supervisor_fixture import StartSupervisor
 
 from killable.supervisor.models import Submission
 from killable.supervisor.settings import PoolSpec

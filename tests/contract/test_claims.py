@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable, Sequence
 
-from support.hostile_cases import TABLE
+from support.hostile_job_table import TABLE
 
 from contract import rows
 from contract.source import Source, check, sources

@@ -1,4 +1,4 @@
-"""What each room may touch: processes and signals in the seam only, a clock in one file, foreign packages in three."""
+"""What each room may touch: processes and signals only in supervisor/linux, a clock in one file, packages in three."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PURE = [
     "supervisor/pools/pool_sizing.py",
 ]
 LINUX = {each.name for each in sources("supervisor") if each.name.startswith("supervisor/linux/")}
-SEAM = LINUX - {"supervisor/linux/__init__.py"}
+SYSTEM_MODULES = LINUX - {"supervisor/linux/__init__.py"}
 """The only files of the supervisor that touch processes, signals, cgroups and pipes."""
 SYSTEM = {"os", "signal", "socket", "subprocess", "select", "fcntl", "psutil", "resource", "ctypes"}
 USERS_SIDE = {
@@ -118,42 +118,42 @@ def test_deciding_touches_no_clock_no_loop_and_no_system() -> None:
 
 
 @check
-def unsaid_seams(looked_at: Sequence[Source]) -> list[str]:
-    """Those that say that they are the seam and are not, and those that are and do not say so."""
+def undeclared_system_modules(looked_at: Sequence[Source]) -> list[str]:
+    """Modules whose docstring wrongly says "Part of the seam", and those whose docstring has to say so and does not."""
     return [
         each.name
         for each in looked_at
-        if each.room == "supervisor" and ("Part of the seam" in each.docstring) != (each.name in SEAM)
+        if each.room == "supervisor" and ("Part of the seam" in each.docstring) != (each.name in SYSTEM_MODULES)
     ]
 
 
-def test_the_seam_says_that_it_is_the_seam() -> None:
-    assert unsaid_seams(sources("supervisor")) == []
-    assert {each.name for each in sources("supervisor")} >= SEAM
+def test_the_modules_that_touch_the_system_say_so() -> None:
+    assert undeclared_system_modules(sources("supervisor")) == []
+    assert {each.name for each in sources("supervisor")} >= SYSTEM_MODULES
 
 
 @check
 def touching_the_system(looked_at: Sequence[Source]) -> list[str]:
     found = []
     for each in looked_at:
-        forbidden = set() if each.room != "supervisor" or each.name in SEAM else SYSTEM
+        forbidden = set() if each.room != "supervisor" or each.name in SYSTEM_MODULES else SYSTEM
         if each.name in ("supervisor/configuration/config.py", "supervisor/settings.py"):
             forbidden = forbidden - {"os"}  # paths, and the number of processors
         found += [f"{each.name}:{seen.line} {seen.module}" for seen in each.imports if top(seen.module) in forbidden]
     return found
 
 
-def test_only_the_seam_touches_the_system() -> None:
+def test_only_those_modules_touch_the_system() -> None:
     assert touching_the_system(sources("supervisor")) == []
 
 
 @check
 def signals_elsewhere(looked_at: Sequence[Source]) -> list[str]:
-    """And, in the seam, those that go to a bare number, which may be a stranger's by now; or in the workers' room, to
-    anybody but their own unreaped children.
+    """And, in these modules, signals to a bare number, which may be another process by now; or, in the workers' room,
+    to anything but their own unreaped children.
     """
     # The one only asks whether it could, the other ends a server that does not go.
-    by_pidfd = SEAM | {"api/cli/diagnosis/machine_checks.py", "api/cli/server/running_server.py"}
+    by_pidfd = SYSTEM_MODULES | {"api/cli/diagnosis/machine_checks.py", "api/cli/server/running_server.py"}
     found = []
     for each in looked_at:
         for called, line in each.calls:
@@ -168,7 +168,7 @@ def signals_elsewhere(looked_at: Sequence[Source]) -> list[str]:
     return found
 
 
-def test_signals_are_sent_by_the_seam_only() -> None:
+def test_signals_are_sent_by_those_modules_only() -> None:
     assert signals_elsewhere(sources(*LAYERS)) == []
     sending = {each.name for each in sources("workers") if "os.kill" in {called for called, _ in each.calls}}
     assert sending == REAPERS
@@ -205,8 +205,8 @@ def clocks_elsewhere(looked_at: Sequence[Source]) -> list[str]:
         for called, line in each.calls:
             last = called.rpartition(".")[2]
             reads = last in ("utcnow", "today", "perf_counter") or top(called) == "datetime"
-            waits = last == "monotonic" and each.name not in SEAM | IN_OTHER_THREADS
-            told = last == "time" and each.name not in SEAM  # what decides is told the time
+            waits = last == "monotonic" and each.name not in SYSTEM_MODULES | IN_OTHER_THREADS
+            told = last == "time" and each.name not in SYSTEM_MODULES  # what decides is told the time
             if reads or waits or told:
                 found.append(f"{each.name}:{line} {called}")
     return found

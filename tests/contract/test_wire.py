@@ -81,7 +81,7 @@ def test_kinds_are_numbers_of_one_byte_and_only_grow() -> None:
     }  # fmt: skip
 
 
-def test_a_bell_is_no_signal_number() -> None:
+def test_a_notification_is_no_signal_number() -> None:
     notifications = [value for name, value in vars(messages).items() if name.startswith("NOTIFY_")]
     assert len(notifications) >= 3 and len(set(notifications)) == len(notifications)
     assert all(64 < notification < 256 for notification in notifications)

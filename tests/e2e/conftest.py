@@ -1,4 +1,4 @@
-"""A user's folder with a file of jobs, the command in it, and servers that do not outlive their test."""
+"""A user's folder with a file of jobs, the command in it, and servers that end with their test."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import own_jobs
-from support.served import Command, Serve, Server, SharedServer
+from support import user_jobs
+from support.killable_command import Command, Serve, Server, SharedServer
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with `my_jobs.py` in it."""
-    shutil.copy(own_jobs.__file__, tmp_path / "my_jobs.py")
+    shutil.copy(user_jobs.__file__, tmp_path / "my_jobs.py")
     return tmp_path
 
 
@@ -39,7 +39,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
 def shared_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedServer]:
     """One server for all tests of a module that do not ask for their own, with its JOBS, if it has some."""
     folder = tmp_path_factory.mktemp("shared")
-    jobs = getattr(request.module, "JOBS", Path(own_jobs.__file__).read_text())
+    jobs = getattr(request.module, "JOBS", Path(user_jobs.__file__).read_text())
     (folder / "my_jobs.py").write_text(jobs)
     server = SharedServer(Command(folder), "my_jobs.py", "--port", "0")
     yield server

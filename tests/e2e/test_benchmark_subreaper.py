@@ -33,7 +33,7 @@ def test_no_process_of_a_command_is_left(ending: str) -> None:
         assert subreaper.stdout is not None
         orphan = int(subreaper.stdout.readline())
         if "pause" in ending:
-            assert processes.look(orphan) is not None
+            assert processes.read_process(orphan) is not None
             subreaper.send_signal(signal.SIGTERM)
         assert subreaper.wait() == (143 if "pause" in ending else 7)
-        assert processes.look(orphan) is None
+        assert processes.read_process(orphan) is None

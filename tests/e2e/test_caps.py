@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import own_jobs
-from support.served import Command, Serve
+from support import user_jobs
+from support.killable_command import Command, Serve
 
 from killable import Client
 from killable.api.client.async_client import AsyncClient
@@ -56,7 +56,7 @@ def written(value: Any) -> str:
 
 @pytest.fixture
 def command(tmp_path: Path, serve: Serve) -> Command:
-    shutil.copy(own_jobs.__file__, tmp_path / "my_jobs.py")
+    shutil.copy(user_jobs.__file__, tmp_path / "my_jobs.py")
     (tmp_path / "downloads.py").write_text(DOWNLOADS)
     (tmp_path / "killable.toml").write_text(configuration())
     return Command(tmp_path, serve().url)

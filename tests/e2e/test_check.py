@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 import pytest
-from support.served import COMMAND, Command
+from support.killable_command import COMMAND, Command
 
 pytestmark = pytest.mark.row("G11")
 

@@ -15,15 +15,15 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support import own_jobs
-from support.served import Command, Serve, open_gate, read_line, start_detached
+from support import user_jobs
+from support.killable_command import Command, Serve, open_gate, read_line, start_detached
 from typer.testing import CliRunner
 
 from killable.api.cli import app
 from killable.api.client.client import Client
 from killable.workers.errors import JobCancelled
 
-JOBS = Path(own_jobs.__file__).read_text()
+JOBS = Path(user_jobs.__file__).read_text()
 
 VERBS = (
     "serve", "submit", "stream", "result", "logs", "ps", "inspect", "explain", "kill", "workers", "types", "metrics",

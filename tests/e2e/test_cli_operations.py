@@ -14,9 +14,9 @@ from typing import Any
 
 import psutil
 import pytest
-from support.patient import patient_server
+from support.killable_command import Command, Serve, Server, open_gate, read_line, start_detached
+from support.long_wait_server import long_wait_server
 from support.processes import computes
-from support.served import Command, Serve, Server, open_gate, read_line, start_detached
 from support.waiting import Pending, until
 
 # ── workers ──
@@ -175,7 +175,7 @@ def test_logs_of_a_running_job_end_where_it_is_and_follow_goes_on(command: Comma
 
 @pytest.mark.row("PEERS-O")
 def test_explain_tells_the_story_of_a_job_in_native_code(folder: Path) -> None:
-    with patient_server(folder, "my_jobs.py", "--port", "0") as server:
+    with long_wait_server(folder, "my_jobs.py", "--port", "0") as server:
         command = Command(folder, server.url)
         job_id = start_detached(command, "native", limits={"ack_s": 0.1})
         until(computes(command.json("inspect", job_id)["pid"]), "it is inside its native call")

@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
-from support.served import Command, Serve, Server, open_gate, read_line
+from support.killable_command import Command, Serve, Server, open_gate, read_line
 from typer.testing import CliRunner
 
 from killable.api.cli import app

@@ -11,14 +11,14 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from support.blocking import BlockingClient, OneClient
-from support.served import Command, Server
+from support.blocking_client import BlockingClient, OneClient
+from support.killable_command import Command, Server
 from support.waiting import until
 
 from killable import AsyncClient, Client, JobCancelled, JobFailed, JobTimedOut, KillableError, Refused
 from killable.api.client.outcomes import NotEnded
 
-FILE = Path(__file__).parent.parent / "support" / "jobs.py"  # not imported: own_jobs has jobs of the same names
+FILE = Path(__file__).parent.parent / "support" / "simple_jobs.py"  # not imported: own_jobs has jobs of the same names
 JOBS = FILE.read_text()
 
 

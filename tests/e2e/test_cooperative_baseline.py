@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.supervising import StartSupervisor
+from support.supervisor_fixture import StartSupervisor
 
 from killable.supervisor.models import Submission
 from killable.supervisor.settings import PoolSpec

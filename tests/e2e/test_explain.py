@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.patient import patient_server
+from support.killable_command import Command
+from support.long_wait_server import long_wait_server
 from support.processes import computes
-from support.served import Command
 from support.waiting import until
 
 from killable import Client
@@ -83,7 +83,7 @@ def test_each_ending_is_told_as_in_its_golden_file(tmp_path: Path) -> None:
     shutil.copy(GOLDEN / "storied.py", tmp_path)
     (tmp_path / "killable.toml").write_text('[pools.storied]\nmodule = "./storied.py"\nworkers = 6\n')
     stories = {}
-    with patient_server(tmp_path, "--port", "0") as server, Client(server.url) as client:
+    with long_wait_server(tmp_path, "--port", "0") as server, Client(server.url) as client:
         command = Command(tmp_path, server.url)
         running_out = {name: begun(client, name) for name in ENDINGS if name.startswith("timeout")}  # all at once
         for name in ENDINGS:

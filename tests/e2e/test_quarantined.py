@@ -7,8 +7,8 @@ from pathlib import Path
 import httpx
 import pytest
 from support import processes
-from support.freezer import freezer
-from support.served import Command, Serve
+from support.cgroup_freezer import freezer
+from support.killable_command import Command, Serve
 from support.waiting import Pending, until
 
 
@@ -36,7 +36,7 @@ def test_a_quarantined_worker_is_shown_and_the_server_is_degraded_but_ready(fold
         code, left, err = server.stop()
         assert code == 0, err
         assert busy in [process.pid for process in left]
-    until(lambda: Pending(seen) if (seen := processes.look(busy)) else True, "it is gone")
+    until(lambda: Pending(seen) if (seen := processes.read_process(busy)) else True, "it is gone")
     for group in processes.cgroups_of(server.process.pid):
         for path in (*group.iterdir(), group):
             if path.is_dir():

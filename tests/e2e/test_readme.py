@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.certificates import was_killed
-from support.patient import patient_server
+from support.certificate_checks import was_killed
+from support.killable_command import COMMAND, Command, Server
+from support.long_wait_server import long_wait_server
 from support.processes import computes
-from support.served import COMMAND, Command, Server
 from support.waiting import until
 
 from killable.api.client.client import Client
@@ -106,7 +106,7 @@ def without_time(text: str) -> str:
 @pytest.mark.row("H11")
 def test_the_examples_of_limits_end_as_it_says(tmp_path: Path) -> None:
     (tmp_path / "limits.py").write_text(python("def archive"))
-    with patient_server(tmp_path, "limits.py", "--port", "0") as server, Client(server.url) as client:
+    with long_wait_server(tmp_path, "limits.py", "--port", "0") as server, Client(server.url) as client:
         text = "word\n" * 200_000
         heard = client.submit("fingerprints", {"text": text}, limits={"grace_s": 60})
         next(iter(heard))

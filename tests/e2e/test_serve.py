@@ -16,8 +16,8 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from support.certificates import was_killed
-from support.served import COMMAND, Command, Server, open_gate
+from support.certificate_checks import was_killed
+from support.killable_command import COMMAND, Command, Server, open_gate
 
 from killable.api.client.client import Client
 

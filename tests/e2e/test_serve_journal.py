@@ -15,9 +15,9 @@ from typing import Any
 import httpx
 import pytest
 from httpx_sse import connect_sse
-from support import own_jobs
-from support.processes import look
-from support.served import Command, Server
+from support import user_jobs
+from support.killable_command import Command, Server
+from support.processes import read_process
 from support.waiting import Pending, until
 
 from killable.api.client.client import Client
@@ -94,7 +94,7 @@ class Runs:
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Iterator[Runs]:
-    shutil.copy(own_jobs.__file__, tmp_path / "my_jobs.py")
+    shutil.copy(user_jobs.__file__, tmp_path / "my_jobs.py")
     (tmp_path / "killable.toml").write_text(CONFIGURATION)
     (tmp_path / "state").mkdir()
     runs = Runs(tmp_path)
@@ -179,7 +179,7 @@ def test_what_was_accepted_survives_the_death_of_the_server(runs: Runs) -> None:
     assert {record["state"] for record in before} == {"queued"}
 
     runs.start_again()
-    assert look(pid) is None
+    assert read_process(pid) is None
     assert {job_id: runs.record(job_id) for job_id in told} == told
     assert {job_id: runs.stream(job_id) for job_id in told} == streams
     assert runs.client.get(f"/v1/jobs/{done}/result").json() == {"times": 2}

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import httpx
 import psutil
 import pytest
-from support.served import Command, Server
+from support.killable_command import Command, Server
 from support.waiting import Pending, until
 
 JOBS = '''

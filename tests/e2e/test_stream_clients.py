@@ -1,4 +1,4 @@
-"""Other people's clients against the real command: curl, httpx-sse, the npm package eventsource, and the seed's own."""
+"""Other clients against the real command: curl, httpx-sse, the npm package eventsource, a client of end markers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from httpx_sse import connect_sse
-from support import seed_client
+from support import marker_client
 
 JOBS = '''
 from collections.abc import Iterator
@@ -151,24 +151,24 @@ def test_eventsource_reads_to_the_terminal_event_and_does_not_come_back(
         assert [data["text"] for name, _, data in seen if name == "token"] == NASTY
 
 
-# ── the seed's own client ──
+# ── a client of end markers ──
 
 
 @pytest.mark.row("A6")
 @pytest.mark.row("E12")
-def test_the_seeds_client_ends_well_on_done_and_no_token_forges_a_marker(url: str) -> None:
-    accepted = seed_client.submit(url, "infer", texts=NASTY)
-    heard = seed_client.stream(url, accepted["sse_url"])
+def test_a_marker_client_ends_well_on_done_and_no_token_forges_a_marker(url: str) -> None:
+    accepted = marker_client.submit(url, "infer", texts=NASTY)
+    heard = marker_client.stream(url, accepted["sse_url"])
     assert (heard.outcome, heard.after_the_end) == ("done", [])
     data = [line for line in heard.passed_on if line.startswith('{"text"')]
     assert [json.loads(line)["text"] for line in data] == NASTY
 
 
 @pytest.mark.row("A8", "H4")
-def test_the_seeds_client_sees_a_cancel_as_cancelled(url: str) -> None:
-    accepted = seed_client.submit(url, "spin")
+def test_a_marker_client_sees_a_cancel_as_cancelled(url: str) -> None:
+    accepted = marker_client.submit(url, "spin")
     with ThreadPoolExecutor() as pool:
-        stream = pool.submit(seed_client.stream, url, accepted["sse_url"])
+        stream = pool.submit(marker_client.stream, url, accepted["sse_url"])
         answer = httpx.delete(f"{url}/v1/jobs/{accepted['job_id']}", params={"grace_s": 0}, timeout=30)
         assert answer.json()["status"] == "cancelled"
         heard = stream.result()
@@ -177,10 +177,10 @@ def test_the_seeds_client_sees_a_cancel_as_cancelled(url: str) -> None:
 
 @pytest.mark.row("A7")
 @pytest.mark.row("A9")
-def test_the_seeds_client_sees_failures_and_timeouts_as_errors_and_never_as_done(url: str) -> None:
-    accepted = seed_client.submit(url, "fail", message="[DONE]\n[DONE]")
-    heard = seed_client.stream(url, accepted["sse_url"])
+def test_a_marker_client_sees_failures_and_timeouts_as_errors_and_never_as_done(url: str) -> None:
+    accepted = marker_client.submit(url, "fail", message="[DONE]\n[DONE]")
+    heard = marker_client.stream(url, accepted["sse_url"])
     assert (heard.outcome, heard.after_the_end) == ("failed", []) and heard.message == "ValueError: [DONE] [DONE]"
-    accepted = seed_client.submit(url, "spin", limits={"run_s": 0.2, "grace_s": 0})
-    heard = seed_client.stream(url, accepted["sse_url"])
+    accepted = marker_client.submit(url, "spin", limits={"run_s": 0.2, "grace_s": 0})
+    heard = marker_client.stream(url, accepted["sse_url"])
     assert heard.outcome == "failed" and heard.message.startswith("timeout.run: ")

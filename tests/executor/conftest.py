@@ -1,4 +1,4 @@
-"""What the tests of the Executor share."""
+"""Fixtures of the Executor's tests."""
 
 from __future__ import annotations
 

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+import executor_tasks
 import numpy as np
 import pytest
-import work
 from support.waiting import until
 
 from killable import Executor, JobFailed
@@ -26,7 +26,7 @@ from killable.workers.protocol.messages import Kind
 
 
 def test_a_call_runs_in_another_process_and_its_result_comes_back(executor: Executor) -> None:
-    future = executor.submit(work.add, 1, two=2)
+    future = executor.submit(executor_tasks.add, 1, two=2)
     assert isinstance(future, concurrent.futures.Future) and isinstance(executor, concurrent.futures.Executor)
     assert future.result() == 3 and future.exception() is None and future.done() and not future.cancelled()
     assert executor.submit(os.getpid).result() != os.getpid()
@@ -54,7 +54,7 @@ def test_what_has_no_name_to_import_is_sent_by_value(executor: Executor) -> None
 
 
 def test_an_exception_comes_back_as_it_was_with_the_workers_traceback(executor: Executor) -> None:
-    future = executor.submit(work.raise_value_error, "no luck")
+    future = executor.submit(executor_tasks.raise_value_error, "no luck")
     with pytest.raises(ValueError, match="no luck") as caught:
         future.result()
     told = str(caught.value.__cause__)
@@ -65,13 +65,13 @@ def test_an_exception_comes_back_as_it_was_with_the_workers_traceback(executor: 
 
 
 def test_what_cannot_be_pickled_fails_its_own_future_only(executor: Executor) -> None:
-    unsendable = executor.submit(work.add, threading.Lock(), 1)
+    unsendable = executor.submit(executor_tasks.add, threading.Lock(), 1)
     with pytest.raises(TypeError, match="lock"):
         unsendable.result()
     assert unsendable.error is not None and unsendable.error.code == "input.invalid"
-    result = executor.submit(work.return_a_lock)
-    unreadable = executor.submit(work.return_what_cannot_be_unpickled)
-    exception = executor.submit(work.raise_unpicklable)
+    result = executor.submit(executor_tasks.return_a_lock)
+    unreadable = executor.submit(executor_tasks.return_what_cannot_be_unpickled)
+    exception = executor.submit(executor_tasks.raise_unpicklable)
     with pytest.raises(JobFailed, match="lock") as caught:
         result.result()
     assert caught.value.code == "result.unserializable"
@@ -81,51 +81,53 @@ def test_what_cannot_be_pickled_fails_its_own_future_only(executor: Executor) ->
     with pytest.raises(JobFailed, match="Unpicklable: lost") as caught:
         exception.result()
     assert "in raise_unpicklable" in caught.value.traceback and isinstance(caught.value.__cause__, ValueError)
-    assert executor.submit(work.add, 1, 2).result() == 3
+    assert executor.submit(executor_tasks.add, 1, 2).result() == 3
 
 
 def test_wait_as_completed_and_callbacks(executor: Executor, tmp_path: Path) -> None:
     gate = str(tmp_path / "gate")
-    waiting = executor.submit(work.wait_for, gate)
-    quick = executor.submit(work.add, 1, 2)
+    waiting = executor.submit(executor_tasks.wait_for, gate)
+    quick = executor.submit(executor_tasks.add, 1, 2)
     told: list[Any] = []
     waiting.add_done_callback(told.append)
     done, pending = concurrent.futures.wait([waiting, quick], return_when="FIRST_COMPLETED")
     assert (done, pending) == ({quick}, {waiting})
-    work.say(gate)
+    executor_tasks.say(gate)
     assert set(concurrent.futures.as_completed([waiting, quick])) == {waiting, quick}
     until(lambda: told, "the callback was called")
     assert told == [waiting]
 
 
 def test_result_waits_no_longer_than_asked_and_the_call_goes_on(executor: Executor, tmp_path: Path) -> None:
-    future = executor.submit(work.wait_for, str(tmp_path / "gate"))
+    future = executor.submit(executor_tasks.wait_for, str(tmp_path / "gate"))
     with pytest.raises(TimeoutError):
         future.result(timeout=0.05)
-    work.say(str(tmp_path / "gate"))
+    executor_tasks.say(str(tmp_path / "gate"))
     assert future.result() == str(os.getpid())
 
 
 async def test_with_asyncio(executor: Executor) -> None:
     loop = asyncio.get_running_loop()
-    assert await loop.run_in_executor(executor, work.add, 1, 2) == 3
-    assert await asyncio.wrap_future(executor.submit(work.square, 3)) == 9
+    assert await loop.run_in_executor(executor, executor_tasks.add, 1, 2) == 3
+    assert await asyncio.wrap_future(executor.submit(executor_tasks.square, 3)) == 9
     with pytest.raises(ValueError, match="no luck"):
-        await loop.run_in_executor(executor, work.raise_value_error, "no luck")
+        await loop.run_in_executor(executor, executor_tasks.raise_value_error, "no luck")
 
 
 def test_map(executor: Executor) -> None:
-    assert list(executor.map(work.square, range(5))) == [0, 1, 4, 9, 16]
-    assert list(executor.map(work.add, [1, 2], [10, 20, 30])) == [11, 22]
-    assert list(executor.map(work.add, iter([1, 2, 3]), [10, 20], chunksize=9)) == [11, 22]
-    assert list(executor.map(work.square, range(10), chunksize=3)) == [number * number for number in range(10)]
-    assert list(executor.map(work.square, [])) == list(executor.map(work.square)) == []
+    assert list(executor.map(executor_tasks.square, range(5))) == [0, 1, 4, 9, 16]
+    assert list(executor.map(executor_tasks.add, [1, 2], [10, 20, 30])) == [11, 22]
+    assert list(executor.map(executor_tasks.add, iter([1, 2, 3]), [10, 20], chunksize=9)) == [11, 22]
+    assert list(executor.map(executor_tasks.square, range(10), chunksize=3)) == [
+        number * number for number in range(10)
+    ]
+    assert list(executor.map(executor_tasks.square, [])) == list(executor.map(executor_tasks.square)) == []
     with pytest.raises(ValueError, match="chunksize"):
-        executor.map(work.square, [1], chunksize=0)
+        executor.map(executor_tasks.square, [1], chunksize=0)
     with pytest.raises(ValueError, match="buffersize"):
-        executor.map(work.square, [1], buffersize=0)
+        executor.map(executor_tasks.square, [1], buffersize=0)
     with pytest.raises(TypeError, match="buffersize"):
-        executor.map(work.square, [1], buffersize="2")  # type: ignore[arg-type]
+        executor.map(executor_tasks.square, [1], buffersize="2")  # type: ignore[arg-type]
 
 
 def test_map_takes_no_more_than_its_buffer(executor: Executor) -> None:
@@ -136,14 +138,14 @@ def test_map_takes_no_more_than_its_buffer(executor: Executor) -> None:
             taken.append(number)
             yield number
 
-    results = executor.map(work.square, numbers(), chunksize=2, buffersize=3)
+    results = executor.map(executor_tasks.square, numbers(), chunksize=2, buffersize=3)
     assert len(taken) == 6
     assert next(results) == 0 and len(taken) == 8
     assert list(results) == [number * number for number in range(1, 1000)]
 
 
 def test_map_lets_go_of_what_it_has_yielded(executor: Executor) -> None:
-    for made in executor.map(work.NotHeld, range(6), chunksize=3):
+    for made in executor.map(executor_tasks.NotHeld, range(6), chunksize=3):
         told = weakref.ref(made)
         del made
         assert told() is None
@@ -164,22 +166,22 @@ def test_large_values_go_both_ways(executor: Executor) -> None:
 
 def test_shutdown_finishes_what_was_submitted_and_takes_nothing_more(tmp_path: Path) -> None:
     executor = Executor(max_workers=1)
-    futures = [executor.submit(work.square, number) for number in range(5)]
+    futures = [executor.submit(executor_tasks.square, number) for number in range(5)]
     executor.shutdown()
     assert [future.result(timeout=0) for future in futures] == [0, 1, 4, 9, 16]
     with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
-        executor.submit(work.square, 1)
+        executor.submit(executor_tasks.square, 1)
     executor.shutdown()
 
 
 def test_shutdown_can_leave_out_what_has_not_begun(tmp_path: Path) -> None:
     executor = Executor(max_workers=1)
-    running = executor.submit(work.wait_for, str(tmp_path / "gate"))
+    running = executor.submit(executor_tasks.wait_for, str(tmp_path / "gate"))
     until(running.running, "it runs")
-    waiting = [executor.submit(work.square, number) for number in range(5)]
+    waiting = [executor.submit(executor_tasks.square, number) for number in range(5)]
     executor.shutdown(wait=False, cancel_futures=True)
     assert all(future.cancelled() for future in waiting)
-    work.say(str(tmp_path / "gate"))
+    executor_tasks.say(str(tmp_path / "gate"))
     assert running.result() == str(os.getpid())
     executor.shutdown()
 
@@ -187,17 +189,17 @@ def test_shutdown_can_leave_out_what_has_not_begun(tmp_path: Path) -> None:
 def test_an_executor_that_is_forgotten_finishes_its_calls(tmp_path: Path) -> None:
     executor = Executor(max_workers=1)
     thread = executor._tasks.supervisor_thread._thread
-    future = executor.submit(work.wait_for, str(tmp_path / "gate"))
+    future = executor.submit(executor_tasks.wait_for, str(tmp_path / "gate"))
     del executor
-    work.say(str(tmp_path / "gate"))
+    executor_tasks.say(str(tmp_path / "gate"))
     assert future.result() == str(os.getpid())
     thread.join()
 
 
 def test_made_ready_once_in_the_zygote_and_once_in_each_worker() -> None:
-    options: dict[str, Any] = {"initializer": work.make_ready, "initargs": ("initializer",)}
-    with Executor(max_workers=2, preload=work.make_ready, max_tasks_per_child=1, **options) as executor:
-        told = [executor.submit(work.tell_ready).result() for _ in range(3)]
+    options: dict[str, Any] = {"initializer": executor_tasks.make_ready, "initargs": ("initializer",)}
+    with Executor(max_workers=2, preload=executor_tasks.make_ready, max_tasks_per_child=1, **options) as executor:
+        told = [executor.submit(executor_tasks.tell_ready).result() for _ in range(3)]
     assert len({pid for _, pid, _ in told}) == 3, "a fresh process for each"
     assert len({zygote for _, _, zygote in told}) == 1
     assert all(ready == {"preload": zygote, "initializer": pid} for ready, pid, zygote in told)
@@ -212,20 +214,20 @@ def test_modules_are_preloaded_by_name() -> None:
 
 @pytest.mark.parametrize("start_method", ["fork", "spawn"])
 def test_each_start_method(start_method: Any) -> None:
-    options: dict[str, Any] = {"initializer": work.make_ready, "initargs": ("initializer",)}
-    with Executor(max_workers=1, start_method=start_method, preload=work.make_ready, **options) as executor:
-        ready, pid, zygote = executor.submit(work.tell_ready).result()
+    options: dict[str, Any] = {"initializer": executor_tasks.make_ready, "initargs": ("initializer",)}
+    with Executor(max_workers=1, start_method=start_method, preload=executor_tasks.make_ready, **options) as executor:
+        ready, pid, zygote = executor.submit(executor_tasks.tell_ready).result()
         assert ready == {"preload": zygote if start_method == "fork" else pid, "initializer": pid}
         assert executor.submit(lambda: 1).result() == 1
 
 
 def test_an_initializer_that_fails_breaks_the_pool_with_its_reason() -> None:
-    with Executor(max_workers=1, initializer=work.raise_value_error, initargs=("not ready",)) as executor:
-        future = executor.submit(work.square, 1)
+    with Executor(max_workers=1, initializer=executor_tasks.raise_value_error, initargs=("not ready",)) as executor:
+        future = executor.submit(executor_tasks.square, 1)
         with pytest.raises(concurrent.futures.process.BrokenProcessPool, match="not ready"):
             future.result()
         with pytest.raises(concurrent.futures.process.BrokenProcessPool, match=r"ValueError: not ready\nTraceback"):
-            executor.submit(work.square, 1).result()
+            executor.submit(executor_tasks.square, 1).result()
 
 
 def test_what_cannot_be_sent_is_named(executor: Executor) -> None:
@@ -242,7 +244,7 @@ def test_what_cannot_be_sent_is_named(executor: Executor) -> None:
         ((guarded, 1), r"In .*guarded the variable 'lock'"),
         ((calls_guarded, 1), r"In .*guarded the variable 'lock'"),
         ((pow, 2, lock), "Argument 2"),
-        ((work.Guarded().run,), "The object of the method run"),
+        ((executor_tasks.Guarded().run,), "The object of the method run"),
         ((functools.partial(pow, lock),), "Argument 1"),
         ((lambda number=lock: number,), "In .* a default"),
     ):
@@ -260,36 +262,36 @@ def test_what_cannot_be_sent_is_named(executor: Executor) -> None:
 
 def test_a_coroutine_that_nobody_would_run_is_an_error_that_says_so(executor: Executor) -> None:
     with pytest.raises(TypeError, match=r"send what does: asyncio\.run"):
-        executor.submit(work.asynchronous).result()
+        executor.submit(executor_tasks.asynchronous).result()
 
 
 def test_what_is_preloaded_is_shared_also_when_the_collector_has_looked_at_it() -> None:
     """`gc.freeze` in the zygote: else a collection writes into each object, and each worker gets its own copy."""
-    with Executor(max_workers=1, preload=work.make_many) as executor:
-        assert executor.submit(work.collect_and_measure).result() < 12 << 20
+    with Executor(max_workers=1, preload=executor_tasks.make_many) as executor:
+        assert executor.submit(executor_tasks.collect_and_measure).result() < 12 << 20
 
 
 def test_what_cannot_be_streamed_says_what_can(executor: Executor) -> None:
     with pytest.raises(TypeError, match="'int' object is not iterable: stream gives what a function yields"):
-        next(executor.stream(work.square, 2))
+        next(executor.stream(executor_tasks.square, 2))
 
 
 @pytest.mark.parametrize("start_method", ["fork", "spawn"])
 def test_a_preload_may_end_helpers_of_its_own(start_method: str) -> None:
     """Its process outlasts SIGTERM; what that forks does not."""
-    with Executor(max_workers=1, start_method=start_method, preload=work.end_helpers) as executor:
-        assert executor.submit(work.square, 4).result() == 16
+    with Executor(max_workers=1, start_method=start_method, preload=executor_tasks.end_helpers) as executor:
+        assert executor.submit(executor_tasks.square, 4).result() == 16
 
 
 def test_it_is_told_why_its_workers_are_not_forked(caplog: pytest.LogCaptureFixture) -> None:
-    with Executor(max_workers=1, preload=work.start_a_thread) as executor:
-        assert executor.submit(work.square, 4).result() == 16
+    with Executor(max_workers=1, preload=executor_tasks.start_a_thread) as executor:
+        assert executor.submit(executor_tasks.square, 4).result() == 16
         assert "2 threads" in executor.detail and "exec'd" in executor.detail
     (record,) = (record for record in caplog.records if record.getMessage() == "start_method_changed")
     assert "2 threads" in record.detail  # type: ignore[attr-defined]
     with Executor(max_workers=1) as executor:
         assert executor.detail == ""
-        assert executor.submit(work.square, 4).result() == 16 and executor.detail == ""
+        assert executor.submit(executor_tasks.square, 4).result() == 16 and executor.detail == ""
 
 
 @pytest.mark.parametrize("start_method", ["fork", "spawn"])
@@ -302,22 +304,22 @@ def test_a_worker_takes_as_many_calls_as_it_may(start_method: Literal["fork", "s
 @pytest.mark.parametrize(("method", "expected"), [("fork", "fork"), ("spawn", "spawn"), ("forkserver", "fork")])
 def test_a_context_of_multiprocessing_says_how_workers_begin(method: str, expected: str) -> None:
     context = multiprocessing.get_context(method)
-    with Executor(max_workers=1, mp_context=context, preload=work.make_ready) as executor:
-        ready, pid, zygote = executor.submit(work.tell_ready).result()
+    with Executor(max_workers=1, mp_context=context, preload=executor_tasks.make_ready) as executor:
+        ready, pid, zygote = executor.submit(executor_tasks.tell_ready).result()
     assert ready["preload"] == (zygote if expected == "fork" else pid), "whose memory it is"
 
 
 def test_a_preload_that_fails_breaks_the_pool_with_its_reason() -> None:
     with Executor(max_workers=1, preload=["there_is_no_such_module"]) as executor:
-        future = executor.submit(work.square, 1)
+        future = executor.submit(executor_tasks.square, 1)
         with pytest.raises(concurrent.futures.process.BrokenProcessPool, match="there_is_no_such_module"):
             future.result()
 
 
 @pytest.mark.parametrize("data", [b"garbage" * 100, encode(Kind.READY, 0, 0, b"[]")])
 def test_workers_that_say_what_makes_no_sense_before_they_are_ready_break_the_pool(data: bytes) -> None:
-    with Executor(max_workers=1, initializer=work.write_to_frames, initargs=(data,)) as executor:
-        future = executor.submit(work.square, 1)
+    with Executor(max_workers=1, initializer=executor_tasks.write_to_frames, initargs=(data,)) as executor:
+        future = executor.submit(executor_tasks.square, 1)
         with pytest.raises(concurrent.futures.process.BrokenProcessPool, match="makes no sense"):
             future.result()
 

@@ -13,10 +13,10 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+import executor_tasks
 import pytest
-import work
 from support import processes
-from support.certificates import was_killed
+from support.certificate_checks import was_killed
 from support.waiting import until
 
 from killable import (
@@ -39,11 +39,14 @@ def arrived(path: Path) -> int:
 
 
 def is_gone(pid: int) -> bool:
-    seen = processes.look(pid)
+    seen = processes.read_process(pid)
     return seen is None
 
 
-@pytest.mark.parametrize("what", [work.loop, work.hold_the_lock, work.wait_natively, work.ignore_sigterm])
+@pytest.mark.parametrize(
+    "what",
+    [executor_tasks.loop, executor_tasks.hold_the_lock, executor_tasks.wait_natively, executor_tasks.ignore_sigterm],
+)
 def test_cancel_ends_what_runs(executor: Executor, tmp_path: Path, what: Callable[[str], Any]) -> None:
     future = executor.with_limits(grace_s=0.2, ack_s=0.1).submit(what, str(tmp_path / "in"))
     pid = arrived(tmp_path / "in")
@@ -61,7 +64,7 @@ def test_cancel_ends_what_runs(executor: Executor, tmp_path: Path, what: Callabl
 
 
 def test_a_call_that_is_cancelled_cleans_up(executor: Executor, tmp_path: Path) -> None:
-    future = executor.submit(work.clean_up, str(tmp_path / "in"), str(tmp_path / "cleaned"))
+    future = executor.submit(executor_tasks.clean_up, str(tmp_path / "in"), str(tmp_path / "cleaned"))
     arrived(tmp_path / "in")
     assert future.cancel()
     concurrent.futures.wait([future])
@@ -70,7 +73,7 @@ def test_a_call_that_is_cancelled_cleans_up(executor: Executor, tmp_path: Path) 
 
 
 def test_it_is_told_who_and_why(executor: Executor, tmp_path: Path) -> None:
-    future = executor.submit(work.catch_stopping, str(tmp_path / "in"))
+    future = executor.submit(executor_tasks.catch_stopping, str(tmp_path / "in"))
     arrived(tmp_path / "in")
     assert future.cancel(reason="enough")
     concurrent.futures.wait([future])
@@ -80,7 +83,7 @@ def test_it_is_told_who_and_why(executor: Executor, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [3, 2 << 20], ids=["small", "large"])
 def test_what_is_returned_in_the_grace_is_a_partial_result(executor: Executor, tmp_path: Path, size: int) -> None:
-    future = executor.submit(work.catch_stopping, str(tmp_path / "in"), b"x" * size)
+    future = executor.submit(executor_tasks.catch_stopping, str(tmp_path / "in"), b"x" * size)
     arrived(tmp_path / "in")
     future.cancel()
     concurrent.futures.wait([future])
@@ -88,36 +91,36 @@ def test_what_is_returned_in_the_grace_is_a_partial_result(executor: Executor, t
 
 
 def test_nothing_of_the_tree_is_left(executor: Executor, tmp_path: Path) -> None:
-    before = {seen.pid for seen in processes.ours()}
-    future = executor.submit(work.fork_and_loop, str(tmp_path / "in"))
+    before = {seen.pid for seen in processes.started_by_tests()}
+    future = executor.submit(executor_tasks.fork_and_loop, str(tmp_path / "in"))
     arrived(tmp_path / "in")
-    assert len({seen.pid for seen in processes.ours()} - before) >= 3
+    assert len({seen.pid for seen in processes.started_by_tests()} - before) >= 3
     future.cancel(grace_s=0)
     with pytest.raises(JobCancelled):
         future.result()
     worker = future.pid
     assert worker is not None
-    assert [seen for seen in processes.ours() if seen.pid not in before and seen.session == worker] == []
+    assert [seen for seen in processes.started_by_tests() if seen.pid not in before and seen.session == worker] == []
     assert future.certificate is not None and future.certificate["processes_swept"] >= 2
 
 
 def test_what_has_not_begun_is_cancelled_at_once(tmp_path: Path) -> None:
     with Executor(max_workers=1) as executor:
-        running = executor.submit(work.wait_for, str(tmp_path / "gate"))
+        running = executor.submit(executor_tasks.wait_for, str(tmp_path / "gate"))
         until(running.running, "it runs")
-        waiting = executor.submit(work.loop, str(tmp_path / "never"))
+        waiting = executor.submit(executor_tasks.loop, str(tmp_path / "never"))
         assert waiting.cancel() and waiting.cancelled() and waiting.done()
         assert concurrent.futures.wait([waiting]).done == {waiting}
         with pytest.raises(JobCancelled):
             waiting.result()
-        work.say(str(tmp_path / "gate"))
+        executor_tasks.say(str(tmp_path / "gate"))
         assert running.result() == str(os.getpid())
         assert not running.cancel(), "it is done"
     assert not (tmp_path / "never").exists()
 
 
 def test_a_timeout_ends_it(executor: Executor, tmp_path: Path) -> None:
-    future = executor.with_limits(run_s=0.1, grace_s=0).submit(work.hold_the_lock, str(tmp_path / "in"))
+    future = executor.with_limits(run_s=0.1, grace_s=0).submit(executor_tasks.hold_the_lock, str(tmp_path / "in"))
     with pytest.raises(JobTimedOut, match=r"run_s of 0\.1 s is over") as caught:
         future.result()
     assert isinstance(caught.value, TimeoutError) and caught.value.code == "timeout.run"
@@ -125,17 +128,17 @@ def test_a_timeout_ends_it(executor: Executor, tmp_path: Path) -> None:
 
 
 def test_a_limit_of_memory_ends_it(executor: Executor) -> None:
-    future = executor.with_limits(memory_bytes="64MiB", grace_s=1).submit(work.grow)
+    future = executor.with_limits(memory_bytes="64MiB", grace_s=1).submit(executor_tasks.grow)
     with pytest.raises(OutOfMemory, match="memory_bytes") as caught:
         future.result()
     assert (caught.value.code, caught.value.limit) == ("limit.memory", "memory_bytes")
-    assert executor.submit(work.square, 3).result() == 9
+    assert executor.submit(executor_tasks.square, 3).result() == 9
 
 
 def test_limits_add_up(executor: Executor) -> None:
     view = executor.with_limits(run_s="1m").with_limits(memory_bytes="2GiB")
     assert view._limits == {"grace_s": 10, "run_s": 60, "memory_bytes": 2 << 30}
-    assert view.submit(work.square, 3).result() == 9
+    assert view.submit(executor_tasks.square, 3).result() == 9
     with pytest.raises(TypeError, match="no limit 'seconds'"):
         executor.with_limits(seconds=1)
 
@@ -151,16 +154,16 @@ ENDS: dict[str, tuple[type[Exception], str]] = {
 
 @pytest.mark.parametrize("how", ENDS)
 def test_a_bad_end_is_told_apart_and_hits_nobody_else(executor: Executor, tmp_path: Path, how: str) -> None:
-    neighbour = executor.submit(work.wait_for, str(tmp_path / "gate"))
+    neighbour = executor.submit(executor_tasks.wait_for, str(tmp_path / "gate"))
     until(neighbour.running, "the neighbour runs")
-    future = executor.submit(work.end_badly, how)
+    future = executor.submit(executor_tasks.end_badly, how)
     cls, code = ENDS[how]
     with pytest.raises(cls) as caught:
         future.result()
     assert type(caught.value) is cls and caught.value.code == code  # type: ignore[attr-defined]
     assert isinstance(caught.value, BrokenProcessPool)
-    assert executor.submit(work.square, 3).result() == 9
-    work.say(str(tmp_path / "gate"))
+    assert executor.submit(executor_tasks.square, 3).result() == 9
+    executor_tasks.say(str(tmp_path / "gate"))
     assert neighbour.result() == str(os.getpid())
 
 
@@ -170,11 +173,11 @@ def test_what_ran_out_where_nothing_was_limited_is_the_functions_own_exception(e
         (executor, MemoryError, "exception"),
         (executor.with_limits(memory_bytes="1GiB"), OutOfMemory, "limit.memory"),
     ):
-        future = view.submit(work.end_badly, "memory")
+        future = view.submit(executor_tasks.end_badly, "memory")
         with pytest.raises(MemoryError) as caught:
             future.result()
         assert type(caught.value) is cls and future.error is not None and future.error.code == code
-    opening = executor.submit(work.end_badly, "files")
+    opening = executor.submit(executor_tasks.end_badly, "files")
     with pytest.raises(OSError, match="Too many open files") as no_file:
         opening.result()
     assert no_file.value.errno == errno.EMFILE and "end_badly" in str(no_file.value.__cause__)
@@ -182,15 +185,15 @@ def test_what_ran_out_where_nothing_was_limited_is_the_functions_own_exception(e
 
 
 def test_a_stranger_that_kills_a_worker_hits_its_call_only(executor: Executor, tmp_path: Path) -> None:
-    future = executor.submit(work.loop, str(tmp_path / "in"))
+    future = executor.submit(executor_tasks.loop, str(tmp_path / "in"))
     os.kill(arrived(tmp_path / "in"), signal.SIGKILL)
     with pytest.raises(WorkerKilled):
         future.result()
-    assert executor.submit(work.square, 3).result() == 9
+    assert executor.submit(executor_tasks.square, 3).result() == 9
 
 
 def test_what_was_reached_and_printed_is_kept(executor: Executor, tmp_path: Path) -> None:
-    future = executor.submit(work.checkpoint_and_loop, path=str(tmp_path / "in"))
+    future = executor.submit(executor_tasks.checkpoint_and_loop, path=str(tmp_path / "in"))
     arrived(tmp_path / "in")
     future.cancel(grace_s=0)
     concurrent.futures.wait([future])
@@ -199,17 +202,17 @@ def test_what_was_reached_and_printed_is_kept(executor: Executor, tmp_path: Path
 
 
 def test_what_cannot_be_unpickled_here_is_an_end_of_its_own(executor: Executor) -> None:
-    future = executor.submit(work.NotHere)
+    future = executor.submit(executor_tasks.NotHere)
     concurrent.futures.wait([future])
     assert future.error is not None and future.error.code == "result.unserializable", "before anybody asks for it"
-    future = executor.submit(work.checkpoint_what_is_not_here)
+    future = executor.submit(executor_tasks.checkpoint_what_is_not_here)
     assert future.result() == "returned"
     with pytest.raises(JobFailed, match="partial result cannot be unpickled"):
         _ = future.partial
 
 
 def test_an_item_that_cannot_be_unpickled_here_ends_its_stream(executor: Executor) -> None:
-    stream = executor.stream(work.yields_what_is_not_here)
+    stream = executor.stream(executor_tasks.yields_what_is_not_here)
     assert next(stream) == 1
     with pytest.raises(JobFailed, match="item cannot be unpickled") as caught:
         next(stream)
@@ -220,7 +223,7 @@ def test_an_item_that_cannot_be_unpickled_here_ends_its_stream(executor: Executo
 
 async def test_a_timeout_of_asyncio_really_ends_it(executor: Executor, tmp_path: Path) -> None:
     loop = asyncio.get_running_loop()
-    waiting = loop.run_in_executor(executor.with_limits(grace_s=0), work.hold_the_lock, str(tmp_path / "in"))
+    waiting = loop.run_in_executor(executor.with_limits(grace_s=0), executor_tasks.hold_the_lock, str(tmp_path / "in"))
     pid = await asyncio.to_thread(arrived, tmp_path / "in")
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(waiting, 0.01)
@@ -228,7 +231,7 @@ async def test_a_timeout_of_asyncio_really_ends_it(executor: Executor, tmp_path:
 
 
 async def test_stopped_waits_for_what_a_timeout_of_asyncio_does_not(executor: Executor, tmp_path: Path) -> None:
-    future = executor.with_limits(grace_s=60, ack_s=60).submit(work.hold_the_lock, str(tmp_path / "in"))
+    future = executor.with_limits(grace_s=60, ack_s=60).submit(executor_tasks.hold_the_lock, str(tmp_path / "in"))
     pid = await asyncio.to_thread(arrived, tmp_path / "in")
     await asyncio.to_thread(until, processes.computes(pid), "it is inside its native call")
     with pytest.raises(TimeoutError):
@@ -245,7 +248,7 @@ async def test_stopped_waits_for_what_a_timeout_of_asyncio_does_not(executor: Ex
 
 def test_map_that_runs_out_of_time_stops_the_rest(executor: Executor, tmp_path: Path) -> None:
     view = executor.with_limits(grace_s=0)
-    results = view.map(work.sleep_at, range(6), [str(tmp_path / "in")] * 6, timeout=2)
+    results = view.map(executor_tasks.sleep_at, range(6), [str(tmp_path / "in")] * 6, timeout=2)
     pid = arrived(tmp_path / "in")  # however long its process takes to start
     with pytest.raises(TimeoutError):
         list(results)
@@ -255,8 +258,8 @@ def test_map_that_runs_out_of_time_stops_the_rest(executor: Executor, tmp_path: 
 def test_terminate_and_kill_workers(tmp_path: Path) -> None:
     for end in (Executor.terminate_workers, Executor.kill_workers):
         executor = Executor(max_workers=1)
-        future = executor.submit(work.loop, str(tmp_path / end.__name__))
-        waiting = executor.submit(work.square, 1)
+        future = executor.submit(executor_tasks.loop, str(tmp_path / end.__name__))
+        waiting = executor.submit(executor_tasks.square, 1)
         pid = arrived(tmp_path / end.__name__)
         end(executor)
         assert is_gone(pid) and future.cancelled() and waiting.cancelled()
@@ -265,26 +268,26 @@ def test_terminate_and_kill_workers(tmp_path: Path) -> None:
 @pytest.mark.parametrize("what", ["thread", "child", "handler", "mask", "timer", "cwd", "umask", "wakeup"])
 def test_a_worker_is_used_again_only_as_it_was(what: str) -> None:
     with Executor(max_workers=1) as executor:
-        first = executor.submit(work.leave_something, "nothing").result()
-        assert executor.submit(work.leave_something, "nothing").result() == first
-        assert executor.submit(work.leave_something, what).result() == first
-        assert executor.submit(work.leave_something, "nothing").result() != first
+        first = executor.submit(executor_tasks.leave_something, "nothing").result()
+        assert executor.submit(executor_tasks.leave_something, "nothing").result() == first
+        assert executor.submit(executor_tasks.leave_something, what).result() == first
+        assert executor.submit(executor_tasks.leave_something, "nothing").result() != first
 
 
 @pytest.mark.row("PEERS-K")
 def test_a_kill_costs_the_next_call_nothing(tmp_path: Path) -> None:
     """A worker that was warm before takes it, and nothing is loaded again."""
-    with Executor(max_workers=1, spares=1, preload=work.make_ready, grace_s=0) as executor:
+    with Executor(max_workers=1, spares=1, preload=executor_tasks.make_ready, grace_s=0) as executor:
         for round in range(5):
-            running = executor.submit(work.hold_the_lock, str(tmp_path / f"in {round}"))
+            running = executor.submit(executor_tasks.hold_the_lock, str(tmp_path / f"in {round}"))
             pid = arrived(tmp_path / f"in {round}")
-            seen = processes.look(pid)
+            seen = processes.read_process(pid)
             assert seen is not None
             zygote = seen.parent
             # Not only a child of the zygote: that may still be on its way.
             warm = until(lambda: idle(executor) - {pid}, "a spare is ready")  # noqa: B023
             running.cancel()
-            ready, next_pid, next_zygote = executor.submit(work.tell_ready).result()
+            ready, next_pid, next_zygote = executor.submit(executor_tasks.tell_ready).result()
             assert next_pid in warm and (ready, next_zygote) == ({"preload": zygote}, zygote)
 
 
@@ -300,9 +303,9 @@ def idle(executor: Executor) -> set[int | None]:
 
 
 def test_yields_arrive_as_they_are_made(executor: Executor, tmp_path: Path) -> None:
-    assert list(executor.stream(work.count, 5000)) == list(range(5000))
-    assert list(executor.stream(work.as_list, 3)) == [0, 1, 2]
-    stream = executor.stream(work.count_for_ever, str(tmp_path / "in"))
+    assert list(executor.stream(executor_tasks.count, 5000)) == list(range(5000))
+    assert list(executor.stream(executor_tasks.as_list, 3)) == [0, 1, 2]
+    stream = executor.stream(executor_tasks.count_for_ever, str(tmp_path / "in"))
     assert [next(stream) for _ in range(100)] == list(range(100))
     assert stream.future.running()
     stream.close()
@@ -310,14 +313,14 @@ def test_yields_arrive_as_they_are_made(executor: Executor, tmp_path: Path) -> N
 
 
 def test_an_error_comes_behind_what_was_yielded(executor: Executor) -> None:
-    stream = executor.stream(work.count_and_raise, 3)
+    stream = executor.stream(executor_tasks.count_and_raise, 3)
     assert [next(stream) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(ValueError, match="no more"):
         next(stream)
 
 
 def test_a_break_ends_the_job(executor: Executor, tmp_path: Path) -> None:
-    for number in executor.with_limits(grace_s=0).stream(work.count_for_ever, str(tmp_path / "in")):
+    for number in executor.with_limits(grace_s=0).stream(executor_tasks.count_for_ever, str(tmp_path / "in")):
         if number == 10:
             break
     pid = arrived(tmp_path / "in")
@@ -325,14 +328,14 @@ def test_a_break_ends_the_job(executor: Executor, tmp_path: Path) -> None:
 
 
 async def test_yields_for_a_coroutine(executor: Executor, tmp_path: Path) -> None:
-    assert [number async for number in executor.astream(work.count, 5000)] == list(range(5000))
-    async with executor.astream(work.count_for_ever, str(tmp_path / "in")) as stream:
+    assert [number async for number in executor.astream(executor_tasks.count, 5000)] == list(range(5000))
+    async with executor.astream(executor_tasks.count_for_ever, str(tmp_path / "in")) as stream:
         async for number in stream:
             if number == 100:
                 break
     assert is_gone(arrived(tmp_path / "in"))
     with pytest.raises(ValueError, match="no more"):
-        async for _ in executor.astream(work.count_and_raise, 3):
+        async for _ in executor.astream(executor_tasks.count_and_raise, 3):
             pass
 
 
@@ -343,29 +346,29 @@ async def test_yields_for_a_coroutine(executor: Executor, tmp_path: Path) -> Non
 @pytest.mark.parametrize("size", [10, 5 << 20], ids=["inline", "sealed"])
 def test_a_call_whose_worker_was_killed_can_be_run_again(executor: Executor, tmp_path: Path, size: int) -> None:
     again = executor.with_limits(attempts_max=2, backoff_s=0)
-    future = again.submit(work.die_once, str(tmp_path), b"x" * size)
+    future = again.submit(executor_tasks.die_once, str(tmp_path), b"x" * size)
     assert future.result() == (2, size) and future.error is None
     assert future.certificate is not None and "cause" not in future.certificate
     for name in os.listdir(tmp_path):
         (tmp_path / name).unlink()
     with pytest.raises(WorkerKilled):
-        executor.submit(work.die_once, str(tmp_path)).result()
+        executor.submit(executor_tasks.die_once, str(tmp_path)).result()
 
 
 def test_a_call_that_waits_to_be_run_again_is_running_and_can_be_cancelled(executor: Executor, tmp_path: Path) -> None:
-    future = executor.with_limits(attempts_max=2, backoff_s=1000).submit(work.die_once, str(tmp_path))
+    future = executor.with_limits(attempts_max=2, backoff_s=1000).submit(executor_tasks.die_once, str(tmp_path))
     until(lambda: os.listdir(tmp_path) and future.running() and future.pid is None, "its first worker is gone")
     assert not future.done()
     assert future.cancel()
     with pytest.raises(JobCancelled):
         future.result()
     assert os.listdir(tmp_path) == ["1"]
-    assert executor.submit(work.die_once, str(tmp_path)).result() == (2, 0), "its slot is free"
+    assert executor.submit(executor_tasks.die_once, str(tmp_path)).result() == (2, 0), "its slot is free"
 
 
 def test_the_pid_of_a_call_is_that_of_the_attempt_that_runs(executor: Executor, tmp_path: Path) -> None:
     again = executor.with_limits(attempts_max=2, backoff_s=0)
-    future = again.submit(work.die_once, str(tmp_path), then=str(tmp_path / "second"))
+    future = again.submit(executor_tasks.die_once, str(tmp_path), then=str(tmp_path / "second"))
     assert arrived(tmp_path / "second") == until(lambda: future.pid, "it is told who has it now")
     assert future.cancel()
     with pytest.raises(ValueError, match="100 at most"):
@@ -374,9 +377,9 @@ def test_the_pid_of_a_call_is_that_of_the_attempt_that_runs(executor: Executor, 
 
 @pytest.mark.row("C8")
 def test_the_whole_time_of_a_call_runs_while_its_processes_start(tmp_path: Path) -> None:
-    ready = functools.partial(work.wait_for, str(tmp_path / "gate"))
+    ready = functools.partial(executor_tasks.wait_for, str(tmp_path / "gate"))
     with Executor(max_workers=1, initializer=ready) as executor:
-        future = executor.with_limits(total_s=0.2).submit(work.say, str(tmp_path / "never"))
+        future = executor.with_limits(total_s=0.2).submit(executor_tasks.say, str(tmp_path / "never"))
         with pytest.raises(JobTimedOut) as caught:
             future.result()
         (tmp_path / "gate").touch()
@@ -387,10 +390,10 @@ def test_the_whole_time_of_a_call_runs_while_its_processes_start(tmp_path: Path)
 @pytest.mark.row("C8")
 def test_the_whole_time_of_a_call_runs_while_it_waits_for_a_worker(tmp_path: Path) -> None:
     with Executor(max_workers=1, grace_s=0) as executor:
-        executor.submit(work.square, 3).result()  # its worker is ready
-        running = executor.with_limits(total_s=10.0).submit(work.notes, str(tmp_path / "in"))
+        executor.submit(executor_tasks.square, 3).result()  # its worker is ready
+        running = executor.with_limits(total_s=10.0).submit(executor_tasks.notes, str(tmp_path / "in"))
         until((tmp_path / "in").exists, "it runs")
-        waiting = executor.with_limits(total_s=0.1).submit(work.say, str(tmp_path / "never"))
+        waiting = executor.with_limits(total_s=0.1).submit(executor_tasks.say, str(tmp_path / "never"))
         for future, code in ((waiting, "timeout.queue"), (running, "timeout.run")):
             with pytest.raises(JobTimedOut) as caught:
                 future.result()

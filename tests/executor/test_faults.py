@@ -9,8 +9,8 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import executor_tasks
 import pytest
-import work
 from support.waiting import until
 
 from killable import Executor, WorkerCrashed
@@ -34,7 +34,7 @@ def beginning(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 
 def crashed(executor: Executor, how: str) -> JobFuture[object]:
-    future = executor.submit(work.end_badly, how)
+    future = executor.submit(executor_tasks.end_badly, how)
     with pytest.raises(WorkerCrashed):
         future.result()
     return future
@@ -66,13 +66,13 @@ def test_what_a_library_makes_of_its_faults_is_left_to_it(
     beginning: dict[str, Any],
 ) -> None:
     """WebAssembly engines, for one, go on after a trap."""
-    with Executor(max_workers=1, initializer=work.handle_faults, **beginning) as executor:
-        assert executor.submit(work.fault_and_go_on).result() == [signal.SIGSEGV]
+    with Executor(max_workers=1, initializer=executor_tasks.handle_faults, **beginning) as executor:
+        assert executor.submit(executor_tasks.fault_and_go_on).result() == [signal.SIGSEGV]
 
 
 def test_what_a_job_makes_of_its_faults_holds_in_its_children() -> None:
     with Executor(max_workers=1) as executor:
-        assert executor.submit(work.fault_in_child_and_go_on).result() == 0
+        assert executor.submit(executor_tasks.fault_in_child_and_go_on).result() == 0
 
 
 def test_a_crash_leaves_its_stack_however_its_worker_began(
@@ -83,7 +83,7 @@ def test_a_crash_leaves_its_stack_however_its_worker_began(
 
 
 def test_a_crash_in_the_grace_shows_where_it_crashed(executor: Executor, tmp_path: Path) -> None:
-    future = executor.submit(work.crash_in_grace, str(tmp_path / "in"))
+    future = executor.submit(executor_tasks.crash_in_grace, str(tmp_path / "in"))
     until((tmp_path / "in").exists, "it runs")
     future.cancel()
     concurrent.futures.wait([future])

@@ -8,8 +8,8 @@ import threading
 import warnings
 from typing import Any
 
+import executor_tasks
 import pytest
-import work
 
 from killable import Executor
 
@@ -42,7 +42,7 @@ def test_a_fork_while_its_first_process_starts_holds_up_nothing() -> None:
     forked.set()
     os.close(readable)
     try:
-        assert executor.submit(work.square, 3).result(timeout=60) == 9
+        assert executor.submit(executor_tasks.square, 3).result(timeout=60) == 9
     finally:
         os.close(writable)  # its child goes
         os.waitpid(pid, 0)
@@ -70,4 +70,4 @@ def test_a_fork_waits_until_nothing_of_the_library_is_locked(monkeypatch: pytest
             os._exit(inside.is_set())
         forked.set()
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-        assert executor.submit(work.square, 3).result() == 9
+        assert executor.submit(executor_tasks.square, 3).result() == 9

@@ -14,16 +14,33 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pytest
-from support import families, gluttons, hostile, obedient, phases, processes, tampering, words
-from support.certificates import check_certificate, check_row, phases_of
-from support.hostile_cases import ACK_S, HEARING_S, TABLE, Hostile
-from support.marks import tag_of
+from support import (
+    cooperative_jobs,
+    forking_jobs,
+    hostile_jobs,
+    interfering_jobs,
+    operation_jobs,
+    output_jobs,
+    processes,
+    resource_hungry_jobs,
+)
+from support.certificate_checks import check_certificate, check_row, phases_of
+from support.hostile_job_table import ACK_S, DELIVERY_GRACE_S, TABLE, HostileCase
+from support.job_helpers import process_name_of
 from support.waiting import Pending, until
 
 from killable import Executor, JobCancelled, JobFailed, JobTimedOut, OutOfMemory, WorkerCrashed, WorkerExited
 from killable.supervisor.executor.futures import JobFuture
 
-MODULES = (hostile, families, words, obedient, tampering, gluttons, phases)
+MODULES = (
+    hostile_jobs,
+    forking_jobs,
+    output_jobs,
+    cooperative_jobs,
+    interfering_jobs,
+    resource_hungry_jobs,
+    operation_jobs,
+)
 AT_ONCE = 3
 END_S = 30.0
 """No job of these takes so long to end."""
@@ -46,7 +63,7 @@ OTHERWISE: dict[str, dict[str, Any]] = {
 """What in a row is not so where values are pickled."""
 
 
-def function_of(case: Hostile) -> Callable[..., Any]:
+def function_of(case: HostileCase) -> Callable[..., Any]:
     """Return the function of a hostile job: `@job` left it as it was."""
     (found,) = {getattr(module, case.type) for module in MODULES if hasattr(module, case.type)}
     function: Callable[..., Any] = found
@@ -79,35 +96,35 @@ def settle(how: str, future: JobFuture[Any]) -> int:
 
 class Ended(NamedTuple):
     future: JobFuture[Any]
-    alive: list[processes.Seen]
+    alive: list[processes.ProcessInfo]
     """What there was of the job when its future was done."""
 
 
-def play(executor: Executor, case: Hostile) -> Ended:
+def play(executor: Executor, case: HostileCase) -> Ended:
     """Call one hostile job; cancel it once it is where it will stay, unless it ends by itself."""
     view = executor.with_limits(**{"grace_s": case.grace_s, "ack_s": ACK_S, **case.limits})
     future = view.submit(function_of(case), **case.input)
-    below: list[processes.Seen] = []
-    alive: Future[list[processes.Seen]] = Future()
+    below: list[processes.ProcessInfo] = []
+    alive: Future[list[processes.ProcessInfo]] = Future()
 
     def look_for_it(done: Future[Any]) -> None:
         """In the supervisor's thread, before anything else runs there: what is there now was there when it was done."""
         assert done.done()
         was_below = {(seen.pid, seen.started) for seen in below}
-        tag = tag_of(future.job_id)
-        everyone = processes.everyone()
+        tag = process_name_of(future.job_id)
+        everyone = processes.all_processes()
         alive.set_result([seen for seen in everyone if seen.name == tag or (seen.pid, seen.started) in was_below])
 
     future.add_done_callback(look_for_it)
     if case.settle:
         below += processes.descendants(settle(case.settle, future))
-        assert processes.named(tag_of(future.job_id)), "what is looked for can be seen"
+        assert processes.named(process_name_of(future.job_id)), "what is looked for can be seen"
         assert future.running() and not future.done()
         assert future.cancel()
     return Ended(future, alive.result(END_S))
 
 
-def check(case: Hostile, ended: Ended, proof: str) -> None:
+def check(case: HostileCase, ended: Ended, proof: str) -> None:
     """Check how a call ended against its row of the table."""
     future, error = ended.future, ended.future.error
     assert future.done() and not future.running()
@@ -140,9 +157,9 @@ class Lane:
         self.executor = Executor(max_workers=2, spares=0, start_method=start_method)
 
     def begin(self) -> None:
-        self._neighbour = self.executor.submit(hostile.waits, where="event")
+        self._neighbour = self.executor.submit(hostile_jobs.waits, where="event")
         until(self._neighbour.running, "the neighbour runs")
-        ended = self.executor.submit(hostile.exits, code=0)
+        ended = self.executor.submit(hostile_jobs.exits, code=0)
         concurrent.futures.wait([ended])
         assert ended.certificate is not None
         self._proof = str(ended.certificate["proof"])
@@ -150,15 +167,15 @@ class Lane:
 
     def _look_around(self) -> tuple[int | None, Any]:
         """Return who runs an innocent call, and what that finds there."""
-        future = self.executor.submit(tampering.looks_around)
+        future = self.executor.submit(interfering_jobs.looks_around)
         found = future.result(END_S)
         return future.pid, found
 
-    def fault_of(self, row: Hostile) -> str:
+    def fault_of(self, row: HostileCase) -> str:
         """Run one hostile call in the worker that has run an innocent one, and an innocent one after it."""
         case = replace(row, **OTHERWISE.get(row.what, {}))
-        if case.hears:
-            case = replace(case, grace_s=HEARING_S)
+        if case.await_phase:
+            case = replace(case, grace_s=DELIVERY_GRACE_S)
         try:
             ended = play(self.executor, case)
             assert ended.future.pid == self._pid, "a worker that was used before"
@@ -172,7 +189,7 @@ class Lane:
             return f"── {case} ({case.type} {case.input})\n{''.join(traceback.format_exception(error))}"
         return ""
 
-    def faults(self, rows: Iterable[Hostile]) -> list[str]:
+    def faults(self, rows: Iterable[HostileCase]) -> list[str]:
         try:
             self.begin()
             return [fault for row in rows if (fault := self.fault_of(row))]

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import executor_tasks
 import pytest
-import work
 from support import processes
-from support.leasing import leased, standing_still
+from support.executor_leases import stalled_supervisor_thread, wait_for_leases
 from support.waiting import until
 
 from killable import Executor, JobCancelled, WorkerKilled
@@ -36,12 +36,12 @@ def executor() -> Iterator[Executor]:
 def warmed(executor: Executor, tmp_path: Path) -> None:
     """Have two idle workers."""
     gate = tmp_path / "warm"
-    futures = [executor.submit(work.wait_for, str(gate)) for _ in range(2)]
+    futures = [executor.submit(executor_tasks.wait_for, str(gate)) for _ in range(2)]
     until(lambda: all(future.running() for future in futures), "both run")
     gate.touch()
     for future in futures:
         future.result(END_S)
-    leased(executor, 2)
+    wait_for_leases(executor, 2)
 
 
 def test_a_call_whose_worker_dies_while_its_thread_is_late_is_not_forgotten(
@@ -78,9 +78,9 @@ def test_a_call_whose_worker_dies_while_its_thread_is_late_is_not_forgotten(
         thread.start()
         return thread
 
-    first = submit("first", work.wait_for, str(tmp_path / "gate"))
+    first = submit("first", executor_tasks.wait_for, str(tmp_path / "gate"))
     registered.wait()
-    second = submit("second", work.square, 3)
+    second = submit("second", executor_tasks.square, 3)
     first.join()
     looked.set()
     second.join()
@@ -108,8 +108,8 @@ def test_a_call_that_is_stopped_at_once_while_it_is_given_runs_nowhere(
         return send_now(process, *order)
 
     monkeypatch.setattr(WorkerProcess, "send_now", send_late)
-    with standing_still(executor):
-        future = executor.submit(work.say, str(tmp_path / "ran"))
+    with stalled_supervisor_thread(executor):
+        future = executor.submit(executor_tasks.say, str(tmp_path / "ran"))
         assert [future.pid] == killed, "nor has another worker it"
     with pytest.raises(JobCancelled):
         future.result(END_S)
@@ -125,9 +125,9 @@ def test_who_was_short_of_memory_before_a_call_says_nothing_of_it(
     counter.write_text("oom_kill 0\n")
     monkeypatch.setattr(oom_counter, "_file_of_own_group", lambda: counter)
     with Executor(max_workers=1) as executor:
-        leased(executor, 1)
+        wait_for_leases(executor, 1)
         counter.write_text("oom_kill 1\n")
-        future = executor.submit(work.clean_up, str(tmp_path / "in"), str(tmp_path / "cleaned"))
+        future = executor.submit(executor_tasks.clean_up, str(tmp_path / "in"), str(tmp_path / "cleaned"))
         until((tmp_path / "in").exists, "it runs")
         os.kill(future.pid or 0, signal.SIGKILL)
         with pytest.raises(WorkerKilled) as caught:

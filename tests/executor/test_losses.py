@@ -17,10 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import executor_tasks
 import pytest
-import work
 from support import processes
-from support.leasing import leased
+from support.executor_leases import wait_for_leases
 from support.waiting import until
 
 from killable import Executor, JobCancelled, WorkerCrashed
@@ -49,7 +49,7 @@ def in_thread(act: Any) -> concurrent.futures.Future[Any]:
 def busy(tmp_path: Path) -> Iterator[Executor]:
     """An executor whose only worker has a call that does not end by itself."""
     with Executor(max_workers=1, grace_s=0) as executor:
-        running = executor.submit(work.loop, str(tmp_path / "in"))
+        running = executor.submit(executor_tasks.loop, str(tmp_path / "in"))
         until((tmp_path / "in").exists, "it runs")
         yield executor
         running.cancel()
@@ -57,7 +57,7 @@ def busy(tmp_path: Path) -> Iterator[Executor]:
 
 def test_the_reader_of_a_stream_that_waits_hears_of_its_end(tmp_path: Path) -> None:
     with busy(tmp_path) as executor:
-        stream = executor.stream(work.count, 3)
+        stream = executor.stream(executor_tasks.count, 3)
         reading = in_thread(lambda: next(stream))
         until(lambda: bool(stream.future._waiting._waiters), "it is read")  # type: ignore[attr-defined]
         assert stream.future.cancel()
@@ -67,7 +67,7 @@ def test_the_reader_of_a_stream_that_waits_hears_of_its_end(tmp_path: Path) -> N
 
 def test_the_reader_of_a_stream_that_cannot_start_hears_why() -> None:
     with Executor(max_workers=1, preload=["no_such_module"]) as executor:
-        reading = in_thread(lambda: next(executor.stream(work.count, 3)))
+        reading = in_thread(lambda: next(executor.stream(executor_tasks.count, 3)))
         with pytest.raises(WorkerCrashed, match="no_such_module"):
             reading.result(30)
 
@@ -85,19 +85,19 @@ def test_whatever_a_callback_raises_the_executor_goes_on(caplog: pytest.LogCaptu
     told: list[str] = []
     with Executor(max_workers=1) as executor:
         calls = [
-            executor.submit(work.square, 2),
-            executor.submit(work.raise_value_error, "wrong"),
-            executor.with_limits(run_s=60).submit(work.square, 3),
+            executor.submit(executor_tasks.square, 2),
+            executor.submit(executor_tasks.raise_value_error, "wrong"),
+            executor.with_limits(run_s=60).submit(executor_tasks.square, 3),
         ]
         for call in calls:
             call.add_done_callback(lambda call: raise_odd(call) if call.done() else None)
             call.add_done_callback(lambda call: told.append(call.job_id))
         concurrent.futures.wait(calls)
-        assert executor.submit(work.square, 4).result() == 16
+        assert executor.submit(executor_tasks.square, 4).result() == 16
     assert sorted(told) == sorted(call.job_id for call in calls)
     assert "Odd" in caplog.text
     with Executor(max_workers=1, preload=["no_such_module"]) as broken:
-        failed = broken.submit(work.square, 2)
+        failed = broken.submit(executor_tasks.square, 2)
         failed.add_done_callback(raise_odd)
         with pytest.raises(BrokenProcessPool):
             failed.result()
@@ -118,34 +118,34 @@ def test_a_call_whose_order_is_written_is_not_given_to_a_second_worker(
 
     with Executor(max_workers=2, spares=0) as executor:
         gates = [str(tmp_path / name) for name in ("one", "other")]
-        calls = [executor.submit(work.wait_for, gate) for gate in gates]
+        calls = [executor.submit(executor_tasks.wait_for, gate) for gate in gates]
         until(lambda: all(call.running() for call in calls), "both have a worker")
         for gate in gates:
-            work.say(gate)
+            executor_tasks.say(gate)
         concurrent.futures.wait(calls)
-        leased(executor, 2)  # of one that comes later it would be the supervisor's thread that is patched
+        wait_for_leases(executor, 2)  # of one that comes later it would be the supervisor's thread that is patched
         with monkeypatch.context() as patched:
             patched.setattr(PendingTasks, "_match", lambda calls: None)
-            first = executor.with_limits(run_s=60, grace_s=20).submit(work.notes, str(runs))
+            first = executor.with_limits(run_s=60, grace_s=20).submit(executor_tasks.notes, str(runs))
             seen = threading.Event()
             executor._tasks.supervisor_thread.call(lambda _: seen.set())
             assert seen.wait(60), "the supervisor's thread has looked for whom to give it to"
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
             patched.setattr(Task, "give", interrupted)
-            executor.submit(work.square, 3)
+            executor.submit(executor_tasks.square, 3)
         assert first.running(), "it is not that one's caller who was interrupted"
         first.cancel(grace_s=0)
         with pytest.raises(JobCancelled):
             first.result(60)
         assert runs.read_text() == "once\n"
-        assert executor.submit(work.square, 4).result() == 16
+        assert executor.submit(executor_tasks.square, 4).result() == 16
 
 
 def test_a_shutdown_that_cancels_what_waits_lets_what_runs_end(tmp_path: Path) -> None:
     """However many begin while it goes through those that wait."""
     for _ in range(8):
         executor = Executor(max_workers=2)
-        calls = [executor.submit(work.square, number) for number in range(300)]
+        calls = [executor.submit(executor_tasks.square, number) for number in range(300)]
         calls[0].result()
         executor.shutdown(cancel_futures=True)
         for number, call in enumerate(calls):
@@ -155,9 +155,9 @@ def test_a_shutdown_that_cancels_what_waits_lets_what_runs_end(tmp_path: Path) -
 
 def test_an_executor_whose_preload_has_no_end_can_be_ended(tmp_path: Path) -> None:
     path = str(tmp_path / "in")
-    executor = Executor(max_workers=1, preload=lambda: work.loop(path))
-    call = executor.submit(work.square, 2)
-    stream = executor.stream(work.count, 3)
+    executor = Executor(max_workers=1, preload=lambda: executor_tasks.loop(path))
+    call = executor.submit(executor_tasks.square, 2)
+    stream = executor.stream(executor_tasks.count, 3)
     until((tmp_path / "in").exists, "it preloads")
     zygote = int((tmp_path / "in").read_text())
     assert call.cancel()
@@ -168,16 +168,16 @@ def test_an_executor_whose_preload_has_no_end_can_be_ended(tmp_path: Path) -> No
     with pytest.raises(ProcessLookupError):
         os.kill(zygote, 0)
     with pytest.raises(RuntimeError, match="after shutdown"):
-        executor.submit(work.square, 2)
+        executor.submit(executor_tasks.square, 2)
 
 
 def test_calls_that_wait_for_a_preload_run_after_it(tmp_path: Path) -> None:
     path = str(tmp_path / "gate")
-    with Executor(max_workers=2, preload=lambda: work.wait_for(path)) as executor:
-        timed = executor.with_limits(queue_s=60).submit(work.square, 2)
-        calls = [executor.submit(work.square, number) for number in range(5)]
+    with Executor(max_workers=2, preload=lambda: executor_tasks.wait_for(path)) as executor:
+        timed = executor.with_limits(queue_s=60).submit(executor_tasks.square, 2)
+        calls = [executor.submit(executor_tasks.square, number) for number in range(5)]
         assert calls[3].cancel()
-        work.say(path)
+        executor_tasks.say(path)
         assert timed.result(30) == 4
         assert [call.result(30) for call in calls if not call.cancelled()] == [0, 1, 4, 16]
 
@@ -192,12 +192,12 @@ def test_of_a_start_that_fails_half_way_nothing_is_left(monkeypatch: pytest.Monk
 
     with monkeypatch.context() as patched:
         patched.setattr(Fleet, "start", start_and_fail)
-        patched.setattr(Pool, "fill", lambda pool: None)  # else a worker may be lent a call before that fails
+        patched.setattr(Pool, "fill", lambda pool: None)  # else a worker may be leased to a call before that fails
         with Executor(max_workers=1) as executor:
-            error = executor.submit(work.square, 2).exception(60)
+            error = executor.submit(executor_tasks.square, 2).exception(60)
             started = processes.descendants(os.getpid())
     assert isinstance(error, WorkerCrashed) and "a defect" in str(error)
-    assert started and not [seen for seen in started if processes.look(seen.pid) is not None]
+    assert started and not [seen for seen in started if processes.read_process(seen.pid) is not None]
 
 
 def test_an_executor_without_a_descriptor_for_its_loop_says_so(tmp_path: Path) -> None:
@@ -227,8 +227,8 @@ def test_an_executor_without_a_descriptor_for_its_loop_says_so(tmp_path: Path) -
 def test_calls_end_when_the_thread_of_their_supervisor_is_lost(tmp_path: Path) -> None:
     """A defect of ours, say: nothing of them is left."""
     executor = Executor(max_workers=1)
-    running = executor.submit(work.loop, str(tmp_path / "in"))
-    waiting = executor.submit(work.square, 2)
+    running = executor.submit(executor_tasks.loop, str(tmp_path / "in"))
+    waiting = executor.submit(executor_tasks.square, 2)
     until((tmp_path / "in").exists, "it runs")
     worker = int((tmp_path / "in").read_text())
     executor._tasks.supervisor_thread.call(lambda _: sys.exit("of a thread"))
@@ -238,16 +238,16 @@ def test_calls_end_when_the_thread_of_their_supervisor_is_lost(tmp_path: Path) -
         waiting.result(60)
     assert not os.path.exists(f"/proc/{worker}")
     with pytest.raises(RuntimeError, match="of a thread"):
-        executor.submit(work.square, 2)
+        executor.submit(executor_tasks.square, 2)
     executor.shutdown()
 
 
 def test_an_interrupt_while_a_large_result_is_unpickled_costs_nothing() -> None:
     with Executor(max_workers=1) as executor:
-        call = executor.submit(work.large_and_slow)
+        call = executor.submit(executor_tasks.large_and_slow)
         call.add_done_callback(lambda _: None)
         concurrent.futures.wait([call])
-        before, signal_was = work.interrupted, signal.getsignal(signal.SIGINT)
+        before, signal_was = executor_tasks.interrupted, signal.getsignal(signal.SIGINT)
         assert not before and signal_was is signal.default_int_handler
         with pytest.raises(KeyboardInterrupt):
             call.result()
@@ -265,9 +265,9 @@ def sound(*_: object) -> None:
 def test_an_alarm_while_something_is_unpickled_is_its_callers_and_costs_nothing(executor: Executor) -> None:
     before = signal.signal(signal.SIGALRM, sound)
     try:
-        call, stream = executor.submit(work.rings), executor.stream(work.yields_what_rings)
+        call, stream = executor.submit(executor_tasks.rings), executor.stream(executor_tasks.yields_what_rings)
         for ask, answer in ((call.result, "rung"), (lambda: call.partial, "rung"), (lambda: next(stream), "rung")):
-            work.rang = False
+            executor_tasks.rang = False
             with pytest.raises(Alarm):
                 ask()
             assert ask() == answer
@@ -278,15 +278,15 @@ def test_an_alarm_while_something_is_unpickled_is_its_callers_and_costs_nothing(
 
 def test_a_fork_after_an_executor_is_over_leaves_the_others_too() -> None:
     ended = Executor(max_workers=1)
-    ended.submit(work.square, 1).result()
+    ended.submit(executor_tasks.square, 1).result()
     ended.shutdown()
     with Executor(max_workers=1) as living:
-        assert living.submit(work.square, 2).result() == 4
+        assert living.submit(executor_tasks.square, 2).result() == 4
         pid = os.fork()
         if pid == 0:
-            outcome = living.submit(work.square, 5).result()
+            outcome = living.submit(executor_tasks.square, 5).result()
             living.shutdown()
             os._exit(outcome)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 25
-        assert living.submit(work.square, 3).result() == 9
+        assert living.submit(executor_tasks.square, 3).result() == 9
     assert ended._tasks is not None  # it lived until now

@@ -17,8 +17,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import executor_tasks
 import pytest
-import work
 from support import processes
 from support.waiting import until
 
@@ -38,7 +38,7 @@ def begin_trial(executor: Executor, way: str, tag: str, path: Path) -> JobFuture
     if way == "timed out":
         limits["run_s"] = 0.1
     then = way if way in ("return", "segfault", "exit 0", "sys.exit") else "go on"
-    future = executor.with_limits(**limits).submit(work.leave_family, tag, str(path), then)
+    future = executor.with_limits(**limits).submit(executor_tasks.leave_family, tag, str(path), then)
     if way in ("cancelled with grace", "killed", "shot"):
         worker = int(until(lambda: path.exists() and path.read_text(), "the family is there"))
         assert len(processes.named(tag)) == FAMILY, "the look into /proc sees it"
@@ -48,18 +48,18 @@ def begin_trial(executor: Executor, way: str, tag: str, path: Path) -> JobFuture
             future.cancel()
     elif way == "go away":  # at any moment of its forking
         until(future.running, "it runs")
-        work.count_to(random.randrange(200_000))
+        executor_tasks.count_to(random.randrange(200_000))
         future.cancel()
     return future
 
 
 @pytest.mark.parametrize("trials", [45, pytest.param(1000, marks=LONG)])
 def test_done_means_that_no_process_of_it_exists(executor: Executor, tmp_path: Path, trials: int) -> None:
-    left: list[tuple[str, str, list[processes.Seen]]] = []
+    left: list[tuple[str, str, list[processes.ProcessInfo]]] = []
     told = 0
     for number, way in zip(range(trials), itertools.cycle(WAYS), strict=False):
         tag, path = f"kx{os.getpid() % 10**6}.{number}", tmp_path / str(number)
-        seen: list[list[processes.Seen]] = []
+        seen: list[list[processes.ProcessInfo]] = []
         future = begin_trial(executor, way, tag, path)
         future.add_done_callback(lambda _, tag=tag, seen=seen: seen.append(processes.named(tag)))
         concurrent.futures.wait([future])
@@ -82,13 +82,15 @@ def test_a_cancel_at_any_moment_hits_its_own_call_only(tmp_path: Path) -> None:
     moments: Counter[str] = Counter()
     with Executor(max_workers=3, grace_s=10) as executor:
         gate = str(tmp_path / "gate")
-        bystander = executor.submit(work.wait_for, gate)
+        bystander = executor.submit(executor_tasks.wait_for, gate)
         until(bystander.running, "it runs")
         for number in range(500):
             size, when = chance.randrange(20_000), chance.choice(WHEN)
-            before = [executor.submit(work.count_to, 20_000) for _ in range(2 if when == "before it began" else 0)]
-            victim = executor.submit(work.count_to, size)
-            innocent = executor.submit(work.square, number)
+            before = [
+                executor.submit(executor_tasks.count_to, 20_000) for _ in range(2 if when == "before it began" else 0)
+            ]
+            victim = executor.submit(executor_tasks.count_to, size)
+            innocent = executor.submit(executor_tasks.square, number)
             for each in (victim, innocent):
                 each.add_done_callback(ends.append)
             while when == "while it ran" and not (victim.running() or victim.done()):
@@ -96,9 +98,9 @@ def test_a_cancel_at_any_moment_hits_its_own_call_only(tmp_path: Path) -> None:
             while when == "afterwards" and not victim.done():
                 pass
             if when == "as it ended":
-                work.count_to(chance.randrange(30_000))
+                executor_tasks.count_to(chance.randrange(30_000))
             accepted = victim.cancel()
-            after = executor.submit(work.square, -number)
+            after = executor.submit(executor_tasks.square, -number)
             after.add_done_callback(ends.append)
             assert not concurrent.futures.wait([*before, victim, innocent, after], timeout=50).not_done, (number, seed)
             assert (innocent.result(), after.result()) == (number**2, number**2), (number, seed)
@@ -108,7 +110,7 @@ def test_a_cancel_at_any_moment_hits_its_own_call_only(tmp_path: Path) -> None:
             else:
                 assert victim.result() == size, (number, seed)
                 moments["as it ended" if accepted else "afterwards"] += 1
-        work.say(gate)
+        executor_tasks.say(gate)
         assert bystander.result() == str(os.getpid())
     print(moments)
     assert len(ends) == len(set(ends)) == 1500, "each has ended once"
@@ -119,7 +121,7 @@ def test_a_cancel_at_any_moment_hits_its_own_call_only(tmp_path: Path) -> None:
 def test_a_map_over_very_much_needs_little(count: int, chunksize: int) -> None:
     program = """
         import sys
-        import work
+        import executor_tasks
         from killable import Executor
 
         def most():
@@ -134,7 +136,7 @@ def test_a_map_over_very_much_needs_little(count: int, chunksize: int) -> None:
 
         total = drawn = 0
         with Executor(max_workers=2) as executor:
-            results = executor.map(work.square, numbers(), chunksize=chunksize, buffersize=16)
+            results = executor.map(executor_tasks.square, numbers(), chunksize=chunksize, buffersize=16)
             for number, squared in enumerate(results):
                 total += squared
                 assert drawn - number <= 18 * chunksize, (drawn, number)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-PROGRAM = Path(__file__).with_name("standard_library.py")
+PROGRAM = Path(__file__).with_name("cpython_test_runner.py")
 HUNG_S = 300
 """A module of these takes a minute or two, mostly asleep."""
 

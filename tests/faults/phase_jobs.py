@@ -1,5 +1,5 @@
-"""The jobs that the phases need and no more: each type is a message of the zygote, whose receipt fails in a run of its
-own.
+"""The jobs that the phases need, and no others: the zygote sends a message for each type, and each receipt fails in a
+run of its own.
 
 Runs in: worker.
 """

@@ -1,4 +1,4 @@
-"""Every call that the real side of the seam makes to the operating system fails once.
+"""Every system call of the real implementation of the ports fails once.
 
 Whatever fails: it is survived (done again, done without), or a typed error says so; each job has one end; nothing is
 left; the next job runs, or it is said why none does; and a close returns. `-s` shows how many calls each phase has.
@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from injection import Call, Injector, install
-from lives import MIDDLE, begin_and_end, belongings, go_through, living
-from support import groups, processes
-from support.supervising import GROUPED
+from fault_injection import Call, Injector, install
+from supervisor_phases import MIDDLE, begin_and_end, belongings, go_through, running_supervisor
+from support import cgroup_v2, processes
+from support.supervisor_fixture import CGROUP_PROOF
 from support.waiting import Pending, until_async
 
 from killable.supervisor.linux import env_marker, zygote_host
@@ -45,7 +45,7 @@ Round = Callable[[Callable[[], None]], Any]
 async def rounds(phase: str, proof: str, injector: Injector) -> Any:
     """Yield what goes once through a phase: on one supervisor, or on a new one each time if it ends or begins there."""
     if phase in MIDDLE:
-        async with living(proof) as life:
+        async with running_supervisor(proof) as life:
             await life.works()
             yield lambda aim: go_through(life, injector, phase, aim)
         return
@@ -77,7 +77,7 @@ def failed() -> set[str]:
 async def test_the_first_call_of_each_place_fails_once(
     phase: str, injector: Injector, failed: set[str], record_property: Callable[[str, object], None]
 ) -> None:
-    proof = GROUPED if groups.can_be_made() else "descendants"
+    proof = CGROUP_PROOF if cgroup_v2.can_create() else "descendants"
     async with rounds(phase, proof, injector) as once:
         await once(lambda: None)
         calls = injector.calls
@@ -103,7 +103,7 @@ async def test_the_first_call_of_each_place_fails_once(
 
 async def test_a_failure_that_nobody_takes_care_of_is_found(injector: Injector) -> None:
     """The control: one that read(2) of an open pipe cannot have."""
-    async with living("descendants") as life:
+    async with running_supervisor("descendants") as life:
         await life.works()
         await go_through(life, injector, "stream", lambda: None)
         read = next(call for call in injector.calls if call.site.startswith("pipe_io._read_once"))

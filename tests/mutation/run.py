@@ -20,7 +20,7 @@ PACKAGES = {"supervisor": "supervisor", "workers": "workers", "api": "api"}
 KILLERS = {
     "supervisor/jobs/lifecycle.py": "tests/unit/test_lifecycle.py tests/contract/test_tables.py "
     "tests/properties/test_lifecycle.py",
-    "supervisor/attempts/exit_outcome.py": "tests/unit/test_exits.py tests/contract/test_tables.py",
+    "supervisor/attempts/exit_outcome.py": "tests/unit/test_exit_outcome.py tests/contract/test_tables.py",
     "supervisor/attempts/escalation.py": "tests/unit/test_escalation.py tests/properties/test_escalation.py",
     "workers/protocol/frames.py": "tests/unit/test_frames.py tests/properties/test_frames.py",
 }

@@ -1,11 +1,11 @@
-"""What a test of this folder says about itself has to be true."""
+"""A test that claims codes of endings by `pytest.mark.code` must have seen jobs end with them."""
 
 from __future__ import annotations
 
 from collections.abc import Generator
 
 import pytest
-from trials import ENDED_WITH
+from job_runs import ENDED_WITH
 
 
 @pytest.hookimpl(wrapper=True)

@@ -12,18 +12,28 @@ from typing import Any
 
 import psutil
 import pytest
+from job_runs import (
+    ENDED_WITH,
+    follow,
+    hostile_pool,
+    run,
+    start_computing,
+    stop,
+    submit,
+    wait_for_tokens,
+    wait_until_computing,
+)
 from support import processes
-from support.hostile_cases import GONE
-from support.served import Command, Server
-from support.supervising import StartSupervisor
+from support.hostile_job_table import EXIT_PHASES
+from support.killable_command import Command, Server
+from support.supervisor_fixture import StartSupervisor
 from support.waiting import Pending, until_async
-from trials import ENDED_WITH, begin, computing, follow, hostile_pool, run, said, stop, submit
 
 from killable import Client, WorkerCrashed
 from killable.supervisor.settings import PoolSpec
 from killable.supervisor.supervisor import Supervisor
 
-JOBS = str(Path(processes.__file__).parent / "jobs.py")
+JOBS = str(Path(processes.__file__).parent / "simple_jobs.py")
 
 
 @pytest.mark.row("B4", "PEERS-G", "PEERS-7", "PEERS-14")
@@ -32,7 +42,7 @@ async def test_five_deaths_by_sigkill_have_five_codes(proof: str, supervisor: St
     server = await supervisor(hostile_pool(workers=4, spares=2), proof=proof)
 
     async def begun() -> str:
-        return await begin(server, "ignores_term", limits={})
+        return await start_computing(server, "ignores_term", limits={})
 
     cancelled = await stop(server, await begun(), grace_s=0)
     timed_out = await run(server, "ignores_term", limits={"run_s": 0.1, "grace_s": 0})
@@ -60,14 +70,14 @@ async def test_five_deaths_by_sigkill_have_five_codes(proof: str, supervisor: St
 @pytest.mark.code("killed_externally")
 @pytest.mark.parametrize("start_method", ["fork", "spawn"])
 async def test_a_sigterm_that_we_did_not_send_is_a_strangers(start_method: str, supervisor: StartSupervisor) -> None:
-    """Where it is not our doorbell: the job has put the signal's default action back."""
+    """Where it is not our own SIGTERM: the job has put the signal's default action back."""
     server = await supervisor(hostile_pool(start_method=start_method))
     job_id = await submit(server, "dies_of_term")
-    os.kill(await computing(server, job_id), signal.SIGTERM)
+    os.kill(await wait_until_computing(server, job_id), signal.SIGTERM)
     story = await follow(server, job_id)
     assert (story.code, story.error["signal"], story.error["oom"]) == ("killed_externally", "SIGTERM", "no")
     assert story.error["retryable"] and story.certificate["exit_signal"] == "SIGTERM"
-    assert "last_signal" not in story.certificate and story.phases == GONE
+    assert "last_signal" not in story.certificate and story.phases == EXIT_PHASES
     assert "by" not in story.error and "cause" not in story.certificate
 
 
@@ -87,7 +97,9 @@ async def test_a_worker_that_does_not_begin_is_given_up(proof: str, supervisor: 
     server = await supervisor(hostile_pool(workers=1, spares=1), proof=proof)
     pid = await one_idle(server)
     os.kill(pid, signal.SIGSTOP)
-    await until_async(lambda: (processes.look(pid) or Pending(None)).state == "T" or Pending("?"), "it is stopped")
+    await until_async(
+        lambda: (processes.read_process(pid) or Pending(None)).state == "T" or Pending("?"), "it is stopped"
+    )
     story = await run(server, "echoes", limits={"start_s": 0.1, "grace_s": 5, "ack_s": None})
     assert (story.state, story.code, story.pid) == ("timed_out", "timeout.start", pid)
     assert (story.error["limit"], story.error["retryable"]) == ("start_s", True)
@@ -164,7 +176,7 @@ async def test_a_reader_whose_server_is_killed_is_told_that_nobody_knows(tmp_pat
 async def test_a_pool_goes_on_through_a_hundred_crashes(supervisor: StartSupervisor) -> None:
     server = await supervisor(hostile_pool(workers=2, spares=2, jobs_per_worker_max=0))
     neighbour = await submit(server, "waits", where="event")
-    await said(server, neighbour)
+    await wait_for_tokens(server, neighbour)
     for _ in range(100):
         assert (await run(server, "dies_of", number=int(signal.SIGSEGV))).code == "crash"
     assert (await run(server, "echoes")).state == "completed"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from support.certificates import was_killed
-from support.supervising import StartSupervisor
+from job_runs import run, stop, submit, wait_for_tokens
+from support.certificate_checks import was_killed
+from support.supervisor_fixture import StartSupervisor
 from support.waiting import Pending, until_async
-from trials import run, said, stop, submit
 
 from killable.supervisor.settings import PoolSpec
 
@@ -28,7 +28,7 @@ async def test_vectors_come_batch_by_batch_from_a_forked_worker(supervisor: Star
 async def test_between_short_batches_the_stop_is_heard(supervisor: StartSupervisor) -> None:
     server = await supervisor(POOL)
     job_id = await submit(server, "embed", texts=["short"] * 10_000, batch=1, limits={"grace_s": 60})
-    await said(server, job_id, 3)
+    await wait_for_tokens(server, job_id, 3)
     story = await stop(server, job_id)
     assert "acknowledged" in story.phases and not was_killed(story.certificate)
     assert 3 <= len(story.tokens) < 10_000

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from support.certificates import was_killed
-from support.supervising import StartSupervisor
-from trials import Story, hostile_pool, run, said, stop, submit
+from job_runs import Story, hostile_pool, run, stop, submit, wait_for_tokens
+from support.certificate_checks import was_killed
+from support.supervisor_fixture import StartSupervisor
 
-POOL = hostile_pool(modules=("support.emitters",))
+POOL = hostile_pool(modules=("support.emitting_jobs",))
 LONG = {"grace_s": 60}
 
 
@@ -31,7 +31,11 @@ async def test_only_the_main_thread_is_told_to_end(supervisor: StartSupervisor) 
     server = await supervisor(POOL)
     job_id = await submit(server, "emits_from_threads", threads=3, count=0, limits={"grace_s": 60, "ack_s": None})
     tokens = 100
-    while {name for name, _ in await said(server, job_id, tokens)} != {0, 1, 2}:  # each is under way: none is starting
+    while {name for name, _ in await wait_for_tokens(server, job_id, tokens)} != {
+        0,
+        1,
+        2,
+    }:  # each is under way: none is starting
         tokens *= 2
     story = await stop(server, job_id)
     assert "acknowledged" in story.phases and not was_killed(story.certificate)
@@ -42,7 +46,7 @@ async def test_only_the_main_thread_is_told_to_end(supervisor: StartSupervisor) 
 async def test_a_native_librarys_callback_emits_and_ends_the_library(supervisor: StartSupervisor) -> None:
     server = await supervisor(POOL)
     job_id = await submit(server, "emits_in_a_query", limits=LONG)
-    await said(server, job_id, 100)
+    await wait_for_tokens(server, job_id, 100)
     story = await stop(server, job_id)
     assert "acknowledged" in story.phases and not was_killed(story.certificate)
     assert story.tokens == ["in", *range(1, len(story.tokens))]
@@ -51,7 +55,7 @@ async def test_a_native_librarys_callback_emits_and_ends_the_library(supervisor:
 async def test_a_callback_that_swallows_the_stop_gets_it_again_outside(supervisor: StartSupervisor) -> None:
     server = await supervisor(POOL)
     job_id = await submit(server, "emits_in_a_comparison", limits=LONG)
-    await said(server, job_id, 100)
+    await wait_for_tokens(server, job_id, 100)
     story = await stop(server, job_id)
     assert "acknowledged" in story.phases and not was_killed(story.certificate)
     *numbers, last = story.tokens
@@ -72,7 +76,7 @@ async def test_the_clean_up_of_a_generator_whose_value_cannot_be_sent_hears_a_st
 ) -> None:
     server = await supervisor(POOL)
     job_id = await submit(server, "yields_a_lock", limits=LONG)
-    await said(server, job_id)
+    await wait_for_tokens(server, job_id)
     story = await stop(server, job_id)
     assert (story.code, story.tokens) == ("cancelled", ["cleaning"])
     assert "acknowledged" in story.phases and not was_killed(story.certificate)

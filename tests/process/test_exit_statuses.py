@@ -7,10 +7,10 @@ import signal
 from typing import Any
 
 import pytest
-from support.certificates import was_late_to_leave
-from support.hostile_cases import HEARD
-from support.supervising import StartSupervisor
-from trials import FORKED_OR_EXECED, Story, computing, hostile_pool, run, stop, submit
+from job_runs import FORKED_OR_EXECED, Story, hostile_pool, run, stop, submit, wait_until_computing
+from support.certificate_checks import was_late_to_leave
+from support.hostile_job_table import STOPPED
+from support.supervisor_fixture import StartSupervisor
 
 from killable.supervisor.supervisor import Supervisor
 from killable.workers.exit_codes import ExitCode
@@ -25,7 +25,7 @@ has seen to it that they stop it, are in the table of hostile jobs.
 HARMLESS = {signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH}
 """Ignored by default, signal(7)."""
 OURS = {signal.SIGTERM, signal.SIGRTMIN + 6}
-"""A doorbell, which is not heard without an order, and the one that makes faulthandler write the stacks."""
+"""SIGTERM, which does nothing without an order, and the signal that makes faulthandler write the stacks."""
 AS_IN_PYTHON = {signal.SIGPIPE, signal.SIGXFSZ}
 """Ignored in every Python program."""
 SURVIVED = ORPHANS_DISCARD | HARMLESS | OURS | AS_IN_PYTHON
@@ -102,19 +102,19 @@ async def test_every_signal_is_reported_as_it_is(start_method: str, proof: str, 
 async def test_a_worker_whose_jobs_survived_their_own_signals_is_used_again_and_hears_the_next_stop(
     start_method: str, supervisor: StartSupervisor
 ) -> None:
-    """Nobody but its jobs has signalled it. What each leaves, a bell without an order say, stops no other job."""
+    """Nobody but its jobs has signalled it. What each leaves, a SIGTERM without an order say, stops no other job."""
     pool = hostile_pool(workers=1, spares=0, jobs_per_worker_max=0, start_method=start_method)
     server = await supervisor(pool)
     survivors = []
-    for number in sorted(SURVIVED, key=lambda number: (number == signal.SIGTERM, number)):  # its bell right before
+    for number in sorted(SURVIVED, key=lambda number: (number == signal.SIGTERM, number)):  # SIGTERM right before
         survivors.append(story := await run(server, "dies_of", number=int(number)))
         assert (story.state, story.end["result"]) == ("completed", "alive"), (number, story.error)
         assert story.phases == {"tree_empty"}, (number, story.certificate)
     job_id = await submit(server, "loop_python", limits={"grace_s": 60, "ack_s": None})
-    await computing(server, job_id)
+    await wait_until_computing(server, job_id)
     stopped = await stop(server, job_id)
     assert {story.pid for story in survivors} == {stopped.pid}, "one worker for all of them"
-    assert stopped.tokens == ["in", "finally"] and stopped.phases - was_late_to_leave(stopped.certificate) == HEARD, (
+    assert stopped.tokens == ["in", "finally"] and stopped.phases - was_late_to_leave(stopped.certificate) == STOPPED, (
         stopped.certificate
     )
 
@@ -122,12 +122,12 @@ async def test_a_worker_whose_jobs_survived_their_own_signals_is_used_again_and_
 @pytest.mark.code("cancelled")
 @pytest.mark.parametrize("type", ["loop_python", "hold_gil"])
 async def test_a_stack_that_an_earlier_job_had_itself_written_is_not_shown_as_another_ones(
-    type: str, supervisor: StartSupervisor, patient_with_dumps: None
+    type: str, supervisor: StartSupervisor, long_dump_waits: None
 ) -> None:
     server = await supervisor(hostile_pool(workers=1, spares=0, jobs_per_worker_max=0))
     earlier = await run(server, "dies_of", number=int(signal.SIGRTMIN + 6))
     job_id = await submit(server, type, limits={"grace_s": 60, "ack_s": 0.1})
-    await computing(server, job_id)
+    await wait_until_computing(server, job_id)
     story = await stop(server, job_id)
     assert story.pid == earlier.pid
     stack = story.certificate["stack"]

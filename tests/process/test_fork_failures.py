@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import controllers, processes
-from support.supervising import StartSupervisor
+from job_runs import HOSTILE_POOL, follow, pool_of, run, stop, submit, wait_for_tokens
+from support import cgroup_v1, processes
+from support.supervisor_fixture import StartSupervisor
 from support.waiting import Pending, until_async
-from trials import HOSTILE, follow, pool_of, run, said, stop, submit
 
 from killable.supervisor.pools.pool import FAILURES_MAX
 from killable.supervisor.settings import PoolSpec
@@ -28,7 +28,7 @@ CEILING = 300
 
 
 async def start(supervisor: StartSupervisor, proof: str) -> Supervisor:
-    members: dict[str, Any] = {**HOSTILE, "modules": (*HOSTILE["modules"], "support.gluttons")}
+    members: dict[str, Any] = {**HOSTILE_POOL, "modules": (*HOSTILE_POOL["modules"], "support.resource_hungry_jobs")}
     return await supervisor(PoolSpec("p", workers=2, spares=0, **members), proof=proof)
 
 
@@ -71,10 +71,10 @@ async def test_a_fork_that_the_kernel_refuses_is_tried_again_and_said(
     caplog.set_level(logging.WARNING, "killable.pool")
     server = await start(supervisor, proof)
     busy = await submit(server, "loop_python")
-    await said(server, busy)
+    await wait_for_tokens(server, busy)
     zygote = await zygote_of(server)
-    with controllers.group("pids", max=1) as group:
-        controllers.move(group, zygote)
+    with cgroup_v1.group("pids", max=1) as group:
+        cgroup_v1.move(group, zygote)
         waiting = await submit(server, "echoes")
         await until_refused(group, FAILURES_MAX + 1)
         assert (await server.get(waiting)).state == "queued" and (await pool_of(server)).state == "ready"
@@ -111,8 +111,8 @@ async def test_a_zygote_that_cannot_be_forked_is_forked_when_there_is_room_by_th
     server = await start(supervisor, proof)
     zygote = await zygote_of(server)
     guard = int(processes.stat_field(zygote, "PPid"))
-    with controllers.group("pids", max=1) as group:
-        controllers.move(group, guard)
+    with cgroup_v1.group("pids", max=1) as group:
+        cgroup_v1.move(group, guard)
         os.kill(zygote, signal.SIGKILL)
         await until_refused(group, FAILURES_MAX)
         (group / "pids.max").write_text("max")
@@ -141,8 +141,8 @@ async def test_a_job_whose_own_fork_is_refused_is_told_of_no_limit_that_is_not_i
     caplog.set_level(logging.WARNING, "killable.pool")
     server = await start(supervisor, proof)
     zygote = await zygote_of(server)
-    with controllers.group("pids", max=ROOM) as group:
-        controllers.move(group, zygote)
+    with cgroup_v1.group("pids", max=ROOM) as group:
+        cgroup_v1.move(group, zygote)
         story = await run(server, "forks", children=CEILING)
         assert (story.state, story.code, story.error["type"]) == ("failed", "exception", "BlockingIOError")
         assert f"[Errno {errno.EAGAIN}]" in story.error["message"] and "in forks" in story.error["traceback"]

@@ -8,12 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from job_runs import (
+    follow,
+    hostile_pool,
+    run,
+    start_computing,
+    stop,
+    submit,
+    wait_for_state,
+    wait_for_tokens,
+    wait_until_computing,
+    wait_until_sleeping,
+    wait_until_stopped,
+)
 from support import processes
-from support.certificates import ended_with, was_killed
-from support.marks import tag_of
-from support.supervising import StartSupervisor
+from support.certificate_checks import ended_with, was_killed
+from support.job_helpers import process_name_of
+from support.supervisor_fixture import StartSupervisor
 from support.waiting import Pending, until_async
-from trials import begin, computing, follow, hostile_pool, reached, run, said, sitting, stop, stopped, submit
 
 from killable.supervisor.configuration.config import load
 from killable.supervisor.settings import PoolSpec
@@ -34,7 +46,7 @@ async def test_native_code_that_cannot_hear_is_killed_after_ack_s_of_the_job(
 ) -> None:
     server = await supervisor(hostile_pool(), proof=proof)
     waits = [0.1, 0.3]
-    jobs = [await begin(server, "hold_gil", limits={"grace_s": LONG_S, "ack_s": ack_s}) for ack_s in waits]
+    jobs = [await start_computing(server, "hold_gil", limits={"grace_s": LONG_S, "ack_s": ack_s}) for ack_s in waits]
     stories = await asyncio.gather(*(stop(server, job_id) for job_id in jobs))
     for ack_s, story in zip(waits, stories, strict=True):
         certificate = story.certificate
@@ -47,7 +59,7 @@ async def test_without_an_ack_s_below_the_grace_native_code_keeps_its_whole_grac
     ack_s: float | None, supervisor: StartSupervisor
 ) -> None:
     server = await supervisor(hostile_pool())
-    job_id = await begin(server, "hold_gil", limits={"grace_s": 0.4, "ack_s": ack_s})
+    job_id = await start_computing(server, "hold_gil", limits={"grace_s": 0.4, "ack_s": ack_s})
     certificate = (await stop(server, job_id)).certificate
     assert certificate["kill_sent"] >= 400 and "early_kill" not in certificate
 
@@ -56,7 +68,7 @@ async def test_without_an_ack_s_below_the_grace_native_code_keeps_its_whole_grac
 async def test_a_job_that_cleans_up_in_python_is_not_taken_for_stuck(proof: str, supervisor: StartSupervisor) -> None:
     """It computes for longer than ack_s and ack_cpu_s: acknowledged is acknowledged."""
     server = await supervisor(hostile_pool(), proof=proof)
-    job_id = await begin(server, "cleans_slowly", limits={"grace_s": LONG_S, "ack_s": 0.05}, cpu_s=0.3)
+    job_id = await start_computing(server, "cleans_slowly", limits={"grace_s": LONG_S, "ack_s": 0.05}, cpu_s=0.3)
     story = await stop(server, job_id)
     assert story.tokens == ["in", "cleaned"] and ended_with(story.certificate, 143)
     assert not was_killed(story.certificate)
@@ -66,7 +78,7 @@ async def test_a_job_with_a_signal_handler_of_its_own_has_its_whole_grace(
     proof: str, supervisor: StartSupervisor
 ) -> None:
     server = await supervisor(hostile_pool(), proof=proof)
-    job_id = await begin(server, "replaces_handler", limits={"grace_s": LONG_S, "ack_s": 0.05}, cpu_s=0.3)
+    job_id = await start_computing(server, "replaces_handler", limits={"grace_s": LONG_S, "ack_s": 0.05}, cpu_s=0.3)
     story = await stop(server, job_id)
     assert story.end["partial"] == "heard it myself"
     assert not was_killed(story.certificate) and "acknowledged" not in story.certificate
@@ -104,7 +116,7 @@ async def test_a_process_that_stays_when_its_job_is_over_is_killed_and_it_is_tol
     pool = PoolSpec("stays", modules=("stays",), folder=str(tmp_path), workers=1)
     server = await supervisor(pool)
     job_id = await submit(server, "leaves_a_stream", forever=forever, limits={"grace_s": LONG_S})
-    await said(server, job_id)
+    await wait_for_tokens(server, job_id)
     story = await stop(server, job_id) if forever else await follow(server, job_id)
     assert story.state == ("cancelled" if forever else "completed"), story.error
     certificate = story.certificate
@@ -115,7 +127,7 @@ async def test_a_process_that_stays_when_its_job_is_over_is_killed_and_it_is_tol
 @pytest.mark.row("D4")
 async def test_the_servers_grace_holds_where_nobody_asks_for_another(supervisor: StartSupervisor) -> None:
     server = await supervisor(hostile_pool(), limits=over(DEFAULT_LIMITS, {"grace_s": 0.1, "ack_s": None}))
-    job_id = await begin(server, "ignores_term", limits={})
+    job_id = await start_computing(server, "ignores_term", limits={})
     certificate = (await stop(server, job_id)).certificate
     assert certificate["grace_s"] == 0.1 and certificate["kill_sent"] >= 100
 
@@ -156,7 +168,7 @@ async def test_a_types_grace_is_the_decorators_or_the_files_and_decides_when_it_
     settings = load(tmp_path / "killable.toml", {}, {}, None).settings
     server = await supervisor(*settings.pools, limits=settings.limits, jobs=settings.jobs)
     graces = {"by_decorator": 0.4, "by_file": 0.6}
-    jobs = [await begin(server, type, limits={}) for type in graces]
+    jobs = [await start_computing(server, type, limits={}) for type in graces]
     stories = await asyncio.gather(*(stop(server, job_id) for job_id in jobs))
     for grace_s, story in zip(graces.values(), stories, strict=True):
         certificate = story.certificate
@@ -184,7 +196,7 @@ async def every_one_cleans_up(server: Supervisor, trials: int) -> None:
     async def one(number: int) -> None:
         async with turns:
             job_id = await submit(server, "works_ordinarily", on=KINDS[number % len(KINDS)], limits={"grace_s": 30})
-            await computing(server, job_id, dice.uniform(0.001, 0.01))
+            await wait_until_computing(server, job_id, dice.uniform(0.001, 0.01))
             story = await stop(server, job_id)
             assert story.tokens == ["in", "finally"], (KINDS[number % len(KINDS)], story.certificate)
             certificate = story.certificate
@@ -205,7 +217,7 @@ async def test_a_busy_event_loop_of_the_job_is_stopped_between_its_callbacks(sup
     async def one(number: int) -> None:
         async with turns:
             job_id = await submit(server, "loops_in_asyncio", limits={"grace_s": 30, "ack_s": None})
-            await computing(server, job_id, number % 10 / 1000)
+            await wait_until_computing(server, job_id, number % 10 / 1000)
             certificate = (await stop(server, job_id)).certificate
             assert ended_with(certificate, 143) and not was_killed(certificate), certificate
 
@@ -217,7 +229,7 @@ async def test_a_generator_cleans_up_in_the_function_whose_loop_has_a_condition(
     server = await supervisor(hostile_pool(workers=2, spares=2))
     for _ in range(10):
         job_id = await submit(server, "counts_between_yields", limits={"grace_s": 30})
-        await computing(server, job_id, 0.005)
+        await wait_until_computing(server, job_id, 0.005)
         story = await stop(server, job_id)
         assert (story.tokens[0], story.tokens[-1]) == ("in", "finally"), story.certificate
 
@@ -235,7 +247,7 @@ async def test_a_second_cancel_shortens_the_grace_and_cannot_lengthen_it(
     proof: str, supervisor: StartSupervisor
 ) -> None:
     server = await supervisor(hostile_pool(), proof=proof)
-    job_id = await begin(server, "ignores_term", limits={"grace_s": LONG_S})
+    job_id = await start_computing(server, "ignores_term", limits={"grace_s": LONG_S})
 
     record = await server.cancel(job_id, grace_s=30, wait_s=0)
     assert record.state == "stopping" and record.certificate is not None and record.certificate["grace_s"] == 30
@@ -251,7 +263,7 @@ async def test_a_second_cancel_shortens_the_grace_and_cannot_lengthen_it(
 @pytest.mark.row("H10")
 async def test_repeating_a_cancel_changes_nothing(supervisor: StartSupervisor) -> None:
     server = await supervisor(hostile_pool())
-    job_id = await begin(server, "loop_python", limits={})
+    job_id = await start_computing(server, "loop_python", limits={})
     records = await asyncio.gather(*(server.cancel(job_id, by=by) for by in ("user", "operator", "user")))
     assert len({str(record) for record in records}) == 1
     assert records[0].state == "cancelled" and records[0].error is not None and records[0].error["by"] == "user"
@@ -261,9 +273,9 @@ async def test_repeating_a_cancel_changes_nothing(supervisor: StartSupervisor) -
 @pytest.mark.row("D6")
 async def test_the_escalation_goes_on_when_whoever_asked_is_cancelled(proof: str, supervisor: StartSupervisor) -> None:
     server = await supervisor(hostile_pool(), proof=proof)
-    job_id = await begin(server, "ignores_term", limits={"grace_s": 0.3})
+    job_id = await start_computing(server, "ignores_term", limits={"grace_s": 0.3})
     asking = asyncio.create_task(server.cancel(job_id))
-    await reached(server, job_id, "stopping")
+    await wait_for_state(server, job_id, "stopping")
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking
@@ -274,7 +286,7 @@ async def test_the_escalation_goes_on_when_whoever_asked_is_cancelled(proof: str
 @pytest.mark.row("B2")
 async def test_a_cancel_that_does_not_wait_that_long_says_so(supervisor: StartSupervisor) -> None:
     server = await supervisor(hostile_pool())
-    job_id = await begin(server, "ignores_term", limits={"grace_s": 0.3})
+    job_id = await start_computing(server, "ignores_term", limits={"grace_s": 0.3})
     assert (await server.cancel(job_id, wait_s=0.01)).state == "stopping"
     assert (await server.cancel(job_id)).state == "cancelled"
 
@@ -285,10 +297,10 @@ async def test_stubborn_jobs_end_together_and_hold_up_nobody(proof: str, supervi
     server = await supervisor(hostile_pool(workers=4), proof=proof)
     jobs = [await submit(server, "stops_itself", ignore=True, limits={"grace_s": 8}) for _ in range(3)]
     for job_id in jobs:
-        await stopped(server, job_id)
+        await wait_until_stopped(server, job_id)
     ending = asyncio.gather(*(stop(server, job_id) for job_id in jobs))
     for job_id in jobs:
-        await reached(server, job_id, "stopping")
+        await wait_for_state(server, job_id, "stopping")
     assert (await run(server, "echoes")).state == "completed"
     assert {(await server.get(job_id)).state for job_id in jobs} == {"stopping"}
     ends = [story.certificate["kill_sent"] for story in await ending]
@@ -301,7 +313,7 @@ async def test_stubborn_jobs_end_together_and_hold_up_nobody(proof: str, supervi
 @pytest.mark.row("D13")
 async def test_a_value_returned_in_the_grace_is_kept_as_partial(proof: str, supervisor: StartSupervisor) -> None:
     server = await supervisor(hostile_pool(), proof=proof)
-    job_id = await begin(server, "returns_in_grace", limits={"grace_s": LONG_S})
+    job_id = await start_computing(server, "returns_in_grace", limits={"grace_s": LONG_S})
     story = await stop(server, job_id, reason="enough")
     assert story.state == "cancelled" and story.end["result"] is None
     assert story.end["partial"] == "cancelled by user: enough"
@@ -319,14 +331,14 @@ async def test_a_job_that_returns_after_a_timeout_has_timed_out(supervisor: Star
 @pytest.mark.row("PEERS-B")
 @pytest.mark.row("F8")
 async def test_the_certificate_tells_who_asked_what_happened_and_when(
-    proof: str, supervisor: StartSupervisor, patient_with_leaving: None
+    proof: str, supervisor: StartSupervisor, long_exit_waits: None
 ) -> None:
     server = await supervisor(hostile_pool(), proof=proof)
     job_id = await submit(server, "keeps_family", limits={"grace_s": LONG_S})
-    await said(server, job_id)
+    await wait_for_tokens(server, job_id)
     pid = (await server.get(job_id)).pid
     assert pid is not None
-    await sitting(server, job_id)
+    await wait_until_sleeping(server, job_id)
 
     story = await stop(server, job_id, reason="the test")
     certificate = story.certificate
@@ -339,7 +351,7 @@ async def test_the_certificate_tells_who_asked_what_happened_and_when(
     assert certificate["processes_swept"] == 4  # one child, two in sessions of their own, one daemon
     assert certificate["tokens"] == 1 and certificate["last_sequence"] == len(story.events) - 2
     assert certificate["max_rss_bytes"] > 1 << 20 and certificate["user_s"] + certificate["system_s"] > 0
-    assert processes.look(pid) is None and processes.named(tag_of(job_id)) == []
+    assert processes.read_process(pid) is None and processes.named(process_name_of(job_id)) == []
 
     async def slot_ready() -> dict[str, Any] | Pending:
         after = (await server.get(job_id)).certificate
@@ -349,7 +361,7 @@ async def test_the_certificate_tells_who_asked_what_happened_and_when(
     assert after["slot_ready"] >= after["tree_empty"]
 
 
-async def test_a_phase_that_did_not_happen_is_absent(supervisor: StartSupervisor, patient_with_leaving: None) -> None:
+async def test_a_phase_that_did_not_happen_is_absent(supervisor: StartSupervisor, long_exit_waits: None) -> None:
     server = await supervisor(hostile_pool())
     certificate = (await run(server, "echoes")).certificate
     assert not {"requested", "term_sent", "delivered", "acknowledged", "kill_sent", "early_kill", "cause"} & set(
@@ -364,12 +376,12 @@ async def test_cancel_is_within_its_budget(proof: str, supervisor: StartSupervis
     server = await supervisor(hostile_pool(), proof=proof)
     ends = []
     for _ in range(21):
-        job_id = await begin(server, "loop_python", limits={"grace_s": LONG_S})
+        job_id = await start_computing(server, "loop_python", limits={"grace_s": LONG_S})
         ends.append((await stop(server, job_id)).certificate["tree_empty"])
     assert sorted(ends)[len(ends) // 2] <= 200, ends
 
 
 async def test_context_managers_are_left_in_the_grace(supervisor: StartSupervisor) -> None:
     server = await supervisor(hostile_pool())
-    story = await stop(server, await begin(server, "holds_open", limits={"grace_s": LONG_S}))
+    story = await stop(server, await start_computing(server, "holds_open", limits={"grace_s": LONG_S}))
     assert story.tokens == ["in", "left"] and story.code == "cancelled" and ended_with(story.certificate, 143)

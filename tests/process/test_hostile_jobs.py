@@ -14,36 +14,36 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.certificates import check_row
-from support.hostile_cases import ACK_S, FROM_START_S, GONE, GRACE_S, LONG_S, TABLE, Hostile
-from support.supervising import StartSupervisor
+from job_runs import HOSTILE_POOL, SETTLED, Story, follow, hostile_pool, run, stop, submit, wait_for_tokens
+from support.certificate_checks import check_row
+from support.hostile_job_table import ACK_S, EXIT_PHASES, FROM_START_S, GRACE_S, LONG_S, TABLE, HostileCase
+from support.supervisor_fixture import StartSupervisor
 from support.waiting import Pending, until_async
-from trials import HOSTILE, SETTLED, Story, follow, hostile_pool, run, said, stop, submit
 
 from killable.supervisor.supervisor import Supervisor
 
 AT_ONCE = 3
 
 
-async def play(server: Supervisor, case: Hostile) -> Story:
+async def play(server: Supervisor, case: HostileCase) -> Story:
     """Run one hostile job; cancel it once it is where it will stay, unless it ends by itself."""
-    limits = {"grace_s": LONG_S if case.hears else case.grace_s, "ack_s": ACK_S, **case.limits}
+    limits = {"grace_s": LONG_S if case.await_phase else case.grace_s, "ack_s": ACK_S, **case.limits}
     job_id = await submit(server, case.type, limits=limits, **case.input)
     if not case.settle:
         return await follow(server, job_id)
     await SETTLED[case.settle](server, job_id)
-    if case.hears:
+    if case.await_phase:
         await server.cancel(job_id, wait_s=0)
 
-        async def has_heard() -> bool | Pending:
+        async def phase_happened() -> bool | Pending:
             record = await server.get(job_id)
-            return case.hears in (record.certificate or {}) or Pending(record)
+            return case.await_phase in (record.certificate or {}) or Pending(record)
 
-        await until_async(has_heard, f"{case}: {case.hears}")
+        await until_async(phase_happened, f"{case}: {case.await_phase}")
     return await stop(server, job_id, grace_s=case.grace_s)
 
 
-def check(case: Hostile, story: Story, *, proof: str, reused: bool) -> None:
+def check(case: HostileCase, story: Story, *, proof: str, reused: bool) -> None:
     """Check the story of a job against its row of the table; `follow` has checked what holds for all."""
     assert (story.state, story.code) == (case.state, case.code), story.error
     # What is printed comes by a pipe of its own, before or after.
@@ -78,19 +78,19 @@ def stack_written(pid: int) -> bytes:
 async def test_every_hostile_job_ends_as_its_row_says_and_hurts_nobody(
     start_method: str, jobs_per_worker_max: int, proof: str, supervisor: StartSupervisor
 ) -> None:
-    modules = (*HOSTILE["modules"], "support.gluttons", "support.phases")
+    modules = (*HOSTILE_POOL["modules"], "support.resource_hungry_jobs", "support.operation_jobs")
     kind = {"start_method": start_method, "jobs_per_worker_max": jobs_per_worker_max}
     pool = hostile_pool(modules=modules, workers=AT_ONCE + 1, spares=1, **kind)
     server = await supervisor(pool, proof=proof, ack_cpu_s=0.05)
     assert (await server.pools())[0].start_method == start_method
     neighbour = await submit(server, "waits", where="event", limits={"run_s": 3600})
-    await said(server, neighbour)
+    await wait_for_tokens(server, neighbour)
     usual = await look_around(server)
     turns = asyncio.Semaphore(AT_ONCE)
     failures: list[str] = []
     pids: list[int] = []
 
-    async def one(case: Hostile) -> None:
+    async def one(case: HostileCase) -> None:
         async with turns:
             try:
                 story = await play(server, case)
@@ -132,7 +132,7 @@ async def test_without_a_grace_every_job_is_killed_at_once(proof: str, superviso
         job_id = await submit(server, type)
         await SETTLED[settle](server, job_id)
         story = await stop(server, job_id, grace_s=0)
-        assert story.phases == GONE | {"kill_sent"}, type
+        assert story.phases == EXIT_PHASES | {"kill_sent"}, type
         assert story.certificate["exit_signal"] == "SIGKILL" and story.certificate["grace_s"] == 0
 
 
@@ -158,5 +158,5 @@ async def test_an_exception_names_the_jobs_own_line(supervisor: StartSupervisor)
     story = await run(await supervisor(hostile_pool()), "raises_unpicklable")
     told = story.error["traceback"]
     frame = told.splitlines()[1]
-    assert "in raises_unpicklable" in frame and "hostile.py" in frame
+    assert "in raises_unpicklable" in frame and "hostile_jobs.py" in frame
     assert told.count("  File ") == 1, "the frames of its own are not the author's"

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from job_runs import follow, run, stop
 from support import processes
-from support.supervising import StartSupervisor
+from support.supervisor_fixture import StartSupervisor
 from support.waiting import Pending, until_async
-from trials import follow, run, stop
 
 from killable.supervisor.models import Submission
 from killable.supervisor.settings import PoolSpec

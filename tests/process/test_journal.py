@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from job_runs import HOSTILE_POOL, follow, follow_lost, hostile_pool, stop, wait_for_tokens
 from support import processes
-from support.supervising import StartSupervisor
+from support.supervisor_fixture import StartSupervisor
 from support.waiting import Pending, until_async, until_empty
-from trials import HOSTILE, follow, follow_lost, hostile_pool, said, stop
 
 from killable.supervisor.journal import journal as module
 from killable.supervisor.journal.journal_file import JournalFile, Note
@@ -34,21 +34,21 @@ KEYED = Submission("echoes", b"{}", idempotency_key="key-2", body_digest="d")
 
 
 def owner_that_dies(journal: Path, jobs: Sequence[Any], before: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Run the program of support/owner.py until its jobs have said what they are waited for, and kill it.
+    """Run the program of support/owner_program.py until its jobs have said what they are waited for, and kill it.
 
     Return the records of its jobs; nothing of it is there any more.
     """
-    pools = {"hostile": {**HOSTILE, "workers": 1, "spares": 1}}
+    pools = {"hostile": {**HOSTILE_POOL, "workers": 1, "spares": 1}}
     arguments = {"settings": {"journal": str(journal)}, "pools": pools, "jobs": jobs}
-    command = [*before, sys.executable, str(SUPPORT / "owner.py"), json.dumps(arguments)]
-    others = {seen.pid for seen in processes.ours()}
+    command = [*before, sys.executable, str(SUPPORT / "owner_program.py"), json.dumps(arguments)]
+    others = {seen.pid for seen in processes.started_by_tests()}
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         said = json.loads(process.stdout.readline())
         process.kill()
 
-    def left() -> list[processes.Seen]:
-        return [seen for seen in processes.ours() if seen.pid not in others and seen.state != "Z"]
+    def left() -> list[processes.ProcessInfo]:
+        return [seen for seen in processes.started_by_tests() if seen.pid not in others and seen.state != "Z"]
 
     until_empty(left, "everything is gone")
     records: list[dict[str, Any]] = said["jobs"]
@@ -94,7 +94,7 @@ async def test_what_waited_has_its_order_also_where_a_worker_is_warm_before_all_
 ) -> None:
     pool = hostile_pool(workers=1)
     first = await supervisor(pool, journal=str(tmp_path / "first"))
-    await said(first, (await first.submit(LOOP)).job_id)
+    await wait_for_tokens(first, (await first.submit(LOOP)).job_id)
     waiting = [await first.submit(Submission("echoes", b"{}", priority=priority)) for priority in (0, 0, 5)]
     copy_journal(tmp_path / "first", tmp_path / "second")
     await first.close(grace_s=0)
@@ -120,14 +120,14 @@ async def test_no_id_is_given_out_twice_where_a_job_has_not_begun_again_before_t
     twice = {"attempts_max": 2, "backoff_s": 1000}
     job_id = (await first.submit(Submission("dies_of", b'{"number": 9}', limits=twice))).job_id
     seen = await events_until(first, job_id, "retrying")
-    await said(first, (await first.submit(LOOP)).job_id)
+    await wait_for_tokens(first, (await first.submit(LOOP)).job_id)
     before_it = await first.submit(replace(LOOP, priority=5))
     copy_journal(tmp_path / "first", tmp_path / "second")
     await first.close(grace_s=0)
 
     second = await supervisor(pool, journal=str(tmp_path / "second"))
     seen += await events_until(second, job_id, "restored", after=seen[-1].id)
-    await said(second, before_it.job_id)
+    await wait_for_tokens(second, before_it.job_id)
     await second.submit(Submission("echoes", b"{}"))  # when this is on disk, so is what was said before
     copy_journal(tmp_path / "second", tmp_path / "third")
     assert (await second.get(job_id)).state == "queued"
@@ -160,18 +160,25 @@ async def test_of_leftovers_is_said_what_is_true(supervisor: StartSupervisor, tm
     story = await follow_lost(server, running["job_id"])
     assert story.code == "supervisor_lost" and story.error["pid"] == running["pid"]
     assert "nothing was swept at this start" in story.error["message"]
-    assert processes.look(running["pid"]) is None
+    assert processes.read_process(running["pid"]) is None
 
 
 def dies(journal: Path, moment: str) -> list[str]:
-    """Run the program of support/dying.py; return the ids of the jobs whose submission was answered."""
-    command = [sys.executable, str(SUPPORT / "dying.py"), str(journal), "support.jobs", str(SUPPORT.parent), moment]
+    """Run the program of support/journal_crash_program.py; return the ids of the jobs whose submission was answered."""
+    command = [
+        sys.executable,
+        str(SUPPORT / "journal_crash_program.py"),
+        str(journal),
+        "support.simple_jobs",
+        str(SUPPORT.parent),
+        moment,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == -9, done.stderr
     return done.stdout.split()
 
 
-SERVES_BOTH = hostile_pool(modules=(*HOSTILE["modules"], "support.jobs"))
+SERVES_BOTH = hostile_pool(modules=(*HOSTILE_POOL["modules"], "support.simple_jobs"))
 
 
 @pytest.mark.row("B16")
@@ -203,9 +210,11 @@ async def test_of_a_job_that_was_answered_what_was_on_disk_counts(
     how far another had come that had begun nobody knows. A backoff that was on disk is over.
     """
     journal = tmp_path / "journal"
-    others = {seen.pid for seen in processes.ours()}
+    others = {seen.pid for seen in processes.started_by_tests()}
     _, job_id = dies(journal, moment)
-    until_empty(lambda: [seen for seen in processes.ours() if seen.pid not in others], "nothing outlives it")
+    until_empty(
+        lambda: [seen for seen in processes.started_by_tests() if seen.pid not in others], "nothing outlives it"
+    )
     server = await supervisor(SERVES_BOTH, journal=str(journal))
     record = await server.wait(job_id)
     told = record.error["code"] if record.error else ""
@@ -349,7 +358,7 @@ async def test_a_disk_that_hangs_holds_up_a_close_for_its_time_only(
     server = await supervisor(hostile_pool(), journal=path)
     running = [(await server.submit(LOOP)).job_id for _ in range(2)]
     for job_id in running:
-        await said(server, job_id)
+        await wait_for_tokens(server, job_id)
     disk.clear()
     asked = asyncio.create_task(server.submit(KEYED))
     record = await waiting_for_disk(server)

@@ -9,8 +9,8 @@ import signal
 from collections import Counter
 
 import pytest
-from support.supervising import StartSupervisor
-from trials import Story, follow, hostile_pool, said, submit
+from job_runs import Story, follow, hostile_pool, submit, wait_for_tokens
+from support.supervisor_fixture import StartSupervisor
 
 from killable.supervisor.supervisor import Supervisor
 
@@ -22,7 +22,7 @@ WIDTHS = (1, 700, 5_000)
 async def killed(server: Supervisor, width: int, after: int, turns: int) -> Story:
     """Kill a job that has been read so many tokens of, so many turns of the event loop later."""
     job_id = await submit(server, "counts_for_ever", width=width)
-    seen = await said(server, job_id, after)
+    seen = await wait_for_tokens(server, job_id, after)
     for _ in range(turns):
         await asyncio.sleep(0)
     record = await server.get(job_id)

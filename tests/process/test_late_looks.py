@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from job_runs import HOSTILE_POOL, follow, hostile_pool, run, submit, wait_for_tokens
 from support import processes
-from support.late import jump, stand_still
-from support.supervising import StartSupervisor
+from support.event_loop_stalls import advance_clock, stall_loop
+from support.supervisor_fixture import StartSupervisor
 from support.waiting import until, until_async
-from trials import HOSTILE, follow, hostile_pool, run, said, submit
 
 from killable.supervisor.attempts.attempt import Attempt
 from killable.supervisor.attempts.termination import Termination
@@ -27,7 +27,7 @@ LIMIT_S = 60
 
 
 def late_pool(**changes: Any) -> PoolSpec:
-    modules = (*HOSTILE["modules"], "support.late")
+    modules = (*HOSTILE_POOL["modules"], "support.stall_jobs")
     return hostile_pool(**{"modules": modules, "workers": 1, "spares": 0, **changes})
 
 
@@ -48,14 +48,14 @@ def has_said(pid: int) -> Callable[[], bool]:
 async def test_who_crashed_before_its_time_was_over_has_crashed(supervisor: StartSupervisor, tmp_path: Path) -> None:
     server = await supervisor(late_pool())
     job_id = await submit(server, "ends_at", limits={"run_s": LIMIT_S}, gate=str(tmp_path / "gate"), how="crash")
-    await said(server, job_id)
+    await wait_for_tokens(server, job_id)
     pid = await pid_of(server, job_id)
 
     def meanwhile() -> None:
         (tmp_path / "gate").touch()
         until(processes.has_ended(pid), "it has crashed")
 
-    stand_still(meanwhile, lambda: LIMIT_S)
+    stall_loop(meanwhile, lambda: LIMIT_S)
     story = await follow(server, job_id)
     assert (story.state, story.code) == ("failed", "crash"), story.error
     assert "term_sent" not in story.phases
@@ -66,7 +66,7 @@ async def test_a_worker_that_became_free_in_time_is_had_by_who_waited_for_it(
 ) -> None:
     server = await supervisor(late_pool(jobs_per_worker_max=0))
     first = await submit(server, "ends_at", gate=str(tmp_path / "gate"))
-    await said(server, first)
+    await wait_for_tokens(server, first)
     pid = await pid_of(server, first)
     waits = await submit(server, "echoes", limits={"queue_s": LIMIT_S})
 
@@ -74,7 +74,7 @@ async def test_a_worker_that_became_free_in_time_is_had_by_who_waited_for_it(
         (tmp_path / "gate").touch()
         until(has_said(pid), "it is free")
 
-    stand_still(meanwhile, lambda: LIMIT_S)
+    stall_loop(meanwhile, lambda: LIMIT_S)
     story = await follow(server, waits)
     assert story.state == "completed", story.error
 
@@ -96,13 +96,13 @@ async def test_who_has_answered_is_not_killed_for_not_answering(
     server = await supervisor(late_pool())
     limits = {"ack_s": LIMIT_S / 2, "grace_s": LIMIT_S}
     job_id = await submit(server, "hears_late", limits=limits, cleaned=str(tmp_path / "cleaned"))
-    await said(server, job_id)
+    await wait_for_tokens(server, job_id)
     on_notifications = Termination.on_notifications
 
     def and_stand_still(termination: Termination, notifications: bytes) -> None:
         on_notifications(termination, notifications)
         monkeypatch.undo()
-        stand_still(lambda: until((tmp_path / "cleaned").exists, "it has cleaned up"), lambda: LIMIT_S / 2)
+        stall_loop(lambda: until((tmp_path / "cleaned").exists, "it has cleaned up"), lambda: LIMIT_S / 2)
 
     monkeypatch.setattr(Termination, "on_notifications", and_stand_still)
     record = await server.cancel(job_id, wait_s=0)
@@ -114,7 +114,7 @@ async def test_who_has_answered_is_not_killed_for_not_answering(
 async def test_who_left_within_its_grace_was_not_killed(supervisor: StartSupervisor, tmp_path: Path) -> None:
     server = await supervisor(late_pool())
     job_id = await submit(server, "ends_at", limits={"grace_s": LIMIT_S}, gate=str(tmp_path / "gate"))
-    await said(server, job_id)
+    await wait_for_tokens(server, job_id)
     pid = await pid_of(server, job_id)
     loop = asyncio.get_running_loop()
     await server.cancel(job_id, wait_s=0)
@@ -129,7 +129,7 @@ async def test_who_left_within_its_grace_was_not_killed(supervisor: StartSupervi
         (tmp_path / "gate").touch()
         until(processes.has_ended(pid), "it has left")
 
-    stand_still(meanwhile, lambda: ends + 0.02 - loop.time())
+    stall_loop(meanwhile, lambda: ends + 0.02 - loop.time())
     story = await follow(server, job_id)
     assert (story.state, story.certificate["last_signal"]) == ("cancelled", "SIGTERM"), story.certificate
     assert "kill_sent" not in story.phases
@@ -145,7 +145,7 @@ async def test_who_has_said_that_it_is_free_does_not_linger(
 
     def and_stand_still(attempt: Attempt, closing: Any) -> None:
         on_closing(attempt, closing)
-        stand_still(lambda: until(processes.is_in_state(before, "S"), "it waits"), lambda: LIMIT_S)
+        stall_loop(lambda: until(processes.is_in_state(before, "S"), "it waits"), lambda: LIMIT_S)
 
     monkeypatch.setattr(Attempt, "_on_closing", and_stand_still)
     story = await run(server, "leaves_tmp")
@@ -159,14 +159,14 @@ async def test_a_look_that_had_to_wait_for_a_processor_is_followed_by_the_next(
     supervisor: StartSupervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a look costs says when the next one is; how long it took does not."""
-    server = await supervisor(late_pool(modules=("support.gluttons",)))
+    server = await supervisor(late_pool(modules=("support.resource_hungry_jobs",)))
     sample = WorkerProcess.sample
 
     def wait(process: WorkerProcess, *, cpu: bool, at_most: int) -> Any:
         taken = sample(process, cpu=cpu, at_most=at_most)
         if at_most > 1:
             monkeypatch.undo()
-            jump(LIMIT_S / 2)
+            advance_clock(LIMIT_S / 2)
         return taken
 
     monkeypatch.setattr(WorkerProcess, "sample", wait)
@@ -176,6 +176,6 @@ async def test_a_look_that_had_to_wait_for_a_processor_is_followed_by_the_next(
 
 async def test_the_end_of_an_operation_comes_too_late_for_a_job_that_has_returned(supervisor: StartSupervisor) -> None:
     """It is raised between two lines of the worker's own, before the job is over for it."""
-    server = await supervisor(late_pool(modules=("support.slow_ends",)))
+    server = await supervisor(late_pool(modules=("support.delayed_end_jobs",)))
     story = await run(server, "never_leaves_its_operations", limits={"ack_s": LIMIT_S, "grace_s": LIMIT_S})
     assert (story.state, story.end["result"]) == ("completed", 7), story.error

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import controllers, processes
-from support.supervising import StartSupervisor
+from job_runs import HOSTILE_POOL, follow, hostile_pool, run, stop, submit, wait_for_tokens
+from support import cgroup_v1, processes
+from support.supervisor_fixture import StartSupervisor
 from support.waiting import Pending, until, until_async
-from trials import HOSTILE, follow, hostile_pool, run, said, stop, submit
 
 import killable
 from killable.supervisor.attempts.resource_monitor import ResourceMonitor
@@ -38,7 +38,13 @@ CEILING = 300
 
 
 def gluttons(**changes: Any) -> PoolSpec:
-    members: dict[str, Any] = {**HOSTILE, "modules": ("support.gluttons",), "workers": 2, "spares": 1, **changes}
+    members: dict[str, Any] = {
+        **HOSTILE_POOL,
+        "modules": ("support.resource_hungry_jobs",),
+        "workers": 2,
+        "spares": 1,
+        **changes,
+    }
     return PoolSpec("gluttons", **members)
 
 
@@ -136,7 +142,7 @@ async def test_what_a_job_takes_while_nothing_can_be_read_counts_when_it_can(sup
     await server.until_warm()
     with no_descriptors():
         job_id = await submit(server, "sits_on", limits={"memory_bytes": 64 * MIB, "run_s": 60}, mib=80)
-        await said(server, job_id)
+        await wait_for_tokens(server, job_id)
         assert private_bytes(os.getpid()) is None
     story = await follow(server, job_id)
     assert story.code == "limit.memory", story.error
@@ -145,13 +151,13 @@ async def test_what_a_job_takes_while_nothing_can_be_read_counts_when_it_can(sup
 async def test_what_others_have_used_is_not_counted_where_nothing_could_be_read(
     supervisor: StartSupervisor, tmp_path: Path
 ) -> None:
-    modules = ("support.gluttons", "support.obedient")
+    modules = ("support.resource_hungry_jobs", "support.cooperative_jobs")
     server = await supervisor(gluttons(modules=modules, workers=1, spares=0, jobs_per_worker_max=0))
     before = await run(server, "uses_cpu", seconds=2.0)
     gate = tmp_path / "gate"
     with no_descriptors():
         job_id = await submit(server, "waits_for", limits={"cpu_s": 1.5}, gate=str(gate))
-        await said(server, job_id)
+        await wait_for_tokens(server, job_id)
     gate.touch()
     story = await follow(server, job_id)
     assert (story.state, story.pid) == ("completed", before.pid), story.error
@@ -189,7 +195,7 @@ async def test_the_kernel_bounds_each_process_too(supervisor: StartSupervisor) -
 async def test_a_strangers_kill_just_below_the_limit_is_not_called_out_of_memory(supervisor: StartSupervisor) -> None:
     server = await supervisor(gluttons(workers=1, spares=0))
     job_id = await submit(server, "sits_on", limits={"memory_bytes": 200_000_000}, mib=180)
-    await said(server, job_id)
+    await wait_for_tokens(server, job_id)
     pid = (await server.get(job_id)).pid
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
@@ -202,16 +208,16 @@ async def test_a_strangers_kill_just_below_the_limit_is_not_called_out_of_memory
 @pytest.fixture
 def memory_group() -> Iterator[Path]:
     """A memory cgroup (v1) in which 200 MB fit."""
-    with controllers.group("memory", limit_in_bytes=200_000_000) as group:
+    with cgroup_v1.group("memory", limit_in_bytes=200_000_000) as group:
         yield group
 
 
 @pytest.mark.row("PEERS-G")
 def test_the_kernels_own_out_of_memory_kill_is_proven(memory_group: Path) -> None:
     """Supervisor and workers are in one group, whose memory the job fills before it comes to its own limit."""
-    pool = {**HOSTILE, "modules": ("support.gluttons",), "workers": 1, "spares": 0}
+    pool = {**HOSTILE_POOL, "modules": ("support.resource_hungry_jobs",), "workers": 1, "spares": 0}
     arguments = {"settings": {}, "pools": {"gluttons": pool}, "jobs": [["grows", {"mib": 8}, 99]]}
-    program = str(Path(processes.__file__).parent / "owner.py")
+    program = str(Path(processes.__file__).parent / "owner_program.py")
     inside = f'echo $$ > "{memory_group}/cgroup.procs"; exec "$0" "$@"'
     command = ["sh", "-c", inside, sys.executable, program, json.dumps(arguments)]
     ran = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, timeout=240, check=True)
@@ -269,7 +275,7 @@ async def test_workers_of_another_user_or_group(
     start_method: str,
     supervisor: StartSupervisor,
     other_groups: None,
-    patient_with_leaving: None,
+    long_exit_waits: None,
 ) -> None:
     entry = None if user == STRANGER else pwd.getpwnam(str(user) or pwd.getpwuid(os.geteuid()).pw_name)
     uid, gid = (STRANGER, STRANGER) if entry is None else (entry.pw_uid, entry.pw_gid)
@@ -294,7 +300,7 @@ async def test_workers_of_another_user_or_group(
         assert not Path(told["tmp"]).exists()
     for grace_s in (0, 60):
         job_id = await submit(server, "forks", children=2, limits={"grace_s": 60})
-        await said(server, job_id, 2)  # the second one when both are there
+        await wait_for_tokens(server, job_id, 2)  # the second one when both are there
         ended = await stop(server, job_id, grace_s=grace_s)
         assert ended.certificate["processes_swept"] == 2
         assert ("acknowledged" in ended.phases, "kill_sent" in ended.phases) == (grace_s > 0, grace_s == 0)
@@ -305,7 +311,7 @@ async def test_workers_of_another_user_or_group(
 async def test_a_nice_level_and_processors_are_their_pools_alone(supervisor: StartSupervisor) -> None:
     ours = sorted(os.sched_getaffinity(0))
     modest = gluttons(workers=1, spares=0, nice=9, affinity=(ours[-1],))
-    server = await supervisor(modest, hostile_pool(modules=("support.obedient",), workers=1, spares=0))
+    server = await supervisor(modest, hostile_pool(modules=("support.cooperative_jobs",), workers=1, spares=0))
     told = (await run(server, "tells_itself")).end["result"]
     assert (told["nice"], told["processors"]) == (min(os.nice(0) + 9, 19), ours[-1:])
     # autogroup (sched(7)): a kernel may be without it, and puts most off who are not root
@@ -323,7 +329,7 @@ async def test_a_pool_of_a_user_that_is_not_there_is_broken(supervisor: StartSup
 
 
 def gluttons_of(user: str) -> PoolSpec:
-    return PoolSpec("others", ("support.obedient",), folder=HOSTILE["folder"], user=user)
+    return PoolSpec("others", ("support.cooperative_jobs",), folder=HOSTILE_POOL["folder"], user=user)
 
 
 @pytest.mark.row("B4")
@@ -337,7 +343,7 @@ async def test_the_kernel_ends_what_nobody_looks_at_and_a_signal_alone_proves_no
     job_id = await submit(server, "hold_gil", limits={"cpu_s": 0.1, "grace_s": 0})
     pid = (await server.get(job_id)).pid
     assert pid is not None, "a warm worker has it in the same turn"
-    until(lambda: (seen := processes.look(pid)) is None or seen.state == "Z", "the kernel has ended it")
+    until(lambda: (seen := processes.read_process(pid)) is None or seen.state == "Z", "the kernel has ended it")
     story = await follow(server, job_id)
     assert (story.code, story.certificate["exit_signal"]) == ("limit.cpu", "SIGXCPU")
     other = await run(server, "dies_of", number=signal.SIGXCPU, limits={"cpu_s": 60})

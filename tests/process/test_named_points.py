@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from job_runs import END_S, HOSTILE_POOL, NAMED_POINTS, Story, follow, hostile_pool, run, submit, wait_for_tokens
 from support import processes
-from support.marks import tag_of
-from support.supervising import PROOFS, StartSupervisor
+from support.job_helpers import process_name_of
+from support.supervisor_fixture import PROOFS, StartSupervisor
 from support.waiting import Pending, until, until_async
-from trials import END_S, HOSTILE, NAMED_POINTS, Story, follow, hostile_pool, run, said, submit
 
 from killable.supervisor.settings import PoolSpec
 from killable.supervisor.supervisor import Supervisor
@@ -35,13 +35,13 @@ def cold_says() -> str:
     return "said"
 """
 WARM = """
-from support.marks import enter
+from support.job_helpers import announce_entry
 from killable import Context, job
 from pathlib import Path
 
 @job
 def warm_waits(ctx: Context, gate: str) -> str:
-    enter(ctx)
+    announce_entry(ctx)
     while not Path(gate).exists():
         ctx.sleep(0.002)
     return "opened"
@@ -79,7 +79,7 @@ class House:
 
     async def kill(self, victim: str, worker: int, zygote: int) -> None:
         """Without a turn of the loop before the signal."""
-        seen = processes.look(zygote)
+        seen = processes.read_process(zygote)
         assert seen is not None
         os.kill({"worker": worker, "zygote": zygote, "guard": seen.parent}[victim], signal.SIGKILL)
         if victim == "worker" and seen.state == "T":
@@ -88,14 +88,17 @@ class House:
 
 def halt(pid: int) -> None:
     os.kill(pid, signal.SIGSTOP)
-    until(lambda: (seen := processes.look(pid)) and seen.state == "T", "it is stopped")
+    until(lambda: (seen := processes.read_process(pid)) and seen.state == "T", "it is stopped")
 
 
 def dead(pid: int) -> None:
     """Wait for the end of a worker that is to get no job: one that is ready meanwhile is given it, and then it is the
     job that is lost.
     """
-    until(lambda: (seen := processes.look(pid)) is None or seen.state == "Z" or Pending(seen), "the worker is dead")
+    until(
+        lambda: (seen := processes.read_process(pid)) is None or seen.state == "Z" or Pending(seen),
+        "the worker is dead",
+    )
 
 
 # ── the points: each brings a job there and kills; it returns the job ──
@@ -132,21 +135,21 @@ async def run_is_sent(house: House, victim: str) -> str:
 
 async def entered(house: House, victim: str) -> str:
     job_id = await submit(house.server, "loop_python")
-    await said(house.server, job_id)
+    await wait_for_tokens(house.server, job_id)
     await house.kill(victim, await house.worker("busy"), await house.zygote())
     return job_id
 
 
 async def in_mid_stream(house: House, victim: str) -> str:
     job_id = await submit(house.server, "counts_for_ever")
-    await said(house.server, job_id, 100)
+    await wait_for_tokens(house.server, job_id, 100)
     await house.kill(victim, await house.worker("busy"), await house.zygote())
     return job_id
 
 
 async def stop_is_sent(house: House, victim: str) -> str:
     job_id = await submit(house.server, "blocks_term")
-    await said(house.server, job_id)
+    await wait_for_tokens(house.server, job_id)
     worker, zygote = await house.worker("busy"), await house.zygote()
     await house.server.cancel(job_id, wait_s=0)
     await house.kill(victim, worker, zygote)
@@ -155,7 +158,7 @@ async def stop_is_sent(house: House, victim: str) -> str:
 
 async def in_the_grace(house: House, victim: str) -> str:
     job_id = await submit(house.server, "cleans_slowly", cpu_s=60, limits={"grace_s": 60})
-    await said(house.server, job_id)
+    await wait_for_tokens(house.server, job_id)
     worker, zygote = await house.worker("busy"), await house.zygote()
     await house.server.cancel(job_id, wait_s=0)
 
@@ -172,11 +175,11 @@ async def closed_and_not_read(house: House, victim: str) -> str:
     house.pool = "warm"
     gate = house.folder / f"open {victim}"
     job_id = await submit(house.server, "warm_waits", gate=str(gate))
-    await said(house.server, job_id)
+    await wait_for_tokens(house.server, job_id)
     worker, zygote = await house.worker("busy"), await house.zygote()
     gate.touch()
     until(
-        lambda: processes.unread_bytes(worker, os.getpid()) or Pending(processes.look(worker)),
+        lambda: processes.unread_bytes(worker, os.getpid()) or Pending(processes.read_process(worker)),
         "it has closed its attempt",
     )
     await house.kill(victim, worker, zygote)
@@ -187,11 +190,11 @@ async def closed_and_not_read(house: House, victim: str) -> str:
 async def in_the_sweep(house: House, victim: str) -> str:
     gate = house.folder / f"sweep {victim}"
     job_id = await submit(house.server, "waits_for", gate=str(gate))
-    await said(house.server, job_id)
+    await wait_for_tokens(house.server, job_id)
     worker, zygote = await house.worker("busy"), await house.zygote()
     halt(zygote)
     gate.touch()
-    await until_async(lambda: (seen := processes.look(worker)) and seen.state == "Z", "the worker has ended")
+    await until_async(lambda: (seen := processes.read_process(worker)) and seen.state == "Z", "the worker has ended")
     await house.kill(victim, worker, zygote)
     return job_id
 
@@ -262,7 +265,9 @@ async def test_whoever_is_killed_whenever(
     server = await supervisor(
         hostile_pool(workers=1, start_method=start_method),
         PoolSpec("cold", (str(tmp_path / "cold.py"),), **one),
-        PoolSpec("warm", (str(tmp_path / "warm.py"),), jobs_per_worker_max=0, folder=str(HOSTILE["folder"]), **one),
+        PoolSpec(
+            "warm", (str(tmp_path / "warm.py"),), jobs_per_worker_max=0, folder=str(HOSTILE_POOL["folder"]), **one
+        ),
         proof=proof,
     )
     assert tuple(point.__name__ for point in POINTS) == NAMED_POINTS
@@ -274,7 +279,7 @@ async def test_whoever_is_killed_whenever(
             story = await ended(server, job_id, victim)
         name = f"{point.__name__} {victim}"
         check(name, story, expected[victim], proof_of(point, victim, proof))
-        assert [seen for seen in processes.named(tag_of(job_id)) if seen.state != "Z"] == [], name
+        assert [seen for seen in processes.named(process_name_of(job_id)) if seen.state != "Z"] == [], name
         following = {"cold": "cold_says", "warm": "warm_says", "hostile": "echoes"}[house.pool]
         after = await run(server, following)
         assert after.state == "completed", (name, after.end)

@@ -6,16 +6,16 @@ import asyncio
 from typing import Any
 
 import pytest
-from support.certificates import ended_with, was_killed
-from support.hostile_cases import HEARING_S
-from support.supervising import StartSupervisor
-from trials import HOSTILE, hostile_pool, run, said, stop, submit
+from job_runs import HOSTILE_POOL, hostile_pool, run, stop, submit, wait_for_tokens
+from support.certificate_checks import ended_with, was_killed
+from support.hostile_job_table import DELIVERY_GRACE_S
+from support.supervisor_fixture import StartSupervisor
 
 from killable.supervisor.settings import PoolSpec
 
 
 def pool(**changes: Any) -> PoolSpec:
-    return hostile_pool(**{"modules": (*HOSTILE["modules"], "support.phases"), **changes})
+    return hostile_pool(**{"modules": (*HOSTILE_POOL["modules"], "support.operation_jobs"), **changes})
 
 
 LONG = {"run_s": 60, "grace_s": 20, "ack_s": 0.5}
@@ -41,7 +41,7 @@ PATIENT = {**LONG, "ack_s": None}
 )
 async def test_the_operation_that_took_too_long_is_named(
     input: dict[str, Any], limits: dict[str, Any], path: str, limit_s: float, inside: str | None,
-    supervisor: StartSupervisor, patient_with_dumps: None,
+    supervisor: StartSupervisor, long_dump_waits: None,
 ) -> None:  # fmt: skip
     server = await supervisor(pool())
     story = await run(server, "loads", limits={**LONG, "operation_s": limits}, **input)
@@ -50,7 +50,7 @@ async def test_the_operation_that_took_too_long_is_named(
     assert (story.error["limit"], story.error["by"], story.error.get("inside")) == ("operation_s", "supervisor", inside)
     assert story.certificate["operation"] == "load/download"
     stack = story.certificate["stack"].splitlines()
-    assert any("phases.py" in line and line.endswith("in loads") for line in stack), stack
+    assert any("operation_jobs.py" in line and line.endswith("in loads") for line in stack), stack
     heard = input.get("work") != "native"
     assert ("acknowledged" in story.phases, was_killed(story.certificate)) == (heard, not heard)
 
@@ -120,7 +120,7 @@ async def test_every_other_ending_says_in_which_operation_the_job_was(supervisor
     story = await run(server, "loads", limits={**LONG, "run_s": 3})
     assert (story.code, story.error["operation"]) == ("timeout.run", "load/download")
     job_id = await submit(server, "loads", limits=LONG)
-    await said(server, job_id)
+    await wait_for_tokens(server, job_id)
     assert (await stop(server, job_id)).certificate["operation"].startswith("load")
 
 
@@ -169,7 +169,7 @@ async def test_a_stream_that_stalls_is_ended(
 async def test_a_critical_section_is_done_before_the_stop_is_raised(nested: bool, supervisor: StartSupervisor) -> None:
     server = await supervisor(pool())
     job_id = await submit(server, "shields", limits=LONG, nested=nested)
-    await said(server, job_id)
+    await wait_for_tokens(server, job_id)
     story = await stop(server, job_id)
     assert "acknowledged" in story.phases and not was_killed(story.certificate)
     assert story.tokens == ["in", "told: cancelled", "section done", "left", "raised"]
@@ -177,8 +177,8 @@ async def test_a_critical_section_is_done_before_the_stop_is_raised(nested: bool
 
 async def test_a_critical_section_does_not_outlive_the_grace(supervisor: StartSupervisor) -> None:
     server = await supervisor(pool())
-    job_id = await submit(server, "shields", limits={"grace_s": HEARING_S}, section_s=60)
-    await said(server, job_id)
+    job_id = await submit(server, "shields", limits={"grace_s": DELIVERY_GRACE_S}, section_s=60)
+    await wait_for_tokens(server, job_id)
     story = await stop(server, job_id)
     assert {"acknowledged", "kill_sent"} <= story.phases and "early_kill" not in story.certificate
     assert story.tokens == ["in", "told: cancelled"]

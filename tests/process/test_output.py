@@ -7,10 +7,10 @@ import json
 from typing import Any
 
 import pytest
+from job_runs import Story, follow, hostile_pool, run, stop, submit, wait_for_tokens
 from support import processes
-from support.supervising import StartSupervisor
+from support.supervisor_fixture import StartSupervisor
 from support.waiting import Pending, until, until_async
-from trials import Story, follow, hostile_pool, run, said, stop, submit
 
 from killable.api.cli.display import story as stories
 from killable.api.http.records import record_json
@@ -35,7 +35,7 @@ async def test_tokens_before_a_cancel_are_an_exact_prefix(
     server = await supervisor(hostile_pool(), proof=proof)
     for _ in range(2):
         job_id = await submit(server, "counts_for_ever", width=width)
-        seen = await said(server, job_id, 50)
+        seen = await wait_for_tokens(server, job_id, 50)
         story = await stop(server, job_id, grace_s=grace_s)
         assert check_counted(story.tokens) >= 50
         assert story.tokens[: len(seen)] == seen and {len(token) for token in story.tokens} <= {width, *range(7)}
@@ -54,7 +54,7 @@ async def test_what_was_said_before_the_process_ended_is_read_to_its_end(
 
     pid = await until_async(begun, "it has a worker")
     assert pid is not None
-    until(lambda: processes.look(pid) is None, "it is reaped")
+    until(lambda: processes.read_process(pid) is None, "it is reaped")
     story = await follow(server, job_id)
     assert check_counted(story.tokens) == check_counted(story.lines) == 1000
     assert (story.code, story.error["exit_code"]) == ("exit", 3)
@@ -128,12 +128,12 @@ async def test_a_job_that_is_blocked_in_emit_is_ended(grace_s: float, proof: str
     """Nobody reads while the event loop is held here: the pipe is full, and the job sleeps in its write."""
     server = await supervisor(hostile_pool(), proof=proof)
     job_id = await submit(server, "emits_large", size=1 << 20, last="last", limits={"ack_s": None})
-    await said(server, job_id)
+    await wait_for_tokens(server, job_id)
     pid = (await server.get(job_id)).pid
     assert pid is not None
 
     def blocked() -> bool | Pending:
-        seen = processes.look(pid)
+        seen = processes.read_process(pid)
         return (seen is not None and seen.state == "S") or Pending(seen)
 
     until(blocked, "the job is blocked in its write")

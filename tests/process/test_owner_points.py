@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from owners import GONE_S, Owner, others, owner
+from job_runs import FORKED_OR_EXECED, HOSTILE_POOL, NAMED_POINTS
+from owner_process import CLEANUP_S, Owner, other_processes, owner
 from support import processes
 from support.waiting import Pending, until, until_empty
-from trials import FORKED_OR_EXECED, HOSTILE, NAMED_POINTS
 
 MODULES = {
     "late": """
@@ -48,7 +48,7 @@ IMPORTS = """
 import os, signal, time
 from pathlib import Path
 from killable import Context, job, preload
-from support.marks import enter
+from support.job_helpers import announce_entry
 """
 AT_POINTS: list[Any] = [
     ["has_no_worker", {}, 0],
@@ -69,9 +69,9 @@ class Standing:
     def __init__(self, host: Owner, folder: Path) -> None:
         self._host = host
         self._folder = folder
-        self._zygotes = {pool["name"]: pool["zygote_pid"] for pool in host.said["pools"]}
-        self._workers = {worker["pid"]: worker["state"] for worker in host.said["workers"]}
-        self._jobs = {job["type"]: job for job in host.said["jobs"] + host.said["last"]}
+        self._zygotes = {pool["name"]: pool["zygote_pid"] for pool in host.report["pools"]}
+        self._workers = {worker["pid"]: worker["state"] for worker in host.report["workers"]}
+        self._jobs = {job["type"]: job for job in host.report["jobs"] + host.report["last"]}
 
     def _is_running(self, type: str, tokens: int) -> int:
         job = self._jobs[type]
@@ -85,7 +85,7 @@ class Standing:
         return int(job["pid"])
 
     def _state(self, pid: int) -> str | None:
-        return (seen := processes.look(pid)) and seen.state
+        return (seen := processes.read_process(pid)) and seen.state
 
     def before_ready(self) -> None:
         there = self._folder / "there"
@@ -138,8 +138,8 @@ def test_nothing_outlives_an_owner_that_is_killed_at_any_named_point(
     start_method: str, proof: str, tmp_path: Path
 ) -> None:
     """One job at each, and one that has a warm worker and goes on while its owner reads nothing more."""
-    one: dict[str, Any] = {"folder": HOSTILE["folder"], "workers": 1, "spares": 0}
-    pools: dict[str, Any] = {"hostile": {**HOSTILE, "workers": 6, "spares": 1}}
+    one: dict[str, Any] = {"folder": HOSTILE_POOL["folder"], "workers": 1, "spares": 0}
+    pools: dict[str, Any] = {"hostile": {**HOSTILE_POOL, "workers": 6, "spares": 1}}
     for name, body in MODULES.items():
         module = tmp_path / f"{name}.py"
         module.write_text(IMPORTS + textwrap.dedent(body).format(folder=str(tmp_path)))
@@ -147,12 +147,12 @@ def test_nothing_outlives_an_owner_that_is_killed_at_any_named_point(
     pools["reused"] |= {"workers": 2, "spares": 1, "jobs_per_worker_max": 0}
     kind: dict[str, Any] = {"start_method": start_method, "settings": {"proof": proof}}
     with owner(pools, AT_POINTS, last=AT_THE_LAST, halted="reused", **kind) as host:
-        host.listen()
-        until(lambda: (seen := processes.look(host.pid)) and seen.state == "T", "the owner reads nothing more")
+        host.read_report()
+        until(lambda: (seen := processes.read_process(host.pid)) and seen.state == "T", "the owner reads nothing more")
         standing = Standing(host, tmp_path)
         for point in NAMED_POINTS:
             getattr(standing, point)()
-        family = host.said["last"][0]["pid"]
+        family = host.report["last"][0]["pid"]
         until(lambda: len(found := processes.descendants(family)) == 4 or Pending(found), "the last one has a family")
         host.kill()
-        until_empty(lambda: others(host.pid), "everything is gone", GONE_S)
+        until_empty(lambda: other_processes(host.pid), "everything is gone", CLEANUP_S)

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from owners import GONE_S, Owner, others, owner
+from job_runs import FORKED_OR_EXECED, HOSTILE_POOL
+from owner_process import CLEANUP_S, Owner, other_processes, owner
 from support import processes
-from support.supervising import GROUPED, WITH_GROUPS
+from support.supervisor_fixture import CGROUP_PROOF, NEEDS_CGROUPS
 from support.waiting import Pending, until, until_empty
-from trials import FORKED_OR_EXECED, HOSTILE
 
 JOBS: list[Any] = [
     ["ignores_term", {}, 1],
@@ -43,18 +43,18 @@ def test_nothing_outlives_an_owner_that_is_killed(start_method: str, proof: str,
     )
     starting = {"starting": {"modules": [str(tmp_path / "slow.py")], "workers": 1, "spares": 1}}
     with owner(starting, [*JOBS, ["slow", {}, 0]], start_method=start_method, settings={"proof": proof}) as host:
-        host.listen()
-        states = [job["state"] for job in host.said["jobs"]]
+        host.read_report()
+        states = [job["state"] for job in host.report["jobs"]]
         assert states == ["running"] * len(JOBS) + ["queued"]
-        assert {(pool["start_method"], pool["proof"]) for pool in host.said["pools"]} == {(start_method, proof)}
-        stopped = host.said["jobs"][5]["pid"]
-        until(lambda: (seen := processes.look(stopped)) and seen.state == "T", "one job is stopped")
+        assert {(pool["start_method"], pool["proof"]) for pool in host.report["pools"]} == {(start_method, proof)}
+        stopped = host.report["jobs"][5]["pid"]
+        until(lambda: (seen := processes.read_process(stopped)) and seen.state == "T", "one job is stopped")
         # two guards, two zygotes, workers and their families; the last of those that only start may still be on its way
         least = 2 * 2 + len(JOBS) + 2 * 2 + 1 + 2
-        until(lambda: len(found := others(host.pid)) >= least or Pending(found), "all are there")
+        until(lambda: len(found := other_processes(host.pid)) >= least or Pending(found), "all are there")
 
         host.kill()
-        until_empty(lambda: others(host.pid), "everything is gone", GONE_S)
+        until_empty(lambda: other_processes(host.pid), "everything is gone", CLEANUP_S)
 
 
 @pytest.mark.row("D17")
@@ -64,10 +64,10 @@ def test_nothing_outlives_an_owner_that_is_killed_while_it_starts(proof: str, tm
     )
     pools = {"starting": {"modules": [str(tmp_path / "slow.py")]}}
     with owner(pools, settings={"proof": proof}) as host:
-        host.listen()
-        until(lambda: len(found := others(host.pid)) >= 4 or Pending(found), "guards and zygotes are there")
+        host.read_report()
+        until(lambda: len(found := other_processes(host.pid)) >= 4 or Pending(found), "guards and zygotes are there")
         host.kill()
-        until_empty(lambda: others(host.pid), "everything is gone", GONE_S)
+        until_empty(lambda: other_processes(host.pid), "everything is gone", CLEANUP_S)
 
 
 @pytest.mark.row("D17")
@@ -76,14 +76,14 @@ def test_nothing_outlives_an_owner_whose_guard_was_stopped(start_method: str, pr
     """A guard that is stopped cannot end anyone, and does as soon as it goes on."""
     family: list[Any] = ["keeps_family", {"kind": "each"}, 1]
     with owner(jobs=[family], start_method=start_method, settings={"proof": proof}) as host:
-        host.listen()
-        zygote = processes.look(host.said["pools"][0]["zygote_pid"])
+        host.read_report()
+        zygote = processes.read_process(host.report["pools"][0]["zygote_pid"])
         assert zygote is not None
         os.kill(zygote.parent, signal.SIGSTOP)
         host.kill()
-        assert others(host.pid), "the control: without the guard they live on"
+        assert other_processes(host.pid), "the control: without the guard they live on"
         os.kill(zygote.parent, signal.SIGCONT)
-        until_empty(lambda: others(host.pid), "everything is gone", GONE_S)
+        until_empty(lambda: other_processes(host.pid), "everything is gone", CLEANUP_S)
 
 
 @pytest.mark.row("D17")
@@ -99,15 +99,15 @@ def test_a_message_that_nobody_read_does_not_keep_the_guard_from_its_work(proof:
     pools = {"hostile": {"modules": [str(tmp_path / "forking.py")]}}
     with owner(pools, settings={"proof": proof}, freeze=True) as host:
         until(there.exists, "the zygote has forked something that outlives a PDEATHSIG")
-        until(lambda: (seen := processes.look(host.pid)) and seen.state == "T", "the owner has stopped")
-        assert len(others(host.pid)) == 3
+        until(lambda: (seen := processes.read_process(host.pid)) and seen.state == "T", "the owner has stopped")
+        assert len(other_processes(host.pid)) == 3
         host.kill()
-        until_empty(lambda: others(host.pid), "everything is gone", GONE_S)
+        until_empty(lambda: other_processes(host.pid), "everything is gone", CLEANUP_S)
 
 
-def left_by(host: Owner) -> list[processes.Seen]:
+def left_by(host: Owner) -> list[processes.ProcessInfo]:
     """Return what is there besides an owner and the copy that it has made of itself."""
-    return [seen for seen in others(host.pid) if seen.pid != host.said["copy"]]
+    return [seen for seen in other_processes(host.pid) if seen.pid != host.report["copy"]]
 
 
 @pytest.mark.row("D17")
@@ -120,29 +120,31 @@ def test_nothing_outlives_an_owner_whose_descriptors_live_on_in_a_copy(proof: st
         "    ctx.emit('in')\n    time.sleep(3600)\n"
     )
     pools = {
-        "quiet": {**HOSTILE, "workers": 2, "spares": 0},
+        "quiet": {**HOSTILE_POOL, "workers": 2, "spares": 0},
         "loud": {"modules": [str(tmp_path / "zombies.py")], "workers": 1, "spares": 0},
     }
     jobs = [["keeps_family", {"kind": "each"}, 1], ["zombies", {"count": 320}, 1]]
     with owner({**pools, "hostile": {"modules": []}}, jobs, settings={"proof": proof}, copy=True, last=[]) as host:
-        host.listen()
+        host.read_report()
         try:
-            until(lambda: (seen := processes.look(host.pid)) and seen.state == "T", "the owner reads nothing more")
-            loud = next(pool["zygote_pid"] for pool in host.said["pools"] if pool["name"] == "loud")
+            until(
+                lambda: (seen := processes.read_process(host.pid)) and seen.state == "T", "the owner reads nothing more"
+            )
+            loud = next(pool["zygote_pid"] for pool in host.report["pools"] if pool["name"] == "loud")
             os.kill(loud, signal.SIGKILL)
             host.kill()
-            until_empty(lambda: left_by(host), "everything is gone", GONE_S)
-            copy = processes.look(host.said["copy"])
+            until_empty(lambda: left_by(host), "everything is gone", CLEANUP_S)
+            copy = processes.read_process(host.report["copy"])
             assert copy is not None and copy.state == "S"
         finally:
-            os.kill(host.said["copy"], signal.SIGKILL)
+            os.kill(host.report["copy"], signal.SIGKILL)
 
 
 def test_an_owner_that_leaves_takes_everything_along(proof: str) -> None:
     with owner(jobs=JOBS, settings={"proof": proof}) as host:
-        host.listen()
-        assert host.leave() == 0
-        assert others(host.pid) == []
+        host.read_report()
+        assert host.close() == 0
+        assert other_processes(host.pid) == []
     assert processes.cgroups_of(host.pid) == []
 
 
@@ -156,25 +158,25 @@ def test_a_stderr_that_nobody_reads_holds_up_nothing() -> None:
     os.set_blocking(writable, True)
     jobs: list[Any] = [["loop_python", {}, 1, "requested"], ["segfaults", {}, 0], ["leaves_family", {}, 0]]
     with owner(jobs=[*jobs, ["prints_for_ever", {}, 0]], stderr=writable) as host:
-        host.listen()
-        assert host.leave() == 0
-        assert others(host.pid) == []
+        host.read_report()
+        assert host.close() == 0
+        assert other_processes(host.pid) == []
     for descriptor in (readable, writable):
         os.close(descriptor)
 
 
-@WITH_GROUPS
+@NEEDS_CGROUPS
 @pytest.mark.row("D18")
 def test_what_a_dead_owner_has_left_is_removed_by_the_next(tmp_path: Path) -> None:
     """Its guard ends the processes; the groups' empty directories are found by the next supervisor's start."""
-    with owner(jobs=[["ignores_term", {}, 1]], settings={"proof": GROUPED}) as host:
-        host.listen()
+    with owner(jobs=[["ignores_term", {}, 1]], settings={"proof": CGROUP_PROOF}) as host:
+        host.read_report()
         host.kill()
-        until_empty(lambda: others(host.pid), "everything is gone", GONE_S)
+        until_empty(lambda: other_processes(host.pid), "everything is gone", CLEANUP_S)
     assert len(processes.cgroups_of(host.pid)) <= 1  # whoever starts on this machine may be quicker
     with owner(settings={"proof": "descendants"}) as following:
-        following.listen()
-        assert following.leave() == 0
+        following.read_report()
+        assert following.close() == 0
     until_empty(lambda: processes.cgroups_of(host.pid), "the directories are gone")
 
 
@@ -183,12 +185,12 @@ def test_what_a_dead_owner_has_left_is_removed_by_the_next(tmp_path: Path) -> No
 
 def describe(pool: dict[str, Any] | None = None, **arguments: Any) -> dict[str, Any]:
     """Return what a worker under a program finds itself to be."""
-    members = {**HOSTILE, "workers": 2, "spares": 0, **(pool or {})}
+    members = {**HOSTILE_POOL, "workers": 2, "spares": 0, **(pool or {})}
     with owner({"hostile": members}, [["describes_process", {}, 10]], **arguments) as host:
-        host.listen()
-        (job,) = host.said["jobs"]
-        (pool_record,) = host.said["pools"]
-        assert host.leave() == 0
+        host.read_report()
+        (job,) = host.report["jobs"]
+        (pool_record,) = host.report["pools"]
+        assert host.close() == 0
     assert job["state"] == "completed", job["error"]
     result: dict[str, Any] = job["result"]
     return {**result, "zygote": pool_record["zygote_pid"], "owner": host.pid}
@@ -208,7 +210,7 @@ def test_a_job_starts_from_a_clean_process(host: bool, start_method: str, proof:
     assert found["stdin"] == "" and found["descriptors"]["0"] == "/dev/null"
     assert found["environment"]["OMP_NUM_THREADS"] == "1"
     assert found["instance"]
-    assert ("killable-" in found["cgroup"]) == (proof == GROUPED)
+    assert ("killable-" in found["cgroup"]) == (proof == CGROUP_PROOF)
 
 
 @pytest.mark.row("B10")
@@ -219,5 +221,5 @@ def test_a_job_has_the_descriptors_that_it_needs_and_no_other(start_method: str,
     assert targets.pop("0") == "/dev/null"
     assert targets.pop("1") == targets.pop("2") and all(int(number) > 2 for number in targets)
     kinds = sorted(target.split(":")[0] for target in targets.values())
-    assert kinds == ["/memfd", "pipe", "pipe", "socket"], targets  # the stack; frames, bells; orders
+    assert kinds == ["/memfd", "pipe", "pipe", "socket"], targets  # the stack; frames, notifications; orders
     assert len(set(targets.values())) == 4

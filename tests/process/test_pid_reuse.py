@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from job_runs import HOSTILE_POOL
 from support import processes
-from trials import HOSTILE
 
-PROGRAM = Path(processes.__file__).parent / "pid_reuse.py"
+PROGRAM = Path(processes.__file__).parent / "pid_reuse_program.py"
 NAMESPACE = ["unshare", "--pid", "--mount-proc", "--fork", "--kill-child"]
 
 
@@ -22,9 +22,9 @@ def test_a_stranger_with_the_number_of_a_dead_worker_is_never_hit(start_method: 
     permitted = subprocess.run([*NAMESPACE, "test", "-w", "/proc/sys/kernel/ns_last_pid"], capture_output=True)
     if permitted.returncode:
         pytest.skip("needs a pid namespace of its own with ns_last_pid (CONFIG_CHECKPOINT_RESTORE)")
-    folder = str(HOSTILE["folder"])
+    folder = str(HOSTILE_POOL["folder"])
     environment = {**os.environ, "PYTHONPATH": folder}
-    command = [*NAMESPACE, sys.executable, str(PROGRAM), "support.hostile", folder, start_method]
+    command = [*NAMESPACE, sys.executable, str(PROGRAM), "support.hostile_jobs", folder, start_method]
     said = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert said.returncode == 0, said.stderr
     found = json.loads(said.stdout)

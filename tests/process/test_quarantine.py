@@ -7,11 +7,11 @@ import os
 import signal
 
 import pytest
+from job_runs import FORKED_OR_EXECED, hostile_pool, pool_of, run, submit, wait_for_tokens, wait_until_sleeping
 from support import processes
-from support.freezer import freezer
-from support.supervising import GROUPED, StartSupervisor
+from support.cgroup_freezer import freezer
+from support.supervisor_fixture import CGROUP_PROOF, StartSupervisor
 from support.waiting import Pending, until_async
-from trials import FORKED_OR_EXECED, hostile_pool, pool_of, run, said, sitting, submit
 
 from killable.supervisor.models import JobRecord
 from killable.supervisor.supervisor import Supervisor
@@ -45,12 +45,12 @@ async def test_a_worker_that_does_not_go_is_quarantined_until_it_does(
     server = await supervisor(pool, proof=proof, unkillable_s=UNKILLABLE_S)
     with freezer() as frozen:
         job_id = await submit(server, "native_pauses")
-        pid = await sitting(server, job_id)
+        pid = await wait_until_sleeping(server, job_id)
         frozen.hold(pid)
         await server.cancel(job_id, grace_s=0, wait_s=0)
         record = await given_up(server, job_id)
         assert record.certificate is not None and "exited" not in record.certificate
-        seen = processes.look(pid)
+        seen = processes.read_process(pid)
         assert seen is not None and seen.state != "Z"
 
         assert (await pool_of(server)).quarantined == 1
@@ -72,7 +72,7 @@ async def test_a_descendant_that_does_not_go_costs_its_own_job_only(proof: str, 
     server = await supervisor(hostile_pool(workers=2), proof=proof, unkillable_s=UNKILLABLE_S)
     with freezer() as frozen:
         job_id = await submit(server, "keeps_family", kind="each")
-        family = (await said(server, job_id))[0]
+        family = (await wait_for_tokens(server, job_id))[0]
         frozen.hold(family[-1])
         await server.cancel(job_id, grace_s=0, wait_s=0)
         record = await given_up(server, job_id)
@@ -82,7 +82,7 @@ async def test_a_descendant_that_does_not_go_costs_its_own_job_only(proof: str, 
         assert (await pool_of(server)).quarantined == 1
         frozen.thaw()
         await freed(server)
-    assert [pid for pid in family if processes.look(pid)] == []
+    assert [pid for pid in family if processes.read_process(pid)] == []
 
 
 @pytest.mark.row("D15")
@@ -94,12 +94,12 @@ async def test_a_pool_comes_back_although_something_of_its_zygote_does_not_go(
     server = await supervisor(hostile_pool(workers=2), proof=proof, unkillable_s=UNKILLABLE_S)
     with freezer() as frozen:
         job_id, other = await submit(server, "native_pauses"), await submit(server, "native_pauses")
-        pid = await sitting(server, job_id)
-        await said(server, other)
+        pid = await wait_until_sleeping(server, job_id)
+        await wait_for_tokens(server, other)
         frozen.hold(pid)
         before = (await pool_of(server)).zygote_pid
         assert before is not None
-        guard = processes.look(processes.look(before).parent)  # type: ignore[union-attr]
+        guard = processes.read_process(processes.read_process(before).parent)  # type: ignore[union-attr]
         assert guard is not None
         os.kill(before, signal.SIGKILL)
 
@@ -113,18 +113,20 @@ async def test_a_pool_comes_back_although_something_of_its_zygote_does_not_go(
         assert record.error is not None and record.certificate is not None
         code = record.error["code"]
         assert (code, record.certificate.get("proof")) == (
-            ("worker_lost", "cgroup") if proof == GROUPED else ("unkillable", None)
+            ("worker_lost", "cgroup") if proof == CGROUP_PROOF else ("unkillable", None)
         )
-        if proof == GROUPED:
+        if proof == CGROUP_PROOF:
             assert (await run(server, "leaves_family")).state == "completed"
         await server.cancel(job_id, grace_s=0, wait_s=0)
         await given_up(server, job_id)
-        still = processes.look(guard.pid)
+        still = processes.read_process(guard.pid)
         assert still is not None and (still.started, still.state == "Z") == (guard.started, False)
         frozen.thaw()
         await freed(server)
     assert (await run(server, "leaves_family")).state == "completed"
-    await until_async(lambda: Pending(seen) if (seen := processes.look(guard.pid)) else True, "the old guard is done")
+    await until_async(
+        lambda: Pending(seen) if (seen := processes.read_process(guard.pid)) else True, "the old guard is done"
+    )
 
 
 @pytest.mark.row("D20")
@@ -155,14 +157,14 @@ async def test_a_shutdown_does_not_wait_for_what_does_not_go(proof: str, supervi
     server = await supervisor(hostile_pool(), proof=proof, unkillable_s=UNKILLABLE_S)
     with freezer() as frozen:
         job_id = await submit(server, "native_pauses")
-        pid = await sitting(server, job_id)
+        pid = await wait_until_sleeping(server, job_id)
         frozen.hold(pid)
         async with asyncio.timeout(30):
             await server.close(grace_s=0)
         await given_up(server, job_id)
-        assert processes.look(pid) is not None
+        assert processes.read_process(pid) is not None
         frozen.thaw()
-        await until_async(lambda: Pending(seen) if (seen := processes.look(pid)) else True, "it is gone")
+        await until_async(lambda: Pending(seen) if (seen := processes.read_process(pid)) else True, "it is gone")
     for group in processes.cgroups_of(os.getpid()):  # what a next start would remove
         for path in (*group.iterdir(), group):
             if path.is_dir():

@@ -9,9 +9,9 @@ from collections import Counter
 from dataclasses import dataclass
 
 import pytest
-from support.certificates import was_killed
-from support.supervising import StartSupervisor
-from trials import Story, follow, hostile_pool, run, submit
+from job_runs import Story, follow, hostile_pool, run, submit
+from support.certificate_checks import was_killed
+from support.supervisor_fixture import StartSupervisor
 
 from killable.supervisor.models import JobRecord
 from killable.supervisor.supervisor import Supervisor

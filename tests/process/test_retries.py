@@ -9,22 +9,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from job_runs import follow, run, submit
 from support import processes
-from support.supervising import StartSupervisor
+from support.supervisor_fixture import StartSupervisor
 from support.waiting import until_async
-from trials import follow, run, submit
 
 from killable.supervisor.settings import PoolSpec
 
-JOBS = str(Path(processes.__file__).parent / "jobs.py")
+JOBS = str(Path(processes.__file__).parent / "simple_jobs.py")
 TWICE = {"attempts_max": 2, "backoff_s": 0.0}
 FAMILY = textwrap.dedent(
     """
     import os
     from pathlib import Path
     from killable import Context, job
-    from support.families import fork_family
-    from support.jobs import wait_for
+    from support.forking_jobs import fork_family
+    from support.simple_jobs import wait_for
 
     def say(folder: str, ctx: Context, *words: object) -> None:
         unfinished = Path(folder, "unfinished")
@@ -87,10 +87,12 @@ async def test_the_tree_of_an_attempt_is_gone_before_the_next_one_begins(
     running = await supervisor(PoolSpec("p", (str(module),), 1, env={"PYTHONPATH": tests}))
     job_id = await submit(running, "settle", folder=str(tmp_path), limits=TWICE)
     first = [int(pid) for pid in await said_in(tmp_path / "attempt-1")]
-    assert len(first) == 5 and all(processes.look(pid) is not None for pid in first)
+    assert len(first) == 5 and all(processes.read_process(pid) is not None for pid in first)
     os.kill(first[0], signal.SIGKILL)
     second = [int(pid) for pid in await said_in(tmp_path / "attempt-2")]
-    assert not [seen for seen in map(processes.look, first) if seen is not None] and not set(first) & set(second)
+    assert not [seen for seen in map(processes.read_process, first) if seen is not None] and not set(first) & set(
+        second
+    )
     (tmp_path / "gate").touch()
     story = await follow(running, job_id)
     assert story.record is not None and story.record.result == b"2"

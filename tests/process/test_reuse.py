@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from job_runs import hostile_pool, run
 from support import processes
-from support.certificates import ended_with, was_late_to_leave
-from support.supervising import StartSupervisor
+from support.certificate_checks import ended_with, was_late_to_leave
+from support.supervisor_fixture import StartSupervisor
 from support.waiting import until_async
-from trials import hostile_pool, run
 
 from killable.supervisor.models import JobRecord, Submission
 from killable.workers.protocol import pickling
@@ -60,9 +60,7 @@ async def test_a_kept_worker_is_proven_free_of_the_job(supervisor: StartSupervis
     assert [seen.pid for seen in processes.descendants(story.pid)] == []
 
 
-async def test_a_kept_worker_keeps_no_temporary_directory(
-    supervisor: StartSupervisor, patient_with_leaving: None
-) -> None:
+async def test_a_kept_worker_keeps_no_temporary_directory(supervisor: StartSupervisor, long_exit_waits: None) -> None:
     server = await supervisor(hostile_pool(workers=1, spares=0, jobs_per_worker_max=0))
     first, second = [await run(server, "touches_tmp") for _ in range(2)]
     assert first.pid == second.pid

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import hostile
-from support.supervising import StartSupervisor
-from trials import FORKED_OR_EXECED, begin, hostile_pool, run, said, stop, submit
+from job_runs import FORKED_OR_EXECED, hostile_pool, run, start_computing, stop, submit, wait_for_tokens
+from support import hostile_jobs
+from support.supervisor_fixture import StartSupervisor
 
 from killable.supervisor.settings import PoolSpec
 
@@ -37,47 +37,47 @@ async def test_an_acknowledged_stack_names_the_jobs_function_and_line(
     start_method: str, proof: str, supervisor: StartSupervisor
 ) -> None:
     server = await supervisor(hostile_pool(start_method=start_method), proof=proof)
-    job_id = await begin(server, "loop_python", limits={"grace_s": LONG_S, "ack_s": None})
+    job_id = await start_computing(server, "loop_python", limits={"grace_s": LONG_S, "ack_s": None})
     stack = (await stop(server, job_id)).certificate["stack"]
     ((file, line, function),) = frames_of(stack)
-    assert file == hostile.__file__ and function == "loop_python"
-    assert line in lines_of(hostile.loop_python)
-    code = inspect.getsource(hostile).splitlines()[line - 1].strip()
+    assert file == hostile_jobs.__file__ and function == "loop_python"
+    assert line in lines_of(hostile_jobs.loop_python)
+    code = inspect.getsource(hostile_jobs).splitlines()[line - 1].strip()
     assert code in ("while True:", "sum(range(items))")
 
 
 @pytest.mark.row("PEERS-D", "PEERS-11")
 @FORKED_OR_EXECED
 async def test_a_stuck_stack_names_the_function_that_called_native_code(
-    start_method: str, proof: str, supervisor: StartSupervisor, patient_with_dumps: None
+    start_method: str, proof: str, supervisor: StartSupervisor, long_dump_waits: None
 ) -> None:
     server = await supervisor(hostile_pool(start_method=start_method), proof=proof)
-    job_id = await begin(server, "hold_gil", limits={"grace_s": LONG_S, "ack_s": 0.1})
+    job_id = await start_computing(server, "hold_gil", limits={"grace_s": LONG_S, "ack_s": 0.1})
     stack = (await stop(server, job_id)).certificate["stack"]
     ((file, line, function),) = frames_of(stack)
-    assert file == hostile.__file__ and function == "hold_gil"
-    assert "sum(range" in inspect.getsource(hostile).splitlines()[line - 1]
+    assert file == hostile_jobs.__file__ and function == "hold_gil"
+    assert "sum(range" in inspect.getsource(hostile_jobs).splitlines()[line - 1]
 
 
 async def test_the_stack_of_a_generator_between_two_yields_names_it(supervisor: StartSupervisor) -> None:
     server = await supervisor(hostile_pool())
     for _ in range(5):
         job_id = await submit(server, "counts_for_ever", limits={"grace_s": LONG_S, "ack_s": None})
-        await said(server, job_id, 100)
+        await wait_for_tokens(server, job_id, 100)
         stack = (await stop(server, job_id)).certificate["stack"]
         assert "counts_for_ever" in stack and "before the job" not in stack
 
 
 async def test_without_a_grace_there_is_no_stack(supervisor: StartSupervisor) -> None:
     server = await supervisor(hostile_pool())
-    job_id = await begin(server, "hold_gil", limits={})
+    job_id = await start_computing(server, "hold_gil", limits={})
     assert "stack" not in (await stop(server, job_id, grace_s=0)).certificate
 
 
 @pytest.mark.parametrize("hurried", [False, True], ids=["at once", "hurried"])
-async def test_unless_it_is_asked_for(hurried: bool, supervisor: StartSupervisor, patient_with_dumps: None) -> None:
+async def test_unless_it_is_asked_for(hurried: bool, supervisor: StartSupervisor, long_dump_waits: None) -> None:
     server = await supervisor(hostile_pool(), stack=True)
-    job_id = await begin(server, "hold_gil", limits={"grace_s": 60, "ack_s": None})
+    job_id = await start_computing(server, "hold_gil", limits={"grace_s": 60, "ack_s": None})
     if hurried:
         await server.cancel(job_id, wait_s=0)
     story = await stop(server, job_id, grace_s=0)
@@ -102,7 +102,7 @@ def schreit(ctx: Context) -> None:
 
 @pytest.mark.parametrize("start_method", ["fork", "spawn"])
 async def test_names_that_are_not_ascii_are_shown_as_they_are_written(
-    start_method: str, tmp_path: Path, supervisor: StartSupervisor, patient_with_dumps: None
+    start_method: str, tmp_path: Path, supervisor: StartSupervisor, long_dump_waits: None
 ) -> None:
     """faulthandler escapes them; so nobody would find the file, and our own frames, below a home such as this."""
     (folder := tmp_path / "jörg 的 🗀").mkdir()
@@ -112,7 +112,7 @@ async def test_names_that_are_not_ascii_are_shown_as_they_are_written(
     told = (await run(server, "cries")).certificate["stack"]
     assert [(file, function) for file, _, function in frames_of(told)][1:] == [(str(module), "schreit")]
     for native in (True, False):
-        job_id = await begin(server, "sizes", native=native, limits={"grace_s": LONG_S, "ack_s": 0.1})
+        job_id = await start_computing(server, "sizes", native=native, limits={"grace_s": LONG_S, "ack_s": 0.1})
         certificate = (await stop(server, job_id)).certificate
         ((file, _, function),) = frames_of(certificate["stack"])
         assert (file, function, "early_kill" in certificate) == (str(module), "größen", native)

@@ -13,11 +13,11 @@ from typing import Any
 
 import psutil
 import pytest
+from job_runs import follow, hostile_pool, run, stop, submit, wait_for_state, wait_for_tokens, wait_until_computing
 from support import processes
 from support.processes import open_descriptors
-from support.supervising import StartSupervisor
+from support.supervisor_fixture import StartSupervisor
 from support.waiting import Pending, until, until_async
-from trials import computing, follow, hostile_pool, reached, run, said, stop, submit
 
 from killable.supervisor.models import Submission, WorkerRecord
 from killable.supervisor.supervisor import Supervisor
@@ -43,7 +43,7 @@ async def test_of_many_that_end_together_those_at_work_are_signalled_first(
     caplog.set_level(logging.INFO, "killable.jobs")
     server = await supervisor(hostile_pool(workers=1, spares=0))
     busy = await submit(server, "loop_python")
-    await said(server, busy)
+    await wait_for_tokens(server, busy)
     waiting = [await submit(server, "echoes") for _ in range(3)]
     await (server.cancel_matching() if how == "cancel" else server.close())
     of_jobs = [record for record in caplog.records if record.name == "killable.jobs"]
@@ -60,10 +60,10 @@ async def test_a_job_goes_through_its_states(proof: str, tmp_path: Path, supervi
     job_id = await submit(server, "waits_for", gate=str(gate))
     record = await server.get(job_id)
     assert (record.state, record.pid, record.queue) == ("queued", None, {"position": 0, "estimated_wait_s": None})
-    await said(server, job_id)
+    await wait_for_tokens(server, job_id)
     record = await server.get(job_id)
     assert record.state == "running" and record.pid is not None and record.started_at is not None
-    seen = processes.look(record.pid)
+    seen = processes.read_process(record.pid)
     assert seen is not None and record.worker_id in {worker.worker_id for worker in await server.workers()}
     gate.touch()
     record = await server.wait(job_id)
@@ -102,7 +102,7 @@ async def test_an_ending_has_the_class_of_its_code(supervisor: StartSupervisor) 
     server = await supervisor(hostile_pool(workers=4))
     timed_out = run(server, "loop_python", limits={"run_s": 0.05})
     cancelled = await submit(server, "loop_python")
-    await computing(server, cancelled)
+    await wait_until_computing(server, cancelled)
     stories = await asyncio.gather(
         run(server, "raises_unpicklable"),
         run(server, "segfaults"),
@@ -151,7 +151,7 @@ async def test_stuck_jobs_leave_the_other_workers_to_others(proof: str, supervis
     server = await supervisor(hostile_pool(workers=3, spares=1), proof=proof)
     stuck = [await submit(server, type, limits={"grace_s": 60}) for type in ("hold_gil", "ignores_term")]
     for job_id in stuck:
-        await computing(server, job_id)
+        await wait_until_computing(server, job_id)
     assert (await server.cancel(stuck[1], wait_s=0)).state == "stopping"
     for _ in range(5):
         assert (await run(server, "echoes")).state == "completed"
@@ -165,7 +165,7 @@ async def test_stuck_jobs_leave_the_other_workers_to_others(proof: str, supervis
 async def test_a_queued_job_that_is_cancelled_never_has_a_process(proof: str, supervisor: StartSupervisor) -> None:
     server = await supervisor(hostile_pool(workers=1), proof=proof)
     busy = await submit(server, "loop_python")
-    await computing(server, busy)
+    await wait_until_computing(server, busy)
     queued = [await submit(server, "echoes") for _ in range(3)]
     assert [(await server.get(job_id)).queue["position"] for job_id in queued] == [0, 1, 2]  # type: ignore[index]
     story = await stop(server, queued[1], reason="not needed")
@@ -181,7 +181,7 @@ async def test_a_queued_job_that_is_cancelled_never_has_a_process(proof: str, su
 async def test_a_job_that_waits_too_long_times_out_in_the_queue(supervisor: StartSupervisor) -> None:
     server = await supervisor(hostile_pool(workers=1))
     busy = await submit(server, "loop_python")
-    await computing(server, busy)
+    await wait_until_computing(server, busy)
     story = await run(server, "echoes", limits={"queue_s": 0.1})
     assert (story.state, story.code, story.names) == ("timed_out", "timeout.queue", ["timed_out"])
     assert (story.error["limit"], story.error["limit_s"], story.error["retryable"]) == ("queue_s", 0.1, True)
@@ -209,7 +209,7 @@ async def test_a_deadline_that_is_seen_late_hears_first_what_was_said_in_time(su
 async def test_the_queue_is_bounded_in_jobs_and_bytes(supervisor: StartSupervisor) -> None:
     server = await supervisor(hostile_pool(workers=1), queue_jobs_max=3, queue_bytes_max=1000)
     busy = await submit(server, "loop_python")
-    await computing(server, busy)
+    await wait_until_computing(server, busy)
     for bound, text, fits in [("queue_bytes_max", "x" * 600, 1), ("queue_jobs_max", "x", 3)]:
         queued = [await submit(server, "echoes", text=text) for _ in range(fits)]
         with pytest.raises(Refused) as refused:
@@ -225,7 +225,7 @@ async def test_the_queue_is_bounded_in_jobs_and_bytes(supervisor: StartSuperviso
 async def test_the_more_urgent_goes_first(supervisor: StartSupervisor) -> None:
     server = await supervisor(hostile_pool(workers=1))
     busy = await submit(server, "loop_python")
-    await computing(server, busy)
+    await wait_until_computing(server, busy)
     jobs = {}
     for priority in (0, 5, -1, 5):
         record = await server.submit(Submission("echoes", b"{}", priority=priority))
@@ -248,7 +248,7 @@ async def test_a_job_may_end_with_its_last_reader(supervisor: StartSupervisor) -
         for stops in (True, False)
     ]
     for job_id in (leaving, staying):
-        await said(server, job_id)
+        await wait_for_tokens(server, job_id)
         await server.reader_came(job_id)
         await server.reader_came(job_id)
         await server.reader_left(job_id)
@@ -335,7 +335,7 @@ async def test_every_way_to_end_gives_everything_back(
         await run(server, "loop_python", limits={"run_s": 0.05})
         for grace_s in (0, 5):
             job_id = await submit(server, "touches_tmp", then="loop")
-            await said(server, job_id)
+            await wait_for_tokens(server, job_id)
             await stop(server, job_id, grace_s=grace_s)
         left = server.events(await submit(server, "counts_for_ever", width=100))
         async for _ in left:
@@ -366,7 +366,7 @@ async def test_every_way_to_end_gives_everything_back(
         groups = [path for root in processes.cgroups_of(os.getpid()) for path in root.iterdir() if path.is_dir()]
         grouped = [worker for worker in workers if worker.proof != "descendants"]
         descriptors = len(open_descriptors()) + len(os.listdir(f"/proc/{zygote}/fd")) - descriptors_of(workers)
-        return descriptors, len(processes.ours()) - len(workers), len(groups) - len(grouped)
+        return descriptors, len(processes.started_by_tests()) - len(workers), len(groups) - len(grouped)
 
     folder = Path((await run(server, "touches_tmp")).tokens[0]).parent.parent
     assert folder.name.startswith("killable-"), "the supervisor's"
@@ -390,7 +390,7 @@ async def test_a_jobs_private_directory_goes_with_it(proof: str, supervisor: Sta
     for then in ("return", "die", "loop"):
         job_id = await submit(server, "touches_tmp", then=then)
         if then == "loop":
-            await said(server, job_id)
+            await wait_for_tokens(server, job_id)
             story = await stop(server, job_id)
         else:
             story = await follow(server, job_id)
@@ -412,7 +412,7 @@ async def test_a_close_ends_everything_by_its_own_grace(proof: str, supervisor: 
         "keeps_family": await submit(server, "keeps_family", limits={"grace_s": 60}),
     }
     for job_id in jobs.values():
-        await said(server, job_id)
+        await wait_for_tokens(server, job_id)
     queued = [await submit(server, "echoes") for _ in range(3)]
     closing = asyncio.create_task(server.close(grace_s=8))
     stories = {type: await follow(server, job_id) for type, job_id in jobs.items()}
@@ -421,7 +421,7 @@ async def test_a_close_ends_everything_by_its_own_grace(proof: str, supervisor: 
         assert (story.code, story.error["by"]) == ("cancelled", "shutdown")
     assert stories["loop_python"].tokens == ["in", "finally"] and "kill_sent" in stories["stops_itself"].phases
     assert [(await server.get(job_id)).state for job_id in queued] == ["cancelled"] * 3
-    assert processes.ours() == [] and processes.cgroups_of(os.getpid()) == []
+    assert processes.started_by_tests() == [] and processes.cgroups_of(os.getpid()) == []
     with pytest.raises(Refused) as refused:
         await submit(server, "echoes")
     assert refused.value.code == "draining"
@@ -430,9 +430,9 @@ async def test_a_close_ends_everything_by_its_own_grace(proof: str, supervisor: 
 async def test_a_second_close_hurries_the_first(supervisor: StartSupervisor) -> None:
     server: Supervisor = await supervisor(hostile_pool())
     job_id = await submit(server, "ignores_term", limits={"grace_s": 60})
-    await computing(server, job_id)
+    await wait_until_computing(server, job_id)
     first = asyncio.create_task(server.close())
-    await reached(server, job_id, "stopping")
+    await wait_for_state(server, job_id, "stopping")
     await server.close(grace_s=0)
     await first
     assert (await server.get(job_id)).certificate["exit_signal"] == "SIGKILL"  # type: ignore[index]

@@ -10,11 +10,21 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import certificates, processes
-from support.marks import libc, tag_of
-from support.supervising import GROUPED, WITH_GROUPS, StartSupervisor
+from job_runs import (
+    ENDED_WITH,
+    FORKED_OR_EXECED,
+    Story,
+    hostile_pool,
+    run,
+    stop,
+    submit,
+    wait_for_tokens,
+    wait_until_computing,
+)
+from support import certificate_checks, processes
+from support.job_helpers import libc, process_name_of
+from support.supervisor_fixture import CGROUP_PROOF, NEEDS_CGROUPS, StartSupervisor
 from support.waiting import Pending, until, until_async
-from trials import ENDED_WITH, FORKED_OR_EXECED, Story, computing, hostile_pool, run, said, stop, submit
 
 from killable.supervisor.supervisor import Supervisor
 
@@ -48,17 +58,17 @@ async def test_the_whole_family_is_gone_with_the_job_of_a_worker_that_has_served
 
 
 @pytest.mark.row("D5")
-@WITH_GROUPS
+@NEEDS_CGROUPS
 async def test_what_has_moved_to_another_group_is_gone_with_the_job(supervisor: StartSupervisor) -> None:
     """`cgroup.kill` of the worker's group ends none of it, and its guard still knows them."""
-    server = await supervisor(hostile_pool(), proof=GROUPED)
+    server = await supervisor(hostile_pool(), proof=CGROUP_PROOF)
     for grace_s in (None, 0):
         job_id = await submit(server, "moves_to_another_cgroup")
-        ((daemon, has_moved),) = await said(server, job_id)
+        ((daemon, has_moved),) = await wait_for_tokens(server, job_id)
         assert has_moved or os.geteuid() != 0, "who is not root may find no group that takes it"
         story = await stop(server, job_id, grace_s=grace_s)
         assert story.code == "cancelled" and story.certificate["processes_swept"] == 1
-        assert processes.look(daemon) is None and processes.named(tag_of(job_id)) == []
+        assert processes.read_process(daemon) is None and processes.named(process_name_of(job_id)) == []
 
 
 async def end_with_family(server: Supervisor, kind: str, end: str, proof: str) -> Story:
@@ -71,12 +81,14 @@ async def end_with_family(server: Supervisor, kind: str, end: str, proof: str) -
         (family,) = story.tokens
     else:
         job_id = await submit(server, "keeps_family", kind=kind)
-        (family,) = await said(server, job_id)
-        found = {seen.pid for seen in processes.named(tag_of(job_id))}
+        (family,) = await wait_for_tokens(server, job_id)
+        found = {seen.pid for seen in processes.named(process_name_of(job_id))}
         assert set(family) < found, "the look into /proc finds what is there"
         story = await stop(server, job_id, grace_s=0 if end == "killed" else None)
     assert len(family) == COUNTS[kind] == story.certificate["processes_swept"]
-    assert [pid for pid in family if processes.look(pid)] == [] == processes.named(tag_of(story.job_id))
+    assert (
+        [pid for pid in family if processes.read_process(pid)] == [] == processes.named(process_name_of(story.job_id))
+    )
     assert story.certificate["proof"] == proof
     return story
 
@@ -88,8 +100,8 @@ async def dead_at_the_terminal_event(server: Supervisor, trials: int) -> None:
     async def trial(number: int) -> Story:
         async with turns:
             job_id = await submit(server, "keeps_family", kind="setsid")
-            await said(server, job_id)
-            assert len(processes.named(tag_of(job_id))) == 3
+            await wait_for_tokens(server, job_id)
+            assert len(processes.named(process_name_of(job_id))) == 3
             return await stop(server, job_id, grace_s=[None, 0][number % 2])
 
     stories = await asyncio.gather(*map(trial, range(trials)))
@@ -116,7 +128,7 @@ async def test_a_job_that_forks_as_fast_as_it_can_is_gone_with_all_its_forks(
         job_id = await submit(server, "forks_steadily")
 
         def forked(job_id: str = job_id) -> bool | Pending:
-            return len(found := processes.named(tag_of(job_id))) > 10 or Pending(found)
+            return len(found := processes.named(process_name_of(job_id))) > 10 or Pending(found)
 
         await until_async(forked, "it has forked")
         story = await stop(server, job_id, grace_s=grace_s)
@@ -127,7 +139,7 @@ async def test_a_job_that_forks_as_fast_as_it_can_is_gone_with_all_its_forks(
 async def test_the_guard_is_what_finds_a_daemon(tmp_path: Path) -> None:
     """The control: the same family under a parent that is only killed lives on, and the look into /proc sees it."""
     script = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import time; from support.families import fork_one\n"
+        "import sys; sys.path.insert(0, sys.argv[1]); import time; from support.forking_jobs import fork_one\n"
         "print(fork_one(new_session=True), fork_one(new_session=True, twice=True), flush=True)\n"
         "time.sleep(3600)"
     )
@@ -138,14 +150,14 @@ async def test_the_guard_is_what_finds_a_daemon(tmp_path: Path) -> None:
         parent.kill()
     try:
         assert len(family) == 2
-        found = [processes.look(pid) for pid in family]
+        found = [processes.read_process(pid) for pid in family]
         assert all(seen is not None and seen.state != "Z" for seen in found), found
-        assert set(family) <= {seen.pid for seen in processes.ours()}
+        assert set(family) <= {seen.pid for seen in processes.started_by_tests()}
     finally:
         for pid in family:
             os.kill(pid, signal.SIGKILL)
     # Whoever adopted them has to reap them before the leak guard looks.
-    until(lambda: Pending(left) if (left := [pid for pid in family if processes.look(pid)]) else True, "reaped")
+    until(lambda: Pending(left) if (left := [pid for pid in family if processes.read_process(pid)]) else True, "reaped")
 
 
 @pytest.mark.row("PEERS-15")
@@ -167,13 +179,14 @@ async def test_no_zombie_is_left_by_a_stress_of_endings(proof: str, supervisor: 
                 await run(server, "echoes")
             case 5:
                 job_id = await submit(server, "loop_python")
-                await computing(server, job_id, 0.002)
+                await wait_until_computing(server, job_id, 0.002)
                 await stop(server, job_id)
 
     await asyncio.gather(*map(one, range(60)))
     # A worker that has just ended is a zombie until it is reaped: a moment, not for good.
     await until_async(
-        lambda: Pending(zombies) if (zombies := [s for s in processes.ours() if s.state == "Z"]) else True, "no zombies"
+        lambda: Pending(zombies) if (zombies := [s for s in processes.started_by_tests() if s.state == "Z"]) else True,
+        "no zombies",
     )
 
 
@@ -185,7 +198,7 @@ async def test_a_stop_in_the_middle_of_a_fork_is_raised_behind_it(supervisor: St
     async def one(number: int) -> None:
         async with turns:
             job_id = await submit(server, "forks_until_told", limits={"grace_s": 30, "ack_s": None})
-            await computing(server, job_id, number / 10_000)
+            await wait_until_computing(server, job_id, number / 10_000)
             story = await stop(server, job_id)
             assert (story.tokens, story.lines) == (["in", [True]], []), story.certificate
 
@@ -207,7 +220,7 @@ async def test_a_process_that_does_not_go_away_is_given_up_and_its_slot_set_asid
     """As under a debugger that holds the dead: the kernel hides the zombie from its parent until the tracer lets go."""
     server = await supervisor(hostile_pool(workers=2), proof=proof, unkillable_s=4)
     job_id = await submit(server, "ignores_term")
-    pid = await computing(server, job_id)
+    pid = await wait_until_computing(server, job_id)
     assert libc().ptrace(0x4206, pid, None, None) == 0  # PTRACE_SEIZE: it goes on as before
     try:
         await server.cancel(job_id, grace_s=0, wait_s=0)
@@ -219,7 +232,7 @@ async def test_a_process_that_does_not_go_away_is_given_up_and_its_slot_set_asid
     ENDED_WITH.add("unkillable")
     assert record.certificate is not None and "tree_empty" not in record.certificate
     assert "proof" not in record.certificate
-    certificates.check_certificate(record.certificate, "unkillable", "user")
+    certificate_checks.check_certificate(record.certificate, "unkillable", "user")
     # Until it is gone its slot is not used, and everyone is told; the other slot works.
     (pool,) = await server.pools()
     ready, degraded = await server.ready()

@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from job_runs import Reports, open_spawner, run
 from support import processes
-from support.supervising import StartSupervisor
+from support.supervisor_fixture import StartSupervisor
 from support.waiting import until_async
-from trials import Hearing, run, spawning
 
 import killable.workers
 from killable.supervisor.attempts.exit_outcome import Evidence, classify
@@ -51,7 +51,7 @@ class Worker:
         workers = str(Path(killable.workers.__file__).parent)
         public = str(Path(killable.__file__ or "").parent)
         configure = {
-            "pool": "p", "modules": list(modules or ["support.obedient"]), "folder": str(FOLDER),
+            "pool": "p", "modules": list(modules or ["support.cooperative_jobs"]), "folder": str(FOLDER),
             "start_method": "spawn", "codec": "json", "jobs_per_worker_max": jobs_max, "nice": 0, "tmp": str(tmp),
             "affinity": [], "core_dumps": False, "uid": None, "gid": None, "groups": [], "account_env": {}, "setup": "",
         }  # fmt: skip
@@ -82,7 +82,7 @@ class Worker:
         """Wait for its end; a signal is a negative number."""
         poll = select.poll()
         poll.register(self.pidfd, select.POLLIN)
-        assert poll.poll(DEADLINE_MS), f"it goes on: {processes.look(self.pid)}"
+        assert poll.poll(DEADLINE_MS), f"it goes on: {processes.read_process(self.pid)}"
         _, status = os.waitpid(self.pid, 0)
         self.pid = 0
         return os.waitstatus_to_exitcode(status)
@@ -241,15 +241,15 @@ async def test_a_worker_that_cannot_be_exec_d_says_why(tmp_path: Path, superviso
 @pytest.mark.row("B4")
 @pytest.mark.parametrize("cannot_be", ["confined", "exec'd"])
 async def test_a_worker_that_the_system_refuses_ends_with_the_code_for_that(cannot_be: str, tmp_path: Path) -> None:
-    """At the seam, where the zygote's report can be seen: a job is told the worker's own words."""
+    """Without a supervisor, where the zygote's report can be seen: a job is told the worker's own words."""
     pool, python = soon_without_interpreter(tmp_path)
     if cannot_be == "confined":
         pool = unconfinable(tmp_path)
-    async with spawning(pool, hearing := Hearing()) as spawner:
+    async with open_spawner(pool, reports := Reports()) as spawner:
         python.unlink()
-        spawner.fork("w-1", hearing)
-        gone = await until_async(lambda: hearing.gone, "it is gone")
+        spawner.fork("w-1", reports)
+        gone = await until_async(lambda: reports.gone, "it is gone")
     assert gone is not None and gone.ending is not None
     assert (gone.ending.exit_code, gone.ending.signal) == (ExitCode.OS_ERROR, None)
-    (broken,) = hearing.frames
+    (broken,) = reports.frames
     assert broken.kind == Kind.BROKEN and f"cannot be {cannot_be}" in broken.payload.decode()

@@ -9,12 +9,12 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from job_runs import follow, hostile_pool, pool_of, run, stop, submit, wait_for_tokens, wait_until_computing
 from support import processes
-from support.certificates import was_killed
-from support.marks import tag_of
-from support.supervising import StartSupervisor
+from support.certificate_checks import was_killed
+from support.job_helpers import process_name_of
+from support.supervisor_fixture import StartSupervisor
 from support.waiting import Pending, until_async
-from trials import computing, follow, hostile_pool, pool_of, run, said, stop, submit
 
 from killable.supervisor.models import PoolRecord
 from killable.supervisor.settings import PoolSpec
@@ -44,10 +44,10 @@ async def test_a_fork_workers_parent_is_the_zygote_and_its_parent_the_guard(
 ) -> None:
     server = await supervisor(hostile_pool(), proof=proof)
     job_id = await submit(server, "loop_python")
-    worker = processes.look(await computing(server, job_id))
-    zygote = processes.look((await pool_of(server)).zygote_pid or 0)
+    worker = processes.read_process(await wait_until_computing(server, job_id))
+    zygote = processes.read_process((await pool_of(server)).zygote_pid or 0)
     assert worker is not None and zygote is not None
-    guard = processes.look(zygote.parent)
+    guard = processes.read_process(zygote.parent)
     assert worker.parent == zygote.pid and guard is not None and guard.parent == os.getpid()
     assert len({os.getsid(0), worker.session, zygote.session, guard.session}) == 4
 
@@ -58,7 +58,7 @@ async def test_a_kill_costs_the_next_job_nothing(proof: str, supervisor: StartSu
     server = await supervisor(hostile_pool(workers=1, spares=1), proof=proof)
     for _ in range(3):
         job_id = await submit(server, "hold_gil")
-        await computing(server, job_id)
+        await wait_until_computing(server, job_id)
         await when_ready(server)
         (spare,) = [worker.pid for worker in await server.workers() if worker.state == "idle"]
         waiting = await submit(server, "echoes")
@@ -87,7 +87,7 @@ async def test_a_preload_is_shared_and_costs_a_worker_next_to_nothing(
     )
     server = await supervisor(pool, proof=proof)
     job_id = await submit(server, "use")
-    pid = await computing(server, job_id)
+    pid = await wait_until_computing(server, job_id)
     rollup = dict(
         line.split(":", 1) for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines() if line[0] != "0"
     )
@@ -120,7 +120,7 @@ async def test_a_module_that_resets_the_wakeup_descriptor_at_a_fork_does_no_harm
     )
     server = await supervisor(pool)
     job_id = await submit(server, "spin", limits={"grace_s": 60})
-    await computing(server, job_id)
+    await wait_until_computing(server, job_id)
     story = await stop(server, job_id)
     assert "acknowledged" in story.certificate and not was_killed(story.certificate)
 
@@ -155,7 +155,7 @@ async def test_a_killed_zygote_loses_its_jobs_comes_back_and_goes_on(proof: str,
     server = await supervisor(hostile_pool(workers=3), proof=proof)
     running = [await submit(server, type) for type in ("loop_python", "ignores_term", "keeps_family")]
     for job_id in running:
-        await said(server, job_id)
+        await wait_for_tokens(server, job_id)
     queued = [await submit(server, "echoes", text=str(number)) for number in range(5)]
     before = await pool_of(server)
     assert before.zygote_pid is not None
@@ -184,12 +184,12 @@ async def test_a_job_that_ended_by_itself_before_the_zygote_died_is_not_called_l
     zygote = (await pool_of(server)).zygote_pid
     assert zygote is not None
     job_id = await submit(server, "waits_for", gate="/nowhere")
-    await said(server, job_id)
+    await wait_for_tokens(server, job_id)
     await when_ready(server)  # the second job gets its worker at once, not from a zygote that is stopped
     os.kill(zygote, signal.SIGSTOP)
 
     def stopped() -> bool | Pending:
-        seen = processes.look(zygote)
+        seen = processes.read_process(zygote)
         return (seen is not None and seen.state == "T") or Pending(seen)
 
     await until_async(stopped, "the zygote is stopped: before the job ends, or it would reap it")
@@ -199,7 +199,7 @@ async def test_a_job_that_ended_by_itself_before_the_zygote_died_is_not_called_l
     assert record.pid is not None
 
     def dead() -> bool | Pending:
-        seen = processes.look(record.pid or 0)
+        seen = processes.read_process(record.pid or 0)
         return (seen is not None and seen.state == "Z") or Pending(seen)
 
     await until_async(dead, "the job's process has ended, and nobody reaps it")
@@ -228,18 +228,20 @@ async def test_a_zygote_that_is_killed_again_and_again_comes_back(supervisor: St
 async def test_a_killed_guard_takes_everything_with_it_and_comes_back(proof: str, supervisor: StartSupervisor) -> None:
     server = await supervisor(hostile_pool(), proof=proof)
     job_id = await submit(server, "keeps_family", kind="each")
-    await said(server, job_id)
-    zygote = processes.look((await pool_of(server)).zygote_pid or 0)
+    await wait_for_tokens(server, job_id)
+    zygote = processes.read_process((await pool_of(server)).zygote_pid or 0)
     assert zygote is not None
     os.kill(zygote.parent, signal.SIGKILL)
 
     record = await server.wait(job_id)
     assert record.error is not None and record.error["code"] == "worker_lost"
     # Nobody of ours reaps them now: init does, and a zombie is dead.
-    assert [seen for seen in processes.named(tag_of(job_id)) if seen.state != "Z"] == []
+    assert [seen for seen in processes.named(process_name_of(job_id)) if seen.state != "Z"] == []
     assert record.certificate is not None and "descendants" not in record.certificate.get("proof", "")
     assert (await run(server, "echoes")).state == "completed"
-    await until_async(lambda: Pending(left) if (left := processes.named(tag_of(job_id))) else True, "init reaps")
+    await until_async(
+        lambda: Pending(left) if (left := processes.named(process_name_of(job_id))) else True, "init reaps"
+    )
 
 
 # ── not forking ──

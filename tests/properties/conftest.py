@@ -1,4 +1,4 @@
-"""No deadlines: a machine that is busy is no failure. A failing example prints what reproduces it."""
+"""Hypothesis without deadlines: a busy machine is no failure. A failing example prints how to reproduce it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The real supervisor over the fake seam, a reader on every job, and what has to hold whatever happens.
+"""The real supervisor over the simulated side of the ports, a reader for each job, and the checks that always hold.
 
 Runs in: the test process.
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
-from support.fake_seam import FakeSpawner
+from support.fake_spawner import FakeSpawner
 from support.fake_world import SLACK_S, Faults, Script, Truth, World
 from support.virtual_loop import VirtualLoop
 
@@ -159,15 +159,15 @@ class Simulation:
             self.world.shortened(job.number, began + grace_s)
         by, reason = ("user", "operator")[job.asked % 2], f"cancel {job.asked}"
         job.asked += 1
-        self._hear(job, self.record(job))
+        self._note_record(job, self.record(job))
         try:
             record = await self.supervisor.cancel(job.id, by=by, reason=reason, grace_s=grace_s, wait_s=wait_s)
         except Refused as refused:
             self.world.check(refused.code == "already_ended", f"cancel: {refused!r}")
             self.world.check(refused.record.state in TERMINAL_STATES, "already_ended before the end")
-            self._hear(job, refused.record)
+            self._note_record(job, refused.record)
             return
-        self._hear(job, record)
+        self._note_record(job, record)
         self.world.check(record.state in ("cancelled", "stopping", "running"), f"cancel returned {record.state}")
         if record.state == "running":  # its job function is over and its process is being swept: it ends by itself
             self.world.check(self.truth(job).closing is not None or self.truth(job).exited_at is not None, "ignored")
@@ -175,7 +175,7 @@ class Simulation:
             job.cancel_accepted = True
         self.world.check(self.loop.time() <= began + wait_s + SLACK_S, "cancel waited longer than it was told")
 
-    def _hear(self, job: Job, record: JobRecord) -> None:
+    def _note_record(self, job: Job, record: JobRecord) -> None:
         """A cancel is idempotent: an attempt's verdict is the first one, and so is a job's final answer."""
         check, told = self.world.check, record.certificate or {}
         if "cause" in told:
@@ -292,7 +292,7 @@ class Simulation:
         self.check_ends()
 
     def check_ends(self) -> None:
-        """Every job has ended as the record below the seam says."""
+        """Every job has ended as the record of the simulated side says."""
         for job in self.jobs:
             self._check_end(job)
         self.raise_violations()
@@ -340,7 +340,7 @@ class Simulation:
         check([event.id for event in events] == list(range(len(events))), f"{name}: its event ids have a gap")
         check(not job.events or job.events == events, f"{name}: its reader saw other events than there are")
         job.events, job.end = events, json.loads(terminal[0].data)
-        self._hear(job, self.record(job))
+        self._note_record(job, self.record(job))
         attempts, retries = self.world.attempts(job.number), job.retries
         for told, truth in zip(retries, attempts, strict=False):
             self._check_certificate(name, truth, told["error"]["code"], told["certificate"])
@@ -405,7 +405,7 @@ def _codes(truth: Truth) -> set[str | None]:
         return {"input.invalid" if b'"cause":"payload"' in payload else "exception"}
     outside = {"worker_lost", "killed_externally"} if truth.outside else set()
     if truth.expired_at is not None and truth.replaced_at is not None:
-        outside |= {"exit"}  # its own handler got the bell of its operation
+        outside |= {"exit"}  # its own handler got the SIGTERM of its operation
     if script.end == "torn":
         return outside | ({"protocol"} if truth.entered else {"spawn"})
     if script.end == "exits":

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from support.fake_world import Script
 
-from sim.scenarios import DEAF, FOREVER, refusal, simulate
+from sim.scenario_helpers import DEAF, FOREVER, refusal, simulate
 from sim.simulation import Simulation, answer, pool
 
 KEY = {"idempotency_key": "k1", "body_digest": "d1"}

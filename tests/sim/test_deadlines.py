@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from support.fake_world import NEVER, Script
 
-from sim.scenarios import DEAF, FOREVER, near, refusal, simulate
+from sim.scenario_helpers import DEAF, FOREVER, near, refusal, simulate
 from sim.simulation import Simulation, pool
 
 # ── time ──
@@ -86,7 +86,7 @@ def test_the_first_cause_stays_when_others_follow() -> None:
         await asyncio.sleep(1.5)
         sim.cancel(job)
         await asyncio.sleep(0.1)
-        sim.world.processes()[0].killed_by_stranger()
+        sim.world.processes()[0].kill_from_outside()
         await sim.ended(job)
         assert job.code == "timeout.run" and job.certificate["cause"] == "timeout.run"
         assert sim.record(job).error["signal"] == "SIGKILL"  # type: ignore[index]

@@ -10,7 +10,7 @@ import pytest
 from support.fake_world import NEVER, Script
 
 from killable.supervisor.attempts.escalation import DUMP_IN_GRACE_S_MAX, DUMP_S, RESEND_S
-from sim.scenarios import DEAF, FOREVER, NATIVE, near, simulate
+from sim.scenario_helpers import DEAF, FOREVER, NATIVE, near, simulate
 from sim.simulation import LIMITS, Simulation
 
 
@@ -36,7 +36,7 @@ def test_native_code_that_cannot_hear_is_killed_before_its_grace_is_over() -> No
         (DEAF, {}),
         (NATIVE, {"ack_s": None}),
         (NATIVE, {"ack_s": 2.0}),
-        (Script(run_s=NEVER, hears_s=NEVER, rings=False), {}),
+        (Script(run_s=NEVER, acknowledge_s=NEVER, delivery_shows=False), {}),
         (Script(run_s=NEVER, replaces=True, cleanup_s=NEVER), {}),
     ],
     ids=["starved", "ack_s none", "ack_s is the grace", "no delivery byte", "a handler of its own"],
@@ -86,7 +86,7 @@ def test_a_swallowed_stop_is_rung_again_and_not_at_once() -> None:
 @pytest.mark.parametrize(("dump_s", "killed_s"), [(0.004, DUMP_S), (0.007, 2 * DUMP_S), (NEVER, DUMP_IN_GRACE_S_MAX)])
 def test_a_stack_is_waited_for_but_not_for_long(dump_s: float, killed_s: float) -> None:
     async def main(sim: Simulation) -> None:
-        job = await sim.submit(Script(run_s=NEVER, hears_s=NEVER, dump_s=dump_s))
+        job = await sim.submit(Script(run_s=NEVER, acknowledge_s=NEVER, dump_s=dump_s))
         await asyncio.sleep(1)
         sim.cancel(job)
         await sim.ended(job)

@@ -9,7 +9,7 @@ from support.fake_world import NEVER, Faults, Script
 from support.virtual_loop import run
 
 from killable.supervisor.ports import ProcessorUse
-from sim.scenarios import DEAF, FOREVER, LATENCY_S, refusal, simulate
+from sim.scenario_helpers import DEAF, FOREVER, LATENCY_S, refusal, simulate
 from sim.simulation import Simulation, pool
 
 
@@ -43,7 +43,7 @@ def test_a_zygote_that_dies_while_workers_are_forked_fails_no_queued_job() -> No
 def test_a_job_is_never_given_to_an_idle_worker_that_has_just_died() -> None:
     async def main(sim: Simulation) -> None:
         for process in sim.world.alive():
-            process.killed_by_stranger()
+            process.kill_from_outside()
         await asyncio.sleep(0.001)  # the exit is seen, the reap is not
         jobs = [await sim.submit(Script(sweep_s=0.5)) for _ in range(3)]
         await sim.ended(*jobs)
@@ -62,7 +62,7 @@ def test_a_worker_whose_last_word_is_read_behind_its_exit_is_not_used_again(seed
         first, following = [await sim.submit(Script(run_s=0.1)) for _ in range(2)]
         while "started" not in first.names or sim.truth(first).closing is None:
             await asyncio.sleep(0.00001)
-        sim.world.alive()[0].killed_by_stranger()
+        sim.world.alive()[0].kill_from_outside()
         await sim.ended(first, following)
         assert following.code in (None, "killed_externally")
 
@@ -78,7 +78,7 @@ def test_a_pool_that_cannot_start_workers_says_so_and_recovers(
     async def main(sim: Simulation) -> None:
         sim.world.faults = Faults(**{fault: 1.0})
         for process in sim.world.alive():
-            process.killed_by_stranger()
+            process.kill_from_outside()
         await asyncio.sleep(LATENCY_S)
         jobs = [await sim.submit(Script()) for _ in range(3)]
         await sim.ended(*jobs)
@@ -97,7 +97,7 @@ def test_a_pool_that_fails_for_hours_comes_back_when_it_can() -> None:
     async def main(sim: Simulation) -> None:
         sim.world.faults = Faults(fork_fails=1.0)
         for process in sim.world.alive():
-            process.killed_by_stranger()
+            process.kill_from_outside()
         await asyncio.sleep(3 * 3600)
         sim.world.faults = Faults()
         await asyncio.sleep(10)
@@ -129,7 +129,7 @@ def test_a_pool_whose_spares_cannot_be_forked_still_uses_the_workers_that_it_has
         sim.world.faults = Faults(fork_fails=1.0)
         for process in sim.world.alive():
             if process.processor_use() == ProcessorUse(0.0, 0.0, 1):
-                process.killed_by_stranger()
+                process.kill_from_outside()
         await sim.ended(*running)
         await asyncio.sleep(20)
         later = await sim.submit(Script())
@@ -186,7 +186,7 @@ def test_a_preload_that_leaves_threads_makes_the_workers_exec() -> None:
 
 def test_no_worker_is_used_before_its_pidfd_is_here() -> None:
     async def main() -> None:
-        async with Simulation(pool(workers=4, spares=0), faults=Faults(told_s=0.05)) as sim:
+        async with Simulation(pool(workers=4, spares=0), faults=Faults(fork_report_s=0.05)) as sim:
             jobs = [await sim.submit(FOREVER) for _ in range(4)]
             for _ in range(60):
                 await asyncio.sleep(0.001)

@@ -11,7 +11,7 @@ import pytest
 from support.fake_world import NEVER, Script
 
 from killable.supervisor.dispatch.retries import WAIT_S_MAX
-from sim.scenarios import FOREVER, NATIVE, near, refusal, simulate
+from sim.scenario_helpers import FOREVER, NATIVE, near, refusal, simulate
 from sim.simulation import Job, Simulation, answer, pool
 
 THRICE = {"attempts_max": 3, "backoff_s": 2.0}
@@ -22,7 +22,7 @@ async def kill(sim: Simulation, job: Job) -> float:
     while job.number not in sim.world.truths or sim.truth(job).exited_at is not None or not sim.truth(job).entered:
         await asyncio.sleep(0.01)
     worker_id = sim.record(job).worker_id
-    next(process for process in sim.world.alive() if process.worker_id == worker_id).killed_by_stranger()
+    next(process for process in sim.world.alive() if process.worker_id == worker_id).kill_from_outside()
     while sim.record(job).worker_id == worker_id and not sim.record(job).ended:
         await asyncio.sleep(0.0001)
     return sim.loop.time()
@@ -118,7 +118,7 @@ def test_a_job_that_returned_in_its_grace_is_not_run_again() -> None:
     """It began too late, and did what it was to do."""
 
     async def main(sim: Simulation) -> None:
-        late = Script(enter_s=0.6, run_s=0.1, hears_s=0.3, cleanup_returns=True)
+        late = Script(enter_s=0.6, run_s=0.1, acknowledge_s=0.3, cleanup_returns=True)
         job = await sim.submit(late, limits={**THRICE, "start_s": 0.5, "ack_s": None})
         await sim.ended(job)
         assert job.code == "timeout.start" and sim.truth(job).closing is not None
@@ -145,7 +145,7 @@ def test_a_cancel_while_an_attempt_ends_is_the_end_of_the_job() -> None:
     async def main(sim: Simulation) -> None:
         job = await sim.submit(Script(run_s=NEVER, sweep_s=1.0, children=2), limits=THRICE)
         await asyncio.sleep(0.1)
-        sim.world.alive()[0].killed_by_stranger()
+        sim.world.alive()[0].kill_from_outside()
         await asyncio.sleep(0.1)
         assert sim.record(job).state == "running" and sim.truth(job).exited_at is not None
         sim.cancel(job)

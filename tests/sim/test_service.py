@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from support.fake_world import Script
 
-from sim.scenarios import DEAF, FOREVER, NATIVE, refusal, simulate
+from sim.scenario_helpers import DEAF, FOREVER, NATIVE, refusal, simulate
 from sim.simulation import LIMITS, Simulation, answer, pool
 
 

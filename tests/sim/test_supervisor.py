@@ -44,9 +44,9 @@ def draw_script(dice: random.Random) -> Script:
         end=dice.choice(ends),
         exit_code=dice.choice((0, 1, 64, 70, 78, 137, 143)),
         signal=dice.choice((6, 7, 9, 11, 15)),
-        rings=dice.random() < 0.85,
+        delivery_shows=dice.random() < 0.85,
         replaces=dice.random() < 0.1,
-        hears_s=dice.choice((0.0001, 0.0003, 0.01, 0.4, NEVER)),
+        acknowledge_s=dice.choice((0.0001, 0.0003, 0.01, 0.4, NEVER)),
         swallows=dice.choice((0, 0, 0, 1, 3)),
         cleanup_s=dice.choice((0.0, 0.001, 0.3, 5.0)),
         cleanup_tokens=dice.choice((0, 0, 2)),
@@ -103,7 +103,7 @@ def draw_faults(dice: random.Random) -> Faults:
         no_cgroup=sometimes(0.3),
         preload_threads=dice.choice((1, 1, 1, 3)),
         status_unknown=0.3,
-        told_s=dice.choice((0.001, 0.001, 0.03)),
+        fork_report_s=dice.choice((0.001, 0.001, 0.03)),
     )
 
 
@@ -167,7 +167,7 @@ class Fuzz:
                 dice.choice(world.spawners).guard_dies()
             case "stranger":
                 if processes := world.alive():
-                    dice.choice(processes).killed_by_stranger()
+                    dice.choice(processes).kill_from_outside()
             case "kill worker":
                 await self.kill_worker()
             case "look":
@@ -293,7 +293,7 @@ def test_a_failing_seed_shows_itself_and_fails_again_the_same(monkeypatch: pytes
 
 
 def test_nothing_of_the_supervisor_is_replaced() -> None:
-    """The seam and the clock come in by the constructor; everything between is what a server runs."""
+    """The simulated side and the clock come in by the constructor; everything between is what a server runs."""
 
     async def look() -> None:
         async with Simulation() as sim:

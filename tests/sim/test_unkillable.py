@@ -8,14 +8,14 @@ import pytest
 from support.fake_world import NEVER, Script
 
 from killable.supervisor.attempts.attempt import LEAVE_S
-from sim.scenarios import job_began, near, simulate
+from sim.scenario_helpers import job_began, near, simulate
 from sim.simulation import Simulation, pool
 
 
 @pytest.mark.row("D15")
 def test_an_unkillable_job_ends_its_slot_is_quarantined_and_the_others_go_on() -> None:
     async def main(sim: Simulation) -> None:
-        job = await sim.submit(Script(run_s=NEVER, hears_s=NEVER, dies_s=NEVER))
+        job = await sim.submit(Script(run_s=NEVER, acknowledge_s=NEVER, dies_s=NEVER))
         await asyncio.sleep(1)
         sim.cancel(job)
         await sim.ended(job)
@@ -38,7 +38,7 @@ def test_an_unkillable_job_ends_its_slot_is_quarantined_and_the_others_go_on() -
 @pytest.mark.row("D15")
 def test_a_slot_comes_back_when_what_was_unkillable_goes_after_all() -> None:
     async def main(sim: Simulation) -> None:
-        job = await sim.submit(Script(run_s=NEVER, hears_s=NEVER, dies_s=30.0, tokens=3))
+        job = await sim.submit(Script(run_s=NEVER, acknowledge_s=NEVER, dies_s=30.0, tokens=3))
         await asyncio.sleep(1.5)
         sim.cancel(job, grace_s=0.0)
         await sim.ended(job)

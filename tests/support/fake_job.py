@@ -1,4 +1,4 @@
-"""What runs in a fake worker: our harness as it should be, and a job that does what its script says.
+"""The code that runs in a fake worker: our harness, and a job that follows its script.
 
 Runs in: the test process.
 """
@@ -43,10 +43,10 @@ class FakeJob:
         self._served = 0
         self._sequence = 0
         self._swallows = 0
-        self._heard = False
+        self._acknowledged = False
         self._operations: list[int] = []
         """Those that it is in."""
-        self._told = False
+        self._expired = False
         """Of the end of its operation."""
         self._used = ProcessorUse(0.0, 0.0, 1)
         """Before this attempt."""
@@ -112,8 +112,8 @@ class FakeJob:
         self._served += 1
         self._busy_since = self._process.world.now()
         self._plan += 1
-        self._sequence, self._swallows, self._heard = 0, script.swallows, False
-        self._operations, self._told = [], False
+        self._sequence, self._swallows, self._acknowledged = 0, script.swallows, False
+        self._operations, self._expired = [], False
         if script.late_frame:
             self._process.pipes.write(Kind.TOKEN, truth.fence - 1, 7, b'{"text":"late"}')
         self._in(script.enter_s, self._enter)
@@ -132,16 +132,16 @@ class FakeJob:
     def on_term(self) -> None:
         truth = self._truth
         if truth is None or truth.closing is not None:
-            return  # nobody's bell
+            return  # it belongs to no attempt
         if truth.replaced_at is not None or (truth.script.replaces and truth.entered):
             self._in(truth.script.cleanup_s, lambda: self._process.die(exit_code=truth.script.exit_code))
         elif not truth.stop_ordered:
-            if truth.expire_ordered:  # else: a signal is only a doorbell
-                self._in(truth.script.hears_s, self._hear_of_expiry)
-        elif self._heard:
+            if truth.expire_ordered:  # else: a signal without an order does nothing
+                self._in(truth.script.acknowledge_s, self._take_expiry)
+        elif self._acknowledged:
             self._obey()
         else:
-            self._in(truth.script.hears_s, self._hear)
+            self._in(truth.script.acknowledge_s, self._acknowledge)
 
     def _in(self, delay: float, act: Callable[[], None]) -> None:
         plan = self._plan
@@ -169,7 +169,7 @@ class FakeJob:
             truth.entered = True
             self._write(Kind.ENTERED, b"{}")
             if script.replaces:
-                self._process.pipes.ring(NOTIFY_REPLACED)
+                self._process.pipes.notify(NOTIFY_REPLACED)
             if script.operation:
                 self._enter_operations(truth)
             self._plan_output(script)
@@ -267,29 +267,29 @@ class FakeJob:
 
     # ── the job when it is stopped ──
 
-    def _hear(self) -> None:
+    def _acknowledge(self) -> None:
         """Python's handler runs."""
-        if not self._heard and self._running().closing is None:
-            self._heard = True
+        if not self._acknowledged and self._running().closing is None:
+            self._acknowledged = True
             self._process.stack_text = 'File "job.py", line 2 in python'
-            self._process.pipes.ring(NOTIFY_ACKNOWLEDGED)
+            self._process.pipes.notify(NOTIFY_ACKNOWLEDGED)
             self._obey()
 
-    def _hear_of_expiry(self) -> None:
+    def _take_expiry(self) -> None:
         """`OperationTimedOut` is raised, if it still is in that operation."""
         truth = self._running()
         if truth.closing is not None or truth.stop_ordered:
-            return  # what it reads then is the stop, and that bell is on its way
-        if self._told:
+            return  # what it reads then is the stop, and its signal is on its way
+        if self._expired:
             return
-        self._process.pipes.ring(NOTIFY_EXPIRED)
+        self._process.pipes.notify(NOTIFY_EXPIRED)
         if truth.expire_ordered not in self._operations:
             return
         if self._swallows > 0:
             self._swallows -= 1
-            self._process.pipes.ring(NOTIFY_SWALLOWED)
+            self._process.pipes.notify(NOTIFY_SWALLOWED)
             return
-        self._told = True
+        self._expired = True
         if truth.script.catches == "leaves":
             self._leave_operations()
         elif not truth.script.catches:
@@ -306,7 +306,7 @@ class FakeJob:
             self._in(0.0001, lambda: self._close(Kind.RAISED, Raised("stopped").encode(), 143))
         elif self._swallows > 0:
             self._swallows -= 1
-            self._process.pipes.ring(NOTIFY_SWALLOWED)
+            self._process.pipes.notify(NOTIFY_SWALLOWED)
         else:
             self._plan += 1
             for step in range(script.cleanup_tokens):

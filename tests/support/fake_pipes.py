@@ -1,6 +1,6 @@
-"""The three pipes of a fake worker: what it writes is cut and read late, as pipes do it.
+"""The three pipes of a fake worker. Data is split and delivered late, as in real pipes.
 
-Runs in: the test process. `fake_process` is what they belong to.
+Runs in: the test process. `fake_process` owns them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class FakePipes:
         self._output += data
         self._world.soon(self.read_output)
 
-    def ring(self, notification: int) -> None:
+    def notify(self, notification: int) -> None:
         self._notifications.append(notification)
         self._world.soon(self.read_notifications)
 

@@ -1,6 +1,6 @@
-"""One fake process: its kernel side (life, signals, pipes) and the seam through which the supervisor holds it.
+"""One fake process: its kernel side (life, signals, pipes) and its implementation of `ports.Process`.
 
-Runs in: the test process. What runs in it is `fake_job.FakeJob`.
+Runs in: the test process. The code that it runs is `fake_job.FakeJob`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from support.fake_conduct import check_kill, note_notifications, note_term
 from support.fake_job import FakeJob
 from support.fake_pipes import FakePipes
+from support.fake_process_checks import check_kill, note_notifications, note_term
 from support.fake_world import SIGKILL, SIGTERM, Life, Truth, World
 
 from killable.supervisor.models import Verdict
@@ -23,7 +23,7 @@ from killable.workers.protocol.frames import Decoder
 from killable.workers.protocol.messages import Broken, Expire, Kind, Ready, Run, Stop
 
 if TYPE_CHECKING:
-    from support.fake_seam import FakeSpawner
+    from support.fake_spawner import FakeSpawner
 
 ROOM_BYTES = 100_000
 """What an orders socket takes at once, when it does not take all."""
@@ -37,7 +37,7 @@ def ending_of(status: Status, reaped_at: float) -> ProcessEnding:
 
 
 class FakeProcess:
-    """Implements `seam.Process`."""
+    """Implements `ports.Process`."""
 
     def __init__(self, world: World, spawner: FakeSpawner, worker_id: str, listener: ProcessListener) -> None:
         self.world, self.spawner, self.worker_id, self.listener = world, spawner, worker_id, listener
@@ -55,7 +55,7 @@ class FakeProcess:
         self._signalled = False
         self._dismissed = False
         self._kill_wanted = False
-        self._exit_told = False
+        self._exit_reported = False
         self._outside = ""
         self._status: Status = (None, None)
         self._reaped_at: float | None = None
@@ -96,7 +96,7 @@ class FakeProcess:
     def was_signalled(self) -> bool:
         return self._signalled
 
-    # ── the seam: what the supervisor asks for ──
+    # ── the port: what the supervisor calls ──
 
     def hold(self, fence: int | None) -> None:
         self._held = fence
@@ -205,7 +205,7 @@ class FakeProcess:
     def look_for_exit(self) -> bool:
         has_ended = self.pid is not None and self.life in (Life.ZOMBIE, Life.REAPED)
         if has_ended:
-            self._tell_exit()
+            self._report_exit()
         return has_ended
 
     def processor_use(self) -> ProcessorUse | None:
@@ -278,10 +278,10 @@ class FakeProcess:
             return
         # What the zygote says of it and what it says itself come by two ways, in any order.
         self.life = Life.RUNNING
-        self.world.soon(self._tell_forked, self.world.faults.told_s)
+        self.world.soon(self._report_forked, self.world.faults.fork_report_s)
         self.world.soon(self._get_ready, 0.003)
 
-    def _tell_forked(self) -> None:
+    def _report_forked(self) -> None:
         if self.pid is not None or self._is_closed:
             return
         self.pid = self.world.next_pid()
@@ -290,7 +290,7 @@ class FakeProcess:
             self.kill()
         self.listener.on_forked(self.pid)
         if self.life is not Life.RUNNING:
-            self.world.soon(self._tell_exit)
+            self.world.soon(self._report_exit)
 
     def _get_ready(self) -> None:
         if not self.runs:
@@ -307,8 +307,8 @@ class FakeProcess:
     def _on_term(self) -> None:
         """SIGTERM is delivered."""
         if self.runs:
-            if self._truth is None or self._truth.script.rings:
-                self.pipes.ring(SIGTERM)
+            if self._truth is None or self._truth.script.delivery_shows:
+                self.pipes.notify(SIGTERM)
             self._job.on_term()
 
     def _mark_lost(self) -> None:
@@ -329,15 +329,15 @@ class FakeProcess:
         self._status = (exit_code, signal)
         if self._truth is not None and self._held is not None:
             self._truth.exited_at = self.world.now()
-        self.world.soon(self._tell_exit)
+        self.world.soon(self._report_exit)
         if self.spawner.zygote is None:
             self.spawner.look()
         else:
             self.world.soon(self._reap, max(0.0001, self._truth.script.sweep_s if self._truth else 0.0))
 
-    def _tell_exit(self) -> None:
-        if not self._exit_told and not self._is_closed and self.pid is not None:
-            self._exit_told = True
+    def _report_exit(self) -> None:
+        if not self._exit_reported and not self._is_closed and self.pid is not None:
+            self._exit_reported = True
             self.pipes.read_notifications()
             self.listener.on_exited()
 
@@ -359,8 +359,8 @@ class FakeProcess:
             return
         ending, swept = self._report or (None, 0)
         if self._report is not None and not zygote_lost:
-            self._tell_forked()
-        self._tell_exit()
+            self._report_forked()
+        self._report_exit()
         self.read_ready()
         self.pipes.is_closed = True
         self.spawner.processes.pop(self.worker_id, None)
@@ -387,7 +387,7 @@ class FakeProcess:
             self._report = None if unknown else (ending, 0)
         self._settle(zygote_lost=lost)
 
-    def killed_by_stranger(self) -> None:
+    def kill_from_outside(self) -> None:
         """SIGKILL from outside."""
         if self.life is Life.RUNNING and not self.stuck:
             self._blame("stranger")

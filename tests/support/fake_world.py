@@ -1,4 +1,4 @@
-"""What the fake side of the seam is told to do, and the record of what really happened there.
+"""The inputs of the simulated side (scripts, faults, seed) and the record of what really happened there.
 
 Runs in: the test process.
 """
@@ -19,7 +19,7 @@ from killable.workers.protocol.messages import Kind
 
 if TYPE_CHECKING:
     from support.fake_process import FakeProcess
-    from support.fake_seam import FakeSpawner
+    from support.fake_spawner import FakeSpawner
 
 SIGKILL, SIGTERM = 9, 15
 NEVER = math.inf
@@ -42,11 +42,11 @@ class Script:
     """returns · raises · exits · dies · torn · garbage · gap · enters twice · closes twice · closes and stays"""
     exit_code: int = 0
     signal: int = 11
-    rings: bool = True
+    delivery_shows: bool = True
     """The delivery of SIGTERM shows on the wakeup descriptor."""
     replaces: bool = False
     """It has a SIGTERM handler of its own, which ends it after `cleanup_s`."""
-    hears_s: float = 0.0003
+    acknowledge_s: float = 0.0003
     """From delivery to acknowledgement; NEVER: native code."""
     swallows: int = 0
     """How often the raised `Stopping` is lost."""
@@ -101,7 +101,7 @@ class Faults:
     preload_fails: bool = False
     declaration: str = ""
     """What is wrong with a job's declaration, if that is why the preload fails."""
-    told_s: float = 0.001
+    fork_report_s: float = 0.001
     """How late the zygote may tell of a fork."""
 
 

@@ -1,4 +1,4 @@
-"""What /proc says about processes: the tests' own eyes, which share no code with what they look at."""
+"""Processes as /proc shows them. Shares no code with the code under test."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from support import groups
+from support import cgroup_v2
 from support.waiting import Pending
 
 MARK = "TESTS_OF_KILLABLE"
@@ -21,13 +21,13 @@ by it."""
 
 os.environ[MARK] = uuid.uuid4().hex  # and not the one that a process of pytest-xdist has got from its parent
 
-shared: set[int] = set()
+shared_servers: set[int] = set()
 """Servers of several tests: what is below them is no test's own. Whoever shares one looks after that."""
-standing: set[int] = set()
+permanent_pids: set[int] = set()
 """What stands beside the tests until the run is over. What is below it is the test's that has started it."""
 
 
-class Seen(NamedTuple):
+class ProcessInfo(NamedTuple):
     """A process at the moment of the look."""
 
     pid: int
@@ -41,7 +41,7 @@ class Seen(NamedTuple):
     """In clock ticks since boot: with the pid it names one process."""
 
 
-def look(pid: int) -> Seen | None:
+def read_process(pid: int) -> ProcessInfo | None:
     """Return a process, a zombie included, or None when there is none of that number."""
     try:
         with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
@@ -51,44 +51,44 @@ def look(pid: int) -> Seen | None:
     before, _, after = stat.rpartition(b")")
     fields = after.split(None, 20)
     name = before.partition(b"(")[2].decode(errors="replace")
-    return Seen(pid, name, fields[0].decode(), int(fields[1]), int(fields[3]), int(fields[19]))
+    return ProcessInfo(pid, name, fields[0].decode(), int(fields[1]), int(fields[3]), int(fields[19]))
 
 
-def everyone() -> list[Seen]:
+def all_processes() -> list[ProcessInfo]:
     """Return all processes of the machine."""
     pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
-    return [seen for seen in map(look, pids) if seen is not None]
+    return [seen for seen in map(read_process, pids) if seen is not None]
 
 
-def named(name: str) -> list[Seen]:
+def named(name: str) -> list[ProcessInfo]:
     """Return all processes of that short name."""
-    return [seen for seen in everyone() if seen.name == name]
+    return [seen for seen in all_processes() if seen.name == name]
 
 
-def descendants(pid: int) -> list[Seen]:
+def descendants(pid: int) -> list[ProcessInfo]:
     """Return everything below a process, by the chain of parents, but what stands beside the tests."""
-    return _below(pid, everyone())
+    return _below(pid, all_processes())
 
 
-def _below(pid: int, processes: Iterable[Seen]) -> list[Seen]:
-    children: dict[int, list[Seen]] = {}
+def _below(pid: int, processes: Iterable[ProcessInfo]) -> list[ProcessInfo]:
+    children: dict[int, list[ProcessInfo]] = {}
     for seen in processes:
         children.setdefault(seen.parent, []).append(seen)
-    found: list[Seen] = []
+    found: list[ProcessInfo] = []
     below = list(children.get(pid, ()))
     while below:
         seen = below.pop()
         found.append(seen)
         below += children.get(seen.pid, ())
-    return [seen for seen in found if seen.pid not in standing]
+    return [seen for seen in found if seen.pid not in permanent_pids]
 
 
-def marked(name: str, value: str) -> list[Seen]:
+def marked(name: str, value: str) -> list[ProcessInfo]:
     """Return all processes that were exec'd with this variable in their environment, and the forks of those."""
-    return _marked(name, value, everyone())
+    return _marked(name, value, all_processes())
 
 
-def _marked(name: str, value: str, processes: Iterable[Seen]) -> list[Seen]:
+def _marked(name: str, value: str, processes: Iterable[ProcessInfo]) -> list[ProcessInfo]:
     wanted = f"{name}={value}".encode()
     found = []
     for seen in processes:
@@ -102,26 +102,26 @@ def _marked(name: str, value: str, processes: Iterable[Seen]) -> list[Seen]:
     return found
 
 
-def ours() -> list[Seen]:
+def started_by_tests() -> list[ProcessInfo]:
     """Return everything that this test run has started and that is still there, orphans and zombies included.
 
     Not what is below a shared server, nor what stands beside the tests.
     """
     here = os.getpid()
-    processes = everyone()
+    processes = all_processes()
     (since,) = [seen.started for seen in processes if seen.pid == here]
     younger = [seen for seen in processes if seen.started >= since and seen.pid != here]  # what is older is not ours
     found = {seen.pid: seen for seen in _below(here, processes) + _marked(MARK, os.environ[MARK], younger)}
-    for server in shared:
+    for server in shared_servers:
         for seen in _below(server, processes):
             found.pop(seen.pid, None)
-    return [seen for seen in found.values() if seen.pid not in standing]
+    return [seen for seen in found.values() if seen.pid not in permanent_pids]
 
 
 def cgroups_of(pid: int) -> list[Path]:
     """Return the cgroup2 directories that a supervisor in this process has made below its own group."""
     try:
-        return sorted(groups.own_group().glob(f"killable-*-{pid}-*"))
+        return sorted(cgroup_v2.own_group().glob(f"killable-*-{pid}-*"))
     except OSError:
         return []
 
@@ -155,14 +155,14 @@ def computes(
     That a job has begun, or has said something, does not tell that it is inside the call that comes next.
     """
     before = measure(pid)
-    return lambda: measure(pid) - before >= for_s or Pending(look(pid))
+    return lambda: measure(pid) - before >= for_s or Pending(read_process(pid))
 
 
 def is_in_state(pid: int, state: str) -> Callable[[], bool | Pending]:
     """Return a condition: the main thread is sleeping (`S`), or the process is stopped (`T`)."""
 
     def is_so() -> bool | Pending:
-        seen = look(pid)
+        seen = read_process(pid)
         return (seen is not None and seen.state == state) or Pending(seen)
 
     return is_so
@@ -172,7 +172,7 @@ def has_ended(pid: int) -> Callable[[], bool | Pending]:
     """Return a condition: the process is a zombie, or none any more."""
 
     def is_so() -> bool | Pending:
-        seen = look(pid)
+        seen = read_process(pid)
         return seen is None or seen.state == "Z" or Pending(seen)
 
     return is_so

@@ -1,7 +1,7 @@
-"""Wait for a condition, never for a time: poll with a deadline, and report the last state seen when it passes.
+"""Polling for a condition, with a deadline. A failure reports the last state seen.
 
-The only place of the tests that lets time go by. A condition returns something true when it is met; what it
-returned last is what a failure reports, so a condition that is not met returns `Pending(what it saw)`.
+Apart from jobs, no other module of the tests sleeps. A condition returns a true value when it is met. Otherwise it
+returns `Pending(state)`, and the last one appears in the failure.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ T = TypeVar("T")
 S = TypeVar("S", bound=Sized)
 
 POLL_S = 0.002
-"""Short against everything that is waited for, long enough to leave the processor to it."""
+"""Short compared with what is waited for, long enough to leave the processor to it."""
 STALL_S = 0.1
 """Where more has gone by between two looks, the machine stood still, and what is waited for with it."""
 TIMEOUT_S = 50.0
@@ -35,7 +35,7 @@ class Pending:
         return repr(self.state)
 
 
-class Patience:
+class Countdown:
     """What is left of a timeout, without the times in which the machine stood still."""
 
     def __init__(self, timeout_s: float) -> None:
@@ -58,7 +58,7 @@ def until(condition: Callable[[], T | Pending], what: str, timeout_s: float = TI
 
     Blocks: the event loop does not turn meanwhile.
     """
-    patience = Patience(timeout_s)
+    patience = Countdown(timeout_s)
     while True:
         seen = condition()
         if seen:
@@ -83,7 +83,7 @@ async def until_async(condition: Callable[[], Any], what: str, timeout_s: float 
 
     Raise AssertionError with the last state seen.
     """
-    patience = Patience(timeout_s)
+    patience = Countdown(timeout_s)
     while True:
         seen: Any = condition()
         if asyncio.iscoroutine(seen):

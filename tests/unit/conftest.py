@@ -1,4 +1,4 @@
-"""A scripted server, and clients of it: every test that asks for one runs with Client and with AsyncClient."""
+"""A scripted server and clients of it. Each test with a client runs with Client and with AsyncClient."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 import httpx
 import pytest
-from support.blocking import BlockingClient, MakeClient, OneClient
-from support.scripted import Script, scripted
+from support.blocking_client import BlockingClient, MakeClient, OneClient
+from support.scripted_server import Script, scripted
 
 from killable.api.client.client import Client
 

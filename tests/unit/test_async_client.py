@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import pytest
 import pytest_asyncio
-from support.scripted import ID, PATH, Answer, Script, as_json, event, events, terminal
+from support.scripted_server import ID, PATH, Answer, Script, as_json, event, events, terminal
 from support.waiting import Pending, until_async
 
 from killable import AsyncClient, Refused

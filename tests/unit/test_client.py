@@ -13,8 +13,8 @@ from typing import Any
 
 import httpx
 import pytest
-from support.blocking import MakeClient, OneClient
-from support.scripted import ID, PATH, Answer, Script, as_json, event, events, problem, terminal
+from support.blocking_client import MakeClient, OneClient
+from support.scripted_server import ID, PATH, Answer, Script, as_json, event, events, problem, terminal
 
 from killable.api.client import exchange, job_calls, submission
 from killable.api.client.client import Client, NotEnded, Unreachable

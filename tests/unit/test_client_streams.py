@@ -8,8 +8,8 @@ from codecs import BOM_UTF8
 
 import httpx
 import pytest
-from support.blocking import MakeClient, OneClient
-from support.scripted import ID, PATH, Answer, Script, event, events, failed, problem, streaming, terminal
+from support.blocking_client import MakeClient, OneClient
+from support.scripted_server import ID, PATH, Answer, Script, event, events, failed, problem, streaming, terminal
 
 from killable.api.client.client import Unreachable
 from killable.workers.errors import JobCancelled, JobError, JobFailed, JobTimedOut, Refused, WorkerCrashed

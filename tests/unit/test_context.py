@@ -81,7 +81,7 @@ def test_no_run_s_is_no_remaining() -> None:
     assert context.remaining_s is None
 
 
-def test_stopping_is_the_doorbells() -> None:
+def test_stopping_is_that_of_the_stop_signal() -> None:
     notification = Notification()
     context, _ = make_context(stop_signal=notification)
     assert context.stopping is None

@@ -141,7 +141,7 @@ def test_a_notice_is_given_once_and_has_to_be_heard_and_obeyed() -> None:
 
 
 def test_an_answer_may_come_behind_the_word_that_the_operation_was_left() -> None:
-    """Bells and frames go by two pipes: the exception that was raised is the deadline's all the same."""
+    """Notifications and frames go by two pipes: the exception that was raised is the deadline's all the same."""
     for left in (1, 2):
         found = running()
         found.operation_entered(OperationEntered(1, "load", None), NOW)
@@ -170,7 +170,7 @@ def test_without_ack_s_a_notice_has_the_grace_to_be_heard() -> None:
 
 
 @pytest.mark.parametrize(("ack_s", "rung"), [(0.5, [1.0, 1.05, 1.1, 1.2, 1.4]), (0.03, [1.0])])
-def test_the_bell_of_a_notice_is_repeated_until_it_is_heard(ack_s: float, rung: list[float]) -> None:
+def test_the_signal_of_a_notice_is_repeated_until_it_is_heard(ack_s: float, rung: list[float]) -> None:
     """Noted right before a call that waits, it would wake nobody. The order is given once."""
     found = running(ack_s=ack_s)
     found.operation_entered(OperationEntered(1, "load", 1.0, True), NOW)
@@ -183,7 +183,7 @@ def test_the_bell_of_a_notice_is_repeated_until_it_is_heard(ack_s: float, rung: 
     assert heard.wake_at == NOW + 4.08
 
 
-def test_a_bell_that_has_not_been_delivered_is_not_repeated() -> None:
+def test_a_signal_that_has_not_been_delivered_is_not_repeated() -> None:
     """Whoever waits for SIGTERM by sigwait(3), or has a handler of C's, would hear it again and again."""
     found = running()
     found.operation_entered(OperationEntered(1, "load", 1.0, True), NOW)
@@ -218,7 +218,7 @@ def test_an_answer_is_that_to_the_notice_that_was_given_first() -> None:
 
 
 def notifications(found: Deadlines, until: float, *, delivered: float | None) -> list[float]:
-    """Return when the bell rings for operation 1, in seconds: first with the order, then alone. `delivered`: how long
+    """Return when SIGTERM is sent for operation 1, in seconds: first with the order, then alone. `delivered`: how long
     after the first one it is.
     """
     rung = []

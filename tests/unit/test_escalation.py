@@ -217,7 +217,7 @@ def test_what_could_not_be_read_at_the_delivery_counts_from_nothing() -> None:
 
 
 def test_the_constants_are_what_their_reasons_say() -> None:
-    """The lengths of a dump, the pause before another bell; a wait for the interpreter lock, in runs and in `ack_s`."""
+    """The lengths of a dump, the pause before another SIGTERM; waits for the interpreter lock, in runs and `ack_s`."""
     assert (DUMP_S, escalation.DUMP_S_MAX, escalation.DUMP_IN_GRACE_S_MAX) == (0.005, 0.1, 1.0)
     assert (LOOK_AGAIN_S, RESEND_S, escalation.STALL_S) == (0.010, 0.005, 0.1)
     assert (escalation.LOCK_RUNS, escalation.LOCK_PATIENCE) == (4, 4)

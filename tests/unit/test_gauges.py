@@ -6,7 +6,7 @@ import asyncio
 import socket
 
 import pytest
-from support.entries import add, registry
+from support.registered_jobs import add, registry
 
 from killable.supervisor.clock import Clock
 from killable.supervisor.jobs.backlog import Backlog

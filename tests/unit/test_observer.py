@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 import pytest
-from support.entries import add, registry
+from support.registered_jobs import add, registry
 
 from killable.supervisor.jobs.event_log import EventLog
 from killable.supervisor.jobs.job import Job

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from support.entries import add, end, registry
+from support.registered_jobs import add, end, registry
 
 from killable.supervisor.jobs.event_log import EventLog
 from killable.supervisor.jobs.lifecycle import State

@@ -6,7 +6,7 @@ import asyncio
 import math
 
 import pytest
-from support.entries import add, end, ids, registry
+from support.registered_jobs import add, end, ids, registry
 from support.virtual_loop import run
 
 from killable.supervisor.clock import Clock
@@ -103,7 +103,7 @@ def test_tracebacks_and_stacks_count_too() -> None:
     assert ids(jobs) == [10]
 
 
-def test_what_an_entry_costs_later_does_not_spoil_the_account() -> None:
+def test_what_a_job_costs_later_does_not_spoil_the_account() -> None:
     jobs = registry(keep_bytes=2 * (JOB_BYTES + EVENT_BYTES))
     for moment in range(10):
         entry = add(jobs)

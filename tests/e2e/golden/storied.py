@@ -1,4 +1,4 @@
-"""Jobs whose endings are told in golden files: one for each kind.
+"""Jobs whose endings the golden files describe: one job for each kind of ending.
 
 Runs in: worker.
 """

@@ -1,0 +1,201 @@
+"""What a worker's group of cgroup v2 bounds, where the memory and pids controllers are on it.
+
+Where they are not, a folder of plain files that have the kernel's names stands in its place: what is written there is
+read, and what the kernel would write is written by the test. The processes are real.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from job_runs import follow, hostile_pool, submit, wait_for_tokens
+from support.supervisor_fixture import StartSupervisor
+
+from killable.supervisor.linux import cgroup
+from killable.supervisor.linux.cgroup import Cgroup, find_root
+from killable.supervisor.linux.oom_counter import own_limit_struck
+from killable.workers.authoring.limits import TASKS_SPARE, backstop_bytes
+
+MIB = 1 << 20
+USED = 5_000_000
+"""What the group of a worker holds before its job."""
+BOUNDED = {"memory_bytes": 512 * MIB, "processes_max": 9}
+UNBOUNDED = {"memory_bytes": None, "processes_max": None}
+AT_BIRTH = {
+    "cgroup.procs": "", "cgroup.kill": "", "cgroup.events": "populated 0\nfrozen 0\n", "cgroup.subtree_control": "",
+    "memory.current": f"{USED}\n", "memory.max": "max\n", "memory.swap.max": "max\n", "memory.oom.group": "0\n",
+    "memory.events": "low 0\nhigh 0\nmax 0\noom 3\noom_kill 2\noom_group_kill 0\n", "pids.max": "max\n",
+}  # fmt: skip
+"""It has been short of memory before: what counts is what is added."""
+BOUNDS = ("memory.max", "memory.swap.max", "memory.oom.group", "pids.max")
+OPEN = {"memory.max": "max", "memory.swap.max": "max", "memory.oom.group": "0", "pids.max": "max"}
+
+
+class KernelsFolder(type(Path())):  # type: ignore[misc]
+    """A directory that is full when it is made, and what is below it; a `subtree_control` takes one after the other."""
+
+    controllers = "cpu memory pids"
+
+    def mkdir(self, *arguments: Any, **options: Any) -> None:
+        super().mkdir(*arguments, **options)
+        for name, text in {**AT_BIRTH, "cgroup.controllers": self.controllers}.items():
+            Path(self, name).write_text(text)
+
+    def write_text(self, data: str, *arguments: Any, **options: Any) -> int:
+        before = self.read_text().split() if self.name == "cgroup.subtree_control" else []
+        assert not before or data[0] == "+", data
+        told = " ".join([*before, data.removeprefix("+")]) if self.name == "cgroup.subtree_control" else data
+        return int(super().write_text(told, *arguments, **options))
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that stands for this process's own group."""
+    folder = KernelsFolder(tmp_path) / "own"
+    folder.mkdir()
+    monkeypatch.setattr(cgroup, "own_directory", lambda: folder)
+    return Path(folder)
+
+
+def bounds(group: Path) -> dict[str, str]:
+    return {name: (group / name).read_text().strip() for name in BOUNDS}
+
+
+@pytest.mark.parametrize("controllers", ["cpu memory pids", "memory", "pids", "cpu"])
+def test_a_group_is_bounded_by_the_controllers_that_are_handed_on(
+    controllers: str, own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(KernelsFolder, "controllers", controllers)
+    root = find_root("instance")
+    assert root is not None
+    ours = {"memory", "pids"} & set(controllers.split())
+    assert set((root.path / "cgroup.subtree_control").read_text().split()) == ours
+    group = root.create("w-1")
+    path = Path(root.path / "w-1")
+    try:
+        assert group.memory_bytes() == (USED if "memory" in ours else None)
+        group.bound(100 * MIB, 7)
+        told = {"memory.max": f"{100 * MIB}", "memory.swap.max": "0", "memory.oom.group": "1", "pids.max": "7"}
+        assert bounds(path) == {name: told[name] if name.partition(".")[0] in ours else OPEN[name] for name in BOUNDS}
+        assert group.out_of_memory() == (AT_BIRTH["memory.events"].encode() if "memory" in ours else b"")
+        group.bound(None, 7)
+        assert bounds(path) == OPEN | ({"pids.max": "7"} if "pids" in ours else {})
+        group.bound(None, None)
+        assert bounds(path) == OPEN
+    finally:
+        group.remove()
+
+
+def kernel_strikes(group: Path, pid: int, **added: int) -> None:
+    """Count what the kernel would, and kill one as it would."""
+    counts = dict(line.split() for line in (group / "memory.events").read_text().splitlines())
+    text = "".join(f"{name} {int(number) + added.get(name, 0)}\n" for name, number in counts.items())
+    (group / "memory.events").write_text(text)
+    os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.row("D19")
+@pytest.mark.row("PEERS-G")
+@pytest.mark.code("limit.memory", "killed_externally")
+async def test_what_the_kernel_counts_in_a_workers_group_ends_the_job_by_its_limit(
+    own: Path, supervisor: StartSupervisor
+) -> None:
+    """Through the real supervisor: the bounds of each job in turn in one worker, and whom its group's limit struck."""
+    server = await supervisor(hostile_pool(workers=1, spares=0, jobs_per_worker_max=0), proof="cgroup+descendants")
+
+    async def running(limits: dict[str, Any]) -> tuple[str, int, Path]:
+        job_id = await submit(server, "waits_for", limits=limits, gate=str(own / "gate"))
+        await wait_for_tokens(server, job_id)
+        (worker,) = [worker for worker in await server.workers() if worker.job_id == job_id]
+        assert worker.pid is not None
+        return job_id, worker.pid, next(own.glob(f"killable-*/{worker.worker_id}"))
+
+    bounded = {
+        "memory.max": f"{USED + backstop_bytes(512 * MIB)}", "memory.swap.max": "0", "memory.oom.group": "1",
+        "pids.max": f"{9 + TASKS_SPARE}",
+    }  # fmt: skip
+    first, _, group = await running(BOUNDED)
+    assert bounds(group) == bounded
+    (own / "gate").touch()
+    assert (await follow(server, first)).state == "completed"
+    assert bounds(group) == OPEN, "who has no limits is given the worker perhaps without a word"
+    (own / "gate").unlink()
+    second, pid, again = await running(UNBOUNDED)
+    assert again == group and bounds(group) == OPEN, "the next job's, in the same worker"
+    kernel_strikes(group, pid, oom_kill=1)
+    error = (await follow(server, second)).error
+    assert (error["code"], error["signal"]) == ("killed_externally", "SIGKILL"), "a victim, but not of its own limit"
+    third, pid, group = await running(BOUNDED)
+    kernel_strikes(group, pid, oom=1, oom_kill=1)
+    story = await follow(server, third)
+    assert (story.code, story.error["signal"]) == ("limit.memory", "SIGKILL"), story.error
+    assert "the kernel killed its cgroup" in story.error["message"] and "term_sent" not in story.phases
+
+
+# ── the kernel's ──
+
+IN_THE_GROUP = """
+import errno, os, sys
+os.write(int(sys.argv[1]), b"0")
+if sys.argv[2] == "memory":
+    print(len(bytearray(b"1") * (256 << 20)))
+children = []
+try:
+    while sys.argv[2] == "pids" and len(children) < 8:
+        children.append(os.fork())
+        if not children[-1]:
+            os.read(0, 1), os._exit(0)
+except OSError as error:
+    print(len(children), errno.errorcode[error.errno])
+for child in children:
+    os.waitpid(child, 0)
+"""
+
+
+@pytest.fixture
+def group() -> Iterator[Cgroup]:
+    """A worker's group in which the kernel has both controllers."""
+    root = find_root("tests")
+    made = None if root is None else root.create("w-1")
+    try:
+        missing = cgroup.CONTROLLERS if root is None else cgroup.CONTROLLERS - root._enabled()
+        if made is None or missing:
+            pytest.skip(f"cgroup v2 hands {' and '.join(sorted(missing))} on to no group of this process")
+        yield made
+    finally:
+        if root is not None and made is not None:
+            made.remove()
+            root.remove()
+
+
+def in_group(group: Cgroup, what: str) -> tuple[int, str]:
+    """Run a process that moves itself in; return how it ended, and what it said."""
+    procs = group.open_procs()
+    try:
+        command = [sys.executable, "-c", IN_THE_GROUP, str(procs), what]
+        ran = subprocess.run(command, pass_fds=[procs], input="", stdout=subprocess.PIPE, text=True, timeout=240)
+    finally:
+        os.close(procs)
+    return ran.returncode, ran.stdout.strip()
+
+
+@pytest.mark.row("D19")
+def test_the_kernel_holds_a_group_to_its_bounds(group: Cgroup) -> None:
+    before = group.out_of_memory()
+    assert in_group(group, "memory") == (0, str(256 << 20)) and group.out_of_memory() == before
+    group.bound(64 * MIB, 3)
+    assert in_group(group, "memory") == (-signal.SIGKILL, "")
+    assert own_limit_struck(before, group.out_of_memory())
+    assert in_group(group, "pids") == (0, f"2 {errno.errorcode[errno.EAGAIN]}")
+    struck = group.out_of_memory()
+    group.bound(None, None)
+    assert in_group(group, "memory") == (0, str(256 << 20)) and not own_limit_struck(struck, group.out_of_memory())
+    assert in_group(group, "pids") == (0, "")

@@ -1,0 +1,38 @@
+"""The leases of an Executor's workers, and a way to stall the Executor's supervisor thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from support.waiting import Pending, until
+
+from killable import Executor
+
+
+@contextmanager
+def stalled_supervisor_thread(executor: Executor) -> Iterator[None]:
+    """Block the supervisor's thread inside the `with`."""
+    reached, go = threading.Event(), threading.Event()
+
+    def stand(_: object) -> None:
+        reached.set()
+        go.wait()
+
+    executor._tasks.supervisor_thread.call(stand)
+    reached.wait()
+    try:
+        yield
+    finally:
+        go.set()
+
+
+def wait_for_leases(executor: Executor, count: int) -> list[int]:
+    """Wait until that many workers are leased; return their pids."""
+
+    def found() -> list[int] | Pending:
+        leases = [lease for lease in executor._tasks._leases if not lease.is_over]
+        return [lease.process.pid or 0 for lease in leases] if len(leases) == count else Pending(leases)
+
+    return until(found, f"{count} workers are leased")

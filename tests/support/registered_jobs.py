@@ -1,0 +1,51 @@
+"""A registry filled with jobs that no supervisor runs.
+
+Runs in: the test process.
+"""
+
+from __future__ import annotations
+
+from killable.supervisor.jobs.event_log import EventLog
+from killable.supervisor.jobs.job import Job
+from killable.supervisor.jobs.lifecycle import State
+from killable.supervisor.jobs.registry import Registry
+from killable.supervisor.models import JobType, Submission
+from killable.workers.authoring.limits import DEFAULT_LIMITS
+
+TYPE = JobType(
+    name="work", description="", input_schema={}, pool="p", codec="json", limits=DEFAULT_LIMITS, caps={}, operations=()
+)
+
+
+def registry(keep_jobs: int = 10, keep_bytes: int = 1 << 30, keep_s: float = 1e9) -> Registry:
+    return Registry(keep_jobs=keep_jobs, keep_bytes=keep_bytes, keep_s=keep_s)
+
+
+def add(jobs: Registry, **fields: object) -> Job:
+    number = jobs.next_number()
+    job = Job(
+        id=f"job-{number}",
+        number=number,
+        type=TYPE,
+        submission=Submission("work", b"input"),
+        limits=DEFAULT_LIMITS,
+        log=EventLog(1 << 20),
+        created_at="",
+        created=0.0,
+        queued=0.0,
+    )
+    for name, value in fields.items():
+        setattr(job, name, value)
+    jobs.add(job)
+    return job
+
+
+def end(jobs: Registry, job: Job, now: float, size: int = 0, state: State = State.COMPLETED) -> None:
+    job.log.append("completed", b"x" * size)
+    job.state, job.ended = state, now
+    jobs.note_end(job, now)
+
+
+def ids(jobs: Registry) -> list[int]:
+    found, _ = jobs.page(state=None, type=None, tag=None, limit=10_000, before=None)
+    return [job.number for job in found]

@@ -1,0 +1,83 @@
+"""What stands between a client and its server: gateways with answers of their own, and the environment's settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from support.blocking_client import MakeClient, OneClient
+from support.scripted_server import ID, PATH, Answer, Script, as_json, event, events, terminal
+
+from killable.api.client.client import Unreachable
+from killable.workers.errors import KillableError
+
+GATEWAY = as_json({"code": 14, "message": "no healthy upstream"}, 502)
+"""As grpc-gateway, Kubernetes and others say it: with a member that problems of ours have, too."""
+
+
+def test_a_gateways_own_error_says_nothing_about_a_job(script: Script, client: OneClient) -> None:
+    script.on("POST", "/v1/jobs", GATEWAY)
+    script.on("GET", f"{PATH}/result", GATEWAY)
+    for ask in (lambda: client.submit("split"), client.job(ID).result):
+        with pytest.raises(Unreachable, match="answered 502"):
+            ask()
+
+
+def test_a_server_that_a_proxy_misses_for_a_moment_is_asked_again(script: Script, client: OneClient) -> None:
+    script.on("GET", PATH, GATEWAY, as_json({"job_id": ID}))
+    assert client.job(ID).record() == {"job_id": ID}
+    gone = Answer(504, b"", "text/plain")
+    first, rest = event(0, "token", {"text": "a"}), event(1, "token", {"text": "b"})
+    script.on("GET", f"{PATH}/stream", events(first, cut=True), gone, events(rest, terminal(2, "completed")))
+    assert list(client.job(ID)) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "ask"),
+    [
+        ("GET", "/v1/jobs", lambda client: list(client.jobs())),
+        ("DELETE", PATH, lambda client: client.job(ID).cancel()),
+    ],
+    ids=["list", "cancel"],
+)
+def test_an_answer_that_lacks_what_was_asked_for_is_a_strangers(
+    script: Script, client: OneClient, method: str, path: str, ask: Callable[[OneClient], Any]
+) -> None:
+    """A job whose cancel was answered with anything is not taken for dead."""
+    script.on(method, path, as_json({"ok": True}))
+    with pytest.raises(Unreachable, match="not how a killable server answers"):
+        ask(client)
+
+
+def test_a_reason_may_have_bytes_that_are_no_text(script: Script, client: OneClient) -> None:
+    """One from an exception with the name of a file: the cancel must not be lost by it."""
+    script.on("DELETE", PATH, as_json({"job_id": ID, "status": "cancelled", "certificate": {}}))
+    assert client.job(ID).cancel(reason="caf\udce9").state == "cancelled"
+    assert script.asked[0].query == "reason=caf%5Cudce9"
+
+
+@pytest.mark.parametrize("url", ["http://me:hidden@here:78a3", "http://me:hid/den@here"])
+def test_a_password_is_not_shown_where_the_address_is_none(make_client: MakeClient, url: str) -> None:
+    with pytest.raises(Unreachable, match="is not an address") as caught:
+        make_client(url)
+    assert "hid" not in str(caught.value) + repr(caught.value.facts)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ALL_PROXY", "socks5://127.0.0.1:1"),
+        ("HTTPS_PROXY", "http://proxy:78a3"),
+        ("SSL_CERT_FILE", "/no/such/file"),
+    ],
+)
+def test_an_environment_that_allows_no_connection_is_said_to(
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    for without in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(without, raising=False)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(KillableError, match="with this environment") as caught:
+        make_client("https://elsewhere.example")
+    assert isinstance(caught.value, Unreachable)

@@ -12,7 +12,7 @@ from killable.api.http.statuses import STATUSES
 from killable.supervisor.attempts import exit_outcome
 from killable.supervisor.jobs.lifecycle import DECIDED, PUBLIC, TABLE, TERMINAL, Cause, IllegalTransition, State, step
 from killable.supervisor.models import ACTIVE_STATES, TERMINAL_STATES, ExitStatus
-from killable.workers.authoring.limits import DEFAULT_LIMITS, LIMITS
+from killable.workers.authoring.limits import LIMITS, Unit
 from killable.workers.errors import CODES, KillableError, error_class
 from killable.workers.exit_codes import MEANINGS, ExitCode
 
@@ -87,5 +87,9 @@ def test_every_status_has_an_outcome(entered: bool) -> None:
         assert outcome.code in CODES and outcome.state == CODES[outcome.code].state and outcome.message
 
 
-def test_a_limit_has_one_name_everywhere() -> None:
-    assert set(LIMITS) == set(dict(DEFAULT_LIMITS))
+SUFFIXES = {Unit.SECONDS: "_s", Unit.OPERATIONS: "_s", Unit.BYTES: "_bytes", Unit.COUNT: "_max"}
+
+
+def test_the_name_of_a_limit_ends_in_its_unit() -> None:
+    """The command and the texts read the unit of a value from its name, of limits and of other settings alike."""
+    assert [name for name, limit in LIMITS.items() if not name.endswith(SUFFIXES[limit.unit])] == []

@@ -77,12 +77,11 @@ def limit_of(code: str, error: Mapping[str, Any]) -> str | None:
 
 
 _LIMIT = {
-    code: name
-    for code in ("timeout.run", "timeout.first_token", "timeout.idle", "timeout.start", "limit.memory", "limit.cpu",
-                 "limit.processes", "limit.output")
+    limit.ends_as[0]: name
     for name, limit in LIMITS.items()
-    if limit.ends_as == (code,)
-}  # fmt: skip
+    # Queue, operations and open files have remedies of their own; several limits end with the same codes as total_s.
+    if len(limit.ends_as) == 1 and name not in ("queue_s", "operation_s", "files_max")
+}
 """Limits by error code, for errors that do not name theirs."""
 
 

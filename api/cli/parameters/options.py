@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from killable.api.cli.parameters import completion
-from killable.workers.authoring.units import parse_bytes, parse_count, parse_seconds
+from killable.workers.authoring.limits import LIMITS, Unit
+from killable.workers.authoring.units import parse_seconds
 
 if TYPE_CHECKING:
     from killable.api.client.client import Client
@@ -33,11 +34,11 @@ def _read(parse: Callable[[object], float], text: str) -> float:
 
 
 class LimitOption:
-    """Parses one limit: seconds, bytes or a count, by the end of its name; `none` for no limit."""
+    """Parses one limit by its unit; `none` for no limit. Of `operation_s` it parses the seconds of one operation."""
 
     def __init__(self, name: str) -> None:
-        parsers: dict[str, Callable[[object], float]] = {"bytes": parse_bytes, "max": parse_count}
-        self._parse = parsers.get(name.rpartition("_")[2], parse_seconds)
+        unit = LIMITS[name].unit
+        self._parse = parse_seconds if unit is Unit.OPERATIONS else unit.parse
         self.__name__ = name  # Typer reads the name of a parser
 
     def __call__(self, text: str) -> str | float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import typing
 from collections.abc import Iterable, Iterator
@@ -9,6 +10,7 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 import killable
+from killable.workers.authoring.limits import LIMITS, Limits
 from pages.markdown import attributes, code, document, fence, first_sentence, prose, slug, table
 
 WIDTH = 100
@@ -156,11 +158,24 @@ def _attributes(kind: type) -> Iterator[tuple[str, str, str]]:
     hidden = HIDDEN.get(kind.__name__, ())
     for name, (hint, about) in attributes(kind).items():
         if not name.startswith("_") and name not in hidden:
-            yield code(name), code(hint), about
+            limit = LIMITS[name] if kind is Limits else None
+            yield code(name), code(_without_metadata(hint)), about if limit is None else _sentence(limit.bounds)
     for name, each in vars(kind).items():
         if isinstance(each, property) and not name.startswith("_") and name not in hidden:
             hint = inspect.get_annotations(each.fget)["return"] if each.fget else ""
             yield code(name), code(hint), " ".join((each.__doc__ or "").split())
+
+
+def _without_metadata(hint: str) -> str:
+    """Return the type of an `Annotated[type, ...]`."""
+    tree = ast.parse(hint or "None", mode="eval").body
+    if isinstance(tree, ast.Subscript) and ast.unparse(tree.value) == "Annotated" and isinstance(tree.slice, ast.Tuple):
+        return ast.unparse(tree.slice.elts[0])
+    return hint
+
+
+def _sentence(phrase: str) -> str:
+    return f"{phrase[0].upper()}{phrase[1:]}."
 
 
 def _methods(kind: type) -> Iterator[tuple[str, Any]]:

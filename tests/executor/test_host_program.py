@@ -373,7 +373,7 @@ def test_an_idle_executor_wakes_nobody(tmp_path: Path) -> None:
 )
 def test_one_interrupt_ends_a_program_and_what_it_waits_for(lines: str, tmp_path: Path) -> None:
     """Its workers, in sessions of their own, do not hear the terminal's Ctrl-C: they are stopped."""
-    program = f"import sys\nimport work\nfrom killable import Executor\n{lines}\n"
+    program = f"import sys\nimport executor_tasks\nfrom killable import Executor\n{lines}\n"
     with subprocess.Popen(
         [sys.executable, "-c", program, str(tmp_path / "in")], cwd=HERE, env=ENVIRONMENT, stderr=subprocess.PIPE
     ) as running:

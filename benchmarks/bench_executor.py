@@ -55,7 +55,7 @@ def main(
         print("\n".join(MEASURES))
         raise typer.Exit(0 if names else 2)
     plan = (QUICK if quick else FULL).with_options(repeat, patience_s)
-    report = runner.Report("bench_executor" + ("_quick" if quick else "") + ("_part" if only else ""), plan)
+    report = runner.Report("bench_executor" + ("_quick" if quick else "") + ("_put_back" if only else ""), plan)
     parts: dict[str, Callable[[Plan, Samples], Awaitable[None]]] = {
         name: partial(_measure, name, measure) for name, measure in chosen.items()
     }

@@ -88,39 +88,57 @@ class Certificate:
     """
 
     requested: float | None = None
+    """Always 0. Absent for an end that no one asked for: then the phases count from the exit."""
     term_sent: float | None = None
+    """SIGTERM was sent."""
     delivered: float | None = None
+    """The signal reached the worker process."""
     acknowledged: float | None = None
+    """Python's signal handler ran; the clean-up of the job begins. Absent for native code."""
     kill_sent: float | None = None
+    """SIGKILL was sent."""
     exited: float | None = None
+    """The worker process exited."""
     reaped: float | None = None
+    """Its exit status was collected."""
     tree_empty: float | None = None
+    """Nothing that the job had started was alive any more."""
     slot_ready: float | None = None
+    """The next worker was warm in its place."""
     early_kill: str | None = None
     """Why SIGKILL was sent before the grace period was over."""
     lingered: bool | None = None
     """True: SIGKILL was sent because the job was over and its process had not ended a second later."""
     cause: str = ""
+    """The error code of the end, such as `cancelled` or `timeout.run`."""
     by: str = ""
+    """Who asked for a cancel: `user`, `client_gone`, `operator` or `shutdown`; `supervisor` for a limit."""
     reason: str = ""
+    """What the caller gave as the reason."""
     grace_s: float | None = None
     """The grace period in force, in seconds (a later request may have shortened it)."""
     last_signal: str | None = None
     """The last signal that the supervisor sent."""
     exit_code: int | None = None
+    """With what the worker exited: see [Exit codes](exit-codes.md)."""
     exit_signal: str | None = None
+    """The signal that ended the worker, such as `SIGKILL`."""
     proof: str = ""
     """`cgroup+descendants`, or only one of the two; empty while the tree is not proven empty."""
     processes_swept: int = 0
     """Processes below the worker that still existed when it had ended."""
     max_rss_bytes: int | None = None
+    """The most that the largest process of the worker had in memory, a preloaded model included."""
     user_s: float | None = None
+    """Processor time that the worker took in user mode; of a worker that was used again, for all of its jobs."""
     system_s: float | None = None
+    """The same in kernel mode."""
     stack: str | None = None
     """The stack at the signal, most recent call first."""
     operation: str = ""
     """The path of the operation (`load/download`) in which the end came; empty: in none."""
     tokens: int = 0
+    """Number of tokens that the attempt wrote."""
     last_sequence: int | None = None
     """Id of the last event before the terminal one."""
 
@@ -158,33 +176,54 @@ class JobRecord:
     """One job as clients see it. Times are RFC 3339 UTC."""
 
     job_id: str
+    """Unguessable: `job-` and a UUID."""
     type: str
+    """Name of the job type."""
     state: str
+    """queued · running · stopping, then one of completed · failed · cancelled · timed_out."""
     created_at: str
+    """When the submission was accepted."""
     started_at: str | None
+    """When the job function of the latest attempt was entered."""
     ended_at: str | None
+    """When the outcome was decided: nothing of the job was alive any more."""
     limits: dict[str, Any]
+    """Every limit in force for this job, by name."""
     tags: dict[str, str]
+    """The submitter's labels."""
     tenant: str
+    """Name of the API key that submitted it; `default` without keys."""
     priority: int
+    """A higher one is taken from the queue first."""
     queue: dict[str, Any] | None
+    """Position in the queue and estimated wait, while it waits."""
     attempt: int
+    """Number of the current attempt, from 1."""
     attempts: int
+    """Attempts that have begun."""
     worker_id: str | None
+    """The worker of the latest attempt."""
     pid: int | None
     """For people and logs; never used to send a signal."""
     tokens: int
+    """Tokens streamed so far."""
     result: bytes | None
     """In the pool's codec: JSON text where the codec is `json`."""
     partial: bytes | None
+    """The last checkpoint of a job that did not complete."""
     error: dict[str, Any] | None
+    """Code, message and facts of a job that did not complete."""
     certificate: dict[str, Any] | None
+    """The timed record of its end; of a job that is being stopped, as far as it has come."""
     instance_id: str
+    """The run of the server in which it lived."""
     events: int
     """Number of events so far; the id of the last one is one less."""
     markers: bool = False
     progress: dict[str, Any] | None = None
+    """The last progress that the job reported."""
     correlation_id: str = ""
+    """The caller's id for what this job is a part of."""
     replayed: bool = False
     """This is the first answer to an idempotency key, returned again unchanged."""
 
@@ -198,16 +237,27 @@ class JobType:
     """A registered function as its zygote reported it, with the limits in force for it."""
 
     name: str
+    """By which it is submitted."""
     description: str
+    """The function's docstring."""
     input_schema: dict[str, Any]
+    """JSON Schema of the input."""
     pool: str
+    """The pool that runs it."""
     codec: str
+    """json · pickle (an Executor)"""
     limits: Limits
+    """Default limits of its jobs."""
     caps: dict[str, float]
+    """The largest limits that a submission may ask for."""
     streams: bool = False
+    """Whether it yields tokens."""
     available: bool = True
+    """False: the machine lacks something that it needs."""
     unavailable_reason: str = ""
+    """What it lacks, and how to install it."""
     operations: tuple[str, ...] = ()
+    """Other names by which it can be submitted."""
     limit_sources: dict[str, str] = field(default_factory=dict)
     """What set each limit: `decorator`, or the key of `killable.toml` that did or would (`limits.run_s`)."""
 
@@ -217,22 +267,33 @@ class WorkerRecord:
     """One worker process as clients see it."""
 
     worker_id: str
+    """`w-` and a number, unique in one run of the server."""
     pool: str
+    """Name of its pool."""
     pid: int | None
+    """For people and logs; never used to send a signal."""
     state: str
     """spawning · idle · busy · stopping · leaving · quarantined"""
     job_id: str | None
+    """The job that it runs."""
     type: str | None
+    """That job's type."""
     attempt: int | None
+    """That job's attempt."""
     age_s: float
+    """Seconds since it was started."""
     jobs: int
     """Number of attempts that it was given."""
     start_method: str
+    """fork · spawn"""
     proof: str
+    """How an empty process tree is proven here: `cgroup+descendants`, or `descendants`."""
     cpu: float | None = None
     """Share of one core over its life; 1.0 is one core."""
     rss_bytes: int | None = None
+    """Resident memory of its process tree."""
     uss_bytes: int | None = None
+    """Private memory of its process tree."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,8 +302,11 @@ class RetiredWorker:
 
     worker_id: WorkerId
     pool: str
+    """Name of its pool."""
     job_id: str
+    """Its last job."""
     why: str
+    """What that job left behind."""
     at: str
     """RFC 3339 in UTC."""
 
@@ -252,17 +316,26 @@ class PoolRecord:
     """The state of one pool."""
 
     name: str
+    """As in `[pools.NAME]`."""
     state: str
     """starting · ready · broken · restarting"""
     start_method: str
+    """fork · spawn"""
     workers_max: int
+    """Most busy workers at once."""
     spares: int
+    """Warm and idle workers beyond the busy ones."""
     idle: int
+    """Workers that are warm and idle."""
     busy: int
+    """Workers that run an attempt."""
     quarantined: int
+    """Slots lost to processes that SIGKILL does not end."""
     zygote_pid: int | None
     zygote_restarts: int
+    """How often its zygote had to be started again."""
     proof: str
+    """How an empty process tree is proven here."""
     detail: str = ""
     """Why it is broken (the traceback), or why it does not fork."""
 
@@ -272,11 +345,15 @@ class DrainProgress:
     """The progress of a drain."""
 
     draining: bool
+    """Whether new jobs are refused."""
     shutting_down: bool
+    """Whether the server ends when no job is left."""
     deadline_s: float | None
     """Seconds until jobs that still run are cancelled; None: they may run to their end."""
     running: int
+    """Jobs that have a worker."""
     queued: int
+    """Jobs that wait for one."""
 
 
 @dataclass(frozen=True, slots=True)

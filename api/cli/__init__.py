@@ -1,4 +1,4 @@
-"""The command `killable`: one verb per function, one file per noun.
+"""The command `killable`: a function for each verb, a file for each group of verbs.
 
 Runs in: any machine; `serve` and `demo` on Linux.
 """
@@ -17,14 +17,15 @@ from killable.api.cli.verbs import Verbs
 app = typer.Typer(
     name="killable",
     cls=Verbs,
-    help="CPU-bound jobs in worker processes: a job you start, you can stop.",
+    help="Run CPU-bound jobs in worker processes that can always be stopped.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 completed or dead, 1 failed, 2 usage, 3 cancelled, 4 unknown id, 65 input refused, "
-    "69 no server, 71 not possible here, 75 not now, 77 no key, 78 configuration, 124 timed out, 130 interrupted.",
+    epilog="Exit codes: 0 success, 1 failed, 2 usage error, 3 job cancelled, 4 unknown job, worker or type, "
+    "65 request refused, 69 server unreachable, 71 not possible on this machine, 75 try again later, "
+    "77 API key missing or refused, 78 configuration error, 124 job timed out, 130 interrupted.",
 )
 
 
@@ -38,7 +39,7 @@ def _print_version(wanted: bool) -> None:
 
 def _turn_colours_off(wanted: bool) -> None:
     if wanted:
-        os.environ["NO_COLOR"] = "1"  # what every console of this process looks at
+        os.environ["NO_COLOR"] = "1"  # read by every console of this process
 
 
 @app.callback()
@@ -47,7 +48,10 @@ def _root(
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
     no_color: Annotated[
-        bool, typer.Option("--no-color", help="No colours; as NO_COLOR=1.", callback=_turn_colours_off, is_eager=True)
+        bool,
+        typer.Option(
+            "--no-color", help="Print without colours, as with NO_COLOR=1.", callback=_turn_colours_off, is_eager=True
+        ),
     ] = False,
 ) -> None:
     pass
@@ -55,8 +59,8 @@ def _root(
 
 def main() -> None:
     """Run the command that the arguments name, and exit with its code."""
-    for stream_of_ours in (sys.stdout, sys.stderr):
-        if isinstance(stream_of_ours, io.TextIOWrapper):
-            # A job's text may hold what the terminal's encoding has no character for.
-            stream_of_ours.reconfigure(errors="backslashreplace")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A job's output may contain characters that the encoding of the terminal lacks.
+            stream.reconfigure(errors="backslashreplace")
     app()

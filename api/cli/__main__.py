@@ -1,4 +1,4 @@
-"""`python -m killable.api.cli`: the command with exactly this interpreter.
+"""`python -m killable.api.cli`: the command, run by exactly this interpreter.
 
 Runs in: any machine.
 """

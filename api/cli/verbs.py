@@ -1,4 +1,4 @@
-"""The verbs of the command, each imported when it is asked for: `ps` waits for nothing that only `serve` needs.
+"""The verbs of the command. Each is imported on first use, so that `ps` does not load what only `serve` needs.
 
 Runs in: any machine.
 """
@@ -15,17 +15,17 @@ import typer.main
 
 
 class Verb(NamedTuple):
-    """Where a verb is found, and what its help has beside the docstring."""
+    """Where a verb is implemented, and what its help shows besides the docstring."""
 
     module: str
-    """Of `killable.api.cli`."""
+    """A module of `killable.api.cli.commands`."""
     function: str
     panel: str | None
     examples: tuple[str, ...] = ()
     hidden: bool = False
 
     def command(self, name: str) -> Any:
-        """Import the verb, and return what Typer makes of it."""
+        """Import the verb and return its Click command."""
         function = getattr(import_module(f"killable.api.cli.commands.{self.module}"), self.function)
         epilog = "Examples:\n\n" + "\n\n".join(self.examples) if self.examples else None
         alone = typer.Typer(add_completion=False, rich_markup_mode="rich")
@@ -45,7 +45,7 @@ VERBS = {
     "serve": _server("serve", "killable serve", "killable serve my_jobs.py --port 8000"),
     "submit": _job(
         "submit",
-        'killable submit generate -i prompt="Tell me of the sea" -i max_tokens=64',
+        'killable submit generate -i prompt="Tell me about the sea" -i max_tokens=64',
         "killable submit tokenize -i text=@book.txt --run-s 5m --tag team=search -d",
     ),
     "stream": _job(
@@ -80,7 +80,7 @@ VERBS = {
         "doctor", "doctor", "Machine", ("killable doctor", "killable doctor --url http://127.0.0.1:7833 --json")
     ),
     "demo": Verb("demo", "demo", "Machine", ("killable demo",)),
-    # What people try first.
+    # Aliases: the names that other tools use.
     "cancel": Verb("kill", "kill", None, hidden=True),
     "stop": Verb("kill", "kill", None, hidden=True),
     "list": Verb("ps", "ps", None, hidden=True),
@@ -89,7 +89,7 @@ VERBS = {
 
 
 class _OnDemand(MutableMapping[str, Any]):
-    """The verbs as Typer's group wants them: commands by their names."""
+    """Commands by name, as Typer's group expects them. Imports each on first access."""
 
     def __init__(self) -> None:
         self._made: dict[str, Any] = {}

@@ -1,3 +1,3 @@
-"""The Python clients: one blocking, one on asyncio, and what the two share.
+"""The Python clients, one blocking and one on asyncio, and the code that they share.
 
 Runs in: any machine (no supervisor, no Linux)."""

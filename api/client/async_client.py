@@ -1,15 +1,6 @@
-"""The Python client on asyncio: `Client` with async and await. Leaving a task cancels what it had running.
+"""The Python client on asyncio: `Client` with async and await. Cancelling a task cancels the jobs that it runs.
 
 Runs in: any machine (no supervisor, no Linux).
-
-    async with AsyncClient() as c:
-        async with c.submit("split", {"text": t}, limits={"run_s": 60}) as job:
-            async for token in job:
-                print(token, end="")
-
-Errors, units and defaults are those of `blocking.Client`. When the task is cancelled inside such a block, in `run` or
-in a `submit`, the remote job is cancelled too, and the CancelledError goes on when the certificate has come, 30 s later
-at most.
 """
 
 from __future__ import annotations
@@ -25,7 +16,7 @@ from killable.api.client.async_transport import AsyncTransport
 from killable.api.client.exchange import ANSWER_S, CONNECT_S, Server
 from killable.api.client.job_calls import JobCalls
 from killable.api.client.outcomes import Ending, Event, Record, job_error, token_of
-from killable.api.client.retries import RETRIES, Asking
+from killable.api.client.retries import RETRIES, Requester
 from killable.api.client.server_calls import ServerCalls
 from killable.api.client.stream_reading import Reading
 from killable.api.client.submission import JobOptions, PendingSubmission, Submitting
@@ -34,27 +25,45 @@ __all__ = ["AsyncClient", "AsyncJobHandle", "AsyncSubmission"]
 
 
 class AsyncClient:
-    """A killable server. Safe to share between the tasks of one event loop; close it, or use it with `async with`."""
+    """An asyncio client of one killable server. Tasks of one event loop may share it. Close it, or use `async with`.
+
+        async with AsyncClient() as client:
+            async with client.submit("split", {"text": text}, limits={"run_s": 60}) as job:
+                async for token in job:
+                    print(token, end="")
+
+    Errors, units and defaults are those of `Client`. If the task is cancelled in such a block, in `run` or in `submit`,
+    the remote job is cancelled, too. The CancelledError continues when the job is dead, at most 30 s later.
+    """
 
     def __init__(
         self, url: str | None = None, *, uds: str | None = None, api_key: str | None = None,
         headers: Mapping[str, str] | None = None, http: httpx.AsyncClient | None = None, retries: int = RETRIES,
         connect_s: float = CONNECT_S, answer_s: float = ANSWER_S,
     ) -> None:  # fmt: skip
-        """Open nothing yet; everything as in `Client`, but for `http`, an httpx.AsyncClient of your own."""
+        """Create a client. It connects with the first request. Parameters are those of `Client`, defaults too.
+
+        http: your own httpx.AsyncClient, for example with a proxy or certificates. `aclose` does not close it.
+
+        Raise Unreachable for an invalid address, Refused for a key or header that cannot be sent.
+        """
         server = Server.at(url, uds=uds, api_key=api_key, headers=headers, connect_s=connect_s, answer_s=answer_s)
         self.address = server.address
-        self._asking = Asking(server, retries)
-        self._calls = ServerCalls(self._asking)
-        self._submitting = Submitting(self._asking)
+        self._requester = Requester(server, retries)
+        self._calls = ServerCalls(self._requester)
+        self._submitting = Submitting(self._requester)
         self._transport = AsyncTransport(server, http)
 
     def submit(
         self, type: str, input: Mapping[str, Any] | None = None, **options: Unpack[JobOptions]
     ) -> AsyncSubmission:
-        """Start a job: `job = await c.submit(...)`, which runs on, or `async with c.submit(...) as job`.
+        """Start a job when the returned object is awaited or entered. Options and errors are those of `Client.submit`.
 
-        Options as in `Client.submit`. Raise Refused; for `invalid` it has every fault.
+            job = await client.submit("split", {"text": text})  # the job continues after the handle is dropped
+            async with client.submit("split", {"text": text}) as job:  # the exit cancels the job
+                ...
+
+        If the task is cancelled while it submits, the job is cancelled, unless you passed an `idempotency_key`.
         """
         return AsyncSubmission(self._submit(PendingSubmission.of(type, input, **options)))
 
@@ -62,23 +71,31 @@ class AsyncClient:
         self, type: str, input: Mapping[str, Any] | None = None, *, timeout_s: float | None = None,
         **options: Unpack[JobOptions],
     ) -> Any:  # fmt: skip
-        """Run a job and return its result; options as for `submit`.
+        """Run a job and return its result, which is bytes or a JSON value. Options are those of `submit`.
 
-        After `timeout_s`, or when the task is cancelled (asyncio.timeout, wait_for), the job is cancelled and dead, and
-        JobTimedOut or the CancelledError raised. Raise the JobError of a job that did not complete.
+            words = await client.run("split", {"text": text}, timeout_s=60)
+
+        `timeout_s` covers submission, queue and run; default None: no timeout. After it, or if the task is cancelled
+        (asyncio.timeout, wait_for), the job is cancelled. JobTimedOut or the CancelledError is raised when the job is
+        dead, at most 30 s later. Raise the JobError of a job that did not complete.
         """
         submission = PendingSubmission.of(type, input, **options)
         run, undo = self._submitting.run(submission, timeout_s), self._submitting.abandon(submission)
         return await self._transport.do(run, undo)
 
     def job(self, id: str) -> AsyncJobHandle:
-        """Return the job of this full id, without asking whether it exists."""
-        return AsyncJobHandle(self._transport, JobCalls(self._asking, id))
+        """Return a handle for the job with this full id. Sends no request; if there is no such job, its methods raise
+        Refused `unknown_job`.
+        """
+        return AsyncJobHandle(self._transport, JobCalls(self._requester, id))
 
     async def jobs(
         self, *, state: str | None = None, type: str | None = None, tag: str | None = None
     ) -> AsyncIterator[Record]:
-        """Yield short records, newest first; `state` may be `active`, `tag` is `key:value`."""
+        """Yield the short records of jobs, newest first.
+
+        All filters must match. `state` may be `active` (queued, running or stopping); `tag` is `key:value`.
+        """
         query, cursor = {"state": state, "type": type, "tag": tag}, None
         while True:
             page, cursor = await self._transport.do(self._calls.page(query, cursor))
@@ -91,63 +108,81 @@ class AsyncClient:
         self, *, type: str | None = None, tag: str | None = None, state: str | None = None, reason: str = "",
         grace_s: float | None = None, dry_run: bool = False,
     ) -> Record:  # fmt: skip
-        """Cancel every job that matches all that is given, and wait for their ends, 60 s at most."""
+        """Cancel every job that matches all given filters, and wait for their ends, at most 25 s.
+
+        At least one of `type`, `tag` (`key:value`) and `state` (`active` means every job) is needed. `grace_s` can only
+        shorten each job's own grace period. `dry_run` only returns which jobs match.
+
+        Return `{matched, cancelled, stopping, already_ended, dry_run, jobs: [{job_id, status}]}`; the jobs that are
+        `stopping` were not dead after the wait.
+        """
         return await self._transport.do(self._calls.cancel_matching(type, tag, state, reason, grace_s, dry_run))
 
     async def types(self) -> list[Record]:
-        """Return the job types that can be started, with the JSON Schema of each one's input."""
+        """Return the job types that can be started, each with the JSON Schema of its input."""
         return await self._transport.do(self._calls.member("/v1/job-types", "job_types"))
 
     async def workers(self) -> list[Record]:
-        """Return the server's worker processes."""
+        """Return the records of the server's worker processes."""
         return await self._transport.do(self._calls.member("/v1/workers", "workers"))
 
     async def workers_and_retired(self) -> Record:
-        """Return `workers` and `retired`: the latest that were not used again, `why` being what a job had left."""
+        """Return `{workers, retired}`. `retired` are the latest workers that were not reused because of what a job left
+        behind; `why` is what it left.
+        """
         return await self._transport.do(self._calls.get("/v1/workers"))
 
     async def worker(self, id: str) -> Record:
-        """Return one worker process. Raise Refused `unknown_worker`."""
+        """Return the record of one worker process. Raise Refused `unknown_worker`."""
         return await self._transport.do(self._calls.worker(id))
 
     async def kill_worker(self, id: str, reason: str = "") -> Record:
-        """Kill one worker process, whose job ends cancelled by the operator, and wait for its end, 60 s at most."""
+        """Kill one worker process and wait for its end, at most 25 s. Its job, if any, is cancelled by the operator.
+
+        Return its record, in which the state `gone` means dead. Raise Refused `unknown_worker`.
+        """
         return await self._transport.do(self._calls.kill_worker(id, reason))
 
     async def drain(self, deadline_s: float | None = None) -> Record:
-        """Take no new jobs; after `deadline_s` cancel what still runs. Return how it stands, as `drained`."""
+        """Accept no new jobs. After `deadline_s`, cancel the jobs that are left; None: never.
+
+        Return the progress at once, as `drained` does. May be called again, with another deadline.
+        """
         return await self._transport.do(self._calls.drain("POST", deadline_s))
 
     async def undrain(self) -> Record:
-        """Take jobs again. Raise Refused `draining` when the server is shutting down."""
+        """Accept jobs again; return the progress, as `drained` does. Raise Refused `draining` during a shutdown."""
         return await self._transport.do(self._calls.drain("DELETE"))
 
     async def drained(self) -> Record:
-        """Return `{draining, shutting_down, deadline_s, running, queued}`."""
+        """Return the progress of a drain: `{draining, shutting_down, deadline_s, running, queued}`."""
         return await self._transport.do(self._calls.drain("GET"))
 
     async def shutdown(self, grace_s: float | None = None, deadline_s: float = 0.0, reason: str = "") -> Record:
-        """Drain, let jobs end for `deadline_s`, cancel the rest, and end the server. Return at once."""
+        """Drain for `deadline_s`, then cancel the jobs that are left and end the server.
+
+        `grace_s` can only shorten each job's own grace period. Return the progress at once, as `drained` does.
+        """
         return await self._transport.do(self._calls.shutdown(grace_s, deadline_s, reason))
 
     async def metrics(self) -> Record:
-        """Return the server's counts, as `jobs_completed` and `cancel_ms: {p50, p95, p99}`."""
+        """Return the server's metrics, such as `jobs_completed` and `cancel_ms: {p50, p95, p99}`."""
         return await self._transport.do(self._calls.get("/v1/metrics"))
 
     async def exposition(self) -> str:
-        """Return the server's metrics as Prometheus text."""
+        """Return the server's metrics in the Prometheus text format."""
         return await self._transport.do(self._calls.exposition())
 
     async def info(self) -> Record:
-        """Return which server this is: `{version, instance_id, started_at, features, pid}`."""
+        """Return the identity of the server: `{version, instance_id, started_at, features, pid}`."""
         return await self._transport.do(self._calls.get("/v1/info"))
 
     async def ready(self) -> Record:
-        """Return what is ready and what degraded. Raise Refused `draining` when no job can start."""
+        """Return `{status, degraded, pools}`. Raise Refused `draining` if no job can start."""
         return await self._transport.do(self._calls.ready())
 
     async def aclose(self) -> None:
-        """Close the connections; jobs go on. May be called twice; whatever is asked afterwards is Refused."""
+        """Close the connections, except your own `http`. Jobs continue; later calls raise Refused. May be repeated."""
         await self._transport.close()
 
     async def __aenter__(self) -> Self:
@@ -165,7 +200,11 @@ class AsyncClient:
 
 
 class AsyncJobHandle:
-    """One job on the server. Leaving it as a context manager cancels it, unless its end was seen."""
+    """One job on the server; attributes and errors are those of `JobHandle`.
+
+    As a context manager, it cancels the job on exit, unless it has seen the job's end. The exit waits until the job is
+    dead and raises NotEnded after 30 s, unless another error is being raised.
+    """
 
     def __init__(self, transport: AsyncTransport, calls: JobCalls) -> None:
         self.id = calls.id
@@ -176,7 +215,10 @@ class AsyncJobHandle:
         self._calls = calls
 
     async def __aiter__(self) -> AsyncIterator[Any]:
-        """Yield the job's tokens from the first, then raise the typed error of a job that did not complete."""
+        """Yield the job's tokens from the first one: str, bytes or a JSON value, as the job emitted them.
+
+        If the job did not complete, raise its JobError after the last token. Errors are otherwise those of `events`.
+        """
         async with aclosing(self.events()) as events:
             async for event in events:
                 if event.name == "token":
@@ -185,26 +227,37 @@ class AsyncJobHandle:
                     raise job_error(event.data)
 
     async def events(self, after: int | None = None) -> AsyncGenerator[Event, None]:
-        """Yield the events after that id, to the terminal one, each once; a broken connection is taken up again."""
-        async with aclosing(self._transport.events(Reading(self._calls.asking, self.id, after))) as events:
+        """Yield each event after the id `after`, up to the terminal one, once; None: from the first event.
+
+        A broken stream is resumed (`retries` of `Client`). If that fails, raise a JobError with the code
+        `supervisor_lost`: the state of the job is then unknown. Raise Unreachable if no connection succeeded.
+        """
+        async with aclosing(self._transport.events(Reading(self._calls.requester, self.id, after))) as events:
             async for event in events:
                 self._calls.is_over |= event.is_terminal
                 yield event
 
     async def result(self, wait_s: float | None = None) -> Any:
-        """Return what the job returned. Raise NotEnded when the wait is over, or the JobError of its end."""
+        """Return what the job returned, bytes or a JSON value. Wait at most `wait_s` for it; None: without a limit.
+
+        Raise NotEnded if the wait is over; the job continues. Raise the JobError of a job that did not complete.
+        """
         return await self._transport.do(self._calls.result(wait_s))
 
     async def cancel(self, grace_s: float | None = None, reason: str = "", *, wait_s: float | None = None) -> Ending:
-        """Stop the job and return how it ended, when everything that it had started is dead, or `wait_s` is over."""
+        """Cancel the job, wait until its process tree is dead, and return how it ended. May be called twice.
+
+        If the job had already ended, no error is raised: `had_ended` is true. `grace_s` can only shorten the job's own
+        grace period. `wait_s` limits only the wait (None: no limit); the returned state may then be `stopping`.
+        """
         return await self._transport.do(self._calls.cancel(grace_s, reason, wait_s))
 
     async def record(self) -> Record:
-        """Return the job's record as it stands."""
+        """Return the job's current record."""
         return await self._transport.do(self._calls.record())
 
     async def output(self) -> bytes:
-        """Return the tokens so far, one after the other, also after a kill."""
+        """Return the tokens so far, joined; also after a kill. Text is UTF-8; a JSON value is one line."""
         return await self._transport.do(self._calls.output())
 
     async def __aenter__(self) -> Self:
@@ -220,7 +273,7 @@ class AsyncJobHandle:
 
 
 class AsyncSubmission:
-    """A submission that is made when it is awaited, or entered: then leaving the block cancels what still runs."""
+    """A submission that is sent when it is awaited, or entered with `async with`, whose exit cancels the job."""
 
     def __init__(self, submitting: Coroutine[Any, Any, AsyncJobHandle]) -> None:
         self._submitting = submitting

@@ -1,4 +1,4 @@
-"""Carries out flows and readings over httpx, on asyncio. `transport` is the same, blocking.
+"""Runs flows and reads streams over httpx, on asyncio. `transport` does the same, blocking.
 
 Runs in: any machine (no supervisor, no Linux).
 """
@@ -27,7 +27,7 @@ class AsyncTransport:
     """The connections to one server. Safe to share between the tasks of one event loop."""
 
     def __init__(self, server: Server, http: httpx.AsyncClient | None) -> None:
-        """`http` is a client of the caller's own, which stays the caller's to close."""
+        """`http`: the caller's own httpx client, which `close` does not close."""
         self._server = server
         self._owns_http = http is None
         self._http = http or server.open_http(httpx.AsyncClient, httpx.AsyncHTTPTransport)
@@ -37,10 +37,10 @@ class AsyncTransport:
             await self._http.aclose()
 
     async def do(self, flow: Flow[T], undo: Flow[None] | None = None) -> T:
-        """Carry out a flow and return what it returns; `undo` when it is cancelled."""
+        """Run a flow and return its result. If it is cancelled, run `undo` before raising the CancelledError."""
         try:
             return await self._carry_out(flow)
-        except (KillableError, GeneratorExit):  # a coroutine that is closed must not await
+        except (KillableError, GeneratorExit):  # GeneratorExit: a coroutine being closed must not await
             raise
         except BaseException:
             if undo is not None:
@@ -48,27 +48,27 @@ class AsyncTransport:
             raise
 
     async def finish(self, flow: Flow[T]) -> T:
-        """Carry out a flow to its end, even while the caller is cancelled, again and again; then tell the caller."""
+        """Run a flow to its end, however often the caller is cancelled meanwhile; then raise the CancelledError."""
         task = asyncio.create_task(self._carry_out(flow))
         interrupt: asyncio.CancelledError | None = None
-        with anyio.CancelScope(shield=True):  # a scope of anyio's (Starlette's handlers) would cancel every await
+        with anyio.CancelScope(shield=True):  # a cancelled anyio scope (Starlette's handlers) cancels every await
             while not task.done():
                 try:
                     await asyncio.wait([task])
                 except asyncio.CancelledError as error:
                     interrupt = error
         if interrupt is not None:
-            task.exception()  # looked at: the interrupt goes before it
+            task.exception()  # marks it as retrieved; the CancelledError takes precedence
             raise interrupt
         return task.result()
 
     async def events(self, reading: Reading) -> AsyncGenerator[Event, None]:
-        """Yield a job's events to the terminal one, over as many connections as it takes."""
+        """Yield a job's events up to the terminal one, over as many connections as needed."""
         while not reading.is_over:
             await asyncio.sleep(reading.pause_s)
             if self._http.is_closed:
                 raise closed()
-            with reading.mending():
+            with reading.reconnecting():
                 async with self._http.stream(**self._server.arguments(reading.call)) as response:
                     if not response.is_success:
                         await response.aread()

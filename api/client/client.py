@@ -1,14 +1,6 @@
-"""The Python client: submit a job, iterate over its tokens, wait for its result, cancel it and know that it is dead.
+"""The blocking Python client: submits jobs, reads their tokens and results, cancels them and waits until they are dead.
 
 Runs in: any machine (no supervisor, no Linux).
-
-    with Client() as c:
-        job = c.submit("split", {"text": t}, limits={"run_s": 60})
-        for token in job:
-            print(token, end="")
-
-Everything that the methods raise is a KillableError: Unreachable when no killable server answers, Refused for what was
-not taken, a JobError for how a job ended, NotEnded when a wait is over. Durations are seconds.
 """
 
 from __future__ import annotations
@@ -22,7 +14,7 @@ import httpx
 from killable.api.client.exchange import ANSWER_S, CONNECT_S, Server
 from killable.api.client.job_calls import JobCalls
 from killable.api.client.outcomes import Ending, Event, NotEnded, Record, Unreachable, job_error, token_of
-from killable.api.client.retries import RETRIES, Asking
+from killable.api.client.retries import RETRIES, Requester
 from killable.api.client.server_calls import ServerCalls
 from killable.api.client.stream_reading import Reading
 from killable.api.client.submission import JobOptions, PendingSubmission, Submitting
@@ -32,41 +24,63 @@ __all__ = ["Client", "Ending", "Event", "JobHandle", "JobOptions", "NotEnded", "
 
 
 class Client:
-    """A killable server. Safe to share between threads; close it, or use it as a context manager."""
+    """A blocking client of one killable server. Threads may share it. Close it, or use it as a context manager.
+
+        with Client() as client:
+            job = client.submit("split", {"text": text}, limits={"run_s": 60})
+            for token in job:
+                print(token, end="")
+
+    Durations are in seconds. Every error of a request is a KillableError: Unreachable if no killable server answers,
+    Refused if the request is rejected (`code` says why), a JobError if the job did not complete, NotEnded if a wait is
+    over. If the server has API keys, `cancel_matching`, `kill_worker`, `drain`, `undrain`, `drained` and `shutdown`
+    need a key with the role `operate`.
+    """
 
     def __init__(
         self, url: str | None = None, *, uds: str | None = None, api_key: str | None = None,
         headers: Mapping[str, str] | None = None, http: httpx.Client | None = None, retries: int = RETRIES,
         connect_s: float = CONNECT_S, answer_s: float = ANSWER_S,
     ) -> None:  # fmt: skip
-        """Open nothing yet. Defaults: KILLABLE_URL, else http://127.0.0.1:7833; KILLABLE_API_KEY.
+        """Create a client. It connects with the first request.
 
-        `url` may be `unix:PATH`, which is what `uds` is. `headers` are sent with every request. `http` is your own
-        httpx client (proxies, certificates), which stays yours to close. `connect_s` bounds connecting, `answer_s` what
-        the server may take beyond a wait that it was asked for.
+        url: `http://HOST:PORT`, `HOST:PORT` or `unix:PATH`; default KILLABLE_URL, else http://127.0.0.1:7833.
+        uds: path of the server's Unix socket, the same as `unix:PATH`.
+        api_key: default KILLABLE_API_KEY, else none.
+        headers: sent with every request.
+        http: your own httpx.Client, for example with a proxy or certificates. `close` does not close it.
+        retries: how often a failed call is sent again; default 2, and 0 turns retries off.
+        connect_s: longest time to connect; default 5 s.
+        answer_s: longest time for an answer, beyond the wait that the call asks for; default 30 s.
 
-        `retries`: how often a call is sent again when the connection fails or the server answers 429, 502, 503 or 504,
-        within 10 s in all. Only what is safe: reads, cancels, and submissions, which carry an idempotency key; a full
-        queue only with `wait_for_room_s`. A broken stream is taken up again as long as each connection brings
-        something, and so often when none does. 0 turns retries off.
+        A call is sent again if the connection fails or the server answers 429, 502, 503 or 504, for at most 10 s, and
+        only if that is safe: reads, cancels of one job, and submissions, which carry an idempotency key. A full queue
+        is retried only with `wait_for_room_s`. A broken stream is resumed after its last event, until more than
+        `retries` connections in a row bring nothing.
 
-        Raise Unreachable for what is no address, or an environment (proxies, certificates) that allows no connection,
-        Refused for a key or header that cannot be sent.
+        Raise Unreachable for an invalid address, or if the environment (proxies, certificates) prevents connections.
+        Raise Refused for a key or header that cannot be sent.
         """
         server = Server.at(
             url, uds=uds, api_key=api_key, headers=headers, connect_s=connect_s, answer_s=answer_s
         )  # fmt: skip
         self.address = server.address
-        self._asking = Asking(server, retries)
-        self._calls = ServerCalls(self._asking)
-        self._submitting = Submitting(self._asking)
+        self._requester = Requester(server, retries)
+        self._calls = ServerCalls(self._requester)
+        self._submitting = Submitting(self._requester)
         self._transport = Transport(server, http)
 
     def submit(self, type: str, input: Mapping[str, Any] | None = None, **options: Unpack[JobOptions]) -> JobHandle:
-        """Start a job; it runs whether or not anyone reads it.
+        """Start a job and return its handle. The job runs whether or not a client reads it.
+
+            job = client.submit("split", {"text": text}, limits={"run_s": "1m"}, tags={"user": "ada"})
 
         Options: limits, tags, priority, stop_when_client_leaves, idempotency_key, correlation_id, wait_for_room_s,
-        within_s (JobOptions says what each is). Raise Refused; for `invalid` it has every fault.
+        within_s. `killable.api.client.client.JobOptions` documents them.
+
+        Raise Refused if the job is not accepted; for the code `invalid`, `faults` has every fault. Raise Unreachable if
+        no server answers; the fact `idempotency_key`, if present, finds a job that may have started. Raise TypeError
+        for an unknown option. An interrupt (Ctrl-C) cancels the job, unless you passed an `idempotency_key`.
         """
         submission = PendingSubmission.of(type, input, **options)
         job = self._transport.do(
@@ -78,11 +92,13 @@ class Client:
         self, type: str, input: Mapping[str, Any] | None = None, *, timeout_s: float | None = None,
         **options: Unpack[JobOptions],
     ) -> Any:  # fmt: skip
-        """Run a job and return its result; options as for `submit`.
+        """Run a job and return its result, which is bytes or a JSON value. Options are those of `submit`.
 
-        After `timeout_s`, which covers submission, queue and run, the job is cancelled, and JobTimedOut raised when it
-        is dead, 30 s later at most. An interrupt, as Ctrl-C, cancels it too. Raise the JobError of a job that did not
-        complete.
+            words = client.run("split", {"text": text}, timeout_s=60)
+
+        `timeout_s` covers submission, queue and run; default None: no timeout. After it, the job is cancelled, and
+        JobTimedOut is raised when it is dead, at most 30 s later. An interrupt (Ctrl-C) cancels the job, too. Raise the
+        JobError of a job that did not complete.
         """
         submission = PendingSubmission.of(type, input, **options)
         return self._transport.do(
@@ -90,11 +106,18 @@ class Client:
         )  # fmt: skip
 
     def job(self, id: str) -> JobHandle:
-        """Return the job of this full id, without asking whether it exists."""
-        return JobHandle(self._transport, JobCalls(self._asking, id))
+        """Return a handle for the job with this full id. Sends no request; if there is no such job, its methods raise
+        Refused `unknown_job`.
+        """
+        return JobHandle(self._transport, JobCalls(self._requester, id))
 
     def jobs(self, *, state: str | None = None, type: str | None = None, tag: str | None = None) -> Iterator[Record]:
-        """Yield short records, newest first; `state` may be `active`, `tag` is `key:value`."""
+        """Yield the short records of jobs, newest first.
+
+            queued = list(client.jobs(state="queued", tag="user:ada"))
+
+        All filters must match. `state` may be `active` (queued, running or stopping); `tag` is `key:value`.
+        """
         query, cursor = {"state": state, "type": type, "tag": tag}, None
         while True:
             page, cursor = self._transport.do(self._calls.page(query, cursor))
@@ -106,70 +129,83 @@ class Client:
         self, *, type: str | None = None, tag: str | None = None, state: str | None = None, reason: str = "",
         grace_s: float | None = None, dry_run: bool = False,
     ) -> Record:  # fmt: skip
-        """Cancel every job that matches all that is given, one of type, tag and state at least; wait for their ends.
+        """Cancel every job that matches all given filters, and wait for their ends, at most 25 s.
 
-        Return `{matched, cancelled, stopping, already_ended, dry_run, jobs: [{job_id, status}]}`; `stopping` are those
-        that were not dead after 60 s. `dry_run` only tells which.
+            client.cancel_matching(tag="user:ada", reason="account closed")
+
+        At least one of `type`, `tag` (`key:value`) and `state` (`active` means every job) is needed. `grace_s` can only
+        shorten each job's own grace period. `dry_run` only returns which jobs match.
+
+        Return `{matched, cancelled, stopping, already_ended, dry_run, jobs: [{job_id, status}]}`; the jobs that are
+        `stopping` were not dead after the wait.
         """
         return self._transport.do(self._calls.cancel_matching(type, tag, state, reason, grace_s, dry_run))
 
     def types(self) -> list[Record]:
-        """Return the job types that can be started, with the JSON Schema of each one's input."""
+        """Return the job types that can be started, each with the JSON Schema of its input."""
         return self._transport.do(self._calls.member("/v1/job-types", "job_types"))
 
     def workers(self) -> list[Record]:
-        """Return the server's worker processes."""
+        """Return the records of the server's worker processes."""
         return self._transport.do(self._calls.member("/v1/workers", "workers"))
 
     def workers_and_retired(self) -> Record:
-        """Return `workers` and `retired`: the latest that were not used again, `why` being what a job had left."""
+        """Return `{workers, retired}`. `retired` are the latest workers that were not reused because of what a job left
+        behind; `why` is what it left.
+        """
         return self._transport.do(self._calls.get("/v1/workers"))
 
     def worker(self, id: str) -> Record:
-        """Return one worker process. Raise Refused `unknown_worker`."""
+        """Return the record of one worker process. Raise Refused `unknown_worker`."""
         return self._transport.do(self._calls.worker(id))
 
     def kill_worker(self, id: str, reason: str = "") -> Record:
-        """Kill one worker process, whose job ends cancelled by the operator, and wait for its end, 60 s at most."""
+        """Kill one worker process and wait for its end, at most 25 s. Its job, if any, is cancelled by the operator.
+
+        Return its record, in which the state `gone` means dead. Raise Refused `unknown_worker`.
+        """
         return self._transport.do(self._calls.kill_worker(id, reason))
 
     def drain(self, deadline_s: float | None = None) -> Record:
-        """Take no new jobs; after `deadline_s` cancel what still runs. Return how it stands, as `drained`."""
+        """Accept no new jobs. After `deadline_s`, cancel the jobs that are left; None: never.
+
+        Return the progress at once, as `drained` does. May be called again, with another deadline.
+        """
         return self._transport.do(self._calls.drain("POST", deadline_s))
 
     def undrain(self) -> Record:
-        """Take jobs again. Raise Refused `draining` when the server is shutting down."""
+        """Accept jobs again; return the progress, as `drained` does. Raise Refused `draining` during a shutdown."""
         return self._transport.do(self._calls.drain("DELETE"))
 
     def drained(self) -> Record:
-        """Return `{draining, shutting_down, deadline_s, running, queued}`."""
+        """Return the progress of a drain: `{draining, shutting_down, deadline_s, running, queued}`."""
         return self._transport.do(self._calls.drain("GET"))
 
     def shutdown(self, grace_s: float | None = None, deadline_s: float = 0.0, reason: str = "") -> Record:
-        """Drain, let jobs end for `deadline_s`, cancel the rest with `grace_s` at most, and end the server.
+        """Drain for `deadline_s`, then cancel the jobs that are left and end the server.
 
-        Return at once with how it stands.
+        `grace_s` can only shorten each job's own grace period. Return the progress at once, as `drained` does.
         """
         return self._transport.do(self._calls.shutdown(grace_s, deadline_s, reason))
 
     def metrics(self) -> Record:
-        """Return the server's counts, as `jobs_completed` and `cancel_ms: {p50, p95, p99}`."""
+        """Return the server's metrics, such as `jobs_completed` and `cancel_ms: {p50, p95, p99}`."""
         return self._transport.do(self._calls.get("/v1/metrics"))
 
     def exposition(self) -> str:
-        """Return the server's metrics as Prometheus text."""
+        """Return the server's metrics in the Prometheus text format."""
         return self._transport.do(self._calls.exposition())
 
     def info(self) -> Record:
-        """Return which server this is: `{version, instance_id, started_at, features, pid}`."""
+        """Return the identity of the server: `{version, instance_id, started_at, features, pid}`."""
         return self._transport.do(self._calls.get("/v1/info"))
 
     def ready(self) -> Record:
-        """Return what is ready and what degraded. Raise Refused `draining` when no job can start."""
+        """Return `{status, degraded, pools}`. Raise Refused `draining` if no job can start."""
         return self._transport.do(self._calls.ready())
 
     def close(self) -> None:
-        """Close the connections; jobs go on. May be called twice; whatever is asked afterwards is Refused."""
+        """Close the connections, except your own `http`. Jobs continue; later calls raise Refused. May be repeated."""
         self._transport.close()
 
     def __enter__(self) -> Self:
@@ -183,23 +219,31 @@ class Client:
 
 
 class JobHandle:
-    """One job on the server. Leaving it as a context manager cancels it, unless its end was seen."""
+    """One job on the server. As a context manager, it cancels the job on exit, unless it has seen the job's end.
+
+        with client.submit("split", {"text": text}) as job:
+            for token in job:
+                if token == "end":
+                    break  # the exit cancels the job
+
+    The exit waits until the job is dead and raises NotEnded after 30 s, unless another error is being raised.
+    """
 
     def __init__(self, transport: Transport, calls: JobCalls) -> None:
         self.id = calls.id
         self.accepted = calls.accepted
-        """The server's answer to the submission; None for a job that was only looked up."""
+        """The server's answer to the submission; None for a handle from `Client.job`."""
         self.is_replay = calls.is_replay
-        """The submission's idempotency key was known: this is the job that it started then."""
+        """The server knew the submission's idempotency key: this is the job that the first submission started."""
         self.correlation_id = calls.correlation_id
-        """As the server answered it to the submission; None for a job that was only looked up."""
+        """The correlation id in the server's answer to the submission; None for a handle from `Client.job`."""
         self._transport = transport
         self._calls = calls
 
     def __iter__(self) -> Iterator[Any]:
-        """Yield the job's tokens from the first: str, bytes or a JSON value, as it emitted them.
+        """Yield the job's tokens from the first one: str, bytes or a JSON value, as the job emitted them.
 
-        Raise the typed error of a job that did not complete, after its last token.
+        If the job did not complete, raise its JobError after the last token. Errors are otherwise those of `events`.
         """
         for event in self.events():
             if event.name == "token":
@@ -208,35 +252,38 @@ class JobHandle:
                 raise job_error(event.data)
 
     def events(self, after: int | None = None) -> Generator[Event, None, None]:
-        """Yield the events after that id, to the terminal one, each once; a broken connection is taken up again.
+        """Yield each event after the id `after`, up to the terminal one, once; None: from the first event.
 
-        Raise JobError `supervisor_lost` when that does not help: what became of the job is not known then.
+        A broken stream is resumed (`retries` of `Client`). If that fails, raise a JobError with the code
+        `supervisor_lost`: the state of the job is then unknown. Raise Unreachable if no connection succeeded.
         """
-        for event in self._transport.events(Reading(self._calls.asking, self.id, after)):
+        for event in self._transport.events(Reading(self._calls.requester, self.id, after)):
             self._calls.is_over |= event.is_terminal
             yield event
 
     def result(self, wait_s: float | None = None) -> Any:
-        """Return what the job returned, bytes or a JSON value, waiting for it, without end when `wait_s` is None.
+        """Return what the job returned, bytes or a JSON value. Wait at most `wait_s` for it; None: without a limit.
 
-        Raise NotEnded when the wait is over, the JobError of a job that did not complete.
+        Raise NotEnded if the wait is over; the job continues. Raise the JobError of a job that did not complete.
         """
         return self._transport.do(self._calls.result(wait_s))
 
     def cancel(self, grace_s: float | None = None, reason: str = "", *, wait_s: float | None = None) -> Ending:
-        """Stop the job and return how it ended, when everything that it had started is dead.
+        """Cancel the job, wait until its process tree is dead, and return how it ended. May be called twice.
 
-        Never raises because the job had already ended. `grace_s` can only shorten the job's own. `wait_s` bounds the
-        wait, not the job's end: then the ending may be `stopping`.
+            ending = job.cancel(grace_s=1, reason="superseded")
+
+        If the job had already ended, no error is raised: `had_ended` is true. `grace_s` can only shorten the job's own
+        grace period. `wait_s` limits only the wait (None: no limit); the returned state may then be `stopping`.
         """
         return self._transport.do(self._calls.cancel(grace_s, reason, wait_s))
 
     def record(self) -> Record:
-        """Return the job's record as it stands."""
+        """Return the job's current record."""
         return self._transport.do(self._calls.record())
 
     def output(self) -> bytes:
-        """Return the tokens so far, one after the other, also after a kill: text as UTF-8, other values a JSON line."""
+        """Return the tokens so far, joined; also after a kill. Text is UTF-8; a JSON value is one line."""
         return self._transport.do(self._calls.output())
 
     def __enter__(self) -> Self:

@@ -1,10 +1,10 @@
-"""One request and its answer, without I/O: what is sent, what an answer means, what a failure means.
+"""One request and its answer, without I/O: builds the request, turns answers and failures into values and errors.
 
 Runs in: any machine (no supervisor, no Linux).
 
-    Call ── Server.arguments ──► httpx, in the transports ──► Outcome ──► Server.checked ──► answer, or typed error
+    HttpCall ── Server.arguments ──► httpx, in the transports ──► Outcome ──► Server.checked ──► answer or typed error
 
-Nothing here waits or connects, so the synchronous and the asynchronous client share all of it.
+Nothing here waits or connects, so the blocking and the asyncio client share all of it.
 """
 
 from __future__ import annotations
@@ -32,49 +32,50 @@ C = TypeVar("C")
 DEFAULT_URL = "http://127.0.0.1:7833"
 UNIX_PREFIX = "unix:"
 CONNECT_S = 5.0
-"""A server that takes longer to accept is as good as not there."""
+"""Longest time to connect, in seconds. A server that takes longer counts as absent."""
 ANSWER_S = 30.0
-"""Beyond what the request itself may wait; a server answers within milliseconds."""
+"""Longest time for an answer, in seconds, beyond the wait that the request asks for. Servers answer in milliseconds."""
 PROBLEM_URN = "urn:killable:problem:"
-"""Every problem type of ours begins so (RFC 9457, 3.1.1)."""
-PASS_S = 0.5
-"""The least that an answer gets, however little time the caller has left: giving up costs another request."""
+"""Prefix of the problem types of killable servers (RFC 9457, 3.1.1)."""
+ANSWER_S_MIN = 0.5
+"""Shortest time for an answer, in seconds, however little the caller has left: giving up costs another request."""
 
-Again = Literal["safe", "keyed", "unsent", "never"]
-"""When a call may be sent once more: always; always, but not when the server is merely full; only when nothing of it
-can have arrived; not even then."""
+Repeat = Literal["safe", "keyed", "unsent", "never"]
+"""When a call may be sent again. safe: always; keyed: not after a refusal such as a full queue; unsent: only if the
+request cannot have arrived; never: not even then.
+"""
 
 Outcome: TypeAlias = httpx.Response | KillableError
-"""What comes of a call: an answer whose body has been read, or the error that none came."""
+"""The outcome of a call: an answer whose body has been read, or the error if none came."""
 
 
 @dataclass(frozen=True, slots=True)
 class HttpCall:
-    """One request. `hold_s` is how long the server is asked to hold it, `answer_s` what it may take beyond that."""
+    """One request. The server is asked to hold it for `hold_s` seconds and may take `answer_s` beyond that."""
 
     method: str
     path: str
     query: Mapping[str, Any] = field(default_factory=dict)
-    """Members that are None or empty are left out."""
+    """Members that are None or empty are not sent."""
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes | None = None
-    """JSON, or nothing."""
+    """JSON, or None."""
     hold_s: float = 0.0
     answer_s: float | None = None
-    """None: as the client was made."""
-    again: Again = "safe"
+    """None: the client's `answer_s`."""
+    again: Repeat = "safe"
     until: float | None = None
-    """The monotonic time after which its answer is of no use; the server is told with each sending what is left."""
+    """The monotonic time after which the answer is useless. Each sending contains the time that is left."""
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A killable server as a client reaches it: where, as whom, and how long an answer may take."""
+    """A killable server as a client reaches it: address, headers with the API key, and time limits."""
 
     url: str
     uds: str | None
     address: str
-    """As people read it, without any password."""
+    """The address for messages, without any password."""
     headers: Mapping[str, str] = field(repr=False)
     connect_s: float
     answer_s: float
@@ -84,9 +85,9 @@ class Server:
         cls, url: str | None, *, uds: str | None, api_key: str | None, headers: Mapping[str, str] | None,
         connect_s: float, answer_s: float,
     ) -> Server:  # fmt: skip
-        """Read an address: `http://HOST:PORT`, `HOST:PORT` or `unix:PATH`; what is not given from the environment.
+        """Parse an address: `http://HOST:PORT`, `HOST:PORT` or `unix:PATH`. The environment supplies missing values.
 
-        Raise Unreachable for what is no address, Refused for a key or header that cannot be sent.
+        Raise Unreachable for an invalid address, Refused for a key or header that cannot be sent.
         """
         url = url or ("" if uds else os.environ.get("KILLABLE_URL") or DEFAULT_URL)
         api_key = (api_key or os.environ.get("KILLABLE_API_KEY") or "").strip()
@@ -97,7 +98,7 @@ class Server:
             parsed = httpx.URL(url)
         except httpx.InvalidURL as error:
             shown, passwords = re.subn(r"(?<=://).*@", "", url, flags=re.DOTALL)
-            why = "" if passwords else f" ({error})"  # which may repeat a part of it
+            why = "" if passwords else f" ({error})"  # the message may repeat a part of the password
             raise Unreachable(f"{shown!r} is not an address{why}; one is http://HOST:PORT", url=shown) from error
         shown = f"{UNIX_PREFIX}{uds}" if uds else str(parsed.copy_with(userinfo=b"")).rstrip("/")
         if not uds and (parsed.scheme not in ("http", "https") or not parsed.host):
@@ -108,15 +109,17 @@ class Server:
         return cls(url, uds, shown, sent, connect_s, answer_s)
 
     def open_http(self, client: Callable[..., C], transport: Callable[..., object], **options: Any) -> C:
-        """Make a client of httpx's, of these classes, blocking or not. Raise Unreachable where the environment does not
-        allow one: it names a proxy of a kind that is not installed, certificates that are not there.
+        """Create an httpx client of these classes, blocking or not.
+
+        Raise Unreachable if the environment names a kind of proxy that is not installed, or certificates that do not
+        exist.
         """
         host = httpx.URL(self.url).host
-        # Each open stream holds one: with httpx's own 100 the next call, a cancel perhaps, would wait for ever.
+        # Each open stream holds a connection: with httpx's default of 100, the next call (a cancel) could wait forever.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
         try:
             return client(
-                # A proxy from the environment cannot reach this machine's own loopback.
+                # A proxy from the environment cannot reach this machine's loopback.
                 trust_env=not (self.uds or host in ("localhost", "::1") or host.startswith("127.")),
                 limits=limits,
                 transport=transport(uds=self.uds, limits=limits) if self.uds else None,
@@ -128,7 +131,7 @@ class Server:
 
     def arguments(self, call: HttpCall) -> dict[str, Any]:
         """Return a call as keyword arguments of httpx's `request` and `stream`."""
-        answer_s = max(PASS_S, self.answer_s if call.answer_s is None else call.answer_s)
+        answer_s = max(ANSWER_S_MIN, self.answer_s if call.answer_s is None else call.answer_s)
         headers = dict(self.headers) | _sendable(call.headers)
         if call.body is not None:
             headers["Content-Type"] = "application/json"
@@ -146,39 +149,39 @@ class Server:
         }
 
     def checked(self, response: Outcome) -> httpx.Response:
-        """Return a 2xx answer. Raise what came instead of one: the error, or the typed one of a problem."""
+        """Return a 2xx answer. Raise any other outcome: the error itself, or the typed error of a problem document."""
         if isinstance(response, KillableError):
             raise response
         if response.is_success:
             return response
         members = _json(response)
         if not is_problem(members):
-            raise self.stranger(response)
+            raise self.unexpected_answer(response)
         raise problem_error(members, status=response.status_code, **_retry_after(response))
 
     def members(self, response: httpx.Response) -> Record:
-        """Return an answer's JSON object. Raise Unreachable for anything else: that is no killable server."""
+        """Return the JSON object of an answer. Raise Unreachable if it has none: this is no killable server."""
         members = _json(response)
         if not isinstance(members, dict):
-            raise self.stranger(response)
+            raise self.unexpected_answer(response)
         return members
 
     def member(self, response: httpx.Response, name: str) -> Any:
-        """Return one member of an answer's JSON object. Raise Unreachable where there is none."""
+        """Return one member of the JSON object of an answer. Raise Unreachable if it is missing."""
         members = self.members(response)
         if name not in members:
-            raise self.stranger(response)
+            raise self.unexpected_answer(response)
         return members[name]
 
     def value(self, response: httpx.Response) -> Any:
-        """Return an answer's JSON value, whatever it is. Raise Unreachable where it is none."""
+        """Return the JSON value of an answer, of any type. Raise Unreachable if it has none."""
         value = _json(response)
         if value is _NOT_JSON:
-            raise self.stranger(response)
+            raise self.unexpected_answer(response)
         return value
 
-    def stranger(self, response: httpx.Response) -> Unreachable:
-        """Return the error for an answer that a killable server does not give."""
+    def unexpected_answer(self, response: httpx.Response) -> Unreachable:
+        """Return the error for an answer that no killable server gives."""
         kind = response.headers.get("content-type", "no content type").partition(";")[0]
         answer = f"{response.status_code} {response.reason_phrase}".rstrip()
         return Unreachable(
@@ -188,24 +191,24 @@ class Server:
         )  # fmt: skip
 
     def unreachable(self, error: Exception) -> Unreachable:
-        """Return the error for an answer that did not come."""
+        """Return the error for a request that got no answer."""
         hint = "is `killable serve` running there? Another address: KILLABLE_URL, --url, or a Client's first argument"
         match error:
             case httpx.ConnectTimeout():
                 why = f"no connection within {self.connect_s:g} s; {hint}"
             case httpx.ConnectError():
-                why = f"{_reason(error)}; {hint}"
+                why = f"{_os_message(error)}; {hint}"
             case httpx.TimeoutException():
                 why = "it took the request and then did not answer in time; it may still be at work on it"
             case _:
-                why = f"the connection broke ({_reason(error)}); what was asked may have been done"
+                why = f"the connection broke ({_os_message(error)}); what was asked may have been done"
         unreachable = Unreachable(f"cannot reach {self.address}: {why}", url=self.address)
         unreachable.__cause__ = error
         return unreachable
 
 
 def json_of(members: Record) -> bytes:
-    """Return a body as JSON. ASCII, since lone surrogates have no UTF-8. Raise Refused for what JSON cannot say."""
+    """Return a body as JSON in ASCII, since lone surrogates have no UTF-8. Raise Refused if JSON cannot express it."""
     try:
         return json.dumps(members, allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
@@ -213,12 +216,12 @@ def json_of(members: Record) -> bytes:
 
 
 def is_problem(members: object) -> TypeGuard[Record]:
-    """Tell whether these are the members of a problem of ours (RFC 9457): a gateway may have a `code` in its own."""
+    """Return whether these members are a killable server's problem (RFC 9457); a gateway's may have a `code`, too."""
     return isinstance(members, dict) and "code" in members and str(members.get("type", "")).startswith(PROBLEM_URN)
 
 
 def closed() -> Refused:
-    """Return the error for a client that is used after its `close`."""
+    """Return the error for the use of a closed client."""
     return Refused("this client has been closed, and its connections with it: make another one")
 
 
@@ -226,8 +229,8 @@ def job_path(job_id: str) -> str:
     return f"/v1/jobs/{quote(job_id, safe='')}"
 
 
-def was_sent(error: KillableError) -> bool:
-    """Tell whether the server may have got the request that ended in this error."""
+def may_have_arrived(error: KillableError) -> bool:
+    """Return whether the server may have received the request that failed with this error."""
     return not isinstance(error.__cause__, (httpx.ConnectError, httpx.ConnectTimeout))
 
 
@@ -242,7 +245,7 @@ def _json(response: httpx.Response) -> Any:
 
 
 def _retry_after(response: httpx.Response) -> dict[str, Any]:
-    """Return the fact `retry_after_s` where the answer has that header: seconds, or a date (RFC 9110, 10.2.3)."""
+    """Return the fact `retry_after_s` if the answer has a Retry-After: seconds, or a date (RFC 9110, 10.2.3)."""
     value = response.headers.get("Retry-After", "").strip()
     if value.isascii() and value.isdigit():
         return {"retry_after_s": float(value)}
@@ -254,7 +257,7 @@ def _retry_after(response: httpx.Response) -> dict[str, Any]:
 
 
 def _sendable(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return headers that can be sent. Raise Refused for others, naming the header and never its value."""
+    """Return the headers. Raise Refused for one that cannot be sent; the message has its name, never its value."""
     for name, value in headers.items():
         if not (value.isascii() and value.isprintable()):
             raise Refused(
@@ -264,12 +267,12 @@ def _sendable(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def _text(value: Any) -> Any:
-    """Return what a query can carry: a name of a file, which may stand in a reason, may have bytes that are no text."""
+    """Return a value that a query can carry. A reason may contain a file name, whose bytes may not be valid text."""
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
-def _reason(error: BaseException) -> str:
-    """Return the operating system's words where there are any: httpx's own are `[Errno 111] Connection refused`."""
+def _os_message(error: BaseException) -> str:
+    """Return the operating system's message if there is one. httpx's own is `[Errno 111] Connection refused`."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.strerror and not isinstance(cause, ssl.SSLError):

@@ -1,4 +1,4 @@
-"""What can be asked about one job, as flows: its result, its end, its record, its output.
+"""The calls about one job, as flows: result, cancel, record, output.
 
 Runs in: any machine (no supervisor, no Linux).
 """
@@ -14,24 +14,24 @@ import httpx
 
 from killable.api.client.exchange import HttpCall, job_path
 from killable.api.client.outcomes import Ending, NotEnded, Record, job_error
-from killable.api.client.retries import Asking, Flow
+from killable.api.client.retries import Flow, Requester
 from killable.workers.errors import KillableError, Refused
 
 HELD_S_MAX = 25.0
-"""For how long one request is held, less than proxies wait for an answer (Heroku 30 s, nginx and others 60); longer
-waits ask again.
+"""How long one request is held, in seconds: less than proxies wait for an answer (Heroku 30 s, nginx and others 60 s).
+Longer waits repeat the request.
 """
 LEAVE_S = 30.0
-"""For how long a caller that leaves waits for the job to be dead: several times the usual grace. The end goes on."""
+"""How long a leaving caller waits for the job's end, in seconds: several times the usual grace. The end continues."""
 LEAVE_ANSWER_S = 5.0
-"""What the server may take beyond that: a caller that leaves is not held up by one that hangs."""
+"""Longest time for an answer beyond that wait, in seconds: an unresponsive server must not hold up the caller."""
 
 
 @dataclass(slots=True)
 class JobCalls:
-    """One job of one server. `is_over` is set once its end has been seen."""
+    """The calls about one job. `is_over` is set when the client has seen the job's end."""
 
-    asking: Asking
+    requester: Requester
     id: str
     accepted: Record | None = None
     is_replay: bool = field(default=False, init=False)
@@ -39,13 +39,13 @@ class JobCalls:
     is_over: bool = field(default=False, init=False)
 
     def result(self, wait_s: float | None) -> Flow[Any]:
-        """Return what the job returned. Raise NotEnded, or the typed error of its end."""
+        """Return what the job returned. Raise NotEnded after `wait_s`, or the error of a job that did not complete."""
         deadline = None if wait_s is None else time.monotonic() + wait_s
         while True:
             hold_s = _hold_s(deadline)
             call = HttpCall("GET", f"{job_path(self.id)}/result", query={"wait_s": hold_s}, hold_s=hold_s)
             try:
-                answer = yield from self.asking.ask(call)
+                answer = yield from self.requester.ask(call)
             except Refused as refusal:
                 if refusal.code != "no_result":
                     raise
@@ -54,8 +54,8 @@ class JobCalls:
             if answer.status_code == httpx.codes.OK:
                 self.is_over = True
                 is_bytes = answer.headers.get("content-type", "").startswith("application/octet-stream")
-                return answer.content if is_bytes else self.asking.server.value(answer)
-            record = self.asking.server.members(answer)
+                return answer.content if is_bytes else self.requester.server.value(answer)
+            record = self.requester.server.members(answer)
             if deadline is not None and time.monotonic() >= deadline:
                 raise NotEnded(
                     f"{self.id} has not ended; it is {record.get('state')} and goes on: ask again, or cancel it",
@@ -66,7 +66,7 @@ class JobCalls:
         self, grace_s: float | None = None, reason: str = "", wait_s: float | None = None,
         answer_s: float | None = None,
     ) -> Flow[Ending]:  # fmt: skip
-        """Return how the job ended, or, when `wait_s` is over, how far its end has come."""
+        """Cancel the job. Return how it ended, or its state `stopping` if `wait_s` is over."""
         deadline = None if wait_s is None else time.monotonic() + wait_s
         while True:
             hold_s = _hold_s(deadline)
@@ -75,7 +75,7 @@ class JobCalls:
                 headers={"Prefer": f"wait={math.ceil(hold_s)}"}, hold_s=hold_s, answer_s=answer_s,
             )  # fmt: skip
             try:
-                answer = yield from self.asking.ask(call)
+                answer = yield from self.requester.ask(call)
             except Refused as refusal:
                 if refusal.code != "already_ended":
                     raise
@@ -83,19 +83,19 @@ class JobCalls:
                 record = refusal.facts.get("job") or {}
                 state, certificate = record.get("state", "completed"), record.get("certificate")
                 return Ending(self.id, state, certificate, record.get("error"), had_ended=True)
-            members = self.asking.server.members(answer)
+            members = self.requester.server.members(answer)
             status = members.get("status")
             if status not in ("cancelled", "stopping"):
-                raise self.asking.server.stranger(answer)  # what became of the job is not known by that
+                raise self.requester.server.unexpected_answer(answer)  # the answer does not show whether the job ended
             ending = Ending(self.id, status, members.get("certificate"))
             self.is_over = ending.is_over
             if ending.is_over or (deadline is not None and time.monotonic() >= deadline):
                 return ending
 
     def leave(self, error: BaseException | None) -> Flow[None]:
-        """Cancel the job because its caller leaves, unless its end was seen, and wait LEAVE_S for it.
+        """Cancel the job because its caller leaves, unless its end was seen, and wait at most LEAVE_S for its end.
 
-        Raise NotEnded when it is not dead by then. With `error`, which the caller leaves with, raise nothing.
+        Raise NotEnded if it is not dead by then. If the caller leaves with an `error`, raise no KillableError.
         """
         if self.is_over:
             return
@@ -112,10 +112,10 @@ class JobCalls:
                 raise
 
     def record(self) -> Flow[Record]:
-        return self.asking.members(HttpCall("GET", job_path(self.id)))
+        return self.requester.members(HttpCall("GET", job_path(self.id)))
 
     def output(self) -> Flow[bytes]:
-        return (yield from self.asking.ask(HttpCall("GET", f"{job_path(self.id)}/output"))).content
+        return (yield from self.requester.ask(HttpCall("GET", f"{job_path(self.id)}/output"))).content
 
 
 def _hold_s(deadline: float | None) -> float:

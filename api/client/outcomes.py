@@ -1,4 +1,4 @@
-"""What a client gets back: the events of a job, how it ended, and the typed errors of the client's own.
+"""The values and errors of the clients: a job's events, how it ended, and the errors that only a client raises.
 
 Runs in: any machine (no supervisor, no Linux).
 """
@@ -13,15 +13,15 @@ from typing import Any
 from killable.workers.errors import CODES, KillableError, error_class
 
 Record = dict[str, Any]
-"""A JSON object of the server's, as its documentation lists the members; newer servers may add some."""
+"""A JSON object from the server. Its documentation lists the members; newer servers may add some."""
 
 TERMINAL = frozenset({"completed", "failed", "cancelled", "timed_out"})
 _NO_FACTS = frozenset({"title", "detail", "code", "retryable", "message", "self"})
-"""Members of an error that are its message or its class, or cannot be keyword arguments."""
+"""Members of an error that are its message or its class, or that cannot be keyword arguments."""
 
 
 class NotEnded(KillableError, TimeoutError):
-    """The job had not ended when the wait was over; it goes on. Facts: `job_id`, `record`."""
+    """The job had not ended when the wait was over; it continues. Facts: `job_id`, `record`."""
 
     code = "not_ended"
     exit_code = 75
@@ -32,10 +32,10 @@ class NotEnded(KillableError, TimeoutError):
 
 
 class Unreachable(KillableError):
-    """No answer that a killable server gives: refused, timed out, cut off, or someone else's; or one that says that
-    nobody knows (`is_accepted`, of a server that closes while its journal's disk hangs). Facts: `url`, `status`.
+    """No killable server answered: the connection was refused, timed out or broke, or something else answered.
 
-    `status` is the HTTP status of an answer that is not a killable server's, absent when none came.
+    Also raised if the server closed while its journal's disk did not respond: it may have accepted the job (the fact
+    `is_accepted` is "unknown"). Facts: `url`, and `status`, the HTTP status, which is absent if no answer came.
     """
 
     code = "unreachable"
@@ -48,7 +48,7 @@ class Unreachable(KillableError):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event of a job: its sequence number, its name, its data."""
+    """One event of a job: its sequence number, name and data."""
 
     id: int
     name: str
@@ -61,16 +61,16 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a job ended, or, after a wait that was too short, how far its end has come."""
+    """How a job ended, or that it is still stopping after a wait that was too short."""
 
     job_id: str
     state: str
-    """`completed`, `failed`, `cancelled`, `timed_out`, or `stopping` while it is not over."""
+    """`completed`, `failed`, `cancelled`, `timed_out`, or `stopping` while it has not ended."""
     certificate: Record | None
-    """The timed proof that everything that the job had started is gone; times in ms after the request."""
+    """The timed proof that every process of the job is gone; times are in ms after the request."""
     error: Record | None = None
     had_ended: bool = False
-    """It ended in another way before the cancel could: `state` and `error` say how."""
+    """The job had ended before the cancel; `state` and `error` show how."""
 
     @property
     def is_over(self) -> bool:
@@ -78,7 +78,7 @@ class Ending:
 
 
 def token_of(data: Mapping[str, Any]) -> Any:
-    """Return what the job emitted, from a token event's data: str, bytes or a JSON value."""
+    """Return what the job emitted, from the data of a token event: str, bytes or a JSON value."""
     if "text" in data:
         return data["text"]
     if "base64" in data:

@@ -1,10 +1,10 @@
-"""Which call is sent once more, and when: the client's policy, without I/O.
+"""Which calls are sent again, and when: the client's retry policy, without I/O.
 
 Runs in: any machine (no supervisor, no Linux).
 
-A flow is a generator. It yields what is to be done, an `HttpCall` or a `Pause`, and receives the outcome. `transport`
-and `async_transport` carry flows out, so both clients share them, as in httpx's own `auth_flow`. A retry library would
-do the waiting itself, once blocking and once not.
+A flow is a generator. It yields an `HttpCall` or a `Pause` and receives the outcome. `transport` and `async_transport`
+run flows, so both clients share them, as in httpx's own `auth_flow`. A retry library would do the waiting itself, in
+one version for blocking code and one for asyncio.
 """
 
 from __future__ import annotations
@@ -17,26 +17,28 @@ from typing import Any, TypeAlias, TypeVar
 
 import httpx
 
-from killable.api.client.exchange import HttpCall, Server, was_sent
+from killable.api.client.exchange import HttpCall, Server, may_have_arrived
 from killable.workers.errors import KillableError
 
 RETRIES = 2
-"""After the first attempt. With PAUSE_S a server that is not there is reported after about 0.3 s."""
+"""Retries after the first attempt. With PAUSE_S, an absent server is reported after about 0.3 s."""
 PAUSE_S = 0.1
-"""Before the first retry; doubled for each further one, and up to half as much again at random."""
+"""Seconds before the first retry. Doubled for each further one; up to half as much is added at random."""
 RETRY_S_MAX = 10.0
-"""No retry begins later than this after the first failure, whatever Retry-After asks for: a call may be held first."""
+"""No retry starts later than this many seconds after the first failure, whatever Retry-After is. The time before that
+failure does not count: the server may have held the call.
+"""
 BUSY = frozenset({429, 502, 503, 504})
-"""HTTP statuses that ask to come again later; 502 and 504 are a proxy's, whose server is being started again, say."""
-UNSEEN = frozenset({"too_many_connections", "slow_request"})
-"""Refusals from before a request is known: they say nothing of what an earlier sending of it has done."""
+"""HTTP statuses after which a retry may help. 502 and 504 come from a proxy, for example while its server restarts."""
+EARLY_REFUSALS = frozenset({"too_many_connections", "slow_request"})
+"""Refusals made before the request is identified: they do not show what an earlier sending of it has done."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Do nothing for so long."""
+    """A wait before the next step."""
 
     seconds: float
 
@@ -46,39 +48,39 @@ Flow: TypeAlias = Generator[Step, Any, T]
 
 
 def pause_s(failures: int, error: KillableError | None = None, *, base_s: float = PAUSE_S) -> float:
-    """Return how long to wait after so many failures in a row: what the server asked for, or longer and longer."""
+    """Return how long to wait after this many failures in a row: what the server asked for, else doubling each time."""
     asked_s = error.facts.get("retry_after_s") if error is not None else None
     least: float = asked_s if isinstance(asked_s, float) else base_s * 2.0 ** max(0, failures - 1)
-    return least * random.uniform(1.0, 1.5)  # clients that were cut off together do not come back together
+    return least * random.uniform(1.0, 1.5)  # clients disconnected together must not return together
 
 
 def is_busy(error: KillableError) -> bool:
-    """Tell whether this answer asked to come again later."""
-    return error.facts.get("status") in BUSY or error.code in UNSEEN
+    """Return whether the answer asked the client to try again later."""
+    return error.facts.get("status") in BUSY or error.code in EARLY_REFUSALS
 
 
 def may_repeat(call: HttpCall, error: KillableError) -> bool:
-    """Tell whether a call that ended in this error may be sent once more."""
-    if "status" in error.facts:  # it was answered
-        is_lost = error.code == "unreachable" or error.code in UNSEEN
+    """Return whether a call that failed with this error may be sent again."""
+    if "status" in error.facts:  # there was an answer
+        is_lost = error.code == "unreachable" or error.code in EARLY_REFUSALS
         return is_busy(error) and (call.again == "safe" or (call.again == "keyed" and is_lost))
     return error.code == "unreachable" and (
-        call.again in ("safe", "keyed") or (call.again == "unsent" and not was_sent(error))
+        call.again in ("safe", "keyed") or (call.again == "unsent" and not may_have_arrived(error))
     )
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
-    """How calls are put to one server: sent, checked, and sent again where that is safe."""
+class Requester:
+    """Sends calls to one server, checks the answers, and sends calls again where that is safe."""
 
     server: Server
     retries: int = RETRIES
 
     def ask(self, call: HttpCall, *, room_s: float = 0.0, until: float = float("inf")) -> Flow[httpx.Response]:
-        """Return the 2xx answer. Raise the typed error of the last attempt; but of a call that changes something, and
-        whose last one cannot have done it, that of the last one which may have.
+        """Return the 2xx answer. Raise the typed error of the last attempt. But if the call changes something and the
+        last attempt cannot have done it, raise the error of the latest attempt that may have done it.
 
-        `room_s` is for how long a full queue is asked again, `until` a monotonic time after which nothing is.
+        `room_s`: how long a full queue is retried, in seconds. `until`: monotonic time after which nothing is retried.
         """
         failures = 0
         started = time.monotonic()
@@ -89,7 +91,7 @@ class Asking:
                 return self.server.checked((yield call))
             except KillableError as error:
                 failures += 1
-                if error.code == "unreachable" and was_sent(error):
+                if error.code == "unreachable" and may_have_arrived(error):
                     lost = error
                 pause = pause_s(failures, error)
                 now = time.monotonic()
@@ -97,11 +99,15 @@ class Asking:
                 is_in_time = ready <= min(until, first_failed + RETRY_S_MAX)
                 retry = failures <= self.retries and may_repeat(call, error) and is_in_time
                 if not retry and not (error.code == "queue_full" and ready <= min(until, started + room_s)):
-                    if lost is not None and call.method != "GET" and (error.code in UNSEEN or not was_sent(error)):
+                    if (
+                        lost is not None
+                        and call.method != "GET"
+                        and (error.code in EARLY_REFUSALS or not may_have_arrived(error))
+                    ):
                         raise lost from error
                     raise
             yield Pause(pause)
 
     def members(self, call: HttpCall) -> Flow[dict[str, Any]]:
-        """Return the JSON object of a call's answer."""
+        """Return the JSON object of the answer to a call."""
         return self.server.members((yield from self.ask(call)))

@@ -1,4 +1,4 @@
-"""What can be asked of a server beside its single jobs, as flows: lists, workers, draining, metrics.
+"""The calls about a server as a whole, as flows: lists, workers, drain, metrics.
 
 Runs in: any machine (no supervisor, no Linux).
 """
@@ -14,42 +14,42 @@ from urllib.parse import quote
 from killable.api.client.exchange import HttpCall, json_of
 from killable.api.client.job_calls import HELD_S_MAX
 from killable.api.client.outcomes import Record
-from killable.api.client.retries import Asking, Flow
+from killable.api.client.retries import Flow, Requester
 
 PAGE_JOBS = 200
-"""The most that the server gives at once."""
+"""The largest page that the server returns."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerCalls:
-    """One server."""
+    """The calls about one server."""
 
-    asking: Asking
+    requester: Requester
 
     def page(self, query: Mapping[str, Any], cursor: str | None) -> Flow[tuple[list[Record], str | None]]:
-        """Return one page of short records, and the cursor of the next."""
-        answer = yield from self.asking.ask(
+        """Return one page of short records, and the cursor of the next page; None: this is the last one."""
+        answer = yield from self.requester.ask(
             HttpCall("GET", "/v1/jobs", query={**query, "limit": PAGE_JOBS, "cursor": cursor})
         )
-        members = self.asking.server.members(answer)
+        members = self.requester.server.members(answer)
         if "jobs" not in members:
-            raise self.asking.server.stranger(answer)
+            raise self.requester.server.unexpected_answer(answer)
         return members["jobs"], members.get("next_cursor")
 
     def member(self, path: str, name: str) -> Flow[list[Record]]:
-        """Return the list that is one member of what stands at a path."""
-        answer = yield from self.asking.ask(HttpCall("GET", path))
-        return list(self.asking.server.member(answer, name))
+        """Return the list in one member of the answer at a path."""
+        answer = yield from self.requester.ask(HttpCall("GET", path))
+        return list(self.requester.server.member(answer, name))
 
     def get(self, path: str) -> Flow[Record]:
-        return self.asking.members(HttpCall("GET", path))
+        return self.requester.members(HttpCall("GET", path))
 
     def worker(self, id: str) -> Flow[Record]:
         return self.get(_worker_path(id))
 
     def kill_worker(self, id: str, reason: str) -> Flow[Record]:
-        # Not twice: the second answer for a worker that the first has killed is that there is no such worker.
-        return self.asking.members(
+        # Not repeated: if the first request killed the worker, the second would be refused as `unknown_worker`.
+        return self.requester.members(
             _held(HttpCall("DELETE", _worker_path(id), query={"reason": reason}, again="unsent"))
         )
 
@@ -58,22 +58,22 @@ class ServerCalls:
     ) -> Flow[Record]:
         members = {"type": type, "tag": tag, "state": state, "reason": reason, "grace_s": grace_s, "dry_run": dry_run}
         body = json_of({name: value for name, value in members.items() if value not in (None, "")})
-        # Not twice: what matches by then may be jobs that the caller never meant.
-        return self.asking.members(_held(HttpCall("POST", "/v1/jobs/cancel", body=body, again="unsent")))
+        # Not repeated: jobs that match by then may not be those that the caller meant.
+        return self.requester.members(_held(HttpCall("POST", "/v1/jobs/cancel", body=body, again="unsent")))
 
     def drain(self, method: str, deadline_s: float | None = None) -> Flow[Record]:
-        return self.asking.members(HttpCall(method, "/v1/drain", query={"deadline_s": deadline_s}))
+        return self.requester.members(HttpCall(method, "/v1/drain", query={"deadline_s": deadline_s}))
 
     def shutdown(self, grace_s: float | None, deadline_s: float, reason: str) -> Flow[Record]:
         query = {"grace_s": grace_s, "deadline_s": deadline_s, "reason": reason}
-        return self.asking.members(HttpCall("POST", "/v1/shutdown", query=query, again="unsent"))
+        return self.requester.members(HttpCall("POST", "/v1/shutdown", query=query, again="unsent"))
 
     def exposition(self) -> Flow[str]:
-        return (yield from self.asking.ask(HttpCall("GET", "/metrics"))).text
+        return (yield from self.requester.ask(HttpCall("GET", "/metrics"))).text
 
     def ready(self) -> Flow[Record]:
-        # An unready server's 503 is the answer that was asked for.
-        return self.asking.members(HttpCall("GET", "/readyz", again="unsent"))
+        # Not repeated: the 503 of a server that is not ready is the answer.
+        return self.requester.members(HttpCall("GET", "/readyz", again="unsent"))
 
 
 def _worker_path(id: str) -> str:
@@ -81,5 +81,5 @@ def _worker_path(id: str) -> str:
 
 
 def _held(call: HttpCall) -> HttpCall:
-    """Return the call with as long a wait for its end as the server grants."""
+    """Return the call with the longest wait for its end: one request."""
     return replace(call, headers={"Prefer": f"wait={math.ceil(HELD_S_MAX)}"}, hold_s=HELD_S_MAX)

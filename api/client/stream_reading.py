@@ -1,13 +1,13 @@
-"""One reader's way through a job's stream, over as many connections as it takes, without I/O.
+"""The position of one reader in a job's stream, over as many connections as needed, without I/O.
 
 Runs in: any machine (no supervisor, no Linux).
 
-    call ──► httpx ──► opened ──► httpx-sse ──► taken ──► Event …      and `mending` around each connection:
-      ▲                                                                 a broken one is taken up after the last event,
+    call ──► httpx ──► opened ──► httpx-sse ──► taken ──► Event …      and `reconnecting` around each connection:
+      ▲                                                                 a broken one is resumed after the last event,
       └──────────────────────── pause_s ◄──────────────────────────────  as long as new ones bring something
 
-What httpx-sse leaves to do (0.4.3; WHATWG HTML, 9.2.5 and 9.2.6): it takes the charset of the Content-Type for an
-encoding and keeps a byte order mark, it passes on events without data, and reads `retry` values with a sign.
+This module corrects what httpx-sse 0.4.3 does against WHATWG HTML, 9.2.5 and 9.2.6: it decodes with the charset of the
+Content-Type, keeps a byte order mark, passes on events without data, and accepts `retry` values with a sign.
 """
 
 from __future__ import annotations
@@ -22,39 +22,39 @@ from httpx_sse import ServerSentEvent
 
 from killable.api.client.exchange import HttpCall, job_path
 from killable.api.client.outcomes import Event, Unreachable
-from killable.api.client.retries import PAUSE_S, Asking, is_busy, may_repeat, pause_s
+from killable.api.client.retries import PAUSE_S, Requester, is_busy, may_repeat, pause_s
 from killable.workers.errors import LOST, KillableError, Refused, error_class
 
 SILENCE_S = 35.0
-"""Three pings, ten seconds apart, did not come: the connection is dead."""
+"""Seconds without data after which a connection is dead: three pings, ten seconds apart, did not arrive."""
 ALIVE_S = 10.0
-"""A connection that lasted so long was worth taking up, even when the job said nothing: one ping."""
+"""A connection that lasted this many seconds (one ping) was useful, even if the job sent no event."""
 RETRY_S_MAX = 30.0
-"""The longest wait before a connection, whatever `retry` and Retry-After say."""
+"""The longest wait before a connection, in seconds, whatever `retry` and Retry-After are."""
 
 
 class Reading:
-    """Where one reader stands: the last event that it got, and whether and when to connect again."""
+    """The state of one reader: the last event that it received, and whether and when to connect again."""
 
-    def __init__(self, asking: Asking, job_id: str, after: int | None) -> None:
+    def __init__(self, requester: Requester, job_id: str, after: int | None) -> None:
         self.is_over = False
         self.pause_s = 0.0
-        """To wait before the next connection."""
-        self._asking = asking
+        """Seconds to wait before the next connection."""
+        self._requester = requester
         self._job_id = job_id
         self._after = -1 if after is None else after
         self._seen: int | None = None
-        """The last event of this reading."""
+        """Id of the last event that this reader received."""
         self._retry_s = PAUSE_S
         self._failures = 0
-        """Connections in a row that brought nothing."""
+        """Number of connections in a row that brought nothing."""
         self._was_open = False
         self._opened_at: float | None = None
         self._progress = False
 
     @property
     def call(self) -> HttpCall:
-        """The request of the next connection."""
+        """The request for the next connection."""
         last = self._after if self._seen is None else self._seen
         headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
         if last >= 0:
@@ -62,49 +62,51 @@ class Reading:
         return HttpCall("GET", f"{job_path(self._job_id)}/stream", headers=headers, answer_s=SILENCE_S)
 
     def opened(self, response: httpx.Response) -> None:
-        """Take a connection's answer; one that is not 2xx has been read. Raise what it says."""
-        server = self._asking.server
+        """Check the answer of a new connection, or raise its error. The body has been read if it is not 2xx."""
+        server = self._requester.server
         server.checked(response)
         if response.status_code == httpx.codes.NO_CONTENT:
             if self._after < 0 or self._seen is not None:
-                raise server.stranger(response)  # it would mean that this reader has seen the terminal event
+                raise server.unexpected_answer(
+                    response
+                )  # 204 means that this reader has the terminal event; it has not
             self.is_over = True
             return
         if response.headers.get("content-type", "").partition(";")[0].strip().lower() != "text/event-stream":
-            raise server.stranger(response)
+            raise server.unexpected_answer(response)
         response.encoding = "utf-8-sig"  # always UTF-8, without its byte order mark
         self._was_open, self._opened_at = True, time.monotonic()
 
     def taken(self, sent: ServerSentEvent) -> Event | None:
-        """Return what arrived as an event of the job; None for what is none. Raise Unreachable for what cannot be."""
+        """Return a server-sent event as an event of the job, or None if it is not one. Raise Unreachable if invalid."""
         if sent.retry is not None and sent.retry >= 0:
             self._retry_s = sent.retry / 1000
-        if not sent.data or not sent.id or sent.event == "message":  # the markers have no name
+        if not sent.data or not sent.id or sent.event == "message":  # markers have no name
             return None
         try:
             event = Event(int(sent.id), sent.event, json.loads(sent.data))
         except ValueError as error:
-            raise self._nonsense(f"event {sent.id!r} is not numbered JSON") from error
+            raise self._invalid_stream(f"event {sent.id!r} is not numbered JSON") from error
         if not isinstance(event.data, dict):
-            raise self._nonsense(f"the data of event {event.id} are no JSON object")
+            raise self._invalid_stream(f"the data of event {event.id} are no JSON object")
         if self._seen is not None:
             if event.id <= self._seen:
                 return None  # seen already
-            if event.id > self._seen + 1 and not _tells_of_a_loss(event):
-                raise self._nonsense(f"events {self._seen + 1} to {event.id - 1} are missing")
+            if event.id > self._seen + 1 and not _explains_gap(event):
+                raise self._invalid_stream(f"events {self._seen + 1} to {event.id - 1} are missing")
         self._seen, self._progress = event.id, True
         self.is_over = event.is_terminal
         return event
 
     @contextmanager
-    def mending(self) -> Iterator[None]:
-        """Surround one connection: decide about another one when it ends, or raise that there is no use."""
+    def reconnecting(self) -> Iterator[None]:
+        """Wrap one connection. When it ends, decide whether to connect again, or raise if that is useless."""
         self._opened_at, self._progress = None, False
         try:
             yield
         except httpx.HTTPError as error:
             lasted = not isinstance(error, httpx.TimeoutException) and self._has_lasted()
-            self._decide(self._asking.server.unreachable(error), lasted)
+            self._decide(self._requester.server.unreachable(error), lasted)
         except (Unreachable, Refused) as error:
             self._decide(error, lasted=False)
         else:
@@ -117,7 +119,7 @@ class Reading:
     def _decide(self, error: KillableError | None, lasted: bool) -> None:
         self._failures = 0 if self._progress or lasted else self._failures + 1
         is_hopeful = error is None or self._opened_at is not None or may_repeat(self.call, error)
-        if self._failures <= self._asking.retries and is_hopeful:
+        if self._failures <= self._requester.retries and is_hopeful:
             busy = error if error is not None and is_busy(error) else None
             self.pause_s = min(RETRY_S_MAX, pause_s(self._failures, busy, base_s=self._retry_s))
             return
@@ -125,23 +127,23 @@ class Reading:
             raise error
         raise self._lost() from error
 
-    def _nonsense(self, what: str) -> Unreachable:
-        address = self._asking.server.address
+    def _invalid_stream(self, what: str) -> Unreachable:
+        address = self._requester.server.address
         return Unreachable(f"{address} sent a stream that no killable server sends: {what}", url=address)
 
     def _lost(self) -> KillableError:
         code = "supervisor_lost"
         return error_class(code)(
             f"the stream of {self._job_id} ended without its terminal event: what became of the job is not known; "
-            f"ask {self._asking.server.address} again, or look whether the server is there",
+            f"ask {self._requester.server.address} again, or look whether the server is there",
             code=code, job_id=self._job_id, certificate=None, partial=None, last_sequence=self._seen,
         )  # fmt: skip
 
 
-def _tells_of_a_loss(event: Event) -> bool:
-    """Tell whether events of the job died with its server, and the next one has it from its journal."""
-    return event.name == "restored" or _ends_what_was_lost(event)
+def _explains_gap(event: Event) -> bool:
+    """Return whether this event explains a gap: a server lost events, and the next has the job from the journal."""
+    return event.name == "restored" or _is_lost_ending(event)
 
 
-def _ends_what_was_lost(event: Event) -> bool:
+def _is_lost_ending(event: Event) -> bool:
     return event.is_terminal and (event.data.get("error") or {}).get("code") in LOST

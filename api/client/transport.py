@@ -1,4 +1,4 @@
-"""Carries out flows and readings over httpx, blocking. `async_transport` is the same, awaiting.
+"""Runs flows and reads streams over httpx, blocking. `async_transport` does the same on asyncio.
 
 Runs in: any machine (no supervisor, no Linux).
 """
@@ -22,10 +22,10 @@ T = TypeVar("T")
 
 
 class Transport:
-    """The connections to one server. Safe to share between threads."""
+    """The connections to one server. Threads may share it."""
 
     def __init__(self, server: Server, http: httpx.Client | None) -> None:
-        """`http` is a client of the caller's own, which stays the caller's to close."""
+        """`http`: the caller's own httpx client, which `close` does not close."""
         self._server = server
         self._owns_http = http is None
         self._http = http or server.open_http(httpx.Client, httpx.HTTPTransport)
@@ -35,7 +35,7 @@ class Transport:
             self._http.close()
 
     def do(self, flow: Flow[T], undo: Flow[None] | None = None) -> T:
-        """Carry out a flow and return what it returns; `undo` when it is interrupted, by Ctrl-C say."""
+        """Run a flow and return its result. If it is interrupted (Ctrl-C), run `undo` before raising the interrupt."""
         try:
             return self._carry_out(flow)
         except KillableError:
@@ -46,12 +46,12 @@ class Transport:
             raise
 
     def events(self, reading: Reading) -> Generator[Event, None, None]:
-        """Yield a job's events to the terminal one, over as many connections as it takes."""
+        """Yield a job's events up to the terminal one, over as many connections as needed."""
         while not reading.is_over:
             time.sleep(reading.pause_s)
             if self._http.is_closed:
                 raise closed()
-            with reading.mending(), self._http.stream(**self._server.arguments(reading.call)) as response:
+            with reading.reconnecting(), self._http.stream(**self._server.arguments(reading.call)) as response:
                 if not response.is_success:
                     response.read()
                 reading.opened(response)

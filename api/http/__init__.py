@@ -1,1 +1,1 @@
-"""The ASGI application: routes, server-sent events, problems, access."""
+"""The ASGI application: routes, server-sent events, problem documents and access checks."""

@@ -1,9 +1,9 @@
-"""Who may reach the server, and with what body: checks on Host, Origin, content type and size, before any route.
+"""Checks of Host, Origin, content type and body size, made before any route.
 
 Runs in: api.
 
-Without them any web page that a developer visits could submit and kill: by DNS rebinding, or by a form post.
-Plain ASGI, because Starlette's BaseHTTPMiddleware hides a client that left.
+Without them, any web page that a developer visits could submit and kill jobs, by DNS rebinding or by a form post.
+They are plain ASGI, because Starlette's BaseHTTPMiddleware hides the disconnect of a client.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from killable.api.http.problems import problem
 from killable.api.http.settings import HttpSettings
 
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::\d{1,5})?", re.IGNORECASE)
-"""RFC 9110 section 7.2: uri-host [":" port]; no user part, which a URL parser would drop silently."""
+"""RFC 9110 section 7.2: uri-host [":" port]. A user part does not match; a URL parser would drop it silently."""
 
 BODY_BYTES_PER_S = 16 << 10
-"""The slowest that a body may come after its first seconds: a telephone's line, not one that only holds a place."""
+"""Bytes of a body that extend its deadline by 1 s: slow lines (a telephone's) pass, clients that hold a slot do not."""
 
 
 class AccessCheck:
@@ -40,7 +40,7 @@ class AccessCheck:
             return
         headers = Headers(scope=scope)
         hosts, origins = headers.getlist("host"), headers.getlist("origin")
-        if len(hosts) != 1 or not self._is_ours(hosts[0]):
+        if len(hosts) != 1 or not self._is_allowed_host(hosts[0]):
             answer = problem("misdirected", "The Host header names none of this server's hosts (server.allowed_hosts)")
         elif any(not self._may_call(origin.lower(), hosts[0].lower()) for origin in origins):
             answer = problem("forbidden", "Pages of this Origin may not call this server (server.cors_origins)")
@@ -49,7 +49,7 @@ class AccessCheck:
             return
         await answer(scope, receive, send)
 
-    def _is_ours(self, header: str) -> bool:
+    def _is_allowed_host(self, header: str) -> bool:
         match = _HOST.fullmatch(header)
         if match is None:
             return False
@@ -61,7 +61,7 @@ class AccessCheck:
 
 
 def is_loopback(name: str) -> bool:
-    """Tell whether a host name can only mean this machine (RFC 6761 section 6.3; 127.0.0.0/8; ::1)."""
+    """Return whether a host name can only mean this machine (RFC 6761 section 6.3; 127.0.0.0/8; ::1)."""
     if name == "localhost" or name.endswith(".localhost"):
         return True
     try:
@@ -71,7 +71,7 @@ def is_loopback(name: str) -> bool:
 
 
 class BodyCheck:
-    """Refuse a body that is not JSON (415), over the bound (413), whether or not it says its length, or slow (408)."""
+    """Refuse a body that is not JSON (415), too large with or without Content-Length (413), or too slow (408)."""
 
     def __init__(self, app: ASGIApp, settings: HttpSettings) -> None:
         self._app = app
@@ -91,7 +91,7 @@ class BodyCheck:
             await self._app(scope, self._bounded(receive), send)
 
     def _bounded(self, receive: Receive) -> Receive:
-        """Return `receive` that raises at the bounds, until the body is whole; FastAPI passes on HTTPException only."""
+        """Return a `receive` that raises HTTPException, the only error that FastAPI passes on, at the body's bounds."""
         seen = 0
         is_whole = False
         clock = asyncio.get_running_loop().time
@@ -100,12 +100,12 @@ class BodyCheck:
         async def bounded() -> Message:
             nonlocal seen, is_whole
             if is_whole:
-                return await receive()  # the client's leaving, which has no deadline
+                return await receive()  # waits for the client's disconnect, which has no deadline
             try:
                 async with asyncio.timeout_at(start + self._timeout_s + seen / BODY_BYTES_PER_S):
                     message = await receive()
             except TimeoutError as error:
-                # Closing the connection is what ends the body; there is no other way to tell where a request begins.
+                # Without the rest of the body, the start of the next request cannot be found.
                 raise HTTPException(408, self._slow, {"Connection": "close"}) from error
             seen += len(message.get("body", b""))
             if seen > self._bytes_max:

@@ -1,4 +1,4 @@
-"""API keys: who may call, in which role; read from a file, compared in constant time. And tickets for streams.
+"""API keys with their roles, read from a file and compared in constant time; tickets for event streams.
 
 Runs in: api.
 
@@ -25,37 +25,37 @@ from killable.workers.errors import KillableError
 Role = Literal["submit", "operate"]
 ROLES: tuple[Role, ...] = get_args(Role)
 KEY_CHARS_MIN = 16
-"""Guessing 16 characters of hexadecimal, a billion a second, takes centuries."""
+"""Guessing 16 hexadecimal characters, at a billion guesses per second, takes centuries."""
 KEY_CHARS_MAX = 256
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 KEY = re.compile(r"[!-~]+")
-"""Visible ASCII: what can stand in a header and in a line of the file."""
+"""Visible ASCII, which can stand both in a header and in a line of the file."""
 FILE_BYTES_MAX = 1 << 20
 CONFIGURATION = 78
-"""sysexits.h, EX_CONFIG."""
+"""EX_CONFIG of sysexits.h."""
 
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """One caller. Its name is the tenant of what it submits."""
+    """One caller. Its name is the tenant of the jobs that it submits."""
 
     name: str
     role: Role
     key: str
 
     def __repr__(self) -> str:
-        return f"<ApiKey {self.name} {self.role}>"  # never the key: reprs end in logs
+        return f"<ApiKey {self.name} {self.role}>"  # without the key: reprs end up in logs
 
 
 class KeysInvalid(KillableError):
-    """The file of keys cannot be used; `faults` has a sentence for everything that is wrong with it."""
+    """The key file cannot be used; the fact `faults` has one sentence for each fault."""
 
     code = "configuration"
     exit_code = CONFIGURATION
 
 
 def read_keys(path: str | os.PathLike[str]) -> tuple[ApiKey, ...]:
-    """Return the keys of a file. Raise KeysInvalid with every fault; no message repeats a key."""
+    """Return the keys in a file. Raise KeysInvalid with every fault; no message repeats a key."""
     faults: list[str] = []
     keys: list[ApiKey] = []
     lines: dict[str, int] = {}
@@ -123,11 +123,11 @@ class KeyRing:
     """The keys of one server."""
 
     def __init__(self, keys: Sequence[ApiKey]) -> None:
-        # Digests have one length: compare_digest tells the lengths of what it compares by its time.
+        # Digests have equal lengths. With keys, the time of compare_digest would reveal their lengths.
         self._keys = tuple((_digest(key.key.encode()), key) for key in keys)
 
     def find(self, presented: bytes) -> ApiKey | None:
-        """Return whose key this is. Takes the same time whichever it is, and when it is none."""
+        """Return the matching key, or None. The time does not depend on which key matches, or on whether one does."""
         digest, found = _digest(presented), None
         for known, key in self._keys:
             if hmac.compare_digest(known, digest):
@@ -140,9 +140,9 @@ def _digest(key: bytes) -> bytes:
 
 
 class Tickets:
-    """Permissions to read one job's stream, for clients that cannot send headers (EventSource).
+    """Issues permissions to read one job's stream, for clients that cannot send headers (EventSource).
 
-    A ticket is an HMAC over the job's id with a secret of this instance: it ends with the server, as the jobs do.
+    A ticket is an HMAC over the job id with a secret of this instance, so it expires with the server.
     """
 
     def __init__(self) -> None:

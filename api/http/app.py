@@ -1,4 +1,4 @@
-"""The application: routes, problems and checks put together over an engine that someone else starts and closes.
+"""The application: routes, problems and checks over an engine, which the caller starts and closes.
 
 Runs in: api.
 """
@@ -28,9 +28,9 @@ from killable.supervisor.engine import Engine
 
 
 def create_app(engine: Engine, settings: HttpSettings | None = None) -> FastAPI:
-    """Return the ASGI application over a started engine; several may live in one process.
+    """Return the ASGI application over a started engine. One process may have several applications.
 
-    Close the engine before the server: that ends the jobs, and thereby their streams, with terminal events.
+    Close the engine before the server: this ends the jobs, and their streams end with terminal events.
     """
     settings = settings or HttpSettings()
     app = _App(
@@ -44,11 +44,11 @@ def create_app(engine: Engine, settings: HttpSettings | None = None) -> FastAPI:
     tickets = Tickets() if settings.keys else None
     app.state.parts = Dependencies(engine, settings, InputCheck(), OpenStreams(settings.streams_max), tickets)
     install_problems(app)
-    # /v1/jobs/cancel before /v1/jobs/{job_id}
+    # The operator's routes first: /v1/jobs/cancel must be matched before /v1/jobs/{job_id}.
     for routes in (routes_operator, routes_jobs, routes_outputs, routes_server, routes_metrics):
         app.include_router(routes.router)
-    # The last one added is the outermost: a foreign page is refused before it learns anything of CORS, and what a
-    # page that may call is refused for, it can read.
+    # The last middleware added is the outermost. A foreign page is refused before it gets any CORS header; a page that
+    # may call can read why a request was refused.
     app.add_middleware(HeadAsGet)
     app.add_middleware(BodyCheck, settings=settings)
     if tickets is not None:
@@ -72,7 +72,7 @@ def create_app(engine: Engine, settings: HttpSettings | None = None) -> FastAPI:
 
 
 class _Cors(CORSMiddleware):
-    """Starlette's, but what it refuses is a problem like any other."""
+    """Starlette's CORS middleware, with a problem document for a refused preflight."""
 
     def preflight_response(self, request_headers: Headers) -> Response:
         response = super().preflight_response(request_headers)
@@ -83,7 +83,7 @@ class _Cors(CORSMiddleware):
 
 
 class _App(FastAPI):
-    """FastAPI whose `/openapi.json` knows the schema that every problem answer refers to, and who may call what."""
+    """FastAPI with two additions to `/openapi.json`: the schema of problem answers, and which routes need a key."""
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:

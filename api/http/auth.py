@@ -1,4 +1,4 @@
-"""Who is calling: the API key or the stream's ticket of a request, checked before any route; roles, asked by routes.
+"""Authentication: a request's API key or stream ticket is checked before any route. Routes check the role.
 
 Runs in: api. Plain ASGI, like the checks in `access`.
 """
@@ -17,16 +17,16 @@ from killable.api.http.problems import problem
 from killable.workers.errors import Refused
 
 OPEN_PATHS = frozenset({"/livez", "/health", "/readyz"})
-"""For load balancers and orchestrators, which have no key."""
+"""Need no key: load balancers and orchestrators have none."""
 STREAM_PATH = re.compile(r"/v1/jobs/([^/]+)/stream")
 CALLER = "killable.caller"
-"""Where the scope has the ApiKey of a request; absent where the server has no keys, or for a ticket."""
+"""Member of the scope with the request's ApiKey; absent if the server has no keys or the request has only a ticket."""
 TENANT = "default"
-"""Of what is submitted to a server without keys."""
+"""Tenant of the jobs of a server without keys."""
 
 
 class KeyCheck:
-    """Refuse a request without a valid key (401); streams also take their ticket."""
+    """Refuse a request without a valid key (401). A stream also accepts its ticket."""
 
     def __init__(self, app: ASGIApp, keys: KeyRing, tickets: Tickets) -> None:
         self._app = app
@@ -66,7 +66,7 @@ class KeyCheck:
 
 
 def tenant_of(request: Request) -> str:
-    """Return whose job it is that a request submits: the name of its key."""
+    """Return the tenant of a submitted job: the name of the request's key."""
     caller: ApiKey | None = request.scope.get(CALLER)
     return TENANT if caller is None else caller.name
 
@@ -78,4 +78,4 @@ async def _operator(request: Request) -> None:
 
 
 OPERATOR = Depends(_operator)
-"""Of a route that only an operator may call."""
+"""Dependency of a route that only an operator may call."""

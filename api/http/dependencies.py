@@ -1,6 +1,6 @@
-"""What one application is made of, and where its routes find it.
+"""The parts of one application, and how its routes get them.
 
-Runs in: api. Not FastAPI's dependencies: each costs a request 30 µs, and these are the same for all of them.
+Runs in: api. Not FastAPI's dependencies: each costs a request 30 µs, and these parts are the same for all requests.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from killable.supervisor.engine import Engine
 
 @dataclass(frozen=True, slots=True)
 class Dependencies:
-    """`tickets` is None where the server has no keys: its streams are open then."""
+    """The parts that routes use. `tickets` is None if the server has no keys, so that anyone may read its streams."""
 
     engine: Engine
     settings: HttpSettings
@@ -29,10 +29,10 @@ class Dependencies:
 
 
 def parts_of(request: Request) -> Dependencies:
-    """Return the parts of the application that was called."""
+    """Return the parts of the application that received the request."""
     return cast(Dependencies, request.app.state.parts)
 
 
 def engine_of(request: Request) -> Engine:
-    """Return the engine of the application that was called."""
+    """Return the engine of the application that received the request."""
     return parts_of(request).engine

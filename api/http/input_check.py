@@ -1,8 +1,8 @@
-"""A job's input against the JSON Schema that its type reported: every fault, as a pointer and a short sentence.
+"""Checks a job's input against the JSON Schema of its type; each fault is a pointer and a short sentence.
 
 Runs in: api.
 
-jsonschema's own messages repeat the value that failed; these are built from the keyword and the schema alone.
+jsonschema's own messages repeat the value that failed. These are built only from the keyword and the schema.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from killable.workers.protocol.messages import dump_json
 
 IN_LOOP_BYTES_MAX = 64 << 10
 IN_LOOP_VALUES_MAX = 500
-"""A larger input is checked in a thread: jsonschema is Python code, 5 µs and more for each value, and the kill path
-runs on this loop.
+"""A larger input is checked in a thread: jsonschema is Python code and takes 5 µs or more per value, and the kill path
+runs on this event loop.
 """
 
 THREADS_MAX = 2
-"""Of them at once: they are Python code, and more would only take the interpreter from the loop."""
+"""Checks in threads at the same time. They run Python code, so more would only take the interpreter from the loop."""
 
 _BOUNDS = {
     "minimum": "must be at least {}",
@@ -60,14 +60,14 @@ _TYPES = {
 
 
 class InputCheck:
-    """Checks inputs; keeps one compiled validator per type until the type's schema changes."""
+    """Checks inputs. Keeps one compiled validator per type until the type's schema changes."""
 
     def __init__(self) -> None:
         self._validators: dict[str, Draft202012Validator] = {}
-        self._room = asyncio.Semaphore(THREADS_MAX)
+        self._thread_slots = asyncio.Semaphore(THREADS_MAX)
 
     async def encode(self, job_type: JobType, members: Mapping[str, Any], prefix: tuple[str, ...]) -> bytes:
-        """Return the input as JSON. Raise Refused `invalid` with its faults, pointers starting with `prefix`."""
+        """Return the input as JSON. Raise Refused `invalid` with its faults, whose pointers start with `prefix`."""
         try:
             payload = dump_json(members)
         except (ValueError, RecursionError) as error:
@@ -78,8 +78,8 @@ class InputCheck:
             if _is_small(payload):
                 faults = find_faults(validator, members, prefix)
             else:
-                async with self._room:
-                    # Nobody waits for it at the end: it may compute for long.
+                async with self._thread_slots:
+                    # The shutdown does not wait for the thread, which may compute for a long time.
                     check = partial(find_faults, validator, members, prefix)
                     faults = await event_loops.in_thread(asyncio.get_running_loop(), check, is_waited_for=False)
         except (RecursionError, OverflowError) as error:
@@ -92,14 +92,14 @@ class InputCheck:
     def _validator(self, job_type: JobType) -> Draft202012Validator:
         validator = self._validators.get(job_type.name)
         if validator is None or validator.schema != job_type.input_schema:
-            # An empty registry: with the default one jsonschema fetches what a $ref names from the network.
+            # An empty registry: with the default one, jsonschema fetches the target of a $ref from the network.
             validator = Draft202012Validator(job_type.input_schema, registry=Registry())
             self._validators[job_type.name] = validator
         return validator
 
 
 def _is_small(payload: bytes) -> bool:
-    """Tell whether its check takes next to no time; what looks like a value in a text counts as one."""
+    """Return whether the check is short enough for the loop. Commas and colons within strings count as values, too."""
     if len(payload) > IN_LOOP_BYTES_MAX:
         return False
     return payload.count(b",") + payload.count(b":") <= IN_LOOP_VALUES_MAX
@@ -108,7 +108,7 @@ def _is_small(payload: bytes) -> bool:
 def find_faults(
     validator: Draft202012Validator, instance: Mapping[str, Any], prefix: tuple[str, ...] = ()
 ) -> list[dict[str, str]]:
-    """Return the faults, each pointer and message once, at most FAULTS_MAX + 1."""
+    """Return at most FAULTS_MAX + 1 faults, each pair of pointer and message once."""
     found: dict[tuple[str, str], dict[str, str]] = {}
     for error in validator.iter_errors(instance):
         for path, message in _explain(error):
@@ -147,7 +147,7 @@ def _explain(error: ValidationError) -> Iterator[tuple[list[str | int], str]]:
 
 
 def _explain_forms(path: list[str | int], context: list[ValidationError]) -> Iterator[tuple[list[str | int], str]]:
-    """Explain why no form of an anyOf fits: by the one form that has the right type, else by naming the types."""
+    """Explain why no form of an anyOf fits: by the faults of the only form with the right type, else by the types."""
     forms: dict[int, list[ValidationError]] = {}
     types: dict[int, Any] = {}
     for error in context:

@@ -1,4 +1,4 @@
-"""HEAD where there is GET, and which methods an address has.
+"""HEAD for every route with GET, and the methods of a path.
 
 Runs in: api.
 """
@@ -10,11 +10,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 IS_HEAD = "killable.head"
-"""Set in the scope of a HEAD, which routes see as GET: what makes its body as it goes leaves it out."""
+"""Set in the scope of a HEAD request, which routes receive as GET. Routes that stream their body then send none."""
 
 
 class HeadAsGet:
-    """Answer HEAD as GET (RFC 9110 section 9.3.2): FastAPI's routes know GET alone. The server leaves the body out."""
+    """Pass HEAD on as GET (RFC 9110 section 9.3.2), as FastAPI's routes accept only GET. The server omits the body."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -26,11 +26,11 @@ class HeadAsGet:
 
 
 def allowed(request: Request) -> list[str]:
-    """Return the methods at this path, as `/openapi.json` has them; Starlette knows those of the first route only."""
+    """Return the methods of this path according to `/openapi.json`: Starlette lists only those of the first route."""
     path: str = request.scope["path"]
     paths: dict[str, dict[str, object]] = request.app.openapi()["paths"]
     fitting = (there for template, there in paths.items() if _fits(template, path))
-    there_are = {method.upper() for method in paths.get(path) or next(fitting, {"get": {}})}  # itself is not in it
+    there_are = {method.upper() for method in paths.get(path) or next(fitting, {"get": {}})}  # /openapi.json itself
     if "GET" in there_are:
         there_are.add("HEAD")
     return [method for method in METHODS if method in there_are]

@@ -1,4 +1,4 @@
-"""A job's tokens put together again: what it would have printed.
+"""A job's output, joined from its tokens.
 
 Runs in: api.
 """
@@ -18,11 +18,11 @@ from killable.workers.protocol.messages import dump_json
 TEXT = "text/plain; charset=utf-8"
 BYTES = "application/octet-stream"
 PIECE_EVENTS = 1024
-"""Decoded before the loop turns: of small ones about a millisecond."""
+"""Tokens decoded before the event loop continues: about a millisecond for small ones."""
 
 
-async def kind_of(engine: Engine, record: JobRecord) -> str:
-    """Return the media type of what the job has put out until this record was made."""
+async def media_type_of(engine: Engine, record: JobRecord) -> str:
+    """Return the media type of the job's output up to this record: bytes if any token is bytes, else text."""
     async with aclosing(_tokens(engine, record)) as batches:
         async for tokens in batches:
             if any(token.startswith(b'{"base64"') for token in tokens):
@@ -31,20 +31,20 @@ async def kind_of(engine: Engine, record: JobRecord) -> str:
 
 
 async def pieces_of(engine: Engine, record: JobRecord) -> AsyncIterator[bytes]:
-    """Yield the output until this record was made, so that it fits the media type found for it."""
+    """Yield the output up to this record, and not later tokens, which may not fit its media type."""
     async with aclosing(_tokens(engine, record)) as batches:
         async for tokens in batches:
             yield b"".join(map(decode, tokens))
 
 
 async def nothing() -> AsyncIterator[bytes]:
-    """Yield no piece: the answer to HEAD."""
+    """Yield nothing: the body of an answer to HEAD."""
     return
     yield b""
 
 
 def decode(token: bytes) -> bytes:
-    """Return what a token stands for: text as UTF-8, lone surrogates escaped; bytes; any other value as a line."""
+    """Return a token as bytes: text as UTF-8 with lone surrogates escaped, bytes as they are, else a line of JSON."""
     members = json.loads(token)
     if "text" in members:
         text: str = members["text"]

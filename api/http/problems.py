@@ -1,8 +1,8 @@
-"""Every error answer: RFC 9457 problem details made from codes, refusals and the frameworks' own exceptions.
+"""Error answers: RFC 9457 problem details made from codes, refusals and the exceptions of FastAPI and Starlette.
 
 Runs in: api.
 
-No answer holds a traceback, and none repeats what the client sent: names of members only, and those cut.
+No answer contains a traceback. None repeats what the client sent, except the names of members, which are cut.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from starlette.responses import Response
 
 from killable.api.http.methods import allowed
 from killable.api.http.records import record_json
-from killable.api.http.schemas import CORRELATION_ID, PATTERNS, SPELLINGS
+from killable.api.http.schemas import BODY_FORMS, CORRELATION_ID, PATTERNS
 from killable.api.http.statuses import STATUSES
-from killable.api.http.unknown_fields import FAULTS_MAX, TOLD_OF
+from killable.api.http.unknown_fields import FAULTS_MAX, UNKNOWN_MEMBERS_MAX
 from killable.supervisor.models import JobRecord
 from killable.workers.errors import CODES, Refused
 from killable.workers.protocol.messages import dump_json
 
 PROBLEM_TYPE = "application/problem+json"
-TOLD_MAX = 3
-"""Of them in the sentence for people; all are in `faults`."""
+DETAIL_FAULTS_MAX = 3
+"""Faults in `detail`, which is for people; `faults` has all of them."""
 TOKEN_CHARS_MAX = 100
-"""Of one member's name in a pointer: enough for a person to find it, too little to send an input back."""
+"""Characters of one member's name in a pointer: enough for a person to find it, too few to send an input back."""
 RETRY_AFTER_S = {429: 1, 503: 5}
-"""Where the refusal does not say: a queue moves within a second, a start or a drain takes longer."""
+"""Default if the refusal has no `retry_after_s`: a queue moves within a second, a start or a drain takes longer."""
 
 ID = re.compile(r"job-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|w-\d{1,18}")
-"""What may be an id of ours is repeated; anything else that stood in its place is not."""
+"""An answer repeats an id from the request only if it has this form."""
 
 _CODE_OF_STATUS = {
     400: "malformed",
@@ -83,7 +83,7 @@ _REWORDED = {
 def problem(
     code: str, detail: str = "", *, members: Mapping[str, Any] | None = None, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Return the answer for a code; `members` are the facts, which never replace a standard member."""
+    """Return the answer for a code. `members` are the facts; they never replace a standard member."""
     row, status = CODES[code], STATUSES[code]
     detail = detail or row.title
     standard = {
@@ -103,30 +103,32 @@ def problem(
 
 
 def _as_sentence(detail: str) -> str:
-    """Return it with a capital, unless it begins with a name (`run_s of …`)."""
+    """Return the text with a capital first letter, unless it begins with a name (`run_s of …`)."""
     return detail[0].upper() + detail[1:] if detail.partition(" ")[0].rstrip(":;,").isalpha() else detail
 
 
 def pointer(path: Iterable[str | int]) -> str:
-    """Return the JSON pointer (RFC 6901) of a path, each step cut to TOKEN_CHARS_MAX."""
+    """Return the JSON pointer (RFC 6901) of a path, with each step cut to TOKEN_CHARS_MAX."""
     return "".join("/" + _cut(str(step)).replace("~", "~0").replace("/", "~1") for step in path)
 
 
 def fault(where: str, path: Iterable[str | int], message: str) -> dict[str, str]:
-    """Return one fault: `where` is body, query, path or header; the pointer is relative to that."""
+    """Return one fault. `where` is body, query, path or header; the pointer is relative to it."""
     return {"in": where, "pointer": pointer(path), "message": message}
 
 
 def invalid(faults: Sequence[dict[str, str]], more: bool = False) -> Refused:
-    """Return the refusal of a request with these faults; `more`: there are others, left out."""
-    told = "; ".join(f"{each['in']} {each['pointer']}".rstrip() + f": {each['message']}" for each in faults[:TOLD_MAX])
+    """Return the refusal of a request with these faults. `more`: other faults were left out."""
+    told = "; ".join(
+        f"{each['in']} {each['pointer']}".rstrip() + f": {each['message']}" for each in faults[:DETAIL_FAULTS_MAX]
+    )
     count = f"{len(faults)}{' or more' if more else ''} faults: " if len(faults) > 1 else ""
-    rest = "; ..." if len(faults) > TOLD_MAX else ""
+    rest = "; ..." if len(faults) > DETAIL_FAULTS_MAX else ""
     return Refused(f"{count}{told}{rest}", code="invalid", faults=list(faults))
 
 
 def install_problems(app: FastAPI) -> None:
-    """Make every exception of this app's routes a problem."""
+    """Answer every exception of this app's routes with a problem document."""
     app.exception_handler(Refused)(_refused)
     app.exception_handler(HTTPException)(_http_exception)
     app.exception_handler(RequestValidationError)(_request_invalid)
@@ -145,7 +147,7 @@ async def _refused(request: Request, error: Refused) -> Response:
 
 
 def _correlation(request: Request) -> dict[str, str]:
-    """Return the header that names what a refused request was a part of, where it said so or an id was made up."""
+    """Return the header with the correlation id of a refused request, if it sent one or one was generated for it."""
     said = request.headers.get("X-Correlation-Id") or request.headers.get("X-Request-Id") or ""
     found = getattr(request.state, "correlation_id", said)
     return {"X-Correlation-Id": found} if re.fullmatch(CORRELATION_ID, found) else {}
@@ -156,20 +158,20 @@ async def _http_exception(request: Request, error: HTTPException) -> Response:
     if code == "method_not_allowed":
         methods = ", ".join(allowed(request))
         return problem(code, f"Only {methods} can be asked here", headers={"Allow": methods})
-    if code in ("too_large", "slow_request"):  # raised by our own check of the body, with its words
+    if code in ("too_large", "slow_request"):  # raised by BodyCheck, with its own message
         return problem(code, error.detail, headers=error.headers)
     return problem(code, _DETAILS.get(code, ""))
 
 
 async def _request_invalid(request: Request, error: RequestValidationError) -> Response:
     faults = []
-    for item in islice(error.errors(), TOLD_OF):
+    for item in islice(error.errors(), UNKNOWN_MEMBERS_MAX):
         where, *path = item["loc"]
         if item["type"] == "json_invalid":
             return problem("malformed", f"The body is not JSON: {item['ctx']['error']} (character {path[0]})")
         if where == "body" and not path and item["type"] == "missing":
             return problem("malformed", "The body is empty")
-        if where == "body" and path and path[0] in SPELLINGS:
+        if where == "body" and path and path[0] in BODY_FORMS:
             del path[0]
         if path and path[-1] == "[key]":
             del path[-1]  # the fault is in the member's own name
@@ -178,7 +180,7 @@ async def _request_invalid(request: Request, error: RequestValidationError) -> R
 
 
 def _reword(item: dict[str, Any]) -> str:
-    """Say what pydantic found as we say it elsewhere: "must be …"."""
+    """Return pydantic's message in the wording of all other faults: "must be …"."""
     facts: dict[str, Any] = item.get("ctx", {})
     if facts.get("pattern") in PATTERNS:
         return PATTERNS[facts["pattern"]]
@@ -190,7 +192,7 @@ def _reword(item: dict[str, Any]) -> str:
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
-    # Starlette raises it again after this answer, and the server logs it with its traceback.
+    # Starlette raises the error again after this answer, and the server logs it with its traceback.
     return problem("internal", "The fault is in the server's log")
 
 

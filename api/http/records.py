@@ -1,4 +1,4 @@
-"""A job's record as JSON: the whole one, and the short one of lists.
+"""A job's record as JSON: the full one, and the short one in lists.
 
 Runs in: api.
 """
@@ -13,7 +13,7 @@ from killable.supervisor.models import JobRecord
 
 
 def record_json(record: JobRecord, result_inline_bytes_max: int) -> dict[str, Any]:
-    """Return the record's members; the input is not among them."""
+    """Return the members of the full record. The input is not among them."""
     address = f"/v1/jobs/{record.job_id}"
     return short_record_json(record) | {
         "error": record.error,
@@ -30,7 +30,7 @@ def record_json(record: JobRecord, result_inline_bytes_max: int) -> dict[str, An
 
 
 def short_record_json(record: JobRecord) -> dict[str, Any]:
-    """Return a list's members: of the error what a line may show, not its traceback."""
+    """Return the members of the short record. Its error has no traceback."""
     error = record.error and {name: record.error.get(name) for name in ("code", "message", "retryable")}
     return {name: getattr(record, name) for name in SHORT_JOB} | {"error": error}
 

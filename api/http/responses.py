@@ -1,4 +1,4 @@
-"""What routes share: JSON answers, `Prefer`, documented answers.
+"""Helpers shared by the routes: JSON answers, the `Prefer` header, documented answers.
 
 Runs in: api.
 """
@@ -22,10 +22,10 @@ from killable.workers.protocol.messages import dump_json
 
 Responses = dict[int | str, dict[str, Any]]
 
-EVERYWHERE = ("misdirected", "forbidden", "too_many_connections", "internal")
-"""Codes that any route can answer with."""
-OF_A_BODY = ("malformed", "slow_request", "too_large", "unsupported_media_type", "invalid")
-"""Codes of a route that reads a body."""
+COMMON_CODES = ("misdirected", "forbidden", "too_many_connections", "internal")
+"""Codes of all routes."""
+BODY_CODES = ("malformed", "slow_request", "too_large", "unsupported_media_type", "invalid")
+"""Codes of routes that read a body."""
 HEADERS = {
     "Location": "The job's address",
     "Link": 'The next page: `rel="next"`',
@@ -48,15 +48,15 @@ LINKS_TO_JOB = {
         *(("result", "~1result/get"), ("partial", "~1partial/get")),
     )
 }
-"""OpenAPI links, from an answer that has a job's id to what can be asked about the job."""
+"""OpenAPI links from an answer with a job id to the operations on that job."""
 HEADERS_OF_STATUS = {401: ("WWW-Authenticate",), 405: ("Allow",), 429: ("Retry-After",), 503: ("Retry-After",)}
 
 CANCEL_WAIT_S = 10.0
-"""How long a cancel is waited for when the caller does not say: twice the default grace."""
+"""Default wait for the end of a cancelled job: twice the default grace."""
 
 
 class Json(JSONResponse):
-    """JSON as ASCII: Starlette's own fails on a lone surrogate, which a job may well return."""
+    """JSON as ASCII. Starlette's own class fails on a lone surrogate, which a job may return."""
 
     def render(self, content: Any) -> bytes:
         return dump_json(content)
@@ -64,14 +64,14 @@ class Json(JSONResponse):
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """For how long a client would wait (RFC 7240); None: it does not say."""
+    """How long the client is willing to wait, in seconds (RFC 7240); None: it has no preference."""
 
     wait_s: float | None = None
     applied: str = ""
 
     @classmethod
     def of(cls, prefer: Iterable[str]) -> Preference:
-        """Read `Prefer`; what cannot be read is ignored, as the RFC has it. A wait stands beside `respond-async`."""
+        """Parse `Prefer`. Unreadable preferences are ignored, as the RFC requires. `wait` overrides `respond-async`."""
         found = cls()
         for header in prefer:
             for preference in header.split(","):
@@ -94,7 +94,7 @@ async def _preference(prefer: Annotated[list[str], Header(description=PREFER)] =
 
 
 def correlation_id_of(request: Request) -> str:
-    """Return a request's own id for what it is a part of, or one that is made up for it and its answer."""
+    """Return the request's correlation id, or generate one. `request.state` keeps it for an error answer."""
     found = request.headers.get("X-Correlation-Id") or request.headers.get("X-Request-Id") or str(uuid.uuid4())
     request.state.correlation_id = found
     return found
@@ -110,19 +110,19 @@ NO_BODY = Depends(_no_body)
 
 
 def answer(description: str, model: type[BaseModel] | None = None, *headers: str, **more: Any) -> dict[str, Any]:
-    """Return one entry of a route's `responses`; `headers` are names out of HEADERS."""
+    """Return one item of a route's `responses`; `headers` are names from HEADERS."""
     entry: dict[str, Any] = {"description": description, "headers": {name: _header(name) for name in headers}, **more}
     return entry if model is None else entry | {"model": model}
 
 
 def documented(answers: Responses, *codes: str, protected: bool = True) -> Responses:
-    """Return the `responses` of a route: its answers, the codes that it can refuse with, and `default` for the rest.
+    """Return the `responses` of a route: its answers, the codes of its refusals, and `default` for other problems.
 
-    `protected`: it needs a key, where the server has keys.
+    `protected`: the route needs a key if the server has keys.
     """
     content = {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     titles: dict[int, list[str]] = {}
-    for code in (*codes, *EVERYWHERE, *(("unauthorized",) if protected else ())):
+    for code in (*codes, *COMMON_CODES, *(("unauthorized",) if protected else ())):
         titles.setdefault(STATUSES[code], []).append(f"`{code}`: {CODES[code].title}")
     for status, lines in titles.items():
         headers = {name: _header(name) for name in HEADERS_OF_STATUS.get(status, ())}

@@ -1,4 +1,4 @@
-"""The routes of jobs: submit, look, list, cancel.
+"""Routes for jobs: submit, get, list, cancel.
 
 Runs in: api.
 """
@@ -19,10 +19,10 @@ from killable.api.http.auth import tenant_of
 from killable.api.http.dependencies import engine_of, parts_of
 from killable.api.http.records import record_json, short_record_json
 from killable.api.http.responses import (
+    BODY_CODES,
     CANCEL_WAIT_S,
     LINKS_TO_JOB,
     NO_BODY,
-    OF_A_BODY,
     Json,
     Preference,
     Preferred,
@@ -34,7 +34,7 @@ from killable.supervisor.engine import Engine
 from killable.supervisor.models import JobRecord, JobType, Submission
 from killable.workers.errors import Refused
 
-OF_A_SUBMISSION = ("Location", "X-Correlation-Id", "Idempotent-Replayed", "Preference-Applied")
+SUBMISSION_ANSWER_HEADERS = ("Location", "X-Correlation-Id", "Idempotent-Replayed", "Preference-Applied")
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], default_response_class=Json)
 
@@ -44,10 +44,10 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"], default_response_class=Json
     status_code=202,
     responses=documented(
         {
-            200: answer("Ended within `Prefer: wait=N`", schemas.AcceptedJob, *OF_A_SUBMISSION),
-            202: answer("Accepted", schemas.AcceptedJob, *OF_A_SUBMISSION, links=LINKS_TO_JOB),
+            200: answer("Ended within `Prefer: wait=N`", schemas.AcceptedJob, *SUBMISSION_ANSWER_HEADERS),
+            202: answer("Accepted", schemas.AcceptedJob, *SUBMISSION_ANSWER_HEADERS, links=LINKS_TO_JOB),
         },
-        *OF_A_BODY,
+        *BODY_CODES,
         *("unknown_job_type", "limit_over_cap", "idempotency_conflict"),
         *("queue_full", "draining", "deadline_unmeetable", "journal_failed"),
     ),
@@ -57,9 +57,9 @@ async def submit_job(
     body: Annotated[schemas.AnyJobRequest, Body()],
     headers: Annotated[schemas.SubmissionHeaders, Header()],
 ) -> Response:
-    """Start a job. It runs whether or not anyone reads its stream.
+    """Start a job. It runs whether or not a client reads its stream.
 
-    `Prefer: wait=N` (60 at most) holds the answer until the job has ended.
+    `Prefer: wait=N` delays the answer until the job has ended, for at most N seconds (60 at most).
     """
     parts = parts_of(request)
     engine = parts.engine
@@ -95,14 +95,14 @@ async def submit_job(
 
 
 def _stream_urls(tickets: Tickets | None, job_id: str) -> dict[str, str]:
-    """Return the stream's address under both names; where keys are needed, with the ticket that opens it."""
+    """Return the stream's URL under both member names. With API keys, it contains the stream's ticket."""
     url = f"/v1/jobs/{job_id}/stream" + (f"?ticket={tickets.issue(job_id)}" if tickets else "")
     return {"stream_url": url, "sse_url": url}
 
 
 async def _find_type(engine: Engine, name: str) -> JobType:
-    """Return the type of that name, else the one that has an operation of that name."""
-    # Types with another codec than JSON are not for clients: nothing that came over HTTP is ever unpickled.
+    """Return the type with this name, else the one with this operation. Raise Refused `unknown_job_type`."""
+    # Types with another codec than JSON are not for clients: nothing received over HTTP is ever unpickled.
     types = [job_type for job_type in await engine.job_types() if job_type.codec == "json"]
     for job_type in types:
         if job_type.name == name:
@@ -119,7 +119,7 @@ async def _find_type(engine: Engine, name: str) -> JobType:
     responses=documented({200: answer("One page", schemas.JobList, "Link")}, "invalid"),
 )
 async def list_jobs(request: Request, query: Annotated[schemas.ListQuery, Query()]) -> Response:
-    """List jobs, newest first. The cursor stays true while jobs come and go."""
+    """List jobs, newest first. A cursor stays valid while jobs are added and removed."""
     engine = engine_of(request)
     records, cursor = await engine.list(
         state=query.state,
@@ -158,10 +158,10 @@ CANCEL_RESPONSES = documented(
 async def cancel_job(
     request: Request, job_id: str, query: Annotated[schemas.CancelQuery, Query()], preference: Preferred
 ) -> Response:
-    """Cancel a job; answer when its whole process tree is gone. Harmless to repeat.
+    """Cancel a job and answer when its whole process tree is gone. The request may be repeated.
 
-    Waits at most `Prefer: wait=N` (10 s, capped at 60; `respond-async` is 0). An accepted cancel goes on when its
-    caller leaves.
+    `Prefer: wait=N` is the longest wait, in seconds: default 10, at most 60; `respond-async` is 0. An accepted cancel
+    continues if the client disconnects.
     """
     engine = engine_of(request)
     record = await engine.cancel(

@@ -1,4 +1,4 @@
-"""The routes of the metrics: text for Prometheus, one JSON document for everyone else.
+"""Routes for metrics: text for Prometheus, and one JSON document.
 
 Runs in: api.
 """
@@ -25,7 +25,7 @@ router = APIRouter(tags=["metrics"], default_response_class=Json)
 
 
 class Percentiles(BaseModel):
-    """Of the latest 1024 values; null while there is none."""
+    """Percentiles of the latest 1024 values; null if there are none."""
 
     p50: float | None
     p95: float | None
@@ -33,7 +33,7 @@ class Percentiles(BaseModel):
 
 
 class Counts(BaseModel):
-    """Totals since the start, percentiles, and how things stand; more members may come."""
+    """Totals since the start, percentiles, and current gauges. Later versions may add members."""
 
     jobs_completed: int
     jobs_failed: int
@@ -73,14 +73,14 @@ def _texts() -> Responses:
 
 @router.get("/metrics", response_class=Response, responses=documented(_texts()))
 async def metrics(request: Request, accept: Annotated[str, Header()] = "") -> Response:
-    """Return the metrics as Prometheus' text, or as OpenMetrics when that is asked for."""
+    """Return the metrics in the Prometheus text format, or as OpenMetrics if `Accept` contains it."""
     engine = engine_of(request)
     return await _text(engine, OPENMETRICS in _accepted(accept))
 
 
 @router.get("/v1/metrics", responses=documented({200: {"model": Counts}}))
 async def counts(request: Request, accept: Annotated[str, Header()] = "") -> Response:
-    """Return the metrics as JSON; as text where text is asked for and JSON is not."""
+    """Return the metrics as JSON, or as text if `Accept` prefers a text format."""
     engine = engine_of(request)
     asked = _accepted(accept)
     for media_type in asked:
@@ -97,7 +97,7 @@ async def _text(engine: Engine, openmetrics: bool) -> Response:
 
 
 def _accepted(accept: str) -> list[str]:
-    """Return the media types of an Accept header (RFC 9110), the most wanted first; what cannot be read counts as 1."""
+    """Return the media types of an Accept header (RFC 9110), most preferred first. An invalid quality counts as 1."""
     wanted: list[tuple[float, str]] = []
     for item in accept.split(","):
         media_type, *parameters = (part.strip().lower() for part in item.split(";"))

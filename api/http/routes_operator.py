@@ -1,4 +1,4 @@
-"""The operator's routes: cancel many jobs, drain, shut down.
+"""Routes for operators: cancel many jobs, drain, shut down.
 
 Runs in: api.
 """
@@ -17,7 +17,7 @@ from killable.api.http import schemas
 from killable.api.http.auth import OPERATOR
 from killable.api.http.dependencies import engine_of
 from killable.api.http.problems import fault, invalid
-from killable.api.http.responses import CANCEL_WAIT_S, NO_BODY, OF_A_BODY, Json, Preferred, answer, documented
+from killable.api.http.responses import BODY_CODES, CANCEL_WAIT_S, NO_BODY, Json, Preferred, answer, documented
 
 DRAIN_RESPONSES = documented({202: answer("Under way", schemas.Drained)}, "invalid")
 
@@ -31,13 +31,13 @@ router = APIRouter(tags=["operator"], default_response_class=Json, dependencies=
             200: answer("All of them are over", schemas.BulkCancelAnswer, "Preference-Applied"),
             202: answer("Some are still stopping", schemas.BulkCancelAnswer, "Preference-Applied"),
         },
-        *OF_A_BODY,
+        *BODY_CODES,
     ),
 )
 async def cancel_jobs(
     request: Request, body: Annotated[schemas.BulkCancelRequest, Body()], preference: Preferred
 ) -> Response:
-    """Cancel all jobs that fit a filter, so that none of them begins meanwhile. Waits as the cancel of one job does."""
+    """Cancel all jobs that match a filter; none of them starts meanwhile. Waits as long as the cancel of one job."""
     engine = engine_of(request)
     if body.type is None and body.tag is None and body.state is None:
         raise invalid([fault("body", [], 'needs type, tag or state; {"state": "active"} is every job')])
@@ -58,21 +58,21 @@ async def cancel_jobs(
 
 
 @router.api_route("/v1/jobs/cancel", methods=["GET", "DELETE"], include_in_schema=False)
-async def no_job_of_that_name() -> Response:
-    """Keep this address from being taken for the job `cancel`."""
+async def reject_cancel_as_job_id() -> Response:
+    """Answer 405, so that this path is not taken for a job with the id `cancel`."""
     raise HTTPException(405)
 
 
 @router.post("/v1/drain", status_code=202, responses=DRAIN_RESPONSES, dependencies=[NO_BODY])
 async def drain(request: Request, query: Annotated[schemas.DrainQuery, Query()]) -> Response:
-    """Take no new jobs; those that were accepted go on."""
+    """Accept no new jobs. Accepted jobs continue."""
     engine = engine_of(request)
     return Json(asdict(await engine.drain(deadline_s=query.deadline_s)), 202)
 
 
 @router.get("/v1/drain", responses=documented({200: answer("How it stands", schemas.Drained)}))
 async def drained(request: Request) -> Response:
-    """Say whether the server takes new jobs, and how many it still has."""
+    """Return whether the server accepts new jobs, and how many it still has."""
     engine = engine_of(request)
     return Json(asdict(await engine.drained()))
 
@@ -83,14 +83,14 @@ async def drained(request: Request) -> Response:
     dependencies=[NO_BODY],
 )
 async def undrain(request: Request) -> Response:
-    """Take new jobs again; too late when the server is shutting down."""
+    """Accept new jobs again. Refused with `draining` during a shutdown."""
     engine = engine_of(request)
     return Json(asdict(await engine.undrain()))
 
 
 @router.post("/v1/shutdown", status_code=202, responses=DRAIN_RESPONSES, dependencies=[NO_BODY])
 async def shut_down(request: Request, query: Annotated[schemas.ShutdownQuery, Query()]) -> Response:
-    """Drain, end every job, then end the server: it exits 0 and leaves nothing behind."""
+    """Drain, end every job, then end the server. It exits with 0 and leaves no process behind."""
     engine = engine_of(request)
     state = await engine.shutdown(grace_s=query.grace_s, deadline_s=query.deadline_s, reason=query.reason)
     return Json(asdict(state), 202)

@@ -1,4 +1,4 @@
-"""What comes out of a job: its stream, its output so far, its result, its last checkpoint.
+"""Routes for what a job produces: its event stream, its output so far, its result, its last checkpoint.
 
 Runs in: api.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query
@@ -17,11 +17,11 @@ from starlette.responses import Response, StreamingResponse
 from killable.api.http import schemas
 from killable.api.http.dependencies import engine_of, parts_of
 from killable.api.http.methods import IS_HEAD
-from killable.api.http.output import kind_of, nothing, pieces_of
+from killable.api.http.output import media_type_of, nothing, pieces_of
 from killable.api.http.problems import fault, invalid
 from killable.api.http.records import record_json
 from killable.api.http.responses import Json, answer, documented
-from killable.api.http.sse import WRITE_BYTES, open_stream
+from killable.api.http.sse import WRITE_BYTES, cut, open_stream
 from killable.workers.errors import Refused
 
 VALUE = {
@@ -67,14 +67,14 @@ async def stream_job(
         Header(description="Resume after this event; wins over `after`", json_schema_extra={"pattern": "^[0-9]*$"}),
     ] = "",
 ) -> Response:
-    """Stream a job's events from any point, to any number of readers."""
+    """Stream a job's events from any point. Any number of clients may read at the same time."""
     parts = parts_of(request)
     record = await parts.engine.get(job_id)
     after = query.after
     if last_event_id:
         if not (last_event_id.isascii() and last_event_id.isdecimal()):
             raise invalid([fault("header", ["Last-Event-ID"], "must be an id of this stream, a whole number")])
-        # More digits than any id has: int() of a very long text would block, and raise.
+        # No id has more digits; int() of a very long text would block, then raise.
         after = int(last_event_id[:18])
     return open_stream(parts.engine, parts.settings, parts.streams, record, after=after, markers=query.markers)
 
@@ -93,10 +93,10 @@ async def stream_job(
     ),
 )
 async def get_output(request: Request, job_id: str) -> Response:
-    """Return the job's tokens so far, one after the other; also after a kill."""
+    """Return the job's tokens so far, joined; also after a kill."""
     engine = engine_of(request)
     record = await engine.get(job_id)
-    kind = await kind_of(engine, record)
+    kind = await media_type_of(engine, record)
     pieces = nothing() if request.scope.get(IS_HEAD) else pieces_of(engine, record)
     return StreamingResponse(pieces, media_type=kind)
 
@@ -112,7 +112,7 @@ async def get_output(request: Request, job_id: str) -> Response:
     ),
 )
 async def get_result(request: Request, job_id: str, query: Annotated[schemas.ResultQuery, Query()]) -> Response:
-    """Return what the job returned, waiting for its end if asked to."""
+    """Return what the job returned. With `wait_s`, wait for its end first."""
     parts = parts_of(request)
     record = await parts.engine.wait(job_id, timeout_s=min(query.wait_s, schemas.WAIT_S_MAX))
     if not record.ended:
@@ -126,7 +126,7 @@ async def get_result(request: Request, job_id: str, query: Annotated[schemas.Res
 
 @router.get("/partial", response_class=Response, responses=documented({200: VALUE}, "unknown_job", "no_result"))
 async def get_partial(request: Request, job_id: str) -> Response:
-    """Return the job's last checkpoint, or what it returned in its grace."""
+    """Return the job's last checkpoint, or what it returned during its grace period."""
     engine = engine_of(request)
     record = await engine.get(job_id)
     if record.partial is None:
@@ -135,27 +135,23 @@ async def get_partial(request: Request, job_id: str) -> Response:
 
 
 def _value_answer(request: Request, payload: bytes) -> Response:
-    """Answer in pieces: who reads slowly holds one of them, and no copy of the whole."""
+    """Answer in pieces, so that a slow reader keeps one piece in memory and not a copy of the whole value."""
     found = _BYTES_VALUE.fullmatch(payload)
     if found is None or len(found[1]) % 4:
-        size, pieces, media_type = len(payload), _cut(payload, WRITE_BYTES), "application/json"
+        size, pieces, media_type = len(payload), cut(payload), "application/json"
     else:
         encoded = memoryview(payload)[found.start(1) : found.end(1)]
         size = len(encoded) // 4 * 3 - len(found[2])
-        pieces, media_type = map(base64.b64decode, _cut(encoded, WRITE_BYTES // 3 * 4)), "application/octet-stream"
+        pieces, media_type = map(base64.b64decode, cut(encoded, WRITE_BYTES // 3 * 4)), "application/octet-stream"
     body = nothing() if request.scope.get(IS_HEAD) else _each(pieces)
     return StreamingResponse(body, media_type=media_type, headers={"Content-Length": str(size)})
 
 
 _BYTES_VALUE = re.compile(rb'\{"base64":"([A-Za-z0-9+/]*(={0,2}))"\}')
-"""Bytes that a job returned, as they travel."""
-
-
-def _cut(payload: bytes | memoryview, size: int) -> Iterator[bytes | memoryview]:
-    return (payload[start : start + size] for start in range(0, len(payload), size))
+"""The encoding of bytes that a job returned."""
 
 
 async def _each(pieces: Iterable[bytes | memoryview]) -> AsyncIterator[bytes | memoryview]:
-    """Not an iterator as it is: Starlette would take each step in a thread."""
+    """Yield the same pieces: Starlette would run each step of a plain iterator in a thread."""
     for piece in pieces:
         yield piece

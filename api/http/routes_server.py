@@ -1,4 +1,4 @@
-"""The routes of the server itself: job types, workers, condition, version.
+"""Routes for the server itself: job types, workers, health, version.
 
 Runs in: api.
 """
@@ -24,7 +24,7 @@ FEATURES = (
     *("events", "markers", "resume", "stop_when_client_leaves", "output", "prefer_wait", "idempotency_key"),
     *("correlation_id", "bulk_cancel", "drain", "shutdown", "metrics", "api_keys", "stream_tickets"),
 )
-"""What a client may rely on beyond the plain routes; the list only grows."""
+"""Features that a client may rely on beyond the plain routes. None is ever removed."""
 
 LIVE_RESPONSES = documented({200: answer("The event loop turns", schemas.Health)}, protected=False)
 
@@ -33,7 +33,7 @@ router = APIRouter(tags=["server"], default_response_class=Json)
 
 @router.get("/v1/job-types", responses=documented({200: answer("All types", schemas.JobTypeList)}))
 async def list_job_types(request: Request) -> Response:
-    """List the job types that clients can start, with the schema of each one's input."""
+    """List the job types that clients can start, each with the schema of its input."""
     engine = engine_of(request)
     types = [asdict(job_type) for job_type in await engine.job_types() if job_type.codec == "json"]
     return Json({"job_types": types})
@@ -41,7 +41,7 @@ async def list_job_types(request: Request) -> Response:
 
 @router.get("/v1/workers", responses=documented({200: answer("All workers", schemas.WorkerList)}))
 async def list_workers(request: Request) -> Response:
-    """List the worker processes of this server, and only those."""
+    """List the worker processes of this server, and the latest that were not reused."""
     engine = engine_of(request)
     workers, retired = await engine.workers(), await engine.retired()
     return Json({"workers": [asdict(each) for each in workers], "retired": [asdict(each) for each in retired]})
@@ -76,7 +76,7 @@ async def get_worker(request: Request, worker_id: str) -> Response:
 async def kill_worker(
     request: Request, worker_id: str, query: Annotated[schemas.KillQuery, Query()], preference: Preferred
 ) -> Response:
-    """Kill one worker process; its job, if it has one, ends cancelled by the operator."""
+    """Kill one worker process. Its job, if it has one, is cancelled by the operator."""
     engine = engine_of(request)
     wait_s = CANCEL_WAIT_S if preference.wait_s is None else preference.wait_s
     worker = await engine.kill_worker(worker_id, reason=query.reason, wait_s=wait_s)
@@ -86,7 +86,7 @@ async def kill_worker(
 @router.get("/livez", responses=LIVE_RESPONSES)
 @router.get("/health", responses=LIVE_RESPONSES)
 async def live() -> Response:
-    """Answer while the event loop turns; never looks at workers."""
+    """Answer while the event loop runs. Does not check the workers."""
     return Json({"status": "healthy"})
 
 
@@ -95,11 +95,11 @@ async def live() -> Response:
     responses=documented({200: answer("Some job can start", schemas.Readiness)}, "draining", protected=False),
 )
 async def ready(request: Request) -> Response:
-    """Tell whether any job can start, and everything that is degraded."""
+    """Return whether any job can start, and everything that is degraded."""
     engine = engine_of(request)
     can_start, degraded = await engine.ready()
     if can_start:
-        # Asked without a key, where there are keys: a traceback may quote what is not for everyone.
+        # If the server has keys, a request without one gets no traceback, which may quote confidential values.
         shows_detail = parts_of(request).tickets is None or CALLER in request.scope
         pools = [
             {"name": pool.name, "state": pool.state, "detail": pool.detail if shows_detail else ""}
@@ -111,7 +111,7 @@ async def ready(request: Request) -> Response:
 
 @router.get("/v1/info", responses=documented({200: answer("About it", schemas.Info)}))
 async def info(request: Request) -> Response:
-    """Say which server this is."""
+    """Return the server's version, process id, features, instance id and start time."""
     engine = engine_of(request)
     about: dict[str, Any] = {"version": request.app.version, "pid": os.getpid(), "features": FEATURES}
     return Json(about | {"instance_id": engine.instance_id, "started_at": engine.started_at})

@@ -1,8 +1,8 @@
-"""What goes over the wire: requests, which are checked, and answers, which are documented.
+"""The models of requests, which are validated, and of answers, which are documented.
 
 Runs in: api.
 
-Unknown members of a request are refused, never ignored: a misspelt limit is a limit that does not hold.
+Unknown members of a request are refused, never ignored: a misspelt limit would not be enforced.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from killable.workers.authoring.identifiers import OPERATION_PATH
 from killable.workers.authoring.limits import LIMITS, Limit, Unit
 
 WAIT_S_MAX = 60.0
-"""The longest that a request is held: what many proxies wait for an answer; who has one in front asks for less."""
+"""The longest that a request is held, in seconds: many proxies wait no longer. Clients behind a proxy ask for less."""
 CORRELATION_ID = "^[A-Za-z0-9._:/+=-]{1,128}$"
 IDEMPOTENCY_KEY = "^[!-~]{1,255}$"
-"""Any spelling of an id, quoted as the IETF draft has it or not."""
+"""Any spelling of an id, with or without the quotes of the IETF draft."""
 TAG_KEY = "^[A-Za-z0-9_./-]{1,64}$"
 TAG = "^[^:]+:"
 CURSOR = "^[0-9]{1,18}$"
@@ -47,7 +47,7 @@ PATTERNS = {
     CURSOR: "must be the next_cursor of the page before",
     OPERATION: "must be named as in ctx.operation: 1 to 64 of A-Z a-z 0-9 _ . -, or a path of such names",
 }
-"""What to say of what does not match."""
+"""The message for a value that does not match a pattern."""
 Seconds = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
 Operations = Annotated[
     dict[Annotated[str, Field(pattern=OPERATION)], Seconds | None],
@@ -58,20 +58,20 @@ Operations = Annotated[
     ),
     FEW,
 ]
-Patience = Annotated[Seconds | None, WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "maximum": 1e9})]
-"""In a header, where no null can be sent."""
+HeaderSeconds = Annotated[Seconds | None, WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "maximum": 1e9})]
+"""Seconds in a header, which cannot carry null."""
 Grace = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 
 
-def _whole(value: Any) -> Any:
+def _to_integer(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-WHOLE = BeforeValidator(_whole)
-"""To JSON Schema 5.0 is an integer: some languages write no other numbers."""
-Bytes = Annotated[int, Field(gt=0, le=2**53), WHOLE]
-"""Up to where every JSON parser reads whole numbers exactly (RFC 8259 section 6)."""
-HowMany = Annotated[int, Field(ge=1, le=2**31 - 1), WHOLE]
+TO_INTEGER = BeforeValidator(_to_integer)
+"""JSON Schema counts 5.0 as an integer: some languages write no other numbers."""
+Bytes = Annotated[int, Field(gt=0, le=2**53), TO_INTEGER]
+"""The maximum is the largest integer that every JSON parser reads exactly (RFC 8259 section 6)."""
+Count = Annotated[int, Field(ge=1, le=2**31 - 1), TO_INTEGER]
 State = Literal["queued", "running", "stopping", "completed", "failed", "cancelled", "timed_out"]
 StateFilter = Literal["active", "queued", "running", "stopping", "completed", "failed", "cancelled", "timed_out"]
 ActiveFilter = Literal["active", "queued", "running", "stopping"]
@@ -83,13 +83,13 @@ Tags = Annotated[
 
 
 class Request(BaseModel):
-    """A request's body: JSON types as they are, nothing converted, nothing unknown."""
+    """The body of a request. JSON types are not converted; unknown members are refused."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     @model_validator(mode="before")
     @classmethod
-    def _few_unknown(cls, members: Any) -> Any:
+    def _drop_unknown(cls, members: Any) -> Any:
         return few(members, cls.model_fields) if cls.model_config.get("extra") == "forbid" else members
 
 
@@ -98,19 +98,19 @@ def _sentence(phrase: str) -> str:
 
 
 def _limit_form(limit: Limit) -> Any:
-    """Return the type of a limit in a request."""
-    form: Any = {Unit.SECONDS: Seconds, Unit.BYTES: Bytes, Unit.COUNT: HowMany, Unit.OPERATIONS: Operations}[limit.unit]
+    """Return the pydantic type of a limit in a request."""
+    form: Any = {Unit.SECONDS: Seconds, Unit.BYTES: Bytes, Unit.COUNT: Count, Unit.OPERATIONS: Operations}[limit.unit]
     if limit.may_be_zero:
         form = Grace
     if limit.most is not None:
-        form = Annotated[int, Field(ge=1, le=limit.most), WHOLE]
+        form = Annotated[int, Field(ge=1, le=limit.most), TO_INTEGER]
     return form | None if limit.may_be_none else form
 
 
 if TYPE_CHECKING:
 
     class LimitsRequest(Request):
-        """Made below, from LIMITS."""
+        """Created below from LIMITS."""
 
 else:
     LimitsRequest = create_model(
@@ -118,7 +118,7 @@ else:
         __base__=Request,
         __doc__="Limits of one job, over those of its type; null means: no such limit.",
         **{
-            # The default is the server's; `[limits]` and the job type may have another one.
+            # The built-in default; `[limits]` and the job type may set another one.
             name: (_limit_form(limit), Field(default=limit.default, description=_sentence(limit.bounds)))
             for name, limit in LIMITS.items()
         },
@@ -127,24 +127,24 @@ else:
 
 class _Job(Request):
     limits: LimitsRequest = LimitsRequest()
-    priority: Annotated[int, Field(ge=-1000, le=1000), WHOLE] = 0
+    priority: Annotated[int, Field(ge=-1000, le=1000), TO_INTEGER] = 0
     tags: Tags = {}
     stop_when_client_leaves: bool = False
 
     def limits_given(self) -> dict[str, Any]:
-        """Return the limits that the request names; the others are the type's."""
+        """Return only the limits that the request names; the job type sets the others."""
         return self.limits.model_dump(exclude_unset=True)
 
 
 class JobRequest(_Job):
-    """A job: its type, its input, its limits."""
+    """A job: its type, input and limits."""
 
     type: str = Field(max_length=64)
     input: dict[str, Any] = {}
 
 
 class OperationRequest(_Job):
-    """A job in the seed's spelling: every other member is input, and its stream ends with a marker line."""
+    """A job named by `operation`. Members that are not listed are its input. Its stream ends with a marker line."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -155,21 +155,22 @@ class OperationRequest(_Job):
         return self.model_extra or {}
 
 
-SPELLINGS = ("{type}", "{operation}")
-"""Stand first in the paths of pydantic's faults; no member has such a name."""
+BODY_FORMS = ("{type}", "{operation}")
+"""The first step in the paths of pydantic's errors. No member has such a name."""
 
 
-def _spelling(body: Any) -> str:
-    return SPELLINGS[isinstance(body, Mapping) and "operation" in body]
+def _body_form(body: Any) -> str:
+    return BODY_FORMS[isinstance(body, Mapping) and "operation" in body]
 
 
 AnyJobRequest = Annotated[
-    Annotated[JobRequest, Tag(SPELLINGS[0])] | Annotated[OperationRequest, Tag(SPELLINGS[1])], Discriminator(_spelling)
+    Annotated[JobRequest, Tag(BODY_FORMS[0])] | Annotated[OperationRequest, Tag(BODY_FORMS[1])],
+    Discriminator(_body_form),
 ]
 
 
 class BulkCancelRequest(Request):
-    """Which jobs to cancel: at least one of type, tag and state; those that fit all."""
+    """A filter for jobs to cancel: at least one of type, tag and state. A job must match all that are given."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -188,13 +189,13 @@ class BulkCancelRequest(Request):
 
 
 class Query(BaseModel):
-    """A request's query parameters."""
+    """The query parameters of a request."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 def split_tag(tag: str | None) -> tuple[str, str] | None:
-    """Return key and value of a `key:value`, in which the value may have further colons."""
+    """Return the key and the value of `key:value`. The value may contain further colons."""
     if tag is None:
         return None
     key, _, value = tag.partition(":")
@@ -205,12 +206,12 @@ PREFER = "`wait=N`, seconds, 60 at most; `respond-async` is 0"
 
 
 class SubmissionHeaders(BaseModel):
-    """What a submission may say beside its body."""
+    """The headers of a submission."""
 
     prefer: list[str] = Field(default=[], description=PREFER)
     x_correlation_id: str | None = Field(None, pattern=CORRELATION_ID, description="What this job is a part of")
     x_request_id: str | None = Field(None, pattern=CORRELATION_ID, description="The same by another name")
-    x_request_timeout: Patience = Field(
+    x_request_timeout: HeaderSeconds = Field(
         None, description="Seconds from now in which its caller wants the answer: lowers `limits.total_s`"
     )
     idempotency_key: str | None = Field(
@@ -256,7 +257,7 @@ class ShutdownQuery(Query):
 
 
 class Problem(BaseModel):
-    """RFC 9457 problem details; the facts stand beside these members."""
+    """RFC 9457 problem details. The facts of a problem are further members."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -274,7 +275,7 @@ class Queue(BaseModel):
 
 
 def _model_of(name: str, record: type, *, only: Sequence[str] = (), without: Sequence[str] = (), **changed: Any) -> Any:
-    """Make the model of an answer from the record that it shows: its fields, their types and their documentation.
+    """Create the model of an answer from a record: its fields, their types and their documentation.
 
     `changed` are the types that differ in JSON. Every member is required: answers are always complete.
     """
@@ -288,7 +289,7 @@ def _model_of(name: str, record: type, *, only: Sequence[str] = (), without: Seq
 
 
 def _answer(name: str, base: type[BaseModel] = BaseModel, **members: Any) -> Any:
-    """Make the model of an answer from its members, all of which are required."""
+    """Create the model of an answer from its members, which are all required."""
     required: dict[str, Any] = {member: (form, ...) for member, form in members.items()}
     return create_model(name, __base__=base, **required)
 
@@ -301,11 +302,11 @@ SHORT_JOB = (
     "job_id", "type", "state", "created_at", "started_at", "ended_at", "tags", "attempt", "worker_id", "pid", "tokens",
     "progress", "queue", "error",
 )  # fmt: skip
-"""What a list shows of each job."""
+"""The members of a job in a list."""
 _IN_JSON: dict[str, Any] = {"state": State, "queue": Queue | None, "result": Any, "partial": Any}
 ShortJob = _model_of("ShortJob", JobRecord, only=SHORT_JOB, **_IN_JSON)
 Job = _model_of("Job", JobRecord, without=("markers", "replayed", "priority"), **_IN_JSON)
-"""A `result` or `partial` over `result_inline_bytes_max` is `{"$ref": address}`."""
+"""A `result` or `partial` larger than `result_inline_bytes_max` is `{"$ref": address}`."""
 Worker = _model_of("Worker", WorkerRecord)
 Retired = _model_of("Retired", RetiredWorker)
 Drained = _model_of("Drained", DrainProgress)
@@ -315,7 +316,7 @@ AcceptedJob = _answer("AcceptedJob", Job, stream_url=str, sse_url=str)
 JobList = _answer("JobList", jobs=_list_of(ShortJob), next_cursor=str | None)
 JobTypeList = _answer("JobTypeList", job_types=_list_of(JobType))
 WorkerList = _answer("WorkerList", workers=_list_of(Worker), retired=_list_of(Retired))
-"""`retired`: the latest that were not used again, latest first."""
+"""`retired`: the latest workers that were not reused, latest first."""
 Readiness = _answer("Readiness", status=Literal["ok", "degraded"], degraded=list[str], pools=_list_of(Pool))
 
 

@@ -1,4 +1,4 @@
-"""What the HTTP server is told at its start: values only, already checked.
+"""The settings of the HTTP server: values only, already validated.
 
 Runs in: api.
 """
@@ -14,16 +14,16 @@ from killable.supervisor.settings import HttpServerSettings
 
 @dataclass(frozen=True)
 class HttpSettings(HttpServerSettings):
-    """What the HTTP side needs: its part of `[server]`, the API keys, and times that nobody configures."""
+    """Settings of the HTTP server: its part of `[server]`, the API keys, and times that are not configurable."""
 
     keys: tuple[ApiKey, ...] = ()
-    """Without any, everyone who reaches the server may do everything."""
+    """Empty: every client that reaches the server may do everything."""
     body_timeout_s: float = 20.0
-    """For a request's body, and a second more for every BODY_BYTES_PER_S that have come."""
+    """Seconds for a request's body, plus one for every BODY_BYTES_PER_S received."""
     ping_s: float = 10.0
-    """Comment pings on a stream: below the idle timeouts of usual proxies (30 s and more)."""
+    """Seconds between comment pings on a stream: below the idle timeouts of usual proxies (30 s and more)."""
     send_timeout_s: float = 30.0
-    """A stream's reader that takes less than 64 KiB in this time is cut off."""
+    """A stream's reader that takes less than 64 KiB in this many seconds is disconnected."""
 
     @classmethod
     def of(cls, server: HttpServerSettings, keys: Sequence[ApiKey]) -> HttpSettings:
@@ -37,5 +37,5 @@ class HttpSettings(HttpServerSettings):
 
     @property
     def streams_max(self) -> int:
-        """Of open streams: a tenth of the connections is left for those who submit, look and cancel."""
+        """The most open streams. A tenth of the connections stays free for other requests: submit, get, cancel."""
         return max(1, self.connections_max * 9 // 10)

@@ -2,8 +2,8 @@
 
 Runs in: api.
 
-    engine.events ──batches──► _pieces ──bytes, some events each──► _Wire ──► server
-                                    _watch_reader: pings, disconnect ──┘
+    engine.events ──batches──► _pieces ──64 KiB at most──► EventSourceResponse ──► in_whole_events ──► server
+                                                         pings, times, disconnect ──┘
 
 Batches go out as they come, joined: one write for what is ready together, no timer, no await per token. Event data are
 JSON already and are passed on as they are.
@@ -19,8 +19,10 @@ from contextlib import aclosing
 from typing import Any
 
 import anyio
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette.sse import AppStatus
 from starlette.exceptions import HTTPException
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from killable.api.http.methods import IS_HEAD
@@ -28,6 +30,11 @@ from killable.api.http.settings import HttpSettings
 from killable.supervisor.engine import Engine
 from killable.supervisor.models import TERMINAL_STATES, JobEvent, JobRecord
 from killable.workers.errors import Refused
+
+# A server that is told to stop would end its streams without their terminal events. Who ends the jobs ends the streams.
+AppStatus.disable_automatic_graceful_drain()  # type: ignore[no-untyped-call]
+# Its debug records have whole pieces in them: what a job says is not logged.
+logging.getLogger("sse_starlette").setLevel(logging.INFO)
 
 log = logging.getLogger(__name__)
 
@@ -70,14 +77,6 @@ class OpenStreams:
             raise Refused(detail, code="too_many_connections", streams=self.open)
 
 
-class _ReaderLeft(Exception):
-    """The connection is gone."""
-
-
-class _ReaderStalled(Exception):
-    """The reader took nothing for the whole send timeout."""
-
-
 def encode(events: Sequence[JobEvent]) -> Iterator[bytes]:
     """Yield events as they stand on the wire, joined into pieces of about WRITE_BYTES; a piece cuts no event.
 
@@ -96,40 +95,35 @@ def encode(events: Sequence[JobEvent]) -> Iterator[bytes]:
         yield b"".join(lines)
 
 
-def _parts(message: Message) -> Iterator[Message]:
-    """Cut a message into writes."""
-    body = message.get("body", b"")
-    if len(body) <= WRITE_BYTES:
-        yield message
-        return
-    for start in range(0, len(body), WRITE_BYTES):
-        is_last = start + WRITE_BYTES >= len(body)
-        part = body[start : start + WRITE_BYTES]
-        yield {**message, "body": part, "more_body": message.get("more_body", False) or not is_last}
+def cut(payload: bytes | memoryview, size: int = WRITE_BYTES) -> Iterator[bytes | memoryview]:
+    """Yield it in parts: one event may be 64 MiB, and a server's `send` waits until the part before has been taken."""
+    return (payload[start : start + size] for start in range(0, len(payload), size))
 
 
-class _Wire:
-    """An answer on its way: a message stands whole between two others, in its time, and none behind the last one."""
+def in_whole_events(send: Send, timeout_s: float) -> Send:
+    """Return `send` by which no ping stands in the middle of an event, nor before the first message.
 
-    def __init__(self, send: Send, stall_s: float) -> None:
-        self._send = send
-        self._stall_s = stall_s
-        self._lock = asyncio.Lock()
-        self._is_over = False
+    It has the first and the last message wait no longer than `timeout_s`, as EventSourceResponse has the others. Raises
+    TimeoutError.
+    """
+    lock = asyncio.Lock()
+    end = b"\n\n"
+    """Of what has gone out; anything else is the middle of an event."""
 
-    async def send(self, message: Message) -> None:
-        """Raise _ReaderStalled when it is not taken."""
-        async with self._lock:
-            if self._is_over:
-                return  # a ping that came too late
-            self._is_over = message["type"] == "http.response.body" and not message["more_body"]
-            # In pieces: one event may be 64 MiB, and a server's `send` waits until the piece before has been taken.
-            for part in _parts(message):
-                try:
-                    async with asyncio.timeout(self._stall_s):
-                        await self._send(part)
-                except TimeoutError as error:
-                    raise _ReaderStalled from error
+    async def send_whole(message: Message) -> None:
+        nonlocal end
+        body = message.get("body", b"")
+        async with lock:
+            if body == PING and end != b"\n\n":  # no part of an event is one: its last one ends in JSON
+                return
+            end = (end + body[-2:])[-2:]
+            if message.get("more_body"):
+                await send(message)
+            else:
+                async with asyncio.timeout(timeout_s):
+                    await send(message)
+
+    return send_whole
 
 
 def marker(state: str, error: dict[str, Any] | None) -> bytes:
@@ -168,7 +162,11 @@ def open_stream(
     return Response(RETRY + marker(record.state, record.error), headers=HEADERS, media_type=MEDIA_TYPE)
 
 
-class EventStream(StreamingResponse):
+def _ping() -> ServerSentEvent:
+    return ServerSentEvent(comment="ping", sep="\n")
+
+
+class EventStream(EventSourceResponse):
     """One reader of one job, counted by the engine while it is there (`stop_when_client_leaves`)."""
 
     def __init__(
@@ -179,57 +177,36 @@ class EventStream(StreamingResponse):
         self._job_id = job_id
         self._after = after
         self._markers = markers
-        self._stall_s = settings.send_timeout_s
-        self._ping_s = settings.ping_s
-        super().__init__((), headers=HEADERS, media_type=MEDIA_TYPE)
+        super().__init__(
+            self._pieces(),
+            ping=settings.ping_s,
+            ping_message_factory=_ping,
+            send_timeout=settings.send_timeout_s,
+        )
+        del self.headers["Connection"]  # the server's to say; to a client that asked for it, it says `close`
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope.get(IS_HEAD):
             # No reader: were it counted as one, its leaving could end the job.
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            await send({"type": "http.response.body", "body": b""})
+            await super().__call__({**scope, "method": "HEAD"}, receive, send)
             return
 
-        wire = _Wire(send, self._stall_s)
+        assert self.send_timeout is not None
         await self._engine.reader_came(self._job_id)
         self._streams.open += 1
         try:
-            async with asyncio.TaskGroup() as group:
-                watching = group.create_task(self._watch_reader(receive, wire))
-                await self._send_all(wire)
-                watching.cancel()
-        except* _ReaderLeft:
-            pass
-        except* _ReaderStalled:
+            await super().__call__(scope, receive, in_whole_events(send, self.send_timeout))
+        except* HTTPException:
+            pass  # a body of the GET that did not come in time
+        except* TimeoutError:
             # Returning without the closing message makes the server close the connection.
-            log.warning("cut off a reader of %s that took nothing for %s s", self._job_id, self._stall_s)
+            log.warning("cut off a reader of %s that took nothing for %s s", self._job_id, self.send_timeout)
         finally:
             self._streams.open -= 1
             with anyio.CancelScope(shield=True):  # the server cancels what is left when it stops
                 await self._engine.reader_left(self._job_id)
 
-    async def _send_all(self, wire: _Wire) -> None:
-        await wire.send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        async with aclosing(self._pieces()) as pieces:  # a send that fails leaves it unfinished
-            async for piece in pieces:
-                await wire.send({"type": "http.response.body", "body": piece, "more_body": True})
-        await wire.send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def _watch_reader(self, receive: Receive, wire: _Wire) -> None:
-        """Ping until the reader leaves, which a ping brings to light when it left without a FIN."""
-        while True:
-            try:
-                async with asyncio.timeout(self._ping_s):
-                    message = await receive()
-            except TimeoutError:
-                await wire.send({"type": "http.response.body", "body": PING, "more_body": True})
-            except HTTPException as error:  # a body of the GET that did not come in time
-                raise _ReaderLeft from error
-            else:
-                if message["type"] == "http.disconnect":
-                    raise _ReaderLeft
-
-    async def _pieces(self) -> AsyncGenerator[bytes, None]:
+    async def _pieces(self) -> AsyncGenerator[bytes | memoryview, None]:
         first = RETRY
         try:
             async with aclosing(self._engine.events(self._job_id, self._after)) as batches:
@@ -237,7 +214,8 @@ class EventStream(StreamingResponse):
                     for start in range(0, len(batch), EVENTS_PER_TURN):
                         part = batch[start : start + EVENTS_PER_TURN]
                         for piece in encode(part):
-                            yield first + piece
+                            for write in cut(first + piece):
+                                yield write
                             first = b""
                         _, name, data = part[-1]
                         if self._markers and name in TERMINAL_STATES:

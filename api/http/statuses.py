@@ -1,4 +1,4 @@
-"""The HTTP status of each error code, where the code answers a request (RFC 9110).
+"""The HTTP status of an answer with each error code (RFC 9110).
 
 Runs in: api.
 """

@@ -1,9 +1,9 @@
-"""The names a user imports from `killable`, each loaded on its first use (PEP 562).
+"""The names that users import from `killable`, each loaded on its first use (PEP 562).
 
-Runs in: any. Importing this loads nothing else: a worker gets no supervisor, a client machine no server.
+Runs in: any. Importing this loads nothing else: a worker loads no supervisor, a client machine no server.
 """
 
-TYPE_CHECKING = False  # type checkers take any name TYPE_CHECKING for true; `typing` itself would be one import more
+TYPE_CHECKING = False  # type checkers treat every name TYPE_CHECKING as true, which saves the import of `typing`
 if TYPE_CHECKING:
     from typing import Any
 
@@ -59,7 +59,7 @@ __all__ = [
     "stopped",
 ]
 
-_HOMES = {
+_MODULES = {
     "AsyncClient": "killable.api.client.async_client",
     "Client": "killable.api.client.client",
     "Context": "killable.workers.authoring.context",
@@ -92,16 +92,16 @@ def __getattr__(name: str) -> "Any":
         from importlib.metadata import version
 
         value: Any = version("killable")
-    elif name in _HOMES:
+    elif name in _MODULES:
         from importlib import import_module
         from sys import platform
 
-        if _HOMES[name].startswith("killable.supervisor.") and platform != "linux":
+        if _MODULES[name].startswith("killable.supervisor.") and platform != "linux":
             raise ImportError(f"killable.{name} needs Linux; Client and AsyncClient reach a server there from here")
-        value = getattr(import_module(_HOMES[name]), name)
+        value = getattr(import_module(_MODULES[name]), name)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value  # found without this function from now on
+    globals()[name] = value  # the next access does not call this function
     return value
 
 

@@ -1,1 +1,1 @@
-"""`killable.toml`, the environment and the flags, into settings that are checked."""
+"""Turns `killable.toml`, the environment and the flags into checked settings."""

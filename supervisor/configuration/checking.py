@@ -1,4 +1,4 @@
-"""Check the tree of a configuration against its tables, and say what is wrong as an author would.
+"""Checks the tree of a configuration against its tables, and words each fault for the author of the file.
 
 Runs in: supervisor, before it starts. Pure.
 """
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from killable.supervisor.configuration.faults import ConfigFault, dotted, is_secretive, shown
+from killable.supervisor.configuration.faults import ConfigFault, dotted, may_be_secret, shown
 from killable.supervisor.configuration.tables import FileTable, JobTable, LimitsTable, PoolTable, ServerTable
 from killable.workers.authoring.identifiers import did_you_mean
 
@@ -19,7 +19,7 @@ _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 
 
 class Found(NamedTuple):
-    """A fault, and the path of the value that must go for the rest to be looked at."""
+    """A fault, and the path of the value to remove before the rest can be checked."""
 
     path: tuple[Any, ...]
     fault: ConfigFault
@@ -34,7 +34,7 @@ def check(tree: Mapping[str, Any]) -> tuple[FileTable | None, list[Found]]:
 
 
 def keys_of(*section: str) -> list[str]:
-    """Return the keys that may stand in a section."""
+    """Return the keys that a section may have."""
     match section:
         case []:
             return list(FileTable.model_fields)
@@ -59,7 +59,7 @@ def _found(details: ErrorDetails) -> Found:
 def _value(details: ErrorDetails, path: tuple[Any, ...]) -> str:
     if details["type"] == "missing":
         return ""
-    return "a value that is not shown" if is_secretive(path) else shown(details["input"])
+    return "a value that is not shown" if may_be_secret(path) else shown(details["input"])
 
 
 def _expected(details: ErrorDetails, path: tuple[Any, ...]) -> str:
@@ -88,6 +88,6 @@ def _expected(details: ErrorDetails, path: tuple[Any, ...]) -> str:
 
 
 def _near(path: tuple[Any, ...]) -> str:
-    """Return a hint: the key that was meant, or the keys that there are."""
+    """Return a hint: the key that was probably meant, or the valid keys."""
     *tables, key = (str(part) for part in path)
     return f" ({did_you_mean(key, keys_of(*tables))})"

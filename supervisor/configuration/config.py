@@ -1,4 +1,4 @@
-"""The configuration in force: layers laid over each other, checked, made into what supervisor and server are told.
+"""The configuration in force: merges the layers, checks them, and makes the settings of supervisor and server.
 
 Runs in: supervisor, before it starts; `killable config` and `check`. Reads files and starts nothing.
 
@@ -30,22 +30,22 @@ PROOFS = ("", "cgroup+descendants", "descendants")
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Everything in force, checked."""
+    """The checked configuration in force."""
 
     server: ServerSettings
     settings: Settings
     file: Path | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
-    """Who wrote each dotted key, or what lowered it; what is not in it has its default."""
+    """The source of each dotted key, or what lowered it. A key that is absent has its default."""
     builtin: bool = False
-    """The built-in pools are served, as no others are written."""
+    """Whether the built-in pools are served, because no pool is configured."""
 
 
 def load(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any], target: str | None) -> Config:
     """Return the configuration in force. Raise ConfigError with every fault.
 
-    `path` is --config's. `flags` maps dotted keys ("server.port") to what flags said; None stands for a flag that was
-    not given. `target` is a module or a file of jobs: the only pool then, named after it.
+    `path` is the value of --config. `flags` maps dotted keys ("server.port") to the values of flags; None stands for a
+    flag that was not given. `target` is a module or a file of jobs: it becomes the only pool, named after it.
     """
     config, faults = examine(path, environ, flags, target)
     if faults:
@@ -56,7 +56,7 @@ def load(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]
 def examine(
     path: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any], target: str | None
 ) -> tuple[Config, list[ConfigFault]]:
-    """Return every fault, and the configuration without what is wrong: for looking on, not for serving.
+    """Return the configuration without its faulty values, and every fault. For display, not for serving.
 
     Raise ConfigError for a file that cannot be read as TOML.
     """
@@ -67,11 +67,11 @@ def examine(
     folder = Path(os.path.abspath(file.parent if file is not None else "."))
     builtin = False
     if target is not None:
-        layers.lay_target(leaves, target)
+        layers.apply_target(leaves, target)
         folder = Path(os.path.abspath(target)).parent if layers.is_path(target) else Path(os.path.abspath("."))
     elif not any(key[0] == "pools" and key[-1] == "module" for key in leaves):
         leaves, builtin = layers.built_in() | leaves, True
-    faults += layers.settle_address(leaves)
+    faults += layers.resolve_address(leaves)
     tables, found = _checked(leaves)
     faults += found
     proof: Any = environ.get("KILLABLE_PROOF", "")
@@ -91,7 +91,7 @@ def examine(
 
 
 def _checked(leaves: Leaves) -> tuple[FileTable, list[ConfigFault]]:
-    """Check; leave out what is wrong and check again, so that the rest can be looked at too."""
+    """Check the leaves. Remove the faulty ones and check again, to find every fault and keep the rest."""
     faults: list[ConfigFault] = []
     while True:
         tables, found = check(layers.tree(leaves))
@@ -105,7 +105,7 @@ def _checked(leaves: Leaves) -> tuple[FileTable, list[ConfigFault]]:
 
 
 def _server(server: ServerSettings, leaves: Leaves, file: Path | None) -> tuple[ServerSettings, dict[str, str]]:
-    """Make paths absolute, the file's own from its folder; lower a bound that nobody wrote to the one above it."""
+    """Make paths absolute, those in the file from its folder. Lower a default that is over the bound above it."""
     changes: dict[str, Any] = {}
     for name in ("uds", "api_keys_file", "journal"):
         written = leaves.get(("server", name))
@@ -121,7 +121,7 @@ def _server(server: ServerSettings, leaves: Leaves, file: Path | None) -> tuple[
 
 
 def _with_source(fault: ConfigFault, sources: Mapping[str, str]) -> ConfigFault:
-    """Add who wrote the key, or something below it."""
+    """Add the source of the key, or of a key below it."""
     if fault.source:
         return fault
     written = (who for name, who in sources.items() if name == fault.key or name.startswith(f"{fault.key}."))
@@ -149,7 +149,7 @@ def _pool(name: str, table: PoolTable, folder: Path) -> PoolSpec:
 
 
 def _lowered(tables: FileTable) -> dict[str, float]:
-    """Return the caps that lower a default which nobody wrote: otherwise every plain submission would be over them."""
+    """Return the caps that lower a default limit: otherwise every submission without limits would be over them."""
     caps = caps_over(DEFAULT_CAPS, tables.caps).items()
     return {
         name: cap

@@ -1,4 +1,4 @@
-"""What no single value shows: files that are not there, defaults over their caps, bounds that exclude each other.
+"""Finds faults that no single value shows: missing files, limits over their caps, bounds that exclude each other.
 
 Runs in: supervisor, before it starts. Looks at files, changes nothing.
 """
@@ -22,7 +22,7 @@ from killable.workers.authoring.limits import DEFAULT_CAPS, flat
 def contradictions(
     tables: FileTable, server: ServerSettings, folder: Path, doubted: Collection[str]
 ) -> Iterator[ConfigFault]:
-    """Yield every contradiction. Nothing is said of what rests on a `doubted` key, one that has a fault already."""
+    """Yield every contradiction, except those that depend on a `doubted` key, which has a fault already."""
     for name, pool in tables.pools.items():
         yield from _modules(name, pool, folder)
         yield from _python(name, pool, folder)
@@ -43,7 +43,7 @@ def contradictions(
 
 
 def caps_over(below: Mapping[str, float], table: CapsTable) -> dict[str, float]:
-    """Return caps with a table's laid over them; `none` takes one away."""
+    """Return caps with those of a table over them; `none` removes a cap."""
     return {name: cap for name, cap in (dict(below) | table.given()).items() if cap is not None}
 
 
@@ -78,8 +78,9 @@ def _account(name: str, pool: PoolTable) -> Iterator[ConfigFault]:
 
 
 def absolute_python(python: str, folder: Path) -> str:
-    """A name is looked up on PATH later; a path is made absolute, not resolved: the python of a virtual environment is
-    a symbolic link that must be called by its own name.
+    """Make a path absolute; return a name, which is looked up on PATH later, as it is.
+
+    Links are not resolved: the python of a virtual environment is a symbolic link and must be called by its own name.
     """
     return str(folder / Path(python).expanduser()) if "/" in python else python
 
@@ -93,7 +94,7 @@ def _over_caps(where: str, limits: Mapping[str, Any], caps: Mapping[str, tuple[f
 
 
 def _queue_below_body(server: ServerSettings) -> Iterator[ConfigFault]:
-    """An input that the queue can never hold would be told to come back later, for ever."""
+    """Yield a fault if a body may be larger than the queue: its client would be asked to retry for ever."""
     if server.body_bytes_max > server.queue_bytes_max:
         expected = f"expected at most server.queue_bytes_max, {server.queue_bytes_max} bytes (raise that too)"
         yield ConfigFault("server.body_bytes_max", expected, shown(server.body_bytes_max))

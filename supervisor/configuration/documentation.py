@@ -1,4 +1,4 @@
-"""The documentation of a dataclass's fields: the strings under them, which Python itself does not keep.
+"""Reads the documentation of a dataclass's fields: the strings under them, which Python does not keep.
 
 Runs in: any process that builds a schema. Reads the source of the class.
 """

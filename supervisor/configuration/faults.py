@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, in words: where, what belongs there, what stands there, and who wrote it.
+"""The faults of a configuration: the key, what is expected, what was found, and the source of the value.
 
 Runs in: supervisor, before it starts; the command. Pure.
 """
@@ -18,7 +18,7 @@ _SECRETIVE = re.compile(r"key|token|secret|passw|credential|auth", re.IGNORECASE
 
 @dataclass(frozen=True, slots=True)
 class ConfigFault:
-    """One thing that is wrong."""
+    """One fault of a configuration."""
 
     key: str
     expected: str
@@ -31,7 +31,7 @@ class ConfigFault:
 
 
 class ConfigError(KillableError):
-    """The configuration cannot be used. Fact: `faults`, all of them and not the first, as mappings."""
+    """The configuration cannot be used. Fact: `faults`, a list of all faults, as mappings."""
 
     code = "configuration"
     exit_code = 78
@@ -52,13 +52,13 @@ def dotted(path: Iterable[Any]) -> str:
 
 
 def shown(value: Any) -> str:
-    """Return a value as the file would spell it, short."""
+    """Return a value as the file would spell it, shortened."""
     if isinstance(value, Mapping):
-        return "a table"  # and not what is in it: nobody has said what that is
+        return "a table"  # without its content: that may be a secret
     text = json.dumps(value, default=str, ensure_ascii=False)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def is_secretive(path: Sequence[Any]) -> bool:
-    """May what stands there be a secret? Such a value is never shown, right or wrong."""
+def may_be_secret(path: Sequence[Any]) -> bool:
+    """Return whether the value may be a secret. Such a value is never shown, valid or not."""
     return tuple(path[2:3]) == ("env",) or any(_SECRETIVE.search(str(part)) for part in path)

@@ -1,4 +1,4 @@
-"""Every value in force, and who said so; and the whole file with its defaults, explained.
+"""Every value in force with its source; and the example file: every key with its default and documentation.
 
 Runs in: supervisor, before it starts; `killable config` and `check`. Pure.
 """
@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from killable.supervisor.configuration.config import Config
-from killable.supervisor.configuration.faults import is_secretive
+from killable.supervisor.configuration.faults import may_be_secret
 from killable.supervisor.configuration.tables import NO_LIMIT, json_schema
 from killable.supervisor.models import JobType
 from killable.supervisor.settings import ServerSettings
@@ -21,7 +21,7 @@ from killable.workers.authoring.limits import DEFAULT_CAPS, DEFAULT_LIMITS, LIMI
 DEFAULT = "default"
 NOT_SHOWN = "(set, not shown)"
 _HARMLESS = re.compile(r"-?[0-9.]{1,5}|true|false|on|off|yes|no|", re.IGNORECASE)
-"""Numbers of threads, switches: the values of a pool's environment that cannot be a secret."""
+"""Values of a pool's environment that cannot be a secret: small numbers and switches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Setting:
     """One value in force."""
 
     section: str
-    """As the file spells it; for the limits of a job type its name."""
+    """As the file spells it; for the limits of a job type, the name of the type."""
     name: str
     value: Any
     """None: no such limit."""
@@ -51,7 +51,7 @@ _POOL_KEYS = (
 
 
 def settings_in_force(config: Config) -> Iterator[Setting]:
-    """Yield every value in the order of the file. What may be a secret is not shown."""
+    """Yield every value in the order of the file. A value that may be a secret is not shown."""
     for name, value in asdict(config.server).items():
         yield _setting(config, "server", name, value)
     for _, name, value in flat(config.settings.limits):
@@ -66,7 +66,7 @@ def settings_in_force(config: Config) -> Iterator[Setting]:
             cores = name == "workers" and found.source == DEFAULT
             yield replace(found, source="default (number of cores)") if cores else found
         for name, value in pool.env.items():
-            harmless = _HARMLESS.fullmatch(value) and not is_secretive((name,))
+            harmless = _HARMLESS.fullmatch(value) and not may_be_secret((name,))
             yield _setting(config, f"{section}.env", name, value if harmless else NOT_SHOWN)
     for name, job in config.settings.jobs.items():
         for table, values in (("limits", job.limits), ("caps", job.caps)):
@@ -75,7 +75,7 @@ def settings_in_force(config: Config) -> Iterator[Setting]:
 
 
 def limits_in_force(config: Config, job_type: JobType) -> Iterator[Setting]:
-    """Yield a job type's limits, with what the decorator, the file and the caps had to say."""
+    """Yield a job type's limits, each with its source: the decorator, the file, or the cap that lowered it."""
     for limit, name, value in flat(job_type.limits):
         said = job_type.limit_sources[limit]
         if said == "decorator":
@@ -90,7 +90,7 @@ def limits_in_force(config: Config, job_type: JobType) -> Iterator[Setting]:
 
 
 def is_inherited(source: str) -> bool:
-    """Tell whether a job type's limit is that of all types."""
+    """Return whether a job type's limit comes from the limits of all types."""
     return source.startswith("limits.")
 
 
@@ -103,7 +103,7 @@ def spelled(name: str, value: Any) -> str:
     if name.endswith(("_bytes", "_bytes_max")) or name == "keep_bytes":
         return _in_units(value, {"TiB": 1 << 40, "GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10})
     if isinstance(value, Mapping):
-        return "{}"  # what stands in one is shown by itself
+        return "{}"  # an empty one: `flat` yields the values of any other one by one
     if name.endswith("_s") or name.startswith("operation_s."):
         return _in_units(value, {"h": 3600, "m": 60})
     if isinstance(value, (list, tuple)):
@@ -142,7 +142,7 @@ def _in_units(value: float, units: Mapping[str, int]) -> str:
 
 
 def _defaults() -> Iterable[tuple[tuple[str, ...], dict[str, str]]]:
-    """Return the sections of the example with what stands in each, spelled."""
+    """Return the sections of the example, each with its keys and the spelled values."""
     limits, caps = DEFAULT_LIMITS, DEFAULT_CAPS
     pool = {
         "module": '"./my_jobs.py"', "workers": "2", "spares": "1", "jobs_per_worker_max": "1",
@@ -160,7 +160,7 @@ def _defaults() -> Iterable[tuple[tuple[str, ...], dict[str, str]]]:
 
 
 def _documented(schema: Mapping[str, Any], section: tuple[str, ...]) -> tuple[Mapping[str, Any], str]:
-    """Return the keys of a section as the schema has them, and what it says of the section."""
+    """Return the keys of a section from the schema, and the description of the section."""
     names = {"server": "ServerSettings", "limits": "LimitsTable", "caps": "CapsTable", "pools": "PoolTable"}
     table = schema["$defs"][names[section[-1] if section[0] == "jobs" else section[0]]]
     of = schema["$defs"]["JobTable"]["properties"] if section[0] == "jobs" else schema["properties"]

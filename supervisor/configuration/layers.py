@@ -1,9 +1,9 @@
-"""Where values come from: the file, the environment, the flags, each value with who wrote it, laid over each other.
+"""The layers of the configuration (file, environment, flags): reads them and keeps the source of each value.
 
 Runs in: supervisor, before it starts. Reads one file and starts nothing.
 
-The layers are laid over each other here and not by pydantic-settings, which can neither say where a value came from
-nor be strict with a file (`port = "7833"` is a fault) while it reads numbers out of the environment's text.
+pydantic-settings is not used: it can neither report where a value came from, nor be strict with a file
+(`port = "7833"` is a fault) while it reads numbers from the text of the environment.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Key = tuple[str, ...]
 
 
 class Layer(IntEnum):
-    """The later ones win."""
+    """A later layer overrides the earlier ones."""
 
     BUILT_IN = 0
     FILE = 1
@@ -41,7 +41,7 @@ class Layer(IntEnum):
 
 
 class SourcedValue(NamedTuple):
-    """A value, and who wrote it."""
+    """A value and its source."""
 
     value: Any
     layer: Layer
@@ -61,7 +61,7 @@ def find(path: Path | None, environ: Mapping[str, str]) -> Path | None:
 
 
 def from_file(file: Path) -> Leaves:
-    """Raise ConfigError for a file that cannot be read as TOML."""
+    """Return the values of a file. Raise ConfigError if it cannot be read as TOML."""
     try:
         text = file.read_text("utf-8")
         tree = tomllib.loads(text)
@@ -80,7 +80,7 @@ def from_file(file: Path) -> Leaves:
 
 
 def from_environment(environ: Mapping[str, str]) -> tuple[Leaves, list[ConfigFault]]:
-    """Return the values of the variables with a section in their name: KILLABLE_SERVER__PORT is server.port."""
+    """Return the values of variables that name a section (KILLABLE_SERVER__PORT is server.port), and the faults."""
     found: Leaves = {}
     faults: list[ConfigFault] = []
     for name, text in environ.items():
@@ -90,7 +90,7 @@ def from_environment(environ: Mapping[str, str]) -> tuple[Leaves, list[ConfigFau
         if len(parts) == 1:
             faults += _one_underscore(name, text)
         elif parts[0] == "POOLS" and parts[2:3] == ["ENV"]:
-            # The rest is the name of a variable: its case and its underscores are its own, and its value is text.
+            # The rest is the name of a variable: keep its case and underscores, and its value as text.
             found["pools", parts[1].lower(), "env", "__".join(parts[3:])] = SourcedValue(text, Layer.ENVIRONMENT, name)
         else:
             found[tuple(part.lower() for part in parts)] = SourcedValue(_literal(text), Layer.ENVIRONMENT, name)
@@ -98,7 +98,7 @@ def from_environment(environ: Mapping[str, str]) -> tuple[Leaves, list[ConfigFau
 
 
 def from_flags(flags: Mapping[str, Any]) -> Leaves:
-    """`flags` maps dotted keys ("server.port") to what flags said; None stands for a flag that was not given."""
+    """Return the values of flags, which map dotted keys ("server.port") to values; None: the flag was not given."""
     return {
         tuple(name.split(".")): SourcedValue(value, Layer.FLAG, "--" + name.rpartition(".")[2].replace("_", "-"))
         for name, value in flags.items()
@@ -110,8 +110,8 @@ def built_in() -> Leaves:
     return {key: SourcedValue(value, Layer.BUILT_IN, "built in") for key, value in _leaves({"pools": BUILTIN_POOLS})}
 
 
-def lay_target(leaves: Leaves, target: str) -> None:
-    """Make a module or a file of jobs the only pool, with what is written for a pool of its name."""
+def apply_target(leaves: Leaves, target: str) -> None:
+    """Make a module or a file of jobs the only pool. Settings that exist for a pool of its name apply."""
     path = Path(target).absolute()
     stem = path.stem if is_path(target) else target.rpartition(".")[2]
     pool = re.sub(r"[^a-z0-9_-]", "_", stem.lower()).lstrip("0123456789_-")[:63] or "jobs"
@@ -121,8 +121,8 @@ def lay_target(leaves: Leaves, target: str) -> None:
     leaves["pools", pool, "module"] = SourcedValue(module, Layer.FLAG, "the command line")
 
 
-def settle_address(leaves: Leaves) -> list[ConfigFault]:
-    """A Unix socket and a port exclude each other: the later layer wins, and of one layer that is a fault."""
+def resolve_address(leaves: Leaves) -> list[ConfigFault]:
+    """A Unix socket excludes host and port. Let the later layer win; both in one layer are a fault."""
     uds = leaves.get(("server", "uds"))
     rivals = [(key, leaves[key]) for key in (("server", "host"), ("server", "port")) if key in leaves]
     if uds is None or uds.value == "" or not rivals:
@@ -137,7 +137,7 @@ def settle_address(leaves: Leaves) -> list[ConfigFault]:
 
 
 def tree(leaves: Leaves) -> dict[str, Any]:
-    """Put leaves together again. A value where another layer has a table stays, for the check to find."""
+    """Return leaves as nested tables. A value where another layer has a table stays, so that `check` finds it."""
     root: dict[str, Any] = {}
     for key, written in leaves.items():
         table: Any = root
@@ -167,7 +167,7 @@ def _leaves(table: Mapping[str, Any], above: Key = ()) -> Iterator[tuple[Key, An
 
 
 def _one_underscore(name: str, text: str) -> Iterator[ConfigFault]:
-    """Refuse KILLABLE_SERVER_PORT, which would set nothing. (Kubernetes sets it too, to tcp://..., for a service.)"""
+    """Yield a fault for KILLABLE_SERVER_PORT, which sets nothing. (Kubernetes sets it to tcp://..., for a service.)"""
     section, _, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("_")
     if section in ("server", "limits", "caps") and key in keys_of(section) and "://" not in text:
         meant = f"{ENVIRONMENT_PREFIX}{section}__{key}".upper()
@@ -175,7 +175,7 @@ def _one_underscore(name: str, text: str) -> Iterator[ConfigFault]:
 
 
 def _literal(text: str) -> Any:
-    """Read a number, a truth value or a list as TOML would; everything else is text."""
+    """Return a number, a truth value or a list as TOML would read it; everything else as text."""
     try:
         value = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
@@ -189,7 +189,7 @@ _ASSIGNMENT = re.compile(rf"\s*({_PART}(?:\s*\.\s*{_PART})*)\s*=")
 
 
 def _line_numbers(text: str) -> dict[Key, int]:
-    """Return the lines of keys and headers. tomllib knows no positions; lines inside multi-line text may add some."""
+    """Return the lines of keys and headers; tomllib reports none. Lines of a multi-line text may add wrong ones."""
     lines: dict[Key, int] = {}
     section: Key = ()
     for number, line in enumerate(text.splitlines(), 1):
@@ -206,6 +206,6 @@ def _parts(spelled: str) -> Key:
 
 
 def _place(file: Path, key: Key, lines: Mapping[Key, int]) -> str:
-    """Return `killable.toml:12`, the line of the value or of the inline table that it stands in."""
+    """Return `killable.toml:12`, the line of the value or of the inline table that contains it."""
     number = next((lines[key[:length]] for length in range(len(key), 0, -1) if key[:length] in lines), None)
     return str(file) if number is None else f"{file}:{number}"

@@ -1,8 +1,8 @@
-"""The tables of `killable.toml`: which keys there are, what each is for and takes.
+"""The tables of `killable.toml`: the keys, their types, defaults and documentation.
 
 Runs in: supervisor, before it starts. Pure. The pydantic edge of `config`.
 
-The line under a key is its documentation everywhere: in the JSON Schema, and in `killable config --example`.
+The string under a key is its documentation everywhere: in the JSON Schema, and in `killable config --example`.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from killable.workers.authoring.limits import LIMITS, Limit, Unit
 from killable.workers.authoring.units import parse_bytes, parse_count, parse_seconds
 
 NO_LIMIT = "none"
-"""TOML has no null: this word takes a limit away."""
+"""Removes a limit: TOML has no null."""
 
 
 def _parsed(parse: Callable[[Any], float | int], expected: str) -> BeforeValidator:
     def validate(value: Any) -> float | int:
         try:
-            if isinstance(value, bool):  # an int to Python, never a duration to its author
+            if isinstance(value, bool):  # an int in Python, but its author does not mean an amount
                 raise ValueError
             return parse(value)
         except (TypeError, ValueError):
@@ -51,7 +51,7 @@ def _none_word(value: Any) -> Any:
 
 
 def _amount(number: str, text: str, example: str) -> WithJsonSchema:
-    """Return the schema of an amount, for editors: they check what stands in the file, before it is parsed."""
+    """Return the schema of an amount for editors, which check the text of the file before it is parsed."""
     return WithJsonSchema(
         {"anyOf": [{"type": number, "minimum": 0}, {"type": "string", "pattern": text}]} | {"examples": [example]}
     )
@@ -88,7 +88,7 @@ Operations = dict[Annotated[str, Field(pattern=f"^{OPERATION_PATH}$")], SecondsO
 
 
 def _texts(value: Any) -> Any:
-    """Take one text for a list of one."""
+    """Accept one text as a list of one."""
     listed = [value] if isinstance(value, str) else value
     if not isinstance(listed, list) or not listed or not all(isinstance(item, str) and item for item in listed):
         raise PydanticCustomError("expected", 'a module name or a path like "./my_jobs.py", or a list of them')
@@ -121,7 +121,7 @@ class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     def given(self) -> dict[str, Any]:
-        """Return what was written, without the defaults."""
+        """Return the keys that were written, without the defaults."""
         return self.model_dump(exclude_unset=True)
 
 
@@ -142,17 +142,17 @@ _FORMS: dict[tuple[Unit, bool, bool], Any] = {
     (Unit.BYTES, False, False): SomeBytes,
     (Unit.COUNT, True, False): CountOrNone,
 }
-"""By unit, whether it may be none, whether it may be 0."""
+"""The types of values by unit, whether None is allowed, and whether 0 is allowed."""
 
 
 def _documentation(limit: Limit) -> str:
-    """Return what stands beside a limit in the schema and in the example of the file."""
+    """Return the documentation of a limit for the schema and the example file."""
     ends_as = " or ".join(limit.ends_as)
     return f"{limit.bounds[0].upper()}{limit.bounds[1:]}{f': {ends_as}' if ends_as else ''}."
 
 
 def _cap_form(limit: Limit) -> Any:
-    """Return the type of a limit's cap in the file; that of `operation_s` holds for each operation."""
+    """Return the type of a limit's cap in the file. The cap of `operation_s` applies to each operation."""
     unit = Unit.SECONDS if limit.unit is Unit.OPERATIONS else limit.unit
     return _FORMS[unit, True, False]
 
@@ -160,10 +160,10 @@ def _cap_form(limit: Limit) -> Any:
 if TYPE_CHECKING:
 
     class LimitsTable(_Table):
-        """Made below, from LIMITS."""
+        """Created below from LIMITS."""
 
     class CapsTable(_Table):
-        """Made below, from LIMITS."""
+        """Created below from LIMITS."""
 
 else:
     LimitsTable = create_model(
@@ -171,7 +171,7 @@ else:
         __base__=_Table,
         __doc__="Limits of a job; what is not written stays as it was.",
         **{
-            # No default is ever read: what is not written stays as the layer below has it (`_Table.given`).
+            # The default is never read: a limit that is not written keeps the value of the layer below (`given`).
             name: (_limit_form(limit), Field(default=None, description=_documentation(limit)))
             for name, limit in LIMITS.items()
         },
@@ -199,11 +199,11 @@ _SETTING_FORMS: dict[Any, Any] = {
     settings.PositiveCount: AtLeastOne,
     settings.Port: Annotated[int, Strict(), Field(ge=0, le=65535)],
 }
-"""By the type of a setting; any other type is validated as it stands."""
+"""The form in the file by the type of a setting. A type that is absent is validated as it is."""
 
 
 def _server_table() -> type[_Table]:
-    """Make the model of `[server]` from the fields of ServerSettings and the strings under them."""
+    """Create the model of `[server]` from the fields of ServerSettings and the strings under them."""
     hints = get_type_hints(ServerSettings, include_extras=True)
     documentation = documentation_of(ServerSettings)
     members: dict[str, Any] = {
@@ -221,41 +221,41 @@ ServerTable = _server_table()
 
 
 class PoolTable(_Table):
-    """A zygote that has imported the modules, and its workers."""
+    """One pool: a zygote process that has imported the modules, and its workers."""
 
     module: Texts
-    """A module name, a path like "./my_jobs.py" (from the file's folder), or a list of them."""
+    """The module to serve: its name, a path like "./my_jobs.py" (from the file's folder), or a list of these."""
     workers: AtLeastOne | None = None
-    """Most busy workers at once; default: the number of cores, or of those in affinity."""
+    """Maximum number of busy workers; default: the number of cores, or of those in affinity."""
     spares: Count = 1
-    """Warm and idle workers, beyond the busy ones."""
+    """Number of warm, idle workers to keep beyond the busy ones."""
     jobs_per_worker_max: Count = 1
-    """1: a fresh process per job; 0: reuse without end."""
+    """Number of jobs that a worker runs; 1: a fresh process per job, 0: no maximum."""
     start_method: Literal["fork", "spawn"] = "fork"
-    """"spawn" (exec) for engines that start threads when they are loaded."""
+    """How workers start; "spawn" (exec) is for engines that start threads when loaded."""
     python: Text = ""
-    """Another interpreter, by name or path; empty: the server's own."""
+    """Name or path of the Python interpreter of the pool; empty: the server's own."""
     nice: Annotated[int, Strict(), Field(ge=0, le=19)] = 5
-    """Of workers, so that the server always gets a core."""
+    """Niceness of the workers, so that the server always gets a core."""
     affinity: Processors = ()
-    """Processors that workers run on, by number; empty: all."""
+    """Numbers of the processors that workers run on; empty: all."""
     core_dumps: Annotated[bool, Strict()] = False
-    """Whether a job that crashes dumps core, as far as the server's own RLIMIT_CORE allows; its end waits for it."""
+    """Whether a crashed job dumps core, within the server's own RLIMIT_CORE; the job's end waits for the dump."""
     user: AccountName = ""
-    """User that workers become, a name or a number; needs a server that runs as root."""
+    """Name or number of the user that workers run as; needs a server run by root."""
     group: AccountName = ""
-    """Group that they become; empty: the user's own."""
+    """Name or number of the group that workers run as; empty: the user's own."""
     env: dict[Text, Text] = {}
-    """Environment variables of the pool's processes, over the server's own."""
+    """Environment variables of the pool's processes; they override the server's own."""
 
 
 class JobTable(_Table):
-    """What is set for one job type."""
+    """Limits and caps of one job type."""
 
     limits: LimitsTable = LimitsTable()
-    """Over the decorator's."""
+    """Limits of this job type; they override those of its decorator."""
     caps: CapsTable = CapsTable()
-    """Below the server's."""
+    """Caps of this job type; none may be above the server's."""
 
 
 _Name = Annotated[str, StringConstraints(pattern=f"^{TYPE_NAME}$")]
@@ -265,13 +265,13 @@ class FileTable(_Table):
     """killable.toml"""
 
     server: ServerTable = ServerTable()  # type: ignore[valid-type]  # made from ServerSettings
-    """The HTTP side, the bounds of the queue and of what is kept, the log."""
+    """The HTTP side, the bounds of the queue and of kept jobs, and the log."""
     limits: LimitsTable = LimitsTable()
-    """Defaults of all job types; a decorator's and a [jobs.NAME.limits] stand over them."""
+    """Default limits of all job types; a decorator and [jobs.NAME.limits] override them."""
     caps: CapsTable = CapsTable()
-    """The most that a job may ask for (422 limit_over_cap)."""
+    """The largest values that a job may ask for; a larger one is refused (422 limit_over_cap)."""
     pools: dict[_Name, PoolTable] = {}
-    """Which modules are served, by how many workers."""
+    """The modules to serve, and the workers of each pool."""
     jobs: dict[_Name, JobTable] = {}
     """Limits and caps of single job types."""
 
@@ -279,12 +279,12 @@ class FileTable(_Table):
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema of the file, for editors."""
     schema = FileTable.model_json_schema()
-    # Limits have no default of their own here: what is not written stays as it was, in the layer below.
+    # Limits have no default here: a limit that is not written keeps the value of the layer below.
     for table in ("LimitsTable", "CapsTable"):
         for key in schema["$defs"][table]["properties"].values():
             key.pop("default", None)
     for name, key in schema["properties"].items():
         key.pop("default", None)
         if name in ("pools", "jobs"):
-            key["additionalProperties"] = False  # a name that is none
+            key["additionalProperties"] = False  # names that do not match the pattern
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

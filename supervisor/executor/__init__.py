@@ -1,1 +1,1 @@
-"""`Executor`: a supervisor in a program of anybody's, behind `concurrent.futures`."""
+"""`Executor`: a supervisor inside the user's program, behind `concurrent.futures`."""

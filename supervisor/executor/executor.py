@@ -1,6 +1,6 @@
-"""`Executor`: a `concurrent.futures.Executor` whose running jobs can be stopped.
+"""`Executor`: a `concurrent.futures.Executor` whose running tasks can be stopped.
 
-Runs in: supervisor, inside the user's program. A call goes `submit` → `PendingTasks` → the supervisor's thread → a
+Runs in: supervisor, inside the user's program. A task goes `submit` → `PendingTasks` → the supervisor's thread → a
 worker, and back through a `JobFuture`.
 """
 
@@ -39,32 +39,32 @@ _DEFAULT_LIMITS = over(
     {name: each.default_of_executor for name, each in LIMITS.items() if each.default_of_executor is not UNSET},
 )
 logging.getLogger("killable").addHandler(logging.NullHandler())
-"""Our records are for programs that want logs: without a handler Python would write bare words to stderr."""
+"""Only programs that configure logging get records: without a handler Python would print bare messages to stderr."""
 _numbers = itertools.count(1)
-_living: weakref.WeakSet[PendingTasks] = weakref.WeakSet()
+_open_executors: weakref.WeakSet[PendingTasks] = weakref.WeakSet()
 
 
 class Executor(concurrent.futures.Executor):
-    """Runs calls in processes, as `ProcessPoolExecutor` does, and stops them.
+    """Runs tasks in processes, as `ProcessPoolExecutor` does, and can stop them.
 
-    `future.cancel()` also stops a call that runs, in native code too, and the future is done when its whole process
-    tree is gone. A crash fails the one future that it belongs to.
+    `future.cancel()` also stops a running task, even in native code. The future is done when the task's whole process
+    tree is gone. A crash fails only the future of the task that crashed.
 
         with Executor(max_workers=2) as ex:
             future = ex.with_limits(run_s=5, grace_s=1).submit(encode, text)
 
     Parameters, all optional:
-    max_workers: processes that compute at once (default: the processors that this process may use).
-    mp_context, initializer, initargs, max_tasks_per_child: as in ProcessPoolExecutor. The context says "fork" (also for
-    "forkserver") or "spawn"; nothing is ever forked from this process.
-    start_method: "fork" (default; from a small process of the pool's own) or "spawn", over `mp_context`.
+    max_workers: maximum number of busy workers (default: the number of processors that this process may use).
+    mp_context, initializer, initargs, max_tasks_per_child: as in ProcessPoolExecutor. The context selects "fork" (also
+    for "forkserver") or "spawn"; nothing is ever forked from this process.
+    start_method: "fork" (default; from a small process of the pool) or "spawn"; overrides `mp_context`.
     preload: names of modules to import, or a function to call, once in the process that workers are forked from:
-    they share what it leaves in memory.
-    spares: warm workers beyond those that compute (default 1), so that a kill costs the next call nothing.
-    limits: of every call, as in `with_limits`; none by default, but `grace_s` 5, `ack_s` 0.5, `output_bytes` 256 MiB.
-    nice: of the workers (default 0).
+    they share its memory.
+    spares: warm workers beyond the busy ones (default 1), so that the next task after a kill need not wait for one.
+    limits: for every task, as in `with_limits`; default: only `grace_s` 5, `ack_s` 0.5, `output_bytes` 256 MiB.
+    nice: niceness of the workers (default 0).
 
-    Raise ValueError, TypeError for what is none of that.
+    Raise ValueError or TypeError for an invalid argument.
     """
 
     def __init__(
@@ -115,30 +115,30 @@ class Executor(concurrent.futures.Executor):
         _check_names(limits)
         self._limits = parse_limits(limits)
         self._max_workers = workers
-        """Not ours: dask and others read it off a `ProcessPoolExecutor`."""
-        self._calls = PendingTasks(settings, f"killable-executor-{next(_numbers)}")
-        _living.add(self._calls)
-        self._leave = weakref.finalize(self, self._calls.shut_down, cancel_pending=False)
-        self._leave.atexit = False  # `_at_exit` waits for what is pending
+        """Unused here: dask and other libraries read it from a `ProcessPoolExecutor`."""
+        self._tasks = PendingTasks(settings, f"killable-executor-{next(_numbers)}")
+        _open_executors.add(self._tasks)
+        self._leave = weakref.finalize(self, self._tasks.shut_down, cancel_pending=False)
+        self._leave.atexit = False  # `_at_exit` waits for the pending tasks
         self._owner: Executor | None = None
-        """Whose calls these are, if it is a view with limits of its own. Nobody reads it: it keeps that one, whose
-        finalizer shuts the calls down, as long as there is a view.
+        """The executor behind a view with limits of its own. Never read: it keeps that executor alive as long as the
+        view, because the finalizer of the executor shuts the tasks down.
         """
 
     @property
     def detail(self) -> str:
-        """What its workers do instead of what was asked for, and why: that they are exec'd and not forked, since a
-        preload has started threads. Why its pool is broken, where it is. Empty when there is nothing to say.
+        """How and why the workers differ from what was asked for (they are exec'd and not forked, because a preload
+        has started threads), or why the pool is broken; empty: neither.
         """
-        return self._calls.detail
+        return self._tasks.detail
 
     def with_limits(self, **limits: Any) -> Executor:
-        """Return a view of this executor whose calls have these limits too; it shares its workers, and its shutdown.
+        """Return a view of this executor whose tasks also have these limits. It shares the workers and the shutdown.
 
         Seconds (also "5m"): total_s, queue_s, start_s, first_token_s, idle_s, run_s, cpu_s, grace_s, ack_s, backoff_s,
         operation_s (by name). Bytes (also "2GiB"): memory_bytes, output_bytes. Counts: processes_max, files_max,
         attempts_max. None: no such limit.
-        Raise ValueError.
+        Raise ValueError for a bad value, TypeError for an unknown name.
         """
         view = object.__new__(type(self))
         view.__dict__.update(self.__dict__)  # a subclass's attributes, too
@@ -147,31 +147,31 @@ class Executor(concurrent.futures.Executor):
         return view
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> JobFuture[T]:
-        """Run `fn(*args, **kwargs)` in a worker; its future tells of it.
+        """Run `fn(*args, **kwargs)` in a worker; return its future.
 
         Lambdas, closures and functions of `__main__` are sent by value (cloudpickle). A parameter that is annotated
-        `Context` gets the job's. A generator function is run to its end; `stream` gives its yields.
+        `Context` gets the job's context. A generator function runs to its end; use `stream` to get its yields.
 
-        Raise RuntimeError after `shutdown`. What cannot be pickled is the future's exception.
+        Raise RuntimeError after `shutdown`. A failure to pickle the call becomes the future's exception.
         """
-        future: JobFuture[T] = JobFuture(self._calls)
-        self._calls.submit(CALL, (fn, args, kwargs), self._limits, future)
+        future: JobFuture[T] = JobFuture(self._tasks)
+        self._tasks.submit(CALL, (fn, args, kwargs), self._limits, future)
         return future
 
     def stream(self, fn: Callable[P, Iterable[T]], /, *args: P.args, **kwargs: P.kwargs) -> Stream[T]:
-        """Run `fn` in a worker and iterate over what it yields, or returns to be iterated over, as it comes.
+        """Run `fn` in a worker; return an iterator over the items that it yields, or of the iterable that it returns.
 
-        A `break` stops the job, and so does the program's end when only daemon threads are left to read it. Raise as
-        `submit` does.
+        A `break` stops the job. So does the exit of the program when only daemon threads are left to read the stream.
+        Raise as `submit` does.
         """
-        future: StreamFuture[T] = StreamFuture(self._calls)
-        self._calls.submit(STREAM, (fn, args, kwargs), self._limits, future)
+        future: StreamFuture[T] = StreamFuture(self._tasks)
+        self._tasks.submit(STREAM, (fn, args, kwargs), self._limits, future)
         return Stream(future)
 
     def astream(self, fn: Callable[P, Iterable[T]], /, *args: P.args, **kwargs: P.kwargs) -> AsyncStream[T]:
-        """Do the same for `async for`; only where an event loop runs."""
-        future: AsyncStreamFuture[T] = AsyncStreamFuture(self._calls)
-        self._calls.submit(STREAM, (fn, args, kwargs), self._limits, future)
+        """Return the stream for `async for`. Call it only where an event loop runs."""
+        future: AsyncStreamFuture[T] = AsyncStreamFuture(self._tasks)
+        self._tasks.submit(STREAM, (fn, args, kwargs), self._limits, future)
         return AsyncStream(future)
 
     def map(
@@ -182,10 +182,10 @@ class Executor(concurrent.futures.Executor):
         chunksize: int = 1,
         buffersize: int | None = None,
     ) -> Iterator[T]:
-        """Return an iterator over `map(fn, *iterables)`, in order, computed `chunksize` items a call.
+        """Return an iterator over the results of `map(fn, *iterables)`, in order. Each task computes `chunksize` items.
 
-        With `buffersize` at most so many calls are taken from the iterables before their results are asked for.
-        Leaving it early, or its `timeout` (seconds, for all of it: TimeoutError), stops what still runs.
+        With `buffersize`, at most that many tasks are submitted ahead of the results that are read. `timeout` is in
+        seconds, for the whole iteration (TimeoutError). The timeout, or leaving the iterator, stops what still runs.
         """
         mapping.check(chunksize, buffersize)
         return mapping.results(
@@ -198,22 +198,22 @@ class Executor(concurrent.futures.Executor):
 
     def __repr__(self) -> str:
         limits = "".join(f" {name}={value!r}" for name, value in self._limits.items())
-        return f"<{type(self).__name__} of {self._calls.workers} workers{limits}>"
+        return f"<{type(self).__name__} of {self._tasks.workers} workers{limits}>"
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more calls; with `wait` return when the last one is over and no process is left.
+        """Accept no more tasks. With `wait`, return when the last one is over and no process is left.
 
-        `cancel_futures` cancels those that have not begun.
+        `cancel_futures` cancels the tasks that have not begun. May be called again.
         """
-        self._calls.shut_down(cancel_pending=cancel_futures)
+        self._tasks.shut_down(cancel_pending=cancel_futures)
         if wait:
-            self._calls.supervisor_thread.join()
+            self._tasks.supervisor_thread.join()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Shut down and wait, as the library does; what is no Exception (Ctrl-C, an exit, a cancelled task) does not
-        wait for the calls, but stops them.
+        """Shut down and wait, as the standard library does. A BaseException that is no Exception (Ctrl-C, an exit, a
+        cancelled asyncio task) stops the tasks instead of waiting for them.
         """
         if kind is None or issubclass(kind, Exception):
             self.shutdown()
@@ -221,18 +221,18 @@ class Executor(concurrent.futures.Executor):
             self.terminate_workers()
 
     def terminate_workers(self, *, grace_s: float | None = None) -> None:
-        """Stop everything, each call with its grace or this one, and shut down; return when no process is left."""
-        self._calls.shut_down(cancel_pending=True)
-        self._calls.stop_all(grace_s, "the executor's workers are terminated")
-        self._calls.supervisor_thread.join()
+        """Stop every task, with `grace_s` or its own grace, and shut down. Return when no process is left."""
+        self._tasks.shut_down(cancel_pending=True)
+        self._tasks.stop_all(grace_s, "the executor's workers are terminated")
+        self._tasks.supervisor_thread.join()
 
     def kill_workers(self) -> None:
-        """Kill everything at once, and shut down; return when no process is left."""
+        """Kill every task at once and shut down. Return when no process is left."""
         self.terminate_workers(grace_s=0)
 
 
 def _check_names(limits: Mapping[str, Any]) -> None:
-    """Raise TypeError for a keyword that is neither an argument of an Executor's nor a limit."""
+    """Raise TypeError for a keyword that is neither an argument of Executor nor a limit."""
     for name in limits:
         if name not in LIMITS:
             arguments = list(inspect.signature(Executor).parameters)[:-1]
@@ -241,7 +241,7 @@ def _check_names(limits: Mapping[str, Any]) -> None:
 
 
 def parse_limits(limits: Mapping[str, Any]) -> dict[str, Any]:
-    """Return limits as seconds, bytes and counts. Raise TypeError for a name that there is not, ValueError."""
+    """Return limits as seconds, bytes and counts. Raise TypeError for an unknown name, ValueError for a bad value."""
     parsed: dict[str, Any] = {}
     for name, value in limits.items():
         if value is None and name in LIMITS and not LIMITS[name].may_be_none:
@@ -272,42 +272,42 @@ def _start_method(context: multiprocessing.context.BaseContext | None) -> StartM
 
 
 LOOK_S = 0.2
-"""How often it is looked whether what still runs at the program's end has a reader."""
+"""Interval at which running streams are checked for a reader at the exit of the program."""
 
 
 def _at_exit() -> None:
-    """The program ends: what is pending is done first, as with ProcessPoolExecutor, but for streams that nobody reads
-    any more. After a Ctrl-C all is stopped: workers, in sessions of their own, have not heard that.
+    """Let pending tasks finish at exit, as ProcessPoolExecutor does, but no streams without a reader. After a Ctrl-C
+    stop all: workers run in sessions of their own and did not get the SIGINT.
     """
-    for each in list(_living):
+    for each in list(_open_executors):
         each.shut_down(cancel_pending=False)
         if _was_interrupted():
             each.stop_all(None, "the program was interrupted")
 
 
-def _at_last() -> None:
-    """The pools of the library have been joined: their threads may have been readers, idle ones would seem to be."""
-    calls = list(_living)
+def _after_library_pools() -> None:
+    """Stop streams without a reader, after the library has joined its pools: their idle threads pass for readers."""
+    calls = list(_open_executors)
     for each in calls:
         while not each.supervisor_thread.join(0):
             for one in calls:
                 one.stop_unread()
-            each.supervisor_thread.join(LOOK_S)  # other threads may be readers still
+            each.supervisor_thread.join(LOOK_S)  # other threads may still be readers
 
 
 def _was_interrupted() -> bool:
-    """Whether a Ctrl-C that nobody caught ends the program; in an interactive one it may be of any line before."""
+    """Return whether an uncaught Ctrl-C ends the program. In an interactive session it may be from an earlier line."""
     return issubclass(getattr(sys, "last_type", object), KeyboardInterrupt) and not hasattr(sys, "ps1")
 
 
 def _in_child() -> None:
-    calls = list(_living)
-    with contextlib.ExitStack() as leaving:  # whatever one of them raises, all of them leave
+    calls = list(_open_executors)
+    with contextlib.ExitStack() as leaving:  # calls all of them, even if one raises
         for each in calls:
             leaving.callback(each.close_in_child)
 
 
 host_forks.in_each_child(_in_child)
-# Before threads are joined, as in the library: the last that was registered is called first.
+# Called before threads are joined, as in the library: the callback that was registered last runs first.
 threading._register_atexit(_at_exit)  # type: ignore[attr-defined]
-threading._threading_atexits.insert(0, _at_last)  # type: ignore[attr-defined]
+threading._threading_atexits.insert(0, _after_library_pools)  # type: ignore[attr-defined]

@@ -1,11 +1,11 @@
-"""The future of one call to an Executor: done only when nothing of the job is alive, and it knows how that ended.
+"""The future of one task of an Executor. It is done only when no process of the job is alive.
 
 Runs in: supervisor (its thread finishes them) | any thread of the program (reads and cancels them).
 
     PENDING ──assigned──► RUNNING ──ended──► FINISHED, or CANCELLED_AND_NOTIFIED when a cancel ended it
-       └──cancel()──► CANCELLED ──told──► CANCELLED_AND_NOTIFIED
+       └──cancel()──► CANCELLED ──finish──► CANCELLED_AND_NOTIFIED
 
-What came back is unpickled where it is asked for, and not in the thread that has to be quick to kill.
+A result is unpickled in the thread that reads it, and not in the supervisor's thread, which must be quick to kill.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ T = TypeVar("T")
 _DONE = frozenset({CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED})
 
 
-_ITS_OWN = frozenset({"exception", "limit.files"})
-"""Codes of ends that are known by what the function raised, which `result` raises again."""
+_RAISED_CODES = frozenset({"exception", "limit.files"})
+"""Codes of outcomes that the function's own exception describes: `result` raises that exception."""
 
 
 class FutureOwner(Protocol):
-    """All calls of an executor, as a future sees them."""
+    """What a future uses of its Executor."""
 
     def stop(self, future: JobFuture[Any], grace_s: float | None, reason: str) -> None:
-        """Have its job stopped."""
+        """Stop the job of a future. May be called again."""
         ...
 
     def can_wait(self) -> bool:
-        """Whether this thread may wait for a job's end."""
+        """Return whether the calling thread may wait for the end of a job."""
         ...
 
 
 class RemoteTraceback(Exception):
-    """Where in the worker an exception was raised: the `__cause__` of what `result` raises."""
+    """The worker's traceback of an exception, as the `__cause__` of the exception that `result` raises."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -62,14 +62,14 @@ class RemoteTraceback(Exception):
 class JobFuture(Future[T]):
     """A `concurrent.futures.Future` whose running job can be stopped.
 
-    `done()` is true when the process tree of the job is proven gone (or its worker, to be used again, is idle).
+    `done()` is true when the process tree of the job is proven gone, or its worker is idle and will be reused.
     """
 
     def __init__(self, owner: FutureOwner) -> None:
         super().__init__()
         self._owner = owner
-        self._opening = threading.RLock()  # unpickling runs the program's code, and a signal's handler may come then
-        self._opened = False
+        self._unpickle_lock = threading.RLock()  # reentrant: unpickling runs the program's code, and signal handlers
+        self._is_unpickled = False
         self._value: Any = None
         self._error: BaseException | None = None
         self._payload: bytes | MemoryFile | None = None
@@ -78,30 +78,30 @@ class JobFuture(Future[T]):
         self._log: EventLog | None = None
         self._ending: JobError | None = None
         self.job_id = ""
-        """As in logs; empty until the job was taken."""
+        """The id in the logs; empty until the task was accepted."""
         self.pid: int | None = None
-        """Of its worker, once it runs: for people and logs."""
+        """The process id of the worker, once the job runs. For people and logs."""
         self.certificate: Mapping[str, Any] | None = None
-        """The timed record of its end; None until it is done."""
+        """The timed record of the end; None until the future is done."""
 
-    # ── what its caller asks ──
+    # ── for the caller ──
 
     def cancel(self, *, grace_s: float | None = None, reason: str = "") -> bool:
-        """Stop the job, also when it runs; return False when it is done already.
+        """Stop the job, even while it runs. Return False if it has finished already.
 
-        True means accepted: `done()` and `cancelled()` follow when its processes are gone. A job that finishes first
-        keeps its result. `grace_s` shortens its grace, 0 kills at once; asked again, it only hurries.
+        True means accepted: `done()` and `cancelled()` follow when the processes are gone. A job that finishes first
+        keeps its result. `grace_s` shortens the grace; 0 kills at once. Another call can only shorten it further.
         """
         try:
             if not self._cancel_pending(reason) and self.done():
                 return self._state != FINISHED
-        finally:  # also when it is interrupted: nobody else ends a call that is cancelled
+        finally:  # also after an interrupt: nothing else ends a cancelled task
             if not self.done() or self._state == CANCELLED:
                 self._owner.stop(self, grace_s, reason)
         return True
 
     def cancel_pending(self, reason: str) -> None:
-        """Cancel it if it has not begun."""
+        """Cancel the task if it has not begun."""
         try:
             self._cancel_pending(reason)
         finally:
@@ -120,33 +120,33 @@ class JobFuture(Future[T]):
         return True
 
     def result(self, timeout: float | None = None) -> T:
-        """Return what the job returned, or raise how it ended: its own exception, with the worker's traceback as its
-        cause, or a JobError: JobCancelled (a CancelledError), JobTimedOut (a TimeoutError), WorkerCrashed (a
-        BrokenProcessPool), JobFailed.
+        """Return the job's result, or raise its error: its own exception, with the worker's traceback as the cause, or
+        a JobError: JobCancelled (a CancelledError), JobTimedOut (a TimeoutError), WorkerCrashed (a BrokenProcessPool),
+        JobFailed.
 
-        Raise TimeoutError when it is not done after `timeout` seconds; the job goes on.
+        Raise TimeoutError if it is not done after `timeout` seconds; the job continues.
         """
         error = self.exception(timeout)
         if error is not None:
             try:
                 raise error
             finally:
-                del error, self  # no cycle through the traceback
+                del error, self  # no reference cycle through the traceback
         return self._value  # type: ignore[no-any-return]
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Return what `result` would raise; raise JobCancelled, and TimeoutError as there."""
+        """Return what `result` would raise, or None. Raise JobCancelled and TimeoutError as `result` does."""
         try:
             super().exception(timeout)
         except CancelledError:
             raise self._ending or JobCancelled() from None
-        with self._opening:
-            if not self._opened:
+        with self._unpickle_lock:
+            if not self._is_unpickled:
                 self._open()
         return self._error
 
     def _get_snapshot(self) -> tuple[bool, bool, T | None, BaseException | None]:
-        """Done, cancelled, result and exception, as asyncio asks for them from CPython 3.15 on."""
+        """Return done, cancelled, result and exception. asyncio calls this from CPython 3.15 on."""
         if not self.done():
             return False, False, None, None
         if self.cancelled():
@@ -155,47 +155,47 @@ class JobFuture(Future[T]):
         return True, False, self._value, error
 
     def is_wanted(self) -> bool:
-        """Tell whether anybody may still have a use for it when the main thread has ended: what it does may be that."""
+        """Return whether the task is still useful after the main thread has ended. It is: it may have side effects."""
         return True
 
     def wait_until_done(self) -> None:
-        """Wait until it is done, whatever became of it; not in the thread that brings that about."""
+        """Wait until the future is done, with any outcome. Return at once in the supervisor's thread, which ends it."""
         if self._owner.can_wait():
             with self._condition:
                 self._condition.wait_for(lambda: self._state in _DONE)
 
     @property
     def error(self) -> JobError | None:
-        """How it ended as a JobError with code and facts, also for an exception of its own; None when it completed, or
-        is not done. To know that, it unpickles the result, as `result` does.
+        """The end as a JobError with code and facts, also if the function raised; None if it completed or is not done.
+        Unpickles the result, as `result` does, because a result that cannot be unpickled is an error.
         """
         if self._ending is None and self._state == FINISHED and self._owner.can_wait():
-            self.exception()  # a result that cannot be unpickled is an end of another kind
+            self.exception()
         return self._ending
 
     @property
     def partial(self) -> Any:
-        """What it returned in its grace, or else last handed to `ctx.checkpoint`; None without. Each time a new object.
+        """What the job returned in its grace, else its last `ctx.checkpoint`, else None. A new object each time.
 
         Raise JobFailed (`result.unserializable`) when it cannot be unpickled here.
         """
         try:
             return read(self._partial_result)
-        except Unreadable as why:
-            raise unreadable("partial result", why, self) from why.__cause__
+        except UnpickleFailed as why:
+            raise unpickle_error("partial result", why, self) from why.__cause__
 
     def _partial_result(self) -> Any:
-        with self._opening:
+        with self._unpickle_lock:
             if isinstance(self._partial, MemoryFile):
                 laid = self._partial
                 with laid.mapped() as content:
                     self._partial = bytes(content)
-                laid.close()  # its descriptor: this future may be kept
+                laid.close()  # free the descriptor: the future may be kept for long
         return _unpickled(self._partial)
 
     @property
     def stdout(self) -> str:
-        """What it has printed, and written to stderr, so far: lines, each with its end."""
+        """The lines that the job has written to stdout and stderr so far, each with its line end."""
         if self._log is None:
             return ""
         events = self._log.read(-1, len(self._log))
@@ -209,18 +209,18 @@ class JobFuture(Future[T]):
             words.append(f"pid={self.pid}")
         return f"<{type(self).__name__} {' '.join(words)}>"
 
-    # ── what the supervisor's thread tells ──
+    # ── for the supervisor's thread ──
 
     def fail(self, error: Exception) -> None:
-        """It cannot even be sent: that is how it ends."""
+        """Finish a task that cannot be pickled."""
         facts = {"type": type(error).__name__, "job_id": self.job_id, "certificate": None}
         self._ending = JobFailed(f"the call cannot be pickled: {error}", code="input.invalid", **facts)
-        self._error, self._opened = error, True
+        self._error, self._is_unpickled = error, True
         self.set_running_or_notify_cancel()
         self.set_exception(error)
 
     def begin(self) -> bool:
-        """It runs; False: it was cancelled before."""
+        """Mark the task as running. Return False if it is not pending any more."""
         with self._condition:
             if self._state != PENDING:
                 return False
@@ -228,12 +228,12 @@ class JobFuture(Future[T]):
             return True
 
     def note_cancelled(self, reason: str) -> None:
-        """It was cancelled before it began: that is all that there is to certify."""
+        """Set the certificate of a task that was cancelled before it began: it has no phase times."""
         if self.certificate is None:
             self.certificate = {"requested": 0.0, "cause": "cancelled", "by": "user", "reason": reason}
 
     def take_back(self) -> None:
-        """It does not run after all: the worker that was to have it is gone."""
+        """Mark the task as pending again: the worker that was to run it is gone."""
         with self._condition:
             if self._state == RUNNING:
                 self._state = PENDING
@@ -251,7 +251,7 @@ class JobFuture(Future[T]):
     def _on_over(self, job: Job) -> None:
         outcome = job.outcome
         assert outcome is not None
-        self.certificate = self.certificate or job.certificate  # it may say already why it never began
+        self.certificate = self.certificate or job.certificate  # `note_cancelled` may have set it
         self._raised = job.exception
         self._partial = job.partial
         if outcome.state == "completed":
@@ -261,21 +261,21 @@ class JobFuture(Future[T]):
         self.finish(outcome)
 
     def complete(self, result: bytes) -> None:
-        """The last word of a call that was never more than an order: it ran through, and its worker is free. Harmless
-        when that was given up meanwhile: its caller was interrupted.
+        """Finish a task that ran undisturbed and never became a job; its worker is free. Does nothing if the task was
+        given up meanwhile, because its caller was interrupted.
         """
         if self._state in (CANCELLED_AND_NOTIFIED, FINISHED):
             return
         self._payload = result
         self.certificate = undisturbed_certificate()
-        self.set_result(None)  # type: ignore[arg-type]  # as has `result`
+        self.set_result(None)  # type: ignore[arg-type]  # `result` returns the unpickled value
 
     def finish(self, outcome: Outcome) -> None:
-        """The last word: nothing of the job is alive, or it never began. Harmless when that was said."""
+        """Finish the future: no process of the job is alive, or it never began. Does nothing if it has finished."""
         if self._state in (CANCELLED_AND_NOTIFIED, FINISHED):
             return
         self.begin()  # from here on a cancel changes nothing
-        if self._state == CANCELLED:  # before it began: why is known already
+        if self._state == CANCELLED:  # before it began: `_ending` is set already
             self.set_running_or_notify_cancel()
             return
         if outcome.code is not None:
@@ -286,15 +286,15 @@ class JobFuture(Future[T]):
         if isinstance(self._ending, JobCancelled):
             self._finish_cancelled()
         elif self._ending is not None:
-            self.set_exception(self._ending)  # `exception` has the job's own, once it is unpickled
+            self.set_exception(self._ending)  # `exception` returns the job's own, once it is unpickled
         else:
-            self.set_result(None)  # type: ignore[arg-type]  # as has `result`
+            self.set_result(None)  # type: ignore[arg-type]  # `result` returns the unpickled value
 
     def close_in_child(self) -> None:
-        """In a fork of the program."""
-        self._condition = threading.Condition()  # another thread may have held them
-        self._opening = threading.RLock()
-        self._done_callbacks: list[Callable[[JobFuture[T]], object]] = []  # the parent's, as those who wait
+        """Fail the future in a fork of the program: its job belongs to the parent."""
+        self._condition = threading.Condition()  # another thread may have held the locks at the fork
+        self._unpickle_lock = threading.RLock()
+        self._done_callbacks: list[Callable[[JobFuture[T]], object]] = []  # they and the waiters are the parent's
         self._waiters: list[Any] = []
         if not self.done():
             self.finish(
@@ -310,7 +310,7 @@ class JobFuture(Future[T]):
         self._invoke_callbacks()
 
     def _invoke_callbacks(self) -> None:
-        """As the library does it; but in the supervisor's thread nothing that a callback raises ends that."""
+        """Call the callbacks as the library does. No exception of a callback ends the supervisor's thread."""
         for callback in self._done_callbacks:
             try:
                 callback(self)
@@ -319,41 +319,41 @@ class JobFuture(Future[T]):
                     raise
                 LOGGER.exception("exception calling callback for %r", self)
 
-    # ── what came back ──
+    # ── the result ──
 
     def _open(self) -> None:
-        """Unpickle it. What cannot be is this future's fault and no other's."""
+        """Unpickle the result or the exception. If that fails, only this future fails."""
         ending, payload, value = self._ending, self._payload, None
         if ending is None:
             try:
                 value = read(_unpickled, payload)
-            except Unreadable as why:
-                self._error = self._ending = unreadable("result", why, self)
-            self._payload, self._value, self._opened = None, value, True  # before anything can interrupt
+            except UnpickleFailed as why:
+                self._error = self._ending = unpickle_error("result", why, self)
+            self._payload, self._value, self._is_unpickled = None, value, True  # before an interrupt can come
             if isinstance(payload, MemoryFile):
                 payload.close()
             return
         self._error = ending
-        if ending.code in _ITS_OWN and self._raised:
+        if ending.code in _RAISED_CODES and self._raised:
             try:
                 raised = read(_raised, self._raised)
-            except Unreadable as why:
+            except UnpickleFailed as why:
                 ending.__cause__ = why.__cause__
             else:
                 raised.__cause__ = RemoteTraceback(ending.facts["traceback"])
                 self._error = raised
-        self._opened = True
+        self._is_unpickled = True
 
 
-class Unreadable(Exception):
-    """The same bytes could not be unpickled twice: its cause says why."""
+class UnpickleFailed(Exception):
+    """The same bytes could not be unpickled twice. The second exception is the cause."""
 
 
 def read(unpickle: Callable[..., T], *sent: Any) -> T:
-    """Unpickle what a job has sent. Raise Unreadable when that is its fault.
+    """Unpickle bytes from a job. Raise Unreadable if that fails twice.
 
-    Once may be anybody's: of Ctrl-C, of an alarm whose handler raises. That comes out as it is, and the value can be
-    asked for again.
+    A single failure may have another cause: Ctrl-C, or a signal handler that raises. That exception is raised as it
+    is, and the value can be read again.
     """
     try:
         return unpickle(*sent)
@@ -365,7 +365,7 @@ def read(unpickle: Callable[..., T], *sent: Any) -> T:
         except KeyboardInterrupt:
             raise
         except BaseException as again:
-            raise Unreadable from again
+            raise UnpickleFailed from again
         raise
 
 
@@ -382,8 +382,8 @@ def _raised(pickled: bytes) -> BaseException:
     return error
 
 
-def unreadable(what: str, why: Unreadable, future: JobFuture[Any]) -> JobError:
-    """Return the error for what a job has sent and this process cannot unpickle."""
+def unpickle_error(what: str, why: UnpickleFailed, future: JobFuture[Any]) -> JobError:
+    """Return the error for bytes from a job that this process cannot unpickle."""
     error = why.__cause__
     told = JobFailed(
         f"the job's {what} cannot be unpickled here: {type(error).__name__}: {error}",

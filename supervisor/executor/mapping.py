@@ -1,6 +1,6 @@
-"""`Executor.map`: items in chunks, results in order, and no more under way than was asked for.
+"""`Executor.map`: items in chunks, results in order, and a bound on the tasks under way.
 
-Runs in: supervisor, in a program of anybody's.
+Runs in: supervisor, in the user's program.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def check(chunksize: int, buffersize: int | None) -> None:
-    """Raise ValueError, TypeError, with the words of the standard library."""
+    """Raise ValueError or TypeError with the messages of the standard library."""
     if chunksize < 1:
         raise ValueError("chunksize must be >= 1.")
     if buffersize is not None and not isinstance(buffersize, int):
@@ -27,7 +27,7 @@ def check(chunksize: int, buffersize: int | None) -> None:
 
 
 Columns = tuple[Sequence[Any], ...]
-"""Of one chunk: what each iterable gives to its calls. A tuple for each call would be three times the pickling."""
+"""The items of one chunk, by iterable. A tuple for each item instead would take three times as long to pickle."""
 
 
 def results(
@@ -38,7 +38,7 @@ def results(
     chunksize: int,
     buffersize: int | None,
 ) -> Iterator[T]:
-    """Submit the first calls now, and return an iterator over the results of all."""
+    """Submit the first tasks now, and return an iterator over the results of all."""
     deadline = None if timeout is None else timeout + monotonic()
     calls = map(submit, _chunks(iterables, chunksize))
     futures = deque(calls if buffersize is None else itertools.islice(calls, buffersize))
@@ -46,23 +46,23 @@ def results(
 
 
 def _in_order(futures: deque[Future[list[T]]], calls: Iterator[Future[list[T]]], deadline: float | None) -> Iterator[T]:
-    """Yield the results of each call; whoever leaves early stops the rest."""
+    """Yield the results of each task. Closing the iterator early stops the rest."""
     try:
         while futures:
             left = None if deadline is None else max(0.0, deadline - monotonic())
             chunk = futures[0].result(left)
             futures.popleft()
-            futures.extend(itertools.islice(calls, 1))  # before it is yielded: the worker need not wait for the reader
+            futures.extend(itertools.islice(calls, 1))  # before the yield, so that no worker waits for the reader
             chunk.reverse()
             while chunk:
-                yield chunk.pop()  # it belongs to the reader now: nothing here holds on to it
+                yield chunk.pop()  # keep no reference: the reader may want to free it
     finally:
         for future in futures:
             future.cancel()
 
 
 def _chunks(iterables: Sequence[Iterable[Any]], size: int) -> Iterator[Columns]:
-    """Go through all of them until one has come to its end."""
+    """Yield chunks until the shortest iterable is exhausted."""
     if len(iterables) == 1:
         rest = iter(iterables[0])
         while chunk := list(itertools.islice(rest, size)):

@@ -1,6 +1,6 @@
-"""The calls that one Executor has under way: they wait, are matched with lent workers, stopped, and counted.
+"""The tasks that one Executor has under way: queues them, gives them to leased workers, stops and counts them.
 
-Runs in: supervisor (what a method is said to do "in the thread" runs in its thread) | any thread of the program.
+Runs in: supervisor (the methods under "in the thread" run in its thread) | any thread of the program.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ if TYPE_CHECKING:
 
 _CLOSED = "cannot schedule new futures after shutdown"
 LEASES_MAX = 100
-"""Then those that have ended are sorted out."""
+"""Number of known leases above which those that are over are removed."""
 
 
-CALL_BYTES_MAX = FRAME_BYTES_MAX - 4096
-"""Of a call that is written into a socket; larger ones lie in memory of their own."""
+TASK_BYTES_MAX = FRAME_BYTES_MAX - 4096
+"""Limit of a task that is written into a socket; a larger one goes into a memory file."""
 
 
 class PendingTasks:
-    """It outlives the Executor as long as anything is under way."""
+    """Outlives its Executor as long as a task is under way."""
 
     supervisor: Supervisor
 
@@ -49,48 +49,48 @@ class PendingTasks:
         self.workers = settings.pools[0].workers
         self._settings = settings
         self._name = name
-        self._why_closed = ""
-        """Why it takes nothing more."""
+        self._closed_reason = ""
+        """Why no more tasks are accepted; empty: they are."""
         self._begin()
-        if not is_in_pool():  # else it may be one that a module makes beside its functions: they are called here
-            self._host()
+        if not is_in_pool():  # a worker may have imported a module that creates an Executor: start at the first task
+            self._start_thread()
 
     def _begin(self) -> None:
-        """Have nothing under way, and no supervisor yet."""
-        self._lock = threading.RLock()  # a finalizer of the program's may come in the middle, and shut this down
+        """Set the initial state: no task is under way, and there is no supervisor yet."""
+        self._lock = threading.RLock()  # reentrant: a finalizer of the program may run while it is held, and shut down
         self._under_way: dict[JobFuture[Any], Task] = {}
         self._waiting: OrderedDict[JobFuture[Any], Task] = OrderedDict()
-        """Those of them that no worker has and that are no jobs, in order."""
+        """The tasks under way that no worker has and that are not jobs, in order."""
         self._leases: list[Lease] = []
-        """The latest is taken first, behind those that are to be told of; those that have ended are passed over."""
+        """Taken from the end: the latest `quiet` lease first, others last. Leases that are over are skipped."""
         self._prefix = f"job-{uuid.uuid4().hex[:8]}"
         self._numbers = itertools.count(1)
         self.types: dict[str, JobType] = {}
-        """Known as soon as a worker is lent."""
+        """The Executor's job types; known as soon as a worker is leased."""
         self.supervisor_thread = SupervisorThread(self._settings, self._name, self)
-        self._is_hosted = self._will_look = False
+        self._is_started = self._look_scheduled = False
 
-    def _host(self) -> None:
+    def _start_thread(self) -> None:
         self.supervisor_thread.start()
-        self._is_hosted = True
+        self._is_started = True
 
     # ── in any thread ──
 
     @property
     def detail(self) -> str:
-        """Return what its pool does instead of what was asked for, or why it is broken."""
+        """How the pool differs from what was asked for, or why it is broken; empty: neither."""
         return self.supervisor_thread.fault or (
             self.supervisor.pool_details() if self.supervisor_thread.has_started else ""
         )
 
     def submit(self, type: str, call: tuple[Any, ...], limits: Mapping[str, Any], future: JobFuture[Any]) -> None:
-        """Take a call; one that cannot be pickled is over at once. Raise RuntimeError after the shutdown."""
-        if self._why_closed:  # before the work of pickling it
-            raise RuntimeError(self._why_closed)
+        """Accept a task. If it cannot be pickled, it fails at once. Raise RuntimeError after the shutdown."""
+        if self._closed_reason:  # before the work of pickling
+            raise RuntimeError(self._closed_reason)
         function, args, kwargs = call
         try:
-            input = _where_it_lies(pickling.pickled({"function": function, "args": args, "kwargs": kwargs}))
-        except Exception as error:  # pickling runs the caller's __reduce__: anything can come
+            input = _inline_or_sealed(pickling.pickled({"function": function, "args": args, "kwargs": kwargs}))
+        except Exception as error:  # pickling runs the caller's __reduce__, which may raise anything
             pickling_errors.name_it(error, function, args, kwargs)
             future.fail(error)
             return
@@ -98,25 +98,25 @@ class PendingTasks:
         future.job_id = f"{self._prefix}-{next(self._numbers)}"
         try:
             with self._lock:
-                is_first, why_closed = not self._waiting, self._why_closed
-                if not (why_closed or self._is_hosted):
-                    self._host()
+                is_first, why_closed = not self._waiting, self._closed_reason
+                if not (why_closed or self._is_started):
+                    self._start_thread()
                 if not why_closed:
                     self._under_way[future] = self._waiting[future] = taken
             if not why_closed:
                 self._match()
                 if taken.is_timed or (is_first and self._waiting):
-                    self._call(self._look)
-        except BaseException:  # Ctrl-C, or what a signal handler of the program's raises: nobody has its future
+                    self._call(self._serve_waiting)
+        except BaseException:  # Ctrl-C, or a signal handler of the program raised: the caller does not get the future
             self._call(partial(self._give_up, taken, ""))
             raise
         if why_closed:
             raise RuntimeError(why_closed)
 
     def _match(self) -> None:
-        """Bring waiting calls and lent workers together, as long as there are both.
+        """Give waiting tasks to leased workers as long as there are both.
 
-        Whatever interrupts that (Ctrl-C), neither a worker nor a call is lost: each is known here before it is taken.
+        An interrupt (Ctrl-C) loses neither a worker nor a task: each is in a variable before it leaves its queue.
         """
         lease: Lease | None = None
         call: Task | None = None
@@ -135,32 +135,32 @@ class PendingTasks:
                 try:
                     given = call.give(lease)
                 except Exception as error:
-                    self._part(lease, call, f"it cannot be given to a worker: {error!r}")
+                    self._put_back(lease, call, f"it cannot be given to a worker: {error!r}")
                 else:
                     if not given:
-                        self._part(lease, call)
+                        self._put_back(lease, call)
         except BaseException:
             if lease is not None:
-                self._part(lease, call)
+                self._put_back(lease, call)
             raise
 
-    def _part(self, lease: Lease, call: Task | None, fault: str = "") -> None:
-        """They have not come together: keep both, but for a call that nobody wants any more, or that has a fault."""
+    def _put_back(self, lease: Lease, call: Task | None, fault: str = "") -> None:
+        """Keep a lease and a task that were not matched, unless the task was cancelled or has a fault."""
         act: Callable[[Supervisor], None]
         with self._lock:
             if not lease.is_given and not lease.is_over and lease not in self._leases:
                 self._leases.append(lease)
             if call is None or call.future not in self._under_way:
                 return
-            # Also when it is an attempt by now, and the loan over.
+            # True also if the task is an attempt by now, and the lease over.
             is_given = lease.has(call) or lease.given_at or call.is_job
             if not (is_given or fault or call.is_stopped or call.future.cancelled()):
                 if call.future not in self._waiting:
                     call.take_back()
                     self._waiting[call.future] = call
                     self._waiting.move_to_end(call.future, last=False)
-                act = self._look  # while it was in here nobody saw that it waits
-            elif lease.is_written and not fault:  # another thread's, perhaps, and it is well: it only has to be known
+                act = self._serve_waiting  # a look may have missed it while it was in no queue
+            elif lease.is_written and not fault:  # perhaps by another thread; the supervisor only has to know of it
                 act = _promoting(lease)
             else:
                 act = partial(self._give_up, call, fault)
@@ -170,10 +170,10 @@ class PendingTasks:
         try:
             self.supervisor_thread.call(act)
         except ThreadClosed:
-            pass  # then everything is over
+            pass  # every task has ended already
 
     def stop(self, future: JobFuture[Any], grace_s: float | None, reason: str) -> None:
-        """Have a call stopped; it is told of its end. Without a grace it is killed in this very thread."""
+        """Stop a task; its future reports the end. With a grace of 0 it is killed in the calling thread."""
         verdict = Verdict("cancelled", by="user", reason=reason, requested_at=monotonic())
         call = self._under_way.get(future)
         if call is not None:
@@ -184,23 +184,23 @@ class PendingTasks:
         return self.supervisor_thread.can_wait()
 
     def shut_down(self, *, cancel_pending: bool) -> None:
-        """Take nothing more; leave when the last call is over."""
+        """Accept no more tasks; end the thread when the last one is over. May be called again."""
         with self._lock:
-            self._why_closed = self._why_closed or _CLOSED
+            self._closed_reason = self._closed_reason or _CLOSED
             futures = list(self._under_way) if cancel_pending else ()
         for future in futures:
             future.cancel_pending("the executor is shutting down")
         self._call(lambda _: self._leave_if_done())
 
     def stop_all(self, grace_s: float | None, reason: str) -> None:
-        """Stop every call, waiting or running."""
+        """Stop every task, waiting or running."""
         with self._lock:
             futures = list(self._under_way)
         for future in futures:
             future.cancel(grace_s=grace_s, reason=reason)
 
     def stop_unread(self) -> None:
-        """The main thread has ended: stop what nobody will ever read."""
+        """Stop the streams that no thread will read: the main thread has ended."""
         with self._lock:
             futures = list(self._under_way)
         for future in futures:
@@ -208,7 +208,7 @@ class PendingTasks:
                 future.cancel(reason="the program has ended, and nobody reads it")
 
     def close_in_child(self) -> None:
-        """In a fork of the program: nothing that is under way will ever end here; the first new call begins anew."""
+        """Fail the parent's tasks in a fork of the program. The next task gets a thread and workers of the child."""
         self.supervisor_thread.close_in_child()
         under_way = self._under_way
         self._begin()
@@ -221,19 +221,19 @@ class PendingTasks:
 
     # ── in the thread ──
 
-    def on_hosted(self, supervisor: Supervisor) -> None:
+    def on_supervisor_created(self, supervisor: Supervisor) -> None:
         self.supervisor = supervisor
 
     def on_started(self) -> None:
-        self._look(self.supervisor)
+        self._serve_waiting(self.supervisor)
 
-    def on_left(self, failure: BaseException | None) -> None:
+    def on_thread_ending(self, failure: BaseException | None) -> None:
         why = f"the executor's thread has ended: {failure!r}"
         with self._lock:
-            self._why_closed = self._why_closed or why
+            self._closed_reason = self._closed_reason or why
             calls = list(self._under_way.values())
         for call in calls:
-            call.lose(why)
+            call.fail_lost(why)
 
     def on_leased(self, lease: Lease) -> None:
         if not self.types:
@@ -245,21 +245,21 @@ class PendingTasks:
         self._match()
 
     def on_pool_broken(self) -> None:
-        self._let_enter()
+        self._enter_waiting()
 
-    def _look(self, supervisor: Supervisor) -> None:
-        """See to those that wait: a time runs for one, no worker is lent, or none will ever come."""
+    def _serve_waiting(self, supervisor: Supervisor) -> None:
+        """Make the waiting tasks jobs if a time limit runs for one or no worker will come; else lease idle workers."""
         if not self.supervisor_thread.has_started:
             return
         with self._lock:
             are_jobs = any(call.is_timed for call in self._waiting.values())
         if are_jobs or self.supervisor_thread.fault or supervisor.why_broken():
-            self._let_enter()
+            self._enter_waiting()
         else:
             supervisor.jobs.lease_idle_workers()
 
-    def _let_enter(self) -> None:
-        """Have all that wait do so as jobs, in their order; when no worker will come they end."""
+    def _enter_waiting(self) -> None:
+        """Make all waiting tasks jobs, in order, or end them if no worker will come."""
         with self._lock:
             calls, self._waiting = list(self._waiting.values()), OrderedDict()
         for call in calls:
@@ -272,35 +272,35 @@ class PendingTasks:
         with self._lock:
             waits = self._waiting.pop(future, None) is not None
             call.ask(verdict, grace_s)
-        if not call.is_job and (waits or future.cancelled()):  # nobody gives it to a worker
+        if not call.is_job and (waits or future.cancelled()):  # no thread will give it to a worker
             call.drop()
         else:
             call.stop()
 
     def _give_up(self, call: Task, fault: str, _supervisor: Supervisor) -> None:
-        """End a call that is neither here nor there, or that a worker has perhaps not been given whole."""
+        """End a task after an interrupt or a fault: it may be in no queue, or its order written in part."""
         with self._lock:
             self._waiting.pop(call.future, None)
         if call.future in self._under_way:
             call.give_up(fault)
-        self._match()  # whoever was interrupted may have put back what another thread had found taken
-        if not self._will_look:  # once for many: it goes through all that wait
-            self._will_look = True
-            self._call(self._look_once)
+        self._match()  # the interrupted thread may have put back a lease that another thread did not see
+        if not self._look_scheduled:  # one look handles all waiting tasks
+            self._look_scheduled = True
+            self._call(self._serve_waiting_once)
 
-    def _look_once(self, supervisor: Supervisor) -> None:
-        self._will_look = False
-        self._look(supervisor)
+    def _serve_waiting_once(self, supervisor: Supervisor) -> None:
+        self._look_scheduled = False
+        self._serve_waiting(supervisor)
 
     def forget(self, call: Task) -> None:
-        """A call is over."""
+        """Remove a task that is over."""
         self._under_way.pop(call.future, None)
-        if self._why_closed:
+        if self._closed_reason:
             self._leave_if_done()
 
     def _leave_if_done(self) -> None:
         with self._lock:
-            done = bool(self._why_closed) and not self._under_way
+            done = bool(self._closed_reason) and not self._under_way
         if done:
             self.supervisor_thread.leave()
 
@@ -309,11 +309,11 @@ def _promoting(lease: Lease) -> Callable[[Supervisor], None]:
     return lambda _: lease.promote()
 
 
-def _where_it_lies(packed: Pickled) -> bytes | SealedInput:
+def _inline_or_sealed(packed: Pickled) -> bytes | SealedInput:
     if packed.size > INLINE_BYTES_MAX:
         try:
             return SealedInput.laid(packed.lay)
-        except OSError:  # no memory or no descriptor for it: in pieces, through the socket
-            if packed.size > CALL_BYTES_MAX:
+        except OSError:  # no memory or no descriptor for a memory file: send it through the socket
+            if packed.size > TASK_BYTES_MAX:
                 raise
     return packed.to_bytes()

@@ -1,6 +1,6 @@
-"""What of a call cannot be sent to a worker: pickle says of which type it is, and not whose.
+"""Finds which part of a task cannot be pickled: pickle's own error names the type, not the argument or variable.
 
-Runs in: supervisor, in a program of anybody's; only after it has failed, for it pickles part by part.
+Runs in: supervisor, in the user's program. Only after pickling has failed, because it pickles part by part.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from killable.workers.runtime.executor_setup import apply_to_each
 
 
 def name_it(error: Exception, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    """Add a note to the error: which argument, global or variable it is, if one can be named. Raise nothing."""
+    """Add a note to the error that names the argument, global or variable at fault, if it is found. Raise nothing."""
     if isinstance(error, MemoryError | OSError):
-        return  # it was too large, and would be once more
-    with contextlib.suppress(Exception):  # what pickles its parts runs anybody's code
-        if function is apply_to_each:  # of `map`: its columns are the arguments
+        return  # too large: it would fail again
+    with contextlib.suppress(Exception):  # pickling runs foreign code
+        if function is apply_to_each:  # from `map`: the columns are the arguments
             function, *args = args
         found = _first([(None, function), *_arguments(args, kwargs)], seen=set())
         if found:
@@ -29,14 +29,14 @@ def name_it(error: Exception, function: Any, args: Sequence[Any], kwargs: Mappin
 
 
 Part = tuple[str | None, Any]
-"""Its name, as a sentence begins; None: it has none that would say anything."""
+"""A name, worded as the beginning of a sentence, and a value; None: there is no useful name."""
 
 
 def _first(parts: Iterable[Part], seen: set[int]) -> str | None:
-    """Return the first that cannot be sent; of a function that is sent with what it uses, what of that."""
+    """Return the name of the first part that cannot be sent. For a function sent by value, look at what it uses."""
     for name, value in list(parts):
         if id(value) not in seen and not _can_be_sent(value):
-            seen.add(id(value))  # functions may use each other
+            seen.add(id(value))  # functions may refer to each other
             return _first(_parts_of(value), seen) or name
     return None
 
@@ -51,7 +51,7 @@ def _parts_of(function: Any) -> Iterator[Part]:
         case FunctionType():
             name, code = function.__qualname__, function.__code__
             for variable, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
-                with contextlib.suppress(ValueError):  # it is empty
+                with contextlib.suppress(ValueError):  # an empty cell
                     yield f"In {name} the variable {variable!r}", cell.cell_contents
             for known in sorted(_globals_of(code) & function.__globals__.keys()):
                 yield f"In {name} the global {known!r}", function.__globals__[known]
@@ -60,7 +60,7 @@ def _parts_of(function: Any) -> Iterator[Part]:
 
 
 def _globals_of(code: CodeType) -> set[str]:
-    """Return those that a function's code reads, and the code in it."""
+    """Return the names of the globals that a function's code reads, nested code included."""
     found = {step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"}
     return found.union(*(_globals_of(each) for each in code.co_consts if isinstance(each, CodeType)))
 

@@ -1,4 +1,4 @@
-"""Waiting, in an event loop, for the end of a call that was cancelled: a timeout of asyncio's does not.
+"""Waits in an event loop for the end of a cancelled task, which asyncio's own timeouts do not.
 
 Runs in: any thread of the program that runs an event loop.
 """
@@ -14,10 +14,10 @@ from killable.supervisor.executor.futures import JobFuture
 
 
 async def stopped(future: JobFuture[Any]) -> Mapping[str, Any] | None:
-    """Wait until nothing of a call's job is alive; return its certificate, None when nobody ever took it.
+    """Wait until no process of a task is alive. Return its certificate; None if it was never accepted.
 
-    Cancels nothing, also when whoever waits is cancelled. `asyncio.wait_for` on a wrapped future cancels it and returns
-    at its timeout, while the job has its grace.
+    Cancels nothing, even if the waiting coroutine is cancelled. `asyncio.wait_for` on a wrapped future cancels it and
+    returns at its timeout, while the job still has its grace.
     """
     loop = asyncio.get_running_loop()
     over: asyncio.Future[None] = loop.create_future()

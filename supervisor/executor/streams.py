@@ -1,6 +1,6 @@
-"""What a call yields, read while it runs: by a thread that waits, or by a coroutine.
+"""Streams of what a task yields, read while it runs by a waiting thread or by a coroutine.
 
-Runs in: supervisor (its thread feeds them) | the program (reads them). Leaving one stops its job.
+Runs in: supervisor (its thread feeds them) | the program (reads them). Leaving a stream stops its job.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from killable.supervisor import event_loops
-from killable.supervisor.executor.futures import FutureOwner, JobFuture, Unreadable, read, unreadable
+from killable.supervisor.executor.futures import FutureOwner, JobFuture, UnpickleFailed, read, unpickle_error
 
 if TYPE_CHECKING:
     from killable.supervisor.jobs.job import Job
@@ -21,28 +21,30 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 EVENTS_PER_READ = 4096
-"""So that a fast job does not keep the supervisor's thread from the others."""
+"""Limit of one read, so that a fast job does not keep the supervisor's thread from the others."""
 
 
 class StreamFuture(JobFuture[Any], Generic[T]):
-    """The future of a call whose yields are wanted; `arrived` is called in the supervisor's thread."""
+    """The future of a streaming task. It collects the yielded items; `on_changed` runs in the supervisor's thread."""
 
     def __init__(self, owner: FutureOwner) -> None:
         super().__init__(owner)
         self.items: deque[bytes] = deque()
         self._read = -1
         self._waiting = threading.Condition()
-        self._taking = threading.RLock()  # what an item runs when it is unpickled may take the next one
+        self._take_lock = (
+            threading.RLock()
+        )  # reentrant: code that runs while an item is unpickled may take the next one
         self._broken: JobError | None = None
-        """What its reader was told: an item could not be unpickled, and what comes behind it is not read."""
+        """The error raised for an item that could not be unpickled; later items are not read."""
 
     def is_wanted(self) -> bool:
-        """As long as there is a thread for which the program's end waits: it may be the reader, or get to be."""
+        """Return whether a thread is left for which the exit of the program waits: it may read the stream."""
         main = threading.main_thread()
         return any(not each.daemon for each in threading.enumerate() if each is not main)
 
     def _invoke_callbacks(self) -> None:
-        self.wake()  # it is done, whoever has ended it
+        self.wake()  # the future is done, perhaps without `on_changed`
         super()._invoke_callbacks()
 
     def on_changed(self, job: Job) -> None:
@@ -57,43 +59,43 @@ class StreamFuture(JobFuture[Any], Generic[T]):
             self._waiting.notify_all()
 
     def take(self) -> tuple[T] | tuple[()] | None:
-        """Return the next item, or nothing when it has not come yet; None: that was all. Raise how the job ended."""
+        """Return the next item, () if it has not come yet, None after the last one. Raise the job's error, if any."""
         if self._broken is not None:
             raise self._broken
         if not self.items:
             if not self.done():
                 return ()
-            if not self.items:  # the last ones may have come between the two looks
+            if not self.items:  # the last items may have come between the two checks
                 self.result()
                 return None
-        with self._taking:
+        with self._take_lock:
             if not self.items:
-                return ()  # another thread has it
+                return ()  # another thread took it
             try:
                 item = read(pickle.loads, self.items[0])
-            except Unreadable as why:
-                self._broken = unreadable("item", why, self)  # first: then nothing is added behind it
+            except UnpickleFailed as why:
+                self._broken = unpickle_error("item", why, self)  # first: `on_changed` then adds no more items
                 self.items.clear()
                 self.cancel(reason="an item cannot be unpickled here")
                 raise self._broken from why.__cause__
-            self.items.popleft()  # not before: whatever interrupts its caller (Ctrl-C), the item is still there
+            self.items.popleft()  # last: if an interrupt (Ctrl-C) comes before, the item is still there
         return (item,)
 
     def close_in_child(self) -> None:
         self._waiting = threading.Condition()
-        self._taking = threading.RLock()
+        self._take_lock = threading.RLock()
         super().close_in_child()
 
     def wait(self) -> None:
-        """Wait until there is an item, or it is done."""
+        """Wait until there is an item or the future is done."""
         with self._waiting:
             self._waiting.wait_for(lambda: self.items or self.done())
 
 
 class Stream(Iterator[T]):
-    """The yields of one call, in order; then how it ended, if that is an error.
+    """Iterates over the yields of one task, in order, and raises its error at the end, if any.
 
-    `close()`, leaving the `with`, or dropping it (a `break`) stops the job; the first two wait until it is gone.
+    `close()`, leaving the `with`, or dropping the stream (a `break`) stops the job; the first two wait for its end.
     """
 
     def __init__(self, future: StreamFuture[T]) -> None:
@@ -107,7 +109,7 @@ class Stream(Iterator[T]):
         return found[0]
 
     def close(self) -> None:
-        """Stop the job, if it still runs, and wait until nothing of it is alive."""
+        """Stop the job if it still runs, and wait until none of its processes is alive."""
         if self.future.cancel(reason="the stream was closed"):
             self.future.wait_until_done()
 
@@ -118,12 +120,12 @@ class Stream(Iterator[T]):
         self.close()
 
     def __del__(self) -> None:
-        # Without waiting: a collection may come anywhere, also where the supervisor's thread waits for this one.
+        # No wait: garbage collection may run anywhere, even where the supervisor's thread waits for this one.
         self.future.cancel(reason="the stream was dropped")
 
 
 class AsyncStream(AsyncIterator[T]):
-    """The same for a coroutine: `async for`, `async with`, `await stream.aclose()`."""
+    """A `Stream` for a coroutine: `async for`, `async with`, `await stream.aclose()`."""
 
     def __init__(self, future: AsyncStreamFuture[T]) -> None:
         self.future = future
@@ -136,7 +138,7 @@ class AsyncStream(AsyncIterator[T]):
         return found[0]
 
     async def aclose(self) -> None:
-        """Stop the job, if it still runs, and wait until nothing of it is alive."""
+        """Stop the job if it still runs, and wait until none of its processes is alive."""
         if self.future.cancel(reason="the stream was closed"):
             while not self.future.done():
                 await self.future.arrival()
@@ -152,24 +154,24 @@ class AsyncStream(AsyncIterator[T]):
 
 
 class AsyncStreamFuture(StreamFuture[T]):
-    """Wakes a coroutine in the loop in which it was made, one wake-up for whatever has come."""
+    """Wakes a coroutine in the event loop in which it was created, once for all items that have come."""
 
     def __init__(self, owner: FutureOwner) -> None:
-        import asyncio  # whoever is here has it
+        import asyncio  # the caller has an event loop, so it is imported already
 
         super().__init__(owner)
         self._loop = asyncio.get_running_loop()
         self._arrived = asyncio.Event()
-        self._will_wake = False
+        self._wake_scheduled = False
 
     def wake(self) -> None:
         super().wake()
-        if not self._will_wake:
-            self._will_wake = True
+        if not self._wake_scheduled:
+            self._wake_scheduled = True
             event_loops.tell(self._loop, self._arrived.set)
 
     async def arrival(self) -> None:
-        """Wait until something has come since the last time."""
+        """Wait until something has come since the last call."""
         await self._arrived.wait()
         self._arrived.clear()
-        self._will_wake = False
+        self._wake_scheduled = False

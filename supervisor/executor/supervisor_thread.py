@@ -1,7 +1,7 @@
-"""A supervisor in a thread of a program that is not ours: started, spoken to from any thread, closed.
+"""Runs a supervisor in a thread of the user's program: starts it, runs calls from any thread in it, closes it.
 
-Runs in: supervisor. The program is left alone: no signal handler, no subreaper, no child that is not ours is waited
-for; nothing of its environment, directory or umask is changed.
+Runs in: supervisor. The program is left alone: no signal handler, no subreaper, no wait for children of the program,
+no change of its environment, directory or umask.
 """
 
 from __future__ import annotations
@@ -21,80 +21,79 @@ from killable.supervisor.telemetry.observer import Unobserved
 
 logger = logging.getLogger("killable.executor")
 
-ACTS_PER_TURN = 64
-"""What is read of the inbox in one turn of the loop: then frames, exits and deadlines have theirs."""
+CALLS_PER_TURN = 64
+"""Maximum number of calls run in one turn of the loop, so that frames, exits and deadlines are not delayed."""
 
 
 class ThreadClosed(RuntimeError):
-    """It takes nothing any more."""
+    """The thread accepts no more calls."""
 
 
 class ThreadCallbacks(LeaseHolder, Protocol):
-    """Whose supervisor it is."""
+    """Owns a supervisor thread. Its methods are called in that thread."""
 
-    def on_hosted(self, supervisor: Supervisor) -> None:
-        """There is a supervisor now, in this thread, and it is about to start."""
+    def on_supervisor_created(self, supervisor: Supervisor) -> None:
+        """Take the supervisor, which has been created and is about to start."""
         ...
 
     def on_started(self) -> None:
-        """It has started, or failed to."""
+        """Note that the supervisor has started, or failed to (`failure`)."""
         ...
 
-    def on_left(self, failure: BaseException | None) -> None:
-        """The thread is about to end: nothing will be done in it any more. `failure` is why, if it was not told to."""
+    def on_thread_ending(self, failure: BaseException | None) -> None:
+        """Note that the thread is about to end. `failure` is the reason if it was not asked to."""
         ...
 
 
 class SupervisorThread:
-    """Its thread ends when it was told to leave and nothing of it is left."""
+    """A thread with an event loop and a supervisor. After `leave` it ends when no process of the supervisor is left."""
 
     def __init__(self, settings: Settings, name: str, callbacks: ThreadCallbacks) -> None:
-        """`callbacks` is told of everything in its thread."""
         self._settings = settings
         self._callbacks = callbacks
         self._inbox: deque[Callable[[Supervisor], None]] = deque()
-        self._lock = threading.RLock()  # a finalizer of the program's may come in the middle, and call
-        self._will_read = True
-        """The inbox is going to be read, without our saying so."""
+        self._lock = threading.RLock()  # reentrant: a finalizer of the program may run while it is held, and `call`
+        self._read_scheduled = True
+        """Whether a read of the inbox is scheduled already."""
         self._closed = False
         self._loop: asyncio.SelectorEventLoop | None = None
         self._supervisor: Supervisor | None = None
-        self._told_to_leave: asyncio.Event | None = None
+        self._end_requested: asyncio.Event | None = None
         self.has_started = False
-        """Whether it is known what the supervisor can do: before that calls only wait, or are stopped."""
+        """Whether the start has finished. Until then tasks only wait, or are stopped."""
         self.failure: BaseException | None = None
-        """Why its supervisor did not start, or what has ended its thread before its time."""
+        """Why the supervisor did not start, or what ended the thread early; None: neither happened."""
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     @property
     def fault(self) -> str:
-        """Return the same in words; empty: there is none."""
+        """Return `failure` as text; empty: there is none."""
         return "" if self.failure is None else f"its processes cannot be started: {self.failure}"
 
     def start(self) -> None:
-        """Begin. Raise RuntimeError when there can be no thread."""
+        """Start the thread. Raise RuntimeError when it cannot be started."""
         self._thread.start()
 
     def call(self, act: Callable[[Supervisor], None]) -> None:
-        """Have something done in its thread, in the order of the calls, once it has started. Raise Closed."""
+        """Run `act` in the thread, in the order of the calls, once the thread runs. Raise ThreadClosed."""
         with self._lock:
             if self._closed:
                 raise ThreadClosed("it has been shut down")
             self._inbox.append(act)
-            if self._will_read:
+            if self._read_scheduled:
                 return
             assert self._loop is not None
             self._loop.call_soon_threadsafe(self._read_inbox)
-            self._will_read = True  # not before: an interrupted caller would leave the inbox unread
+            self._read_scheduled = True  # last: otherwise an interrupted caller would leave the inbox unread
 
     def leave(self) -> None:
-        """End everything; only in its own thread."""
-        if self._told_to_leave is not None:
-            self._told_to_leave.set()
+        """Begin to end the thread. Call it only in the thread itself."""
+        if self._end_requested is not None:
+            self._end_requested.set()
 
     def close_in_child(self) -> None:
-        """In a fork of the program: this is the parent's, and its thread did not come along."""
-        self._lock = threading.RLock()  # another thread may have held it
+        """Give everything up in a fork of the program: it belongs to the parent, and the thread does not exist here."""
+        self._lock = threading.RLock()  # another thread may have held it at the fork
         self._closed = True
         if self._supervisor is not None:
             self._supervisor.close_in_child()
@@ -102,11 +101,11 @@ class SupervisorThread:
             leave_loop_to_parent(self._loop)
 
     def can_wait(self) -> bool:
-        """Whether this thread may wait for what is done in the other one: it is not that itself."""
+        """Return whether the calling thread may wait for the supervisor thread: it is another one."""
         return threading.current_thread() is not self._thread
 
     def join(self, at_most_s: float | None = None) -> bool:
-        """Wait until nothing of it is left, and tell whether that is so; in its own thread nobody can."""
+        """Wait until the thread has ended; return whether it has. Return True at once in the thread itself."""
         if self.can_wait() and self._thread.ident is not None:
             self._thread.join(at_most_s)
             return not self._thread.is_alive()
@@ -114,17 +113,17 @@ class SupervisorThread:
 
     def _run(self) -> None:
         try:
-            # Not asyncio.run: the program may have a policy for loops of its own.
+            # Not asyncio.run: the program may have set an event loop policy.
             with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
                 loop = runner.get_loop()
                 assert isinstance(loop, asyncio.SelectorEventLoop)
                 self._loop = loop
                 try:
-                    runner.run(self._live())
-                except BaseException as error:  # a defect of ours: nothing of it may outlive its thread
+                    runner.run(self._run_supervisor())
+                except BaseException as error:  # a bug: even so no process may outlive the thread
                     self.failure = error
                     with self._lock:
-                        self._closed = True  # before the loop is: nobody may tell it anything then
+                        self._closed = True  # before the loop closes: `call` may not use it then
                     logger.exception("executor_lost")
                     if self._supervisor is not None:
                         runner.run(self._supervisor.close(0.0))
@@ -133,42 +132,42 @@ class SupervisorThread:
         finally:
             with self._lock:
                 self._closed = True
-            self._callbacks.on_left(self.failure)
+            self._callbacks.on_thread_ending(self.failure)
 
-    async def _live(self) -> None:
-        self._told_to_leave = asyncio.Event()
+    async def _run_supervisor(self) -> None:
+        self._end_requested = asyncio.Event()
         self._supervisor = Supervisor(self._settings, observer=Unobserved(), lease_holder=self._callbacks)
-        self._callbacks.on_hosted(self._supervisor)
+        self._callbacks.on_supervisor_created(self._supervisor)
         starting = asyncio.ensure_future(self._supervisor.start())
-        leaving = asyncio.ensure_future(self._told_to_leave.wait())
-        asyncio.get_running_loop().call_soon(self._read_inbox)  # behind the first step of the start
+        leaving = asyncio.ensure_future(self._end_requested.wait())
+        asyncio.get_running_loop().call_soon(self._read_inbox)  # after the first step of the start
         await asyncio.wait((starting, leaving), return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             self.failure = starting.exception()
             if self.failure is not None:
-                self._supervisor.jobs.close()  # nothing is begun by what has started in part
+                self._supervisor.jobs.close()  # a supervisor that has started in part begins no job
             self.has_started = True
             self._callbacks.on_started()
             await leaving
-        starting.cancel()  # a preload may take its time
+        starting.cancel()  # a preload may take long
         with self._lock:
             self._closed = True
-        await self._supervisor.close()  # also what did not start whole
+        await self._supervisor.close()  # also after an incomplete start
 
     def _read_inbox(self) -> None:
         assert self._supervisor is not None and self._loop is not None
-        for _ in range(ACTS_PER_TURN):
+        for _ in range(CALLS_PER_TURN):
             try:
                 act = self._inbox.popleft()
             except IndexError:
                 with self._lock:
                     if not self._inbox:
-                        self._will_read = False
+                        self._read_scheduled = False
                         return
             else:
                 try:
                     act(self._supervisor)
                 except BaseException:
-                    self._loop.call_soon(self._read_inbox)  # there may be more
+                    self._loop.call_soon(self._read_inbox)  # the inbox may hold more
                     raise
         self._loop.call_soon(self._read_inbox)

@@ -1,11 +1,11 @@
-"""One call to an Executor: it waits, or a lent worker has it, or it is a job of the supervisor's.
+"""One task of an Executor: it waits, a leased worker has it, or it is a job of the supervisor.
 
-Runs in: supervisor (its thread, where nothing else is said) | any thread of the program.
+Runs in: supervisor (its thread, unless stated otherwise) | any thread of the program.
 
-    waiting ──give──► with a lent worker ──complete──► over
+    waiting ──give──► with a leased worker ──complete──► over
        └──enter──► a job ◄──adopt──┘        a job ──on_changed──► over
 
-A call that runs through is nothing more than an order. Whatever else happens makes a job of it first (`lease`).
+For a task that runs undisturbed the supervisor has only the order. Any other event makes it a job first (`lease`).
 """
 
 from __future__ import annotations
@@ -33,37 +33,37 @@ if TYPE_CHECKING:
 
 
 class TaskOwner(Protocol):
-    """All calls of an Executor, as one of them sees them."""
+    """What a task uses of its Executor."""
 
     supervisor_thread: SupervisorThread
     supervisor: Supervisor
     types: dict[str, JobType]
 
     def forget(self, call: Task) -> None:
-        """It is over."""
+        """Remove a task that is over."""
         ...
 
 
 class Task:
-    """Made by the thread that submits."""
+    """Created in the thread that submits it."""
 
-    __slots__ = ("_asked", "_job", "_lease", "_limits", "_owner", "_since", "_submission", "future")
+    __slots__ = ("_asked", "_job", "_lease", "_limits", "_owner", "_submission", "_submitted_at", "future")
 
     def __init__(self, owner: TaskOwner, submission: Submission, future: JobFuture[Any]) -> None:
         self.future = future
         self._owner = owner
         self._submission = submission
-        self._since = monotonic()
+        self._submitted_at = monotonic()
         self._limits: Limits | None = None
-        """In force for it, once its job type is known."""
+        """The limits in force, once the job type is known."""
         self._lease: Lease | None = None
         self._job: Job | None = None
         self._asked: tuple[Verdict, float | None] | None = None
-        """Its end was asked for, with this grace."""
+        """The requested stop, with its grace in seconds (None: the task's own); None: no stop was requested."""
 
     @property
     def is_timed(self) -> bool:
-        """Whether its time runs while it waits: then it waits as a job."""
+        """Return whether a time limit runs while the task waits: it then waits as a job."""
         limits = self._submission.limits
         return limits.get("queue_s") is not None or limits.get("total_s") is not None
 
@@ -78,29 +78,33 @@ class Task:
     # ── in any thread ──
 
     def give(self, lease: Lease) -> bool:
-        """Give it to a lent worker; False: that cannot be had any more, or nobody wants the call any more."""
+        """Give the task to a leased worker. Return False if the lease is over or the task was cancelled."""
         future, submission = self.future, self._submission
         limits = self._limits_in_force(self._owner.types[submission.type])
         announce = announces(limits)
-        seen = limits if limits["total_s"] is None else within(limits, limits["total_s"] - (monotonic() - self._since))
+        seen = (
+            limits
+            if limits["total_s"] is None
+            else within(limits, limits["total_s"] - (monotonic() - self._submitted_at))
+        )
         order, passed = order_of(
             future.job_id, submission, seen, 1, lease.fence, lease.result_buffer, announce=announce
         )
-        self._lease = lease  # before it is said to run: whoever stops what runs finds it
+        self._lease = lease  # before the future is running: to stop a running task takes its lease
         if not future.begin():
             return False
         future.pid = lease.process.pid
         is_watched = is_wanted(limits)
         if not lease.give(order, passed, self, is_watched=is_watched):
             return False
-        # A time runs, or what it takes is looked at; it will say something, and is better known by then; a spare has to
-        # take its place; its end was asked for just now.
+        # Promote at once if limits are watched, if messages will come before the result, if a spare must take the
+        # worker's place, if a stop was just requested, or if a part of the order is unsent.
         known = is_watched or announce or submission.type == STREAM
         if known or not lease.quiet or self._asked is not None or lease.has_unsent:
             try:
                 self._owner.supervisor_thread.call(lambda _: lease.promote())
             except ThreadClosed:
-                pass  # then it is over already
+                pass  # the task has been ended already
         return True
 
     def _limits_in_force(self, job_type: JobType) -> Limits:
@@ -109,14 +113,14 @@ class Task:
         return self._limits
 
     def take_back(self) -> None:
-        """No worker has it after all: it waits."""
+        """Let the task wait again: no worker has it after all."""
         self._lease = None
         self.future.take_back()
 
     def kill_now(self, verdict: Verdict, grace_s: float | None) -> None:
-        """If it has no grace, SIGKILL it: the supervisor's thread, which is told next, may have to wait for its turn.
+        """Send SIGKILL from the calling thread if there is no grace: the supervisor's thread may get its turn late.
 
-        When its worker has said its last word already, nothing happens: it may have another call.
+        Does nothing if the worker has sent its last message for this task: it may have another task by now.
         """
         if grace_s is None:
             grace_s = self._submission.limits.get("grace_s")
@@ -125,7 +129,7 @@ class Task:
         lease, attempt = self._lease, None if self._job is None else self._job.attempt
         if attempt is not None:
             attempt.kill_now(verdict)
-        elif lease is not None and lease.has(self):  # else it may be given another call
+        elif lease is not None and lease.has(self):
             lease.process.kill_now(lease.fence, verdict)
 
     # ── in the supervisor's thread ──
@@ -139,7 +143,7 @@ class Task:
         self._owner.forget(self)
 
     def enter(self) -> None:
-        """Have it wait as a job, or end as one that no worker will come for."""
+        """Make the waiting task a job, or end it if no worker will come."""
         if self.future.cancelled():
             self.drop()
             return
@@ -153,38 +157,38 @@ class Task:
             self._end(Outcome("failed", "spawn", self._owner.supervisor.why_broken() or refused.message))
 
     def _become_job(self, lease: Lease | None) -> None:
-        """Raise Refused when there is no such type: its pool is broken."""
+        """Create the job. Raise Refused when its type does not exist: the pool is broken."""
         supervisor, submission = self._owner.supervisor, self._submission
         job_type = supervisor.type(submission.type)
         limits = self._limits_in_force(job_type)
-        job = supervisor.call(self.future.job_id, job_type, submission, limits, self, lease, since=self._since)
+        job = supervisor.call(self.future.job_id, job_type, submission, limits, self, lease, since=self._submitted_at)
         if job.is_over:
-            return  # by now, and told
+            return  # it has ended at once, and `on_changed` was called
         self._job = job
         self.future.on_accepted(job)
         if self._asked is not None:
             supervisor.jobs.stop(job, *self._asked)
 
     def ask(self, verdict: Verdict, grace_s: float | None) -> None:
-        """Its end is asked for, perhaps again."""
+        """Note a requested stop, perhaps not the first one."""
         self._asked = verdict, grace_s
 
     def stop(self) -> None:
-        """Begin to end it as it was asked, or only hurry that."""
+        """Begin the requested stop, or shorten its grace."""
         assert self._asked is not None
         if self._job is not None:
             self._owner.supervisor.jobs.stop(self._job, *self._asked)
         elif self._lease is not None and self._lease.has(self):
-            self._lease.promote()  # if it is being given just now, whoever does so sees that
+            self._lease.promote()  # a `give` that is not finished sees the request itself
 
     def drop(self) -> None:
-        """End it before it has begun."""
+        """End the task before it has begun."""
         reason = "" if self._asked is None else self._asked[0].reason
         self.future.note_cancelled(reason)
         self._end(Outcome("cancelled", "cancelled", facts={"by": "user", "reason": reason}))
 
     def give_up(self, fault: str) -> None:
-        """End it, whatever has become of it."""
+        """End the task in any state."""
         if self._lease is not None and self._lease.has(self):
             self._lease.promote()
         if self._job is not None:
@@ -195,12 +199,12 @@ class Task:
         else:
             self.drop()
 
-    def lose(self, why: str) -> None:
-        """End it: there is no supervisor any more, and nothing that it has started."""
+    def fail_lost(self, why: str) -> None:
+        """End the task: the supervisor and every process that it started are gone."""
         self._end(Outcome("failed", "supervisor_lost", why))
 
     def _end(self, outcome: Outcome) -> None:
-        """It never was a job, or is none any more."""
+        """End a task that is not a job, or no longer one."""
         close_input(self._submission)
         self.future.finish(outcome)
         self._owner.forget(self)
@@ -208,7 +212,7 @@ class Task:
     # ── JobListener ──
 
     def on_assigned(self, job: Job) -> bool:
-        return job.attempts > 0 or self.future.begin()  # it may come again: it has begun then
+        return job.attempts > 0 or self.future.begin()  # a retry has begun already
 
     def on_changed(self, job: Job) -> None:
         self.future.on_changed(job)

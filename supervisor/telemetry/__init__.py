@@ -1,1 +1,1 @@
-"""What is counted, measured and logged of the jobs."""
+"""Counts, measurements and log records of the jobs."""

@@ -1,4 +1,4 @@
-"""The metrics as others read them: Prometheus or OpenMetrics text, and one JSON document.
+"""The metrics as Prometheus or OpenMetrics text, and as one JSON document.
 
 Runs in: supervisor.
 """
@@ -19,14 +19,14 @@ MS = 0.001
 
 
 def as_text(metrics: Metrics, gauges: Gauges, rss_bytes: int, *, openmetrics: bool) -> bytes:
-    """Return one scrape."""
+    """Return one scrape. `rss_bytes` is the resident memory of all workers."""
     encode, _ = choose_encoder("application/openmetrics-text" if openmetrics else "text/plain")
     scrape = _Scrape(metrics, gauges, rss_bytes)
     return encode(scrape if openmetrics else _WithoutCreated(scrape))
 
 
 def as_json(metrics: Metrics, gauges: Gauges, uptime_s: float) -> dict[str, Any]:
-    """Return what `GET /v1/metrics` answers."""
+    """Return the document that `GET /v1/metrics` answers with."""
     outcomes = {f"jobs_{state}": _sum(metrics.jobs, 1, state) for state in TERMINAL_STATES}
     signals = ("SIGTERM", "SIGKILL")
     refused = {code: n for code, n in metrics.submissions.items() if code not in (ACCEPTED, REPLAYED)}
@@ -63,7 +63,7 @@ def _sum(counts: Mapping[tuple[str, ...], int], place: int, label: str) -> int:
 
 
 class _Scrape:
-    """What is counted, then how things stand: a collector for one answer."""
+    """A collector for one scrape: the counters, then the gauges and histograms."""
 
     def __init__(self, metrics: Metrics, gauges: Gauges, rss_bytes: int) -> None:
         self._metrics, self._gauges, self._rss_bytes = metrics, gauges, rss_bytes
@@ -97,7 +97,7 @@ class _Scrape:
 
 
 class _WithoutCreated:
-    """The older text format has no place for the moment of creation: there it would be a metric of its own."""
+    """Drops the creation times: in the older text format each would be a metric of its own."""
 
     def __init__(self, scrape: _Scrape) -> None:
         self._scrape = scrape

@@ -1,4 +1,4 @@
-"""How things stand at this moment: what is read when someone asks for the metrics, and never in between.
+"""The current state in numbers, read only when a client asks for the metrics.
 
 Runs in: supervisor.
 """
@@ -25,25 +25,25 @@ class Gauges:
     queue_depth: int
     queue_bytes: int
     jobs: dict[str, int]
-    """By public state, the active ones."""
+    """Active jobs by public state."""
     workers: dict[str, int]
-    """By state, all of WORKER_STATES."""
+    """Workers by state, with a number for each of WORKER_STATES."""
     live_tokens: int
-    """Emitted so far by jobs that have not ended."""
+    """Tokens emitted so far by jobs that have not ended."""
     zygote_restarts: int
     sse_clients: int
     loop_lag_s: float
 
     @property
     def spares(self) -> int:
-        """Warm workers that wait for a job."""
+        """The number of warm workers that wait for a job."""
         return self.workers["idle"]
 
 
 async def read_gauges(
     pools: Iterable[Pool], backlog: Backlog, registry: Registry, clock: Clock, *, sse_clients: int
 ) -> Gauges:
-    """Look at everything, in one turn of the loop."""
+    """Measure the loop lag, then read everything else in one turn of the loop."""
     loop_lag_s = await _loop_lag_s(clock)
     pools = list(pools)
     active = registry.active()
@@ -62,17 +62,17 @@ async def read_gauges(
 
 
 async def read_rss_bytes(pools: Iterable[Pool]) -> int:
-    """Return the resident memory of all workers together, in bytes; what they share is counted in each."""
+    """Return the resident memory of all workers together, in bytes. Shared memory is counted in each worker."""
     workers = [worker for pool in pools for worker in pool.workers.values() if worker.stage is not WorkerStage.GONE]
     usages = await asyncio.gather(*(worker.process.usage() for worker in workers))
     return sum(usage.rss_bytes or 0 for usage in usages)
 
 
 async def _loop_lag_s(clock: Clock) -> float:
-    """Return how long one whole turn of the event loop takes: what a signal, a frame or a request waits at most."""
+    """Return how long one whole turn of the event loop takes: the longest wait of a signal, a frame or a request."""
     loop = asyncio.get_running_loop()
     turn = loop.create_future()
-    # The callback runs behind those that are ready now, and what it wakes behind those that came meanwhile.
+    # The callback runs after those that are ready now, and this task after those that became ready meanwhile.
     loop.call_soon(turn.set_result, None)
     began = clock.now()
     await turn

@@ -1,13 +1,13 @@
-"""The server's log: one line per record on stderr, as text or JSON, and what may never stand in it.
+"""The server's log: one line per record on stderr, as text or JSON, without what must never be logged.
 
 Runs in: supervisor.
 
     2026-11-26T20:46:06.123Z info killable.jobs cancelled job_id=job-3f2a91c0 type=spin by=user
     {"time": "2026-11-26T20:46:06.123Z", "level": "info", "logger": "killable.jobs", "event": "cancelled", ...}
 
-One record is one line whatever a job or a client said: everything is escaped. Token text and printed lines are never
-logged. What else others have said (SAID) is cut, and with `redact` it is not there at all: neither are the messages of
-exceptions, nor the texts of foreign libraries, which may quote anything.
+One record is always one line: all text from jobs and clients is escaped. Tokens and printed lines are never logged.
+Other text from jobs and clients (SAID) is cut. `redact` replaces it, and also the messages of exceptions and the texts
+of foreign libraries, which may quote anything.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from killable.supervisor.clock import rfc_3339
 
 Format = Literal["text", "json"]
 
-SAID = frozenset({"error", "reason", "tags", "detail", "command"})
-"""Fields with words of others: a job's or its modules' (error, detail, command), a client's (reason, tags)."""
-SAID_CHARS_MAX = 1000
-"""Of one field, from its two ends: what it is about and, of a traceback, why; the job's record has the whole."""
+FOREIGN_TEXT_FIELDS = frozenset({"error", "reason", "tags", "detail", "command"})
+"""Fields with text from a job or its modules (error, detail, command) or from a client (reason, tags)."""
+FOREIGN_TEXT_CHARS_MAX = 1000
+"""Limit of one field, kept from both ends: a traceback ends with its cause. The job's record has the whole text."""
 REDACTED = "[redacted]"
 OWN = "killable"
 RECORDS_WAITING_MAX = 10_000
-"""A log that nobody reads costs so many records of memory, and no job a moment."""
+"""Maximum number of records in memory while stderr blocks; more are dropped. A blocked log never delays a job."""
 LAST_WORDS_S = 1.0
 GATHER_S = 0.02
-"""A person does not see it."""
+"""Time for which lines are collected before a write; a person does not notice it."""
 
 _PLAIN = re.compile(r"[\w.:/+@~-]+", re.ASCII)
 
 
 class Log:
-    """What `configure` has set up, until `close`."""
+    """The logging that `configure` has set up. `close` undoes it."""
 
     def __init__(self, handler: _Writer, logger_level: int) -> None:
         self._handler = handler
@@ -53,7 +53,7 @@ class Log:
         logging.getLogger(OWN).setLevel(logger_level)
 
     def close(self) -> None:
-        """Write what waits, for a second at most, and log nothing more. May be called again."""
+        """Write the waiting records, for a second at most, and log nothing more. May be called again."""
         logging.root.removeHandler(self._handler)
         root_level, own_level = self._before
         logging.root.setLevel(root_level)
@@ -64,10 +64,10 @@ class Log:
 def configure(
     log_format: Format = "text", log_level: str = "info", redact: bool = False, stream: TextIO | None = None
 ) -> Log:
-    """Send the records of this process to `stream` (stderr). Close what this returns at the end.
+    """Write the records of this process to `stream` (stderr). The caller must `close` the returned Log at the end.
 
-    `log_level` is of our own loggers; from other libraries come warnings and worse. Raise ValueError for a level that
-    there is not.
+    `log_level` applies to killable's loggers; other libraries log warnings and worse. Raise ValueError for an unknown
+    level.
     """
     level = logging.getLevelNamesMapping().get(log_level.upper())
     if level is None:
@@ -79,10 +79,10 @@ def configure(
 
 
 class _Writer(logging.Handler):
-    """Formats at once and writes in a thread: a terminal that stands still must not hold up a kill.
+    """Formats records at once and writes them in a thread: a blocked terminal must not delay a kill.
 
-    The thread lets lines gather first: woken by every one it would fight the event loop for the interpreter, 0.1 ms a
-    line.
+    The thread collects lines before it writes: woken for each line, it would compete with the event loop for the
+    interpreter lock, 0.1 ms a line.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -90,7 +90,7 @@ class _Writer(logging.Handler):
         self._stream = stream
         self._lines: deque[str] = deque()
         self._dropped = 0
-        self._there_is_more = threading.Event()
+        self._lines_waiting = threading.Event()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._write, name="killable-log", daemon=True)
         self._thread.start()
@@ -104,29 +104,29 @@ class _Writer(logging.Handler):
                 self._lines.append(self.format(_lost(self._dropped)))
                 self._dropped = 0
             self._lines.append(self.format(record))
-            if not self._there_is_more.is_set():
-                self._there_is_more.set()
+            if not self._lines_waiting.is_set():
+                self._lines_waiting.set()
         except Exception:
             self.handleError(record)
 
     def close(self) -> None:
         if not self._closing.is_set():
             self._closing.set()
-            self._there_is_more.set()
-            self._thread.join(LAST_WORDS_S)  # when nobody reads, the thread ends with the process
+            self._lines_waiting.set()
+            self._thread.join(LAST_WORDS_S)  # if the stream blocks, the thread ends with the process
         super().close()
 
     def _write(self) -> None:
         while True:
-            self._there_is_more.wait()
-            self._there_is_more.clear()  # before the look at the end, or its call could be cleared with it, and lost
+            self._lines_waiting.wait()
+            self._lines_waiting.clear()  # before `_closing` is checked: after it, the `set` of `close` could be lost
             is_last = self._closing.wait(GATHER_S)
             lines = [self._lines.popleft() for _ in range(len(self._lines))]
             try:
                 self._stream.write("".join(f"{line}\n" for line in lines))
                 self._stream.flush()
             except (OSError, ValueError):
-                pass  # its reader has gone, or it is closed: there is nobody left to tell
+                pass  # the reader is gone or the stream is closed
             if is_last:
                 return
 
@@ -139,18 +139,18 @@ def _lost(number: int) -> logging.LogRecord:
 
 
 class _Redacting(logging.Formatter):
-    """What both formats share."""
+    """The common part of both formats: time, cut fields and redaction."""
 
     redact: bool
 
     def format(self, record: logging.LogRecord) -> str:
-        record = _copied(record)  # other handlers get it too
+        record = _copied(record)  # other handlers get the same record
         if record.name.partition(".")[0] != OWN and self.redact:
             record.msg, record.args = f"{REDACTED} {record.module}:{record.lineno}", None
-        for name in SAID & record.__dict__.keys():
+        for name in FOREIGN_TEXT_FIELDS & record.__dict__.keys():
             value = record.__dict__[name]
             record.__dict__[name] = REDACTED if self.redact and value else _cut(value)
-        record.exc_text = None  # as another formatter wrote it
+        record.exc_text = None  # drop the text that another formatter has cached
         record.levelname = record.levelname.lower()
         return super().format(record)
 
@@ -173,7 +173,7 @@ class _Redacting(logging.Formatter):
 
 
 class _TextLines(_Redacting):
-    """Time, level, logger, what happened, then the fields as name=value; a traceback follows, indented."""
+    """Formats a record as time, level, logger, event and fields (name=value). An indented traceback follows."""
 
     def __init__(self, redact: bool) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")
@@ -196,7 +196,7 @@ class _TextLines(_Redacting):
 
 
 class _JsonLines(_Redacting, JsonFormatter):
-    """One JSON object: time, level, logger, event (of other libraries: their text), and the fields beside them."""
+    """Formats a record as one JSON object: time, level, logger, event (other libraries: the text), and the fields."""
 
     def __init__(self, redact: bool) -> None:
         JsonFormatter.__init__(
@@ -208,28 +208,31 @@ class _JsonLines(_Redacting, JsonFormatter):
 
 
 def _copied(record: logging.LogRecord) -> logging.LogRecord:
-    """Without its constructor, which asks for thread and process and time once more."""
+    """Copy a record without its constructor, which would query thread, process and time again."""
     copy = logging.LogRecord.__new__(logging.LogRecord)
     copy.__dict__.update(record.__dict__)
     return copy
 
 
 def _cut(value: Any) -> Any:
-    if isinstance(value, dict) and sum(len(str(key)) + len(str(each)) for key, each in value.items()) > SAID_CHARS_MAX:
+    if (
+        isinstance(value, dict)
+        and sum(len(str(key)) + len(str(each)) for key, each in value.items()) > FOREIGN_TEXT_CHARS_MAX
+    ):
         value = json.dumps(value, default=str)
-    if isinstance(value, str) and len(value) > SAID_CHARS_MAX:
-        half = SAID_CHARS_MAX // 2
+    if isinstance(value, str) and len(value) > FOREIGN_TEXT_CHARS_MAX:
+        half = FOREIGN_TEXT_CHARS_MAX // 2
         return f"{value[:half]} … {value[-half:]}"
     return value
 
 
 def _one_line(text: str) -> str:
-    """Escape what is not printable, line ends of every kind among it."""
+    """Escape all unprintable characters, including every kind of line end."""
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _shown(value: Any) -> str:
-    """Return a value without spaces as it is, any other as JSON: what it says cannot pass for a field of ours."""
+    """Return a number or plain text as it is, any other value as JSON, so that its text cannot pass for a field."""
     if isinstance(value, (int, float)) or (isinstance(value, str) and _PLAIN.fullmatch(value)):
         return str(value)
     return json.dumps(value, default=str, ensure_ascii=True)

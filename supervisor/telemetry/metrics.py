@@ -1,7 +1,7 @@
-"""What happens to jobs, counted: totals since the start, histograms for Prometheus, and a window of the latest values.
+"""Counts what happens to jobs: totals since the start, histograms for Prometheus, and windows of the latest values.
 
-Runs in: supervisor. `observer` tells it, `exposition` tells the others. One registry for each supervisor, never the
-library's global one. No method is called per token, and every label comes from a set that cannot grow with the jobs:
+Runs in: supervisor. `observer` fills it, `exposition` reads it. Each supervisor has its own registry, never the
+library's global one. No method is called per token. Every label comes from a set that cannot grow with the jobs:
 registered types, codes, signals.
 """
 
@@ -17,24 +17,24 @@ from killable.supervisor.models import TERMINAL_STATES, Outcome, Verdict
 from killable.workers.errors import CODES
 
 WINDOW = 1024
-"""Latest values behind a percentile: p99 still rests on ten of them."""
+"""Number of latest values behind a percentile: p99 still rests on ten of them."""
 ACCEPTED, REPLAYED = "accepted", "replayed"
 TIMEOUT = "timeout."
 KINDS = tuple(code.removeprefix(TIMEOUT) for code in CODES if code.startswith(TIMEOUT))
 RETRYABLE = tuple(code for code, row in CODES.items() if row.state is not None and row.retryable)
 WHO = ("user", "client_gone", "operator", "shutdown", "supervisor")
-"""Who may ask for a stop; whoever else a caller names is counted as `other`."""
+"""Known requesters of a stop; any other one is counted as `other`."""
 LINGERED = "lingered"
-"""Cause of a kill that no verdict asked for: the job was over and its process stayed."""
+"""Cause of a kill without a verdict: the job was over and its process stayed."""
 CANCEL_PHASES = {"term": "term_sent", "ack": "acknowledged", "exit": "exited", "tree_empty": "tree_empty"}
 """Label of `cancel_seconds` → phase of the certificate."""
 
 SHORT_S = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
-"""Up to the default of queue_s."""
+"""Buckets up to the default of queue_s."""
 STOP_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
-"""From below a raw kill's own time to the cap of grace_s."""
+"""Buckets from below the duration of a bare kill to the cap of grace_s."""
 RUN_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
-"""Up to the cap of run_s."""
+"""Buckets up to the cap of run_s."""
 
 Percentiles = dict[str, float | None]
 
@@ -51,7 +51,7 @@ class Window:
         self._latest.append(seconds)
 
     def percentiles(self, unit: float) -> Percentiles:
-        """Return p50, p95 and p99 in units of `unit` seconds, each a value that was seen; None while there is none."""
+        """Return p50, p95 and p99 in units of `unit` seconds, each a measured value; None while there is none."""
         values = sorted(self._latest)
         last = len(values) - 1
         return {
@@ -61,28 +61,28 @@ class Window:
 
 
 class Metrics:
-    """Times are seconds; each job comes to `on_ended` once, however it ended."""
+    """The counts of one supervisor. Times are in seconds. `on_ended` is called once per job, for any outcome."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.jobs: Counter[tuple[str, ...]] = Counter()
-        """By type and outcome."""
+        """Ended jobs by type and outcome."""
         self.submissions: Counter[str] = Counter({ACCEPTED: 0})
-        """By `accepted`, `replayed` or the code of the refusal."""
+        """Submissions by `accepted`, `replayed` or the code of the refusal."""
         self.stops: Counter[tuple[str, ...]] = Counter()
-        """By code and who asked."""
+        """Stopped jobs by code and requester."""
         self.kills: Counter[tuple[str, ...]] = Counter()
-        """By code and signal."""
+        """Signals by code and signal."""
         self.retries: Counter[str] = Counter(dict.fromkeys(RETRYABLE, 0))
-        """By the code of the attempt that was followed by another one."""
+        """Retries by the code of the attempt that ended."""
         self.timeouts: Counter[str] = Counter(dict.fromkeys(KINDS, 0))
         self.tokens = 0
-        """Of ended jobs: what the live ones have emitted is read when someone asks."""
+        """Tokens of ended jobs; those of live jobs are read at each scrape."""
         self.tokens_saved = 0
         self.queue_wait, self.start, self.first_token = Window(), Window(), Window()
         self.cancel, self.recovery = Window(), Window()
         self.run: dict[str, Window] = {}
-        """By type."""
+        """Run times by type."""
         self._run_s = self._histogram(
             "job_duration", "From a job's entry until nothing of it was left; without cancelled jobs", RUN_S, "type"
         )
@@ -108,7 +108,7 @@ class Metrics:
         return Histogram(f"killable_{name}_seconds", text, labels, buckets=tuple(buckets), registry=self.registry)
 
     def on_types(self, types: Iterable[str]) -> None:
-        """Job types are registered: their counts begin at 0, so that a first failure is a rise and not a new line."""
+        """Let the counts of new job types begin at 0, so that a first failure is an increase and not a new series."""
         for name in types:
             for outcome in TERMINAL_STATES:
                 self.jobs[name, outcome] += 0
@@ -117,14 +117,14 @@ class Metrics:
         self.submissions[ACCEPTED] += 1
 
     def on_replayed(self) -> None:
-        """The first answer was given again for an idempotency key: no new job."""
+        """Count an idempotency key that got its first answer again and made no new job."""
         self.submissions[REPLAYED] += 1
 
     def on_refused(self, code: str) -> None:
         self.submissions[code if code in CODES else "internal"] += 1
 
     def on_left_queue(self, type: str, waited_s: float) -> None:
-        """A worker took it, or `queue_s` was over."""
+        """Note that a worker took a job, or that its `queue_s` was over."""
         self.queue_wait.note(waited_s)
         self._queue_wait_s.labels(type).observe(waited_s)
 
@@ -133,7 +133,7 @@ class Metrics:
         self._start_s.labels(type).observe(after_s)
 
     def on_retrying(self, outcome: Outcome, verdict: Verdict | None, certificate: Mapping[str, Any]) -> None:
-        """An attempt has ended and its job goes on."""
+        """Note that an attempt has ended and its job gets another one."""
         self.retries[outcome.code or ""] += 1
         self._note_kills(verdict, certificate)
 
@@ -152,7 +152,7 @@ class Metrics:
         tokens: int,
         tokens_left: int = 0,
     ) -> None:
-        """A job has ended. `ran_s` None: it was never entered. `tokens_left`: what it still wanted to emit."""
+        """Note the end of a job. `ran_s` None: it was never entered. `tokens_left`: announced and not emitted."""
         self.jobs[type, outcome.state] += 1
         self.tokens += tokens
         if outcome.code is not None and outcome.code.startswith(TIMEOUT):
@@ -174,7 +174,7 @@ class Metrics:
                 self.kills[cause, signal] += 1
 
     def _note_cancel(self, certificate: Mapping[str, Any]) -> None:
-        """Phases that did not happen are not there; a job that never had a worker has none."""
+        """Observe the phases that happened; a job that never had a worker has none."""
         for label, phase in CANCEL_PHASES.items():
             if phase in certificate:
                 self._cancel_s.labels(label).observe(certificate[phase] / 1000)
@@ -182,6 +182,6 @@ class Metrics:
             self.cancel.note(certificate["tree_empty"] / 1000)
 
     def on_recovered(self, after_s: float) -> None:
-        """After an attempt that took its worker with it, a worker is warm."""
+        """Note the time from the end of an attempt that cost its worker until the pool had a warm one again."""
         self.recovery.note(after_s)
         self._recovery_s.observe(after_s)

@@ -1,7 +1,7 @@
-"""What happens to jobs, counted and logged: the dispatcher and the service call, nothing here calls back.
+"""Counts and logs what happens to jobs. The dispatcher and the supervisor call it; nothing here calls back.
 
-Runs in: supervisor. The names of events are stable; their fields are those of the record. A record of a
-signal is written after it was sent: no log is in the way of a kill.
+Runs in: supervisor. The names of events are stable; their fields are those of the record. A signal is logged after it
+was sent, so that the log never delays a kill.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ logger = logging.getLogger("killable.jobs")
 
 _SIGNALS = {Cause.STOP_REQUESTED: "term_sent", Cause.KILL_DUE: "kill_sent"}
 _FACTS = ("signal", "exit_code", "oom")
-"""Of an outcome: how it ended. Its traceback stays in the job's record."""
+"""The facts of an outcome that are logged. A traceback stays in the job's record."""
 
 
 class Observer:
-    """One for each supervisor."""
+    """Each supervisor has one."""
 
     metrics: Metrics
 
     def __init__(self) -> None:
-        from killable.supervisor.telemetry.metrics import Metrics  # with prometheus_client, which takes 20 ms
+        from killable.supervisor.telemetry.metrics import Metrics  # imports prometheus_client, which takes 20 ms
 
         self.metrics = Metrics()
         self.sse_clients = 0
 
     def on_types(self, types: Iterable[str]) -> None:
-        """These are all that there are now."""
+        """Take the names of all current job types."""
         self.metrics.on_types(types)
 
-    # ── on the way in ──
+    # ── submission ──
 
     def on_submitted(self, job: Job) -> None:
         self.metrics.on_submitted()
@@ -55,14 +55,14 @@ class Observer:
         fields = {"code": refused.code, "error": refused.message, "tenant": submission.tenant}
         logger.info("refused", extra=fields | _correlation(submission))
 
-    # ── on the way ──
+    # ── until the end ──
 
     def on_left_queue(self, job: Job, now: float) -> None:
-        """A worker has it, or its time in the queue is over."""
+        """Note that a worker has the job, or that its time in the queue is over."""
         self.metrics.on_left_queue(job.type.name, now - job.queued)
 
     def on_retrying(self, job: Job, outcome: Outcome, wait_s: float) -> None:
-        """An attempt has ended, and another one of its job follows."""
+        """Note that an attempt has ended and another one of its job follows."""
         self.metrics.on_retrying(outcome, job.verdict, job.certificate or {})
         fields = {"code": outcome.code, "error": outcome.message, "wait_s": round(wait_s, 3)}
         _log(logging.WARNING, "retrying", job, **fields)
@@ -85,7 +85,7 @@ class Observer:
         )  # fmt: skip
 
     def on_transition(self, job: Job, cause: Cause) -> None:
-        """Of all transitions those are logged that go with a signal."""
+        """Log a transition that goes with a signal, and no other."""
         event = _SIGNALS.get(cause)
         if event is not None:
             verdict = job.verdict or Verdict("")
@@ -95,7 +95,7 @@ class Observer:
     # ── the end ──
 
     def on_ended(self, job: Job) -> None:
-        """Its outcome is stored: the only call for the end of a job, whatever ended it."""
+        """Note that a job's outcome is stored. Called once per job, for any outcome."""
         outcome, certificate = job.outcome, job.certificate or {}
         assert outcome is not None and job.ended is not None
         ran_s = None if job.started is None else job.ended - job.started
@@ -115,16 +115,16 @@ class Observer:
         fields["ran_s"] = None if ran_s is None else round(ran_s, 3)
         fields["tokens"] = job.log.tokens
         fields |= {f"{phase}_ms": certificate.get(phase) for phase in PHASES}
-        # A job that fails is no fault of the server; a process that cannot be killed is.
+        # A failed job is not an error of the server; a process that cannot be killed is.
         _log(logging.ERROR if outcome.code == "unkillable" else logging.INFO, outcome.state, job, **fields)
 
     def on_recovered(self, after_s: float) -> None:
-        """A worker is warm in place of one that an attempt took with it."""
+        """Note that a warm worker has replaced one that ended with its attempt."""
         self.metrics.on_recovered(after_s)
 
 
 class Unobserved(Observer):
-    """For an Executor: each future tells of its own call, and nobody asks for counts; it saves 60 µs a call."""
+    """For an Executor, whose counts are never read: each future reports its own task. It saves 60 µs a task."""
 
     def __init__(self) -> None:
         self.sse_clients = 0
@@ -143,7 +143,7 @@ class Unobserved(Observer):
 
 
 def _log(level: int, event: str, job: Job, **fields: Any) -> None:
-    """Write one record; what is not known is left out."""
+    """Write one record; unknown fields are left out."""
     if logger.isEnabledFor(level):
         every = {
             "job_id": job.id,
@@ -154,7 +154,7 @@ def _log(level: int, event: str, job: Job, **fields: Any) -> None:
             **fields,
         }
         known = {name: value for name, value in every.items() if value not in (None, "", {})}
-        # Not `logger.log`, which looks for its caller on the stack: that says nothing here, and takes 10 µs.
+        # Not `logger.log`, which searches the stack for its caller: of no use here, and it takes 10 µs.
         logger.handle(logger.makeRecord(logger.name, level, __file__, 0, event, (), None, extra=known))
 
 
@@ -167,11 +167,11 @@ def _ms(seconds: float) -> float:
 
 
 TOKENS_MAX = 1 << 53
-"""What a job announces can be any number; this is the largest that every reader of a metric takes."""
+"""A job may announce any number; this is the largest that every reader of a metric accepts."""
 
 
 def _tokens_left(job: Job) -> int:
-    """Return how many tokens the job had still announced (`ctx.progress(done, total, "tokens")`)."""
+    """Return how many announced tokens (`ctx.progress(done, total, "tokens")`) the job has not emitted."""
     progress = job.progress or {}
     done, total = progress.get("done"), progress.get("total")
     if progress.get("unit") not in ("token", "tokens") or not isinstance(total, int) or not isinstance(done, int):

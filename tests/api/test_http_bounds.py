@@ -218,6 +218,20 @@ async def test_a_client_that_stays_has_no_deadline_after_its_body(start_server: 
         writer.close()
 
 
+async def test_a_reader_whose_body_does_not_come_has_left(
+    start_server: StartServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with start_server(http=SLOW_BODY) as server:
+        submission = Submission("slow_clean", b'{"gate": "/"}', stop_when_client_leaves=True)
+        job_id = (await server.supervisor.submit(submission)).job_id
+        head = f"GET /v1/jobs/{job_id}/stream HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        answer = await ask(server, (head + "Content-Length: 9\r\n\r\n{").encode())
+        assert answer.startswith(b"HTTP/1.1 200") and b"event: started" in answer
+        record = await server.record(job_id, wait_s=60)
+        assert record["state"] == "cancelled" and record["error"]["by"] == "client_gone"
+        assert "Exception in ASGI application" not in caplog.text
+
+
 # ── what stands between bodies ──
 
 CHUNKED = (

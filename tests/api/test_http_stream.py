@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
+import signal
 import socket
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 from api_server import Server, StartServer, problem_of
 from httpx_sse import aconnect_sse
+from sse_starlette.sse import AppStatus
 from support.looped_cases import cases
 from support.waiting import Pending, until_async
 
@@ -349,20 +354,101 @@ async def vanish(writer: asyncio.StreamWriter) -> None:
         await writer.wait_closed()
 
 
+async def taken(app: Any, job_id: str, send: Callable[[Any], Awaitable[None]]) -> None:
+    """Have an application answer a stream's request to a reader that is this `send`, and stays."""
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    scope = {"type": "http", "method": "GET", "path": f"/v1/jobs/{job_id}/stream", "query_string": b""}
+    await app(scope | {"headers": [(b"host", b"localhost")]}, receive, send)
+
+
 @pytest.mark.row("A20")
 async def test_what_is_ready_together_goes_out_in_one_write(server: Server) -> None:
     job_id = await server.submit("count", n=1000)
     await server.record(job_id, wait_s=60)
     sent: list[Any] = []
 
-    async def receive() -> Any:
-        await asyncio.Event().wait()
-
     async def send(message: Any) -> None:
         sent.append(message)
 
-    scope = {"type": "http", "method": "GET", "path": f"/v1/jobs/{job_id}/stream", "query_string": b""}
-    await create_app(server.supervisor)(scope | {"headers": [(b"host", b"localhost")]}, receive, send)
+    await taken(create_app(server.supervisor), job_id, send)
     start, *pieces, end = sent
     assert start["status"] == 200 and not end["body"] and not end["more_body"]
     assert len(pieces) == 1 and pieces[0]["body"].count(b"event: token") == 1000
+
+
+@pytest.mark.row("A22")
+async def test_pings_stand_between_events_and_before_the_end(server: Server) -> None:
+    job_id = await server.submit("flood", n=2, chars=1 << 20)
+    await server.record(job_id, wait_s=60)
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        await asyncio.sleep(0.03)
+        sent.append(message)
+
+    await taken(create_app(server.supervisor, HttpSettings(ping_s=0.01)), job_id, send)
+    start, *pieces, end = sent
+    assert start["type"] == "http.response.start" and not end["more_body"]
+    assert all(len(piece["body"]) <= WRITE_BYTES and piece["more_body"] for piece in pieces)
+    *events, rest = b"".join(piece["body"] for piece in pieces).split(b"\n\n")
+    assert rest == b"" and {event.split(b": ")[0] for event in events if event != b": ping"} == {b"retry", b"id"}
+    assert sum(event != b": ping" for event in events) == 4 and b": ping" in events
+
+
+@pytest.mark.row("B19")
+@pytest.mark.parametrize("taken_before", [0, 1, 2], ids=["nothing", "the header", "all but the end"])
+async def test_a_reader_that_takes_nothing_more_is_cut_off_wherever_it_stops(
+    server: Server, taken_before: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    job_id = await server.submit("echo")
+    await server.record(job_id, wait_s=60)
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        if len(sent) == taken_before:
+            await asyncio.Event().wait()
+        sent.append(message)
+
+    app = create_app(server.supervisor, HttpSettings(send_timeout_s=0.1, ping_s=600))
+    async with asyncio.timeout(30):
+        await taken(app, job_id, send)
+    assert len(sent) == taken_before and "cut off a reader" in caplog.text
+    assert app.state.parts.streams.open == 0
+
+
+async def test_a_server_that_is_told_to_stop_leaves_streams_to_their_jobs(server: Server, tmp_path: Path) -> None:
+    """sse-starlette would end them, of all servers of the process: it takes the place of uvicorn's `handle_exit`."""
+    gate = tmp_path / "gate"
+    job_id = await server.submit("gated", gates=[str(gate)])
+    reading = asyncio.create_task(server.read(job_id))
+    await server.read(job_id, until="token")
+    stranger = uvicorn.Server(uvicorn.Config(server.client, ws="none", log_config=None))
+    handler = signal.signal(signal.SIGTERM, stranger.handle_exit)
+    try:
+        signal.raise_signal(signal.SIGTERM)
+        assert stranger.should_exit and not AppStatus.should_exit
+        await asyncio.sleep(0.6)  # its watcher looks every half second
+        gate.touch()
+        assert (await reading).names[-1] == "completed"
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
+async def test_what_a_job_says_is_in_no_log_of_the_package(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    await server.read(await server.submit("say", values=["a word that is told to nobody"]))
+    assert "a word that is told" not in caplog.text
+
+
+@pytest.mark.parametrize("asked", ["keep-alive", "close"])
+async def test_the_server_alone_says_what_becomes_of_the_connection(server: Server, asked: str) -> None:
+    job_id = await server.submit("echo")
+    await server.record(job_id, wait_s=60)
+    request = f"GET /v1/jobs/{job_id}/stream HTTP/1.1\r\nHost: localhost\r\nConnection: {asked}\r\n\r\n".encode()
+    reader, writer = await server.raw(request)
+    head = (await reader.readuntil(b"\r\n\r\n")).lower()
+    assert head.count(b"\r\nconnection: ") == head.count(b"\r\nconnection: close\r\n") == (asked == "close")
+    writer.close()

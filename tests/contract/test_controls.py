@@ -7,7 +7,16 @@ from typing import NamedTuple
 
 import pytest
 
-from contract import test_claims, test_dumps, test_layers, test_message_texts, test_names, test_packages, test_rooms
+from contract import (
+    test_claims,
+    test_dumps,
+    test_layers,
+    test_message_texts,
+    test_names,
+    test_packages,
+    test_requirements,
+    test_rooms,
+)
 from contract.source import CHECKS, ROOT, Check, Source
 
 
@@ -102,6 +111,9 @@ OFFENCES = [
     Planted(TEXT, SUPERVISOR, "lost = problem.detail.partition(':')[0] == 'lost'", "problem.detail.partition"),
     Planted(TEXT, SUPERVISOR, "found = PATTERN.fullmatch(outcome.message)", "outcome.message"),
     Planted(TEXT, SUPERVISOR, "match outcome.message:\n    case 'x': pass", "outcome.message"),
+    Planted(test_requirements.not_required, SUPERVISOR, "def late():\n    import numpy", "numpy"),
+    Planted(test_requirements.not_required, WORKER, "from no_such_package import x", "no_such_package"),
+    Planted(test_requirements.not_required, "workers/builtin/probe.py", "import dask.bag", "dask.bag"),
     Planted(test_claims.unknown_rows, "tests/unit/test_x.py", "pytestmark = pytest.mark.row('B1', 'B99')", "B99"),
 ]  # fmt: skip
 

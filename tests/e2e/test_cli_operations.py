@@ -180,14 +180,14 @@ def test_explain_tells_the_story_of_a_job_in_native_code(folder: Path) -> None:
         job_id = start_detached(command, "native", limits={"ack_s": 0.1})
         until(computes(command.json("inspect", job_id)["pid"]), "it is inside its native call")
         running = command.ok("explain", job_id)
-        assert "it has run for" in running and "None. It has not ended yet." in running
+        assert "it has been running for" in running and "None. It has not ended yet." in running
         command.ok("kill", job_id, "--reason", "stuck")
         told = command.ok("explain", job_id[:10])
         document = command.json("explain", job_id)
     assert told.startswith(f"{job_id} (native) was cancelled by user: stuck\n")
     for words in (
-        "the job did not hear it", "SIGKILL was sent", "in native", "tick",
-        "Change  ack_s. It is 0.1 s here", "--ack-s 0.2s",
+        "the job did not acknowledge it", "SIGKILL was sent", "in native", "tick",
+        "Change  ack_s. It is 0.1 s for this job", "--ack-s 0.2s",
     ):  # fmt: skip
         assert words in told, told
     assert (document["state"], document["change"]["setting"]) == ("cancelled", "ack_s")
@@ -240,12 +240,12 @@ def test_metrics_as_a_table_as_json_and_as_prometheus_reads_them(command: Comman
 
 def test_drain_refuses_new_jobs_until_it_is_off(command: Command) -> None:
     job_id = start_detached(command, "tick")
-    assert command.ok("drain") == "draining: new jobs are refused; 1 running go on\n"
+    assert command.ok("drain") == "draining: new jobs are refused; 1 running left\n"
     refused = command.run("submit", "add", "-i", "a=1")
     assert (refused.returncode, refused.stdout) == (75, "")
     assert "draining" in refused.stderr and "drain --off" in refused.stderr
     assert command.json("drain")["draining"] is True
-    assert command.ok("drain", "--off") == "not draining: new jobs are taken; 1 running\n"
+    assert command.ok("drain", "--off") == "not draining: new jobs are accepted; 1 running\n"
     assert command.ok("submit", "add", "-i", "a=1") == "3\n"
     command.ok("kill", job_id)
     assert command.run("drain", "--off", "--deadline", "1s").returncode == 2
@@ -272,7 +272,7 @@ def test_shutdown_ends_jobs_then_the_server_and_says_so_when_it_is_gone(server: 
     assert re.fullmatch(
         rf"{re.escape(server.url)}, pid {server.process.pid}, is down after .* \(asked over HTTP\)\n", done.stdout
     )
-    assert "takes no more jobs; 1 running are ending" in done.stderr
+    assert "accepts no more jobs; 1 running left" in done.stderr
     server.process.communicate(timeout=60)
     assert server.process.returncode == 0
     assert not [process for process in below if lives(process)]
@@ -304,13 +304,13 @@ def test_it_is_told_why_a_worker_was_not_used_again_and_why_a_pool_does_not_fork
     )
     server = serve()
     command = Command(folder, server.url)
-    assert command.json("workers")["retired"] == [] and "not used again" not in command.ok("workers")
+    assert command.json("workers")["retired"] == [] and "not reused" not in command.ok("workers")
     assert command.ok("submit", "leave_a_thread").strip() == "1"
     job_id = command.json("ps", "--all")["jobs"][0]["job_id"]
     (retired,) = command.json("workers")["retired"]
     assert (retired["job_id"], retired["pool"], retired["why"]) == (job_id, "mine", "1 thread(s) more than before")
     title, head, _, row = command.ok("workers").splitlines()[-4:]
-    assert title == "not used again" and head.split() == ["WORKER", "POOL", "JOB", "AGO", "WHY"]
+    assert title == "not reused" and head.split() == ["WORKER", "POOL", "JOB", "AGO", "WHY"]
     assert row.split()[:3] == [retired["worker_id"], "mine", job_id[:12]] and row.endswith(retired["why"])
     checks = {check["name"]: check for check in command.json("doctor", "--url", server.url)["checks"]}
     assert checks["server"]["status"] == "ok" and checks["pool mine"]["status"] == "warn"

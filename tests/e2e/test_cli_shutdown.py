@@ -40,7 +40,9 @@ def test_a_window_that_is_closed_hangs_up_twice_and_jobs_keep_their_grace(
     with own.start("submit", "tick", "-i", f"gate={gate}", "--grace-s", "1m") as reader:
         assert read_line(reader) == "tick\n" and server.process.stderr is not None
         server.process.send_signal(signal.SIGHUP)
-        assert any(line == "1 job ends with its grace; Ctrl-C again kills it\n" for line in server.process.stderr)
+        assert any(
+            line == "1 job is cancelled with its grace; Ctrl-C again kills it\n" for line in server.process.stderr
+        )
         server.process.send_signal(signal.SIGHUP)
         own.ok("ps")  # by now it has heard that one, too
         open_gate(gate)
@@ -57,7 +59,9 @@ def test_a_service_manager_may_signal_every_process_of_a_server(folder: Path, se
         assert read_line(reader) == "tick\n" and server.process.stderr is not None
         for process in (*psutil.Process(server.process.pid).children(recursive=True), server.process):
             process.send_signal(signal.SIGTERM)
-        assert any(line == "1 job ends with its grace; Ctrl-C again kills it\n" for line in server.process.stderr)
+        assert any(
+            line == "1 job is cancelled with its grace; Ctrl-C again kills it\n" for line in server.process.stderr
+        )
         own.ok("ps")
         open_gate(gate)
         _, err = reader.communicate(timeout=60)
@@ -115,7 +119,7 @@ def test_a_server_that_hangs_gets_sigterm_then_sigkill(server: Server, impatient
     assert done.exit_code == 0, done.output
     document = json.loads(done.stdout)
     assert document["down"] and document["pid"] == server.process.pid
-    assert document["how"] == "it did not answer over HTTP, then SIGKILL"
+    assert document["how"] == "no answer over HTTP, then SIGKILL"
     server.process.communicate(timeout=60)
     assert server.process.returncode == -signal.SIGKILL
 
@@ -140,14 +144,14 @@ def test_foreign_processes_are_refused(server: Server, stranger: subprocess.Pope
     for pid, url, why in (
         (stranger.pid, server.url, "does not listen there"),
         (server.process.pid, "http://127.0.0.1:1", "does not listen there"),
-        (os.getpid(), server.url, "it is no `killable serve`"),
+        (os.getpid(), server.url, "it is not `killable serve`"),
         (1, server.url, ""),
         (2**22 + 1, server.url, "cannot be opened"),
         (-1, server.url, "cannot be opened"),
     ):
         with pytest.raises(Foreign, match=f"pid {pid} is not signalled.*{why}"):
             RunningServer(pid, url)
-    with pytest.raises(Foreign, match="no `killable serve` of this user's listens"):
+    with pytest.raises(Foreign, match="no `killable serve` of this user listens"):
         RunningServer.listening_at("http://127.0.0.1:1")
 
 

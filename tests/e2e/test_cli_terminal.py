@@ -70,7 +70,7 @@ def test_while_it_is_queued_its_place_is_shown(server: Server, command: Command)
         job = command.ok("submit", "tick", "-d").strip()
         screen = on_screen(command, "submit", "add", "-i", "a=1", "--queue-s", "10")
         assert screen.exit_code == 124
-        assert "queued, 1 job before it" in screen.raw
+        assert "queued, 1 job ahead of it" in screen.raw
         assert not any("queued" in line and "queue_s" not in line and "--queue-s" not in line for line in screen.lines)
         command.ok("kill", job, *busy, "--now")
 

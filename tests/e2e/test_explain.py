@@ -56,7 +56,7 @@ def normalized(text: str) -> str:
         (r"\bw-\d+", "WORKER"),
         (r"\bpid \d+", "pid N"),
         (r'"/[^"]*/([a-z_]+\.py)", line \d+', r'"\1", line N'),
-        (r"\((cgroup\+)?descendants\)", "(PROOF)"),
+        (r"\(proof: (cgroup\+)?descendants\)", "(PROOF)"),
         (r" SPAN the next worker was ready in its place", ""),  # perhaps not yet
         (
             r"(It was not the out-of-memory killer|The kernel's out-of-memory killer is the usual sender; [^.]*)\.",

@@ -200,7 +200,7 @@ def test_a_signal_does_the_same_and_http_answers_until_the_last_job_has_ended(
         job = Stream(client, "tick", gate=gate)
         below = everything_below(server)
         server.process.send_signal(number)
-        wait_until_said(server, "1 job ends with its grace; Ctrl-C again kills it")
+        wait_until_said(server, "1 job is cancelled with its grace; Ctrl-C again kills it")
         with httpx.Client(base_url=server.url, timeout=60) as newcomer:
             assert is_refused(newcomer)
         open_gate(gate)
@@ -215,7 +215,7 @@ def test_a_second_signal_kills(serve: Serve) -> None:
         job = Stream(client, "deaf")
         below = everything_below(server)
         server.process.send_signal(signal.SIGTERM)
-        wait_until_said(server, "1 job ends with its grace")
+        wait_until_said(server, "1 job is cancelled with its grace")
         server.process.send_signal(signal.SIGTERM)
         assert job.end()["certificate"]["exit_signal"] == "SIGKILL"
     assert ended(server, below) == (0, [])
@@ -227,7 +227,7 @@ def test_a_signal_after_a_shutdown_is_the_second_word(serve: Serve) -> None:
         job = Stream(client, "deaf")
         below = everything_below(server)
         client.post("/v1/shutdown")
-        wait_until_said(server, "1 job ends with its grace")
+        wait_until_said(server, "1 job is cancelled with its grace")
         server.process.send_signal(signal.SIGINT)
         assert job.end()["certificate"]["exit_signal"] == "SIGKILL"
     assert ended(server, below) == (0, [])
@@ -239,7 +239,7 @@ def test_drain_s_is_what_a_signal_leaves_the_jobs(serve: Serve, gate: str) -> No
         job = Stream(client, "gated", gate=gate)
         below = everything_below(server)
         server.process.send_signal(signal.SIGTERM)
-        wait_until_said(server, "1 job may end within 1h; Ctrl-C again kills")
+        wait_until_said(server, "1 job may finish within 1h; Ctrl-C again kills at once")
         assert is_refused(client)
         open_gate(gate)
         assert (job.end()["state"], ended(server, below)) == ("completed", (0, []))
@@ -251,7 +251,7 @@ def test_a_second_signal_ends_the_drain(serve: Serve) -> None:
         job = Stream(client, "deaf")
         below = everything_below(server)
         server.process.send_signal(signal.SIGTERM)
-        wait_until_said(server, "1 job may end within 1h")
+        wait_until_said(server, "1 job may finish within 1h")
         server.process.send_signal(signal.SIGTERM)
         assert job.end()["certificate"]["exit_signal"] == "SIGKILL"
     assert ended(server, below) == (0, [])
@@ -298,11 +298,15 @@ def test_the_announcement_for_people(tmp_path: Path) -> None:
     (tmp_path / "my_jobs.py").write_text(JOBS)
     command = Command(tmp_path)
     for args, env, words in (
-        ((), {}, ("no key: whoever reaches 127.0.0.1", "ends every job with its grace", "a second one kills")),
+        (
+            (),
+            {},
+            ("no key: anyone who can connect to 127.0.0.1", "ends every job with its grace", "a second Ctrl-C kills"),
+        ),
         (
             ("--host", "0.0.0.0"),
             {"KILLABLE_API_KEY": KEY, "KILLABLE_SERVER__DRAIN_S": "30s"},
-            ("default (operate)", "plain HTTP", "TLS", "server.allowed_hosts", "gives the others 30 s"),
+            ("default (operate)", "plain HTTP", "TLS", "server.allowed_hosts", "lets the others finish for 30 s"),
         ),
     ):
         with command.start("serve", "my_jobs.py", "--port", "0", *args, env=env) as process:

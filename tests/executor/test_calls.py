@@ -188,7 +188,7 @@ def test_shutdown_can_leave_out_what_has_not_begun(tmp_path: Path) -> None:
 
 def test_an_executor_that_is_forgotten_finishes_its_calls(tmp_path: Path) -> None:
     executor = Executor(max_workers=1)
-    thread = executor._calls.supervisor_thread._thread
+    thread = executor._tasks.supervisor_thread._thread
     future = executor.submit(executor_tasks.wait_for, str(tmp_path / "gate"))
     del executor
     executor_tasks.say(str(tmp_path / "gate"))

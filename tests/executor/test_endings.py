@@ -293,7 +293,7 @@ def test_a_kill_costs_the_next_call_nothing(tmp_path: Path) -> None:
 
 def idle(executor: Executor) -> set[int | None]:
     """Return the workers that are ready for a call."""
-    supervisor = executor._calls.supervisor_thread._supervisor
+    supervisor = executor._tasks.supervisor_thread._supervisor
     assert supervisor is not None
     (pool,) = supervisor._fleet
     return {worker.process.pid for worker in list(pool.workers.values()) if worker.stage is WorkerStage.IDLE}

@@ -101,7 +101,7 @@ def test_a_call_that_is_stopped_at_once_while_it_is_given_runs_nowhere(
     def send_late(process: WorkerProcess, *order: Any) -> int | None:
         monkeypatch.undo()
         killed.append(process.pid)
-        (future,) = executor._calls._under_way
+        (future,) = executor._tasks._under_way
         stoppings.append(threading.Thread(target=lambda: future.cancel(grace_s=0)))
         stoppings[-1].start()
         until(processes.has_ended(process.pid or 0), "its worker is killed")

@@ -99,7 +99,7 @@ def test_the_exit_of_a_call_that_was_killed_may_be_heard_before_the_word_of_who_
     future = executor.submit(executor_tasks.hold_the_lock, str(tmp_path / "in"))
     until((tmp_path / "in").exists, "it runs")
     with stalled_supervisor_thread(executor):
-        executor._calls._under_way[future].kill_now(Verdict("cancelled", by="user", reason="gone"), 0)
+        executor._tasks._under_way[future].kill_now(Verdict("cancelled", by="user", reason="gone"), 0)
     with pytest.raises(JobCancelled) as caught:
         future.result()
     assert caught.value.facts["reason"] == "gone" and (future.certificate or {})["exit_signal"] == "SIGKILL"
@@ -215,7 +215,7 @@ def test_an_interrupt_of_one_thread_costs_the_call_of_another_nothing(monkeypatc
                 with interrupted_at(line, but_in=Lease.give.__code__):
                     executor.submit(executor_tasks.square, 4)
             except KeyboardInterrupt:
-                executor._calls._match()  # as the thread of the other one goes on
+                executor._tasks._match()  # as the thread of the other one goes on
                 assert other.result(60) == line**2
             else:
                 break
@@ -230,7 +230,7 @@ def test_a_stop_comes_behind_the_whole_of_an_order_that_was_written_in_part(
 
     def stopped_first(supervisor_thread: SupervisorThread, act: Callable[[Supervisor], None]) -> None:
         monkeypatch.setattr(SupervisorThread, "call", call)
-        ((future, given),) = executor._calls._under_way.items()
+        ((future, given),) = executor._tasks._under_way.items()
         rests.append(given._lease is not None and given._lease.has_unsent)
         future.cancel()
         call(supervisor_thread, act)
@@ -285,8 +285,8 @@ def test_calls_go_on_when_their_zygote_is_given_up(tmp_path: Path) -> None:
         running = [executor.submit(executor_tasks.loop, str(tmp_path / f"in {number}")) for number in range(3)]
         until(lambda: all((tmp_path / f"in {number}").exists() for number in range(3)), "they run")
         waiting = [executor.submit(executor_tasks.square, number) for number in range(4)]
-        (pool,) = executor._calls.supervisor.jobs.fleet
-        executor._calls.supervisor_thread.call(lambda _: pool._spawner._zygote_host._end_zygote())  # type: ignore[attr-defined]
+        (pool,) = executor._tasks.supervisor.jobs.fleet
+        executor._tasks.supervisor_thread.call(lambda _: pool._spawner._zygote_host._end_zygote())  # type: ignore[attr-defined]
         assert [future.result() for future in waiting] == [0, 1, 4, 9]
         for future in running:
             with pytest.raises(WorkerCrashed):
@@ -396,7 +396,7 @@ def test_a_call_that_ran_through_is_certified_as_one_that_was_watched() -> None:
     with Executor(max_workers=1, spares=1) as executor:
         assert executor.submit(executor_tasks.square, 2).result() == 4
         until(
-            lambda: [lease for lease in executor._calls._leases if lease.quiet],
+            lambda: [lease for lease in executor._tasks._leases if lease.quiet],
             "there is a spare beside the leased one",
         )
         plain = executor.submit(executor_tasks.square, 3)

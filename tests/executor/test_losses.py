@@ -128,7 +128,7 @@ def test_a_call_whose_order_is_written_is_not_given_to_a_second_worker(
             patched.setattr(PendingTasks, "_match", lambda calls: None)
             first = executor.with_limits(run_s=60, grace_s=20).submit(executor_tasks.notes, str(runs))
             seen = threading.Event()
-            executor._calls.supervisor_thread.call(lambda _: seen.set())
+            executor._tasks.supervisor_thread.call(lambda _: seen.set())
             assert seen.wait(60), "the supervisor's thread has looked for whom to give it to"
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
             patched.setattr(Task, "give", interrupted)
@@ -210,7 +210,7 @@ def test_an_executor_without_a_descriptor_for_its_loop_says_so(tmp_path: Path) -
         os.close(lowest)
         resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
         executor = Executor(max_workers=1)
-        executor._calls.hosting.join()
+        executor._tasks.supervisor_thread.join()
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         try:
             executor.submit(pow, 2, 2)
@@ -231,7 +231,7 @@ def test_calls_end_when_the_thread_of_their_supervisor_is_lost(tmp_path: Path) -
     waiting = executor.submit(executor_tasks.square, 2)
     until((tmp_path / "in").exists, "it runs")
     worker = int((tmp_path / "in").read_text())
-    executor._calls.supervisor_thread.call(lambda _: sys.exit("of a thread"))
+    executor._tasks.supervisor_thread.call(lambda _: sys.exit("of a thread"))
     with pytest.raises(WorkerCrashed):
         running.result(60)
     with pytest.raises(WorkerCrashed, match="of a thread"):
@@ -289,4 +289,4 @@ def test_a_fork_after_an_executor_is_over_leaves_the_others_too() -> None:
             os._exit(outcome)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 25
         assert living.submit(executor_tasks.square, 3).result() == 9
-    assert ended._calls is not None  # it lived until now
+    assert ended._tasks is not None  # it lived until now

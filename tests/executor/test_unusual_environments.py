@@ -61,14 +61,14 @@ def test_a_folder_of_the_pool_that_was_tidied_away(executor: Executor) -> None:
         assert "KILLABLE_INSTANCE" in file.read()
     for folder in folders_of(executor):
         shutil.rmtree(folder)
-    (pool,) = executor._calls.supervisor._fleet
+    (pool,) = executor._tasks.supervisor._fleet
     os.kill(zygote, signal.SIGKILL)
     until(lambda: pool.zygote_restarts == 1 or Pending(pool), "its pool has heard of it")
     assert executor.submit(executor_tasks.square, 4).result(timeout=60) == 16
 
 
 def folders_of(executor: Executor) -> list[str]:
-    supervisor = executor._calls.supervisor
+    supervisor = executor._tasks.supervisor
     return [spawner._tmp for spawner in supervisor._fleet._system.spawners]  # type: ignore[union-attr]
 
 

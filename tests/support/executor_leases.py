@@ -20,7 +20,7 @@ def stalled_supervisor_thread(executor: Executor) -> Iterator[None]:
         reached.set()
         go.wait()
 
-    executor._calls.supervisor_thread.call(stand)
+    executor._tasks.supervisor_thread.call(stand)
     reached.wait()
     try:
         yield
@@ -32,7 +32,7 @@ def wait_for_leases(executor: Executor, count: int) -> list[int]:
     """Wait until that many workers are leased; return their pids."""
 
     def found() -> list[int] | Pending:
-        leases = [lease for lease in executor._calls._leases if not lease.is_over]
+        leases = [lease for lease in executor._tasks._leases if not lease.is_over]
         return [lease.process.pid or 0 for lease in leases] if len(leases) == count else Pending(leases)
 
     return until(found, f"{count} workers are leased")

@@ -12,7 +12,7 @@ import pytest
 from killable.api.client.exchange import HttpCall, Server
 from killable.api.client.job_calls import JobCalls
 from killable.api.client.outcomes import Unreachable
-from killable.api.client.retries import RETRY_S_MAX, Asking, Flow, Pause
+from killable.api.client.retries import RETRY_S_MAX, Flow, Pause, Requester
 from killable.api.client.submission import PendingSubmission, Submitting
 from killable.workers.errors import KillableError, Refused
 
@@ -24,7 +24,7 @@ def test_a_call_that_was_held_for_long_is_sent_again_when_its_connection_breaks(
 ) -> None:
     """Its time counts from the first failure: a proxy that cuts what takes a minute would end every wait."""
     call = HttpCall("GET", "/v1/jobs/job-1/result", hold_s=25.0)
-    flow = Asking(SERVER).ask(call)
+    flow = Requester(SERVER).ask(call)
     assert next(flow) is call
     later = time.monotonic() + 3 * RETRY_S_MAX
     with monkeypatch.context() as patched:
@@ -58,7 +58,7 @@ def submission() -> PendingSubmission:
 
 
 def submitting(*outcomes: KillableError | httpx.Response) -> Any:
-    return carried_out(Submitting(Asking(SERVER)).submit(submission()), *outcomes)
+    return carried_out(Submitting(Requester(SERVER)).submit(submission()), *outcomes)
 
 
 def test_an_answer_from_before_the_request_was_looked_at_is_no_word_of_an_earlier_sending() -> None:
@@ -88,12 +88,12 @@ def test_a_keyed_call_that_met_too_many_connections_is_sent_again() -> None:
 
 def test_what_cannot_be_undone_for_want_of_a_connection_is_not_called_undone() -> None:
     with pytest.raises(Unreachable, match="not known"):
-        carried_out(Submitting(Asking(SERVER, retries=0)).undo(submission(), "left"), CONNECTIONS)
+        carried_out(Submitting(Requester(SERVER, retries=0)).undo(submission(), "left"), CONNECTIONS)
 
 
 def test_another_server_at_the_address_has_started_nothing() -> None:
     for status, may_have in ((404, False), (200, False), (502, True)):
-        asking = Asking(SERVER, retries=0)
+        asking = Requester(SERVER, retries=0)
         with pytest.raises(Unreachable) as wrong:
             carried_out(Submitting(asking).submit(submission()), httpx.Response(status, html="<p>hello</p>"))
         assert ("idempotency_key" in wrong.value.facts) is may_have, wrong.value
@@ -101,7 +101,7 @@ def test_another_server_at_the_address_has_started_nothing() -> None:
 
 def test_a_run_that_has_cancelled_its_job_gives_no_advice_to_ask_for_it_again() -> None:
     """It does where it could not."""
-    asking = Asking(SERVER, retries=0)
+    asking = Requester(SERVER, retries=0)
     accepted = httpx.Response(202, json={"job_id": "job-1"})
     ended = httpx.Response(200, json={"job_id": "job-1", "state": "cancelled", "certificate": {}})
     with pytest.raises(Unreachable) as cancelled:
@@ -115,5 +115,5 @@ def test_a_run_that_has_cancelled_its_job_gives_no_advice_to_ask_for_it_again() 
 def test_what_only_reads_says_how_it_ended_last() -> None:
     gone = SERVER.unreachable(httpx.ConnectError("refused"))
     with pytest.raises(Unreachable) as error:
-        carried_out(Asking(SERVER).ask(HttpCall("GET", "/v1/jobs/job-1")), LOST, gone, gone)
+        carried_out(Requester(SERVER).ask(HttpCall("GET", "/v1/jobs/job-1")), LOST, gone, gone)
     assert error.value is gone

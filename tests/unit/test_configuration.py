@@ -61,7 +61,7 @@ def test_a_unix_socket_needs_none() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "found"), [("short", "5 characters"), ("", "an empty text"), ("with spaces in the key", "22 characters")]
+    ("key", "found"), [("short", "5 characters"), ("", "an empty value"), ("with spaces in the key", "22 characters")]
 )
 def test_a_key_of_the_environment_that_is_none_is_refused_and_not_shown(key: str, found: str) -> None:
     ((name, text),) = faults({"KILLABLE_API_KEY": key}, host="0.0.0.0")

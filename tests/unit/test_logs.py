@@ -104,7 +104,7 @@ def test_a_traceback_follows_indented_or_as_a_member(log_format: logs.Format) ->
 @pytest.mark.parametrize("log_format", FORMATS)
 def test_with_redact_nothing_that_others_said_is_written(log_format: logs.Format, redact: bool) -> None:
     with written(log_format, redact=redact) as lines:
-        for name in logs.SAID:
+        for name in logs.FOREIGN_TEXT_FIELDS:
             log.info("failed", extra={name: SECRET, "job_id": "job-1"})
         log.info("submitted", extra={"tags": {"key": SECRET}})
         logging.getLogger("asyncio").error("Task exception was never retrieved: %s", SECRET)
@@ -119,11 +119,11 @@ def test_with_redact_nothing_that_others_said_is_written(log_format: logs.Format
         found = lines()
     whole = "\n".join(found)
     if not redact:
-        assert whole.count(SECRET) >= len(logs.SAID) + 5
+        assert whole.count(SECRET) >= len(logs.FOREIGN_TEXT_FIELDS) + 5
         return
     assert SECRET not in whole
-    assert whole.count("job-1") == len(logs.SAID)  # what is ours is still there
-    assert whole.count(logs.REDACTED) >= len(logs.SAID) + 6
+    assert whole.count("job-1") == len(logs.FOREIGN_TEXT_FIELDS)  # what is ours is still there
+    assert whole.count(logs.REDACTED) >= len(logs.FOREIGN_TEXT_FIELDS) + 6
     assert "ValueError" in whole and "KeyError" in whole and "test_logs.py" in whole
 
 
@@ -232,7 +232,7 @@ def test_an_end_that_comes_right_behind_the_gathering_is_not_missed(monkeypatch:
             was_set = super().wait(timeout)
             if not was_set:
                 self.set()
-                writer._there_is_more.set()
+                writer._lines_waiting.set()
             return was_set
 
     stream = io.StringIO()

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from killable.api.cli.commands.drain import in_words
+from killable.api.cli.commands.drain import state_line
 from killable.api.cli.commands.metrics import flattened
 from killable.api.cli.commands.ps import in_order, summary
 from killable.api.cli.display.status_line import StatusLine, progress_line
@@ -35,20 +35,20 @@ def test_what_needs_attention_comes_first() -> None:
     [
         (
             {"draining": True, "deadline_s": 30.0, "running": 2, "queued": 3},
-            "draining: new jobs are refused; 2 running and 3 queued go on, at most 30 s more",
+            "draining: new jobs are refused; 2 running and 3 queued left, at most 30 s more",
         ),
         (
             {"draining": True, "deadline_s": None, "running": 0, "queued": 0},
-            "draining: new jobs are refused; nothing is left",
+            "draining: new jobs are refused; no jobs left",
         ),
         (
             {"draining": False, "deadline_s": None, "running": 0, "queued": 0},
-            "not draining: new jobs are taken; nothing runs",
+            "not draining: new jobs are accepted; no jobs",
         ),
     ],
 )
 def test_how_a_drain_stands(standing: dict[str, Any], words: str) -> None:
-    assert in_words(standing) == words
+    assert state_line(standing) == words
 
 
 def test_counts_in_words() -> None:

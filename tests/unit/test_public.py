@@ -32,15 +32,15 @@ def test_the_authors_names_load_neither_supervisor_nor_asyncio_nor_pydantic(name
     assert not {"killable.supervisor", "killable.api", "asyncio", "pydantic"} & set(loaded)
 
 
-@pytest.mark.parametrize("name", sorted(set(killable._HOMES) - {"Client"}))
+@pytest.mark.parametrize("name", sorted(set(killable._MODULES) - {"Client"}))
 def test_each_name_is_its_homes(name: str) -> None:
     value = getattr(killable, name)
-    assert value is getattr(sys.modules[killable._HOMES[name]], name)
+    assert value is getattr(sys.modules[killable._MODULES[name]], name)
     assert vars(killable)[name] is value
 
 
 def test_all_and_dir_list_every_name() -> None:
-    assert sorted({*killable._HOMES, "__version__"}) == sorted(killable.__all__)
+    assert sorted({*killable._MODULES, "__version__"}) == sorted(killable.__all__)
     assert set(killable.__all__) <= set(dir(killable))
 
 

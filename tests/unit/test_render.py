@@ -80,7 +80,7 @@ def test_a_clean_death_reads_as_in_the_manual() -> None:
             "NOT PROVEN DEAD (SIGTERM not delivered, SIGKILL 2.0 ms)",
         ),
         ({"requested": 0.0, "cause": "cancelled"}, "dead (it had no process)"),
-        (None, "what became of its process is not known"),
+        (None, "how its process ended is not known"),
     ],
 )
 def test_other_deaths(certificate: dict[str, Any] | None, words: str) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 
+import pytest
 from starlette.types import Message
 
-from killable.api.http.sse import PING, WRITE_BYTES, _Wire, encode
+from killable.api.http.sse import PING, WRITE_BYTES, cut, encode, in_whole_events
 from killable.supervisor.models import JobEvent
 from killable.workers.runtime.catalogue import REPORT_BYTES_MAX, _end_of
 
@@ -30,17 +31,29 @@ def test_of_a_text_its_end_is_told_as_far_as_it_fits_into_a_message() -> None:
         assert REPORT_BYTES_MAX // 2 < len(json.dumps(told)) <= REPORT_BYTES_MAX
 
 
-async def test_nothing_goes_out_behind_the_last_word_and_nothing_inside_another() -> None:
-    """A ping may be due while either is on its way."""
+def test_what_is_cut_is_whole_again() -> None:
+    for size in (1, WRITE_BYTES, WRITE_BYTES + 1, 3 * WRITE_BYTES):
+        payload = bytes(index % 251 for index in range(size))
+        parts = list(cut(payload))
+        assert b"".join(parts) == payload and {len(part) for part in parts[:-1]} <= {WRITE_BYTES}
+
+
+@pytest.mark.parametrize("beyond", range(4))
+async def test_no_ping_goes_out_in_the_middle_of_an_event(beyond: int) -> None:
+    """One may be due while any part is on its way. Its end may be cut, too."""
     sent: list[bytes] = []
 
     async def send(message: Message) -> None:
-        await asyncio.sleep(0)
-        sent.append(message["body"])
+        for _ in range(20 if "body" not in message else 1):
+            await asyncio.sleep(0)
+        sent.append(message.get("body", b"start"))
 
-    wire = _Wire(send, 60)
-    event, ping = b"x" * (2 * WRITE_BYTES), {"type": "http.response.body", "body": PING, "more_body": True}
+    send_whole = in_whole_events(send, 60)
+    bodies = [*cut(b"x" * (2 * WRITE_BYTES - 2 + beyond) + b"\n\n"), b"small\n\n"]
     async with asyncio.TaskGroup() as group:
-        for message in ({**ping, "body": event}, ping, {**ping, "body": b"", "more_body": False}, ping):
-            group.create_task(wire.send(message))
-    assert sent == [event[:WRITE_BYTES], event[WRITE_BYTES:], PING, b""]
+        group.create_task(send_whole({"type": "http.response.start"}))
+        for body in bodies:
+            for each in (PING, body):
+                group.create_task(send_whole({"type": "http.response.body", "body": each, "more_body": True}))
+        group.create_task(send_whole({"type": "http.response.body", "body": PING, "more_body": True}))
+    assert sent == [b"start", PING, *bodies[:-1], PING, bodies[-1], PING]

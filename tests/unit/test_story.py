@@ -49,33 +49,35 @@ def never_started(ended: dict[str, Any]) -> dict[str, Any]:
 ENDINGS: dict[str, tuple[dict[str, Any], str | None, tuple[str, ...]]] = {
     "completed": (
         record("completed"), None,
-        ("split) completed", "its function returned", "ended by itself with exit code 0", "0.6 ms later"),
+        ("split) completed", "its function returned", "Its process ended with exit code 0; the server did not stop it",
+         "0.6 ms later"),
     ),
     "cancelled, acknowledged": (
         record("cancelled", "cancelled", HEARD, by="user", reason="enough"), None,
-        ("cancelled by user: enough", "Someone asked", "saying: enough", "a grace of 5 s", "the job heard it",
-         "the process ended with exit code 143", "nothing of it was left (descendants)", "line 17 in split"),
+        ("cancelled by user: enough", "A user cancelled it", "; reason: enough.", "a grace of 5 s",
+         "the job acknowledged it",
+         "the process ended with exit code 143", "no process of it was left (proof: descendants)", "line 17 in split"),
     ),
     "cancelled, early kill": (
         record("cancelled", "cancelled", STUCK, by="user", reason=""), "ack_s",
-        ("the job did not hear it: its main thread was inside native code", "501.0 ms  SIGKILL was sent",
-         "SIGKILL came before the grace was over: not acknowledged", "line 9 in encode", "--ack-s 1s"),
+        ("the job did not acknowledge it: its main thread was inside native code", "501.0 ms  SIGKILL was sent",
+         "SIGKILL was sent before the grace was over: not acknowledged", "line 9 in encode", "--ack-s 1s"),
     ),
     "cancelled, the clean-up took too long": (
         record("cancelled", "cancelled", HEARD | {"kill_sent": 5000.4}, by="user"), "grace_s", ("--grace-s 10s",),
     ),
     "cancelled, cleaned up, and its process stayed": (
         record("cancelled", "cancelled", HEARD | {"kill_sent": 1300.2, "lingered": True}, by="user"), None,
-        ("The job was over, but its process was still there a second later", "SIGKILL was sent", "a busy machine"),
+        ("The job had ended, but its process was still there a second later", "SIGKILL was sent", "a busy machine"),
     ),
     "completed, and its process stayed": (
         record("completed", certificate={"kill_sent": 0.0, "exited": 1.0, "exit_signal": "SIGKILL", "lingered": True}),
-        None, ("its function returned", "still there a second later: so it was killed"),
+        None, ("its function returned", "still there a second later, so it was killed"),
     ),
     "cancelled, deaf": (
         record("cancelled", "cancelled",
                {"requested": 0.0, "term_sent": 0.1, "kill_sent": 5000.0, "tree_empty": 5001.0}, by="user"),
-        None, ("it never reached Python's own handler", "no grace is long enough"),
+        None, ("Python's signal handler did not run", "no grace is long enough"),
     ),
     "cancelled at once": (
         record("cancelled", "cancelled", {"requested": 0.0, "kill_sent": 0.1, "tree_empty": 1.0}, by="user"), None,
@@ -93,12 +95,13 @@ ENDINGS: dict[str, tuple[dict[str, Any], str | None, tuple[str, ...]]] = {
     ),
     "timeout.run": (
         record("timed_out", "timeout.run", STUCK, message="run_s of 60 s is over", limit_s=60.0), "run_s",
-        ("timed out, timeout.run", "The deadline run_s of 1m", "had not returned", "run_s. It is 10m here",
+        ("timed out, timeout.run", "The deadline run_s of 1m", "had not returned",
+         "run_s. It is 10m for this job; it limits the time from",
          "--run-s 20m", '@job(run_s="20m")'),
     ),
     "timeout.queue": (
         never_started(record("timed_out", "timeout.queue", NO_PROCESS, limit_s=300.0)), "workers",
-        ("The deadline queue_s of 5m", "no worker was free", "[pools.NAME]"),
+        ("The deadline queue_s of 5m", "no worker became free", "[pools.NAME]"),
     ),
     "timeout.start": (record("timed_out", "timeout.start", HEARD, limit_s=60.0), "start_s", ("--start-s 2m",)),
     "timeout.first_token": (
@@ -112,14 +115,15 @@ ENDINGS: dict[str, tuple[dict[str, Any], str | None, tuple[str, ...]]] = {
     "timeout.operation": (
         record("timed_out", "timeout.operation", HEARD | {"operation": "load/download/read"}, limit="operation_s",
                limit_s=600.0, operation="load/download", inside="load/download/read"), "operation_s",
-        ("operation_s of 10m, set for operation load/download", "at last in load/download/read",
-         "stood here, in operation load/download/read", "--operation-s load/download=20m",
+        ("operation_s of 10m, set for operation load/download", "the last part of it in load/download/read",
+         "was here, in operation load/download/read", "--operation-s load/download=20m",
          '@job(operation_s={"load/download": "20m"})', '"load/download" = "20m" under [jobs.split.limits.operation_s]'),
     ),
     "timeout.operation, raised": (
         record("timed_out", "timeout.operation", limit="operation_s", limit_s=600.0, operation="load",
                traceback="Traceback (most recent call last):\n  line 30, in load\n"), "operation_s",
-        ("OperationTimedOut was raised in it", "ended by itself", "line 30, in load", "--operation-s load=20m"),
+        ("OperationTimedOut was raised in the job", "the server did not stop it",
+         "line 30, in load", "--operation-s load=20m"),
     ),
     "exception": (
         record("failed", "exception", type="ValueError", message="ValueError: no luck",
@@ -130,12 +134,13 @@ ENDINGS: dict[str, tuple[dict[str, Any], str | None, tuple[str, ...]]] = {
     "crash SIGSEGV": (
         record("failed", "crash", BY_ITSELF | {"exit_code": None, "exit_signal": "SIGSEGV"}, signal="SIGSEGV",
                core_dumped=True),
-        None, ("crashed with SIGSEGV (an access to memory", "A core was dumped", "ended by itself by SIGSEGV",
-               "the stack above says from where"),
+        None, ("crashed with SIGSEGV (an access to invalid memory)", "A core was dumped",
+               "Its process ended by SIGSEGV",
+               "the stack above, if there is one, shows where"),
     ),
     "limit.output": (
         record("failed", "limit.output", HEARD, message="output_bytes was reached"), "output_bytes",
-        ("output_bytes of 64 MiB", "What came before is kept", "--output-bytes 128MiB"),
+        ("output_bytes of 64 MiB", "The output up to then is kept", "--output-bytes 128MiB"),
     ),
     "limit.memory": (
         record("failed", "limit.memory", message="memory_bytes was reached"), "memory_bytes", ("--memory-bytes 4GiB",),
@@ -146,11 +151,11 @@ ENDINGS: dict[str, tuple[dict[str, Any], str | None, tuple[str, ...]]] = {
     ),
     "limit.cpu": (
         limited(record("failed", "limit.cpu", HEARD, limit_s=60.0, measured_s=60.5, processes=1), cpu_s=60.0), "cpu_s",
-        ("cpu_s of 1m: its process had computed for ", "--cpu-s 2m"),
+        ("cpu_s of 1m: its process had used 1m00s of processor time", "--cpu-s 2m"),
     ),
     "limit.processes": (
         record("failed", "limit.processes", HEARD, limit_processes=512, processes=530), "processes_max",
-        ("processes_max of 512: 530 were seen at once", "--processes-max 1024", "@job(processes_max=1024)"),
+        ("processes_max of 512: 530 were counted at once", "--processes-max 1024", "@job(processes_max=1024)"),
     ),
     "limit.files": (
         limited(record("failed", "limit.files", message="none"), files_max=64), "files_max",
@@ -162,7 +167,8 @@ ENDINGS: dict[str, tuple[dict[str, Any], str | None, tuple[str, ...]]] = {
         ("SIGKILL from outside", "out-of-memory killer is the usual sender", "dmesg"),
     ),
     "killed_externally, out of memory": (
-        record("failed", "killed_externally", signal="SIGKILL", oom="yes"), "memory_bytes", ("the cgroup counted it",),
+        record("failed", "killed_externally", signal="SIGKILL", oom="yes"), "memory_bytes",
+        ("the cgroup counted the kill",),
     ),
     "spawn": (
         never_started(record("failed", "spawn", NO_PROCESS, message="pip install nosuch")), None,
@@ -206,7 +212,7 @@ def test_what_was_asked_and_when() -> None:
     for words in ("03:04:05.000 UTC on 2026-01-02", "by search", "priority 3", "tag team=x", "correlation_id c-1",
                   "run_s 10m", "memory_bytes 2.0 GiB"):  # fmt: skip
         assert words in paragraphs["Asked"]
-    assert paragraphs["Ran"] == "It waited 0.2 s and was started on w-7, pid 431; 2.0 s later it was over."
+    assert paragraphs["Ran"] == "It waited 0.2 s and started on w-7 (pid 431); it ended 2.0 s later."
 
 
 def test_a_limit_that_is_not_set_is_not_to_be_raised() -> None:
@@ -225,7 +231,7 @@ def test_the_last_words_are_the_end_of_them() -> None:
         {"event": "completed", "data": {}},
     ]
     said, printed = story.tell(record("completed"), events).paragraphs[-3:-1]
-    assert said.text == "2 tokens, the end of them:"
+    assert said.text == "2 tokens, ending with:"
     assert said.lines[0].startswith("…xxx") and said.lines[0].endswith('<bytes>{"n": 1}')
     assert len(said.lines[0]) <= story.LAST_TOKENS_CHARS
     assert printed.lines == ("printed�[2J",)
@@ -240,11 +246,11 @@ def test_a_job_that_said_nothing() -> None:
     [
         (
             {"state": "queued", "started_at": None, "ended_at": None, "queue": {"position": 3}, "worker_id": None},
-            "It has waited in the queue for 10 s, 3 jobs before it",
+            "It has waited in the queue for 10 s, 3 jobs ahead of it",
         ),
         (
             {"state": "running", "ended_at": None, "progress": {"done": 1, "total": 4}},
-            "it has run for 9.8 s since, its",
+            "it has been running for 9.8 s; the progress last reported was 25%",
         ),
         ({"state": "stopping", "ended_at": None}, "is stopping"),
     ],
@@ -264,9 +270,9 @@ def test_of_a_lost_job_nothing_is_told_that_nobody_knows(code: str) -> None:
         "started_at": None, "certificate": None, "attempts": 1, "tokens": 0,
     }  # fmt: skip
     told = prose(story.tell(lost))
-    assert "An earlier run of the server had given it to w-7, pid 431; how far it came is not known." in told
-    assert "What became of its process is not known" in told
-    assert "to be run again" not in told and "no process" not in told
+    assert "An earlier run of the server had assigned it to w-7 (pid 431); how far it got is not known." in told
+    assert "How its process ended is not known" in told
+    assert "next attempt" not in told and "no process" not in told
 
 
 @pytest.mark.row("D23")
@@ -275,24 +281,25 @@ def test_a_job_between_two_attempts_and_one_that_a_worker_only_has_are_told_apar
         "state": "queued", "started_at": None, "ended_at": None, "certificate": None, "attempts": 1, "worker_id": None,
         "pid": None, "queue": {"position": None},
     }  # fmt: skip
-    assert "It waits to be run again." in prose(story.tell(waiting))
+    assert "It is waiting for its next attempt." in prose(story.tell(waiting))
     starting = waiting | {"state": "running", "worker_id": "w-7", "pid": 431, "queue": None}
-    assert "It was given to w-7, pid 431, and has not entered its function yet." in prose(story.tell(starting))
+    assert "It was assigned to w-7 (pid 431) and has not entered its function yet." in prose(story.tell(starting))
     stopped = record("cancelled", "cancelled", {"requested": 0.0}, by="user") | {
         "started_at": None, "attempts": 1, "worker_id": None,
     }  # fmt: skip
     told = prose(story.tell(stopped))
-    assert "It waited to be run again, and was not." in told and "no worker ever had it" not in told
+    assert "It was waiting for its next attempt, which never began." in told
+    assert "had not been assigned to a worker" not in told
     events = [
         {"event": "retrying", "data": {"attempt": 1, "wait_s": 2.0, "error": {"code": "worker_lost", "message": "m"}}},
         {"event": "restored", "data": {"attempt": 1}},
     ]
     before = next(p for p in story.tell(waiting, events).paragraphs if p.title == "Before")
-    assert before.lines[0] == "attempt 1: worker_lost: m; the next one 2.0 s later" and "lost" in before.lines[1]
+    assert before.lines[0] == "attempt 1: worker_lost: m; next attempt 2.0 s later" and "lost" in before.lines[1]
 
 
 def test_what_is_not_proven_is_said() -> None:
     certificate = {"requested": 0.0, "term_sent": 0.1, "kill_sent": 5.0}
     told = prose(story.tell(record("failed", "unkillable", certificate, message="still there")))
-    assert "it is not proven that nothing of it is left" in told
+    assert "it is not proven that no process of it is left" in told
     assert "state D" in told

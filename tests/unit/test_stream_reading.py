@@ -9,7 +9,7 @@ import pytest
 from httpx_sse import ServerSentEvent
 
 from killable.api.client.exchange import Server
-from killable.api.client.retries import PAUSE_S, Asking
+from killable.api.client.retries import PAUSE_S, Requester
 from killable.api.client.stream_reading import ALIVE_S, RETRY_S_MAX, Reading
 from killable.workers.errors import WorkerCrashed
 
@@ -17,7 +17,7 @@ SERVER = Server.at("http://here", uds=None, api_key=None, headers=None, connect_
 
 
 def reading(retries: int = 2) -> Reading:
-    return Reading(Asking(SERVER, retries), "job-1", None)
+    return Reading(Requester(SERVER, retries), "job-1", None)
 
 
 def open_answer() -> httpx.Response:
@@ -25,7 +25,7 @@ def open_answer() -> httpx.Response:
 
 
 def connection(reading: Reading, *sent: ServerSentEvent, breaks: Exception | None = None) -> None:
-    with reading.mending():
+    with reading.reconnecting():
         reading.opened(open_answer())
         for each in sent:
             reading.taken(each)
@@ -76,7 +76,7 @@ def test_a_long_connection_without_events_was_worth_it_unless_the_server_was_sil
 
     def lasting(error: Exception) -> None:
         nonlocal now
-        with one.mending():
+        with one.reconnecting():
             one.opened(open_answer())
             now += ALIVE_S
             raise error
@@ -89,5 +89,5 @@ def test_a_long_connection_without_events_was_worth_it_unless_the_server_was_sil
 
 def test_a_failure_of_the_readers_own_is_not_touched() -> None:
     one = reading()
-    with pytest.raises(ZeroDivisionError), one.mending():
+    with pytest.raises(ZeroDivisionError), one.reconnecting():
         raise ZeroDivisionError

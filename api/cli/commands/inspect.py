@@ -1,4 +1,4 @@
-"""`killable inspect`: one job with its error and its certificate, or one worker process, in full.
+"""`killable inspect`: show one job with its error and its certificate, or one worker process, in full.
 
 Runs in: any machine.
 """
@@ -21,7 +21,7 @@ _RECORD_ORDER = (
     "job_id", "type", "state", "created_at", "started_at", "ended_at", "queue", "worker_id", "pid", "attempt", "tokens",
     "progress", "tags", "priority", "correlation_id", "limits", "result", "partial",
 )  # fmt: skip
-"""What people look for first; members of a newer server follow."""
+"""The order of the members; unknown ones, of a newer server, follow."""
 _OWN_TABLES = frozenset({"error", "certificate"})
 
 
@@ -29,14 +29,14 @@ def inspect(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="JOB|WORKER", help="The id of a job, or a unique prefix; the id of a worker.", show_default=False,
+            metavar="JOB|WORKER", help="Job id or a unique prefix of it, or worker id.", show_default=False,
             autocompletion=completion.jobs_and_workers,
         ),
     ],
     as_json: Json = False,
     url: Url = DEFAULT_URL,
 ) -> None:  # fmt: skip
-    """Show one job, with its error and its certificate, or one worker process."""
+    """Show one job with its error and its certificate (how its process ended), or one worker process."""
     with errors.reporting(as_json), open_client(url) as client:
         try:
             record = find_job(client, name).record()

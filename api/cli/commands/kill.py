@@ -1,9 +1,9 @@
-"""`killable kill`: end jobs, wait until they are dead, say how each one died.
+"""`killable kill`: cancel jobs, wait until they are dead, print how each one ended.
 
 Runs in: any machine.
 
-First every job is told to stop, by a filter in one request (so that no killed job lets another one start); then each
-one's end is waited for: the server runs all escalations in parallel.
+All jobs are cancelled first (with a filter: in one request, so that no freed worker starts another matching job), then
+the command waits for each of them. The server runs all escalations in parallel.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NOTHING = "nothing to kill: no active job matches"
 
 @dataclass(frozen=True, slots=True)
 class _Order:
-    """How to kill."""
+    """The grace and the reason of a kill."""
 
     grace_s: float | None
     reason: str
@@ -38,7 +38,7 @@ class _Order:
 
 @dataclass(frozen=True, slots=True)
 class _Filter:
-    """Which of the active jobs: all of them where neither is given."""
+    """Selects active jobs by type and tag; all of them if neither is given."""
 
     type: str | None
     tag: str | None
@@ -46,7 +46,7 @@ class _Filter:
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """What a name stands for: a job, a worker, or nothing."""
+    """A name from the command line, with its job or its worker; with neither if it is unknown."""
 
     name: str
     job: JobHandle | None = None
@@ -55,7 +55,7 @@ class _Target:
 
 @dataclass(frozen=True, slots=True)
 class _Kill:
-    """What became of one name: a job's ending, a worker, or nothing because nobody has it."""
+    """The outcome for one name: the ending of a job, a worker, or neither if the name is unknown."""
 
     name: str
     ending: Ending | None = None
@@ -75,7 +75,7 @@ def kill(
         list[str] | None,
         typer.Argument(
             metavar="JOB",
-            help="Ids of jobs, or unique prefixes of them; whole ids of workers.",
+            help="Job ids or unique prefixes of them; full worker ids.",
             show_default=False,
             autocompletion=completion.killable_names,
         ),
@@ -87,36 +87,37 @@ def kill(
             "--grace-s",
             parser=seconds,
             metavar="SECONDS",
-            help="The grace of this kill: 2s. It can only be shorter than the job's own.",
+            help="Time for clean-up before SIGKILL: 2s. It can only shorten the job's own.",
         ),
     ] = None,
-    now: Annotated[bool, typer.Option("--now", help="No grace: SIGKILL at once.")] = False,
+    now: Annotated[bool, typer.Option("--now", help="Send SIGKILL at once, without grace.")] = False,
     reason: Reason = "",
     type: Annotated[
         str | None,
         typer.Option(
-            "--type", metavar="TYPE", help="All active jobs of this type.", autocompletion=completion.job_types
+            "--type", metavar="TYPE", help="Kill all active jobs of this type.", autocompletion=completion.job_types
         ),
     ] = None,
     tag: Annotated[
-        str | None, typer.Option("--tag", metavar="KEY=VALUE", help="All active jobs with this tag.")
+        str | None, typer.Option("--tag", metavar="KEY=VALUE", help="Kill all active jobs with this tag.")
     ] = None,
-    all_jobs: Annotated[bool, typer.Option("--all", help="All active jobs.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be killed.")] = False,
+    all_jobs: Annotated[bool, typer.Option("--all", help="Kill all active jobs.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be killed, and kill nothing.")] = False,
     as_json: Json = False,
     url: Url = DEFAULT_URL,
 ) -> None:
-    """End jobs and everything that they have started; wait until they are dead.
+    """Kill jobs with every process that they started, and wait until all are dead.
 
-    A worker's name ends that process; its job, if it has one, is cancelled, and a warm worker takes its place.
-    Exit code: 0 dead (also when a cancel had ended it before), 1 had ended otherwise, 4 unknown.
+    A worker id kills that process: its job, if it has one, is cancelled, and a
+    new worker takes its place. Exit code: 0 dead (also if an earlier cancel
+    ended the job), 1 already ended otherwise, 4 unknown id.
     """
     by_filter = all_jobs or type is not None or tag is not None
     if by_filter == bool(names):
-        what = "either name jobs or choose them, not both" if names else "name jobs, or choose them"
-        raise typer.BadParameter(f"{what} (by --type, --tag or --all)", param_hint="JOB")
+        what = "give ids or a filter, not both" if names else "give ids or a filter"
+        raise typer.BadParameter(f"{what} (--type, --tag or --all)", param_hint="JOB")
     if now and grace is not None:
-        raise typer.BadParameter("--now is --grace 0; give one of them", param_hint="--now")
+        raise typer.BadParameter("--now is the same as --grace 0; give only one of them", param_hint="--now")
     order = _Order(0.0 if now else grace, reason)
     with errors.reporting(as_json), open_client(url) as client:
         chosen = _Filter(type, tag_filter(tag)) if by_filter else None
@@ -132,7 +133,7 @@ def kill(
 
 
 def _do_kill(client: Client, killing: Iterator[_Kill], chosen: _Filter | None, order: _Order, as_json: bool) -> int:
-    """Kill, and print; return the exit code. Raise Refused where a filter can fit nothing."""
+    """Kill and print; return the exit code. Raise Refused for a filter by an unknown job type."""
     kills = _await_kills(killing, as_json)
     if chosen and not kills:
         _check_type(client, chosen)
@@ -146,7 +147,7 @@ def _do_kill(client: Client, killing: Iterator[_Kill], chosen: _Filter | None, o
 
 
 def _check_type(client: Client, chosen: _Filter) -> None:
-    """Raise Refused for a job type that there is not: who has misspelt it may believe its jobs dead."""
+    """Raise Refused for an unknown job type: with a typo, no job was killed."""
     type = chosen.type
     if type is None:
         return
@@ -156,16 +157,16 @@ def _check_type(client: Client, chosen: _Filter) -> None:
 
 
 def _note_longer_grace(kills: Sequence[_Kill], order: _Order) -> None:
-    """Say so where the grace in force, a job's own or one that was set before, was shorter than that of the kill."""
+    """Print a note if the grace in force, the job's own or an earlier kill's, was shorter than that of this kill."""
     certificates = [done.ending.certificate or {} for done in kills if done.ending is not None]
     in_force = [grace for each in certificates if (grace := each.get("grace_s")) is not None]
     if order.grace_s is not None and in_force and min(in_force) < order.grace_s:
-        words = f"a kill only shortens a grace: the one in force, {render.setting(min(in_force))}, held"
+        words = f"a kill can only shorten the grace: {render.setting(min(in_force))} was in force and applied"
         console.stderr_console().print(Text(words, "yellow"))
 
 
 def _await_kills(killing: Iterator[_Kill], as_json: bool) -> list[_Kill]:
-    """Wait for all; print each one as it has died, where people read."""
+    """Wait for all; print each as it ends, unless the output is JSON."""
     kills = []
     try:
         for done in killing:
@@ -173,13 +174,13 @@ def _await_kills(killing: Iterator[_Kill], as_json: bool) -> list[_Kill]:
             if not as_json:
                 _print_line(done)
     except KeyboardInterrupt:
-        console.stderr_console().print("interrupted; what was told to stop goes on stopping: killable ps")
+        console.stderr_console().print("interrupted; the jobs are still being stopped (`killable ps` lists them)")
         raise
     return kills
 
 
 def _named(client: Client, names: Sequence[str]) -> list[_Target]:
-    """Find what the names name: a job, else a worker, else nothing."""
+    """Look up each name as a job, then as a worker."""
     targets = []
     for name in dict.fromkeys(names):
         try:
@@ -197,7 +198,7 @@ def _matching(client: Client, chosen: _Filter) -> list[_Target]:
 
 
 def _kill_matching(client: Client, chosen: _Filter, order: _Order) -> Iterator[_Kill]:
-    """Tell all that fit in one request, then yield each one's end in turn."""
+    """Cancel all matching jobs in one request, then wait for each in turn and yield its end."""
     answer = client.cancel_matching(
         type=chosen.type, tag=chosen.tag, state="active", reason=order.reason, grace_s=order.grace_s
     )
@@ -208,12 +209,12 @@ def _kill_matching(client: Client, chosen: _Filter, order: _Order) -> Iterator[_
 
 
 def _forgotten(job: JobHandle, told: str) -> Ending:
-    """Return the end of a job that was `told` of, and that the server, which keeps the newest, knows no more."""
+    """Return the ending of a job that the server no longer keeps; `told` is its status in the first answer."""
     return Ending(job.id, "cancelled" if told == "cancelled" else "ended", None, had_ended=told == "already_ended")
 
 
 def _kill_all(client: Client, targets: list[_Target], order: _Order) -> Iterator[_Kill]:
-    """Tell all to stop, then yield each one's end in turn."""
+    """Cancel all jobs, then wait for each in turn and yield its end."""
     told = [_cancel(target.job, order, wait_s=0) for target in targets]
     for target, ending in zip(targets, told, strict=True):
         if target.worker is not None:
@@ -261,7 +262,7 @@ def _print_line(done: _Kill) -> None:
     how = render.ended_by(
         {"state": done.ending.state, "certificate": done.ending.certificate, "error": done.ending.error}
     )
-    death = "had ended already" if done.ending.had_ended else render.death(done.ending.certificate)
+    death = "already ended" if done.ending.had_ended else render.death(done.ending.certificate)
     typer.echo(f"{name}  {how}  {death}")
 
 
@@ -281,7 +282,7 @@ def _members(done: _Kill) -> dict[str, Any]:
 
 
 def _print_plan(targets: list[_Target], as_json: bool) -> int:
-    """List what would be killed, and what would not; return the exit code that killing would have now."""
+    """List what would be killed and what would not; return the exit code of the real kill."""
     plan: list[str] = []
     code: int = errors.CommandExit.OK
     for target in targets:
@@ -299,7 +300,7 @@ def _print_plan(targets: list[_Target], as_json: bool) -> int:
             line = f"{render.short(record['job_id'])}  {record['type']}  {record['state']}  would be cancelled"
         else:
             code = max(code, errors.CommandExit.FAILED)
-            line = f"{render.short(record['job_id'])}  {record['type']}  {record['state']}  had ended already"
+            line = f"{render.short(record['job_id'])}  {record['type']}  {record['state']}  already ended"
         if not as_json:
             typer.echo(line)
     if as_json:

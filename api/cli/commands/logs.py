@@ -1,4 +1,4 @@
-"""`killable logs`: what a job has printed on its stdout and stderr.
+"""`killable logs`: print what a job wrote to its stdout and stderr.
 
 Runs in: any machine.
 """
@@ -20,14 +20,14 @@ from killable.api.client.exchange import DEFAULT_URL
 
 def logs(
     name: JobName,
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the job has ended.")] = False,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Follow the output until the job ends.")] = False,
     tail: Annotated[
-        int | None, typer.Option("-n", "--tail", min=0, metavar="N", help="Only the last N lines so far.")
+        int | None, typer.Option("-n", "--tail", min=0, metavar="N", help="Start with the last N lines.")
     ] = None,
     as_json: Json = False,
     url: Url = DEFAULT_URL,
 ) -> None:
-    """Print what a job has printed (its stdout and stderr), also after its end. What it streamed: killable stream.
+    """Print what a job wrote to its stdout and stderr, also after its end. For its tokens: `killable stream`.
 
     Ctrl-C leaves the job running.
     """

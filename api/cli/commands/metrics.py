@@ -1,4 +1,4 @@
-"""`killable metrics`: the server's counts, as a table or as Prometheus reads them.
+"""`killable metrics`: print the server's metrics as a table, as JSON or as Prometheus text.
 
 Runs in: any machine.
 """
@@ -16,13 +16,15 @@ from killable.api.client.exchange import DEFAULT_URL
 
 
 def metrics(
-    text: Annotated[bool, typer.Option("--text", help="The Prometheus text, as GET /metrics answers.")] = False,
+    text: Annotated[
+        bool, typer.Option("--text", help="Print the Prometheus text format, as GET /metrics does.")
+    ] = False,
     as_json: Json = False,
     url: Url = DEFAULT_URL,
 ) -> None:
-    """Show how many jobs ended in which way since the server started, what it does now, and how fast cancels were."""
+    """Show the server's metrics: jobs by outcome since its start, its current load, the latency of cancels."""
     if text and as_json:
-        raise typer.BadParameter("--text and --json are two forms; give one of them", param_hint="--text")
+        raise typer.BadParameter("--text and --json exclude each other; give only one of them", param_hint="--text")
     with errors.reporting(as_json), open_client(url) as client:
         if text:
             typer.echo(client.exposition(), nl=False)
@@ -35,7 +37,7 @@ def metrics(
 
 
 def flattened(counts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield names and their values in words; a mapping of numbers (percentiles, counts by code) is one line."""
+    """Yield names and formatted values; a mapping of numbers (percentiles, counts by code) becomes one line."""
     for name, value in counts.items():
         if not isinstance(value, Mapping):
             yield name, _shown(name, value)
@@ -48,7 +50,7 @@ def flattened(counts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _shown(name: str, value: Any) -> str:
-    """Return a value by the unit that its name has, or the name of what it is one of."""
+    """Format a value by the unit at the end of its name, or of the name of its mapping."""
     unit = name.partition(".")[0]
     if value is None:
         return "-"

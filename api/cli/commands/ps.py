@@ -1,4 +1,4 @@
-"""`killable ps`: what the server holds, the ones at work first, so that the screen has what matters.
+"""`killable ps`: list the jobs of the server, running ones first.
 
 Runs in: any machine.
 """
@@ -19,40 +19,40 @@ from killable.api.cli.parameters.options import Json, Url, open_client
 from killable.api.client.exchange import DEFAULT_URL
 
 ON_A_SCREEN = 40
-"""Rows of a terminal that still leave the reader the beginning."""
+"""Rows shown in a terminal by default: few enough that the first ones stay visible."""
 _ORDER = ("stopping", "running", "queued")
-"""What needs attention first; ended jobs follow, newest first."""
+"""The order of the list; ended jobs follow, newest first."""
 
 
 def ps(
-    all_jobs: Annotated[bool, typer.Option("-a", "--all", help="Ended jobs, too.")] = False,
+    all_jobs: Annotated[bool, typer.Option("-a", "--all", help="Include ended jobs.")] = False,
     state: Annotated[
         str | None,
         typer.Option(
             "--state", metavar="STATE", autocompletion=completion.states,
-            help="queued, running, stopping, completed, failed, cancelled, timed_out, active.",
+            help="queued, running, stopping, completed, failed, cancelled, timed_out or active.",
         ),
     ] = None,
     type: Annotated[
         str | None,
-        typer.Option("--type", metavar="TYPE", help="Jobs of this type.", autocompletion=completion.job_types),
+        typer.Option("--type", metavar="TYPE", help="Only jobs of this type.", autocompletion=completion.job_types),
     ] = None,
-    tag: Annotated[str | None, typer.Option("--tag", metavar="KEY=VALUE", help="Jobs with this tag.")] = None,
+    tag: Annotated[str | None, typer.Option("--tag", metavar="KEY=VALUE", help="Only jobs with this tag.")] = None,
     limit: Annotated[
         int | None,
         typer.Option(
             "-n", "--limit", min=0, metavar="N", show_default=False,
-            help=f"At most so many; 0: all. Default: {ON_A_SCREEN} in a terminal, all in a pipe.",
+            help=f"List at most N jobs; 0: all. Default: {ON_A_SCREEN} in a terminal, all in a pipe.",
         ),
     ] = None,
-    full: Annotated[bool, typer.Option("--full", help="Full ids.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Print full ids.")] = False,
     as_json: Json = False,
     url: Url = DEFAULT_URL,
 ) -> None:  # fmt: skip
-    """List jobs with the worker process of each that runs: running ones first, queued ones in their order.
+    """List jobs with their worker processes: running ones first, then the queue in its order.
 
-    STATE has the place in the queue (#3) and what the job says it has done (45%). CPU is a share of one core over the
-    worker's life.
+    STATE shows the place in the queue (#1 is next) or the progress that the job
+    reported (45%). CPU is a share of one core, averaged over the worker's life.
     """
     with errors.reporting(as_json), open_client(url) as client:
         wanted = state or (None if all_jobs else "active")
@@ -66,7 +66,7 @@ def ps(
             return
         stderr = console.stderr_console()
         if not jobs:
-            hint = "" if all_jobs or state else "; killable ps -a lists ended ones"
+            hint = "" if all_jobs or state else "; `killable ps -a` includes ended ones"
             stderr.print(f"no {'' if all_jobs else f'{wanted} '}jobs{hint}")
             return
         stderr.print(summary(jobs), style="dim")
@@ -76,7 +76,7 @@ def ps(
 
 
 def in_order(jobs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return the jobs that need attention first, the queue in its order, the ended ones newest first as they came."""
+    """Return stopping, then running jobs, then the queue in its order, then ended jobs in the given order."""
 
     def rank(job: Mapping[str, Any]) -> tuple[int, int]:
         state = job["state"]

@@ -1,12 +1,12 @@
-"""`killable serve`: a supervisor and its HTTP server in one process, until told to stop.
+"""`killable serve`: run a supervisor and its HTTP server in one process until asked to stop.
 
 Runs in: supervisor (Linux only; elsewhere it says so, and nothing of the supervisor is imported).
 
-    first Ctrl-C, SIGTERM, SIGHUP or POST /v1/shutdown: new jobs are refused (503); those that run may end by themselves
-    for `drain_s`, none by default, then each is cancelled with its own grace; streams reach their ends; exit 0
-    the second one, but for SIGHUP: SIGKILL to what is left
+    first Ctrl-C, SIGTERM, SIGHUP or POST /v1/shutdown: refuse new jobs (503); let the others finish for `drain_s` (0 by
+    default), then cancel each with its own grace; end the streams; exit 0
+    second Ctrl-C or SIGTERM: SIGKILL to what is left
 
-HTTP goes on answering until the last job has ended: a client that asks meanwhile learns what becomes of its job.
+HTTP requests are answered until the last job has ended, so that clients learn how their jobs end.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
     from killable.supervisor.supervisor import Supervisor
 
 LAST_WORDS_S = 5.0
-"""After the last job has ended: for readers to take their terminal events before they are cut off."""
+"""Seconds after the last job's end for readers to receive their terminal events before they are disconnected."""
 
 
 class NotHere(KillableError):
-    """This machine is no Linux."""
+    """This machine does not run Linux."""
 
     code = "cannot_serve"
     exit_code = errors.CommandExit.OS
@@ -48,33 +48,38 @@ class NotHere(KillableError):
 def serve(
     target: Target = None,
     config: ConfigFile = None,
-    host: Annotated[str | None, typer.Option("--host", help="Default: 127.0.0.1. Any other needs an API key.")] = None,
-    port: Annotated[int | None, typer.Option("--port", help="Default: 7833. 0 takes a free one.")] = None,
+    host: Annotated[
+        str | None, typer.Option("--host", help="Default: 127.0.0.1. A non-loopback address needs an API key.")
+    ] = None,
+    port: Annotated[int | None, typer.Option("--port", help="Default: 7833. 0: any free port.")] = None,
     uds: Annotated[
-        str | None, typer.Option("--uds", metavar="PATH", help="A Unix socket (mode 0600) instead of host and port.")
+        str | None, typer.Option("--uds", metavar="PATH", help="Listen on a Unix socket (mode 0600) instead.")
     ] = None,
     journal: Annotated[
         str | None,
-        typer.Option("--journal", metavar="PATH", help="A file in which jobs survive the server. Default: none."),
+        typer.Option("--journal", metavar="PATH", help="File that keeps jobs across restarts. Default: none."),
     ] = None,
     log_level: Annotated[
         str | None, typer.Option("--log-level", metavar="debug|info|warning|error", help="Default: info.")
     ] = None,
     log_format: Annotated[
-        str | None, typer.Option("--log-format", metavar="text|json", help="Of the log on stderr. Default: text.")
+        str | None,
+        typer.Option("--log-format", metavar="text|json", help="Format of the log on stderr. Default: text."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Run the server. Ctrl-C ends every job with its grace, then the server; a second one kills.
+    """Run the server. Ctrl-C ends every job with its grace, then the server; a second Ctrl-C kills at once.
 
-    API keys come from a file (server.api_keys_file in killable.toml) and from the variable KILLABLE_API_KEY.
-    Nothing that it started outlives it, even when it is killed itself. With --journal the jobs that it has accepted do:
-    the next server with the same file runs those that waited, and knows how the others ended.
+    API keys are read from a file (server.api_keys_file in killable.toml) and
+    from the variable KILLABLE_API_KEY. No process that the server started
+    outlives it, even if it is killed. With --journal, accepted jobs survive a
+    restart: the next server with the same file runs those that were queued, and
+    knows how the others ended.
     """
     with errors.reporting(as_json):
         require_linux("serve")
         from killable.api.cli.server.configuration import load
-        from killable.api.cli.server.listener import CannotServe, listen, take_descriptors
+        from killable.api.cli.server.listener import CannotServe, listen, raise_file_limit
         from killable.supervisor.telemetry import logs
 
         flags = {
@@ -83,25 +88,25 @@ def serve(
         }  # fmt: skip
         in_force = load(config, os.environ, flags, target)
         server = in_force.config.server
-        take_descriptors()
+        raise_file_limit()
         with listen(server, in_force.config.sources.get("server.host", "")) as listener:
             log = logs.configure(server.log_format, server.log_level, server.redact)
             try:
                 asyncio.run(_serve(in_force, listener, as_json))
             except OSError as error:
-                raise CannotServe(f"the server cannot run: {error}; `killable doctor` looks at this machine") from error
+                raise CannotServe(f"the server cannot run: {error}; `killable doctor` checks this machine") from error
             finally:
                 log.close()
 
 
 def require_linux(verb: str) -> None:
-    """Raise NotHere."""
+    """Raise NotHere on anything but Linux."""
     if sys.platform != "linux":
         raise NotHere(f"{verb} needs Linux (pidfds, subreapers); this is {sys.platform}")
 
 
 async def _serve(in_force: InForce, listener: Listener, as_json: bool) -> None:
-    """Start, announce, wait until told to end, end."""
+    """Start, announce, wait until asked to stop, stop."""
     from killable.api.cli.server import announcement, gc_freeze
     from killable.api.cli.server.http_server import HttpServer
     from killable.supervisor.supervisor import Supervisor
@@ -117,7 +122,7 @@ async def _serve(in_force: InForce, listener: Listener, as_json: bool) -> None:
             await web.start()
             gc_freeze.settle()
             await announcement.print_to(supervisor, in_force, listener.url, as_json)
-            await _until_told(supervisor, web, stop, config.server.drain_s)
+            await _until_asked_to_stop(supervisor, web, stop, config.server.drain_s)
             await _end_jobs(supervisor, stop)
             await web.close(LAST_WORDS_S)
         finally:
@@ -125,7 +130,7 @@ async def _serve(in_force: InForce, listener: Listener, as_json: bool) -> None:
 
 
 class _Stop:
-    """What the signals have asked for so far."""
+    """Records the signals received so far."""
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()
@@ -134,7 +139,7 @@ class _Stop:
 
     @contextlib.contextmanager
     def watching_signals(self) -> Iterator[None]:
-        """SIGINT, SIGTERM and SIGHUP only ask, until the end: what ends jobs must not be interrupted half-way."""
+        """Let SIGINT, SIGTERM and SIGHUP only set events: the end of the jobs must not be interrupted half-way."""
         loop, numbers = asyncio.get_running_loop(), (signal.SIGINT, *terminations())
         for number in numbers:
             loop.add_signal_handler(number, self._ask, number.name)
@@ -146,14 +151,14 @@ class _Stop:
 
     def _ask(self, name: str) -> None:
         if name == "SIGHUP" and self.asked.is_set():
-            return  # a window that is closed may hang up twice, its shell and the kernel: that is no second word
+            return  # a closed terminal sends SIGHUP twice, from its shell and from the kernel: not a second request
         self.signal = name
         (self.asked_again if self.asked.is_set() else self.asked).set()
 
 
 async def _started(supervisor: Supervisor, config: Config, stop: _Stop) -> bool:
-    """Start the supervisor and check what only its pools can tell; False: told to stop meanwhile. Raise ConfigError."""
-    # The check comes before the journal's jobs are taken over: a server that is refused must not have ended any.
+    """Start the supervisor and check its pools; return False if asked to stop meanwhile. Raise ConfigError."""
+    # The check precedes the recovery of the journal's jobs: a server that does not start must not have ended any.
     starting = asyncio.create_task(supervisor.start(lambda: _check_pools(supervisor, config)))
     await _first_of(_done(starting), stop.asked.wait())
     if not starting.done():
@@ -169,7 +174,7 @@ async def _started(supervisor: Supervisor, config: Config, stop: _Stop) -> bool:
 
 
 async def _check_pools(supervisor: Supervisor, config: Config) -> None:
-    """Refuse a server in which nothing can start, and settings for job types that there are not."""
+    """Raise ConfigError if no pool can start a job, or if there are settings for unknown job types."""
     from killable.api.cli.server.pool_survey import unknown_types, without_types
     from killable.supervisor.configuration.config import ConfigError
 
@@ -180,43 +185,45 @@ async def _check_pools(supervisor: Supervisor, config: Config) -> None:
         raise ConfigError(f"no pool can start a job\n{causes}")
     types = await supervisor.job_types()
     faults = list(without_types(config, pools, {job_type.pool for job_type in types}))
-    if not broken:  # with a broken pool nobody knows
+    if not broken:  # the job types of a broken pool are not known
         faults += unknown_types(config, {job_type.name for job_type in types})
     if faults:
         raise ConfigError.of(faults)
 
 
-async def _until_told(supervisor: Supervisor, web: HttpServer, stop: _Stop, drain_s: float) -> None:
-    """Wait until the server is to end: by HTTP, or by a signal and what it leaves the jobs."""
+async def _until_asked_to_stop(supervisor: Supervisor, web: HttpServer, stop: _Stop, drain_s: float) -> None:
+    """Wait until the server is to stop: over HTTP, or by a signal and `drain_s` after it."""
     due = asyncio.create_task(supervisor.until_shutdown())
     await _first_of(_done(due), stop.asked.wait(), web.until_stopped())
     if stop.asked.is_set():
         left = await supervisor.shutdown(deadline_s=drain_s, reason=stop.signal)
         if not due.done() and left.deadline_s is not None:
             jobs = render.counted(left.running + left.queued, "job")
-            _say(f"{jobs} may end within {render.setting(drain_s)}; Ctrl-C again kills")
+            _say(f"{jobs} may finish within {render.setting(drain_s)}; Ctrl-C again kills at once")
         await _first_of(_done(due), stop.asked_again.wait())
-    stop.asked.set()  # a signal from here on is the second word
+    stop.asked.set()  # a signal from here on counts as the second one
     due.cancel()
 
 
 async def _end_jobs(supervisor: Supervisor, stop: _Stop) -> None:
-    """End every job with its own grace; told again, with none."""
+    """End every job with its own grace; after a second signal, with none."""
     left = await supervisor.drained()
     number = left.running + left.queued
     closing = asyncio.create_task(supervisor.close())
     if number and not stop.asked_again.is_set():
-        verb, whom = ("ends with its grace", "it") if number == 1 else ("end with their grace", "them")
+        verb, whom = (
+            ("is cancelled with its grace", "it") if number == 1 else ("are cancelled with their grace", "them")
+        )
         _say(f"{render.counted(number, 'job')} {verb}; Ctrl-C again kills {whom}")
     await _first_of(_done(closing), stop.asked_again.wait())
     if not closing.done():
-        _say("killing what is left")
+        _say("killing the jobs that are left")
         await supervisor.close(grace_s=0)
     await closing
 
 
 def _say(text: str) -> None:
-    """Tell the terminal, if anyone reads it: a reader that has gone, or stands still, must not cost a job its grace."""
+    """Print to stderr in a thread: a terminal that is gone or blocked must not delay the end of the jobs."""
 
     def write() -> None:
         with contextlib.suppress(OSError, ValueError):

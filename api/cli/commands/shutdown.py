@@ -1,8 +1,8 @@
-"""`killable shutdown`: end the server, and be sure that it is gone.
+"""`killable shutdown`: stop the server, and make sure that it is gone.
 
 Runs in: any machine; what does not go by itself is ended only on the server's own.
 
-    POST /v1/shutdown ──► jobs end, the server ends        when it is on this machine and does not:
+    POST /v1/shutdown ──► jobs end, the server ends        if it does not, and is on this machine:
                                                            SIGTERM ── 5 s ──► SIGKILL, through a pidfd
 """
 
@@ -18,7 +18,7 @@ import typer
 from killable.api.cli.commands.drain import remaining
 from killable.api.cli.display import console, errors, render
 from killable.api.cli.display.errors import CommandExit
-from killable.api.cli.parameters.completion import impatient
+from killable.api.cli.parameters.completion import short_timeout_client
 from killable.api.cli.parameters.options import Json, Reason, Url, open_client, seconds
 from killable.api.cli.server.running_server import Foreign, RunningServer, is_on_this_machine
 from killable.api.client.client import Client
@@ -26,20 +26,20 @@ from killable.api.client.exchange import DEFAULT_URL
 from killable.workers.errors import KillableError
 
 LEAVE_S = 10.0
-"""From the last job's end: readers take their terminal events (5 s), the zygotes go."""
+"""Seconds from the last job's end: readers receive their terminal events (5 s at most), then the zygotes end."""
 GRACE_S_MAX = 60.0
-"""A job's own grace, unless the caps say otherwise; a job with a longer one is not worth a SIGKILL of the server."""
+"""Longest grace of a job to wait for: the default cap. The SIGTERM that follows cuts a longer one short."""
 TERM_S = 5.0
-"""From SIGTERM to SIGKILL: a server that heard the first ends its jobs again within it, or not at all."""
+"""Seconds from SIGTERM to SIGKILL: a server that handles signals kills its jobs and ends within them."""
 KILL_S = 5.0
-"""What a process that got SIGKILL has to be gone in."""
+"""Seconds for the process to be gone after SIGKILL."""
 ASK_AGAIN_S = 0.25
 ANSWER_S = 5.0
-"""A server that turns answers within milliseconds; one that does not is not asked, but signalled."""
+"""Seconds to wait for an answer. A responsive server takes milliseconds; one that takes longer is signalled."""
 
 
 class NotDown(KillableError):
-    """The server is still there. Facts: `url`, `pid`."""
+    """The server is still up. Facts: `url`, `pid`."""
 
     code = "still_up"
     exit_code = CommandExit.FAILED
@@ -54,30 +54,31 @@ def shutdown(
         float | None,
         typer.Option(
             "--grace", parser=seconds, metavar="SECONDS", show_default=False,
-            help="Each job's grace: 2s, 0. It can only be shorter than the job's own.",
+            help="Time for the clean-up of each job: 2s, 0. It can only shorten the job's own.",
         ),
     ] = None,
     deadline: Annotated[
         float,
         typer.Option(
-            "--deadline", parser=seconds, metavar="SECONDS", help="Let jobs end by themselves for so long first: 5m."
+            "--deadline", parser=seconds, metavar="SECONDS", help="First let jobs finish for this long: 5m."
         ),
     ] = 0.0,
     reason: Reason = "",
     as_json: Json = False,
     url: Url = DEFAULT_URL,
 ) -> None:  # fmt: skip
-    """End the server: no new jobs, then every job ends with its grace, then the server. Waits until it is gone.
+    """Stop the server: refuse new jobs, end every job with its grace, then exit. Waits until the server is gone.
 
-    One on this machine that does not go is sent SIGTERM, and SIGKILL 5 seconds later; nothing that it started
-    outlives it. Exit code 0 when it is down, 1 when it is not.
+    A server on this machine that does not exit is sent SIGTERM, and 5 s later
+    SIGKILL; no process that it started outlives it. Exit code 0 if it is down,
+    1 if it is not.
     """
     with errors.reporting(as_json), open_client(url) as client:
         down = _Shutdown(client, quiet=as_json)
         try:
             how = down.run(grace, deadline, reason)
         except KeyboardInterrupt:
-            console.stderr_console().print("interrupted; the shutdown goes on and cannot be taken back")
+            console.stderr_console().print("interrupted; the shutdown continues and cannot be undone")
             raise
         finally:
             down.close()
@@ -90,14 +91,14 @@ def shutdown(
 
 
 class _Shutdown:
-    """One server on its way out."""
+    """The shutdown of one server."""
 
     def __init__(self, client: Client, *, quiet: bool) -> None:
         self.pid: int | None = None
         self._client = client
         self._quiet = quiet
         self._process: RunningServer | None = None
-        self._doubt: Foreign | None = None
+        self._foreign_error: Foreign | None = None
         self._began = time.monotonic()
 
     @property
@@ -105,17 +106,19 @@ class _Shutdown:
         return time.monotonic() - self._began
 
     def run(self, grace_s: float | None, deadline_s: float, reason: str) -> str:
-        """Ask over HTTP, then wait, then make sure. Return how it ended. Raise NotDown, or Foreign."""
+        """Request it over HTTP, wait, then signal if needed. Return how the server ended. Raise NotDown or Foreign."""
         if is_on_this_machine(self._client.address) and not responds(self._client.address):
-            return self._without_asking()
-        self._look_at_process()  # while it still listens: that is how it is known
+            return self._end_by_signal_only()
+        self._look_at_process()  # while it still listens: it is identified by its socket
         standing = self._client.shutdown(grace_s=grace_s, deadline_s=deadline_s, reason=reason)
         left = remaining(standing)
-        self._say(f"{self._client.address} takes no more jobs; {f'{left} are ending' if left else 'nothing runs'}")
-        if self._gone_within(deadline_s + (GRACE_S_MAX if grace_s is None else min(grace_s, GRACE_S_MAX)) + LEAVE_S):
+        self._say(f"{self._client.address} accepts no more jobs; {f'{left} left' if left else 'no jobs left'}")
+        if self._wait_until_gone(
+            deadline_s + (GRACE_S_MAX if grace_s is None else min(grace_s, GRACE_S_MAX)) + LEAVE_S
+        ):
             return "asked over HTTP"
         if self._process is None:
-            raise self._doubt or NotDown(
+            raise self._foreign_error or NotDown(
                 f"{self._client.address} is still up after {render.duration(self.took_s)}, and it is on another "
                 "machine: end its process there",
                 url=self._client.address, pid=self.pid,
@@ -133,11 +136,11 @@ class _Shutdown:
             return
         try:
             self._process = RunningServer(self.pid, self._client.address)
-        except Foreign as doubt:  # matters only when it does not go by itself
-            self._doubt = doubt
+        except Foreign as doubt:  # matters only if the server does not exit by itself
+            self._foreign_error = doubt
 
-    def _gone_within(self, seconds_: float) -> bool:
-        """Wait for its end: so long at most, and LEAVE_S from when it has no jobs any more."""
+    def _wait_until_gone(self, seconds_: float) -> bool:
+        """Wait for its end, at most `seconds_`, and at most LEAVE_S once it has no jobs. Return whether it is gone."""
         latest = time.monotonic() + seconds_
         idle_until: float | None = None
         while not self._is_gone():
@@ -151,7 +154,7 @@ class _Shutdown:
         return True
 
     def _is_gone(self) -> bool:
-        """Look, and wait a little where it is not."""
+        """Return whether it is gone; wait up to ASK_AGAIN_S for it."""
         if self._process is not None:
             return self._process.wait(ASK_AGAIN_S)
         if not is_up(self._client.address):
@@ -159,21 +162,21 @@ class _Shutdown:
         time.sleep(ASK_AGAIN_S)
         return False
 
-    def _without_asking(self) -> str:
-        """It accepts connections and answers none: its event loop does not turn. Find it by its socket."""
-        self._say(f"{self._client.address} accepts connections, but does not answer within {ANSWER_S:g} s")
+    def _end_by_signal_only(self) -> str:
+        """End a server that accepts connections but does not answer (a blocked event loop). Find it by its socket."""
+        self._say(f"{self._client.address} accepts connections, but did not answer within {ANSWER_S:g} s")
         self._process = RunningServer.listening_at(self._client.address)
         self.pid = self._process.pid
-        return self._ended_by_signal(self._process, "it did not answer over HTTP")
+        return self._ended_by_signal(self._process, "no answer over HTTP")
 
     def _ended_by_signal(self, process: RunningServer, before: str = "asked over HTTP") -> str:
         for number, patience_s in ((signal.SIGTERM, TERM_S), (signal.SIGKILL, KILL_S)):
-            self._say(f"it is still there: {number.name} to pid {process.pid}")
+            self._say(f"still up: sending {number.name} to pid {process.pid}")
             process.send(number)
             if process.wait(patience_s):
                 return f"{before}, then {number.name}"
         raise NotDown(
-            f"pid {process.pid} is still there {KILL_S:g} s after SIGKILL: it waits in the kernel (state D)",
+            f"pid {process.pid} still exists {KILL_S:g} s after SIGKILL: it is in uninterruptible sleep (state D)",
             url=self._client.address, pid=process.pid,
         )  # fmt: skip
 
@@ -183,9 +186,9 @@ class _Shutdown:
 
 
 def has_jobs(address: str) -> bool:
-    """Tell whether the server says that it still has jobs; one that says nothing is past that."""
+    """Return whether the server reports jobs; False if it does not answer: it stops answering after the last job."""
     try:
-        with impatient(address, ANSWER_S) as http:
+        with short_timeout_client(address, ANSWER_S) as http:
             standing = http.get("/v1/drain").raise_for_status().json()
             return bool(remaining(standing))
     except (httpx.HTTPError, ValueError, TypeError, AttributeError):
@@ -193,18 +196,18 @@ def has_jobs(address: str) -> bool:
 
 
 def is_up(address: str) -> bool:
-    """Tell whether anything accepts connections there; one that does not answer is there, too."""
+    """Return whether anything accepts connections there, even if it does not answer."""
     return _asked(address) is not httpx.ConnectError
 
 
 def responds(address: str) -> bool:
-    """Tell whether it answers, or is not there at all: then asking says so at once."""
+    """Return whether a request ends in time, be it with an answer or a refused connection."""
     return _asked(address) is not httpx.TimeoutException
 
 
 def _asked(address: str) -> type[httpx.HTTPError] | None:
     try:
-        with impatient(address, ANSWER_S) as http:
+        with short_timeout_client(address, ANSWER_S) as http:
             http.get("/livez")
     except httpx.HTTPError as error:
         kinds = (httpx.ConnectError, httpx.TimeoutException)

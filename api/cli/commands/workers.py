@@ -1,4 +1,4 @@
-"""`killable workers` and `types`: the server's processes, and what can be started on it.
+"""`killable workers` and `types`: list the server's worker processes and its job types.
 
 Runs in: any machine.
 """
@@ -19,15 +19,16 @@ from killable.workers.errors import Refused
 
 
 def workers(as_json: Json = False, url: Url = DEFAULT_URL) -> None:
-    """List the server's worker processes: idle spares, busy ones with their jobs, and those that are stopping.
+    """List the server's worker processes: idle ones, busy ones with their jobs, and those that are stopping.
 
-    CPU is a share of one core over the worker's life; USS is the memory that nobody shares with it. Below stand the
-    latest that were not used again, and what their last job had left (a thread, a child, a signal handler).
-    `killable kill w-7` ends one.
+    CPU is a share of one core, averaged over the worker's life; USS is the
+    memory that no other process shares. Below are the latest workers that were
+    not reused, with the reason: what their last job left behind (a thread, a
+    child process, a signal handler). `killable kill w-7` ends one.
     """
     with errors.reporting(as_json), open_client(url) as client:
         answer = client.workers_and_retired()
-        found, retired = answer["workers"], answer.get("retired")  # which older servers do not tell
+        found, retired = answer["workers"], answer.get("retired")  # absent from older servers
         if as_json:
             console.print_json(answer)
             return
@@ -37,9 +38,11 @@ def workers(as_json: Json = False, url: Url = DEFAULT_URL) -> None:
             console.stderr_console().print(f"{render.counted(len(found), 'worker')}: {named}", style="dim")
             console.print_table(tables.workers(found))
         else:
-            console.stderr_console().print("no workers: no pool is ready (killable doctor --url looks at the server)")
+            console.stderr_console().print(
+                "no workers: no pool is ready (`killable doctor --url URL` checks the server)"
+            )
         if retired:
-            console.print_table(Text("\nnot used again", "bold"))
+            console.print_table(Text("\nnot reused", "bold"))
             console.print_table(tables.retired(retired))
 
 
@@ -47,13 +50,13 @@ def types(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="TYPE", help="One job type in full.", show_default=False, autocompletion=completion.job_types
+            metavar="TYPE", help="Show this job type in full.", show_default=False, autocompletion=completion.job_types
         ),
     ] = None,
     as_json: Json = False,
     url: Url = DEFAULT_URL,
 ) -> None:
-    """List the job types that can be started, with their inputs; with TYPE one in full: schema, limits, caps."""
+    """List the job types with their inputs; with TYPE, show one in full: schema, limits, caps."""
     with errors.reporting(as_json), open_client(url) as client:
         found = client.types()
         if name is None:
@@ -61,7 +64,7 @@ def types(
             return
         chosen = next((one for one in found if name == one["name"] or name in one.get("operations", ())), None)
         if chosen is None:
-            there_are = ", ".join(str(one["name"]) for one in found) or "none at all"
+            there_are = ", ".join(str(one["name"]) for one in found) or "none"
             raise Refused(f"there is no job type {name} (there are {there_are})", code="unknown_job_type", type=name)
         console.print_json(chosen) if as_json else _print_one(chosen)
 
@@ -72,7 +75,7 @@ def _print_all(found: list[dict[str, Any]], as_json: bool) -> None:
     elif found:
         console.print_table(tables.job_types(found))
     else:
-        console.stderr_console().print("no job types: no pool is ready (killable doctor --url looks at the server)")
+        console.stderr_console().print("no job types: no pool is ready (`killable doctor --url URL` checks the server)")
 
 
 def _print_one(job_type: dict[str, Any]) -> None:
@@ -82,6 +85,8 @@ def _print_one(job_type: dict[str, Any]) -> None:
     console.print_table(Text("\ninput", "bold"))
     members = schema.get("properties", {})
     if not members:
-        console.print_table(Text("it takes none" if schema.get("additionalProperties") is False else "any members"))
+        console.print_table(
+            Text("takes no input" if schema.get("additionalProperties") is False else "takes any members")
+        )
         return
     console.print_table(tables.input_members(schema))

@@ -1,1 +1,1 @@
-"""What `doctor` tries on this machine."""
+"""What `doctor` tests on this machine."""

@@ -1,4 +1,4 @@
-"""What holds the limits of jobs on this machine: the watch, and the kernel behind it; and what is missing for more.
+"""What enforces the limits of jobs on this machine: the resource watch and the kernel; and what is missing.
 
 Runs in: any machine; what it looks at is Linux's.
 """
@@ -16,7 +16,7 @@ Status = Literal["ok", "warn", "fail"]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at; `advice` says what to do about it."""
+    """One test and its result; `advice` is what to do about it."""
 
     name: str
     status: Status
@@ -25,28 +25,27 @@ class Check:
 
 
 DELEGATE = (
-    "the group of the server has to hand the controller on (cgroup.subtree_control), which needs all controllers on "
-    "cgroup v2 (boot with systemd.unified_cgroup_hierarchy=1), and which the kernel allows to a group with processes "
-    "at the root only (cgroups(7), no internal processes)"
+    "to enable it, boot with systemd.unified_cgroup_hierarchy=1 and add it to cgroup.subtree_control of the server's "
+    "cgroup; while that holds processes, the kernel allows this at the root only (cgroups(7), no internal processes)"
 )
 
 
 def limit_backstops() -> Iterator[Check]:
-    """Yield what holds each limit: the watch, which every machine has, and the kernel's own behind it."""
+    """Yield what enforces each limit: the resource watch, on every machine, and the kernel as a backstop."""
     yield _memory_watch()
     yield _memory_limit()
-    handed_on = _handed_on()
+    delegated = _delegated_controllers()
     yield _controller(
         "memory",
-        handed_on,
-        "memory.max bounds a job's group, shared memory and tmpfs too",
-        "memory_bytes is kept by the watch and RLIMIT_DATA: memory that is shared on purpose does not count",
+        delegated,
+        "memory.max bounds a job's group, including shared memory and tmpfs",
+        "only the watch and RLIMIT_DATA enforce memory_bytes: explicitly shared memory does not count",
     )
     yield _controller(
         "pids",
-        handed_on,
+        delegated,
         "pids.max bounds a job's group",
-        "processes_max is kept by the watch, which a fork bomb passes for some milliseconds",
+        "only the watch enforces processes_max: a fork bomb exceeds it for some milliseconds",
     )
     yield _out_of_memory()
     yield _accounts()
@@ -55,9 +54,11 @@ def limit_backstops() -> Iterator[Check]:
 def _memory_watch() -> Check:
     name, found = "resource watch", "memory, processes and processor time of a job's whole tree"
     if not os.path.exists(f"/proc/self/task/{os.getpid()}/children"):
-        return Check(name, "warn", "only the worker itself", "a kernel with CONFIG_PROC_CHILDREN shows its children")
+        return Check(
+            name, "warn", "only the worker itself", "its children are listed by a kernel with CONFIG_PROC_CHILDREN"
+        )
     if not os.path.exists("/proc/self/smaps_rollup"):
-        advice = "Linux 4.14 or later has smaps_rollup: without it what forked processes hold is never proven"
+        advice = "without smaps_rollup (Linux 4.14 or later) the memory of forked processes cannot be measured"
         return Check(name, "warn", "memory of the worker itself only", advice)
     return Check(name, "ok", found)
 
@@ -67,13 +68,13 @@ def _memory_limit() -> Check:
 
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     if hard == resource.RLIM_INFINITY:
-        return Check("memory limit", "ok", "RLIMIT_DATA may be anything: it is the backstop of memory_bytes")
-    advice = "memory_bytes above it is lowered to it: start the server with `ulimit -Hd unlimited`"
+        return Check("memory limit", "ok", "RLIMIT_DATA is not capped: it is the backstop of memory_bytes")
+    advice = "a larger memory_bytes is lowered to it: start the server with `ulimit -Hd unlimited`"
     return Check("memory limit", "warn", f"RLIMIT_DATA is at most {hard} bytes", advice)
 
 
-def _handed_on() -> set[str]:
-    """Return the controllers that groups of workers would have."""
+def _delegated_controllers() -> set[str]:
+    """Return the controllers that the cgroups of workers would have."""
     from killable.supervisor.linux.cgroup import own_directory
 
     own = own_directory()
@@ -83,15 +84,15 @@ def _handed_on() -> set[str]:
         return set()
 
 
-def _controller(controller: str, handed_on: set[str], active: str, without: str) -> Check:
+def _controller(controller: str, delegated: set[str], active: str, without: str) -> Check:
     name = f"{controller} controller"
-    if controller in handed_on:
+    if controller in delegated:
         return Check(name, "ok", active)
-    return Check(name, "warn", "not handed on to groups of workers on cgroup v2", f"{without}; {DELEGATE}")
+    return Check(name, "warn", "not delegated to the cgroups of workers", f"{without}; {DELEGATE}")
 
 
 def _out_of_memory() -> Check:
-    """Read the counter that tells an out-of-memory kill from a stranger's."""
+    """Read the counter that distinguishes an out-of-memory kill from a SIGKILL by another process."""
     from killable.supervisor.linux.oom_counter import VICTIMS, OomCounter, counted
 
     counter = OomCounter()
@@ -100,16 +101,18 @@ def _out_of_memory() -> Check:
     finally:
         counter.close()
     if count is not None:
-        return Check("out-of-memory proof", "ok", f"the memory cgroup of this process counts its victims ({count})")
+        return Check(
+            "out-of-memory proof", "ok", f"the memory cgroup of this process counts the killed processes ({count})"
+        )
     advice = (
-        "a SIGKILL of the out-of-memory killer will be told as one from outside, oom unknown: mount the memory cgroup"
+        "a SIGKILL by the out-of-memory killer is reported as one from outside, oom unknown: mount the memory cgroup"
     )
     return Check("out-of-memory proof", "warn", "no memory cgroup can be read", advice)
 
 
 def _accounts() -> Check:
     if os.geteuid() == 0:
-        return Check("other users", "ok", "workers can become another user (user, group in [pools.NAME])")
+        return Check("other users", "ok", "workers can run as another user (user, group in [pools.NAME])")
     entry = Path("/proc/self/status").read_text().partition("Uid:")[2].split()[0]
-    advice = "jobs run as the server's user; only a server that is started by root can give pools users of their own"
+    advice = "jobs run as the server's user; only a server started as root can run pools as other users"
     return Check("other users", "ok", f"not possible: this is uid {entry}", advice)

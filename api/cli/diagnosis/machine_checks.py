@@ -1,4 +1,4 @@
-"""What the server needs of a machine, what makes it stronger, and what is missing: each thing is tried, not looked up.
+"""Test what the server requires of a machine and what it can use. Each feature is tried, not looked up.
 
 Runs in: any machine.
 """
@@ -23,17 +23,22 @@ PR_SET_PDEATHSIG, PR_GET_CHILD_SUBREAPER = 1, 37
 """linux/prctl.h"""
 PYTHON_WANTED = (3, 11)
 FILES_WANTED = 4096
-"""Seven descriptors a worker, one a stream: enough for hundreds of each."""
+"""Seven descriptors per worker, one per stream: enough for hundreds of each."""
 PIDS_WANTED = 4096
 DEATH_S = 5.0
-"""For the probe's own child to be gone after cgroup.kill: it takes a millisecond."""
+"""Seconds for a child of a test to be gone after cgroup.kill: it takes a millisecond."""
 
 
 def examine() -> Iterator[Check]:
     """Yield every check, the necessary ones first."""
     yield _python()
     if sys.platform != "linux":
-        yield Check("Linux", "fail", sys.platform, "serve runs on Linux only; submit, ps, kill and the client run here")
+        yield Check(
+            "Linux",
+            "fail",
+            sys.platform,
+            "`killable serve` runs on Linux only; the client, submit, ps and kill run here",
+        )
         return
     yield Check("Linux", "ok", platform.release())
     yield from (_pidfd(), _subreaper(), _death_signal(), _memfd(), *_cgroup(), *limit_backstops())
@@ -51,12 +56,12 @@ def _pidfd() -> Check:
     def probe() -> str:
         descriptor = os.pidfd_open(os.getpid())
         try:
-            signal.pidfd_send_signal(descriptor, 0)  # 0 only asks whether it could be sent
+            signal.pidfd_send_signal(descriptor, 0)  # signal 0 only checks that it could be sent
         finally:
             os.close(descriptor)
         return "pidfd_open and pidfd_send_signal work"
 
-    advice = "signals must go to a process and not to a number: allow pidfd_open in the container's seccomp profile"
+    advice = "signals are sent by pidfd, as a pid may be reused: allow pidfd_open in the container's seccomp profile"
     return _tried("pidfd", probe, "fail", advice)
 
 
@@ -71,7 +76,7 @@ def _subreaper() -> Check:
 
 
 def _death_signal() -> Check:
-    """Kill a process and see its child, which asked for it (PR_SET_PDEATHSIG), die with it."""
+    """Kill a process, and check that its child, which set PR_SET_PDEATHSIG, dies with it."""
     reads, writes = os.pipe()
     program = f"""
 import ctypes, os, signal
@@ -83,7 +88,7 @@ signal.pause()
 """
     name, advice = (
         "death signal",
-        "workers have to die with their zygote: allow prctl in the container's seccomp profile",
+        "workers must die with their zygote: allow prctl in the container's seccomp profile",
     )
     child = subprocess.Popen([sys.executable, "-S", "-c", program], pass_fds=[writes], stderr=subprocess.DEVNULL)
     try:
@@ -115,28 +120,28 @@ def _memfd() -> Check:
 def _tried(name: str, probe: Callable[[], str], otherwise: Status, advice: str) -> Check:
     try:
         return Check(name, "ok", probe())
-    except (OSError, AttributeError) as error:  # a libc or a Python that has no such call
+    except (OSError, AttributeError) as error:  # a libc or a Python without that call
         return Check(name, otherwise, f"{getattr(error, 'strerror', None) or error}", advice)
 
 
 def _cgroup() -> list[Check]:
-    """Find cgroup2, move a child into a group of its own, and kill the group."""
+    """Find cgroup2, move a child into a group of its own, and kill that group."""
     from killable.supervisor.linux.cgroup import cgroup2_mount, own_directory
 
     name, without = (
         "cgroup v2",
-        "; without it kills rest on descendants alone, which is enough for all but escape artists",
+        "; without it, a kill finds the descendants of a worker, and misses processes that hide from that search",
     )
     mount, own = cgroup2_mount(), own_directory()
     if mount is None:
         return [Check(name, "warn", "not mounted", f"boot with systemd.unified_cgroup_hierarchy=1{without}")]
     if own is None:
-        return [Check(name, "warn", f"{mount}, but not this process's group", f"mount the host's cgroup2{without}")]
+        return [Check(name, "warn", f"{mount}, but without this process's group", f"mount the host's cgroup2{without}")]
     group = own / f"killable-doctor-{os.getpid()}"
     try:
         group.mkdir()
     except OSError as error:
-        advice = f"start it by `systemd-run --user --scope -p Delegate=yes`, or make it writable for this user{without}"
+        advice = f"start with `systemd-run --user --scope -p Delegate=yes`, or make it writable for this user{without}"
         return [Check(name, "warn", f"{own}: {(error.strerror or str(error)).lower()}", advice)]
     try:
         return [Check(name, "ok", str(own)), *_move_and_kill(group)]
@@ -154,18 +159,26 @@ def _move_and_kill(group: Path) -> Iterator[Check]:
             advice = "write access to cgroup.procs of the common ancestor is needed (cgroups(7), delegation)"
             yield Check("cgroup move", "warn", f"{(error.strerror or str(error)).lower()}", advice)
             return
-        yield Check("cgroup move", "ok", "a child moved into a group of its own")
+        yield Check("cgroup move", "ok", "a child was moved into a group of its own")
         try:
             (group / "cgroup.kill").write_text("1")
             child.wait(DEATH_S)
         except FileNotFoundError:
             yield Check(
-                "cgroup.kill", "warn", "not there", "Linux 5.14 or later has it; descendants are killed one by one"
+                "cgroup.kill",
+                "warn",
+                "missing",
+                "Linux 5.14 or later has it; without it, descendants are killed one by one",
             )
         except subprocess.TimeoutExpired:
-            yield Check("cgroup.kill", "warn", f"the child lived {DEATH_S:g} s on", "descendants are killed one by one")
+            yield Check(
+                "cgroup.kill",
+                "warn",
+                f"the child was still alive after {DEATH_S:g} s",
+                "descendants are killed one by one",
+            )
         else:
-            yield Check("cgroup.kill", "ok", "the whole group died at once")
+            yield Check("cgroup.kill", "ok", "it killed the whole group")
     finally:
         child.kill()
         child.wait()
@@ -180,7 +193,7 @@ def _open_files() -> Check:
     if soft == resource.RLIM_INFINITY or soft >= FILES_WANTED:
         return Check("open files", "ok", shown)
     return Check(
-        "open files", "warn", shown, f"ulimit -n {FILES_WANTED} for many workers and streams (hard limit {hard})"
+        "open files", "warn", shown, f"`ulimit -n {FILES_WANTED}` allows many workers and streams (hard limit {hard})"
     )
 
 
@@ -192,7 +205,12 @@ def _pids() -> Check:
     found = f"pid_max {pid_max}, processes {'unlimited' if soft == resource.RLIM_INFINITY else soft}"
     if pid_max >= PIDS_WANTED and (soft == resource.RLIM_INFINITY or soft >= PIDS_WANTED):
         return Check("processes", "ok", found)
-    return Check("processes", "warn", found, f"ulimit -u {PIDS_WANTED}, sysctl kernel.pid_max: a fork needs a number")
+    return Check(
+        "processes",
+        "warn",
+        found,
+        f"raise them with `ulimit -u {PIDS_WANTED}` and `sysctl kernel.pid_max={PIDS_WANTED}`",
+    )
 
 
 def _temporary_folder() -> Check:
@@ -201,13 +219,11 @@ def _temporary_folder() -> Check:
         with tempfile.TemporaryDirectory(prefix="killable-doctor-"):
             return Check("temporary files", "ok", folder)
     except OSError as error:
-        return Check(
-            "temporary files", "fail", f"{folder}: {error.strerror}", "set TMPDIR to a folder that can be written"
-        )
+        return Check("temporary files", "fail", f"{folder}: {error.strerror}", "set TMPDIR to a writable folder")
 
 
 def _models() -> Iterator[Check]:
-    """Look for the packages of the built-in job types, and say how to get what is missing."""
+    """Look for the packages of the built-in job types, and advise how to install what is missing."""
     from killable.workers.builtin import embed, generate, tokenize
 
     for module in (tokenize, embed, generate):
@@ -221,4 +237,4 @@ def _models() -> Iterator[Check]:
     try:
         generate.check_processor()
     except RuntimeError as error:
-        yield Check("processor", "warn", str(error), "the job type generate will not run here")
+        yield Check("processor", "warn", str(error), "the job type generate cannot run here")

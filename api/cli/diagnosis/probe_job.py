@@ -1,4 +1,4 @@
-"""A job of the doctor's own on a supervisor of its own, in this process: submitted, streamed, cancelled, proven dead.
+"""The self-check of `doctor`: submit, stream and cancel a job on a supervisor in this process.
 
 Runs in: any process of a person's (Linux). No server is needed, and nothing is left.
 """
@@ -19,26 +19,26 @@ if TYPE_CHECKING:
     from killable.supervisor.supervisor import Supervisor
 
 ALL_S_MAX = 20.0
-"""For all of it: half a second on a machine that works."""
+"""Seconds for all of it. It takes half a second on a working machine."""
 _PROOFS = {
-    "cgroup+descendants": ("ok", "cgroup.kill, and every descendant", ""),
+    "cgroup+descendants": ("ok", "cgroup.kill, and SIGKILL to every descendant", ""),
     "descendants": (
         "warn",
-        "every descendant, one by one",
-        "a writable cgroup v2 catches escape artists, too",
+        "SIGKILL to every descendant, one by one",
+        "a writable cgroup v2 also catches processes that hide from the search for descendants",
     ),
 }
 
 
 def self_check() -> Sequence[Check]:
-    """Return what came of it: how fast the first token was, how fast the death, and how it is proven."""
+    """Return its checks: the time to the first token, the time to death, and the proof of death."""
     try:
         return asyncio.run(_bounded())
     except TimeoutError:
-        advice = "the machine is too busy, or something that a worker needs is forbidden; the checks above may say what"
-        return [Check("self-check", "fail", f"not done within {ALL_S_MAX:g} s", advice)]
+        advice = "the machine is too busy, or it forbids something that a worker needs; the checks above may show what"
+        return [Check("self-check", "fail", f"not finished within {ALL_S_MAX:g} s", advice)]
     except (KillableError, OSError) as error:
-        return [Check("self-check", "fail", str(error), "the checks above may say why")]
+        return [Check("self-check", "fail", str(error), "the checks above may show why")]
 
 
 async def _bounded() -> Sequence[Check]:
@@ -53,14 +53,14 @@ async def _bounded() -> Sequence[Check]:
             await supervisor.start()
             warm_s = time.perf_counter() - began
             warm = Check("self-check: start", "ok", f"a warm worker after {render.duration(warm_s)}")
-            await _probe(supervisor)  # the first job pays for what a server has long imported
+            await _probe(supervisor)  # the first job includes imports that a running server has done already
             return [warm, *await _probe(supervisor)]
     finally:
         await supervisor.close(grace_s=0)
 
 
 async def _probe(supervisor: Supervisor) -> list[Check]:
-    """Start the probe, wait for its word, cancel it."""
+    """Start the probe, wait for its first token, cancel it."""
     from killable.supervisor.models import Submission
 
     began = time.perf_counter()
@@ -84,12 +84,12 @@ def _death(record: JobRecord, dead_s: float) -> Check:
     found = f"{render.duration(dead_s)}: {render.death(certificate)}"
     if record.state == "cancelled" and "tree_empty" in certificate:
         return Check(name, "ok", found)
-    return Check(name, "fail", f"{record.state}: {found}", "a cancelled job is not proven dead here")
+    return Check(name, "fail", f"{record.state}: {found}", "a cancelled job cannot be proven dead on this machine")
 
 
 def _proof(record: JobRecord) -> Check:
     proof = str((record.certificate or {}).get("proof", ""))
     if proof not in _PROOFS:
-        return Check("self-check: proof", "fail", "none", "nothing shows that the probe's process is gone")
+        return Check("self-check: proof", "fail", "none", "it is not proven that the process of the probe is gone")
     status, how, advice = _PROOFS[proof]
     return Check("self-check: proof", "ok" if status == "ok" else "warn", f"{proof}: {how}", advice)

@@ -1,1 +1,1 @@
-"""What a command shows: words, tables, stories, errors, progress."""
+"""What a command prints: tables, stories, errors, progress."""

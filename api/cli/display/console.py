@@ -1,4 +1,4 @@
-"""What the command writes: documents and tables on stdout, words on stderr, for people and for pipes.
+"""Write documents and tables to stdout and messages to stderr, in a terminal or a pipe.
 
 Runs in: any machine.
 """
@@ -15,31 +15,31 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 WIDE = 1000
-"""Columns of a table in a pipe."""
+"""Width of a table in a pipe, in columns."""
 RULE = 80
-"""Of the line below a table's head there."""
+"""Width of the rule below its header there."""
 
 
 def print_json(document: Any, *, one_line: bool = False) -> None:
-    """Print one document on stdout, in ASCII: a token may hold a lone surrogate, which no encoding can write."""
+    """Print one document on stdout, in ASCII: a token may contain a lone surrogate, which UTF-8 cannot encode."""
     text = json.dumps(document, default=str) if one_line else json.dumps(document, default=str, indent=2)
     typer.echo(text)
 
 
-class _Talk(Console):
-    """What is said beside the data: when nobody reads it any more, the data go on (rich's own ends the program)."""
+class _BestEffortConsole(Console):
+    """A console that goes quiet on a broken pipe, so that stdout goes on; rich's own ends the program."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
 
 
 def stderr_console(*, soft_wrap: bool = True) -> Console:
-    """Return a console on stderr; with `soft_wrap` the terminal breaks long lines, and a copy of them stays whole."""
-    return _Talk(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=soft_wrap)
+    """Return a console on stderr; with `soft_wrap` the terminal wraps long lines, and copied lines stay whole."""
+    return _BestEffortConsole(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=soft_wrap)
 
 
 def print_table(table: RenderableType) -> None:
-    """Print on stdout. In a pipe nothing is cut, and no line ends with spaces."""
+    """Print on stdout. In a pipe, nothing is truncated and no line ends with spaces."""
     console = Console(highlight=False, markup=False, emoji=False)
     if console.is_terminal:
         console.print(table)
@@ -51,13 +51,13 @@ def print_table(table: RenderableType) -> None:
 
 
 def print_lines(lines: Iterable[Text]) -> None:
-    """Print lines on stdout that are as wide as they are to be."""
+    """Print lines on stdout without wrapping them."""
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     for line in lines:
         console.print(line)
 
 
 def stdout_columns() -> int:
-    """Return how many characters a line of stdout has room for."""
+    """Return the width of stdout in characters."""
     console = Console()
     return console.width if console.is_terminal else WIDE

@@ -1,4 +1,4 @@
-"""Which rule ended a job, in words: one sentence or two for every code.
+"""Describe which rule ended a job, in one or two sentences for every error code.
 
 Runs in: any machine. Pure: from a record.
 """
@@ -12,33 +12,33 @@ from killable.api.cli.display import render
 from killable.workers.errors import CODES
 
 _ASKED_BY = {
-    "user": "Someone asked for it: `killable kill`, DELETE, or a client's cancel",
-    "client_gone": "The last reader of its stream left, and it was submitted with stop_when_client_leaves",
+    "user": "A user cancelled it, with `killable kill`, DELETE or a client",
+    "client_gone": "The last reader of its stream disconnected, and it was submitted with stop_when_client_leaves",
     "operator": "An operator killed its worker",
     "shutdown": "The server was shutting down",
 }
 _FAULTS = {
-    "SIGSEGV": "an access to memory that is not its own",
-    "SIGBUS": "an access to memory that is not there (a file that got shorter, a full /dev/shm)",
-    "SIGABRT": "abort(): a library found a fault of its own",
-    "SIGFPE": "a division by zero in native code",
-    "SIGILL": "an instruction that this processor does not have",
-    "SIGSYS": "a system call that is forbidden here",
+    "SIGSEGV": "an access to invalid memory",
+    "SIGBUS": "an access beyond the end of a mapped file (a truncated file, a full /dev/shm)",
+    "SIGABRT": "abort(): a library detected an internal error",
+    "SIGFPE": "an arithmetic error in native code, such as a division by zero",
+    "SIGILL": "an instruction that this processor does not support",
+    "SIGSYS": "a system call that seccomp does not allow",
 }
 _STAGES = {
-    "timeout.queue": "no worker had it",
+    "timeout.queue": "no worker had been assigned to it",
     "timeout.start": "its worker had not entered the job's function",
     "timeout.run": "its function had not returned",
 }
-_OWN_DOING = "No cancel, deadline or limit played a part."
+_NOT_STOPPED = "No cancel, deadline or limit was involved."
 
 
 def rule_of(record: Mapping[str, Any]) -> str:
-    """Return why a job that has ended did."""
+    """Return why a job ended."""
     state, error = str(record["state"]), record.get("error") or {}
     code = str(error.get("code") or state)
     if state == "completed":
-        return f"None: its function returned. {_OWN_DOING}"
+        return f"None: its function returned. {_NOT_STOPPED}"
     if state == "cancelled":
         return _cancelled(record, error)
     if code.startswith("timeout."):
@@ -49,8 +49,8 @@ def rule_of(record: Mapping[str, Any]) -> str:
 def _cancelled(record: Mapping[str, Any], error: Mapping[str, Any]) -> str:
     by, reason = str(error.get("by") or "user"), error.get("reason")
     asked = _ASKED_BY.get(by, f"It was cancelled by {by}")
-    why = f", saying: {reason}" if reason else ""
-    when = "" if record.get("attempts") else " It was still in the queue, so no worker ever had it."
+    why = f"; reason: {reason}" if reason else ""
+    when = "" if record.get("attempts") else " It was still in the queue and had not been assigned to a worker."
     return f"{asked}{why}.{when}"
 
 
@@ -58,25 +58,23 @@ def _deadline(code: str, record: Mapping[str, Any], error: Mapping[str, Any]) ->
     name = f"{code.removeprefix('timeout.')}_s"
     limit_s = error.get("limit_s")
     if error.get("limit") == "total_s" and limit_s is not None:
-        return (
-            f"The deadline total_s of {render.setting(float(limit_s))}: so long after it was accepted {_STAGES[code]}."
-        )
+        return f"The deadline total_s of {render.setting(float(limit_s))}: that long after acceptance, {_STAGES[code]}."
     if limit_s is None and code != "timeout.operation":
         limit_s = (record.get("limits") or {}).get(name)
     span = f" of {render.setting(float(limit_s))}" if limit_s is not None else ""
     what = {
-        "timeout.run": "its function had not returned when that time since its start was over",
-        "timeout.queue": "no worker was free for it in that time after it was accepted",
-        "timeout.start": "its worker had not entered the job's function in that time",
-        "timeout.first_token": "its function was entered, and no token had come in that time",
-        "timeout.idle": "it had streamed, and no further token had come in that time",
-        "timeout.operation": "the job was inside that operation for longer",
+        "timeout.run": "its function had not returned within that time",
+        "timeout.queue": "no worker became free for it within that time",
+        "timeout.start": "its worker had not entered the job's function within that time",
+        "timeout.first_token": "its function produced no token within that time of its start",
+        "timeout.idle": "its function produced no further token within that time",
+        "timeout.operation": "that operation took longer",
     }.get(code, str(error.get("message") or CODES[code].title if code in CODES else code))
     if code != "timeout.operation":
         return f"The deadline {name}{span}: {what}."
     operation = f", set for operation {error.get('operation') or 'unknown'}"
-    inside = f", at last in {error['inside']}" if error.get("inside") else ""
-    raised = " OperationTimedOut was raised in it, and it did not catch that." if error.get("traceback") else ""
+    inside = f", the last part of it in {error['inside']}" if error.get("inside") else ""
+    raised = " OperationTimedOut was raised in the job, which did not catch it." if error.get("traceback") else ""
     return f"The deadline {name}{span}{operation}: {what}{inside}.{raised}"
 
 
@@ -86,43 +84,46 @@ def _failure(code: str, record: Mapping[str, Any], error: Mapping[str, Any]) -> 
     limits = record.get("limits") or {}
     match code:
         case "exception":
-            return f"Its function raised {message}. {_OWN_DOING}"
+            return f"Its function raised {message}. {_NOT_STOPPED}"
         case "exit":
-            return f"The job ended its own process, with exit code {error.get('exit_code')}. {_OWN_DOING}"
+            return f"The job ended its own process, with exit code {error.get('exit_code')}. {_NOT_STOPPED}"
         case "crash":
             fault = f" ({_FAULTS[signal]})" if signal in _FAULTS else ""
             core = " A core was dumped." if error.get("core_dumped") else ""
-            return f"Its process crashed with {signal}{fault}: a fault in native code. {_OWN_DOING}{core}"
+            return f"Its process crashed with {signal}{fault}: a fault in native code. {_NOT_STOPPED}{core}"
         case "killed_externally":
-            return f"{signal} from outside ended its process: nobody here sent it.{_oom(error)}"
+            return f"{signal} from outside ended its process: this server did not send it.{_oom(error)}"
         case "limit.output":
             limit = render.size(limits.get("output_bytes"))
-            return f"The limit output_bytes of {limit}: it had streamed and printed as much. What came before is kept."
+            return f"The limit output_bytes of {limit}: its output reached that size. The output up to then is kept."
         case "limit.memory":
             return f"The limit memory_bytes of {render.size(limits.get('memory_bytes'))}: {_memory(error)}."
         case "limit.cpu" if "measured_s" in error:
-            used = render.setting(float(error["measured_s"]))
+            used, processes = render.setting(float(error["measured_s"])), _processes_of_job(error)
             return (
-                f"The limit cpu_s of {render.setting(float(error['limit_s']))}: {_its(error)} had computed for {used}."
+                f"The limit cpu_s of {render.setting(float(error['limit_s']))}: {processes} had used {used} of "
+                "processor time."
             )
         case "limit.processes" if "limit_processes" in error:
-            return f"The limit processes_max of {error['limit_processes']}: {error.get('processes')} were seen at once."
+            return (
+                f"The limit processes_max of {error['limit_processes']}: {error.get('processes')} were counted at once."
+            )
         case "limit.files" if limits.get("files_max") is not None:
-            return f"The limit files_max of {limits['files_max']}: it opened one more, and did not go on without it."
+            return f"The limit files_max of {limits['files_max']}: opening one more failed, which it did not handle."
         case "spawn":
             return f"Its process could not be started: {message}."
         case _:
-            return f"{message}."
+            return f"The job ended with {code}: {message}."
 
 
 def _memory(error: Mapping[str, Any]) -> str:
-    """Measured, or refused: RLIMIT_DATA and memory.max do not say how much it would have been."""
+    """Return the growth as measured. Where the kernel refused memory (RLIMIT_DATA, memory.max), it is not known."""
     if "measured_bytes" in error:
-        return f"{_its(error)} had grown by {render.size(error['measured_bytes'])}"
-    return "the kernel gave it no more memory"
+        return f"{_processes_of_job(error)} had grown by {render.size(error['measured_bytes'])}"
+    return "the kernel refused it more memory"
 
 
-def _its(error: Mapping[str, Any]) -> str:
+def _processes_of_job(error: Mapping[str, Any]) -> str:
     processes = error.get("processes", 1)
     return "its process" if processes == 1 else f"its {processes} processes together"
 
@@ -130,8 +131,8 @@ def _its(error: Mapping[str, Any]) -> str:
 def _oom(error: Mapping[str, Any]) -> str:
     match error.get("oom"):
         case "yes":
-            return " It was the kernel's out-of-memory killer: the cgroup counted it."
+            return " It was the kernel's out-of-memory killer: the cgroup counted the kill."
         case "no":
             return " It was not the out-of-memory killer."
         case _:
-            return " The kernel's out-of-memory killer is the usual sender; it is not known whether it was."
+            return " The kernel's out-of-memory killer is the usual sender; whether it was this time is not known."

@@ -1,4 +1,4 @@
-"""How the command ends: an error becomes an exit code and words on stderr, or one JSON document on stdout.
+"""Report errors: an exit code, with a message on stderr or one JSON document on stdout.
 
 Runs in: any machine.
 """
@@ -84,27 +84,29 @@ EXIT_CODES: dict[str, CommandExit] = {
     }.items()
     for code in codes
 }
-"""Of error codes; any other is FAILED."""
+"""Exit codes by error code; any other error code is FAILED."""
 
 _HINTS = {
-    "timeout.queue": "all workers were busy: more of them (pools.NAME.workers), or submit --queue-s",
-    "timeout.start": "the worker was not ready in time: look at `killable inspect`, or raise submit --start-s",
-    "limit_over_cap": "caps are the operator's: [caps] and [jobs.NAME.caps] in killable.toml",
+    "timeout.queue": "all workers were busy: raise pools.NAME.workers, or queue_s with submit --queue-s",
+    "timeout.start": "the worker was not ready in time: see killable inspect, or raise start_s with submit --start-s",
+    "limit_over_cap": "the operator sets the caps, in [caps] and [jobs.NAME.caps] of killable.toml",
     "queue_full": "try again in a moment, or raise server.queue_jobs_max",
-    "journal_failed": "the server's disk is full, or fails; its log and /readyz say more",
-    "draining": "jobs that it has go on; killable drain --off ends a drain",
-    "unknown_job": "killable ps -a shows the jobs that the server still knows",
-    "spawn": "killable doctor looks at this machine; the server's own output has more",
+    "journal_failed": "the server's disk is full or failing; its log and /readyz have details",
+    "draining": "accepted jobs continue; killable drain --off ends a drain",
+    "unknown_job": "killable ps -a lists the jobs that the server still keeps",
+    "spawn": "killable doctor checks this machine; the server's log has details",
     "unkillable": "a process in uninterruptible sleep (state D): a hung disk or network file system is the usual cause",
-    "unauthorized": "the key comes from the environment: KILLABLE_API_KEY",
+    "unauthorized": "set KILLABLE_API_KEY to an API key of the server",
 }
 
-_EARLY = "native code did not hear SIGTERM; how long it is waited for is ack_s: submit --ack-s, the decorator, [limits]"
+_EARLY_KILL_HINT = (
+    "native code did not react to SIGTERM within ack_s: raise it with submit --ack-s, @job(ack_s=...) or [limits]"
+)
 
 
 def exit_code(error: KillableError) -> int:
-    """Return the exit code of an error; 1 for a code that is not known here."""
-    # Of the class, not of the instance: there `exit_code` may be a fact, the job's own.
+    """Return the exit code of an error; 1 for an unknown error code."""
+    # Read from the class: on the instance, `exit_code` may be a fact, the exit code of the job.
     own = getattr(type(error), "exit_code", None)
     if own is not None:
         return int(own)
@@ -113,7 +115,7 @@ def exit_code(error: KillableError) -> int:
 
 @contextmanager
 def reporting(as_json: bool) -> Iterator[None]:
-    """Report every error of the body and leave with its exit code; an interrupt is 130."""
+    """Report an error of the body and exit with its code; an interrupt exits with 130."""
     try:
         yield
     except KillableError as error:
@@ -122,10 +124,10 @@ def reporting(as_json: bool) -> Iterator[None]:
     except KeyboardInterrupt:
         raise typer.Exit(CommandExit.INTERRUPTED) from None
     except BrokenPipeError:
-        raise  # nobody reads any more: typer ends that in silence
+        raise  # the reader of stdout has gone: typer exits silently
     except OSError as error:
         if as_json:
-            with contextlib.suppress(OSError):  # stdout itself may be the one that failed
+            with contextlib.suppress(OSError):  # writing to stdout itself may have failed
                 print_json({"error": {"code": "os", "message": str(error), "retryable": False}})
         else:
             stderr_console().print(Text.assemble(("killable: ", "bold"), str(error)))
@@ -133,7 +135,7 @@ def reporting(as_json: bool) -> Iterator[None]:
 
 
 def report(error: KillableError, as_json: bool) -> None:
-    """Print an error: one JSON document on stdout, or words on stderr."""
+    """Print an error: one JSON document on stdout, or a message on stderr."""
     if as_json:
         print_json({"error": error_members(error)})
         return
@@ -147,7 +149,7 @@ def report(error: KillableError, as_json: bool) -> None:
 
 
 def error_members(error: KillableError) -> dict[str, Any]:
-    """Return an error as JSON has it everywhere else, in a record and in a problem."""
+    """Return an error in the JSON form of job records and HTTP problems."""
     try:
         retryable = error.retryable
     except KeyError:  # a code of a newer server
@@ -162,18 +164,18 @@ def _headline(error: KillableError) -> Text:
         return Text(render.plain(words), "bold yellow")
     faults = _faults(error)
     if faults:
-        words = _in_words(faults[0]) if len(faults) == 1 else f"{len(faults)} faults"
+        words = _as_option(faults[0]) if len(faults) == 1 else f"{len(faults)} faults"
         return Text.assemble((f"{error.code}: ", "bold red"), words)
-    if error.code not in CODES:  # of the command's own: a code would say nothing that the message does not
+    if error.code not in CODES:  # an error of the command itself: its code adds nothing to the message
         return Text(error.message)
     return Text.assemble((f"{error.code}: ", "bold red"), error.message)
 
 
 def _details(error: KillableError) -> Iterator[str]:
-    """Yield what is known beyond the message: further faults, the traceback, how the process died, where it stood."""
+    """Yield details after the message: further faults, the traceback, how the process died, its stack."""
     faults = _faults(error)
     if len(faults) > 1:
-        yield from (f"  {_in_words(fault)}" for fault in faults)
+        yield from (f"  {_as_option(fault)}" for fault in faults)
     if error.facts.get("traceback"):
         yield from str(error.facts["traceback"]).rstrip().splitlines()
     certificate = _certificate(error)
@@ -184,13 +186,13 @@ def _details(error: KillableError) -> Iterator[str]:
 
 
 def _faults(error: KillableError) -> list[Mapping[str, Any]]:
-    """Return what is wrong with a request or an input, fault by fault."""
+    """Return the faults of a request or an input."""
     faults = error.facts.get("faults")
     return faults if error.code in ("invalid", "input.invalid") and isinstance(faults, list) else []
 
 
-def _in_words(fault: Mapping[str, Any]) -> str:
-    """Return a fault as the command line spells it: `-i text: is required`, `--run-s: must be more than 0`."""
+def _as_option(fault: Mapping[str, Any]) -> str:
+    """Return a fault in terms of the command line: `-i text: is required`, `--run-s: must be more than 0`."""
     place, pointer = fault.get("in"), str(fault.get("pointer", ""))
     path = pointer.split("/")[1:]
     if place == "input" or path[:1] == ["input"]:
@@ -207,13 +209,13 @@ def _in_words(fault: Mapping[str, Any]) -> str:
 
 def _hint(error: KillableError) -> str:
     if error.code == "cancelled" and _certificate(error).get("early_kill"):
-        return _EARLY
+        return _EARLY_KILL_HINT
     if error.code == "invalid" and isinstance(error, JobError):
         return ""
     limit = limit_of(error.code, error.facts)
     if limit and error.code.startswith(("timeout.", "limit.")) and (limit == "total_s" or error.code not in _HINTS):
         path = " PATH=SECONDS" if limit == "operation_s" else ""
-        more = f"raise {limit}: submit --{limit.replace('_', '-')}{path}, or in the job's decorator or killable.toml"
+        more = f"raise {limit} with submit --{limit.replace('_', '-')}{path}, in @job or in killable.toml"
         return f"{more}; killable explain {render.short(str(error.facts.get('job_id')))} suggests a value"
     return _HINTS.get(error.code, "")
 

@@ -1,4 +1,4 @@
-"""A job's events onto the terminal: text as it comes, then how the job ended.
+"""Print a job's events: its output as it arrives, then how it ended.
 
 Runs in: any machine.
 
@@ -29,7 +29,7 @@ from killable.workers.errors import KillableError
 
 
 class Follower:
-    """Prints one job's events; can go on where it was interrupted."""
+    """Prints one job's events; can resume after an interrupt."""
 
     def __init__(
         self, job: JobHandle, *, as_json: bool = False, all_events: bool = False, after: int | None = None
@@ -45,7 +45,7 @@ class Follower:
         self._status = StatusLine(stderr_console(soft_wrap=False))
 
     def follow(self) -> None:
-        """Print what comes until the terminal event. May be called again after an interrupt."""
+        """Print events up to the terminal one. May be called again after an interrupt."""
         try:
             with QueueWatch(self.job, self._status) as watch:
                 for event in self.job.events(after=self._last):
@@ -58,9 +58,9 @@ class Follower:
             self._status.clear()
 
     def finish(self) -> int:
-        """Print how the job ended, the last line being state, tokens and time; return the exit code."""
+        """Print how the job ended, with state, tokens and time in the last line; return the exit code."""
         if self.terminal is None:
-            return CommandExit.OK  # `--after` the terminal event: there was nothing more to say
+            return CommandExit.OK  # `--after` the terminal event: there is nothing to print
         ending = self.terminal.data
         error = None if self.terminal.name == "completed" else job_error(ending)
         if not self._as_json:
@@ -96,15 +96,15 @@ class Follower:
             self._status.resume()
 
     def _print_retry(self, event: Event) -> None:
-        """Say that it is run again: else it would only look slow."""
+        """Report another attempt: without this line the job would only look slow."""
         if event.name == "restored":
             stderr_console().print(
-                Text("the server was started again; what the job had streamed before is lost", "yellow")
+                Text("the server was restarted and runs the job again; its earlier output is lost", "yellow")
             )
             return
         error, wait_s = event.data.get("error") or {}, float(event.data.get("wait_s") or 0)
         which = f"attempt {event.data.get('attempt')} of {event.data.get('attempts_max')}"
-        line = f"{which} failed, {error.get('code')}: {error.get('message')}; the next one in {render.duration(wait_s)}"
+        line = f"{which} failed, {error.get('code')}: {error.get('message')}; next attempt in {render.duration(wait_s)}"
         stderr_console().print(Text(line, "yellow"))
 
     def _print_event(self, event: Event) -> None:
@@ -127,18 +127,18 @@ class Follower:
             self._at_line_start = text.endswith("\n")
 
     def _end_line(self) -> None:
-        """Put what follows on a line of its own; a pipe gets the job's bytes and nothing else."""
+        """Start a new line in a terminal; a pipe gets the job's bytes and nothing else."""
         if not self._at_line_start and sys.stdout.isatty():
             typer.echo()
             self._at_line_start = True
 
     def _print_result(self, ending: Mapping[str, Any]) -> None:
-        """A job that streamed nothing has its result to show."""
+        """Print the result of a job that streamed nothing."""
         result = ending.get("result")
         if isinstance(result, dict) and set(result) == {"$ref"}:
             result = self.job.result(wait_s=0)
         elif isinstance(result, dict) and set(result) == {"base64"}:
-            with contextlib.suppress(TypeError, ValueError):  # a value of the job's own may look like that
+            with contextlib.suppress(TypeError, ValueError):  # the job itself may have returned such an object
                 result = base64.b64decode(result["base64"], validate=True)
         print_value(result)
 
@@ -146,17 +146,17 @@ class Follower:
         try:
             lasted = render.lasted_s(self.job.record())
         except KillableError:
-            lasted = time.monotonic() - self._began  # the server is going, or has forgotten the job already
+            lasted = time.monotonic() - self._began  # the server is shutting down, or no longer keeps the job
         parts = [render.state(self.terminal.name if self.terminal else "")]
         parts.append(Text(render.counted(int(ending.get("tokens") or 0), "token")))
         parts += [Text(render.duration(lasted))] if lasted is not None else []
         if self._tokens and ending.get("result") is not None:
-            parts.append(Text(f"its result: killable result {render.short(self.job.id)}", "dim"))
+            parts.append(Text(f"result: killable result {render.short(self.job.id)}", "dim"))
         return Text("  ").join(parts)
 
 
 def print_value(value: Any) -> None:
-    """Print a job's result on stdout: text and bytes as they are, other values as JSON, None not at all."""
+    """Print a job's result on stdout: text and bytes as they are, other values as JSON, nothing for None."""
     if isinstance(value, bytes):
         sys.stdout.flush()
         sys.stdout.buffer.write(value)

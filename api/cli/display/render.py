@@ -1,4 +1,4 @@
-"""What people see: durations, sizes, states, records, certificates, deaths in one line.
+"""Format durations, sizes, states, records and certificates for people.
 
 Runs in: any machine. Returns text and tables; prints nothing.
 """
@@ -19,7 +19,7 @@ from killable.workers.authoring.limits import flat
 from killable.workers.errors import LOST
 
 SHORT_CHARS = len("job-3f2a91c0")
-"""What of an id people are shown: 32 bits, and every command takes a unique prefix."""
+"""Length of a displayed id: 32 bits of it. Every command accepts a unique prefix."""
 
 _STATE_STYLES = {
     "queued": "cyan",
@@ -49,7 +49,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def duration(seconds: float | None) -> str:
-    """Return a time as people read it: 0.4 ms, 12 ms, 1.3 s, 4m05s, 2h03m, 3d04h."""
+    """Return a measured time: 0.4 ms, 12 ms, 1.3 s, 4m05s, 2h03m, 3d04h."""
     if seconds is None:
         return "-"
     if seconds < 0.0995:
@@ -68,7 +68,7 @@ def duration(seconds: float | None) -> str:
 
 
 def setting(seconds: float) -> str:
-    """Return a time as people set it: 0.5 s, 5 s, 10m, 2h."""
+    """Return a time as in a setting: 0.5 s, 5 s, 10m, 2h."""
     for unit, unit_s in (("h", 3600), ("m", 60)):
         if seconds >= unit_s and seconds % unit_s == 0:
             return f"{seconds / unit_s:g}{unit}"
@@ -80,7 +80,7 @@ def milliseconds(ms: float) -> str:
 
 
 def size(count: int | None) -> str:
-    """Return bytes as people read them: 512 B, 12 KiB, 1.5 GiB."""
+    """Return a size: 512 B, 12 KiB, 1.5 GiB."""
     if count is None:
         return "-"
     value, unit = float(count), "B"
@@ -97,12 +97,12 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
 
 
 def short(job_id: str) -> str:
-    """Return the part of an id that people are shown."""
+    """Return the part of an id that is displayed."""
     return job_id[:SHORT_CHARS]
 
 
 def plain(text: object) -> str:
-    """Return one line that cannot move a terminal's cursor."""
+    """Return the text in one line, without control characters: it must not move a terminal's cursor."""
     return _CONTROL.sub("�", " ".join(str(text).split("\n")))
 
 
@@ -127,9 +127,9 @@ def lasted_s(record: Mapping[str, Any]) -> float | None:
 
 
 def death(certificate: Mapping[str, Any] | None) -> str:
-    """Return `dead after 1.3 ms (SIGTERM acknowledged 0.4 ms, tree empty 1.3 ms, 1 process)`, or what else is known."""
+    """Return `dead after 1.3 ms (SIGTERM acknowledged 0.4 ms, tree empty 1.3 ms, 1 process)`, or similar."""
     if certificate is None:
-        return "what became of its process is not known"
+        return "how its process ended is not known"
     if not any(phase in certificate for phase in PHASES):
         return "dead (it had no process)"
     parts = []
@@ -149,7 +149,7 @@ def death(certificate: Mapping[str, Any] | None) -> str:
 
 
 def is_lost(record: Mapping[str, Any]) -> bool:
-    """Tell whether a job ended with its server or its machine: then its record is all that there is."""
+    """Return whether a job was lost with its server or its machine; then only its record is left."""
     return (record.get("error") or {}).get("code") in LOST
 
 
@@ -174,7 +174,7 @@ def progress(reported: Mapping[str, Any] | None) -> str:
 
 
 def percent(reported: Mapping[str, Any] | None) -> int | None:
-    """Return 0 to 100, or None where the job names no total."""
+    """Return 0 to 100, or None if the job reports no total."""
     total = (reported or {}).get("total")
     done = (reported or {}).get("done")
     if not isinstance(total, (int, float)) or not isinstance(done, (int, float)) or total <= 0:
@@ -187,7 +187,7 @@ def _count(number: float) -> str:
 
 
 def job_state(job: Mapping[str, Any]) -> Text:
-    """Return a job's state, with its place in the queue (#1 is next) or the share that it says it has done."""
+    """Return a job's state, with its place in the queue (#1 is next) or the share that it reported as done."""
     name = str(job["state"])
     position = (job.get("queue") or {}).get("position")
     if name == "queued" and position is not None:
@@ -202,7 +202,7 @@ def share(cpu: float | None) -> str:
 
 
 def signature(schema: Mapping[str, Any]) -> str:
-    """Return an input's members as Python would have them: `text: string, chunk: integer = 4000`."""
+    """Return an input's members in Python style: `text: string, chunk: integer = 4000`."""
     required = set(schema.get("required", ()))
     parts = []
     for name, member in schema.get("properties", {}).items():
@@ -213,7 +213,7 @@ def signature(schema: Mapping[str, Any]) -> str:
 
 
 def kind(member: Mapping[str, Any]) -> str:
-    """Return what a member's schema takes: `string`, `integer|null`, `"fast"|"slow"`; empty where it does not say."""
+    """Return the type of a member's schema: `string`, `integer|null`, `"fast"|"slow"`; empty if it names none."""
     if "enum" in member:
         return "|".join(json.dumps(value) for value in member["enum"])
     if isinstance(member.get("type"), str):
@@ -225,7 +225,7 @@ def kind(member: Mapping[str, Any]) -> str:
 
 
 def facts_table(members: Mapping[str, Any]) -> Table:
-    """Return members as two columns; what is empty is left out, long text keeps its lines."""
+    """Return members as two columns; empty ones are left out, long text keeps its line breaks."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
@@ -263,7 +263,7 @@ def _short_value(name: str, value: Any) -> str:
 
 
 def certificate_table(certificate: Mapping[str, Any]) -> Group:
-    """Return the phases with their times since the request, then everything else that is known, then the stack."""
+    """Return the phases with their times since the request, then its other members, then the stack."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
@@ -277,5 +277,5 @@ def certificate_table(certificate: Mapping[str, Any]) -> Group:
     for name, value in rest.items():
         table.add_row(name, _cell(name, value))
     stack = str(certificate.get("stack") or "").rstrip()
-    # Folded also where a console leaves long lines to the terminal: one of a group is cut there.
+    # Folded also on a console with soft_wrap, which cuts the long lines of a group.
     return Group(table, Text(stack, overflow="fold", no_wrap=False)) if stack else Group(table)

@@ -1,4 +1,4 @@
-"""One line on stderr that comes and goes: the place in the queue, then the progress that a job reports.
+"""A transient line on stderr: the place in the queue, then the progress that a job reports.
 
 Runs in: any machine. Only where stderr is a terminal; it never stands in the middle of a line of the job's text.
 """
@@ -21,11 +21,11 @@ from killable.workers.errors import KillableError
 
 BAR_COLUMNS = 30
 ASK_S = 0.5
-"""Between two questions for the place in the queue: a person reads no faster."""
+"""Seconds between two requests for the place in the queue: people read no faster."""
 
 
 class StatusLine:
-    """The line. Safe to use from two threads; nothing at all where stderr is no terminal."""
+    """The line. Safe to use from two threads; does nothing if stderr is not a terminal."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -39,19 +39,19 @@ class StatusLine:
         return self._console.is_terminal and not self._console.is_dumb_terminal
 
     def show(self, line: Table | Text) -> None:
-        """Put this in place of what stands there; later, when the line is free again, if it is not now."""
+        """Replace the line; while paused, the new one is drawn by `resume`."""
         with self._lock:
             self._line = line
             self._draw()
 
     def pause(self) -> None:
-        """Make room for the job's text."""
+        """Erase the line, to make room for the job's output."""
         with self._lock:
             self._erase()
             self._paused = True
 
     def resume(self) -> None:
-        """The cursor is at the beginning of a line again."""
+        """Draw the line again. The cursor must be at the beginning of a line."""
         with self._lock:
             self._paused = False
             self._draw()
@@ -66,7 +66,7 @@ class StatusLine:
             return
         self._erase()
         with self._console.capture() as drawn:
-            # One column less: a full line would wrap, and only its last part could be taken back.
+            # One column less: a full line would wrap, and only its last part could be erased.
             self._console.print(self._line, width=self._console.width - 1, end="", no_wrap=True, soft_wrap=False)
         self._console.file.write(drawn.get().rstrip("\n"))
         self._console.file.flush()
@@ -80,7 +80,7 @@ class StatusLine:
 
 
 def progress_line(reported: Mapping[str, Any]) -> Table | Text:
-    """Return a bar with its words; only the words where the job names no total."""
+    """Return a bar with its text; only the text if the job reports no total."""
     words = Text(render.progress(reported), no_wrap=True, overflow="ellipsis")
     done, total = reported.get("done"), reported.get("total")
     if render.percent(reported) is None:
@@ -93,13 +93,13 @@ def progress_line(reported: Mapping[str, Any]) -> Table | Text:
 
 
 class QueueWatch:
-    """Shows a job's place in the queue until it is told that the job has begun. A context manager."""
+    """Shows a job's place in the queue until `stop`. A context manager."""
 
     def __init__(self, job: JobHandle, line: StatusLine) -> None:
         self._job = job
         self._line = line
         self._over = threading.Event()
-        self._lock = threading.Lock()  # between the look whether it is over, and showing that it is not
+        self._lock = threading.Lock()  # `stop` must not come between the check of `_over` and the drawing
         self._thread = threading.Thread(target=self._watch, name="queue watch", daemon=True)
 
     def __enter__(self) -> Self:
@@ -108,7 +108,7 @@ class QueueWatch:
         return self
 
     def stop(self) -> None:
-        """The job's first event has come, or it is over. May be called twice."""
+        """Stop watching: the job has begun, or it has ended. May be called twice."""
         if not self._over.is_set():
             with self._lock:
                 self._over.set()
@@ -124,7 +124,7 @@ class QueueWatch:
             try:
                 record = self._job.record()
             except KillableError:
-                return  # the stream will say what is the matter
+                return  # the stream reports the error
             queue = record.get("queue") or {}
             if record["state"] != "queued" or queue.get("position") is None:
                 continue
@@ -135,5 +135,5 @@ class QueueWatch:
 
 def _in_queue(queue: Mapping[str, Any]) -> str:
     before, wait_s = queue["position"], queue.get("estimated_wait_s")
-    place = f"{render.counted(before, 'job')} before it" if before else "next"
+    place = f"{render.counted(before, 'job')} ahead of it" if before else "next"
     return f"queued, {place}{f', about {render.duration(wait_s)}' if wait_s else ''}"

@@ -1,4 +1,4 @@
-"""The story of one job: what was asked and by whom, which rule ended it, each step with its time, its last words.
+"""The story of one job: its request, the rule that ended it, each step with its time, the end of its output.
 
 Runs in: any machine. Pure: from the record and the last events to paragraphs; it asks nobody and prints nothing.
 """
@@ -20,18 +20,18 @@ Members = Mapping[str, Any]
 
 LAST_TOKENS_CHARS = 300
 LAST_LINES = 5
-"""Enough to know where in its output it was; `killable stream` and `logs` have the rest."""
+"""Enough to see how far its output came; `killable stream` and `logs` print all of it."""
 BETWEEN_ATTEMPTS = frozenset({"retrying", "restored"})
-"""Events of a job that is run more than once."""
+"""Events of a job that is attempted more than once."""
 ACTIVE = ("queued", "running", "stopping")
-LINGERED = "The job was over, but its process was still there a second later: so it was killed."
+LINGERED = "The job had ended, but its process was still there a second later, so it was killed."
 _USUAL = frozenset({"queue_s", "start_s", "run_s", "ack_s", "memory_bytes"})
-"""Limits that a job has if nobody says otherwise: it is told when one does not."""
+"""Limits that a job has by default; the story mentions one that is not set."""
 
 
 @dataclass(frozen=True, slots=True)
 class Paragraph:
-    """A few sentences, or lines that stand as they are: steps, a stack, output."""
+    """A few sentences, and lines that are not wrapped: steps, a stack, output."""
 
     title: str
     text: str
@@ -40,7 +40,7 @@ class Paragraph:
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """A job's story, the last paragraph being what to change."""
+    """A job's story; the last paragraph is what to change."""
 
     headline: str
     paragraphs: tuple[Paragraph, ...]
@@ -48,15 +48,15 @@ class Story:
 
 
 def tell(record: Members, events: Sequence[Members] = (), *, now: datetime | None = None) -> Story:
-    """Return the story. `events` are the last ones that are known: mappings of `event` and `data`."""
+    """Return the story. `events` are the last known ones: mappings with `event` and `data`."""
     paragraphs = [Paragraph("Asked", _asked(record)), *_before(events), Paragraph("Ran", _ran(record, now))]
     if record["state"] in ACTIVE:
         remedy = Remedy(None, "It has not ended yet.")
         headline = f"{record['job_id']} ({record['type']}) is {record['state']}"
-        return Story(headline, (*paragraphs, *_last_words(record, events), _change(remedy)), remedy)
+        return Story(headline, (*paragraphs, *_last_output(record, events), _change(remedy)), remedy)
     remedy = remedy_for(record)
     paragraphs.append(Paragraph("Rule", rule_of(record)))
-    paragraphs += [_end(record), *_place(record), *_last_words(record, events), _change(remedy)]
+    paragraphs += [_end(record), *_place(record), *_last_output(record, events), _change(remedy)]
     return Story(_headline(record), tuple(paragraphs), remedy)
 
 
@@ -69,7 +69,7 @@ def _headline(record: Members) -> str:
         reason = f": {error['reason']}" if error.get("reason") else ""
         return f"{name} was {render.ended_by(record)}{reason}"
     verb = "timed out" if state == "timed_out" else "failed"
-    return f"{name} {verb}, {error.get('code', state)}: {error.get('message') or 'nothing more is known'}"
+    return f"{name} {verb}, {error.get('code', state)}: {error.get('message') or 'no message'}"
 
 
 def _asked(record: Members) -> str:
@@ -79,7 +79,7 @@ def _asked(record: Members) -> str:
     extras = [f"{name} {record[name]}" for name in ("priority", "correlation_id") if record.get(name)]
     extras += [f"tag {key}={value}" for key, value in (record.get("tags") or {}).items()]
     if extras:
-        sentences.append(f"With {', '.join(extras)}.")
+        sentences.append(f"It has {', '.join(extras)}.")
     said = (_limit(*limit) for limit in flat(_told(record.get("limits") or {})))
     limits = [each for each in said if each]
     if limits:
@@ -88,13 +88,13 @@ def _asked(record: Members) -> str:
 
 
 def _told(limits: Members) -> Members:
-    """Leave out how a job is run again when it is not."""
+    """Leave out the limits of retries for a job without retries."""
     again = ("attempts_max", "backoff_s") if limits.get("attempts_max", 1) == 1 else ()
     return {name: value for name, value in limits.items() if name not in again}
 
 
 def _limit(name: str, whole_name: str, value: Any) -> str:
-    """Say a limit; nothing of those that are not set by default."""
+    """Return a limit as text; empty for one that is not set and not set by default."""
     if value is None:
         return f"no {whole_name}" if name in _USUAL or name != whole_name else ""
     if isinstance(value, Mapping):
@@ -105,21 +105,21 @@ def _limit(name: str, whole_name: str, value: Any) -> str:
 
 
 def _before(events: Sequence[Members]) -> Iterator[Paragraph]:
-    """How the attempts before the last one ended."""
+    """Yield how the attempts before the last one ended."""
     lines = [_between_attempts(event) for event in events if event["event"] in BETWEEN_ATTEMPTS]
     if lines:
         yield Paragraph(
-            "Before", "Attempts that ended by no fault of the job's, each followed by another:", tuple(lines)
+            "Before", "Earlier attempts, each followed by another because its error was retryable:", tuple(lines)
         )
 
 
 def _between_attempts(event: Members) -> str:
     told = event["data"]
     if event["event"] == "restored":
-        return "then the server was started again, and what it had printed was lost with the one before"
+        return "the server was restarted; the output of the job up to then is lost"
     error = told.get("error") or {}
     wait = render.duration(float(told.get("wait_s") or 0))
-    return f"attempt {told.get('attempt')}: {error.get('code')}: {error.get('message')}; the next one {wait} later"
+    return f"attempt {told.get('attempt')}: {error.get('code')}: {error.get('message')}; next attempt {wait} later"
 
 
 def _ran(record: Members, now: datetime | None) -> str:
@@ -127,101 +127,109 @@ def _ran(record: Members, now: datetime | None) -> str:
     if started is None:
         return _never_entered(record, now)
     after, attempt = _between(record["created_at"], started), record.get("attempt") or 1
-    waited = f"It waited {after} and was started on {_worker(record)}"
-    if attempt > 1:  # most of that it did not wait
-        waited = f"Its attempt {attempt} was started {after} after that on {_worker(record)}"
+    waited = f"It waited {after} and started on {_worker(record)}"
+    if attempt > 1:  # that time is not all waiting
+        waited = f"Its attempt {attempt} started {after} after it was accepted, on {_worker(record)}"
     if ended is None:
-        return f"{waited}; it has run for {_between(started, now)} since{_progress(record)}."
-    return f"{waited}; {_between(started, ended)} later it was over{_progress(record)}.{_used(record)}"
+        return f"{waited}; it has been running for {_between(started, now)}{_progress(record)}."
+    return f"{waited}; it ended {_between(started, ended)} later{_progress(record)}.{_used(record)}"
 
 
 def _worker(record: Members) -> str:
-    return f"{record.get('worker_id') or 'a worker'}, pid {record.get('pid') or 'unknown'}"
+    return f"{record.get('worker_id') or 'a worker'} (pid {record.get('pid') or 'unknown'})"
 
 
 def _never_entered(record: Members, now: datetime | None) -> str:
-    """Of a job whose function has not begun: a worker may have had it all the same, perhaps in an earlier attempt."""
+    """Describe a job whose function has not begun, though it may have been assigned to a worker, now or earlier."""
     ended = record.get("ended_at")
     if render.is_lost(record):
-        return f"An earlier run of the server had given it to {_worker(record)}; how far it came is not known."
+        return f"An earlier run of the server had assigned it to {_worker(record)}; how far it got is not known."
     if record.get("worker_id"):
         entered = "and has not entered its function yet" if ended is None else "and never entered its function"
-        return f"It was given to {_worker(record)}, {entered}.{_used(record)}"
+        return f"It was assigned to {_worker(record)} {entered}.{_used(record)}"
     if record.get("attempts"):
-        return "It waits to be run again." if ended is None else "It waited to be run again, and was not."
+        return (
+            "It is waiting for its next attempt."
+            if ended is None
+            else "It was waiting for its next attempt, which never began."
+        )
     if ended is not None:
-        return f"It never started: no worker had it in the {_between(record['created_at'], ended)} to its end."
+        return f"It never started: no worker was assigned in the {_between(record['created_at'], ended)} until its end."
     position = (record.get("queue") or {}).get("position")
-    place = f", {render.counted(position, 'job')} before it" if position is not None else ""
-    return f"It has waited in the queue for {_between(record['created_at'], now)}{place}; no worker has it yet."
+    place = f", {render.counted(position, 'job')} ahead of it" if position is not None else ""
+    return f"It has waited in the queue for {_between(record['created_at'], now)}{place}; no worker is assigned yet."
 
 
 def _used(record: Members) -> str:
-    """Say what it took, as the kernel counted it."""
+    """Return the resources that it used, as counted by the kernel."""
     certificate = record.get("certificate") or {}
     user_s, system_s, peak = (certificate.get(name) for name in ("user_s", "system_s", "max_rss_bytes"))
     if user_s is None or system_s is None:
         return ""
     most = f" and at most {render.size(peak)} of memory" if peak is not None else ""
-    return f" Its process took {render.duration(float(user_s) + float(system_s))} of processor time{most}."
+    return f" Its process used {render.duration(float(user_s) + float(system_s))} of processor time{most}."
 
 
 def _progress(record: Members) -> str:
     words = render.progress(record.get("progress"))
-    return f", its last report being {words}" if words else ""
+    return f"; the progress last reported was {words}" if words else ""
 
 
 def _end(record: Members) -> Paragraph:
-    """How it came to be dead, step by step."""
+    """Describe the end of its process, step by step."""
     certificate = record.get("certificate") or {}
     if render.is_lost(record):
-        return Paragraph("End", "What became of its process is not known: the server that had it died, or its machine.")
+        return Paragraph("End", "How its process ended is not known: its server or its machine failed.")
     if not any(phase in certificate for phase in render.PHASES):
         return Paragraph("End", "It had no process, so there was nothing to end.")
     if "requested" not in certificate:
-        how = LINGERED if certificate.get("lingered") else f"Its process ended by itself{_exit(certificate)}."
+        how = (
+            LINGERED
+            if certificate.get("lingered")
+            else f"Its process ended{_exit(certificate)}; the server did not stop it."
+        )
         return Paragraph("End", f"{how} {_proof(certificate, 'later')}")
     grace = certificate.get("grace_s")
     allowed = f", with a grace of {render.setting(float(grace))}" if grace is not None else ""
-    intro = f"It was told to stop{allowed}." if "term_sent" in certificate else "It was killed at once."
+    intro = f"It was asked to stop{allowed}." if "term_sent" in certificate else "It was killed at once."
     if certificate.get("early_kill"):
-        intro += f" SIGKILL came before the grace was over: {certificate['early_kill']}."
+        intro += f" SIGKILL was sent before the grace was over: {certificate['early_kill']}."
     if certificate.get("lingered"):
         intro += f" {LINGERED}"
-    return Paragraph("End", f"{intro} Since the request:", tuple(_steps(certificate)))
+    return Paragraph("End", f"{intro} Time since the request:", tuple(_steps(certificate)))
 
 
 def _steps(certificate: Members) -> Iterator[str]:
-    """Yield a line per step, with its time since the request; also for what should have come and did not."""
+    """Yield a line per step, with its time since the request; also for an expected step that is missing."""
     for moment, what in steps(certificate):
         yield f"{'-' if moment is None else _precise(moment):>9}  {what}"
 
 
 def steps(certificate: Members) -> Iterator[tuple[float | None, str]]:
-    """Yield each step's milliseconds since the request and its words; None for one that did not come."""
+    """Yield each step's milliseconds since the request and its text; None for an expected step that is missing."""
     told, killed = "term_sent" in certificate, "kill_sent" in certificate
     if told:
         yield certificate["term_sent"], "SIGTERM was sent"
         if "delivered" in certificate:
-            yield certificate["delivered"], "it reached the process"
+            yield certificate["delivered"], "the process received it"
         elif killed:
-            yield None, "it never reached Python's own handler: the job has replaced or blocked it"
+            yield None, "Python's signal handler did not run: the job replaced it, or blocked the signal"
         if "acknowledged" in certificate:
-            yield certificate["acknowledged"], "the job heard it: Stopping was raised, and its clean-up began"
+            yield certificate["acknowledged"], "the job acknowledged it: Stopping was raised, and its clean-up began"
         elif "delivered" in certificate:
-            yield None, "the job did not hear it: its main thread was inside native code"
+            yield None, "the job did not acknowledge it: its main thread was inside native code"
     if killed:
-        yield certificate["kill_sent"], "SIGKILL was sent to the whole tree"
+        yield certificate["kill_sent"], "SIGKILL was sent to the whole process tree"
     for phase, words in (
         ("exited", f"the process ended{_exit(certificate)}"),
         ("reaped", "its exit status was collected"),
-        ("tree_empty", f"nothing of it was left{_swept(certificate)}"),
+        ("tree_empty", f"no process of it was left{_swept(certificate)}"),
         ("slot_ready", "the next worker was ready in its place"),
     ):
         if phase in certificate:
             yield certificate[phase], words
     if "tree_empty" not in certificate:
-        yield None, "it is not proven that nothing of it is left"
+        yield None, "it is not proven that no process of it is left"
 
 
 def _exit(certificate: Members) -> str:
@@ -234,24 +242,24 @@ def _exit(certificate: Members) -> str:
 
 def _swept(certificate: Members) -> str:
     count = certificate.get("processes_swept") or 0
-    swept = f", after {render.counted(count, 'process', 'processes')} that it had started" if count else ""
-    return f"{swept} ({certificate['proof']})" if certificate.get("proof") else swept
+    swept = f", after the kill of {render.counted(count, 'process', 'processes')} that it had started" if count else ""
+    return f"{swept} (proof: {certificate['proof']})" if certificate.get("proof") else swept
 
 
 def _proof(certificate: Members, word: str) -> str:
     if "tree_empty" not in certificate:
-        return "It is not proven that nothing of it is left."
+        return "It is not proven that no process of it is left."
     when = render.milliseconds(certificate["tree_empty"])
-    return f"{when} {word} nothing of it was left{_swept(certificate)}."
+    return f"{when} {word}, no process of it was left{_swept(certificate)}."
 
 
 def _precise(ms: float) -> str:
-    """Return a step's time so that two that follow each other can be told apart."""
+    """Return a step's time, precise enough to distinguish consecutive steps."""
     return f"{ms:.1f} ms" if ms < 9999.5 else f"{ms / 1000:.3f} s"
 
 
 def _place(record: Members) -> Iterator[Paragraph]:
-    """Where the job was: its traceback, or its stack at the signal."""
+    """Yield where the job was: its traceback, or its stack at the signal."""
     error, certificate = record.get("error") or {}, record.get("certificate") or {}
     path = certificate.get("operation")
     inside = f", in operation {path}" if path else ""
@@ -259,30 +267,30 @@ def _place(record: Members) -> Iterator[Paragraph]:
         yield Paragraph("Where", "The traceback:", tuple(str(error["traceback"]).rstrip().splitlines()))
     elif certificate.get("stack"):
         yield Paragraph(
-            "Where", f"The job stood here{inside}:", tuple(str(certificate["stack"]).rstrip().splitlines()[1:])
+            "Where", f"The job was here{inside}:", tuple(str(certificate["stack"]).rstrip().splitlines()[1:])
         )
     elif path:
         yield Paragraph("Where", f"The job was in operation {path}.")
 
 
-def _last_words(record: Members, events: Sequence[Members]) -> Iterator[Paragraph]:
-    """Its last tokens and the last lines that it printed."""
+def _last_output(record: Members, events: Sequence[Members]) -> Iterator[Paragraph]:
+    """Yield its last tokens and the last lines that it printed."""
     count = int(record.get("tokens") or 0)
     text = "".join(_shown(event["data"]) for event in events if event["event"] == "token")
     if count and text:
         cut = text[-LAST_TOKENS_CHARS:]
         dots = "…" if len(cut) < len(text) else ""
-        title = f"{render.counted(count, 'token')}, the end of them:" if dots or count > 1 else "1 token:"
-        yield Paragraph("Said", title, tuple(render.plain(line) for line in (dots + cut).rstrip("\n").split("\n")))
+        title = f"{render.counted(count, 'token')}, ending with:" if dots or count > 1 else "1 token:"
+        yield Paragraph("Tokens", title, tuple(render.plain(line) for line in (dots + cut).rstrip("\n").split("\n")))
     elif count:
-        yield Paragraph("Said", f"{render.counted(count, 'token')}: killable stream {render.short(record['job_id'])}")
+        yield Paragraph("Tokens", f"{render.counted(count, 'token')}: killable stream {render.short(record['job_id'])}")
     printed = [str(event["data"].get("text", "")) for event in events if event["event"] == "log"]
     if printed:
         lines = tuple(render.plain(line)[:LAST_TOKENS_CHARS] for line in printed[-LAST_LINES:])
-        yield Paragraph("Printed", "The last lines on its stdout and stderr:", lines)
+        yield Paragraph("Printed", "The last lines of its stdout and stderr:", lines)
     if not count and not printed:
         words = "What it streamed is not known." if render.is_lost(record) else "It streamed nothing."
-        yield Paragraph("Said", words)
+        yield Paragraph("Tokens", words)
 
 
 def _shown(token: Members) -> str:
@@ -305,4 +313,6 @@ def _moment(moment: str) -> str:
 def _between(earlier: str, later: str | datetime | None) -> str:
     moment = datetime.fromisoformat(later) if isinstance(later, str) else later
     span = render.age_s(earlier, moment)
-    return "less than 1 ms" if span is not None and span < 0.001 else render.duration(span)  # times are in ms
+    return (
+        "less than 1 ms" if span is not None and span < 0.001 else render.duration(span)
+    )  # times have a resolution of 1 ms

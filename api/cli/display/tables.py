@@ -1,4 +1,4 @@
-"""Tables that fit the terminal: of jobs, workers and job types. A column that does not fit is left out, not wrapped.
+"""Tables of jobs, workers and job types that fit the terminal: columns are left out rather than wrapped.
 
 Runs in: any machine. Returns renderables; prints nothing.
 """
@@ -20,16 +20,18 @@ from killable.api.cli.display import render
 Record = Mapping[str, Any]
 GAP = 2
 CUT_CHARS_MIN = 8
-"""A column that is cut keeps so much of its text."""
+"""A shortened column keeps at least so many characters."""
 
 
-_TOLD = frozenset({"type", "enum", "anyOf", "oneOf", "default", "title"})
-"""Of a member's schema: what other columns say."""
+_SHOWN_KEYWORDS = frozenset({"type", "enum", "anyOf", "oneOf", "default", "title"})
+"""Keywords of a member's schema that other columns show."""
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """`drop` says in which order columns go when there is no room, 1 first; 0: never. `cut`: may be shortened."""
+    """A column. `drop`: the order in which columns are left out for lack of room, 1 first; 0: never. `cut`: may be
+    shortened.
+    """
 
     title: str
     drop: int = 0
@@ -39,7 +41,7 @@ class Column:
 
 @dataclass(slots=True)
 class Listing:
-    """Rows under columns; what is shown of them is decided when the width is known."""
+    """Rows under columns. Which columns are shown is decided when it is rendered, by the width."""
 
     columns: Sequence[Column]
     rows: list[Sequence[Text]] = field(default_factory=list)
@@ -75,7 +77,7 @@ class Listing:
 def fitting(columns: Sequence[Column], widths: Sequence[int], room: int) -> tuple[list[int], list[int]]:
     """Return the indexes of the columns that are shown, and every column's width.
 
-    First what may be cut is cut, then columns go in their order.
+    Columns are shortened first, then left out in their order.
     """
     shown, cut = list(range(len(columns))), list(widths)
 
@@ -83,7 +85,7 @@ def fitting(columns: Sequence[Column], widths: Sequence[int], room: int) -> tupl
         return sum(cut[index] for index in shown) + GAP * (len(shown) - 1) - room
 
     def shorten() -> None:
-        for index in reversed(shown):  # what stands on the left says what the row is about
+        for index in reversed(shown):  # the columns on the left identify the row
             if columns[index].cut and excess() > 0:
                 cut[index] = max(min(widths[index], CUT_CHARS_MIN), cut[index] - excess())
 
@@ -158,7 +160,7 @@ def retired(records: Sequence[Record]) -> Listing:
 
 
 def job_types(records: Sequence[Record]) -> Listing:
-    """Return TYPE POOL INPUT DESCRIPTION; an unavailable type says why in place of its description."""
+    """Return TYPE POOL INPUT DESCRIPTION; an unavailable type shows the reason in place of its description."""
     listing = Listing(
         [Column("TYPE"), Column("POOL", 1, cut=True), Column("INPUT", cut=True), Column("DESCRIPTION", 2, cut=True)]
     )
@@ -178,7 +180,7 @@ def input_members(schema: Record) -> Listing:
     required = set(schema.get("required", ()))
     for name, member in schema.get("properties", {}).items():
         default = "required" if name in required else json.dumps(member["default"]) if "default" in member else "-"
-        bounds = {word: value for word, value in member.items() if word not in _TOLD}
+        bounds = {word: value for word, value in member.items() if word not in _SHOWN_KEYWORDS}
         listing.add(
             name,
             render.kind(member) or "any",
@@ -189,7 +191,7 @@ def input_members(schema: Record) -> Listing:
 
 
 def _age_s(job: Record) -> float | None:
-    """Return how long ago it was accepted; of an ended job, how long it took is in its record."""
+    """Return the seconds since the job was accepted, also of an ended one."""
     return render.age_s(job["created_at"])
 
 

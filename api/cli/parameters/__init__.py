@@ -1,1 +1,1 @@
-"""What is typed on the command line: options, inputs, ids."""
+"""Parsing of the command line: options, inputs, ids."""

@@ -1,4 +1,4 @@
-"""A job's input from the command line: `-i k=v` by the type's JSON Schema, `-i k=@file`, `--input`; tags.
+"""Parse a job's input (`-i k=v` by the JSON Schema of its type, `-i k=@file`, `--input`) and its tags.
 
 Runs in: any machine.
 """
@@ -31,9 +31,9 @@ _WORDS = {
 
 
 def read_input(client: Client, type: str, pairs: Sequence[str], document: str | None) -> dict[str, Any]:
-    """Return the input: the document's members, and over them the pairs.
+    """Return the input: the members of the document, overridden by the pairs.
 
-    Raise Refused `invalid` with every fault; typer.BadParameter for what is no pair at all.
+    Raise Refused `invalid` with every fault, and typer.BadParameter for a pair without a name or `=`.
     """
     members = {} if document is None else _read_document(document)
     if not pairs:
@@ -67,7 +67,7 @@ def read_tags(pairs: Sequence[str]) -> dict[str, str]:
 
 
 def tag_filter(pair: str | None) -> str | None:
-    """Return a filter as HTTP has it (`key:value`), from that or from `key=value`."""
+    """Return a tag filter as HTTP expects it, `key:value`, from `key=value` or `key:value`."""
     if pair is None:
         return None
     if "=" not in pair and ":" not in pair:
@@ -78,7 +78,7 @@ def tag_filter(pair: str | None) -> str | None:
 
 
 def kinds_of(schema: Mapping[str, Any], root: Mapping[str, Any], depth: int = 0) -> set[str]:
-    """Return the JSON types that a schema takes; empty: it does not say."""
+    """Return the JSON types that a schema accepts; empty if it names none."""
     reference = str(schema.get("$ref", ""))
     if depth > 8:  # definitions that refer to each other
         return set()
@@ -94,7 +94,10 @@ def kinds_of(schema: Mapping[str, Any], root: Mapping[str, Any], depth: int = 0)
 
 
 def parse_value(text: str, kinds: set[str]) -> Any:
-    """Return a value of one of these types; text where text is taken, or nothing is said. Raise ValueError."""
+    """Return a value of one of these types; the text itself if they include strings, or if none is given.
+
+    Raise ValueError.
+    """
     if not kinds or "string" in kinds:
         return None if text == "null" and "null" in kinds else text
     if "null" in kinds and text == "null":
@@ -121,7 +124,7 @@ def parse_value(text: str, kinds: set[str]) -> Any:
 
 
 def _schema_of(client: Client, name: str) -> dict[str, Any]:
-    """Return the schema of a type's input; an empty one for an unknown type, which the server will name."""
+    """Return the schema of a type's input; an empty one for an unknown type, which the server will refuse."""
     for job_type in client.types():
         if name == job_type["name"] or name in job_type.get("operations", ()):
             return dict(job_type["input_schema"])

@@ -1,4 +1,4 @@
-"""What the shell offers at a TAB: ids, types and states, asked of the server when it answers at once, else nothing.
+"""Shell completion of ids, types and states: from the server if it answers at once, else empty.
 
 Runs in: any machine, in the completion that a shell starts; it must neither wait nor print nor fail.
 """
@@ -16,15 +16,15 @@ from killable.api.cli.display import render
 if TYPE_CHECKING:
     import httpx
 
-PATIENCE_S = 0.5
-"""A person at a prompt takes longer for a hang."""
+ANSWER_S = 0.5
+"""Seconds to wait for the server: at a prompt, a longer pause looks like a hang."""
 OFFERED_MAX = 100
 STATES = ("active", "queued", "running", "stopping", "completed", "failed", "cancelled", "timed_out")
 
 Offers = list[tuple[str, str]]
-"""What may stand there, and a word about it for the shells that show one."""
+"""Completions, each with a description for the shells that show one."""
 Ask = Callable[[str, Mapping[str, str]], Any]
-"""Path and query to the JSON of the answer; raises what it likes."""
+"""Takes a path and a query, returns the JSON of the answer; may raise any exception."""
 
 
 def states(incomplete: str) -> list[str]:
@@ -63,21 +63,22 @@ def _types(ask: Ask) -> Offers:
 
 
 def _offered(ctx: typer.Context, incomplete: str, find: Callable[[Ask], Offers]) -> Offers:
-    """Ask the server that the line names so far; whatever goes wrong, offer nothing: there is nobody to tell."""
+    """Ask the server of the command line so far. Return nothing on any error: it cannot be reported here."""
     try:
         from killable.api.client.exchange import DEFAULT_URL
 
         address = str(ctx.params.get("url") or os.environ.get("KILLABLE_URL") or DEFAULT_URL)
-        with impatient(address, PATIENCE_S) as http:
+        with short_timeout_client(address, ANSWER_S) as http:
             found = find(lambda path, query: http.get(path, params=dict(query)).raise_for_status().json())
     except Exception:
         return []
     return [(name, render.plain(words)) for name, words in found if name.startswith(incomplete)]
 
 
-def impatient(address: str, timeout_s: float) -> httpx.Client:
-    """Return an HTTP client that gives up soon; the library's own waits as long as a job may take. It goes by the same
-    proxies, with the same key. Raise what that raises.
+def short_timeout_client(address: str, timeout_s: float) -> httpx.Client:
+    """Return an HTTP client with a short timeout; the library's own client waits as long as a job may take.
+
+    It uses the same proxies and API key as that one, and raises the same errors.
     """
     import httpx
 

@@ -1,4 +1,4 @@
-"""The options of `submit` that set limits: one for each, `--run-s` for `run_s`.
+"""The options of `submit` that set limits, one for each: `--run-s` sets `run_s`.
 
 Runs in: any machine.
 """
@@ -19,7 +19,7 @@ _METAVARS = {Unit.SECONDS: "SECONDS", Unit.BYTES: "BYTES", Unit.COUNT: "NUMBER"}
 
 
 def with_limit_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a verb the options; it gets those that were given as its parameter `limits`."""
+    """Add the options to a verb, which receives those that were given as its parameter `limits`."""
     signature = inspect.signature(function)
     hints = get_type_hints(function, include_extras=True)
     own = [each.replace(annotation=hints[name]) for name, each in signature.parameters.items() if name != "limits"]
@@ -36,7 +36,7 @@ def with_limit_options(function: Callable[..., None]) -> Callable[..., None]:
     parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in (*own, *options)]
     verb.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     verb.__annotations__ = {each.name: each.annotation for each in parameters}
-    del verb.__wrapped__  # or Typer would look at its parameters
+    del verb.__wrapped__  # or Typer would read the parameters of `function`
     return verb
 
 
@@ -51,7 +51,7 @@ def _annotation(name: str) -> Any:
 
 
 def limits_of(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the limits that were given, as the server takes them."""
+    """Return the limits that were given, as the server expects them."""
     given = {name: value for name, value in options.items() if value is not None and value != []}
     if "operation_s" in given:
         given["operation_s"] = _operations(given["operation_s"])

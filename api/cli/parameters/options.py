@@ -1,4 +1,4 @@
-"""Options that several verbs share, and how their values are read.
+"""Options that several verbs share, and the parsers of their values.
 
 Runs in: any machine.
 """
@@ -33,41 +33,43 @@ def _read(parse: Callable[[object], float], text: str) -> float:
 
 
 class LimitOption:
-    """Reads one limit: seconds, bytes or a count by its name, `none` for no such limit."""
+    """Parses one limit: seconds, bytes or a count, by the end of its name; `none` for no limit."""
 
     def __init__(self, name: str) -> None:
         parsers: dict[str, Callable[[object], float]] = {"bytes": parse_bytes, "max": parse_count}
         self._parse = parsers.get(name.rpartition("_")[2], parse_seconds)
-        self.__name__ = name  # Typer asks a parser for it
+        self.__name__ = name  # Typer reads the name of a parser
 
     def __call__(self, text: str) -> str | float:
-        # Typer drops an option whose value is None: the word travels on, `limits_of` makes null of it.
+        # Typer drops an option whose value is None: `none` stays a text here, and `limits_of` turns it into None.
         return NO_LIMIT if text == NO_LIMIT else _read(self._parse, text)
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON: one document, or one line per event.")]
 Url = Annotated[
     str,
-    typer.Option("--url", envvar="KILLABLE_URL", metavar="URL", help="The server: http://HOST:PORT, or unix:PATH."),
+    typer.Option(
+        "--url", envvar="KILLABLE_URL", metavar="URL", help="Address of the server: http://HOST:PORT or unix:PATH."
+    ),
 ]
 Target = Annotated[
     str | None,
     typer.Argument(
         metavar="MODULE_OR_FILE",
-        help="Jobs of your own; without it the pools of killable.toml, or the built-in ones.",
+        help="Your jobs. Default: the pools of killable.toml, or the built-in ones.",
         show_default=False,
     ),
 ]
 ConfigFile = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="Default: $KILLABLE_CONFIG, or ./killable.toml.")
+    Path | None, typer.Option("--config", metavar="FILE", help="Default: $KILLABLE_CONFIG or ./killable.toml.")
 ]
 JobName = Annotated[
     str,
     typer.Argument(
-        metavar="JOB", help="Its id, or a unique prefix of it.", show_default=False, autocompletion=completion.jobs
+        metavar="JOB", help="Job id, or a unique prefix of it.", show_default=False, autocompletion=completion.jobs
     ),
 ]
-Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; kept in the certificate.")]
+Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Reason, recorded in the certificate.")]
 
 
 def open_client(url: str) -> Client:

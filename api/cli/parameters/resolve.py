@@ -1,4 +1,4 @@
-"""Jobs and workers by the names that people type: an id, or a unique prefix of one with or without its `job-`.
+"""Find jobs and workers by what users type: an id, or a unique prefix of a job id with or without `job-`.
 
 Runs in: any machine.
 """
@@ -19,7 +19,7 @@ _SHOWN_MAX = 5
 
 
 class Ambiguous(KillableError):
-    """A prefix that several ids have. Fact: `matches`."""
+    """A prefix of several ids. Fact: `matches`."""
 
     code = "ambiguous"
     exit_code = CommandExit.USAGE
@@ -39,13 +39,13 @@ def find_job(client: Client, name: str) -> JobHandle:
 def find_worker(client: Client, name: str) -> dict[str, Any] | None:
     """Return the worker of that id, or None.
 
-    No prefixes: the ids count, so that of a worker which has gone is the beginning of another's.
+    No prefixes: worker ids are numbered, so the id of a worker that has ended may be a prefix of another.
     """
     return next((worker for worker in client.workers() if worker["worker_id"] == name), None)
 
 
 def events_so_far(job: JobHandle, record: Mapping[str, Any], *, last: int | None = None) -> Iterator[Event]:
-    """Yield the events that the job had when this record was made; only the `last` of them."""
+    """Yield the events that the job had when this record was made; with `last`, only that many."""
     final = int(record["events"]) - 1
     first = 0 if last is None else max(0, final + 1 - last)
     if first > final:
@@ -57,7 +57,7 @@ def events_so_far(job: JobHandle, record: Mapping[str, Any], *, last: int | None
 
 
 def matching(name: str, ids: Iterable[str]) -> list[str]:
-    """Return the ids that begin with a name, in their order; an empty name is nobody's."""
+    """Return the ids that begin with a name, in their order; none for an empty name."""
     digits = name.removeprefix(PREFIX)
     if not digits:
         return []
@@ -67,5 +67,5 @@ def matching(name: str, ids: Iterable[str]) -> list[str]:
 def _only(name: str, matches: list[str]) -> str:
     if len(matches) > 1:
         shown = ", ".join(matches[:_SHOWN_MAX]) + (", ..." if len(matches) > _SHOWN_MAX else "")
-        raise Ambiguous(f"{name} is the beginning of {len(matches)} ids: {shown}", matches=matches)
+        raise Ambiguous(f"{name} is ambiguous, it matches {len(matches)} ids: {shown}", matches=matches)
     return matches[0]

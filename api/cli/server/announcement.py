@@ -1,4 +1,4 @@
-"""What `serve` says when it is up: where it listens, its pools and their job types, and what guards the machine.
+"""What `serve` prints when it is up: its address, its pools and their job types, who has access, how jobs are killed.
 
 Runs in: supervisor.
 """
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from killable.supervisor.models import JobType, PoolRecord
 
 _PROOFS = {
-    "cgroup+descendants": "cgroup.kill, and every descendant (proof cgroup+descendants)",
-    "descendants": "every descendant (proof descendants; no writable cgroup: `killable doctor` says why)",
+    "cgroup+descendants": "cgroup.kill, and SIGKILL to every descendant (proof: cgroup+descendants)",
+    "descendants": "SIGKILL to every descendant (proof: descendants; no writable cgroup, `killable doctor` shows why)",
 }
 _STATE_STYLES = {"ready": "green", "broken": "red"}
 
@@ -55,13 +55,13 @@ async def print_to(engine: Engine, in_force: InForce, url: str, as_json: bool) -
 
 
 def _ending(drain_s: float) -> str:
-    """Say what Ctrl-C does."""
-    drains = f"takes no new jobs and gives the others {render.setting(drain_s)}, then " if drain_s else ""
-    return f"Ctrl-C {drains}ends every job with its grace, then this server; a second one kills"
+    """Return what Ctrl-C does."""
+    drains = f"refuses new jobs, lets the others finish for {render.setting(drain_s)}, then " if drain_s else ""
+    return f"Ctrl-C {drains}ends every job with its grace, then this server; a second Ctrl-C kills at once"
 
 
 def key_members(in_force: InForce) -> list[dict[str, Any]]:
-    """Return who may call: names and roles, never keys."""
+    """Return the names and roles of the API keys, never the keys."""
     return [{"name": key.name, "role": key.role} for key in in_force.keys]
 
 
@@ -69,16 +69,16 @@ def _access(in_force: InForce) -> list[Text]:
     server = in_force.config.server
     where = server.uds or server.host
     keys = ", ".join(f"{key.name} ({key.role})" for key in in_force.keys)
-    who = f"with a key: {keys}" if keys else f"no key: whoever reaches {where} may start and stop jobs"
+    who = f"with a key: {keys}" if keys else f"no key: anyone who can connect to {where} may start and stop jobs"
     lines = [Text.assemble(("access  ", "dim"), who)]
     if not server.uds and not is_loopback(server.host.strip("[]").lower()):
         lines.append(
-            Text.assemble(("        ", "dim"), "plain HTTP, keys are readable on the way: TLS is a proxy's to do")
+            Text.assemble(
+                ("        ", "dim"), "plain HTTP, so keys can be read in transit: put a proxy with TLS in front"
+            )
         )
         if server.host.strip("[]") in ("0.0.0.0", "::") and not server.allowed_hosts:
-            names = (
-                "other machines are refused (421) until server.allowed_hosts has the names by which they call this one"
-            )
+            names = "other machines are refused (421) until server.allowed_hosts lists the host names that they use"
             lines.append(Text.assemble(("note: ", "bold yellow"), names))
     return lines
 
@@ -89,7 +89,7 @@ def _type_members(job_type: JobType) -> dict[str, object]:
 
 
 def pools_table(pools: Sequence[PoolRecord], types: Sequence[JobType]) -> Table:
-    """Return POOL STATE WORKERS START JOB TYPES."""
+    """Return a table with the columns POOL STATE WORKERS START JOB TYPES."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("POOL", "STATE", "WORKERS", "START", "JOB TYPES"):
         table.add_column(name)
@@ -106,7 +106,7 @@ def pools_table(pools: Sequence[PoolRecord], types: Sequence[JobType]) -> Table:
 
 
 def troubles(pools: Sequence[PoolRecord], types: Sequence[JobType]) -> list[Text]:
-    """Say what is not as it could be, with tracebacks and install lines."""
+    """Return what is broken or degraded, with tracebacks and install commands."""
     lines = []
     for pool in pools:
         if pool.detail:
@@ -124,6 +124,8 @@ def _guards(pools: Sequence[PoolRecord]) -> list[Text]:
     proofs = sorted({pool.proof for pool in pools})
     kills = "; ".join(_PROOFS.get(proof, proof) for proof in proofs)
     return [
-        Text.assemble(("kills   ", "dim"), f"through pidfds, {kills}"),
-        Text.assemble(("guards  ", "dim"), "one per pool: nothing outlives this server, even when it is killed"),
+        Text.assemble(("kills   ", "dim"), f"by pidfd: {kills}"),
+        Text.assemble(
+            ("guards  ", "dim"), "one per pool: no process of a job outlives this server, even if it is killed"
+        ),
     ]

@@ -1,9 +1,9 @@
-"""uvicorn's HTTP protocol with the bounds that it lacks: number of connections, time and size of a request's header.
+"""uvicorn's HTTP protocol with bounds that it lacks: number of connections, time and size of a request's header.
 
-Runs in: supervisor, in its event loop. Without them one client holds every descriptor by connecting and saying nothing.
+Runs in: supervisor, in its event loop. Without them, one client that connects and sends nothing takes every descriptor.
 
-    connected ──header whole──► uvicorn's business (its keep-alive timer) ──next request's first byte──┐
-        └── header_timeout_s: 408 ◄────────────────────────────────────────────────────────────────────┘
+    connected ──header complete──► handled by uvicorn (its keep-alive timer) ──next request's first byte──┐
+        └── header_timeout_s: 408 ◄───────────────────────────────────────────────────────────────────────┘
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from killable.api.http.problems import problem
 from killable.api.http.settings import HttpSettings
 
 HEADER_BYTES_MAX = 64 << 10
-"""Eight times what nginx and Apache take; httptools itself keeps a header of any size."""
+"""Eight times what nginx and Apache accept; httptools itself has no bound."""
 LINGER_S = 1.0
-"""After a refusal, for the client to read it: closing at once would reset the connection if it is still sending."""
+"""Seconds for the client to read a refusal: closing at once would reset the connection if it is still sending."""
 LINGERING_MAX = 100
-"""Connections over the bound that are told so; of a flood the others are only closed."""
+"""Connections over the bound that get an answer; further ones are only closed."""
 PIPELINED_MAX = 100
-"""Requests of one connection that wait for their turn: uvicorn reads on with each answer, thousands at a time."""
+"""Pipelined requests of one connection: uvicorn reads on with each answer, thousands at a time."""
 FRAMING_OF_A_BYTE = 16
-"""Of chunked coding: a chunk of one byte has six of its own."""
+"""Bytes of chunked coding allowed for each byte of body: a chunk of one byte has six."""
 
 
 def protocol_of(settings: HttpSettings) -> type[asyncio.Protocol]:
-    """Return what `uvicorn.Config(http=...)` calls for every connection."""
+    """Return the factory for `uvicorn.Config(http=...)`, called for every connection."""
     bounded = partial(
         BoundedProtocol,
         connections_max=settings.connections_max,
@@ -42,7 +42,13 @@ def protocol_of(settings: HttpSettings) -> type[asyncio.Protocol]:
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """One connection."""
+    """One HTTP connection."""
+
+    # Beside uvicorn's own in one dict they are more than Python shares the keys of: 1 KiB for each connection.
+    __slots__ = (
+        "_connections_max", "_deadline", "_framing_bytes", "_header_bytes", "_header_timeout_s", "_in_header",
+        "_is_refused", "_silence_s",
+    )  # fmt: skip
 
     def __init__(self, *, connections_max: int, header_timeout_s: float, silence_s: float, **of_uvicorn: Any) -> None:
         super().__init__(**of_uvicorn)
@@ -55,7 +61,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._is_refused = False
         self._framing_bytes = 0
 
-    # ── asyncio's side ──
+    # ── called by asyncio ──
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -79,19 +85,21 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._in_header:
             self._header_bytes += len(data)
         else:
-            self._framing_bytes += len(data)  # `on_body` takes off what was body
+            self._framing_bytes += len(data)  # `on_body` subtracts the body
         super().data_received(data)
         if self.transport.is_closing() or self._is_refused:
             return
         if self._in_header and self._header_bytes > HEADER_BYTES_MAX:
-            self._refuse("header_too_large", f"A request's header may have {HEADER_BYTES_MAX} bytes")
+            self._refuse("header_too_large", f"The header of the request has more than {HEADER_BYTES_MAX} bytes")
         elif self._framing_bytes > HEADER_BYTES_MAX or len(self.pipeline) > PIPELINED_MAX:
-            self._refuse("header_too_large", "Trailers, chunk extensions and pipelined requests are bounded")
+            self._refuse(
+                "header_too_large", "Too many bytes of trailers or chunk extensions, or too many pipelined requests"
+            )
         elif self._deadline is None and (self._in_header or self._is_idle):
-            # Idle too: line ends between requests, or a body that nobody waits for, stop uvicorn's own timer.
+            # Idle too: line ends between requests, or a body that no one reads, stop uvicorn's own timer.
             self._arm()
 
-    # ── the parser's side ──
+    # ── called by the parser ──
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -105,7 +113,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._disarm()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_header:  # a trailer is not kept: nobody reads it
+        if self._in_header:  # a trailer is dropped: nothing reads it
             super().on_header(name, value)
 
     def on_body(self, body: bytes) -> None:
@@ -113,12 +121,12 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse("malformed", "This is not HTTP/1.1")
+        self._refuse("malformed", "The request is not valid HTTP/1.1")
 
-    # ── inside ──
+    # ── internal ──
 
     def _bound_silence(self) -> None:
-        """Let the kernel drop a machine that has gone: a ping to it would be sent again for a quarter of an hour.
+        """Let the kernel drop the connection to a peer that is gone: a ping would be retransmitted for 15 minutes.
 
         tcp(7), TCP_USER_TIMEOUT: for how long data may go unacknowledged.
         """
@@ -128,7 +136,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     @property
     def _is_idle(self) -> bool:
-        """No answer is under way."""
+        """Whether no answer is in progress."""
         return self.cycle is None or self.cycle.response_complete
 
     def _arm(self) -> None:
@@ -142,19 +150,21 @@ class BoundedProtocol(HttpToolsProtocol):
     def _on_deadline(self) -> None:
         self._deadline = None
         if not self._is_idle:
-            self._arm()  # the start of a next request behind an answer that is still going out
+            self._arm()  # the start of the next request while an answer is still being sent
         elif self._in_header:
-            self._refuse("slow_request", f"The header did not come within {self._header_timeout_s:g} s")
+            self._refuse(
+                "slow_request", f"The header of the request was not complete within {self._header_timeout_s:g} s"
+            )
         else:
             self.transport.close()
 
     def _refuse(self, code: str, detail: str) -> None:
-        """Answer without the application, and close once the client had time to read it."""
+        """Answer without the application, and close after the client had time to read the answer."""
         self._is_refused = True
         self._disarm()
         self._unset_keepalive_if_required()
         if not self._is_idle:
-            self.transport.close()  # words of ours would stand in the middle of that answer
+            self.transport.close()  # a refusal would end up in the middle of that answer
             return
         answer = problem(code, detail, headers={"Connection": "close"})
         lines = [STATUS_LINE[answer.status_code]]

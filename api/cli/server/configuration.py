@@ -1,4 +1,4 @@
-"""What `serve`, `config` and `check` are told: the configuration in force and the API keys, with every fault of both.
+"""Read the configuration in force and the API keys for `serve`, `config` and `check`, with every fault of both.
 
 Runs in: supervisor, before it starts.
 """
@@ -22,14 +22,14 @@ KEYS_FILE = "server.api_keys_file"
 
 @dataclass(frozen=True, slots=True)
 class InForce:
-    """Everything that a server is started with."""
+    """The configuration and the API keys of a server."""
 
     config: Config
     keys: tuple[ApiKey, ...]
 
 
 def load(path: Path | None, environ: MutableMapping[str, str], flags: Mapping[str, Any], target: str | None) -> InForce:
-    """Return what is in force. Raise ConfigError with every fault."""
+    """Return the configuration in force. Raise ConfigError with every fault."""
     in_force, faults = examine(path, environ, flags, target)
     if faults:
         raise ConfigError.of(faults)
@@ -39,9 +39,9 @@ def load(path: Path | None, environ: MutableMapping[str, str], flags: Mapping[st
 def examine(
     path: Path | None, environ: MutableMapping[str, str], flags: Mapping[str, Any], target: str | None
 ) -> tuple[InForce, list[ConfigFault]]:
-    """Return every fault, and the configuration without what is wrong. Raise ConfigError for a file that is no TOML.
+    """Return the configuration without its faulty parts, and every fault. Raise ConfigError if the file is not TOML.
 
-    Takes KILLABLE_API_KEY out of `environ`: what is started from here on does not inherit it.
+    Removes KILLABLE_API_KEY from `environ`, so that no process started later inherits it.
     """
     own = environ.pop(API_KEY, None)
     config, faults = settings.examine(path, environ, flags, target)
@@ -53,12 +53,12 @@ def examine(
 
 
 def source_of(key: ApiKey, config: Config) -> str:
-    """Return where a key was read."""
+    """Return the source of a key: its file or its variable."""
     return config.server.api_keys_file if key.name != API_KEY_NAME else API_KEY
 
 
 def _keys(config: Config, own: str | None) -> tuple[tuple[ApiKey, ...], list[ConfigFault]]:
-    """Read the file of keys, and add the one of the environment. No fault repeats a key."""
+    """Read the file of keys and add the key of the environment. No fault contains a key."""
     keys: tuple[ApiKey, ...] = ()
     faults: list[ConfigFault] = []
     if config.server.api_keys_file:
@@ -73,27 +73,31 @@ def _keys(config: Config, own: str | None) -> tuple[tuple[ApiKey, ...], list[Con
         return keys, faults
     if not KEY_CHARS_MIN <= len(own) <= KEY_CHARS_MAX or not KEY.fullmatch(own):
         expected = (
-            f"expected {KEY_CHARS_MIN} to {KEY_CHARS_MAX} visible ASCII characters (openssl rand -hex 16 makes some)"
+            f"expected {KEY_CHARS_MIN} to {KEY_CHARS_MAX} visible ASCII characters (`openssl rand -hex 16` makes some)"
         )
-        return keys, [*faults, ConfigFault(API_KEY, expected, f"{len(own)} characters" if own else "an empty text")]
+        return keys, [*faults, ConfigFault(API_KEY, expected, f"{len(own)} characters" if own else "an empty value")]
     for key in keys:
         if key.name == API_KEY_NAME or own == key.key:
-            what = f"the name {API_KEY_NAME}, which is this one's" if key.name == API_KEY_NAME else "the same key"
+            what = f"a key named {API_KEY_NAME}" if key.name == API_KEY_NAME else "the same key"
             faults.append(
-                ConfigFault(API_KEY, f"expected another than in {config.server.api_keys_file}", f"{what}, there")
+                ConfigFault(
+                    API_KEY,
+                    f"expected neither a key named {API_KEY_NAME} nor the same key in {config.server.api_keys_file}",
+                    f"{what} there",
+                )
             )
     return (*keys, ApiKey(API_KEY_NAME, "operate", own)), faults
 
 
 def _open_to_everyone(config: Config) -> Iterator[ConfigFault]:
-    """Refuse an address beyond this machine without a key."""
+    """Yield a fault for an address that other machines can reach, without an API key."""
     server = config.server
     if server.uds or is_loopback(server.host.lower().strip("[]")):
         return
     expected = (
-        "expected 127.0.0.1, ::1 or localhost: with any other address everyone who reaches this machine could start "
-        f"and stop jobs. Two ways out: a key, in {API_KEY} or {KEYS_FILE} (openssl rand -hex 16 makes one); or stay on "
-        "127.0.0.1, behind a proxy that asks for one, or an ssh tunnel"
+        "expected 127.0.0.1, ::1 or localhost, or an API key: without a key, anyone who can reach this machine could "
+        f"start and stop jobs. Set a key in {API_KEY} or {KEYS_FILE} (`openssl rand -hex 16` makes one), or stay on "
+        "127.0.0.1 behind a proxy that authenticates, or an ssh tunnel"
     )
     yield ConfigFault(
         "server.host", expected, f'"{server.host}", and no API key', config.sources.get("server.host", "")

@@ -1,4 +1,4 @@
-"""A server of one's own for as long as a `with` lasts, and the proof that nothing of it is left afterwards.
+"""Start a server for the duration of a `with` block, and verify afterwards that no process of it is left.
 
 Runs in: any process of a person's (Linux).
 """
@@ -21,12 +21,12 @@ from killable.workers.errors import KillableError
 from killable.workers.runtime import process_setup
 
 START_S = 120.0
-"""The first read of a model from a slow disk takes longest."""
+"""Seconds for the server to start: reading a model from a slow disk takes longest."""
 STOP_S = 30.0
 
 
 class NotStarted(KillableError):
-    """The server did not come up; the message has what it said."""
+    """The server did not start; the message contains what it printed."""
 
     code = "not_started"
     exit_code = CommandExit.OS
@@ -35,7 +35,7 @@ class NotStarted(KillableError):
 class OwnServer:
     """`killable serve` on a free port of 127.0.0.1, with the built-in job types.
 
-    This process becomes a subreaper: whatever the server leaves behind becomes its child and is found.
+    This process becomes a subreaper: processes that the server leaves behind become its children.
     """
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class OwnServer:
         self.exit_code: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="killable-demo-")
-        self._said: IO[bytes] | None = None
+        self._stderr_file: IO[bytes] | None = None
 
     @property
     def pid(self) -> int:
@@ -53,19 +53,19 @@ class OwnServer:
     def __enter__(self) -> Self:
         process_setup.adopt_orphans()
         parent = os.getpid()
-        # An empty folder and no KILLABLE_ variables: the built-in job types, whatever lies around here.
+        # An empty folder and no KILLABLE_ variables: the built-in job types, regardless of local settings.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("KILLABLE_")}
-        self._said = tempfile.TemporaryFile()
+        self._stderr_file = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "killable.api.cli", "serve", "--port", "0", "--json"],
             cwd=self._folder.name,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=self._said,
+            stderr=self._stderr_file,
             preexec_fn=lambda: process_setup.die_with(
                 parent
-            ),  # no thread but this one: safe (subprocess's own warning)
+            ),  # safe in a process with one thread (see subprocess's warning)
         )
         try:
             self.url = str(self._read_announcement()["url"])
@@ -79,7 +79,7 @@ class OwnServer:
         self._folder.cleanup()
 
     def stop(self) -> list[str]:
-        """Stop the server and return what is left of it, zombies included. May be called twice."""
+        """Stop the server and return the processes that are left, zombies included. May be called twice."""
         process = self._process
         if process is not None and self.exit_code is None:
             process.terminate()
@@ -90,9 +90,9 @@ class OwnServer:
                 self.exit_code = process.wait()
             if process.stdout is not None:
                 process.stdout.close()
-        if self._said is not None:
-            self._said.close()
-            self._said = None
+        if self._stderr_file is not None:
+            self._stderr_file.close()
+            self._stderr_file = None
         return [_described(child) for child in psutil.Process().children(recursive=True)]
 
     def _read_announcement(self) -> dict[str, Any]:
@@ -101,14 +101,14 @@ class OwnServer:
             selector.register(self._process.stdout, selectors.EVENT_READ)
             line = self._process.stdout.readline() if selector.select(START_S) else b""
         if not line:
-            raise NotStarted(f"the demo's server did not start:\n{self._words()}")
+            raise NotStarted(f"the demo's server did not start:\n{self._captured_stderr()}")
         announcement: dict[str, Any] = json.loads(line)
         return announcement
 
-    def _words(self) -> str:
-        assert self._said is not None
-        self._said.seek(0)
-        return self._said.read().decode("utf-8", "replace").strip() or "(it said nothing)"
+    def _captured_stderr(self) -> str:
+        assert self._stderr_file is not None
+        self._stderr_file.seek(0)
+        return self._stderr_file.read().decode("utf-8", "replace").strip() or "(it printed nothing)"
 
 
 def _described(process: psutil.Process) -> str:

@@ -1,6 +1,6 @@
-"""What Python's collector has to look at in a process that is the supervisor's own.
+"""Python's garbage collector in the process of `serve`.
 
-Runs in: supervisor, of `killable serve`. In a program that has an Executor the collector is that program's affair.
+Runs in: supervisor, of `killable serve`. In a program with an Executor, the collector is left to the program.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ import gc
 
 
 def settle() -> None:
-    """Spare the collector what stays for as long as the process: modules, classes, pools (gc.freeze).
+    """Exclude from collection what lives as long as the process: modules, classes, pools (gc.freeze).
 
-    A full pass over them holds up the event loop, and with it every deadline and every cancel: 25 ms, and 60 to 110 in
-    a server that was idle for some seconds.
+    A full collection of them blocks the event loop, and with it every deadline and cancel: for 25 ms, and for 60 to
+    110 ms in a server that was idle for some seconds.
     """
     gc.collect()
     gc.freeze()

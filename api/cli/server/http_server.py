@@ -1,4 +1,4 @@
-"""uvicorn under `serve`'s own signals: it starts on a socket that is bound already, and stops when it is told to.
+"""Run uvicorn without its signal handlers: it serves a socket that is already bound, until `close`.
 
 Runs in: supervisor.
 """
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 KEEP_ALIVE_S = 15
-"""An idle connection: longer than a person's pause between two commands in one client, shorter than proxies' 60 s."""
+"""Seconds for an idle connection: longer than a pause between two commands, shorter than the 60 s of proxies."""
 CUT_OFF_S = 1.0
-"""For uvicorn to leave after it was told to drop its connections."""
+"""Seconds for uvicorn to end after it was asked to drop its connections."""
 
 
 class HttpServer:
@@ -54,7 +54,7 @@ class HttpServer:
         self._serving: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Return when connections are accepted. Raise CannotServe."""
+        """Start, and return once connections are accepted. Raise CannotServe."""
         self._serving = asyncio.create_task(self._server.serve(sockets=[self._listener.socket]))
         try:
             await self._until(self._server.listening)
@@ -64,22 +64,24 @@ class HttpServer:
             raise cannot_listen(self._listener.url, error) from error
 
     async def until_stopped(self) -> None:
-        """Wait until the server has ended by itself, which it should not."""
+        """Wait until the server has ended by itself, which is an error."""
         assert self._serving is not None
         await asyncio.wait({self._serving})
 
-    async def close(self, last_words_s: float) -> None:
-        """Take no more connections, wait until the open answers are out, at most so long, then drop the rest."""
+    async def close(self, readers_s: float) -> None:
+        """Accept no more connections, wait up to `readers_s` for the open answers, then drop the rest."""
         assert self._serving is not None
         self._server.should_exit = True
-        await asyncio.wait({self._serving}, timeout=last_words_s)
+        await asyncio.wait({self._serving}, timeout=readers_s)
         if not self._serving.done():
-            log.warning("readers that took nothing were cut off: %d", len(self._server.server_state.connections))
-            # What is cut off ends cancelled, and uvicorn would print a traceback for each.
+            log.warning(
+                "connections of readers that did not read were dropped: %d", len(self._server.server_state.connections)
+            )
+            # The dropped answers are cancelled, and uvicorn would log a traceback for each.
             logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         self._server.force_exit = True
         await asyncio.wait({self._serving}, timeout=CUT_OFF_S)
-        # From Python 3.12 on it would wait for connections whose readers do not read.
+        # From Python 3.12 on, uvicorn would wait for connections whose readers do not read.
         self._serving.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._serving
@@ -92,7 +94,7 @@ class HttpServer:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, which says when it listens and leaves the signals alone."""
+    """uvicorn's server with an event for when it listens, and without signal handlers."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -104,5 +106,5 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Its own handlers would end the server before the jobs, and raise the signal once more when it is done."""
+        """Do nothing: uvicorn's handlers would end the server before the jobs, and then raise the signal again."""
         yield

@@ -1,4 +1,4 @@
-"""Ctrl-C at the right moment: a request that must not be lost is finished before the interrupt is raised.
+"""Delay Ctrl-C: a request that must not be lost is finished before KeyboardInterrupt is raised.
 
 Runs in: any machine, main thread.
 """
@@ -10,35 +10,36 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-PATIENCE = 2
-"""Interrupts that are held back; the next one gets through: the server may not be answering at all."""
+DELAYED_MAX = 2
+"""Interrupts that are delayed. The next one is raised at once: the server may not answer at all."""
 
 
 def terminations() -> list[signal.Signals]:
-    """Return what ends a program as Ctrl-C does: SIGTERM (a shell's `timeout`, a service being stopped), and SIGHUP (a
-    window is closed) unless whoever started it has it ignored (nohup(1)).
+    """Return the signals that end a program as Ctrl-C does.
+
+    SIGTERM (timeout(1), a service manager), and SIGHUP (a closed terminal) unless it is ignored (nohup(1)).
     """
     found = [signal.SIGTERM]
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # Windows has none
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # Windows has no SIGHUP
         found.append(signal.SIGHUP)
     return found
 
 
 def treat_terminations_as_interrupts() -> None:
-    """Let them end what Ctrl-C would end."""
+    """Let SIGTERM and SIGHUP raise KeyboardInterrupt."""
     for number in terminations():
         signal.signal(number, signal.default_int_handler)
 
 
 @contextmanager
-def held() -> Iterator[None]:
-    """Hold interrupts back until the body is done, then raise KeyboardInterrupt if there was one."""
+def delayed() -> Iterator[None]:
+    """Delay interrupts until the end of the body, then raise KeyboardInterrupt if there was one."""
     noted = 0
 
     def note(number: int, frame: FrameType | None) -> None:
         nonlocal noted
         noted += 1
-        if noted > PATIENCE:
+        if noted > DELAYED_MAX:
             raise KeyboardInterrupt
 
     numbers = (signal.SIGINT, *terminations())

@@ -1,4 +1,4 @@
-"""The socket that `serve` listens on: bound before anything is started, so that a port in use is the first thing said.
+"""The listening socket of `serve`. It is bound before anything is started, so that a port in use is reported first.
 
 Runs in: supervisor.
 """
@@ -21,17 +21,17 @@ from killable.supervisor.settings import ServerSettings
 from killable.workers.errors import KillableError
 
 PATH_BYTES_MAX = 107
-"""unix(7): sun_path has 108, with a zero at the end."""
+"""unix(7): sun_path has 108 bytes with the terminating zero."""
 
 DESCRIPTORS = 1 << 16
 BACKLOG = 128
-"""Connections that wait until the server accepts them: while its pools get warm, too. asyncio accepts so many in one
-turn, and logs each one for which there is no descriptor.
+"""Connections that wait to be accepted, also while the pools warm up. asyncio accepts so many in one iteration, and
+logs each one for which there is no descriptor.
 """
 
 
 class CannotServe(KillableError):
-    """The machine does not allow it: exit code 71."""
+    """The machine does not allow it. Exit code 71."""
 
     code = "cannot_serve"
     exit_code = CommandExit.OS
@@ -39,13 +39,13 @@ class CannotServe(KillableError):
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A listening socket and how clients name it. Leaving it closes the socket and removes its file."""
+    """A listening socket and its URL. Exiting the context closes the socket and removes its file."""
 
     socket: socket.socket
     url: str
     path: str = ""
     made: tuple[int, int] = (0, 0)
-    """Device and number of the file there: another one is the next server's, or somebody else's."""
+    """Device and inode of its file: a file with others belongs to the next server or another program."""
 
     def __enter__(self) -> Self:
         return self
@@ -53,15 +53,15 @@ class Listener:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.socket.close()
         if self.path:
-            with contextlib.suppress(OSError):  # someone was tidier than we are
-                if _identity(self.path) == self.made and _is_left_over(self.path):  # numbers are used again
+            with contextlib.suppress(OSError):  # the file has been removed already
+                if _identity(self.path) == self.made and _is_stale_socket(self.path):  # inodes are reused
                     os.unlink(self.path)
 
 
-def take_descriptors() -> None:
-    """Raise the limit of open files as far as this user may, 65536 at most (setrlimit(2)).
+def raise_file_limit() -> None:
+    """Raise the soft limit of open files to the hard limit, 65536 at most (setrlimit(2)).
 
-    A stream takes one, a worker seven; the usual 1024 are fewer than `server.connections_max`.
+    A stream needs one descriptor, a worker seven; the usual 1024 are fewer than `server.connections_max`.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
@@ -70,10 +70,9 @@ def take_descriptors() -> None:
 
 
 def listen(server: ServerSettings, source: str = "") -> Listener:
-    """Bind and listen: a second server is refused. Raise ConfigError for an address that is none of ours, CannotServe
-    for the rest.
+    """Bind and listen; fails if another server listens there. `source` is where the address was configured.
 
-    `source` is who wrote the address.
+    Raise ConfigError for an address that this machine does not have, CannotServe for other errors.
     """
     if server.uds:
         return _bind_path(os.path.abspath(server.uds))
@@ -98,54 +97,58 @@ def listen(server: ServerSettings, source: str = "") -> Listener:
 
 
 def cannot_listen(place: str, error: OSError) -> CannotServe:
-    """Say why a socket cannot be had, and what to do."""
+    """Return the error for a socket that cannot be opened, with what to do."""
     why = (error.strerror or str(error)).lower()
     if place.startswith("/"):
         folder = os.path.dirname(place)
         match error.errno:
             case errno.EADDRINUSE:
-                return CannotServe(f"{place} is in use, perhaps by another killable serve (--uds takes another path)")
+                return CannotServe(
+                    f"{place} is in use, perhaps by another `killable serve`: choose another path with --uds"
+                )
             case errno.ENOENT | errno.ENOTDIR:
                 return CannotServe(f"cannot listen on {place}: there is no directory {folder}")
             case errno.EACCES | errno.EPERM | errno.EROFS:
-                return CannotServe(f"cannot listen on {place}: this user may not write in {folder} ({why})")
+                return CannotServe(f"cannot listen on {place}: this user may not write to {folder} ({why})")
     elif error.errno == errno.EADDRINUSE:
-        return CannotServe(f"{place} is in use, perhaps by another killable serve (--port takes another, 0 a free one)")
+        return CannotServe(
+            f"{place} is in use, perhaps by another `killable serve`: choose another with --port, 0 for any"
+        )
     elif error.errno in (errno.EACCES, errno.EPERM):
         return CannotServe(
-            f"{place} is not for this user ({why}): ports below 1024 need CAP_NET_BIND_SERVICE; take a higher one, and "
-            "a proxy in front"
+            f"this user may not listen on {place} ({why}): ports below 1024 need CAP_NET_BIND_SERVICE; use a higher "
+            "port, with a proxy in front"
         )
     return CannotServe(f"cannot listen on {place}: {why}")
 
 
 def _no_address(server: ServerSettings, error: Exception, source: str) -> KillableError:
     if isinstance(error, (UnicodeError, socket.gaierror)):
-        why = getattr(error, "strerror", None) or "no host name"
+        why = getattr(error, "strerror", None) or "not a host name"
         fault = ConfigFault(
             "server.host", "expected an address of this machine", f'"{server.host}": {why.lower()}', source
         )
         return ConfigError.of([fault])
     assert isinstance(error, OSError)
     if error.errno == errno.EADDRNOTAVAIL:
-        expected = "expected an address of this machine (`ip address` lists them; 0.0.0.0 is all of them)"
+        expected = "expected an address of this machine (`ip address` lists them; 0.0.0.0 means all of them)"
         return ConfigError.of([ConfigFault("server.host", expected, f'"{server.host}"', source)])
     return cannot_listen(f"port {server.port} of {server.host}", error)
 
 
 def _bind_path(path: str) -> Listener:
-    """Bind a Unix socket that only this user can reach; take over the file of a server that is gone."""
+    """Bind a Unix socket that only this user can connect to; replace the file of a server that is gone."""
     if len(os.fsencode(path)) > PATH_BYTES_MAX:
-        raise CannotServe(f"cannot listen on {path}: the path of a Unix socket has at most {PATH_BYTES_MAX} bytes")
-    if _is_something_else(path):
-        raise CannotServe(f"cannot listen on {path}: there is something else, no socket; it is left alone")
+        raise CannotServe(f"cannot listen on {path}: the path of a Unix socket may have at most {PATH_BYTES_MAX} bytes")
+    if _is_not_a_socket(path):
+        raise CannotServe(f"cannot listen on {path}: a file that is not a socket exists there, and is not replaced")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    mask = os.umask(0o177)  # bind(2) makes the file: a chmod afterwards would leave a moment open to everyone
+    mask = os.umask(0o177)  # bind(2) creates the file: with a chmod afterwards, any user could connect in between
     try:
-        if _is_left_over(path):
+        if _is_stale_socket(path):
             os.unlink(path)
         sock.bind(path)
-        sock.listen(BACKLOG)  # at once: a file on which nobody listens is taken for a left one
+        sock.listen(BACKLOG)  # at once: a socket that is not listening would be taken for a stale one
         made = _identity(path)
     except OSError as error:
         sock.close()
@@ -156,22 +159,22 @@ def _bind_path(path: str) -> Listener:
 
 
 def _identity(path: str) -> tuple[int, int]:
-    """Return the device and number of what stands there. Raise OSError."""
+    """Return the device and inode of the file. Raise OSError."""
     found = os.lstat(path)
     return found.st_dev, found.st_ino
 
 
-def _is_something_else(path: str) -> bool:
+def _is_not_a_socket(path: str) -> bool:
     try:
         return not stat.S_ISSOCK(os.lstat(path).st_mode)
     except OSError:
-        return False  # bind(2) says what is wrong with it, if anything is
+        return False  # bind(2) reports the error, if there is one
 
 
-def _is_left_over(path: str) -> bool:
-    """Tell whether this is a socket on which nobody listens."""
+def _is_stale_socket(path: str) -> bool:
+    """Return whether this is a socket that no process listens on."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)  # one whose backlog is full is busy, and there
+        probe.setblocking(False)  # a full backlog means a busy server, not a stale socket
         try:
             probe.connect(path)
         except ConnectionRefusedError:

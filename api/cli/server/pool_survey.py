@@ -1,4 +1,4 @@
-"""What only the pools can tell: which do not start, which job types there are, which limits are in force for them.
+"""Start the pools to find out which of them fail, which job types there are, and the limits in force for them.
 
 Runs in: supervisor, for a moment: everything is started once and ended again.
 """
@@ -21,7 +21,7 @@ from killable.supervisor.supervisor import Supervisor
 
 @dataclass(frozen=True, slots=True)
 class PoolSurvey:
-    """Every pool as it was when its first worker was warm, or when it gave up."""
+    """Every pool, as of when its first worker was warm or its start had failed."""
 
     pools: tuple[PoolRecord, ...]
     types: tuple[JobType, ...]
@@ -32,24 +32,24 @@ class PoolSurvey:
 
 
 def survey(config: Config) -> PoolSurvey:
-    """Start every pool with one worker, wait until it is warm or broken, end it. Raise CannotServe."""
-    # What the pools have to say is in the survey.
+    """Start every pool with one worker, wait until it is warm or broken, and end it. Raise CannotServe."""
+    # The faults of the pools are in the survey, and need not be logged.
     logging.getLogger("killable").addHandler(logging.NullHandler())
     try:
         found = asyncio.run(_all(config.settings))
     except OSError as error:
-        raise CannotServe(f"no pool can be started: {error}; `killable doctor` looks at this machine") from error
+        raise CannotServe(f"no pool can be started: {error}; `killable doctor` checks this machine") from error
     types = sorted((job_type for _, types in found for job_type in types), key=lambda job_type: job_type.name)
     return PoolSurvey(tuple(pool for pool, _ in found), tuple(types))
 
 
 async def _all(settings: Settings) -> list[tuple[PoolRecord, list[JobType]]]:
-    # A supervisor for each: one that is refused must not take away what the others have to say.
+    # A supervisor for each pool: a refused pool must not hide the faults of the others.
     return await asyncio.gather(*(_one(settings, spec) for spec in settings.pools))
 
 
 async def _one(settings: Settings, spec: PoolSpec) -> tuple[PoolRecord, list[JobType]]:
-    # Without the journal: a server may be at work with it, and its jobs are no business of a check.
+    # Without the journal: a running server may be using it, and a check must not touch its jobs.
     supervisor = Supervisor(replace(settings, pools=(replace(spec, workers=1, spares=1),), journal=""))
     try:
         with contextlib.suppress(StartRefused):  # its traceback is the pool's detail
@@ -62,7 +62,7 @@ async def _one(settings: Settings, spec: PoolSpec) -> tuple[PoolRecord, list[Job
 
 
 def faults_of(config: Config, found: PoolSurvey) -> Iterator[ConfigFault]:
-    """Yield what is wrong with the pools, and what is set for job types that there are not."""
+    """Yield the faults of the pools, and the settings for unknown job types."""
     for pool in found.broken:
         source = config.sources.get(f"pools.{pool.name}.module", "")
         why = error_line(pool.detail)
@@ -72,16 +72,16 @@ def faults_of(config: Config, found: PoolSurvey) -> Iterator[ConfigFault]:
     for job_type in found.types:
         other = pools.setdefault(job_type.name, job_type.pool)
         if other != job_type.pool:
-            there = f"a job type {job_type.name}, which pool {other} has too"
-            yield ConfigFault(f"pools.{job_type.pool}", "expected names of its own", there)
+            there = f"a job type {job_type.name}, which pool {other} has, too"
+            yield ConfigFault(f"pools.{job_type.pool}", "expected job type names that no other pool has", there)
         if not job_type.available and not config.builtin:
             yield ConfigFault(job_type.name, "expected to be available", job_type.unavailable_reason)
-    if not found.broken:  # else nobody knows
+    if not found.broken:  # the job types of a broken pool are not known
         yield from unknown_types(config, set(pools))
 
 
 def without_types(config: Config, pools: Iterable[PoolRecord], with_types: set[str]) -> Iterator[ConfigFault]:
-    """Yield a fault for each pool that runs and has no job type: most likely a decorator was forgotten."""
+    """Yield a fault for each pool that starts but has no job type: most likely @job was forgotten."""
     modules = {spec.name: ", ".join(spec.modules) for spec in config.settings.pools}
     for pool in pools:
         if pool.state != "broken" and pool.name not in with_types:
@@ -91,7 +91,7 @@ def without_types(config: Config, pools: Iterable[PoolRecord], with_types: set[s
 
 
 def unknown_types(config: Config, known: set[str]) -> Iterator[ConfigFault]:
-    """Yield a fault for each `[jobs.NAME]` of which there is no job type."""
+    """Yield a fault for each `[jobs.NAME]` without a job type of that name."""
     for name in sorted(set(config.settings.jobs) - known):
         sources = (source for key, source in config.sources.items() if key.startswith(f"jobs.{name}."))
         there_are = f"there is no such job type (there are {', '.join(sorted(known)) or 'none'})"

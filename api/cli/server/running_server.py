@@ -1,9 +1,9 @@
-"""The process of a server on this machine: is it that server, does it listen there; and its end, when it does not go.
+"""The process of a server on this machine: verify that it is that server, and end it if it does not exit.
 
 Runs in: any process of a person's (Linux).
 
-A pid that came over the network proves nothing. It is opened as a pidfd first, then looked at, and every later signal
-goes through that pidfd: the process that was looked at, or nobody.
+A pid received over the network proves nothing. It is opened as a pidfd, then checked, and every signal is sent through
+that pidfd: to the process that was checked, or to none.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class Foreign(KillableError):
-    """The pid is not that of a killable server that listens at the address. Facts: `pid`, `url`."""
+    """The pid does not belong to a killable server that listens at the address. Facts: `pid`, `url`."""
 
     code = "foreign_process"
     exit_code = CommandExit.OS
 
 
 class RunningServer:
-    """A server's process, held by a pidfd. Close it, or use it as a context manager."""
+    """A server's process, by its pidfd. Close it, or use it as a context manager."""
 
     def __init__(self, pid: int, address: str) -> None:
-        """Open and look at it. Raise Foreign when it is not the server of that address."""
+        """Open and check the process. Raise Foreign if it is not the server of that address."""
         self.pid = pid
         self._address = address
         self._pidfd = -1
@@ -53,8 +53,8 @@ class RunningServer:
 
     @classmethod
     def listening_at(cls, address: str) -> RunningServer:
-        """Return the server that listens there, found by its socket. Raise Foreign when it is none of ours."""
-        import psutil  # not at the top: the command's other verbs run where it does not import
+        """Return the server that listens there, found by its socket. Raise Foreign if it is not a killable server."""
+        import psutil  # here, because other verbs must run where it cannot be imported
 
         for process in psutil.process_iter():
             try:
@@ -62,22 +62,22 @@ class RunningServer:
                     return cls(process.pid, address)
             except psutil.Error:
                 continue
-        raise Foreign(f"no `killable serve` of this user's listens at {address}", url=address)
+        raise Foreign(f"no `killable serve` of this user listens at {address}", url=address)
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait until the process has ended; tell whether it has."""
+        """Wait until the process has ended; return whether it has."""
         poll = select.poll()
         poll.register(self._pidfd, select.POLLIN)
         return bool(poll.poll(max(0.0, timeout_s) * 1000))
 
     def send(self, number: signal.Signals) -> None:
-        """Signal exactly the process that was looked at, or nobody when it has ended. Raise Foreign."""
+        """Signal the process that was checked; do nothing if it has ended. Raise Foreign."""
         try:
             signal.pidfd_send_signal(self._pidfd, number)
         except ProcessLookupError:
             pass
         except PermissionError:
-            raise self._foreign("it is another user's") from None
+            raise self._foreign("it belongs to another user") from None
 
     def close(self) -> None:
         if self._pidfd >= 0:
@@ -90,17 +90,17 @@ class RunningServer:
         try:
             process = psutil.Process(self.pid)
             if not _is_serve(process.cmdline()):
-                raise self._foreign(f"it is no `killable serve` but {process.name()!r}")
+                raise self._foreign(f"it is not `killable serve` but {process.name()!r}")
             if not _listens(process, self._address):
                 raise self._foreign("it does not listen there")
         except psutil.AccessDenied:
-            raise self._foreign("it is another user's") from None
+            raise self._foreign("it belongs to another user") from None
         except psutil.Error:
             raise self._foreign("it has ended") from None
 
     def _foreign(self, why: str) -> Foreign:
         return Foreign(
-            f"pid {self.pid} is not signalled: {self._address} says it is its own, but {why}",
+            f"pid {self.pid} is not signalled: {self._address} reports it as its own, but {why}",
             pid=self.pid, url=self._address,
         )  # fmt: skip
 
@@ -114,12 +114,12 @@ class RunningServer:
 
 
 def is_on_this_machine(address: str) -> bool:
-    """Tell whether an address can only be this machine's own."""
+    """Return whether an address can only be on this machine."""
     return address.startswith(UNIX_PREFIX) or urlsplit(address).hostname in LOOPBACK
 
 
 def _is_serve(words: list[str]) -> bool:
-    """Tell whether a command line is `killable serve`, or `python -m killable.api.cli serve`."""
+    """Return whether a command line is `killable serve`, or `python -m killable.api.cli serve`."""
     names = {Path(word).name for word in words} | set(words)
     return "serve" in words and bool(names & {"killable", "killable.api.cli"})
 

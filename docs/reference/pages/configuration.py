@@ -1,0 +1,141 @@
+"""configuration.md: every key of killable.toml, with its default and what it is for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, fields
+from typing import Any
+
+from killable.supervisor.configuration.inventory import example, spelled
+from killable.supervisor.configuration.tables import PoolTable, ServerSettings, json_schema
+from pages.limits import Limit, limits_table
+from pages.markdown import code, document, fence, table
+
+
+def page() -> str:
+    tables = json_schema()["$defs"]
+    return document(
+        "killable.toml",
+        INTRO,
+        "## `[server]`",
+        tables["ServerSettings"]["description"],
+        table(KEYS, _rows(asdict(ServerSettings()), tables["ServerSettings"])),
+        "## `[limits]` and `[jobs.NAME.limits]`",
+        LIMITS,
+        table(
+            KEYS,
+            (
+                (code(each.name), _limit_form(each.unit), code(_limit_default(each)), each.about)
+                for each in limits_table()
+            ),
+        ),
+        "## `[caps]` and `[jobs.NAME.caps]`",
+        CAPS,
+        table(
+            ("Key", "Default"),
+            ((code(each.name), code(_quoted(each.cap))) for each in limits_table() if each.cap != "none"),
+        ),
+        "## `[pools.NAME]`",
+        POOLS,
+        table(KEYS, _rows(_pool_defaults(), tables["PoolTable"])),
+        VARIABLES,
+        "## The whole file",
+        EXAMPLE,
+        fence("\n".join(example()), "toml"),
+    )
+
+
+KEYS = ("Key", "Type", "Default", "What it is for")
+
+
+def _rows(defaults: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
+    for name, member in schema["properties"].items():
+        required = name in schema.get("required", ())
+        default = "required" if required else _default(name, defaults[name])
+        yield code(name), _form(name, member), default, member.get("description", "")
+
+
+def _default(name: str, value: Any) -> str:
+    return "" if value is None else "`{}`" if value == {} else code(spelled(name, value))
+
+
+def _pool_defaults() -> dict[str, Any]:
+    return {name: each.get_default(call_default_factory=True) for name, each in PoolTable.model_fields.items()}
+
+
+def _form(name: str, member: Mapping[str, Any]) -> str:
+    """Return what a value may be, in a word or two."""
+    if "enum" in member:
+        return ", ".join(code(f'"{each}"') for each in member["enum"])
+    if name == "module":
+        return "text, or a list"
+    if name in ("user", "group"):
+        return "name or number"
+    for ending, form in (("_s", "seconds"), ("_bytes", "bytes"), ("_bytes_max", "bytes")):
+        if name.endswith(ending):
+            return form
+    forms = [member, *member.get("anyOf", ())]
+    kind = next((each["type"] for each in forms if each.get("type") not in (None, "null")), "")
+    return {
+        "string": "text",
+        "boolean": "true or false",
+        "integer": "whole number",
+        "array": "list",
+        "object": "table",
+    }[kind]
+
+
+def _limit_default(limit: Limit) -> str:
+    return "{}" if limit.name == "operation_s" else _quoted(limit.server)
+
+
+def _limit_form(unit: str) -> str:
+    return {"count": "whole number", "seconds by operation": "table"}.get(unit, unit)
+
+
+def _quoted(value: str) -> str:
+    return value if value.replace(".", "").isdigit() else f'"{value}"'
+
+
+assert {each.name for each in fields(ServerSettings)} == set(json_schema()["$defs"]["ServerSettings"]["properties"])
+
+INTRO = """
+`killable serve`, `check` and `config` read the file that `--config` or `KILLABLE_CONFIG` names, else
+`./killable.toml`. Every key has a default, except `module` of a pool. `killable config --example` prints a whole
+file; `killable config --schema` prints the JSON Schema for editors; `killable check` reports everything that is
+wrong.
+
+Seconds are a number or text such as `"250ms"`, `"5m"`, `"1h30m"`. Bytes are a number or text such as `"64KiB"`,
+`"2GiB"`.
+
+A value comes from the first of these that has it: an option of the command, a variable of the environment, the file,
+the default.
+"""
+LIMITS = """
+`[limits]` sets the defaults of all job types. The decorator of a job goes over it, and `[jobs.NAME.limits]` goes over
+the decorator. `"none"` removes a limit. [Limits](limits.md) says more about each.
+"""
+CAPS = """
+The most that a job may ask for: a submission over a cap is refused with [`limit_over_cap`](codes.md). Every limit can
+have a cap. `"none"` removes one. `[jobs.NAME.caps]` is for one job type, and can only lower the cap of all. These
+have a cap by default:
+"""
+POOLS = """
+A pool is a set of worker processes that serve the job types of one module or of several. `NAME` is yours to choose.
+Without any pool, and without a module on the command line, `killable serve` serves the built-in job types.
+"""
+VARIABLES = """
+## Variables of the environment
+
+Every key has a variable: its name in upper case behind `KILLABLE_`, with two underscores between the parts.
+`KILLABLE_SERVER__PORT` is `port` in `[server]`, `KILLABLE_POOLS__TEXT__WORKERS` is `workers` in `[pools.text]`.
+
+| Variable | Read by | Meaning |
+| --- | --- | --- |
+| `KILLABLE_CONFIG` | server | path of the configuration file |
+| `KILLABLE_API_KEY` | server, command, clients | one more API key of the server; the key that a client sends |
+| `KILLABLE_URL` | command, clients | address of the server, `http://HOST:PORT` or `unix:PATH` |
+| `KILLABLE_PROOF` | server | `descendants` or `cgroup+descendants`; default: the stronger one that works here |
+| `KILLABLE_CORRELATION_ID` | jobs | set for each job: its correlation id |
+"""
+EXAMPLE = "Every key with its default, as `killable config --example` prints it."

@@ -1,0 +1,80 @@
+"""What the recipes for FastAPI promise, of their own applications: a client that leaves stops the job."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from documents import ROOT, blocks_of
+from support.waiting import until
+
+WORK = """
+import time
+from pathlib import Path
+
+def derive(password, rounds):
+    return "".join(count(rounds))
+
+def generate(messages, max_tokens):
+    return count(max_tokens)
+
+def count(upto):
+    Path("begun").touch()
+    try:
+        time.sleep(0.1)
+        yield "a line\\n"
+        time.sleep(1000)
+    finally:
+        Path("stopped").touch()
+"""
+"""In place of what a recipe runs in its workers: it leaves traces."""
+
+
+REQUESTS = {
+    "fastapi.md, a result": ("fastapi.md", "work.py", "GET /derive?rounds=1", ""),
+    "fastapi.md, a stream": ("fastapi.md", "work.py", "GET /count?upto=1", ""),
+    "openai-stream.md": ("openai-stream.md", "model.py", "POST /v1/chat/completions", '{"messages": []}'),
+}
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_a_client_that_leaves_stops_the_job(name: str, tmp_path: Path) -> None:
+    page, module, line, body = REQUESTS[name]
+    (app,) = (block.text for block in blocks_of(ROOT / "docs" / "how-to" / page) if block.file_name == "app.py")
+    (tmp_path / "app.py").write_text(app.replace("run_s=2)", "run_s=600)"))  # no deadline is to end it
+    (tmp_path / module).write_text(WORK)
+    with application(tmp_path) as (host, port):
+        with socket.create_connection((host, port)) as client:
+            request = f"{line} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+            client.sendall(request.encode())
+            until((tmp_path / "begun").exists, "the job has begun")
+            assert not (tmp_path / "stopped").exists()
+        until((tmp_path / "stopped").exists, "the job was stopped")
+
+
+@contextmanager
+def application(folder: Path) -> Iterator[tuple[str, int]]:
+    """Serve the application of a folder; give its address. At the end it has to stop in order."""
+    command = [sys.executable, "-m", "uvicorn", "app:app", "--port", "0", "--timeout-graceful-shutdown", "20"]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if found := re.search(r"running on http://([\d.]+):(\d+)", line):
+                break
+        else:
+            raise AssertionError("".join(lines))
+        try:
+            yield found[1], int(found[2])
+        finally:
+            process.send_signal(signal.SIGINT)
+            said = process.communicate(timeout=120)[0]
+    assert "Application shutdown complete" in said, said

@@ -28,7 +28,7 @@ MODULES = {
         @job
         def stops_its_zygote(ctx: Context) -> None:
             try:
-                enter(ctx)
+                announce_entry(ctx)
                 ctx.sleep(3600)
             finally:
                 os.kill(os.getppid(), signal.SIGSTOP)
@@ -36,7 +36,7 @@ MODULES = {
     "reused": """
         @job
         def waits_there(ctx: Context) -> None:
-            enter(ctx)
+            announce_entry(ctx)
             while not Path({folder!r}, "gate").exists():
                 ctx.sleep(0.002)
 

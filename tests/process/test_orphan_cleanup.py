@@ -113,7 +113,7 @@ def swept(caplog: pytest.LogCaptureFixture, dead: str, field: str) -> list[Any]:
     found = []
     for record in caplog.records:
         if record.name == "killable.system" and record.msg == "swept" and hasattr(record, field):
-            of = next(getattr(record, kind) for kind in ("marker", "cgroup", "folder") if hasattr(record, kind))
+            of = next(getattr(record, kind) for kind in ("cookie", "cgroup", "folder") if hasattr(record, kind))
             if of.startswith(dead):
                 found.append(getattr(record, field))
     return found

@@ -83,7 +83,7 @@ def refusal(declare: Callable[[], object]) -> str:
     """Return why a declaration is refused, without the place where it stands."""
     with pytest.raises(DeclarationError) as raised:
         declare()
-    return re.sub(r"\S*test_jobs:\S+ \(.+?test_jobs\.py:\d+\)", "HERE", str(raised.value))
+    return re.sub(r"\S*test_job_functions:\S+ \(.+?test_job_functions\.py:\d+\)", "HERE", str(raised.value))
 
 
 # --- what a declaration makes -----------------------------------------------------------------------------------------
@@ -199,7 +199,7 @@ def test_repr_says_where_a_job_stands() -> None:
     @job
     def split(text: str) -> None: ...
 
-    assert re.fullmatch(r"<Job split \S*test_jobs:\S+split \(.+test_jobs\.py:\d+\)>", repr(registered()["split"]))
+    assert re.fullmatch(r"<Job split \S*test_job_functions:\S+split \(.+test_job_functions\.py:\d+\)>", repr(registered()["split"]))
 
 
 # --- names ------------------------------------------------------------------------------------------------------------
@@ -848,7 +848,7 @@ def test_an_error_in_a_preload_comes_through_with_a_note_and_is_not_kept() -> No
     with pytest.raises(OSError, match="no such file") as raised:
         run_preloads(each_worker=False)
     (note,) = raised.value.__notes__
-    assert re.fullmatch(r"in <Preload \S*test_jobs:\S+model \(.+test_jobs\.py:\d+\) not made>", note)
+    assert re.fullmatch(r"in <Preload \S*test_job_functions:\S+model \(.+test_job_functions\.py:\d+\) not made>", note)
     assert model() == "loaded"
 
 

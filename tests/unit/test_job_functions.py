@@ -199,7 +199,9 @@ def test_repr_says_where_a_job_stands() -> None:
     @job
     def split(text: str) -> None: ...
 
-    assert re.fullmatch(r"<Job split \S*test_job_functions:\S+split \(.+test_job_functions\.py:\d+\)>", repr(registered()["split"]))
+    assert re.fullmatch(
+        r"<Job split \S*test_job_functions:\S+split \(.+test_job_functions\.py:\d+\)>", repr(registered()["split"])
+    )
 
 
 # --- names ------------------------------------------------------------------------------------------------------------

@@ -265,7 +265,7 @@ def _look_at_use(state: Escalation, now: float, use: ProcessorUse | None) -> Mov
     waited = now - state.delivered_at
     why = (
         f"not acknowledged for {waited:.3f} s and {used:.3f} s of processor time since the signal was delivered "
-        f"(ack_s {state.rules.ack_s:g}): native code that cannot hear; raise ack_s to wait longer"
+        f"(ack_s {state.rules.ack_s:g}): native code did not react; raise ack_s to wait longer"
     )
     return _dump(replace(state, early_kill=why), now)
 

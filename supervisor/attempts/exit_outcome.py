@@ -160,7 +160,7 @@ def _exit(exit_code: int | None) -> Outcome:
 
 def _from_status(status: ExitStatus, evidence: Evidence) -> Outcome:
     if not status.known:
-        return _failed("worker_lost", "the process ended and nobody knows how")
+        return _failed("worker_lost", "the process ended; its exit status is unknown")
     if status.signal is not None:
         return _from_signal(status.signal, status, evidence)
     code = status.exit_code
@@ -187,7 +187,7 @@ def _from_signal(number: int, status: ExitStatus, evidence: Evidence) -> Outcome
     if number in _DELIBERATE_SIGNALS:
         return _failed(
             "killed_externally",
-            f"{name} from outside ended the process; nobody here sent it",
+            f"{name} ended the process; it was not sent by killable",
             {"signal": name, "oom": evidence.oom if number == _KILL else "no"},
         )
     return _failed("crash", f"the process crashed with {name}", {"signal": name, "core_dumped": status.core_dumped})

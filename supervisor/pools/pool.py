@@ -369,7 +369,7 @@ class Pool:
             return
         self._backoff.failures += 1
         self.zygote_restarts += 1
-        how = how or "nobody knows how"
+        how = how or "for an unknown reason"
         logger.error("zygote_gone", extra={"pool": self.spec.name, "ending": how})
         if was in (ZygoteState.PRELOADING, ZygoteState.READY) and self._backoff.failures >= FAILURES_MAX:
             self._break(f"no zygote lived until a worker was ready, {self._backoff.failures} times: {how}")

@@ -375,7 +375,7 @@ def _first_message(frame: Frame) -> Ready | Broken:
 
 def _how_it_ended(gone: Gone) -> str:
     if gone.ending is None:
-        return "the worker ended before it was ready, and nobody knows how"
+        return "the worker ended before it was ready; its exit status is unknown"
     if gone.ending.signal is not None:
         return f"the worker was killed by signal {gone.ending.signal} before it was ready"
     return f"the worker ended with exit code {gone.ending.exit_code} before it was ready"

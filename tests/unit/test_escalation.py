@@ -183,7 +183,7 @@ def test_stuck_needs_both_the_time_and_the_processor_time() -> None:
     assert (state.phase, actions) == (Phase.DUMPING, (Action.DUMP,))
     assert state.early_kill == (
         "not acknowledged for 0.500 s and 0.100 s of processor time since the signal was delivered "
-        "(ack_s 0.5): native code that cannot hear; raise ack_s to wait longer"
+        "(ack_s 0.5): native code did not react; raise ack_s to wait longer"
     )
     killed, actions = escalation.tick(state, NOW + 0.5 + DUMP_S)
     assert actions == (Action.KILL,) and killed.early_kill == state.early_kill

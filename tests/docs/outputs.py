@@ -17,7 +17,7 @@ SHORT_ID = len("job-3f2a91c0")
 _MASKS = tuple(
     (re.compile(pattern, re.MULTILINE), instead)
     for pattern, instead in (
-        (r"^kills +through .*", "KILLS"),  # what there is of it differs from machine to machine
+        (r"^kills  +.*", "KILLS"),  # what there is of it differs from machine to machine
         (r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b", "ID"),
         (JOB_ID.pattern, "JOB"),
         (r"\bw-\d+\b", "WORKER"),
@@ -33,7 +33,7 @@ _MASKS = tuple(
         (r"[─━]+", "─"),
         (r"\s+", " "),
         (r" SPAN the next worker was ready in its place", ""),  # perhaps not yet
-        (r', ?"slot_ready": ?N', ""),
+        (r', ?"slot_ready(_ms)?": ?N', ""),  # perhaps not yet
     )
 )
 

@@ -115,7 +115,7 @@ def test_every_ending_has_its_exit_code(command: Command) -> None:
 def test_submit_says_that_a_job_is_run_again(command: Command) -> None:
     done = command.run("submit", "killed", "--attempts-max", "2", "--backoff-s", "0")
     assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr
-    assert "attempt 1 of 2 failed, killed_externally: SIGKILL from outside" in done.stderr
+    assert "attempt 1 of 2 failed, killed_externally: SIGKILL ended the process" in done.stderr
     once = command.run("submit", "killed", "--total-s", "1m")
     assert (once.returncode, "killed_externally" in once.stderr) == (1, True)
 

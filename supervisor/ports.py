@@ -88,6 +88,10 @@ class ProcessListener(Protocol):
 
     def on_fork_failed(self, errno: int, why: str) -> None: ...
     def on_frames(self, frames: list[Frame]) -> None: ...
+    def before_output(self) -> None:
+        """It has printed something, which is about to be read."""
+        ...
+
     def on_output(self, data: bytes) -> None: ...
     def on_notifications(self, notifications: bytes) -> None: ...
     def on_protocol_error(self, why: str) -> None: ...
@@ -97,6 +101,21 @@ class ProcessListener(Protocol):
 
     def on_gone(self, gone: Gone) -> None:
         """It is gone. No other call follows."""
+        ...
+
+
+class Line(Protocol):
+    """The line of one worker: calls that wait for it in a socket. Its user holds a lock around each method."""
+
+    def send(self, message: bytes, passed: Sequence[int], sent: list[int]) -> None:
+        """Send one message with descriptors, and append its length to `sent`. Raise OSError; BlockingIOError: no room.
+
+        An interrupt (Ctrl-C) may come at any moment: the message is sent and noted, or neither.
+        """
+        ...
+
+    def take_back(self) -> list[bytes]:
+        """Receive every message that the worker has not received."""
         ...
 
 
@@ -113,8 +132,21 @@ class Process(Protocol):
     at the fork is then out of date.
     """
 
+    @property
+    def line(self) -> Line:
+        """The line through which it is given calls."""
+        ...
+
     def hold(self, fence: int | None) -> None:
-        """Accept only signals for this attempt from here on. None: the worker is idle and gets no signal."""
+        """Accept only signals for this attempt from here on, from any thread. None: the worker is idle and gets no
+        signal.
+        """
+        ...
+
+    def note_before(self) -> None:
+        """Record what is needed to tell how an attempt died (stacks, victims of the out-of-memory killer), before its
+        order is sent; any thread may.
+        """
         ...
 
     def note_base(self) -> None:
@@ -131,12 +163,6 @@ class Process(Protocol):
         """Write an order without blocking: what the socket does not take now is written later.
 
         `passed` are descriptors to send along; the caller still owns them.
-        """
-        ...
-
-    def send_now(self, order: bytes, passed: Sequence[int] = ()) -> int | None:
-        """Write as much of an attempt's order as the socket takes at once, from any thread. Return the number of bytes
-        written, or None if no process will read them. Pass the rest to `send`, in the event loop's thread.
         """
         ...
 
@@ -162,6 +188,10 @@ class Process(Protocol):
 
     def read_output(self) -> None:
         """Read what it has printed so far and report it."""
+        ...
+
+    def read_frames(self) -> None:
+        """Read the frames that it has written so far and report them."""
         ...
 
     def read_ready(self, bytes_max: int = 1 << 20) -> None:

@@ -33,7 +33,7 @@ from killable.supervisor.models import (
     Verdict,
     WorkerRecord,
 )
-from killable.supervisor.pools.lease import Lease, LeaseHolder
+from killable.supervisor.pools.lane import Given, LaneHolder
 from killable.supervisor.pools.readiness import readiness
 from killable.supervisor.pools.worker import WorkerStage
 from killable.supervisor.ports import SpawnerFactory
@@ -65,9 +65,9 @@ class Supervisor:
         open_spawner: SpawnerFactory | None = None,
         clock: Clock | None = None,
         observer: Observer | None = None,
-        lease_holder: LeaseHolder | None = None,
+        lane_holder: LaneHolder | None = None,
     ) -> None:
-        """`lease_holder` (the Executor) may give idle workers orders, in any thread."""
+        """`lane_holder` (the Executor) may give idle workers calls, in any thread."""
         self.settings = settings
         self.instance_id = uuid.uuid4().hex
         self.started_at = ""
@@ -82,7 +82,7 @@ class Supervisor:
             on_dropped=self._on_dropped,
         )
         self._observer = observer or Observer()
-        self.jobs = Dispatcher(settings, self._registry, self._drain, self._observer, lease_holder)
+        self.jobs = Dispatcher(settings, self._registry, self._drain, self._observer, lane_holder)
         self._fleet = self.jobs.fleet
         self._admission = Admission(self.jobs, self._registry, self._drain, self._observer, self._record)
         self._closing = False
@@ -169,15 +169,15 @@ class Supervisor:
 
     def call(
         self, job_id: str, job_type: JobType, submission: Submission, in_force: Limits, listener: JobListener,
-        lease: Lease | None = None, *, since: float,
+        given: Given | None = None, *, since: float,
     ) -> Job:  # fmt: skip
-        """Queue or start a task that was submitted at `since`. With a `lease` its worker has the order already."""
+        """Queue or start a task that was submitted at `since`. If it was `given`, a worker has it already."""
         job = self._admission.enter(job_id, job_type, submission, in_force, listener, since)
         self._observer.on_submitted(job)
-        if lease is None:
+        if given is None:
             self.jobs.enqueue(job)
         else:
-            self.jobs.adopt(job, lease)
+            self.jobs.adopt(job, given)
         return job
 
     def pool_details(self) -> str:
@@ -272,7 +272,7 @@ class Supervisor:
 
     async def kill_worker(self, worker_id: str, *, reason: str = "", wait_s: float = 10.0) -> WorkerRecord:
         pool, worker = self._fleet.worker(worker_id)
-        worker.revoke_lease()  # a task that a thread of the program has given it becomes an attempt
+        worker.revoke_lane()  # a call that it was given through it becomes an attempt
         if worker.attempt is not None:
             job = worker.attempt.job
             self.jobs.stop(job, Verdict("cancelled", by="operator", reason=reason or "its worker was killed"), 0.0)

@@ -6,6 +6,7 @@ and messages. The attempt owns what it started: the caller that requested a stop
 
 from __future__ import annotations
 
+import struct
 from typing import Protocol
 
 from killable.supervisor.attempts import exit_outcome
@@ -29,6 +30,7 @@ from killable.workers.protocol.frames import Frame, encode
 from killable.workers.protocol.messages import (
     NOTIFY_EXPIRED,
     NOTIFY_SWALLOWED,
+    RAN_SECONDS,
     Entered,
     Expire,
     Idle,
@@ -95,6 +97,7 @@ class Attempt:
         try:
             if not has_order:
                 process.hold(self.fence)
+                process.note_before()
             self._monitor.prepare(has_order=has_order)
             if not has_order:
                 result_buffer = -1 if self._json else worker.result_buffer_to_pass()
@@ -215,9 +218,13 @@ class Attempt:
                 case Kind.RESULT_SHM if self._entered and self._closing is None and not self._json:
                     self.job.shared_result = self.worker.take_result_buffer()
                     self._on_closing(payload)
+                case Kind.RAN if self._entered and self._closing is None and not self._json:
+                    self._on_closing(payload[struct.calcsize(RAN_SECONDS) :])
+                    self._on_idle(Idle(reusable=True))
                 case Kind.RAISED if self._closing is None:
                     self._on_closing(Raised.decode(payload))
                 case Kind.IDLE if self._closing is not None:
+                    self.worker.heard = self.fence
                     self._on_idle(Idle.decode(payload))
                 case Kind.OPERATION if self._entered:
                     self._on_operation(OperationEntered.decode(payload))

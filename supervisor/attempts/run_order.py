@@ -1,6 +1,6 @@
 """The order that sends a job to its worker, and the limits in it.
 
-Runs in: supervisor | any thread of an Executor's program.
+Runs in: supervisor.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from functools import lru_cache
 from operator import itemgetter
 
 from killable.supervisor.jobs.job import Job
-from killable.supervisor.models import Submission
 from killable.workers.authoring.limits import LIMITS, Limits, over
 from killable.workers.protocol.frames import encode
 from killable.workers.protocol.messages import Kind, Run, dump_json
@@ -24,46 +23,30 @@ def run_order(job: Job, fence: int, result_buffer: int = -1) -> tuple[bytes, tup
 
     `result_buffer` is a file for a large result; -1: the worker has one already, or its codec needs none.
     """
-    announce = is_announced(job)
-    limits = job.limits
+    submission, content, limits = job.submission, job.submission.input, job.limits
     if limits["total_s"] is not None and job.assigned is not None:
         limits = within(limits, limits["total_s"] - (job.assigned - job.created))
-    return order_of(job.id, job.submission, limits, job.attempts, fence, result_buffer, announce=announce)
+    sealed = (content.descriptor,) if isinstance(content, SealedInput) else ()
+    passed = sealed if result_buffer < 0 else (*sealed, result_buffer)
+    run = Run(
+        job_id=job.id,
+        type=submission.type,
+        attempt=job.attempts,
+        input=b"" if isinstance(content, SealedInput) else content,
+        limits=limits_as_json(limits),
+        tags=submission.tags,
+        correlation_id=submission.correlation_id,
+        announce=is_announced(job),
+        sealed=bool(sealed),
+        result_buffer=result_buffer >= 0,
+    )
+    return encode(Kind.RUN, fence, 0, run.encode()), passed
 
 
 def within(limits: Limits, left_s: float) -> Limits:
     """Return the limits as the job sees them: its `run_s` is at most `left_s`, the rest of its `total_s`."""
     left_s = max(0.0, left_s)
     return limits if limits["run_s"] is not None and limits["run_s"] <= left_s else over(limits, {"run_s": left_s})
-
-
-def order_of(
-    job_id: str,
-    submission: Submission,
-    limits: Limits,
-    attempt: int,
-    fence: int,
-    result_buffer: int,
-    *,
-    announce: bool,
-) -> tuple[bytes, tuple[int, ...]]:
-    """Return the order for a submission, and the descriptors to pass with it. There need not be a `Job` for it."""
-    content = submission.input
-    sealed = (content.descriptor,) if isinstance(content, SealedInput) else ()
-    passed = sealed if result_buffer < 0 else (*sealed, result_buffer)
-    run = Run(
-        job_id=job_id,
-        type=submission.type,
-        attempt=attempt,
-        input=b"" if isinstance(content, SealedInput) else content,
-        limits=limits_as_json(limits),
-        tags=submission.tags,
-        correlation_id=submission.correlation_id,
-        announce=announce,
-        sealed=bool(sealed),
-        result_buffer=result_buffer >= 0,
-    )
-    return encode(Kind.RUN, fence, 0, run.encode()), passed
 
 
 def is_announced(job: Job) -> bool:

@@ -7,8 +7,9 @@ Runs in: supervisor. Everything here is synchronous: no coroutine ever waits in 
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from killable.supervisor.attempts import exit_outcome
@@ -24,7 +25,7 @@ from killable.supervisor.jobs.lifecycle import DECIDED, Cause, State
 from killable.supervisor.jobs.registry import Registry
 from killable.supervisor.models import JobType, Outcome, Verdict
 from killable.supervisor.pools.fleet import Fleet
-from killable.supervisor.pools.lease import Lease, LeaseHolder
+from killable.supervisor.pools.lane import Given, LaneHolder
 from killable.supervisor.pools.pool import Pool
 from killable.supervisor.pools.worker import Worker, WorkerStage
 from killable.supervisor.settings import Settings, usable_cores
@@ -45,19 +46,20 @@ class Dispatcher:
         registry: Registry,
         drain: Drain,
         observer: Observer,
-        lease_holder: LeaseHolder | None = None,
+        lane_holder: LaneHolder | None = None,
     ) -> None:
-        """`lease_holder` may give leased workers orders, in any thread (`lease`)."""
+        """`lane_holder` may give idle workers calls, in any thread (`lane`)."""
         self._settings = settings
         self._registry = registry
         self._drain = drain
         self._observer = observer
         self.backlog = Backlog(settings.queue_jobs_max, settings.queue_bytes_max)
         self.fleet = Fleet(settings, self)
-        self._fences = 0
+        # One C iterator over u32, which threads share: each `next` is one step under the interpreter's lock.
+        self._fences: Iterator[int] = itertools.chain.from_iterable(itertools.repeat(range(1, 1 << 32)))
         self._cores = usable_cores()
         self._closing = False
-        self._lease_holder = lease_holder
+        self._lane_holder = lane_holder
         self._journal_writer: JournalWriter | None = None
 
     def start(self, clock: Clock, journal_writer: JournalWriter | None = None) -> None:
@@ -137,7 +139,7 @@ class Dispatcher:
         self._observer.on_transition(job, cause)
 
     def _dispatch(self, pool: Pool) -> None:
-        """Assign waiting jobs to warm workers. When no job waits, lease the workers that are idle."""
+        """Assign waiting jobs to warm workers. When no job waits, open lanes to the workers that are idle."""
         name = pool.spec.name
         while self.backlog.depth(name):
             worker = pool.take()
@@ -151,30 +153,26 @@ class Dispatcher:
             else:
                 pool.give_back(worker)
                 self._end_queued(job, Verdict("cancelled", by="user"))
-        if self._lease_holder is not None and not self.backlog.depth(name):
-            for worker, quiet in pool.to_lease():
-                self._lease_holder.on_leased(worker.grant_lease(self._next_fence(), quiet=quiet))
+        if self._lane_holder is not None and not self.backlog.depth(name):
+            for worker, quiet in pool.without_lane():
+                self._lane_holder.on_lane(worker.open_lane(self._lane_holder, self._fences, quiet=quiet))
         pool.fill_soon()
 
-    def lease_idle_workers(self) -> None:
-        """Lease idle workers and fork missing ones: the lease holder has waiting tasks."""
+    def open_lanes(self) -> None:
+        """Open lanes to idle workers and fork missing ones: the lane holder has waiting calls."""
         for pool in self.fleet:
             self.on_worker_available(pool)
 
-    def _next_fence(self) -> int:
-        self._fences = (self._fences % 0xFFFFFFFF) + 1
-        return self._fences
-
-    def adopt(self, job: Job, lease: Lease) -> None:
-        """Make an ordinary attempt of a task whose order a thread of the program gave to a leased worker."""
-        pool, worker = self.fleet.worker(lease.worker_id)
+    def adopt(self, job: Job, given: Given) -> None:
+        """Make an ordinary attempt of a call that a worker got through its lane."""
+        pool, worker = self.fleet.worker(given.worker_id)
         pool.withdraw(worker)
-        self._assign(job, worker, lease)
+        self._assign(job, worker, given)
         pool.fill_soon()
 
-    def _assign(self, job: Job, worker: Worker, lease: Lease | None = None) -> None:
+    def _assign(self, job: Job, worker: Worker, given: Given | None = None) -> None:
         job.leave_queue()
-        job.assigned = self._clock.now() if lease is None else lease.given_at
+        job.assigned = self._clock.now() if given is None else given.at
         job.attempts += 1
         job.worker_id, job.pid = worker.id, worker.process.pid
         rules = Rules(
@@ -185,12 +183,12 @@ class Dispatcher:
             cores=self._cores,
             stack=self._settings.stack,
         )
-        fence = self._next_fence() if lease is None else lease.fence
+        fence = next(self._fences) if given is None else given.fence
         attempt = Attempt(job, worker, fence, clock=self._clock, owner=self, rules=rules)
         job.attempt = attempt
         worker.take(attempt)
         self.transition(job, Cause.ASSIGNED)
-        attempt.begin(has_order=lease is not None)
+        attempt.begin(has_order=given is not None)
         self._observer.on_left_queue(job, job.assigned)  # after the order, which must not wait for a histogram
         if job.is_executor_task and job.attempts > 1:
             job.wake()  # it runs in another process, which may report nothing before its result
@@ -327,11 +325,11 @@ class Dispatcher:
     def on_pool_broken(self, pool: Pool) -> None:
         for job_id in self.backlog.jobs_of(pool.spec.name):
             self._end_queued(self._registry.get(job_id), _spawn_verdict(pool))
-        if self._lease_holder is not None:
-            self._lease_holder.on_pool_broken()
+        if self._lane_holder is not None:
+            self._lane_holder.on_pool_broken()
 
     def queued(self, pool: Pool) -> int:
-        return self.backlog.depth(pool.spec.name) + (0 if self._lease_holder is None else self._lease_holder.waiting)
+        return self.backlog.depth(pool.spec.name) + (0 if self._lane_holder is None else self._lane_holder.waiting)
 
 
 def _queue_deadline(job: Job) -> tuple[str, float]:

@@ -39,6 +39,18 @@ _RAISED_CODES = frozenset({"exception", "limit.files"})
 class FutureOwner(Protocol):
     """What a future uses of its Executor."""
 
+    def withdraw(self, future: JobFuture[Any]) -> bool:
+        """Return whether the task had not begun; it will not begin then. `stop` or `drop_withdrawn` has to follow."""
+        ...
+
+    def drop_withdrawn(self, future: JobFuture[Any], reason: str) -> None:
+        """End a task that was withdrawn, perhaps in an interrupted call."""
+        ...
+
+    def is_begun(self, future: JobFuture[Any]) -> bool:
+        """Return whether a worker has the task."""
+        ...
+
     def stop(self, future: JobFuture[Any], grace_s: float | None, reason: str) -> None:
         """Stop the job of a future. May be called again."""
         ...
@@ -105,10 +117,15 @@ class JobFuture(Future[T]):
         try:
             self._cancel_pending(reason)
         finally:
-            if self._state == CANCELLED:
-                self._owner.stop(self, None, reason)
+            self._owner.drop_withdrawn(self, reason)
+
+    def running(self) -> bool:
+        """Return whether a worker has the task."""
+        return super().running() or (self._state == PENDING and self._owner.is_begun(self))
 
     def _cancel_pending(self, reason: str) -> bool:
+        if self._state != PENDING or not self._owner.withdraw(self):
+            return False
         with self._condition:
             if self._state != PENDING:
                 return False
@@ -237,7 +254,7 @@ class JobFuture(Future[T]):
         with self._condition:
             if self._state == RUNNING:
                 self._state = PENDING
-                self.pid = None
+            self.pid = None
 
     def on_accepted(self, job: Job) -> None:
         self.pid = job.pid

@@ -1,4 +1,4 @@
-"""The tasks that one Executor has under way: queues them, gives them to leased workers, stops and counts them.
+"""The tasks that one Executor has under way: queues them, lines them up for workers, stops and counts them.
 
 Runs in: supervisor (the methods under "in the thread" run in its thread) | any thread of the program.
 """
@@ -9,7 +9,7 @@ import itertools
 import threading
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,33 +17,35 @@ from killable.supervisor.clock import monotonic
 from killable.supervisor.executor import pickling_errors
 from killable.supervisor.executor.futures import JobFuture
 from killable.supervisor.executor.supervisor_thread import SupervisorThread, ThreadClosed
-from killable.supervisor.executor.task import Task
-from killable.supervisor.models import JobType, Submission, Verdict
-from killable.supervisor.pools.lease import Lease
+from killable.supervisor.executor.task import INLINE_TASK_BYTES_MAX, Task, TaskLimits
+from killable.supervisor.models import Verdict
+from killable.supervisor.pools.lane import Lane, LaneCall
 from killable.supervisor.settings import Settings
 from killable.workers.protocol import pickling
 from killable.workers.protocol.frames import FRAME_BYTES_MAX
-from killable.workers.protocol.messages import INLINE_BYTES_MAX
 from killable.workers.protocol.pickling import Pickled
 from killable.workers.protocol.shared_memory import SealedInput
-from killable.workers.runtime.executor_setup import CALL, STREAM, is_in_pool
+from killable.workers.runtime.executor_setup import is_in_pool
 
 if TYPE_CHECKING:
     from killable.supervisor.supervisor import Supervisor
 
 _CLOSED = "cannot schedule new futures after shutdown"
-LEASES_MAX = 100
-"""Number of known leases above which those that are over are removed."""
-
-
 TASK_BYTES_MAX = FRAME_BYTES_MAX - 4096
-"""Limit of a task that is written into a socket; a larger one goes into a memory file."""
+"""The largest task that is sent as an order if there is no memory file for it."""
+VIEWS_MAX = 64
+"""Views of an Executor whose limits are remembered."""
 
 
 class PendingTasks:
-    """Outlives its Executor as long as a task is under way."""
+    """Outlives its Executor as long as a task is under way. Implements `LaneHolder`.
+
+    A task that waits is in `_waiting`, one that a worker has or is about to get in a lane; each move between the two is
+    made with the lock held. An interrupt (Ctrl-C) in the middle is repaired by whoever takes the lock next.
+    """
 
     supervisor: Supervisor
+    lock: threading.RLock
 
     def __init__(self, settings: Settings, name: str) -> None:
         self.workers = settings.pools[0].workers
@@ -57,16 +59,20 @@ class PendingTasks:
 
     def _begin(self) -> None:
         """Set the initial state: no task is under way, and there is no supervisor yet."""
-        self._lock = threading.RLock()  # reentrant: a finalizer of the program may run while it is held, and shut down
+        self.lock = threading.RLock()  # reentrant: a finalizer of the program may run while it is held, and shut down
         self._under_way: dict[JobFuture[Any], Task] = {}
         self._waiting: OrderedDict[JobFuture[Any], Task] = OrderedDict()
-        """The tasks under way that no worker has and that are not jobs, in order."""
-        self._leases: list[Lease] = []
-        """Taken from the end: the latest `quiet` lease first, others last. Leases that are over are skipped."""
+        """The tasks under way that are in no lane and are not jobs, in order."""
+        self._lanes: list[Lane] = []
+        """Those that are not `quiet` first: the last ones are used first."""
+        self._is_matching = False
+        """The thread that holds the lock is in `_match`, perhaps further up its stack."""
+        self._doubt: tuple[Lane, Task] | None = None
+        """A task that is being lined up: not known to be in the lane, nor to be in `_waiting`."""
+        self._limits: dict[tuple[str, int], TaskLimits] = {}
+        """By type and identity of the limits that were asked for."""
         self._prefix = f"job-{uuid.uuid4().hex[:8]}"
         self._numbers = itertools.count(1)
-        self.types: dict[str, JobType] = {}
-        """The Executor's job types; known as soon as a worker is leased."""
         self.supervisor_thread = SupervisorThread(self._settings, self._name, self)
         self._is_started = self._look_scheduled = False
 
@@ -94,77 +100,91 @@ class PendingTasks:
             pickling_errors.name_it(error, function, args, kwargs)
             future.fail(error)
             return
-        taken = Task(self, Submission(type, input, limits=dict(limits)), future)
+        task = Task(self, type, input, limits, future)
         future.job_id = f"{self._prefix}-{next(self._numbers)}"
         try:
-            with self._lock:
+            with self.lock:
                 is_first, why_closed = not self._waiting, self._closed_reason
                 if not (why_closed or self._is_started):
                     self._start_thread()
                 if not why_closed:
-                    self._under_way[future] = self._waiting[future] = taken
-            if not why_closed:
-                self._match()
-                if taken.is_timed or (is_first and self._waiting):
-                    self._call(self._serve_waiting)
+                    self._under_way[future] = self._waiting[future] = task
+                    self._match()
+            if not why_closed and (task.waits_as_job or (is_first and self._waiting)):
+                self._call(self._serve_waiting)
         except BaseException:  # Ctrl-C, or a signal handler of the program raised: the caller does not get the future
-            self._call(partial(self._give_up, taken, ""))
+            self._call(partial(self._give_up, task, ""))
             raise
         if why_closed:
             raise RuntimeError(why_closed)
 
+    def limits_of(self, type: str, asked: Mapping[str, Any]) -> TaskLimits:
+        """Return the limits in force for tasks of a view of the Executor."""
+        found = self._limits.get((type, id(asked)))
+        if found is None or found.asked is not asked:
+            if len(self._limits) >= VIEWS_MAX:
+                self._limits.clear()
+            found = self._limits[type, id(asked)] = TaskLimits.of(self.supervisor.type(type), asked)
+        return found
+
     def _match(self) -> None:
-        """Give waiting tasks to leased workers as long as there are both.
+        """Line up waiting tasks, as long as a lane has room. The lock is held.
 
-        An interrupt (Ctrl-C) loses neither a worker nor a task: each is in a variable before it leaves its queue.
+        A finalizer or a signal handler of the program may submit in the middle of it: its task is lined up by the
+        loop that it has interrupted.
         """
-        lease: Lease | None = None
-        call: Task | None = None
+        if self._is_matching:
+            return
+        self._is_matching = True
         try:
-            while True:
-                with self._lock:
-                    lease = call = None
-                    if not self._leases or not self._waiting:
-                        return
-                    lease = self._leases[-1]
-                    del self._leases[-1]
-                    if lease.is_over:
-                        continue
-                    call = next(iter(self._waiting.values()))
-                    del self._waiting[call.future]
-                try:
-                    given = call.give(lease)
-                except Exception as error:
-                    self._put_back(lease, call, f"it cannot be given to a worker: {error!r}")
-                else:
-                    if not given:
-                        self._put_back(lease, call)
-        except BaseException:
-            if lease is not None:
-                self._put_back(lease, call)
-            raise
+            self._repair()
+            while self._waiting:
+                task = next(iter(self._waiting.values()))
+                lane = None if task.waits_as_job else self._lane_for(task)
+                if lane is None:
+                    return
+                self._line_up(lane, task)
+        finally:
+            self._is_matching = False
 
-    def _put_back(self, lease: Lease, call: Task | None, fault: str = "") -> None:
-        """Keep a lease and a task that were not matched, unless the task was cancelled or has a fault."""
-        act: Callable[[Supervisor], None]
-        with self._lock:
-            if not lease.is_given and not lease.is_over and lease not in self._leases:
-                self._leases.append(lease)
-            if call is None or call.future not in self._under_way:
-                return
-            # True also if the task is an attempt by now, and the lease over.
-            is_given = lease.has(call) or lease.given_at or call.is_job
-            if not (is_given or fault or call.is_stopped or call.future.cancelled()):
-                if call.future not in self._waiting:
-                    call.take_back()
-                    self._waiting[call.future] = call
-                    self._waiting.move_to_end(call.future, last=False)
-                act = self._serve_waiting  # a look may have missed it while it was in no queue
-            elif lease.is_written and not fault:  # perhaps by another thread; the supervisor only has to know of it
-                act = _promoting(lease)
-            else:
-                act = partial(self._give_up, call, fault)
-        self._call(act)
+    def _lane_for(self, task: Task) -> Lane | None:
+        """Return the lane with the fewest calls that has room for a task; None: there is none."""
+        best: Lane | None = None
+        for lane in reversed(self._lanes):
+            if lane.has_room(task) and (best is None or len(lane) < len(best)):
+                best = lane
+                if not lane:
+                    break
+        return best
+
+    def _line_up(self, lane: Lane, task: Task) -> None:
+        """Move the first waiting task to a lane. Its future is cancelled, or it fails, if that is impossible."""
+        self._doubt = lane, task
+        try:
+            lane.line_up(task)
+        except Exception as error:
+            self._repair()
+            self._waiting.pop(task.future, None)
+            self._call(partial(self._give_up, task, f"it cannot be given to a worker: {error!r}"))
+            return
+        if task.lane is None:
+            self._doubt = None
+            if not lane:  # no message can be sent at all: it becomes a job
+                self._waiting.pop(task.future, None)
+                self._call(lambda _: task.enter())
+            return
+        self._repair()
+        if lane.is_alone:
+            self._call(lambda _: lane.settle())
+
+    def _repair(self) -> None:
+        """Complete a move that may have been interrupted. The lock is held."""
+        if self._doubt is not None:
+            lane, task = self._doubt
+            if lane.repair(task):
+                task.future.pid = lane.process.pid
+                self._waiting.pop(task.future, None)
+            self._doubt = None
 
     def _call(self, act: Callable[[Supervisor], None]) -> None:
         try:
@@ -172,12 +192,52 @@ class PendingTasks:
         except ThreadClosed:
             pass  # every task has ended already
 
+    def withdraw(self, future: JobFuture[Any]) -> bool:
+        """Take a task out of the queue, or back from its worker's line; return False if it has begun, or is over.
+
+        Only `stop` ends it then.
+        """
+        task = self._under_way.get(future)
+        if task is None:
+            return False
+        with self.lock:
+            if self._is_matching:  # in a finalizer or signal handler: the supervisor's thread does it
+                return False
+            self._take_back(task)
+            task.is_withdrawn = task.is_withdrawn or future in self._waiting  # first: an interrupt may follow
+            self._waiting.pop(future, None)
+        return task.is_withdrawn
+
+    def _take_back(self, task: Task) -> None:
+        """Let a task wait again, with all that its worker has not received. The lock is held."""
+        self._repair()
+        if task.lane is not None:
+            self.put_back(task.lane.take_back())
+
+    def drop_withdrawn(self, future: JobFuture[Any], reason: str) -> None:
+        """End a task that was withdrawn, perhaps in an interrupted call."""
+        task = self._under_way.get(future)
+        if task is not None and task.is_withdrawn:
+            self.stop(future, None, reason)
+
+    def is_begun(self, future: JobFuture[Any]) -> bool:
+        """Return whether a worker has the task, or is about to get it as its next one."""
+        task = self._under_way.get(future)
+        if task is None:
+            return False
+        with self.lock:
+            return task.lane is not None and task.lane.is_first(task)
+
     def stop(self, future: JobFuture[Any], grace_s: float | None, reason: str) -> None:
         """Stop a task; its future reports the end. With a grace of 0 it is killed in the calling thread."""
         verdict = Verdict("cancelled", by="user", reason=reason, requested_at=monotonic())
-        call = self._under_way.get(future)
-        if call is not None:
-            call.kill_now(verdict, grace_s)
+        task = self._under_way.get(future)
+        if task is not None:
+            with self.lock:
+                if not self._is_matching:
+                    self._take_back(task)
+                    if not task.is_withdrawn:
+                        task.kill_now(verdict, grace_s)
             self._call(partial(self._stop, future, verdict, grace_s))
 
     def can_wait(self) -> bool:
@@ -185,7 +245,7 @@ class PendingTasks:
 
     def shut_down(self, *, cancel_pending: bool) -> None:
         """Accept no more tasks; end the thread when the last one is over. May be called again."""
-        with self._lock:
+        with self.lock:
             self._closed_reason = self._closed_reason or _CLOSED
             futures = list(self._under_way) if cancel_pending else ()
         for future in futures:
@@ -194,14 +254,14 @@ class PendingTasks:
 
     def stop_all(self, grace_s: float | None, reason: str) -> None:
         """Stop every task, waiting or running."""
-        with self._lock:
+        with self.lock:
             futures = list(self._under_way)
         for future in futures:
             future.cancel(grace_s=grace_s, reason=reason)
 
     def stop_unread(self) -> None:
         """Stop the streams that no thread will read: the main thread has ended."""
-        with self._lock:
+        with self.lock:
             futures = list(self._under_way)
         for future in futures:
             if not future.is_wanted():
@@ -229,61 +289,93 @@ class PendingTasks:
 
     def on_thread_ending(self, failure: BaseException | None) -> None:
         why = f"the executor's thread has ended: {failure!r}"
-        with self._lock:
+        with self.lock:
             self._closed_reason = self._closed_reason or why
             calls = list(self._under_way.values())
         for call in calls:
             call.fail_lost(why)
 
-    def on_leased(self, lease: Lease) -> None:
-        if not self.types:
-            self.types = {name: self.supervisor.type(name) for name in (CALL, STREAM)}
-        with self._lock:
-            if len(self._leases) > LEASES_MAX:
-                self._leases = [each for each in self._leases if not each.is_over]
-            self._leases.insert(len(self._leases) if lease.quiet else 0, lease)
-        self._match()
+    def on_lane(self, lane: Lane) -> None:
+        with self.lock:
+            self._lanes = [each for each in self._lanes if not each.is_over]
+            self._lanes.insert(len(self._lanes) if lane.quiet else 0, lane)
+        self.on_room()
+
+    def on_room(self) -> None:
+        with self.lock:
+            self._match()
+            self._share_lines()
+
+    def on_ran(self, lane: Lane, ran: Sequence[tuple[LaneCall, bytes]]) -> None:
+        self.on_room()  # first: a worker is not kept waiting for callbacks
+        for call, result in ran:
+            call.complete(result)
+
+    def put_back(self, calls: Sequence[LaneCall]) -> None:
+        for task in reversed(calls):
+            assert isinstance(task, Task)
+            if task.is_stopped:
+                task.is_withdrawn = True
+                self._call(lambda _, task=task: task.drop())  # type: ignore[misc]
+            elif task.future in self._under_way and not task.is_withdrawn:
+                task.future.take_back()
+                self._waiting[task.future] = task
+                self._waiting.move_to_end(task.future, last=False)
+
+    def _share_lines(self) -> None:
+        """Let a lane without a call have half of the longest line. The lock is held."""
+        if self._waiting or self._is_matching or not any(lane.is_idle for lane in self._lanes):
+            return
+        longest = max(self._lanes, key=len)
+        if len(longest) > 1:
+            self.put_back(longest.take_back())
+            self._match()
 
     def on_pool_broken(self) -> None:
         self._enter_waiting()
 
     def _serve_waiting(self, supervisor: Supervisor) -> None:
-        """Make the waiting tasks jobs if a time limit runs for one or no worker will come; else lease idle workers."""
+        """Make the waiting tasks jobs if a time limit runs for one or no worker will come; else open lanes."""
         if not self.supervisor_thread.has_started:
             return
-        with self._lock:
-            are_jobs = any(call.is_timed for call in self._waiting.values())
+        with self.lock:
+            self._repair()
+            are_jobs = any(call.waits_as_job for call in self._waiting.values())
         if are_jobs or self.supervisor_thread.fault or supervisor.why_broken():
             self._enter_waiting()
         else:
-            supervisor.jobs.lease_idle_workers()
+            supervisor.jobs.open_lanes()
 
     def _enter_waiting(self) -> None:
         """Make all waiting tasks jobs, in order, or end them if no worker will come."""
-        with self._lock:
+        with self.lock:
+            self._repair()
             calls, self._waiting = list(self._waiting.values()), OrderedDict()
         for call in calls:
             call.enter()
 
     def _stop(self, future: JobFuture[Any], verdict: Verdict, grace_s: float | None, _supervisor: Supervisor) -> None:
-        call = self._under_way.get(future)
-        if call is None:
+        task = self._under_way.get(future)
+        if task is None:
             return
-        with self._lock:
+        with self.lock:
+            if task.lane is None:
+                self._repair()
             waits = self._waiting.pop(future, None) is not None
-            call.ask(verdict, grace_s)
-        if not call.is_job and (waits or future.cancelled()):  # no thread will give it to a worker
-            call.drop()
+            task.ask(verdict, grace_s)
+        if not task.is_job and (waits or task.is_withdrawn or future.cancelled()):
+            task.drop()
         else:
-            call.stop()
+            task.stop()
 
-    def _give_up(self, call: Task, fault: str, _supervisor: Supervisor) -> None:
-        """End a task after an interrupt or a fault: it may be in no queue, or its order written in part."""
-        with self._lock:
-            self._waiting.pop(call.future, None)
-        if call.future in self._under_way:
-            call.give_up(fault)
-        self._match()  # the interrupted thread may have put back a lease that another thread did not see
+    def _give_up(self, task: Task, fault: str, _supervisor: Supervisor) -> None:
+        """End a task after an interrupt or a fault."""
+        with self.lock:
+            self._take_back(task)
+            self._waiting.pop(task.future, None)
+        if task.future in self._under_way:
+            task.give_up(fault)
+        self.on_room()
         if not self._look_scheduled:  # one look handles all waiting tasks
             self._look_scheduled = True
             self._call(self._serve_waiting_once)
@@ -299,21 +391,17 @@ class PendingTasks:
             self._leave_if_done()
 
     def _leave_if_done(self) -> None:
-        with self._lock:
+        with self.lock:
             done = bool(self._closed_reason) and not self._under_way
         if done:
             self.supervisor_thread.leave()
 
 
-def _promoting(lease: Lease) -> Callable[[Supervisor], None]:
-    return lambda _: lease.promote()
-
-
 def _inline_or_sealed(packed: Pickled) -> bytes | SealedInput:
-    if packed.size > INLINE_BYTES_MAX:
+    if packed.size > INLINE_TASK_BYTES_MAX:
         try:
             return SealedInput.laid(packed.lay)
-        except OSError:  # no memory or no descriptor for a memory file: send it through the socket
+        except OSError:  # no memory or no descriptor for a memory file: it is sent as an order
             if packed.size > TASK_BYTES_MAX:
                 raise
     return packed.to_bytes()

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from killable.supervisor.linux.host_forks import leave_loop_to_parent
-from killable.supervisor.pools.lease import LeaseHolder
+from killable.supervisor.pools.lane import LaneHolder
 from killable.supervisor.settings import Settings
 from killable.supervisor.supervisor import Supervisor
 from killable.supervisor.telemetry.observer import Unobserved
@@ -29,7 +29,7 @@ class ThreadClosed(RuntimeError):
     """The thread accepts no more calls."""
 
 
-class ThreadCallbacks(LeaseHolder, Protocol):
+class ThreadCallbacks(LaneHolder, Protocol):
     """Owns a supervisor thread. Its methods are called in that thread."""
 
     def on_supervisor_created(self, supervisor: Supervisor) -> None:
@@ -136,7 +136,7 @@ class SupervisorThread:
 
     async def _run_supervisor(self) -> None:
         self._end_requested = asyncio.Event()
-        self._supervisor = Supervisor(self._settings, observer=Unobserved(), lease_holder=self._callbacks)
+        self._supervisor = Supervisor(self._settings, observer=Unobserved(), lane_holder=self._callbacks)
         self._callbacks.on_supervisor_created(self._supervisor)
         starting = asyncio.ensure_future(self._supervisor.start())
         leaving = asyncio.ensure_future(self._end_requested.wait())

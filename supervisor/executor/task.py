@@ -1,35 +1,68 @@
-"""One task of an Executor: it waits, a leased worker has it, or it is a job of the supervisor.
+"""One task of an Executor: it waits, is in the line of a worker, or is a job of the supervisor.
 
 Runs in: supervisor (its thread, unless stated otherwise) | any thread of the program.
 
-    waiting ──give──► with a leased worker ──complete──► over
-       └──enter──► a job ◄──adopt──┘        a job ──on_changed──► over
+    waiting ──line up──► in a lane ──complete──► over
+       └──enter──► a job ◄──adopt──┘   a job ──on_changed──► over
 
-For a task that runs undisturbed the supervisor has only the order. Any other event makes it a job first (`lease`).
+For a task that runs undisturbed the supervisor has only its message. Any other event makes it a job first (`lane`).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from killable.supervisor.attempts.resource_limits import is_wanted
-from killable.supervisor.attempts.run_order import announces, order_of, within
+from killable.supervisor.attempts.run_order import announces, limits_as_json
 from killable.supervisor.clock import monotonic
 from killable.supervisor.executor.futures import JobFuture
-from killable.supervisor.executor.supervisor_thread import SupervisorThread, ThreadClosed
-from killable.supervisor.jobs.inputs import close_input
+from killable.supervisor.executor.supervisor_thread import SupervisorThread
 from killable.supervisor.jobs.limits import limits_of_job
 from killable.supervisor.models import JobType, Outcome, Submission, Verdict
 from killable.workers.authoring.limits import Limits
 from killable.workers.errors import Refused
-from killable.workers.runtime.executor_setup import STREAM
+from killable.workers.protocol.call_message import (
+    ANNOUNCE,
+    HEAD_BYTES_MAX,
+    LINE_BYTES_MAX,
+    RESULT_BUFFER,
+    SEALED,
+    STREAM,
+    encode_call,
+)
+from killable.workers.protocol.shared_memory import SealedInput
+from killable.workers.runtime import executor_setup
 
 if TYPE_CHECKING:
     from typing import Any
 
     from killable.supervisor.jobs.job import Job
-    from killable.supervisor.pools.lease import Lease
+    from killable.supervisor.pools.lane import Given, Lane
     from killable.supervisor.supervisor import Supervisor
+
+
+INLINE_TASK_BYTES_MAX = LINE_BYTES_MAX - HEAD_BYTES_MAX
+"""A task of up to this size goes through the worker's line; a larger one into a memory file."""
+
+
+class TaskLimits(NamedTuple):
+    """The limits of the tasks of one view of an Executor, and what follows from them."""
+
+    asked: Mapping[str, Any]
+    in_force: Limits
+    as_json: bytes
+    announced: bool
+    """The worker reports that the function is entered: a time limit runs until then, or from then on."""
+    is_alone: bool
+    """The supervisor has to know of the task at once: resources are measured, or a time limit runs."""
+
+    @classmethod
+    def of(cls, job_type: JobType, asked: Mapping[str, Any]) -> TaskLimits:
+        """Work out the limits of tasks that ask for these."""
+        in_force = limits_of_job(job_type.limits, job_type.caps, asked)
+        announced = announces(in_force)
+        return cls(asked, in_force, limits_as_json(in_force), announced, announced or is_wanted(in_force))
 
 
 class TaskOwner(Protocol):
@@ -37,7 +70,10 @@ class TaskOwner(Protocol):
 
     supervisor_thread: SupervisorThread
     supervisor: Supervisor
-    types: dict[str, JobType]
+
+    def limits_of(self, type: str, asked: Mapping[str, Any]) -> TaskLimits:
+        """Return the limits in force. The type must be known."""
+        ...
 
     def forget(self, call: Task) -> None:
         """Remove a task that is over."""
@@ -45,27 +81,53 @@ class TaskOwner(Protocol):
 
 
 class Task:
-    """Created in the thread that submits it."""
+    """Created in the thread that submits it. Implements `LaneCall` and `JobListener`."""
 
-    __slots__ = ("_asked", "_job", "_lease", "_limits", "_owner", "_submission", "_submitted_at", "future")
+    __slots__ = (
+        "_asked",
+        "_input",
+        "_job",
+        "_limits",
+        "_owner",
+        "_submitted_at",
+        "_type",
+        "future",
+        "is_withdrawn",
+        "lane",
+    )
 
-    def __init__(self, owner: TaskOwner, submission: Submission, future: JobFuture[Any]) -> None:
+    def __init__(
+        self,
+        owner: TaskOwner,
+        type: str,
+        input: bytes | SealedInput,
+        limits: Mapping[str, Any],
+        future: JobFuture[Any],
+    ) -> None:
+        """`limits` are those of its view of the Executor, which are never changed."""
         self.future = future
+        self.lane: Lane | None = None
+        self.is_withdrawn = False
+        """It was cancelled before it began."""
         self._owner = owner
-        self._submission = submission
+        self._type = type
+        self._input = input
+        self._limits = limits
         self._submitted_at = monotonic()
-        self._limits: Limits | None = None
-        """The limits in force, once the job type is known."""
-        self._lease: Lease | None = None
         self._job: Job | None = None
         self._asked: tuple[Verdict, float | None] | None = None
         """The requested stop, with its grace in seconds (None: the task's own); None: no stop was requested."""
 
     @property
-    def is_timed(self) -> bool:
-        """Return whether a time limit runs while the task waits: it then waits as a job."""
-        limits = self._submission.limits
-        return limits.get("queue_s") is not None or limits.get("total_s") is not None
+    def waits_as_job(self) -> bool:
+        """Return whether the task waits as a job: a time limit runs meanwhile, or no message has room for its input."""
+        limits, content = self._limits, self._input
+        is_timed = limits.get("queue_s") is not None or limits.get("total_s") is not None
+        return is_timed or (isinstance(content, bytes) and len(content) > INLINE_TASK_BYTES_MAX)
+
+    @property
+    def is_alone(self) -> bool:
+        return self._type == executor_setup.STREAM or self._owner.limits_of(self._type, self._limits).is_alone
 
     @property
     def is_job(self) -> bool:
@@ -77,68 +139,44 @@ class Task:
 
     # ── in any thread ──
 
-    def give(self, lease: Lease) -> bool:
-        """Give the task to a leased worker. Return False if the lease is over or the task was cancelled."""
-        future, submission = self.future, self._submission
-        limits = self._limits_in_force(self._owner.types[submission.type])
-        announce = announces(limits)
-        seen = (
-            limits
-            if limits["total_s"] is None
-            else within(limits, limits["total_s"] - (monotonic() - self._submitted_at))
-        )
-        order, passed = order_of(
-            future.job_id, submission, seen, 1, lease.fence, lease.result_buffer, announce=announce
-        )
-        self._lease = lease  # before the future is running: to stop a running task takes its lease
-        if not future.begin():
-            return False
-        future.pid = lease.process.pid
-        is_watched = is_wanted(limits)
-        if not lease.give(order, passed, self, is_watched=is_watched):
-            return False
-        # Promote at once if limits are watched, if messages will come before the result, if a spare must take the
-        # worker's place, if a stop was just requested, or if a part of the order is unsent.
-        known = is_watched or announce or submission.type == STREAM
-        if known or not lease.quiet or self._asked is not None or lease.has_unsent:
-            try:
-                self._owner.supervisor_thread.call(lambda _: lease.promote())
-            except ThreadClosed:
-                pass  # the task has been ended already
-        return True
-
-    def _limits_in_force(self, job_type: JobType) -> Limits:
-        if self._limits is None:
-            self._limits = limits_of_job(job_type.limits, job_type.caps, self._submission.limits)
-        return self._limits
-
-    def take_back(self) -> None:
-        """Let the task wait again: no worker has it after all."""
-        self._lease = None
-        self.future.take_back()
+    def message(self, fence: int, heard: int, result_buffer: int) -> tuple[bytes, Sequence[int]]:
+        limits, content = self._owner.limits_of(self._type, self._limits), self._input
+        flags = STREAM if self._type == executor_setup.STREAM else 0
+        passed: tuple[int, ...] = ()
+        if limits.announced:
+            flags |= ANNOUNCE
+        if isinstance(content, SealedInput):
+            flags |= SEALED
+            passed, content = (content.descriptor,), b""
+        if result_buffer >= 0:
+            flags |= RESULT_BUFFER
+            passed = (*passed, result_buffer)
+        return encode_call(fence, heard, flags, self.future.job_id.encode(), limits.as_json, content), passed
 
     def kill_now(self, verdict: Verdict, grace_s: float | None) -> None:
         """Send SIGKILL from the calling thread if there is no grace: the supervisor's thread may get its turn late.
 
-        Does nothing if the worker has sent its last message for this task: it may have another task by now.
+        What its worker has not received was taken back before. Does nothing if the worker has another task by now.
         """
         if grace_s is None:
-            grace_s = self._submission.limits.get("grace_s")
+            grace_s = self._limits.get("grace_s")
         if grace_s != 0:
             return
-        lease, attempt = self._lease, None if self._job is None else self._job.attempt
+        lane, attempt = self.lane, None if self._job is None else self._job.attempt
         if attempt is not None:
             attempt.kill_now(verdict)
-        elif lease is not None and lease.has(self):
-            lease.process.kill_now(lease.fence, verdict)
+        elif lane is not None:
+            lane.kill(self, verdict)
 
     # ── in the supervisor's thread ──
 
-    def adopt(self) -> None:
-        self._become_job(self._lease)
+    def adopt(self, given: Given) -> None:
+        self.future.begin()
+        self._become_job(given)
 
     def complete(self, result: bytes) -> None:
-        close_input(self._submission)
+        if isinstance(self._input, SealedInput):
+            self._input.close()
         self.future.complete(result)
         self._owner.forget(self)
 
@@ -156,12 +194,13 @@ class Task:
         except Refused as refused:
             self._end(Outcome("failed", "spawn", self._owner.supervisor.why_broken() or refused.message))
 
-    def _become_job(self, lease: Lease | None) -> None:
+    def _become_job(self, given: Given | None) -> None:
         """Create the job. Raise Refused when its type does not exist: the pool is broken."""
-        supervisor, submission = self._owner.supervisor, self._submission
-        job_type = supervisor.type(submission.type)
-        limits = self._limits_in_force(job_type)
-        job = supervisor.call(self.future.job_id, job_type, submission, limits, self, lease, since=self._submitted_at)
+        supervisor = self._owner.supervisor
+        job_type = supervisor.type(self._type)
+        in_force = self._owner.limits_of(self._type, self._limits).in_force
+        submission = Submission(self._type, self._input, limits=dict(self._limits))
+        job = supervisor.call(self.future.job_id, job_type, submission, in_force, self, given, since=self._submitted_at)
         if job.is_over:
             return  # it has ended at once, and `on_changed` was called
         self._job = job
@@ -170,7 +209,7 @@ class Task:
             supervisor.jobs.stop(job, *self._asked)
 
     def ask(self, verdict: Verdict, grace_s: float | None) -> None:
-        """Note a requested stop, perhaps not the first one."""
+        """Note a requested stop, perhaps not the first one. The lock of its owner is held."""
         self._asked = verdict, grace_s
 
     def stop(self) -> None:
@@ -178,8 +217,8 @@ class Task:
         assert self._asked is not None
         if self._job is not None:
             self._owner.supervisor.jobs.stop(self._job, *self._asked)
-        elif self._lease is not None and self._lease.has(self):
-            self._lease.promote()  # a `give` that is not finished sees the request itself
+        elif self.lane is not None:
+            self.lane.settle()
 
     def drop(self) -> None:
         """End the task before it has begun."""
@@ -189,8 +228,8 @@ class Task:
 
     def give_up(self, fault: str) -> None:
         """End the task in any state."""
-        if self._lease is not None and self._lease.has(self):
-            self._lease.promote()
+        if self.lane is not None:
+            self.lane.settle()
         if self._job is not None:
             reason = fault or "its caller was interrupted"
             self._owner.supervisor.jobs.stop(self._job, Verdict("cancelled", by="user", reason=reason), 0.0)
@@ -205,7 +244,8 @@ class Task:
 
     def _end(self, outcome: Outcome) -> None:
         """End a task that is not a job, or no longer one."""
-        close_input(self._submission)
+        if isinstance(self._input, SealedInput):
+            self._input.close()
         self.future.finish(outcome)
         self._owner.forget(self)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -25,10 +24,18 @@ LARGE_READ_BYTES = PIPE_BYTES
 class PipeReader:
     """The reading end of a pipe; owns the descriptor. Before `start` only `drain` reads."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, descriptor: int, sink: Callable[[bytes], None]) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        descriptor: int,
+        sink: Callable[[bytes], None],
+        before_read: Callable[[], None] | None = None,
+    ) -> None:
+        """`before_read` is called before what has arrived is read."""
         self._loop = loop
         self._descriptor = descriptor
         self._sink = sink
+        self._before_read = before_read
         self.read_bytes = READ_BYTES
         os.set_blocking(descriptor, False)
 
@@ -37,6 +44,8 @@ class PipeReader:
         self._loop.add_reader(self._descriptor, self._read_once)
 
     def _read_once(self) -> None:
+        if self._before_read is not None:
+            self._before_read()
         try:
             data = os.read(self._descriptor, self.read_bytes)
         except BlockingIOError:
@@ -85,23 +94,7 @@ class PipeWriter:
         self._socket.setblocking(False)
         self._waiting: deque[tuple[memoryview, Sequence[int]]] = deque()
         """Bytes not written yet, each with duplicated descriptors to pass along."""
-        self._lock = threading.Lock()
-        """Guards a write in another thread against the close, after which the descriptor may be reused."""
         self.is_closed = False
-
-    def write_now(self, data: bytes, passed: Sequence[int]) -> int | None:
-        """Write as much as there is room for, from any thread; no earlier bytes may be waiting. Return the number of
-        bytes written, or None if the reader is gone or this end is closed.
-        """
-        with self._lock:
-            if self.is_closed:
-                return None
-            try:
-                return self._send(data, passed)
-            except (BrokenPipeError, ConnectionResetError):
-                return None
-            except OSError:
-                return 0  # `write` finds out whether it can be passed later, or never
 
     def write(self, data: bytes, passed: Sequence[int] = ()) -> None:
         """Write bytes and pass descriptors with the first of them; the caller still owns the descriptors."""
@@ -166,9 +159,8 @@ class PipeWriter:
         if not self.is_closed:
             if self._waiting:
                 self._loop.remove_writer(self._socket)
-            with self._lock:
-                self.is_closed = True
-                self._socket.close()
+            self.is_closed = True
+            self._socket.close()
             self._drop_waiting()
 
 

@@ -143,11 +143,13 @@ class PoolSpawner:
                 cgroup.remove()
             raise
         sent = list(pipes.theirs)
-        closing = sent[:-1]  # the last is the stack's memory file: both sides keep it
+        closing = list(pipes.only_theirs)
         tmp = os.path.join(self._tmp, worker_id)
         process = None
         try:
-            process = WorkerProcess(self._loop, listener, pipes.ours, cgroup, tmp, self._oom, zygote_host.note_exit)
+            process = WorkerProcess(
+                self._loop, listener, pipes.ours, pipes.line, cgroup, tmp, self._oom, zygote_host.note_exit
+            )
             if cgroup is not None:
                 sent.append(cgroup.open_procs())
                 closing.append(sent[-1])

@@ -1,4 +1,4 @@
-"""The channels to a worker: a socket for orders, pipes for frames, output and notifications, a file for the stack.
+"""The channels to a worker: sockets for orders and calls, pipes for what it reports, a file for stacks.
 
 Runs in: supervisor. Part of the seam.
 """
@@ -11,10 +11,20 @@ from typing import NamedTuple
 
 
 class WorkerPipes(NamedTuple):
-    """The supervisor's ends, and the worker's, which are closed here once they are sent; both have the stack's file."""
+    """The supervisor's ends, and the worker's.
+
+    Once the worker's are sent, they are closed here, but for those that both sides keep: the stack's file, and the
+    worker's end of the line, from which calls are taken back.
+    """
 
     ours: tuple[int, int, int, int, int]
+    line: tuple[int, int]
     theirs: tuple[int, ...]
+
+    @property
+    def only_theirs(self) -> tuple[int, ...]:
+        """Return the worker's ends that are closed here."""
+        return self.theirs[:-2]
 
 
 def open_pipes() -> WorkerPipes:
@@ -27,6 +37,9 @@ def open_pipes() -> WorkerPipes:
         theirs, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         ours.shutdown(socket.SHUT_RD)  # nothing is ever read here: a job that writes into it gets EPIPE
         opened.extend((theirs.detach(), ours.detach()))
+        line_theirs, line_ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        line_ours.shutdown(socket.SHUT_RD)
+        opened.extend((line_theirs.detach(), line_ours.detach()))
         for _ in range(3):
             opened.extend(os.pipe2(os.O_CLOEXEC))
         opened.append(os.memfd_create("killable-stack", os.MFD_CLOEXEC))
@@ -34,5 +47,9 @@ def open_pipes() -> WorkerPipes:
         for descriptor in opened:
             os.close(descriptor)
         raise
-    orders_r, orders_w, frames_r, frames_w, output_r, output_w, notify_r, notify_w, stack = opened
-    return WorkerPipes((orders_w, frames_r, output_r, notify_r, stack), (orders_r, frames_w, output_w, notify_w, stack))
+    orders_r, orders_w, line_r, line_w, frames_r, frames_w, output_r, output_w, notify_r, notify_w, stack = opened
+    return WorkerPipes(
+        ours=(orders_w, frames_r, output_r, notify_r, stack),
+        line=(line_w, line_r),
+        theirs=(orders_r, frames_w, output_w, notify_w, line_r, stack),
+    )

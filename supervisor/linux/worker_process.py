@@ -16,6 +16,7 @@ from functools import partial
 
 from killable.supervisor import clock, event_loops
 from killable.supervisor.linux import procfs
+from killable.supervisor.linux.call_line import CallLine
 from killable.supervisor.linux.cgroup import Cgroup
 from killable.supervisor.linux.oom_counter import OomCounter, own_limit_struck
 from killable.supervisor.linux.pipe_io import LARGE_READ_BYTES, READ_BYTES, PipeReader, PipeWriter
@@ -43,6 +44,7 @@ class WorkerProcess:
         loop: asyncio.AbstractEventLoop,
         listener: ProcessListener,
         ours: tuple[int, int, int, int, int],
+        line: tuple[int, int],
         cgroup: Cgroup | None,
         tmp: str,
         oom: OomCounter,
@@ -63,8 +65,9 @@ class WorkerProcess:
         self._on_exit = on_exit
         self._decoder = Decoder()
         self._orders = PipeWriter(loop, orders)
+        self.line = CallLine(*line)
         self._frames = PipeReader(loop, frames, self._on_frame_bytes)
-        self._output = PipeReader(loop, output, listener.on_output)
+        self._output = PipeReader(loop, output, listener.on_output, listener.before_output)
         self._notifications = PipeReader(loop, notifications, listener.on_notifications)
         self._pidfd = -1
         self._fence: int | None = None
@@ -160,10 +163,11 @@ class WorkerProcess:
     def hold(self, fence: int | None) -> None:
         with self._lock:
             self._fence = fence
-        if fence is not None:
-            self._stack.begin()
-            self._oom_before = self._oom.read()
-            self._group_before = b"" if self._cgroup is None else self._cgroup.out_of_memory()
+
+    def note_before(self) -> None:
+        self._stack.begin()
+        self._oom_before = self._oom.read()
+        self._group_before = b"" if self._cgroup is None else self._cgroup.out_of_memory()
 
     def note_base(self) -> None:
         self.base = self.sample(cpu=True, at_most=1) or (None if self._was_used else self.base)
@@ -178,10 +182,6 @@ class WorkerProcess:
         if self._is_bounded:
             self.bound(None, None)  # the next one may be a task that this loop sees only when it is over
         return True
-
-    def send_now(self, order: bytes, passed: Sequence[int] = ()) -> int | None:
-        self._oom_before = self._oom.read()  # the reading in `hold` may be old
-        return self._orders.write_now(order, passed)
 
     def send(self, order: bytes, passed: Sequence[int] = ()) -> None:
         self._orders.write(order, passed)
@@ -230,6 +230,9 @@ class WorkerProcess:
 
     def read_output(self) -> None:
         self._output.drain()
+
+    def read_frames(self) -> None:
+        self._frames.drain()
 
     def read_ready(self, bytes_max: int = 1 << 20) -> None:
         for reader in (self._notifications, self._output, self._frames):
@@ -369,6 +372,7 @@ class WorkerProcess:
         self._closed = True
         for end in (self._orders, self._frames, self._output, self._notifications):
             end.close_in_child()
+        self.line.close()
         if self._pidfd >= 0:
             os.close(self._pidfd)
             self._pidfd = -1
@@ -379,6 +383,7 @@ class WorkerProcess:
     def _close(self) -> None:
         self._closed = True
         self._orders.close()
+        self.line.close()
         for reader in (self._frames, self._output, self._notifications):
             reader.close()
         if self._pidfd >= 0:

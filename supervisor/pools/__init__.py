@@ -1,1 +1,1 @@
-"""Warm workers: pools, their zygotes, and leases of idle workers."""
+"""Warm workers: pools, their zygotes, and lanes to idle workers."""

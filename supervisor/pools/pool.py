@@ -150,13 +150,13 @@ class Pool:
     def take(self) -> Worker | None:
         """Return a warm worker whose slot is free; None: there is none. The caller gives it an attempt."""
         while self._idle and self._slots_free() > 0:
-            # A leased one first, so that leases never outnumber the free slots; else the one that was busy last: its
-            # memory is the warmest.
-            leased = next((worker for worker in reversed(self._idle) if worker.lease is not None), None)
-            worker = leased or self._idle[-1]
-            worker.revoke_lease()
+            # One with a lane first, so that lanes never outnumber the free slots, and one without a call before the
+            # others; else the one that was busy last: its memory is the warmest.
+            lanes = sorted((worker for worker in self._idle if worker.lane is not None), key=Worker.calls)
+            worker = lanes[0] if lanes else self._idle[-1]
+            worker.revoke_lane()
             self.withdraw(worker)
-            if worker.stage is WorkerStage.IDLE and not worker.process.look_for_exit():  # else it got a task
+            if worker.stage is WorkerStage.IDLE and not worker.process.look_for_exit():  # else it had a call
                 return worker
         return None
 
@@ -169,17 +169,17 @@ class Pool:
         """Put back a worker from `take` whose job is gone."""
         self._idle.append(worker)
 
-    def to_lease(self) -> list[tuple[Worker, bool]]:
-        """Return idle workers to lease, one for each free slot, each with the `quiet` of its lease."""
-        leased = quiet = 0
+    def without_lane(self) -> list[tuple[Worker, bool]]:
+        """Return idle workers to open a lane to, one for each free slot, each with the `quiet` of its lane."""
+        lanes = quiet = 0
         others: list[Worker] = []
         for worker in self._idle:
-            if worker.lease is not None:
-                leased += 1
-                quiet += worker.lease.quiet
+            if worker.lane is not None:
+                lanes += 1
+                quiet += worker.lane.quiet
             elif worker.stage is WorkerStage.IDLE:
                 others.append(worker)
-        chosen = others[::-1][: max(0, self._slots_free() - leased)]
+        chosen = others[::-1][: max(0, self._slots_free() - lanes)]
         may_be_quiet = len(chosen) if self._is_full() else self._slack() - quiet
         return [(worker, number < may_be_quiet) for number, worker in enumerate(chosen)]
 
@@ -189,9 +189,9 @@ class Pool:
             return 0
         return self._stage_counts[WorkerStage.IDLE] + self._stage_counts[WorkerStage.SPAWNING] - self.spec.spares
 
-    def _limit_quiet_leases(self) -> None:
-        """Let no more leases be quiet than there is slack for."""
-        quiet = [worker for worker in self._idle if worker.lease is not None and worker.lease.quiet]
+    def _limit_quiet_lanes(self) -> None:
+        """Let no more lanes be quiet than there is slack for."""
+        quiet = [worker for worker in self._idle if worker.lane is not None and worker.lane.quiet]
         for worker in quiet[max(0, self._slack()) :]:
             worker.announce_busy()
 
@@ -203,7 +203,7 @@ class Pool:
         """
         if self._closing or self._zygote is not ZygoteState.READY or self._backoff.is_waiting or self._is_full():
             return
-        self._limit_quiet_leases()
+        self._limit_quiet_lanes()
         occupancy = self.occupancy()
         wanted = pool_sizing.forks_wanted(occupancy)
         if self.state == "broken" and occupancy.room and not occupancy.idle + occupancy.spawning:
@@ -218,7 +218,7 @@ class Pool:
         if self._owner.queued(self):
             self.fill()  # a job waits for it
             return
-        self._limit_quiet_leases()
+        self._limit_quiet_lanes()
         occupancy = self.occupancy()
         wanted = pool_sizing.forks_wanted(occupancy)
         if (wanted or self.state == "broken") and self._refill is None and not self._closing:
@@ -235,7 +235,7 @@ class Pool:
 
     def when_warm(self, callback: Callable[[], None]) -> None:
         """Call `callback` when a worker is idle: at once, or when the next one becomes idle."""
-        if any(worker.lease is None or not worker.lease.is_given for worker in self._idle):
+        if any(not worker.calls() for worker in self._idle):
             callback()
         else:
             self._ready_waiters.append(callback)
@@ -266,15 +266,17 @@ class Pool:
         logger.info("pool_ready", extra={"pool": self.spec.name, "start_method": self.start_method})
 
     def on_worker_free(self, worker: Worker) -> None:
-        self.withdraw(worker)  # after a leased task it is still among the idle ones
         self._add_idle(worker)
+
+    def on_worker_idle(self, worker: Worker) -> None:
+        waiters, self._ready_waiters = self._ready_waiters, []
+        for callback in waiters:
+            callback()
 
     def _add_idle(self, worker: Worker) -> None:
         self._idle.append(worker)
         self._warm_or_broken.set()
-        waiters, self._ready_waiters = self._ready_waiters, []
-        for callback in waiters:
-            callback()
+        self.on_worker_idle(worker)
         self._owner.on_worker_available(self)
 
     def on_worker_failed(self, worker: Worker, why: str, errno: int | None) -> None:

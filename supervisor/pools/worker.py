@@ -7,20 +7,20 @@ its pool.
 from __future__ import annotations
 
 import asyncio
+import math
+from collections.abc import Iterator
 from enum import Enum
 from typing import Protocol
 
 from killable.supervisor import event_loops
 from killable.supervisor.jobs.job import Job
 from killable.supervisor.models import Verdict, WorkerId, WorkerRecord
-from killable.supervisor.pools.lease import Lease
+from killable.supervisor.pools.lane import Lane, LaneHolder
 from killable.supervisor.ports import Gone, Process, Usage
 from killable.supervisor.settings import PoolSpec
 from killable.workers.protocol.frames import Frame
-from killable.workers.protocol.messages import IDLE_FREE, Broken, Kind, Ready
+from killable.workers.protocol.messages import Broken, Kind, Ready
 from killable.workers.protocol.shared_memory import MemoryFile, ResultBuffer
-
-_RESULT, _IDLE = int(Kind.RESULT), int(Kind.IDLE)
 
 EARLY_OUTPUT_BYTES_MAX = 4096
 """Bytes kept of a worker's output before it is ready, to explain why it never became ready."""
@@ -54,6 +54,10 @@ class WorkerOwner(Protocol):
 
     def on_worker_free(self, worker: Worker) -> None:
         """Make a worker available whose attempt is over."""
+        ...
+
+    def on_worker_idle(self, worker: Worker) -> None:
+        """Take note that a worker with a lane has no call any more."""
         ...
 
     def on_worker_gone(self, worker: Worker) -> None: ...
@@ -96,8 +100,10 @@ class Worker:
         self._exited = False
         self._broken: Broken | None = None
         self._early_output = b""
-        self.lease: Lease | None = None
-        """Set while a thread of the program may give the worker an order."""
+        self.lane: Lane | None = None
+        """Set while threads of the program may give the worker calls."""
+        self.heard = 0
+        """The fence of its last IDLE frame; 0: there was none."""
         self._result_buffer: ResultBuffer | None = None
         """The supervisor's side of the shared memory that takes a large result."""
         self._result_buffer_passed = False
@@ -131,33 +137,37 @@ class Worker:
         self.stage = WorkerStage.IDLE
         self._owner.on_worker_free(self)
 
-    def grant_lease(self, fence: int, *, quiet: bool) -> Lease:
-        """Lease the worker: a thread of the program may give it an order, which begins the attempt `fence`."""
-        lease = Lease(
-            self.id, self.process, fence, self.result_buffer_to_pass(), quiet=quiet, on_over=self._on_lease_ended
-        )
-        self.lease = lease
-        self.process.hold(fence)
-        return lease
+    def open_lane(self, holder: LaneHolder, fences: Iterator[int], *, quiet: bool) -> Lane:
+        """Let threads of the program give the worker calls; each takes the next of `fences`."""
+        jobs_max = self._spec.jobs_per_worker_max
+        room = math.inf if jobs_max == 0 else jobs_max - self.served
+        self.lane = Lane(self, holder, fences, result_buffer=self.result_buffer_to_pass(), room=room, quiet=quiet)
+        return self.lane
 
-    def _on_lease_ended(self) -> None:
-        self.lease = None
+    def calls(self) -> int:
+        """Return how many calls are in its lane."""
+        return 0 if self.lane is None else len(self.lane)
 
-    def revoke_lease(self) -> None:
-        """End the lease, if any: no thread of the program may use the worker. Its task, if any, becomes an attempt."""
-        if self.lease is not None:
-            self.lease.revoke_lease()
+    def revoke_lane(self) -> None:
+        """End the lane, if any: no thread of the program may use the worker. Its call, if any, becomes an attempt."""
+        if self.lane is not None:
+            self.lane.revoke()
 
     def announce_busy(self) -> None:
         """Have the pool learn at once when the worker is busy: there is no spare for it."""
-        if self.lease is not None:
-            self.lease.quiet = False
-            self.lease.promote()
+        if self.lane is not None:
+            self.lane.quiet = False
+            self.lane.settle()
 
-    def _promote_lease(self) -> None:
-        """Make a leased task, if there is one, an attempt: the worker has reported something."""
-        if self.lease is not None:
-            self.lease.promote()
+    # ── LaneWorker ──
+
+    def on_ran(self, count: int, *, is_idle: bool) -> None:
+        self.served += count  # `may_be_reused` has to count these calls
+        if is_idle:
+            self._owner.on_worker_idle(self)
+
+    def on_lane_over(self) -> None:
+        self.lane = None
 
     def retire(self, why: str) -> None:
         """Let it end by itself. It is busy until its attempt is proven gone. `why`: what the attempt left behind."""
@@ -167,7 +177,7 @@ class Worker:
 
     def kill(self) -> None:
         """Kill a worker that holds no attempt."""
-        self.revoke_lease()
+        self.revoke_lane()
         assert self.attempt is None, self
         self.signalled = True
         self.stage = WorkerStage.LEAVING
@@ -176,7 +186,7 @@ class Worker:
 
     def mark_lost(self) -> None:
         """Mark it lost: its zygote or guard has ended, and it dies with that. It is given no other attempt."""
-        self.revoke_lease()
+        self.revoke_lane()
         self.signalled = True
         if self.stage is WorkerStage.IDLE:
             self.stage = WorkerStage.LEAVING
@@ -236,10 +246,12 @@ class Worker:
         self._owner.on_worker_gone(self)
 
     def on_frames(self, frames: list[Frame]) -> None:
-        if self.lease is not None:
-            if self._completes(self.lease, frames):
+        if self.lane is not None:
+            frames = frames[self.lane.ran(frames) :]
+            if not frames:
                 return
-            self._promote_lease()
+            if self.lane is not None:  # else it ended when callers heard of their results
+                self.lane.promote()
         if self.attempt is not None:
             self.attempt.on_frames(frames)
             return
@@ -259,27 +271,6 @@ class Worker:
                 self._ready = True
                 self._become_idle()
 
-    def _completes(self, lease: Lease, frames: list[Frame]) -> bool:
-        """Complete a leased task of which only the end was received; return False when the frames are not that."""
-        if len(frames) != 2:
-            return False
-        (kind, fence, sequence, result), last = frames
-        if kind != _RESULT or fence != lease.fence or sequence or last != (_IDLE, fence, 1, IDLE_FREE):
-            return False
-        self.process.read_output()  # printed output promotes the task to an attempt
-        self.served += 1  # `may_be_reused` has to count this task
-        if not lease.is_given or lease.is_over or not (self.may_be_reused and self.process.release()):
-            self.served -= 1
-            return False
-        call = lease.end()
-        assert call is not None, self
-        self.note_result_buffer_passed()
-        try:
-            self._owner.on_worker_free(self)  # first: a caller that sees the result finds the worker ready
-        finally:
-            call.complete(result)
-        return True
-
     def _become_idle(self) -> None:
         """Become idle after READY and `on_forked`, in any order: without the pidfd the worker could not be stopped."""
         alive = not self._exited and not self.signalled
@@ -287,20 +278,23 @@ class Worker:
             self.stage = WorkerStage.IDLE
             self._owner.on_worker_ready(self)
 
+    def before_output(self) -> None:
+        if self.lane is not None:
+            self.lane.settle()
+
     def on_output(self, data: bytes) -> None:
-        self._promote_lease()
         if self.attempt is not None:
             self.attempt.on_output(data)
         elif self.stage is WorkerStage.SPAWNING:
             self._early_output = (self._early_output + data)[-EARLY_OUTPUT_BYTES_MAX:]
 
     def on_notifications(self, notifications: bytes) -> None:
-        self._promote_lease()
+        self.before_output()
         if self.attempt is not None:
             self.attempt.on_notifications(notifications)
 
     def on_protocol_error(self, why: str) -> None:
-        self.revoke_lease()
+        self.revoke_lane()
         if self.attempt is not None:
             self.attempt.on_protocol_error(why)
         elif self.stage is WorkerStage.SPAWNING:
@@ -310,7 +304,7 @@ class Worker:
             self.kill()
 
     def on_exited(self) -> None:
-        self.revoke_lease()
+        self.revoke_lane()
         if self.attempt is not None:
             if self.process.killed_for is not None:
                 self.attempt.stop(self.process.killed_for, 0.0)

@@ -28,11 +28,11 @@ def stalled_supervisor_thread(executor: Executor) -> Iterator[None]:
         go.set()
 
 
-def wait_for_leases(executor: Executor, count: int) -> list[int]:
+def wait_for_lanes(executor: Executor, count: int) -> list[int]:
     """Wait until that many workers are leased; return their pids."""
 
     def found() -> list[int] | Pending:
-        leases = [lease for lease in executor._tasks._leases if not lease.is_over]
+        leases = [lease for lease in executor._tasks._lanes if not lease.is_over]
         return [lease.process.pid or 0 for lease in leases] if len(leases) == count else Pending(leases)
 
     return until(found, f"{count} workers are leased")

@@ -4,6 +4,7 @@ Runs in: any.
 
     supervisor ── orders socket ──────► worker   RUN (with up to two descriptors: sealed input, result buffer), STOP,
                                                  EXPIRE
+    supervisor ── line (a socket) ────► worker   calls of an Executor, one per message (`call_message`)
     supervisor ◄─ frames pipe ───────── worker   READY … one closing frame per attempt, then IDLE
     supervisor ◄─ notifications pipe ── worker   one byte each: a signal number at its delivery, or a NOTIFY_ constant
 
@@ -49,6 +50,10 @@ class Kind(IntEnum):
     """Instead of READY: a preload failed, or the setup of the process (`Broken`)."""
     RESULT_SHM = 12
     """Closing: the job function returned, and its value is in the result buffer that came with an order."""
+    RAN = 13
+    """Instead of RESULT and IDLE: a call of an Executor returned, nothing else was reported or printed, and this worker
+    can take another. The payload is its duration (RAN_SECONDS) and the value.
+    """
     # supervisor → worker
     RUN = 32
     STOP = 33
@@ -69,6 +74,9 @@ NOTIFY_EXPIRED = 0xA9
 
 INLINE_BYTES_MAX = 1 << 20
 """A value of up to this size goes through the socket or pipe, in several writes: a memory file costs more time."""
+
+RAN_SECONDS = "<f"
+"""The duration of a call in seconds, at the beginning of a RAN frame's payload (struct)."""
 
 OPERATIONS_MAX = 100
 """The most operations that one attempt may have entered at once, nested or side by side."""
@@ -141,7 +149,7 @@ class Run(NamedTuple):
 
     def limits_in_force(self) -> dict[str, Any]:
         """Return every limit of the job, in a copy that the job may change. Raise ValueError."""
-        limits = dict(_parsed(self.limits))
+        limits = dict(parsed_limits(self.limits))
         if "operation_s" in limits:
             limits["operation_s"] = dict(limits["operation_s"])
         return limits
@@ -164,7 +172,8 @@ def _options(type: str, attempt: int, announce: bool, sealed: bool, result_buffe
 
 
 @lru_cache(maxsize=16)
-def _parsed(limits: bytes) -> dict[str, Any]:
+def parsed_limits(limits: bytes) -> Mapping[str, Any]:
+    """Return the limits of an order, which many orders share. Raise ValueError."""
     found: dict[str, Any] = load_json(limits)
     return found
 

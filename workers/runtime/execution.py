@@ -33,7 +33,12 @@ if TYPE_CHECKING:
 
 Closing = tuple[Kind, bytes]
 
-_OWN_MODULES = (__name__, "killable.workers.runtime.executor_jobs", "killable.workers.runtime.executor_setup")
+_OWN_MODULES = (
+    __name__,
+    "killable.workers.runtime.call_execution",
+    "killable.workers.runtime.executor_jobs",
+    "killable.workers.runtime.executor_setup",
+)
 CORRELATION_VARIABLE = "KILLABLE_CORRELATION_ID"
 _TRACEBACK_CHARS_MAX = 64 << 10
 """More than a hundred frames. The job's record and its last event contain the traceback."""
@@ -49,7 +54,7 @@ class Execution:
     def __init__(
         self,
         run: Run,
-        limits: dict[str, Any],
+        limits: Mapping[str, Any],
         registered: Mapping[str, JobFunction],
         codec: Codec,
         channel: FrameWriter,
@@ -115,21 +120,7 @@ class Execution:
             stop_signal.obey_missed_orders()  # a stop right after the order, whose signal came before `expect`
             self._rlimits.hold(self._limits, self._data_bytes)
             _set_correlation_id(run.correlation_id)
-            context = Context(
-                self._channel,
-                job_id=run.job_id,
-                attempt=run.attempt,
-                tags=run.tags,
-                limits=self._limits,
-                correlation_id=run.correlation_id,
-                tmp=self._tmp,
-                stop_signal=stop_signal,
-            )
-            self._context = context
-            arguments = job.bind(self._input(), context)
-            if run.announce:
-                self._channel.send(Kind.ENTERED, Entered(time.monotonic()).encode())
-            value = job.function(**arguments)
+            value = self._start(job, stop_signal)
             if isinstance(value, GeneratorType):  # the job is a generator function, or returns a generator
                 stop_signal.generator = generator = value
                 try:
@@ -168,6 +159,30 @@ class Execution:
                 return self._codec.decode_input(content)
         finally:
             self._sealed.close()
+
+    def _start(self, job: JobFunction, stop_signal: StopSignal) -> Any:
+        """Call the job function; return its value, or the generator that it is."""
+        arguments = job.bind(self._input(), self._make_context(stop_signal))
+        self._announce()
+        return job.function(**arguments)
+
+    def _announce(self) -> None:
+        if self._run.announce:
+            self._channel.send(Kind.ENTERED, Entered(time.monotonic()).encode())
+
+    def _make_context(self, stop_signal: StopSignal) -> Context:
+        run = self._run
+        self._context = Context(
+            self._channel,
+            job_id=run.job_id,
+            attempt=run.attempt,
+            tags=run.tags,
+            limits=run.limits_in_force(),  # a copy: the job may change it
+            correlation_id=run.correlation_id,
+            tmp=self._tmp,
+            stop_signal=stop_signal,
+        )
+        return self._context
 
     def _drive(self, generator: GeneratorType[Any, Any, Any], stop_signal: StopSignal) -> Any:
         """Send each yield and return the generator's value. An exception between two yields goes in by throw().
@@ -240,7 +255,7 @@ def _set_correlation_id(correlation_id: str) -> None:
     """Set the correlation id in the environment of the job's children, or remove that of an earlier job."""
     if correlation_id:
         os.environ[CORRELATION_VARIABLE] = correlation_id
-    else:
+    elif CORRELATION_VARIABLE in os.environ:
         os.environ.pop(CORRELATION_VARIABLE, None)
 
 

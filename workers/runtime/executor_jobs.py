@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import sys
 import typing
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from types import CoroutineType, GeneratorType
 from typing import Any
 
@@ -16,11 +16,24 @@ from killable.workers.authoring.context import Context
 from killable.workers.authoring.job_functions import job
 from killable.workers.runtime.executor_setup import CALL, STREAM
 
+MakeContext = Callable[[], Context]
+
 
 @job(CALL, codec="pickle")
 def call(ctx: Context, function: Any, args: Any, kwargs: Any) -> Any:
     """Call the function. If it is a generator, its yields are sent one by one, and its return value is the result."""
-    args, kwargs = _with_context(function, args, kwargs, ctx)
+    return call_function(lambda: ctx, function, args, kwargs)
+
+
+@job(STREAM, codec="pickle")
+def stream(ctx: Context, function: Any, args: Any, kwargs: Any) -> Any:
+    """Call the function, and send the items that it yields or returns one by one."""
+    return stream_function(lambda: ctx, function, args, kwargs)
+
+
+def call_function(make_context: MakeContext, function: Any, args: Any, kwargs: Any) -> Any:
+    """Call a function. `make_context` is called if it has a parameter for a Context."""
+    args, kwargs = _with_context(function, args, kwargs, make_context)
     value = function(*args, **kwargs)
     if type(value) is CoroutineType:
         value.close()
@@ -28,10 +41,9 @@ def call(ctx: Context, function: Any, args: Any, kwargs: Any) -> Any:
     return value
 
 
-@job(STREAM, codec="pickle")
-def stream(ctx: Context, function: Any, args: Any, kwargs: Any) -> Any:
-    """Call the function, and send the items that it yields or returns one by one."""
-    args, kwargs = _with_context(function, args, kwargs, ctx)
+def stream_function(make_context: MakeContext, function: Any, args: Any, kwargs: Any) -> Any:
+    """Call a function as `call_function` does; return a generator of the items that it yields or returns."""
+    args, kwargs = _with_context(function, args, kwargs, make_context)
     found = function(*args, **kwargs)
     if isinstance(found, GeneratorType):
         return found
@@ -48,17 +60,19 @@ def _each(items: Iterable[Any]) -> Generator[Any, None, None]:
 Arguments = tuple[Sequence[Any], Mapping[str, Any]]
 
 
-def _with_context(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], ctx: Context) -> Arguments:
+def _with_context(
+    function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], make_context: MakeContext
+) -> Arguments:
     """Add the Context to the arguments, if a parameter of the function is annotated so."""
     annotations = _annotations(function)
-    if not any(_may_be_context(kind) for kind in annotations.values()):
+    if not annotations or not any(_may_be_context(kind) for kind in annotations.values()):
         return args, kwargs
     for name, kind in _resolved(function, annotations).items():
         if kind is Context and name != "return" and name not in kwargs:
             place = _place(function, name)
             if place is not None and place < len(args):
-                return (*args[:place], ctx, *args[place:]), kwargs
-            return args, {**kwargs, name: ctx}
+                return (*args[:place], make_context(), *args[place:]), kwargs
+            return args, {**kwargs, name: make_context()}
     return args, kwargs
 
 

@@ -41,6 +41,11 @@ class FrameWriter:
         self.rang = False
         self._queued: deque[tuple[int, bytes]] = deque()
 
+    @property
+    def sequence(self) -> int:
+        """How many frames of the attempt were written."""
+        return self._sequence
+
     def begin(self, fence: int) -> None:
         """Start an attempt. From here on frames are accepted, and carry its fence."""
         self._fence, self._sequence, self._open = fence, 0, True

@@ -7,23 +7,29 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import fcntl
 import os
 import signal
+import struct
 import sys
+import termios
+import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple, NoReturn, TextIO
 
 from killable.workers.authoring import job_functions
 from killable.workers.exit_codes import ExitCode
+from killable.workers.protocol.call_message import decode_call
 from killable.workers.protocol.codec import CODECS
 from killable.workers.protocol.control import Configure
-from killable.workers.protocol.frames import FrameError, encode
-from killable.workers.protocol.messages import Broken, Idle, Kind, Ready, Run
+from killable.workers.protocol.frames import Frame, FrameError, encode
+from killable.workers.protocol.messages import RAN_SECONDS, Broken, Idle, Kind, Ready, Run, parsed_limits
 from killable.workers.protocol.shared_memory import SealedInput
 from killable.workers.runtime.crash_stack import CrashStack
 from killable.workers.runtime.dump_signal import DUMP_SIGNAL
 from killable.workers.runtime.execution import Execution
 from killable.workers.runtime.frame_writer import FrameWriter
+from killable.workers.runtime.line_reader import LineReader
 from killable.workers.runtime.order_reader import OrderReader
 from killable.workers.runtime.process_setup import flush_c_streams
 from killable.workers.runtime.reuse_check import Baseline
@@ -31,11 +37,16 @@ from killable.workers.runtime.rlimits import ResourceLimits, measure_data_bytes
 from killable.workers.runtime.stop_signal import StopSignal
 from killable.workers.runtime.warmup import warm_up
 
+pack_seconds = struct.Struct(RAN_SECONDS).pack
+_NO_BYTES = struct.pack("i", 0)
+"""What ioctl(FIONREAD) returns for an empty pipe (ioctl_tty(2))."""
+
 
 class WorkerEnds(NamedTuple):
-    """A worker's descriptors: orders in (a socket), frames out, notifications out, the memory file for stacks."""
+    """A worker's descriptors: orders and calls in (sockets), frames out, notifications out, the stacks' memory file."""
 
     orders: int
+    line: int
     frames: int
     notifications: int
     stack: int
@@ -85,7 +96,8 @@ class Harness:
         self._jobs_max = configure.jobs_per_worker_max
         self._tmp = tmp
         self._codec = CODECS[configure.codec]
-        self._orders = OrderReader(pipes.orders)
+        self._line = LineReader(pipes.line)
+        self._orders = OrderReader(pipes.orders, pipes.line)
         self._stop_signal = StopSignal(pipes.notifications, pipes.stack, self._orders.order_for)
         self._channel = FrameWriter(pipes.frames, self._codec, self._stop_signal.answer)
         self._stop_signal.channel = self._channel
@@ -98,61 +110,117 @@ class Harness:
         self._rlimits = ResourceLimits(own_user=configure.uid is not None)
         self._data_bytes: int | None = measure_data_bytes()
         self._result_buffer = -1
+        self._output = os.dup(1)
+        """The output pipe, also when a job has put another file in its place."""
+        self._served = 0
+        self._heard = 0
+        """The fence of the last IDLE frame: a call that was sent before the supervisor heard of it is passed over."""
 
     def serve(self) -> int:
-        """Run orders until the last one; return the exit code of this process."""
-        served = 0
-        while True:
-            order = self._orders.next()
-            if order is None:
+        """Run orders and calls until the last one; return the exit code of this process."""
+        code: int | None = None
+        while code is None:
+            message = self._line.receive()
+            if message is not None:
+                code = self._run_call(message)
+            elif not self._orders.wait():
                 return ExitCode.RETIRED
-            if order.kind != Kind.RUN:
-                continue  # a stop for an attempt that is over
-            served += 1
-            try:
-                run = Run.decode(order.payload)
-                limits = run.limits_in_force()
-            except (ValueError, TypeError):
-                return ExitCode.BAD_ASSIGNMENT
-            attempt = Execution(
-                run,
-                limits,
-                self._registered,
-                self._codec,
-                self._channel,
-                self._tmp,
-                self._rlimits,
-                self._data_bytes,
-                sealed=self._take_sealed(run),
-                result_buffer=self._hold_result_buffer(run),
-            )
-            self._channel.begin(order.fence)
-            closing = attempt.outcome(self._stop_signal, order.fence)
-            self._rlimits.restore()
-            _flush()
-            closing_frames = [closing]
-            is_last = self._stop_signal.stopping is not None or served == self._jobs_max
-            change = "" if is_last else self._baseline.changed()
-            if not (is_last or change):
-                if attempt.has_tmp:
-                    self._channel.close(closing_frames)  # first: removing the directory may outlast the job's time
-                    closing_frames = []
-                    attempt.remove_tmp()
-                change = self._prepare_for_next(limits)  # before IDLE: the next order may come at once
-            if closing[0] == Kind.RESULT_SHM:
-                self._drop_result_buffer()
-            idle = Idle(reusable=not (is_last or change), why=change)
-            self._channel.close([*closing_frames, (Kind.IDLE, idle.encode())])
-            if not idle.reusable:
-                return attempt.exit_code
+            elif (order := self._orders.next()) is not None and order.kind == Kind.RUN:
+                code = self._run_order(order)  # any other order is a stop for an attempt that is over
+        return code
 
-    def _take_sealed(self, run: Run) -> SealedInput | None:
-        descriptor = self._orders.take_descriptor() if run.sealed else None
+    def _run_order(self, order: Frame) -> int | None:
+        """Run a job; return the exit code if it is the last one."""
+        try:
+            run = Run.decode(order.payload)
+            limits = parsed_limits(run.limits)
+        except (ValueError, TypeError):
+            return ExitCode.BAD_ASSIGNMENT
+        attempt = Execution(
+            run,
+            limits,
+            self._registered,
+            self._codec,
+            self._channel,
+            self._tmp,
+            self._rlimits,
+            self._data_bytes,
+            sealed=self._take_sealed(self._orders, run),
+            result_buffer=self._hold_result_buffer(self._orders, run),
+        )
+        return self._run(attempt, order.fence, limits, is_call=False)
+
+    def _run_call(self, message: bytes) -> int | None:
+        """Run a call of an Executor, unless it is given again; return the exit code if it is the last one."""
+        from killable.workers.runtime import call_execution  # here: it declares job types, which only its pool has
+
+        try:
+            call = decode_call(message)
+            limits = parsed_limits(call.limits)
+        except (ValueError, TypeError):
+            return ExitCode.BAD_ASSIGNMENT
+        if call.heard != self._heard:
+            self._line.drop_descriptors()
+            return None
+        run = call_execution.run_of(call)
+        attempt = call_execution.CallExecution(
+            run,
+            limits,
+            self._registered,
+            self._codec,
+            self._channel,
+            self._tmp,
+            self._rlimits,
+            self._data_bytes,
+            sealed=self._take_sealed(self._line, run),
+            result_buffer=self._hold_result_buffer(self._line, run),
+        )
+        return self._run(attempt, call.fence, limits, is_call=True)
+
+    def _run(self, attempt: Execution, fence: int, limits: Mapping[str, Any], *, is_call: bool) -> int | None:
+        """Run an attempt and report its end; return the exit code if this worker takes no other one."""
+        self._served += 1
+        began = time.perf_counter()
+        self._channel.begin(fence)
+        closing = attempt.outcome(self._stop_signal, fence)
+        self._rlimits.restore()
+        _flush()
+        closing_frames = [closing]
+        is_last = self._stop_signal.stopping is not None or self._served == self._jobs_max
+        change = "" if is_last else self._baseline.changed()
+        if not (is_last or change):
+            if attempt.has_tmp:
+                self._channel.close(closing_frames)  # first: removing the directory may outlast the job's time
+                closing_frames = []
+                attempt.remove_tmp()
+            change = self._prepare_for_next(limits)  # before IDLE: the next order may come at once
+        is_reusable = not (is_last or change)
+        if is_call and is_reusable and closing[0] == Kind.RESULT and self._has_said_nothing():
+            duration = pack_seconds(time.perf_counter() - began)
+            self._channel.close([(Kind.RAN, duration + closing[1])])
+            return None
+        if closing[0] == Kind.RESULT_SHM:
+            self._drop_result_buffer()
+        self._heard = fence  # before IDLE: the next call may come at once
+        self._channel.close([*closing_frames, (Kind.IDLE, Idle(is_reusable, change).encode())])
+        return None if is_reusable else attempt.exit_code
+
+    def _has_said_nothing(self) -> bool:
+        """Return whether no frame of the attempt was written and no output waits to be read: its end is all."""
+        if self._channel.sequence:
+            return False
+        try:
+            return fcntl.ioctl(self._output, termios.FIONREAD, _NO_BYTES) == _NO_BYTES
+        except OSError:  # the job has closed the descriptor
+            return False
+
+    def _take_sealed(self, source: OrderReader | LineReader, run: Run) -> SealedInput | None:
+        descriptor = source.take_descriptor() if run.sealed else None
         return None if descriptor is None else SealedInput(descriptor)
 
-    def _hold_result_buffer(self, run: Run) -> int:
+    def _hold_result_buffer(self, source: OrderReader | LineReader, run: Run) -> int:
         """Return the result buffer that came with this order or an earlier one; -1: none."""
-        descriptor = self._orders.take_descriptor() if run.result_buffer else None
+        descriptor = source.take_descriptor() if run.result_buffer else None
         if descriptor is not None:
             self._drop_result_buffer()
             self._result_buffer = descriptor
@@ -185,8 +253,9 @@ class Harness:
         self._stop_signal.forget()
         self._channel.detach_in_child()
         self._orders.close()
+        self._line.close()
         self._drop_result_buffer()
-        for descriptor in self._pipes[1:]:
+        for descriptor in (*self._pipes[2:], self._output):
             with contextlib.suppress(OSError):
                 os.close(descriptor)
 

@@ -21,24 +21,33 @@ _ROOM = socket.CMSG_SPACE(2 * _DESCRIPTOR_BYTES)
 
 
 class OrderReader:
-    """Reads orders from a socket, which it owns. Only `next` blocks."""
+    """Reads orders from a socket, which it owns. Only `wait` blocks."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, line: int) -> None:
+        """`line` is a descriptor that `wait` watches, too."""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor)
         self._socket.setblocking(False)
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
+        self._poll.register(line, select.POLLIN)
+        self._line = line
         self._decoder = Decoder()
         self._waiting: deque[Frame] = deque()
         self._descriptors: deque[int] = deque()
 
-    def next(self) -> Frame | None:
-        """Wait for the next order; None when the supervisor has closed the socket. Raise FrameError."""
+    def wait(self) -> bool:
+        """Wait for an order or a call; return False when the supervisor has closed the orders. Raise FrameError."""
         while not self._waiting:
-            self._poll.poll()
-            if not self._read():
-                return None
-        return self._waiting.popleft()
+            ready = [descriptor for descriptor, _ in self._poll.poll()]
+            if ready != [self._line] and not self._read():
+                return False
+            if self._line in ready:
+                break
+        return True
+
+    def next(self) -> Frame | None:
+        """Return the next order; None if there is none now."""
+        return self._waiting.popleft() if self._waiting else None
 
     def order_for(self, fence: int) -> Frame | None:
         """Return the order that the signal announced, if it is there: STOP, else the next EXPIRE, which is removed."""

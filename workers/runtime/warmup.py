@@ -41,13 +41,14 @@ def warm_up(tmp: str, codec: Codec) -> None:
     """Read and decode an order, bind its input, call the job, emit and close; the frames go to /dev/null."""
     null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    orders = OrderReader(theirs.detach())
+    orders = OrderReader(theirs.detach(), null)
     try:
         stop_signal = StopSignal(null, null, lambda fence: None)
         channel = FrameWriter(null, codec, stop_signal.answer)
         stop_signal.channel = channel
         order = Run("rehearsal", _JOB.name, 1, codec.encode_value({"text": "rehearsal"}), b'{"memory_bytes":null}')
         ours.send(encode(Kind.RUN, _FENCE, 0, order.encode()))
+        orders.wait()
         frame = orders.next()
         assert frame is not None
         run = Run.decode(frame.payload)

@@ -1,0 +1,67 @@
+"""The supervisor's ends of a worker's line, through which an Executor's calls go, one per message.
+
+Runs in: supervisor, any thread of the program. Part of the seam.
+
+The line is a SOCK_SEQPACKET socket (unix(7)). The supervisor holds its own end and a copy of the worker's: it receives
+from that what the worker has not received yet. The kernel gives each message to one receiver, so nobody need ask
+whether a call has begun.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from array import array
+from collections.abc import Sequence
+from typing import Any
+
+from killable.workers.protocol.call_message import LINE_BYTES_MAX
+
+_DESCRIPTOR_BYTES = array("i").itemsize
+_ROOM = socket.CMSG_SPACE(2 * _DESCRIPTOR_BYTES)
+_FLAGS = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+
+
+class CallLine:
+    """Both ends of one line; owns the descriptors. Its user holds a lock around every call."""
+
+    def __init__(self, ours: int, theirs: int) -> None:
+        self._ours = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, ours)
+        self._theirs = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, theirs)
+        self._ours.setblocking(False)
+
+    def send(self, message: bytes, passed: Sequence[int], sent: list[int]) -> None:
+        """Send one message with descriptors, and append its length to `sent`. Raise OSError; BlockingIOError: no room.
+
+        An interrupt (Ctrl-C) may come at any moment: in one call into C the message is sent and noted, or neither.
+        """
+        if passed:
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", passed))]
+            sent.extend(map(self._ours.sendmsg, ((message,),), (rights,)))
+        else:
+            sent.extend(map(self._ours.send, (message,)))
+
+    def take_back(self) -> list[bytes]:
+        """Receive every message that the worker has not received. Descriptors that come along are closed."""
+        messages: list[bytes] = []
+        while True:
+            try:
+                message, ancillary, _, _ = self._theirs.recvmsg(LINE_BYTES_MAX, _ROOM, _FLAGS)
+            except OSError:  # there is none now, or the line is closed
+                return messages
+            _close_passed(ancillary)
+            if not message:
+                return messages
+            messages.append(message)
+
+    def close(self) -> None:
+        """Close both ends; may be called twice."""
+        self._ours.close()
+        self._theirs.close()
+
+
+def _close_passed(ancillary: Sequence[tuple[int, int, Any]]) -> None:
+    for level, kind, packed in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            for descriptor in array("i", packed[: len(packed) // _DESCRIPTOR_BYTES * _DESCRIPTOR_BYTES]):
+                os.close(descriptor)

@@ -1,0 +1,369 @@
+"""A lane: an idle worker that threads of the program may give calls without asking the supervisor's thread.
+
+Runs in: supervisor (an Executor's), in its thread | a thread of the program. One lock, the holder's, guards all lanes.
+
+    line up ──► in the line ──the worker receives it──► runs ──RAN──► over
+                     └──taken back──► it waits again     └──anything else──► an ordinary attempt (`settle`, `promote`)
+
+The first call of the line runs, or is about to; those behind it wait in the worker's socket. A call that runs through
+without a word gets no job, attempt or certificate: the worker reports it with one frame. Before a worker is signalled,
+or anything of it is attributed to a call, what it has not received is taken back: then it holds one call at most.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+from killable.supervisor.clock import monotonic
+from killable.supervisor.models import Verdict, WorkerId
+from killable.supervisor.ports import Process
+from killable.workers.protocol.call_message import fence_of
+from killable.workers.protocol.frames import Frame
+from killable.workers.protocol.messages import RAN_SECONDS, Kind
+
+DEPTH_MAX = 64
+"""The most calls in one line."""
+LINE_S = 0.002
+"""Calls are lined up for about so long: longer ones gain nothing by it, and a worker that is free takes them sooner."""
+SHARE = 8
+"""A call counts for an eighth of the average duration."""
+BASE_S = 0.002
+"""The readings that tell how a worker died are taken again when the last ones are older than this."""
+
+_RAN = int(Kind.RAN)
+_seconds_of: Callable[[bytes], tuple[float]] = struct.Struct(RAN_SECONDS).unpack_from
+_SECONDS_BYTES = struct.calcsize(RAN_SECONDS)
+
+
+class Given(NamedTuple):
+    """A call that a worker has, as the dispatcher makes an attempt of it."""
+
+    worker_id: WorkerId
+    fence: int
+    at: float
+    """When it was lined up or became the first, in monotonic seconds."""
+
+
+class LaneCall(Protocol):
+    """A call in a line."""
+
+    lane: Lane | None
+    """Where it is lined up; None: nowhere."""
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether it is not lined up behind another call, nor another one behind it: limits are watched, or its items
+        are streamed.
+        """
+        ...
+
+    def message(self, fence: int, heard: int, result_buffer: int) -> tuple[bytes, Sequence[int]]:
+        """Return the message that gives it to a worker, and the descriptors to pass. -1: no result buffer is passed."""
+        ...
+
+    def complete(self, result: bytes) -> None:
+        """Finish the call with its result, in the supervisor's thread. Its worker is free already."""
+        ...
+
+    def adopt(self, given: Given) -> None:
+        """Make the call an attempt, in the supervisor's thread, before anything else is done with its worker."""
+        ...
+
+
+class LaneHolder(Protocol):
+    """Has calls for lanes (an Executor). The methods are called in the supervisor's thread."""
+
+    lock: threading.RLock
+    """Guards all lanes. Reentrant: a finalizer of the program may run while it is held."""
+
+    def on_lane(self, lane: Lane) -> None:
+        """Take a new lane."""
+        ...
+
+    def on_ran(self, lane: Lane, ran: Sequence[tuple[LaneCall, bytes]]) -> None:
+        """Finish calls that ran through, with their results. The lane has room."""
+        ...
+
+    def put_back(self, calls: Sequence[LaneCall]) -> None:
+        """Let calls wait again, before all others. The lock is held."""
+        ...
+
+    def on_room(self) -> None:
+        """Give waiting calls to lanes."""
+        ...
+
+    def on_pool_broken(self) -> None:
+        """Take note that no worker will come for the waiting calls."""
+        ...
+
+    @property
+    def waiting(self) -> int:
+        """Return how many calls wait for a worker."""
+        ...
+
+
+class LaneWorker(Protocol):
+    """The worker of a lane."""
+
+    id: WorkerId
+    process: Process
+    heard: int
+
+    def on_ran(self, count: int, *, is_idle: bool) -> None:
+        """Count calls that have run through. `is_idle`: the line is empty."""
+        ...
+
+    def on_lane_over(self) -> None: ...
+    def note_result_buffer_passed(self) -> None: ...
+
+
+class LinedUp:
+    """One place in a line."""
+
+    __slots__ = ("at", "call", "fence", "is_alone", "passes_result_buffer", "sent")
+
+    def __init__(self, call: LaneCall, fence: int, *, is_alone: bool, passes_result_buffer: bool) -> None:
+        self.call = call
+        self.fence = fence
+        self.is_alone = is_alone
+        """No other call is in the line, and the supervisor's thread makes an attempt of it at once."""
+        self.passes_result_buffer = passes_result_buffer
+        self.at = monotonic()
+        self.sent: list[int] = []
+        """Not empty: its message was sent."""
+
+
+class Lane:
+    """Created and ended in the supervisor's thread. Methods that say so want the holder's lock to be held."""
+
+    __slots__ = (
+        "_base_at",
+        "_fences",
+        "_holder",
+        "_is_closed",
+        "_is_full",
+        "_line",
+        "_lock",
+        "_passes_result_buffer",
+        "_result_buffer",
+        "_room",
+        "_seconds",
+        "_worker",
+        "is_over",
+        "process",
+        "quiet",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        worker: LaneWorker,
+        holder: LaneHolder,
+        fences: Iterator[int],
+        *,
+        result_buffer: int,
+        room: float,
+        quiet: bool,
+    ) -> None:
+        """`fences` gives each call its fence. `result_buffer` is a descriptor to pass with the first call; -1: none.
+        `room` is how many calls the worker may still get.
+        """
+        self._worker = worker
+        self.process = worker.process
+        self._holder = holder
+        self._lock = holder.lock
+        self._fences = fences
+        self._result_buffer = result_buffer
+        self._passes_result_buffer = result_buffer >= 0
+        """Whether the next message passes the result buffer."""
+        self._room = room
+        self.quiet = quiet
+        """Whether the pool need not learn at once that the worker is busy: there is a spare for it already."""
+        self._line: deque[LinedUp] = deque()
+        self._is_closed = False
+        """No call is lined up any more, at least for now."""
+        self._is_full = False
+        """The socket takes no more until the worker has received something."""
+        self.is_over = False
+        self._seconds = math.inf
+        """The average duration of the latest calls; infinite: none is known."""
+        self._base_at = -math.inf
+
+    # ── in any thread, with the lock held ──
+
+    def __len__(self) -> int:
+        """Return how many calls are in the line."""
+        return len(self._line)
+
+    def has_room(self, call: LaneCall) -> bool:
+        """Return whether this call may be lined up now."""
+        line = self._line
+        if self._is_closed or self._is_full or len(line) >= self._room:
+            return False
+        if not line:
+            return True
+        return (
+            self.quiet
+            and not call.is_alone
+            and len(line) < DEPTH_MAX
+            and len(line) * self._seconds < LINE_S
+            and not line[0].is_alone
+        )
+
+    def line_up(self, call: LaneCall) -> bool:
+        """Send a call to the worker. Return False if the socket takes no more. After an interrupt call `repair`."""
+        self.note_base()
+        fence, passes = next(self._fences), self._passes_result_buffer
+        message, passed = call.message(fence, self._worker.heard, self._result_buffer if passes else -1)
+        place = LinedUp(call, fence, is_alone=call.is_alone or not self.quiet, passes_result_buffer=passes)
+        self._line.append(place)
+        try:
+            self.process.line.send(message, passed, place.sent)
+        except OSError:  # no room, no memory, or the worker is gone, which is reported in a moment
+            self._line.pop()
+            self._is_full = bool(self._line)
+            return False
+        self._passes_result_buffer = False
+        call.lane = self
+        return True
+
+    def note_base(self) -> None:
+        """Take the readings from which the end of the next call is explained, unless there are recent ones."""
+        now = monotonic()
+        if not self._line and now - self._base_at > BASE_S:
+            self._base_at = now
+            self.process.note_before()
+
+    def repair(self, call: LaneCall) -> bool:
+        """Complete what an interrupt has left half done with this call; return whether it is in the line."""
+        for place in reversed(self._line):
+            if place.call is call:
+                if not place.sent:
+                    self._line.remove(place)
+                    return False
+                self._passes_result_buffer = self._passes_result_buffer and not place.passes_result_buffer
+                call.lane = self
+                return True
+        return False
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the worker has nothing to do, and may be given calls."""
+        return not self._line and not self._is_closed
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether the supervisor's thread is to make an attempt of its only call at once (`settle`)."""
+        return bool(self._line) and self._line[0].is_alone
+
+    def is_first(self, call: LaneCall) -> bool:
+        """Return whether this call runs, or is about to."""
+        return bool(self._line) and self._line[0].call is call
+
+    def take_back(self) -> list[LaneCall]:
+        """Take back what the worker has not received; return these calls, in order."""
+        if not self._line:
+            return []
+        unreceived = set(map(fence_of, self.process.line.take_back()))
+        back = [place for place in self._line if place.fence in unreceived]
+        if back:
+            self._line = deque(place for place in self._line if place.fence not in unreceived)
+        return self._released(back)
+
+    def _released(self, places: Sequence[LinedUp]) -> list[LaneCall]:
+        for place in places:
+            place.call.lane = None
+            self._passes_result_buffer = self._passes_result_buffer or place.passes_result_buffer
+        return [place.call for place in places]
+
+    def kill(self, call: LaneCall, verdict: Verdict) -> None:
+        """Send SIGKILL if the worker has this call. What it has not received was taken back before."""
+        if self._line and self._line[-1].call is call:
+            self._is_closed = True
+            fence = self._line[-1].fence
+            self.process.hold(fence)
+            self.process.kill_now(fence, verdict)
+
+    # ── in the supervisor's thread ──
+
+    def ran(self, frames: Sequence[Frame]) -> int:
+        """Finish the calls that the first of these frames report as run through; return how many."""
+        ran: list[tuple[LaneCall, bytes]] = []
+        line = self._line
+        with self._lock:
+            for kind, fence, sequence, payload in frames:
+                if kind != _RAN or sequence or not line or line[0].fence != fence or len(payload) < _SECONDS_BYTES:
+                    break
+                place = line.popleft()
+                place.call.lane = None
+                if place.passes_result_buffer:
+                    self._worker.note_result_buffer_passed()
+                ran.append((place.call, payload[_SECONDS_BYTES:]))
+            if ran:
+                (seconds,) = _seconds_of(payload)
+                known = self._seconds < math.inf
+                self._seconds = self._seconds + (seconds - self._seconds) / SHARE if known else max(seconds, 1e-6)
+                self._room -= len(ran)
+                self._is_full = False
+                if line:
+                    line[0].at = monotonic()
+        if ran:
+            self._worker.on_ran(len(ran), is_idle=not line)
+            self._holder.on_ran(self, ran)
+        return len(ran)
+
+    def promote(self) -> None:
+        """End the lane, and make its first call, if there is one, an attempt: the worker has reported something of it
+        that is not its end alone.
+        """
+        with self._lock:
+            back = [] if self._keeps_its_call else self.take_back()
+            first = self._line.popleft() if self._line else None
+            # What stood behind it and was received is passed over: the worker sends IDLE, or has sent it.
+            self._holder.put_back([*self._released(self._line), *back])
+            self._line.clear()
+            self.is_over = self._is_closed = True
+            if first is not None:
+                first.call.lane = None
+        self._worker.on_lane_over()
+        if first is None:
+            self.process.hold(None)
+        else:
+            self.process.hold(first.fence)
+            first.call.adopt(Given(self._worker.id, first.fence, first.at))
+        self._holder.on_room()
+
+    def settle(self) -> None:
+        """Make an attempt of the call that the worker has, if there is one: a report of this call is about to be read,
+        or it is to be stopped. The lane goes on without one.
+        """
+        if not self.is_over and self._holds_a_call():
+            self.promote()
+        elif not self.is_over:
+            self._is_closed = False
+            self._holder.on_room()
+
+    def revoke(self) -> None:
+        """End the lane: no thread of the program may use the worker any more. May be called twice."""
+        if not self.is_over:
+            self._holds_a_call()
+        if not self.is_over:
+            self.promote()
+
+    @property
+    def _keeps_its_call(self) -> bool:
+        """Whether the only call is an attempt's, which is not taken back while its worker lives."""
+        return self.is_alone and not self.process.look_for_exit()
+
+    def _holds_a_call(self) -> bool:
+        """Take back what the worker has not received, and read what it has reported; return whether it has a call."""
+        with self._lock:
+            self._is_closed = True
+            if not self._keeps_its_call:
+                self._holder.put_back(self.take_back())
+        self.process.read_frames()  # of calls that have run through; any other frame promotes the first call
+        return bool(self._line)

@@ -1,0 +1,63 @@
+"""The message that gives a call of an Executor to a worker, through the worker's line (`call_line.py`).
+
+Runs in: supervisor, any thread of the program (writes) | worker (reads).
+
+    fence u32 | heard u32 | flags u8 | bytes of the job id u8 | bytes of the limits u16 | job id | limits | input
+
+`heard` is the fence of the last IDLE frame that the supervisor had read from this worker when it wrote the message. A
+worker that has sent a later one passes the message over: the supervisor gives the call again (`Lane`).
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+LINE_BYTES_MAX = 96 << 10
+"""The longest message: with it the kernel's default send buffer (net.core.wmem_default, 208 KiB) has room for two."""
+HEAD_BYTES_MAX = 4 << 10
+"""At most so much of a message is not the input."""
+
+STREAM, ANNOUNCE, SEALED, RESULT_BUFFER = 1, 2, 4, 8
+"""Flags: the call's items are streamed · ENTERED is sent · the input is in a memory file whose descriptor comes along ·
+so does the descriptor of a result buffer.
+"""
+
+_HEAD = struct.Struct("<IIBBH")
+_pack, _unpack_from = _HEAD.pack, _HEAD.unpack_from
+_fence_of = struct.Struct("<I").unpack_from
+
+
+class CallMessage(NamedTuple):
+    """One call, as the worker receives it."""
+
+    fence: int
+    heard: int
+    flags: int
+    job_id: str
+    limits: bytes
+    """The limits as JSON; most calls have the same text."""
+    input: bytes
+
+
+def encode_call(fence: int, heard: int, flags: int, job_id: bytes, limits: bytes, input: bytes) -> bytes:
+    """Return the message as bytes."""
+    return _pack(fence, heard, flags, len(job_id), len(limits)) + job_id + limits + input
+
+
+def decode_call(message: bytes) -> CallMessage:
+    """Raise ValueError for a malformed message."""
+    try:
+        fence, heard, flags, id_bytes, limits_bytes = _unpack_from(message)
+    except struct.error as error:
+        raise ValueError(str(error)) from error
+    limits_at = _HEAD.size + id_bytes
+    input_at = limits_at + limits_bytes
+    job_id = message[_HEAD.size : limits_at].decode("ascii")
+    return CallMessage(fence, heard, flags, job_id, message[limits_at:input_at], message[input_at:])
+
+
+def fence_of(message: bytes) -> int:
+    """Return the fence of a message."""
+    fence: int = _fence_of(message)[0]
+    return fence

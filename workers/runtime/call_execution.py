@@ -1,0 +1,42 @@
+"""One run of a call of an Executor: what a call does not ask for is not made.
+
+Runs in: worker of an Executor's pool. Importing this module declares the job types of that pool (`executor_jobs`).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from killable.workers.authoring.job_functions import JobFunction
+from killable.workers.protocol.call_message import ANNOUNCE, RESULT_BUFFER, SEALED, STREAM, CallMessage
+from killable.workers.protocol.messages import Run
+from killable.workers.runtime import executor_setup
+from killable.workers.runtime.execution import Execution
+from killable.workers.runtime.executor_jobs import call_function, stream_function
+from killable.workers.runtime.stop_signal import StopSignal
+
+
+class CallExecution(Execution):
+    """Runs a call. It has a Context only if a parameter of its function is annotated so."""
+
+    def _start(self, job: JobFunction, stop_signal: StopSignal) -> Any:
+        request = self._input()
+        self._announce()
+        start = stream_function if self._run.type == executor_setup.STREAM else call_function
+        return start(partial(self._make_context, stop_signal), **request)
+
+
+def run_of(message: CallMessage) -> Run:
+    """Return the order that a message stands for."""
+    flags = message.flags
+    return Run(
+        job_id=message.job_id,
+        type=executor_setup.STREAM if flags & STREAM else executor_setup.CALL,
+        attempt=1,
+        input=message.input,
+        limits=message.limits,
+        announce=bool(flags & ANNOUNCE),
+        sealed=bool(flags & SEALED),
+        result_buffer=bool(flags & RESULT_BUFFER),
+    )

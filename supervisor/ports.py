@@ -8,6 +8,7 @@ in the event loop's thread.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
 from killable.supervisor.models import Verdict
@@ -88,8 +89,9 @@ class ProcessListener(Protocol):
 
     def on_fork_failed(self, errno: int, why: str) -> None: ...
     def on_frames(self, frames: list[Frame]) -> None: ...
-    def before_output(self) -> None:
-        """It has printed something, which is about to be read."""
+    @property
+    def reading_output(self) -> AbstractContextManager[object]:
+        """Entered before what it has printed is read, and left when `on_output` has it. It may be entered again."""
         ...
 
     def on_output(self, data: bytes) -> None: ...
@@ -112,6 +114,10 @@ class Line(Protocol):
 
         An interrupt (Ctrl-C) may come at any moment: the message is sent and noted, or neither.
         """
+        ...
+
+    def unreceived_bytes(self) -> int:
+        """Return the size of the messages that the worker has not received."""
         ...
 
     def take_back(self) -> list[bytes]:

@@ -65,8 +65,8 @@ class PendingTasks:
         """The tasks under way that are in no lane and are not jobs, in order."""
         self._lanes: list[Lane] = []
         """Those that are not `quiet` first: the last ones are used first."""
-        self._is_matching = False
-        """The thread that holds the lock is in `_match`, perhaps further up its stack."""
+        self._matching = threading.Lock()
+        """Held in `_match`, perhaps further up the stack of the thread that holds the lock."""
         self._doubt: tuple[Lane, Task] | None = None
         """A task that is being lined up: not known to be in the lane, nor to be in `_waiting`."""
         self._limits: dict[tuple[str, int], TaskLimits] = {}
@@ -133,10 +133,9 @@ class PendingTasks:
         A finalizer or a signal handler of the program may submit in the middle of it: its task is lined up by the
         loop that it has interrupted.
         """
-        if self._is_matching:
+        if self._matching.locked():
             return
-        self._is_matching = True
-        try:
+        with self._matching:
             self._repair()
             while self._waiting:
                 task = next(iter(self._waiting.values()))
@@ -144,8 +143,6 @@ class PendingTasks:
                 if lane is None:
                     return
                 self._line_up(lane, task)
-        finally:
-            self._is_matching = False
 
     def _lane_for(self, task: Task) -> Lane | None:
         """Return the lane with the fewest calls that has room for a task; None: there is none."""
@@ -201,7 +198,7 @@ class PendingTasks:
         if task is None:
             return False
         with self.lock:
-            if self._is_matching:  # in a finalizer or signal handler: the supervisor's thread does it
+            if self._matching.locked():  # in a finalizer or signal handler: the supervisor's thread does it
                 return False
             self._take_back(task)
             task.is_withdrawn = task.is_withdrawn or future in self._waiting  # first: an interrupt may follow
@@ -221,12 +218,12 @@ class PendingTasks:
             self.stop(future, None, reason)
 
     def is_begun(self, future: JobFuture[Any]) -> bool:
-        """Return whether a worker has the task, or is about to get it as its next one."""
+        """Return whether a worker has the task."""
         task = self._under_way.get(future)
         if task is None:
             return False
         with self.lock:
-            return task.lane is not None and task.lane.is_first(task)
+            return task.lane is not None and task.lane.has_begun(task)
 
     def stop(self, future: JobFuture[Any], grace_s: float | None, reason: str) -> None:
         """Stop a task; its future reports the end. With a grace of 0 it is killed in the calling thread."""
@@ -234,7 +231,7 @@ class PendingTasks:
         task = self._under_way.get(future)
         if task is not None:
             with self.lock:
-                if not self._is_matching:
+                if not self._matching.locked():
                     self._take_back(task)
                     if not task.is_withdrawn:
                         task.kill_now(verdict, grace_s)
@@ -324,7 +321,7 @@ class PendingTasks:
 
     def _share_lines(self) -> None:
         """Let a lane without a call have half of the longest line. The lock is held."""
-        if self._waiting or self._is_matching or not any(lane.is_idle for lane in self._lanes):
+        if self._waiting or self._matching.locked() or not any(lane.is_idle for lane in self._lanes):
             return
         longest = max(self._lanes, key=len)
         if len(longest) > 1:

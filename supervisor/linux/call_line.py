@@ -9,8 +9,11 @@ whether a call has begun.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
+import struct
+import termios
 from array import array
 from collections.abc import Sequence
 from typing import Any
@@ -40,6 +43,14 @@ class CallLine:
             sent.extend(map(self._ours.sendmsg, ((message,),), (rights,)))
         else:
             sent.extend(map(self._ours.send, (message,)))
+
+    def unreceived_bytes(self) -> int:
+        """Return the size of the messages that the worker has not received."""
+        try:
+            (size,) = struct.unpack("i", fcntl.ioctl(self._theirs, termios.FIONREAD, bytes(4)))
+        except (OSError, ValueError):  # the line is closed
+            return 0
+        return int(size)
 
     def take_back(self) -> list[bytes]:
         """Receive every message that the worker has not received. Descriptors that come along are closed."""

@@ -10,6 +10,7 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from killable.supervisor.ports import PIPE_BYTES
 
@@ -29,13 +30,13 @@ class PipeReader:
         loop: asyncio.AbstractEventLoop,
         descriptor: int,
         sink: Callable[[bytes], None],
-        before_read: Callable[[], None] | None = None,
+        around_read: AbstractContextManager[object] | None = None,
     ) -> None:
-        """`before_read` is called before what has arrived is read."""
+        """`around_read` is entered before what has arrived is read, and left when the sink has it."""
         self._loop = loop
         self._descriptor = descriptor
         self._sink = sink
-        self._before_read = before_read
+        self._around_read = nullcontext() if around_read is None else around_read
         self.read_bytes = READ_BYTES
         os.set_blocking(descriptor, False)
 
@@ -44,8 +45,10 @@ class PipeReader:
         self._loop.add_reader(self._descriptor, self._read_once)
 
     def _read_once(self) -> None:
-        if self._before_read is not None:
-            self._before_read()
+        with self._around_read:
+            self._read_some()
+
+    def _read_some(self) -> None:
         try:
             data = os.read(self._descriptor, self.read_bytes)
         except BlockingIOError:

@@ -67,7 +67,7 @@ class WorkerProcess:
         self._orders = PipeWriter(loop, orders)
         self.line = CallLine(*line)
         self._frames = PipeReader(loop, frames, self._on_frame_bytes)
-        self._output = PipeReader(loop, output, listener.on_output, listener.before_output)
+        self._output = PipeReader(loop, output, listener.on_output, listener.reading_output)
         self._notifications = PipeReader(loop, notifications, listener.on_notifications)
         self._pidfd = -1
         self._fence: int | None = None

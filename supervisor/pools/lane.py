@@ -260,9 +260,14 @@ class Lane:
         """Whether the supervisor's thread is to make an attempt of its only call at once (`settle`)."""
         return bool(self._line) and self._line[0].is_alone
 
-    def is_first(self, call: LaneCall) -> bool:
-        """Return whether this call runs, or is about to."""
-        return bool(self._line) and self._line[0].call is call
+    def has_begun(self, call: LaneCall) -> bool:
+        """Return whether the worker has received this call."""
+        unreceived_bytes = self.process.line.unreceived_bytes()
+        for place in reversed(self._line):
+            unreceived_bytes -= sum(place.sent)
+            if place.call is call:
+                return unreceived_bytes < 0
+        return False
 
     def take_back(self) -> list[LaneCall]:
         """Take back what the worker has not received; return these calls, in order."""
@@ -337,13 +342,18 @@ class Lane:
             first.call.adopt(Given(self._worker.id, first.fence, first.at))
         self._holder.on_room()
 
-    def settle(self) -> None:
+    def settle(self, *, reopens: bool = True) -> None:
         """Make an attempt of the call that the worker has, if there is one: a report of this call is about to be read,
-        or it is to be stopped. The lane goes on without one.
+        or it is to be stopped. Without one the lane goes on, at once or after `reopen`.
         """
         if not self.is_over and self._holds_a_call():
             self.promote()
-        elif not self.is_over:
+        elif reopens:
+            self.reopen()
+
+    def reopen(self) -> None:
+        """Let calls be lined up again, unless the lane is over."""
+        if not self.is_over and self._is_closed:
             self._is_closed = False
             self._holder.on_room()
 

@@ -278,9 +278,9 @@ class Worker:
             self.stage = WorkerStage.IDLE
             self._owner.on_worker_ready(self)
 
-    def before_output(self) -> None:
-        if self.lane is not None:
-            self.lane.settle()
+    @property
+    def reading_output(self) -> _ReadingOutput:
+        return _ReadingOutput(self)
 
     def on_output(self, data: bytes) -> None:
         if self.attempt is not None:
@@ -289,7 +289,8 @@ class Worker:
             self._early_output = (self._early_output + data)[-EARLY_OUTPUT_BYTES_MAX:]
 
     def on_notifications(self, notifications: bytes) -> None:
-        self.before_output()
+        if self.lane is not None:
+            self.lane.settle()
         if self.attempt is not None:
             self.attempt.on_notifications(notifications)
 
@@ -355,6 +356,21 @@ class Worker:
     def __repr__(self) -> str:
         job = f" job={self.attempt.job.id} attempt={self.attempt.job.attempts}" if self.attempt else ""
         return f"<Worker {self.id} {self.stage.value}{job} pid={self.process.pid}>"
+
+
+class _ReadingOutput:
+    """While output is read its worker gets no other call: what is read is the output of the one it has."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    def __enter__(self) -> None:
+        if self._worker.lane is not None:
+            self._worker.lane.settle(reopens=False)
+
+    def __exit__(self, *_: object) -> None:
+        if self._worker.lane is not None:
+            self._worker.lane.reopen()
 
 
 def _first_message(frame: Frame) -> Ready | Broken:

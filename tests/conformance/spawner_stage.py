@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +56,8 @@ class ProcessReports:
         self._note("frames")
         assert frames
         self.frames += frames
+
+    reading_output = nullcontext()
 
     def on_output(self, data: bytes) -> None:
         self._note("output")

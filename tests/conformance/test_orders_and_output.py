@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -15,7 +14,6 @@ from support.waiting import Pending, until_async
 
 from killable.supervisor.models import Verdict
 from killable.workers.protocol.messages import Kind
-from killable.workers.protocol.shared_memory import ResultBuffer
 
 pytestmark = pytest.mark.row("PEERS-L")
 T = TypeVar("T")
@@ -37,26 +35,6 @@ async def test_an_order_that_the_socket_does_not_take_at_once_is_written_when_it
     stage.order(worker, "returns", 1, padding=LARGE_BYTES)
     await stage.wait_for_frame(worker, Kind.IDLE, 1)
     assert Kind.RESULT in worker.reports.kinds(1)
-
-
-@on_both_sides()
-async def test_another_thread_writes_what_there_is_room_for_and_the_rest_is_sent_behind_it(stage: Stage) -> None:
-    worker = await stage.worker()
-    result_buffer = ResultBuffer()
-    for fence, padding in ((1, 0), (2, LARGE_BYTES)):
-        order = stage.run_order(worker, "returns", fence, padding=padding, result_buffer=True)
-        passed = [result_buffer.descriptor]
-        taken = in_another_thread(partial(worker.process.send_now, order, passed))
-        assert taken is not None and 0 < taken <= len(order)
-        assert padding or taken == len(order)
-        worker.process.send(order[taken:])
-        await stage.wait_for_frame(worker, Kind.IDLE, fence)
-        assert Kind.RESULT in worker.reports.kinds(fence)
-    assert os.fstat(result_buffer.descriptor).st_size == 0, "it is the caller's still"
-    result_buffer.close()
-    worker.process.kill()
-    await stage.wait_until_gone(worker)
-    assert in_another_thread(lambda: worker.process.send_now(order)) is None
 
 
 @on_both_sides()

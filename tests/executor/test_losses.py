@@ -20,14 +20,13 @@ from typing import Any
 import executor_tasks
 import pytest
 from support import processes
-from support.executor_leases import wait_for_leases
+from support.executor_lanes import wait_for_lanes
 from support.waiting import until
 
 from killable import Executor, JobCancelled, WorkerCrashed
 from killable.supervisor.executor.pending_tasks import PendingTasks
-from killable.supervisor.executor.task import Task
 from killable.supervisor.pools.fleet import Fleet
-from killable.supervisor.pools.lease import Lease
+from killable.supervisor.pools.lane import Lane, LaneCall
 from killable.supervisor.pools.pool import Pool
 
 
@@ -103,17 +102,15 @@ def test_whatever_a_callback_raises_the_executor_goes_on(caplog: pytest.LogCaptu
             failed.result()
 
 
-def test_a_call_whose_order_is_written_is_not_given_to_a_second_worker(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ctrl-C comes right behind that, in another submit, when the supervisor's thread has made an attempt of it."""
-    give, runs = Task.give, tmp_path / "runs"
+def test_a_call_that_was_sent_is_not_given_to_a_second_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C comes right behind that, in another submit."""
+    line_up, runs = Lane.line_up, tmp_path / "runs"
 
-    def interrupted(call: Task, lease: Lease) -> bool:
+    def interrupted(lane: Lane, call: LaneCall) -> bool:
         if threading.current_thread() is not threading.main_thread():
-            return give(call, lease)  # the other one: this thread is what makes an attempt of the first
-        assert give(call, lease)
-        until(lambda: call.is_job and runs.exists() and runs.read_text(), "it runs, as an attempt")
+            return line_up(lane, call)
+        assert line_up(lane, call)
+        until(lambda: runs.exists() and runs.read_text(), "it runs")
         raise KeyboardInterrupt
 
     with Executor(max_workers=2, spares=0) as executor:
@@ -123,7 +120,7 @@ def test_a_call_whose_order_is_written_is_not_given_to_a_second_worker(
         for gate in gates:
             executor_tasks.say(gate)
         concurrent.futures.wait(calls)
-        wait_for_leases(executor, 2)  # of one that comes later it would be the supervisor's thread that is patched
+        wait_for_lanes(executor, 2)  # of one that comes later it would be the supervisor's thread that is patched
         with monkeypatch.context() as patched:
             patched.setattr(PendingTasks, "_match", lambda calls: None)
             first = executor.with_limits(run_s=60, grace_s=20).submit(executor_tasks.notes, str(runs))
@@ -131,7 +128,7 @@ def test_a_call_whose_order_is_written_is_not_given_to_a_second_worker(
             executor._tasks.supervisor_thread.call(lambda _: seen.set())
             assert seen.wait(60), "the supervisor's thread has looked for whom to give it to"
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-            patched.setattr(Task, "give", interrupted)
+            patched.setattr(Lane, "line_up", interrupted)
             executor.submit(executor_tasks.square, 3)
         assert first.running(), "it is not that one's caller who was interrupted"
         first.cancel(grace_s=0)

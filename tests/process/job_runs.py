@@ -6,7 +6,7 @@ import asyncio
 import json
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -284,6 +284,9 @@ class Reports:
     def on_zygote_lost(self, how: str = "") -> None: ...
     def on_forked(self, pid: int) -> None: ...
     def on_fork_failed(self, errno: int, why: str) -> None: ...
+
+    reading_output = nullcontext()
+
     def on_output(self, data: bytes) -> None: ...
     def on_protocol_error(self, why: str) -> None: ...
 

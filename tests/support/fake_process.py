@@ -25,8 +25,6 @@ from killable.workers.protocol.messages import Broken, Expire, Kind, Ready, Run,
 if TYPE_CHECKING:
     from support.fake_spawner import FakeSpawner
 
-ROOM_BYTES = 100_000
-"""What an orders socket takes at once, when it does not take all."""
 Status = tuple[int | None, int | None]
 """(exit code, signal)"""
 
@@ -101,6 +99,8 @@ class FakeProcess:
     def hold(self, fence: int | None) -> None:
         self._held = fence
 
+    def note_before(self) -> None: ...
+
     def note_base(self) -> None:
         self.base = self.sample(cpu=True, at_most=1)
 
@@ -137,13 +137,6 @@ class FakeProcess:
                 )
                 self._passed = 0
                 self._run(run, frame.fence)
-
-    def send_now(self, order: bytes, passed: Sequence[int] = ()) -> int | None:
-        if not self._orders_open or self.life in (Life.ZOMBIE, Life.REAPED):
-            return None
-        taken = order[: self.world.random.choice((len(order), ROOM_BYTES))]
-        self.send(taken, passed)
-        return len(taken)
 
     def terminate(self, fence: int) -> None:
         truth = self._check_fence(fence)
@@ -191,6 +184,9 @@ class FakeProcess:
 
     def read_output(self) -> None:
         self.pipes.read_output()
+
+    def read_frames(self) -> None:
+        self.pipes.read_frames()
 
     def read_ready(self, bytes_max: int = 1 << 20) -> None:
         self.pipes.read_notifications(bytes_max)

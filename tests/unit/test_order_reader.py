@@ -27,7 +27,7 @@ def pair() -> Iterator[tuple[int, int]]:
 
 async def next_order(orders: OrderReader) -> Frame | None:
     """Read in a thread, as another process would; the loop goes on writing."""
-    return await asyncio.to_thread(orders.next)
+    return await asyncio.to_thread(lambda: orders.next() if orders.wait() else None)
 
 
 def stop_order(fence: int) -> bytes:
@@ -134,6 +134,7 @@ async def test_an_order_whose_descriptor_found_no_room_has_none(pair: tuple[int,
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
     try:
+        assert orders.wait()
         frame = orders.next()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)

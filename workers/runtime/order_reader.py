@@ -23,13 +23,14 @@ _ROOM = socket.CMSG_SPACE(2 * _DESCRIPTOR_BYTES)
 class OrderReader:
     """Reads orders from a socket, which it owns. Only `wait` blocks."""
 
-    def __init__(self, descriptor: int, line: int) -> None:
+    def __init__(self, descriptor: int, line: int | None = None) -> None:
         """`line` is a descriptor that `wait` watches, too."""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor)
         self._socket.setblocking(False)
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
-        self._poll.register(line, select.POLLIN)
+        if line is not None:
+            self._poll.register(line, select.POLLIN)
         self._line = line
         self._decoder = Decoder()
         self._waiting: deque[Frame] = deque()
@@ -42,7 +43,7 @@ class OrderReader:
             if ready != [self._line] and not self._read():
                 return False
             if self._line in ready:
-                break
+                return True
         return True
 
     def next(self) -> Frame | None:

@@ -41,7 +41,7 @@ def warm_up(tmp: str, codec: Codec) -> None:
     """Read and decode an order, bind its input, call the job, emit and close; the frames go to /dev/null."""
     null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    orders = OrderReader(theirs.detach(), null)
+    orders = OrderReader(theirs.detach())
     try:
         stop_signal = StopSignal(null, null, lambda fence: None)
         channel = FrameWriter(null, codec, stop_signal.answer)

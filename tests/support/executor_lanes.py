@@ -1,4 +1,4 @@
-"""The leases of an Executor's workers, and a way to stall the Executor's supervisor thread."""
+"""The lanes to an Executor's workers, and a way to stall the Executor's supervisor thread."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def stalled_supervisor_thread(executor: Executor) -> Iterator[None]:
 
 
 def wait_for_lanes(executor: Executor, count: int) -> list[int]:
-    """Wait until that many workers are leased; return their pids."""
+    """Wait until that many workers have a lane and no call; return their pids."""
 
     def found() -> list[int] | Pending:
-        leases = [lease for lease in executor._tasks._lanes if not lease.is_over]
-        return [lease.process.pid or 0 for lease in leases] if len(leases) == count else Pending(leases)
+        lanes = [lane for lane in executor._tasks._lanes if lane.is_idle]
+        return [lane.process.pid or 0 for lane in lanes] if len(lanes) == count else Pending(lanes)
 
-    return until(found, f"{count} workers are leased")
+    return until(found, f"{count} workers have a lane")

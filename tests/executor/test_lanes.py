@@ -1,4 +1,4 @@
-"""Idle workers that a caller's thread gives its call itself: at once, never two, never more than there are slots."""
+"""Lanes: a thread of the program gives idle workers calls itself, at once, and takes back what has not begun."""
 
 from __future__ import annotations
 
@@ -15,23 +15,20 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import CodeType, FrameType
+from types import FrameType
 from typing import Any
 
 import executor_tasks
 import pytest
 from support import processes
-from support.certificate_checks import ended_with, was_killed
-from support.executor_leases import stalled_supervisor_thread, wait_for_leases
+from support.executor_lanes import stalled_supervisor_thread, wait_for_lanes
 from support.waiting import until
 
 from killable import Executor, JobCancelled, JobError, WorkerCrashed, WorkerExited
 from killable.supervisor.executor.futures import JobFuture
 from killable.supervisor.executor.pending_tasks import PendingTasks
-from killable.supervisor.executor.supervisor_thread import SupervisorThread
+from killable.supervisor.executor.task import Task
 from killable.supervisor.models import Outcome, Verdict
-from killable.supervisor.pools.lease import Lease
-from killable.supervisor.supervisor import Supervisor
 from killable.workers.protocol.shared_memory import OwnedDescriptor
 
 
@@ -43,7 +40,7 @@ def executor() -> Iterator[Executor]:
 
 
 def test_a_call_begins_while_the_supervisors_thread_does_nothing(executor: Executor, tmp_path: Path) -> None:
-    wait_for_leases(executor, 2)
+    wait_for_lanes(executor, 2)
     with stalled_supervisor_thread(executor):
         future = executor.submit(executor_tasks.clean_up, str(tmp_path / "in"), str(tmp_path / "cleaned"))
         until((tmp_path / "in").exists, "it runs")
@@ -61,7 +58,7 @@ def test_a_call_begins_while_the_supervisors_thread_does_nothing(executor: Execu
 def test_what_a_call_takes_while_the_supervisors_thread_does_nothing_counts(
     what: str, limits: dict[str, Any], code: str, executor: Executor, tmp_path: Path
 ) -> None:
-    wait_for_leases(executor, 2)
+    wait_for_lanes(executor, 2)
     with stalled_supervisor_thread(executor):
         future = executor.with_limits(**limits, run_s=60).submit(executor_tasks.take, what, str(tmp_path / "taken"))
         until((tmp_path / "taken").exists, "it has taken all that it takes")
@@ -73,7 +70,7 @@ def test_what_a_call_takes_while_the_supervisors_thread_does_nothing_counts(
 def test_a_call_without_a_grace_is_killed_while_the_supervisors_thread_does_nothing(
     executor: Executor, tmp_path: Path
 ) -> None:
-    wait_for_leases(executor, 2)
+    wait_for_lanes(executor, 2)
     with stalled_supervisor_thread(executor):
         futures = [executor.submit(executor_tasks.hold_the_lock, str(tmp_path / name)) for name in ("first", "second")]
         until(lambda: all(map(os.path.exists, (tmp_path / "first", tmp_path / "second"))), "they run")
@@ -105,24 +102,58 @@ def test_the_exit_of_a_call_that_was_killed_may_be_heard_before_the_word_of_who_
     assert caught.value.facts["reason"] == "gone" and (future.certificate or {})["exit_signal"] == "SIGKILL"
 
 
-def test_a_kill_of_a_call_that_no_worker_has_yet_hits_no_other_call(
-    executor: Executor, monkeypatch: pytest.MonkeyPatch
+def test_a_kill_of_a_call_that_is_being_lined_up_hits_no_other_call(
+    executor: Executor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """It comes when a worker is chosen for it, in the moment before it begins; the next call has that worker."""
-    wait_for_leases(executor, 2)
-    begin = JobFuture.begin
+    """A finalizer or a signal handler of the program cancels in the middle of it."""
+    wait_for_lanes(executor, 2)
+    message = Task.message
 
-    def cancelled_before(future: JobFuture[int]) -> bool:
-        monkeypatch.setattr(JobFuture, "begin", begin)
-        future.cancel(grace_s=0)
-        return begin(future)
+    def cancelled_before(task: Task, *arguments: Any) -> Any:
+        monkeypatch.setattr(Task, "message", message)
+        task.future.cancel(grace_s=0)
+        return message(task, *arguments)
 
-    monkeypatch.setattr(JobFuture, "begin", cancelled_before)
+    monkeypatch.setattr(Task, "message", cancelled_before)
+    unwanted = executor.submit(executor_tasks.loop, str(tmp_path / "in"))
+    innocents = [executor.submit(executor_tasks.square, number) for number in range(9)]
+    assert [future.result() for future in innocents] == [number**2 for number in range(9)]
+    with pytest.raises(JobCancelled):
+        unwanted.result()
+
+
+def test_calls_behind_one_that_is_killed_run_elsewhere(executor: Executor, tmp_path: Path) -> None:
+    """They had been lined up behind it, because those before were short."""
+    wait_for_lanes(executor, 2)
+    assert list(executor.map(executor_tasks.square, range(200))) == [number**2 for number in range(200)]
+    wait_for_lanes(executor, 2)
     with stalled_supervisor_thread(executor):
-        unwanted = executor.submit(executor_tasks.square, 2)
-        innocents = [executor.submit(executor_tasks.square, number) for number in range(2)]
-        assert unwanted.cancelled()
-    assert [future.result() for future in innocents] == [0, 1]
+        stuck = [executor.submit(executor_tasks.hold_the_lock, str(tmp_path / name)) for name in ("first", "second")]
+        until(lambda: all(map(os.path.exists, (tmp_path / "first", tmp_path / "second"))), "they run")
+        behind = [executor.submit(executor_tasks.square, number) for number in range(40)]
+        assert sum(len(lane) for lane in executor._tasks._lanes) > 2, "some are lined up"
+        assert not any(future.running() for future in behind)
+        assert behind[3].cancel() and behind[3].cancelled()
+        for future in stuck:
+            future.cancel(grace_s=0)
+    for future in stuck:
+        with pytest.raises(JobCancelled):
+            future.result()
+    assert [future.result() for future in behind if future is not behind[3]] == [n**2 for n in range(40) if n != 3]
+
+
+def test_a_worker_without_a_call_takes_those_behind_a_long_one(executor: Executor, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    wait_for_lanes(executor, 2)
+    assert list(executor.map(executor_tasks.square, range(200))) == [number**2 for number in range(200)]
+    wait_for_lanes(executor, 2)
+    long = executor.submit(executor_tasks.wait_for, str(gate))
+    until(long.running, "it runs")
+    short = [executor.submit(executor_tasks.square, number) for number in range(40)]
+    assert [future.result(60) for future in short] == [number**2 for number in range(40)]
+    assert not long.done()
+    executor_tasks.say(str(gate))
+    assert long.result() == str(os.getpid())
 
 
 def test_all_that_is_killed_at_once_was_cancelled(tmp_path: Path) -> None:
@@ -146,8 +177,8 @@ def nothing_collected() -> Iterator[None]:
 
 
 @contextmanager
-def interrupted_at(line: int, but_in: CodeType | None = None) -> Iterator[None]:
-    """Raise KeyboardInterrupt at this line, counted from 1, of what this thread runs of ours, `but_in` this function.
+def interrupted_at(line: int) -> Iterator[None]:
+    """Raise KeyboardInterrupt at this line, counted from 1, of what this thread runs of ours.
 
     Not at a `try:` and not where a `with` ends: no signal is handled there. Nor in a finalizer: nobody hears of that.
     """
@@ -161,7 +192,7 @@ def interrupted_at(line: int, but_in: CodeType | None = None) -> Iterator[None]:
         ):
             return None
         source = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
-        if event == "line" and not _is_in(frame, but_in) and not source.lstrip().startswith(("with ", "try:")):
+        if event == "line" and not source.lstrip().startswith(("with ", "try:")):
             lines += 1
             if lines == line:
                 raise KeyboardInterrupt
@@ -176,18 +207,12 @@ def interrupted_at(line: int, but_in: CodeType | None = None) -> Iterator[None]:
             sys.settrace(before)
 
 
-def _is_in(frame: FrameType | None, code: CodeType | None) -> bool:
-    while frame is not None and frame.f_code is not code:
-        frame = frame.f_back
-    return frame is not None
-
-
 def test_an_interrupt_anywhere_in_submit_costs_no_worker_and_no_call() -> None:
     interrupts = 0
     with Executor(max_workers=1) as executor:
         other = executor.submit(executor_tasks.square, 3)
         for line in itertools.count(1):
-            wait_for_leases(executor, 1)
+            wait_for_lanes(executor, 1)
             try:
                 with interrupted_at(line):
                     executor.submit(executor_tasks.square, 4)
@@ -201,48 +226,22 @@ def test_an_interrupt_anywhere_in_submit_costs_no_worker_and_no_call() -> None:
 
 
 def test_an_interrupt_of_one_thread_costs_the_call_of_another_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever submits gives workers to those that wait before it, too.
-
-    But right where an order is written: how much of it was is not known then, and its call is ended.
-    """
+    """Whoever submits lines up those that wait before it, too."""
     with Executor(max_workers=1, spares=1) as executor:
         for line in itertools.count(1):
-            wait_for_leases(executor, 1)
+            wait_for_lanes(executor, 1)
             with monkeypatch.context() as patched:
                 patched.setattr(PendingTasks, "_match", lambda self: None)
                 other = executor.submit(executor_tasks.square, line)
             try:
-                with interrupted_at(line, but_in=Lease.give.__code__):
+                with interrupted_at(line):
                     executor.submit(executor_tasks.square, 4)
             except KeyboardInterrupt:
-                executor._tasks._match()  # as the thread of the other one goes on
+                executor._tasks.on_room()  # as the thread of the other one goes on
                 assert other.result(60) == line**2
             else:
                 break
     assert line > 50
-
-
-def test_a_stop_comes_behind_the_whole_of_an_order_that_was_written_in_part(
-    executor: Executor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It is asked for before whoever gives the order can say that a part is left."""
-    call, rests = SupervisorThread.call, []
-
-    def stopped_first(supervisor_thread: SupervisorThread, act: Callable[[Supervisor], None]) -> None:
-        monkeypatch.setattr(SupervisorThread, "call", call)
-        ((future, given),) = executor._tasks._under_way.items()
-        rests.append(given._lease is not None and given._lease.has_unsent)
-        future.cancel()
-        call(supervisor_thread, act)
-
-    wait_for_leases(executor, 2)
-    with stalled_supervisor_thread(executor):
-        monkeypatch.setattr(SupervisorThread, "call", stopped_first)
-        future = executor.submit(lambda _: time.sleep(3600), b"x" * 900_000)
-    with pytest.raises(JobCancelled):
-        future.result()
-    certificate = future.certificate or {}
-    assert rests == [True] and ended_with(certificate, 143) and not was_killed(certificate), certificate
 
 
 def test_why_a_waiting_call_was_cancelled_is_not_lost_to_a_word_that_comes_later(executor: Executor) -> None:
@@ -294,7 +293,7 @@ def test_calls_go_on_when_their_zygote_is_given_up(tmp_path: Path) -> None:
 
 
 def test_a_future_that_is_dropped_is_freed_at_once(executor: Executor) -> None:
-    wait_for_leases(executor, 2)
+    wait_for_lanes(executor, 2)
     with nothing_collected():
         future = executor.submit(executor_tasks.square, 2)
         assert future.result() == 4
@@ -304,20 +303,20 @@ def test_a_future_that_is_dropped_is_freed_at_once(executor: Executor) -> None:
 
 
 def test_no_more_calls_run_than_there_are_workers(executor: Executor, tmp_path: Path) -> None:
-    wait_for_leases(executor, 2)
+    wait_for_lanes(executor, 2)
     gates = [str(tmp_path / f"gate {number}") for number in range(4)]
     with stalled_supervisor_thread(executor):
         futures = [executor.submit(executor_tasks.wait_for, gate) for gate in gates]
-        assert [future.running() for future in futures] == [True, True, False, False]
+        until(lambda: [future.running() for future in futures] == [True, True, False, False], "two run")
     for gate, future in zip(gates, futures, strict=True):
         executor_tasks.say(gate)
         assert future.result() == str(os.getpid())
-    wait_for_leases(executor, 2)
+    wait_for_lanes(executor, 2)
 
 
 def test_a_leased_worker_that_dies_takes_no_call_with_it(executor: Executor) -> None:
     """Nobody has seen it die: that its order cannot be written any more is the first sign."""
-    pids = wait_for_leases(executor, 2)
+    pids = wait_for_lanes(executor, 2)
     with stalled_supervisor_thread(executor):
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
@@ -331,10 +330,10 @@ def test_a_call_that_its_pool_has_not_heard_of_has_a_spare_in_its_place(tmp_path
     """One worker is there at first, and none comes later, but for the word that this one is busy."""
     gate = str(tmp_path / "gate")
     with Executor(max_workers=2, spares=1) as executor:
-        (first,) = wait_for_leases(executor, 1)
+        (first,) = wait_for_lanes(executor, 1)
         future = executor.submit(executor_tasks.wait_for, gate)
         assert future.pid == first
-        (second,) = wait_for_leases(executor, 1)
+        (second,) = wait_for_lanes(executor, 1)
         assert second != first
         executor_tasks.say(gate)
         assert future.result() == str(os.getpid())
@@ -396,8 +395,8 @@ def test_a_call_that_ran_through_is_certified_as_one_that_was_watched() -> None:
     with Executor(max_workers=1, spares=1) as executor:
         assert executor.submit(executor_tasks.square, 2).result() == 4
         until(
-            lambda: [lease for lease in executor._tasks._leases if lease.quiet],
-            "there is a spare beside the leased one",
+            lambda: [lane for lane in executor._tasks._lanes if lane.quiet],
+            "there is a spare beside it",
         )
         plain = executor.submit(executor_tasks.square, 3)
         assert plain.result() == 9
@@ -410,7 +409,7 @@ def test_a_call_that_ran_through_is_certified_as_one_that_was_watched() -> None:
 
 def test_what_a_call_prints_is_its_own(executor: Executor) -> None:
     """The calls before it and behind it in its worker ran through without a word."""
-    wait_for_leases(executor, 2)
+    wait_for_lanes(executor, 2)
     futures = [executor.submit(print, number) if number % 3 == 1 else executor.submit(abs, 1) for number in range(60)]
     concurrent.futures.wait(futures)
     assert [future.stdout for future in futures] == [f"{n}\n" if n % 3 == 1 else "" for n in range(60)]
@@ -418,9 +417,9 @@ def test_what_a_call_prints_is_its_own(executor: Executor) -> None:
 
 def test_an_executor_that_is_left_at_once(tmp_path: Path) -> None:
     with Executor(max_workers=2, spares=2) as executor:
-        wait_for_leases(executor, 2)
+        wait_for_lanes(executor, 2)
     with Executor(max_workers=2, spares=2) as executor:
-        wait_for_leases(executor, 2)
+        wait_for_lanes(executor, 2)
         future = executor.submit(executor_tasks.square, 3)
     assert future.result(timeout=0) == 9
 

@@ -146,7 +146,9 @@ class Dispatcher:
             if worker is None:
                 break
             job_id = self.backlog.pop(name)
-            assert job_id is not None
+            if job_id is None:  # `take` has read a report by which another worker became free, and got the job
+                pool.give_back(worker)
+                break
             job = self._registry.get(job_id)
             if job.listener is None or job.listener.on_assigned(job):
                 self._assign(job, worker)

@@ -136,7 +136,7 @@ class PendingTasks:
         if self._matching.locked():
             return
         with self._matching:
-            self._repair()
+            self.repair()
             while self._waiting:
                 task = next(iter(self._waiting.values()))
                 lane = None if task.waits_as_job else self._lane_for(task)
@@ -160,22 +160,22 @@ class PendingTasks:
         try:
             lane.line_up(task)
         except Exception as error:
-            self._repair()
-            self._waiting.pop(task.future, None)
+            self.repair()
             self._call(partial(self._give_up, task, f"it cannot be given to a worker: {error!r}"))
+            self._waiting.pop(task.future, None)
             return
         if task.lane is None:
             self._doubt = None
-            if not lane:  # no message can be sent at all: it becomes a job
-                self._waiting.pop(task.future, None)
-                self._call(lambda _: task.enter())
+            if not lane:  # not even one message can be sent
+                task.waits_as_job = True
+                self._call(self._serve_waiting)
             return
-        self._repair()
+        self.repair()
         if lane.is_alone:
             self._call(lambda _: lane.settle())
 
-    def _repair(self) -> None:
-        """Complete a move that may have been interrupted. The lock is held."""
+    def repair(self) -> None:
+        """Complete a move to a lane that was interrupted. The lock is held."""
         if self._doubt is not None:
             lane, task = self._doubt
             if lane.repair(task):
@@ -207,7 +207,7 @@ class PendingTasks:
 
     def _take_back(self, task: Task) -> None:
         """Let a task wait again, with all that its worker has not received. The lock is held."""
-        self._repair()
+        self.repair()
         if task.lane is not None:
             self.put_back(task.lane.take_back())
 
@@ -336,7 +336,7 @@ class PendingTasks:
         if not self.supervisor_thread.has_started:
             return
         with self.lock:
-            self._repair()
+            self.repair()
             are_jobs = any(call.waits_as_job for call in self._waiting.values())
         if are_jobs or self.supervisor_thread.fault or supervisor.why_broken():
             self._enter_waiting()
@@ -346,7 +346,7 @@ class PendingTasks:
     def _enter_waiting(self) -> None:
         """Make all waiting tasks jobs, in order, or end them if no worker will come."""
         with self.lock:
-            self._repair()
+            self.repair()
             calls, self._waiting = list(self._waiting.values()), OrderedDict()
         for call in calls:
             call.enter()
@@ -357,7 +357,7 @@ class PendingTasks:
             return
         with self.lock:
             if task.lane is None:
-                self._repair()
+                self.repair()
             waits = self._waiting.pop(future, None) is not None
             task.ask(verdict, grace_s)
         if not task.is_job and (waits or task.is_withdrawn or future.cancelled()):
@@ -372,6 +372,9 @@ class PendingTasks:
             self._waiting.pop(task.future, None)
         if task.future in self._under_way:
             task.give_up(fault)
+        for lane in list(self._lanes):
+            if lane.is_alone:  # the interrupted thread may not have asked for it
+                lane.settle()
         self.on_room()
         if not self._look_scheduled:  # one look handles all waiting tasks
             self._look_scheduled = True

@@ -94,6 +94,7 @@ class Task:
         "future",
         "is_withdrawn",
         "lane",
+        "waits_as_job",
     )
 
     def __init__(
@@ -114,16 +115,12 @@ class Task:
         self._input = input
         self._limits = limits
         self._submitted_at = monotonic()
+        is_timed = limits.get("queue_s") is not None or limits.get("total_s") is not None
+        self.waits_as_job = is_timed or (isinstance(input, bytes) and len(input) > INLINE_TASK_BYTES_MAX)
+        """A time limit runs while it waits, or no message has room for its input."""
         self._job: Job | None = None
         self._asked: tuple[Verdict, float | None] | None = None
         """The requested stop, with its grace in seconds (None: the task's own); None: no stop was requested."""
-
-    @property
-    def waits_as_job(self) -> bool:
-        """Return whether the task waits as a job: a time limit runs meanwhile, or no message has room for its input."""
-        limits, content = self._limits, self._input
-        is_timed = limits.get("queue_s") is not None or limits.get("total_s") is not None
-        return is_timed or (isinstance(content, bytes) and len(content) > INLINE_TASK_BYTES_MAX)
 
     @property
     def is_alone(self) -> bool:

@@ -89,6 +89,10 @@ class LaneHolder(Protocol):
         """Finish calls that ran through, with their results. The lane has room."""
         ...
 
+    def repair(self) -> None:
+        """Complete a `line_up` that was interrupted. The lock is held."""
+        ...
+
     def put_back(self, calls: Sequence[LaneCall]) -> None:
         """Let calls wait again, before all others. The lock is held."""
         ...
@@ -300,6 +304,7 @@ class Lane:
         ran: list[tuple[LaneCall, bytes]] = []
         line = self._line
         with self._lock:
+            self._holder.repair()
             for kind, fence, sequence, payload in frames:
                 if kind != _RAN or sequence or not line or line[0].fence != fence or len(payload) < _SECONDS_BYTES:
                     break
@@ -326,6 +331,7 @@ class Lane:
         that is not its end alone.
         """
         with self._lock:
+            self._holder.repair()
             back = [] if self._keeps_its_call else self.take_back()
             first = self._line.popleft() if self._line else None
             # What stood behind it and was received is passed over: the worker sends IDLE, or has sent it.
@@ -372,6 +378,7 @@ class Lane:
     def _holds_a_call(self) -> bool:
         """Take back what the worker has not received, and read what it has reported; return whether it has a call."""
         with self._lock:
+            self._holder.repair()
             self._is_closed = True
             if not self._keeps_its_call:
                 self._holder.put_back(self.take_back())

@@ -59,6 +59,9 @@ class Dispatcher:
         self._fences: Iterator[int] = itertools.chain.from_iterable(itertools.repeat(range(1, 1 << 32)))
         self._cores = usable_cores()
         self._closing = False
+        self._available: set[Pool] = set()
+        """The pools that may be able to start a job."""
+        self._is_dispatching = False
         self._lane_holder = lane_holder
         self._journal_writer: JournalWriter | None = None
 
@@ -146,7 +149,7 @@ class Dispatcher:
             if worker is None:
                 break
             job_id = self.backlog.pop(name)
-            if job_id is None:  # `take` has read a report by which another worker became free, and got the job
+            if job_id is None:  # a report that was read in `take` has ended the last one
                 pool.give_back(worker)
                 break
             job = self._registry.get(job_id)
@@ -321,8 +324,18 @@ class Dispatcher:
         self._observer.on_types(job_type.name for job_type in types)
 
     def on_worker_available(self, pool: Pool) -> None:
-        if not self._closing:
-            self._dispatch(pool)
+        """Assign what waits. When it is called in the middle of that, because what a worker reported was read, the pool
+        has its turn after it: no job begins and ends inside the assignment of another.
+        """
+        self._available.add(pool)
+        if self._is_dispatching:
+            return
+        self._is_dispatching = True
+        try:
+            while self._available and not self._closing:
+                self._dispatch(self._available.pop())
+        finally:
+            self._is_dispatching = False
 
     def on_pool_broken(self, pool: Pool) -> None:
         for job_id in self.backlog.jobs_of(pool.spec.name):

@@ -261,7 +261,7 @@ class JobFuture(Future[T]):
         self._log = job.log
 
     def on_changed(self, job: Job) -> None:
-        self.pid = job.pid
+        self.pid, self._log = job.pid, job.log
         if job.is_over:
             self._on_over(job)
 

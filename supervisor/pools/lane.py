@@ -149,7 +149,6 @@ class Lane:
         "_base_at",
         "_fences",
         "_holder",
-        "_is_closed",
         "_is_full",
         "_line",
         "_lock",
@@ -158,6 +157,7 @@ class Lane:
         "_room",
         "_seconds",
         "_worker",
+        "is_closed",
         "is_over",
         "process",
         "quiet",
@@ -188,7 +188,7 @@ class Lane:
         self.quiet = quiet
         """Whether the pool need not learn at once that the worker is busy: there is a spare for it already."""
         self._line: deque[LinedUp] = deque()
-        self._is_closed = False
+        self.is_closed = False
         """No call is lined up any more, at least for now."""
         self._is_full = False
         """The socket takes no more until the worker has received something."""
@@ -206,7 +206,7 @@ class Lane:
     def has_room(self, call: LaneCall) -> bool:
         """Return whether this call may be lined up now."""
         line = self._line
-        if self._is_closed or self._is_full or len(line) >= self._room:
+        if self.is_closed or self._is_full or len(line) >= self._room:
             return False
         if not line:
             return True
@@ -257,7 +257,7 @@ class Lane:
     @property
     def is_idle(self) -> bool:
         """Whether the worker has nothing to do, and may be given calls."""
-        return not self._line and not self._is_closed
+        return not self._line and not self.is_closed
 
     @property
     def is_alone(self) -> bool:
@@ -292,7 +292,7 @@ class Lane:
     def kill(self, call: LaneCall, verdict: Verdict) -> None:
         """Send SIGKILL if the worker has this call. What it has not received was taken back before."""
         if self._line and self._line[-1].call is call:
-            self._is_closed = True
+            self.is_closed = True
             fence = self._line[-1].fence
             self.process.hold(fence)
             self.process.kill_now(fence, verdict)
@@ -337,7 +337,7 @@ class Lane:
             # What stood behind it and was received is passed over: the worker sends IDLE, or has sent it.
             self._holder.put_back([*self._released(self._line), *back])
             self._line.clear()
-            self.is_over = self._is_closed = True
+            self.is_over = self.is_closed = True
             if first is not None:
                 first.call.lane = None
         self._worker.on_lane_over()
@@ -359,8 +359,8 @@ class Lane:
 
     def reopen(self) -> None:
         """Let calls be lined up again, unless the lane is over."""
-        if not self.is_over and self._is_closed:
-            self._is_closed = False
+        if not self.is_over and self.is_closed:
+            self.is_closed = False
             self._holder.on_room()
 
     def revoke(self) -> None:
@@ -379,7 +379,7 @@ class Lane:
         """Take back what the worker has not received, and read what it has reported; return whether it has a call."""
         with self._lock:
             self._holder.repair()
-            self._is_closed = True
+            self.is_closed = True
             if not self._keeps_its_call:
                 self._holder.put_back(self.take_back())
         self.process.read_frames()  # of calls that have run through; any other frame promotes the first call

@@ -365,7 +365,8 @@ class _ReadingOutput:
         self._worker = worker
 
     def __enter__(self) -> None:
-        if self._worker.lane is not None:
+        # When its call ends meanwhile, the worker may get another lane, and at once a call.
+        while self._worker.lane is not None and not self._worker.lane.is_closed:
             self._worker.lane.settle(reopens=False)
 
     def __exit__(self, *_: object) -> None:

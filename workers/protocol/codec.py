@@ -26,6 +26,8 @@ JSON_DEPTH_MAX = 200
 """Levels of nesting. Other parsers stop at 128 to 256; Python's own stops where its stack happens to end."""
 _PLAIN = frozenset({str, bytes, int, float, bool, type(None)})
 """Types that plain pickle and cloudpickle encode in the same way."""
+_SMALL = frozenset({int, float, bool, type(None)})
+"""Types whose values plain pickle sends, and which are small."""
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _STEP = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 
@@ -127,6 +129,9 @@ class PickleCodec:
         return b"".join(self._pickled(value, beside=False).parts)
 
     def encode_result(self, value: Any, result_buffer: int) -> bytes | None:
+        if type(value) in _SMALL:
+            encoded: bytes = self._pickles.in_band(value)
+            return encoded
         found = self._pickled(value)
         if result_buffer < 0 or found.size <= INLINE_BYTES_MAX:
             return found.to_bytes()

@@ -141,6 +141,12 @@ def pickled(value: object, *, beside: bool = True) -> Pickled:
     return Pickled().dumped(_ByValue, value, beside)
 
 
+def in_band(value: object) -> bytes:
+    """Pickle a value that plain pickle can send, without buffers beside it."""
+    encoded = pickle.dumps(value, PROTOCOL)
+    return _SMALL.pack(0, len(encoded)) + encoded
+
+
 def loads(payload: bytes | mmap.mmap) -> Any:
     """Return the value. From a mapping, its buffers may refer to the mapping; from bytes they are copied.
 

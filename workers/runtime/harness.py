@@ -32,7 +32,7 @@ from killable.workers.runtime.frame_writer import FrameWriter
 from killable.workers.runtime.line_reader import LineReader
 from killable.workers.runtime.order_reader import OrderReader
 from killable.workers.runtime.process_setup import flush_c_streams
-from killable.workers.runtime.reuse_check import Baseline
+from killable.workers.runtime.reuse_check import Baseline, TaskFolder
 from killable.workers.runtime.rlimits import ResourceLimits, measure_data_bytes
 from killable.workers.runtime.stop_signal import StopSignal
 from killable.workers.runtime.warmup import warm_up
@@ -107,6 +107,7 @@ class Harness:
         self._stop_signal.install()
         os.register_at_fork(after_in_child=self._close_in_child)
         self._baseline = Baseline.take()
+        self._tasks = TaskFolder()
         self._rlimits = ResourceLimits(own_user=configure.uid is not None)
         self._data_bytes: int | None = measure_data_bytes()
         self._result_buffer = -1
@@ -187,7 +188,7 @@ class Harness:
         _flush()
         closing_frames = [closing]
         is_last = self._stop_signal.stopping is not None or self._served == self._jobs_max
-        change = "" if is_last else self._baseline.changed()
+        change = "" if is_last else self._baseline.changed(self._tasks)
         if not (is_last or change):
             if attempt.has_tmp:
                 self._channel.close(closing_frames)  # first: removing the directory may outlast the job's time
@@ -255,6 +256,7 @@ class Harness:
         self._orders.close()
         self._line.close()
         self._drop_result_buffer()
+        self._tasks.close()
         for descriptor in (*self._pipes[2:], self._output):
             with contextlib.suppress(OSError):
                 os.close(descriptor)

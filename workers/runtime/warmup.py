@@ -19,7 +19,7 @@ from killable.workers.protocol.messages import Idle, Kind, Run
 from killable.workers.runtime.execution import Execution
 from killable.workers.runtime.frame_writer import FrameWriter
 from killable.workers.runtime.order_reader import OrderReader
-from killable.workers.runtime.reuse_check import Baseline
+from killable.workers.runtime.reuse_check import Baseline, TaskFolder
 from killable.workers.runtime.rlimits import ResourceLimits
 from killable.workers.runtime.stop_signal import StopSignal
 
@@ -56,7 +56,9 @@ def warm_up(tmp: str, codec: Codec) -> None:
         limits = run.limits_in_force()
         attempt = Execution(run, limits, {_JOB.name: _JOB}, codec, channel, tmp, ResourceLimits(), 0)
         closing = attempt.outcome(stop_signal, frame.fence)
-        channel.close([closing, (Kind.IDLE, Idle(not Baseline.take().changed()).encode())])
+        tasks = TaskFolder()
+        channel.close([closing, (Kind.IDLE, Idle(not Baseline.take().changed(tasks)).encode())])
+        tasks.close()
     finally:
         ours.close()
         orders.close()

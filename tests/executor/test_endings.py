@@ -391,7 +391,7 @@ def test_the_whole_time_of_a_call_runs_while_its_processes_start(tmp_path: Path)
 def test_the_whole_time_of_a_call_runs_while_it_waits_for_a_worker(tmp_path: Path) -> None:
     with Executor(max_workers=1, grace_s=0) as executor:
         executor.submit(executor_tasks.square, 3).result()  # its worker is ready
-        running = executor.with_limits(total_s=10.0).submit(executor_tasks.notes, str(tmp_path / "in"))
+        running = executor.with_limits(total_s=5.0).submit(executor_tasks.notes, str(tmp_path / "in"))
         until((tmp_path / "in").exists, "it runs")
         waiting = executor.with_limits(total_s=0.1).submit(executor_tasks.say, str(tmp_path / "never"))
         for future, code in ((waiting, "timeout.queue"), (running, "timeout.run")):

@@ -1,6 +1,7 @@
 """Every hostile job through the real guard, zygote and supervisor: how it ends, that it does, and whom it hurts.
 
-By every kind of worker: forked or exec'd, fresh or used again, with either proof that its tree is gone.
+By every kind of worker: forked or exec'd, fresh or used again, with either proof that its tree is gone; each pair of
+these three together.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import pytest
 from job_runs import HOSTILE_POOL, SETTLED, Story, follow, hostile_pool, run, stop, submit, wait_for_tokens
 from support.certificate_checks import check_row
 from support.hostile_job_table import ACK_S, EXIT_PHASES, FROM_START_S, GRACE_S, LONG_S, TABLE, HostileCase
-from support.supervisor_fixture import StartSupervisor
+from support.supervisor_fixture import CGROUP_PROOF, StartSupervisor
 from support.waiting import Pending, until_async
 
 from killable.supervisor.supervisor import Supervisor
@@ -73,8 +74,15 @@ def stack_written(pid: int) -> bytes:
 @pytest.mark.row("B3", "B4", "D1", "D2", "D3", "D20", "D21", "H5", "PEERS-3", "PEERS-7", "PEERS-8")
 @pytest.mark.code(*{case.code for case in TABLE if case.code})
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("start_method", ["fork", "spawn"])
-@pytest.mark.parametrize("jobs_per_worker_max", [1, 0], ids=["fresh", "reused"])
+@pytest.mark.parametrize(
+    ("start_method", "jobs_per_worker_max", "proof"),
+    [
+        ("fork", 0, CGROUP_PROOF),
+        ("fork", 1, "descendants"),
+        ("spawn", 1, CGROUP_PROOF),
+        ("spawn", 0, "descendants"),
+    ],
+)
 async def test_every_hostile_job_ends_as_its_row_says_and_hurts_nobody(
     start_method: str, jobs_per_worker_max: int, proof: str, supervisor: StartSupervisor
 ) -> None:

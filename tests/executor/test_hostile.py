@@ -25,7 +25,7 @@ from support import (
     resource_hungry_jobs,
 )
 from support.certificate_checks import check_certificate, check_row, phases_of
-from support.hostile_job_table import ACK_S, DELIVERY_GRACE_S, TABLE, HostileCase
+from support.hostile_job_table import ACK_S, DELIVERY_GRACE_S, ONE_OF_EACH_KIND, TABLE, HostileCase
 from support.job_helpers import process_name_of
 from support.waiting import Pending, until
 
@@ -195,10 +195,6 @@ class Lane:
             return [fault for row in rows if (fault := self.fault_of(row))]
         finally:
             self.executor.kill_workers()  # the neighbour would not end by itself
-
-
-ONE_OF_EACH_KIND = list({(case.code, case.settle, case.keeps_worker): case for case in TABLE}.values())
-"""Of exec'd workers, which take the longest: `process/test_hostile_jobs.py` has all of the table with them."""
 
 
 @pytest.mark.row("H5", "PEERS-3", "PEERS-4", "PEERS-8")

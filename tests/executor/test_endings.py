@@ -371,7 +371,7 @@ def test_the_pid_of_a_call_is_that_of_the_attempt_that_runs(executor: Executor, 
     future = again.submit(executor_tasks.die_once, str(tmp_path), then=str(tmp_path / "second"))
     assert arrived(tmp_path / "second") == until(lambda: future.pid, "it is told who has it now")
     assert future.cancel()
-    with pytest.raises(ValueError, match="100 at most"):
+    with pytest.raises(ValueError, match="at most 100"):
         executor.with_limits(attempts_max=101)
 
 

@@ -161,7 +161,7 @@ class PendingTasks:
             lane.line_up(task)
         except Exception as error:
             self.repair()
-            self._call(partial(self._give_up, task, f"it cannot be given to a worker: {error!r}"))
+            self._call(partial(self._give_up, task, f"it cannot be sent to a worker: {error!r}"))
             self._waiting.pop(task.future, None)
             return
         if task.lane is None:
@@ -262,7 +262,7 @@ class PendingTasks:
             futures = list(self._under_way)
         for future in futures:
             if not future.is_wanted():
-                future.cancel(reason="the program has ended, and nobody reads it")
+                future.cancel(reason="the program is exiting, and nothing reads the stream")
 
     def close_in_child(self) -> None:
         """Fail the parent's tasks in a fork of the program. The next task gets a thread and workers of the child."""

@@ -54,15 +54,14 @@ class TaskLimits(NamedTuple):
     as_json: bytes
     announced: bool
     """The worker reports that the function is entered: a time limit runs until then, or from then on."""
-    is_alone: bool
-    """The supervisor has to know of the task at once: resources are measured, or a time limit runs."""
+    is_watched: bool
+    """Resources are measured."""
 
     @classmethod
     def of(cls, job_type: JobType, asked: Mapping[str, Any]) -> TaskLimits:
         """Work out the limits of tasks that ask for these."""
         in_force = limits_of_job(job_type.limits, job_type.caps, asked)
-        announced = announces(in_force)
-        return cls(asked, in_force, limits_as_json(in_force), announced, announced or is_wanted(in_force))
+        return cls(asked, in_force, limits_as_json(in_force), announces(in_force), is_wanted(in_force))
 
 
 class TaskOwner(Protocol):
@@ -123,8 +122,13 @@ class Task:
         """The requested stop, with its grace in seconds (None: the task's own); None: no stop was requested."""
 
     @property
+    def is_watched(self) -> bool:
+        return self._owner.limits_of(self._type, self._limits).is_watched
+
+    @property
     def is_alone(self) -> bool:
-        return self._type == executor_setup.STREAM or self._owner.limits_of(self._type, self._limits).is_alone
+        limits = self._owner.limits_of(self._type, self._limits)
+        return limits.is_watched or limits.announced or self._type == executor_setup.STREAM
 
     @property
     def is_job(self) -> bool:

@@ -32,7 +32,7 @@ LINE_S = 0.002
 """Calls are lined up for about so long: longer ones gain nothing by it, and a worker that is free takes them sooner."""
 SHARE = 8
 """A call counts for an eighth of the average duration."""
-BASE_S = 0.002
+BEFORE_S = 0.002
 """The readings that tell how a worker died are taken again when the last ones are older than this."""
 
 _RAN = int(Kind.RAN)
@@ -60,6 +60,11 @@ class LaneCall(Protocol):
         """Whether it is not lined up behind another call, nor another one behind it: limits are watched, or its items
         are streamed.
         """
+        ...
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether its use of resources is measured: from its worker's use when it is lined up."""
         ...
 
     def message(self, fence: int, heard: int, result_buffer: int) -> tuple[bytes, Sequence[int]]:
@@ -146,7 +151,7 @@ class Lane:
     """Created and ended in the supervisor's thread. Methods that say so want the holder's lock to be held."""
 
     __slots__ = (
-        "_base_at",
+        "_before_at",
         "_fences",
         "_holder",
         "_is_full",
@@ -195,7 +200,7 @@ class Lane:
         self.is_over = False
         self._seconds = math.inf
         """The average duration of the latest calls; infinite: none is known."""
-        self._base_at = -math.inf
+        self._before_at = -math.inf
 
     # ── in any thread, with the lock held ──
 
@@ -220,7 +225,9 @@ class Lane:
 
     def line_up(self, call: LaneCall) -> bool:
         """Send a call to the worker. Return False if the socket takes no more. After an interrupt call `repair`."""
-        self.note_base()
+        self._note_before()
+        if call.is_watched:
+            self.process.note_base()
         fence, passes = next(self._fences), self._passes_result_buffer
         message, passed = call.message(fence, self._worker.heard, self._result_buffer if passes else -1)
         place = LinedUp(call, fence, is_alone=call.is_alone or not self.quiet, passes_result_buffer=passes)
@@ -235,11 +242,11 @@ class Lane:
         call.lane = self
         return True
 
-    def note_base(self) -> None:
+    def _note_before(self) -> None:
         """Take the readings from which the end of the next call is explained, unless there are recent ones."""
         now = monotonic()
-        if not self._line and now - self._base_at > BASE_S:
-            self._base_at = now
+        if not self._line and now - self._before_at > BEFORE_S:
+            self._before_at = now
             self.process.note_before()
 
     def repair(self, call: LaneCall) -> bool:

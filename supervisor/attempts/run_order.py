@@ -50,7 +50,8 @@ def order_of(
     """Return the order for a submission, and the descriptors to pass with it. There need not be a `Job` for it."""
     content = submission.input
     sealed = (content.descriptor,) if isinstance(content, SealedInput) else ()
-    passed = sealed if result_buffer < 0 else (*sealed, result_buffer)
+    shared = submission.shared.descriptors if submission.shared is not None else ()
+    passed = (*sealed, *shared) if result_buffer < 0 else (*sealed, *shared, result_buffer)
     run = Run(
         job_id=job_id,
         type=submission.type,
@@ -61,6 +62,7 @@ def order_of(
         correlation_id=submission.correlation_id,
         announce=announce,
         sealed=bool(sealed),
+        shared=len(shared),
         result_buffer=result_buffer >= 0,
     )
     return encode(Kind.RUN, fence, 0, run.encode()), passed

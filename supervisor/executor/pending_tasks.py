@@ -14,8 +14,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from killable.supervisor.clock import monotonic
-from killable.supervisor.executor import pickling_errors
+from killable.supervisor.executor import large_globals, pickling_errors
 from killable.supervisor.executor.futures import JobFuture
+from killable.supervisor.executor.repeated_content import RepeatedContent
 from killable.supervisor.executor.supervisor_thread import SupervisorThread, ThreadClosed
 from killable.supervisor.executor.task import Task
 from killable.supervisor.models import JobType, Submission, Verdict
@@ -68,6 +69,7 @@ class PendingTasks:
         self.types: dict[str, JobType] = {}
         """The Executor's job types; known as soon as a worker is leased."""
         self.supervisor_thread = SupervisorThread(self._settings, self._name, self)
+        self._repeated = RepeatedContent()
         self._is_started = self._look_scheduled = False
 
     def _start_thread(self) -> None:
@@ -89,12 +91,17 @@ class PendingTasks:
             raise RuntimeError(self._closed_reason)
         function, args, kwargs = call
         try:
-            input = _inline_or_sealed(pickling.pickled({"function": function, "args": args, "kwargs": kwargs}))
+            packed = pickling.pickled({"function": function, "args": args, "kwargs": kwargs})
+            shared = None
+            if packed.size > INLINE_BYTES_MAX:
+                large_globals.warn(packed.size, function, args, kwargs)
+                shared = self._repeated.share(packed)
+            input = _inline_or_sealed(packed)
         except Exception as error:  # pickling runs the caller's __reduce__, which may raise anything
             pickling_errors.name_it(error, function, args, kwargs)
             future.fail(error)
             return
-        taken = Task(self, Submission(type, input, limits=dict(limits)), future)
+        taken = Task(self, Submission(type, input, limits=dict(limits), shared=shared), future)
         future.job_id = f"{self._prefix}-{next(self._numbers)}"
         try:
             with self._lock:
@@ -210,6 +217,7 @@ class PendingTasks:
     def close_in_child(self) -> None:
         """Fail the parent's tasks in a fork of the program. The next task gets a thread and workers of the child."""
         self.supervisor_thread.close_in_child()
+        self._repeated.close()
         under_way = self._under_way
         self._begin()
         for future in under_way:
@@ -234,6 +242,7 @@ class PendingTasks:
             calls = list(self._under_way.values())
         for call in calls:
             call.fail_lost(why)
+        self._repeated.close()
 
     def on_leased(self, lease: Lease) -> None:
         if not self.types:

@@ -53,16 +53,16 @@ def _parts_of(function: Any) -> Iterator[Part]:
             for variable, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
                 with contextlib.suppress(ValueError):  # an empty cell
                     yield f"In {name} the variable {variable!r}", cell.cell_contents
-            for known in sorted(_globals_of(code) & function.__globals__.keys()):
+            for known in sorted(globals_of(code) & function.__globals__.keys()):
                 yield f"In {name} the global {known!r}", function.__globals__[known]
             defaults = (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
             yield from ((f"In {name} a default", default) for default in defaults)
 
 
-def _globals_of(code: CodeType) -> set[str]:
+def globals_of(code: CodeType) -> set[str]:
     """Return the names of the globals that a function's code reads, nested code included."""
     found = {step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"}
-    return found.union(*(_globals_of(each) for each in code.co_consts if isinstance(each, CodeType)))
+    return found.union(*(globals_of(each) for each in code.co_consts if isinstance(each, CodeType)))
 
 
 def _arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Part]:

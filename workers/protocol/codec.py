@@ -10,7 +10,7 @@ import itertools
 import json
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from json.encoder import encode_basestring_ascii
 from mmap import mmap
@@ -41,7 +41,7 @@ class Unserializable(Exception):
 class Codec(Protocol):
     name: str
 
-    def decode_input(self, payload: bytes | mmap) -> Any:
+    def decode_input(self, payload: bytes | mmap, shared: Iterable[mmap] = ()) -> Any:
         """Return the input; a valid one maps parameter names to values. It may refer to a mapping, never to bytes."""
         ...
 
@@ -68,7 +68,7 @@ class Codec(Protocol):
 class JsonCodec:
     name = "json"
 
-    def decode_input(self, payload: bytes | mmap) -> Any:
+    def decode_input(self, payload: bytes | mmap, shared: Iterable[mmap] = ()) -> Any:
         # str(), not bytes(): one copy less from a mapping. Lone surrogates are escapes in our JSON.
         return json.loads(str(payload, "utf-8")) if payload else {}
 
@@ -114,8 +114,8 @@ class PickleCodec:
 
         return pickling
 
-    def decode_input(self, payload: bytes | mmap) -> Any:
-        return self._pickles.loads(payload)
+    def decode_input(self, payload: bytes | mmap, shared: Iterable[mmap] = ()) -> Any:
+        return self._pickles.loads(payload, shared)
 
     def encode_value(self, value: Any) -> bytes:
         return self._pickled(value).to_bytes()

@@ -19,7 +19,7 @@ from killable.workers.protocol.codec import CODECS
 from killable.workers.protocol.control import Configure
 from killable.workers.protocol.frames import FrameError, encode
 from killable.workers.protocol.messages import Broken, Idle, Kind, Ready, Run
-from killable.workers.protocol.shared_memory import SealedInput
+from killable.workers.protocol.shared_memory import MemoryFile, SealedInput
 from killable.workers.runtime.crash_stack import CrashStack
 from killable.workers.runtime.dump_signal import DUMP_SIGNAL
 from killable.workers.runtime.execution import Execution
@@ -124,6 +124,7 @@ class Harness:
                 self._rlimits,
                 self._data_bytes,
                 sealed=self._take_sealed(run),
+                shared=self._take_shared(run),
                 result_buffer=self._hold_result_buffer(run),
             )
             self._channel.begin(order.fence)
@@ -149,6 +150,10 @@ class Harness:
     def _take_sealed(self, run: Run) -> SealedInput | None:
         descriptor = self._orders.take_descriptor() if run.sealed else None
         return None if descriptor is None else SealedInput(descriptor)
+
+    def _take_shared(self, run: Run) -> list[MemoryFile]:
+        descriptors = [self._orders.take_descriptor() for _ in range(run.shared)]
+        return [MemoryFile(each) for each in descriptors if each is not None]
 
     def _hold_result_buffer(self, run: Run) -> int:
         """Return the result buffer that came with this order or an earlier one; -1: none."""

@@ -1,4 +1,4 @@
-"""Large pieces of an Executor's tasks (arrays, tables): each is kept once in shared memory, for all tasks that bring it.
+"""Large pieces of an Executor's tasks (arrays, tables): each is in shared memory once, for all tasks that bring it.
 
 Runs in: any thread of the program.
 
@@ -33,7 +33,7 @@ KEPT_BYTES_MAX = 1 << 30
 CANDIDATES_MAX = 4
 """The most copies with which a piece at a new place is compared."""
 CHANGES_MAX = 2
-"""A piece that was found changed so many times in a row is watched no longer: at each page the first write costs a fault."""
+"""A piece that was found changed so often in a row is watched no longer: the first write to each page costs a fault."""
 
 _Key = tuple[int, int]
 """Address and size in bytes."""
@@ -97,17 +97,14 @@ class RepeatedContent:
             before = self._places.get(key)
             last = None if before is None else before.copy
             is_unwritten = before is not None and self._is_unwritten(before)
-            if before is not None and last is not None and is_unwritten:
-                if memory_writes.are_edges_equal(last.descriptor, buffer, key[0]):
-                    self._note_repeat(before, last)
-                    return last
+            if before is not None and last is not None and is_unwritten and _are_edges_equal(last, buffer):
+                self._note_repeat(before, last)
+                return last
             others = self._copies_of_size(buffer.nbytes) if last is None else [last]
             place = self._begin(before, key, self._owner_of(buffer, key))
         copy = next((other for other in others if _is_equal(other, buffer)), None)
         # Without a copy and a watch nobody knows: what comes from the same place is taken for the same, and kept.
-        is_same = copy is not None or (
-            before is not None and last is None and (is_unwritten or not before.is_watched)
-        )
+        is_same = copy is not None or (before is not None and last is None and (is_unwritten or not before.is_watched))
         if copy is None:
             copy = SharedPart.of(buffer)
         with self._lock:
@@ -188,6 +185,12 @@ class RepeatedContent:
         watch, self._watch = self._watch, None
         if watch is not None:
             watch.close()
+
+
+def _are_edges_equal(copy: SharedPart, buffer: memoryview) -> bool:
+    from killable.supervisor.linux.memory_writes import are_edges_equal
+
+    return are_edges_equal(copy.descriptor, buffer)
 
 
 def _is_equal(copy: SharedPart, buffer: memoryview) -> bool:

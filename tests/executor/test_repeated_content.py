@@ -131,23 +131,22 @@ def test_a_copy_goes_with_the_last_task_unless_it_repeats(executor: Executor) ->
 
 
 def test_a_copy_goes_when_its_object_goes_and_tasks_need_it_still(executor: Executor, tmp_path: Path) -> None:
-    array = np.ones(LARGE)
-    calls = behind(executor, tmp_path / "gate", lambda: [executor.submit(total, array) for _ in range(3)])
-    del array
+    arrays = [np.ones(LARGE)]
+    calls = behind(executor, tmp_path / "gate", lambda: [executor.submit(total, *arrays) for _ in range(3)])
+    arrays.clear()
     assert [call.result() for call in calls] == 3 * [LARGE]
     until(lambda: not memory_files(), "nobody needs it")
 
 
 def test_cancelled_tasks_need_nothing(executor: Executor, tmp_path: Path) -> None:
-    array = np.ones(LARGE)
+    arrays = [np.ones(LARGE)]
 
     def submit() -> None:
-        calls = [executor.submit(total, array) for _ in range(3)]
-        del calls[0]
-        assert all([call.cancel() for call in calls])
+        _, *calls = [executor.submit(total, *arrays) for _ in range(3)]
+        assert all(call.cancel() for call in calls)
 
     behind(executor, tmp_path / "gate", submit)
-    del array
+    arrays.clear()
     assert executor.submit(int).result() == 0
     until(lambda: not memory_files(), "nobody needs it")
 

@@ -41,7 +41,7 @@ def test_a_write_to_any_page_is_noticed(watch: WriteWatch, memory: mmap.mmap) ->
     for page in range(PAGES):
         assert watch.watch(*place(memory))
         assert memory[page * PAGE_BYTES] == ord("x")
-        assert watch.is_unwritten(*place(memory))
+        assert watch.is_unwritten(*place(memory)) and (page % 2 or watch.is_unwritten(*place(memory)))
         memory[page * PAGE_BYTES + random.randrange(PAGE_BYTES)] = ord("y")
         assert not watch.is_unwritten(*place(memory))
 
@@ -65,11 +65,31 @@ def test_pages_that_were_never_touched_are_watched(watch: WriteWatch) -> None:
         assert not watch.is_unwritten(*place(fresh))
 
 
-def test_memory_that_was_given_back_is_not_trusted(watch: WriteWatch, memory: mmap.mmap) -> None:
+@pytest.mark.parametrize("looks", [0, 1, 2])
+@pytest.mark.parametrize("is_read", [False, True])
+def test_memory_that_was_given_back_is_not_trusted(
+    watch: WriteWatch, memory: mmap.mmap, looks: int, is_read: bool
+) -> None:
     """As free(3) does: its pages read as zeros, and nothing was written."""
     assert watch.watch(*place(memory))
+    assert all(watch.is_unwritten(*place(memory)) for _ in range(looks))
     memory.madvise(mmap.MADV_DONTNEED, 2 * PAGE_BYTES, PAGE_BYTES)
-    assert memory[2 * PAGE_BYTES] == 0 and not watch.is_unwritten(*place(memory))
+    if is_read:
+        assert memory[2 * PAGE_BYTES] == 0
+    assert not watch.is_unwritten(*place(memory))
+
+
+def test_a_whole_page_table_that_was_given_back_is_not_trusted(watch: WriteWatch) -> None:
+    table_bytes = 512 * PAGE_BYTES
+    with mmap.mmap(-1, 4 * table_bytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as large:
+        for advice in (mmap.MADV_NOHUGEPAGE, mmap.MADV_HUGEPAGE):
+            large.madvise(advice)
+            large[:] = b"x" * len(large)
+            assert watch.watch(*place(large))
+            assert watch.is_unwritten(*place(large)) and watch.is_unwritten(*place(large))
+            middle = -address_of(large) % table_bytes + table_bytes
+            large.madvise(mmap.MADV_DONTNEED, middle, table_bytes)
+            assert not watch.is_unwritten(*place(large))
 
 
 def test_shared_memory_is_not_trusted(watch: WriteWatch) -> None:
@@ -82,7 +102,7 @@ def test_shared_memory_is_not_trusted(watch: WriteWatch) -> None:
 
 def test_other_memory_at_the_same_place_is_not_trusted(watch: WriteWatch, memory: mmap.mmap) -> None:
     here = place(memory)
-    assert watch.watch(*here)
+    assert watch.watch(*here) and watch.is_unwritten(*here)
     memory.close()
     assert not watch.is_unwritten(*here)
     with mmap.mmap(-1, PAGES * PAGE_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS):  # mostly at that place

@@ -4,9 +4,9 @@ Runs in: any. Only for the Executor, where the caller is also the author: loadin
 
     u32 number of buffers | u64 bytes of each … | u64 bytes of the pickle | the pickle | buffers, each at a 64th byte
 
-Large pieces may be elsewhere, in memory files that other values refer to as well (`leave_out`). Then bit 30 of the first
-number is set, the number of the pickle's pieces comes next, and the sizes of these stand before those of the buffers;
-the size of a piece that is elsewhere has bit 63 set.
+Large pieces may be elsewhere, in memory files that other values refer to as well (`leave_out`). Then bit 30 of the
+first number is set, the number of the pickle's pieces comes next, and the sizes of these stand before those of the
+buffers; the size of a piece that is elsewhere has bit 63 set.
 Pickle protocol 5 keeps large buffers (numpy arrays, Arrow tables) out of the pickle (PEP 574): a process that maps the
 file reads them without a copy. Objects that plain pickle cannot send, or only by a name in `__main__`, which is another
 module in each process, go by value (cloudpickle): lambdas, closures, everything of a script or a notebook.

@@ -92,15 +92,15 @@ class PendingTasks:
         function, args, kwargs = call
         try:
             packed = pickling.pickled({"function": function, "args": args, "kwargs": kwargs})
-            shared = None
-            if packed.size > INLINE_BYTES_MAX:
-                large_globals.warn(packed.size, function, args, kwargs)
-                shared = self._repeated.share(packed)
+            brought = packed.size
+            shared = self._repeated.share(packed) if brought > INLINE_BYTES_MAX else None
             input = _inline_or_sealed(packed)
         except Exception as error:  # pickling runs the caller's __reduce__, which may raise anything
             pickling_errors.name_it(error, function, args, kwargs)
             future.fail(error)
             return
+        if brought > INLINE_BYTES_MAX:
+            large_globals.warn(brought, function, args, kwargs)
         taken = Task(self, Submission(type, input, limits=dict(limits), shared=shared), future)
         future.job_id = f"{self._prefix}-{next(self._numbers)}"
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import concurrent.futures
 import gc
 import os
@@ -44,8 +45,8 @@ def memory_files() -> list[str]:
     return [link for link in links if "killable-input" in link]
 
 
-def total(array: np.ndarray, *_: object) -> float:
-    return float(array.sum())
+def total(values: np.ndarray, *_: object) -> float:
+    return float(values.sum())
 
 
 def wait_for(gate: str) -> None:
@@ -74,6 +75,36 @@ def test_waiting_tasks_have_one_copy_of_what_they_share(executor: Executor, tmp_
 
     results = [call.result() for call in behind(executor, tmp_path / "gate", submit)]
     assert results == 10 * [float(LARGE)] + 10 * [1.0] and len(seen) == 1
+
+
+def last_of(number: int, values: Any) -> tuple[int, Any]:
+    return number, values[len(values) - 1]
+
+
+NUMBERED = {number: f"the text of {number}" for number in range(100_000)}
+IN_THE_PICKLE = {
+    "dict": NUMBERED,
+    "bytes": bytes(range(256)) * 10_000,
+    "bytearray": bytearray(range(256)) * 10_000,
+    "text": "äöü" * 1_000_000,
+    "array": array.array("d", range(200_000)),
+    "mixed": ["begin", b"x" * 2_000_000, list(range(300_000)), np.ones(100_000), "end"],
+}
+
+
+@pytest.mark.parametrize("kind", IN_THE_PICKLE)
+def test_what_is_pickled_anew_each_time_is_in_memory_once(kind: str, executor: Executor, tmp_path: Path) -> None:
+    values, seen = IN_THE_PICKLE[kind], []
+
+    def submit() -> list[Any]:
+        calls = [executor.submit(last_of, number, values) for number in range(5)]
+        calls += [executor.submit(lambda: (5, values[len(values) - 1])) for _ in range(5)]
+        seen.extend(memory_files())
+        return calls
+
+    results = [call.result() for call in behind(executor, tmp_path / "gate", submit)]
+    assert results == [(min(number, 5), values[len(values) - 1]) for number in range(10)]
+    assert len(seen) <= (2 if kind in ("dict", "mixed") else 1) + (2 if kind == "mixed" else 0), seen
 
 
 def test_each_task_has_the_values_of_its_submit(executor: Executor, tmp_path: Path) -> None:

@@ -5,8 +5,11 @@ Runs in: any. Only for the Executor, where the caller is also the author: loadin
     u32 number of buffers | u64 bytes of each … | u64 bytes of the pickle | the pickle | buffers, each at a 64th byte
 
 Pickle protocol 5 keeps large buffers (numpy arrays, Arrow tables) out of the pickle (PEP 574): a process that maps the
-file reads them without a copy. Objects that plain pickle cannot send, or only by a name in `__main__`, which is another
-module in each process, go by value (cloudpickle): lambdas, closures, everything of a script or a notebook.
+file reads them without a copy. What plain pickle cannot send goes by value (`by_value`): lambdas, closures, classes in
+functions. Before a pickle for a worker that names something of the program's `__main__` are the definitions that it
+needs (`definitions`); bit 31 of the number of buffers says so, and the pickle is then
+
+    u32 bytes of the table | the table | definitions … | the pickle
 """
 
 from __future__ import annotations
@@ -15,12 +18,12 @@ import mmap
 import os
 import pickle
 import struct
-from types import CodeType, FunctionType
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import cloudpickle  # type: ignore[import-untyped]
 
-from killable.workers.protocol import script_globals
+from killable.workers.protocol import by_value, definitions, script_globals
 
 PROTOCOL = 5
 BUFFER_BYTES_MIN = 64 << 10
@@ -31,8 +34,7 @@ _WRITEV_MAX = 512
 """Below IOV_MAX (writev(2))."""
 _ALIGNMENT = 64
 """Alignment of a buffer in the file, as numpy uses it: compiled code may refuse an unaligned array."""
-_NO_FILE = "<dynamic-code>"
-"""The file name that cloudpickle writes into code objects from 3.1.2 on."""
+_HAS_DEFINITIONS = 1 << 31
 _COUNT = struct.Struct("<I")
 _SMALL = struct.Struct("<IQ")
 
@@ -42,7 +44,7 @@ Part = bytes | bytearray | memoryview
 class Pickled:
     """A pickled value in pieces. Large pieces are the value's own memory, copied only by `to_bytes` and `lay`."""
 
-    __slots__ = ("buffers", "parts", "size", "write")
+    __slots__ = ("_flags", "buffers", "parts", "size", "write")
 
     def __init__(self) -> None:
         self.parts: list[Any] = []
@@ -50,15 +52,27 @@ class Pickled:
         self.write = self.parts.append
         self.size = 0
         """The encoded size in bytes."""
+        self._flags = 0
 
-    def dumped(self, pickler: type[pickle.Pickler], value: object, beside: bool) -> Pickled:
+    def dumped(self, pickler: Callable[..., pickle.Pickler], value: object, beside: bool) -> Pickled:
         pickler(self, PROTOCOL, buffer_callback=self._take if beside else None).dump(value)
         # The pickler writes a large in-band buffer as a PickleBuffer, which has no length.
         self.parts = [part.raw() if isinstance(part, pickle.PickleBuffer) else part for part in self.parts]
+        self._measure()
+        return self
+
+    def define(self, needed: list[definitions.Definition]) -> None:
+        """Put definitions before the pickle."""
+        if needed:
+            self._flags = _HAS_DEFINITIONS
+            self.parts = [definitions.encode(needed), *(part for each in needed for part in each.pieces.parts), *self.parts]
+            self.buffers = [*(buffer for each in needed for buffer in each.pieces.buffers), *self.buffers]
+            self._measure()
+
+    def _measure(self) -> None:
         self.size = _SMALL.size + 8 * len(self.buffers) + sum(map(len, self.parts))
         for buffer in self.buffers:
             self.size += _padding(self.size) + buffer.nbytes
-        return self
 
     def _take(self, buffer: pickle.PickleBuffer) -> bool:
         """Take a large buffer out of the pickle; return whether it stays in (the callback of protocol 5)."""
@@ -74,7 +88,7 @@ class Pickled:
     @property
     def names_main(self) -> bool:
         """Whether the pickle may refer to an object by its name in `__main__`."""
-        return any(b"__main__" in part for part in self.parts if len(part) < _PAYLOAD_BYTES)
+        return any(b"_main__" in part for part in self.parts if len(part) < _PAYLOAD_BYTES)
 
     def to_bytes(self) -> bytes:
         """Return the encoded value in one piece."""
@@ -101,44 +115,62 @@ class Pickled:
 
     def _head(self) -> bytes:
         if not self.buffers:
-            return _SMALL.pack(0, self.size - _SMALL.size)
+            return _SMALL.pack(self._flags, self.size - _SMALL.size)
         sizes = [buffer.nbytes for buffer in self.buffers]
-        return struct.pack(f"<I{len(sizes) + 1}Q", len(sizes), *sizes, sum(map(len, self.parts)))
-
-
-class _ByValue(cloudpickle.Pickler):  # type: ignore[misc]
-    """Pickles functions by value. In the receiving process those of one module share their globals (`script_globals`),
-    and their code keeps its file name, which tracebacks and stacks show.
-    """
-
-    def reducer_override(self, value: Any) -> Any:
-        if isinstance(value, CodeType):
-            make, parts = self.dispatch_table[CodeType](value)
-            return make, tuple(value.co_filename if _is_no_file(part) else part for part in parts)
-        reduction = super().reducer_override(value)
-        if isinstance(value, FunctionType) and isinstance(reduction, tuple):
-            return script_globals.reduced(reduction)
-        return reduction
-
-
-def _is_no_file(part: object) -> bool:
-    return isinstance(part, str) and part == _NO_FILE  # comparing bytes with str is a BytesWarning
+        return struct.pack(f"<I{len(sizes) + 1}Q", len(sizes) | self._flags, *sizes, sum(map(len, self.parts)))
 
 
 def pickled(value: object, *, beside: bool = True) -> Pickled:
-    """Pickle a value; `beside`: keep large buffers out of the pickle.
+    """Pickle a value for a worker, with what it needs of `__main__`; `beside`: keep large buffers out of the pickle.
 
     Raise PicklingError or TypeError for a value that cannot be pickled, and any exception of its `__reduce__`.
     """
-    if not cloudpickle.list_registry_pickle_by_value():
-        try:
-            plain = Pickled().dumped(pickle.Pickler, value, beside)
-        except Exception:
-            pass  # cloudpickle may succeed, and has the better error message if it does not
-        else:
-            if not plain.names_main:
-                return plain
-    return Pickled().dumped(_ByValue, value, beside)
+    found = _plain(value, beside)
+    if found is None:
+        found, pickler = _by_value(by_value.Pickler, value, beside)
+        found.define(definitions.needed_by(pickler, Pickled))
+    return found
+
+
+def returned(value: object, *, beside: bool = True) -> Pickled:
+    """Pickle a value for the program that this worker belongs to. Raise as `pickled`."""
+    return _plain(value, beside) or _by_value(by_value.PicklerForProgram, value, beside)[0]
+
+
+def raised(error: BaseException) -> Pickled:
+    """Pickle an exception for the program, as much of it as can be pickled. Raise as `pickled`."""
+    try:
+        return _by_value(by_value.PicklerOfRaised, error, True)[0]
+    except Exception:
+        pass  # what led to it, or one of its attributes, cannot be pickled
+    return _by_value(by_value.PicklerOfRaisedParts, error, True)[0]
+
+
+def defined(value: object) -> None:
+    """Pickle a value as what a script has in a global. Raise as `pickled`."""
+    _, pickler = _by_value(by_value.PicklerOfGlobals, value, True)
+    definitions.needed_by(pickler, Pickled)
+
+
+def _plain(value: object, beside: bool) -> Pickled | None:
+    """Pickle a value as pickle does. Return None if that fails, or names something of `__main__`."""
+    if cloudpickle.list_registry_pickle_by_value():
+        return None
+    try:
+        plain = Pickled().dumped(pickle.Pickler, value, beside)
+    except Exception:
+        return None  # it may go by value, and has the better error message if it does not
+    return None if plain.names_main else plain
+
+
+def _by_value(kind: type[by_value.Pickler], value: object, beside: bool) -> tuple[Pickled, by_value.Pickler]:
+    made: list[by_value.Pickler] = []
+
+    def pickler(*arguments: Any, **options: Any) -> by_value.Pickler:
+        made.append(kind(*arguments, **options))
+        return made[0]
+
+    return Pickled().dumped(pickler, value, beside), made[0]
 
 
 def loads(payload: bytes | mmap.mmap) -> Any:
@@ -150,15 +182,41 @@ def loads(payload: bytes | mmap.mmap) -> Any:
     (count,) = _COUNT.unpack_from(view)
     if not count:
         return pickle.loads(view[_SMALL.size :])
+    has_definitions = bool(count & _HAS_DEFINITIONS)
+    count &= ~_HAS_DEFINITIONS
     *sizes, size = struct.unpack_from(f"<{count + 1}Q", view, _COUNT.size)
     start = _SMALL.size + 8 * count
     end = stop = start + size
-    buffers: list[memoryview | bytearray] = []
+    places: list[tuple[int, int]] = []
     for length in sizes:
         begin = end + _padding(end)
         end = begin + length
-        buffers.append(bytearray(view[begin:end]) if view.readonly else view[begin:end])
-    return pickle.loads(view[start:stop], buffers=buffers)
+        places.append((begin, end))
+    if has_definitions:
+        start = _load_definitions(view, start, places)
+    return pickle.loads(view[start:stop], buffers=_buffers(view, places))
+
+
+def _buffers(view: memoryview, places: list[tuple[int, int]]) -> Iterator[memoryview | bytearray]:
+    for begin, end in places:
+        yield bytearray(view[begin:end]) if view.readonly else view[begin:end]
+
+
+def _load_definitions(view: memoryview, start: int, places: list[tuple[int, int]]) -> int:
+    """Bind the definitions that this process does not have. Return where the pickle behind them starts, and remove
+    their buffers from `places`.
+    """
+    (length,) = _COUNT.unpack_from(view, start)
+    table, start = pickle.loads(view[start + _COUNT.size :]), start + _COUNT.size + length
+    for module, names, digest, size, count in table:
+        space = script_globals.namespace(module)
+        if space is not None and not space.has(names, digest):
+            values = pickle.loads(view[start : start + size], buffers=_buffers(view, places[:count]))
+            for name, value in zip(names, values, strict=True):
+                space.bind(name, value, digest)
+        start += size
+        del places[:count]
+    return start
 
 
 def _padding(end: int) -> int:

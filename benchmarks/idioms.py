@@ -1,4 +1,4 @@
-"""Run the idioms of `tests/executor/idioms.py` under ProcessPoolExecutor, loky and killable, and write the page of them.
+"""Run the idioms of `tests/executor/idioms.py` under several executors, and write the page about them.
 
     python benchmarks/idioms.py
 
@@ -15,12 +15,18 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = ROOT / "tests" / "executor" / "idioms.py"
 PAGE = ROOT / "docs" / "explanation" / "idioms.md"
-KINDS = {"fork": "ProcessPoolExecutor, fork", "spawn": "ProcessPoolExecutor, spawn", "loky": "loky", "killable": "killable"}
-HEAD = """# What a script may send
-
-A worker of an `Executor` has a module `__main__` with the functions, classes and globals of your script or notebook that a call needs. So what works with `ProcessPoolExecutor` or with loky works here. Each line is a small program that was run with each of them, on Python {version}; the tests run all of them with killable.
-
-"""
+KINDS = {
+    "fork": "ProcessPoolExecutor, fork",
+    "spawn": "ProcessPoolExecutor, spawn",
+    "loky": "loky",
+    "killable": "killable",
+}
+HEAD = (
+    "# What a script may send\n\n"
+    "A worker of an `Executor` has a module `__main__`, with the functions, classes and globals of your script or"
+    " notebook that a call needs. So what works with `ProcessPoolExecutor` or loky works here. Each line is a small"
+    " program that was run with each of them on Python {version}; killable's tests run them all.\n\n"
+)
 
 
 def outcomes(kind: str) -> dict[str, str]:

@@ -32,8 +32,10 @@ import re
 import sys
 import tempfile
 import threading
+import types
 import typing
 import weakref
+import xml.sax.saxutils
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, NamedTuple, ParamSpec, Protocol, TypedDict, TypeVar
@@ -131,7 +133,7 @@ def _(call: Call) -> None:
     assert call(is_even, 10) and not call(is_odd, 10)
 
 
-@idiom("functools.partial")
+@idiom("`functools.partial`")
 def _(call: Call) -> None:
     assert call(functools.partial(cube, power=2), 5) == 25
 
@@ -152,7 +154,7 @@ def decorated(x: int) -> tuple[int, int]:
     return 2 * x, decorated.calls  # type: ignore[attr-defined]
 
 
-@idiom("a function under a decorator, with functools.wraps")
+@idiom("a function under a decorator, with `functools.wraps`")
 def _(call: Call) -> None:
     before = call(decorated, 2)[1]
     assert call(decorated, 2) == (4, before + 1)
@@ -186,7 +188,7 @@ def _(call: Call) -> None:
     assert call(use_remembered, 30) == 832040
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def model(name: str) -> dict[str, int]:
     return {"pid": os.getpid()}
 
@@ -196,7 +198,7 @@ def use_model() -> tuple[int, int]:
     return model.cache_info().hits, id(model("bert"))
 
 
-@idiom("functools.lru_cache, called by the function that is submitted")
+@idiom("`functools.lru_cache`, called by the function that is submitted")
 def _(call: Call) -> None:
     assert call(model, "bert")["pid"] != os.getpid()
     first, second = call(use_model), call(use_model)
@@ -222,13 +224,13 @@ def areas(*shapes: Any) -> list[float]:
     return [area(shape) for shape in shapes]
 
 
-@idiom("functools.singledispatch")
+@idiom("`functools.singledispatch`")
 def _(call: Call) -> None:
     assert call(area, 3) == 9.0
     assert call(areas, 2, (2, 3)) == [4.0, 6.0]
 
 
-class Formatter:
+class Dispatching:
     @functools.singledispatchmethod
     def show(self, value: Any) -> str:
         return "?"
@@ -237,10 +239,14 @@ class Formatter:
     def _(self, value: int) -> str:
         return f"int {value}"
 
+
+class Lazy:
     @functools.cached_property
     def costly(self) -> int:
         return os.getpid()
 
+
+class Formatter:
     def shout(self, text: str, times: int) -> str:
         return text.upper() * times
 
@@ -259,14 +265,14 @@ class Formatter:
         return x + 1
 
 
-@idiom("functools.singledispatchmethod")
+@idiom("`functools.singledispatchmethod`")
 def _(call: Call) -> None:
-    assert call(Formatter().show, 1) == "int 1" and call(Formatter().show, "") == "?"
+    assert call(Dispatching().show, 1) == "int 1" and call(Dispatching().show, "") == "?"
 
 
-@idiom("functools.cached_property")
+@idiom("`functools.cached_property`")
 def _(call: Call) -> None:
-    assert call(operator.attrgetter("costly"), Formatter()) != os.getpid()
+    assert call(operator.attrgetter("costly"), Lazy()) != os.getpid()
 
 
 @idiom("a bound method")
@@ -274,12 +280,12 @@ def _(call: Call) -> None:
     assert call(Formatter().shout, "a", 3) == "AAA"
 
 
-@idiom("functools.partialmethod")
+@idiom("`functools.partialmethod`")
 def _(call: Call) -> None:
     assert call(Formatter().twice, "b") == "BB"
 
 
-@idiom("a method under lru_cache")
+@idiom("a method under `lru_cache`")
 def _(call: Call) -> None:
     assert call(operator.methodcaller("cached", 1), Formatter()) == 2
 
@@ -294,7 +300,7 @@ def _(call: Call) -> None:
     assert call(Formatter.shout, Formatter(), "c", 1) == "C"
 
 
-@idiom("an object with __call__")
+@idiom("an object with `__call__`")
 def _(call: Call) -> None:
     assert call(Scaler(3), 4) == 12
 
@@ -317,7 +323,7 @@ def use_doubled(x: int) -> int:
         return found
 
 
-@idiom("contextlib.contextmanager")
+@idiom("`contextlib.contextmanager`")
 def _(call: Call) -> None:
     assert call(use_doubled, 4) == 8
 
@@ -331,7 +337,7 @@ def run_async(x: int) -> int:
     return asyncio.run(wait_for(x))
 
 
-@idiom("asyncio.run in a function")
+@idiom("`asyncio.run` in a function")
 def _(call: Call) -> None:
     assert call(run_async, 5) == 5
 
@@ -365,7 +371,7 @@ def by_name(name: str, x: int) -> int:
     return int(globals()[name](x))
 
 
-@idiom("functions found by name, through globals()")
+@idiom("functions found by name, through `globals()`")
 def _(call: Call) -> None:
     assert call(by_name, "square", 3) == 9
 
@@ -376,7 +382,7 @@ def through_main(x: int) -> int:
     return int(__main__.square(x)) + int(sys.modules[__name__].square(x))
 
 
-@idiom("functions found through the module __main__")
+@idiom("functions found through the module `__main__`")
 def _(call: Call) -> None:
     assert call(through_main, 3) == 18
 
@@ -403,7 +409,7 @@ def is_point(value: Any, cls: type) -> bool:
     return isinstance(value, Point) and cls is Point and type(value) is cls
 
 
-@idiom("isinstance in the function")
+@idiom("`isinstance` in the function")
 def _(call: Call) -> None:
     assert call(is_point, Point(1), Point)
 
@@ -421,7 +427,7 @@ def replace(pair: Pair) -> tuple[Pair, dict[str, Any], int]:
     return new, dataclasses.asdict(new), required
 
 
-@idiom("a dataclass, frozen and with slots")
+@idiom("a dataclass, frozen and with slots, and `dataclasses.fields`")
 def _(call: Call) -> None:
     new, as_dict, required = call(replace, Pair(1, [2]))
     assert new == Pair(2, [2]) and as_dict == {"left": 2, "right": [2]} and required == 2
@@ -448,7 +454,7 @@ def fill() -> Tight:
     raise AssertionError("it has a __dict__")
 
 
-@idiom("__slots__")
+@idiom("`__slots__`")
 def _(call: Call) -> None:
     assert call(fill).b == 2 and call(Slotted)._b == 2
 
@@ -464,7 +470,7 @@ class Place(NamedTuple):
         return f"{self.name} {self.size.width}"
 
 
-@idiom("collections.namedtuple and typing.NamedTuple")
+@idiom("`collections.namedtuple` and `typing.NamedTuple`")
 def _(call: Call) -> None:
     assert call(Size, 3) == Size(3, 1) and type(call(Place, "here")) is Place
     assert call(Place("there").describe) == "there 1"
@@ -496,7 +502,7 @@ def look(color: Color, mode: Mode, planet: Planet) -> tuple[bool, bool, float, s
     return color is Color.RED, mode == Mode.READ | Mode.WRITE, planet.radius, Color.BLUE.first
 
 
-@idiom("enumerations")
+@idiom("enumerations, with a constructor too")
 def _(call: Call) -> None:
     assert call(look, Color.RED, Mode.READ | Mode.WRITE, Planet.MARS) == (True, True, 3.39e6, "b")
     assert call(Color, "red") is Color.RED
@@ -540,7 +546,7 @@ def try_base() -> str:
     return "made"
 
 
-@idiom("abstract classes and super()")
+@idiom("abstract classes and `super()`")
 def _(call: Call) -> None:
     assert call(Derived().greet) == "I am derived!" and call(try_base) == "abstract"
 
@@ -594,7 +600,7 @@ def heaviest() -> tuple[str, int]:
     return max(PLUGINS, key=lambda cls: cls.weight).__name__, len(PLUGINS)  # type: ignore[attr-defined, no-any-return]
 
 
-@idiom("__init_subclass__ with a keyword, and a list of plugins")
+@idiom("`__init_subclass__` with a keyword, and a list of plugins")
 def _(call: Call) -> None:
     assert call(heaviest) == ("Heavy", 2)
 
@@ -661,7 +667,7 @@ def same(value: Any) -> Any:
     return value
 
 
-@idiom("__getstate__, __setstate__ and __reduce__")
+@idiom("`__getstate__`, `__setstate__` and `__reduce__`")
 def _(call: Call) -> None:
     assert call(same, Guarded()).value == 7 and call(same, Reduced("a")).text == "a!!"
 
@@ -676,7 +682,7 @@ class Proxy:
         return getattr(self.__dict__["target"], name)
 
 
-@idiom("a proxy with __getattr__")
+@idiom("a proxy with `__getattr__`")
 def _(call: Call) -> None:
     assert call(operator.attrgetter("x"), Proxy(Point(4))) == 4
 
@@ -730,7 +736,7 @@ def typed(box: Box[int], user: UserId) -> tuple[Any, ...]:
     return typing.get_type_hints(typed)["box"], hints, isinstance(io.BytesIO(), Closable), UserId(3), Box[T]
 
 
-@idiom("generics, protocols, TypedDict, NewType, get_type_hints")
+@idiom("generics, protocols, `TypedDict`, `NewType`, `get_type_hints`")
 def _(call: Call) -> None:
     box, movie, closable, user, generic = call(typed, Box(1), UserId(1))
     assert (box, closable, user, generic) == (Box[int], True, 3, Box[T]) and movie == {"title": str, "year": int}
@@ -746,7 +752,7 @@ class Node:
     parent: Node | None = None
 
 
-@idiom("get_type_hints of annotations that are text")
+@idiom("`get_type_hints` of annotations that are text")
 def _(call: Call) -> None:
     assert call(hints_of_pair) == {"value": Point, "parent": Node | None}
 
@@ -934,7 +940,7 @@ def pickle_there() -> tuple[bool, bool]:
     return type(point) is Point and point.x == 1, pair == Pair(1) and pickle.loads(pickle.dumps(square)) is square
 
 
-@idiom("pickle.dumps and loads in a function (joblib.dump, torch.save)")
+@idiom("`pickle.dumps` in a function (`joblib.dump`, `torch.save`)")
 def _(call: Call) -> None:
     assert call(pickle_there) == (True, True)
 
@@ -943,7 +949,7 @@ def load_there(data: bytes) -> int:
     return int(pickle.loads(data).x)
 
 
-@idiom("pickle.loads of what the program has pickled (joblib.load)")
+@idiom("`pickle.loads` of what the program has pickled (`joblib.load`)")
 def _(call: Call) -> None:
     assert call(load_there, pickle.dumps(Point(6))) == 6
 
@@ -960,7 +966,7 @@ def _(call: Call) -> None:
     assert type(point) is Point and color is Color.RED
 
 
-@idiom("copy.deepcopy")
+@idiom("`copy.deepcopy`")
 def _(call: Call) -> None:
     assert call(copy.deepcopy, Pair(1, [2])) == Pair(1, [2])
 
@@ -970,7 +976,7 @@ def pool_there() -> list[int]:
         return [point.x for point in pool.map(Point, pool.map(square, [1, 2]))]
 
 
-@idiom("multiprocessing.Pool in a function")
+@idiom("`multiprocessing.Pool` in a function")
 def _(call: Call) -> None:
     assert call(pool_there) == [1, 4]
 
@@ -989,7 +995,7 @@ def source_there() -> str:
     return inspect.getsource(square)
 
 
-@idiom("inspect.getsource")
+@idiom("`inspect.getsource`")
 def _(call: Call) -> None:
     assert "return x * x" in call(source_there)
 
@@ -998,9 +1004,68 @@ def about_main() -> tuple[str, str, str]:
     return __name__, str(__file__), sys.argv[0]
 
 
-@idiom("__file__ and sys.argv")
+@idiom("`__file__` and `sys.argv`")
 def _(call: Call) -> None:
     assert call(about_main)[1:] == (__file__, sys.argv[0])
+
+
+# ── values ──
+
+
+def returned(kind: str) -> Any:
+    values = {"a": [1]}
+    made: dict[str, Any] = {
+        "keys": values.keys(),
+        "ordered": collections.OrderedDict(values).items(),
+        "proxy": types.MappingProxyType(values),
+        "view": memoryview(b"abc"),
+        "method": str.upper,
+        "module": math,
+        "ellipsis": ...,
+        "alias": list[int],
+        "space": types.SimpleNamespace(a=1),
+    }
+    return made[kind]
+
+
+@idiom("views of dicts, memory views, read-only dicts as results")
+def _(call: Call) -> None:
+    assert list(call(returned, "keys")) == ["a"] and list(call(returned, "ordered")) == [("a", [1])]
+    assert dict(call(returned, "proxy")) == {"a": [1]} and bytes(call(returned, "view")) == b"abc"
+
+
+@idiom("functions of built-in types, modules, aliases of types as results")
+def _(call: Call) -> None:
+    assert call(returned, "method") is str.upper and call(returned, "alias") == list[int]
+    assert call(returned, "module") is math and call(returned, "ellipsis") is ... and call(returned, "space").a == 1
+
+
+def with_submodule() -> str:
+    return xml.sax.saxutils.escape("<")
+
+
+@idiom("a module that is named through its package")
+def _(call: Call) -> None:
+    assert call(with_submodule) == "&lt;"
+
+
+class Tree:
+    def __init__(self) -> None:
+        self.children: list[Tree] = []
+        self.parent: Tree | None = None
+
+
+def grown(tree: Tree) -> Tree:
+    child = Tree()
+    child.parent, child.children = tree, [tree]
+    tree.children.append(child)
+    return tree
+
+
+@idiom("objects that refer to each other")
+def _(call: Call) -> None:
+    tree = call(grown, Tree())
+    assert tree.children[0].parent is tree and tree.children[0].children[0] is tree
 
 
 # ── exceptions ──

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import idioms
 import pytest
-
 from contract.source import ROOT
 
 PROGRAM = Path(idioms.__file__)

@@ -21,7 +21,7 @@ from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from types import CellType, CodeType, FunctionType, ModuleType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import cloudpickle  # type: ignore[import-untyped]
 from cloudpickle import cloudpickle as parts_of_cloudpickle
@@ -53,7 +53,7 @@ class Key(NamedTuple):
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """Pickles for a worker; `refers` and `uses` are the globals that the worker needs."""
 
-    dispatch_table = ChainMap(reducers.REDUCERS, cloudpickle.Pickler.dispatch_table)
+    dispatch_table: ClassVar[Any] = ChainMap(reducers.REDUCERS, cloudpickle.Pickler.dispatch_table)
 
     def __init__(self, file: Any, protocol: int, buffer_callback: Callable[[Any], Any] | None = None) -> None:
         super().__init__(file, protocol, buffer_callback)
@@ -222,10 +222,13 @@ def _is_sendable(value: object) -> bool:
 class PicklerOfGlobals(Pickler):
     """Pickles the definitions of globals: those named in `defines` by value."""
 
-    dispatch_table = ChainMap(reducers.REDUCERS_OF_GLOBALS, Pickler.dispatch_table)
-    defines: Mapping[Key, object] = {}
-    others: Mapping[int, str] = {}
-    """The names of the objects in `__main__` that several globals may share, by `id`."""
+    dispatch_table: ClassVar[Any] = ChainMap(reducers.REDUCERS_OF_GLOBALS, Pickler.dispatch_table)
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.defines: Mapping[Key, object] = {}
+        self.others: Mapping[int, str] = {}
+        """The names of the objects in `__main__` that several globals may share, by `id`."""
 
     def reducer_override(self, value: Any) -> Any:
         name = self.others.get(id(value))
@@ -315,9 +318,7 @@ def _make_class(make: Callable[..., type], args: tuple[Any, ...]) -> type:
     return made
 
 
-def _made_quietly(
-    metaclass: type, name: str, bases: tuple[type, ...], attributes: Mapping[str, Any]
-) -> type | None:
+def _made_quietly(metaclass: type, name: str, bases: tuple[type, ...], attributes: Mapping[str, Any]) -> type | None:
     """Make a class without running code of the program's metaclasses and base classes; return None if there is none.
 
     That code has run in the program, with the attributes that it needs; what it has done is in attributes and globals.

@@ -1,4 +1,4 @@
-"""The definitions of the globals that a task needs in a worker: functions, classes and data of the program's `__main__`.
+"""The definitions of the globals that a task needs in a worker: functions, classes and data of `__main__`.
 
 Runs in: the program (an Executor's).
 
@@ -6,36 +6,31 @@ A task names what it uses of `__main__`; its definitions come along, each pickle
 name. A worker that has a definition with this digest skips it (`script_globals`). Those that must exist before each
 other (a class with an attribute that is an object of that class's subclass) are pickled together.
 
-A function or class that is as it was when it was pickled last is not pickled again; to see that, the objects that it
-consists of are compared by identity.
+A definition is pickled again only if its value may have changed since (`unchanged`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import operator
 import pickle
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from enum import Enum
-from types import (
-    BuiltinFunctionType,
-    CodeType,
-    FunctionType,
-    GetSetDescriptorType,
-    MemberDescriptorType,
-    ModuleType,
-    WrapperDescriptorType,
-)
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import FunctionType
 from typing import Any, Protocol
 
-from killable.workers.protocol import reducers
+from killable.workers.protocol import definition_order, reducers
 from killable.workers.protocol.by_value import Key, Pickler, PicklerOfGlobals
 from killable.workers.protocol.script_globals import MAIN, MAINS
+from killable.workers.protocol.unchanged import FIXED, Snapshot
 
+KNOWN_BYTES_MAX = 1 << 20
+"""Size of a definition above which it is not kept: its value would live as long as the program."""
+KNOWN_MAX = 1000
+"""The most sets of definitions that are kept. A program has one for each function that it submits."""
 _SKIPPED = frozenset({"__builtins__", "__name__", "__spec__", "__loader__"})
 """What each module has of its own."""
+_NOT_SHARED = (*FIXED, *reducers.NAMED, FunctionType, type, list, dict, set, frozenset, tuple, bytearray)
 
 
 class Pieces(Protocol):
@@ -50,13 +45,23 @@ class Pieces(Protocol):
 class Definition:
     """One or more globals of one module, pickled."""
 
-    __slots__ = ("digest", "looks_around", "made_of", "module", "names", "pieces", "refers", "size", "sources", "targets", "uses")
+    __slots__ = (
+        *("buffers", "digest", "looks_around", "module", "names", "parts", "refers", "size", "sources", "uses"),
+        *("_key", "_snapshot", "_targets", "_value"),
+    )
 
-    def __init__(self, values: Mapping[Key, Any], shared: Mapping[int, str], pieces: Pieces) -> None:
-        """`shared`: see `PicklerOfGlobals.others`; `pieces` are empty. Raise any exception of pickling."""
-        self.module = next(iter(values)).module
+    def __init__(
+        self, values: Mapping[Key, Any], own: dict[str, Any], shared: Mapping[int, str], pieces: Pieces
+    ) -> None:
+        """`own`: the globals of their module. `shared`: see `PicklerOfGlobals.others`. `pieces` are empty.
+
+        Raise any exception of pickling.
+        """
+        self._key, self._value = next(iter(values.items()))
+        name = self._key.name if self._key.module in MAINS else ""
+        self._snapshot = Snapshot.of(self._value, name) if len(values) == 1 else None
+        self.module = self._key.module
         self.names = tuple(key.name for key in values)
-        self.made_of = _made_of(values)
         made: list[PicklerOfGlobals] = []
 
         def pickler(*arguments: Any, **options: Any) -> PicklerOfGlobals:
@@ -65,243 +70,186 @@ class Definition:
             return made[0]
 
         pieces.dumped(pickler, tuple(values.values()), True)
-        self.pieces = pieces
+        self.parts, self.buffers = pieces.parts, pieces.buffers
         self.size = sum(map(len, pieces.parts))
-        self.digest = _digest(pieces)
+        self.digest = _digest((*pieces.parts, *pieces.buffers))
         self.refers = made[0].refers - values.keys()
         self.uses = made[0].uses - values.keys()
-        self.sources = made[0].sources
         self.looks_around = made[0].looks_around
-        self.targets = {key: self.sources[key.module].get(key.name) for key in self.refers}
+        self.sources = {self.module: own, **made[0].sources}
+        self._targets = [(key, _value_of(key, self.sources)) for key in self.refers]
 
-    def is_of(self, value: Any, key: Key) -> bool:
-        """Return whether this is still the definition of a value."""
-        if self.made_of is None or any(self.sources[to.module].get(to.name) is not it for to, it in self.targets.items()):
-            return False
-        now = _made_of({key: value})
-        return now is not None and _are_same(now, self.made_of)
+    @property
+    def may_be_kept(self) -> bool:
+        """Whether `holds` can tell that the value has not changed."""
+        return self._snapshot is not None and self.size <= KNOWN_BYTES_MAX and not self.buffers
+
+    def is_of(self, own: Mapping[str, Any]) -> bool:
+        """Return whether this is the definition that is needed, for functions with these globals."""
+        return self.sources[self.module] is own and self.holds() and self._refers_to_the_same()
+
+    def holds(self) -> bool:
+        """Return whether the program still has the same value under this name."""
+        snapshot = self._snapshot
+        return snapshot is not None and _value_of(self._key, self.sources) is self._value and snapshot.holds()
+
+    def _refers_to_the_same(self) -> bool:
+        return all(_value_of(key, self.sources) is value for key, value in self._targets)
 
 
-KNOWN_BYTES_MAX = 1 << 20
-"""Size of a definition above which it is not kept: its value would live as long as the program."""
+class Needed:
+    """The definitions that a pickle needs, in an order in which they can be loaded."""
+
+    def __init__(
+        self,
+        definitions: Sequence[Definition],
+        missing: Iterable[Key],
+        sources: Mapping[str, Mapping[str, Any]],
+        size: int,
+    ) -> None:
+        """`missing` were asked for and are not there (builtins, mostly). `size`: of `__main__`, if all of it was asked
+        for, else 0.
+        """
+        self._definitions = definitions
+        self._sources = sources
+        self._missing = [(sources[key.module], key.name) for key in missing]
+        self._size = size
+        table = pickle.dumps(
+            [(each.module, each.names, each.digest, each.size, len(each.buffers)) for each in definitions],
+            pickle.HIGHEST_PROTOCOL,
+        )
+        self.parts = [struct.pack("<I", len(table)) + table, *(part for each in definitions for part in each.parts)]
+        self.buffers = [buffer for each in definitions for buffer in each.buffers]
+        self.may_be_kept = all(each.may_be_kept for each in definitions)
+        if self.may_be_kept:
+            self.parts = [b"".join(self.parts)]
+
+    def __bool__(self) -> bool:
+        return bool(self._definitions)
+
+    def holds(self, sources: Mapping[str, Mapping[str, Any]]) -> bool:
+        """Return whether these are still the definitions that are needed, for functions with these globals."""
+        return (
+            all(self._sources.get(module) is own for module, own in sources.items())
+            and not (self._size and self._size != len(self._sources[MAIN]))
+            and all(name not in own for own, name in self._missing)
+            and all(each.holds() for each in self._definitions)
+        )
+
+
 _known: dict[Key, Definition] = {}
+_known_sets: dict[tuple[frozenset[Key], frozenset[Key], bool], Needed] = {}
 
 
-def needed_by(pickler: Pickler, new: Callable[[], Pieces]) -> list[Definition]:
-    """Return the definitions of all that a pickle needs, directly or not, in the order in which they can be loaded.
+def needed_by(pickler: Pickler, new: Callable[[], Pieces]) -> Needed:
+    """Return the definitions of all that a pickle needs, directly or not. `new` makes empty pieces.
 
-    `new` makes empty pieces. Raise any exception of pickling.
+    Raise any exception of pickling.
     """
-    needed = _Needed(pickler.sources, new)
-    needed.add([*pickler.uses, *pickler.refers])
-    if pickler.looks_around or any(each.looks_around for each in needed.found.values()):
-        needed.add_code()
-    return needed.in_order()
+    asked = frozenset(pickler.refers), frozenset(pickler.uses), pickler.looks_around
+    known = _known_sets.get(asked)
+    if known is not None and known.holds(pickler.sources):
+        return known
+    search = _Search(pickler.sources, new)
+    search.add([*pickler.uses, *pickler.refers])
+    needed = search.needed(pickler.looks_around)
+    if needed.may_be_kept:
+        if len(_known_sets) >= KNOWN_MAX:
+            _known_sets.clear()
+        _known_sets[asked] = needed
+    return needed
 
 
-class _Needed:
+class _Search:
     """Finds definitions and those that they need."""
 
     def __init__(self, sources: Mapping[str, dict[str, Any]], new: Callable[[], Pieces]) -> None:
-        self.found: dict[Key, Definition] = {}
+        self._found: dict[Key, Definition] = {}
+        self._missing: set[Key] = set()
         self._sources = dict(sources)
         self._new = new
         self._main = sources[MAIN]
         self._shared: dict[int, str] | None = None
 
     def add(self, waiting: list[Key]) -> None:
+        """Find the definitions of these globals."""
         while waiting:
             key = waiting.pop()
-            if key not in self.found and key.name not in _SKIPPED and key.name in self._sources[key.module]:
-                found = self.found[key] = self._definition(key)
-                self._sources = {**found.sources, **self._sources}
-                waiting += found.uses | found.refers
+            if key in self._found or key.name in _SKIPPED:
+                continue
+            if key.name in self._sources[key.module]:
+                waiting += self._find(key)
+            else:
+                self._missing.add(key)
 
-    def add_code(self) -> None:
+    def needed(self, looks_around: bool) -> Needed:
+        """Return what was found; with all code of `__main__` if any function looks around in it."""
+        looks_around = looks_around or any(each.looks_around for each in self._found.values())
+        if looks_around:
+            self._add_code()
+        order: list[Definition] = []
+        refers = {key: each.refers for key, each in self._found.items()}
+        for circle in definition_order.circles(refers, {key: each.uses for key, each in self._found.items()}):
+            if len(circle) == 1:
+                order.append(self._found[circle[0]])
+            else:
+                values = {key: _value_of(key, self._sources) for key in sorted(circle)}
+                order.append(Definition(values, self._main, self._shared_objects(), self._new()))
+        return Needed(order, self._missing, self._sources, len(self._main) if looks_around else 0)
+
+    def _add_code(self) -> None:
         """Add all functions and classes of `__main__` that need no other data and can be pickled."""
-        before = set(self.found)
+        before = set(self._found)
         for name, value in list(self._main.items()):
             if isinstance(value, (FunctionType, type)) and value.__module__ in MAINS:
                 self._add_if_code(Key(MAIN, name))
         while True:
-            broken = {key for key, each in self.found.items() if key not in before and each.refers - self.found.keys()}
+            new = self._found.keys() - before
+            broken = [key for key in new if self._found[key].refers - self._found.keys()]
             if not broken:
                 return
             for key in broken:
-                del self.found[key]
+                del self._found[key]
 
     def _add_if_code(self, first: Key) -> None:
         waiting = [first]
         while waiting:
             key = waiting.pop()
             value = self._sources.get(key.module, {}).get(key.name, self)
-            if key in self.found or key.name in _SKIPPED or not isinstance(value, (FunctionType, type, *_IDENTIFIED)):
+            if key in self._found or key.name in _SKIPPED or not isinstance(value, (FunctionType, type, *FIXED)):
                 continue
             with contextlib.suppress(Exception):  # pickling runs code of the program
-                found = self.found[key] = self._definition(key)
-                self._sources = {**found.sources, **self._sources}
-                waiting += found.uses | found.refers
+                waiting += self._find(key)
 
-    def _definition(self, key: Key) -> Definition:
-        value = self._sources[key.module][key.name]
+    def _find(self, key: Key) -> Iterable[Key]:
+        """Make or find a definition; return what it needs."""
         known = _known.get(key)
-        if known is None or not known.is_of(value, key):
-            if self._shared is None:
-                self._shared = _shared_objects(self._main)
-            known = Definition({key: value}, self._shared, self._new())
-            if known.made_of is not None and known.size <= KNOWN_BYTES_MAX:
+        own = self._sources[key.module]
+        if known is None or not known.is_of(own):
+            known = Definition({key: own.get(key.name)}, own, self._shared_objects(), self._new())
+            if known.may_be_kept:
                 _known[key] = known
-        return known
+        self._found[key] = known
+        self._sources = {**known.sources, **self._sources}
+        return known.uses | known.refers
 
-    def in_order(self) -> list[Definition]:
-        """Return the definitions, each behind those that it refers to; those that refer to each other become one."""
-        order: list[Definition] = []
-        for circle in _circles(self.found):
-            if len(circle) == 1:
-                order.append(self.found[circle[0]])
-            else:
-                values = {key: self._sources[key.module][key.name] for key in sorted(circle)}
-                order.append(Definition(values, _shared_objects(self._main), self._new()))
-        return order
-
-
-def encode(needed: Sequence[Definition]) -> bytes:
-    """Return the table of definitions, as it stands before them."""
-    table = pickle.dumps(
-        [(each.module, each.names, each.digest, each.size, len(each.pieces.buffers)) for each in needed], pickle.HIGHEST_PROTOCOL
-    )
-    return struct.pack("<I", len(table)) + table
+    def _shared_objects(self) -> Mapping[int, str]:
+        """Return the names of the objects in `__main__` that other globals may refer to, by id."""
+        if self._shared is None:
+            self._shared = {
+                id(value): name
+                for name, value in list(self._main.items())
+                if not (name.startswith("_") or isinstance(value, _NOT_SHARED))
+            }
+        return self._shared
 
 
-def _digest(pieces: Pieces) -> bytes:
+def _value_of(key: Key, sources: Mapping[str, Mapping[str, Any]]) -> Any:
+    return sources[key.module].get(key.name)
+
+
+def _digest(pieces: Iterable[Any]) -> bytes:
     digest = hashlib.blake2b(digest_size=16)
-    for piece in (*pieces.parts, *pieces.buffers):
+    for piece in pieces:
         digest.update(piece)
     return digest.digest()
-
-
-def _shared_objects(main: Mapping[str, Any]) -> dict[int, str]:
-    """Return the names of the objects in `__main__` that other globals may refer to, by id."""
-    return {
-        id(value): name
-        for name, value in list(main.items())
-        if not (name.startswith("_") or isinstance(value, _BY_VALUE_OR_NAME))
-    }
-
-
-_IDENTIFIED: tuple[type, ...] = (
-    *(int, float, complex, str, bytes, type(None), type(Ellipsis), type(NotImplemented), range),
-    *(CodeType, ModuleType, BuiltinFunctionType),
-    *(GetSetDescriptorType, MemberDescriptorType, WrapperDescriptorType, Enum),
-    *reducers.NAMED[1:],
-)
-"""Types whose objects do not change."""
-_BY_VALUE_OR_NAME = (*_IDENTIFIED, *reducers.NAMED, FunctionType, type, list, dict, set, frozenset, tuple, bytearray)
-_NOT_LOOKED_AT = frozenset(
-    {
-        *("__dict__", "__weakref__", "__annotations__", "__dataclass_fields__", "__dataclass_params__"),
-        *("__orig_bases__", "__parameters__", "__abstractmethods__", "_abc_impl", "__annotate_func__"),
-        *("__annotations_cache__", "__static_attributes__", "__static_attributes__", "__protocol_attrs__"),
-    }
-)
-"""Attributes of classes that are made with the class."""
-
-
-class _Changeable(Exception):
-    """The value has a part that may change without being replaced."""
-
-
-def _made_of(values: Mapping[Key, Any]) -> list[Any] | None:
-    """Return the objects that a definition consists of; None: they do not say whether it has changed."""
-    if len(values) > 1:
-        return None
-    ((key, value),) = values.items()
-    try:
-        return list(_parts_of(value, key.name if key.module in MAINS else "", set()))
-    except (_Changeable, ValueError, RecursionError):  # ValueError: an empty cell
-        return None
-
-
-def _parts_of(value: Any, own: str, seen: set[int]) -> Iterator[Any]:
-    """Yield the objects of which a value consists. `own`: functions and classes with this name are looked into."""
-    yield value
-    inner: Iterable[Any] = ()
-    if isinstance(value, _IDENTIFIED) or type(value) is object or id(value) in seen:
-        return
-    seen.add(id(value))
-    match value:
-        case FunctionType():
-            if value.__module__ in MAINS or "<" in value.__qualname__:
-                defaults = (*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values())
-                cells = (cell.cell_contents for cell in value.__closure__ or ())
-                inner = (value.__code__, *cells, *defaults, *value.__dict__, *value.__dict__.values())
-        case type():
-            if value.__module__ in MAINS and value.__qualname__.partition(".")[0] == own:
-                yield from value.__dict__
-                if not issubclass(value, Enum):
-                    inner = [each for name, each in value.__dict__.items() if name not in _NOT_LOOKED_AT]
-        case reducers.LruCache():
-            inner = (value.__wrapped__,)
-        case tuple() | frozenset():
-            inner = value
-        case staticmethod() | classmethod():
-            inner = (value.__func__,)
-        case property():
-            inner = (value.fget, value.fset, value.fdel)
-        case _:
-            raise _Changeable
-    for each in inner:
-        yield from _parts_of(each, own, seen)
-
-
-def _are_same(some: Sequence[Any], others: Sequence[Any]) -> bool:
-    return len(some) == len(others) and all(map(operator.is_, some, others))
-
-
-# ── order ──
-
-
-def _circles(found: Mapping[Key, Definition]) -> list[list[Key]]:
-    """Return the strongly connected components of what refers to what, those without references first (Tarjan)."""
-    numbers: dict[Key, int] = {}
-    lowest: dict[Key, int] = {}
-    stack: list[Key] = []
-    circles: list[list[Key]] = []
-
-    def visit(key: Key) -> None:
-        numbers[key] = lowest[key] = len(numbers)
-        stack.append(key)
-        for other in sorted(found[key].refers):
-            if other not in found:
-                continue
-            if other not in numbers:
-                visit(other)
-                lowest[key] = min(lowest[key], lowest[other])
-            elif other in stack:
-                lowest[key] = min(lowest[key], numbers[other])
-        if lowest[key] == numbers[key]:
-            place = stack.index(key)
-            circles.append(stack[place:])
-            del stack[place:]
-
-    for key in _used_first(found):
-        if key not in numbers:
-            visit(key)
-    return circles
-
-
-def _used_first(found: Mapping[Key, Definition]) -> Iterable[Key]:
-    """Return all keys, where possible behind what their functions use: some run while others are loaded."""
-    order: dict[Key, None] = {}
-    begun: set[Key] = set()
-    for first in sorted(found):
-        waiting: list[tuple[Key, bool]] = [(first, False)]
-        while waiting:
-            key, is_through = waiting.pop()
-            if is_through:
-                order[key] = None
-            elif key not in begun and key in found:
-                begun.add(key)
-                waiting.append((key, True))
-                waiting += [(other, False) for other in sorted(found[key].refers | found[key].uses, reverse=True)]
-    return order

@@ -73,5 +73,5 @@ def set_state(error: BaseException, state: State) -> None:
 
 
 def _slots_of(cls: type) -> Iterable[str]:
-    names: Any = copyreg._slotnames(cls)  # type: ignore[attr-defined]
+    names: Iterable[str] = copyreg._slotnames(cls)  # type: ignore[attr-defined]
     return names

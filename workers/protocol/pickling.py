@@ -35,6 +35,8 @@ _WRITEV_MAX = 512
 _ALIGNMENT = 64
 """Alignment of a buffer in the file, as numpy uses it: compiled code may refuse an unaligned array."""
 _HAS_DEFINITIONS = 1 << 31
+_LOADED_MAX = 100
+"""The most tables of definitions that a worker remembers."""
 _COUNT = struct.Struct("<I")
 _SMALL = struct.Struct("<IQ")
 
@@ -61,12 +63,12 @@ class Pickled:
         self._measure()
         return self
 
-    def define(self, needed: list[definitions.Definition]) -> None:
+    def define(self, needed: definitions.Needed) -> None:
         """Put definitions before the pickle."""
         if needed:
             self._flags = _HAS_DEFINITIONS
-            self.parts = [definitions.encode(needed), *(part for each in needed for part in each.pieces.parts), *self.parts]
-            self.buffers = [*(buffer for each in needed for buffer in each.pieces.buffers), *self.buffers]
+            self.parts = [*needed.parts, *self.parts]
+            self.buffers = [*needed.buffers, *self.buffers]
             self._measure()
 
     def _measure(self) -> None:
@@ -125,7 +127,7 @@ def pickled(value: object, *, beside: bool = True) -> Pickled:
 
     Raise PicklingError or TypeError for a value that cannot be pickled, and any exception of its `__reduce__`.
     """
-    found = _plain(value, beside)
+    found = None if _calls_main(value) else _plain(value, beside)
     if found is None:
         found, pickler = _by_value(by_value.Pickler, value, beside)
         found.define(definitions.needed_by(pickler, Pickled))
@@ -150,6 +152,12 @@ def defined(value: object) -> None:
     """Pickle a value as what a script has in a global. Raise as `pickled`."""
     _, pickler = _by_value(by_value.PicklerOfGlobals, value, True)
     definitions.needed_by(pickler, Pickled)
+
+
+def _calls_main(value: object) -> bool:
+    """Return whether a value is a call of a function of `__main__`."""
+    function = value.get("function") if type(value) is dict else None
+    return getattr(function, "__module__", None) in script_globals.MAINS
 
 
 def _plain(value: object, beside: bool) -> Pickled | None:
@@ -202,21 +210,35 @@ def _buffers(view: memoryview, places: list[tuple[int, int]]) -> Iterator[memory
         yield bytearray(view[begin:end]) if view.readonly else view[begin:end]
 
 
+_loaded: dict[bytes, tuple[int, int, int]] = {}
+"""Tables whose definitions this process has: the version of its globals, the definitions' bytes and buffers."""
+
+
 def _load_definitions(view: memoryview, start: int, places: list[tuple[int, int]]) -> int:
     """Bind the definitions that this process does not have. Return where the pickle behind them starts, and remove
     their buffers from `places`.
     """
     (length,) = _COUNT.unpack_from(view, start)
-    table, start = pickle.loads(view[start + _COUNT.size :]), start + _COUNT.size + length
-    for module, names, digest, size, count in table:
-        space = script_globals.namespace(module)
-        if space is not None and not space.has(names, digest):
-            values = pickle.loads(view[start : start + size], buffers=_buffers(view, places[:count]))
-            for name, value in zip(names, values, strict=True):
-                space.bind(name, value, digest)
-        start += size
-        del places[:count]
-    return start
+    start += _COUNT.size
+    table = bytes(view[start : start + length])
+    start += length
+    version, size, count = _loaded.get(table, (-1, 0, 0))
+    if version != script_globals.version():
+        before = start, len(places)
+        for module, names, digest, its_size, its_count in pickle.loads(table):
+            space = script_globals.namespace(module)
+            if space is not None and not space.has(names, digest):
+                values = pickle.loads(view[start : start + its_size], buffers=_buffers(view, places[:its_count]))
+                for name, value in zip(names, values, strict=True):
+                    space.bind(name, value, digest)
+            start += its_size
+            del places[:its_count]
+        if len(_loaded) >= _LOADED_MAX:
+            _loaded.clear()
+        _loaded[table] = script_globals.version(), start - before[0], before[1] - len(places)
+        return start
+    del places[:count]
+    return start + size
 
 
 def _padding(end: int) -> int:

@@ -16,7 +16,7 @@ import threading
 import typing
 import weakref
 from collections.abc import Callable, Mapping
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import Any
 
 Reduction = str | tuple[Any, ...]
@@ -33,7 +33,9 @@ if sys.version_info >= (3, 12):
 
 
 def _reduce_lru_cache(cached: Any) -> Reduction:
-    attributes = {name: value for name, value in vars(cached).items() if name not in ("__wrapped__", "cache_parameters")}
+    attributes = {
+        name: value for name, value in vars(cached).items() if name not in ("__wrapped__", "cache_parameters")
+    }
     return _make_lru_cache, (cached.__wrapped__, cached.cache_parameters()), attributes
 
 
@@ -46,7 +48,7 @@ def _reduce_cached_property(value: functools.cached_property[Any]) -> Reduction:
     return type(value), (value.func,), attributes
 
 
-_DISPATCH_CODE = functools.singledispatch(lambda _: None).__code__
+_DISPATCH_CODE: CodeType = functools.singledispatch(lambda _: None).__code__  # type: ignore[attr-defined]
 
 
 def is_singledispatch(function: FunctionType) -> bool:
@@ -91,7 +93,8 @@ def _reduce_newtype(value: Any) -> Reduction:
 
 
 def _make_newtype(name: str, supertype: Any, module: str, qualname: str) -> Any:
-    made: Any = typing.NewType(name, supertype)
+    kind: Any = typing.NewType
+    made = kind(name, supertype)
     made.__module__, made.__qualname__ = module, qualname
     return made
 

@@ -1,4 +1,4 @@
-"""The program's `__main__` in a worker: a module of that name in which the functions and classes that came by value live.
+"""The program's `__main__` in a worker: a module in which the functions and classes live that came by value.
 
 Runs in: worker, zygote (an Executor's) | the program (whose modules are the real ones: nothing is bound there).
 
@@ -43,6 +43,8 @@ class Namespace:
 
     def bind(self, name: str, value: object, digest: bytes) -> None:
         """Bind a name to what came for it, unless this process has bound the name itself."""
+        global _bound
+        _bound += 1
         if name not in self.globals or (name in self._brought and self.globals[name] is self._brought[name]):
             self.globals[name] = self._brought[name] = value
         self.latest[name] = value
@@ -55,6 +57,8 @@ class Namespace:
 
 _namespaces: dict[str, Namespace] | None = None
 """By module name; None: this process is not an Executor's."""
+_bound = 0
+"""How often a name was bound."""
 _replaced: list[ModuleType] = []
 """The module that was `__main__` before: its functions still run."""
 
@@ -93,6 +97,11 @@ def namespace(module: str) -> Namespace | None:
     return None if _namespaces is None else _namespaces.setdefault(module, Namespace({"__name__": module}))
 
 
+def version() -> int:
+    """Return a number that changes with each binding of a definition."""
+    return _bound
+
+
 def is_of_program(name: str) -> bool:
     """Return whether a name in this process's `__main__` is, unchanged, what the program has under that name."""
     if _namespaces is None:
@@ -123,5 +132,7 @@ def globals_for(names: Mapping[str, Any]) -> dict[str, Any]:
 def look_up(module: str, name: str) -> Any:
     """Return the value of a global (how a pickle refers to one)."""
     space = namespace(module)
-    found: Mapping[str, Any] = sys.modules[MAIN if module in MAINS else module].__dict__ if space is None else space.globals
+    found: Mapping[str, Any] = (
+        sys.modules[MAIN if module in MAINS else module].__dict__ if space is None else space.globals
+    )
     return found[name]

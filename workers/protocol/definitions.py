@@ -28,6 +28,9 @@ KNOWN_BYTES_MAX = 1 << 20
 """Size of a definition above which it is not kept: its value would live as long as the program."""
 KNOWN_MAX = 1000
 """The most sets of definitions that are kept. A program has one for each function that it submits."""
+IDENTIFIED_BYTES_MIN = 256 << 10
+"""Larger pieces are not hashed with the rest of their definition."""
+DIGEST_BYTES = 16
 _SKIPPED = frozenset({"__builtins__", "__name__", "__spec__", "__loader__"})
 """What each module has of its own."""
 _NOT_SHARED = (*FIXED, *reducers.NAMED, FunctionType, type, list, dict, set, frozenset, tuple, bytearray)
@@ -42,6 +45,10 @@ class Pieces(Protocol):
     def dumped(self, pickler: Callable[..., pickle.Pickler], value: object, beside: bool) -> Any: ...
 
 
+Identify = Callable[[bytes | memoryview], bytes]
+"""Returns bytes that stand for the content of a large piece, or for a copy of it."""
+
+
 class Definition:
     """One or more globals of one module, pickled."""
 
@@ -51,7 +58,12 @@ class Definition:
     )
 
     def __init__(
-        self, values: Mapping[Key, Any], own: dict[str, Any], shared: Mapping[int, str], pieces: Pieces
+        self,
+        values: Mapping[Key, Any],
+        own: dict[str, Any],
+        shared: Mapping[int, str],
+        pieces: Pieces,
+        identify: Identify,
     ) -> None:
         """`own`: the globals of their module. `shared`: see `PicklerOfGlobals.others`. `pieces` are empty.
 
@@ -72,7 +84,7 @@ class Definition:
         pieces.dumped(pickler, tuple(values.values()), True)
         self.parts, self.buffers = pieces.parts, pieces.buffers
         self.size = sum(map(len, pieces.parts))
-        self.digest = _digest((*pieces.parts, *pieces.buffers))
+        self.digest = _digest((*pieces.parts, *pieces.buffers), identify)
         self.refers = made[0].refers - values.keys()
         self.uses = made[0].uses - values.keys()
         self.looks_around = made[0].looks_around
@@ -141,7 +153,12 @@ _known: dict[Key, Definition] = {}
 _known_sets: dict[tuple[frozenset[Key], frozenset[Key], bool], Needed] = {}
 
 
-def needed_by(pickler: Pickler, new: Callable[[], Pieces]) -> Needed:
+def hash_of(piece: bytes | memoryview) -> bytes:
+    """Return a hash of the content. (SHA-256: processors have instructions for it.)"""
+    return hashlib.sha256(piece, usedforsecurity=False).digest()
+
+
+def needed_by(pickler: Pickler, new: Callable[[], Pieces], identify: Identify = hash_of) -> Needed:
     """Return the definitions of all that a pickle needs, directly or not. `new` makes empty pieces.
 
     Raise any exception of pickling.
@@ -150,7 +167,7 @@ def needed_by(pickler: Pickler, new: Callable[[], Pieces]) -> Needed:
     known = _known_sets.get(asked)
     if known is not None and known.holds(pickler.sources):
         return known
-    search = _Search(pickler.sources, new)
+    search = _Search(pickler.sources, new, identify)
     search.add([*pickler.uses, *pickler.refers])
     needed = search.needed(pickler.looks_around)
     if needed.may_be_kept:
@@ -163,7 +180,8 @@ def needed_by(pickler: Pickler, new: Callable[[], Pieces]) -> Needed:
 class _Search:
     """Finds definitions and those that they need."""
 
-    def __init__(self, sources: Mapping[str, dict[str, Any]], new: Callable[[], Pieces]) -> None:
+    def __init__(self, sources: Mapping[str, dict[str, Any]], new: Callable[[], Pieces], identify: Identify) -> None:
+        self._identify = identify
         self._found: dict[Key, Definition] = {}
         self._missing: set[Key] = set()
         self._sources = dict(sources)
@@ -194,7 +212,7 @@ class _Search:
                 order.append(self._found[circle[0]])
             else:
                 values = {key: _value_of(key, self._sources) for key in sorted(circle)}
-                order.append(Definition(values, self._main, self._shared_objects(), self._new()))
+                order.append(self._define(values, self._main))
         return Needed(order, self._missing, self._sources, len(self._main) if looks_around else 0)
 
     def _add_code(self) -> None:
@@ -226,12 +244,15 @@ class _Search:
         known = _known.get(key)
         own = self._sources[key.module]
         if known is None or not known.is_of(own):
-            known = Definition({key: own.get(key.name)}, own, self._shared_objects(), self._new())
+            known = self._define({key: own.get(key.name)}, own)
             if known.may_be_kept:
                 _known[key] = known
         self._found[key] = known
         self._sources = {**known.sources, **self._sources}
         return known.uses | known.refers
+
+    def _define(self, values: Mapping[Key, Any], own: dict[str, Any]) -> Definition:
+        return Definition(values, own, self._shared_objects(), self._new(), self._identify)
 
     def _shared_objects(self) -> Mapping[int, str]:
         """Return the names of the objects in `__main__` that other globals may refer to, by id."""
@@ -248,8 +269,8 @@ def _value_of(key: Key, sources: Mapping[str, Mapping[str, Any]]) -> Any:
     return sources[key.module].get(key.name)
 
 
-def _digest(pieces: Iterable[Any]) -> bytes:
-    digest = hashlib.blake2b(digest_size=16)
+def _digest(pieces: Iterable[Any], identify: Identify) -> bytes:
+    digest = hashlib.sha256(usedforsecurity=False)
     for piece in pieces:
-        digest.update(piece)
-    return digest.digest()
+        digest.update(piece if len(piece) < IDENTIFIED_BYTES_MIN else identify(piece))
+    return digest.digest()[:DIGEST_BYTES]

@@ -122,15 +122,17 @@ class Pickled:
         return struct.pack(f"<I{len(sizes) + 1}Q", len(sizes) | self._flags, *sizes, sum(map(len, self.parts)))
 
 
-def pickled(value: object, *, beside: bool = True) -> Pickled:
+def pickled(value: object, *, beside: bool = True, identify: definitions.Identify = definitions.hash_of) -> Pickled:
     """Pickle a value for a worker, with what it needs of `__main__`; `beside`: keep large buffers out of the pickle.
+
+    `identify` tells whether a large piece of a global has the content that it had in an earlier call.
 
     Raise PicklingError or TypeError for a value that cannot be pickled, and any exception of its `__reduce__`.
     """
     found = None if _calls_main(value) else _plain(value, beside)
     if found is None:
         found, pickler = _by_value(by_value.Pickler, value, beside)
-        found.define(definitions.needed_by(pickler, Pickled))
+        found.define(definitions.needed_by(pickler, Pickled, identify))
     return found
 
 

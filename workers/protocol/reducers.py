@@ -103,6 +103,13 @@ def _reduce_alias(value: Any) -> Reduction:
     return type(value), (value.__name__, value.__value__)
 
 
+# ── containers of weak references: what nothing else refers to in the worker is gone there ──
+
+
+def _reduce_weak_dict(value: Any) -> Reduction:
+    return type(value), (dict(value),)
+
+
 # ── sentinels of dataclasses, which are compared by identity ──
 
 
@@ -124,6 +131,8 @@ REDUCERS: dict[type, Callable[[Any], Reduction]] = {
     typing.ParamSpec: _reduce_parameters,
     typing.TypeVarTuple: _reduce_parameters,
     typing.NewType: _reduce_newtype,
+    weakref.WeakKeyDictionary: _reduce_weak_dict,
+    weakref.WeakValueDictionary: _reduce_weak_dict,
     type(dataclasses.MISSING): _name_of_missing,
     type(dataclasses.KW_ONLY): _name_of_kw_only,
     type(dataclasses._HAS_DEFAULT_FACTORY): _name_of_factory,  # type: ignore[attr-defined]
@@ -166,16 +175,10 @@ def _dead() -> weakref.ref[Any]:
     return weakref.ref(set())
 
 
-def _reduce_weak_dict(value: Any) -> Reduction:
-    return type(value), (dict(value),)
-
-
 REDUCERS_OF_GLOBALS: dict[type, Callable[[Any], Reduction]] = {
     _thread.LockType: _new_lock,
     type(threading.RLock()): _new_rlock,
     threading.local: _new_local,
     contextvars.ContextVar: _reduce_context_variable,
     weakref.ref: _reduce_reference,
-    weakref.WeakKeyDictionary: _reduce_weak_dict,
-    weakref.WeakValueDictionary: _reduce_weak_dict,
 }

@@ -136,7 +136,11 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         own = used if module is None else None
         if module is not None and not script_globals.is_real(module):
             module = MAIN if module in MAINS else module
-            self.uses.update(Key(module, name) for name in {*used, *self._named_in(slots["__annotations__"], module)})
+            all_used = parts_of_cloudpickle._extract_code_globals(
+                function.__code__
+            )  # those that are not there yet, too
+            named = self._named_in(slots["__annotations__"], module)
+            self.uses.update(Key(module, name) for name in {*all_used, *named})
             self.looks_around = self.looks_around or (module == MAIN and _looks_around(code))
         state = (attributes, slots, contents, own)
         return _make_function, (code, names, cells, module is None), state, None, None, _set_function
@@ -175,6 +179,10 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             del attributes[name]
         if issubclass(cls, Enum):
             members = {name: _extra_of(member) for name, member in cls.__members__.items()}
+            attributes = {name: value for name, value in attributes.items() if name not in members}
+            bases, name, qualname, _, *rest = args
+            values = {name: member.value for name, member in cls.__members__.items()}  # with aliases
+            args = (bases, name, qualname, values, *rest)
         else:
             metaclass, name, bases, body, *rest = args
             body = {**body, "__qualname__": cls.__qualname__}

@@ -488,6 +488,7 @@ class Color(enum.Enum):
 class Mode(enum.IntFlag):
     READ = enum.auto()
     WRITE = enum.auto()
+    BOTH = READ | WRITE
 
 
 class Planet(enum.Enum):
@@ -499,12 +500,12 @@ class Planet(enum.Enum):
 
 
 def look(color: Color, mode: Mode, planet: Planet) -> tuple[bool, bool, float, str]:
-    return color is Color.RED, mode == Mode.READ | Mode.WRITE, planet.radius, Color.BLUE.first
+    return color is Color.RED, mode == Mode.READ | Mode.WRITE, planet.radius, Color.BLUE.first + str(Mode.BOTH.value)
 
 
 @idiom("enumerations, with a constructor too")
 def _(call: Call) -> None:
-    assert call(look, Color.RED, Mode.READ | Mode.WRITE, Planet.MARS) == (True, True, 3.39e6, "b")
+    assert call(look, Color.RED, Mode.READ | Mode.WRITE, Planet.MARS) == (True, True, 3.39e6, "b3")
     assert call(Color, "red") is Color.RED
 
 

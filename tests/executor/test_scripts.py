@@ -229,6 +229,25 @@ def test_what_the_program_changes_replaces_what_a_worker_has(tmp_path: Path) -> 
     assert run(tmp_path, text).splitlines() == [*told, "True False", "new x 2 1 3 1 2"]
 
 
+def test_a_name_that_is_defined_later_is_found(tmp_path: Path) -> None:
+    """As in a notebook, where a function may be called before the cell that it needs was run."""
+    text = """
+        from killable import Executor
+
+        def call():
+            return helper()
+
+        with Executor(1) as executor:
+            print(type(executor.submit(call).exception()).__name__)
+
+            def helper():
+                return "now"
+
+            print(executor.submit(call).result())
+    """
+    assert run(tmp_path, text) == "NameError\nnow\n"
+
+
 def test_two_functions_that_use_the_same_globals_share_them(tmp_path: Path) -> None:
     """Whichever comes first, and with a class that only one of them names."""
     text = """

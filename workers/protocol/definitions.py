@@ -158,7 +158,7 @@ def hash_of(piece: bytes | memoryview) -> bytes:
     return hashlib.sha256(piece, usedforsecurity=False).digest()
 
 
-def needed_by(pickler: Pickler, new: Callable[[], Pieces], identify: Identify = hash_of) -> Needed:
+def needed_by(pickler: Pickler, new: Callable[[], Pieces], identify: Identify) -> Needed:
     """Return the definitions of all that a pickle needs, directly or not. `new` makes empty pieces.
 
     Raise any exception of pickling.

@@ -19,11 +19,14 @@ import os
 import pickle
 import struct
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cloudpickle  # type: ignore[import-untyped]
 
-from killable.workers.protocol import by_value, definitions, script_globals
+from killable.workers.protocol import by_value, script_globals
+
+if TYPE_CHECKING:
+    from killable.workers.protocol.definitions import Identify, Needed
 
 PROTOCOL = 5
 BUFFER_BYTES_MIN = 64 << 10
@@ -63,7 +66,7 @@ class Pickled:
         self._measure()
         return self
 
-    def define(self, needed: definitions.Needed) -> None:
+    def define(self, needed: Needed) -> None:
         """Put definitions before the pickle."""
         if needed:
             self._flags = _HAS_DEFINITIONS
@@ -122,7 +125,7 @@ class Pickled:
         return struct.pack(f"<I{len(sizes) + 1}Q", len(sizes) | self._flags, *sizes, sum(map(len, self.parts)))
 
 
-def pickled(value: object, *, beside: bool = True, identify: definitions.Identify = definitions.hash_of) -> Pickled:
+def pickled(value: object, *, beside: bool = True, identify: Identify | None = None) -> Pickled:
     """Pickle a value for a worker, with what it needs of `__main__`; `beside`: keep large buffers out of the pickle.
 
     `identify` tells whether a large piece of a global has the content that it had in an earlier call.
@@ -132,7 +135,7 @@ def pickled(value: object, *, beside: bool = True, identify: definitions.Identif
     found = None if _calls_main(value) else _plain(value, beside)
     if found is None:
         found, pickler = _by_value(by_value.Pickler, value, beside)
-        found.define(definitions.needed_by(pickler, Pickled, identify))
+        found.define(_definitions_for(pickler, identify))
     return found
 
 
@@ -153,7 +156,13 @@ def raised(error: BaseException) -> Pickled:
 def defined(value: object) -> None:
     """Pickle a value as what a script has in a global. Raise as `pickled`."""
     _, pickler = _by_value(by_value.PicklerOfGlobals, value, True)
-    definitions.needed_by(pickler, Pickled)
+    _definitions_for(pickler)
+
+
+def _definitions_for(pickler: by_value.Pickler, identify: Identify | None = None) -> Needed:
+    from killable.workers.protocol import definitions  # here: only programs need it
+
+    return definitions.needed_by(pickler, Pickled, identify or definitions.hash_of)
 
 
 def _calls_main(value: object) -> bool:

@@ -150,7 +150,7 @@ class Executor(concurrent.futures.Executor):
         """Run `fn(*args, **kwargs)` in a worker; return its future.
 
         Functions and classes of `__main__` are sent with what they use, lambdas and closures too. A parameter that is
-        annotated `Context` gets the job's context. A generator function runs to its end; use `stream` to get its yields.
+        annotated `Context` gets the job's context. A generator function runs to its end; `stream` gives its yields.
 
         Raise RuntimeError after `shutdown`. A failure to pickle the call becomes the future's exception.
         """

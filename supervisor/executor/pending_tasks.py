@@ -91,7 +91,8 @@ class PendingTasks:
             raise RuntimeError(self._closed_reason)
         function, args, kwargs = call
         try:
-            packed = pickling.pickled({"function": function, "args": args, "kwargs": kwargs})
+            members = {"function": function, "args": args, "kwargs": kwargs}
+            packed = pickling.pickled(members, identify=self._repeated.identify)
             brought = packed.size
             shared = self._repeated.share(packed) if brought > INLINE_BYTES_MAX else None
             input = _inline_or_sealed(packed)

@@ -87,8 +87,23 @@ class RepeatedContent:
         packed.leave_out(shared.keys())
         return SharedParts(shared.values()) if shared else None
 
-    def _part_of(self, piece: bytes | memoryview) -> SharedPart:
-        """Return the copy of a piece. Raise OSError if there is none and none can be made."""
+    def identify(self, piece: bytes | memoryview) -> bytes:
+        """Return a hash of a large piece of a global. That of a piece that is unchanged is known already."""
+        from killable.workers.protocol.definitions import hash_of
+
+        if self._is_closed or self._owner_of(memoryview(piece), (0, 0)) is None:
+            return hash_of(piece)
+        try:
+            part = self._part_of(piece, lasts=True)
+            if not part.digest:
+                with part.mapped() as content, memoryview(content) as copy:
+                    part.digest = hash_of(copy)
+        except (OSError, ImportError):
+            return hash_of(piece)
+        return part.digest
+
+    def _part_of(self, piece: bytes | memoryview, *, lasts: bool = False) -> SharedPart:
+        """Return the copy of a piece; `lasts`: it will be brought again. Raise OSError if there can be none."""
         from killable.supervisor.linux import memory_writes  # here: it needs ctypes, and few tasks need it
 
         buffer = memoryview(piece)
@@ -115,6 +130,8 @@ class RepeatedContent:
                 elif before is not None:
                     place.changes += 1
                     self._kept.pop(key, None)
+                if lasts:
+                    self._keep(place, copy)
         return copy
 
     def _copies_of_size(self, size: int) -> list[SharedPart]:
@@ -158,8 +175,12 @@ class RepeatedContent:
         return place.is_watched and self._watch is not None and self._watch.is_unwritten(*place.key)
 
     def _note_repeat(self, place: _Place, copy: SharedPart) -> None:
-        """Note that the same content was brought again: its copy lives on as long as the object that it is of."""
+        """Note that the same content was brought again."""
         place.changes = 0
+        self._keep(place, copy)
+
+    def _keep(self, place: _Place, copy: SharedPart) -> None:
+        """Let a copy live on as long as the object that it is of."""
         self._kept.pop(place.key, None)
         if place.owner is not None and place.owner() is not None:
             self._kept[place.key] = copy

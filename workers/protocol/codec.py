@@ -140,14 +140,14 @@ class PickleCodec:
 
     def encode_exception(self, error: BaseException) -> bytes:
         try:
-            encoded = self._pickled(error).to_bytes()
-        except Unserializable:
+            encoded: bytes = self._pickles.raised(error).to_bytes()
+        except Exception:  # pickling runs the user's __reduce__, which may raise anything
             return b""
         return encoded if len(encoded) <= INLINE_BYTES_MAX else b""
 
     def _pickled(self, value: object, *, beside: bool = True) -> Pickled:
         try:
-            found: Pickled = self._pickles.pickled(value, beside=beside)
+            found: Pickled = self._pickles.returned(value, beside=beside)
             return found
         except Exception as error:  # pickling runs the user's __reduce__, which may raise anything
             raise Unserializable("$", type(value).__qualname__, str(error)) from error

@@ -117,7 +117,12 @@ class SealedInput(MemoryFile):
 class SharedPart(SealedInput):
     """A part of inputs, in sealed memory of its own: any number of inputs refer to it."""
 
-    __slots__ = ("__weakref__",)
+    __slots__ = ("__weakref__", "digest")
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(descriptor)
+        self.digest = b""
+        """A hash of the content; empty: nobody has asked for it yet."""
 
     @classmethod
     def of(cls, content: bytes | memoryview) -> Self:

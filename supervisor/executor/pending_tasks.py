@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from killable.supervisor.clock import monotonic
 from killable.supervisor.executor import large_globals, pickling_errors
 from killable.supervisor.executor.futures import JobFuture
-from killable.supervisor.executor.repeated_content import RepeatedContent
+from killable.supervisor.executor.repeated_content import RepeatedContent, TaskContent
 from killable.supervisor.executor.supervisor_thread import SupervisorThread, ThreadClosed
 from killable.supervisor.executor.task import Task
 from killable.supervisor.models import JobType, Submission, Verdict
@@ -92,9 +92,10 @@ class PendingTasks:
         function, args, kwargs = call
         try:
             members = {"function": function, "args": args, "kwargs": kwargs}
-            packed = pickling.pickled(members, identify=self._repeated.identify)
+            content = TaskContent(self._repeated)
+            packed = pickling.pickled(members, identify=content.identify)
             brought = packed.size
-            shared = self._repeated.share(packed) if brought > INLINE_BYTES_MAX else None
+            shared = content.share(packed) if brought > INLINE_BYTES_MAX else None
             input = _inline_or_sealed(packed)
         except Exception as error:  # pickling runs the caller's __reduce__, which may raise anything
             pickling_errors.name_it(error, function, args, kwargs)

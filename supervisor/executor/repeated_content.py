@@ -15,6 +15,7 @@ import contextlib
 import itertools
 import threading
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from killable.workers.protocol.messages import SHARED_PARTS_MAX
@@ -60,6 +61,49 @@ class _Place:
         return None if self.part is None else self.part()
 
 
+class TaskContent:
+    """The large pieces of one task: while it is pickled, and then."""
+
+    __slots__ = ("_identified", "_repeated")
+
+    def __init__(self, repeated: RepeatedContent) -> None:
+        self._repeated = repeated
+        self._identified: dict[int, tuple[object, SharedPart]] = {}
+        """The pieces that were identified, by `id`, and their copies."""
+
+    def identify(self, piece: bytes | memoryview) -> bytes:
+        """Return a hash of a large piece of a global. That of a piece that is unchanged is known already."""
+        from killable.workers.protocol.definitions import hash_of
+
+        try:
+            if _owner_of(memoryview(piece), _ignore) is None:
+                return hash_of(piece)  # it may be at another place each time
+            part = self._repeated.part_of(piece, lasts=True)
+            if not part.digest:
+                with part.mapped() as content, memoryview(content) as copy:
+                    part.digest = hash_of(copy)
+        except (OSError, ImportError):
+            return hash_of(piece)
+        self._identified[id(piece)] = piece, part
+        return part.digest
+
+    def share(self, packed: Pickled) -> SharedParts | None:
+        """Move large pieces out of the pickled task into shared memory; return the memory. None: there are none.
+
+        A piece for which there is no memory or descriptor stays in the value.
+        """
+        pieces = packed.pieces_over(PART_BYTES_MIN)
+        largest = sorted(pieces, key=lambda number: -len(pieces[number]))[:SHARED_PARTS_MAX]
+        shared: dict[int, SharedPart] = {}
+        for number in sorted(largest):
+            with contextlib.suppress(OSError, ImportError):
+                piece = pieces[number]
+                _, known = self._identified.get(id(piece), (None, None))
+                shared[number] = self._repeated.part_of(piece) if known is None else known
+        packed.leave_out(shared.keys())
+        return SharedParts(shared.values()) if shared else None
+
+
 class RepeatedContent:
     """The large pieces that an Executor's tasks have brought. Closed with the Executor."""
 
@@ -71,41 +115,12 @@ class RepeatedContent:
         self._watch: WriteWatch | None = None
         self._is_closed = self._watch_asked = False
 
-    def share(self, packed: Pickled) -> SharedParts | None:
-        """Move large pieces out of a pickled value into shared memory; return the memory. None: there are none.
-
-        A piece for which there is no memory or descriptor stays in the value.
-        """
-        if self._is_closed:
-            return None
-        pieces = packed.pieces_over(PART_BYTES_MIN)
-        largest = sorted(pieces, key=lambda number: -len(pieces[number]))[:SHARED_PARTS_MAX]
-        shared: dict[int, SharedPart] = {}
-        for number in sorted(largest):
-            with contextlib.suppress(OSError, ImportError):
-                shared[number] = self._part_of(pieces[number])
-        packed.leave_out(shared.keys())
-        return SharedParts(shared.values()) if shared else None
-
-    def identify(self, piece: bytes | memoryview) -> bytes:
-        """Return a hash of a large piece of a global. That of a piece that is unchanged is known already."""
-        from killable.workers.protocol.definitions import hash_of
-
-        if self._is_closed or self._owner_of(memoryview(piece), (0, 0)) is None:
-            return hash_of(piece)
-        try:
-            part = self._part_of(piece, lasts=True)
-            if not part.digest:
-                with part.mapped() as content, memoryview(content) as copy:
-                    part.digest = hash_of(copy)
-        except (OSError, ImportError):
-            return hash_of(piece)
-        return part.digest
-
-    def _part_of(self, piece: bytes | memoryview, *, lasts: bool = False) -> SharedPart:
+    def part_of(self, piece: bytes | memoryview, *, lasts: bool = False) -> SharedPart:
         """Return the copy of a piece; `lasts`: it will be brought again. Raise OSError if there can be none."""
         from killable.supervisor.linux import memory_writes  # here: it needs ctypes, and few tasks need it
 
+        if self._is_closed:
+            raise OSError("the executor has been shut down")
         buffer = memoryview(piece)
         key = memory_writes.address_of(buffer), buffer.nbytes
         with self._lock:
@@ -116,7 +131,8 @@ class RepeatedContent:
                 self._note_repeat(before, last)
                 return last
             others = self._copies_of_size(buffer.nbytes) if last is None else [last]
-            place = self._begin(before, key, self._owner_of(buffer, key))
+            kept = self._kept
+            place = self._begin(before, key, _owner_of(buffer, lambda _: kept.pop(key, None)))
         copy = next((other for other in others if _is_equal(other, buffer)), None)
         # Without a copy and a watch nobody knows: what comes from the same place is taken for the same, and kept.
         is_same = copy is not None or (before is not None and last is None and (is_unwritten or not before.is_watched))
@@ -187,17 +203,6 @@ class RepeatedContent:
             while sum(map(len, list(self._kept.values()))) > KEPT_BYTES_MAX:
                 self._kept.pop(next(iter(self._kept)), None)
 
-    def _owner_of(self, buffer: memoryview, key: _Key) -> weakref.ref[object] | None:
-        """Refer to the object that owns the memory: behind views, as numpy has them."""
-        owner: object = buffer.obj
-        while (base := getattr(owner, "base", None)) is not None:
-            owner = base
-        kept = self._kept
-        try:
-            return weakref.ref(owner, lambda _: kept.pop(key, None))
-        except TypeError:
-            return None  # bytes, mmap: the copy goes with the last task that needs it
-
     def close(self) -> None:
         """Let go of all copies and watch nothing any more. Also in a fork of the program. May be called again."""
         self._is_closed = True
@@ -206,6 +211,20 @@ class RepeatedContent:
         watch, self._watch = self._watch, None
         if watch is not None:
             watch.close()
+
+
+def _owner_of(buffer: memoryview, on_end: Callable[[object], object]) -> weakref.ref[object] | None:
+    """Refer to the object that owns the memory, behind views, as numpy has them; None: bytes, mmap and others."""
+    owner: object = buffer.obj
+    while (base := getattr(owner, "base", None)) is not None:
+        owner = base
+    try:
+        return weakref.ref(owner, on_end)
+    except TypeError:
+        return None
+
+
+def _ignore(_: object) -> None: ...
 
 
 def _are_edges_equal(copy: SharedPart, buffer: memoryview) -> bool:

@@ -247,11 +247,11 @@ def loads(payload: bytes | mmap.mmap, elsewhere: Iterable[mmap.mmap] = ()) -> An
         _, parts = _COUNTS.unpack_from(view)
         start = _COUNTS.size + 8 * (parts + count)
         lengths = struct.unpack_from(f"<{parts + count}Q", view, _COUNTS.size)
-        part_lengths, buffer_lengths = lengths[:parts], lengths[parts:]
+        part_lengths, buffer_lengths = list(lengths[:parts]), list(lengths[parts:])
     else:
         start = _SMALL.size + 8 * count
         *buffer_lengths, length = struct.unpack_from(f"<{count + 1}Q", view, _COUNT.size)
-        part_lengths = (length,)
+        part_lengths = [length]
     others = iter(elsewhere)
     left = _Pieces()
     for length in part_lengths:

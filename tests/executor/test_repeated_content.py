@@ -314,6 +314,36 @@ def test_a_large_global_is_named_once_and_is_in_memory_once(tmp_path: Path) -> N
     assert "executor.submit(use, number)" in code
 
 
+def test_a_large_global_stays_in_its_worker_until_the_program_changes_it(tmp_path: Path) -> None:
+    text = """
+        import warnings
+        import numpy as np
+        from killable import Executor
+
+        warnings.simplefilter("ignore")
+        COUNTS = np.zeros(2_000_000)
+        NAMES = {number: f"the name of {number}" for number in range(50_000)}
+
+        def count():
+            COUNTS[0] += 1
+            NAMES[0] += "!"
+            return COUNTS.ctypes.data, float(COUNTS[0]), NAMES[0][-3:]
+
+        def see():
+            return float(COUNTS[0] + COUNTS[1]), NAMES[0]
+
+        with Executor(1) as executor:
+            (place, *first), (other, *second) = (executor.submit(count).result() for _ in range(2))
+            print(place == other, first, second, float(COUNTS[0]))
+            COUNTS[1] = 7.0
+            print(executor.submit(see).result()[0])
+            NAMES[0] = "another"
+            print(executor.submit(see).result())
+    """
+    shown, _ = run(tmp_path, text)
+    assert shown == "True [1.0, ' 0!'] [2.0, '0!!'] 0.0\n7.0\n(7.0, 'another')\n"
+
+
 def test_large_arguments_are_no_reason_to_warn(tmp_path: Path) -> None:
     text = """
         import numpy as np

@@ -142,7 +142,7 @@ class Execution:
                         generator.close()
             payload = self._codec.encode_result(value, self._result_buffer)
             if payload is not None and len(payload) > FRAME_BYTES_MAX:
-                bound = f"it takes {len(payload)} bytes, and {FRAME_BYTES_MAX} at most go through a pipe"
+                bound = f"it takes {len(payload)} bytes, and a pipe takes at most {FRAME_BYTES_MAX}"
                 raise Unserializable("$", type(value).__qualname__, bound)
             return (Kind.RESULT_SHM, b"") if payload is None else (Kind.RESULT, payload)
         except Stopping:
@@ -157,7 +157,7 @@ class Execution:
         except Stopping:
             raise
         except BaseException as broken:
-            why = f"<telling of it raised {_qualified_name(type(broken))}>"
+            why = f"<describing it raised {_qualified_name(type(broken))}>"
             return Raised("exception", _qualified_name(type(error)), why)
 
     def _input(self) -> Any:
@@ -167,7 +167,7 @@ class Execution:
             return self._codec.decode_input(run.input)
         files = [*([] if self._sealed is None else [self._sealed]), *self._shared]
         if len(files) < run.sealed + run.shared:
-            raise OSError(errno.EMFILE, "no descriptor is left in this process for the job's input")
+            raise OSError(errno.EMFILE, "no file descriptor is free in this process for the job's input")
         with contextlib.ExitStack() as closing:
             for file in files:
                 closing.callback(file.close)

@@ -33,8 +33,6 @@ _NO_FILE = "<dynamic-code>"
 """The file name that cloudpickle writes into code objects from 3.1.2 on."""
 _WORD = re.compile(r"[^\W\d]\w*")
 _NAMED = (FunctionType, *reducers.NAMED)
-
-
 _MADE_BY_PYDANTIC = frozenset(
     f"__pydantic_{name}__" for name in ("core_schema", "validator", "serializer", "parent_namespace")
 )
@@ -136,11 +134,9 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         own = used if module is None else None
         if module is not None and not script_globals.is_real(module):
             module = MAIN if module in MAINS else module
-            all_used = parts_of_cloudpickle._extract_code_globals(
-                function.__code__
-            )  # those that are not there yet, too
-            named = self._named_in(slots["__annotations__"], module)
-            self.uses.update(Key(module, name) for name in {*all_used, *named})
+            named = parts_of_cloudpickle._extract_code_globals(function.__code__)  # those that are not there yet, too
+            annotated = self._named_in(slots["__annotations__"], module)
+            self.uses.update(Key(module, name) for name in {*named, *annotated})
             self.looks_around = self.looks_around or (module == MAIN and _looks_around(code))
         state = (attributes, slots, contents, own)
         return _make_function, (code, names, cells, module is None), state, None, None, _set_function

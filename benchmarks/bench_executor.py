@@ -198,6 +198,8 @@ TARGETS = (
         ratio_to=StdlibPool.name, is_speedup=True,
     ),
     Target(measures.BYTES, 0.7, ratio_to=StdlibPool.name),
+    Target(measures.GLOBALS, 1.2, ratio_to=StdlibPool.name),
+    Target(measures.GLOBALS_MEMORY, 60.0, unit="MB", digits=0),
     Target(measures.SPARE, 2.0),
     Target(measures.NO_SPARE, 40.0),
     Target(measures.STREAM, 2.5, unit="tokens/s", digits=0, at_least=True, ratio_to=StdlibPool.name),

@@ -13,7 +13,7 @@ from killable.workers.authoring.limits import Limits
 from killable.workers.errors import CODES, KillableError
 
 if TYPE_CHECKING:
-    from killable.workers.protocol.shared_memory import SealedInput
+    from killable.workers.protocol.shared_memory import SealedInput, SharedParts
 
 WorkerId = NewType("WorkerId", str)
 
@@ -31,7 +31,7 @@ class StartRefused(KillableError):
 class Submission:
     """A request for a job. The input is already checked and encoded in the pool's codec.
 
-    A large input is in sealed memory, which the job closes in the end.
+    A large input is in sealed memory, which the job closes in the end, as it does its shared parts.
     """
 
     type: str
@@ -51,6 +51,8 @@ class Submission:
     """Digest of the whole request. The same key with another digest is a conflict."""
     correlation_id: str = ""
     """The caller's id for the larger task that this job is part of; passed on, never interpreted."""
+    shared: SharedParts | None = None
+    """Memory files that the input refers to, and other inputs as well. Only of an Executor's tasks."""
 
 
 @dataclass(frozen=True, slots=True)

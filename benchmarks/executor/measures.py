@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -536,6 +536,58 @@ def measure_cold_start(trial: Trial) -> None:
         trial.add(COLD_START, (time.monotonic() - began) * 1000)
 
 
+# ── a script's global array of 40 MB ──
+
+GLOBALS = "60 jobs that use a script's global of 40 MB, after the first, ms"
+GLOBALS_MEMORY = "memory of the machine for 60 jobs that use a script's global of 40 MB, MB"
+GLOBALS_JOBS = 60
+_SCRIPT = """
+import numpy
+
+TABLE = numpy.ones(5_000_000)
+
+def look_up(number):
+    return TABLE[number::1000].sum()
+"""
+
+
+def measure_globals(trial: Trial) -> None:
+    """Run jobs of `__main__`, which a peer sends with their globals or has forked with them."""
+    script = vars(sys.modules["__main__"])
+    exec(_SCRIPT, script)
+    look_up, expected = script["look_up"], float(script["TABLE"][::1000].sum())
+    with trial.peer_type() as peer:
+        assert [peer.submit(look_up, 0).result() for _ in range(2)] == 2 * [expected]
+        for _ in repeat(trial.plan.executor_rounds):
+            began = time.monotonic()
+            futures = [peer.submit(look_up, number) for number in range(GLOBALS_JOBS)]
+            results = [future.result() for future in futures]
+            trial.add(GLOBALS, (time.monotonic() - began) * 1000)
+            assert results == GLOBALS_JOBS * [expected]
+    script["TABLE"] = script["TABLE"].copy()
+    with trial.peer_type() as peer:
+        for _ in range(2 * WORKERS):  # each has imported numpy
+            peer.submit(abs, script["TABLE"][0]).result()
+        before = _memory_bytes()
+        futures = [peer.submit(look_up, number) for number in range(GLOBALS_JOBS)]
+        used = [_memory_bytes() - before]
+        assert [future.result() for future in futures] == results
+        used.append(_memory_bytes() - before)
+        trial.add(GLOBALS_MEMORY, max(used) / 1e6)
+
+
+def _memory_bytes() -> int:
+    """Return what this program and its descendants have of their own, and all shared memory of the machine."""
+    shared = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("Shmem:"))
+    total_kb = int(shared.split()[1])
+    own = psutil.Process()
+    for process in (own, *own.children(recursive=True)):
+        with suppress(OSError):
+            rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
+            total_kb += sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss_Anon:"))
+    return total_kb << 10
+
+
 # ── all measures ──
 
 LIBRARIES = (Killable, StdlibPool, Loky, Pebble)
@@ -568,6 +620,7 @@ MEASURES: dict[str, Measure] = {
     "no-ops": Measure(measure_noops, (*STOPPING, Dask)),
     "map": Measure(measure_map),
     "bytes": Measure(measure_bytes),
+    "globals": Measure(measure_globals),
     "stream": Measure(measure_streams),
     "cold": Measure(measure_cold_start, (*LIBRARIES, StdlibSpawnPool), is_repeated=True),
     "recovery": Measure(partial(measure_recovery, spares=1), STOPPING),

@@ -27,7 +27,8 @@ def run_order(job: Job, fence: int, result_buffer: int = -1) -> tuple[bytes, tup
     if limits["total_s"] is not None and job.assigned is not None:
         limits = within(limits, limits["total_s"] - (job.assigned - job.created))
     sealed = (content.descriptor,) if isinstance(content, SealedInput) else ()
-    passed = sealed if result_buffer < 0 else (*sealed, result_buffer)
+    shared = submission.shared.descriptors if submission.shared is not None else ()
+    passed = (*sealed, *shared) if result_buffer < 0 else (*sealed, *shared, result_buffer)
     run = Run(
         job_id=job.id,
         type=submission.type,
@@ -38,6 +39,7 @@ def run_order(job: Job, fence: int, result_buffer: int = -1) -> tuple[bytes, tup
         correlation_id=submission.correlation_id,
         announce=is_announced(job),
         sealed=bool(sealed),
+        shared=len(shared),
         result_buffer=result_buffer >= 0,
     )
     return encode(Kind.RUN, fence, 0, run.encode()), passed

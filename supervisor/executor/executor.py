@@ -149,8 +149,8 @@ class Executor(concurrent.futures.Executor):
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> JobFuture[T]:
         """Run `fn(*args, **kwargs)` in a worker; return its future.
 
-        Lambdas, closures and functions of `__main__` are sent by value (cloudpickle). A parameter that is annotated
-        `Context` gets the job's context. A generator function runs to its end; use `stream` to get its yields.
+        Functions and classes of `__main__` are sent with what they use, lambdas and closures too. A parameter that is
+        annotated `Context` gets the job's context. A generator function runs to its end; `stream` gives its yields.
 
         Raise RuntimeError after `shutdown`. A failure to pickle the call becomes the future's exception.
         """

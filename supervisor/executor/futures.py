@@ -357,6 +357,7 @@ class JobFuture(Future[T]):
             except UnpickleFailed as why:
                 ending.__cause__ = why.__cause__
             else:
+                raised.__context__ = raised.__cause__ or raised.__context__  # the cause is the worker's traceback
                 raised.__cause__ = RemoteTraceback(ending.facts["traceback"])
                 self._error = raised
         self._is_unpickled = True

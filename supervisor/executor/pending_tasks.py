@@ -14,8 +14,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from killable.supervisor.clock import monotonic
-from killable.supervisor.executor import pickling_errors
+from killable.supervisor.executor import large_globals, pickling_errors
 from killable.supervisor.executor.futures import JobFuture
+from killable.supervisor.executor.repeated_content import RepeatedContent, TaskContent
 from killable.supervisor.executor.supervisor_thread import SupervisorThread, ThreadClosed
 from killable.supervisor.executor.task import INLINE_TASK_BYTES_MAX, Task, TaskLimits
 from killable.supervisor.models import Verdict
@@ -23,6 +24,7 @@ from killable.supervisor.pools.lane import Lane, LaneCall
 from killable.supervisor.settings import Settings
 from killable.workers.protocol import pickling
 from killable.workers.protocol.frames import FRAME_BYTES_MAX
+from killable.workers.protocol.messages import INLINE_BYTES_MAX
 from killable.workers.protocol.pickling import Pickled
 from killable.workers.protocol.shared_memory import SealedInput
 from killable.workers.runtime.executor_setup import is_in_pool
@@ -74,6 +76,7 @@ class PendingTasks:
         self._prefix = f"job-{uuid.uuid4().hex[:8]}"
         self._numbers = itertools.count(1)
         self.supervisor_thread = SupervisorThread(self._settings, self._name, self)
+        self._repeated = RepeatedContent()
         self._is_started = self._look_scheduled = False
 
     def _start_thread(self) -> None:
@@ -95,12 +98,19 @@ class PendingTasks:
             raise RuntimeError(self._closed_reason)
         function, args, kwargs = call
         try:
-            input = _inline_or_sealed(pickling.pickled({"function": function, "args": args, "kwargs": kwargs}))
+            members = {"function": function, "args": args, "kwargs": kwargs}
+            content = TaskContent(self._repeated)
+            packed = pickling.pickled(members, identify=content.identify)
+            brought = packed.size
+            shared = content.share(packed) if brought > INLINE_BYTES_MAX else None
+            input = _inline_or_sealed(packed)
         except Exception as error:  # pickling runs the caller's __reduce__, which may raise anything
             pickling_errors.name_it(error, function, args, kwargs)
             future.fail(error)
             return
-        task = Task(self, type, input, limits, future)
+        if brought > INLINE_BYTES_MAX:
+            large_globals.warn(brought, function, args, kwargs)
+        task = Task(self, type, input, limits, future, shared=shared)
         future.job_id = f"{self._prefix}-{next(self._numbers)}"
         try:
             with self.lock:
@@ -267,6 +277,7 @@ class PendingTasks:
     def close_in_child(self) -> None:
         """Fail the parent's tasks in a fork of the program. The next task gets a thread and workers of the child."""
         self.supervisor_thread.close_in_child()
+        self._repeated.close()
         under_way = self._under_way
         self._begin()
         for future in under_way:
@@ -291,6 +302,7 @@ class PendingTasks:
             calls = list(self._under_way.values())
         for call in calls:
             call.fail_lost(why)
+        self._repeated.close()
 
     def on_lane(self, lane: Lane) -> None:
         with self.lock:

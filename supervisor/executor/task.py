@@ -31,7 +31,7 @@ from killable.workers.protocol.call_message import (
     STREAM,
     encode_call,
 )
-from killable.workers.protocol.shared_memory import SealedInput
+from killable.workers.protocol.shared_memory import SealedInput, SharedParts
 from killable.workers.runtime import executor_setup
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ class Task:
         "_job",
         "_limits",
         "_owner",
+        "_shared",
         "_submitted_at",
         "_type",
         "future",
@@ -103,6 +104,8 @@ class Task:
         input: bytes | SealedInput,
         limits: Mapping[str, Any],
         future: JobFuture[Any],
+        *,
+        shared: SharedParts | None = None,
     ) -> None:
         """`limits` are those of its view of the Executor, which are never changed."""
         self.future = future
@@ -112,6 +115,7 @@ class Task:
         self._owner = owner
         self._type = type
         self._input = input
+        self._shared = shared
         self._limits = limits
         self._submitted_at = monotonic()
         is_timed = limits.get("queue_s") is not None or limits.get("total_s") is not None
@@ -149,10 +153,14 @@ class Task:
         if isinstance(content, SealedInput):
             flags |= SEALED
             passed, content = (content.descriptor,), b""
+        shared = 0
+        if self._shared is not None:
+            shared = len(self._shared.descriptors)
+            passed = (*passed, *self._shared.descriptors)
         if result_buffer >= 0:
             flags |= RESULT_BUFFER
             passed = (*passed, result_buffer)
-        return encode_call(fence, heard, flags, self.future.job_id.encode(), limits.as_json, content), passed
+        return encode_call(fence, heard, flags, shared, self.future.job_id.encode(), limits.as_json, content), passed
 
     def kill_now(self, verdict: Verdict, grace_s: float | None) -> None:
         """Send SIGKILL from the calling thread if there is no grace: the supervisor's thread may get its turn late.
@@ -176,8 +184,7 @@ class Task:
         self._become_job(given)
 
     def complete(self, result: bytes) -> None:
-        if isinstance(self._input, SealedInput):
-            self._input.close()
+        self._close_input()
         self.future.complete(result)
         self._owner.forget(self)
 
@@ -200,7 +207,7 @@ class Task:
         supervisor = self._owner.supervisor
         job_type = supervisor.type(self._type)
         in_force = self._owner.limits_of(self._type, self._limits).in_force
-        submission = Submission(self._type, self._input, limits=dict(self._limits))
+        submission = Submission(self._type, self._input, limits=dict(self._limits), shared=self._shared)
         job = supervisor.call(self.future.job_id, job_type, submission, in_force, self, given, since=self._submitted_at)
         if job.is_over:
             return  # it has ended at once, and `on_changed` was called
@@ -245,10 +252,15 @@ class Task:
 
     def _end(self, outcome: Outcome) -> None:
         """End a task that is not a job, or no longer one."""
-        if isinstance(self._input, SealedInput):
-            self._input.close()
+        self._close_input()
         self.future.finish(outcome)
         self._owner.forget(self)
+
+    def _close_input(self) -> None:
+        if isinstance(self._input, SealedInput):
+            self._input.close()
+        if self._shared is not None:
+            self._shared.close()
 
     # ── JobListener ──
 

@@ -43,6 +43,8 @@ def content_of(input: bytes | SealedInput) -> bytes:
 
 
 def close_input(submission: Submission) -> None:
-    """Close the input, if it is sealed memory, of a job that is over or was never accepted."""
+    """Close the input, if it is in memory files, of a job that is over or was never accepted."""
     if isinstance(submission.input, SealedInput):
         submission.input.close()
+    if submission.shared is not None:
+        submission.shared.close()

@@ -25,7 +25,7 @@ USERS_SIDE = {
 }
 """May use what the user's interpreter has, inside functions: nothing else needs it."""
 EXECUTORS_SIDE = {
-    "workers/protocol/pickling.py",
+    *(f"workers/protocol/{name}.py" for name in ("pickling", "by_value", "definitions")),
     *(f"workers/runtime/{name}.py" for name in ("executor_setup", "executor_jobs")),
 }
 """Needs cloudpickle: nothing that a service's worker imports at once may import it."""
@@ -71,7 +71,7 @@ def foreign_imports(looked_at: Sequence[Source]) -> list[str]:
 def _may_import(name: str, found: Import) -> bool:
     if top(found.module) in STANDARD_LIBRARY or is_of(found.module, "killable.workers"):
         return True
-    if name == "workers/protocol/pickling.py" and is_of(found.module, "cloudpickle"):
+    if name in EXECUTORS_SIDE and name.startswith("workers/protocol/") and is_of(found.module, "cloudpickle"):
         return True
     builtin_job = name.startswith("workers/builtin/") and top(found.module) == "killable"
     return builtin_job or (name in USERS_SIDE and not found.at_once and top(found.module) != "killable")

@@ -59,7 +59,7 @@ def test_a_control_message_of_another_version_is_refused(wire: dict[str, Any]) -
 @pytest.mark.parametrize(
     "message",
     [
-        Run("job-1", "work", 2, b"\x00input\xff", b'{"run_s":null}', {"a": "b"}, "c", False, True, True),
+        Run("job-1", "work", 2, b"\x00input\xff", b'{"run_s":null}', {"a": "b"}, "c", False, True, 3, True),
         Stop("cancelled", "user", 2.5, "because"),
         Raised("exception", "KeyError", "'x'", "Traceback", 3, "", [{"pointer": "/a", "message": "is required"}]),
         Idle(False, "it left a thread"),

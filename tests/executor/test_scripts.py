@@ -179,3 +179,248 @@ def test_a_crash_takes_what_was_set_along(tmp_path: Path) -> None:
             print(executor.submit(is_mine).result())
     """
     assert run(tmp_path, text) == "True\n"
+
+
+def test_what_the_program_changes_replaces_what_a_worker_has(tmp_path: Path) -> None:
+    """As in a notebook: cells that define functions, classes and data are run again, with other content."""
+    text = """
+        import functools
+        from killable import Executor
+
+        class Store:
+            known = {}
+            version = 1
+
+        @functools.lru_cache
+        def load(name):
+            loads.append(name)
+            return f"old {name}"
+
+        loads, table = [], {"a": 1}
+
+        def look(key):
+            Store.known[key] = Store.known.get(key, 0) + 1
+            return load(key), len(loads), Store.known[key], Store.version, table.setdefault("b", len(table)), table["a"]
+
+        with Executor(1) as executor:
+            print(*executor.submit(look, "x").result())
+            print(*executor.submit(look, "x").result())
+
+            @functools.lru_cache
+            def load(name):
+                loads.append(name)
+                return f"new {name}"
+
+            print(*executor.submit(look, "x").result())
+            table["a"] = 2
+            print(*executor.submit(look, "x").result())
+            old = executor.submit(Store).result()
+
+            class Store:
+                known = {}
+                version = 2
+
+            print(*executor.submit(look, "x").result())
+            print(isinstance(executor.submit(Store).result(), Store), isinstance(old, Store))
+            Store.version = 3
+            print(*executor.submit(look, "x").result())
+    """
+    told = ("old x 1 1 1 1 1", "old x 1 2 1 1 1", "new x 2 3 1 1 1", "new x 2 4 1 1 2", "new x 2 1 2 1 2")
+    assert run(tmp_path, text).splitlines() == [*told, "True False", "new x 2 1 3 1 2"]
+
+
+def test_a_name_that_is_defined_later_is_found(tmp_path: Path) -> None:
+    """As in a notebook, where a function may be called before the cell that it needs was run."""
+    text = """
+        from killable import Executor
+
+        def call():
+            return helper()
+
+        with Executor(1) as executor:
+            print(type(executor.submit(call).exception()).__name__)
+
+            def helper():
+                return "now"
+
+            print(executor.submit(call).result())
+    """
+    assert run(tmp_path, text) == "NameError\nnow\n"
+
+
+def test_two_functions_that_use_the_same_globals_share_them(tmp_path: Path) -> None:
+    """Whichever comes first, and with a class that only one of them names."""
+    text = """
+        from killable import Executor
+
+        class Config:
+            pass
+
+        config, seen = Config(), {}
+        config.level = 1
+
+        class Service:
+            def __init__(self):
+                self.config = config
+
+        service = Service()
+
+        def write(level):
+            config.level = level
+            seen[level] = True
+
+        def read():
+            return service.config.level, list(seen), service.config is config
+
+        with Executor(1) as executor:
+            executor.submit(write, 7).result()
+            print(*executor.submit(read).result())
+            print(config.level, seen)
+    """
+    assert run(tmp_path, text) == "7 [7] True\n1 {}\n"
+
+
+def test_what_comes_back_of_a_worker_that_has_another_class_by_that_name(tmp_path: Path) -> None:
+    """A class that only the worker has goes by value; one that the program has replaced is not mistaken for the new."""
+    text = """
+        from killable import Executor
+
+        class Old:
+            def __init__(self, x=0):
+                self.x = x
+
+        kept = {}
+
+        def keep():
+            kept["old"] = Old(5)
+            return kept["old"]
+
+        def give():
+            return kept["old"]
+
+        def local():
+            class Local:
+                value = 3
+            return Local()
+
+        def bound():
+            global Bound
+            class Bound:
+                value = 4
+            return Bound()
+
+        with Executor(1) as executor:
+            first, FirstOld = executor.submit(keep).result(), Old
+            assert type(first) is Old
+
+            class Old:
+                pass
+
+            executor.submit(Old).result()
+            again = executor.submit(give).result()
+            print(type(again) is FirstOld, type(again) is Old, again.x)
+            print(executor.submit(local).result().value, executor.submit(bound).result().value)
+    """
+    assert run(tmp_path, text) == "True False 5\n3 4\n"
+
+
+def test_an_exception_of_any_constructor_arrives(tmp_path: Path) -> None:
+    """With its attributes, its notes, the worker's traceback as cause, and what led to it as context."""
+    text = """
+        import threading
+        from killable import Executor
+
+        class Bad(Exception):
+            __slots__ = ("slot",)
+
+            def __init__(self, code, message, *, extra):
+                super().__init__(f"{code}: {message}")
+                self.code, self.extra, self.slot = code, extra, "s"
+                self.lock = threading.Lock()  # left out, for it cannot be sent
+
+        def fail():
+            try:
+                {}["missing"]
+            except KeyError as error:
+                bad = Bad(4, "no luck", extra=[1])
+                bad.add_note("noted")
+                raise bad from error
+
+        def exit_group():
+            raise BaseExceptionGroup("all", [Bad(5, "x", extra=None), KeyboardInterrupt()])
+
+        with Executor(1) as executor:
+            future = executor.submit(fail)
+            try:
+                future.result()
+            except Bad as error:
+                print(error, error.code, error.extra, error.slot, error.__notes__, hasattr(error, "lock"))
+                print(type(error.__cause__).__name__, "in fail" in str(error.__cause__))
+            print(future.error.code)
+            group = executor.submit(exit_group).exception()
+            print(type(group).__name__, [type(each).__name__ for each in group.exceptions])
+    """
+    assert run(tmp_path, text).splitlines() == [
+        "4: no luck 4 [1] s ['noted'] False",
+        "RemoteTraceback True",
+        "exception",
+        "BaseExceptionGroup ['Bad', 'KeyboardInterrupt']",
+    ]
+
+
+def test_what_led_to_an_exception_is_its_context(tmp_path: Path) -> None:
+    text = """
+        from killable import Executor
+
+        class Cause(Exception):
+            def __init__(self, *, reason):
+                self.reason = reason
+
+        def fail():
+            try:
+                raise Cause(reason="deep")
+            except Cause as error:
+                raise ValueError("shallow") from error
+
+        with Executor(1) as executor:
+            error = executor.submit(fail).exception()
+            print(repr(error), type(error.__context__) is Cause, error.__context__.reason)
+    """
+    assert run(tmp_path, text) == "ValueError('shallow') True deep\n"
+
+
+@pytest.mark.parametrize(
+    ("argument", "what"),
+    [
+        ("use, lock", "Argument 1"),
+        ("use, (x for x in [])", "Argument 1"),
+        ("lambda: lock.locked(), ", ""),
+        ("ask", "In ask the global 'connection'"),
+        ("call_ask", "In ask the global 'connection'"),
+        ("functools.partial(use, b=socket.socket())", "Argument 'b'"),
+    ],
+)
+def test_what_cannot_be_sent_is_refused_by_name(tmp_path: Path, argument: str, what: str) -> None:
+    """A lock is refused as an argument, where two sides would have to share it; in a global each worker has its own."""
+    text = f"""
+        import functools, socket, threading
+        from killable import Executor
+
+        lock, connection = threading.Lock(), socket.socket()
+
+        def use(a=None, b=None):
+            pass
+
+        def ask():
+            return connection.fileno()
+
+        def call_ask():
+            return ask()
+
+        with Executor(1) as executor:
+            error = executor.submit({argument}).exception()
+            print(*getattr(error, "__notes__", ()))
+        connection.close()
+    """
+    told = f"{what} cannot be sent to a worker: make it there, in the function or an `initializer`.\n"
+    assert run(tmp_path, text) == (told if what else "\n")

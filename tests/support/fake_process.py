@@ -132,7 +132,7 @@ class FakeProcess:
                 self.world.check(not self._signalled, f"{self.worker_id} was signalled and is given an attempt")
                 run = Run.decode(frame.payload)
                 self.world.check(
-                    run.sealed + run.result_buffer == self._passed,
+                    run.sealed + run.shared + run.result_buffer == self._passed,
                     f"{self.worker_id}: a descriptor too many or too few",
                 )
                 self._passed = 0

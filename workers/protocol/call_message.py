@@ -2,7 +2,8 @@
 
 Runs in: supervisor, any thread of the program (writes) | worker (reads).
 
-    fence u32 | heard u32 | flags u8 | bytes of the job id u8 | bytes of the limits u16 | job id | limits | input
+    fence u32 | heard u32 | flags u8 | shared parts u8 | bytes of the job id u8 | bytes of the limits u16
+    | job id | limits | input
 
 `heard` is the fence of the last IDLE frame that the supervisor had read from this worker when it wrote the message. A
 worker that has sent a later one passes the message over: the supervisor gives the call again (`Lane`).
@@ -23,7 +24,7 @@ STREAM, ANNOUNCE, SEALED, RESULT_BUFFER = 1, 2, 4, 8
 so does the descriptor of a result buffer.
 """
 
-_HEAD = struct.Struct("<IIBBH")
+_HEAD = struct.Struct("<IIBBBH")
 _pack, _unpack_from = _HEAD.pack, _HEAD.unpack_from
 _fence_of = struct.Struct("<I").unpack_from
 
@@ -34,27 +35,29 @@ class CallMessage(NamedTuple):
     fence: int
     heard: int
     flags: int
+    shared: int
+    """How many shared parts of the input come along as descriptors, behind that of the input itself."""
     job_id: str
     limits: bytes
     """The limits as JSON; most calls have the same text."""
     input: bytes
 
 
-def encode_call(fence: int, heard: int, flags: int, job_id: bytes, limits: bytes, input: bytes) -> bytes:
+def encode_call(fence: int, heard: int, flags: int, shared: int, job_id: bytes, limits: bytes, input: bytes) -> bytes:
     """Return the message as bytes."""
-    return _pack(fence, heard, flags, len(job_id), len(limits)) + job_id + limits + input
+    return _pack(fence, heard, flags, shared, len(job_id), len(limits)) + job_id + limits + input
 
 
 def decode_call(message: bytes) -> CallMessage:
     """Raise ValueError for a malformed message."""
     try:
-        fence, heard, flags, id_bytes, limits_bytes = _unpack_from(message)
+        fence, heard, flags, shared, id_bytes, limits_bytes = _unpack_from(message)
     except struct.error as error:
         raise ValueError(str(error)) from error
     limits_at = _HEAD.size + id_bytes
     input_at = limits_at + limits_bytes
     job_id = message[_HEAD.size : limits_at].decode("ascii")
-    return CallMessage(fence, heard, flags, job_id, message[limits_at:input_at], message[input_at:])
+    return CallMessage(fence, heard, flags, shared, job_id, message[limits_at:input_at], message[input_at:])
 
 
 def fence_of(message: bytes) -> int:

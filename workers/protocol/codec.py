@@ -10,7 +10,7 @@ import itertools
 import json
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from json.encoder import encode_basestring_ascii
 from mmap import mmap
@@ -43,7 +43,7 @@ class Unserializable(Exception):
 class Codec(Protocol):
     name: str
 
-    def decode_input(self, payload: bytes | mmap) -> Any:
+    def decode_input(self, payload: bytes | mmap, shared: Iterable[mmap] = ()) -> Any:
         """Return the input; a valid one maps parameter names to values. It may refer to a mapping, never to bytes."""
         ...
 
@@ -70,7 +70,7 @@ class Codec(Protocol):
 class JsonCodec:
     name = "json"
 
-    def decode_input(self, payload: bytes | mmap) -> Any:
+    def decode_input(self, payload: bytes | mmap, shared: Iterable[mmap] = ()) -> Any:
         # str(), not bytes(): one copy less from a mapping. Lone surrogates are escapes in our JSON.
         return json.loads(str(payload, "utf-8")) if payload else {}
 
@@ -116,8 +116,8 @@ class PickleCodec:
 
         return pickling
 
-    def decode_input(self, payload: bytes | mmap) -> Any:
-        return self._pickles.loads(payload)
+    def decode_input(self, payload: bytes | mmap, shared: Iterable[mmap] = ()) -> Any:
+        return self._pickles.loads(payload, shared)
 
     def encode_value(self, value: Any) -> bytes:
         return self._pickled(value).to_bytes()
@@ -145,14 +145,14 @@ class PickleCodec:
 
     def encode_exception(self, error: BaseException) -> bytes:
         try:
-            encoded = self._pickled(error).to_bytes()
-        except Unserializable:
+            encoded: bytes = self._pickles.raised(error).to_bytes()
+        except Exception:  # pickling runs the user's __reduce__, which may raise anything
             return b""
         return encoded if len(encoded) <= INLINE_BYTES_MAX else b""
 
     def _pickled(self, value: object, *, beside: bool = True) -> Pickled:
         try:
-            found: Pickled = self._pickles.pickled(value, beside=beside)
+            found: Pickled = self._pickles.returned(value, beside=beside)
             return found
         except Exception as error:  # pickling runs the user's __reduce__, which may raise anything
             raise Unserializable("$", type(value).__qualname__, str(error)) from error

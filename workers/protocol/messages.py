@@ -2,8 +2,8 @@
 
 Runs in: any.
 
-    supervisor ── orders socket ──────► worker   RUN (with up to two descriptors: sealed input, result buffer), STOP,
-                                                 EXPIRE
+    supervisor ── orders socket ──────► worker   RUN (with descriptors: sealed input, shared parts, result buffer),
+                                                 STOP, EXPIRE
     supervisor ── line (a socket) ────► worker   calls of an Executor, one per message (`call_message`)
     supervisor ◄─ frames pipe ───────── worker   READY … one closing frame per attempt, then IDLE
     supervisor ◄─ notifications pipe ── worker   one byte each: a signal number at its delivery, or a NOTIFY_ constant
@@ -78,6 +78,9 @@ INLINE_BYTES_MAX = 1 << 20
 RAN_SECONDS = "<f"
 """The duration of a call in seconds, at the beginning of a RAN frame's payload (struct)."""
 
+SHARED_PARTS_MAX = 8
+"""The most shared parts of one input; each is a descriptor in the program and, while it is received, in the worker."""
+
 OPERATIONS_MAX = 100
 """The most operations that one attempt may have entered at once, nested or side by side."""
 
@@ -120,6 +123,8 @@ class Run(NamedTuple):
     """Whether to send ENTERED: if no timer depends on it, it would wake the supervisor for nothing."""
     sealed: bool = False
     """The input is in a memory file whose descriptor comes with the order (`shared_memory.py`), not in `input`."""
+    shared: int = 0
+    """How many descriptors of shared parts follow, which other inputs refer to as well."""
     result_buffer: bool = False
     """The descriptor of a result buffer follows. The worker keeps it until it has written a large result to it."""
 
@@ -130,7 +135,7 @@ class Run(NamedTuple):
             context += b'"tags":%s,' % dump_json(self.tags)
         if self.correlation_id:
             context += b'"correlation_id":%s,' % dump_json(self.correlation_id)
-        options = _options(self.type, self.attempt, self.announce, self.sealed, self.result_buffer)
+        options = _options(self.type, self.attempt, self.announce, self.sealed, self.shared, self.result_buffer)
         head = b'{"job_id":%s,%s%s' % (job_id, context, options)
         return b"".join((_RUN_LENGTHS.pack(len(head), len(self.limits)), head, self.limits, self.input))
 
@@ -159,11 +164,13 @@ _RUN_LENGTHS = struct.Struct("<II")
 
 
 @lru_cache(maxsize=64)
-def _options(type: str, attempt: int, announce: bool, sealed: bool, result_buffer: bool) -> bytes:
+def _options(type: str, attempt: int, announce: bool, sealed: bool, shared: int, result_buffer: bool) -> bytes:
     """Return the part of the head that a thousand orders share, as JSON without the opening brace."""
     members: dict[str, Any] = {"type": type, "attempt": attempt}
     if sealed:
         members["sealed"] = True
+    if shared:
+        members["shared"] = shared
     if result_buffer:
         members["result_buffer"] = True
     if not announce:

@@ -4,23 +4,35 @@ Runs in: any. Only for the Executor, where the caller is also the author: loadin
 
     u32 number of buffers | u64 bytes of each … | u64 bytes of the pickle | the pickle | buffers, each at a 64th byte
 
+Large pieces may be elsewhere, in memory files that other values refer to as well (`leave_out`). Then bit 30 of the
+first number is set, the number of the pickle's pieces comes next, and the sizes of these stand before those of the
+buffers; the size of a piece that is elsewhere has bit 63 set.
+
 Pickle protocol 5 keeps large buffers (numpy arrays, Arrow tables) out of the pickle (PEP 574): a process that maps the
-file reads them without a copy. cloudpickle sends by value what plain pickle cannot send (lambdas, closures) or sends as
-a name in `__main__`, which is another module in each process.
+file reads them without a copy. What plain pickle cannot send goes by value (`by_value`): lambdas, closures, classes in
+functions. Before a pickle for a worker that names something of the program's `__main__` are the definitions that it
+needs (`definitions`); bit 31 of the number of buffers says so, and the pickle is then
+
+    u32 bytes of the table | the table | definitions … | the pickle
 """
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import os
 import pickle
 import struct
-from types import CodeType, FunctionType
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import cloudpickle  # type: ignore[import-untyped]
 
-from killable.workers.protocol import script_globals
+from killable.workers.protocol import by_value, script_globals
+
+if TYPE_CHECKING:
+    from killable.workers.protocol.definitions import Identify, Needed
 
 PROTOCOL = 5
 BUFFER_BYTES_MIN = 64 << 10
@@ -31,9 +43,12 @@ _WRITEV_MAX = 512
 """Below IOV_MAX (writev(2))."""
 _ALIGNMENT = 64
 """Alignment of a buffer in the file, as numpy uses it: compiled code may refuse an unaligned array."""
-_NO_FILE = "<dynamic-code>"
-"""The file name that cloudpickle writes into code objects from 3.1.2 on."""
+_HAS_DEFINITIONS, _IN_PIECES = 1 << 31, 1 << 30
+_ELSEWHERE = 1 << 63
+_LOADED_MAX = 100
+"""The most tables of definitions that a worker remembers."""
 _COUNT = struct.Struct("<I")
+_COUNTS = struct.Struct("<II")
 _SMALL = struct.Struct("<IQ")
 
 Part = bytes | bytearray | memoryview
@@ -42,7 +57,7 @@ Part = bytes | bytearray | memoryview
 class Pickled:
     """A pickled value in pieces. Large pieces are the value's own memory, copied only by `to_bytes` and `lay`."""
 
-    __slots__ = ("buffers", "parts", "size", "write")
+    __slots__ = ("_elsewhere", "_flags", "buffers", "parts", "size", "write")
 
     def __init__(self) -> None:
         self.parts: list[Any] = []
@@ -50,15 +65,55 @@ class Pickled:
         self.write = self.parts.append
         self.size = 0
         """The encoded size in bytes."""
+        self._elsewhere: Collection[int] = ()
+        self._flags = 0
 
-    def dumped(self, pickler: type[pickle.Pickler], value: object, beside: bool) -> Pickled:
+    def dumped(self, pickler: Callable[..., pickle.Pickler], value: object, beside: bool) -> Pickled:
         pickler(self, PROTOCOL, buffer_callback=self._take if beside else None).dump(value)
         # The pickler writes a large in-band buffer as a PickleBuffer, which has no length.
         self.parts = [part.raw() if isinstance(part, pickle.PickleBuffer) else part for part in self.parts]
-        self.size = _SMALL.size + 8 * len(self.buffers) + sum(map(len, self.parts))
-        for buffer in self.buffers:
-            self.size += _padding(self.size) + buffer.nbytes
+        self._measure()
         return self
+
+    def define(self, needed: Needed) -> None:
+        """Put definitions before the pickle."""
+        if needed:
+            self._flags = _HAS_DEFINITIONS
+            self.parts = [*needed.parts, *self.parts]
+            self.buffers = [*needed.buffers, *self.buffers]
+            self._measure()
+
+    def pieces_over(self, bytes_min: int) -> dict[int, bytes | memoryview]:
+        """Return the large pieces by number, to be left out perhaps.
+
+        The pickle itself is written in frames of 64 KiB. Most of them become one piece; the first and the last frame
+        stay alone, for that is where the pickles of two calls of one function differ.
+        """
+        if sum(map(len, self.parts)) >= bytes_min:
+            self.parts = list(_merged(self.parts, bytes_min))
+        pieces = enumerate((*self.parts, *self.buffers))
+        return {number: piece for number, piece in pieces if len(piece) >= bytes_min}
+
+    def leave_out(self, numbers: Collection[int]) -> None:
+        """Leave out the pieces of these numbers: `loads` is given them in the same order."""
+        self._elsewhere = frozenset(numbers)
+        self._measure()
+
+    def _measure(self) -> None:
+        self.size = self._head_size() + sum(map(len, self._here(0, self.parts)))
+        for buffer in self._here(len(self.parts), self.buffers):
+            self.size += _padding(self.size) + buffer.nbytes
+
+    def _head_size(self) -> int:
+        if self._elsewhere:
+            return _COUNTS.size + 8 * (len(self.parts) + len(self.buffers))
+        return _SMALL.size + 8 * len(self.buffers)
+
+    def _here(self, first: int, pieces: Sequence[Any]) -> Sequence[Any]:
+        """Return those pieces that are not elsewhere; `first` is the number of the first one."""
+        if not self._elsewhere:
+            return pieces
+        return [piece for number, piece in enumerate(pieces, first) if number not in self._elsewhere]
 
     def _take(self, buffer: pickle.PickleBuffer) -> bool:
         """Take a large buffer out of the pickle; return whether it stays in (the callback of protocol 5)."""
@@ -74,7 +129,7 @@ class Pickled:
     @property
     def names_main(self) -> bool:
         """Whether the pickle may refer to an object by its name in `__main__`."""
-        return any(b"__main__" in part for part in self.parts if len(part) < _PAYLOAD_BYTES)
+        return any(b"_main__" in part for part in self.parts if len(part) < _PAYLOAD_BYTES)
 
     def to_bytes(self) -> bytes:
         """Return the encoded value in one piece."""
@@ -91,54 +146,38 @@ class Pickled:
                 pieces[0] = pieces[0][count:]
 
     def _pieces(self) -> list[Part]:
-        pieces: list[Part] = [self._head(), *self.parts]
+        pieces: list[Part] = [self._head(), *self._here(0, self.parts)]
         end = sum(map(len, pieces)) if self.buffers else 0
-        for buffer in self.buffers:
+        for buffer in self._here(len(self.parts), self.buffers):
             padding = _padding(end)
             pieces += (b"\0" * padding, buffer)
             end += padding + buffer.nbytes
         return pieces
 
     def _head(self) -> bytes:
+        if self._elsewhere:
+            pieces = enumerate((*self.parts, *self.buffers))
+            lengths = [len(piece) | (_ELSEWHERE if number in self._elsewhere else 0) for number, piece in pieces]
+            counts = len(self.buffers) | self._flags | _IN_PIECES, len(self.parts)
+            return _COUNTS.pack(*counts) + struct.pack(f"<{len(lengths)}Q", *lengths)
         if not self.buffers:
-            return _SMALL.pack(0, self.size - _SMALL.size)
+            return _SMALL.pack(self._flags, self.size - _SMALL.size)
         sizes = [buffer.nbytes for buffer in self.buffers]
-        return struct.pack(f"<I{len(sizes) + 1}Q", len(sizes), *sizes, sum(map(len, self.parts)))
+        return struct.pack(f"<I{len(sizes) + 1}Q", len(sizes) | self._flags, *sizes, sum(map(len, self.parts)))
 
 
-class _ByValue(cloudpickle.Pickler):  # type: ignore[misc]
-    """Pickles functions by value. In the receiving process those of one module share their globals (`script_globals`),
-    and their code keeps its file name, which tracebacks and stacks show.
-    """
+def pickled(value: object, *, beside: bool = True, identify: Identify | None = None) -> Pickled:
+    """Pickle a value for a worker, with what it needs of `__main__`; `beside`: keep large buffers out of the pickle.
 
-    def reducer_override(self, value: Any) -> Any:
-        if isinstance(value, CodeType):
-            make, parts = self.dispatch_table[CodeType](value)
-            return make, tuple(value.co_filename if _is_no_file(part) else part for part in parts)
-        reduction = super().reducer_override(value)
-        if isinstance(value, FunctionType) and isinstance(reduction, tuple):
-            return script_globals.reduced(reduction)
-        return reduction
-
-
-def _is_no_file(part: object) -> bool:
-    return isinstance(part, str) and part == _NO_FILE  # comparing bytes with str is a BytesWarning
-
-
-def pickled(value: object, *, beside: bool = True) -> Pickled:
-    """Pickle a value; `beside`: keep large buffers out of the pickle.
+    `identify` tells whether a large piece of a global has the content that it had in an earlier call.
 
     Raise PicklingError or TypeError for a value that cannot be pickled, and any exception of its `__reduce__`.
     """
-    if not cloudpickle.list_registry_pickle_by_value():
-        try:
-            plain = Pickled().dumped(pickle.Pickler, value, beside)
-        except Exception:
-            pass  # cloudpickle may succeed, and has the better error message if it does not
-        else:
-            if not plain.names_main:
-                return plain
-    return Pickled().dumped(_ByValue, value, beside)
+    found = None if _calls_main(value) else _plain(value, beside)
+    if found is None:
+        found, pickler = _by_value(by_value.Pickler, value, beside)
+        found.define(_definitions_for(pickler, identify))
+    return found
 
 
 def in_band(value: object) -> bytes:
@@ -147,24 +186,168 @@ def in_band(value: object) -> bytes:
     return _SMALL.pack(0, len(encoded)) + encoded
 
 
-def loads(payload: bytes | mmap.mmap) -> Any:
+def returned(value: object, *, beside: bool = True) -> Pickled:
+    """Pickle a value for the program that this worker belongs to. Raise as `pickled`."""
+    return _plain(value, beside) or _by_value(by_value.PicklerForProgram, value, beside)[0]
+
+
+def raised(error: BaseException) -> Pickled:
+    """Pickle an exception for the program, as much of it as can be pickled. Raise as `pickled`."""
+    try:
+        return _by_value(by_value.PicklerOfRaised, error, True)[0]
+    except Exception:
+        pass  # what led to it, or one of its attributes, cannot be pickled
+    return _by_value(by_value.PicklerOfRaisedParts, error, True)[0]
+
+
+def defined(value: object) -> None:
+    """Pickle a value as what a script has in a global. Raise as `pickled`."""
+    _, pickler = _by_value(by_value.PicklerOfGlobals, value, True)
+    _definitions_for(pickler)
+
+
+def _definitions_for(pickler: by_value.Pickler, identify: Identify | None = None) -> Needed:
+    from killable.workers.protocol import definitions  # here: only programs need it
+
+    return definitions.needed_by(pickler, Pickled, identify or definitions.hash_of)
+
+
+def _calls_main(value: object) -> bool:
+    """Return whether a value is a call of a function of `__main__`."""
+    function = value.get("function") if type(value) is dict else None
+    return getattr(function, "__module__", None) in script_globals.MAINS
+
+
+def _plain(value: object, beside: bool) -> Pickled | None:
+    """Pickle a value as pickle does. Return None if that fails, or names something of `__main__`."""
+    if cloudpickle.list_registry_pickle_by_value():
+        return None
+    try:
+        plain = Pickled().dumped(pickle.Pickler, value, beside)
+    except Exception:
+        return None  # it may go by value, and has the better error message if it does not
+    return None if plain.names_main else plain
+
+
+def _by_value(kind: type[by_value.Pickler], value: object, beside: bool) -> tuple[Pickled, by_value.Pickler]:
+    made: list[by_value.Pickler] = []
+
+    def pickler(*arguments: Any, **options: Any) -> by_value.Pickler:
+        made.append(kind(*arguments, **options))
+        return made[0]
+
+    return Pickled().dumped(pickler, value, beside), made[0]
+
+
+def loads(payload: bytes | mmap.mmap, elsewhere: Iterable[mmap.mmap] = ()) -> Any:
     """Return the value. From a mapping, its buffers may refer to the mapping; from bytes they are copied.
 
-    Unpickling may raise any exception.
+    `elsewhere`: mappings of the pieces that were left out. Unpickling may raise any exception.
     """
     view = memoryview(payload)
-    (count,) = _COUNT.unpack_from(view)
-    if not count:
+    (head,) = _COUNT.unpack_from(view)
+    if not head:
         return pickle.loads(view[_SMALL.size :])
-    *sizes, size = struct.unpack_from(f"<{count + 1}Q", view, _COUNT.size)
-    start = _SMALL.size + 8 * count
-    end = stop = start + size
-    buffers: list[memoryview | bytearray] = []
-    for length in sizes:
-        begin = end + _padding(end)
-        end = begin + length
-        buffers.append(bytearray(view[begin:end]) if view.readonly else view[begin:end])
-    return pickle.loads(view[start:stop], buffers=buffers)
+    count = head & ~(_HAS_DEFINITIONS | _IN_PIECES)
+    if head & _IN_PIECES:
+        _, parts = _COUNTS.unpack_from(view)
+        start = _COUNTS.size + 8 * (parts + count)
+        lengths = struct.unpack_from(f"<{parts + count}Q", view, _COUNTS.size)
+        part_lengths, buffer_lengths = list(lengths[:parts]), list(lengths[parts:])
+    else:
+        start = _SMALL.size + 8 * count
+        *buffer_lengths, length = struct.unpack_from(f"<{count + 1}Q", view, _COUNT.size)
+        part_lengths = [length]
+    others = iter(elsewhere)
+    left = _Pieces()
+    for length in part_lengths:
+        if length & _ELSEWHERE:
+            left.add(memoryview(next(others)))
+        else:
+            left.add(view[start : start + length])
+            start += length
+    buffers: list[memoryview] = []
+    for length in buffer_lengths:
+        if length & _ELSEWHERE:
+            buffers.append(memoryview(next(others)))
+        else:
+            begin = start + _padding(start)
+            start = begin + length
+            buffers.append(view[begin:start])
+    if head & _HAS_DEFINITIONS:
+        _load_definitions(left, buffers)
+    return pickle.loads(left.take(), buffers=_writable(buffers))
+
+
+class _Pieces:
+    """What is left of a pickle in pieces."""
+
+    def __init__(self) -> None:
+        self._left: deque[memoryview] = deque()
+
+    def add(self, piece: memoryview) -> None:
+        self._left.append(piece)
+
+    def skip(self, size: int) -> list[memoryview]:
+        """Remove so many bytes, and return them in pieces."""
+        found: list[memoryview] = []
+        while size:
+            piece = self._left.popleft()
+            if len(piece) > size:
+                self._left.appendleft(piece[size:])
+                piece = piece[:size]
+            size -= len(piece)
+            found.append(piece)
+        return found
+
+    def take(self, size: int | None = None) -> bytes | memoryview:
+        """Remove so many bytes, or all, and return them in one piece."""
+        found = self.skip(sum(map(len, self._left)) if size is None else size)
+        return found[0] if len(found) == 1 else b"".join(found)
+
+
+def _writable(buffers: Iterable[memoryview]) -> Iterator[memoryview | bytearray]:
+    for buffer in buffers:
+        yield bytearray(buffer) if buffer.readonly else buffer
+
+
+_loaded: dict[bytes, tuple[int, int, int]] = {}
+"""Tables whose definitions this process has: the version of its globals, the definitions' bytes and buffers."""
+
+
+def _load_definitions(left: _Pieces, buffers: list[memoryview]) -> None:
+    """Bind the definitions that this process does not have. Remove them from the pickle, and their buffers."""
+    table = bytes(left.take(*_COUNT.unpack(left.take(_COUNT.size))))
+    version, size, count = _loaded.get(table, (-1, 0, 0))
+    if version == script_globals.version():
+        left.skip(size)
+        del buffers[:count]
+        return
+    rows = pickle.loads(table)
+    for module, names, digest, size, count in rows:
+        space = script_globals.namespace(module)
+        if space is None or space.has(names, digest):
+            left.skip(size)
+        else:
+            values = pickle.loads(left.take(size), buffers=_writable(buffers[:count]))
+            for name, value in zip(names, values, strict=True):
+                space.bind(name, value, digest)
+        del buffers[:count]
+    if len(_loaded) >= _LOADED_MAX:
+        _loaded.clear()
+    _loaded[table] = script_globals.version(), sum(row[3] for row in rows), sum(row[4] for row in rows)
+
+
+def _merged(parts: Iterable[Part], bytes_min: int) -> Iterator[Part]:
+    """Merge what is between the first and the last part of each run of small ones."""
+    for is_small, run in itertools.groupby(parts, key=lambda part: len(part) < bytes_min):
+        first, *middle = run
+        yield first
+        if is_small and len(middle) > 1:
+            yield b"".join(middle[:-1])
+            yield middle[-1]
+        else:
+            yield from middle
 
 
 def _padding(end: int) -> int:

@@ -1,82 +1,138 @@
-"""The globals of functions pickled by value: one namespace per module and process, as if the module were imported.
+"""The program's `__main__` in a worker: a module in which the functions and classes live that came by value.
 
-Runs in: worker, zygote (an Executor's) | the program (which writes them, and shares nothing).
+Runs in: worker, zygote (an Executor's) | the program (whose modules are the real ones: nothing is bound there).
 
-cloudpickle gives the functions of each pickle separate globals, so a task would not see what the initializer has set.
-Here the functions of a module share their globals. A name that this process has bound itself keeps its value; any other
-name gets the value of the latest task. Names that an initializer or a preload refers to then belong to the process.
+Each task brings the definitions that it needs (`definitions`), each with a digest of its content. A definition whose
+digest is known is not loaded again: what the worker has made of it, a cache in a dict or in a class, lives as long as
+the worker. A name that this process has bound itself keeps its value; any other name gets what the program has now.
+Names that an initializer or a preload refers to then belong to the process.
+
+Functions of other modules that had to come by value (a lambda of a module) have globals beside that module, by the same
+rules. Those of the standard library have the real ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import importlib
+import sys
+from collections.abc import Mapping, Sequence
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
+MAIN = "__main__"
+MAINS = frozenset({MAIN, "__mp_main__"})
+"""multiprocessing's name for `__main__` in a process that it has started with the method "spawn"."""
 _CODE = (FunctionType, BuiltinFunctionType, ModuleType, type)
+_FACTS = ("__name__", "__file__", "__package__", "__doc__")
 
 
-class ScriptGlobals:
+class Namespace:
     """The globals of one module's functions in this process."""
 
-    def __init__(self) -> None:
-        self.globals: dict[str, Any] = {}
-        self._from_pickles: dict[str, Any] = {}
-        """The value that a pickle bound to each name."""
+    def __init__(self, globals: dict[str, Any]) -> None:
+        self.globals = globals
+        self.latest: dict[str, Any] = {}
+        """The last value that came for each name, also if the process keeps its own."""
+        self._brought: dict[str, Any] = {}
+        """The value that came for each name; without those that the process has taken over."""
+        self._digests: dict[str, bytes] = {}
 
-    def admit(self, brought: Mapping[str, Any]) -> dict[str, Any]:
-        """Return those of a pickle's globals that it may bind: the names that this process has not bound itself."""
-        admitted = {
-            name: value
-            for name, value in brought.items()
-            if name not in self.globals
-            or (name in self._from_pickles and self.globals[name] is self._from_pickles[name])
-        }
-        self._from_pickles.update(admitted)
-        return admitted
+    def has(self, names: Sequence[str], digest: bytes) -> bool:
+        """Return whether the last definition of these names had this content."""
+        return all(self._digests.get(name) == digest for name in names)
+
+    def bind(self, name: str, value: object, digest: bytes) -> None:
+        """Bind a name to what came for it, unless this process has bound the name itself."""
+        global _bound
+        _bound += 1
+        if name not in self.globals or (name in self._brought and self.globals[name] is self._brought[name]):
+            self.globals[name] = self._brought[name] = value
+        self.latest[name] = value
+        self._digests[name] = digest
 
     def settle(self) -> None:
         """Keep all values from now on, except code, which its author may change between two tasks."""
-        self._from_pickles = {name: value for name, value in self._from_pickles.items() if isinstance(value, _CODE)}
+        self._brought = {name: value for name, value in self._brought.items() if isinstance(value, _CODE)}
 
 
-_shared: dict[str, ScriptGlobals] | None = None
-"""By module name; None: this process shares nothing."""
+_namespaces: dict[str, Namespace] | None = None
+"""By module name; None: this process is not an Executor's."""
+_bound = 0
+"""How often a name was bound."""
+_replaced: list[ModuleType] = []
+"""The module that was `__main__` before: its functions still run."""
 
 
-def share() -> None:
-    """Make functions that are unpickled from now on share the globals of their module."""
-    global _shared
-    _shared = {}
+def share(facts: Mapping[str, str]) -> None:
+    """Make a module `__main__` with these attributes, in which the program's functions and classes will live."""
+    global _namespaces
+    module = ModuleType(facts.get("__name__", MAIN))
+    module.__dict__.update(facts)
+    module.__dict__["__builtins__"] = __builtins__
+    _replaced.append(sys.modules[MAIN])
+    for name in {MAIN, module.__name__}:
+        sys.modules[name] = module
+    _namespaces = dict.fromkeys(MAINS, Namespace(module.__dict__))
+
+
+def facts_of_main() -> dict[str, str]:
+    """Return what the program's `__main__` says of itself, for `share`."""
+    own = sys.modules[MAIN].__dict__
+    return {name: own[name] for name in _FACTS if isinstance(own.get(name), str)}
+
+
+def is_shared() -> bool:
+    """Return whether functions that came by value live in modules of this process that stand for the program's."""
+    return _namespaces is not None
 
 
 def settle() -> None:
     """Keep the present values of all namespaces. Called after an initializer or a preload has run."""
-    for namespace in (_shared or {}).values():
+    for namespace in (_namespaces or {}).values():
         namespace.settle()
 
 
-def reduced(reduction: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return the reduction of a function (pickle's tuple of six), made from cloudpickle's reduction."""
-    make, args, state, _, _, set_state = reduction
-    return _make, (make, args), (set_state, state), None, None, _set_state
+def namespace(module: str) -> Namespace | None:
+    """Return where definitions of a module are bound in this process; None: nowhere, this is the program itself."""
+    return None if _namespaces is None else _namespaces.setdefault(module, Namespace({"__name__": module}))
 
 
-def _make(make: Callable[..., FunctionType], args: tuple[Any, ...]) -> FunctionType:
-    """Make a function whose globals have only the module's names yet (`__name__`, `__file__`, …)."""
-    code, names, *rest = args
-    if _shared is not None and "__name__" in names:
-        namespace = _shared.setdefault(names["__name__"], ScriptGlobals())
+def version() -> int:
+    """Return a number that changes with each binding of a definition."""
+    return _bound
+
+
+def is_of_program(name: str) -> bool:
+    """Return whether a name in this process's `__main__` is, unchanged, what the program has under that name."""
+    if _namespaces is None:
+        return True
+    main = _namespaces[MAIN]
+    return name in main.latest and main.globals.get(name) is main.latest[name]
+
+
+def is_real(module: str) -> bool:
+    """Return whether functions of a module that come by value get the real module's globals: the standard library's."""
+    return module.partition(".")[0] in sys.stdlib_module_names and module not in MAINS
+
+
+def globals_for(names: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the globals of a function that came by value; `names` has its module's attributes."""
+    module = names["__name__"]
+    if is_real(module):
+        return importlib.import_module(module).__dict__
+    space = namespace(module)
+    if space is not None:
         for name, value in names.items():
-            namespace.globals.setdefault(name, value)
-        names = namespace.globals
-    return make(code, names, *rest)
+            space.globals.setdefault(name, value)
+        return space.globals
+    known = sys.modules.get(MAIN if module in MAINS else module)
+    return dict(names) if known is None else known.__dict__
 
 
-def _set_state(function: FunctionType, state: tuple[Callable[..., None], tuple[Any, dict[str, Any]]]) -> None:
-    """Set the globals, the closure and all other state of a function."""
-    set_state, (attributes, slots) = state
-    namespace = (_shared or {}).get(function.__globals__.get("__name__", ""))
-    if namespace is not None and namespace.globals is function.__globals__:
-        slots = {**slots, "__globals__": namespace.admit(slots["__globals__"])}
-    set_state(function, (attributes, slots))
+def look_up(module: str, name: str) -> Any:
+    """Return the value of a global (how a pickle refers to one)."""
+    space = namespace(module)
+    found: Mapping[str, Any] = (
+        sys.modules[MAIN if module in MAINS else module].__dict__ if space is None else space.globals
+    )
+    return found[name]

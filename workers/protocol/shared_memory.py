@@ -13,7 +13,8 @@ import mmap
 import os
 import resource
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Self
 
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 """They keep a worker from changing the input of a later attempt, and from truncating the file: reading the mapping of
@@ -73,7 +74,7 @@ class MemoryFile(OwnedDescriptor):
         kind = mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE
         if sys.version_info >= (3, 13):
             return mmap.mmap(self.descriptor, self._size, *kind, trackfd=False)
-        if self.descriptor < resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4:  # the kernel gives the lowest free one
+        if self.descriptor < _descriptors_max() // 4:  # the kernel gives the lowest free one
             with contextlib.suppress(OSError):  # no descriptor is left: a copy needs none
                 return mmap.mmap(self.descriptor, self._size, *kind)
         content = mmap.mmap(-1, self._size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -96,12 +97,12 @@ class SealedInput(MemoryFile):
     __slots__ = ()
 
     @classmethod
-    def of(cls, content: bytes) -> SealedInput:
+    def of(cls, content: bytes | memoryview) -> Self:
         """Copy bytes into sealed memory. Call it in a thread: it takes 0.5 ms per MiB. Raise OSError."""
         return cls.laid(lambda descriptor: _write_all(descriptor, content))
 
     @classmethod
-    def laid(cls, lay: Callable[[int], None]) -> SealedInput:
+    def laid(cls, lay: Callable[[int], None]) -> Self:
         """Make a memory file, have `lay` write to its descriptor, and seal it. Raise OSError."""
         descriptor = os.memfd_create("killable-input", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
@@ -111,6 +112,45 @@ class SealedInput(MemoryFile):
             os.close(descriptor)
             raise
         return cls(descriptor)
+
+
+class SharedPart(SealedInput):
+    """A part of inputs, in sealed memory of its own: any number of inputs refer to it."""
+
+    __slots__ = ("__weakref__", "digest")
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(descriptor)
+        self.digest = b""
+        """A hash of the content; empty: nobody has asked for it yet."""
+
+    @classmethod
+    def of(cls, content: bytes | memoryview) -> Self:
+        """Copy bytes into sealed memory. Raise OSError, also when many descriptors of this process are open."""
+
+        def lay(descriptor: int) -> None:
+            if descriptor >= _descriptors_max() // 4:  # the kernel gives the lowest free one
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            _write_all(descriptor, content)
+
+        return cls.laid(lay)
+
+
+class SharedParts:
+    """The shared parts of one input, in the order in which it refers to them."""
+
+    __slots__ = ("_parts",)
+
+    def __init__(self, parts: Iterable[SharedPart]) -> None:
+        self._parts: tuple[SharedPart, ...] = tuple(parts)
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        return tuple(part.descriptor for part in self._parts)
+
+    def close(self) -> None:
+        """Let go of the parts. Each is closed with the last reference to it. May be called again."""
+        self._parts = ()
 
 
 class ResultBuffer(OwnedDescriptor):
@@ -128,7 +168,11 @@ class ResultBuffer(OwnedDescriptor):
         return MemoryFile(descriptor)
 
 
-def _write_all(descriptor: int, content: bytes) -> None:
+def _descriptors_max() -> int:
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def _write_all(descriptor: int, content: bytes | memoryview) -> None:
     rest = memoryview(content)
     while rest:
         rest = rest[os.write(descriptor, rest) :]

@@ -38,5 +38,6 @@ def run_of(message: CallMessage) -> Run:
         limits=message.limits,
         announce=bool(flags & ANNOUNCE),
         sealed=bool(flags & SEALED),
+        shared=message.shared,
         result_buffer=bool(flags & RESULT_BUFFER),
     )

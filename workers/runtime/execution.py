@@ -12,7 +12,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from killable.workers.exit_codes import ExitCode
 from killable.workers.protocol.codec import Codec, Unserializable
 from killable.workers.protocol.frames import FRAME_BYTES_MAX
 from killable.workers.protocol.messages import Entered, Kind, Raised, Run
-from killable.workers.protocol.shared_memory import SealedInput
+from killable.workers.protocol.shared_memory import MemoryFile, SealedInput
 from killable.workers.runtime.frame_writer import FrameWriter
 from killable.workers.runtime.removal import remove_tree
 from killable.workers.runtime.rlimits import ResourceLimits
@@ -63,12 +63,14 @@ class Execution:
         data_bytes: int | None,
         *,
         sealed: SealedInput | None = None,
+        shared: Sequence[MemoryFile] = (),
         result_buffer: int = -1,
     ) -> None:
         """`data_bytes` is the worker's private memory before the job; `memory_bytes` limits the growth over it. None:
         it is measured if the job has that limit.
 
-        `sealed` is an input outside the order; it is closed here. `result_buffer` is a descriptor for a large result.
+        `sealed` is an input outside the order, `shared` are parts of it; they are closed here. `result_buffer` is a
+        descriptor for a large result.
         """
         self._run = run
         self._limits = limits
@@ -79,6 +81,7 @@ class Execution:
         self._rlimits = rlimits
         self._data_bytes = data_bytes
         self._sealed = sealed
+        self._shared = shared
         self._result_buffer = result_buffer
         self._context: Context | None = None
         self.exit_code: int = ExitCode.RETIRED
@@ -149,16 +152,19 @@ class Execution:
             return Raised("exception", _qualified_name(type(error)), why)
 
     def _input(self) -> Any:
-        """Decode the input from the order, or directly from the sealed memory that came with it."""
-        if not self._run.sealed:
-            return self._codec.decode_input(self._run.input)
-        if self._sealed is None:
+        """Decode the input from the order, or directly from the memory files that came with it."""
+        run = self._run
+        if not (run.sealed or run.shared):
+            return self._codec.decode_input(run.input)
+        files = [*([] if self._sealed is None else [self._sealed]), *self._shared]
+        if len(files) < run.sealed + run.shared:
             raise OSError(errno.EMFILE, "no file descriptor is free in this process for the job's input")
-        try:
-            with self._sealed.mapped() as content:
-                return self._codec.decode_input(content)
-        finally:
-            self._sealed.close()
+        with contextlib.ExitStack() as closing:
+            for file in files:
+                closing.callback(file.close)
+            mapped = [closing.enter_context(file.mapped()) for file in files]
+            content = mapped.pop(0) if run.sealed else run.input
+            return self._codec.decode_input(content, mapped)
 
     def _start(self, job: JobFunction, stop_signal: StopSignal) -> Any:
         """Call the job function; return its value, or the generator that it is."""

@@ -34,7 +34,8 @@ class ExecutorSetup:
     def encode(self, path: Sequence[str]) -> bytes:
         """Pickle the setup with `path`, the program's sys.path. Raise any exception of pickling."""
         authkey = bytes(multiprocessing.current_process().authkey)  # workers need it to use the program's managers
-        return pickle.dumps((list(path), authkey, pickling.pickled(self).to_bytes()))
+        facts = script_globals.facts_of_main()
+        return pickle.dumps((list(path), sys.argv, authkey, facts, pickling.pickled(self).to_bytes()))
 
 
 _in_pool = False
@@ -46,15 +47,16 @@ def is_in_pool() -> bool:
 
 
 def prepare(encoded: bytes) -> None:
-    """Take over the program's sys.path and authkey, import the modules, and declare the preloads of a setup."""
+    """Take over what the program says of itself, import the modules of a setup and declare its preloads."""
     global _in_pool
     _in_pool = True
     from killable.workers.authoring.preloads import preload  # here: the program itself declares nothing
 
-    path, authkey, rest = pickle.loads(encoded)
+    path, arguments, authkey, facts, rest = pickle.loads(encoded)
     sys.path[:] = [*path, *(folder for folder in sys.path if folder not in path)]
+    sys.argv[:] = arguments
     multiprocessing.current_process().authkey = authkey
-    script_globals.share()
+    script_globals.share(facts)
     setup: ExecutorSetup = pickling.loads(rest)
     for name in setup.modules:
         importlib.import_module(name)

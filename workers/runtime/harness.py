@@ -24,7 +24,7 @@ from killable.workers.protocol.codec import CODECS
 from killable.workers.protocol.control import Configure
 from killable.workers.protocol.frames import Frame, FrameError, encode
 from killable.workers.protocol.messages import RAN_SECONDS, Broken, Idle, Kind, Ready, Run, parsed_limits
-from killable.workers.protocol.shared_memory import SealedInput
+from killable.workers.protocol.shared_memory import MemoryFile, SealedInput
 from killable.workers.runtime.crash_stack import CrashStack
 from killable.workers.runtime.dump_signal import DUMP_SIGNAL
 from killable.workers.runtime.execution import Execution
@@ -147,6 +147,7 @@ class Harness:
             self._rlimits,
             self._data_bytes,
             sealed=self._take_sealed(self._orders, run),
+            shared=self._take_shared(self._orders, run),
             result_buffer=self._hold_result_buffer(self._orders, run),
         )
         return self._run(attempt, order.fence, limits, is_call=False)
@@ -174,6 +175,7 @@ class Harness:
             self._rlimits,
             self._data_bytes,
             sealed=self._take_sealed(self._line, run),
+            shared=self._take_shared(self._line, run),
             result_buffer=self._hold_result_buffer(self._line, run),
         )
         return self._run(attempt, call.fence, limits, is_call=True)
@@ -218,6 +220,10 @@ class Harness:
     def _take_sealed(self, source: OrderReader | LineReader, run: Run) -> SealedInput | None:
         descriptor = source.take_descriptor() if run.sealed else None
         return None if descriptor is None else SealedInput(descriptor)
+
+    def _take_shared(self, source: OrderReader | LineReader, run: Run) -> list[MemoryFile]:
+        descriptors = [source.take_descriptor() for _ in range(run.shared)]
+        return [MemoryFile(each) for each in descriptors if each is not None]
 
     def _hold_result_buffer(self, source: OrderReader | LineReader, run: Run) -> int:
         """Return the result buffer that came with this order or an earlier one; -1: none."""

@@ -12,9 +12,10 @@ from array import array
 from collections import deque
 
 from killable.workers.protocol.call_message import LINE_BYTES_MAX
+from killable.workers.protocol.messages import SHARED_PARTS_MAX
 
 _DESCRIPTOR_BYTES = array("i").itemsize
-_ROOM = socket.CMSG_SPACE(2 * _DESCRIPTOR_BYTES)
+_ROOM = socket.CMSG_SPACE((2 + SHARED_PARTS_MAX) * _DESCRIPTOR_BYTES)
 _FLAGS = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
 
 

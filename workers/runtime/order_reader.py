@@ -12,11 +12,11 @@ from array import array
 from collections import deque
 
 from killable.workers.protocol.frames import Decoder, Frame
-from killable.workers.protocol.messages import Kind
+from killable.workers.protocol.messages import SHARED_PARTS_MAX, Kind
 
 READ_BYTES = 1 << 16
 _DESCRIPTOR_BYTES = array("i").itemsize
-_ROOM = socket.CMSG_SPACE(2 * _DESCRIPTOR_BYTES)
+_ROOM = socket.CMSG_SPACE((2 + SHARED_PARTS_MAX) * _DESCRIPTOR_BYTES)
 """Space for the descriptors of one order: a read ends after the data that they were sent with (unix(7))."""
 
 

@@ -1,0 +1,208 @@
+"""Compares memory, and notices whether it was written to since (userfaultfd(2), PAGEMAP_SCAN of ioctl_pagemap_scan(2)).
+
+Runs in: any thread of an Executor's program. Part of the seam.
+
+Linux 6.7 and later mark pages on request, and take the mark off at the first write, without a signal or a message. A
+look at ten thousand pages takes some 30 µs, where comparing them takes milliseconds. Only private anonymous memory can
+be watched: what other processes write into shared memory leaves no trace here. Nor do devices that write into pinned
+memory (a GPU, RDMA).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+_PTR = ctypes.c_uint64
+_SYS_USERFAULTFD = {"x86_64": 323, "aarch64": 282}.get(os.uname().machine)
+_USER_MODE_ONLY = 1
+"""All that an unprivileged process may ask for; marks are taken off by the kernel's own writes, too."""
+_API, _API_VERSION = 0xC018AA3F, 0xAA
+_REGISTER, _REGISTER_WRITES = 0xC020AA00, 2
+_UNREGISTER = 0x8010AA01
+_PROTECT, _PROTECT_WRITES = 0xC018AA06, 1
+_WRITES_ASYNC = 1 << 15
+_SCAN, _ONLY_WATCHED = 0xC0606610, 2
+_WATCHED, _WRITTEN, _FILE, _PRESENT, _SWAPPED = 1, 2, 4, 8, 16
+"""Categories of pages. A page that was never touched counts as swapped once it is marked."""
+
+
+class _PyBuffer(ctypes.Structure):
+    """Py_buffer, as in the stable ABI."""
+
+    _fields_ = [
+        ("buf", ctypes.c_void_p),
+        ("obj", ctypes.c_void_p),
+        ("len", ctypes.c_ssize_t),
+        ("itemsize", ctypes.c_ssize_t),
+        ("readonly", ctypes.c_int),
+        ("ndim", ctypes.c_int),
+        ("format", ctypes.c_char_p),
+        ("shape", ctypes.c_void_p),
+        ("strides", ctypes.c_void_p),
+        ("suboffsets", ctypes.c_void_p),
+        ("internal", ctypes.c_void_p),
+    ]
+
+
+class _Api(ctypes.Structure):
+    _fields_ = [("api", _PTR), ("features", _PTR), ("ioctls", _PTR)]
+
+
+class _Register(ctypes.Structure):
+    _fields_ = [("start", _PTR), ("size", _PTR), ("mode", _PTR), ("ioctls", _PTR)]
+
+
+class _Protect(ctypes.Structure):
+    _fields_ = [("start", _PTR), ("size", _PTR), ("mode", _PTR)]
+
+
+class _Region(ctypes.Structure):
+    _fields_ = [("start", _PTR), ("end", _PTR), ("categories", _PTR)]
+
+
+class _Scan(ctypes.Structure):
+    _fields_ = [
+        (name, _PTR)
+        for name in (
+            "size", "flags", "start", "end", "walk_end", "vec", "vec_len", "max_pages", "category_inverted",
+            "category_mask", "category_anyof_mask", "return_mask",
+        )
+    ]  # fmt: skip
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+_libc.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
+_get_buffer = ctypes.pythonapi.PyObject_GetBuffer
+_get_buffer.argtypes = (ctypes.py_object, ctypes.POINTER(_PyBuffer), ctypes.c_int)
+_release_buffer = ctypes.pythonapi.PyBuffer_Release
+_release_buffer.argtypes = (ctypes.POINTER(_PyBuffer),)
+_release_buffer.restype = None
+
+
+def address_of(buffer: object) -> int:
+    """Return the address of a contiguous buffer. It is valid as long as something else holds the buffer."""
+    view = _PyBuffer()
+    _get_buffer(buffer, ctypes.byref(view), 0)
+    address = view.buf or 0
+    _release_buffer(ctypes.byref(view))
+    return address
+
+
+def are_equal(first: object, second: object, size: int) -> bool:
+    """Return whether the first `size` bytes of two contiguous buffers are equal. Other threads run meanwhile."""
+    return bool(_libc.memcmp(address_of(first), address_of(second), size) == 0)
+
+
+def are_edges_equal(descriptor: int, buffer: memoryview) -> bool:
+    """Return whether the parts of a buffer outside of whole pages are as in a file: those cannot be watched."""
+    address = address_of(buffer)
+    start, end = (page - address for page in whole_pages(address, buffer.nbytes))
+    head, tail = os.pread(descriptor, start, 0), os.pread(descriptor, PAGE_BYTES, end)
+    return head == bytes(buffer[:start]) and tail == bytes(buffer[end:])
+
+
+class WriteWatch:
+    """Watches memory of this process for writes. Not usable in a fork of it; owns its descriptors."""
+
+    def __init__(self) -> None:
+        """Raise OSError where the kernel cannot do it, or does not permit it (as under Docker's seccomp profile)."""
+        self._faults = self._pages = -1
+        self._private: set[tuple[int, int]] = set()
+        """Where all pages were found to be private anonymous memory. They stay so as long as they are watched."""
+        if _SYS_USERFAULTFD is None:
+            raise OSError("userfaultfd has another number here")
+        self._faults = _libc.syscall(_SYS_USERFAULTFD, os.O_CLOEXEC | os.O_NONBLOCK | _USER_MODE_ONLY)
+        if self._faults < 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        try:
+            fcntl.ioctl(self._faults, _API, _Api(_API_VERSION, _WRITES_ASYNC))
+            self._pages = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+        except BaseException:
+            self.close()
+            raise
+
+    def watch(self, address: int, size: int) -> bool:
+        """Notice writes to the whole pages of this memory from now on; those before are forgotten.
+
+        Return whether it is done. Pages that are read for the first time after this call are watched as well.
+        """
+        start, end = whole_pages(address, size)
+        if end <= start:
+            return False
+        self._private.discard((start, end))
+        try:
+            fcntl.ioctl(self._faults, _REGISTER, _Register(start, end - start, _REGISTER_WRITES))
+            fcntl.ioctl(self._faults, _PROTECT, _Protect(start, end - start, _PROTECT_WRITES))
+        except OSError:
+            return False  # another kind of memory, or watched by somebody else
+        return True
+
+    def is_unwritten(self, address: int, size: int) -> bool:
+        """Return whether it is certain that no whole page of watched memory was written to.
+
+        The kernel finds written pages fast, but passes over those without a page table, as after MADV_DONTNEED. So all
+        pages have to be there, or else each is looked at.
+        """
+        start, end = whole_pages(address, size)
+        if (start, end) not in self._private:
+            if not self._is_marked_everywhere(start, end):
+                return False
+            self._private.add((start, end))
+            return True
+        region = _Region()
+        scan = _Scan(
+            size=ctypes.sizeof(_Scan), flags=_ONLY_WATCHED, start=start, end=end, vec=ctypes.addressof(region),
+            vec_len=1, category_mask=_WRITTEN, return_mask=_WRITTEN,
+        )  # fmt: skip
+        try:
+            if fcntl.ioctl(self._pages, _SCAN, scan):
+                return False
+        except OSError:
+            return False  # it is no longer watched: other memory is there now
+        pages = (end - start) // PAGE_BYTES
+        there = bytearray(pages)
+        found = _libc.mincore(start, end - start, (ctypes.c_ubyte * pages).from_buffer(there))
+        return (found == 0 and there.count(1) == pages) or self._is_marked_everywhere(start, end)
+
+    def _is_marked_everywhere(self, start: int, end: int) -> bool:
+        """Return whether each page is private anonymous memory, and has its mark still."""
+        region = _Region()
+        scan = _Scan(
+            size=ctypes.sizeof(_Scan), start=start, end=end, vec=ctypes.addressof(region), vec_len=1,
+            category_inverted=_WRITTEN | _FILE, category_mask=_WATCHED | _WRITTEN | _FILE,
+            category_anyof_mask=_PRESENT | _SWAPPED, return_mask=_WATCHED,
+        )  # fmt: skip
+        try:
+            found = fcntl.ioctl(self._pages, _SCAN, scan)
+        except OSError:
+            return False
+        return found == 1 and (region.start, region.end) == (start, end)
+
+    def forget(self, address: int, size: int) -> None:
+        """Watch this memory no longer. It may have been freed."""
+        start, end = whole_pages(address, size)
+        self._private.discard((start, end))
+        try:
+            fcntl.ioctl(self._faults, _UNREGISTER, _Protect(start, end - start))
+        except OSError:
+            pass  # part of it is no memory any more
+
+    def close(self) -> None:
+        """Watch nothing any more. May be called again."""
+        for descriptor in (self._faults, self._pages):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._faults = self._pages = -1
+
+    __del__ = close
+
+
+def whole_pages(address: int, size: int) -> tuple[int, int]:
+    """Return where the first whole page of this memory begins, and where the last one ends."""
+    return -(-address // PAGE_BYTES) * PAGE_BYTES, (address + size) // PAGE_BYTES * PAGE_BYTES

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from killable.workers.protocol.unchanged import ITEMS_MAX, Snapshot
+
+
+def make(start: int = 0) -> Callable[[], int]:
+    count = start
+
+    def add(step: int = 1) -> int:
+        nonlocal count
+        count += step
+        return count
+
+    return add
+
+
+def make_class() -> type:
+    class Made:
+        level = 1
+        known: tuple[str, ...] = ("a",)
+
+        def method(self) -> int:
+            return self.level
+
+        @property
+        def twice(self) -> int:
+            return 2 * self.level
+
+        @functools.lru_cache  # noqa: B019
+        def cached(self) -> int:
+            return 1
+
+    Made.__module__, Made.__qualname__ = "__main__", "Made"
+    return Made
+
+
+def holds_after(value: Any, change: Callable[[], object]) -> bool:
+    snapshot = Snapshot.of(value, "Made")
+    assert snapshot is not None and snapshot.holds()
+    change()
+    return snapshot.holds()
+
+
+def test_a_function_changes_with_its_variables_its_attributes_and_its_code() -> None:
+    assert holds_after(make(), lambda: None)
+    add = make()
+    assert not holds_after(add, add)
+    assert not holds_after(add, lambda: setattr(add, "mark", 1))
+    assert not holds_after(add, lambda: setattr(add, "__defaults__", (2,)))
+    assert not holds_after(add, lambda: setattr(add, "__code__", make().__code__.replace(co_name="other")))
+
+
+def test_a_class_changes_with_its_attributes() -> None:
+    made = make_class()
+    assert holds_after(made, lambda: None)
+    assert not holds_after(made, lambda: setattr(made, "level", 2))
+    assert not holds_after(made, lambda: setattr(made, "other", 2))
+
+
+@pytest.mark.parametrize(
+    ("value", "change"),
+    [
+        ({"a": 1}, lambda it: it.update(a=2)),
+        ({"a": 1}, lambda it: it.update(b=1)),
+        ([1, "x", None], lambda it: it.append(3)),
+        ({1, 2}, lambda it: it.discard(1)),
+        (([1], (2,)), lambda it: it[0].clear()),
+    ],
+)
+def test_a_small_container_changes_with_its_items(value: Any, change: Callable[[Any], object]) -> None:
+    assert holds_after(value, lambda: None)
+    assert not holds_after(value, lambda: change(value))
+
+
+class Other:
+    pass
+
+
+@pytest.mark.parametrize(
+    "value", [Other(), [Other()], list(range(ITEMS_MAX + 1)), bytearray(3), functools.partial(make)]
+)
+def test_what_may_change_unseen_has_no_snapshot(value: Any) -> None:
+    assert Snapshot.of(value, "Made") is None
+
+
+def test_a_variable_that_may_change_unseen_is_one_of_the_function() -> None:
+    other = Other()
+    assert Snapshot.of(lambda: other, "Made") is None
+
+
+def test_an_empty_variable_has_no_snapshot() -> None:
+    def outer() -> Callable[[], int]:
+        def inner() -> int:
+            return later
+
+        found = inner
+        if not found:
+            later = 1
+        return found
+
+    assert Snapshot.of(outer(), "Made") is None

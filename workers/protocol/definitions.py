@@ -1,0 +1,276 @@
+"""The definitions of the globals that a task needs in a worker: functions, classes and data of `__main__`.
+
+Runs in: the program (an Executor's).
+
+A task names what it uses of `__main__`; its definitions come along, each pickled by itself, and refer to each other by
+name. A worker that has a definition with this digest skips it (`script_globals`). Those that must exist before each
+other (a class with an attribute that is an object of that class's subclass) are pickled together.
+
+A definition is pickled again only if its value may have changed since (`unchanged`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import pickle
+import struct
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import FunctionType
+from typing import Any, Protocol
+
+from killable.workers.protocol import definition_order, reducers
+from killable.workers.protocol.by_value import Key, Pickler, PicklerOfGlobals
+from killable.workers.protocol.script_globals import MAIN, MAINS
+from killable.workers.protocol.unchanged import FIXED, Snapshot
+
+KNOWN_BYTES_MAX = 1 << 20
+"""Size of a definition above which it is not kept: its value would live as long as the program."""
+KNOWN_MAX = 1000
+"""The most sets of definitions that are kept. A program has one for each function that it submits."""
+IDENTIFIED_BYTES_MIN = 256 << 10
+"""Larger pieces are not hashed with the rest of their definition."""
+DIGEST_BYTES = 16
+_SKIPPED = frozenset({"__builtins__", "__name__", "__spec__", "__loader__"})
+"""What each module has of its own."""
+_NOT_SHARED = (*FIXED, *reducers.NAMED, FunctionType, type, list, dict, set, frozenset, tuple, bytearray)
+
+
+class Pieces(Protocol):
+    """A pickle in pieces (`pickling.Pickled`)."""
+
+    parts: list[Any]
+    buffers: list[memoryview]
+
+    def dumped(self, pickler: Callable[..., pickle.Pickler], value: object, beside: bool) -> Any: ...
+
+
+Identify = Callable[[bytes | memoryview], bytes]
+"""Returns bytes that stand for the content of a large piece, or for a copy of it."""
+
+
+class Definition:
+    """One or more globals of one module, pickled."""
+
+    __slots__ = (
+        *("buffers", "digest", "looks_around", "module", "names", "parts", "refers", "size", "sources", "uses"),
+        *("_key", "_snapshot", "_targets", "_value"),
+    )
+
+    def __init__(
+        self,
+        values: Mapping[Key, Any],
+        own: dict[str, Any],
+        shared: Mapping[int, str],
+        pieces: Pieces,
+        identify: Identify,
+    ) -> None:
+        """`own`: the globals of their module. `shared`: see `PicklerOfGlobals.others`. `pieces` are empty.
+
+        Raise any exception of pickling.
+        """
+        self._key, self._value = next(iter(values.items()))
+        name = self._key.name if self._key.module in MAINS else ""
+        self._snapshot = Snapshot.of(self._value, name) if len(values) == 1 else None
+        self.module = self._key.module
+        self.names = tuple(key.name for key in values)
+        made: list[PicklerOfGlobals] = []
+
+        def pickler(*arguments: Any, **options: Any) -> PicklerOfGlobals:
+            made.append(PicklerOfGlobals(*arguments, **options))
+            made[0].defines, made[0].others = values, shared
+            return made[0]
+
+        pieces.dumped(pickler, tuple(values.values()), True)
+        self.parts, self.buffers = pieces.parts, pieces.buffers
+        self.size = sum(map(len, pieces.parts))
+        self.digest = _digest((*pieces.parts, *pieces.buffers), identify)
+        self.refers = made[0].refers - values.keys()
+        self.uses = made[0].uses - values.keys()
+        self.looks_around = made[0].looks_around
+        self.sources = {self.module: own, **made[0].sources}
+        self._targets = [(key, _value_of(key, self.sources)) for key in self.refers]
+
+    @property
+    def may_be_kept(self) -> bool:
+        """Whether `holds` can tell that the value has not changed."""
+        return self._snapshot is not None and self.size <= KNOWN_BYTES_MAX and not self.buffers
+
+    def is_of(self, own: Mapping[str, Any]) -> bool:
+        """Return whether this is the definition that is needed, for functions with these globals."""
+        return self.sources[self.module] is own and self.holds() and self._refers_to_the_same()
+
+    def holds(self) -> bool:
+        """Return whether the program still has the same value under this name."""
+        snapshot = self._snapshot
+        return snapshot is not None and _value_of(self._key, self.sources) is self._value and snapshot.holds()
+
+    def _refers_to_the_same(self) -> bool:
+        return all(_value_of(key, self.sources) is value for key, value in self._targets)
+
+
+class Needed:
+    """The definitions that a pickle needs, in an order in which they can be loaded."""
+
+    def __init__(
+        self,
+        definitions: Sequence[Definition],
+        missing: Iterable[Key],
+        sources: Mapping[str, Mapping[str, Any]],
+        size: int,
+    ) -> None:
+        """`missing` were asked for and are not there (builtins, mostly). `size`: of `__main__`, if all of it was asked
+        for, else 0.
+        """
+        self._definitions = definitions
+        self._sources = sources
+        self._missing = [(sources[key.module], key.name) for key in missing]
+        self._size = size
+        table = pickle.dumps(
+            [(each.module, each.names, each.digest, each.size, len(each.buffers)) for each in definitions],
+            pickle.HIGHEST_PROTOCOL,
+        )
+        self.parts = [struct.pack("<I", len(table)) + table, *(part for each in definitions for part in each.parts)]
+        self.buffers = [buffer for each in definitions for buffer in each.buffers]
+        self.may_be_kept = all(each.may_be_kept for each in definitions)
+        if self.may_be_kept:
+            self.parts = [b"".join(self.parts)]
+
+    def __bool__(self) -> bool:
+        return bool(self._definitions)
+
+    def holds(self, sources: Mapping[str, Mapping[str, Any]]) -> bool:
+        """Return whether these are still the definitions that are needed, for functions with these globals."""
+        return (
+            all(self._sources.get(module) is own for module, own in sources.items())
+            and not (self._size and self._size != len(self._sources[MAIN]))
+            and all(name not in own for own, name in self._missing)
+            and all(each.holds() for each in self._definitions)
+        )
+
+
+_known: dict[Key, Definition] = {}
+_known_sets: dict[tuple[frozenset[Key], frozenset[Key], bool], Needed] = {}
+
+
+def hash_of(piece: bytes | memoryview) -> bytes:
+    """Return a hash of the content. (SHA-256: processors have instructions for it.)"""
+    return hashlib.sha256(piece, usedforsecurity=False).digest()
+
+
+def needed_by(pickler: Pickler, new: Callable[[], Pieces], identify: Identify) -> Needed:
+    """Return the definitions of all that a pickle needs, directly or not. `new` makes empty pieces.
+
+    Raise any exception of pickling.
+    """
+    asked = frozenset(pickler.refers), frozenset(pickler.uses), pickler.looks_around
+    known = _known_sets.get(asked)
+    if known is not None and known.holds(pickler.sources):
+        return known
+    search = _Search(pickler.sources, new, identify)
+    search.add([*pickler.uses, *pickler.refers])
+    needed = search.needed(pickler.looks_around)
+    if needed.may_be_kept:
+        if len(_known_sets) >= KNOWN_MAX:
+            _known_sets.clear()
+        _known_sets[asked] = needed
+    return needed
+
+
+class _Search:
+    """Finds definitions and those that they need."""
+
+    def __init__(self, sources: Mapping[str, dict[str, Any]], new: Callable[[], Pieces], identify: Identify) -> None:
+        self._identify = identify
+        self._found: dict[Key, Definition] = {}
+        self._missing: set[Key] = set()
+        self._sources = dict(sources)
+        self._new = new
+        self._main = sources[MAIN]
+        self._shared: dict[int, str] | None = None
+
+    def add(self, waiting: list[Key]) -> None:
+        """Find the definitions of these globals."""
+        while waiting:
+            key = waiting.pop()
+            if key in self._found or key.name in _SKIPPED:
+                continue
+            if key.name in self._sources[key.module]:
+                waiting += self._find(key)
+            else:
+                self._missing.add(key)
+
+    def needed(self, looks_around: bool) -> Needed:
+        """Return what was found; with all code of `__main__` if any function looks around in it."""
+        looks_around = looks_around or any(each.looks_around for each in self._found.values())
+        if looks_around:
+            self._add_code()
+        order: list[Definition] = []
+        refers = {key: each.refers for key, each in self._found.items()}
+        for circle in definition_order.circles(refers, {key: each.uses for key, each in self._found.items()}):
+            if len(circle) == 1:
+                order.append(self._found[circle[0]])
+            else:
+                values = {key: _value_of(key, self._sources) for key in sorted(circle)}
+                order.append(self._define(values, self._main))
+        return Needed(order, self._missing, self._sources, len(self._main) if looks_around else 0)
+
+    def _add_code(self) -> None:
+        """Add all functions and classes of `__main__` that need no other data and can be pickled."""
+        before = set(self._found)
+        for name, value in list(self._main.items()):
+            if isinstance(value, (FunctionType, type)) and value.__module__ in MAINS:
+                self._add_if_code(Key(MAIN, name))
+        while True:
+            new = self._found.keys() - before
+            broken = [key for key in new if self._found[key].refers - self._found.keys()]
+            if not broken:
+                return
+            for key in broken:
+                del self._found[key]
+
+    def _add_if_code(self, first: Key) -> None:
+        waiting = [first]
+        while waiting:
+            key = waiting.pop()
+            value = self._sources.get(key.module, {}).get(key.name, self)
+            if key in self._found or key.name in _SKIPPED or not isinstance(value, (FunctionType, type, *FIXED)):
+                continue
+            with contextlib.suppress(Exception):  # pickling runs code of the program
+                waiting += self._find(key)
+
+    def _find(self, key: Key) -> Iterable[Key]:
+        """Make or find a definition; return what it needs."""
+        known = _known.get(key)
+        own = self._sources[key.module]
+        if known is None or not known.is_of(own):
+            known = self._define({key: own.get(key.name)}, own)
+            if known.may_be_kept:
+                _known[key] = known
+        self._found[key] = known
+        self._sources = {**known.sources, **self._sources}
+        return known.uses | known.refers
+
+    def _define(self, values: Mapping[Key, Any], own: dict[str, Any]) -> Definition:
+        return Definition(values, own, self._shared_objects(), self._new(), self._identify)
+
+    def _shared_objects(self) -> Mapping[int, str]:
+        """Return the names of the objects in `__main__` that other globals may refer to, by id."""
+        if self._shared is None:
+            self._shared = {
+                id(value): name
+                for name, value in list(self._main.items())
+                if not (name.startswith("_") or isinstance(value, _NOT_SHARED))
+            }
+        return self._shared
+
+
+def _value_of(key: Key, sources: Mapping[str, Mapping[str, Any]]) -> Any:
+    return sources[key.module].get(key.name)
+
+
+def _digest(pieces: Iterable[Any], identify: Identify) -> bytes:
+    digest = hashlib.sha256(usedforsecurity=False)
+    for piece in pieces:
+        digest.update(piece if len(piece) < IDENTIFIED_BYTES_MIN else identify(piece))
+    return digest.digest()[:DIGEST_BYTES]

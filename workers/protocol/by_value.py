@@ -29,6 +29,7 @@ from cloudpickle import cloudpickle as parts_of_cloudpickle
 from killable.workers.protocol import exception_pickling, reducers, script_globals
 from killable.workers.protocol.script_globals import MAIN, MAINS
 
+_OWN_GLOBALS = globals()
 _NO_FILE = "<dynamic-code>"
 """The file name that cloudpickle writes into code objects from 3.1.2 on."""
 _WORD = re.compile(r"[^\W\d]\w*")
@@ -69,6 +70,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def reducer_override(self, value: Any) -> Any:
         kind = type(value)
         if isinstance(value, _NAMED) or issubclass(kind, type):
+            if kind is FunctionType and value.__globals__ is _OWN_GLOBALS:
+                return NotImplemented  # what a pickle calls when it is loaded, in each pickle of a function
             name = self._name_in_main(value)
             if name is not None:
                 return name

@@ -51,6 +51,14 @@ def types(session: nox.Session) -> None:
 
 
 @nox.session
+def pyright(session: nox.Session) -> None:
+    """Run pyright, strictly, on the programs that mypy checks in the tests. By hand: it brings node."""
+    install(session, "test")
+    session.install("pyright[nodejs]")
+    session.run("pyright", "tests/contract/typed_programs.py")
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """Build the site, where the Makefile can."""
     if not re.search(r"^docs:", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE):

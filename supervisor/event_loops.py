@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from functools import partial
+from types import coroutine
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
@@ -56,6 +57,12 @@ def tell(loop: asyncio.AbstractEventLoop, act: Callable[[], object]) -> None:
         loop.call_soon_threadsafe(act)
     except RuntimeError:
         pass
+
+
+@coroutine
+def turn() -> Generator[None, None, None]:
+    """Let everything else in the loop that is ready run once, as `asyncio.sleep(0)` does."""
+    yield
 
 
 async def wait_within(event: asyncio.Event, at_most_s: float) -> bool:

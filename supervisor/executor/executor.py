@@ -6,30 +6,31 @@ worker, and back through a `JobFuture`.
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
-import contextlib
 import inspect
 import itertools
 import logging
 import sys
-import threading
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, TypeVar, overload
 
-from killable.supervisor.executor import mapping
+from killable.supervisor import event_loops
+from killable.supervisor.executor import host_program, mapping
 from killable.supervisor.executor.futures import JobFuture
 from killable.supervisor.executor.pending_tasks import PendingTasks
 from killable.supervisor.executor.streams import AsyncStream, AsyncStreamFuture, Stream, StreamFuture
-from killable.supervisor.linux import host_forks
 from killable.supervisor.settings import PoolSpec, Settings, StartMethod, usable_cores
+from killable.workers.authoring.context import Context
 from killable.workers.authoring.identifiers import did_you_mean
 from killable.workers.authoring.limits import DEFAULT_LIMITS, LIMITS, UNSET, over, parse_limit
-from killable.workers.runtime.executor_setup import CALL, POOL_MODULE, STREAM, ExecutorSetup, apply_to_each
+from killable.workers.runtime.executor_setup import CALL, POOL_MODULE, STREAM, ExecutorSetup, apply_to_each, try_each
 
 if TYPE_CHECKING:
     import multiprocessing.context
-    from types import TracebackType
+    from types import FrameType, TracebackType
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -41,7 +42,6 @@ _DEFAULT_LIMITS = over(
 logging.getLogger("killable").addHandler(logging.NullHandler())
 """Only programs that configure logging get records: without a handler Python would print bare messages to stderr."""
 _numbers = itertools.count(1)
-_open_executors: weakref.WeakSet[PendingTasks] = weakref.WeakSet()
 
 
 class Executor(concurrent.futures.Executor):
@@ -52,6 +52,9 @@ class Executor(concurrent.futures.Executor):
 
         with Executor(max_workers=2) as ex:
             future = ex.with_limits(run_s=5, grace_s=1).submit(encode, text)
+
+    In a coroutine write `async with`. `submit`, `astream`, `cancel` and what is awaited never block the event loop;
+    `result`, `map`, `stream` and the methods that wait do.
 
     Parameters, all optional:
     max_workers: maximum number of busy workers (default: the number of processors that this process may use).
@@ -117,9 +120,9 @@ class Executor(concurrent.futures.Executor):
         self._max_workers = workers
         """Unused here: dask and other libraries read it from a `ProcessPoolExecutor`."""
         self._tasks = PendingTasks(settings, f"killable-executor-{next(_numbers)}")
-        _open_executors.add(self._tasks)
+        host_program.look_after(self._tasks)
         self._leave = weakref.finalize(self, self._tasks.shut_down, cancel_pending=False)
-        self._leave.atexit = False  # `_at_exit` waits for the pending tasks
+        self._leave.atexit = False  # `host_program` waits for the pending tasks
         self._owner: Executor | None = None
         """The executor behind a view with limits of its own. Never read: it keeps that executor alive as long as the
         view, because the finalizer of the executor shuts the tasks down.
@@ -146,11 +149,18 @@ class Executor(concurrent.futures.Executor):
         view._owner = self
         return view
 
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> JobFuture[T]:
+    @overload
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> JobFuture[T]: ...
+    @overload
+    def submit(
+        self, fn: Callable[Concatenate[Context, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> JobFuture[T]: ...
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> JobFuture[T]:
         """Run `fn(*args, **kwargs)` in a worker; return its future.
 
         Functions and classes of `__main__` are sent with what they use, lambdas and closures too. A parameter that is
-        annotated `Context` gets the job's context. A generator function runs to its end; `stream` gives its yields.
+        annotated `Context` gets the job's context; for type checkers it has to be the first. A generator function runs
+        to its end; `stream` gives its yields.
 
         Raise RuntimeError after `shutdown`. A failure to pickle the call becomes the future's exception.
         """
@@ -158,7 +168,13 @@ class Executor(concurrent.futures.Executor):
         self._tasks.submit(CALL, (fn, args, kwargs), self._limits, future)
         return future
 
-    def stream(self, fn: Callable[P, Iterable[T]], /, *args: P.args, **kwargs: P.kwargs) -> Stream[T]:
+    @overload
+    def stream(self, fn: Callable[P, Iterable[T]], /, *args: P.args, **kwargs: P.kwargs) -> Stream[T]: ...
+    @overload
+    def stream(
+        self, fn: Callable[Concatenate[Context, P], Iterable[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Stream[T]: ...
+    def stream(self, fn: Callable[..., Iterable[T]], /, *args: Any, **kwargs: Any) -> Stream[T]:
         """Run `fn` in a worker; return an iterator over the items that it yields, or of the iterable that it returns.
 
         A `break` stops the job. So does the exit of the program when only daemon threads are left to read the stream.
@@ -168,12 +184,22 @@ class Executor(concurrent.futures.Executor):
         self._tasks.submit(STREAM, (fn, args, kwargs), self._limits, future)
         return Stream(future)
 
-    def astream(self, fn: Callable[P, Iterable[T]], /, *args: P.args, **kwargs: P.kwargs) -> AsyncStream[T]:
-        """Return the stream for `async for`. Call it only where an event loop runs."""
+    @overload
+    def astream(self, fn: Callable[P, Iterable[T]], /, *args: P.args, **kwargs: P.kwargs) -> AsyncStream[T]: ...
+    @overload
+    def astream(
+        self, fn: Callable[Concatenate[Context, P], Iterable[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> AsyncStream[T]: ...
+    def astream(self, fn: Callable[..., Iterable[T]], /, *args: Any, **kwargs: Any) -> AsyncStream[T]:
+        """Return the stream for `async for`. Call it only where an event loop runs.
+
+        The job is stopped when the loop that reads it is left: by a `break`, an exception, or a cancel of its task.
+        """
         future: AsyncStreamFuture[T] = AsyncStreamFuture(self._tasks)
         self._tasks.submit(STREAM, (fn, args, kwargs), self._limits, future)
         return AsyncStream(future)
 
+    @overload
     def map(
         self,
         fn: Callable[..., T],
@@ -181,19 +207,94 @@ class Executor(concurrent.futures.Executor):
         timeout: float | None = None,
         chunksize: int = 1,
         buffersize: int | None = None,
-    ) -> Iterator[T]:
+        return_exceptions: Literal[False] = False,
+    ) -> Iterator[T]: ...
+    @overload
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        return_exceptions: bool,
+    ) -> Iterator[T | BaseException]: ...
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        return_exceptions: bool = False,
+    ) -> Iterator[T | BaseException]:
         """Return an iterator over the results of `map(fn, *iterables)`, in order. Each task computes `chunksize` items.
 
         With `buffersize`, at most that many tasks are submitted ahead of the results that are read. `timeout` is in
         seconds, for the whole iteration (TimeoutError). The timeout, or leaving the iterator, stops what still runs.
+
+        An exception of an item ends the iterator. With `return_exceptions` it stands in the item's place, and the
+        iterator goes on. If a task dies, by a crash, a kill or a limit, the results of its other items are unknown:
+        its error stands in the place of each of its `chunksize` items.
         """
+        order = mapping.AsSubmitted()
+        return self._map(order, fn, iterables, timeout, chunksize, buffersize, return_exceptions)
+
+    @overload
+    def map_unordered(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        return_exceptions: Literal[False] = False,
+    ) -> Iterator[T]: ...
+    @overload
+    def map_unordered(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        return_exceptions: bool,
+    ) -> Iterator[T | BaseException]: ...
+    def map_unordered(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        return_exceptions: bool = False,
+    ) -> Iterator[T | BaseException]:
+        """Return an iterator over the same results as `map`, each task's as soon as it is done.
+
+        The parameters are those of `map`. A result does not tell which item it is of: let `fn` return that, too.
+        """
+        return self._map(mapping.AsDone(), fn, iterables, timeout, chunksize, buffersize, return_exceptions)
+
+    def _map(
+        self,
+        order: mapping.Order,
+        fn: Callable[..., T],
+        iterables: tuple[Iterable[Any], ...],
+        timeout: float | None,
+        chunksize: int,
+        buffersize: int | None,
+        return_exceptions: bool,
+    ) -> Iterator[T | BaseException]:
         mapping.check(chunksize, buffersize)
+        each = try_each if return_exceptions else apply_to_each
         return mapping.results(
-            lambda columns: self.submit(apply_to_each, fn, *columns),
+            lambda columns: self.submit(each, fn, *columns),
             iterables,
+            order,
             timeout=timeout,
             chunksize=chunksize,
             buffersize=buffersize,
+            errors_are_items=return_exceptions,
         )
 
     def __repr__(self) -> str:
@@ -213,18 +314,92 @@ class Executor(concurrent.futures.Executor):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Shut down and wait, as the standard library does. A BaseException that is no Exception (Ctrl-C, an exit, a
-        cancelled asyncio task) stops the tasks instead of waiting for them.
+        cancelled asyncio task) stops the tasks instead of waiting for them, also when it comes during the wait.
+
+        In a coroutine this blocks the event loop: if tasks are pending, a RuntimeWarning says so. Write `async with`.
         """
-        if kind is None or issubclass(kind, Exception):
-            self.shutdown()
-        else:
+        if kind is not None and not issubclass(kind, Exception):
             self.terminate_workers()
+            return
+        try:
+            self._warn_in_coroutine(sys._getframe(1))
+        finally:
+            try:
+                self.shutdown()
+            except Exception:
+                raise
+            except BaseException:
+                self.terminate_workers()
+                raise
+
+    def _warn_in_coroutine(self, frame: FrameType) -> None:
+        is_coroutine = frame.f_code.co_flags & (inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR)
+        if is_coroutine and self._tasks.under_way:
+            warnings.warn(
+                "this `with` blocks the event loop until the executor's tasks are over: write `async with`",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Do what leaving a `with` does, while the event loop runs on."""
+        if kind is None or issubclass(kind, Exception):
+            await self.ashutdown()
+        else:
+            await self.aterminate_workers()
+
+    async def ashutdown(self, *, cancel_futures: bool = False) -> None:
+        """Shut down as `shutdown` does, and wait while the event loop runs on.
+
+        If the waiting task is cancelled, every task is stopped as by `terminate_workers`, and CancelledError is raised
+        when no process is left. A second cancel kills them.
+        """
+        self.shutdown(wait=False, cancel_futures=cancel_futures)
+        await self._until_ended(None, 0.0)
+
+    async def aterminate_workers(self, *, grace_s: float | None = None) -> None:
+        """Do what `terminate_workers` does, while the event loop runs on. A cancel of the waiting task kills at once;
+        CancelledError is raised when no process is left.
+        """
+        self._stop_all(grace_s)
+        await self._until_ended(0.0)
+
+    async def _until_ended(self, *graces: float | None) -> None:
+        """Wait until no process is left. Each cancel of the waiting task stops every task with the next grace."""
+        ended = event_loops.in_thread(asyncio.get_running_loop(), self._tasks.supervisor_thread.join)
+        stops = iter(graces)
+        cancelled: asyncio.CancelledError | None = None
+        while not ended.done():
+            try:
+                await asyncio.shield(ended)
+            except asyncio.CancelledError as error:
+                cancelled = error
+                for grace_s in itertools.islice(stops, 1):
+                    self._stop_all(grace_s)
+        if cancelled is not None:
+            raise cancelled
 
     def terminate_workers(self, *, grace_s: float | None = None) -> None:
-        """Stop every task, with `grace_s` or its own grace, and shut down. Return when no process is left."""
+        """Stop every task, with `grace_s` or its own grace, and shut down. Return when no process is left.
+
+        What interrupts the wait (Ctrl-C) kills every task, and is raised when no process is left.
+        """
+        self._stop_all(grace_s)
+        try:
+            self._tasks.supervisor_thread.join()
+        except BaseException:
+            self._stop_all(0.0)
+            self._tasks.supervisor_thread.join()
+            raise
+
+    def _stop_all(self, grace_s: float | None) -> None:
         self._tasks.shut_down(cancel_pending=True)
         self._tasks.stop_all(grace_s, "the executor's workers are terminated")
-        self._tasks.supervisor_thread.join()
 
     def kill_workers(self) -> None:
         """Kill every task at once and shut down. Return when no process is left."""
@@ -269,45 +444,3 @@ def _names(modules: Sequence[str]) -> tuple[str, ...]:
 
 def _start_method(context: multiprocessing.context.BaseContext | None) -> StartMethod:
     return "spawn" if context is not None and context.get_start_method() == "spawn" else "fork"
-
-
-LOOK_S = 0.2
-"""Interval at which running streams are checked for a reader at the exit of the program."""
-
-
-def _at_exit() -> None:
-    """Let pending tasks finish at exit, as ProcessPoolExecutor does, but no streams without a reader. After a Ctrl-C
-    stop all: workers run in sessions of their own and did not get the SIGINT.
-    """
-    for each in list(_open_executors):
-        each.shut_down(cancel_pending=False)
-        if _was_interrupted():
-            each.stop_all(None, "the program was interrupted")
-
-
-def _after_library_pools() -> None:
-    """Stop streams without a reader, after the library has joined its pools: their idle threads pass for readers."""
-    calls = list(_open_executors)
-    for each in calls:
-        while not each.supervisor_thread.join(0):
-            for one in calls:
-                one.stop_unread()
-            each.supervisor_thread.join(LOOK_S)  # other threads may still be readers
-
-
-def _was_interrupted() -> bool:
-    """Return whether an uncaught Ctrl-C ends the program. In an interactive session it may be from an earlier line."""
-    return issubclass(getattr(sys, "last_type", object), KeyboardInterrupt) and not hasattr(sys, "ps1")
-
-
-def _in_child() -> None:
-    calls = list(_open_executors)
-    with contextlib.ExitStack() as leaving:  # calls all of them, even if one raises
-        for each in calls:
-            leaving.callback(each.close_in_child)
-
-
-host_forks.in_each_child(_in_child)
-# Called before threads are joined, as in the library: the callback that was registered last runs first.
-threading._register_atexit(_at_exit)  # type: ignore[attr-defined]
-threading._threading_atexits.insert(0, _after_library_pools)  # type: ignore[attr-defined]

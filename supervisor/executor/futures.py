@@ -141,7 +141,7 @@ class JobFuture(Future[T]):
         a JobError: JobCancelled (a CancelledError), JobTimedOut (a TimeoutError), WorkerCrashed (a BrokenProcessPool),
         JobFailed.
 
-        Raise TimeoutError if it is not done after `timeout` seconds; the job continues.
+        Raise TimeoutError if it is not done after `timeout` seconds; the job continues. A Ctrl-C stops the job.
         """
         error = self.exception(timeout)
         if error is not None:
@@ -157,6 +157,9 @@ class JobFuture(Future[T]):
             super().exception(timeout)
         except CancelledError:
             raise self._ending or JobCancelled() from None
+        except KeyboardInterrupt:  # workers do not get the terminal's SIGINT, nor a notebook's
+            self.cancel(reason="its caller was interrupted")
+            raise
         with self._unpickle_lock:
             if not self._is_unpickled:
                 self._open()

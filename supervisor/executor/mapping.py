@@ -1,4 +1,4 @@
-"""`Executor.map`: items in chunks, results in order, and a bound on the tasks under way.
+"""`Executor.map` and `map_unordered`: items in chunks, results in order or as they come, and a bound on what is ahead.
 
 Runs in: supervisor, in the user's program.
 """
@@ -6,14 +6,17 @@ Runs in: supervisor, in the user's program.
 from __future__ import annotations
 
 import itertools
+import queue
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
-from typing import Any, TypeVar
+from concurrent.futures import CancelledError, Future
+from typing import Any, NamedTuple, Protocol
 
 from killable.supervisor.clock import monotonic
-
-T = TypeVar("T")
+from killable.supervisor.executor.futures import JobFuture, RemoteTraceback, UnpickleFailed, read
+from killable.workers.errors import JobFailed
+from killable.workers.protocol import pickling
+from killable.workers.runtime.executor_setup import ItemRaised
 
 
 def check(chunksize: int, buffersize: int | None) -> None:
@@ -30,39 +33,155 @@ Columns = tuple[Sequence[Any], ...]
 """The items of one chunk, by iterable. A tuple for each item instead would take three times as long to pickle."""
 
 
+class Chunk(NamedTuple):
+    """A task that computes some items."""
+
+    future: JobFuture[list[Any]]
+    items: int
+
+    def results(self, timeout_s: float | None, errors_are_items: bool) -> list[Any]:
+        """Wait for the results of its items. Raise TimeoutError after `timeout_s`.
+
+        `errors_are_items`: an exception stands in the place of its item, and the error of the task in that of each.
+        """
+        if not errors_are_items:
+            return self.future.result(timeout_s)
+        try:
+            error = self.future.exception(timeout_s)
+        except CancelledError as cancelled:
+            error = cancelled
+        if error is not None:
+            return [error] * self.items
+        found = self.future.result()
+        return [_error(each, self.future) if isinstance(each, ItemRaised) else each for each in found]
+
+
+class Order(Protocol):
+    """The chunks that were submitted and not read yet, in the order in which they are read."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Chunk]: ...
+
+    def add(self, chunk: Chunk) -> None: ...
+
+    def first(self, timeout_s: float | None) -> Chunk:
+        """Return the chunk to read next, which may not be done. Raise TimeoutError."""
+        ...
+
+    def remove_first(self) -> None: ...
+
+
+class AsSubmitted(deque[Chunk]):
+    """The order of `map`."""
+
+    def add(self, chunk: Chunk) -> None:
+        self.append(chunk)
+
+    def first(self, timeout_s: float | None) -> Chunk:
+        return self[0]
+
+    def remove_first(self) -> None:
+        self.popleft()
+
+
+class AsDone:
+    """The order of `map_unordered`."""
+
+    def __init__(self) -> None:
+        self._chunks: dict[Future[list[Any]], Chunk] = {}
+        self._done: queue.SimpleQueue[Future[list[Any]]] = queue.SimpleQueue()
+        self._first: Future[list[Any]] | None = None
+
+    def __len__(self) -> int:
+        return len(self._chunks)
+
+    def __iter__(self) -> Iterator[Chunk]:
+        return iter(self._chunks.values())
+
+    def add(self, chunk: Chunk) -> None:
+        self._chunks[chunk.future] = chunk
+        chunk.future.add_done_callback(self._done.put)
+
+    def first(self, timeout_s: float | None) -> Chunk:
+        if self._first is None:
+            try:
+                self._first = self._done.get(timeout=timeout_s)
+            except queue.Empty:
+                raise TimeoutError from None
+        return self._chunks[self._first]
+
+    def remove_first(self) -> None:
+        assert self._first is not None
+        del self._chunks[self._first]
+        self._first = None
+
+
 def results(
-    submit: Callable[[Columns], Future[list[T]]],
+    submit: Callable[[Columns], JobFuture[list[Any]]],
     iterables: Sequence[Iterable[Any]],
+    order: Order,
     *,
     timeout: float | None,
     chunksize: int,
     buffersize: int | None,
-) -> Iterator[T]:
+    errors_are_items: bool,
+) -> Iterator[Any]:
     """Submit the first tasks now, and return an iterator over the results of all."""
     deadline = None if timeout is None else timeout + monotonic()
-    calls = map(submit, _chunks(iterables, chunksize))
-    futures = deque(calls if buffersize is None else itertools.islice(calls, buffersize))
-    return _in_order(futures, calls, deadline)
+    later = (Chunk(submit(columns), len(columns[0])) for columns in _columns(iterables, chunksize))
+    for chunk in later if buffersize is None else itertools.islice(later, buffersize):
+        order.add(chunk)
+    return _read(order, later, deadline, errors_are_items)
 
 
-def _in_order(futures: deque[Future[list[T]]], calls: Iterator[Future[list[T]]], deadline: float | None) -> Iterator[T]:
+def _read(order: Order, later: Iterator[Chunk], deadline: float | None, errors_are_items: bool) -> Iterator[Any]:
     """Yield the results of each task. Closing the iterator early stops the rest."""
     try:
-        while futures:
-            left = None if deadline is None else max(0.0, deadline - monotonic())
-            chunk = futures[0].result(left)
-            futures.popleft()
-            futures.extend(itertools.islice(calls, 1))  # before the yield, so that no worker waits for the reader
-            chunk.reverse()
-            while chunk:
-                yield chunk.pop()  # keep no reference: the reader may want to free it
+        while order:
+            found = _next(order, deadline, errors_are_items)
+            for chunk in itertools.islice(later, 1):  # before the yield, so that no worker waits for the reader
+                order.add(chunk)
+                del chunk
+            found.reverse()
+            while found:
+                yield found.pop()  # keep no reference: the reader may want to free it
     finally:
-        for future in futures:
-            future.cancel()
+        for chunk in order:
+            chunk.future.cancel()
 
 
-def _chunks(iterables: Sequence[Iterable[Any]], size: int) -> Iterator[Columns]:
-    """Yield chunks until the shortest iterable is exhausted."""
+def _next(order: Order, deadline: float | None, errors_are_items: bool) -> list[Any]:
+    left_s = None if deadline is None else max(0.0, deadline - monotonic())
+    found = order.first(left_s).results(left_s, errors_are_items)
+    order.remove_first()
+    return found
+
+
+def _error(raised: ItemRaised, future: JobFuture[Any]) -> BaseException:
+    """Return the exception of an item, or a JobFailed if it cannot be pickled or unpickled."""
+    cause: BaseException | None = RemoteTraceback(raised.traceback)
+    error: object = None
+    if raised.pickled:
+        try:
+            error = read(pickling.loads, raised.pickled)
+        except UnpickleFailed as why:
+            cause = why.__cause__
+    if not isinstance(error, BaseException):
+        error = JobFailed(
+            raised.message,
+            code="exception",
+            type=raised.type,
+            traceback=raised.traceback,
+            job_id=future.job_id,
+            certificate=future.certificate,
+        )
+    error.__cause__ = cause
+    return error
+
+
+def _columns(iterables: Sequence[Iterable[Any]], size: int) -> Iterator[Columns]:
+    """Yield the items of each chunk until the shortest iterable is exhausted."""
     if len(iterables) == 1:
         rest = iter(iterables[0])
         while chunk := list(itertools.islice(rest, size)):

@@ -287,6 +287,13 @@ class PendingTasks:
     def waiting(self) -> int:
         return len(self._waiting)
 
+    @property
+    def under_way(self) -> int:
+        """The number of tasks that wait or run."""
+        with self._lock:
+            futures = list(self._under_way)
+        return sum(not future.done() for future in futures)
+
     # ── in the thread ──
 
     def on_supervisor_created(self, supervisor: Supervisor) -> None:

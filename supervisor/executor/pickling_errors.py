@@ -13,7 +13,7 @@ from types import CodeType, FunctionType, MethodType
 from typing import Any, NamedTuple
 
 from killable.workers.protocol import pickling
-from killable.workers.runtime.executor_setup import apply_to_each
+from killable.workers.runtime.executor_setup import apply_to_each, try_each
 
 
 def name_it(error: Exception, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
@@ -21,7 +21,7 @@ def name_it(error: Exception, function: Any, args: Sequence[Any], kwargs: Mappin
     if isinstance(error, MemoryError | OSError):
         return  # too large: it would fail again
     with contextlib.suppress(Exception):  # pickling runs foreign code
-        if function is apply_to_each:  # from `map`: the columns are the arguments
+        if function in (apply_to_each, try_each):  # from `map`: the columns are the arguments
             function, *args = args
         found = _first([Part(None, function), *_arguments(args, kwargs)], seen=set())
         if found:

@@ -5,13 +5,17 @@ Runs in: supervisor (its thread feeds them) | the program (reads them). Leaving 
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 import threading
+import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from killable.supervisor import event_loops
+from killable.supervisor.clock import monotonic
 from killable.supervisor.executor.futures import FutureOwner, JobFuture, UnpickleFailed, read, unpickle_error
 
 if TYPE_CHECKING:
@@ -22,6 +26,12 @@ T = TypeVar("T")
 
 EVENTS_PER_READ = 4096
 """Limit of one read, so that a fast job does not keep the supervisor's thread from the others."""
+
+
+TURN_S = 0.005
+"""Time that a coroutine may read items without a pause: behind a fast job the event loop would never get a turn, and
+the reader would never hear that it was cancelled.
+"""
 
 
 class StreamFuture(JobFuture[Any], Generic[T]):
@@ -102,10 +112,14 @@ class Stream(Iterator[T]):
         self.future = future
 
     def __next__(self) -> T:
-        while not (found := self.future.take()):
-            if found is None:
-                raise StopIteration
-            self.future.wait()
+        try:
+            while not (found := self.future.take()):
+                if found is None:
+                    raise StopIteration
+                self.future.wait()
+        except KeyboardInterrupt:  # its traceback keeps this stream, in a notebook for long
+            self.future.cancel(reason="its reader was interrupted")
+            raise
         return found[0]
 
     def close(self) -> None:
@@ -125,17 +139,35 @@ class Stream(Iterator[T]):
 
 
 class AsyncStream(AsyncIterator[T]):
-    """A `Stream` for a coroutine: `async for`, `async with`, `await stream.aclose()`."""
+    """A `Stream` for a coroutine: `async for`, `async with`, `await stream.aclose()`.
+
+    A cancel of the task that reads it in an `async for` stops the job. A cancelled `anext(stream)`, as by
+    `asyncio.wait_for`, loses nothing and can be repeated.
+    """
 
     def __init__(self, future: AsyncStreamFuture[T]) -> None:
         self.future = future
+        self._reader: weakref.ref[asyncio.Task[Any]] | None = None
+        """The task that was the last to read in an `async for`."""
+
+    def __aiter__(self) -> AsyncIterator[T]:
+        return _Loop(self)
 
     async def __anext__(self) -> T:
-        while not (found := self.future.take()):
-            if found is None:
-                raise StopAsyncIteration
-            await self.future.arrival()
+        found = await self.future.next_item()
+        if found is None:
+            raise StopAsyncIteration
         return found[0]
+
+    def _follow(self, task: asyncio.Task[Any] | None) -> None:
+        """Stop the job if this task ends cancelled, and no other has read since.
+
+        The cancel may arrive where the items are used. The end of the last reference may then be late: a traceback or
+        a cycle keeps one. A task that ends otherwise may have handed the stream on.
+        """
+        if task is not None and (self._reader is None or self._reader() is not task):
+            self._reader = weakref.ref(task)
+            task.add_done_callback(partial(_on_reader_done, weakref.ref(self)))
 
     async def aclose(self) -> None:
         """Stop the job if it still runs, and wait until none of its processes is alive."""
@@ -153,22 +185,57 @@ class AsyncStream(AsyncIterator[T]):
         self.future.cancel(reason="the stream was dropped")
 
 
+class _Loop(AsyncIterator[T]):
+    """One `async for` over a stream."""
+
+    def __init__(self, stream: AsyncStream[T]) -> None:
+        self._stream = stream
+
+    async def __anext__(self) -> T:
+        future = self._stream.future
+        self._stream._follow(asyncio.current_task())
+        try:
+            found = await future.next_item()
+        except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt):
+            future.cancel(reason="its reader was cancelled")
+            raise
+        if found is None:
+            raise StopAsyncIteration
+        return found[0]
+
+
+def _on_reader_done(known: weakref.ref[AsyncStream[Any]], task: asyncio.Task[Any]) -> None:
+    stream = known()
+    if stream is not None and task.cancelled() and stream._reader is not None and stream._reader() is task:
+        stream.future.cancel(reason="its reader was cancelled")
+
+
 class AsyncStreamFuture(StreamFuture[T]):
     """Wakes a coroutine in the event loop in which it was created, once for all items that have come."""
 
     def __init__(self, owner: FutureOwner) -> None:
-        import asyncio  # the caller has an event loop, so it is imported already
-
         super().__init__(owner)
         self._loop = asyncio.get_running_loop()
         self._arrived = asyncio.Event()
         self._wake_scheduled = False
+        self._turn_at = monotonic() + TURN_S
+        """When the loop gets a turn even though there are items."""
 
     def wake(self) -> None:
         super().wake()
         if not self._wake_scheduled:
             self._wake_scheduled = True
             event_loops.tell(self._loop, self._arrived.set)
+
+    async def next_item(self) -> tuple[T] | None:
+        """Return the next item, None after the last one. Raise the job's error, if any."""
+        if monotonic() >= self._turn_at:  # nothing else in a loop over the stream need ever suspend
+            await event_loops.turn()
+            self._turn_at = monotonic() + TURN_S
+        while (found := self.take()) == ():
+            await self.arrival()
+            self._turn_at = monotonic() + TURN_S
+        return found or None
 
     async def arrival(self) -> None:
         """Wait until something has come since the last call."""

@@ -64,6 +64,10 @@ class SupervisorThread:
         self.failure: BaseException | None = None
         """Why the supervisor did not start, or what ended the thread early; None: neither happened."""
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._ended = threading.Event()
+        """Set when the thread is about to end. `Thread.join` alone would not do: in CPython 3.11 and 3.12 one that is
+        interrupted takes the thread for ended, and the next returns at once.
+        """
 
     @property
     def fault(self) -> str:
@@ -107,8 +111,9 @@ class SupervisorThread:
     def join(self, at_most_s: float | None = None) -> bool:
         """Wait until the thread has ended; return whether it has. Return True at once in the thread itself."""
         if self.can_wait() and self._thread.ident is not None:
-            self._thread.join(at_most_s)
-            return not self._thread.is_alive()
+            if not self._ended.wait(at_most_s):
+                return False
+            self._thread.join()
         return True
 
     def _run(self) -> None:
@@ -132,7 +137,10 @@ class SupervisorThread:
         finally:
             with self._lock:
                 self._closed = True
-            self._callbacks.on_thread_ending(self.failure)
+            try:
+                self._callbacks.on_thread_ending(self.failure)
+            finally:
+                self._ended.set()
 
     async def _run_supervisor(self) -> None:
         self._end_requested = asyncio.Event()

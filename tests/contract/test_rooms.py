@@ -190,7 +190,11 @@ def test_nothing_in_the_supervisor_sleeps() -> None:
 
 IN_OTHER_THREADS = {
     f"supervisor/{name}.py"
-    for name in ("journal/journal", "pools/lane", "executor/task", "executor/pending_tasks", "executor/mapping")
+    for name in (
+        "journal/journal",
+        "pools/lane",
+        *(f"executor/{name}" for name in ("host_program", "mapping", "pending_tasks", "streams", "task")),
+    )
 }
 """Whose moments are those of another thread."""
 

@@ -118,6 +118,14 @@ def catch_stopping(path: str, value: Any = None) -> Any:
     return "never"
 
 
+def clean_up_for_ever(path: str, cleaning: str) -> None:
+    """Be asked to stop, say so, and go on."""
+    try:
+        loop(path)
+    finally:
+        loop(cleaning)
+
+
 def fork_and_loop(path: str) -> None:
     """Leave a child, and a grandchild in a session of its own, both deaf to SIGTERM."""
     fork_one(new_session=False)
@@ -333,6 +341,43 @@ def count_for_ever(path: str) -> Iterator[int]:
     while True:
         yield number
         number += 1
+
+
+def yield_and_wait(path: str, ended: str = "", size: int = 0, lines: int = 1) -> Iterator[str]:
+    """Yield some lines and nothing more; say when that is over."""
+    say(path)
+    try:
+        for _ in range(lines):
+            yield "a line" + " " * size + "\n"
+        while True:
+            time.sleep(1000)
+    finally:
+        if ended:
+            say(ended)
+
+
+def yield_for_ever(path: str, ended: str) -> Iterator[str]:
+    """Yield lines without a pause; say when that is over."""
+    say(path)
+    try:
+        while True:
+            yield "a line\n"
+    finally:
+        say(ended)
+
+
+def say_and_wait(path: str) -> Iterator[str]:
+    """Yield nothing."""
+    say(path)
+    while True:
+        time.sleep(1000)
+    yield ""
+
+
+def yield_when(gate: str) -> Iterator[str]:
+    yield "begun"
+    wait_for(gate)
+    yield "gate"
 
 
 def count_and_raise(upto: int) -> Iterator[int]:

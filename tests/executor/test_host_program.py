@@ -298,26 +298,6 @@ def test_a_program_ends_with_its_own_exit_code_whatever_is_pending(pending: str,
     assert ("LookupError" in done.stderr) == (last == "raise LookupError"), done.stderr
 
 
-def test_a_program_that_is_interrupted_while_it_waits_ends(tmp_path: Path) -> None:
-    """Nothing of it is left, whatever its calls do: the guard sees to that."""
-    program = """
-        import sys
-        import executor_tasks
-        from killable import Executor
-
-        Executor(max_workers=1).submit(executor_tasks.ignore_sigterm, sys.argv[1])
-    """
-    with subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(program), str(tmp_path / "in")],
-        cwd=HERE, env=ENVIRONMENT, stderr=subprocess.PIPE,
-    ) as running:  # fmt: skip
-        until((tmp_path / "in").exists, "it runs")
-        worker = int((tmp_path / "in").read_text())
-        running.send_signal(signal.SIGINT)
-        assert running.stderr is not None and b"KeyboardInterrupt" in running.stderr.read()
-    until(lambda: processes.read_process(worker) is None, "the worker has gone")
-
-
 def switches(pids: set[int]) -> dict[str, str]:
     """Return how often each thread of these processes has gone to sleep, or was made to wait."""
     counts = {}

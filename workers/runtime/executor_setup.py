@@ -1,4 +1,5 @@
-"""The contract between an Executor and its pool: the names of its job types (`executor_jobs`), and the setup.
+"""The contract between an Executor and its pool: the names of its job types (`executor_jobs`), the setup, and what a
+chunk of a `map` calls.
 
 Runs in: any.
 """
@@ -9,11 +10,13 @@ import importlib
 import multiprocessing
 import pickle
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from killable.workers.protocol import pickling, script_globals
+from killable.workers.protocol.codec import CODECS
 
 POOL_MODULE = "killable.workers.runtime.executor_jobs"
 CALL, STREAM = "call", "stream"
@@ -82,3 +85,32 @@ def prepare(encoded: bytes) -> None:
 def apply_to_each(function: Callable[..., Any], *columns: Sequence[Any]) -> list[Any]:
     """Return the results of one chunk of a `map`; each column has the items of one of its iterables."""
     return [function(*arguments) for arguments in zip(*columns, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class ItemRaised:
+    """Stands in a chunk's results for an item whose function raised an exception."""
+
+    pickled: bytes
+    """The exception; empty: it cannot be pickled."""
+    type: str
+    message: str
+    traceback: str
+
+
+def try_each(function: Callable[..., Any], *columns: Sequence[Any]) -> list[Any]:
+    """Return what `apply_to_each` does, with an ItemRaised for each item whose function raised an Exception."""
+    return [_tried(function, arguments) for arguments in zip(*columns, strict=True)]
+
+
+def _tried(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    try:
+        return function(*arguments)
+    except Exception as error:
+        told = traceback.TracebackException(type(error), error, error.__traceback__ and error.__traceback__.tb_next)
+        return ItemRaised(
+            CODECS["pickle"].encode_exception(error),
+            type(error).__qualname__,
+            next(told.format_exception_only()).rstrip(),
+            "".join(told.format()),
+        )

@@ -290,7 +290,7 @@ class PendingTasks:
     @property
     def under_way(self) -> int:
         """The number of tasks that wait or run."""
-        with self._lock:
+        with self.lock:
             futures = list(self._under_way)
         return sum(not future.done() for future in futures)
 

@@ -79,7 +79,7 @@ class Attempt:
         self._monitor = ResourceMonitor(worker.process, job.limits, clock, rules.cores, self.stop)
         self._leave_at: float | None = None
         self._give_up_at: float | None = None
-        self._entered = self._over = False
+        self._entered = self._over = self._holds_output = False
         self._closing: bytes | Raised | None = None
         self._protocol_error = ""
         self._stack: str | None = None
@@ -229,6 +229,8 @@ class Attempt:
                 case Kind.CHECKPOINT if self._entered and is_value:
                     if not self.job.note_checkpoint(payload):
                         self._stop_for_output()
+                case Kind.LOG_RECORD | Kind.WARNING if self._closing is None and self.job.listener is not None:
+                    self.job.listener.on_logged(self.job, kind, payload)
                 case _:
                     self._fail_protocol(f"a frame of kind {kind} that cannot come here")
         except (ValueError, TypeError, RecursionError) as error:
@@ -279,10 +281,17 @@ class Attempt:
 
     on_protocol_error = _fail_protocol
 
-    def on_output(self, data: bytes) -> None:
-        if not self._transcript.output(data):
+    def on_output(self, data: bytes, stream: str = "stdout") -> None:
+        if not self._transcript.output(data, stream):
             self._stop_for_output()
+        if self.job.listener is not None:
+            self.job.listener.on_output(self.job, data, stream)
         self.job.wake()
+
+    def hold_output(self, *, held: bool) -> None:
+        if held != self._holds_output and not self._over:
+            self._holds_output = held
+            self.worker.process.hold_output(held=held)
 
     def _stop_for_output(self) -> None:
         if self.job.verdict is not None:
@@ -328,6 +337,7 @@ class Attempt:
     def _finish(self, status: ExitStatus | None, evidence: Evidence | None = None) -> None:
         if self._over:
             return  # it was quarantined, and is gone after all
+        self.hold_output(held=False)  # the worker may get another attempt
         self._over = True
         self._monitor.close()
         self._arm()

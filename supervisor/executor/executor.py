@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from killable.supervisor.executor import mapping
+from killable.supervisor.executor import mapping, relay
 from killable.supervisor.executor.futures import JobFuture
 from killable.supervisor.executor.pending_tasks import PendingTasks
 from killable.supervisor.executor.streams import AsyncStream, AsyncStreamFuture, Stream, StreamFuture
@@ -26,6 +26,7 @@ from killable.supervisor.settings import PoolSpec, Settings, StartMethod, usable
 from killable.workers.authoring.identifiers import did_you_mean
 from killable.workers.authoring.limits import DEFAULT_LIMITS, LIMITS, UNSET, over, parse_limit
 from killable.workers.runtime.executor_setup import CALL, POOL_MODULE, STREAM, ExecutorSetup, apply_to_each
+from killable.workers.runtime.program_logging import LoggingSetup
 
 if TYPE_CHECKING:
     import multiprocessing.context
@@ -63,6 +64,10 @@ class Executor(concurrent.futures.Executor):
     spares: warm workers beyond the busy ones (default 1), so that the next task after a kill need not wait for one.
     limits: for every task, as in `with_limits`; default: only `grace_s` 5, `ack_s` 0.5, `output_bytes` 256 MiB.
     nice: niceness of the workers (default 0).
+    capture: keep what tasks print in `future.stdout` only (default: it is also shown on the program's stdout and
+    stderr).
+    logging: hand log records and warnings of tasks to the program's loggers and warnings, from the levels and filters
+    on that are in force now (default). False: the workers handle them, as if they were programs of their own.
 
     Raise ValueError or TypeError for an invalid argument.
     """
@@ -79,6 +84,8 @@ class Executor(concurrent.futures.Executor):
         preload: Sequence[str] | Callable[[], object] = (),
         spares: int = 1,
         nice: int = 0,
+        capture: bool = False,
+        logging: bool = True,
         **limits: Any,
     ) -> None:
         workers = usable_cores() if max_workers is None else _positive("max_workers", max_workers)
@@ -89,6 +96,7 @@ class Executor(concurrent.futures.Executor):
             preload=preload if callable(preload) else None,
             initializer=initializer,
             initargs=initargs,
+            logging=LoggingSetup.of_program() if logging else None,
         )
         pool = PoolSpec(
             name="calls",
@@ -116,7 +124,7 @@ class Executor(concurrent.futures.Executor):
         self._limits = parse_limits(limits)
         self._max_workers = workers
         """Unused here: dask and other libraries read it from a `ProcessPoolExecutor`."""
-        self._tasks = PendingTasks(settings, f"killable-executor-{next(_numbers)}")
+        self._tasks = PendingTasks(settings, f"killable-executor-{next(_numbers)}", is_captured=capture)
         _open_executors.add(self._tasks)
         self._leave = weakref.finalize(self, self._tasks.shut_down, cancel_pending=False)
         self._leave.atexit = False  # `_at_exit` waits for the pending tasks
@@ -206,8 +214,8 @@ class Executor(concurrent.futures.Executor):
         `cancel_futures` cancels the tasks that have not begun. May be called again.
         """
         self._tasks.shut_down(cancel_pending=cancel_futures)
-        if wait:
-            self._tasks.supervisor_thread.join()
+        if wait and self._tasks.supervisor_thread.join():
+            self._tasks.output.join()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -224,7 +232,8 @@ class Executor(concurrent.futures.Executor):
         """Stop every task, with `grace_s` or its own grace, and shut down. Return when no process is left."""
         self._tasks.shut_down(cancel_pending=True)
         self._tasks.stop_all(grace_s, "the executor's workers are terminated")
-        self._tasks.supervisor_thread.join()
+        if self._tasks.supervisor_thread.join():
+            self._tasks.output.join(is_patient=False)
 
     def kill_workers(self) -> None:
         """Kill every task at once and shut down. Return when no process is left."""
@@ -293,6 +302,7 @@ def _after_library_pools() -> None:
             for one in calls:
                 one.stop_unread()
             each.supervisor_thread.join(LOOK_S)  # other threads may still be readers
+    relay.join_all()
 
 
 def _was_interrupted() -> bool:

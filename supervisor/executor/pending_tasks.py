@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from killable.supervisor.clock import monotonic
 from killable.supervisor.executor import pickling_errors
 from killable.supervisor.executor.futures import JobFuture
+from killable.supervisor.executor.program_output import ProgramOutput
 from killable.supervisor.executor.supervisor_thread import SupervisorThread, ThreadClosed
 from killable.supervisor.executor.task import Task
 from killable.supervisor.models import JobType, Submission, Verdict
@@ -45,10 +46,12 @@ class PendingTasks:
 
     supervisor: Supervisor
 
-    def __init__(self, settings: Settings, name: str) -> None:
+    def __init__(self, settings: Settings, name: str, *, is_captured: bool = False) -> None:
+        """`is_captured`: what tasks print is only in their futures."""
         self.workers = settings.pools[0].workers
         self._settings = settings
         self._name = name
+        self._is_captured = is_captured
         self._closed_reason = ""
         """Why no more tasks are accepted; empty: they are."""
         self._begin()
@@ -68,6 +71,7 @@ class PendingTasks:
         self.types: dict[str, JobType] = {}
         """The Executor's job types; known as soon as a worker is leased."""
         self.supervisor_thread = SupervisorThread(self._settings, self._name, self)
+        self.output = ProgramOutput(self.supervisor_thread, self._name, is_captured=self._is_captured)
         self._is_started = self._look_scheduled = False
 
     def _start_thread(self) -> None:
@@ -180,6 +184,9 @@ class PendingTasks:
             call.kill_now(verdict, grace_s)
             self._call(partial(self._stop, future, verdict, grace_s))
 
+    def relay(self, act: Callable[[], None]) -> None:
+        self.output.relay.put(act)
+
     def can_wait(self) -> bool:
         return self.supervisor_thread.can_wait()
 
@@ -210,6 +217,7 @@ class PendingTasks:
     def close_in_child(self) -> None:
         """Fail the parent's tasks in a fork of the program. The next task gets a thread and workers of the child."""
         self.supervisor_thread.close_in_child()
+        self.output.relay.close_in_child()
         under_way = self._under_way
         self._begin()
         for future in under_way:
@@ -234,6 +242,7 @@ class PendingTasks:
             calls = list(self._under_way.values())
         for call in calls:
             call.fail_lost(why)
+        self.output.relay.close()
 
     def on_leased(self, lease: Lease) -> None:
         if not self.types:

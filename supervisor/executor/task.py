@@ -10,12 +10,14 @@ For a task that runs undisturbed the supervisor has only the order. Any other ev
 
 from __future__ import annotations
 
+import contextvars
 from typing import TYPE_CHECKING, Protocol
 
 from killable.supervisor.attempts.resource_limits import is_wanted
 from killable.supervisor.attempts.run_order import announces, order_of, within
 from killable.supervisor.clock import monotonic
 from killable.supervisor.executor.futures import JobFuture
+from killable.supervisor.executor.program_output import ProgramOutput, TaskOutput
 from killable.supervisor.executor.supervisor_thread import SupervisorThread, ThreadClosed
 from killable.supervisor.jobs.inputs import close_input
 from killable.supervisor.jobs.limits import limits_of_job
@@ -39,6 +41,8 @@ class TaskOwner(Protocol):
     supervisor: Supervisor
     types: dict[str, JobType]
 
+    output: ProgramOutput
+
     def forget(self, call: Task) -> None:
         """Remove a task that is over."""
         ...
@@ -47,17 +51,31 @@ class TaskOwner(Protocol):
 class Task:
     """Created in the thread that submits it."""
 
-    __slots__ = ("_asked", "_job", "_lease", "_limits", "_owner", "_submission", "_submitted_at", "future")
+    __slots__ = (
+        "_asked",
+        "_context",
+        "_job",
+        "_lease",
+        "_limits",
+        "_output",
+        "_owner",
+        "_submission",
+        "_submitted_at",
+        "future",
+    )  # fmt: skip
 
     def __init__(self, owner: TaskOwner, submission: Submission, future: JobFuture[Any]) -> None:
         self.future = future
         self._owner = owner
         self._submission = submission
         self._submitted_at = monotonic()
+        self._context = contextvars.copy_context()
         self._limits: Limits | None = None
         """The limits in force, once the job type is known."""
         self._lease: Lease | None = None
         self._job: Job | None = None
+        self._output: TaskOutput | None = None
+        """Its output in the program, once it has printed or logged something."""
         self._asked: tuple[Verdict, float | None] | None = None
         """The requested stop, with its grace in seconds (None: the task's own); None: no stop was requested."""
 
@@ -215,6 +233,25 @@ class Task:
         return job.attempts > 0 or self.future.begin()  # a retry has begun already
 
     def on_changed(self, job: Job) -> None:
+        self.future.note_progress(job.progress)
+        if not job.is_over:
+            self.future.on_changed(job)
+        elif self._output is None and job.progress is None:
+            self._on_over(job)
+        else:
+            self._output_in_program().when_shown(lambda: self._on_over(job))
+
+    def _on_over(self, job: Job) -> None:
         self.future.on_changed(job)
-        if job.is_over:
-            self._owner.forget(self)
+        self._owner.forget(self)
+
+    def on_output(self, job: Job, data: bytes, stream: str) -> None:
+        self._output_in_program().print(job, data, stream)
+
+    def on_logged(self, job: Job, kind: int, payload: bytes) -> None:
+        self._output_in_program().log(kind, payload)
+
+    def _output_in_program(self) -> TaskOutput:
+        if self._output is None:
+            self._output = self._owner.output.of_task(self.future.job_id, self._context)
+        return self._output

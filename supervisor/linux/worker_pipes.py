@@ -1,5 +1,8 @@
 """The channels to a worker: a socket for orders, pipes for frames, output and notifications, a file for the stack.
 
+A second pipe for stderr is optional: with one pipe for both the order of what is printed is kept, with two it is known
+which is which.
+
 Runs in: supervisor. Part of the seam.
 """
 
@@ -13,14 +16,15 @@ from typing import NamedTuple
 class WorkerPipes(NamedTuple):
     """The supervisor's ends, and the worker's, which are closed here once they are sent; both have the stack's file."""
 
-    ours: tuple[int, int, int, int, int]
+    ours: tuple[int, int, int, int, int, int]
+    """Orders, frames, output, stderr (-1: it goes to the output pipe), notifications, stack."""
     theirs: tuple[int, ...]
 
 
-def open_pipes() -> WorkerPipes:
-    """Open the socket, the pipes and the stack's memory file.
+def open_pipes(*, separate_stderr: bool) -> WorkerPipes:
+    """Open the socket, the pipes and the stack's memory file. Raise OSError, leaving nothing open.
 
-    Raise OSError, leaving nothing open.
+    `separate_stderr`: with a pipe of its own for stderr.
     """
     opened: list[int] = []
     try:
@@ -30,9 +34,16 @@ def open_pipes() -> WorkerPipes:
         for _ in range(3):
             opened.extend(os.pipe2(os.O_CLOEXEC))
         opened.append(os.memfd_create("killable-stack", os.MFD_CLOEXEC))
+        if separate_stderr:
+            opened.extend(os.pipe2(os.O_CLOEXEC))
+        else:
+            opened.append(os.dup(opened[5]))
     except OSError:
         for descriptor in opened:
             os.close(descriptor)
         raise
-    orders_r, orders_w, frames_r, frames_w, output_r, output_w, notify_r, notify_w, stack = opened
-    return WorkerPipes((orders_w, frames_r, output_r, notify_r, stack), (orders_r, frames_w, output_w, notify_w, stack))
+    orders_r, orders_w, frames_r, frames_w, output_r, output_w, notify_r, notify_w, stack, *stderr = opened
+    return WorkerPipes(
+        (orders_w, frames_r, output_r, stderr[0] if separate_stderr else -1, notify_r, stack),
+        (orders_r, frames_w, output_w, stderr[-1], notify_w, stack),
+    )

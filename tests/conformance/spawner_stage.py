@@ -57,7 +57,7 @@ class ProcessReports:
         assert frames
         self.frames += frames
 
-    def on_output(self, data: bytes) -> None:
+    def on_output(self, data: bytes, stream: str = "stdout") -> None:
         self._note("output")
         assert data
         self.output += data

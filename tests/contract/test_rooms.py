@@ -190,7 +190,14 @@ def test_nothing_in_the_supervisor_sleeps() -> None:
 
 IN_OTHER_THREADS = {
     f"supervisor/{name}.py"
-    for name in ("journal/journal", "pools/lease", "executor/task", "executor/pending_tasks", "executor/mapping")
+    for name in (
+        "journal/journal",
+        "pools/lease",
+        "executor/task",
+        "executor/pending_tasks",
+        "executor/mapping",
+        "executor/relay",
+    )
 }
 """Whose moments are those of another thread."""
 

@@ -111,7 +111,7 @@ class PreloadFailed(NamedTuple):
 
 
 class Fork(NamedTuple):
-    """Fork a worker. Its descriptors come along: orders, frames, output, notifications, stack and, if `cgroup`,
+    """Fork a worker. Its descriptors come along: orders, frames, stdout, stderr, notifications, stack and, if `cgroup`,
     cgroup.procs.
     """
 

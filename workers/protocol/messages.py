@@ -49,6 +49,10 @@ class Kind(IntEnum):
     """Instead of READY: a preload failed, or the setup of the process (`Broken`)."""
     RESULT_SHM = 12
     """Closing: the job function returned, and its value is in the result buffer that came with an order."""
+    LOG_RECORD = 14
+    """An Executor's task has logged (`log_records.encode_record`)."""
+    WARNING = 15
+    """An Executor's task has warned (`log_records.encode_warning`)."""
     # supervisor → worker
     RUN = 32
     STOP = 33

@@ -14,12 +14,14 @@ from typing import Any
 
 from killable.workers.authoring.context import Context
 from killable.workers.authoring.job_functions import job
+from killable.workers.runtime import program_logging
 from killable.workers.runtime.executor_setup import CALL, STREAM
 
 
 @job(CALL, codec="pickle")
 def call(ctx: Context, function: Any, args: Any, kwargs: Any) -> Any:
     """Call the function. If it is a generator, its yields are sent one by one, and its return value is the result."""
+    program_logging.begin_task()
     args, kwargs = _with_context(function, args, kwargs, ctx)
     value = function(*args, **kwargs)
     if type(value) is CoroutineType:
@@ -31,6 +33,7 @@ def call(ctx: Context, function: Any, args: Any, kwargs: Any) -> Any:
 @job(STREAM, codec="pickle")
 def stream(ctx: Context, function: Any, args: Any, kwargs: Any) -> Any:
     """Call the function, and send the items that it yields or returns one by one."""
+    program_logging.begin_task()
     args, kwargs = _with_context(function, args, kwargs, ctx)
     found = function(*args, **kwargs)
     if isinstance(found, GeneratorType):

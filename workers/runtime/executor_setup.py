@@ -10,10 +10,11 @@ import multiprocessing
 import pickle
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from killable.workers.protocol import pickling, script_globals
+from killable.workers.runtime.program_logging import LoggingSetup
 
 POOL_MODULE = "killable.workers.runtime.executor_jobs"
 CALL, STREAM = "call", "stream"
@@ -30,11 +31,14 @@ class ExecutorSetup:
     initializer: Callable[..., object] | None = None
     """Called in each worker."""
     initargs: Sequence[Any] = ()
+    logging: LoggingSetup | None = None
+    """How to send what tasks log and warn to the program; None: the workers handle it."""
 
     def encode(self, path: Sequence[str]) -> bytes:
         """Pickle the setup with `path`, the program's sys.path. Raise any exception of pickling."""
         authkey = bytes(multiprocessing.current_process().authkey)  # workers need it to use the program's managers
-        return pickle.dumps((list(path), authkey, pickling.pickled(self).to_bytes()))
+        rest = pickling.pickled(replace(self, logging=None)).to_bytes()
+        return pickle.dumps((list(path), authkey, self.logging, rest))
 
 
 _in_pool = False
@@ -51,10 +55,12 @@ def prepare(encoded: bytes) -> None:
     _in_pool = True
     from killable.workers.authoring.preloads import preload  # here: the program itself declares nothing
 
-    path, authkey, rest = pickle.loads(encoded)
+    path, authkey, logging, rest = pickle.loads(encoded)
     sys.path[:] = [*path, *(folder for folder in sys.path if folder not in path)]
     multiprocessing.current_process().authkey = authkey
     script_globals.share()
+    if logging is not None:
+        logging.take_effect()
     setup: ExecutorSetup = pickling.loads(rest)
     for name in setup.modules:
         importlib.import_module(name)

@@ -20,6 +20,7 @@ from killable.workers.protocol.control import Configure
 from killable.workers.protocol.frames import FrameError, encode
 from killable.workers.protocol.messages import Broken, Idle, Kind, Ready, Run
 from killable.workers.protocol.shared_memory import SealedInput
+from killable.workers.runtime import program_logging
 from killable.workers.runtime.crash_stack import CrashStack
 from killable.workers.runtime.dump_signal import DUMP_SIGNAL
 from killable.workers.runtime.execution import Execution
@@ -89,6 +90,7 @@ class Harness:
         self._stop_signal = StopSignal(pipes.notifications, pipes.stack, self._orders.order_for)
         self._channel = FrameWriter(pipes.frames, self._codec, self._stop_signal.answer)
         self._stop_signal.channel = self._channel
+        program_logging.connect(self._channel)
         self._registered = job_functions.registered()
         faulthandler.register(DUMP_SIGNAL, file=pipes.stack, all_threads=True, chain=False)
         self._faults = CrashStack(pipes.stack)

@@ -67,6 +67,10 @@ class WorkerProcess:
         self._output = [PipeReader(loop, output, listener.on_output)]
         if stderr >= 0:
             self._output.append(PipeReader(loop, stderr, partial(listener.on_output, stream="stderr")))
+        self._has_printed = select.poll()
+        for descriptor in (output, stderr):
+            if descriptor >= 0:
+                self._has_printed.register(descriptor, select.POLLIN)
         self._notifications = PipeReader(loop, notifications, listener.on_notifications)
         self._readers = (self._notifications, *self._output, self._frames)
         self._pidfd = -1
@@ -232,8 +236,9 @@ class WorkerProcess:
         self._orders.close()
 
     def read_output(self) -> None:
-        for reader in self._output:
-            reader.drain()
+        if self._has_printed.poll(0):  # mostly not: one call for both pipes, and cheaper than a read that fails
+            for reader in self._output:
+                reader.drain()
 
     def hold_output(self, *, held: bool) -> None:
         for reader in self._output:

@@ -126,6 +126,7 @@ class Attempt:
         self._deadlines.clear()
         self._resend_at = None  # from here on the plan decides when to resend
         self._termination.begin(verdict, grace)
+        self.hold_output(held=False)  # a job that waits in its write could not end
         self._arm()
         if grace > 0:  # SIGTERM was sent; without a grace it is SIGKILL, which `_on_kill` reports
             self._owner.transition(job, Cause.STOP_REQUESTED)
@@ -289,6 +290,7 @@ class Attempt:
         self.job.wake()
 
     def hold_output(self, *, held: bool) -> None:
+        held = held and not self._is_ending  # its last output must not wait for others
         if held != self._holds_output and not self._over:
             self._holds_output = held
             self.worker.process.hold_output(held=held)

@@ -114,16 +114,23 @@ def test_what_was_printed_before_a_kill_comes_out(executor: Executor, capsys: py
 
 
 def test_a_blocked_stdout_holds_up_neither_kills_nor_other_tasks() -> None:
-    with Executor(max_workers=2) as executor, blocked_stdout() as (reading, _):
+    with Executor(max_workers=2, grace_s=100) as executor, blocked_stdout() as (reading, _):
         flood = executor.submit(talking_tasks.print_for_ever)
         relay = executor._tasks.output.relay
         until(lambda: relay.is_stuck, "nothing is written any more")
         assert executor.submit(executor_tasks.add, 1, 2).result() == 3
         assert executor.submit(print, "not shown yet").result() is None
+        until(lambda: relay.is_full, "its worker waits in its write")
+        assert relay._bytes < 2 * ROOM_BYTES
+        flood.cancel()
+        with pytest.raises(JobCancelled) as cancelled:
+            flood.result()
+        assert cancelled.value.certificate["last_signal"] == "SIGTERM", "it can end by itself"
+        flood = executor.submit(talking_tasks.print_for_ever)
+        until(flood.running, "another one")
         flood.cancel(grace_s=0)
         with pytest.raises(JobCancelled):
             flood.result()
-        assert relay._bytes < 2 * ROOM_BYTES, "the worker waits in its write"
         executor.kill_workers()
         assert not relay.is_idle
         drain = threading.Thread(target=lambda: [*iter(lambda: os.read(reading, 1 << 16)[-1:] == b"!", True)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from pathlib import Path
 from typing import Any
@@ -47,7 +46,9 @@ def test_a_callback_that_raises_is_logged(executor: Executor, caplog: pytest.Log
     assert "exception calling progress callback" in caplog.text and "ZeroDivisionError" in caplog.text
 
 
-def test_a_callback_that_blocks_holds_up_no_kill_and_no_other_task(executor: Executor, tmp_path: Path) -> None:
+def test_a_callback_that_blocks_holds_up_no_kill_and_no_other_task(
+    executor: Executor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     reached, free = threading.Event(), threading.Event()
 
     def block(_progress: object) -> None:
@@ -61,5 +62,7 @@ def test_a_callback_that_blocks_holds_up_no_kill_and_no_other_task(executor: Exe
     future.cancel(grace_s=0)
     future.wait_until_done()
     assert future.cancelled()
-    logging.getLogger("talking").debug("the callback still blocks: %s", not free.is_set())
+    assert capsys.readouterr().out == ""
     free.set()
+    executor.shutdown()
+    assert capsys.readouterr().out == "shown when there is time\n"

@@ -302,7 +302,7 @@ def _after_library_pools() -> None:
             for one in calls:
                 one.stop_unread()
             each.supervisor_thread.join(LOOK_S)  # other threads may still be readers
-    relay.join_all()
+    relay.join_all(is_patient=not _was_interrupted())
 
 
 def _was_interrupted() -> bool:

@@ -154,7 +154,7 @@ def _run(act: Act) -> None:
         logger.exception("relay_failed")
 
 
-def join_all() -> None:
-    """Wait, at the exit of the program, until every relay has shown what it has."""
+def join_all(*, is_patient: bool) -> None:
+    """Wait, at the exit of the program, until every relay has shown what it has (`Relay.join`)."""
     for relay in list(_at_work):
-        relay.join()
+        relay.join(is_patient=is_patient)

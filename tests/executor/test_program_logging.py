@@ -10,6 +10,7 @@ import pytest
 import talking_tasks
 
 from killable import Executor, WorkerCrashed
+from killable.supervisor.settings import StartMethod
 
 
 @pytest.fixture(autouse=True)
@@ -61,10 +62,11 @@ def test_what_was_logged_before_a_kill_arrives(executor: Executor, caplog: pytes
     assert messages(caplog) == ["before the kill"]
 
 
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
 def test_handlers_of_the_worker_are_not_called(
-    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+    start_method: StartMethod, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with Executor(max_workers=1, initializer=logging.basicConfig) as executor:
+    with Executor(max_workers=1, initializer=logging.basicConfig, start_method=start_method) as executor:
         executor.submit(talking_tasks.log_in_order, 1).result()
     assert messages(caplog) == ["0"] and capsys.readouterr() == ("", "")
 

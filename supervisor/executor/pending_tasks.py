@@ -253,6 +253,9 @@ class PendingTasks:
             self._leases.insert(len(self._leases) if lease.quiet else 0, lease)
         self._match()
 
+    def on_early_output(self, data: bytes, stream: str) -> None:
+        self.output.show(data, stream)
+
     def on_pool_broken(self) -> None:
         self._enter_waiting()
 

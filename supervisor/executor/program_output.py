@@ -41,6 +41,11 @@ class ProgramOutput:
         """`context` is that of the thread that submitted the task: Jupyter finds the cell by it."""
         return TaskOutput(self, job_id, context)
 
+    def show(self, data: bytes, stream: str) -> None:
+        """Show what no task has printed."""
+        if not self.is_captured:
+            self.relay.put(partial(_write, stream, data.decode("utf-8", "replace")), len(data))
+
     def join(self, *, is_patient: bool = True) -> None:
         """Wait until everything is shown (`Relay.join`). Return at once in the Executor's thread."""
         if self.thread.can_wait():

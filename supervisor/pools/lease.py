@@ -36,6 +36,10 @@ class LeaseHolder(Protocol):
     """Has tasks for leased workers (an Executor). Its methods are called in the supervisor's thread."""
 
     def on_leased(self, lease: Lease) -> None: ...
+    def on_early_output(self, data: bytes, stream: str) -> None:
+        """Take what a worker has printed before it was ready: its initializer."""
+        ...
+
     def on_pool_broken(self) -> None:
         """Take note that no worker will come for the waiting tasks."""
         ...

@@ -54,6 +54,7 @@ class PoolOwner(Protocol):
     def queued(self, pool: Pool) -> int: ...
     def next_worker_id(self) -> WorkerId: ...
     def on_worker_retired(self, retired: RetiredWorker) -> None: ...
+    def on_early_output(self, data: bytes, stream: str) -> None: ...
 
 
 class Pool:
@@ -276,6 +277,9 @@ class Pool:
         for callback in waiters:
             callback()
         self._owner.on_worker_available(self)
+
+    def on_early_output(self, data: bytes, stream: str) -> None:
+        self._owner.on_early_output(data, stream)
 
     def on_worker_failed(self, worker: Worker, why: str, errno: int | None) -> None:
         if not self._closing and self._zygote is ZygoteState.READY:

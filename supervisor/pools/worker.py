@@ -44,6 +44,10 @@ class WorkerOwner(Protocol):
 
     def on_stage(self, was: WorkerStage, stage: WorkerStage) -> None: ...
     def on_worker_ready(self, worker: Worker) -> None: ...
+    def on_early_output(self, data: bytes, stream: str) -> None:
+        """Take what a worker has printed before it was ready."""
+        ...
+
     def on_worker_failed(self, worker: Worker, why: str, errno: int | None) -> None:
         """Count a worker that died, or reported that it is broken, before it was ready."""
         ...
@@ -256,6 +260,7 @@ class Worker:
             else:
                 if word.cgroup_errno:
                     self.process.without_cgroup()
+                self.process.read_output()  # before it can be taken for the output of a job
                 self._ready = True
                 self._become_idle()
 
@@ -293,6 +298,7 @@ class Worker:
             self.attempt.on_output(data, stream)
         elif self.stage is WorkerStage.SPAWNING:
             self._early_output = (self._early_output + data)[-EARLY_OUTPUT_BYTES_MAX:]
+            self._owner.on_early_output(data, stream)
 
     def on_notifications(self, notifications: bytes) -> None:
         self._promote_lease()

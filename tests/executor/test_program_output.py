@@ -107,6 +107,13 @@ def test_captured_output_is_in_the_future_only(capsys: pytest.CaptureFixture[str
     assert future.stdout == "kept\n" and capsys.readouterr() == ("", "")
 
 
+def test_an_initializer_prints_too_and_into_no_future(capsys: pytest.CaptureFixture[str]) -> None:
+    with Executor(max_workers=1, spares=0, initializer=print, initargs=("made ready",)) as executor:
+        future = executor.submit(print, "called")
+        future.result()
+    assert capsys.readouterr().out == "made ready\ncalled\n" and future.stdout == "called\n"
+
+
 def test_what_was_printed_before_a_kill_comes_out(executor: Executor, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(WorkerCrashed):
         executor.submit(talking_tasks.print_and_die).result()

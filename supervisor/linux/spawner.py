@@ -19,7 +19,7 @@ from killable.supervisor.ports import ProcessListener, SpawnerListener, ZygoteLo
 from killable.supervisor.settings import PoolSpec
 from killable.workers.protocol import control
 
-THREAD_LIMITS = {
+ENVIRONMENT_DEFAULTS = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
@@ -28,9 +28,10 @@ THREAD_LIMITS = {
     "TOKENIZERS_PARALLELISM": "false",
     "ORT_DISABLE_TELEMETRY": "1",
 }
-"""Set before any preload, unless the pool or the environment sets them: a zygote with threads cannot fork.
+"""Environment variables of a zygote, unless the supervisor's environment or the pool sets them.
 
-onnxruntime starts a thread on import, to send usage reports to its maker.
+They keep libraries single-threaded, since a zygote with threads cannot fork. onnxruntime would start a thread on import
+for its telemetry.
 """
 
 
@@ -117,7 +118,7 @@ class PoolSpawner:
             self._listener,
             python=self._spec.python,
             folder=self._spec.folder,
-            environment={**THREAD_LIMITS, **os.environ, **self._spec.env},
+            environment={**ENVIRONMENT_DEFAULTS, **os.environ, **self._spec.env},
             marker=f"{self._marker}/{self._zygote_hosts}",
             patience_s=self._patience_s,
             answer_s=self._answer_s,
@@ -181,7 +182,7 @@ class PoolSpawner:
         self._listener.on_zygote_lost(how)
 
     def on_stuck(self, zygote_host: ZygoteHost) -> None:
-        assert self._zygote_host is zygote_host, "it gives up once"
+        assert self._zygote_host is zygote_host, "a zygote host reports this once"
         self._zygote_host = None
         self._stuck.append(zygote_host)
         self._listener.on_zygote_lost()

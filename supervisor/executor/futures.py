@@ -217,7 +217,7 @@ class JobFuture(Future[T]):
         """Call `fn(progress)` for what the task reports with `ctx.progress`: the latest, if several come at once.
 
         It runs in a thread of the Executor, one callback at a time; an exception is logged. The last report comes
-        before the future is done, unless a callback takes more than 0.2 s.
+        before the future is done, unless a callback takes more than half a second.
         """
         self._progress_callbacks.append(fn)
         if self.progress is not None:

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 LINE_BYTES_MAX = 64 << 10
 """A longer piece without a line end is shown before its line is complete."""
-SHOWN_S = 0.2
-"""The longest time for which the end of a task waits until what it has printed is shown."""
+SHOWN_S = 1.0
+"""The most seconds for which the end of a task waits until what it has printed is shown."""
 
 
 class ProgramOutput:

@@ -25,8 +25,10 @@ ROOM_BYTES = 1 << 20
 """Above this many bytes that wait, no more output is read from workers that print (`is_full`)."""
 QUEUE_BYTES_MAX = 64 << 20
 """Tasks that end have their last output read in any case: above this it is not shown any more."""
-STUCK_S = 0.1
-"""After so long in one act, the program's stdout or a callback blocks: nothing waits for the relay then."""
+STUCK_S = 0.5
+"""After so many seconds in one act, the program's stdout or a callback blocks: nothing waits for the relay then. Less,
+and a machine that stands still for a moment would pass for it.
+"""
 
 Act = Callable[[], None]
 

@@ -94,7 +94,10 @@ class ProcessListener(Protocol):
         """Entered before what it has printed is read, and left when `on_output` has it. It may be entered again."""
         ...
 
-    def on_output(self, data: bytes) -> None: ...
+    def on_output(self, data: bytes, stream: str = "stdout") -> None:
+        """It has printed. `stream` is "stderr" only if stderr has a pipe of its own, else "stdout" for both."""
+        ...
+
     def on_notifications(self, notifications: bytes) -> None: ...
     def on_protocol_error(self, why: str) -> None: ...
     def on_exited(self) -> None:
@@ -198,6 +201,12 @@ class Process(Protocol):
 
     def read_frames(self) -> None:
         """Read the frames that it has written so far and report them."""
+        ...
+
+    def hold_output(self, *, held: bool) -> None:
+        """Read what it prints only in `read_output` and `read_ready`, or, with `held` false, at once again. A process
+        whose pipe is full waits in its write.
+        """
         ...
 
     def read_ready(self, bytes_max: int = 1 << 20) -> None:

@@ -123,7 +123,8 @@ class KillableError(Exception):
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.message, self.code, self.facts)
+        notes = getattr(self, "__notes__", [])
+        return _rebuild, (type(self), self.message, self.code, self.facts), {"__notes__": notes} if notes else None
 
 
 def _rebuild(cls: type[KillableError], message: str, code: str, facts: dict[str, Any]) -> KillableError:

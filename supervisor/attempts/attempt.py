@@ -81,7 +81,7 @@ class Attempt:
         self._monitor = ResourceMonitor(worker.process, job.limits, clock, rules.cores, self.stop)
         self._leave_at: float | None = None
         self._give_up_at: float | None = None
-        self._entered = self._over = False
+        self._entered = self._over = self._holds_output = False
         self._closing: bytes | Raised | None = None
         self._protocol_error = ""
         self._stack: str | None = None
@@ -129,6 +129,7 @@ class Attempt:
         self._deadlines.clear()
         self._resend_at = None  # from here on the plan decides when to resend
         self._termination.begin(verdict, grace)
+        self.hold_output(held=False)  # a job that waits in its write could not end
         self._arm()
         if grace > 0:  # SIGTERM was sent; without a grace it is SIGKILL, which `_on_kill` reports
             self._owner.transition(job, Cause.STOP_REQUESTED)
@@ -237,6 +238,8 @@ class Attempt:
                 case Kind.CHECKPOINT if self._entered and is_value:
                     if not self.job.note_checkpoint(payload):
                         self._stop_for_output()
+                case Kind.LOG_RECORD | Kind.WARNING if self._closing is None and self.job.listener is not None:
+                    self.job.listener.on_logged(self.job, kind, payload)
                 case _:
                     self._fail_protocol(f"an unexpected frame of kind {kind}")
         except (ValueError, TypeError, RecursionError) as error:
@@ -287,10 +290,18 @@ class Attempt:
 
     on_protocol_error = _fail_protocol
 
-    def on_output(self, data: bytes) -> None:
-        if not self._transcript.output(data):
+    def on_output(self, data: bytes, stream: str = "stdout") -> None:
+        if not self._transcript.output(data, stream):
             self._stop_for_output()
+        if self.job.listener is not None:
+            self.job.listener.on_output(self.job, data, stream)
         self.job.wake()
+
+    def hold_output(self, *, held: bool) -> None:
+        held = held and not self._is_ending  # its last output must not wait for others
+        if held != self._holds_output and not self._over:
+            self._holds_output = held
+            self.worker.process.hold_output(held=held)
 
     def _stop_for_output(self) -> None:
         if self.job.verdict is not None:
@@ -336,6 +347,7 @@ class Attempt:
     def _finish(self, status: ExitStatus | None, evidence: Evidence | None = None) -> None:
         if self._over:
             return  # it was quarantined, and is gone after all
+        self.hold_output(held=False)  # the worker may get another attempt
         self._over = True
         self._monitor.close()
         self._arm()

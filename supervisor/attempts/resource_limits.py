@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from killable.supervisor.models import Verdict
 from killable.supervisor.ports import Sample
 from killable.workers.authoring.limits import BACKSTOP, Limits, backstop_bytes
+from killable.workers.authoring.units import size
 
 LOOK_S = 0.005
 """Minimum time between two measurements: 50 MB at 10 GB/s."""
@@ -85,7 +86,7 @@ class ResourceWatch:
         prove = doubted and now >= self.prove_at
         if sure > limit:
             facts = {"limit": "memory_bytes", "limit_bytes": limit, "measured_bytes": sure}
-            words = f"memory_bytes of {limit} was reached: {_its_processes(sample)} had grown by {sure} bytes"
+            words = f"memory_bytes of {size(limit)} was reached: {_its_processes(sample)} had grown by {size(sure)}"
             return [Finding(0.0, _verdict("limit.memory", words, facts, sample), sure > backstop, prove)]
         if doubted:
             return [Finding(self.prove_at - now, prove=prove)]

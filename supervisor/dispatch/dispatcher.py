@@ -343,6 +343,10 @@ class Dispatcher:
         if self._lane_holder is not None:
             self._lane_holder.on_pool_broken()
 
+    def on_early_output(self, data: bytes, stream: str) -> None:
+        if self._lane_holder is not None:
+            self._lane_holder.on_early_output(data, stream)
+
     def queued(self, pool: Pool) -> int:
         return self.backlog.depth(pool.spec.name) + (0 if self._lane_holder is None else self._lane_holder.waiting)
 

@@ -27,6 +27,7 @@ from killable.workers.authoring.context import Context
 from killable.workers.authoring.identifiers import did_you_mean
 from killable.workers.authoring.limits import DEFAULT_LIMITS, LIMITS, UNSET, over, parse_limit
 from killable.workers.runtime.executor_setup import CALL, POOL_MODULE, STREAM, ExecutorSetup, apply_to_each, try_each
+from killable.workers.runtime.program_logging import LoggingSetup
 
 if TYPE_CHECKING:
     import multiprocessing.context
@@ -66,6 +67,10 @@ class Executor(concurrent.futures.Executor):
     spares: warm workers beyond the busy ones (default 1), so that the next task after a kill need not wait for one.
     limits: for every task, as in `with_limits`; default: only `grace_s` 5, `ack_s` 0.5, `output_bytes` 256 MiB.
     nice: niceness of the workers (default 0).
+    capture: keep what tasks print in `future.stdout` only (default: it is also shown on the program's stdout and
+    stderr).
+    logging: hand log records and warnings of tasks to the program's loggers and warnings, from the levels and filters
+    on that are in force now (default). False: the workers handle them, as if they were programs of their own.
 
     Raise ValueError or TypeError for an invalid argument.
     """
@@ -82,6 +87,8 @@ class Executor(concurrent.futures.Executor):
         preload: Sequence[str] | Callable[[], object] = (),
         spares: int = 1,
         nice: int = 0,
+        capture: bool = False,
+        logging: bool = True,
         **limits: Any,
     ) -> None:
         workers = usable_cores() if max_workers is None else _positive("max_workers", max_workers)
@@ -92,6 +99,7 @@ class Executor(concurrent.futures.Executor):
             preload=preload if callable(preload) else None,
             initializer=initializer,
             initargs=initargs,
+            logging=LoggingSetup.of_program() if logging else None,
         )
         pool = PoolSpec(
             name="calls",
@@ -119,7 +127,7 @@ class Executor(concurrent.futures.Executor):
         self._limits = parse_limits(limits)
         self._max_workers = workers
         """Unused here: dask and other libraries read it from a `ProcessPoolExecutor`."""
-        self._tasks = PendingTasks(settings, f"killable-executor-{next(_numbers)}")
+        self._tasks = PendingTasks(settings, f"killable-executor-{next(_numbers)}", is_captured=capture)
         host_program.look_after(self._tasks)
         self._leave = weakref.finalize(self, self._tasks.shut_down, cancel_pending=False)
         self._leave.atexit = False  # `host_program` waits for the pending tasks
@@ -307,8 +315,8 @@ class Executor(concurrent.futures.Executor):
         `cancel_futures` cancels the tasks that have not begun. May be called again.
         """
         self._tasks.shut_down(cancel_pending=cancel_futures)
-        if wait:
-            self._tasks.supervisor_thread.join()
+        if wait and self._tasks.supervisor_thread.join():
+            self._tasks.output.join()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -371,7 +379,7 @@ class Executor(concurrent.futures.Executor):
 
     async def _until_ended(self, *graces: float | None) -> None:
         """Wait until no process is left. Each cancel of the waiting task stops every task with the next grace."""
-        ended = event_loops.in_thread(asyncio.get_running_loop(), self._tasks.supervisor_thread.join)
+        ended = event_loops.in_thread(asyncio.get_running_loop(), self._join)
         stops = iter(graces)
         cancelled: asyncio.CancelledError | None = None
         while not ended.done():
@@ -391,11 +399,18 @@ class Executor(concurrent.futures.Executor):
         """
         self._stop_all(grace_s)
         try:
-            self._tasks.supervisor_thread.join()
+            self._join(is_patient=False)
         except BaseException:
             self._stop_all(0.0)
-            self._tasks.supervisor_thread.join()
+            self._join(is_patient=False)
             raise
+
+    def _join(self, *, is_patient: bool = True) -> None:
+        """Wait until no process is left and what tasks have printed is shown. Not `is_patient`: only while the program
+        reads it.
+        """
+        if self._tasks.supervisor_thread.join():
+            self._tasks.output.join(is_patient=is_patient)
 
     def _stop_all(self, grace_s: float | None) -> None:
         self._tasks.shut_down(cancel_pending=True)

@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, LOGGER, PENDING, RUNNING
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from killable.supervisor.attempts.phase_times import undisturbed_certificate
+from killable.supervisor.executor.ending_notes import add_notes
 from killable.supervisor.models import Outcome
-from killable.workers.errors import CODES, JobCancelled, JobError, JobFailed, error_class
+from killable.workers.errors import CODES, JobCancelled, JobError, JobFailed, WorkerCrashed, error_class
 from killable.workers.protocol import pickling
 from killable.workers.protocol.shared_memory import MemoryFile
 
@@ -59,6 +61,18 @@ class FutureOwner(Protocol):
         """Return whether the calling thread may wait for the end of a job."""
         ...
 
+    def relay(self, act: Callable[[], None]) -> None:
+        """Run `act` in the thread in which the output of tasks is shown."""
+        ...
+
+
+class Progress(NamedTuple):
+    """What a task has reported with `ctx.progress`."""
+
+    done: float
+    total: float | None = None
+    unit: str = ""
+
 
 class RemoteTraceback(Exception):
     """The worker's traceback of an exception, as the `__cause__` of the exception that `result` raises."""
@@ -89,6 +103,12 @@ class JobFuture(Future[T]):
         self._partial: bytes | MemoryFile | None = None
         self._log: EventLog | None = None
         self._ending: JobError | None = None
+        self._progress_callbacks: list[Callable[[Progress], object]] = []
+        self._progress_data: Mapping[str, Any] | None = None
+        self._is_progress_due = False
+        """Whether the callbacks are about to be called."""
+        self.progress: Progress | None = None
+        """What the task has reported last with `ctx.progress`; None: nothing."""
         self.job_id = ""
         """The id in the logs; empty until the task was accepted."""
         self.pid: int | None = None
@@ -213,13 +233,33 @@ class JobFuture(Future[T]):
                 laid.close()  # free the descriptor: the future may be kept for long
         return _unpickled(self._partial)
 
+    def add_progress_callback(self, fn: Callable[[Progress], object]) -> None:
+        """Call `fn(progress)` for what the task reports with `ctx.progress`: the latest, if several come at once.
+
+        It runs in a thread of the Executor, one callback at a time; an exception is logged. The last report comes
+        before the future is done, unless a callback takes more than half a second.
+        """
+        self._progress_callbacks.append(fn)
+        if self.progress is not None:
+            self._owner.relay(partial(self._call_with_progress, fn, self.progress))
+
     @property
     def stdout(self) -> str:
-        """The lines that the job has written to stdout and stderr so far, each with its line end."""
+        """The lines that the job has written to stdout and stderr so far, each with its line end. At most
+        `output_bytes` are kept.
+        """
+        return self._printed(("stdout", "stderr"))
+
+    @property
+    def stderr(self) -> str:
+        """Of `stdout` the lines that were written to stderr."""
+        return self._printed(("stderr",))
+
+    def _printed(self, streams: Sequence[str]) -> str:
         if self._log is None:
             return ""
-        events = self._log.read(-1, len(self._log))
-        return "".join(json.loads(event.data)["text"] + "\n" for event in events if event.name == "log")
+        lines = (json.loads(event.data) for event in self._log.read(-1, len(self._log)) if event.name == "log")
+        return "".join(line["text"] + "\n" for line in lines if line.get("stream", "stdout") in streams)
 
     def __repr__(self) -> str:
         words = [self.job_id, self._state.lower().partition("_")[0]]
@@ -268,6 +308,28 @@ class JobFuture(Future[T]):
         if job.is_over:
             self._on_over(job)
 
+    def note_progress(self, reported: Mapping[str, Any] | None) -> None:
+        if reported is self._progress_data or reported is None:
+            return
+        self._progress_data = reported
+        self.progress = Progress(reported.get("done", 0), reported.get("total"), reported.get("unit", ""))
+        if self._progress_callbacks and not self._is_progress_due:
+            self._is_progress_due = True
+            self._owner.relay(self._tell_progress)
+
+    def _tell_progress(self) -> None:
+        """Call the callbacks with the latest progress, in the relay's thread."""
+        self._is_progress_due = False  # first: what comes from here on is told again
+        assert self.progress is not None
+        for fn in list(self._progress_callbacks):
+            self._call_with_progress(fn, self.progress)
+
+    def _call_with_progress(self, fn: Callable[[Progress], object], progress: Progress) -> None:
+        try:
+            fn(progress)
+        except Exception:
+            LOGGER.exception("exception calling progress callback for %r", self)
+
     def _on_over(self, job: Job) -> None:
         outcome = job.outcome
         assert outcome is not None
@@ -302,6 +364,7 @@ class JobFuture(Future[T]):
             facts = {"job_id": self.job_id, "certificate": self.certificate, **outcome.facts}
             ending = error_class(outcome.code)(outcome.message, code=outcome.code, **facts)
             assert isinstance(ending, JobError), CODES[outcome.code]
+            add_notes(ending, self.certificate, self.stderr if isinstance(ending, WorkerCrashed) else "")
             self._ending = ending
         if isinstance(self._ending, JobCancelled):
             self._finish_cancelled()

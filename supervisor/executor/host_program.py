@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Sequence
 
 from killable.supervisor.clock import monotonic
+from killable.supervisor.executor import relay
 from killable.supervisor.executor.pending_tasks import PendingTasks
 from killable.supervisor.linux import host_forks
 
@@ -40,6 +41,10 @@ class LastWait:
         self._executors = executors
         self._interrupts = int(was_interrupted)
         self._say_at = monotonic() + SAY_S
+
+    @property
+    def was_interrupted(self) -> bool:
+        return self._interrupts > 0
 
     def until_over(self) -> None:
         """Return when no process is left. The first Ctrl-C stops the tasks, a second one kills them."""
@@ -96,7 +101,9 @@ def _at_exit() -> None:
 
 def _after_library_pools() -> None:
     """Wait, after the library has joined its pools: their idle threads pass for readers of streams."""
-    LastWait(list(_open), was_interrupted=_was_interrupted()).until_over()
+    wait = LastWait(list(_open), was_interrupted=_was_interrupted())
+    wait.until_over()
+    relay.join_all(is_patient=not wait.was_interrupted)
 
 
 def _was_interrupted() -> bool:

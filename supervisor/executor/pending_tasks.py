@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from killable.supervisor.clock import monotonic
 from killable.supervisor.executor import large_globals, pickling_errors
 from killable.supervisor.executor.futures import JobFuture
+from killable.supervisor.executor.program_output import ProgramOutput
 from killable.supervisor.executor.repeated_content import RepeatedContent, TaskContent
 from killable.supervisor.executor.supervisor_thread import SupervisorThread, ThreadClosed
 from killable.supervisor.executor.task import INLINE_TASK_BYTES_MAX, Task, TaskLimits
@@ -49,10 +50,12 @@ class PendingTasks:
     supervisor: Supervisor
     lock: threading.RLock
 
-    def __init__(self, settings: Settings, name: str) -> None:
+    def __init__(self, settings: Settings, name: str, *, is_captured: bool = False) -> None:
+        """`is_captured`: what tasks print is only in their futures."""
         self.workers = settings.pools[0].workers
         self._settings = settings
         self._name = name
+        self._is_captured = is_captured
         self._closed_reason = ""
         """Why no more tasks are accepted; empty: they are."""
         self._begin()
@@ -77,6 +80,7 @@ class PendingTasks:
         self._numbers = itertools.count(1)
         self.supervisor_thread = SupervisorThread(self._settings, self._name, self)
         self._repeated = RepeatedContent()
+        self.output = ProgramOutput(self.supervisor_thread, self._name, is_captured=self._is_captured)
         self._is_started = self._look_scheduled = False
 
     def _start_thread(self) -> None:
@@ -247,6 +251,9 @@ class PendingTasks:
                         task.kill_now(verdict, grace_s)
             self._call(partial(self._stop, future, verdict, grace_s))
 
+    def relay(self, act: Callable[[], None]) -> None:
+        self.output.relay.put(act)
+
     def can_wait(self) -> bool:
         return self.supervisor_thread.can_wait()
 
@@ -278,6 +285,7 @@ class PendingTasks:
         """Fail the parent's tasks in a fork of the program. The next task gets a thread and workers of the child."""
         self.supervisor_thread.close_in_child()
         self._repeated.close()
+        self.output.relay.close_in_child()
         under_way = self._under_way
         self._begin()
         for future in under_way:
@@ -310,6 +318,7 @@ class PendingTasks:
         for call in calls:
             call.fail_lost(why)
         self._repeated.close()
+        self.output.relay.close()
 
     def on_lane(self, lane: Lane) -> None:
         with self.lock:
@@ -346,6 +355,9 @@ class PendingTasks:
         if len(longest) > 1:
             self.put_back(longest.take_back())
             self._match()
+
+    def on_early_output(self, data: bytes, stream: str) -> None:
+        self.output.show(data, stream)
 
     def on_pool_broken(self) -> None:
         self._enter_waiting()

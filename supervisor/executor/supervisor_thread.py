@@ -90,6 +90,11 @@ class SupervisorThread:
             self._loop.call_soon_threadsafe(self._read_inbox)
             self._read_scheduled = True  # last: otherwise an interrupted caller would leave the inbox unread
 
+    def call_later(self, delay_s: float, act: Callable[[], None]) -> asyncio.TimerHandle:
+        """Run `act` after so many seconds. Call it only in the thread itself."""
+        assert self._loop is not None
+        return self._loop.call_later(delay_s, act)
+
     def leave(self) -> None:
         """Begin to end the thread. Call it only in the thread itself."""
         if self._end_requested is not None:

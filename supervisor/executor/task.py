@@ -10,6 +10,7 @@ For a task that runs undisturbed the supervisor has only its message. Any other 
 
 from __future__ import annotations
 
+import contextvars
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -17,6 +18,7 @@ from killable.supervisor.attempts.resource_limits import is_wanted
 from killable.supervisor.attempts.run_order import announces, limits_as_json
 from killable.supervisor.clock import monotonic
 from killable.supervisor.executor.futures import JobFuture
+from killable.supervisor.executor.program_output import ProgramOutput, TaskOutput
 from killable.supervisor.executor.supervisor_thread import SupervisorThread
 from killable.supervisor.jobs.limits import limits_of_job
 from killable.supervisor.models import JobType, Outcome, Submission, Verdict
@@ -74,6 +76,8 @@ class TaskOwner(Protocol):
         """Return the limits in force. The type must be known."""
         ...
 
+    output: ProgramOutput
+
     def forget(self, call: Task) -> None:
         """Remove a task that is over."""
         ...
@@ -84,9 +88,11 @@ class Task:
 
     __slots__ = (
         "_asked",
+        "_context",
         "_input",
         "_job",
         "_limits",
+        "_output",
         "_owner",
         "_shared",
         "_submitted_at",
@@ -121,7 +127,10 @@ class Task:
         is_timed = limits.get("queue_s") is not None or limits.get("total_s") is not None
         self.waits_as_job = is_timed or (isinstance(input, bytes) and len(input) > INLINE_TASK_BYTES_MAX)
         """A time limit runs while it waits, or no message has room for its input."""
+        self._context = contextvars.copy_context()
         self._job: Job | None = None
+        self._output: TaskOutput | None = None
+        """Its output in the program, once it has printed or logged something."""
         self._asked: tuple[Verdict, float | None] | None = None
         """The requested stop, with its grace in seconds (None: the task's own); None: no stop was requested."""
 
@@ -268,6 +277,25 @@ class Task:
         return job.attempts > 0 or self.future.begin()  # a retry has begun already
 
     def on_changed(self, job: Job) -> None:
+        self.future.note_progress(job.progress)
+        if not job.is_over:
+            self.future.on_changed(job)
+        elif self._output is None and job.progress is None:
+            self._on_over(job)
+        else:
+            self._output_in_program().when_shown(lambda: self._on_over(job))
+
+    def _on_over(self, job: Job) -> None:
         self.future.on_changed(job)
-        if job.is_over:
-            self._owner.forget(self)
+        self._owner.forget(self)
+
+    def on_output(self, job: Job, data: bytes, stream: str) -> None:
+        self._output_in_program().print(job, data, stream)
+
+    def on_logged(self, job: Job, kind: int, payload: bytes) -> None:
+        self._output_in_program().log(kind, payload)
+
+    def _output_in_program(self) -> TaskOutput:
+        if self._output is None:
+            self._output = self._owner.output.of_task(self.future.job_id, self._context)
+        return self._output

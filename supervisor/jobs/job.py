@@ -38,6 +38,14 @@ class JobListener(Protocol):
         """Take note that the job has new events or is over."""
         ...
 
+    def on_output(self, job: Job, data: bytes, stream: str) -> None:
+        """Take what it has just printed to `stream`, "stdout" or "stderr". It is in the log already."""
+        ...
+
+    def on_logged(self, job: Job, kind: int, payload: bytes) -> None:
+        """Take the payload of a LOG_RECORD or WARNING frame."""
+        ...
+
 
 class CurrentAttempt(Protocol):
     """The attempt that runs a job, as the job and the code that stops it see it."""
@@ -47,6 +55,9 @@ class CurrentAttempt(Protocol):
     def stop(self, verdict: Verdict, grace_s: float | None = None) -> None: ...
     def kill_now(self, verdict: Verdict) -> None: ...
     def certificate_so_far(self) -> Certificate: ...
+    def hold_output(self, *, held: bool) -> None:
+        """Leave what it prints in its pipes, or read it again."""
+        ...
 
 
 @dataclass(slots=True, eq=False)

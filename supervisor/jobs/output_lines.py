@@ -14,18 +14,24 @@ LINE_BYTES_MAX = 8192
 class OutputLines:
     """Turns bytes into event data, one event per line. Invalid UTF-8 becomes U+FFFD."""
 
-    def __init__(self) -> None:
+    def __init__(self, stream: str = "stdout") -> None:
+        """`stream`: "stderr" is named in the events."""
         self._rest = b""
+        self._members = {} if stream == "stdout" else {"stream": stream}
 
     def feed(self, data: bytes) -> list[bytes]:
         *whole, rest = (self._rest + data).split(b"\n")
         *cut, self._rest = _pieces(rest)
-        return [_event(piece) for line in whole for piece in _pieces(line)] + [_event(piece) for piece in cut]
+        pieces = [piece for line in whole for piece in _pieces(line)]
+        return [self._event(piece) for piece in (*pieces, *cut)]
 
     def rest(self) -> list[bytes]:
         """Return the text after the last line end."""
         rest, self._rest = self._rest, b""
-        return [_event(rest)] if rest else []
+        return [self._event(rest)] if rest else []
+
+    def _event(self, line: bytes) -> bytes:
+        return dump_json({"text": line.decode("utf-8", "replace").removesuffix("\r"), **self._members})
 
 
 def _pieces(line: bytes) -> list[bytes]:
@@ -38,7 +44,3 @@ def _pieces(line: bytes) -> list[bytes]:
         pieces.append(line[:cut])
         line = line[cut:]
     return [*pieces, line]
-
-
-def _event(line: bytes) -> bytes:
-    return dump_json({"text": line.decode("utf-8", "replace").removesuffix("\r")})

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from killable.supervisor.jobs.event_log import Batch, EventLog
 from killable.supervisor.jobs.output_lines import OutputLines
 from killable.supervisor.models import Verdict
+from killable.workers.authoring.units import size
 
 
 class Transcript:
@@ -18,7 +19,8 @@ class Transcript:
     def __init__(self, log: EventLog, on_first_token: Callable[[], None]) -> None:
         self._log = log
         self._on_first_token = on_first_token
-        self._lines = OutputLines()
+        self._lines: dict[str, OutputLines] = {}
+        """By stream: "stdout", which may be stderr's too, and "stderr"."""
         self._early: list[bytes] = []
         self._early_bytes = 0
         self._open = False
@@ -36,9 +38,11 @@ class Transcript:
             self._on_first_token()
         return fits
 
-    def output(self, data: bytes) -> bool:
-        """Take bytes of stdout and stderr. Lines that come before the job is entered wait for `open`."""
-        lines = self._lines.feed(data)
+    def output(self, data: bytes, stream: str = "stdout") -> bool:
+        """Take bytes of stdout or stderr. Lines that come before the job is entered wait for `open`."""
+        if stream not in self._lines:
+            self._lines[stream] = OutputLines(stream)
+        lines = self._lines[stream].feed(data)
         if self._open:
             return self._append(lines)
         self._early += lines
@@ -48,7 +52,8 @@ class Transcript:
     def close(self) -> bool:
         """Write the lines that wait and the text after the last line end."""
         early_fits = self.open()
-        return self._append(self._lines.rest()) and early_fits
+        rests = [line for lines in self._lines.values() for line in lines.rest()]
+        return self._append(rests) and early_fits
 
     def _append(self, lines: list[bytes]) -> bool:
         for line in lines:
@@ -58,6 +63,6 @@ class Transcript:
 
 def too_much(limit: int) -> Verdict:
     """Return the verdict for a job that has streamed and printed more than `limit` bytes."""
-    words = f"output_bytes of {limit} was reached; what came before is kept"
+    words = f"output_bytes of {size(limit)} was reached; what came before is kept"
     facts = {"limit": "output_bytes", "limit_bytes": limit, "message": words}
     return Verdict("limit.output", by="supervisor", facts=facts)

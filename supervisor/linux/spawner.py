@@ -138,7 +138,7 @@ class PoolSpawner:
             raise ZygoteLost
         cgroup = None if self._cgroups is None else self._cgroups.create(worker_id)
         try:
-            pipes = open_pipes()
+            pipes = open_pipes(separate_stderr=bool(self._spec.setup))
         except OSError:
             if cgroup is not None:
                 cgroup.remove()

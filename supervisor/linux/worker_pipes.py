@@ -1,5 +1,8 @@
 """The channels to a worker: sockets for orders and calls, pipes for what it reports, a file for stacks.
 
+A second pipe for stderr is optional: with one pipe for both the order of what is printed is kept, with two it is known
+which is which.
+
 Runs in: supervisor. Part of the seam.
 """
 
@@ -17,7 +20,8 @@ class WorkerPipes(NamedTuple):
     worker's end of the line, from which calls are taken back.
     """
 
-    ours: tuple[int, int, int, int, int]
+    ours: tuple[int, int, int, int, int, int]
+    """Orders, frames, output, stderr (-1: it goes to the output pipe), notifications, stack."""
     line: tuple[int, int]
     theirs: tuple[int, ...]
 
@@ -27,10 +31,10 @@ class WorkerPipes(NamedTuple):
         return self.theirs[:-2]
 
 
-def open_pipes() -> WorkerPipes:
-    """Open the socket, the pipes and the stack's memory file.
+def open_pipes(*, separate_stderr: bool) -> WorkerPipes:
+    """Open the socket, the pipes and the stack's memory file. Raise OSError, leaving nothing open.
 
-    Raise OSError, leaving nothing open.
+    `separate_stderr`: with a pipe of its own for stderr.
     """
     opened: list[int] = []
     try:
@@ -43,13 +47,19 @@ def open_pipes() -> WorkerPipes:
         for _ in range(3):
             opened.extend(os.pipe2(os.O_CLOEXEC))
         opened.append(os.memfd_create("killable-stack", os.MFD_CLOEXEC))
+        if separate_stderr:
+            opened.extend(os.pipe2(os.O_CLOEXEC))
+        else:
+            opened.append(os.dup(opened[7]))  # output_w
     except OSError:
         for descriptor in opened:
             os.close(descriptor)
         raise
-    orders_r, orders_w, line_r, line_w, frames_r, frames_w, output_r, output_w, notify_r, notify_w, stack = opened
+    orders_r, orders_w, line_r, line_w, frames_r, frames_w, output_r, output_w, notify_r, notify_w, stack, *stderr = (
+        opened
+    )
     return WorkerPipes(
-        ours=(orders_w, frames_r, output_r, notify_r, stack),
+        ours=(orders_w, frames_r, output_r, stderr[0] if separate_stderr else -1, notify_r, stack),
         line=(line_w, line_r),
-        theirs=(orders_r, frames_w, output_w, notify_w, line_r, stack),
+        theirs=(orders_r, frames_w, output_w, stderr[-1], notify_w, line_r, stack),
     )

@@ -43,7 +43,7 @@ class WorkerProcess:
         self,
         loop: asyncio.AbstractEventLoop,
         listener: ProcessListener,
-        ours: tuple[int, int, int, int, int],
+        ours: tuple[int, int, int, int, int, int],
         line: tuple[int, int],
         cgroup: Cgroup | None,
         tmp: str,
@@ -51,7 +51,7 @@ class WorkerProcess:
         on_exit: Callable[[], None],
     ) -> None:
         """Take over the descriptors and the cgroup, even on failure. Raise OSError."""
-        orders, frames, output, notifications, stack = ours
+        orders, frames, output, stderr, notifications, stack = ours
         self._loop = loop
         self._listener = listener
         self._cgroup = cgroup
@@ -67,8 +67,16 @@ class WorkerProcess:
         self._orders = PipeWriter(loop, orders)
         self.line = CallLine(*line)
         self._frames = PipeReader(loop, frames, self._on_frame_bytes)
-        self._output = PipeReader(loop, output, listener.on_output, listener.reading_output)
+        self._output = [PipeReader(loop, output, listener.on_output, listener.reading_output)]
+        if stderr >= 0:
+            to_stderr = partial(listener.on_output, stream="stderr")
+            self._output.append(PipeReader(loop, stderr, to_stderr, listener.reading_output))
+        self._has_printed = select.poll()
+        for descriptor in (output, stderr):
+            if descriptor >= 0:
+                self._has_printed.register(descriptor, select.POLLIN)
         self._notifications = PipeReader(loop, notifications, listener.on_notifications)
+        self._readers = (self._notifications, *self._output, self._frames)
         self._pidfd = -1
         self._fence: int | None = None
         self._lock = threading.RLock()  # reentrant: a finalizer of the host program may run inside, and cancel
@@ -80,7 +88,7 @@ class WorkerProcess:
         self.pid: int | None = None
         self.proof = "descendants" if cgroup is None else "cgroup+descendants"
         try:
-            for reader in (self._frames, self._output, self._notifications):
+            for reader in self._readers:
                 reader.start()
         except OSError:
             self._close()
@@ -207,7 +215,7 @@ class WorkerProcess:
             self._kill_wanted = True  # the fork is not reported yet
         elif self._kill():
             # The pipes are read when it is gone: reacting to the end of each one now would delay its death.
-            for reader in (self._frames, self._output, self._notifications):
+            for reader in self._readers:
                 reader.pause()
 
     def _kill(self) -> bool:
@@ -229,13 +237,22 @@ class WorkerProcess:
         self._orders.close()
 
     def read_output(self) -> None:
-        self._output.drain()
+        if self._has_printed.poll(0):  # mostly not: one call for both pipes, and cheaper than a read that fails
+            for reader in self._output:
+                reader.drain()
+
+    def hold_output(self, *, held: bool) -> None:
+        for reader in self._output:
+            if held:
+                reader.pause()
+            elif not (self._was_killed or self._exit_reported or self._closed):
+                reader.start()
 
     def read_frames(self) -> None:
         self._frames.drain()
 
     def read_ready(self, bytes_max: int = 1 << 20) -> None:
-        for reader in (self._notifications, self._output, self._frames):
+        for reader in self._readers:
             reader.drain(bytes_max)
 
     def processor_use(self) -> ProcessorUse | None:
@@ -370,9 +387,10 @@ class WorkerProcess:
     def close_in_child(self) -> None:
         """Close the descriptors in a fork of this process: a copy of the orders socket would keep the worker alive."""
         self._closed = True
-        for end in (self._orders, self._frames, self._output, self._notifications):
-            end.close_in_child()
+        self._orders.close_in_child()
         self.line.close()
+        for reader in self._readers:
+            reader.close_in_child()
         if self._pidfd >= 0:
             os.close(self._pidfd)
             self._pidfd = -1
@@ -384,7 +402,7 @@ class WorkerProcess:
         self._closed = True
         self._orders.close()
         self.line.close()
-        for reader in (self._frames, self._output, self._notifications):
+        for reader in self._readers:
             reader.close()
         if self._pidfd >= 0:
             self._loop.remove_reader(self._pidfd)

@@ -32,6 +32,7 @@ class FleetOwner(Protocol):
     def on_types(self, types: Sequence[JobType]) -> None: ...
     def on_worker_available(self, pool: Pool) -> None: ...
     def on_pool_broken(self, pool: Pool) -> None: ...
+    def on_early_output(self, data: bytes, stream: str) -> None: ...
     def queued(self, pool: Pool) -> int: ...
 
 
@@ -145,6 +146,9 @@ class Fleet:
 
     def on_pool_broken(self, pool: Pool) -> None:
         self._owner.on_pool_broken(pool)
+
+    def on_early_output(self, data: bytes, stream: str) -> None:
+        self._owner.on_early_output(data, stream)
 
     def queued(self, pool: Pool) -> int:
         return self._owner.queued(pool)

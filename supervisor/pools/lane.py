@@ -106,6 +106,10 @@ class LaneHolder(Protocol):
         """Give waiting calls to lanes."""
         ...
 
+    def on_early_output(self, data: bytes, stream: str) -> None:
+        """Take what a worker has printed before it was ready: its initializer."""
+        ...
+
     def on_pool_broken(self) -> None:
         """Take note that no worker will come for the waiting calls."""
         ...

@@ -54,6 +54,7 @@ class PoolOwner(Protocol):
     def queued(self, pool: Pool) -> int: ...
     def next_worker_id(self) -> WorkerId: ...
     def on_worker_retired(self, retired: RetiredWorker) -> None: ...
+    def on_early_output(self, data: bytes, stream: str) -> None: ...
 
 
 class Pool:
@@ -278,6 +279,9 @@ class Pool:
         self._warm_or_broken.set()
         self.on_worker_idle(worker)
         self._owner.on_worker_available(self)
+
+    def on_early_output(self, data: bytes, stream: str) -> None:
+        self._owner.on_early_output(data, stream)
 
     def on_worker_failed(self, worker: Worker, why: str, errno: int | None) -> None:
         if not self._closing and self._zygote is ZygoteState.READY:

@@ -44,6 +44,10 @@ class WorkerOwner(Protocol):
 
     def on_stage(self, was: WorkerStage, stage: WorkerStage) -> None: ...
     def on_worker_ready(self, worker: Worker) -> None: ...
+    def on_early_output(self, data: bytes, stream: str) -> None:
+        """Take what a worker has printed before it was ready."""
+        ...
+
     def on_worker_failed(self, worker: Worker, why: str, errno: int | None) -> None:
         """Count a worker that died, or reported that it is broken, before it was ready."""
         ...
@@ -71,7 +75,7 @@ class Occupant(Protocol):
 
     def stop(self, verdict: Verdict, grace_s: float | None = None) -> None: ...
     def on_frames(self, frames: list[Frame]) -> None: ...
-    def on_output(self, data: bytes) -> None: ...
+    def on_output(self, data: bytes, stream: str = "stdout") -> None: ...
     def on_notifications(self, notifications: bytes) -> None: ...
     def on_protocol_error(self, why: str) -> None: ...
     def on_exited(self) -> None: ...
@@ -268,6 +272,7 @@ class Worker:
             else:
                 if word.cgroup_errno:
                     self.process.without_cgroup()
+                self.process.read_output()  # before it can be taken for the output of a job
                 self._ready = True
                 self._become_idle()
 
@@ -282,11 +287,12 @@ class Worker:
     def reading_output(self) -> _ReadingOutput:
         return _ReadingOutput(self)
 
-    def on_output(self, data: bytes) -> None:
+    def on_output(self, data: bytes, stream: str = "stdout") -> None:
         if self.attempt is not None:
-            self.attempt.on_output(data)
+            self.attempt.on_output(data, stream)
         elif self.stage is WorkerStage.SPAWNING:
             self._early_output = (self._early_output + data)[-EARLY_OUTPUT_BYTES_MAX:]
+            self._owner.on_early_output(data, stream)
 
     def on_notifications(self, notifications: bytes) -> None:
         if self.lane is not None:

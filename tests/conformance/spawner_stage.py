@@ -59,7 +59,7 @@ class ProcessReports:
 
     reading_output = nullcontext()
 
-    def on_output(self, data: bytes) -> None:
+    def on_output(self, data: bytes, stream: str = "stdout") -> None:
         self._note("output")
         assert data
         self.output += data

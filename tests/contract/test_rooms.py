@@ -193,7 +193,7 @@ IN_OTHER_THREADS = {
     for name in (
         "journal/journal",
         "pools/lane",
-        *(f"executor/{name}" for name in ("host_program", "mapping", "pending_tasks", "streams", "task")),
+        *(f"executor/{name}" for name in ("host_program", "mapping", "pending_tasks", "relay", "streams", "task")),
     )
 }
 """Whose moments are those of another thread."""

@@ -24,7 +24,6 @@ INHERITED = (
     " is ever forked from it."
 )
 ONE_ONLY = "The error is that of this call: nothing else is broken by it."
-STDOUT = "What a call prints goes to its future's `stdout`, not to the program's."
 
 NOT_PASSED: dict[str, str] = {
     "ExecutorDeadlock.test_error_at_task_unpickle": ONE_ONLY + " It is what unpickling raised.",
@@ -50,8 +49,6 @@ NOT_PASSED: dict[str, str] = {
     "ProcessPoolShutdown.test_cancel_futures": "Nothing has begun by then: all are cancelled, and it wants one over.",
     "ProcessPoolShutdown.test_context_manager_shutdown": INNARDS,
     "ProcessPoolShutdown.test_del_shutdown": INNARDS,
-    "ProcessPoolShutdown.test_hang_gh83386": STDOUT,
-    "ProcessPoolShutdown.test_interpreter_shutdown": STDOUT,
     "ProcessPoolShutdown.test_processes_terminate": INHERITED,
     "ProcessPoolShutdown.test_shutdown_no_wait": INNARDS,
 }

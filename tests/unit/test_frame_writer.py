@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 import pytest
+from support.waiting import until
 
 from killable.workers.protocol.codec import CODECS, Unserializable
 from killable.workers.protocol.frames import FRAME_BYTES_MAX, Decoder, Frame
+from killable.workers.protocol.messages import Kind
 from killable.workers.runtime.frame_writer import FrameWriter
 
 ALARMS = 3000
@@ -114,3 +116,27 @@ def test_what_handlers_emit_while_the_last_word_is_written_is_told_nobody(pipe: 
         pipe, 10, lambda channel: channel.close([(8, b"x" * (1 << 20))]), emit_in_the_write
     )
     assert [(frame.kind, len(frame.payload)) for frame in frames] == [(8, 1 << 20)]
+
+
+def test_what_is_sent_inside_a_write_of_another_thread_waits_for_its_end(pipe: tuple[int, int]) -> None:
+    """A finalizer may log anywhere."""
+    reading, writing = pipe
+    channel = FrameWriter(writing, CODECS["json"], lambda: None)
+    channel.begin(7)
+
+    class Reenters(bytes):
+        def __len__(self) -> int:
+            if not channel._queued:
+                channel.try_send(Kind.LOG_RECORD, b"inner")
+            return super().__len__()
+
+    thread = threading.Thread(target=channel.send, args=(Kind.LOG_RECORD, Reenters(b"outer")), daemon=True)
+    thread.start()
+    until(lambda: not thread.is_alive(), "it does not wait for itself")
+    channel.close([(Kind.RESULT, b"1")])
+    channel.try_send(Kind.LOG_RECORD, b"too late")
+    os.close(writing)
+    frames = Decoder().feed(os.read(reading, 1 << 16))
+    assert [(frame.kind, frame.payload) for frame in frames] == [
+        (Kind.LOG_RECORD, b"outer"), (Kind.LOG_RECORD, b"inner"), (Kind.RESULT, b"1"),
+    ]  # fmt: skip

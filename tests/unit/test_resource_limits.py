@@ -35,7 +35,7 @@ def test_the_growth_counts_and_not_what_was_there() -> None:
     look = one.look(grown(101), 0.0)
     assert look.verdict is not None and not look.beyond and not look.prove
     facts = dict(look.verdict.facts)
-    assert facts.pop("message") == "memory_bytes of 100000000 was reached: its process had grown by 101000000 bytes"
+    assert facts.pop("message") == "memory_bytes of 95 MiB was reached: its process had grown by 96 MiB"
     assert facts == {"limit": "memory_bytes", "limit_bytes": 100 * MB, "measured_bytes": 101 * MB, "processes": 1}
     assert (look.verdict.code, look.verdict.by) == ("limit.memory", "supervisor")
 

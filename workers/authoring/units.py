@@ -1,4 +1,4 @@
-"""Parse seconds, bytes and counts from text: "5m", "1h30m", "250ms"; "1GiB", "64KiB", "10MB"; "512".
+"""Parse seconds, bytes and counts from text: "5m", "1h30m", "250ms"; "1GiB", "64KiB", "10MB"; "512". Write sizes.
 
 Runs in: any.
 
@@ -75,6 +75,16 @@ def parse_count(value: object) -> int:
     if isinstance(number, int) and not isinstance(number, bool) and number >= 1:
         return number
     raise ValueError(f"expected a whole number, at least 1; got {_shown(value)}")
+
+
+def size(count: int) -> str:
+    """Return a number of bytes for people: 512 B, 12 KiB, 1.5 GiB."""
+    value, unit = float(count), "B"
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if value < 1023.5 or unit == "TiB":
+            break
+        value /= 1024
+    return f"{value:.1f} {unit}" if value < 9.95 and unit != "B" else f"{value:.0f} {unit}"
 
 
 def _is_amount(value: object) -> bool:

@@ -37,7 +37,8 @@ class WorkerStart(NamedTuple):
 
     parent: int
     pipes: WorkerEnds
-    output: int
+    output: tuple[int, int]
+    """The pipes for stdout and stderr; they may be the same pipe."""
     cgroup_procs: int | None
     tmp: str
 
@@ -214,7 +215,7 @@ class Zygote:
         return None
 
     def _in_child(self, parent: int, descriptors: list[int], order: control.Fork) -> WorkerStart:
-        orders, frames, output, notifications, line, stack, *procs = descriptors
+        orders, frames, stdout, stderr, notifications, line, stack, *procs = descriptors
         # Unset before the pipe is closed and its number reused. asyncio's at-fork handler may have done so already
         # (Python 3.12): the returned value does not name the pipe reliably.
         signal.set_wakeup_fd(-1)
@@ -223,7 +224,7 @@ class Zygote:
         os.close(self._sock.detach())
         pipes = WorkerEnds(orders, line, frames, notifications, stack)
         tmp = os.path.join(self._configure.tmp, order.worker_id)
-        return WorkerStart(parent, pipes, output, procs[0] if order.cgroup else None, tmp)
+        return WorkerStart(parent, pipes, (stdout, stderr), procs[0] if order.cgroup else None, tmp)
 
     def _settle(self) -> None:
         """Kill orphans, then reap: a zombie leader's pid is reserved, so its process group can be killed safely."""

@@ -14,7 +14,7 @@ MESSAGE_BYTES_MAX = 160 << 10
 """Below the kernel's default send buffer (net.core.wmem_default, 208 KiB), so that one message always fits."""
 
 DESCRIPTORS_MAX = 16
-"""The most descriptors of one message: a worker needs six, the kernel takes 253 (unix(7))."""
+"""The most descriptors of one message: a worker needs seven, the kernel takes 253 (unix(7))."""
 
 
 class MessageError(Exception):

@@ -54,6 +54,10 @@ class Kind(IntEnum):
     """Instead of RESULT and IDLE: a call of an Executor returned, nothing else was reported or printed, and this worker
     can take another. The payload is its duration (RAN_SECONDS) and the value.
     """
+    LOG_RECORD = 14
+    """An Executor's task has logged (`log_records.encode_record`)."""
+    WARNING = 15
+    """An Executor's task has warned (`log_records.encode_warning`)."""
     # supervisor → worker
     RUN = 32
     STOP = 33

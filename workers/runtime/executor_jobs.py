@@ -14,6 +14,7 @@ from typing import Any
 
 from killable.workers.authoring.context import Context
 from killable.workers.authoring.job_functions import job
+from killable.workers.runtime import program_logging
 from killable.workers.runtime.executor_setup import CALL, STREAM
 
 MakeContext = Callable[[], Context]
@@ -33,6 +34,7 @@ def stream(ctx: Context, function: Any, args: Any, kwargs: Any) -> Any:
 
 def call_function(make_context: MakeContext, function: Any, args: Any, kwargs: Any) -> Any:
     """Call a function. `make_context` is called if it has a parameter for a Context."""
+    program_logging.begin_task()
     args, kwargs = _with_context(function, args, kwargs, make_context)
     value = function(*args, **kwargs)
     if type(value) is CoroutineType:
@@ -45,6 +47,7 @@ def call_function(make_context: MakeContext, function: Any, args: Any, kwargs: A
 
 def stream_function(make_context: MakeContext, function: Any, args: Any, kwargs: Any) -> Any:
     """Call a function as `call_function` does; return a generator of the items that it yields or returns."""
+    program_logging.begin_task()
     args, kwargs = _with_context(function, args, kwargs, make_context)
     found = function(*args, **kwargs)
     if isinstance(found, GeneratorType):

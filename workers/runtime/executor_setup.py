@@ -12,11 +12,12 @@ import pickle
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from killable.workers.protocol import pickling, script_globals
 from killable.workers.protocol.codec import CODECS
+from killable.workers.runtime.program_logging import LoggingSetup
 
 POOL_MODULE = "killable.workers.runtime.executor_jobs"
 CALL, STREAM = "call", "stream"
@@ -33,12 +34,15 @@ class ExecutorSetup:
     initializer: Callable[..., object] | None = None
     """Called in each worker."""
     initargs: Sequence[Any] = ()
+    logging: LoggingSetup | None = None
+    """How to send what tasks log and warn to the program; None: the workers handle it."""
 
     def encode(self, path: Sequence[str]) -> bytes:
         """Pickle the setup with `path`, the program's sys.path. Raise any exception of pickling."""
         authkey = bytes(multiprocessing.current_process().authkey)  # workers need it to use the program's managers
         facts = script_globals.facts_of_main()
-        return pickle.dumps((list(path), sys.argv, authkey, facts, pickling.pickled(self).to_bytes()))
+        rest = pickling.pickled(replace(self, logging=None)).to_bytes()
+        return pickle.dumps((list(path), sys.argv, authkey, facts, self.logging, rest))
 
 
 _in_pool = False
@@ -55,11 +59,13 @@ def prepare(encoded: bytes) -> None:
     _in_pool = True
     from killable.workers.authoring.preloads import preload  # here: the program itself declares nothing
 
-    path, arguments, authkey, facts, rest = pickle.loads(encoded)
+    path, arguments, authkey, facts, logging, rest = pickle.loads(encoded)
     sys.path[:] = [*path, *(folder for folder in sys.path if folder not in path)]
     sys.argv[:] = arguments
     multiprocessing.current_process().authkey = authkey
     script_globals.share(facts)
+    if logging is not None:
+        logging.take_effect()
     setup: ExecutorSetup = pickling.loads(rest)
     for name in setup.modules:
         importlib.import_module(name)

@@ -40,6 +40,13 @@ class FrameWriter:
         self.busy = False
         self.rang = False
         self._queued: deque[tuple[int, bytes]] = deque()
+        self._other_thread = 0
+        """The thread that is inside a write, if it is not the main thread."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether frames of an attempt are accepted."""
+        return self._open
 
     @property
     def sequence(self) -> int:
@@ -73,9 +80,17 @@ class FrameWriter:
 
     def send(self, kind: int, payload: bytes) -> None:
         """Write one frame, whole."""
-        if threading.get_ident() != self._main:
+        thread = threading.get_ident()
+        if thread != self._main:
+            if self._other_thread == thread:  # a finalizer ran inside the write below
+                self._queued.append((kind, payload))
+                return
             with self._lock:
-                self._write(kind, payload)
+                self._other_thread = thread
+                try:
+                    self._write(kind, payload)
+                finally:
+                    self._other_thread = 0
             return
         if self.busy:
             if len(payload) > FRAME_BYTES_MAX:
@@ -91,6 +106,14 @@ class FrameWriter:
             self._write_next()
         if self.rang:
             self._answer()
+
+    def try_send(self, kind: int, payload: bytes) -> None:
+        """Write one frame, or none if the attempt has just been closed."""
+        try:
+            self.send(kind, payload)
+        except RuntimeError:
+            if self._open:
+                raise
 
     def close(self, closing: Sequence[tuple[int, bytes]]) -> None:
         """Write closing frames in one piece, and refuse all later frames except further closing frames."""

@@ -25,6 +25,7 @@ from killable.workers.protocol.control import Configure
 from killable.workers.protocol.frames import Frame, FrameError, encode
 from killable.workers.protocol.messages import RAN_SECONDS, Broken, Idle, Kind, Ready, Run, parsed_limits
 from killable.workers.protocol.shared_memory import MemoryFile, SealedInput
+from killable.workers.runtime import program_logging
 from killable.workers.runtime.crash_stack import CrashStack
 from killable.workers.runtime.dump_signal import DUMP_SIGNAL
 from killable.workers.runtime.execution import Execution
@@ -101,6 +102,7 @@ class Harness:
         self._stop_signal = StopSignal(pipes.notifications, pipes.stack, self._orders.order_for)
         self._channel = FrameWriter(pipes.frames, self._codec, self._stop_signal.answer)
         self._stop_signal.channel = self._channel
+        program_logging.connect(self._channel)
         self._registered = job_functions.registered()
         faulthandler.register(DUMP_SIGNAL, file=pipes.stack, all_threads=True, chain=False)
         self._faults = CrashStack(pipes.stack)
@@ -111,8 +113,8 @@ class Harness:
         self._rlimits = ResourceLimits(own_user=configure.uid is not None)
         self._data_bytes: int | None = measure_data_bytes()
         self._result_buffer = -1
-        self._output = os.dup(1)
-        """The output pipe, also when a job has put another file in its place."""
+        self._outputs = os.dup(1), os.dup(2)
+        """The output pipes, also when a job has put other files in their place."""
         self._served = 0
         self._heard = 0
         """The fence of the last IDLE frame: a call that was sent before the supervisor heard of it is passed over."""
@@ -213,7 +215,7 @@ class Harness:
         if self._channel.sequence:
             return False
         try:
-            return fcntl.ioctl(self._output, termios.FIONREAD, _NO_BYTES) == _NO_BYTES
+            return all(fcntl.ioctl(each, termios.FIONREAD, _NO_BYTES) == _NO_BYTES for each in self._outputs)
         except OSError:  # the job has closed the descriptor
             return False
 
@@ -263,7 +265,7 @@ class Harness:
         self._line.close()
         self._drop_result_buffer()
         self._tasks.close()
-        for descriptor in (*self._pipes[2:], self._output):
+        for descriptor in (*self._pipes[2:], *self._outputs):
             with contextlib.suppress(OSError):
                 os.close(descriptor)
 

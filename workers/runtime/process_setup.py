@@ -125,15 +125,15 @@ def join_cgroup(procs: int) -> int:
     return 0
 
 
-def take_standard_streams(output: int | None) -> None:
-    """Redirect stdin from /dev/null, and stdout and stderr to `output`, which is closed (None: leave them)."""
+def take_standard_streams(output: tuple[int, int] | None) -> None:
+    """Redirect stdin from /dev/null, and stdout and stderr to `output`, which are closed (None: leave them)."""
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
     if output is not None:
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        os.close(output)
+        for number, descriptor in enumerate(output, 1):
+            os.dup2(descriptor, number)
+            os.close(descriptor)
 
 
 def close_descriptors_except(kept: Iterable[int]) -> None:
@@ -176,10 +176,12 @@ def _lower_session(nice: int) -> None:
 def become_user(uid: int, gid: int, groups: Iterable[int], parent: int) -> None:
     """Give up root for good. Call it last. Raise OSError.
 
-    The output pipe is given to the user first, because opening /dev/stdout opens it again. The kernel clears PDEATHSIG
-    and makes the process undumpable (credentials(7), prctl(2)), which gives its /proc/self to root; both are set again.
+    The output pipes are given to the user first, because opening /dev/stdout opens it again. The kernel clears
+    PDEATHSIG and makes the process undumpable (credentials(7), prctl(2)), which gives its /proc/self to root; both are
+    set again.
     """
     os.fchown(1, uid, gid)
+    os.fchown(2, uid, gid)
     os.setgroups(list(groups))
     os.setgid(gid)
     os.setuid(uid)
@@ -199,7 +201,7 @@ def reseed() -> None:
         numpy_random.seed()
 
 
-def worker(parent: int, *, output: int, nice: int, affinity: Iterable[int], core_dumps: bool) -> None:
+def worker(parent: int, *, output: tuple[int, int], nice: int, affinity: Iterable[int], core_dumps: bool) -> None:
     """Set up a forked worker: session, signals, limits and streams. Raise OSError."""
     os.setsid()
     reset_signals()

@@ -15,6 +15,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from killable.workers.authoring import units
 from killable.workers.authoring.limits import flat
 from killable.workers.errors import LOST
 
@@ -80,15 +81,8 @@ def milliseconds(ms: float) -> str:
 
 
 def size(count: int | None) -> str:
-    """Return a size: 512 B, 12 KiB, 1.5 GiB."""
-    if count is None:
-        return "-"
-    value, unit = float(count), "B"
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if value < 1023.5 or unit == "TiB":
-            break
-        value /= 1024
-    return f"{value:.1f} {unit}" if value < 9.95 and unit != "B" else f"{value:.0f} {unit}"
+    """Return a size: 512 B, 12 KiB, 1.5 GiB; "-" for one that is not known."""
+    return "-" if count is None else units.size(count)
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:

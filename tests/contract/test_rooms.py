@@ -26,7 +26,7 @@ USERS_SIDE = {
 """May use what the user's interpreter has, inside functions: nothing else needs it."""
 EXECUTORS_SIDE = {
     *(f"workers/protocol/{name}.py" for name in ("pickling", "by_value", "definitions")),
-    *(f"workers/runtime/{name}.py" for name in ("executor_setup", "executor_jobs")),
+    *(f"workers/runtime/{name}.py" for name in ("call_execution", "executor_setup", "executor_jobs")),
 }
 """Needs cloudpickle: nothing that a service's worker imports at once may import it."""
 REAPERS = {"workers/processes/guard.py", "workers/processes/child_reaper.py"}

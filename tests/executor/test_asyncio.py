@@ -12,7 +12,7 @@ from typing import Any
 import executor_tasks
 import pytest
 from support import processes
-from support.executor_leases import stalled_supervisor_thread
+from support.executor_lanes import stalled_supervisor_thread
 from support.waiting import until_async
 
 from killable import Executor

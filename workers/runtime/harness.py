@@ -264,8 +264,7 @@ class Harness:
         self._orders.close()
         self._line.close()
         self._drop_result_buffer()
-        self._tasks.close()
-        for descriptor in (*self._pipes[2:], *self._outputs):
+        for descriptor in (*self._pipes[2:], *self._outputs, self._tasks.descriptor):
             with contextlib.suppress(OSError):
                 os.close(descriptor)
 

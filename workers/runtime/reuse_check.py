@@ -27,18 +27,15 @@ class TaskFolder:
 
     def __init__(self) -> None:
         """Raise OSError."""
-        self._descriptor = os.open("/proc/self/task", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._identity = os.fstat(self._descriptor)[1:3]
+        self.descriptor = os.open("/proc/self/task", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._identity = os.fstat(self.descriptor)[1:3]
 
     def threads(self) -> int:
         """Return a number that grows with each thread. Raise OSError if a job has closed the descriptor."""
-        found = os.fstat(self._descriptor)
+        found = os.fstat(self.descriptor)
         if found[1:3] != self._identity:
             raise OSError(errno.EBADF, "it is another file's descriptor by now")
         return found.st_nlink
-
-    def close(self) -> None:
-        os.close(self._descriptor)
 
 
 class Baseline(NamedTuple):

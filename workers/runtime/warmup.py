@@ -58,7 +58,7 @@ def warm_up(tmp: str, codec: Codec) -> None:
         closing = attempt.outcome(stop_signal, frame.fence)
         tasks = TaskFolder()
         channel.close([closing, (Kind.IDLE, Idle(not Baseline.take().changed(tasks)).encode())])
-        tasks.close()
+        os.close(tasks.descriptor)
     finally:
         ours.close()
         orders.close()

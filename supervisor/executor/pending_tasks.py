@@ -217,6 +217,7 @@ class PendingTasks:
             self._take_back(task)
             task.is_withdrawn = task.is_withdrawn or future in self._waiting  # first: an interrupt may follow
             self._waiting.pop(future, None)
+            self._match()  # what stood behind it may be the next of an idle worker
         return task.is_withdrawn
 
     def _take_back(self, task: Task) -> None:
@@ -249,6 +250,7 @@ class PendingTasks:
                     self._take_back(task)
                     if not task.is_withdrawn:
                         task.kill_now(verdict, grace_s)
+                    self._match()
             self._call(partial(self._stop, future, verdict, grace_s))
 
     def relay(self, act: Callable[[], None]) -> None:
@@ -398,7 +400,9 @@ class PendingTasks:
 
     def _give_up(self, task: Task, fault: str, _supervisor: Supervisor) -> None:
         """End a task after an interrupt or a fault."""
+        verdict = Verdict("cancelled", by="user", reason=fault or "its caller was interrupted")
         with self.lock:
+            task.ask(verdict, 0.0)  # first: from here on it is not given again
             self._take_back(task)
             self._waiting.pop(task.future, None)
         if task.future in self._under_way:

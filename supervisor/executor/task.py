@@ -247,9 +247,8 @@ class Task:
         """End the task in any state."""
         if self.lane is not None:
             self.lane.settle()
-        if self._job is not None:
-            reason = fault or "its caller was interrupted"
-            self._owner.supervisor.jobs.stop(self._job, Verdict("cancelled", by="user", reason=reason), 0.0)
+        if self._job is not None and self._asked is not None:
+            self._owner.supervisor.jobs.stop(self._job, *self._asked)
         elif fault:
             self._end(Outcome("failed", "spawn", fault))
         else:

@@ -276,19 +276,17 @@ class Lane:
         return bool(self._line) and self._line[0].is_alone
 
     def has_begun(self, call: LaneCall) -> bool:
-        """Return whether the worker has received this call."""
-        unreceived_bytes = self.process.line.unreceived_bytes()
-        for place in reversed(self._line):
-            unreceived_bytes -= sum(place.sent)
-            if place.call is call:
-                return unreceived_bytes < 0
-        return False
+        """Return whether the worker has begun this call. One that was received behind another may be passed over."""
+        line = self._line
+        is_first = bool(line) and line[0].call is call
+        return is_first and self.process.line.unreceived_bytes() < sum(sum(place.sent) for place in line)
 
     def take_back(self) -> list[LaneCall]:
         """Take back what the worker has not received; return these calls, in order."""
         if not self._line:
             return []
         unreceived = set(map(fence_of, self.process.line.take_back()))
+        self._is_full = False
         back = [place for place in self._line if place.fence in unreceived]
         if back:
             self._line = deque(place for place in self._line if place.fence not in unreceived)
@@ -369,8 +367,8 @@ class Lane:
             self.reopen()
 
     def reopen(self) -> None:
-        """Let calls be lined up again, unless the lane is over."""
-        if not self.is_over and self.is_closed:
+        """Let calls be lined up again, unless the lane is over, or its worker about to be."""
+        if not self.is_over and self.is_closed and self.process.killed_for is None:
             self.is_closed = False
             self._holder.on_room()
 

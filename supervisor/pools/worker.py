@@ -372,8 +372,11 @@ class _ReadingOutput:
 
     def __enter__(self) -> None:
         # When its call ends meanwhile, the worker may get another lane, and at once a call.
-        while self._worker.lane is not None and not self._worker.lane.is_closed:
-            self._worker.lane.settle(reopens=False)
+        lane = None
+        while self._worker.lane is not lane:
+            lane = self._worker.lane
+            if lane is not None:
+                lane.settle(reopens=False)
 
     def __exit__(self, *_: object) -> None:
         if self._worker.lane is not None:

@@ -21,6 +21,7 @@ import pytest
 from support.waiting import until
 
 from killable import Executor
+from killable.supervisor.executor.repeated_content import PART_BYTES_MIN
 from killable.supervisor.linux import memory_writes
 from killable.workers.protocol.messages import SHARED_PARTS_MAX
 
@@ -46,10 +47,12 @@ def either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
 
 
 def memory_files() -> list[str]:
-    """Return the memory files for inputs that this process has open."""
+    """Return the memory files for large pieces of inputs that this process has open."""
     gc.collect()
-    links = [os.path.realpath(f"/proc/self/fd/{descriptor}") for descriptor in os.listdir("/proc/self/fd")]
-    return [link for link in links if "killable-input" in link]
+    opened = [f"/proc/self/fd/{descriptor}" for descriptor in os.listdir("/proc/self/fd")]
+    links = [os.path.realpath(each) for each in opened if os.path.exists(each)]
+    sizes = [os.stat(each).st_size for each in opened if os.path.exists(each)]
+    return [link for link, size in zip(links, sizes, strict=True) if "killable-input" in link and size > PART_BYTES_MIN]
 
 
 def total(values: np.ndarray, *_: object) -> float:

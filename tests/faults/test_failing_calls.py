@@ -108,7 +108,7 @@ async def test_a_failure_that_nobody_takes_care_of_is_found(injector: Injector) 
     async with running_supervisor("descendants") as life:
         await life.works()
         await go_through(life, injector, "stream", lambda: None)
-        read = next(call for call in injector.calls if call.site.startswith("pipe_io._read_once"))
+        read = next(call for call in injector.calls if call.site.startswith("pipe_io._read_some"))
         with pytest.raises(AssertionError, match="Bad file descriptor"):
             await go_through(life, injector, "stream", lambda: injector.aim_at(read, failure=errno.EBADF))
 

@@ -27,6 +27,7 @@ from killable.supervisor.attempts.resource_monitor import ResourceMonitor
 from killable.supervisor.linux.procfs import private_bytes
 from killable.supervisor.settings import PoolSpec
 from killable.workers.authoring.limits import TASKS_SPARE, backstop_bytes
+from killable.workers.authoring.units import size
 
 MIB = 1 << 20
 GRACE_S = 0.2
@@ -92,7 +93,8 @@ async def test_who_takes_too_much_ends_by_that_limit_and_leaves_nothing(
         assert (error["limit"], error["by"]) == (name, "supervisor"), case
         measured = error.get("measured_bytes") or error.get("measured_s") or error["processes"]
         assert measured >= case.limits[name], (case, error)
-        assert str(case.limits[name]) in error["message"] and "term_sent" in story.phases, case
+        bound = size(case.limits[name]) if name == "memory_bytes" else str(case.limits[name])
+        assert bound in error["message"] and "term_sent" in story.phases, case
         if case.type == "grows":  # and in its grace it went no further
             assert story.certificate["max_rss_bytes"] < backstop_bytes(48 * MIB) + OWN_BYTES
 

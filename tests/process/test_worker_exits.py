@@ -39,12 +39,13 @@ class Worker:
 
     def __init__(self, tmp: Path, *modules: str, frames_open: bool = True, jobs_max: int = 1) -> None:
         self.orders, orders = socket.socketpair()
+        self._line, line = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.frames, frames = os.pipe()
         self.notifications, notifications = os.pipe()
         stack = os.memfd_create("stack")
         if not frames_open:
             os.close(self.frames)
-        ours = (orders.fileno(), frames, notifications, stack)
+        ours = (orders.fileno(), line.fileno(), frames, notifications, stack)
         # Above the numbers that are wanted, so that no dup2 closes one that is still needed.
         above = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 64) for descriptor in ours]
         actions = [(os.POSIX_SPAWN_DUP2, descriptor, number) for number, descriptor in enumerate(above, 3)]
@@ -63,6 +64,7 @@ class Worker:
         for descriptor in (frames, notifications, stack, *above):
             os.close(descriptor)
         orders.close()
+        line.close()
         self._opened = [*([self.frames] if frames_open else []), self.notifications]
         self._decoder = Decoder()
 
@@ -92,6 +94,7 @@ class Worker:
             os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
         self.orders.close()
+        self._line.close()
         for descriptor in (*self._opened, self.pidfd):
             os.close(descriptor)
 

@@ -113,8 +113,8 @@ class Harness:
         self._rlimits = ResourceLimits(own_user=configure.uid is not None)
         self._data_bytes: int | None = measure_data_bytes()
         self._result_buffer = -1
-        self._outputs = os.dup(1), os.dup(2)
-        """The output pipes, also when a job has put other files in their place."""
+        self._outputs: tuple[int, ...] = ()
+        """The output pipes, from the first call on, also when a call has put other files in their place."""
         self._served = 0
         self._heard = 0
         """The fence of the last IDLE frame: a call that was sent before the supervisor heard of it is passed over."""
@@ -166,6 +166,7 @@ class Harness:
         if call.heard != self._heard:
             self._line.drop_descriptors()
             return None
+        self._outputs = self._outputs or (os.dup(1), os.dup(2))
         run = call_execution.run_of(call)
         attempt = call_execution.CallExecution(
             run,

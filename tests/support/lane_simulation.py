@@ -1,5 +1,5 @@
-"""An Executor's queue, its lanes and its workers as one state machine: the real queue, lanes, tasks, futures and workers
-over simulated sockets and processes, in one thread, with every step chosen at random.
+"""An Executor's queue, its lanes and its workers as one state machine: the real ones, with real tasks and futures, over
+simulated sockets and processes, in one thread, with every step chosen at random.
 
 Runs in: the test process. The supervisor's thread is an inbox of which one act at a time is done. An attempt and a pool
 are simulated: they end with the frames and exits that their worker reports.
@@ -11,6 +11,7 @@ import itertools
 import random
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -44,6 +45,8 @@ class SimulatedLine:
         if len(self.messages) >= ROOM:
             raise BlockingIOError
         self.messages.append(message)
+        if self._simulation.fault == "an interrupt divides a send":
+            self._simulation.interrupt()
         sent.append(len(message))
         self._simulation.interrupt()
 
@@ -51,7 +54,9 @@ class SimulatedLine:
         return sum(map(len, self.messages))
 
     def take_back(self) -> list[bytes]:
-        taken, self.messages = list(self.messages), deque()
+        taken = list(self.messages)
+        if self._simulation.fault != "what was taken back is delivered":
+            self.messages.clear()
         return taken
 
 
@@ -154,7 +159,8 @@ class SimulatedProcess:
             self.worker.on_frames(frames)
 
     def read_output(self) -> None:
-        with self.worker.reading_output:
+        unasked = self._simulation.fault == "output is read unasked"
+        with nullcontext() if unasked else self.worker.reading_output:
             output, self.output = self.output, b""
             if output:
                 self.worker.on_output(output)
@@ -297,7 +303,9 @@ class Queue(PendingTasks):
 class LaneSimulation:
     """Two workers, calls of every kind, cancels, deaths and interrupts. Also the supervisor and the pool."""
 
-    def __init__(self, seed: int, workers: int = 2) -> None:
+    def __init__(self, seed: int, workers: int = 2, *, fault: str = "") -> None:
+        """`fault` is what the simulated side does wrong."""
+        self.fault = fault
         self.random = random.Random(seed)
         self.kinds: dict[str, str] = {}
         self.runs: Counter[str] = Counter()
@@ -351,7 +359,9 @@ class LaneSimulation:
     def why_broken(self) -> str:
         return ""
 
-    def call(self, job_id: str, job_type: Any, submission: Any, in_force: Any, listener: Any, given: Any, *, since: float) -> Any:  # fmt: skip
+    def call(
+        self, job_id: str, job_type: Any, submission: Any, in_force: Any, listener: Any, given: Any, *, since: float
+    ) -> Any:
         (worker,) = [each for each in self.workers if each.id == given.worker_id]
         attempt = SimulatedAttempt(self, listener, job_id, worker, worker.process.pid)
         worker.take(attempt)
@@ -426,14 +436,15 @@ class LaneSimulation:
             future = self.random.choice(self.futures)
             if future.running() and future._state == "PENDING":  # else it is an attempt
                 assert self.runs[future.job_id] or future.job_id in {
-                    each.process.running for each in self.workers  # type: ignore[attr-defined]
+                    each.process.running
+                    for each in self.workers  # type: ignore[attr-defined]
                 }
 
     def step(self) -> None:
         choices: list[Callable[[], object]] = [
-            self.submit, self.submit, self.submit, self.cancel, self.act, self.act, self.work, self.work, self.work, self.read_frames,
-            self.read_output, self.hear_of_exits, self.look,
-        ]  # fmt: skip
+            *(self.submit, self.submit, self.submit, self.cancel, self.act, self.act, self.work, self.work, self.work),
+            *(self.read_frames, self.read_output, self.hear_of_exits, self.look),
+        ]
         self.random.choice(choices)()
 
     def close(self) -> None:

@@ -311,9 +311,10 @@ class Lane:
     def ran(self, frames: Sequence[Frame]) -> int:
         """Finish the calls that the first of these frames report as run through; return how many."""
         ran: list[tuple[LaneCall, bytes]] = []
-        line = self._line
+        seconds = 0.0
         with self._lock:
             self._holder.repair()
+            line = self._line
             for kind, fence, sequence, payload in frames:
                 if kind != _RAN or sequence or not line or line[0].fence != fence or len(payload) < _SECONDS_BYTES:
                     break
@@ -322,8 +323,8 @@ class Lane:
                 if place.passes_result_buffer:
                     self._worker.note_result_buffer_passed()
                 ran.append((place.call, payload[_SECONDS_BYTES:]))
-            if ran:
                 (seconds,) = _seconds_of(payload)
+            if ran:
                 known = self._seconds < math.inf
                 self._seconds = self._seconds + (seconds - self._seconds) / SHARE if known else max(seconds, 1e-6)
                 self._room -= len(ran)
@@ -339,9 +340,12 @@ class Lane:
         """End the lane, and make its first call, if there is one, an attempt: the worker has reported something of it
         that is not its end alone.
         """
+        keeps_its_call = self._keeps_its_call  # it may report the exit, which ends the lane
+        if self.is_over:
+            return
         with self._lock:
             self._holder.repair()
-            back = [] if self._keeps_its_call else self.take_back()
+            back = [] if keeps_its_call else self.take_back()
             first = self._line.popleft() if self._line else None
             # What stood behind it and was received is passed over: the worker sends IDLE, or has sent it.
             self._holder.put_back([*self._released(self._line), *back])

@@ -362,6 +362,7 @@ class LaneSimulation:
     def call(
         self, job_id: str, job_type: Any, submission: Any, in_force: Any, listener: Any, given: Any, *, since: float
     ) -> Any:
+        assert given is not None, f"{job_id} could not be lined up"
         (worker,) = [each for each in self.workers if each.id == given.worker_id]
         attempt = SimulatedAttempt(self, listener, job_id, worker, worker.process.pid)
         worker.take(attempt)

@@ -169,7 +169,7 @@ class PendingTasks:
         return best
 
     def _line_up(self, lane: Lane, task: Task) -> None:
-        """Move the first waiting task to a lane. Its future is cancelled, or it fails, if that is impossible."""
+        """Move the first waiting task to a lane. If no message can be sent it becomes a job."""
         self._doubt = lane, task
         try:
             lane.line_up(task)

@@ -139,19 +139,7 @@ class Harness:
             limits = parsed_limits(run.limits)
         except (ValueError, TypeError):
             return ExitCode.BAD_ASSIGNMENT
-        attempt = Execution(
-            run,
-            limits,
-            self._registered,
-            self._codec,
-            self._channel,
-            self._tmp,
-            self._rlimits,
-            self._data_bytes,
-            sealed=self._take_sealed(self._orders, run),
-            shared=self._take_shared(self._orders, run),
-            result_buffer=self._hold_result_buffer(self._orders, run),
-        )
+        attempt = self._attempt(Execution, run, limits, self._orders)
         return self._run(attempt, order.fence, limits, is_call=False)
 
     def _run_call(self, message: bytes) -> int | None:
@@ -168,7 +156,14 @@ class Harness:
             return None
         self._outputs = self._outputs or (os.dup(1), os.dup(2))
         run = call_execution.run_of(call)
-        attempt = call_execution.CallExecution(
+        attempt = self._attempt(call_execution.CallExecution, run, limits, self._line)
+        return self._run(attempt, call.fence, limits, is_call=True)
+
+    def _attempt(
+        self, kind: type[Execution], run: Run, limits: Mapping[str, Any], source: OrderReader | LineReader
+    ) -> Execution:
+        """Make an attempt of an order, whose descriptors came from `source`."""
+        return kind(
             run,
             limits,
             self._registered,
@@ -177,11 +172,10 @@ class Harness:
             self._tmp,
             self._rlimits,
             self._data_bytes,
-            sealed=self._take_sealed(self._line, run),
-            shared=self._take_shared(self._line, run),
-            result_buffer=self._hold_result_buffer(self._line, run),
+            sealed=self._take_sealed(source, run),
+            shared=self._take_shared(source, run),
+            result_buffer=self._hold_result_buffer(source, run),
         )
-        return self._run(attempt, call.fence, limits, is_call=True)
 
     def _run(self, attempt: Execution, fence: int, limits: Mapping[str, Any], *, is_call: bool) -> int | None:
         """Run an attempt and report its end; return the exit code if this worker takes no other one."""

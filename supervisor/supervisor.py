@@ -19,6 +19,7 @@ from killable.supervisor.jobs.backlog import QueueFull
 from killable.supervisor.jobs.job import Job, JobListener
 from killable.supervisor.jobs.lifecycle import State
 from killable.supervisor.jobs.registry import Registry
+from killable.supervisor.linux.early_guard import EarlyGuard
 from killable.supervisor.linux.instance_id import boot_id
 from killable.supervisor.models import (
     BulkCancel,
@@ -66,13 +67,17 @@ class Supervisor:
         clock: Clock | None = None,
         observer: Observer | None = None,
         lease_holder: LeaseHolder | None = None,
+        early_guard: EarlyGuard | None = None,
     ) -> None:
-        """`lease_holder` (the Executor) may give idle workers orders, in any thread."""
+        """`lease_holder` (the Executor) may give idle workers orders, in any thread. `early_guard` is the first guard
+        of the only pool, if it is started already.
+        """
         self.settings = settings
         self.instance_id = uuid.uuid4().hex
         self.started_at = ""
         self._open_spawner = open_spawner
         self._given_clock = clock
+        self._early_guard = early_guard
         self._drain = Drain()
         self._journal_writer: JournalWriter | None = None
         self._registry = Registry(
@@ -106,7 +111,7 @@ class Supervisor:
             self.jobs.start(self._clock, self._journal_writer)
             self._admission.start(self._clock, self._journal_writer)
             self._registry.retention.start(self._clock)
-            await self._fleet.start(self._clock, self._open_spawner, self.instance_id)
+            await self._fleet.start(self._clock, self._open_spawner, self.instance_id, self._early_guard)
             if check is not None:
                 await check()
             if self._journal_writer is not None:

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from killable.workers.errors import CODES, KillableError, error_class
+from killable.workers.error_classes import error_class
+from killable.workers.errors import CODES, KillableError
 
 Record = dict[str, Any]
 """A JSON object from the server. Its documentation lists the members; newer servers may add some."""

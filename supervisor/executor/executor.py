@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import inspect
 import itertools
 import logging
 import sys
@@ -17,27 +16,33 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from killable.supervisor.executor import mapping
-from killable.supervisor.executor.futures import JobFuture
-from killable.supervisor.executor.pending_tasks import PendingTasks
-from killable.supervisor.executor.streams import AsyncStream, AsyncStreamFuture, Stream, StreamFuture
 from killable.supervisor.linux import host_forks
-from killable.supervisor.settings import PoolSpec, Settings, StartMethod, usable_cores
-from killable.workers.authoring.identifiers import did_you_mean
-from killable.workers.authoring.limits import DEFAULT_LIMITS, LIMITS, UNSET, over, parse_limit
-from killable.workers.runtime.executor_setup import CALL, POOL_MODULE, STREAM, ExecutorSetup, apply_to_each
+from killable.workers.runtime.executor_setup import (
+    CALL,
+    IMPORTED_AHEAD,
+    POOL_MODULE,
+    STREAM,
+    ExecutorSetup,
+    apply_to_each,
+    is_in_pool,
+)
 
+# Everything else is imported once the first guard has been started (`Executor.__init__`): that process and its zygote
+# then start on another core while this one imports the supervisor.
 if TYPE_CHECKING:
     import multiprocessing.context
     from types import TracebackType
 
+    from killable.supervisor.executor.futures import JobFuture
+    from killable.supervisor.executor.pending_tasks import PendingTasks
+    from killable.supervisor.executor.streams import AsyncStream, Stream
+    from killable.supervisor.linux.early_guard import EarlyGuard
+    from killable.supervisor.settings import PoolSpec, Settings, StartMethod
+    from killable.workers.authoring.limits import Limits
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_DEFAULT_LIMITS = over(
-    DEFAULT_LIMITS,
-    {name: each.default_of_executor for name, each in LIMITS.items() if each.default_of_executor is not UNSET},
-)
 logging.getLogger("killable").addHandler(logging.NullHandler())
 """Only programs that configure logging get records: without a handler Python would print bare messages to stderr."""
 _numbers = itertools.count(1)
@@ -81,7 +86,7 @@ class Executor(concurrent.futures.Executor):
         nice: int = 0,
         **limits: Any,
     ) -> None:
-        workers = usable_cores() if max_workers is None else _positive("max_workers", max_workers)
+        workers = None if max_workers is None else _positive("max_workers", max_workers)
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         setup = ExecutorSetup(
@@ -90,34 +95,35 @@ class Executor(concurrent.futures.Executor):
             initializer=initializer,
             initargs=initargs,
         )
-        pool = PoolSpec(
-            name="calls",
-            modules=(POOL_MODULE,),
-            workers=workers,
-            spares=spares,
-            jobs_per_worker_max=0
-            if max_tasks_per_child is None
-            else _positive("max_tasks_per_child", max_tasks_per_child),
-            start_method=start_method or _start_method(mp_context),
-            nice=nice,
-            codec="pickle",
-            setup=setup.encode(sys.path),
-        )
-        settings = Settings(
-            pools=(pool,),
-            limits=_DEFAULT_LIMITS,
-            caps={},
-            queue_jobs_max=sys.maxsize,
-            queue_bytes_max=sys.maxsize,
-            keep_jobs=0,
-            sweep=False,
-        )
-        _check_names(limits)
-        self._limits = parse_limits(limits)
-        self._max_workers = workers
-        """Unused here: dask and other libraries read it from a `ProcessPoolExecutor`."""
-        self._tasks = PendingTasks(settings, f"killable-executor-{next(_numbers)}")
-        _open_executors.add(self._tasks)
+        tasks_per_worker = 0 if max_tasks_per_child is None else _positive("max_tasks_per_child", max_tasks_per_child)
+        with contextlib.ExitStack() as undo:
+            early_guard = _start_guard()
+            if early_guard is not None:
+                undo.callback(early_guard.close)
+
+            from killable.supervisor.executor.futures import JobFuture
+            from killable.supervisor.executor.pending_tasks import PendingTasks
+            from killable.supervisor.settings import PoolSpec, usable_cores
+
+            pool = PoolSpec(
+                name=POOL,
+                modules=(POOL_MODULE,),
+                workers=workers or usable_cores(),
+                spares=spares,
+                jobs_per_worker_max=tasks_per_worker,
+                start_method=start_method or _start_method(mp_context),
+                nice=nice,
+                codec="pickle",
+                setup=setup.encode(sys.path),
+            )
+            _check_names(limits)
+            self._limits = parse_limits(limits)
+            self._max_workers = pool.workers
+            """Unused here: dask and other libraries read it from a `ProcessPoolExecutor`."""
+            self._future_type: type[JobFuture[Any]] = JobFuture
+            self._tasks = PendingTasks(_settings(pool), f"killable-executor-{next(_numbers)}", early_guard)
+            _open_executors.add(self._tasks)
+            undo.pop_all()  # it ends with the supervisor's thread
         self._leave = weakref.finalize(self, self._tasks.shut_down, cancel_pending=False)
         self._leave.atexit = False  # `_at_exit` waits for the pending tasks
         self._owner: Executor | None = None
@@ -154,7 +160,7 @@ class Executor(concurrent.futures.Executor):
 
         Raise RuntimeError after `shutdown`. A failure to pickle the call becomes the future's exception.
         """
-        future: JobFuture[T] = JobFuture(self._tasks)
+        future: JobFuture[T] = self._future_type(self._tasks)
         self._tasks.submit(CALL, (fn, args, kwargs), self._limits, future)
         return future
 
@@ -164,12 +170,16 @@ class Executor(concurrent.futures.Executor):
         A `break` stops the job. So does the exit of the program when only daemon threads are left to read the stream.
         Raise as `submit` does.
         """
+        from killable.supervisor.executor.streams import Stream, StreamFuture
+
         future: StreamFuture[T] = StreamFuture(self._tasks)
         self._tasks.submit(STREAM, (fn, args, kwargs), self._limits, future)
         return Stream(future)
 
     def astream(self, fn: Callable[P, Iterable[T]], /, *args: P.args, **kwargs: P.kwargs) -> AsyncStream[T]:
         """Return the stream for `async for`. Call it only where an event loop runs."""
+        from killable.supervisor.executor.streams import AsyncStream, AsyncStreamFuture
+
         future: AsyncStreamFuture[T] = AsyncStreamFuture(self._tasks)
         self._tasks.submit(STREAM, (fn, args, kwargs), self._limits, future)
         return AsyncStream(future)
@@ -187,6 +197,8 @@ class Executor(concurrent.futures.Executor):
         With `buffersize`, at most that many tasks are submitted ahead of the results that are read. `timeout` is in
         seconds, for the whole iteration (TimeoutError). The timeout, or leaving the iterator, stops what still runs.
         """
+        from killable.supervisor.executor import mapping
+
         mapping.check(chunksize, buffersize)
         return mapping.results(
             lambda columns: self.submit(apply_to_each, fn, *columns),
@@ -231,8 +243,50 @@ class Executor(concurrent.futures.Executor):
         self.terminate_workers(grace_s=0)
 
 
+POOL = "calls"
+"""The name of an Executor's only pool."""
+
+
+def _start_guard() -> EarlyGuard | None:
+    """Start the guard of an Executor. Return None where the supervisor is to start it: with the first task in a worker,
+    which may have imported a module that makes an Executor, and after an OSError, which it then reports.
+    """
+    from killable.supervisor.linux.early_guard import EarlyGuard
+
+    try:
+        return None if is_in_pool() else EarlyGuard(POOL, sys.path, IMPORTED_AHEAD)
+    except OSError:
+        return None
+
+
+def _settings(pool: PoolSpec) -> Settings:
+    from killable.supervisor.settings import Settings
+
+    return Settings(
+        pools=(pool,),
+        limits=_default_limits(),
+        caps={},
+        queue_jobs_max=sys.maxsize,
+        queue_bytes_max=sys.maxsize,
+        keep_jobs=0,
+        sweep=False,
+    )
+
+
+def _default_limits() -> Limits:
+    from killable.workers.authoring.limits import DEFAULT_LIMITS, LIMITS, UNSET, over
+
+    changes = {name: each.default_of_executor for name, each in LIMITS.items()}
+    return over(DEFAULT_LIMITS, {name: value for name, value in changes.items() if value is not UNSET})
+
+
 def _check_names(limits: Mapping[str, Any]) -> None:
     """Raise TypeError for a keyword that is neither an argument of Executor nor a limit."""
+    import inspect
+
+    from killable.workers.authoring.identifiers import did_you_mean
+    from killable.workers.authoring.limits import LIMITS
+
     for name in limits:
         if name not in LIMITS:
             arguments = list(inspect.signature(Executor).parameters)[:-1]
@@ -242,6 +296,8 @@ def _check_names(limits: Mapping[str, Any]) -> None:
 
 def parse_limits(limits: Mapping[str, Any]) -> dict[str, Any]:
     """Return limits as seconds, bytes and counts. Raise TypeError for an unknown name, ValueError for a bad value."""
+    from killable.workers.authoring.limits import LIMITS, parse_limit
+
     parsed: dict[str, Any] = {}
     for name, value in limits.items():
         if value is None and name in LIMITS and not LIMITS[name].may_be_none:

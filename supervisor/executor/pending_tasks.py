@@ -29,6 +29,7 @@ from killable.workers.protocol.shared_memory import SealedInput
 from killable.workers.runtime.executor_setup import CALL, STREAM, is_in_pool
 
 if TYPE_CHECKING:
+    from killable.supervisor.linux.early_guard import EarlyGuard
     from killable.supervisor.supervisor import Supervisor
 
 _CLOSED = "cannot schedule new futures after shutdown"
@@ -45,17 +46,17 @@ class PendingTasks:
 
     supervisor: Supervisor
 
-    def __init__(self, settings: Settings, name: str) -> None:
+    def __init__(self, settings: Settings, name: str, early_guard: EarlyGuard | None = None) -> None:
         self.workers = settings.pools[0].workers
         self._settings = settings
         self._name = name
         self._closed_reason = ""
         """Why no more tasks are accepted; empty: they are."""
-        self._begin()
+        self._begin(early_guard)
         if not is_in_pool():  # a worker may have imported a module that creates an Executor: start at the first task
             self._start_thread()
 
-    def _begin(self) -> None:
+    def _begin(self, early_guard: EarlyGuard | None = None) -> None:
         """Set the initial state: no task is under way, and there is no supervisor yet."""
         self._lock = threading.RLock()  # reentrant: a finalizer of the program may run while it is held, and shut down
         self._under_way: dict[JobFuture[Any], Task] = {}
@@ -67,7 +68,7 @@ class PendingTasks:
         self._numbers = itertools.count(1)
         self.types: dict[str, JobType] = {}
         """The Executor's job types; known as soon as a worker is leased."""
-        self.supervisor_thread = SupervisorThread(self._settings, self._name, self)
+        self.supervisor_thread = SupervisorThread(self._settings, self._name, self, early_guard)
         self._is_started = self._look_scheduled = False
 
     def _start_thread(self) -> None:

@@ -7,6 +7,7 @@ locked in every worker. With more than one thread after the preloads it refuses 
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import select
 import signal
@@ -15,12 +16,13 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NamedTuple, NoReturn
 
 from killable.workers.exit_codes import ExitCode
 from killable.workers.processes import child_reaper, exec_worker
 from killable.workers.protocol import control, fd_passing
-from killable.workers.runtime import catalogue, process_setup
+from killable.workers.runtime import catalogue, process_setup, warmup
 from killable.workers.runtime.harness import WorkerEnds, report_broken, run_worker
 
 
@@ -80,12 +82,20 @@ def _tell(sock: socket.socket, message: control.Message, descriptors: Sequence[i
 
 
 def _receive_configure(sock: socket.socket) -> control.Configure | None:
-    received = fd_passing.receive(sock)
-    if received is None:
-        return None
-    message = control.from_wire(received[0])
-    assert isinstance(message, control.Configure), message
-    return message
+    while (received := fd_passing.receive(sock)) is not None:
+        message = control.from_wire(received[0])
+        if isinstance(message, control.Configure):
+            return message
+        assert isinstance(message, control.ImportAhead), message
+        _import_ahead(message)
+    return None
+
+
+def _import_ahead(order: control.ImportAhead) -> None:
+    sys.path[:] = [*order.path, *(folder for folder in sys.path if folder not in order.path)]
+    for name in order.modules:
+        with suppress(Exception):  # it is imported again for the Configure, and its failure reported
+            importlib.import_module(name)
 
 
 def _flush() -> None:
@@ -146,6 +156,7 @@ class Zygote:
                 types = catalogue.survey_in_child(self._configure)
             else:
                 types = catalogue.load(self._configure, run_preloads=True)
+                warmup.rehearsal(self._configure.codec)
         except BaseException as error:
             # The user's import may raise anything, even SystemExit: it becomes the pool's error, with its traceback.
             _tell(self._sock, catalogue.explain(error))

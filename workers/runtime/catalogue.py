@@ -15,8 +15,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from killable.workers.authoring import job_functions
-from killable.workers.authoring.declaration import DeclarationError, place_of
+from killable.workers.authoring import preloads, registered
+from killable.workers.authoring.registered import DeclarationError
 from killable.workers.protocol.control import Configure, PreloadFailed
 from killable.workers.protocol.fd_passing import MESSAGE_BYTES_MAX
 
@@ -67,11 +67,13 @@ def load(configure: Configure, *, run_preloads: bool) -> list[dict[str, Any]]:
     for name in configure.modules:
         import_module(name, Path(configure.folder or "."))
     if run_preloads:
-        job_functions.run_preloads(each_worker=False)
-    types = job_functions.catalogue()
+        preloads.run_preloads(each_worker=False)
+    types = registered.catalogue()
     for told in types:
         if _size(told) > TYPE_BYTES_MAX:
-            place = place_of(job_functions.registered()[told["name"]].function)
+            from killable.workers.authoring.declaration import place_of  # whoever declares a job has imported it
+
+            place = place_of(registered.registered()[told["name"]].function)
             raise DeclarationError(
                 f"@job {place}: its input's schema takes {_size(told['input_schema']):,} bytes of JSON, with its"
                 f" docstring and all else {_size(told):,}, and {TYPE_BYTES_MAX:,} at most are taken; let the job itself"

@@ -17,8 +17,8 @@ from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
 from killable.workers.authoring.context import Context, Stopping
-from killable.workers.authoring.job_functions import InputError, JobFunction
 from killable.workers.authoring.operations import OperationTimedOut
+from killable.workers.authoring.registered import InputError, RegisteredJob
 from killable.workers.exit_codes import ExitCode
 from killable.workers.protocol.codec import Codec, Unserializable
 from killable.workers.protocol.frames import FRAME_BYTES_MAX
@@ -50,7 +50,7 @@ class Execution:
         self,
         run: Run,
         limits: dict[str, Any],
-        registered: Mapping[str, JobFunction],
+        registered: Mapping[str, RegisteredJob],
         codec: Codec,
         channel: FrameWriter,
         tmp: str,

@@ -8,16 +8,15 @@ from __future__ import annotations
 import inspect
 import sys
 import typing
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from types import CoroutineType, GeneratorType
 from typing import Any
 
 from killable.workers.authoring.context import Context
-from killable.workers.authoring.job_functions import job
+from killable.workers.authoring.registered import register
 from killable.workers.runtime.executor_setup import CALL, STREAM
 
 
-@job(CALL, codec="pickle")
 def call(ctx: Context, function: Any, args: Any, kwargs: Any) -> Any:
     """Call the function. If it is a generator, its yields are sent one by one, and its return value is the result."""
     args, kwargs = _with_context(function, args, kwargs, ctx)
@@ -28,7 +27,6 @@ def call(ctx: Context, function: Any, args: Any, kwargs: Any) -> Any:
     return value
 
 
-@job(STREAM, codec="pickle")
 def stream(ctx: Context, function: Any, args: Any, kwargs: Any) -> Any:
     """Call the function, and send the items that it yields or returns one by one."""
     args, kwargs = _with_context(function, args, kwargs, ctx)
@@ -39,6 +37,32 @@ def stream(ctx: Context, function: Any, args: Any, kwargs: Any) -> Any:
         return _each(iter(found))
     except TypeError as error:
         raise TypeError(f"{error}: stream gives what a function yields, or what can be iterated over") from error
+
+
+class CallType:
+    """A job type of an Executor: a registered job without a declaration, whose input the Executor itself has made."""
+
+    def __init__(self, name: str, function: Callable[..., Any]) -> None:
+        self.name, self.function = name, function
+
+    def bind(self, input: Mapping[str, Any], context: Context) -> dict[str, Any]:
+        return {"ctx": context, **input}
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "description": "",
+            "input_schema": {},
+            "limits": {},
+            "operations": [],
+            "streams": False,
+            "available": True,
+            "unavailable_reason": "",
+        }
+
+
+register(CallType(CALL, call))
+register(CallType(STREAM, stream))
 
 
 def _each(items: Iterable[Any]) -> Generator[Any, None, None]:

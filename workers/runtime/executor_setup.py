@@ -6,21 +6,19 @@ Runs in: any.
 from __future__ import annotations
 
 import importlib
-import multiprocessing
-import pickle
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from killable.workers.protocol import pickling, script_globals
+# The program imports this module before it starts the first guard, which should not wait: the rest is imported below.
 
 POOL_MODULE = "killable.workers.runtime.executor_jobs"
+IMPORTED_AHEAD = (POOL_MODULE,)
+"""What the zygote of an Executor imports while the program still starts."""
 CALL, STREAM = "call", "stream"
 
 
-@dataclass(frozen=True, slots=True)
-class ExecutorSetup:
+class ExecutorSetup(NamedTuple):
     """The preparation of an Executor's processes before the first task."""
 
     modules: Sequence[str] = ()
@@ -33,6 +31,11 @@ class ExecutorSetup:
 
     def encode(self, path: Sequence[str]) -> bytes:
         """Pickle the setup with `path`, the program's sys.path. Raise any exception of pickling."""
+        import multiprocessing
+        import pickle
+
+        from killable.workers.protocol import pickling
+
         authkey = bytes(multiprocessing.current_process().authkey)  # workers need it to use the program's managers
         return pickle.dumps((list(path), authkey, pickling.pickled(self).to_bytes()))
 
@@ -49,7 +52,11 @@ def prepare(encoded: bytes) -> None:
     """Take over the program's sys.path and authkey, import the modules, and declare the preloads of a setup."""
     global _in_pool
     _in_pool = True
-    from killable.workers.authoring.preloads import preload  # here: the program itself declares nothing
+    import multiprocessing
+    import pickle
+
+    from killable.workers.authoring.preloads import preload
+    from killable.workers.protocol import pickling, script_globals
 
     path, authkey, rest = pickle.loads(encoded)
     sys.path[:] = [*path, *(folder for folder in sys.path if folder not in path)]

@@ -69,7 +69,7 @@ def demo(as_json: Json = False) -> None:
 
 def _require_models() -> None:
     """Raise DemoFailed with the install commands if a model is missing."""
-    from killable.workers.authoring.declaration import missing
+    from killable.workers.authoring.requirements import missing
     from killable.workers.builtin import generate, tokenize
 
     lines = [line for requires in (tokenize.REQUIRES, generate.REQUIRES) if (line := missing(requires))]

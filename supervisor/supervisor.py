@@ -40,7 +40,6 @@ from killable.supervisor.pools.worker import WorkerStage
 from killable.supervisor.ports import SpawnerFactory
 from killable.supervisor.settings import Settings
 from killable.supervisor.stack import with_error_line
-from killable.supervisor.telemetry.gauges import Gauges, read_gauges, read_rss_bytes
 from killable.supervisor.telemetry.observer import Observer
 from killable.workers.authoring.limits import Limits
 from killable.workers.errors import Refused
@@ -48,6 +47,7 @@ from killable.workers.errors import Refused
 if TYPE_CHECKING:
     from killable.supervisor.journal.journal_file import JournalRow
     from killable.supervisor.journal.journal_writer import JournalWriter
+    from killable.supervisor.telemetry.gauges import Gauges
 
 EVENTS_PER_BATCH = 4096
 BYTES_PER_BATCH = 256 << 10
@@ -314,12 +314,15 @@ class Supervisor:
 
     async def exposition(self, *, openmetrics: bool) -> bytes:
         from killable.supervisor.telemetry import exposition
+        from killable.supervisor.telemetry import gauges as reading
 
-        rss_bytes = await read_rss_bytes(self._fleet)
+        rss_bytes = await reading.read_rss_bytes(self._fleet)
         gauges = await self._gauges()
         return exposition.as_text(self._observer.metrics, gauges, rss_bytes, openmetrics=openmetrics)
 
     async def _gauges(self) -> Gauges:
+        from killable.supervisor.telemetry.gauges import read_gauges  # nothing that an Executor needs either
+
         clients = self._observer.sse_clients
         return await read_gauges(self._fleet, self.jobs.backlog, self._registry, self._clock, sse_clients=clients)
 

@@ -11,7 +11,6 @@ import json
 import os
 import sys
 import traceback
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -63,9 +62,10 @@ def load(configure: Configure, *, run_preloads: bool) -> list[dict[str, Any]]:
     if configure.setup:
         from killable.workers.runtime import executor_setup
 
-        executor_setup.prepare(Path(configure.setup).read_bytes())
+        with open(configure.setup, "rb") as file:
+            executor_setup.prepare(file.read())
     for name in configure.modules:
-        import_module(name, Path(configure.folder or "."))
+        import_module(name, configure.folder or ".")
     if run_preloads:
         preloads.run_preloads(each_worker=False)
     types = registered.catalogue()
@@ -86,20 +86,21 @@ def _size(told: object) -> int:
     return len(json.dumps(told, separators=(",", ":")))
 
 
-def import_module(name: str, folder: Path) -> ModuleType:
+def import_module(name: str, folder: str) -> ModuleType:
     """Import a module by its dotted name, or a file by its path (relative to `folder`)."""
     if not name.endswith(".py"):
         return importlib.import_module(name)
-    path = (folder / name).resolve()
-    if path.stem in sys.modules:
-        return sys.modules[path.stem]
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None or not path.is_file():
+    path = os.path.realpath(os.path.join(folder, name))
+    stem = os.path.basename(path).removesuffix(".py")
+    if stem in sys.modules:
+        return sys.modules[stem]
+    spec = importlib.util.spec_from_file_location(stem, path)
+    if spec is None or spec.loader is None or not os.path.isfile(path):
         raise ModuleNotFoundError(f"no job module at {path}")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # before it runs, as the import system does: pickle and dataclasses look there
-    if str(path.parent) not in sys.path:
-        sys.path.insert(0, str(path.parent))
+    sys.modules[stem] = module  # before it runs, as the import system does: pickle and dataclasses look there
+    if os.path.dirname(path) not in sys.path:
+        sys.path.insert(0, os.path.dirname(path))
     spec.loader.exec_module(module)
     return module
 

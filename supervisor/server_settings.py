@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from killable.supervisor.settings import (
+    Port,
     PositiveBytes,
     PositiveCount,
     PositiveSeconds,

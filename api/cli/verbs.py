@@ -200,6 +200,18 @@ class Verbs(typer.core.TyperGroup):
         self.commands = _OnDemand()
         self._only_listed = False
 
+    def get_params(self, ctx: Any) -> Any:
+        params = super().get_params(ctx)
+        for each in params:
+            # Typer validates a flag that is not given, None, with pydantic, whose import would take each verb 60 ms.
+            # False it takes as it is. All flags here are off when they are not given.
+            if getattr(each, "is_flag", False) and each.default is None:
+                each.default = False
+        return params
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(VERBS)  # Typer's own looks at each command, which imports it
+
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         verb = VERBS.get(cmd_name)
         return verb.entry(cmd_name) if verb is not None and self._only_listed else super().get_command(ctx, cmd_name)

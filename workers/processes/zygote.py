@@ -25,6 +25,9 @@ from killable.workers.protocol import control, fd_passing
 from killable.workers.runtime import catalogue, process_setup, warmup
 from killable.workers.runtime.harness import WorkerEnds, report_broken, run_worker
 
+_FOR_PRIVATE_DIRECTORIES = ("tempfile", "pathlib", "shutil", "subprocess")
+"""What a worker imports when a job asks for `ctx.tmp`, or has asked for it; 10 ms."""
+
 
 class _Child:
     __slots__ = ("swept", "worker_id")
@@ -93,9 +96,13 @@ def _receive_configure(sock: socket.socket) -> control.Configure | None:
 
 def _import_ahead(order: control.ImportAhead) -> None:
     sys.path[:] = [*order.path, *(folder for folder in sys.path if folder not in order.path)]
-    for name in order.modules:
-        with suppress(Exception):  # it is imported again for the Configure, and its failure reported
-            importlib.import_module(name)
+    with suppress(Exception):  # it is imported again for the Configure, and its failure reported
+        _import(order.modules)
+
+
+def _import(modules: Sequence[str]) -> None:
+    for name in modules:
+        importlib.import_module(name)
 
 
 def _flush() -> None:
@@ -157,6 +164,8 @@ class Zygote:
             else:
                 types = catalogue.load(self._configure, run_preloads=True)
                 warmup.rehearsal(self._configure.codec)
+                if self._configure.jobs_per_worker_max:  # workers that live for few jobs get them from here
+                    _import(_FOR_PRIVATE_DIRECTORIES)
         except BaseException as error:
             # The user's import may raise anything, even SystemExit: it becomes the pool's error, with its traceback.
             _tell(self._sock, catalogue.explain(error))

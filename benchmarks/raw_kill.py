@@ -21,7 +21,7 @@ from typing import Self
 
 from pidfd_watcher import PidfdWatcher
 
-from killable.supervisor.linux.spawner import THREAD_LIMITS
+from killable.supervisor.linux.spawner import ENVIRONMENT_DEFAULTS
 from killable.supervisor.settings import PoolSpec
 from killable.workers.authoring import job_functions
 from killable.workers.runtime import process_setup
@@ -38,7 +38,7 @@ class ForkServer:
             [sys.executable, __file__, module, str(nice)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**THREAD_LIMITS, **os.environ},
+            env={**ENVIRONMENT_DEFAULTS, **os.environ},
             bufsize=0,
         )
         self._read_line()  # module and preloads are loaded

@@ -40,7 +40,7 @@ class Submission:
     tags: dict[str, str] = field(default_factory=dict)
     tenant: str = "default"
     within_s: float | None = None
-    """How long the caller waits. Lowers `total_s`; no cap applies to it."""
+    """Seconds for which the caller waits. Lowers `total_s`; no cap applies to it."""
     stop_when_client_leaves: bool = False
     markers: bool = False
     """The request named an `operation` instead of a `type`: streams of this job end with a marker line."""
@@ -85,7 +85,7 @@ class Certificate(NamedTuple):
     """
 
     requested: float | None = None
-    """Always 0. Absent for an end that no one asked for: then the phases count from the exit."""
+    """Always 0. Absent if no stop was requested: then the phases count from the exit."""
     term_sent: float | None = None
     """SIGTERM was sent."""
     delivered: float | None = None
@@ -99,9 +99,9 @@ class Certificate(NamedTuple):
     reaped: float | None = None
     """Its exit status was collected."""
     tree_empty: float | None = None
-    """Nothing that the job had started was alive any more."""
+    """No process of the job existed any more."""
     slot_ready: float | None = None
-    """The next worker was warm in its place."""
+    """The worker that replaces it was ready."""
     early_kill: str | None = None
     """Why SIGKILL was sent before the grace period was over."""
     lingered: bool | None = None
@@ -109,31 +109,31 @@ class Certificate(NamedTuple):
     cause: str = ""
     """The error code of the end, such as `cancelled` or `timeout.run`."""
     by: str = ""
-    """Who asked for a cancel: `user`, `client_gone`, `operator` or `shutdown`; `supervisor` for a limit."""
+    """Who requested a cancel: `user`, `client_gone`, `operator` or `shutdown`; `supervisor` for a limit."""
     reason: str = ""
-    """What the caller gave as the reason."""
+    """The reason that the caller gave."""
     grace_s: float | None = None
     """The grace period in force, in seconds (a later request may have shortened it)."""
     last_signal: str | None = None
     """The last signal that the supervisor sent."""
     exit_code: int | None = None
-    """With what the worker exited: see [Exit codes](exit-codes.md)."""
+    """The exit code of the worker: see [Exit codes](exit-codes.md)."""
     exit_signal: str | None = None
     """The signal that ended the worker, such as `SIGKILL`."""
     proof: str = ""
     """`cgroup+descendants`, or only one of the two; empty while the tree is not proven empty."""
     processes_swept: int = 0
-    """Processes below the worker that still existed when it had ended."""
+    """Number of descendants of the worker that still existed after its exit."""
     max_rss_bytes: int | None = None
-    """The most that the largest process of the worker had in memory, a preloaded model included."""
+    """Peak resident memory of the largest process of the worker, a preloaded model included."""
     user_s: float | None = None
-    """Processor time that the worker took in user mode; of a worker that was used again, for all of its jobs."""
+    """Processor time of the worker in user mode; if it was reused, for all of its jobs."""
     system_s: float | None = None
     """The same in kernel mode."""
     stack: str | None = None
     """The stack at the signal, most recent call first."""
     operation: str = ""
-    """The path of the operation (`load/download`) in which the end came; empty: in none."""
+    """The path of the operation (`load/download`) that the job was in at its end; empty: none."""
     tokens: int = 0
     """Number of tokens that the attempt wrote."""
     last_sequence: int | None = None
@@ -179,7 +179,7 @@ class JobRecord(NamedTuple):
     started_at: str | None
     """When the job function of the latest attempt was entered."""
     ended_at: str | None
-    """When the outcome was decided: nothing of the job was alive any more."""
+    """When the outcome was decided: no process of the job existed any more."""
     limits: dict[str, Any]
     """Every limit in force for this job, by name."""
     tags: dict[str, str]
@@ -187,7 +187,7 @@ class JobRecord(NamedTuple):
     tenant: str
     """Name of the API key that submitted it; `default` without keys."""
     priority: int
-    """A higher one is taken from the queue first."""
+    """Jobs with a higher priority start first."""
     queue: dict[str, Any] | None
     """Position in the queue and estimated wait, while it waits."""
     attempt: int
@@ -207,18 +207,18 @@ class JobRecord(NamedTuple):
     error: dict[str, Any] | None
     """Code, message and facts of a job that did not complete."""
     certificate: dict[str, Any] | None
-    """The timed record of its end; of a job that is being stopped, as far as it has come."""
+    """The timed record of its end; of a job that is being stopped, the steps so far."""
     instance_id: str
-    """The run of the server in which it lived."""
+    """The run of the server to which it belonged."""
     events: int
     """Number of events so far; the id of the last one is one less."""
     markers: bool = False
     progress: dict[str, Any] | None = None
     """The last progress that the job reported."""
     correlation_id: str = ""
-    """The caller's id for what this job is a part of."""
+    """The caller's id for the larger task that this job is part of."""
     replayed: bool = False
-    """This is the first answer to an idempotency key, returned again unchanged."""
+    """Whether this is the stored answer to the first request with this idempotency key."""
 
     @property
     def ended(self) -> bool:
@@ -230,7 +230,7 @@ class JobType:
     """A registered function as its zygote reported it, with the limits in force for it."""
 
     name: str
-    """By which it is submitted."""
+    """The name by which it is submitted."""
     description: str
     """The function's docstring."""
     input_schema: dict[str, Any]
@@ -242,13 +242,13 @@ class JobType:
     limits: Limits
     """Default limits of its jobs."""
     caps: dict[str, float]
-    """The largest limits that a submission may ask for."""
+    """The largest limits that a submission may request."""
     streams: bool = False
     """Whether it yields tokens."""
     available: bool = True
-    """False: the machine lacks something that it needs."""
+    """False: the machine lacks one of its requirements."""
     unavailable_reason: str = ""
-    """What it lacks, and how to install it."""
+    """What is missing, and how to install it."""
     operations: tuple[str, ...] = ()
     """Other names by which it can be submitted."""
     limit_sources: dict[str, str] = field(default_factory=dict)
@@ -275,7 +275,7 @@ class WorkerRecord(NamedTuple):
     age_s: float
     """Seconds since it was started."""
     jobs: int
-    """Number of attempts that it was given."""
+    """Number of attempts assigned to it."""
     start_method: str
     """fork · spawn"""
     proof: str
@@ -297,7 +297,7 @@ class RetiredWorker(NamedTuple):
     job_id: str
     """Its last job."""
     why: str
-    """What that job left behind."""
+    """What its last job left behind."""
     at: str
     """RFC 3339 in UTC."""
 
@@ -312,7 +312,7 @@ class PoolRecord(NamedTuple):
     start_method: str
     """fork · spawn"""
     workers_max: int
-    """Most busy workers at once."""
+    """Maximum number of busy workers."""
     spares: int
     """Warm and idle workers beyond the busy ones."""
     idle: int
@@ -323,7 +323,7 @@ class PoolRecord(NamedTuple):
     """Slots lost to processes that SIGKILL does not end."""
     zygote_pid: int | None
     zygote_restarts: int
-    """How often its zygote had to be started again."""
+    """Number of restarts of its zygote."""
     proof: str
     """How an empty process tree is proven here."""
     detail: str = ""
@@ -338,7 +338,7 @@ class DrainProgress(NamedTuple):
     shutting_down: bool
     """Whether the server ends when no job is left."""
     deadline_s: float | None
-    """Seconds until jobs that still run are cancelled; None: they may run to their end."""
+    """Seconds until the remaining jobs are cancelled; None: they are not."""
     running: int
     """Jobs that have a worker."""
     queued: int

@@ -202,7 +202,7 @@ class Supervisor:
         limit: int = 50, cursor: str | None = None,
     ) -> tuple[Sequence[JobRecord], str | None]:  # fmt: skip
         if cursor is not None and not (cursor.isascii() and cursor.isdigit()):
-            raise Refused("this cursor is none of ours", code="invalid", parameter="cursor")
+            raise Refused("the cursor is not valid", code="invalid", parameter="cursor")
         before = None if cursor is None else int(cursor)
         page, following = self._registry.page(state=state, type=type, tag=tag, limit=limit, before=before)
         return [self._record(job) for job in page], None if following is None else str(following)

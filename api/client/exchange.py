@@ -98,10 +98,10 @@ class Server:
         except httpx.InvalidURL as error:
             shown, passwords = re.subn(r"(?<=://).*@", "", url, flags=re.DOTALL)
             why = "" if passwords else f" ({error})"  # the message may repeat a part of the password
-            raise Unreachable(f"{shown!r} is not an address{why}; one is http://HOST:PORT", url=shown) from error
+            raise Unreachable(f"{shown!r} is not a valid address{why}; expected http://HOST:PORT", url=shown) from error
         shown = f"{UNIX_PREFIX}{uds}" if uds else str(parsed.copy_with(userinfo=b"")).rstrip("/")
         if not uds and (parsed.scheme not in ("http", "https") or not parsed.host):
-            raise Unreachable(f"{shown!r} is not an address: one begins with http://, https:// or unix:", url=shown)
+            raise Unreachable(f"{shown!r} is not a valid address: expected http://, https:// or unix:", url=shown)
         sent = {"User-Agent": f"killable/{version('killable')}"} | _sendable(headers or {})
         if api_key:
             sent["Authorization"] = "Bearer " + _sendable({"API key": api_key})["API key"]
@@ -125,7 +125,7 @@ class Server:
                 **options,
             )
         except (ImportError, ValueError, OSError, httpx.InvalidURL) as error:
-            why = f"no connection to {self.address} can be made with this environment (proxies, certificates): {error}"
+            why = f"no connection to {self.address} with the proxies or certificates of this environment: {error}"
             raise Unreachable(why, url=self.address) from error
 
     def arguments(self, call: HttpCall) -> dict[str, Any]:
@@ -184,23 +184,23 @@ class Server:
         kind = response.headers.get("content-type", "no content type").partition(";")[0]
         answer = f"{response.status_code} {response.reason_phrase}".rstrip()
         return Unreachable(
-            f"{self.address} answered {answer} ({kind}), which is not how a killable server answers: "
-            "is it another one, or a proxy before it?",
+            f"{self.address} answered {answer} ({kind}), which is not an answer of a killable server: "
+            "is it another server, or a proxy in front of it?",
             url=self.address, status=response.status_code, **_retry_after(response),
         )  # fmt: skip
 
     def unreachable(self, error: Exception) -> Unreachable:
         """Return the error for a request that got no answer."""
-        hint = "is `killable serve` running there? Another address: KILLABLE_URL, --url, or a Client's first argument"
+        hint = "is `killable serve` running there? Set another address with KILLABLE_URL, --url or Client(url)"
         match error:
             case httpx.ConnectTimeout():
                 why = f"no connection within {self.connect_s:g} s; {hint}"
             case httpx.ConnectError():
                 why = f"{_os_message(error)}; {hint}"
             case httpx.TimeoutException():
-                why = "it took the request and then did not answer in time; it may still be at work on it"
+                why = "it received the request but did not answer in time; it may still process it"
             case _:
-                why = f"the connection broke ({_os_message(error)}); what was asked may have been done"
+                why = f"the connection broke ({_os_message(error)}); the request may have been processed"
         unreachable = Unreachable(f"cannot reach {self.address}: {why}", url=self.address)
         unreachable.__cause__ = error
         return unreachable
@@ -211,7 +211,7 @@ def json_of(members: Record) -> bytes:
     try:
         return json.dumps(members, allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
-        raise Refused(f"this cannot be sent as JSON: {error}") from error
+        raise Refused(f"the request cannot be encoded as JSON: {error}") from error
 
 
 def is_problem(members: object) -> TypeGuard[Record]:
@@ -221,7 +221,7 @@ def is_problem(members: object) -> TypeGuard[Record]:
 
 def closed() -> Refused:
     """Return the error for the use of a closed client."""
-    return Refused("this client has been closed, and its connections with it: make another one")
+    return Refused("this client is closed; create another one")
 
 
 def job_path(job_id: str) -> str:
@@ -260,7 +260,7 @@ def _sendable(headers: Mapping[str, str]) -> dict[str, str]:
     for name, value in headers.items():
         if not (value.isascii() and value.isprintable()):
             raise Refused(
-                f"the {name} has a character that no header can carry; it must be printable ASCII", header=name
+                f"the {name} has a character that a header cannot contain; it must be printable ASCII", header=name
             )
     return dict(headers)
 

@@ -58,7 +58,7 @@ class JobCalls:
             record = self.requester.server.members(answer)
             if deadline is not None and time.monotonic() >= deadline:
                 raise NotEnded(
-                    f"{self.id} has not ended; it is {record.get('state')} and goes on: ask again, or cancel it",
+                    f"{self.id} has not ended; it is {record.get('state')} and continues: wait again, or cancel it",
                     record=record, job_id=self.id,
                 )  # fmt: skip
 
@@ -103,7 +103,7 @@ class JobCalls:
             ending = yield from self.cancel(reason="the client left", wait_s=LEAVE_S, answer_s=LEAVE_ANSWER_S)
             if not ending.is_over:
                 raise NotEnded(
-                    f"{self.id} is being stopped and is not dead after {LEAVE_S:g} s; its end goes on without waiting",
+                    f"{self.id} is being stopped and is not dead after {LEAVE_S:g} s; the server continues to stop it",
                     record={"job_id": self.id, "state": ending.state, "certificate": ending.certificate},
                     job_id=self.id,
                 )  # fmt: skip

@@ -89,7 +89,7 @@ class Reading:
         except ValueError as error:
             raise self._invalid_stream(f"event {sent.id!r} is not numbered JSON") from error
         if not isinstance(event.data, dict):
-            raise self._invalid_stream(f"the data of event {event.id} are no JSON object")
+            raise self._invalid_stream(f"the data of event {event.id} are not a JSON object")
         if self._seen is not None:
             if event.id <= self._seen:
                 return None  # seen already
@@ -130,13 +130,13 @@ class Reading:
 
     def _invalid_stream(self, what: str) -> Unreachable:
         address = self._requester.server.address
-        return Unreachable(f"{address} sent a stream that no killable server sends: {what}", url=address)
+        return Unreachable(f"{address} sent an invalid event stream: {what}", url=address)
 
     def _lost(self) -> KillableError:
         code = "supervisor_lost"
         return error_class(code)(
-            f"the stream of {self._job_id} ended without its terminal event: what became of the job is not known; "
-            f"ask {self._requester.server.address} again, or look whether the server is there",
+            f"the stream of {self._job_id} ended without its terminal event: how the job ended is not known; "
+            f"ask {self._requester.server.address} again, or check whether the server is running",
             code=code, job_id=self._job_id, certificate=None, partial=None, last_sequence=self._seen,
         )  # fmt: skip
 

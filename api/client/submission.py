@@ -80,8 +80,8 @@ class PendingSubmission:
         """Return the error for a submission that may have started a job, with the key that finds the job."""
         key = self.call.headers["Idempotency-Key"]
         return Unreachable(
-            f"{error.message}; whether a job was started is not known: submitted again with idempotency_key={key!r} "
-            "it is the same one",
+            f"{error.message}; it is not known whether a job was started: another submission with idempotency_key="
+            f"{key!r} returns the same job",
             **error.facts | {"idempotency_key": key},
         )
 
@@ -100,7 +100,7 @@ class PendingSubmission:
             raise TypeError(f"there is no option {min(unknown)!r} ({meant}); the job's input is one mapping")
         if not isinstance(input, Mapping | None):
             kind = builtins.type(input).__name__
-            raise Refused(f"the input has to be a mapping of the job's parameters by name, not {kind}")
+            raise Refused(f"the input must be a mapping of the job's parameters by name, not {kind}")
         body = {
             "type": type,
             "input": dict(input or {}),
@@ -169,7 +169,7 @@ class Submitting:
             )  # fmt: skip
         if ending.had_ended:
             return (yield from submission.job.result(0))  # it ended before the cancel: its result or error
-        fate = "is dead" if ending.is_over else f"not yet dead after {LEAVE_S:g} s; its end goes on"
+        fate = "is dead" if ending.is_over else f"not yet dead after {LEAVE_S:g} s; the server continues to stop it"
         raise JobTimedOut(
             f"no result within {timeout_s:g} s; {ending.job_id} was cancelled and {fate}",
             job_id=ending.job_id, certificate=ending.certificate, partial=None, by="client", timeout_s=timeout_s,

@@ -41,7 +41,7 @@ class AccessCheck:
         headers = Headers(scope=scope)
         hosts, origins = headers.getlist("host"), headers.getlist("origin")
         if len(hosts) != 1 or not self._is_allowed_host(hosts[0]):
-            answer = problem("misdirected", "The Host header names none of this server's hosts (server.allowed_hosts)")
+            answer = problem("misdirected", "The Host header names a host that is not allowed (server.allowed_hosts)")
         elif any(not self._may_call(origin.lower(), hosts[0].lower()) for origin in origins):
             answer = problem("forbidden", "Pages of this Origin may not call this server (server.cors_origins)")
         else:
@@ -117,8 +117,8 @@ class BodyCheck:
 
     @property
     def _detail(self) -> str:
-        return f"A body may have {self._bytes_max} bytes (server.body_bytes_max)"
+        return f"A body may have at most {self._bytes_max} bytes (server.body_bytes_max)"
 
     @property
     def _slow(self) -> str:
-        return f"The body did not come within {self._timeout_s:g} s, and a second more per {BODY_BYTES_PER_S} bytes"
+        return f"The body did not arrive within {self._timeout_s:g} s, and a second more per {BODY_BYTES_PER_S} bytes"

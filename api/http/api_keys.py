@@ -68,12 +68,12 @@ def read_keys(path: str | os.PathLike[str]) -> tuple[ApiKey, ...]:
             key = ApiKey(words[0], "operate" if words[1] == "operate" else "submit", words[2])
             for what, value in (("name", f"name {key.name}"), ("key", f"key {key.key}")):
                 if value in lines:
-                    found.append(f"has the {what} of line {lines[value]} again")
+                    found.append(f"repeats the {what} of line {lines[value]}")
                 lines.setdefault(value, number)
             keys.append(key)
         faults += [f"line {number} {fault}" for fault in found]
     if not keys and not faults:
-        faults.append("it has no key: a line is NAME ROLE KEY")
+        faults.append("it contains no key; a line is NAME ROLE KEY")
     if faults:
         raise _invalid(path, faults)
     return tuple(keys)
@@ -87,7 +87,7 @@ def _lines(path: Path) -> list[str]:
     except OSError as error:
         raise _invalid(path, [f"it cannot be read: {(error.strerror or str(error)).lower()}"]) from error
     if mode & 0o077:
-        raise _invalid(path, [f"others can read or write it (mode {mode:04o}): chmod 600 {path}"])
+        raise _invalid(path, [f"other users can read or write it (mode {mode:04o}): chmod 600 {path}"])
     if len(content) > FILE_BYTES_MAX:
         raise _invalid(path, [f"it is longer than {FILE_BYTES_MAX} bytes"])
     try:
@@ -103,7 +103,7 @@ def _faults_of(words: Sequence[str]) -> Iterator[str]:
         return
     name, role, key = words
     if not NAME.fullmatch(name):
-        yield "has a name with other characters than A-Z a-z 0-9 _ . - (64 at most)"
+        yield "has a name with characters other than A-Z a-z 0-9 _ . - (64 at most)"
     if role not in ROLES:
         yield f"has an unknown role, expected {' or '.join(ROLES)}"
     if not KEY_CHARS_MIN <= len(key) <= KEY_CHARS_MAX or not KEY.fullmatch(key):

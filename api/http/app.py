@@ -78,7 +78,7 @@ class _Cors(CORSMiddleware):
         response = super().preflight_response(request_headers)
         if response.status_code < 400:
             return response
-        detail = f"Pages may send {', '.join(self.allow_methods)} with the headers in /openapi.json"
+        detail = f"Pages may use {', '.join(self.allow_methods)} and the headers listed in /openapi.json"
         return problem("forbidden", detail, headers={"Vary": "Origin"})
 
 
@@ -98,7 +98,7 @@ class _App(FastAPI):
 def _describe_keys(description: dict[str, Any]) -> None:
     description["components"]["securitySchemes"] = {
         "key": {"type": "http", "scheme": "bearer"},
-        "ticket": {"type": "apiKey", "in": "query", "name": "ticket", "description": "Of one stream: in `stream_url`"},
+        "ticket": {"type": "apiKey", "in": "query", "name": "ticket", "description": "Part of `stream_url`"},
     }
     description["security"] = [{"key": []}]
     for path, operations in description["paths"].items():

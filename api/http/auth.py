@@ -46,7 +46,7 @@ class KeyCheck:
             await self._app(scope, receive, send)
             return
         if given:
-            detail, challenge = "The key in Authorization is none of this server's", 'Bearer error="invalid_token"'
+            detail, challenge = "The key in Authorization is not valid", 'Bearer error="invalid_token"'
         else:
             detail, challenge = "This server needs an API key: Authorization: Bearer KEY", "Bearer"
         await problem("unauthorized", detail, headers={"WWW-Authenticate": challenge})(scope, receive, send)
@@ -74,7 +74,7 @@ def tenant_of(request: Request) -> str:
 async def _operator(request: Request) -> None:
     caller: ApiKey | None = request.scope.get(CALLER)
     if caller is not None and caller.role != "operate":
-        raise Refused("This needs a key with the role operate; this one may only submit", code="forbidden")
+        raise Refused("This needs a key with the role operate; the role of this key is submit", code="forbidden")
 
 
 OPERATOR = Depends(_operator)

@@ -133,7 +133,7 @@ def _explain(error: ValidationError) -> Iterator[tuple[list[str | int], str]]:
         patterns = schema.get("patternProperties", ())
         for name in value:
             if name not in schema.get("properties", ()) and not any(re.search(pattern, name) for pattern in patterns):
-                yield [*path, name], "is not known here"
+                yield [*path, name], "is unknown"
     elif keyword in ("anyOf", "oneOf") and error.context:
         yield from _explain_forms(path, error.context)
     elif keyword == "type":
@@ -160,7 +160,7 @@ def _explain_forms(path: list[str | int], context: list[ValidationError]) -> Ite
         for error in near[0]:
             yield from _explain(error)
     elif near or not all(isinstance(name, str) for name in types.values()):
-        yield path, "has none of the allowed forms"
+        yield path, "matches none of the allowed types"
     else:
         yield path, "must be " + _either(list(types.values()))
 

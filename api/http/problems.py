@@ -49,14 +49,14 @@ _CODE_OF_STATUS = {
 }
 _DETAILS = {
     "malformed": "The body cannot be read as JSON",
-    "not_found": "There is nothing at this address; /openapi.json has all that there are",
+    "not_found": "There is no resource at this address; /openapi.json lists all of them",
 }
 _UNKNOWN = {
     "unknown_job": "There is no such job: the ids of jobs are job- and a UUID (/v1/jobs lists them)",
     "unknown_worker": "There is no such worker: the ids of workers are w- and a number (/v1/workers lists them)",
 }
 _REWORDED = {
-    "extra_forbidden": "is not known here",
+    "extra_forbidden": "is unknown",
     "missing": "is required",
     "model_attributes_type": "must be an object",
     "dict_type": "must be an object",
@@ -157,7 +157,7 @@ async def _http_exception(request: Request, error: HTTPException) -> Response:
     code = _CODE_OF_STATUS.get(error.status_code, "malformed" if error.status_code < 500 else "internal")
     if code == "method_not_allowed":
         methods = ", ".join(allowed(request))
-        return problem(code, f"Only {methods} can be asked here", headers={"Allow": methods})
+        return problem(code, f"Only {methods} are allowed here", headers={"Allow": methods})
     if code in ("too_large", "slow_request"):  # raised by BodyCheck, with its own message
         return problem(code, error.detail, headers=error.headers)
     return problem(code, _DETAILS.get(code, ""))
@@ -193,7 +193,7 @@ def _reword(item: dict[str, Any]) -> str:
 
 async def _unexpected(request: Request, error: Exception) -> Response:
     # Starlette raises the error again after this answer, and the server logs it with its traceback.
-    return problem("internal", "The fault is in the server's log")
+    return problem("internal", "The server's log has the details")
 
 
 def _cut(text: str, chars_max: int = TOKEN_CHARS_MAX) -> str:

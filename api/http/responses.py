@@ -27,16 +27,16 @@ COMMON_CODES = ("misdirected", "forbidden", "too_many_connections", "internal")
 BODY_CODES = ("malformed", "slow_request", "too_large", "unsupported_media_type", "invalid")
 """Codes of routes that read a body."""
 HEADERS = {
-    "Location": "The job's address",
+    "Location": "URL of the job",
     "Link": 'The next page: `rel="next"`',
-    "Preference-Applied": "The part of `Prefer` that was followed",
-    "Idempotent-Replayed": "`true`: the first answer for this Idempotency-Key, again",
-    "X-Correlation-Id": "The request's own, or one made up",
+    "Preference-Applied": "The preference that was applied",
+    "Idempotent-Replayed": "`true`: this is the stored answer to the first request with this Idempotency-Key",
+    "X-Correlation-Id": "The id from the request, or a generated one",
     "Cache-Control": "`no-store`",
     "X-Accel-Buffering": "`no`",
     "Retry-After": "Seconds",
     "WWW-Authenticate": "`Bearer`",
-    "Allow": "The methods that there are",
+    "Allow": "The methods that are allowed",
 }
 LINKS_TO_JOB = {
     name: {
@@ -102,7 +102,7 @@ def correlation_id_of(request: Request) -> str:
 
 async def _no_body(request: Request) -> None:
     if (await request.body()).strip() not in (b"", b"{}"):
-        raise invalid([fault("body", [], "is not read here: everything is a query parameter")])
+        raise invalid([fault("body", [], "must be empty: all parameters are in the query")])
 
 
 Preferred = Annotated[Preference, Depends(_preference)]

@@ -144,8 +144,8 @@ async def get_job(request: Request, job_id: str) -> Response:
 
 CANCEL_RESPONSES = documented(
     {
-        200: answer("The job is dead, and all that it had started", schemas.CancelAnswer, "Preference-Applied"),
-        202: answer("Still stopping; ask again to go on waiting", schemas.CancelAnswer, "Preference-Applied"),
+        200: answer("The job and all processes that it started are dead", schemas.CancelAnswer, "Preference-Applied"),
+        202: answer("Still stopping; repeat the request to wait longer", schemas.CancelAnswer, "Preference-Applied"),
     },
     "unknown_job",
     "already_ended",

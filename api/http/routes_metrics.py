@@ -43,23 +43,27 @@ class Counts(BaseModel):
     running: int
     stopping: int
     accepted: int
-    replayed: int = Field(description="Answers given again for an idempotency key")
-    refused: dict[str, int] = Field(description="Submissions that were not taken, by code")
-    cancel_ms: Percentiles = Field(description="From the request of a cancel until nothing of the job's tree is left")
+    replayed: int = Field(description="Submissions answered from a known idempotency key")
+    refused: dict[str, int] = Field(description="Refused submissions, by code")
+    cancel_ms: Percentiles = Field(
+        description="Time from the request of a cancel until the job's process tree is empty"
+    )
     queue_wait_ms: Percentiles
-    start_ms: Percentiles = Field(description="From a worker to the entry of the job function")
-    first_token_ms: Percentiles = Field(description="From the entry of the job function")
-    recovery_ms: Percentiles = Field(description="From the end of a worker until its pool has a warm one again")
-    run_s: dict[str, Percentiles] = Field(description="By type: how long jobs ran that nobody cancelled")
-    timeouts: dict[str, int] = Field(description="By kind of deadline")
-    retries: dict[str, int] = Field(description="Attempts that were followed by another one, by how they ended")
-    stops: dict[str, int] = Field(description="Jobs that were stopped, by code")
-    kills: dict[str, int] = Field(description="Attempts that were sent SIGTERM, and SIGKILL")
-    workers: dict[str, int] = Field(description="By state")
-    spares: int = Field(description="Warm workers that wait for a job")
+    start_ms: Percentiles = Field(description="Time from the assignment to a worker to the entry of the job function")
+    first_token_ms: Percentiles = Field(description="Time from the entry of the job function to its first token")
+    recovery_ms: Percentiles = Field(
+        description="Time from the end of a process tree until its pool has a warm worker again"
+    )
+    run_s: dict[str, Percentiles] = Field(description="Run time of jobs that were not cancelled, by type")
+    timeouts: dict[str, int] = Field(description="Jobs that a deadline ended, by kind of deadline")
+    retries: dict[str, int] = Field(description="Retried attempts, by the code of their error")
+    stops: dict[str, int] = Field(description="Stopped jobs, by code")
+    kills: dict[str, int] = Field(description="Attempts to which SIGTERM and SIGKILL were sent, by signal")
+    workers: dict[str, int] = Field(description="Workers by state")
+    spares: int = Field(description="Warm, idle workers")
     queue_bytes: int
     tokens: int
-    tokens_saved: int = Field(description="Tokens that stopped jobs had announced and did not compute")
+    tokens_saved: int = Field(description="Tokens that stopped jobs had announced and did not emit")
     sse_clients: int
     zygote_restarts: int
     loop_lag_ms: float

@@ -18,7 +18,7 @@ from killable.api.http.dependencies import engine_of
 from killable.api.http.problems import fault, invalid
 from killable.api.http.responses import BODY_CODES, CANCEL_WAIT_S, NO_BODY, Json, Preferred, answer, documented
 
-DRAIN_RESPONSES = documented({202: answer("Under way", schemas.Drained)}, "invalid")
+DRAIN_RESPONSES = documented({202: answer("Begun", schemas.Drained)}, "invalid")
 
 router = APIRouter(tags=["operator"], default_response_class=Json, dependencies=[OPERATOR])
 
@@ -27,7 +27,7 @@ router = APIRouter(tags=["operator"], default_response_class=Json, dependencies=
     "/v1/jobs/cancel",
     responses=documented(
         {
-            200: answer("All of them are over", schemas.BulkCancelAnswer, "Preference-Applied"),
+            200: answer("All matching jobs have ended", schemas.BulkCancelAnswer, "Preference-Applied"),
             202: answer("Some are still stopping", schemas.BulkCancelAnswer, "Preference-Applied"),
         },
         *BODY_CODES,
@@ -39,7 +39,7 @@ async def cancel_jobs(
     """Cancel all jobs that match a filter; none of them starts meanwhile. Waits as long as the cancel of one job."""
     engine = engine_of(request)
     if body.type is None and body.tag is None and body.state is None:
-        raise invalid([fault("body", [], 'needs type, tag or state; {"state": "active"} is every job')])
+        raise invalid([fault("body", [], 'needs type, tag or state; {"state": "active"} selects every active job')])
     done = await engine.cancel_matching(
         state=body.state,
         type=body.type,
@@ -69,7 +69,7 @@ async def drain(request: Request, query: Annotated[schemas.DrainQuery, Query()])
     return Json((await engine.drain(deadline_s=query.deadline_s))._asdict(), 202)
 
 
-@router.get("/v1/drain", responses=documented({200: answer("How it stands", schemas.Drained)}))
+@router.get("/v1/drain", responses=documented({200: answer("The state of the drain", schemas.Drained)}))
 async def drained(request: Request) -> Response:
     """Return whether the server accepts new jobs, and how many it still has."""
     engine = engine_of(request)
@@ -78,7 +78,7 @@ async def drained(request: Request) -> Response:
 
 @router.delete(
     "/v1/drain",
-    responses=documented({200: answer("New jobs are taken again", schemas.Drained)}, "draining", "invalid"),
+    responses=documented({200: answer("New jobs are accepted again", schemas.Drained)}, "draining", "invalid"),
     dependencies=[NO_BODY],
 )
 async def undrain(request: Request) -> Response:

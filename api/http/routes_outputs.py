@@ -25,7 +25,7 @@ from killable.api.http.sse import WRITE_BYTES, cut, open_stream
 from killable.workers.errors import Refused
 
 VALUE = {
-    "description": "The value as JSON; bytes as they are",
+    "description": "The value as JSON; bytes unchanged",
     "content": {"application/json": {}, "application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
 }
 TEXT = {"schema": {"type": "string"}}
@@ -36,7 +36,7 @@ EVENT = {
         "properties": {
             "id": {"type": "string", "pattern": "^[0-9]+$"},
             "event": {"type": "string", "examples": ["started", "token", "retrying", "completed"]},
-            "data": {"type": "string", "description": "A line of JSON; in a marker, which has no name, plain text"},
+            "data": {"type": "string", "description": "One line of JSON; in a marker, plain text"},
             "retry": {"type": "integer"},
         },
         "required": ["data"],
@@ -52,7 +52,7 @@ router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"], default_response_c
     responses=documented(
         {
             200: answer("Events", None, "Cache-Control", "X-Accel-Buffering", content={"text/event-stream": EVENT}),
-            204: answer("The terminal event was seen already", None, "Cache-Control"),
+            204: answer("The terminal event was already received", None, "Cache-Control"),
         },
         "unknown_job",
         "invalid",
@@ -64,7 +64,7 @@ async def stream_job(
     query: Annotated[schemas.StreamQuery, Query()],
     last_event_id: Annotated[
         str,
-        Header(description="Resume after this event; wins over `after`", json_schema_extra={"pattern": "^[0-9]*$"}),
+        Header(description="Resume after this event; overrides `after`", json_schema_extra={"pattern": "^[0-9]*$"}),
     ] = "",
 ) -> Response:
     """Stream a job's events from any point. Any number of clients may read at the same time."""
@@ -73,7 +73,7 @@ async def stream_job(
     after = query.after
     if last_event_id:
         if not (last_event_id.isascii() and last_event_id.isdecimal()):
-            raise invalid([fault("header", ["Last-Event-ID"], "must be an id of this stream, a whole number")])
+            raise invalid([fault("header", ["Last-Event-ID"], "must be the id of an event, a whole number")])
         # No id has more digits; int() of a very long text would block, then raise.
         after = int(last_event_id[:18])
     return open_stream(parts.engine, parts.settings, parts.streams, record, after=after, markers=query.markers)
@@ -85,7 +85,7 @@ async def stream_job(
     responses=documented(
         {
             200: {
-                "description": "Texts as UTF-8, bytes as they are, any other token as a line of JSON",
+                "description": "Strings as UTF-8, bytes unchanged, any other token as a line of JSON",
                 "content": {"text/plain": TEXT, "application/octet-stream": {}},
             }
         },
@@ -119,7 +119,7 @@ async def get_result(request: Request, job_id: str, query: Annotated[schemas.Res
         return Json(record_json(record, parts.settings.result_inline_bytes_max), 202)
     if record.state != "completed":
         raise Refused(
-            f"The job ended {record.state}: only a completed one has a result", code="no_result", record=record
+            f"The job ended {record.state}: only a completed job has a result", code="no_result", record=record
         )
     return _value_answer(request, b"null" if record.result is None else record.result)
 
@@ -130,7 +130,7 @@ async def get_partial(request: Request, job_id: str) -> Response:
     engine = engine_of(request)
     record = await engine.get(job_id)
     if record.partial is None:
-        raise Refused("The job has made no checkpoint", code="no_result", record=record)
+        raise Refused("The job has no checkpoint", code="no_result", record=record)
     return _value_answer(request, record.partial)
 
 

@@ -26,7 +26,7 @@ FEATURES = (
 )
 """Features that a client may rely on beyond the plain routes. None is ever removed."""
 
-LIVE_RESPONSES = documented({200: answer("The event loop turns", schemas.Health)}, protected=False)
+LIVE_RESPONSES = documented({200: answer("The event loop runs", schemas.Health)}, protected=False)
 
 router = APIRouter(tags=["server"], default_response_class=Json)
 
@@ -56,9 +56,7 @@ async def get_worker(request: Request, worker_id: str) -> Response:
     for worker in await engine.workers():
         if worker.worker_id == worker_id:
             return Json(worker._asdict())
-    raise Refused(
-        f"there is no worker {worker_id} any more, or there never was", code="unknown_worker", worker_id=worker_id
-    )
+    raise Refused(f"there is no worker {worker_id}, or it has ended", code="unknown_worker", worker_id=worker_id)
 
 
 @router.delete(
@@ -92,7 +90,9 @@ async def live() -> Response:
 
 @router.get(
     "/readyz",
-    responses=documented({200: answer("Some job can start", schemas.Readiness)}, "draining", protected=False),
+    responses=documented(
+        {200: answer("At least one job type can start", schemas.Readiness)}, "draining", protected=False
+    ),
 )
 async def ready(request: Request) -> Response:
     """Return whether any job can start, and everything that is degraded."""
@@ -109,7 +109,7 @@ async def ready(request: Request) -> Response:
     return problem("draining", "; ".join(degraded), members={"degraded": degraded})
 
 
-@router.get("/v1/info", responses=documented({200: answer("About it", schemas.Info)}))
+@router.get("/v1/info", responses=documented({200: answer("Facts about the server", schemas.Info)}))
 async def info(request: Request) -> Response:
     """Return the server's version, process id, features, instance id and start time."""
     engine = engine_of(request)

@@ -43,7 +43,7 @@ PATTERNS = {
     IDEMPOTENCY_KEY: "must be 1 to 255 visible ASCII characters, without spaces",
     TAG_KEY: "must be named with 1 to 64 of A-Z a-z 0-9 _ . / -",
     TAG: "must be key:value",
-    CURSOR: "must be the next_cursor of the page before",
+    CURSOR: "must be the next_cursor of the previous page",
     OPERATION: "must be named as in ctx.operation: 1 to 64 of A-Z a-z 0-9 _ . -, or a path of such names",
 }
 """The message for a value that does not match a pattern."""
@@ -52,7 +52,7 @@ Operations = Annotated[
     dict[Annotated[str, Field(pattern=OPERATION)], Seconds | None],
     Field(
         max_length=100,
-        description="Seconds by operation, its name or its path (load/download)",
+        description="Seconds by operation: its name or its path (load/download)",
         json_schema_extra={"additionalProperties": False},
     ),
     FEW,
@@ -115,7 +115,7 @@ else:
     LimitsRequest = create_model(
         "LimitsRequest",
         __base__=Request,
-        __doc__="Limits of one job, over those of its type; null means: no such limit.",
+        __doc__="Limits of one job; they override those of its type. null removes a limit.",
         **{
             # The built-in default; `[limits]` and the job type may set another one.
             name: (_limit_form(limit), Field(default=limit.default, description=_sentence(limit.bounds)))
@@ -183,8 +183,8 @@ class BulkCancelRequest(Request):
     tag: str | None = Field(None, pattern=TAG, description="`key:value`")
     state: ActiveFilter | None = None
     reason: str = Field("", max_length=1000)
-    grace_s: Grace | None = Field(None, description="Shortens each job's grace; a larger one is ignored")
-    dry_run: bool = Field(False, description="Only say which they are")
+    grace_s: Grace | None = Field(None, description="Shortens the grace period of each job; a longer one is ignored")
+    dry_run: bool = Field(False, description="List the matching jobs without cancelling them")
 
 
 class Query(BaseModel):
@@ -201,20 +201,26 @@ def split_tag(tag: str | None) -> tuple[str, str] | None:
     return key, value
 
 
-PREFER = "`wait=N`, seconds, 60 at most; `respond-async` is 0"
+PREFER = "`wait=N`: wait up to N seconds for the end, at most 60; `respond-async`: do not wait"
 
 
 class SubmissionHeaders(BaseModel):
     """The headers of a submission."""
 
     prefer: list[str] = Field(default=[], description=PREFER)
-    x_correlation_id: str | None = Field(None, pattern=CORRELATION_ID, description="What this job is a part of")
-    x_request_id: str | None = Field(None, pattern=CORRELATION_ID, description="The same by another name")
+    x_correlation_id: str | None = Field(
+        None, pattern=CORRELATION_ID, description="Id of the larger task that this job is part of"
+    )
+    x_request_id: str | None = Field(
+        None, pattern=CORRELATION_ID, description="Another name for X-Correlation-Id, which overrides it"
+    )
     x_request_timeout: HeaderSeconds = Field(
-        None, description="Seconds from now in which its caller wants the answer: lowers `limits.total_s`"
+        None, description="Seconds for which the caller waits for the result; lowers `limits.total_s`"
     )
     idempotency_key: str | None = Field(
-        None, pattern=IDEMPOTENCY_KEY, description="The same again with the same body: the first answer again"
+        None,
+        pattern=IDEMPOTENCY_KEY,
+        description="A later request with the same key and the same body gets the first answer",
     )
 
 
@@ -223,21 +229,23 @@ class ListQuery(Query):
     type: str | None = None
     tag: str | None = Field(None, pattern=TAG, description="`key:value`")
     limit: int = Field(50, ge=1, le=200)
-    cursor: str | None = Field(None, pattern=CURSOR, description="`next_cursor` of the page before")
+    cursor: str | None = Field(None, pattern=CURSOR, description="`next_cursor` of the previous page")
 
 
 class StreamQuery(Query):
-    after: int = Field(-1, ge=-1, description="Id of the last event seen; the header Last-Event-ID wins over it")
-    markers: bool | None = Field(None, description="End with `[DONE]`, `[CANCELLED]` or `[ERROR] message`")
-    ticket: str = Field("", description="Part of `stream_url`, in place of an API key")
+    after: int = Field(-1, ge=-1, description="Id of the last event received; the header Last-Event-ID overrides it")
+    markers: bool | None = Field(
+        None, description="End the stream with the line `[DONE]`, `[CANCELLED]` or `[ERROR] message`"
+    )
+    ticket: str = Field("", description="The ticket in `stream_url`, instead of an API key")
 
 
 class ResultQuery(Query):
-    wait_s: float = Field(0, ge=0, allow_inf_nan=False, description="How long to wait for the end, at most 60")
+    wait_s: float = Field(0, ge=0, allow_inf_nan=False, description="Seconds to wait for the end, at most 60")
 
 
 class CancelQuery(Query):
-    grace_s: Grace | None = Field(None, description="Shortens the grace; a larger one is ignored")
+    grace_s: Grace | None = Field(None, description="Shortens the grace period of the job; a longer one is ignored")
     reason: str = Field("", max_length=1000)
 
 
@@ -246,12 +254,14 @@ class KillQuery(Query):
 
 
 class DrainQuery(Query):
-    deadline_s: Grace | None = Field(None, description="What is left then is cancelled, each job with its own grace")
+    deadline_s: Grace | None = Field(
+        None, description="Seconds until the remaining jobs are cancelled, each with its own grace period"
+    )
 
 
 class ShutdownQuery(Query):
-    grace_s: Grace | None = Field(None, description="Shortens each job's grace; a larger one is ignored")
-    deadline_s: Grace = Field(0, description="For jobs to end by themselves before they are cancelled")
+    grace_s: Grace | None = Field(None, description="Shortens the grace period of each job; a longer one is ignored")
+    deadline_s: Grace = Field(0, description="Seconds for jobs to finish before they are cancelled")
     reason: str = Field("", max_length=1000)
 
 
@@ -327,7 +337,7 @@ class CancelAnswer(BaseModel):
 
 class BulkCancelled(BaseModel):
     job_id: str
-    status: str = Field(description="cancelled · stopping · already_ended; of a dry run the job's state")
+    status: str = Field(description="cancelled · stopping · already_ended; in a dry run the job's state")
 
 
 class BulkCancelAnswer(BaseModel):

@@ -73,7 +73,7 @@ class OpenStreams:
     def check(self) -> None:
         """Raise Refused when there is room for no other one."""
         if self.open >= self._open_max:
-            detail = f"{self.open} streams are open; others get through (server.connections_max)"
+            detail = f"{self.open} streams are open, the maximum beside other requests (server.connections_max)"
             raise Refused(detail, code="too_many_connections", streams=self.open)
 
 
@@ -200,7 +200,7 @@ class EventStream(EventSourceResponse):
             pass  # a body of the GET that did not come in time
         except* TimeoutError:
             # Returning without the closing message makes the server close the connection.
-            log.warning("cut off a reader of %s that took nothing for %s s", self._job_id, self.send_timeout)
+            log.warning("disconnected a reader of %s that read nothing for %s s", self._job_id, self.send_timeout)
         finally:
             self._streams.open -= 1
             with anyio.CancelScope(shield=True):  # the server cancels what is left when it stops
@@ -223,4 +223,5 @@ class EventStream(EventSourceResponse):
                         if len(part) == EVENTS_PER_TURN:
                             await asyncio.sleep(0)  # neither a backlog nor a socket that takes all waits by itself
         except Refused:
-            log.info("%s was dropped while it was read", self._job_id)  # the reader sees an end without terminal event
+            # The reader sees an end without a terminal event.
+            log.info("the record of %s was dropped while its stream was read", self._job_id)

@@ -146,7 +146,8 @@ class Attempt:
     def _give_up(self) -> None:
         """Finish although the process survived SIGKILL, so that other jobs can go on."""
         self._termination.give_up()
-        message = f"still there {self._termination.rules.unkillable_s:g} s after SIGKILL: its slot is quarantined"
+        unkillable_s = self._termination.rules.unkillable_s
+        message = f"the process still exists {unkillable_s:g} s after SIGKILL: its slot is quarantined"
         self.job.verdict = Verdict("unkillable", by="supervisor", facts={"message": message})
         self.worker.quarantine()
         self._finish(None)
@@ -178,12 +179,12 @@ class Attempt:
             if fence != self.fence:
                 continue  # a late frame of an earlier attempt
             if sequence != self._sequence:
-                self._fail_protocol(f"frame {sequence} came where {self._sequence} was expected")
+                self._fail_protocol(f"frame {sequence} was received, {self._sequence} was expected")
                 break
             self._sequence += 1
             if kind == _TOKEN:
                 if not self._entered or (self._json and not payloads.is_one_line(payload)):
-                    self._fail_protocol("a token that cannot be told: before the job was entered, or with a line end")
+                    self._fail_protocol("an invalid token: before the job was entered, or with a line end")
                     break
                 tokens.append(("token", payload))
                 size += len(payload)
@@ -230,9 +231,9 @@ class Attempt:
                     if not self.job.note_checkpoint(payload):
                         self._stop_for_output()
                 case _:
-                    self._fail_protocol(f"a frame of kind {kind} that cannot come here")
+                    self._fail_protocol(f"an unexpected frame of kind {kind}")
         except (ValueError, TypeError, RecursionError) as error:
-            self._fail_protocol(f"a frame of kind {kind} that cannot be read: {error}")
+            self._fail_protocol(f"an invalid frame of kind {kind}: {error}")
 
     def _on_entered(self, entered: Entered) -> None:
         self._entered = True

@@ -197,9 +197,9 @@ class Deadlines:
                 self._operations[number] = operation._replace(due=due)
                 return OperationExpiry(number, again=True)
             case Notice.GIVEN:
-                return self._operation_verdict(operation, ", and the job did not hear of it within ack_s")
+                return self._operation_verdict(operation, ", and the job did not acknowledge it within ack_s")
             case Notice.ACKNOWLEDGED:
-                return self._operation_verdict(operation, ", and the job was told and did not leave it within grace_s")
+                return self._operation_verdict(operation, ", and the job did not leave it within grace_s")
 
     def _operation_verdict(self, operation: OperationDeadline, more: str) -> Verdict:
         path, seconds = operation.entered.path, operation.entered.timeout_s

@@ -133,7 +133,7 @@ def _from_raised(last: Raised, evidence: Evidence) -> Outcome:
         case "memory":
             return _failed("limit.memory", f"memory_bytes was reached: {last.type} {last.message}".rstrip(), facts)
         case "files":
-            return _failed("limit.files", f"no file can be opened any more: {last.type} {last.message}".rstrip(), facts)
+            return _failed("limit.files", f"no more files can be opened: {last.type} {last.message}".rstrip(), facts)
         case "exit":
             return _exit(last.exit_code)
         case "stopped":
@@ -199,8 +199,8 @@ def _before_entry(code: int) -> Outcome:
     facts = {"exit_code": code}
     match code:
         case ExitCode.BAD_ASSIGNMENT | ExitCode.BAD_PAYLOAD | ExitCode.PROTOCOL | ExitCode.HARNESS_BUG:
-            return _failed("protocol", f"the worker gave up before the job: {meaning} (exit code {code})", facts)
+            return _failed("protocol", f"the worker ended before the job began: {meaning} (exit code {code})", facts)
         case ExitCode.PIPE_GONE:
-            return _failed("worker_lost", f"the worker gave up before the job: {meaning} (exit code {code})", facts)
+            return _failed("worker_lost", f"the worker ended before the job began: {meaning} (exit code {code})", facts)
         case _:
             return _failed("spawn", f"the worker ended before the job began: {meaning} (exit code {code})", facts)

@@ -75,7 +75,7 @@ def _expected(details: ErrorDetails, path: tuple[Any, ...]) -> str:
         "int_type": "a whole number",
         "string_type": "text",
         "bool_type": "true or false",
-        "tuple_type": "a list of texts",
+        "tuple_type": "a list of strings",
         "model_type": "a table",
         "dataclass_type": "a table",
         "dict_type": "a table",

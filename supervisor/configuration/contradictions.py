@@ -74,7 +74,7 @@ def _account(name: str, pool: PoolTable) -> Iterator[ConfigFault]:
     try:
         account(pool.user, pool.group)
     except AccountError as error:
-        expected = f"expected a {error.key} that workers can become"
+        expected = f"expected a {error.key} that workers can run as"
         yield ConfigFault(f"pools.{name}.{error.key}", expected, f"{shown(getattr(pool, error.key))}: {error}")
 
 

@@ -71,7 +71,7 @@ def from_file(file: Path) -> Leaves:
         ) from error
     except UnicodeDecodeError as error:
         raise ConfigError.of(
-            [ConfigFault(str(file), "expected UTF-8 text", f"other bytes at {error.start}")]
+            [ConfigFault(str(file), "expected UTF-8 text", f"an invalid byte at offset {error.start}")]
         ) from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError.of([ConfigFault(str(file), "expected TOML", str(error))]) from error

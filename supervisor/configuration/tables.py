@@ -169,7 +169,7 @@ else:
     LimitsTable = create_model(
         "LimitsTable",
         __base__=_Table,
-        __doc__="Limits of a job; what is not written stays as it was.",
+        __doc__="Limits of a job; an absent key keeps its default.",
         **{
             # The default is never read: a limit that is not written keeps the value of the layer below (`given`).
             name: (_limit_form(limit), Field(default=None, description=_documentation(limit)))
@@ -179,9 +179,9 @@ else:
     CapsTable = create_model(
         "CapsTable",
         __base__=_Table,
-        __doc__='The most that a job may ask for (422 limit_over_cap); "none" takes a cap away.',
+        __doc__='The largest values that a job may request (422 limit_over_cap); "none" removes a cap.',
         **{
-            name: (_cap_form(limit), Field(default=None, description=f"Cap of {name}."))
+            name: (_cap_form(limit), Field(default=None, description=f"Largest {name} that a job may request."))
             for name, limit in LIMITS.items()
         },
     )
@@ -265,11 +265,11 @@ class FileTable(_Table):
     """killable.toml"""
 
     server: ServerTable = ServerTable()  # type: ignore[valid-type]  # made from ServerSettings
-    """The HTTP side, the bounds of the queue and of kept jobs, and the log."""
+    """HTTP, the bounds of the queue and of kept jobs, and the log."""
     limits: LimitsTable = LimitsTable()
     """Default limits of all job types; a decorator and [jobs.NAME.limits] override them."""
     caps: CapsTable = CapsTable()
-    """The largest values that a job may ask for; a larger one is refused (422 limit_over_cap)."""
+    """The largest values that a job may request; a larger one is refused (422 limit_over_cap)."""
     pools: dict[_Name, PoolTable] = {}
     """The modules to serve, and the workers of each pool."""
     jobs: dict[_Name, JobTable] = {}

@@ -7,7 +7,6 @@ Runs in: supervisor.
 
 Without a journal, everything from the checks on is one turn of the loop. With one, a job that waits for the disk
 counts as queued: it is listed, can be cancelled, and holds its place in the queue's bounds and its idempotency key.
-The journal's callback does what follows; the client that submitted the job may be gone by then.
 """
 
 from __future__ import annotations
@@ -165,8 +164,8 @@ class Admission:
         wait_s = self._jobs.fleet.run_times_of(job_type).estimate_wait_s(occupancy.queued) or 0.0
         if wait_s > in_force["total_s"]:
             raise Refused(
-                f"it would wait for {wait_s:g} s, as the latest jobs ran, and its time is over in "
-                f"{in_force['total_s']:g} s: it would be given up before it starts",
+                f"its estimated wait of {wait_s:g} s is longer than its total_s of "
+                f"{in_force['total_s']:g} s: it would time out before it starts",
                 code="deadline_unmeetable",
                 estimated_wait_s=wait_s,
                 total_s=in_force["total_s"],
@@ -192,7 +191,7 @@ class Admission:
             try:
                 answer.set_result(self._settle(job, refused))
             except Exception as error:  # a bug in killable: the client is answered all the same
-                answer.set_result(Refused(f"the server met a fault of its own: {error!r}", code="internal"))
+                answer.set_result(Refused(f"internal error: {error!r}", code="internal"))
                 raise
 
         journal_writer.accepted(job, content, on_written)

@@ -2,16 +2,15 @@
 
 Runs in: supervisor, at its start: after the orphan cleanup, and when the job types are known.
 
-    it had ended            it stays as it was, for the rest of its `keep_s`
+    it had ended            unchanged, for the rest of its `keep_s`
     a worker had it         `failed`: `supervisor_lost`, or `node_lost` when the machine's boot id is another one
-    it waited               it is queued again, in the same order; `queue_s` counts anew, `total_s` has gone on
+    it waited               queued again, in the same order; `queue_s` counts anew, `total_s` has gone on
     … for a retry           the same, and at once; its earlier attempts count
     … and its type is gone  `failed`, `spawn`
 
-The events of a lost job died with the server. How many there were is unknown, and clients may have read some. The
-terminal event gets an id that none of them can have had (each takes at least one byte of `output_bytes`, except for
-a few), so a client that resumes with Last-Event-ID gets it, once. The gap before it is what was lost. A job that
-waited for a retry continues after such a gap with the event `restored`.
+How many events a lost job had is unknown. Its terminal event gets an id above all that it can have had (each takes at
+least one byte of `output_bytes`, except for a few), so that a client that resumes with Last-Event-ID gets it, once. A
+job that waited for a retry continues after such a gap with the event `restored`.
 """
 
 from __future__ import annotations
@@ -115,7 +114,7 @@ class _Restoring:
             job.log = _log_after_gap(job)
             job_events.note_restored(job)
         if missing:
-            message = f"its job type {job.type.name} is no longer served since the server was started again: {missing}"
+            message = f"the restarted server has no job type {job.type.name}: {missing}"
             self.lost.append((job, Outcome("failed", "spawn", message)))
         else:
             self.waiting.append(job)
@@ -145,18 +144,18 @@ class _Restoring:
         job.worker_id, job.pid = started["worker_id"], started["pid"]
         job.log = _log_after_gap(job)
         where = (
-            f"worker {started['worker_id']} of server instance {started['instance_id']} had it since {started['at']}, "
+            f"worker {started['worker_id']} of server instance {started['instance_id']} ran it since {started['at']}, "
             f"attempt {started['attempt']}"
         )
         if started["boot"] == self._boot:
-            code, what = "supervisor_lost", f"the server died while the job was at work: {where}"
+            code, what = "supervisor_lost", f"the server died while the job was running: {where}"
             what += f"; {_ORPHAN_CLEANUP_TEXTS[self._jobs.fleet.swept]}"
         else:
             code = "node_lost"
-            what = f"the machine was started again, or is another one, since the job was at work: {where}"
+            what = f"the machine was rebooted or replaced while the job was running: {where}"
         facts = {name: started[name] for name in ("instance_id", "worker_id", "pid", "attempt")}
         facts |= {"assigned_at": started["at"], "boot_id": started["boot"]}
-        self.lost.append((job, Outcome("failed", code, f"{what}; how far it had come is not known", facts)))
+        self.lost.append((job, Outcome("failed", code, f"{what}; how far it got is not known", facts)))
 
 
 def _log_after_gap(job: Job) -> EventLog:
@@ -165,8 +164,8 @@ def _log_after_gap(job: Job) -> EventLog:
 
 
 _ORPHAN_CLEANUP_TEXTS = {
-    None: "nothing was swept at this start",
-    True: "what dead servers had left was swept before this one started, as far as it could be found",
-    False: "the sweep of what dead servers had left was not over when this one started",
+    None: "this start searched for no orphans",
+    True: "this server ended the orphans of dead servers that it found before it started",
+    False: "the search for orphans of dead servers was not finished when this server started",
 }
 """What the message may claim about orphans, by `Fleet.swept`."""

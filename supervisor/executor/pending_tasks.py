@@ -136,7 +136,7 @@ class PendingTasks:
                 try:
                     given = call.give(lease)
                 except Exception as error:
-                    self._put_back(lease, call, f"it cannot be given to a worker: {error!r}")
+                    self._put_back(lease, call, f"it cannot be sent to a worker: {error!r}")
                 else:
                     if not given:
                         self._put_back(lease, call)
@@ -206,7 +206,7 @@ class PendingTasks:
             futures = list(self._under_way)
         for future in futures:
             if not future.is_wanted():
-                future.cancel(reason="the program has ended, and nobody reads it")
+                future.cancel(reason="the program is exiting, and nothing reads the stream")
 
     def close_in_child(self) -> None:
         """Fail the parent's tasks in a fork of the program. The next task gets a thread and workers of the child."""

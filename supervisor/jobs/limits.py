@@ -71,7 +71,7 @@ def limits_of_job(
         if cap is not None and is_over(value, cap):
             wanted = f"a job without {whole_name}" if value is None else f"{whole_name} of {value:.15g}"
             raise Refused(
-                f"{wanted} is over the cap of {cap:.15g}, which only the operator can raise",
+                f"{wanted} exceeds the cap of {cap:.15g}, which only the operator can raise",
                 code="limit_over_cap",
                 limit=whole_name,
                 cap=cap,

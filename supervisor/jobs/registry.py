@@ -126,7 +126,7 @@ def check_same_request(submission: Submission, digest: str, job_id: str) -> None
     """Raise Refused: idempotency_conflict, when the key's first request had another digest."""
     if digest != submission.body_digest:
         raise Refused(
-            "this Idempotency-Key came before with another request; a new request needs a key of its own",
+            "this Idempotency-Key was used for another request; use a new key for a new request",
             code="idempotency_conflict",
             job_id=job_id,
         )

@@ -89,8 +89,8 @@ class Retention:
         dropped = self._dropped.get(job_id)
         if dropped is None:
             return Refused(
-                f"there is no job {job_id}: it never was here, or it ended so long ago that nothing is known of it any "
-                "more; jobs live in the memory of one run of the server, unless server.journal names a file",
+                f"there is no job {job_id}: it never existed, or it ended so long ago that its record was removed; "
+                "jobs are kept in the memory of one run of the server, unless server.journal names a file",
                 code="unknown_job",
                 job_id=job_id,
             )

@@ -6,8 +6,8 @@ Runs in: supervisor; the file in a thread of its own.
                            pending ◄──what could not be written──┘
 
 A group that cannot be written (a full disk) is split: submissions are refused; all other notes stay pending and are
-retried with the next write and every RETRY_S. Pending notes cost little memory: they refer to bytes of jobs that the
-registry keeps, or kept when they were written, and a job that is dropped meanwhile leaves only its number.
+retried with the next write and every RETRY_S. Pending notes cost little memory, as they refer to bytes of jobs that the
+registry keeps; a job that is dropped meanwhile leaves only its number.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Journal:
     def _hang(self) -> str:
         since = self._busy_since
         took_s = 0.0 if since is None else monotonic() - since
-        return f"a write that began {took_s:.0f} s ago goes on" if took_s > SLOW_S else ""
+        return f"a write has not finished after {took_s:.0f} s" if took_s > SLOW_S else ""
 
     async def open(self) -> list[JournalRow]:
         """Open the file and return its rows. Raise JournalRefused."""
@@ -81,7 +81,9 @@ class Journal:
             threading.Thread(target=self._run, args=(opened,), name="killable-journal", daemon=True).start()
         except RuntimeError as error:
             self._loop = None
-            raise JournalRefused(f"the journal {self.path} needs a thread: {error}", journal=self.path) from error
+            raise JournalRefused(
+                f"the thread of the journal {self.path} cannot be started: {error}", journal=self.path
+            ) from error
         found = await opened
         if isinstance(found, Exception):
             raise found
@@ -110,7 +112,7 @@ class Journal:
             async with asyncio.timeout(CLOSE_S):
                 await self._is_over.wait()
         except TimeoutError:
-            logger.error("journal_left", extra={"detail": f"{self.path} takes nothing for {CLOSE_S:g} s"})
+            logger.error("journal_left", extra={"detail": f"{self.path}: no write finished within {CLOSE_S:g} s"})
             self._on_over(is_known=False)  # the write that hangs may still succeed
 
     def _on_over(self, *, is_known: bool = True) -> None:
@@ -124,7 +126,7 @@ class Journal:
                 if (answer := self._unanswered.pop(number, None)) is not None:
                     answer(why, is_known)
             except Exception:  # a bug in killable: the others are answered all the same
-                logger.exception("journal_failed", extra={"detail": "an answer was not taken"})
+                logger.exception("journal_failed", extra={"detail": "a callback failed"})
 
     # ── in the thread ──
 

@@ -209,8 +209,8 @@ class JournalFile:
 def damaged(path: str, why: str) -> JournalRefused:
     """Return the refusal of a journal that cannot be read any more."""
     return JournalRefused(
-        f"the journal {path} is damaged: {why}; its jobs were left as they are. To start without them, move the file "
-        "away; `sqlite3 FILE .recover` gets out what can still be read",
+        f"the journal {path} is damaged: {why}; its jobs were not changed. To start without them, move the file "
+        "away; `sqlite3 FILE .recover` extracts what can still be read",
         journal=path,
     )
 
@@ -227,17 +227,20 @@ def _settle(connection: sqlite3.Connection, path: str) -> None:
     is_new = (application, version, tables) == (0, 0, 0)
     if not is_new and application != APPLICATION_ID:
         raise JournalRefused(
-            f"{path} is a database of another program, and stays as it is; server.journal needs a file of its own",
+            f"{path} is a database of another program, and was not changed; server.journal needs a file of its own",
             journal=path,
         )
     if version > VERSION:
         raise JournalRefused(
-            f"the journal {path} was written by a newer killable: its tables have version {version}, this one knows "
-            f"{VERSION}; start that one, or name another file",
+            f"the journal {path} was written by a newer version of killable: its tables have version {version}, this "
+            f"one supports {VERSION}; start that version, or set another file",
             journal=path,
         )
     if pragma("journal_mode = WAL") != "wal":
-        raise JournalRefused(f"the journal {path} lies where SQLite has no write-ahead log; name another", journal=path)
+        raise JournalRefused(
+            f"the file system of the journal {path} does not support SQLite's write-ahead log; set another file",
+            journal=path,
+        )
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES_MAX}")
     if is_new:
@@ -256,20 +259,20 @@ def _refused(path: str, error: Exception) -> JournalRefused:
     code = getattr(error, "sqlite_errorcode", None)
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return JournalRefused(
-            f"the journal {path} is in use: another server runs with it. Each server needs a file of its own "
-            "(server.journal, --journal); `killable shutdown` ends the other one",
+            f"the journal {path} is in use: another server uses it. Each server needs a file of its own "
+            "(server.journal, --journal); `killable shutdown` ends the other server",
             journal=path,
         )
     if code == sqlite3.SQLITE_NOTADB:
         return JournalRefused(
-            f"{path} is no journal, and stays as it is; name another file, or move this one away", journal=path
+            f"{path} is not a journal, and was not changed; set another file, or move this one away", journal=path
         )
     if code == sqlite3.SQLITE_CORRUPT:
         return damaged(path, str(error))
     why = error.strerror if isinstance(error, OSError) else str(error)
     return JournalRefused(
-        f"the journal {path} cannot be opened and written: {why}; it needs a folder that is there, that this user may "
-        "write to, and room on the disk",
+        f"the journal {path} cannot be opened and written: {why}; it needs an existing folder that this user may write "
+        "to, and free space on the disk",
         journal=path,
     )
 

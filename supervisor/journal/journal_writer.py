@@ -101,10 +101,10 @@ class JournalWriter:
 
 def _refusal(why: str, *, is_known: bool) -> Refused:
     """Return the refusal of a submission. `is_known`: the job is certainly not in the journal."""
-    known = "what is accepted has to survive the server, so nothing is until it works again"
+    known = "no job is accepted until writing works again"
     unknown = (
-        "it is not known whether the job is in there and will be run: repeat it with the same Idempotency-Key, or look "
-        "for it in the list first"
+        "it is not known whether the job was written and will be run: repeat it with the same Idempotency-Key, or look "
+        "for it in the list of jobs first"
     )
     facts = {} if is_known else {"is_accepted": "unknown"}
     message = f"the journal cannot be written: {why}; {known if is_known else unknown}"

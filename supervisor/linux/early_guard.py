@@ -15,7 +15,7 @@ from typing import NamedTuple
 from weakref import WeakSet
 
 from killable.supervisor.linux import host_forks
-from killable.supervisor.linux.guard_launch import THREAD_LIMITS, start_guard
+from killable.supervisor.linux.guard_launch import ENVIRONMENT_DEFAULTS, start_guard
 from killable.supervisor.linux.instance_id import MARKER, InstanceId
 from killable.workers.protocol import control, fd_passing
 
@@ -46,7 +46,7 @@ class EarlyGuard:
             ours, theirs = fd_passing.open_pair()
             with theirs:
                 try:
-                    process, guard_socket = start_guard("", "", {**THREAD_LIMITS, **os.environ, MARKER: marker})
+                    process, guard_socket = start_guard("", "", {**ENVIRONMENT_DEFAULTS, **os.environ, MARKER: marker})
                 except BaseException:
                     ours.close()
                     raise

@@ -17,7 +17,7 @@ import killable
 import killable.workers
 from killable.workers.protocol import fd_passing
 
-THREAD_LIMITS = {
+ENVIRONMENT_DEFAULTS = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
@@ -26,9 +26,10 @@ THREAD_LIMITS = {
     "TOKENIZERS_PARALLELISM": "false",
     "ORT_DISABLE_TELEMETRY": "1",
 }
-"""Set before any preload, unless the pool or the environment sets them: a zygote with threads cannot fork.
+"""Environment variables of a zygote, unless the supervisor's environment or the pool sets them.
 
-onnxruntime starts a thread on import, to send usage reports to its maker.
+They keep libraries single-threaded, since a zygote with threads cannot fork. onnxruntime would start a thread on import
+for its telemetry.
 """
 
 

@@ -11,7 +11,7 @@ import os
 from killable.supervisor.linux import host_forks
 from killable.supervisor.linux.cgroup import CgroupRoot
 from killable.supervisor.linux.early_guard import EarlyGuard
-from killable.supervisor.linux.guard_launch import THREAD_LIMITS
+from killable.supervisor.linux.guard_launch import ENVIRONMENT_DEFAULTS
 from killable.supervisor.linux.oom_counter import OomCounter
 from killable.supervisor.linux.user_accounts import account
 from killable.supervisor.linux.worker_pipes import open_pipes
@@ -108,7 +108,7 @@ class PoolSpawner:
             self._listener,
             python=self._spec.python,
             folder=self._spec.folder,
-            environment={**THREAD_LIMITS, **os.environ, **self._spec.env},
+            environment={**ENVIRONMENT_DEFAULTS, **os.environ, **self._spec.env},
             marker=f"{self._marker}/{self._zygote_hosts}",
             patience_s=self._patience_s,
             answer_s=self._answer_s,
@@ -173,7 +173,7 @@ class PoolSpawner:
         self._listener.on_zygote_lost(how)
 
     def on_stuck(self, zygote_host: ZygoteHost) -> None:
-        assert self._zygote_host is zygote_host, "it gives up once"
+        assert self._zygote_host is zygote_host, "a zygote host reports this once"
         self._zygote_host = None
         self._stuck.append(zygote_host)
         self._listener.on_zygote_lost()

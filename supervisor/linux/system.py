@@ -120,4 +120,4 @@ def _require_pidfd() -> None:
     try:
         os.close(os.pidfd_open(os.getpid()))
     except OSError as error:
-        raise OSError(error.errno or 0, f"pidfd_open is not possible here: {error.strerror}") from error
+        raise OSError(error.errno or 0, f"pidfd_open is not available here: {error.strerror}") from error

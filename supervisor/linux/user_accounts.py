@@ -38,14 +38,14 @@ def account(user: str | int, group: str | int) -> UserAccount | None:
     if user == "" and group == "":
         return None
     if os.geteuid() != 0:
-        raise AccountError("group" if user == "" else "user", "only root can start workers as somebody else")
+        raise AccountError("group" if user == "" else "user", "only root can start workers as another user")
     job = _user(os.geteuid() if user == "" else user)
     if group != "":
         gid = _group(group)
     elif job is not None:
         gid = job.pw_gid
     else:
-        raise AccountError("user", "it is not in the user database, so its group has to be named too")
+        raise AccountError("user", "it is not in the user database, so a group must be set too")
     if job is None:
         return UserAccount(int(user), gid, [], {})
     login = {"HOME": job.pw_dir, "USER": job.pw_name, "LOGNAME": job.pw_name}

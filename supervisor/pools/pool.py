@@ -372,7 +372,7 @@ class Pool:
         how = how or "for an unknown reason"
         logger.error("zygote_gone", extra={"pool": self.spec.name, "ending": how})
         if was in (ZygoteState.PRELOADING, ZygoteState.READY) and self._backoff.failures >= FAILURES_MAX:
-            self._break(f"no zygote lived until a worker was ready, {self._backoff.failures} times: {how}")
+            self._break(f"{self._backoff.failures} zygotes in a row ended before a worker was ready; the last: {how}")
         else:
             self.state = "restarting"
         if self._backoff.failures == 1:

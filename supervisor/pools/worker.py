@@ -204,7 +204,7 @@ class Worker:
     def take_result_buffer(self) -> MemoryFile:
         """Return the result that was written to shared memory. Raise ValueError when there is none."""
         if self._result_buffer is None:
-            raise ValueError("no file for a result was given to this process")
+            raise ValueError("no result buffer was sent to this process")
         result_buffer, self._result_buffer = self._result_buffer, None
         self._result_buffer_passed = False
         return result_buffer.take()
@@ -249,7 +249,7 @@ class Worker:
             try:
                 word = _first_message(frame)
             except (ValueError, TypeError, RecursionError) as error:
-                self.on_protocol_error(f"a frame of kind {frame.kind} that cannot be read: {error}")
+                self.on_protocol_error(f"an invalid frame of kind {frame.kind}: {error}")
                 return
             if isinstance(word, Broken):
                 self._broken = word
@@ -304,7 +304,7 @@ class Worker:
         if self.attempt is not None:
             self.attempt.on_protocol_error(why)
         elif self.stage is WorkerStage.SPAWNING:
-            self._broken = Broken(f"what it said before it was ready makes no sense: {why}")
+            self._broken = Broken(f"it sent an invalid message before it was ready: {why}")
             self.kill()
         elif self.stage is not WorkerStage.GONE:
             self.kill()

@@ -70,29 +70,31 @@ class _Scrape:
 
     def collect(self) -> Iterator[Metric]:
         metrics, gauges = self._metrics, self._gauges
-        yield _counter("jobs", "Jobs that have ended, each once", metrics.jobs, "type", "outcome")
-        yield _counter("submissions", "Submissions: accepted, replayed, or the code of the refusal",
+        yield _counter("jobs", "Ended jobs, by type and outcome", metrics.jobs, "type", "outcome")
+        yield _counter("submissions", "Submissions, by result: accepted, replayed, or the code of the refusal",
                        _single(metrics.submissions), "result")  # fmt: skip
-        yield _counter("stops", "Jobs that were stopped, by what for and by whom", metrics.stops, "cause", "by")
-        yield _counter("kills", "Signals sent to end an attempt", metrics.kills, "cause", "signal")
-        yield _counter("retries", "Attempts that were followed by another one, by how they ended",
+        yield _counter("stops", "Stopped jobs, by cause and by requester", metrics.stops, "cause", "by")
+        yield _counter("kills", "Signals sent to end attempts, by cause and signal", metrics.kills, "cause", "signal")
+        yield _counter("retries", "Retried attempts, by the code of their error",
                        _single(metrics.retries), "code")  # fmt: skip
-        yield _counter("timeouts", "Jobs that a deadline ended", _single(metrics.timeouts), "kind")
+        yield _counter("timeouts", "Jobs that a deadline ended, by kind of deadline", _single(metrics.timeouts), "kind")
         yield _counter("tokens", "Tokens emitted", {(): metrics.tokens + gauges.live_tokens})
-        yield _counter("tokens_saved", "Tokens that stopped jobs had announced and did not compute",
+        yield _counter("tokens_saved", "Tokens that stopped jobs had announced and did not emit",
                        {(): metrics.tokens_saved})  # fmt: skip
-        yield _counter("zygote_restarts", "Zygotes that died and were started again", {(): gauges.zygote_restarts})
-        yield _gauge("queue_depth", "Jobs that wait for a worker", gauges.queue_depth)
-        yield _gauge("queue_bytes", "Input of the jobs that wait for a worker", gauges.queue_bytes)
+        yield _counter("zygote_restarts", "Restarts of zygotes that died", {(): gauges.zygote_restarts})
+        yield _gauge("queue_depth", "Jobs waiting for a worker", gauges.queue_depth)
+        yield _gauge("queue_bytes", "Input of the jobs waiting for a worker, in bytes", gauges.queue_bytes)
         workers = GaugeMetricFamily("killable_workers", "Worker processes", labels=["state"])
         for state, number in gauges.workers.items():
             workers.add_metric([state], number)
         yield workers
-        yield _gauge("spares", "Warm workers that wait for a job", gauges.spares)
-        yield _gauge("worker_rss_bytes", "Resident memory of all workers; what they share counts in each",
+        yield _gauge("spares", "Warm, idle workers", gauges.spares)
+        yield _gauge("worker_rss_bytes", "Resident memory of all workers; shared pages count in each",
                      self._rss_bytes)  # fmt: skip
         yield _gauge("sse_clients", "Open streams", gauges.sse_clients)
-        yield _gauge("loop_lag_seconds", "One whole turn of the supervisor's event loop, now", gauges.loop_lag_s)
+        yield _gauge(
+            "loop_lag_seconds", "Duration of one iteration of the supervisor's event loop, now", gauges.loop_lag_s
+        )
         yield from metrics.registry.collect()
 
 

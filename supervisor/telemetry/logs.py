@@ -132,7 +132,7 @@ class _Writer(logging.Handler):
 
 
 def _lost(number: int) -> logging.LogRecord:
-    text = "records were dropped: nobody reads the log"
+    text = "records were dropped: stderr was blocked"
     record = logging.LogRecord(f"{OWN}.log", logging.WARNING, "", 0, text, None, None)
     record.dropped = number
     return record

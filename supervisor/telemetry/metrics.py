@@ -84,24 +84,32 @@ class Metrics:
         self.run: dict[str, Window] = {}
         """Run times by type."""
         self._run_s = self._histogram(
-            "job_duration", "From a job's entry until nothing of it was left; without cancelled jobs", RUN_S, "type"
+            "job_duration",
+            "Time from the entry of the job function until its process tree was empty; without cancelled jobs",
+            RUN_S,
+            "type",
         )
         self._queue_wait_s = self._histogram(
-            "queue_wait", "From the acceptance to a worker, or to the end of queue_s", SHORT_S, "type"
+            "queue_wait",
+            "Time from the acceptance to the assignment to a worker, or to the end of queue_s",
+            SHORT_S,
+            "type",
         )
-        self._start_s = self._histogram("start", "From a worker to the entry of the job function", SHORT_S, "type")
+        self._start_s = self._histogram(
+            "start", "Time from the assignment to the entry of the job function", SHORT_S, "type"
+        )
         self._first_token_s = self._histogram(
-            "first_token", "From the entry of the job function to its first token", SHORT_S, "type"
+            "first_token", "Time from the entry of the job function to its first token", SHORT_S, "type"
         )
         self._cancel_s = self._histogram(
             "cancel",
-            "From the request of a cancel to SIGTERM (term), the job's acknowledgement (ack), the exit of its process "
-            "(exit), and until nothing of its tree was left (tree_empty)",
+            "Time from the request of a cancel to SIGTERM (term), the job's acknowledgement (ack), the exit of its "
+            "process (exit), and its empty process tree (tree_empty)",
             STOP_S,
             "phase",
         )
         self._recovery_s = self._histogram(
-            "recovery", "From the end of an attempt's tree until its pool had a warm worker again", STOP_S
+            "recovery", "Time from the end of an attempt's process tree until its pool had a warm worker again", STOP_S
         )
 
     def _histogram(self, name: str, text: str, buckets: Iterable[float], *labels: str) -> Histogram:

@@ -29,8 +29,12 @@ SECRET = "s3cret" * 1000
         ({"uniqueItems": True}, [SECRET, SECRET], "does not satisfy 'uniqueItems' of the schema"),
         ({"anyOf": [{"type": "integer"}, {"type": "null"}]}, SECRET, "must be an integer or null"),
         ({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "null"}]}, 0, "must be at least 1"),
-        ({"anyOf": [{"minimum": 5}, {"multipleOf": 2}]}, 1, "has none of the allowed forms"),
-        ({"anyOf": [{"type": ["integer", "null"]}, {"type": "boolean"}]}, "", "has none of the allowed forms"),
+        ({"anyOf": [{"minimum": 5}, {"multipleOf": 2}]}, 1, "matches none of the allowed types"),
+        (
+            {"anyOf": [{"type": ["integer", "null"]}, {"type": "boolean"}]},
+            "",
+            "matches none of the allowed types",
+        ),
         ({"not": {"type": "string"}}, SECRET, "does not satisfy 'not' of the schema"),
     ],
 )
@@ -52,7 +56,7 @@ def test_members_missing_and_unknown_are_each_named() -> None:
     long = "/" + "h" * 99 + "…"
     assert faults == {
         **dict.fromkeys(["/a/b", "/a/c", "/d", "/e"], "is required"),
-        **dict.fromkeys(["/f~1~0g", long], "is not known here"),
+        **dict.fromkeys(["/f~1~0g", long], "is unknown"),
     }
 
 

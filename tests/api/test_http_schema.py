@@ -74,7 +74,7 @@ async def run(server: Server, description: Path, *arguments: str) -> None:
 @pytest.mark.timeout(300)
 async def test_the_description_holds(locked: Server, tmp_path: Path) -> None:
     exclude = [argument for path in ENDING for argument in ("--exclude-name", path)]
-    await run(locked, await describe(locked, tmp_path), *exclude, "--max-examples", "15")
+    await run(locked, await describe(locked, tmp_path), *exclude, "--max-examples", "8")
     jobs = (await locked.client.get("/v1/jobs?state=completed&type=echo")).json()["jobs"]
     assert jobs, "nothing of what was generated was a job"
 
@@ -83,7 +83,5 @@ async def test_the_description_holds(locked: Server, tmp_path: Path) -> None:
 @pytest.mark.timeout(300)
 async def test_the_description_of_the_end_holds(locked: Server, tmp_path: Path) -> None:
     include = [argument for path in ENDING for argument in ("--include-name", path)]
-    await run(
-        locked, await describe(locked, tmp_path), *include, "--phases", "coverage,fuzzing", "--max-examples", "15"
-    )
+    await run(locked, await describe(locked, tmp_path), *include, "--phases", "coverage,fuzzing", "--max-examples", "8")
     assert (await locked.client.get("/v1/drain")).json()["shutting_down"]

@@ -57,23 +57,7 @@ class Source:
 
     @functools.cached_property
     def imports(self) -> list[Import]:
-        later = {id(node) for block in (*self.functions(), *self._for_checkers()) for node in ast.walk(block)}
-        found = []
-        for node in ast.walk(self.tree):
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                module = "." * node.level + (node.module or "")
-                names = [f"{module}.{alias.name}" for alias in node.names]
-            else:
-                continue
-            found += [Import(name, node.lineno, id(node) not in later) for name in names]
-        return found
-
-    def _for_checkers(self) -> Iterator[ast.If]:
-        for node in ast.walk(self.tree):
-            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-                yield node
+        return list(_imports(self.tree, True))
 
     @functools.cached_property
     def calls(self) -> list[tuple[str, int]]:
@@ -97,6 +81,23 @@ class Source:
             elif isinstance(node, ast.ImportFrom):
                 found.update({alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names})
         return found
+
+
+def _imports(node: ast.AST, at_once: bool) -> Iterator[Import]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.expr):
+            continue  # no import is in one
+        if isinstance(child, ast.Import):
+            names = [alias.name for alias in child.names]
+        elif isinstance(child, ast.ImportFrom):
+            module = "." * child.level + (child.module or "")
+            names = [f"{module}.{alias.name}" for alias in child.names]
+        else:
+            for_checkers = isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"
+            later = for_checkers or isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef))
+            yield from _imports(child, at_once and not later)
+            continue
+        yield from (Import(name, child.lineno, at_once) for name in names)
 
 
 Check = Callable[[Sequence[Source]], list[str]]

@@ -1,4 +1,4 @@
-"""What we need of other packages: no more than is imported, by those alone who need it, and uvicorn as we know it."""
+"""An Executor imports no packages of the server, and uvicorn is one that our protocol was written for."""
 
 from __future__ import annotations
 
@@ -12,17 +12,14 @@ from importlib.metadata import packages_distributions, version
 
 import uvicorn
 from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from contract.source import LAYERS, ROOT, sources
+from contract.source import ROOT
 from killable.api.cli.server.bounded_protocol import BoundedProtocol
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-OF_UVICORN = "httptools"
-"""Imported by its `httptools_impl`, which has no extra of its own for it."""
 
 EXECUTOR = """
 import json, sys
@@ -50,21 +47,6 @@ KNOWN_PARTS = {
 
 def top(module: str) -> str:
     return module.partition(".")[0]
-
-
-# ── who imports what ──
-
-
-def required() -> list[str]:
-    return [canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]]
-
-
-def test_each_package_is_imported_somewhere() -> None:
-    imported = {top(seen.module) for each in sources(*LAYERS) for seen in each.imports} | {OF_UVICORN}
-    homes = packages_distributions()
-    distributions = {canonicalize_name(home) for name in imported for home in homes.get(name, ())}
-    assert set(required()) - distributions == set()
-    assert not any(Requirement(line).extras for line in PROJECT["dependencies"]), "an extra brings what nobody sees"
 
 
 def test_an_executor_and_its_workers_import_nothing_of_the_server() -> None:

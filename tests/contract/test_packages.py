@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
@@ -46,13 +47,14 @@ BELOW = {
     "api/cli/server": ("api/client", "api/http", "api/cli/display"),
     "api/cli/diagnosis": ("api/cli/display",),
     "api/cli/commands": (
-        "api/client", "api/cli/display", "api/cli/parameters", "api/cli/server", "api/cli/diagnosis",
+        "api/client", "api/cli", "api/cli/display", "api/cli/parameters", "api/cli/server", "api/cli/diagnosis",
     ),
     "api/public": ("workers/authoring", "workers", "supervisor/executor", "api/client"),
 }  # fmt: skip
 """What each package may import of its own layer; of the layers below it any package."""
 
 
+@functools.cache
 def _modules() -> dict[str, str]:
     return {_module_of(each.name): each.name for each in sources(*LAYERS)}
 
@@ -63,6 +65,7 @@ def _module_of(name: str) -> str:
     return ".".join(("killable", *(parts[2:] if parts[:2] == ("api", "public") else parts)))
 
 
+@functools.cache
 def _target(module: str) -> str | None:
     """Return the file that an imported name lies in; None: it is not ours."""
     modules = _modules()

@@ -56,6 +56,7 @@ def without_import(required: Iterable[str]) -> set[str]:
 
 def test_what_is_required_is_imported() -> None:
     assert without_import(PROJECT["dependencies"]) == set()
+    assert not any(Requirement(line).extras for line in PROJECT["dependencies"]), "an extra brings what nobody sees"
     assert without_import(["PyYAML>=6", "rich>=13"]) == {"pyyaml"}, "the control"
 
 

@@ -125,8 +125,8 @@ def test_submit_says_that_a_job_is_run_again(command: Command) -> None:
 def test_every_refusal_has_its_exit_code(command: Command, tmp_path: Path) -> None:
     for code, args, words in (
         (65, ("add", "-i", "a=x"), "must be a whole number"),
-        (65, ("add", "--input", '{"a": "x", "c": 1}'), "-i c: is not known here"),
-        (65, ("add", "-i", "a=1", "--run-s", "2h"), "over the cap"),
+        (65, ("add", "--input", '{"a": "x", "c": 1}'), "-i c: is unknown"),
+        (65, ("add", "-i", "a=1", "--run-s", "2h"), "exceeds the cap"),
         (4, ("nobody",), "greet"),
         (2, ("add", "-i", "a"), "NAME=VALUE"),
         (2, ("add", "--run-s", "soon"), "5m"),

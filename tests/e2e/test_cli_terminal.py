@@ -7,16 +7,15 @@ from support.killable_command import Command, Server, start_detached
 from support.pseudo_terminal import on_screen
 
 
-@pytest.mark.parametrize("columns", [60, 80, 120])
-def test_tables_fit_the_terminal(command: Command, columns: int) -> None:
+def test_tables_fit_the_terminal(command: Command) -> None:
     start_detached(command, "tick", tags={"team": "search"})
-    for verb in (("ps",), ("ps", "-a"), ("workers",), ("types",)):
-        screen = on_screen(command, *verb, columns=columns)
+    for columns, verb in ((60, "ps"), (80, "ps"), (120, "ps"), (60, "workers"), (60, "types")):
+        screen = on_screen(command, verb, columns=columns)
         assert screen.exit_code == 0
         assert max(len(line) for line in screen.lines) <= columns, (verb, screen.lines)
         assert not any("\n " in line for line in screen.lines)
-    rows = [line for line in on_screen(command, "ps", columns=columns).lines if line.startswith("job-")]
-    assert len(rows) == 1 and "running" in rows[0]
+        rows = [line for line in screen.lines if line.startswith("job-")]
+        assert verb != "ps" or (len(rows) == 1 and "running" in rows[0])
 
 
 def test_colours_can_be_turned_off(command: Command) -> None:
@@ -68,7 +67,7 @@ def test_while_it_is_queued_its_place_is_shown(server: Server, command: Command)
     busy = [start_detached(command, "tick") for _ in range(pool["workers_max"])]
     with command.start("stream", busy[0]):
         job = command.ok("submit", "tick", "-d").strip()
-        screen = on_screen(command, "submit", "add", "-i", "a=1", "--queue-s", "10")
+        screen = on_screen(command, "submit", "add", "-i", "a=1", "--queue-s", "4")
         assert screen.exit_code == 124
         assert "queued, 1 job ahead of it" in screen.raw
         assert not any("queued" in line and "queue_s" not in line and "--queue-s" not in line for line in screen.lines)

@@ -89,7 +89,7 @@ def test_a_refusal_has_its_code_and_its_faults(plain: Client) -> None:
     ]
     assert refused("count", {"n": 1}, correlation_id="no blanks").code == "invalid"
     both = refused("count", {"m": 1})
-    assert str(both) == "2 faults: body /input/n: is required; body /input/m: is not known here", both
+    assert str(both) == "2 faults: body /input/n: is required; body /input/m: is unknown", both
     with pytest.raises(TypeError, match=r"no option 'tag' \(did you mean tags\?\); the job's input is one mapping"):
         plain.submit("count", {"n": 1}, tag="x")  # type: ignore[call-arg]
 

@@ -199,7 +199,7 @@ def test_what_was_accepted_survives_the_death_of_the_server(runs: Runs) -> None:
     lost = runs.record(running)
     assert (lost["state"], lost["error"]["code"], lost["attempts"]) == ("failed", "supervisor_lost", 1)
     assert lost["error"]["instance_id"] == lost["instance_id"] == instance and lost["error"]["pid"] == pid
-    assert instance in lost["error"]["message"] and "swept before this one started" in lost["error"]["message"]
+    assert instance in lost["error"]["message"] and "ended the orphans of dead servers" in lost["error"]["message"]
     ((id, name, data),) = runs.stream(running, after=last_seen)
     assert (name, json.loads(data)["error"]) == ("failed", lost["error"]) and int(id) == lost["events"] - 1
     headers = {"last-event-id": id}
@@ -244,7 +244,7 @@ def test_a_start_that_is_refused_ends_no_job_and_one_without_the_type_does(runs:
     runs.client.delete(f"/v1/jobs/{ticking}", params={"grace_s": 0})
     assert runs.ended(kept)["state"] == "completed"
     error = runs.ended(lost)["error"]
-    assert error["code"] == "spawn" and "job type add is no longer served" in error["message"]
+    assert error["code"] == "spawn" and "the restarted server has no job type add" in error["message"]
     assert [json.loads(data)["error"] for _, _, data in runs.stream(lost)] == [error]
 
 
@@ -265,14 +265,14 @@ def test_a_file_that_cannot_be_the_journal_is_refused_and_stays_as_it_was(runs: 
     runs.start()
     second = Command(runs.folder).run("serve")
     assert second.returncode == 78 and "Traceback" not in second.stderr
-    assert f"{runs.journal} is in use: another server runs with it" in second.stderr.replace("\n", " ")
+    assert f"{runs.journal} is in use: another server uses it" in second.stderr.replace("\n", " ")
     assert runs.client.get("/readyz").json()["status"] == "ok"
     assert Command(runs.folder).run("check").returncode == 0  # which has no use for it
     garbage = runs.folder / "garbage"
     garbage.write_bytes(b"no journal at all\n" * 1000)
     refused = Command(runs.folder).run("serve", "--journal", "garbage")
     assert refused.returncode == 78 and "Traceback" not in refused.stderr
-    assert f"{garbage} is no journal" in refused.stderr.replace("\n", " ")
+    assert f"{garbage} is not a journal" in refused.stderr.replace("\n", " ")
     assert garbage.read_bytes() == b"no journal at all\n" * 1000
 
 

@@ -261,7 +261,7 @@ def test_what_cannot_be_sent_is_named(executor: Executor) -> None:
 
 
 def test_a_coroutine_that_nobody_would_run_is_an_error_that_says_so(executor: Executor) -> None:
-    with pytest.raises(TypeError, match=r"send what does: asyncio\.run"):
+    with pytest.raises(TypeError, match=r"run it inside the function: asyncio\.run"):
         executor.submit(executor_tasks.asynchronous).result()
 
 
@@ -272,7 +272,7 @@ def test_what_is_preloaded_is_shared_also_when_the_collector_has_looked_at_it() 
 
 
 def test_what_cannot_be_streamed_says_what_can(executor: Executor) -> None:
-    with pytest.raises(TypeError, match="'int' object is not iterable: stream gives what a function yields"):
+    with pytest.raises(TypeError, match="'int' object is not iterable: stream takes a function that yields"):
         next(executor.stream(executor_tasks.square, 2))
 
 
@@ -320,7 +320,7 @@ def test_a_preload_that_fails_breaks_the_pool_with_its_reason() -> None:
 def test_workers_that_say_what_makes_no_sense_before_they_are_ready_break_the_pool(data: bytes) -> None:
     with Executor(max_workers=1, initializer=executor_tasks.write_to_frames, initargs=(data,)) as executor:
         future = executor.submit(executor_tasks.square, 1)
-        with pytest.raises(concurrent.futures.process.BrokenProcessPool, match="makes no sense"):
+        with pytest.raises(concurrent.futures.process.BrokenProcessPool, match="sent an invalid message"):
             future.result()
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -25,7 +25,7 @@ from support import (
     resource_hungry_jobs,
 )
 from support.certificate_checks import check_certificate, check_row, phases_of
-from support.hostile_job_table import ACK_S, DELIVERY_GRACE_S, TABLE, HostileCase
+from support.hostile_job_table import ACK_S, DELIVERY_GRACE_S, ONE_OF_EACH_KIND, TABLE, HostileCase
 from support.job_helpers import process_name_of
 from support.waiting import Pending, until
 
@@ -198,9 +198,13 @@ class Lane:
 
 
 @pytest.mark.row("H5", "PEERS-3", "PEERS-4", "PEERS-8")
-@pytest.mark.parametrize("start_method", ["fork", "spawn"])
-def test_every_hostile_job_ends_as_its_row_says_and_hurts_no_other_call(start_method: str) -> None:
+@pytest.mark.parametrize(
+    ("start_method", "table"), [("fork", TABLE), ("spawn", ONE_OF_EACH_KIND)], ids=["fork", "spawn"]
+)
+def test_every_hostile_job_ends_as_its_row_says_and_hurts_no_other_call(
+    start_method: str, table: Sequence[HostileCase]
+) -> None:
     with ThreadPoolExecutor(AT_ONCE) as threads:
-        lanes = [threads.submit(Lane(start_method).faults, TABLE[n::AT_ONCE]) for n in range(AT_ONCE)]
+        lanes = [threads.submit(Lane(start_method).faults, table[n::AT_ONCE]) for n in range(AT_ONCE)]
         faults = [fault for lane in lanes for fault in lane.result()]
-    assert not faults, f"{len(faults)} of {len(TABLE)} hostile calls:\n" + "\n".join(faults)
+    assert not faults, f"{len(faults)} of {len(table)} hostile calls:\n" + "\n".join(faults)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import builtins
 import errno
 import io
+import math
 import os
 import selectors
 import signal
@@ -146,9 +147,13 @@ class Injector:
         self._aim = lambda made, _: site in made.site and any(place in call.site for call in self.calls)
         self.way, self.failure = 0, failure
 
-    def aim_at_number(self, number: int, way: int = 0) -> None:
-        """Fail the n-th call of the phase, from 1."""
-        self._aim, self.way, self.failure = lambda _, count: count == number, way, 0
+    def aim_at_number(self, number: int, way: int = 0, turns: float = math.inf) -> None:
+        """Fail the n-th call of the phase, from 1; of each place only so many count."""
+
+        def is_meant(call: Call, _: int) -> bool:
+            return call.turn < turns and sum(made.turn < turns for made in self.calls) == number
+
+        self._aim, self.way, self.failure = is_meant, way, 0
 
     def note(self, operation: Operation, frame: FrameType | None) -> Failure:
         """Count a call if it is one of ours; return how it is to fail, or 0."""

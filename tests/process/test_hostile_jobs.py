@@ -1,6 +1,7 @@
 """Every hostile job through the real guard, zygote and supervisor: how it ends, that it does, and whom it hurts.
 
-By every kind of worker: forked or exec'd, fresh or used again, with either proof that its tree is gone.
+By every kind of worker: forked or exec'd, fresh or used again, with either proof that its tree is gone; each pair of
+these three together.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import traceback
+from collections.abc import Sequence
 from datetime import datetime
 from itertools import groupby
 from pathlib import Path
@@ -16,8 +18,17 @@ from typing import Any
 import pytest
 from job_runs import HOSTILE_POOL, SETTLED, Story, follow, hostile_pool, run, stop, submit, wait_for_tokens
 from support.certificate_checks import check_row
-from support.hostile_job_table import ACK_S, EXIT_PHASES, FROM_START_S, GRACE_S, LONG_S, TABLE, HostileCase
-from support.supervisor_fixture import StartSupervisor
+from support.hostile_job_table import (
+    ACK_S,
+    EXIT_PHASES,
+    FROM_START_S,
+    GRACE_S,
+    LONG_S,
+    ONE_OF_EACH_KIND,
+    TABLE,
+    HostileCase,
+)
+from support.supervisor_fixture import CGROUP_PROOF, StartSupervisor
 from support.waiting import Pending, until_async
 
 from killable.supervisor.supervisor import Supervisor
@@ -73,10 +84,18 @@ def stack_written(pid: int) -> bytes:
 @pytest.mark.row("B3", "B4", "D1", "D2", "D3", "D20", "D21", "H5", "PEERS-3", "PEERS-7", "PEERS-8")
 @pytest.mark.code(*{case.code for case in TABLE if case.code})
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("start_method", ["fork", "spawn"])
-@pytest.mark.parametrize("jobs_per_worker_max", [1, 0], ids=["fresh", "reused"])
+@pytest.mark.parametrize(
+    ("start_method", "jobs_per_worker_max", "proof", "table"),
+    [
+        ("fork", 0, CGROUP_PROOF, TABLE),
+        ("fork", 1, "descendants", TABLE),
+        ("spawn", 1, CGROUP_PROOF, ONE_OF_EACH_KIND),
+        ("spawn", 0, "descendants", TABLE),  # few of them leave their worker as it was: nearly each has one of its own
+    ],
+    ids=["fork-reused-cgroup", "fork-fresh", "spawn-fresh-cgroup", "spawn-reused"],
+)
 async def test_every_hostile_job_ends_as_its_row_says_and_hurts_nobody(
-    start_method: str, jobs_per_worker_max: int, proof: str, supervisor: StartSupervisor
+    start_method: str, jobs_per_worker_max: int, proof: str, table: Sequence[HostileCase], supervisor: StartSupervisor
 ) -> None:
     modules = (*HOSTILE_POOL["modules"], "support.resource_hungry_jobs", "support.operation_jobs")
     kind = {"start_method": start_method, "jobs_per_worker_max": jobs_per_worker_max}
@@ -101,8 +120,8 @@ async def test_every_hostile_job_ends_as_its_row_says_and_hurts_nobody(
                 told = "".join(traceback.format_exception(error))
                 failures.append(f"── {case} ({case.type} {case.input})\n{told}")
 
-    await asyncio.gather(*map(one, TABLE))
-    assert not failures, f"{len(failures)} of {len(TABLE)} hostile jobs:\n" + "\n".join(failures)
+    await asyncio.gather(*map(one, table))
+    assert not failures, f"{len(failures)} of {len(table)} hostile jobs:\n" + "\n".join(failures)
     assert (len(set(pids)) < len(pids)) == (jobs_per_worker_max == 0), "used again, or each fresh"
     assert (await server.get(neighbour)).state == "running"
     living = [worker.pid for worker in await server.workers() if worker.state in ("idle", "busy") and worker.pid]

@@ -159,7 +159,7 @@ async def test_of_leftovers_is_said_what_is_true(supervisor: StartSupervisor, tm
     server = await supervisor(hostile_pool(), journal=str(tmp_path / "journal"), sweep=False)
     story = await follow_lost(server, running["job_id"])
     assert story.code == "supervisor_lost" and story.error["pid"] == running["pid"]
-    assert "nothing was swept at this start" in story.error["message"]
+    assert "this start searched for no orphans" in story.error["message"]
     assert processes.read_process(running["pid"]) is None
 
 
@@ -367,18 +367,18 @@ async def test_a_disk_that_hangs_holds_up_a_close_for_its_time_only(
 
     async def tells() -> bool | Pending:
         able, degraded = await server.ready()
-        return (able and "goes on" in str(degraded)) or Pending(degraded)
+        return (able and "has not finished after" in str(degraded)) or Pending(degraded)
 
     await until_async(tells, "it says that the disk hangs")
-    with pytest.raises(Refused, match=r"began \d+ s ago goes on; what is accepted has to survive"):
+    with pytest.raises(Refused, match=r"not finished after \d+ s; no job is accepted until writing works"):
         await server.submit(LOOP)
     assert not asked.done()
     await server.close(grace_s=0)
     with pytest.raises(Refused) as caught:
         async with asyncio.timeout(30):
             await asked
-    assert caught.value.code == "journal_failed" and "it is not known whether the job is in" in caught.value.message
-    assert "journal_left" in caplog.text and f"{path} takes nothing for 0.1 s" in str(vars(caplog.records[-1]))
+    assert caught.value.code == "journal_failed" and "not known whether the job was written" in caught.value.message
+    assert "journal_left" in caplog.text and f"{path}: no write finished within 0.1 s" in str(vars(caplog.records[-1]))
     disk.set()
     await until_async(lambda: "killable-journal" not in [each.name for each in threading.enumerate()], "it has ended")
     following = await supervisor(hostile_pool(), journal=path)

@@ -258,7 +258,7 @@ def interpreter_of(uid: int, start_method: str) -> str:
     return system
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start workers as somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start workers as another user")
 @pytest.mark.parametrize(
     ("user", "group", "start_method"),
     [
@@ -324,7 +324,7 @@ async def test_a_pool_of_a_user_that_is_not_there_is_broken(supervisor: StartSup
     server = await supervisor(gluttons(), gluttons_of("nobody at all"))
     states = {pool.name: (pool.state, pool.detail) for pool in await server.pools()}
     assert states["gluttons"][0] == "ready"
-    why = "no such user" if os.geteuid() == 0 else "only root can start workers as somebody else"
+    why = "no such user" if os.geteuid() == 0 else "only root can start workers as another user"
     assert states["others"][0] == "broken" and why in states["others"][1]
 
 

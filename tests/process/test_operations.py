@@ -61,9 +61,8 @@ async def test_a_decorator_gives_an_operation_its_time(supervisor: StartSupervis
     assert (story.code, story.error["operation"], story.error["limit_s"]) == ("timeout.operation", "load", 0.1)
 
 
-@pytest.mark.parametrize("jobs_per_worker_max", [1, 0], ids=["fresh", "reused"])
-async def test_a_job_that_catches_what_is_raised_goes_on(jobs_per_worker_max: int, supervisor: StartSupervisor) -> None:
-    server = await supervisor(pool(jobs_per_worker_max=jobs_per_worker_max, workers=6))
+async def test_a_job_that_catches_what_is_raised_goes_on(supervisor: StartSupervisor) -> None:
+    server = await supervisor(pool(jobs_per_worker_max=0, workers=6))
     story = await run(server, "tries_again", limits=PATIENT, times=2)
     assert story.state == "completed", story.error
     once = ["operation fetch took longer than 0.05 s", "fetch", 0.05, True]
@@ -109,7 +108,7 @@ async def test_what_is_raised_and_not_caught_ends_the_job_as_a_timeout(superviso
 
 
 async def test_who_catches_it_and_stays_is_stopped(supervisor: StartSupervisor) -> None:
-    story = await run(await supervisor(pool()), "tries_again", limits={"grace_s": 8, "ack_s": None}, stays=True)
+    story = await run(await supervisor(pool()), "tries_again", limits={"grace_s": 4, "ack_s": None}, stays=True)
     assert (story.state, story.code) == ("timed_out", "timeout.operation")
     assert "did not leave it within grace_s" in story.error["message"]
     assert story.certificate["operation"] == "fetch" and "acknowledged" in story.phases

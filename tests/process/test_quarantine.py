@@ -16,7 +16,7 @@ from support.waiting import Pending, until_async
 from killable.supervisor.models import JobRecord
 from killable.supervisor.supervisor import Supervisor
 
-UNKILLABLE_S = 6.0
+UNKILLABLE_S = 3.0
 
 
 async def given_up(server: Supervisor, job_id: str) -> JobRecord:

@@ -43,7 +43,7 @@ async def test_whoever_takes_it_without_python_gets_the_signal_of_an_operation_o
     server = await supervisor(pool())
     story = await run(server, "waits_for_it_in_a_thread", limits={"grace_s": 1.0, "ack_s": 1.0})
     assert (story.code, story.tokens) == ("timeout.operation", ["heard", "heard"]), story.error
-    assert "did not hear of it within ack_s" in story.error["message"]
+    assert "did not acknowledge it within ack_s" in story.error["message"]
 
 
 async def test_our_signal_for_an_operations_end_is_not_said_to_come_from_outside(supervisor: StartSupervisor) -> None:

@@ -26,7 +26,7 @@ from killable.supervisor.settings import PoolSpec, Settings
 from killable.supervisor.supervisor import Supervisor
 from killable.workers.protocol.messages import Kind
 
-ANSWER_S = 5.0
+ANSWER_S = 2.5
 
 StartImpatient = Callable[[PoolSpec], Awaitable[Supervisor]]
 

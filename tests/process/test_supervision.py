@@ -406,7 +406,7 @@ async def test_a_close_ends_everything_by_its_own_grace(proof: str, supervisor: 
     for job_id in jobs.values():
         await wait_for_tokens(server, job_id)
     queued = [await submit(server, "echoes") for _ in range(3)]
-    closing = asyncio.create_task(server.close(grace_s=8))
+    closing = asyncio.create_task(server.close(grace_s=4))
     stories = {type: await follow(server, job_id) for type, job_id in jobs.items()}
     await closing
     for story in stories.values():

@@ -138,7 +138,7 @@ def same_line(waiting: list[Waiting], job: Waiting) -> list[Waiting]:
 
 
 TestQueue = Queue.TestCase
-TestQueue.settings = settings(max_examples=200, stateful_step_count=80, deadline=None)
+TestQueue.settings = settings(max_examples=100, stateful_step_count=80, deadline=None)
 
 
 @pytest.mark.row("B11")

@@ -343,3 +343,6 @@ OVER_LIMITS = [
 ]  # fmt: skip
 
 TABLE = (*COMPUTING, *NOT_STOPPING, *BAD_ENDINGS, *TOO_MUCH_OUTPUT, *OVER_LIMITS, *LEAVING_PROCESSES)
+
+ONE_OF_EACH_KIND = list({(case.code, case.settle, case.keeps_worker): case for case in TABLE}.values())
+"""A hostile job of each kind, where a worker for each of them all would be an interpreter that starts."""

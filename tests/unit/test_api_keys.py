@@ -46,9 +46,9 @@ def test_every_fault_is_told_and_no_key_is_repeated(tmp_path: Path) -> None:
         "line 3 has 4 words",
         "line 4 has an unknown role",
         "line 5 has a key of 6 characters",
-        "line 6 has the name of line 1 again",
-        "line 7 has the key of line 1 again",
-        "line 8 has a name with other characters than A-Z a-z 0-9 _ . - (64 at most)",
+        "line 6 repeats the name of line 1",
+        "line 7 repeats the key of line 1",
+        "line 8 has a name with characters other than A-Z a-z 0-9 _ . - (64 at most)",
         "line 9 has a key of 320 characters",
     ]
     assert all(fault in raised.value.message for fault in raised.value.faults)
@@ -66,8 +66,8 @@ def test_a_file_that_others_can_reach_is_refused(tmp_path: Path, mode: int) -> N
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "it has no key: a line is NAME ROLE KEY"),
-        ("# a submit x\n", "it has no key"),
+        ("", "it contains no key; a line is NAME ROLE KEY"),
+        ("# a submit x\n", "it contains no key"),
         ("# fine\nä submit x".encode(), "line 2 has a character that is not ASCII"),
         ("#" * (1 << 20) + "\n", "longer than 1048576 bytes"),
     ],

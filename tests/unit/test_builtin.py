@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from killable.supervisor.linux.spawner import THREAD_LIMITS
+from killable.supervisor.linux.spawner import ENVIRONMENT_DEFAULTS
 from killable.workers.builtin import generate
 
 COMMON = """
@@ -43,7 +43,7 @@ def run_python(code: str) -> dict[str, Any]:
         capture_output=True,
         text=True,
         timeout=100,
-        env={**os.environ, **THREAD_LIMITS},
+        env={**os.environ, **ENVIRONMENT_DEFAULTS},
     )
     assert done.returncode == 0, done.stderr
     answer: dict[str, Any] = json.loads(done.stdout)

@@ -46,7 +46,7 @@ def test_an_answer_that_lacks_what_was_asked_for_is_a_strangers(
 ) -> None:
     """A job whose cancel was answered with anything is not taken for dead."""
     script.on(method, path, as_json({"ok": True}))
-    with pytest.raises(Unreachable, match="not how a killable server answers"):
+    with pytest.raises(Unreachable, match="not an answer of a killable server"):
         ask(client)
 
 
@@ -59,7 +59,7 @@ def test_a_reason_may_have_bytes_that_are_no_text(script: Script, client: OneCli
 
 @pytest.mark.parametrize("url", ["http://me:hidden@here:78a3", "http://me:hid/den@here"])
 def test_a_password_is_not_shown_where_the_address_is_none(make_client: MakeClient, url: str) -> None:
-    with pytest.raises(Unreachable, match="is not an address") as caught:
+    with pytest.raises(Unreachable, match="is not a valid address") as caught:
         make_client(url)
     assert "hid" not in str(caught.value) + repr(caught.value.facts)
 
@@ -78,6 +78,6 @@ def test_an_environment_that_allows_no_connection_is_said_to(
     for without in ("NO_PROXY", "no_proxy"):
         monkeypatch.delenv(without, raising=False)
     monkeypatch.setenv(name, value)
-    with pytest.raises(KillableError, match="with this environment") as caught:
+    with pytest.raises(KillableError, match="certificates of this environment") as caught:
         make_client("https://elsewhere.example")
     assert isinstance(caught.value, Unreachable)

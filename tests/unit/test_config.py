@@ -346,7 +346,7 @@ def test_a_pools_processors_and_accounts_are_those_of_this_machine(monkeypatch: 
     )
     assert set(found) == {"pools.a.affinity", "pools.a.user", "pools.b.group", "pools.c.user"}
     assert str(first) in found["pools.a.affinity"]["expected"]
-    assert "its group has to be named" in found["pools.c.user"]["found"]
+    assert "a group must be set too" in found["pools.c.user"]["found"]
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert "only root" in faults("[pools.a]\nmodule = 'a'\nuser = 'nobody'")["pools.a.user"]["found"]
     assert "only root" in faults("[pools.a]\nmodule = 'a'\ngroup = 0")["pools.a.group"]["found"]

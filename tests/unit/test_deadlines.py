@@ -127,7 +127,7 @@ def test_a_notice_is_given_once_and_has_to_be_heard_and_obeyed() -> None:
     assert not found.noticed and found.raised is None
     assert found.due(NOW + 1) == OperationExpiry(1)
     assert found.noticed and found.wake_at == NOW + 1.5 and found.due(NOW + 1.49) is None
-    assert "did not hear of it within ack_s" in verdict(found, NOW + 1.5).facts["message"]
+    assert "did not acknowledge it within ack_s" in verdict(found, NOW + 1.5).facts["message"]
     found.heard(NOW + 1.2)
     assert found.wake_at == NOW + 4.2 and found.due(NOW + 4) is None
     assert "did not leave it within grace_s" in verdict(found, NOW + 4.2).facts["message"]
@@ -166,7 +166,7 @@ def test_without_ack_s_a_notice_has_the_grace_to_be_heard() -> None:
     found = running(ack_s=None)
     found.operation_entered(OperationEntered(1, "load", 1.0, True), NOW)
     assert notifications(found, NOW + 4, delivered=0.0) == [1.0, 1.05, 1.1, 1.2, 1.4, 1.8, 2.6]
-    assert found.wake_at == NOW + 4 and "did not hear of it" in verdict(found, NOW + 4).facts["message"]
+    assert found.wake_at == NOW + 4 and "did not acknowledge it" in verdict(found, NOW + 4).facts["message"]
 
 
 @pytest.mark.parametrize(("ack_s", "rung"), [(0.5, [1.0, 1.05, 1.1, 1.2, 1.4]), (0.03, [1.0])])
@@ -208,7 +208,7 @@ def test_an_answer_is_that_to_the_notice_that_was_given_first() -> None:
     assert found.raised is not None and found.raised.facts["operation"] == "load/download"
     found.operation_left(2)
     assert found.expired_by_signal is not None and found.expired_by_signal.facts["operation"] == "load"
-    assert "did not hear of it" in verdict(found, NOW + 1.5).facts["message"], "the other one was not heard"
+    assert "did not acknowledge it" in verdict(found, NOW + 1.5).facts["message"], "the other one was not heard"
     both = running()
     for number, path in ((1, "load"), (2, "load/download")):
         both.operation_entered(OperationEntered(number, path, 1.0, True, number - 1), NOW)

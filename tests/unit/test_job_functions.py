@@ -263,8 +263,8 @@ def test_the_refusal_names_module_file_and_line(write: Write, tmp_path: Path) ->
     with pytest.raises(DeclarationError) as raised:
         write("mine", "from killable import job\n@job\ndef split(*texts): ...\n")
     assert str(raised.value) == (
-        f"@job mine:split ({tmp_path}/mine.py:2): parameter '*texts' cannot be filled:"
-        " an input's members go by name; take a list under a name"
+        f"@job mine:split ({tmp_path}/mine.py:2): parameter '*texts' is not supported:"
+        " the members of an input have names; use a parameter that takes a list"
     )
 
 
@@ -341,8 +341,8 @@ def field_default(a: int = Field(1, ge=1)) -> None: ...
     [
         (coroutine, "async def is not supported; write def, with asyncio.run(...) inside"),
         (async_generator, "async def is not supported; write def, with asyncio.run(...) inside"),
-        (keywords, "parameter '**options' takes members of any name; say so with @job(extra_input=\"allow\")"),
-        (positional, "parameter 'a' is positional-only, and an input's members go by name; remove the /"),
+        (keywords, "parameter '**options' takes members of any name, which needs @job(extra_input=\"allow\")"),
+        (positional, "parameter 'a' is positional-only, but the members of an input are passed by name; remove the /"),
         (
             undefined,
             "parameter 'a' has an annotation that cannot be evaluated (name 'Nowhere' is not defined):"
@@ -358,12 +358,12 @@ def field_default(a: int = Field(1, ge=1)) -> None: ...
             "parameter '**more' set[int] has no JSON form (str, int, float, bool, None, bytes, list, dict, tuple,"
             " Literal, Enum, TypedDict, dataclass, unions of them and Any have one)",
         ),
-        (two_contexts, "parameter 'two' is a second Context, beside 'one'; one is enough"),
+        (two_contexts, "parameter 'two' is a second Context besides 'one'; only one is allowed"),
         (
             bare_context,
             "parameter 'ctx' has no annotation, so it would be a member of the input; write ctx: Context",
         ),
-        (inner_context, "parameter 'contexts' has the Context inside of its annotation; write ctx: Context"),
+        (inner_context, "parameter 'contexts' has Context inside a larger annotation; write ctx: Context"),
         (
             wrong_default,
             "parameter 'a' has the default 'x', which does not fit (must be an integer, is a string);"
@@ -380,22 +380,25 @@ def field_default(a: int = Field(1, ge=1)) -> None: ...
         ),
         (
             sentinel,
-            "parameter 'a' has a default that is not JSON, <class 'object'>; take None and make it in the function",
+            "parameter 'a' has a default that is not JSON, <class 'object'>; use None and create it in the function",
         ),
-        (not_a_number, "parameter 'a' has a default that is not JSON, nan; take None and make it in the function"),
+        (
+            not_a_number,
+            "parameter 'a' has a default that is not JSON, nan; use None and create it in the function",
+        ),
         (
             deep_default,
-            "parameter 'a' has a default that is not JSON, [[{1}]]; take None and make it in the function",
+            "parameter 'a' has a default that is not JSON, [[{1}]]; use None and create it in the function",
         ),
         (
             Class.method,
-            "parameter 'self' would be a member of the input; below the class, say"
-            ' job("name")(Class().method), or take a staticmethod',
+            "parameter 'self' would be a member of the input; below the class, write"
+            ' job("name")(Class().method), or use a staticmethod',
         ),
         (
             Class.untyped,
-            "parameter 'self' would be a member of the input; below the class, say"
-            ' job("name")(Class().method), or take a staticmethod',
+            "parameter 'self' would be a member of the input; below the class, write"
+            ' job("name")(Class().method), or use a staticmethod',
         ),
         (field_default, "parameter 'a' has a Field as its default; write Annotated[int, Field(...)]"),
     ],
@@ -421,8 +424,8 @@ def test_what_is_no_function_is_refused(thing: Any) -> None:
 def test_a_classmethod_in_its_class_is_refused() -> None:
     thing: Any = Class.__dict__["of_class"]
     assert refusal(lambda: job(thing)) == (
-        "@job HERE: a classmethod has no class yet while that is being defined;"
-        ' below the class, say job("name")(Class.method)'
+        "@job HERE: a classmethod cannot be registered inside its class;"
+        ' below the class, write job("name")(Class.method)'
     )
 
 
@@ -519,11 +522,11 @@ def test_a_wrapper_that_runs_the_loop_itself_is_a_function() -> None:
         ({"operations": ("Load",)}, f"'Load' is not a valid name for an operation ({TYPE_NAME_RULE})"),
         (
             {"operations": ("load", "load")},
-            "operations says 'load' twice, or it is the job's own name; say it once",
+            "operations lists 'load' twice, or it is the job's own name; list it once",
         ),
         (
             {"operations": ("nothing",)},
-            "operations says 'nothing' twice, or it is the job's own name; say it once",
+            "operations lists 'nothing' twice, or it is the job's own name; list it once",
         ),
         ({"operations": "load"}, "operations is a tuple of names, not 'load'"),
         ({"operations": (1,)}, "operations is a tuple of names, not (1,)"),
@@ -670,7 +673,7 @@ def test_members_of_any_name_go_where_the_job_says_so() -> None:
         {"pointer": "/text", "message": "must be a string, is a number"},
         {"pointer": "/c-d~1e", "message": "must be from 1 to 3, is 4"},
     ]
-    with pytest.raises(InputError, match="/ctx is not input: the job has its Context there"):
+    with pytest.raises(InputError, match="/ctx is the parameter of the Context"):
         declared.bind({"text": "a", "ctx": 1}, context)
 
 

@@ -94,7 +94,7 @@ def refusal(path: str) -> str:
 
 @pytest.mark.row("B16")
 def test_a_second_one_is_refused_until_the_first_is_closed(file: JournalFile, path: str) -> None:
-    assert "another server runs with it" in refusal(path)
+    assert "another server uses it" in refusal(path)
     file.write([ACCEPTED])
     file.close()
     assert [row.job_id for row in rows_of(path)] == ["job-1"]
@@ -137,9 +137,9 @@ def unlike_json(path: str) -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda path: Path(path).write_bytes(b"garbage\n" * 1000), "is no journal"),
+        (lambda path: Path(path).write_bytes(b"garbage\n" * 1000), "is not a journal"),
         (other_programs, "is a database of another program"),
-        (newer, "written by a newer killable: its tables have version 2, this one knows 1"),
+        (newer, "written by a newer version of killable: its tables have version 2, this one supports 1"),
         (torn, "is damaged"),
         (overwritten, "is damaged"),
         (unlike_json, "is damaged"),

@@ -191,7 +191,7 @@ def test_the_refusal_says_when_it_ended_which_bound_dropped_it_and_what_to_raise
 
 def test_of_a_job_that_never_was_nothing_is_said() -> None:
     refused = refusal(registry(), "job-7")
-    assert refused.facts == {"job_id": "job-7"} and "it never was here" in refused.message
+    assert refused.facts == {"job_id": "job-7"} and "it never existed" in refused.message
 
 
 def test_what_is_known_of_dropped_jobs_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

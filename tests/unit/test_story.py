@@ -266,7 +266,7 @@ def test_a_job_that_has_not_ended(active: dict[str, Any], words: str) -> None:
 @pytest.mark.row("B16")
 @pytest.mark.parametrize("code", ["supervisor_lost", "node_lost"])
 def test_of_a_lost_job_nothing_is_told_that_nobody_knows(code: str) -> None:
-    lost = record("failed", code, message="the server died while the job was at work") | {
+    lost = record("failed", code, message="the server died while the job was running") | {
         "started_at": None, "certificate": None, "attempts": 1, "tokens": 0,
     }  # fmt: skip
     told = prose(story.tell(lost))

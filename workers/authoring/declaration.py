@@ -69,8 +69,8 @@ def check_function(decorator: str, function: object) -> None:
     """Raise DeclarationError for an object that is not a function, and for a function that needs an event loop."""
     if isinstance(function, classmethod):
         raise DeclarationError(
-            f"@{decorator} {place_of(function.__func__)}: a classmethod has no class yet while that is being defined;"
-            f' below the class, say {decorator}("name")(Class.method)'
+            f"@{decorator} {place_of(function.__func__)}: a classmethod cannot be registered inside its class;"
+            f' below the class, write {decorator}("name")(Class.method)'
         )
     inner = inner_of(function)
     if inner is None or not callable(function):
@@ -97,16 +97,20 @@ def read_parameters(function: Function, *, typed: bool) -> Parameters:
         name = parameter.name
         if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
             raise _refusal(
-                function, f"*{name}", "cannot be filled: an input's members go by name; take a list under a name"
+                function,
+                f"*{name}",
+                "is not supported: the members of an input have names; use a parameter that takes a list",
             )
         if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
-            raise _refusal(function, name, "is positional-only, and an input's members go by name; remove the /")
+            raise _refusal(
+                function, name, "is positional-only, but the members of an input are passed by name; remove the /"
+            )
         annotation = _evaluate(parameter.annotation, function, name)
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
             rest = name, _shape(function, f"**{name}", annotation, typed)
         elif _is_context(annotation):
             if context is not None:
-                raise _refusal(function, name, f"is a second Context, beside {context!r}; one is enough")
+                raise _refusal(function, name, f"is a second Context besides {context!r}; only one is allowed")
             context = name
         else:
             if parameter.annotation is inspect.Parameter.empty:
@@ -173,7 +177,7 @@ def _check_name(function: Function, name: str, *, first: bool) -> None:
         raise _refusal(
             function,
             name,
-            'would be a member of the input; below the class, say job("name")(Class().method), or take a staticmethod',
+            'would be a member of the input; below the class, write job("name")(Class().method), or use a staticmethod',
         )
 
 
@@ -196,7 +200,9 @@ def _check_default(function: Function, name: str, annotation: Any, input_type: I
         dump_json(shown)
     except (TypeError, ValueError, RecursionError) as error:
         raise _refusal(
-            function, name, f"has a default that is not JSON, {default!r}; take None and make it in the function"
+            function,
+            name,
+            f"has a default that is not JSON, {default!r}; use None and create it in the function",
         ) from error
     faults: list[InputFault] = []
     input_type.convert(shown, "", faults)
@@ -211,7 +217,7 @@ def _shape(function: Function, parameter: str, annotation: Any, typed: bool) -> 
     if not typed:
         return ANYTHING
     if Context in typing.get_args(annotation):
-        raise _refusal(function, parameter, "has the Context inside of its annotation; write ctx: Context")
+        raise _refusal(function, parameter, "has Context inside a larger annotation; write ctx: Context")
     try:
         return annotation_type(annotation, parameter.lstrip("*"))
     except NoJsonForm as error:

@@ -138,7 +138,7 @@ def _class(annotation: Any, inside: tuple[Any, ...]) -> InputType:
         return choice_of([(member.value, member) for member in members])
     if isinstance(annotation, type) and (is_dataclass(annotation) or is_typeddict(annotation)):
         if annotation in inside:
-            raise NoJsonForm(f"{name_of(annotation)} contains itself; take a dict")
+            raise NoJsonForm(f"{name_of(annotation)} is recursive, which is not supported; use a dict")
         read = _typed_dict if is_typeddict(annotation) else _dataclass
         return read(annotation, (*inside, annotation))
     # NewType, and `type X = ...` of Python 3.12.

@@ -82,7 +82,7 @@ class JobFunction:
         bound: dict[str, Any] = arguments
         if self.context_parameter is not None:
             if self.context_parameter in bound:  # possible with `extra_input="allow"`
-                fault = InputFault(join("", self.context_parameter), "is not input: the job has its Context there")
+                fault = InputFault(join("", self.context_parameter), "is the parameter of the Context")
                 raise InputError(self.name, [fault._asdict()])
             bound[self.context_parameter] = context
         return bound
@@ -214,7 +214,7 @@ def _check_operations(function: Function, name: str, operations: Sequence[str]) 
         if not re.fullmatch(TYPE_NAME, operation):
             raise _refusal(function, f"{operation!r} is not a valid name for an operation ({TYPE_NAME_RULE})")
         if [name, *operations].count(operation) > 1:
-            raise _refusal(function, f"operations says {operation!r} twice, or it is the job's own name; say it once")
+            raise _refusal(function, f"operations lists {operation!r} twice, or it is the job's own name; list it once")
     return tuple(operations)
 
 
@@ -222,7 +222,7 @@ def _check_rest(function: Function, rest: tuple[str, InputType] | None, extra_in
     """Check that a ** parameter and `extra_input="allow"` are used together."""
     if rest is not None and extra_input != "allow":
         raise _refusal(
-            function, f"parameter '**{rest[0]}' takes members of any name; say so with @job(extra_input=\"allow\")"
+            function, f"parameter '**{rest[0]}' takes members of any name, which needs @job(extra_input=\"allow\")"
         )
     if rest is None and extra_input == "allow":
         raise _refusal(

@@ -67,7 +67,7 @@ class Limit(NamedTuple):
     default_of_executor: Any = UNSET
     """The default of an Executor, if it differs."""
     cap: float | None = None
-    """The largest value that a submission may ask for, unless `[caps]` sets another one."""
+    """The largest value that a submission may request, unless `[caps]` sets another one."""
     may_be_none: bool = True
     """Whether None, "no such limit", is allowed."""
     may_be_zero: bool = False
@@ -80,7 +80,7 @@ class Limit(NamedTuple):
         """Return the value, from numbers or text. Raise ValueError."""
         parsed = self.unit.parse(value)
         if self.most is not None and parsed > self.most:
-            raise ValueError(f"expected {self.most} at most; got {parsed}")
+            raise ValueError(f"expected at most {self.most}; got {parsed}")
         return parsed
 
 

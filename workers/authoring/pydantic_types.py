@@ -35,7 +35,7 @@ def pydantic_type(annotation: Any, parameter: str) -> InputType | None:
     except ImportError:
         return None
     if any(isinstance(part, range) for part in _parts(annotation, set())):
-        raise NoJsonForm("a range cannot stand beside what is pydantic's; take Field(ge=..., le=...)")
+        raise NoJsonForm("a range cannot be combined with a type of pydantic; use Field(ge=..., le=...)")
     try:
         adapter: TypeAdapter[Any] = TypeAdapter(annotation)
         schema = adapter.json_schema(ref_template=f"#/$defs/{parameter}.{{model}}")

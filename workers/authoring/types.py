@@ -172,7 +172,7 @@ def union_of(shapes: Sequence[InputType]) -> InputType:
             converted = input_type.convert(value, pointer, own)
             if not own:
                 return converted
-        faults.append(InputFault(pointer, f"fits none of the {len(shapes)} forms that it may have"))
+        faults.append(InputFault(pointer, f"matches none of the {len(shapes)} allowed types"))
         return None
 
     return InputType({"anyOf": [input_type.schema for input_type in shapes]}, convert)

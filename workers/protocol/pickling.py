@@ -5,8 +5,8 @@ Runs in: any. Only for the Executor, where the caller is also the author: loadin
     u32 number of buffers | u64 bytes of each … | u64 bytes of the pickle | the pickle | buffers, each at a 64th byte
 
 Pickle protocol 5 keeps large buffers (numpy arrays, Arrow tables) out of the pickle (PEP 574): a process that maps the
-file reads them without a copy. Objects that plain pickle cannot send, or only by a name in `__main__`, which is another
-module in each process, go by value (cloudpickle): lambdas, closures, everything of a script or a notebook.
+file reads them without a copy. cloudpickle sends by value what plain pickle cannot send (lambdas, closures) or sends as
+a name in `__main__`, which is another module in each process.
 """
 
 from __future__ import annotations

@@ -75,9 +75,9 @@ def load(configure: Configure, *, run_preloads: bool) -> list[dict[str, Any]]:
 
             place = place_of(registered.registered()[told["name"]].function)
             raise DeclarationError(
-                f"@job {place}: its input's schema takes {_size(told['input_schema']):,} bytes of JSON, with its"
-                f" docstring and all else {_size(told):,}, and {TYPE_BYTES_MAX:,} at most are taken; let the job itself"
-                " check what a long Literal lists"
+                f"@job {place}: its input's schema takes {_size(told['input_schema']):,} bytes of JSON, the whole"
+                f" declaration {_size(told):,}; at most {TYPE_BYTES_MAX:,} are allowed. Check the values of a long"
+                " Literal in the job itself"
             )
     return types
 

@@ -139,7 +139,7 @@ class Execution:
                         generator.close()
             payload = self._codec.encode_result(value, self._result_buffer)
             if payload is not None and len(payload) > FRAME_BYTES_MAX:
-                bound = f"it takes {len(payload)} bytes, and {FRAME_BYTES_MAX} at most go through a pipe"
+                bound = f"it takes {len(payload)} bytes, and a pipe takes at most {FRAME_BYTES_MAX}"
                 raise Unserializable("$", type(value).__qualname__, bound)
             return (Kind.RESULT_SHM, b"") if payload is None else (Kind.RESULT, payload)
         except Stopping:
@@ -154,7 +154,7 @@ class Execution:
         except Stopping:
             raise
         except BaseException as broken:
-            why = f"<telling of it raised {_qualified_name(type(broken))}>"
+            why = f"<describing it raised {_qualified_name(type(broken))}>"
             return Raised("exception", _qualified_name(type(error)), why)
 
     def _input(self) -> Any:
@@ -162,7 +162,7 @@ class Execution:
         if not self._run.sealed:
             return self._codec.decode_input(self._run.input)
         if self._sealed is None:
-            raise OSError(errno.EMFILE, "no descriptor is left in this process for the job's input")
+            raise OSError(errno.EMFILE, "no file descriptor is free in this process for the job's input")
         try:
             with self._sealed.mapped() as content:
                 return self._codec.decode_input(content)

@@ -23,7 +23,9 @@ def call(ctx: Context, function: Any, args: Any, kwargs: Any) -> Any:
     value = function(*args, **kwargs)
     if type(value) is CoroutineType:
         value.close()
-        raise TypeError("it is a coroutine that was returned, and nobody runs it; send what does: asyncio.run(...)")
+        raise TypeError(
+            "the function returned a coroutine, which nothing runs; run it inside the function: asyncio.run(...)"
+        )
     return value
 
 
@@ -36,7 +38,7 @@ def stream(ctx: Context, function: Any, args: Any, kwargs: Any) -> Any:
     try:
         return _each(iter(found))
     except TypeError as error:
-        raise TypeError(f"{error}: stream gives what a function yields, or what can be iterated over") from error
+        raise TypeError(f"{error}: stream takes a function that yields or returns an iterable") from error
 
 
 class CallType:

@@ -175,7 +175,7 @@ class Harness:
             os.close(os.dup(self._pipes.frames))
             self._data_bytes = None if last.get("memory_bytes") is None else measure_data_bytes()
         except OSError as error:  # the job left no free descriptor
-            return f"no file can be opened any more ({error.strerror})"
+            return f"no more files can be opened ({error.strerror})"
         return ""
 
     def _close_in_child(self) -> None:

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from killable.api.cli.display import console, errors, render
+from killable.api.cli.interrupts import terminations
 from killable.api.cli.parameters.options import ConfigFile, Json, Target
-from killable.api.cli.server.interrupts import terminations
 from killable.workers.errors import KillableError
 
 if TYPE_CHECKING:

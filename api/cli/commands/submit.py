@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from killable.api.cli import interrupts
 from killable.api.cli.display import console, errors, render
 from killable.api.cli.display.follow import Follower, print_value
 from killable.api.cli.parameters import completion
@@ -19,7 +20,6 @@ from killable.api.cli.parameters.arguments import read_input, read_tags
 from killable.api.cli.parameters.limit_options import with_limit_options
 from killable.api.cli.parameters.options import JobName, Json, Url, open_client, seconds
 from killable.api.cli.parameters.resolve import find_job
-from killable.api.cli.server import interrupts
 from killable.api.client.addresses import DEFAULT_URL
 from killable.workers.errors import KillableError
 

@@ -94,17 +94,17 @@ def _about(parameter: Any) -> str:
 def _aliases() -> str:
     hidden: Mapping[str, Verb] = {name: verb for name, verb in VERBS.items() if verb.hidden}
     names = ", ".join(f"{code(name)} is {code(verb.function)}" for name, verb in hidden.items())
-    return f"Other names that people try first work, too: {names}."
+    return f"Aliases of verbs: {names}."
 
 
 COMMON = [_row(each) for each in _command("ps").params if each.name in ("as_json", "url")]
 """Options of many verbs; shown once."""
 COMMON_INTRO = "Common options, of each verb that names them:"
 INTRO = """
-`killable VERB --help` prints what stands here. Results go to stdout, everything else to stderr. With `--json` a verb
+`killable VERB --help` prints the same text. Results go to stdout, everything else to stderr. With `--json` a verb
 prints JSON. A job is named by its id or by a unique prefix of it. The verbs reach the server at `--url`, or at
-`KILLABLE_URL`; the API key comes from `KILLABLE_API_KEY`. [Exit codes](exit-codes.md) lists with what the command
-exits.
+`KILLABLE_URL`; the API key comes from `KILLABLE_API_KEY`. [Exit codes](exit-codes.md) lists the exit codes of the
+command.
 
 Options of `killable` itself stand before the verb:
 """

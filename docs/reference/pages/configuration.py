@@ -112,13 +112,13 @@ A value comes from the first of these that has it: an option of the command, a v
 the default.
 """
 LIMITS = """
-`[limits]` sets the defaults of all job types. The decorator of a job goes over it, and `[jobs.NAME.limits]` goes over
+`[limits]` sets the defaults of all job types. The decorator of a job overrides it, and `[jobs.NAME.limits]` overrides
 the decorator. `"none"` removes a limit. [Limits](limits.md) says more about each.
 """
 CAPS = """
-The most that a job may ask for: a submission over a cap is refused with [`limit_over_cap`](codes.md). Every limit can
-have a cap. `"none"` removes one. `[jobs.NAME.caps]` is for one job type, and can only lower the cap of all. These
-have a cap by default:
+The largest values that a job may request: a submission over a cap is refused with [`limit_over_cap`](codes.md). Every
+limit can have a cap. `"none"` removes one. `[jobs.NAME.caps]` is for one job type, and can only lower the cap of all.
+These have a cap by default:
 """
 POOLS = """
 A pool is a set of worker processes that serve the job types of one module or of several. `NAME` is yours to choose.

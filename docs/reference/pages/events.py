@@ -20,7 +20,7 @@ from killable.workers.protocol.messages import dump_json
 from pages.markdown import code, document, fence, table
 
 WHEN = {
-    "started": "a worker has been given the job",
+    "started": "the job was assigned to a worker",
     "token": "the job yielded or emitted a value",
     "log": "the job, or a process that it started, printed a line to stdout or stderr",
     "progress": "the job called `ctx.progress`",
@@ -29,7 +29,7 @@ WHEN = {
     "restored": "the server died, and the next one runs the job: events before this one are lost",
     "completed": "the job returned",
     "failed": "the job ended by an error, a crash or a limit",
-    "cancelled": "the job was cancelled, and everything that it had started is gone",
+    "cancelled": "the job was cancelled, and no process of it is left",
     "timed_out": "a deadline of the job passed",
 }
 """When each event is written. What the events are called, and what is in them, comes from the code."""
@@ -143,12 +143,12 @@ ORDER = """
 ## Order
 
 1. `started` is the first event of a job that got a worker. A job that ended in the queue has only its last event.
-2. `token`, `log`, `progress` and `checkpoint` follow in the order in which the job wrote them. What is printed
-   travels beside what is yielded, so the order between `log` and the others is only approximate.
+2. `token`, `log`, `progress` and `checkpoint` follow in the order in which the job wrote them. Printed
+   lines and yielded values take different pipes, so the order between `log` and the others is only approximate.
 3. After `retrying` comes `started` again, with the next `attempt`. An attempt that has written a token is never
    followed by another one.
-4. Exactly one of `completed`, `failed`, `cancelled`, `timed_out` is the last event. It is written when nothing that
-   the job started is alive any more, except with the code `unkillable`.
+4. Exactly one of `completed`, `failed`, `cancelled`, `timed_out` is the last event. It is written when no process of
+   the job exists any more, except with the code `unkillable`.
 
 Ids count from 0 without gaps. Only after a server's death is there a gap: before `restored`, or before the last event
 of a job that was lost.
@@ -171,9 +171,9 @@ WIRE = """
 The first event of a connection has `retry`. A comment (`PING`) follows every PING_S s, whatever else is sent.
 """
 READING = """
-## Reading on after a break
+## Resume a stream
 
-Send the id of the last event that you have as `Last-Event-ID`, or as `?after=ID`; the stream goes on behind it. A
+Send the id of the last event that you have as `Last-Event-ID`, or as `?after=ID`; the stream continues after it. A
 reader that has the last event gets 204, at which an `EventSource` stops. With `?markers=true` a line `data: [DONE]`,
 `data: [CANCELLED]` or `data: [ERROR] message` follows the last event.
 """

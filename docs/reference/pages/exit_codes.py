@@ -1,4 +1,4 @@
-"""exit-codes.md: with what the command exits, and with what a worker process does."""
+"""exit-codes.md: the exit codes of the command and of worker processes."""
 
 from __future__ import annotations
 
@@ -58,6 +58,6 @@ shell. With `--json` the error itself is on stdout: `{"error": {"code": ..., "me
 WORKERS = """
 ## Exit codes of a worker process
 
-A worker that ends by itself exits with one of these. It stands in `exit_code` of a [certificate](certificate.md).
+A worker that ends by itself exits with one of these. It is `exit_code` in a [certificate](certificate.md).
 Once the job's function was entered, any exit code without a result is the job's own: it ends with [`exit`](codes.md).
 """

@@ -206,8 +206,8 @@ INTRO = """
 JSON over HTTP/1.1, at `http://127.0.0.1:7833` by default. A running server describes itself at `/openapi.json`. A
 member that a request's schema does not have is refused, never ignored.
 
-**Keys.** A server with API keys wants `Authorization: Bearer KEY`. A key has a role: `submit` opens the routes marked
-so, `operate` opens all. Routes marked "open" need no key. A stream can also be opened by the ticket in its
+**Keys.** A server with API keys requires `Authorization: Bearer KEY`. A key has a role: `submit` opens the routes
+marked so, `operate` opens all. Routes marked "open" need no key. A stream can also be opened by the ticket in its
 `stream_url`.
 
 **Waiting.** `Prefer: wait=N` holds an answer up to `N` seconds, 60 at most; the header `Preference-Applied` says what

@@ -10,7 +10,7 @@ PAGES = {
     "http.md": ("HTTP API", "routes, parameters, schemas, problems"),
     "limits.md": ("Limits", "every limit with unit, defaults, cap, and the code that a job ends with"),
     "codes.md": ("Error codes", "every code with its meaning, HTTP status, class, and whether a retry helps"),
-    "exit-codes.md": ("Exit codes", "with what the command and a worker process exit"),
+    "exit-codes.md": ("Exit codes", "the exit codes of the command and of worker processes"),
     "configuration.md": ("killable.toml", "every key with its default"),
     "events.md": ("Events", "the events of a job and their order"),
     "certificate.md": ("Certificate", "every field of the record of an ending"),

@@ -77,8 +77,8 @@ COLUMNS = ("Limit", "Unit", "Default, server", "Default, Executor", "Cap", "Ends
 MEANING_COLUMNS = ("Limit", "What it bounds", "Can be `none`", "Option of `killable submit`", "Like")
 
 INTRO = """
-A limit bounds one job. `none` means that there is no such limit. A cap is the most that a caller may ask for; the
-operator sets it under `[caps]`. An Executor has no caps.
+A limit bounds one job. `none` means that there is no such limit. A cap is the largest value that a caller may request;
+the operator sets it under `[caps]`. An Executor has no caps.
 """
 MEANING = """
 ## What each limit bounds

@@ -1,4 +1,4 @@
-"""Delay Ctrl-C: a request that must not be lost is finished before KeyboardInterrupt is raised.
+"""The signals that interrupt a command; a request that must not be lost is finished before one takes effect.
 
 Runs in: any machine, main thread.
 """

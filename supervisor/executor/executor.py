@@ -251,9 +251,9 @@ def _start_guard() -> EarlyGuard | None:
     """Start the guard of an Executor. Return None where the supervisor is to start it: with the first task in a worker,
     which may have imported a module that makes an Executor, and after an OSError, which it then reports.
     """
-    from killable.supervisor.linux.early_guard import EarlyGuard
-
     try:
+        from killable.supervisor.linux.early_guard import EarlyGuard
+
         return None if is_in_pool() else EarlyGuard(POOL, sys.path, IMPORTED_AHEAD)
     except OSError:
         return None

@@ -1,7 +1,8 @@
 """The errors of jobs whose process died, and the class of each code.
 
 Runs in: any. Apart from `errors`, because `concurrent.futures.process` imports multiprocessing and its queues, 10 ms:
-nothing needs it until a process has died.
+the command and the clients need it only for an error. An Executor imports it at once: when the program exits, it cannot
+be imported any more.
 """
 
 from __future__ import annotations

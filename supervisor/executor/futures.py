@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from killable.supervisor.attempts.phase_times import undisturbed_certificate
 from killable.supervisor.models import Outcome
+from killable.workers.error_classes import error_class  # here: multiprocessing cannot be imported at the exit
 from killable.workers.errors import CODES, JobCancelled, JobError, JobFailed
 from killable.workers.protocol import pickling
 from killable.workers.protocol.shared_memory import MemoryFile
@@ -279,8 +280,6 @@ class JobFuture(Future[T]):
             self.set_running_or_notify_cancel()
             return
         if outcome.code is not None:
-            from killable.workers.error_classes import error_class  # multiprocessing comes with it: only for an error
-
             facts = {"job_id": self.job_id, "certificate": self.certificate, **outcome.facts}
             ending = error_class(outcome.code)(outcome.message, code=outcome.code, **facts)
             assert isinstance(ending, JobError), CODES[outcome.code]

@@ -1,6 +1,6 @@
-"""The settings of a supervisor and of a server: plain values, already checked (`config` makes them from a file).
+"""The settings of a supervisor: plain values, already checked (`config` makes them from a file).
 
-Runs in: supervisor. Pure.
+Runs in: supervisor. Pure. Those of a server are in `server_settings`.
 """
 
 from __future__ import annotations
@@ -99,49 +99,6 @@ class SupervisorSettings:
     """Dump the stack even before a SIGKILL without grace (grace_s 0), which then comes up to 0.1 s later."""
     unkillable_s: PositiveSeconds = 10.0
     """Time after SIGKILL until a process that still exists is given up, and its slot quarantined."""
-
-
-@dataclass(frozen=True)
-class HttpServerSettings:
-    """The part of `[server]` that the HTTP side uses: address, access, bounds of a request."""
-
-    host: str = "127.0.0.1"
-    """Address to listen on; any address but loopback needs an API key."""
-    port: Port = 7833
-    """TCP port to listen on; 0 takes a free one."""
-    uds: str = ""
-    """Path of a Unix socket (mode 0600) to listen on instead of host and port."""
-    api_keys_file: str = ""
-    """File readable only by its owner: lines `NAME ROLE KEY`, role submit or operate; KILLABLE_API_KEY adds a key."""
-    allowed_hosts: tuple[str, ...] = ()
-    """Host names, besides loopback and `host`, under which clients reach this server."""
-    cors_origins: tuple[str, ...] = ()
-    """Origins like "https://app.example" whose pages may call this server."""
-    connections_max: PositiveCount = 2000
-    """Maximum number of open connections; a stream holds one."""
-    header_timeout_s: PositiveSeconds = 10.0
-    """Time until a request's header must be complete, from its first byte or, on a new connection, from its start."""
-    body_bytes_max: PositiveBytes = 16 << 20
-    """Maximum size of a request body; a larger one is refused (413)."""
-    result_inline_bytes_max: PositiveBytes = 64 << 10
-    """Maximum size of a result in a job's record; a larger one is replaced by a reference to its own address."""
-
-
-@dataclass(frozen=True)
-class ServerSettings(SupervisorSettings, HttpServerSettings):
-    """The HTTP side, the bounds of the queue and of kept jobs, and the log: `[server]` of `killable.toml`.
-
-    The string under a setting is its documentation everywhere: in the JSON Schema and in `killable config --example`.
-    """
-
-    drain_s: Seconds = 0.0
-    """Time after Ctrl-C or SIGTERM for jobs to end by themselves, before each is cancelled with its own grace."""
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """Lowest level logged to stderr; info has a line for each step of a job's life."""
-    log_format: Literal["text", "json"] = "text"
-    """Format of the log: text, or json with one object per line."""
-    redact: bool = False
-    """Keep text from jobs and clients (errors, reasons, tags) out of the server's own log; tokens are never in it."""
 
 
 @dataclass(frozen=True, kw_only=True)

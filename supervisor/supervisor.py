@@ -19,6 +19,7 @@ from killable.supervisor.jobs.backlog import QueueFull
 from killable.supervisor.jobs.job import Job, JobListener
 from killable.supervisor.jobs.lifecycle import State
 from killable.supervisor.jobs.registry import Registry
+from killable.supervisor.linux.early_guard import EarlyGuard
 from killable.supervisor.linux.instance_id import boot_id
 from killable.supervisor.models import (
     BulkCancel,
@@ -39,7 +40,6 @@ from killable.supervisor.pools.worker import WorkerStage
 from killable.supervisor.ports import SpawnerFactory
 from killable.supervisor.settings import Settings
 from killable.supervisor.stack import with_error_line
-from killable.supervisor.telemetry.gauges import Gauges, read_gauges, read_rss_bytes
 from killable.supervisor.telemetry.observer import Observer
 from killable.workers.authoring.limits import Limits
 from killable.workers.errors import Refused
@@ -47,6 +47,7 @@ from killable.workers.errors import Refused
 if TYPE_CHECKING:
     from killable.supervisor.journal.journal_file import JournalRow
     from killable.supervisor.journal.journal_writer import JournalWriter
+    from killable.supervisor.telemetry.gauges import Gauges
 
 EVENTS_PER_BATCH = 4096
 BYTES_PER_BATCH = 256 << 10
@@ -66,13 +67,17 @@ class Supervisor:
         clock: Clock | None = None,
         observer: Observer | None = None,
         lane_holder: LaneHolder | None = None,
+        early_guard: EarlyGuard | None = None,
     ) -> None:
-        """`lane_holder` (the Executor) may give idle workers calls, in any thread."""
+        """`lane_holder` (the Executor) may give idle workers calls, in any thread. `early_guard` is the first guard of
+        the only pool, if it is started already.
+        """
         self.settings = settings
         self.instance_id = uuid.uuid4().hex
         self.started_at = ""
         self._open_spawner = open_spawner
         self._given_clock = clock
+        self._early_guard = early_guard
         self._drain = Drain()
         self._journal_writer: JournalWriter | None = None
         self._registry = Registry(
@@ -106,7 +111,7 @@ class Supervisor:
             self.jobs.start(self._clock, self._journal_writer)
             self._admission.start(self._clock, self._journal_writer)
             self._registry.retention.start(self._clock)
-            await self._fleet.start(self._clock, self._open_spawner, self.instance_id)
+            await self._fleet.start(self._clock, self._open_spawner, self.instance_id, self._early_guard)
             if check is not None:
                 await check()
             if self._journal_writer is not None:
@@ -309,12 +314,15 @@ class Supervisor:
 
     async def exposition(self, *, openmetrics: bool) -> bytes:
         from killable.supervisor.telemetry import exposition
+        from killable.supervisor.telemetry import gauges as reading
 
-        rss_bytes = await read_rss_bytes(self._fleet)
+        rss_bytes = await reading.read_rss_bytes(self._fleet)
         gauges = await self._gauges()
         return exposition.as_text(self._observer.metrics, gauges, rss_bytes, openmetrics=openmetrics)
 
     async def _gauges(self) -> Gauges:
+        from killable.supervisor.telemetry.gauges import read_gauges  # nothing that an Executor needs either
+
         clients = self._observer.sse_clients
         return await read_gauges(self._fleet, self.jobs.backlog, self._registry, self._clock, sse_clients=clients)
 

@@ -9,7 +9,6 @@ Nothing in this project decides by matching a message text.
 from __future__ import annotations
 
 import concurrent.futures
-from concurrent.futures.process import BrokenProcessPool
 from typing import Any, NamedTuple
 
 
@@ -168,24 +167,6 @@ class JobFailed(JobError):
     code = "exception"
 
 
-class WorkerCrashed(JobError, BrokenProcessPool):
-    """The job's process died or was lost; a BrokenProcessPool for code that expects one."""
-
-    code = "crash"
-
-
-class WorkerExited(WorkerCrashed):
-    """The job ended its own process with `exit_code`, which may be 0 (without a result)."""
-
-    code = "exit"
-
-
-class WorkerKilled(WorkerCrashed):
-    """The job's process was killed from outside, by `signal`; `oom`: the out-of-memory killer may have done it."""
-
-    code = "killed_externally"
-
-
 class OutOfMemory(JobFailed, MemoryError):
     """The job reached its `memory_bytes`, or a MemoryError ended it."""
 
@@ -194,33 +175,3 @@ class OutOfMemory(JobFailed, MemoryError):
 
 LOST = frozenset({"supervisor_lost", "node_lost"})
 """Codes of jobs whose ending no supervisor observed: only their records remain."""
-
-_OF_ITS_OWN: dict[str, type[KillableError]] = {
-    "exit": WorkerExited,
-    "killed_externally": WorkerKilled,
-    "limit.memory": OutOfMemory,
-}
-_CRASHES = frozenset(
-    {
-        "crash",
-        "protocol",
-        "spawn",
-        "worker_lost",
-        "unkillable",
-        *LOST,
-    }
-)
-
-
-def error_class(code: str) -> type[KillableError]:
-    """Return the error class of a code; JobFailed for the unknown code of a newer server."""
-    row = CODES.get(code)
-    if row is None:
-        return JobFailed
-    if row.state is None:
-        return Refused
-    if row.state == "cancelled":
-        return JobCancelled
-    if row.state == "timed_out":
-        return JobTimedOut
-    return _OF_ITS_OWN.get(code, WorkerCrashed if code in _CRASHES else JobFailed)

@@ -1,17 +1,19 @@
-"""The verbs of the command. Each is imported on first use, so that `ps` does not load what only `serve` needs.
+"""The verbs of the command. Each is imported when it is run, so that `ps` does not load what only `serve` needs.
 
-Runs in: any machine.
+Runs in: any machine. Lists of verbs (`killable --help`, completion of a verb) are made from the table here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import typer
 import typer.core
 import typer.main
+
+T = TypeVar("T")
 
 
 class Verb(NamedTuple):
@@ -21,8 +23,14 @@ class Verb(NamedTuple):
     """A module of `killable.api.cli.commands`."""
     function: str
     panel: str | None
+    summary: str = ""
+    """The first paragraph of the function's docstring, for lists of verbs."""
     examples: tuple[str, ...] = ()
     hidden: bool = False
+
+    def entry(self, name: str) -> typer.core.TyperCommand:
+        """Return the verb as lists show it, without its parameters and without an import."""
+        return typer.core.TyperCommand(name, help=self.summary, hidden=self.hidden, rich_help_panel=self.panel)
 
     def command(self, name: str) -> Any:
         """Import the verb and return its Click command."""
@@ -33,53 +41,125 @@ class Verb(NamedTuple):
         return typer.main.get_command(alone)
 
 
-def _server(function: str, *examples: str, module: str = "") -> Verb:
-    return Verb(module or function, function, "Server", examples)
+def _server(function: str, summary: str, *examples: str, module: str = "") -> Verb:
+    return Verb(module or function, function, "Server", summary, examples)
 
 
-def _job(function: str, *examples: str, module: str = "") -> Verb:
-    return Verb(module or function, function, "Jobs", examples)
+def _job(function: str, summary: str, *examples: str, module: str = "") -> Verb:
+    return Verb(module or function, function, "Jobs", summary, examples)
 
 
 VERBS = {
-    "serve": _server("serve", "killable serve", "killable serve my_jobs.py --port 8000"),
+    "serve": _server(
+        "serve",
+        "Run the server. Ctrl-C ends every job with its grace, then the server; a second Ctrl-C kills at once.",
+        "killable serve",
+        "killable serve my_jobs.py --port 8000",
+    ),
     "submit": _job(
         "submit",
+        "Start a job and stream its output. Ctrl-C cancels it and waits until it is dead.",
         'killable submit generate -i prompt="Tell me about the sea" -i max_tokens=64',
         "killable submit tokenize -i text=@book.txt --run-s 5m --tag team=search -d",
     ),
     "stream": _job(
-        "stream", "killable stream job-3f2a91c0", "killable stream 3f2a --after 17 --events", module="submit"
+        "stream",
+        "Stream a job's output from the first token, also after its end. Ctrl-C leaves the job running.",
+        "killable stream job-3f2a91c0",
+        "killable stream 3f2a --after 17 --events",
+        module="submit",
     ),
-    "result": _job("result", "killable result 3f2a --wait 30s", module="submit"),
-    "logs": _job("logs", "killable logs 3f2a", "killable logs 3f2a -f -n 20"),
-    "ps": _job("ps", "killable ps", "killable ps -a -n 20 --type tokenize --tag team=search"),
-    "inspect": _job("inspect", "killable inspect 3f2a", "killable inspect w-7 --json"),
-    "explain": _job("explain", "killable explain 3f2a"),
+    "result": _job("result", "Print what a job returned.", "killable result 3f2a --wait 30s", module="submit"),
+    "logs": _job(
+        "logs",
+        "Print what a job wrote to its stdout and stderr, also after its end. For its tokens: `killable stream`.",
+        "killable logs 3f2a",
+        "killable logs 3f2a -f -n 20",
+    ),
+    "ps": _job(
+        "ps",
+        "List jobs with their worker processes: running ones first, then the queue in its order.",
+        "killable ps",
+        "killable ps -a -n 20 --type tokenize --tag team=search",
+    ),
+    "inspect": _job(
+        "inspect",
+        "Show one job with its error and its certificate (how its process ended), or one worker process.",
+        "killable inspect 3f2a",
+        "killable inspect w-7 --json",
+    ),
+    "explain": _job(
+        "explain",
+        "Explain how a job ended and why: its request, the rule that ended it, each step with its time, what to"
+        " change.",
+        "killable explain 3f2a",
+    ),
     "kill": _job(
         "kill",
+        "Kill jobs with every process that they started, and wait until all are dead.",
         "killable kill 3f2a 91c0",
         "killable kill --type generate --now --reason 'wrong prompt'",
         "killable kill w-7",
     ),
     "config": _server(
         "config",
+        "Show every value in force and its source: flag, variable, line of the file, decorator or default.",
         "killable config my_jobs.py",
         "killable config --example > killable.toml",
         "KILLABLE_SERVER__PORT=8000 killable config --no-import --json",
     ),
-    "check": _server("check", "killable check", "killable check my_jobs.py --json"),
-    "workers": _server("workers", "killable workers", "killable workers --json"),
-    "types": _server("types", "killable types", "killable types tokenize", module="workers"),
-    "metrics": _server("metrics", "killable metrics", "killable metrics --text"),
-    "drain": _server("drain", "killable drain --deadline 5m", "killable drain --off"),
+    "check": _server(
+        "check",
+        "Check the configuration: start every pool once and report every fault.",
+        "killable check",
+        "killable check my_jobs.py --json",
+    ),
+    "workers": _server(
+        "workers",
+        "List the server's worker processes: idle ones, busy ones with their jobs, and those that are stopping.",
+        "killable workers",
+        "killable workers --json",
+    ),
+    "types": _server(
+        "types",
+        "List the job types with their inputs; with TYPE, show one in full: schema, limits, caps.",
+        "killable types",
+        "killable types tokenize",
+        module="workers",
+    ),
+    "metrics": _server(
+        "metrics",
+        "Show the server's metrics: jobs by outcome since its start, its current load, the latency of cancels.",
+        "killable metrics",
+        "killable metrics --text",
+    ),
+    "drain": _server(
+        "drain",
+        "Refuse new jobs and let the accepted ones finish. Returns at once; `ps` shows what is left.",
+        "killable drain --deadline 5m",
+        "killable drain --off",
+    ),
     "shutdown": _server(
-        "shutdown", "killable shutdown", "killable shutdown --deadline 5m --grace 2s --reason 'new release'"
+        "shutdown",
+        "Stop the server: refuse new jobs, end every job with its grace, then exit. Waits until the server is gone.",
+        "killable shutdown",
+        "killable shutdown --deadline 5m --grace 2s --reason 'new release'",
     ),
     "doctor": Verb(
-        "doctor", "doctor", "Machine", ("killable doctor", "killable doctor --url http://127.0.0.1:7833 --json")
+        "doctor",
+        "doctor",
+        "Machine",
+        "Test what the server needs of this machine, and report what is missing and how to get it.",
+        ("killable doctor", "killable doctor --url http://127.0.0.1:7833 --json"),
     ),
-    "demo": Verb("demo", "demo", "Machine", ("killable demo",)),
+    "demo": Verb(
+        "demo",
+        "demo",
+        "Machine",
+        "Stream a language model, cancel it mid-sentence, kill a job stuck in native code, and leave no process"
+        " behind.",
+        ("killable demo",),
+    ),
     # Aliases: the names that other tools use.
     "cancel": Verb("kill", "kill", None, hidden=True),
     "stop": Verb("kill", "kill", None, hidden=True),
@@ -118,3 +198,34 @@ class Verbs(typer.core.TyperGroup):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.commands = _OnDemand()
+        self._only_listed = False
+
+    def get_params(self, ctx: Any) -> Any:
+        params = super().get_params(ctx)
+        for each in params:
+            # Typer validates a flag that is not given, None, with pydantic, whose import would take each verb 60 ms.
+            # False it takes as it is. All flags here are off when they are not given.
+            if getattr(each, "is_flag", False) and each.default is None:
+                each.default = False
+        return params
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(VERBS)  # Typer's own looks at each command, which imports it
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        verb = VERBS.get(cmd_name)
+        return verb.entry(cmd_name) if verb is not None and self._only_listed else super().get_command(ctx, cmd_name)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        self._listing(lambda: super(Verbs, self).format_help(ctx, formatter))
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        return self._listing(lambda: super(Verbs, self).shell_complete(ctx, incomplete))
+
+    def _listing(self, act: Callable[[], T]) -> T:
+        """Do what needs only the names and summaries of the verbs: no verb is imported."""
+        self._only_listed = True
+        try:
+            return act()
+        finally:
+            self._only_listed = False

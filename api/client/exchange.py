@@ -24,13 +24,12 @@ from urllib.parse import quote
 
 import httpx
 
+from killable.api.client.addresses import DEFAULT_URL, UNIX_PREFIX
 from killable.api.client.outcomes import Record, Unreachable, problem_error
 from killable.workers.errors import KillableError, Refused
 
 C = TypeVar("C")
 
-DEFAULT_URL = "http://127.0.0.1:7833"
-UNIX_PREFIX = "unix:"
 CONNECT_S = 5.0
 """Longest time to connect, in seconds. A server that takes longer counts as absent."""
 ANSWER_S = 30.0

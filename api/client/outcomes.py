@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from killable.workers.errors import CODES, KillableError, error_class
+from killable.workers.errors import CODES, KillableError
 
 Record = dict[str, Any]
 """A JSON object from the server. Its documentation lists the members; newer servers may add some."""
@@ -93,6 +93,8 @@ def job_error(members: Mapping[str, Any]) -> KillableError:
     message = str(error.get("message") or (CODES[code].title if code in CODES else code))
     facts = {name: value for name, value in error.items() if name not in _NO_FACTS}
     facts |= {name: members.get(name) for name in ("job_id", "certificate", "partial", "tokens")}
+    from killable.workers.error_classes import error_class  # multiprocessing comes with it: only for an error
+
     ended = error_class(code)(message, code=code, **facts)
     if error.get("traceback"):
         ended.add_note(f"in the worker:\n{error['traceback']}")
@@ -106,4 +108,6 @@ def problem_error(members: Mapping[str, Any], **more: Any) -> KillableError:
     facts = {name: value for name, value in members.items() if name not in _NO_FACTS and name != "type"}
     if facts.get("is_accepted") == "unknown":
         return Unreachable(detail, **facts | more)
+    from killable.workers.error_classes import error_class
+
     return error_class(code)(detail, code=code, **facts | more)

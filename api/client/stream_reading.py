@@ -23,7 +23,8 @@ from httpx_sse import ServerSentEvent
 from killable.api.client.exchange import HttpCall, job_path
 from killable.api.client.outcomes import Event, Unreachable
 from killable.api.client.retries import PAUSE_S, Requester, is_busy, may_repeat, pause_s
-from killable.workers.errors import LOST, KillableError, Refused, error_class
+from killable.workers.error_classes import error_class
+from killable.workers.errors import LOST, KillableError, Refused
 
 SILENCE_S = 35.0
 """Seconds without data after which a connection is dead: three pings, ten seconds apart, did not arrive."""

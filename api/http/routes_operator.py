@@ -5,7 +5,6 @@ Runs in: api.
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Query
@@ -67,14 +66,14 @@ async def reject_cancel_as_job_id() -> Response:
 async def drain(request: Request, query: Annotated[schemas.DrainQuery, Query()]) -> Response:
     """Accept no new jobs. Accepted jobs continue."""
     engine = engine_of(request)
-    return Json(asdict(await engine.drain(deadline_s=query.deadline_s)), 202)
+    return Json((await engine.drain(deadline_s=query.deadline_s))._asdict(), 202)
 
 
 @router.get("/v1/drain", responses=documented({200: answer("The state of the drain", schemas.Drained)}))
 async def drained(request: Request) -> Response:
     """Return whether the server accepts new jobs, and how many it still has."""
     engine = engine_of(request)
-    return Json(asdict(await engine.drained()))
+    return Json((await engine.drained())._asdict())
 
 
 @router.delete(
@@ -85,7 +84,7 @@ async def drained(request: Request) -> Response:
 async def undrain(request: Request) -> Response:
     """Accept new jobs again. Refused with `draining` during a shutdown."""
     engine = engine_of(request)
-    return Json(asdict(await engine.undrain()))
+    return Json((await engine.undrain())._asdict())
 
 
 @router.post("/v1/shutdown", status_code=202, responses=DRAIN_RESPONSES, dependencies=[NO_BODY])
@@ -93,4 +92,4 @@ async def shut_down(request: Request, query: Annotated[schemas.ShutdownQuery, Qu
     """Drain, end every job, then end the server. It exits with 0 and leaves no process behind."""
     engine = engine_of(request)
     state = await engine.shutdown(grace_s=query.grace_s, deadline_s=query.deadline_s, reason=query.reason)
-    return Json(asdict(state), 202)
+    return Json(state._asdict(), 202)

@@ -44,7 +44,7 @@ async def list_workers(request: Request) -> Response:
     """List the worker processes of this server, and the latest that were not reused."""
     engine = engine_of(request)
     workers, retired = await engine.workers(), await engine.retired()
-    return Json({"workers": [asdict(each) for each in workers], "retired": [asdict(each) for each in retired]})
+    return Json({"workers": [each._asdict() for each in workers], "retired": [each._asdict() for each in retired]})
 
 
 @router.get(
@@ -55,7 +55,7 @@ async def get_worker(request: Request, worker_id: str) -> Response:
     engine = engine_of(request)
     for worker in await engine.workers():
         if worker.worker_id == worker_id:
-            return Json(asdict(worker))
+            return Json(worker._asdict())
     raise Refused(f"there is no worker {worker_id}, or it has ended", code="unknown_worker", worker_id=worker_id)
 
 
@@ -78,7 +78,7 @@ async def kill_worker(
     engine = engine_of(request)
     wait_s = CANCEL_WAIT_S if preference.wait_s is None else preference.wait_s
     worker = await engine.kill_worker(worker_id, reason=query.reason, wait_s=wait_s)
-    return Json(asdict(worker), 200 if worker.state == "gone" else 202, preference.headers)
+    return Json(worker._asdict(), 200 if worker.state == "gone" else 202, preference.headers)
 
 
 @router.get("/livez", responses=LIVE_RESPONSES)

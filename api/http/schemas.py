@@ -8,7 +8,6 @@ Unknown members of a request are refused, never ignored: a misspelt limit would 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 from pydantic import (
@@ -291,9 +290,9 @@ def _model_of(name: str, record: type, *, only: Sequence[str] = (), without: Seq
     """
     hints, documentation = get_type_hints(record), documentation_of(record)
     members: dict[str, Any] = {
-        each.name: (changed.get(each.name, hints[each.name]), Field(description=documentation.get(each.name)))
-        for each in fields(record)
-        if each.name not in without and (not only or each.name in only)
+        name: (changed.get(name, hint), Field(description=documentation.get(name)))
+        for name, hint in hints.items()
+        if name not in without and (not only or name in only)
     }
     return create_model(name, __doc__=record.__doc__, **members)
 

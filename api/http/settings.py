@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from killable.api.http.api_keys import ApiKey
-from killable.supervisor.settings import HttpServerSettings
+from killable.supervisor.server_settings import HttpServerSettings
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from killable.workers.authoring.job_functions import job, preload
     from killable.workers.authoring.limits import Limits
     from killable.workers.authoring.operations import OperationTimedOut
+    from killable.workers.error_classes import WorkerCrashed, WorkerExited, WorkerKilled
     from killable.workers.errors import (
         JobCancelled,
         JobError,
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
         KillableError,
         OutOfMemory,
         Refused,
-        WorkerCrashed,
-        WorkerExited,
-        WorkerKilled,
     )
 
     __version__: str
@@ -78,9 +76,9 @@ _MODULES = {
     "Refused": "killable.workers.errors",
     "Stopping": "killable.workers.authoring.context",
     "Unreachable": "killable.api.client.outcomes",
-    "WorkerCrashed": "killable.workers.errors",
-    "WorkerExited": "killable.workers.errors",
-    "WorkerKilled": "killable.workers.errors",
+    "WorkerCrashed": "killable.workers.error_classes",
+    "WorkerExited": "killable.workers.error_classes",
+    "WorkerKilled": "killable.workers.error_classes",
     "job": "killable.workers.authoring.job_functions",
     "preload": "killable.workers.authoring.job_functions",
     "stopped": "killable.supervisor.executor.stopped",

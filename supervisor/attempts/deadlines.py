@@ -7,9 +7,8 @@ other modules end the attempt.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 from killable.supervisor.attempts.escalation import RESEND_UNACKNOWLEDGED_S, resend_next
 from killable.supervisor.models import Verdict
@@ -36,8 +35,7 @@ class Notice(Enum):
     """`OperationTimedOut` is raised; the job has `grace_s` to leave the operation."""
 
 
-@dataclass(frozen=True, slots=True)
-class OperationDeadline:
+class OperationDeadline(NamedTuple):
     """The deadline of one entered operation."""
 
     entered: OperationEntered
@@ -50,8 +48,7 @@ class OperationDeadline:
     """When the job is ended if it has not acknowledged the notice."""
 
 
-@dataclass(frozen=True, slots=True)
-class OperationExpiry:
+class OperationExpiry(NamedTuple):
     """The job is to be notified that this operation's time is over."""
 
     number: int
@@ -97,7 +94,7 @@ class Deadlines:
         """Drop all deadlines: the job function is over, or the attempt is being ended."""
         self._due.clear()
         if self._operations:
-            self._operations = {number: replace(each, due=NEVER) for number, each in self._operations.items()}
+            self._operations = {number: each._replace(due=NEVER) for number, each in self._operations.items()}
 
     @property
     def wake_at(self) -> float:
@@ -135,7 +132,7 @@ class Deadlines:
         for number, each in self._operations.items():
             if each.notice is Notice.GIVEN and each.delivered_at is None and each.due != NEVER:
                 due = min(now + RESEND_UNACKNOWLEDGED_S, each.acknowledge_by)
-                self._operations[number] = replace(each, delivered_at=now, due=due)
+                self._operations[number] = each._replace(delivered_at=now, due=due)
 
     def heard(self, now: float, notices: int = 1) -> None:
         """Note that the job acknowledged the oldest `notices` at once. The outermost of their operations is raised."""
@@ -147,7 +144,7 @@ class Deadlines:
                 due = (
                     NEVER if each.due == NEVER else now + self._limits["grace_s"]
                 )  # cleared: the attempt is being ended
-                self._operations[number] = replace(each, notice=Notice.ACKNOWLEDGED, due=due)
+                self._operations[number] = each._replace(notice=Notice.ACKNOWLEDGED, due=due)
 
     @property
     def noticed(self) -> bool:
@@ -192,12 +189,12 @@ class Deadlines:
             case Notice.NONE:
                 patience_s = self._limits["grace_s"] if self._limits["ack_s"] is None else self._limits["ack_s"]
                 ends = now + patience_s
-                self._operations[number] = replace(operation, notice=Notice.GIVEN, acknowledge_by=ends, due=ends)
+                self._operations[number] = operation._replace(notice=Notice.GIVEN, acknowledge_by=ends, due=ends)
                 self._unanswered.append(operation)
                 return OperationExpiry(number)
             case Notice.GIVEN if now < operation.acknowledge_by and operation.delivered_at is not None:
                 due = min(resend_next(operation.delivered_at, now), operation.acknowledge_by)
-                self._operations[number] = replace(operation, due=due)
+                self._operations[number] = operation._replace(due=due)
                 return OperationExpiry(number, again=True)
             case Notice.GIVEN:
                 return self._operation_verdict(operation, ", and the job did not acknowledge it within ack_s")

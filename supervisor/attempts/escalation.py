@@ -16,8 +16,8 @@ code in another thread must hold the lock.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from enum import Enum
+from typing import NamedTuple
 
 from killable.supervisor.ports import ProcessorUse
 
@@ -68,8 +68,7 @@ class Action(Enum):
     QUARANTINE = "give up on the slot"
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
+class Rules(NamedTuple):
     """The limits and options in force for one attempt; times in seconds."""
 
     grace_s: float
@@ -88,8 +87,7 @@ class Rules:
         return self.ack_s is not None and self.ack_s < self.grace_s and not self.has_own_handler
 
 
-@dataclass(frozen=True, slots=True)
-class Escalation:
+class Escalation(NamedTuple):
     phase: Phase
     rules: Rules
     grace_ends: float
@@ -127,8 +125,7 @@ def delivered(state: Escalation, now: float, use: ProcessorUse | None) -> Move:
         return state, ()
     ack_s = state.rules.ack_s
     use = use or _NOTHING_USED  # gone, or acknowledged in the same read: it is not used then
-    waiting = replace(
-        state,
+    waiting = state._replace(
         phase=Phase.DELIVERED,
         delivered_at=now,
         use_at_delivery=use,
@@ -141,21 +138,21 @@ def delivered(state: Escalation, now: float, use: ProcessorUse | None) -> Move:
 def _wait(state: Escalation) -> Escalation:
     """Set `wake_at` to the first moment at which something is due before an acknowledgement."""
     moments = (state.grace_ends, state.look_at, state.grace_ends if state.resend_at is None else state.resend_at)
-    return replace(state, wake_at=min(moments))
+    return state._replace(wake_at=min(moments))
 
 
 def acknowledged(state: Escalation, now: float) -> Move:
     """Note that Python's handler ran: the job has its whole grace to clean up."""
     if state.phase not in (Phase.ASKED, Phase.DELIVERED):
         return state, ()
-    return replace(state, phase=Phase.ACKNOWLEDGED, wake_at=state.grace_ends, resend_at=None), ()
+    return state._replace(phase=Phase.ACKNOWLEDGED, wake_at=state.grace_ends, resend_at=None), ()
 
 
 def handled_by_job(state: Escalation) -> Move:
     """Note that the job has set a SIGTERM handler of its own: it has its whole grace."""
-    alone = replace(state, rules=replace(state.rules, has_own_handler=True), look_at=float("inf"))
+    alone = state._replace(rules=state.rules._replace(has_own_handler=True), look_at=float("inf"))
     waits = state.phase in (Phase.DELIVERED, Phase.ACKNOWLEDGED)
-    return (_wait(replace(alone, resend_at=None)) if waits else alone), ()
+    return (_wait(alone._replace(resend_at=None)) if waits else alone), ()
 
 
 def swallowed(state: Escalation, now: float) -> Move:
@@ -163,7 +160,7 @@ def swallowed(state: Escalation, now: float) -> Move:
     if state.phase is not Phase.ACKNOWLEDGED or state.rules.has_own_handler:
         return state, ()
     resend_at = now + RESEND_S
-    return replace(state, resend_at=resend_at, wake_at=min(resend_at, state.grace_ends)), ()
+    return state._replace(resend_at=resend_at, wake_at=min(resend_at, state.grace_ends)), ()
 
 
 def shorten(state: Escalation, now: float, grace_s: float) -> Move:
@@ -173,9 +170,9 @@ def shorten(state: Escalation, now: float, grace_s: float) -> Move:
     ends = now + grace_s
     if ends >= state.grace_ends or state.phase in (Phase.KILLED, Phase.UNKILLABLE, Phase.EXITED):
         return state, ()
-    rules = replace(state.rules, grace_s=grace_s)
+    rules = state.rules._replace(grace_s=grace_s)
     dump_ends = min(state.dump_ends, ends + DUMP_S_MAX)
-    shorter = replace(state, rules=rules, grace_ends=ends, wake_at=min(state.wake_at, ends), dump_ends=dump_ends)
+    shorter = state._replace(rules=rules, grace_ends=ends, wake_at=min(state.wake_at, ends), dump_ends=dump_ends)
     return _end_now(shorter, now) if grace_s <= 0 else (shorter, ())
 
 
@@ -188,7 +185,7 @@ def lingers(state: Escalation, now: float) -> Move:
 
 def exited(state: Escalation) -> Escalation:
     """Note that the process is gone: only the proof that its tree is gone is missing."""
-    return replace(state, phase=Phase.EXITED, wake_at=float("inf"))
+    return state._replace(phase=Phase.EXITED, wake_at=float("inf"))
 
 
 def tick(state: Escalation, now: float, use: ProcessorUse | None = None, *, dumped: bool = True) -> Move:
@@ -199,7 +196,7 @@ def tick(state: Escalation, now: float, use: ProcessorUse | None = None, *, dump
         return _extend_grace(state, now), ()
     match state.phase:
         case Phase.ACKNOWLEDGED if state.resend_at is not None and now < state.grace_ends:
-            return replace(state, resend_at=None, wake_at=state.grace_ends), (Action.RESEND,)
+            return state._replace(resend_at=None, wake_at=state.grace_ends), (Action.RESEND,)
         case Phase.ACKNOWLEDGED:
             return _kill(state, now)
         case Phase.ASKED:
@@ -210,11 +207,11 @@ def tick(state: Escalation, now: float, use: ProcessorUse | None = None, *, dump
             looked, actions = (state, ()) if now < state.look_at else _look_at_use(state, now, use)
             return (looked, actions) if actions else _resend_unacknowledged(looked, now)
         case Phase.DUMPING if not dumped and now < state.dump_ends:
-            return replace(state, wake_at=min(now + DUMP_S, state.dump_ends)), ()
+            return state._replace(wake_at=min(now + DUMP_S, state.dump_ends)), ()
         case Phase.DUMPING:
             return _kill(state, now)
         case Phase.KILLED:
-            return replace(state, phase=Phase.UNKILLABLE, wake_at=float("inf")), (Action.QUARANTINE,)
+            return state._replace(phase=Phase.UNKILLABLE, wake_at=float("inf")), (Action.QUARANTINE,)
         case Phase.UNKILLABLE | Phase.EXITED:
             return state, ()
 
@@ -231,8 +228,7 @@ def _extend_grace(state: Escalation, now: float) -> Escalation:
     A resend or look that was due meanwhile happens now; a later one keeps its time.
     """
     is_looked_at = state.phase is Phase.DELIVERED and state.rules.adaptive
-    longer = replace(
-        state,
+    longer = state._replace(
         grace_ends=now + min(now - state.grace_ends, state.rules.grace_s),
         look_at=max(state.look_at, now + LOOK_AGAIN_S) if is_looked_at else float("inf"),
         resend_at=None if state.resend_at is None else max(state.resend_at, now),
@@ -245,7 +241,7 @@ def _resend_unacknowledged(state: Escalation, now: float) -> Move:
     """Resend the signal if that is due."""
     if state.resend_at is None or now < state.resend_at:
         return state, ()
-    return _wait(replace(state, resend_at=resend_next(state.delivered_at, now))), (Action.RESEND,)
+    return _wait(state._replace(resend_at=resend_next(state.delivered_at, now))), (Action.RESEND,)
 
 
 def resend_next(delivered_at: float, now: float) -> float:
@@ -256,18 +252,18 @@ def resend_next(delivered_at: float, now: float) -> float:
 def _look_at_use(state: Escalation, now: float, use: ProcessorUse | None) -> Move:
     # None: gone or unreadable. Its exit will be seen, or the grace ends.
     if use is None or _waits_for_interpreter(state, now, use):
-        return _wait(replace(state, look_at=now + LOOK_AGAIN_S)), ()
+        return _wait(state._replace(look_at=now + LOOK_AGAIN_S)), ()
     used = use.cpu_s - state.use_at_delivery.cpu_s
     missing = state.rules.ack_cpu_s - used
     if missing > 0:
         again = max(LOOK_AGAIN_S, missing / max(1, state.rules.cores))
-        return _wait(replace(state, look_at=now + again)), ()
+        return _wait(state._replace(look_at=now + again)), ()
     waited = now - state.delivered_at
     why = (
         f"not acknowledged for {waited:.3f} s and {used:.3f} s of processor time since the signal was delivered "
         f"(ack_s {state.rules.ack_s:g}): native code did not react; raise ack_s to wait longer"
     )
-    return _dump(replace(state, early_kill=why), now)
+    return _dump(state._replace(early_kill=why), now)
 
 
 def _waits_for_interpreter(state: Escalation, now: float, use: ProcessorUse) -> bool:
@@ -289,9 +285,9 @@ def _end_now(state: Escalation, now: float) -> Move:
 
 def _dump(state: Escalation, now: float) -> Move:
     ends = max(now + DUMP_S_MAX, min(state.grace_ends, now + DUMP_IN_GRACE_S_MAX))
-    dumping = replace(state, phase=Phase.DUMPING, wake_at=now + DUMP_S, dump_ends=ends)
+    dumping = state._replace(phase=Phase.DUMPING, wake_at=now + DUMP_S, dump_ends=ends)
     return dumping, (Action.DUMP,)
 
 
 def _kill(state: Escalation, now: float) -> Move:
-    return replace(state, phase=Phase.KILLED, wake_at=now + state.rules.unkillable_s), (Action.KILL,)
+    return state._replace(phase=Phase.KILLED, wake_at=now + state.rules.unkillable_s), (Action.KILL,)

@@ -8,12 +8,12 @@ job close to them every 5 ms.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from killable.supervisor.models import Verdict
 from killable.supervisor.ports import Sample
-from killable.workers.authoring.limits import BACKSTOP, Limits, backstop_bytes
+from killable.workers.authoring.backstops import BACKSTOP, backstop_bytes
+from killable.workers.authoring.limits import Limits
 from killable.workers.authoring.units import size
 
 LOOK_S = 0.005
@@ -39,8 +39,7 @@ class Finding(NamedTuple):
     """The sum is over the limit, but may count pages several times."""
 
 
-@dataclass(frozen=True, slots=True)
-class ResourceWatch:
+class ResourceWatch(NamedTuple):
     """The limits of one attempt, counted from what its worker had at the start of the attempt."""
 
     limits: Limits
@@ -71,7 +70,7 @@ class ResourceWatch:
         """Return the watch after a proof: no other is requested before the limit can have been reached."""
         limit = self.limits["memory_bytes"] or 0
         room_s = (limit - self._grown(sample)) / (BYTES_PER_S * self.cores)
-        return replace(self, prove_at=now + max(LOOK_S, PROOF_SHARE * sample.cost_s, room_s))
+        return self._replace(prove_at=now + max(LOOK_S, PROOF_SHARE * sample.cost_s, room_s))
 
     # Each returns one finding whose `next_at` is in seconds from now, or none if its limit is not set.
 

@@ -12,7 +12,8 @@ from killable.supervisor.attempts.resource_limits import Finding, ResourceWatch
 from killable.supervisor.clock import Clock, Timer
 from killable.supervisor.models import Verdict
 from killable.supervisor.ports import Process, Sample
-from killable.workers.authoring.limits import Limits, backstop_bytes
+from killable.workers.authoring.backstops import backstop_bytes
+from killable.workers.authoring.limits import Limits
 
 RETRY_S = 0.05
 """Time to the next measurement if one failed: no descriptor is left, or the process is gone, which is reported next."""

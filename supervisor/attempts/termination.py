@@ -6,7 +6,6 @@ Runs in: supervisor. `escalation` decides what to do.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from killable.supervisor.attempts import escalation
 from killable.supervisor.attempts.escalation import Action, Escalation, Phase, Rules
@@ -80,7 +79,7 @@ class Termination:
     def begin(self, verdict: Verdict, grace_s: float) -> None:
         """Ask the process to end, or kill it if there is no grace."""
         self._verdict = verdict
-        self.rules = replace(self.rules, grace_s=grace_s)
+        self.rules = self.rules._replace(grace_s=grace_s)
         self._do(escalation.begin(self.rules, self._clock.now()))
 
     def shorten(self, grace_s: float) -> None:
@@ -103,7 +102,7 @@ class Termination:
         """Process the worker's notifications about signals that it received."""
         for notification in notifications:
             if notification in (NOTIFY_REPLACED, NOTIFY_RESTORED):
-                self.rules = replace(self.rules, has_own_handler=notification == NOTIFY_REPLACED)
+                self.rules = self.rules._replace(has_own_handler=notification == NOTIFY_REPLACED)
             if self._plan is None or "kill_sent" in self._phase_times:
                 continue  # no stop was requested, or SIGKILL was sent before
             now = self._clock.now()

@@ -20,7 +20,8 @@ from killable.supervisor.configuration.faults import ConfigError, ConfigFault, d
 from killable.supervisor.configuration.layers import Layer, Leaves
 from killable.supervisor.configuration.tables import FileTable, PoolTable
 from killable.supervisor.jobs.limits import is_over
-from killable.supervisor.settings import JobSettings, PoolSpec, ServerSettings, Settings, SupervisorSettings
+from killable.supervisor.server_settings import ServerSettings
+from killable.supervisor.settings import JobSettings, PoolSpec, Settings, SupervisorSettings
 from killable.workers.authoring.limits import DEFAULT_CAPS, DEFAULT_LIMITS, over, value_of
 
 __all__ = ["Config", "ConfigError", "ConfigFault", "examine", "load"]

@@ -15,7 +15,8 @@ from killable.supervisor.configuration.layers import is_path
 from killable.supervisor.configuration.tables import NO_LIMIT, CapsTable, FileTable, PoolTable
 from killable.supervisor.jobs.limits import is_over
 from killable.supervisor.linux.user_accounts import AccountError, account
-from killable.supervisor.settings import ServerSettings, usable_processors
+from killable.supervisor.server_settings import ServerSettings
+from killable.supervisor.settings import usable_processors
 from killable.workers.authoring.limits import DEFAULT_CAPS, flat
 
 

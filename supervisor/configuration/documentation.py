@@ -1,4 +1,4 @@
-"""Reads the documentation of a dataclass's fields: the strings under them, which Python does not keep.
+"""Reads the documentation of the fields of a dataclass or named tuple: the strings under them, which are not kept.
 
 Runs in: any process that builds a schema. Reads the source of the class.
 """
@@ -15,7 +15,7 @@ from itertools import pairwise
 def documentation_of(cls: type) -> dict[str, str]:
     """Return the string under each field of a class and of its bases. Fields without one are absent."""
     found: dict[str, str] = {}
-    for each in reversed(cls.__mro__[:-1]):
+    for each in reversed([each for each in cls.__mro__ if each.__module__ != "builtins"]):
         found.update(_strings_under_fields(each))
     return found
 

@@ -15,7 +15,7 @@ from killable.supervisor.configuration.config import Config
 from killable.supervisor.configuration.faults import may_be_secret
 from killable.supervisor.configuration.tables import NO_LIMIT, json_schema
 from killable.supervisor.models import JobType
-from killable.supervisor.settings import ServerSettings
+from killable.supervisor.server_settings import ServerSettings
 from killable.workers.authoring.limits import DEFAULT_CAPS, DEFAULT_LIMITS, LIMITS, flat
 
 DEFAULT = "default"

@@ -25,7 +25,7 @@ from pydantic_core import PydanticCustomError
 
 from killable.supervisor import settings
 from killable.supervisor.configuration.documentation import documentation_of
-from killable.supervisor.settings import ServerSettings
+from killable.supervisor.server_settings import ServerSettings
 from killable.workers.authoring.identifiers import OPERATION_PATH, TYPE_NAME
 from killable.workers.authoring.limits import LIMITS, Limit, Unit
 from killable.workers.authoring.units import parse_bytes, parse_count, parse_seconds

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from killable.supervisor.clock import Clock
@@ -82,7 +81,7 @@ class Admission:
             assert first is not None
             record = await self._journaled(submission, first) if isinstance(first, asyncio.Future) else first
             self._observer.on_replayed(record)
-            return replace(record, replayed=True)
+            return record._replace(replayed=True)
         if self._journal_writer is None:
             return self._enqueue(job)
         return await self._journaled(submission, self._write(self._journal_writer, job, content_of(content)))

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from killable.supervisor.clock import Clock
@@ -98,7 +97,7 @@ class _Restoring:
             state=State.QUEUED if row.ended is None else State(row.ended["state"]),
         )
         answer = job.record(accepted["instance_id"])
-        answer = replace(answer, state=State.QUEUED.value, events=accepted["first_event"])
+        answer = answer._replace(state=State.QUEUED.value, events=accepted["first_event"])
         if row.ended is not None:
             self._end(job, row.ended, row.pieces)
             self.ended.append(job)

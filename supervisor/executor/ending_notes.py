@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from killable.workers.errors import JobError, WorkerCrashed
+from killable.workers.error_classes import WorkerCrashed
+from killable.workers.errors import JobError
 
 STACK_LINES_MAX = 40
 """The certificate has the whole stack."""

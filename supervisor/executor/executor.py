@@ -6,9 +6,8 @@ worker, and back through a `JobFuture`.
 
 from __future__ import annotations
 
-import asyncio
 import concurrent.futures
-import inspect
+import contextlib
 import itertools
 import logging
 import sys
@@ -17,29 +16,34 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, TypeVar, overload
 
-from killable.supervisor import event_loops
-from killable.supervisor.executor import host_program, mapping
-from killable.supervisor.executor.futures import JobFuture
-from killable.supervisor.executor.pending_tasks import PendingTasks
-from killable.supervisor.executor.streams import AsyncStream, AsyncStreamFuture, Stream, StreamFuture
-from killable.supervisor.settings import PoolSpec, Settings, StartMethod, usable_cores
-from killable.workers.authoring.context import Context
-from killable.workers.authoring.identifiers import did_you_mean
-from killable.workers.authoring.limits import DEFAULT_LIMITS, LIMITS, UNSET, over, parse_limit
-from killable.workers.runtime.executor_setup import CALL, POOL_MODULE, STREAM, ExecutorSetup, apply_to_each, try_each
-from killable.workers.runtime.program_logging import LoggingSetup
+from killable.workers.runtime.executor_setup import (
+    CALL,
+    IMPORTED_AHEAD,
+    POOL_MODULE,
+    STREAM,
+    ExecutorSetup,
+    apply_to_each,
+    is_in_pool,
+    try_each,
+)
 
+# Everything else is imported once the first guard has been started (`Executor.__init__`): that process and its zygote
+# then start on another core while this one imports the supervisor.
 if TYPE_CHECKING:
     import multiprocessing.context
     from types import FrameType, TracebackType
 
+    from killable.supervisor.executor import mapping
+    from killable.supervisor.executor.futures import JobFuture
+    from killable.supervisor.executor.streams import AsyncStream, Stream
+    from killable.supervisor.linux.early_guard import EarlyGuard
+    from killable.supervisor.settings import PoolSpec, Settings, StartMethod
+    from killable.workers.authoring.context import Context
+    from killable.workers.authoring.limits import Limits
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_DEFAULT_LIMITS = over(
-    DEFAULT_LIMITS,
-    {name: each.default_of_executor for name, each in LIMITS.items() if each.default_of_executor is not UNSET},
-)
 logging.getLogger("killable").addHandler(logging.NullHandler())
 """Only programs that configure logging get records: without a handler Python would print bare messages to stderr."""
 _numbers = itertools.count(1)
@@ -91,44 +95,39 @@ class Executor(concurrent.futures.Executor):
         logging: bool = True,
         **limits: Any,
     ) -> None:
-        workers = usable_cores() if max_workers is None else _positive("max_workers", max_workers)
-        if initializer is not None and not callable(initializer):
-            raise TypeError("initializer must be a callable")
-        setup = ExecutorSetup(
-            modules=() if callable(preload) else _names(preload),
-            preload=preload if callable(preload) else None,
-            initializer=initializer,
-            initargs=initargs,
-            logging=LoggingSetup.of_program() if logging else None,
-        )
-        pool = PoolSpec(
-            name="calls",
-            modules=(POOL_MODULE,),
-            workers=workers,
-            spares=spares,
-            jobs_per_worker_max=0
-            if max_tasks_per_child is None
-            else _positive("max_tasks_per_child", max_tasks_per_child),
-            start_method=start_method or _start_method(mp_context),
-            nice=nice,
-            codec="pickle",
-            setup=setup.encode(sys.path),
-        )
-        settings = Settings(
-            pools=(pool,),
-            limits=_DEFAULT_LIMITS,
-            caps={},
-            queue_jobs_max=sys.maxsize,
-            queue_bytes_max=sys.maxsize,
-            keep_jobs=0,
-            sweep=False,
-        )
-        _check_names(limits)
-        self._limits = parse_limits(limits)
-        self._max_workers = workers
-        """Unused here: dask and other libraries read it from a `ProcessPoolExecutor`."""
-        self._tasks = PendingTasks(settings, f"killable-executor-{next(_numbers)}", is_captured=capture)
-        host_program.look_after(self._tasks)
+        workers = None if max_workers is None else _positive("max_workers", max_workers)
+        setup = _setup(preload, initializer, initargs, sends_logging=logging)
+        tasks_per_worker = 0 if max_tasks_per_child is None else _positive("max_tasks_per_child", max_tasks_per_child)
+        with contextlib.ExitStack() as undo:
+            early_guard = _start_guard()
+            if early_guard is not None:
+                undo.callback(early_guard.close)
+
+            from killable.supervisor.executor import host_program
+            from killable.supervisor.executor.futures import JobFuture
+            from killable.supervisor.executor.pending_tasks import PendingTasks
+            from killable.supervisor.settings import PoolSpec, usable_cores
+
+            pool = PoolSpec(
+                name=POOL,
+                modules=(POOL_MODULE,),
+                workers=workers or usable_cores(),
+                spares=spares,
+                jobs_per_worker_max=tasks_per_worker,
+                start_method=start_method or _start_method(mp_context),
+                nice=nice,
+                codec="pickle",
+                setup=setup.encode(sys.path),
+            )
+            _check_names(limits)
+            self._limits = parse_limits(limits)
+            self._max_workers = pool.workers
+            """Unused here: dask and other libraries read it from a `ProcessPoolExecutor`."""
+            self._future_type: type[JobFuture[Any]] = JobFuture
+            name = f"killable-executor-{next(_numbers)}"
+            self._tasks = PendingTasks(_settings(pool), name, is_captured=capture, early_guard=early_guard)
+            host_program.look_after(self._tasks)
+            undo.pop_all()  # it ends with the supervisor's thread
         self._leave = weakref.finalize(self, self._tasks.shut_down, cancel_pending=False)
         self._leave.atexit = False  # `host_program` waits for the pending tasks
         self._owner: Executor | None = None
@@ -172,7 +171,7 @@ class Executor(concurrent.futures.Executor):
 
         Raise RuntimeError after `shutdown`. A failure to pickle the call becomes the future's exception.
         """
-        future: JobFuture[T] = JobFuture(self._tasks)
+        future: JobFuture[T] = self._future_type(self._tasks)
         self._tasks.submit(CALL, (fn, args, kwargs), self._limits, future)
         return future
 
@@ -188,6 +187,8 @@ class Executor(concurrent.futures.Executor):
         A `break` stops the job. So does the exit of the program when only daemon threads are left to read the stream.
         Raise as `submit` does.
         """
+        from killable.supervisor.executor.streams import Stream, StreamFuture
+
         future: StreamFuture[T] = StreamFuture(self._tasks)
         self._tasks.submit(STREAM, (fn, args, kwargs), self._limits, future)
         return Stream(future)
@@ -203,6 +204,8 @@ class Executor(concurrent.futures.Executor):
 
         The job is stopped when the loop that reads it is left: by a `break`, an exception, or a cancel of its task.
         """
+        from killable.supervisor.executor.streams import AsyncStream, AsyncStreamFuture
+
         future: AsyncStreamFuture[T] = AsyncStreamFuture(self._tasks)
         self._tasks.submit(STREAM, (fn, args, kwargs), self._limits, future)
         return AsyncStream(future)
@@ -245,6 +248,8 @@ class Executor(concurrent.futures.Executor):
         iterator goes on. If a task dies, by a crash, a kill or a limit, the results of its other items are unknown:
         its error stands in the place of each of its `chunksize` items.
         """
+        from killable.supervisor.executor import mapping
+
         order = mapping.AsSubmitted()
         return self._map(order, fn, iterables, timeout, chunksize, buffersize, return_exceptions)
 
@@ -281,6 +286,8 @@ class Executor(concurrent.futures.Executor):
 
         The parameters are those of `map`. A result does not tell which item it is of: let `fn` return that, too.
         """
+        from killable.supervisor.executor import mapping
+
         return self._map(mapping.AsDone(), fn, iterables, timeout, chunksize, buffersize, return_exceptions)
 
     def _map(
@@ -293,6 +300,8 @@ class Executor(concurrent.futures.Executor):
         buffersize: int | None,
         return_exceptions: bool,
     ) -> Iterator[T | BaseException]:
+        from killable.supervisor.executor import mapping
+
         mapping.check(chunksize, buffersize)
         each = try_each if return_exceptions else apply_to_each
         return mapping.results(
@@ -341,6 +350,8 @@ class Executor(concurrent.futures.Executor):
                 raise
 
     def _warn_in_coroutine(self, frame: FrameType) -> None:
+        import inspect
+
         is_coroutine = frame.f_code.co_flags & (inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR)
         if is_coroutine and self._tasks.under_way:
             warnings.warn(
@@ -379,6 +390,10 @@ class Executor(concurrent.futures.Executor):
 
     async def _until_ended(self, *graces: float | None) -> None:
         """Wait until no process is left. Each cancel of the waiting task stops every task with the next grace."""
+        import asyncio
+
+        from killable.supervisor import event_loops
+
         ended = event_loops.in_thread(asyncio.get_running_loop(), self._join)
         stops = iter(graces)
         cancelled: asyncio.CancelledError | None = None
@@ -421,8 +436,50 @@ class Executor(concurrent.futures.Executor):
         self.terminate_workers(grace_s=0)
 
 
+POOL = "calls"
+"""The name of an Executor's only pool."""
+
+
+def _start_guard() -> EarlyGuard | None:
+    """Start the guard of an Executor. Return None where the supervisor is to start it: with the first task in a worker,
+    which may have imported a module that makes an Executor, and after an OSError, which it then reports.
+    """
+    try:
+        from killable.supervisor.linux.early_guard import EarlyGuard
+
+        return None if is_in_pool() else EarlyGuard(POOL, sys.path, IMPORTED_AHEAD)
+    except OSError:
+        return None
+
+
+def _settings(pool: PoolSpec) -> Settings:
+    from killable.supervisor.settings import Settings
+
+    return Settings(
+        pools=(pool,),
+        limits=_default_limits(),
+        caps={},
+        queue_jobs_max=sys.maxsize,
+        queue_bytes_max=sys.maxsize,
+        keep_jobs=0,
+        sweep=False,
+    )
+
+
+def _default_limits() -> Limits:
+    from killable.workers.authoring.limits import DEFAULT_LIMITS, LIMITS, UNSET, over
+
+    changes = {name: each.default_of_executor for name, each in LIMITS.items()}
+    return over(DEFAULT_LIMITS, {name: value for name, value in changes.items() if value is not UNSET})
+
+
 def _check_names(limits: Mapping[str, Any]) -> None:
     """Raise TypeError for a keyword that is neither an argument of Executor nor a limit."""
+    import inspect
+
+    from killable.workers.authoring.identifiers import did_you_mean
+    from killable.workers.authoring.limits import LIMITS
+
     for name in limits:
         if name not in LIMITS:
             arguments = list(inspect.signature(Executor).parameters)[:-1]
@@ -432,6 +489,8 @@ def _check_names(limits: Mapping[str, Any]) -> None:
 
 def parse_limits(limits: Mapping[str, Any]) -> dict[str, Any]:
     """Return limits as seconds, bytes and counts. Raise TypeError for an unknown name, ValueError for a bad value."""
+    from killable.workers.authoring.limits import LIMITS, parse_limit
+
     parsed: dict[str, Any] = {}
     for name, value in limits.items():
         if value is None and name in LIMITS and not LIMITS[name].may_be_none:
@@ -449,6 +508,24 @@ def _positive(name: str, number: object) -> int:
     if number <= 0:
         raise ValueError(f"{name} must be greater than 0")
     return number
+
+
+def _setup(
+    preload: Sequence[str] | Callable[[], object],
+    initializer: Callable[..., object] | None,
+    initargs: tuple[Any, ...],
+    *,
+    sends_logging: bool,
+) -> ExecutorSetup:
+    if initializer is not None and not callable(initializer):
+        raise TypeError("initializer must be a callable")
+    return ExecutorSetup(
+        modules=() if callable(preload) else _names(preload),
+        preload=preload if callable(preload) else None,
+        initializer=initializer,
+        initargs=initargs,
+        sends_logging=sends_logging,
+    )
 
 
 def _names(modules: Sequence[str]) -> tuple[str, ...]:

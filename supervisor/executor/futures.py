@@ -21,7 +21,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 from killable.supervisor.attempts.phase_times import undisturbed_certificate
 from killable.supervisor.executor.ending_notes import add_notes
 from killable.supervisor.models import Outcome
-from killable.workers.errors import CODES, JobCancelled, JobError, JobFailed, WorkerCrashed, error_class
+from killable.workers.error_classes import (  # here: multiprocessing cannot be imported at the exit
+    WorkerCrashed,
+    error_class,
+)
+from killable.workers.errors import CODES, JobCancelled, JobError, JobFailed
 from killable.workers.protocol import pickling
 from killable.workers.protocol.shared_memory import MemoryFile
 

@@ -31,6 +31,7 @@ from killable.workers.protocol.shared_memory import SealedInput
 from killable.workers.runtime.executor_setup import is_in_pool
 
 if TYPE_CHECKING:
+    from killable.supervisor.linux.early_guard import EarlyGuard
     from killable.supervisor.supervisor import Supervisor
 
 _CLOSED = "cannot schedule new futures after shutdown"
@@ -50,19 +51,21 @@ class PendingTasks:
     supervisor: Supervisor
     lock: threading.RLock
 
-    def __init__(self, settings: Settings, name: str, *, is_captured: bool = False) -> None:
-        """`is_captured`: what tasks print is only in their futures."""
+    def __init__(
+        self, settings: Settings, name: str, *, is_captured: bool = False, early_guard: EarlyGuard | None = None
+    ) -> None:
+        """`is_captured`: what tasks print is only in their futures. `early_guard`: the pool's, if it runs."""
         self.workers = settings.pools[0].workers
         self._settings = settings
         self._name = name
         self._is_captured = is_captured
         self._closed_reason = ""
         """Why no more tasks are accepted; empty: they are."""
-        self._begin()
+        self._begin(early_guard)
         if not is_in_pool():  # a worker may have imported a module that creates an Executor: start at the first task
             self._start_thread()
 
-    def _begin(self) -> None:
+    def _begin(self, early_guard: EarlyGuard | None = None) -> None:
         """Set the initial state: no task is under way, and there is no supervisor yet."""
         self.lock = threading.RLock()  # reentrant: a finalizer of the program may run while it is held, and shut down
         self._under_way: dict[JobFuture[Any], Task] = {}
@@ -78,7 +81,7 @@ class PendingTasks:
         """By type and identity of the limits that were asked for."""
         self._prefix = f"job-{uuid.uuid4().hex[:8]}"
         self._numbers = itertools.count(1)
-        self.supervisor_thread = SupervisorThread(self._settings, self._name, self)
+        self.supervisor_thread = SupervisorThread(self._settings, self._name, self, early_guard)
         self._repeated = RepeatedContent()
         self.output = ProgramOutput(self.supervisor_thread, self._name, is_captured=self._is_captured)
         self._is_started = self._look_scheduled = False

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
+from killable.supervisor.linux.early_guard import EarlyGuard
 from killable.supervisor.linux.host_forks import leave_loop_to_parent
 from killable.supervisor.pools.lane import LaneHolder
 from killable.supervisor.settings import Settings
@@ -48,8 +49,12 @@ class ThreadCallbacks(LaneHolder, Protocol):
 class SupervisorThread:
     """A thread with an event loop and a supervisor. After `leave` it ends when no process of the supervisor is left."""
 
-    def __init__(self, settings: Settings, name: str, callbacks: ThreadCallbacks) -> None:
+    def __init__(
+        self, settings: Settings, name: str, callbacks: ThreadCallbacks, early_guard: EarlyGuard | None = None
+    ) -> None:
+        """`early_guard`: the pool's first guard, if it is started already. It ends with this thread at the latest."""
         self._settings = settings
+        self._early_guard = early_guard
         self._callbacks = callbacks
         self._inbox: deque[Callable[[Supervisor], None]] = deque()
         self._lock = threading.RLock()  # reentrant: a finalizer of the program may run while it is held, and `call`
@@ -142,6 +147,8 @@ class SupervisorThread:
         finally:
             with self._lock:
                 self._closed = True
+            if self._early_guard is not None:
+                self._early_guard.close()  # if it was not taken over: the supervisor did not start
             try:
                 self._callbacks.on_thread_ending(self.failure)
             finally:
@@ -149,7 +156,9 @@ class SupervisorThread:
 
     async def _run_supervisor(self) -> None:
         self._end_requested = asyncio.Event()
-        self._supervisor = Supervisor(self._settings, observer=Unobserved(), lane_holder=self._callbacks)
+        self._supervisor = Supervisor(
+            self._settings, observer=Unobserved(), lane_holder=self._callbacks, early_guard=self._early_guard
+        )
         self._callbacks.on_supervisor_created(self._supervisor)
         starting = asyncio.ensure_future(self._supervisor.start())
         leaving = asyncio.ensure_future(self._end_requested.wait())

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from killable.supervisor import clock
-from killable.supervisor.linux.instance_id import InstanceId
+from killable.supervisor.linux.instance_id import MARKER, InstanceId
 from killable.supervisor.linux.procfs import stat_fields
 
 GUARD_S = 2.0
@@ -22,8 +22,6 @@ GUARD_S = 2.0
 WAVE_S = 0.1
 """How long to wait for the end of one wave: there may be many more processes, which fork on meanwhile."""
 
-MARKER = "KILLABLE_INSTANCE"
-"""Set for the guard's exec. A fork keeps it, and an exec passes it on unless the job cleans its environment."""
 _PF_FORKNOEXEC = 0x40
 """Flag in proc(5), stat, field 9: forked, and no exec since (linux/sched.h)."""
 _PF_KTHREAD = 0x200000
@@ -37,10 +35,6 @@ class OrphanProcess(NamedTuple):
     pid: int
     command: str
     marker: str
-
-
-def marker_value(owner: InstanceId, instance_id: str, pool: str) -> str:
-    return f"{owner.name}/{instance_id}/{pool}"
 
 
 def kill_waves(is_meant: Callable[[str], bool], give_up_at: float) -> tuple[list[OrphanProcess], list[OrphanProcess]]:

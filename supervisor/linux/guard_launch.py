@@ -12,18 +12,32 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 
 import killable
 import killable.workers
 from killable.workers.protocol import fd_passing
 
+ENVIRONMENT_DEFAULTS = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "NUMEXPR_NUM_THREADS": "1",
+    "RAYON_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "ORT_DISABLE_TELEMETRY": "1",
+}
+"""Environment variables of a zygote, unless the supervisor's environment or the pool sets them.
+
+They keep libraries single-threaded, since a zygote with threads cannot fork. onnxruntime would start a thread on import
+for its telemetry.
+"""
+
 
 def package_folders() -> dict[str, str]:
     """Return the folders of the packages, for interpreters in which they are not installed."""
     return {
-        "killable": str(Path(killable.__file__).parent),
-        "killable.workers": str(Path(killable.workers.__file__).parent),
+        "killable": os.path.dirname(killable.__file__),
+        "killable.workers": os.path.dirname(killable.workers.__file__),
     }
 
 
@@ -44,7 +58,7 @@ def start_guard(
     ours, theirs = fd_passing.open_pair()
     packages = package_folders()
     arguments = {"packages": packages, "socket_fd": theirs.fileno(), "owner": os.getpid()}
-    boot = str(Path(packages["killable.workers"]) / "processes" / "boot.py")
+    boot = os.path.join(packages["killable.workers"], "processes", "boot.py")
     try:
         with theirs:
             guard = subprocess.Popen(

@@ -5,14 +5,15 @@ Runs in: supervisor. Part of the seam.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
-from pathlib import Path
 from typing import NamedTuple
 
 _NAME = re.compile(r"killable-([0-9a-f]{32})-(\d+)-(\d+)-(\d+)")
 _FOLDER = re.compile(r"killable-([0-9a-f]{12})-([0-9a-f]+)-([0-9a-f]+)-[a-z0-9_]{8}")
+
+MARKER = "KILLABLE_INSTANCE"
+"""Set for the guard's exec. A fork keeps it, and an exec passes it on unless the job cleans its environment."""
 
 
 class InstanceId(NamedTuple):
@@ -44,6 +45,10 @@ class InstanceId(NamedTuple):
     def name(self) -> str:
         return f"killable-{self.boot}-{self.namespace}-{self.pid}-{self.started}"
 
+    def marker(self, instance_id: str, pool: str) -> str:
+        """Return the value of MARKER for the processes of a pool of this run's supervisor with that id."""
+        return f"{self.name}/{instance_id}/{pool}"
+
     @property
     def folder_prefix(self) -> str:
         """Prefix of the temporary folder's name, for `tempfile.mkdtemp`.
@@ -64,7 +69,7 @@ class InstanceId(NamedTuple):
 
 def boot_id() -> str:
     """Return the id of this boot of this machine; every boot of every machine has another. Raise OSError."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", "")
+    return _read("/proc/sys/kernel/random/boot_id").strip().replace("-", "")
 
 
 def owner_of_folder(name: str) -> InstanceId | None:
@@ -79,7 +84,7 @@ def sees_own_pids() -> bool:
     """Return whether /proc shows the pids of this process's own namespace (pid_namespaces(7)): those of another one
     would name foreign processes.
     """
-    for line in Path("/proc/self/status").read_text().splitlines():
+    for line in _read("/proc/self/status").splitlines():
         if line.startswith("NSpid:"):
             return len(line.split()) == 2  # a pid for each namespace from that of /proc to our own: they are the same
     return True
@@ -101,14 +106,21 @@ def _here() -> tuple[str, int]:
 
 
 def _digest(boot: str, namespace: int) -> str:
+    import hashlib  # 2 ms, and the first guard needs none: `early_guard`
+
     return hashlib.blake2s(f"{boot}-{namespace}".encode(), digest_size=6).hexdigest()
 
 
 def _start_ticks(pid: int) -> int | None:
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+        stat = _read(f"/proc/{pid}/stat")
     except (FileNotFoundError, ProcessLookupError):
         return None
     fields = stat[stat.rindex(")") + 2 :].split()
     # A process in which only the main thread has ended also shows as a zombie: it has other threads, and lives.
     return None if fields[0] in "ZX" and int(fields[17]) <= 1 else int(fields[19])
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read()

@@ -10,6 +10,8 @@ import os
 
 from killable.supervisor.linux import host_forks
 from killable.supervisor.linux.cgroup import CgroupRoot
+from killable.supervisor.linux.early_guard import EarlyGuard
+from killable.supervisor.linux.guard_launch import ENVIRONMENT_DEFAULTS
 from killable.supervisor.linux.oom_counter import OomCounter
 from killable.supervisor.linux.user_accounts import account
 from killable.supervisor.linux.worker_pipes import open_pipes
@@ -18,21 +20,6 @@ from killable.supervisor.linux.zygote_host import ZygoteHost
 from killable.supervisor.ports import ProcessListener, SpawnerListener, ZygoteLost
 from killable.supervisor.settings import PoolSpec
 from killable.workers.protocol import control
-
-ENVIRONMENT_DEFAULTS = {
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "NUMEXPR_NUM_THREADS": "1",
-    "RAYON_NUM_THREADS": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "ORT_DISABLE_TELEMETRY": "1",
-}
-"""Environment variables of a zygote, unless the supervisor's environment or the pool sets them.
-
-They keep libraries single-threaded, since a zygote with threads cannot fork. onnxruntime would start a thread on import
-for its telemetry.
-"""
 
 
 class PoolSpawner:
@@ -50,7 +37,9 @@ class PoolSpawner:
         patience_s: float,
         answer_s: float,
         oom: OomCounter,
+        early_guard: EarlyGuard | None = None,
     ) -> None:
+        """`early_guard`: the first guard, if it is started already."""
         self._loop = loop
         self._spec = spec
         self._listener = listener
@@ -60,6 +49,7 @@ class PoolSpawner:
         self._marker = marker
         self._patience_s = patience_s
         self._answer_s = answer_s
+        self._early_guard = early_guard
         self._zygote_host: ZygoteHost | None = None
         self._stuck: list[ZygoteHost] = []
         self._zygote_hosts = 0
@@ -122,6 +112,7 @@ class PoolSpawner:
             marker=f"{self._marker}/{self._zygote_hosts}",
             patience_s=self._patience_s,
             answer_s=self._answer_s,
+            early_guard=self._early_guard,
         )
 
     def stop_zygote(self) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from killable.supervisor import event_loops
 from killable.supervisor.linux import cgroup, orphan_cleanup
 from killable.supervisor.linux.cgroup import CgroupRoot
-from killable.supervisor.linux.env_marker import marker_value
+from killable.supervisor.linux.early_guard import EarlyGuard
 from killable.supervisor.linux.instance_id import InstanceId
 from killable.supervisor.linux.oom_counter import OomCounter
 from killable.supervisor.linux.spawner import PoolSpawner
@@ -38,11 +38,19 @@ class System:
     oom: OomCounter
     patience_s: float
     """How long killed processes may take to disappear, in seconds."""
+    early_guard: EarlyGuard | None = None
+    """The first guard of the only pool, if it is started already."""
     answer_s: float = ANSWER_S
     spawners: list[PoolSpawner] = field(default_factory=list)
 
     @classmethod
-    def open(cls, loop: asyncio.AbstractEventLoop, settings: Settings, instance_id: str) -> System:
+    def open(
+        cls,
+        loop: asyncio.AbstractEventLoop,
+        settings: Settings,
+        instance_id: str,
+        early_guard: EarlyGuard | None = None,
+    ) -> System:
         """Choose the proof that the machine allows, and make the folders. Raise OSError."""
         _require_pidfd()
         cgroups = None if settings.proof == "descendants" else cgroup.find_root(instance_id[:8])
@@ -56,7 +64,7 @@ class System:
             if cgroups is not None:
                 cgroups.remove()
             raise
-        return cls(loop, owner, instance_id, cgroups, tmp, OomCounter(), settings.unkillable_s)
+        return cls(loop, owner, instance_id, cgroups, tmp, OomCounter(), settings.unkillable_s, early_guard)
 
     async def sweep_orphans(self) -> bool:
         """End what dead supervisors left, for it may hold what this one needs; return whether that was done in time."""
@@ -68,7 +76,7 @@ class System:
         return in_time
 
     def open_spawner(self, spec: PoolSpec, listener: SpawnerListener) -> PoolSpawner:
-        marker = marker_value(self.owner, self.instance_id, spec.name)
+        marker = self.owner.marker(self.instance_id, spec.name)
         spawner = PoolSpawner(
             self.loop,
             spec,
@@ -79,6 +87,7 @@ class System:
             patience_s=self.patience_s,
             answer_s=self.answer_s,
             oom=self.oom,
+            early_guard=self.early_guard,
         )
         self.spawners.append(spawner)
         return spawner

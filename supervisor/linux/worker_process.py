@@ -23,7 +23,7 @@ from killable.supervisor.linux.pipe_io import LARGE_READ_BYTES, READ_BYTES, Pipe
 from killable.supervisor.linux.stack_file import StackFile
 from killable.supervisor.models import Verdict
 from killable.supervisor.ports import FenceError, Gone, ProcessListener, ProcessorUse, Sample, Usage
-from killable.workers.authoring.limits import TASKS_SPARE
+from killable.workers.authoring.backstops import TASKS_SPARE
 from killable.workers.protocol.control import ProcessEnding
 from killable.workers.protocol.frames import Decoder, FrameError
 from killable.workers.runtime.dump_signal import DUMP_SIGNAL

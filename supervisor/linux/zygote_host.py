@@ -17,8 +17,9 @@ from typing import Protocol
 
 from killable.supervisor import event_loops
 from killable.supervisor.linux import orphan_cleanup
-from killable.supervisor.linux.env_marker import MARKER
+from killable.supervisor.linux.early_guard import EarlyGuard
 from killable.supervisor.linux.guard_launch import start_guard
+from killable.supervisor.linux.instance_id import MARKER
 from killable.supervisor.linux.watchdog import Watchdog
 from killable.supervisor.linux.worker_process import WorkerProcess
 from killable.supervisor.ports import SpawnerListener, ZygoteLost
@@ -64,6 +65,7 @@ class ZygoteHost:
         marker: str,
         patience_s: float,
         answer_s: float,
+        early_guard: EarlyGuard | None = None,
     ) -> None:
         self._loop = loop
         self._owner = owner
@@ -72,7 +74,13 @@ class ZygoteHost:
         self._patience_s = patience_s
         self._guard_socket: socket.socket | None
         self._guard_pidfd = -1
-        self._guard, self._guard_socket = start_guard(python, folder, {**environment, MARKER: marker})
+        self._early_zygote: socket.socket | None = None
+        """The socket of a zygote that the guard has been asked for, and that waits for its Configure."""
+        started = None if early_guard is None else early_guard.take()
+        if started is None:
+            self._guard, self._guard_socket = start_guard(python, folder, {**environment, MARKER: marker})
+        else:
+            self._guard, self._guard_socket, self._early_zygote, self._marker = started
         self._zygote_socket: socket.socket | None = None
         self._zygote_pidfd = -1
         self._processes: dict[str, WorkerProcess] = {}
@@ -90,13 +98,18 @@ class ZygoteHost:
         except OSError:
             self._forget_guard()
             self._forget_guard_socket()
-            self._guard.kill()  # it has started nothing yet
+            if self._early_zygote is not None:
+                self._early_zygote.close()
+            self._guard.kill()  # it has started nothing yet, or a zygote that dies with it
             self._guard.wait()
             raise
 
     def start_zygote(self, configure: control.Configure) -> None:
         """Start a zygote. If the guard is gone too, `on_zygote_lost` follows in a moment. Raise OSError."""
         if self._guard_socket is None:
+            return
+        if self._early_zygote is not None:
+            self._configure_early_zygote(configure, self._guard_socket)
             return
         ours, theirs = fd_passing.open_pair()
         ours.setblocking(False)
@@ -114,6 +127,18 @@ class ZygoteHost:
                     return
                 raise
         self._zygote_socket = ours
+
+    def _configure_early_zygote(self, configure: control.Configure, guard_socket: socket.socket) -> None:
+        assert self._early_zygote is not None
+        ours, self._early_zygote = self._early_zygote, None
+        try:
+            fd_passing.send(ours, control.to_wire(configure))
+            self._loop.add_reader(ours, self._on_zygote_message)
+        except OSError:  # the zygote has gone, or it goes with its socket: its guard leaves, which is reported
+            ours.close()
+            guard_socket.shutdown(socket.SHUT_WR)
+        else:
+            self._zygote_socket = ours
 
     def stop_zygote(self) -> None:
         self._forget_zygote_socket()

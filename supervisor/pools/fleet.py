@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from killable.supervisor.clock import Clock
+from killable.supervisor.linux.early_guard import EarlyGuard
 from killable.supervisor.linux.host_forks import forks_postponed
 from killable.supervisor.linux.system import System
 from killable.supervisor.models import JobType, PoolRecord, RetiredWorker, WorkerId, WorkerRecord
@@ -52,14 +53,20 @@ class Fleet:
         self.swept: bool | None = None
         """Whether the orphan cleanup at the start was over in time; None: there was none."""
 
-    async def start(self, clock: Clock, open_spawner: SpawnerFactory | None, instance_id: str) -> None:
+    async def start(
+        self,
+        clock: Clock,
+        open_spawner: SpawnerFactory | None,
+        instance_id: str,
+        early_guard: EarlyGuard | None = None,
+    ) -> None:
         """Start every pool and wait until each is ready or broken. After OSError or StartRefused call `close`."""
         self._clock = clock
         if open_spawner is None:
             with (
                 forks_postponed
             ):  # it takes locks of the library (tempfile), which a concurrent fork would inherit locked
-                self._system = System.open(asyncio.get_running_loop(), self._settings, instance_id)
+                self._system = System.open(asyncio.get_running_loop(), self._settings, instance_id, early_guard)
             open_spawner = self._system.open_spawner
             if self._settings.sweep:
                 self.swept = await self._system.sweep_orphans()

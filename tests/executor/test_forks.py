@@ -25,9 +25,11 @@ def test_a_fork_while_its_first_process_starts_holds_up_nothing() -> None:
             starting.set()
             forked.wait(PUT_OFF_S)
 
+    made: list[Executor] = []
+    maker = threading.Thread(target=lambda: made.append(Executor(max_workers=1)))  # the guard starts in its constructor
     threading.setprofile(look)
     try:
-        executor = Executor(max_workers=1)
+        maker.start()
         assert starting.wait(60)
     finally:
         threading.setprofile(None)
@@ -41,6 +43,8 @@ def test_a_fork_while_its_first_process_starts_holds_up_nothing() -> None:
         os._exit(0)
     forked.set()
     os.close(readable)
+    maker.join()
+    (executor,) = made
     try:
         assert executor.submit(executor_tasks.square, 3).result(timeout=60) == 9
     finally:

@@ -202,6 +202,8 @@ def test_an_executor_without_a_descriptor_for_its_loop_says_so(tmp_path: Path) -
         import os, resource
         from killable import Executor
 
+        with Executor(max_workers=1):
+            pass  # what an Executor imports takes descriptors, too
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         lowest = os.open(os.devnull, os.O_RDONLY)
         os.close(lowest)

@@ -22,7 +22,7 @@ from support.supervisor_fixture import StartSupervisor
 from killable.supervisor.linux import cgroup
 from killable.supervisor.linux.cgroup import Cgroup, find_root
 from killable.supervisor.linux.oom_counter import own_limit_struck
-from killable.workers.authoring.limits import TASKS_SPARE, backstop_bytes
+from killable.workers.authoring.backstops import TASKS_SPARE, backstop_bytes
 
 MIB = 1 << 20
 USED = 5_000_000

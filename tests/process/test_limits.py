@@ -26,7 +26,7 @@ import killable
 from killable.supervisor.attempts.resource_monitor import ResourceMonitor
 from killable.supervisor.linux.procfs import private_bytes
 from killable.supervisor.settings import PoolSpec
-from killable.workers.authoring.limits import TASKS_SPARE, backstop_bytes
+from killable.workers.authoring.backstops import TASKS_SPARE, backstop_bytes
 from killable.workers.authoring.units import size
 
 MIB = 1 << 20

@@ -221,7 +221,7 @@ from killable.supervisor.linux import env_marker
 from killable.supervisor.linux.instance_id import InstanceId
 here = InstanceId.of(os.getpid())
 dead = [InstanceId(here.boot, here.namespace, 1, started) for started in (1, 2)]
-mine, others = (env_marker.marker_value(owner, "instance", "pool/1") for owner in dead)
+mine, others = (owner.marker("instance", "pool/1") for owner in dead)
 if env_marker.MARKER not in os.environ:
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, env_marker.MARKER: mine})
 child = subprocess.Popen(["sleep", "3600"])

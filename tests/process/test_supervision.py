@@ -21,16 +21,8 @@ from support.waiting import Pending, until, until_async
 
 from killable.supervisor.models import Submission, WorkerRecord
 from killable.supervisor.supervisor import Supervisor
-from killable.workers.errors import (
-    JobCancelled,
-    JobError,
-    JobFailed,
-    JobTimedOut,
-    Refused,
-    WorkerCrashed,
-    WorkerExited,
-    error_class,
-)
+from killable.workers.error_classes import WorkerCrashed, WorkerExited, error_class
+from killable.workers.errors import JobCancelled, JobError, JobFailed, JobTimedOut, Refused
 
 # ── states ──
 

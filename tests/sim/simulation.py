@@ -10,7 +10,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Coroutine, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
@@ -184,7 +184,7 @@ class Simulation:
             check(verdict == first, f"job {job.number}: {first} became {verdict}")
         if record.ended:
             kept = {name: value for name, value in told.items() if name != "slot_ready"}  # the only one that may come
-            final = replace(record, certificate=kept, error=record.error and dict(record.error))
+            final = record._replace(certificate=kept, error=record.error and dict(record.error))
             job.answer = job.answer or final
             check(final == job.answer, f"job {job.number} was answered {job.answer}, and then {final}")
 

@@ -25,7 +25,6 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +76,7 @@ async def stop_idle_workers(supervisor: Supervisor, pool: str) -> None:
 
 async def records_of(supervisor: Supervisor, ids: Sequence[str]) -> list[dict[str, Any]]:
     """Return records as JSON has them. No turn of the loop passes."""
-    records = [asdict(await supervisor.get(job_id)) for job_id in ids]
+    records = [(await supervisor.get(job_id))._asdict() for job_id in ids]
     for members in records:
         members["result"] = json.loads(members["result"]) if members["result"] else None
         members["partial"] = None
@@ -127,7 +126,7 @@ async def main(
     if last:
         await wait_for_spares(supervisor)
     await stop_idle_workers(supervisor, halted)
-    report: dict[str, Any] = {"workers": [asdict(worker) for worker in await supervisor.workers()]}
+    report: dict[str, Any] = {"workers": [worker._asdict() for worker in await supervisor.workers()]}
     if copy:
         report["copy"] = fork_copy()
     # From here to the stop nothing is read.
@@ -135,7 +134,7 @@ async def main(
         (await supervisor.submit(Submission(type, json.dumps(input).encode()))).job_id for type, input in last or ()
     ]
     report |= {"jobs": await records_of(supervisor, ids), "last": await records_of(supervisor, last_ids)}
-    report["pools"] = [asdict(pool) for pool in await supervisor.pools()]
+    report["pools"] = [pool._asdict() for pool in await supervisor.pools()]
     print(json.dumps(report), flush=True)
     if last is not None:
         os.kill(os.getpid(), signal.SIGSTOP)

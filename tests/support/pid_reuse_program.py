@@ -157,7 +157,7 @@ async def marker(case: Case) -> int:
     """The number changes hands between the look at the environment and the pidfd."""
     owner = InstanceId.of(os.getpid())
     assert owner is not None
-    dead = env_marker.marker_value(InstanceId(owner.boot, owner.namespace, owner.pid, 0), "instance", "pool/1")
+    dead = InstanceId(owner.boot, owner.namespace, owner.pid, 0).marker("instance", "pool/1")
     orphan = subprocess.Popen(["sleep", "3600"], env={env_marker.MARKER: dead})
     open_pidfd = os.pidfd_open
 

@@ -18,7 +18,8 @@ from support.scripted_server import ID, PATH, Answer, Script, as_json, event, ev
 
 from killable.api.client import exchange, job_calls, submission
 from killable.api.client.client import Client, NotEnded, Unreachable
-from killable.workers.errors import JobFailed, JobTimedOut, KillableError, Refused, WorkerCrashed
+from killable.workers.error_classes import WorkerCrashed
+from killable.workers.errors import JobFailed, JobTimedOut, KillableError, Refused
 
 DEAD = as_json({"job_id": ID, "status": "cancelled", "certificate": {"tree_empty": 1.0}})
 

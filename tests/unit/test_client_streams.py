@@ -12,7 +12,8 @@ from support.blocking_client import MakeClient, OneClient
 from support.scripted_server import ID, PATH, Answer, Script, event, events, failed, problem, streaming, terminal
 
 from killable.api.client.client import Unreachable
-from killable.workers.errors import JobCancelled, JobError, JobFailed, JobTimedOut, Refused, WorkerCrashed
+from killable.workers.error_classes import WorkerCrashed
+from killable.workers.errors import JobCancelled, JobError, JobFailed, JobTimedOut, Refused
 
 TEXTS = ["[DONE]", "data: [CANCELLED]\n\n", "çä🦀 \u2028\u0085", "\r\n", ""]
 STREAM = (

@@ -15,7 +15,8 @@ import pytest
 from killable.supervisor.configuration.config import Config, ConfigError, load
 from killable.supervisor.configuration.inventory import example
 from killable.supervisor.configuration.tables import json_schema
-from killable.supervisor.settings import ServerSettings, Settings, usable_cores, usable_processors
+from killable.supervisor.server_settings import ServerSettings
+from killable.supervisor.settings import Settings, usable_cores, usable_processors
 from killable.workers.authoring.limits import DEFAULT_LIMITS
 
 pytestmark = pytest.mark.row("G11")

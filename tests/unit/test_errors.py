@@ -12,6 +12,7 @@ import pytest
 
 from killable.api.cli.display.errors import EXIT_CODES
 from killable.api.http.statuses import STATUSES
+from killable.workers.error_classes import WorkerCrashed, WorkerExited, WorkerKilled, error_class
 from killable.workers.errors import (
     CODES,
     JobCancelled,
@@ -21,10 +22,6 @@ from killable.workers.errors import (
     KillableError,
     OutOfMemory,
     Refused,
-    WorkerCrashed,
-    WorkerExited,
-    WorkerKilled,
-    error_class,
 )
 
 CLASSES = [KillableError, Refused, JobError, JobCancelled, JobTimedOut, JobFailed, WorkerCrashed]

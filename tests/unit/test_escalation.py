@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from killable.supervisor.attempts import escalation
@@ -29,7 +27,7 @@ def delivered(rules: Rules = RULES, at: float = NOW, cpu_s: float = 1.0) -> Esca
 
 def hushed(state: Escalation) -> Escalation:
     """Without the signal's repetition, which has tests of its own."""
-    return replace(state, resend_at=None, wake_at=min(state.grace_ends, state.look_at))
+    return state._replace(resend_at=None, wake_at=min(state.grace_ends, state.look_at))
 
 
 def acknowledged(rules: Rules = RULES) -> Escalation:
@@ -44,19 +42,19 @@ def in_phase(phase: Phase) -> Escalation:
         Phase.DELIVERED: delivered(),
         Phase.ACKNOWLEDGED: acknowledged(),
         Phase.DUMPING: escalation.tick(asked(), NOW + 5)[0],
-        Phase.KILLED: escalation.begin(replace(RULES, grace_s=0), NOW)[0],
-        Phase.UNKILLABLE: escalation.tick(escalation.begin(replace(RULES, grace_s=0), NOW)[0], NOW + 10)[0],
+        Phase.KILLED: escalation.begin(RULES._replace(grace_s=0), NOW)[0],
+        Phase.UNKILLABLE: escalation.tick(escalation.begin(RULES._replace(grace_s=0), NOW)[0], NOW + 10)[0],
         Phase.EXITED: escalation.exited(asked()),
     }[phase]
 
 
 def test_with_stack_a_dump_comes_before_the_kill_without_grace_too() -> None:
-    rules = replace(RULES, grace_s=0.0, stack=True)
+    rules = RULES._replace(grace_s=0.0, stack=True)
     state, actions = escalation.begin(rules, NOW)
     assert (state.phase, actions, state.grace_ends) == (Phase.DUMPING, (Action.DUMP,), NOW)
     state, actions = escalation.tick(state, state.wake_at)
     assert (state.phase, actions) == (Phase.KILLED, (Action.KILL,))
-    waiting = asked(replace(RULES, stack=True))
+    waiting = asked(RULES._replace(stack=True))
     hurried, actions = escalation.shorten(waiting, NOW + 1, 0.0)
     assert (hurried.phase, actions) == (Phase.DUMPING, (Action.DUMP,))
     again, actions = escalation.shorten(hurried, NOW + 1.001, 0.0)
@@ -77,7 +75,7 @@ def test_with_a_grace_the_worker_is_asked() -> None:
 
 @pytest.mark.parametrize("grace_s", [0.0, -1.0])
 def test_without_a_grace_it_is_killed_at_once(grace_s: float) -> None:
-    state, actions = escalation.begin(replace(RULES, grace_s=grace_s), NOW)
+    state, actions = escalation.begin(RULES._replace(grace_s=grace_s), NOW)
     assert actions == (Action.KILL,)
     assert (state.phase, state.wake_at) == (Phase.KILLED, NOW + 10)
 
@@ -112,7 +110,7 @@ def test_a_delivery_is_looked_at_again_after_ack_s() -> None:
 
 @pytest.mark.parametrize("ack_s", [None, 5.0, 6.0])
 def test_without_a_shorter_ack_s_it_is_the_plain_sigterm_grace_sigkill(ack_s: float | None) -> None:
-    state = delivered(replace(RULES, ack_s=ack_s))
+    state = delivered(RULES._replace(ack_s=ack_s))
     assert state.wake_at == state.grace_ends and not state.wants_use
     state, actions = escalation.tick(state, NOW + 5, None)
     assert actions == (Action.DUMP,) and state.early_kill is None
@@ -137,7 +135,7 @@ def rings(state: Escalation, until: float) -> list[float]:
 @pytest.mark.parametrize("ack_s", [0.5, 5.0, 6.0, None])
 def test_the_signal_is_repeated_until_it_is_acknowledged(ack_s: float | None) -> None:
     """Noted right before a call that waits, it would wake nobody."""
-    state, _ = escalation.delivered(asked(replace(RULES, ack_s=ack_s)), NOW, ProcessorUse(1.0))
+    state, _ = escalation.delivered(asked(RULES._replace(ack_s=ack_s)), NOW, ProcessorUse(1.0))
     assert rings(state, NOW + 5) == [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2]
     heard, _ = escalation.acknowledged(state, NOW + 0.01)
     assert heard.resend_at is None and heard.wake_at == heard.grace_ends
@@ -146,7 +144,7 @@ def test_the_signal_is_repeated_until_it_is_acknowledged(ack_s: float | None) ->
 def test_a_job_that_answers_itself_is_told_once() -> None:
     state, _ = escalation.delivered(asked(), NOW, ProcessorUse(1.0))
     assert rings(escalation.handled_by_job(state)[0], NOW + 5) == []
-    rules = replace(RULES, has_own_handler=True)
+    rules = RULES._replace(has_own_handler=True)
     assert rings(escalation.delivered(asked(rules), NOW, ProcessorUse(1.0))[0], NOW + 5) == []
     assert not RULES.has_own_handler and RULES.adaptive and not rules.adaptive
     heard, _ = escalation.acknowledged(state, NOW + 0.01)
@@ -202,7 +200,7 @@ def test_a_worker_that_used_too_little_is_looked_at_again(used_s: float, again_s
 
 @pytest.mark.parametrize(("cores", "again_s"), [(0, 0.1), (1, 0.1), (2, 0.05), (4, 0.025)])
 def test_the_more_cores_the_sooner_it_is_looked_at_again(cores: int, again_s: float) -> None:
-    state, _ = escalation.tick(delivered(replace(RULES, cores=cores)), NOW + 0.5, ProcessorUse(1.0))
+    state, _ = escalation.tick(delivered(RULES._replace(cores=cores)), NOW + 0.5, ProcessorUse(1.0))
     assert state.wake_at == pytest.approx(NOW + 0.5 + again_s)
 
 
@@ -283,18 +281,18 @@ def test_what_was_missed_with_the_end_of_the_grace_is_done_at_once() -> None:
 
 def test_an_end_of_the_grace_that_is_seen_about_in_time_is_the_end() -> None:
     assert escalation.tick(acknowledged(), NOW + 5 + 0.0625)[1] == (Action.KILL,)
-    ends_at_zero = replace(acknowledged(), grace_ends=0.0, wake_at=0.0)  # where floats are exact
+    ends_at_zero = acknowledged()._replace(grace_ends=0.0, wake_at=0.0)  # where floats are exact
     assert escalation.tick(ends_at_zero, escalation.STALL_S)[1] == (), "and this is late"
 
 
 def test_a_clock_that_has_just_begun_counts_as_any_other() -> None:
     """CLOCK_MONOTONIC counts from the boot (clock_gettime(2)): soon after it, now is many times an earlier moment."""
-    heard = replace(acknowledged(), grace_ends=1.0, wake_at=1.0)
+    heard = acknowledged()._replace(grace_ends=1.0, wake_at=1.0)
     assert escalation.tick(heard, 4.0)[0].grace_ends == 7.0, "missed by 3 s"
-    stuck = replace(delivered(), delivered_at=0.125, wake_at=0.625, look_at=0.625)
+    stuck = delivered()._replace(delivered_at=0.125, wake_at=0.625, look_at=0.625)
     state, actions = escalation.tick(stuck, 0.625, ProcessorUse(2.0))
     assert actions == (Action.DUMP,) and str(state.early_kill).startswith("not acknowledged for 0.500 s and 1.000 s")
-    waiting = replace(stuck, use_at_delivery=ProcessorUse(1.0, 0.5, 100))
+    waiting = stuck._replace(use_at_delivery=ProcessorUse(1.0, 0.5, 100))
     use = ProcessorUse(2.0, 0.5, 200)
     patience_ends = 0.125 + escalation.LOCK_PATIENCE * 0.5
     assert escalation.tick(waiting, patience_ends - 0.125, use)[1] == ()
@@ -334,7 +332,7 @@ def test_native_code_in_another_thread_that_keeps_the_interpreter_lock_is_stuck_
 def test_a_main_thread_that_computed_enough_is_stuck_however_much_it_had_before() -> None:
     """0.75 s where it had 0.25 s: a whole multiple, of which nothing may be left over; and `ack_cpu_s` to the point."""
     for computed_s, stuck in ((0.5, True), (0.125, True), (0.0625, False)):
-        state = hushed(escalation.delivered(asked(replace(RULES, ack_cpu_s=0.125)), NOW, ProcessorUse(1.0, 0.25, 0))[0])
+        state = hushed(escalation.delivered(asked(RULES._replace(ack_cpu_s=0.125)), NOW, ProcessorUse(1.0, 0.25, 0))[0])
         use = ProcessorUse(3.0, 0.25 + computed_s, 9)
         assert (escalation.tick(state, NOW + 0.5, use)[1] == (Action.DUMP,)) is stuck
 
@@ -342,7 +340,7 @@ def test_a_main_thread_that_computed_enough_is_stuck_however_much_it_had_before(
 @pytest.mark.parametrize(("ack_s", "late"), [(0.5, 2.0), (0.25, 1.0), (1.0, 4.0)])
 def test_the_wait_for_the_interpreter_lock_ends_at_a_multiple_of_ack_s(ack_s: float, late: float) -> None:
     waits = ProcessorUse(2.0, 0.5, 200)
-    state = hushed(escalation.delivered(asked(replace(RULES, ack_s=ack_s)), NOW, ProcessorUse(1.0, 0.5, 100))[0])
+    state = hushed(escalation.delivered(asked(RULES._replace(ack_s=ack_s)), NOW, ProcessorUse(1.0, 0.5, 100))[0])
     assert escalation.tick(state, NOW + late - 0.125, waits)[1] == ()
     assert escalation.tick(state, NOW + late, waits)[1] == (Action.DUMP,)
 

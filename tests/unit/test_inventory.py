@@ -14,7 +14,7 @@ from killable.supervisor.configuration.inventory import NOT_SHOWN, Setting, limi
 from killable.supervisor.configuration.tables import PoolTable
 from killable.supervisor.jobs import limits
 from killable.supervisor.models import JobType
-from killable.supervisor.settings import ServerSettings
+from killable.supervisor.server_settings import ServerSettings
 from killable.workers.authoring.limits import LIMITS
 
 pytestmark = pytest.mark.row("G11")

@@ -7,7 +7,8 @@ import pytest
 from killable.supervisor.attempts.resource_limits import BYTES_PER_S, LOOK_S, PROOF_SHARE, ResourceWatch, is_wanted
 from killable.supervisor.linux.oom_counter import counted, own_limit_struck
 from killable.supervisor.ports import Sample
-from killable.workers.authoring.limits import BACKSTOP, DEFAULT_LIMITS, backstop_bytes, over
+from killable.workers.authoring.backstops import BACKSTOP, backstop_bytes
+from killable.workers.authoring.limits import DEFAULT_LIMITS, over
 
 MB = 1_000_000
 BASE = Sample(own_bytes=50 * MB, cpu_s=7.0)

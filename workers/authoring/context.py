@@ -6,15 +6,16 @@ Runs in: worker.
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from killable.workers.authoring.operations import OnTimeout, Operation, Operations, timeouts_of
 from killable.workers.authoring.shield import Shield
 from killable.workers.exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 EXIT_CODE = int(ExitCode.TERMINATED)
 """128 + SIGTERM, as a shell reports a process that SIGTERM ended."""
@@ -153,6 +154,9 @@ class Context:
     def tmp(self) -> Path:
         """A private directory (mode 0700), made on first use, and removed when the attempt's processes are gone."""
         if self._tmp is None:
+            import tempfile  # here, as it takes a worker 10 ms with all that it imports, and few jobs have use for it
+            from pathlib import Path
+
             if self._tmp_parent is not None:
                 os.makedirs(self._tmp_parent, mode=0o700, exist_ok=True)
             self._tmp = Path(tempfile.mkdtemp(prefix="killable-", dir=self._tmp_parent))

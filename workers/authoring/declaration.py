@@ -6,7 +6,6 @@ Runs in: zygote, worker.
 from __future__ import annotations
 
 import functools
-import importlib.util
 import inspect
 import re
 import sys
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple, Union
 
 from killable.workers.authoring.context import Context
 from killable.workers.authoring.input_schema import annotation_type, name_of
+from killable.workers.authoring.registered import DeclarationError
 from killable.workers.authoring.types import ANYTHING, REQUIRED, InputFault, InputType, Member, NoJsonForm
 from killable.workers.protocol.messages import dump_json
 
@@ -24,10 +24,6 @@ Function = Callable[..., Any]
 
 _CONTEXT_TEXT = re.compile(r"(?:\w+\.)*Context(?: *\| *None)?")
 """The text of a Context annotation that cannot be evaluated, since its name is imported under TYPE_CHECKING only."""
-
-
-class DeclarationError(ValueError):
-    """A function cannot be used with its decorator; the message names the function and the cause."""
 
 
 class Parameters(NamedTuple):
@@ -121,11 +117,6 @@ def read_parameters(function: Function, *, typed: bool) -> Parameters:
                 _check_name(function, name, first=place == 0)
             members.append(_member(function, parameter, annotation, typed))
     return Parameters(members, context, rest)
-
-
-def missing(requires: Mapping[str, str]) -> str:
-    """Return which of `requires` (import name -> install line) are not installed, with their install lines, or ""."""
-    return "; ".join(f"{name} is not installed: {line}" for name, line in requires.items() if not _is_installed(name))
 
 
 def check_requires(decorator: str, function: Function, requires: Mapping[str, str] | None) -> dict[str, str]:
@@ -235,7 +226,3 @@ def _shape(function: Function, parameter: str, annotation: Any, typed: bool) -> 
 
 def _refusal(function: Function, parameter: str, why: str) -> DeclarationError:
     return DeclarationError(f"@job {place_of(function)}: parameter {parameter!r} {why}")
-
-
-def _is_installed(name: str) -> bool:
-    return sys.modules.get(name) is not None or importlib.util.find_spec(name) is not None

@@ -14,13 +14,12 @@ from types import FunctionType
 from typing import Any, TypeVar, overload
 
 from killable.workers.authoring import preloads
+from killable.workers.authoring import registered as registry
 from killable.workers.authoring.declaration import (
-    DeclarationError,
     Function,
     check_function,
     check_requires,
     inner_of,
-    missing,
     place_of,
     read_parameters,
 )
@@ -28,6 +27,8 @@ from killable.workers.authoring.identifiers import TYPE_NAME, TYPE_NAME_RULE
 from killable.workers.authoring.input_schema import input_type_of
 from killable.workers.authoring.limits import LIMITS, parse_limit
 from killable.workers.authoring.preloads import preload, run_preloads
+from killable.workers.authoring.registered import DeclarationError, InputError, catalogue, registered
+from killable.workers.authoring.requirements import missing
 from killable.workers.authoring.types import InputFault, InputType, join
 from killable.workers.protocol.codec import CODECS
 
@@ -47,23 +48,7 @@ __all__ = [
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-_FAULTS_SHOWN = 10
-"""The most faults in the message; `facts` has all of them."""
 EXTRA_INPUT = ("forbid", "ignore", "allow")
-
-
-class InputError(ValueError):
-    """An input does not fit its job's parameters; `facts` has one `{pointer, message}` per fault."""
-
-    def __init__(self, job: str, facts: list[dict[str, str]]) -> None:
-        super().__init__(job, facts)  # pickle and copy need both
-        self.job = job
-        self.facts = facts
-
-    def __str__(self) -> str:
-        faults = "; ".join(f"{fact['pointer'] or 'it'} {fact['message']}" for fact in self.facts[:_FAULTS_SHOWN])
-        more = f"; and {len(self.facts) - _FAULTS_SHOWN} more" if len(self.facts) > _FAULTS_SHOWN else ""
-        return f"the input of {self.job!r} does not fit: {faults}{more}"
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -120,7 +105,6 @@ class JobFunction:
         return f"<Job {self.name} {place_of(self.function)}>"
 
 
-_jobs: dict[str, JobFunction] = {}
 _executions: dict[str, object] = {}
 """Name of a job -> the execution of its module: a function of another execution is a reload, not a duplicate."""
 
@@ -168,22 +152,9 @@ def job(
     return declare(name, name=None)
 
 
-def registered() -> dict[str, JobFunction]:
-    """Return the job types declared in this process, by name."""
-    return dict(_jobs)
-
-
-def catalogue() -> list[dict[str, Any]]:
-    """Return the description of each job type for the supervisor, in the order of declaration, ready for JSON.
-
-    Each call checks again whether the required packages are installed.
-    """
-    return [declared.describe() for declared in _jobs.values()]
-
-
 def clear() -> None:
     """Forget all job types and preloads (for tests)."""
-    _jobs.clear()
+    registry.clear()
     _executions.clear()
     preloads.clear()
 
@@ -269,7 +240,8 @@ def _parse_limit(function: Function, name: str, value: object) -> Any:
 def _register(declared: JobFunction) -> None:
     function = _inner(declared)
     execution = _execution_of(function)
-    other = _jobs.get(declared.name)
+    declared_so_far = {name: each for name, each in registered().items() if isinstance(each, JobFunction)}
+    other = declared_so_far.get(declared.name)
     if other is not None:
         there = _inner(other)
         same_name = (function.__module__, function.__qualname__) == (there.__module__, there.__qualname__)
@@ -279,14 +251,14 @@ def _register(declared: JobFunction) -> None:
                 f"two job types are named {declared.name!r}: {place_of(there)} and {place_of(function)};"
                 ' give one another name, as in @job("another-name")'
             )
-    for other in _jobs.values():
+    for other in declared_so_far.values():
         shared = {other.name, *other.operations}.intersection((declared.name, *declared.operations))
         if shared and other.name != declared.name:
             raise DeclarationError(
                 f"two job types answer to {min(shared)!r}: {other.name!r}, {place_of(other.function)}, and"
                 f" {declared.name!r}, {place_of(function)}; an operation belongs to one of them"
             )
-    _jobs[declared.name] = declared
+    registry.register(declared)
     _executions[declared.name] = execution
 
 

@@ -207,14 +207,6 @@ DEFAULT_LIMITS: Limits = Limits(**{name: limit.default for name, limit in LIMITS
 """Every limit with its default on a server."""
 DEFAULT_CAPS: dict[str, float] = {name: limit.cap for name, limit in LIMITS.items() if limit.cap is not None}
 
-BACKSTOP = 1.25
-BACKSTOP_BYTES = 32 << 20
-"""The kernel's bounds are over a job's limit by this factor, and at least by these bytes (`backstop_bytes`): room for
-a clean-up, and for growth between two measurements.
-"""
-TASKS_SPARE = 1024
-"""The kernel's bounds (RLIMIT_NPROC, pids.max) are over `processes_max` by this number: they count threads."""
-
 
 def over(limits: Limits, changes: Mapping[str, Any]) -> Limits:
     """Return limits with some replaced. In `operation_s` only the given operations are replaced."""
@@ -243,14 +235,6 @@ def parse_limit(name: str, value: object) -> Any:
         return limit.parse(value)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
-
-
-def backstop_bytes(memory_bytes: int) -> int:
-    """Return the bytes by which a job can grow at all: a quarter more than its limit, and at least 32 MiB more.
-
-    The limit itself is measured, so that a job gets its grace. Growth in it, or between measurements, ends here.
-    """
-    return max(int(memory_bytes * BACKSTOP), memory_bytes + BACKSTOP_BYTES)
 
 
 def flat(limits: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:

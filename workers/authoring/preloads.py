@@ -6,13 +6,15 @@ Runs in: zygote (made before the fork, the workers share its memory) | worker (`
 from __future__ import annotations
 
 import functools
-import inspect
 import os
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar, overload
 
-from killable.workers.authoring.declaration import DeclarationError, check_function, check_requires, missing, place_of
+from killable.workers.authoring.registered import DeclarationError
+from killable.workers.authoring.requirements import missing
+
+# `declaration` is imported below: an Executor's workers mostly declare nothing, and start without it.
 
 T = TypeVar("T")
 
@@ -48,6 +50,8 @@ class Preload(Generic[T]):
         return self._value
 
     def __repr__(self) -> str:
+        from killable.workers.authoring.declaration import place_of
+
         each = " each_worker" if self.each_worker else ""
         return f"<Preload {place_of(self._function)}{each} {'made' if self.is_made else 'not made'}>"
 
@@ -98,6 +102,10 @@ def clear() -> None:
 
 
 def _declare(function: Callable[[], T], *, each_worker: bool, requires: Mapping[str, str] | None) -> Preload[T]:
+    import inspect
+
+    from killable.workers.authoring.declaration import check_function, check_requires, place_of
+
     check_function("preload", function)
     if inspect.signature(function).parameters or inspect.isgeneratorfunction(function):
         raise DeclarationError(f"@preload {place_of(function)}: it must take no parameters and return its value")

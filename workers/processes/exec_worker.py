@@ -11,7 +11,6 @@ import signal
 import site
 import sys
 import traceback
-from pathlib import Path
 from typing import Any, NoReturn
 
 from killable.workers.exit_codes import ExitCode
@@ -39,8 +38,8 @@ def exec_worker(
             "tmp": tmp,
             "cgroup_errno": cgroup_errno,
         }
-        boot = Path(packages["killable.workers"]) / "processes" / "boot.py"
-        os.execv(sys.executable, [sys.executable, "-S", "-P", str(boot), "worker", json.dumps(arguments)])
+        boot = os.path.join(packages["killable.workers"], "processes", "boot.py")
+        os.execv(sys.executable, [sys.executable, "-S", "-P", boot, "worker", json.dumps(arguments)])
     except BaseException as error:
         report_broken(frames, f"the worker cannot be exec'd: {error}", getattr(error, "errno", None))
         os._exit(ExitCode.OS_ERROR)

@@ -7,6 +7,7 @@ locked in every worker. With more than one thread after the preloads it refuses 
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import select
 import signal
@@ -15,13 +16,17 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NamedTuple, NoReturn
 
 from killable.workers.exit_codes import ExitCode
 from killable.workers.processes import child_reaper, exec_worker
 from killable.workers.protocol import control, fd_passing
-from killable.workers.runtime import catalogue, process_setup
+from killable.workers.runtime import catalogue, process_setup, warmup
 from killable.workers.runtime.harness import WorkerEnds, report_broken, run_worker
+
+_FOR_PRIVATE_DIRECTORIES = ("tempfile", "pathlib", "shutil", "subprocess")
+"""What a worker imports when a job asks for `ctx.tmp`, or has asked for it; 10 ms."""
 
 
 class _Child:
@@ -81,12 +86,24 @@ def _tell(sock: socket.socket, message: control.Message, descriptors: Sequence[i
 
 
 def _receive_configure(sock: socket.socket) -> control.Configure | None:
-    received = fd_passing.receive(sock)
-    if received is None:
-        return None
-    message = control.from_wire(received[0])
-    assert isinstance(message, control.Configure), message
-    return message
+    while (received := fd_passing.receive(sock)) is not None:
+        message = control.from_wire(received[0])
+        if isinstance(message, control.Configure):
+            return message
+        assert isinstance(message, control.ImportAhead), message
+        _import_ahead(message)
+    return None
+
+
+def _import_ahead(order: control.ImportAhead) -> None:
+    sys.path[:] = [*order.path, *(folder for folder in sys.path if folder not in order.path)]
+    with suppress(Exception):  # it is imported again for the Configure, and its failure reported
+        _import(order.modules)
+
+
+def _import(modules: Sequence[str]) -> None:
+    for name in modules:
+        importlib.import_module(name)
 
 
 def _flush() -> None:
@@ -147,6 +164,9 @@ class Zygote:
                 types = catalogue.survey_in_child(self._configure)
             else:
                 types = catalogue.load(self._configure, run_preloads=True)
+                warmup.rehearsal(self._configure.codec)
+                if self._configure.jobs_per_worker_max:  # workers that live for few jobs get them from here
+                    _import(_FOR_PRIVATE_DIRECTORIES)
         except BaseException as error:
             # The user's import may raise anything, even SystemExit: it becomes the pool's error, with its traceback.
             _tell(self._sock, catalogue.explain(error))

@@ -6,7 +6,7 @@ Runs in: supervisor | guard | zygote.
 
     supervisor → guard     StartZygote (+ its socket)
     guard → supervisor     OrphanReaped, ZygoteGone
-    supervisor → zygote    Configure, Fork (+ the worker's descriptors), Ping
+    supervisor → zygote    ImportAhead; Configure, Fork (+ the worker's descriptors), Ping
     zygote → supervisor    ZygoteStarted (+ its pidfd), TypeReported …, Preloaded | PreloadFailed
                            Forked (+ pidfd) | ForkFailed; Exited; Pong
 """
@@ -64,6 +64,17 @@ class ZygoteGone(NamedTuple):
     """The zygote died, or could not be forked, and every process below it is gone."""
 
     how: str
+
+
+class ImportAhead(NamedTuple):
+    """Import these modules, which the Configure to come will need: a supervisor that still starts sends it later.
+
+    What cannot be imported now is imported again for the Configure, and reported.
+    """
+
+    path: list[str]
+    """The program's sys.path, which comes first."""
+    modules: list[str]
 
 
 class Configure(NamedTuple):
@@ -150,6 +161,7 @@ Message = (
     | ZygoteStarted
     | OrphanReaped
     | ZygoteGone
+    | ImportAhead
     | Configure
     | TypeReported
     | Preloaded

@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from killable.workers.authoring.job_functions import JobFunction
+from killable.workers.authoring.registered import RegisteredJob
 from killable.workers.protocol.call_message import ANNOUNCE, RESULT_BUFFER, SEALED, STREAM, CallMessage
 from killable.workers.protocol.messages import Run
 from killable.workers.runtime import executor_setup
@@ -20,7 +20,7 @@ from killable.workers.runtime.stop_signal import StopSignal
 class CallExecution(Execution):
     """Runs a call. It has a Context only if a parameter of its function is annotated so."""
 
-    def _start(self, job: JobFunction, stop_signal: StopSignal) -> Any:
+    def _start(self, job: RegisteredJob, stop_signal: StopSignal) -> Any:
         request = self._input()
         self._announce()
         start = stream_function if self._run.type == executor_setup.STREAM else call_function

@@ -11,12 +11,11 @@ import json
 import os
 import sys
 import traceback
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from killable.workers.authoring import job_functions
-from killable.workers.authoring.declaration import DeclarationError, place_of
+from killable.workers.authoring import preloads, registered
+from killable.workers.authoring.registered import DeclarationError
 from killable.workers.protocol.control import Configure, PreloadFailed
 from killable.workers.protocol.fd_passing import MESSAGE_BYTES_MAX
 
@@ -63,15 +62,18 @@ def load(configure: Configure, *, run_preloads: bool) -> list[dict[str, Any]]:
     if configure.setup:
         from killable.workers.runtime import executor_setup
 
-        executor_setup.prepare(Path(configure.setup).read_bytes())
+        with open(configure.setup, "rb") as file:
+            executor_setup.prepare(file.read())
     for name in configure.modules:
-        import_module(name, Path(configure.folder or "."))
+        import_module(name, configure.folder or ".")
     if run_preloads:
-        job_functions.run_preloads(each_worker=False)
-    types = job_functions.catalogue()
+        preloads.run_preloads(each_worker=False)
+    types = registered.catalogue()
     for told in types:
         if _size(told) > TYPE_BYTES_MAX:
-            place = place_of(job_functions.registered()[told["name"]].function)
+            from killable.workers.authoring.declaration import place_of  # whoever declares a job has imported it
+
+            place = place_of(registered.registered()[told["name"]].function)
             raise DeclarationError(
                 f"@job {place}: its input's schema takes {_size(told['input_schema']):,} bytes of JSON, the whole"
                 f" declaration {_size(told):,}; at most {TYPE_BYTES_MAX:,} are allowed. Check the values of a long"
@@ -84,20 +86,21 @@ def _size(told: object) -> int:
     return len(json.dumps(told, separators=(",", ":")))
 
 
-def import_module(name: str, folder: Path) -> ModuleType:
+def import_module(name: str, folder: str) -> ModuleType:
     """Import a module by its dotted name, or a file by its path (relative to `folder`)."""
     if not name.endswith(".py"):
         return importlib.import_module(name)
-    path = (folder / name).resolve()
-    if path.stem in sys.modules:
-        return sys.modules[path.stem]
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None or not path.is_file():
+    path = os.path.realpath(os.path.join(folder, name))
+    stem = os.path.basename(path).removesuffix(".py")
+    if stem in sys.modules:
+        return sys.modules[stem]
+    spec = importlib.util.spec_from_file_location(stem, path)
+    if spec is None or spec.loader is None or not os.path.isfile(path):
         raise ModuleNotFoundError(f"no job module at {path}")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # before it runs, as the import system does: pickle and dataclasses look there
-    if str(path.parent) not in sys.path:
-        sys.path.insert(0, str(path.parent))
+    sys.modules[stem] = module  # before it runs, as the import system does: pickle and dataclasses look there
+    if os.path.dirname(path) not in sys.path:
+        sys.path.insert(0, os.path.dirname(path))
     spec.loader.exec_module(module)
     return module
 

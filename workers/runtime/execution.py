@@ -17,8 +17,8 @@ from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
 from killable.workers.authoring.context import Context, Stopping
-from killable.workers.authoring.job_functions import InputError, JobFunction
 from killable.workers.authoring.operations import OperationTimedOut
+from killable.workers.authoring.registered import InputError, RegisteredJob
 from killable.workers.exit_codes import ExitCode
 from killable.workers.protocol.codec import Codec, Unserializable
 from killable.workers.protocol.frames import FRAME_BYTES_MAX
@@ -55,7 +55,7 @@ class Execution:
         self,
         run: Run,
         limits: Mapping[str, Any],
-        registered: Mapping[str, JobFunction],
+        registered: Mapping[str, RegisteredJob],
         codec: Codec,
         channel: FrameWriter,
         tmp: str,
@@ -166,7 +166,7 @@ class Execution:
             content = mapped.pop(0) if run.sealed else run.input
             return self._codec.decode_input(content, mapped)
 
-    def _start(self, job: JobFunction, stop_signal: StopSignal) -> Any:
+    def _start(self, job: RegisteredJob, stop_signal: StopSignal) -> Any:
         """Call the job function; return its value, or the generator that it is."""
         arguments = job.bind(self._input(), self._make_context(stop_signal))
         self._announce()

@@ -13,20 +13,18 @@ from types import CoroutineType, GeneratorType
 from typing import Any
 
 from killable.workers.authoring.context import Context
-from killable.workers.authoring.job_functions import job
+from killable.workers.authoring.registered import register
 from killable.workers.runtime import program_logging
 from killable.workers.runtime.executor_setup import CALL, STREAM
 
 MakeContext = Callable[[], Context]
 
 
-@job(CALL, codec="pickle")
 def call(ctx: Context, function: Any, args: Any, kwargs: Any) -> Any:
     """Call the function. If it is a generator, its yields are sent one by one, and its return value is the result."""
     return call_function(lambda: ctx, function, args, kwargs)
 
 
-@job(STREAM, codec="pickle")
 def stream(ctx: Context, function: Any, args: Any, kwargs: Any) -> Any:
     """Call the function, and send the items that it yields or returns one by one."""
     return stream_function(lambda: ctx, function, args, kwargs)
@@ -56,6 +54,32 @@ def stream_function(make_context: MakeContext, function: Any, args: Any, kwargs:
         return _each(iter(found))
     except TypeError as error:
         raise TypeError(f"{error}: stream takes a function that yields or returns an iterable") from error
+
+
+class CallType:
+    """A job type of an Executor: a registered job without a declaration, whose input the Executor itself has made."""
+
+    def __init__(self, name: str, function: Callable[..., Any]) -> None:
+        self.name, self.function = name, function
+
+    def bind(self, input: Mapping[str, Any], context: Context) -> dict[str, Any]:
+        return {"ctx": context, **input}
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "description": "",
+            "input_schema": {},
+            "limits": {},
+            "operations": [],
+            "streams": False,
+            "available": True,
+            "unavailable_reason": "",
+        }
+
+
+register(CallType(CALL, call))
+register(CallType(STREAM, stream))
 
 
 def _each(items: Iterable[Any]) -> Generator[Any, None, None]:

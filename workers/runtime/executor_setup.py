@@ -7,24 +7,19 @@ Runs in: any.
 from __future__ import annotations
 
 import importlib
-import multiprocessing
-import pickle
 import sys
-import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
-from killable.workers.protocol import pickling, script_globals
-from killable.workers.protocol.codec import CODECS
-from killable.workers.runtime.program_logging import LoggingSetup
+# The program imports this module before it starts the first guard, which should not wait: the rest is imported below.
 
 POOL_MODULE = "killable.workers.runtime.executor_jobs"
+IMPORTED_AHEAD = (POOL_MODULE, "killable.workers.protocol.pickling", "multiprocessing")
+"""What the zygote of an Executor imports while the program still starts."""
 CALL, STREAM = "call", "stream"
 
 
-@dataclass(frozen=True, slots=True)
-class ExecutorSetup:
+class ExecutorSetup(NamedTuple):
     """The preparation of an Executor's processes before the first task."""
 
     modules: Sequence[str] = ()
@@ -34,15 +29,22 @@ class ExecutorSetup:
     initializer: Callable[..., object] | None = None
     """Called in each worker."""
     initargs: Sequence[Any] = ()
-    logging: LoggingSetup | None = None
-    """How to send what tasks log and warn to the program; None: the workers handle it."""
+    sends_logging: bool = False
+    """Whether what tasks log and warn goes to the program; otherwise the workers handle it."""
 
     def encode(self, path: Sequence[str]) -> bytes:
         """Pickle the setup with `path`, the program's sys.path. Raise any exception of pickling."""
+        import multiprocessing
+        import pickle
+
+        from killable.workers.protocol import pickling, script_globals
+        from killable.workers.runtime.program_logging import LoggingSetup
+
         authkey = bytes(multiprocessing.current_process().authkey)  # workers need it to use the program's managers
         facts = script_globals.facts_of_main()
-        rest = pickling.pickled(replace(self, logging=None)).to_bytes()
-        return pickle.dumps((list(path), sys.argv, authkey, facts, self.logging, rest))
+        logging = LoggingSetup.of_program() if self.sends_logging else None
+        rest = pickling.pickled(self).to_bytes()
+        return pickle.dumps((list(path), sys.argv, authkey, facts, logging, rest))
 
 
 _in_pool = False
@@ -57,7 +59,11 @@ def prepare(encoded: bytes) -> None:
     """Take over what the program says of itself, import the modules of a setup and declare its preloads."""
     global _in_pool
     _in_pool = True
-    from killable.workers.authoring.preloads import preload  # here: the program itself declares nothing
+    import multiprocessing
+    import pickle
+
+    from killable.workers.authoring.preloads import preload
+    from killable.workers.protocol import pickling, script_globals
 
     path, arguments, authkey, facts, logging, rest = pickle.loads(encoded)
     sys.path[:] = [*path, *(folder for folder in sys.path if folder not in path)]
@@ -93,8 +99,7 @@ def apply_to_each(function: Callable[..., Any], *columns: Sequence[Any]) -> list
     return [function(*arguments) for arguments in zip(*columns, strict=True)]
 
 
-@dataclass(frozen=True, slots=True)
-class ItemRaised:
+class ItemRaised(NamedTuple):
     """Stands in a chunk's results for an item whose function raised an exception."""
 
     pickled: bytes
@@ -113,6 +118,10 @@ def _tried(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     try:
         return function(*arguments)
     except Exception as error:
+        import traceback
+
+        from killable.workers.protocol.codec import CODECS
+
         told = traceback.TracebackException(type(error), error, error.__traceback__ and error.__traceback__.tb_next)
         return ItemRaised(
             CODECS["pickle"].encode_exception(error),

@@ -17,7 +17,8 @@ import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple, NoReturn, TextIO
 
-from killable.workers.authoring import job_functions
+from killable.workers.authoring.preloads import run_preloads
+from killable.workers.authoring.registered import registered
 from killable.workers.exit_codes import ExitCode
 from killable.workers.protocol.call_message import decode_call
 from killable.workers.protocol.codec import CODECS
@@ -77,7 +78,7 @@ def report_broken(frames: int, why: str, errno: int | None = None) -> None:
 def _serve(pipes: WorkerEnds, configure: Configure, tmp: str, cgroup_errno: int) -> int:
     sys.stdout, sys.stderr = _open_stream(1), _open_stream(2)
     try:
-        job_functions.run_preloads(each_worker=True)
+        run_preloads(each_worker=True)
     except BaseException as error:
         import traceback
 
@@ -103,7 +104,7 @@ class Harness:
         self._channel = FrameWriter(pipes.frames, self._codec, self._stop_signal.answer)
         self._stop_signal.channel = self._channel
         program_logging.connect(self._channel)
-        self._registered = job_functions.registered()
+        self._registered = registered()
         faulthandler.register(DUMP_SIGNAL, file=pipes.stack, all_threads=True, chain=False)
         self._faults = CrashStack(pipes.stack)
         self._stop_signal.install()

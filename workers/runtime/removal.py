@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import subprocess
+
+# `shutil` and `subprocess` are imported below: they come with the archive formats and selectors, and few workers have a
+# directory to remove.
 
 
 def remove_tree(path: str | os.PathLike[str]) -> None:
@@ -16,10 +17,14 @@ def remove_tree(path: str | os.PathLike[str]) -> None:
     try:
         _remove_tree(path)
     except RecursionError:  # up to Python 3.12 shutil recurses, and a job may nest a thousand directories
+        import subprocess
+
         subprocess.run(["rm", "-rf", "--", path], stdin=subprocess.DEVNULL, capture_output=True, check=False)
 
 
 def _remove_tree(path: str | os.PathLike[str]) -> None:
+    import shutil
+
     shutil.rmtree(path, ignore_errors=True)
     if os.geteuid() == 0 or not os.path.lexists(path):
         return  # modes do not stop root, and root must not chmod where another user could place a symbolic link

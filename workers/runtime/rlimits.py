@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from killable.workers.authoring.limits import TASKS_SPARE, backstop_bytes
+from killable.workers.authoring.backstops import TASKS_SPARE, backstop_bytes
 
 LIMIT_MAX = (1 << 63) - 1
 """The largest value that the kernel does not take for infinity."""

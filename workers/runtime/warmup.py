@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import socket
+from functools import cache
+from typing import Any
 
 from killable.workers.authoring.context import Context
-from killable.workers.authoring.declaration import read_parameters
-from killable.workers.authoring.input_schema import input_type_of
-from killable.workers.authoring.job_functions import JobFunction
+from killable.workers.authoring.registered import RegisteredJob
 from killable.workers.protocol.codec import Codec
 from killable.workers.protocol.frames import encode
 from killable.workers.protocol.messages import Idle, Kind, Run
@@ -24,6 +24,7 @@ from killable.workers.runtime.rlimits import ResourceLimits
 from killable.workers.runtime.stop_signal import StopSignal
 
 _FENCE = 0
+_NAME = "rehearsal"
 
 
 def _trivial_job(text: str, ctx: Context) -> str:
@@ -31,10 +32,32 @@ def _trivial_job(text: str, ctx: Context) -> str:
     return text
 
 
-_PARAMETERS = read_parameters(_trivial_job, typed=True)
-_JOB = JobFunction(
-    "rehearsal", _trivial_job, "", input_type_of(_PARAMETERS.members), context_parameter=_PARAMETERS.context
-)
+@cache
+def rehearsal(codec: str) -> tuple[RegisteredJob, dict[str, Any]]:
+    """Return the job and its input. The zygote makes them once, so that no worker does.
+
+    Either kind is imported only where it is needed: a service has no cloudpickle, an Executor no declarations.
+    """
+    return _called() if codec == "pickle" else _declared()
+
+
+def _declared() -> tuple[RegisteredJob, dict[str, Any]]:
+    """Return a job as its author declares it, with its input."""
+    from killable.workers.authoring.declaration import read_parameters
+    from killable.workers.authoring.input_schema import input_type_of
+    from killable.workers.authoring.job_functions import JobFunction
+
+    parameters = read_parameters(_trivial_job, typed=True)
+    input_type = input_type_of(parameters.members)
+    job = JobFunction(_NAME, _trivial_job, "", input_type, context_parameter=parameters.context)
+    return job, {"text": _NAME}
+
+
+def _called() -> tuple[RegisteredJob, dict[str, Any]]:
+    """Return a call of an Executor, with its input."""
+    from killable.workers.runtime.executor_jobs import CallType, call
+
+    return CallType(_NAME, call), {"function": _trivial_job, "args": (_NAME,), "kwargs": {}}
 
 
 def warm_up(tmp: str, codec: Codec) -> None:
@@ -46,7 +69,8 @@ def warm_up(tmp: str, codec: Codec) -> None:
         stop_signal = StopSignal(null, null, lambda fence: None)
         channel = FrameWriter(null, codec, stop_signal.answer)
         stop_signal.channel = channel
-        order = Run("rehearsal", _JOB.name, 1, codec.encode_value({"text": "rehearsal"}), b'{"memory_bytes":null}')
+        job, input = rehearsal(codec.name)
+        order = Run(_NAME, job.name, 1, codec.encode_value(input), b'{"memory_bytes":null}')
         ours.send(encode(Kind.RUN, _FENCE, 0, order.encode()))
         orders.wait()
         frame = orders.next()
@@ -54,7 +78,7 @@ def warm_up(tmp: str, codec: Codec) -> None:
         run = Run.decode(frame.payload)
         channel.begin(frame.fence)
         limits = run.limits_in_force()
-        attempt = Execution(run, limits, {_JOB.name: _JOB}, codec, channel, tmp, ResourceLimits(), 0)
+        attempt = Execution(run, limits, {job.name: job}, codec, channel, tmp, ResourceLimits(), 0)
         closing = attempt.outcome(stop_signal, frame.fence)
         tasks = TaskFolder()
         channel.close([closing, (Kind.IDLE, Idle(not Baseline.take().changed(tasks)).encode())])

@@ -68,7 +68,7 @@ def _members(in_force: InForce, found: PoolSurvey, faults: Sequence[ConfigFault]
         "file": None if file is None else str(file.absolute()),
         "faults": [asdict(fault) for fault in faults],
         "keys": key_members(in_force),
-        "pools": [asdict(pool) for pool in found.pools],
+        "pools": [pool._asdict() for pool in found.pools],
         "job_types": [asdict(job_type) for job_type in found.types],
     }
 

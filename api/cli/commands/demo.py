@@ -20,11 +20,12 @@ from rich.text import Text
 
 from killable.api.cli.display import console, errors, render
 from killable.api.cli.parameters.options import Json
-from killable.api.client.client import Client, JobHandle, token_of
+from killable.api.client.outcomes import token_of
 from killable.workers.errors import KillableError
 
 if TYPE_CHECKING:
     from killable.api.cli.server.demo_server import OwnServer
+    from killable.api.client.client import Client, JobHandle
 
 PROMPT = "Explain in a few sentences why the sea is salty."
 LONG_PROMPT = "Tell me a long story about a lighthouse keeper and the sea."
@@ -52,6 +53,7 @@ def demo(as_json: Json = False) -> None:
         if sys.platform != "linux":
             raise DemoFailed(f"the demo starts a server, which needs Linux; this is {sys.platform}")
         from killable.api.cli.server.demo_server import OwnServer
+        from killable.api.client.client import Client
 
         _require_models()
         story = _Story(Console(quiet=as_json, highlight=False, markup=False, emoji=False, soft_wrap=True))
@@ -69,7 +71,7 @@ def demo(as_json: Json = False) -> None:
 
 def _require_models() -> None:
     """Raise DemoFailed with the install commands if a model is missing."""
-    from killable.workers.authoring.declaration import missing
+    from killable.workers.authoring.requirements import missing
     from killable.workers.builtin import generate, tokenize
 
     lines = [line for requires in (tokenize.REQUIRES, generate.REQUIRES) if (line := missing(requires))]

@@ -12,7 +12,7 @@ import typer
 
 from killable.api.cli.display import console, errors, render
 from killable.api.cli.parameters.options import Json, Url, open_client, seconds
-from killable.api.client.exchange import DEFAULT_URL
+from killable.api.client.addresses import DEFAULT_URL
 
 
 def drain(

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
 from killable.api.cli.display import console, errors, story
 from killable.api.cli.parameters.options import JobName, Json, Url, open_client
 from killable.api.cli.parameters.resolve import events_so_far, find_job
-from killable.api.client.client import Event, JobHandle
-from killable.api.client.exchange import DEFAULT_URL
+from killable.api.client.addresses import DEFAULT_URL
+
+if TYPE_CHECKING:
+    from killable.api.client.client import Event, JobHandle
 
 LAST_EVENTS = 50
 """Last events to fetch, for the end of the output."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
@@ -20,10 +20,13 @@ from killable.api.cli.parameters import completion
 from killable.api.cli.parameters.arguments import tag_filter
 from killable.api.cli.parameters.options import Json, Reason, Url, open_client, seconds
 from killable.api.cli.parameters.resolve import find_job, find_worker
-from killable.api.client.client import Client, Ending, JobHandle
-from killable.api.client.exchange import DEFAULT_URL
+from killable.api.client.addresses import DEFAULT_URL
+from killable.api.client.outcomes import Ending
 from killable.workers.authoring.identifiers import did_you_mean
 from killable.workers.errors import Refused
+
+if TYPE_CHECKING:
+    from killable.api.client.client import Client, JobHandle
 
 NOTHING = "nothing to kill: no active job matches"
 

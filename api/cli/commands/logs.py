@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from killable.api.cli.display import console, errors
 from killable.api.cli.parameters.options import JobName, Json, Url, open_client
 from killable.api.cli.parameters.resolve import events_so_far, find_job
-from killable.api.client.client import Event
-from killable.api.client.exchange import DEFAULT_URL
+from killable.api.client.addresses import DEFAULT_URL
+
+if TYPE_CHECKING:
+    from killable.api.client.client import Event
 
 
 def logs(

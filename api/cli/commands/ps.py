@@ -16,7 +16,7 @@ from killable.api.cli.display import console, errors, render, tables
 from killable.api.cli.parameters import completion
 from killable.api.cli.parameters.arguments import tag_filter
 from killable.api.cli.parameters.options import Json, Url, open_client
-from killable.api.client.exchange import DEFAULT_URL
+from killable.api.client.addresses import DEFAULT_URL
 
 ON_A_SCREEN = 40
 """Rows shown in a terminal by default: few enough that the first ones stay visible."""

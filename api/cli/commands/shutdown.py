@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import signal
 import time
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import httpx
 import typer
 
 from killable.api.cli.commands.drain import remaining
@@ -21,9 +20,13 @@ from killable.api.cli.display.errors import CommandExit
 from killable.api.cli.parameters.completion import short_timeout_client
 from killable.api.cli.parameters.options import Json, Reason, Url, open_client, seconds
 from killable.api.cli.server.running_server import Foreign, RunningServer, is_on_this_machine
-from killable.api.client.client import Client
-from killable.api.client.exchange import DEFAULT_URL
+from killable.api.client.addresses import DEFAULT_URL
 from killable.workers.errors import KillableError
+
+if TYPE_CHECKING:
+    import httpx
+
+    from killable.api.client.client import Client
 
 LEAVE_S = 10.0
 """Seconds from the last job's end: readers receive their terminal events (5 s at most), then the zygotes end."""
@@ -187,6 +190,8 @@ class _Shutdown:
 
 def has_jobs(address: str) -> bool:
     """Return whether the server reports jobs; False if it does not answer: it stops answering after the last job."""
+    import httpx
+
     try:
         with short_timeout_client(address, ANSWER_S) as http:
             standing = http.get("/v1/drain").raise_for_status().json()
@@ -197,15 +202,21 @@ def has_jobs(address: str) -> bool:
 
 def is_up(address: str) -> bool:
     """Return whether anything accepts connections there, even if it does not answer."""
+    import httpx
+
     return _asked(address) is not httpx.ConnectError
 
 
 def responds(address: str) -> bool:
     """Return whether a request ends in time, be it with an answer or a refused connection."""
+    import httpx
+
     return _asked(address) is not httpx.TimeoutException
 
 
 def _asked(address: str) -> type[httpx.HTTPError] | None:
+    import httpx  # here, as it takes 60 ms, which the help of this verb need not wait for
+
     try:
         with short_timeout_client(address, ANSWER_S) as http:
             http.get("/livez")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import contextlib
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,9 +20,11 @@ from killable.api.cli.parameters.arguments import read_input, read_tags
 from killable.api.cli.parameters.limit_options import with_limit_options
 from killable.api.cli.parameters.options import JobName, Json, Url, open_client, seconds
 from killable.api.cli.parameters.resolve import find_job
-from killable.api.client.client import JobHandle
-from killable.api.client.exchange import DEFAULT_URL
+from killable.api.client.addresses import DEFAULT_URL
 from killable.workers.errors import KillableError
+
+if TYPE_CHECKING:
+    from killable.api.client.client import JobHandle
 
 
 @with_limit_options

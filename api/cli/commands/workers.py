@@ -14,7 +14,7 @@ from rich.text import Text
 from killable.api.cli.display import console, errors, render, tables
 from killable.api.cli.parameters import completion
 from killable.api.cli.parameters.options import Json, Url, open_client
-from killable.api.client.exchange import DEFAULT_URL
+from killable.api.client.addresses import DEFAULT_URL
 from killable.workers.errors import Refused
 
 

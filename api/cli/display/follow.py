@@ -14,7 +14,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.text import Text
@@ -23,9 +23,11 @@ from killable.api.cli.display import render
 from killable.api.cli.display.console import print_json, stderr_console
 from killable.api.cli.display.errors import CommandExit, exit_code, report
 from killable.api.cli.display.status_line import QueueWatch, StatusLine, progress_line
-from killable.api.client.client import Event, JobHandle, token_of
-from killable.api.client.outcomes import job_error
+from killable.api.client.outcomes import Event, job_error, token_of
 from killable.workers.errors import KillableError
+
+if TYPE_CHECKING:
+    from killable.api.client.client import JobHandle
 
 
 class Follower:

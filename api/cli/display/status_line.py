@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 from rich.progress_bar import ProgressBar
@@ -16,8 +16,10 @@ from rich.table import Table
 from rich.text import Text
 
 from killable.api.cli.display import render
-from killable.api.client.client import JobHandle
 from killable.workers.errors import KillableError
+
+if TYPE_CHECKING:
+    from killable.api.client.client import JobHandle
 
 BAR_COLUMNS = 30
 ASK_S = 0.5

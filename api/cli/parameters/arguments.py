@@ -10,12 +10,14 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from killable.api.client.client import Client
 from killable.workers.errors import Refused
+
+if TYPE_CHECKING:
+    from killable.api.client.client import Client
 
 _TYPE_NAMES = {
     str: "string", bool: "boolean", int: "integer", float: "number", type(None): "null", list: "array", dict: "object",

@@ -65,7 +65,7 @@ def _types(ask: Ask) -> Offers:
 def _offered(ctx: typer.Context, incomplete: str, find: Callable[[Ask], Offers]) -> Offers:
     """Ask the server of the command line so far. Return nothing on any error: it cannot be reported here."""
     try:
-        from killable.api.client.exchange import DEFAULT_URL
+        from killable.api.client.addresses import DEFAULT_URL
 
         address = str(ctx.params.get("url") or os.environ.get("KILLABLE_URL") or DEFAULT_URL)
         with short_timeout_client(address, ANSWER_S) as http:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from killable.api.cli.display.errors import CommandExit
-from killable.api.client.client import Client, Event, JobHandle
 from killable.workers.errors import KillableError, Refused
+
+if TYPE_CHECKING:
+    from killable.api.client.client import Client, Event, JobHandle
 
 PREFIX = "job-"
 _FULL = re.compile(r"job-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +38,7 @@ async def print_to(engine: Engine, in_force: InForce, url: str, as_json: bool) -
                 "pid": os.getpid(),
                 "version": version("killable"),
                 "instance_id": engine.instance_id,
-                "pools": [asdict(pool) for pool in pools],
+                "pools": [pool._asdict() for pool in pools],
                 "job_types": [_type_members(job_type) for job_type in types],
                 "keys": key_members(in_force),
             },

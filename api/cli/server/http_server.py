@@ -19,7 +19,7 @@ from killable.api.cli.server.listener import BACKLOG, Listener, cannot_listen
 from killable.api.http.api_keys import ApiKey
 from killable.api.http.app import create_app
 from killable.api.http.settings import HttpSettings
-from killable.supervisor.settings import ServerSettings
+from killable.supervisor.server_settings import ServerSettings
 
 if TYPE_CHECKING:
     from killable.supervisor.engine import Engine

@@ -56,7 +56,7 @@ async def _one(settings: Settings, spec: PoolSpec) -> tuple[PoolRecord, list[Job
             await supervisor.start()
             await supervisor.until_warm()
         (pool,) = await supervisor.pools()
-        return replace(pool, workers_max=spec.workers, spares=spec.spares), list(await supervisor.job_types())
+        return pool._replace(workers_max=spec.workers, spares=spec.spares), list(await supervisor.job_types())
     finally:
         await supervisor.close(grace_s=0)
 

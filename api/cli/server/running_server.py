@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
 from killable.api.cli.display.errors import CommandExit
-from killable.api.client.exchange import UNIX_PREFIX
+from killable.api.client.addresses import UNIX_PREFIX
 from killable.workers.errors import KillableError
 
 if TYPE_CHECKING:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable
-from dataclasses import fields
+from typing import get_type_hints
 
 from killable.supervisor.models import PHASES, Certificate
 from pages.markdown import attribute_docs, code, document, table
 
 
 def page() -> str:
-    names = [each.name for each in fields(Certificate)]
+    names = list(Certificate._fields)
     phases = [name for name in names if name in ("requested", *PHASES)]
     facts = [name for name in names if name not in phases]
     return document(
@@ -34,8 +33,9 @@ def _rows(names: Iterable[str]) -> Iterable[tuple[str, str]]:
 
 
 def _form(name: str) -> str:
-    hint = str(inspect.get_annotations(Certificate)[name]).removesuffix(" | None")
-    return {"str": "text", "bool": "true", "int": "whole number", "float": "seconds"}[hint]
+    hint = get_type_hints(Certificate)[name]
+    kinds = {str: "text", bool: "true", int: "whole number", float: "seconds"}
+    return next(text for kind, text in kinds.items() if hint in (kind, kind | None))
 
 
 INTRO = """

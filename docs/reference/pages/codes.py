@@ -7,8 +7,8 @@ from itertools import groupby
 
 from killable.api.cli.display.errors import EXIT_CODES, CommandExit
 from killable.api.http.statuses import STATUSES
-from killable.workers import errors
-from killable.workers.errors import CODES, CodeRow, KillableError, error_class
+from killable.workers.error_classes import error_class
+from killable.workers.errors import CODES, CodeRow, KillableError
 from pages.markdown import code, document, prose, table
 
 ENDINGS = {
@@ -70,8 +70,8 @@ def _classes(codes: Mapping[str, CodeRow]) -> Iterable[tuple[str, str, str]]:
 
 def _standard_bases(kind: type[KillableError]) -> str:
     """Return the classes outside this library by which an `except` catches it."""
-    known = {each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, KillableError)}
-    bases = [base for base in kind.__mro__ if base not in known and base not in (object, BaseException, Exception)]
+    bases = [base for base in kind.__mro__ if not issubclass(base, KillableError)]
+    bases = [base for base in bases if base not in (object, BaseException, Exception)]
     named = [base for base in bases if not any(base is not other and issubclass(other, base) for other in bases)]
     return ", ".join(code(f"{_module(base)}{base.__name__}") for base in named)
 

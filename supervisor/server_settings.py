@@ -1,0 +1,61 @@
+"""The settings of a server, `[server]` of `killable.toml`: those of its supervisor, its HTTP side and its log.
+
+Runs in: supervisor. Pure. Apart from `settings`, because an Executor, which has none of these, starts without them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from killable.supervisor.settings import (
+    Port,
+    PositiveBytes,
+    PositiveCount,
+    PositiveSeconds,
+    Seconds,
+    SupervisorSettings,
+)
+
+
+@dataclass(frozen=True)
+class HttpServerSettings:
+    """The part of `[server]` that the HTTP side uses: address, access, bounds of a request."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; any address but loopback needs an API key."""
+    port: Port = 7833
+    """TCP port to listen on; 0 takes a free one."""
+    uds: str = ""
+    """Path of a Unix socket (mode 0600) to listen on instead of host and port."""
+    api_keys_file: str = ""
+    """File readable only by its owner: lines `NAME ROLE KEY`, role submit or operate; KILLABLE_API_KEY adds a key."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Host names, besides loopback and `host`, under which clients reach this server."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins like "https://app.example" whose pages may call this server."""
+    connections_max: PositiveCount = 2000
+    """Maximum number of open connections; a stream holds one."""
+    header_timeout_s: PositiveSeconds = 10.0
+    """Time until a request's header must be complete, from its first byte or, on a new connection, from its start."""
+    body_bytes_max: PositiveBytes = 16 << 20
+    """Maximum size of a request body; a larger one is refused (413)."""
+    result_inline_bytes_max: PositiveBytes = 64 << 10
+    """Maximum size of a result in a job's record; a larger one is replaced by a reference to its own address."""
+
+
+@dataclass(frozen=True)
+class ServerSettings(SupervisorSettings, HttpServerSettings):
+    """The HTTP side, the bounds of the queue and of kept jobs, and the log: `[server]` of `killable.toml`.
+
+    The string under a setting is its documentation everywhere: in the JSON Schema and in `killable config --example`.
+    """
+
+    drain_s: Seconds = 0.0
+    """Time after Ctrl-C or SIGTERM for jobs to end by themselves, before each is cancelled with its own grace."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Lowest level logged to stderr; info has a line for each step of a job's life."""
+    log_format: Literal["text", "json"] = "text"
+    """Format of the log: text, or json with one object per line."""
+    redact: bool = False
+    """Keep text from jobs and clients (errors, reasons, tags) out of the server's own log; tokens are never in it."""

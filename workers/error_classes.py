@@ -1,0 +1,71 @@
+"""The errors of jobs whose process died, and the class of each code.
+
+Runs in: any. Apart from `errors`, because `concurrent.futures.process` imports multiprocessing and its queues, 10 ms:
+the command and the clients need it only for an error. An Executor imports it at once: when the program exits, it cannot
+be imported any more.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures.process import BrokenProcessPool
+
+from killable.workers.errors import (
+    CODES,
+    LOST,
+    JobCancelled,
+    JobError,
+    JobFailed,
+    JobTimedOut,
+    KillableError,
+    OutOfMemory,
+    Refused,
+)
+
+
+class WorkerCrashed(JobError, BrokenProcessPool):
+    """The job's process died or was lost; a BrokenProcessPool for code that expects one."""
+
+    code = "crash"
+
+
+class WorkerExited(WorkerCrashed):
+    """The job ended its own process with `exit_code`, which may be 0 (without a result)."""
+
+    code = "exit"
+
+
+class WorkerKilled(WorkerCrashed):
+    """The job's process was killed from outside, by `signal`; `oom`: the out-of-memory killer may have done it."""
+
+    code = "killed_externally"
+
+
+_OF_ITS_OWN: dict[str, type[KillableError]] = {
+    "exit": WorkerExited,
+    "killed_externally": WorkerKilled,
+    "limit.memory": OutOfMemory,
+}
+_CRASHES = frozenset(
+    {
+        "crash",
+        "protocol",
+        "spawn",
+        "worker_lost",
+        "unkillable",
+        *LOST,
+    }
+)
+
+
+def error_class(code: str) -> type[KillableError]:
+    """Return the error class of a code; JobFailed for the unknown code of a newer server."""
+    row = CODES.get(code)
+    if row is None:
+        return JobFailed
+    if row.state is None:
+        return Refused
+    if row.state == "cancelled":
+        return JobCancelled
+    if row.state == "timed_out":
+        return JobTimedOut
+    return _OF_ITS_OWN.get(code, WorkerCrashed if code in _CRASHES else JobFailed)

@@ -211,9 +211,12 @@ class Harness:
         if self._channel.sequence:
             return False
         try:
-            return all(fcntl.ioctl(each, termios.FIONREAD, _NO_BYTES) == _NO_BYTES for each in self._outputs)
+            for each in self._outputs:
+                if fcntl.ioctl(each, termios.FIONREAD, _NO_BYTES) != _NO_BYTES:
+                    return False
         except OSError:  # the job has closed the descriptor
             return False
+        return True
 
     def _take_sealed(self, source: OrderReader | LineReader, run: Run) -> SealedInput | None:
         descriptor = source.take_descriptor() if run.sealed else None

@@ -78,17 +78,25 @@ class Baseline(NamedTuple):
                 tasks.threads() <= self.threads
                 and not _has_children()
                 and tuple(map(_signal.getsignal, _WATCHED)) == self.dispositions
-                and _wakeup_descriptor() == self.wakeup
+                and self._keeps_wakeup()
                 and _signal.pthread_sigmask(signal.SIG_BLOCK, ()) == self.mask
                 and not (getitimer(ITIMER_REAL)[0] or getitimer(ITIMER_VIRTUAL)[0] or getitimer(ITIMER_PROF)[0])
                 and os.getcwd() == self.path
                 and umask == self.umask
             )
-        except OSError:
+        except (OSError, ValueError):  # ValueError: the wakeup descriptor blocks
             return False
         finally:
             if umask != self.umask:
                 os.umask(umask)
+
+    def _keeps_wakeup(self) -> bool:
+        """Return whether the wakeup descriptor is the same, in one call if it is. Raise OSError or ValueError."""
+        assert self.wakeup is not None
+        found = signal.set_wakeup_fd(self.wakeup, warn_on_full_buffer=False)
+        if found != self.wakeup:
+            signal.set_wakeup_fd(found, warn_on_full_buffer=False)
+        return found == self.wakeup
 
     def _described_change(self) -> str:
         try:

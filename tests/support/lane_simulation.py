@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from killable.supervisor.executor.executor import _DEFAULT_LIMITS
+from killable.supervisor.executor.executor import _default_limits
 from killable.supervisor.executor.futures import JobFuture
 from killable.supervisor.executor.pending_tasks import PendingTasks
 from killable.supervisor.models import Outcome, Verdict
@@ -321,7 +321,7 @@ class LaneSimulation:
         self._pids = itertools.count(1)
         self._fences = itertools.count(1)
         self.spec = PoolSpec(name="calls", modules=(), workers=workers, codec="pickle", jobs_per_worker_max=0)
-        settings = Settings(pools=(self.spec,), limits=_DEFAULT_LIMITS, caps={}, keep_jobs=0, sweep=False)
+        settings = Settings(pools=(self.spec,), limits=_default_limits(), caps={}, keep_jobs=0, sweep=False)
         self.queue = Queue(settings, "simulated")
         self.queue.supervisor = self  # type: ignore[assignment]
         self.jobs = self
@@ -354,7 +354,7 @@ class LaneSimulation:
     def open_lanes(self) -> None: ...
 
     def type(self, name: str) -> Any:
-        return SimpleNamespace(name=name, limits=_DEFAULT_LIMITS, caps={})
+        return SimpleNamespace(name=name, limits=_default_limits(), caps={})
 
     def why_broken(self) -> str:
         return ""

@@ -70,6 +70,9 @@ class Pickled:
 
     def dumped(self, pickler: Callable[..., pickle.Pickler], value: object, beside: bool) -> Pickled:
         pickler(self, PROTOCOL, buffer_callback=self._take if beside else None).dump(value)
+        if len(self.parts) == 1 and not self.buffers and len(self.parts[0]) < _PAYLOAD_BYTES:
+            self.size = _SMALL.size + len(self.parts[0])  # most values
+            return self
         # The pickler writes a large in-band buffer as a PickleBuffer, which has no length.
         self.parts = [part.raw() if isinstance(part, pickle.PickleBuffer) else part for part in self.parts]
         self._measure()
@@ -129,10 +132,16 @@ class Pickled:
     @property
     def names_main(self) -> bool:
         """Whether the pickle may refer to an object by its name in `__main__`."""
-        return any(b"_main__" in part for part in self.parts if len(part) < _PAYLOAD_BYTES)
+        for part in self.parts:
+            if len(part) < _PAYLOAD_BYTES and b"_main__" in part:
+                return True
+        return False
 
     def to_bytes(self) -> bytes:
         """Return the encoded value in one piece."""
+        if len(self.parts) == 1 and not (self.buffers or self._elsewhere):
+            encoded: bytes = self._head() + self.parts[0]
+            return encoded
         return b"".join(self._pieces())
 
     def lay(self, descriptor: int) -> None:

@@ -292,7 +292,7 @@ class SimulatedThread:
 class Queue(PendingTasks):
     """The real queue of an Executor, without a thread."""
 
-    def _begin(self) -> None:
+    def _begin(self, early_guard: object = None) -> None:
         super()._begin()
         self.supervisor_thread: Any = SimulatedThread()
 

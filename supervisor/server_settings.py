@@ -38,8 +38,12 @@ class HttpServerSettings:
     """Maximum number of open connections; a stream holds one."""
     header_timeout_s: PositiveSeconds = 10.0
     """Time until a request's header must be complete, from its first byte or, on a new connection, from its start."""
-    body_bytes_max: PositiveBytes = 16 << 20
+    body_bytes_max: PositiveBytes = 1 << 20
     """Maximum size of a request body; a larger one is refused (413)."""
+    bodies_bytes_max: PositiveBytes = 64 << 20
+    """Maximum size of all request bodies that are being received and checked; more is refused (503 busy)."""
+    input_check_s: PositiveSeconds = 2.0
+    """Time for the check of one job's input; one that takes longer is refused (422 input.invalid)."""
     result_inline_bytes_max: PositiveBytes = 64 << 10
     """Maximum size of a result in a job's record; a larger one is replaced by a reference to its own address."""
 

@@ -77,6 +77,7 @@ CODES: dict[str, CodeRow] = {
     "malformed": _refusal("The request cannot be parsed"),
     "slow_request": _refusal("The request did not arrive in time", True),
     "header_too_large": _refusal("The request's header is too large"),
+    "busy": _refusal("The server is busy with other requests", True),
     "too_many_connections": _refusal("The server has too many connections", True),
     "not_found": _refusal("There is no resource at this address"),
     "unsupported_media_type": _refusal("The content type is not supported"),

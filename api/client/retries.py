@@ -30,7 +30,7 @@ failure does not count: the server may have held the call.
 """
 BUSY = frozenset({429, 502, 503, 504})
 """HTTP statuses after which a retry may help. 502 and 504 come from a proxy, for example while its server restarts."""
-EARLY_REFUSALS = frozenset({"too_many_connections", "slow_request"})
+EARLY_REFUSALS = frozenset({"too_many_connections", "busy", "slow_request"})
 """Refusals made before the request is identified: they do not show what an earlier sending of it has done."""
 
 T = TypeVar("T")

@@ -14,9 +14,11 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 from killable.api.http import routes_jobs, routes_metrics, routes_operator, routes_outputs, routes_server
-from killable.api.http.access import AccessCheck, BodyCheck
+from killable.api.http.access import AccessCheck
 from killable.api.http.api_keys import KeyRing, Tickets
 from killable.api.http.auth import OPEN_PATHS, KeyCheck
+from killable.api.http.bodies import BodyCheck, LargeBodies
+from killable.api.http.check_pool import CheckPool
 from killable.api.http.dependencies import Dependencies
 from killable.api.http.input_check import InputCheck
 from killable.api.http.methods import HeadAsGet
@@ -42,7 +44,10 @@ def create_app(engine: Engine, settings: HttpSettings | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     tickets = Tickets() if settings.keys else None
-    app.state.parts = Dependencies(engine, settings, InputCheck(), OpenStreams(settings.streams_max), tickets)
+    checks = CheckPool(settings)
+    app.state.parts = Dependencies(
+        engine, settings, checks, InputCheck(checks), OpenStreams(settings.streams_max), tickets
+    )
     install_problems(app)
     # The operator's routes first: /v1/jobs/cancel must be matched before /v1/jobs/{job_id}.
     for routes in (routes_operator, routes_jobs, routes_outputs, routes_server, routes_metrics):
@@ -50,6 +55,7 @@ def create_app(engine: Engine, settings: HttpSettings | None = None) -> FastAPI:
     # The last middleware added is the outermost. A foreign page is refused before it gets any CORS header; a page that
     # may call can read why a request was refused.
     app.add_middleware(HeadAsGet)
+    app.add_middleware(LargeBodies, pool=checks)
     app.add_middleware(BodyCheck, settings=settings)
     if tickets is not None:
         app.add_middleware(KeyCheck, keys=KeyRing(settings.keys), tickets=tickets)
@@ -69,6 +75,11 @@ def create_app(engine: Engine, settings: HttpSettings | None = None) -> FastAPI:
         )
     app.add_middleware(AccessCheck, settings=settings)
     return app
+
+
+async def close_app(app: FastAPI) -> None:
+    """End the processes that an application has started."""
+    await app.state.parts.checks.close()
 
 
 class _Cors(CORSMiddleware):

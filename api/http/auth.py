@@ -67,7 +67,12 @@ class KeyCheck:
 
 def tenant_of(request: Request) -> str:
     """Return the tenant of a submitted job: the name of the request's key."""
-    caller: ApiKey | None = request.scope.get(CALLER)
+    return tenant_of_scope(request.scope)
+
+
+def tenant_of_scope(scope: Scope) -> str:
+    """Return the same before there is a Request."""
+    caller: ApiKey | None = scope.get(CALLER)
     return TENANT if caller is None else caller.name
 
 

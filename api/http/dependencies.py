@@ -11,6 +11,7 @@ from typing import cast
 from fastapi import Request
 
 from killable.api.http.api_keys import Tickets
+from killable.api.http.check_pool import CheckPool
 from killable.api.http.input_check import InputCheck
 from killable.api.http.settings import HttpSettings
 from killable.api.http.sse import OpenStreams
@@ -23,6 +24,7 @@ class Dependencies:
 
     engine: Engine
     settings: HttpSettings
+    checks: CheckPool
     input_check: InputCheck
     streams: OpenStreams
     tickets: Tickets | None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
@@ -19,20 +19,17 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from killable.api.http.faults import FAULTS_MAX, cut, fault, invalid
 from killable.api.http.methods import allowed
 from killable.api.http.records import record_json
 from killable.api.http.schemas import BODY_FORMS, CORRELATION_ID, PATTERNS
 from killable.api.http.statuses import STATUSES
-from killable.api.http.unknown_fields import FAULTS_MAX, UNKNOWN_MEMBERS_MAX
+from killable.api.http.unknown_fields import UNKNOWN_MEMBERS_MAX
 from killable.supervisor.models import JobRecord
 from killable.workers.errors import CODES, Refused
 from killable.workers.protocol.messages import dump_json
 
 PROBLEM_TYPE = "application/problem+json"
-DETAIL_FAULTS_MAX = 3
-"""Faults in `detail`, which is for people; `faults` has all of them."""
-TOKEN_CHARS_MAX = 100
-"""Characters of one member's name in a pointer: enough for a person to find it, too few to send an input back."""
 RETRY_AFTER_S = {429: 1, 503: 5}
 """Default if the refusal has no `retry_after_s`: a queue moves within a second, a start or a drain takes longer."""
 
@@ -46,6 +43,7 @@ _CODE_OF_STATUS = {
     408: "slow_request",
     413: "too_large",
     415: "unsupported_media_type",
+    503: "busy",
 }
 _DETAILS = {
     "malformed": "The body cannot be read as JSON",
@@ -107,26 +105,6 @@ def _as_sentence(detail: str) -> str:
     return detail[0].upper() + detail[1:] if detail.partition(" ")[0].rstrip(":;,").isalpha() else detail
 
 
-def pointer(path: Iterable[str | int]) -> str:
-    """Return the JSON pointer (RFC 6901) of a path, with each step cut to TOKEN_CHARS_MAX."""
-    return "".join("/" + _cut(str(step)).replace("~", "~0").replace("/", "~1") for step in path)
-
-
-def fault(where: str, path: Iterable[str | int], message: str) -> dict[str, str]:
-    """Return one fault. `where` is body, query, path or header; the pointer is relative to it."""
-    return {"in": where, "pointer": pointer(path), "message": message}
-
-
-def invalid(faults: Sequence[dict[str, str]], more: bool = False) -> Refused:
-    """Return the refusal of a request with these faults. `more`: other faults were left out."""
-    told = "; ".join(
-        f"{each['in']} {each['pointer']}".rstrip() + f": {each['message']}" for each in faults[:DETAIL_FAULTS_MAX]
-    )
-    count = f"{len(faults)}{' or more' if more else ''} faults: " if len(faults) > 1 else ""
-    rest = "; ..." if len(faults) > DETAIL_FAULTS_MAX else ""
-    return Refused(f"{count}{told}{rest}", code="invalid", faults=list(faults))
-
-
 def install_problems(app: FastAPI) -> None:
     """Answer every exception of this app's routes with a problem document."""
     app.exception_handler(Refused)(_refused)
@@ -154,11 +132,16 @@ def _correlation(request: Request) -> dict[str, str]:
 
 
 async def _http_exception(request: Request, error: HTTPException) -> Response:
-    code = _CODE_OF_STATUS.get(error.status_code, "malformed" if error.status_code < 500 else "internal")
-    if code == "method_not_allowed":
+    if error.status_code == 405:
         methods = ", ".join(allowed(request))
-        return problem(code, f"Only {methods} are allowed here", headers={"Allow": methods})
-    if code in ("too_large", "slow_request"):  # raised by BodyCheck, with its own message
+        return problem("method_not_allowed", f"Only {methods} are allowed here", headers={"Allow": methods})
+    return refusal(error)
+
+
+def refusal(error: HTTPException) -> Response:
+    """Return the answer for an exception of the checks of a request's body, or of Starlette's own."""
+    code = _CODE_OF_STATUS.get(error.status_code, "malformed" if error.status_code < 500 else "internal")
+    if code in ("too_large", "slow_request", "busy"):  # raised by BodyCheck, with its own message
         return problem(code, error.detail, headers=error.headers)
     return problem(code, _DETAILS.get(code, ""))
 
@@ -187,14 +170,10 @@ def _reword(item: dict[str, Any]) -> str:
     words = _REWORDED.get(item["type"], "")
     if words:
         return words.format(**{n: f"{fact:g}" if isinstance(fact, float) else fact for n, fact in facts.items()})
-    message = _cut(item["msg"], 300)
+    message = cut(item["msg"], 300)
     return message.replace("Input should be", "must be", 1).replace("String should have", "must have", 1)
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
     # Starlette raises the error again after this answer, and the server logs it with its traceback.
     return problem("internal", "The server's log has the details")
-
-
-def _cut(text: str, chars_max: int = TOKEN_CHARS_MAX) -> str:
-    return text if len(text) <= chars_max else text[: chars_max - 1] + "…"

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from killable.api.http import schemas
 from killable.api.http.api_keys import Tickets
 from killable.api.http.auth import tenant_of
+from killable.api.http.bodies import large_body_of
 from killable.api.http.dependencies import engine_of, parts_of
 from killable.api.http.records import record_json, short_record_json
 from killable.api.http.responses import (
@@ -48,7 +49,7 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"], default_response_class=Json
             202: answer("Accepted", schemas.AcceptedJob, *SUBMISSION_ANSWER_HEADERS, links=LINKS_TO_JOB),
         },
         *BODY_CODES,
-        *("unknown_job_type", "limit_over_cap", "idempotency_conflict"),
+        *("unknown_job_type", "limit_over_cap", "idempotency_conflict", "input.invalid", "busy"),
         *("queue_full", "draining", "deadline_unmeetable", "journal_failed"),
     ),
 )
@@ -66,18 +67,21 @@ async def submit_job(
     preference = Preference.of(headers.prefer)
     markers = isinstance(body, schemas.OperationRequest)
     job_type = await _find_type(engine, body.operation if isinstance(body, schemas.OperationRequest) else body.type)
+    tenant, large = tenant_of(request), large_body_of(request)
+    prefix = () if markers else ("input",)
+    digest = large.digest if large else hashlib.sha256(await request.body()).hexdigest()
     submission = Submission(
         type=job_type.name,
-        input=await parts.input_check.encode(job_type, body.input, () if markers else ("input",)),
+        input=await parts.input_check.encode(job_type, large.input if large else body.input, prefix, tenant),
         limits=body.limits_given(),
         priority=body.priority,
         tags=body.tags,
-        tenant=tenant_of(request),
+        tenant=tenant,
         within_s=headers.x_request_timeout,
         stop_when_client_leaves=body.stop_when_client_leaves,
         markers=markers,
         idempotency_key=headers.idempotency_key or "",
-        body_digest=hashlib.sha256(await request.body()).hexdigest() if headers.idempotency_key else "",
+        body_digest=digest if headers.idempotency_key else "",
         correlation_id=correlation_id_of(request),
     )
     record = await engine.submit(submission)

@@ -58,6 +58,7 @@ _CODES: dict[int, tuple[str, ...]] = {
         "node_lost",
         "draining",
         "journal_failed",
+        "busy",
         "too_many_connections",
     ),
     504: (

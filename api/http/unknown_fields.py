@@ -11,8 +11,8 @@ from typing import Any
 
 from pydantic import BeforeValidator
 
-FAULTS_MAX = 100
-"""Faults in one answer: more than a person reads, and a bound on the cost of a wrong list of a million items."""
+from killable.api.http.faults import FAULTS_MAX
+
 UNKNOWN_MEMBERS_MAX = FAULTS_MAX + 1
 """One more than an answer lists, which shows that there are more."""
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from jsonschema import Draft202012Validator
 
-from killable.api.http.input_check import FAULTS_MAX, find_faults
+from killable.api.http.faults import FAULTS_MAX
+from killable.api.http.input_faults import find_faults, validator_of
 
 SECRET = "s3cret" * 1000
 
@@ -39,7 +39,7 @@ SECRET = "s3cret" * 1000
     ],
 )
 def test_one_fault_in_words(schema: Any, value: Any, expected: str) -> None:
-    faults = find_faults(Draft202012Validator({"properties": {"a": schema}}), {"a": value}, ("input",))
+    faults = find_faults(validator_of({"properties": {"a": schema}}), {"a": value}, ("input",))
     assert faults == [{"in": "body", "pointer": "/input/a", "message": expected}]
 
 
@@ -52,7 +52,7 @@ def test_members_missing_and_unknown_are_each_named() -> None:
         "required": ["d", "e"],
     }
     value = {"a": {}, "x-ok": 1, "f/~g": SECRET, "h" * 1000: SECRET}
-    faults = {item["pointer"]: item["message"] for item in find_faults(Draft202012Validator(schema), value)}
+    faults = {item["pointer"]: item["message"] for item in find_faults(validator_of(schema), value)}
     long = "/" + "h" * 99 + "…"
     assert faults == {
         **dict.fromkeys(["/a/b", "/a/c", "/d", "/e"], "is required"),
@@ -63,7 +63,7 @@ def test_members_missing_and_unknown_are_each_named() -> None:
 def test_faults_inside_a_form_of_the_right_kind_are_told() -> None:
     form = {"type": "object", "properties": {"b": {"type": "integer"}}, "required": ["c"]}
     schema = {"properties": {"a": {"anyOf": [form, {"type": "string"}]}}}
-    faults = find_faults(Draft202012Validator(schema), {"a": {"b": "x"}})
+    faults = find_faults(validator_of(schema), {"a": {"b": "x"}})
     assert {(item["pointer"], item["message"]) for item in faults} == {
         ("/a/b", "must be an integer"),
         ("/a/c", "is required"),
@@ -71,5 +71,5 @@ def test_faults_inside_a_form_of_the_right_kind_are_told() -> None:
 
 
 def test_faults_are_bounded() -> None:
-    schema = Draft202012Validator({"properties": {"a": {"items": {"type": "string"}}}})
+    schema = validator_of({"properties": {"a": {"items": {"type": "string"}}}})
     assert len(find_faults(schema, {"a": list(range(100_000))})) == FAULTS_MAX + 1

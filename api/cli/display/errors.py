@@ -67,6 +67,7 @@ EXIT_CODES: dict[str, CommandExit] = {
             "deadline_unmeetable",
             "journal_failed",
             "slow_request",
+            "busy",
             "too_many_connections",
         ),
         CommandExit.UNAUTHORIZED: (

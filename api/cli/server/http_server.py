@@ -17,7 +17,7 @@ import uvicorn
 from killable.api.cli.server.bounded_protocol import protocol_of
 from killable.api.cli.server.listener import BACKLOG, Listener, cannot_listen
 from killable.api.http.api_keys import ApiKey
-from killable.api.http.app import create_app
+from killable.api.http.app import close_app, create_app
 from killable.api.http.settings import HttpSettings
 from killable.supervisor.server_settings import ServerSettings
 
@@ -38,9 +38,10 @@ class HttpServer:
     def __init__(self, engine: Engine, server: ServerSettings, listener: Listener, keys: Sequence[ApiKey] = ()) -> None:
         settings = HttpSettings.of(server, keys)
         self._listener = listener
+        self._app = create_app(engine, settings)
         self._server = _Server(
             uvicorn.Config(
-                create_app(engine, settings),
+                self._app,
                 http=protocol_of(settings),
                 ws="none",
                 lifespan="off",
@@ -85,6 +86,7 @@ class HttpServer:
         self._serving.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._serving
+        await close_app(self._app)
 
     async def _until(self, event: asyncio.Event) -> None:
         assert self._serving is not None

@@ -1,0 +1,173 @@
+"""Bodies of requests: counted before they are parsed, and parsed in another process if they are large.
+
+Runs in: api. Plain ASGI, like the checks in `access`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import NamedTuple
+
+from fastapi import Request
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from killable.api.http.auth import tenant_of_scope
+from killable.api.http.check_pool import CheckPool
+from killable.api.http.faults import invalid
+from killable.api.http.problems import problem, refusal
+from killable.api.http.settings import HttpSettings
+from killable.workers.errors import Refused
+
+BODY_BYTES_PER_S = 16 << 10
+"""Bytes of a body that extend its deadline by 1 s: slow lines (a telephone's) pass, clients that hold a slot do not."""
+SMALL_BYTES_MAX = 16 << 10
+"""A larger body is not parsed in the event loop: 1 MiB of braces would hold up every kill for 20 ms or more."""
+LARGE_BODY = "killable.large_body"
+"""Member of the scope with the LargeBody of the request, if it has one."""
+SUBMISSION_PATH = "/v1/jobs"
+
+
+class LargeBody(NamedTuple):
+    """What the route does not get of a large body that was parsed elsewhere."""
+
+    input: bytes
+    """JSON, not checked against the schema of the job's type."""
+    digest: str
+    """SHA-256 of the whole body."""
+
+
+def large_body_of(request: Request) -> LargeBody | None:
+    """Return the large body of a request; None: the route has parsed it, or it has none."""
+    found: LargeBody | None = request.scope.get(LARGE_BODY)
+    return found
+
+
+class BodyCheck:
+    """Refuse a body that is not JSON (415), too large with or without Content-Length (413), too slow (408), or more
+    than all bodies together may have (503).
+    """
+
+    def __init__(self, app: ASGIApp, settings: HttpSettings) -> None:
+        self._app = app
+        self._bytes_max = settings.body_bytes_max
+        self._timeout_s = settings.body_timeout_s
+        self._all_bytes_max = settings.bodies_bytes_max
+        self._all_bytes = 0
+        """Of the bodies of all requests that are not answered yet."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope) if scope["type"] == "http" else Headers()
+        length = headers.get("content-length", "0")
+        if scope["type"] != "http" or (length == "0" and "transfer-encoding" not in headers):
+            await self._app(scope, receive, send)
+        elif headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            await problem("unsupported_media_type", "A body must be application/json")(scope, receive, send)
+        elif int(length) > self._bytes_max:
+            await problem("too_large", self._detail)(scope, receive, send)
+        else:
+            body = _Count()
+            try:
+                await self._app(scope, self._bounded(receive, body), send)
+            finally:
+                self._all_bytes -= body.bytes
+
+    def _bounded(self, receive: Receive, body: _Count) -> Receive:
+        """Return a `receive` that raises HTTPException, the only error that FastAPI passes on, at the body's bounds."""
+        is_whole = False
+        clock = asyncio.get_running_loop().time
+        start = clock()
+
+        async def bounded() -> Message:
+            nonlocal is_whole
+            if is_whole:
+                return await receive()  # waits for the client's disconnect, which has no deadline
+            try:
+                async with asyncio.timeout_at(start + self._timeout_s + body.bytes / BODY_BYTES_PER_S):
+                    message = await receive()
+            except TimeoutError as error:
+                # Without the rest of the body, the start of the next request cannot be found.
+                raise HTTPException(408, self._slow, {"Connection": "close"}) from error
+            size = len(message.get("body", b""))
+            body.bytes += size
+            self._all_bytes += size
+            if body.bytes > self._bytes_max:
+                raise HTTPException(413, self._detail)
+            if self._all_bytes > self._all_bytes_max:
+                raise HTTPException(503, self._full, {"Connection": "close"})
+            is_whole = not message.get("more_body", False)
+            return message
+
+        return bounded
+
+    @property
+    def _detail(self) -> str:
+        return f"A body may have at most {self._bytes_max} bytes (server.body_bytes_max)"
+
+    @property
+    def _slow(self) -> str:
+        return f"The body did not arrive within {self._timeout_s:g} s, and a second more per {BODY_BYTES_PER_S} bytes"
+
+    @property
+    def _full(self) -> str:
+        return f"All bodies together may have at most {self._all_bytes_max} bytes (server.bodies_bytes_max)"
+
+
+class _Count:
+    bytes = 0
+
+
+class LargeBodies:
+    """Parses a large body of a submission in another process. The route gets it without its input."""
+
+    def __init__(self, app: ASGIApp, pool: CheckPool) -> None:
+        self._app = app
+        self._pool = pool
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] != SUBMISSION_PATH:
+            await self._app(scope, receive, send)
+            return
+        try:
+            body = await _whole(receive)
+            if len(body) > SMALL_BYTES_MAX:
+                body, scope = await self._parsed(body, scope)
+        except HTTPException as error:
+            await refusal(error)(scope, receive, send)
+        except Refused as refused:
+            await problem(refused.code, refused.message, members=refused.facts)(scope, receive, send)
+        else:
+            await self._app(scope, _replayed(body, receive), send)
+
+    async def _parsed(self, body: bytes, scope: Scope) -> tuple[bytes, Scope]:
+        """Return the body without its input, and the scope with the rest. Raise Refused."""
+        found = await self._pool.split(body, tenant_of_scope(scope))
+        if "malformed" in found:
+            raise Refused(found["malformed"], code="malformed")
+        if "faults" in found:
+            raise invalid(found["faults"])
+        large = LargeBody(body[found["begins"] : found["ends"]], found["digest"])
+        return found["envelope"].encode(), {**scope, LARGE_BODY: large}
+
+
+async def _whole(receive: Receive) -> bytes:
+    """Return the body of a request; what there is of it when the client leaves."""
+    parts: list[bytes] = []
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return b"".join(parts)
+        parts.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """Return a `receive` that first gives this body."""
+    waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replayed() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return replayed

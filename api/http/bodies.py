@@ -17,6 +17,7 @@ from killable.api.http.auth import tenant_of_scope
 from killable.api.http.check_pool import CheckPool
 from killable.api.http.faults import invalid
 from killable.api.http.problems import problem, refusal
+from killable.api.http.schemas import OperationRequest
 from killable.api.http.settings import HttpSettings
 from killable.workers.errors import Refused
 
@@ -27,6 +28,7 @@ SMALL_BYTES_MAX = 16 << 10
 LARGE_BODY = "killable.large_body"
 """Member of the scope with the LargeBody of the request, if it has one."""
 SUBMISSION_PATH = "/v1/jobs"
+_MEMBERS = tuple(OperationRequest.model_fields)
 
 
 class LargeBody(NamedTuple):
@@ -119,19 +121,23 @@ class _Count:
 
 
 class LargeBodies:
-    """Parses a large body of a submission in another process. The route gets it without its input."""
+    """Parses a large body of a submission in another process; the route gets it without its input. Other routes take no
+    large body.
+    """
 
     def __init__(self, app: ASGIApp, pool: CheckPool) -> None:
         self._app = app
         self._pool = pool
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] != SUBMISSION_PATH:
+        if scope["type"] != "http" or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
         try:
             body = await _whole(receive)
             if len(body) > SMALL_BYTES_MAX:
+                if scope["path"] != SUBMISSION_PATH:
+                    raise HTTPException(413, f"Here a body may have at most {SMALL_BYTES_MAX} bytes")
                 body, scope = await self._parsed(body, scope)
         except HTTPException as error:
             await refusal(error)(scope, receive, send)
@@ -142,13 +148,12 @@ class LargeBodies:
 
     async def _parsed(self, body: bytes, scope: Scope) -> tuple[bytes, Scope]:
         """Return the body without its input, and the scope with the rest. Raise Refused."""
-        found = await self._pool.split(body, tenant_of_scope(scope))
-        if "malformed" in found:
-            raise Refused(found["malformed"], code="malformed")
-        if "faults" in found:
-            raise invalid(found["faults"])
-        large = LargeBody(body[found["begins"] : found["ends"]], found["digest"])
-        return found["envelope"].encode(), {**scope, LARGE_BODY: large}
+        head, input = await self._pool.split(body, _MEMBERS, tenant_of_scope(scope))
+        if "malformed" in head:
+            raise Refused(head["malformed"], code="malformed")
+        if "faults" in head:
+            raise invalid(head["faults"])
+        return head["envelope"].encode(), {**scope, LARGE_BODY: LargeBody(input, head["digest"])}
 
 
 async def _whole(receive: Receive) -> bytes:

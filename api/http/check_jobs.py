@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Set
 from typing import Any
 
 from killable import job
@@ -16,38 +17,50 @@ from killable.workers.protocol.messages import dump_json
 
 ENVELOPE_BYTES_MAX = 64 << 10
 """The most bytes of a body without its input."""
-_SPACE = " \t\n\r"
 
 
 @job
-def split(body: bytes) -> dict[str, Any]:
-    """Return the `envelope`, which is the body with an empty input, where the input `begins` and `ends` in the bytes of
-    the body, and the `digest` of the body; or why it is `malformed`, or its `faults`.
+def split(body: bytes, members: list[str]) -> bytes:
+    """Return a JSON object, a line end, and the input as JSON. The object has the `envelope`, which is the body with an
+    empty input, as text, and the `digest` of the body; or why it is `malformed`, or its `faults`.
+
+    In a body that names an operation, the input is all that is not in `members`.
     """
+    head, input = _parts(body, frozenset(members))
+    return dump_json(head) + b"\n" + input
+
+
+def _parts(body: bytes, members: Set[str]) -> tuple[dict[str, Any], bytes]:
     try:
-        text = body.decode()
-        document = json.loads(text)
+        document = json.loads(body.decode())
+        envelope, input = _without_input(document, members)
+        content = dump_json(input)
     except UnicodeDecodeError as error:
-        return {"malformed": f"The body is not UTF-8 (byte {error.start})"}
+        return {"malformed": f"The body is not UTF-8 (byte {error.start})"}, b""
     except json.JSONDecodeError as error:
-        return {"malformed": f"The body is not JSON: {error.msg} (character {error.pos})"}
+        return {"malformed": f"The body is not JSON: {error.msg} (character {error.pos})"}, b""
+    except ValueError:
+        return {"faults": [fault("body", [], "has a number that is not finite")]}, b""
     except RecursionError:
-        return {"faults": [fault("body", [], "nested too deeply")]}
-    begin, end = _place(text, "input") if isinstance(document, dict) and "input" in document else (0, 0)
-    if end:
-        value = document["input"]
-        document["input"] = type(value)() if isinstance(value, (dict, list, str)) else value
-    envelope = json.dumps(document)
-    if len(envelope) > ENVELOPE_BYTES_MAX:
-        why = f"takes {len(envelope)} bytes without its input; at most {ENVELOPE_BYTES_MAX} are allowed"
-        return {"faults": [fault("body", [], why)]}
-    begins = len(text[:begin].encode())
-    return {
-        "envelope": envelope,
-        "begins": begins,
-        "ends": begins + len(text[begin:end].encode()),
-        "digest": hashlib.sha256(body).hexdigest(),
-    }
+        return {"faults": [fault("body", [], "nested too deeply")]}, b""
+    text = json.dumps(envelope)
+    if len(text) > ENVELOPE_BYTES_MAX:
+        why = f"takes {len(text)} bytes without its input; at most {ENVELOPE_BYTES_MAX} are allowed"
+        return {"faults": [fault("body", [], why)]}, b""
+    return {"envelope": text, "digest": hashlib.sha256(body).hexdigest()}, content
+
+
+def _without_input(document: Any, members: Set[str]) -> tuple[Any, Any]:
+    """Return the document without its input, and the input."""
+    if not isinstance(document, dict):
+        return document, {}
+    if "operation" in document:
+        envelope = {name: value for name, value in document.items() if name in members}
+        return envelope, {name: value for name, value in document.items() if name not in members}
+    input = document.get("input")
+    # One that is no object keeps its type, so that the fault is told as that of a small body.
+    empty = {"input": type(input)()} if isinstance(input, (dict, list, str)) else {}
+    return document | empty, input if isinstance(input, dict) else {}
 
 
 @job
@@ -67,27 +80,3 @@ def faults_of(schema: dict[str, Any], value: Any, prefix: list[str]) -> list[dic
         return [fault("body", prefix, "nested too deeply")]
     except OverflowError:
         return [fault("body", prefix, "has a number that is too large")]
-
-
-def _place(text: str, name: str) -> tuple[int, int]:
-    """Return where the value of the last member of this name begins and ends in the text of a JSON object."""
-    read = json.JSONDecoder().raw_decode
-    found = 0, 0
-    at = _next(text, text.index("{") + 1)
-    while text[at] == '"':
-        key, at = read(text, at)
-        begin = _next(text, _next(text, at) + 1)  # behind the colon
-        _, end = read(text, begin)
-        if key == name:
-            found = begin, end
-        at = _next(text, end)
-        if text[at] == ",":
-            at = _next(text, at + 1)
-    return found
-
-
-def _next(text: str, at: int) -> int:
-    """Return the index of the first character from `at` on that is no white space (RFC 8259 section 2)."""
-    while text[at] in _SPACE:
-        at += 1
-    return at

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+from collections.abc import Sequence
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -46,16 +47,20 @@ class CheckPool:
         if self._starting is None:
             self._starting = asyncio.ensure_future(_started())
 
-    async def split(self, body: bytes, tenant: str) -> dict[str, Any]:
+    async def split(self, body: bytes, members: Sequence[str], tenant: str) -> tuple[dict[str, Any], bytes]:
         """Return what `check_jobs.split` does. Raise Refused: input.invalid, busy."""
-        content = b'{"body":{"base64":"%s"}}' % base64.b64encode(body)
-        found: dict[str, Any] = await self._run(SPLIT, content, tenant)
-        return found
+        content = b'{"members":%s,"body":{"base64":"%s"}}' % (dump_json(list(members)), base64.b64encode(body))
+        result = await self._run(SPLIT, content, tenant)
+        head, _, input = base64.b64decode(result.removeprefix(b'{"base64":"').removesuffix(b'"}')).partition(b"\n")
+        return json.loads(head), input
 
-    async def check(self, schema: dict[str, Any], payload: bytes, prefix: tuple[str, ...], tenant: str) -> Any:
+    async def check(
+        self, schema: dict[str, Any], payload: bytes, prefix: tuple[str, ...], tenant: str
+    ) -> list[dict[str, str]]:
         """Return the faults of an input, which is JSON. Raise Refused: input.invalid, busy."""
         content = b'{"schema":%s,"prefix":%s,"value":%s}' % (dump_json(schema), dump_json(list(prefix)), payload)
-        return await self._run(CHECK, content, tenant)
+        faults: list[dict[str, str]] = json.loads(await self._run(CHECK, content, tenant))
+        return faults
 
     async def close(self) -> None:
         """Kill what runs, and return when no process is left."""
@@ -63,7 +68,7 @@ class CheckPool:
             supervisor = await self._starting
             await supervisor.close(0.0)
 
-    async def _run(self, type: str, content: bytes, tenant: str) -> Any:
+    async def _run(self, type: str, content: bytes, tenant: str) -> bytes:
         self.start()
         assert self._starting is not None
         supervisor = await asyncio.shield(self._starting)
@@ -77,9 +82,9 @@ class CheckPool:
                 raise
         return self._answer(record)
 
-    def _answer(self, record: JobRecord) -> Any:
+    def _answer(self, record: JobRecord) -> bytes:
         if record.result is not None:
-            return json.loads(record.result)
+            return record.result
         error = record.error or {}
         match error.get("code"):
             case "timeout.run":

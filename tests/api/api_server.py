@@ -16,7 +16,7 @@ import uvicorn
 from httpx_sse import ServerSentEvent, aconnect_sse
 
 from killable.api.cli.server.bounded_protocol import protocol_of
-from killable.api.http.app import create_app
+from killable.api.http.app import close_app, create_app
 from killable.api.http.settings import HttpSettings
 from killable.supervisor.models import TERMINAL_STATES
 from killable.supervisor.settings import PoolSpec, Settings
@@ -163,6 +163,7 @@ async def serve(
         finally:
             server.should_exit = True
             await serving
+            await close_app(app)
     finally:
         await supervisor.close()
 

@@ -294,6 +294,8 @@ class Supervisor:
         return self._fleet.pool_records()
 
     async def ready(self) -> tuple[bool, Sequence[str]]:
+        from killable.supervisor.telemetry import loop_turns
+
         queue_full = ""
         try:
             self.jobs.backlog.check(0)
@@ -304,6 +306,7 @@ class Supervisor:
             queue_full=queue_full,
             draining=self._drain.draining,
             journal="" if self._journal_writer is None else self._journal_writer.journal.trouble,
+            stall=loop_turns.stall(),
         )
 
     async def counts(self) -> Mapping[str, Any]:

@@ -67,6 +67,7 @@ class Counts(BaseModel):
     sse_clients: int
     zygote_restarts: int
     loop_lag_ms: float
+    loop_longest_ms: float
     uptime_s: float
 
 

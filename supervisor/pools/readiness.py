@@ -11,7 +11,7 @@ from killable.supervisor.models import PoolRecord
 
 
 def readiness(
-    pools: Iterable[PoolRecord], *, queue_full: str, draining: bool, journal: str = ""
+    pools: Iterable[PoolRecord], *, queue_full: str, draining: bool, journal: str = "", stall: str = ""
 ) -> tuple[bool, list[str]]:
     """Return whether some pool can start a job, and a text for everything that is degraded.
 
@@ -30,6 +30,8 @@ def readiness(
         degraded.append(f"the queue is full: {queue_full}")
     if journal:
         degraded.append(f"journal: {journal}")
+    if stall:
+        degraded.append(stall)
     if draining:
         degraded.append("draining")
     return able and not draining, degraded

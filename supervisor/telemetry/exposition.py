@@ -54,6 +54,7 @@ def as_json(metrics: Metrics, gauges: Gauges, uptime_s: float) -> dict[str, Any]
         "sse_clients": gauges.sse_clients,
         "zygote_restarts": gauges.zygote_restarts,
         "loop_lag_ms": round(gauges.loop_lag_s / MS, 3),
+        "loop_longest_ms": round(gauges.loop_longest_s / MS, 3),
         "uptime_s": round(uptime_s, 3),
     }
 
@@ -94,6 +95,9 @@ class _Scrape:
         yield _gauge("sse_clients", "Open streams", gauges.sse_clients)
         yield _gauge(
             "loop_lag_seconds", "Duration of one iteration of the supervisor's event loop, now", gauges.loop_lag_s
+        )
+        yield _gauge(
+            "loop_longest_seconds", "Longest iteration of that loop in the last minute or two", gauges.loop_longest_s
         )
         yield from metrics.registry.collect()
 

@@ -16,6 +16,7 @@ from killable.supervisor.jobs.registry import Registry
 from killable.supervisor.models import ACTIVE_STATES
 from killable.supervisor.pools.pool import Pool
 from killable.supervisor.pools.worker import WorkerStage
+from killable.supervisor.telemetry import loop_turns
 
 WORKER_STATES = ("spawning", "idle", "busy", "stopping", "leaving", "quarantined")
 
@@ -33,6 +34,8 @@ class Gauges:
     zygote_restarts: int
     sse_clients: int
     loop_lag_s: float
+    loop_longest_s: float
+    """The longest turn of the event loop in the last minute or two."""
 
     @property
     def spares(self) -> int:
@@ -58,6 +61,7 @@ async def read_gauges(
         zygote_restarts=sum(pool.zygote_restarts for pool in pools),
         sse_clients=sse_clients,
         loop_lag_s=loop_lag_s,
+        loop_longest_s=loop_turns.longest_s(),
     )
 
 

@@ -17,7 +17,8 @@ from killable.supervisor.telemetry.metrics import Metrics
 HTTP_MD = """
 jobs_total{type,outcome} · job_duration_seconds · queue_depth · queue_bytes · queue_wait_seconds · start_seconds ·
 first_token_seconds · cancel_seconds{phase} · kills_total{cause,signal} · timeouts_total{kind} · workers{state} ·
-spares · worker_rss_bytes · tokens_total · recovery_seconds · sse_clients · loop_lag_seconds · zygote_restarts_total
+spares · worker_rss_bytes · tokens_total · recovery_seconds · sse_clients · loop_lag_seconds ·
+loop_longest_seconds · zygote_restarts_total
 """
 """The last section of the HTTP contract, word for word."""
 BY_TYPE = {"job_duration_seconds", "queue_wait_seconds", "start_seconds", "first_token_seconds"}
@@ -30,7 +31,7 @@ MORE = {
 GAUGES = Gauges(
     queue_depth=3, queue_bytes=99, jobs={"queued": 3, "running": 1, "stopping": 0},
     workers=dict.fromkeys(WORKER_STATES, 0) | {"idle": 2, "busy": 1},
-    live_tokens=5, zygote_restarts=1, sse_clients=4, loop_lag_s=0.002,
+    live_tokens=5, zygote_restarts=1, sse_clients=4, loop_lag_s=0.002, loop_longest_s=0.5,
 )  # fmt: skip
 
 
@@ -95,6 +96,7 @@ def test_gauges_are_those_of_the_moment_and_live_tokens_count() -> None:
     found = {name: each[0].value for name, each in samples(text()).items() if not each[0].labels}
     assert found["queue_depth"] == 3 and found["queue_bytes"] == 99 and found["sse_clients"] == 4
     assert found["tokens_total"] == 12 and found["tokens_saved_total"] == 3 and found["zygote_restarts_total"] == 1
+    assert found["loop_longest_seconds"] == 0.5
     assert found["spares"] == 2 and found["worker_rss_bytes"] == 1 << 20 and found["loop_lag_seconds"] == 0.002
     states = {sample.labels["state"]: sample.value for sample in samples(text())["workers"]}
     assert states == GAUGES.workers

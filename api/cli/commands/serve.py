@@ -80,7 +80,7 @@ def serve(
         require_linux("serve")
         from killable.api.cli.server.configuration import load
         from killable.api.cli.server.listener import CannotServe, listen, raise_file_limit
-        from killable.supervisor.telemetry import logs
+        from killable.supervisor.telemetry import logs, loop_turns
 
         flags = {
             "server.host": host, "server.port": port, "server.uds": uds,
@@ -92,7 +92,8 @@ def serve(
         with listen(server, in_force.config.sources.get("server.host", "")) as listener:
             log = logs.configure(server.log_format, server.log_level, server.redact)
             try:
-                asyncio.run(_serve(in_force, listener, as_json))
+                with asyncio.Runner(loop_factory=loop_turns.new_loop) as runner:
+                    runner.run(_serve(in_force, listener, as_json))
             except OSError as error:
                 raise CannotServe(f"the server cannot run: {error}; `killable doctor` checks this machine") from error
             finally:

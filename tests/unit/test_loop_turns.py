@@ -1,0 +1,53 @@
+"""The longest turn of an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from killable.supervisor.clock import monotonic
+from killable.supervisor.telemetry import loop_turns
+
+
+def busy(seconds: float) -> None:
+    end = monotonic() + seconds
+    while monotonic() < end:
+        pass
+
+
+def test_a_turn_counts_until_the_loop_looks_for_events_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop_turns, "STALL_S", 0.05)
+
+    async def see() -> None:
+        await asyncio.sleep(0.06)  # waiting is no turn
+        assert loop_turns.stall() == "" and loop_turns.longest_s() < 0.05
+        busy(0.06)
+        await asyncio.sleep(0)
+        assert loop_turns.longest_s() >= 0.06
+        assert loop_turns.stall() == f"the event loop stood still for {loop_turns.longest_s():.1f} s"
+
+    with asyncio.Runner(loop_factory=loop_turns.new_loop) as runner:
+        runner.run(see())
+
+
+def test_an_old_turn_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(loop_turns, "monotonic", lambda: now)
+    selector = loop_turns.MeasuredSelector()
+    with selector:
+        selector.select(0)
+        now += 3.0
+        selector.select(0)
+        now += loop_turns.WINDOW_S + 1
+        assert selector.longest_s() == 3.0
+        now += loop_turns.WINDOW_S + 1
+        assert selector.longest_s() == 0.0
+
+
+def test_a_loop_that_is_not_measured_has_no_stall() -> None:
+    async def see() -> tuple[float, str]:
+        busy(0.001)
+        return loop_turns.longest_s(), loop_turns.stall()
+
+    assert asyncio.run(see()) == (0.0, "")

@@ -13,7 +13,10 @@ from typing import Any
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-PEERS = {"killable": "killable", "ProcessPoolExecutor": "concurrent", "loky": "loky", "Pebble": "pebble"}
+PEERS = {
+    "killable": "killable", "ProcessPoolExecutor": "concurrent", "loky": "loky", "Pebble": "pebble",
+    "deadpool": "deadpool",
+}  # fmt: skip
 """The module to import, by peer."""
 KILLS = 2
 
@@ -29,7 +32,7 @@ import io, json
 from pathlib import Path
 import bench_executor
 from executor import measures
-from executor.peers import PEERS
+from executor.measures import PEERS
 from measurement import Samples, peer_name
 from rich.console import Console
 
@@ -41,7 +44,7 @@ for measure, killable, peers in (
 ):
     for peer, value in {"killable": killable, **peers}.items():
         results.add(peer_name(measure, peer), value, value, value)
-results.outcomes[peer_name(measures.OVERSHOOT, "ProcessPoolExecutor")] = "cannot"
+results.outcomes[peer_name(measures.OVERSHOOT, "ProcessPoolExecutor")] = measures.CANNOT
 rows = bench_executor.comparison_rows(results)
 text = io.StringIO()
 Console(file=text, width=250).print(bench_executor.comparison_table(rows))
@@ -67,14 +70,14 @@ def test_the_comparison_names_the_better_peer_and_the_documentation_of_each(tmp_
     better = {row["what"]: (row["better peer"], row["verdict"]) for row in printed["rows"]}
     assert better == {
         "run_s 0.5, native call: overshoot until dead": (None, "ok"),
-        "submit → first line, idle warm worker, p50": ("loky", "MISS"),
-        "submit → first line, idle warm worker, p99": ("loky", "ok"),
-        "no-op jobs, results fetched": ("Pebble", "MISS"),
+        "submit → first line, p50": ("loky", "ok"),
+        "submit → first line, p99": ("loky", "ok"),
+        "no-op calls, results fetched": ("Pebble", "MISS"),
     }
-    assert any("no-op jobs, results fetched: Pebble" in line for line in printed["notes"])
+    assert any("no-op calls, results fetched: Pebble" in line for line in printed["notes"])
     assert set(printed["links"]) == set(printed["peers"])
     assert all(link.startswith("https://") for name, link in printed["links"].items() if name != "killable")
-    assert "cannot" in printed["table"] and "3,105" in printed["table"] and printed["is_drawn"] is not False
+    assert "no way" in printed["table"] and "3,105" in printed["table"] and printed["is_drawn"] is not False
 
 
 @pytest.mark.row("PEERS-M")
@@ -91,7 +94,7 @@ def test_a_cancel_is_measured_of_each(peer: str, tmp_path: Path) -> None:
     if find_spec(PEERS[peer]) is None:
         assert (counts, outcomes) == ({}, {}) and f"{peer}: No module named" in found["remarks"][0]
     elif peer == "ProcessPoolExecutor":
-        assert (counts, outcomes) == ({}, {peer: "cannot"})
+        assert (counts, outcomes) == ({}, {peer: "no way"})
     else:
         limit = {"raw kill": KILLS} if peer == "killable" else {}
         assert (counts, outcomes, found["remarks"]) == ({peer: KILLS, **limit}, {}, [])

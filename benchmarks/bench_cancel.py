@@ -55,7 +55,7 @@ def main(
     report = runner.Report(runner.result_name("bench_cancel", quick, only), plan)
     cooperative = asyncio.run(_measure(plan, report.results, chosen))
     runner.require_no_children()
-    report.figures = figures(report.results)
+    report.figures = runner.shown(figures(report.results), only)
     report.notes = [f"cooperative cancel of {outcome}" for outcome in cooperative]
     report.more = {"cooperative": [asdict(outcome) for outcome in cooperative]}
     report.draw = partial(draw, report.results, cooperative, report.figures, plan.never_s)

@@ -101,7 +101,7 @@ def command(
         report = Report(result_name(name, quick, only), plan)
         asyncio.run(measure(plan, report.results, chosen))
         require_no_children()
-        report.figures, report.notes = figures(report.results), notes(report.results)
+        report.figures, report.notes = shown(figures(report.results), only), notes(report.results)
         report.publish(as_json)
 
     return main
@@ -117,6 +117,11 @@ def choose(parts: Mapping[str, Any], only: list[str] | None, names: bool) -> dic
         progress.print(f"no part has such a name; there are: {', '.join(parts)}")
         raise typer.Exit(2)
     return chosen
+
+
+def shown(figures: list[Figure], only: list[str] | None) -> list[Figure]:
+    """Return all of a whole run's figures, and of some parts what they measured."""
+    return [figure for figure in figures if not only or figure.measured is not None]
 
 
 def result_name(name: str, quick: bool, only: list[str] | None) -> str:

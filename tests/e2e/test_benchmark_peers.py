@@ -1,12 +1,15 @@
-"""The benchmark of the Executor: every peer is measured in a program of its own, and compared with killable."""
+"""The benchmarks' command lines; every peer of the Executor is measured in a program of its own, and compared."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +24,26 @@ PEERS = {
 KILLS = 2
 
 
+def run(benchmark: str, *options: str) -> str:
+    command = [sys.executable, str(BENCHMARKS / f"{benchmark}.py"), *options]
+    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=BENCHMARKS.parent).stdout
+
+
+@pytest.mark.parametrize("benchmark", sorted(path.stem for path in BENCHMARKS.glob("bench_*.py")))
+def test_its_help_has_examples_of_options_and_parts_that_there_are(benchmark: str) -> None:
+    described, _, examples = run(benchmark, "--help").partition("Examples:")
+    parts = run(benchmark, "--list").splitlines()
+    lines = [shlex.split(line) for line in examples.strip().splitlines()]
+    assert lines and all(line[:2] == ["python", f"benchmarks/{benchmark}.py"] for line in lines)
+    for line in lines:
+        assert {word for word in line if word.startswith("--")} <= set(re.findall(r"--[a-z]+", described)), line
+        for option, text in pairwise(line):
+            assert option != "--only" or any(text in part for part in parts), line
+
+
 def test_its_parts_are_listed() -> None:
-    command = [sys.executable, str(BENCHMARKS / "bench_executor.py"), "--list"]
-    listed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=BENCHMARKS.parent)
-    assert {"cancel python_loop", "cancel native_loop", "timeout", "recovery"} <= set(listed.stdout.splitlines())
+    listed = run("bench_executor", "--list").splitlines()
+    assert {"cancel python_loop", "cancel native_loop", "timeout", "recovery"} <= set(listed)
 
 
 COMPARE = """

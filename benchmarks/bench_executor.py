@@ -334,9 +334,10 @@ def links() -> dict[str, str]:
 
 def comparison_notes(rows: list[Row]) -> Iterator[str]:
     """Yield the lines below the table."""
-    for name, link in links().items():
-        yield f"{name}{f' ({SHORT_NAMES[name]})' if name in SHORT_NAMES else ''}: used as in {link}"
     absent = [name for name in PEERS if name != Killable.name and all(row.cell(name) == "–" for row in rows)]
+    for name, link in links().items():
+        if name not in absent:
+            yield f"{name}{f' ({SHORT_NAMES[name]})' if name in SHORT_NAMES else ''}: used as in {link}"
     if absent:
         yield f"not measured here: {', '.join(absent)}"
     yield (
@@ -370,13 +371,7 @@ def published(rows: list[Row], results: Samples, quick: bool, took_s: float) -> 
         "quick": quick,
         "machine": runner.describe_machine(),
         "other_load": round(sum(loads) / len(loads), 2),
-        "peers": {
-            name: {
-                "version": _version(peer), "packages": _packages(peer.distribution), "link": peer.link,
-                "is_system": peer in SYSTEMS,
-            }
-            for name, peer in PEERS.items() if name in measured
-        },
+        "peers": {name: _described(peer) for name, peer in PEERS.items() if name in measured},
         "figures": figures,
     }  # fmt: skip
 
@@ -385,10 +380,15 @@ def _rounded(value: float | str) -> float | str:
     return value if isinstance(value, str) else float(f"{value:.3g}")
 
 
-def _version(peer: type[Peer]) -> str:
-    if peer.distribution is None:
-        return "of Python"
-    return metadata.version(peer.distribution)
+def _described(peer: type[Peer]) -> page.Described:
+    name = peer.distribution
+    return {
+        "version": "of Python" if name is None else metadata.version(name),
+        "python": "" if name is None else str(metadata.metadata(name)["Requires-Python"]),
+        "packages": _packages(name),
+        "link": peer.link,
+        "is_system": peer in SYSTEMS,
+    }
 
 
 def _packages(distribution: str | None) -> int:

@@ -20,6 +20,8 @@ BEGIN, END = "<!-- written by `make peers` -->\n", "<!-- end -->\n"
 KILLABLE, RAW = "killable", "raw kill"
 STDLIB, SPAWN = "ProcessPoolExecutor", "ProcessPoolExecutor (spawn)"
 RAW_TITLE = "a bare SIGKILL"
+BUSY = 0.1
+"""Share of the processors from which on README says that they were not idle."""
 HEAVY = "worker dead → next job's first line, preload of 1 s and 200 MB"
 README_LINES = {
     "cancel → dead, native call that holds the GIL, p50": "cancel until a native call is dead, without grace",
@@ -46,6 +48,8 @@ class Described(TypedDict):
     """A peer."""
 
     version: str
+    python: str
+    """The versions of Python that it runs on."""
     packages: int
     """How many others its installation brings."""
     link: str
@@ -116,11 +120,16 @@ def _conditions(document: Document) -> str:
 
 def _peers(document: Document) -> str:
     rows = [
-        (f"[{name}]({peer['link']})" if "://" in peer["link"] else name, peer["version"], str(peer["packages"]))
+        (
+            f"[{name}]({peer['link']})" if "://" in peer["link"] else name,
+            peer["version"],
+            peer["python"],
+            str(peer["packages"]),
+        )
         for name, peer in document["peers"].items()
         if name != SPAWN
     ]
-    return _table(("", "version", "packages that it brings"), rows)
+    return _table(("", "version", "Python", "packages that it brings"), rows)
 
 
 def _lost(document: Document) -> str:
@@ -182,7 +191,8 @@ def _text(value: float | str) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(cells)} |".replace("|  |", "| |") for cells in (head, ["---"] * len(head), *rows))
+    lines = [f"| {' | '.join(cells)} |".replace("|  |", "| |") for cells in (head, *rows)]
+    return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:]])
 
 
 # ── README ──
@@ -195,8 +205,9 @@ def readme(document: Document) -> str:
     rows = [(what + (": **we lose**" if better(each) else ""), *_readme_cells(each, names))
             for name, what in README_LINES.items() if (each := found.get(name))]  # fmt: skip
     run = "make peers ARGS=--quick" if document["quick"] else "make peers"
+    busy = " that other programs used too" if document["other_load"] >= BUSY else ""
     return (
-        f"{_table(('', *names), rows)}\n\nMedians of `{run}` on {document['machine']['cores']} cores,"
+        f"{_table(('', *names), rows)}\n\nMedians of `{run}` on {document['machine']['cores']} cores{busy},"
         f" {document['date']}. [All figures](docs/explanation/peers.md), and who is better where.\n"
     )
 

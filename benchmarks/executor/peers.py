@@ -126,7 +126,7 @@ class LibraryPeer(Peer):
 
 class Killable(LibraryPeer):
     name = "killable"
-    link = "README.md, In your program: an Executor"
+    link = "README.md, In your program"
     module = "killable"
     distribution = "killable"
 

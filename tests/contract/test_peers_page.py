@@ -75,3 +75,13 @@ def test_what_is_lost_is_said(compared: dict[str, Any], best: str | None) -> Non
     lost = PAGE.figures(document).partition("## Where another one is better")[2].partition("\n## ")[0]
     assert (f"| {best} |" in lost) == (best is not None)
     assert ("In nothing that was measured." in lost) == (best is None)
+
+
+def test_task_systems_have_a_table_of_their_own_where_they_were_measured() -> None:
+    other = copy.deepcopy(MEASURED)
+    other["peers"]["Celery"] = {**other["peers"]["Pebble"], "is_system": True}
+    figure(other, "no-op calls, results fetched")["values"]["Celery"] = 169.0
+    before, _, table = PAGE.figures(other).partition("## Task systems")
+    assert "| Celery |" not in before and "| killable | Celery |" in table and "| 169 |" in table
+    without = {**MEASURED, "peers": {name: peer for name, peer in MEASURED["peers"].items() if not peer["is_system"]}}
+    assert "## Task systems" not in PAGE.figures(without)

@@ -10,9 +10,9 @@ import json
 from collections.abc import Set
 from typing import Any
 
-from killable import job
 from killable.api.http.faults import fault
 from killable.api.http.input_faults import find_faults, validator_of
+from killable.workers.authoring.job_functions import job
 from killable.workers.protocol.messages import dump_json
 
 ENVELOPE_BYTES_MAX = 64 << 10

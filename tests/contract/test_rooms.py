@@ -193,10 +193,11 @@ IN_OTHER_THREADS = {
     for name in (
         "journal/journal",
         "pools/lane",
+        "telemetry/loop_turns",
         *(f"executor/{name}" for name in ("host_program", "mapping", "pending_tasks", "relay", "streams", "task")),
     )
 }
-"""Whose moments are those of another thread."""
+"""Whose moments are those of another thread, or of the turns of the loop."""
 
 
 @check

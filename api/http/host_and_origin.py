@@ -26,7 +26,7 @@ BODY_BYTES_PER_S = 16 << 10
 """Bytes of a body that extend its deadline by 1 s: slow lines (a telephone's) pass, clients that hold a slot do not."""
 
 
-class AccessCheck:
+class HostAndOriginCheck:
     """Refuse a foreign Host (421) and a foreign Origin (403)."""
 
     def __init__(self, app: ASGIApp, settings: HttpSettings) -> None:

@@ -14,10 +14,10 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 from killable.api.http import routes_jobs, routes_metrics, routes_operator, routes_outputs, routes_server
-from killable.api.http.host_and_origin import HostAndOriginCheck, BodyCheck
 from killable.api.http.api_keys import KeyRing, Tickets
 from killable.api.http.auth import OPEN_PATHS, KeyCheck
 from killable.api.http.dependencies import Dependencies
+from killable.api.http.host_and_origin import BodyCheck, HostAndOriginCheck
 from killable.api.http.input_check import InputCheck
 from killable.api.http.methods import HeadAsGet
 from killable.api.http.problems import install_problems, problem

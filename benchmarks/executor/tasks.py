@@ -1,19 +1,18 @@
 """The functions that the peers of the Executor run: plain functions, the same for each peer.
 
-Runs in: worker, of killable's Executor or of a peer. Standard library only.
+Runs in: worker, of killable's Executor or of a peer | a trial (PidListener). Standard library only.
 
-`address` is that of a `PidListener`: a function that has one reports its pid when it has started.
+`address` is that of a `PidListener`: a function that has one reports its pid when it has started, as a datagram.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
-from typing import Any
-
-from executor.pid_listener import JOB, report
+from typing import Any, NamedTuple, Self
 
 TOKEN = " token"
 END = None
@@ -21,6 +20,9 @@ END = None
 MIB = 1 << 20
 PRELOAD_BYTES = 200 * MIB
 PRELOAD_S = 1.0
+JOB = "job"
+OWNER = "owner"
+"""The role of a process whose death is to end all workers."""
 TREE_ROLES = JOB, "child", "setsid", "double fork"
 """The roles in which the processes of one `process_tree` report."""
 _RECORD_BYTES = 500
@@ -171,3 +173,43 @@ def preload() -> None:
     _held.append(allocate_records())
     while time.monotonic() - began < PRELOAD_S:
         pass
+
+
+# ── reports ──
+
+REPORT_S = 60.0
+"""Longest wait for a report. A warm pool needs milliseconds; a new one first loads for a second."""
+
+
+class Report(NamedTuple):
+    pid: int
+    at_ns: int
+    """CLOCK_MONOTONIC when it was sent."""
+    role: str
+
+
+def report(address: str, role: str = JOB, pid: int | None = None) -> None:
+    """Send the pid of this process, or another one, to the listener at this address."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.sendto(f"{pid or os.getpid()} {time.monotonic_ns()} {role}".encode(), "\0" + address)
+
+
+class PidListener:
+    """Receives reports at an abstract address, which leaves no file behind (unix(7)). A context manager."""
+
+    def __init__(self) -> None:
+        self.address = f"killable-bench-{os.getpid()}-{os.urandom(4).hex()}"
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind("\0" + self.address)
+        self._socket.settimeout(REPORT_S)
+
+    def receive(self) -> Report:
+        """Wait for the next report. Raise TimeoutError."""
+        pid, at_ns, role = self._socket.recv(256).decode().split(" ", 2)
+        return Report(int(pid), int(at_ns), role)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()

@@ -24,8 +24,7 @@ def main(measure: str, peer: str, plan: str, path: str) -> None:
     """Measure, write the samples, and exit without waiting for what still runs: the subreaper ends it."""
     from measurement import Plan, Samples
 
-    from executor.measures import MEASURES, Trial
-    from executor.peers import PEERS
+    from executor.measures import MEASURES, PEERS, Trial
 
     faulthandler.dump_traceback_later(STUCK_S)
     peer_type = PEERS[peer]
@@ -44,14 +43,13 @@ def main(measure: str, peer: str, plan: str, path: str) -> None:
 def own_workers(peer: str, address: str) -> None:
     """Report the owners of the workers, then run a process tree in each of two workers."""
     from executor import tasks
-    from executor.peers import PEERS
-    from executor.pid_listener import OWNER, report
+    from executor.measures import PEERS
 
     peer_type = PEERS[peer]
     peer_type.prepare()
     with peer_type() as pool:
         for pid in pool.owner_pids():
-            report(address, OWNER, pid)
+            tasks.report(address, tasks.OWNER, pid)
         for _ in range(2):
             pool.submit(tasks.process_tree, address)
         while True:

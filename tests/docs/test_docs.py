@@ -24,6 +24,7 @@ from killable.api.cli.verbs import VERBS
 PAGES = [path for path in pages() if any(not block.mark for block in blocks_of(path))]
 NOT_RUN: dict[str, list[str]] = {
     "docs/explanation/escalation.md": ["a drawing"],
+    "docs/explanation/peers.md": ["it installs the peers, and takes minutes"],
     "docs/how-to/container.md": ["it needs Docker"] * 2 + ["it needs Kubernetes"],
     "docs/how-to/openai-stream.md": ["it needs the package openai"],
     "docs/how-to/prometheus.md": ["it needs Prometheus"] * 2,

@@ -1,27 +1,49 @@
-"""The benchmark of the Executor: every peer is measured in a program of its own, and compared with killable."""
+"""The benchmarks' command lines; every peer of the Executor is measured in a program of its own, and compared."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-PEERS = {"killable": "killable", "ProcessPoolExecutor": "concurrent", "loky": "loky", "Pebble": "pebble"}
+PEERS = {
+    "killable": "killable", "ProcessPoolExecutor": "concurrent", "loky": "loky", "Pebble": "pebble",
+    "deadpool": "deadpool",
+}  # fmt: skip
 """The module to import, by peer."""
 KILLS = 2
 
 
+def run(benchmark: str, *options: str) -> str:
+    command = [sys.executable, str(BENCHMARKS / f"{benchmark}.py"), *options]
+    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=BENCHMARKS.parent).stdout
+
+
+@pytest.mark.parametrize("benchmark", sorted(path.stem for path in BENCHMARKS.glob("bench_*.py")))
+def test_its_help_has_examples_of_options_and_parts_that_there_are(benchmark: str) -> None:
+    described, _, examples = run(benchmark, "--help").partition("Examples:")
+    parts = run(benchmark, "--list").splitlines()
+    lines = [shlex.split(line) for line in examples.strip().splitlines()]
+    assert lines and all(line[:2] == ["python", f"benchmarks/{benchmark}.py"] for line in lines)
+    for line in lines:
+        assert {word for word in line if word.startswith("--")} <= set(re.findall(r"--[a-z]+", described)), line
+        for option, text in pairwise(line):
+            assert option != "--only" or any(text in part for part in parts), line
+
+
 def test_its_parts_are_listed() -> None:
-    command = [sys.executable, str(BENCHMARKS / "bench_executor.py"), "--list"]
-    listed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=BENCHMARKS.parent)
-    assert {"cancel python_loop", "cancel native_loop", "timeout", "recovery"} <= set(listed.stdout.splitlines())
+    listed = run("bench_executor", "--list").splitlines()
+    assert {"cancel python_loop", "cancel native_loop", "timeout", "recovery"} <= set(listed)
 
 
 COMPARE = """
@@ -29,7 +51,7 @@ import io, json
 from pathlib import Path
 import bench_executor
 from executor import measures
-from executor.peers import PEERS
+from executor.measures import PEERS
 from measurement import Samples, peer_name
 from rich.console import Console
 
@@ -41,7 +63,7 @@ for measure, killable, peers in (
 ):
     for peer, value in {"killable": killable, **peers}.items():
         results.add(peer_name(measure, peer), value, value, value)
-results.outcomes[peer_name(measures.OVERSHOOT, "ProcessPoolExecutor")] = "cannot"
+results.outcomes[peer_name(measures.OVERSHOOT, "ProcessPoolExecutor")] = measures.CANNOT
 rows = bench_executor.comparison_rows(results)
 text = io.StringIO()
 Console(file=text, width=250).print(bench_executor.comparison_table(rows))
@@ -67,14 +89,14 @@ def test_the_comparison_names_the_better_peer_and_the_documentation_of_each(tmp_
     better = {row["what"]: (row["better peer"], row["verdict"]) for row in printed["rows"]}
     assert better == {
         "run_s 0.5, native call: overshoot until dead": (None, "ok"),
-        "submit → first line, idle warm worker, p50": ("loky", "MISS"),
-        "submit → first line, idle warm worker, p99": ("loky", "ok"),
-        "no-op jobs, results fetched": ("Pebble", "MISS"),
+        "submit → first line, p50": ("loky", "ok"),
+        "submit → first line, p99": ("loky", "ok"),
+        "no-op calls, results fetched": ("Pebble", "MISS"),
     }
-    assert any("no-op jobs, results fetched: Pebble" in line for line in printed["notes"])
+    assert any("no-op calls, results fetched: Pebble" in line for line in printed["notes"])
     assert set(printed["links"]) == set(printed["peers"])
     assert all(link.startswith("https://") for name, link in printed["links"].items() if name != "killable")
-    assert "cannot" in printed["table"] and "3,105" in printed["table"] and printed["is_drawn"] is not False
+    assert "no way" in printed["table"] and "3,105" in printed["table"] and printed["is_drawn"] is not False
 
 
 @pytest.mark.row("PEERS-M")
@@ -91,7 +113,7 @@ def test_a_cancel_is_measured_of_each(peer: str, tmp_path: Path) -> None:
     if find_spec(PEERS[peer]) is None:
         assert (counts, outcomes) == ({}, {}) and f"{peer}: No module named" in found["remarks"][0]
     elif peer == "ProcessPoolExecutor":
-        assert (counts, outcomes) == ({}, {peer: "cannot"})
+        assert (counts, outcomes) == ({}, {peer: "no way"})
     else:
         limit = {"raw kill": KILLS} if peer == "killable" else {}
         assert (counts, outcomes, found["remarks"]) == ({peer: KILLS, **limit}, {}, [])

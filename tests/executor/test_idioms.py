@@ -29,7 +29,7 @@ def test_an_idiom_runs_as_it_does_elsewhere(outcomes: dict[str, str], title: str
 
 
 def test_the_page_has_all_idioms() -> None:
-    """`python benchmarks/idioms.py` writes it."""
+    """`python docs/explanation/compare_idioms.py` writes it."""
     table = PAGE.read_text().partition("<!-- end of the table -->")[0]
     rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| ")][2:]
     assert [row[0].removeprefix("| ") for row in rows] == list(idioms.IDIOMS)

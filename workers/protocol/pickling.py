@@ -132,10 +132,7 @@ class Pickled:
     @property
     def names_main(self) -> bool:
         """Whether the pickle may refer to an object by its name in `__main__`."""
-        for part in self.parts:
-            if len(part) < _PAYLOAD_BYTES and b"_main__" in part:
-                return True
-        return False
+        return any(b"_main__" in part for part in self.parts if len(part) < _PAYLOAD_BYTES)
 
     def to_bytes(self) -> bytes:
         """Return the encoded value in one piece."""

@@ -1,8 +1,8 @@
 """Run the idioms of `tests/executor/idioms.py` under several executors, and write the page about them.
 
-    python benchmarks/idioms.py
+    python docs/explanation/compare_idioms.py
 
-Runs in: the benchmark. Writes docs/explanation/idioms.md. Needs the package, and loky (extra `bench`).
+Runs in: a program of its own. Writes docs/explanation/idioms.md. Needs the package, and loky (extra `bench`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = ROOT / "tests" / "executor" / "idioms.py"
 PAGE = ROOT / "docs" / "explanation" / "idioms.md"
 KINDS = {

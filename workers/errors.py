@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 
 class CodeRow(NamedTuple):
-    """The meaning of one code. `api.http.statuses` has its HTTP status, `api.cli.display.errors` its exit code."""
+    """The meaning of one code. `api.http.statuses` has its HTTP status, `api.cli.display.exit_codes` its exit code."""
 
     state: str | None
     """The terminal state of a job with this code; None for a refusal, which never becomes a job."""

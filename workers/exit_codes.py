@@ -1,4 +1,4 @@
-"""The exit codes of this project's processes, with the meanings of sysexits.h.
+"""The exit codes of workers, zygotes and guards, with the meanings of sysexits.h.
 
 Runs in: any.
 

@@ -14,12 +14,12 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 from killable.api.http import routes_jobs, routes_metrics, routes_operator, routes_outputs, routes_server
-from killable.api.http.access import AccessCheck
 from killable.api.http.api_keys import KeyRing, Tickets
 from killable.api.http.auth import OPEN_PATHS, KeyCheck
 from killable.api.http.bodies import BodyCheck, LargeBodies
 from killable.api.http.check_pool import CheckPool
 from killable.api.http.dependencies import Dependencies
+from killable.api.http.host_and_origin import HostAndOriginCheck
 from killable.api.http.input_check import InputCheck
 from killable.api.http.methods import HeadAsGet
 from killable.api.http.problems import install_problems, problem
@@ -73,7 +73,7 @@ def create_app(engine: Engine, settings: HttpSettings | None = None) -> FastAPI:
                 "X-Correlation-Id",
             ],
         )
-    app.add_middleware(AccessCheck, settings=settings)
+    app.add_middleware(HostAndOriginCheck, settings=settings)
     return app
 
 

@@ -1,6 +1,6 @@
 """Authentication: a request's API key or stream ticket is checked before any route. Routes check the role.
 
-Runs in: api. Plain ASGI, like the checks in `access`.
+Runs in: api. Plain ASGI, like the checks in `host_and_origin`.
 """
 
 from __future__ import annotations

@@ -22,9 +22,10 @@ from killable.supervisor.dispatch.drain import Drain
 from killable.supervisor.jobs import limits
 from killable.supervisor.jobs.backlog import QueueFull
 from killable.supervisor.jobs.event_log import EventLog
+from killable.supervisor.jobs.idempotency import check_same_request
 from killable.supervisor.jobs.inputs import close_input, content_of, seal_large_input
 from killable.supervisor.jobs.job import Job, JobListener
-from killable.supervisor.jobs.registry import Registry, check_same_request
+from killable.supervisor.jobs.registry import Registry
 from killable.supervisor.models import JobRecord, JobType, Outcome, Submission
 from killable.supervisor.telemetry.observer import Observer
 from killable.workers.authoring.limits import Limits
@@ -117,7 +118,7 @@ class Admission:
         """Return the first answer to this idempotency key, or its future. Raise Refused: idempotency_conflict."""
         waiting = self._unwritten.get((submission.tenant, submission.idempotency_key))
         if waiting is None:
-            return self._registry.replayed(submission)
+            return self._registry.idempotency_keys.first_answer(submission)
         job, answer = waiting
         check_same_request(submission, job.submission.body_digest, job.id)
         return answer

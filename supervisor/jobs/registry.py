@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from killable.supervisor.jobs.idempotency import IdempotencyKeys
 from killable.supervisor.jobs.job import Job
 from killable.supervisor.jobs.retention import Retention
-from killable.supervisor.models import JobRecord, Submission
-from killable.workers.errors import Refused
+from killable.supervisor.models import JobRecord
 
 
 class Registry:
@@ -21,10 +21,9 @@ class Registry:
     ) -> None:
         """`on_dropped` is called for each ended job that retention drops."""
         self.retention = Retention(keep_jobs=keep_jobs, keep_bytes=keep_bytes, keep_s=keep_s, drop=self._drop)
+        self.idempotency_keys = IdempotencyKeys()
         self._on_dropped = on_dropped
         self._jobs: dict[str, Job] = {}
-        self._keyed: dict[tuple[str, str], tuple[str, JobRecord]] = {}
-        """Digest of the request and first answer, by tenant and idempotency key."""
         self._numbers = 0
 
     def __len__(self) -> int:
@@ -54,23 +53,10 @@ class Registry:
         except KeyError:
             raise self.retention.unknown(job_id) from None
 
-    def replayed(self, submission: Submission) -> JobRecord | None:
-        """Return the first answer to this submission's idempotency key, if that job is still kept.
-
-        Raise Refused: idempotency_conflict, for the same key with another request.
-        """
-        first = self._keyed.get((submission.tenant, submission.idempotency_key))
-        if first is None:
-            return None
-        digest, record = first
-        check_same_request(submission, digest, record.job_id)
-        return record
-
     def note_accepted(self, job: Job, record: JobRecord) -> None:
         """Remember the first answer to an idempotency key, as long as the job is kept."""
-        submission = job.submission
-        if submission.idempotency_key and job.id in self._jobs:
-            self._keyed[submission.tenant, submission.idempotency_key] = (submission.body_digest, record)
+        if job.id in self._jobs:
+            self.idempotency_keys.note(job.submission, record)
 
     def active(self) -> list[Job]:
         return [job for job in self._jobs.values() if not job.is_over]
@@ -88,10 +74,7 @@ class Registry:
 
     def _drop(self, job: Job) -> None:
         del self._jobs[job.id]
-        key = job.submission.tenant, job.submission.idempotency_key
-        _, record = self._keyed.get(key, ("", None))
-        if record is not None and record.job_id == job.id:  # the key may belong to another job by now
-            del self._keyed[key]
+        self.idempotency_keys.forget(job)
         if self._on_dropped is not None:
             self._on_dropped(job)
 
@@ -120,13 +103,3 @@ class Registry:
                 return found, found[-1].number
             found.append(job)
         return found, None
-
-
-def check_same_request(submission: Submission, digest: str, job_id: str) -> None:
-    """Raise Refused: idempotency_conflict, when the key's first request had another digest."""
-    if digest != submission.body_digest:
-        raise Refused(
-            "this Idempotency-Key was used for another request; use a new key for a new request",
-            code="idempotency_conflict",
-            job_id=job_id,
-        )

@@ -1,6 +1,7 @@
 """The journal's file, an SQLite database: opened and checked, read once, then written in groups.
 
-Runs in: supervisor; the journal's thread, because it blocks. Stores rows and does not interpret them.
+Runs in: supervisor; the journal's thread, because it blocks. Stores rows and does not interpret them:
+`journal_writer` makes the JSON of each, `dispatch.recovery` reads it.
 
     jobs      one row per job: its acceptance, its start and its end, each as JSON
     pieces    bytes of a job: its input until it has ended; then result, partial, events

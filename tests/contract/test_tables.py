@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from killable.api.cli.display.errors import EXIT_CODES
+from killable.api.cli.display.exit_codes import EXIT_CODES
 from killable.api.http.statuses import STATUSES
 from killable.supervisor.attempts import exit_outcome
 from killable.supervisor.jobs.lifecycle import DECIDED, PUBLIC, TABLE, TERMINAL, Cause, IllegalTransition, State, step

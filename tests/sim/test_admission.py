@@ -48,7 +48,7 @@ def test_a_key_is_forgotten_with_its_job_and_jobs_without_one_are_never_the_same
         sim.jobs.clear()
         assert (await refusal(sim.supervisor.get(job.id))).code == "unknown_job"
         assert (await sim.submit(FOREVER, **KEY)).id != job.id
-        assert len(sim.supervisor._registry._keyed) == 1  # bounded: not to be seen from outside
+        assert len(sim.supervisor._registry.idempotency_keys) == 1  # bounded: not to be seen from outside
 
     simulate(main, keep_jobs=2)
 

@@ -10,9 +10,9 @@ import pytest
 import typer
 
 from killable.api.cli.parameters.arguments import kinds_of, parse_value, read_input, read_tags, tag_filter
+from killable.api.cli.parameters.job_lookup import Ambiguous, find_job, find_worker, matching
 from killable.api.cli.parameters.limit_options import limits_of
 from killable.api.cli.parameters.options import LimitOption, seconds
-from killable.api.cli.parameters.resolve import Ambiguous, find_job, find_worker, matching
 from killable.api.client.client import Client
 from killable.workers.errors import Refused
 

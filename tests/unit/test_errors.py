@@ -10,7 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 
-from killable.api.cli.display.errors import EXIT_CODES
+from killable.api.cli.display.exit_codes import EXIT_CODES
 from killable.api.http.statuses import STATUSES
 from killable.workers.error_classes import WorkerCrashed, WorkerExited, WorkerKilled, error_class
 from killable.workers.errors import (

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from killable.api.cli.display import console, errors, render, tables
+from killable.api.cli.display.exit_codes import EXIT_CODES, exit_code
 from killable.api.client.client import NotEnded, Unreachable
 from killable.supervisor.configuration.config import ConfigError
 from killable.workers.error_classes import WorkerCrashed, error_class
@@ -195,7 +196,7 @@ def test_a_name_cannot_move_the_cursor() -> None:
 @pytest.mark.parametrize("code", CODES)
 def test_every_code_has_its_exit_code(code: str) -> None:
     # A fact of that name is the job's exit code, not the command's.
-    assert errors.exit_code(error_class(code)("", code=code, exit_code=99)) == errors.EXIT_CODES.get(code, 1)
+    assert exit_code(error_class(code)("", code=code, exit_code=99)) == EXIT_CODES.get(code, 1)
 
 
 @pytest.mark.row("E14")
@@ -209,7 +210,7 @@ def test_every_code_has_its_exit_code(code: str) -> None:
     ],
 )  # fmt: skip
 def test_exit_codes_of_the_manual(error: KillableError, code: int) -> None:
-    assert errors.exit_code(error) == code
+    assert exit_code(error) == code
 
 
 def test_an_interrupt_is_130() -> None:

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from killable.api.cli.commands.serve import require_linux
 from killable.api.cli.display import console, errors, render
+from killable.api.cli.display.exit_codes import CommandExit
 from killable.api.cli.parameters.options import ConfigFile, Json, Target
 from killable.workers.authoring.limits import DEFAULT_LIMITS, flat, value_of
 
@@ -56,7 +57,7 @@ def check(target: Target = None, config: ConfigFile = None, as_json: Json = Fals
             console.print_json(_members(in_force, found, faults))
         else:
             _print(found, faults, _serving(target, config))
-        raise typer.Exit(errors.CommandExit.CONFIGURATION if faults else errors.CommandExit.OK)
+        raise typer.Exit(CommandExit.CONFIGURATION if faults else CommandExit.OK)
 
 
 def _members(in_force: InForce, found: PoolSurvey, faults: Sequence[ConfigFault]) -> dict[str, Any]:

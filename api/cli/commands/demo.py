@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.text import Text
 
 from killable.api.cli.display import console, errors, render
+from killable.api.cli.display.exit_codes import CommandExit
 from killable.api.cli.parameters.options import Json
 from killable.api.client.outcomes import token_of
 from killable.workers.errors import KillableError
@@ -39,7 +40,7 @@ class DemoFailed(KillableError):
     """The demo cannot run here."""
 
     code = "demo_failed"
-    exit_code = errors.CommandExit.FAILED
+    exit_code = CommandExit.FAILED
 
 
 def demo(as_json: Json = False) -> None:
@@ -66,7 +67,7 @@ def demo(as_json: Json = False) -> None:
         if as_json:
             console.print_json({"ok": all(story.claims.values()), "claims": story.claims, **story.document})
         if not all(story.claims.values()):
-            raise typer.Exit(errors.CommandExit.FAILED)
+            raise typer.Exit(CommandExit.FAILED)
 
 
 def _require_models() -> None:

@@ -17,6 +17,7 @@ from rich.text import Text
 from killable.api.cli.diagnosis.backstops import Check
 from killable.api.cli.diagnosis.machine_checks import examine
 from killable.api.cli.display import console, errors
+from killable.api.cli.display.exit_codes import CommandExit
 from killable.api.cli.parameters.options import Json, open_client
 from killable.api.client.outcomes import Unreachable
 from killable.workers.errors import KillableError
@@ -56,7 +57,7 @@ def doctor(
             verdict = f"`killable serve` {'can' if here else 'cannot'} run here"
             numbers = f"{len(checks) - len(failed) - warned} ok, {warned} warn, {len(failed)} fail"
             console.stderr_console().print(f"{verdict}: {numbers}")
-        raise typer.Exit(errors.CommandExit.FAILED if failed else errors.CommandExit.OK)
+        raise typer.Exit(CommandExit.FAILED if failed else CommandExit.OK)
 
 
 def _server(url: str) -> list[Check]:

@@ -12,8 +12,8 @@ from rich.text import Text
 
 from killable.api.cli.display import console, errors, render
 from killable.api.cli.parameters import completion
+from killable.api.cli.parameters.job_lookup import find_job, find_worker
 from killable.api.cli.parameters.options import Json, Url, open_client
-from killable.api.cli.parameters.resolve import find_job, find_worker
 from killable.api.client.addresses import DEFAULT_URL
 from killable.workers.errors import Refused
 

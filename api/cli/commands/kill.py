@@ -16,10 +16,11 @@ import typer
 from rich.text import Text
 
 from killable.api.cli.display import console, errors, render
+from killable.api.cli.display.exit_codes import CommandExit
 from killable.api.cli.parameters import completion
 from killable.api.cli.parameters.arguments import tag_filter
+from killable.api.cli.parameters.job_lookup import find_job, find_worker
 from killable.api.cli.parameters.options import Json, Reason, Url, open_client, seconds
-from killable.api.cli.parameters.resolve import find_job, find_worker
 from killable.api.client.addresses import DEFAULT_URL
 from killable.api.client.outcomes import Ending
 from killable.workers.authoring.identifiers import did_you_mean
@@ -67,10 +68,10 @@ class _Kill:
     @property
     def exit_code(self) -> int:
         if self.worker is not None:
-            return errors.CommandExit.OK
+            return CommandExit.OK
         if self.ending is None:
-            return errors.CommandExit.UNKNOWN
-        return errors.CommandExit.FAILED if self.ending.had_ended else errors.CommandExit.OK
+            return CommandExit.UNKNOWN
+        return CommandExit.FAILED if self.ending.had_ended else CommandExit.OK
 
 
 def kill(
@@ -146,7 +147,7 @@ def _do_kill(client: Client, killing: Iterator[_Kill], chosen: _Filter | None, o
         console.stderr_console().print(NOTHING)
     else:
         _note_longer_grace(kills, order)
-    return max((done.exit_code for done in kills), default=errors.CommandExit.OK)
+    return max((done.exit_code for done in kills), default=CommandExit.OK)
 
 
 def _check_type(client: Client, chosen: _Filter) -> None:
@@ -287,7 +288,7 @@ def _members(done: _Kill) -> dict[str, Any]:
 def _print_plan(targets: list[_Target], as_json: bool) -> int:
     """List what would be killed and what would not; return the exit code of the real kill."""
     plan: list[str] = []
-    code: int = errors.CommandExit.OK
+    code: int = CommandExit.OK
     for target in targets:
         record = _record(target.job)
         if target.worker is not None:
@@ -296,13 +297,13 @@ def _print_plan(targets: list[_Target], as_json: bool) -> int:
                 f"{target.worker['worker_id']}  {target.worker['state']}  pid {target.worker['pid']}  would be killed"
             )
         elif record is None:
-            code = errors.CommandExit.UNKNOWN
+            code = CommandExit.UNKNOWN
             line = f"{target.name}  unknown"
         elif record["state"] in ("queued", "running", "stopping"):
             plan.append(record["job_id"])
             line = f"{render.short(record['job_id'])}  {record['type']}  {record['state']}  would be cancelled"
         else:
-            code = max(code, errors.CommandExit.FAILED)
+            code = max(code, CommandExit.FAILED)
             line = f"{render.short(record['job_id'])}  {record['type']}  {record['state']}  already ended"
         if not as_json:
             typer.echo(line)

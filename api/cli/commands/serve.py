@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from killable.api.cli.display import console, errors, render
+from killable.api.cli.display.exit_codes import CommandExit
 from killable.api.cli.interrupts import terminations
 from killable.api.cli.parameters.options import ConfigFile, Json, Target
 from killable.workers.errors import KillableError
@@ -42,7 +43,7 @@ class NotHere(KillableError):
     """This machine does not run Linux."""
 
     code = "cannot_serve"
-    exit_code = errors.CommandExit.OS
+    exit_code = CommandExit.OS
 
 
 def serve(

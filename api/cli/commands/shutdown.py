@@ -16,7 +16,7 @@ import typer
 
 from killable.api.cli.commands.drain import remaining
 from killable.api.cli.display import console, errors, render
-from killable.api.cli.display.errors import CommandExit
+from killable.api.cli.display.exit_codes import CommandExit
 from killable.api.cli.parameters.completion import short_timeout_client
 from killable.api.cli.parameters.options import Json, Reason, Url, open_client, seconds
 from killable.api.cli.server.running_server import Foreign, RunningServer, is_on_this_machine

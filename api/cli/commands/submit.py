@@ -14,12 +14,13 @@ import typer
 
 from killable.api.cli import interrupts
 from killable.api.cli.display import console, errors, render
+from killable.api.cli.display.exit_codes import CommandExit
 from killable.api.cli.display.follow import Follower, print_value
 from killable.api.cli.parameters import completion
 from killable.api.cli.parameters.arguments import read_input, read_tags
+from killable.api.cli.parameters.job_lookup import find_job
 from killable.api.cli.parameters.limit_options import with_limit_options
 from killable.api.cli.parameters.options import JobName, Json, Url, open_client, seconds
-from killable.api.cli.parameters.resolve import find_job
 from killable.api.client.addresses import DEFAULT_URL
 from killable.workers.errors import KillableError
 
@@ -167,5 +168,5 @@ def _cancel(follower: Follower, as_json: bool) -> int:
         if isinstance(error, KillableError):
             errors.report(error, as_json)
         stderr.print(f"no certificate received; to see how the job ended: killable inspect {render.short(job.id)}")
-        return errors.CommandExit.INTERRUPTED
+        return CommandExit.INTERRUPTED
     return follower.finish()

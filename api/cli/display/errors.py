@@ -6,10 +6,8 @@ Runs in: any machine.
 from __future__ import annotations
 
 import contextlib
-import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from enum import IntEnum
 from typing import Any
 
 import typer
@@ -17,75 +15,9 @@ from rich.text import Text
 
 from killable.api.cli.display import render
 from killable.api.cli.display.console import print_json, stderr_console
+from killable.api.cli.display.exit_codes import CommandExit, exit_code
 from killable.api.cli.display.remedies import limit_of
 from killable.workers.errors import CODES, JobError, KillableError
-
-
-class CommandExit(IntEnum):
-    """Exit codes: sysexits(3) where it has one, timeout(1)'s 124, a shell's 130."""
-
-    OK = 0
-    FAILED = 1
-    USAGE = 2
-    CANCELLED = 3
-    UNKNOWN = 4
-    REFUSED = 65
-    UNREACHABLE = 69
-    OS = 71
-    NOT_NOW = 75
-    UNAUTHORIZED = 77
-    CONFIGURATION = 78
-    TIMED_OUT = 124
-    INTERRUPTED = 128 + signal.SIGINT
-
-
-EXIT_CODES: dict[str, CommandExit] = {
-    code: exit_code
-    for exit_code, codes in {
-        CommandExit.CANCELLED: ("cancelled",),
-        CommandExit.UNKNOWN: (
-            "unknown_job_type",
-            "unknown_job",
-            "unknown_worker",
-            "not_found",
-        ),
-        CommandExit.REFUSED: (
-            "input.invalid",
-            "invalid",
-            "limit_over_cap",
-            "too_large",
-            "idempotency_conflict",
-            "malformed",
-            "header_too_large",
-            "unsupported_media_type",
-            "method_not_allowed",
-            "misdirected",
-        ),
-        CommandExit.NOT_NOW: (
-            "queue_full",
-            "draining",
-            "deadline_unmeetable",
-            "journal_failed",
-            "slow_request",
-            "busy",
-            "too_many_connections",
-        ),
-        CommandExit.UNAUTHORIZED: (
-            "unauthorized",
-            "forbidden",
-        ),
-        CommandExit.TIMED_OUT: (
-            "timeout.queue",
-            "timeout.start",
-            "timeout.first_token",
-            "timeout.idle",
-            "timeout.operation",
-            "timeout.run",
-        ),
-    }.items()
-    for code in codes
-}
-"""Exit codes by error code; any other error code is FAILED."""
 
 _HINTS = {
     "timeout.queue": "all workers were busy: raise pools.NAME.workers, or queue_s with submit --queue-s",
@@ -103,15 +35,6 @@ _HINTS = {
 _EARLY_KILL_HINT = (
     "native code did not react to SIGTERM within ack_s: raise it with submit --ack-s, @job(ack_s=...) or [limits]"
 )
-
-
-def exit_code(error: KillableError) -> int:
-    """Return the exit code of an error; 1 for an unknown error code."""
-    # Read from the class: on the instance, `exit_code` may be a fact, the exit code of the job.
-    own = getattr(type(error), "exit_code", None)
-    if own is not None:
-        return int(own)
-    return EXIT_CODES.get(error.code, CommandExit.FAILED)
 
 
 @contextmanager

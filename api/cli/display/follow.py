@@ -21,7 +21,8 @@ from rich.text import Text
 
 from killable.api.cli.display import render
 from killable.api.cli.display.console import print_json, stderr_console
-from killable.api.cli.display.errors import CommandExit, exit_code, report
+from killable.api.cli.display.errors import report
+from killable.api.cli.display.exit_codes import CommandExit, exit_code
 from killable.api.cli.display.status_line import QueueWatch, StatusLine, progress_line
 from killable.api.client.outcomes import Event, job_error, token_of
 from killable.workers.errors import KillableError

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from killable.api.cli.display import console, render
-from killable.api.http.access import is_loopback
+from killable.api.http.host_and_origin import is_loopback
 
 if TYPE_CHECKING:
     from killable.api.cli.server.configuration import InForce

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from killable.api.http.access import is_loopback
 from killable.api.http.api_keys import KEY, KEY_CHARS_MAX, KEY_CHARS_MIN, ApiKey, KeysInvalid, read_keys
+from killable.api.http.host_and_origin import is_loopback
 from killable.supervisor.configuration import config as settings
 from killable.supervisor.configuration.config import Config, ConfigError, ConfigFault
 

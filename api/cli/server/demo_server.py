@@ -16,7 +16,7 @@ from typing import IO, Any, Self
 
 import psutil
 
-from killable.api.cli.display.errors import CommandExit
+from killable.api.cli.display.exit_codes import CommandExit
 from killable.workers.errors import KillableError
 from killable.workers.runtime import process_setup
 

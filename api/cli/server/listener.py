@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from killable.api.cli.display.errors import CommandExit
+from killable.api.cli.display.exit_codes import CommandExit
 from killable.supervisor.configuration.config import ConfigError, ConfigFault
 from killable.supervisor.server_settings import ServerSettings
 from killable.workers.errors import KillableError

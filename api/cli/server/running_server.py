@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
-from killable.api.cli.display.errors import CommandExit
+from killable.api.cli.display.exit_codes import CommandExit
 from killable.api.client.addresses import UNIX_PREFIX
 from killable.workers.errors import KillableError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from itertools import groupby
 
-from killable.api.cli.display.errors import EXIT_CODES, CommandExit
+from killable.api.cli.display.exit_codes import EXIT_CODES, CommandExit
 from killable.api.http.statuses import STATUSES
 from killable.workers.error_classes import error_class
 from killable.workers.errors import CODES, CodeRow, KillableError

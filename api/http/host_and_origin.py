@@ -21,7 +21,7 @@ _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::\d{1,5})?", re.IGNO
 """RFC 9110 section 7.2: uri-host [":" port]. A user part does not match; a URL parser would drop it silently."""
 
 
-class AccessCheck:
+class HostAndOriginCheck:
     """Refuse a foreign Host (421) and a foreign Origin (403)."""
 
     def __init__(self, app: ASGIApp, settings: HttpSettings) -> None:

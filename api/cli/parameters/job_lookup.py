@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from killable.api.cli.display.errors import CommandExit
+from killable.api.cli.display.exit_codes import CommandExit
 from killable.workers.errors import KillableError, Refused
 
 if TYPE_CHECKING:

@@ -135,7 +135,8 @@ class Job:
     def note_checkpoint(self, data: bytes) -> bool:
         """Add the event; the last one is the partial result if the job fails. Return False over the bound."""
         self.partial = data
-        return self.log.append("checkpoint", data)
+        is_object = data.startswith(b"{") or self.type.codec != "json"
+        return self.log.append("checkpoint", data if is_object else b'{"value":%s}' % data)
 
     def note_closing(self, closing: bytes | Raised | None, *, completed: bool) -> None:
         """Keep the content of the closing frame. A value is the result only if the job completed."""

@@ -22,6 +22,7 @@ from sse_starlette.sse import AppStatus
 from support.looped_cases import cases
 from support.waiting import Pending, until_async
 
+from killable.api.client.async_client import AsyncClient
 from killable.api.http.app import create_app
 from killable.api.http.settings import HttpSettings
 from killable.api.http.sse import WRITE_BYTES
@@ -115,6 +116,17 @@ async def test_all_that_a_job_can_say(server: Server) -> None:
     assert seen.names == ["started", "progress", "checkpoint", "token", "completed"]
     assert [event.json() for event in seen.events][3] == {"value": {"half": 0.5}}
     assert all(event.json() for event in seen.events)
+
+
+async def test_a_checkpoint_may_be_any_value_and_its_data_are_an_object(server: Server) -> None:
+    values = [[1, 2], 3, "text", None, True, {"step": 1}]
+    seen = await server.read(await server.submit("checkpoints", values=values))
+    told = [event.json() for event in seen.events if event.event == "checkpoint"]
+    assert told == [*({"value": value} for value in values[:-1]), {"step": 1}]
+    url = f"http://127.0.0.1:{server.port}"
+    async with AsyncClient(url) as client, client.submit("checkpoints", {"values": values}) as job:
+        assert [event.data async for event in job.events() if event.name == "checkpoint"] == told
+        assert await job.result() == "done"
 
 
 @pytest.mark.row("A22")

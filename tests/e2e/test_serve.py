@@ -320,6 +320,22 @@ def test_the_announcement_for_people(tmp_path: Path) -> None:
         assert KEY not in said
 
 
+def test_every_line_of_a_log_in_json_is_json(tmp_path: Path) -> None:
+    (tmp_path / "my_jobs.py").write_text(JOBS)
+    command = Command(tmp_path)
+    with command.start("serve", "my_jobs.py", "--port", "0", "--log-format", "json") as process:
+        assert process.stderr is not None
+        records = [json.loads(process.stderr.readline())]
+        while records[-1]["event"] != "serving":
+            records.append(json.loads(process.stderr.readline()))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+        records += map(json.loads, process.stderr.read().splitlines())
+    (serving,) = [record for record in records if record["event"] == "serving"]
+    assert serving["pid"] == process.pid and serving["url"].startswith("http://127.0.0.1:")
+    assert [pool["state"] for pool in serving["pools"]] == ["ready"]
+
+
 # ── what it is told ──
 
 

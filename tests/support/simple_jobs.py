@@ -51,6 +51,14 @@ def say(values: list[str]) -> Iterator[str]:
 
 
 @job
+def checkpoints(values: list[Any], ctx: Context) -> str:
+    """Lay down each value."""
+    for value in values:
+        ctx.checkpoint(value)
+    return "done"
+
+
+@job
 def gated(gates: list[str]) -> Iterator[str]:
     """Yield a token, then one more as each gate opens."""
     yield "first"

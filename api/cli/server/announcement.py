@@ -5,6 +5,7 @@ Runs in: supervisor.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from killable.supervisor.engine import Engine
     from killable.supervisor.models import JobType, PoolRecord
 
+logger = logging.getLogger("killable.server")
+
 _PROOFS = {
     "cgroup+descendants": "cgroup.kill, and SIGKILL to every descendant (proof: cgroup+descendants)",
     "descendants": "SIGKILL to every descendant (proof: descendants; no writable cgroup, `killable doctor` shows why)",
@@ -29,21 +32,22 @@ _STATE_STYLES = {"ready": "green", "broken": "red"}
 
 
 async def print_to(engine: Engine, in_force: InForce, url: str, as_json: bool) -> None:
-    """Print to stderr, or as one JSON document to stdout."""
+    """Print to stderr, or as one JSON document to stdout. A log in JSON gets a record instead of lines for people."""
     pools, types = await engine.pools(), await engine.job_types()
+    members = {
+        "url": url,
+        "pid": os.getpid(),
+        "version": version("killable"),
+        "instance_id": engine.instance_id,
+        "pools": [pool._asdict() for pool in pools],
+        "job_types": [_type_members(job_type) for job_type in types],
+        "keys": key_members(in_force),
+    }
     if as_json:
-        console.print_json(
-            {
-                "url": url,
-                "pid": os.getpid(),
-                "version": version("killable"),
-                "instance_id": engine.instance_id,
-                "pools": [pool._asdict() for pool in pools],
-                "job_types": [_type_members(job_type) for job_type in types],
-                "keys": key_members(in_force),
-            },
-            one_line=True,
-        )
+        console.print_json(members, one_line=True)
+        return
+    if in_force.config.server.log_format == "json":
+        logger.info("serving", extra=members)
         return
     stderr = console.stderr_console()
     stderr.print(Text.assemble(("killable ", "bold"), version("killable"), "  ", (url, "bold cyan")))

@@ -159,7 +159,8 @@ DATA = """
 The data of an event is one line of JSON, in ASCII.
 
 - `token` has exactly one member: `text` for a string, `base64` for bytes, `value` for any other value.
-- `checkpoint` is the value itself, `log` one line of text without its end.
+- `checkpoint` is the value itself, or has one member `value` if that is no object; `log` is one line of text without
+  its end.
 - `error` has `code`, `message`, `retryable` and the facts of that [code](codes.md); it is null for a job that
   completed.
 - `certificate` is described in [Certificate](certificate.md).

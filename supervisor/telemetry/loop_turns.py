@@ -42,6 +42,11 @@ class MeasuredSelector(selectors.DefaultSelector):
         self._note(0.0, monotonic())
         return max(self._longest, self._longest_before)
 
+    def forget(self) -> None:
+        """Forget all turns up to now, the one under way too: those of a start, in which nothing is to be killed yet."""
+        self._woken_at = None
+        self._longest = self._longest_before = 0.0
+
     def _note(self, turn_s: float, now: float) -> None:
         if now - self._window_at > WINDOW_S:
             is_recent = now - self._window_at <= 2 * WINDOW_S
@@ -62,6 +67,13 @@ def longest_s() -> float:
     """Return the longest recent turn of the running loop, in seconds; 0 if it is not measured."""
     selector = _turns.get(asyncio.get_running_loop())
     return 0.0 if selector is None else selector.longest_s()
+
+
+def forget() -> None:
+    """Forget the turns of the running loop up to now, if they are measured."""
+    selector = _turns.get(asyncio.get_running_loop())
+    if selector is not None:
+        selector.forget()
 
 
 def stall() -> str:

@@ -25,10 +25,23 @@ def test_a_turn_counts_until_the_loop_looks_for_events_again(monkeypatch: pytest
         busy(0.06)
         await asyncio.sleep(0)
         assert loop_turns.longest_s() >= 0.06
-        assert loop_turns.stall() == f"the event loop stood still for {loop_turns.longest_s():.1f} s"
+        told = loop_turns.stall()
+        assert told == f"the event loop stood still for {loop_turns.longest_s():.1f} s"
 
     with asyncio.Runner(loop_factory=loop_turns.new_loop) as runner:
         runner.run(see())
+
+
+def test_the_turns_of_a_start_are_forgotten() -> None:
+    async def see() -> float:
+        await asyncio.sleep(0)
+        busy(0.06)
+        loop_turns.forget()
+        await asyncio.sleep(0)
+        return loop_turns.longest_s()
+
+    with asyncio.Runner(loop_factory=loop_turns.new_loop) as runner:
+        assert runner.run(see()) < 0.06
 
 
 def test_an_old_turn_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:

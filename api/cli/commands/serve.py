@@ -112,6 +112,7 @@ async def _serve(in_force: InForce, listener: Listener, as_json: bool) -> None:
     from killable.api.cli.server import announcement, gc_freeze
     from killable.api.cli.server.http_server import HttpServer
     from killable.supervisor.supervisor import Supervisor
+    from killable.supervisor.telemetry import loop_turns
 
     config = in_force.config
     stop = _Stop()
@@ -124,6 +125,7 @@ async def _serve(in_force: InForce, listener: Listener, as_json: bool) -> None:
             await web.start()
             gc_freeze.settle()
             await announcement.print_to(supervisor, in_force, listener.url, as_json)
+            loop_turns.forget()
             await _until_asked_to_stop(supervisor, web, stop, config.server.drain_s)
             await _end_jobs(supervisor, stop)
             await web.close(LAST_WORDS_S)

@@ -255,7 +255,7 @@ def _print_line(done: _Kill) -> None:
         pid, job_id = done.worker.get("pid"), done.worker.get("job_id")
         whose = f", its job {render.short(job_id)} cancelled" if job_id else ""
         end = "still stopping" if done.worker.get("state") == "stopping" and job_id else "killed"
-        typer.echo(f"{done.name}  {end}  pid {pid}{whose}")
+        console.write(f"{done.name}  {end}  pid {pid}{whose}\n")
         return
     if done.ending is None:
         console.stderr_console().print(
@@ -267,7 +267,7 @@ def _print_line(done: _Kill) -> None:
         {"state": done.ending.state, "certificate": done.ending.certificate, "error": done.ending.error}
     )
     death = "already ended" if done.ending.had_ended else render.death(done.ending.certificate)
-    typer.echo(f"{name}  {how}  {death}")
+    console.write(f"{name}  {how}  {death}\n")
 
 
 def _members(done: _Kill) -> dict[str, Any]:
@@ -306,7 +306,7 @@ def _print_plan(targets: list[_Target], as_json: bool) -> int:
             code = max(code, CommandExit.FAILED)
             line = f"{render.short(record['job_id'])}  {record['type']}  {record['state']}  already ended"
         if not as_json:
-            typer.echo(line)
+            console.write(line + "\n")
     if as_json:
         console.print_json({"would_kill": plan})
     elif not targets:

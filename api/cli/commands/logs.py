@@ -52,4 +52,4 @@ def _print(events: Iterable[Event], as_json: bool) -> None:
         if as_json:
             console.print_json({"id": event.id, "event": event.name, "data": event.data}, one_line=True)
         else:
-            print(event.data.get("text", ""), flush=True)  # in a pipe typer.echo would strip ANSI codes
+            console.write(event.data.get("text", "") + "\n")

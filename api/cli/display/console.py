@@ -1,17 +1,20 @@
 """Write documents and tables to stdout and messages to stderr, in a terminal or a pipe.
 
-Runs in: any machine.
+Runs in: any machine. What comes from jobs and clients is in nearly all of it. A terminal obeys control characters (it
+moves the cursor, sets its title, answers into the shell), so it gets signs for them; a pipe gets them as they are.
 """
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import typer
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.text import Text
 
 WIDE = 1000
@@ -26,7 +29,49 @@ def print_json(document: Any, *, one_line: bool = False) -> None:
     typer.echo(text)
 
 
-class _BestEffortConsole(Console):
+_VISIBLE: dict[int, int] = {
+    **{code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n"},  # Unicode's control pictures
+    0x7F: 0x2421,
+    # C1, and what changes the direction of a text (Unicode UAX 9): one could hide behind it what a line says.
+    **dict.fromkeys(
+        (*range(0x80, 0xA0), 0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A)), 0xFFFD
+    ),
+}
+
+
+def visible(text: str) -> str:
+    """Return a text with signs in place of control characters, but for tabs and line ends."""
+    return text.translate(_VISIBLE)
+
+
+def write(text: str | bytes) -> None:
+    """Write what a job gives to stdout, and nothing else: bytes too, and unchanged but on a terminal."""
+    if sys.stdout.isatty():
+        sys.stdout.write(visible(text if isinstance(text, str) else text.decode(errors="backslashreplace")))
+        sys.stdout.flush()
+        return
+    if isinstance(text, str):
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    else:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(text)
+        sys.stdout.buffer.flush()
+
+
+class _Console(Console):
+    """A console that shows control characters on a terminal instead of obeying them."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        segments = super().render(renderable, options)
+        if not self.is_terminal:
+            yield from segments
+            return
+        for segment in segments:
+            yield segment if segment.control else segment._replace(text=visible(segment.text))
+
+
+class _BestEffortConsole(_Console):
     """A console that goes quiet on a broken pipe, so that stdout goes on; rich's own ends the program."""
 
     def on_broken_pipe(self) -> None:
@@ -40,7 +85,7 @@ def stderr_console(*, soft_wrap: bool = True) -> Console:
 
 def print_table(table: RenderableType) -> None:
     """Print on stdout. In a pipe, nothing is truncated and no line ends with spaces."""
-    console = Console(highlight=False, markup=False, emoji=False)
+    console = _Console(highlight=False, markup=False, emoji=False)
     if console.is_terminal:
         console.print(table)
         return
@@ -52,7 +97,7 @@ def print_table(table: RenderableType) -> None:
 
 def print_lines(lines: Iterable[Text]) -> None:
     """Print lines on stdout without wrapping them."""
-    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    console = _Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     for line in lines:
         console.print(line)
 

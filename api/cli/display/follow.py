@@ -20,7 +20,7 @@ import typer
 from rich.text import Text
 
 from killable.api.cli.display import render
-from killable.api.cli.display.console import print_json, stderr_console
+from killable.api.cli.display.console import print_json, stderr_console, write
 from killable.api.cli.display.errors import report
 from killable.api.cli.display.exit_codes import CommandExit, exit_code
 from killable.api.cli.display.status_line import QueueWatch, StatusLine, progress_line
@@ -117,17 +117,10 @@ class Follower:
             typer.echo(f"{event.id}\t{event.name}\t{json.dumps(event.data)}")
 
     def _write(self, token: Any) -> None:
-        if isinstance(token, bytes):
-            sys.stdout.flush()
-            sys.stdout.buffer.write(token)
-            sys.stdout.buffer.flush()
-            self._at_line_start = token.endswith(b"\n")
-            return
-        text = token if isinstance(token, str) else json.dumps(token) + "\n"
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        text = token if isinstance(token, (str, bytes)) else json.dumps(token) + "\n"
+        write(text)
         if text:
-            self._at_line_start = text.endswith("\n")
+            self._at_line_start = text[-1:] in ("\n", b"\n")
 
     def _end_line(self) -> None:
         """Start a new line in a terminal; a pipe gets the job's bytes and nothing else."""
@@ -161,10 +154,8 @@ class Follower:
 def print_value(value: Any) -> None:
     """Print a job's result on stdout: text and bytes as they are, other values as JSON, nothing for None."""
     if isinstance(value, bytes):
-        sys.stdout.flush()
-        sys.stdout.buffer.write(value)
-        sys.stdout.buffer.flush()
+        write(value)
     elif isinstance(value, str):
-        print(value, flush=True)  # in a pipe typer.echo would strip ANSI codes
+        write(value + "\n")
     elif value is not None:
         typer.echo(json.dumps(value, indent=2))

@@ -89,6 +89,10 @@ class ProcessListener(Protocol):
 
     def on_fork_failed(self, errno: int, why: str) -> None: ...
     def on_frames(self, frames: list[Frame]) -> None: ...
+    def on_tokens(self, fence: int, sequence: int, tokens: list[bytes]) -> None:
+        """It has sent tokens in one row, of which the first has this number; the quick form of TOKEN frames."""
+        ...
+
     @property
     def reading_output(self) -> AbstractContextManager[object]:
         """Entered before what it has printed is read, and left when `on_output` has it. It may be entered again."""

@@ -7,6 +7,7 @@ and messages. The attempt owns what it started: the caller that requested a stop
 from __future__ import annotations
 
 import struct
+from itertools import repeat
 from typing import Protocol
 
 from killable.supervisor.attempts import exit_outcome
@@ -201,6 +202,18 @@ class Attempt:
             self._arm()  # not before: IDLE mostly comes in the same read as the closing frame
         self.job.wake()
 
+    def on_tokens(self, fence: int, sequence: int, tokens: list[bytes]) -> None:
+        """Process tokens that follow each other, as `on_frames` does."""
+        if self._protocol_error or self._over or fence != self.fence:
+            return
+        data = b"".join(tokens)
+        if sequence != self._sequence or not self._entered or (self._json and not payloads.is_one_line(data)):
+            self._fail_protocol("an invalid token: out of order, before the job was entered, or with a line end")
+            return
+        self._sequence += len(tokens)
+        self._on_tokens(list(zip(repeat("token"), tokens)), len(data))
+        self.job.wake()
+
     def _on_tokens(self, tokens: Batch, size: int) -> None:
         if not tokens:
             return
@@ -240,6 +253,8 @@ class Attempt:
                         self._stop_for_output()
                 case Kind.LOG_RECORD | Kind.WARNING if self._closing is None and self.job.listener is not None:
                     self.job.listener.on_logged(self.job, kind, payload)
+                case Kind.TOKENS if self._entered and self._closing is None:
+                    pass  # the reader of the frames has passed them on
                 case _:
                     self._fail_protocol(f"an unexpected frame of kind {kind}")
         except (ValueError, TypeError, RecursionError) as error:

@@ -58,9 +58,10 @@ class StreamFuture(JobFuture[Any], Generic[T]):
         super()._invoke_callbacks()
 
     def on_changed(self, job: Job) -> None:
-        while batch := job.log.read(self._read, EVENTS_PER_READ):
-            self._read = batch[-1].id
-            self.items.extend(event.data for event in batch if event.name == "token" and self._broken is None)
+        while self._read < len(job.log) - 1:
+            self._read, items = job.log.read_data("token", self._read, EVENTS_PER_READ)
+            if self._broken is None:
+                self.items += items
         super().on_changed(job)
         self.wake()
 

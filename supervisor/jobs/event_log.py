@@ -139,6 +139,12 @@ class EventLog:
             first += len(events)
         return found
 
+    def read_data(self, name: str, after: int, limit: int) -> tuple[int, list[bytes]]:
+        """Return the id of the last of up to `limit` events above `after`, and the data of those with this name."""
+        first = max(after + 1, self.first)
+        events = self._read_block(first, limit, sys.maxsize)
+        return first + len(events) - 1, [data for each, data in events if each == name]
+
     def _read_block(self, first: int, limit: int, bytes_max: int) -> Batch:
         """Return events from the id `first` on, within its block; the last one may exceed `bytes_max`."""
         start, recent = self._open

@@ -48,32 +48,38 @@ class PipeReader:
         with self._around_read:
             self._read_some()
 
-    def _read_some(self) -> None:
+    def _read_some(self) -> bool:
+        """Read once; return whether the pipe was found empty."""
+        bytes_max = self.read_bytes
         try:
-            data = os.read(self._descriptor, self.read_bytes)
+            data = os.read(self._descriptor, bytes_max)
         except BlockingIOError:
-            return
+            return True
         if data:
             self._sink(data)
         else:
             self._loop.remove_reader(self._descriptor)  # a pipe at end-of-file stays readable
+        return len(data) < bytes_max
 
     def pause(self) -> None:
         """Read only in `drain` from here on."""
         if self._descriptor >= 0:
             self._loop.remove_reader(self._descriptor)
 
-    def drain(self, bytes_max: int = 1 << 20) -> None:
-        """Read until end-of-file or EAGAIN (the pipe's own capacity bounds it), but at most `bytes_max`."""
+    def drain(self, bytes_max: int = 1 << 20) -> bool:
+        """Read until end-of-file or EAGAIN (the pipe's own capacity bounds it), but at most `bytes_max`. Return whether
+        the pipe was found empty.
+        """
         while self._descriptor >= 0 and bytes_max > 0:
             try:
                 data = os.read(self._descriptor, min(PIPE_BYTES, bytes_max))
             except BlockingIOError:
-                return
+                return True
             if not data:
-                return
+                return True
             bytes_max -= len(data)
             self._sink(data)
+        return False
 
     def close_in_child(self) -> None:
         """Close in a fork of this process, without the loop: its epoll(7) instance is shared with the parent."""

@@ -18,14 +18,14 @@ from killable.supervisor import clock, event_loops
 from killable.supervisor.linux import procfs
 from killable.supervisor.linux.call_line import CallLine
 from killable.supervisor.linux.cgroup import Cgroup
+from killable.supervisor.linux.frame_reader import FrameReader
 from killable.supervisor.linux.oom_counter import OomCounter, own_limit_struck
-from killable.supervisor.linux.pipe_io import LARGE_READ_BYTES, READ_BYTES, PipeReader, PipeWriter
+from killable.supervisor.linux.pipe_io import PipeReader, PipeWriter
 from killable.supervisor.linux.stack_file import StackFile
 from killable.supervisor.models import Verdict
 from killable.supervisor.ports import FenceError, Gone, ProcessListener, ProcessorUse, Sample, Usage
 from killable.workers.authoring.backstops import TASKS_SPARE
 from killable.workers.protocol.control import ProcessEnding
-from killable.workers.protocol.frames import Decoder, FrameError
 from killable.workers.runtime.dump_signal import DUMP_SIGNAL
 from killable.workers.runtime.removal import remove_tree
 
@@ -43,7 +43,7 @@ class WorkerProcess:
         self,
         loop: asyncio.AbstractEventLoop,
         listener: ProcessListener,
-        ours: tuple[int, int, int, int, int, int],
+        ours: tuple[int, int, int, int, int, int, int],
         line: tuple[int, int],
         cgroup: Cgroup | None,
         tmp: str,
@@ -51,7 +51,7 @@ class WorkerProcess:
         on_exit: Callable[[], None],
     ) -> None:
         """Take over the descriptors and the cgroup, even on failure. Raise OSError."""
-        orders, frames, output, stderr, notifications, stack = ours
+        orders, frames, output, stderr, notifications, stack, tokens = ours
         self._loop = loop
         self._listener = listener
         self._cgroup = cgroup
@@ -63,10 +63,9 @@ class WorkerProcess:
         self._is_bounded = self._was_used = False
         self.base: Sample | None = None
         self._on_exit = on_exit
-        self._decoder = Decoder()
         self._orders = PipeWriter(loop, orders)
         self.line = CallLine(*line)
-        self._frames = PipeReader(loop, frames, self._on_frame_bytes)
+        self._frames = FrameReader(loop, frames, tokens, listener)
         self._output = [PipeReader(loop, output, listener.on_output, listener.reading_output)]
         if stderr >= 0:
             to_stderr = partial(listener.on_output, stream="stderr")
@@ -82,7 +81,7 @@ class WorkerProcess:
         self._lock = threading.RLock()  # reentrant: a finalizer of the host program may run inside, and cancel
         """Guards `kill_now` in another thread against the end of the attempt and the close of the descriptors."""
         self.killed_for: Verdict | None = None
-        self._kill_wanted = self._was_killed = self._broken = self._closed = self._exit_reported = False
+        self._kill_wanted = self._was_killed = self._closed = self._exit_reported = False
         self._look_s = _LOOK_AGAIN_S
         self._stack = StackFile(stack)
         self.pid: int | None = None
@@ -136,7 +135,7 @@ class WorkerProcess:
         oom = self._oom.evidence(self._oom_before, claims=killed)
         struck = own_limit_struck(self._group_before, self._cgroup.out_of_memory() if self._cgroup else b"")
         self._close()
-        self._listener.on_gone(Gone(ending, swept, self.proof, zygote_lost, self._decoder.torn, oom, struck))
+        self._listener.on_gone(Gone(ending, swept, self.proof, zygote_lost, self._frames.torn, oom, struck))
 
     def without_cgroup(self) -> None:
         """Drop the cgroup, which the worker could not join: only the sweep of its descendants proves its end."""
@@ -354,21 +353,6 @@ class WorkerProcess:
         poll = select.poll()
         poll.register(self._pidfd, select.POLLIN)
         return bool(poll.poll(0))
-
-    def _on_frame_bytes(self, data: bytes) -> None:
-        if self._broken:
-            return  # what follows garbage is garbage
-        try:
-            frames = self._decoder.feed(data)
-        except FrameError as error:
-            self._broken = True
-            if error.frames:
-                self._listener.on_frames(error.frames)
-            self._listener.on_protocol_error(str(error))
-            return
-        self._frames.read_bytes = LARGE_READ_BYTES if self._decoder.missing > READ_BYTES else READ_BYTES
-        if frames:
-            self._listener.on_frames(frames)
 
     def _on_pidfd(self) -> None:
         if self._pidfd < 0 or self._exit_reported:

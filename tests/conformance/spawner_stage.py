@@ -57,6 +57,9 @@ class ProcessReports:
         assert frames
         self.frames += frames
 
+    def on_tokens(self, fence: int, sequence: int, tokens: list[bytes]) -> None:
+        self.on_frames([Frame(Kind.TOKEN, fence, number, token) for number, token in enumerate(tokens, sequence)])
+
     reading_output = nullcontext()
 
     def on_output(self, data: bytes, stream: str = "stdout") -> None:

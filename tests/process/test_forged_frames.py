@@ -56,6 +56,17 @@ def emits_much(ctx: Context) -> None:
     ctx.emit("x" * (65 << 20))
 
 @job
+def puts_a_line_end(ctx: Context) -> None:
+    ring = ctx._channel._ring
+    while not ring.is_watched():
+        ctx.emit("quick")
+    while not ring.put(b'{"text":"a"}\\n\\nevent: completed\\ndata: {}'):
+        pass
+    ctx._channel._sequence += 1
+    while True:
+        ctx.emit("quick")
+
+@job
 def says() -> int:
     return os.getpid()
 
@@ -134,6 +145,16 @@ async def test_what_no_harness_writes_is_not_kept(
     assert story.code == "protocol" and story.record is not None and story.record.progress is None, story.error
     following = await run(server, "says")
     assert following.state == "completed" and following.pid != story.pid
+
+
+@pytest.mark.row("B3")
+@pytest.mark.code("protocol")
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="there is no ring")
+async def test_a_line_end_in_the_ring_begins_no_event(tmp_path: Path, supervisor: StartSupervisor) -> None:
+    server = await supervisor(forging(tmp_path, 0))
+    story = await run(server, "puts_a_line_end")
+    assert story.code == "protocol" and "line end" in story.error["message"], story.error
+    assert set(story.tokens) == {"quick"}
 
 
 @pytest.mark.row("B3")

@@ -41,6 +41,21 @@ def test_reading_goes_on_from_any_place(after: int, limit: int, ids: list[int]) 
     assert [event.data for event in log.read(after, limit)] == [b"%d" % number for number in ids]
 
 
+@pytest.mark.parametrize("first", [0, 5])
+def test_the_data_of_one_kind_of_event_is_read_in_steps_across_blocks(first: int) -> None:
+    log = EventLog(1 << 20, first)
+    wanted = []
+    for number in range(3 * RECENT_MAX):
+        if number % 3:
+            wanted.append(b"%d" % number)
+        log.append("token" if number % 3 else "log", b"%d" % number)
+    after, found = -1, []
+    while after < len(log) - 1:
+        after, data = log.read_data("token", after, 1000)
+        found += data
+    assert found == wanted and after == len(log) - 1
+
+
 @pytest.mark.row("B19")
 def test_output_over_the_bound_is_counted_and_dropped() -> None:
     log = EventLog(10)

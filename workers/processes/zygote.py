@@ -235,14 +235,14 @@ class Zygote:
         return None
 
     def _in_child(self, parent: int, descriptors: list[int], order: control.Fork) -> WorkerStart:
-        orders, frames, stdout, stderr, notifications, line, stack, *procs = descriptors
+        orders, frames, stdout, stderr, notifications, line, stack, tokens, *procs = descriptors
         # Unset before the pipe is closed and its number reused. asyncio's at-fork handler may have done so already
         # (Python 3.12): the returned value does not name the pipe reliably.
         signal.set_wakeup_fd(-1)
         os.close(self._wakeups)
         os.close(self._wakeups_end)
         os.close(self._sock.detach())
-        pipes = WorkerEnds(orders, line, frames, notifications, stack)
+        pipes = WorkerEnds(orders, line, frames, notifications, stack, tokens)
         tmp = os.path.join(self._configure.tmp, order.worker_id)
         return WorkerStart(parent, pipes, (stdout, stderr), procs[0] if order.cgroup else None, tmp)
 

@@ -122,8 +122,8 @@ class PreloadFailed(NamedTuple):
 
 
 class Fork(NamedTuple):
-    """Fork a worker. Its descriptors come along: orders, frames, stdout, stderr, notifications, line, stack
-    and, if `cgroup`, cgroup.procs.
+    """Fork a worker. Its descriptors come along: orders, frames, stdout, stderr, notifications, line, stack,
+    tokens and, if `cgroup`, cgroup.procs.
     """
 
     worker_id: str

@@ -58,6 +58,8 @@ class Kind(IntEnum):
     """An Executor's task has logged (`log_records.encode_record`)."""
     WARNING = 15
     """An Executor's task has warned (`log_records.encode_warning`)."""
+    TOKENS = 16
+    """Tokens are in the ring, and the supervisor has just ceased to watch it (`token_ring`)."""
     # supervisor → worker
     RUN = 32
     STOP = 33

@@ -9,11 +9,13 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from threading import get_ident
 from typing import Any
 
 from killable.workers.protocol.codec import Codec, Unserializable
 from killable.workers.protocol.frames import FRAME_BYTES_MAX, FrameError, encode
 from killable.workers.protocol.messages import PROGRESS_BYTES_MAX, Kind, dump_json
+from killable.workers.protocol.token_ring import TokenRingWriter
 
 _TOKEN = int(Kind.TOKEN)
 
@@ -27,13 +29,16 @@ class FrameWriter:
     A signal handler or a finalizer of the job may emit in the middle of a write: its frame waits until the write ends.
     """
 
-    def __init__(self, descriptor: int, codec: Codec, answer: Callable[[], None]) -> None:
+    def __init__(
+        self, descriptor: int, codec: Codec, answer: Callable[[], None], ring: TokenRingWriter | None = None
+    ) -> None:
         self._descriptor = descriptor
+        self._ring = ring
         self._encode_token = codec.encode_token
         self._encode_value = codec.encode_value
         self._answer = answer
         self._lock = threading.Lock()
-        self._main = threading.get_ident()
+        self._main = get_ident()
         self._fence = 0
         self._sequence = 0
         self._open = False
@@ -59,10 +64,36 @@ class FrameWriter:
 
     def token(self, value: Any) -> None:
         """Send a value that the job yielded or emitted. Raise Unserializable; RuntimeError if the job has ended."""
+        token = self._encode_token(value)
+        ring = self._ring
+        if ring is not None and ring.is_watched() and self._put(ring, token):
+            return
         try:
-            self.send(_TOKEN, self._encode_token(value))
+            self.send(_TOKEN, token)
         except FrameError as error:
             raise _too_large(value, error) from None
+
+    def _put(self, ring: TokenRingWriter, token: bytes) -> bool:
+        """Put a token of the main thread into the ring. Return False if it has to go through the pipe.
+
+        There the first frame of an attempt goes too: it has the fence.
+        """
+        if self.busy or self._queued or not (self._sequence and self._open) or get_ident() != self._main:
+            return False
+        self.busy = True
+        try:
+            with self._lock:
+                if not ring.put(token):
+                    return False
+                self._sequence += 1
+            if not ring.is_watched():  # it may be asleep already
+                with self._lock:
+                    self._write(Kind.TOKENS, b"")
+        finally:
+            self.busy = False
+        if self._queued or self.rang:
+            self._finish()
+        return True
 
     def progress(self, members: dict[str, Any]) -> None:
         """Send the progress of the job. Raise ValueError over PROGRESS_BYTES_MAX."""
@@ -80,7 +111,7 @@ class FrameWriter:
 
     def send(self, kind: int, payload: bytes) -> None:
         """Write one frame, whole."""
-        thread = threading.get_ident()
+        thread = get_ident()
         if thread != self._main:
             if self._other_thread == thread:  # a finalizer ran inside the write below
                 self._queued.append((kind, payload))
@@ -101,6 +132,11 @@ class FrameWriter:
         while self._queued:  # left waiting by an earlier `send` that a signal interrupted
             self._write_next()
         self._write_busy(kind, payload)
+        if self._queued or self.rang:
+            self._finish()
+
+    def _finish(self) -> None:
+        """Do what has to wait until a write ends: write the frames of handlers, and answer a signal."""
         # Not recursive: thousands may wait for a write that blocks, and a RecursionError would end one in the middle.
         while self._queued and not self.rang:
             self._write_next()

@@ -26,6 +26,7 @@ from killable.workers.protocol.control import Configure
 from killable.workers.protocol.frames import Frame, FrameError, encode
 from killable.workers.protocol.messages import RAN_SECONDS, Broken, Idle, Kind, Ready, Run, parsed_limits
 from killable.workers.protocol.shared_memory import MemoryFile, SealedInput
+from killable.workers.protocol.token_ring import TokenRingWriter
 from killable.workers.runtime import program_logging
 from killable.workers.runtime.crash_stack import CrashStack
 from killable.workers.runtime.dump_signal import DUMP_SIGNAL
@@ -52,6 +53,7 @@ class WorkerEnds(NamedTuple):
     frames: int
     notifications: int
     stack: int
+    tokens: int
 
 
 def run_worker(pipes: WorkerEnds, configure: Configure, tmp: str, cgroup_errno: int) -> NoReturn:
@@ -101,7 +103,8 @@ class Harness:
         self._line = LineReader(pipes.line)
         self._orders = OrderReader(pipes.orders, pipes.line)
         self._stop_signal = StopSignal(pipes.notifications, pipes.stack, self._orders.order_for)
-        self._channel = FrameWriter(pipes.frames, self._codec, self._stop_signal.answer)
+        self._channel = FrameWriter(pipes.frames, self._codec, self._stop_signal.answer, TokenRingWriter(pipes.tokens))
+        os.close(pipes.tokens)
         self._stop_signal.channel = self._channel
         program_logging.connect(self._channel)
         self._registered = registered()
@@ -263,7 +266,7 @@ class Harness:
         self._orders.close()
         self._line.close()
         self._drop_result_buffer()
-        for descriptor in (*self._pipes[2:], *self._outputs, self._tasks.descriptor):
+        for descriptor in (*self._pipes[2:5], *self._outputs, self._tasks.descriptor):
             with contextlib.suppress(OSError):
                 os.close(descriptor)
 

@@ -23,7 +23,7 @@ PR_SET_PDEATHSIG, PR_GET_CHILD_SUBREAPER = 1, 37
 """linux/prctl.h"""
 PYTHON_WANTED = (3, 11)
 FILES_WANTED = 4096
-"""Seven descriptors per worker, one per stream: enough for hundreds of each."""
+"""Ten descriptors per worker, one per stream: enough for hundreds of each."""
 PIDS_WANTED = 4096
 DEATH_S = 5.0
 """Seconds for a child of a test to be gone after cgroup.kill: it takes a millisecond."""

@@ -61,7 +61,7 @@ class Listener:
 def raise_file_limit() -> None:
     """Raise the soft limit of open files to the hard limit, 65536 at most (setrlimit(2)).
 
-    A stream needs one descriptor, a worker seven; the usual 1024 are fewer than `server.connections_max`.
+    A stream needs one descriptor, a worker ten; the usual 1024 are fewer than `server.connections_max`.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)

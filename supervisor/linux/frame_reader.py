@@ -1,0 +1,181 @@
+"""What a worker sends, from its frames pipe and its ring of tokens, in the order in which it was sent.
+
+Runs in: supervisor. Part of the seam.
+
+Frames are numbered. The numbers that are missing before a frame of the pipe are those of tokens in the ring. Behind the
+last frame come the tokens that were in the ring before the pipe was found empty.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+
+from killable.supervisor.linux.pipe_io import LARGE_READ_BYTES, READ_BYTES, PipeReader
+from killable.supervisor.ports import ProcessListener
+from killable.workers.protocol.frames import Decoder, Frame, FrameError
+from killable.workers.protocol.messages import Kind
+from killable.workers.protocol.token_ring import TOKENS_MAX, TokenRingReader
+
+BURST_TOKENS = 8
+"""From so many in one read on, the ring is watched. With fewer, the worker takes its time, and a look that finds
+nothing costs more than a wake-up.
+"""
+TOKENS_PER_TURN = 1024
+"""Maximum from the ring per iteration of the loop: they take as long as READ_BYTES of frames."""
+_TOKEN = int(Kind.TOKEN)
+
+
+class FrameReader(PipeReader):
+    """Reads the pipe and the ring of one worker; owns both descriptors."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, descriptor: int, ring: int, listener: ProcessListener) -> None:
+        super().__init__(loop, descriptor, self._on_bytes)
+        self._listener = listener
+        self._decoder = Decoder()
+        self._is_broken = False
+        self._ring_descriptor = ring
+        self._ring: TokenRingReader | None = None
+        """Mapped at the first burst of tokens."""
+        self._is_started = self._is_watching = False
+        self._waiting: deque[Frame] = deque()
+        """Frames that were read, and that tokens in the ring come before."""
+        self._fence = self._sequence = 0
+        """The attempt of the last frame or token, and the number of its next one. Kept only with a ring."""
+
+    @property
+    def torn(self) -> int:
+        """Bytes received of an unfinished frame."""
+        return self._decoder.torn
+
+    def start(self) -> None:
+        super().start()
+        self._is_started = True
+
+    def drain(self, bytes_max: int = 1 << 20) -> bool:
+        published = 0 if self._ring is None else self._ring.published
+        is_empty = super().drain(bytes_max)
+        self._pass_on(published if is_empty else 0, TOKENS_MAX)
+        return is_empty
+
+    def pause(self) -> None:
+        self._is_started = self._is_watching = False
+        super().pause()
+
+    def close_in_child(self) -> None:
+        self._close_ring()
+        super().close_in_child()
+
+    def close(self) -> None:
+        self._close_ring()
+        super().close()
+
+    def _close_ring(self) -> None:
+        self._is_watching, self._ring = False, None
+        self._close_ring_descriptor()
+
+    def _close_ring_descriptor(self) -> None:
+        if self._ring_descriptor >= 0:
+            os.close(self._ring_descriptor)
+            self._ring_descriptor = -1
+
+    # ── in each iteration of the loop ──
+
+    def _read_some(self) -> bool:
+        if self._ring is None:
+            return super()._read_some()
+        return self._is_watching or self._turn()  # `_look` reads the pipe too
+
+    def _turn(self) -> bool:
+        published = 0 if self._ring is None else self._ring.published  # first: frames sent before these are in the pipe
+        is_empty = not self._waiting and super()._read_some()
+        self._pass_on(published if is_empty else 0, TOKENS_PER_TURN)
+        return is_empty
+
+    def _watch(self, last: Frame) -> None:
+        """Have the worker use the ring, and look into it until there is nothing."""
+        if self._ring is None and self._ring_descriptor >= 0:
+            try:
+                self._ring = TokenRingReader(self._ring_descriptor)
+            except OSError:
+                return  # all tokens come through the pipe
+            self._close_ring_descriptor()
+            self._fence, self._sequence = last.fence, last.sequence + 1
+        if self._ring is not None and self._is_started and not self._is_watching:
+            self._is_watching = True
+            self._ring.watch()
+            self._loop.call_soon(self._look)
+
+    def _look(self) -> None:
+        before = self._fence, self._sequence
+        if self._is_watching:
+            self._turn()
+        if self._ring is None or not self._is_watching:
+            return  # closed, or paused
+        if (self._fence, self._sequence) == before and not self._waiting:
+            self._is_watching = not self._ring.unwatch()
+        if self._is_watching:
+            self._ring.watch()
+            self._loop.call_soon(self._look)
+
+    # ── what was read ──
+
+    def _on_bytes(self, data: bytes) -> None:
+        if self._is_broken:
+            return  # what follows garbage is garbage
+        damage = ""
+        try:
+            frames = self._decoder.feed(data)
+        except FrameError as error:
+            frames, damage = error.frames, str(error)
+        self.read_bytes = LARGE_READ_BYTES if self._decoder.missing > READ_BYTES else READ_BYTES
+        if self._ring is not None:
+            self._waiting.extend(frames)
+        elif frames:
+            self._listener.on_frames(frames)
+        if damage:
+            self._pass_on(0, TOKENS_MAX)
+            self._fail(damage)
+        elif len(frames) >= BURST_TOKENS and frames[-1].kind == _TOKEN:
+            self._watch(frames[-1])
+
+    def _pass_on(self, published: int, room: int) -> None:
+        """Pass on the frames that wait, then the tokens up to number `published` of the ring; at most `room` tokens.
+
+        The listener may read more in its call: what is passed on was taken out before.
+        """
+        waiting = self._waiting
+        while waiting:
+            missing = waiting[0].sequence - self._sequence if waiting[0].fence == self._fence else 0
+            if missing > 0 and room <= 0:
+                return
+            if taken := self._take(min(missing, room)):
+                room -= taken
+            elif waiting:  # else the ring is damaged
+                frames = [waiting.popleft()]
+                while waiting and waiting[0][1:3] == (frames[-1].fence, frames[-1].sequence + 1):
+                    frames.append(waiting.popleft())
+                self._fence, self._sequence = frames[-1].fence, frames[-1].sequence + 1
+                self._listener.on_frames(frames)
+        while self._ring is not None and (taken := self._take(min(published - self._ring.consumed, room))):
+            room -= taken
+
+    def _take(self, count: int) -> int:
+        """Pass on the next tokens of the ring; return how many. `count` may be below 0."""
+        if count <= 0 or self._ring is None or self._is_broken:
+            return 0
+        try:
+            tokens = self._ring.take(count)
+        except ValueError as damage:
+            self._fail(str(damage))
+            return 0
+        if tokens:
+            sequence, self._sequence = self._sequence, self._sequence + len(tokens)
+            self._listener.on_tokens(self._fence, sequence, tokens)
+        return len(tokens)
+
+    def _fail(self, why: str) -> None:
+        self._is_broken = True
+        self._waiting.clear()
+        self._listener.on_protocol_error(why)

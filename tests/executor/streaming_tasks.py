@@ -1,0 +1,82 @@
+"""Tasks whose tokens go through the ring that a worker shares with its supervisor.
+
+Runs in: worker.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import mmap
+import os
+import random
+import struct
+import time
+from collections.abc import Iterator
+
+from killable import Context, Stopping
+
+ANSWER_S = 30.0
+"""A reader that has not answered by then sleeps for ever."""
+
+
+def shared(path: str) -> mmap.mmap:
+    """Map the first page of a file that the test maps too."""
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        return mmap.mmap(descriptor, mmap.PAGESIZE)
+    finally:
+        os.close(descriptor)
+
+
+def count_and_note(path: str) -> Iterator[int]:
+    """Count for ever, and note where the test sees it how many yields have returned."""
+    noted = memoryview(shared(path)).cast("Q")
+    for number in itertools.count():
+        yield number
+        noted[0] = number + 1
+
+
+def wait_for_answers(path: str, sizes: list[int]) -> Iterator[int]:
+    """After each burst of so many tokens, wait until the test says that it has them all. Does not sleep."""
+    answer = memoryview(shared(path)).cast("Q")
+    for number, size in enumerate(sizes, 1):
+        yield from range(size)
+        began = time.monotonic()
+        while answer[0] < number:
+            if time.monotonic() > began + ANSWER_S:
+                raise TimeoutError(f"no answer to burst {number} of {size} tokens")
+
+
+def count_and_report(ctx: Context, number: int) -> Iterator[int]:
+    """Report progress among the tokens."""
+    for each in range(number):
+        yield each
+        if each % 1000 == 0:
+            ctx.progress(each)
+
+
+def count_until_stopped() -> Iterator[object]:
+    """Count for ever; in the grace, yield a few more."""
+    try:
+        yield from itertools.count()
+    except Stopping:
+        yield from ["last", "words"]
+        raise
+
+
+def scribble(seed: int) -> Iterator[int]:
+    """Write at random into the ring while it is used: a hostile task finds every mapping of its process."""
+    choose = random.Random(seed)
+    yield from range(20_000)
+    with open("/proc/self/maps") as maps:
+        (line,) = (line for line in maps if "killable-tokens" in line)
+    begin, end = (int(address, 16) for address in line.split()[0].split("-"))
+    for number in range(20_000):
+        yield number
+        if number % 100 == 0:
+            place = choose.choice((0, 64, 128, choose.randrange(4096, end - begin - 8)))
+            content = struct.pack(
+                "=Q", choose.choice((0, 1, 2**64 - 1, choose.getrandbits(64), choose.getrandbits(14)))
+            )
+            ctypes.memmove(begin + place, content, len(content))

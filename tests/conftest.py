@@ -25,7 +25,7 @@ from support.supervisor_fixture import (
     PROOFS,
     StartSupervisor,
 )
-from support.waiting import Pending, until, until_async
+from support.waiting import Pending, until, until_async, until_empty
 
 from killable.supervisor.attempts import attempt, escalation
 from killable.supervisor.settings import PoolSpec, Settings
@@ -41,9 +41,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _imported() -> None:
-    """The process that the command is forked from is no test's own: it is there for each, in any order."""
+def _imported() -> Iterator[None]:
+    """The process that the command is forked from is no test's own: it is there for each, in any order.
+
+    When the last test is over, nothing else is there.
+    """
     start_importing()
+    yield
+    until_empty(lambda: started_by_tests(afresh=True), "the tests leave no process behind", LEAVE_S)
 
 
 # ── nothing is left ──

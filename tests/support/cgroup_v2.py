@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from uuid import uuid4
 
 
-def mount_and_group() -> tuple[Path, str]:
-    """Return where cgroup2 is mounted and which group this process is in (proc(5), mountinfo). Raise OSError."""
-    own = [line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::")]
+@functools.cache
+def _mount() -> Path | None:
+    """Return where cgroup2 is mounted (proc(5), mountinfo)."""
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         fields, _, rest = line.partition(" - ")
-        if own and rest.split()[0] == "cgroup2":
-            return Path(fields.split()[4]), own[0]
+        if rest.split()[0] == "cgroup2":
+            return Path(fields.split()[4])
+    return None
+
+
+def mount_and_group() -> tuple[Path, str]:
+    """Return where cgroup2 is mounted and which group this process is in (proc(5)). Raise OSError."""
+    own = [line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::")]
+    if own and (mount := _mount()):
+        return mount, own[0]
     raise FileNotFoundError("no cgroup2 hierarchy is mounted")
 
 

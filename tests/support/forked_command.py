@@ -24,7 +24,7 @@ from support.processes import permanent_pids
 import killable.api.cli
 
 MODULE = "killable.api.cli"
-_ITS_OWN = [f"{MODULE}.{found.name}" for found in pkgutil.iter_modules(killable.api.cli.__path__)]
+_ITS_OWN = [found.name for found in pkgutil.walk_packages(killable.api.cli.__path__, f"{MODULE}.")]
 _LATE = [
     *["killable.api.http.app", "killable.supervisor.supervisor", "killable.supervisor.configuration.inventory"],
     *["killable.supervisor.telemetry.logs", "killable.supervisor.telemetry.metrics"],

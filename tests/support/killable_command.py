@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from support.forked_command import run_imported
+from support.forked_command import Constants, ForkedProcess
 from support.processes import ProcessInfo, descendants, shared_servers
 from support.waiting import until_empty
 
@@ -21,28 +21,43 @@ from killable.api.client.client import Client
 Serve = Callable[..., "Server"]
 """The fixture `serve`: starts one with these arguments."""
 
+Process = ForkedProcess | subprocess.Popen[str]
+
 COMMAND = [sys.executable, "-m", "killable.api.cli"]
+"""The program, where the start is what is tested, or what the system knows of the process."""
 
 
 class Command:
     """The command in a folder, talking to one server."""
 
     def __init__(
-        self, folder: Path, url: str = "", *, before: Sequence[str] = (), program: Sequence[str] = COMMAND
+        self, folder: Path, url: str = "", *, program: Sequence[str] = (), constants: Constants | None = None
     ) -> None:
-        """`before`: a command that becomes this one, such as unshare(1). `program`: what has it in itself."""
+        """`program`: what has the command in itself, or becomes it; it is executed, in place of a fork.
+
+        `constants` of a fork, by module and name, have these values.
+        """
         self.folder = folder
         self.url = url
-        self._command = [*before, *program]
+        self._program = program
+        self._constants = constants or {}
 
-    def start(self, *args: str, **options: Any) -> subprocess.Popen[str]:
-        streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    def start(self, *args: str, **options: Any) -> Process:
+        """Start it, with a descriptor or PIPE for each of its streams. Other options of `Popen` need a `program`."""
         env = self._environment(options.pop("env", {}))
-        return subprocess.Popen([*self._command, *args], cwd=self.folder, env=env, text=True, **streams | options)
+        if not self._program:
+            return ForkedProcess(args, self.folder, env, constants=self._constants, **options)
+        streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen([*self._program, *args], cwd=self.folder, env=env, text=True, **streams | options)
 
     def run(self, *args: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         """Run it to its end, without input."""
-        return run_imported(args, self.folder, self._environment(env or {}), timeout_s=240)
+        with self.start(*args, env=env or {}) as process:
+            try:
+                said = process.communicate(timeout=240)
+            finally:
+                process.kill()
+        return subprocess.CompletedProcess(args, process.returncode, *said)
 
     def _environment(self, more: Mapping[str, str]) -> dict[str, str]:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("KILLABLE_")}
@@ -61,6 +76,7 @@ class Server:
     """One `killable serve`, and all that is below it."""
 
     def __init__(self, command: Command, *args: str, **options: Any) -> None:
+        """`options`: those of `Command.start`."""
         self.process = command.start("serve", *args, "--json", **options)
         assert self.process.stdout is not None and self.process.stderr is not None
         line = self.process.stdout.readline()
@@ -118,7 +134,7 @@ class SharedServer(Server):
         assert (code, left) == (0, []), said
 
 
-def read_line(process: subprocess.Popen[str]) -> str:
+def read_line(process: Process) -> str:
     assert process.stdout is not None
     return process.stdout.readline()
 
@@ -127,7 +143,7 @@ def start_detached(
     command: Command, type: str, *, limits: Mapping[str, Any] | None = None, tags: Mapping[str, str] | None = None,
     **input: str,
 ) -> str:  # fmt: skip
-    """Start a job and return its id when its function has yielded; not by the command, which takes 0.4 s to start."""
+    """Start a job and return its id when its function has yielded; not by the command, which costs more."""
     with Client(command.url) as client:
         job = client.submit(type, input, limits=limits or {}, tags=tags or {})
         assert next(iter(job)) == "tick\n"

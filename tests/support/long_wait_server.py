@@ -15,7 +15,7 @@ from pathlib import Path
 from support.killable_command import Command, Server
 from support.supervisor_fixture import LONG_DUMP_WAITS, LONG_EXIT_WAITS
 
-_CONSTANTS = {
+LONG_WAITS = {
     "killable.supervisor.attempts.escalation": LONG_DUMP_WAITS,
     "killable.supervisor.attempts.attempt": LONG_EXIT_WAITS,
 }
@@ -24,7 +24,7 @@ _CONSTANTS = {
 @contextmanager
 def long_wait_server(folder: Path, *args: str) -> Iterator[Server]:
     """Serve in a folder; at the end it has to stop as it should, with nothing left of it."""
-    server = Server(Command(folder, constants=_CONSTANTS), *args)
+    server = Server(Command(folder, constants=LONG_WAITS), *args)
     try:
         yield server
     finally:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
 from pathlib import Path
-from uuid import uuid4
 
 
 @functools.cache
@@ -34,7 +34,7 @@ def own_group() -> Path:
 def can_create() -> bool:
     """Tell whether a group can be made below this process's own: by root, or where it was delegated (cgroups(7))."""
     try:
-        (path := own_group() / f"killable-test-{uuid4().hex[:8]}").mkdir()
+        (path := own_group() / f"killable-test-{os.urandom(4).hex()}").mkdir()
         path.rmdir()
     except OSError:
         return False

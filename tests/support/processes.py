@@ -61,20 +61,38 @@ def read_process(pid: int) -> ProcessInfo | None:
     return ProcessInfo(pid, name, fields[0].decode(), int(fields[1]), int(fields[3]), int(fields[19]))
 
 
+def all_pids() -> set[int]:
+    """Return the numbers of all processes of the machine."""
+    return {int(name) for name in os.listdir("/proc") if name.isdigit()}
+
+
+def read_processes(pids: Iterable[int]) -> list[ProcessInfo]:
+    """Return those of them that are there."""
+    return [seen for seen in map(read_process, pids) if seen is not None]
+
+
 def all_processes() -> list[ProcessInfo]:
     """Return all processes of the machine."""
-    pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
-    return [seen for seen in map(read_process, pids) if seen is not None]
+    return read_processes(all_pids())
 
 
 def named(name: str) -> list[ProcessInfo]:
     """Return all processes of that short name."""
-    return [seen for seen in all_processes() if seen.name == name]
+    return [seen for seen in read_processes(pid for pid in all_pids() if _name(pid) == name) if seen.name == name]
+
+
+def _name(pid: int) -> str | None:
+    """Read the name alone, which takes a third of the time."""
+    try:
+        with open(f"/proc/{pid}/comm", "rb", buffering=0) as file:
+            return file.read().removesuffix(b"\n").decode(errors="replace")
+    except OSError:
+        return None
 
 
 def descendants(pid: int) -> list[ProcessInfo]:
-    """Return everything below a process, by the chain of parents, but what stands beside the tests."""
-    return _below(pid, all_processes())
+    """Return everything below a process that tests have started, but what stands beside them."""
+    return _below(pid, read_processes(all_pids() - _strangers))
 
 
 def _below(pid: int, processes: Iterable[ProcessInfo]) -> list[ProcessInfo]:
@@ -112,9 +130,9 @@ def started_by_tests(*, afresh: bool = False) -> list[ProcessInfo]:
     """
     global _strangers
     here, mark = os.getpid(), f"{MARK}={os.environ[MARK]}".encode()
-    there = {int(name) for name in os.listdir("/proc") if name.isdigit()}
+    there = all_pids()
     strangers = set() if afresh else {pid for pid in _strangers if pid in there}
-    seen = [each for each in map(read_process, there - strangers) if each is not None]
+    seen = read_processes(there - strangers)
     found = {each.pid: each for each in _below(here, seen)}
     for each in seen:
         if each.pid in found or each.pid == here:

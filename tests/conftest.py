@@ -7,6 +7,7 @@ import gc
 import inspect
 import os
 import signal
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from support.supervisor_fixture import (
     PROOFS,
     StartSupervisor,
 )
-from support.waiting import Pending, until, until_async
+from support.waiting import Pending, until, until_async, until_empty
 
 from killable.supervisor.attempts import attempt, escalation
 from killable.supervisor.settings import PoolSpec, Settings
@@ -34,6 +35,9 @@ from killable.supervisor.supervisor import Supervisor
 LEAVE_S = float(os.environ.get("LEAVE_S", 20))
 """How long what a test has ended may take to go. It goes in milliseconds; a leak never does."""
 
+sys.dont_write_bytecode = False
+"""Each process of pytest-xdist imports every test: it takes twice as long where asserts have to be rewritten anew."""
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell script that starts this with & has had it ignored (POSIX, Shell 2.12), and everything that a test starts
     # would inherit that: nothing would hear Ctrl-C.
@@ -41,9 +45,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _imported() -> None:
-    """The process that the command is forked from is no test's own: it is there for each, in any order."""
+def _imported() -> Iterator[None]:
+    """The process that the command is forked from is no test's own: it is there for each, in any order.
+
+    When the last test is over, nothing else is there.
+    """
     start_importing()
+    yield
+    until_empty(lambda: started_by_tests(afresh=True), "the tests leave no process behind", LEAVE_S)
 
 
 # ── nothing is left ──
@@ -123,6 +132,11 @@ async def no_task_left() -> AsyncIterator[None]:
         return [task for task in new if "_shutdown_watcher" not in repr(task.get_coro())]
 
     await until_async(lambda: Pending(tasks) if (tasks := left()) else True, "the test leaves no task", LEAVE_S)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays to the end: no collector has to go through it."""
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

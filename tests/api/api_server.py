@@ -59,13 +59,19 @@ class ReadStream:
         return [event.data for event in self.events if event.event == "message"]
 
 
+POOL = {"workers": 2, "spares": 1}
+
+
 @dataclass
 class Server:
-    supervisor: Supervisor
+    """A server that listens, in whichever process."""
+
     client: httpx.AsyncClient
-    port: int
-    connections: set[Any]
-    """The server's side of each: uvicorn's protocols."""
+
+    @property
+    def port(self) -> int:
+        assert self.client.base_url.port is not None
+        return self.client.base_url.port
 
     async def submit(self, type: str, /, *, members: dict[str, Any] | None = None, **input: Any) -> str:
         """Submit a job that has to be accepted; `members` stand beside type and input."""
@@ -91,10 +97,13 @@ class Server:
     async def record(self, job_id: str, wait_s: float = 0) -> dict[str, Any]:
         """Return the record, once the job has ended or `wait_s` is over."""
         if wait_s:
-            await self.supervisor.wait(job_id, wait_s)
+            await self._wait(job_id, wait_s)
         answer = await self.client.get(f"/v1/jobs/{job_id}")
         record: dict[str, Any] = answer.json()
         return record
+
+    async def _wait(self, job_id: str, wait_s: float) -> None:
+        await self.client.get(f"/v1/jobs/{job_id}/result", params={"wait_s": wait_s})
 
     async def raw(self, request: bytes, receive_bytes: int = 0) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Open a connection of one's own, which takes little ahead of what is read, and send a request.
@@ -114,6 +123,23 @@ class Server:
         return reader, writer
 
 
+@dataclass
+class OwnServer(Server):
+    """A server in this process."""
+
+    supervisor: Supervisor
+    connections: set[Any]
+    """The server's side of each: uvicorn's protocols."""
+
+    async def _wait(self, job_id: str, wait_s: float) -> None:
+        await self.supervisor.wait(job_id, wait_s)
+
+
+def client_of(url: str) -> httpx.AsyncClient:
+    """Return a client that has no certificates to read: there is no TLS."""
+    return httpx.AsyncClient(base_url=url, timeout=60, verify=False)
+
+
 class _Server(uvicorn.Server):
     """uvicorn's server, which leaves the signals alone: two at once would put each other's handlers back."""
 
@@ -125,15 +151,15 @@ class _Server(uvicorn.Server):
 class StartServer(Protocol):
     def __call__(
         self, *, http: HttpSettings = ..., workers: int = ..., more: tuple[PoolSpec, ...] = ..., **settings: Any
-    ) -> AbstractAsyncContextManager[Server]: ...
+    ) -> AbstractAsyncContextManager[OwnServer]: ...
 
 
 @asynccontextmanager
 async def serve(
     *, http: HttpSettings | None = None, workers: int = 2, more: tuple[PoolSpec, ...] = (), **settings: Any
-) -> AsyncIterator[Server]:
+) -> AsyncIterator[OwnServer]:
     """Run supervisor and HTTP server; end the jobs first, so that every stream ends with its terminal event."""
-    pool = PoolSpec(name="tests", modules=(str(JOBS),), workers=workers, spares=1)
+    pool = PoolSpec(name="tests", modules=(str(JOBS),), **POOL | {"workers": workers})
     http = http or HttpSettings()
     supervisor = Supervisor(Settings(pools=(pool, *more), **settings))
     await supervisor.start()
@@ -157,8 +183,8 @@ async def serve(
                 while not (server.started or serving.done()):
                     await asyncio.sleep(0)
             port = server.servers[0].sockets[0].getsockname()[1]
-            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-                yield Server(supervisor, client, port, server.server_state.connections)
+            async with client_of(f"http://127.0.0.1:{port}") as client:
+                yield OwnServer(client, supervisor, server.server_state.connections)
                 await supervisor.close()
         finally:
             server.should_exit = True

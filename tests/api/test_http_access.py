@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
-from api_server import Server, StartServer, problem_of
+from api_server import OwnServer, Server, StartServer, problem_of
 from support.looped_cases import cases
 
 from killable.api.http.host_and_origin import is_loopback
@@ -143,7 +143,8 @@ def test_what_loopback_means() -> None:
     assert not any(is_loopback(name) for name in ("", "localhost.", "127.1", "0.0.0.0", "::", "example", "xlocalhost"))
 
 
-async def test_a_fault_of_the_server_is_told_without_its_traceback(server: Server) -> None:
+@pytest.mark.own_server
+async def test_a_fault_of_the_server_is_told_without_its_traceback(server: OwnServer) -> None:
     from killable.api.http.app import create_app
 
     app = create_app(server.supervisor)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from api_server import Server, StartServer
+from api_server import OwnServer, Server, StartServer
 from support.waiting import Pending, until_async
 
 from killable.api.cli.server import bounded_protocol
@@ -44,7 +44,7 @@ async def ask(server: Server, request: bytes) -> bytes:
         writer.close()
 
 
-async def accepted(server: Server, gate: Path) -> str:
+async def accepted(server: OwnServer, gate: Path) -> str:
     """Submit a job, and not over HTTP: its times are short."""
     record = await server.supervisor.submit(Submission("gated", json.dumps({"gates": [str(gate)]}).encode()))
     return record.job_id

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from api_server import Server, StartServer
+from api_server import OwnServer, Server, StartServer
 from support import processes
 from support.waiting import until_async
 
 from killable.supervisor.telemetry import logs
+
+pytestmark = pytest.mark.own_server
 
 SECRET = "hunter2"
 FORGED = f"{SECRET}\n2026-01-01T00:00:00.000Z info killable.jobs completed job_id=job-1 type=x"
@@ -69,7 +71,7 @@ async def test_a_job_that_completes_is_submitted_started_and_completed(written: 
     assert {each["logger"] for each in (submitted, started, completed)} == {"killable.jobs"}
 
 
-async def computes(server: Server, job_id: str) -> None:
+async def computes(server: OwnServer, job_id: str) -> None:
     pid = (await server.supervisor.get(job_id)).pid
     assert pid is not None
     await until_async(processes.computes(pid), f"{pid} computes")

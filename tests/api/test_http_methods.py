@@ -6,12 +6,14 @@ import re
 from pathlib import Path
 
 import pytest
-from api_server import Server, StartServer, problem_of
+from api_server import OwnServer, Server, StartServer, problem_of
 from routes import Route, routes
 from support.looped_cases import cases
 from support.waiting import until_async
 
 from killable.api.http.settings import HttpSettings
+
+pytestmark = pytest.mark.own_server
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 JSON = {"content-type": "application/json"}
@@ -100,7 +102,7 @@ async def test_head_is_get_without_the_body(server: Server) -> None:
 
 
 @pytest.mark.row("D11")
-async def test_head_of_a_stream_is_no_reader(server: Server, tmp_path: Path) -> None:
+async def test_head_of_a_stream_is_no_reader(server: OwnServer, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     members = {"input": {"gates": [str(gate)]}, "stop_when_client_leaves": True}
     job_id = await server.submit("gated", members=members)

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from api_server import Server, StartServer, problem_of
+from api_server import OwnServer, Server, StartServer, problem_of
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from support.looped_cases import cases
 from support.processes import computes
 from support.waiting import Pending, until_async
+
+pytestmark = pytest.mark.own_server
 
 OPENMETRICS = "application/openmetrics-text"
 
@@ -68,7 +70,7 @@ async def test_every_ending_is_counted_once(start_server: StartServer, tmp_path:
 
 
 @pytest.mark.row("F4", "F8", "PEERS-M")
-async def test_a_cancel_is_measured_and_its_signals_counted(server: Server) -> None:
+async def test_a_cancel_is_measured_and_its_signals_counted(server: OwnServer) -> None:
     for job_type in ("spin", "sleep_native"):
         job_id = await server.submit(job_type, members={"limits": {"grace_s": 60}})
         await server.read(job_id, until="started")
@@ -130,7 +132,7 @@ async def test_nothing_of_a_job_is_a_label_and_labels_do_not_grow_with_the_jobs(
 
 
 @pytest.mark.row("F1", "F2")
-async def test_counters_never_fall_and_tokens_count_while_a_job_runs(server: Server, tmp_path: Path) -> None:
+async def test_counters_never_fall_and_tokens_count_while_a_job_runs(server: OwnServer, tmp_path: Path) -> None:
     gates = [str(tmp_path / name) for name in ("one", "two")]
     job_id = await server.submit("gated", gates=gates)
     seen: list[float] = []
@@ -152,7 +154,7 @@ async def test_counters_never_fall_and_tokens_count_while_a_job_runs(server: Ser
 
 
 @pytest.mark.row("F3")
-async def test_open_streams_are_a_gauge(server: Server, tmp_path: Path) -> None:
+async def test_open_streams_are_a_gauge(server: OwnServer, tmp_path: Path) -> None:
     job_id = await server.submit("gated", gates=[str(tmp_path / "gate")])
     async with server.client.stream("GET", f"/v1/jobs/{job_id}/stream") as stream:
         await anext(stream.aiter_lines())

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from api_server import Server, StartServer, problem_of
+from api_server import OwnServer, Server, StartServer, problem_of
 from support.looped_cases import cases
+
+pytestmark = pytest.mark.own_server
 
 NOT_WAITING = {"prefer": "respond-async"}
 
@@ -129,7 +131,7 @@ async def test_what_is_left_at_the_drains_deadline_is_cancelled(server: Server) 
 
 
 @pytest.mark.row("A17")
-async def test_a_shutdown_refuses_drains_and_ends(server: Server, tmp_path: Path) -> None:
+async def test_a_shutdown_refuses_drains_and_ends(server: OwnServer, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     job_id = await server.submit("gated", gates=[str(gate)])
     await server.read(job_id, until="token")

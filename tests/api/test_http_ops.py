@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from api_server import Server, StartServer, problem_of
+from api_server import OwnServer, Server, StartServer, problem_of
 from jsonschema import Draft202012Validator
 
 from killable.supervisor.settings import PoolSpec
@@ -26,7 +26,8 @@ async def test_health_answers_while_every_worker_is_busy(server: Server) -> None
         await server.client.delete(f"/v1/jobs/{job_id}?grace_s=0")
 
 
-async def test_readiness(server: Server) -> None:
+@pytest.mark.own_server
+async def test_readiness(server: OwnServer) -> None:
     answer = await server.client.get("/readyz")
     assert answer.status_code == 200
     assert answer.json() == {
@@ -67,7 +68,8 @@ async def test_a_type_whose_package_is_missing_says_how_to_get_it(server: Server
     assert (await server.client.get("/readyz")).json()["status"] == "ok"
 
 
-async def test_info(server: Server) -> None:
+@pytest.mark.own_server
+async def test_info(server: OwnServer) -> None:
     info = (await server.client.get("/v1/info")).json()
     assert info["instance_id"] == server.supervisor.instance_id and info["started_at"] == server.supervisor.started_at
     assert re.match(r"\d+\.\d+", info["version"]) and "resume" in info["features"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from api_server import Server, problem_of
+import pytest
+from api_server import OwnServer, Server, problem_of
 
 from killable.api.http.output import pieces_of
 
@@ -55,7 +56,8 @@ async def test_nothing_is_an_output_too(server: Server) -> None:
     problem_of(await server.client.get("/v1/jobs/job-0/output"), 404, "unknown_job")
 
 
-async def test_what_comes_meanwhile_is_left_out_as_it_may_be_of_another_kind(server: Server, tmp_path: Path) -> None:
+@pytest.mark.own_server
+async def test_what_comes_meanwhile_is_left_out_as_it_may_be_of_another_kind(server: OwnServer, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     job_id = await server.submit("gated", gates=[str(gate)])
     await server.read(job_id, until="token")

@@ -115,6 +115,7 @@ async def test_a_result_that_is_not_there_yet_or_never_comes(server: Server) -> 
         problem_of(await server.client.get(f"/v1/jobs/{failed}/result?{query}"), 422, "invalid")
 
 
+@pytest.mark.own_server
 @pytest.mark.row("A15")
 async def test_a_list_is_filtered(server: Server) -> None:
     done = await server.submit("echo", members={"tags": {"team": "search", "url": "a:b"}})
@@ -138,6 +139,7 @@ async def test_a_list_is_filtered(server: Server) -> None:
     assert set(page["jobs"][0]) < RECORD and "traceback" not in str(page)
 
 
+@pytest.mark.own_server
 @pytest.mark.row("A15")
 async def test_pages_stay_true_while_jobs_come(server: Server) -> None:
     ids = [await server.submit("echo", number=number) for number in range(5)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from api_server import Server, StartServer, problem_of
+from api_server import OwnServer, Server, StartServer, problem_of
 
 from killable.api.client.async_client import AsyncClient
 from killable.workers.errors import Refused
@@ -13,6 +13,7 @@ from killable.workers.errors import Refused
 TWICE = {"attempts_max": 2, "backoff_s": 0}
 
 
+@pytest.mark.own_server
 @pytest.mark.row("D23")
 async def test_a_stream_tells_of_an_attempt_that_is_followed_by_another(server: Server) -> None:
     job_id = await server.submit("killed", times=1, members={"limits": TWICE})
@@ -44,8 +45,9 @@ async def test_one_that_waits_to_be_run_again_is_queued_and_can_be_cancelled(ser
     assert (await server.read(job_id)).names == ["started", "progress", "retrying", "cancelled"]
 
 
+@pytest.mark.own_server
 @pytest.mark.row("C8")
-async def test_the_time_that_a_caller_has_lowers_that_of_its_job(server: Server) -> None:
+async def test_the_time_that_a_caller_has_lowers_that_of_its_job(server: OwnServer) -> None:
     submission = {"type": "napper", "input": {"seconds": 1e6}, "limits": {"grace_s": 0}}
     await server.supervisor.until_warm()
     answer = await server.client.post("/v1/jobs", json=submission, headers={"X-Request-Timeout": "8"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -19,6 +20,10 @@ EXCLUDED = "use_after_free"
 """It wants 404 after a DELETE: ours ends a job or a worker, whose record stays."""
 ENDING = ("POST /v1/drain", "POST /v1/shutdown")
 """After them every submission is refused, so they have a run of their own."""
+
+
+KEPT = Path(__file__).parents[2] / ".hypothesis"
+"""As for our own properties: its tables of Unicode take seconds to make."""
 
 
 @pytest.fixture
@@ -58,6 +63,7 @@ async def run(server: Server, description: Path, *arguments: str) -> None:
         *command,
         *arguments,
         cwd=description.parent,
+        env={**os.environ, "HYPOTHESIS_STORAGE_DIRECTORY": str(KEPT)},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )

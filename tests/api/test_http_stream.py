@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import uvicorn
-from api_server import Server, StartServer, problem_of
+from api_server import OwnServer, Server, StartServer, problem_of
 from httpx_sse import aconnect_sse
 from sse_starlette.sse import AppStatus
 from support.looped_cases import cases
@@ -307,8 +307,9 @@ async def test_a_reader_that_does_not_read_is_cut_off_and_slows_nobody(
             await writer.wait_closed()
 
 
+@pytest.mark.own_server
 @pytest.mark.row("B19")
-async def test_a_reader_that_does_not_read_costs_bounded_memory(server: Server, tmp_path: Path) -> None:
+async def test_a_reader_that_does_not_read_costs_bounded_memory(server: OwnServer, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     job_id = await server.submit("flood", n=30_000, chars=1000, gate=str(gate))
     await server.client.aclose()
@@ -340,8 +341,9 @@ async def test_a_reader_that_left_without_a_word_is_noticed_by_the_ping(start_se
         assert record["state"] == "cancelled" and record["error"]["by"] == "client_gone"
 
 
+@pytest.mark.own_server
 @pytest.mark.row("D11")
-async def test_a_machine_that_has_gone_is_given_up_by_the_kernel(server: Server) -> None:
+async def test_a_machine_that_has_gone_is_given_up_by_the_kernel(server: OwnServer) -> None:
     _, writer = await server.raw(b"")
 
     async def accepted() -> Any:
@@ -376,8 +378,9 @@ async def taken(app: Any, job_id: str, send: Callable[[Any], Awaitable[None]]) -
     await app(scope | {"headers": [(b"host", b"localhost")]}, receive, send)
 
 
+@pytest.mark.own_server
 @pytest.mark.row("A20")
-async def test_what_is_ready_together_goes_out_in_one_write(server: Server) -> None:
+async def test_what_is_ready_together_goes_out_in_one_write(server: OwnServer) -> None:
     job_id = await server.submit("count", n=1000)
     await server.record(job_id, wait_s=60)
     sent: list[Any] = []
@@ -391,8 +394,9 @@ async def test_what_is_ready_together_goes_out_in_one_write(server: Server) -> N
     assert len(pieces) == 1 and pieces[0]["body"].count(b"event: token") == 1000
 
 
+@pytest.mark.own_server
 @pytest.mark.row("A22")
-async def test_pings_stand_between_events_and_before_the_end(server: Server) -> None:
+async def test_pings_stand_between_events_and_before_the_end(server: OwnServer) -> None:
     job_id = await server.submit("flood", n=2, chars=1 << 20)
     await server.record(job_id, wait_s=60)
     sent: list[Any] = []
@@ -410,10 +414,11 @@ async def test_pings_stand_between_events_and_before_the_end(server: Server) -> 
     assert sum(event != b": ping" for event in events) == 4 and b": ping" in events
 
 
+@pytest.mark.own_server
 @pytest.mark.row("B19")
 @pytest.mark.parametrize("taken_before", [0, 1, 2], ids=["nothing", "the header", "all but the end"])
 async def test_a_reader_that_takes_nothing_more_is_cut_off_wherever_it_stops(
-    server: Server, taken_before: int, caplog: pytest.LogCaptureFixture
+    server: OwnServer, taken_before: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     job_id = await server.submit("echo")
     await server.record(job_id, wait_s=60)
@@ -431,6 +436,7 @@ async def test_a_reader_that_takes_nothing_more_is_cut_off_wherever_it_stops(
     assert app.state.parts.streams.open == 0
 
 
+@pytest.mark.own_server
 async def test_a_server_that_is_told_to_stop_leaves_streams_to_their_jobs(server: Server, tmp_path: Path) -> None:
     """sse-starlette would end them, of all servers of the process: it takes the place of uvicorn's `handle_exit`."""
     gate = tmp_path / "gate"
@@ -449,6 +455,7 @@ async def test_a_server_that_is_told_to_stop_leaves_streams_to_their_jobs(server
         signal.signal(signal.SIGTERM, handler)
 
 
+@pytest.mark.own_server
 async def test_what_a_job_says_is_in_no_log_of_the_package(server: Server, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     await server.read(await server.submit("say", values=["a word that is told to nobody"]))

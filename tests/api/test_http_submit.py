@@ -249,6 +249,7 @@ async def test_a_large_input_is_checked_and_arrives_whole(server: Server) -> Non
 # ── the same again ──
 
 
+@pytest.mark.own_server
 async def test_the_same_key_and_body_have_the_first_answer_again(server: Server) -> None:
     key = {"idempotency-key": '"order-7"'}
     body = {"type": "count", "input": {"n": 3}}

@@ -30,6 +30,10 @@ def test_processes():
     kept.append(subprocess.Popen(["sleep", "60"]))
 
 
+def test_orphans():
+    kept.append(int(subprocess.check_output(["sh", "-c", "sleep 60 > /dev/null & echo $!"])))
+
+
 def test_handlers():
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
@@ -39,7 +43,9 @@ async def test_task():
 
 
 def test_nothing():
-    kept.pop(1).kill()
+    with kept[1] as process:
+        process.kill()
+    os.kill(kept[2], signal.SIGKILL)
 """
 TESTS = Path(__file__).parents[1]
 
@@ -53,7 +59,10 @@ def test_whoever_leaves_something_is_told(tmp_path: Path) -> None:
         capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     told = dict(re.findall(r"^ERROR test_leaks.py::test_(\w+) - (.*)$", done.stdout, re.MULTILINE))
-    assert set(told) == {"descriptors", "threads", "processes", "handlers", "task"}, done.stdout + done.stderr
-    assert done.stdout.count("PASSED") == 6
-    for kind in set(told) - {"task"}:
+    assert set(told) == {"descriptors", "threads", "processes", "orphans", "handlers", "task"}, (
+        done.stdout + done.stderr
+    )
+    assert done.stdout.count("PASSED") == 7
+    for kind in set(told) - {"orphans", "task"}:
         assert f"{{'{kind}': " in done.stdout
+    assert len(re.findall(r"^E .*\{'processes': .*'sleep'", done.stdout, re.MULTILINE)) == 2, "a child, and an orphan"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,8 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     """Start servers; none outlives the test."""
     started: list[Server] = []
 
-    def start(*args: str, **options: Any) -> Server:
-        started.append(Server(Command(tmp_path), *args, **options))
+    def start(*args: str, program: Sequence[str] = (), **options: Any) -> Server:
+        started.append(Server(Command(tmp_path, program=program), *args, **options))
         return started[-1]
 
     yield start
@@ -46,14 +46,26 @@ def shared_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
     server.close()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.Function) and "server" in item.fixturenames and _shares(item):
+            # Set up before what looks for the test's own processes; and only for a test that uses it.
+            item.fixturenames.insert(item.fixturenames.index("nothing_left"), "shared_server")
+
+
+def _shares(item: pytest.Item) -> bool:
+    return "serve" in item.fixturenames and item.get_closest_marker("own_server") is None
+
+
 @pytest.fixture
-def server(request: pytest.FixtureRequest, shared_server: SharedServer, folder: Path, serve: Serve) -> Iterator[Server]:
+def server(request: pytest.FixtureRequest, folder: Path, serve: Serve) -> Iterator[Server]:
     """The module's server, or with the marker `own_server` one of the test's own, in its folder."""
-    if request.node.get_closest_marker("own_server"):
-        yield serve("my_jobs.py", "--port", "0")
+    if own := request.node.get_closest_marker("own_server"):
+        yield serve("my_jobs.py", "--port", "0", **own.kwargs)
     else:
-        yield shared_server
-        shared_server.tidy()
+        shared: SharedServer = request.getfixturevalue("shared_server")
+        yield shared
+        shared.tidy()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The real command against a real `killable serve` with a user's own file of jobs. Nothing is replaced, nothing polled:
+"""The command against a real `killable serve` with a user's own file of jobs. Nothing is replaced, nothing polled:
 whatever a test waits for comes through a pipe."""
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 from support import user_jobs
-from support.killable_command import Command, Serve, open_gate, read_line, start_detached
+from support.killable_command import COMMAND, Command, Serve, open_gate, read_line, start_detached
 from typer.testing import CliRunner
 
 from killable.api.cli import app
@@ -62,7 +62,8 @@ def test_values_bytes_and_what_a_job_prints(command: Command) -> None:
 def test_a_job_that_nobody_reads_along_with_any_more_is_cancelled(command: Command, how: str) -> None:
     """`killable submit ... | head -1`; a terminal whose window is closed."""
     ready = partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)  # else under nohup it would hear nothing
-    with command.start("submit", "chatters", preexec_fn=ready) as process:
+    executed = Command(command.folder, command.url, program=COMMAND)
+    with executed.start("submit", "chatters", preexec_fn=ready) as process:
         assert process.stdout is not None and process.stderr is not None
         job_id = process.stderr.readline().strip()
         assert process.stdout.readline() == "and so on\n"
@@ -81,7 +82,8 @@ def test_a_job_that_nobody_reads_along_with_any_more_is_cancelled(command: Comma
 def test_what_nobody_reads_on_stderr_costs_no_data(command: Command) -> None:
     readable, writable = os.pipe()
     os.close(readable)
-    with command.start("submit", "greet", "-i", "name=you", stderr=writable) as process:
+    executed = Command(command.folder, command.url, program=COMMAND)  # the last words are written as it exits
+    with executed.start("submit", "greet", "-i", "name=you", stderr=writable) as process:
         os.close(writable)
         assert process.stdout is not None and process.stdout.read() == "hello you.\n"
         assert process.wait(60) == 0

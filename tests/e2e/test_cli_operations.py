@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
-from support.killable_command import Command, Serve, Server, open_gate, read_line, start_detached
+from support.killable_command import COMMAND, Command, Serve, Server, open_gate, read_line, start_detached
 from support.long_wait_server import long_wait_server
 from support.processes import computes
 from support.waiting import Pending, until
@@ -260,7 +260,7 @@ def test_a_drain_with_a_deadline_cancels_what_is_left(command: Command) -> None:
     assert "cancelled by shutdown" in err
 
 
-@pytest.mark.own_server
+@pytest.mark.own_server(program=COMMAND)
 @pytest.mark.row("G8")
 def test_shutdown_ends_jobs_then_the_server_and_says_so_when_it_is_gone(server: Server, command: Command) -> None:
     below = psutil.Process(server.process.pid).children(recursive=True)

@@ -16,11 +16,13 @@ from typing import Any
 
 import psutil
 import pytest
-from support.killable_command import Command, Serve, Server, open_gate, read_line
+from support.killable_command import COMMAND, Command, Serve, Server, open_gate, read_line
 from typer.testing import CliRunner
 
 from killable.api.cli import app
 from killable.api.cli.server.running_server import Foreign, RunningServer, is_on_this_machine
+
+HEARS_HANG_UP = partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture
@@ -35,7 +37,7 @@ def test_a_window_that_is_closed_hangs_up_twice_and_jobs_keep_their_grace(
     folder: Path, serve: Serve, gate: str
 ) -> None:
     """Its shell does, and the kernel when that has gone; under nohup neither is heard."""
-    server = serve("my_jobs.py", "--port", "0", preexec_fn=partial(signal.signal, signal.SIGHUP, signal.SIG_DFL))
+    server = serve("my_jobs.py", "--port", "0", program=COMMAND, preexec_fn=HEARS_HANG_UP)
     own = Command(folder, server.url)
     with own.start("submit", "tick", "-i", f"gate={gate}", "--grace-s", "1m") as reader:
         assert read_line(reader) == "tick\n" and server.process.stderr is not None
@@ -111,7 +113,7 @@ def stranger() -> Iterator[subprocess.Popen[bytes]]:
     process.wait()
 
 
-@pytest.mark.own_server
+@pytest.mark.own_server(program=COMMAND)
 @pytest.mark.row("G8")
 def test_a_server_that_hangs_gets_sigterm_then_sigkill(server: Server, impatient: None) -> None:
     os.kill(server.process.pid, signal.SIGSTOP)  # its loop does not turn, and SIGTERM stays pending
@@ -138,6 +140,7 @@ def test_a_pid_that_is_not_the_servers_is_not_signalled(stranger: subprocess.Pop
     assert stranger.poll() is None
 
 
+@pytest.mark.own_server(program=COMMAND)
 @pytest.mark.row("G3")
 def test_foreign_processes_are_refused(server: Server, stranger: subprocess.Popen[bytes]) -> None:
     RunningServer(server.process.pid, server.url).close()
@@ -157,7 +160,7 @@ def test_foreign_processes_are_refused(server: Server, stranger: subprocess.Pope
 
 def test_a_unix_socket_is_looked_up_too(serve: Any, folder: Path) -> None:
     path = folder / "socket"
-    server = serve("my_jobs.py", "--uds", str(path))
+    server = serve("my_jobs.py", "--uds", str(path), program=COMMAND)
     with RunningServer(server.process.pid, f"unix:{path}") as process:
         assert not process.wait(0)
     with pytest.raises(Foreign):

@@ -81,7 +81,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     (tmp_path / "my_jobs.py").write_text(JOBS)
     started: list[Server] = []
 
-    def start(*args: str, program: Sequence[str] = COMMAND, **options: Any) -> Server:
+    def start(*args: str, program: Sequence[str] = (), **options: Any) -> Server:
         started.append(Server(Command(tmp_path, program=program), "my_jobs.py", *args, **options))
         return started[-1]
 
@@ -195,7 +195,7 @@ def test_shutdown_with_a_deadline_lets_a_job_end_by_itself(serve: Serve, gate: s
 def test_a_signal_does_the_same_and_http_answers_until_the_last_job_has_ended(
     serve: Serve, gate: str, number: signal.Signals
 ) -> None:
-    server = serve("--port", "0")
+    server = serve("--port", "0", program=COMMAND)
     with httpx.Client(base_url=server.url, timeout=60) as client:
         job = Stream(client, "tick", gate=gate)
         below = everything_below(server)
@@ -210,7 +210,7 @@ def test_a_signal_does_the_same_and_http_answers_until_the_last_job_has_ended(
 
 
 def test_a_second_signal_kills(serve: Serve) -> None:
-    server = serve("--port", "0")
+    server = serve("--port", "0", program=COMMAND)
     with httpx.Client(base_url=server.url, timeout=60) as client:
         job = Stream(client, "deaf")
         below = everything_below(server)
@@ -296,7 +296,7 @@ def test_with_keys_every_caller_needs_one_and_the_announcement_names_them(serve:
 
 def test_the_announcement_for_people(tmp_path: Path) -> None:
     (tmp_path / "my_jobs.py").write_text(JOBS)
-    command = Command(tmp_path)
+    command = Command(tmp_path, program=COMMAND)
     for args, env, words in (
         (
             (),
@@ -341,12 +341,12 @@ def test_every_line_of_a_log_in_json_is_json(tmp_path: Path) -> None:
 
 @pytest.mark.row("G11")
 def test_the_log_is_as_it_was_asked_for(serve: Serve) -> None:
-    server = serve("--port", "0", "--log-format", "json", "--log-level", "info")
+    server = serve("--port", "0", "--log-format", "json", "--log-level", "info", program=COMMAND)
     httpx.post(f"{server.url}/v1/jobs", json={"type": "environment"}, headers={"Prefer": "wait=30"}, timeout=60)
     code, _, said = server.stop()
     records = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
     assert code == 0 and records and all({"time", "level", "logger", "event"} <= set(record) for record in records)
-    server = serve("--port", "0", "--log-level", "error")
+    server = serve("--port", "0", "--log-level", "error", program=COMMAND)
     httpx.post(f"{server.url}/v1/jobs", json={"type": "environment"}, headers={"Prefer": "wait=30"}, timeout=60)
     assert server.stop() == (0, [], "")
 
@@ -373,7 +373,7 @@ def test_a_terminal_that_has_gone_costs_no_job_its_grace(tmp_path: Path) -> None
     """`serve 2>&1 | tee log`, and Ctrl-C: tee is gone before the server says its last words."""
     (tmp_path / "my_jobs.py").write_text(JOBS)
     os.mkfifo(tmp_path / "gate")
-    server = Server(Command(tmp_path), "my_jobs.py", "--port", "0")
+    server = Server(Command(tmp_path, program=COMMAND), "my_jobs.py", "--port", "0")
     tick = {"type": "tick", "input": {"gate": str(tmp_path / "gate")}}
     answer = httpx.post(f"{server.url}/v1/jobs", json=tick, timeout=60)
     job_id = answer.json()["job_id"]

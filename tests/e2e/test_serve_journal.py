@@ -8,7 +8,7 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import httpx
 import pytest
 from httpx_sse import connect_sse
 from support import user_jobs
-from support.killable_command import Command, Server
+from support.killable_command import COMMAND, Command, Server
 from support.processes import read_process
 from support.waiting import Pending, until
 
@@ -43,8 +43,8 @@ class Runs:
         self.server: Server
         self.client = httpx.Client(timeout=60)
 
-    def start(self, *args: str, before: tuple[str, ...] = ()) -> None:
-        self.server = Server(Command(self.folder, before=before), *args)
+    def start(self, *args: str, program: Sequence[str] = ()) -> None:
+        self.server = Server(Command(self.folder, program=program), *args)
         self.client.base_url = self.server.url
 
     def start_again(self) -> str:
@@ -302,7 +302,7 @@ def test_a_full_disk_refuses_submissions_and_keeps_what_is_owed_until_there_is_r
 ) -> None:
     with open(runs.folder / "my_jobs.py", "a") as file:
         file.write(GROWS)
-    runs.start(before=TMPFS)
+    runs.start(program=[*TMPFS, *COMMAND])
     state = Path(f"/proc/{runs.server.process.pid}/root", *runs.folder.parts[1:], "state")
     job_id = runs.submit("grows", gate=gate)
     runs.stream(job_id, until="started")

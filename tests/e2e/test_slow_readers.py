@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import httpx
 import psutil
 import pytest
-from support.killable_command import Command, Server
+from support.killable_command import COMMAND, Command, Server
 from support.waiting import Pending, until
 
 JOBS = '''
@@ -33,7 +33,7 @@ MB_MAX = 60
 @pytest.mark.parametrize("what", ["stream", "output", "result"])
 def test_a_reader_that_takes_little_holds_little(tmp_path: Path, what: str) -> None:
     (tmp_path / "much.py").write_text(JOBS)
-    server = Server(Command(tmp_path), "much.py", "--port", "0")
+    server = Server(Command(tmp_path, program=COMMAND), "much.py", "--port", "0")  # its memory is looked at
     job = httpx.post(f"{server.url}/v1/jobs", json={"type": "much"}, headers={"prefer": "wait=60"}, timeout=90).json()
     assert job["state"] == "completed", job
     process = psutil.Process(server.process.pid)

@@ -186,7 +186,7 @@ class Simulation:
             kept = {name: value for name, value in told.items() if name != "slot_ready"}  # the only one that may come
             final = record._replace(certificate=kept, error=record.error and dict(record.error))
             job.answer = job.answer or final
-            check(final == job.answer, f"job {job.number} was answered {job.answer}, and then {final}")
+            check(final == job.answer, lambda: f"job {job.number} was answered {job.answer}, and then {final}")
 
     def cancel_caller(self, caller: asyncio.Task[Any]) -> None:
         """The one who asked goes away."""
@@ -197,7 +197,7 @@ class Simulation:
         """Wait until these have ended and their readers have seen it."""
         for job in jobs:
             record = await self.supervisor.wait(job.id, within_s)
-            self.world.check(record.ended, f"job {job.number} is {record.state} after {within_s} s: {record}")
+            self.world.check(record.ended, f"job {job.number} is {record.state} after {within_s} s")
         await asyncio.sleep(0.002)
         self.check(everyone=True)
 
@@ -336,7 +336,7 @@ class Simulation:
         check, name = self.world.check, f"job {job.number}"
         events = self.events(job)
         terminal = [event for event in events if event.name in TERMINAL_STATES]
-        check(len(terminal) == 1 and events[-1] == terminal[0], f"{name}: its events end with {events[-3:]}")
+        check(len(terminal) == 1 and events[-1] == terminal[0], lambda: f"{name}: its events end with {events[-3:]}")
         check([event.id for event in events] == list(range(len(events))), f"{name}: its event ids have a gap")
         check(not job.events or job.events == events, f"{name}: its reader saw other events than there are")
         job.events, job.end = events, json.loads(terminal[0].data)
@@ -348,8 +348,9 @@ class Simulation:
         if job.cancel_accepted:
             check(job.state == "cancelled" or job.code == "unkillable", f"{name}: cancelled, and ended {job.code}")
         if truth is None:
-            check("started" not in job.last_names and job.code is not None, f"{name} never ran, and ended {job.end}")
-            check(not set(PHASES) & set(job.certificate), f"{name} never ran: {job.certificate}")
+            ended_unrun = "started" not in job.last_names and job.code is not None
+            check(ended_unrun, lambda: f"{name} never ran, and ended {job.end}")
+            check(not set(PHASES) & set(job.certificate), lambda: f"{name} never ran: {job.certificate}")
         else:
             self._check_output(job, truth)
             self._check_certificate(name, truth, job.code, job.certificate)

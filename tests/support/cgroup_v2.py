@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import functools
+import os
 from pathlib import Path
-from uuid import uuid4
+
+
+@functools.cache
+def _mount() -> Path | None:
+    """Return where cgroup2 is mounted (proc(5), mountinfo)."""
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields, _, rest = line.partition(" - ")
+        if rest.split()[0] == "cgroup2":
+            return Path(fields.split()[4])
+    return None
 
 
 def mount_and_group() -> tuple[Path, str]:
-    """Return where cgroup2 is mounted and which group this process is in (proc(5), mountinfo). Raise OSError."""
+    """Return where cgroup2 is mounted and which group this process is in (proc(5)). Raise OSError."""
     own = [line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::")]
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        fields, _, rest = line.partition(" - ")
-        if own and rest.split()[0] == "cgroup2":
-            return Path(fields.split()[4]), own[0]
+    if own and (mount := _mount()):
+        return mount, own[0]
     raise FileNotFoundError("no cgroup2 hierarchy is mounted")
 
 
@@ -25,7 +34,7 @@ def own_group() -> Path:
 def can_create() -> bool:
     """Tell whether a group can be made below this process's own: by root, or where it was delegated (cgroups(7))."""
     try:
-        (path := own_group() / f"killable-test-{uuid4().hex[:8]}").mkdir()
+        (path := own_group() / f"killable-test-{os.urandom(4).hex()}").mkdir()
         path.rmdir()
     except OSError:
         return False

@@ -5,7 +5,6 @@ Runs in: worker.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import ctypes
 import importlib.util
@@ -16,7 +15,6 @@ import resource
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -200,6 +198,8 @@ def describes_process(ctx: Context) -> dict[str, Any]:
 @job
 def works_ordinarily(ctx: Context, on: str) -> None:
     """Do what programs do, over and over; say when `finally` ran."""
+    import asyncio
+    import tempfile
 
     async def talk() -> None:
         queue: asyncio.Queue[int] = asyncio.Queue(2)

@@ -8,10 +8,8 @@ other hostile job types are in `forking_jobs`, `output_jobs`, `cooperative_jobs`
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import ctypes
-import hashlib
 import importlib.util
 import os
 import signal
@@ -88,6 +86,8 @@ def hold_gil_tokenizers(ctx: Context) -> int:
 @job
 def native_frees_gil(ctx: Context) -> None:
     """Compute for a quarter of an hour in one C call that frees the GIL."""
+    import hashlib
+
     announce_entry(ctx)
     hashlib.pbkdf2_hmac("sha256", b"password", b"salt", ITERATIONS_FOR_EVER)
 
@@ -115,6 +115,8 @@ def hears_the_third(ctx: Context) -> None:
 @job
 def native_waits(ctx: Context, helpers: int = 0) -> None:
     """Wait for ever in one C call that no signal interrupts, while `helpers` threads compute in C."""
+    import hashlib
+
     name_process(ctx)
     for _ in range(helpers):
         arguments = ("sha256", b"password", b"salt", ITERATIONS_FOR_EVER)
@@ -215,6 +217,7 @@ def loops_in_del(ctx: Context) -> None:
 @job
 def loops_in_asyncio(ctx: Context) -> None:
     """Compute in a child task and in callbacks of an event loop of one's own."""
+    import asyncio
 
     async def compute_and_yield() -> None:
         while True:
@@ -234,6 +237,8 @@ def loops_in_asyncio(ctx: Context) -> None:
 @job
 def waits(ctx: Context, where: str) -> None:
     """Wait for ever in one of the standard library's own waits."""
+    if where == "asyncio":
+        import asyncio
     announce_entry(ctx)
     match where:
         case "lock":

@@ -5,7 +5,6 @@ Runs in: worker.
 
 from __future__ import annotations
 
-import asyncio
 import ctypes
 import gc
 import os
@@ -31,6 +30,8 @@ def count(upto: int = 100) -> None:
 @job
 def loops_in_callback(ctx: Context, of: str) -> None:
     """Compute nearly all the time in a function that other code calls; most lose what is raised in it."""
+    import asyncio
+
     announce_entry(ctx)
     match of:
         case "a ctypes callback":
@@ -70,6 +71,8 @@ def loops_in_callback(ctx: Context, of: str) -> None:
 
 
 async def _compute_in_a_task() -> None:
+    import asyncio
+
     async def child() -> None:
         while True:
             count(1000)
@@ -79,6 +82,8 @@ async def _compute_in_a_task() -> None:
 
 
 async def _compute_in_callbacks() -> None:
+    import asyncio
+
     loop = asyncio.get_running_loop()
 
     def again() -> None:

@@ -1,6 +1,7 @@
 """Helpers of the job types, and the process name by which a test finds the processes of a job.
 
-Runs in: worker | the tests.
+Runs in: worker | the tests. Job types import asyncio and hashlib where they use them, before they say "in": each zygote
+and each exec'd worker of thousands would take a fifth longer to start.
 """
 
 from __future__ import annotations

@@ -7,12 +7,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
-from support.forked_command import run_imported
+from support.forked_command import Constants, ForkedProcess
 from support.processes import ProcessInfo, descendants, shared_servers
 from support.waiting import until_empty
 
@@ -21,28 +23,43 @@ from killable.api.client.client import Client
 Serve = Callable[..., "Server"]
 """The fixture `serve`: starts one with these arguments."""
 
+Process = ForkedProcess | subprocess.Popen[str]
+
 COMMAND = [sys.executable, "-m", "killable.api.cli"]
+"""The program, where the start is what is tested, or what the system knows of the process."""
 
 
 class Command:
     """The command in a folder, talking to one server."""
 
     def __init__(
-        self, folder: Path, url: str = "", *, before: Sequence[str] = (), program: Sequence[str] = COMMAND
+        self, folder: Path, url: str = "", *, program: Sequence[str] = (), constants: Constants | None = None
     ) -> None:
-        """`before`: a command that becomes this one, such as unshare(1). `program`: what has it in itself."""
+        """`program`: what has the command in itself, or becomes it; it is executed, in place of a fork.
+
+        `constants` of a fork, by module and name, have these values.
+        """
         self.folder = folder
         self.url = url
-        self._command = [*before, *program]
+        self._program = program
+        self._constants = constants or {}
 
-    def start(self, *args: str, **options: Any) -> subprocess.Popen[str]:
-        streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    def start(self, *args: str, **options: Any) -> Process:
+        """Start it, with a descriptor or PIPE for each of its streams. Other options of `Popen` need a `program`."""
         env = self._environment(options.pop("env", {}))
-        return subprocess.Popen([*self._command, *args], cwd=self.folder, env=env, text=True, **streams | options)
+        if not self._program:
+            return ForkedProcess(args, self.folder, env, constants=self._constants, **options)
+        streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen([*self._program, *args], cwd=self.folder, env=env, text=True, **streams | options)
 
     def run(self, *args: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         """Run it to its end, without input."""
-        return run_imported(args, self.folder, self._environment(env or {}), timeout_s=240)
+        with self.start(*args, env=env or {}) as process:
+            try:
+                said = process.communicate(timeout=240)
+            finally:
+                process.kill()
+        return subprocess.CompletedProcess(args, process.returncode, *said)
 
     def _environment(self, more: Mapping[str, str]) -> dict[str, str]:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("KILLABLE_")}
@@ -61,6 +78,7 @@ class Server:
     """One `killable serve`, and all that is below it."""
 
     def __init__(self, command: Command, *args: str, **options: Any) -> None:
+        """`options`: those of `Command.start`."""
         self.process = command.start("serve", *args, "--json", **options)
         assert self.process.stdout is not None and self.process.stderr is not None
         line = self.process.stdout.readline()
@@ -91,14 +109,14 @@ class SharedServer(Server):
     def __init__(self, command: Command, *args: str) -> None:
         super().__init__(command, *args)
         shared_servers.add(self.process.pid)
-        with Client(self.url) as client:
+        with client_of(self.url) as client:
             workers = {worker["pid"] for worker in client.workers()}
         self._own = {(seen.pid, seen.started) for seen in descendants(self.process.pid) if seen.pid not in workers}
         """Its guards and zygotes."""
 
     def tidy(self) -> None:
         """End what a test has left to run; then there are its workers and nothing else below it."""
-        with Client(self.url) as client:
+        with client_of(self.url) as client:
             client.undrain()
             client.cancel_matching(state="active", grace_s=0)
 
@@ -118,7 +136,14 @@ class SharedServer(Server):
         assert (code, left) == (0, []), said
 
 
-def read_line(process: subprocess.Popen[str]) -> str:
+@contextmanager
+def client_of(url: str) -> Iterator[Client]:
+    """Connect to a server of this machine. Certificates, which take 20 ms to read, are left out."""
+    with httpx.Client(verify=False, trust_env=False) as http, Client(url, http=http) as client:
+        yield client
+
+
+def read_line(process: Process) -> str:
     assert process.stdout is not None
     return process.stdout.readline()
 
@@ -127,8 +152,8 @@ def start_detached(
     command: Command, type: str, *, limits: Mapping[str, Any] | None = None, tags: Mapping[str, str] | None = None,
     **input: str,
 ) -> str:  # fmt: skip
-    """Start a job and return its id when its function has yielded; not by the command, which takes 0.4 s to start."""
-    with Client(command.url) as client:
+    """Start a job and return its id when its function has yielded; not by the command, which costs more."""
+    with client_of(command.url) as client:
         job = client.submit(type, input, limits=limits or {}, tags=tags or {})
         assert next(iter(job)) == "tick\n"
     return job.id

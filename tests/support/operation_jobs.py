@@ -5,7 +5,6 @@ Runs in: worker.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import threading
 import time
@@ -177,6 +176,8 @@ def swallows_it(ctx: Context) -> str:
 @job
 def waits_in_asyncio(ctx: Context) -> str:
     """Be inside `asyncio.run`, in an operation."""
+    import asyncio
+
     name_process(ctx)
 
     async def main() -> None:
@@ -194,6 +195,8 @@ def waits_in_asyncio(ctx: Context) -> str:
 @job
 def is_busy_in_asyncio(ctx: Context, times: int) -> list[str]:
     """Be in asyncio's own code nearly all the time, with tasks whose steps it has just taken from its queue."""
+    import asyncio
+
     name_process(ctx)
     met = []
 

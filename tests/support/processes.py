@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import os
+import re
 import struct
 import termios
 import uuid
@@ -25,6 +27,11 @@ shared_servers: set[int] = set()
 """Servers of several tests: what is below them is no test's own. Whoever shares one looks after that."""
 permanent_pids: set[int] = set()
 """What stands beside the tests until the run is over. What is below it is the test's that has started it."""
+
+_strangers: frozenset[int] = frozenset()
+"""Those of the last look that no test has started: such a process stays a stranger, and need not be read again. Its
+number is forgotten with it: only one that dies, and whose number goes once around within a test, would be mistaken.
+"""
 
 
 class ProcessInfo(NamedTuple):
@@ -54,20 +61,38 @@ def read_process(pid: int) -> ProcessInfo | None:
     return ProcessInfo(pid, name, fields[0].decode(), int(fields[1]), int(fields[3]), int(fields[19]))
 
 
+def all_pids() -> set[int]:
+    """Return the numbers of all processes of the machine."""
+    return {int(name) for name in os.listdir("/proc") if name.isdigit()}
+
+
+def read_processes(pids: Iterable[int]) -> list[ProcessInfo]:
+    """Return those of them that are there."""
+    return [seen for seen in map(read_process, pids) if seen is not None]
+
+
 def all_processes() -> list[ProcessInfo]:
     """Return all processes of the machine."""
-    pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
-    return [seen for seen in map(read_process, pids) if seen is not None]
+    return read_processes(all_pids())
 
 
 def named(name: str) -> list[ProcessInfo]:
     """Return all processes of that short name."""
-    return [seen for seen in all_processes() if seen.name == name]
+    return [seen for seen in read_processes(pid for pid in all_pids() if _name(pid) == name) if seen.name == name]
+
+
+def _name(pid: int) -> str | None:
+    """Read the name alone, which takes a third of the time."""
+    try:
+        with open(f"/proc/{pid}/comm", "rb", buffering=0) as file:
+            return file.read().removesuffix(b"\n").decode(errors="replace")
+    except OSError:
+        return None
 
 
 def descendants(pid: int) -> list[ProcessInfo]:
-    """Return everything below a process, by the chain of parents, but what stands beside the tests."""
-    return _below(pid, all_processes())
+    """Return everything below a process that tests have started, but what stands beside them."""
+    return _below(pid, read_processes(all_pids() - _strangers))
 
 
 def _below(pid: int, processes: Iterable[ProcessInfo]) -> list[ProcessInfo]:
@@ -85,43 +110,59 @@ def _below(pid: int, processes: Iterable[ProcessInfo]) -> list[ProcessInfo]:
 
 def marked(name: str, value: str) -> list[ProcessInfo]:
     """Return all processes that were exec'd with this variable in their environment, and the forks of those."""
-    return _marked(name, value, all_processes())
-
-
-def _marked(name: str, value: str, processes: Iterable[ProcessInfo]) -> list[ProcessInfo]:
     wanted = f"{name}={value}".encode()
-    found = []
-    for seen in processes:
-        try:
-            with open(f"/proc/{seen.pid}/environ", "rb", buffering=0) as file:
-                environment = file.readall()
-        except OSError:  # gone, a zombie, or another user's
-            continue
-        if wanted in environment.split(b"\0"):
-            found.append(seen)
-    return found
+    return [seen for seen in all_processes() if wanted in _environment(seen.pid)]
 
 
-def started_by_tests() -> list[ProcessInfo]:
+def _environment(pid: int) -> list[bytes]:
+    """Return the variables that a process was exec'd with; none of one that is gone, a zombie, or another user's."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb", buffering=0) as file:
+            return [each for each in file.readall().split(b"\0") if each]
+    except OSError:
+        return []
+
+
+def started_by_tests(*, afresh: bool = False) -> list[ProcessInfo]:
     """Return everything that this test run has started and that is still there, orphans and zombies included.
 
-    Not what is below a shared server, nor what stands beside the tests.
+    Not what is below a shared server, nor what stands beside the tests. `afresh`: reads the strangers again, too.
     """
-    here = os.getpid()
-    processes = all_processes()
-    (since,) = [seen.started for seen in processes if seen.pid == here]
-    younger = [seen for seen in processes if seen.started >= since and seen.pid != here]  # what is older is not ours
-    found = {seen.pid: seen for seen in _below(here, processes) + _marked(MARK, os.environ[MARK], younger)}
+    global _strangers
+    here, mark = os.getpid(), f"{MARK}={os.environ[MARK]}".encode()
+    there = all_pids()
+    strangers = set() if afresh else {pid for pid in _strangers if pid in there}
+    seen = read_processes(there - strangers)
+    found = {each.pid: each for each in _below(here, seen)}
+    for each in seen:
+        if each.pid in found or each.pid == here:
+            continue
+        if each.started < _started(here):  # what is older is not ours
+            strangers.add(each.pid)
+        elif mark in (variables := _environment(each.pid)):
+            found[each.pid] = each
+        elif variables:  # not between two programs, with nothing to read
+            strangers.add(each.pid)
     for server in shared_servers:
-        for seen in _below(server, processes):
-            found.pop(seen.pid, None)
-    return [seen for seen in found.values() if seen.pid not in permanent_pids]
+        for each in _below(server, seen):
+            found.pop(each.pid, None)
+    _strangers = frozenset(strangers)
+    return [each for each in found.values() if each.pid not in permanent_pids]
+
+
+@functools.cache
+def _started(pid: int) -> int:
+    seen = read_process(pid)
+    assert seen is not None
+    return seen.started
 
 
 def cgroups_of(pid: int) -> list[Path]:
     """Return the cgroup2 directories that a supervisor in this process has made below its own group."""
+    made = re.compile(f"killable-.*-{pid}-")
     try:
-        return sorted(cgroup_v2.own_group().glob(f"killable-*-{pid}-*"))
+        group = cgroup_v2.own_group()
+        return sorted(group / name for name in os.listdir(group) if made.match(name))
     except OSError:
         return []
 

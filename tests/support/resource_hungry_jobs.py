@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import hashlib
 import mmap
 import os
 import resource
@@ -109,6 +108,8 @@ def sits_on(ctx: Context, mib: int) -> None:
 @job
 def burns(ctx: Context, how: str) -> None:
     """Compute for ever: in C, in threads of C, in a child, in children that end and are waited for."""
+    import hashlib
+
     announce_entry(ctx)
     match how:
         case "native":
@@ -131,6 +132,8 @@ def burns(ctx: Context, how: str) -> None:
 
 
 def _hash_for_ever() -> None:
+    import hashlib
+
     hashlib.pbkdf2_hmac("sha256", b"password", b"salt", ITERATIONS_FOR_EVER)
 
 

@@ -27,7 +27,8 @@ class _JumpingSelector(selectors.SelectSelector):
     loop: VirtualLoop
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        ready = super().select(0)
+        # The pipe by which a loop wakes itself is always there, and nothing is to be woken that never waits.
+        ready = super().select(0) if len(self.get_map()) > 1 else []
         if not ready and timeout != 0:
             self.loop.jump(timeout)
         elif (turns := self.loop.turns + 1) > TURNS_MAX:

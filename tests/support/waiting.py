@@ -6,7 +6,6 @@ returns `Pending(state)`, and the last one appears in the failure.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Coroutine, Sized
 from typing import Any, TypeVar, overload
@@ -83,6 +82,8 @@ async def until_async(condition: Callable[[], Any], what: str, timeout_s: float 
 
     Raise AssertionError with the last state seen.
     """
+    import asyncio  # here, because tasks of an Executor import this module: in a worker it takes as long as all else
+
     patience = Countdown(timeout_s)
     while True:
         seen: Any = condition()

@@ -126,8 +126,7 @@ class PendingTasks:
                     self._start_thread()
                 if not why_closed:
                     self._under_way[future] = self._waiting[future] = task
-                    if is_first:  # else there is no room: what makes room lines up those that wait
-                        self._match()
+                    self._match()
             if not why_closed and (task.waits_as_job or (is_first and self._waiting)):
                 self._call(self._serve_waiting)
         except BaseException:  # Ctrl-C, or a signal handler of the program raised: the caller does not get the future

@@ -91,11 +91,13 @@ class Baseline(NamedTuple):
                 os.umask(umask)
 
     def _keeps_wakeup(self) -> bool:
-        """Return whether the wakeup descriptor is the same, in one call if it is. Raise OSError or ValueError."""
+        """Return whether the wakeup descriptor is the same, in one call if it is. Otherwise there is none from here on:
+        the description finds that. Raise OSError or ValueError.
+        """
         assert self.wakeup is not None
         found = signal.set_wakeup_fd(self.wakeup, warn_on_full_buffer=False)
         if found != self.wakeup:
-            signal.set_wakeup_fd(found, warn_on_full_buffer=False)
+            signal.set_wakeup_fd(-1)
         return found == self.wakeup
 
     def _described_change(self) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from killable.api.http.faults import fault
 from killable.api.http.input_faults import find_faults, validator_of
+from killable.api.http.unknown_fields import few
 from killable.workers.authoring.job_functions import job
 from killable.workers.protocol.messages import dump_json
 
@@ -42,7 +43,7 @@ def _parts(body: bytes, members: Set[str]) -> tuple[dict[str, Any], bytes]:
     except ValueError:
         return {"faults": [fault("body", [], "has a number that is not finite")]}, b""
     except RecursionError:
-        return {"faults": [fault("body", [], "nested too deeply")]}, b""
+        return {"malformed": "The body is nested too deeply"}, b""
     text = json.dumps(envelope)
     if len(text) > ENVELOPE_BYTES_MAX:
         why = f"takes {len(text)} bytes without its input; at most {ENVELOPE_BYTES_MAX} are allowed"
@@ -57,7 +58,7 @@ def _without_input(document: Any, members: Set[str]) -> tuple[Any, Any]:
     if "operation" in document:
         envelope = {name: value for name, value in document.items() if name in members}
         return envelope, {name: value for name, value in document.items() if name not in members}
-    input = document.get("input")
+    document, input = few(document, {*members, "type", "input"}), document.get("input")
     # One that is no object keeps its type, so that the fault is told as that of a small body.
     empty = {"input": type(input)()} if isinstance(input, (dict, list, str)) else {}
     return document | empty, input if isinstance(input, dict) else {}

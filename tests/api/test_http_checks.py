@@ -103,7 +103,7 @@ FAULTS: dict[str, tuple[bytes, str, list[str]]] = {
     "list": (b'{"type": "echo", "input": [%s1]}' % (b"1," * SMALL_BYTES_MAX), "invalid", ["/input"]),
     "tags": (b'{"type": "echo", "tags": {"a": "%s"}}' % TEXT, "invalid", [""]),
     "no object": (b"[%s1]" % (b"1," * SMALL_BYTES_MAX), "invalid", [""]),
-    "deep": (b"[" * SMALL_BYTES_MAX * 8, "invalid", [""]),
+    "deep": (b"[" * SMALL_BYTES_MAX * 8, "malformed", []),
     "cut": (b'{"type": "echo", "input": {"text": "%s"}' % TEXT, "malformed", []),
     "no text": (b'"' + b"\xff" * (SMALL_BYTES_MAX + 1) + b'"', "malformed", []),
 }

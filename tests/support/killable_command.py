@@ -122,11 +122,18 @@ class SharedServer(Server):
 
             def strangers() -> list[ProcessInfo]:
                 below = descendants(self.process.pid)
-                known = {worker["pid"] for worker in client.workers()}
+                known = {worker["pid"] for worker in client.workers()} | self._checking(below)
                 return [seen for seen in below if seen.pid not in known and (seen.pid, seen.started) not in self._own]
 
             until_empty(strangers, "only guards, zygotes and workers are below the server")
             assert list(client.jobs(state="active")) == []
+
+    def _checking(self, below: list[ProcessInfo]) -> set[int]:
+        """Return the processes that check inputs: a guard that came later than those of the pools, and all below it."""
+        guards = [
+            seen for seen in below if seen.parent == self.process.pid and (seen.pid, seen.started) not in self._own
+        ]
+        return {seen.pid for guard in guards for seen in (guard, *descendants(guard.pid))}
 
     def close(self) -> None:
         try:

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from killable.api.http.auth import tenant_of_scope
 from killable.api.http.check_pool import CheckPool
 from killable.api.http.faults import invalid
-from killable.api.http.problems import problem, refusal
+from killable.api.http.problems import problem, refusal, refused
 from killable.api.http.schemas import OperationRequest
 from killable.api.http.settings import HttpSettings
 from killable.workers.errors import Refused
@@ -135,14 +135,16 @@ class LargeBodies:
             return
         try:
             body = await _whole(receive)
+            if body is None:
+                return  # its client has left
             if len(body) > SMALL_BYTES_MAX:
                 if scope["path"] != SUBMISSION_PATH:
                     raise HTTPException(413, f"Here a body may have at most {SMALL_BYTES_MAX} bytes")
                 body, scope = await self._parsed(body, scope)
         except HTTPException as error:
             await refusal(error)(scope, receive, send)
-        except Refused as refused:
-            await problem(refused.code, refused.message, members=refused.facts)(scope, receive, send)
+        except Refused as error:
+            await (await refused(Request(scope), error))(scope, receive, send)
         else:
             await self._app(scope, _replayed(body, receive), send)
 
@@ -156,13 +158,13 @@ class LargeBodies:
         return head["envelope"].encode(), {**scope, LARGE_BODY: LargeBody(input, head["digest"])}
 
 
-async def _whole(receive: Receive) -> bytes:
-    """Return the body of a request; what there is of it when the client leaves."""
+async def _whole(receive: Receive) -> bytes | None:
+    """Return the body of a request; None if the client leaves before its end."""
     parts: list[bytes] = []
     while True:
         message = await receive()
         if message["type"] != "http.request":
-            return b"".join(parts)
+            return None
         parts.append(message.get("body", b""))
         if not message.get("more_body", False):
             return b"".join(parts)

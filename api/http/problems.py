@@ -107,13 +107,14 @@ def _as_sentence(detail: str) -> str:
 
 def install_problems(app: FastAPI) -> None:
     """Answer every exception of this app's routes with a problem document."""
-    app.exception_handler(Refused)(_refused)
+    app.exception_handler(Refused)(refused)
     app.exception_handler(HTTPException)(_http_exception)
     app.exception_handler(RequestValidationError)(_request_invalid)
     app.exception_handler(Exception)(_unexpected)
 
 
-async def _refused(request: Request, error: Refused) -> Response:
+async def refused(request: Request, error: Refused) -> Response:
+    """Return the answer for a refusal."""
     members, message = dict(error.facts), error.message
     named = members.get("job_id") or members.get("worker_id")
     if error.code in ("unknown_job", "unknown_worker") and not (named and ID.fullmatch(named)):
@@ -159,7 +160,7 @@ async def _request_invalid(request: Request, error: RequestValidationError) -> R
         if path and path[-1] == "[key]":
             del path[-1]  # the fault is in the member's own name
         faults.append(fault(str(where), path, _reword(item)))
-    return await _refused(request, invalid(faults[:FAULTS_MAX], more=len(faults) > FAULTS_MAX))
+    return await refused(request, invalid(faults[:FAULTS_MAX], more=len(faults) > FAULTS_MAX))
 
 
 def _reword(item: dict[str, Any]) -> str:

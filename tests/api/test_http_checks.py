@@ -111,7 +111,9 @@ FAULTS: dict[str, tuple[bytes, str, list[str]]] = {
 
 async def test_the_faults_of_a_large_body_are_told(server: Server) -> None:
     for name, (body, code, pointers) in FAULTS.items():
-        answer = await server.client.post("/v1/jobs", content=body, headers={"content-type": "application/json"})
+        headers = {"content-type": "application/json", "X-Correlation-Id": "mine"}
+        answer = await server.client.post("/v1/jobs", content=body, headers=headers)
+        assert answer.headers["X-Correlation-Id"] == "mine"
         problem = problem_of(answer, 400 if code == "malformed" else 422, code)
         assert [each["pointer"] for each in problem.get("faults", [])] == pointers, name
 

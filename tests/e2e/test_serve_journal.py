@@ -44,7 +44,8 @@ class Runs:
         self.client = httpx.Client(timeout=60)
 
     def start(self, *args: str, program: Sequence[str] = ()) -> None:
-        self.server = Server(Command(self.folder, program=program), *args)
+        large = {"KILLABLE_SERVER__BODY_BYTES_MAX": "2MiB"}
+        self.server = Server(Command(self.folder, program=program), *args, env=large)
         self.client.base_url = self.server.url
 
     def start_again(self) -> str:

@@ -77,4 +77,6 @@ def test_no_verb_gives_a_terminal_what_a_job_has_written_to_obey(how: str, comma
 
 def test_a_pipe_gets_it_as_it_is(command: Command, server: Server) -> None:
     del server
-    assert command.ok("submit", "streams") == f"streamed {ESCAPE}"
+    env = {**os.environ, "KILLABLE_URL": command.url}
+    told = subprocess.run([*COMMAND, "submit", "streams"], cwd=command.folder, env=env, capture_output=True, timeout=60)
+    assert told.stdout == f"streamed {ESCAPE}".encode()

@@ -26,6 +26,7 @@ from killable.supervisor.attempts.exit_outcome import Evidence, classify
 from killable.supervisor.models import ExitStatus
 from killable.supervisor.settings import PoolSpec
 from killable.workers.exit_codes import MEANINGS, ExitCode
+from killable.workers.protocol import token_ring
 from killable.workers.protocol.frames import Decoder, encode
 from killable.workers.protocol.messages import Kind, Run, Stop
 
@@ -42,10 +43,10 @@ class Worker:
         self._line, line = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.frames, frames = os.pipe()
         self.notifications, notifications = os.pipe()
-        stack = os.memfd_create("stack")
+        stack, tokens = os.memfd_create("stack"), token_ring.create()
         if not frames_open:
             os.close(self.frames)
-        ours = (orders.fileno(), line.fileno(), frames, notifications, stack)
+        ours = (orders.fileno(), line.fileno(), frames, notifications, stack, tokens)
         # Above the numbers that are wanted, so that no dup2 closes one that is still needed.
         above = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 64) for descriptor in ours]
         actions = [(os.POSIX_SPAWN_DUP2, descriptor, number) for number, descriptor in enumerate(above, 3)]
@@ -61,7 +62,7 @@ class Worker:
         argv = [sys.executable, "-S", "-P", f"{workers}/processes/boot.py", "worker", json.dumps(arguments)]
         self.pid = os.posix_spawn(argv[0], argv, os.environ, file_actions=actions)
         self.pidfd = os.pidfd_open(self.pid)
-        for descriptor in (frames, notifications, stack, *above):
+        for descriptor in (frames, notifications, stack, tokens, *above):
             os.close(descriptor)
         orders.close()
         line.close()

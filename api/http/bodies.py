@@ -1,6 +1,6 @@
 """Bodies of requests: counted before they are parsed, and parsed in another process if they are large.
 
-Runs in: api. Plain ASGI, like the checks in `access`.
+Runs in: api. Plain ASGI, like the checks in `host_and_origin`.
 """
 
 from __future__ import annotations

@@ -66,12 +66,7 @@ def _without_input(document: Any, members: Set[str]) -> tuple[Any, Any]:
 
 @job
 def check(schema: dict[str, Any], value: Any, prefix: list[str]) -> list[dict[str, str]]:
-    """Return the faults of a value; their pointers start with `prefix`."""
-    return faults_of(schema, value, prefix)
-
-
-def faults_of(schema: dict[str, Any], value: Any, prefix: list[str]) -> list[dict[str, str]]:
-    """Return the faults of a value, at most FAULTS_MAX + 1."""
+    """Return the faults of a value, at most FAULTS_MAX + 1; their pointers start with `prefix`."""
     try:
         dump_json(value)
         return find_faults(validator_of(schema), value, tuple(prefix))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -42,11 +43,6 @@ class CheckPool:
         self._starting: asyncio.Task[Supervisor] | None = None
         self._turns: WeakValueDictionary[str, _Turns] = WeakValueDictionary()
 
-    def start(self) -> None:
-        """Start the processes, if that was not done already."""
-        if self._starting is None:
-            self._starting = asyncio.ensure_future(_started())
-
     async def split(self, body: bytes, members: Sequence[str], tenant: str) -> tuple[dict[str, Any], bytes]:
         """Return what `check_jobs.split` does. Raise Refused: input.invalid, busy."""
         content = b'{"members":%s,"body":{"base64":"%s"}}' % (dump_json(list(members)), base64.b64encode(body))
@@ -65,22 +61,35 @@ class CheckPool:
     async def close(self) -> None:
         """Kill what runs, and return when no process is left."""
         if self._starting is not None:
-            supervisor = await self._starting
-            await supervisor.close(0.0)
+            with contextlib.suppress(OSError):  # it did not start
+                await (await self._starting).close(0.0)
 
     async def _run(self, type: str, content: bytes, tenant: str) -> bytes:
-        self.start()
-        assert self._starting is not None
-        supervisor = await asyncio.shield(self._starting)
+        supervisor = await self._supervisor()
         turns = self._turns.setdefault(tenant, _Turns())
         async with turns:
-            record = await supervisor.submit(Submission(type, content, {"run_s": self._run_s}))
+            try:
+                record = await supervisor.submit(Submission(type, content, {"run_s": self._run_s}))
+            except Refused as refused:  # the pool is broken
+                raise _busy(refused.message) from refused
             try:
                 record = await supervisor.wait(record.job_id)
             except asyncio.CancelledError:
                 await asyncio.shield(supervisor.cancel(record.job_id, grace_s=0.0, wait_s=0.0))
                 raise
         return self._answer(record)
+
+    async def _supervisor(self) -> Supervisor:
+        """Return the pool's supervisor; start it if there is none. Raise Refused: busy, if it cannot be started now."""
+        if self._starting is None:
+            self._starting = asyncio.ensure_future(_started())
+        starting = self._starting
+        try:
+            return await asyncio.shield(starting)
+        except OSError as error:
+            if self._starting is starting:
+                self._starting = None  # the next check tries again
+            raise _busy(str(error)) from error
 
     def _answer(self, record: JobRecord) -> bytes:
         if record.result is not None:
@@ -92,8 +101,12 @@ class CheckPool:
             case "limit.memory":
                 why = f"its check took more than {MEMORY_BYTES >> 20} MiB of memory"
             case code:
-                raise Refused(f"the request cannot be checked now ({code})", code="busy")
+                raise _busy(str(code))
         raise Refused(f"the input cannot be checked: {why}", code="input.invalid", check=error["code"])
+
+
+def _busy(why: str) -> Refused:
+    return Refused(f"the request cannot be checked now: {why}", code="busy")
 
 
 class _Turns:

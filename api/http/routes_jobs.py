@@ -16,7 +16,7 @@ from starlette.responses import Response
 from killable.api.http import schemas
 from killable.api.http.api_keys import Tickets
 from killable.api.http.auth import tenant_of
-from killable.api.http.bodies import large_body_of
+from killable.api.http.bodies import LargeBody, large_body_of
 from killable.api.http.dependencies import engine_of, parts_of
 from killable.api.http.records import record_json, short_record_json
 from killable.api.http.responses import (
@@ -69,7 +69,6 @@ async def submit_job(
     job_type = await _find_type(engine, body.operation if isinstance(body, schemas.OperationRequest) else body.type)
     tenant, large = tenant_of(request), large_body_of(request)
     prefix = () if markers else ("input",)
-    digest = large.digest if large else hashlib.sha256(await request.body()).hexdigest()
     submission = Submission(
         type=job_type.name,
         input=await parts.input_check.encode(job_type, large.input if large else body.input, prefix, tenant),
@@ -81,7 +80,7 @@ async def submit_job(
         stop_when_client_leaves=body.stop_when_client_leaves,
         markers=markers,
         idempotency_key=headers.idempotency_key or "",
-        body_digest=digest if headers.idempotency_key else "",
+        body_digest=await _digest(request, large) if headers.idempotency_key else "",
         correlation_id=correlation_id_of(request),
     )
     record = await engine.submit(submission)
@@ -96,6 +95,10 @@ async def submit_job(
     urls = _stream_urls(parts.tickets, record.job_id)
     content = record_json(record, parts.settings.result_inline_bytes_max) | urls
     return Json(content, status, answered | {"Location": address})
+
+
+async def _digest(request: Request, large: LargeBody | None) -> str:
+    return large.digest if large else hashlib.sha256(await request.body()).hexdigest()
 
 
 def _stream_urls(tickets: Tickets | None, job_id: str) -> dict[str, str]:

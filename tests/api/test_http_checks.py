@@ -11,6 +11,7 @@ import pytest
 from api_server import Server, StartServer, problem_of
 from test_http_bounds import accepted
 
+from killable.api.http import check_pool
 from killable.api.http.bodies import SMALL_BYTES_MAX
 from killable.api.http.settings import HttpSettings
 from killable.supervisor.settings import PoolSpec
@@ -116,6 +117,16 @@ async def test_the_faults_of_a_large_body_are_told(server: Server) -> None:
         assert answer.headers["X-Correlation-Id"] == "mine"
         problem = problem_of(answer, 400 if code == "malformed" else 422, code)
         assert [each["pointer"] for each in problem.get("faults", [])] == pointers, name
+
+
+async def test_a_pool_that_cannot_check_is_said_to_be_busy(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check_pool, "JOBS", "no_such_module_of_checks")
+    async with start_server() as server:
+        body = {"type": "echo", "input": {"text": LARGE}}
+        problem = problem_of(await server.client.post("/v1/jobs", json=body), 503, "busy")
+        assert problem["retryable"] and problem["detail"].startswith("The request cannot be checked now")
 
 
 async def test_only_a_submission_may_have_a_large_body(server: Server) -> None:

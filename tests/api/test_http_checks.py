@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from killable.api.http import check_pool
 from killable.api.http.bodies import SMALL_BYTES_MAX
 from killable.api.http.settings import HttpSettings
 from killable.supervisor.settings import PoolSpec
+from killable.supervisor.supervisor import Supervisor
 
 PATTERNS = """
 from typing import Annotated, Any
@@ -127,6 +130,23 @@ async def test_a_pool_that_cannot_check_is_said_to_be_busy(
         body = {"type": "echo", "input": {"text": LARGE}}
         problem = problem_of(await server.client.post("/v1/jobs", json=body), 503, "busy")
         assert problem["retryable"] and problem["detail"].startswith("The request cannot be checked now")
+
+
+async def test_a_pool_that_did_not_start_is_started_by_the_next_check(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = check_pool._started
+
+    async def without_descriptors() -> Supervisor:
+        monkeypatch.setattr(check_pool, "_started", start)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(check_pool, "_started", without_descriptors)
+    async with start_server() as server:
+        body = {"type": "echo", "input": {"text": LARGE}}
+        problem = problem_of(await server.client.post("/v1/jobs", json=body), 503, "busy")
+        assert "Too many open files" in problem["detail"]
+        assert (await server.client.post("/v1/jobs", json=body)).status_code == 202
 
 
 async def test_only_a_submission_may_have_a_large_body(server: Server) -> None:

@@ -79,10 +79,13 @@ def serve(
     """
     with errors.reporting(as_json):
         require_linux("serve")
+        from killable.api.cli.server import owner_socket
         from killable.api.cli.server.configuration import load
         from killable.api.cli.server.listener import CannotServe, listen, raise_file_limit
+        from killable.supervisor.linux import own_process
         from killable.supervisor.telemetry import logs, loop_turns
 
+        own_process.protect()
         flags = {
             "server.host": host, "server.port": port, "server.uds": uds,
             "server.journal": journal, "server.log_level": log_level, "server.log_format": log_format,
@@ -90,7 +93,10 @@ def serve(
         in_force = load(config, os.environ, flags, target)
         server = in_force.config.server
         raise_file_limit()
-        with listen(server, in_force.config.sources.get("server.host", "")) as listener:
+        with (
+            listen(server, in_force.config.sources.get("server.host", "")) as listener,
+            owner_socket.claim(listener.url) or contextlib.nullcontext(),
+        ):
             log = logs.configure(server.log_format, server.log_level, server.redact)
             try:
                 with asyncio.Runner(loop_factory=loop_turns.new_loop) as runner:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from killable.api.cli.server.configuration import InForce
     from killable.api.cli.server.http_server import HttpServer
     from killable.api.cli.server.listener import Listener
+    from killable.api.cli.server.service_manager import ServiceManager
     from killable.supervisor.configuration.config import Config
     from killable.supervisor.supervisor import Supervisor
 
@@ -80,6 +81,9 @@ def serve(
     with errors.reporting(as_json):
         require_linux("serve")
         from killable.api.cli.server import owner_socket
+        from killable.api.cli.server.service_manager import ServiceManager
+
+        manager = ServiceManager.of(os.environ)  # before any process of a pool could inherit its variables
         from killable.api.cli.server.configuration import load
         from killable.api.cli.server.listener import CannotServe, listen, raise_file_limit
         from killable.supervisor.linux import own_process
@@ -100,7 +104,7 @@ def serve(
             log = logs.configure(server.log_format, server.log_level, server.redact)
             try:
                 with asyncio.Runner(loop_factory=loop_turns.new_loop) as runner:
-                    runner.run(_serve(in_force, listener, as_json))
+                    runner.run(_serve(in_force, listener, manager, as_json))
             except OSError as error:
                 raise CannotServe(f"the server cannot run: {error}; `killable doctor` checks this machine") from error
             finally:
@@ -113,7 +117,7 @@ def require_linux(verb: str) -> None:
         raise NotHere(f"{verb} needs Linux (pidfds, subreapers); this is {sys.platform}")
 
 
-async def _serve(in_force: InForce, listener: Listener, as_json: bool) -> None:
+async def _serve(in_force: InForce, listener: Listener, manager: ServiceManager, as_json: bool) -> None:
     """Start, announce, wait until asked to stop, stop."""
     from killable.api.cli.server import announcement, gc_freeze
     from killable.api.cli.server.http_server import HttpServer
@@ -123,8 +127,9 @@ async def _serve(in_force: InForce, listener: Listener, as_json: bool) -> None:
     config = in_force.config
     stop = _Stop()
     supervisor = Supervisor(config.settings)
-    with stop.watching_signals():
+    with manager, stop.watching_signals():
         try:
+            manager.status("starting pools")
             if not await _started(supervisor, config, stop):
                 return
             web = HttpServer(supervisor, config.server, listener, in_force.keys)
@@ -132,8 +137,10 @@ async def _serve(in_force: InForce, listener: Listener, as_json: bool) -> None:
             gc_freeze.settle()
             await announcement.print_to(supervisor, in_force, listener.url, as_json)
             loop_turns.forget()
-            await _until_asked_to_stop(supervisor, web, stop, config.server.drain_s)
-            await _end_jobs(supervisor, stop)
+            ready = asyncio.create_task(_tell_when_warm(supervisor, manager, listener.url))
+            await _until_asked_to_stop(supervisor, web, manager, stop, config.server.drain_s)
+            ready.cancel()
+            await _end_jobs(supervisor, manager, stop)
             await web.close(LAST_WORDS_S)
         finally:
             await supervisor.close(grace_s=0)
@@ -183,6 +190,14 @@ async def _started(supervisor: Supervisor, config: Config, stop: _Stop) -> bool:
     return True
 
 
+async def _tell_when_warm(supervisor: Supervisor, manager: ServiceManager, url: str) -> None:
+    """Tell the service manager that the server is ready once each pool has a worker, or is broken."""
+    manager.status(f"listening on {url}, starting workers")
+    await supervisor.until_warm()
+    broken = ", ".join(pool.name for pool in await supervisor.pools() if pool.state == "broken")
+    manager.ready(f"listening on {url}{f'; broken: {broken}' if broken else ''}")
+
+
 async def _check_pools(supervisor: Supervisor, config: Config) -> None:
     """Raise ConfigError if no pool can start a job, or if there are settings for unknown job types."""
     from killable.api.cli.server.pool_survey import unknown_types, without_types
@@ -201,7 +216,9 @@ async def _check_pools(supervisor: Supervisor, config: Config) -> None:
         raise ConfigError.of(faults)
 
 
-async def _until_asked_to_stop(supervisor: Supervisor, web: HttpServer, stop: _Stop, drain_s: float) -> None:
+async def _until_asked_to_stop(
+    supervisor: Supervisor, web: HttpServer, manager: ServiceManager, stop: _Stop, drain_s: float
+) -> None:
     """Wait until the server is to stop: over HTTP, or by a signal and `drain_s` after it."""
     due = asyncio.create_task(supervisor.until_shutdown())
     await _first_of(_done(due), stop.asked.wait(), web.until_stopped())
@@ -209,16 +226,19 @@ async def _until_asked_to_stop(supervisor: Supervisor, web: HttpServer, stop: _S
         left = await supervisor.shutdown(deadline_s=drain_s, reason=stop.signal)
         if not due.done() and left.deadline_s is not None:
             jobs = render.counted(left.running + left.queued, "job")
+            manager.status(f"{jobs} may finish within {render.setting(drain_s)}")
             _say(f"{jobs} may finish within {render.setting(drain_s)}; Ctrl-C again kills at once")
         await _first_of(_done(due), stop.asked_again.wait())
     stop.asked.set()  # a signal from here on counts as the second one
     due.cancel()
 
 
-async def _end_jobs(supervisor: Supervisor, stop: _Stop) -> None:
+async def _end_jobs(supervisor: Supervisor, manager: ServiceManager, stop: _Stop) -> None:
     """End every job with its own grace; after a second signal, with none."""
     left = await supervisor.drained()
     number = left.running + left.queued
+    # Not at the begin of a drain: the manager would kill the server when its time for a stop is over.
+    manager.stopping(f"ending {render.counted(number, 'job')}")
     closing = asyncio.create_task(supervisor.close())
     if number and not stop.asked_again.is_set():
         verb, whom = (

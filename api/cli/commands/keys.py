@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 RELOAD = "a running server reads its keys again at SIGHUP: kill -HUP PID, or systemctl reload"
 
 
-class Action(StrEnum):
+class KeyAction(StrEnum):
     """What to do."""
 
     MAKE = "make"
@@ -47,16 +47,23 @@ class KeyVisibility(StrEnum):
 
 
 def keys(
-    action: Annotated[Action, typer.Argument(help="What to do.", show_default=False)],
+    action: Annotated[
+        KeyAction, typer.Argument(metavar="make|list|revoke", help="What to do.", show_default=False)
+    ],
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="Name of the key: the tenant of its jobs.", show_default=False)
     ] = "",
     role: Annotated[
-        KeyRole | None, typer.Option("--role", help="What it may do: look, also submit and cancel, or everything.")
+        KeyRole | None,
+        typer.Option(
+            "--role", metavar="read|submit|operate", help="What it may do: look, also submit and cancel, or everything."
+        ),
     ] = None,
     visibility: Annotated[
         KeyVisibility | None,
-        typer.Option("--visibility", help="Which jobs it sees. Default: server.visibility; with operate all."),
+        typer.Option(
+            "--visibility", metavar="all|own", help="Which jobs it sees. Default: server.visibility; with operate all."
+        ),
     ] = None,
     expires: Annotated[
         float | None,
@@ -85,10 +92,10 @@ def keys(
         from killable.api.http.access import VISIBILITIES
 
         path = _path(file, config)
-        if action is Action.LIST:
+        if action is KeyAction.LIST:
             _print_list(key_file.read_keys(path, may_be_empty=True), as_json)
             return
-        if action is Action.REVOKE:
+        if action is KeyAction.REVOKE:
             gone = key_file.revoke_key(path, name)
             if as_json:
                 console.print_json(_members(gone) | {"file": str(path)})
@@ -108,12 +115,12 @@ def keys(
             )
 
 
-def _check_usage(action: Action, name: str, role: KeyRole | None) -> None:
-    if action is not Action.LIST and not name:
+def _check_usage(action: KeyAction, name: str, role: KeyRole | None) -> None:
+    if action is not KeyAction.LIST and not name:
         raise typer.BadParameter(f"`keys {action}` needs the name of the key", param_hint="NAME")
-    if action is Action.LIST and name:
+    if action is KeyAction.LIST and name:
         raise typer.BadParameter("`keys list` lists all keys and takes no name", param_hint="NAME")
-    if action is Action.MAKE and role is None:
+    if action is KeyAction.MAKE and role is None:
         raise typer.BadParameter("`keys make` needs a role: read, submit or operate", param_hint="--role")
 
 

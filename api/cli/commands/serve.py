@@ -80,37 +80,42 @@ def serve(
     """
     with errors.reporting(as_json):
         require_linux("serve")
-        from killable.api.cli.server import owner_socket
-        from killable.api.cli.server.service_manager import ServiceManager
-
-        manager = ServiceManager.of(os.environ)  # before any process of a pool could inherit its variables
-        from killable.api.cli.server.configuration import load
-        from killable.api.cli.server.hang_up import no_end_by_hang_up
-        from killable.api.cli.server.listener import CannotServe, listen, raise_file_limit
-        from killable.supervisor.linux import own_process
-        from killable.supervisor.telemetry import logs, loop_turns
-
-        own_process.protect()
         flags = {
             "server.host": host, "server.port": port, "server.uds": uds,
             "server.journal": journal, "server.log_level": log_level, "server.log_format": log_format,
         }  # fmt: skip
-        in_force = load(config, os.environ, flags, target)
-        server = in_force.config.server
-        raise_file_limit()
-        with (
-            no_end_by_hang_up(),
-            listen(server, in_force.config.sources.get("server.host", "")) as listener,
-            owner_socket.claim(listener.url) or contextlib.nullcontext(),
-        ):
-            log = logs.configure(server.log_format, server.log_level, server.redact)
-            try:
-                with asyncio.Runner(loop_factory=loop_turns.new_loop) as runner:
-                    runner.run(_serve(in_force, listener, manager, as_json))
-            except OSError as error:
-                raise CannotServe(f"the server cannot run: {error}; `killable doctor` checks this machine") from error
-            finally:
-                log.close()
+        _run(flags, config, target, as_json)
+
+
+def _run(flags: dict[str, Any], config: ConfigFile, target: Target, as_json: bool) -> None:
+    """Load the configuration, listen, and run the server until it is stopped."""
+    from killable.api.cli.server import owner_socket
+    from killable.api.cli.server.service_manager import ServiceManager
+
+    manager = ServiceManager.of(os.environ)  # before any process of a pool could inherit its variables
+    from killable.api.cli.server.configuration import load
+    from killable.api.cli.server.hang_up import no_end_by_hang_up
+    from killable.api.cli.server.listener import CannotServe, listen, raise_file_limit
+    from killable.supervisor.linux import own_process
+    from killable.supervisor.telemetry import logs, loop_turns
+
+    own_process.protect()
+    in_force = load(config, os.environ, flags, target)
+    server = in_force.config.server
+    raise_file_limit()
+    with (
+        no_end_by_hang_up(),
+        listen(server, in_force.config.sources.get("server.host", "")) as listener,
+        owner_socket.claim(listener.url) or contextlib.nullcontext(),
+    ):
+        log = logs.configure(server.log_format, server.log_level, server.redact)
+        try:
+            with asyncio.Runner(loop_factory=loop_turns.new_loop) as runner:
+                runner.run(_serve(in_force, listener, manager, as_json))
+        except OSError as error:
+            raise CannotServe(f"the server cannot run: {error}; `killable doctor` checks this machine") from error
+        finally:
+            log.close()
 
 
 def require_linux(verb: str) -> None:

@@ -16,7 +16,7 @@ import stat
 import struct
 from collections.abc import Iterable
 
-_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
+CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _VERSION = 1
 _PATH_BENEATH = 1
 ABI_WANTED = 3
@@ -42,7 +42,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def abi() -> int:
     """Return the version of Landlock in this kernel; 0: it has none, it is switched off, or it may not be used."""
-    version: int = _libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _VERSION)
+    version: int = _libc.syscall(CREATE_RULESET, None, ctypes.c_size_t(0), _VERSION)
     return max(0, version)
 
 
@@ -55,7 +55,7 @@ class Ruleset:
         self._handled = handled & ~(0 if version >= _ABI_OF_DEVICES else _IOCTL_DEV)
         scopes = _SIGNAL | _ABSTRACT_UNIX_SOCKET if version >= _ABI_OF_SCOPES else 0
         attributes = struct.pack("=QQQ", self._handled, 0, scopes)  # older kernels take zeros at the end
-        self._descriptor = _call(_CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), 0)
+        self._descriptor = _call(CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), 0)
 
     def allow(self, paths: Iterable[str], rights: int) -> None:
         """Give rights on files, or on folders and all that is in them."""

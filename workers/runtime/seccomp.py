@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import struct
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -50,8 +49,8 @@ _PIDFD_GETFD = 438
 
 def why_not() -> str:
     """Return why no filter can be set here; empty: it can."""
-    if platform.machine() not in _ARCHITECTURES:
-        return f"killable has no filter for {platform.machine()}"
+    if os.uname().machine not in _ARCHITECTURES:
+        return f"killable has no filter for {os.uname().machine}"
     if ctypes.CDLL(None).prctl(_PR_GET_SECCOMP, 0, 0, 0, 0) < 0:
         return "the kernel has no seccomp"
     return ""
@@ -63,7 +62,7 @@ def forbid_network() -> None:
     A pair of connected sockets remains, as event loops and multiprocessing need one, except of datagrams, which could
     be sent to any Unix socket. Needs PR_SET_NO_NEW_PRIVS, or root. Raise OSError.
     """
-    here = _ARCHITECTURES[platform.machine()]
+    here = _ARCHITECTURES[os.uname().machine]
     elsewhere = (here.ptrace, here.process_vm_readv, here.process_vm_writev, _PIDFD_GETFD)
     install((here.socket, *_IO_URING, *elsewhere), pairs=here.socketpair)
 
@@ -74,7 +73,7 @@ def install(forbidden: Iterable[int], *, pairs: int | None = None) -> None:
     # Each entry is (code, value, where to go if true, if false), by name; names are resolved below.
     program: list[tuple[int, int, str, str]] = [
         (_LOAD, _ARCHITECTURE_AT, "", ""),
-        (_JUMP_EQUAL, _ARCHITECTURES[platform.machine()].audit, "", "deny"),
+        (_JUMP_EQUAL, _ARCHITECTURES[os.uname().machine].audit, "", "deny"),
         (_LOAD, _NUMBER_AT, "", ""),
         (_JUMP_AT_LEAST, _X32, "deny", ""),
         *((code, number, "deny", "") for code, number in body),

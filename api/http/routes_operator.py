@@ -13,14 +13,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from killable.api.http import schemas
-from killable.api.http.auth import OPERATOR
 from killable.api.http.dependencies import engine_of
 from killable.api.http.faults import fault, invalid
 from killable.api.http.responses import BODY_CODES, CANCEL_WAIT_S, NO_BODY, Json, Preferred, answer, documented
 
 DRAIN_RESPONSES = documented({202: answer("Begun", schemas.Drained)}, "invalid")
 
-router = APIRouter(tags=["operator"], default_response_class=Json, dependencies=[OPERATOR])
+router = APIRouter(tags=["operator"], default_response_class=Json)
 
 
 @router.post(

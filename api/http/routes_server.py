@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from killable.api.http import schemas
-from killable.api.http.auth import CALLER, OPERATOR
+from killable.api.http.auth import caller_of
 from killable.api.http.dependencies import engine_of, parts_of
 from killable.api.http.problems import problem
 from killable.api.http.responses import CANCEL_WAIT_S, NO_BODY, Json, Preferred, answer, documented
@@ -69,7 +69,7 @@ async def get_worker(request: Request, worker_id: str) -> Response:
         "unknown_worker",
         "invalid",
     ),
-    dependencies=[OPERATOR, NO_BODY],
+    dependencies=[NO_BODY],
 )
 async def kill_worker(
     request: Request, worker_id: str, query: Annotated[schemas.KillQuery, Query()], preference: Preferred
@@ -100,7 +100,7 @@ async def ready(request: Request) -> Response:
     can_start, degraded = await engine.ready()
     if can_start:
         # If the server has keys, a request without one gets no traceback, which may quote confidential values.
-        shows_detail = parts_of(request).tickets is None or CALLER in request.scope
+        shows_detail = parts_of(request).tickets is None or caller_of(request.scope) is not None
         pools = [
             {"name": pool.name, "state": pool.state, "detail": pool.detail if shows_detail else ""}
             for pool in await engine.pools()

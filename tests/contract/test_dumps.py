@@ -2,8 +2,7 @@
 
 It is registered for one signal, that signal has one sender, and the sender one caller: the escalation, right before
 SIGKILL. That a dump is always followed by SIGKILL or by the exit is a property of the plan (`tests/properties`).
-Enabled it is for the signals of a crash: in workers, in one file, which leaves them alone where anybody would go on
-after one; and in a server that a watchdog may end by SIGABRT.
+Enabled it is for the signals of a crash, in one file, which leaves them alone where anybody would go on after one.
 """
 
 from __future__ import annotations
@@ -15,11 +14,10 @@ from contract.source import LAYERS, Source, check, sources
 
 DEFINES = "workers/runtime/dump_signal.py outside of functions"
 REGISTERS = "workers/runtime/harness.py __init__"
-OF_FAULTS = {
-    "workers/runtime/crash_stack.py": {"faulthandler.is_enabled", "faulthandler.enable", "faulthandler.disable"},
-    "api/cli/server/service_manager.py": {"faulthandler.enable"},
-}
-"""Enable it for SIGSEGV and its like, which end the process."""
+OF_FAULTS = "workers/runtime/crash_stack.py"
+"""Enables it for SIGSEGV and its like."""
+OF_WATCHDOG = "api/cli/server/service_manager.py"
+"""Enables it for the SIGABRT of a service manager, which ends the server."""
 SENDS = "supervisor/linux/worker_process.py dump"
 ELSEWHERE = ("PYTHONFAULTHANDLER", "-X", "-Xfaulthandler")
 """How it is turned on from outside."""
@@ -46,7 +44,7 @@ def used(looked_at: Sequence[Source], name: str) -> list[str]:
 @check
 def faulthandlers(looked_at: Sequence[Source]) -> list[str]:
     """Whatever is done with it but to register it for the dump signal, in one place, and beside that of faults."""
-    looked_at = [each for each in looked_at if each.name not in OF_FAULTS]
+    looked_at = [each for each in looked_at if each.name not in (OF_FAULTS, OF_WATCHDOG)]
     found = [use for use in used(looked_at, "faulthandler") if use != REGISTERS]
     for each in looked_at:
         found += [f"{each.name} {seen.module}" for seen in each.imports if seen.module.startswith("faulthandler.")]
@@ -60,12 +58,12 @@ def faulthandlers(looked_at: Sequence[Source]) -> list[str]:
 
 def test_faulthandler_is_registered_for_the_dump_signal_and_enabled_for_faults_only() -> None:
     assert faulthandlers(sources(*LAYERS)) == []
-    elsewhere = [each for each in sources(*LAYERS) if each.name not in OF_FAULTS]
-    of_faults = [each for each in sources(*LAYERS) if each.name in OF_FAULTS]
+    elsewhere = [each for each in sources(*LAYERS) if each.name not in (OF_FAULTS, OF_WATCHDOG)]
+    (of_faults,) = (each for each in sources(*LAYERS) if each.name == OF_FAULTS)
     assert used(elsewhere, "faulthandler") == [REGISTERS]
-    assert {
-        each.name: {called for called, _ in each.calls if called.startswith("faulthandler.")} for each in of_faults
-    } == OF_FAULTS
+    assert {called for called, _ in of_faults.calls if called.startswith("faulthandler.")} == {
+        "faulthandler.is_enabled", "faulthandler.enable", "faulthandler.disable"
+    }  # fmt: skip
 
 
 @check

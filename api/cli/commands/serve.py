@@ -2,9 +2,10 @@
 
 Runs in: supervisor (Linux only; elsewhere it says so, and nothing of the supervisor is imported).
 
-    first Ctrl-C, SIGTERM, SIGHUP or POST /v1/shutdown: refuse new jobs (503); let the others finish for `drain_s` (0 by
+    first Ctrl-C, SIGTERM or POST /v1/shutdown: refuse new jobs (503); let the others finish for `drain_s` (0 by
     default), then cancel each with its own grace; end the streams; exit 0
     second Ctrl-C or SIGTERM: SIGKILL to what is left
+    SIGHUP: read the file of API keys again
 
 HTTP requests are answered until the last job has ended, so that clients learn how their jobs end.
 """
@@ -24,7 +25,6 @@ import typer
 
 from killable.api.cli.display import console, errors, render
 from killable.api.cli.display.exit_codes import CommandExit
-from killable.api.cli.interrupts import terminations
 from killable.api.cli.parameters.options import ConfigFile, Json, Target
 from killable.workers.errors import KillableError
 
@@ -76,33 +76,46 @@ def serve(
     from the variable KILLABLE_API_KEY. No process that the server started
     outlives it, even if it is killed. With --journal, accepted jobs survive a
     restart: the next server with the same file runs those that were queued, and
-    knows how the others ended.
+    knows how the others ended. SIGHUP reads the file of keys again.
     """
     with errors.reporting(as_json):
         require_linux("serve")
-        from killable.api.cli.server.service_manager import ServiceManager
-
-        manager = ServiceManager.of(os.environ)  # before any process of a pool could inherit its variables
-        from killable.api.cli.server.configuration import load
-        from killable.api.cli.server.listener import CannotServe, listen, raise_file_limit
-        from killable.supervisor.telemetry import logs, loop_turns
-
         flags = {
             "server.host": host, "server.port": port, "server.uds": uds,
             "server.journal": journal, "server.log_level": log_level, "server.log_format": log_format,
         }  # fmt: skip
-        in_force = load(config, os.environ, flags, target)
-        server = in_force.config.server
-        raise_file_limit()
-        with listen(server, in_force.config.sources.get("server.host", "")) as listener:
-            log = logs.configure(server.log_format, server.log_level, server.redact)
-            try:
-                with asyncio.Runner(loop_factory=loop_turns.new_loop) as runner:
-                    runner.run(_serve(in_force, listener, manager, as_json))
-            except OSError as error:
-                raise CannotServe(f"the server cannot run: {error}; `killable doctor` checks this machine") from error
-            finally:
-                log.close()
+        _run(flags, config, target, as_json)
+
+
+def _run(flags: dict[str, Any], config: ConfigFile, target: Target, as_json: bool) -> None:
+    """Load the configuration, listen, and run the server until it is stopped."""
+    from killable.api.cli.server import owner_socket
+    from killable.api.cli.server.service_manager import ServiceManager
+
+    manager = ServiceManager.of(os.environ)  # before any process of a pool could inherit its variables
+    from killable.api.cli.server.configuration import load
+    from killable.api.cli.server.hang_up import no_end_by_hang_up
+    from killable.api.cli.server.listener import CannotServe, listen, raise_file_limit
+    from killable.supervisor.linux import own_process
+    from killable.supervisor.telemetry import logs, loop_turns
+
+    own_process.protect()
+    in_force = load(config, os.environ, flags, target)
+    server = in_force.config.server
+    raise_file_limit()
+    with (
+        no_end_by_hang_up(),
+        listen(server, in_force.config.sources.get("server.host", "")) as listener,
+        owner_socket.claim(listener.url) or contextlib.nullcontext(),
+    ):
+        log = logs.configure(server.log_format, server.log_level, server.redact)
+        try:
+            with asyncio.Runner(loop_factory=loop_turns.new_loop) as runner:
+                runner.run(_serve(in_force, listener, manager, as_json))
+        except OSError as error:
+            raise CannotServe(f"the server cannot run: {error}; `killable doctor` checks this machine") from error
+        finally:
+            log.close()
 
 
 def require_linux(verb: str) -> None:
@@ -114,6 +127,7 @@ def require_linux(verb: str) -> None:
 async def _serve(in_force: InForce, listener: Listener, manager: ServiceManager, as_json: bool) -> None:
     """Start, announce, wait until asked to stop, stop."""
     from killable.api.cli.server import announcement, gc_freeze
+    from killable.api.cli.server.hang_up import HangUp
     from killable.api.cli.server.http_server import HttpServer
     from killable.supervisor.supervisor import Supervisor
     from killable.supervisor.telemetry import loop_turns
@@ -128,6 +142,8 @@ async def _serve(in_force: InForce, listener: Listener, manager: ServiceManager,
                 return
             web = HttpServer(supervisor, config.server, listener, in_force.keys)
             await web.start()
+            hang_up = HangUp(in_force, web)
+            hang_up.start()
             gc_freeze.settle()
             await announcement.print_to(supervisor, in_force, listener.url, as_json)
             loop_turns.forget()
@@ -135,6 +151,7 @@ async def _serve(in_force: InForce, listener: Listener, manager: ServiceManager,
             await _until_asked_to_stop(supervisor, web, manager, stop, config.server.drain_s)
             ready.cancel()
             await _end_jobs(supervisor, manager, stop)
+            hang_up.close()
             await web.close(LAST_WORDS_S)
         finally:
             await supervisor.close(grace_s=0)
@@ -150,8 +167,8 @@ class _Stop:
 
     @contextlib.contextmanager
     def watching_signals(self) -> Iterator[None]:
-        """Let SIGINT, SIGTERM and SIGHUP only set events: the end of the jobs must not be interrupted half-way."""
-        loop, numbers = asyncio.get_running_loop(), (signal.SIGINT, *terminations())
+        """Let SIGINT and SIGTERM only set events: the end of the jobs must not be interrupted half-way."""
+        loop, numbers = asyncio.get_running_loop(), (signal.SIGINT, signal.SIGTERM)
         for number in numbers:
             loop.add_signal_handler(number, self._ask, number.name)
         try:
@@ -161,8 +178,6 @@ class _Stop:
                 loop.remove_signal_handler(number)
 
     def _ask(self, name: str) -> None:
-        if name == "SIGHUP" and self.asked.is_set():
-            return  # a closed terminal sends SIGHUP twice, from its shell and from the kernel: not a second request
         self.signal = name
         (self.asked_again if self.asked.is_set() else self.asked).set()
 

@@ -16,7 +16,7 @@ import uvicorn
 
 from killable.api.cli.server.bounded_protocol import protocol_of
 from killable.api.cli.server.listener import BACKLOG, Listener, cannot_listen
-from killable.api.http.api_keys import ApiKey
+from killable.api.http.api_keys import ApiKey, KeyRing
 from killable.api.http.app import close_app, create_app
 from killable.api.http.settings import HttpSettings
 from killable.supervisor.server_settings import ServerSettings
@@ -63,6 +63,16 @@ class HttpServer:
                 await self._serving
         except OSError as error:
             raise cannot_listen(self._listener.url, error) from error
+
+    def replace_keys(self, keys: Sequence[ApiKey]) -> tuple[list[str], list[str]]:
+        """Let these be the keys from now on, of a server that was started with some. Return the names that came, and
+        those that went.
+
+        What has begun goes on, also the stream of a key that is gone: it was allowed when it began.
+        """
+        found: KeyRing | None = self._app.state.parts.keys
+        assert found is not None
+        return found.replace(keys)
 
     async def until_stopped(self) -> None:
         """Wait until the server has ended by itself, which is an error."""

@@ -142,7 +142,7 @@ async def _serve(in_force: InForce, listener: Listener, manager: ServiceManager,
                 return
             web = HttpServer(supervisor, config.server, listener, in_force.keys)
             await web.start()
-            hang_up = HangUp(in_force, web)
+            hang_up = HangUp(in_force, web, manager)
             hang_up.start()
             gc_freeze.settle()
             await announcement.print_to(supervisor, in_force, listener.url, as_json)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from killable.workers.authoring.limits import DEFAULT_CAPS, DEFAULT_LIMITS, Limits
+from killable.workers.authoring.limits import DEFAULT_LIMITS, Limits
 
 StartMethod = Literal["fork", "spawn"]
 
@@ -61,10 +61,10 @@ class PoolSpec:
 
 @dataclass(frozen=True, slots=True)
 class JobSettings:
-    """`[jobs.NAME]`: limits that override the decorator's, and caps that are at most the server's."""
+    """`[jobs.NAME]`: limits that override the decorator's, and caps that are at most those of `[caps]`."""
 
     limits: Mapping[str, Any] = field(default_factory=dict)
-    caps: Mapping[str, float] = field(default_factory=dict)
+    caps: Mapping[str, float | None] = field(default_factory=dict)
 
 
 Seconds = Annotated[float, "seconds, 0 or more"]
@@ -108,7 +108,8 @@ class Settings(SupervisorSettings):
     pools: tuple[PoolSpec, ...]
     limits: Limits = field(default_factory=lambda: DEFAULT_LIMITS)
     """Default limits of all job types."""
-    caps: Mapping[str, float] = field(default_factory=lambda: DEFAULT_CAPS)
+    caps: Mapping[str, float | None] = field(default_factory=dict)
+    """The caps that the operator has set; None: no cap. The others follow from the limits of each type (`cap_of`)."""
     jobs: Mapping[str, JobSettings] = field(default_factory=dict)
     sweep: bool = True
     """Whether to end the orphans of dead supervisors on this machine at the start. An Executor does not."""

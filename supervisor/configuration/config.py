@@ -15,17 +15,20 @@ from typing import Any
 
 from killable.supervisor.configuration import layers
 from killable.supervisor.configuration.checking import check
-from killable.supervisor.configuration.contradictions import absolute_python, caps_over, contradictions
+from killable.supervisor.configuration.contradictions import absolute_python, configured_caps, contradictions
 from killable.supervisor.configuration.faults import ConfigError, ConfigFault, dotted, shown
 from killable.supervisor.configuration.layers import Layer, Leaves
 from killable.supervisor.configuration.tables import FileTable, PoolTable
 from killable.supervisor.jobs.limits import is_over
+from killable.supervisor.linux.memory_size import usable_memory
 from killable.supervisor.server_settings import ServerSettings
 from killable.supervisor.settings import JobSettings, PoolSpec, Settings, SupervisorSettings
-from killable.workers.authoring.limits import DEFAULT_CAPS, DEFAULT_LIMITS, over, value_of
+from killable.workers.authoring.limits import DEFAULT_LIMITS, over, value_of
 
 __all__ = ["Config", "ConfigError", "ConfigFault", "examine", "load"]
 
+MEMORY_SHARE = 0.75
+"""The part of the memory of the machine, or of the container, that the default of memory_bytes is lowered to."""
 PROOFS = ("", "cgroup+descendants", "descendants")
 
 
@@ -84,7 +87,7 @@ def examine(
     faults += contradictions(tables, server, folder, {fault.key for fault in faults})
     settings = _settings(tables, server, folder, proof)
     sources |= lowered | {
-        f"limits.{name}": f"default, lowered to caps.{name}"
+        f"limits.{name}": f"default, lowered to {_lowered_by(tables, name)}"
         for name in _lowered(tables)
         if f"limits.{name}" not in sources
     }
@@ -150,21 +153,25 @@ def _pool(name: str, table: PoolTable, folder: Path) -> PoolSpec:
 
 
 def _lowered(tables: FileTable) -> dict[str, float]:
-    """Return the caps that lower a default limit: otherwise every submission without limits would be over them."""
-    caps = caps_over(DEFAULT_CAPS, tables.caps).items()
+    """Return what lowers a default limit: a cap, which every submission would be over, or the size of the machine."""
+    bounds = {"memory_bytes": int(usable_memory() * MEMORY_SHARE)} | configured_caps(tables.caps)
     return {
-        name: cap
-        for name, cap in caps
-        if name not in tables.limits.given() and is_over(value_of(DEFAULT_LIMITS, name), cap)
+        name: bound
+        for name, bound in bounds.items()
+        if name not in tables.limits.given() and is_over(value_of(DEFAULT_LIMITS, name), bound)
     }
+
+
+def _lowered_by(tables: FileTable, name: str) -> str:
+    return f"caps.{name}" if name in configured_caps(tables.caps) else "three quarters of this machine's memory"
 
 
 def _settings(tables: FileTable, server: ServerSettings, folder: Path, proof: Any) -> Settings:
     return Settings(
         pools=tuple(_pools(tables, folder)),
         limits=over(DEFAULT_LIMITS, _lowered(tables) | tables.limits.given()),
-        caps=caps_over(DEFAULT_CAPS, tables.caps),
-        jobs={n: JobSettings(job.limits.given(), caps_over({}, job.caps)) for n, job in tables.jobs.items()},
+        caps=tables.caps.given(),
+        jobs={n: JobSettings(job.limits.given(), job.caps.given()) for n, job in tables.jobs.items()},
         proof=proof,
         **{each.name: getattr(server, each.name) for each in fields(SupervisorSettings)},
     )

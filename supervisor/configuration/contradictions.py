@@ -17,7 +17,7 @@ from killable.supervisor.jobs.limits import is_over
 from killable.supervisor.linux.user_accounts import AccountError, account
 from killable.supervisor.server_settings import ServerSettings
 from killable.supervisor.settings import usable_processors
-from killable.workers.authoring.limits import DEFAULT_CAPS, flat
+from killable.workers.authoring.limits import flat
 
 
 def contradictions(
@@ -29,13 +29,13 @@ def contradictions(
         yield from _python(name, pool, folder)
         yield from _affinity(name, pool)
         yield from _account(name, pool)
-    server_caps = caps_over(DEFAULT_CAPS, tables.caps)
+    server_caps = configured_caps(tables.caps)
     caps = {limit: (cap, f"caps.{limit}") for limit, cap in server_caps.items() if f"caps.{limit}" not in doubted}
     yield from _over_caps("limits", tables.limits.given(), caps)
     for name, job in tables.jobs.items():
         where = f"jobs.{name}.caps"
         yield from _over_caps(where, job.caps.given(), caps)
-        own = {limit: (cap, f"{where}.{limit}") for limit, cap in caps_over({}, job.caps).items()}
+        own = {limit: (cap, f"{where}.{limit}") for limit, cap in configured_caps(job.caps).items()}
         lower = {limit: min(own.get(limit, cap), cap) for limit, cap in (own | caps).items()}
         lower = {limit: cap for limit, cap in lower.items() if f"{where}.{limit}" not in doubted}
         yield from _over_caps(f"jobs.{name}.limits", job.limits.given(), lower)
@@ -43,9 +43,9 @@ def contradictions(
         yield from _queue_below_body(server)
 
 
-def caps_over(below: Mapping[str, float], table: CapsTable) -> dict[str, float]:
-    """Return caps with those of a table over them; `none` removes a cap."""
-    return {name: cap for name, cap in (dict(below) | table.given()).items() if cap is not None}
+def configured_caps(table: CapsTable) -> dict[str, float]:
+    """Return the caps that a table sets, without those that it removes (`none`)."""
+    return {name: cap for name, cap in table.given().items() if cap is not None}
 
 
 def _modules(name: str, pool: PoolTable, folder: Path) -> Iterator[ConfigFault]:

@@ -14,6 +14,7 @@ from api_server import Server, StartServer
 
 from killable.api.http.api_keys import ApiKey
 from killable.api.http.settings import HttpSettings
+from killable.workers.authoring.limits import NO_CAPS
 
 KEY = ApiKey("oncall", "operate", "operate-0123456789")
 EXCLUDED = "use_after_free"
@@ -28,7 +29,7 @@ KEPT = Path(__file__).parents[2] / ".hypothesis"
 
 @pytest.fixture
 async def locked(start_server: StartServer) -> AsyncIterator[Server]:
-    async with start_server(http=HttpSettings(keys=(KEY,)), keep_jobs=200, caps={}) as server:
+    async with start_server(http=HttpSettings(keys=(KEY,)), keep_jobs=200, caps=NO_CAPS) as server:
         server.client.headers["authorization"] = f"Bearer {KEY.key}"
         yield server
 

@@ -26,7 +26,7 @@ from killable.supervisor.dispatch import dispatcher
 from killable.supervisor.models import PHASES, TERMINAL_STATES, JobEvent, Submission
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.supervisor.supervisor import Supervisor
-from killable.workers.authoring.limits import DEFAULT_LIMITS, over
+from killable.workers.authoring.limits import DEFAULT_LIMITS, NO_CAPS, over
 from killable.workers.errors import CODES, Refused
 from killable.workers.protocol.messages import INLINE_BYTES_MAX
 
@@ -35,7 +35,14 @@ BLAMELESS = {"spawn", "worker_lost", "killed_externally", "unkillable"}
 """How a job may fail that did nothing wrong."""
 POOL = PoolSpec(name="faults", modules=("phase_jobs",), folder=str(Path(__file__).parent), workers=2, spares=1)
 LIMITS = over(DEFAULT_LIMITS, {"queue_s": 20.0, "start_s": 20.0, "run_s": None, "grace_s": 0.3, "ack_s": 0.02})
-SETTINGS = {"pools": (POOL,), "limits": LIMITS, "caps": {}, "ack_cpu_s": 0.01, "unkillable_s": 1.5, "keep_jobs": 10_000}
+SETTINGS = {
+    "pools": (POOL,),
+    "limits": LIMITS,
+    "caps": NO_CAPS,
+    "ack_cpu_s": 0.01,
+    "unkillable_s": 1.5,
+    "keep_jobs": 10_000,
+}
 
 
 def belongings() -> set[str]:

@@ -40,7 +40,8 @@ output_bytes = "1MiB"
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     monkeypatch.chdir(tmp_path)
     Path("killable.toml").write_text(FILE)
-    return load(None, {"KILLABLE_LIMITS__START_S": "30s"}, {"server.log_level": "debug"}, None)
+    environ = {"KILLABLE_LIMITS__START_S": "30s", "KILLABLE_LIMITS__PROCESSES_MAX": "100"}
+    return load(None, environ, {"server.log_level": "debug"}, None)
 
 
 def by_key(settings: Any) -> dict[str, Setting]:
@@ -71,6 +72,8 @@ def test_nothing_that_is_in_force_is_left_out(config: Config) -> None:
         ("limits.run_s", "40", "default, lowered to caps.run_s"),
         ("caps.grace_s", '"1m"', "default"),
         ("caps.ack_s", '"none"', "default"),
+        ("caps.memory_bytes", '"2GiB"', "default"),
+        ("caps.processes_max", "100", "KILLABLE_LIMITS__PROCESSES_MAX"),
         ("pools.a.module", '["m"]', "killable.toml:8"),
         ("pools.a.env.OMP_NUM_THREADS", '"2"', "killable.toml:9"),
         ("pools.a.env.EMPTY", '""', "killable.toml:9"),
@@ -113,7 +116,7 @@ def job_type(config: Config, name: str) -> JobType:
     settings = config.settings
     return JobType(
         name=name, description="", input_schema={}, pool="a", codec="json",
-        limits=limits.limits_of_type(settings, name, DECLARED), caps=limits.caps_of_type(settings, name),
+        limits=limits.limits_of_type(settings, name, DECLARED), caps=limits.caps_of_type(settings, name, DECLARED),
         limit_sources=limits.sources_of_type(settings, name, DECLARED),
     )  # fmt: skip
 
@@ -135,7 +138,7 @@ def test_the_limits_of_a_type_say_who_set_them(config: Config) -> None:
         "ack_s": ("0.5", "default"),
         "memory_bytes": ('"1MiB"', "decorator"),
         "cpu_s": ('"none"', "default"),
-        "processes_max": ("512", "default"),
+        "processes_max": ("100", "KILLABLE_LIMITS__PROCESSES_MAX"),
         "files_max": ('"none"', "default"),
         "output_bytes": ('"1MiB"', "lowered to jobs.split.caps.output_bytes (killable.toml:13)"),
         "attempts_max": ("1", "default"),

@@ -118,7 +118,8 @@ the decorator. `"none"` removes a limit. [Limits](limits.md) says more about eac
 CAPS = """
 The largest values that a job may request: a submission over a cap is refused with [`limit_over_cap`](codes.md). Every
 limit can have a cap. `"none"` removes one. `[jobs.NAME.caps]` is for one job type, and can only lower the cap of all.
-These have a cap by default:
+A cap also lowers the limits of types that are over it. One that is not set does not: it is the value below, or the
+limit of the job type if that is higher; for what a job takes of the machine it is the limit of the job type.
 """
 POOLS = """
 A pool is a set of worker processes that serve the job types of one module or of several. `NAME` is yours to choose.

@@ -299,7 +299,7 @@ def test_a_job_between_two_attempts_and_one_that_a_worker_only_has_are_told_apar
 
 
 def test_what_is_not_proven_is_said() -> None:
-    certificate = {"requested": 0.0, "term_sent": 0.1, "kill_sent": 5.0}
+    certificate = {"requested": 0.0, "term_sent": 0.1, "kill_sent": 5.0, "unproven": "nobody looked"}
     told = prose(story.tell(record("failed", "unkillable", certificate, message="still there")))
-    assert "it is not proven that no process of it is left" in told
+    assert "it is not proven that no process of it is left: nobody looked" in told
     assert "state D" in told

@@ -229,7 +229,7 @@ def steps(certificate: Members) -> Iterator[tuple[float | None, str]]:
         if phase in certificate:
             yield certificate[phase], words
     if "tree_empty" not in certificate:
-        yield None, "it is not proven that no process of it is left"
+        yield None, f"it is not proven that no process of it is left{_why_unproven(certificate)}"
 
 
 def _exit(certificate: Members) -> str:
@@ -246,9 +246,13 @@ def _swept(certificate: Members) -> str:
     return f"{swept} (proof: {certificate['proof']})" if certificate.get("proof") else swept
 
 
+def _why_unproven(certificate: Members) -> str:
+    return f": {certificate['unproven']}" if certificate.get("unproven") else ""
+
+
 def _proof(certificate: Members, word: str) -> str:
     if "tree_empty" not in certificate:
-        return "It is not proven that no process of it is left."
+        return f"It is not proven that no process of it is left{_why_unproven(certificate)}."
     when = render.milliseconds(certificate["tree_empty"])
     return f"{when} {word}, no process of it was left{_swept(certificate)}."
 

@@ -219,6 +219,9 @@ class JobRecord(NamedTuple):
     """The last progress that the job reported."""
     correlation_id: str = ""
     """The caller's id for the larger task that this job is part of."""
+    durable: bool | None = None
+    """Whether its end survives the death of the server: true when it is in the journal, false until then. Null while it
+    has not ended, and without a journal."""
     replayed: bool = False
     """Whether this is the stored answer to the first request with this idempotency key."""
 
@@ -352,6 +355,8 @@ class BulkCancel(NamedTuple):
 
     jobs: tuple[tuple[str, str], ...]
     """Pairs of a job id and cancelled · stopping · already_ended; in a dry run its current state."""
+    not_durable: frozenset[str] = frozenset()
+    """Ids of those whose end is not in the journal yet."""
 
 
 class JobEvent(NamedTuple):

@@ -51,7 +51,9 @@ async def cancel_jobs(
     )
     statuses = [] if body.dry_run else [status for _, status in done.jobs]
     counts = {status: statuses.count(status) for status in ("cancelled", "stopping", "already_ended")}
-    jobs = [{"job_id": job_id, "status": status} for job_id, status in done.jobs]
+    jobs = [
+        {"job_id": job_id, "status": status, "durable": job_id not in done.not_durable} for job_id, status in done.jobs
+    ]
     content = {"matched": len(jobs), **counts, "dry_run": body.dry_run, "jobs": jobs}
     return Json(content, 202 if counts["stopping"] else 200, preference.headers)
 

@@ -88,6 +88,8 @@ class Job:
     """False after a stop was requested, or when its function returned although the attempt did not complete."""
     verdict: Verdict | None = None
     outcome: Outcome | None = None
+    durable: bool | None = None
+    """Whether its end is on disk. None: it has none yet, or there is no journal."""
     result: bytes | None = None
     shared_result: MemoryFile | None = None
     """A large result of a pickle job, instead of `result`. Its memory is freed with the last reference."""
@@ -220,6 +222,7 @@ class Job:
             markers=self.submission.markers,
             progress=self.progress,
             correlation_id=self.submission.correlation_id,
+            durable=self.durable,
         )
 
     def _certificate(self) -> dict[str, Any] | None:

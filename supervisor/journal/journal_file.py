@@ -61,7 +61,7 @@ class AcceptedNote:
 
 @dataclass(frozen=True, slots=True)
 class StartedNote:
-    """A worker has the job; or had it, and the job waits for a retry."""
+    """A worker is about to get the job; or had it, and the job waits for a retry."""
 
     number: int
     members: bytes

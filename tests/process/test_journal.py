@@ -186,6 +186,7 @@ SERVES_BOTH = hostile_pool(modules=(*HOSTILE_POOL["modules"], "support.simple_jo
 async def test_a_job_is_there_when_it_was_on_disk_and_otherwise_nobody_was_told_of_it(
     supervisor: StartSupervisor, tmp_path: Path, moment: str
 ) -> None:
+    """A worker was free, so its start was on disk with its acceptance: it is not run, although it may not have begun."""
     journal = tmp_path / "journal"
     (answered,) = dies(journal, moment)
     server = await supervisor(SERVES_BOTH, journal=str(journal))
@@ -194,24 +195,31 @@ async def test_a_job_is_there_when_it_was_on_disk_and_otherwise_nobody_was_told_
     assert len(jobs) == (1 if moment == "uncommitted" else 2)
     again = await server.submit(KEYED)  # what its client does
     assert again.replayed == (moment == "unanswered") == (again.job_id == jobs[0].job_id)
-    assert (await follow(server, again.job_id)).state == "completed"
+    record = await server.wait(again.job_id)
+    assert (record.state, record.attempts) == ("failed" if moment == "unanswered" else "completed", 1)
     assert len((await server.list())[0]) == 2
 
 
 @pytest.mark.row("B16", "D17")
 @pytest.mark.parametrize(
     ("moment", "code", "attempts"),
-    [("begins", "", 1), ("is to wait", "supervisor_lost", 1), ("waits", "", 2), ("ends", "supervisor_lost", 1)],
+    [
+        ("begins", "", 1),
+        ("begun", "supervisor_lost", 1),
+        ("is to wait", "supervisor_lost", 1),
+        ("waits", "", 2),
+        ("ends", "supervisor_lost", 1),
+    ],
 )
 async def test_of_a_job_that_was_answered_what_was_on_disk_counts(
     supervisor: StartSupervisor, tmp_path: Path, moment: str, code: str, attempts: int
 ) -> None:
-    """Nobody waits for what follows an answer to be written: who had begun, as nothing says so, begins once more, and
-    how far another had come that had begun nobody knows. A backoff that was on disk is over.
+    """A job whose start is not on disk has not begun, and is run; how far another had come nobody knows. A backoff that
+    was on disk is over.
     """
     journal = tmp_path / "journal"
     others = {seen.pid for seen in processes.started_by_tests()}
-    _, job_id = dies(journal, moment)
+    *_, job_id = dies(journal, moment)
     until_empty(
         lambda: [seen for seen in processes.started_by_tests() if seen.pid not in others], "nothing outlives it"
     )

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 EVENTS_PER_BATCH = 4096
 BYTES_PER_BATCH = 256 << 10
 """Limits of one read of events: enough to be cheap, short enough for other readers. A slow reader holds no more."""
-TELL_S = 5.0
+TELL_S = 3.0
 """With a journal: how long after a job's end, in seconds, clients wait for it to be on disk. Then they are told of it
 all the same, and that it is not.
 """

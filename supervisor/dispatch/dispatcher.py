@@ -296,6 +296,8 @@ class Dispatcher:
             self._end_queued(job, verdict)
         elif job.attempt is not None:
             job.attempt.stop(verdict, grace_s)
+            if self._journal_writer is not None:
+                self._journal_writer.stopping(job, verdict)
 
     def _end_queued(self, job: Job, verdict: Verdict) -> None:
         """End a job that has no worker."""

@@ -84,6 +84,8 @@ class Job:
     ended: float | None = None
     attempt: CurrentAttempt | None = None
     attempts: int = 0
+    lost_attempts: int = 0
+    """How many of them were lost with a server and followed by another one."""
     may_retry: bool = True
     """False after a stop was requested, or when its function returned although the attempt did not complete."""
     verdict: Verdict | None = None
@@ -222,6 +224,7 @@ class Job:
             markers=self.submission.markers,
             progress=self.progress,
             correlation_id=self.submission.correlation_id,
+            lost_attempts=self.lost_attempts,
             durable=self.durable,
         )
 

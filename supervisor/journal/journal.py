@@ -27,11 +27,11 @@ from killable.supervisor.journal.journal_file import (
     AcceptedNote,
     DroppedNote,
     JournalFile,
-    JournalRefused,
     JournalRow,
     Note,
     StartedNote,
 )
+from killable.supervisor.journal.refusals import JournalRefused
 
 RETRY_S = 1.0
 """Seconds between two checks whether writing works again."""

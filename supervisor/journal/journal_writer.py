@@ -21,9 +21,11 @@ from killable.supervisor.journal.journal_file import (
     EndedNote,
     JournalRow,
     Note,
+    SetAsideNote,
     StartedNote,
+    StoppedNote,
 )
-from killable.supervisor.models import Submission, WorkerId
+from killable.supervisor.models import Submission, Verdict, WorkerId
 from killable.workers.errors import Refused
 from killable.workers.protocol.messages import dump_json
 
@@ -76,9 +78,7 @@ class JournalWriter:
         self.boot = boot
         self._instance_id = instance_id
 
-    def accepted(
-        self, job: Job, input: bytes, start: Start | None, answer: Callable[[Refused | None], None]
-    ) -> None:
+    def accepted(self, job: Job, input: bytes, start: Start | None, answer: Callable[[Refused | None], None]) -> None:
         """Write a new job, and its start if a worker is kept for it.
 
         `answer` gets None when it is on disk, else the refusal of the submission.
@@ -111,13 +111,29 @@ class JournalWriter:
             "worker_id": start.worker_id,
             "pid": start.pid,
             "first_event": job.log.first,
+            "lost_attempts": job.lost_attempts,
         }
         return StartedNote(job.number, dump_json(members))
 
     def waits(self, job: Job) -> None:
         """Record that the job waits again: for a retry, or because the worker that was kept for it has died."""
-        members = {"waits": True, "attempt": job.attempts, "first_event": job.log.first}
+        members = {
+            "waits": True,
+            "attempt": job.attempts,
+            "first_event": job.log.first,
+            "lost_attempts": job.lost_attempts,
+        }
         self.journal.note(StartedNote(job.number, dump_json(members)))
+
+    def stopping(self, job: Job, verdict: Verdict) -> None:
+        """Record that a job was asked to end: it is not run again, whatever its type says."""
+        if job.type.on_loss == "rerun":
+            members = {"code": verdict.code, "by": verdict.by, "reason": verdict.reason}
+            self.journal.note(StoppedNote(job.number, dump_json(members)))
+
+    def set_aside(self, row: JournalRow, why: str) -> None:
+        """Move a row out of the way that cannot be used."""
+        self.journal.note(SetAsideNote(row.number, row.job_id, why))
 
     def ended(self, job: Job, answer: Callable[[str], None]) -> None:
         """Record the end of a job, whose log is sealed and ends with the terminal event.
@@ -147,6 +163,7 @@ class JournalWriter:
             "started_at": job.started_at,
             "ended_at": job.ended_at,
             "attempts": job.attempts,
+            "lost_attempts": job.lost_attempts,
             "worker_id": job.worker_id,
             "pid": job.pid,
             "progress": _as_json(job.progress),

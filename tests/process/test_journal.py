@@ -186,7 +186,7 @@ SERVES_BOTH = hostile_pool(modules=(*HOSTILE_POOL["modules"], "support.simple_jo
 async def test_a_job_is_there_when_it_was_on_disk_and_otherwise_nobody_was_told_of_it(
     supervisor: StartSupervisor, tmp_path: Path, moment: str
 ) -> None:
-    """A worker was free, so its start was on disk with its acceptance: it is not run, although it may not have begun."""
+    """A worker was free, so its start was on disk with its acceptance: it is not run, although it has not begun."""
     journal = tmp_path / "journal"
     (answered,) = dies(journal, moment)
     server = await supervisor(SERVES_BOTH, journal=str(journal))
@@ -327,6 +327,63 @@ async def test_a_job_runs_though_whoever_submitted_it_has_left_while_it_waited_f
     disk.set()
     story = await follow(server, record.job_id)
     assert story.state == "completed", story.error
+
+
+@pytest.mark.row("B16")
+async def test_no_job_begins_and_no_end_is_told_before_the_disk_has_it_and_a_kill_does_not_wait(
+    supervisor: StartSupervisor, tmp_path: Path, disk: Disk
+) -> None:
+    server = await supervisor(hostile_pool(workers=1), journal=str(tmp_path / "journal"))
+    gate = tmp_path / "gate"
+    first = await server.submit(Submission("waits_for", json.dumps({"gate": str(gate)}).encode()))
+    await events_until(server, first.job_id, "started")
+    second, third = [await server.submit(Submission("echoes", b"{}")) for _ in range(2)]
+    disk.clear()
+    readers = [asyncio.create_task(follow(server, first.job_id)), asyncio.create_task(server.wait(first.job_id))]
+    gate.touch()
+
+    async def is_over() -> bool | Pending:
+        counts = await server.counts()
+        return counts["running"] == 0 or Pending(counts)
+
+    await until_async(is_over, "its worker is free")
+    assert not any(reader.done() for reader in readers)
+    assert (await server.cancel(second.job_id)).durable is False  # whose start is on its way to the disk
+    waiting, _ = await server.list(state="queued")
+    assert [record.job_id for record in waiting] == [third.job_id]
+    disk.set()
+    story, record = await asyncio.gather(*readers)
+    assert (story.state, record.state, record.durable) == ("completed", "completed", True)
+    assert "durable" not in story.end
+    assert (await follow(server, third.job_id)).state == "completed"
+    assert (await server.get(second.job_id))[:3] == (second.job_id, "echoes", "cancelled")
+
+
+@pytest.mark.row("B16")
+async def test_a_full_disk_starts_nothing_until_it_has_room(
+    supervisor: StartSupervisor, tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RETRY_S", 0.01)
+    monkeypatch.setattr(JournalFile, "check", lambda file: file.write([]))
+    server = await supervisor(hostile_pool(workers=1), journal=str(tmp_path / "journal"))
+    running = await server.submit(LOOP)
+    await wait_for_tokens(server, running.job_id)
+    waiting = await server.submit(Submission("echoes", b"{}"))
+    disk.why = "full"
+    cancelled = await server.cancel(running.job_id, grace_s=0)
+    assert (cancelled.state, cancelled.durable) == ("cancelled", False)
+
+    async def is_refused() -> bool | Pending:
+        able, degraded = await server.ready()
+        return (able and degraded == ["journal: full"]) or Pending(degraded)
+
+    await until_async(is_refused, "it says that nothing can be written")
+    got = await server.get(running.job_id)  # told at once: when the disk has room again nobody knows
+    assert (got.state, got.durable) == ("cancelled", False)
+    assert (await server.get(waiting.job_id)).state == "queued"
+    disk.why = ""
+    assert (await follow(server, waiting.job_id)).state == "completed"
+    assert (await server.get(running.job_id)).durable is True
 
 
 @pytest.mark.row("A17", "B16")

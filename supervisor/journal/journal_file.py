@@ -280,8 +280,14 @@ class JournalFile:
                 connection.execute("ROLLBACK")
         self._mark.write(generation)
 
-    def put_row(self, row: JournalRow) -> None:
-        """Write a row of another journal. Raise sqlite3.Error."""
+    def put_rows(self, rows: Iterable[JournalRow]) -> None:
+        """Write rows of another journal. Raise sqlite3.Error."""
+        self._connection.execute("BEGIN IMMEDIATE")
+        for row in rows:
+            self._put_row(row)
+        self._connection.execute("COMMIT")
+
+    def _put_row(self, row: JournalRow) -> None:
         pieces = row.pieces if row.ended is not None else {"input": row.pieces.get("input", b"")}
         written = sum(self._put_pieces(row.number, kind, [value]) for kind, value in pieces.items())
         counts = (0, written) if row.ended is not None else (written, None)

@@ -152,7 +152,7 @@ def test_one_whose_whole_time_is_over_by_then_never_begins(runs: Runs) -> None:
         rows = [row for row in file.read() if row.job_id == job_id]
         file.write([DroppedNote(row.number) for row in rows])
         (row,) = (replace(row, accepted=row.accepted | {"created_at": "2020-01-01T00:00:00.000Z"}) for row in rows)
-        file.put_row(row)
+        file.put_rows([row])
     runs.start()
     record = runs.ended(job_id)
     assert (record["error"]["code"], record["error"]["limit"]) == ("timeout.queue", "total_s")

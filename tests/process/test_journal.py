@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from support import processes
 from support.supervisor_fixture import StartSupervisor
 from support.waiting import Pending, until_async, until_empty
 
+from killable.supervisor.dispatch import recovery
 from killable.supervisor.journal import journal as module
-from killable.supervisor.journal.journal_file import JournalFile, Note
+from killable.supervisor.journal.journal_file import AcceptedNote, JournalFile, Note
 from killable.supervisor.models import JobEvent, JobRecord, Submission
 from killable.supervisor.settings import Settings
 from killable.supervisor.supervisor import Supervisor
@@ -227,6 +229,80 @@ async def test_of_a_job_that_was_answered_what_was_on_disk_counts(
     record = await server.wait(job_id)
     told = record.error["code"] if record.error else ""
     assert (record.state, told, record.attempts) == ("failed" if code else "completed", code, attempts)
+
+
+@pytest.mark.row("B16", "D23")
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_a_job_that_may_run_twice_is_run_again_a_few_times_unless_it_was_cancelled(
+    supervisor: StartSupervisor, tmp_path: Path, cancelled: bool
+) -> None:
+    gate = tmp_path / "gate"
+    server = await supervisor(SERVES_BOTH, journal=str(tmp_path / "journal-0"))
+    job_id = (await server.submit(Submission("repeatable", json.dumps({"gate": str(gate)}).encode()))).job_id
+    seen = await events_until(server, job_id, "token")
+    if cancelled:
+        disk_has_it = Submission("echo", b"{}")
+        await server.cancel(job_id, wait_s=0, grace_s=60)
+        await server.submit(disk_has_it)
+    for number in range(1, 2 if cancelled else recovery.RERUNS_MAX + 2):
+        copy_journal(tmp_path / f"journal-{number - 1}", tmp_path / f"journal-{number}")
+        await server.close(grace_s=0)
+        server = await supervisor(SERVES_BOTH, journal=str(tmp_path / f"journal-{number}"))
+        if cancelled or number > recovery.RERUNS_MAX:
+            break
+        seen += await events_until(server, job_id, "token", after=seen[-1].id)
+        record = await server.get(job_id)
+        assert (record.state, record.attempts, record.lost_attempts) == ("running", number + 1, number)
+    story = await follow_lost(server, job_id)
+    assert story.code == "supervisor_lost"
+    record = await server.get(job_id)
+    attempts = 1 if cancelled else recovery.RERUNS_MAX + 1
+    assert (record.attempts, record.lost_attempts) == (attempts, attempts - 1)
+    names = [event.name for event in seen]
+    assert names == ["started", "token", *["restored", "started", "token"] * (attempts - 1)]
+    ids = [event.id for event in seen]
+    assert ids == sorted(set(ids))
+    for event in seen:
+        if event.name == "restored":
+            assert json.loads(event.data)["error"]["code"] == "supervisor_lost"
+
+
+@pytest.mark.row("B16")
+async def test_a_row_that_cannot_be_used_costs_only_its_job(
+    supervisor: StartSupervisor, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One whose bits have changed, and one that says nothing that a job could be made of."""
+    path = str(tmp_path / "journal")
+    with closing(JournalFile.open(path)) as file:
+        file.write([AcceptedNote(1, "job-1", b"{}", b"{}"), AcceptedNote(2, "job-2", b'{"n":1}', b"{}")])
+        file._connection.execute("UPDATE jobs SET accepted = '{\"n\":2}' WHERE number = 2")
+    server = await supervisor(SERVES_BOTH, journal=path)
+    assert (await server.list())[0] == []
+    record = await server.submit(Submission("echo", b"{}"))
+    assert (await server.wait(record.job_id)).state == "completed"
+    said = {vars(each)["job_id"]: vars(each)["detail"] for each in caplog.records if "set_aside" in each.getMessage()}
+    assert set(said) == {"job-1", "job-2"} and "checksum" in said["job-2"] and "KeyError" in said["job-1"]
+
+
+@pytest.mark.row("B16")
+async def test_a_journal_that_is_removed_under_the_server_takes_no_job_and_starts_none(
+    supervisor: StartSupervisor, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "journal"
+    server = await supervisor(hostile_pool(), journal=str(path))
+    running = await server.submit(LOOP)
+    await wait_for_tokens(server, running.job_id)
+    path.unlink()
+    for _ in range(2):
+        with pytest.raises(Refused, match="was removed or replaced while the server had it open") as caught:
+            await server.submit(LOOP)
+        assert caught.value.code == "journal_failed"
+    record = await server.cancel(running.job_id, grace_s=0)
+    assert (record.state, record.durable) == ("cancelled", False)
+    able, degraded = await server.ready()
+    assert able and "was removed or replaced" in degraded[0]
+    assert [each.getMessage() for each in caplog.records if each.levelno >= logging.ERROR] == ["journal_failed"]
+    await server.close()
 
 
 # ── while the disk is slow ──

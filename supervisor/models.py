@@ -126,6 +126,10 @@ class Certificate(NamedTuple):
     """`cgroup+descendants`, or only one of the two; empty while the tree is not proven empty."""
     processes_swept: int = 0
     """Number of descendants of the worker that still existed after its exit."""
+    shared_memory_removed: int = 0
+    """Number of shared memory segments (POSIX and System V) and named semaphores that it had left, and that were
+    removed.
+    """
     max_rss_bytes: int | None = None
     """Peak resident memory of the largest process of the worker, a preloaded model included."""
     user_s: float | None = None

@@ -140,7 +140,15 @@ class PoolSpawner:
         process = None
         try:
             process = WorkerProcess(
-                self._loop, listener, pipes.ours, pipes.line, cgroup, tmp, self._oom, zygote_host.note_exit
+                self._loop,
+                listener,
+                pipes.ours,
+                pipes.line,
+                cgroup,
+                tmp,
+                self._oom,
+                zygote_host.note_exit,
+                is_program=bool(self._spec.setup),
             )
             if cgroup is not None:
                 sent.append(cgroup.open_procs())

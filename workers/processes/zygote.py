@@ -21,20 +21,25 @@ from typing import NamedTuple, NoReturn
 
 from killable.workers.exit_codes import ExitCode
 from killable.workers.processes import child_reaper, exec_worker
-from killable.workers.protocol import control, fd_passing
-from killable.workers.runtime import catalogue, process_setup, warmup
+from killable.workers.protocol import control, fd_passing, named_memory
+from killable.workers.runtime import catalogue, memory_names, process_setup, warmup
 from killable.workers.runtime.harness import WorkerEnds, report_broken, run_worker
 
 _FOR_PRIVATE_DIRECTORIES = ("tempfile", "pathlib", "shutil", "subprocess")
 """What a worker imports when a job asks for `ctx.tmp`, or has asked for it; 10 ms."""
 
 
+_ORPHANS_TOLD_MAX = 500
+"""Of one worker: their pids have to fit into a message."""
+
+
 class _Child:
-    __slots__ = ("swept", "worker_id")
+    __slots__ = ("orphans", "swept", "worker_id")
 
     def __init__(self, worker_id: str) -> None:
         self.worker_id = worker_id
         self.swept = 0
+        self.orphans: list[int] = []
 
 
 class WorkerStart(NamedTuple):
@@ -159,6 +164,8 @@ class Zygote:
 
     def preload(self) -> bool:
         """Import the modules, run the preloads (start method fork) and report the job types. Return success."""
+        folder = os.path.join(self._configure.tmp, f"{self._configure.pool}.zygote")
+        memory_names.names.install(os.path.join(folder, named_memory.LOG_NAME))
         try:
             if self._configure.start_method == "spawn":
                 types = catalogue.survey_in_child(self._configure)
@@ -258,10 +265,13 @@ class Zygote:
             _, status, usage = os.wait4(pid, 0)
             child = self._children.pop(pid)
             ending = control.ProcessEnding.from_wait(status, usage, time.monotonic())
-            _tell(self._sock, control.Exited(child.worker_id, ending, child.swept))
+            _tell(self._sock, control.Exited(child.worker_id, ending, child.swept, child.orphans))
 
     def _note_orphan_process(self, pid: int, status: int, usage: object, suspects: frozenset[int]) -> None:
         """Count an orphan for one dead worker. If two died at the same moment, either may have started it."""
         for leader in suspects & self._children.keys():
-            self._children[leader].swept += 1
+            child = self._children[leader]
+            child.swept += 1
+            if len(child.orphans) < _ORPHANS_TOLD_MAX:
+                child.orphans.append(pid)
             break

@@ -363,8 +363,8 @@ class BulkCancel(NamedTuple):
 
     jobs: tuple[tuple[str, str], ...]
     """Pairs of a job id and cancelled · stopping · already_ended; in a dry run its current state."""
-    not_durable: frozenset[str] = frozenset()
-    """Ids of those whose end is not in the journal yet."""
+    durable: tuple[bool | None, ...] = ()
+    """Of each of them, as in its record; empty in a dry run."""
 
 
 class JobEvent(NamedTuple):

@@ -268,8 +268,8 @@ class Supervisor:
         give_up = self._clock.now() + wait_s
         for job in matching:
             await self._wait_for_end(job, max(0.0, give_up - self._clock.now()))
-        not_durable = frozenset(job.id for job in matching if job.durable is False)
-        return BulkCancel(tuple((job.id, _cancel_status(job)) for job in matching), not_durable)
+        statuses = tuple((job.id, _cancel_status(job)) for job in matching)
+        return BulkCancel(statuses, tuple(job.durable for job in matching))
 
     async def reader_came(self, job_id: str) -> None:
         self._registry.get(job_id).readers += 1

@@ -341,7 +341,9 @@ class CancelAnswer(BaseModel):
 class BulkCancelled(BaseModel):
     job_id: str
     status: str = Field(description="cancelled · stopping · already_ended; in a dry run the job's state")
-    durable: bool = Field(description="False: its end is not in the journal yet")
+    durable: bool | None = Field(
+        description="Whether its end is in the journal already; null while it has not ended, and without a journal"
+    )
 
 
 class BulkCancelAnswer(BaseModel):

@@ -13,7 +13,7 @@ from typing import Any
 
 from killable.api.cli.display import render
 from killable.api.cli.display.ending_rules import rule_of
-from killable.api.cli.display.remedies import Remedy, remedy_for
+from killable.api.cli.display.limit_advice import Remedy, remedy_for
 from killable.workers.authoring.limits import flat
 
 Members = Mapping[str, Any]

@@ -61,8 +61,9 @@ class Engine(Protocol):
         ...
 
     async def cancel(
-        self, job_id: str, *, by: str = "user", reason: str = "", grace_s: float | None = None, wait_s: float = 10.0
-    ) -> JobRecord:
+        self, job_id: str, *, by: str = "user", reason: str = "", grace_s: float | None = None, wait_s: float = 10.0,
+        key: str = "",
+    ) -> JobRecord:  # fmt: skip
         """Stop a job and wait, at most `wait_s` seconds, until its process tree is gone. May be repeated.
 
         Return the record: `cancelled`, or still `stopping`. An accepted cancel goes on when its caller leaves. A
@@ -73,7 +74,7 @@ class Engine(Protocol):
     async def cancel_matching(
         self, *, state: str | None = None, type: str | None = None, tag: tuple[str, str] | None = None,
         by: str = "user", reason: str = "", grace_s: float | None = None, wait_s: float = 10.0, dry_run: bool = False,
-        tenant: str | None = None,
+        tenant: str | None = None, key: str = "",
     ) -> BulkCancel:  # fmt: skip
         """Cancel every matching job and wait at most `wait_s` seconds for all of them. None of them starts meanwhile.
 
@@ -87,7 +88,9 @@ class Engine(Protocol):
         """Return the latest workers that were not reused because of what a job left behind, latest first."""
         ...
 
-    async def kill_worker(self, worker_id: str, *, reason: str = "", wait_s: float = 10.0) -> WorkerRecord:
+    async def kill_worker(
+        self, worker_id: str, *, reason: str = "", wait_s: float = 10.0, key: str = ""
+    ) -> WorkerRecord:
         """Kill one worker; its job, if any, is cancelled by the operator. Raise Refused: unknown_worker."""
         ...
 

@@ -32,6 +32,8 @@ class HttpServerSettings:
     """File readable only by its owner, with the keys that `killable keys` makes; KILLABLE_API_KEY adds one."""
     visibility: Literal["all", "own"] = "all"
     """Jobs that a key sees and may cancel: all, or those of its own name; a key's line may say otherwise."""
+    audit_log: str = ""
+    """File to which it is appended who did what: a JSON object a line, readable by its owner only; empty: none."""
     allowed_hosts: tuple[str, ...] = ()
     """Host names, besides loopback and `host`, under which clients reach this server."""
     cors_origins: tuple[str, ...] = ()

@@ -229,10 +229,11 @@ class Supervisor:
         return self._record(job)
 
     async def cancel(
-        self, job_id: str, *, by: str = "user", reason: str = "", grace_s: float | None = None, wait_s: float = 10.0
-    ) -> JobRecord:
+        self, job_id: str, *, by: str = "user", reason: str = "", grace_s: float | None = None, wait_s: float = 10.0,
+        key: str = "",
+    ) -> JobRecord:  # fmt: skip
         job = self._registry.get(job_id)
-        self.jobs.stop(job, Verdict("cancelled", by=by, reason=reason), grace_s)
+        self.jobs.stop(job, Verdict("cancelled", by=by, reason=reason, key=key), grace_s)
         await self._wait_for_end(job, wait_s)
         record = self._record(job)
         if job.is_over and record.state != "cancelled":
@@ -242,12 +243,12 @@ class Supervisor:
     async def cancel_matching(
         self, *, state: str | None = None, type: str | None = None, tag: tuple[str, str] | None = None,
         by: str = "user", reason: str = "", grace_s: float | None = None, wait_s: float = 10.0, dry_run: bool = False,
-        tenant: str | None = None,
+        tenant: str | None = None, key: str = "",
     ) -> BulkCancel:  # fmt: skip
         matching = list(self._registry.matching(state=state or "active", type=type, tag=tag, tenant=tenant))
         if dry_run:
             return BulkCancel(tuple((job.id, job.public_state) for job in matching))
-        verdict = Verdict("cancelled", by=by, reason=reason)
+        verdict = Verdict("cancelled", by=by, reason=reason, key=key)
         self.jobs.stop_jobs(matching, verdict, grace_s)
         give_up = self._clock.now() + wait_s
         for job in matching:
@@ -281,12 +282,15 @@ class Supervisor:
     async def retired(self) -> Sequence[RetiredWorker]:
         return tuple(self._fleet.retired)
 
-    async def kill_worker(self, worker_id: str, *, reason: str = "", wait_s: float = 10.0) -> WorkerRecord:
+    async def kill_worker(
+        self, worker_id: str, *, reason: str = "", wait_s: float = 10.0, key: str = ""
+    ) -> WorkerRecord:
         pool, worker = self._fleet.worker(worker_id)
         worker.revoke_lane()  # a call that it was given through it becomes an attempt
         if worker.attempt is not None:
             job = worker.attempt.job
-            self.jobs.stop(job, Verdict("cancelled", by="operator", reason=reason or "its worker was killed"), 0.0)
+            reason = reason or "its worker was killed"
+            self.jobs.stop(job, Verdict("cancelled", by="operator", reason=reason, key=key), 0.0)
             await self._wait_for_end(job, wait_s)
         elif worker.stage is not WorkerStage.QUARANTINED:
             pool.kill_idle(worker)

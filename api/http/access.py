@@ -23,6 +23,8 @@ class Access(NamedTuple):
     """None: not even a key."""
     whole_server: bool = False
     """It acts on the jobs of all keys, or counts them: not for a key that sees its own only."""
+    verb: str = ""
+    """Its name in the audit log, where it changes something."""
 
 
 _JOB = "/v1/jobs/{job_id}"
@@ -45,17 +47,17 @@ ACCESS: dict[tuple[str, str], Access] = {
     ("GET", f"{_JOB}/partial"): Access("read"),
     ("GET", "/metrics"): Access("read", whole_server=True),
     ("GET", "/v1/metrics"): Access("read", whole_server=True),
-    ("POST", "/v1/jobs"): Access("submit"),
-    ("DELETE", _JOB): Access("submit"),
-    ("POST", f"{_JOB}/cancel"): Access("submit"),
-    ("POST", "/v1/jobs/cancel"): Access("operate"),
+    ("POST", "/v1/jobs"): Access("submit", verb="submit"),
+    ("DELETE", _JOB): Access("submit", verb="cancel"),
+    ("POST", f"{_JOB}/cancel"): Access("submit", verb="cancel"),
+    ("POST", "/v1/jobs/cancel"): Access("operate", verb="cancel_matching"),
     ("GET", "/v1/jobs/cancel"): Access("operate"),
     ("DELETE", "/v1/jobs/cancel"): Access("operate"),
-    ("DELETE", "/v1/workers/{worker_id}"): Access("operate", whole_server=True),
-    ("POST", "/v1/drain"): Access("operate", whole_server=True),
+    ("DELETE", "/v1/workers/{worker_id}"): Access("operate", whole_server=True, verb="kill_worker"),
+    ("POST", "/v1/drain"): Access("operate", whole_server=True, verb="drain"),
     ("GET", "/v1/drain"): Access("operate", whole_server=True),
-    ("DELETE", "/v1/drain"): Access("operate", whole_server=True),
-    ("POST", "/v1/shutdown"): Access("operate", whole_server=True),
+    ("DELETE", "/v1/drain"): Access("operate", whole_server=True, verb="undrain"),
+    ("POST", "/v1/shutdown"): Access("operate", whole_server=True, verb="shutdown"),
 }
 """By method and path. A route that is not in it needs the role operate."""
 

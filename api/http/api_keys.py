@@ -50,6 +50,11 @@ class ApiKey:
         return bool(self.expires) and datetime.fromisoformat(self.expires).timestamp() <= now
 
     @property
+    def id(self) -> str:
+        """The beginning of its digest, for logs; empty for a key in clear text, which might be guessed by it."""
+        return "" if self.key else self.sha256[:12]
+
+    @property
     def is_clear(self) -> bool:
         """Whether whoever reads the file has the key."""
         return bool(self.key)

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from killable.api.http.access import Access, access_to, includes
 from killable.api.http.api_keys import ApiKey, KeyRing, Reader, Tickets
+from killable.api.http.audit import act_of
 from killable.api.http.failed_keys import WAITING_MAX, FailedKeys
 from killable.api.http.own_jobs import WHOLE_SERVER
 from killable.api.http.problems import problem
@@ -24,6 +25,8 @@ from killable.supervisor.models import JobRecord
 STREAM_PATH = re.compile(r"/v1/jobs/([^/]+)/stream")
 CALLER = "killable.caller"
 """Member of the scope with the request's ApiKey; absent if the server has no keys or the request has only a ticket."""
+VIA = "killable.via"
+"""Member of the scope that says how the caller in it came there, if not by its key."""
 TICKET = "killable.ticket"
 """Member of the scope with the Reader that the request's ticket was issued to; absent with a key."""
 TENANT = "default"
@@ -48,6 +51,7 @@ class KeyCheck:
         caller: ApiKey | None = scope.get(CALLER) or self._presented(given)
         has_expired = caller is not None and caller.has_expired(time.time())
         if caller is not None and not has_expired:
+            act_of(scope).caller, act_of(scope).via = caller, scope.get(VIA, "key")
             forbidden = _forbidden(caller, access)
             if forbidden:
                 await problem("forbidden", forbidden)(scope, receive, send)
@@ -56,6 +60,7 @@ class KeyCheck:
         elif access.role is None:
             await self._app(scope, receive, send)
         elif reader := self._ticket_of(scope):
+            act_of(scope).via = "ticket"
             await self._app({**scope, TICKET: reader}, receive, send)
         else:
             await self._refuse(given, caller if has_expired else None, scope, receive, send)
@@ -85,6 +90,7 @@ class KeyCheck:
             detail = "This server needs an API key: Authorization: Bearer KEY"
         address = (scope.get("client") or ("",))[0]
         delay_s = self._failed.note(address, asyncio.get_running_loop().time())
+        act_of(scope).caller = expired
         if delay_s and self._failed.waiting < WAITING_MAX:
             self._failed.waiting += 1
             try:
@@ -118,6 +124,12 @@ def caller_of(scope: Scope) -> ApiKey | None:
     """Return the request's key; None: the server has none, or the request has only a ticket."""
     caller: ApiKey | None = scope.get(CALLER)
     return caller
+
+
+def key_name_of(request: Request) -> str:
+    """Return the name of the request's key, or ""."""
+    caller = caller_of(request.scope)
+    return "" if caller is None else caller.name
 
 
 def tenant_of(request: Request) -> str:

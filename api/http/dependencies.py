@@ -11,6 +11,7 @@ from typing import cast
 from fastapi import Request
 
 from killable.api.http.api_keys import KeyRing, Tickets
+from killable.api.http.audit_log import AuditLog
 from killable.api.http.auth import caller_of
 from killable.api.http.check_pool import CheckPool
 from killable.api.http.input_check import InputCheck
@@ -31,6 +32,7 @@ class Dependencies:
     streams: OpenStreams
     tickets: Tickets | None
     keys: KeyRing | None
+    audit_log: AuditLog | None
 
 
 def parts_of(request: Request) -> Dependencies:

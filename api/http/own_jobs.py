@@ -59,19 +59,20 @@ class OwnJobs:
         return await self._engine.wait(job_id, timeout_s)
 
     async def cancel(
-        self, job_id: str, *, by: str = "user", reason: str = "", grace_s: float | None = None, wait_s: float = 10.0
-    ) -> JobRecord:
+        self, job_id: str, *, by: str = "user", reason: str = "", grace_s: float | None = None, wait_s: float = 10.0,
+        key: str = "",
+    ) -> JobRecord:  # fmt: skip
         await self.get(job_id)
-        return await self._engine.cancel(job_id, by=by, reason=reason, grace_s=grace_s, wait_s=wait_s)
+        return await self._engine.cancel(job_id, by=by, reason=reason, grace_s=grace_s, wait_s=wait_s, key=key)
 
     async def cancel_matching(
         self, *, state: str | None = None, type: str | None = None, tag: tuple[str, str] | None = None,
         by: str = "user", reason: str = "", grace_s: float | None = None, wait_s: float = 10.0, dry_run: bool = False,
-        tenant: str | None = None,
+        tenant: str | None = None, key: str = "",
     ) -> BulkCancel:  # fmt: skip
         return await self._engine.cancel_matching(
             state=state, type=type, tag=tag, by=by, reason=reason, grace_s=grace_s, wait_s=wait_s, dry_run=dry_run,
-            tenant=self._tenant,
+            tenant=self._tenant, key=key,
         )  # fmt: skip
 
     async def reader_came(self, job_id: str, *, watches: bool = False) -> None:
@@ -119,7 +120,9 @@ class OwnJobs:
     async def exposition(self, *, openmetrics: bool) -> bytes:
         refuse_whole_server()
 
-    async def kill_worker(self, worker_id: str, *, reason: str = "", wait_s: float = 10.0) -> WorkerRecord:
+    async def kill_worker(
+        self, worker_id: str, *, reason: str = "", wait_s: float = 10.0, key: str = ""
+    ) -> WorkerRecord:
         refuse_whole_server()
 
     async def drain(self, *, deadline_s: float | None = None) -> DrainProgress:

@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from killable.api.http import schemas
 from killable.api.http.api_keys import Tickets
-from killable.api.http.auth import tenant_of
+from killable.api.http.auth import key_name_of, tenant_of
 from killable.api.http.bodies import LargeBody, large_body_of
 from killable.api.http.dependencies import engine_of, parts_of
 from killable.api.http.records import record_json, short_record_json
@@ -178,6 +178,7 @@ async def cancel_job(
         reason=query.reason,
         grace_s=query.grace_s,
         wait_s=CANCEL_WAIT_S if preference.wait_s is None else preference.wait_s,
+        key=key_name_of(request),
     )
     return _cancel_answer(record, preference.headers)
 

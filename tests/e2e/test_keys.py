@@ -16,7 +16,7 @@ from support.waiting import Pending, until
 
 from killable.api.client.client import Client
 
-KEYS = '[server]\napi_keys_file = "keys"\n'
+KEYS = '[server]\napi_keys_file = "keys"\naudit_log = "audit.log"\n'
 JOBS = """
 from killable import job
 
@@ -148,7 +148,25 @@ def test_a_hang_up_reads_the_keys_again_and_ends_nothing(
         server.process.send_signal(signal.SIGHUP)
         assert log_of(server, "keys_reloaded")["keys"] == 0
         assert status(server.url, second) == 401, "and nobody is let in without any"
+    (tmp_path / "audit.log").rename(tmp_path / "audit.log.1")
+    server.process.send_signal(signal.SIGHUP)
+    log_of(server, "keys_reloaded")
     assert server.stop()[:2] == (0, [])
+    before, after = (
+        [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
+        for name in ("audit.log.1", "audit.log")
+    )
+    reloads = ["keys_reloaded", *["keys_not_reloaded"] * 3, "keys_reloaded", "keys_reloaded"]
+    assert [each["event"] for each in before if each["event"] != "other"] == ["started", "submit", *reloads]
+    assert [each["event"] for each in after][-2:] == ["keys_reloaded", "ended"]
+    assert [each["number"] for each in before + after] == list(range(1, len(before + after) + 1))
+
+
+@pytest.mark.row("A25")
+def test_a_server_does_not_start_without_its_audit_log(command: Command) -> None:
+    (command.folder / "killable.toml").write_text('[server]\naudit_log = "none/audit.log"\n')
+    done = command.run("serve", "my_jobs.py", "--port", "0")
+    assert done.returncode == 71 and "none/audit.log cannot be opened: no such file" in done.stderr
 
 
 @pytest.mark.row("A25")

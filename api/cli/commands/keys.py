@@ -88,31 +88,41 @@ def keys(
     _check_usage(action, name, role)
     with errors.reporting(as_json):
         require_linux("keys")
-        from killable.api.http import key_file
-        from killable.api.http.access import VISIBILITIES
-
         path = _path(file, config)
         if action is KeyAction.LIST:
-            _print_list(key_file.read_keys(path, may_be_empty=True), as_json)
-            return
-        if action is KeyAction.REVOKE:
-            gone = key_file.revoke_key(path, name)
-            if as_json:
-                console.print_json(_members(gone) | {"file": str(path)})
-            else:
-                console.stderr_console().print(f"revoked {gone.name}; {RELOAD}")
-            return
-        assert role is not None
-        sees = next((each for each in VISIBILITIES if each == visibility), None)
-        made, secret = key_file.make_key(path, name, role.value, visibility=sees, lasts_s=expires, now=time.time())
-        if as_json:
-            console.print_json(_members(made) | {"file": str(path), "key": secret})
-        else:
-            typer.echo(secret)
-            until = f"until {made.expires}" if made.expires else "until it is revoked"
-            console.stderr_console().print(
-                f"{made.name} ({made.role}) in {path}, valid {until}; the key is shown this once; {RELOAD}"
-            )
+            _list(path, as_json)
+        elif action is KeyAction.REVOKE:
+            _revoke(path, name, as_json)
+        elif role is not None:
+            _make(path, name, role, visibility, expires, as_json)
+
+
+def _make(
+    path: Path, name: str, role: KeyRole, visibility: KeyVisibility | None, lasts_s: float | None, as_json: bool
+) -> None:
+    from killable.api.http.access import VISIBILITIES
+    from killable.api.http.key_file import make_key
+
+    sees = next((each for each in VISIBILITIES if each == visibility), None)
+    made, secret = make_key(path, name, role.value, visibility=sees, lasts_s=lasts_s, now=time.time())
+    if as_json:
+        console.print_json(_members(made) | {"file": str(path), "key": secret})
+        return
+    typer.echo(secret)
+    until = f"until {made.expires}" if made.expires else "until it is revoked"
+    console.stderr_console().print(
+        f"{made.name} ({made.role}) in {path}, valid {until}; the key is shown this once; {RELOAD}"
+    )
+
+
+def _revoke(path: Path, name: str, as_json: bool) -> None:
+    from killable.api.http.key_file import revoke_key
+
+    gone = revoke_key(path, name)
+    if as_json:
+        console.print_json(_members(gone) | {"file": str(path)})
+    else:
+        console.stderr_console().print(f"revoked {gone.name}; {RELOAD}")
 
 
 def _check_usage(action: KeyAction, name: str, role: KeyRole | None) -> None:
@@ -137,7 +147,10 @@ def _path(file: Path | None, config: Path | None) -> Path:
     return Path(configured)
 
 
-def _print_list(found: tuple[ApiKey, ...], as_json: bool) -> None:
+def _list(path: Path, as_json: bool) -> None:
+    from killable.api.http.key_file import read_keys
+
+    found = read_keys(path, may_be_empty=True)
     if as_json:
         console.print_json([_members(key) for key in found])
         return

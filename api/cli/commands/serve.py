@@ -5,7 +5,7 @@ Runs in: supervisor (Linux only; elsewhere it says so, and nothing of the superv
     first Ctrl-C, SIGTERM or POST /v1/shutdown: refuse new jobs (503); let the others finish for `drain_s` (0 by
     default), then cancel each with its own grace; end the streams; exit 0
     second Ctrl-C or SIGTERM: SIGKILL to what is left
-    SIGHUP: read the file of API keys again
+    SIGHUP: read the file of API keys again, and open the audit log again
 
 HTTP requests are answered until the last job has ended, so that clients learn how their jobs end.
 """
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from killable.api.cli.server.http_server import HttpServer
     from killable.api.cli.server.listener import Listener
     from killable.api.cli.server.service_manager import ServiceManager
+    from killable.api.http.audit_log import AuditLog
     from killable.supervisor.configuration.config import Config
     from killable.supervisor.supervisor import Supervisor
 
@@ -93,6 +94,7 @@ def _run(flags: dict[str, Any], config: ConfigFile, target: Target, as_json: boo
     from killable.api.cli.server.service_manager import ServiceManager
 
     manager = ServiceManager.of(os.environ)  # before any process of a pool could inherit its variables
+    from killable.api.cli.server.auditing import audit_log_of
     from killable.api.cli.server.configuration import load
     from killable.api.cli.server.hang_up import no_end_by_hang_up
     from killable.api.cli.server.listener import CannotServe, listen, raise_file_limit
@@ -110,8 +112,11 @@ def _run(flags: dict[str, Any], config: ConfigFile, target: Target, as_json: boo
     ):
         log = logs.configure(server.log_format, server.log_level, server.redact)
         try:
-            with asyncio.Runner(loop_factory=loop_turns.new_loop) as runner:
-                runner.run(_serve(in_force, listener, manager, as_json))
+            with (
+                audit_log_of(server) as audit_log,
+                asyncio.Runner(loop_factory=loop_turns.new_loop) as runner,
+            ):
+                runner.run(_serve(in_force, listener, manager, audit_log, as_json))
         except OSError as error:
             raise CannotServe(f"the server cannot run: {error}; `killable doctor` checks this machine") from error
         finally:
@@ -124,7 +129,9 @@ def require_linux(verb: str) -> None:
         raise NotHere(f"{verb} needs Linux (pidfds, subreapers); this is {sys.platform}")
 
 
-async def _serve(in_force: InForce, listener: Listener, manager: ServiceManager, as_json: bool) -> None:
+async def _serve(
+    in_force: InForce, listener: Listener, manager: ServiceManager, audit_log: AuditLog | None, as_json: bool
+) -> None:
     """Start, announce, wait until asked to stop, stop."""
     from killable.api.cli.server import announcement, gc_freeze
     from killable.api.cli.server.hang_up import HangUp
@@ -140,9 +147,9 @@ async def _serve(in_force: InForce, listener: Listener, manager: ServiceManager,
             manager.status("starting pools")
             if not await _started(supervisor, config, stop):
                 return
-            web = HttpServer(supervisor, config.server, listener, in_force.keys)
+            web = HttpServer(supervisor, config.server, listener, in_force.keys, audit_log)
             await web.start()
-            hang_up = HangUp(in_force, web, manager)
+            hang_up = HangUp(in_force, web, manager, audit_log)
             hang_up.start()
             gc_freeze.settle()
             await announcement.print_to(supervisor, in_force, listener.url, as_json)

@@ -11,7 +11,7 @@ import logging
 import signal
 from collections.abc import Iterable, Iterator
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from killable.api.cli.server.configuration import InForce, reread_keys
 from killable.api.http.api_keys import ApiKey
@@ -20,6 +20,7 @@ from killable.api.http.key_file import KeysInvalid
 if TYPE_CHECKING:
     from killable.api.cli.server.http_server import HttpServer
     from killable.api.cli.server.service_manager import ServiceManager
+    from killable.api.http.audit_log import AuditLog
 
 logger = logging.getLogger("killable.server")
 
@@ -46,10 +47,13 @@ def _nothing(number: int, frame: FrameType | None) -> None:
 class HangUp:
     """Reloads, one at a time; of signals that come meanwhile one reload follows."""
 
-    def __init__(self, in_force: InForce, web: HttpServer, manager: ServiceManager) -> None:
+    def __init__(
+        self, in_force: InForce, web: HttpServer, manager: ServiceManager, audit_log: AuditLog | None = None
+    ) -> None:
         self._in_force = in_force
         self._web = web
         self._manager = manager
+        self._audit_log = audit_log
         self._asked = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -71,6 +75,8 @@ class HangUp:
             await self._asked.wait()
             self._asked.clear()
             with self._manager.reloading():
+                if self._audit_log is not None:
+                    self._audit_log.reopen()
                 await self._reload_keys()
 
     async def _reload_keys(self) -> None:
@@ -81,14 +87,20 @@ class HangUp:
             # A folder on another machine may not answer: the jobs do not wait for it.
             keys = await asyncio.to_thread(reread_keys, self._in_force)
         except KeysInvalid as error:
-            logger.error("keys_not_reloaded", extra={"error": f"the keys stay as they are: {error.message}"})
+            self._say("keys_not_reloaded", logging.ERROR, error=f"the keys stay as they are: {error.message}")
             return
         except Exception as error:  # whatever it is: the server goes on with the keys that it has
             logger.exception("keys_not_reloaded", extra={"error": repr(error)})
             return
         came, gone = self._web.replace_keys(keys)
-        logger.info("keys_reloaded", extra={"keys": len(keys), "came": " ".join(came), "gone": " ".join(gone)})
+        self._say("keys_reloaded", logging.INFO, keys=len(keys), came=" ".join(came), gone=" ".join(gone))
         warn_of_clear_text(key for key in keys if key is not self._in_force.own)
+
+    def _say(self, event: str, level: int, **fields: Any) -> None:
+        """Write a record to the log, and to the audit log."""
+        logger.log(level, event, extra=fields)
+        if self._audit_log is not None:
+            self._audit_log.write(event, **fields)
 
 
 def warn_of_clear_text(keys: Iterable[ApiKey]) -> None:

@@ -18,6 +18,7 @@ from killable.api.cli.server.bounded_protocol import protocol_of
 from killable.api.cli.server.listener import BACKLOG, Listener, cannot_listen
 from killable.api.http.api_keys import ApiKey, KeyRing
 from killable.api.http.app import close_app, create_app
+from killable.api.http.audit_log import AuditLog
 from killable.api.http.settings import HttpSettings
 from killable.supervisor.server_settings import ServerSettings
 
@@ -35,10 +36,13 @@ CUT_OFF_S = 1.0
 class HttpServer:
     """The HTTP side of one `serve`."""
 
-    def __init__(self, engine: Engine, server: ServerSettings, listener: Listener, keys: Sequence[ApiKey] = ()) -> None:
+    def __init__(
+        self, engine: Engine, server: ServerSettings, listener: Listener, keys: Sequence[ApiKey] = (),
+        audit_log: AuditLog | None = None,
+    ) -> None:  # fmt: skip
         settings = HttpSettings.of(server, keys)
         self._listener = listener
-        self._app = create_app(engine, settings)
+        self._app = create_app(engine, settings, audit_log)
         self._server = _Server(
             uvicorn.Config(
                 self._app,

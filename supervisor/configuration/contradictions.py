@@ -103,10 +103,9 @@ def _exposed(name: str, pool: PoolTable, server: ServerSettings, folder: Path) -
 
     What a job has put into a folder of modules would be imported by the next zygote, which is in none.
     """
-    keys = [Path(server.api_keys_file)] if server.api_keys_file else []
-    journal = [Path(server.journal)] if server.journal else []
+    own = [Path(path) for path in (server.api_keys_file, server.journal, server.audit_log) if path]
     code = [folder, *(folder / module for module in pool.module if is_path(module)), Path(sys.prefix)]
-    kept_from = {"write": (pool.sandbox.write, [*code, *keys, *journal]), "read": (pool.sandbox.read, keys)}
+    kept_from = {"write": (pool.sandbox.write, [*code, *own]), "read": (pool.sandbox.read, own)}
     for key, (paths, kept) in kept_from.items():
         for path in paths or ():
             above = Path(absolute_path(path, folder)).resolve()

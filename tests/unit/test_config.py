@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import sys
@@ -379,11 +380,11 @@ def test_the_paths_of_a_sandbox_are_from_the_files_folder_and_there(tmp_path: Pa
         found = faults(f"[pools.a]\nmodule = 'a'\nsandbox.write = ['./out', '{path}']\n")
         assert set(found) == {"pools.a.sandbox.write"}
         assert f"that jobs may write, without {tmp_path} in them" in found["pools.a.sandbox.write"]["expected"]
-    server = f"[server]\napi_keys_file = '{tmp_path}/other/keys'\njournal = 'out/journal'\n"
-    found = faults(f"{server}[pools.a]\nmodule = 'a'\n[pools.a.sandbox]\nwrite = ['out']\nread = ['out', 'other']\n")
-    assert {name: fault["found"] for name, fault in found.items()} == {
-        "pools.a.sandbox.write": '"out"', "pools.a.sandbox.read": '"other"',
-    }  # fmt: skip
+    server = f"[server]\napi_keys_file = '{tmp_path}/other/keys'\njournal = 'out/journal'\naudit_log = 'more/audit'\n"
+    Path("more").mkdir()
+    for list_, path in itertools.product(("write", "read"), ("out", "more", "other")):
+        found = faults(f"{server}[pools.a]\nmodule = 'a'\nsandbox.{list_} = ['{path}']\n")
+        assert [(name, fault["found"]) for name, fault in found.items()] == [(f"pools.a.sandbox.{list_}", f'"{path}"')]
 
 
 def test_a_pools_processors_and_accounts_are_those_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:

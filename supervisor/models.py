@@ -336,6 +336,8 @@ class PoolRecord(NamedTuple):
     """How an empty process tree is proven here."""
     detail: str = ""
     """Why it is broken (the traceback), or why it does not fork."""
+    sandbox: str = ""
+    """What its jobs may not do, in words; empty: nothing is forbidden."""
 
 
 class DrainProgress(NamedTuple):

@@ -103,6 +103,9 @@ def test_a_service_is_ready_when_its_workers_are_and_stops_when_it_ends_its_jobs
         assert not {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"} & set(environment)
         next(iter(client.submit("tidy", {"gate": gate})))
     manager.until_told("WATCHDOG=1")
+    service.process.send_signal(signal.SIGHUP)
+    assert manager.until_told("RELOADING=1")[-1].startswith("RELOADING=1\nMONOTONIC_USEC=")
+    manager.until_told("READY=1")
     service.process.send_signal(signal.SIGTERM)
     assert manager.until_told("STOPPING=1")[-1] == "STOPPING=1\nSTATUS=ending 1 job"
     manager.until_told("WATCHDOG=1")  # it still lives while a job cleans up

@@ -42,13 +42,16 @@ def test_messages_are_those_of_systemd(address: str) -> None:
         with ServiceManager.of(environ) as told:
             assert environ == {"A": "b"}
             told.status("starting\npools")
+            with told.reloading():
+                pass  # before it was ready
             told.ready("listening")
-            told.reloading()
+            with told.reloading():
+                told.status("busy")
             told.stopping("ending 2 jobs")
         received = manager.received()
         assert received[:3] == ["WATCHDOG=1", "STATUS=starting pools", "READY=1\nSTATUS=listening"]
         assert received[3].startswith("RELOADING=1\nMONOTONIC_USEC=") and received[3].rpartition("=")[2].isdigit()
-        assert received[4:] == ["STOPPING=1\nSTATUS=ending 2 jobs"]
+        assert received[4:] == ["STATUS=busy", "READY=1", "STOPPING=1\nSTATUS=ending 2 jobs"]
         manager.socket.close()
 
     asyncio.run(main())

@@ -151,7 +151,7 @@ async def _serve(
                 return
             web = HttpServer(supervisor, config.server, listener, in_force.keys, audit_log, operators)
             await web.start()
-            hang_up = HangUp(in_force, web, audit_log)
+            hang_up = HangUp(in_force, web, manager, audit_log)
             hang_up.start()
             gc_freeze.settle()
             await announcement.print_to(supervisor, in_force, listener.url, as_json)

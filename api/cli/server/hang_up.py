@@ -19,6 +19,7 @@ from killable.api.http.key_file import KeysInvalid
 
 if TYPE_CHECKING:
     from killable.api.cli.server.http_server import HttpServer
+    from killable.api.cli.server.service_manager import ServiceManager
     from killable.api.http.audit_log import AuditLog
 
 logger = logging.getLogger("killable.server")
@@ -46,9 +47,12 @@ def _nothing(number: int, frame: FrameType | None) -> None:
 class HangUp:
     """Reloads, one at a time; of signals that come meanwhile one reload follows."""
 
-    def __init__(self, in_force: InForce, web: HttpServer, audit_log: AuditLog | None = None) -> None:
+    def __init__(
+        self, in_force: InForce, web: HttpServer, manager: ServiceManager, audit_log: AuditLog | None = None
+    ) -> None:
         self._in_force = in_force
         self._web = web
+        self._manager = manager
         self._audit_log = audit_log
         self._asked = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -70,9 +74,10 @@ class HangUp:
         while True:
             await self._asked.wait()
             self._asked.clear()
-            if self._audit_log is not None:
-                self._audit_log.reopen()
-            await self._reload_keys()
+            with self._manager.reloading():
+                if self._audit_log is not None:
+                    self._audit_log.reopen()
+                await self._reload_keys()
 
     async def _reload_keys(self) -> None:
         if not self._in_force.keys:

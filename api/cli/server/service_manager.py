@@ -9,13 +9,14 @@ variable. Sending never blocks the event loop: what the manager has no room for 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import faulthandler
 import logging
 import os
 import socket
 import time
 from collections import deque
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
 from typing import Self
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ class ServiceManager:
         self._timer: asyncio.TimerHandle | None = None
         self._retry: asyncio.TimerHandle | None = None
         self._socket: socket.socket | None = None
+        self._is_ready = False
 
     @classmethod
     def of(cls, environ: MutableMapping[str, str]) -> ServiceManager:
@@ -69,12 +71,21 @@ class ServiceManager:
         self._tell(f"STATUS={' '.join(text.split())}")
 
     def ready(self, text: str) -> None:
-        """Say that the start, or a reload, is over."""
+        """Say that the start is over."""
+        self._is_ready = True
         self._tell(f"READY=1\nSTATUS={' '.join(text.split())}")
 
-    def reloading(self) -> None:
-        """Say that a reload begins; `ready` ends it."""
-        self._tell(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+    @contextlib.contextmanager
+    def reloading(self) -> Iterator[None]:
+        """Say that the body is a reload. Before the start is over nothing is said: the end of a reload is READY=1."""
+        is_told = self._is_ready
+        if is_told:
+            self._tell(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        try:
+            yield
+        finally:
+            if is_told:
+                self._tell("READY=1")
 
     def stopping(self, text: str) -> None:
         """Say that the end has begun: the manager's time for a stop runs from here."""

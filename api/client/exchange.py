@@ -87,8 +87,8 @@ class Server:
     ) -> Server:  # fmt: skip
         """Parse an address: `http://HOST:PORT`, `HOST:PORT` or `unix:PATH`. The environment supplies missing values.
 
-        Raise Unreachable for an invalid address, Refused for a key or header that cannot be sent. Warn (at the line that
-        makes the client) of a key that would go to another machine unencrypted.
+        Raise Unreachable for an invalid address, Refused for a key or header that cannot be sent. Warn, at the line
+        that makes the client, of a key that would go to another machine unencrypted.
         """
         url = url or ("" if uds else os.environ.get("KILLABLE_URL") or DEFAULT_URL)
         api_key = (api_key or os.environ.get("KILLABLE_API_KEY") or "").strip()

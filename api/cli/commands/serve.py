@@ -99,7 +99,7 @@ def _run(flags: dict[str, Any], config: ConfigFile, target: Target, as_json: boo
     from killable.api.cli.server.hang_up import no_end_by_hang_up
     from killable.api.cli.server.listener import CannotServe, listen, listen_for_operators, raise_file_limit
     from killable.supervisor.linux import own_process
-    from killable.supervisor.telemetry import logs, loop_turns
+    from killable.supervisor.telemetry import log_lines, loop_turns
 
     own_process.protect()
     in_force = load(config, os.environ, flags, target)
@@ -111,7 +111,7 @@ def _run(flags: dict[str, Any], config: ConfigFile, target: Target, as_json: boo
         owner_socket.claim(listener.url) or contextlib.nullcontext(),
         listen_for_operators(server) or contextlib.nullcontext() as operators,
     ):
-        log = logs.configure(server.log_format, server.log_level, server.redact)
+        log = log_lines.configure(server.log_format, server.log_level, server.redact)
         try:
             with (
                 audit_log_of(server) as audit_log,

@@ -29,6 +29,8 @@ SIGNAL_NAMES: dict[int, str] = {
 _DELIBERATE_SIGNALS = frozenset({1, 2, 9, 15})
 """Signals that are sent on purpose to end a process; an end by any other signal is reported as a crash."""
 
+_OUT_OF_MEMORY = "out of memory: the kernel's out-of-memory killer ended the process"
+
 _KILL, _TERM, _XCPU = 9, 15, 24
 """The kernel sends SIGXCPU to a process that has used up RLIMIT_CPU, where `cpu_s` has set one."""
 
@@ -185,11 +187,9 @@ def _from_signal(number: int, status: ExitStatus, evidence: Evidence) -> Outcome
     if number == _TERM and evidence.operation_signalled is not None:
         return _operation_over(evidence.operation_signalled, {"signal": name})
     if number in _DELIBERATE_SIGNALS:
-        return _failed(
-            "killed_externally",
-            f"{name} ended the process; it was not sent by killable",
-            {"signal": name, "oom": evidence.oom if number == _KILL else "no"},
-        )
+        oom = evidence.oom if number == _KILL else "no"
+        message = _OUT_OF_MEMORY if oom == "yes" else f"{name} ended the process; it was not sent by killable"
+        return _failed("killed_externally", message, {"signal": name, "oom": oom})
     return _failed("crash", f"the process crashed with {name}", {"signal": name, "core_dumped": status.core_dumped})
 
 

@@ -92,6 +92,8 @@ def _failure(code: str, record: Mapping[str, Any], error: Mapping[str, Any]) -> 
             core = " A core was dumped." if error.get("core_dumped") else ""
             return f"Its process crashed with {signal}{fault}: a fault in native code. {_NOT_STOPPED}{core}"
         case "killed_externally":
+            if error.get("oom") == "yes":
+                return "The machine or its container ran out of memory: the kernel's out-of-memory killer ended its process."
             return f"{signal} from outside ended its process: this server did not send it.{_oom(error)}"
         case "limit.output":
             limit = render.size(limits.get("output_bytes"))

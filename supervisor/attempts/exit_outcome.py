@@ -15,6 +15,7 @@ from killable.supervisor.ports import Gone
 from killable.workers.authoring.limits import Limits
 from killable.workers.errors import CODES
 from killable.workers.exit_codes import MEANINGS, ExitCode
+from killable.workers.protocol.frames import FRAME_BYTES_MAX
 from killable.workers.protocol.messages import Raised
 
 SIGNAL_NAMES: dict[int, str] = {
@@ -142,6 +143,8 @@ def _from_raised(last: Raised, evidence: Evidence) -> Outcome:
             return _exit(ExitCode.TERMINATED)
         case "unserializable":
             return _failed("result.unserializable", last.message, {"type": last.type})
+        case "too_large":
+            return _failed("result.unserializable", last.message, {"type": last.type, "limit_bytes": FRAME_BYTES_MAX})
         case "payload":
             faults = [{"in": "input", **fault} for fault in last.faults]
             return _failed("input.invalid", last.message, {"faults": faults})

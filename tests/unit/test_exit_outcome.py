@@ -45,6 +45,7 @@ CLOSING_FRAMES = {
     "exit": "exit",
     "stopped": "exit",
     "unserializable": "result.unserializable",
+    "too_large": "result.unserializable",
     "payload": "input.invalid",
     "assignment": "spawn",
     "something of a newer worker": "protocol",

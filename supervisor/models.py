@@ -63,6 +63,8 @@ class Verdict:
     """user · client_gone · operator · shutdown, for a cancel; `supervisor` for a limit."""
     reason: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
+    key: str = ""
+    """Name of the API key that asked for a cancel; for the log."""
     requested_at: float | None = None
     """When another thread requested it, in monotonic seconds; None: now."""
 
@@ -128,6 +130,10 @@ class Certificate(NamedTuple):
     """Why it is not proven that no process of the job is left; then there is no `tree_empty`."""
     processes_swept: int = 0
     """Number of descendants of the worker that still existed after its exit."""
+    shared_memory_removed: int = 0
+    """Number of shared memory segments (POSIX and System V) and named semaphores that it had left, and that were
+    removed.
+    """
     max_rss_bytes: int | None = None
     """Peak resident memory of the largest process of the worker, a preloaded model included."""
     user_s: float | None = None
@@ -332,6 +338,8 @@ class PoolRecord(NamedTuple):
     """How an empty process tree is proven here."""
     detail: str = ""
     """Why it is broken (the traceback), or why it does not fork."""
+    sandbox: str = ""
+    """What its jobs may not do, in words; empty: nothing is forbidden."""
 
 
 class DrainProgress(NamedTuple):

@@ -26,6 +26,30 @@ def usable_processors() -> Set[int]:
 
 
 @dataclass(frozen=True, slots=True)
+class SandboxSpec:
+    """What the workers of a pool may do to the rest of the machine. The default forbids nothing."""
+
+    network: bool = True
+    """Whether jobs may use sockets."""
+    write: tuple[str, ...] | None = None
+    """Files and folders that jobs may write; None: those of their user. Beside them their own temporary folder."""
+    read: tuple[str, ...] | None = None
+    """Files and folders that jobs may read; None: those of their user. Beside them what Python and its packages are."""
+
+    @property
+    def forbids(self) -> bool:
+        return self != SandboxSpec()
+
+    def __str__(self) -> str:
+        """Return what it forbids: `no network; writes /srv/out only`; empty: nothing."""
+        parts = [] if self.network else ["no network"]
+        for verb, paths in (("writes", self.write), ("reads", self.read)):
+            if paths is not None:
+                parts.append(f"{verb} {', '.join(paths)} only" if paths else f"{verb} nothing")
+        return "; ".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
 class PoolSpec:
     """One pool of `killable.toml`, or the pool of an Executor."""
 
@@ -52,6 +76,7 @@ class PoolSpec:
     group: str | int = ""
     """Name or number of the group that workers run as; empty: the user's own."""
     env: Mapping[str, str] = field(default_factory=dict)
+    sandbox: SandboxSpec = field(default_factory=SandboxSpec)
     codec: Literal["json", "pickle"] = "json"
     setup: bytes = field(default=b"", repr=False)
     """The encoded `ExecutorSetup` of an Executor's processes; empty: a pool of job types."""

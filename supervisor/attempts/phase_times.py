@@ -47,6 +47,7 @@ class PhaseTimes:
             "proof": gone.proof,
             "unproven": "" if gone.proof else NO_GUARD,
             "processes_swept": gone.swept,
+            "shared_memory_removed": gone.memory_removed,
             "exit_code": status.exit_code,
             "exit_signal": None if status.signal is None else signal_name(status.signal),
             "max_rss_bytes": None if ending is None else ending.max_rss_bytes,

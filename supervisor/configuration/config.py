@@ -15,14 +15,19 @@ from typing import Any
 
 from killable.supervisor.configuration import layers
 from killable.supervisor.configuration.checking import check
-from killable.supervisor.configuration.contradictions import absolute_python, configured_caps, contradictions
+from killable.supervisor.configuration.contradictions import (
+    absolute_path,
+    absolute_python,
+    configured_caps,
+    contradictions,
+)
 from killable.supervisor.configuration.faults import ConfigError, ConfigFault, dotted, shown
 from killable.supervisor.configuration.layers import Layer, Leaves
-from killable.supervisor.configuration.tables import FileTable, PoolTable
+from killable.supervisor.configuration.tables import FileTable, PoolTable, SandboxTable
 from killable.supervisor.jobs.limits import is_over
 from killable.supervisor.linux.memory_size import usable_memory
 from killable.supervisor.server_settings import ServerSettings
-from killable.supervisor.settings import JobSettings, PoolSpec, Settings, SupervisorSettings
+from killable.supervisor.settings import JobSettings, PoolSpec, SandboxSpec, Settings, SupervisorSettings
 from killable.workers.authoring.limits import DEFAULT_LIMITS, over, value_of
 
 __all__ = ["Config", "ConfigError", "ConfigFault", "examine", "load"]
@@ -111,7 +116,7 @@ def _checked(leaves: Leaves) -> tuple[FileTable, list[ConfigFault]]:
 def _server(server: ServerSettings, leaves: Leaves, file: Path | None) -> tuple[ServerSettings, dict[str, str]]:
     """Make paths absolute, those in the file from its folder. Lower a default that is over the bound above it."""
     changes: dict[str, Any] = {}
-    for name in ("uds", "api_keys_file", "journal"):
+    for name in ("uds", "api_keys_file", "audit_log", "journal"):
         written = leaves.get(("server", name))
         value = getattr(server, name)
         if value and written is not None:
@@ -139,7 +144,7 @@ def _pools(tables: FileTable, folder: Path) -> Iterator[PoolSpec]:
 
 def _pool(name: str, table: PoolTable, folder: Path) -> PoolSpec:
     workers = table.workers or len(table.affinity)
-    shared = {each.name for each in fields(PoolSpec)} & PoolTable.model_fields.keys() - {"workers", "python"}
+    shared = {each.name for each in fields(PoolSpec)} & PoolTable.model_fields.keys() - {"workers", "python", "sandbox"}
     members: dict[str, Any] = {each: getattr(table, each) for each in shared}
     if workers:
         members["workers"] = workers
@@ -148,8 +153,16 @@ def _pool(name: str, table: PoolTable, folder: Path) -> PoolSpec:
         modules=tuple(os.path.normpath(folder / m) if layers.is_path(m) else m for m in table.module),
         python=os.path.normpath(absolute_python(table.python, folder)) if table.python else "",
         folder=str(folder),
+        sandbox=_sandbox(table.sandbox, folder),
         **members,
     )
+
+
+def _sandbox(table: SandboxTable, folder: Path) -> SandboxSpec:
+    def absolute(paths: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return None if paths is None else tuple(os.path.normpath(absolute_path(path, folder)) for path in paths)
+
+    return SandboxSpec(table.network, absolute(table.write), absolute(table.read))
 
 
 def _lowered(tables: FileTable) -> dict[str, float]:

@@ -68,6 +68,9 @@ def settings_in_force(config: Config) -> Iterator[Setting]:
         for name, value in pool.env.items():
             harmless = _HARMLESS.fullmatch(value) and not may_be_secret((name,))
             yield _setting(config, f"{section}.env", name, value if harmless else NOT_SHOWN)
+        for name, value in asdict(pool.sandbox).items():
+            if value not in (True, None):
+                yield _setting(config, f"{section}.sandbox", name, value)
     for name, job in config.settings.jobs.items():
         for table, values in (("limits", job.limits), ("caps", job.caps)):
             for _, limit, value in flat(values):
@@ -158,6 +161,7 @@ def _defaults() -> Iterable[tuple[tuple[str, ...], dict[str, str]]]:
         "module": '"./my_jobs.py"', "workers": "2", "spares": "1", "jobs_per_worker_max": "1",
         "start_method": '"fork"', "python": '""', "nice": "5", "affinity": "[]", "core_dumps": "false",
         "user": '""', "group": '""', "env": '{ OMP_NUM_THREADS = "1" }',
+        "sandbox": "{ network = true }",
     }  # fmt: skip
     return (
         (("server",), {name: spelled(name, value) for name, value in asdict(ServerSettings()).items()}),

@@ -419,4 +419,5 @@ class Pool:
             zygote_restarts=self.zygote_restarts,
             proof=self._spawner.proof,
             detail=self.detail,
+            sandbox=str(self.spec.sandbox),
         )

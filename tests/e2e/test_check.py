@@ -12,6 +12,8 @@ import psutil
 import pytest
 from support.killable_command import COMMAND, Command
 
+from killable.workers.runtime.sandbox import why_no_network_rule
+
 pytestmark = pytest.mark.row("G11")
 
 JOBS = """
@@ -78,6 +80,33 @@ def test_what_is_right_is_a_table_and_0_and_leaves_nothing(command: Command) -> 
     assert done.stderr.splitlines()[-1] == "ok: 1 pool, 2 job types; `killable serve` can start"
     named, _ = run(command, "check", "my_jobs.py")
     assert named.stderr.splitlines()[-1].endswith("`killable serve my_jobs.py` can start")
+
+
+WITHOUT_LANDLOCK = """
+import sys
+from killable.workers.runtime import landlock, process_setup, seccomp
+process_setup.forbid_new_privileges()
+seccomp.install([landlock.CREATE_RULESET])
+from killable.api.cli import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.skipif(bool(why_no_network_rule()), reason=why_no_network_rule())
+def test_a_sandbox_is_shown_and_refused_where_the_kernel_has_none(command: Command) -> None:
+    """A filter of seccomp makes this kernel one without Landlock."""
+    with (command.folder / "killable.toml").open("a") as file:
+        file.write("[pools.good.sandbox]\nwrite = []\nnetwork = false\n")
+    shown, _ = run(command, "check")
+    assert "sandbox good: no network; writes nothing" in shown.stderr, shown.stderr
+    without = Command(command.folder, program=[sys.executable, "-c", WITHOUT_LANDLOCK])
+    done, left = run(without, "check")
+    assert (done.returncode, left) == (78, [])
+    said = " ".join(done.stderr.split())
+    assert "pools.good.sandbox.write: expected no list, or a machine that can keep it; found the kernel has no" in said
+    assert "pools.good.sandbox.network:" not in said
+    told, _ = run(without, "doctor")
+    assert "sandbox files warn" in " ".join(told.stdout.split()), told.stdout
 
 
 def test_everything_that_is_wrong_is_said_at_once(command: Command) -> None:

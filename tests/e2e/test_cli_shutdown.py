@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,6 @@ from killable.api.cli import app
 from killable.api.cli.server import owner_socket
 from killable.api.cli.server.running_server import Foreign, RunningServer, is_on_this_machine
 
-HEARS_HANG_UP = partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)
-
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,26 +31,6 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     module = importlib.import_module("killable.api.cli.commands.shutdown")
     for name in ("LEAVE_S", "GRACE_S_MAX", "TERM_S", "ASK_AGAIN_S"):
         monkeypatch.setattr(module, name, 0.3)
-
-
-def test_a_window_that_is_closed_hangs_up_twice_and_jobs_keep_their_grace(
-    folder: Path, serve: Serve, gate: str
-) -> None:
-    """Its shell does, and the kernel when that has gone; under nohup neither is heard."""
-    server = serve("my_jobs.py", "--port", "0", program=COMMAND, preexec_fn=HEARS_HANG_UP)
-    own = Command(folder, server.url)
-    with own.start("submit", "tick", "-i", f"gate={gate}", "--grace-s", "1m") as reader:
-        assert read_line(reader) == "tick\n" and server.process.stderr is not None
-        server.process.send_signal(signal.SIGHUP)
-        assert any(
-            line == "1 job is cancelled with its grace; Ctrl-C again kills it\n" for line in server.process.stderr
-        )
-        server.process.send_signal(signal.SIGHUP)
-        own.ok("ps")  # by now it has heard that one, too
-        open_gate(gate)
-        _, err = reader.communicate(timeout=60)
-    server.process.communicate(timeout=60)
-    assert (server.process.returncode, reader.returncode, "cleaned up" in err) == (0, 3, True)
 
 
 def test_a_service_manager_may_signal_every_process_of_a_server(folder: Path, serve: Serve, gate: str) -> None:

@@ -19,7 +19,7 @@ from killable.supervisor.configuration.inventory import example
 from killable.supervisor.configuration.tables import json_schema
 from killable.supervisor.linux import memory_size
 from killable.supervisor.server_settings import ServerSettings
-from killable.supervisor.settings import Settings, usable_cores, usable_processors
+from killable.supervisor.settings import SandboxSpec, Settings, usable_cores, usable_processors
 from killable.workers.authoring.limits import DEFAULT_LIMITS
 
 pytestmark = pytest.mark.row("G11")
@@ -354,6 +354,22 @@ def test_a_types_cap_over_the_servers_would_never_hold() -> None:
     found = faults(f"{of_all}[jobs.x.caps]\nrun_s = '2h'\ngrace_s = 'none'\nmemory_bytes = '1GiB'\n")
     assert set(found) == {"jobs.x.caps.run_s", "jobs.x.caps.grace_s"}
     assert "raise caps.run_s too" in found["jobs.x.caps.run_s"]["expected"]
+
+
+def test_the_paths_of_a_sandbox_are_from_the_files_folder_and_there(tmp_path: Path) -> None:
+    config = read(f"[pools.a]\nmodule = 'a'\nsandbox = {{ network = false, write = ['.', '{tmp_path}'] }}\n")
+    (pool,) = config.settings.pools
+    assert pool.sandbox == SandboxSpec(network=False, write=(str(Path.cwd()), str(tmp_path)))
+    assert read("[pools.a]\nmodule = 'a'\nsandbox = { network = true }\n").settings.pools[0].sandbox == SandboxSpec()
+    found = faults(
+        "[pools.a]\nmodule = 'a'\n[pools.a.sandbox]\nnetwork = 'no'\nwrite = 'out'\nreed = []\nread = ['gone']\n"
+    )
+    assert {name: fault["expected"] for name, fault in found.items()} == {
+        "pools.a.sandbox.network": "expected true or false",
+        "pools.a.sandbox.write": 'expected a list of paths, like ["./out"]',
+        "pools.a.sandbox.reed": "unknown key (did you mean read?)",
+        "pools.a.sandbox.read": "expected paths that exist",
+    }
 
 
 def test_a_pools_processors_and_accounts_are_those_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,12 +33,15 @@ env = { OMP_NUM_THREADS = "2", MODEL = "x", PIN_KEY = "12", EMPTY = "" }
 grace_s = 3
 [jobs.split.caps]
 output_bytes = "1MiB"
+[pools.a.sandbox]
+write = ["out"]
 """
 
 
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     monkeypatch.chdir(tmp_path)
+    Path("out").mkdir()
     Path("killable.toml").write_text(FILE)
     environ = {"KILLABLE_LIMITS__START_S": "30s", "KILLABLE_LIMITS__PROCESSES_MAX": "100"}
     return load(None, environ, {"server.log_level": "debug"}, None)
@@ -52,7 +55,8 @@ def test_nothing_that_is_in_force_is_left_out(config: Config) -> None:
     found = by_key(settings_in_force(config))
     expected = {f"server.{field.name}" for field in fields(ServerSettings)}
     expected |= {f"{table}.{name}" for table in ("limits", "caps") for name in LIMITS}
-    expected |= {f"pools.a.{name}" for name in PoolTable.model_fields if name != "env"}
+    expected |= {f"pools.a.{name}" for name in PoolTable.model_fields if name not in ("env", "sandbox")}
+    expected |= {"pools.a.sandbox.write"}
     expected |= {f"pools.a.env.{name}" for name in ("OMP_NUM_THREADS", "MODEL", "PIN_KEY", "EMPTY")}
     expected |= {"jobs.split.limits.grace_s", "jobs.split.caps.output_bytes"}
     assert set(found) == expected

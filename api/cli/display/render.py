@@ -15,6 +15,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from killable.api.client.input_encoding import is_bytes
 from killable.workers.authoring import units
 from killable.workers.authoring.limits import flat
 from killable.workers.errors import LOST
@@ -207,7 +208,9 @@ def signature(schema: Mapping[str, Any]) -> str:
 
 
 def kind(member: Mapping[str, Any]) -> str:
-    """Return the type of a member's schema: `string`, `integer|null`, `"fast"|"slow"`; empty if it names none."""
+    """Return the type of a member's schema: `bytes`, `integer|null`, `"fast"|"slow"`; empty if it names none."""
+    if is_bytes(member):
+        return "bytes"
     if "enum" in member:
         return "|".join(json.dumps(value) for value in member["enum"])
     if isinstance(member.get("type"), str):

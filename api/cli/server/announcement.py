@@ -53,7 +53,7 @@ async def print_to(engine: Engine, in_force: InForce, url: str, as_json: bool) -
     stderr = console.stderr_console()
     stderr.print(Text.assemble(("killable ", "bold"), version("killable"), "  ", (url, "bold cyan")))
     stderr.print(pools_table(pools, types), soft_wrap=False)
-    for text in (*troubles(pools, types), *_guards(pools), *_access(in_force)):
+    for text in (*troubles(pools, types), *sandboxes(pools), *_guards(pools), *_access(in_force)):
         stderr.print(text)
     stderr.print(_ending(in_force.config.server.drain_s), style="dim")
 
@@ -130,6 +130,11 @@ def troubles(pools: Sequence[PoolRecord], types: Sequence[JobType]) -> list[Text
             if f".{source}".endswith(f".caps.{limit}")
         ]
     return lines
+
+
+def sandboxes(pools: Sequence[PoolRecord]) -> list[Text]:
+    """Return what the jobs of each pool with a sandbox may not do."""
+    return [Text.assemble(("sandbox ", "dim"), f"{pool.name}: {pool.sandbox}") for pool in pools if pool.sandbox]
 
 
 def _guards(pools: Sequence[PoolRecord]) -> list[Text]:

@@ -443,3 +443,18 @@ def test_a_stream_on_a_full_disk_is_said_on_the_other_one(
         done = subprocess.run(command, cwd=tmp_path, text=True, timeout=60, **streams)
     said = done.stdout if other == "stdout" else done.stderr
     assert done.returncode == 71 and "No space left on device" in said and "Traceback" not in said
+
+
+def test_jobs_do_not_get_the_secrets_of_the_server(tmp_path: Path) -> None:
+    jobs = "import os\nfrom killable import job\n\n@job\ndef sees() -> list[str]:\n    return sorted(os.environ)\n"
+    (tmp_path / "my_jobs.py").write_text(jobs)
+    pool = '[pools.main]\nmodule = "./my_jobs.py"\nenvironment = ["*", "HF_TOKEN"]\nenv = { OWN_KEY = "3" }\n'
+    (tmp_path / "killable.toml").write_text(f"[server]\nport = 0\n{pool}")
+    environment = {"PAYMENT_SECRET": "1", "HF_TOKEN": "2", "HARMLESS": "4"}
+    server = Server(Command(tmp_path, program=COMMAND), env=environment)
+    try:
+        with Client(server.url) as client:
+            seen = set(client.run("sees", {}))
+    finally:
+        server.stop()
+    assert {"HF_TOKEN", "OWN_KEY", "HARMLESS", "PATH"} <= seen and "PAYMENT_SECRET" not in seen

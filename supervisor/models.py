@@ -63,6 +63,8 @@ class Verdict:
     """user · client_gone · operator · shutdown, for a cancel; `supervisor` for a limit."""
     reason: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
+    key: str = ""
+    """Name of the API key that asked for a cancel; for the log."""
     requested_at: float | None = None
     """When another thread requested it, in monotonic seconds; None: now."""
 
@@ -341,6 +343,8 @@ class PoolRecord(NamedTuple):
     """How an empty process tree is proven here."""
     detail: str = ""
     """Why it is broken (the traceback), or why it does not fork."""
+    sandbox: str = ""
+    """What its jobs may not do, in words; empty: nothing is forbidden."""
 
 
 class DrainProgress(NamedTuple):

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from killable.api.http import schemas
+from killable.api.http.auth import only_watches
 from killable.api.http.dependencies import engine_of, parts_of
 from killable.api.http.faults import fault, invalid
 from killable.api.http.methods import IS_HEAD
@@ -76,7 +77,10 @@ async def stream_job(
             raise invalid([fault("header", ["Last-Event-ID"], "must be the id of an event, a whole number")])
         # No id has more digits; int() of a very long text would block, then raise.
         after = int(last_event_id[:18])
-    return open_stream(parts.engine, parts.settings, parts.streams, record, after=after, markers=query.markers)
+    watches = only_watches(request, record)
+    return open_stream(
+        parts.engine, parts.settings, parts.streams, record, after=after, markers=query.markers, watches=watches
+    )
 
 
 @router.get(

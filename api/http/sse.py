@@ -146,17 +146,18 @@ def open_stream(
     *,
     after: int,
     markers: bool | None,
+    watches: bool = False,
 ) -> Response:
     """Return the stream of a job from the event after `after`; 204 when its reader has seen the terminal event.
 
-    `markers` None: as the job was submitted. 204 is what stops an EventSource from connecting again. Raise Refused:
-    too_many_connections.
+    `markers` None: as the job was submitted. `watches`: this reader's leaving does not end the job. 204 is what stops
+    an EventSource from connecting again. Raise Refused: too_many_connections.
     """
     markers = record.markers if markers is None else markers
     after = min(after, record.events - 1)  # an id that was never given out cannot have been seen
     if not record.ended or after < record.events - 1:
         streams.check()
-        return EventStream(engine, settings, streams, record.job_id, after, markers)
+        return EventStream(engine, settings, streams, record.job_id, after, markers, watches)
     if not markers:
         return Response(status_code=204, headers={"Cache-Control": "no-store"})
     return Response(RETRY + marker(record.state, record.error), headers=HEADERS, media_type=MEDIA_TYPE)
@@ -170,13 +171,15 @@ class EventStream(EventSourceResponse):
     """One reader of one job, counted by the engine while it is there (`stop_when_client_leaves`)."""
 
     def __init__(
-        self, engine: Engine, settings: HttpSettings, streams: OpenStreams, job_id: str, after: int, markers: bool
-    ) -> None:
+        self, engine: Engine, settings: HttpSettings, streams: OpenStreams, job_id: str, after: int, markers: bool,
+        watches: bool,
+    ) -> None:  # fmt: skip
         self._engine = engine
         self._streams = streams
         self._job_id = job_id
         self._after = after
         self._markers = markers
+        self._watches = watches
         super().__init__(
             self._pieces(),
             ping=settings.ping_s,
@@ -192,7 +195,7 @@ class EventStream(EventSourceResponse):
             return
 
         assert self.send_timeout is not None
-        await self._engine.reader_came(self._job_id)
+        await self._engine.reader_came(self._job_id, watches=self._watches)
         self._streams.open += 1
         try:
             await super().__call__(scope, receive, in_whole_events(send, self.send_timeout))
@@ -204,7 +207,7 @@ class EventStream(EventSourceResponse):
         finally:
             self._streams.open -= 1
             with anyio.CancelScope(shield=True):  # the server cancels what is left when it stops
-                await self._engine.reader_left(self._job_id)
+                await self._engine.reader_left(self._job_id, watches=self._watches)
 
     async def _pieces(self) -> AsyncGenerator[bytes | memoryview, None]:
         first = RETRY

@@ -12,7 +12,14 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from killable.supervisor.configuration.faults import ConfigFault, dotted, may_be_secret, shown
-from killable.supervisor.configuration.tables import FileTable, JobTable, LimitsTable, PoolTable, ServerTable
+from killable.supervisor.configuration.tables import (
+    FileTable,
+    JobTable,
+    LimitsTable,
+    PoolTable,
+    SandboxTable,
+    ServerTable,
+)
 from killable.workers.authoring.identifiers import did_you_mean
 
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
@@ -42,6 +49,8 @@ def keys_of(*section: str) -> list[str]:
             return list(ServerTable.model_fields)
         case ["pools", _]:
             return list(PoolTable.model_fields)
+        case ["pools", _, "sandbox"]:
+            return list(SandboxTable.model_fields)
         case ["jobs", _]:
             return list(JobTable.model_fields)
         case _:

@@ -30,6 +30,7 @@ class DroppedJob(NamedTuple):
     ended_at: str | None
     bound: str
     """The setting because of which it was dropped."""
+    tenant: str
 
 
 class Retention:
@@ -79,15 +80,18 @@ class Retention:
                 return
             del self._ended[job_id]
             self._bytes -= size
-            self._dropped[job_id] = DroppedJob(job.public_state, job.ended_at, bound)
+            self._dropped[job_id] = DroppedJob(job.public_state, job.ended_at, bound, job.submission.tenant)
             if len(self._dropped) > DROPPED_MAX:
                 del self._dropped[next(iter(self._dropped))]
             self._drop(job)
 
-    def unknown(self, job_id: str) -> Refused:
-        """Return the refusal for a job that is not kept, with everything that is remembered of it."""
+    def unknown(self, job_id: str, tenant: str | None = None) -> Refused:
+        """Return the refusal for a job that is not kept, with everything that is remembered of it.
+
+        To a `tenant` the job of another one is as unknown as one that never was.
+        """
         dropped = self._dropped.get(job_id)
-        if dropped is None:
+        if dropped is None or tenant not in (None, dropped.tenant):
             return Refused(
                 f"there is no job {job_id}: it never existed, or it ended so long ago that its record was removed; "
                 "jobs are kept in the memory of one run of the server, unless server.journal names a file",

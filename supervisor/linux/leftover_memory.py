@@ -6,6 +6,7 @@ Runs in: supervisor. Part of the seam.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,6 +15,8 @@ from killable.supervisor import event_loops
 from killable.workers.protocol import named_memory
 from killable.workers.runtime import memory_removal
 from killable.workers.runtime.removal import remove_tree
+
+logger = logging.getLogger("killable.system")
 
 
 class LeftoverMemory:
@@ -35,25 +38,40 @@ class LeftoverMemory:
         `creators` are the pids of the worker's processes. Freeing memory takes a second for each 6 GiB: a thread does
         it, for other workers have to be killed meanwhile.
         """
-        segments = memory_removal.segments_of(creators, self._since, unattached_only=self._is_program)
-        if not segments and not os.path.exists(self._log):
+        try:
+            segments = self._segments(creators)
+        except OSError:
+            segments = None  # no descriptor is left: the thread looks again
+        if not segments and segments is not None and not os.path.exists(self._log):
             removed(0)
             return
         try:
-            removing = event_loops.in_thread(loop, partial(self._remove, segments))
+            removing = event_loops.in_thread(loop, partial(self._remove, creators))
         except RuntimeError:  # no thread can be started
-            removed(self._remove(segments))
+            removed(self._remove(creators))
             return
         removing.add_done_callback(lambda done: None if done.cancelled() else removed(done.result()))
 
-    def _remove(self, segments: Sequence[int]) -> int:
-        self._is_removed = True
-        found = memory_removal.remove_named(self._log, holding=self._is_program)
-        memory_removal.hold(os.path.dirname(self._folder), found.held)
-        return found.number + memory_removal.remove_segments(segments)
+    def _segments(self, creators: Sequence[int]) -> list[int]:
+        return memory_removal.segments_of(creators, self._since, unattached_only=self._is_program)
+
+    def _remove(self, creators: Sequence[int]) -> int:
+        number = 0
+        try:
+            number = memory_removal.remove_segments(self._segments(creators))
+            found = memory_removal.remove_named(self._log, holding=self._is_program)
+            memory_removal.hold(os.path.dirname(self._folder), found.held)
+            self._is_removed = True
+            number += found.number
+        except OSError as error:
+            logger.error("memory_not_removed", extra={"detail": f"{self._folder}: {error}"})
+        return number
 
     def clear_folder(self) -> None:
         """Remove the temporary directory, and first what the log in it says is left, if that was not done yet."""
         if not self._is_removed:
-            memory_removal.remove_named(self._log)
+            try:
+                memory_removal.remove_named(self._log)
+            except OSError:
+                return  # the log stays for the end of the supervisor
         remove_tree(self._folder)

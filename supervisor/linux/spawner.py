@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from dataclasses import asdict
 
 from killable.supervisor.linux import host_forks
 from killable.supervisor.linux.cgroup import CgroupRoot
@@ -89,6 +90,7 @@ class PoolSpawner:
             groups=[] if become is None else become.groups,
             account_env={} if become is None else {**become.environment, **spec.env},
             setup=self._write_setup(),
+            sandbox=asdict(spec.sandbox) if spec.sandbox.forbids else None,
         )
 
     def _write_setup(self) -> str:

@@ -23,7 +23,7 @@ from killable.supervisor.clock import Clock
 from killable.supervisor.models import PHASES, TERMINAL_STATES, JobEvent, JobRecord, Submission
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.supervisor.supervisor import TELL_S, Supervisor
-from killable.workers.authoring.limits import DEFAULT_LIMITS, over
+from killable.workers.authoring.limits import DEFAULT_LIMITS, NO_CAPS, over
 from killable.workers.errors import CODES, Refused
 from killable.workers.protocol.messages import Kind
 
@@ -113,7 +113,7 @@ class Simulation:
         self.loop = loop
         self.failure: BaseException | None = None
         journal = "" if commit_s is None else "journal"
-        settings = {"limits": LIMITS, "caps": {}, "unkillable_s": 3.0, "journal": journal, **settings}
+        settings = {"limits": LIMITS, "caps": NO_CAPS, "unkillable_s": 3.0, "journal": journal, **settings}
         self.settings = Settings(pools=pools or (pool(),), **settings)
         self.world = World(seed, faults, self.settings.ack_cpu_s)
         self.disk = None if commit_s is None else FakeDisk(self.world, commit_s)

@@ -113,6 +113,7 @@ class Guard:
             os.setsid()
             process_setup.adopt_orphans()
             process_setup.die_with(parent)
+            process_setup.die_before_owner(process_setup.ZYGOTE_OOM_SCORE)
             self._sock.detach()  # else the object's finalizer would close a later descriptor of the same number
             process_setup.close_descriptors_except([descriptor])
             return socket.socket(fileno=descriptor)

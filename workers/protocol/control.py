@@ -109,6 +109,8 @@ class Configure(NamedTuple):
     """The variables that a login sets: HOME, USER, LOGNAME."""
     setup: str
     """The path of an encoded `executor_setup.ExecutorSetup`; empty: a pool of job types."""
+    sandbox: dict[str, Any] | None = None
+    """`network`, `write` and `read` of `workers.runtime.sandbox`; None: workers have none."""
 
 
 class TypeReported(NamedTuple):

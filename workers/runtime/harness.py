@@ -281,7 +281,11 @@ class Harness:
 def _memory_left() -> str:
     """Return that a job has left memory that outlives it, or an empty string. It is removed with this worker."""
     names = memory_names.names.left()
-    if names or segments_of([os.getpid()]):
+    try:
+        has_segments = bool(segments_of([os.getpid()]))
+    except OSError as error:
+        return f"it is not known whether shared memory is left ({error.strerror})"
+    if names or has_segments:
         return "shared memory is left" + (f" ({names[0].name})" if names else "")
     return ""
 

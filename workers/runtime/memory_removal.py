@@ -8,6 +8,7 @@ whose creator was a process of the job.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import stat
 from collections.abc import Container, Iterable
@@ -37,13 +38,16 @@ class Removed(NamedTuple):
 def remove_named(log: str, *, holding: bool = False) -> Removed:
     """Remove what a worker's log says it has left; with `holding`, not what a program may still use.
 
-    No process of the worker may exist any more. Does nothing if there is no such log.
+    No process of the worker may exist any more. Does nothing if there is no such log. Raise OSError: something may be
+    left, and can be removed by another call.
     """
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     try:
         descriptor = os.open(log, flags)
-    except OSError:
-        return Removed(0, [])
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return Removed(0, [])
+        raise
     try:
         found = os.fstat(descriptor)
         # The log belongs to the user of the worker. Its owner could remove all that is removed here.
@@ -60,11 +64,11 @@ def _unlink(found: NamedObject, owner: int, since: float) -> bool:
         return False
     path = os.path.join(_FOLDER, found.file_name)
     try:
-        status = os.lstat(path)
+        status = os.stat(path, follow_symlinks=False)
         if not (_is_meant(found, status, since) and status.st_uid == owner and stat.S_ISREG(status.st_mode)):
             return False
         os.unlink(path)
-    except OSError:
+    except FileNotFoundError:
         return False
     return True
 
@@ -82,6 +86,7 @@ def segments_of(creators: Container[int], since: float = 0.0, *, unattached_only
 
     since: CLOCK_REALTIME seconds; what is older was created by another process with such a pid.
     unattached_only: leave those to which a process is attached: the program of an Executor may use them.
+    Raise OSError.
     """
     return [
         each.id
@@ -107,7 +112,7 @@ def _segments() -> list[_Segment]:
     try:
         with open(_SEGMENTS, "rb", buffering=0) as file:
             title, *rows = file.readall().splitlines()
-    except (OSError, ValueError):  # a kernel without System V IPC
+    except (FileNotFoundError, ValueError):  # a kernel without System V IPC
         return []
     if not rows:
         return []
@@ -128,4 +133,5 @@ def remove_all(folder: str) -> None:
     with suppress(OSError):
         logs += [os.path.join(folder, name, named_memory.LOG_NAME) for name in os.listdir(folder)]
     for log in logs:
-        remove_named(log)
+        with suppress(OSError):
+            remove_named(log)

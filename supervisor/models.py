@@ -126,6 +126,8 @@ class Certificate(NamedTuple):
     """The signal that ended the worker, such as `SIGKILL`."""
     proof: str = ""
     """`cgroup+descendants`, or only one of the two; empty while the tree is not proven empty."""
+    unproven: str = ""
+    """Why it is not proven that no process of the job is left; then there is no `tree_empty`."""
     processes_swept: int = 0
     """Number of descendants of the worker that still existed after its exit."""
     shared_memory_removed: int = 0

@@ -40,7 +40,7 @@ from killable.supervisor.pools.worker import WorkerStage
 from killable.supervisor.ports import SpawnerFactory
 from killable.supervisor.settings import Settings
 from killable.supervisor.stack import with_error_line
-from killable.supervisor.telemetry.observer import Observer
+from killable.supervisor.telemetry.job_log import Observer
 from killable.workers.authoring.limits import Limits
 from killable.workers.errors import Refused
 

@@ -56,6 +56,7 @@ class Counts(BaseModel):
     run_s: dict[str, Percentiles] = Field(description="Run time of jobs that were not cancelled, by type")
     timeouts: dict[str, int] = Field(description="Jobs that a deadline ended, by kind of deadline")
     retries: dict[str, int] = Field(description="Retried attempts, by the code of their error")
+    unproven: int = Field(description="Ended attempts of which it is not proven that no process is left")
     stops: dict[str, int] = Field(description="Stopped jobs, by code")
     kills: dict[str, int] = Field(description="Attempts to which SIGTERM and SIGKILL were sent, by signal")
     workers: dict[str, int] = Field(description="Workers by state")
@@ -101,14 +102,16 @@ def _lost(request: Request) -> int:
 
 
 async def _text(request: Request, openmetrics: bool) -> Response:
-    # Metrics of the HTTP side come first: in OpenMetrics, the text of the engine has an end.
-    name = "killable_audit_records_lost"
-    lines = (
-        f"# HELP {name}{'' if openmetrics else '_total'} Records that the audit log could not take",
-        f"# TYPE {name}{'' if openmetrics else '_total'} counter",
-        f"{name}_total {_lost(request)}.0\n",
-    )
-    body = "\n".join(lines).encode() + await engine_of(request).exposition(openmetrics=openmetrics)
+    body = await engine_of(request).exposition(openmetrics=openmetrics)
+    if parts_of(request).audit_log is not None:
+        # It comes first: in OpenMetrics, the text of the engine has an end.
+        name = "killable_audit_records_lost"
+        lines = (
+            f"# HELP {name}{'' if openmetrics else '_total'} Records that the audit log could not take",
+            f"# TYPE {name}{'' if openmetrics else '_total'} counter",
+            f"{name}_total {_lost(request)}.0\n",
+        )
+        body = "\n".join(lines).encode() + body
     return Response(body, headers={"Content-Type": OPENMETRICS_TYPE if openmetrics else TEXT_TYPE})
 
 

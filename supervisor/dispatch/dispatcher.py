@@ -34,7 +34,7 @@ from killable.supervisor.pools.pool import Pool
 from killable.supervisor.pools.worker import Worker, WorkerStage
 from killable.supervisor.settings import Settings, usable_cores
 from killable.supervisor.stack import with_error_line
-from killable.supervisor.telemetry.observer import Observer
+from killable.supervisor.telemetry.job_log import Observer
 from killable.workers.authoring.limits import value_of
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import pytest
 
 from killable.api.cli.display import story
 from killable.api.cli.display.ending_rules import rule_of
-from killable.api.cli.display.remedies import remedy_for
+from killable.api.cli.display.limit_advice import remedy_for
 from killable.workers.authoring.limits import DEFAULT_LIMITS, over
 from killable.workers.errors import CODES
 
@@ -307,7 +307,7 @@ def test_an_end_that_is_not_in_the_journal_yet_and_a_lost_attempt_are_told() -> 
 
 
 def test_what_is_not_proven_is_said() -> None:
-    certificate = {"requested": 0.0, "term_sent": 0.1, "kill_sent": 5.0}
+    certificate = {"requested": 0.0, "term_sent": 0.1, "kill_sent": 5.0, "unproven": "nobody looked"}
     told = prose(story.tell(record("failed", "unkillable", certificate, message="still there")))
-    assert "it is not proven that no process of it is left" in told
+    assert "it is not proven that no process of it is left: nobody looked" in told
     assert "state D" in told

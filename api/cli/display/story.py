@@ -13,7 +13,7 @@ from typing import Any
 
 from killable.api.cli.display import render
 from killable.api.cli.display.ending_rules import rule_of
-from killable.api.cli.display.remedies import Remedy, remedy_for
+from killable.api.cli.display.limit_advice import Remedy, remedy_for
 from killable.workers.authoring.limits import flat
 
 Members = Mapping[str, Any]
@@ -241,7 +241,7 @@ def steps(certificate: Members) -> Iterator[tuple[float | None, str]]:
         if phase in certificate:
             yield certificate[phase], words
     if "tree_empty" not in certificate:
-        yield None, "it is not proven that no process of it is left"
+        yield None, f"it is not proven that no process of it is left{_why_unproven(certificate)}"
 
 
 def _exit(certificate: Members) -> str:
@@ -258,9 +258,13 @@ def _swept(certificate: Members) -> str:
     return f"{swept} (proof: {certificate['proof']})" if certificate.get("proof") else swept
 
 
+def _why_unproven(certificate: Members) -> str:
+    return f": {certificate['unproven']}" if certificate.get("unproven") else ""
+
+
 def _proof(certificate: Members, word: str) -> str:
     if "tree_empty" not in certificate:
-        return "It is not proven that no process of it is left."
+        return f"It is not proven that no process of it is left{_why_unproven(certificate)}."
     when = render.milliseconds(certificate["tree_empty"])
     return f"{when} {word}, no process of it was left{_swept(certificate)}."
 

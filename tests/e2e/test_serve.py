@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from support import user_jobs
 from support.certificate_checks import was_killed
 from support.killable_command import COMMAND, Command, Server, open_gate
 
@@ -425,3 +428,33 @@ def test_the_collector_of_a_server_has_little_to_look_at(serve: Serve) -> None:
     assert (code, left) == (0, []), said
     spared, looked_at = map(int, said.rpartition("heap ")[2].split())
     assert looked_at < spared / 4, said
+
+
+@pytest.mark.parametrize(
+    ("args", "full", "other"), [((), "stderr", "stdout"), (("--json",), "stdout", "stderr")], ids=["people", "json"]
+)
+def test_a_stream_on_a_full_disk_is_said_on_the_other_one(
+    args: tuple[str, ...], full: str, other: str, tmp_path: Path
+) -> None:
+    shutil.copy(user_jobs.__file__, tmp_path / "my_jobs.py")
+    with open("/dev/full", "w") as nowhere:
+        streams = {full: nowhere, other: subprocess.PIPE}
+        command = [*COMMAND, "serve", "my_jobs.py", "--port", "0", *args]
+        done = subprocess.run(command, cwd=tmp_path, text=True, timeout=60, **streams)
+    said = done.stdout if other == "stdout" else done.stderr
+    assert done.returncode == 71 and "No space left on device" in said and "Traceback" not in said
+
+
+def test_jobs_do_not_get_the_secrets_of_the_server(tmp_path: Path) -> None:
+    jobs = "import os\nfrom killable import job\n\n@job\ndef sees() -> list[str]:\n    return sorted(os.environ)\n"
+    (tmp_path / "my_jobs.py").write_text(jobs)
+    pool = '[pools.main]\nmodule = "./my_jobs.py"\nenvironment = ["*", "HF_TOKEN"]\nenv = { OWN_KEY = "3" }\n'
+    (tmp_path / "killable.toml").write_text(f"[server]\nport = 0\n{pool}")
+    environment = {"PAYMENT_SECRET": "1", "HF_TOKEN": "2", "HARMLESS": "4"}
+    server = Server(Command(tmp_path, program=COMMAND), env=environment)
+    try:
+        with Client(server.url) as client:
+            seen = set(client.run("sees", {}))
+    finally:
+        server.stop()
+    assert {"HF_TOKEN", "OWN_KEY", "HARMLESS", "PATH"} <= seen and "PAYMENT_SECRET" not in seen

@@ -61,7 +61,7 @@ def remove_named(log: str, *, holding: bool = False) -> Removed:
 
 
 def _unlink(found: NamedObject, owner: int, since: float) -> bool:
-    if "/" in found.file_name or not found.file_name:
+    if not found.file_name or {"/", "\0"} & set(found.file_name):
         return False
     path = os.path.join(_FOLDER, found.file_name)
     try:

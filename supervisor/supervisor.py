@@ -281,19 +281,20 @@ class Supervisor:
         job.readers += not watches
         self._observer.sse_clients += 1
 
-    async def reader_left(self, job_id: str, *, watches: bool = False) -> None:
+    async def reader_left(self, job_id: str, *, watches: bool = False) -> bool:
         self._observer.sse_clients -= 1
         if watches:
-            return
+            return False
         try:
             job = self._registry.get(job_id)
         except Refused:
-            return  # ended and dropped meanwhile
+            return False  # ended and dropped meanwhile
         job.readers -= 1
-        if job.readers == 0 and job.submission.stop_when_client_leaves and not job.is_over:
-            self.jobs.stop(
-                job, Verdict("cancelled", by="client_gone", reason="the last reader of the stream has left"), None
-            )
+        if job.readers or not job.submission.stop_when_client_leaves or job.is_over:
+            return False
+        verdict = Verdict("cancelled", by="client_gone", reason="the last reader of the stream has left")
+        self.jobs.stop(job, verdict, None)
+        return job.verdict is verdict  # the first cause wins
 
     # ── Engine: workers, types, pools, the server itself ──
 

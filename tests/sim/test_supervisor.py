@@ -315,7 +315,7 @@ PLANTED_FAULT = test_a_failing_seed_shows_itself_and_fails_again_the_same.__name
 
 
 def replacements(text: str) -> list[str]:
-    """Return what inherits from something of ours, patches, or stores in a supervisor."""
+    """Return what inherits from something of ours, patches more than the time of day, or stores in a supervisor."""
     module = ast.parse(text)
     module.body = [node for node in module.body if getattr(node, "name", "") != PLANTED_FAULT]
     found = []
@@ -323,6 +323,8 @@ def replacements(text: str) -> list[str]:
         match node:
             case ast.ClassDef():
                 found += [name for name in map(ast.unparse, node.bases) if name != "Enum"]
+            case ast.Call(args=[ast.Name("time"), *_]):
+                pass
             case ast.Call() if any(word in ast.unparse(node.func) for word in ("setattr", "patch")):
                 found.append(ast.unparse(node.func))
             case ast.Attribute(ctx=ast.Store()) if "supervisor." in ast.unparse(node):

@@ -116,7 +116,7 @@ def _checked(leaves: Leaves) -> tuple[FileTable, list[ConfigFault]]:
 def _server(server: ServerSettings, leaves: Leaves, file: Path | None) -> tuple[ServerSettings, dict[str, str]]:
     """Make paths absolute, those in the file from its folder. Lower a default that is over the bound above it."""
     changes: dict[str, Any] = {}
-    for name in ("uds", "api_keys_file", "audit_log", "journal"):
+    for name in ("uds", "api_keys_file", "audit_log", "operator_socket", "journal"):
         written = leaves.get(("server", name))
         value = getattr(server, name)
         if value and written is not None:
@@ -162,7 +162,7 @@ def _sandbox(table: SandboxTable, folder: Path) -> SandboxSpec:
     def absolute(paths: tuple[str, ...] | None) -> tuple[str, ...] | None:
         return None if paths is None else tuple(os.path.normpath(absolute_path(path, folder)) for path in paths)
 
-    return SandboxSpec(table.network, absolute(table.write), absolute(table.read))
+    return SandboxSpec(table.network, table.shared_memory, absolute(table.write), absolute(table.read))
 
 
 def _lowered(tables: FileTable) -> dict[str, float]:

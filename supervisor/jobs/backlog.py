@@ -56,11 +56,17 @@ class _PoolQueue:
 
 
 @dataclass(frozen=True, slots=True)
-class _Waiting:
+class Waiting:
+    """One job in the queue."""
+
     pool: str
     tenant: str
     bytes: int
     place: Place
+
+    @property
+    def job_id(self) -> str:
+        return self.place[3]
 
 
 class Backlog:
@@ -70,7 +76,7 @@ class Backlog:
         self._jobs_max = jobs_max
         self._bytes_max = bytes_max
         self._lines: dict[str, _PoolQueue] = {}
-        self._waiting: dict[str, _Waiting] = {}
+        self._waiting: dict[str, Waiting] = {}
         self._arrivals = 0
         self._held = 0
         self.bytes = 0
@@ -106,33 +112,49 @@ class Backlog:
         place = (-priority, turn, self._arrivals, job_id)
         self._arrivals += 1
         insort(line.places, place)
-        self._waiting[job_id] = _Waiting(pool, tenant, input_bytes, place)
+        self._waiting[job_id] = Waiting(pool, tenant, input_bytes, place)
         self.bytes += input_bytes
 
     def pop(self, pool: str) -> str | None:
         """Remove the job whose turn it is and return its id; None: no job waits for this pool."""
+        waiting = self.take(pool)
+        return None if waiting is None else waiting.job_id
+
+    def take(self, pool: str) -> Waiting | None:
+        """Remove the job whose turn it is as `pop` does, and return what `put_back` needs."""
         line = self._lines.get(pool)
         if not line or not line.places:
             return None
         place = line.places.pop(0)
-        self.bytes -= self._waiting.pop(place[3]).bytes
+        waiting = self._waiting.pop(place[3])
+        self.bytes -= waiting.bytes
         line.rounds[place[0]].reach(place[1])
         if not line.places:
             self._forget_turns(line)
-        return place[3]
+        return waiting
 
-    def remove(self, job_id: str) -> bool:
-        """Remove a job (a cancel, a deadline). Return False when it is not in the queue."""
+    def put_back(self, waiting: Waiting) -> None:
+        """Queue a job again, at the place that it had before `take` or `remove`."""
+        line = self._lines[waiting.pool]
+        rank, turn, _, job_id = waiting.place
+        rounds = line.rounds.setdefault(rank, _Rounds(turn))
+        rounds.last[waiting.tenant] = max(turn, rounds.last.get(waiting.tenant, turn))
+        insort(line.places, waiting.place)
+        self._waiting[job_id] = waiting
+        self.bytes += waiting.bytes
+
+    def remove(self, job_id: str) -> Waiting | None:
+        """Remove a job (a cancel, a deadline) and return its place. None: it is not in the queue."""
         waiting = self._waiting.pop(job_id, None)
         if waiting is None:
-            return False
+            return None
         self.bytes -= waiting.bytes
         line = self._lines[waiting.pool]
         del line.places[bisect_left(line.places, waiting.place)]
         line.removed += 1
         if not line.places or line.removed > len(line.places) + REMOVED_MAX:
             self._forget_turns(line)
-        return True
+        return waiting
 
     def position(self, job_id: str) -> int | None:
         """Return how many jobs of its pool come before this one."""

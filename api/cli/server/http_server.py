@@ -16,6 +16,7 @@ import uvicorn
 
 from killable.api.cli.server.bounded_protocol import protocol_of
 from killable.api.cli.server.listener import BACKLOG, Listener, cannot_listen
+from killable.api.cli.server.operator_socket import OperatorServer
 from killable.api.http.api_keys import ApiKey, KeyRing
 from killable.api.http.app import close_app, create_app
 from killable.api.http.audit_log import AuditLog
@@ -38,7 +39,7 @@ class HttpServer:
 
     def __init__(
         self, engine: Engine, server: ServerSettings, listener: Listener, keys: Sequence[ApiKey] = (),
-        audit_log: AuditLog | None = None,
+        audit_log: AuditLog | None = None, operators: Listener | None = None,
     ) -> None:  # fmt: skip
         settings = HttpSettings.of(server, keys)
         self._listener = listener
@@ -56,6 +57,7 @@ class HttpServer:
                 backlog=BACKLOG,
             )
         )
+        self._operators = None if operators is None else OperatorServer(self._app, settings, operators)
         self._serving: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -67,6 +69,8 @@ class HttpServer:
                 await self._serving
         except OSError as error:
             raise cannot_listen(self._listener.url, error) from error
+        if self._operators is not None:
+            await self._operators.start()
 
     def replace_keys(self, keys: Sequence[ApiKey]) -> tuple[list[str], list[str]]:
         """Let these be the keys from now on, of a server that was started with some. Return the names that came, and
@@ -100,6 +104,8 @@ class HttpServer:
         self._serving.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._serving
+        if self._operators is not None:
+            await self._operators.close()
         await close_app(self._app)
 
     async def _until(self, event: asyncio.Event) -> None:

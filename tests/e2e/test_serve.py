@@ -21,6 +21,7 @@ import pytest
 from support import user_jobs
 from support.certificate_checks import was_killed
 from support.killable_command import COMMAND, Command, Server, open_gate
+from support.waiting import Pending, until
 
 from killable.api.client.client import Client
 
@@ -458,3 +459,32 @@ def test_jobs_do_not_get_the_secrets_of_the_server(tmp_path: Path) -> None:
     finally:
         server.stop()
     assert {"HF_TOKEN", "OWN_KEY", "HARMLESS", "PATH"} <= seen and "PAYMENT_SECRET" not in seen
+
+
+ADOPTS = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER, as PID 1 of a container; it outlives the exec
+if os.fork() == 0:
+    if os.fork() == 0:
+        os._exit(0)  # a stranger, whose parent does not wait for it
+    os._exit(0)
+os.wait()
+os.execv(sys.executable, [sys.executable, "-c", "from killable.supervisor.linux import own_process;"
+         "own_process.REAP_S = 0.05; from killable.api.cli import main; main()", *sys.argv[1:]])
+"""
+
+
+def test_a_server_that_adopts_orphans_reaps_them(tmp_path: Path) -> None:
+    (tmp_path / "my_jobs.py").write_text("from killable import job\n\n@job\ndef works() -> None: ...\n")
+    server = Server(Command(tmp_path, program=(sys.executable, "-c", ADOPTS)), "my_jobs.py", "--port", "0")
+
+    def only_guards() -> bool | Pending:
+        states = [child.status() for child in psutil.Process(server.process.pid).children()]
+        return psutil.STATUS_ZOMBIE not in states or Pending(states)
+
+    try:
+        until(only_guards, "strangers are reaped")
+        with Client(server.url) as client:
+            client.run("works", {})
+    finally:
+        assert server.stop()[:2] == (0, [])

@@ -138,12 +138,15 @@ async def _serve(
     from killable.api.cli.server import announcement, gc_freeze
     from killable.api.cli.server.hang_up import HangUp
     from killable.api.cli.server.http_server import HttpServer
+    from killable.supervisor.linux import own_process
     from killable.supervisor.supervisor import Supervisor
     from killable.supervisor.telemetry import loop_turns
 
     config = in_force.config
     stop = _Stop()
     supervisor = Supervisor(config.settings)
+    adopts = own_process.is_reaper_of_strangers()
+    reaper = own_process.StrangerReaper(asyncio.get_running_loop()) if adopts else None
     with manager, stop.watching_signals():
         try:
             manager.status("starting pools")
@@ -164,6 +167,8 @@ async def _serve(
             await web.close(LAST_WORDS_S)
         finally:
             await supervisor.close(grace_s=0)
+            if reaper is not None:
+                reaper.close()
 
 
 class _Stop:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from killable.supervisor import event_loops
-from killable.workers.protocol import named_memory
 from killable.workers.runtime import memory_removal
 from killable.workers.runtime.removal import remove_tree
 
@@ -27,7 +26,7 @@ class LeftoverMemory:
         whose program may use what they have left.
         """
         self._folder = folder
-        self._log = os.path.join(folder, named_memory.LOG_NAME)
+        self._log = memory_removal.log_of(folder)
         self._since = since
         self._is_program = is_program
         self._is_removed = False
@@ -63,7 +62,7 @@ class LeftoverMemory:
             memory_removal.hold(os.path.dirname(self._folder), found.held)
             self._is_removed = True
             number += found.number
-        except OSError as error:
+        except Exception as error:  # whatever a job has written there, its worker is gone
             logger.error("memory_not_removed", extra={"detail": f"{self._folder}: {error}"})
         return number
 

@@ -22,8 +22,17 @@ from typing import NamedTuple
 
 LOG_NAME = "memory-names"
 """The log in the temporary directory of a worker."""
+CONFINED = ".confined"
+"""End of the name of the temporary directory of a worker whose sandbox keeps it from /dev/shm. Its log counts for
+nothing: it could have what it may not touch removed by those who may.
+"""
 SHARED_MEMORY = "shared_memory"
 SEMAPHORE = "semaphore"
+LINE_BYTES_MAX = 1 << 10
+"""A longer line is no one's: names have NAME_BYTES_MAX, and base64 makes them a third longer."""
+NAME_BYTES_MAX = 255
+OBJECTS_MAX = 100_000
+"""Of one worker, at once; of more, the last are not known. They take some 50 MB of whoever reads the log."""
 
 
 class NamedObject(NamedTuple):
@@ -56,13 +65,26 @@ def held(found: NamedObject) -> bytes:
 class NamedMemory:
     """What a log says."""
 
-    def __init__(self, log: bytes) -> None:
-        """Lines that nobody understands are passed over: a job may write whatever it likes."""
+    def __init__(self) -> None:
         self.since = 0.0
         self._objects: dict[tuple[str, str], NamedObject] = {}
         self._foreign: set[str] = set()
-        for line in log.decode(errors="surrogateescape").split("\n"):
-            self._apply(line)
+        self._rest = b""
+
+    def read(self, part: bytes) -> None:
+        """Read the next part of the log. Lines that nobody understands are passed over: a job may write whatever it
+        likes.
+        """
+        *lines, self._rest = (self._rest + part).split(b"\n")
+        for line in lines:
+            if line and len(line) <= LINE_BYTES_MAX:
+                self._apply(line.decode(errors="surrogateescape"))
+        if len(self._rest) > LINE_BYTES_MAX:
+            self._rest = self._rest[:LINE_BYTES_MAX] + b"?"  # still too long, however long it gets
+        while len(self._objects) > OBJECTS_MAX:
+            self._objects.popitem()
+        while len(self._foreign) > OBJECTS_MAX:
+            self._foreign.pop()
 
     @property
     def objects(self) -> list[NamedObject]:
@@ -113,7 +135,7 @@ def _tracker_line(line: str) -> tuple[str, str, str]:
             members = json.loads(line)
             name = base64.urlsafe_b64decode(members["base64_name"]).decode(errors="surrogateescape")
             return str(members["cmd"]), name, str(members["rtype"])
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             return "", "", ""
     verb, _, rest = line.partition(":")
     name, _, kind = rest.rpartition(":")

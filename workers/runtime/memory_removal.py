@@ -11,6 +11,7 @@ import ctypes
 import errno
 import os
 import stat
+import time
 from collections.abc import Container, Iterable
 from contextlib import suppress
 from typing import NamedTuple
@@ -20,7 +21,11 @@ from killable.workers.protocol.named_memory import NamedMemory, NamedObject
 
 HELD_NAME = "held-memory"
 """The log, in the supervisor's directory, of what calls that ran through have left to the program."""
-_LOG_BYTES_MAX = 256 << 20
+_LOG_BYTES_MAX = 64 << 20
+"""What is behind that is not read. A job that makes and unlinks a hundred segments a second writes it in an hour."""
+_PART_BYTES = 64 << 10
+_PAUSE_S = 0.001
+"""Between two parts: reading holds the interpreter lock for 5 ms, and the supervisor has others to kill meanwhile."""
 _FOLDER = "/dev/shm"
 """Where the C library keeps these objects (shm_overview(7), sem_overview(7))."""
 _SEGMENTS = "/proc/sysvipc/shm"
@@ -35,32 +40,58 @@ class Removed(NamedTuple):
     """Left to the program that made the calls."""
 
 
+def log_of(folder: str) -> str:
+    """Return the path of the log of the worker with this temporary directory; empty: it counts for nothing."""
+    return "" if folder.endswith(named_memory.CONFINED) else os.path.join(folder, named_memory.LOG_NAME)
+
+
 def remove_named(log: str, *, holding: bool = False) -> Removed:
     """Remove what a worker's log says it has left; with `holding`, not what a program may still use.
 
-    No process of the worker may exist any more. Does nothing if there is no such log. Raise OSError: something may be
-    left, and can be removed by another call.
+    No process of the worker may exist any more. Does nothing if there is no such log, or none that can be read: its
+    owner has seen to that. Raise OSError: something may be left, and can be removed by another call.
     """
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     try:
         descriptor = os.open(log, flags)
     except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES):
             return Removed(0, [])
         raise
     try:
         found = os.fstat(descriptor)
         # The log belongs to the user of the worker. Its owner could remove all that is removed here.
-        content = os.pread(descriptor, _LOG_BYTES_MAX, 0) if stat.S_ISREG(found.st_mode) else b""
+        memory = _read(descriptor) if stat.S_ISREG(found.st_mode) else NamedMemory()
     finally:
         os.close(descriptor)
-    memory = NamedMemory(content)
-    held = [each for each in memory.objects if holding and each.is_held]
-    return Removed(sum(_unlink(each, found.st_uid, memory.since) for each in memory.objects if each not in held), held)
+    number, held, failures = 0, [], []
+    for each in memory.objects:
+        if holding and each.is_held:
+            held.append(each)
+            continue
+        try:
+            number += _unlink(each, found.st_uid, memory.since)
+        except OSError as error:
+            failures.append(error)
+    if failures:
+        raise failures[0]
+    return Removed(number, held)
+
+
+def _read(descriptor: int) -> NamedMemory:
+    memory = NamedMemory()
+    for position in range(0, _LOG_BYTES_MAX, _PART_BYTES):
+        part = os.pread(descriptor, _PART_BYTES, position)
+        if not part:
+            break
+        memory.read(part)
+        time.sleep(_PAUSE_S)
+    return memory
 
 
 def _unlink(found: NamedObject, owner: int, since: float) -> bool:
-    if "/" in found.file_name or not found.file_name:
+    name = os.fsencode(found.file_name)
+    if not name or len(name) > named_memory.NAME_BYTES_MAX or b"/" in name or b"\0" in name:
         return False
     path = os.path.join(_FOLDER, found.file_name)
     try:
@@ -131,7 +162,7 @@ def remove_all(folder: str) -> None:
     """Remove what any worker with a directory in `folder`, a supervisor's, has left. None of them may live."""
     logs = [os.path.join(folder, HELD_NAME)]
     with suppress(OSError):
-        logs += [os.path.join(folder, name, named_memory.LOG_NAME) for name in os.listdir(folder)]
+        logs += [log_of(os.path.join(folder, name)) for name in os.listdir(folder)]
     for log in logs:
         with suppress(OSError):
             remove_named(log)

@@ -62,7 +62,7 @@ class LeftoverMemory:
             memory_removal.hold(os.path.dirname(self._folder), found.held)
             self._is_removed = True
             number += found.number
-        except Exception as error:  # whatever a job has written there, its worker is gone
+        except Exception as error:  # of any kind: a job has written the log, and its end waits for this
             logger.error("memory_not_removed", extra={"detail": f"{self._folder}: {error}"})
         return number
 

@@ -18,8 +18,13 @@ place.
 from __future__ import annotations
 
 import json
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
+LOG_BYTES_MAX = 16 << 20
+"""Some 80,000 segments that one job makes. Half a second to read."""
+OBJECTS_MAX = 100_000
+_LINE_BYTES_MAX = 1024
+"""A name has 255 bytes at most (shm_overview(7))."""
 LOG_NAME = "memory-names"
 """The log in the temporary directory of a worker."""
 CONFINED = ".confined"
@@ -28,11 +33,6 @@ nothing: it could have what it may not touch removed by those who may.
 """
 SHARED_MEMORY = "shared_memory"
 SEMAPHORE = "semaphore"
-LINE_BYTES_MAX = 1 << 10
-"""A longer line is no one's: names have NAME_BYTES_MAX, and base64 makes them a third longer."""
-NAME_BYTES_MAX = 255
-OBJECTS_MAX = 100_000
-"""Of one worker, at once; of more, the last are not known. They take some 50 MB of whoever reads the log."""
 
 
 class NamedObject(NamedTuple):
@@ -65,26 +65,21 @@ def held(found: NamedObject) -> bytes:
 class NamedMemory:
     """What a log says."""
 
-    def __init__(self) -> None:
+    def __init__(self, log: BinaryIO) -> None:
+        """Read a log. Lines that nobody understands are passed over, and of a log that is very long only the first part
+        is read: a job may write whatever it likes. Raise OSError.
+        """
         self.since = 0.0
         self._objects: dict[tuple[str, str], NamedObject] = {}
         self._foreign: set[str] = set()
-        self._rest = b""
-
-    def read(self, part: bytes) -> None:
-        """Read the next part of the log. Lines that nobody understands are passed over: a job may write whatever it
-        likes.
-        """
-        *lines, self._rest = (self._rest + part).split(b"\n")
-        for line in lines:
-            if line and len(line) <= LINE_BYTES_MAX:
-                self._apply(line.decode(errors="surrogateescape"))
-        if len(self._rest) > LINE_BYTES_MAX:
-            self._rest = self._rest[:LINE_BYTES_MAX] + b"?"  # still too long, however long it gets
-        while len(self._objects) > OBJECTS_MAX:
-            self._objects.popitem()
-        while len(self._foreign) > OBJECTS_MAX:
-            self._foreign.pop()
+        left = LOG_BYTES_MAX
+        while (
+            left > 0
+            and len(self._objects) + len(self._foreign) < OBJECTS_MAX
+            and (line := log.readline(_LINE_BYTES_MAX))
+        ):
+            left -= len(line)
+            self._apply(line.rstrip(b"\n").decode(errors="surrogateescape"))
 
     @property
     def objects(self) -> list[NamedObject]:

@@ -77,13 +77,11 @@ class MemoryNames:
         """Return what was made and not unlinked."""
         if not os.path.exists(self._path):  # as mostly
             return []
-        memory = NamedMemory()
         try:
-            with open(self._path, "rb", buffering=0) as file:
-                memory.read(file.readall())
+            with open(self._path, "rb") as file:
+                return NamedMemory(file).objects
         except OSError:
             return []
-        return memory.objects
 
     def hand_over(self) -> None:
         """Leave what a call has made, and keeps, to its program: it is removed when the pool ends. No process of the

@@ -11,7 +11,6 @@ import ctypes
 import errno
 import os
 import stat
-import time
 from collections.abc import Container, Iterable
 from contextlib import suppress
 from typing import NamedTuple
@@ -21,13 +20,9 @@ from killable.workers.protocol.named_memory import NamedMemory, NamedObject
 
 HELD_NAME = "held-memory"
 """The log, in the supervisor's directory, of what calls that ran through have left to the program."""
-_LOG_BYTES_MAX = 64 << 20
-"""What is behind that is not read. A job that makes and unlinks a hundred segments a second writes it in an hour."""
-_PART_BYTES = 64 << 10
-_PAUSE_S = 0.001
-"""Between two parts: reading holds the interpreter lock for 5 ms, and the supervisor has others to kill meanwhile."""
 _FOLDER = "/dev/shm"
 """Where the C library keeps these objects (shm_overview(7), sem_overview(7))."""
+_NAME_BYTES_MAX = 255
 _SEGMENTS = "/proc/sysvipc/shm"
 _IPC_RMID = 0
 
@@ -60,40 +55,30 @@ def remove_named(log: str, *, holding: bool = False) -> Removed:
         raise
     try:
         found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            return Removed(0, [])
         # The log belongs to the user of the worker. Its owner could remove all that is removed here.
-        memory = _read(descriptor) if stat.S_ISREG(found.st_mode) else NamedMemory()
+        with open(descriptor, "rb", closefd=False) as file:
+            memory = NamedMemory(file)
     finally:
         os.close(descriptor)
-    number, held, failures = 0, [], []
-    for each in memory.objects:
-        if holding and each.is_held:
-            held.append(each)
-            continue
+    held = [each for each in memory.objects if holding and each.is_held]
+    number, failures = 0, []
+    for each in set(memory.objects).difference(held):
         try:
             number += _unlink(each, found.st_uid, memory.since)
-        except OSError as error:
+        except OSError as error:  # the others go nevertheless
             failures.append(error)
     if failures:
         raise failures[0]
     return Removed(number, held)
 
 
-def _read(descriptor: int) -> NamedMemory:
-    memory = NamedMemory()
-    for position in range(0, _LOG_BYTES_MAX, _PART_BYTES):
-        part = os.pread(descriptor, _PART_BYTES, position)
-        if not part:
-            break
-        memory.read(part)
-        time.sleep(_PAUSE_S)
-    return memory
-
-
 def _unlink(found: NamedObject, owner: int, since: float) -> bool:
-    name = os.fsencode(found.file_name)
-    if not name or len(name) > named_memory.NAME_BYTES_MAX or b"/" in name or b"\0" in name:
+    name = found.file_name
+    if not name or "/" in name or "\0" in name or len(os.fsencode(name)) > _NAME_BYTES_MAX:
         return False
-    path = os.path.join(_FOLDER, found.file_name)
+    path = os.path.join(_FOLDER, name)
     try:
         status = os.stat(path, follow_symlinks=False)
         if not (_is_meant(found, status, since) and status.st_uid == owner and stat.S_ISREG(status.st_mode)):

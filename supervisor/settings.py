@@ -42,6 +42,12 @@ class SandboxSpec:
     def forbids(self) -> bool:
         return self != SandboxSpec()
 
+    @property
+    def keeps_from_shared_memory(self) -> bool:
+        """Whether jobs can remove nothing from the /dev/shm of the machine."""
+        written = (f"{each.rstrip('/')}/" for each in self.write or ())
+        return not self.shared_memory or (self.write is not None and not any(map("/dev/shm/".startswith, written)))
+
     def __str__(self) -> str:
         """Return what it forbids: `no network; writes /srv/out only`; empty: nothing."""
         parts = [] if self.network else ["no network"]

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from killable.supervisor import event_loops
-from killable.workers.protocol import named_memory
 from killable.workers.runtime import memory_removal
 from killable.workers.runtime.removal import remove_tree
 
@@ -27,7 +26,7 @@ class LeftoverMemory:
         whose program may use what they have left.
         """
         self._folder = folder
-        self._log = os.path.join(folder, named_memory.LOG_NAME)
+        self._log = memory_removal.log_of(folder)
         self._since = since
         self._is_program = is_program
         self._is_removed = False

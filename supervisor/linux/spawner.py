@@ -22,6 +22,7 @@ from killable.supervisor.linux.zygote_host import ZygoteHost
 from killable.supervisor.ports import ProcessListener, SpawnerListener, ZygoteLost
 from killable.supervisor.settings import PoolSpec
 from killable.workers.protocol import control
+from killable.workers.protocol.named_memory import CONFINED
 
 
 class PoolSpawner:
@@ -47,6 +48,7 @@ class PoolSpawner:
         self._listener = listener
         self._cgroups = cgroups
         self._tmp = tmp
+        self._tmp_suffix = CONFINED if spec.sandbox.keeps_from_shared_memory else ""
         self._oom = oom
         self._marker = marker
         self._patience_s = patience_s
@@ -92,6 +94,7 @@ class PoolSpawner:
             account_env={} if become is None else {**become.environment, **spec.env},
             setup=self._write_setup(),
             sandbox=asdict(spec.sandbox) if spec.sandbox.forbids else None,
+            tmp_suffix=self._tmp_suffix,
         )
 
     def _write_setup(self) -> str:
@@ -139,7 +142,7 @@ class PoolSpawner:
             raise
         sent = list(pipes.theirs)
         closing = list(pipes.only_theirs)
-        tmp = os.path.join(self._tmp, worker_id)
+        tmp = os.path.join(self._tmp, worker_id + self._tmp_suffix)
         process = None
         try:
             process = WorkerProcess(

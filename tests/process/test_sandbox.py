@@ -194,6 +194,23 @@ async def test_shared_memory_of_its_own_is_gone_with_the_worker_whoever_made_it(
         segment.unlink()
 
 
+@NEEDS_FILE_RULES
+async def test_a_job_has_nothing_removed_that_it_may_not_remove(supervisor: StartSupervisor, tmp_path: Path) -> None:
+    """Through the log of what it has left: the server removes that, and is in no sandbox."""
+    segment = SharedMemory(create=True, size=1000)
+    claim = f"REGISTER:/{segment.name}:shared_memory\nSINCE:0\n"
+    try:
+        rules = SandboxSpec(write=(str(tmp_path),))
+        server = await supervisor(PoolSpec("confined", ("support.memory_jobs",), folder=FOLDER, sandbox=rules))
+        story = await run(server, "writes_into_the_log", text=claim)
+        assert story.state == "completed"
+        await server.close(0.0)
+        assert Path("/dev/shm", segment.name).exists()
+    finally:
+        segment.close()
+        segment.unlink()
+
+
 async def test_without_a_sandbox_nothing_is_forbidden_and_the_pools_record_says_what_is(
     supervisor: StartSupervisor, port: str, tmp_path: Path
 ) -> None:

@@ -83,6 +83,30 @@ async def test_a_kill_at_any_moment_leaves_no_segment(supervisor: StartSuperviso
     assert removed > 0, "the control: some were killed between the two"
 
 
+NONSENSE = {
+    "a name with a zero byte": "OPEN:/a\0b\n",
+    "a name that is too long": f"OPEN:/{'x' * 300}\n",
+    "a name of another folder": "OPEN:/../etc/passwd\nOPEN:/\nOPEN:\nOPEN:/.\nOPEN:/..\n",
+    "no UTF-8": "OPEN:/\xff\xfe\nREGISTER:/\xed\xa0\x80:shared_memory\n",
+    "deep JSON": '{"a":' + "[" * 1000 + "\n",
+    "a long line": '{"a":' + "[" * 1_000_000 + "\n",
+    "no value": 'MADE\nMADE:::\nHELD\nSINCE:x\n{"cmd":1}\n{"cmd":[],"base64_name":"\\ud800","rtype":{}}\n',
+}
+
+
+async def test_whatever_stands_in_the_log_of_names_the_job_ends_and_what_it_left_goes(
+    supervisor: StartSupervisor,
+) -> None:
+    """Its worker was set aside for good after the first of these lines."""
+    server = await supervisor(memory_pool(workers=1, spares=0))
+    for what, text in NONSENSE.items():
+        story = await run(server, "writes_into_the_log", text=text, leaves=True)
+        assert story.state == "completed", what
+        assert not (SHARED / story.end["result"]).exists(), what
+        assert story.certificate["shared_memory_removed"] == 1, what
+    assert {worker.state for worker in await server.workers()} <= {"starting", "idle"}
+
+
 async def test_memory_of_a_lost_zygote_is_removed(supervisor: StartSupervisor, foreign: str) -> None:
     server = await supervisor(memory_pool())
     job_id = await submit(server, "leaves_memory", end="waits", attach=foreign)

@@ -12,9 +12,11 @@ import signal
 import time
 from collections.abc import Iterator
 from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
 from typing import Any
 
 from killable import Context, job
+from killable.workers.runtime import memory_names
 
 _kept: list[Any] = []
 """So that no finalizer tidies up."""
@@ -88,3 +90,15 @@ def churns(prefix: str) -> Iterator[str]:
         segment.close()
         segment.unlink()
         number += 1
+
+
+@job
+def writes_into_the_log(text: str, leaves: bool = False) -> str:
+    """Write lines into the log of names, in Latin-1; then leave a segment that is in the log behind them, if asked to.
+    Return its name.
+    """
+    path = Path(memory_names.names._path)
+    path.parent.mkdir(exist_ok=True)
+    with path.open("ab") as file:
+        file.write(text.encode("latin-1"))
+    return make_segment() if leaves else ""

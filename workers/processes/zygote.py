@@ -271,7 +271,7 @@ class Zygote:
         os.close(self._wakeups_end)
         os.close(self._sock.detach())
         pipes = WorkerEnds(orders, line, frames, notifications, stack, tokens)
-        tmp = os.path.join(self._configure.tmp, order.worker_id)
+        tmp = os.path.join(self._configure.tmp, order.worker_id + self._configure.tmp_suffix)
         return WorkerStart(parent, pipes, (stdout, stderr), procs[0] if order.cgroup else None, tmp, self._sandbox)
 
     def _settle(self) -> None:

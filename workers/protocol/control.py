@@ -111,6 +111,8 @@ class Configure(NamedTuple):
     """The path of an encoded `executor_setup.ExecutorSetup`; empty: a pool of job types."""
     sandbox: dict[str, Any] | None = None
     """`network`, `shared_memory`, `write` and `read` of `workers.runtime.sandbox`; None: workers have none."""
+    tmp_suffix: str = ""
+    """End of the name of a worker's temporary directory, behind its id."""
 
 
 class TypeReported(NamedTuple):

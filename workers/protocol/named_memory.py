@@ -27,6 +27,10 @@ _LINE_BYTES_MAX = 1024
 """A name has 255 bytes at most (shm_overview(7))."""
 LOG_NAME = "memory-names"
 """The log in the temporary directory of a worker."""
+CONFINED = ".confined"
+"""End of the name of the temporary directory of a worker whose sandbox keeps it from /dev/shm. Its log counts for
+nothing: it could have what it may not touch removed by those who may.
+"""
 SHARED_MEMORY = "shared_memory"
 SEMAPHORE = "semaphore"
 

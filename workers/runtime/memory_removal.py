@@ -35,17 +35,22 @@ class Removed(NamedTuple):
     """Left to the program that made the calls."""
 
 
+def log_of(folder: str) -> str:
+    """Return the path of the log of the worker with this temporary directory; empty: it counts for nothing."""
+    return "" if folder.endswith(named_memory.CONFINED) else os.path.join(folder, named_memory.LOG_NAME)
+
+
 def remove_named(log: str, *, holding: bool = False) -> Removed:
     """Remove what a worker's log says it has left; with `holding`, not what a program may still use.
 
-    No process of the worker may exist any more. Does nothing if there is no such log. Raise OSError: something may be
-    left, and can be removed by another call.
+    No process of the worker may exist any more. Does nothing if there is no such log, or none that can be read: its
+    owner has seen to that. Raise OSError: something may be left, and can be removed by another call.
     """
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     try:
         descriptor = os.open(log, flags)
     except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES):
             return Removed(0, [])
         raise
     try:
@@ -58,7 +63,15 @@ def remove_named(log: str, *, holding: bool = False) -> Removed:
     finally:
         os.close(descriptor)
     held = [each for each in memory.objects if holding and each.is_held]
-    return Removed(sum(_unlink(each, found.st_uid, memory.since) for each in memory.objects if each not in held), held)
+    number, failures = 0, []
+    for each in set(memory.objects).difference(held):
+        try:
+            number += _unlink(each, found.st_uid, memory.since)
+        except OSError as error:  # the others go nevertheless
+            failures.append(error)
+    if failures:
+        raise failures[0]
+    return Removed(number, held)
 
 
 def _unlink(found: NamedObject, owner: int, since: float) -> bool:
@@ -134,7 +147,7 @@ def remove_all(folder: str) -> None:
     """Remove what any worker with a directory in `folder`, a supervisor's, has left. None of them may live."""
     logs = [os.path.join(folder, HELD_NAME)]
     with suppress(OSError):
-        logs += [os.path.join(folder, name, named_memory.LOG_NAME) for name in os.listdir(folder)]
+        logs += [log_of(os.path.join(folder, name)) for name in os.listdir(folder)]
     for log in logs:
         with suppress(OSError):
             remove_named(log)

@@ -26,6 +26,7 @@ from killable.api.http.problems import install_problems, problem
 from killable.api.http.schemas import Problem
 from killable.api.http.settings import HttpSettings
 from killable.api.http.sse import OpenStreams
+from killable.api.http.submission_rate import SubmissionRate
 from killable.supervisor.engine import Engine
 
 
@@ -57,6 +58,7 @@ def create_app(engine: Engine, settings: HttpSettings | None = None) -> FastAPI:
     app.add_middleware(HeadAsGet)
     app.add_middleware(LargeBodies, pool=checks)
     app.add_middleware(BodyCheck, settings=settings)
+    app.add_middleware(SubmissionRate, engine=engine)
     if tickets is not None:
         app.add_middleware(KeyCheck, keys=KeyRing(settings.keys), tickets=tickets)
     if settings.cors_origins:
@@ -70,7 +72,7 @@ def create_app(engine: Engine, settings: HttpSettings | None = None) -> FastAPI:
             ],
             expose_headers=[
                 *("Idempotent-Replayed", "Link", "Location", "Preference-Applied", "Retry-After", "WWW-Authenticate"),
-                "X-Correlation-Id",
+                *("RateLimit", "RateLimit-Policy", "X-Correlation-Id"),
             ],
         )
     app.add_middleware(HostAndOriginCheck, settings=settings)

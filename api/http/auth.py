@@ -76,6 +76,12 @@ def tenant_of_scope(scope: Scope) -> str:
     return TENANT if caller is None else caller.name
 
 
+def is_operator(scope: Scope) -> bool:
+    """Return whether the request has an operator's key; a server without keys has no operators."""
+    caller: ApiKey | None = scope.get(CALLER)
+    return caller is not None and caller.role == "operate"
+
+
 async def _operator(request: Request) -> None:
     caller: ApiKey | None = request.scope.get(CALLER)
     if caller is not None and caller.role != "operate":

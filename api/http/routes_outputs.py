@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from killable.api.http import schemas
+from killable.api.http.auth import CALLER, is_operator, tenant_of
 from killable.api.http.dependencies import engine_of, parts_of
 from killable.api.http.faults import fault, invalid
 from killable.api.http.methods import IS_HEAD
@@ -55,6 +56,7 @@ router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"], default_response_c
             204: answer("The terminal event was already received", None, "Cache-Control"),
         },
         "unknown_job",
+        "too_many_streams",
         "invalid",
     ),
 )
@@ -76,7 +78,16 @@ async def stream_job(
             raise invalid([fault("header", ["Last-Event-ID"], "must be the id of an event, a whole number")])
         # No id has more digits; int() of a very long text would block, then raise.
         after = int(last_event_id[:18])
-    return open_stream(parts.engine, parts.settings, parts.streams, record, after=after, markers=query.markers)
+    return open_stream(
+        parts.engine,
+        parts.settings,
+        parts.streams,
+        record,
+        after=after,
+        markers=query.markers,
+        tenant=tenant_of(request) if CALLER in request.scope else record.tenant,  # a ticket is its job's tenant's
+        operator=is_operator(request.scope),
+    )
 
 
 @router.get(

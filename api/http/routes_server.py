@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from killable.api.http import schemas
-from killable.api.http.auth import CALLER, OPERATOR
+from killable.api.http.auth import CALLER, OPERATOR, is_operator, tenant_of
 from killable.api.http.dependencies import engine_of, parts_of
 from killable.api.http.problems import problem
 from killable.api.http.responses import CANCEL_WAIT_S, NO_BODY, Json, Preferred, answer, documented
@@ -23,6 +23,7 @@ from killable.workers.errors import Refused
 FEATURES = (
     *("events", "markers", "resume", "stop_when_client_leaves", "output", "prefer_wait", "idempotency_key"),
     *("correlation_id", "bulk_cancel", "drain", "shutdown", "metrics", "api_keys", "stream_tickets"),
+    "tenants",
 )
 """Features that a client may rely on beyond the plain routes. None is ever removed."""
 
@@ -79,6 +80,14 @@ async def kill_worker(
     wait_s = CANCEL_WAIT_S if preference.wait_s is None else preference.wait_s
     worker = await engine.kill_worker(worker_id, reason=query.reason, wait_s=wait_s)
     return Json(worker._asdict(), 200 if worker.state == "gone" else 202, preference.headers)
+
+
+@router.get("/v1/tenants", responses=documented({200: answer("The tenants", schemas.TenantList)}))
+async def list_tenants(request: Request) -> Response:
+    """List what each tenant has now, beside its bounds. A key that is not an operator's gets its own tenant only."""
+    sees_all = CALLER not in request.scope or is_operator(request.scope)
+    found = await engine_of(request).tenants(None if sees_all else tenant_of(request))
+    return Json({"tenants": [tenant._asdict() for tenant in found]})
 
 
 @router.get("/livez", responses=LIVE_RESPONSES)

@@ -165,6 +165,7 @@ def _settings(tables: FileTable, server: ServerSettings, folder: Path, proof: An
         limits=over(DEFAULT_LIMITS, _lowered(tables) | tables.limits.given()),
         caps=caps_over(DEFAULT_CAPS, tables.caps),
         jobs={n: JobSettings(job.limits.given(), caps_over({}, job.caps)) for n, job in tables.jobs.items()},
+        tenants={name: table.given() | {"caps": table.caps.given()} for name, table in tables.tenants.items()},
         proof=proof,
         **{each.name: getattr(server, each.name) for each in fields(SupervisorSettings)},
     )

@@ -62,6 +62,8 @@ class Dispatcher:
         self._available: set[Pool] = set()
         """The pools that may be able to start a job."""
         self._is_dispatching = False
+        self._let_go: list[Pool] = []
+        """Pools with waiting jobs of tenants that were held back and may start some again."""
         self._lane_holder = lane_holder
         self._journal_writer: JournalWriter | None = None
 
@@ -138,13 +140,26 @@ class Dispatcher:
 
     def transition(self, job: Job, cause: Cause) -> None:
         """Store a job's next state. No other method does."""
-        job.state = lifecycle.step(job.state, cause)
+        before = job.state
+        job.state = lifecycle.step(before, cause)
+        if not job.is_executor_task and (before is State.QUEUED or job.state is State.QUEUED or job.is_over):
+            self._note_share(job, before)
         self._observer.on_transition(job, cause)
+
+    def _note_share(self, job: Job, before: State) -> None:
+        """Count what the job's tenant has, and hold its other jobs back as long as it runs as many as it may."""
+        tenants, submission = self._registry.tenants, job.submission
+        tenants.moved(job, before)
+        if tenants.is_at_share(submission):
+            self.backlog.hold_back(submission.tenant)
+        else:
+            pools = self.backlog.let_go(submission.tenant)
+            self._let_go += [pool for pool in self.fleet if pool.spec.name in pools] if pools else []
 
     def _dispatch(self, pool: Pool) -> None:
         """Assign waiting jobs to warm workers. When no job waits, open lanes to the workers that are idle."""
         name = pool.spec.name
-        while self.backlog.depth(name):
+        while self.backlog.startable(name):
             worker = pool.take()
             if worker is None:
                 break
@@ -266,8 +281,9 @@ class Dispatcher:
         certificate["slot_ready"] = slot_ready_ms = attempt.slot_ready_ms(self._clock.now())
         if attempt.worker.stage is WorkerStage.GONE and "tree_empty" in certificate:
             self._observer.on_recovered((slot_ready_ms - certificate["tree_empty"]) / 1000)
-        if self._journal_writer is not None and attempt.job.certificate is certificate and attempt.job.is_over:
-            self._journal_writer.amended(attempt.job)
+        job = attempt.job
+        if self._journal_writer is not None and job.certificate is certificate and self._registry.keeps(job):
+            self._journal_writer.amended(job)
 
     def _retry_wait_s(self, job: Job, outcome: Outcome) -> float | None:
         """Return the seconds until the job's next attempt; None: there is none."""
@@ -289,6 +305,7 @@ class Dispatcher:
             self._journal_writer.waits(job)
         job.queue_timer = self._clock.call_at(now + wait_s, lambda: self._requeue(job))
         job.wake()
+        self._start_let_go()
 
     def _requeue(self, job: Job) -> None:
         job.queued, job.queue_timer = self._clock.now(), None
@@ -301,7 +318,13 @@ class Dispatcher:
             self._journal_writer.ended(job)
         self._registry.note_end(job, job.ended or self._clock.now())
         job.wake()
+        self._start_let_go()
         self.finish_shutdown_if_idle()
+
+    def _start_let_go(self) -> None:
+        """Assign jobs of tenants that may run more again; workers may be idle because these were held back."""
+        while self._let_go:
+            self.on_worker_available(self._let_go.pop())
 
     def conclude(self, job: Job, outcome: Outcome) -> None:
         """Record the outcome, once. The terminal event is the job's last and is built from this record."""
@@ -348,7 +371,7 @@ class Dispatcher:
             self._lane_holder.on_early_output(data, stream)
 
     def queued(self, pool: Pool) -> int:
-        return self.backlog.depth(pool.spec.name) + (0 if self._lane_holder is None else self._lane_holder.waiting)
+        return self.backlog.startable(pool.spec.name) + (0 if self._lane_holder is None else self._lane_holder.waiting)
 
 
 def _queue_deadline(job: Job) -> tuple[str, float]:

@@ -28,6 +28,7 @@ from killable.supervisor.journal.journal_file import (
     JournalRefused,
     JournalRow,
     Note,
+    ReducedNote,
 )
 
 RETRY_S = 1.0
@@ -195,7 +196,7 @@ class Journal:
 
     def _add_pending(self, notes: list[Note]) -> None:
         for note in notes:
-            if isinstance(note, DroppedNote):  # its other notes no longer matter
+            if isinstance(note, (DroppedNote, ReducedNote)):  # its other notes no longer matter
                 self._pending = [owed for owed in self._pending if owed.number != note.number]
             self._pending.append(note)
 

@@ -88,13 +88,21 @@ class AmendedNote:
 
 
 @dataclass(frozen=True, slots=True)
+class ReducedNote:
+    """The job is no longer kept; only the row that its idempotency key needs stays."""
+
+    number: int
+    members: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class DroppedNote:
     """The job is no longer kept."""
 
     number: int
 
 
-Note = AcceptedNote | StartedNote | EndedNote | AmendedNote | DroppedNote
+Note = AcceptedNote | StartedNote | EndedNote | AmendedNote | ReducedNote | DroppedNote
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +199,9 @@ class JournalFile:
                 self._put_pieces(number, "events", note.log.encoded())
             case AmendedNote():
                 execute("UPDATE jobs SET ended = ? WHERE number = ?", (note.members.decode("ascii"), number))
+            case ReducedNote():
+                execute("UPDATE jobs SET ended = ? WHERE number = ?", (note.members.decode("ascii"), number))
+                execute("DELETE FROM pieces WHERE number = ?", (number,))
             case DroppedNote():
                 execute("DELETE FROM pieces WHERE number = ?", (number,))
                 execute("DELETE FROM jobs WHERE number = ?", (number,))

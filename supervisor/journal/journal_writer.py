@@ -15,7 +15,14 @@ from typing import Any
 
 from killable.supervisor.jobs.job import Job
 from killable.supervisor.journal.journal import Journal
-from killable.supervisor.journal.journal_file import AcceptedNote, AmendedNote, DroppedNote, EndedNote, StartedNote
+from killable.supervisor.journal.journal_file import (
+    AcceptedNote,
+    AmendedNote,
+    DroppedNote,
+    EndedNote,
+    ReducedNote,
+    StartedNote,
+)
 from killable.supervisor.models import Submission
 from killable.workers.errors import Refused
 from killable.workers.protocol.messages import dump_json
@@ -76,8 +83,13 @@ class JournalWriter:
         """Record a certificate that was completed after the job's end."""
         self.journal.note(AmendedNote(job.number, dump_json(self._end_of(job))))
 
-    def dropped(self, job: Job) -> None:
-        self.journal.note(DroppedNote(job.number))
+    def reduced(self, job: Job) -> None:
+        """Record that a job is no longer kept, but its idempotency key is."""
+        members = {"reduced": True, "state": job.public_state, "ended_at": job.ended_at}
+        self.journal.note(ReducedNote(job.number, dump_json(members)))
+
+    def dropped(self, number: int) -> None:
+        self.journal.note(DroppedNote(number))
 
     def _end_of(self, job: Job) -> dict[str, Any]:
         outcome = job.outcome

@@ -76,6 +76,8 @@ class Metrics:
         self.retries: Counter[str] = Counter(dict.fromkeys(RETRYABLE, 0))
         """Retries by the code of the attempt that ended."""
         self.timeouts: Counter[str] = Counter(dict.fromkeys(KINDS, 0))
+        self.keys_forgotten = 0
+        """Idempotency keys that were forgotten before their time."""
         self.tokens = 0
         """Tokens of ended jobs; those of live jobs are read at each scrape."""
         self.tokens_saved = 0

@@ -242,7 +242,9 @@ def history(seed: int) -> None:
             await asyncio.sleep(0.1)
             while waiting := [sim.record(job) for job in sim.jobs if sim.record(job).state == "queued"]:
                 now = running(sim)
-                free = {each.tenant for each in waiting if now[each.tenant] < (shares[each.tenant]["running_max"] or 99)}
+                free = {
+                    each.tenant for each in waiting if now[each.tenant] < (shares[each.tenant]["running_max"] or 99)
+                }
                 idle = workers - (await sim.supervisor.pools())[0].busy
                 assert not (free and idle), f"{free} wait while {idle} workers are free: {now}"
                 await asyncio.sleep(0.5)

@@ -6,6 +6,7 @@ import os
 import sys
 import tomllib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ import pytest
 from killable.supervisor.configuration.config import Config, ConfigError, load
 from killable.supervisor.configuration.inventory import example
 from killable.supervisor.configuration.tables import json_schema
+from killable.supervisor.jobs.tenants import Tenants
 from killable.supervisor.server_settings import ServerSettings
-from killable.supervisor.settings import Settings, usable_cores, usable_processors
+from killable.supervisor.settings import Settings, TenantSettings, usable_cores, usable_processors
 from killable.workers.authoring.limits import DEFAULT_LIMITS
 
 pytestmark = pytest.mark.row("G11")
@@ -324,6 +326,37 @@ def test_a_types_cap_over_the_servers_would_never_hold() -> None:
     assert "raise caps.run_s too" in found["jobs.x.caps.run_s"]["expected"]
 
 
+def test_a_tenants_table_is_read_and_its_faults_are_said() -> None:
+    settings = read(
+        """
+        [tenants.default]
+        running_max = 2
+        caps = { run_s = "1m", grace_s = 2 }
+        [tenants."team.A"]
+        queue_jobs_max = "none"
+        keep_bytes = "1MiB"
+        caps = { run_s = "none" }
+        """
+    ).settings
+    tenants = Tenants(settings.tenants, queue_jobs_max=1000, queue_bytes_max=1 << 20)
+    everybody, own, alone = tenants.bounds("x"), tenants.bounds("team.A"), tenants.bounds("default")
+    assert (everybody.queue_jobs_max, everybody.queue_bytes_max, everybody.running_max) == (500, 1 << 19, 2)
+    assert everybody.caps == {"run_s": 60.0, "grace_s": 2.0}
+    assert (own.queue_jobs_max, own.queue_bytes_max, own.running_max) == (None, 1 << 19, 2)
+    assert (own.keep_bytes, own.caps) == (1 << 20, {"grace_s": 2.0})
+    assert (alone.queue_jobs_max, alone.running_max) == (None, 2), "without keys there is nobody to share with"
+    assert tenants.bounds("x", operator=True) == TenantSettings()
+    assert tenants.bounds("team.A", operator=True) == own
+    found = faults(
+        "[tenants.'a b']\nrunning_max = 1\n[tenants.a]\nrunning_max = 0\nsubmissions_per_s = 0\n"
+        "priority_max = 1001\nqueue_max = 3\n"
+    )
+    assert "name of an API key" in found["tenants.a b"]["expected"]
+    assert "did you mean queue_jobs_max?" in found["tenants.a.queue_max"]["expected"]
+    for key in ("running_max", "submissions_per_s", "priority_max"):
+        assert found[f"tenants.a.{key}"]["source"].startswith("given.toml:")
+
+
 def test_a_pools_processors_and_accounts_are_those_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     first = min(usable_processors())
@@ -453,6 +486,10 @@ def test_the_example_has_every_key_with_its_default(folder: Path) -> None:
     for section, table in (("server", "Server"), ("limits", "Limits"), ("caps", "Caps")):
         names = json_schema()["$defs"][f"{table}{'Settings' if table == 'Server' else 'Table'}"]["properties"]
         assert list(tree[section]) == list(names), section
+    assert set(tree["tenants"]["default"]) == set(json_schema()["$defs"]["TenantTable"]["properties"])
+    others = Tenants(config.settings.tenants, queue_jobs_max=1000, queue_bytes_max=256 << 20).bounds("x")
+    built_in = Tenants({}, queue_jobs_max=1000, queue_bytes_max=256 << 20).bounds("x")
+    assert replace(others, caps={}) == built_in
     assert set(tree["pools"]["text"]) == set(json_schema()["$defs"]["PoolTable"]["properties"])
     assert all(len(line) <= 120 for line in text.splitlines())
 
@@ -473,6 +510,9 @@ def test_every_key_is_documented() -> None:
     [
         ("[limits]\nstart_s = 'none'\nmemory_bytes = '1.5GiB'\nqueue_s = '1h30m'", True),
         ("[pools.a]\nmodule = ['a', 'b']\n[jobs.x.caps]\nrun_s = 3", True),
+        ("[tenants.Team-1]\nsubmissions_per_s = 0.5\npriority_max = 'none'\ncaps = { run_s = 'none' }", True),
+        ("[tenants.'a b']\nrunning_max = 1", False),
+        ("[tenants.a]\nrunning_max = 0", False),
         ("[server]\nprot = 1", False),
         ("[limits]\nrun_s = 'soon'", False),
         ("[limits]\nmemory_bytes = -1", False),

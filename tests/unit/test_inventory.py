@@ -33,6 +33,12 @@ env = { OMP_NUM_THREADS = "2", MODEL = "x", PIN_KEY = "12", EMPTY = "" }
 grace_s = 3
 [jobs.split.caps]
 output_bytes = "1MiB"
+[tenants.dashboard]
+queue_bytes_max = "1MiB"
+submissions_per_s = 0.5
+priority_max = "none"
+[tenants.dashboard.caps]
+run_s = 60
 """
 
 
@@ -54,6 +60,9 @@ def test_nothing_that_is_in_force_is_left_out(config: Config) -> None:
     expected |= {f"pools.a.{name}" for name in PoolTable.model_fields if name != "env"}
     expected |= {f"pools.a.env.{name}" for name in ("OMP_NUM_THREADS", "MODEL", "PIN_KEY", "EMPTY")}
     expected |= {"jobs.split.limits.grace_s", "jobs.split.caps.output_bytes"}
+    expected |= {
+        f"tenants.dashboard.{name}" for name in ("queue_bytes_max", "submissions_per_s", "priority_max", "caps.run_s")
+    }
     assert set(found) == expected
 
 
@@ -77,6 +86,10 @@ def test_nothing_that_is_in_force_is_left_out(config: Config) -> None:
         ("pools.a.env.MODEL", NOT_SHOWN, "killable.toml:9"),
         ("pools.a.env.PIN_KEY", NOT_SHOWN, "killable.toml:9"),
         ("jobs.split.caps.output_bytes", '"1MiB"', "killable.toml:13"),
+        ("tenants.dashboard.queue_bytes_max", '"1MiB"', "killable.toml:15"),
+        ("tenants.dashboard.submissions_per_s", "0.5", "killable.toml:16"),
+        ("tenants.dashboard.priority_max", '"none"', "killable.toml:17"),
+        ("tenants.dashboard.caps.run_s", '"1m"', "killable.toml:19"),
     ],
 )
 def test_a_value_as_the_file_spells_it_and_who_wrote_it(config: Config, key: str, text: str, source: str) -> None:

@@ -169,8 +169,8 @@ def _defaults() -> Iterable[tuple[tuple[str, ...], dict[str, str]]]:
         (("pools", "text"), pool),
         (("jobs", "split", "limits"), {"run_s": "30"}),
         (("jobs", "split", "caps"), {"run_s": '"2m"'}),
-        (("tenants", "default"), tenants),
-        (("tenants", "default", "caps"), {"run_s": '"1h"'}),
+        (("tenants", "dashboard"), tenants),
+        (("tenants", "dashboard", "caps"), {"run_s": '"1h"'}),
     )
 
 

@@ -486,9 +486,9 @@ def test_the_example_has_every_key_with_its_default(folder: Path) -> None:
     for section, table in (("server", "Server"), ("limits", "Limits"), ("caps", "Caps")):
         names = json_schema()["$defs"][f"{table}{'Settings' if table == 'Server' else 'Table'}"]["properties"]
         assert list(tree[section]) == list(names), section
-    assert set(tree["tenants"]["default"]) == set(json_schema()["$defs"]["TenantTable"]["properties"])
-    others = Tenants(config.settings.tenants, queue_jobs_max=1000, queue_bytes_max=256 << 20).bounds("x")
-    built_in = Tenants({}, queue_jobs_max=1000, queue_bytes_max=256 << 20).bounds("x")
+    assert set(tree["tenants"]["dashboard"]) == set(json_schema()["$defs"]["TenantTable"]["properties"])
+    others = Tenants(config.settings.tenants, queue_jobs_max=1000, queue_bytes_max=256 << 20).bounds("dashboard")
+    built_in = Tenants({}, queue_jobs_max=1000, queue_bytes_max=256 << 20).bounds("dashboard")
     assert replace(others, caps={}) == built_in
     assert set(tree["pools"]["text"]) == set(json_schema()["$defs"]["PoolTable"]["properties"])
     assert all(len(line) <= 120 for line in text.splitlines())

@@ -18,6 +18,7 @@ from killable.api.http.api_keys import KeyRing, Tickets
 from killable.api.http.auth import OPEN_PATHS, KeyCheck
 from killable.api.http.bodies import BodyCheck, LargeBodies
 from killable.api.http.check_pool import CheckPool
+from killable.api.http.connection_use import ConnectionUse
 from killable.api.http.dependencies import Dependencies
 from killable.api.http.host_and_origin import HostAndOriginCheck
 from killable.api.http.input_check import InputCheck
@@ -49,6 +50,7 @@ def create_app(engine: Engine, settings: HttpSettings | None = None) -> FastAPI:
     app.state.parts = Dependencies(
         engine, settings, checks, InputCheck(checks), OpenStreams(settings.streams_max), tickets
     )
+    app.state.troubles = []
     install_problems(app)
     # The operator's routes first: /v1/jobs/cancel must be matched before /v1/jobs/{job_id}.
     for routes in (routes_operator, routes_jobs, routes_outputs, routes_server, routes_metrics):
@@ -59,6 +61,7 @@ def create_app(engine: Engine, settings: HttpSettings | None = None) -> FastAPI:
     app.add_middleware(LargeBodies, pool=checks)
     app.add_middleware(BodyCheck, settings=settings)
     app.add_middleware(SubmissionRate, engine=engine)
+    app.add_middleware(ConnectionUse)
     if tickets is not None:
         app.add_middleware(KeyCheck, keys=KeyRing(settings.keys), tickets=tickets)
     if settings.cors_origins:

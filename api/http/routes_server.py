@@ -107,6 +107,7 @@ async def ready(request: Request) -> Response:
     """Return whether any job can start, and everything that is degraded."""
     engine = engine_of(request)
     can_start, degraded = await engine.ready()
+    degraded = [*degraded, *(text for trouble in request.app.state.troubles if (text := trouble()))]
     if can_start:
         # If the server has keys, a request without one gets no traceback, which may quote confidential values.
         shows_detail = parts_of(request).tickets is None or CALLER in request.scope

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
+import logging
 import os
 import signal
 import sys
@@ -88,10 +90,13 @@ def serve(
             "server.journal": journal, "server.log_level": log_level, "server.log_format": log_format,
         }  # fmt: skip
         in_force = load(config, os.environ, flags, target)
-        server = in_force.config.server
-        raise_file_limit()
+        fitted, lowered = _fitted(in_force.config, raise_file_limit())
+        in_force = dataclasses.replace(in_force, config=fitted)
+        server = fitted.server
         with listen(server, in_force.config.sources.get("server.host", "")) as listener:
             log = logs.configure(server.log_format, server.log_level, server.redact)
+            if lowered:
+                logging.getLogger("killable.server").warning("connections_max_lowered", extra=lowered)
             try:
                 with asyncio.Runner(loop_factory=loop_turns.new_loop) as runner:
                     runner.run(_serve(in_force, listener, as_json))
@@ -99,6 +104,19 @@ def serve(
                 raise CannotServe(f"the server cannot run: {error}; `killable doctor` checks this machine") from error
             finally:
                 log.close()
+
+
+def _fitted(config: Config, files: int) -> tuple[Config, dict[str, int]]:
+    """Return the configuration with no more connections than the limit of open files allows, and what was lowered."""
+    from killable.api.cli.server.listener import fitting_connections
+
+    wanted = config.server.connections_max
+    workers = sum(pool.workers + pool.spares for pool in config.settings.pools)
+    fitting = fitting_connections(wanted, files, workers)
+    if fitting >= wanted:
+        return config, {}
+    server = dataclasses.replace(config.server, connections_max=fitting)
+    return dataclasses.replace(config, server=server), {"from": wanted, "to": fitting, "open_files_max": files}
 
 
 def require_linux(verb: str) -> None:

@@ -10,11 +10,13 @@ import contextlib
 import logging
 import socket
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import uvicorn
 
-from killable.api.cli.server.bounded_protocol import protocol_of
+from killable.api.cli.server.acceptor import Acceptor
+from killable.api.cli.server.bounded_protocol import bounds_of, protocol_of
+from killable.api.cli.server.connections import Connections
 from killable.api.cli.server.listener import BACKLOG, Listener, cannot_listen
 from killable.api.http.api_keys import ApiKey
 from killable.api.http.app import close_app, create_app
@@ -37,12 +39,14 @@ class HttpServer:
 
     def __init__(self, engine: Engine, server: ServerSettings, listener: Listener, keys: Sequence[ApiKey] = ()) -> None:
         settings = HttpSettings.of(server, keys)
+        bounds = bounds_of(settings)
         self._listener = listener
         self._app = create_app(engine, settings)
         self._server = _Server(
+            bounds,
             uvicorn.Config(
                 self._app,
-                http=protocol_of(settings),
+                http=protocol_of(settings, bounds),
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -50,8 +54,9 @@ class HttpServer:
                 server_header=False,
                 timeout_keep_alive=KEEP_ALIVE_S,
                 backlog=BACKLOG,
-            )
+            ),
         )
+        self._app.state.troubles.append(self._server.trouble)
         self._serving: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -96,15 +101,29 @@ class HttpServer:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server with an event for when it listens, and without signal handlers."""
+    """uvicorn's server with acceptors of our own and an event for when it listens, and without signal handlers."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, bounds: Connections, config: uvicorn.Config) -> None:
         super().__init__(config)
+        self._bounds = bounds
+        self._acceptors: list[Acceptor] = []
         self.listening = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        """Accept connections, as uvicorn's does with `loop.create_server`. The application has no lifespan."""
+        self._acceptors = [Acceptor(sock, self._protocol, self._bounds.make_room) for sock in sockets or ()]
+        self.servers = cast("list[asyncio.base_events.Server]", self._acceptors)
+        self.started = True
         self.listening.set()
+
+    def _protocol(self) -> asyncio.Protocol:
+        make: Any = self.config.http_protocol_class
+        protocol: asyncio.Protocol = make(config=self.config, server_state=self.server_state, app_state={})
+        return protocol
+
+    def trouble(self) -> str:
+        """Return why connections have to wait; empty: they need not."""
+        return next((acceptor.trouble for acceptor in self._acceptors if acceptor.trouble), "")
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -11,6 +11,7 @@ Runs in: supervisor, in its event loop. Without them, one client that connects a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from functools import partial
 from typing import Any, cast
@@ -208,5 +209,6 @@ class BoundedProtocol(HttpToolsProtocol):
         lines += [b"%b: %b\r\n" % header for header in (*self.server_state.default_headers, *answer.raw_headers)]
         self.transport.write(b"".join([*lines, b"\r\n", bytes(answer.body)]))
         if self.transport.can_write_eof():
-            self.transport.write_eof()
+            with contextlib.suppress(OSError):  # the client has left in this turn of the loop
+                self.transport.write_eof()
         self.loop.call_later(LINGER_S, self.transport.close)

@@ -31,7 +31,7 @@ connections that were closed to make room in this turn of the loop.
 FILES_OF_A_WORKER = 10
 CONNECTIONS_MIN = 10
 """Fewer would be of no use; then workers may lack descriptors."""
-BACKLOG = 128
+BACKLOG = 1024
 """Connections that wait to be accepted, also while the pools warm up."""
 
 
